@@ -1,0 +1,269 @@
+// The Python module: checks what comes in, dispatches by device, turns errors into Python's. No arithmetic stands here.
+#include <pybind11/stl.h>
+
+#include <map>
+#include <optional>
+
+#include "array.h"
+#include "stream.h"
+
+namespace worldfast {
+
+void bind_layers(py::module_& m);
+
+namespace {
+
+py::list task_table() {
+    py::list table;
+    for (const Task& task : tasks) {
+        py::list answers;
+        for (int i = 0; i < 8 && task.answers[i]; ++i) answers.append(task.answers[i]);
+        py::dict row;
+        row["name"] = task.name;
+        row["prompt"] = task.prompt;
+        row["min_cities"] = task.min_cities;
+        row["max_cities"] = task.max_cities;
+        row["semicolon"] = task.semicolon;
+        row["unique_pairs"] = task.unique_pairs;
+        row["balanced"] = task.balanced;
+        row["failure"] = task.failure;
+        row["unit"] = task.unit;
+        row["answers"] = py::tuple(answers);
+        table.append(row);
+    }
+    return table;
+}
+
+#ifndef WORLDFAST_CUDA
+[[noreturn]] void no_cuda() {
+    throw std::runtime_error("worldfast was built without CUDA: reinstall it where nvcc is found (WORLDFAST_CUDA=ON)");
+}
+#endif
+
+void label_rows_or_throw(int task, const py::object& xy_object, const py::object& cities_object,
+                         const py::object& count_object, const py::object& out_object, int threads, uintptr_t cuda_stream) {
+    const Array xy(xy_object, "xy"), out(out_object, "out");
+    std::optional<Array> cities, count;
+    LabelInput in{};
+    in.task = task;
+    in.min_cities = tasks[task].min_cities;
+    in.max_cities = tasks[task].max_cities;
+    in.xy = xy.data<int32_t>();
+    if (!cities_object.is_none()) {
+        xy.require<int32_t>({Array::any, 2});
+        cities.emplace(cities_object, "cities");
+        cities->require<int32_t>({Array::any, Array::any}).on_device_of(xy);
+        in.n = cities->shape(0);
+        in.width = cities->shape(1);
+        in.cities = cities->data<int32_t>();
+        in.cities_stride[0] = cities->stride(0);
+        in.cities_stride[1] = cities->stride(1);
+        in.world_size = xy.shape(0);
+        in.xy_stride[0] = xy.stride(0);
+        in.xy_stride[2] = xy.stride(1);
+    } else {
+        xy.require<int32_t>({Array::any, Array::any, 2});
+        in.n = xy.shape(0);
+        in.width = xy.shape(1);
+        for (int axis = 0; axis < 3; ++axis) in.xy_stride[axis] = xy.stride(axis);
+        if (!count_object.is_none()) {
+            count.emplace(count_object, "count");
+            count->require<int32_t>({in.n}).on_device_of(xy);
+            in.count = count->data<int32_t>();
+            in.count_stride = count->stride(0);
+        }
+    }
+    out.require<int64_t>({in.n}).on_device_of(xy).contiguous().writable();
+    LabelResult result;
+    {
+        py::gil_scoped_release nogil;
+        if (xy.is_cuda()) {
+#ifdef WORLDFAST_CUDA
+            result = label_rows_cuda(in, out.data<int64_t>(), xy.device_id(), reinterpret_cast<void*>(cuda_stream));
+#else
+            (void)cuda_stream;
+            no_cuda();
+#endif
+        } else {
+            result = label_rows(in, out.data<int64_t>(), threads);
+        }
+    }
+    if (result.row < 0) return;
+    const Task& info = tasks[task];
+    const std::string row = " in row " + std::to_string(result.row), value = std::to_string(result.fault.value);
+    switch (result.fault.fault) {
+        case Fault::none: return;
+        case Fault::index:
+            throw py::index_error("cities: city index " + value + row + " is outside 0.." + std::to_string(in.world_size - 1) +
+                                  " (-1 may only fill the end of a row)");
+        case Fault::repeated:
+            throw py::value_error("cities: city " + value + " is repeated" + row + "; all cities of a row are distinct");
+        case Fault::arity: {
+            const std::string range = info.min_cities == info.max_cities
+                                          ? std::to_string(info.min_cities)
+                                          : std::to_string(info.min_cities) + " to " + std::to_string(info.max_cities);
+            throw py::value_error(std::string(in.count ? "count" : in.cities ? "cities" : "xy") + ": task " + info.name +
+                                  " takes " + range + " cities, got " + value + row);
+        }
+        case Fault::coordinate: throw py::value_error("xy: coordinate " + value + row + " is larger than 2^20 in size");
+    }
+}
+
+std::vector<int32_t> copy_indices(const py::object& object, const char* name, int64_t world_size) {
+    const Array array(object, name);
+    array.require<int32_t>({Array::any}).on_cpu();
+    std::vector<int32_t> indices(static_cast<size_t>(array.shape(0)));
+    for (size_t i = 0; i < indices.size(); ++i) {
+        indices[i] = array.data<int32_t>()[static_cast<int64_t>(i) * array.stride(0)];
+        if (indices[i] < 0 || indices[i] >= world_size) throw py::index_error(std::string(name) + ": index outside the world");
+    }
+    return indices;
+}
+
+// A stream, and its copies on the devices that asked for one.
+class BoundStream {
+public:
+    BoundStream(const py::object& xy_object, const py::object& id_object, bool entity, const py::list& components,
+                int order, uint64_t shuffle_key) {
+        const Array xy(xy_object, "xy"), id(id_object, "city_id");
+        xy.require<int32_t>({Array::any, 2}).on_cpu();
+        id.require<int32_t>({xy.shape(0)}).on_cpu();
+        for (int64_t i = 0; i < xy.shape(0); ++i) {
+            const int32_t* p = xy.data<int32_t>() + i * xy.stride(0);
+            const int32_t city = id.data<int32_t>()[i * id.stride(0)];
+            if (city < 0 || city > 9999) throw py::value_error("city_id: " + std::to_string(city) + " does not fit 4 digits");
+            stream_.xy.push_back({p[0], p[xy.stride(1)]});
+            if (!in_bounds(stream_.xy.back())) throw py::value_error("xy: a coordinate is larger than 2^20 in size");
+            stream_.words.push_back(city_word(city));
+        }
+        stream_.entity = entity;
+        stream_.order = static_cast<Order>(order);
+        stream_.shuffle_key = shuffle_key;
+        for (const py::handle& item : components) add(item.cast<py::dict>());
+        width_ = stream_.width();
+        cities_width_ = stream_.cities_width();
+        if (stream_.components.empty()) throw py::value_error("components: a stream needs at least one");
+        if (width_ > row_capacity)
+            throw py::value_error("a row of this world can take " + std::to_string(width_) + " tokens; the limit is " +
+                                  std::to_string(row_capacity));
+    }
+
+    // Returns the first position without a row, or -1.
+    int64_t rectangle(int64_t start, const py::object& tokens_object, const py::object& length_object,
+                      const py::object& answer_object, const py::object& cities_object, const py::object& label_object,
+                      const py::object& task_object, int threads, uintptr_t cuda_stream) {
+        const Array tokens(tokens_object, "tokens"), length(length_object, "length"), answer(answer_object, "answer_start"),
+            cities(cities_object, "cities"), label(label_object, "label"), task(task_object, "task");
+        const int64_t n = length.shape(0);
+        length.require<int32_t>({n});
+        answer.require<int32_t>({n});
+        label.require<int64_t>({n});
+        task.require<uint8_t>({n});
+        cities.require<int32_t>({n, cities_width_});
+        stream_.entity ? tokens.require<int32_t>({n, width_}) : tokens.require<uint8_t>({n, width_});
+        for (const Array* array : {&tokens, &length, &answer, &cities, &label, &task})
+            array->contiguous().writable().on_device_of(tokens);
+        const auto fill = [&](auto* token_data) {
+            const Rectangle<std::remove_pointer_t<decltype(token_data)>> out{
+                token_data, width_, length.data<int32_t>(), answer.data<int32_t>(), cities.data<int32_t>(),
+                cities_width_, label.data<int64_t>(), task.data<uint8_t>()};
+            py::gil_scoped_release nogil;
+            if (!tokens.is_cuda()) return generate_rectangle(stream_.view(), start, n, out, threads);
+#ifdef WORLDFAST_CUDA
+            return generate_rectangle_cuda(on_device(tokens.device_id()), start, n, out, reinterpret_cast<void*>(cuda_stream));
+#else
+            (void)cuda_stream;
+            no_cuda();
+#endif
+        };
+        return stream_.entity ? fill(tokens.data<int32_t>()) : fill(tokens.data<uint8_t>());
+    }
+
+    int64_t packed(int64_t start, const py::object& tokens_object, const py::object& row_start_object,
+                   const py::object& answer_object) {
+        const Array tokens(tokens_object, "tokens"), row_start(row_start_object, "row_start"),
+            answer(answer_object, "answer_start");
+        const int64_t n = answer.require<int32_t>({Array::any}).shape(0);
+        row_start.require<int32_t>({n + 1});
+        tokens.require<int32_t>({n * width_ + packed_slack});
+        for (const Array* array : {&tokens, &row_start, &answer}) array->contiguous().writable().on_cpu();
+        py::gil_scoped_release nogil;
+        return generate_packed(stream_.view(), start, n, tokens.data<int32_t>(), row_start.data<int32_t>(),
+                               answer.data<int32_t>());
+    }
+
+    int64_t width() const { return width_; }
+    int64_t cities_width() const { return cities_width_; }
+    static constexpr int64_t packed_slack = row_capacity + row_slack;
+
+private:
+    void add(const py::dict& given) {
+        const auto get = [&](const char* key) { return given[key]; };
+        Component c{};
+        c.task = get("task").cast<int32_t>();
+        if (c.task < 0 || c.task >= task_count) throw py::index_error("task: no such index");
+        const Task& task = tasks[c.task];
+        c.min_cities = task.min_cities;
+        c.max_cities = task.max_cities;
+        c.reshuffled = get("reshuffled").cast<bool>();
+        c.pool = pool(get("pool"), "pool", true);
+        c.group = pool(get("group"), "group", false);
+        c.rest = pool(get("rest"), "rest", false);
+        c.key = get("key").cast<uint64_t>();
+        c.first = get("first").cast<int64_t>();
+        c.rows = get("rows").cast<int64_t>();
+        const uint64_t pair_count = get("pair_count").cast<uint64_t>();
+        if (pair_count > 0) c.pairs = Permutation(get("pair_key").cast<uint64_t>(), pair_count);
+        c.pair_offset = get("pair_offset").cast<int64_t>();
+        c.format = row_format(task);
+        if (c.pool.size < c.max_cities)
+            throw py::value_error("the world is too small: task " + std::string(task.name) + " needs " +
+                                  std::to_string(c.max_cities) + " cities, rows may use " + std::to_string(c.pool.size));
+        stream_.components.push_back(c);
+    }
+
+    // None: the whole world for the pool, nobody for the others.
+    Pool pool(const py::object& indices, const char* name, bool whole) {
+        if (indices.is_none()) return {nullptr, whole ? static_cast<int32_t>(stream_.xy.size()) : 0};
+        stream_.pools.push_back(copy_indices(indices, name, static_cast<int64_t>(stream_.xy.size())));
+        return {stream_.pools.back().data(), static_cast<int32_t>(stream_.pools.back().size())};
+    }
+
+    Stream stream_;
+    int64_t width_ = 0, cities_width_ = 0;
+#ifdef WORLDFAST_CUDA
+    const DeviceStream& on_device(int device) {
+        DeviceStreamPtr& copy = copies_[device];
+        if (!copy) copy = upload(stream_, device);
+        return *copy;
+    }
+
+    std::map<int, DeviceStreamPtr> copies_;
+#endif
+};
+
+}  // namespace
+
+PYBIND11_MODULE(_core, m) {
+    m.doc() = "worldfast's native core. Its users are the modules of the package, not scripts.";
+#ifdef WORLDFAST_CUDA
+    m.attr("cuda") = true;
+#else
+    m.attr("cuda") = false;
+#endif
+    m.attr("max_tries") = max_tries;
+    m.def("task_table", &task_table);
+    m.def("label", &label_rows_or_throw, py::arg("task"), py::arg("xy"), py::arg("cities"), py::arg("count"), py::arg("out"),
+          py::arg("threads"), py::arg("cuda_stream"));
+    py::class_<BoundStream>(m, "Stream")
+        .def(py::init<const py::object&, const py::object&, bool, const py::list&, int, uint64_t>(), py::arg("xy"),
+             py::arg("city_id"), py::arg("entity"), py::arg("components"), py::arg("order"), py::arg("shuffle_key"))
+        .def_property_readonly("width", &BoundStream::width)
+        .def_property_readonly("cities_width", &BoundStream::cities_width)
+        .def_property_readonly_static("packed_slack", [](const py::object&) { return BoundStream::packed_slack; })
+        .def("rectangle", &BoundStream::rectangle)
+        .def("packed", &BoundStream::packed);
+    bind_layers(m);
+}
+
+}  // namespace worldfast

@@ -1,0 +1,51 @@
+// One loop over threads, for every driver of the core. Work is cut into contiguous ranges, one per thread,
+// so an f that writes only its own range gives the same bits whatever the number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <exception>
+#include <thread>
+#include <vector>
+
+namespace worldfast {
+
+inline int hardware_threads() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+
+// Calls f(begin, end) on disjoint contiguous ranges that cover [0, n); the calling thread takes the first.
+// No range is shorter than `grain` unless n is; threads <= 0 means one per processor. The first range's
+// exception wins, as it would in a serial loop.
+template <class F>
+void parallel_for(int64_t n, int64_t grain, int threads, F&& f) {
+    if (n <= 0) return;
+    if (threads <= 0) threads = hardware_threads();
+    const int64_t parts = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, threads);
+    if (parts == 1) {
+        f(int64_t{0}, n);
+        return;
+    }
+    // [begin, end) of a part, without the overflow of n * part
+    const auto begin = [n, parts](int64_t part) { return n / parts * part + std::min(part, n % parts); };
+    std::vector<std::exception_ptr> errors(static_cast<size_t>(parts));
+    const auto run = [&](int64_t part) noexcept {
+        try {
+            f(begin(part), begin(part + 1));
+        } catch (...) {
+            errors[static_cast<size_t>(part)] = std::current_exception();
+        }
+    };
+    std::vector<std::thread> workers;
+    workers.reserve(static_cast<size_t>(parts - 1));
+    int64_t started = 1;
+    try {
+        for (; started < parts; ++started) workers.emplace_back(run, started);
+    } catch (...) {  // no more threads to be had: the caller does the rest
+    }
+    run(0);
+    for (int64_t part = started; part < parts; ++part) run(part);
+    for (auto& worker : workers) worker.join();
+    for (const auto& error : errors)
+        if (error) std::rethrow_exception(error);
+}
+
+}  // namespace worldfast

@@ -1,0 +1,114 @@
+// A row as token ids: <bos> dist(c_0865,c_4879)=769 <eos>
+//
+// One token per character, or, in the entity vocabulary, one token per city in place of its six characters. The ids are
+// those of the published tokenizer: four specials, then printable ASCII with the digits moved to the end.
+#pragma once
+
+#include "tasks.h"
+
+namespace worldfast {
+
+constexpr int pad_token = 0, unknown_token = 1, begin_token = 2, end_token = 3;
+constexpr int character_tokens = 98;
+
+// c is printable ASCII, '!' to '~'.
+WF_HD constexpr int token_of(char c) {
+    return c < '0' ? 4 + (c - '!') : c <= '9' ? 88 + (c - '0') : 19 + (c - ':');
+}
+
+// What stands before the first city and the choices behind '=', as tokens, so that neither driver handles text.
+struct RowFormat {
+    uint8_t prefix[16];
+    uint8_t answer[8][8];
+    uint8_t answer_length[8];
+    int32_t prefix_length;
+    int32_t semicolon;
+    int32_t choice;  // is the answer one of `answer`, or a number?
+};
+
+inline RowFormat row_format(const Task& task) {
+    RowFormat format{};
+    format.prefix[format.prefix_length++] = begin_token;
+    for (const char* c = task.prompt; *c; ++c) format.prefix[format.prefix_length++] = uint8_t(token_of(*c));
+    format.prefix[format.prefix_length++] = uint8_t(token_of('('));
+    format.semicolon = task.semicolon;
+    format.choice = is_choice(task);
+    for (int i = 0; i < 8 && task.answers[i]; ++i)
+        for (const char* c = task.answers[i]; *c; ++c)
+            format.answer[i][format.answer_length[i]++] = uint8_t(token_of(*c));
+    return format;
+}
+
+// The six tokens of c_dddd in the low bytes of a word, the first lowest.
+inline uint64_t city_word(int32_t id) {
+    uint64_t word = uint64_t(token_of('c')) | uint64_t(token_of('_')) << 8;
+    for (int digit = 5; digit >= 2; --digit, id /= 10) word |= uint64_t(token_of('0') + id % 10) << (8 * digit);
+    return word;
+}
+
+// A row of at most row_capacity tokens is written here first; the slack lets a word be stored where its end sticks out.
+constexpr int row_capacity = 64, row_slack = 16;
+
+// A city and the separator behind it: seven tokens, or two where there are no words (the entity vocabulary).
+template <class Token> WF_HD Token* put_city(Token* at, int32_t city, const uint64_t* words, int separator) {
+    if (!words) {
+        at[0] = static_cast<Token>(character_tokens + city);
+        at[1] = static_cast<Token>(separator);
+        return at + 2;
+    }
+    const uint64_t word = words[city] | static_cast<uint64_t>(separator) << 48;
+#ifndef __CUDA_ARCH__
+    if (sizeof(Token) == 1) {
+        __builtin_memcpy(at, &word, sizeof word);
+        return at + 7;
+    }
+#endif
+    for (int i = 0; i < 7; ++i) at[i] = static_cast<Token>(word >> (8 * i) & 255);
+    return at + 7;
+}
+
+// Decimal digits, four at a time.
+template <class Token> WF_HD Token* put_number(Token* at, int64_t value) {
+    if (value >= 10000) {
+        at = put_number(at, value / 10000);
+        const uint32_t rest = static_cast<uint32_t>(value % 10000);
+        at[0] = static_cast<Token>(token_of('0') + rest / 1000);
+        at[1] = static_cast<Token>(token_of('0') + rest / 100 % 10);
+        at[2] = static_cast<Token>(token_of('0') + rest / 10 % 10);
+        at[3] = static_cast<Token>(token_of('0') + rest % 10);
+        return at + 4;
+    }
+    const uint32_t small = static_cast<uint32_t>(value);
+    if (small >= 1000) *at++ = static_cast<Token>(token_of('0') + small / 1000);
+    if (small >= 100) *at++ = static_cast<Token>(token_of('0') + small / 100 % 10);
+    if (small >= 10) *at++ = static_cast<Token>(token_of('0') + small / 10 % 10);
+    *at++ = static_cast<Token>(token_of('0') + small % 10);
+    return at;
+}
+
+struct Span {
+    int32_t length;
+    int32_t answer_start;  // the first token after '='
+};
+
+template <class Token>
+WF_HD Span encode(Token* row, const RowFormat& format, const int32_t* cities, int n, int64_t label, const uint64_t* words) {
+    for (int i = 0; i < 16; ++i) row[i] = format.prefix[i];
+    Token* at = row + format.prefix_length;
+    for (int i = 0; i < n; ++i) {
+        const char separator = i == n - 1 ? ')' : i == format.semicolon ? ';' : ',';
+        at = put_city(at, cities[i], words, token_of(separator));
+    }
+    *at++ = static_cast<Token>(token_of('='));
+    const int32_t answer_start = static_cast<int32_t>(at - row);
+    if (format.choice) {
+        for (int i = 0; i < 8; ++i) at[i] = format.answer[label][i];
+        at += format.answer_length[label];
+    } else {
+        at = put_number(at, label);
+    }
+    *at++ = end_token;
+    return {static_cast<int32_t>(at - row), answer_start};
+}
+
+}  // namespace worldfast

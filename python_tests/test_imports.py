@@ -1,0 +1,59 @@
+"""Imports go one way: a module of the package may import only from those before it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import worldfast
+
+ROOT = Path(worldfast.__file__).parent
+ORDER = """
+errors selection _native world tasks tokens sampling ops transformer model activations checkpoint train evaluate
+analysis.cka analysis.probe analysis.pca study engine figures report cli
+""".split()
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if not name.endswith("__init__") and not name.startswith("data."):
+            yield name, path
+
+
+def imported(path):
+    """Modules of the package that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("worldfast"):
+            parent = node.module.removeprefix("worldfast").lstrip(".")
+            for alias in node.names:
+                child = f"{parent}.{alias.name}".lstrip(".")
+                yield child if (ROOT / (child.replace(".", "/") + ".py")).exists() else parent
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("worldfast."):
+                    yield alias.name.removeprefix("worldfast.")
+
+
+@pytest.mark.parametrize("name,path", list(modules()))
+def test_imports_go_one_way(name, path):
+    assert name in ORDER, f"{name} has no place in the order"
+    for other in imported(path):
+        if other in ("", "_core"):
+            continue  # the package's version; the compiled module, of which _native is the only importer
+        assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}"
+
+
+def test_only_native_imports_the_compiled_module():
+    importers = [name for name, path in modules() if "_core" in path.read_text()]
+    assert importers == ["_native"]
+
+
+def test_import_is_light():
+    """numpy and torch are all that `import worldfast` brings in."""
+    heavy = "h5py sklearn matplotlib safetensors tyro scipy ray transformers".split()
+    code = f"import sys, worldfast; print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

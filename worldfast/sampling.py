@@ -1,0 +1,299 @@
+"""Streams of rows: a dataset is a function of (world, tasks, split, seed), not a file.
+
+Row i of a stream is computed from a counter-based generator: the same whatever the batch it comes in, the order rows
+are asked for, or the number of threads. Nothing is stored, so an epoch's shuffle is a keyed permutation and going on
+at step n costs nothing.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldfast._native import core
+from worldfast.errors import unknown_name
+from worldfast.tasks import Task, find
+from worldfast.tokens import VOCABULARIES, Vocabulary
+from worldfast.world import World
+
+__all__ = ["Batch", "Component", "Packed", "Stream", "sample"]
+
+LAST_ROW = 2**62
+SPLITS = ("train", "validation", "test")
+CROSSINGS = ("balanced", "reshuffled")
+ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/generate.h
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rectangle of rows. Arrays are numpy on the CPU and torch on a GPU.
+
+    tokens        uint8 [n, T] (character vocabulary) or int32 [n, T] (entity), padded with 0 on the right; T is the
+                  longest row that the world and the tasks allow
+    length        int32 [n], tokens in each row, with <bos> and <eos>
+    answer_start  int32 [n], index of the first token after '='
+    cities        int32 [n, k], indices into the world, -1 behind a row's last city
+    label         int64 [n]
+    task          uint8 [n], index into TASKS
+    """
+
+    tokens: object
+    length: object
+    answer_start: object
+    cities: object
+    label: object
+    task: object
+    vocabulary: Vocabulary
+
+    def __len__(self):
+        return len(self.label)
+
+    def text(self, i):
+        """Row i as text: "dist(c_0865,c_4879)=769"."""
+        return self.vocabulary.decode(self.tokens[i, : int(self.length[i])].tolist())
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows end to end, without padding.
+
+    tokens        int32 [L]
+    row_start     int32 [n + 1]: row i is tokens[row_start[i]:row_start[i + 1]] (the cu_seqlens of attention)
+    answer_start  int32 [n], within its row: index of the first token after '='
+    """
+
+    tokens: np.ndarray
+    row_start: np.ndarray
+    answer_start: np.ndarray
+
+
+@dataclass(frozen=True)
+class Component:
+    """One block of a mixture: rows first .. first + rows - 1 of a task's own stream.
+
+    among         cities that rows may use: a mask bool [N], an expression for World.select, or None for all
+    must_include  at least one city of each row is from here (and from `among`)
+    """
+
+    task: str
+    rows: int
+    among: object = None
+    must_include: object = None
+    first: int = 0
+
+
+class Stream:
+    """An endless stream of rows: the components' rows, in a new keyed order each epoch.
+
+    world        World
+    components   sequence of Component
+    seed         int
+    split        "train", "validation" or "test": disjoint streams. distance and compass never repeat an unordered
+                 pair: the pairs in keyed random order are shared out, 80% for train, 10% and 10% for the others.
+    vocabulary   "character" or "entity"
+    shuffle      False: the components one after the other
+    crossing     "balanced", or "reshuffled": permute a crossing row's cities once more and relabel (26% TRUE)
+
+    .rows is the number of rows in an epoch. Raises ValueError where the world is too small for a task, or a component
+    asks for more rows than its split has pairs.
+    """
+
+    def __init__(
+        self, world, components, *, seed, split="train", vocabulary="character", shuffle=True, crossing="balanced"
+    ):
+        components = tuple(components)
+        for c in components:
+            _require_count("rows", c.rows, least=1)
+        order = "shuffled" if shuffle else "sequential"
+        self._open(world, components, seed, split, vocabulary, order, crossing)
+        self.rows = sum(c.rows for c in components)
+
+    def _open(self, world, components, seed, split, vocabulary, order, crossing):
+        if not isinstance(world, World):
+            raise TypeError(f"world: expected a World, got a {type(world).__name__}")
+        for what, name, known in (
+            ("split", split, SPLITS),
+            ("vocabulary", vocabulary, VOCABULARIES),
+            ("crossing", crossing, CROSSINGS),
+        ):
+            if name not in known:
+                raise unknown_name(what, name, known)
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise TypeError(f"seed: expected an integer, got {seed!r}")
+        if not components:
+            raise ValueError("components: a stream needs at least one")
+        self._components = [find(c.task) for c in components]
+        self.vocabulary = Vocabulary(vocabulary, world)
+        self._entity = vocabulary == "entity"
+        self._native = core.Stream(
+            world.xy,
+            world.city_id,
+            self._entity,
+            [_native_component(world, c, seed, split, crossing) for c in components],
+            ORDERS.index(order),
+            _key(seed, "shuffle", split),
+        )
+
+    def rectangle(self, start, n, device="cpu", threads=0):
+        """Rows start .. start + n - 1 of the stream as a Batch. threads: CPU threads, 0: one per processor."""
+        _require_count("start", start)
+        _require_count("n", n)
+        _require_count("threads", threads)
+        empty, stream = _allocator(device)
+        arrays = (
+            empty((n, self._native.width), "int32" if self._entity else "uint8"),
+            empty(n, "int32"),
+            empty(n, "int32"),
+            empty((n, self._native.cities_width), "int32"),
+            empty(n, "int64"),
+            empty(n, "uint8"),
+        )
+        self._check(self._native.rectangle(start, *arrays, threads, stream))
+        return Batch(*arrays, self.vocabulary)
+
+    def pack(self, start, n):
+        """Rows start .. start + n - 1 of the stream as Packed, for a training step."""
+        _require_count("start", start)
+        _require_count("n", n)
+        tokens = np.empty(n * self._native.width + self._native.packed_slack, dtype=np.int32)
+        row_start = np.empty(n + 1, dtype=np.int32)
+        answer_start = np.empty(n, dtype=np.int32)
+        self._check(self._native.packed(start, tokens, row_start, answer_start))
+        return Packed(tokens[: row_start[-1]], row_start, answer_start)
+
+    def _check(self, failed):
+        if failed >= 0:
+            balanced = " or ".join(sorted({task.name for task in self._components if task.balanced}))
+            raise ValueError(
+                f"row {failed}: no {balanced} row with the wanted answer in {core.max_tries:,} tries: rows of this "
+                "world can hardly be balanced (are its cities all on one line?)"
+            )
+
+
+def sample(
+    world,
+    task,
+    n,
+    seed=42,
+    start=0,
+    split="train",
+    device="cpu",
+    among=None,
+    must_include=None,
+    vocabulary="character",
+    crossing="balanced",
+    threads=0,
+):
+    """Rows start .. start + n - 1 of a task's stream: sampled, labelled and encoded in one pass.
+
+    task          a name, or a sequence of names: row i is then row i // k of task i % k, k names
+    n, start      row i is the same whatever n and start
+    split         "train", "validation", "test": disjoint streams
+    device        "cpu" (numpy arrays) or "cuda", "cuda:1" ... (torch tensors)
+    among         cities that rows may use: mask bool [N] or expression; default: all
+    must_include  at least one city of each row is from here: mask or expression
+    vocabulary    "character" or "entity"
+    crossing      "balanced" or "reshuffled"
+    threads       CPU threads; 0: one per processor
+
+    Returns a Batch. Raises ValueError, TypeError, IndexError for arguments that do not fit, RuntimeError where the
+    device is not there. Source of the rules: arXiv 2602.00533 and its published code.
+    """
+    _require_count("start", start)
+    _require_count("n", n)
+    if not isinstance(task, str | Task | Iterable):
+        raise TypeError(f"task: expected a name or a sequence of names, got {task!r}")
+    tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
+    rows = -(-(start + n) // max(len(tasks), 1))
+    components = tuple(Component(t.name, rows, among, must_include) for t in tasks)
+    stream = Stream.__new__(Stream)
+    stream._open(world, components, seed, split, vocabulary, "interleaved", crossing)
+    return stream.rectangle(start, n, device, threads)
+
+
+def _native_component(world, c, seed, split, crossing):
+    """A component as the native stream takes it: pools of cities as indices, keys, the split's share of the pairs."""
+    task = find(c.task)
+    _require_count("first", c.first)
+    pool = np.ones(len(world), dtype=bool) if c.among is None else world.select(c.among)
+    group = np.zeros(len(world), dtype=bool) if c.must_include is None else world.select(c.must_include) & pool
+    if c.must_include is not None and not group.any():
+        raise ValueError(f"must_include: {c.must_include!r} selects no city that rows may use")
+    if pool.sum() < task.max_cities:
+        raise ValueError(
+            f"the world is too small: task {task.name} needs {task.max_cities} cities, rows may use {pool.sum()}"
+        )
+    cities = hashlib.sha256(np.packbits(pool).tobytes() + np.packbits(group).tobytes()).hexdigest()
+    pair_count = pair_offset = 0
+    if task.unique_pairs:
+        size, held = int(pool.sum()), int(group.sum())
+        within = size * (size - 1) // 2
+        pair_count = held * (held - 1) // 2 + held * (size - held) if held else within
+        pair_offset, share = _pair_share(pair_count, split)
+        if c.first + c.rows > share:
+            raise ValueError(
+                f"rows: task {task.name} never repeats a pair, and the {split} split of these cities holds "
+                f"{share:,} pairs; rows up to {c.first + c.rows:,} were asked for"
+            )
+    return {
+        "task": task.index,
+        "pool": None if pool.all() else _indices(pool),
+        "group": _indices(group) if group.any() else None,
+        "rest": _indices(pool & ~group) if group.any() else None,
+        "key": _key(seed, task.name, split, cities),
+        "first": c.first,
+        "rows": c.rows,
+        "pair_key": _key(seed, task.name, "pairs", cities),
+        "pair_count": pair_count,
+        "pair_offset": pair_offset,
+        "reshuffled": task.name == "crossing" and crossing == "reshuffled",
+    }
+
+
+def _pair_share(count, split):
+    """Where a split's share of all pairs, in keyed order, begins, and its size."""
+    tenth = count // 10
+    sizes = {"train": count - 2 * tenth, "validation": tenth, "test": tenth}
+    offset = 0
+    for name in SPLITS:
+        if name == split:
+            return offset, sizes[name]
+        offset += sizes[name]
+
+
+def _indices(mask):
+    return np.flatnonzero(mask).astype(np.int32)
+
+
+def _key(*parts):
+    """64 bits that no other combination of parts is likely to share."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
+
+
+def _require_count(name, value, least=0):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not least <= value <= LAST_ROW:
+        raise ValueError(f"{name}: expected {least} to {LAST_ROW:,}, got {value}")
+
+
+def _allocator(device):
+    """(empty(shape, dtype), address of the CUDA stream) for a device."""
+    kind = str(device).partition(":")[0]
+    if kind == "cpu":
+        return np.empty, 0
+    if kind != "cuda":
+        raise unknown_name("device", str(device), ("cpu", "cuda"))
+    import torch
+
+    if not core.cuda:
+        raise RuntimeError("device 'cuda': worldfast was built without CUDA; reinstall it where nvcc is found")
+    if not torch.cuda.is_available():
+        raise RuntimeError("device 'cuda': torch finds no CUDA device; use device='cpu'")
+    where = torch.device(device)
+
+    def empty(shape, dtype):
+        return torch.empty(shape, dtype=getattr(torch, dtype), device=where)
+
+    return empty, torch.cuda.current_stream(where).cuda_stream

@@ -1,0 +1,68 @@
+"""The two vocabularies: text to token ids and back.
+
+character   98 tokens: <pad> 0, <unk> 1, <bos> 2, <eos> 3, then printable ASCII with the digits at the end
+entity      the same, and one token per city in place of its six characters c_dddd: 98 + the city's index
+"""
+
+import re
+
+import numpy as np
+
+from worldfast.errors import unknown_name
+
+__all__ = ["BOS", "CHARACTERS", "EOS", "PAD", "UNK", "VOCABULARIES", "Vocabulary"]
+
+PAD, UNK, BOS, EOS = range(4)
+CHARACTERS = (
+    "!\"#$%&'()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~0123456789"
+)
+VOCABULARIES = ("character", "entity")
+
+_SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
+_CITY = re.compile(r"c_\d{4}")
+
+
+class Vocabulary:
+    """Token ids of a world's text. name: "character" or "entity"; world: a World.
+
+    .size is the number of tokens; .characters, 98, the number of those that are not cities.
+    """
+
+    characters = len(_SPECIAL) + len(CHARACTERS)
+
+    def __init__(self, name, world):
+        if name not in VOCABULARIES:
+            raise unknown_name("vocabulary", name, VOCABULARIES)
+        self.name = name
+        self._names = [*_SPECIAL, *CHARACTERS]
+        if name == "entity":
+            self._names += [f"c_{city_id:04d}" for city_id in world.city_id]
+        self._ids = {text: i for i, text in enumerate(self._names)}
+        self._city_id = world.city_id
+        self.size = len(self._names)
+
+    def encode(self, text):
+        """Token ids of a text, without <bos> and <eos>; a character outside the vocabulary is <unk>."""
+        ids, at = [], 0
+        while at < len(text):
+            city = _CITY.match(text, at) if self.name == "entity" else None
+            piece = city.group() if city and city.group() in self._ids else text[at]
+            ids.append(self._ids.get(piece, UNK))
+            at += len(piece)
+        return ids
+
+    def decode(self, ids):
+        """The text of token ids. <pad>, <bos> and <eos> have none; an id outside the vocabulary is a ValueError."""
+        pieces = []
+        for i in np.asarray(ids).tolist():
+            if not 0 <= i < self.size:
+                raise ValueError(f"token id {i} is outside the {self.name} vocabulary of {self.size}")
+            if i not in (PAD, BOS, EOS):
+                pieces.append(self._names[i])
+        return "".join(pieces)
+
+    def city_tokens(self, index):
+        """Token ids of the city with this index in the world: six, or one in the entity vocabulary."""
+        if not 0 <= index < len(self._city_id):
+            raise IndexError(f"city index {index} is outside 0..{len(self._city_id) - 1}")
+        return self.encode(f"c_{self._city_id[index]:04d}")
