@@ -1,7 +1,202 @@
-#include <pybind11/pybind11.h>
+// The training step's kernels as Python sees them: float32 arrays on the CPU, outputs among the arguments.
+#include <pybind11/stl.h>
+
+#include <type_traits>
+#include <vector>
+
+#include "array.h"
+#include "attention.h"
+#include "layers.h"
+#include "simd.h"
 
 namespace worldfast {
+namespace {
 
-void bind_layers(pybind11::module_&) {}
+using Object = const py::object&;
+
+template <class T = float> T* input(const Array& array, std::initializer_list<int64_t> shape) {
+    return array.require<T>(shape).contiguous().on_cpu().template data<T>();
+}
+template <class T = float> T* output(const Array& array, std::initializer_list<int64_t> shape) {
+    array.writable();
+    return input<T>(array, shape);
+}
+
+template <class T> Heads<T> heads(const Array& array, const Array& like) {
+    array.require<float>({like.shape(0), like.shape(1), like.shape(2)}).unit_last_stride().on_cpu();
+    if (!std::is_const_v<T>) array.writable();
+    return {array.data<T>(), array.stride(0), array.stride(1)};
+}
+
+AttentionRows rows_of(const Array& q, const Array& cu_seqlens, double rope_base, int threads) {
+    q.require<float>({Array::any, Array::any, Array::any});
+    const int32_t* start = input<int32_t>(cu_seqlens, {Array::any});
+    const int64_t rows = cu_seqlens.shape(0) - 1;
+    if (rows < 0 || start[rows] != q.shape(0))
+        throw py::value_error(
+            cu_seqlens.message("the number of tokens, " + std::to_string(q.shape(0)) + ", as last entry",
+                               rows < 0 ? "no entry" : std::to_string(start[rows])));
+    return {start, rows, q.shape(1), q.shape(2), rope_base, threads};
+}
+
+void forward_attention(Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_base, Object out_,
+                       int threads) {
+    const Array q(q_, "q"), k(k_, "k"), v(v_, "v"), cu_seqlens(cu_seqlens_, "cu_seqlens"), out(out_, "out");
+    const AttentionRows rows = rows_of(q, cu_seqlens, rope_base, threads);
+    const Heads<const float> from[] = {heads<const float>(q, q), heads<const float>(k, q),
+                                       heads<const float>(v, q)};
+    const Heads<float> to = heads<float>(out, q);
+    py::gil_scoped_release nogil;
+    attention_forward(rows, from[0], from[1], from[2], to);
+}
+
+void backward_attention(Object grad_out_, Object q_, Object k_, Object v_, Object cu_seqlens_,
+                        double rope_base, Object grad_q_, Object grad_k_, Object grad_v_, int threads) {
+    const Array grad_out(grad_out_, "grad_out"), q(q_, "q"), k(k_, "k"), v(v_, "v"),
+        cu_seqlens(cu_seqlens_, "cu_seqlens"), grad_q(grad_q_, "grad_q"), grad_k(grad_k_, "grad_k"),
+        grad_v(grad_v_, "grad_v");
+    const AttentionRows rows = rows_of(q, cu_seqlens, rope_base, threads);
+    const Heads<const float> from[] = {heads<const float>(q, q), heads<const float>(k, q),
+                                       heads<const float>(v, q), heads<const float>(grad_out, q)};
+    const Heads<float> to[] = {heads<float>(grad_q, q), heads<float>(grad_k, q), heads<float>(grad_v, q)};
+    py::gil_scoped_release nogil;
+    attention_backward(rows, from[0], from[1], from[2], from[3], to[0], to[1], to[2]);
+}
+
+Members members_of(const Array& x, const Array& weight, const std::vector<int64_t>& offsets) {
+    const int64_t count = static_cast<int64_t>(offsets.size()) - 1;
+    const std::string expected = "offsets: expected " + std::to_string(weight.shape(0) + 1) +
+                                 " ascending token offsets from 0 to " + std::to_string(x.shape(0)) +
+                                 ", got ";
+    if (count != weight.shape(0)) throw py::value_error(expected + std::to_string(offsets.size()));
+    for (size_t m = 0; m < offsets.size(); ++m)
+        if (offsets[m] < (m ? offsets[m - 1] : 0) || (m == 0 && offsets[m] != 0))
+            throw py::value_error(expected + std::to_string(offsets[m]) + " at " + std::to_string(m));
+    if (offsets.back() != x.shape(0))
+        throw py::value_error(expected + "the end " + std::to_string(offsets.back()));
+    return {offsets.data(), count, x.shape(1)};
+}
+
+void forward_rms_norm(Object x_, Object weight_, const std::vector<int64_t>& offsets, float eps, Object out_,
+                      Object scale_, int threads) {
+    const Array x(x_, "x"), weight(weight_, "weight"), out(out_, "out"), scale(scale_, "scale");
+    const float* px = input(x, {Array::any, Array::any});
+    const float* pw = input(weight, {Array::any, x.shape(1)});
+    float *po = output(out, {x.shape(0), x.shape(1)}), *ps = output(scale, {x.shape(0)});
+    const Members members = members_of(x, weight, offsets);
+    py::gil_scoped_release nogil;
+    rms_norm_forward(members, px, pw, eps, po, ps, threads);
+}
+
+void backward_rms_norm(Object grad_out_, Object x_, Object weight_, Object scale_,
+                       const std::vector<int64_t>& offsets, Object grad_x_, Object grad_weight_,
+                       int threads) {
+    const Array grad_out(grad_out_, "grad_out"), x(x_, "x"), weight(weight_, "weight"),
+        scale(scale_, "scale"), grad_x(grad_x_, "grad_x"), grad_weight(grad_weight_, "grad_weight");
+    const float* px = input(x, {Array::any, Array::any});
+    const float *pw = input(weight, {Array::any, x.shape(1)}), *ps = input(scale, {x.shape(0)}),
+                *pg = input(grad_out, {x.shape(0), x.shape(1)});
+    float *gx = output(grad_x, {x.shape(0), x.shape(1)}),
+          *gw = output(grad_weight, {weight.shape(0), x.shape(1)});
+    const Members members = members_of(x, weight, offsets);
+    py::gil_scoped_release nogil;
+    rms_norm_backward(members, pg, px, pw, ps, gx, gw, threads);
+}
+
+int64_t half_width(const Array& gate_up) {
+    gate_up.require<float>({Array::any, Array::any});
+    if (gate_up.shape(1) % 2)
+        throw py::value_error(
+            gate_up.message("an even number of columns, gate beside up", std::to_string(gate_up.shape(1))));
+    return gate_up.shape(1) / 2;
+}
+
+void forward_swiglu(Object gate_up_, Object out_, int threads) {
+    const Array gate_up(gate_up_, "gate_up"), out(out_, "out");
+    const int64_t width = half_width(gate_up), tokens = gate_up.shape(0);
+    const float* pg = input(gate_up, {tokens, 2 * width});
+    float* po = output(out, {tokens, width});
+    py::gil_scoped_release nogil;
+    swiglu_forward(tokens, width, pg, po, threads);
+}
+
+void backward_swiglu(Object grad_out_, Object gate_up_, Object grad_gate_up_, Object out_, int threads) {
+    const Array grad_out(grad_out_, "grad_out"), gate_up(gate_up_, "gate_up"),
+        grad_gate_up(grad_gate_up_, "grad_gate_up");
+    const int64_t width = half_width(gate_up), tokens = gate_up.shape(0);
+    const float *pg = input(gate_up, {tokens, 2 * width}), *po = input(grad_out, {tokens, width});
+    float *gg = output(grad_gate_up, {tokens, 2 * width}), *y = nullptr;
+    if (!out_.is_none()) y = output(Array(out_, "out"), {tokens, width});
+    py::gil_scoped_release nogil;
+    swiglu_backward(tokens, width, po, pg, gg, y, threads);
+}
+
+void loss_and_gradient(Object logits_, Object targets_, Object loss_, Object grad_, int threads) {
+    const Array logits(logits_, "logits"), targets(targets_, "targets"), loss(loss_, "loss"),
+        grad(grad_, "grad");
+    const float* pl = input(logits, {Array::any, Array::any});
+    const int64_t K = logits.shape(0), V = logits.shape(1);
+    const int64_t* pt = input<int64_t>(targets, {K});
+    float *ps = output(loss, {K}), *pg = output(grad, {K, V});
+    int64_t wrong;
+    {
+        py::gil_scoped_release nogil;
+        wrong = cross_entropy(K, V, pl, pt, ps, pg, threads);
+    }
+    if (wrong >= 0)
+        throw py::index_error(
+            targets.message("classes 0 to " + std::to_string(V - 1),
+                            std::to_string(pt[wrong]) + " at position " + std::to_string(wrong)));
+}
+
+void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_, Object decay_mask_,
+                const std::vector<double>& learning_rate, const std::vector<int64_t>& step,
+                double weight_decay, double beta1, double beta2, double eps,
+                const std::vector<double>& grad_scale, int threads) {
+    const Array param(param_, "param"), grad(grad_, "grad"), exp_avg(exp_avg_, "exp_avg"),
+        exp_avg_sq(exp_avg_sq_, "exp_avg_sq"), decay_mask(decay_mask_, "decay_mask");
+    float* pp = output(param, {Array::any, Array::any});
+    const int64_t M = param.shape(0), P = param.shape(1);
+    const float *pg = input(grad, {M, P}), *pd = input(decay_mask, {P});
+    float *pa = output(exp_avg, {M, P}), *ps = output(exp_avg_sq, {M, P});
+    const auto one_each = [M](const char* name, size_t n) {
+        if (static_cast<int64_t>(n) != M)
+            throw py::value_error(std::string(name) + ": expected one for each of " + std::to_string(M) +
+                                  " members, got " + std::to_string(n));
+    };
+    one_each("learning_rate", learning_rate.size());
+    one_each("step", step.size());
+    one_each("grad_scale", grad_scale.size());
+    for (const int64_t s : step)
+        if (s < 1) throw py::value_error("step: expected a count from 1, got " + std::to_string(s));
+    py::gil_scoped_release nogil;
+    adamw({beta1, beta2, eps, weight_decay}, M, P, pp, pg, pa, ps, pd, learning_rate.data(), step.data(),
+          grad_scale.data(), threads);
+}
+
+std::vector<double> norms(Object grad_, int threads) {
+    const Array grad(grad_, "grad");
+    const float* pg = input(grad, {Array::any, Array::any});
+    std::vector<double> norm(static_cast<size_t>(grad.shape(0)));
+    py::gil_scoped_release nogil;
+    gradient_norm(grad.shape(0), grad.shape(1), pg, norm.data(), threads);
+    return norm;
+}
+
+}  // namespace
+
+void bind_layers(py::module_& m) {
+    m.attr("attention_row_limit") = attention_row_limit;
+    m.def("attention_forward", &forward_attention);
+    m.def("attention_backward", &backward_attention);
+    m.def("rms_norm_forward", &forward_rms_norm);
+    m.def("rms_norm_backward", &backward_rms_norm);
+    m.def("swiglu_forward", &forward_swiglu);
+    m.def("swiglu_backward", &backward_swiglu);
+    m.def("cross_entropy", &loss_and_gradient);
+    m.def("adamw", &step_adamw);
+    m.def("gradient_norm", &norms);
+    m.def("limit_vector_width", &limit_vector_width);
+}
 
 }  // namespace worldfast

@@ -28,14 +28,17 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
     std::atomic<int64_t> failed{none};
     parallel_for(n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
         // Sampling and encoding take turns on small blocks, since each loop alone is short enough for the processor to
-        // work on several rows at once.
-        constexpr int64_t block = 32;
+        // work on several rows at once; and of tasks that take turns, each is sampled alone, as it can then be foreseen
+        // which code is next.
+        constexpr int64_t block = 112;
+        const int64_t turns = stream.order == Order::interleaved ? stream.component_count : 1;
         Sampled sampled[block];
         Token last[row_capacity + row_slack];
         for (int64_t first = begin; first < end; first += block) {
             const int64_t count = std::min(block, end - first);
-            for (int64_t b = 0; b < count; ++b)
-                if (!sample(stream, start + first + b, sampled[b])) return keep_smallest(failed, start + first + b);
+            for (int64_t turn = 0; turn < turns; ++turn)
+                for (int64_t b = turn; b < count; b += turns)
+                    if (!sample(stream, start + first + b, sampled[b])) return keep_smallest(failed, start + first + b);
             for (int64_t b = 0; b < count; ++b) {
                 const int64_t i = first + b;
                 const Row& row = sampled[b].row;

@@ -67,22 +67,26 @@ template <class Token> WF_HD Token* put_city(Token* at, int32_t city, const uint
     return at + 7;
 }
 
-// Decimal digits, four at a time.
+// The last `digits` of four decimal digits. Without branches, since nothing predicts how many digits an answer has; up
+// to four tokens are written, whatever `digits` is.
+template <class Token> WF_HD Token* put_digits(Token* at, uint32_t value, int digits) {
+    uint32_t word = value / 1000 | (value / 100 % 10) << 8 | (value / 10 % 10) << 16 | (value % 10) << 24;
+    word += 0x01010101u * token_of('0');
+    word >>= 8 * (4 - digits);
+    for (int i = 0; i < 4; ++i) at[i] = static_cast<Token>(word >> (8 * i) & 255);
+    return at + digits;
+}
+
 template <class Token> WF_HD Token* put_number(Token* at, int64_t value) {
-    if (value >= 10000) {
-        at = put_number(at, value / 10000);
-        const uint32_t rest = static_cast<uint32_t>(value % 10000);
-        at[0] = static_cast<Token>(token_of('0') + rest / 1000);
-        at[1] = static_cast<Token>(token_of('0') + rest / 100 % 10);
-        at[2] = static_cast<Token>(token_of('0') + rest / 10 % 10);
-        at[3] = static_cast<Token>(token_of('0') + rest % 10);
-        return at + 4;
+    int64_t unit = 1;
+    while (value >= unit * 10000) unit *= 10000;
+    const uint32_t first = static_cast<uint32_t>(unit == 1 ? value : value / unit);
+    at = put_digits(at, first, 1 + (first >= 10) + (first >= 100) + (first >= 1000));
+    while (unit > 1) {
+        value %= unit;
+        unit /= 10000;
+        at = put_digits(at, static_cast<uint32_t>(value / unit), 4);
     }
-    const uint32_t small = static_cast<uint32_t>(value);
-    if (small >= 1000) *at++ = static_cast<Token>(token_of('0') + small / 1000);
-    if (small >= 100) *at++ = static_cast<Token>(token_of('0') + small / 100 % 10);
-    if (small >= 10) *at++ = static_cast<Token>(token_of('0') + small / 10 % 10);
-    *at++ = static_cast<Token>(token_of('0') + small % 10);
     return at;
 }
 

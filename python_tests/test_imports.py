@@ -11,8 +11,8 @@ import worldfast
 
 ROOT = Path(worldfast.__file__).parent
 ORDER = """
-errors selection _native world tasks tokens sampling ops transformer model activations checkpoint train evaluate
-analysis.cka analysis.probe analysis.pca study engine figures report cli
+errors files selection _native world tasks tokens sampling ops transformer model activations checkpoint run train evaluate
+analysis.cka analysis.probe analysis.pca study engine colours figures report cli
 """.split()
 
 

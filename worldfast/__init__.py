@@ -1,8 +1,30 @@
 """worldfast: how the tasks a model is trained on shape what it knows of the world behind them."""
 
+from worldfast.activations import Activations
+from worldfast.analysis.cka import cka, cka_matrix
+from worldfast.model import ModelSpec
+from worldfast.ops import attention
+from worldfast.run import Run
 from worldfast.sampling import Batch, Component, Stream, sample
 from worldfast.tasks import TASKS, label
+from worldfast.train import train
 from worldfast.world import World, WorldSpec
 
 __version__ = "0.1.0"
-__all__ = ["TASKS", "Batch", "Component", "Stream", "World", "WorldSpec", "label", "sample"]
+__all__ = [
+    "TASKS",
+    "Activations",
+    "Batch",
+    "Component",
+    "ModelSpec",
+    "Run",
+    "Stream",
+    "World",
+    "WorldSpec",
+    "attention",
+    "cka",
+    "cka_matrix",
+    "label",
+    "sample",
+    "train",
+]

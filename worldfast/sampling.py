@@ -224,7 +224,9 @@ def _native_component(world, c, seed, split, crossing):
         raise ValueError(
             f"the world is too small: task {task.name} needs {task.max_cities} cities, rows may use {pool.sum()}"
         )
-    cities = hashlib.sha256(np.packbits(pool).tobytes() + np.packbits(group).tobytes()).hexdigest()
+    # Of the cities rows may use, and not of how many more the world has: cities() alone and cities() in a world with
+    # Atlantis give the same rows.
+    cities = hashlib.sha256(_indices(pool).tobytes() + b"/" + _indices(group).tobytes()).hexdigest()
     pair_count = pair_offset = 0
     if task.unique_pairs:
         size, held = int(pool.sum()), int(group.sum())

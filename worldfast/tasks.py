@@ -79,7 +79,7 @@ class Task:
         """Scores answers against labels: (float64 [n], number of unparsable answers).
 
         A score is the absolute error in the task's unit for numbers, 1 or 0 for choices. An answer that cannot be
-        parsed, or errs by more than the failure value, scores the failure value.
+        parsed scores the failure value.
         """
         answers = [self.parse(text) for text in texts]
         unparsable = sum(answer is None for answer in answers)
@@ -87,7 +87,7 @@ class Task:
             scores = [float(answer == label) for answer, label in zip(answers, labels, strict=True)]
         else:
             scores = [
-                self.failure if answer is None else min(abs(answer - int(label)), self.failure)
+                self.failure if answer is None else abs(answer - int(label))
                 for answer, label in zip(answers, labels, strict=True)
             ]
         return np.asarray(scores, dtype=np.float64), unparsable

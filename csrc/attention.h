@@ -1,0 +1,40 @@
+// Causal attention over packed short rows, with rotary position embedding (RoPE), on the CPU.
+#pragma once
+
+#include <cstdint>
+
+namespace worldfast {
+
+constexpr int64_t attention_row_limit = 128;  // tokens: a row's tiles must stay in the nearest caches
+
+// A [tokens, heads, head_dim] array; strides in elements, unit stride along head_dim.
+template <class T> struct Heads {
+    T* data;
+    int64_t token_stride, head_stride;
+    T* of(int64_t token, int64_t head) const { return data + token * token_stride + head * head_stride; }
+};
+
+struct AttentionRows {
+    const int32_t*
+        row_start;  // [rows + 1], ascending from 0: row r is tokens row_start[r] .. row_start[r + 1]
+    int64_t rows;
+    int64_t heads;
+    int64_t head_dim;  // a multiple of 8, 8 to 128; the score scale is 1 / sqrt(head_dim)
+    double rope_base;  // positive, or 0 for no RoPE
+    int threads;       // 0: one per processor
+};
+
+// out[i] = sum over j <= i in the row of softmax(q'[i] k'[j] / sqrt(head_dim)) v[j], with q' and k' turned by
+// their position in the row: dimensions d and d + head_dim / 2 by the angle position * rope_base^(-2 d /
+// head_dim). Throws std::invalid_argument where `rows` breaks its terms. A row's result depends on that row
+// alone.
+void attention_forward(const AttentionRows& rows, Heads<const float> q, Heads<const float> k,
+                       Heads<const float> v, Heads<float> out);
+
+// Gradients of sum(out * grad_out); nothing of the forward pass is needed but its inputs. No output may
+// overlap an input or another output, but all may be slices of one fused array.
+void attention_backward(const AttentionRows& rows, Heads<const float> q, Heads<const float> k,
+                        Heads<const float> v, Heads<const float> grad_out, Heads<float> grad_q,
+                        Heads<float> grad_k, Heads<float> grad_v);
+
+}  // namespace worldfast

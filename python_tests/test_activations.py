@@ -1,0 +1,198 @@
+"""The representation of a city, and segments that are whole or named."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from worldfast.activations import Activations, Capture, Prompt, Writer, segment_path
+from worldfast.model import Ensemble, ModelSpec, Rows
+from worldfast.tasks import TASKS
+from worldfast.tokens import Vocabulary
+from worldfast.world import World
+
+ABOUT = {"run": "abc", "prompt": "dist(c_dddd,", "token_positions": (2, 3), "spec": "{}", "origin": "{}"}
+
+
+@pytest.mark.parametrize("depth,layers", [(1, (1,)), (2, (1, 2)), (5, (2, 3, 4, 5)), (6, (3, 4, 5, 6))])
+def test_the_upper_half_by_default(depth, layers):
+    assert Capture().of(depth) == layers
+    assert Capture(layers=[0, depth]).of(depth) == (0, depth)
+    assert Capture(layers=()).of(depth) == ()
+
+
+@pytest.mark.parametrize(
+    "options,error,message",
+    [
+        ({"layers": (1.0,)}, TypeError, "capture.layers: expected integers, got 1.0"),
+        ({"task": "distnace"}, ValueError, "did you mean 'distance'"),
+        ({"dtype": "float61"}, ValueError, "unknown capture.dtype 'float61': did you mean 'float16'"),
+        ({"cities": 3}, TypeError, "capture.cities"),
+    ],
+)
+def test_captures_that_do_not_fit(options, error, message):
+    with pytest.raises(error, match=message):
+        Capture(**options)
+
+
+def test_a_layer_the_model_does_not_have():
+    with pytest.raises(IndexError, match="a model of 6 layers has 0 to 6, got 7"):
+        Capture(layers=(5, 7)).of(6)
+
+
+@pytest.mark.parametrize("name", ["character", "entity"])
+@pytest.mark.parametrize("task", TASKS)
+def test_prompts_stop_behind_the_first_city(task, name):
+    world = World.cities()
+    vocabulary = Vocabulary(name, world)
+    prompt = Prompt(vocabulary, task, np.array([3, 0, 5074]))
+    delimiter = ";" if task == "inside" else ","
+    assert prompt.text == f"{TASKS[task].prompt}(c_dddd{delimiter}"
+    for row, city in enumerate([3, 0, 5074]):
+        begin, end = prompt.rows.cu_seqlens[row : row + 2].tolist()
+        tokens = prompt.rows.tokens[begin:end].tolist()
+        assert tokens[0] == 2
+        text = f"{TASKS[task].prompt}(c_{world.city_id[city]:04d}{delimiter}"
+        assert vocabulary.decode(tokens) == text
+        at = prompt.rows.scored[2 * row : 2 * row + 2] - begin
+        assert at.tolist() == list(prompt.positions) == [len(tokens) - 2, len(tokens) - 1]
+        last = [98 + city] if name == "entity" else vocabulary.encode(text[-2])
+        assert [tokens[i] for i in at] == last + vocabulary.encode(delimiter)
+
+
+def test_a_representation_is_two_hidden_states_side_by_side():
+    """Each city on its own, by the model's plain interface, against all of them at once."""
+    vocabulary = Vocabulary("character", World.cities())
+    ensemble = Ensemble(ModelSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
+    ensemble.initialise(1, seed=4)
+    cities = np.arange(0, 5075, 70)
+    read = Prompt(vocabulary, "inside", cities).read(ensemble, 1, (0, 2, 3))
+    for row, city in enumerate(cities):
+        tokens = torch.tensor(
+            [2, *vocabulary.encode("inside("), *vocabulary.city_tokens(city), *vocabulary.encode(";")]
+        )
+        n = len(tokens)
+        ends = torch.tensor([0, n], dtype=torch.int32)
+        alone = ensemble.hidden_states(
+            Rows(tokens.int(), ends, [0, n], torch.tensor([n - 2, n - 1])), (0, 2, 3), [1]
+        )
+        for layer, state in zip((0, 2, 3), alone):
+            np.testing.assert_allclose(read[layer][row], state.ravel(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run's folder with three segments of the four that there should be."""
+    captured = {"layers": [3, 5], "prompt": "dist(c_dddd,"}
+    spec = {"id": "abc", "checkpoint_steps": [0, 10, 20, 30], "captured": captured}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    (tmp_path / "activations").mkdir()
+    writer = Writer()
+    for step in (0, 10, 20):
+        writer.put(tmp_path, step, arrays(step), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"})
+    writer.flush()
+    writer.close()
+    return tmp_path
+
+
+def arrays(step):
+    return {
+        layer: np.random.default_rng([step, layer]).normal(size=(3, 8)).astype(np.float32) for layer in (3, 5)
+    }
+
+
+def test_round_trip(folder):
+    activations = Activations(folder)
+    assert (activations.steps, activations.layers, activations.prompt) == (
+        [0, 10, 20],
+        (3, 5),
+        "dist(c_dddd,",
+    )
+    assert activations.cities.tolist() == [7, 1, 4] and activations.cities.dtype == np.int32
+    for step in (0, 10, 20):
+        for layer in (3, 5):
+            assert np.array_equal(activations[step, layer], arrays(step)[layer])
+    with h5py.File(segment_path(folder, 10)) as file:  # the layout, for other readers
+        assert set(file) == {"layer_03", "layer_05", "city_index"} and file["layer_03"].shape == (3, 8)
+        assert file.attrs["step"] == 10 and file.attrs["run"] == "abc" and file.attrs["dtype"] == "float32"
+        assert set(ABOUT) < set(file.attrs)
+    assert sorted(path.name for path in (folder / "activations").iterdir()) == [
+        f"step-{step:08d}.h5" for step in (0, 10, 20)
+    ]
+
+
+def test_half_the_space(tmp_path, folder):
+    writer = Writer()
+    writer.put(folder, 30, arrays(30), np.array([7, 1, 4]), ABOUT | {"dtype": "float16"})
+    writer.flush()
+    got = Activations(folder)[30, 5]
+    assert got.dtype == np.float16 and np.array_equal(got, arrays(30)[5].astype(np.float16))
+    writer.put(folder, 30, {3: np.array([[1e5]])}, np.array([0]), ABOUT | {"dtype": "float16"})
+    with pytest.raises(ValueError, match="layer 3 of step 30 holds 1e.05, more than float16 can"):
+        writer.flush()
+    assert np.array_equal(Activations(folder)[30, 5], got)
+
+
+def test_unknown_steps_and_layers(folder):
+    activations = Activations(folder)
+    with pytest.raises(KeyError, match="has no step 11: the nearest is 10"):
+        activations[11, 3]
+    with pytest.raises(KeyError, match=r"has no layer 4: .*known: \[3, 5\]"):
+        activations[10, 4]
+    with pytest.raises(TypeError, match=r"read by \[step, layer\], got \[10\]"):
+        activations[10]
+
+
+def test_a_missing_segment_of_a_finished_run_is_named(folder):
+    (folder / "done").write_text('{"status": "finished", "step": 30}')
+    activations = Activations(folder)
+    assert activations.steps == [0, 10, 20, 30]
+    with pytest.raises(FileNotFoundError, match="step-00000030.h5 is missing"):
+        activations[30, 3]
+
+
+def test_a_diverged_run_has_the_steps_it_took(folder):
+    (folder / "done").write_text('{"status": "diverged", "step": 17}')
+    assert Activations(folder).steps == [0, 10]
+
+
+def test_damage_is_named(folder):
+    path = segment_path(folder, 10)
+    whole = path.read_bytes()
+    at = whole.index(arrays(10)[5].tobytes())
+    path.write_bytes(whole[: at + 4] + bytes([whole[at + 4] ^ 1]) + whole[at + 5 :])
+    activations = Activations(folder)
+    with pytest.raises(ValueError, match="step-00000010.h5 is damaged: the checksum of layer_05"):
+        activations[10, 5]
+    assert np.array_equal(activations[10, 3], arrays(10)[3])  # what is whole can be read
+    for length in (0, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="step-00000010.h5 is damaged"):
+            activations[10, 5]
+    path.write_bytes(whole)
+    with h5py.File(path, "a") as file:
+        file.attrs["run"] = "another"
+    with pytest.raises(ValueError, match="belongs to run another, expected abc"):
+        activations[10, 5]
+
+
+def test_no_run_and_no_activations(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a run's folder"):
+        Activations(tmp_path)
+    spec = {"id": "abc", "checkpoint_steps": [0, 10], "captured": {"layers": [], "prompt": ""}}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    assert Activations(tmp_path).steps == []
+    with pytest.raises(ValueError, match="holds no activations"):
+        _ = Activations(tmp_path).cities
+
+
+def test_a_writer_that_cannot_write_says_so(tmp_path):
+    writer = Writer()
+    writer.put(
+        tmp_path, 0, arrays(0), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"}
+    )  # no folder "activations"
+    with pytest.raises(FileNotFoundError, match="step-00000000.h5"):
+        writer.flush()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,285 @@
+"""The ensemble against transformers' Qwen2 in float64, and against itself alone."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from worldfast import model
+from worldfast.model import Ensemble, ModelSpec, Rows
+
+SHAPES = {
+    "D64-L2-H4-F96-V300-head98": (
+        ModelSpec(hidden=64, layers=2, heads=4, intermediate=96, head_size=98),
+        300,
+    ),
+    "D32-L3-H2-F72-V98": (ModelSpec(hidden=32, layers=3, heads=2, intermediate=72), 98),
+    "D24-L1-H3-F40-V111": (ModelSpec(hidden=24, layers=1, heads=3, intermediate=40, rope_base=500.0), 111),
+    "paper": (ModelSpec(), 98),
+}
+BEGINNINGS = ([2, 7, 9, 11, 4], [2, 7, 9], [2, 30, 31, 32, 33, 34, 35])  # rows of one "task" begin alike
+
+
+def ensemble_of(spec, vocabulary, members, **options):
+    """An ensemble whose biases and norms are not those of the beginning."""
+    ensemble = Ensemble(spec, vocabulary, members, **options)
+    for member in range(members):
+        ensemble.initialise(member, seed=member)
+        random = torch.Generator().manual_seed(member)
+        for view in ensemble._huggingface(member).values():
+            if view.ndim == 1:
+                view += 0.2 * torch.randn(view.shape, generator=random)
+    return ensemble
+
+
+def rows_of(spec, vocabulary, counts, share_scored=0.4, seed=0):
+    """Rows of 1 to 31 tokens, `counts[m]` for member m, that begin alike in three groups; some positions scored."""
+    random = np.random.default_rng(seed)
+    pieces, starts, offsets = [], [0], [0]
+    for count in counts:
+        for i in range(count):
+            begin = BEGINNINGS[3 * i // count]
+            row = random.integers(0, vocabulary, random.integers(1, 32))
+            row[: len(begin)] = begin[: len(row)]
+            if i % 7 == 3:
+                row[len(row) // 2] = 50  # leaves the common beginning early, or not at all
+            pieces.append(row)
+            starts.append(starts[-1] + len(row))
+        offsets.append(starts[-1])
+    scored = np.flatnonzero(random.random(offsets[-1]) < share_scored)
+    targets = random.integers(0, spec.head_size or vocabulary, len(scored))
+    tokens, starts = (torch.tensor(np.array(x), dtype=torch.int32) for x in (np.concatenate(pieces), starts))
+    return Rows(tokens, starts, offsets, torch.tensor(scored), torch.tensor(targets))
+
+
+def rows_by_member(rows):
+    """Each member's rows on their own."""
+    for begin, end in zip(rows.offsets[:-1], rows.offsets[1:]):
+        starts = rows.cu_seqlens[(rows.cu_seqlens >= begin) & (rows.cu_seqlens <= end)]
+        mine = (rows.scored >= begin) & (rows.scored < end)
+        yield Rows(
+            rows.tokens[begin:end],
+            starts - begin,
+            [0, end - begin],
+            rows.scored[mine] - begin,
+            rows.targets[mine],
+        )
+
+
+def qwen2(spec, vocabulary, tensors, dtype):
+    config = Qwen2Config(
+        vocab_size=vocabulary, hidden_size=spec.hidden, num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads, num_key_value_heads=spec.heads, intermediate_size=spec.intermediate,
+        rms_norm_eps=spec.norm_eps, rope_theta=spec.rope_base, tie_word_embeddings=False,
+        attn_implementation="eager",
+    )  # fmt: skip
+    config.rope_parameters = {"rope_type": "default", "rope_theta": spec.rope_base}
+    theirs = Qwen2ForCausalLM(config).to(dtype)
+    head = tensors["lm_head.weight"]
+    below = torch.zeros(vocabulary - len(head), spec.hidden)  # tokens that our head cannot answer
+    theirs.load_state_dict(tensors | {"lm_head.weight": torch.cat([head, below])})
+    return theirs
+
+
+def run_qwen2(theirs, rows, outputs):
+    """(logits, hidden states by layer, loss) at the scored positions, row by row without any packing."""
+    logits, states = [], []
+    for begin, end in zip(rows.cu_seqlens[:-1].tolist(), rows.cu_seqlens[1:].tolist()):
+        out = theirs(rows.tokens[begin:end][None].long(), output_hidden_states=True)
+        at = rows.scored[(rows.scored >= begin) & (rows.scored < end)] - begin
+        logits.append(out.logits[0, at, :outputs])
+        states.append(torch.stack(out.hidden_states)[:, 0, at])
+    logits, states = torch.cat(logits), torch.cat(states, 1)
+    return logits, states, torch.nn.functional.cross_entropy(logits, rows.targets, reduction="none")
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_equals_transformers(name):
+    """Logits and hidden states within 1e-5 of transformers in float32, of the largest where that is above 1 (in the
+    paper's shape transformers itself is 1e-5 from float64), and gradients; none further from float64 than twice what
+    transformers in float32 is."""
+    spec, vocabulary = SHAPES[name]
+    ensemble = ensemble_of(spec, vocabulary, members=2)
+    ensemble._tile = 200  # several tiles for each lane
+    rows = rows_of(spec, vocabulary, counts=(50, 31))
+    logits, states, losses = (
+        ensemble.logits(rows),
+        torch.stack(ensemble.hidden_states(rows)),
+        ensemble.learn(rows),
+    )
+    mine = (rows.scored >= rows.offsets[1]).long()  # [K], whose position it is
+    for member, part in enumerate(rows_by_member(rows)):
+        tensors = ensemble.to_huggingface(member)
+        plain, exact = (qwen2(spec, vocabulary, tensors, dtype) for dtype in (torch.float32, torch.float64))
+        ours = logits[mine == member], states[:, mine == member], losses[member]
+        results = [run_qwen2(theirs, part, ensemble.outputs) for theirs in (plain, exact)]
+        for theirs, (_, _, loss) in zip((plain, exact), results):
+            loss.sum().backward()
+        for got, plain_value, exact_value in list(zip(ours, *results))[:2]:
+            assert (got - plain_value).abs().max() < 1e-5 * max(1.0, exact_value.abs().max())
+            assert (got - exact_value).abs().max() < 2 * (plain_value - exact_value).abs().max() + 1e-6
+        assert losses[member] == pytest.approx(results[1][2].sum().item(), rel=1e-6)
+        ensemble.parameters.copy_(ensemble.gradients)  # gradients under the same names
+        gradients = ensemble.to_huggingface(member)
+        for (key, want), (_, near) in zip(exact.named_parameters(), plain.named_parameters()):
+            got = gradients[key]
+            want, near = want.grad[: len(got)], near.grad[: len(got)]
+            assert (got - want).abs().max() < 2 * (near - want).abs().max() + 1e-6 * want.abs().max(), key
+        for other in range(2):
+            ensemble.from_huggingface(other, ensemble_of(spec, vocabulary, 2).to_huggingface(other))
+
+
+def test_every_position_scored():
+    spec, vocabulary = SHAPES["D32-L3-H2-F72-V98"]
+    ensemble = ensemble_of(spec, vocabulary, members=1)
+    rows = rows_of(spec, vocabulary, counts=(20,), share_scored=2.0)
+    assert len(rows.scored) == len(rows.tokens)
+    exact = qwen2(spec, vocabulary, ensemble.to_huggingface(0), torch.float64)
+    logits, _, loss = run_qwen2(exact, rows, vocabulary)
+    assert (ensemble.logits(rows) - logits).abs().max() < 1e-5
+    assert ensemble.learn(rows)[0] == pytest.approx(loss.sum().item(), rel=1e-6)
+
+
+def test_common_beginnings_are_shared_and_change_nothing(monkeypatch):
+    spec, vocabulary = SHAPES["D64-L2-H4-F96-V300-head98"]
+    ensemble = ensemble_of(spec, vocabulary, members=1)
+    rows = rows_of(spec, vocabulary, counts=(60,))
+    computed, _ = ensemble._cut(rows, None)
+    shared = ensemble.logits(rows), ensemble.learn(rows), ensemble.gradients.clone()
+    monkeypatch.setattr(model, "LONGEST_SHARED", 0)
+    everything, _ = ensemble._cut(rows, None)
+    alone = ensemble.logits(rows), ensemble.learn(rows), ensemble.gradients
+    assert len(computed) < 0.85 * len(everything) and len(everything) == len(rows.tokens)
+    for a, b in zip(shared, alone):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_shared_beginnings_by_hand():
+    tokens = np.array([5, 6, 7, 5, 6, 8, 9, 5, 6, 8, 5, 5, 6, 8, 9, 1], dtype=np.int32)
+    starts = np.array([0, 3, 7, 10, 11, 16])
+    source, first = model._share(tokens, starts, [0, 4])
+    assert tokens[first].tolist() == [5, 6, 7, 8, 9, 5, 6, 8, 9, 1]
+    assert source.tolist() == [0, 1, 2, 0, 1, 3, 4, 0, 1, 3, 0, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("name", ["D64-L2-H4-F96-V300-head98", "paper"])
+def test_a_member_has_the_bits_it_would_have_alone(name):
+    spec, vocabulary = SHAPES[name]
+    rows = rows_of(spec, vocabulary, counts=(40, 3, 97))
+    together = ensemble_of(spec, vocabulary, members=3, threads=2)
+    logits, losses = together.logits(rows), together.learn(rows)
+    states = together.hidden_states(rows, [0, 1])
+    begin = 0
+    for member, part in enumerate(rows_by_member(rows)):
+        alone = ensemble_of(spec, vocabulary, members=3, threads=1)
+        here = slice(begin, begin + len(part.scored))
+        begin = here.stop
+        assert torch.equal(alone.logits(part, [member]), logits[here])
+        assert torch.equal(alone.learn(part, [member]), losses[member : member + 1])
+        assert torch.equal(alone.gradients[member], together.gradients[member])
+        assert not alone.gradients[[other for other in range(3) if other != member]].any()
+        for a, b in zip(alone.hidden_states(part, [0, 1], [member]), states):
+            assert torch.equal(a, b[here])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_bits_do_not_depend_on_threads(threads):
+    spec, vocabulary = SHAPES["D64-L2-H4-F96-V300-head98"]
+    rows = rows_of(spec, vocabulary, counts=(300, 200))
+    ensembles = [ensemble_of(spec, vocabulary, 2, threads=n) for n in (1, threads)]
+    losses = [ensemble.learn(rows) for ensemble in ensembles]
+    assert torch.equal(*losses)
+    assert torch.equal(*[ensemble.gradients for ensemble in ensembles])
+
+
+def test_threads_leave_torch_as_it_was():
+    before = torch.get_num_threads()
+    ensemble_of(*SHAPES["paper"], members=1, threads=3).logits(rows_of(*SHAPES["paper"], counts=(3,)))
+    seen = []
+    import threading
+
+    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert (torch.get_num_threads(), seen) == (before, [before])
+
+
+def test_first_weights_are_a_function_of_the_seed():
+    spec, vocabulary = SHAPES["paper"]
+    ensemble, alone = Ensemble(spec, vocabulary, 3), Ensemble(spec, vocabulary)
+    for member, seed in enumerate((5, 6, 5)):
+        ensemble.initialise(member, seed)
+    alone.initialise(0, 6)
+    assert torch.equal(ensemble.parameters[0], ensemble.parameters[2])
+    assert torch.equal(ensemble.parameters[1], alone.parameters[0])
+    tensors = alone.to_huggingface(0)
+    assert sum(tensor.numel() for tensor in tensors.values()) == spec.parameters(vocabulary) == 1_601_920
+    drawn = torch.cat([tensor.ravel() for tensor in tensors.values() if tensor.ndim == 2])
+    assert drawn.std().item() == pytest.approx(0.1, rel=2e-3) and abs(drawn.mean().item()) < 3e-4
+    for name, tensor in tensors.items():
+        if tensor.ndim == 1:
+            assert (tensor == ("norm" in name)).all(), name
+
+
+def test_weight_decay_spares_biases_norms_and_gaps():
+    spec, vocabulary = SHAPES["D24-L1-H3-F40-V111"]
+    ensemble = Ensemble(spec, vocabulary)
+    ensemble.parameters.copy_(ensemble.decayed[None])
+    for name, tensor in ensemble.to_huggingface(0).items():
+        assert (tensor == (tensor.ndim == 2)).all(), name
+    assert ensemble.decayed.sum() == sum(
+        t.numel() for t in ensemble.to_huggingface(0).values() if t.ndim == 2
+    )
+
+
+def test_huggingface_names_round_trip_and_refuse_others():
+    spec, vocabulary = SHAPES["D32-L3-H2-F72-V98"]
+    ensemble, other = ensemble_of(spec, vocabulary, 2), Ensemble(spec, vocabulary)
+    tensors = ensemble.to_huggingface(1)
+    other.from_huggingface(0, tensors)
+    assert torch.equal(other.parameters[0], ensemble.parameters[1])
+    with pytest.raises(ValueError, match="'model.norm.weight' is missing"):
+        other.from_huggingface(0, {name: t for name, t in tensors.items() if name != "model.norm.weight"})
+    with pytest.raises(ValueError, match="'extra' is no weight of this model"):
+        other.from_huggingface(0, tensors | {"extra": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"'lm_head.weight' has shape \[2, 2\], expected \[98, 32\]"):
+        other.from_huggingface(0, tensors | {"lm_head.weight": torch.zeros(2, 2)})
+    assert torch.equal(other.parameters[0], ensemble.parameters[1])
+
+
+def test_hidden_states_of_chosen_layers():
+    spec, vocabulary = SHAPES["D32-L3-H2-F72-V98"]
+    ensemble, rows = ensemble_of(spec, vocabulary, 1), rows_of(spec, vocabulary, (9,))
+    everything = ensemble.hidden_states(rows)
+    assert len(everything) == 4
+    for got, layer in zip(ensemble.hidden_states(rows, [3, 0, 2]), [3, 0, 2]):
+        assert torch.equal(got, everything[layer])
+    with pytest.raises(IndexError, match="expected 0 to 3, got 4"):
+        ensemble.hidden_states(rows, [4])
+
+
+@pytest.mark.parametrize(
+    "field,value,error,message",
+    [
+        ("hidden", 100, ValueError, "multiple of 8, got 100 / 4 = 25"),
+        ("heads", 3, ValueError, "got 128 / 3"),
+        ("layers", 0, ValueError, "model.layers: expected at least 1, got 0"),
+        ("layers", 2.0, TypeError, "model.layers: expected an integer, got 2.0"),
+        ("head_size", 0, ValueError, "model.head_size"),
+        ("init_std", float("nan"), ValueError, "model.init_std: expected a positive number, got nan"),
+        ("norm_eps", "1e-6", TypeError, "model.norm_eps: expected a number"),
+    ],
+)
+def test_shapes_that_do_not_fit(field, value, error, message):
+    with pytest.raises(error, match=message):
+        ModelSpec(**{field: value})
+
+
+def test_ensembles_that_do_not_fit():
+    with pytest.raises(ValueError, match="head_size: expected at most the vocabulary's 98, got 99"):
+        Ensemble(ModelSpec(head_size=99), 98)
+    with pytest.raises(ValueError, match="members: expected at least 1, got 0"):
+        Ensemble(ModelSpec(), 98, 0)
+    spec, vocabulary = SHAPES["D24-L1-H3-F40-V111"]
+    with pytest.raises(ValueError, match="members: 1 named, but the rows are those of 2"):
+        Ensemble(spec, vocabulary, 2).logits(rows_of(spec, vocabulary, (2, 2)), [0])

@@ -1,0 +1,236 @@
+"""What models hold of each city: captured while they train, streamed to HDF5, read back lazily.
+
+The only place that knows the layout. A run's folder has one file for each checkpoint, whole or not there:
+
+    activations/step-00001234.h5
+        /layer_05     [n, 2 D] float32 or float16: the hidden states of the city's last token and of the delimiter
+                      behind it, one beside the other; attribute sha256 of its bytes
+        /city_index   int32 [n], indices into the world; attribute sha256
+        attributes    step, run (hash of the spec), prompt, token_positions, dtype, spec (JSON), origin (JSON)
+
+and spec.json names the layers and the steps that there should be, so that a missing file is an error and not a gap.
+Source of the representation: arXiv 2602.00533.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worldfast.errors import unknown_name
+from worldfast.files import digest, write_whole
+from worldfast.model import Ensemble, Rows
+from worldfast.tasks import find
+from worldfast.tokens import BOS, Vocabulary
+
+__all__ = ["Activations", "Capture", "Prompt", "Writer"]
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What of a model's activations is written at each checkpoint.
+
+    layers   counted as in Hugging Face (0 the embeddings, the last after the final norm); None: the upper half, which
+             is 3, 4, 5, 6 of six layers; (): nothing is written
+    cities   an expression for World.select; None: all
+    task     the task whose prompt is used, "dist(c_1234," for distance; None: the run's first
+    dtype    "float32", or "float16" for half the space
+    """
+
+    layers: tuple[int, ...] | None = None
+    cities: str | None = None
+    task: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+            for layer in self.layers:
+                if isinstance(layer, bool) or not isinstance(layer, int):
+                    raise TypeError(f"capture.layers: expected integers, got {layer!r}")
+        if self.cities is not None and not isinstance(self.cities, str):
+            raise TypeError(f"capture.cities: expected an expression or None, got {self.cities!r}")
+        if self.task is not None:
+            find(self.task)
+        if self.dtype not in DTYPES:
+            raise unknown_name("capture.dtype", self.dtype, DTYPES)
+
+    def of(self, depth: int) -> tuple[int, ...]:
+        """The layers written of a model with `depth` layers. IndexError for one that it does not have."""
+        if self.layers is None:
+            return tuple(range(max(1, depth // 2), depth + 1))
+        for layer in self.layers:
+            if not 0 <= layer <= depth:
+                raise IndexError(f"capture.layers: a model of {depth} layers has 0 to {depth}, got {layer}")
+        return self.layers
+
+
+class Prompt:
+    """The prompt `<bos> dist(c_1234,` of a task for cities of a world, as packed rows.
+
+    vocabulary   Vocabulary
+    task         name
+    cities       int [n], indices into the world
+
+    .text is the prompt with c_dddd for the city; .positions the two token positions whose hidden states represent a city;
+    .rows the packed rows.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, task: str, cities: np.ndarray):
+        task = find(task)
+        before = [BOS, *vocabulary.encode(task.prompt + "(")]
+        behind = vocabulary.encode(task.delimiter)
+        rows = [before + vocabulary.city_tokens(city) + behind for city in cities]
+        tokens = np.array(rows, dtype=np.int32)  # [n, T]
+        n, length = tokens.shape
+        self.text = f"{task.prompt}(c_dddd{task.delimiter}"
+        self.positions = (length - len(behind) - 1, length - 1)
+        starts = np.arange(0, n * length + 1, length, dtype=np.int32)
+        scored = (starts[:-1, None] + np.array(self.positions)).ravel()
+        self.rows = Rows(
+            torch.from_numpy(tokens.ravel()),
+            torch.from_numpy(starts),
+            (0, n * length),
+            torch.from_numpy(scored.astype(np.int64)),
+        )
+
+    def read(self, ensemble: Ensemble, member: int, layers: Sequence[int]) -> dict[int, np.ndarray]:
+        """The cities' representations in a member, float32 [n, 2 D] for each layer."""
+        states = ensemble.hidden_states(self.rows, layers, [member])  # [2 n, D] each
+        states = (state.cpu().numpy().reshape(len(state) // 2, -1) for state in states)
+        return dict(zip(layers, states, strict=True))
+
+
+class Writer:
+    """Writes segments on a thread of its own while training goes on."""
+
+    def __init__(self):
+        self._thread = ThreadPoolExecutor(1, "worldfast-activations")
+        self._pending: list[Future] = []
+
+    def put(
+        self, folder: Path, step: int, layers: Mapping[int, np.ndarray], cities: np.ndarray, about: Mapping
+    ) -> None:
+        """Hands over one segment: arrays [n, d] by layer, int32 [n] city indices, and the attributes `about` them.
+
+        `flush` says whether it could be written.
+        """
+        path = segment_path(folder, step)
+        self._pending.append(self._thread.submit(_write_segment, path, step, layers, cities, about))
+
+    def flush(self) -> None:
+        """Returns when all segments are on disk; raises the error of the first that could not be written."""
+        pending, self._pending = self._pending, []
+        for future in pending:
+            future.result()
+
+    def close(self) -> None:
+        """Ends the thread when what was put is written."""
+        self._thread.shutdown()
+
+
+def segment_path(folder: Path, step: int) -> Path:
+    """Where a run's activations of a step stand."""
+    return folder / "activations" / f"step-{step:08d}.h5"
+
+
+def _write_segment(path, step, layers, cities, about):
+    import h5py
+
+    image = io.BytesIO()  # the file is made in memory: what reaches the disk is one write, which fails whole
+    with h5py.File(image, "w", libver="latest") as file:
+        arrays = {"city_index": np.asarray(cities, dtype=np.int32)}
+        for layer, array in layers.items():
+            arrays[f"layer_{layer:02d}"] = _stored(array, about["dtype"], f"layer {layer} of step {step}")
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array).attrs["sha256"] = digest(array)
+        file.attrs.update(about, step=step)
+    write_whole(path, image.getbuffer())
+
+
+def _stored(array, dtype, what):
+    with np.errstate(over="ignore"):
+        stored = np.ascontiguousarray(array, dtype=dtype)
+    if not np.isfinite(stored).all() and np.isfinite(array).all():
+        most = np.abs(array).max()
+        raise ValueError(f"capture.dtype: {what} holds {most:.3g}, more than float16 can; use 'float32'")
+    return stored
+
+
+class Activations:
+    """The activations of a run, read from its folder when asked for.
+
+        activations = Activations("runs/pt-distance-s42-0123456789ab")
+        activations.steps         # the checkpoints: all of a finished run's, those so far of another's
+        activations.layers        # (3, 4, 5, 6)
+        activations.cities        # int32 [n], indices into the world
+        activations[step, layer]  # array [n, d], row i for city cities[i]
+
+    A run of which nothing was captured has no steps. Raises FileNotFoundError where the folder is no run's, or naming
+    a segment that is missing; ValueError naming one that is damaged; KeyError for a step or layer that the run does
+    not have.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = Path(folder)
+        try:
+            spec = json.loads((self.folder / "spec.json").read_text())
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{self.folder} is not a run's folder: it has no spec.json") from None
+        self.run = spec["id"]
+        self.layers = tuple(spec["captured"]["layers"])
+        self.prompt = spec["captured"]["prompt"]
+        expected = spec["checkpoint_steps"] if self.layers else []
+        done = self.folder / "done"
+        if done.exists():
+            last = json.loads(done.read_text())["step"]
+            self.steps = [step for step in expected if step <= last]
+        else:
+            self.steps = [step for step in expected if segment_path(self.folder, step).exists()]
+
+    @property
+    def cities(self) -> np.ndarray:
+        if not self.steps:
+            raise ValueError(f"{self.folder} holds no activations")
+        return self._read(self.steps[-1], "city_index")
+
+    def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
+        if not isinstance(key, tuple) or len(key) != 2:
+            raise TypeError(f"activations are read by [step, layer], got [{key!r}]")
+        step, layer = key
+        for what, value, known in (("step", step, self.steps), ("layer", layer, self.layers)):
+            if value not in known:
+                near = min(known, key=lambda other: abs(other - value), default=None)
+                known = list(known)
+                raise KeyError(f"{self.folder} has no {what} {value}: the nearest is {near}, known: {known}")
+        return self._read(step, f"layer_{layer:02d}")
+
+    def __repr__(self):
+        return f"Activations({str(self.folder)!r}: {len(self.steps)} steps, layers {list(self.layers)})"
+
+    def _read(self, step: int, name: str) -> np.ndarray:
+        import h5py
+
+        path = segment_path(self.folder, step)
+        if not path.exists():
+            raise FileNotFoundError(f"segment {path} is missing: step {step} of this run was written there")
+        try:
+            with h5py.File(path, "r") as file:
+                array, written, run = file[name][()], file[name].attrs["sha256"], file.attrs["run"]
+        except (OSError, KeyError, RuntimeError) as error:
+            raise ValueError(f"segment {path} is damaged: {error}") from None
+        if digest(array) != written:
+            raise ValueError(f"segment {path} is damaged: the checksum of {name} does not fit its content")
+        if run != self.run:
+            raise ValueError(f"segment {path} belongs to run {run}, expected {self.run}")
+        return array

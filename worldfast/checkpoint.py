@@ -1,0 +1,92 @@
+"""Checkpoints: one whole, checksummed safetensors file for a member and a step; the last two are kept.
+
+checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order of
+`worldfast.transformer.Weights`, and in its metadata under "worldfast" a JSON object: `step` (optimizer steps taken),
+`run` (the content hash of the run), `state` (what else the trainer goes on from), `origin`, and `sha256` over all of
+that and the tensors. The position in the data is the step, since a dataset is a function.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from worldfast.files import write_whole
+
+__all__ = ["Checkpoint", "Damaged", "newest", "read", "save"]
+
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from: optimizer steps taken, tensors by name, and a state that JSON keeps."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: dict
+
+
+class Damaged(ValueError):
+    """A file is not what was written."""
+
+
+def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
+    """Writes a checkpoint of the run with this hash and removes all but the last two. OSError where it cannot."""
+    from safetensors.torch import save as to_bytes
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
+    header["sha256"] = _digest(header, tensors)
+    content = to_bytes(tensors, {"worldfast": json.dumps(header)})
+    path = write_whole(folder / f"step-{checkpoint.step:08d}.safetensors", content)
+    for older in _files(folder)[:-KEPT]:
+        older.unlink()
+    return path
+
+
+def newest(folder: Path, run: str) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None where there is none. Warns of each damaged file that it passes over.
+
+    ValueError where a checkpoint belongs to another run.
+    """
+    for path in reversed(_files(folder)):
+        try:
+            return read(path, run)
+        except Damaged as error:
+            warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+    return None
+
+
+def read(path: Path, run: str) -> Checkpoint:
+    """The checkpoint in a file. Damaged where it is not what was written, ValueError where it is of another run."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})["worldfast"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if header.pop("sha256") != _digest(header, tensors):
+            raise ValueError("its checksum does not fit its content")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Damaged(f"checkpoint {path} is damaged: {error}") from None
+    if header["run"] != run:
+        raise ValueError(f"checkpoint {path} belongs to run {header['run']}, expected {run}")
+    return Checkpoint(header["step"], tensors, header["state"])
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.safetensors"))
+
+
+def _digest(header: dict, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""The command line: worldfast demo | sample | doctor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from worldfast import study
+
+__all__ = ["main"]
+
+
+def demo(out: Path = Path("."), rows: int = study.DEMO_ROWS, seed: int = 42, threads: int | None = None) -> None:
+    """Train three small models on the map of the world, read it back out of them, and show it on a page.
+
+    Run it again to go on where it stopped, or to make the page again.
+
+    Args:
+        out: Folder for runs/ and studies/.
+        rows: Rows that each model sees.
+        seed: Of the data and of the first weights.
+        threads: CPU threads; as many as torch uses by default.
+    """
+    from worldfast import figures, report
+    from worldfast.engine import run_study
+
+    result = run_study(study.demo(rows, seed), out, threads=threads)
+    folder = out / "studies" / result.name
+    page = report.write(result, folder / "report.html")
+    figures.save_study(result, folder / "figures")
+    print()
+    for sentence in result.findings:
+        print(sentence)
+    print(f"\nThe page: {page}")
+
+
+def sample(
+    task: str, /, n: int = 10, start: int = 0, seed: int = 42, split: str = "train", among: str | None = None
+) -> None:
+    """Print rows of a task.
+
+    Args:
+        task: Its name, such as distance.
+        n: Rows to print.
+        start: The first of them.
+        seed: Of the stream.
+        split: train, validation or test.
+        among: Cities that rows may use, such as "region == 'Oceania'"; all by default.
+    """
+    import worldfast as wf
+
+    batch = wf.sample(wf.World.cities(), task, n, seed, start, split, among=among)
+    for i in range(n):
+        print(batch.text(i))
+
+
+def doctor() -> None:
+    """Say what this installation has and lacks."""
+    import importlib.metadata
+
+    import torch
+
+    import worldfast as wf
+    from worldfast._native import core
+
+    print(f"worldfast {wf.__version__}, native core {'with' if core.cuda else 'without'} CUDA")
+    print(f"CUDA device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none that torch finds'}")
+    print(f"CPU threads: {torch.get_num_threads()}")
+    for name in ("torch", "numpy", "h5py", "safetensors", "scikit-learn", "matplotlib", "tyro", "transformers"):
+        try:
+            print(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            print(f"{name} is not installed")
+    print(f"a row: {wf.sample(wf.World.cities(), 'distance', n=1).text(0)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command `worldfast`. Returns the exit status; what a user got wrong is one line, not a traceback."""
+    import tyro
+
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {command.__name__: command for command in (demo, sample, doctor)}, prog="worldfast", args=arguments
+        )
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
+        return 130
+    except (OSError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        print(f"worldfast: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Files that are whole or not there, and what each of them says of its origin."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["digest", "folder", "origin", "remove_partial", "write_whole"]
+
+PARTIAL = ".partial"  # the ending of a file that is being written
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Writes beside `path`, syncs, and renames into it: a reader sees the old file or the new one, never a part.
+
+    Raises OSError naming the path (no space, no permission ...) and leaves nothing behind.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+    try:
+        try:
+            with open(partial, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: nothing was written", str(path)) from None
+    return path
+
+
+def remove_partial(path: Path) -> None:
+    """Removes what a killed process left half written in a folder and those below it."""
+    for partial in path.rglob(f".*{PARTIAL}"):
+        partial.unlink(missing_ok=True)
+
+
+def folder(path: str | os.PathLike, argument: str) -> Path:
+    """The folder at `path`, made with its parents where it is not there.
+
+    FileExistsError naming the argument where a file stands there, or where a folder above should be.
+    """
+    path = Path(path)
+    for above in (path, *path.parents):
+        if above.exists() and not above.is_dir():
+            raise FileExistsError(f"{argument}: '{path}' should be a folder, but '{above}' is a file")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of arrays' bytes, one after the other."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()
+
+
+def origin(device: str) -> dict[str, str]:
+    """Where a result comes from: the version and commit of worldfast ("" outside a checkout), and the device."""
+    from worldfast import __version__
+
+    return {"worldfast": __version__, "commit": _commit(), "device": f"{device}: {_processor(device)}"}
+
+
+@functools.cache
+def _commit() -> str:
+    here = Path(__file__).parents[1]
+    if not (here / ".git").exists():
+        return ""
+    try:
+        found = subprocess.run(
+            ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            check=False, capture_output=True, text=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip()
+
+
+def _processor(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} threads"
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,345 @@
+"""The ensemble: M transformers of one shape, trained and read as one.
+
+Every model is an ensemble; one model is M = 1. The parameters of all members are one float32 buffer [M, P]. Rows of
+tokens lie end to end without padding, member after member, and a member's arithmetic never touches another's: it has
+the bits that it would have alone, whatever the number of threads.
+
+On a CPU a member's rows are cut into tiles of about a thousand tokens, whose activations stay in the caches from the
+first embedding to the last gradient. A member's tiles are dealt out to LANES partial sums; a lane is one job for one
+thread, so that threads meet twice a step and not once an operation, and lanes are added in order. Rows that begin alike
+("<bos>perimeter(") and stand together share the computation of their beginning: causal attention cannot tell.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldfast import ops
+from worldfast.transformer import ModelSpec, Scratch, Tile, Weights, backward, buffer_size, forward, views
+
+__all__ = ["Ensemble", "ModelSpec", "Rows"]
+
+LANES = 4  # a constant, so that results do not depend on the machine
+LANE_LIMIT = (
+    1 << 22
+)  # parameters behind the embeddings; a larger model is one lane: threads inside operations
+TILE = 1 << 19  # numbers in the widest activation of a tile: 2 MiB
+LONGEST_SHARED = 16  # tokens: the words before a row's first city are at most 11
+
+
+class Rows(NamedTuple):
+    """Packed rows of m members, flat: L tokens, R rows, K positions to read out.
+
+    tokens          int32 [L]
+    cu_seqlens      int32 [R + 1]    row r is tokens[cu_seqlens[r]:cu_seqlens[r + 1]]
+    offsets         m + 1 integers   the i-th member owns tokens[offsets[i]:offsets[i + 1]], whole rows
+    scored          int64 [K]        positions to read out, ascending
+    targets         int64 [K]        the token to answer at each; None where nothing is learned
+    """
+
+    tokens: Tensor
+    cu_seqlens: Tensor
+    offsets: Sequence[int]
+    scored: Tensor
+    targets: Tensor | None = None
+
+
+class _Piece(NamedTuple):
+    """A tile and whose it is."""
+
+    slot: int  # which of the rows' members
+    member: int
+    part: slice  # of the tokens that are computed
+    scored_part: slice
+    tile: Tile
+
+
+class Ensemble:
+    """M members of one shape.
+
+    spec         ModelSpec
+    vocabulary   number of tokens, V
+    members      M
+    device       "cpu", "cuda" ...
+    threads      CPU threads, None: torch's number. Results do not depend on it while a model has at most 4M
+                 parameters behind its embeddings.
+
+    .parameters and .gradients are float32 [M, P]; .decayed float32 [P] is 1 where weight decay applies: on all but
+    biases and norms. .weights[m] holds a member's parameters as views. .threads is the number in use.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cpu", threads: int | None = None
+    ):
+        if members < 1:
+            raise ValueError(f"members: expected at least 1, got {members}")
+        self.spec, self.vocabulary, self.members = spec, vocabulary, members
+        self.device = torch.device(device)
+        self._shapes = spec.shapes(vocabulary)
+        self.size = buffer_size(self._shapes.each())  # P
+        self._inner = buffer_size([self._shapes.embed])  # where the parameters behind the embeddings begin
+        self.outputs = self._shapes.head[0]
+        self.parameters = torch.zeros(members, self.size, device=self.device)
+        self.weights = [views(self._shapes, row) for row in self.parameters]
+        self.decayed = torch.zeros(self.size, device=self.device)
+        for view in views(self._shapes, self.decayed).each():
+            view.fill_(view.ndim == 2)
+        on_cpu = self.device.type == "cpu"
+        widest = max(2 * spec.intermediate, 3 * spec.hidden)
+        self._tile = min(max(TILE // widest, 512), 4096) if on_cpu else 1 << 62  # tokens
+        self._lanes = LANES if on_cpu and self.size - self._inner <= LANE_LIMIT else 1
+        self.threads = threads or torch.get_num_threads()
+        inside = 1 if self._lanes > 1 else self.threads
+        self._threads = _Threads(self.threads // inside, self.device, inside)
+        self._gradients = None
+
+    @property
+    def gradients(self) -> Tensor:
+        if self._gradients is None:
+            self._gradients = torch.zeros_like(self.parameters)
+            more = torch.zeros(self.members, self._lanes - 1, self.size, device=self.device)
+            # [M][lanes] of [P]; the first lane is the gradient itself
+            self._lane_sums = [[first, *others] for first, others in zip(self._gradients, more)]
+            self._lane_views = [[views(self._shapes, lane) for lane in lanes] for lanes in self._lane_sums]
+        return self._gradients
+
+    # ---- weights in and out ----
+
+    def initialise(self, member: int, seed: int) -> None:
+        """A member's first weights, a function of the seed alone: matrices normal(0, init_std), biases 0, norms 1."""
+        random = np.random.Generator(np.random.Philox(seed))
+        for name, view in self._huggingface(member).items():
+            if view.ndim == 2:
+                drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(self.spec.init_std)
+                view.copy_(torch.from_numpy(drawn))
+            else:
+                view.fill_(name.endswith("norm.weight"))
+
+    def to_huggingface(self, member: int) -> dict[str, Tensor]:
+        """A member's weights on the CPU under the tensor names of transformers.Qwen2ForCausalLM. Where the head answers
+        a part of the vocabulary, `lm_head.weight` has the rows of that part."""
+        return {name: view.cpu().clone() for name, view in self._huggingface(member).items()}
+
+    def from_huggingface(self, member: int, tensors: dict[str, Tensor]) -> None:
+        """Sets a member's weights from tensors named and shaped as `to_huggingface` gives them; else ValueError."""
+        weights = self._huggingface(member)
+        for name in sorted(weights.keys() ^ tensors.keys()):
+            what = "missing" if name in weights else "no weight of this model"
+            raise ValueError(f"tensors: {name!r} is {what}")
+        for name, view in weights.items():
+            came = tensors[name].shape
+            if came != view.shape:
+                raise ValueError(f"tensors: {name!r} has shape {list(came)}, expected {list(view.shape)}")
+        for name, view in weights.items():
+            view.copy_(tensors[name])
+
+    def _huggingface(self, member: int) -> dict[str, Tensor]:
+        """A member's parameters as views under their Hugging Face names. Initial weights are drawn in this order."""
+        w = self.weights[member]
+        named = {"model.embed_tokens.weight": w.embed}
+        for layer, block in enumerate(w.blocks):
+            at = f"model.layers.{layer}."
+            named[at + "input_layernorm.weight"] = block.input_norm
+            for part, weight, bias in zip("qkv", block.qkv.chunk(3), block.qkv_bias.chunk(3)):
+                named[at + f"self_attn.{part}_proj.weight"] = weight
+                named[at + f"self_attn.{part}_proj.bias"] = bias
+            named[at + "self_attn.o_proj.weight"] = block.output
+            named[at + "post_attention_layernorm.weight"] = block.mlp_norm
+            named[at + "mlp.gate_proj.weight"], named[at + "mlp.up_proj.weight"] = block.gate_up.chunk(2)
+            named[at + "mlp.down_proj.weight"] = block.down
+        return named | {"model.norm.weight": w.norm, "lm_head.weight": w.head}
+
+    # ---- reading ----
+
+    def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
+        """float32 [K, outputs] at the scored positions. members: whose rows they are (default: all, in order)."""
+        out = torch.empty(len(rows.scored), self.outputs, device=self.device)
+
+        def read(piece, scratch):
+            w = self.weights[piece.member]
+            states = forward(self.spec, w, piece.tile, scratch)
+            torch.mm(states[-1], w.head.t(), out=out[piece.scored_part])
+
+        self._threads.run(read, self._cut(rows, members)[1])
+        return out
+
+    def hidden_states(
+        self, rows: Rows, layers: Sequence[int] | None = None, members: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """The residual stream at the scored positions, float32 [K, D] for each of `layers` (default: all).
+
+        Layers count as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm. IndexError
+        for a layer that the model does not have.
+        """
+        layers = range(self.spec.layers + 1) if layers is None else layers
+        for layer in layers:
+            if not 0 <= layer <= self.spec.layers:
+                raise IndexError(f"layers: expected 0 to {self.spec.layers}, got {layer}")
+        out = [torch.empty(len(rows.scored), self.spec.hidden, device=self.device) for _ in layers]
+
+        def read(piece, scratch):
+            states = forward(self.spec, self.weights[piece.member], piece.tile, scratch)
+            for layer, array in zip(layers, out):
+                state = states[layer]
+                array[piece.scored_part] = state if layer == self.spec.layers else state[piece.tile.sources]
+
+        self._threads.run(read, self._cut(rows, members)[1])
+        return out
+
+    # ---- learning ----
+
+    def learn(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
+        """Sets members' gradients to those of their summed loss, the cross entropy at the scored positions.
+
+        members   whose rows they are (default: all, in order); the gradients of others stay as they were
+        Returns the summed losses, float64 [len(members)].
+        """
+        members = range(self.members) if members is None else members
+        losses = self.gradients.new_zeros(len(members), self._lanes, dtype=torch.float64)
+        tokens, cut = self._cut(rows, members)
+        arrived = torch.empty(
+            len(tokens), self.spec.hidden, device=self.device
+        )  # gradients at embedded tokens
+        pieces = [[piece for piece in cut if piece.slot == slot] for slot in range(len(members))]
+
+        def lane(job, scratch):
+            slot, k = job
+            self._lane_sums[members[slot]][k][self._inner :].zero_()
+            gradients = self._lane_views[members[slot]][k]
+            for piece in pieces[slot][k :: self._lanes]:
+                losses[slot, k] += self._learn_piece(piece, gradients, arrived[piece.part], scratch)
+
+        def gather(slot, scratch):
+            first, *others = (
+                lane[self._inner :] for lane in self._lane_sums[members[slot]][: len(pieces[slot])]
+            )
+            for other in others:
+                first += other
+            part = slice(pieces[slot][0].part.start, pieces[slot][-1].part.stop)
+            # a token's gradients are added in the order of its appearances: no atomics, the same sum every time
+            summed = torch.ops.aten.embedding_dense_backward(
+                arrived[part], tokens[part], self.vocabulary, -1, False
+            )  # [V, D]
+            self._lane_views[members[slot]][0].embed.copy_(summed)
+
+        jobs = [
+            (slot, k) for k in range(self._lanes) for slot in range(len(members)) if k < len(pieces[slot])
+        ]
+        self._threads.run(lane, jobs)
+        self._threads.run(gather, range(len(members)))
+        return losses.sum(1)
+
+    def _learn_piece(self, piece: _Piece, gradients: Weights, arrived: Tensor, scratch: Scratch) -> Tensor:
+        """Adds a piece's gradients; those at its embedded tokens go to `arrived` [U, D]. Returns the summed loss."""
+        w, tile = self.weights[piece.member], piece.tile
+        states = forward(self.spec, w, tile, scratch)
+        logits = torch.mm(states[-1], w.head.t(), out=scratch("logits", len(tile.scored), self.outputs))
+        loss = ops.cross_entropy_(
+            logits, tile.targets, threads=scratch.threads
+        )  # logits hold their gradient from here
+        backward(self.spec, w, tile, logits, gradients, arrived, scratch)
+        return loss.sum(dtype=torch.float64)
+
+    def each(self, job: Callable, items: Iterable) -> list:
+        """[job(item) for item in items], on the ensemble's threads."""
+        return self._threads.run(lambda item, _: job(item), items)
+
+    def _cut(self, rows: Rows, members: Sequence[int] | None) -> tuple[Tensor, list[_Piece]]:
+        """The tokens that are computed, int32 [U], and the rows in pieces, each whole rows of one member.
+
+        A row shares the tokens in which it begins as the row before it does. Where to cut depends on a member's own
+        rows alone.
+        """
+        members = range(self.members) if members is None else members
+        if len(members) != len(rows.offsets) - 1:
+            raise ValueError(
+                f"members: {len(members)} named, but the rows are those of {len(rows.offsets) - 1}"
+            )
+        tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
+        cuts = []  # (slot, first row, row behind the last)
+        for slot, (begin, end) in enumerate(pairwise(rows.offsets)):
+            first, last = np.searchsorted(starts, (begin, end))
+            count = max(1, round((end - begin) / self._tile))
+            count = (
+                max(1, round(count / self._lanes)) * self._lanes if count > 1 else 1
+            )  # lanes of one length
+            ideal = begin + np.arange(1, count) * (end - begin) / count
+            inner = first + np.searchsorted(starts[first:last], ideal)
+            cuts += [(slot, r0, r1) for r0, r1 in pairwise(np.unique([first, *inner, last]))]
+        source, first = _share(tokens, starts, [r0 for _, r0, _ in cuts])
+        pieces = []
+        for slot, r0, r1 in cuts:
+            t0, t1 = starts[[r0, r1]]
+            u0, u1 = np.searchsorted(first, (t0, t1))
+            s0, s1 = np.searchsorted(scored, (t0, t1))
+            sources = source[scored[s0:s1]] - u0
+            shared = u1 - u0 < t1 - t0
+            arrays = (
+                tokens[first[u0:u1]],
+                starts[r0 : r1 + 1] - t0,
+                scored[s0:s1] - t0,
+                sources,
+                source[t0:t1] - u0 if shared else None,
+                first[u0:u1] - t0 if shared else None,
+            )
+            tile = Tile(*(None if x is None else torch.from_numpy(x).to(self.device) for x in arrays))
+            if rows.targets is not None:
+                tile = tile._replace(targets=rows.targets[s0:s1])
+            pieces.append(_Piece(slot, members[slot], slice(u0, u1), slice(s0, s1), tile))
+        return torch.from_numpy(tokens[first]).to(self.device), pieces
+
+
+def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens are computed, where rows that begin alike stand together.
+
+    tokens int32 [L]; starts int32 [R + 1]; anew: rows that share nothing with the row before them. Returns
+    source int64 [L], each token's place among those computed, and first int64 [U], where each of those stands.
+    """
+    length = np.diff(starts)  # [R]
+    column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
+    inside = column < length[:, None]  # [R, C]
+    at = np.minimum(starts[:-1, None] + column, len(tokens) - 1)
+    begin = np.where(inside, tokens[at], -1 - column % 2)  # no token beyond a row's end
+    alike = np.zeros(len(length), dtype=np.int64)  # tokens that a row shares with the row before it
+    alike[1:] = np.cumprod((begin[1:] == begin[:-1]) & inside[1:], axis=1).sum(1)
+    alike[anew] = 0
+    computed = np.ones(len(tokens), dtype=bool)
+    shared = column < alike[:, None]  # [R, C]
+    computed[at[shared]] = False
+    place = np.cumsum(computed) - 1
+    # a shared token stands in the nearest row above that does not share it
+    owner = np.maximum.accumulate(np.where(shared, 0, np.arange(len(length))[:, None]), axis=0)
+    place[at[shared]] = place[at[owner, column][shared]] if shared.any() else []
+    return place, np.flatnonzero(computed)
+
+
+class _Threads:
+    """Threads that run jobs, each with its own scratch and with `inside` threads for what torch does in a job."""
+
+    def __init__(self, count: int, device: torch.device, inside: int):
+        self._local = threading.local()
+        together = threading.Barrier(count)
+
+        def start():
+            torch.set_num_threads(inside)  # of this thread, but also of threads that start after it
+            self._local.scratch = Scratch(device, inside)
+
+        outside = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(count, "worldfast", start)
+        for started in [self._pool.submit(together.wait) for _ in range(count)]:
+            started.result()
+        torch.set_num_threads(outside)
+
+    def run(self, job: Callable, items: Iterable) -> list:
+        """[job(item, scratch) for item in items]; raises the first job's error when all have ended."""
+        futures = [self._pool.submit(lambda item=item: job(item, self._local.scratch)) for item in items]
+        wait(futures)
+        return [future.result() for future in futures]

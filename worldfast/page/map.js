@@ -1,0 +1,358 @@
+// The flat map: where the model places every city, where it is, and the way between.
+
+const mapView = {
+  canvas: byId("map"),
+  tip: byId("map-tip"),
+  zoom: 1,
+  x: 0,
+  y: 0,
+  width: 0,
+  height: 0,
+  seen: true,
+};
+const labelShown = new Map(); // city -> how visible its name is, 0..1
+
+// Fits a canvas to its box in device pixels; returns its context, or null while it has no size.
+function fit(view, height) {
+  const width = view.canvas.clientWidth,
+    ratio = Math.min(2.5, devicePixelRatio || 1);
+  if (!width) return null;
+  if (view.width !== width || view.height !== height || view.ratio !== ratio) {
+    Object.assign(view, {width, height, ratio});
+    view.canvas.width = Math.round(width * ratio);
+    view.canvas.height = Math.round(height * ratio);
+  }
+  const context = view.canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
+// Map units (quantum steps) to pixels: [scale, x offset, y offset].
+function projection() {
+  const [left, bottom, right, top] = study.box,
+    {width, height, zoom} = mapView;
+  const scale = zoom * Math.min(width / (right - left), height / (top - bottom));
+  return [
+    scale,
+    width / 2 - scale * ((left + right) / 2 + mapView.x),
+    height / 2 + scale * ((bottom + top) / 2 + mapView.y),
+  ];
+}
+
+function drawMap() {
+  const [left, bottom, right, top] = study.box;
+  const wide = mapView.canvas.clientWidth;
+  const height = Math.round(
+    wide * Math.max(wide < 600 ? 0.56 : 0.3, Math.min(wide < 600 ? 1 : 0.6, (top - bottom) / (right - left))),
+  );
+  mapView.canvas.style.height = `${height}px`;
+  const c = fit(mapView, height);
+  if (!c) return;
+  const {width, zoom} = mapView,
+    [scale, ox, oy] = projection();
+  const px = i => ox + scale * shown.map[i],
+    py = i => oy - scale * shown.map[count + i];
+  const tx = i => ox + scale * truth[i],
+    ty = i => oy - scale * truth[count + i];
+  const dot = Math.max(0.95, Math.min(1.9, width / 640)) * Math.sqrt(zoom);
+  const radius = i => dot * (0.72 + size[i] / 90);
+
+  if (study.geographic) graticule(c, scale, ox, oy);
+  if (state.view !== "truth") {
+    // the real coastlines, faintly, beneath
+    c.fillStyle = ink.ghost;
+    c.beginPath();
+    for (let i = 0; i < count; i++) if (visible(i)) c.rect(tx(i) - 0.75, ty(i) - 0.75, 1.5, 1.5);
+    c.fill();
+  }
+  if (state.view === "errors") {
+    c.lineWidth = 0.8;
+    c.globalAlpha = state.region === null ? 0.38 : 0.75;
+    for (const group of drawOrder) {
+      c.strokeStyle = ink.region[group.region];
+      c.beginPath();
+      for (const i of group.cities)
+        if (visible(i)) {
+          c.moveTo(tx(i), ty(i));
+          c.lineTo(px(i), py(i));
+        }
+      c.stroke();
+    }
+  }
+  for (const lit of [false, true])
+    for (const group of drawOrder) {
+      // what is not chosen stays as a shadow
+      if (
+        lit
+          ? state.region !== null && group.region !== state.region
+          : state.region === null || group.region === state.region
+      )
+        continue;
+      c.globalAlpha = lit ? 0.92 : 0.1;
+      c.fillStyle = ink.region[group.region];
+      c.beginPath();
+      for (const i of group.cities) {
+        if (state.held && !films[state.run].held[i]) continue;
+        const x = px(i),
+          y = py(i),
+          r = radius(i);
+        c.moveTo(x + r, y);
+        c.arc(x, y, r, 0, 7);
+      }
+      c.fill();
+    }
+  c.globalAlpha = 1;
+  const fading = drawNames(c, px, py);
+  for (const i of new Set([state.city, state.over]))
+    if (i !== null) {
+      c.strokeStyle = c.fillStyle = ink.ink;
+      c.lineWidth = 1.4;
+      c.setLineDash([3, 3]);
+      c.beginPath();
+      c.moveTo(tx(i), ty(i));
+      c.lineTo(px(i), py(i));
+      c.stroke();
+      c.setLineDash([]);
+      c.beginPath();
+      c.arc(px(i), py(i), radius(i) + 4, 0, 7);
+      c.stroke();
+      c.beginPath();
+      c.moveTo(tx(i) - 4, ty(i));
+      c.lineTo(tx(i) + 4, ty(i));
+      c.moveTo(tx(i), ty(i) - 4);
+      c.lineTo(tx(i), ty(i) + 4);
+      c.stroke();
+    }
+  const i = state.over ?? state.city;
+  fillTip(mapView.tip, i, i === null || mapView.quiet ? null : px(i), i === null ? 0 : py(i), mapView);
+  byId("map-reset").hidden = zoom === 1;
+  mapView.canvas.classList.toggle("zoomed", zoom > 1);
+  return fading;
+}
+
+function graticule(c, scale, ox, oy) {
+  c.strokeStyle = ink.line;
+  c.lineWidth = 1;
+  c.fillStyle = ink.muted;
+  c.font = `10px ${ink.sans}`;
+  c.globalAlpha = 0.75;
+  c.beginPath();
+  const named = [];
+  for (let d = -180; d <= 180; d += 30) {
+    const x = Math.round(ox + (scale * d * 10) / study.quantum) + 0.5,
+      y = Math.round(oy - (scale * d * 10) / study.quantum) + 0.5;
+    c.moveTo(x, 0);
+    c.lineTo(x, mapView.height);
+    if (Math.abs(d) <= 90) {
+      c.moveTo(0, y);
+      c.lineTo(mapView.width, y);
+    }
+    if (d % 60 === 0 && x > 20 && x < mapView.width - 30)
+      named.push([`${Math.abs(d)}°${d > 0 ? " E" : d < 0 ? " W" : ""}`, x + 4, mapView.height - 6]);
+    if (Math.abs(d) <= 60 && y > 14 && y < mapView.height - 20)
+      named.push([`${Math.abs(d)}°${d > 0 ? " N" : d < 0 ? " S" : ""}`, 6, y - 4]);
+  }
+  c.stroke();
+  if (mapView.width > 600) for (const [text, x, y] of named) c.fillText(text, x, y);
+  c.globalAlpha = 1;
+}
+
+// The largest city of each region by name, where the names do not collide; they fade in and out as the map forms.
+function drawNames(c, px, py) {
+  const taken = [];
+  let fading = false;
+  c.font = `600 ${mapView.width < 600 ? 10.5 : 12}px ${ink.sans}`;
+  c.lineJoin = "round";
+  for (const i of study.landmarks) {
+    const x = px(i) + 7,
+      y = py(i) + 4,
+      w = c.measureText(study.names[i]).width;
+    const free =
+      visible(i) &&
+      x > 0 &&
+      x + w < mapView.width &&
+      y > 12 &&
+      y < mapView.height &&
+      !taken.some(([a, b, d]) => x < a + d + 8 && a < x + w + 8 && Math.abs(y - b) < 17);
+    if (free) taken.push([x, y, w]);
+    let alpha = labelShown.get(i) ?? 0;
+    const goal = free ? 1 : 0;
+    alpha = calm.matches || Math.abs(goal - alpha) < 0.03 ? goal : alpha + (goal - alpha) * 0.14;
+    labelShown.set(i, alpha);
+    fading ||= alpha !== goal;
+    if (!alpha) continue;
+    c.globalAlpha = alpha;
+    c.strokeStyle = ink.sea;
+    c.lineWidth = 3.5;
+    c.strokeText(study.names[i], x, y);
+    c.fillStyle = ink.ink;
+    c.fillText(study.names[i], x, y);
+    c.beginPath();
+    c.arc(px(i), py(i), 3.6, 0, 7);
+    c.fillStyle = ink.region[region[i]];
+    c.fill();
+    c.lineWidth = 1.2;
+    c.strokeStyle = ink.ink;
+    c.stroke();
+  }
+  c.globalAlpha = 1;
+  return fading;
+}
+
+function cityNear(x, y, reach = 16) {
+  const [scale, ox, oy] = projection();
+  let best = null,
+    least = reach * reach;
+  for (let i = 0; i < count; i++) {
+    if (!visible(i)) continue;
+    const dx = ox + scale * shown.map[i] - x,
+      dy = oy - scale * shown.map[count + i] - y,
+      d = dx * dx + dy * dy;
+    if (d < least) {
+      least = d;
+      best = i;
+    }
+  }
+  return best;
+}
+
+// The next city from the chosen one in a direction, for the arrow keys: near, and not far off the axis.
+function cityTowards(dx, dy) {
+  const from = state.city ?? study.landmarks[0] ?? 0;
+  let best = from,
+    least = Infinity;
+  for (let i = 0; i < count; i++) {
+    if (!visible(i) || i === from) continue;
+    const x = shown.map[i] - shown.map[from],
+      y = shown.map[count + i] - shown.map[count + from];
+    const along = x * dx + y * dy,
+      aside = Math.abs(x * dy) + Math.abs(y * dx);
+    if (along > 0 && along + 3 * aside < least) {
+      least = along + 3 * aside;
+      best = i;
+    }
+  }
+  return best;
+}
+
+function zoomMap(factor, x, y) {
+  const [scale, ox, oy] = projection(),
+    zoom = Math.max(1, Math.min(14, mapView.zoom * factor));
+  const f = zoom / mapView.zoom;
+  mapView.zoom = zoom;
+  if (zoom === 1) {
+    mapView.x = mapView.y = 0;
+    return wake();
+  }
+  const [next] = projection(); // keep what is under (x, y) where it is
+  const [left, bottom, right, top] = study.box;
+  mapView.x = (x - ox) / scale - (left + right) / 2 + (mapView.width / 2 - x) / next;
+  mapView.y = (oy - y) / scale - (bottom + top) / 2 - (mapView.height / 2 - y) / next;
+  return f !== 1 && wake();
+}
+
+function panMap(dx, dy) {
+  if (mapView.zoom === 1) return;
+  const [scale] = projection(),
+    [left, bottom, right, top] = study.box;
+  const clamp = (v, reach) => Math.max(-reach, Math.min(reach, v));
+  mapView.x = clamp(mapView.x - dx / scale, (right - left) / 2);
+  mapView.y = clamp(mapView.y + dy / scale, (top - bottom) / 2);
+  wake();
+}
+
+// A picture out of sight is not drawn.
+function whileSeen(view) {
+  new IntersectionObserver(entries => {
+    view.seen = entries[entries.length - 1].isIntersecting;
+    if (view.seen) wake();
+  }).observe(view.canvas);
+}
+
+// Pointers on a canvas: drag, pinch or wheel, tap, hover. The wheel zooms only a picture that was clicked.
+function gestures(view, {drag, zoom, tap, hover}) {
+  const {canvas} = view,
+    down = new Map();
+  let travelled = 0,
+    spread = 0;
+  const at = event => {
+    const box = canvas.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+  canvas.addEventListener("pointerdown", event => {
+    down.set(event.pointerId, at(event));
+    canvas.setPointerCapture(event.pointerId);
+    if (down.size === 1) travelled = 0;
+    spread = 0;
+  });
+  canvas.addEventListener("pointermove", event => {
+    const [x, y] = at(event),
+      held = down.get(event.pointerId);
+    if (!held) return hover(x, y);
+    const dx = x - held[0],
+      dy = y - held[1];
+    travelled += Math.abs(dx) + Math.abs(dy);
+    down.set(event.pointerId, [x, y]);
+    if (travelled > 5) drag(dx / down.size, dy / down.size);
+    if (down.size === 2) {
+      const [a, b] = [...down.values()],
+        now = Math.hypot(a[0] - b[0], a[1] - b[1]);
+      if (spread) zoom(now / spread, (a[0] + b[0]) / 2, (a[1] + b[1]) / 2);
+      spread = now;
+    }
+  });
+  for (const kind of ["pointerup", "pointercancel"])
+    canvas.addEventListener(kind, event => {
+      if (kind === "pointerup" && travelled <= 5 && down.size === 1) tap(...at(event));
+      down.delete(event.pointerId);
+      spread = 0;
+    });
+  canvas.addEventListener("pointerleave", event => {
+    hover(null);
+    if (event.pointerType === "mouse") canvas.blur();
+  });
+  canvas.addEventListener(
+    "wheel",
+    event => {
+      if (!event.ctrlKey && document.activeElement !== canvas) return;
+      event.preventDefault();
+      zoom(Math.exp(-event.deltaY * 0.0022), ...at(event));
+    },
+    {passive: false},
+  );
+}
+
+function startMap() {
+  whileSeen(mapView);
+  gestures(mapView, {
+    drag: panMap,
+    zoom: zoomMap,
+    tap: (x, y) => {
+      state.over = null;
+      pick(cityNear(x, y, 24), mapView);
+    },
+    hover: (x, y) => {
+      const over = x === null ? null : cityNear(x, y);
+      if (over === state.over) return;
+      state.over = over;
+      mapView.quiet = false;
+      spaceView.quiet = true;
+      wake();
+    },
+  });
+  mapView.canvas.addEventListener("keydown", event => {
+    const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
+    if (way) pick(cityTowards(...way), mapView);
+    else if (event.key === "+" || event.key === "=") zoomMap(1.3, mapView.width / 2, mapView.height / 2);
+    else if (event.key === "-") zoomMap(1 / 1.3, mapView.width / 2, mapView.height / 2);
+    else if (event.key === "Escape") pick(null, mapView);
+    else return;
+    event.preventDefault();
+  });
+  byId("map-reset").addEventListener("click", () => zoomMap(0, 0, 0));
+  painters.push(changed => {
+    if (mapView.seen && (changed || mapView.fading)) mapView.fading = drawMap();
+    return mapView.seen && mapView.fading;
+  });
+}

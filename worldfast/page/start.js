@@ -1,0 +1,208 @@
+// Buttons, sliders and words; then everything is set going.
+
+function pick(city, view) {
+  state.city = city;
+  mapView.quiet = view !== mapView;
+  spaceView.quiet = view !== spaceView;
+  if (city !== null) {
+    const {name, region: r, lines} = describe(city);
+    byId("said").textContent = `${name}, ${study.regions[r].name}: ${lines.join("; ")}`;
+  }
+  wake();
+}
+
+// A row of choices of which one holds: radio buttons, or a list where they would not fit.
+function segments(box, name, options, chosen, act) {
+  if (options.length > 4) {
+    const list = make(
+      "select",
+      {"aria-label": box.getAttribute("aria-label")},
+      ...options.map(({label}, k) => make("option", {value: k}, label)),
+    );
+    list.value = chosen;
+    list.addEventListener("change", () => act(+list.value));
+    return box.replaceChildren(list);
+  }
+  box.classList.add("segments");
+  box.replaceChildren(
+    ...options.map(({label, mark}, k) => {
+      const input = make("input", {type: "radio", name, value: k});
+      input.checked = k === chosen;
+      input.addEventListener("change", () => act(k));
+      return make("label", {}, input, make("span", {}, ...(mark ? [mark] : []), label));
+    }),
+  );
+}
+
+function startControls() {
+  const views = ["model", "truth", "errors"];
+  const headings = ["The world as the model has it", "The world as it is", "How far off each city is"];
+  segments(
+    byId("view"),
+    "view",
+    [{label: "As the model has it"}, {label: "As it is"}, {label: "Errors"}],
+    0,
+    k => {
+      state.view = views[k];
+      byId("map-title").textContent = headings[k];
+      wake();
+    },
+  );
+  byId("models").setAttribute("role", "radiogroup");
+  byId("models").setAttribute("aria-label", "Model");
+  segments(
+    byId("models"),
+    "model",
+    study.runs.map((run, r) => {
+      const line = make("line", {
+        x1: 1,
+        x2: 17,
+        y1: 4,
+        y2: 4,
+        "stroke-width": 3,
+        "stroke-dasharray": run.dashes,
+      });
+      const mark = make("svg", {viewBox: "0 0 18 8", "aria-hidden": "true"}, line);
+      mark.style.setProperty("--c", run.colour || "var(--ink)");
+      return {label: run.label, mark};
+    }),
+    state.run,
+    choose,
+  );
+
+  byId("play").addEventListener("click", () => (state.playing ? pause() : play()));
+  byId("moment").addEventListener("input", event => seek(+event.target.value));
+  byId("moment").addEventListener("keydown", event => {
+    const keys = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -5, PageUp: 5};
+    if (!keys[event.key]) return;
+    event.preventDefault(); // the slider's own step is fine, for dragging: keys go from checkpoint to checkpoint
+    seek(Math.round(state.at) + keys[event.key]);
+  });
+  byId("held").addEventListener("change", event => {
+    state.held = event.target.checked;
+    wake();
+  });
+
+  if (study.regions.length > 1)
+    byId("regions").replaceChildren(
+      ...study.regions.map((r, k) => {
+        const mark = make("i"),
+          button = make(
+            "button",
+            {"aria-pressed": "false", title: `${number.format(r.cities)} cities`},
+            mark,
+            r.name,
+          );
+        mark.style.setProperty("--c", r.colour);
+        button.addEventListener("click", () => {
+          state.region = state.region === k ? null : k;
+          [...byId("regions").children].forEach((other, j) =>
+            other.setAttribute("aria-pressed", `${state.region === j}`),
+          );
+          wake();
+        });
+        return button;
+      }),
+    );
+
+  const find = byId("find"),
+    folded = study.names.map(name => name.toLowerCase());
+  find.addEventListener("input", () => {
+    const typed = find.value.trim().toLowerCase(),
+      exact = folded.indexOf(typed);
+    if (!typed) return pick(null, mapView);
+    const near = [];
+    for (let i = 0; i < count && near.length < 12; i++)
+      if (folded[i].startsWith(typed)) near.push(study.names[i]);
+    byId("names").replaceChildren(...[...new Set(near)].map(name => make("option", {value: name})));
+    const city = exact >= 0 ? exact : near.length === 1 ? folded.indexOf(near[0].toLowerCase()) : null;
+    if (city !== null) pick(city, mapView);
+  });
+
+  const copy = byId("copy");
+  copy.hidden = !navigator.clipboard;
+  copy.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(byId("command").textContent);
+    copy.textContent = "Copied";
+    setTimeout(() => (copy.textContent = "Copy"), 1600);
+  });
+}
+
+function drawNumbers() {
+  const run = current(),
+    rows = between(run.rows),
+    r2 = between(run.r2),
+    x = between(run.r2_x),
+    y = between(run.r2_y),
+    error = between(run.error);
+  const score = v =>
+    v === null ? "none" : Math.abs(v) < 10 ? v.toFixed(2).replace("-", "−") : v.toExponential(0);
+  const facts = [
+    [short(rows), "rows seen"],
+    [score(r2), `R² (x ${score(x)}, y ${score(y)})`],
+    [error === null ? "none" : length(error), "median error"],
+    [number.format(run.held_out), "held-out cities"],
+  ];
+  byId("numbers").replaceChildren(
+    ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+  );
+  const moment = byId("moment");
+  moment.max = lastMoment();
+  moment.value = state.at;
+  moment.setAttribute("aria-valuetext", `${short(rows)} rows seen, R² ${score(r2)}`);
+  byId("clock").replaceChildren(`${short(rows)} rows`, make("span", {}, " seen"));
+  byId("play").classList.toggle("playing", state.playing);
+  byId("play").setAttribute("aria-label", state.playing ? "Pause" : "Play training");
+}
+
+async function start() {
+  theme();
+  await decode();
+  byId("explore").hidden = false;
+  startControls();
+  startMap();
+  startSpace();
+  startCurves();
+  painters.push(changed => {
+    if (changed) drawNumbers();
+    return false;
+  });
+
+  const repaint = () => {
+    theme();
+    wake();
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  new ResizeObserver(wake).observe(document.body);
+  addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("print");
+    document.querySelectorAll("details").forEach(node => (node.open = true));
+    theme();
+    mapView.seen = spaceView.seen = dirty = true;
+    tick(performance.now());
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("print");
+    repaint();
+  });
+
+  // The page opens on a map that forms, or, where motion is not wanted, on the finished one.
+  state.at = calm.matches ? lastMoment() : 0;
+  shown.map.set(films[state.run].map.subarray(0, 2 * count));
+  shown.space.set(films[state.run].space.subarray(0, 3 * count));
+  if (calm.matches) wake();
+  else {
+    wake();
+    setTimeout(() => state.at === 0 && !state.playing && play(), 700);
+  }
+  document.documentElement.dataset.ready = "true";
+}
+
+start().catch(error => {
+  byId("failed").hidden = false;
+  byId("failed").textContent =
+    typeof DecompressionStream === "undefined"
+      ? "The moving pictures on this page need a newer browser: Chrome 80, Firefox 113, Safari 16.4 or later."
+      : `The moving pictures on this page could not start: ${error.message}`;
+  console.error(error);
+});

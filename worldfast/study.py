@@ -1,0 +1,165 @@
+"""A study: the runs it is made of, and what they were found to hold.
+
+A study is a list of specs; grids are comprehensions over task names. Its result is the arrays that figures and the page
+are drawn from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldfast.activations import Capture
+from worldfast.model import ModelSpec
+from worldfast.run import Run
+from worldfast.tasks import TASKS
+from worldfast.tokens import Vocabulary
+from worldfast.world import World
+
+DEMO_ROWS = 600_000
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs that are trained, read and compared together.
+
+    name       of the study, and of its folder
+    runs       the specs; all over one world
+    layer      whose activations are probed and compared
+    test_rows  rows of each of its tasks that a model is scored on; 0: none
+
+    ValueError where there is no run, two have one name, worlds differ, or a run does not capture the layer.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+    layer: int
+    test_rows: int = 1000
+
+    def __post_init__(self):
+        if not self.runs:
+            raise ValueError(f"study {self.name!r}: runs is empty, expected at least one")
+        names = [run.name for run in self.runs]
+        for run in self.runs:
+            if names.count(run.name) > 1:
+                raise ValueError(f"study {self.name!r}: two runs are named {run.name!r}")
+            if run.world != self.runs[0].world:
+                raise ValueError(f"study {self.name!r}: {run.name!r} is of another world than {names[0]!r}")
+            if self.layer not in run.capture.of(run.model.layers):
+                captured = run.capture.of(run.model.layers)
+                raise ValueError(f"layer: {run.name!r} captures layers {list(captured)}, not {self.layer}")
+
+
+def demo(rows: int = DEMO_ROWS, seed: int = 42) -> Study:
+    """Three small models over the 5,075 cities: distance; angle; all seven tasks. Minutes on two cores.
+
+    rows   that each model sees, in one pass
+    """
+    model = ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=Vocabulary.characters)
+    return Study(
+        name="demo",
+        runs=tuple(
+            Run(
+                tasks,
+                seed=seed,
+                rows=rows // len(tasks),
+                batch=256,
+                learning_rate=5e-3,
+                loss="answer",
+                vocabulary="entity",
+                model=model,
+                checkpoints=40,
+                capture=Capture(layers=(1,)),
+            )
+            for tasks in (("distance",), ("angle",), tuple(TASKS))
+        ),
+        layer=1,
+    )
+
+
+def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
+    """Raise ValueError for the first array that does not have its shape; -1 stands for any length."""
+    for field, (array, shape) in arrays.items():
+        came = np.shape(array)
+        if len(came) != len(shape) or any(want not in (-1, have) for have, want in zip(came, shape)):
+            wanted = ", ".join("any" if want == -1 else str(want) for want in shape)
+            raise ValueError(f"{owner}: {field} has shape {came}, expected ({wanted})")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One trained model and what was read out of it at S checkpoints, for N cities.
+
+    ValueError: shapes that do not agree, no checkpoint, a predicted place or a component that is not finite.
+    `loss`, `r2` and `error` may hold NaN: a run that failed is a finding.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    spec: dict
+    folder: str
+    seconds: float  # training time
+    loss_rows: np.ndarray  # int64 [K], rows seen
+    loss: np.ndarray  # float64 [K]
+    steps: np.ndarray  # int64 [S], optimizer steps at each checkpoint
+    rows: np.ndarray  # int64 [S], rows seen at each checkpoint
+    r2: np.ndarray  # float64 [S, 2], held-out R2 of the linear probe for x and y
+    error: np.ndarray  # float64 [S], median held-out distance error, 0.1 degree
+    predicted: np.ndarray  # float32 [S, N, 2], every city where the probe places it, 0.1 degree
+    held_out: np.ndarray  # bool [N], cities that the probe was not fitted on
+    components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
+    explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
+    scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
+
+    def __post_init__(self):
+        count, cities = len(self.steps), len(self.held_out)
+        if count == 0:
+            raise ValueError(f"run {self.name!r}: steps is empty, expected at least one checkpoint")
+        _shapes(
+            f"run {self.name!r}",
+            {
+                "loss": (self.loss, np.shape(self.loss_rows)),
+                "loss_rows": (self.loss_rows, (-1,)),
+                "steps": (self.steps, (-1,)),
+                "rows": (self.rows, (count,)),
+                "r2": (self.r2, (count, 2)),
+                "error": (self.error, (count,)),
+                "predicted": (self.predicted, (count, cities, 2)),
+                "held_out": (self.held_out, (-1,)),
+                "components": (self.components, (count, cities, 3)),
+                "explained": (self.explained, (3,)),
+            },
+        )
+        for field in ("predicted", "components"):
+            if not np.isfinite(getattr(self, field)).all():
+                raise ValueError(f"run {self.name!r}: {field} holds values that are not finite")
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """M runs over one world of N cities, compared with each other.
+
+    ValueError: no run, a run whose cities are not the world's, a `cka` that is not [M, M].
+    """
+
+    name: str
+    world: World
+    runs: list[RunResult]
+    cka: np.ndarray  # float64 [M, M], linear CKA of the runs' activations at the last checkpoint
+    cka_layer: int
+    test_rows: int  # rows of each of its tasks that a model was scored on
+    findings: list[str]  # plain sentences, the main one first
+    machine: dict[str, str]
+    seconds: float
+    command: str
+    version: str
+    commit: str
+    date: str
+
+    def __post_init__(self):
+        if not self.runs:
+            raise ValueError(f"study {self.name!r}: runs is empty, expected at least one run")
+        for run in self.runs:
+            _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
+        _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})
