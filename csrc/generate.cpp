@@ -50,7 +50,7 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
                     std::memset(tokens + k, 0, row_slack * sizeof(Token));
                 if (tokens == last) std::memcpy(place, last, out.width * sizeof(Token));
                 for (int64_t k = 0; k < out.cities_width; ++k)
-                    out.cities[i * out.cities_width + k] = k < row.n ? row.cities[k] : -1;
+                    out.cities[i * out.cities_width + k] = row.cities[k];
                 out.length[i] = span.length;
                 out.answer_start[i] = span.answer_start;
                 out.label[i] = row.label;

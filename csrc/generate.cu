@@ -80,7 +80,7 @@ __global__ void rectangle_kernel(StreamView stream, int64_t start, int64_t n, Re
         const Row& row = sampled.row;
         const Span span = encode(tokens, sampled.component->format, row, stream.words);
         for (int64_t k = 0; k < out.width; ++k) out.tokens[i * out.width + k] = k < span.length ? tokens[k] : Token{pad_token};
-        for (int64_t k = 0; k < out.cities_width; ++k) out.cities[i * out.cities_width + k] = k < row.n ? row.cities[k] : -1;
+        for (int64_t k = 0; k < out.cities_width; ++k) out.cities[i * out.cities_width + k] = row.cities[k];
         out.length[i] = span.length;
         out.answer_start[i] = span.answer_start;
         out.label[i] = row.label;

@@ -47,7 +47,7 @@ struct StreamView {
 };
 
 struct Row {
-    int32_t cities[max_cities];
+    int32_t cities[max_cities];  // -1 behind the n-th
     Point points[max_cities];
     int32_t n;
     int64_t label;
@@ -125,6 +125,7 @@ struct SampleRow {
 
     template <int T, int N> WF_HD bool operator()() const {
         row.n = N;
+        for (int i = N; i < max_cities; ++i) row.cities[i] = -1;
         if constexpr (tasks[T].unique_pairs) {
             draw_pair(c, r, random, row);
             label_row<T, N>(stream, row);

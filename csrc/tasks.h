@@ -86,15 +86,18 @@ WF_HD int64_t angle_label(const Point* p) {
     const double x = static_cast<double>(dot(a, b));
     const double y = fabs(static_cast<double>(cross(a, b)));
     if (y == 0) return x < 0 ? 180 : 0;  // also where an arm has no length
-    const bool steep = y > fabs(x);
-    const double ratio = steep ? fabs(x) / y : y / fabs(x);
+    // Without branches: which octant a row's angle is in cannot be foreseen.
+    const double wide = fabs(x);
+    const int steep = y > wide, obtuse = x < 0;
+    const double ratio = (wide < y ? wide : y) / (wide < y ? y : wide);
     double degrees = ratio * (60.642 - 15.642 * ratio);
-    if (steep) degrees = 90 - degrees;
-    if (x < 0) degrees = 180 - degrees;
+    degrees = 90 * steep + (1 - 2 * steep) * degrees;
+    degrees = 180 * obtuse + (1 - 2 * obtuse) * degrees;
     int k = static_cast<int>(degrees);
     k = k < 0 ? 0 : k > 179 ? 179 : k;
-    const double sine = k < 90 ? sine_of_half_degree(k) : sine_of_half_degree(179 - k);
-    const double cosine = k < 90 ? sine_of_half_degree(89 - k) : -sine_of_half_degree(k - 90);
+    const int right = k < 90;
+    const double sine = sine_of_half_degree(right ? k : 179 - k);
+    const double cosine = (2 * right - 1) * sine_of_half_degree(right ? 89 - k : k - 90);
     return k + (y * cosine > x * sine);
 }
 
@@ -103,10 +106,10 @@ WF_HD int64_t compass_label(const Point* p) {
     const Vector d = p[1] - p[0];
     const int64_t east = d.x < 0 ? -d.x : d.x, north = d.y < 0 ? -d.y : d.y;
     const int64_t square = (east + north) * (east + north);
-    if (square < 2 * east * east) return d.x > 0 ? 0 : 4;
-    if (square < 2 * north * north) return d.y > 0 ? 2 : 6;
     if (square == 0) return 2;
-    return d.y > 0 ? (d.x > 0 ? 1 : 3) : (d.x < 0 ? 5 : 7);
+    const int sector = square < 2 * east * east ? 0 : square < 2 * north * north ? 1 : 2;  // along x, along y, between
+    static constexpr int8_t direction[3][2][2] = {{{4, 4}, {0, 0}}, {{6, 2}, {6, 2}}, {{5, 3}, {7, 1}}};
+    return direction[sector][d.x > 0][d.y > 0];
 }
 
 template <int N> WF_HD int64_t inside_label(const Point* p) { return in_hull<N - 1>(p[0], p + 1); }

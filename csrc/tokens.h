@@ -22,8 +22,10 @@ struct RowFormat {
     uint8_t answer[8][8];
     uint8_t answer_length[8];
     int32_t prefix_length;
-    int32_t semicolon;
-    int32_t choice;  // is the answer one of `answer`, or a number?
+    int32_t semicolon;        // as in Task: the city behind which `mark` stands; -1 is the '(' before the first
+    int32_t mark;             // ';', or where there is none the '(' that stands there anyway
+    int32_t max_cities;
+    int32_t choice;           // is the answer one of `answer`, or a number?
 };
 
 inline RowFormat row_format(const Task& task) {
@@ -32,6 +34,8 @@ inline RowFormat row_format(const Task& task) {
     for (const char* c = task.prompt; *c; ++c) format.prefix[format.prefix_length++] = uint8_t(token_of(*c));
     format.prefix[format.prefix_length++] = uint8_t(token_of('('));
     format.semicolon = task.semicolon;
+    format.mark = token_of(task.semicolon < 0 ? '(' : ';');
+    format.max_cities = task.max_cities;
     format.choice = is_choice(task);
     for (int i = 0; i < 8 && task.answers[i]; ++i)
         for (const char* c = task.answers[i]; *c; ++c)
@@ -49,22 +53,26 @@ inline uint64_t city_word(int32_t id) {
 // A row of at most row_capacity tokens is written here first; the slack lets a word be stored where its end sticks out.
 constexpr int row_capacity = 64, row_slack = 16;
 
-// A city and the separator behind it: seven tokens, or two where there are no words (the entity vocabulary).
-template <class Token> WF_HD Token* put_city(Token* at, int32_t city, const uint64_t* words, int separator) {
-    if (!words) {
-        at[0] = static_cast<Token>(character_tokens + city);
-        at[1] = static_cast<Token>(separator);
-        return at + 2;
-    }
-    const uint64_t word = words[city] | static_cast<uint64_t>(separator) << 48;
+// Eight tokens at once; `tokens` are bytes, the first the lowest.
+template <class Token> WF_HD void put_word(Token* at, uint64_t tokens) {
 #ifndef __CUDA_ARCH__
     if (sizeof(Token) == 1) {
-        __builtin_memcpy(at, &word, sizeof word);
-        return at + 7;
+        __builtin_memcpy(at, &tokens, sizeof tokens);
+        return;
     }
 #endif
-    for (int i = 0; i < 7; ++i) at[i] = static_cast<Token>(word >> (8 * i) & 255);
-    return at + 7;
+    for (int i = 0; i < 8; ++i) at[i] = static_cast<Token>(tokens >> (8 * i) & 255);
+}
+
+WF_HD uint64_t word_at(const uint8_t* bytes) {
+    uint64_t word;
+#ifdef __CUDA_ARCH__
+    word = 0;
+    for (int i = 0; i < 8; ++i) word |= static_cast<uint64_t>(bytes[i]) << (8 * i);
+#else
+    __builtin_memcpy(&word, bytes, sizeof word);
+#endif
+    return word;
 }
 
 // The last `digits` of four decimal digits. Without branches, since nothing predicts how many digits an answer has; up
@@ -95,18 +103,30 @@ struct Span {
     int32_t answer_start;  // the first token after '='
 };
 
+// `cities` holds format.max_cities indices, -1 behind the n-th. Nothing here branches on n, which cannot be foreseen: all
+// of them are written, and what is too much is written over.
 template <class Token>
 WF_HD Span encode(Token* row, const RowFormat& format, const int32_t* cities, int n, int64_t label, const uint64_t* words) {
-    for (int i = 0; i < 16; ++i) row[i] = format.prefix[i];
-    Token* at = row + format.prefix_length;
-    for (int i = 0; i < n; ++i) {
-        const char separator = i == n - 1 ? ')' : i == format.semicolon ? ';' : ',';
-        at = put_city(at, cities[i], words, token_of(separator));
+    put_word(row, word_at(format.prefix));
+    put_word(row + 8, word_at(format.prefix + 8));
+    Token* const first = row + format.prefix_length;
+    const int stride = words ? 7 : 2;  // a city and the separator behind it
+    for (int i = 0; i < format.max_cities; ++i) {
+        const int32_t city = cities[i] < 0 ? 0 : cities[i];
+        if (words) {
+            put_word(first + 7 * i, words[city] | static_cast<uint64_t>(token_of(',')) << 48);
+        } else {
+            first[2 * i] = static_cast<Token>(character_tokens + city);
+            first[2 * i + 1] = static_cast<Token>(token_of(','));
+        }
     }
+    Token* at = first + stride * n;
+    at[-1] = static_cast<Token>(token_of(')'));
+    first[stride * (format.semicolon + 1) - 1] = static_cast<Token>(format.mark);
     *at++ = static_cast<Token>(token_of('='));
     const int32_t answer_start = static_cast<int32_t>(at - row);
     if (format.choice) {
-        for (int i = 0; i < 8; ++i) at[i] = format.answer[label][i];
+        put_word(at, word_at(format.answer[label]));
         at += format.answer_length[label];
     } else {
         at = put_number(at, label);

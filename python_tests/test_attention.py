@@ -60,7 +60,7 @@ def both_ways(attention, qkv, grad_out, *args):
 
 
 def assert_as_good(attention, qkv, grad_out, *args):
-    """Output and each gradient err at most twice what PyTorch errs in float32, or by the result's rounding."""
+    """Output and gradients err at most twice what PyTorch errs in float32, or by the result's rounding."""
     exact = both_ways(attention_reference, qkv.double(), grad_out.double(), *args)
     plain, ours = (both_ways(f, qkv, grad_out, *args) for f in (attention_reference, attention))
     for name, e, p, o in zip(

@@ -38,7 +38,8 @@ def test_round_trip_and_the_last_two_are_kept(tmp_path):
 
 
 def test_every_damaged_byte_is_found(tmp_path):
-    """A flipped bit anywhere, and a cut anywhere, is damage; the checkpoint before it is used and the file is named."""
+    """A flipped bit anywhere, and a cut anywhere, is damage; the checkpoint before it is used and the file is
+    named."""
     checkpoint.save(tmp_path, make(1), RUN, ORIGIN)
     path = checkpoint.save(tmp_path, make(2), RUN, ORIGIN)
     whole = path.read_bytes()

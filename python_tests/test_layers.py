@@ -179,8 +179,8 @@ RATES, DECAY = [1e-2, 3e-4, 1e-3], 0.1
 
 
 def adamw_steps(gradients, dtype, fused):
-    """Parameters [M, P] after a step for each of gradients [S, M, P], by torch's optimizer for each member or by
-    ours for all. The first half of the parameters decays."""
+    """Parameters [M, P] after a step for each of gradients [S, M, P], by torch's optimizer for each member
+    or by ours for all. The first half of the parameters decays."""
     M, P = gradients.shape[1:]
     start = randn(M, P).to(dtype)
     if fused:

@@ -33,7 +33,8 @@ def ensemble_of(spec, vocabulary, members, **options):
 
 
 def rows_of(spec, vocabulary, counts, share_scored=0.4, seed=0):
-    """Rows of 1 to 31 tokens, `counts[m]` for member m, that begin alike in three groups; some positions scored."""
+    """Rows of 1 to 31 tokens, `counts[m]` for member m, that begin alike in three groups; some positions
+    scored."""
     random = np.random.default_rng(seed)
     pieces, starts, offsets = [], [0], [0]
     for count in counts:
@@ -95,9 +96,9 @@ def run_qwen2(theirs, rows, outputs):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_equals_transformers(name):
-    """Logits and hidden states within 1e-5 of transformers in float32, of the largest where that is above 1 (in the
-    paper's shape transformers itself is 1e-5 from float64), and gradients; none further from float64 than twice what
-    transformers in float32 is."""
+    """Logits and hidden states within 1e-5 of transformers in float32, of the largest where that is above 1
+    (in the paper's shape transformers itself is 1e-5 from float64), and gradients; none further from float64
+    than twice what transformers in float32 is."""
     spec, vocabulary = SHAPES[name]
     ensemble = ensemble_of(spec, vocabulary, members=2)
     ensemble._tile = 200  # several tiles for each lane

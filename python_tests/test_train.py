@@ -58,7 +58,8 @@ MIXED = [
 
 
 def results(folder):
-    """What a run left, without clock times: parameters and moments, lines of metrics, activations, how it ended."""
+    """What a run left, without clock times: parameters and moments, lines of metrics, activations, how it
+    ended."""
     run = json.loads((folder / "spec.json").read_text())["id"]
     last = checkpoint.newest(folder / "checkpoint", run)
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -84,7 +85,8 @@ def mixed(tmp_path_factory):
 
 
 def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
-    """Losses within 1e-4 of transformers' Qwen2 with torch's AdamW, clipping and schedule on the same rows."""
+    """Losses within 1e-4 of transformers' Qwen2 with torch's AdamW, clipping and schedule on the same
+    rows."""
     from transformers import Qwen2Config, Qwen2ForCausalLM, get_linear_schedule_with_warmup
 
     run = replace(BASE, tasks=tuple(TASKS), name="", rows=64, learning_rate=1e-2, checkpoints=1)
@@ -170,7 +172,8 @@ train(MIXED, {out!r}, progress=False)
 
 
 def test_killed_at_any_moment(mixed, tmp_path):
-    """kill -9 until it gets through: weights, moments, metrics and activations are those of the uninterrupted run."""
+    """kill -9 until it gets through: weights, moments, metrics and activations are those of the uninterrupted
+    run."""
     code = CHILD.format(tests=os.path.dirname(__file__), out=str(tmp_path))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     kills = 0
@@ -349,9 +352,10 @@ def test_identity_is_content():
         == Run.from_json(json.loads(json.dumps(BASE.to_json()))).id
     )
     changes = dict(
-        tasks=("angle",), seed=1, world=WorldSpec(atlantis=1), rows=321, epochs=2, batch=17, learning_rate=1e-4,
-        warmup=6, weight_decay=0.0, clip=2.0, betas=(0.9, 0.99), eps=1e-7, loss="answer", vocabulary="entity",
-        among="x > 0", crossing="reshuffled", model=ModelSpec(), checkpoints=5, capture=Capture(),
+        tasks=("angle",), seed=1, world=WorldSpec(atlantis=1), rows=321, epochs=2, batch=17,
+        learning_rate=1e-4, warmup=6, weight_decay=0.0, clip=2.0, betas=(0.9, 0.99), eps=1e-7, loss="answer",
+        vocabulary="entity", among="x > 0", crossing="reshuffled", model=ModelSpec(), checkpoints=5,
+        capture=Capture(),
     )  # fmt: skip
     assert changes.keys() | {"name"} == BASE.to_json().keys()
     assert (

@@ -8,8 +8,8 @@ The only place that knows the layout. A run's folder has one file for each check
         /city_index   int32 [n], indices into the world; attribute sha256
         attributes    step, run (hash of the spec), prompt, token_positions, dtype, spec (JSON), origin (JSON)
 
-and spec.json names the layers and the steps that there should be, so that a missing file is an error and not a gap.
-Source of the representation: arXiv 2602.00533.
+and spec.json names the layers and the steps that there should be, so that a missing file is an error and not
+a gap. Source of the representation: arXiv 2602.00533.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class Prompt:
     task         name
     cities       int [n], indices into the world
 
-    .text is the prompt with c_dddd for the city; .positions the two token positions whose hidden states represent a city;
-    .rows the packed rows.
+    .text is the prompt with c_dddd for the city; .positions the two token positions whose hidden states
+    represent a city; .rows the packed rows.
     """
 
     def __init__(self, vocabulary: Vocabulary, task: str, cities: np.ndarray):
@@ -121,7 +121,8 @@ class Writer:
     def put(
         self, folder: Path, step: int, layers: Mapping[int, np.ndarray], cities: np.ndarray, about: Mapping
     ) -> None:
-        """Hands over one segment: arrays [n, d] by layer, int32 [n] city indices, and the attributes `about` them.
+        """Hands over one segment: arrays [n, d] by layer, int32 [n] city indices, and the attributes `about`
+        them.
 
         `flush` says whether it could be written.
         """
@@ -176,9 +177,9 @@ class Activations:
         activations.cities        # int32 [n], indices into the world
         activations[step, layer]  # array [n, d], row i for city cities[i]
 
-    A run of which nothing was captured has no steps. Raises FileNotFoundError where the folder is no run's, or naming
-    a segment that is missing; ValueError naming one that is damaged; KeyError for a step or layer that the run does
-    not have.
+    A run of which nothing was captured has no steps. Raises FileNotFoundError where the folder is no run's,
+    or naming a segment that is missing; ValueError naming one that is damaged; KeyError for a step or layer
+    that the run does not have.
     """
 
     def __init__(self, folder: str | os.PathLike):

@@ -1,9 +1,10 @@
 """Checkpoints: one whole, checksummed safetensors file for a member and a step; the last two are kept.
 
-checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order of
-`worldfast.transformer.Weights`, and in its metadata under "worldfast" a JSON object: `step` (optimizer steps taken),
-`run` (the content hash of the run), `state` (what else the trainer goes on from), `origin`, and `sha256` over all of
-that and the tensors. The position in the data is the step, since a dataset is a function.
+checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order
+of `worldfast.transformer.Weights`, and in its metadata under "worldfast" a JSON object: `step` (optimizer
+steps taken), `run` (the content hash of the run), `state` (what else the trainer goes on from), `origin`, and
+`sha256` over all of that and the tensors. The position in the data is the step, since a dataset is a
+function.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Damaged(ValueError):
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
-    """Writes a checkpoint of the run with this hash and removes all but the last two. OSError where it cannot."""
+    """Writes a checkpoint of the run with this hash and removes all but the last two. OSError where it
+    cannot."""
     from safetensors.torch import save as to_bytes
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
@@ -51,7 +53,8 @@ def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
 
 
 def newest(folder: Path, run: str) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none. Warns of each damaged file that it passes over.
+    """The newest checkpoint that is whole; None where there is none. Warns of each damaged file that it
+    passes over.
 
     ValueError where a checkpoint belongs to another run.
     """
@@ -64,7 +67,8 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
 
 
 def read(path: Path, run: str) -> Checkpoint:
-    """The checkpoint in a file. Damaged where it is not what was written, ValueError where it is of another run."""
+    """The checkpoint in a file. Damaged where it is not what was written, ValueError where it is of another
+    run."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -18,7 +18,8 @@ PARTIAL = ".partial"  # the ending of a file that is being written
 
 
 def write_whole(path: Path, content: bytes) -> Path:
-    """Writes beside `path`, syncs, and renames into it: a reader sees the old file or the new one, never a part.
+    """Writes beside `path`, syncs, and renames into it: a reader sees the old file or the new one, never a
+    part.
 
     Raises OSError naming the path (no space, no permission ...) and leaves nothing behind.
     """
@@ -67,7 +68,8 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def origin(device: str) -> dict[str, str]:
-    """Where a result comes from: the version and commit of worldfast ("" outside a checkout), and the device."""
+    """Where a result comes from: the version and commit of worldfast ("" outside a checkout), and the
+    device."""
     from worldfast import __version__
 
     return {"worldfast": __version__, "commit": _commit(), "device": f"{device}: {_processor(device)}"}

@@ -1,13 +1,14 @@
 """The ensemble: M transformers of one shape, trained and read as one.
 
-Every model is an ensemble; one model is M = 1. The parameters of all members are one float32 buffer [M, P]. Rows of
-tokens lie end to end without padding, member after member, and a member's arithmetic never touches another's: it has
-the bits that it would have alone, whatever the number of threads.
+Every model is an ensemble; one model is M = 1. The parameters of all members are one float32 buffer [M, P].
+Rows of tokens lie end to end without padding, member after member, and a member's arithmetic never touches
+another's: it has the bits that it would have alone, whatever the number of threads.
 
-On a CPU a member's rows are cut into tiles of about a thousand tokens, whose activations stay in the caches from the
-first embedding to the last gradient. A member's tiles are dealt out to LANES partial sums; a lane is one job for one
-thread, so that threads meet twice a step and not once an operation, and lanes are added in order. Rows that begin alike
-("<bos>perimeter(") and stand together share the computation of their beginning: causal attention cannot tell.
+On a CPU a member's rows are cut into tiles of about a thousand tokens, whose activations stay in the caches
+from the first embedding to the last gradient. A member's tiles are dealt out to LANES partial sums; a lane is
+one job for one thread, so that threads meet twice a step and not once an operation, and lanes are added in
+order. Rows that begin alike ("<bos>perimeter(") and stand together share the computation of their beginning:
+causal attention cannot tell.
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ from worldfast.transformer import ModelSpec, Scratch, Tile, Weights, backward, b
 __all__ = ["Ensemble", "ModelSpec", "Rows"]
 
 LANES = 4  # a constant, so that results do not depend on the machine
-LANE_LIMIT = (
-    1 << 22
-)  # parameters behind the embeddings; a larger model is one lane: threads inside operations
-TILE = 1 << 19  # numbers in the widest activation of a tile: 2 MiB
+LANE_LIMIT = 1 << 22  # parameters behind the embeddings; a larger model is one lane, its operations use threads
+TILE = 1 << 20  # numbers in the widest activation of a tile: 4 MiB
 LONGEST_SHARED = 16  # tokens: the words before a row's first city are at most 11
 
 
@@ -72,8 +71,8 @@ class Ensemble:
     threads      CPU threads, None: torch's number. Results do not depend on it while a model has at most 4M
                  parameters behind its embeddings.
 
-    .parameters and .gradients are float32 [M, P]; .decayed float32 [P] is 1 where weight decay applies: on all but
-    biases and norms. .weights[m] holds a member's parameters as views. .threads is the number in use.
+    .parameters and .gradients are float32 [M, P]; .decayed float32 [P] is 1 where weight decay applies: on
+    all but biases and norms. .weights[m] holds a member's parameters as views. .threads is the number in use.
     """
 
     def __init__(
@@ -114,7 +113,8 @@ class Ensemble:
     # ---- weights in and out ----
 
     def initialise(self, member: int, seed: int) -> None:
-        """A member's first weights, a function of the seed alone: matrices normal(0, init_std), biases 0, norms 1."""
+        """A member's first weights, a function of the seed alone: matrices normal(0, init_std), biases 0,
+        norms 1."""
         random = np.random.Generator(np.random.Philox(seed))
         for name, view in self._huggingface(member).items():
             if view.ndim == 2:
@@ -124,12 +124,13 @@ class Ensemble:
                 view.fill_(name.endswith("norm.weight"))
 
     def to_huggingface(self, member: int) -> dict[str, Tensor]:
-        """A member's weights on the CPU under the tensor names of transformers.Qwen2ForCausalLM. Where the head answers
-        a part of the vocabulary, `lm_head.weight` has the rows of that part."""
+        """A member's weights on the CPU under the tensor names of transformers.Qwen2ForCausalLM. Where the
+        head answers a part of the vocabulary, `lm_head.weight` has the rows of that part."""
         return {name: view.cpu().clone() for name, view in self._huggingface(member).items()}
 
     def from_huggingface(self, member: int, tensors: dict[str, Tensor]) -> None:
-        """Sets a member's weights from tensors named and shaped as `to_huggingface` gives them; else ValueError."""
+        """Sets a member's weights from tensors named and shaped as `to_huggingface` gives them; else
+        ValueError."""
         weights = self._huggingface(member)
         for name in sorted(weights.keys() ^ tensors.keys()):
             what = "missing" if name in weights else "no weight of this model"
@@ -142,7 +143,8 @@ class Ensemble:
             view.copy_(tensors[name])
 
     def _huggingface(self, member: int) -> dict[str, Tensor]:
-        """A member's parameters as views under their Hugging Face names. Initial weights are drawn in this order."""
+        """A member's parameters as views under their Hugging Face names. Initial weights are drawn in this
+        order."""
         w = self.weights[member]
         named = {"model.embed_tokens.weight": w.embed}
         for layer, block in enumerate(w.blocks):
@@ -160,13 +162,14 @@ class Ensemble:
     # ---- reading ----
 
     def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
-        """float32 [K, outputs] at the scored positions. members: whose rows they are (default: all, in order)."""
+        """float32 [K, outputs] at the scored positions. members: whose rows they are (default: all, in
+        order)."""
         out = torch.empty(len(rows.scored), self.outputs, device=self.device)
 
         def read(piece, scratch):
             w = self.weights[piece.member]
-            states = forward(self.spec, w, piece.tile, scratch)
-            torch.mm(states[-1], w.head.t(), out=out[piece.scored_part])
+            _, final = forward(self.spec, w, piece.tile, scratch)
+            torch.mm(final.out, w.head.t(), out=out[piece.scored_part])
 
         self._threads.run(read, self._cut(rows, members)[1])
         return out
@@ -176,8 +179,8 @@ class Ensemble:
     ) -> list[Tensor]:
         """The residual stream at the scored positions, float32 [K, D] for each of `layers` (default: all).
 
-        Layers count as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm. IndexError
-        for a layer that the model does not have.
+        Layers count as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm.
+        IndexError for a layer that the model does not have.
         """
         layers = range(self.spec.layers + 1) if layers is None else layers
         for layer in layers:
@@ -186,10 +189,10 @@ class Ensemble:
         out = [torch.empty(len(rows.scored), self.spec.hidden, device=self.device) for _ in layers]
 
         def read(piece, scratch):
-            states = forward(self.spec, self.weights[piece.member], piece.tile, scratch)
+            kept, final = forward(self.spec, self.weights[piece.member], piece.tile, scratch)
             for layer, array in zip(layers, out):
-                state = states[layer]
-                array[piece.scored_part] = state if layer == self.spec.layers else state[piece.tile.sources]
+                last = layer == self.spec.layers
+                array[piece.scored_part] = final.out if last else kept[layer].input.x[piece.tile.sources]
 
         self._threads.run(read, self._cut(rows, members)[1])
         return out
@@ -205,9 +208,7 @@ class Ensemble:
         members = range(self.members) if members is None else members
         losses = self.gradients.new_zeros(len(members), self._lanes, dtype=torch.float64)
         tokens, cut = self._cut(rows, members)
-        arrived = torch.empty(
-            len(tokens), self.spec.hidden, device=self.device
-        )  # gradients at embedded tokens
+        arrived = torch.empty(len(tokens), self.spec.hidden, device=self.device)  # gradients at the embedded
         pieces = [[piece for piece in cut if piece.slot == slot] for slot in range(len(members))]
 
         def lane(job, scratch):
@@ -215,6 +216,7 @@ class Ensemble:
             self._lane_sums[members[slot]][k][self._inner :].zero_()
             gradients = self._lane_views[members[slot]][k]
             for piece in pieces[slot][k :: self._lanes]:
+                scratch.release()
                 losses[slot, k] += self._learn_piece(piece, gradients, arrived[piece.part], scratch)
 
         def gather(slot, scratch):
@@ -224,7 +226,7 @@ class Ensemble:
             for other in others:
                 first += other
             part = slice(pieces[slot][0].part.start, pieces[slot][-1].part.stop)
-            # a token's gradients are added in the order of its appearances: no atomics, the same sum every time
+            # in the order of appearances: no atomics, the same sum every time
             summed = torch.ops.aten.embedding_dense_backward(
                 arrived[part], tokens[part], self.vocabulary, -1, False
             )  # [V, D]
@@ -238,14 +240,13 @@ class Ensemble:
         return losses.sum(1)
 
     def _learn_piece(self, piece: _Piece, gradients: Weights, arrived: Tensor, scratch: Scratch) -> Tensor:
-        """Adds a piece's gradients; those at its embedded tokens go to `arrived` [U, D]. Returns the summed loss."""
+        """Adds a piece's gradients; those at its embedded tokens go to `arrived` [U, D]. Returns the summed
+        loss."""
         w, tile = self.weights[piece.member], piece.tile
-        states = forward(self.spec, w, tile, scratch)
-        logits = torch.mm(states[-1], w.head.t(), out=scratch("logits", len(tile.scored), self.outputs))
-        loss = ops.cross_entropy_(
-            logits, tile.targets, threads=scratch.threads
-        )  # logits hold their gradient from here
-        backward(self.spec, w, tile, logits, gradients, arrived, scratch)
+        kept, final = forward(self.spec, w, tile, scratch)
+        logits = torch.mm(final.out, w.head.t(), out=scratch(len(tile.scored), self.outputs))
+        loss = ops.cross_entropy_(logits, tile.targets, threads=scratch.threads)  # and logits hold its gradient
+        backward(self.spec, w, tile, kept, final, logits, gradients, arrived, scratch)
         return loss.sum(dtype=torch.float64)
 
     def each(self, job: Callable, items: Iterable) -> list:
@@ -255,8 +256,8 @@ class Ensemble:
     def _cut(self, rows: Rows, members: Sequence[int] | None) -> tuple[Tensor, list[_Piece]]:
         """The tokens that are computed, int32 [U], and the rows in pieces, each whole rows of one member.
 
-        A row shares the tokens in which it begins as the row before it does. Where to cut depends on a member's own
-        rows alone.
+        A row shares the tokens in which it begins as the row before it does. Where to cut depends on a
+        member's own rows alone.
         """
         members = range(self.members) if members is None else members
         if len(members) != len(rows.offsets) - 1:
@@ -268,9 +269,8 @@ class Ensemble:
         for slot, (begin, end) in enumerate(pairwise(rows.offsets)):
             first, last = np.searchsorted(starts, (begin, end))
             count = max(1, round((end - begin) / self._tile))
-            count = (
-                max(1, round(count / self._lanes)) * self._lanes if count > 1 else 1
-            )  # lanes of one length
+            if count > 1:  # lanes of one length
+                count = max(1, round(count / self._lanes)) * self._lanes
             ideal = begin + np.arange(1, count) * (end - begin) / count
             inner = first + np.searchsorted(starts[first:last], ideal)
             cuts += [(slot, r0, r1) for r0, r1 in pairwise(np.unique([first, *inner, last]))]
@@ -301,7 +301,8 @@ def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.
     """Which tokens are computed, where rows that begin alike stand together.
 
     tokens int32 [L]; starts int32 [R + 1]; anew: rows that share nothing with the row before them. Returns
-    source int64 [L], each token's place among those computed, and first int64 [U], where each of those stands.
+    source int64 [L], each token's place among those computed, and first int64 [U], where each of those
+    stands.
     """
     length = np.diff(starts)  # [R]
     column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
@@ -322,7 +323,8 @@ def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.
 
 
 class _Threads:
-    """Threads that run jobs, each with its own scratch and with `inside` threads for what torch does in a job."""
+    """Threads that run jobs, each with its own scratch and with `inside` threads for what torch does in a
+    job."""
 
     def __init__(self, count: int, device: torch.device, inside: int):
         self._local = threading.local()
@@ -340,6 +342,12 @@ class _Threads:
 
     def run(self, job: Callable, items: Iterable) -> list:
         """[job(item, scratch) for item in items]; raises the first job's error when all have ended."""
-        futures = [self._pool.submit(lambda item=item: job(item, self._local.scratch)) for item in items]
+
+
+        def run(item):
+            self._local.scratch.release()
+            return job(item, self._local.scratch)
+
+        futures = [self._pool.submit(run, item) for item in items]
         wait(futures)
         return [future.result() for future in futures]

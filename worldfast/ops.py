@@ -259,7 +259,7 @@ def rms_norm_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, scale: Tensor, offsets: Sequence[int], *,
     grad_x: Tensor, grad_weight: Tensor, threads: int | None = None,
 ) -> None:  # fmt: skip
-    """Adds to grad_x [L, D] and grad_weight [M, D], for which a member's tokens are summed in a fixed order."""
+    """Adds to grad_x [L, D] and grad_weight [M, D]; a member's tokens are summed in a fixed order."""
     _cpu(x)
     core.rms_norm_backward(grad_out, x, weight, scale, offsets, grad_x, grad_weight, _threads(threads))
 

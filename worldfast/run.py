@@ -45,8 +45,8 @@ class Run:
     checkpoints              parts that training is cut into: a checkpoint at step 0 and behind each
     capture                  Capture: which activations are written at checkpoints
 
-    .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name. Raises ValueError,
-    TypeError or IndexError naming the field that does not fit.
+    .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name. Raises
+    ValueError, TypeError or IndexError naming the field that does not fit.
     """
 
     tasks: tuple[str, ...]

@@ -1,8 +1,9 @@
 """Training: runs of one shape as an ensemble in lockstep, each as if it were trained alone.
 
-A step generates each member's rows, computes every member's gradient (worldfast.model) and updates each with its own
-learning rate and clipping. At a checkpoint the activations go to a writer's thread, then the checkpoint to disk, so
-that whoever resumes from it finds the activations before it, and its own are made again where they are missing.
+A step generates each member's rows, computes every member's gradient (worldfast.model) and updates each with
+its own learning rate and clipping. At a checkpoint the activations go to a writer's thread, then the
+checkpoint to disk, so that whoever resumes from it finds the activations before it, and its own are made
+again where they are missing.
 
     <out>/<name>-<id>/spec.json        what it is: the run, its origin, its checkpoint steps, what is captured
                       metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate
@@ -50,16 +51,18 @@ def train(
 ) -> list[Path]:
     """Trains runs, those of one shape together, and returns their folders below `out`, in order.
 
-    A run whose folder says that it is done is left as it is; one that was stopped goes on from its newest checkpoint
-    and ends with the bits of an uninterrupted one. Members differ in tasks, seed, rows, batch, learning rate, length.
-    One whose loss or gradient is not finite is frozen before that step and marked in its `done`; the others go on.
+    A run whose folder says that it is done is left as it is; one that was stopped goes on from its newest
+    checkpoint and ends with the bits of an uninterrupted one. Members differ in tasks, seed, rows, batch,
+    learning rate, length. One whose loss or gradient is not finite is frozen before that step and marked in
+    its `done`; the others go on.
 
     device    "auto" or "cpu"
     threads   CPU threads; None: as many as torch uses. Results do not depend on it
     progress  True: rate, loss and time left, on standard error
 
-    Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Raises FileExistsError where `out` is a
-    file, OSError where a file cannot be written, ValueError where a folder holds something else than this run.
+    Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Raises FileExistsError where
+    `out` is a file, OSError where a file cannot be written, ValueError where a folder holds something else
+    than this run.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     for run in runs:
@@ -152,7 +155,8 @@ class _Member:
     # ---- beginning and going on ----
 
     def begin(self) -> bool:
-        """Restores the newest checkpoint or begins; True where the checkpoint of this step is still to be made."""
+        """Restores the newest checkpoint or begins; True where the checkpoint of this step is still to be
+        made."""
         files.folder(self.folder, "out")
         files.remove_partial(self.folder)
         for part in ("checkpoint", "activations"):
@@ -230,8 +234,8 @@ class _Member:
         return self.stream.pack(*self.run.rows_at(self.step))
 
     def update(self, summed: float, count: int) -> None:
-        """Takes a step with the ensemble's gradients, which are those of a loss summed over `count` positions; where
-        it or they are not finite the member has diverged and stays as it was."""
+        """Takes a step with the ensemble's gradients, which are those of a loss summed over `count`
+        positions; where it or they are not finite the member has diverged and stays as it was."""
         run, i = self.run, slice(self.index, self.index + 1)
         gradient = self.ensemble.gradients[i]  # [1, P]
         norm = float(ops.gradient_norm(gradient, threads=1)[0]) / count
@@ -301,10 +305,11 @@ class _Member:
 
 
 def _flatten(packs: list[Packed], losses: list[str]) -> tuple[Rows, list[int]]:
-    """Members' rows end to end, with the positions that each member's loss is read from, and the number of these.
+    """Members' rows end to end, with the positions that each member's loss is read from, and the number of
+    these.
 
-    The last token of a row predicts nothing and is left out. Rows that begin alike stand together, for the model to
-    compute their beginning once.
+    The last token of a row predicts nothing and is left out. Rows that begin alike stand together, for the
+    model to compute their beginning once.
     """
     parts, offsets, counts = [], [0], []
     for packed, loss in zip(packs, losses):
@@ -357,7 +362,8 @@ class _Interrupt:
 
 
 class _Progress:
-    """Rate, loss and time left on standard error: one line that changes on a terminal, a line each 10 s elsewhere."""
+    """Rate, loss and time left on standard error: one line that changes on a terminal, a line each 10 s
+    elsewhere."""
 
     def __init__(self, shown: bool):
         self._shown, self._terminal = shown, sys.stderr.isatty()

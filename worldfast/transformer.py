@@ -1,9 +1,10 @@
 """One Qwen2 transformer on one tile of packed rows: its shape, its forward pass, its gradient.
 
-The gradient is written out by hand beside the forward pass it belongs to: activations stand in scratch arrays that are
-used again for the next tile, and weight gradients are added straight to where the optimizer reads them.
+The gradient is written out by hand beside the forward pass it belongs to: activations stand in memory that is used
+again for the next tile, and weight gradients are added straight to where the optimizer reads them.
 
-L tokens, U of them computed, K scored positions, D hidden, F intermediate, V vocabulary, H tokens the head can answer, P parameters.
+L tokens, U of them computed, K scored positions, D hidden, F intermediate, V vocabulary, H tokens the head
+can answer, P parameters.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from worldfast import ops
 
-__all__ = ["Block", "ModelSpec", "Scratch", "Tile", "Weights", "backward", "buffer_size", "forward", "views"]
+__all__ = ["ModelSpec", "Scratch", "Tile", "Weights", "backward", "buffer_size", "forward", "views"]
 
 ALIGN = 16  # numbers: every parameter begins at a multiple of 64 bytes, in every member of an ensemble
 
@@ -123,25 +124,33 @@ def views(shapes: Weights, buffer: Tensor) -> Weights:
 
 
 class Scratch:
-    """Arrays by name, kept from tile to tile: fresh memory costs more than the arithmetic done in it.
+    """Memory for a tile's activations, used again for the next: fresh memory costs more than the arithmetic done in it.
 
+    s(n, D) is the next uninitialised float32 [n, D]; `s.release(s.mark())` around some of them makes their place free.
     threads: how many an operation may use.
     """
 
     def __init__(self, device: torch.device, threads: int):
-        self.device, self.threads, self._arrays = device, threads, {}
+        self.threads, self._used, self._memory = threads, 0, torch.empty(1 << 20, device=device)
 
-    def __call__(self, name: str, *shape: int) -> Tensor:
+    def __call__(self, *shape: int) -> Tensor:
         size = math.prod(shape)
-        array = self._arrays.get(name)
-        if array is None or len(array) < size:
-            array = self._arrays[name] = torch.empty(size + size // 8, device=self.device)
-        return array[:size].view(shape)
+        begin, self._used = self._used, self._used + size + -size % ALIGN
+        if self._used > self._memory.shape[0]:  # what stands in the old memory keeps it alive
+            self._memory = torch.empty(2 * self._used, device=self._memory.device)
+        return self._memory[begin : begin + size].view(shape)
+
+    def mark(self) -> int:
+        return self._used
+
+    def release(self, mark: int = 0) -> None:
+        """Frees what was taken since the mark."""
+        self._used = mark
 
 
 class Tile(NamedTuple):
-    """Packed rows of one model. Where rows begin alike, what is alike is computed once: attention sees the L tokens of
-    whole rows, all else the U among them that differ. Where none are alike, U = L.
+    """Packed rows of one model. Where rows begin alike, what is alike is computed once: attention sees the L
+    tokens of whole rows, all else the U among them that differ. Where none are alike, U = L.
 
     tokens       int32 [U]
     cu_seqlens   int32 [R + 1], where rows begin among the L
@@ -161,108 +170,124 @@ class Tile(NamedTuple):
     targets: Tensor | None = None
 
     @property
-    def length(self) -> int:
-        """L."""
-        return len(self.tokens if self.source is None else self.source)
+    def sizes(self) -> tuple[int, int, int]:
+        """L, U, K."""
+        U = self.tokens.shape[0]
+        return U if self.source is None else self.source.shape[0], U, self.scored.shape[0]
 
     def seen(self, last: bool) -> Tensor | None:
-        """Positions among the L whose attention is used: past the last one, only scored positions matter. None: all."""
+        """Positions among the L whose attention is used; None: all. Past the last, only scored positions matter."""
         return self.scored if last else self.first
 
 
-def forward(spec: ModelSpec, w: Weights, tile: Tile, s: Scratch) -> list[Tensor]:
-    """The residual stream before each block [U, D] and behind the final norm [K, D]; all else stays in the scratch."""
-    L, U, K, D, F = tile.length, len(tile.tokens), len(tile.scored), spec.hidden, spec.intermediate
-    x = torch.index_select(w.embed, 0, tile.tokens, out=s("x0", U, D))
-    states = [x]
+class Norm(NamedTuple):
+    """x / rms(x) * weight, and what its gradient needs."""
+
+    x: Tensor  # [n, D]
+    scale: Tensor  # [n], 1 / rms(x)
+    out: Tensor  # [n, D]
+
+
+class Kept(NamedTuple):
+    """What a block's gradient needs of its forward pass; n is K in the last block, else U."""
+
+    input: Norm  # of [U, D]
+    qkv: Tensor  # [L, 3 D]
+    mixed: Tensor  # [n, D], what attention gave
+    middle: Norm  # of [n, D]
+    gate_up: Tensor  # [n, 2 F]
+
+
+def forward(spec: ModelSpec, w: Weights, tile: Tile, s: Scratch) -> tuple[list[Kept], Norm]:
+    """Each block's activations, and the final norm [K, D] from which the head answers."""
+    (L, U, K), D, F = tile.sizes, spec.hidden, spec.intermediate
+    x = torch.index_select(w.embed, 0, tile.tokens, out=s(U, D))
+    kept = []
     for i, block in enumerate(w.blocks):
         last = i == spec.layers - 1
         n, seen = K if last else U, tile.seen(last)
-        h = _norm(spec, x, block.input_norm, f"input{i}", s)
-        qkv = torch.addmm(block.qkv_bias, h, block.qkv.t(), out=s(f"qkv{i}" if L == U else "qkv", U, 3 * D))
+        input = _norm(spec, x, block.input_norm, s)
+        qkv = torch.addmm(block.qkv_bias, input.out, block.qkv.t(), out=s(U, 3 * D))
         if L > U:
-            qkv = torch.index_select(qkv, 0, tile.source, out=s(f"qkv{i}", L, 3 * D))
-        mixed = s(f"mixed{i}" if seen is None else "mixed", L, D)
-        heads_out = mixed.view(L, spec.heads, -1)
-        ops.attention_forward(
-            *_heads(spec, qkv), tile.cu_seqlens, spec.rope_base, out=heads_out, threads=s.threads
-        )
+            qkv = torch.index_select(qkv, 0, tile.source, out=s(L, 3 * D))
+        mixed = s(L, D)
+        heads = mixed.view(L, spec.heads, -1)
+        ops.attention_forward(*_heads(spec, qkv), tile.cu_seqlens, spec.rope_base, out=heads, threads=s.threads)
         if seen is not None:
-            mixed = torch.index_select(mixed, 0, seen, out=s(f"mixed{i}", n, D))
+            mixed = torch.index_select(mixed, 0, seen, out=s(n, D))
         if last:
-            x = torch.index_select(x, 0, tile.sources, out=s("x", K, D))
-        x = torch.addmm(x, mixed, block.output.t(), out=s(f"middle{i}", n, D))
-        h = _norm(spec, x, block.mlp_norm, f"mlp{i}", s)
-        gate_up = torch.mm(h, block.gate_up.t(), out=s(f"gate_up{i}", n, 2 * F))
-        gated = ops.swiglu_forward(gate_up, out=s("gated", n, F), threads=s.threads)
-        x = torch.addmm(x, gated, block.down.t(), out=s(f"x{i + 1}", n, D))
-        states.append(x)
-    states[-1] = _norm(spec, x, w.norm, "final", s)
-    return states
+            x = torch.index_select(x, 0, tile.sources, out=s(n, D))
+        middle = _norm(spec, torch.addmm(x, mixed, block.output.t(), out=s(n, D)), block.mlp_norm, s)
+        gate_up = torch.mm(middle.out, block.gate_up.t(), out=s(n, 2 * F))
+        kept.append(Kept(input, qkv, mixed, middle, gate_up))
+        x, mark = s(n, D), s.mark()
+        gated = ops.swiglu_forward(gate_up, out=s(n, F), threads=s.threads)
+        torch.addmm(middle.x, gated, block.down.t(), out=x)
+        s.release(mark)
+    return kept, _norm(spec, x, w.norm, s)
 
 
 def backward(
-    spec: ModelSpec, w: Weights, tile: Tile, dlogits: Tensor, g: Weights, dembed: Tensor, s: Scratch
-) -> None:
-    """Adds the gradient at the weights to `g`, for the tile that `forward` last saw with this scratch.
+    spec: ModelSpec, w: Weights, tile: Tile, kept: list[Kept], final: Norm, dlogits: Tensor, g: Weights,
+    dembed: Tensor, s: Scratch,
+) -> None:  # fmt: skip
+    """Adds the gradient at the weights to `g`, but for that at the embedded tokens, which is written to dembed [U, D].
 
-    dlogits [K, H]: the loss's gradient at the logits. That at the embedded tokens is written to dembed [U, D], and
-    `g.embed` is left alone.
+    kept, final   what `forward` returned
+    dlogits       [K, H], the loss's gradient at the logits
     """
-    L, U, K, D, F = tile.length, len(tile.tokens), len(tile.scored), spec.hidden, spec.intermediate
-    g.head.addmm_(dlogits.t(), s("final", K, D))
-    dh = torch.mm(dlogits, w.head, out=s("dh", K, D))
-    dx = s("dx", K, D).zero_()
-    _norm_backward(dh, s(f"x{spec.layers}", K, D), w.norm, "final", dx, g.norm, s)
+    (L, U, K), D, F = tile.sizes, spec.hidden, spec.intermediate
+    g.head.addmm_(dlogits.t(), final.out)
+    dx = s(K, D).zero_()
+    _norm_backward(torch.mm(dlogits, w.head, out=s(K, D)), final, w.norm, dx, g.norm, s)
     for i in reversed(range(spec.layers)):
-        block, gb, last = w.blocks[i], g.blocks[i], i == spec.layers - 1
+        block, gb, of, last, mark = w.blocks[i], g.blocks[i], kept[i], i == spec.layers - 1, s.mark()
         n, seen = K if last else U, tile.seen(last)
-        # x[i + 1] = middle + down(swiglu(gate_up(norm(middle))))
-        dgated = torch.mm(dx, block.down, out=s("dgated", n, F))
-        gate_up, dgate_up, gated = s(f"gate_up{i}", n, 2 * F), s("dgate_up", n, 2 * F), s("gated", n, F)
-        ops.swiglu_backward(dgated, gate_up, grad_gate_up=dgate_up, out=gated, threads=s.threads)
+        # x = middle + down(swiglu(gate_up(norm(middle))))
+        dgated, dgate_up, gated = torch.mm(dx, block.down, out=s(n, F)), s(n, 2 * F), s(n, F)
+        ops.swiglu_backward(dgated, of.gate_up, grad_gate_up=dgate_up, out=gated, threads=s.threads)
         gb.down.addmm_(dx.t(), gated)
-        gb.gate_up.addmm_(dgate_up.t(), s(f"mlp{i}", n, D))
-        dh = torch.mm(dgate_up, block.gate_up, out=s("dh", n, D))
-        _norm_backward(dh, s(f"middle{i}", n, D), block.mlp_norm, f"mlp{i}", dx, gb.mlp_norm, s)
-        # middle = x[i] + output(attention(qkv(norm(x[i]))))
-        gb.output.addmm_(dx.t(), s(f"mixed{i}", n, D))
-        dmixed = torch.mm(dx, block.output, out=s("dmixed", n, D))
+        gb.gate_up.addmm_(dgate_up.t(), of.middle.out)
+        dnorm = torch.mm(dgate_up, block.gate_up, out=s(n, D))
+        _norm_backward(dnorm, of.middle, block.mlp_norm, dx, gb.mlp_norm, s)
+        # middle = input + output(attention(qkv(norm(input))))
+        gb.output.addmm_(dx.t(), of.mixed)
+        dmixed = torch.mm(dx, block.output, out=dnorm)
         if seen is not None:
-            dmixed = s("dmixed_all", L, D).zero_().index_copy_(0, seen, dmixed)
+            dmixed = s(L, D).zero_().index_copy_(0, seen, dmixed)
         if last:
             dx = dembed.zero_().index_add_(0, tile.sources, dx)
-        dqkv = s("dqkv", L, 3 * D)
+        dqkv = s(L, 3 * D)
         dq, dk, dv = _heads(spec, dqkv)
         ops.attention_backward(
-            dmixed.view(L, spec.heads, -1), *_heads(spec, s(f"qkv{i}", L, 3 * D)), tile.cu_seqlens, spec.rope_base,
+            dmixed.view(L, spec.heads, -1), *_heads(spec, of.qkv), tile.cu_seqlens, spec.rope_base,
             grad_q=dq, grad_k=dk, grad_v=dv, threads=s.threads,
         )  # fmt: skip
         if L > U:
-            dqkv = s("dqkv_differing", U, 3 * D).zero_().index_add_(0, tile.source, dqkv)
-        gb.qkv.addmm_(dqkv.t(), s(f"input{i}", U, D))
+            dqkv = s(U, 3 * D).zero_().index_add_(0, tile.source, dqkv)
+        gb.qkv.addmm_(dqkv.t(), of.input.out)
         gb.qkv_bias.add_(dqkv.sum(0))
-        dh = torch.mm(dqkv, block.qkv, out=s("dh", U, D))
-        _norm_backward(dh, s(f"x{i}", U, D), block.input_norm, f"input{i}", dx, gb.input_norm, s)
+        dnorm = torch.mm(dqkv, block.qkv, out=s(U, D))
+        _norm_backward(dnorm, of.input, block.input_norm, dx, gb.input_norm, s)
+        s.release(mark)
 
 
 def _heads(spec: ModelSpec, qkv: Tensor) -> tuple[Tensor, ...]:
     """Queries, keys, values as views [L, heads, D / heads] of qkv [L, 3 D]."""
-    return qkv.view(len(qkv), 3, spec.heads, -1).unbind(1)
+    return qkv.view(qkv.shape[0], 3, spec.heads, -1).unbind(1)
 
 
-def _norm(spec: ModelSpec, x: Tensor, weight: Tensor, name: str, s: Scratch) -> Tensor:
-    """x / rms(x) * weight as scratch `name`; 1 / rms(x) stays beside it for the gradient."""
-    out, scale = s(name, *x.shape), s(name + "_scale", len(x))
-    ops.rms_norm_forward(x, weight[None], [0, len(x)], spec.norm_eps, out=out, scale=scale, threads=s.threads)
-    return out
-
-
-def _norm_backward(
-    dout: Tensor, x: Tensor, weight: Tensor, name: str, dx: Tensor, dweight: Tensor, s: Scratch
-) -> None:
-    """Adds the gradients of `_norm(x)` at x to dx and at the weight to dweight."""
-    scale, offsets = s(name + "_scale", len(x)), [0, len(x)]
-    ops.rms_norm_backward(
-        dout, x, weight[None], scale, offsets, grad_x=dx, grad_weight=dweight[None], threads=s.threads
+def _norm(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Norm:
+    out, scale = s(*x.shape), s(x.shape[0])
+    ops.rms_norm_forward(
+        x, weight[None], [0, x.shape[0]], spec.norm_eps, out=out, scale=scale, threads=s.threads
     )
+    return Norm(x, scale, out)
+
+
+def _norm_backward(dout: Tensor, norm: Norm, weight: Tensor, dx: Tensor, dweight: Tensor, s: Scratch) -> None:
+    """Adds the gradients of the norm at its input to dx [n, D] and at its weight to dweight [D]."""
+    ops.rms_norm_backward(
+        dout, norm.x, weight[None], norm.scale, [0, dx.shape[0]], grad_x=dx, grad_weight=dweight[None],
+        threads=s.threads,
+    )  # fmt: skip

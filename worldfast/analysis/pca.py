@@ -41,13 +41,13 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     chosen = np.random.default_rng(seed).permutation(n)[: max(k, round(share * n))]
     if not 1 <= k <= min(len(chosen), d):
         raise ValueError(f"k: expected 1 to {min(len(chosen), d)} components, got {k}")
-    pca = PCA(k, svd_solver="full").fit(last[chosen])
+    pca = PCA(k, svd_solver="covariance_eigh").fit(last[chosen])
     projected = [pca.transform(last)]
     for step in reversed(steps[:-1]):
         X = np.asarray(activations[step, layer], dtype=np.float64)
         if fit == "last":
             projected.append(pca.transform(X))
         else:
-            own = PCA(k, svd_solver="full").fit(X[chosen]).transform(X)
+            own = PCA(k, svd_solver="covariance_eigh").fit(X[chosen]).transform(X)
             projected.append(own @ orthogonal_procrustes(own, projected[-1])[0])
     return Components(np.stack(projected[::-1]).astype(np.float32), pca.explained_variance_ratio_.astype(np.float64))

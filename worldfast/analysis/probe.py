@@ -3,6 +3,8 @@
 Ordinary least squares from representations to coordinates, scored on cities the probe has not seen.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,4 +85,8 @@ def probe_over_training(activations, layer, xy, test, ridge=None):
 
     activations  Activations, or anything with .steps and [step, layer] -> [n, d]
     """
-    return [linear_probe(activations[step, layer], xy, test, ridge) for step in activations.steps]
+    from threadpoolctl import threadpool_limits
+
+    # The products of one probe are too small to share out among threads; probes are not.
+    with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda step: linear_probe(activations[step, layer], xy, test, ridge), activations.steps))
