@@ -16,7 +16,7 @@ struct Pool {
     const int32_t* index;
     int32_t size;
 
-    WF_HD int32_t operator[](int64_t i) const { return index ? index[i] : static_cast<int32_t>(i); }
+    WF_HD int32_t operator[](uint64_t i) const { return index ? index[i] : static_cast<int32_t>(i); }
 };
 
 struct Component {
@@ -48,7 +48,6 @@ struct StreamView {
 
 struct Row {
     int32_t cities[max_cities];  // -1 behind the n-th
-    Point points[max_cities];
     int32_t n;
     int64_t label;
 };
@@ -56,62 +55,63 @@ struct Row {
 // The chance of more tries than this is below 1e-200 for the cities of the world; a world that needs them has no row.
 constexpr int max_tries = 20000;
 
-template <int N> WF_HD void shuffle_cities(Row& row, Random& random) {
+template <int N> WF_HD void shuffle_cities(int32_t* cities, Random& random) {
     for (int i = N - 1; i > 0; --i) {
         const int j = static_cast<int>(random.below(static_cast<uint32_t>(i + 1)));
-        const int32_t city = row.cities[i];
-        row.cities[i] = row.cities[j];
-        row.cities[j] = city;
+        const int32_t city = cities[i];
+        cities[i] = cities[j];
+        cities[j] = city;
     }
 }
 
-template <int T, int N> WF_HD void label_row(const StreamView& stream, Row& row) {
-    for (int i = 0; i < N; ++i) row.points[i] = stream.xy[row.cities[i]];
-    row.label = label<T, N>(row.points);
+template <int T, int N> WF_HD int64_t label_cities(const StreamView& stream, const int32_t* cities) {
+    Point points[N];
+    for (int i = 0; i < N; ++i) points[i] = stream.xy[cities[i]];
+    return label<T, N>(points);
 }
 
 // The p-th unordered pair of 0 .. n-1: all neighbours at distance 1 around a circle, then at distance 2, ... For even n
 // the last distance is its own opposite and has half as many.
-WF_HD void pair_at(int64_t p, int64_t n, int64_t& i, int64_t& j) {
-    const int64_t step = p / n + 1;
-    i = p % n;
+WF_HD void pair_at(uint64_t p, uint64_t n, uint64_t& i, uint64_t& j) {
+    const uint64_t step = divide(p, n, i) + 1;
     j = i + step < n ? i + step : i + step - n;
 }
 
-WF_HD void draw_pair(const Component& c, int64_t r, Random& random, Row& row) {
-    const int64_t p = static_cast<int64_t>(c.pairs(static_cast<uint64_t>(c.pair_offset + r)));
-    const int64_t g = c.group.size, within = g * (g - 1) / 2;
-    int64_t i, j;
+WF_HD void draw_pair(const Component& c, int64_t r, Random& random, int32_t* cities) {
+    const uint64_t p = c.pairs(static_cast<uint64_t>(c.pair_offset + r));
+    const uint64_t g = static_cast<uint64_t>(c.group.size), within = g * (g - 1) / 2;
+    uint64_t i, j;
     if (g == 0) {
-        pair_at(p, c.pool.size, i, j);
-        row.cities[0] = c.pool[i];
-        row.cities[1] = c.pool[j];
+        pair_at(p, static_cast<uint64_t>(c.pool.size), i, j);
+        cities[0] = c.pool[i];
+        cities[1] = c.pool[j];
     } else if (p < within) {
         pair_at(p, g, i, j);
-        row.cities[0] = c.group[i];
-        row.cities[1] = c.group[j];
+        cities[0] = c.group[i];
+        cities[1] = c.group[j];
     } else {
-        row.cities[0] = c.group[(p - within) / c.rest.size];
-        row.cities[1] = c.rest[(p - within) % c.rest.size];
+        i = divide(p - within, static_cast<uint64_t>(c.rest.size), j);
+        cities[0] = c.group[i];
+        cities[1] = c.rest[j];
     }
-    shuffle_cities<2>(row, random);
+    shuffle_cities<2>(cities, random);
 }
 
 // N cities, uniformly; with a group: one from the group, the others from the whole pool, in random order.
-template <int N> WF_HD void draw_cities(const Component& c, Random& random, Row& row) {
+template <int N> WF_HD void draw_cities(const Component& c, Random& random, int32_t* cities) {
     uint32_t drawn[N];
     random.below<N>(static_cast<uint32_t>(c.pool.size), drawn);
-    for (int i = 0; i < N; ++i) row.cities[i] = c.pool[drawn[i]];
+    for (int i = 0; i < N; ++i) cities[i] = c.pool[drawn[i]];
     if (c.group.size > 0) {
-        row.cities[0] = c.group[random.below(static_cast<uint32_t>(c.group.size))];
-        shuffle_cities<N>(row, random);
+        cities[0] = c.group[random.below(static_cast<uint32_t>(c.group.size))];
+        shuffle_cities<N>(cities, random);
     }
 }
 
-template <int N> WF_HD bool repeated(const Row& row) {
+template <int N> WF_HD bool repeated(const int32_t* cities) {
     bool any = false;
     for (int i = 1; i < N; ++i)
-        for (int j = 0; j < i; ++j) any |= row.cities[i] == row.cities[j];
+        for (int j = 0; j < i; ++j) any |= cities[i] == cities[j];
     return any;
 }
 
@@ -124,28 +124,31 @@ struct SampleRow {
     Row& row;
 
     template <int T, int N> WF_HD bool operator()() const {
-        row.n = N;
-        for (int i = N; i < max_cities; ++i) row.cities[i] = -1;
+        int32_t cities[N];
+        int64_t found;
         if constexpr (tasks[T].unique_pairs) {
-            draw_pair(c, r, random, row);
-            label_row<T, N>(stream, row);
+            draw_pair(c, r, random, cities);
+            found = label_cities<T, N>(stream, cities);
         } else if constexpr (tasks[T].balanced) {
             const int64_t wanted = static_cast<int64_t>(random.next() >> 63);
             int tries = 0;
             do {
                 if (++tries > max_tries) return false;
-                draw_cities<N>(c, random, row);
-                label_row<T, N>(stream, row);
-            } while (row.label != wanted || repeated<N>(row));
+                draw_cities<N>(c, random, cities);
+                found = label_cities<T, N>(stream, cities);
+            } while (found != wanted || repeated<N>(cities));
             if (T == crossing && c.reshuffled) {
-                shuffle_cities<N>(row, random);
-                label_row<T, N>(stream, row);
+                shuffle_cities<N>(cities, random);
+                found = label_cities<T, N>(stream, cities);
             }
         } else {
-            do draw_cities<N>(c, random, row);
-            while (repeated<N>(row));
-            label_row<T, N>(stream, row);
+            do draw_cities<N>(c, random, cities);
+            while (repeated<N>(cities));
+            found = label_cities<T, N>(stream, cities);
         }
+        for (int i = 0; i < max_cities; ++i) row.cities[i] = i < N ? cities[i] : -1;
+        row.n = N;
+        row.label = found;
         return true;
     }
 };
@@ -160,19 +163,16 @@ WF_HD bool sample_row(const StreamView& stream, const Component& c, int64_t r, R
 
 // Which component and which of its rows stand at a position.
 WF_HD const Component& locate(const StreamView& stream, int64_t position, int64_t& r) {
-    int i = 0;
+    uint64_t i = 0, rest;
     if (stream.order == Order::interleaved) {
-        i = static_cast<int>(position % stream.component_count);
-        r = position / stream.component_count;
+        rest = divide(static_cast<uint64_t>(position), static_cast<uint64_t>(stream.component_count), i);
     } else {
-        r = position % stream.rows;
-        if (stream.order == Order::shuffled) {
-            const uint64_t epoch = static_cast<uint64_t>(position / stream.rows);
-            r = static_cast<int64_t>(stream.shuffle.keyed(mix(stream.shuffle_key + epoch))(static_cast<uint64_t>(r)));
-        }
-        while (r >= stream.components[i].rows) r -= stream.components[i++].rows;
+        const uint64_t epoch = divide(static_cast<uint64_t>(position), static_cast<uint64_t>(stream.rows), rest);
+        if (stream.order == Order::shuffled) rest = stream.shuffle.keyed(mix(stream.shuffle_key + epoch))(rest);
+        while (rest >= static_cast<uint64_t>(stream.components[i].rows))
+            rest -= static_cast<uint64_t>(stream.components[i++].rows);
     }
-    r += stream.components[i].first;
+    r = stream.components[i].first + static_cast<int64_t>(rest);
     return stream.components[i];
 }
 

@@ -29,6 +29,17 @@ WF_HD uint64_t multiply_high(uint64_t a, uint64_t b) {
 #endif
 }
 
+// value / n, and what is left of value in `rest`. Half the bits take half the time, and nearly all numbers have them.
+WF_HD uint64_t divide(uint64_t value, uint64_t n, uint64_t& rest) {
+    if (((value | n) >> 32) == 0) {
+        const uint32_t v = static_cast<uint32_t>(value), d = static_cast<uint32_t>(n);
+        rest = v % d;
+        return v / d;
+    }
+    rest = value % n;
+    return value / n;
+}
+
 class Random {
 public:
     WF_HD Random(uint64_t key, uint64_t row) : state_(key ^ mix(row)) {}
@@ -67,7 +78,7 @@ public:
 
     WF_HD uint64_t operator()(uint64_t i) const {
         do {
-            uint64_t row = i / columns_, column = i % columns_;
+            uint64_t column, row = divide(i, columns_, column);
             for (uint64_t round = 0; round < 4; round += 2) {
                 row = shift(row, hash(column, round, rows_), rows_);
                 column = shift(column, hash(row, round + 1, columns_), columns_);

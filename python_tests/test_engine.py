@@ -82,7 +82,8 @@ def test_studies_refuse(tiny):
 def test_the_demo_is_what_it_says():
     demo = study.demo()
     assert [run.tasks for run in demo.runs] == [("distance",), ("angle",), tuple(wf.TASKS)]
-    assert len({run.steps for run in demo.runs}) == 1 and all(run.vocabulary == "entity" for run in demo.runs)
+    assert all(run.vocabulary == "entity" and run.loss == "answer" for run in demo.runs)
+    assert [run.epoch_rows for run in study.demo(0.01).runs] == [3_000, 3_000, 9_800]
     assert len(demo.runs[0].world.build()) == 5075
 
 
@@ -100,5 +101,5 @@ def test_command_line(capsys, tmp_path):
     assert cli.main(["demo", "--out", str(blocked)]) == 1
     assert "is a file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.main(["demo", "--rwos", "5"])
-    assert "--rows" in capsys.readouterr().err
+        cli.main(["demo", "--sclae", "5"])
+    assert "--scale" in capsys.readouterr().err

@@ -193,6 +193,18 @@ def test_bits_do_not_depend_on_threads(threads):
     assert torch.equal(*[ensemble.gradients for ensemble in ensembles])
 
 
+def test_a_large_model_is_one_lane(monkeypatch):
+    """Threads then work inside operations: the same numbers but for rounding."""
+    spec, vocabulary = SHAPES["D64-L2-H4-F96-V300-head98"]
+    rows = rows_of(spec, vocabulary, counts=(300, 200))
+    small = ensemble_of(spec, vocabulary, 2)
+    monkeypatch.setattr(model, "LANE_LIMIT", 0)
+    large = ensemble_of(spec, vocabulary, 2, threads=2)
+    assert (small._lanes, large._lanes) == (4, 1)
+    torch.testing.assert_close(large.learn(rows), small.learn(rows))
+    torch.testing.assert_close(large.gradients, small.gradients, rtol=1e-4, atol=1e-4)
+
+
 def test_threads_leave_torch_as_it_was():
     before = torch.get_num_threads()
     ensemble_of(*SHAPES["paper"], members=1, threads=3).logits(rows_of(*SHAPES["paper"], counts=(3,)))
@@ -284,3 +296,5 @@ def test_ensembles_that_do_not_fit():
     spec, vocabulary = SHAPES["D24-L1-H3-F40-V111"]
     with pytest.raises(ValueError, match="members: 1 named, but the rows are those of 2"):
         Ensemble(spec, vocabulary, 2).logits(rows_of(spec, vocabulary, (2, 2)), [0])
+    with pytest.raises(ValueError, match="rows: member 1 has none"):
+        Ensemble(spec, vocabulary, 2).learn(rows_of(spec, vocabulary, (2, 0)))

@@ -324,7 +324,11 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     train(BASE, tmp_path)
     lines = capfd.readouterr().err.splitlines()
     assert lines[0].startswith("training pt-distance-s7 on the CPU, threads: ")
-    assert lines[-1].startswith("step 20/20  ") and "rows/s  loss " in lines[-1] and "0:00 left" in lines[-1]
+    assert (
+        lines[-1].startswith("320 of 320 rows  ")
+        and "rows/s  loss " in lines[-1]
+        and "0:00 left" in lines[-1]
+    )
     assert not any("\r" in line for line in lines)
 
 

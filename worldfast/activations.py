@@ -3,8 +3,8 @@
 The only place that knows the layout. A run's folder has one file for each checkpoint, whole or not there:
 
     activations/step-00001234.h5
-        /layer_05     [n, 2 D] float32 or float16: the hidden states of the city's last token and of the delimiter
-                      behind it, one beside the other; attribute sha256 of its bytes
+        /layer_05     [n, 2 D] float32 or float16: the hidden states of the city's last token and of the
+                      delimiter behind it, one beside the other; attribute sha256 of its bytes
         /city_index   int32 [n], indices into the world; attribute sha256
         attributes    step, run (hash of the spec), prompt, token_positions, dtype, spec (JSON), origin (JSON)
 
@@ -40,8 +40,8 @@ DTYPES = ("float32", "float16")
 class Capture:
     """What of a model's activations is written at each checkpoint.
 
-    layers   counted as in Hugging Face (0 the embeddings, the last after the final norm); None: the upper half, which
-             is 3, 4, 5, 6 of six layers; (): nothing is written
+    layers   counted as in Hugging Face (0 the embeddings, the last after the final norm); None: the upper
+             half, which is 3, 4, 5, 6 of six layers; (): nothing is written
     cities   an expression for World.select; None: all
     task     the task whose prompt is used, "dist(c_1234," for distance; None: the run's first
     dtype    "float32", or "float16" for half the space

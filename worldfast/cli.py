@@ -10,21 +10,21 @@ from worldfast import study
 __all__ = ["main"]
 
 
-def demo(out: Path = Path("."), rows: int = study.DEMO_ROWS, seed: int = 42, threads: int | None = None) -> None:
+def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: int | None = None) -> None:
     """Train three small models on the map of the world, read it back out of them, and show it on a page.
 
     Run it again to go on where it stopped, or to make the page again.
 
     Args:
         out: Folder for runs/ and studies/.
-        rows: Rows that each model sees.
+        scale: Of the rows that each model sees: 0.01 is a quick look at what happens, and learns nothing.
         seed: Of the data and of the first weights.
         threads: CPU threads; as many as torch uses by default.
     """
     from worldfast import figures, report
     from worldfast.engine import run_study
 
-    result = run_study(study.demo(rows, seed), out, threads=threads)
+    result = run_study(study.demo(scale, seed), out, threads=threads)
     folder = out / "studies" / result.name
     page = report.write(result, folder / "report.html")
     figures.save_study(result, folder / "figures")

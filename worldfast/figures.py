@@ -256,7 +256,7 @@ def running_mean(values: np.ndarray, share: float = 1 / 40) -> np.ndarray:
 
 
 def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tuple[Path, Path]:
-    """Write `folder`/`name`.png (200 dpi) and .svg, each whole or not at all; returns both paths.
+    """Write `folder`/`name`.png (160 dpi) and .svg, each whole or not at all; returns both paths.
 
     `origin` says where the figure comes from and stands in both files' description. The folder is made. The
     same figure gives the same bytes. Errors: those of the file system (FileExistsError: `folder` is a
@@ -272,9 +272,7 @@ def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tupl
             figure.savefig(
                 buffer,
                 format=suffix,
-                dpi=200,
-                bbox_inches="tight",
-                pad_inches=0.12,
+                dpi=160,
                 metadata={"Description": origin, "Title": name, **extra},
             )
         written.append(files.write_whole(target / f"{name}.{suffix}", buffer.getvalue()))
@@ -290,8 +288,7 @@ def save_study(result: StudyResult, folder: str | os.PathLike) -> list[Path]:
         "cka": cka_matrix(result.cka, [run.name for run in result.runs], result.cka_layer),
     }
     for run in result.runs:
-        drawn[f"map-{run.name}"] = learned_map(result.world, run)
-        drawn[f"film-{run.name}"] = learned_map(result.world, run, moments=6)
+        drawn[f"map-{run.name}"] = learned_map(result.world, run, moments=6)
         drawn[f"pca-{run.name}"] = pca(result.world, run)
     return [path for name, figure in drawn.items() for path in save(figure, folder, name, origin)]
 
@@ -302,7 +299,9 @@ def save_study(result: StudyResult, folder: str | os.PathLike) -> list[Path]:
 def _figure(width: float, height: float):
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    return figure
 
 
 def _cities(axes, world: World, places: np.ndarray, size: float) -> None:

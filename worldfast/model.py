@@ -29,7 +29,9 @@ from worldfast.transformer import ModelSpec, Scratch, Tile, Weights, backward, b
 __all__ = ["Ensemble", "ModelSpec", "Rows"]
 
 LANES = 4  # a constant, so that results do not depend on the machine
-LANE_LIMIT = 1 << 22  # parameters behind the embeddings; a larger model is one lane, its operations use threads
+LANE_LIMIT = (
+    1 << 22
+)  # parameters behind the embeddings; a larger model is one lane, its operations use threads
 TILE = 1 << 20  # numbers in the widest activation of a tile: 4 MiB
 LONGEST_SHARED = 16  # tokens: the words before a row's first city are at most 11
 
@@ -113,8 +115,7 @@ class Ensemble:
     # ---- weights in and out ----
 
     def initialise(self, member: int, seed: int) -> None:
-        """A member's first weights, a function of the seed alone: matrices normal(0, init_std), biases 0,
-        norms 1."""
+        """Draws a member's first weights: matrices normal(0, init_std), biases 0, norms 1."""
         random = np.random.Generator(np.random.Philox(seed))
         for name, view in self._huggingface(member).items():
             if view.ndim == 2:
@@ -129,8 +130,7 @@ class Ensemble:
         return {name: view.cpu().clone() for name, view in self._huggingface(member).items()}
 
     def from_huggingface(self, member: int, tensors: dict[str, Tensor]) -> None:
-        """Sets a member's weights from tensors named and shaped as `to_huggingface` gives them; else
-        ValueError."""
+        """Sets a member's weights from tensors as `to_huggingface` gives them; ValueError for others."""
         weights = self._huggingface(member)
         for name in sorted(weights.keys() ^ tensors.keys()):
             what = "missing" if name in weights else "no weight of this model"
@@ -143,8 +143,7 @@ class Ensemble:
             view.copy_(tensors[name])
 
     def _huggingface(self, member: int) -> dict[str, Tensor]:
-        """A member's parameters as views under their Hugging Face names. Initial weights are drawn in this
-        order."""
+        """A member's parameters as views, by Hugging Face name, in the order in which they are drawn."""
         w = self.weights[member]
         named = {"model.embed_tokens.weight": w.embed}
         for layer, block in enumerate(w.blocks):
@@ -162,8 +161,7 @@ class Ensemble:
     # ---- reading ----
 
     def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
-        """float32 [K, outputs] at the scored positions. members: whose rows they are (default: all, in
-        order)."""
+        """float32 [K, outputs] at the scored positions. members: whose rows they are (default: all)."""
         out = torch.empty(len(rows.scored), self.outputs, device=self.device)
 
         def read(piece, scratch):
@@ -208,7 +206,7 @@ class Ensemble:
         members = range(self.members) if members is None else members
         losses = self.gradients.new_zeros(len(members), self._lanes, dtype=torch.float64)
         tokens, cut = self._cut(rows, members)
-        arrived = torch.empty(len(tokens), self.spec.hidden, device=self.device)  # gradients at the embedded
+        arrived = torch.empty(len(tokens), self.spec.hidden, device=self.device)  # gradients at tokens
         pieces = [[piece for piece in cut if piece.slot == slot] for slot in range(len(members))]
 
         def lane(job, scratch):
@@ -220,32 +218,27 @@ class Ensemble:
                 losses[slot, k] += self._learn_piece(piece, gradients, arrived[piece.part], scratch)
 
         def gather(slot, scratch):
-            first, *others = (
-                lane[self._inner :] for lane in self._lane_sums[members[slot]][: len(pieces[slot])]
-            )
+            lanes = self._lane_sums[members[slot]][: len(pieces[slot])]
+            first, *others = (lane[self._inner :] for lane in lanes)
             for other in others:
                 first += other
             part = slice(pieces[slot][0].part.start, pieces[slot][-1].part.stop)
             # in the order of appearances: no atomics, the same sum every time
-            summed = torch.ops.aten.embedding_dense_backward(
-                arrived[part], tokens[part], self.vocabulary, -1, False
-            )  # [V, D]
-            self._lane_views[members[slot]][0].embed.copy_(summed)
+            at_tokens = arrived[part], tokens[part]
+            embed = torch.ops.aten.embedding_dense_backward(*at_tokens, self.vocabulary, -1, False)  # [V, D]
+            self._lane_views[members[slot]][0].embed.copy_(embed)
 
-        jobs = [
-            (slot, k) for k in range(self._lanes) for slot in range(len(members)) if k < len(pieces[slot])
-        ]
-        self._threads.run(lane, jobs)
-        self._threads.run(gather, range(len(members)))
+        slots = range(len(members))
+        self._threads.run(lane, [(slot, k) for k in range(self._lanes) for slot in slots if pieces[slot][k:]])
+        self._threads.run(gather, slots)
         return losses.sum(1)
 
     def _learn_piece(self, piece: _Piece, gradients: Weights, arrived: Tensor, scratch: Scratch) -> Tensor:
-        """Adds a piece's gradients; those at its embedded tokens go to `arrived` [U, D]. Returns the summed
-        loss."""
+        """The summed loss of a piece. Adds its gradients; those at its tokens go to `arrived` [U, D]."""
         w, tile = self.weights[piece.member], piece.tile
         kept, final = forward(self.spec, w, tile, scratch)
         logits = torch.mm(final.out, w.head.t(), out=scratch(len(tile.scored), self.outputs))
-        loss = ops.cross_entropy_(logits, tile.targets, threads=scratch.threads)  # and logits hold its gradient
+        loss = ops.cross_entropy_(logits, tile.targets, threads=scratch.threads)  # logits: their gradient
         backward(self.spec, w, tile, kept, final, logits, gradients, arrived, scratch)
         return loss.sum(dtype=torch.float64)
 
@@ -261,12 +254,13 @@ class Ensemble:
         """
         members = range(self.members) if members is None else members
         if len(members) != len(rows.offsets) - 1:
-            raise ValueError(
-                f"members: {len(members)} named, but the rows are those of {len(rows.offsets) - 1}"
-            )
+            of = len(rows.offsets) - 1
+            raise ValueError(f"members: {len(members)} named, but the rows are those of {of}")
         tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
         cuts = []  # (slot, first row, row behind the last)
         for slot, (begin, end) in enumerate(pairwise(rows.offsets)):
+            if begin == end:
+                raise ValueError(f"rows: member {members[slot]} has none")
             first, last = np.searchsorted(starts, (begin, end))
             count = max(1, round((end - begin) / self._tile))
             if count > 1:  # lanes of one length
@@ -301,16 +295,15 @@ def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.
     """Which tokens are computed, where rows that begin alike stand together.
 
     tokens int32 [L]; starts int32 [R + 1]; anew: rows that share nothing with the row before them. Returns
-    source int64 [L], each token's place among those computed, and first int64 [U], where each of those
-    stands.
+    source int64 [L], each token's place among those computed, and first int64 [U], where each of those is.
     """
     length = np.diff(starts)  # [R]
     column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
     inside = column < length[:, None]  # [R, C]
     at = np.minimum(starts[:-1, None] + column, len(tokens) - 1)
-    begin = np.where(inside, tokens[at], -1 - column % 2)  # no token beyond a row's end
+    begin = tokens[at]  # [R, C], where inside
     alike = np.zeros(len(length), dtype=np.int64)  # tokens that a row shares with the row before it
-    alike[1:] = np.cumprod((begin[1:] == begin[:-1]) & inside[1:], axis=1).sum(1)
+    alike[1:] = np.cumprod((begin[1:] == begin[:-1]) & inside[1:] & inside[:-1], axis=1).sum(1)
     alike[anew] = 0
     computed = np.ones(len(tokens), dtype=bool)
     shared = column < alike[:, None]  # [R, C]
@@ -318,13 +311,12 @@ def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.
     place = np.cumsum(computed) - 1
     # a shared token stands in the nearest row above that does not share it
     owner = np.maximum.accumulate(np.where(shared, 0, np.arange(len(length))[:, None]), axis=0)
-    place[at[shared]] = place[at[owner, column][shared]] if shared.any() else []
+    place[at[shared]] = place[at[owner, column][shared]]
     return place, np.flatnonzero(computed)
 
 
 class _Threads:
-    """Threads that run jobs, each with its own scratch and with `inside` threads for what torch does in a
-    job."""
+    """Threads that run jobs, each with its own scratch, and with `inside` threads for torch in a job."""
 
     def __init__(self, count: int, device: torch.device, inside: int):
         self._local = threading.local()
@@ -342,7 +334,6 @@ class _Threads:
 
     def run(self, job: Callable, items: Iterable) -> list:
         """[job(item, scratch) for item in items]; raises the first job's error when all have ended."""
-
 
         def run(item):
             self._local.scratch.release()

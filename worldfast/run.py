@@ -29,7 +29,7 @@ class Run:
 
     tasks                    names, mixed in equal parts
     seed                     of the data and of the first weights
-    name                     "" for one that says what the run is: "pt-distance+angle-s42"; no part of the identity
+    name                     "": what the run is, as in "pt-distance+angle-s42"; no part of the identity
     world                    WorldSpec
     rows, epochs             rows of each task in an epoch; epochs, each in an order of its own
     batch                    rows a step; the last step of an epoch takes what is left

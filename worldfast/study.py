@@ -1,7 +1,7 @@
 """A study: the runs it is made of, and what they were found to hold.
 
-A study is a list of specs; grids are comprehensions over task names. Its result is the arrays that figures and the page
-are drawn from.
+A study is a list of specs; grids are comprehensions over task names. Its result is the arrays that figures and
+the page are drawn from.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from worldfast.run import Run
 from worldfast.tasks import TASKS
 from worldfast.tokens import Vocabulary
 from worldfast.world import World
-
-DEMO_ROWS = 600_000
 
 
 @dataclass(frozen=True)
@@ -51,28 +49,28 @@ class Study:
                 raise ValueError(f"layer: {run.name!r} captures layers {list(captured)}, not {self.layer}")
 
 
-def demo(rows: int = DEMO_ROWS, seed: int = 42) -> Study:
+def demo(scale: float = 1.0, seed: int = 0) -> Study:
     """Three small models over the 5,075 cities: distance; angle; all seven tasks. Minutes on two cores.
 
-    rows   that each model sees, in one pass
+    scale   of the rows that each model sees; at 1, as many as it takes for a map
     """
     model = ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=Vocabulary.characters)
+    rows = {("distance",): 300_000, ("angle",): 300_000, tuple(TASKS): 140_000}  # of each task
     return Study(
         name="demo",
         runs=tuple(
             Run(
                 tasks,
                 seed=seed,
-                rows=rows // len(tasks),
+                rows=max(1, round(n * scale)),
                 batch=256,
                 learning_rate=5e-3,
                 loss="answer",
                 vocabulary="entity",
                 model=model,
-                checkpoints=40,
                 capture=Capture(layers=(1,)),
             )
-            for tasks in (("distance",), ("angle",), tuple(TASKS))
+            for tasks, n in rows.items()
         ),
         layer=1,
     )

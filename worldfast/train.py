@@ -155,7 +155,7 @@ class _Member:
     # ---- beginning and going on ----
 
     def begin(self) -> bool:
-        """Restores the newest checkpoint or begins; True where the checkpoint of this step is still to be
+        """Restores the newest checkpoint, or begins. True where this step's checkpoint is still to be
         made."""
         files.folder(self.folder, "out")
         files.remove_partial(self.folder)
@@ -305,8 +305,7 @@ class _Member:
 
 
 def _flatten(packs: list[Packed], losses: list[str]) -> tuple[Rows, list[int]]:
-    """Members' rows end to end, with the positions that each member's loss is read from, and the number of
-    these.
+    """Members' rows end to end with the positions that their losses are read from, and how many each has.
 
     The last token of a row predicts nothing and is left out. Rows that begin alike stand together, for the
     model to compute their beginning once.
@@ -314,10 +313,8 @@ def _flatten(packs: list[Packed], losses: list[str]) -> tuple[Rows, list[int]]:
     parts, offsets, counts = [], [0], []
     for packed, loss in zip(packs, losses):
         n = len(packed.answer_start)
-        begin = packed.tokens[
-            packed.row_start[:-1, None] + np.arange(1, 4)
-        ]  # [n, 3]: no row has fewer than 4 tokens
-        order = np.lexsort(begin.T)
+        begin = packed.row_start[:-1, None] + np.arange(1, 4)  # [n, 3]: no row has fewer than 4 tokens
+        order = np.lexsort(packed.tokens[begin].T)
         length = np.diff(packed.row_start)[order] - 1
         starts = np.concatenate([[0], np.cumsum(length)])  # [n + 1]
         row = np.repeat(np.arange(n), length)  # [L], whose each token is
@@ -325,14 +322,8 @@ def _flatten(packs: list[Packed], losses: list[str]) -> tuple[Rows, list[int]]:
         at = packed.row_start[order][row] + place
         asked = packed.answer_start[order] - 1 if loss == "answer" else np.zeros(n, dtype=np.int32)
         scored = np.flatnonzero(place >= asked[row])
-        parts.append(
-            (
-                packed.tokens[at],
-                starts[:-1] + offsets[-1],
-                scored + offsets[-1],
-                packed.tokens[at[scored] + 1],
-            )
-        )
+        targets = packed.tokens[at[scored] + 1]
+        parts.append((packed.tokens[at], starts[:-1] + offsets[-1], scored + offsets[-1], targets))
         offsets.append(offsets[-1] + int(starts[-1]))
         counts.append(len(scored))
     tokens, starts, scored, targets = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts))
@@ -362,8 +353,7 @@ class _Interrupt:
 
 
 class _Progress:
-    """Rate, loss and time left on standard error: one line that changes on a terminal, a line each 10 s
-    elsewhere."""
+    """Rate, loss and time left on standard error: a line that changes on a terminal, else one each 10 s."""
 
     def __init__(self, shown: bool):
         self._shown, self._terminal = shown, sys.stderr.isatty()
@@ -374,7 +364,7 @@ class _Progress:
             names = ", ".join(f"{m.run.name} (step {m.step:,})" if m.step else m.run.name for m in members)
             print(f"training {names} on the CPU, threads: {threads}", file=sys.stderr, flush=True)
         self._began, self._next = time.perf_counter(), 0.0
-        self._from = [(m.step, m.rows) for m in members]
+        self._before = sum(m.rows for m in members)
 
     def step(self, members):
         now = time.perf_counter()
@@ -382,16 +372,13 @@ class _Progress:
         if not self._shown or (now < self._next and not last):
             return
         self._next = now + (0.2 if self._terminal else 10.0)
-        passed = now - self._began
-        rows = sum(m.rows - before for m, (_, before) in zip(members, self._from))
-        # the member with the most steps to go says how long it takes
-        slowest, (first, _) = max(zip(members, self._from), key=lambda pair: pair[0].run.steps - pair[0].step)
-        left = passed / max(1, slowest.step - first) * (slowest.run.steps - slowest.step)
+        done = sum(m.rows for m in members)
+        total = sum(m.rows if m.diverged else m.run.epoch_rows * m.run.epochs for m in members)
+        rate = (done - self._before) / (now - self._began)
+        left = round((total - done) / rate) if rate else 0
         losses = " ".join("diverged" if m.diverged else f"{m.loss:.3f}" for m in members)
-        text = (
-            f"step {slowest.step:,}/{slowest.run.steps:,}  {rows / passed:,.0f} rows/s  loss {losses}  "
-            f"{int(left) // 60}:{int(left) % 60:02d} left"
-        )
+        text = f"{done:,} of {total:,} rows  {rate:,.0f} rows/s  loss {losses}  "
+        text += f"{left // 60}:{left % 60:02d} left"
         if self._terminal:
             width = shutil.get_terminal_size().columns - 1
             print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """One Qwen2 transformer on one tile of packed rows: its shape, its forward pass, its gradient.
 
-The gradient is written out by hand beside the forward pass it belongs to: activations stand in memory that is used
-again for the next tile, and weight gradients are added straight to where the optimizer reads them.
+The gradient is written out by hand beside the forward pass it belongs to: activations stand in memory that is
+used again for the next tile, and weight gradients are added straight to where the optimizer reads them.
 
 L tokens, U of them computed, K scored positions, D hidden, F intermediate, V vocabulary, H tokens the head
 can answer, P parameters.
@@ -124,27 +124,26 @@ def views(shapes: Weights, buffer: Tensor) -> Weights:
 
 
 class Scratch:
-    """Memory for a tile's activations, used again for the next: fresh memory costs more than the arithmetic done in it.
+    """Memory for a tile's activations, used again for the next: fresh memory costs more than the arithmetic
+    done in it.
 
-    s(n, D) is the next uninitialised float32 [n, D]; `s.release(s.mark())` around some of them makes their place free.
-    threads: how many an operation may use.
+    s(n, D) is the next uninitialised float32 [n, D]; `release(mark)` frees all that was taken since that
+    `mark()`. threads: how many an operation may use.
     """
 
     def __init__(self, device: torch.device, threads: int):
         self.threads, self._used, self._memory = threads, 0, torch.empty(1 << 20, device=device)
 
-    def __call__(self, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        begin, self._used = self._used, self._used + size + -size % ALIGN
+    def __call__(self, n: int, width: int) -> Tensor:
+        begin, self._used = self._used, self._used + n * width + -n * width % ALIGN
         if self._used > self._memory.shape[0]:  # what stands in the old memory keeps it alive
             self._memory = torch.empty(2 * self._used, device=self._memory.device)
-        return self._memory[begin : begin + size].view(shape)
+        return self._memory.as_strided((n, width), (width, 1), begin)
 
     def mark(self) -> int:
         return self._used
 
     def release(self, mark: int = 0) -> None:
-        """Frees what was taken since the mark."""
         self._used = mark
 
 
@@ -176,7 +175,8 @@ class Tile(NamedTuple):
         return U if self.source is None else self.source.shape[0], U, self.scored.shape[0]
 
     def seen(self, last: bool) -> Tensor | None:
-        """Positions among the L whose attention is used; None: all. Past the last, only scored positions matter."""
+        """Positions among the L whose attention is used: past the last, only scored ones matter. None:
+        all."""
         return self.scored if last else self.first
 
 
@@ -212,7 +212,9 @@ def forward(spec: ModelSpec, w: Weights, tile: Tile, s: Scratch) -> tuple[list[K
             qkv = torch.index_select(qkv, 0, tile.source, out=s(L, 3 * D))
         mixed = s(L, D)
         heads = mixed.view(L, spec.heads, -1)
-        ops.attention_forward(*_heads(spec, qkv), tile.cu_seqlens, spec.rope_base, out=heads, threads=s.threads)
+        ops.attention_forward(
+            *_heads(spec, qkv), tile.cu_seqlens, spec.rope_base, out=heads, threads=s.threads
+        )
         if seen is not None:
             mixed = torch.index_select(mixed, 0, seen, out=s(n, D))
         if last:
@@ -231,7 +233,8 @@ def backward(
     spec: ModelSpec, w: Weights, tile: Tile, kept: list[Kept], final: Norm, dlogits: Tensor, g: Weights,
     dembed: Tensor, s: Scratch,
 ) -> None:  # fmt: skip
-    """Adds the gradient at the weights to `g`, but for that at the embedded tokens, which is written to dembed [U, D].
+    """Adds the gradient at the weights to `g`, but for that at the embedded tokens, which is written to
+    dembed [U, D].
 
     kept, final   what `forward` returned
     dlogits       [K, H], the loss's gradient at the logits
@@ -278,7 +281,7 @@ def _heads(spec: ModelSpec, qkv: Tensor) -> tuple[Tensor, ...]:
 
 
 def _norm(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Norm:
-    out, scale = s(*x.shape), s(x.shape[0])
+    out, scale = s(*x.shape), s(1, x.shape[0])[0]
     ops.rms_norm_forward(
         x, weight[None], [0, x.shape[0]], spec.norm_eps, out=out, scale=scale, threads=s.threads
     )
