@@ -4,7 +4,7 @@ VENV ?= .venv
 # Any PyTorch from 2.9 on will do. Installed by name first, so that no larger build than this one is fetched.
 TORCH ?= torch==2.13.0
 
-BIN := $(VENV)/bin
+BIN := $(abspath $(VENV))/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*)
 
 .PHONY: demo test bench clean
@@ -17,19 +17,22 @@ test: $(VENV)/ready-test
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/labels.py
+	$(BIN)/python benchmarks/attention.py
 
-$(VENV)/torch:
+# What the build needs stands in the environment, not in one of its own, so that a second build compiles what changed.
+$(VENV)/tools: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet "setuptools>=77" "pybind11>=3.0" "cmake>=3.25" ninja
 	touch $@
 
-$(VENV)/ready: $(VENV)/torch $(SOURCES)
-	$(BIN)/python -m pip install --quiet -e .
+$(VENV)/ready: $(VENV)/tools $(SOURCES)
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e .
 	touch $@
 
 $(VENV)/ready-test: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet -e ".[test]"
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
 	touch $@
 
 clean:

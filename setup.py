@@ -5,6 +5,7 @@ Environment: WORLDFAST_CUDA=ON|OFF (default: ON where nvcc is found), WORLDFAST_
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,12 @@ class CMakeBuild(build_ext):
             *(f"-D{name}={os.environ[name]}" for name in ("WORLDFAST_CUDA", "WORLDFAST_WERROR") if name in os.environ),
             *os.environ.get("CMAKE_ARGS", "").split(),
         ]
-        # One build folder for each set of tools and options: an isolated build's paths are gone when the next one starts.
+        # One build folder for each set of tools and options: an isolated build's tools are gone when the next one
+        # starts, and what it left with them.
+        for cache in ROOT.glob("build/cmake-*/CMakeCache.txt"):
+            found = re.search(r"^pybind11_DIR:\w+=(.*)$", cache.read_text(), re.MULTILINE)
+            if found and not Path(found[1]).exists():
+                shutil.rmtree(cache.parent)
         folder = ROOT / "build" / ("cmake-" + hashlib.sha256("\n".join(options).encode()).hexdigest()[:12])
         folder.mkdir(parents=True, exist_ok=True)
         # The place of the result changes between `pip install .` and `-e .`; as a build option it recompiles nothing.

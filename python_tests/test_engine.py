@@ -39,7 +39,7 @@ def test_a_study_from_end_to_end(tiny, tmp_path, capsys):
         assert run.predicted.shape == (3, 80, 2) and set(run.scores) == set(spec.tasks)
     last = [wf.Activations(run.folder) for run in result.runs]
     assert result.cka[0, 1] == pytest.approx(wf.cka(*(a[a.steps[-1], 1] for a in last)))
-    assert "holds no map" in result.findings[0]
+    assert "no map" in result.findings[0]
 
     folder = tmp_path / "studies" / "tiny"
     table = list(csv.DictReader((folder / "probe.csv").open()))
@@ -58,7 +58,7 @@ def test_what_is_done_is_not_done_again(tiny, tmp_path):
     again = run_study(tiny, tmp_path, progress=False)
     assert [path.stat().st_mtime_ns for path in done] == before
     assert np.array_equal(first.cka, again.cka) and first.findings == again.findings
-    assert again.seconds >= sum(run.seconds for run in again.runs)
+    assert again.seconds >= max(run.seconds for run in again.runs)
 
 
 def test_a_run_that_diverged_is_left_out(tiny, tmp_path):

@@ -44,6 +44,7 @@ def run_study(study: Study, out: str | os.PathLike = ".", *, threads: int | None
     out = files.folder(out, "out")
     began = time.perf_counter()
     folders = train(study.runs, out / "runs", threads=threads, progress=progress)
+    trained_in = time.perf_counter() - began
     trained = [folder for folder in folders if _ending(folder)["status"] == "finished"]
     if not trained:
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {folders[0]}")
@@ -53,7 +54,7 @@ def run_study(study: Study, out: str | os.PathLike = ".", *, threads: int | None
     runs = [_read(folder, study, world) for folder in trained]
     last = [Activations(folder) for folder in trained]
     cka = cka_matrix([activations[activations.steps[-1], study.layer] for activations in last])
-    seconds = time.perf_counter() - began
+    read_in = time.perf_counter() - began - trained_in
     result = StudyResult(
         name=study.name,
         world=world,
@@ -61,9 +62,9 @@ def run_study(study: Study, out: str | os.PathLike = ".", *, threads: int | None
         cka=cka,
         cka_layer=study.layer,
         test_rows=study.test_rows,
-        findings=_findings(runs, cka, world),
+        findings=_findings(runs, cka),
         machine=_machine(threads),
-        seconds=max(seconds, sum(run.seconds for run in runs)),
+        seconds=max(trained_in, *(run.seconds for run in runs)) + read_in,  # members train side by side
         command=f"worldfast {study.name}",
         version=__version__,
         commit=files.origin("cpu")["commit"],
@@ -118,40 +119,43 @@ def _read(folder: Path, study: Study, world: World) -> RunResult:
     )
 
 
-def _findings(runs: list[RunResult], cka: np.ndarray, world: World) -> list[str]:
+def _findings(runs: list[RunResult], cka: np.ndarray) -> list[str]:
     """What the numbers say, in plain sentences, the main one first."""
+    order = sorted(runs, key=lambda run: -run.r2[-1].mean())
+    best = order[0]
     sentences = []
-    final = [float(run.r2[-1].mean()) for run in runs]
-    for run in sorted(runs, key=lambda run: -run.r2[-1].mean()):
-        tasks = "all seven tasks" if len(run.tasks) == len(TASKS) else " and ".join(run.tasks)
-        r2 = float(run.r2[-1].mean())
-        if r2 > 0.5:
-            reached = int(np.argmax(run.r2.mean(1) >= 0.9 * r2))
-            sentences.append(
-                f"The model trained on {tasks} holds a map: a linear probe finds {int(run.held_out.sum()):,} cities it was "
-                f"not fitted on with R2 {run.r2[-1, 0]:.3f} for x and {run.r2[-1, 1]:.3f} for y, half of them within "
-                f"{run.error[-1] / 10:.1f} degrees of where they are. Nine tenths of that R2 was there after "
-                f"{run.steps[reached] / run.steps[-1]:.0%} of training."
-            )
-        else:
-            sentences.append(
-                f"The model trained on {tasks} holds no map that a linear probe can read: R2 {r2:.3f} on held-out cities."
-            )
+    if best.r2[-1].mean() > 0.5:
+        sentences.append(
+            f"Without ever seeing a coordinate, the model trained on {_taught(best)} has learned a map: half of the "
+            f"{int(best.held_out.sum()):,} cities a linear probe was not fitted on lie within {best.error[-1] / 10:.1f} "
+            "degrees of where the probe puts them."
+        )
+    for run in order:
+        (x, y), r2 = run.r2[-1], run.r2[-1].mean()
+        reached = run.steps[int(np.argmax(run.r2.mean(1) >= 0.9 * r2))] / run.steps[-1]
+        sentences.append(
+            f"{_taught(run).capitalize()}: R\u00b2 {x:.2f} for x and {y:.2f} for y, "
+            + (f"nine tenths of it after {reached:.0%} of training." if r2 > 0.5 else "no map that a linear probe can read.")
+        )
     if len(runs) > 1:
         above = [(cka[i, j], i, j) for i in range(len(runs)) for j in range(i)]
         value, i, j = max(above)
         sentences.append(
-            f"Of {len(above)} pairs, {runs[j].name} and {runs[i].name} see the cities most alike: linear CKA {value:.2f}"
+            f"Of {len(above)} pairs of models, {_taught(runs[j])} and {_taught(runs[i])} arrange the cities most alike: "
+            f"linear CKA {value:.2f}"
             + (f"; the least alike pair has {min(above)[0]:.2f}." if len(above) > 1 else ".")
         )
-    best = runs[int(np.argmax(final))]
     if best.scores:
         parts = [
-            f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.1f} ({TASKS[name].unit})"
+            f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.0f} ({TASKS[name].unit})"
             for name, value in best.scores.items()
         ]
-        sentences.append(f"Asked about rows it has not seen, {best.name} answers: " + ", ".join(parts) + ".")
+        sentences.append(f"Asked what it has not seen, the model of {_taught(best)} answers: " + ", ".join(parts) + ".")
     return sentences
+
+
+def _taught(run: RunResult) -> str:
+    return "all seven tasks" if len(run.tasks) == len(TASKS) else " and ".join(run.tasks)
 
 
 def _machine(threads: int | None) -> dict[str, str]:
