@@ -5,14 +5,13 @@ A benchmark verifies its contestants before it times them; a time is worth nothi
 
 import csv
 import datetime
-import os
-import platform
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from worldfast.files import origin
 
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = ["date", "commit", "machine", "benchmark", "case", "contestant", "median", "p20", "p80", "unit", "repeats"]
@@ -47,20 +46,8 @@ def compare(contestants, repeats=7, warm_up=1):
 
 
 def machine():
-    """The processor's name and the number of processors this process may use."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = models[0] if models else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores"
-
-
-def commit():
-    here = Path(__file__).parent
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
+    """The processor's name and the number of threads it has."""
+    return origin("cpu")["device"].removeprefix("cpu: ")
 
 
 def record(benchmark, case, timings, scale=1.0, unit="s", device=None):
@@ -74,5 +61,5 @@ def record(benchmark, case, timings, scale=1.0, unit="s", device=None):
             values = [f"{value * scale:.4g}" for value in (timing.median, timing.quantile(0.2), timing.quantile(0.8))]
             stamp = datetime.date.today().isoformat()
             writer.writerow(
-                [stamp, commit(), device or machine(), benchmark, case, name, *values, unit, len(timing.seconds)]
+                [stamp, origin("cpu")["commit"][:12], device or machine(), benchmark, case, name, *values, unit, len(timing.seconds)]
             )

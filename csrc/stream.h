@@ -34,7 +34,7 @@ struct Stream {
             if (c.format.choice)
                 for (const int64_t n : c.format.answer_length) answer = std::max(answer, n);
             else
-                answer = static_cast<int64_t>(std::to_string(largest_label(c)).size());
+                answer = static_cast<int64_t>(std::to_string(largest_label(c.task, box())).size());
             const int64_t city = entity ? 2 : 7;  // with the separator behind it
             widest = std::max(widest, c.format.prefix_length + city * c.max_cities + 1 + answer + 1);
         }
@@ -48,17 +48,14 @@ struct Stream {
     }
 
 private:
-    int64_t largest_label(const Component& c) const {
-        if (c.task == angle) return 180;
+    Vector box() const {  // width and height of the world
         Point low{0, 0}, high{0, 0};
         if (!xy.empty()) low = high = xy[0];
         for (const Point p : xy) {
             low = {std::min(low.x, p.x), std::min(low.y, p.y)};
             high = {std::max(high.x, p.x), std::max(high.y, p.y)};
         }
-        const Vector box = high - low;
-        if (c.task == trianglearea) return box.x * box.y / 2 + 1;
-        return round_half_even(length(box) * (c.task == perimeter ? c.max_cities : 1)) + 1;
+        return high - low;
     }
 };
 

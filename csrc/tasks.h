@@ -1,7 +1,8 @@
 // The seven tasks: prompt, arity, answers, and the one rule that makes each label.
 //
-// To add a task: write its rule as a function of the row's points, give it a line in `label`, and a row in
-// `tasks`. Everything else (sampling, text, tokens, the Python table, the command line) reads that row.
+// To add a task: name it in TaskIndex, give it a row in `tasks`, write its rule as a function of the row's points, and
+// give that a line in `label` (and in `largest_label`, where its numbers are not lengths). Everything else (sampling,
+// text, tokens, the Python table, the command line) reads the row.
 //
 // Labels are exact. Rounding is half to even. Where a root is needed it is double precision, IEEE, with nothing
 // contracted (see CMakeLists.txt), so that a CPU and a GPU agree on every bit; the angle needs no arc cosine.
@@ -134,6 +135,16 @@ template <int T, int N> WF_HD int64_t label(const Point* p) {
     if constexpr (T == inside) return inside_label<N>(p);
     if constexpr (T == perimeter) return perimeter_label<N>(p);
     if constexpr (T == crossing) return crossing_label(p);
+}
+
+// No label of the task is larger, in a world whose cities lie in a box of this width and height.
+inline int64_t largest_label(int task, Vector box) {
+    switch (task) {
+        case trianglearea: return box.x * box.y / 2 + 1;
+        case angle: return 180;
+        case perimeter: return round_half_even(length(box) * tasks[task].max_cities) + 1;
+        default: return round_half_even(length(box)) + 1;
+    }
 }
 
 // Calls f.operator()<T, N>() for a task and a number of cities known only now; N within the task's range.

@@ -1,5 +1,6 @@
 """worldfast: how the tasks a model is trained on shape what it knows of the world behind them."""
 
+from worldfast import study
 from worldfast.activations import Activations
 from worldfast.analysis.cka import cka, cka_matrix
 from worldfast.model import ModelSpec
@@ -26,5 +27,6 @@ __all__ = [
     "cka_matrix",
     "label",
     "sample",
+    "study",
     "train",
 ]
