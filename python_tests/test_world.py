@@ -1,4 +1,4 @@
-"""The world: bundled cities, Atlantis, worlds from files and arrays, selections; and what each refuses."""
+"""The world: bundled cities, Atlantis, worlds from arrays, specs; and what each refuses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from test_world_csv import tenths
 
 from worldfast.errors import unknown_name
 from worldfast.world import BOX, CITIES_CSV, World, WorldSpec
@@ -48,25 +47,9 @@ def make_cities():
     return module
 
 
-@pytest.fixture
-def from_text(tmp_path):
-    def read(text: str | bytes) -> World:
-        path = tmp_path / "world.csv"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return World.from_csv(path)
-
-    return read
-
-
 def assert_same(a: World, b: World) -> None:
     for field in FIELDS:
         np.testing.assert_array_equal(getattr(a, field), getattr(b, field), strict=True)
-
-
-def tenths(text: str) -> int:
-    """Half to even in exact fractions, an independent reading of a decimal text."""
-    below, rest = divmod(10 * Fraction(text), 1)
-    return int(below + (rest > Fraction(1, 2) or (rest == Fraction(1, 2) and below % 2)))
 
 
 # ---- errors ----
@@ -361,243 +344,6 @@ PAIR = [[0, 0], [1, 1]]
 def test_from_array_refuses(arguments, error, message):
     with pytest.raises(error, match=message):
         World.from_array(*arguments)
-
-
-# ---- from_csv ----
-
-
-def test_csv_with_every_column(from_text):
-    header = "\ufeffpopulation, name,country,x,y,city_id,more,region\r\n"
-    world = from_text(header + '5,"a, b",NA,-12,34,0865,?,R\r\n\r\n')
-    assert world.xy.tolist() == [[-12, 34]] and world.city_id.tolist() == [865]
-    assert (world.name[0], world.country[0], world.region[0], world.population[0]) == ("a, b", "NA", "R", 5)
-
-
-def test_csv_holds_the_largest_values(from_text):
-    world = from_text("x,y,city_id,population\n-1048576,1048576,9999,9223372036854775807\n0,0,0,0\n")
-    assert world.xy.tolist() == [[-LIMIT, LIMIT], [0, 0]] and world.city_id.tolist() == [9999, 0]
-    assert world.population.tolist() == [2**63 - 1, 0]
-
-
-def test_csv_with_degrees_alone(from_text):
-    past_half = "1.050000000000000000000000000000000001"
-    world = from_text(f"latitude,longitude\n-0.05,0.15\n90,-180\n0.25,-0.35\n 1e1 ,{past_half}\n")
-    assert world.xy.tolist() == [[2, 0], [-1800, 900], [-4, 2], [11, 100]]
-    np.testing.assert_array_equal(world.city_id, np.random.default_rng(42).permutation(10_000)[:4])
-    assert world.name.tolist() == world.region.tolist() == world.country.tolist() == [""] * 4
-    assert world.population.tolist() == [0] * 4
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.decimals(-180, 180, places=2) | st.decimals(-180, 180, allow_nan=False))
-def test_degrees_are_rounded_half_to_even_from_their_text(from_text, degrees):
-    assert from_text(f"latitude,longitude\n0,{degrees}\n").xy[0, 0] == tenths(str(degrees))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"world.csv, line 0: the file is empty"),
-        ("\n", "line 1: the file is empty, a header was expected"),
-        ("x,y\n", "line 1: no city below the header"),
-        ("x,z\n1,2\n", "line 1: one pair of columns is needed, x, y .* the header has x, z"),
-        ("latitude,name\n1,a\n", "the header has latitude, name"),
-        ("x,y,latitude,longitude\n1,2,3,4\n", "line 1: one pair of columns"),
-        ("x,y,y\n1,2,3\n", "line 1: column y stands twice"),
-        ("x;y\n1;2\n", "the header has x;y"),
-        ("x,y\n1,2\n3\n", "line 3: 1 values, the header has 2 columns"),
-        ("x,y\n1,2,3\n", "line 2: 3 values, the header has 2 columns"),
-        ("x,y\n\n1,2.5\n", "line 3: y is '2.5', not an integer"),
-        ("x,y\n,2\n", "line 2: x is '', not an integer"),
-        ("x,y\n1,1048577\n", r"line 2: y is 1048577, outside -1048576..1048576"),
-        ("x,y\n-1048577,1\n", "line 2: x is -1048577, outside"),
-        ("x,y\n1," + "9" * 5_000 + "\n", "line 2: y is '9+', not an integer|line 2: y is 9+, outside"),
-        ("latitude,longitude\n90.1,0\n", r"line 2: latitude is 90.1, outside -90..90 degrees \(for other"),
-        ("latitude,longitude\n0,-180.01\n", "line 2: longitude is -180.01, outside -180..180"),
-        ("latitude,longitude\n0,north\n", "line 2: longitude is 'north', not a number"),
-        ("latitude,longitude\n0,nan\n", "line 2: longitude is 'nan', not a number"),
-        ("latitude,longitude\n0,-inf\n", "line 2: longitude is -inf, outside"),
-        ("latitude,longitude\n0,1e999999999\n", "line 2: longitude is 1e999999999, outside"),
-        ("x,y,city_id\n1,2,3\n4,5,6\n7,8,3\n", "line 4: city_id 3 is taken by line 2"),
-        ("x,y,city_id\n1,2,10000\n", r"line 2: city_id is 10000, outside 0..9999"),
-        ("x,y,city_id\n1,2,-1\n", "line 2: city_id is -1, outside"),
-        ("x,y,city_id\n1,2,c_1\n", "line 2: city_id is 'c_1', not an integer"),
-        ("x,y,population\n1,2,NA\n", "line 2: population is 'NA', not an integer"),
-        ("x,y,population\n1,2,-1\n", "line 2: population is -1, outside"),
-        ("x,y,population\n1,2,9223372036854775808\n", "line 2: population is 9223372036854775808, outside"),
-        ("x,y\n" + "1,2\n" * 10_001, "line 10002: more than 10000 cities"),
-        ('x,y,name\n1,2,"open\n3,4,b\n', "line 3: unexpected end of data"),
-        (b"x,y,name\n1,2,K\xf6ln\n", "world.csv: not UTF-8 text"),
-    ],
-)
-def test_csv_refuses(from_text, text, message):
-    with pytest.raises(ValueError, match=message):
-        from_text(text)
-
-
-def test_csv_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
-        World.from_csv(tmp_path / "nowhere.csv")
-    with pytest.raises(IsADirectoryError):
-        World.from_csv(tmp_path)
-
-
-# ---- select ----
-
-
-def columns_of(world: World) -> dict[str, np.ndarray]:
-    x, y = world.xy.astype(float).T
-    rest = {field: getattr(world, field) for field in FIELDS[1:]}
-    return rest | {"x": x, "y": y, "index": np.arange(len(world))}
-
-
-@pytest.mark.parametrize(
-    ("expression", "expected"),
-    [
-        ("region != 'Atlantis'", lambda c: c["region"] != "Atlantis"),
-        ('  region == "East Asia"\n', lambda c: c["region"] == "East Asia"),
-        ("country == 'NA'", lambda c: c["country"] == "NA"),
-        ("name >= 'M'", lambda c: c["name"] >= "M"),
-        ("'Paris' == name", lambda c: c["name"] == "Paris"),
-        ("0 < x <= 450", lambda c: (c["x"] > 0) & (c["x"] <= 450)),
-        ("-10 <= x < y != 3 > 2", lambda c: (c["x"] >= -10) & (c["x"] < c["y"]) & (c["y"] != 3)),
-        ("x == y or x == -y", lambda c: np.abs(c["x"]) == np.abs(c["y"])),
-        ("not x > 0 and y > 0", lambda c: (c["x"] <= 0) & (c["y"] > 0)),
-        ("x > 0 or x < -900 and y > 0", lambda c: (c["x"] > 0) | ((c["x"] < -900) & (c["y"] > 0))),
-        ("x > 0 and y > 0 and city_id < 500", lambda c: (c["x"] > 0) & (c["y"] > 0) & (c["city_id"] < 500)),
-        ("country in ['NA', 'ZA', 'CNN']", lambda c: np.isin(c["country"], ["NA", "ZA"])),
-        ("country not in ('CN',)", lambda c: c["country"] != "CN"),
-        ("x in {-1, 0, 1.0, 0.1, 2 * 3}", lambda c: np.isin(c["x"], [-1, 0, 1, 6])),
-        ("x / 10 in [12.1]", lambda c: c["x"] == 121),
-        ("0 < x in [5, 7, -5]", lambda c: np.isin(c["x"], [5, 7])),
-        ("country in []", lambda c: np.zeros(len(c["x"]), bool)),
-        ("x not in []", lambda c: np.ones(len(c["x"]), bool)),
-        ("(x + 350) * (x + 350) + y * y < 2500", lambda c: np.hypot(c["x"] + 350, c["y"]) < 50),
-        ("population / 1e6 > 1.5", lambda c: c["population"] > 1_500_000),
-        ("x * 100000000 > 100000000000", lambda c: c["x"] > 1000),  # past 32 bits
-        ("x * x * x * x * x * x * x >= 0", lambda c: c["x"] >= 0),  # past 64 bits
-        ("-(x - 1) > --5", lambda c: c["x"] < -4),
-        ("x / y > 1e9", lambda c: (c["y"] == 0) & (c["x"] > 0)),
-        ("(x > 0) == (y > 0)", lambda c: (c["x"] > 0) == (c["y"] > 0)),
-        ("index < 3", lambda c: c["index"] < 3),
-    ],
-)
-def test_select_an_expression(world, expression, expected):
-    chosen = world.select(expression)
-    assert chosen.dtype == bool and chosen.shape == (len(world),)
-    np.testing.assert_array_equal(chosen, expected(columns_of(world)))
-
-
-numbers = st.sampled_from(["x", "y", "city_id"]) | st.integers(-5, 5).map(str)
-signs, links = st.sampled_from("+-*"), st.sampled_from(["<", "<=", ">", ">=", "==", "!="])
-sums = st.recursive(numbers, lambda s: st.builds("({} {} {})".format, s, signs, s), max_leaves=5)
-comparisons = st.builds("{} {} {}".format, sums, links, sums)
-conditions = st.recursive(
-    comparisons,
-    lambda c: st.builds("({} {} {})".format, c, st.sampled_from(["and", "or"]), c) | c.map("not ({})".format),
-    max_leaves=5,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=1, max_size=6), conditions)
-def test_select_agrees_with_python_row_by_row(xy, condition):
-    world = World.from_array(np.array(xy, np.int32), city_id=np.arange(len(xy)))
-    if not any(column in condition for column in ("x", "y", "city_id")):
-        with pytest.raises(ValueError, match="is no condition on"):
-            world.select(condition)
-        return
-    expected = [eval(condition, {"x": x, "y": y, "city_id": i}) for i, (x, y) in enumerate(xy)]
-    assert world.select(condition).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("expression", "message"),
-    [
-        ("regoin == 'x'", "unknown column 'regoin': did you mean 'region'"),
-        ("longitude > 3", "unknown column 'longitude'.*known: region, name, country, city_id, x, y"),
-        ("abs(x) > 3", r"cannot hold 'abs\(x\)'; allowed are columns, numbers, strings"),
-        ("__import__('os').system('true')", "cannot hold"),
-        ("x.size > 3", "cannot hold 'x.size'"),
-        ("x[0] > 3", r"cannot hold 'x\[0\]'"),
-        ("x ** 2 > 3", r"cannot hold 'x \*\* 2'"),
-        ("x % 2 == 0", "cannot hold 'x % 2'"),
-        ("x // 2 == 0", "cannot hold"),
-        ("(x > 0) & (y > 0)", "cannot hold"),
-        ("~(x > 0)", "cannot hold"),
-        ("+x > 0", r"cannot hold '\+x'"),
-        ("x is 3", "cannot hold 'x is 3'"),
-        ("x > 0 if y > 0 else y < 0", "cannot hold"),
-        ("(lambda: x > 0)()", "cannot hold"),
-        ("(z := x) > 0", "cannot hold"),
-        ("f'{x}' == name", "cannot hold"),
-        ("[x > 0]", r"cannot hold '\[x > 0\]'"),
-        ("x > True", "cannot hold 'True'"),
-        ("True", "cannot hold 'True'"),
-        ("x == None", "cannot hold 'None'"),
-        ("x > 1j", "cannot hold '1j'"),
-        ("name == b'x'", "cannot hold"),
-        ("x in y", "cannot hold 'x in y'"),
-        ("'San' in name", "cannot hold"),
-        ("region in 'Atlantis'", "cannot hold"),
-        ("x in [y]", r"cannot hold 'x in \[y\]'"),
-        ("x in ['1']", "\"'1'\" is a string, a number was expected"),
-        ("name in ['a', 1]", "'1' is a number, a string was expected"),
-        ("name < 3", "'3' is a number, a string was expected"),
-        ("x == '3'", "is a string, a number was expected"),
-        ("name + 'a' == 'b'", "'name' is a string, a number was expected"),
-        ("-name == 'b'", "'name' is a string, a number was expected"),
-        ("x + (y > 0) > 0", "'y > 0' is a condition, a number was expected"),
-        ("not x", "'x' is a number, a condition was expected"),
-        ("x and y > 0", "'x' is a number, a condition was expected"),
-        ("x", "'x' is no condition on region, name"),
-        ("1 < 2", "'1 < 2' is no condition on"),
-        ("name", "is no condition on"),
-        ("", "cannot read the selection ''"),
-        ("x >", "cannot read the selection 'x >': invalid syntax"),
-        ("x = 3", "cannot read"),
-        ("import os", "cannot read"),
-        ("x > 0; y > 0", "cannot read"),
-        ("x > 0) or (y > 0", "cannot read"),
-        ("x > 1" + "0" * 400, "cannot read.*too large"),
-        ("x > " + "1" * 5_000, "cannot read"),
-        ("(" * 5_000 + "x", "cannot read"),
-        ("not " * 500 + "x > 0", "cannot read"),
-        ("not " * 50_000 + "x > 0", "cannot read"),
-        ("-" * 50_000 + "x > 0", "cannot read"),
-        ("x > 0\0", "null bytes"),
-    ],
-)
-def test_select_refuses_an_expression(world, expression, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        world.select(expression)
-    assert len(str(caught.value)) < 600
-
-
-def test_select_checks_and_copies_a_mask(world):
-    mask = world.xy[:, 0] > 0
-    chosen = world.select(mask)
-    np.testing.assert_array_equal(chosen, mask)
-    chosen[:] = False
-    assert mask.any()
-    assert world.select(mask.tolist()).sum() == mask.sum()
-
-
-@pytest.mark.parametrize(
-    ("mask", "error", "message"),
-    [
-        (np.ones(5_174, bool), ValueError, r"mask must have the shape \[5175\], one per city, not \[5174\]"),
-        (np.ones((5_175, 1), bool), ValueError, r"not \[5175, 1\]"),
-        (True, ValueError, r"not \[\]"),
-        (np.ones(5_175, int), TypeError, "an expression or a bool mask .* not int64 values"),
-        (None, TypeError, "not object values"),
-        (len, TypeError, "not object values"),
-        ([[True], [True, False]], ValueError, "mask is not a rectangular array"),
-    ],
-)
-def test_select_refuses_a_mask(world, mask, error, message):
-    with pytest.raises(error, match=message):
-        world.select(mask)
 
 
 # ---- WorldSpec ----
