@@ -332,7 +332,7 @@ def test_the_page_starts_in_a_browser(kind, demo, tmp_path):
     path = report.write(demo, tmp_path / "report.html")
     flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
         --disable-background-networking --disable-component-update --enable-logging=stderr
-        --virtual-time-budget=15000""".split()
+        --virtual-time-budget=4000""".split()
     command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert re.search(r'<html[^>]* data-ready="true"', done.stdout), done.stderr[-2000:]

@@ -186,13 +186,15 @@ async function start() {
     repaint();
   });
 
-  // The page opens on the finished map; where motion is wanted, it then shows how it formed.
-  const last = lastMoment();
-  state.at = last;
-  shown.map.set(films[state.run].map.subarray(2 * count * last, 2 * count * (last + 1)));
-  shown.space.set(films[state.run].space.subarray(3 * count * last, 3 * count * (last + 1)));
-  wake();
-  if (!calm.matches) setTimeout(() => state.at === last && !state.playing && play(), 1500);
+  // The page opens on a map that forms, or, where motion is not wanted, on the finished one.
+  state.at = calm.matches ? lastMoment() : 0;
+  shown.map.set(films[state.run].map.subarray(0, 2 * count));
+  shown.space.set(films[state.run].space.subarray(0, 3 * count));
+  if (calm.matches) wake();
+  else {
+    wake();
+    setTimeout(() => state.at === 0 && !state.playing && play(), 700);
+  }
   document.documentElement.dataset.ready = "true";
 }
 
