@@ -53,7 +53,7 @@ def test_only_native_imports_the_compiled_module():
 
 def test_import_is_light():
     """numpy and torch are all that `import worldfast` brings in."""
-    heavy = "h5py sklearn matplotlib safetensors tyro scipy ray transformers".split()
+    heavy = "h5py sklearn matplotlib safetensors tyro scipy ray transformers triton".split()
     code = f"import sys, worldfast; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
