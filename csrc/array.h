@@ -151,15 +151,15 @@ public:
         return name_ + ": expected " + expected + ", got " + came;
     }
 
-private:
-    static std::string type_name(const py::handle& object) {
-        return py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>();
-    }
-
     std::string shape_string() const {
         std::string s = "[";
         for (int axis = 0; axis < ndim(); ++axis) s += (axis ? ", " : "") + std::to_string(shape(axis));
         return s + "]";
+    }
+
+private:
+    static std::string type_name(const py::handle& object) {
+        return py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>();
     }
 
     std::string name_;

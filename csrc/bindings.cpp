@@ -9,6 +9,7 @@
 
 namespace worldfast {
 
+void bind_gram(py::module_& m);
 void bind_layers(py::module_& m);
 
 namespace {
@@ -263,6 +264,7 @@ PYBIND11_MODULE(_core, m) {
         .def_property_readonly_static("packed_slack", [](const py::object&) { return BoundStream::packed_slack; })
         .def("rectangle", &BoundStream::rectangle)
         .def("packed", &BoundStream::packed);
+    bind_gram(m);
     bind_layers(m);
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import worldfast as wf
 from worldfast.activations import Activations, Capture, Prompt, Writer, segment_path
 from worldfast.model import Ensemble, ModelSpec, Rows
 from worldfast.tasks import TASKS
@@ -121,6 +122,18 @@ def test_round_trip(folder):
     assert sorted(path.name for path in (folder / "activations").iterdir()) == [
         f"step-{step:08d}.h5" for step in (0, 10, 20)
     ]
+
+
+def test_a_layer_is_read_in_slices(folder):
+    activations = Activations(folder)
+    unread = activations.dataset(10, 5)
+    assert isinstance(unread, h5py.Dataset) and np.array_equal(unread[1:], arrays(10)[5][1:])
+    assert wf.cka(unread, activations.dataset(20, 5)) == wf.cka(activations[10, 5], activations[20, 5])
+    with pytest.raises(KeyError, match="has no layer 4"):
+        activations.dataset(10, 4)
+    segment_path(folder, 0).write_bytes(b"")
+    with pytest.raises(ValueError, match="step-00000000.h5 is damaged"):
+        activations.dataset(0, 5)
 
 
 def test_half_the_space(tmp_path, folder):

@@ -2,7 +2,8 @@
 
 from worldfast import study
 from worldfast.activations import Activations
-from worldfast.analysis.cka import cka, cka_matrix
+from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
+from worldfast.gram import gram_statistics
 from worldfast.model import ModelSpec
 from worldfast.ops import attention
 from worldfast.run import Run
@@ -25,6 +26,9 @@ __all__ = [
     "attention",
     "cka",
     "cka_matrix",
+    "cka_minibatch",
+    "cka_standard_error",
+    "gram_statistics",
     "label",
     "sample",
     "study",

@@ -208,23 +208,43 @@ class Activations:
     def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError(f"activations are read by [step, layer], got [{key!r}]")
-        step, layer = key
+        self._check(*key)
+        return self._read(key[0], f"layer_{key[1]:02d}")
+
+    def _check(self, step, layer):
         for what, value, known in (("step", step, self.steps), ("layer", layer, self.layers)):
             if value not in known:
                 near = min(known, key=lambda other: abs(other - value), default=None)
                 known = list(known)
                 raise KeyError(f"{self.folder} has no {what} {value}: the nearest is {near}, known: {known}")
-        return self._read(step, f"layer_{layer:02d}")
+
+    def dataset(self, step: int, layer: int):
+        """The same array unread: an HDF5 dataset [n, d], of which slices of rows are read when they are asked for.
+
+        For what does not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not looked at. Errors as
+        for [step, layer].
+        """
+        self._check(step, layer)
+        import h5py
+
+        try:
+            return h5py.File(self._segment(step), "r")[f"layer_{layer:02d}"]
+        except (OSError, KeyError) as error:
+            raise ValueError(f"segment {segment_path(self.folder, step)} is damaged: {error}") from None
 
     def __repr__(self):
         return f"Activations({str(self.folder)!r}: {len(self.steps)} steps, layers {list(self.layers)})"
 
-    def _read(self, step: int, name: str) -> np.ndarray:
-        import h5py
-
+    def _segment(self, step: int) -> Path:
         path = segment_path(self.folder, step)
         if not path.exists():
             raise FileNotFoundError(f"segment {path} is missing: step {step} of this run was written there")
+        return path
+
+    def _read(self, step: int, name: str) -> np.ndarray:
+        import h5py
+
+        path = self._segment(step)
         try:
             with h5py.File(path, "r") as file:
                 array, written, run = file[name][()], file[name].attrs["sha256"], file.attrs["run"]

@@ -4,102 +4,120 @@ Source: Kornblith et al., "Similarity of Neural Network Representations Revisite
 Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR 2021.
 """
 
-import math
-
 import numpy as np
 import torch
 
-from worldfast.errors import unknown_name
+from worldfast.analysis.pca import leading_components
+from worldfast.gram import gram_blocks, gram_statistics, hsic_of_sums, normalised
 
-__all__ = ["cka", "cka_matrix"]
-
-KERNELS = ("linear",)
+__all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_standard_error", "gram_statistics"]
 
 
-def cka(X, Y, kernel="linear", debiased=False):
+def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
     """CKA of two representations of the same n things.
 
-    X, Y      [n, d1], [n, d2]; numpy, torch (any device) or cupy; any float or integer dtype, computed in float64
-    kernel    "linear": ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of the centred columns
-    debiased  the ratio of unbiased HSIC estimates: 0 on average for independent representations, where the plain
-              ratio is positive; may be negative; needs n >= 4
+    X, Y        [n, d1], [n, d2]; numpy, torch (any device), cupy or an HDF5 dataset; any float or integer dtype
+    kernel      "linear": ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of the centred columns
+                "rbf": the same ratio for Gram matrices exp(-|x_i - x_j|^2 / (2 sigma^2)), doubly centred
+    debiased    the ratio of unbiased HSIC estimates: 0 on average for independent representations, where the plain
+                ratio is positive; may be negative; needs n >= 4
+    bandwidth   sigma as a multiple of the median distance, or one sigma for each, see `gram_statistics`
+    components  k: of the first k principal components of each
 
-    Returns a float. Raises ValueError where n differs, where a representation is constant (CKA is then undefined) or
-    holds NaN or infinity.
+    Returns a float. Its relative error is below 1e-10 for float64 and integers, 1e-5 for float32, bfloat16 and float16.
+    Raises ValueError where n differs, where a representation is constant (CKA is then undefined) or holds NaN or
+    infinity.
     """
-    return float(_matrix([X, Y], ["X", "Y"], kernel, debiased)[0, 1])
+    return float(_matrix([X, Y], ["X", "Y"], kernel, debiased, bandwidth, components)[0, 1])
 
 
-def cka_matrix(Xs, kernel="linear", debiased=False):
+def cka_matrix(Xs, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
     """CKA of all pairs of M representations: float64 [M, M], symmetric, ones on the diagonal.
 
-    Xs is a sequence of [n, d_i]; arguments and errors as in `cka`.
+    Xs is a sequence of [n, d_i]; arguments and errors as in `cka`. The linear one and the RBF one together, or the
+    plain and the debiased, come from one `gram_statistics(Xs, ("linear", "rbf"))` by its method `cka`.
+    """
+    return _matrix(Xs, None, kernel, debiased, bandwidth, components)
+
+
+def _matrix(Xs, names, kernel, debiased, bandwidth, components):
+    if components is not None:
+        Xs = [leading_components(X, components) for X in Xs]
+    return gram_statistics(Xs, kernel, bandwidth, names=names).cka(kernel, debiased)
+
+
+def cka_minibatch(Xs, batch=256, kernel="linear", *, bandwidth=1.0):
+    """Debiased CKA of all pairs from unbiased HSIC estimates of minibatches, averaged: float64 [M, M].
+
+    For streams: each row is read once, n need not fit in memory, and the work grows with n, not n^2. `batch`, at least
+    4, is the least number of rows in a batch; batch b of B is rows b, b + B, b + 2B ... Xs and the rest as in
+    `cka_matrix`; with a `bandwidth` in medians each batch has its own.
+
+    Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equation 3.
     """
     Xs = list(Xs)
-    if not Xs:
-        raise ValueError("Xs: expected at least one representation, got none")
-    return _matrix(Xs, [f"Xs[{i}]" for i in range(len(Xs))], kernel, debiased)
+    if batch < 4:
+        raise ValueError(f"batch: expected at least 4 rows, got {batch}")
+    batches = max(min(map(len, Xs), default=0) // batch, 1)
+    hsic = 0
+    for b in range(batches):
+        statistics = gram_statistics([X[b::batches] for X in Xs], kernel, bandwidth)
+        hsic = hsic + statistics.hsic(kernel, debiased=True)
+    return normalised(hsic, statistics.names)
 
 
-def _matrix(Xs, names, kernel, debiased):
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
-    Xs = [_centred(X, name) for X, name in zip(Xs, names, strict=True)]
-    n = len(Xs[0])
-    for X, name in zip(Xs, names, strict=True):
-        if len(X) != n:
-            raise ValueError(f"{name}: expected {n} rows as in {names[0]}, got {len(X)}")
-    if debiased and n < 4:
-        raise ValueError(f"the debiased estimate needs at least 4 rows, got {n}")
-    alignment = torch.empty(len(Xs), len(Xs), dtype=torch.float64, device=Xs[0].device)
-    for i, X in enumerate(Xs):
-        for j, Y in enumerate(Xs[: i + 1]):
-            alignment[i, j] = alignment[j, i] = _hsic(X, Y, debiased)
-    alignment = alignment.cpu().numpy()
-    scale = np.diagonal(alignment)
-    for value, name in zip(scale, names, strict=True):
-        if not value > 0:
-            raise ValueError(f"{name}: its {'debiased ' if debiased else ''}self-similarity is {value:g}; CKA is undefined")
-    matrix = alignment / np.sqrt(scale[:, None] * scale[None, :])
-    np.fill_diagonal(matrix, 1.0)
-    return matrix
+def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
+    """The standard error of every entry of `cka_matrix` over the cities, by the jackknife: float64 [M, M].
+
+    The unit of replication is the city: each is left out in turn, exactly, with the centring that this changes and the
+    bandwidth of all. Costs 2 M n^2 d multiply-adds in float64, about four times the matrix itself.
+
+    Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981.
+    """
+    statistics = gram_statistics(Xs, kernel, bandwidth)
+    n, scale = statistics.n, statistics.scale
+    whole = torch.from_numpy(statistics.cka(kernel, debiased))  # [M, M]
+    Xs = [X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X)) for X in Xs]
+    centred = [(X - X.mean(0)) * s for X, s in zip((X.detach().double() for X in Xs), scale)]
+    device = centred[0].device
+    gamma = None if statistics.bandwidth is None else 0.5 / (statistics.bandwidth * scale) ** 2
+    diagonal = torch.from_numpy(statistics.diagonal[kernel]).to(device)  # [M, n]
+    sums = torch.from_numpy(statistics.row_sums[kernel]).to(device)  # [M, n]
+    products = torch.from_numpy(statistics.products[kernel]).to(device)  # [M, M]
+    if debiased:
+        sums, products, diagonal = (
+            sums - diagonal,
+            products - diagonal @ diagonal.T,
+            torch.zeros_like(diagonal),
+        )
+    totals = sums.sum(1)  # [M]
+    first = second = 0  # of the differences from the whole
+    for rows, K in gram_blocks(centred, kernel, gamma):  # K [M, B, n]
+        own, left_out = diagonal[:, rows].T, sums[:, rows].T  # [B, M]
+        if debiased:
+            K.diagonal(rows.start, 1, 2).zero_()
+        each = outer(own, own)
+        shared = K.transpose(0, 1) @ K.permute(1, 2, 0)  # [B, M, M], the sum over j of K_a[i, j] K_b[i, j]
+        weighted = (K @ sums.T).transpose(0, 1)  # [B, M, M], the sum over j of K_a[i, j] sums_b[j]
+        crossed = weighted - outer(own, left_out)  # without j = i
+        hsic = hsic_of_sums(
+            n - 1,
+            products - 2 * shared + each,
+            sums @ sums.T - outer(left_out, left_out) - crossed - crossed.mT + shared - each,
+            outer(totals - 2 * left_out + own, totals - 2 * left_out + own),
+            debiased,
+        )  # [B, M, M], with one city left out
+        alone = hsic.diagonal(0, 1, 2)  # [B, M]
+        if not (alone > 0).all():
+            raise ValueError(
+                f"without one of the {n} rows the debiased CKA is undefined: too few for a standard error"
+            )
+        difference = hsic / outer(alone, alone).sqrt() - whole.to(device)
+        first, second = first + difference.sum(0), second + difference.square().sum(0)
+    variance = (n - 1) / n * (second - first.square() / n)
+    return variance.clamp(min=0).fill_diagonal_(0).sqrt().cpu().numpy()
 
 
-def _hsic(X, Y, debiased):
-    """HSIC of centred X [n, d1] and Y [n, d2], up to a factor of n alone: ||X'Y||_F^2, or its unbiased estimate."""
-    n = len(X)
-    if X.shape[1] * Y.shape[1] <= n * (X.shape[1] + Y.shape[1]):
-        total = (X.T @ Y).square().sum()  # feature space: [d1, d2]
-    else:
-        total = ((X @ X.T) * (Y @ Y.T)).sum()  # sample space: [n, n]
-    if not debiased:
-        return total
-    # With the diagonals of K = XX' and L = YY' set to zero; the columns of K and L sum to zero before that.
-    k, l = X.square().sum(1), Y.square().sum(1)  # [n]
-    return total - (k * l).sum() + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k * l).sum()
-
-
-def _centred(X, name):
-    """X as a float64 tensor with columns of mean zero, scaled to a largest value of 1, on its own device."""
-    if isinstance(X, torch.Tensor):
-        X = X.detach()
-    elif hasattr(X, "__cuda_array_interface__"):
-        X = torch.from_dlpack(X)
-    else:
-        X = np.asarray(X)
-        if X.dtype.kind not in "fiu":
-            raise TypeError(f"{name}: expected numbers, got dtype {X.dtype}")
-        X = torch.from_numpy(X.astype(np.float64))
-    if X.ndim != 2:
-        raise ValueError(f"{name}: expected shape [n, d], got {list(X.shape)}")
-    if len(X) < 2:
-        raise ValueError(f"{name}: expected at least 2 rows, got {len(X)}")
-    X = X.to(torch.float64)
-    if not torch.isfinite(X).all():
-        raise ValueError(f"{name}: holds NaN or infinity")
-    size = float(X.abs().max()) if X.numel() else 0.0
-    X = X - X.mean(0)
-    largest = float(X.abs().max()) if X.numel() else 0.0
-    if largest <= size * len(X) * math.ulp(1.0):
-        raise ValueError(f"{name}: all rows are equal, CKA is undefined")
-    return X / largest
+def outer(x, y):
+    """[B, M] and [B, M] -> [B, M, M]."""
+    return x[:, :, None] * y[:, None, :]

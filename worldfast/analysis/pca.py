@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-__all__ = ["Components", "pca_over_training"]
+__all__ = ["Components", "leading_components", "pca_over_training"]
 
 
 @dataclass(frozen=True)
@@ -50,4 +51,24 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
         else:
             own = PCA(k, svd_solver="covariance_eigh").fit(X[chosen]).transform(X)
             projected.append(own @ orthogonal_procrustes(own, projected[-1])[0])
-    return Components(np.stack(projected[::-1]).astype(np.float32), pca.explained_variance_ratio_.astype(np.float64))
+    return Components(
+        np.stack(projected[::-1]).astype(np.float32), pca.explained_variance_ratio_.astype(np.float64)
+    )
+
+
+def leading_components(X, k):
+    """The first k principal components of a representation [n, d]: a float64 tensor [n, k] on its device.
+
+    Raises ValueError for k larger than n or d.
+    """
+    X = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
+    if X.ndim != 2 or not 1 <= k <= min(X.shape):
+        raise ValueError(
+            f"expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}"
+        )
+    X = X.detach().double()
+    X = X - X.mean(0)
+    if len(X) < X.shape[1]:  # the same from the smaller of two matrices
+        values, vectors = torch.linalg.eigh(X @ X.T)
+        return vectors[:, -k:].flip(1) * values[-k:].flip(0).clamp(min=0).sqrt()
+    return X @ torch.linalg.eigh(X.T @ X)[1][:, -k:].flip(1)

@@ -1,0 +1,324 @@
+"""CKA against its definition, n x n in float64, and against what is known of it."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import worldfast as wf
+from worldfast import gram
+from worldfast._native import core
+from worldfast.analysis.cka import cka_minibatch, cka_standard_error
+
+rng = np.random.default_rng(7)
+KINDS = [(kernel, debiased) for kernel in ("linear", "rbf") for debiased in (False, True)]
+WIDTHS = [width for width in (4, 8, 16) if core.limit_vector_width(width) == width]
+core.limit_vector_width(16)
+
+
+@pytest.fixture(params=WIDTHS)
+def vector_width(request):
+    core.limit_vector_width(request.param)
+    yield request.param
+    core.limit_vector_width(16)
+
+
+def gram_matrix(X, kernel, sigma=None):
+    X = np.asarray(X, dtype=np.float64)
+    if kernel == "linear":
+        X = X - X.mean(0)
+        return X @ X.T
+    squared = ((X[:, None] - X[None]) ** 2).sum(-1)
+    sigma = np.median(np.sqrt(squared[np.triu_indices(len(X), 1)])) if sigma is None else sigma
+    return np.exp(-squared / (2 * sigma**2))
+
+
+def reference(Xs, kernel="linear", debiased=False, sigma=None):
+    """By the definitions: float64 [M, M]."""
+    n = len(Xs[0])
+    one, centre = np.ones(n), np.eye(n) - 1 / n
+
+    def hsic(A, B):
+        if not debiased:
+            return np.trace(centre @ A @ centre @ B)
+        A, B = A - np.diag(np.diag(A)), B - np.diag(np.diag(B))
+        middle = (one @ A @ one) * (one @ B @ one) / ((n - 1) * (n - 2))
+        return (np.trace(A @ B) + middle - 2 / (n - 2) * (one @ A @ B @ one)) / (n * (n - 3))
+
+    sigma = [None] * len(Xs) if sigma is None else sigma
+    grams = [gram_matrix(X, kernel, s) for X, s in zip(Xs, sigma)]
+    matrix = np.array([[hsic(A, B) for B in grams] for A in grams])
+    own = np.sqrt(np.diagonal(matrix))
+    return matrix / own[:, None] / own
+
+
+def alike(n, widths, scale=1.0, offset=0.0, dtype=np.float64):
+    """Representations that share three hidden coordinates, columns of very different size."""
+    hidden = rng.normal(size=(n, 3))
+    Xs = []
+    for d in widths:
+        X = np.tanh(hidden @ rng.normal(size=(3, d))) + 0.3 * rng.normal(size=(n, d))
+        Xs.append((X * scale * 10 ** rng.uniform(-1, 1, d) + offset).astype(dtype))
+    return Xs
+
+
+@pytest.mark.parametrize("kernel,debiased", KINDS)
+@pytest.mark.parametrize(
+    "n,widths", [(5, (3, 2)), (64, (1, 7)), (33, (7, 11, 64, 130)), (200, (101, 64, 33)), (17, (301, 5))]
+)
+@pytest.mark.parametrize("dtype,tolerance", [("float64", 1e-10), ("float32", 1e-5), ("float16", 1e-5)])
+@pytest.mark.parametrize("offset,scale", [(0, 1), (1000, 1), (0, 1e-3), (30, 1e3)])
+def test_against_the_definition(n, widths, dtype, tolerance, offset, scale, kernel, debiased):
+    if dtype == "float16" and abs(offset) + 40 * scale > 6e4:
+        pytest.skip("more than float16 can hold")
+    Xs = alike(n, widths, scale, offset, dtype)
+    if kernel == "rbf" and any(len(np.unique(X, axis=0)) < n / 2 for X in Xs):
+        pytest.skip("float16 has made most rows equal")
+    expected = reference(Xs, kernel, debiased)
+    matrix = wf.cka_matrix(Xs, kernel, debiased)
+    # what the debiased ratio is rounded to is the plain one: it may be near 0
+    np.testing.assert_allclose(matrix, expected, rtol=tolerance, atol=tolerance / 10)
+    assert wf.cka(Xs[0], Xs[1], kernel, debiased) == pytest.approx(
+        matrix[0, 1], rel=2 * tolerance, abs=tolerance / 5
+    )
+
+
+@pytest.mark.parametrize("kernel,debiased", KINDS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_vector_width(dtype, kernel, debiased, vector_width):
+    Xs = alike(101, (33, 70, 3, 5, 129), dtype=dtype)
+    tolerance = 1e-10 if dtype == "float64" else 1e-5
+    for few in (Xs, Xs[:2]):  # Gram of Grams and feature products
+        np.testing.assert_allclose(
+            wf.cka_matrix(few, kernel, debiased), reference(few, kernel, debiased), rtol=tolerance
+        )
+
+
+def test_linear_takes_the_cheaper_way(monkeypatch):
+    """Features for two narrow representations, Gram of Grams for many wide ones: both are right, and both are taken."""
+    taken = []
+    for kind in ("FeatureProducts64", "GramOfGrams64"):
+        made = getattr(core, kind)
+        monkeypatch.setattr(core, kind, lambda *args, kind=kind, made=made: taken.append(kind) or made(*args))
+    for n, widths in ((300, (20, 30)), (40, (64, 65, 200))):
+        Xs = alike(n, widths)
+        np.testing.assert_allclose(wf.cka_matrix(Xs), reference(Xs), rtol=1e-10)
+    assert taken == ["FeatureProducts64", "GramOfGrams64"]
+
+
+@pytest.mark.parametrize("kernel,debiased", KINDS)
+def test_several_statistics_from_one_pass(kernel, debiased):
+    Xs = alike(150, (40, 20, 64))
+    statistics = wf.gram_statistics(Xs, ("linear", "rbf"))
+    np.testing.assert_allclose(statistics.cka(kernel, debiased), reference(Xs, kernel, debiased), rtol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", gram.KERNELS)
+@pytest.mark.parametrize("widths", [(7, 5), (40, 90, 64)])
+def test_blocks_of_rows_make_no_difference(monkeypatch, tmp_path, kernel, widths):
+    """What does not fit in memory is read in blocks, from an HDF5 file too."""
+    Xs = alike(333, widths, dtype=np.float32)
+    whole = wf.cka_matrix(Xs, kernel)
+    with h5py.File(tmp_path / "stream.h5", "w") as file:
+        for i, X in enumerate(Xs):
+            file[f"layer_{i}"] = X
+        monkeypatch.setattr(gram, "PANEL_BYTES", 1)
+        streamed = wf.cka_matrix([file[f"layer_{i}"] for i in range(len(Xs))], kernel)
+    np.testing.assert_allclose(streamed, whole, rtol=1e-6)
+    np.testing.assert_allclose(streamed, reference(Xs, kernel), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel,debiased", KINDS)
+def test_float64_by_matrix_products(kernel, debiased):
+    """The way of float64 on a GPU, here on the CPU."""
+    Xs = alike(150, (40, 20, 64), scale=300)
+    plain = [gram._Representation(torch.tensor(X), "X") for X in Xs]
+    found = gram._on_gpu(plain, (kernel,), np.asarray(1.0))
+    np.testing.assert_allclose(found.cka(kernel, debiased), reference(Xs, kernel, debiased), rtol=1e-10)
+
+
+@pytest.mark.parametrize("kernel,debiased", KINDS)
+def test_the_number_of_threads_makes_no_difference(kernel, debiased):
+    Xs = alike(700, (40, 30, 20), dtype=np.float32)
+    one, three = (wf.gram_statistics(Xs, kernel, threads=threads).cka(kernel, debiased) for threads in (1, 3))
+    assert np.array_equal(one, three)
+
+
+@pytest.mark.parametrize("kernel,debiased", KINDS)
+def test_symmetry_the_diagonal_and_invariance(kernel, debiased):
+    X, Y = alike(90, (9, 5))
+    turned = X @ np.linalg.qr(rng.normal(size=(9, 9)))[0] * 17 + 3
+    matrix = wf.cka_matrix([X, Y, turned], kernel, debiased)
+    assert np.array_equal(matrix, matrix.T) and np.array_equal(np.diagonal(matrix), np.ones(3))
+    assert matrix[0, 2] == pytest.approx(1, abs=1e-12)
+    assert matrix[2, 1] == pytest.approx(matrix[0, 1], rel=1e-12)
+
+
+@pytest.mark.parametrize("kernel", gram.KERNELS)
+@pytest.mark.parametrize("n", [8, 64, 512, 4096])
+def test_debiased_of_independent_inputs_is_zero_on_average(n, kernel):
+    own = np.random.default_rng(n)
+    values = []
+    for _ in range(max(4000 // n, 8)):
+        X, Y = own.normal(size=(n, 5)), own.normal(size=(n, 4)).astype(np.float32)
+        values.append(wf.cka(X, Y, kernel, debiased=True))
+        assert wf.cka(X, Y, kernel) > 0
+    assert abs(np.mean(values)) < 2 * np.std(values, ddof=1) / np.sqrt(len(values))
+
+
+def test_an_outlier_does_not_cost_its_neighbours_their_distances():
+    """Two things far out and near each other: float32 products would not see how near."""
+    Xs = [X.astype(np.float32) for X in alike(60, (8, 6))]
+    for X in Xs:
+        X[:2] += 1e5
+    np.testing.assert_allclose(wf.cka_matrix(Xs, "rbf"), reference(Xs, "rbf"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", gram.KERNELS)
+def test_every_kind_of_array(kernel):
+    X, Y = alike(40, (12, 6), dtype=np.float32)
+    expected = reference([X[:, ::2], Y], kernel)[0, 1]
+    X.flags.writeable = False
+    kinds = [
+        X[:, ::2],
+        np.asfortranarray(X[:, ::2]),
+        X[:, ::2].tolist(),
+        X[:, ::2].astype(">f8").astype(np.float64),
+    ]
+    kinds += [torch.tensor(X)[:, ::2], torch.tensor(X[:, ::2], requires_grad=True), torch.tensor(X).T[::2].T]
+    for kind in kinds:
+        assert wf.cka(kind, Y, kernel) == pytest.approx(expected, rel=1e-5)
+    whole = (X * 100).round()
+    exact = reference([whole, Y], kernel)[0, 1]
+    for dtype in ("int32", "uint8", "int64"):
+        integers = (whole - whole.min()).astype(dtype)
+        assert wf.cka(integers, Y, kernel) == pytest.approx(reference([integers, Y], kernel)[0, 1], rel=1e-5)
+        assert wf.cka(torch.from_numpy(integers), Y, kernel) == pytest.approx(
+            wf.cka(integers, Y, kernel), rel=1e-12
+        )
+    assert wf.cka(whole.astype(np.float64), Y.astype(np.float64), kernel) == pytest.approx(exact, rel=1e-10)
+
+
+@pytest.mark.parametrize("kernel", gram.KERNELS)
+def test_bfloat16_and_the_edges_of_float16(kernel):
+    Xs = [torch.tensor(X).bfloat16() for X in alike(70, (12, 6))]
+    expected = reference([X.double().numpy() for X in Xs], kernel)
+    np.testing.assert_allclose(wf.cka_matrix(Xs, kernel), expected, rtol=1e-5)
+    small = [(X * 1e-6).astype(np.float16) for X in alike(70, (12, 6))]  # denormals
+    assert any(np.abs(X[X != 0]).min() < 6e-6 for X in small)
+    np.testing.assert_allclose(wf.cka_matrix(small, kernel), reference(small, kernel), rtol=1e-5)
+
+
+def test_bandwidth():
+    Xs = alike(80, (6, 9))
+    sigma = [1.5, 4.0]
+    np.testing.assert_allclose(
+        wf.cka_matrix(Xs, "rbf", bandwidth=sigma), reference(Xs, "rbf", sigma=sigma), rtol=1e-10
+    )
+    medians = wf.gram_statistics(Xs, "rbf").bandwidth
+    for X, median in zip(Xs, medians):
+        assert median == pytest.approx(
+            np.median([np.linalg.norm(a - b) for i, a in enumerate(X) for b in X[:i]]), rel=1e-12
+        )
+    half = wf.cka_matrix(Xs, "rbf", bandwidth=0.5)
+    np.testing.assert_allclose(half, reference(Xs, "rbf", sigma=medians / 2), rtol=1e-10)
+
+
+def test_components():
+    X, Y = alike(50, (12, 70))
+    project = lambda A: (A - A.mean(0)) @ np.linalg.svd(A - A.mean(0), full_matrices=False)[2][:3].T  # noqa: E731
+    expected = reference([project(X), project(Y)])[0, 1]
+    assert wf.cka(X, Y, components=3) == pytest.approx(expected, rel=1e-9)
+    with pytest.raises(ValueError, match="13 components"):
+        wf.cka(X, Y, components=13)
+
+
+@pytest.mark.parametrize("kernel,debiased", KINDS)
+def test_standard_error_leaves_out_each_city_in_turn(kernel, debiased):
+    Xs = alike(40, (7, 5, 30))
+    sigma = wf.gram_statistics(Xs, "rbf").bandwidth
+    without = np.array(
+        [reference([np.delete(X, i, 0) for X in Xs], kernel, debiased, sigma) for i in range(40)]
+    )
+    expected = np.sqrt(39 / 40 * ((without - without.mean(0)) ** 2).sum(0))
+    np.testing.assert_allclose(cka_standard_error(Xs, kernel, debiased), expected, atol=1e-10)
+
+
+def test_standard_error_is_that_of_repeated_samples():
+    """The spread over samples of the same population is what it estimates."""
+    world = alike(20_000, (4, 4))
+    values, errors = [], []
+    for _ in range(100):
+        rows = rng.choice(20_000, 100, replace=False)
+        Xs = [X[rows] for X in world]
+        values.append(wf.cka(*Xs, debiased=True))
+        errors.append(cka_standard_error(Xs, debiased=True)[0, 1])
+    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.25)
+
+
+@pytest.mark.parametrize("kernel", gram.KERNELS)
+def test_minibatches(tmp_path, kernel):
+    Xs = alike(1000, (8, 6))
+    one = cka_minibatch(Xs, 1000, kernel)
+    np.testing.assert_allclose(one, wf.cka_matrix(Xs, kernel, debiased=True), rtol=1e-10)
+    with h5py.File(tmp_path / "stream.h5", "w") as file:
+        for i, X in enumerate(Xs):
+            file[f"layer_{i}"] = X
+        streamed = cka_minibatch([file["layer_0"], file["layer_1"]], 100, kernel)
+    assert streamed[0, 1] == pytest.approx(one[0, 1], abs=0.03)
+    # by hand: the sums of batches, not the mean of ratios
+    hsic = sum(
+        wf.gram_statistics([X[b::10] for X in Xs], kernel).hsic(kernel, debiased=True) for b in range(10)
+    )
+    assert streamed[0, 1] == pytest.approx(hsic[0, 1] / np.sqrt(hsic[0, 0] * hsic[1, 1]), rel=1e-10)
+    with pytest.raises(ValueError, match="batch: expected at least 4"):
+        cka_minibatch(Xs, 3)
+
+
+def test_hsic_is_in_the_units_of_the_representations():
+    X, Y = alike(30, (4, 3), scale=37.0)
+    expected = np.linalg.norm((X - X.mean(0)).T @ (Y - Y.mean(0))) ** 2 / 29**2
+    assert wf.gram_statistics([X, Y]).hsic()[0, 1] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "X,message",
+    [
+        (np.full((5, 3), 7.1), "X.*all rows are equal"),
+        (np.full((5, 3), np.nan), "X: holds NaN"),
+        (np.array([[1.0, 2], [3, np.inf], [0, 0], [1, 1], [2, 2]]), "X: holds NaN or infinity"),
+        (np.full((5, 2), np.inf), "X: holds NaN"),
+        (np.zeros(5), r"X.*\[n, d\]"),
+        (np.zeros((1, 5)), "X: expected at least 2 rows"),
+        (np.zeros((5, 0)), "X.*all rows are equal"),
+        (rng.normal(size=(6, 3)), "Y: expected 6 rows as in X, got 5"),
+    ],
+)
+@pytest.mark.parametrize("kernel", gram.KERNELS)
+def test_refuses_values(X, message, kernel):
+    Y = rng.normal(size=(1 if len(X) == 1 else 5, 2))
+    with pytest.raises(ValueError, match=message):
+        wf.cka(X, Y, kernel)
+    with pytest.raises(ValueError, match=r"Xs\["):
+        wf.cka_matrix([Y, X], kernel)
+
+
+def test_refuses_names_types_and_options():
+    X = rng.normal(size=(3, 2))
+    with pytest.raises(ValueError, match="did you mean 'linear'"):
+        wf.cka(X, X, kernel="linaer")
+    with pytest.raises(ValueError, match="unknown kernel 'rbf'.*known: linear"):
+        wf.gram_statistics([X, X]).cka("rbf")
+    with pytest.raises(TypeError, match="X: expected real numbers, got dtype complex128"):
+        wf.cka(X + 1j, X)
+    with pytest.raises(TypeError, match="X: expected real numbers"):
+        wf.cka(X > 0, X)
+    with pytest.raises(ValueError, match="at least 4 rows, got 3"):
+        wf.cka(X, X, debiased=True)
+    with pytest.raises(ValueError, match="at least one"):
+        wf.cka_matrix([])
+    for bandwidth in (0, -1.0, np.nan, [1.0], [1.0, -1.0]):
+        with pytest.raises(ValueError, match="bandwidth: expected a positive number"):
+            wf.cka(X, X, "rbf", bandwidth=bandwidth)
+    with pytest.raises(ValueError, match="the median distance is 0"):
+        wf.cka(np.array([[0.0]] * 9 + [[1.0]]), rng.normal(size=(10, 1)), "rbf")

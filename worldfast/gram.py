@@ -1,0 +1,324 @@
+"""Statistics of Gram matrices, from which every kind of centred kernel alignment is formed.
+
+For representations X_a of the same n things, columns centred, K_a is X_a X_a' (linear) or
+exp(-|x_i - x_j|^2 / (2 sigma_a^2)) (RBF). No n x n matrix is ever in memory, nor need the representations be: they may
+be HDF5 datasets, of which blocks of rows are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from worldfast._native import core
+from worldfast.errors import unknown_name
+
+__all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_of_sums", "normalised"]
+
+KERNELS = ("linear", "rbf")
+PANEL_BYTES = 128 << 20  # what the blocks of rows that are at work may take, laid out for the kernel
+MEDIAN_ROWS = 2048  # whose distances the median heuristic looks at
+SHIFT = math.exp(-0.5)  # taken off every entry of an RBF matrix: centring removes it, and sums cancel less
+OUTLYING = 100.0  # gamma |x|^2 from which on float32 would lose the distances of an outlier's neighbours
+
+
+@dataclass(frozen=True)
+class GramStatistics:
+    """What is known of the Gram matrices of M representations of n things, by kernel.
+
+    names       [M]
+    scale       float64 [M], powers of two by which the representations were multiplied first
+    products    float64 [M, M], the sum over all i, j of K_a[i, j] K_b[i, j]
+    row_sums    float64 [M, n], the sum over j of K_a[i, j]
+    diagonal    float64 [M, n], K_a[i, i]
+    bandwidth   float64 [M], sigma of the RBF kernel in the units of the representations; None where there is none
+
+    RBF matrices stand here without the constant exp(-1/2), which centring would remove.
+    """
+
+    n: int
+    names: tuple[str, ...]
+    scale: np.ndarray
+    products: dict[str, np.ndarray]
+    row_sums: dict[str, np.ndarray]
+    diagonal: dict[str, np.ndarray]
+    bandwidth: np.ndarray | None
+
+    def cka(self, kernel: str = "linear", debiased: bool = False) -> np.ndarray:
+        """Centred kernel alignment of all pairs: float64 [M, M], symmetric, ones on the diagonal.
+
+        ValueError where a representation's own HSIC is not positive, as the debiased one of noise may be.
+        """
+        return normalised(self._hsic(kernel, debiased), self.names)
+
+    def hsic(self, kernel: str = "linear", debiased: bool = False) -> np.ndarray:
+        """The Hilbert-Schmidt independence criterion of all pairs: float64 [M, M].
+
+        tr(K H L H) / (n - 1)^2 (Gretton et al., ALT 2005), or its unbiased estimate, for n >= 4 (Song et al., JMLR
+        2012, equation 5).
+        """
+        scale = self.scale**2 if kernel == "linear" else np.ones_like(self.scale)
+        count = self.n * (self.n - 3) if debiased else (self.n - 1) ** 2
+        return self._hsic(kernel, debiased) / (scale[:, None] * scale * count)
+
+    def _hsic(self, kernel, debiased):
+        if kernel not in self.products:
+            raise unknown_name("kernel", kernel, tuple(self.products))
+        products, rows, diagonal = self.products[kernel], self.row_sums[kernel], self.diagonal[kernel]
+        if debiased:
+            if self.n < 4:
+                raise ValueError(f"the debiased estimate needs at least 4 rows, got {self.n}")
+            products, rows = products - diagonal @ diagonal.T, rows - diagonal
+        totals = rows.sum(1)
+        return hsic_of_sums(self.n, products, rows @ rows.T, totals[:, None] * totals, debiased)
+
+
+def hsic_of_sums(n, products, row_products, totals, debiased):
+    """HSIC, up to a factor of n, from sums over Gram matrices K and L that are not centred: of K L, of their row sums'
+    products, and the product of their totals. For the unbiased one K and L have zeros on the diagonal."""
+    if debiased:
+        return products - 2 / (n - 2) * row_products + totals / ((n - 1) * (n - 2))
+    return products - 2 / n * row_products + totals / n**2
+
+
+def normalised(hsic: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """CKA from HSIC [M, M]; ValueError where one on the diagonal is not positive."""
+    own = np.diagonal(hsic)
+    for name, value in zip(names, own, strict=True):
+        if not value > 0:
+            raise ValueError(f"{name}: its alignment with itself is {value:g}; CKA is undefined")
+    matrix = hsic / np.sqrt(own[:, None] * own)
+    np.fill_diagonal(matrix, 1.0)
+    return matrix
+
+
+def gram_statistics(
+    Xs: Sequence, kernels: str | Sequence[str] = ("linear",), bandwidth: float | Sequence[float] = 1.0, *,
+    names: Sequence[str] | None = None, threads: int | None = None,
+) -> GramStatistics:  # fmt: skip
+    """The statistics of M representations, those of several kernels from one computation.
+
+    Xs         M of [n, d_a], n at least 2: numpy, torch or cupy, or anything with a shape, a dtype and slices of rows
+               that become numpy arrays, such as an HDF5 dataset. Tiles are computed in float32 where all are float16,
+               bfloat16 or float32, else in float64; sums over tiles are float64
+    kernels    "linear", "rbf" or both
+    bandwidth  a number: sigma of the RBF kernel as a multiple of the median distance between rows (of more than 2,048
+               rows every k-th is looked at). M numbers: sigma of each
+    names      of the representations, for errors
+    threads    None: torch's number of threads. Results do not depend on it
+
+    Raises TypeError, ValueError: not [n, d], other n or devices than the first, NaN or infinity, all rows equal.
+    """
+    kernels = (kernels,) if isinstance(kernels, str) else tuple(kernels)
+    for kernel in kernels:
+        if kernel not in KERNELS:
+            raise unknown_name("kernel", kernel, KERNELS)
+    Xs = list(Xs)
+    if not Xs:
+        raise ValueError("Xs: expected at least one representation, got none")
+    names = [f"Xs[{a}]" for a in range(len(Xs))] if names is None else names
+    Xs = [_Representation(X, name) for X, name in zip(Xs, names, strict=True)]
+    first = Xs[0]
+    for X in Xs:
+        if X.n != first.n:
+            raise ValueError(f"{X.name}: expected {first.n} rows as in {first.name}, got {X.n}")
+        if X.device != first.device:
+            raise ValueError(f"{X.name}: expected device {first.device} as {first.name}, got {X.device}")
+    if first.n < 2:
+        raise ValueError(f"{first.name}: expected at least 2 rows, got {first.n}")
+    bandwidth = np.asarray(bandwidth, dtype=np.float64)
+    if bandwidth.shape not in ((), (len(Xs),)) or not (np.isfinite(bandwidth) & (bandwidth > 0)).all():
+        raise ValueError(
+            f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {bandwidth}"
+        )
+    if first.device == "cpu":
+        return _on_cpu(Xs, kernels, bandwidth, torch.get_num_threads() if threads is None else threads)
+    return _on_gpu(Xs, kernels, bandwidth)
+
+
+class _Representation:
+    """One of the M: its name and shape, and its blocks of rows as the native core reads them."""
+
+    def __init__(self, X, name: str):
+        if isinstance(X, torch.Tensor):
+            X = X.detach()
+        elif hasattr(X, "__cuda_array_interface__"):
+            X = torch.from_dlpack(X)
+        elif not (hasattr(X, "shape") and hasattr(X, "dtype")):
+            X = np.asarray(X)
+        self.data, self.name = X, name
+        self.device = str(X.device) if isinstance(X, torch.Tensor) else "cpu"
+        if len(X.shape) != 2:
+            raise ValueError(f"{name}: expected shape [n, d], got {list(X.shape)}")
+        self.n, self.width = X.shape
+        kind = str(X.dtype).removeprefix("torch.")
+        self.single = kind in ("float16", "bfloat16", "float32")
+        self.converted = not self.single and kind != "float64"
+        if self.converted and not kind.startswith(("int", "uint")):
+            raise TypeError(f"{name}: expected real numbers, got dtype {X.dtype}")
+
+    def rows(self, rows: slice):
+        block = self.data[rows]
+        if isinstance(block, torch.Tensor):
+            return block.double() if self.converted else block
+        return np.asarray(block, dtype=np.float64 if self.converted else None)
+
+
+def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
+    n, widths = Xs[0].n, [X.width for X in Xs]
+    single = all(X.single for X in Xs) if single is None else single
+    means, scales = _centring(Xs, threads)
+    squared_norms = np.empty((len(Xs), n))
+
+    def panel(rows, by_columns=False):
+        made = (core.Panel32 if single else core.Panel64)(
+            [X.rows(rows) for X in Xs], means, scales, by_columns, threads
+        )
+        squared_norms[:, rows] = made.squared_norms
+        return made
+
+    sigma = gamma = None
+    if "rbf" in kernels:  # of the scaled representations
+        sigma = bandwidth * scales
+        if bandwidth.ndim == 0:
+            sigma = bandwidth * _positive(Xs, core.median_distances(panel(_few(n)), threads))
+        gamma = 0.5 / sigma**2
+    blocks = _blocks(n, sum(widths) * (4 if single else 8))
+    if kernels == ("linear",) and n * sum(widths) ** 2 < n**2 * sum(widths) + n**2 * len(Xs) ** 2 / 2:
+        gram = (core.FeatureProducts32 if single else core.FeatureProducts64)(widths)
+        for rows in blocks:
+            gram.add(panel(rows, by_columns=True), threads)
+    else:
+        kind = core.GramOfGrams32 if single else core.GramOfGrams64
+        gram = kind(len(Xs), n, "linear" in kernels, gamma, SHIFT)
+        for i, rows in enumerate(blocks):
+            p = panel(rows)
+            gram.add(p, rows.start, p, rows.start, threads)
+            for other in blocks[:i]:
+                gram.add(p, rows.start, panel(other), other.start, threads)
+    if gamma is not None and single and (gamma * squared_norms.max(1)).max() > OUTLYING:
+        return _on_cpu(Xs, kernels, bandwidth, threads, single=False)
+    linear = gram.linear() if "linear" in kernels else None
+    return _statistics(Xs, linear, squared_norms, gram.rbf() if "rbf" in kernels else None, sigma, scales)
+
+
+def _on_gpu(Xs, kernels, bandwidth):
+    """The same by Triton for float16, bfloat16 and float32, by float64 matrix products for the rest."""
+    n, widths = Xs[0].n, [X.width for X in Xs]
+    beside = torch.cat(
+        [X.data.double() for X in Xs], 1
+    )  # [n, sum of d]: one operation for all, not one for each
+    origin = beside[0].clone()
+    beside -= origin
+    largest = torch.stack([x.abs().amax() for x in beside.split(widths, 1)]).cpu().numpy()
+    scales = _scales(Xs, largest)
+    beside -= beside.mean(0)
+    beside *= torch.from_numpy(np.repeat(scales, widths)).to(beside.device)
+    centred = [x.contiguous() for x in beside.split(widths, 1)]
+    squared_norms = torch.stack([x.square().sum(1) for x in centred])  # [M, n]
+    sigma = gamma = None
+    if "rbf" in kernels:
+        sigma = bandwidth * scales
+        if bandwidth.ndim == 0:
+            medians = torch.stack([torch.pdist(x[_few(n)]).quantile(0.5) for x in centred])
+            sigma = bandwidth * _positive(Xs, medians.cpu().numpy())
+        gamma = 0.5 / sigma**2
+    squared_norms = squared_norms.cpu().numpy()
+    single = all(X.single for X in Xs)
+    if gamma is not None and (gamma * squared_norms.max(1)).max() > OUTLYING:
+        single = False
+    if single:
+        from worldfast.kernels.gram import gram_statistics as kernel_statistics
+
+        gamma = None if gamma is None else torch.from_numpy(gamma)
+        found = kernel_statistics([x.float() for x in centred], kernels, gamma)
+    else:
+        found = {kernel: _by_blocks(centred, kernel, gamma) for kernel in kernels}
+    linear = found["linear"][0].cpu().numpy() if "linear" in found else None
+    rbf = tuple(x.cpu().numpy() for x in found["rbf"]) if "rbf" in found else None
+    return _statistics(Xs, linear, squared_norms, rbf, sigma, scales)
+
+
+def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, size: int = 64):
+    """Blocks of rows of the Gram matrices of M tensors [n, d_a] with centred columns, on their device and in their dtype.
+
+    Yields (slice of rows, K [M, size, n]), for "rbf" exp(-gamma_a |x_i - x_j|^2) - exp(-1/2): the plain way.
+    """
+    norms = [x.square().sum(1) for x in centred]
+    for start in range(0, len(centred[0]), size):
+        rows = slice(start, start + size)
+        K = torch.stack([x[rows] @ x.T for x in centred])
+        if kernel == "rbf":
+            for a, norm in enumerate(norms):
+                K[a] = torch.exp((2 * K[a] - norm - norm[rows, None]) * float(gamma[a])) - SHIFT
+        yield rows, K
+
+
+def _by_blocks(centred, kernel, gamma):
+    products, row_sums = 0, []
+    for _, K in gram_blocks(centred, kernel, gamma):
+        flat = K.flatten(1)
+        products = products + flat @ flat.T
+        row_sums.append(K.sum(2))
+    return products, torch.cat(row_sums, 1)
+
+
+def _statistics(Xs, linear, squared_norms, rbf, sigma, scales):
+    products, row_sums, diagonal = {}, {}, {}
+    if linear is not None:
+        products["linear"], row_sums["linear"], diagonal["linear"] = (
+            linear,
+            np.zeros_like(squared_norms),
+            squared_norms,
+        )
+    if rbf is not None:
+        products["rbf"], row_sums["rbf"] = rbf
+        diagonal["rbf"] = np.full_like(squared_norms, 1 - SHIFT)
+    bandwidth = None if sigma is None else sigma / scales
+    return GramStatistics(Xs[0].n, tuple(X.name for X in Xs), scales, products, row_sums, diagonal, bandwidth)
+
+
+def _few(n: int) -> slice:
+    return slice(0, n, -(-n // MEDIAN_ROWS))
+
+
+def _positive(Xs, medians) -> np.ndarray:
+    for X, median in zip(Xs, medians, strict=True):
+        if not median > 0:
+            raise ValueError(
+                f"{X.name}: most of its rows are equal, the median distance is 0; give a bandwidth for each"
+            )
+    return np.asarray(medians)
+
+
+def _blocks(n: int, row_bytes: int) -> list[slice]:
+    """All rows at once, or in blocks of which two fit in PANEL_BYTES."""
+    size = n if n * row_bytes <= PANEL_BYTES else max(64, PANEL_BYTES // 2 // row_bytes // 64 * 64)
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _centring(Xs, threads):
+    """The mean of each column, and a power of two that brings each representation's largest value near 1."""
+    n = Xs[0].n
+    origins = [X.rows(slice(0, 1)) for X in Xs]
+    origins = [
+        x.double().numpy()[0] if isinstance(x, torch.Tensor) else x[0].astype(np.float64) for x in origins
+    ]
+    sums = [np.zeros(X.width) for X in Xs]
+    largest = np.zeros(len(Xs))
+    for rows in _blocks(n, sum(X.width for X in Xs) * 8):
+        largest = np.maximum(largest, core.add_columns([X.rows(rows) for X in Xs], origins, sums, threads))
+    return [origin + total / n for origin, total in zip(origins, sums, strict=True)], _scales(Xs, largest)
+
+
+def _scales(Xs, largest) -> np.ndarray:
+    for X, size in zip(Xs, largest, strict=True):
+        if not math.isfinite(size):
+            raise ValueError(f"{X.name}: holds NaN or infinity")
+        if size == 0:
+            raise ValueError(f"{X.name}: all rows are equal, CKA is undefined")
+    return np.ldexp(1.0, -np.frexp(largest)[1])
