@@ -18,140 +18,6 @@ constexpr int64_t lanes = 16;   // partial sums
 
 constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// ---- reading ----
-
-struct Half {
-    uint16_t bits;
-};
-struct Bfloat {
-    uint16_t bits;
-};
-
-WORLDFAST_INLINE double value(float x) { return x; }
-WORLDFAST_INLINE double value(double x) { return x; }
-WORLDFAST_INLINE double value(Bfloat x) {
-    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
-}
-WORLDFAST_INLINE double value(Half x) {
-    uint32_t bits = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    f *= 0x1p112f;  // from the bias of 15 to that of 127; denormals come out right
-    std::memcpy(&bits, &f, sizeof f);
-    if (f >= 0x1p16f) bits |= 0x7f800000;  // infinity and NaN stay so
-    bits |= static_cast<uint32_t>(x.bits & 0x8000) << 16;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-// Calls f with the address of the first element as what it is.
-template <class F> WORLDFAST_INLINE void with_elements(const Rows& rows, const F& f) {
-    switch (rows.element) {
-        case Element::float16: return f(static_cast<const Half*>(rows.data));
-        case Element::bfloat16: return f(static_cast<const Bfloat*>(rows.data));
-        case Element::float32: return f(static_cast<const float*>(rows.data));
-        default: return f(static_cast<const double*>(rows.data));
-    }
-}
-
-constexpr int64_t group = 8;  // columns that are read together: partial sums for each, so that they fill vectors
-
-// Calls f(column, lane) for the columns of a row, a full group at a time; the stride is 1 or not known.
-template <class F> WORLDFAST_INLINE void for_columns(int64_t begin, int64_t end, const F& f) {
-    int64_t c = begin;
-    for (; c + group <= end; c += group)
-        for (int64_t lane = 0; lane < group; ++lane) f(c + lane, lane);
-    for (; c < end; ++c) f(c, 0);
-}
-
-struct ColumnWork {
-    const Rows& rows;
-    const double* origin;
-    double* sum;
-    double* largest;
-};
-
-template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work, const S* x, int64_t stride) {
-    double size[group] = {}, faults[group] = {};
-    for (int64_t r = 0; r < work.rows.rows; ++r) {
-        const S* row = x + r * work.rows.row_stride;
-        for_columns(0, work.rows.width, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
-            const double difference = value(row[c * stride]) - work.origin[c];
-            work.sum[c] += difference;
-            faults[lane] += difference * 0;  // NaN, and stays so, where it is not finite
-            const double magnitude = std::abs(difference);
-            size[lane] = magnitude > size[lane] ? magnitude : size[lane];
-        });
-    }
-    *work.largest = 0;
-    for (int64_t lane = 0; lane < group; ++lane)
-        *work.largest = std::max(*work.largest, size[lane]) + faults[lane];
-}
-
-template <int W> WORLDFAST_INLINE void columns_of(const ColumnWork& work) {
-    with_elements(work.rows, [&](const auto* x) __attribute__((always_inline)) {
-        if (work.rows.column_stride == 1)
-            add_rows<W>(work, x, 1);
-        else
-            add_rows<W>(work, x, work.rows.column_stride);
-    });
-}
-WORLDFAST_DISPATCH(columns_of_rows, columns_of, (const ColumnWork& work), (work))
-
-// ---- laying out ----
-
-// Rows [begin, end), a strip or less, of one representation.
-template <class T> struct PackWork {
-    const Rows& from;
-    const Centring& by;
-    int64_t begin, end;
-    Along along;
-    T* strips;  // of the representation
-    double* squared_norms;
-};
-
-template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>& work, const S* x, int64_t stride) {
-    constexpr int64_t strip = Panel<T>::strip;
-    const Rows& from = work.from;
-    const double scale = work.by.scale;
-    const bool rows = work.along == Along::rows;
-    T* to = work.strips + (rows ? work.begin * from.width : 0);
-    if (rows && work.end - work.begin < strip) std::fill_n(to, strip * from.width, T{});
-    T line[strip];
-    for (int64_t r = work.begin; r < work.end; ++r) {
-        const S* row = x + r * from.row_stride;
-        double norm[group] = {};
-        for (int64_t c0 = 0; c0 < from.width; c0 += strip) {
-            const int64_t count = std::min(strip, from.width - c0);
-            const double* mean = work.by.mean + c0;
-            for_columns(0, count, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
-                line[c] = static_cast<T>((value(row[(c0 + c) * stride]) - mean[c]) * scale);
-                norm[lane] += static_cast<double>(line[c]) * static_cast<double>(line[c]);
-            });
-            if (rows) {
-                for (int64_t c = 0; c < count; ++c) to[(c0 + c) * strip + r - work.begin] = line[c];
-            } else {
-                std::fill(line + count, line + strip, T{});
-                std::copy_n(line, strip, to + c0 * from.rows + r * strip);
-            }
-        }
-        for (int64_t lane = 1; lane < group; ++lane) norm[0] += norm[lane];
-        work.squared_norms[r] = norm[0];
-    }
-}
-
-template <int W, class T> WORLDFAST_INLINE void pack_any(const PackWork<T>& work) {
-    with_elements(work.from, [&](const auto* x) __attribute__((always_inline)) {
-        if (work.from.column_stride == 1)
-            pack<W>(work, x, 1);
-        else
-            pack<W>(work, x, work.from.column_stride);
-    });
-}
-
 // ---- the tile kernel ----
 
 template <class T, int W> struct Vectors {
@@ -171,43 +37,57 @@ template <class T, int W> WORLDFAST_INLINE double total_of(const typename Vector
     return sum;
 }
 
-// A register tile: R lines of a by two vectors of b, in as many registers as there are.
-template <class T, int W>
-WORLDFAST_INLINE void register_tile(const T* a, const T* b, int64_t depth, T* out, bool add) {
-    constexpr int R = W == 16 ? 8 : 4, size = Vectors<T, W>::size;
-    typename Vectors<T, W>::Vector sum[R][2] = {};
-    for (int64_t k = 0; k < depth; ++k, a += Panel<T>::strip, b += Panel<T>::strip) {
-        const typename Vectors<T, W>::Vector b0 = vector_at<T, W>(b), b1 = vector_at<T, W>(b + size);
+// A register tile: R lines of a by C lines of b, two vectors, in as many registers as there are. Meanwhile memory is
+// asked for what lies `ahead`, `step` bytes at a time.
+template <class T, int W> struct RegisterTile {
+    static constexpr int size = Vectors<T, W>::size, R = W == 16 ? 8 : 4, C = 2 * size;
+    static constexpr int64_t strip = Panel<T>::strip;
+    static constexpr int64_t step = 2 * R * C * sizeof(T) / edge;  // all of two strips of lines in the time of a tile
+
+    static WORLDFAST_INLINE void add(const T* a, const T* b, int64_t depth, T* out, bool more, const char* ahead) {
+        typename Vectors<T, W>::Vector sum[R][2] = {};
+        for (int64_t k = 0; k < depth; ++k, a += strip, b += strip, ahead += step) {
+            __builtin_prefetch(ahead, 0, 2);
+            const typename Vectors<T, W>::Vector b0 = vector_at<T, W>(b), b1 = vector_at<T, W>(b + size);
+            WORLDFAST_UNROLL
+            for (int r = 0; r < R; ++r) {
+                sum[r][0] += a[r] * b0;
+                sum[r][1] += a[r] * b1;
+            }
+        }
         WORLDFAST_UNROLL
         for (int r = 0; r < R; ++r) {
-            sum[r][0] += a[r] * b0;
-            sum[r][1] += a[r] * b1;
+            WORLDFAST_UNROLL
+            for (int c = 0; c < 2; ++c) {
+                T* to = out + r * edge + c * size;
+                if (more) sum[r][c] += vector_at<T, W>(to);
+                vector_at<T, W>(to) = sum[r][c];
+            }
         }
     }
-    WORLDFAST_UNROLL
-    for (int r = 0; r < R; ++r) {
-        WORLDFAST_UNROLL
-        for (int c = 0; c < 2; ++c) {
-            T* to = out + r * edge + c * size;
-            if (add) sum[r][c] += vector_at<T, W>(to);
-            vector_at<T, W>(to) = sum[r][c];
-        }
-    }
-}
+};
 
-// out [edge, edge] = the products over depth [from, to) of up to `edge` lines of a with as many of b. a and b are the
-// strips they begin in, `a_lines` and `b_lines` how many follow, the last strip included.
+// The strips in which a tile's lines begin, how many lines there are (with the whole of the last strip), and how deep.
+template <class T> struct Strips {
+    const T *a, *b;
+    int64_t a_lines, b_lines, depth;
+};
+
+// out [edge, edge] = the products over depth [from, to) of lines a with lines b; `next` are the strips of the next tile.
 template <class T, int W>
-WORLDFAST_INLINE void product_tile(const T* a, const T* b, int64_t depth, int64_t from, int64_t to, int64_t a_lines,
-                                   int64_t b_lines, T* out) {
-    constexpr int64_t strip = Panel<T>::strip, R = W == 16 ? 8 : 4, C = 2 * Vectors<T, W>::size;
-    const auto line = [depth](const T* strips, int64_t i, int64_t k) {
-        return strips + (i / strip * depth + k) * strip + i % strip;
+WORLDFAST_INLINE void product_tile(const Strips<T>& strips, int64_t from, int64_t to, T* out, const Strips<T>& next) {
+    using Tile = RegisterTile<T, W>;
+    const auto line = [&strips](const T* first, int64_t i, int64_t k) {
+        return first + (i / Tile::strip * strips.depth + k) * Tile::strip + i % Tile::strip;
     };
+    int64_t done = 0;
     for (int64_t k = from; k < to; k += chain)
-        for (int64_t j = 0; j < b_lines; j += C)
-            for (int64_t i = 0; i < a_lines; i += R)
-                register_tile<T, W>(line(a, i, k), line(b, j, k), std::min(chain, to - k), out + i * edge + j, k > from);
+        for (int64_t j = 0; j < strips.b_lines; j += Tile::C)
+            for (int64_t i = 0; i < strips.a_lines; i += Tile::R, ++done) {
+                const char* ahead = reinterpret_cast<const char*>(done % 2 ? next.a : next.b);
+                Tile::add(line(strips.a, i, k), line(strips.b, j, k), std::min(chain, to - k), out + i * edge + j,
+                          k > from, ahead + done / 2 * chain * Tile::step);
+            }
 }
 
 template <class T> struct Exponent;  // of 2^x by the bits of x + magic, and the terms of its series
@@ -311,51 +191,81 @@ WORLDFAST_INLINE void add_row_sums(const T* tile, int64_t rows, int64_t columns,
     for (int64_t j = 0; j < columns; ++j) column_sums[j] += static_cast<double>(down[j / size][j % size]);
 }
 
-// products[a, b] += weight * sum of tile a times tile b, b <= a, in blocks of B by B that fill the registers.
+// Sums of pairs of representations in one lane, eight to a pair: floats are widened as vectors and added up last.
+constexpr int64_t slots = 8;
+
+// sums[a, b] += weight * sum of tile a times tile b, b <= a, in blocks of B by B that fill the registers. A part of the
+// tiles at a time: those of B representations stay in the first cache while those of the others pass by.
 template <class T, int W>
-WORLDFAST_INLINE void add_products(const T* tiles, int64_t models, double weight, double* products) {
+WORLDFAST_INLINE void add_products(const T* tiles, int64_t padded, double weight, double* sums) {
     constexpr int B = W == 16 ? 4 : 2, size = Vectors<T, W>::size;
-    for (int64_t a = 0; a < models; a += B) {
-        for (int64_t b = 0; b <= a; b += B) {
-            typename Vectors<T, W>::Vector sum[B][B] = {};
-            for (int64_t k = 0; k < edge * edge; k += size) {
-                typename Vectors<T, W>::Vector right[B];
-                WORLDFAST_UNROLL
-                for (int j = 0; j < B; ++j) right[j] = vector_at<T, W>(tiles + (b + j) * edge * edge + k);
+    constexpr int64_t part = 4096 / sizeof(T);
+    using Vector = typename Vectors<T, W>::Vector;
+    for (int64_t k0 = 0; k0 < edge * edge; k0 += part) {
+        for (int64_t a = 0; a < padded; a += B) {
+            for (int64_t b = 0; b <= a; b += B) {
+                const T *left = tiles + a * edge * edge + k0, *right = tiles + b * edge * edge + k0;
+                Vector sum[B][B] = {};
+                for (int64_t k = 0; k < part; k += size) {
+                    Vector y[B];
+                    WORLDFAST_UNROLL
+                    for (int j = 0; j < B; ++j) y[j] = vector_at<T, W>(right + j * edge * edge + k);
+                    WORLDFAST_UNROLL
+                    for (int i = 0; i < B; ++i) {
+                        const Vector x = vector_at<T, W>(left + i * edge * edge + k);
+                        WORLDFAST_UNROLL
+                        for (int j = 0; j < B; ++j) sum[i][j] += x * y[j];
+                    }
+                }
                 WORLDFAST_UNROLL
                 for (int i = 0; i < B; ++i) {
-                    const typename Vectors<T, W>::Vector left = vector_at<T, W>(tiles + (a + i) * edge * edge + k);
                     WORLDFAST_UNROLL
-                    for (int j = 0; j < B; ++j) sum[i][j] += left * right[j];
+                    for (int j = 0; j < B; ++j) {
+                        T lane[size];
+                        std::memcpy(lane, &sum[i][j], sizeof lane);
+                        double* to = sums + ((a + i) * padded + b + j) * slots;
+                        for (int l = 0; l < size; ++l) to[l % slots] += weight * static_cast<double>(lane[l]);
+                    }
                 }
             }
-            for (int i = 0; i < B; ++i)
-                for (int j = 0; j < B; ++j)
-                    if (a + i < models && b + j <= a + i)
-                        products[(a + i) * models + b + j] += weight * total_of<T, W>(sum[i][j]);
         }
     }
 }
 
+// What one lane has found, onto the sums of that lane [M, M].
+inline void add_sums(const Aligned<double>& sums, int64_t padded, int64_t models, double* products) {
+    for (int64_t a = 0; a < models; ++a)
+        for (int64_t b = 0; b <= a; ++b)
+            for (int64_t l = 0; l < slots; ++l) products[a * models + b] += sums.data()[(a * padded + b) * slots + l];
+}
+
 template <int W, class T> WORLDFAST_INLINE void tiles_of_lanes(const TileWork<T>& work, int64_t first, int64_t last) {
     const int64_t models = work.p.models(), padded = round_up(models, 4), area = edge * edge;
-    // Beyond the last model stay zeros.
+    const int64_t pairs = padded * padded * slots;
     Aligned<T> linear(padded * area), rbf(work.gamma ? padded * area : 0);
-    std::fill_n(linear.data(), padded * area, T{});
+    Aligned<double> linear_sums(work.linear ? pairs : 0), rbf_sums(work.gamma ? pairs : 0);
+    std::fill_n(linear.data(), padded * area, T{});  // beyond the last model they stay so
     if (work.gamma) std::fill_n(rbf.data(), padded * area, T{});
     for (int64_t lane = first; lane < last; ++lane) {
+        if (work.linear) std::fill_n(linear_sums.data(), pairs, 0.0);
+        if (work.gamma) std::fill_n(rbf_sums.data(), pairs, 0.0);
         double* row_sums = work.row_sums + lane * models * work.n;
         for (size_t t = static_cast<size_t>(lane); t < work.tiles.size(); t += lanes) {
             const auto [row, column] = work.tiles[t];
             const bool diagonal = work.same() && row == column;
             const double weight = diagonal ? 1 : 2;
             const int64_t rows = std::min(edge, work.p.rows() - row), columns = std::min(edge, work.q.rows() - column);
-            const int64_t a_lines = round_up(rows, Panel<T>::strip), b_lines = round_up(columns, Panel<T>::strip);
+            const auto strips_of = [&](int64_t a) {
+                return Strips<T>{work.p.at(a, row), work.q.at(a, column), round_up(rows, Panel<T>::strip),
+                                 round_up(columns, Panel<T>::strip), work.p.depth()[a]};
+            };
+            Strips<T> strips = strips_of(0);
             for (int64_t a = 0; a < models; ++a) {
+                const Strips<T> next = strips_of(std::min(a + 1, models - 1));
                 T* products = linear.data() + a * area;
-                const int64_t depth = work.p.depth()[a];
-                if (a_lines + b_lines < 2 * edge) std::fill_n(products, area, T{});  // what is not written below
-                product_tile<T, W>(work.p.at(a, row), work.q.at(a, column), depth, 0, depth, a_lines, b_lines, products);
+                if (strips.a_lines + strips.b_lines < 2 * edge) std::fill_n(products, area, T{});  // the rest of it
+                product_tile<T, W>(strips, 0, strips.depth, products, next);
+                strips = next;
                 if (!work.gamma) continue;
                 T* kernel = rbf.data() + a * area;
                 rbf_tile<T, W>(products, work.gamma[a], work.shift, work.p.squared_norms(a) + row, rows,
@@ -364,9 +274,11 @@ template <int W, class T> WORLDFAST_INLINE void tiles_of_lanes(const TileWork<T>
                 add_row_sums<T, W>(kernel, rows, columns, sums + work.p_start + row,
                                    diagonal ? nullptr : sums + work.q_start + column);
             }
-            if (work.linear) add_products<T, W>(linear.data(), models, weight, work.linear + lane * models * models);
-            if (work.gamma) add_products<T, W>(rbf.data(), models, weight, work.rbf + lane * models * models);
+            if (work.linear) add_products<T, W>(linear.data(), padded, weight, linear_sums.data());
+            if (work.gamma) add_products<T, W>(rbf.data(), padded, weight, rbf_sums.data());
         }
+        if (work.linear) add_sums(linear_sums, padded, models, work.linear + lane * models * models);
+        if (work.gamma) add_sums(rbf_sums, padded, models, work.rbf + lane * models * models);
     }
 }
 
@@ -383,11 +295,13 @@ constexpr int64_t float_rows = 256;  // whose products are added up in T before 
 template <int W, class T> WORLDFAST_INLINE void feature_tile(const FeatureWork<T>& work) {
     const Panel<T>& panel = work.panel;
     alignas(64) T tile[edge * edge] = {};
-    const int64_t a_lines = round_up(std::min(edge, panel.lines()[work.a] - work.row), Panel<T>::strip);
-    const int64_t b_lines = round_up(std::min(edge, panel.lines()[work.b] - work.column), Panel<T>::strip);
+    const auto lines = [&panel](int64_t a, int64_t first) {
+        return round_up(std::min(edge, panel.lines()[a] - first), Panel<T>::strip);
+    };
+    const Strips<T> strips{panel.at(work.a, work.row), panel.at(work.b, work.column), lines(work.a, work.row),
+                           lines(work.b, work.column), panel.rows()};
     for (int64_t from = 0; from < panel.rows(); from += float_rows) {
-        product_tile<T, W>(panel.at(work.a, work.row), panel.at(work.b, work.column), panel.rows(), from,
-                           std::min(from + float_rows, panel.rows()), a_lines, b_lines, tile);
+        product_tile<T, W>(strips, from, std::min(from + float_rows, panel.rows()), tile, strips);
         for (int64_t i = 0; i < edge * edge; ++i) work.sums[i] += static_cast<double>(tile[i]);
     }
 }
@@ -408,9 +322,9 @@ template <int W, class T> WORLDFAST_INLINE void squared_distances(const Distance
     for (int64_t row = 0; row < panel.rows(); row += edge) {
         for (int64_t column = 0; column <= row; column += edge) {
             const int64_t rows = std::min(edge, panel.rows() - row), columns = std::min(edge, panel.rows() - column);
-            product_tile<T, W>(panel.at(work.a, row), panel.at(work.a, column), panel.depth()[work.a], 0,
-                               panel.depth()[work.a], round_up(rows, Panel<T>::strip),
-                               round_up(columns, Panel<T>::strip), tile);
+            const Strips<T> strips{panel.at(work.a, row), panel.at(work.a, column), round_up(rows, Panel<T>::strip),
+                                   round_up(columns, Panel<T>::strip), panel.depth()[work.a]};
+            product_tile<T, W>(strips, 0, strips.depth, tile, strips);
             for (int64_t i = 0; i < rows; ++i)
                 for (int64_t j = 0; j < std::min(columns, row + i - column); ++j)
                     *next++ = static_cast<T>(norms[row + i] + norms[column + j] - 2 * static_cast<double>(tile[i * edge + j]));
@@ -422,45 +336,15 @@ template <int W, class T> WORLDFAST_INLINE void squared_distances(const Distance
 #define WORLDFAST_GRAM(T, suffix)                                                                                     \
     WORLDFAST_DISPATCH(tiles_of_lanes_##suffix, tiles_of_lanes, (const TileWork<T>& work, int64_t first, int64_t last), \
                        (work, first, last))                                                                           \
-    WORLDFAST_DISPATCH(pack_##suffix, pack_any, (const PackWork<T>& work), (work))                                    \
     WORLDFAST_DISPATCH(feature_tile_##suffix, feature_tile, (const FeatureWork<T>& work), (work))                     \
     WORLDFAST_DISPATCH(squared_distances_##suffix, squared_distances, (const DistanceWork<T>& work), (work))          \
     void run_lanes(const TileWork<T>& work, int64_t first, int64_t last) { tiles_of_lanes_##suffix(work, first, last); } \
-    void run(const PackWork<T>& work) { pack_##suffix(work); }                                                        \
     void run(const FeatureWork<T>& work) { feature_tile_##suffix(work); }                                             \
     void run(const DistanceWork<T>& work) { squared_distances_##suffix(work); }
 WORLDFAST_GRAM(float, float)
 WORLDFAST_GRAM(double, double)
 
 }  // namespace
-
-double add_columns(const Rows& rows, const double* origin, double* sum) {
-    double largest = 0;
-    columns_of_rows({rows, origin, sum, &largest});
-    return largest;
-}
-
-template <class T>
-Panel<T>::Panel(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, Along along, int threads)
-    : rows_(blocks.empty() ? 0 : blocks[0].rows) {
-    int64_t size = 0;
-    for (const Rows& block : blocks) {
-        lines_.push_back(along == Along::rows ? rows_ : block.width);
-        depth_.push_back(along == Along::rows ? block.width : rows_);
-        begin_.push_back(size);
-        size += round_up(lines_.back(), strip) * depth_.back();
-    }
-    data_ = Aligned<T>(size);
-    squared_norms_.resize(static_cast<size_t>(models() * rows_));
-    const int64_t pieces = (rows_ + strip - 1) / strip;
-    parallel_for(models() * pieces, 16, threads, [&](int64_t first, int64_t last) {
-        for (int64_t i = first; i < last; ++i) {
-            const int64_t a = i / pieces, begin = i % pieces * strip;
-            run(PackWork<T>{blocks[a], centrings[a], begin, std::min(begin + strip, rows_), along,
-                            data_.data() + begin_[a], squared_norms_.data() + a * rows_});
-        }
-    });
-}
 
 template <class T>
 GramOfGrams<T>::GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, double shift)
@@ -559,7 +443,6 @@ template <class T> std::vector<double> median_distances(const Panel<T>& panel, i
 }
 
 #define WORLDFAST_INSTANCES(T)      \
-    template class Panel<T>;        \
     template class GramOfGrams<T>;  \
     template class FeatureProducts<T>; \
     template std::vector<double> median_distances(const Panel<T>&, int);

@@ -1,0 +1,185 @@
+#include "panel.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "parallel.h"
+#include "simd.h"
+
+namespace worldfast {
+namespace {
+
+// ---- reading ----
+
+struct Half {
+    uint16_t bits;
+};
+struct Bfloat {
+    uint16_t bits;
+};
+
+WORLDFAST_INLINE double value(float x) { return x; }
+WORLDFAST_INLINE double value(double x) { return x; }
+WORLDFAST_INLINE double value(Bfloat x) {
+    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+}
+WORLDFAST_INLINE double value(Half x) {
+    uint32_t bits = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
+    float f;
+    std::memcpy(&f, &bits, sizeof f);
+    f *= 0x1p112f;  // from the bias of 15 to that of 127; denormals come out right
+    std::memcpy(&bits, &f, sizeof f);
+    if (f >= 0x1p16f) bits |= 0x7f800000;  // infinity and NaN stay so
+    bits |= static_cast<uint32_t>(x.bits & 0x8000) << 16;
+    std::memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+// Calls f with the address of the first element as what it is.
+template <class F> WORLDFAST_INLINE void with_elements(const Rows& rows, const F& f) {
+    switch (rows.element) {
+        case Element::float16: return f(static_cast<const Half*>(rows.data));
+        case Element::bfloat16: return f(static_cast<const Bfloat*>(rows.data));
+        case Element::float32: return f(static_cast<const float*>(rows.data));
+        default: return f(static_cast<const double*>(rows.data));
+    }
+}
+
+constexpr int64_t group = 8;  // columns that are read together: partial sums for each, so that they fill vectors
+
+// Calls f(column, lane) for the columns of a row, a full group at a time; the stride is 1 or not known.
+template <class F> WORLDFAST_INLINE void for_columns(int64_t begin, int64_t end, const F& f) {
+    int64_t c = begin;
+    for (; c + group <= end; c += group)
+        for (int64_t lane = 0; lane < group; ++lane) f(c + lane, lane);
+    for (; c < end; ++c) f(c, 0);
+}
+
+struct ColumnWork {
+    const Rows& rows;
+    const double* origin;
+    double* sum;
+    double* largest;
+};
+
+template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work, const S* x, int64_t stride) {
+    double size[group] = {}, faults[group] = {};
+    for (int64_t r = 0; r < work.rows.rows; ++r) {
+        const S* row = x + r * work.rows.row_stride;
+        for_columns(0, work.rows.width, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
+            const double difference = value(row[c * stride]) - work.origin[c];
+            work.sum[c] += difference;
+            faults[lane] += difference * 0;  // NaN, and stays so, where it is not finite
+            const double magnitude = std::abs(difference);
+            size[lane] = magnitude > size[lane] ? magnitude : size[lane];
+        });
+    }
+    *work.largest = 0;
+    for (int64_t lane = 0; lane < group; ++lane)
+        *work.largest = std::max(*work.largest, size[lane]) + faults[lane];
+}
+
+template <int W> WORLDFAST_INLINE void columns_of(const ColumnWork& work) {
+    with_elements(work.rows, [&](const auto* x) __attribute__((always_inline)) {
+        if (work.rows.column_stride == 1)
+            add_rows<W>(work, x, 1);
+        else
+            add_rows<W>(work, x, work.rows.column_stride);
+    });
+}
+WORLDFAST_DISPATCH(columns_of_rows, columns_of, (const ColumnWork& work), (work))
+
+// ---- laying out ----
+
+// Rows [begin, end), a strip or less, of one representation.
+template <class T> struct PackWork {
+    const Rows& from;
+    const Centring& by;
+    int64_t begin, end;
+    Along along;
+    T* strips;  // of the representation
+    double* squared_norms;
+};
+
+template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>& work, const S* x, int64_t stride) {
+    constexpr int64_t strip = Panel<T>::strip;
+    const Rows& from = work.from;
+    const double scale = work.by.scale;
+    const bool rows = work.along == Along::rows;
+    T* to = work.strips + (rows ? work.begin * from.width : 0);
+    if (rows && work.end - work.begin < strip) std::fill_n(to, strip * from.width, T{});
+    T line[strip];
+    for (int64_t r = work.begin; r < work.end; ++r) {
+        const S* row = x + r * from.row_stride;
+        double norm[group] = {};
+        for (int64_t c0 = 0; c0 < from.width; c0 += strip) {
+            const int64_t count = std::min(strip, from.width - c0);
+            const double* mean = work.by.mean + c0;
+            for_columns(0, count, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
+                line[c] = static_cast<T>((value(row[(c0 + c) * stride]) - mean[c]) * scale);
+                norm[lane] += static_cast<double>(line[c]) * static_cast<double>(line[c]);
+            });
+            if (rows) {
+                for (int64_t c = 0; c < count; ++c) to[(c0 + c) * strip + r - work.begin] = line[c];
+            } else {
+                std::fill(line + count, line + strip, T{});
+                std::copy_n(line, strip, to + c0 * from.rows + r * strip);
+            }
+        }
+        for (int64_t lane = 1; lane < group; ++lane) norm[0] += norm[lane];
+        work.squared_norms[r] = norm[0];
+    }
+}
+
+template <int W, class T> WORLDFAST_INLINE void pack_any(const PackWork<T>& work) {
+    with_elements(work.from, [&](const auto* x) __attribute__((always_inline)) {
+        if (work.from.column_stride == 1)
+            pack<W>(work, x, 1);
+        else
+            pack<W>(work, x, work.from.column_stride);
+    });
+}
+
+WORLDFAST_DISPATCH(pack_floats, pack_any, (const PackWork<float>& work), (work))
+WORLDFAST_DISPATCH(pack_doubles, pack_any, (const PackWork<double>& work), (work))
+void run(const PackWork<float>& work) { pack_floats(work); }
+void run(const PackWork<double>& work) { pack_doubles(work); }
+
+}  // namespace
+
+double add_columns(const Rows& rows, const double* origin, double* sum) {
+    double largest = 0;
+    columns_of_rows({rows, origin, sum, &largest});
+    return largest;
+}
+
+template <class T>
+Panel<T>::Panel(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, Along along, int threads)
+    : rows_(blocks.empty() ? 0 : blocks[0].rows) {
+    int64_t size = 0;
+    for (const Rows& block : blocks) {
+        lines_.push_back(along == Along::rows ? rows_ : block.width);
+        depth_.push_back(along == Along::rows ? block.width : rows_);
+        begin_.push_back(size);
+        size += (lines_.back() + strip - 1) / strip * strip * depth_.back();
+    }
+    data_ = Aligned<T>(size);
+    squared_norms_.resize(static_cast<size_t>(models() * rows_));
+    const int64_t pieces = (rows_ + strip - 1) / strip;
+    parallel_for(models() * pieces, 16, threads, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+            const int64_t a = i / pieces, begin = i % pieces * strip;
+            run(PackWork<T>{blocks[a], centrings[a], begin, std::min(begin + strip, rows_), along,
+                            data_.data() + begin_[a], squared_norms_.data() + a * rows_});
+        }
+    });
+}
+
+template class Panel<float>;
+template class Panel<double>;
+
+}  // namespace worldfast
