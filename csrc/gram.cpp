@@ -71,6 +71,7 @@ template <class T, int W> struct RegisterTile {
 template <class T> struct Strips {
     const T *a, *b;
     int64_t a_lines, b_lines, depth;
+    bool lower = false;  // a tile on the diagonal, of which what is above it is not needed
 };
 
 // out [edge, edge] = the products over depth [from, to) of lines a with lines b; `next` are the strips of the next tile.
@@ -84,6 +85,7 @@ WORLDFAST_INLINE void product_tile(const Strips<T>& strips, int64_t from, int64_
     for (int64_t k = from; k < to; k += chain)
         for (int64_t j = 0; j < strips.b_lines; j += Tile::C)
             for (int64_t i = 0; i < strips.a_lines; i += Tile::R, ++done) {
+                if (strips.lower && i + Tile::R <= j) continue;
                 const char* ahead = reinterpret_cast<const char*>(done % 2 ? next.a : next.b);
                 Tile::add(line(strips.a, i, k), line(strips.b, j, k), std::min(chain, to - k), out + i * edge + j,
                           k > from, ahead + done / 2 * chain * Tile::step);
@@ -286,23 +288,31 @@ template <int W, class T> WORLDFAST_INLINE void tiles_of_lanes(const TileWork<T>
 
 template <class T> struct FeatureWork {
     const Panel<T>& panel;
-    int64_t a, b, row, column;
-    double* sums;  // [edge, edge]
+    const FeatureTile* tiles;
+    int64_t count;
+    double* sums;  // [count, edge, edge]
 };
 
-constexpr int64_t float_rows = 256;  // whose products are added up in T before they go to double
+// So many rows go through all tiles before the next: those of a few representations stay in the second cache. Their
+// products are added up in T, then go to double.
+constexpr int64_t rows_at_once = 256;
 
-template <int W, class T> WORLDFAST_INLINE void feature_tile(const FeatureWork<T>& work) {
+template <int W, class T> WORLDFAST_INLINE void feature_tiles(const FeatureWork<T>& work) {
     const Panel<T>& panel = work.panel;
-    alignas(64) T tile[edge * edge] = {};
-    const auto lines = [&panel](int64_t a, int64_t first) {
-        return round_up(std::min(edge, panel.lines()[a] - first), Panel<T>::strip);
-    };
-    const Strips<T> strips{panel.at(work.a, work.row), panel.at(work.b, work.column), lines(work.a, work.row),
-                           lines(work.b, work.column), panel.rows()};
-    for (int64_t from = 0; from < panel.rows(); from += float_rows) {
-        product_tile<T, W>(strips, from, std::min(from + float_rows, panel.rows()), tile, strips);
-        for (int64_t i = 0; i < edge * edge; ++i) work.sums[i] += static_cast<double>(tile[i]);
+    alignas(64) T products[edge * edge] = {};
+    for (int64_t from = 0; from < panel.rows(); from += rows_at_once) {
+        for (int64_t t = 0; t < work.count; ++t) {
+            const FeatureTile& tile = work.tiles[t];
+            const auto lines = [&panel](int64_t a, int64_t first) {
+                return round_up(std::min(edge, panel.lines()[a] - first), Panel<T>::strip);
+            };
+            const Strips<T> strips{panel.at(tile.a, tile.row), panel.at(tile.b, tile.column), lines(tile.a, tile.row),
+                                   lines(tile.b, tile.column), panel.rows(), tile.diagonal()};
+            if (strips.a_lines + strips.b_lines < 2 * edge) std::fill_n(products, edge * edge, T{});  // the rest of it
+            product_tile<T, W>(strips, from, std::min(from + rows_at_once, panel.rows()), products, strips);
+            double* sums = work.sums + t * edge * edge;
+            for (int64_t i = 0; i < edge * edge; ++i) sums[i] += static_cast<double>(products[i]);
+        }
     }
 }
 
@@ -323,7 +333,7 @@ template <int W, class T> WORLDFAST_INLINE void squared_distances(const Distance
         for (int64_t column = 0; column <= row; column += edge) {
             const int64_t rows = std::min(edge, panel.rows() - row), columns = std::min(edge, panel.rows() - column);
             const Strips<T> strips{panel.at(work.a, row), panel.at(work.a, column), round_up(rows, Panel<T>::strip),
-                                   round_up(columns, Panel<T>::strip), panel.depth()[work.a]};
+                                   round_up(columns, Panel<T>::strip), panel.depth()[work.a], row == column};
             product_tile<T, W>(strips, 0, strips.depth, tile, strips);
             for (int64_t i = 0; i < rows; ++i)
                 for (int64_t j = 0; j < std::min(columns, row + i - column); ++j)
@@ -336,10 +346,10 @@ template <int W, class T> WORLDFAST_INLINE void squared_distances(const Distance
 #define WORLDFAST_GRAM(T, suffix)                                                                                     \
     WORLDFAST_DISPATCH(tiles_of_lanes_##suffix, tiles_of_lanes, (const TileWork<T>& work, int64_t first, int64_t last), \
                        (work, first, last))                                                                           \
-    WORLDFAST_DISPATCH(feature_tile_##suffix, feature_tile, (const FeatureWork<T>& work), (work))                     \
+    WORLDFAST_DISPATCH(feature_tiles_##suffix, feature_tiles, (const FeatureWork<T>& work), (work))                     \
     WORLDFAST_DISPATCH(squared_distances_##suffix, squared_distances, (const DistanceWork<T>& work), (work))          \
     void run_lanes(const TileWork<T>& work, int64_t first, int64_t last) { tiles_of_lanes_##suffix(work, first, last); } \
-    void run(const FeatureWork<T>& work) { feature_tile_##suffix(work); }                                             \
+    void run(const FeatureWork<T>& work) { feature_tiles_##suffix(work); }                                           \
     void run(const DistanceWork<T>& work) { squared_distances_##suffix(work); }
 WORLDFAST_GRAM(float, float)
 WORLDFAST_GRAM(double, double)
@@ -404,20 +414,21 @@ FeatureProducts<T>::FeatureProducts(std::vector<int64_t> widths) : widths_(std::
 template <class T> void FeatureProducts<T>::add(const Panel<T>& panel, int threads) {
     if (panel.lines() != widths_) throw std::invalid_argument("feature products: the panel has other widths");
     parallel_for(static_cast<int64_t>(tiles_.size()), 1, threads, [&](int64_t first, int64_t last) {
-        for (int64_t t = first; t < last; ++t) {
-            const Tile& tile = tiles_[static_cast<size_t>(t)];
-            run(FeatureWork<T>{panel, tile.a, tile.b, tile.row, tile.column, sums_.data() + t * edge * edge});
-        }
+        run(FeatureWork<T>{panel, tiles_.data() + first, last - first, sums_.data() + first * edge * edge});
     });
 }
 
 template <class T> void FeatureProducts<T>::linear(double* products) const {
     std::fill_n(products, models() * models(), 0.0);
     for (size_t t = 0; t < tiles_.size(); ++t) {
-        const Tile& tile = tiles_[t];
+        const FeatureTile& tile = tiles_[t];
+        const double* found = sums_.data() + t * edge * edge;
         double sum = 0;
-        for (size_t i = t * edge * edge; i < (t + 1) * edge * edge; ++i) sum += sums_[i] * sums_[i];
-        if (tile.a == tile.b && tile.row != tile.column) sum *= 2;
+        if (tile.diagonal())
+            for (int64_t i = 0; i < edge; ++i)
+                for (int64_t j = 0; j <= i; ++j) sum += (i == j ? 1 : 2) * found[i * edge + j] * found[i * edge + j];
+        else
+            for (int64_t i = 0; i < edge * edge; ++i) sum += (tile.a == tile.b ? 2 : 1) * found[i] * found[i];
         products[tile.a * models() + tile.b] += sum;
     }
     for (int64_t a = 0; a < models(); ++a)

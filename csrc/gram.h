@@ -44,6 +44,12 @@ private:
     std::vector<double> linear_, rbf_, row_sums_;  // by lane
 };
 
+// A tile of X_a' X_b, by its first feature of each.
+struct FeatureTile {
+    int64_t a, b, row, column;
+    bool diagonal() const { return a == b && row == column; }
+};
+
 template <class T> class FeatureProducts {
 public:
     explicit FeatureProducts(std::vector<int64_t> widths);
@@ -52,11 +58,8 @@ public:
     void linear(double* products) const;           // [M, M]
 
 private:
-    struct Tile {
-        int64_t a, b, row, column;
-    };
     std::vector<int64_t> widths_;
-    std::vector<Tile> tiles_;
+    std::vector<FeatureTile> tiles_;
     std::vector<double> sums_;  // of each tile's entries
 };
 

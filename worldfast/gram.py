@@ -21,6 +21,9 @@ __all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # what the blocks of rows that are at work may take, laid out for the kernel
+CACHED_ROWS = (
+    1024  # of all representations at a time, for feature products: laid out, they are still in a cache
+)
 MEDIAN_ROWS = 2048  # whose distances the median heuristic looks at
 SHIFT = math.exp(-0.5)  # taken off every entry of an RBF matrix: centring removes it, and sums cancel less
 OUTLYING = 100.0  # gamma |x|^2 from which on float32 would lose the distances of an outlier's neighbours
@@ -190,8 +193,8 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
     blocks = _blocks(n, sum(widths) * (4 if single else 8))
     if kernels == ("linear",) and n * sum(widths) ** 2 < n**2 * sum(widths) + n**2 * len(Xs) ** 2 / 2:
         gram = (core.FeatureProducts32 if single else core.FeatureProducts64)(widths)
-        for rows in blocks:
-            gram.add(panel(rows, by_columns=True), threads)
+        for start in range(0, n, CACHED_ROWS):
+            gram.add(panel(slice(start, start + CACHED_ROWS), by_columns=True), threads)
     else:
         kind = core.GramOfGrams32 if single else core.GramOfGrams64
         gram = kind(len(Xs), n, "linear" in kernels, gamma, SHIFT)
