@@ -158,6 +158,8 @@ class _Representation:
         if len(X.shape) != 2:
             raise ValueError(f"{name}: expected shape [n, d], got {list(X.shape)}")
         self.n, self.width = X.shape
+        if self.width == 0:
+            raise ValueError(f"{name}: without columns all rows are equal, CKA is undefined")
         kind = str(X.dtype).removeprefix("torch.")
         self.single = kind in ("float16", "bfloat16", "float32")
         self.converted = not self.single and kind != "float64"
@@ -212,14 +214,11 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
 def _on_gpu(Xs, kernels, bandwidth):
     """The same by Triton for float16, bfloat16 and float32, by float64 matrix products for the rest."""
     n, widths = Xs[0].n, [X.width for X in Xs]
-    beside = torch.cat(
-        [X.data.double() for X in Xs], 1
-    )  # [n, sum of d]: one operation for all, not one for each
-    origin = beside[0].clone()
-    beside -= origin
-    largest = torch.stack([x.abs().amax() for x in beside.split(widths, 1)]).cpu().numpy()
-    scales = _scales(Xs, largest)
+    beside = torch.cat([X.data.double() for X in Xs], 1)  # [n, sum of d]: one operation for all, not one for each
+    beside -= beside[0].clone()
     beside -= beside.mean(0)
+    largest = torch.stack([x.abs().amax() for x in beside.split(widths, 1)])
+    scales = _scales(Xs, largest.cpu().numpy())
     beside *= torch.from_numpy(np.repeat(scales, widths)).to(beside.device)
     centred = [x.contiguous() for x in beside.split(widths, 1)]
     squared_norms = torch.stack([x.square().sum(1) for x in centred])  # [M, n]
@@ -237,7 +236,7 @@ def _on_gpu(Xs, kernels, bandwidth):
     if single:
         from worldfast.kernels.gram import gram_statistics as kernel_statistics
 
-        gamma = None if gamma is None else torch.from_numpy(gamma)
+        gamma = None if gamma is None else torch.from_numpy(gamma).to(beside.device)
         found = kernel_statistics([x.float() for x in centred], kernels, gamma)
     else:
         found = {kernel: _by_blocks(centred, kernel, gamma) for kernel in kernels}
@@ -305,7 +304,7 @@ def _blocks(n: int, row_bytes: int) -> list[slice]:
 
 
 def _centring(Xs, threads):
-    """The mean of each column, and a power of two that brings each representation's largest value near 1."""
+    """The mean of each column, and a power of two for each representation that brings its values near 1."""
     n = Xs[0].n
     origins = [X.rows(slice(0, 1)) for X in Xs]
     origins = [
@@ -324,4 +323,4 @@ def _scales(Xs, largest) -> np.ndarray:
             raise ValueError(f"{X.name}: holds NaN or infinity")
         if size == 0:
             raise ValueError(f"{X.name}: all rows are equal, CKA is undefined")
-    return np.ldexp(1.0, -np.frexp(largest)[1])
+    return np.ldexp(1.0, 1 - np.frexp(largest)[1])  # from 1 to 2
