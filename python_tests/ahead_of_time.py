@@ -1,0 +1,124 @@
+"""What a Triton kernel compiles to, for a GPU that need not be there: instructions, registers, spills.
+
+    [binary] = compiled([Build(kernel, {"x": "*bf16:16", "n": "i32"}, {"BLOCK": 64}, arch=90)])
+    assert binary.count("HMMA") and not binary.spills
+
+Kernels are compiled in a process of their own, since one that interprets kernels compiles none; builds that are asked
+for together share it.
+"""
+
+import importlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Build:
+    kernel: Any  # a function of a module, under @triton.jit
+    signature: dict[
+        str, str
+    ]  # argument -> type, as "*bf16", "i32"; "i32:16": a multiple of 16, as Triton finds out by itself
+    constexprs: dict[str, Any]  # the other arguments -> value: a number, a text, a truth value or None
+    arch: int  # 80: A100; 90: H100 and H200
+    num_warps: int = 4
+    num_stages: int = 1
+    enable_fp_fusion: bool = True
+
+
+@dataclass(frozen=True)
+class Binary:
+    sass: str  # the processor's own instructions
+    registers: int  # of a thread
+    spills: int  # bytes of a thread's stack and local memory
+    shared: int  # bytes of a program's shared memory
+
+    def count(self, opcode: str) -> int:
+        """Instructions of this name, with any suffix: HMMA counts HMMA.16816.F32.BF16."""
+        return len(re.findall(rf"\b{opcode}\b", self.sass))
+
+    @property
+    def instructions(self) -> int:
+        return len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/", self.sass, re.MULTILINE)) - self.count("NOP")
+
+
+def disassembler() -> str | None:
+    """Triton's own cuobjdump, else the toolkit's."""
+    triton = importlib.util.find_spec("triton")
+    own = triton and Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return str(own) if own and own.exists() else shutil.which("cuobjdump")
+
+
+needs_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or importlib.util.find_spec("triton") is None or disassembler() is None,
+    reason="no Triton for Linux, or no cuobjdump",
+)
+
+
+def compiled(builds: list[Build]) -> list[Binary]:
+    """Each build's binary, in order."""
+    jobs = [vars(build) | {"kernel": _address(build.kernel)} for build in builds]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    process = subprocess.run(
+        [sys.executable, __file__],
+        input=json.dumps(jobs), capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    return [Binary(**result) for result in json.loads(process.stdout)]
+
+
+def _address(kernel) -> list[str]:
+    return [kernel.fn.__module__, kernel.fn.__name__]
+
+
+def _compile(job: dict) -> dict:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    module, name = job["kernel"]
+    kernel = getattr(importlib.import_module(module), name)
+    types, attributes = {}, {}
+    for position, argument in enumerate(kernel.arg_names):
+        if argument in job["constexprs"]:
+            types[argument] = "constexpr"
+            continue
+        types[argument], _, divisor = job["signature"][argument].partition(":")
+        if divisor:
+            attributes[(position,)] = [["tt.divisibility", int(divisor)]]
+    binary = triton.compile(
+        ASTSource(kernel, types, job["constexprs"], attributes),
+        target=GPUTarget("cuda", job["arch"], 32),
+        options={name: job[name] for name in ("num_warps", "num_stages", "enable_fp_fusion")},
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        usage, sass = (
+            subprocess.run(
+                [disassembler(), option, file.name], capture_output=True, text=True, check=True
+            ).stdout
+            for option in ("--dump-resource-usage", "--dump-sass")
+        )
+    used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return {
+        "sass": sass,
+        "registers": used["REG"],
+        "spills": used["STACK"] + used["LOCAL"],
+        "shared": binary.metadata.shared,
+    }
+
+
+if __name__ == "__main__":
+    json.dump([_compile(job) for job in json.load(sys.stdin)], sys.stdout)
