@@ -1,65 +1,223 @@
-"""What every benchmark shares: contestants take turns, medians are reported, results are appended to results.csv.
+"""What every benchmark does: verify, warm up, let the contestants take turns, print a table, append to results.csv.
 
-A benchmark verifies its contestants before it times them; a time is worth nothing for a wrong answer.
+A time is worth nothing for a wrong answer, so each contestant's result is compared with a reference before it is timed; that
+call is also its warm-up. Then contestants run in turn (A B C A B C ...), so that a machine that slows down slows all of them,
+and among them runs what limits them: a copy of as many bytes, or a matrix product of as many operations, with as many threads.
 """
 
+import argparse
+import contextlib
 import csv
 import datetime
+import functools
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from worldfast.files import origin
 
 RESULTS = Path(__file__).with_name("results.csv")
-COLUMNS = ["date", "commit", "machine", "benchmark", "case", "contestant", "median", "p20", "p80", "unit", "repeats"]
+COLUMNS = [
+    "date", "commit", "machine", "benchmark", "case", "contestant", "median", "p20", "p80", "unit", "repeats",
+    "error", "limit", "limit_share",
+]  # fmt: skip
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A way to do the work of a case.
+
+    run       does it once; what it returns goes to `error`
+    error     how far a result is from the reference, in a measure that the benchmark states
+    allowed   the largest error with which it is timed at all; math.inf: the error is only reported
+    times     the work is `times` what `run` does, where a sample stands for the whole
+    limits    what the machine needs for the least work that the case could be: the slowest of them binds
+    """
+
+    name: str
+    run: Callable[[], object]
+    error: Callable[[object], float] | None = None
+    allowed: float = 0.0
+    times: float = 1.0
+    limits: tuple["Contestant", ...] = ()
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Seconds over the repeats of one contestant."""
+class Unit:
+    """How seconds are shown; "MB/s" goes down where seconds go up."""
 
-    seconds: np.ndarray
-
-    @property
-    def median(self):
-        return float(np.median(self.seconds))
-
-    def quantile(self, q):
-        return float(np.quantile(self.seconds, q))
+    name: str
+    of: Callable[[np.ndarray], np.ndarray]
 
 
-def compare(contestants, repeats=7, warm_up=1):
-    """Times functions in turn (A B C A B C ...), so that a machine that slows down slows all of them: name -> Timing."""
-    for _ in range(warm_up):
-        for run in contestants.values():
-            run()
-    seconds = {name: [] for name in contestants}
+MILLISECONDS = Unit("ms", lambda seconds: seconds * 1e3)
+
+
+def arguments(doc: str, repeats: int, threads: list[int]) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--threads", type=int, nargs="+", default=threads, metavar="N")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run, not how fast")
+    parser.add_argument("--no-record", dest="results", action="store_const", const=None, default=RESULTS)
+    return parser
+
+
+@contextlib.contextmanager
+def threads(count: int):
+    """torch and the libraries below NumPy compute with `count` threads."""
+    import threadpoolctl
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpoolctl.threadpool_limits(count):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- limits ----
+
+
+def copying(size: float, device: str = "cpu", threads: int | None = None) -> Contestant:
+    """What moving `size` bytes takes, read and written counted alike: a copy larger than any cache."""
+    source, target = _large(device)
+
+    def run():
+        if threads:
+            torch.set_num_threads(threads)
+        target.copy_(source)
+
+    name = "limit: memory" + (f", {threads} threads" if threads else "")
+    return Contestant(name, run, times=size / (2 * source.nbytes))
+
+
+def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu", side: int = 2048) -> Contestant:
+    """What `operations` additions and multiplications take in a product of square matrices."""
+    x = torch.randn(side, side, device=device).to(dtype)
+    name = f"limit: {str(dtype).removeprefix('torch.')} products"
+    return Contestant(name, lambda: torch.mm(x, x), times=operations / (2 * side**3))
+
+
+@functools.cache
+def _large(device):
+    size = 2**25 if device == "cpu" else 2**29  # 128 MiB, 2 GiB
+    return torch.ones(size, device=device), torch.empty(size, device=device)
+
+
+# ---- measuring ----
+
+
+def verify(contestants: list[Contestant]) -> dict[Contestant, float | None]:
+    """Runs each once and gives its error. AssertionError where that is more than it may be, or no number."""
+    errors = {}
+    for contestant in contestants:
+        result = contestant.run()
+        errors[contestant] = error = contestant.error and float(contestant.error(result))
+        if error is not None and not error <= contestant.allowed:
+            raise AssertionError(f"{contestant.name} errs by {error:.2e}, allowed {contestant.allowed:.2e}")
+    return errors
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """What one call takes by the clock on the wall."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def compare(contestants: list[Contestant], repeats: int, clock=seconds) -> dict[Contestant, np.ndarray]:
+    """Seconds [repeats] that each takes for the whole work, measured in turns."""
+    taken = {contestant: [] for contestant in contestants}
     for _ in range(repeats):
-        for name, run in contestants.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(np.array(values)) for name, values in seconds.items()}
+        for contestant in contestants:
+            taken[contestant].append(clock(contestant.run) * contestant.times)
+    return {contestant: np.array(values) for contestant, values in taken.items()}
 
 
-def machine():
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: quantiles in the case's unit, and the contestant's time over that of the first."""
+
+    contestant: str
+    median: float
+    p20: float
+    p80: float
+    repeats: int
+    ratio: float = 1.0
+    error: float | None = None
+    limit: str = ""
+    share: float | None = None
+
+
+def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float | None], unit: Unit) -> list[Row]:
+    medians = {contestant: np.median(values) for contestant, values in taken.items()}
+    first = next(iter(medians.values()))
+    found = []
+    for contestant, values in taken.items():
+        median, p20, p80 = np.quantile(unit.of(values), [0.5, 0.2, 0.8])
+        binding = max(contestant.limits, key=medians.get, default=None)
+        limit = {"limit": binding.name, "share": medians[binding] / medians[contestant]} if binding else {}
+        ratio = medians[contestant] / first
+        found.append(Row(contestant.name, median, p20, p80, len(values), ratio, errors.get(contestant), **limit))
+    return found
+
+
+def run(benchmark, case, contestants, options, unit=MILLISECONDS, clock=seconds, device=None) -> list[Row]:
+    """Verifies, times, prints and records the contestants of a case.
+
+    options   .repeats, and .results: the file to append to, or None
+    clock     seconds that a call takes
+    device    the name that is recorded; None: the processor
+    """
+    limits = dict.fromkeys(limit for contestant in contestants for limit in contestant.limits)
+    everyone = [*contestants, *limits]
+    errors = verify(everyone)
+    found = rows(compare(everyone, options.repeats, clock), errors, unit)
+    show(case, found, unit.name)
+    record(options.results, benchmark, case, found, unit.name, device)
+    return found
+
+
+# ---- reporting ----
+
+
+def machine() -> str:
     """The processor's name and the number of threads it has."""
     return origin("cpu")["device"].removeprefix("cpu: ")
 
 
-def record(benchmark, case, timings, scale=1.0, unit="s", device=None):
-    """Appends one line a contestant to results.csv; times are seconds * scale."""
-    new = not RESULTS.exists()
-    with open(RESULTS, "a", newline="") as file:
+def show(case: str, found: list[Row], unit: str) -> None:
+    print(f"\n{case}\n{unit:>10}{'p20':>10}{'p80':>10}{'x first':>9}{'of limit':>10}{'error':>9}")
+    for row in found:
+        share = "" if row.share is None else f"{row.share:.0%}"
+        error = "" if row.error is None else f"{row.error:.0e}"
+        ratio = f"{row.ratio:9.2f}{share:>10}{error:>9}"
+        name = row.contestant + (f"  (of {row.limit.removeprefix('limit: ')})" if row.limit else "")
+        print(f"{row.median:10.4g}{row.p20:10.4g}{row.p80:10.4g}{ratio}   {name}", flush=True)
+
+
+def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit: str, device=None) -> None:
+    """Appends a line for each row to the results; None: nothing. ValueError where the file has other columns."""
+    if path is None:
+        return
+    new = not path.exists()
+    if not new and (header := path.read_text().splitlines()[0].split(",")) != COLUMNS:
+        raise ValueError(f"{path}: expected the columns {COLUMNS}, got {header}")
+    stamp = [datetime.date.today().isoformat(), origin("cpu")["commit"][:12], device or machine(), benchmark, case]
+    with open(path, "a", newline="") as file:
         writer = csv.writer(file)
         if new:
             writer.writerow(COLUMNS)
-        for name, timing in timings.items():
-            values = [f"{value * scale:.4g}" for value in (timing.median, timing.quantile(0.2), timing.quantile(0.8))]
-            stamp = datetime.date.today().isoformat()
-            writer.writerow(
-                [stamp, origin("cpu")["commit"][:12], device or machine(), benchmark, case, name, *values, unit, len(timing.seconds)]
-            )
+        for row in found:
+            quantiles = [f"{value:.4g}" for value in (row.median, row.p20, row.p80)]
+            error = "" if row.error is None else f"{row.error:.2g}"
+            share = "" if row.share is None else f"{row.share:.3f}"
+            writer.writerow([*stamp, row.contestant, *quantiles, unit, row.repeats, error, row.limit, share])
