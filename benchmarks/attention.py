@@ -47,7 +47,8 @@ def with_gradient(forward, x, grad_out):
 
 def relative_error(arrays, exact):
     """The largest error of any array over the largest value of that array."""
-    return max(float((a.double() - e).abs().max() / e.abs().max()) for a, e in zip(arrays, exact, strict=True))
+    pairs = zip(arrays, exact, strict=True)
+    return max(float((array.double() - e).abs().max() / e.abs().max()) for array, e in pairs)
 
 
 def main():
@@ -65,7 +66,7 @@ def main():
     exact_qkv = torch.randn(rows, longest, 3, heads, size, dtype=torch.float64)
     exact_grad = torch.randn(rows, longest, heads, size, dtype=torch.float64) * real[..., None, None]
     elements = int(real.sum()) * heads * size
-    products = 2 * heads * size * int((lengths * (lengths + 1) // 2).sum())  # of one matrix product over the scores
+    scores = heads * int((lengths * (lengths + 1) // 2).sum())
 
     def contestants(dtype, backward):
         padded, grad_padded = exact_qkv.to(dtype), exact_grad.to(dtype)
@@ -87,12 +88,13 @@ def main():
 
         exact = padded.detach().double().requires_grad_()
         cos64, sin64 = rotation(torch.arange(longest), size, torch.float64)
-        exact = [x[real] for x in whole(lambda x: padded_attention(x, cos64, sin64), exact, grad_padded.double())]
+        exact = whole(lambda x: padded_attention(x, cos64, sin64), exact, grad_padded.double())
+        exact = [x[real] for x in exact]
         limits = (
             # q, k, v in, out; with the gradient of out in, three out, and the three inputs once more
             copying((4 + 7 * backward) * elements * padded.element_size()),
             # scores and their product with v; their repetition, and two products for each of the two
-            multiplying((2 + 5 * backward) * products, dtype),
+            multiplying((2 + 5 * backward) * 2 * size * scores, dtype),
         )
 
         def unpadded(arrays):

@@ -157,7 +157,9 @@ class Row:
     share: float | None = None
 
 
-def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float | None], unit: Unit) -> list[Row]:
+def rows(
+    taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float | None], unit: Unit
+) -> list[Row]:
     medians = {contestant: np.median(values) for contestant, values in taken.items()}
     first = next(iter(medians.values()))
     found = []
@@ -166,7 +168,9 @@ def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float | N
         binding = max(contestant.limits, key=medians.get, default=None)
         limit = {"limit": binding.name, "share": medians[binding] / medians[contestant]} if binding else {}
         ratio = medians[contestant] / first
-        found.append(Row(contestant.name, median, p20, p80, len(values), ratio, errors.get(contestant), **limit))
+        found.append(
+            Row(contestant.name, median, p20, p80, len(values), ratio, errors.get(contestant), **limit)
+        )
     return found
 
 
@@ -211,7 +215,13 @@ def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit:
     new = not path.exists()
     if not new and (header := path.read_text().splitlines()[0].split(",")) != COLUMNS:
         raise ValueError(f"{path}: expected the columns {COLUMNS}, got {header}")
-    stamp = [datetime.date.today().isoformat(), origin("cpu")["commit"][:12], device or machine(), benchmark, case]
+    stamp = [
+        datetime.date.today().isoformat(),
+        origin("cpu")["commit"][:12],
+        device or machine(),
+        benchmark,
+        case,
+    ]
     with open(path, "a", newline="") as file:
         writer = csv.writer(file)
         if new:

@@ -35,25 +35,30 @@ def written(batch):
     return sum(array.nbytes for array in arrays)
 
 
+def contestants(world, tasks, n, threads):
+    size = written(wf.sample(world, tasks, n=n))
+    return [
+        Contestant(
+            f"worldfast, {count} threads",
+            lambda count=count: wf.sample(world, tasks, n=n, threads=count),
+            lambda batch: wrong_labels(world, batch),
+            limits=(copying(size, threads=count),),
+        )
+        for count in threads
+    ]
+
+
 def main():
     parser = arguments(__doc__, repeats=7, threads=sorted({1, CORES}))
     parser.add_argument("--rows", type=int, default=7_000_000)
     options = parser.parse_args()
     world = wf.World.cities()
-    rows, rows_of_mix = (2_000, 2_000) if options.quick else (1_000_000, options.rows)
-    for name, tasks, n in [*((task, task, rows) for task in wf.TASKS), ("uniform mix", list(wf.TASKS), rows_of_mix)]:
-        size = written(wf.sample(world, tasks, n=n))
-        contestants = [
-            Contestant(
-                f"worldfast, {threads} threads",
-                run=lambda threads=threads: wf.sample(world, tasks, n=n, threads=threads),
-                error=lambda batch: wrong_labels(world, batch),
-                limits=(copying(size, threads=threads),),
-            )
-            for threads in options.threads
-        ]
-        unit = Unit("ns/row", lambda seconds: seconds * 1e9 / n)
-        run("labels", f"{name}, {n:,} rows", contestants, options, unit)
+    n, n_mix = (2_000, 2_000) if options.quick else (1_000_000, options.rows)
+    cases = [(task, [task], n) for task in wf.TASKS] + [("uniform mix", list(wf.TASKS), n_mix)]
+    for name, tasks, rows in cases:
+        unit = Unit("ns/row", lambda seconds, rows=rows: seconds * 1e9 / rows)
+        case = f"{name}, {rows:,} rows"
+        run("labels", case, contestants(world, tasks, rows, options.threads), options, unit)
 
 
 if __name__ == "__main__":
