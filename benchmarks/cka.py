@@ -130,11 +130,11 @@ def installed(name):
 # ---- the cases ----
 
 
-def least(models, n, d, dtype=torch.float32, kernel="linear"):
+def least(models, n, d, dtype=torch.float32, kernel="linear", device="cpu"):
     """The least work known: products of features for all pairs, or n x n tiles and the products of those."""
     by_features = n * (models * d) ** 2
     by_tiles = models * n**2 * d + (models * n) ** 2 / 2
-    return (multiplying(by_tiles if kernel == "rbf" else min(by_features, by_tiles), dtype),)
+    return (multiplying(by_tiles if kernel == "rbf" else min(by_features, by_tiles), dtype, device),)
 
 
 def linear_pair(X, Y, ckatorch, pytorch_cka):
@@ -212,10 +212,12 @@ def linear_matrix(Xs, pytorch_cka):
         )  # fmt: skip
 
 
-def all_matrices(Xs):
-    """What RBF and the debiased estimates cost beside the linear matrix."""
-    size = len(Xs), *Xs[0].shape
-    exact = {kind: reference(Xs[:CHECKED], *kind) for kind in KINDS}
+def all_matrices(arrays, device=None):
+    """What RBF and the debiased estimates cost beside the linear matrix; device: None: of NumPy arrays."""
+    size = len(arrays), *arrays[0].shape
+    exact = {kind: reference(arrays[:CHECKED], *kind) for kind in KINDS}
+    Xs = [torch.from_numpy(X).to(device) for X in arrays] if device else arrays
+    linear, rbf = (least(*size, kernel=kernel, device=device or "cpu") for kernel in ("linear", "rbf"))
 
     def together():
         statistics = gram_statistics(Xs, kernels=("linear", "rbf"))
@@ -223,16 +225,15 @@ def all_matrices(Xs):
 
     yield Contestant(
         "worldfast, linear", lambda: wf.cka_matrix(Xs),
-        lambda matrix: relative_error(matrix, exact["linear", False]), 1e-5, limits=least(*size),
+        lambda matrix: relative_error(matrix, exact["linear", False]), 1e-5, limits=linear,
     )  # fmt: skip
     yield Contestant(
         "worldfast, RBF", lambda: wf.cka_matrix(Xs, kernel="rbf"),
-        lambda matrix: relative_error(matrix, exact["rbf", False]), 1e-5, limits=least(*size, kernel="rbf"),
+        lambda matrix: relative_error(matrix, exact["rbf", False]), 1e-5, limits=rbf,
     )  # fmt: skip
     yield Contestant(
         "worldfast, linear and RBF, each plain and debiased, together", together,
-        lambda found: max(relative_error(found[kind], exact[kind]) for kind in KINDS), 1e-5,
-        limits=least(*size, kernel="rbf"),
+        lambda found: max(relative_error(found[kind], exact[kind]) for kind in KINDS), 1e-5, limits=rbf,
     )  # fmt: skip
 
 

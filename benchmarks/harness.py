@@ -95,14 +95,15 @@ def copying(size: float, device: str = "cpu", threads: int | None = None) -> Con
             torch.set_num_threads(threads)
         target.copy_(source)
 
-    name = "limit: memory" + (f", {threads} threads" if threads else "")
+    name = f"limit: {size / 1e6:.3g} MB through memory" + (f", {threads} threads" if threads else "")
     return Contestant(name, run, times=size / (2 * source.nbytes))
 
 
-def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu", side: int = 2048) -> Contestant:
+def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu") -> Contestant:
     """What `operations` additions and multiplications take in a product of square matrices."""
+    side = 2048 if device == "cpu" else 8192
     x = torch.randn(side, side, device=device).to(dtype)
-    name = f"limit: {str(dtype).removeprefix('torch.')} products"
+    name = f"limit: {operations / 1e9:.3g} GFLOP of {str(dtype).removeprefix('torch.')} products"
     return Contestant(name, lambda: torch.mm(x, x), times=operations / (2 * side**3))
 
 
