@@ -15,9 +15,11 @@ demo: $(VENV)/ready
 test: $(VENV)/ready-test
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/ready
+bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/cka.py
+	$(BIN)/python benchmarks/activations.py
 
 # What the build needs stands in the environment, not in one of its own, so that a second build compiles what changed.
 $(VENV)/tools: pyproject.toml
@@ -33,6 +35,10 @@ $(VENV)/ready: $(VENV)/tools $(SOURCES)
 
 $(VENV)/ready-test: $(VENV)/ready
 	PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
+	touch $@
+
+$(VENV)/ready-peers: $(VENV)/ready
+	PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[peers]"
 	touch $@
 
 clean:

@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -51,14 +53,14 @@ def install():
 
 
 if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("torch finds no CUDA device")
     if "--here" not in sys.argv and not built():
         install()  # before what needs it is imported
     sys.path.insert(0, str(ROOT))  # an installation is not seen by the process that made it
 
 import numpy as np
-import torch
 from attention import relative_error, rotate, rotation
-from cka import all_matrices, representations
 from harness import MILLISECONDS, Contestant, Unit, copying, run, verify
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -324,6 +326,8 @@ def stacked(X, models):
 
 
 def cka(out, n=4_413, d=256):
+    from cka import all_matrices, representations
+
     arrays = representations(63, n, d)
     for models in (28, 63):
         contestants = list(all_matrices(arrays[:models], DEVICE))
@@ -353,8 +357,6 @@ def main():
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    if not torch.cuda.is_available():
-        parser.error("torch finds no CUDA device")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.here:
         for part in options.parts:

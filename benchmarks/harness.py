@@ -116,14 +116,17 @@ def _large(device):
 # ---- measuring ----
 
 
-def verify(contestants: list[Contestant]) -> dict[Contestant, float | None]:
-    """Runs each once and gives its error. AssertionError where that is more than it may be, or no number."""
+def verify(contestants: list[Contestant]) -> dict[Contestant, float]:
+    """Runs each once and gives its error, if it has one. AssertionError where that is more than allowed, or no number."""
     errors = {}
     for contestant in contestants:
         result = contestant.run()
-        errors[contestant] = error = contestant.error and float(contestant.error(result))
-        if error is not None and not error <= contestant.allowed:
-            raise AssertionError(f"{contestant.name} errs by {error:.2e}, allowed {contestant.allowed:.2e}")
+        if contestant.error:
+            errors[contestant] = error = float(contestant.error(result))
+            if not error <= contestant.allowed:
+                raise AssertionError(
+                    f"{contestant.name} errs by {error:.2e}, allowed {contestant.allowed:.2e}"
+                )
     return errors
 
 
@@ -158,9 +161,8 @@ class Row:
     share: float | None = None
 
 
-def rows(
-    taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float | None], unit: Unit
-) -> list[Row]:
+def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float], unit: Unit) -> list[Row]:
+    """In the order of `taken`; each with its share of the slowest of its limits, which are among them."""
     medians = {contestant: np.median(values) for contestant, values in taken.items()}
     first = next(iter(medians.values()))
     found = []
@@ -168,10 +170,8 @@ def rows(
         median, p20, p80 = np.quantile(unit.of(values), [0.5, 0.2, 0.8])
         binding = max(contestant.limits, key=medians.get, default=None)
         limit = {"limit": binding.name, "share": medians[binding] / medians[contestant]} if binding else {}
-        ratio = medians[contestant] / first
-        found.append(
-            Row(contestant.name, median, p20, p80, len(values), ratio, errors.get(contestant), **limit)
-        )
+        error, ratio = errors.get(contestant), medians[contestant] / first
+        found.append(Row(contestant.name, median, p20, p80, len(values), ratio, error, **limit))
     return found
 
 
@@ -216,13 +216,8 @@ def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit:
     new = not path.exists()
     if not new and (header := path.read_text().splitlines()[0].split(",")) != COLUMNS:
         raise ValueError(f"{path}: expected the columns {COLUMNS}, got {header}")
-    stamp = [
-        datetime.date.today().isoformat(),
-        origin("cpu")["commit"][:12],
-        device or machine(),
-        benchmark,
-        case,
-    ]
+    today, commit = datetime.date.today().isoformat(), origin("cpu")["commit"][:12]
+    stamp = [today, commit, device or machine(), benchmark, case]
     with open(path, "a", newline="") as file:
         writer = csv.writer(file)
         if new:

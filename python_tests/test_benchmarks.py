@@ -1,0 +1,201 @@
+"""The benchmarks' harness does its sums, verifies before it times, and the scripts run."""
+
+import csv
+import importlib.util
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import worldfast as wf
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Imports a benchmark under a name of its own: a peer is called like one of them."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look for it
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def harness(load):
+    return load("harness")
+
+
+# ---- measuring ----
+
+
+def test_contestants_take_turns(harness):
+    turns = []
+    names = ["a", "b", "limit"]
+    contestants = [harness.Contestant(name, lambda name=name: turns.append(name)) for name in names]
+    taken = harness.compare(contestants, repeats=3)
+    assert turns == names * 3
+    assert [len(seconds) for seconds in taken.values()] == [3, 3, 3]
+
+
+def test_a_sample_stands_for_the_whole(harness):
+    sample = harness.Contestant("sample", lambda: None, times=2.5)
+    [seconds] = harness.compare([sample], repeats=2, clock=lambda run: 4.0).values()
+    assert seconds.tolist() == [10.0, 10.0]
+
+
+def test_rows_of_the_table(harness):
+    wide, narrow = (harness.Contestant(f"limit: {name}", None) for name in ("wide", "narrow"))
+    first, second = (harness.Contestant(name, None, limits=(wide, narrow)) for name in ("first", "second"))
+    seconds = {first: [4, 2, 6, 8, 10], second: [3] * 5, wide: [1] * 5, narrow: [1.5] * 5}
+    taken = {contestant: np.array(values, dtype=float) for contestant, values in seconds.items()}
+    found = harness.rows(taken, {first: 1e-3}, harness.MILLISECONDS)
+    assert [row.contestant for row in found] == ["first", "second", "limit: wide", "limit: narrow"]
+    np.testing.assert_allclose([found[0].median, found[0].p20, found[0].p80], [6000, 3600, 8400])
+    assert [row.ratio for row in found] == [1, 0.5, 1 / 6, 0.25]
+    assert [row.limit for row in found] == ["limit: narrow", "limit: narrow", "", ""]
+    assert [row.share for row in found] == [0.25, 0.5, None, None]
+    assert [row.error for row in found] == [1e-3, None, None, None]
+
+
+def test_a_rate_goes_down_where_seconds_go_up(harness):
+    rate = harness.Unit("MB/s", lambda seconds: 12 / seconds)
+    contestant = harness.Contestant("only", None)
+    [row] = harness.rows({contestant: np.array([1.0, 2, 3, 4, 6, 12])}, {}, rate)
+    assert row.p20 < row.median < row.p80
+    assert row.p20 == 2
+
+
+@pytest.mark.parametrize("error", [2.0, math.nan])
+def test_a_wrong_answer_is_not_timed(harness, tmp_path, error):
+    def clock(run):
+        raise NotImplementedError("timed")
+
+    wrong = harness.Contestant("wrong", lambda: 7, error=lambda result: error * result / 7, allowed=1.0)
+    options = SimpleNamespace(repeats=1, results=tmp_path / "results.csv")
+    with pytest.raises(AssertionError, match="wrong errs by (2|nan).*, allowed 1"):
+        harness.run("b", "case", [wrong], options, clock=clock)
+    assert not options.results.exists()
+
+
+def test_limits_move_and_multiply_as_much_as_they_say(harness):
+    copy = harness.copying(10 * 2**20)
+    assert copy.times == 10 * 2**20 / (2 * 2**27)  # 128 MiB are read and as much is written
+    product = harness.multiplying(2e9, torch.float64)
+    assert product.run().shape == (2048, 2048)
+    assert product.times == 2e9 / (2 * 2048**3)
+    assert product.name == "limit: 2 GFLOP of float64 products"
+
+
+# ---- results ----
+
+
+def test_results_are_appended_below_one_header(harness, tmp_path):
+    path = tmp_path / "results.csv"
+    limit = harness.Contestant("limit: all", lambda: None)
+    contestant = harness.Contestant("a, b", lambda: 1, error=lambda _: 0.125, allowed=1, limits=(limit,))
+    options = SimpleNamespace(repeats=2, results=path)
+    for _ in range(2):
+        harness.run("benchmark", "case", [contestant], options, clock=lambda run: 0.5)
+    with open(path, newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert path.read_text().count("date,commit") == 1
+    assert [line["contestant"] for line in lines] == ["a, b", "limit: all"] * 2
+    expected = {"benchmark": "benchmark", "case": "case", "median": "500", "p20": "500", "p80": "500", "unit": "ms"}
+    expected |= {"repeats": "2", "error": "0.12", "limit": "limit: all", "limit_share": "1.000"}
+    assert expected.items() <= lines[0].items()
+
+
+def test_results_with_other_columns_are_left_alone(harness, tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("date,commit\n2026-01-01,abc\n")
+    with pytest.raises(ValueError, match="expected the columns"):
+        harness.record(path, "b", "c", [], "ms")
+    assert path.read_text() == "date,commit\n2026-01-01,abc\n"
+
+
+def test_the_results_that_are_kept_can_be_read(harness):
+    with open(harness.RESULTS, newline="") as file:
+        reader = csv.DictReader(file)
+        assert reader.fieldnames == harness.COLUMNS
+        for line in reader:
+            assert None not in line, "a line has more fields than the header"
+            assert float(line["p20"]) <= float(line["median"]) <= float(line["p80"])
+            assert int(line["repeats"]) >= 1
+
+
+# ---- the scripts ----
+
+
+@pytest.mark.parametrize("script", ["labels", "attention", "cka", "activations"])
+def test_scripts_run(script, harness, tmp_path):
+    before = harness.RESULTS.read_bytes()
+    command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
+    place = ["--folder", tmp_path] if script == "activations" else []
+    done = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "worldfast" in done.stdout
+    assert "limit: " in done.stdout
+    assert harness.RESULTS.read_bytes() == before
+
+
+def test_peers_that_are_missing_are_left_out(load, capsys):
+    assert load("cka").installed("no_such_peer") is None
+    assert "no_such_peer is not installed and left out: pip install '.[peers]'" in capsys.readouterr().out
+
+
+def test_a_peer_is_not_the_benchmark_of_its_name(load):
+    peer = load("cka").installed("cka")
+    if peer is None:
+        pytest.skip("pytorch-cka is not installed")
+    assert Path(peer.__file__).parent != BENCHMARKS
+    assert peer.hsic_cross
+
+
+# ---- the GPU's ----
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_part_that_fails_is_reported(load, tmp_path, capsys):
+    assert not load("gpu").succeeds("labels", tmp_path)
+    out = capsys.readouterr().out
+    assert "labels FAILED: exit code 1" in out
+    assert out.strip().endswith("torch finds no CUDA device")
+
+
+@pytest.mark.parametrize("fault", ["", "errs by", "differs between two runs", "changes with NaN in the first"])
+def test_faults_of_attention_are_found(load, monkeypatch, fault):
+    """The checks of the GPU's kernel, on the CPU, of PyTorch's own attention with a fault put in."""
+    gpu = load("gpu")
+    calls = []
+
+    def attention(q, k, v, cu_seqlens, max_seqlen):
+        calls.append(max_seqlen)
+        out = gpu.plain_attention(q, k, v, cu_seqlens)
+        match fault:
+            case "errs by":
+                return out * 1.001
+            case "differs between two runs":
+                return out * (1 + 1e-7 * len(calls))
+            case "changes with NaN in the first":
+                return out + 0 * out.sum()
+        return out
+
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(wf, "attention", attention)
+    faults, worst = gpu.verify_attention(torch.float32, 32, [3, 1, 5])
+    assert calls == [5, 5, 5]
+    assert not fault or any(fault in found for found in faults)
+    assert bool(faults) == bool(fault)
+    assert worst > 100 if fault == "errs by" else worst < 3
