@@ -155,7 +155,7 @@ class Row:
     p20: float
     p80: float
     repeats: int
-    ratio: float = 1.0
+    ratio: float | None = None
     error: float | None = None
     limit: str = ""
     share: float | None = None
@@ -202,11 +202,12 @@ def machine() -> str:
 def show(case: str, found: list[Row], unit: str) -> None:
     print(f"\n{case}\n{unit:>10}{'p20':>10}{'p80':>10}{'x first':>9}{'of limit':>10}{'error':>9}")
     for row in found:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         share = "" if row.share is None else f"{row.share:.0%}"
         error = "" if row.error is None else f"{row.error:.0e}"
-        ratio = f"{row.ratio:9.2f}{share:>10}{error:>9}"
         name = row.contestant + (f"  (of {row.limit.removeprefix('limit: ')})" if row.limit else "")
-        print(f"{row.median:10.4g}{row.p20:10.4g}{row.p80:10.4g}{ratio}   {name}", flush=True)
+        numbers = f"{row.median:10.4g}{row.p20:10.4g}{row.p80:10.4g}{ratio:>9}{share:>10}{error:>9}"
+        print(f"{numbers}   {name}", flush=True)
 
 
 def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit: str, device=None) -> None:
