@@ -26,6 +26,7 @@ COLUMNS = [
     "date", "commit", "machine", "benchmark", "case", "contestant", "median", "p20", "p80", "unit", "repeats",
     "error", "limit", "limit_share",
 ]  # fmt: skip
+PAUSE = 0.1  # seconds, in which threads that the last contestant left spinning go to sleep
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -132,6 +133,7 @@ def verify(contestants: list[Contestant]) -> dict[Contestant, float]:
 
 def seconds(run: Callable[[], object]) -> float:
     """What one call takes by the clock on the wall."""
+    time.sleep(PAUSE)
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
