@@ -343,9 +343,9 @@ def cka(out, n=4_413, d=256):
 # ---- all of it ----
 
 PARTS = {  # and the seconds that each may take
-    "labels": (lambda out: labels(wf.World.cities().with_atlantis(), out), 150),
+    "labels": (lambda out: labels(wf.World.cities().with_atlantis(), out), 130),
     "attention": (attention, 170),
-    "cka": (cka, 90),
+    "cka": (cka, 80),
 }
 
 

@@ -112,7 +112,14 @@ def test_results_are_appended_below_one_header(harness, tmp_path):
         lines = list(csv.DictReader(file))
     assert path.read_text().count("date,commit") == 1
     assert [line["contestant"] for line in lines] == ["a, b", "limit: all"] * 2
-    expected = {"benchmark": "benchmark", "case": "case", "median": "500", "p20": "500", "p80": "500", "unit": "ms"}
+    expected = {
+        "benchmark": "benchmark",
+        "case": "case",
+        "median": "500",
+        "p20": "500",
+        "p80": "500",
+        "unit": "ms",
+    }
     expected |= {"repeats": "2", "error": "0.12", "limit": "limit: all", "limit_share": "1.000"}
     assert expected.items() <= lines[0].items()
 
@@ -174,7 +181,9 @@ def test_a_part_that_fails_is_reported(load, tmp_path, capsys):
     assert out.strip().endswith("torch finds no CUDA device")
 
 
-@pytest.mark.parametrize("fault", ["", "errs by", "differs between two runs", "changes with NaN in the first"])
+@pytest.mark.parametrize(
+    "fault", ["", "errs by", "differs between two runs", "changes with NaN in the first"]
+)
 def test_faults_of_attention_are_found(load, monkeypatch, fault):
     """The checks of the GPU's kernel, on the CPU, of PyTorch's own attention with a fault put in."""
     gpu = load("gpu")
