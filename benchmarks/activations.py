@@ -1,11 +1,11 @@
-"""What it costs to write activations to disk and to read them back, beside the ways that researchers use today.
+"""Writing activations to disk and reading them back, beside the ways that researchers use today.
 
     python benchmarks/activations.py [--steps 8] [--repeats 5] [--folder build/activations]
 
-A step is 5,075 cities of 256 numbers in four layers, float32; all that is written is synced to the disk, by everyone. The
-limit of writing is writing the same bytes to plain files; that of reading, reading the bytes of that layer alone from them.
-Before writing, everyone removes what it wrote the time before. Reading is from the system's cache. worldfast takes and checks
-a checksum of every array; the others do not.
+A step is 5,075 cities of 256 numbers in four layers, float32; all that is written is synced to the disk, by
+everyone. The limit of writing is writing the same bytes to plain files; that of reading, reading the bytes of
+that layer alone from them. Before writing, everyone removes what it wrote the time before. Reading is from
+the system's cache. worldfast takes and checks a checksum of every array; the others do not.
 """
 
 import json
@@ -58,7 +58,7 @@ def synced(path):
     os.close(handle)
 
 
-# Each writes data: a list over steps of {layer: array [n, d]}; each reads a layer of all steps: a list of arrays.
+# Each writes data, a list over steps of {layer: array [n, d]}; each reads a layer of all steps, a list.
 
 
 def write_worldfast(folder, data):

@@ -2,10 +2,11 @@
 
     python benchmarks/attention.py [--rows 512] [--repeats 11] [--threads 1]
 
-Rows have the lengths of the uniform mix of tasks. The peer applies RoPE and calls scaled_dot_product_attention, as a model in
-plain PyTorch does. An error is the largest of output and gradient against float64, over the largest value there. The limit is
-the least that can be done: scores of real tokens alone, each array read and written once. (Nested tensors are no peer here:
-on CPUs their attention cannot be causal.)
+Rows have the lengths of the uniform mix of tasks. The peer applies RoPE and calls
+scaled_dot_product_attention, as a model in plain PyTorch does. An error is the largest of output and gradient
+against float64, over the largest value there. The limit is the least that can be done: scores of real tokens
+alone, each array read and written once. (Nested tensors are no peer here: on CPUs their attention cannot be
+causal.)
 """
 
 import torch
@@ -115,9 +116,10 @@ def main():
         for dtype in ALLOWED:
             for backward in (False, True):
                 work = "forward and backward" if backward else "forward"
-                name = f"{rows} rows, {heads} heads of {size}, {work}, {str(dtype).removeprefix('torch.')}, {count} threads"
+                kind = str(dtype).removeprefix("torch.")
+                case = f"{rows} rows, {heads} heads of {size}, {work}, {kind}, {count} threads"
                 with threads(count):
-                    run("attention", name, contestants(dtype, backward), options)
+                    run("attention", case, contestants(dtype, backward), options)
 
 
 if __name__ == "__main__":

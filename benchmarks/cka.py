@@ -2,11 +2,12 @@
 
     python benchmarks/cka.py [--repeats 3] [--threads 2] [--models 28 63]
 
-Representations look like activations: projections of 4,413 cities' coordinates and noise, of different scales, 1,000 away
-from zero, float32. An error is the largest relative error of CKA against NumPy in float64 with n x n matrices, on the first
-models. RBF's bandwidth is the median distance; worldfast's is that of a sample of rows, and its error is that of CKA with the
-same bandwidth. A limit is the least number of operations known, in products of the dtype that is named. Peak memory is that
-of a process of its own, beyond what it held with its inputs made.
+Representations look like activations: projections of 4,413 cities' coordinates and noise, of different
+scales, 1,000 away from zero, float32. An error is the largest relative error of CKA against NumPy in float64
+with n x n matrices, on the first models. RBF's bandwidth is the median distance; worldfast's is that of a
+sample of rows, and its error is that of CKA with the same bandwidth. A limit is the least number of
+operations known, in products of the dtype that is named. Peak memory is that of a process of its own, beyond
+what it held with its inputs made.
 """
 
 import importlib
@@ -58,8 +59,10 @@ def gram(X, kernel, bandwidth=None):
 
 
 def centred(K, debiased):
-    """K [n, n] such that HSIC is a sum of products, up to a factor of n: Kornblith et al. 2019. Debiased: Szekely and Rizzo's
-    U-centring, whose sums are Song et al. 2012, equation 5."""
+    """K [n, n] such that HSIC is a sum of products, up to a factor of n: Kornblith et al. 2019.
+
+    Debiased: the U-centring of Szekely and Rizzo 2014, whose sums are Song et al. 2012, equation 5.
+    """
     n = len(K)
     if not debiased:
         means = K.mean(0)
@@ -114,7 +117,7 @@ def stacked(Xs):
 
 
 def pytorch_cka_matrix(peer, stack):
-    """Debiased linear CKA of all pairs of a stack [M, n, d], as pytorch-cka compares the layers of one model."""
+    """Debiased linear CKA of all pairs of a [M, n, d], as pytorch-cka compares the layers of one model."""
     grams = torch.bmm(stack, stack.transpose(1, 2))
     found = peer.hsic_cross(grams, grams)
     scale = found.diagonal().sqrt()
@@ -122,7 +125,7 @@ def pytorch_cka_matrix(peer, stack):
 
 
 def installed(name):
-    """A peer's module; None, said once, where it is missing. Not from this folder: pytorch-cka's is called as this file."""
+    """A peer's module; None, which is said, where it is missing. pytorch-cka's has the name of this file."""
     here = str(Path(__file__).parent)
     before, sys.path = sys.path, [path for path in sys.path if path != here]
     try:
@@ -244,7 +247,8 @@ def all_matrices(arrays, device=None):
     )  # fmt: skip
     yield Contestant(
         "worldfast, linear and RBF, each plain and debiased, together", together,
-        lambda found: max(relative_error(found[k, debiased], exact[k][debiased]) for k, debiased in found), 1e-5, limits=rbf,
+        lambda found: max(relative_error(matrix, exact[k][d]) for (k, d), matrix in found.items()),
+        1e-5, limits=rbf,
     )  # fmt: skip
 
 
@@ -258,7 +262,7 @@ def peak():
 
 
 def peak_beyond_inputs(models, n, d, kernel):
-    """MB that a matrix takes; to be run in a process of its own. Making the inputs takes little beyond them."""
+    """MB that a matrix takes, in a process of its own. Making the inputs takes little beyond them."""
     Xs = representations(models, n, d)
     before = peak()
     wf.cka_matrix(Xs, kernel=kernel)

@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py [PART ...] [--out FOLDER]
 
-Runs offline, in under eight minutes. Installs the package first where it is not built with CUDA or older than its sources.
-Each part is a process of its own, since a kernel that faults takes its process's device with it: what PART prints is in
-PART.txt, its warnings and its traceback in PART.log, all figures in results.csv. Ends with 1 where a part failed.
+Runs offline, in under eight minutes. Installs the package first where it is not built with CUDA or older than
+its sources. Each part is a process of its own, since a kernel that faults takes its process's device with it:
+what PART prints is in PART.txt, its warnings and its traceback in PART.log, all figures in results.csv. Ends
+with 1 where a part failed.
 """
 
 import argparse
@@ -24,7 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def built():
     """Whether this tree's package can be imported with CUDA and is newer than its sources."""
-    probe = "from worldfast._native import core; import worldfast.kernels; print(core.__file__ if core.cuda else '')"
+    probe = (
+        "from worldfast import _native, kernels; print(_native.core.__file__ if _native.core.cuda else '')"
+    )
     found = subprocess.run(
         [sys.executable, "-c", probe], cwd="/", capture_output=True, text=True, check=False
     )
@@ -93,7 +96,7 @@ def timed(benchmark, case, contestants, out, unit=MILLISECONDS, repeats=20, call
 
 
 def agreeing_rows(world, rows):
-    """Every array of every task's rows, and labels of given cities, are those of the CPU, bit for bit. Returns rows."""
+    """Every array of every task's rows, and labels of given cities, have the CPU's bits. Returns rows."""
     seen = 0
     for task in wf.TASKS:
         for vocabulary in ("character", "entity"):
@@ -156,8 +159,8 @@ def step(attention, inputs, grad_out):
 def verify_attention(dtype, head_size, lengths):
     """Faults found, and the largest of the errors over those of PyTorch's math path in the same dtype.
 
-    Faults are errors above twice those of the math path, by float64 on the CPU; bits that differ between two runs; NaN that
-    leaves its row.
+    Faults are errors above twice those of the math path, by float64 on the CPU; bits that differ between two
+    runs; NaN that leaves its row.
     """
     torch.manual_seed(0)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()

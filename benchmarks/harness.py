@@ -1,8 +1,10 @@
-"""What every benchmark does: verify, warm up, let the contestants take turns, print a table, append to results.csv.
+"""What every benchmark does: verify, warm up, let the contestants take turns, print a table, append to
+results.csv.
 
-A time is worth nothing for a wrong answer, so each contestant's result is compared with a reference before it is timed; that
-call is also its warm-up. Then contestants run in turn (A B C A B C ...), so that a machine that slows down slows all of them,
-and among them runs what limits them: a copy of as many bytes, or a matrix product of as many operations, with as many threads.
+A time is worth nothing for a wrong answer, so each contestant's result is compared with a reference before it
+is timed; that call is also its warm-up. Then contestants run in turn (A B C A B C ...), so that a machine
+that slows down slows all of them, and among them runs what limits them: a copy of as many bytes, or a matrix
+product of as many operations, with as many threads.
 """
 
 import argparse
@@ -118,7 +120,7 @@ def _large(device):
 
 
 def verify(contestants: list[Contestant]) -> dict[Contestant, float]:
-    """Runs each once and gives its error, if it has one. AssertionError where that is more than allowed, or no number."""
+    """Runs each once and gives its error. AssertionError where that is more than allowed, or no number."""
     errors = {}
     for contestant in contestants:
         result = contestant.run()
@@ -213,7 +215,7 @@ def show(case: str, found: list[Row], unit: str) -> None:
 
 
 def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit: str, device=None) -> None:
-    """Appends a line for each row to the results; None: nothing. ValueError where the file has other columns."""
+    """Appends a line for each row; path None: nothing. ValueError where the file has other columns."""
     if path is None:
         return
     new = not path.exists()

@@ -1,8 +1,9 @@
-"""Sampling, labelling and encoding rows: nanoseconds a row, by task and for the uniform mix, on one thread and on all.
+"""Sampling, labelling and encoding rows: nanoseconds a row, by task and for the uniform mix.
 
     python benchmarks/labels.py [--rows 7000000] [--repeats 7] [--threads 1 2]
 
-Verified against the independent oracle of the tests. The limit is moving as many bytes as the rows' arrays have.
+Verified against the independent oracle of the tests. The limit is moving as many bytes as the rows' arrays
+have.
 """
 
 import sys
