@@ -175,6 +175,7 @@ class _Representation:
 
 def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
     n, widths = Xs[0].n, [X.width for X in Xs]
+    threads = min(threads, 1 + (n * sum(widths) >> 18))  # for less, starting one costs more than it saves
     single = all(X.single for X in Xs) if single is None else single
     means, scales = _centring(Xs, threads)
     squared_norms = np.empty((len(Xs), n))
