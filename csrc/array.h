@@ -47,11 +47,14 @@ public:
             throw py::type_error(message("an array (numpy, torch or cupy)", "a " + type_name(object)));
         try {
             const py::object export_ = object.attr("__dlpack__");
+            py::dict arguments;
+            // All work is queued on the producer's own current stream, so no other has to wait for it.
+            if (is_cuda(py::tuple(object.attr("__dlpack_device__")())[0].cast<int>())) arguments["stream"] = -1;
             try {
-                capsule_ = export_(py::arg("max_version") = py::make_tuple(1, 1));
+                capsule_ = export_(py::arg("max_version") = py::make_tuple(1, 1), **arguments);
             } catch (py::error_already_set& e) {  // a producer older than DLPack 1 does not know the argument
                 if (!e.matches(PyExc_TypeError)) throw;
-                capsule_ = export_();
+                capsule_ = export_(**arguments);
             }
         } catch (py::error_already_set& e) {
             throw py::type_error(message("an array that can be shared", std::string("one that refuses: ") + e.what()));
@@ -132,7 +135,7 @@ public:
     int64_t shape(int axis) const { return tensor_->shape[axis]; }
     dlpack::DataType dtype() const { return tensor_->dtype; }
     int device_id() const { return tensor_->device.id; }
-    bool is_cuda() const { return tensor_->device.type == dlpack::kCUDA || tensor_->device.type == dlpack::kCUDAManaged; }
+    bool is_cuda() const { return is_cuda(tensor_->device.type); }
 
     int64_t stride(int axis) const {  // in elements
         if (tensor_->strides) return tensor_->strides[axis];
@@ -158,6 +161,8 @@ public:
     }
 
 private:
+    static bool is_cuda(int device_type) { return device_type == dlpack::kCUDA || device_type == dlpack::kCUDAManaged; }
+
     static std::string type_name(const py::handle& object) {
         return py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>();
     }

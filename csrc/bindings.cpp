@@ -1,6 +1,7 @@
 // The Python module: checks what comes in, dispatches by device, turns errors into Python's. No arithmetic stands here.
 #include <pybind11/stl.h>
 
+#include <limits>
 #include <map>
 #include <optional>
 
@@ -42,8 +43,10 @@ py::list task_table() {
 #endif
 
 void label_rows_or_throw(int task, const py::object& xy_object, const py::object& cities_object,
-                         const py::object& count_object, const py::object& out_object, int threads, uintptr_t cuda_stream) {
+                         const py::object& count_object, const py::object& out_object, const py::object& result_object,
+                         int threads, uintptr_t cuda_stream) {
     const Array xy(xy_object, "xy"), out(out_object, "out");
+    std::optional<Array> first_bad;
     std::optional<Array> cities, count;
     LabelInput in{};
     in.task = task;
@@ -75,12 +78,19 @@ void label_rows_or_throw(int task, const py::object& xy_object, const py::object
         }
     }
     out.require<int64_t>({in.n}).on_device_of(xy).contiguous().writable();
+    if (!result_object.is_none()) {
+        first_bad.emplace(result_object, "result");
+        first_bad->require<int64_t>({sizeof(LabelResult) / sizeof(int64_t)}).on_device_of(xy).contiguous().writable();
+    }
     LabelResult result;
     {
         py::gil_scoped_release nogil;
         if (xy.is_cuda()) {
 #ifdef WORLDFAST_CUDA
-            result = label_rows_cuda(in, out.data<int64_t>(), xy.device_id(), reinterpret_cast<void*>(cuda_stream));
+            const auto there = first_bad ? first_bad->data<LabelResult>() : nullptr;
+            const auto queue = reinterpret_cast<void*>(cuda_stream);
+            label_rows_cuda(in, out.data<int64_t>(), there, xy.device_id(), queue);
+            if (there) result = read_cuda(there, xy.device_id(), queue);
 #else
             (void)cuda_stream;
             no_cuda();
@@ -89,7 +99,7 @@ void label_rows_or_throw(int task, const py::object& xy_object, const py::object
             result = label_rows(in, out.data<int64_t>(), threads);
         }
     }
-    if (result.row < 0) return;
+    if (result.row < 0 || !first_bad) return;
     const Task& info = tasks[task];
     const std::string row = " in row " + std::to_string(result.row), value = std::to_string(result.fault.value);
     switch (result.fault.fault) {
@@ -121,6 +131,26 @@ std::vector<int32_t> copy_indices(const py::object& object, const char* name, in
     return indices;
 }
 
+// A start as it comes from Python: an integer, or an int64 array of one element on the device of the rows.
+class StartArgument {
+public:
+    StartArgument(const py::object& object, const Array& rows) {
+        if (!py::hasattr(object, "__dlpack__")) {
+            start_.value = object.cast<int64_t>();
+            return;
+        }
+        array_.emplace(object, "start");
+        array_->require<int64_t>({1}).on_device_of(rows);
+        start_.at = array_->data<int64_t>();
+    }
+
+    const Start& get() const { return start_; }
+
+private:
+    std::optional<Array> array_;
+    Start start_{};
+};
+
 // A stream, and its copies on the devices that asked for one.
 class BoundStream {
 public:
@@ -149,53 +179,111 @@ public:
                                   std::to_string(row_capacity));
     }
 
-    // Returns the first position without a row, or -1.
-    int64_t rectangle(int64_t start, const py::object& tokens_object, const py::object& length_object,
-                      const py::object& answer_object, const py::object& cities_object, const py::object& label_object,
-                      const py::object& task_object, int threads, uintptr_t cuda_stream) {
-        const Array tokens(tokens_object, "tokens"), length(length_object, "length"), answer(answer_object, "answer_start"),
-            cities(cities_object, "cities"), label(label_object, "label"), task(task_object, "task");
-        const int64_t n = length.shape(0);
+    // Arrays are named as the fields of the Batch or Packed that they come from. `start`: an integer, or an int64 array of
+    // one element on the device of the others. `reset`: -1 is written to `failed` first.
+    void rectangle(const py::object& start_object, int64_t n, const py::object& tokens_object, const py::object& length_object,
+                   const py::object& answer_object, const py::object& cities_object, const py::object& label_object,
+                   const py::object& task_object, const py::object& failed_object, bool reset, int threads,
+                   uintptr_t cuda_stream, bool in_tiles) {
+        const Array tokens(tokens_object, "out.tokens"), length(length_object, "out.length"),
+            answer(answer_object, "out.answer_start"), cities(cities_object, "out.cities"), label(label_object, "out.label"),
+            task(task_object, "out.task"), failed(failed_object, "out.failed");
+        stream_.entity ? tokens.require<int32_t>({n, width_}) : tokens.require<uint8_t>({n, width_});
         length.require<int32_t>({n});
         answer.require<int32_t>({n});
+        cities.require<int32_t>({n, cities_width_});
         label.require<int64_t>({n});
         task.require<uint8_t>({n});
-        cities.require<int32_t>({n, cities_width_});
-        stream_.entity ? tokens.require<int32_t>({n, width_}) : tokens.require<uint8_t>({n, width_});
-        for (const Array* array : {&tokens, &length, &answer, &cities, &label, &task})
-            array->contiguous().writable().on_device_of(tokens);
+        failed.require<int64_t>({1});
+        for (const Array* array : {&tokens, &length, &answer, &cities, &label, &task, &failed})
+            array->on_device_of(tokens).contiguous().writable();
+        const StartArgument start(start_object, tokens);
         const auto fill = [&](auto* token_data) {
             const Rectangle<std::remove_pointer_t<decltype(token_data)>> out{
                 token_data, width_, length.data<int32_t>(), answer.data<int32_t>(), cities.data<int32_t>(),
                 cities_width_, label.data<int64_t>(), task.data<uint8_t>()};
+            int64_t* const first = failed.data<int64_t>();
             py::gil_scoped_release nogil;
-            if (!tokens.is_cuda()) return generate_rectangle(stream_.view(), start, n, out, threads);
+            if (tokens.is_cuda()) {
 #ifdef WORLDFAST_CUDA
-            return generate_rectangle_cuda(on_device(tokens.device_id()), start, n, out, reinterpret_cast<void*>(cuda_stream));
+                const auto queue = reinterpret_cast<void*>(cuda_stream);
+                const DeviceStream& stream = on_device(tokens.device_id());
+                if (reset) forget_failures_cuda(first, tokens.device_id(), queue);
+                generate_rectangle_cuda(stream, start.get(), n, out, first, queue);
+#else
+                (void)cuda_stream;
+                no_cuda();
+#endif
+                return;
+            }
+            if (reset) *first = -1;
+            if (in_tiles)
+                rectangle_in_tiles(stream_.view(), start.get(), n, out, first);
+            else
+                keep_first(first, generate_rectangle(stream_.view(), start.get()(), n, out, threads));
+        };
+        stream_.entity ? fill(tokens.data<int32_t>()) : fill(tokens.data<uint8_t>());
+    }
+
+    void packed(const py::object& start_object, int64_t n, const py::object& tokens_object, const py::object& row_start_object,
+                const py::object& answer_object, const py::object& failed_object, const py::object& scratch_object, bool reset,
+                uintptr_t cuda_stream, bool in_tiles) {
+        const Array tokens(tokens_object, "out.tokens"), row_start(row_start_object, "out.row_start"),
+            answer(answer_object, "out.answer_start"), failed(failed_object, "out.failed"),
+            scratch(scratch_object, "out.scratch");
+        const int64_t room = packed_room(n);
+        if (tokens.require<int32_t>({Array::any}).shape(0) < room)
+            throw py::value_error(tokens.message("room for " + std::to_string(room) + " tokens", std::to_string(tokens.shape(0))));
+        row_start.require<int32_t>({n + 1});
+        answer.require<int32_t>({n});
+        failed.require<int64_t>({1});
+        if (scratch.require<uint8_t>({Array::any}).shape(0) < packed_scratch(n))
+            throw py::value_error(
+                scratch.message("room for " + std::to_string(packed_scratch(n)) + " bytes", std::to_string(scratch.shape(0))));
+        for (const Array* array : {&tokens, &row_start, &answer, &failed, &scratch})
+            array->on_device_of(tokens).contiguous().writable();
+        if (reinterpret_cast<uintptr_t>(scratch.data<uint8_t>()) % 16)
+            throw py::value_error(scratch.message("memory that begins at a multiple of 16 bytes", "another address"));
+        const StartArgument start(start_object, tokens);
+        const Packed out{tokens.data<int32_t>(), row_start.data<int32_t>(), answer.data<int32_t>(), scratch.data<uint8_t>()};
+        int64_t* const first = failed.data<int64_t>();
+        py::gil_scoped_release nogil;
+        if (tokens.is_cuda()) {
+#ifdef WORLDFAST_CUDA
+            const auto queue = reinterpret_cast<void*>(cuda_stream);
+            const DeviceStream& stream = on_device(tokens.device_id());
+            if (reset) forget_failures_cuda(first, tokens.device_id(), queue);
+            const auto pack = stream_.entity ? generate_packed_cuda<int32_t> : generate_packed_cuda<uint8_t>;
+            pack(stream, start.get(), n, width_, out, first, queue);
 #else
             (void)cuda_stream;
             no_cuda();
 #endif
-        };
-        return stream_.entity ? fill(tokens.data<int32_t>()) : fill(tokens.data<uint8_t>());
+            return;
+        }
+        if (reset) *first = -1;
+        if (in_tiles) {
+            const auto pack = stream_.entity ? packed_in_tiles<int32_t> : packed_in_tiles<uint8_t>;
+            pack(stream_.view(), start.get(), n, width_, out, first);
+        } else {
+            keep_first(first, generate_packed(stream_.view(), start.get()(), n, out.tokens, out.row_start, out.answer_start));
+        }
     }
 
-    int64_t packed(int64_t start, const py::object& tokens_object, const py::object& row_start_object,
-                   const py::object& answer_object) {
-        const Array tokens(tokens_object, "tokens"), row_start(row_start_object, "row_start"),
-            answer(answer_object, "answer_start");
-        const int64_t n = answer.require<int32_t>({Array::any}).shape(0);
-        row_start.require<int32_t>({n + 1});
-        tokens.require<int32_t>({n * width_ + packed_slack});
-        for (const Array* array : {&tokens, &row_start, &answer}) array->contiguous().writable().on_cpu();
-        py::gil_scoped_release nogil;
-        return generate_packed(stream_.view(), start, n, tokens.data<int32_t>(), row_start.data<int32_t>(),
-                               answer.data<int32_t>());
+    // Tokens that n packed rows need room for, and bytes of memory to make them in on a GPU.
+    int64_t packed_room(int64_t n) const {
+        constexpr int64_t slack = row_capacity + row_slack;
+        if (n > (std::numeric_limits<int32_t>::max() - slack) / width_)
+            throw py::value_error("n: " + std::to_string(n) + " rows of up to " + std::to_string(width_) +
+                                  " tokens are more than int32 can count; pack fewer");
+        return n * width_ + slack;
+    }
+    int64_t packed_scratch(int64_t n) const {
+        return stream_.entity ? PackScratch<int32_t>(nullptr, n, width_).bytes : PackScratch<uint8_t>(nullptr, n, width_).bytes;
     }
 
     int64_t width() const { return width_; }
     int64_t cities_width() const { return cities_width_; }
-    static constexpr int64_t packed_slack = row_capacity + row_slack;
 
 private:
     void add(const py::dict& given) {
@@ -255,15 +343,20 @@ PYBIND11_MODULE(_core, m) {
     m.attr("max_tries") = max_tries;
     m.def("task_table", &task_table);
     m.def("label", &label_rows_or_throw, py::arg("task"), py::arg("xy"), py::arg("cities"), py::arg("count"), py::arg("out"),
-          py::arg("threads"), py::arg("cuda_stream"));
+          py::arg("result"), py::arg("threads"), py::arg("cuda_stream"));
     py::class_<BoundStream>(m, "Stream")
         .def(py::init<const py::object&, const py::object&, bool, const py::list&, int, uint64_t>(), py::arg("xy"),
              py::arg("city_id"), py::arg("entity"), py::arg("components"), py::arg("order"), py::arg("shuffle_key"))
         .def_property_readonly("width", &BoundStream::width)
         .def_property_readonly("cities_width", &BoundStream::cities_width)
-        .def_property_readonly_static("packed_slack", [](const py::object&) { return BoundStream::packed_slack; })
-        .def("rectangle", &BoundStream::rectangle)
-        .def("packed", &BoundStream::packed);
+        .def("packed_room", &BoundStream::packed_room)
+        .def("packed_scratch", &BoundStream::packed_scratch)
+        .def("rectangle", &BoundStream::rectangle, py::arg("start"), py::arg("n"), py::arg("tokens"), py::arg("length"),
+             py::arg("answer_start"), py::arg("cities"), py::arg("label"), py::arg("task"), py::arg("failed"), py::arg("reset"),
+             py::arg("threads"), py::arg("cuda_stream"), py::arg("in_tiles") = false)
+        .def("packed", &BoundStream::packed, py::arg("start"), py::arg("n"), py::arg("tokens"), py::arg("row_start"),
+             py::arg("answer_start"), py::arg("failed"), py::arg("scratch"), py::arg("reset"), py::arg("cuda_stream"),
+             py::arg("in_tiles") = false);
     bind_gram(m);
     bind_layers(m);
 }

@@ -1,5 +1,5 @@
 // The CPU driver: threads over contiguous ranges of rows.
-#include "generate.h"
+#include "stream.h"
 
 #include <algorithm>
 #include <atomic>
@@ -18,6 +18,13 @@ void keep_smallest(std::atomic<int64_t>& smallest, int64_t value) {
     int64_t seen = smallest.load();
     while (value < seen && !smallest.compare_exchange_weak(seen, value)) {
     }
+}
+
+template <class Token> void run_tiles(const RectangleJob<Token>& job) {
+    std::vector<Words> memory(tile_bytes<Token>(job.out.width) / sizeof(Words) + 1);  // what a block shares
+    char* const shared = reinterpret_cast<char*>(memory.data());
+    for (int64_t tile = 0; tile < tiles_of(job.n); ++tile)
+        run_block(RectangleWork<Token>{job, tile, *reinterpret_cast<Tile*>(shared), reinterpret_cast<Token*>(shared + sizeof(Tile))});
 }
 
 }  // namespace
@@ -79,14 +86,34 @@ template int64_t generate_rectangle(const StreamView&, int64_t, int64_t, const R
 template int64_t generate_rectangle(const StreamView&, int64_t, int64_t, const Rectangle<int32_t>&, int);
 template int64_t generate_packed(const StreamView&, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
 
+template <class Token>
+void rectangle_in_tiles(const StreamView& stream, const Start& start, int64_t n, const Rectangle<Token>& out, int64_t* failed) {
+    run_tiles(RectangleJob<Token>{stream, start, n, out, nullptr, failed});
+}
+
+template <class Token>
+void packed_in_tiles(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out, int64_t* failed) {
+    const PackedJobs<Token> jobs(stream, start, n, width, out, failed);
+    run_tiles(jobs.rectangle);
+    Scan scan;
+    run_block(PlaceTilesWork<Token>{jobs.pack, scan});
+    for (int64_t tile = 0; tile < std::max<int64_t>(tiles_of(n), 1); ++tile) run_block(PackWork<Token>{jobs.pack, tile, scan});
+}
+
+template void rectangle_in_tiles(const StreamView&, const Start&, int64_t, const Rectangle<uint8_t>&, int64_t*);
+template void rectangle_in_tiles(const StreamView&, const Start&, int64_t, const Rectangle<int32_t>&, int64_t*);
+template void packed_in_tiles<uint8_t>(const StreamView&, const Start&, int64_t, int64_t, const Packed&, int64_t*);
+template void packed_in_tiles<int32_t>(const StreamView&, const Start&, int64_t, int64_t, const Packed&, int64_t*);
+
 LabelResult label_rows(const LabelInput& in, int64_t* out, int threads) {
     std::atomic<int64_t> failed{in.n};
     parallel_for(in.n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
         Point points[max_cities];
         int n;
         for (int64_t i = begin; i < end; ++i) {
-            if (read_row(in, i, points, n).fault != Fault::none) return keep_smallest(failed, i);
-            out[i] = label(in.task, points, n);
+            const bool bad = read_row(in, i, points, n).fault != Fault::none;
+            if (bad) keep_smallest(failed, i);
+            out[i] = bad ? -1 : label(in.task, points, n);
         }
     });
     if (failed == in.n) return {};

@@ -1,4 +1,5 @@
-// The CUDA driver: grid-stride loops over the same row as the CPU driver's, on the caller's stream.
+// The CUDA driver: a block makes a tile of rows (tile.h), on the caller's stream. Nothing waits for the device, and no
+// memory is allocated but a stream's own copy, so that a CUDA graph can hold all of it.
 #include <cuda_runtime.h>
 
 #include <stdexcept>
@@ -12,11 +13,6 @@ namespace {
 void check(cudaError_t status, const char* what) {
     if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
-
-constexpr int block = 128;
-constexpr unsigned long long none = ~0ull;
-
-int blocks_for(int64_t n) { return static_cast<int>(std::min<int64_t>((n + block - 1) / block, 1 << 20)); }
 
 class DeviceGuard {
 public:
@@ -50,61 +46,68 @@ private:
     T* data_ = nullptr;
 };
 
-// The first row that failed, in device memory: asked for once, after the kernel.
-class FirstFailure {
-public:
-    explicit FirstFailure(cudaStream_t stream) : stream_(stream), position_(&none, 1) {}
-    unsigned long long* get() const { return position_.get(); }
-    unsigned long long read() const {
-        unsigned long long position = none;
-        check(cudaMemcpyAsync(&position, position_.get(), sizeof position, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
-        check(cudaStreamSynchronize(stream_), "generating rows");
-        return position;
-    }
-
-private:
-    cudaStream_t stream_;
-    DeviceBuffer<unsigned long long> position_;
-};
-
-template <class Token>
-__global__ void rectangle_kernel(StreamView stream, int64_t start, int64_t n, Rectangle<Token> out, unsigned long long* failed) {
-    const int64_t stride = int64_t{blockDim.x} * gridDim.x;
-    for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += stride) {
-        Token tokens[row_capacity + row_slack];
-        Sampled sampled;
-        if (!sample(stream, start + i, sampled)) {
-            atomicMin(failed, static_cast<unsigned long long>(start + i));
-            continue;
-        }
-        const Row& row = sampled.row;
-        const Span span = encode(tokens, sampled.component->format, row, stream.words);
-        for (int64_t k = 0; k < out.width; ++k) out.tokens[i * out.width + k] = k < span.length ? tokens[k] : Token{pad_token};
-        for (int64_t k = 0; k < out.cities_width; ++k) out.cities[i * out.cities_width + k] = row.cities[k];
-        out.length[i] = span.length;
-        out.answer_start[i] = span.answer_start;
-        out.label[i] = row.label;
-        out.task[i] = static_cast<uint8_t>(sampled.component->task);
-    }
+template <int phase = 0, class Work> __device__ __forceinline__ void run_phases(const Work& work) {
+    if constexpr (phase > 0) __syncthreads();
+    work.template run<phase>(static_cast<int>(threadIdx.x));
+    if constexpr (phase + 1 < Work::phases) run_phases<phase + 1>(work);
 }
 
-__global__ void label_kernel(LabelInput in, int64_t* out, unsigned long long* failed) {
-    const int64_t stride = int64_t{blockDim.x} * gridDim.x;
-    for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < in.n; i += stride) {
-        Point points[max_cities];
-        int n;
-        if (read_row(in, i, points, n).fault != Fault::none)
-            atomicMin(failed, static_cast<unsigned long long>(i));
-        else
-            out[i] = label(in.task, points, n);
-    }
+template <class Token> __global__ void __launch_bounds__(tile_rows) rectangle_kernel(const RectangleJob<Token> job) {
+    extern __shared__ __align__(16) char shared[];
+    Tile& tile = *reinterpret_cast<Tile*>(shared);
+    run_phases(RectangleWork<Token>{job, blockIdx.x, tile, reinterpret_cast<Token*>(shared + sizeof(Tile))});
 }
 
-// Why a row is bad is asked of one thread, once it is known which.
-__global__ void reason_kernel(LabelInput in, int64_t i, RowFault* reason) {
+template <class Token> __global__ void __launch_bounds__(tile_rows) place_tiles_kernel(const PackJob<Token> job) {
+    __shared__ Scan scan;
+    run_phases(PlaceTilesWork<Token>{job, scan});
+}
+
+template <class Token> __global__ void __launch_bounds__(tile_rows) pack_kernel(const PackJob<Token> job) {
+    __shared__ Scan scan;
+    run_phases(PackWork<Token>{job, blockIdx.x, scan});
+}
+
+unsigned blocks_for(int64_t n) {
+    if (tiles_of(n) > 0x7FFFFFFF) throw std::runtime_error("too many rows for one launch");
+    return static_cast<unsigned>(tiles_of(n));
+}
+
+template <class Token> void launch(const RectangleJob<Token>& job, cudaStream_t queue) {
+    if (job.n == 0) return;
+    const size_t bytes = tile_bytes<Token>(job.out.width);
+    if (bytes > 48 * 1024)  // what a block gets unasked
+        check(cudaFuncSetAttribute(rectangle_kernel<Token>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+              "shared memory for rows");
+    rectangle_kernel<Token><<<blocks_for(job.n), tile_rows, bytes, queue>>>(job);
+    check(cudaGetLastError(), "generating rows");
+}
+
+template <class Token> void launch(const PackJob<Token>& job, cudaStream_t queue) {
+    place_tiles_kernel<Token><<<1, tile_rows, 0, queue>>>(job);
+    check(cudaGetLastError(), "placing packed rows");
+    pack_kernel<Token><<<std::max(blocks_for(job.n), 1u), tile_rows, 0, queue>>>(job);
+    check(cudaGetLastError(), "packing rows");
+}
+
+constexpr int label_block = 128;
+
+__global__ void __launch_bounds__(label_block) label_kernel(LabelInput in, int64_t* out, int64_t* failed) {
+    const int64_t i = int64_t{blockIdx.x} * label_block + threadIdx.x;
+    if (i >= in.n) return;
+    Point points[max_cities];
+    int n = 0;
+    const bool bad = read_row(in, i, points, n).fault != Fault::none;
+    if (bad && failed) keep_first(failed, i);
+    out[i] = bad ? -1 : label(in.task, points, n);
+}
+
+// Why the first bad row is bad is asked by one thread, once it is known which it is.
+__global__ void fault_kernel(LabelInput in, LabelResult* result) {
+    if (result->row < 0) return;
     Point points[max_cities];
     int n;
-    *reason = read_row(in, i, points, n);
+    result->fault = read_row(in, result->row, points, n);
 }
 
 }  // namespace
@@ -126,6 +129,7 @@ public:
         view.xy = xy_.get();
         if (view.words) view.words = words_.get();
         view.components = components_.get();
+        check(cudaDeviceSynchronize(), "copying a stream's world");  // its readers are on streams that wait for no other
     }
 
     const int device;
@@ -145,38 +149,50 @@ DeviceStreamPtr upload(const Stream& stream, int device) {
     return DeviceStreamPtr(new DeviceStream(stream, device));
 }
 
-template <class Token>
-int64_t generate_rectangle_cuda(const DeviceStream& stream, int64_t start, int64_t n, const Rectangle<Token>& out,
-                                void* cuda_stream) {
-    if (n == 0) return -1;
-    const DeviceGuard guard(stream.device);
-    const auto queue = static_cast<cudaStream_t>(cuda_stream);
-    const FirstFailure failed(queue);
-    rectangle_kernel<<<blocks_for(n), block, 0, queue>>>(stream.view, start, n, out, failed.get());
-    check(cudaGetLastError(), "generating rows");
-    const unsigned long long position = failed.read();
-    return position == none ? -1 : static_cast<int64_t>(position);
+void forget_failures_cuda(int64_t* failed, int device, void* cuda_stream) {
+    const DeviceGuard guard(device);
+    check(cudaMemsetAsync(failed, 0xFF, sizeof *failed, static_cast<cudaStream_t>(cuda_stream)), "cudaMemsetAsync");
 }
 
-template int64_t generate_rectangle_cuda(const DeviceStream&, int64_t, int64_t, const Rectangle<uint8_t>&, void*);
-template int64_t generate_rectangle_cuda(const DeviceStream&, int64_t, int64_t, const Rectangle<int32_t>&, void*);
+template <class Token>
+void generate_rectangle_cuda(const DeviceStream& stream, const Start& start, int64_t n, const Rectangle<Token>& out,
+                             int64_t* failed, void* cuda_stream) {
+    const DeviceGuard guard(stream.device);
+    launch(RectangleJob<Token>{stream.view, start, n, out, nullptr, failed}, static_cast<cudaStream_t>(cuda_stream));
+}
 
-LabelResult label_rows_cuda(const LabelInput& in, int64_t* out, int device, void* cuda_stream) {
-    if (in.n == 0) return {};
+template <class Token>
+void generate_packed_cuda(const DeviceStream& stream, const Start& start, int64_t n, int64_t width, const Packed& out,
+                          int64_t* failed, void* cuda_stream) {
+    const DeviceGuard guard(stream.device);
+    const PackedJobs<Token> jobs(stream.view, start, n, width, out, failed);
+    launch(jobs.rectangle, static_cast<cudaStream_t>(cuda_stream));
+    launch(jobs.pack, static_cast<cudaStream_t>(cuda_stream));
+}
+
+template void generate_rectangle_cuda(const DeviceStream&, const Start&, int64_t, const Rectangle<uint8_t>&, int64_t*, void*);
+template void generate_rectangle_cuda(const DeviceStream&, const Start&, int64_t, const Rectangle<int32_t>&, int64_t*, void*);
+template void generate_packed_cuda<uint8_t>(const DeviceStream&, const Start&, int64_t, int64_t, const Packed&, int64_t*, void*);
+template void generate_packed_cuda<int32_t>(const DeviceStream&, const Start&, int64_t, int64_t, const Packed&, int64_t*, void*);
+
+void label_rows_cuda(const LabelInput& in, int64_t* out, LabelResult* result, int device, void* cuda_stream) {
     const DeviceGuard guard(device);
     const auto queue = static_cast<cudaStream_t>(cuda_stream);
-    const FirstFailure failed(queue);
-    label_kernel<<<blocks_for(in.n), block, 0, queue>>>(in, out, failed.get());
+    const int64_t blocks = (in.n + label_block - 1) / label_block;
+    if (blocks > 0x7FFFFFFF) throw std::runtime_error("too many rows for one launch");
+    if (result) check(cudaMemsetAsync(result, 0xFF, sizeof *result, queue), "cudaMemsetAsync");
+    if (in.n > 0) label_kernel<<<static_cast<unsigned>(blocks), label_block, 0, queue>>>(in, out, result ? &result->row : nullptr);
+    if (result) fault_kernel<<<1, 1, 0, queue>>>(in, result);
     check(cudaGetLastError(), "labelling rows");
-    const unsigned long long position = failed.read();
-    if (position == none) return {};
-    const int64_t row = static_cast<int64_t>(position);
-    RowFault fault{};
-    const DeviceBuffer<RowFault> reason(&fault, 1);
-    reason_kernel<<<1, 1, 0, queue>>>(in, row, reason.get());
-    check(cudaMemcpyAsync(&fault, reason.get(), sizeof fault, cudaMemcpyDeviceToHost, queue), "cudaMemcpyAsync");
+}
+
+LabelResult read_cuda(const LabelResult* result, int device, void* cuda_stream) {
+    const DeviceGuard guard(device);
+    const auto queue = static_cast<cudaStream_t>(cuda_stream);
+    LabelResult here;
+    check(cudaMemcpyAsync(&here, result, sizeof here, cudaMemcpyDeviceToHost, queue), "cudaMemcpyAsync");
     check(cudaStreamSynchronize(queue), "labelling rows");
-    return {row, fault};
+    return here;
 }
 
 }  // namespace worldfast

@@ -57,10 +57,12 @@ constexpr int max_tries = 20000;
 
 template <int N> WF_HD void shuffle_cities(int32_t* cities, Random& random) {
     for (int i = N - 1; i > 0; --i) {
-        const int j = static_cast<int>(random.below(static_cast<uint32_t>(i + 1)));
-        const int32_t city = cities[i];
-        cities[i] = cities[j];
-        cities[j] = city;
+        const int other = static_cast<int>(random.below(static_cast<uint32_t>(i + 1)));
+        for (int j = 0; j < i; ++j) {  // by masks, not by index: so the cities can stay in registers
+            const int32_t swapped = (cities[i] ^ cities[j]) & -static_cast<int32_t>(j == other);
+            cities[i] ^= swapped;
+            cities[j] ^= swapped;
+        }
     }
 }
 
@@ -153,11 +155,16 @@ struct SampleRow {
     }
 };
 
+// How many cities a row has: its first random number, where the task leaves a choice.
+WF_HD int32_t draw_count(const Component& c, Random& random) {
+    if (c.max_cities == c.min_cities) return c.min_cities;
+    return c.min_cities + static_cast<int32_t>(random.below(static_cast<uint32_t>(c.max_cities - c.min_cities + 1)));
+}
+
 // Row r of the component. False as in SampleRow.
 WF_HD bool sample_row(const StreamView& stream, const Component& c, int64_t r, Row& row) {
     Random random(c.key, static_cast<uint64_t>(r));
-    int32_t n = c.min_cities;
-    if (c.max_cities > n) n += static_cast<int32_t>(random.below(static_cast<uint32_t>(c.max_cities - n + 1)));
+    const int32_t n = draw_count(c, random);
     return with_constants(c.task, n, SampleRow{stream, c, r, random, row});
 }
 
@@ -194,7 +201,8 @@ WF_HD Span encode(Token* tokens, const RowFormat& format, const Row& row, const 
     return encode(tokens, format, row.cities, row.n, row.label, words);
 }
 
-// Where rows go. A rectangle: row i at tokens + i * width, padded with pad_token.
+// Where rows go. A rectangle: row i at tokens + i * width, padded with pad_token. The CUDA driver takes null for `cities`,
+// `label` and `task`: not asked for.
 template <class Token> struct Rectangle {
     Token* tokens;
     int64_t width;
@@ -229,14 +237,15 @@ struct LabelInput {
     int64_t count_stride;
 };
 
-enum class Fault : int32_t { none, index, repeated, arity, coordinate };
+enum class Fault : int64_t { none, index, repeated, arity, coordinate };
 
 struct RowFault {
     Fault fault;
     int64_t value;  // the index, city, number of cities or coordinate that does not fit
 };
 
-// Row i's points, and the first thing that is wrong with the row.
+// Row i's points, and the first thing that is wrong with the row. Loops run to max_cities, whatever the row has, so that
+// they unroll and the points stay in registers.
 WF_HD RowFault read_row(const LabelInput& in, int64_t i, Point* points, int& n) {
     int64_t count = in.width;
     int32_t cities[max_cities];
@@ -248,7 +257,8 @@ WF_HD RowFault read_row(const LabelInput& in, int64_t i, Point* points, int& n) 
     }
     if (count < in.min_cities || count > in.max_cities || count > in.width) return {Fault::arity, count};
     n = static_cast<int>(count);
-    for (int k = 0; k < n; ++k) {
+    for (int k = 0; k < max_cities; ++k) {
+        if (k >= n) break;
         const int32_t* p;
         if (in.cities) {
             cities[k] = in.cities[i * in.cities_stride[0] + k * in.cities_stride[1]];
@@ -278,6 +288,7 @@ struct LabelResult {
     RowFault fault{};
 };
 
+// A bad row's label is -1.
 LabelResult label_rows(const LabelInput& input, int64_t* out, int threads);
 
 }  // namespace worldfast

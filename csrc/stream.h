@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "generate.h"
+#include "tile.h"
 
 namespace worldfast {
 
@@ -66,15 +66,34 @@ struct DeviceStreamDeleter {
 };
 using DeviceStreamPtr = std::unique_ptr<DeviceStream, DeviceStreamDeleter>;
 
-#ifdef WORLDFAST_CUDA
-// Errors of the CUDA runtime are thrown as std::runtime_error. `cuda_stream` is a cudaStream_t.
-DeviceStreamPtr upload(const Stream& stream, int device);
+// The tiles of the CUDA driver on the CPU, block after block and thread after thread. For tests, where there is no GPU.
+template <class Token>
+void rectangle_in_tiles(const StreamView& stream, const Start& start, int64_t n, const Rectangle<Token>& out, int64_t* failed);
 
 template <class Token>
-int64_t generate_rectangle_cuda(const DeviceStream& stream, int64_t start, int64_t n, const Rectangle<Token>& out,
-                                void* cuda_stream);
+void packed_in_tiles(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out, int64_t* failed);
 
-LabelResult label_rows_cuda(const LabelInput& input, int64_t* out, int device, void* cuda_stream);
+#ifdef WORLDFAST_CUDA
+// Errors of the CUDA runtime are thrown as std::runtime_error. `cuda_stream` is a cudaStream_t; all work is queued on it, and
+// only `read_cuda` waits. All pointers are to the device's memory.
+DeviceStreamPtr upload(const Stream& stream, int device);
+
+// *failed = -1.
+void forget_failures_cuda(int64_t* failed, int device, void* cuda_stream);
+
+// A position without a row is kept in `failed` where it is smaller than what stands there, as unsigned numbers.
+template <class Token>
+void generate_rectangle_cuda(const DeviceStream& stream, const Start& start, int64_t n, const Rectangle<Token>& out,
+                             int64_t* failed, void* cuda_stream);
+
+// `width`: of the stream. Token: as in its rectangle.
+template <class Token>
+void generate_packed_cuda(const DeviceStream& stream, const Start& start, int64_t n, int64_t width, const Packed& out,
+                          int64_t* failed, void* cuda_stream);
+
+// The first bad row goes to `result`, unless it is null.
+void label_rows_cuda(const LabelInput& input, int64_t* out, LabelResult* result, int device, void* cuda_stream);
+LabelResult read_cuda(const LabelResult* result, int device, void* cuda_stream);
 #endif
 
 }  // namespace worldfast

@@ -18,7 +18,7 @@ WF_HD constexpr int token_of(char c) {
 
 // What stands before the first city and the choices behind '=', as tokens, so that neither driver handles text.
 struct RowFormat {
-    uint8_t prefix[16];
+    alignas(8) uint8_t prefix[16];
     uint8_t answer[8][8];
     uint8_t answer_length[8];
     int32_t prefix_length;
@@ -53,6 +53,10 @@ inline uint64_t city_word(int32_t id) {
 // A row of at most row_capacity tokens is written here first; the slack lets a word be stored where its end sticks out.
 constexpr int row_capacity = 64, row_slack = 16;
 
+// Where rows are written side by side at once, this much room between the longest of them is enough: what sticks out of
+// a row's end is an answer's word of eight, or the prefix's two words where even the longest row is shorter.
+WF_HD constexpr int row_room(int64_t width) { return static_cast<int>(width < 8 ? 16 : width + 8); }
+
 // Eight tokens at once; `tokens` are bytes, the first the lowest.
 template <class Token> WF_HD void put_word(Token* at, uint64_t tokens) {
 #ifndef __CUDA_ARCH__
@@ -64,14 +68,10 @@ template <class Token> WF_HD void put_word(Token* at, uint64_t tokens) {
     for (int i = 0; i < 8; ++i) at[i] = static_cast<Token>(tokens >> (8 * i) & 255);
 }
 
+// `bytes` is where a word may stand.
 WF_HD uint64_t word_at(const uint8_t* bytes) {
     uint64_t word;
-#ifdef __CUDA_ARCH__
-    word = 0;
-    for (int i = 0; i < 8; ++i) word |= static_cast<uint64_t>(bytes[i]) << (8 * i);
-#else
-    __builtin_memcpy(&word, bytes, sizeof word);
-#endif
+    __builtin_memcpy(&word, __builtin_assume_aligned(bytes, 8), sizeof word);
     return word;
 }
 

@@ -7,11 +7,11 @@ at step n costs nothing.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldfast._native import core
+from worldfast._native import core, cuda_stream
 from worldfast.errors import unknown_name
 from worldfast.tasks import Task, find
 from worldfast.tokens import VOCABULARIES, Vocabulary
@@ -27,7 +27,7 @@ ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/generate.h
 
 @dataclass(frozen=True)
 class Batch:
-    """A rectangle of rows. Arrays are numpy on the CPU and torch on a GPU.
+    """A rectangle of rows. Arrays are numpy on the CPU and torch on a GPU; as `out` they may be numpy, torch or cupy.
 
     tokens        uint8 [n, T] (character vocabulary) or int32 [n, T] (entity), padded with 0 on the right; T is the
                   longest row that the world and the tasks allow
@@ -36,6 +36,7 @@ class Batch:
     cities        int32 [n, k], indices into the world, -1 behind a row's last city
     label         int64 [n]
     task          uint8 [n], index into TASKS
+    failed        int64 [1], the first position without a row, or -1 (see `Stream.rectangle`)
     """
 
     tokens: object
@@ -44,6 +45,7 @@ class Batch:
     cities: object
     label: object
     task: object
+    failed: object
     vocabulary: Vocabulary
 
     def __len__(self):
@@ -56,16 +58,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows end to end, without padding.
+    """Rows end to end, without padding. Arrays as in Batch.
 
     tokens        int32 [L]
     row_start     int32 [n + 1]: row i is tokens[row_start[i]:row_start[i + 1]] (the cu_seqlens of attention)
     answer_start  int32 [n], within its row: index of the first token after '='
+    failed        int64 [1], the first position without a row, or -1 (see `Stream.rectangle`)
+    scratch       uint8, the memory in which a GPU makes the rows; nothing of it is kept
     """
 
-    tokens: np.ndarray
-    row_start: np.ndarray
-    answer_start: np.ndarray
+    tokens: object
+    row_start: object
+    answer_start: object
+    failed: object
+    scratch: object
 
 
 @dataclass(frozen=True)
@@ -135,38 +141,85 @@ class Stream:
             _key(seed, "shuffle", split),
         )
 
-    def rectangle(self, start, n, device="cpu", threads=0):
-        """Rows start .. start + n - 1 of the stream as a Batch. threads: CPU threads, 0: one per processor."""
-        _require_count("start", start)
+    def empty_batch(self, n, device="cpu"):
+        """A Batch of n rows that are not made yet: the `out` of rectangle."""
+        _require_count("n", n)
+        empty = _allocator(device)
+        return Batch(
+            tokens=empty((n, self._native.width), "int32" if self._entity else "uint8"),
+            length=empty(n, "int32"),
+            answer_start=empty(n, "int32"),
+            cities=empty((n, self._native.cities_width), "int32"),
+            label=empty(n, "int64"),
+            task=empty(n, "uint8"),
+            failed=_none_failed(empty),
+            vocabulary=self.vocabulary,
+        )
+
+    def empty_pack(self, n, device="cpu"):
+        """A Packed of n rows that are not made yet, with room for the longest there can be: the `out` of pack."""
+        _require_count("n", n)
+        empty = _allocator(device)
+        return Packed(
+            tokens=empty(self._native.packed_room(n), "int32"),
+            row_start=empty(n + 1, "int32"),
+            answer_start=empty(n, "int32"),
+            failed=_none_failed(empty),
+            scratch=empty(self._native.packed_scratch(n), "uint8"),
+        )
+
+    def rectangle(self, start, n, device=None, threads=0, *, out=None, check=True):
+        """Rows start .. start + n - 1 of the stream as a Batch.
+
+        start    integer; or int64 [1] on the device of the rows, read when they are made
+        device   "cpu" (the default) or "cuda", "cuda:1" ...; not together with `out`
+        threads  CPU threads, 0: one per processor
+        out      a Batch to overwrite, as `empty_batch` and `rectangle` return them: contiguous arrays of these shapes and
+                 dtypes, all on one device. It is returned.
+        check    False: a position without a row (see below) is not an error. The smallest one is kept in `failed`, which
+                 stays as it is where all rows are there; where they are not, none of the rows is to be used.
+
+        On a GPU the work is queued on the current CUDA stream (of the library that owns `out`). With check=False the host
+        does not wait for it; with `out` too, nothing is allocated once the stream has made rows on that device before, so
+        that a CUDA graph can hold the call. A replay makes the rows that `start`, an array, says then: `start += n` in the
+        graph moves it on. The caller vouches that it is not negative, and keeps stream and arrays alive as long as the graph.
+
+        ValueError: no row was found at a position (only of tasks whose answers are balanced, in a world that hardly has
+        one of the answers), or `out` does not fit; TypeError: its dtypes, or other arguments.
+        """
         _require_count("n", n)
         _require_count("threads", threads)
-        empty, stream = _allocator(device)
-        arrays = (
-            empty((n, self._native.width), "int32" if self._entity else "uint8"),
-            empty(n, "int32"),
-            empty(n, "int32"),
-            empty((n, self._native.cities_width), "int32"),
-            empty(n, "int64"),
-            empty(n, "uint8"),
-        )
-        self._check(self._native.rectangle(start, *arrays, threads, stream))
-        return Batch(*arrays, self.vocabulary)
+        out = _where_to(out, Batch, device, lambda where: self.empty_batch(n, where))
+        fields = (out.tokens, out.length, out.answer_start, out.cities, out.label, out.task, out.failed)
+        self._native.rectangle(_position(start), n, *fields, check, threads, cuda_stream(out.tokens))
+        if check:
+            self._require_rows(out.failed)
+        return replace(out, vocabulary=self.vocabulary)
 
-    def pack(self, start, n):
-        """Rows start .. start + n - 1 of the stream as Packed, for a training step."""
-        _require_count("start", start)
+    def pack(self, start, n, device=None, *, out=None, check=True):
+        """Rows start .. start + n - 1 of the stream as Packed, for a training step.
+
+        start, device, check  as in `rectangle`, and so is what is said of CUDA streams and graphs
+        out                   a Packed to overwrite, as `empty_pack` returns it. Of its tokens, the rows' are returned; with
+                              check=False all, since how many are the rows' is known on the device only: row_start[n].
+
+        Errors as of `rectangle`; ValueError also where int32 cannot count the tokens of n rows.
+        """
         _require_count("n", n)
-        tokens = np.empty(n * self._native.width + self._native.packed_slack, dtype=np.int32)
-        row_start = np.empty(n + 1, dtype=np.int32)
-        answer_start = np.empty(n, dtype=np.int32)
-        self._check(self._native.packed(start, tokens, row_start, answer_start))
-        return Packed(tokens[: row_start[-1]], row_start, answer_start)
+        out = _where_to(out, Packed, device, lambda where: self.empty_pack(n, where))
+        fields = (out.tokens, out.row_start, out.answer_start, out.failed, out.scratch)
+        self._native.packed(_position(start), n, *fields, check, cuda_stream(out.tokens))
+        if not check:
+            return out
+        self._require_rows(out.failed)
+        return replace(out, tokens=out.tokens[: int(out.row_start[-1])])
 
-    def _check(self, failed):
-        if failed >= 0:
+    def _require_rows(self, failed):
+        position = int(failed[0])
+        if position >= 0:
             balanced = " or ".join(sorted({task.name for task in self._components if task.balanced}))
             raise ValueError(
-                f"row {failed}: no {balanced} row with the wanted answer in {core.max_tries:,} tries: rows of this "
+                f"row {position}: no {balanced} row with the wanted answer in {core.max_tries:,} tries: rows of this "
                 "world can hardly be balanced (are its cities all on one line?)"
             )
 
@@ -178,24 +231,26 @@ def sample(
     seed=42,
     start=0,
     split="train",
-    device="cpu",
+    device=None,
     among=None,
     must_include=None,
     vocabulary="character",
     crossing="balanced",
     threads=0,
+    out=None,
 ):
     """Rows start .. start + n - 1 of a task's stream: sampled, labelled and encoded in one pass.
 
     task          a name, or a sequence of names: row i is then row i // k of task i % k, k names
     n, start      row i is the same whatever n and start
     split         "train", "validation", "test": disjoint streams
-    device        "cpu" (numpy arrays) or "cuda", "cuda:1" ... (torch tensors)
+    device        "cpu" (the default: numpy arrays) or "cuda", "cuda:1" ... (torch tensors)
     among         cities that rows may use: mask bool [N] or expression; default: all
     must_include  at least one city of each row is from here: mask or expression
     vocabulary    "character" or "entity"
     crossing      "balanced" or "reshuffled"
     threads       CPU threads; 0: one per processor
+    out           a Batch of as many such rows to overwrite and return; the rows are made on its device
 
     Returns a Batch. Raises ValueError, TypeError, IndexError for arguments that do not fit, RuntimeError where the
     device is not there. Source of the rules: arXiv 2602.00533 and its published code.
@@ -209,7 +264,7 @@ def sample(
     components = tuple(Component(t.name, rows, among, must_include) for t in tasks)
     stream = Stream.__new__(Stream)
     stream._open(world, components, seed, split, vocabulary, "interleaved", crossing)
-    return stream.rectangle(start, n, device, threads)
+    return stream.rectangle(start, n, device, threads, out=out)
 
 
 def _native_component(world, c, seed, split, crossing):
@@ -280,11 +335,35 @@ def _require_count(name, value, least=0):
         raise ValueError(f"{name}: expected {least} to {LAST_ROW:,}, got {value}")
 
 
+def _position(start):
+    """A start as the native stream takes it: an integer, or an array that is read on its device."""
+    if not hasattr(start, "__dlpack__"):
+        _require_count("start", start)
+    return start
+
+
+def _where_to(out, kind, device, make):
+    """`out` after its checks, or else a new one from make(device)."""
+    if out is None:
+        return make("cpu" if device is None else device)
+    if not isinstance(out, kind):
+        raise TypeError(f"out: expected a {kind.__name__}, got a {type(out).__name__}")
+    if device is not None:
+        raise TypeError(f"device: rows go to the device of out, so device={device!r} cannot be given with it")
+    return out
+
+
+def _none_failed(empty):
+    failed = empty(1, "int64")
+    failed[0] = -1
+    return failed
+
+
 def _allocator(device):
-    """(empty(shape, dtype), address of the CUDA stream) for a device."""
+    """empty(shape, dtype) for a device."""
     kind = str(device).partition(":")[0]
     if kind == "cpu":
-        return np.empty, 0
+        return np.empty
     if kind != "cuda":
         raise unknown_name("device", str(device), ("cpu", "cuda"))
     import torch
@@ -298,4 +377,4 @@ def _allocator(device):
     def empty(shape, dtype):
         return torch.empty(shape, dtype=getattr(torch, dtype), device=where)
 
-    return empty, torch.cuda.current_stream(where).cuda_stream
+    return empty

@@ -4,6 +4,7 @@ The table itself and every rule stand in csrc/tasks.h; this module reads them.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 import numpy as np
@@ -13,6 +14,8 @@ from worldfast.errors import unknown_name
 from worldfast.world import World
 
 __all__ = ["TASKS", "Task", "find", "label"]
+
+DLPACK_CUDA = (2, 13)  # types of device, as __dlpack_device__ gives them: CUDA's memory, and managed memory
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def find(task):
     return TASKS[task]
 
 
-def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threads=0):
+def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threads=0, check=True):
     """Labels in bulk, exact.
 
     Either label("inside", world, cities) or label("inside", xy=xy).
@@ -117,10 +120,13 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     count     int32 [n], the number of points in each row of xy; default k
     out       int64 [n] to write to (contiguous), of the kind and on the device of the input
     threads   CPU threads; 0: one per processor
+    check     False: a row that does not fit is no error. Then, on a GPU, the host does not wait for the labels, and with
+              `out` too a CUDA graph can hold the call (of a world, once there was one on that device before).
 
-    Returns int64 [n] in the kind (numpy, torch, cupy) that came in. A choice is its index in TASKS[task].answers.
+    Returns int64 [n] in the kind (numpy, torch, cupy) that came in; on a GPU they are made on the current CUDA stream of
+    the library that owns it. A choice is its index in TASKS[task].answers. The label of a row that does not fit is -1.
     Raises TypeError (dtype), ValueError (shape, arity, repeated city, coordinate too large, unknown task), IndexError
-    (city outside the world); each names the argument and the row. With an error, `out` is partly written.
+    (city outside the world); each names the argument and the row.
     Source: arXiv 2602.00533, section 2 and its published code; rounding is half to even.
     """
     task = find(task)
@@ -137,12 +143,20 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
         name = "cities" if by_city else "xy"
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
     if by_city:
-        xy = world.xy
-        if cuda_stream(given) or getattr(given, "is_cuda", False):
-            import torch
-
-            xy = torch.as_tensor(np.array(xy), device=given.device if hasattr(given, "is_cuda") else "cuda")
+        device_type, device = given.__dlpack_device__()
+        xy = _xy_on_gpu(world, device) if device_type in DLPACK_CUDA else world.xy
     if out is None:
         out = empty(given.shape[:1], "int64", like=given)
-    core.label(task.index, xy, cities, count, out, threads, cuda_stream(given))
+    first_bad = empty(3, "int64", like=given) if check else None
+    core.label(task.index, xy, cities, count, out, first_bad, threads, cuda_stream(given))
     return out
+
+
+@cache
+def _xy_on_gpu(world, device):
+    """A world's coordinates on a GPU, int32 [N, 2]: a torch tensor that is there when this returns, for good."""
+    import torch
+
+    xy = torch.as_tensor(np.array(world.xy), device=f"cuda:{device}")
+    torch.cuda.synchronize(device)
+    return xy
