@@ -142,6 +142,8 @@ public:
         array_.emplace(object, "start");
         array_->require<int64_t>({1}).on_device_of(rows);
         start_.at = array_->data<int64_t>();
+        if (!array_->is_cuda() && *start_.at < 0)
+            throw py::value_error(array_->message("at least 0", std::to_string(*start_.at)));
     }
 
     const Start& get() const { return start_; }

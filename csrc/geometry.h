@@ -18,13 +18,21 @@ WF_HD bool in_bounds(Point p) {
     return p.x <= max_coordinate && p.x >= -max_coordinate && p.y <= max_coordinate && p.y >= -max_coordinate;
 }
 
+// Of coordinates: 22 bits. A GPU multiplies two numbers of 32 bits in one instruction and of 64 in four; a CPU does not
+// care, but would have to widen them.
+#ifdef __CUDA_ARCH__
+using Difference = int32_t;
+#else
+using Difference = int64_t;
+#endif
+
 struct Vector {
-    int64_t x, y;
+    Difference x, y;
 };
 
-WF_HD Vector operator-(Point a, Point b) { return {int64_t{a.x} - b.x, int64_t{a.y} - b.y}; }
-WF_HD int64_t dot(Vector a, Vector b) { return a.x * b.x + a.y * b.y; }
-WF_HD int64_t cross(Vector a, Vector b) { return a.x * b.y - a.y * b.x; }
+WF_HD Vector operator-(Point a, Point b) { return {Difference{a.x} - b.x, Difference{a.y} - b.y}; }
+WF_HD int64_t dot(Vector a, Vector b) { return int64_t{a.x} * b.x + int64_t{a.y} * b.y; }
+WF_HD int64_t cross(Vector a, Vector b) { return int64_t{a.x} * b.y - int64_t{a.y} * b.x; }
 
 // Is r strictly to the left of the line from p to q?
 WF_HD bool left(Point p, Point q, Point r) { return cross(q - p, r - p) > 0; }

@@ -1,4 +1,5 @@
 """Bad input to labels, samples, streams and vocabularies: typed errors that say what came and what should."""
+import dataclasses
 import re
 
 import numpy as np
@@ -391,6 +392,71 @@ def test_streams(world):
         stream.pack(0, -2)
     with pytest.raises(TypeError, match=naming("n", 1.5)):
         stream.pack(0, 1.5)
+
+
+@pytest.mark.parametrize("field, change, error", [
+    ("tokens", lambda a: a[:, :-1], ValueError),
+    ("tokens", lambda a: a.astype(np.int32), TypeError),
+    ("length", lambda a: a[:-1], ValueError),
+    ("answer_start", lambda a: np.repeat(a, 2)[::2], ValueError),
+    ("cities", lambda a: np.asfortranarray(a), ValueError),
+    ("label", lambda a: a.astype(np.int32), TypeError),
+    ("label", lambda a: np.broadcast_to(a[:1], a.shape), ValueError),
+    ("task", lambda a: a.tolist(), TypeError),
+    ("failed", lambda a: np.zeros(2, np.int64), ValueError),
+])
+def test_batches_to_overwrite(field, change, error, world):
+    out = wf.sample(world, "inside", n=10)
+    bad = dataclasses.replace(out, **{field: change(getattr(out, field))})
+    with pytest.raises(error, match=rf"out\.{field}: expected"):
+        wf.sample(world, "inside", n=10, out=bad)
+
+
+@pytest.mark.parametrize("field, change, error", [
+    ("tokens", lambda a: a[:20], ValueError),
+    ("tokens", lambda a: a.astype(np.int64), TypeError),
+    ("row_start", lambda a: a[:-1], ValueError),
+    ("answer_start", lambda a: a.astype(np.uint8), TypeError),
+    ("failed", lambda a: a.astype(np.int32), TypeError),
+    ("scratch", lambda a: a[:8], ValueError),
+    ("scratch", lambda a: np.concatenate([a, a])[1:], ValueError),
+])
+def test_packs_to_overwrite(field, change, error, world):
+    stream = Stream(world, [Component("angle", 50)], seed=1)
+    out = stream.empty_pack(10)
+    with pytest.raises(error, match=rf"out\.{field}: expected"):
+        stream.pack(0, 10, out=dataclasses.replace(out, **{field: change(getattr(out, field))}))
+
+
+def test_where_rows_go(world):
+    stream = Stream(world, [Component("angle", 50)], seed=1)
+    with pytest.raises(TypeError, match="out: expected a Batch, got a Packed"):
+        stream.rectangle(0, 10, out=stream.empty_pack(10))
+    with pytest.raises(TypeError, match="out: expected a Packed, got a ndarray"):
+        stream.pack(0, 10, out=np.zeros(100, np.int32))
+    with pytest.raises(TypeError, match="device.*out"):
+        wf.sample(world, "angle", n=10, device="cpu", out=stream.empty_batch(10))
+    with pytest.raises(ValueError, match="n: .*int32"):
+        stream.pack(0, 2**27)
+
+
+@pytest.mark.parametrize("bad, error", [
+    (np.array([1, 2]), ValueError), (np.array(1), ValueError), (np.array([1], np.int32), TypeError),
+    (np.array([-3]), ValueError), (np.array([1.0]), TypeError),
+])
+def test_starts_in_memory(bad, error, world):
+    stream = Stream(world, [Component("angle", 50)], seed=1)
+    for make in (stream.rectangle, stream.pack):
+        with pytest.raises(error, match="start: expected"):
+            make(bad, 5)
+
+
+@pytest.mark.parametrize("cities", [[[0, 1], [3, 3], [5, 40], [2, 4]], [[0, 1], [3, -1], [-7, 5], [2, 4]]])
+def test_labels_that_nobody_checks(cities, world):
+    cities = np.array(cities, dtype=np.int32)
+    labels = wf.label("distance", world, cities, check=False)
+    assert np.array_equal(labels[[0, 3]], wf.label("distance", world, cities[[0, 3]]))
+    assert labels[[1, 2]].tolist() == [-1, -1]
 
 
 # --------------------------------------------------------------------------------------------- vocabularies

@@ -1,4 +1,5 @@
 """`wf.sample`: row i is a function of world, task, seed, split and i, distributed as it should be."""
+import dataclasses
 import itertools
 from collections import Counter
 from math import comb
@@ -6,6 +7,7 @@ from math import comb
 import numpy as np
 import oracle
 import pytest
+import torch
 import worldfast as wf
 from scipy import stats
 
@@ -183,6 +185,21 @@ def test_the_smallest_world_of_each_task():
         batch = wf.sample(small_world(n, seed=1), task, n=1)
         used = np.sort(batch.cities[0][batch.cities[0] >= 0])
         assert np.array_equal(used, np.unique(used)) and used.max() < n
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("vocabulary", ["character", "entity"])
+def test_rows_into_arrays_that_are_there(vocabulary, kind, cities):
+    tasks = ["inside", "distance"]
+    first = wf.sample(cities, tasks, n=300, vocabulary=vocabulary)
+    fields = [field.name for field in dataclasses.fields(wf.Batch) if field.name != "vocabulary"]
+    out = dataclasses.replace(first, **{name: kind(getattr(first, name)) for name in fields})
+    got = wf.sample(cities, tasks, n=300, start=300, vocabulary=vocabulary, out=out)
+    for name in fields:
+        assert getattr(got, name) is getattr(out, name), name
+    as_numpy = dataclasses.replace(got, **{name: np.asarray(getattr(got, name)) for name in fields})
+    assert_same_rows(as_numpy, wf.sample(cities, tasks, n=300, start=300, vocabulary=vocabulary))
+    assert got.text(1) == wf.sample(cities, tasks, n=1, start=301, vocabulary=vocabulary).text(0)
 
 
 # --------------------------------------------------------------------------------------------- distribution
@@ -391,6 +408,22 @@ def test_a_world_without_a_true_row_says_so(task):
     line = wf.World.from_array(np.stack([np.arange(50), 2 * np.arange(50)], 1).astype(np.int32))
     with pytest.raises(ValueError, match=rf"(?s)(?=.*{task})(?=.*\btr(y|ies)\b)(?=.*\d)"):
         wf.sample(line, task, n=100)
+
+
+def test_a_position_without_a_row_is_kept_where_nobody_checks():
+    line = wf.World.from_array(np.stack([np.arange(50), 2 * np.arange(50)], 1).astype(np.int32))
+    stream = wf.Stream(line, [wf.Component("angle", 20), wf.Component("crossing", 9)], seed=1, shuffle=False)
+    for make, empty in ((stream.rectangle, stream.empty_batch), (stream.pack, stream.empty_pack)):
+        out = empty(29)
+        assert make(0, 29, out=out, check=False).failed.tolist() == out.failed.tolist()
+        assert 20 <= out.failed[0] < 29
+        kept = int(out.failed[0])
+        make(0, 20, out=dataclasses.replace(empty(20), failed=out.failed), check=False)
+        assert out.failed[0] == kept
+        with pytest.raises(ValueError, match=rf"row {kept}: no crossing row"):
+            make(0, 29, out=out)
+        make(0, 20, out=dataclasses.replace(empty(20), failed=out.failed))
+        assert out.failed[0] == -1
 
 
 @pytest.mark.parametrize("task", oracle.TASKS)

@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import oracle
 import pytest
+import torch
 import worldfast as wf
 from scipy import stats
 from worldfast.sampling import Component, Stream
@@ -128,3 +129,24 @@ def test_a_stream_cannot_hold_more_pairs_than_its_split():
     for component in (Component("distance", 38), Component("distance", 30, first=8)):
         with pytest.raises(ValueError, match=r"(?s)(?=.*distance)(?=.*\b37\b)"):
             Stream(world, [component], seed=1).pack(0, component.rows)
+
+
+@pytest.mark.parametrize("vocabulary", ["character", "entity"])
+def test_rows_packed_into_arrays_that_are_there(vocabulary, atlantis):
+    stream = Stream(atlantis, MIXTURE, seed=6, vocabulary=vocabulary)
+    out = stream.empty_pack(100)
+    for start in (0, 700, 5):
+        got, expected = stream.pack(start, 100, out=out), stream.pack(start, 100)
+        assert token_rows(got) == token_rows(expected)
+        assert np.shares_memory(got.tokens, out.tokens) and got.row_start is out.row_start
+        unchecked = stream.pack(start, 100, out=out, check=False)
+        assert unchecked.tokens is out.tokens and np.array_equal(unchecked.row_start, expected.row_start)
+
+
+def test_a_start_that_stands_in_memory(atlantis):
+    stream = Stream(atlantis, MIXTURE, seed=6)
+    start = torch.tensor([7])
+    for i in range(3):
+        assert token_rows(stream.pack(start, 10)) == token_rows(stream.pack(7 + 10 * i, 10))
+        start += 10
+    assert np.array_equal(stream.rectangle(start, 10).tokens, stream.rectangle(37, 10).tokens)
