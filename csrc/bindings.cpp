@@ -181,12 +181,12 @@ public:
                                   std::to_string(row_capacity));
     }
 
-    // Arrays are named as the fields of the Batch or Packed that they come from. `start`: an integer, or an int64 array of
-    // one element on the device of the others. `reset`: -1 is written to `failed` first.
-    void rectangle(const py::object& start_object, int64_t n, const py::object& tokens_object, const py::object& length_object,
-                   const py::object& answer_object, const py::object& cities_object, const py::object& label_object,
-                   const py::object& task_object, const py::object& failed_object, bool reset, int threads,
-                   uintptr_t cuda_stream, bool in_tiles) {
+    // Arrays are named as the fields of the Batch or Packed that they come from. `start`: an integer, or an int64 array
+    // of one element on the device of the others. `reset`: -1 is written to `failed` first. `in_tiles`: for tests.
+    void rectangle(const py::object& start_object, int64_t n, const py::object& tokens_object,
+                   const py::object& length_object, const py::object& answer_object, const py::object& cities_object,
+                   const py::object& label_object, const py::object& task_object, const py::object& failed_object,
+                   bool reset, int threads, uintptr_t cuda_stream, bool in_tiles) {
         const Array tokens(tokens_object, "out.tokens"), length(length_object, "out.length"),
             answer(answer_object, "out.answer_start"), cities(cities_object, "out.cities"), label(label_object, "out.label"),
             task(task_object, "out.task"), failed(failed_object, "out.failed");
@@ -227,27 +227,24 @@ public:
         stream_.entity ? fill(tokens.data<int32_t>()) : fill(tokens.data<uint8_t>());
     }
 
-    void packed(const py::object& start_object, int64_t n, const py::object& tokens_object, const py::object& row_start_object,
-                const py::object& answer_object, const py::object& failed_object, const py::object& scratch_object, bool reset,
-                uintptr_t cuda_stream, bool in_tiles) {
+    void packed(const py::object& start_object, int64_t n, const py::object& tokens_object,
+                const py::object& row_start_object, const py::object& answer_object, const py::object& failed_object,
+                const py::object& scratch_object, bool reset, uintptr_t cuda_stream, bool in_tiles) {
         const Array tokens(tokens_object, "out.tokens"), row_start(row_start_object, "out.row_start"),
             answer(answer_object, "out.answer_start"), failed(failed_object, "out.failed"),
             scratch(scratch_object, "out.scratch");
-        const int64_t room = packed_room(n);
-        if (tokens.require<int32_t>({Array::any}).shape(0) < room)
-            throw py::value_error(tokens.message("room for " + std::to_string(room) + " tokens", std::to_string(tokens.shape(0))));
+        require_room(tokens.require<int32_t>({Array::any}), packed_room(n));
+        require_room(scratch.require<uint8_t>({Array::any}), packed_scratch(n));
         row_start.require<int32_t>({n + 1});
         answer.require<int32_t>({n});
         failed.require<int64_t>({1});
-        if (scratch.require<uint8_t>({Array::any}).shape(0) < packed_scratch(n))
-            throw py::value_error(
-                scratch.message("room for " + std::to_string(packed_scratch(n)) + " bytes", std::to_string(scratch.shape(0))));
         for (const Array* array : {&tokens, &row_start, &answer, &failed, &scratch})
             array->on_device_of(tokens).contiguous().writable();
         if (reinterpret_cast<uintptr_t>(scratch.data<uint8_t>()) % 16)
             throw py::value_error(scratch.message("memory that begins at a multiple of 16 bytes", "another address"));
         const StartArgument start(start_object, tokens);
-        const Packed out{tokens.data<int32_t>(), row_start.data<int32_t>(), answer.data<int32_t>(), scratch.data<uint8_t>()};
+        const Packed out{tokens.data<int32_t>(), row_start.data<int32_t>(), answer.data<int32_t>(),
+                         scratch.data<uint8_t>()};
         int64_t* const first = failed.data<int64_t>();
         py::gil_scoped_release nogil;
         if (tokens.is_cuda()) {
@@ -268,7 +265,8 @@ public:
             const auto pack = stream_.entity ? packed_in_tiles<int32_t> : packed_in_tiles<uint8_t>;
             pack(stream_.view(), start.get(), n, width_, out, first);
         } else {
-            keep_first(first, generate_packed(stream_.view(), start.get()(), n, out.tokens, out.row_start, out.answer_start));
+            keep_first(first, generate_packed(stream_.view(), start.get()(), n, out.tokens, out.row_start,
+                                              out.answer_start));
         }
     }
 
@@ -281,13 +279,19 @@ public:
         return n * width_ + slack;
     }
     int64_t packed_scratch(int64_t n) const {
-        return stream_.entity ? PackScratch<int32_t>(nullptr, n, width_).bytes : PackScratch<uint8_t>(nullptr, n, width_).bytes;
+        return stream_.entity ? PackScratch<int32_t>(nullptr, n, width_).bytes
+                              : PackScratch<uint8_t>(nullptr, n, width_).bytes;
     }
 
     int64_t width() const { return width_; }
     int64_t cities_width() const { return cities_width_; }
 
 private:
+    static void require_room(const Array& array, int64_t elements) {
+        if (array.shape(0) < elements)
+            throw py::value_error(array.message("room for " + std::to_string(elements), std::to_string(array.shape(0))));
+    }
+
     void add(const py::dict& given) {
         const auto get = [&](const char* key) { return given[key]; };
         Component c{};

@@ -23,8 +23,9 @@ void keep_smallest(std::atomic<int64_t>& smallest, int64_t value) {
 template <class Token> void run_tiles(const RectangleJob<Token>& job) {
     std::vector<Words> memory(tile_bytes<Token>(job.out.width) / sizeof(Words) + 1);  // what a block shares
     char* const shared = reinterpret_cast<char*>(memory.data());
-    for (int64_t tile = 0; tile < tiles_of(job.n); ++tile)
-        run_block(RectangleWork<Token>{job, tile, *reinterpret_cast<Tile*>(shared), reinterpret_cast<Token*>(shared + sizeof(Tile))});
+    Tile& tile = *reinterpret_cast<Tile*>(shared);
+    Token* const tokens = reinterpret_cast<Token*>(shared + sizeof(Tile));
+    for (int64_t i = 0; i < tiles_of(job.n); ++i) run_block(RectangleWork<Token>{job, i, tile, tokens});
 }
 
 }  // namespace
@@ -87,17 +88,19 @@ template int64_t generate_rectangle(const StreamView&, int64_t, int64_t, const R
 template int64_t generate_packed(const StreamView&, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
 
 template <class Token>
-void rectangle_in_tiles(const StreamView& stream, const Start& start, int64_t n, const Rectangle<Token>& out, int64_t* failed) {
+void rectangle_in_tiles(const StreamView& stream, const Start& start, int64_t n, const Rectangle<Token>& out,
+                        int64_t* failed) {
     run_tiles(RectangleJob<Token>{stream, start, n, out, nullptr, failed});
 }
 
 template <class Token>
-void packed_in_tiles(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out, int64_t* failed) {
+void packed_in_tiles(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out,
+                     int64_t* failed) {
     const PackedJobs<Token> jobs(stream, start, n, width, out, failed);
     run_tiles(jobs.rectangle);
     Scan scan;
     run_block(PlaceTilesWork<Token>{jobs.pack, scan});
-    for (int64_t tile = 0; tile < std::max<int64_t>(tiles_of(n), 1); ++tile) run_block(PackWork<Token>{jobs.pack, tile, scan});
+    for (int64_t i = 0; i < std::max<int64_t>(tiles_of(n), 1); ++i) run_block(PackWork<Token>{jobs.pack, i, scan});
 }
 
 template void rectangle_in_tiles(const StreamView&, const Start&, int64_t, const Rectangle<uint8_t>&, int64_t*);

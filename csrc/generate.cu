@@ -75,11 +75,11 @@ unsigned blocks_for(int64_t n) {
 
 template <class Token> void launch(const RectangleJob<Token>& job, cudaStream_t queue) {
     if (job.n == 0) return;
-    const size_t bytes = tile_bytes<Token>(job.out.width);
+    const int bytes = static_cast<int>(tile_bytes<Token>(job.out.width));
     if (bytes > 48 * 1024)  // what a block gets unasked
-        check(cudaFuncSetAttribute(rectangle_kernel<Token>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        check(cudaFuncSetAttribute(rectangle_kernel<Token>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for rows");
-    rectangle_kernel<Token><<<blocks_for(job.n), tile_rows, bytes, queue>>>(job);
+    rectangle_kernel<Token><<<blocks_for(job.n), tile_rows, static_cast<size_t>(bytes), queue>>>(job);
     check(cudaGetLastError(), "generating rows");
 }
 
@@ -170,10 +170,14 @@ void generate_packed_cuda(const DeviceStream& stream, const Start& start, int64_
     launch(jobs.pack, static_cast<cudaStream_t>(cuda_stream));
 }
 
-template void generate_rectangle_cuda(const DeviceStream&, const Start&, int64_t, const Rectangle<uint8_t>&, int64_t*, void*);
-template void generate_rectangle_cuda(const DeviceStream&, const Start&, int64_t, const Rectangle<int32_t>&, int64_t*, void*);
-template void generate_packed_cuda<uint8_t>(const DeviceStream&, const Start&, int64_t, int64_t, const Packed&, int64_t*, void*);
-template void generate_packed_cuda<int32_t>(const DeviceStream&, const Start&, int64_t, int64_t, const Packed&, int64_t*, void*);
+template void generate_rectangle_cuda(const DeviceStream&, const Start&,
+                                      int64_t, const Rectangle<uint8_t>&, int64_t*, void*);
+template void generate_rectangle_cuda(const DeviceStream&, const Start&,
+                                      int64_t, const Rectangle<int32_t>&, int64_t*, void*);
+template void generate_packed_cuda<uint8_t>(const DeviceStream&, const Start&,
+                                            int64_t, int64_t, const Packed&, int64_t*, void*);
+template void generate_packed_cuda<int32_t>(const DeviceStream&, const Start&,
+                                            int64_t, int64_t, const Packed&, int64_t*, void*);
 
 void label_rows_cuda(const LabelInput& in, int64_t* out, LabelResult* result, int device, void* cuda_stream) {
     const DeviceGuard guard(device);
@@ -181,7 +185,8 @@ void label_rows_cuda(const LabelInput& in, int64_t* out, LabelResult* result, in
     const int64_t blocks = (in.n + label_block - 1) / label_block;
     if (blocks > 0x7FFFFFFF) throw std::runtime_error("too many rows for one launch");
     if (result) check(cudaMemsetAsync(result, 0xFF, sizeof *result, queue), "cudaMemsetAsync");
-    if (in.n > 0) label_kernel<<<static_cast<unsigned>(blocks), label_block, 0, queue>>>(in, out, result ? &result->row : nullptr);
+    int64_t* const failed = result ? &result->row : nullptr;
+    if (in.n > 0) label_kernel<<<static_cast<unsigned>(blocks), label_block, 0, queue>>>(in, out, failed);
     if (result) fault_kernel<<<1, 1, 0, queue>>>(in, result);
     check(cudaGetLastError(), "labelling rows");
 }

@@ -68,14 +68,16 @@ using DeviceStreamPtr = std::unique_ptr<DeviceStream, DeviceStreamDeleter>;
 
 // The tiles of the CUDA driver on the CPU, block after block and thread after thread. For tests, where there is no GPU.
 template <class Token>
-void rectangle_in_tiles(const StreamView& stream, const Start& start, int64_t n, const Rectangle<Token>& out, int64_t* failed);
+void rectangle_in_tiles(const StreamView& stream, const Start& start, int64_t n, const Rectangle<Token>& out,
+                        int64_t* failed);
 
 template <class Token>
-void packed_in_tiles(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out, int64_t* failed);
+void packed_in_tiles(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out,
+                     int64_t* failed);
 
 #ifdef WORLDFAST_CUDA
-// Errors of the CUDA runtime are thrown as std::runtime_error. `cuda_stream` is a cudaStream_t; all work is queued on it, and
-// only `read_cuda` waits. All pointers are to the device's memory.
+// Errors of the CUDA runtime are thrown as std::runtime_error. `cuda_stream` is a cudaStream_t; all work is queued on
+// it, and only `read_cuda` waits. All pointers are to the device's memory.
 DeviceStreamPtr upload(const Stream& stream, int device);
 
 // *failed = -1.

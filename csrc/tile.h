@@ -321,9 +321,14 @@ struct Packed {
 
 // The jobs of the launches that make packed rows: rows as a rectangle in the scratch memory, then end to end.
 template <class Token> struct PackedJobs {
-    PackedJobs(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out, int64_t* failed) {
+    PackedJobs(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out,
+               int64_t* failed) {
         const PackScratch<Token> scratch(out.scratch, n, width);
-        const Rectangle<Token> rows{scratch.tokens, width, scratch.length, out.answer_start, nullptr, 0, nullptr, nullptr};
+        Rectangle<Token> rows{};
+        rows.tokens = scratch.tokens;
+        rows.width = width;
+        rows.length = scratch.length;
+        rows.answer_start = out.answer_start;
         rectangle = {stream, start, n, rows, scratch.tile_tokens, failed};
         pack = {n, width, scratch.tokens, scratch.length, scratch.tile_tokens, out.tokens, out.row_start};
     }
