@@ -337,9 +337,10 @@ template <class Token> struct PackedJobs {
     PackJob<Token> pack;
 };
 
-// A block without a GPU: all threads one after the other, phase by phase.
+// A block without a GPU: phase by phase, all threads one after the other, in an order far from their own, since within a
+// phase no thread may rely on what another did.
 template <int phase = 0, class Work> void run_block(const Work& work) {
-    for (int thread = 0; thread < tile_rows; ++thread) work.template run<phase>(thread);
+    for (int i = 0; i < tile_rows; ++i) work.template run<phase>(i * 101 % tile_rows);
     if constexpr (phase + 1 < Work::phases) run_block<phase + 1>(work);
 }
 

@@ -53,9 +53,10 @@ inline uint64_t city_word(int32_t id) {
 // A row of at most row_capacity tokens is written here first; the slack lets a word be stored where its end sticks out.
 constexpr int row_capacity = 64, row_slack = 16;
 
-// Where rows are written side by side at once, this much room between the longest of them is enough: what sticks out of
-// a row's end is an answer's word of eight, or the prefix's two words where even the longest row is shorter.
-WF_HD constexpr int row_room(int64_t width) { return static_cast<int>(width < 8 ? 16 : width + 8); }
+// Where rows are written side by side at once, this much room for each is enough, if none is longer than `width`: what
+// sticks out is an answer's word of eight. (So does the prefix's second word, where all rows are short, and none has
+// fewer than eight tokens.)
+WF_HD constexpr int row_room(int64_t width) { return static_cast<int>(width) + 8; }
 
 // Eight tokens at once; `tokens` are bytes, the first the lowest.
 template <class Token> WF_HD void put_word(Token* at, uint64_t tokens) {
