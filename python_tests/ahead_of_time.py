@@ -26,9 +26,7 @@ import pytest
 @dataclass(frozen=True)
 class Build:
     kernel: Any  # a function of a module, under @triton.jit
-    signature: dict[
-        str, str
-    ]  # argument -> type, as "*bf16", "i32"; "i32:16": a multiple of 16, as Triton finds out by itself
+    signature: dict[str, str]  # argument -> type: "*bf16", "i32", or "i32:16", known to be a multiple of 16
     constexprs: dict[str, Any]  # the other arguments -> value: a number, a text, a truth value or None
     arch: int  # 80: A100; 90: H100 and H200
     num_warps: int = 4
@@ -46,10 +44,6 @@ class Binary:
     def count(self, opcode: str) -> int:
         """Instructions of this name, with any suffix: HMMA counts HMMA.16816.F32.BF16."""
         return len(re.findall(rf"\b{opcode}\b", self.sass))
-
-    @property
-    def instructions(self) -> int:
-        return len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/", self.sass, re.MULTILINE)) - self.count("NOP")
 
 
 def disassembler() -> str | None:

@@ -1,0 +1,215 @@
+"""Causal attention within packed rows of at most 128 tokens, RoPE inside, forward and backward.
+
+A program has one row. Head after head it reads the row's queries, keys and values once and writes its results once,
+while those of the next head are on their way. Scores live in registers, and the backward pass computes them anew, so
+that nothing is kept between the two. Keys and values are one tile of 16, 32, 64 or 128 tokens, as long as the longest
+row, and queries one or several.
+
+Every sum has one order, hence one result, and a program touches the tokens of its row alone. Products are added up in
+float32. In 16 bits turned queries and keys, probabilities and the gradients of scores are rounded before they are
+multiplied, as in FlashAttention-2 (arXiv 2307.08691). In float32 products are those of IEEE, without matrix units:
+tf32 errs a thousand times more.
+"""
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LONGEST_ROW = 128
+LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+def attention_forward(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float, longest: int, out: Tensor
+) -> None:
+    """Sets out to softmax(q k' / sqrt(D)) v over a row's tokens up to each, q and k turned by RoPE.
+
+    q, k, v, out   float32, bfloat16 or float16 [L, H, D], of one dtype; D a multiple of 16 from 16 to 128; any strides
+                   with a last one of 1
+    cu_seqlens     int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]
+    rope_base      base of RoPE, in which d turns with d + D/2; 0: no RoPE
+    longest        tokens of the longest row, at most 128; the result for a longer row is wrong
+
+    Runs on the current stream and never waits for the device, but for the first call of a base, head size and device,
+    which puts a table there: a CUDA graph can be captured from the second one on.
+    """
+    _launch(_forward, (q, k, v), cu_seqlens, rope_base, longest, (out,))
+
+
+def attention_backward(
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float, longest: int,
+    grad_q: Tensor, grad_k: Tensor, grad_v: Tensor,
+) -> None:  # fmt: skip
+    """Sets grad_q, grad_k, grad_v, all like q, from grad_out and what `attention_forward` was given."""
+    _launch(_backward, (grad_out, q, k, v), cu_seqlens, rope_base, longest, (grad_q, grad_k, grad_v))
+
+
+def _launch(kernel, inputs, cu_seqlens, rope_base, longest, outputs) -> None:
+    _, heads, size = inputs[0].shape
+    rows = len(cu_seqlens) - 1
+    if not rows or not longest:
+        return
+    strides = [stride for x in (*inputs, *outputs) for stride in x.stride()[:2]]
+    angles = _angles(rope_base, size, inputs[0].device) if rope_base else None
+    with torch.cuda.device_of(inputs[0]):
+        kernel[(rows,)](
+            *inputs, cu_seqlens, angles, *outputs, heads, *strides, **plan(inputs[0].dtype, size, longest)
+        )
+
+
+def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
+    """Tiles and warps of a launch: those with which registers suffice, as the instructions show.
+
+    Matrix units like 16 tokens a warp; float32 has plain multiplications, all unrolled, and needs more threads.
+    Queries come 16 at a time where scores or results of all of them would not fit.
+    """
+    tokens, width = max(16, triton.next_power_of_2(longest)), triton.next_power_of_2(size)
+    if dtype == torch.float32:
+        warps, stages = min(16, tokens * width // 256), 1
+    else:
+        warps, stages = min(8, tokens // 16 * (2 if width > 64 else 1)), 2 if tokens * width <= 64 * 64 else 1
+    return {
+        "D": size, "WIDTH": width, "TOKENS": tokens, "QUERIES": 16 if tokens * max(64, width) > 64 * 64 else tokens,
+        "num_warps": warps, "num_stages": stages, "enable_fp_fusion": True,
+    }  # fmt: skip
+
+
+@functools.cache
+def _angles(rope_base: float, size: int, device: torch.device) -> Tensor:
+    """float32 [128, 2, D/2]: cosines and sines at each position, rounded once."""
+    rate = rope_base ** -(torch.arange(size // 2, dtype=torch.float64) / (size // 2))  # [D/2]
+    angle = torch.arange(LONGEST_ROW)[:, None] * rate  # [T, D/2]
+    return torch.stack([angle.cos(), angle.sin()], 1).float().to(device)
+
+
+@triton.jit
+def _load(x, i, token_stride, length, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    """The first SIZE numbers of tokens i; zeros up to WIDTH, and for tokens that are not there."""
+    d = tl.arange(0, WIDTH)
+    there = (i < length)[:, None]
+    if WIDTH != SIZE:
+        there = there & (d < SIZE)
+    return tl.load(x + i[:, None] * token_stride + d, there, 0.0)  # [I, WIDTH]
+
+
+@triton.jit
+def _store(x, i, token_stride, length, value, SIZE: tl.constexpr, WIDTH: tl.constexpr):
+    d = tl.arange(0, WIDTH)
+    there = (i < length)[:, None]
+    if WIDTH != SIZE:
+        there = there & (d < SIZE)
+    tl.store(x + i[:, None] * token_stride + d, value.to(x.dtype.element_ty), there)
+
+
+@triton.jit
+def _load_turned(x, i, token_stride, length, angles, D: tl.constexpr, WIDTH: tl.constexpr):
+    """Queries or keys with dimensions d and d + D/2 side by side: a scalar product has no order of dimensions."""
+    a = _load(x, i, token_stride, length, D // 2, WIDTH // 2)
+    b = _load(x + D // 2, i, token_stride, length, D // 2, WIDTH // 2)
+    if angles is not None:
+        cos = _load(angles, i, D, length, D // 2, WIDTH // 2)
+        sin = _load(angles + D // 2, i, D, length, D // 2, WIDTH // 2)
+        # A sum over two and not of two: with an elementwise sum, the compiler would move a and b to where the products
+        # of matrices want them, and turn them there once for each warp that wants them.
+        a, b = (
+            tl.sum(tl.join(a * cos, -b * sin), 2).to(a.dtype),
+            tl.sum(tl.join(b * cos, a * sin), 2).to(b.dtype),
+        )
+    return tl.join(a, b).reshape(i.shape[0], WIDTH)  # [I, D]
+
+
+@triton.jit
+def _store_turned_back(x, i, token_stride, length, value, angles, D: tl.constexpr, WIDTH: tl.constexpr):
+    a, b = value.reshape(i.shape[0], WIDTH // 2, 2).split()
+    if angles is not None:
+        cos = _load(angles, i, D, length, D // 2, WIDTH // 2)
+        sin = _load(angles + D // 2, i, D, length, D // 2, WIDTH // 2)
+        a, b = a * cos + b * sin, b * cos - a * sin
+    _store(x, i, token_stride, length, a, D // 2, WIDTH // 2)
+    _store(x + D // 2, i, token_stride, length, b, D // 2, WIDTH // 2)
+
+
+@triton.jit
+def _probabilities(score, i, j, scale):
+    """Of each query i the numbers that its sum, [Q], makes probabilities over keys j; the largest is 1."""
+    score = tl.where(i[:, None] >= j, score, float("-inf"))  # [Q, T]
+    p = tl.exp2(score * scale - (tl.max(score, 1) * scale)[:, None])
+    return p, tl.sum(p, 1)
+
+
+@triton.jit
+def _forward(
+    q, k, v, cu_seqlens, angles, out, heads,
+    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr,
+):  # fmt: skip
+    begin = tl.load(cu_seqlens + tl.program_id(0)).to(tl.int64)
+    length = (tl.load(cu_seqlens + tl.program_id(0) + 1) - begin).to(tl.int32)
+    q += begin * q_token
+    k += begin * k_token
+    v += begin * v_token
+    out += begin * out_token
+    j = tl.arange(0, TOKENS)
+    for _ in range(heads):
+        keys = _load_turned(k, j, k_token, length, angles, D, WIDTH)  # [T, D]
+        values = _load(v, j, v_token, length, D, WIDTH)  # [T, D]
+        for start in range(0, TOKENS if QUERIES == TOKENS else length, QUERIES):
+            i = start + tl.arange(0, QUERIES)
+            queries = _load_turned(q, i, q_token, length, angles, D, WIDTH)  # [Q, D]
+            score = tl.dot(queries, keys.T, input_precision="ieee")  # [Q, T]
+            p, total = _probabilities(score, i, j, D**-0.5 * LOG2_E)
+            o = tl.dot(p.to(values.dtype), values, input_precision="ieee")  # [Q, D]
+            _store(out, i, out_token, length, o * (1 / total)[:, None], D, WIDTH)
+        q += q_head
+        k += k_head
+        v += v_head
+        out += out_head
+
+
+@triton.jit
+def _backward(
+    grad_out, q, k, v, cu_seqlens, angles, grad_q, grad_k, grad_v, heads,
+    grad_out_token, grad_out_head, q_token, q_head, k_token, k_head, v_token, v_head,
+    grad_q_token, grad_q_head, grad_k_token, grad_k_head, grad_v_token, grad_v_head,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr,
+):  # fmt: skip
+    begin = tl.load(cu_seqlens + tl.program_id(0)).to(tl.int64)
+    length = (tl.load(cu_seqlens + tl.program_id(0) + 1) - begin).to(tl.int32)
+    grad_out += begin * grad_out_token
+    q += begin * q_token
+    k += begin * k_token
+    v += begin * v_token
+    grad_q += begin * grad_q_token
+    grad_k += begin * grad_k_token
+    grad_v += begin * grad_v_token
+    j = tl.arange(0, TOKENS)
+    for _ in range(heads):
+        keys = _load_turned(k, j, k_token, length, angles, D, WIDTH)  # [T, D]
+        values = _load(v, j, v_token, length, D, WIDTH)  # [T, D]
+        grad_keys = tl.zeros([TOKENS, WIDTH], tl.float32)
+        grad_values = tl.zeros([TOKENS, WIDTH], tl.float32)
+        for start in range(0, TOKENS if QUERIES == TOKENS else length, QUERIES):
+            i = start + tl.arange(0, QUERIES)
+            queries = _load_turned(q, i, q_token, length, angles, D, WIDTH)  # [Q, D]
+            grads = _load(grad_out, i, grad_out_token, length, D, WIDTH)  # [Q, D]
+            score = tl.dot(queries, keys.T, input_precision="ieee")  # [Q, T]
+            p, total = _probabilities(score, i, j, D**-0.5 * LOG2_E)
+            p *= (1 / total)[:, None]
+            grad_values = tl.dot(p.to(keys.dtype).T, grads, grad_values, input_precision="ieee")
+            grad_p = tl.dot(grads, values.T, input_precision="ieee")  # [Q, T]
+            grad_score = (p * (grad_p - tl.sum(p * grad_p, 1)[:, None])).to(keys.dtype)
+            grad_keys = tl.dot(grad_score.T, queries, grad_keys, input_precision="ieee")
+            grad_queries = tl.dot(grad_score, keys, input_precision="ieee") * D**-0.5  # [Q, D]
+            _store_turned_back(grad_q, i, grad_q_token, length, grad_queries, angles, D, WIDTH)
+        _store(grad_v, j, grad_v_token, length, grad_values, D, WIDTH)
+        _store_turned_back(grad_k, j, grad_k_token, length, grad_keys * D**-0.5, angles, D, WIDTH)
+        grad_out += grad_out_head
+        q += q_head
+        k += k_head
+        v += v_head
+        grad_q += grad_q_head
+        grad_k += grad_k_head
+        grad_v += grad_v_head

@@ -1,0 +1,179 @@
+"""The Triton attention: against float64, interpreted where there is no GPU; and what it compiles to."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+from ahead_of_time import Build, compiled, needs_compiler
+from worldfast.kernels import attention as kernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# The interpreter computes in bfloat16 what is nowhere close; the GPU has it.
+DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
+LENGTHS = {str(n): [n] for n in (1, 2, 31, 33, 57, 64, 127, 128)}
+LENGTHS["mixed"] = [25, 1, 57, 0, 33, 2, 40, 31, 17]
+NAMES = ["out", "grad_q", "grad_k", "grad_v"]
+
+
+def packed(lengths, dtype=torch.float32, heads=2, size=32, seed=0):
+    """qkv [L, 3, H, D], grad_out [L, H, D], cu_seqlens"""
+    random = torch.Generator().manual_seed(seed)
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int().to(DEVICE)
+    qkv = torch.randn(sum(lengths), 3, heads, size, generator=random).to(DEVICE, dtype)
+    return qkv, torch.randn(sum(lengths), heads, size, generator=random).to(DEVICE, dtype), cu_seqlens
+
+
+def attention(qkv, grad_out, cu_seqlens, rope_base=10_000.0):
+    """The kernels' output [L, H, D] and gradient [L, 3, H, D], written over NaN."""
+    out, grad = torch.full_like(grad_out, torch.nan), torch.full_like(qkv, torch.nan)
+    longest = int(cu_seqlens.diff().max()) if len(cu_seqlens) > 1 else 0
+    inputs = *qkv.unbind(1), cu_seqlens, rope_base, longest
+    kernels.attention_forward(*inputs, out)
+    kernels.attention_backward(grad_out, *inputs, *grad.unbind(1))
+    return out, grad
+
+
+def reference(qkv, grad_out, cu_seqlens, rope_base=10_000.0):
+    """Row by row as PyTorch's math path has it, and its gradient by autograd, all in the dtype of qkv."""
+    qkv = qkv.clone().requires_grad_()
+    size = qkv.shape[-1]
+    outs = [qkv[:0, 0]]  # of no rows
+    for row in qkv.split(cu_seqlens.diff().tolist()):
+        q, k, v = row.permute(1, 2, 0, 3)  # [H, T, D]
+        if rope_base:
+            rate = rope_base ** -(torch.arange(size // 2, device=qkv.device).double() * 2 / size)
+            angle = torch.arange(len(row), device=qkv.device).double()[:, None] * rate  # [T, D/2]
+            cos, sin = (torch.cat([f(angle)] * 2, 1).to(qkv.dtype) for f in (torch.cos, torch.sin))
+            halves = ((x, *x.chunk(2, -1)) for x in (q, k))
+            q, k = (x * cos + torch.cat([-b, a], -1) * sin for x, a, b in halves)
+        later = torch.ones(len(row), len(row), dtype=torch.bool, device=qkv.device).triu(1)
+        score = (q * size**-0.25) @ (k * size**-0.25).mT  # [H, T, T]
+        outs.append((score.masked_fill(later, -torch.inf).softmax(-1) @ v).transpose(0, 1))
+    out = torch.cat(outs)
+    out.backward(grad_out)
+    return out.detach(), qkv.grad
+
+
+def assert_as_good(*inputs):
+    """Output and gradients err at most twice what PyTorch errs in their dtype, in root mean square."""
+    exact = reference(*(x.double() for x in inputs[:2]), *inputs[2:])
+    plain, ours = (f(*inputs) for f in (reference, attention))
+    for name, e, p, o in zip(NAMES, *((x[0], *x[1].unbind(1)) for x in (exact, plain, ours))):
+        error, allowed = (o - e).norm(), 2 * (p - e).norm()
+        assert error <= allowed, f"{name}: errs by {error:.2e}, allowed {allowed:.2e}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_against_float64(lengths, dtype):
+    assert_as_good(*packed(lengths, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", range(16, 144, 16))
+def test_head_sizes(size, dtype):
+    assert_as_good(*packed([25, 9], dtype, heads=1, size=size))
+
+
+@pytest.mark.parametrize("rope_base", [0.0, 100.0, 1e6])
+def test_rope_base(rope_base):
+    assert_as_good(*packed([57, 100], heads=1), rope_base)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-20, 5.0])
+def test_flat_and_sharp_scores(scale):
+    qkv, grad_out, cu_seqlens = packed([41, 57], heads=1)
+    qkv[:, :2] *= scale
+    assert_as_good(qkv, grad_out, cu_seqlens)
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0, 3, 0]], ids=str)
+def test_empty(lengths):
+    assert_as_good(*packed(lengths))
+
+
+def test_any_strides():
+    """Heads outermost, a gap between tokens and no alignment, both in and out."""
+    qkv, grad_out, cu_seqlens = packed([33, 2, 17])
+    out, grad = attention(qkv, grad_out, cu_seqlens)
+
+    def elsewhere(x):
+        _, heads, size = x.shape
+        room = torch.full((heads, len(x), size + 3), torch.nan, device=DEVICE)
+        return room[..., 1:-2].transpose(0, 1).copy_(x)  # a view of the room
+
+    inputs = *(elsewhere(x) for x in qkv.unbind(1)), cu_seqlens, 10_000.0, 33
+    others = [elsewhere(torch.zeros_like(grad_out)) for _ in range(4)]
+    kernels.attention_forward(*inputs, others[0])
+    kernels.attention_backward(elsewhere(grad_out), *inputs, *others[1:])
+    for name, x, expected in zip(NAMES, others, (out, *grad.unbind(1))):
+        assert x.stride() != expected.stride()
+        torch.testing.assert_close(x, expected, atol=1e-5, rtol=0, msg=name)
+        assert x._base[..., 0].isnan().all() and x._base[..., -2:].isnan().all(), name
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter's numpy
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_a_poisoned_row_stays_alone(poison):
+    qkv, grad_out, cu_seqlens = packed([25, 57, 33, 1, 40], heads=1)
+    clean = attention(qkv, grad_out, cu_seqlens)
+    rows = [slice(a, b) for a, b in zip(cu_seqlens.tolist(), cu_seqlens[1:].tolist())]
+    for row in (1, 3):
+        qkv[rows[row]] = grad_out[rows[row]] = poison
+    out, grad = attention(qkv, grad_out, cu_seqlens)
+    for number, row in enumerate(rows):
+        if number in (1, 3):
+            assert out[row].isnan().any() and grad[row].isnan().any()
+        else:
+            assert torch.equal(out[row], clean[0][row]) and torch.equal(grad[row], clean[1][row])
+
+
+def test_the_future_is_not_seen():
+    qkv, grad_out, cu_seqlens = packed([57], heads=1)
+    out, _ = attention(qkv, grad_out, cu_seqlens)
+    qkv[40:] += 1
+    changed, _ = attention(qkv, grad_out, cu_seqlens)
+    assert torch.equal(out[:40], changed[:40]) and not torch.equal(out[40:], changed[40:])
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="no GPU")
+def test_deterministic_and_in_a_cuda_graph():
+    qkv, grad_out, cu_seqlens = packed([25, 57, 33, 1, 40] * 400, torch.bfloat16)
+    expected = attention(qkv, grad_out, cu_seqlens)
+    out, grad = torch.empty_like(grad_out), torch.empty_like(qkv)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        inputs = *qkv.unbind(1), cu_seqlens, 10_000.0, 57
+        kernels.attention_forward(*inputs, out)
+        kernels.attention_backward(grad_out, *inputs, *grad.unbind(1))
+    for _ in range(20):
+        graph.replay()
+        assert torch.equal(out, expected[0]) and torch.equal(grad, expected[1])
+
+
+# ---- compiled ahead of time ----
+
+MATRIX_UNITS = [("bf16", size, 64, arch) for size in (16, 32, 64) for arch in (80, 90)]
+MATRIX_UNITS += [("fp16", 32, 64, 90), ("bf16", 32, 32, 90), ("bf16", 32, 128, 90)]
+ALL = [*MATRIX_UNITS, ("fp32", 32, 64, 90)]
+
+
+def build(kernel, dtype, size, longest, arch):
+    options = kernels.plan({"fp32": torch.float32}.get(dtype), size, longest)
+    types = {"cu_seqlens": "*i32:16", "angles": "*fp32:16", "heads": "i32"}
+    types |= {name: f"*{dtype}:16" for name in ("q", "k", "v", "grad_out", *NAMES)}
+    types |= {name: "i32:16" for name in kernel.arg_names if name.endswith(("_token", "_head"))}
+    tiles = {name: value for name, value in options.items() if name in kernel.arg_names}
+    return Build(kernel, types, tiles, arch, options["num_warps"], options["num_stages"])
+
+
+@needs_compiler
+def test_instructions_and_registers():
+    """Products of 16 bits go to matrix units, those of float32 do not, and nothing leaves the registers."""
+    builds = [build(kernel, *case) for case in ALL for kernel in (kernels._forward, kernels._backward)]
+    for case, binary in zip((case for case in ALL for _ in range(2)), compiled(builds)):
+        dtype, _, longest, arch = case
+        assert binary.spills == binary.count("STL") == binary.count("LDL") == 0, case
+        products = "HGMMA" if arch == 90 and longest == 64 else "HMMA"
+        assert bool(binary.count(products)) == (dtype != "fp32"), case
+        assert not binary.count("ATOM") and not binary.count("RED"), case
