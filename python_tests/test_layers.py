@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from worldfast import ops
+from worldfast import layers
 from worldfast._native import core
 
 WIDTHS = [width for width in (4, 8, 16) if core.limit_vector_width(width) == width]
@@ -56,7 +56,7 @@ def rms_norm_reference(offsets, eps=1e-6):
 def test_rms_norm(offsets, width):
     x, weight = randn(500, width) * 3, randn(len(offsets) - 1, width)
     assert_as_good(
-        lambda x, w: ops.rms_norm(x, w, offsets),
+        lambda x, w: layers.rms_norm(x, w, offsets),
         rms_norm_reference(offsets),
         randn(500, width, seed=1),
         x,
@@ -66,10 +66,10 @@ def test_rms_norm(offsets, width):
 
 def test_rms_norm_adds_gradients():
     x, weight, grad_out = randn(200, 64), randn(1, 64), randn(200, 64, seed=1)
-    _, *expected = with_gradients(lambda x, w: ops.rms_norm(x, w, [0, 200]), grad_out, x, weight)
-    _, scale = ops.rms_norm_forward(x, weight, [0, 200])
+    _, *expected = with_gradients(lambda x, w: layers.rms_norm(x, w, [0, 200]), grad_out, x, weight)
+    _, scale = layers.rms_norm_forward(x, weight, [0, 200])
     grad_x, grad_weight = torch.ones_like(x), torch.ones_like(weight)
-    ops.rms_norm_backward(grad_out, x, weight, scale, [0, 200], grad_x=grad_x, grad_weight=grad_weight)
+    layers.rms_norm_backward(grad_out, x, weight, scale, [0, 200], grad_x=grad_x, grad_weight=grad_weight)
     torch.testing.assert_close(grad_x - 1, expected[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(grad_weight - 1, expected[1], atol=1e-5, rtol=1e-5)
 
@@ -82,8 +82,8 @@ def test_rms_norm_members_and_threads():
 
     def both(offsets, part, members, threads):
         grad_x, grad_weight = torch.zeros_like(x[part]), torch.zeros_like(weight[members])
-        out, scale = ops.rms_norm_forward(x[part], weight[members], offsets, threads=threads)
-        ops.rms_norm_backward(
+        out, scale = layers.rms_norm_forward(x[part], weight[members], offsets, threads=threads)
+        layers.rms_norm_backward(
             grad_out[part], x[part], weight[members], scale, offsets, grad_x=grad_x, grad_weight=grad_weight,
             threads=threads,
         )  # fmt: skip
@@ -110,29 +110,33 @@ def test_swiglu(width, scale):
         gate, up = x.chunk(2, 1)
         return F.silu(gate) * up
 
-    assert_as_good(ops.swiglu, reference, randn(300, width, seed=1), randn(300, 2 * width) * scale)
+    assert_as_good(layers.swiglu, reference, randn(300, width, seed=1), randn(300, 2 * width) * scale)
 
 
 def test_swiglu_far_out():
     gate = torch.tensor([1e4, -1e4, 0.0, 88.0, -80.0, -120.0])
     gate_up = torch.stack([gate, torch.ones(6)]).view(1, 12)
-    torch.testing.assert_close(ops.swiglu(gate_up)[0].double(), F.silu(gate.double()), rtol=1e-6, atol=1e-37)
-    assert with_gradients(ops.swiglu, torch.ones(1, 6), gate_up)[1].isfinite().all()
+    torch.testing.assert_close(
+        layers.swiglu(gate_up)[0].double(), F.silu(gate.double()), rtol=1e-6, atol=1e-37
+    )
+    assert with_gradients(layers.swiglu, torch.ones(1, 6), gate_up)[1].isfinite().all()
 
 
 def test_swiglu_again_in_the_backward_pass():
     gate_up, out = randn(70, 64), torch.empty(70, 32)
-    ops.swiglu_backward(randn(70, 32), gate_up, out=out)
-    assert torch.equal(out, ops.swiglu_forward(gate_up))
+    layers.swiglu_backward(randn(70, 32), gate_up, out=out)
+    assert torch.equal(out, layers.swiglu_forward(gate_up))
 
 
 @pytest.mark.parametrize("threads", [2, 5])
 def test_swiglu_threads(threads):
     gate_up, grad_out = randn(3000, 128), randn(3000, 64)
-    assert torch.equal(ops.swiglu_forward(gate_up, threads=threads), ops.swiglu_forward(gate_up, threads=1))
     assert torch.equal(
-        ops.swiglu_backward(grad_out, gate_up, threads=threads),
-        ops.swiglu_backward(grad_out, gate_up, threads=1),
+        layers.swiglu_forward(gate_up, threads=threads), layers.swiglu_forward(gate_up, threads=1)
+    )
+    assert torch.equal(
+        layers.swiglu_backward(grad_out, gate_up, threads=threads),
+        layers.swiglu_backward(grad_out, gate_up, threads=1),
     )
 
 
@@ -145,7 +149,7 @@ def test_cross_entropy(classes, scale):
     logits = randn(60, classes) * scale + 100
     targets = torch.arange(60) * 7 % classes
     assert_as_good(
-        lambda x: ops.cross_entropy(x, targets.int()),
+        lambda x: layers.cross_entropy(x, targets.int()),
         lambda x: F.cross_entropy(x, targets, reduction="none"),
         randn(60, seed=1),
         logits,
@@ -154,17 +158,19 @@ def test_cross_entropy(classes, scale):
 
 def test_cross_entropy_in_place_and_threads():
     logits, targets = randn(900, 98), torch.arange(900) % 98
-    loss, gradient = with_gradients(lambda x: ops.cross_entropy(x, targets), torch.ones(900), logits)
+    loss, gradient = with_gradients(lambda x: layers.cross_entropy(x, targets), torch.ones(900), logits)
     for threads in (1, 2, 7):
         x = logits.clone()
-        assert torch.equal(ops.cross_entropy_(x, targets, threads=threads), loss) and torch.equal(x, gradient)
+        assert torch.equal(layers.cross_entropy_(x, targets, threads=threads), loss) and torch.equal(
+            x, gradient
+        )
 
 
 def test_cross_entropy_leaves_a_nan_position_alone():
     logits, targets = randn(9, 20), torch.zeros(9, dtype=torch.int64)
-    clean = with_gradients(lambda x: ops.cross_entropy(x, targets), torch.ones(9), logits)
+    clean = with_gradients(lambda x: layers.cross_entropy(x, targets), torch.ones(9), logits)
     logits[4, 3] = torch.nan
-    loss, grad = with_gradients(lambda x: ops.cross_entropy(x, targets), torch.ones(9), logits)
+    loss, grad = with_gradients(lambda x: layers.cross_entropy(x, targets), torch.ones(9), logits)
     others = torch.arange(9) != 4
     assert (
         loss[4].isnan()
@@ -187,7 +193,7 @@ def adamw_steps(gradients, dtype, fused):
         param, average, square = start.clone(), torch.zeros(M, P), torch.zeros(M, P)
         mask = (torch.arange(P) < P // 2).float()
         for i, grad in enumerate(gradients):
-            ops.adamw_(
+            layers.adamw_(
                 param, grad, average, square, mask, RATES, [i + 1] * M, DECAY, 0.9, 0.999, 1e-8, [0.5] * M
             )
         return param
@@ -218,7 +224,7 @@ def test_adamw_members_and_threads():
         for i in range(3):
             grad = randn(3, 9000, seed=i)
             grad[1, 5] = torch.nan
-            ops.adamw_(
+            layers.adamw_(
                 param[members], grad[members], average[members], square[members], torch.ones(9000),
                 torch.tensor(RATES)[members], torch.tensor([i + 1, i + 2, i + 5])[members], DECAY, 0.9, 0.99,
                 1e-8, torch.tensor([1.0, 2.0, 3.0])[members], threads=threads,
@@ -234,10 +240,10 @@ def test_adamw_members_and_threads():
 @pytest.mark.parametrize("parameters", [1, 100, 4096, 100_001])
 def test_gradient_norm(parameters):
     grad = randn(3, parameters) * torch.tensor([[1e-3], [1.0], [1e4]])
-    norm = ops.gradient_norm(grad, threads=1)
+    norm = layers.gradient_norm(grad, threads=1)
     torch.testing.assert_close(norm, grad.double().norm(dim=1), rtol=1e-6, atol=0)
-    assert torch.equal(ops.gradient_norm(grad, threads=5), norm)
-    assert torch.equal(ops.gradient_norm(grad[1:2]), norm[1:2])
+    assert torch.equal(layers.gradient_norm(grad, threads=5), norm)
+    assert torch.equal(layers.gradient_norm(grad[1:2]), norm[1:2])
 
 
 # ---- bad input ----
@@ -246,24 +252,24 @@ A, W, T = torch.zeros(6, 8), torch.zeros(2, 8), torch.zeros(6, dtype=torch.int64
 ADAMW = dict(param=W, grad=W, exp_avg=W, exp_avg_sq=W, decay_mask=W[0], learning_rate=[1, 1], step=[1, 1],
              weight_decay=0, beta1=0.9, beta2=0.9, eps=1e-8, grad_scale=[1, 1])  # fmt: skip
 BAD = [
-    (TypeError, "x: expected a torch.Tensor", ops.rms_norm, [1], W, [0, 6]),
-    (TypeError, "weight: expected torch.float32", ops.rms_norm, A, W.double(), [0, 3, 6]),
-    (ValueError, r"weight: expected shape \[any, 8\]", ops.rms_norm, A, W[:, :4], [0, 3, 6]),
-    (ValueError, "offsets: expected 3 .* got 2", ops.rms_norm, A, W, [0, 6]),
-    (ValueError, "offsets: .* from 0 to 6, got the end 5", ops.rms_norm, A, W, [0, 3, 5]),
-    (ValueError, "offsets: .* got 1 at 0", ops.rms_norm, A, W, [1, 3, 6]),
-    (ValueError, "offsets: .* got 6 at 2", ops.rms_norm, A, torch.zeros(3, 8), [0, 7, 6, 6]),
-    (ValueError, "x: expected a contiguous", ops.rms_norm_forward, A[:, ::2], W[:, :4], [0, 3, 6]),
-    (ValueError, "gate_up: expected an even number", ops.swiglu, A[:, :7]),
-    (ValueError, "gate_up: expected 2 dimensions", ops.swiglu, A[0]),
-    (ValueError, r"grad_out: expected shape \[6, 4\]", ops.swiglu_backward, A, A),
-    (IndexError, "targets: expected classes 0 to 7, got 8 at position 0", ops.cross_entropy, A, T + 8),
-    (IndexError, "got -1 at position 0", ops.cross_entropy_, A, T - 1),
-    (ValueError, r"targets: expected shape \[6\]", ops.cross_entropy, A, T[:5]),
-    (TypeError, "targets: expected dtype int64", ops.cross_entropy, A, T.float()),
-    (TypeError, "targets: expected an array", ops.cross_entropy, A, [0] * 6),
-    (NotImplementedError, "CPU only", ops.cross_entropy, A.to("meta"), T),
-    (TypeError, "grad: expected dtype float32", ops.gradient_norm, W.double()),
+    (TypeError, "x: expected a torch.Tensor", layers.rms_norm, [1], W, [0, 6]),
+    (TypeError, "weight: expected torch.float32", layers.rms_norm, A, W.double(), [0, 3, 6]),
+    (ValueError, r"weight: expected shape \[any, 8\]", layers.rms_norm, A, W[:, :4], [0, 3, 6]),
+    (ValueError, "offsets: expected 3 .* got 2", layers.rms_norm, A, W, [0, 6]),
+    (ValueError, "offsets: .* from 0 to 6, got the end 5", layers.rms_norm, A, W, [0, 3, 5]),
+    (ValueError, "offsets: .* got 1 at 0", layers.rms_norm, A, W, [1, 3, 6]),
+    (ValueError, "offsets: .* got 6 at 2", layers.rms_norm, A, torch.zeros(3, 8), [0, 7, 6, 6]),
+    (ValueError, "x: expected a contiguous", layers.rms_norm_forward, A[:, ::2], W[:, :4], [0, 3, 6]),
+    (ValueError, "gate_up: expected an even number", layers.swiglu, A[:, :7]),
+    (ValueError, "gate_up: expected 2 dimensions", layers.swiglu, A[0]),
+    (ValueError, r"grad_out: expected shape \[6, 4\]", layers.swiglu_backward, A, A),
+    (IndexError, "targets: expected classes 0 to 7, got 8 at position 0", layers.cross_entropy, A, T + 8),
+    (IndexError, "got -1 at position 0", layers.cross_entropy_, A, T - 1),
+    (ValueError, r"targets: expected shape \[6\]", layers.cross_entropy, A, T[:5]),
+    (TypeError, "targets: expected dtype int64", layers.cross_entropy, A, T.float()),
+    (TypeError, "targets: expected an array", layers.cross_entropy, A, [0] * 6),
+    (NotImplementedError, "CPU only", layers.cross_entropy, A.to("meta"), T),
+    (TypeError, "grad: expected dtype float32", layers.gradient_norm, W.double()),
 ]
 BAD_ADAMW = [
     ("learning_rate: expected one for each of 2 members, got 1", {"learning_rate": [1]}),
@@ -282,4 +288,4 @@ def test_bad_input(error, message, call, arguments):
 @pytest.mark.parametrize("message,change", BAD_ADAMW)
 def test_bad_input_of_adamw(message, change):
     with pytest.raises(ValueError, match=message):
-        ops.adamw_(**ADAMW | change)
+        layers.adamw_(**ADAMW | change)

@@ -10,7 +10,7 @@ except ImportError as error:
         "run `pip install -e .`"
     ) from error
 
-__all__ = ["core", "cuda_stream", "empty"]
+__all__ = ["core", "cuda_stream", "empty", "expect", "thread_count"]
 
 
 def empty(shape, dtype, like):
@@ -40,3 +40,24 @@ def cuda_stream(like):
 
         return cupy.cuda.get_current_stream().ptr
     return 0
+
+
+def expect(name, x, dtypes, ndim):
+    """Raises where x is not a torch.Tensor of one of these dtypes and of ndim dimensions."""
+    import torch
+
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.dtype not in dtypes:
+        raise TypeError(f"{name}: expected {' or '.join(map(str, dtypes))}, got {x.dtype}")
+    if x.ndim != ndim:
+        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {list(x.shape)}")
+
+
+def thread_count(threads):
+    """`threads`, or torch's number of threads where it is None."""
+    if threads is None:
+        import torch
+
+        return torch.get_num_threads()
+    return threads

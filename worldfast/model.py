@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast import ops
+from worldfast import layers
 from worldfast.transformer import ModelSpec, Scratch, Tile, Weights, backward, buffer_size, forward, views
 
 __all__ = ["Ensemble", "ModelSpec", "Rows"]
@@ -238,7 +238,7 @@ class Ensemble:
         w, tile = self.weights[piece.member], piece.tile
         kept, final = forward(self.spec, w, tile, scratch)
         logits = torch.mm(final.out, w.head.t(), out=scratch(len(tile.scored), self.outputs))
-        loss = ops.cross_entropy_(logits, tile.targets, threads=scratch.threads)  # logits: their gradient
+        loss = layers.cross_entropy_(logits, tile.targets, threads=scratch.threads)  # logits: their gradient
         backward(self.spec, w, tile, kept, final, logits, gradients, arrived, scratch)
         return loss.sum(dtype=torch.float64)
 

@@ -1,16 +1,13 @@
-"""What a training step does between its matrix products, by the native core.
+"""Operations for torch that others may want by themselves.
 
-    attention  rms_norm  swiglu  cross_entropy     differentiable
-    *_forward  *_backward  cross_entropy_          their halves, for a gradient that is written out by hand:
-                                                   they write where they are told to and record nothing
-    adamw_  gradient_norm                          the optimizer's passes over an ensemble's parameters
+    attention                                differentiable, under every transform of torch
+    attention_forward  attention_backward    its halves, for a gradient that is written out by hand: they
+                                             write where they are told to and record nothing
 
-All are float32 on the CPU; a tensor on another device is a NotImplementedError until its kernel is there.
-Results depend on neither the number of threads nor, in an ensemble, the other members. threads=None is
-torch's number of threads.
+Float32 on the CPU; a tensor on another device is a NotImplementedError until its kernel is there. Results do
+not depend on the number of threads. threads=None is torch's number of threads.
 
-L tokens, R rows, H heads, D a head's size or the model's width, M members, P parameters, F the MLP's width,
-K positions, V classes.
+L tokens, R rows, H heads, D a head's size.
 """
 
 from __future__ import annotations
@@ -18,19 +15,14 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from worldfast._native import core
+from worldfast._native import core, expect, thread_count
 
-__all__ = [
-    "adamw_", "attention", "attention_backward", "attention_forward", "cross_entropy", "cross_entropy_",
-    "gradient_norm", "rms_norm", "rms_norm_backward", "rms_norm_forward", "swiglu", "swiglu_backward",
-    "swiglu_forward",
-]  # fmt: skip
+__all__ = ["attention", "attention_backward", "attention_forward"]
 
 
 # ---- attention ----
@@ -51,12 +43,14 @@ def attention(
     Rows of more than 128 tokens go to PyTorch's own attention; the first time, a warning says so.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
-        _expect(name, x, torch.float32, 3)
+        expect(name, x, [torch.float32], 3)
+        _cpu(x)
         if x.shape != q.shape:
             raise ValueError(f"{name}: expected the shape of q, {list(q.shape)}, got {list(x.shape)}")
     if q.shape[2] % 8 or not 8 <= q.shape[2] <= 128:
         raise ValueError(f"q: expected a head size that is a multiple of 8 from 8 to 128, got {q.shape[2]}")
-    _expect("cu_seqlens", cu_seqlens, torch.int32, 1)
+    expect("cu_seqlens", cu_seqlens, [torch.int32], 1)
+    _cpu(cu_seqlens)
     _base(rope_base)
     return _Attention.apply(q, k, v, cu_seqlens, rope_base)
 
@@ -71,7 +65,7 @@ def attention_forward(
     """
     _cpu(q)
     out = q.new_empty(q.shape) if out is None else out
-    core.attention_forward(q, k, v, cu_seqlens, _base(rope_base), out, _threads(threads))
+    core.attention_forward(q, k, v, cu_seqlens, _base(rope_base), out, thread_count(threads))
     return out
 
 
@@ -82,7 +76,7 @@ def attention_backward(
     """Sets grad_q, grad_k, grad_v [L, H, D]. Of the forward pass nothing is needed but its inputs."""
     grads = grad_q, grad_k, grad_v
     _cpu(q)
-    core.attention_backward(grad_out, q, k, v, cu_seqlens, _base(rope_base), *grads, _threads(threads))
+    core.attention_backward(grad_out, q, k, v, cu_seqlens, _base(rope_base), *grads, thread_count(threads))
 
 
 class _Attention(torch.autograd.Function):
@@ -227,179 +221,7 @@ def _(grad_out, q, k, v, cu_seqlens, rope_base):
     return q.new_empty(q.shape[0], 3, *q.shape[1:])
 
 
-# ---- RMSNorm ----
-
-
-def rms_norm(x: Tensor, weight: Tensor, offsets: Sequence[int], eps: float = 1e-6) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight, each token with its member's. Differentiable in x and weight.
-
-    x         float32 [L, D]
-    weight    float32 [M, D]
-    offsets   M + 1 integers from 0 to L: member m owns tokens offsets[m]:offsets[m + 1]
-    returns   float32 [L, D]
-    """
-    _expect("x", x, torch.float32, 2)
-    _expect("weight", weight, torch.float32, 2)
-    return _RmsNorm.apply(x, weight, offsets, eps)
-
-
-def rms_norm_forward(
-    x: Tensor, weight: Tensor, offsets: Sequence[int], eps: float = 1e-6, *,
-    out: Tensor | None = None, scale: Tensor | None = None, threads: int | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`rms_norm` into `out` [L, D]; into `scale` [L], for the gradient, 1 / sqrt(mean(x^2) + eps)."""
-    _cpu(x)
-    out = x.new_empty(x.shape) if out is None else out
-    scale = x.new_empty(len(x)) if scale is None else scale
-    core.rms_norm_forward(x, weight, offsets, eps, out, scale, _threads(threads))
-    return out, scale
-
-
-def rms_norm_backward(
-    grad_out: Tensor, x: Tensor, weight: Tensor, scale: Tensor, offsets: Sequence[int], *,
-    grad_x: Tensor, grad_weight: Tensor, threads: int | None = None,
-) -> None:  # fmt: skip
-    """Adds to grad_x [L, D] and grad_weight [M, D]; a member's tokens are summed in a fixed order."""
-    _cpu(x)
-    core.rms_norm_backward(grad_out, x, weight, scale, offsets, grad_x, grad_weight, _threads(threads))
-
-
-class _RmsNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, offsets, eps):
-        x, weight = x.detach().contiguous(), weight.detach().contiguous()
-        out, scale = rms_norm_forward(x, weight, offsets, eps)
-        ctx.save_for_backward(x, weight, scale)
-        ctx.offsets = offsets
-        return out
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out):
-        x, weight, scale = ctx.saved_tensors
-        grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
-        rms_norm_backward(
-            grad_out.contiguous(), x, weight, scale, ctx.offsets, grad_x=grad_x, grad_weight=grad_weight
-        )
-        return grad_x, grad_weight, None, None
-
-
-# ---- SwiGLU ----
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up, where gate_up float32 [L, 2F] is gate beside up. Returns [L, F]. Differentiable."""
-    _expect("gate_up", gate_up, torch.float32, 2)
-    return _SwiGLU.apply(gate_up)
-
-
-def swiglu_forward(gate_up: Tensor, *, out: Tensor | None = None, threads: int | None = None) -> Tensor:
-    """`swiglu` into `out` [L, F]."""
-    _cpu(gate_up)
-    out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2) if out is None else out
-    core.swiglu_forward(gate_up, out, _threads(threads))
-    return out
-
-
-def swiglu_backward(
-    grad_out: Tensor, gate_up: Tensor, *,
-    grad_gate_up: Tensor | None = None, out: Tensor | None = None, threads: int | None = None,
-) -> Tensor:  # fmt: skip
-    """The gradient at gate_up [L, 2F]. `out`, if given, is set to swiglu(gate_up): it need not be kept."""
-    _cpu(gate_up)
-    grad_gate_up = gate_up.new_empty(gate_up.shape) if grad_gate_up is None else grad_gate_up
-    core.swiglu_backward(grad_out, gate_up, grad_gate_up, out, _threads(threads))
-    return grad_gate_up
-
-
-class _SwiGLU(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, gate_up):
-        gate_up = gate_up.detach().contiguous()
-        ctx.save_for_backward(gate_up)
-        return swiglu_forward(gate_up)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_out):
-        return swiglu_backward(grad_out.contiguous(), *ctx.saved_tensors)
-
-
-# ---- loss ----
-
-
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-log softmax(logits[k])[targets[k]] at each position. Differentiable in logits.
-
-    logits    float32 [K, V]
-    targets   int64 or int32 [K], 0 to V - 1; else IndexError
-    returns   float32 [K]
-    """
-    _expect("logits", logits, torch.float32, 2)
-    return _CrossEntropy.apply(logits, targets)
-
-
-def cross_entropy_(logits: Tensor, targets: Tensor, *, threads: int | None = None) -> Tensor:
-    """`cross_entropy`, which leaves in `logits` its gradient, softmax(logits) - one_hot(targets)."""
-    _cpu(logits)
-    loss = logits.new_empty(len(logits))
-    core.cross_entropy(logits, _targets(targets), loss, logits, _threads(threads))
-    return loss
-
-
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits, targets):
-        logits = logits.detach().contiguous()
-        loss, grad = logits.new_empty(len(logits)), torch.empty_like(logits)
-        core.cross_entropy(logits, _targets(targets), loss, grad, _threads(None))
-        ctx.save_for_backward(grad)
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_loss):
-        return ctx.saved_tensors[0] * grad_loss[:, None], None
-
-
-def _targets(targets: Tensor) -> Tensor:
-    """Token ids come as int32, torch's own as int64."""
-    return targets.long() if isinstance(targets, Tensor) and targets.dtype == torch.int32 else targets
-
-
-# ---- optimizer ----
-
-
-def adamw_(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, decay_mask: Tensor,
-    learning_rate: Sequence[float], step: Sequence[int], weight_decay: float, beta1: float, beta2: float,
-    eps: float, grad_scale: Sequence[float], *, threads: int | None = None,
-) -> None:  # fmt: skip
-    """One AdamW step of every member in place, as torch.optim.AdamW does it (decoupled weight decay).
-
-    param, grad, exp_avg, exp_avg_sq   float32 [M, P], contiguous; all but grad are written
-    decay_mask                         float32 [P], 1 where weight_decay applies, else 0
-    learning_rate, step, grad_scale    one for each member; step counts from 1; the gradient is multiplied by
-                                       grad_scale
-    """
-    _cpu(param)
-    core.adamw(
-        param, grad, exp_avg, exp_avg_sq, decay_mask, list(map(float, learning_rate)), list(map(int, step)),
-        weight_decay, beta1, beta2, eps, list(map(float, grad_scale)), _threads(threads),
-    )  # fmt: skip
-
-
-def gradient_norm(grad: Tensor, *, threads: int | None = None) -> Tensor:
-    """The Euclidean norm of each member's gradient, float32 [M, P] -> float64 [M]."""
-    _cpu(grad)
-    return torch.tensor(core.gradient_norm(grad, _threads(threads)), dtype=torch.float64)
-
-
 # ---- checks; the native core makes the others ----
-
-
-def _threads(threads: int | None) -> int:
-    return torch.get_num_threads() if threads is None else threads
 
 
 def _base(rope_base: float | None) -> float:
@@ -410,19 +232,8 @@ def _base(rope_base: float | None) -> float:
     return float(rope_base)
 
 
-def _cpu(x: Tensor) -> torch.device:
+def _cpu(x: Tensor) -> None:
     if x.device.type != "cpu":
         raise NotImplementedError(
             f"{x.device.type}: this kernel is built for the CPU only; move its tensors there"
         )
-    return x.device
-
-
-def _expect(name: str, x: Tensor, dtype: torch.dtype, ndim: int) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
-    if x.dtype != dtype:
-        raise TypeError(f"{name}: expected {dtype}, got {x.dtype}")
-    if x.ndim != ndim:
-        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {list(x.shape)}")
-    _cpu(x)

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldfast import checkpoint, files, ops
+from worldfast import checkpoint, files, layers
 from worldfast.activations import Prompt, Writer, segment_path
 from worldfast.errors import unknown_name
 from worldfast.model import Ensemble, Rows
@@ -238,14 +238,14 @@ class _Member:
         positions; where it or they are not finite the member has diverged and stays as it was."""
         run, i = self.run, slice(self.index, self.index + 1)
         gradient = self.ensemble.gradients[i]  # [1, P]
-        norm = float(ops.gradient_norm(gradient, threads=1)[0]) / count
+        norm = float(layers.gradient_norm(gradient, threads=1)[0]) / count
         self.loss = summed / count
         if not (math.isfinite(self.loss) and math.isfinite(norm)):
             self.diverged = True
             self._write_line(self.step + 1, loss=None, diverged=True)
             return
         average, square = self.moments[:, None]
-        ops.adamw_(
+        layers.adamw_(
             self.parameters[None], gradient, average, square, self.ensemble.decayed,
             [run.learning_rate_at(self.step)], [self.step + 1], run.weight_decay, *run.betas, run.eps,
             [min(1.0, run.clip / (norm + 1e-6)) / count], threads=1,

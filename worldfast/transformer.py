@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldfast import ops
+from worldfast import layers, ops
 
 __all__ = ["ModelSpec", "Scratch", "Tile", "Weights", "backward", "buffer_size", "forward", "views"]
 
@@ -223,7 +223,7 @@ def forward(spec: ModelSpec, w: Weights, tile: Tile, s: Scratch) -> tuple[list[K
         gate_up = torch.mm(middle.out, block.gate_up.t(), out=s(n, 2 * F))
         kept.append(Kept(input, qkv, mixed, middle, gate_up))
         x, mark = s(n, D), s.mark()
-        gated = ops.swiglu_forward(gate_up, out=s(n, F), threads=s.threads)
+        gated = layers.swiglu_forward(gate_up, out=s(n, F), threads=s.threads)
         torch.addmm(middle.x, gated, block.down.t(), out=x)
         s.release(mark)
     return kept, _norm(spec, x, w.norm, s)
@@ -248,7 +248,7 @@ def backward(
         n, seen = K if last else U, tile.seen(last)
         # x = middle + down(swiglu(gate_up(norm(middle))))
         dgated, dgate_up, gated = torch.mm(dx, block.down, out=s(n, F)), s(n, 2 * F), s(n, F)
-        ops.swiglu_backward(dgated, of.gate_up, grad_gate_up=dgate_up, out=gated, threads=s.threads)
+        layers.swiglu_backward(dgated, of.gate_up, grad_gate_up=dgate_up, out=gated, threads=s.threads)
         gb.down.addmm_(dx.t(), gated)
         gb.gate_up.addmm_(dgate_up.t(), of.middle.out)
         dnorm = torch.mm(dgate_up, block.gate_up, out=s(n, D))
@@ -282,7 +282,7 @@ def _heads(spec: ModelSpec, qkv: Tensor) -> tuple[Tensor, ...]:
 
 def _norm(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Norm:
     out, scale = s(*x.shape), s(1, x.shape[0])[0]
-    ops.rms_norm_forward(
+    layers.rms_norm_forward(
         x, weight[None], [0, x.shape[0]], spec.norm_eps, out=out, scale=scale, threads=s.threads
     )
     return Norm(x, scale, out)
@@ -290,7 +290,7 @@ def _norm(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Norm:
 
 def _norm_backward(dout: Tensor, norm: Norm, weight: Tensor, dx: Tensor, dweight: Tensor, s: Scratch) -> None:
     """Adds the gradients of the norm at its input to dx [n, D] and at its weight to dweight [D]."""
-    ops.rms_norm_backward(
+    layers.rms_norm_backward(
         dout, norm.x, weight[None], norm.scale, [0, dx.shape[0]], grad_x=dx, grad_weight=dweight[None],
         threads=s.threads,
     )  # fmt: skip
