@@ -13,6 +13,7 @@
 #include <string>
 
 #include "dlpack.h"
+#include "float16.h"
 
 namespace worldfast {
 
@@ -23,6 +24,8 @@ template <> struct dtype_of<uint8_t> { static constexpr dlpack::DataType value{d
 template <> struct dtype_of<int32_t> { static constexpr dlpack::DataType value{dlpack::kInt, 32, 1}; };
 template <> struct dtype_of<int64_t> { static constexpr dlpack::DataType value{dlpack::kInt, 64, 1}; };
 template <> struct dtype_of<float> { static constexpr dlpack::DataType value{dlpack::kFloat, 32, 1}; };
+template <> struct dtype_of<BFloat16> { static constexpr dlpack::DataType value{dlpack::kBfloat, 16, 1}; };
+template <> struct dtype_of<Float16> { static constexpr dlpack::DataType value{dlpack::kFloat, 16, 1}; };
 template <> struct dtype_of<double> { static constexpr dlpack::DataType value{dlpack::kFloat, 64, 1}; };
 
 inline std::string to_string(dlpack::DataType t) {
@@ -74,11 +77,16 @@ public:
         if (tensor_->data == nullptr && size() > 0) throw py::value_error(message("memory", "an array without any"));
     }
 
+    template <class T> bool holds() const {
+        const dlpack::DataType want = dtype_of<T>::value, got = tensor_->dtype;
+        return got.code == want.code && got.bits == want.bits && got.lanes == want.lanes;
+    }
+
     // Asks for element type T, a shape (Array::any matches each size) and the device of *this or `like`.
     template <class T> const Array& require(std::initializer_list<int64_t> shape) const {
-        const dlpack::DataType want = dtype_of<T>::value, got = tensor_->dtype;
-        if (got.code != want.code || got.bits != want.bits || got.lanes != want.lanes)
-            throw py::type_error(message("dtype " + to_string(want), "dtype " + to_string(got)));
+        if (!holds<T>())
+            throw py::type_error(
+                message("dtype " + to_string(dtype_of<T>::value), "dtype " + to_string(tensor_->dtype)));
         bool fits = tensor_->ndim == static_cast<int32_t>(shape.size());
         std::ostringstream expected;
         expected << "shape [";

@@ -26,15 +26,16 @@ struct AttentionRows {
 
 // out[i] = sum over j <= i in the row of softmax(q'[i] k'[j] / sqrt(head_dim)) v[j], with q' and k' turned by
 // their position in the row: dimensions d and d + head_dim / 2 by the angle position * rope_base^(-2 d /
-// head_dim). Throws std::invalid_argument where `rows` breaks its terms. A row's result depends on that row
-// alone.
-void attention_forward(const AttentionRows& rows, Heads<const float> q, Heads<const float> k,
-                       Heads<const float> v, Heads<float> out);
+// head_dim). S is float, double, BFloat16 or Float16; numbers of 16 bits are computed with as floats. Throws
+// std::invalid_argument where `rows` breaks its terms. A row's result depends on that row alone.
+template <class S>
+void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
+                       Heads<S> out);
 
 // Gradients of sum(out * grad_out); nothing of the forward pass is needed but its inputs. No output may
 // overlap an input or another output, but all may be slices of one fused array.
-void attention_backward(const AttentionRows& rows, Heads<const float> q, Heads<const float> k,
-                        Heads<const float> v, Heads<const float> grad_out, Heads<float> grad_q,
-                        Heads<float> grad_k, Heads<float> grad_v);
+template <class S>
+void attention_backward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
+                        Heads<const S> grad_out, Heads<S> grad_q, Heads<S> grad_k, Heads<S> grad_v);
 
 }  // namespace worldfast

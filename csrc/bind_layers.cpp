@@ -1,11 +1,9 @@
 // The training step's kernels as Python sees them: float32 arrays on the CPU, outputs among the arguments.
 #include <pybind11/stl.h>
 
-#include <type_traits>
 #include <vector>
 
 #include "array.h"
-#include "attention.h"
 #include "layers.h"
 #include "simd.h"
 
@@ -20,47 +18,6 @@ template <class T = float> T* input(const Array& array, std::initializer_list<in
 template <class T = float> T* output(const Array& array, std::initializer_list<int64_t> shape) {
     array.writable();
     return input<T>(array, shape);
-}
-
-template <class T> Heads<T> heads(const Array& array, const Array& like) {
-    array.require<float>({like.shape(0), like.shape(1), like.shape(2)}).unit_last_stride().on_cpu();
-    if (!std::is_const_v<T>) array.writable();
-    return {array.data<T>(), array.stride(0), array.stride(1)};
-}
-
-AttentionRows rows_of(const Array& q, const Array& cu_seqlens, double rope_base, int threads) {
-    q.require<float>({Array::any, Array::any, Array::any});
-    const int32_t* start = input<int32_t>(cu_seqlens, {Array::any});
-    const int64_t rows = cu_seqlens.shape(0) - 1;
-    if (rows < 0 || start[rows] != q.shape(0))
-        throw py::value_error(
-            cu_seqlens.message("the number of tokens, " + std::to_string(q.shape(0)) + ", as last entry",
-                               rows < 0 ? "no entry" : std::to_string(start[rows])));
-    return {start, rows, q.shape(1), q.shape(2), rope_base, threads};
-}
-
-void forward_attention(Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_base, Object out_,
-                       int threads) {
-    const Array q(q_, "q"), k(k_, "k"), v(v_, "v"), cu_seqlens(cu_seqlens_, "cu_seqlens"), out(out_, "out");
-    const AttentionRows rows = rows_of(q, cu_seqlens, rope_base, threads);
-    const Heads<const float> from[] = {heads<const float>(q, q), heads<const float>(k, q),
-                                       heads<const float>(v, q)};
-    const Heads<float> to = heads<float>(out, q);
-    py::gil_scoped_release nogil;
-    attention_forward(rows, from[0], from[1], from[2], to);
-}
-
-void backward_attention(Object grad_out_, Object q_, Object k_, Object v_, Object cu_seqlens_,
-                        double rope_base, Object grad_q_, Object grad_k_, Object grad_v_, int threads) {
-    const Array grad_out(grad_out_, "grad_out"), q(q_, "q"), k(k_, "k"), v(v_, "v"),
-        cu_seqlens(cu_seqlens_, "cu_seqlens"), grad_q(grad_q_, "grad_q"), grad_k(grad_k_, "grad_k"),
-        grad_v(grad_v_, "grad_v");
-    const AttentionRows rows = rows_of(q, cu_seqlens, rope_base, threads);
-    const Heads<const float> from[] = {heads<const float>(q, q), heads<const float>(k, q),
-                                       heads<const float>(v, q), heads<const float>(grad_out, q)};
-    const Heads<float> to[] = {heads<float>(grad_q, q), heads<float>(grad_k, q), heads<float>(grad_v, q)};
-    py::gil_scoped_release nogil;
-    attention_backward(rows, from[0], from[1], from[2], from[3], to[0], to[1], to[2]);
 }
 
 Members members_of(const Array& x, const Array& weight, const std::vector<int64_t>& offsets) {
@@ -186,9 +143,6 @@ std::vector<double> norms(Object grad_, int threads) {
 }  // namespace
 
 void bind_layers(py::module_& m) {
-    m.attr("attention_row_limit") = attention_row_limit;
-    m.def("attention_forward", &forward_attention);
-    m.def("attention_backward", &backward_attention);
     m.def("rms_norm_forward", &forward_rms_norm);
     m.def("rms_norm_backward", &backward_rms_norm);
     m.def("swiglu_forward", &forward_swiglu);

@@ -10,6 +10,7 @@
 
 namespace worldfast {
 
+void bind_attention(py::module_& m);
 void bind_gram(py::module_& m);
 void bind_layers(py::module_& m);
 
@@ -363,6 +364,7 @@ PYBIND11_MODULE(_core, m) {
         .def("packed", &BoundStream::packed, py::arg("start"), py::arg("n"), py::arg("tokens"), py::arg("row_start"),
              py::arg("answer_start"), py::arg("failed"), py::arg("scratch"), py::arg("reset"), py::arg("cuda_stream"),
              py::arg("in_tiles") = false);
+    bind_attention(m);
     bind_gram(m);
     bind_layers(m);
 }

@@ -11,7 +11,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
+#include <limits>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -65,18 +68,20 @@ inline std::atomic<int>& vector_width_in_use() {
 inline int vector_width() { return vector_width_in_use().load(std::memory_order_relaxed); }
 inline int limit_vector_width(int width) { return vector_width_in_use() = std::min(widest_vector(), width); }
 
-template <int W> struct Lanes {
-    typedef float Float __attribute__((vector_size(4 * W)));
-    typedef uint32_t Bits __attribute__((vector_size(4 * W)));
-    typedef int32_t Int __attribute__((vector_size(4 * W)));
-    typedef float Unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+template <int W, class T = float> struct Lanes {  // W floats, or W doubles
+    using Signed = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+    using Unsigned = std::make_unsigned_t<Signed>;
+    typedef T Float __attribute__((vector_size(sizeof(T) * W)));
+    typedef Unsigned Bits __attribute__((vector_size(sizeof(T) * W)));
+    typedef Signed Int __attribute__((vector_size(sizeof(T) * W)));
+    typedef T Unaligned __attribute__((vector_size(sizeof(T) * W), aligned(sizeof(T)), may_alias));
 };
 
-template <int W> WORLDFAST_INLINE const typename Lanes<W>::Unaligned& at(const float* p) {
-    return *reinterpret_cast<const typename Lanes<W>::Unaligned*>(p);
+template <int W, class T> WORLDFAST_INLINE const typename Lanes<W, T>::Unaligned& at(const T* p) {
+    return *reinterpret_cast<const typename Lanes<W, T>::Unaligned*>(p);
 }
-template <int W> WORLDFAST_INLINE typename Lanes<W>::Unaligned& at(float* p) {
-    return *reinterpret_cast<typename Lanes<W>::Unaligned*>(p);
+template <int W, class T> WORLDFAST_INLINE typename Lanes<W, T>::Unaligned& at(T* p) {
+    return *reinterpret_cast<typename Lanes<W, T>::Unaligned*>(p);
 }
 
 // The first n lanes of x from p, the others `rest`; all of them where n >= W. Likewise back.
@@ -95,46 +100,61 @@ template <int W> WORLDFAST_INLINE void store(float* p, int64_t n, const typename
         std::memcpy(p, &x, static_cast<size_t>(n) * sizeof(float));
 }
 
-// x <- 2^x within 1e-7 relative: 0 below -126 (no denormals), infinite from 128, NaN stays NaN.
-template <int W> WORLDFAST_INLINE void exp2_of(typename Lanes<W>::Float& x) {
-    using Float = typename Lanes<W>::Float;
-    const Float t = x + 12582912.0f;                // 1.5 * 2^23: round(x) is now in the low bits of t
-    const Float f = x - (t - 12582912.0f);          // [-0.5, 0.5]
-    Float p = f * 1.53533620e-4f + 1.33988739e-3f;  // minimax of 2^f, relative error 2e-9
-    p = p * f + 9.61843692e-3f;
-    p = p * f + 5.55033237e-2f;
-    p = p * f + 2.40226477e-1f;
-    p = p * f + 6.93147182e-1f;
-    p = p * f + 1.0f;
-    typename Lanes<W>::Bits bits;
+// 2^f for f in [-0.5, 0.5], the highest power of f first, and the layout of the number.
+template <class T> struct Exp2;
+template <> struct Exp2<float> {  // minimax, relative error 2e-9
+    static constexpr int mantissa = 23, bias = 127;
+    static constexpr float term[] = {1.53533620e-4f, 1.33988739e-3f, 9.61843692e-3f, 5.55033237e-2f,
+                                     2.40226477e-1f, 6.93147182e-1f, 1.0f};
+};
+template <> struct Exp2<double> {  // ln(2)^n / n!, relative error 4e-18
+    static constexpr int mantissa = 52, bias = 1023;
+    static constexpr double term[] = {1.3691488853904128e-12, 2.5678435993488206e-11, 4.4455382718708116e-10,
+                                      7.054911620801123e-09, 1.01780860092397e-07, 1.321548679014431e-06,
+                                      1.5252733804059841e-05, 0.0001540353039338161, 0.0013333558146428443,
+                                      0.009618129107628477, 0.05550410866482158, 0.24022650695910072,
+                                      0.6931471805599453, 1.0};
+};
+
+// x <- 2^x within 1e-7 relative (2e-16 in double): 0 where that is denormal, infinite where it is too large,
+// NaN stays NaN.
+template <int W, class T = float> WORLDFAST_INLINE void exp2_of(typename Lanes<W, T>::Float& x) {
+    using Float = typename Lanes<W, T>::Float;
+    using E = Exp2<T>;
+    using Unsigned = typename Lanes<W, T>::Unsigned;
+    constexpr T round = T(1.5) * (Unsigned{1} << E::mantissa);
+    const Float t = x + round;        // round(x) is now in the low bits of t
+    const Float f = x - (t - round);  // [-0.5, 0.5]
+    Float p = f * E::term[0] + E::term[1];
+    for (size_t n = 2; n < std::size(E::term); ++n) p = p * f + E::term[n];
+    typename Lanes<W, T>::Bits bits;
     std::memcpy(&bits, &t, sizeof bits);
-    bits = (bits + 127u) << 23;  // 2^round(x)
+    bits = (bits + Unsigned{E::bias}) << E::mantissa;  // 2^round(x)
     Float power;
     std::memcpy(&power, &bits, sizeof power);
     p = p * power;
-    p = x < -126.0f ? Float{} : p;
-    x = x >= 128.0f ? Float{} + __builtin_inff() : p;
+    p = x < T(1 - E::bias) ? Float{} : p;
+    x = x >= T(E::bias + 1) ? Float{} + std::numeric_limits<T>::infinity() : p;
 }
 
 // low, high <- a0 b0 a1 b1 ..., W lanes each.
 #if defined(__clang__)
-template <int W, int... I>
-WORLDFAST_INLINE void interleave(const typename Lanes<W>::Float& a, const typename Lanes<W>::Float& b,
-                                 typename Lanes<W>::Float& low, typename Lanes<W>::Float& high,
-                                 std::integer_sequence<int, I...>) {
+template <class V, int... I>
+WORLDFAST_INLINE void interleave(const V& a, const V& b, V& low, V& high, std::integer_sequence<int, I...>) {
+    constexpr int W = sizeof...(I);
     low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * W)...);
     high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * W + W / 2)...);
 }
-template <int W>
-WORLDFAST_INLINE void interleave(const typename Lanes<W>::Float& a, const typename Lanes<W>::Float& b,
-                                 typename Lanes<W>::Float& low, typename Lanes<W>::Float& high) {
-    interleave<W>(a, b, low, high, std::make_integer_sequence<int, W>{});
+template <int W, class T>
+WORLDFAST_INLINE void interleave(const typename Lanes<W, T>::Float& a, const typename Lanes<W, T>::Float& b,
+                                 typename Lanes<W, T>::Float& low, typename Lanes<W, T>::Float& high) {
+    interleave(a, b, low, high, std::make_integer_sequence<int, W>{});
 }
 #else
-template <int W>
-WORLDFAST_INLINE void interleave(const typename Lanes<W>::Float& a, const typename Lanes<W>::Float& b,
-                                 typename Lanes<W>::Float& low, typename Lanes<W>::Float& high) {
-    typename Lanes<W>::Int from{};
+template <int W, class T>
+WORLDFAST_INLINE void interleave(const typename Lanes<W, T>::Float& a, const typename Lanes<W, T>::Float& b,
+                                 typename Lanes<W, T>::Float& low, typename Lanes<W, T>::Float& high) {
+    typename Lanes<W, T>::Int from{};
     for (int i = 0; i < W; ++i) from[i] = i / 2 + i % 2 * W;
     low = __builtin_shuffle(a, b, from);
     high = __builtin_shuffle(a, b, from + W / 2);
@@ -151,23 +171,24 @@ template <int W> WORLDFAST_INLINE float sum_of(const typename Lanes<W>::Float& x
     return lane[0];
 }
 
-// Zeroed floats on a cache line's boundary.
-class Scratch {
+// Zeroed numbers on a cache line's boundary.
+template <class T = float> class Scratch {
 public:
-    explicit Scratch(size_t floats) : floats_(floats + 15) {
-        void* p = floats_.data();
-        size_t bytes = floats_.size() * sizeof(float);
-        next_ = static_cast<float*>(std::align(64, floats * sizeof(float), p, bytes));
+    explicit Scratch(size_t count) : memory_(count + line - 1) {
+        void* p = memory_.data();
+        size_t bytes = memory_.size() * sizeof(T);
+        next_ = static_cast<T*>(std::align(64, count * sizeof(T), p, bytes));
     }
-    float* take(int64_t floats) {  // multiples of 16 keep the boundary
-        float* p = next_;
-        next_ += floats;
+    T* take(int64_t count) {  // multiples of a line keep the boundary
+        T* p = next_;
+        next_ += count;
         return p;
     }
 
 private:
-    std::vector<float> floats_;
-    float* next_;
+    static constexpr size_t line = 64 / sizeof(T);
+    std::vector<T> memory_;
+    T* next_;
 };
 
 }  // namespace worldfast
