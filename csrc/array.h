@@ -102,7 +102,8 @@ public:
     }
 
     const Array& on_cpu() const {
-        if (is_cuda()) throw py::value_error(message("device cpu", "device " + to_string(tensor_->device)));
+        const auto type = tensor_->device.type;
+        if (type != dlpack::kCPU && type != dlpack::kCUDAHost) throw py::value_error(message("device cpu", "device " + to_string(tensor_->device)));
         return *this;
     }
 

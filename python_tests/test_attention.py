@@ -1,17 +1,31 @@
-"""`ops.attention` against float64, beside PyTorch's own float32, on every instruction set at hand."""
+"""`ops.attention` in every dtype against float64, beside PyTorch's own, on every instruction set at hand.
 
+Where float64 itself is tested, the measure is numpy's longer double.
+"""
+
+import sys
+from types import ModuleType
+
+import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from worldfast import ops
 from worldfast._native import core
 
-ROWS = {str(n): [n] * max(4, 256 // n) for n in (1, 2, 31, 33, 57, 64, 127, 128)}
+ROWS = {str(n): [n] * max(4, 64 // n) for n in (1, 2, 31, 33, 57, 64, 127, 128)}
 ROWS["mixed"] = [25, 1, 57, 0, 33, 128, 2, 40, 31, 17]
 WIDTHS = [width for width in (4, 8, 16) if core.limit_vector_width(width) == width]
 core.limit_vector_width(16)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param
 
 
 @pytest.fixture(params=WIDTHS)
@@ -21,12 +35,13 @@ def vector_width(request):
     core.limit_vector_width(16)
 
 
-def packed(lengths, heads=2, head_dim=32, seed=0):
-    """qkv float32 [L, 3, H, D], grad_out [L, H, D], cu_seqlens"""
+def packed(lengths, heads=2, head_dim=32, seed=0, dtype=torch.float32):
+    """qkv [L, 3, H, D], grad_out [L, H, D], cu_seqlens"""
     random = torch.Generator().manual_seed(seed)
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
     qkv = torch.randn(int(cu_seqlens[-1]), 3, heads, head_dim, generator=random)
-    return qkv, torch.randn(len(qkv), heads, head_dim, generator=random), cu_seqlens
+    grad_out = torch.randn(len(qkv), heads, head_dim, generator=random)
+    return qkv.to(dtype), grad_out.to(dtype), cu_seqlens
 
 
 def rotate(x, base):
@@ -59,38 +74,107 @@ def both_ways(attention, qkv, grad_out, *args):
     return out.detach(), qkv.grad
 
 
-def assert_as_good(attention, qkv, grad_out, *args):
-    """Output and gradients err at most twice what PyTorch errs in float32, or by the result's rounding."""
-    exact = both_ways(attention_reference, qkv.double(), grad_out.double(), *args)
-    plain, ours = (both_ways(f, qkv, grad_out, *args) for f in (attention_reference, attention))
-    for name, e, p, o in zip(
-        ("out", "grad_q", "grad_k", "grad_v"), *((x[0], *x[1].unbind(1)) for x in (exact, plain, ours))
-    ):
-        error, allowed = (o - e).abs().max(), 2 * (p - e).abs().max() + 2**-24 * e.abs().max()
-        assert error <= allowed, f"{name}: errs by {error:.2e}, allowed {allowed:.2e}"
+def longer_double(qkv, grad_out, cu_seqlens, rope_base=10_000.0):
+    """Output [L, H, D] and gradient [L, 3, H, D] by the formulas, in numpy's longdouble."""
+    size = qkv.shape[-1]
+    qkv, grad_out = (x.double().numpy().astype(np.longdouble) for x in (qkv, grad_out))
+    out, grad = np.empty_like(grad_out), np.empty_like(qkv)
+    rate = np.longdouble(rope_base or 1) ** -(np.arange(size // 2, dtype=np.longdouble) / (size // 2))
+    for begin, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist()):
+        angle = np.arange(end - begin)[:, None] * rate * bool(rope_base)  # [T, D/2]
+        turn = (np.cos(angle) + 1j * np.sin(angle))[
+            :, None
+        ]  # [T, 1, D/2]: dimensions d and d + D/2 are complex
+
+        def turned(x, turn):
+            z = (x[..., : size // 2] + 1j * x[..., size // 2 :]) * turn
+            return np.concatenate([z.real, z.imag], -1).transpose(1, 0, 2)  # [H, T, D]
+
+        q, k, v = (qkv[begin:end, i] for i in range(3))
+        q, k, v, g = (
+            turned(q, turn),
+            turned(k, turn),
+            v.transpose(1, 0, 2),
+            grad_out[begin:end].transpose(1, 0, 2),
+        )
+        score = np.where(np.tri(end - begin, dtype=bool), q @ k.transpose(0, 2, 1), -np.inf)  # [H, T, T]
+        scale = 1 / np.sqrt(np.longdouble(size))
+        p = np.exp((score - score.max(-1, keepdims=True, initial=-np.inf)) * scale)
+        p /= p.sum(-1, keepdims=True)
+        d = g @ v.transpose(0, 2, 1)
+        d = p * (d - (p * d).sum(-1, keepdims=True)) * scale
+        out[begin:end] = (p @ v).transpose(1, 0, 2)
+        for i, x in enumerate((d @ k, d.transpose(0, 2, 1) @ q)):
+            grad[begin:end, i] = turned(x.transpose(1, 0, 2), turn.conj()).transpose(1, 0, 2)
+        grad[begin:end, 2] = (p.transpose(0, 2, 1) @ g).transpose(1, 0, 2)
+    return out, grad
+
+
+def exactly(qkv, grad_out, *args):
+    """Output and gradient in a type so wide that neither contestant's rounding shows in it."""
+    if qkv.dtype == torch.float64:
+        return longer_double(qkv, grad_out, *args)
+    return [x.numpy() for x in both_ways(attention_reference, qkv.double(), grad_out.double(), *args)]
+
+
+def assert_as_good(qkv, grad_out, *args):
+    """Output and gradients err at most twice what PyTorch errs in that dtype, or by the result's rounding."""
+    exact = exactly(qkv, grad_out, *args)
+    plain = both_ways(attention_reference, qkv, grad_out, *args)
+    rounding = torch.finfo(qkv.dtype).eps / 2
+    for width in WIDTHS:
+        core.limit_vector_width(width)
+        ours = both_ways(ops.attention, qkv, grad_out, *args)
+        assert ours[0].dtype == ours[1].dtype == qkv.dtype
+        for i, name in enumerate(("out", "grad_q", "grad_k", "grad_v")):
+            e, p, o = (x[0] if i == 0 else x[1][:, i - 1] for x in (exact, plain, ours))
+            p, o = (np.abs(x.double().numpy() - e).max() for x in (p, o))
+            allowed = 2 * p + rounding * np.abs(e).max()
+            assert o <= allowed, f"{name}, width {width}: errs by {o:.2e}, allowed {allowed:.2e}"
+
+
+def test_the_longer_double_agrees_with_the_reference():
+    inputs = packed([33, 2, 57], dtype=torch.float64)
+    for base in (None, 1e4):
+        for a, b in zip(longer_double(*inputs, base), both_ways(attention_reference, *inputs, base)):
+            np.testing.assert_allclose(a.astype(float), b, atol=1e-12)
 
 
 @pytest.mark.parametrize("lengths", ROWS.values(), ids=ROWS)
 @pytest.mark.parametrize("head_dim", [16, 32, 64])
-def test_against_float64(lengths, head_dim, vector_width):
-    assert_as_good(ops.attention, *packed(lengths, head_dim=head_dim))
+def test_against_the_exact(lengths, head_dim, dtype):
+    assert_as_good(*packed(lengths, head_dim=head_dim, dtype=dtype))
 
 
 @pytest.mark.parametrize("head_dim", range(8, 136, 8))
-def test_every_head_size(head_dim, vector_width):
-    assert_as_good(ops.attention, *packed([41, 9, 57], heads=1, head_dim=head_dim))
+def test_every_head_size(head_dim, dtype):
+    assert_as_good(*packed([41, 9, 57], heads=1, head_dim=head_dim, dtype=dtype))
 
 
 @pytest.mark.parametrize("rope_base", [None, 100.0, 1e6])
-def test_rope_base(rope_base, vector_width):
-    assert_as_good(ops.attention, *packed([41, 57, 100]), rope_base)
+def test_rope_base(rope_base, dtype):
+    assert_as_good(*packed([41, 57, 100], dtype=dtype), rope_base)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 5.0])
-def test_flat_and_sharp_scores(scale, vector_width):
-    qkv, grad_out, cu_seqlens = packed([41, 57, 128] * 4)
+def test_flat_and_sharp_scores(scale, dtype):
+    qkv, grad_out, cu_seqlens = packed([41, 57, 128] * 4, dtype=dtype)
     qkv[:, :2] *= scale
-    assert_as_good(ops.attention, qkv, grad_out, cu_seqlens)
+    assert_as_good(qkv, grad_out, cu_seqlens)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bits_are_read_exactly_and_rounded_to_nearest_even(dtype, vector_width):
+    """A row of one token gives its values back; one of two, with q = k = 0, their average. All are tried."""
+    every = torch.arange(2**16).sub(2**15).to(torch.int16).view(dtype)
+    v = torch.stack([every, every[torch.randperm(2**16, generator=torch.Generator().manual_seed(0))]], 1)
+    v = v.view(-1, 1, 128)  # [L, 1, D]
+    nothing = torch.zeros_like(v)
+    alone = ops.attention(nothing, nothing, v, torch.arange(len(v) + 1, dtype=torch.int32))
+    pairs = ops.attention(nothing, nothing, v, torch.arange(0, len(v) + 1, 2, dtype=torch.int32))
+    average = (v[::2].float() / 2 + v[1::2].float() / 2).to(dtype)
+    for came, expected in ((alone, v), (pairs[1::2], average)):
+        torch.testing.assert_close(came, expected, atol=0, rtol=0, equal_nan=True)
 
 
 def test_against_the_definition():
@@ -109,8 +193,8 @@ def test_against_the_definition():
 # ---- layouts ----
 
 
-def test_strides(vector_width):
-    qkv, grad_out, cu_seqlens = packed([33, 57, 2])
+def test_strides(dtype, vector_width):
+    qkv, grad_out, cu_seqlens = packed([33, 57, 2], dtype=dtype)
     q, k, v = qkv.unbind(1)
     expected = both_ways(ops.attention, qkv, grad_out, cu_seqlens)
 
@@ -119,13 +203,13 @@ def test_strides(vector_width):
 
     q, k, v, g = (elsewhere(x) for x in (q, k, v, grad_out))
     assert q.stride(-1) == 1 and not q.is_contiguous()
-    out = ops.attention_forward(q, k, v, cu_seqlens, out=elsewhere(torch.zeros(92, 2, 32)))
+    out = ops.attention_forward(q, k, v, cu_seqlens, out=elsewhere(torch.zeros_like(grad_out)))
     assert torch.equal(out, expected[0])
-    fused = torch.full((92, 3, 2, 32), torch.nan)
+    fused = torch.full_like(qkv, torch.nan)
     grad_q, grad_k, grad_v = fused.unbind(1)
     ops.attention_backward(g, q, k, v, cu_seqlens, grad_q=grad_q, grad_k=grad_k, grad_v=grad_v)
     assert torch.equal(fused, expected[1])
-    every_other = torch.zeros(92, 2, 64)[..., ::2].copy_(q)
+    every_other = torch.zeros(92, 2, 64, dtype=dtype)[..., ::2].copy_(q)
     assert torch.equal(ops.attention(every_other, k, v, cu_seqlens), expected[0])  # copied
     with pytest.raises(ValueError, match="unit stride"):
         ops.attention_forward(every_other, k, v, cu_seqlens)
@@ -149,10 +233,10 @@ def test_empty(lengths):
 # ---- each row by itself ----
 
 
-def test_rows_alone_and_threads(vector_width):
+def test_rows_alone_and_threads(dtype, vector_width):
     """A row's bits depend on nothing but the row, and not on the number of threads."""
     lengths = [25, 57, 1, 33, 128, 40] * 20
-    qkv, grad_out, cu_seqlens = packed(lengths, heads=4)
+    qkv, grad_out, cu_seqlens = packed(lengths, heads=4, dtype=dtype)
     q, k, v = qkv.unbind(1)
     expected = both_ways(ops.attention, qkv, grad_out, cu_seqlens)
     for threads in (1, 2, 3, 8):
@@ -170,8 +254,8 @@ def test_rows_alone_and_threads(vector_width):
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_a_poisoned_row_stays_alone(poison, vector_width):
-    qkv, grad_out, cu_seqlens = packed([25, 57, 33, 128, 33, 2, 1, 40])
+def test_a_poisoned_row_stays_alone(poison, dtype, vector_width):
+    qkv, grad_out, cu_seqlens = packed([25, 57, 33, 128, 33, 2, 1, 40], dtype=dtype)
     clean = both_ways(ops.attention, qkv, grad_out, cu_seqlens)
     for row in (1, 3, 5):
         qkv[cu_seqlens[row]] = poison
@@ -197,32 +281,62 @@ def test_causal():
 
 
 def test_gradcheck():
-    qkv, _, cu_seqlens = packed([3, 7, 1, 12], heads=1, head_dim=8)
-    qkv.requires_grad_()
-    # float32: steps of 0.01, exact to about 1e-4
-    with pytest.warns(UserWarning, match="double precision"):
-        assert torch.autograd.gradcheck(
-            lambda x: ops.attention(*x.unbind(1), cu_seqlens), qkv, eps=1e-2, atol=1e-3, rtol=1e-3
-        )
-
-
-def test_opcheck():
-    qkv, grad_out, cu_seqlens = packed([3, 40])
-    torch.library.opcheck(torch.ops.worldfast.attention.default, (*qkv.unbind(1), cu_seqlens, 1e4))
-    torch.library.opcheck(
-        torch.ops.worldfast.attention_backward.default, (grad_out, *qkv.unbind(1), cu_seqlens, 1e4)
+    qkv, _, cu_seqlens = packed([3, 7, 1, 12], heads=1, head_dim=8, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda x: ops.attention(*x.unbind(1), cu_seqlens), qkv.requires_grad_(), check_batched_grad=True
     )
 
 
-def test_compile():
-    qkv, grad_out, cu_seqlens = packed([3, 40])
-    compiled = torch.compile(ops.attention, fullgraph=True, backend="aot_eager")
-    for a, b in zip(*(both_ways(f, qkv, grad_out, cu_seqlens) for f in (ops.attention, compiled))):
+@pytest.mark.parametrize("max_seqlen", [None, 50])
+def test_opcheck(dtype, max_seqlen):
+    qkv, grad_out, cu_seqlens = packed([3, 40], dtype=dtype)
+    for op, tensors in (
+        (torch.ops.worldfast.attention.default, qkv.unbind(1)),
+        (torch.ops.worldfast.attention_backward.default, (grad_out, *qkv.unbind(1))),
+    ):
+        torch.library.opcheck(op, (*tensors, cu_seqlens, 1e4, max_seqlen))
+
+
+def test_shapes_without_numbers(dtype):
+    x, cu_seqlens = (
+        torch.empty(6, 2, 16, device="meta", dtype=dtype, requires_grad=True),
+        rows(0, 2, 6).to("meta"),
+    )
+    out = ops.attention(x, x, x, cu_seqlens)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    assert out.shape == grad.shape == x.shape and out.dtype == grad.dtype == dtype
+    with FakeTensorMode():
+        x, cu_seqlens = (torch.empty(y.shape, dtype=y.dtype, device="cuda") for y in (x, cu_seqlens))
+        out = torch.ops.worldfast.attention(x, x, x, cu_seqlens, 1e4, None)
+        grad = torch.ops.worldfast.attention_backward(x, x, x, x, cu_seqlens, 1e4, None)
+    assert (out.shape, grad.shape, out.dtype, grad.dtype) == (x.shape, (6, 3, 2, 16), dtype, dtype)
+    assert out.is_cuda and grad.is_cuda
+
+
+@pytest.mark.parametrize("max_seqlen", [None, 40])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(dtype, dynamic, max_seqlen):
+    qkv, grad_out, cu_seqlens = packed([3, 40], dtype=dtype)
+
+    def function(q, k, v):
+        return ops.attention(q, k, v, cu_seqlens, max_seqlen=max_seqlen)
+
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    for a, b in zip(*(both_ways(f, qkv, grad_out) for f in (function, compiled))):
         assert torch.equal(a, b)
 
 
-def test_vmap_and_grad():
-    qkv, grad_out, cu_seqlens = packed([3, 40, 17])
+def test_autocast_changes_nothing():
+    inputs = packed([3, 40, 129])
+    expected = both_ways(ops.attention, *inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        for a, b in zip(both_ways(ops.attention, *inputs), expected):
+            assert torch.equal(a, b)
+
+
+def test_vmap_and_grad(dtype):
+    qkv, grad_out, cu_seqlens = packed([3, 40, 17], dtype=dtype)
     batch = torch.stack([qkv, 2 * qkv, qkv + 1], 1)  # [L, B, 3, H, D]
 
     def loss(x, rows):
@@ -248,18 +362,93 @@ def test_no_second_derivative():
         grad.sum().backward()
 
 
-def test_long_rows_go_to_pytorch_and_say_so():
+def test_long_rows_go_to_pytorch_and_say_so(dtype):
     ops._say_long.cache_clear()
-    qkv, grad_out, cu_seqlens = packed([3, 129, 1, 0, 17, 200, 140, 5])
+    qkv, grad_out, cu_seqlens = packed([3, 129, 1, 0, 17, 200, 140, 5], dtype=dtype)
     with pytest.warns(UserWarning, match="128 tokens go to PyTorch's own attention"):
         out, grad = both_ways(ops.attention, qkv, grad_out, cu_seqlens)
-    exact = both_ways(attention_reference, qkv.double(), grad_out.double(), cu_seqlens)
-    torch.testing.assert_close(out.double(), exact[0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(grad.double(), exact[1], atol=1e-5, rtol=0)
+    assert_as_good(qkv, grad_out, cu_seqlens)
     short = ops.attention(*qkv[132:150].unbind(1), torch.tensor([0, 1, 1, 18], dtype=torch.int32))
     assert torch.equal(out[132:150], short)
     with pytest.raises(ValueError, match="offsets that ascend from 0 to 494, the tokens of q"):
         ops.attention(*qkv[:-1].unbind(1), cu_seqlens)
+
+
+# ---- on a GPU: which kernel is called, and how; a stand-in for it computes on the CPU ----
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Tensors of the CPU stand for those of a GPU; the list of max_seqlen that kernels were launched with."""
+    launched = []
+
+    def forward(q, k, v, cu_seqlens, rope_base, longest, out):
+        launched.append(longest)
+        core.attention_forward(q, k, v, cu_seqlens, rope_base, out, 1)
+
+    def backward(grad_out, q, k, v, cu_seqlens, rope_base, longest, grad_q, grad_k, grad_v):
+        launched.append(longest)
+        core.attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, grad_q, grad_k, grad_v, 1)
+
+    kernels = ModuleType("worldfast.kernels.attention")
+    kernels.attention_forward, kernels.attention_backward = forward, backward
+    monkeypatch.setitem(sys.modules, "worldfast.kernels.attention", kernels)
+    monkeypatch.setattr("worldfast.kernels.attention", kernels, raising=False)
+    monkeypatch.setattr(ops, "_on_gpu", lambda x: True)
+    return launched
+
+
+@pytest.mark.parametrize("rope_base", [None, 1e4])
+@pytest.mark.parametrize("max_seqlen,longest", [(None, 57), (100, 100)])
+def test_launches(gpu, rope_base, max_seqlen, longest):
+    qkv, grad_out, cu_seqlens = packed([33, 57, 2])
+
+    def attention(*args):
+        return ops.attention(*args, max_seqlen=max_seqlen)
+
+    out, grad = both_ways(attention, qkv, grad_out, cu_seqlens, rope_base)
+    assert gpu == [longest, longest]
+    exact = both_ways(attention_reference, qkv.double(), grad_out.double(), cu_seqlens, rope_base)
+    for a, b in zip((out, grad), exact):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=0)
+
+
+def test_nothing_waits_where_the_caller_vouches(gpu, monkeypatch):
+    qkv, grad_out, cu_seqlens = packed([33, 57, 2])
+
+    def read(*args, **kwargs):
+        raise AssertionError("cu_seqlens is read")
+
+    for name in ("numpy", "cpu", "tolist", "item", "__int__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, name, read)
+    ops.attention(*qkv.unbind(1), cu_seqlens, max_seqlen=57)
+    torch.func.vmap(lambda x: ops.attention(*x.unbind(1), cu_seqlens, max_seqlen=57))(torch.stack([qkv, qkv]))
+    assert gpu == [57, 57]
+    with pytest.raises(AssertionError, match="is read"):
+        ops.attention(*qkv.unbind(1), cu_seqlens)
+
+
+def test_long_rows_on_a_gpu(gpu):
+    qkv, grad_out, cu_seqlens = packed([33, 129, 2])
+    for max_seqlen in (None, 200):
+        gpu.clear()
+        ops.attention(*qkv.unbind(1), cu_seqlens, max_seqlen=max_seqlen)
+        assert gpu == [128, 128]
+
+
+def test_what_a_gpu_lacks(gpu, monkeypatch):
+    with pytest.raises(
+        TypeError, match="q: expected float32, bfloat16 or float16 on a GPU, got torch.float64"
+    ):
+        ops.attention(*[X.double()] * 3, rows(0, 6))
+    with pytest.raises(ValueError, match="q: expected a head size that is a multiple of 16 from 16 to 128"):
+        ops.attention(*[X[..., :8]] * 3, rows(0, 6))
+    with pytest.raises(ValueError, match="max_seqlen: expected 0 to 128, the longest row's tokens, got None"):
+        ops.attention_forward(X, X, X, rows(0, 6))
+    monkeypatch.delattr("worldfast.kernels.attention")
+    monkeypatch.setitem(sys.modules, "worldfast.kernels.attention", None)
+    with pytest.raises(ImportError, match="needs Triton"):
+        ops.attention(X, X, X, rows(0, 6))
 
 
 # ---- bad input ----
@@ -280,22 +469,33 @@ BAD = {
         "multiple of 8 from 8 to 128, got 12",
         dict(q=X[..., :12], k=X[..., :12], v=X[..., :12]),
     ),
-    "no rows": (ValueError, "cu_seqlens: expected the number of tokens, 6", dict(cu_seqlens=rows())),
+    "no rows": (
+        ValueError,
+        "cu_seqlens: expected an entry more than there are rows",
+        dict(cu_seqlens=rows()),
+    ),
     "rows' dtype": (
         TypeError,
         "cu_seqlens: expected torch.int32, got torch.int64",
         dict(cu_seqlens=rows(0, 6).long()),
     ),
-    "start": (ValueError, "cu_seqlens: expected to start at 0, got 1", dict(cu_seqlens=rows(1, 6))),
-    "end": (
+    "start": (ValueError, r"cu_seqlens: .* ascend from 0 to 6.* got \[1 6\]", dict(cu_seqlens=rows(1, 6))),
+    "end": (ValueError, r"cu_seqlens: .* ascend from 0 to 6.* got \[0 5\]", dict(cu_seqlens=rows(0, 5))),
+    "descending": (ValueError, r"cu_seqlens: .* got \[0 4 2 6\]", dict(cu_seqlens=rows(0, 4, 2, 6))),
+    "a longer row": (ValueError, "max_seqlen: expected at least 4, .* got 3", dict(max_seqlen=3)),
+    "max_seqlen": (
         ValueError,
-        "cu_seqlens: expected the number of tokens, 6, as last entry, got 5",
-        dict(cu_seqlens=rows(0, 5)),
+        "max_seqlen: expected a number of tokens, or None, got -1",
+        dict(max_seqlen=-1),
     ),
-    "descending": (ValueError, "cu_seqlens: .* got -2 in row 1", dict(cu_seqlens=rows(0, 4, 2, 6))),
     "base": (ValueError, "rope_base: expected a positive number, or None", dict(rope_base=-1.0)),
     "infinite base": (ValueError, "rope_base", dict(rope_base=float("inf"))),
-    "device": (NotImplementedError, "built for the CPU only", dict(q=X.to("meta"))),
+    "device": (ValueError, "k: expected the device of q, meta, got cpu", dict(q=X.to("meta"))),
+    "rows' device": (
+        ValueError,
+        "cu_seqlens: expected the device of q, cpu, got meta",
+        dict(cu_seqlens=rows(0, 6).to("meta")),
+    ),
 }
 
 
@@ -313,3 +513,15 @@ def test_bad_input_of_the_halves():
         ops.attention_forward(X, X, X, rows(0, 6), out=X[:5])
     with pytest.raises(TypeError, match="grad_k: expected dtype float32, got dtype float64"):
         ops.attention_backward(X, X, X, X, rows(0, 6), grad_q=X, grad_k=X.double(), grad_v=X)
+    with pytest.raises(
+        TypeError, match="q: expected dtype float32, bfloat16, float16 or float64, got dtype int32"
+    ):
+        ops.attention_forward(X.int(), X, X, rows(0, 6))
+    for start, message in (
+        (rows(1, 6), "cu_seqlens: expected to start at 0, got 1"),
+        (rows(0, 5), "cu_seqlens: expected the number of tokens, 6, as last entry, got 5"),
+        (rows(0, 4, 2, 6), "cu_seqlens: expected rows of 0 to 128 tokens, got -2 in row 1"),
+        (rows(), "cu_seqlens: expected the number of tokens, 6, as last entry, got no entry"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ops.attention_forward(X, X, X, start)

@@ -4,8 +4,8 @@
     attention_forward  attention_backward    its halves, for a gradient that is written out by hand: they
                                              write where they are told to and record nothing
 
-Float32 on the CPU; a tensor on another device is a NotImplementedError until its kernel is there. Results do
-not depend on the number of threads. threads=None is torch's number of threads.
+On the CPU by the native core, on a GPU by Triton (`pip install triton`, which torch for CUDA brings with it).
+Results do not depend on the number of threads. threads=None is torch's number of threads.
 
 L tokens, R rows, H heads, D a head's size.
 """
@@ -16,6 +16,7 @@ import functools
 import math
 import warnings
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,70 +30,93 @@ __all__ = ["attention", "attention_backward", "attention_forward"]
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None = 10_000.0
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None = 10_000.0, *,
+    max_seqlen: int | None = None,
+) -> Tensor:  # fmt: skip
     """Causal attention within packed rows, with rotary position embedding (RoPE). Differentiable in q, k, v.
 
-    q, k, v      float32 [L, H, D]; D a multiple of 8 from 8 to 128. Slices of one fused [L, 3, H, D] are not
-                 copied, and their gradients are slices of one
+    q, k, v      float32, bfloat16, float16 or float64 [L, H, D], of one dtype and device; D a multiple of 8
+                 from 8 to 128. On a GPU not float64, and D a multiple of 16. Slices of one fused [L, 3, H, D]
+                 are not copied, and their gradients are slices of one
     cu_seqlens   int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]
     rope_base    base of RoPE as in Hugging Face's Qwen2: position p of a row turns dimensions d and d + D/2
                  by p * rope_base ** (-2 d / D). None: no RoPE
-    returns      float32 [L, H, D]: softmax(q k' / sqrt(D)) v over a row's tokens up to each
+    max_seqlen   tokens of the longest row, or more. None: read from cu_seqlens, for which the CPU waits until
+                 the GPU has come so far
+    returns      [L, H, D], of q's dtype: softmax(q k' / sqrt(D)) v over a row's tokens up to each
 
-    Rows of more than 128 tokens go to PyTorch's own attention; the first time, a warning says so.
+    Arithmetic is float32's, or float64's for float64; results are rounded once, to nearest even, on the CPU.
+    Rows of more than 128 tokens go to PyTorch's own attention; the first time, a warning says so. A faulty
+    cu_seqlens is a ValueError, but on a GPU with a max_seqlen of at most 128 it is never read back: there the
+    caller vouches that it ascends from 0 to L in steps of at most max_seqlen.
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
-        expect(name, x, [torch.float32], 3)
-        _cpu(x)
+        expect(name, x, _DTYPES if x is q else [q.dtype], 3)
         if x.shape != q.shape:
             raise ValueError(f"{name}: expected the shape of q, {list(q.shape)}, got {list(x.shape)}")
-    if q.shape[2] % 8 or not 8 <= q.shape[2] <= 128:
-        raise ValueError(f"q: expected a head size that is a multiple of 8 from 8 to 128, got {q.shape[2]}")
+        if x.device != q.device:
+            raise ValueError(f"{name}: expected the device of q, {q.device}, got {x.device}")
     expect("cu_seqlens", cu_seqlens, [torch.int32], 1)
-    _cpu(cu_seqlens)
+    if cu_seqlens.device != q.device:
+        raise ValueError(f"cu_seqlens: expected the device of q, {q.device}, got {cu_seqlens.device}")
+    if len(cu_seqlens) == 0:
+        raise ValueError("cu_seqlens: expected an entry more than there are rows, got none")
+    if max_seqlen is not None and max_seqlen < 0:
+        raise ValueError(f"max_seqlen: expected a number of tokens, or None, got {max_seqlen}")
+    if q.dtype == torch.float64 and _on_gpu(q):
+        raise TypeError("q: expected float32, bfloat16 or float16 on a GPU, got torch.float64")
+    size, step = q.shape[2], 16 if _on_gpu(q) else 8
+    if size % step or not step <= size <= 128:
+        expected = f"q: expected a head size that is a multiple of {step} from {step} to 128"
+        raise ValueError(f"{expected}, got {size} on {q.device}")
     _base(rope_base)
-    return _Attention.apply(q, k, v, cu_seqlens, rope_base)
+    return _Attention.apply(q, k, v, cu_seqlens, rope_base, max_seqlen)
 
 
 def attention_forward(
     q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None = 10_000.0, *,
-    out: Tensor | None = None, threads: int | None = None,
+    out: Tensor | None = None, max_seqlen: int | None = None, threads: int | None = None,
 ) -> Tensor:  # fmt: skip
     """`attention` into `out` [L, H, D]; a row of more than 128 tokens is a ValueError.
 
-    Arrays may have any strides with a last one of 1.
+    Arrays may have any strides with a last one of 1. On a GPU max_seqlen must be given.
     """
-    _cpu(q)
     out = q.new_empty(q.shape) if out is None else out
-    core.attention_forward(q, k, v, cu_seqlens, _base(rope_base), out, thread_count(threads))
+    if _on_gpu(q):
+        kernels = _triton(max_seqlen)
+        kernels.attention_forward(q, k, v, cu_seqlens, _base(rope_base), max_seqlen, out)
+    else:
+        core.attention_forward(q, k, v, cu_seqlens, _base(rope_base), out, thread_count(threads))
     return out
 
 
 def attention_backward(
     grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None = 10_000.0,
-    *, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, threads: int | None = None,
+    *, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, max_seqlen: int | None = None,
+    threads: int | None = None,
 ) -> None:  # fmt: skip
     """Sets grad_q, grad_k, grad_v [L, H, D]. Of the forward pass nothing is needed but its inputs."""
-    grads = grad_q, grad_k, grad_v
-    _cpu(q)
-    core.attention_backward(grad_out, q, k, v, cu_seqlens, _base(rope_base), *grads, thread_count(threads))
+    inputs, grads = (grad_out, q, k, v, cu_seqlens, _base(rope_base)), (grad_q, grad_k, grad_v)
+    if _on_gpu(q):
+        _triton(max_seqlen).attention_backward(*inputs, max_seqlen, *grads)
+    else:
+        core.attention_backward(*inputs, *grads, thread_count(threads))
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(q, k, v, cu_seqlens, rope_base):
-        return torch.ops.worldfast.attention(q, k, v, cu_seqlens, rope_base)
+    def forward(q, k, v, cu_seqlens, rope_base, max_seqlen):
+        return torch.ops.worldfast.attention(q, k, v, cu_seqlens, rope_base, max_seqlen)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, ctx.rope_base = inputs
+        *tensors, ctx.rope_base, ctx.max_seqlen = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, grad_out):
-        grad = _AttentionBackward.apply(grad_out, *ctx.saved_tensors, ctx.rope_base)  # [L, 3, H, D]
-        return *grad.unbind(1), None, None
+        grad = _AttentionBackward.apply(grad_out, *ctx.saved_tensors, ctx.rope_base, ctx.max_seqlen)
+        return *grad.unbind(1), None, None, None  # of [L, 3, H, D]
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
@@ -102,8 +126,8 @@ class _Attention(torch.autograd.Function):
 
 class _AttentionBackward(torch.autograd.Function):
     @staticmethod
-    def forward(grad_out, q, k, v, cu_seqlens, rope_base):
-        return torch.ops.worldfast.attention_backward(grad_out, q, k, v, cu_seqlens, rope_base)
+    def forward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
+        return torch.ops.worldfast.attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -121,76 +145,98 @@ class _AttentionBackward(torch.autograd.Function):
 
 def _fold(batch: int, in_dims, inputs) -> list:
     """A batch of packed rows is packed rows: [B, L, ...] -> [B L, ...], with one cu_seqlens for all."""
-    *tensors, rope_base = inputs
+    *tensors, rope_base, max_seqlen = inputs
     *tensors, cu_seqlens = (
         x.expand(batch, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, in_dims)
     )
     tokens = tensors[0].shape[1]
-    if (cu_seqlens[:, -1] != tokens).any():
+    if not _vouched(cu_seqlens, max_seqlen) and (cu_seqlens[:, -1] != tokens).any():
         raise ValueError(f"cu_seqlens: expected {tokens}, the number of tokens, as last entry of each")
     first = torch.arange(batch, dtype=torch.int32, device=cu_seqlens.device)[:, None] * tokens
     last = torch.full((1,), batch * tokens, dtype=torch.int32, device=cu_seqlens.device)
     cu_seqlens = torch.cat([(cu_seqlens[:, :-1] + first).flatten(), last])  # [B R + 1]
-    return [*(x.flatten(0, 1) for x in tensors), cu_seqlens, rope_base]
+    return [*(x.flatten(0, 1) for x in tensors), cu_seqlens, rope_base, max_seqlen]
 
 
-def _attention(q, k, v, cu_seqlens, rope_base):
+def _attention(q, k, v, cu_seqlens, rope_base, max_seqlen):
     out = q.new_empty(q.shape)
-    for rows, part, short in _stretches(cu_seqlens, len(q)):
+    for rows, part, longest in _stretches(cu_seqlens, len(q), max_seqlen):
         inputs = [_readable(x[part]) for x in (q, k, v)]
-        if short:
-            attention_forward(*inputs, rows, rope_base, out=out[part])
-        else:
+        if rows is None:
             out[part] = _long_row(*inputs, rope_base)
+        else:
+            attention_forward(*inputs, rows, rope_base, out=out[part], max_seqlen=longest)
     return out
 
 
-def _attention_backward(grad_out, q, k, v, cu_seqlens, rope_base):
+def _attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
     grad = q.new_empty(len(q), 3, *q.shape[1:])
-    for rows, part, short in _stretches(cu_seqlens, len(q)):
-        g, *inputs = (_readable(x[part]) for x in (grad_out, q, k, v))
-        if short:
-            grad_q, grad_k, grad_v = grad[part].unbind(1)
-            attention_backward(g, *inputs, rows, rope_base, grad_q=grad_q, grad_k=grad_k, grad_v=grad_v)
+    for rows, part, longest in _stretches(cu_seqlens, len(q), max_seqlen):
+        inputs = [_readable(x[part]) for x in (grad_out, q, k, v)]
+        if rows is None:
+            grad[part] = torch.stack(_long_row_backward(*inputs, rope_base), 1)
         else:
-            with torch.enable_grad():
-                inputs = [x.requires_grad_() for x in inputs]
-                grad[part] = torch.stack(torch.autograd.grad(_long_row(*inputs, rope_base), inputs, g), 1)
+            grads = dict(zip(("grad_q", "grad_k", "grad_v"), grad[part].unbind(1)))
+            attention_backward(*inputs, rows, rope_base, **grads, max_seqlen=longest)
     return grad
 
 
-def _stretches(cu_seqlens: Tensor, tokens: int):
-    """(cu_seqlens from 0, tokens, whether short) of each stretch of short rows and of each long row."""
-    limit = core.attention_row_limit
-    long = (cu_seqlens.diff() > limit).nonzero().flatten().tolist()
-    if not long:  # as nearly always; a faulty cu_seqlens goes to the native core, which says what is wrong
-        yield cu_seqlens, slice(None), True
+def _vouched(cu_seqlens: Tensor, max_seqlen: int | None) -> bool:
+    """Whether rows are taken on trust, so that nothing waits for a GPU."""
+    return _on_gpu(cu_seqlens) and max_seqlen is not None and max_seqlen <= core.attention_row_limit
+
+
+def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
+    """(cu_seqlens from 0, its tokens, its longest row) of each stretch of short rows, and (None, its tokens,
+    their number) of each long row."""
+    cu_seqlens, limit = cu_seqlens.contiguous(), core.attention_row_limit
+    if _vouched(cu_seqlens, max_seqlen):
+        yield cu_seqlens, slice(None), max_seqlen
+        return
+    starts = cu_seqlens.numpy(force=True)
+    lengths = np.diff(starts)
+    if starts[0] != 0 or starts[-1] != tokens or lengths.min(initial=0) < 0:
+        raise ValueError(
+            f"cu_seqlens: expected token offsets that ascend from 0 to {tokens}, the tokens of q, got "
+            f"{np.array2string(starts, threshold=12)}"
+        )
+    longest = int(lengths.max(initial=0))
+    if max_seqlen is not None and longest > max_seqlen:
+        raise ValueError(
+            f"max_seqlen: expected at least {longest}, the longest row's tokens, got {max_seqlen}"
+        )
+    if longest <= limit:  # as nearly always
+        yield cu_seqlens, slice(None), longest
         return
     _say_long(limit)
-    if (cu_seqlens.diff() < 0).any() or cu_seqlens[0] != 0 or cu_seqlens[-1] != tokens:
-        raise ValueError(
-            f"cu_seqlens: expected token offsets that ascend from 0 to {tokens}, the tokens of q"
-        )
-    next_row = 0
-    for row in [*long, len(cu_seqlens) - 1]:
-        begin, end = int(cu_seqlens[next_row]), int(cu_seqlens[row])
-        yield cu_seqlens[next_row : row + 1] - begin, slice(begin, end), True
-        if row < len(cu_seqlens) - 1:
-            yield None, slice(end, int(cu_seqlens[row + 1])), False
-        next_row = row + 1
+    first = 0
+    for row in [*np.flatnonzero(lengths > limit).tolist(), len(lengths)]:
+        begin, end = int(starts[first]), int(starts[row])
+        yield cu_seqlens[first : row + 1] - begin, slice(begin, end), limit
+        if row < len(lengths):
+            yield None, slice(end, int(starts[row + 1])), int(lengths[row])
+        first = row + 1
 
 
 def _long_row(q, k, v, rope_base):
     """Attention of one row [T, H, D] by PyTorch."""
     if rope_base:
         half = q.shape[2] // 2
-        rate = torch.arange(half, dtype=torch.float64).div(-half).mul(math.log(rope_base)).exp()
-        angle = torch.arange(len(q), dtype=torch.float64)[:, None, None] * rate  # [T, 1, D/2]
+        position = torch.arange(max(half, len(q)), dtype=torch.float64, device=q.device)
+        rate = position[:half].div(-half).mul(math.log(rope_base)).exp()
+        angle = position[: len(q), None, None] * rate  # [T, 1, D/2]
         cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
         pairs = (x.split(half, -1) for x in (q, k))
         q, k = (torch.cat([a * cos - b * sin, b * cos + a * sin], -1) for a, b in pairs)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H, T, D]
-    return scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)
+    with torch.autocast(q.device.type, enabled=False):
+        return scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)
+
+
+def _long_row_backward(grad_out, q, k, v, rope_base):
+    with torch.enable_grad():
+        inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+        return torch.autograd.grad(_long_row(*inputs, rope_base), inputs, grad_out)
 
 
 @functools.cache
@@ -204,36 +250,52 @@ def _readable(x: Tensor) -> Tensor:
 
 
 _library = torch.library.Library("worldfast", "DEF")
-_inputs = "Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, float? rope_base"
+_inputs = "Tensor q, Tensor k, Tensor v, Tensor cu_seqlens, float? rope_base, SymInt? max_seqlen"
 _library.define(f"attention({_inputs}) -> Tensor")
 _library.define(f"attention_backward(Tensor grad_out, {_inputs}) -> Tensor")
-_library.impl("attention", _attention, "CPU")
-_library.impl("attention_backward", _attention_backward, "CPU")
+for _device in ("CPU", "CUDA"):
+    _library.impl("attention", _attention, _device)
+    _library.impl("attention_backward", _attention_backward, _device)
 
 
 @torch.library.register_fake("worldfast::attention", lib=_library)
-def _(q, k, v, cu_seqlens, rope_base):
+def _(q, k, v, cu_seqlens, rope_base, max_seqlen):
     return q.new_empty(q.shape)
 
 
 @torch.library.register_fake("worldfast::attention_backward", lib=_library)
-def _(grad_out, q, k, v, cu_seqlens, rope_base):
+def _(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
     return q.new_empty(q.shape[0], 3, *q.shape[1:])
 
 
 # ---- checks; the native core makes the others ----
 
+_DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
+
 
 def _base(rope_base: float | None) -> float:
     if rope_base is None:
         return 0.0
-    if not (math.isfinite(rope_base) and rope_base > 0):
+    if not 0 < rope_base < math.inf:
         raise ValueError(f"rope_base: expected a positive number, or None for no RoPE, got {rope_base}")
     return float(rope_base)
 
 
-def _cpu(x: Tensor) -> None:
-    if x.device.type != "cpu":
+def _on_gpu(x: Tensor) -> bool:
+    if x.device.type not in ("cpu", "cuda", "meta"):
         raise NotImplementedError(
-            f"{x.device.type}: this kernel is built for the CPU only; move its tensors there"
+            f"{x.device.type}: attention is built for the CPU and CUDA; move its tensors"
         )
+    return x.device.type == "cuda"
+
+
+def _triton(max_seqlen: int | None):
+    """The kernels of a GPU, for rows of at most max_seqlen tokens."""
+    limit = core.attention_row_limit
+    if max_seqlen is None or not 0 <= max_seqlen <= limit:
+        raise ValueError(f"max_seqlen: expected 0 to {limit}, the longest row's tokens, got {max_seqlen}")
+    try:
+        from worldfast.kernels import attention as kernels
+    except ModuleNotFoundError as error:
+        raise ImportError("attention on a GPU needs Triton 3.4 or later: pip install triton") from error
+    return kernels
