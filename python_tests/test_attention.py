@@ -327,6 +327,7 @@ def test_compile(dtype, dynamic, max_seqlen):
         assert torch.equal(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:attention. rows of more than 128")
 def test_autocast_changes_nothing():
     inputs = packed([3, 40, 129])
     expected = both_ways(ops.attention, *inputs)
@@ -428,6 +429,7 @@ def test_nothing_waits_where_the_caller_vouches(gpu, monkeypatch):
         ops.attention(*qkv.unbind(1), cu_seqlens)
 
 
+@pytest.mark.filterwarnings("ignore:attention. rows of more than 128")
 def test_long_rows_on_a_gpu(gpu):
     qkv, grad_out, cu_seqlens = packed([33, 129, 2])
     for max_seqlen in (None, 200):
