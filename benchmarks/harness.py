@@ -141,6 +141,17 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def device_seconds(run: Callable[[], object], calls: int = 1) -> float:
+    """What one of `calls` calls in a row takes by the CUDA device's own clock."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(calls):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3 / calls
+
+
 def compare(contestants: list[Contestant], repeats: int, clock=seconds) -> dict[Contestant, np.ndarray]:
     """Seconds [repeats] that each takes for the whole work, measured in turns."""
     taken = {contestant: [] for contestant in contestants}
@@ -193,6 +204,13 @@ def run(benchmark, case, contestants, options, unit=MILLISECONDS, clock=seconds,
     show(case, found, unit.name)
     record(options.results, benchmark, case, found, unit.name, device)
     return found
+
+
+def run_on_device(benchmark, case, contestants, out, unit=MILLISECONDS, repeats=20, calls=1):
+    """`run` by the CUDA device's clock, each measurement of `calls` calls in a row, recorded in the folder `out`."""
+    options = argparse.Namespace(repeats=repeats, results=out / "results.csv")
+    clock = functools.partial(device_seconds, calls=calls)
+    return run(benchmark, case, contestants, options, unit, clock, torch.cuda.get_device_name())
 
 
 # ---- reporting ----

@@ -31,7 +31,8 @@ def attention_forward(
                    with a last one of 1
     cu_seqlens     int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]
     rope_base      base of RoPE, in which d turns with d + D/2; 0: no RoPE
-    longest        tokens of the longest row, at most 128; the result for a longer row is wrong
+    longest        tokens of the longest row, at most 128; the result for a longer row is wrong. Whatever stands in
+                   cu_seqlens, nothing beyond the L tokens is touched
 
     Runs on the current stream and never waits for the device, but for the first call of a base, head size and device,
     which puts a table there: a CUDA graph can be captured from the second one on.
@@ -48,7 +49,7 @@ def attention_backward(
 
 
 def _launch(kernel, inputs, cu_seqlens, rope_base, longest, outputs) -> None:
-    _, heads, size = inputs[0].shape
+    tokens, heads, size = inputs[0].shape
     rows = len(cu_seqlens) - 1
     if not rows or not longest:
         return
@@ -56,7 +57,7 @@ def _launch(kernel, inputs, cu_seqlens, rope_base, longest, outputs) -> None:
     angles = _angles(rope_base, size, inputs[0].device) if rope_base else None
     with torch.cuda.device_of(inputs[0]):
         kernel[(rows,)](
-            *inputs, cu_seqlens, angles, *outputs, heads, *strides, **plan(inputs[0].dtype, size, longest)
+            *inputs, cu_seqlens, angles, *outputs, tokens, heads, *strides, **plan(inputs[0].dtype, size, longest)
         )
 
 
@@ -83,6 +84,14 @@ def _angles(rope_base: float, size: int, device: torch.device) -> Tensor:
     rate = rope_base ** -(torch.arange(size // 2, dtype=torch.float64) / (size // 2))  # [D/2]
     angle = torch.arange(LONGEST_ROW)[:, None] * rate  # [T, D/2]
     return torch.stack([angle.cos(), angle.sin()], 1).float().to(device)
+
+
+@triton.jit
+def _row(cu_seqlens, tokens):
+    """Where this program's row begins, and its length; within the tokens there are, whatever cu_seqlens says."""
+    begin = tl.minimum(tl.maximum(tl.load(cu_seqlens + tl.program_id(0)), 0), tokens)
+    end = tl.minimum(tl.load(cu_seqlens + tl.program_id(0) + 1), tokens)
+    return begin.to(tl.int64), end - begin
 
 
 @triton.jit
@@ -142,12 +151,11 @@ def _probabilities(score, i, j, scale):
 
 @triton.jit
 def _forward(
-    q, k, v, cu_seqlens, angles, out, heads,
+    q, k, v, cu_seqlens, angles, out, tokens, heads,
     q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    begin = tl.load(cu_seqlens + tl.program_id(0)).to(tl.int64)
-    length = (tl.load(cu_seqlens + tl.program_id(0) + 1) - begin).to(tl.int32)
+    begin, length = _row(cu_seqlens, tokens)
     q += begin * q_token
     k += begin * k_token
     v += begin * v_token
@@ -171,13 +179,12 @@ def _forward(
 
 @triton.jit
 def _backward(
-    grad_out, q, k, v, cu_seqlens, angles, grad_q, grad_k, grad_v, heads,
+    grad_out, q, k, v, cu_seqlens, angles, grad_q, grad_k, grad_v, tokens, heads,
     grad_out_token, grad_out_head, q_token, q_head, k_token, k_head, v_token, v_head,
     grad_q_token, grad_q_head, grad_k_token, grad_k_head, grad_v_token, grad_v_head,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    begin = tl.load(cu_seqlens + tl.program_id(0)).to(tl.int64)
-    length = (tl.load(cu_seqlens + tl.program_id(0) + 1) - begin).to(tl.int32)
+    begin, length = _row(cu_seqlens, tokens)
     grad_out += begin * grad_out_token
     q += begin * q_token
     k += begin * k_token

@@ -186,7 +186,7 @@ def test_a_part_that_fails_is_reported(load, tmp_path, capsys):
 )
 def test_faults_of_attention_are_found(load, monkeypatch, fault):
     """The checks of the GPU's kernel, on the CPU, of PyTorch's own attention with a fault put in."""
-    gpu = load("gpu")
+    gpu = load("gpu_attention")
     calls = []
 
     def attention(q, k, v, cu_seqlens, max_seqlen):

@@ -160,11 +160,24 @@ ALL = [*MATRIX_UNITS, ("fp32", 32, 64, 90)]
 
 def build(kernel, dtype, size, longest, arch):
     options = kernels.plan({"fp32": torch.float32}.get(dtype), size, longest)
-    types = {"cu_seqlens": "*i32:16", "angles": "*fp32:16", "heads": "i32"}
+    types = {"cu_seqlens": "*i32:16", "angles": "*fp32:16", "tokens": "i32", "heads": "i32"}
     types |= {name: f"*{dtype}:16" for name in ("q", "k", "v", "grad_out", *NAMES)}
     types |= {name: "i32:16" for name in kernel.arg_names if name.endswith(("_token", "_head"))}
     tiles = {name: value for name, value in options.items() if name in kernel.arg_names}
     return Build(kernel, types, tiles, arch, options["num_warps"], options["num_stages"])
+
+
+def test_nothing_beyond_the_tokens_is_touched():
+    """A cu_seqlens that lies: the rows that are not there are not read, nor what stands behind them written."""
+    qkv, grad_out, _ = packed([20, 20, 20])
+    inside = slice(20, 40)
+    out, grad = torch.full_like(grad_out, torch.nan), torch.full_like(qkv, torch.nan)
+    cu_seqlens = torch.tensor([-7, 20, 60], dtype=torch.int32, device=DEVICE)
+    inputs = *qkv[inside].unbind(1), cu_seqlens, 10_000.0, 20
+    kernels.attention_forward(*inputs, out[inside])
+    kernels.attention_backward(grad_out[inside], *inputs, *grad[inside].unbind(1))
+    for x in (out, grad):
+        assert x[:20].isnan().all() and x[40:].isnan().all() and x[inside].isfinite().all()
 
 
 @needs_compiler

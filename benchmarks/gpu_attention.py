@@ -1,0 +1,201 @@
+"""Attention on a GPU: right, deterministic and deaf to its neighbours, then beside all that PyTorch has."""
+
+import itertools
+import traceback
+from dataclasses import replace
+
+import torch
+from attention import relative_error, rotate, rotation
+from harness import Contestant, copying, run_on_device, verify
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+import worldfast as wf
+
+DEVICE = "cuda"
+BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
+LENGTHS = {str(n): [n] * max(4, 256 // n) for n in (1, 2, 31, 33, 57, 64, 127)}
+RESULTS = ("out", "grad_q", "grad_k", "grad_v")
+LENGTHS["mixed"] = [25, 1, 57, 0, 33, 128, 2, 40, 31, 17]
+
+
+def plain_attention(q, k, v, cu_seqlens):
+    """Row by row through PyTorch's math path, in the dtype of q, on its device."""
+    ends = cu_seqlens.tolist()
+    cos, sin = rotation(torch.arange(128, device=q.device), q.shape[-1], q.dtype)  # [T, D]
+    cos, sin = cos[:, None], sin[:, None]
+    out = []
+    for begin, end in itertools.pairwise(ends):
+        turned = [rotate(x[begin:end], cos[: end - begin], sin[: end - begin]) for x in (q, k)]
+        row = [x.transpose(0, 1) for x in (*turned, v[begin:end])]  # [H, T, D]
+        with sdpa_kernel(SDPBackend.MATH):
+            out.append(scaled_dot_product_attention(*row, is_causal=True).transpose(0, 1))
+    return torch.cat(out)
+
+
+def step(attention, inputs, grad_out):
+    """Output, and gradients of q, k, v."""
+    out = attention(*inputs)
+    return out.detach(), *torch.autograd.grad(out, inputs, grad_out)
+
+
+def verify_attention(dtype, head_size, lengths):
+    """Faults found, and the largest of the errors over those of PyTorch's math path in the same dtype.
+
+    Faults are errors above twice those of the math path, by float64 on the CPU; bits that differ between two
+    runs; NaN that leaves its row.
+    """
+    torch.manual_seed(0)
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0).int()
+    qkv = torch.randn(3, int(cu_seqlens[-1]), 2, head_size).to(dtype)
+    grad_out = torch.randn(qkv.shape[1:]).to(dtype)
+    there = cu_seqlens.to(DEVICE)
+
+    def ours(q, k, v):
+        return wf.attention(q, k, v, there, max_seqlen=max(lengths))
+
+    def leaves(qkv):
+        return [x.detach().clone().requires_grad_() for x in qkv]
+
+    def plainly(qkv, grad_out):
+        return step(lambda *inputs: plain_attention(*inputs, cu_seqlens), leaves(qkv), grad_out)
+
+    on_device, grad_there = qkv.to(DEVICE), grad_out.to(DEVICE)
+    exact = plainly(qkv.double(), grad_out.double())
+    plain = plainly(on_device, grad_there)
+    found, again = (step(ours, leaves(on_device), grad_there) for _ in range(2))
+    poisoned = on_device.clone()
+    poisoned[:, : lengths[0]] = float("nan")
+    others = step(ours, leaves(poisoned), grad_there)
+    faults, worst = [], 0.0
+    for name, e, p, f, a, o in zip(RESULTS, exact, plain, found, again, others, strict=True):
+        error, usual = ((x.cpu().double() - e).abs().max() for x in (f, p))
+        rounding = torch.finfo(dtype).eps / 2 * e.abs().max()
+        worst = max(worst, float(error / usual.clamp_min(rounding)))
+        if not error <= 2 * usual + rounding:
+            faults.append(f"{name} errs by {error:.2e}, PyTorch by {usual:.2e}")
+        if not torch.equal(f, a):
+            faults.append(f"{name} differs between two runs")
+        if not torch.equal(f[lengths[0] :], o[lengths[0] :]):
+            faults.append(f"{name} of other rows changes with NaN in the first")
+    return faults, worst
+
+
+def attention(out):
+    """Errors of every dtype and head size, then times beside PyTorch's, into the folder `out`."""
+    faults = []
+    for dtype in (F32, BF16, F16):
+        name = str(dtype).removeprefix("torch.")
+        ratios = []
+        for head_size in (16, 32, 64):
+            for case in LENGTHS if head_size == 32 else ["mixed"]:
+                found, worst = verify_attention(dtype, head_size, LENGTHS[case])
+                ratios.append(worst)
+                faults += [f"{name}, head size {head_size}, lengths {case}: {fault}" for fault in found]
+        print(f"{name}: errors at most {max(ratios):.2f} times those of PyTorch's math path", flush=True)
+    print("\n".join(faults[:20]), flush=True)
+    for rope in (True, False):
+        time_attention(out, rope)
+    assert not faults, f"{len(faults)} faults, the first: {faults[0]}"
+
+
+def replayed(call):
+    """A call recorded as a CUDA graph: the device's time without the launches'."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+
+    def replay():
+        graph.replay()
+        return result
+
+    return replay
+
+
+def peers(cos, sin, rope, tokens):
+    """(name, attention of [R, H, T, D]) of what PyTorch has."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def turn(q, k):
+        return rotate(q, cos, sin), rotate(k, cos, sin)
+
+    turned = torch.compile(turn) if rope else lambda q, k: (q, k)
+    for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
+
+        def attend(q, k, v, name=name):
+            with sdpa_kernel(SDPBackend.__members__[name]):
+                return scaled_dot_product_attention(*turned(q, k), v, is_causal=True)
+
+        yield f"SDPA, {name}", attend
+
+    def causal(row, head, query, key):
+        return query >= key
+
+    mask = create_block_mask(causal, None, None, tokens, tokens, device=DEVICE)
+    flex = torch.compile(flex_attention)
+    yield "FlexAttention, compiled", lambda q, k, v: flex(*turned(q, k), v, block_mask=mask)
+
+
+def tried(peer, prepare):
+    """What `prepare` gives; None where the peer cannot do it, which is said."""
+    try:
+        return prepare()
+    except Exception as problem:  # noqa: BLE001 whatever it is, it is the peer's, and is said
+        traceback.print_exc()
+        first = str(problem).strip().partition("\n")[0][:150]
+        print(f"left out: {peer.name}: {type(problem).__name__}: {first}")
+        return None
+
+
+def time_attention(out, rope, rows=2_048, tokens=40, heads=4, size=32, dtype=BF16):
+    torch.manual_seed(1)
+    *qkv, grad = (torch.randn(rows, heads, tokens, size, device=DEVICE).to(dtype) for _ in range(4))
+    cos, sin = rotation(torch.arange(tokens, device=DEVICE), size, F64)
+
+    def exactly(q, k, v):
+        turned = (rotate(q, cos, sin), rotate(k, cos, sin)) if rope else (q, k)
+        with sdpa_kernel(SDPBackend.MATH):
+            return scaled_dot_product_attention(*turned, v, is_causal=True)
+
+    expected = step(exactly, [x.double().requires_grad_() for x in qkv], grad.double())
+    cu_seqlens = torch.arange(0, rows * tokens + 1, tokens, dtype=torch.int32, device=DEVICE)
+
+    def ours(q, k, v):
+        return wf.attention(q, k, v, cu_seqlens, 10_000.0 if rope else None, max_seqlen=tokens)
+
+    def packed(x):
+        """[R, H, T, D] -> [L, H, D]"""
+        return x.transpose(1, 2).reshape(rows * tokens, heads, size).contiguous()
+
+    # q, k, v and the gradient of out read, out and three gradients written, q, k, v and out read once more
+    limits = (copying(12 * rows * tokens * heads * size * torch.finfo(dtype).bits / 8, DEVICE),)
+
+    def contestant(name, attend, layout):
+        """One with arrays in its own layout."""
+        inputs, given = [layout(x).clone().requires_grad_() for x in qkv], layout(grad)
+        right = [layout(x) for x in expected]
+        return Contestant(
+            name,
+            lambda: step(attend, inputs, given),
+            lambda found: relative_error(found, right),
+            3e-2,
+            limits=limits,
+        )
+
+    worldfast = contestant("worldfast", ours, packed)
+    others = [contestant(*peer, torch.clone) for peer in peers(cos.to(dtype), sin.to(dtype), rope, tokens)]
+    others = [peer for peer in others if tried(peer, lambda peer=peer: verify([peer]))]
+    work = "forward and backward, " + ("RoPE by compiled PyTorch for the peers" if rope else "no RoPE")
+    case = f"{rows:,} rows of {tokens}, {heads} heads of {size}, bfloat16, {work}"
+    run_on_device("attention", f"{case}, as called", [worldfast, *others], out, calls=20)
+    graphs = [replace(worldfast, run=replayed(worldfast.run))]
+    for peer in others:
+        if graph := tried(peer, lambda peer=peer: replayed(peer.run)):
+            graphs.append(replace(peer, run=graph))
+    run_on_device("attention", f"{case}, replayed from CUDA graphs", graphs, out, calls=20)
