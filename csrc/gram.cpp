@@ -7,119 +7,17 @@
 #include <utility>
 
 #include "parallel.h"
-#include "simd.h"
+#include "product.h"
 
 namespace worldfast {
 namespace {
 
-constexpr int64_t edge = 64;    // lines to a side of a tile: a tile of each of 60 representations is 1 MB
-constexpr int64_t chain = 128;  // terms to a chain of sums; two strips of that depth stay in the first cache
-constexpr int64_t lanes = 16;   // partial sums
+constexpr int64_t shares = 16;  // of the work, each with sums of its own
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// ---- the tile kernel ----
-
-template <class T, int W> struct Vectors {
-    static constexpr int size = 4 * W / sizeof(T);
-    typedef T Vector __attribute__((vector_size(4 * W)));
-    typedef T Unaligned __attribute__((vector_size(4 * W), aligned(sizeof(T)), may_alias));
-};
-template <class T, int W> WORLDFAST_INLINE const typename Vectors<T, W>::Unaligned& vector_at(const T* p) {
-    return *reinterpret_cast<const typename Vectors<T, W>::Unaligned*>(p);
-}
-template <class T, int W> WORLDFAST_INLINE typename Vectors<T, W>::Unaligned& vector_at(T* p) {
-    return *reinterpret_cast<typename Vectors<T, W>::Unaligned*>(p);
-}
-template <class T, int W> WORLDFAST_INLINE double total_of(const typename Vectors<T, W>::Vector& x) {
+template <int L, class T> WORLDFAST_INLINE double total_of(const typename Lanes<L, T>::Float& x) {
     double sum = 0;
-    for (int i = 0; i < Vectors<T, W>::size; ++i) sum += static_cast<double>(x[i]);
+    for (int i = 0; i < L; ++i) sum += static_cast<double>(x[i]);
     return sum;
-}
-
-// A register tile: R lines of a by C lines of b, two vectors, in as many registers as there are. Meanwhile memory is
-// asked for what lies `ahead`, `step` bytes at a time.
-template <class T, int W> struct RegisterTile {
-    static constexpr int size = Vectors<T, W>::size, R = W == 16 ? 8 : 4, C = 2 * size;
-    static constexpr int64_t strip = Panel<T>::strip;
-    static constexpr int64_t step = 2 * R * C * sizeof(T) / edge;  // all of two strips of lines in the time of a tile
-
-    static WORLDFAST_INLINE void add(const T* a, const T* b, int64_t depth, T* out, bool more, const char* ahead) {
-        typename Vectors<T, W>::Vector sum[R][2] = {};
-        for (int64_t k = 0; k < depth; ++k, a += strip, b += strip, ahead += step) {
-            __builtin_prefetch(ahead, 0, 2);
-            const typename Vectors<T, W>::Vector b0 = vector_at<T, W>(b), b1 = vector_at<T, W>(b + size);
-            WORLDFAST_UNROLL
-            for (int r = 0; r < R; ++r) {
-                sum[r][0] += a[r] * b0;
-                sum[r][1] += a[r] * b1;
-            }
-        }
-        WORLDFAST_UNROLL
-        for (int r = 0; r < R; ++r) {
-            WORLDFAST_UNROLL
-            for (int c = 0; c < 2; ++c) {
-                T* to = out + r * edge + c * size;
-                if (more) sum[r][c] += vector_at<T, W>(to);
-                vector_at<T, W>(to) = sum[r][c];
-            }
-        }
-    }
-};
-
-// The strips in which a tile's lines begin, how many lines there are (with the whole of the last strip), and how deep.
-template <class T> struct Strips {
-    const T *a, *b;
-    int64_t a_lines, b_lines, depth;
-    bool lower = false;  // a tile on the diagonal, of which what is above it is not needed
-};
-
-// out [edge, edge] = the products over depth [from, to) of lines a with lines b; `next` are the strips of the next tile.
-template <class T, int W>
-WORLDFAST_INLINE void product_tile(const Strips<T>& strips, int64_t from, int64_t to, T* out, const Strips<T>& next) {
-    using Tile = RegisterTile<T, W>;
-    const auto line = [&strips](const T* first, int64_t i, int64_t k) {
-        return first + (i / Tile::strip * strips.depth + k) * Tile::strip + i % Tile::strip;
-    };
-    int64_t done = 0;
-    for (int64_t k = from; k < to; k += chain)
-        for (int64_t j = 0; j < strips.b_lines; j += Tile::C)
-            for (int64_t i = 0; i < strips.a_lines; i += Tile::R, ++done) {
-                if (strips.lower && i + Tile::R <= j) continue;
-                const char* ahead = reinterpret_cast<const char*>(done % 2 ? next.a : next.b);
-                Tile::add(line(strips.a, i, k), line(strips.b, j, k), std::min(chain, to - k), out + i * edge + j,
-                          k > from, ahead + done / 2 * chain * Tile::step);
-            }
-}
-
-template <class T> struct Exponent;  // of 2^x by the bits of x + magic, and the terms of its series
-template <> struct Exponent<float> {
-    using Bits = uint32_t;
-    static constexpr float magic = 12582912.0f, smallest = -126.0f;  // 1.5 * 2^23
-    static constexpr int bias = 127, mantissa = 23, terms = 7;
-};
-template <> struct Exponent<double> {
-    using Bits = uint64_t;
-    static constexpr double magic = 6755399441055744.0, smallest = -1022.0;  // 1.5 * 2^52
-    static constexpr int bias = 1023, mantissa = 52, terms = 13;
-};
-
-// x <- 2^x for x below 1: the integer part by the exponent, the rest, at most 1/2, by the series of e^(x ln 2).
-template <class T, int W> WORLDFAST_INLINE void power_of_two(typename Vectors<T, W>::Vector& x) {
-    using E = Exponent<T>;
-    typedef typename E::Bits Bits __attribute__((vector_size(4 * W)));
-    using Vector = typename Vectors<T, W>::Vector;
-    const Vector shifted = x + E::magic;
-    const Vector rest = (x - (shifted - E::magic)) * static_cast<T>(0.693147180559945309);
-    Vector series = Vector{} + 1;
-    WORLDFAST_UNROLL
-    for (int k = E::terms; k > 0; --k) series = series * rest * (T(1) / k) + 1;
-    Bits bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + E::bias) << E::mantissa;
-    Vector power;
-    std::memcpy(&power, &bits, sizeof power);
-    x = x < E::smallest ? Vector{} : series * power;
 }
 
 // ---- Gram of Grams ----
@@ -135,9 +33,9 @@ template <class T> struct TileWork {
     int64_t n;
     const double* gamma;  // null: the linear kernel alone
     double shift;
-    double* linear;    // [lanes, M, M], or null
-    double* rbf;       // [lanes, M, M]
-    double* row_sums;  // [lanes, M, n]
+    double* linear;    // [shares, M, M], or null
+    double* rbf;       // [shares, M, M]
+    double* row_sums;  // [shares, M, n]
     std::vector<Place> tiles;
 
     bool same() const { return &p == &q; }
@@ -160,16 +58,16 @@ std::vector<Place> places(int64_t rows, int64_t columns, bool same) {
 template <class T, int W>
 WORLDFAST_INLINE void rbf_tile(const T* products, double gamma, double shift, const double* row_norms, int64_t rows,
                                const double* column_norms, int64_t columns, T* out) {
-    constexpr int size = Vectors<T, W>::size;
+    constexpr int L = lanes_of<T, W>;
     const T rate = static_cast<T>(gamma * 1.44269504088896341), offset = static_cast<T>(shift);
     alignas(64) T norms[edge] = {};
     for (int64_t j = 0; j < columns; ++j) norms[j] = static_cast<T>(column_norms[j]);
     for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < edge; j += size) {
-            typename Vectors<T, W>::Vector x = vector_at<T, W>(products + i * edge + j);
-            x = (x + x - static_cast<T>(row_norms[i]) - vector_at<T, W>(norms + j)) * rate;
-            power_of_two<T, W>(x);
-            vector_at<T, W>(out + i * edge + j) = x - offset;
+        for (int64_t j = 0; j < edge; j += L) {
+            typename Lanes<L, T>::Float x = at<L>(products + i * edge + j);
+            x = (x + x - static_cast<T>(row_norms[i]) - at<L>(norms + j)) * rate;
+            exp2_of<L, T>(x);
+            at<L>(out + i * edge + j) = x - offset;
         }
         std::fill(out + i * edge + columns, out + (i + 1) * edge, T{});
     }
@@ -178,43 +76,43 @@ WORLDFAST_INLINE void rbf_tile(const T* products, double gamma, double shift, co
 
 template <class T, int W>
 WORLDFAST_INLINE void add_row_sums(const T* tile, int64_t rows, int64_t columns, double* row_sums, double* column_sums) {
-    constexpr int size = Vectors<T, W>::size;
-    typename Vectors<T, W>::Vector down[edge / size] = {};
+    constexpr int L = lanes_of<T, W>;
+    typename Lanes<L, T>::Float down[edge / L] = {};
     for (int64_t i = 0; i < rows; ++i) {
-        typename Vectors<T, W>::Vector across{};
-        for (int64_t v = 0; v < edge / size; ++v) {
-            const typename Vectors<T, W>::Vector x = vector_at<T, W>(tile + i * edge + v * size);
+        typename Lanes<L, T>::Float across{};
+        for (int64_t v = 0; v < edge / L; ++v) {
+            const typename Lanes<L, T>::Float x = at<L>(tile + i * edge + v * L);
             across += x;
             down[v] += x;
         }
-        row_sums[i] += total_of<T, W>(across);
+        row_sums[i] += total_of<L, T>(across);
     }
     if (!column_sums) return;  // on the diagonal they are the row sums
-    for (int64_t j = 0; j < columns; ++j) column_sums[j] += static_cast<double>(down[j / size][j % size]);
+    for (int64_t j = 0; j < columns; ++j) column_sums[j] += static_cast<double>(down[j / L][j % L]);
 }
 
-// Sums of pairs of representations in one lane, eight to a pair: floats are widened as vectors and added up last.
+// Sums of pairs of representations in one share, eight to a pair: floats are widened as vectors and added up last.
 constexpr int64_t slots = 8;
 
 // sums[a, b] += weight * sum of tile a times tile b, b <= a, in blocks of B by B that fill the registers. A part of the
 // tiles at a time: those of B representations stay in the first cache while those of the others pass by.
 template <class T, int W>
 WORLDFAST_INLINE void add_products(const T* tiles, int64_t padded, double weight, double* sums) {
-    constexpr int B = W == 16 ? 4 : 2, size = Vectors<T, W>::size;
+    constexpr int B = W == 16 ? 4 : 2, L = lanes_of<T, W>;
     constexpr int64_t part = 4096 / sizeof(T);
-    using Vector = typename Vectors<T, W>::Vector;
+    using Vector = typename Lanes<L, T>::Float;
     for (int64_t k0 = 0; k0 < edge * edge; k0 += part) {
         for (int64_t a = 0; a < padded; a += B) {
             for (int64_t b = 0; b <= a; b += B) {
                 const T *left = tiles + a * edge * edge + k0, *right = tiles + b * edge * edge + k0;
                 Vector sum[B][B] = {};
-                for (int64_t k = 0; k < part; k += size) {
+                for (int64_t k = 0; k < part; k += L) {
                     Vector y[B];
                     WORLDFAST_UNROLL
-                    for (int j = 0; j < B; ++j) y[j] = vector_at<T, W>(right + j * edge * edge + k);
+                    for (int j = 0; j < B; ++j) y[j] = at<L>(right + j * edge * edge + k);
                     WORLDFAST_UNROLL
                     for (int i = 0; i < B; ++i) {
-                        const Vector x = vector_at<T, W>(left + i * edge * edge + k);
+                        const Vector x = at<L>(left + i * edge * edge + k);
                         WORLDFAST_UNROLL
                         for (int j = 0; j < B; ++j) sum[i][j] += x * y[j];
                     }
@@ -223,10 +121,10 @@ WORLDFAST_INLINE void add_products(const T* tiles, int64_t padded, double weight
                 for (int i = 0; i < B; ++i) {
                     WORLDFAST_UNROLL
                     for (int j = 0; j < B; ++j) {
-                        T lane[size];
-                        std::memcpy(lane, &sum[i][j], sizeof lane);
+                        T number[L];
+                        std::memcpy(number, &sum[i][j], sizeof number);
                         double* to = sums + ((a + i) * padded + b + j) * slots;
-                        for (int l = 0; l < size; ++l) to[l % slots] += weight * static_cast<double>(lane[l]);
+                        for (int l = 0; l < L; ++l) to[l % slots] += weight * static_cast<double>(number[l]);
                     }
                 }
             }
@@ -234,25 +132,25 @@ WORLDFAST_INLINE void add_products(const T* tiles, int64_t padded, double weight
     }
 }
 
-// What one lane has found, onto the sums of that lane [M, M].
+// What one share has found, onto its sums [M, M].
 inline void add_sums(const Aligned<double>& sums, int64_t padded, int64_t models, double* products) {
     for (int64_t a = 0; a < models; ++a)
         for (int64_t b = 0; b <= a; ++b)
             for (int64_t l = 0; l < slots; ++l) products[a * models + b] += sums.data()[(a * padded + b) * slots + l];
 }
 
-template <int W, class T> WORLDFAST_INLINE void tiles_of_lanes(const TileWork<T>& work, int64_t first, int64_t last) {
+template <int W, class T> WORLDFAST_INLINE void tiles_of_shares(const TileWork<T>& work, int64_t first, int64_t last) {
     const int64_t models = work.p.models(), padded = round_up(models, 4), area = edge * edge;
     const int64_t pairs = padded * padded * slots;
     Aligned<T> linear(padded * area), rbf(work.gamma ? padded * area : 0);
     Aligned<double> linear_sums(work.linear ? pairs : 0), rbf_sums(work.gamma ? pairs : 0);
     std::fill_n(linear.data(), padded * area, T{});  // beyond the last model they stay so
     if (work.gamma) std::fill_n(rbf.data(), padded * area, T{});
-    for (int64_t lane = first; lane < last; ++lane) {
+    for (int64_t share = first; share < last; ++share) {
         if (work.linear) std::fill_n(linear_sums.data(), pairs, 0.0);
         if (work.gamma) std::fill_n(rbf_sums.data(), pairs, 0.0);
-        double* row_sums = work.row_sums + lane * models * work.n;
-        for (size_t t = static_cast<size_t>(lane); t < work.tiles.size(); t += lanes) {
+        double* row_sums = work.row_sums + share * models * work.n;
+        for (size_t t = static_cast<size_t>(share); t < work.tiles.size(); t += shares) {
             const auto [row, column] = work.tiles[t];
             const bool diagonal = work.same() && row == column;
             const double weight = diagonal ? 1 : 2;
@@ -279,8 +177,8 @@ template <int W, class T> WORLDFAST_INLINE void tiles_of_lanes(const TileWork<T>
             if (work.linear) add_products<T, W>(linear.data(), padded, weight, linear_sums.data());
             if (work.gamma) add_products<T, W>(rbf.data(), padded, weight, rbf_sums.data());
         }
-        if (work.linear) add_sums(linear_sums, padded, models, work.linear + lane * models * models);
-        if (work.gamma) add_sums(rbf_sums, padded, models, work.rbf + lane * models * models);
+        if (work.linear) add_sums(linear_sums, padded, models, work.linear + share * models * models);
+        if (work.gamma) add_sums(rbf_sums, padded, models, work.rbf + share * models * models);
     }
 }
 
@@ -344,11 +242,11 @@ template <int W, class T> WORLDFAST_INLINE void squared_distances(const Distance
 
 // One instance for each instruction set and element; the module picks at run time.
 #define WORLDFAST_GRAM(T, suffix)                                                                                     \
-    WORLDFAST_DISPATCH(tiles_of_lanes_##suffix, tiles_of_lanes, (const TileWork<T>& work, int64_t first, int64_t last), \
+    WORLDFAST_DISPATCH(tiles_of_shares_##suffix, tiles_of_shares, (const TileWork<T>& work, int64_t first, int64_t last), \
                        (work, first, last))                                                                           \
     WORLDFAST_DISPATCH(feature_tiles_##suffix, feature_tiles, (const FeatureWork<T>& work), (work))                     \
     WORLDFAST_DISPATCH(squared_distances_##suffix, squared_distances, (const DistanceWork<T>& work), (work))          \
-    void run_lanes(const TileWork<T>& work, int64_t first, int64_t last) { tiles_of_lanes_##suffix(work, first, last); } \
+    void run_shares(const TileWork<T>& work, int64_t first, int64_t last) { tiles_of_shares_##suffix(work, first, last); } \
     void run(const FeatureWork<T>& work) { feature_tiles_##suffix(work); }                                           \
     void run(const DistanceWork<T>& work) { squared_distances_##suffix(work); }
 WORLDFAST_GRAM(float, float)
@@ -359,12 +257,12 @@ WORLDFAST_GRAM(double, double)
 template <class T>
 GramOfGrams<T>::GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, double shift)
     : models_(models), n_(n), shift_(shift) {
-    const size_t pairs = static_cast<size_t>(lanes * models * models);
+    const size_t pairs = static_cast<size_t>(shares * models * models);
     if (linear) linear_.resize(pairs);
     if (!gamma) return;
     gamma_.assign(gamma, gamma + models);
     rbf_.resize(pairs);
-    row_sums_.resize(static_cast<size_t>(lanes * models * n));
+    row_sums_.resize(static_cast<size_t>(shares * models * n));
 }
 
 template <class T>
@@ -380,15 +278,15 @@ void GramOfGrams<T>::add(const Panel<T>& p, int64_t p_start, const Panel<T>& q, 
                            shift_, linear_.empty() ? nullptr : linear_.data(),
                            rbf_.data(), row_sums_.data(),
                            places(p.rows(), q.rows(), &p == &q)};
-    parallel_for(lanes, 1, threads, [&](int64_t first, int64_t last) { run_lanes(work, first, last); });
+    parallel_for(shares, 1, threads, [&](int64_t first, int64_t last) { run_shares(work, first, last); });
 }
 
-template <class T> void GramOfGrams<T>::total(const std::vector<double>& by_lane, double* products) const {
+template <class T> void GramOfGrams<T>::total(const std::vector<double>& by_share, double* products) const {
     for (int64_t a = 0; a < models_; ++a)
         for (int64_t b = 0; b <= a; ++b) {
             double sum = 0;
-            for (int64_t lane = 0; lane < lanes; ++lane)
-                sum += by_lane[static_cast<size_t>((lane * models_ + a) * models_ + b)];
+            for (int64_t share = 0; share < shares; ++share)
+                sum += by_share[static_cast<size_t>((share * models_ + a) * models_ + b)];
             products[a * models_ + b] = products[b * models_ + a] = sum;
         }
 }
@@ -397,8 +295,8 @@ template <class T> void GramOfGrams<T>::rbf(double* products, double* row_sums) 
     total(rbf_, products);
     const int64_t size = models_ * n_;
     std::fill_n(row_sums, size, 0.0);
-    for (int64_t lane = 0; lane < lanes; ++lane)
-        for (int64_t i = 0; i < size; ++i) row_sums[i] += row_sums_[static_cast<size_t>(lane * size + i)];
+    for (int64_t share = 0; share < shares; ++share)
+        for (int64_t i = 0; i < size; ++i) row_sums[i] += row_sums_[static_cast<size_t>(share * size + i)];
 }
 
 template <class T>

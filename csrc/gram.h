@@ -10,7 +10,7 @@
 //
 // Both are fed with panels, blocks of rows of all M representations, so that neither the rows nor a copy of them
 // need fit in memory. Tiles are computed in T, float or double; sums over tiles are double. Work is divided into a
-// fixed number of lanes, and lanes are added up in order: results do not depend on the number of threads.
+// fixed number of shares, whose sums are added up in order: results do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -36,12 +36,12 @@ public:
     void rbf(double* products, double* row_sums) const;                // [M, M], [M, n]
 
 private:
-    void total(const std::vector<double>& lanes, double* products) const;
+    void total(const std::vector<double>& by_share, double* products) const;
 
     int64_t models_, n_;
     std::vector<double> gamma_;
     double shift_;
-    std::vector<double> linear_, rbf_, row_sums_;  // by lane
+    std::vector<double> linear_, rbf_, row_sums_;  // by share
 };
 
 // A tile of X_a' X_b, by its first feature of each.

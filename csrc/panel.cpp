@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "float16.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -12,38 +13,11 @@ namespace {
 
 // ---- reading ----
 
-struct Half {
-    uint16_t bits;
-};
-struct Bfloat {
-    uint16_t bits;
-};
-
-WORLDFAST_INLINE double value(float x) { return x; }
-WORLDFAST_INLINE double value(double x) { return x; }
-WORLDFAST_INLINE double value(Bfloat x) {
-    const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
-}
-WORLDFAST_INLINE double value(Half x) {
-    uint32_t bits = static_cast<uint32_t>(x.bits & 0x7fff) << 13;
-    float f;
-    std::memcpy(&f, &bits, sizeof f);
-    f *= 0x1p112f;  // from the bias of 15 to that of 127; denormals come out right
-    std::memcpy(&bits, &f, sizeof f);
-    if (f >= 0x1p16f) bits |= 0x7f800000;  // infinity and NaN stay so
-    bits |= static_cast<uint32_t>(x.bits & 0x8000) << 16;
-    std::memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
 // Calls f with the address of the first element as what it is.
 template <class F> WORLDFAST_INLINE void with_elements(const Rows& rows, const F& f) {
     switch (rows.element) {
-        case Element::float16: return f(static_cast<const Half*>(rows.data));
-        case Element::bfloat16: return f(static_cast<const Bfloat*>(rows.data));
+        case Element::float16: return f(static_cast<const Float16*>(rows.data));
+        case Element::bfloat16: return f(static_cast<const BFloat16*>(rows.data));
         case Element::float32: return f(static_cast<const float*>(rows.data));
         default: return f(static_cast<const double*>(rows.data));
     }
@@ -71,7 +45,7 @@ template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work,
     for (int64_t r = 0; r < work.rows.rows; ++r) {
         const S* row = x + r * work.rows.row_stride;
         for_columns(0, work.rows.width, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
-            const double difference = value(row[c * stride]) - work.origin[c];
+            const double difference = static_cast<double>(row[c * stride]) - work.origin[c];
             work.sum[c] += difference;
             faults[lane] += difference * 0;  // NaN, and stays so, where it is not finite
             const double magnitude = std::abs(difference);
@@ -120,7 +94,7 @@ template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>&
             const int64_t count = std::min(strip, from.width - c0);
             const double* mean = work.by.mean + c0;
             for_columns(0, count, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
-                line[c] = static_cast<T>((value(row[(c0 + c) * stride]) - mean[c]) * scale);
+                line[c] = static_cast<T>((static_cast<double>(row[(c0 + c) * stride]) - mean[c]) * scale);
                 norm[lane] += static_cast<double>(line[c]) * static_cast<double>(line[c]);
             });
             if (rows) {

@@ -447,8 +447,10 @@ def test_what_a_gpu_lacks(gpu, monkeypatch):
         ops.attention(*[X[..., :8]] * 3, rows(0, 6))
     with pytest.raises(ValueError, match="max_seqlen: expected 0 to 128, the longest row's tokens, got None"):
         ops.attention_forward(X, X, X, rows(0, 6))
-    monkeypatch.delattr("worldfast.kernels.attention")
-    monkeypatch.setitem(sys.modules, "worldfast.kernels.attention", None)
+    for module in ("worldfast.kernels", "worldfast.kernels.attention"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delattr("worldfast.kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(ImportError, match="needs Triton"):
         ops.attention(X, X, X, rows(0, 6))
 

@@ -294,8 +294,6 @@ def _triton(max_seqlen: int | None):
     limit = core.attention_row_limit
     if max_seqlen is None or not 0 <= max_seqlen <= limit:
         raise ValueError(f"max_seqlen: expected 0 to {limit}, the longest row's tokens, got {max_seqlen}")
-    try:
-        from worldfast.kernels import attention as kernels
-    except ModuleNotFoundError as error:
-        raise ImportError("attention on a GPU needs Triton 3.4 or later: pip install triton") from error
+    from worldfast.kernels import attention as kernels
+
     return kernels
