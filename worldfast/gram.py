@@ -21,9 +21,7 @@ __all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # what the blocks of rows that are at work may take, laid out for the kernel
-CACHED_ROWS = (
-    1024  # of all representations at a time, for feature products: laid out, they are still in a cache
-)
+CACHED_ROWS = 1024  # at a time for feature products: laid out, those of a few representations stay in a cache
 MEDIAN_ROWS = 2048  # whose distances the median heuristic looks at
 SHIFT = math.exp(-0.5)  # taken off every entry of an RBF matrix: centring removes it, and sums cancel less
 OUTLYING = 100.0  # gamma |x|^2 from which on float32 would lose the distances of an outlier's neighbours
@@ -180,18 +178,20 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
     means, scales = _centring(Xs, threads)
     squared_norms = np.empty((len(Xs), n))
 
-    def panel(rows, by_columns=False):
-        made = (core.Panel32 if single else core.Panel64)(
-            [X.rows(rows) for X in Xs], means, scales, by_columns, threads
-        )
-        squared_norms[:, rows] = made.squared_norms
+    def panel(rows, by_columns=False, models=slice(None)):
+        kind = core.Panel32 if single else core.Panel64
+        arrays = [X.rows(rows) for X in Xs[models]]
+        made = kind(arrays, means[models], scales[models], by_columns, threads)
+        squared_norms[models, rows] = made.squared_norms
         return made
 
     sigma = gamma = None
     if "rbf" in kernels:  # of the scaled representations
         sigma = bandwidth * scales
         if bandwidth.ndim == 0:
-            sigma = bandwidth * _positive(Xs, core.median_distances(panel(_few(n)), threads))
+            together = (slice(a, a + threads) for a in range(0, len(Xs), threads))
+            medians = [core.median_distances(panel(_few(n), models=models), threads) for models in together]
+            sigma = bandwidth * _positive(Xs, np.concatenate(medians))
         gamma = 0.5 / sigma**2
     blocks = _blocks(n, sum(widths) * (4 if single else 8))
     if kernels == ("linear",) and n * sum(widths) ** 2 < n**2 * sum(widths) + n**2 * len(Xs) ** 2 / 2:
@@ -273,11 +273,8 @@ def _by_blocks(centred, kernel, gamma):
 def _statistics(Xs, linear, squared_norms, rbf, sigma, scales):
     products, row_sums, diagonal = {}, {}, {}
     if linear is not None:
-        products["linear"], row_sums["linear"], diagonal["linear"] = (
-            linear,
-            np.zeros_like(squared_norms),
-            squared_norms,
-        )
+        products["linear"], diagonal["linear"] = linear, squared_norms
+        row_sums["linear"] = np.zeros_like(squared_norms)  # the columns are centred
     if rbf is not None:
         products["rbf"], row_sums["rbf"] = rbf
         diagonal["rbf"] = np.full_like(squared_norms, 1 - SHIFT)
@@ -295,7 +292,7 @@ def _positive(Xs, medians) -> np.ndarray:
             raise ValueError(
                 f"{X.name}: most of its rows are equal, the median distance is 0; give a bandwidth for each"
             )
-    return np.asarray(medians)
+    return medians
 
 
 def _blocks(n: int, row_bytes: int) -> list[slice]:
@@ -307,10 +304,8 @@ def _blocks(n: int, row_bytes: int) -> list[slice]:
 def _centring(Xs, threads):
     """The mean of each column, and a power of two for each representation that brings its values near 1."""
     n = Xs[0].n
-    origins = [X.rows(slice(0, 1)) for X in Xs]
-    origins = [
-        x.double().numpy()[0] if isinstance(x, torch.Tensor) else x[0].astype(np.float64) for x in origins
-    ]
+    first = [X.rows(slice(0, 1)) for X in Xs]
+    origins = [x.double().numpy()[0] if isinstance(x, torch.Tensor) else x[0].astype(np.float64) for x in first]
     sums = [np.zeros(X.width) for X in Xs]
     largest = np.zeros(len(Xs))
     for rows in _blocks(n, sum(X.width for X in Xs) * 8):
