@@ -4,6 +4,7 @@ from worldfast import study
 from worldfast.activations import Activations
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
 from worldfast.gram import gram_statistics
+from worldfast.huggingface import export_huggingface, import_huggingface
 from worldfast.model import ModelSpec
 from worldfast.ops import attention
 from worldfast.run import Run
@@ -28,7 +29,9 @@ __all__ = [
     "cka_matrix",
     "cka_minibatch",
     "cka_standard_error",
+    "export_huggingface",
     "gram_statistics",
+    "import_huggingface",
     "label",
     "sample",
     "study",

@@ -19,7 +19,7 @@ import torch
 
 from worldfast.files import write_whole
 
-__all__ = ["Checkpoint", "Damaged", "newest", "read", "save"]
+__all__ = ["Checkpoint", "Damaged", "newest", "of_step", "read", "save"]
 
 KEPT = 2
 
@@ -64,6 +64,15 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
         except Damaged as error:
             warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
     return None
+
+
+def of_step(folder: Path, step: int, run: str) -> Checkpoint:
+    """The checkpoint of a step. FileNotFoundError where there is none, else what `read` raises."""
+    path, there = folder / f"step-{step:08d}.safetensors", _files(folder)
+    if path not in there:
+        stems = ", ".join(file.stem for file in there) or "none"
+        raise FileNotFoundError(f"{folder} has no checkpoint of step {step}; there: {stems}")
+    return read(path, run)
 
 
 def read(path: Path, run: str) -> Checkpoint:

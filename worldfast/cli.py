@@ -1,4 +1,4 @@
-"""The command line: worldfast demo | sample | doctor."""
+"""The command line: worldfast demo | sample | export | doctor."""
 
 from __future__ import annotations
 
@@ -54,6 +54,24 @@ def sample(
         print(batch.text(i))
 
 
+def export(run: Path, /, to: str, out: Path | None = None, step: int | None = None) -> None:
+    """Write a trained model as a folder that other tools open.
+
+    Args:
+        run: The run's folder.
+        to: hf, for Hugging Face transformers.
+        out: A new folder; <run>/<to> by default.
+        step: That of the checkpoint; the newest by default.
+    """
+    from worldfast.errors import unknown_name
+    from worldfast.huggingface import export_huggingface
+
+    formats = {"hf": export_huggingface}
+    if to not in formats:
+        raise unknown_name("format", to, formats)
+    print(formats[to](run, out or run / to, step))
+
+
 def doctor() -> None:
     """Say what this installation has and lacks."""
     import importlib.metadata
@@ -80,7 +98,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: command for command in (demo, sample, doctor)}, prog="worldfast", args=arguments
+            {command.__name__: command for command in (demo, sample, export, doctor)},
+            prog="worldfast",
+            args=arguments,
         )
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)

@@ -18,7 +18,7 @@ from worldfast.tasks import find
 from worldfast.tokens import EOS
 from worldfast.world import World
 
-__all__ = ["Score", "decode", "evaluate", "load"]
+__all__ = ["Score", "decode", "evaluate", "load", "saved"]
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,28 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
 
     FileNotFoundError where the folder is no run's or has no checkpoint.
     """
+    run, found = saved(folder)
+    ensemble = Ensemble(run.model, run.stream().vocabulary.size, device=device)
+    ensemble.parameters[0].copy_(found.tensors["parameters"])
+    return run, ensemble
+
+
+def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, checkpoint.Checkpoint]:
+    """A run and its checkpoint at a step (None: the newest), from the run's folder.
+
+    FileNotFoundError where the folder is no run's or has no such checkpoint.
+    """
     folder = Path(folder)
     spec = folder / "spec.json"
     if not spec.exists():
         raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
     run = Run.from_json(json.loads(spec.read_text())["run"])
+    if step is not None:
+        return run, checkpoint.of_step(folder / "checkpoint", step, run.id)
     found = checkpoint.newest(folder / "checkpoint", run.id)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint")
-    ensemble = Ensemble(run.model, run.stream().vocabulary.size, device=device)
-    ensemble.parameters[0].copy_(found.tensors["parameters"])
-    return run, ensemble
+    return run, found
 
 
 def decode(ensemble: Ensemble, member: int, batch: Batch, longest: int = 16) -> list[np.ndarray]:

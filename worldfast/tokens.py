@@ -25,7 +25,8 @@ _CITY = re.compile(r"c_\d{4}")
 class Vocabulary:
     """Token ids of a world's text. name: "character" or "entity"; world: a World.
 
-    .size is the number of tokens; .characters, 98, the number of those that are not cities.
+    .names is the text of each token, in the order of their ids, .size their number; .characters, 98, the number
+    of those that are not cities.
     """
 
     characters = len(_SPECIAL) + len(CHARACTERS)
@@ -34,12 +35,12 @@ class Vocabulary:
         if name not in VOCABULARIES:
             raise unknown_name("vocabulary", name, VOCABULARIES)
         self.name = name
-        self._names = [*_SPECIAL, *CHARACTERS]
+        self.names = [*_SPECIAL, *CHARACTERS]
         if name == "entity":
-            self._names += [f"c_{city_id:04d}" for city_id in world.city_id]
-        self._ids = {text: i for i, text in enumerate(self._names)}
+            self.names += [f"c_{city_id:04d}" for city_id in world.city_id]
+        self._ids = {text: i for i, text in enumerate(self.names)}
         self._city_id = world.city_id
-        self.size = len(self._names)
+        self.size = len(self.names)
 
     def encode(self, text):
         """Token ids of a text, without <bos> and <eos>; a character outside the vocabulary is <unk>."""
@@ -58,7 +59,7 @@ class Vocabulary:
             if not 0 <= i < self.size:
                 raise ValueError(f"token id {i} is outside the {self.name} vocabulary of {self.size}")
             if i not in (PAD, BOS, EOS):
-                pieces.append(self._names[i])
+                pieces.append(self.names[i])
         return "".join(pieces)
 
     def city_tokens(self, index):
