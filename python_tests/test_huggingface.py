@@ -22,15 +22,16 @@ from worldfast.evaluate import decode, evaluate, load
 from worldfast.model import Rows
 from worldfast.tokens import Vocabulary
 
+NONE = wf.activations.Capture(layers=())
 SHAPE = dict(hidden=48, layers=3, heads=2, intermediate=40, rope_base=300.0, init_std=0.2)
 RUNS = {
     "character": wf.Run(
         tasks=("distance", "inside"), rows=400, batch=80, checkpoints=2, learning_rate=3e-3, warmup=2,
-        model=wf.ModelSpec(**SHAPE, norm_eps=1e-5), capture=wf.activations.Capture(layers=()),
+        model=wf.ModelSpec(**SHAPE, norm_eps=1e-5), capture=NONE,
     ),
     "entity": wf.Run(
         tasks="distance", rows=400, batch=80, checkpoints=2, learning_rate=3e-3, warmup=2, loss="answer",
-        vocabulary="entity", model=wf.ModelSpec(**SHAPE, head_size=98), capture=wf.activations.Capture(layers=()),
+        vocabulary="entity", model=wf.ModelSpec(**SHAPE, head_size=98), capture=NONE,
     ),
 }  # fmt: skip
 
@@ -151,6 +152,16 @@ def test_generate_answers_as_decode_does(name, runs, opened):
         inputs = tokenizer(prompts[rows], padding=True, return_tensors="pt")
         generated = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
         assert tokenizer.batch_decode(generated, skip_special_tokens=True) == answers[rows]
+
+
+def test_generate_answers_what_the_head_can(opened):
+    """Also where all that it can has a logit below 0, which is that of a city."""
+    model, prompt = model_of(opened["entity"]), rows_of("entity", n=1)[0][:, :-3]
+    with torch.no_grad():
+        final = model.model(prompt).last_hidden_state[0, -1]
+        model.lm_head.weight[:98] = -final
+        model.lm_head.weight[50] = -final / 2
+    assert model.generate(prompt, max_new_tokens=1)[0, -1] == 50
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -10,7 +10,7 @@ For each layer i, D = hidden, F = intermediate, V = the vocabulary:
 
     model.embed_tokens.weight                                  [V, D]
     model.layers.{i}.input_layernorm.weight                    [D]
-    model.layers.{i}.self_attn.{q,k,v}_proj.weight, .bias      [D, D], [D]; head h has rows h D / heads onwards
+    model.layers.{i}.self_attn.{q,k,v}_proj.weight, .bias      [D, D], [D]; head h: rows from h D / heads
     model.layers.{i}.self_attn.o_proj.weight                   [D, D]
     model.layers.{i}.post_attention_layernorm.weight           [D]
     model.layers.{i}.mlp.{gate,up}_proj.weight                 [F, D]
@@ -67,9 +67,9 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     folder   made here with those above it; whole or not there
     step     that of the checkpoint, one of the two that a run keeps; None: the newest
 
-    Logits and hidden states are those of the run's Ensemble. With a head for part of the vocabulary, logits of
-    the other tokens are 0, and generation_config.json keeps them from being answers. The tokenizer gives
-    <bos> and then the ids of Vocabulary.encode, but for the text of a special token, "<eos>", which is its id.
+    Logits and hidden states are those of the run's Ensemble. With a head for part of the vocabulary, logits
+    of the other tokens are 0, and generation_config.json keeps them from being answers. The tokenizer gives
+    <bos> and then the ids of Vocabulary.encode, but that it reads "<eos>" and the like as those tokens.
 
     FileNotFoundError where `run` is no run's folder or has no such checkpoint, FileExistsError where `folder`
     is there and not empty, TypeError where `step` is no integer.
@@ -112,8 +112,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
              point dtype become float32
     device   of the ensemble
 
-    Its vocabulary is the run's, which "worldfast" in config.json names. A model whose training went on elsewhere
-    answers all tokens: remove head_size from its config.json where weights behind it are no longer 0.
+    Its vocabulary is the run's, which "worldfast" in config.json names. Where training went on elsewhere and
+    the head's weights behind head_size are no longer 0, remove head_size from config.json.
 
     FileNotFoundError where a file is missing; ValueError or TypeError, naming file and entry, for a model
     that is not such a Qwen2 and for weights that do not fit.
@@ -135,8 +135,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
     if head.shape[:1] == (ensemble.vocabulary,):
         if head[answered:].any():
             raise ValueError(
-                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the head_size of config.json; without "
-                "head_size there every token can be an answer"
+                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the head_size of config.json; "
+                "without head_size there every token can be an answer"
             )
         tensors["lm_head.weight"] = head[:answered]
     try:

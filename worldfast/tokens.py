@@ -25,8 +25,8 @@ _CITY = re.compile(r"c_\d{4}")
 class Vocabulary:
     """Token ids of a world's text. name: "character" or "entity"; world: a World.
 
-    .names is the text of each token, in the order of their ids, .size their number; .characters, 98, the number
-    of those that are not cities.
+    .names is the text of each token, in the order of their ids, .size their number; .characters, 98, the
+    number of those that are not cities.
     """
 
     characters = len(_SPECIAL) + len(CHARACTERS)
