@@ -53,7 +53,7 @@ def test_every_damaged_byte_is_found(tmp_path):
     for length in [0, 1, 7, 8, 9, *(chance.randrange(len(whole)) for _ in range(50)), len(whole) - 1]:
         path.write_bytes(whole[:length])
         with pytest.warns(
-            UserWarning, match=rf"{path.name} is damaged.*going on from the checkpoint before it"
+            UserWarning, match=rf"{path.name} is damaged: .*the one before it, step-00000001.* is used"
         ):
             assert_same(checkpoint.newest(tmp_path, RUN), make(1))
     path.write_bytes(whole)
@@ -62,8 +62,19 @@ def test_every_damaged_byte_is_found(tmp_path):
 
 def test_no_checkpoint_is_whole(tmp_path):
     checkpoint.save(tmp_path, make(1), RUN, ORIGIN).write_bytes(b"nothing")
-    with pytest.warns(UserWarning, match="damaged"):
+    with pytest.warns(UserWarning, match="damaged.*none before it is left"):
         assert checkpoint.newest(tmp_path, RUN) is None
+
+
+def test_a_damaged_checkpoint_takes_no_whole_ones_place(tmp_path):
+    """Going on before it, the last two whole ones are kept, and it is not."""
+    for step in (1, 2, 9):
+        path = checkpoint.save(tmp_path, make(step), RUN, ORIGIN)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=f"{path.name} is damaged"):
+        assert checkpoint.newest(tmp_path, RUN).step == 2
+    checkpoint.save(tmp_path, make(5), RUN, ORIGIN)
+    assert sorted(os.listdir(tmp_path)) == ["step-00000002.safetensors", "step-00000005.safetensors"]
 
 
 def test_another_run_is_refused(tmp_path):

@@ -7,8 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -160,37 +158,6 @@ def test_a_member_is_what_it_is_alone(mixed, member, tmp_path):
     """Different tasks, seeds, batches, lengths, losses in one ensemble: bit for bit the runs alone."""
     (folder,) = train([MIXED[member]], tmp_path, threads=1, progress=False)
     assert results(folder) == mixed[member]
-
-
-CHILD = """
-import sys
-from worldfast.train import train
-sys.path.insert(0, {tests!r})
-from test_train import MIXED
-train(MIXED, {out!r}, progress=False)
-"""
-
-
-def test_killed_at_any_moment(mixed, tmp_path):
-    """kill -9 until it gets through: weights, moments, metrics and activations are those of the uninterrupted
-    run."""
-    code = CHILD.format(tests=os.path.dirname(__file__), out=str(tmp_path))
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    kills = 0
-    for delay in (0.02, 0.1, 0.25, 0.4):
-        child = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
-        began = time.monotonic()
-        while child.poll() is None and not list(
-            tmp_path.glob(f"{MIXED[0].folder_name}/checkpoint/*.safetensors")
-        ):
-            assert time.monotonic() < began + 120
-            time.sleep(0.005)
-        time.sleep(delay)
-        child.kill()
-        kills += child.wait() == -signal.SIGKILL
-    assert kills > 0
-    assert [results(folder) for folder in train(MIXED, tmp_path, progress=False)] == mixed
-    assert not list(tmp_path.rglob("*.partial"))
 
 
 class Killed(BaseException):

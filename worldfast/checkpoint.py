@@ -39,30 +39,36 @@ class Damaged(ValueError):
 
 def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
     """Writes a checkpoint of the run with this hash and removes all but the last two. OSError where it
-    cannot."""
+    cannot, and then those that were there still are."""
     from safetensors.torch import save as to_bytes
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
     header["sha256"] = _digest(header, tensors)
     content = to_bytes(tensors, {"worldfast": json.dumps(header)})
-    path = write_whole(folder / f"step-{checkpoint.step:08d}.safetensors", content)
-    for older in _files(folder)[:-KEPT]:
-        older.unlink()
+    path = folder / f"step-{checkpoint.step:08d}.safetensors"
+    write_whole(path, content)
+    there = _files(folder)
+    kept = [file for file in there if file <= path][-KEPT:]  # newer ones are damaged and were passed over
+    for file in there:
+        if file not in kept:
+            file.unlink()
     return path
 
 
 def newest(folder: Path, run: str) -> Checkpoint | None:
     """The newest checkpoint that is whole; None where there is none. Warns of each damaged file that it
-    passes over.
+    passes over, and says what is used instead.
 
     ValueError where a checkpoint belongs to another run.
     """
-    for path in reversed(_files(folder)):
+    there = _files(folder)[::-1]
+    for path, before in zip(there, [*there[1:], None]):
         try:
             return read(path, run)
         except Damaged as error:
-            warnings.warn(f"{error}; going on from the checkpoint before it", stacklevel=2)
+            instead = f"the one before it, {before.name}, is used" if before else "none before it is left"
+            warnings.warn(f"{error}; {instead}", stacklevel=2)
     return None
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import functools
 import hashlib
 import os
 import platform
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["digest", "folder", "origin", "remove_partial", "write_whole"]
+__all__ = ["digest", "folder", "lock", "origin", "remove_partial", "sync_folder", "write_whole"]
 
 PARTIAL = ".partial"  # the ending of a file that is being written
 
@@ -34,10 +38,19 @@ def write_whole(path: Path, content: bytes) -> Path:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}: nothing was written", str(path)) from None
     return path
+
+
+def sync_folder(path: Path) -> None:
+    """Returns when the names of the files in a folder are on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_partial(path: Path) -> None:
@@ -57,6 +70,26 @@ def folder(path: str | os.PathLike, argument: str) -> Path:
             raise FileExistsError(f"{argument}: '{path}' should be a folder, but '{above}' is a file")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Holds a folder for one user at a time: another process, or another call in this one, cannot hold it too.
+
+    BlockingIOError naming the holder. The system lets go of what a process held when it dies, however it dies.
+    """
+    path = folder / "lock"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            message = f"in use by {file.read()}: wait for it, or stop it"
+            raise BlockingIOError(errno.EWOULDBLOCK, message, str(path)) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -101,11 +134,3 @@ def _processor(device: str) -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} threads"
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

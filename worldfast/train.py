@@ -7,6 +7,7 @@ again where they are missing.
 
     <out>/<name>-<id>/spec.json        what it is: the run, its origin, its checkpoint steps, what is captured
                       metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate
+                      lock             held while a process trains it: which one
                       checkpoint/  activations/
                       done             written last: how it ended
 """
@@ -21,13 +22,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from worldfast import checkpoint, files, layers
+from worldfast import checkpoint, files, layers, metrics
 from worldfast.activations import Prompt, Writer, segment_path
 from worldfast.errors import unknown_name
 from worldfast.model import Ensemble, Rows
@@ -48,6 +50,7 @@ def train(
     device="auto",
     threads: int | None = None,
     progress=True,
+    log: Callable[[Run, dict], None] | str | None = None,
 ) -> list[Path]:
     """Trains runs, those of one shape together, and returns their folders below `out`, in order.
 
@@ -59,10 +62,14 @@ def train(
     device    "auto" or "cpu"
     threads   CPU threads; None: as many as torch uses. Results do not depend on it
     progress  True: rate, loss and time left, on standard error
+    log       where lines of metrics go besides metrics.jsonl: "tensorboard" (below the run's folder), "wandb"
+              or "trackio" (project "worldfast"), or a callable that gets the run and each line, a dict. Who goes
+              on from a checkpoint sends the lines behind it again
 
     Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Raises FileExistsError where
     `out` is a file, OSError where a file cannot be written, ValueError where a folder holds something else
-    than this run.
+    than this run, BlockingIOError where another process trains it, ModuleNotFoundError where `log` is not
+    installed.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     for run in runs:
@@ -72,6 +79,7 @@ def train(
         raise NotImplementedError(f"device {device!r}: training has no GPU kernels yet; use device='cpu'")
     if device not in ("auto", "cpu"):
         raise unknown_name("device", device, ("auto", "cpu"))
+    open_log = metrics.opener(log)
     out = files.folder(out, "out")
     folders = [out / run.folder_name for run in runs]
     groups: dict[tuple, dict[Path, Run]] = {}
@@ -79,13 +87,19 @@ def train(
         if not (folder / "done").exists():
             size = Vocabulary(run.vocabulary, run.world.build()).size
             groups.setdefault((run.model, size), {})[folder] = run
-    for (spec, size), group in groups.items():
-        ensemble = Ensemble(spec, size, len(group), threads=threads)
-        _train_ensemble(ensemble, group, _Progress(progress))
+    with ExitStack() as locks:
+        for group in groups.values():
+            for folder in group:
+                locks.enter_context(files.lock(files.folder(folder, "out")))
+        for (spec, size), group in groups.items():
+            ensemble = Ensemble(spec, size, len(group), threads=threads)
+            _train_ensemble(ensemble, group, _Progress(progress), open_log)
     return folders
 
 
-def _train_ensemble(ensemble: Ensemble, group: dict[Path, Run], progress: _Progress) -> None:
+def _train_ensemble(
+    ensemble: Ensemble, group: dict[Path, Run], progress: _Progress, open_log: metrics.Opener
+) -> None:
     """Trains the runs of a group, by folder, as the ensemble's members."""
     moments = torch.zeros(len(MOMENTS), *ensemble.parameters.shape)  # [2, M, P]
     writer = Writer()
@@ -94,17 +108,20 @@ def _train_ensemble(ensemble: Ensemble, group: dict[Path, Run], progress: _Progr
         for i, (folder, run) in enumerate(group.items())
     ]
     try:
-        with _Interrupt() as interrupt:
+        with _Interrupt() as interrupt, ExitStack() as logs:
             _at_checkpoint([member for member in members if member.begin()], writer)
+            opened = [logs.enter_context(open_log(m.run, m.folder, m.step)) for m in members]
             progress.start(members, ensemble.threads)
             while active := [member for member in members if not member.ended]:
                 packs = ensemble.each(_Member.next_rows, active)
                 rows, counts = _flatten(packs, [member.run.loss for member in active])
                 losses = ensemble.learn(rows, [member.index for member in active]).tolist()
                 ensemble.each(lambda job: job[0].update(*job[1:]), zip(active, losses, counts))
+                for member in active:
+                    member.report(opened[member.index])
                 _at_checkpoint([member for member in active if member.due], writer)
                 if interrupt.requested and not all(member.ended for member in members):
-                    _stop(members)
+                    _stop(members, writer)
                 progress.step(members)
             writer.flush()
             for member in members:
@@ -124,7 +141,8 @@ def _at_checkpoint(members: list[_Member], writer: Writer) -> None:
             member.save()
 
 
-def _stop(members: list[_Member]) -> None:
+def _stop(members: list[_Member], writer: Writer) -> None:
+    writer.flush()
     for member in members:
         if not member.ended:
             member.save()
@@ -148,6 +166,8 @@ class _Member:
         self.prompt = Prompt(self.stream.vocabulary, run.capture.task or run.tasks[0], self.cities)
         self.step, self.seconds, self.diverged = 0, 0.0, False
         self.pending = {"loss": 0.0, "steps": 0}  # since the last line of metrics
+        self.line: dict | None = None  # of metrics, to be reported
+        self.lines = metrics.Lines(folder / "metrics.jsonl")
         self.rows = 0
         self.loss = math.nan
         self.clock = time.perf_counter()
@@ -157,7 +177,6 @@ class _Member:
     def begin(self) -> bool:
         """Restores the newest checkpoint, or begins. True where this step's checkpoint is still to be
         made."""
-        files.folder(self.folder, "out")
         files.remove_partial(self.folder)
         for part in ("checkpoint", "activations"):
             files.folder(self.folder / part, "out")
@@ -165,7 +184,7 @@ class _Member:
         found = checkpoint.newest(self.folder / "checkpoint", self.run.id)
         if found is None:
             self.ensemble.initialise(self.index, self.run.seed)
-            self._cut_metrics()
+            self.lines.cut(0)
             return True
         for name, target in zip(("parameters", *MOMENTS), (self.parameters, *self.moments)):
             if found.tensors[name].shape != target.shape:
@@ -176,7 +195,7 @@ class _Member:
             target.copy_(found.tensors[name])
         self.step = found.step
         self.seconds, self.rows, self.pending = (found.state[name] for name in ("seconds", "rows", "pending"))
-        self._cut_metrics()
+        self.lines.cut(found.state["metrics"])
         captured = self.step not in self.run.checkpoint_steps or segment_path(self.folder, self.step).exists()
         return not captured and bool(self.layers)
 
@@ -209,17 +228,6 @@ class _Member:
         else:
             files.write_whole(path, json.dumps(content, indent=1).encode())
 
-    def _cut_metrics(self):
-        """Drops lines of steps that will be taken again."""
-        path = self.folder / "metrics.jsonl"
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines(keepends=True):
-                if not line.endswith("\n") or json.loads(line)["step"] > self.step:
-                    break
-                kept.append(line)
-        files.write_whole(path, "".join(kept).encode())
-
     # ---- a step ----
 
     @property
@@ -242,7 +250,7 @@ class _Member:
         self.loss = summed / count
         if not (math.isfinite(self.loss) and math.isfinite(norm)):
             self.diverged = True
-            self._write_line(self.step + 1, loss=None, diverged=True)
+            self.line = self._line(self.step + 1, loss=None, diverged=True)
             return
         average, square = self.moments[:, None]
         layers.adamw_(
@@ -254,14 +262,19 @@ class _Member:
         self.step += 1
         self.pending = {"loss": self.pending["loss"] + self.loss, "steps": self.pending["steps"] + 1}
         if self.step % max(1, run.steps // METRIC_LINES) == 0 or self.step == run.steps:
-            self._write_line(self.step, loss=self.pending["loss"] / self.pending["steps"])
+            self.line = self._line(self.step, loss=self.pending["loss"] / self.pending["steps"])
             self.pending = {"loss": 0.0, "steps": 0}
 
-    def _write_line(self, step, **what):
+    def _line(self, step, **what) -> dict:
         line = {"step": step, "rows": self.rows, **what, "seconds": round(self._tick(), 3)}
-        line["learning_rate"] = self.run.learning_rate_at(step - 1)
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        return line | {"learning_rate": self.run.learning_rate_at(step - 1)}
+
+    def report(self, log: metrics.Log) -> None:
+        """Writes the line of metrics that an update left, if any, and sends it to the log."""
+        if self.line is not None:
+            self.lines.append(self.line)
+            log(self.line)
+            self.line = None
 
     def _tick(self) -> float:
         now = time.perf_counter()
@@ -287,10 +300,13 @@ class _Member:
 
     def save(self) -> None:
         """Writes a checkpoint of this step; lines of metrics up to it are on disk before it is."""
-        with open(self.folder / "metrics.jsonl", "ab") as file:
-            os.fsync(file.fileno())
         tensors = dict(zip(MOMENTS, self.moments)) | {"parameters": self.parameters}
-        state = {"seconds": self._tick(), "rows": self.rows, "pending": self.pending}
+        state = {
+            "seconds": self._tick(),
+            "rows": self.rows,
+            "pending": self.pending,
+            "metrics": self.lines.sync(),  # bytes
+        }
         here = checkpoint.Checkpoint(self.step, tensors, state)
         checkpoint.save(self.folder / "checkpoint", here, self.run.id, self.origin)
 
