@@ -1,6 +1,7 @@
 """Going on: killed at any moment, interrupted, out of space, locked; the same bytes as if nothing had happened."""
 
 import errno
+import importlib
 import json
 import multiprocessing
 import os
@@ -183,6 +184,22 @@ def test_no_space_for_a_line_of_metrics(whole, tmp_path):
     assert caught.value.errno == errno.ENOSPC
     aside.replace(path)
     assert [left(folder) for folder in train(RUNS, tmp_path, progress=False)] == whole[0]
+
+
+def test_a_line_of_metrics_spans_a_checkpoint(tmp_path, monkeypatch):
+    """A line of 40 steps that have 20 is the mean over two: the first half of one is in step 25's checkpoint."""
+    monkeypatch.setattr(importlib.import_module("worldfast.train"), "METRIC_LINES", 20)
+    run = replace(WIDE, checkpoints=8)
+
+    def stop(run, line):
+        if line["step"] == 28:
+            raise InterruptedError
+
+    (folder,) = train(run, tmp_path / "whole", progress=False)
+    with pytest.raises(InterruptedError):
+        train(run, tmp_path / "stopped", progress=False, log=stop)
+    (again,) = train(run, tmp_path / "stopped", progress=False)
+    assert left(again) == left(folder) and left(folder)["metrics"].count("\n") == 20
 
 
 def test_metrics_that_are_gone_are_missed(tmp_path):
