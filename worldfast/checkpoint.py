@@ -39,7 +39,7 @@ class Damaged(ValueError):
 
 def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
     """Writes a checkpoint of the run with this hash and removes all but the last two. OSError where it
-    cannot, and then those that were there still are."""
+    cannot; those that were there then still are."""
     from safetensors.torch import save as to_bytes
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
