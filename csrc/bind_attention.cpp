@@ -3,6 +3,7 @@
 
 #include "array.h"
 #include "attention.h"
+#include "decode.h"
 #include "float16.h"
 
 namespace worldfast {
@@ -68,12 +69,45 @@ void backward(Object grad_out_, Object q_, Object k_, Object v_, Object cu_seqle
     });
 }
 
+void cached(Object cache_, Object turn_, Object path_, Object length_, Object fresh_, int64_t first,
+            Object out_, int threads) {
+    const Array cache(cache_, "cache"), turn(turn_, "turn"), path(path_, "path"), length(length_, "length"),
+        fresh(fresh_, "fresh"), out(out_, "out");
+    cache.require<float>({Array::any, 3, Array::any, Array::any}).contiguous().on_cpu().writable();
+    const int64_t heads = cache.shape(2), head_dim = cache.shape(3);
+    if (head_dim % 8)
+        throw py::value_error(
+            cache.message("a head size that is a multiple of 8", std::to_string(head_dim)));
+    if (first < 0) throw py::value_error("first: expected a place from 0, got " + std::to_string(first));
+    turn.require<float>({Array::any, head_dim}).contiguous().on_cpu();
+    path.require<int32_t>({Array::any, Array::any}).contiguous().on_cpu();
+    length.require<int32_t>({path.shape(0)}).contiguous().on_cpu();
+    fresh.require<int32_t>({path.shape(0)}).contiguous().on_cpu();
+    out.require<float>({Array::any, heads, head_dim}).contiguous().on_cpu().writable();
+    const CachedRows rows{path.shape(0),
+                          path.shape(1),
+                          path.data<const int32_t>(),
+                          length.data<const int32_t>(),
+                          fresh.data<const int32_t>(),
+                          cache.shape(0),
+                          heads,
+                          head_dim,
+                          first,
+                          out.shape(0),
+                          turn.shape(0),
+                          turn.data<const float>(),
+                          threads};
+    py::gil_scoped_release nogil;
+    attention_cached(rows, cache.data<float>(), out.data<float>());
+}
+
 }  // namespace
 
 void bind_attention(py::module_& m) {
     m.attr("attention_row_limit") = attention_row_limit;
     m.def("attention_forward", &forward);
     m.def("attention_backward", &backward);
+    m.def("attention_cached", &cached);
 }
 
 }  // namespace worldfast

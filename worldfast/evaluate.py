@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from worldfast import checkpoint
-from worldfast.model import Ensemble, Rows
+from worldfast.model import Ensemble
 from worldfast.run import Run
 from worldfast.sampling import Batch, sample
 from worldfast.tasks import find
-from worldfast.tokens import EOS
 from worldfast.world import World
 
 __all__ = ["Score", "decode", "evaluate", "load", "saved"]
@@ -64,31 +62,15 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     return run, found
 
 
-def decode(ensemble: Ensemble, member: int, batch: Batch, longest: int = 16) -> list[np.ndarray]:
+def decode(
+    ensemble: Ensemble, member: int, batch: Batch, longest: int = 16, products: str = "float32"
+) -> list[np.ndarray]:
     """Greedy answers of a member to the rows of a batch: the tokens before <eos>, int32 [up to `longest`] each.
 
-    A row that has ended leaves the batch. The prompt is every token of a row up to and with '='.
+    The prompt is every token of a row up to and with '='. For `products` and for the answers of several
+    members at a time, see `Ensemble.answer`.
     """
-    prompts = [row[:start] for row, start in zip(batch.tokens.astype(np.int32), batch.answer_start, strict=True)]
-    rows, answers = dict(enumerate(prompts)), [np.empty(0, np.int32)] * len(prompts)
-    for _ in range(longest):
-        if not rows:
-            break
-        lengths = np.array([len(row) for row in rows.values()])
-        starts = np.concatenate([[0], np.cumsum(lengths)])
-        logits = ensemble.logits(
-            Rows(
-                torch.from_numpy(np.concatenate(list(rows.values()))).to(ensemble.device),
-                torch.from_numpy(starts.astype(np.int32)).to(ensemble.device),
-                (0, int(starts[-1])),
-                torch.from_numpy(starts[1:] - 1).to(ensemble.device),
-            ),
-            [member],
-        )  # [rows, outputs]
-        following = logits.argmax(1).to(torch.int32).cpu().numpy()
-        rows = {i: np.append(row, token) for (i, row), token in zip(rows.items(), following) if token != EOS}
-        for i, row in rows.items():
-            answers[i] = row[len(prompts[i]) :]
+    [answers] = ensemble.answer([(batch.tokens, batch.answer_start)], longest, [member], products)
     return answers
 
 
@@ -103,11 +85,13 @@ def evaluate(
     vocabulary: str = "character",
     among=None,
     must_include=None,
+    products: str = "float32",
 ) -> Score:
     """A member's score on n test rows of a task.
 
     seed, among, must_include   of the rows, as for `sample`; take the run's own seed, so that no pair was trained on
     vocabulary                  the run's
+    products                    the numbers that matrix products multiply, "float32" or "bfloat16"
 
     Source: the evaluation of arXiv 2602.00533: greedy decoding; absolute error for numbers, accuracy for choices.
     """
@@ -115,6 +99,6 @@ def evaluate(
     batch = sample(
         world, task, n, seed, split="test", vocabulary=vocabulary, among=among, must_include=must_include
     )
-    texts = [batch.vocabulary.decode(answer) for answer in decode(ensemble, member, batch)]
+    texts = [batch.vocabulary.decode(answer) for answer in decode(ensemble, member, batch, products=products)]
     scores, unparsable = task.score(batch.label, texts)
     return Score(float(scores.mean()), n, unparsable)

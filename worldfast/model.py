@@ -24,6 +24,8 @@ import torch
 from torch import Tensor
 
 from worldfast import layers
+from worldfast.decoding import PRODUCTS, greedy, share, with_products
+from worldfast.errors import unknown_name
 from worldfast.transformer import ModelSpec, Scratch, Tile, Weights, backward, buffer_size, forward, views
 
 __all__ = ["Ensemble", "ModelSpec", "Rows"]
@@ -194,6 +196,63 @@ class Ensemble:
 
         self._threads.run(read, self._cut(rows, members)[1])
         return out
+
+    def answer(
+        self,
+        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+        longest: int = 16,
+        members: Sequence[int] | None = None,
+        products: str = "float32",
+    ) -> list[list[np.ndarray]]:
+        """Greedy answers to each member's prompts: the tokens before <eos>, int32 [up to `longest`] each.
+
+        prompts    for each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is
+                   tokens[i, :length[i]]
+        members    whose prompts they are (default: all)
+        products   the numbers that matrix products multiply: "float32" or "bfloat16". Sums, and all between
+                   products, are float32
+
+        An answer depends on its prompt alone, but where the two likeliest tokens are within rounding.
+        """
+        members = range(self.members) if members is None else members
+        if len(members) != len(prompts):
+            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
+        for member in members:
+            if not 0 <= member < self.members:
+                raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
+        if isinstance(longest, bool) or not isinstance(longest, int):
+            raise TypeError(f"longest: expected an integer, got {longest!r}")
+        if longest < 1:
+            raise ValueError(f"longest: expected at least 1 token, got {longest}")
+        if products not in PRODUCTS:
+            raise unknown_name("products", products, PRODUCTS)
+        tiles = [share(*self._checked(*of_member), self._tile) for of_member in prompts]
+        weights = [with_products(self.weights[member], PRODUCTS[products]) for member in members]
+        answers = [[None] * len(length) for _, length in prompts]
+
+        def read(job, scratch):
+            slot, tile = job
+            found = greedy(self.spec, weights[slot], tile, longest, scratch)
+            for row, i in zip(tile.rows, tile.answer):
+                answers[slot][row] = found[i]
+
+        self._threads.run(read, [(slot, tile) for slot, of_member in enumerate(tiles) for tile in of_member])
+        return answers
+
+    def _checked(self, tokens, length) -> tuple[np.ndarray, np.ndarray]:
+        """A member's prompts as arrays."""
+        tokens, length = np.asarray(tokens), np.asarray(length)
+        if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
+            got = f"{list(tokens.shape)} and {list(length.shape)}"
+            raise ValueError(f"prompts: expected tokens [N, T] and length [N], got shapes {got}")
+        if not (np.issubdtype(tokens.dtype, np.integer) and np.issubdtype(length.dtype, np.integer)):
+            raise TypeError(f"prompts: expected integers, got {tokens.dtype} and {length.dtype}")
+        for n in length[(length < 1) | (length > tokens.shape[1])]:
+            raise ValueError(f"prompts: expected a length of 1 to {tokens.shape[1]}, got {n}")
+        read = np.arange(tokens.shape[1]) < length[:, None]
+        for token in tokens[read & ((tokens < 0) | (tokens >= self.vocabulary))]:
+            raise ValueError(f"prompts: token {token} is outside the model's vocabulary of {self.vocabulary}")
+        return tokens, length
 
     # ---- learning ----
 
