@@ -92,10 +92,12 @@ template <int W> WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t beg
     float* out = pass.out + pass.before[static_cast<size_t>(begin)] * model;
     for (int64_t row = begin; row < end; ++row) {
         const int32_t* path = rows.path + row * rows.width;
-        for (int64_t i = rows.length[row] - rows.fresh[row]; i < rows.length[row]; ++i) {
-            const int64_t keys = i + 1;
-            for (int64_t head = 0; head < rows.heads; ++head, out += D) {
+        const int64_t old = rows.length[row] - rows.fresh[row];
+        for (int64_t head = 0; head < rows.heads; ++head) {  // whose keys then stay in the nearest cache
+            for (int64_t i = old; i < rows.length[row]; ++i) {
+                const int64_t keys = i + 1;
                 const float* q = cache + path[i] * stride + head * D;
+                float* to = out + (i - old) * model + head * D;
                 for (int64_t j = 0; j < keys; j += W) {
                     Float term[W] = {};
                     for (int64_t t = 0; t < std::min<int64_t>(W, keys - j); ++t) {
@@ -112,10 +114,11 @@ template <int W> WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t beg
                     const float* v = cache + 2 * model + head * D + d;
                     Float sum{};
                     for (int64_t j = 0; j < keys; ++j) sum += score[j] * at<W>(v + path[j] * stride);
-                    at<W>(out + d) = sum / total;
+                    at<W>(to + d) = sum / total;
                 }
             }
         }
+        out += rows.fresh[row] * model;
     }
 }
 
