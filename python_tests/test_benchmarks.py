@@ -145,7 +145,7 @@ def test_the_results_that_are_kept_can_be_read(harness):
 # ---- the scripts ----
 
 
-@pytest.mark.parametrize("script", ["labels", "attention", "cka", "activations", "evaluation"])
+@pytest.mark.parametrize("script", ["labels", "attention", "cka", "activations", "evaluation", "training"])
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
     command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]

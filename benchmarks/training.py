@@ -1,0 +1,305 @@
+"""Rows that are trained on in a second, beside the Trainer of transformers and a loop in plain PyTorch.
+
+    python benchmarks/training.py [--steps 20] [--repeats 5] [--threads 2]
+
+All begin with the same weights and take the same steps on the same rows: forward, backward, clipping, AdamW,
+schedule. worldfast makes its rows as it goes, the others find theirs tokenised, the plain loop also padded. An
+error is the largest difference of any step's loss from the plain loop's in float64. The limit is the step's
+matrix products, of real tokens alone; worldfast can stay below that number of operations where rows begin
+alike or only answers are scored.
+"""
+
+import importlib.util
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from attention import rotate, rotation
+from harness import CORES, Contestant, Unit, arguments, multiplying, run, threads
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+import worldfast as wf
+from worldfast.model import Ensemble, Rows
+from worldfast.tokens import PAD, Vocabulary
+from worldfast.train import _flatten, _Member
+from worldfast.transformer import Block, ModelSpec, Weights, views
+
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+IGNORED = -100  # a label of transformers
+
+
+# ---- worldfast ----
+
+
+class Together:
+    """Runs in an ensemble: the loop of worldfast.train without its files. A call begins anew."""
+
+    def __init__(self, runs: list[wf.Run], steps: int, threads: int, folder: Path):
+        size = Vocabulary(runs[0].vocabulary, runs[0].world.build()).size
+        self.steps, self.ensemble = steps, Ensemble(runs[0].model, size, len(runs), threads=threads)
+        self.moments = torch.zeros(2, *self.ensemble.parameters.shape)  # [2, M, P]
+        self.members = [
+            _Member(self.ensemble, i, self.moments[:, i], folder, run, writer=None)
+            for i, run in enumerate(runs)
+        ]
+        for i, run in enumerate(runs):
+            self.ensemble.initialise(i, run.seed)
+        self.start = self.ensemble.parameters.clone()
+
+    def __call__(self) -> np.ndarray:
+        """The losses [M, steps]."""
+        self.ensemble.parameters.copy_(self.start)
+        self.moments.zero_()
+        for member in self.members:
+            member.step = 0
+        return np.transpose([self._step() for _ in range(self.steps)])
+
+    def _step(self) -> list[float]:
+        packs = self.ensemble.each(_Member.next_rows, self.members)
+        rows, counts = _flatten(packs, [member.run.loss for member in self.members])
+        losses = self.ensemble.learn(rows).tolist()
+        self.ensemble.each(lambda job: job[0].update(*job[1:]), zip(self.members, losses, counts))
+        return [member.loss for member in self.members]
+
+
+# ---- plain PyTorch ----
+
+
+class Padded(NamedTuple):
+    """Rows of one model, padded to the longest. `scored` are positions in the flattened rectangle."""
+
+    tokens: Tensor  # int64 [R, T]
+    scored: Tensor  # int64 [K]
+    targets: Tensor  # int64 [K]
+
+
+def padded(rows: Rows) -> Padded:
+    lengths = rows.cu_seqlens.diff()  # [R]
+    tokens = pad_sequence(rows.tokens.long().split(lengths.tolist()), batch_first=True, padding_value=PAD)
+    real = torch.arange(tokens.shape[1]) < lengths[:, None]  # [R, T]
+    scored = real.flatten().nonzero()[rows.scored, 0]
+    for counted in (scored, rows.targets):
+        torch._dynamo.mark_dynamic(counted, 0)  # compiled once for any K
+    return Padded(tokens, scored, rows.targets)
+
+
+def plain_loss(spec: ModelSpec, w: Weights, tokens: Tensor, scored: Tensor, targets: Tensor) -> Tensor:
+    """The mean cross entropy of a Qwen2; causal attention lets no real token see the padding behind it."""
+
+    def norm(x, weight):
+        return F.rms_norm(x, weight.shape, weight, spec.norm_eps)
+
+    x = F.embedding(tokens, w.embed)  # [R, T, D]
+    for block in w.blocks:
+        qkv = F.linear(norm(x, block.input_norm), block.qkv, block.qkv_bias)
+        q, k, v = qkv.unflatten(-1, (3, spec.heads, -1)).permute(2, 0, 3, 1, 4)  # [R, heads, T, D / heads]
+        turn = rotation(torch.arange(tokens.shape[1]), q.shape[-1], q.dtype, spec.rope_base)
+        mixed = F.scaled_dot_product_attention(rotate(q, *turn), rotate(k, *turn), v, is_causal=True)
+        x = x + F.linear(mixed.transpose(1, 2).flatten(2), block.output)
+        gate, up = F.linear(norm(x, block.mlp_norm), block.gate_up).chunk(2, -1)
+        x = x + F.linear(F.silu(gate) * up, block.down)
+    final = norm(x.flatten(0, 1)[scored], w.norm)  # [K, D]
+    return F.cross_entropy(F.linear(final, w.head), targets)
+
+
+class Plain:
+    """One run in a loop of plain PyTorch. A call begins anew.
+
+    start      the first weights
+    dtype      of the weights
+    products   torch.bfloat16: with autocast
+    """
+
+    def __init__(
+        self, run: wf.Run, start: Weights, batches: list[Padded], loss=plain_loss,
+        dtype=torch.float32, products=torch.float32,
+    ):  # fmt: skip
+        self.run, self.start, self.batches, self.loss = run, start, batches, loss
+        self.dtype, self.products = dtype, products
+
+    def __call__(self) -> np.ndarray:
+        """The losses [1, steps]."""
+
+        def copy(x):
+            return x.to(self.dtype, copy=True).requires_grad_()
+
+        blocks = tuple(Block(*map(copy, block)) for block in self.start.blocks)
+        weights = Weights(copy(self.start.embed), blocks, copy(self.start.norm), copy(self.start.head))
+        parameters = list(weights.each())
+        adamw, schedule = optimizer(self.run, parameters)
+        losses = []
+        for batch in self.batches:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.products == torch.bfloat16):
+                loss = self.loss(self.run.model, weights, *batch)
+            adamw.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, self.run.clip)
+            adamw.step()
+            schedule.step()
+            losses.append(loss.item())
+        return np.array([losses])
+
+
+def optimizer(run: wf.Run, parameters):
+    """AdamW and the schedule of a run."""
+    parameters = list(parameters)
+    groups = [
+        {"params": [p for p in parameters if p.ndim == 2], "weight_decay": run.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    adamw = torch.optim.AdamW(groups, run.learning_rate, run.betas, run.eps, fused=True)
+    return adamw, torch.optim.lr_scheduler.LambdaLR(
+        adamw, lambda step: run.learning_rate_at(step) / run.learning_rate
+    )
+
+
+# ---- transformers ----
+
+
+def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path, products: torch.dtype):
+    """One run by the Trainer of transformers, as a callable that begins anew and returns the losses
+    [1, steps]."""
+    import transformers
+
+    config = transformers.Qwen2Config(
+        vocab_size=len(start["model.embed_tokens.weight"]), hidden_size=run.model.hidden,
+        num_hidden_layers=run.model.layers, num_attention_heads=run.model.heads,
+        num_key_value_heads=run.model.heads, intermediate_size=run.model.intermediate,
+        rms_norm_eps=run.model.norm_eps, tie_word_embeddings=False, pad_token_id=PAD,
+    )  # fmt: skip
+    model = transformers.Qwen2ForCausalLM(config)
+    options = transformers.TrainingArguments(
+        str(folder), per_device_train_batch_size=run.batch, max_steps=steps, max_grad_norm=run.clip,
+        use_cpu=True, logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    stream, dataset = run.stream(), []
+    for packed in (stream.pack(*run.rows_at(step)) for step in range(steps)):
+        rows = np.split(packed.tokens.astype(np.int64), packed.row_start[1:-1])
+        dataset += [{"input_ids": torch.from_numpy(row)} for row in rows]
+
+    def collate(rows):
+        rows = [row["input_ids"] for row in rows]
+        labels = pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+        mask = (labels != IGNORED).long()
+        labels[:, 0] = IGNORED  # predicted by nothing, but the mean would count it
+        tokens = pad_sequence(rows, batch_first=True, padding_value=PAD)
+        return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+
+    class InOrder(transformers.Trainer):
+        def _get_train_sampler(self, *_):
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, *args, **kwargs):
+            # not by the option bf16: accelerate has one precision a process
+            with torch.autocast("cpu", torch.bfloat16, enabled=products == torch.bfloat16):
+                loss = super().compute_loss(*args, **kwargs)
+            losses.append(loss.item())
+            return loss
+
+    losses = []
+
+    def train():
+        losses.clear()
+        model.load_state_dict(start)
+        optimizers = optimizer(run, model.parameters())
+        trainer = InOrder(model, options, collate, train_dataset=dataset, optimizers=optimizers)
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+        return np.array([losses])
+
+    return train
+
+
+# ---- the cases ----
+
+
+def rows_of(run: wf.Run, steps: int) -> list[Rows]:
+    """The rows of a run's first steps."""
+    stream = run.stream()
+    return [_flatten([stream.pack(*run.rows_at(step))], [run.loss])[0] for step in range(steps)]
+
+
+def trainer_is_installed() -> bool:
+    """False, which is said, where it is not."""
+    missing = [name for name in ("transformers", "accelerate") if not importlib.util.find_spec(name)]
+    for name in missing:
+        print(f"{name} is not installed, the Trainer left out: pip install '.[peers]'")
+    return not missing
+
+
+def operations(spec: ModelSpec, batches: list[Rows], outputs: int) -> int:
+    """Additions and multiplications in the products of forward (2 for each pair of numbers) and backward (4)."""
+    D, products = spec.hidden, 0
+    for rows in batches:
+        lengths = rows.cu_seqlens.diff().long()
+        seen = int((lengths * (lengths + 1) // 2).sum())  # pairs of query and key
+        block = len(rows.tokens) * (4 * D * D + 3 * D * spec.intermediate) + 2 * D * seen
+        products += spec.layers * block + len(rows.scored) * D * outputs
+    return 6 * products
+
+
+def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, compiled) -> list[Contestant]:
+    """Those of a case. The plain loop and the Trainer take the first run, for all of them one after another.
+
+    compiled   `plain_loss` after torch.compile
+    """
+    together = Together(runs, steps, threads, folder)
+    first, size = runs[0], together.ensemble.vocabulary
+    starts = [views(first.model.shapes(size), member) for member in together.start]
+    huggingface = together.ensemble.to_huggingface(0)
+    batches = [rows_of(run, steps) for run in runs]
+    rectangles = [[padded(rows) for rows in each] for each in batches]
+    each = zip(runs, starts, rectangles, strict=True)
+    exact = np.concatenate([Plain(*one, dtype=torch.float64)() for one in each])  # [M, steps]
+    total = sum(operations(first.model, each, together.ensemble.outputs) for each in batches)
+
+    def error(losses):
+        return np.abs(losses - exact[: len(losses)]).max()
+
+    limits = {dtype: (multiplying(total, dtype),) for dtype in ALLOWED}
+    f32 = torch.float32
+    found = [Contestant("worldfast", together, error, ALLOWED[f32], limits=limits[f32])]
+    for dtype in ALLOWED:
+        others = {
+            "plain PyTorch": Plain(first, starts[0], rectangles[0], products=dtype),
+            "plain PyTorch, torch.compile": Plain(first, starts[0], rectangles[0], compiled, products=dtype),
+        }
+        if len(runs) == 1 and trainer_is_installed():
+            others["transformers Trainer"] = with_trainer(first, huggingface, steps, folder, dtype)
+        for name, train in others.items():
+            name += f", {str(dtype).removeprefix('torch.')}"
+            found.append(Contestant(name, train, error, ALLOWED[dtype], len(runs), limits[dtype]))
+    return found
+
+
+def main():
+    parser = arguments(__doc__, repeats=5, threads=[CORES])
+    parser.add_argument("--steps", type=int, default=20, help="steps of a measurement")
+    options = parser.parse_args()
+    demo = wf.study.demo().runs[2]
+    cases = {
+        "paper shape": [wf.Run(tuple(wf.TASKS))],
+        "eight demo-shaped models": [replace(demo, seed=seed) for seed in range(8)],
+    }
+    steps = 2 if options.quick else options.steps
+    compiled = torch.compile(plain_loss, backend="aot_eager" if options.quick else "inductor")
+    for count in options.threads:
+        for name, runs in cases.items():
+            if options.quick:
+                runs = [replace(run, batch=8, model=replace(run.model, layers=1)) for run in runs]
+            case = f"{name}, batches of {runs[0].batch}, {steps} steps, {count} threads"
+            rows = steps * sum(run.batch for run in runs)
+            unit = Unit("rows/s", lambda seconds, rows=rows: rows / seconds)
+            with threads(count), tempfile.TemporaryDirectory() as folder:
+                found = contestants(runs, steps, count, Path(folder), compiled)
+                run("training", case, found, options, unit)
+
+
+if __name__ == "__main__":
+    main()
