@@ -47,8 +47,8 @@ class Together:
             _Member(self.ensemble, i, self.moments[:, i], folder, run, writer=None)
             for i, run in enumerate(runs)
         ]
-        for i, run in enumerate(runs):
-            self.ensemble.initialise(i, run.seed)
+        for member in self.members:
+            self.ensemble.initialise(member.index, member.run.seed)
         self.start = self.ensemble.parameters.clone()
 
     def __call__(self) -> np.ndarray:
@@ -162,8 +162,7 @@ def optimizer(run: wf.Run, parameters):
 
 
 def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path, products: torch.dtype):
-    """One run by the Trainer of transformers, as a callable that begins anew and returns the losses
-    [1, steps]."""
+    """One run by the Trainer of transformers: a callable that begins anew and returns the losses [1, steps]."""
     import transformers
 
     config = transformers.Qwen2Config(
@@ -254,18 +253,18 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
     starts = [views(first.model.shapes(size), member) for member in together.start]
     huggingface = together.ensemble.to_huggingface(0)
     batches = [rows_of(run, steps) for run in runs]
-    rectangles = [[padded(rows) for rows in each] for each in batches]
-    each = zip(runs, starts, rectangles, strict=True)
-    exact = np.concatenate([Plain(*one, dtype=torch.float64)() for one in each])  # [M, steps]
-    total = sum(operations(first.model, each, together.ensemble.outputs) for each in batches)
+    rectangles = [list(map(padded, of_run)) for of_run in batches]
+    in_turn = zip(runs, starts, rectangles, strict=True)
+    exact = np.concatenate([Plain(*one, dtype=torch.float64)() for one in in_turn])  # [M, steps]
+    total = sum(operations(first.model, of_run, together.ensemble.outputs) for of_run in batches)
 
     def error(losses):
         return np.abs(losses - exact[: len(losses)]).max()
 
     limits = {dtype: (multiplying(total, dtype),) for dtype in ALLOWED}
     f32 = torch.float32
-    found = [Contestant("worldfast", together, error, ALLOWED[f32], limits=limits[f32])]
-    for dtype in ALLOWED:
+    found = [Contestant("worldfast, float32", together, error, ALLOWED[f32], limits=limits[f32])]
+    for dtype, allowed in ALLOWED.items():
         others = {
             "plain PyTorch": Plain(first, starts[0], rectangles[0], products=dtype),
             "plain PyTorch, torch.compile": Plain(first, starts[0], rectangles[0], compiled, products=dtype),
@@ -274,7 +273,7 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
             others["transformers Trainer"] = with_trainer(first, huggingface, steps, folder, dtype)
         for name, train in others.items():
             name += f", {str(dtype).removeprefix('torch.')}"
-            found.append(Contestant(name, train, error, ALLOWED[dtype], len(runs), limits[dtype]))
+            found.append(Contestant(name, train, error, allowed, len(runs), limits[dtype]))
     return found
 
 
@@ -287,7 +286,7 @@ def main():
         "paper shape": [wf.Run(tuple(wf.TASKS))],
         "eight demo-shaped models": [replace(demo, seed=seed) for seed in range(8)],
     }
-    steps = 2 if options.quick else options.steps
+    steps = 3 if options.quick else options.steps
     compiled = torch.compile(plain_loss, backend="aot_eager" if options.quick else "inductor")
     for count in options.threads:
         for name, runs in cases.items():
