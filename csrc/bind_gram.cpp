@@ -67,23 +67,43 @@ std::vector<double> add_columns_of(const py::list& objects, Means origins, Means
     return largest;
 }
 
-template <class T>
-std::unique_ptr<Panel<T>> make_panel(const py::list& objects, Means means, const std::vector<double>& scales,
-                                     bool by_columns, int threads) {
-    const Blocks blocks(objects);
+std::vector<Centring> centrings_of(const Blocks& blocks, Means& means, const std::vector<double>& scales) {
     if (means.size() != blocks.rows.size() || scales.size() != blocks.rows.size())
         throw py::value_error("means, scales: expected one for each representation");
     std::vector<Centring> centrings;
     for (size_t a = 0; a < means.size(); ++a)
         centrings.push_back({of_width(means[a], blocks.rows[a], "means"), scales[a]});
+    return centrings;
+}
+
+template <class T>
+std::unique_ptr<Panel<T>> make_panel(const py::list& objects, Means means, const std::vector<double>& scales,
+                                     int threads) {
+    const Blocks blocks(objects);
+    const std::vector<Centring> centrings = centrings_of(blocks, means, scales);
     const py::gil_scoped_release nogil;
-    return std::make_unique<Panel<T>>(blocks.rows, centrings, by_columns ? Along::columns : Along::rows, threads);
+    auto panel = std::make_unique<Panel<T>>();
+    panel->fill(blocks.rows, centrings, Along::rows, threads);
+    return panel;
+}
+
+// Returns the squared norms [M, n] of the rows.
+template <class T>
+Doubles add_features(FeatureProducts<T>& products, const py::list& objects, Means means,
+                     const std::vector<double>& scales, int threads) {
+    const Blocks blocks(objects);
+    const std::vector<Centring> centrings = centrings_of(blocks, means, scales);
+    const int64_t n = blocks.rows.empty() ? 0 : blocks.rows[0].rows;
+    Doubles squared_norms({static_cast<int64_t>(blocks.rows.size()), n});
+    double* norms = squared_norms.mutable_data();
+    const py::gil_scoped_release nogil;
+    products.add(blocks.rows, centrings, norms, n, threads);
+    return squared_norms;
 }
 
 template <class T> void bind(py::module_& m, const std::string& suffix) {
     py::class_<Panel<T>>(m, ("Panel" + suffix).c_str())
-        .def(py::init(&make_panel<T>), py::arg("arrays"), py::arg("means"), py::arg("scales"), py::arg("by_columns"),
-             py::arg("threads"))
+        .def(py::init(&make_panel<T>), py::arg("arrays"), py::arg("means"), py::arg("scales"), py::arg("threads"))
         .def_property_readonly("squared_norms", [](const Panel<T>& panel) {  // [M, n]
             return Doubles({panel.models(), panel.rows()}, panel.squared_norms(0));
         });
@@ -110,8 +130,7 @@ template <class T> void bind(py::module_& m, const std::string& suffix) {
         });
     py::class_<FeatureProducts<T>>(m, ("FeatureProducts" + suffix).c_str())
         .def(py::init<const std::vector<int64_t>&>(), py::arg("widths"))
-        .def("add", &FeatureProducts<T>::add, py::arg("panel"), py::arg("threads"),
-             py::call_guard<py::gil_scoped_release>())
+        .def("add", &add_features<T>, py::arg("arrays"), py::arg("means"), py::arg("scales"), py::arg("threads"))
         .def("linear", [](const FeatureProducts<T>& products) {
             Doubles out({products.models(), products.models()});
             products.linear(out.mutable_data());

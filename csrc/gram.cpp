@@ -191,26 +191,20 @@ template <class T> struct FeatureWork {
     double* sums;  // [count, edge, edge]
 };
 
-// So many rows go through all tiles before the next: those of a few representations stay in the second cache. Their
-// products are added up in T, then go to double.
-constexpr int64_t rows_at_once = 256;
-
 template <int W, class T> WORLDFAST_INLINE void feature_tiles(const FeatureWork<T>& work) {
     const Panel<T>& panel = work.panel;
     alignas(64) T products[edge * edge] = {};
-    for (int64_t from = 0; from < panel.rows(); from += rows_at_once) {
-        for (int64_t t = 0; t < work.count; ++t) {
-            const FeatureTile& tile = work.tiles[t];
-            const auto lines = [&panel](int64_t a, int64_t first) {
-                return round_up(std::min(edge, panel.lines()[a] - first), Panel<T>::strip);
-            };
-            const Strips<T> strips{panel.at(tile.a, tile.row), panel.at(tile.b, tile.column), lines(tile.a, tile.row),
-                                   lines(tile.b, tile.column), panel.rows(), tile.diagonal()};
-            if (strips.a_lines + strips.b_lines < 2 * edge) std::fill_n(products, edge * edge, T{});  // the rest of it
-            product_tile<T, W>(strips, from, std::min(from + rows_at_once, panel.rows()), products, strips);
-            double* sums = work.sums + t * edge * edge;
-            for (int64_t i = 0; i < edge * edge; ++i) sums[i] += static_cast<double>(products[i]);
-        }
+    for (int64_t t = 0; t < work.count; ++t) {
+        const FeatureTile& tile = work.tiles[t];
+        const auto lines = [&panel](int64_t a, int64_t first) {
+            return round_up(std::min(edge, panel.lines()[a] - first), Panel<T>::strip);
+        };
+        const Strips<T> strips{panel.at(tile.a, tile.row), panel.at(tile.b, tile.column), lines(tile.a, tile.row),
+                               lines(tile.b, tile.column), panel.rows(), tile.diagonal()};
+        if (strips.a_lines + strips.b_lines < 2 * edge) std::fill_n(products, edge * edge, T{});  // the rest of it
+        product_tile<T, W>(strips, 0, panel.rows(), products, strips);
+        double* sums = work.sums + t * edge * edge;
+        for (int64_t i = 0; i < edge * edge; ++i) sums[i] += static_cast<double>(products[i]);
     }
 }
 
@@ -309,10 +303,27 @@ FeatureProducts<T>::FeatureProducts(std::vector<int64_t> widths) : widths_(std::
     sums_.resize(tiles_.size() * edge * edge);
 }
 
-template <class T> void FeatureProducts<T>::add(const Panel<T>& panel, int threads) {
-    if (panel.lines() != widths_) throw std::invalid_argument("feature products: the panel has other widths");
+// Each thread has some of the tiles and takes all rows through them, a few at a time: laid out, those of a few
+// representations stay in its caches. That each lays out all rows for itself costs less than waiting for the others.
+template <class T>
+void FeatureProducts<T>::add(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings,
+                             double* squared_norms, int64_t stride, int threads) {
+    constexpr int64_t at_once = 256;  // rows, whose products are added up in T before they go to double
+    const auto fits = [](int64_t width, const Rows& block) { return width == block.width; };
+    if (!std::equal(widths_.begin(), widths_.end(), blocks.begin(), blocks.end(), fits))
+        throw std::invalid_argument("feature products: the rows have other widths");
     parallel_for(static_cast<int64_t>(tiles_.size()), 1, threads, [&](int64_t first, int64_t last) {
-        run(FeatureWork<T>{panel, tiles_.data() + first, last - first, sums_.data() + first * edge * edge});
+        Panel<T> panel;
+        std::vector<Rows> few = blocks;
+        for (int64_t begin = 0; begin < blocks[0].rows; begin += at_once) {
+            for (size_t a = 0; a < few.size(); ++a)
+                few[a] = blocks[a].from(begin, std::min(at_once, blocks[a].rows - begin));
+            panel.fill(few, centrings, Along::columns, 1);
+            run(FeatureWork<T>{panel, tiles_.data() + first, last - first, sums_.data() + first * edge * edge});
+            if (first == 0)
+                for (int64_t a = 0; a < models(); ++a)
+                    std::copy_n(panel.squared_norms(a), panel.rows(), squared_norms + a * stride + begin);
+        }
     });
 }
 

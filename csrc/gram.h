@@ -8,8 +8,8 @@
 //                   the same tiles. Costs M n^2 d + M^2 n^2 / 2 multiply-adds and additions.
 //   FeatureProducts for the linear kernel alone: the sum is |X_a' X_b|^2, in tiles of X_a' X_b. Costs n (M d)^2.
 //
-// Both are fed with panels, blocks of rows of all M representations, so that neither the rows nor a copy of them
-// need fit in memory. Tiles are computed in T, float or double; sums over tiles are double. Work is divided into a
+// Both are fed with blocks of rows of all M representations, so that neither the rows nor a copy of them need fit in
+// memory. Tiles are computed in T, float or double; sums over tiles are double. Work is divided into a
 // fixed number of shares, whose sums are added up in order: results do not depend on the number of threads.
 #pragma once
 
@@ -54,7 +54,10 @@ template <class T> class FeatureProducts {
 public:
     explicit FeatureProducts(std::vector<int64_t> widths);
     int64_t models() const { return static_cast<int64_t>(widths_.size()); }
-    void add(const Panel<T>& panel, int threads);  // along columns; std::invalid_argument for other widths
+    // A block of rows of every representation, whose squared norms are set, [M, n] in memory with a stride.
+    // std::invalid_argument for other widths.
+    void add(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, double* squared_norms,
+             int64_t stride, int threads);
     void linear(double* products) const;           // [M, M]
 
 private:

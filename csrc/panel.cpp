@@ -125,6 +125,12 @@ void run(const PackWork<double>& work) { pack_doubles(work); }
 
 }  // namespace
 
+Rows Rows::from(int64_t first, int64_t count) const {
+    static constexpr int64_t bytes[] = {2, 2, 4, 8};
+    const int64_t offset = first * row_stride * bytes[static_cast<int>(element)];
+    return {static_cast<const char*>(data) + offset, element, count, width, row_stride, column_stride};
+}
+
 double add_columns(const Rows& rows, const double* origin, double* sum) {
     double largest = 0;
     columns_of_rows({rows, origin, sum, &largest});
@@ -132,8 +138,11 @@ double add_columns(const Rows& rows, const double* origin, double* sum) {
 }
 
 template <class T>
-Panel<T>::Panel(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, Along along, int threads)
-    : rows_(blocks.empty() ? 0 : blocks[0].rows) {
+void Panel<T>::fill(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, Along along, int threads) {
+    rows_ = blocks.empty() ? 0 : blocks[0].rows;
+    lines_.clear();
+    depth_.clear();
+    begin_.clear();
     int64_t size = 0;
     for (const Rows& block : blocks) {
         lines_.push_back(along == Along::rows ? rows_ : block.width);
@@ -141,7 +150,7 @@ Panel<T>::Panel(const std::vector<Rows>& blocks, const std::vector<Centring>& ce
         begin_.push_back(size);
         size += (lines_.back() + strip - 1) / strip * strip * depth_.back();
     }
-    data_ = Aligned<T>(size);
+    if (size > capacity_) data_ = Aligned<T>(capacity_ = size);
     squared_norms_.resize(static_cast<size_t>(models() * rows_));
     const int64_t pieces = (rows_ + strip - 1) / strip;
     parallel_for(models() * pieces, 16, threads, [&](int64_t first, int64_t last) {

@@ -22,6 +22,8 @@ struct Rows {
     Element element;
     int64_t rows, width;
     int64_t row_stride, column_stride;
+
+    Rows from(int64_t first, int64_t count) const;  // some of them
 };
 
 // sum[c] += sum over rows of x[r, c] - origin[c]. Returns the largest |x - origin|, or NaN where one is not finite.
@@ -66,7 +68,8 @@ template <class T> class Panel {
 public:
     static constexpr int64_t strip = 128 / sizeof(T);
 
-    Panel(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, Along along, int threads);
+    // Takes other rows, into the same memory where they fit.
+    void fill(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, Along along, int threads);
 
     int64_t models() const { return static_cast<int64_t>(depth_.size()); }
     int64_t rows() const { return rows_; }
@@ -79,7 +82,7 @@ public:
     const double* squared_norms(int64_t a) const { return squared_norms_.data() + a * rows_; }  // [rows]
 
 private:
-    int64_t rows_;
+    int64_t rows_ = 0, capacity_ = 0;
     std::vector<int64_t> lines_, depth_, begin_;
     Aligned<T> data_;
     std::vector<double> squared_norms_;

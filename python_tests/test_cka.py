@@ -123,7 +123,6 @@ def test_blocks_of_rows_make_no_difference(monkeypatch, tmp_path, kernel, widths
         for i, X in enumerate(Xs):
             file[f"layer_{i}"] = X
         monkeypatch.setattr(gram, "PANEL_BYTES", 1)
-        monkeypatch.setattr(gram, "CACHED_ROWS", 50)
         streamed = wf.cka_matrix([file[f"layer_{i}"] for i in range(len(Xs))], kernel)
     np.testing.assert_allclose(streamed, whole, rtol=1e-6)
     np.testing.assert_allclose(streamed, reference(Xs, kernel), rtol=1e-5)

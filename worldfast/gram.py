@@ -21,7 +21,6 @@ __all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # what the blocks of rows that are at work may take, laid out for the kernel
-CACHED_ROWS = 1024  # at a time for feature products: laid out, those of a few representations stay in a cache
 MEDIAN_ROWS = 2048  # whose distances the median heuristic looks at
 SHIFT = math.exp(-0.5)  # taken off every entry of an RBF matrix: centring removes it, and sums cancel less
 OUTLYING = 100.0  # gamma |x|^2 from which on float32 would lose the distances of an outlier's neighbours
@@ -178,10 +177,10 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
     means, scales = _centring(Xs, threads)
     squared_norms = np.empty((len(Xs), n))
 
-    def panel(rows, by_columns=False, models=slice(None)):
+    def panel(rows, models=slice(None)):
         kind = core.Panel32 if single else core.Panel64
         arrays = [X.rows(rows) for X in Xs[models]]
-        made = kind(arrays, means[models], scales[models], by_columns, threads)
+        made = kind(arrays, means[models], scales[models], threads)
         squared_norms[models, rows] = made.squared_norms
         return made
 
@@ -196,8 +195,8 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
     blocks = _blocks(n, sum(widths) * (4 if single else 8))
     if kernels == ("linear",) and n * sum(widths) ** 2 < n**2 * sum(widths) + n**2 * len(Xs) ** 2 / 2:
         gram = (core.FeatureProducts32 if single else core.FeatureProducts64)(widths)
-        for start in range(0, n, CACHED_ROWS):
-            gram.add(panel(slice(start, start + CACHED_ROWS), by_columns=True), threads)
+        for rows in blocks:
+            squared_norms[:, rows] = gram.add([X.rows(rows) for X in Xs], means, scales, threads)
     else:
         kind = core.GramOfGrams32 if single else core.GramOfGrams64
         gram = kind(len(Xs), n, "linear" in kernels, gamma, SHIFT)
