@@ -7,7 +7,7 @@ import torch
 from cka import all_matrices, reference, representations
 from harness import run_on_device
 
-from worldfast.analysis.cka import gram_statistics
+from worldfast.gram import gram_statistics
 
 DEVICE = "cuda"
 SHAPES = [

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "array.h"
+#include "float16.h"
 #include "gram.h"
 #include "parallel.h"
 
@@ -18,12 +19,12 @@ using Doubles = py::array_t<double, py::array::c_style>;
 using Means = std::vector<Doubles>;
 
 Element element_of(const Array& array) {
-    const dlpack::DataType type = array.dtype();
-    if (type.code == dlpack::kFloat && type.bits == 16) return Element::float16;
-    if (type.code == dlpack::kFloat && type.bits == 32) return Element::float32;
-    if (type.code == dlpack::kFloat && type.bits == 64) return Element::float64;
-    if (type.code == dlpack::kBfloat && type.bits == 16) return Element::bfloat16;
-    throw py::type_error(array.message("float16, bfloat16, float32 or float64", "dtype " + to_string(type)));
+    if (array.holds<Float16>()) return Element::float16;
+    if (array.holds<BFloat16>()) return Element::bfloat16;
+    if (array.holds<float>()) return Element::float32;
+    if (array.holds<double>()) return Element::float64;
+    throw py::type_error(
+        array.message("float16, bfloat16, float32 or float64", "dtype " + to_string(array.dtype())));
 }
 
 // The same rows of every representation, held for the length of a call.

@@ -27,12 +27,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worldfast._native import expect
 from worldfast.errors import unknown_name
-
-KERNELS = ("linear", "rbf")
-# Centring removes any constant. With gamma from the median distance the entries of an RBF kernel lie around
-# this one, and sums of what is left over do not cancel.
-SHIFT = math.exp(-0.5)
+from worldfast.gram import KERNELS, SHIFT
 
 WORKSPACE_BYTES = 2**28
 TILE = 128
@@ -283,12 +280,7 @@ def _check(Xs, kernels, gamma):
 
 
 def _expect(name, x, dtype, ndim, beside):
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
-    if x.dtype != dtype:
-        raise TypeError(f"{name}: expected {dtype}, got {x.dtype}")
-    if x.ndim != ndim:
-        raise ValueError(f"{name}: expected {ndim} dimensions, got shape {list(x.shape)}")
+    expect(name, x, [dtype], ndim)
     if x.device != beside.device:
         raise ValueError(f"{name}: expected a tensor on {beside.device} as Xs[0], got one on {x.device}")
     if not (x.is_cuda or triton.knobs.runtime.interpret):

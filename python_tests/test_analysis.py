@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
 
-import worldfast as wf
 from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe, probe_over_training
 

@@ -52,19 +52,6 @@ VISION = {
 }
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.cities()
-
-
-@pytest.fixture(scope="module")
-def small() -> World:
-    random = np.random.default_rng(1)
-    return World.from_array(
-        random.integers(-1500, 1500, (60, 2)).astype(np.int32), region=["Oceania", "Here"] * 30
-    )
-
-
 def texts(figure) -> str:
     import matplotlib.text
 

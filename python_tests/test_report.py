@@ -77,19 +77,6 @@ def unpack(text: str, *shape: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.cities()
-
-
-@pytest.fixture(scope="module")
-def small() -> World:
-    random = np.random.default_rng(1)
-    return World.from_array(
-        random.integers(-1500, 1500, (60, 2)).astype(np.int32), region=["Oceania", "Here"] * 30
-    )
-
-
-@pytest.fixture(scope="module")
 def demo(world):
     tasks = [("distance",), ("angle",), SEVEN]
     return study_result(world, [run_result(world, t, seed, checkpoints=41) for seed, t in enumerate(tasks)])

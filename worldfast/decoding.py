@@ -16,7 +16,7 @@ from torch import Tensor
 from worldfast import layers
 from worldfast._native import core
 from worldfast.tokens import EOS
-from worldfast.transformer import Block, ModelSpec, Scratch, Weights
+from worldfast.transformer import Block, ModelSpec, Scratch, Weights, normed
 
 __all__ = ["PRODUCTS", "Prompts", "greedy", "share", "with_products"]
 
@@ -131,8 +131,7 @@ def _extend(
     x = torch.index_select(w.embed, 0, torch.from_numpy(tokens), out=s(n, D))
     for i, block in enumerate(w.blocks):
         mark = s.mark()
-        normed = _norm(spec, x, block.input_norm, s)
-        _product(normed, block.qkv, s, block.qkv_bias, out=cache[i][first : first + n])
+        _product(normed(spec, x, block.input_norm, s).out, block.qkv, s, block.qkv_bias, out=cache[i][first : first + n])
         mixed = s(n, D)
         core.attention_cached(
             cache[i].view(-1, 3, spec.heads, D // spec.heads), turn, *rows, first,
@@ -141,11 +140,11 @@ def _extend(
         if i == spec.layers - 1:
             x, mixed = x[last], mixed[last]  # [R, D]
         _product(mixed, block.output, s, x, x)
-        gate_up = _product(_norm(spec, x, block.mlp_norm, s), block.gate_up, s)  # [n, 2 F]
+        gate_up = _product(normed(spec, x, block.mlp_norm, s).out, block.gate_up, s)  # [n, 2 F]
         gated = layers.swiglu_forward(gate_up, out=s(len(x), F), threads=s.threads)
         _product(gated, block.down, s, x, x)
         s.release(mark)
-    return _norm(spec, x, w.norm, s)
+    return normed(spec, x, w.norm, s).out
 
 
 def _product(
@@ -157,14 +156,6 @@ def _product(
         return torch.mm(x, weight.t(), out=out) if onto is None else torch.addmm(onto, x, weight.t(), out=out)
     product = torch.mm(x.to(weight.dtype), weight.t())
     return out.copy_(product) if onto is None else torch.add(onto, product, out=out)
-
-
-def _norm(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Tensor:
-    out, scale = s(*x.shape), s(1, len(x))[0]
-    layers.rms_norm_forward(
-        x, weight[None], [0, len(x)], spec.norm_eps, out=out, scale=scale, threads=s.threads
-    )
-    return out
 
 
 def _turns(spec: ModelSpec, positions: int) -> Tensor:

@@ -51,9 +51,9 @@ def run_study(study: Study, out: str | os.PathLike = ".", *, threads: int | None
     if progress:
         print("reading activations and scoring answers", file=sys.stderr, flush=True)
     world = study.runs[0].world.build()
-    runs = [_read(folder, study, world) for folder in trained]
-    last = [Activations(folder) for folder in trained]
-    cka = cka_matrix([activations[activations.steps[-1], study.layer] for activations in last])
+    captured = [Activations(folder) for folder in trained]
+    runs = [_read(activations, study, world) for activations in captured]
+    cka = cka_matrix([activations[activations.steps[-1], study.layer] for activations in captured])
     read_in = time.perf_counter() - began - trained_in
     result = StudyResult(
         name=study.name,
@@ -78,10 +78,10 @@ def _ending(folder: Path) -> dict:
     return json.loads((folder / "done").read_text())
 
 
-def _read(folder: Path, study: Study, world: World) -> RunResult:
+def _read(activations: Activations, study: Study, world: World) -> RunResult:
     """Everything the study asks of one finished run."""
+    folder = activations.folder
     run, ensemble = load(folder)
-    activations = Activations(folder)
     cities = activations.cities
     if len(cities) < len(world):
         raise ValueError(f"{folder}: a study reads every city, capture.cities left {len(world) - len(cities)} out")

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldfast._native import core
+from worldfast._native import core, thread_count
 from worldfast.errors import unknown_name
 
-__all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_of_sums", "normalised"]
+__all__ = [
+    "KERNELS", "SHIFT", "GramStatistics", "as_tensor", "gram_blocks", "gram_statistics", "hsic_of_sums", "normalised",
+]  # fmt: skip
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # what the blocks of rows that are at work may take, laid out for the kernel
@@ -136,7 +138,7 @@ def gram_statistics(
             f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {bandwidth}"
         )
     if first.device == "cpu":
-        return _on_cpu(Xs, kernels, bandwidth, torch.get_num_threads() if threads is None else threads)
+        return _on_cpu(Xs, kernels, bandwidth, thread_count(threads))
     return _on_gpu(Xs, kernels, bandwidth)
 
 
@@ -243,6 +245,14 @@ def _on_gpu(Xs, kernels, bandwidth):
     linear = found["linear"][0].cpu().numpy() if "linear" in found else None
     rbf = tuple(x.cpu().numpy() for x in found["rbf"]) if "rbf" in found else None
     return _statistics(Xs, linear, squared_norms, rbf, sigma, scales)
+
+
+def as_tensor(X) -> torch.Tensor:
+    """A representation whole, as a float64 tensor on its device."""
+    if not isinstance(X, torch.Tensor):
+        on_gpu = hasattr(X, "__cuda_array_interface__")
+        X = torch.from_dlpack(X) if on_gpu else torch.as_tensor(np.asarray(X))
+    return X.detach().double()
 
 
 def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, size: int = 64):

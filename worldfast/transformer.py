@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldfast import layers, ops
 
-__all__ = ["ModelSpec", "Scratch", "Tile", "Weights", "backward", "buffer_size", "forward", "views"]
+__all__ = ["ModelSpec", "Scratch", "Tile", "Weights", "backward", "buffer_size", "forward", "normed", "views"]
 
 ALIGN = 16  # numbers: every parameter begins at a multiple of 64 bytes, in every member of an ensemble
 
@@ -206,7 +206,7 @@ def forward(spec: ModelSpec, w: Weights, tile: Tile, s: Scratch) -> tuple[list[K
     for i, block in enumerate(w.blocks):
         last = i == spec.layers - 1
         n, seen = K if last else U, tile.seen(last)
-        input = _norm(spec, x, block.input_norm, s)
+        input = normed(spec, x, block.input_norm, s)
         qkv = torch.addmm(block.qkv_bias, input.out, block.qkv.t(), out=s(U, 3 * D))
         if L > U:
             qkv = torch.index_select(qkv, 0, tile.source, out=s(L, 3 * D))
@@ -219,14 +219,14 @@ def forward(spec: ModelSpec, w: Weights, tile: Tile, s: Scratch) -> tuple[list[K
             mixed = torch.index_select(mixed, 0, seen, out=s(n, D))
         if last:
             x = torch.index_select(x, 0, tile.sources, out=s(n, D))
-        middle = _norm(spec, torch.addmm(x, mixed, block.output.t(), out=s(n, D)), block.mlp_norm, s)
+        middle = normed(spec, torch.addmm(x, mixed, block.output.t(), out=s(n, D)), block.mlp_norm, s)
         gate_up = torch.mm(middle.out, block.gate_up.t(), out=s(n, 2 * F))
         kept.append(Kept(input, qkv, mixed, middle, gate_up))
         x, mark = s(n, D), s.mark()
         gated = layers.swiglu_forward(gate_up, out=s(n, F), threads=s.threads)
         torch.addmm(middle.x, gated, block.down.t(), out=x)
         s.release(mark)
-    return kept, _norm(spec, x, w.norm, s)
+    return kept, normed(spec, x, w.norm, s)
 
 
 def backward(
@@ -280,7 +280,8 @@ def _heads(spec: ModelSpec, qkv: Tensor) -> tuple[Tensor, ...]:
     return qkv.view(qkv.shape[0], 3, spec.heads, -1).unbind(1)
 
 
-def _norm(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Norm:
+def normed(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Norm:
+    """RMSNorm of x [n, D] in scratch memory."""
     out, scale = s(*x.shape), s(1, x.shape[0])[0]
     layers.rms_norm_forward(
         x, weight[None], [0, x.shape[0]], spec.norm_eps, out=out, scale=scale, threads=s.threads

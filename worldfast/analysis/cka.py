@@ -4,13 +4,12 @@ Source: Kornblith et al., "Similarity of Neural Network Representations Revisite
 Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR 2021.
 """
 
-import numpy as np
 import torch
 
 from worldfast.analysis.pca import leading_components
-from worldfast.gram import gram_blocks, gram_statistics, hsic_of_sums, normalised
+from worldfast.gram import as_tensor, gram_blocks, gram_statistics, hsic_of_sums, normalised
 
-__all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_standard_error", "gram_statistics"]
+__all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_standard_error"]
 
 
 def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
@@ -76,11 +75,10 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     """
     statistics = gram_statistics(Xs, kernel, bandwidth)
     n, scale = statistics.n, statistics.scale
-    whole = torch.from_numpy(statistics.cka(kernel, debiased))  # [M, M]
-    Xs = [X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X)) for X in Xs]
-    centred = [(X - X.mean(0)) * s for X, s in zip((X.detach().double() for X in Xs), scale)]
+    centred = [(X - X.mean(0)) * s for X, s in zip(map(as_tensor, Xs), scale)]
     device = centred[0].device
     gamma = None if statistics.bandwidth is None else 0.5 / (statistics.bandwidth * scale) ** 2
+    whole = torch.from_numpy(statistics.cka(kernel, debiased)).to(device)  # [M, M]
     diagonal = torch.from_numpy(statistics.diagonal[kernel]).to(device)  # [M, n]
     sums = torch.from_numpy(statistics.row_sums[kernel]).to(device)  # [M, n]
     products = torch.from_numpy(statistics.products[kernel]).to(device)  # [M, M]
@@ -90,7 +88,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
             products - diagonal @ diagonal.T,
             torch.zeros_like(diagonal),
         )
-    totals = sums.sum(1)  # [M]
+    totals, row_products = sums.sum(1), sums @ sums.T  # [M], [M, M]
     first = second = 0  # of the differences from the whole
     for rows, K in gram_blocks(centred, kernel, gamma):  # K [M, B, n]
         own, left_out = diagonal[:, rows].T, sums[:, rows].T  # [B, M]
@@ -103,7 +101,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
         hsic = hsic_of_sums(
             n - 1,
             products - 2 * shared + each,
-            sums @ sums.T - outer(left_out, left_out) - crossed - crossed.mT + shared - each,
+            row_products - outer(left_out, left_out) - crossed - crossed.mT + shared - each,
             outer(totals - 2 * left_out + own, totals - 2 * left_out + own),
             debiased,
         )  # [B, M, M], with one city left out
@@ -112,7 +110,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
             raise ValueError(
                 f"without one of the {n} rows the debiased CKA is undefined: too few for a standard error"
             )
-        difference = hsic / outer(alone, alone).sqrt() - whole.to(device)
+        difference = hsic / outer(alone, alone).sqrt() - whole
         first, second = first + difference.sum(0), second + difference.square().sum(0)
     variance = (n - 1) / n * (second - first.square() / n)
     return variance.clamp(min=0).fill_diagonal_(0).sqrt().cpu().numpy()

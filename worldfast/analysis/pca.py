@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from worldfast.gram import as_tensor
+
 __all__ = ["Components", "leading_components", "pca_over_training"]
 
 
@@ -61,12 +63,11 @@ def leading_components(X, k):
 
     Raises ValueError for k larger than n or d.
     """
-    X = X if isinstance(X, torch.Tensor) else torch.as_tensor(np.asarray(X))
+    X = as_tensor(X)
     if X.ndim != 2 or not 1 <= k <= min(X.shape):
         raise ValueError(
             f"expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}"
         )
-    X = X.detach().double()
     X = X - X.mean(0)
     if len(X) < X.shape[1]:  # the same from the smaller of two matrices
         values, vectors = torch.linalg.eigh(X @ X.T)
