@@ -325,6 +325,7 @@ def test_identity_is_content():
     changes = dict(
         tasks=("angle",), seed=1, world=WorldSpec(atlantis=1), rows=321, epochs=2, batch=17,
         learning_rate=1e-4, warmup=6, weight_decay=0.0, clip=2.0, betas=(0.9, 0.99), eps=1e-7, loss="answer",
+        products="bfloat16",
         vocabulary="entity", among="x > 0", crossing="reshuffled", model=ModelSpec(), checkpoints=5,
         capture=Capture(),
     )  # fmt: skip

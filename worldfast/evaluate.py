@@ -39,7 +39,7 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     FileNotFoundError where the folder is no run's or has no checkpoint.
     """
     run, found = saved(folder)
-    ensemble = Ensemble(run.model, run.stream().vocabulary.size, device=device)
+    ensemble = Ensemble(run.model, run.stream().vocabulary.size, device=device, products=run.products)
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     return run, ensemble
 
@@ -63,7 +63,7 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
 
 
 def decode(
-    ensemble: Ensemble, member: int, batch: Batch, longest: int = 16, products: str = "float32"
+    ensemble: Ensemble, member: int, batch: Batch, longest: int = 16, products: str | None = None
 ) -> list[np.ndarray]:
     """Greedy answers of a member to the rows of a batch: the tokens before <eos>, int32 [up to `longest`] each.
 
@@ -85,13 +85,13 @@ def evaluate(
     vocabulary: str = "character",
     among=None,
     must_include=None,
-    products: str = "float32",
+    products: str | None = None,
 ) -> Score:
     """A member's score on n test rows of a task.
 
     seed, among, must_include   of the rows, as for `sample`; take the run's own seed, so that no pair was trained on
     vocabulary                  the run's
-    products                    the numbers that matrix products multiply, "float32" or "bfloat16"
+    products                    what matrices are multiplied in, "float32" or "bfloat16"; None: as in training
 
     Source: the evaluation of arXiv 2602.00533: greedy decoding; absolute error for numbers, accuracy for choices.
     """

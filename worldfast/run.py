@@ -16,6 +16,7 @@ from worldfast.model import ModelSpec
 from worldfast.sampling import CROSSINGS, Component, Stream
 from worldfast.tasks import TASKS, find
 from worldfast.tokens import VOCABULARIES, Vocabulary
+from worldfast.transformer import PRODUCTS
 from worldfast.world import WorldSpec
 
 __all__ = ["Run"]
@@ -38,6 +39,7 @@ class Run:
     clip                     largest gradient norm
     betas, eps               of AdamW
     loss                     "all": every token after the first; "answer": those after '='
+    products                 what matrices are multiplied in: "float32", or "bfloat16" with float32 sums and weights
     vocabulary               "character" or "entity"
     among                    cities that rows may use: an expression for World.select; None: all
     crossing                 "balanced" or "reshuffled", as for wf.sample
@@ -63,6 +65,7 @@ class Run:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     loss: str = "all"
+    products: str = "float32"
     vocabulary: str = "character"
     among: str | None = None
     crossing: str = "balanced"
@@ -89,7 +92,9 @@ class Run:
         self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
-        for name, known in dict(loss=LOSSES, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
+        for name, known in dict(
+            loss=LOSSES, products=PRODUCTS, vocabulary=VOCABULARIES, crossing=CROSSINGS
+        ).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
         for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():

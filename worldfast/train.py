@@ -52,7 +52,7 @@ def train(
     progress=True,
     log: Callable[[Run, dict], None] | str | None = None,
 ) -> list[Path]:
-    """Trains runs, those of one shape together, and returns their folders below `out`, in order.
+    """Trains runs, those of one shape and one kind of products together, and returns their folders below `out`, in order.
 
     A run whose folder says that it is done is left as it is; one that was stopped goes on from its newest
     checkpoint and ends with the bits of an uninterrupted one. Members differ in tasks, seed, rows, batch,
@@ -86,13 +86,13 @@ def train(
     for run, folder in zip(runs, folders):
         if not (folder / "done").exists():
             size = Vocabulary(run.vocabulary, run.world.build()).size
-            groups.setdefault((run.model, size), {})[folder] = run
+            groups.setdefault((run.model, size, run.products), {})[folder] = run
     with ExitStack() as locks:
         for group in groups.values():
             for folder in group:
                 locks.enter_context(files.lock(files.folder(folder, "out")))
-        for (spec, size), group in groups.items():
-            ensemble = Ensemble(spec, size, len(group), threads=threads)
+        for (spec, size, products), group in groups.items():
+            ensemble = Ensemble(spec, size, len(group), threads=threads, products=products)
             _train_ensemble(ensemble, group, _Progress(progress), open_log)
     return folders
 
