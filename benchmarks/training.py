@@ -41,7 +41,10 @@ class Together:
 
     def __init__(self, runs: list[wf.Run], steps: int, threads: int, folder: Path):
         size = Vocabulary(runs[0].vocabulary, runs[0].world.build()).size
-        self.steps, self.ensemble = steps, Ensemble(runs[0].model, size, len(runs), threads=threads)
+        self.steps = steps
+        self.ensemble = Ensemble(
+            runs[0].model, size, len(runs), threads=threads, products=runs[0].products
+        )
         self.moments = torch.zeros(2, *self.ensemble.parameters.shape)  # [2, M, P]
         self.members = [
             _Member(self.ensemble, i, self.moments[:, i], folder, run, writer=None)
@@ -262,8 +265,12 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
         return np.abs(losses - exact[: len(losses)]).max()
 
     limits = {dtype: (multiplying(total, dtype),) for dtype in ALLOWED}
-    f32 = torch.float32
-    found = [Contestant("worldfast, float32", together, error, ALLOWED[f32], limits=limits[f32])]
+    halves = [replace(run, products="bfloat16") for run in runs]
+    ours = {torch.float32: together, torch.bfloat16: Together(halves, steps, threads, folder)}
+    found = [
+        Contestant(f"worldfast, {name_of(dtype)}", train, error, ALLOWED[dtype], limits=limits[dtype])
+        for dtype, train in ours.items()
+    ]
     for dtype, allowed in ALLOWED.items():
         others = {
             "plain PyTorch": Plain(first, starts[0], rectangles[0], products=dtype),
@@ -272,9 +279,13 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
         if len(runs) == 1 and trainer_is_installed():
             others["transformers Trainer"] = with_trainer(first, huggingface, steps, folder, dtype)
         for name, train in others.items():
-            name += f", {str(dtype).removeprefix('torch.')}"
+            name += f", {name_of(dtype)}"
             found.append(Contestant(name, train, error, allowed, len(runs), limits[dtype]))
     return found
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def main():
