@@ -1,4 +1,5 @@
-// Memory for one piece of work, used again for the next: fresh memory costs more than the arithmetic done in it.
+// Memory for one piece of work, used again for the next: fresh memory costs more than the arithmetic done in
+// it.
 #pragma once
 
 #include <cstddef>
@@ -11,8 +12,10 @@ namespace worldfast {
 
 class Arena {
 public:
-    // n numbers, uninitialised, on a cache line's boundary; they last until `clear` or the end of their `Scope`.
-    template <class T> T* take(int64_t n) {
+    // n numbers, uninitialised, on a cache line's boundary; they last until `clear` or the end of their
+    // `Scope`.
+    template <class T>
+    T* take(int64_t n) {
         const size_t bytes = (static_cast<size_t>(n) * sizeof(T) + line - 1) / line * line;
         if (used_ + bytes > size_) grow(bytes);
         char* p = blocks_.back().get() + used_;

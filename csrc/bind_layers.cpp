@@ -12,14 +12,6 @@ namespace {
 
 using Object = const py::object&;
 
-template <class T = float> T* input(const Array& array, std::initializer_list<int64_t> shape) {
-    return array.require<T>(shape).contiguous().on_cpu().template data<T>();
-}
-template <class T = float> T* output(const Array& array, std::initializer_list<int64_t> shape) {
-    array.writable();
-    return input<T>(array, shape);
-}
-
 Members members_of(const Array& x, const Array& weight, const std::vector<int64_t>& offsets) {
     const int64_t count = static_cast<int64_t>(offsets.size()) - 1;
     const std::string expected = "offsets: expected " + std::to_string(weight.shape(0) + 1) +
@@ -131,9 +123,10 @@ void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_
           grad_scale.data(), threads);
 }
 
-// The gradient of a member: its lanes' sums behind the embeddings, which are the first V D parameters, and theirs.
-void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Object tokens_, Object grad_embedded_,
-                     Object embedding_) {
+// The gradient of a member: its lanes' sums behind the embeddings, which are the first V D parameters, and
+// theirs.
+void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Object tokens_,
+                     Object grad_embedded_, Object embedding_) {
     std::vector<Array> held;
     for (const auto& lane : lanes_) held.emplace_back(lane, "lanes");
     if (held.empty()) throw py::value_error("lanes: expected at least one, got none");
@@ -145,7 +138,8 @@ void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Obje
     const int32_t* pt = input<int32_t>(tokens, {Array::any});
     const float* pg = input(grad_embedded, {U, D});
     if (behind < 0 || behind > P)
-        throw py::value_error("behind: expected 0 to " + std::to_string(P) + ", got " + std::to_string(behind));
+        throw py::value_error("behind: expected 0 to " + std::to_string(P) + ", got " +
+                              std::to_string(behind));
     for (int64_t t = 0; t < U; ++t)
         if (pt[t] < 0 || pt[t] >= V)
             throw py::index_error(tokens.message("0 to " + std::to_string(V - 1), std::to_string(pt[t])));

@@ -1,4 +1,5 @@
-// The transformer as Python sees it: a shape that knows what to do with parameters and rows in arrays on the CPU.
+// The transformer as Python sees it: a shape that knows what to do with parameters and rows in arrays on the
+// CPU.
 #include <pybind11/stl.h>
 
 #include <vector>
@@ -11,14 +12,6 @@ namespace worldfast {
 namespace {
 
 using Object = const py::object&;
-
-template <class T> T* input(const Array& array, std::initializer_list<int64_t> shape) {
-    return array.require<T>(shape).contiguous().on_cpu().template data<T>();
-}
-template <class T> T* output(const Array& array, std::initializer_list<int64_t> shape) {
-    array.writable();
-    return input<T>(array, shape);
-}
 
 // The arrays of a Tile, held for the length of a call, with what can be checked without reading them.
 struct Rows {
@@ -42,15 +35,16 @@ struct Rows {
                    input<int64_t>(sources, {Array::any}),   sources.shape(0)};
         if (!targets.empty()) t.targets = input<int64_t>(targets[0], {sources.shape(0)});
         if (rows < 0 || t.row_start[rows] != place.shape(0))
-            throw py::value_error(row_start.message("the number of places, " + std::to_string(place.shape(0)) +
-                                                    ", as last entry", "another"));
+            throw py::value_error(row_start.message(
+                "the number of places, " + std::to_string(place.shape(0)) + ", as last entry", "another"));
         for (int64_t r = 0; r < rows; ++r)
             if (t.shared[r] < 0 || t.shared[r] > t.row_start[r + 1] - t.row_start[r])
                 throw py::value_error(shared.message("no more tokens than row " + std::to_string(r) + " has",
                                                      std::to_string(t.shared[r])));
         for (int64_t i = 0; i < place.shape(0); ++i)
             if (t.place[i] < 0 || t.place[i] >= t.computed)
-                throw py::value_error(place.message("0 to " + std::to_string(t.computed - 1), std::to_string(t.place[i])));
+                throw py::value_error(
+                    place.message("0 to " + std::to_string(t.computed - 1), std::to_string(t.place[i])));
         return t;
     }
 };
@@ -58,10 +52,10 @@ struct Rows {
 struct Weights {
     const Array parameters, packed;
 
-    Weights(Object parameters, Object packed) : parameters(parameters, "parameters"), packed(packed, "packed") {}
+    Weights(Object parameters, Object packed)
+        : parameters(parameters, "parameters"), packed(packed, "packed") {}
     Model checked(const TransformerShape& shape) const {
-        return {shape, input<float>(parameters, {Array::any}),
-                input<uint8_t>(packed, {packed_bytes(shape)})};
+        return {shape, input<float>(parameters, {Array::any}), input<uint8_t>(packed, {packed_bytes(shape)})};
     }
 };
 
@@ -73,8 +67,8 @@ void pack_weights(const TransformerShape& shape, Object parameters_, Object pack
     pack_parameters(shape, model.parameters, weights.packed.data<uint8_t>(), threads);
 }
 
-double learn(const TransformerShape& shape, Object parameters_, Object packed_, const py::tuple& tile, Object gradients_,
-             Object grad_embedded_, Arena& arena, int threads) {
+double learn(const TransformerShape& shape, Object parameters_, Object packed_, const py::tuple& tile,
+             Object gradients_, Object grad_embedded_, Arena& arena, int threads) {
     const Weights weights(parameters_, packed_);
     const Rows rows(tile);
     const Array gradients(gradients_, "gradients"), grad_embedded(grad_embedded_, "grad_embedded");
@@ -88,8 +82,8 @@ double learn(const TransformerShape& shape, Object parameters_, Object packed_, 
 }
 
 void read(const TransformerShape& shape, Object parameters_, Object packed_, const py::tuple& tile,
-          const std::vector<int64_t>& layers, const std::vector<py::object>& states_, Object logits_, Arena& arena,
-          int threads) {
+          const std::vector<int64_t>& layers, const std::vector<py::object>& states_, Object logits_,
+          Arena& arena, int threads) {
     const Weights weights(parameters_, packed_);
     const Rows rows(tile);
     const Model model = weights.checked(shape);
@@ -112,11 +106,13 @@ void read(const TransformerShape& shape, Object parameters_, Object packed_, con
     read_tile(model, checked, layers, states, logits, arena, threads);
 }
 
-void extend(const TransformerShape& shape, Object parameters_, Object packed_, Object tokens_, Object caches_, Object turn_,
-            Object path_, Object length_, Object fresh_, int64_t first, Object following_, Arena& arena, int threads) {
+void extend(const TransformerShape& shape, Object parameters_, Object packed_, Object tokens_, Object caches_,
+            Object turn_, Object path_, Object length_, Object fresh_, int64_t first, Object following_,
+            Arena& arena, int threads) {
     const Weights weights(parameters_, packed_);
-    const Array tokens(tokens_, "tokens"), caches(caches_, "caches"), turn(turn_, "turn"), path(path_, "path"),
-        length(length_, "length"), fresh(fresh_, "fresh"), following(following_, "following");
+    const Array tokens(tokens_, "tokens"), caches(caches_, "caches"), turn(turn_, "turn"),
+        path(path_, "path"), length(length_, "length"), fresh(fresh_, "fresh"),
+        following(following_, "following");
     const Model model = weights.checked(shape);
     const int64_t head_dim = shape.hidden / shape.heads;
     float* cache = output<float>(caches, {shape.layers, Array::any, 3 * shape.hidden});
@@ -143,7 +139,8 @@ void extend(const TransformerShape& shape, Object parameters_, Object packed_, O
 }
 
 // A product and its gradient at the weight, for tests and for timing them alone.
-template <class S> void multiply_packed(const Array& x, const Array& weight, const Array& out) {
+template <class S>
+void multiply_packed(const Array& x, const Array& weight, const Array& out) {
     const int64_t n = x.shape(0), lines = weight.shape(0), depth = weight.shape(1);
     std::vector<S> panel(static_cast<size_t>(panel_size<S>(lines, depth)));
     const S* px = x.data<S>();
@@ -151,7 +148,8 @@ template <class S> void multiply_packed(const Array& x, const Array& weight, con
     multiply(Product<S, float>{px, n, x.stride(0), panel.data(), lines, depth, out.data<float>(), lines});
 }
 
-template <class F> void with_multiplied(const Array& x, F&& f) {
+template <class F>
+void with_multiplied(const Array& x, F&& f) {
     if (x.holds<float>()) return f(float{});
     if (x.holds<BFloat16>()) return f(BFloat16{});
     throw py::type_error(x.message("dtype float32 or bfloat16", "dtype " + to_string(x.dtype())));
@@ -180,7 +178,8 @@ void linear_gradient(Object grad_out_, Object x_, Object gradient_) {
         x.require<S>({Array::any, Array::any}).unit_last_stride().on_cpu();
         grad_out.require<S>({n, Array::any}).unit_last_stride().on_cpu();
         py::gil_scoped_release nogil;
-        std::vector<S> a(static_cast<size_t>(panel_size<S>(lines, n))), b(static_cast<size_t>(panel_size<S>(depth, n)));
+        std::vector<S> a(static_cast<size_t>(panel_size<S>(lines, n))),
+            b(static_cast<size_t>(panel_size<S>(depth, n)));
         pack(grad_out.data<S>(), grad_out.stride(0), false, lines, n, a.data());
         pack(x.data<S>(), x.stride(0), false, depth, n, b.data());
         add_products(a.data(), 0, lines, b.data(), depth, n, to);
@@ -192,15 +191,15 @@ void linear_gradient(Object grad_out_, Object x_, Object gradient_) {
 void bind_transformer(py::module_& m) {
     py::class_<Arena>(m, "Arena").def(py::init<>()).def_property_readonly("bytes", &Arena::bytes);
     py::class_<TransformerShape>(m, "Transformer")
-        .def(py::init([](int64_t hidden, int64_t layers, int64_t heads, int64_t intermediate, int64_t vocabulary,
-                         int64_t outputs, double rope_base, float norm_eps, const std::vector<int64_t>& offsets,
-                         bool bfloat16) {
+        .def(py::init([](int64_t hidden, int64_t layers, int64_t heads, int64_t intermediate,
+                         int64_t vocabulary, int64_t outputs, double rope_base, float norm_eps,
+                         const std::vector<int64_t>& offsets, bool bfloat16) {
                  return TransformerShape{hidden,  layers,    heads,    intermediate, vocabulary,
                                          outputs, rope_base, norm_eps, bfloat16,     offsets};
              }),
              py::kw_only(), py::arg("hidden"), py::arg("layers"), py::arg("heads"), py::arg("intermediate"),
-             py::arg("vocabulary"), py::arg("outputs"), py::arg("rope_base"), py::arg("norm_eps"), py::arg("offsets"),
-             py::arg("bfloat16"))
+             py::arg("vocabulary"), py::arg("outputs"), py::arg("rope_base"), py::arg("norm_eps"),
+             py::arg("offsets"), py::arg("bfloat16"))
         .def_property_readonly("packed_bytes", &packed_bytes)
         .def("pack", &pack_weights)
         .def("learn", &learn)

@@ -29,7 +29,8 @@ std::vector<Block> blocks_of(const Members& members, int64_t size) {
 }
 
 // Calls f(i) for each of n items of `width` numbers.
-template <class F> void each(int64_t n, int64_t width, int threads, const F& f) {
+template <class F>
+void each(int64_t n, int64_t width, int threads, const F& f) {
     parallel_for(n, 1 + grain / std::max<int64_t>(width, 1), threads, [&f](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) f(i);
     });
@@ -91,7 +92,8 @@ WORLDFAST_INLINE void sigmoid_of(const typename Lanes<W>::Float& gate, typename 
     sigmoid = 1.0f / (1.0f + sigmoid);
 }
 
-template <int W, class S> WORLDFAST_INLINE void swiglu_body(const S* gate_up, int64_t width, S* y) {
+template <int W, class S>
+WORLDFAST_INLINE void swiglu_body(const S* gate_up, int64_t width, S* y) {
     typename Lanes<W>::Float gate, up, sigmoid;
     for (int64_t f = 0; f < width; f += W) {
         load<W>(gate_up + f, width - f, gate);
@@ -119,16 +121,17 @@ WORLDFAST_INLINE void swiglu_backward_body(const S* grad_y, const S* gate_up, in
 
 // ---- for each type of activations ----
 
-#define WORLDFAST_LAYERS(S)                                                                                      \
-    WORLDFAST_DISPATCH(scaled_token, scaled_body,                                                                \
-                       (const float* x, const float* weight, int64_t width, float scale, S* y),                  \
-                       (x, weight, width, scale, y))                                                             \
-    WORLDFAST_DISPATCH(rms_norm_token, rms_norm_body,                                                            \
-                       (const float* x, const float* weight, int64_t width, float eps, S* y, float* scale),      \
-                       (x, weight, width, eps, y, scale))                                                        \
-    WORLDFAST_DISPATCH(swiglu_token, swiglu_body, (const S* gate_up, int64_t width, S* y), (gate_up, width, y))  \
-    WORLDFAST_DISPATCH(swiglu_backward_token, swiglu_backward_body,                                              \
-                       (const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up, S* y),                \
+#define WORLDFAST_LAYERS(S)                                                                                 \
+    WORLDFAST_DISPATCH(scaled_token, scaled_body,                                                           \
+                       (const float* x, const float* weight, int64_t width, float scale, S* y),             \
+                       (x, weight, width, scale, y))                                                        \
+    WORLDFAST_DISPATCH(rms_norm_token, rms_norm_body,                                                       \
+                       (const float* x, const float* weight, int64_t width, float eps, S* y, float* scale), \
+                       (x, weight, width, eps, y, scale))                                                   \
+    WORLDFAST_DISPATCH(swiglu_token, swiglu_body, (const S* gate_up, int64_t width, S* y),                  \
+                       (gate_up, width, y))                                                                 \
+    WORLDFAST_DISPATCH(swiglu_backward_token, swiglu_backward_body,                                         \
+                       (const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up, S* y),           \
                        (grad_y, gate_up, width, grad_gate_up, y))
 WORLDFAST_LAYERS(float)
 WORLDFAST_LAYERS(BFloat16)
@@ -192,7 +195,8 @@ WORLDFAST_DISPATCH(adamw_block, adamw_body,
                    (s, n, p, grad, average, square, mask))
 
 // squares <- sum of x^2
-template <int W> WORLDFAST_INLINE void squares_body(const float* x, int64_t n, double* squares) {
+template <int W>
+WORLDFAST_INLINE void squares_body(const float* x, int64_t n, double* squares) {
     typename Lanes<W>::Float sum[4] = {}, part;
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
@@ -248,8 +252,8 @@ void rms_norm_forward(const Members& members, const float* x, const float* weigh
 }
 
 template <class S>
-void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale, S* y,
-                    int threads) {
+void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale,
+                    S* y, int threads) {
     each(tokens, width, threads,
          [=](int64_t t) { scaled_token(x + t * width, weight, width, scale[t], y + t * width); });
 }
@@ -286,10 +290,10 @@ void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* ga
     });
 }
 
-#define WORLDFAST_LAYERS(S)                                                                                      \
-    template void rms_norm_forward(const Members&, const float*, const float*, float, S*, float*, int);         \
-    template void rms_norm_again(int64_t, int64_t, const float*, const float*, const float*, S*, int);          \
-    template void swiglu_forward(int64_t, int64_t, const S*, S*, int64_t, int);                                 \
+#define WORLDFAST_LAYERS(S)                                                                             \
+    template void rms_norm_forward(const Members&, const float*, const float*, float, S*, float*, int); \
+    template void rms_norm_again(int64_t, int64_t, const float*, const float*, const float*, S*, int);  \
+    template void swiglu_forward(int64_t, int64_t, const S*, S*, int64_t, int);                         \
     template void swiglu_backward(int64_t, int64_t, const S*, const S*, S*, S*, int);
 WORLDFAST_LAYERS(float)
 WORLDFAST_LAYERS(BFloat16)

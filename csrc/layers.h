@@ -1,8 +1,9 @@
 // The training step's work between its matrix products, on the CPU: each function is one pass over memory.
 //
-// Arrays are contiguous, of float or where S stands of BFloat16, and sizes are as the comments say. Every sum over tokens or parameters is cut
-// into blocks of a fixed size, counted from the member's own start and added in order: a member's bits depend
-// neither on the number of threads nor on the other members. threads 0 is one per processor.
+// Arrays are contiguous, of float or where S stands of BFloat16, and sizes are as the comments say. Every sum
+// over tokens or parameters is cut into blocks of a fixed size, counted from the member's own start and added
+// in order: a member's bits depend neither on the number of threads nor on the other members. threads 0 is
+// one per processor.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +26,8 @@ void rms_norm_forward(const Members& members, const float* x /* [L, D] */, const
 
 // y once more, of one member, from the scale that was found.
 template <class S>
-void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale, S* y,
-                    int threads);
+void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale,
+                    S* y, int threads);
 
 // Adds to grad_x and to grad_weight.
 void rms_norm_backward(const Members& members, const float* grad_y, const float* x, const float* weight,
@@ -48,8 +49,8 @@ void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* ga
 int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target,
                       float* loss, float* grad, int threads);
 
-// Groups of targets that share their logits [groups, V]: group g has targets first[g] .. first[g + 1], all within the
-// classes. Returns the summed loss; grad is that of the sum.
+// Groups of targets that share their logits [groups, V]: group g has targets first[g] .. first[g + 1], all
+// within the classes. Returns the summed loss; grad is that of the sum.
 double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* logits, const int64_t* first,
                                const int64_t* target, float* grad, int threads);
 

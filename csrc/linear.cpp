@@ -1,5 +1,6 @@
-// A register tile is 8 rows by two vectors of lines: 16 sums, which hide the latency of a multiply-add, and 10 loads for 16
-// multiply-adds. A strip of lines stays in the first cache while all rows pass it, where it is not deeper than 300 or so.
+// A register tile is 8 rows by two vectors of lines: 16 sums, which hide the latency of a multiply-add, and
+// 10 loads for 16 multiply-adds. A strip of lines stays in the first cache while all rows pass it, where it
+// is not deeper than 300 or so.
 #include "linear.h"
 
 #include <type_traits>
@@ -11,7 +12,8 @@ namespace {
 
 constexpr int64_t chain = 256;  // terms to a chain of sums in float32, which are then added up
 
-template <int W> WORLDFAST_INLINE void load_bits(const float* p, int64_t n, typename Lanes<W>::Bits& bits) {
+template <int W>
+WORLDFAST_INLINE void load_bits(const float* p, int64_t n, typename Lanes<W>::Bits& bits) {
     typename Lanes<W>::Float x;
     load<W>(p, n, x);
     round_to<W>(x, bits);
@@ -20,7 +22,8 @@ template <int W> WORLDFAST_INLINE void load_bits(const float* p, int64_t n, type
 // ---- packing ----
 
 // A step in depth of up to 32 lines that lie side by side: a number of each, or a pair.
-template <int W> WORLDFAST_INLINE void pack_step(const float* row, int64_t, bool, int64_t n, float* to) {
+template <int W>
+WORLDFAST_INLINE void pack_step(const float* row, int64_t, bool, int64_t n, float* to) {
     typename Lanes<W>::Float x;
     for (int64_t i = 0; i < strip; i += W) {
         load<W>(row + i, std::max<int64_t>(n - i, 0), x);
@@ -39,8 +42,8 @@ WORLDFAST_INLINE void pack_step(const From* row, int64_t stride, bool both, int6
 }
 
 template <int W, class From, class S>
-WORLDFAST_INLINE void pack_body(const From* from, int64_t stride, bool lines_are_rows, int64_t lines, int64_t depth,
-                                S* panel) {
+WORLDFAST_INLINE void pack_body(const From* from, int64_t stride, bool lines_are_rows, int64_t lines,
+                                int64_t depth, S* panel) {
     constexpr int64_t P = paired<S>;
     const int64_t deep = (depth + P - 1) / P * P;
     for (int64_t first = 0; first < lines; first += strip, panel += strip * deep) {
@@ -59,10 +62,11 @@ WORLDFAST_INLINE void pack_body(const From* from, int64_t stride, bool lines_are
     }
 }
 
-#define WORLDFAST_PACK(From, S)                                                                                        \
-    WORLDFAST_DISPATCH(pack_in, pack_body,                                                                             \
-                       (const From* from, int64_t stride, bool lines_are_rows, int64_t lines, int64_t depth, S* panel), \
-                       (from, stride, lines_are_rows, lines, depth, panel))
+#define WORLDFAST_PACK(From, S)                                                                          \
+    WORLDFAST_DISPATCH(                                                                                  \
+        pack_in, pack_body,                                                                              \
+        (const From* from, int64_t stride, bool lines_are_rows, int64_t lines, int64_t depth, S* panel), \
+        (from, stride, lines_are_rows, lines, depth, panel))
 WORLDFAST_PACK(float, float)
 WORLDFAST_PACK(float, BFloat16)
 WORLDFAST_PACK(BFloat16, BFloat16)
@@ -123,7 +127,8 @@ WORLDFAST_INLINE void add_term(typename Lanes<W>::Float& sum, uint32_t a, const 
 }
 
 // What a step in depth reads: a float, or two BFloat16.
-template <class S> using Word = std::conditional_t<sizeof(S) == 2, uint32_t, float>;
+template <class S>
+using Word = std::conditional_t<sizeof(S) == 2, uint32_t, float>;
 template <int W, class S>
 using Words = std::conditional_t<sizeof(S) == 2, typename Lanes<W>::Bits, typename Lanes<W>::Float>;
 
@@ -138,7 +143,8 @@ WORLDFAST_INLINE void tile(const S* a_, int64_t a_row, int64_t a_step, const S* 
     WORLDFAST_UNROLL
     for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = typename Lanes<W>::Float{};
     for (int64_t k = 0; k < steps; ++k, a += a_step, b += strip) {
-        const Words<W, S> b0 = *reinterpret_cast<const Vector*>(b), b1 = *reinterpret_cast<const Vector*>(b + W);
+        const Words<W, S> b0 = *reinterpret_cast<const Vector*>(b),
+                          b1 = *reinterpret_cast<const Vector*>(b + W);
         WORLDFAST_UNROLL
         for (int r = 0; r < R; ++r) {
             add_term<W, native>(sum[r][0], a[r * a_row], b0);
@@ -155,7 +161,8 @@ WORLDFAST_INLINE void tile_in_chains(const S* a, int64_t a_row, int64_t a_step, 
     tile<W, R, native>(a, a_row, a_step, b, std::min(steps, chain), sum);
     for (int64_t done = chain; done < steps; done += chain) {
         typename Lanes<W>::Float more[R][2];
-        tile<W, R, native>(a + done * a_step * P, a_row, a_step, b + done * strip * P, std::min(steps - done, chain), more);
+        tile<W, R, native>(a + done * a_step * P, a_row, a_step, b + done * strip * P,
+                           std::min(steps - done, chain), more);
         WORLDFAST_UNROLL
         for (int r = 0; r < R; ++r) sum[r][0] += more[r][0], sum[r][1] += more[r][1];
     }
@@ -179,7 +186,8 @@ WORLDFAST_INLINE void multiply_rows(const Product<S, Out>& p, int64_t row, const
     }
 }
 
-template <int W, bool native, class S, class Out> WORLDFAST_INLINE void multiply_body(const Product<S, Out>& p) {
+template <int W, bool native, class S, class Out>
+WORLDFAST_INLINE void multiply_body(const Product<S, Out>& p) {
     constexpr int64_t P = paired<S>;
     const int64_t deep = (p.depth + P - 1) / P * P;
     for (int64_t line = 0; line < p.lines; line += 2 * W) {
@@ -191,7 +199,8 @@ template <int W, bool native, class S, class Out> WORLDFAST_INLINE void multiply
     }
 }
 
-template <class S> struct Sums {
+template <class S>
+struct Sums {
     const S *a, *b;
     int64_t from, to, b_lines, depth;
     float* out;
@@ -217,7 +226,8 @@ WORLDFAST_INLINE void add_rows(const Sums<S>& s, int64_t line, const S* b, int64
     }
 }
 
-template <int W, bool native, class S> WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
+template <int W, bool native, class S>
+WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
     constexpr int64_t P = paired<S>;
     const int64_t deep = (s.depth + P - 1) / P * P;
     for (int64_t column = 0; column < s.b_lines; column += 2 * W) {
@@ -229,10 +239,22 @@ template <int W, bool native, class S> WORLDFAST_INLINE void add_products_body(c
 
 // ---- an instance for each instruction set ----
 
-template <int W, class S, class Out> WORLDFAST_INLINE void plainly(const Product<S, Out>& p) { multiply_body<W, false>(p); }
-template <int W, class S> WORLDFAST_INLINE void plainly(const Sums<S>& s) { add_products_body<W, false>(s); }
-template <class S, class Out> WORLDFAST_INLINE void by_pairs(const Product<S, Out>& p) { multiply_body<16, true>(p); }
-template <class S> WORLDFAST_INLINE void by_pairs(const Sums<S>& s) { add_products_body<16, true>(s); }
+template <int W, class S, class Out>
+WORLDFAST_INLINE void plainly(const Product<S, Out>& p) {
+    multiply_body<W, false>(p);
+}
+template <int W, class S>
+WORLDFAST_INLINE void plainly(const Sums<S>& s) {
+    add_products_body<W, false>(s);
+}
+template <class S, class Out>
+WORLDFAST_INLINE void by_pairs(const Product<S, Out>& p) {
+    multiply_body<16, true>(p);
+}
+template <class S>
+WORLDFAST_INLINE void by_pairs(const Sums<S>& s) {
+    add_products_body<16, true>(s);
+}
 
 bool has_pairs() {
 #if defined(__x86_64__)
@@ -244,10 +266,10 @@ bool has_pairs() {
 }
 
 #if defined(__x86_64__)
-#define WORLDFAST_LINEAR(T)                                                                                       \
-    __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))) void work_pairs(const T& t) {          \
-        by_pairs(t);                                                                                              \
-    }                                                                                                             \
+#define WORLDFAST_LINEAR(T)                                                                              \
+    __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))) void work_pairs(const T& t) { \
+        by_pairs(t);                                                                                     \
+    }                                                                                                    \
     WORLDFAST_DISPATCH(work_plain, plainly, (const T& t), (t))
 #else
 #define WORLDFAST_LINEAR(T) WORLDFAST_DISPATCH(work_plain, plainly, (const T& t), (t))
@@ -260,7 +282,8 @@ WORLDFAST_DISPATCH(work, plainly, (const Sums<float>& t), (t))
 WORLDFAST_LINEAR(HalfProduct)
 WORLDFAST_LINEAR(MixedProduct)
 WORLDFAST_LINEAR(Sums<BFloat16>)
-template <class T> void work(const T& t) {
+template <class T>
+void work(const T& t) {
 #if defined(__x86_64__)
     if (has_pairs()) return work_pairs(t);
 #endif
@@ -281,13 +304,17 @@ void round_rows(const float* from, int64_t n, int64_t width, BFloat16* to, int64
     round_in(from, n, width, to, stride);
 }
 
-template <class S, class Out> void multiply(const Product<S, Out>& product) { work(product); }
+template <class S, class Out>
+void multiply(const Product<S, Out>& product) {
+    work(product);
+}
 template void multiply(const FloatProduct&);
 template void multiply(const HalfProduct&);
 template void multiply(const MixedProduct&);
 
 template <class S>
-void add_products(const S* a, int64_t from, int64_t to, const S* b, int64_t b_lines, int64_t depth, float* out) {
+void add_products(const S* a, int64_t from, int64_t to, const S* b, int64_t b_lines, int64_t depth,
+                  float* out) {
     work(Sums<S>{a, b, from, to, b_lines, depth, out});
 }
 template void add_products(const float*, int64_t, int64_t, const float*, int64_t, int64_t, float*);
