@@ -358,12 +358,13 @@ WORLDFAST_INLINE void backward_rows(const Pass<S, G>& pass, int64_t begin, int64
     }
 }
 
+// Gradients are added up in float: no other type is asked for where rows share tokens.
 template <int lanes, class S, class G>
 WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64_t end) {
-    if (pass.rows.place)
-        backward_rows<true, lanes>(pass, begin, end);
-    else
-        backward_rows<false, lanes>(pass, begin, end);
+    if constexpr (std::is_same_v<G, float>) {
+        if (!std::is_same_v<S, G> || pass.rows.place) return backward_rows<true, lanes>(pass, begin, end);
+    }
+    if constexpr (std::is_same_v<S, G>) backward_rows<false, lanes>(pass, begin, end);
 }
 
 #define WORLDFAST_ATTENTION(S)                                                                          \

@@ -37,8 +37,8 @@ void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const 
                        Heads<S> out);
 
 // Gradients of sum(out * grad_out); nothing of the forward pass is needed but its inputs. No output may
-// overlap an input or another output, but all may be slices of one fused array. With places they are added to
-// what is there, row after row and not by several threads; else they are set.
+// overlap an input or another output, but all may be slices of one fused array. With places they are floats,
+// added to what is there, row after row and not by several threads; else they are of type S, and set.
 template <class S, class G>
 void attention_backward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
                         Heads<const S> grad_out, Heads<G> grad_q, Heads<G> grad_k, Heads<G> grad_v);
