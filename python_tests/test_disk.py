@@ -1,5 +1,6 @@
-"""A disk that fills up, or cannot be written to: the error names the file, what was finished stays as it is, and the same
-call goes on to the same bytes."""
+"""A disk that fills up, or cannot be written to: the error names the file, what was finished stays as it is,
+and the same call goes on to the same bytes.
+"""
 
 import errno
 import fnmatch
@@ -18,7 +19,8 @@ from worldfast.train import train
 
 BASE = wf.Run(
     "distance", seed=7, rows=96, batch=16, learning_rate=3e-3, warmup=5, checkpoints=3, name="long",
-    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24), capture=Capture(layers=(1,), cities="index < 50"),
+    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    capture=Capture(layers=(1,), cities="index < 50"),
 )  # fmt: skip
 RUNS = [BASE, replace(BASE, seed=8, rows=64, name="short"), replace(BASE, start=BASE, rows=32, name="tuned")]
 
@@ -58,8 +60,9 @@ KINDS = ["*/long-*/*.safetensors", "*/short-*/*.safetensors", "*/*.h5", "*/done"
 
 @pytest.mark.parametrize("pattern,number", [("*/spec.json", 1), *itertools.product(KINDS, (1, 2, 3))])
 def test_a_disk_that_fills_up(whole, tmp_path, monkeypatch, pattern, number):
-    """At the first, second, third time that a file of a kind is synced: runs train one after the other, so that some have
-    ended by then."""
+    """At the first, second, third time that a file of a kind is synced: runs train one after the other, so
+    that some have ended by then.
+    """
     real, count = os.fsync, 0
 
     def fsync(handle):
@@ -73,7 +76,9 @@ def test_a_disk_that_fills_up(whole, tmp_path, monkeypatch, pattern, number):
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match=f"No space left on device: .*'{re.escape(str(tmp_path))}/.+'") as caught:
+    with pytest.raises(
+        OSError, match=f"No space left on device: .*'{re.escape(str(tmp_path))}/.+'"
+    ) as caught:
         train(RUNS, tmp_path, **one_at_a_time())
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC and fnmatch.fnmatch(caught.value.filename, pattern)
@@ -92,7 +97,9 @@ def denied(*_):
 
 def test_folders_that_cannot_be_made(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "mkdir", denied)
-    with pytest.raises(PermissionError, match=f"denied: out: the folder cannot be made: '{re.escape(str(tmp_path))}/runs'"):
+    with pytest.raises(
+        PermissionError, match=f"denied: out: the folder cannot be made: '{re.escape(str(tmp_path))}/runs'"
+    ):
         train(RUNS, tmp_path / "runs", progress=False)
     monkeypatch.undo()
     assert not (tmp_path / "runs").exists()

@@ -15,7 +15,8 @@ from worldfast.memory import Need, Plan
 from worldfast.train import train
 
 RUN = wf.Run(
-    "distance", rows=48, batch=16, learning_rate=1e-2, warmup=0, checkpoints=1, capture=Capture(layers=(0,), cities="index < 9"),
+    "distance", rows=48, batch=16, learning_rate=1e-2, warmup=0, checkpoints=1,
+    capture=Capture(layers=(0,), cities="index < 9"),
     model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
 )  # fmt: skip
 RUNS = [replace(RUN, seed=seed, rows=16 * seed, name="") for seed in (2, 4, 1, 3, 5)]
@@ -46,10 +47,13 @@ print(kib("VmHWM") - before, need.member >> 10, need.shared >> 10)
 """
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peak of resident memory to read")
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="no peak of resident memory to read"
+)
 def test_the_plan_holds(tmp_path):
-    """Peaks of processes that train 1 and 5 members of 3 million parameters: never more than planned, and a member at least
-    half of what is."""
+    """Peaks of processes that train 1 and 5 members of 3 million parameters: never more than planned, and a
+    member at least half of what is.
+    """
 
     def measured(n):
         command = [sys.executable, "-c", MEASURED, str(n), str(tmp_path)]
@@ -78,7 +82,9 @@ def test_waves_change_nothing(tmp_path):
 
 
 def test_what_is_said_of_waves(tmp_path, capfd):
-    """Once, what fits; then who trains: the longest first, so that the short ones do not wait for a long one."""
+    """Once, what fits; then who trains: the longest first, so that the short ones do not wait for a long
+    one.
+    """
     need = memory.need(RUNS[4], "cpu", 2)
     train(RUNS, tmp_path, threads=2, memory=need.shared + 2 * need.member)
     lines = capfd.readouterr().err.splitlines()
@@ -97,7 +103,8 @@ def test_one_that_does_not_fit(tmp_path):
     """Said before the small ones, which would fit, have begun."""
     big = replace(RUN, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096))
     need = memory.need(big, "cpu", 2)
-    message = f"'pt-distance-s42' alone needs {memory.text(sum(need))} (402,977,792 parameters, batch 16), but there are 2.0 GiB"
+    message = f"memory: 'pt-distance-s42' alone needs {memory.text(sum(need))} (402,977,792 parameters, "
+    message += "batch 16), but there are 2.0 GiB"
     with pytest.raises(MemoryError, match=re.escape(message)):
         train([RUN, big], tmp_path, threads=2, memory="2GiB", progress=False)
     assert not any(tmp_path.iterdir())
@@ -113,10 +120,14 @@ def test_slices_are_few_and_of_about_one_size():
     assert str(Plan(Need(1, 1), 3 << 20, 8, 8)) == "8 of 8 fit in 3.0 MiB"
 
 
-@pytest.mark.parametrize("asked,size", [(5, 5), ("5", 5), ("8GiB", 8 << 30), ("1.5 mib", 3 << 19), ("2K", None), ("-1", None)])
+@pytest.mark.parametrize(
+    "asked,size", [(5, 5), ("5", 5), ("8GiB", 8 << 30), ("1.5 mib", 3 << 19), ("2K", None), ("-1", None)]
+)
 def test_limits(asked, size):
     if size is None:
-        with pytest.raises(ValueError, match=f"memory: expected bytes or a text such as '8GiB' .B, KiB, .*got '{asked}'"):
+        with pytest.raises(
+            ValueError, match=f"memory: expected bytes or a text such as '8GiB' .B, KiB, .*got '{asked}'"
+        ):
             memory.limit_of(asked, "cpu")
     else:
         assert memory.limit_of(asked, "cpu") == size

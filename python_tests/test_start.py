@@ -1,5 +1,6 @@
-"""Runs that start from others: the right weights, one ensemble, the right order, and what is said of a start that does
-not fit."""
+"""Runs that start from others: the right weights, one ensemble, the right order, and what is said of a start
+that does not fit.
+"""
 
 import json
 from dataclasses import replace
@@ -16,21 +17,37 @@ from worldfast.train import train
 
 TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
-    "angle", seed=3, rows=64, batch=16, learning_rate=1e-2, warmup=0, model=TINY, checkpoints=1, capture=Capture(layers=())
+    "angle",
+    seed=3,
+    rows=64,
+    batch=16,
+    learning_rate=1e-2,
+    warmup=0,
+    model=TINY,
+    checkpoints=1,
+    capture=Capture(layers=()),
 )  # 4 steps
 OLD, NEW = "region != 'Atlantis'", "region == 'Atlantis'"
 
 
 def fine_tune(base, *tasks, **changes):
     """As the fine-tunes of arXiv 2602.00533, a thousandth of the rows."""
-    mixture = [Component(task, n, among, group) for task in tasks for n, among, group in ((20, OLD, None), (100, None, NEW))]
+    mixture = [
+        Component(task, n, among, group)
+        for task in tasks
+        for n, among, group in ((20, OLD, None), (100, None, NEW))
+    ]
     mixture += [Component(task, 2, None, NEW, first=100) for task in wf.TASKS]
     world = wf.WorldSpec(atlantis=100)
     options = dict(world=world, start=base, mixture=tuple(mixture), batch=64, learning_rate=1e-3, name="")
     return replace(base, **{"tasks": tasks, "rows": wf.Run.rows, **options, **changes})
 
 
-TUNES = [fine_tune(BASE, "distance"), fine_tune(BASE, "distance", "inside"), fine_tune(BASE, "compass", seed=4)]
+TUNES = [
+    fine_tune(BASE, "distance"),
+    fine_tune(BASE, "distance", "inside"),
+    fine_tune(BASE, "compass", seed=4),
+]
 
 
 def last(folder, step=None):
@@ -48,8 +65,9 @@ def first_weights(folder):
 
 
 def test_fine_tunes_of_a_base_are_one_ensemble_and_each_is_as_if_alone(tmp_path):
-    """The base is trained first, wherever it stands in the list; the fine-tunes begin with its last weights, fresh moments and
-    the bits that each has when it is trained alone, later."""
+    """The base is trained first, wherever it stands in the list; the fine-tunes begin with its last weights,
+    fresh moments and the bits that each has when it is trained alone, later.
+    """
     folders = train([TUNES[0], BASE, *TUNES[1:]], tmp_path, progress=False)
     base = folders.pop(1)
     for folder, run in zip(folders, TUNES):
@@ -101,7 +119,9 @@ def test_a_start_is_part_of_the_identity_and_its_name_is_not():
 
 
 def test_the_mixture_of_a_published_fine_tune():
-    """121,792 rows x 30 epochs are 28,560 steps; rows to keep the tasks alive are none of those that teach."""
+    """121,792 rows x 30 epochs are 28,560 steps; rows to keep the tasks alive are none of those that
+    teach.
+    """
     mixture = (
         Component("distance", 20_000, OLD), Component("distance", 100_000, None, NEW),
         *(Component(task, 256, None, NEW, 100_000) for task in wf.TASKS),
@@ -120,15 +140,43 @@ def test_the_mixture_of_a_published_fine_tune():
     "options,error,message",
     [
         ({"mixture": ("distance",)}, TypeError, "mixture: expected Components, got 'distance'"),
-        ({"mixture": (Component("distance", 0),)}, ValueError, "mixture: rows of distance: expected at least 1, got 0"),
-        ({"mixture": (Component("distance", 2.0),)}, TypeError, "mixture: rows of distance: expected an integer"),
-        ({"mixture": (Component("distance", 2, first=-1),)}, ValueError, "mixture: first of distance: .*got -1"),
-        ({"mixture": (Component("distance", 2, among=[True]),)}, TypeError, "mixture: among of distance: expected an exp"),
-        ({"mixture": (Component("distnace", 2),)}, ValueError, "unknown task 'distnace': did you mean 'distance'"),
+        (
+            {"mixture": (Component("distance", 0),)},
+            ValueError,
+            "mixture: rows of distance: expected at least 1, got 0",
+        ),
+        (
+            {"mixture": (Component("distance", 2.0),)},
+            TypeError,
+            "mixture: rows of distance: expected an integer",
+        ),
+        (
+            {"mixture": (Component("distance", 2, first=-1),)},
+            ValueError,
+            "mixture: first of distance: .*got -1",
+        ),
+        (
+            {"mixture": (Component("distance", 2, among=[True]),)},
+            TypeError,
+            "mixture: among of distance: expected an exp",
+        ),
+        (
+            {"mixture": (Component("distnace", 2),)},
+            ValueError,
+            "unknown task 'distnace': did you mean 'distance'",
+        ),
         ({"mixture": (Component("angle", 2),)}, ValueError, "mixture: it has no rows of distance"),
         ({"mixture": (Component("distance", 2),), "rows": 5}, ValueError, "rows and among: a mixture says"),
-        ({"mixture": (Component("distance", 2),), "among": OLD}, ValueError, "rows and among: a mixture says"),
-        ({"start": "runs/base"}, TypeError, "start: expected a Run, an OpenCheckpoint or None, got 'runs/base'"),
+        (
+            {"mixture": (Component("distance", 2),), "among": OLD},
+            ValueError,
+            "rows and among: a mixture says",
+        ),
+        (
+            {"start": "runs/base"},
+            TypeError,
+            "start: expected a Run, an OpenCheckpoint or None, got 'runs/base'",
+        ),
         ({"start": BASE}, ValueError, "start: 'pt-angle-s3' has model.hidden 16, this run 128"),
         (
             {"start": BASE, "model": TINY, "vocabulary": "entity"},
@@ -150,7 +198,10 @@ def untouched(out, *runs):
 
 
 def test_a_start_that_is_not_trained(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"start: 'pt-angle-s3' .* from which 'ft-distance-s3' starts, .*train it first"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"start: 'pt-angle-s3' .* from which 'ft-distance-s3' starts, .*train it first",
+    ):
         train([replace(BASE, seed=8), TUNES[0]], tmp_path, progress=False)
     assert untouched(tmp_path, replace(BASE, seed=8), TUNES[0])
 
@@ -158,7 +209,9 @@ def test_a_start_that_is_not_trained(tmp_path):
 def test_a_start_with_other_entities(tmp_path):
     """Characters are the same in every world; with a token a city, worlds must have as many."""
     entities = replace(BASE, vocabulary="entity")
-    with pytest.raises(ValueError, match="'pt-angle-s3' has a vocabulary of 5,173 tokens, 'ft-distance-s3' one of 5,273"):
+    with pytest.raises(
+        ValueError, match="'pt-angle-s3' has a vocabulary of 5,173 tokens, 'ft-distance-s3' one of 5,273"
+    ):
         train([entities, fine_tune(entities, "distance")], tmp_path, progress=False)
     assert untouched(tmp_path, entities)
 
@@ -167,12 +220,16 @@ def test_a_start_that_diverged(tmp_path):
     """In one call its fine-tunes wait to the end, when all others have ended; then it is said at once."""
     wild = replace(BASE, learning_rate=1e30)
     stuck = fine_tune(wild, "distance")
-    with pytest.raises(RuntimeError, match="all other runs have ended, but .*diverged: 'ft-distance-s3' from 'pt-angle-s3'"):
+    with pytest.raises(
+        RuntimeError, match="all other runs have ended, but .*diverged: 'ft-distance-s3' from 'pt-angle-s3'"
+    ):
         train([wild, stuck, BASE, TUNES[1]], tmp_path, progress=False)
     for run in (BASE, TUNES[1]):
         assert json.loads((tmp_path / run.folder_name / "done").read_text())["status"] == "finished"
     assert not (tmp_path / stuck.folder_name / "done").exists()
-    with pytest.raises(ValueError, match="start: 'pt-angle-s3', from which 'ft-distance-s3' starts, diverged"):
+    with pytest.raises(
+        ValueError, match="start: 'pt-angle-s3', from which 'ft-distance-s3' starts, diverged"
+    ):
         train(stuck, tmp_path, progress=False)
 
 
@@ -190,7 +247,9 @@ def test_open_checkpoints_that_do_not_fit(tmp_path):
     start = OpenCheckpoint(wf.export_huggingface(base, tmp_path / "open"))
     with pytest.raises(ValueError, match="start: '.*open' has model.layers 1, this run 2"):
         train(fine_tune(BASE, "angle", start=start, model=replace(TINY, layers=2)), tmp_path, progress=False)
-    with pytest.raises(ValueError, match="start: '.*open' has a vocabulary of 98 tokens, 'ft-angle-s3' one of 5,273"):
+    with pytest.raises(
+        ValueError, match="start: '.*open' has a vocabulary of 98 tokens, 'ft-angle-s3' one of 5,273"
+    ):
         train(fine_tune(BASE, "angle", start=start, vocabulary="entity"), tmp_path, progress=False)
     run = fine_tune(BASE, "angle", start=start)
     path = tmp_path / "open" / "model.safetensors"

@@ -20,7 +20,6 @@ from worldfast.activations import Activations, Capture
 from worldfast.lockstep import Lockstep
 from worldfast.model import Ensemble, ModelSpec
 from worldfast.run import Run
-from worldfast.sampling import Component
 from worldfast.tasks import TASKS
 from worldfast.train import train
 from worldfast.world import WorldSpec

@@ -1,7 +1,8 @@
-"""A step of an ensemble that learns: rows are made, gradients computed, members updated, each as if it were alone.
+"""A step of an ensemble that learns: rows are made, gradients computed, members updated, each as if it were
+alone.
 
-The training loop asks for steps and, when a line of metrics is due, for what they gave. It asks for no more, so
-that where members live on another device, nothing waits for it between two lines.
+The training loop asks for steps and, when a line of metrics is due, for what they gave. It asks for no more,
+so that where members live on another device, nothing waits for it between two lines.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Lockstep:
     ensemble   Ensemble
     runs       a Run for each member, in order
 
-    ValueError naming the run where its model or its number of tokens is not the ensemble's, or where there are
-    more or fewer than members.
+    ValueError naming the run where its model or its number of tokens is not the ensemble's, or where there
+    are more or fewer than members.
     """
 
     def __init__(self, ensemble: Ensemble, runs: Sequence[Run]):

@@ -1,10 +1,10 @@
 """A run in an ensemble: where it stands, and its files.
 
-    <out>/<name>-<id>/spec.json        what it is: the run, its origin, its checkpoint steps, what is captured
-                      metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate
-                      lock             held while a process trains it: which one
-                      checkpoint/  activations/
-                      done             written last: how it ended
+<out>/<name>-<id>/spec.json        what it is: the run, its origin, its checkpoint steps, what is captured
+                  metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate
+                  lock             held while a process trains it: which one
+                  checkpoint/  activations/
+                  done             written last: how it ended
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Member:
     # ---- beginning and going on ----
 
     def begin(self) -> bool:
-        """Restores the newest checkpoint, or begins. True where this step's checkpoint is still to be made."""
+        """Restores the newest checkpoint, or begins. True where this step's checkpoint is still to be
+        made.
+        """
         files.remove_partial(self.folder)
         for part in ("checkpoint", "activations"):
             files.folder(self.folder / part, "out")
@@ -124,8 +126,9 @@ class Member:
     # ---- steps ----
 
     def advance(self) -> None:
-        """Counts a step that was asked for. What it gave is looked at when a line of metrics or a checkpoint is
-        due."""
+        """Counts a step that was asked for. What it gave is looked at when a line of metrics or a checkpoint
+        is due.
+        """
         self.step += 1
         line_due = self.step % max(1, self.run.steps // METRIC_LINES) == 0 or self.step == self.run.steps
         if not (line_due or self.due):

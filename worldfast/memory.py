@@ -67,8 +67,9 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
     if fit < 1:
         run = runs[max(range(len(runs)), key=lambda i: sum(needs[i]))]
         raise MemoryError(
-            f"{run.name!r} alone needs {text(sum(most))} ({run.model.parameters(run.vocabulary_size):,} parameters, "
-            f"batch {run.batch}), but there are {text(limit)}: a smaller model, batch or capture, or more memory"
+            f"memory: {run.name!r} alone needs {text(sum(most))} "
+            f"({run.model.parameters(run.vocabulary_size):,} parameters, batch {run.batch}), but there are "
+            f"{text(limit)}: take a smaller model, batch or capture, or give it more"
         )
     return Plan(most, limit, len(runs), fit)
 
@@ -99,7 +100,9 @@ def limit_of(memory: int | str | None, device: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w*)\s*", str(memory))
     units = {unit.lower(): size for unit, size in UNITS.items()}
     if not found or found[2].lower() not in units:
-        raise ValueError(f"memory: expected bytes or a text such as '8GiB' ({', '.join(UNITS)[2:]}), got {memory!r}")
+        raise ValueError(
+            f"memory: expected bytes or a text such as '8GiB' ({', '.join(UNITS)[2:]}), got {memory!r}"
+        )
     return int(float(found[1]) * units[found[2].lower()])
 
 
@@ -115,8 +118,9 @@ def text(size: int) -> str:
 
 
 def _need_on_cpu(run: Run, threads: int) -> Need:
-    """Parameters, gradients in lanes, moments, matrices packed for products, a batch, and a captured checkpoint
-    for a member; a thread's tile, and a file being made, for all."""
+    """Parameters, gradients in lanes, moments, matrices packed for products, a batch, and a captured
+    checkpoint for a member; a thread's tile, and a file being made, for all.
+    """
     spec = run.model
     D, F = spec.hidden, spec.intermediate
     shapes = spec.shapes(run.vocabulary_size)
@@ -139,8 +143,9 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
 
 
 def _available_on_cpu() -> int:
-    """What the system says new work can have, and what the process's control groups leave; where the system says
-    nothing (it has no /proc/meminfo), all the memory there is."""
+    """What the system says new work can have, and what the process's control groups leave; where the system
+    says nothing (it has no /proc/meminfo), all the memory there is.
+    """
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) << 10

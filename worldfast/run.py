@@ -28,7 +28,8 @@ LOSSES = ("all", "answer")
 
 @dataclass(frozen=True)
 class OpenCheckpoint:
-    """A folder that `export_huggingface` or transformers wrote, for a run to start from (docs/checkpoints.md).
+    """A folder that `export_huggingface` or transformers wrote, for a run to start from
+    (docs/checkpoints.md).
 
     folder   where it is; no part of the identity
     sha256   of its model.safetensors; "": read from there now. Training refuses a file that has another
@@ -53,14 +54,16 @@ class Run:
 
     tasks                    names, mixed in equal parts
     seed                     of the data and of the first weights
-    name                     "": what the run is, as in "pt-distance+angle-s42", "ft-" where it has a start; no part
-                             of the identity
+    name                     "": what the run is, as in "pt-distance+angle-s42", "ft-" where it has a start;
+                             no part of the identity
     world                    WorldSpec
-    start                    whose weights it starts from: another Run, of which the last weights are taken, or an
-                             OpenCheckpoint; optimizer and schedule begin afresh. None: first weights drawn by `seed`
+    start                    whose weights it starts from: another Run, of which the last weights are taken,
+                             or an OpenCheckpoint; optimizer and schedule begin afresh. None: first weights
+                             drawn by `seed`
     rows, epochs             rows of each task in an epoch; epochs, each in an order of its own
-    mixture                  Components, where `rows` of each task say too little: they are what an epoch is made of,
-                             and `rows` and `among` are left out. `tasks`, some of theirs, say what the run is about
+    mixture                  Components, where `rows` of each task say too little: they are what an epoch is
+                             made of, and `rows` and `among` are left out. `tasks`, some of theirs, say what
+                             the run is about
     batch                    rows a step; the last step of an epoch takes what is left
     learning_rate, warmup    rises linearly from 0 over `warmup` steps, then falls linearly to 0
     weight_decay             decoupled, on all but biases and norms
@@ -74,8 +77,8 @@ class Run:
     checkpoints              parts that training is cut into: a checkpoint at step 0 and behind each
     capture                  Capture: which activations are written at checkpoints
 
-    .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by its id.
-    Raises ValueError, TypeError or IndexError naming the field that does not fit.
+    .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by
+    its id. Raises ValueError, TypeError or IndexError naming the field that does not fit.
     """
 
     tasks: tuple[str, ...]
@@ -160,12 +163,16 @@ class Run:
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise TypeError(f"mixture: {name} of {part.task}: expected an integer, got {value!r}")
                 if value < least:
-                    raise ValueError(f"mixture: {name} of {part.task}: expected at least {least}, got {value}")
+                    raise ValueError(
+                        f"mixture: {name} of {part.task}: expected at least {least}, got {value}"
+                    )
         self._set("mixture", tuple(replace(part, task=find(part.task).name) for part in self.mixture))
         if not self.mixture:
             return
         if self.rows != Run.rows or self.among is not None:
-            raise ValueError("rows and among: a mixture says how many rows it has of what; leave them out beside it")
+            raise ValueError(
+                "rows and among: a mixture says how many rows it has of what; leave them out beside it"
+            )
         for task in set(self.tasks) - {part.task for part in self.mixture}:
             raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
 
@@ -220,7 +227,9 @@ class Run:
         values["mixture"] = tuple(Component(**_known(Component, part)) for part in values.get("mixture", ()))
         if start := values.get("start"):
             is_run = "tasks" in start
-            values["start"] = Run.from_json(start) if is_run else OpenCheckpoint(**_known(OpenCheckpoint, start))
+            values["start"] = (
+                Run.from_json(start) if is_run else OpenCheckpoint(**_known(OpenCheckpoint, start))
+            )
         return Run(**values)
 
     # ---- what follows from it ----
@@ -247,7 +256,9 @@ class Run:
     def captured_cities(self) -> np.ndarray:
         """The cities whose activations are written, bool [N]. ValueError where there is none."""
         world = self.world.build()
-        chosen = np.ones(len(world), bool) if self.capture.cities is None else world.select(self.capture.cities)
+        chosen = (
+            np.ones(len(world), bool) if self.capture.cities is None else world.select(self.capture.cities)
+        )
         if not chosen.any():
             raise ValueError(f"capture.cities: {self.capture.cities!r} selects no city")
         return chosen

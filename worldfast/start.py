@@ -16,7 +16,8 @@ __all__ = ["diverged", "require", "weights"]
 
 
 def require(run: Run, out: Path, first: Collection[str]) -> None:
-    """Raises what keeps a run from starting where it should; `first` are the ids of runs that train before it.
+    """Raises what keeps a run from starting where it should; `first` are the ids of runs that train before
+    it.
 
     FileNotFoundError where its start has not been trained below `out`, or its folder is not there; ValueError
     where the start diverged, is of another shape or vocabulary, or has changed.
@@ -30,8 +31,8 @@ def require(run: Run, out: Path, first: Collection[str]) -> None:
             folder = _folder(start, out)
             if folder is None:
                 raise FileNotFoundError(
-                    f"start: {start.name!r} ({start.id}), from which {run.name!r} starts, is not trained below "
-                    f"'{out}': train it first, or in the same call"
+                    f"start: {start.name!r} ({start.id}), from which {run.name!r} starts, is not trained "
+                    f"below '{out}': train it first, or in the same call"
                 )
             if diverged(start, out):
                 raise ValueError(f"start: {start.name!r}, from which {run.name!r} starts, diverged: {folder}")
@@ -44,7 +45,9 @@ def diverged(start: Run | OpenCheckpoint | None, out: Path) -> bool:
 
 
 def weights(run: Run, out: Path) -> Tensor:
-    """The parameters that a run with a start begins with, float32 [P]. Damaged where a file of the start's is."""
+    """The parameters that a run with a start begins with, float32 [P]. Damaged where a file of the start's
+    is.
+    """
     if isinstance(run.start, OpenCheckpoint):
         return _opened(run)
     folder = _folder(run.start, out)
@@ -69,8 +72,8 @@ def _opened(run: Run) -> Tensor:
 def _require_same_vocabulary(start: str, size: int, run: Run) -> None:
     if size != run.vocabulary_size:
         raise ValueError(
-            f"start: {start} has a vocabulary of {size:,} tokens, {run.name!r} one of {run.vocabulary_size:,}: with "
-            "entities, both need a world of as many cities"
+            f"start: {start} has a vocabulary of {size:,} tokens, {run.name!r} one of "
+            f"{run.vocabulary_size:,}: with entities, both need a world of as many cities"
         )
 
 

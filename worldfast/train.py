@@ -1,9 +1,9 @@
 """Training: runs of one shape as an ensemble in lockstep, each as if it were trained alone.
 
 A step makes each member's rows, computes every member's gradient and updates each with its own learning rate
-and clipping (worldfast.lockstep). At a checkpoint the activations go to a writer's thread, then the checkpoint
-to disk, so that whoever resumes from it finds the activations before it, and its own are made again where they
-are missing. What a run leaves in its folder stands in worldfast.member.
+and clipping (worldfast.lockstep). At a checkpoint the activations go to a writer's thread, then the
+checkpoint to disk, so that whoever resumes from it finds the activations before it, and its own are made
+again where they are missing. What a run leaves in its folder stands in worldfast.member.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def train(
 
     A run whose folder says that it is done is left as it is; one that was stopped goes on from its newest
     checkpoint and ends with the bits of an uninterrupted one. Members differ in tasks, seed, rows, batch,
-    learning rate, length, start. One whose loss or gradient is not finite is frozen before that step and marked
-    in its `done`; the others go on.
+    learning rate, length, start. One whose loss or gradient is not finite is frozen before that step and
+    marked in its `done`; the others go on.
 
     A run that starts from another (`Run.start`) needs it done below `out`, or in the same call: it is then
     trained first. Runs of one shape that do not fit in memory together train in waves, the longest first, so
@@ -57,16 +57,16 @@ def train(
     memory    how much of it training may take: bytes, or a text such as "8GiB"; None: 0.9 of what is free
     progress  True: rate, loss and time left, on standard error
     log       where lines of metrics go besides metrics.jsonl: "tensorboard" (below the run's folder), "wandb"
-              or "trackio" (project "worldfast"), or a callable that gets the run and each line, a dict. Who goes
-              on from a checkpoint sends the lines behind it again
+              or "trackio" (project "worldfast"), or a callable that gets the run and each line, a dict. Who
+              goes on from a checkpoint sends the lines behind it again
 
-    Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Before anything starts it raises
-    FileExistsError where `out` is a file, ValueError where a run stands there twice, a folder holds something
-    else than this run, a start does not fit or a world is too small for its rows, FileNotFoundError where a
-    start is not trained, MemoryError where one run alone does not fit, BlockingIOError where another process
-    trains one, ModuleNotFoundError where `log` is not installed. Later, OSError where a file cannot be written:
-    what was finished stays, and the same call goes on. RuntimeError at the end where runs could not begin, since
-    what they start from diverged.
+    Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Before anything starts it
+    raises FileExistsError where `out` is a file, ValueError where a run stands there twice, a start does not
+    fit or a world is too small for its rows, FileNotFoundError where a start is not trained, MemoryError
+    where one run alone does not fit, BlockingIOError where another process trains one, ModuleNotFoundError
+    where `log` is not installed. Later, ValueError where a folder holds something else than its run, and
+    OSError where a file cannot be written: what was finished stays, and the same call goes on. RuntimeError
+    at the end where runs could not begin, since what they start from diverged.
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     _check_runs(runs)
@@ -105,8 +105,8 @@ def _check_runs(runs: list[Run]) -> None:
             raise TypeError(f"runs: expected worldfast.Run, got {run!r}")
         if run.id in seen:
             raise ValueError(
-                f"runs: {i} is {seen[run.id]} again, {run.name!r} with the id {run.id}: give each a seed or whatever "
-                "makes it another run; its name does not"
+                f"runs: {i} is {seen[run.id]} again, {run.name!r} with the id {run.id}: give each a seed or "
+                "whatever makes it another run; its name does not"
             )
         seen[run.id] = i
 
