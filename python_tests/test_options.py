@@ -49,8 +49,8 @@ def test_options_reach_the_run(tmp_path, capsys):
         seeds="3 4", rows=20, epochs=2, vocabulary="entity", among="x<50", crossing="reshuffled", world=csv,
         atlantis=9, layout="scattered", atlantis_seed=5, loss="answer", batch=16, learning_rate=1e-3,
         warmup=2, weight_decay=0.1, clip=2, betas="0.8 0.9", eps=1e-7, hidden=32, layers=1, heads=2,
-        intermediate=24, head_size=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2, capture_layers="0 1",
-        capture_cities="x>3", capture_task="inside", capture_dtype="float16",
+        intermediate=24, head_size=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
+        capture_layers="0 1", capture_cities="x>3", capture_task="inside", capture_dtype="float16",
     )  # fmt: skip
     given = [
         word for name, value in words.items() for word in ("--" + name.replace("_", "-"), *str(value).split())
