@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldfast import activations, checkpoint, files
+from worldfast import activations, checkpoint, files, member
 from worldfast.activations import Activations, Capture
 from worldfast.lockstep import Lockstep
 from worldfast.model import Ensemble, ModelSpec
@@ -287,6 +287,17 @@ def test_a_member_that_diverges_is_frozen_and_the_others_go_on(mixed, tmp_path):
     assert all(math.isfinite(line["loss"]) for line in lines[:-1])
     assert Activations(folders[1]).steps == [step for step in wild.checkpoint_steps if step <= done["step"]]
     assert checkpoint.newest(folders[1] / "checkpoint", wild.id).tensors["parameters"].isfinite().all()
+
+
+def test_a_member_that_diverges_between_lines_goes_back_to_where_it_was(tmp_path, monkeypatch):
+    """Looked at after every step, and only at the end: the same step, line and checkpoint."""
+    wild = replace(BASE, learning_rate=1e30, warmup=0, checkpoints=1)
+    (often,) = train(wild, tmp_path / "often", progress=False)
+    monkeypatch.setattr(member, "METRIC_LINES", 1)
+    (once,) = train(wild, tmp_path / "once", progress=False)
+    assert results(once)["done"] == results(often)["done"] and results(once)["done"][1] < wild.steps - 1
+    assert results(once)["metrics"] == results(often)["metrics"][-1:]
+    assert results(once)["tensors"] == results(often)["tensors"]
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
