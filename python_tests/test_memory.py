@@ -90,7 +90,8 @@ def test_what_is_said_of_waves(tmp_path, capfd):
     lines = capfd.readouterr().err.splitlines()
     said = [line for line in lines if "wave" in line or line.startswith("training")]
     assert said == [
-        f"2 of 5 fit in {memory.text(need.shared + 2 * need.member)}: 3 waves",
+        f"2 of 5 fit in {memory.text(need.shared + 2 * need.member)} "
+        f"({memory.text(need.member)} each, {memory.text(need.shared)} shared): 3 waves",
         "training pt-distance-s5 on the CPU, threads: 2",
         "wave 2 of 3",
         "training pt-distance-s4, pt-distance-s3 on the CPU, threads: 2",
@@ -116,8 +117,9 @@ def test_slices_are_few_and_of_about_one_size():
         parts = [range(members)[part] for part in plan.slices()]
         assert [len(part) for part in parts] == sizes
         assert [i for part in parts for i in part] == list(range(members))
-    assert str(Plan(Need(1, 1), round(10.2 * 2**30), 20, 8)) == "8 of 20 fit in 10.2 GiB: 3 waves"
-    assert str(Plan(Need(1, 1), 3 << 20, 8, 8)) == "8 of 8 fit in 3.0 MiB"
+    plan = Plan(Need(5 << 28, 3 << 10), round(10.2 * 2**30), 20, 8)
+    assert str(plan) == "8 of 20 fit in 10.2 GiB (1.2 GiB each, 3.0 KiB shared): 3 waves"
+    assert str(Plan(Need(7, 1), 3 << 20, 8, 8)) == "8 of 8 fit in 3.0 MiB (7 bytes each, 1 bytes shared)"
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ def test_a_member_that_diverges_between_lines_goes_back_to_where_it_was(tmp_path
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     train(BASE, tmp_path)
     lines = capfd.readouterr().err.splitlines()
-    assert re.fullmatch(r"1 of 1 fit in [0-9.]+ GiB", lines[0])
+    assert re.fullmatch(r"1 of 1 fit in [0-9.]+ GiB \([0-9.]+ MiB each, [0-9.]+ MiB shared\)", lines[0])
     assert lines[1].startswith("training pt-distance-s7 on the CPU, threads: ")
     assert (
         lines[-1].startswith("320 of 320 rows  ")

@@ -55,7 +55,8 @@ class Plan:
         return map(slice, bounds, bounds[1:])
 
     def __str__(self):
-        fit = f"{self.fit} of {self.members} fit in {text(self.limit)}"
+        each = f"{text(self.need.member)} each, {text(self.need.shared)} shared"
+        fit = f"{self.fit} of {self.members} fit in {text(self.limit)} ({each})"
         return f"{fit}: {self.waves} waves" if self.waves > 1 else fit
 
 
