@@ -9,7 +9,6 @@ what the same curves differ by between seeds. Curves go to parity.csv beside thi
 
 import argparse
 import csv
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,11 +114,11 @@ def main():
     if options.quick:
         run = replace(run, batch=8, rows=-(-steps * 8 // 7), model=wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64))
     curves = {}
-    with threads(options.threads), tempfile.TemporaryDirectory() as folder:
+    with threads(options.threads):
         for products in options.products:
             seeds = options.seeds if products == options.products[0] else options.seeds[:1]
             runs = [replace(run, seed=seed, products=products) for seed in seeds]
-            together = Together(runs, steps, options.threads, Path(folder))
+            together = Together(runs, steps, options.threads)
             start = together.ensemble.to_huggingface(0)
             for seed, losses in zip(seeds, together()):
                 curves[f"worldfast, {products}" + ("" if seed == run.seed else f", seed {seed}")] = losses

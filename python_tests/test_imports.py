@@ -11,8 +11,8 @@ import worldfast
 
 ROOT = Path(worldfast.__file__).parent
 ORDER = """
-errors files selection _native world tasks tokens sampling layers ops gram transformer decoding model activations checkpoint run metrics train evaluate
-huggingface analysis.pca analysis.cka analysis.probe study engine colours figures report cli
+errors files selection _native world tasks tokens sampling layers ops gram transformer decoding model activations checkpoint run metrics evaluate
+huggingface lockstep memory progress start member train analysis.pca analysis.cka analysis.probe study engine colours figures report options cli
 """.split()
 
 

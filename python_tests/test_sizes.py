@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast.lockstep import pack_rows
 from worldfast.model import Ensemble
-from worldfast.train import _flatten
 
 LARGE = """
 import resource, torch, worldfast as wf
+from worldfast.lockstep import pack_rows
 from worldfast.model import Ensemble
-from worldfast.train import _flatten
 run = wf.Run(tuple(wf.TASKS), batch=4, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
 ensemble = Ensemble(run.model, 98, threads=2, products="bfloat16")
 ensemble.initialise(0, seed=0)
-rows, (count,) = _flatten([run.stream().pack(0, run.batch)], [run.loss])
+rows, (count,) = pack_rows([run.stream().pack(0, run.batch)], [run.loss])
 loss = float(ensemble.learn(rows)[0]) / count
 gradient = ensemble.gradients[0]
 torch.add(ensemble.parameters[0], gradient, alpha=-0.1 / float(gradient.norm()), out=ensemble.parameters[0])
@@ -41,7 +41,7 @@ def test_published_widths(hidden, intermediate, heads, products):
     spec = wf.ModelSpec(hidden=hidden, intermediate=intermediate, heads=heads)
     ensemble = Ensemble(spec, 98, products=products)
     ensemble.initialise(0, seed=0)
-    rows, _ = _flatten([wf.Run(tuple(wf.TASKS)).stream().pack(0, 16)], ["all"])
+    rows, _ = pack_rows([wf.Run(tuple(wf.TASKS)).stream().pack(0, 16)], ["all"])
     before, after = descend(ensemble, rows)
     assert torch.isfinite(ensemble.gradients).all() and after < before
 

@@ -16,7 +16,7 @@ from worldfast.sampling import Batch, sample
 from worldfast.tasks import find
 from worldfast.world import World
 
-__all__ = ["Score", "decode", "evaluate", "load", "saved"]
+__all__ = ["Score", "decode", "evaluate", "load", "saved", "spec_of"]
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,21 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
 
     FileNotFoundError where the folder is no run's or has no such checkpoint.
     """
-    folder = Path(folder)
-    spec = folder / "spec.json"
-    if not spec.exists():
-        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
-    run = Run.from_json(json.loads(spec.read_text())["run"])
+    folder, run = Path(folder), spec_of(folder)
     if step is not None:
         return run, checkpoint.of_step(folder / "checkpoint", step, run.id)
     found = checkpoint.newest(folder / "checkpoint", run.id)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint")
     return run, found
+
+
+def spec_of(folder: str | os.PathLike) -> Run:
+    """The run whose folder this is. FileNotFoundError where it is no run's."""
+    spec = Path(folder) / "spec.json"
+    if not spec.exists():
+        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
+    return Run.from_json(json.loads(spec.read_text())["run"])
 
 
 def decode(

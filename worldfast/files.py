@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["digest", "folder", "lock", "origin", "remove_partial", "sync_folder", "write_whole"]
+__all__ = ["digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole"]
 
 PARTIAL = ".partial"  # the ending of a file that is being written
 
@@ -29,7 +29,7 @@ def write_whole(path: Path, content: bytes) -> Path:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
-    try:
+    with naming(path, "nothing was written"):
         try:
             with open(partial, "wb") as file:
                 file.write(content)
@@ -39,9 +39,16 @@ def write_whole(path: Path, content: bytes) -> Path:
         finally:
             partial.unlink(missing_ok=True)
         sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}: nothing was written", str(path)) from None
     return path
+
+
+@contextmanager
+def naming(path: Path, what: str) -> Iterator[None]:
+    """An OSError inside becomes one that names `path` and says `what` comes of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {what}", str(path)) from None
 
 
 def sync_folder(path: Path) -> None:
@@ -62,13 +69,15 @@ def remove_partial(path: Path) -> None:
 def folder(path: str | os.PathLike, argument: str) -> Path:
     """The folder at `path`, made with its parents where it is not there.
 
-    FileExistsError naming the argument where a file stands there, or where a folder above should be.
+    FileExistsError naming the argument where a file stands there, or where a folder above should be; OSError
+    naming it where the folder cannot be made (no permission, no space ...).
     """
     path = Path(path)
     for above in (path, *path.parents):
         if above.exists() and not above.is_dir():
             raise FileExistsError(f"{argument}: '{path}' should be a folder, but '{above}' is a file")
-    path.mkdir(parents=True, exist_ok=True)
+    with naming(path, f"{argument}: the folder cannot be made"):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -86,9 +95,10 @@ def lock(folder: Path) -> Iterator[None]:
             file.seek(0)
             message = f"in use by {file.read()}: wait for it, or stop it"
             raise BlockingIOError(errno.EWOULDBLOCK, message, str(path)) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        with naming(path, "the folder cannot be held"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
         yield
 
 
