@@ -3,13 +3,12 @@
 checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order
 of `worldfast.transformer.Weights`, and in its metadata under "worldfast" a JSON object: `step` (optimizer
 steps taken), `run` (the content hash of the run), `state` (what else the trainer goes on from), `origin`, and
-`sha256` over all of that and the tensors. The position in the data is the step, since a dataset is a
+`crc32` over all of that and the tensors. The position in the data is the step, since a dataset is a
 function.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from worldfast.files import write_whole
+from worldfast.files import checksum, write_whole
 
 __all__ = ["Checkpoint", "Damaged", "newest", "of_step", "read", "save"]
 
@@ -44,7 +43,7 @@ def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
-    header["sha256"] = _digest(header, tensors)
+    header["crc32"] = _checksum(header, tensors)
     content = to_bytes(tensors, {"worldfast": json.dumps(header)})
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
     write_whole(path, content)
@@ -90,7 +89,7 @@ def read(path: Path, run: str) -> Checkpoint:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["worldfast"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if header.pop("sha256") != _digest(header, tensors):
+        if header.pop("crc32") != _checksum(header, tensors):
             raise ValueError("its checksum does not fit its content")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise Damaged(f"checkpoint {path} is damaged: {error}") from None
@@ -103,9 +102,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
-def _digest(header: dict, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+def _checksum(header: dict, tensors: dict[str, torch.Tensor]) -> int:
+    parts = [json.dumps(header, sort_keys=True).encode()]
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
+        parts += [f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), tensor.numpy()]
+    return checksum(*parts)

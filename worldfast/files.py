@@ -10,13 +10,16 @@ import os
 import platform
 import subprocess
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole"]
+__all__ = [
+    "checksum", "digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole",
+]  # fmt: skip
 
 PARTIAL = ".partial"  # the ending of a file that is being written
 
@@ -102,8 +105,20 @@ def lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def checksum(*parts: bytes | np.ndarray) -> int:
+    """CRC-32 of the bytes of contiguous parts, one after the other: is this what was written?
+
+    It finds every flipped bit, every burst of up to 32, and other damage but once in 4 billion. A
+    third of the time of SHA-256, which also withstands people: for an identity use `digest`.
+    """
+    found = 0
+    for part in parts:
+        found = zlib.crc32(part, found)
+    return found
+
+
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of arrays' bytes, one after the other."""
+    """SHA-256 of arrays' bytes, one after the other: which one is this?"""
     found = hashlib.sha256()
     for array in arrays:
         found.update(np.ascontiguousarray(array).data)

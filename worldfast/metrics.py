@@ -92,7 +92,8 @@ def _tensorboard(module: ModuleType, run: Run, folder: Path, step: int) -> Itera
 
 @contextmanager
 def _wandb(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
-    """One run of the project for each of ours, found again by its hash; it ignores steps that it has."""
+    """One run of the project for each of ours, found again by its hash; it ignores steps that it has. With
+    WANDB_MODE=offline in the environment it stays below <folder>/wandb, for `wandb sync`."""
     with module.init(
         project=PROJECT, id=run.id, name=run.name, config=run.to_json(), dir=folder, resume="allow",
         reinit="create_new",
