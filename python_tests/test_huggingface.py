@@ -268,10 +268,10 @@ def test_a_folder_with_something_in_it_stays_as_it_is(runs, tmp_path):
 def test_a_folder_is_whole_or_not_there(runs, tmp_path, monkeypatch):
     write = files.write_whole
 
-    def full(path, content):
+    def full(path, *content):
         if path.name == "model.safetensors":
             raise OSError(28, "No space left on device", str(path))
-        return write(path, content)
+        return write(path, *content)
 
     monkeypatch.setattr(files, "write_whole", full)
     with pytest.raises(OSError, match="No space left"):

@@ -127,9 +127,9 @@ def test_an_interrupt_leaves_no_checkpoint_ahead_of_its_activations(tmp_path, mo
     """Ctrl-C while a segment is slow to be written: the checkpoint comes after it."""
     real_write, real_save = activations.write_whole, checkpoint.save
 
-    def slow(path, content):
+    def slow(path, *content):
         time.sleep(0.3)
-        return real_write(path, content)
+        return real_write(path, *content)
 
     def save(folder, here, *rest):
         for step in WIDE.checkpoint_steps:

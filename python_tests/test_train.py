@@ -171,11 +171,11 @@ def test_killed_in_a_save(mixed, tmp_path, monkeypatch, moment):
     """Stopped dead just before or just after every fourth file that is written, each time in a new folder."""
     real = files.write_whole
 
-    def write_whole(path, content):
+    def write_whole(path, *content):
         number = next(numbers)  # the activations' thread writes too
         if number == last and moment == "before":
             raise Killed
-        real(path, content)
+        real(path, *content)
         if number == last:
             raise Killed
 

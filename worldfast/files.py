@@ -24,9 +24,9 @@ __all__ = [
 PARTIAL = ".partial"  # the ending of a file that is being written
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Writes beside `path`, syncs, and renames into it: a reader sees the old file or the new one, never a
-    part.
+def write_whole(path: Path, *content: bytes | memoryview) -> Path:
+    """Writes the parts of `content` one behind the other beside `path`, syncs, and renames into it: a reader
+    sees the old file or the new one, never a part.
 
     Raises OSError naming the path (no space, no permission ...) and leaves nothing behind.
     """
@@ -35,7 +35,7 @@ def write_whole(path: Path, content: bytes) -> Path:
     with naming(path, "nothing was written"):
         try:
             with open(partial, "wb") as file:
-                file.write(content)
+                file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)

@@ -140,8 +140,8 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     tile = min(tokens, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
     kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them
     scratch = NUMBER * tile * kept * 2  # it doubles when it grows
-    files = 2 * max(NUMBER * P * (1 + len(MOMENTS)), int(captured))
-    return Need(member, NUMBER * P + (threads if lanes > 1 else 1) * scratch + files)
+    segment = 2 * int(captured)  # a file of activations while it is made
+    return Need(member, NUMBER * P + (threads if lanes > 1 else 1) * scratch + segment)
 
 
 def _available_on_cpu() -> int:
