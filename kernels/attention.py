@@ -29,7 +29,7 @@ def attention_forward(
 ) -> None:
     """Sets out to softmax(q k' / sqrt(D)) v over a row's tokens up to each, q and k turned by RoPE.
 
-    q, k, v, out   float32, bfloat16 or float16 [L, H, D], of one dtype; D a multiple of 16 from 16 to 128; any strides
+    q, k, v, out   float32, bfloat16 or float16 [L, H, D], of one dtype; D a multiple of 8 from 8 to 128; any strides
                    with a last one of 1
     rows           cu_seqlens, int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]. Or starts and
                    ends, int32 [R] each: row r is tokens starts[r]:ends[r]; tokens of no row are left as they were
@@ -73,7 +73,7 @@ def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
     Matrix units like 16 tokens a warp; float32 has plain multiplications, all unrolled, and needs more threads.
     Queries come 16 at a time where scores or results of all of them would not fit.
     """
-    tokens, width = max(16, triton.next_power_of_2(longest)), triton.next_power_of_2(size)
+    tokens, width = max(16, triton.next_power_of_2(longest)), max(16, triton.next_power_of_2(size))
     if dtype == torch.float32:
         warps, stages = min(16, tokens * width // 256), 1
     else:
