@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-PROGRAM = 4096  # logits in a program's tile, if a token has no more
+PROGRAM = 2048  # logits in a program's tile, if a token has no more
 
 
 def tokens_of_program(outputs: int) -> int:

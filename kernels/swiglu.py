@@ -11,7 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024
+BLOCK = 1024  # numbers of a token that a program takes, at most
+PROGRAM = 2048  # numbers in a program's tile
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
@@ -26,30 +27,35 @@ def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor) -> None:
 
 def _launch(kernel, like, *arrays):
     F = like.shape[-1]
-    block = min(BLOCK, triton.next_power_of_2(F))
+    N, block = like.numel() // F, min(BLOCK, triton.next_power_of_2(F))
+    tokens = PROGRAM // block
     with torch.cuda.device_of(like):
-        kernel[(like.numel() // F, triton.cdiv(F, block))](*arrays, F=F, BLOCK=block, num_warps=4)
+        kernel[(triton.cdiv(N, tokens), triton.cdiv(F, block))](
+            *arrays, N, F=F, BLOCK=block, TOKENS=tokens, num_warps=4
+        )
 
 
 @triton.jit
-def _gate_and_up(gate_up, F: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    f = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    there = f < F
-    source = gate_up + row * (2 * F) + f
+def _gate_and_up(gate_up, count, F: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr):
+    """Gates and ups [T, BLOCK] in float32, where gates stand and results go, and which are there."""
+    token = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS))[:, None]
+    f = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
+    there = (token < count) & (f < F)
+    token = token.to(tl.int64)
+    source = gate_up + token * (2 * F) + f
     gate = tl.load(source, there, 0.0).to(tl.float32)
-    return gate, tl.load(source + F, there, 0.0).to(tl.float32), source, row * F + f, there
+    return gate, tl.load(source + F, there, 0.0).to(tl.float32), source, token * F + f, there
 
 
 @triton.jit
-def _forward(gate_up, out, F: tl.constexpr, BLOCK: tl.constexpr):
-    gate, up, _, place, there = _gate_and_up(gate_up, F, BLOCK)
+def _forward(gate_up, out, count, F: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr):
+    gate, up, _, place, there = _gate_and_up(gate_up, count, F, BLOCK, TOKENS)
     tl.store(out + place, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), there)
 
 
 @triton.jit
-def _backward(grad, gate_up, out, F: tl.constexpr, BLOCK: tl.constexpr):
-    gate, up, source, place, there = _gate_and_up(gate_up, F, BLOCK)
+def _backward(grad, gate_up, out, count, F: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr):
+    gate, up, source, place, there = _gate_and_up(gate_up, count, F, BLOCK, TOKENS)
     g = tl.load(grad + place, there, 0.0).to(tl.float32)
     share = tl.sigmoid(gate)
     silu = gate * share

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldfast.footprint import LAYER, STEP, TOKEN, sizes
+from worldfast.footprint import LAYER, STEP, sizes
 from worldfast.kernels import embedding, loss, norm, sums, swiglu
 from worldfast.kernels.attention import attention_backward, attention_forward
 from worldfast.transformer import ModelSpec, Weights
@@ -62,7 +62,7 @@ class Transformers:
         self.members = len(masters.embed)
         self.dtype, self.device = weights.head.dtype, masters.embed.device
         self._room: dict[tuple, Tensor] = {}
-        for group, copies in ((LAYER, spec.layers), (STEP, 1), (TOKEN, 1)):
+        for group, copies in ((LAYER, spec.layers), (STEP, 1)):
             for name, width, size in sizes(group, spec, self.outputs, self.dtype.itemsize):
                 kept = learns or caches and name == "qkv"
                 if group is STEP and not learns and name not in ("added", "gated", "logits"):
@@ -128,7 +128,7 @@ class Transformers:
         attend   attend(layer, qkv, mixed) instead of attention within the batch's rows sets mixed [M, C, D]
         """
         spec, C = self.spec, batch.tokens.shape[1]
-        attend = attend or (lambda layer, qkv, mixed: self._attend(batch, qkv, mixed))
+        attend = attend or (lambda layer, qkv, mixed: self.attend(qkv, batch.rows, batch.longest, mixed))
         added, gated = self.at("added", C), self.at("gated", C)
         norms = [weight for block in self.masters.blocks for weight in (block.input_norm, block.mlp_norm)]
         norms.append(self.masters.norm)
@@ -153,10 +153,13 @@ class Transformers:
         norm.add_norm(x, added, norms[i], self.spec.norm_eps, out, normed, scale)
         return out, normed
 
-    def _attend(self, batch: Batch, qkv: Tensor, mixed: Tensor, last_only: bool = False) -> None:
-        attention_forward(
-            *self._heads(qkv), batch.rows, self.spec.rope_base, batch.longest, self._one_head(mixed), last_only
-        )
+    def attend(
+        self, qkv: Tensor, rows: tuple[Tensor, Tensor], longest: int, mixed: Tensor, last_only: bool = False
+    ) -> None:
+        """Attention of [M, C, 3 D] within rows, starts and ends, into mixed [M, C, D]; `last_only`: of each row's last
+        token."""
+        heads = self._heads(qkv)
+        attention_forward(*heads, rows, self.spec.rope_base, longest, self._one_head(mixed), last_only)
 
     def logits(self, final: Tensor) -> Tensor:
         """float32 [M, C, H]."""
