@@ -24,14 +24,21 @@ def tokens_of_program(width: int) -> int:
 
 
 def embed_norm(
-    tokens: Tensor, embedding: Tensor, weight: Tensor, eps: float, x: Tensor, normed: Tensor, scale: Tensor
-) -> None:
+    tokens: Tensor, embedding: Tensor, weight: Tensor, eps: float, x: Tensor, normed: Tensor | None,
+    scale: Tensor | None,
+) -> None:  # fmt: skip
     """Sets x to the tokens' embeddings, and `normed` and `scale` as `add_norm` does.
 
-    tokens      int32 [M, C]
-    embedding   float32 [M, V, D], each member's contiguous
+    tokens          int32 [M, C]
+    embedding       float32 [M, V, D], each member's contiguous
+    normed, scale   None: not wanted
     """
     _launch_forward(None, None, tokens, embedding, weight, eps, x, normed, scale)
+
+
+def norm(x: Tensor, weight: Tensor, eps: float, normed: Tensor, scale: Tensor) -> None:
+    """Sets `normed` and `scale` as `add_norm` does, with nothing added."""
+    _launch_forward(x, None, None, None, weight, eps, None, normed, scale)
 
 
 def add_norm(
@@ -48,9 +55,9 @@ def add_norm(
 
 
 def _launch_forward(x, added, tokens, embedding, weight, eps, out, normed, scale):
-    M, C, D = out.shape
+    M, C, D = (x if out is None else out).shape
     T = tokens_of_program(D)
-    with torch.cuda.device_of(out):
+    with torch.cuda.device_of(weight):
         _forward[(triton.cdiv(C, T), M)](
             x, added, tokens, embedding, weight, out, normed, scale, C, weight.stride(0),
             embedding.stride(0) if embedding is not None else 0, eps,
@@ -108,12 +115,16 @@ def _forward(
         id = tl.load(tokens + token, real, 0).to(tl.int64)
         value = tl.load(row + id[:, None] * D + tl.arange(0, WIDTH)[None, :], there, 0.0)  # [T, D]
     else:
-        value = tl.load(x + place, there, 0.0) + tl.load(added + place, there, 0.0).to(tl.float32)
-    tl.store(out + place, value, there)
-    rate = 1 / tl.sqrt(tl.sum(value * value, 1) / D + eps)  # [T]
-    tl.store(scale + token, rate, real)
-    result = value * rate[:, None] * _vector(weight, weight_member, D, WIDTH)[None, :]
-    tl.store(normed + place, result.to(normed.dtype.element_ty), there)
+        value = tl.load(x + place, there, 0.0)
+    if added is not None:
+        value += tl.load(added + place, there, 0.0).to(tl.float32)
+    if out is not None:
+        tl.store(out + place, value, there)
+    if normed is not None:
+        rate = 1 / tl.sqrt(tl.sum(value * value, 1) / D + eps)  # [T]
+        tl.store(scale + token, rate, real)
+        result = value * rate[:, None] * _vector(weight, weight_member, D, WIDTH)[None, :]
+        tl.store(normed + place, result.to(normed.dtype.element_ty), there)
 
 
 @triton.jit

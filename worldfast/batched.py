@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldfast.footprint import LAYER, STEP, sizes
+from worldfast.footprint import GENERAL, sizes
 from worldfast.kernels import embedding, loss, norm, sums, swiglu
 from worldfast.kernels.attention import attention_backward, attention_forward
 from worldfast.transformer import ModelSpec, Weights
@@ -55,35 +55,30 @@ class Transformers:
     caches     queries, keys and values of every layer are kept although nothing is learned
     """
 
+    TABLE = GENERAL  # the memory for tokens
+
     def __init__(
         self, spec: ModelSpec, masters: Weights, weights: Weights, capacity: int, *, learns: bool, caches: bool = False
     ):  # fmt: skip
         self.spec, self.masters, self.weights, self.capacity, self.learns = spec, masters, weights, capacity, learns
         self.members = len(masters.embed)
         self.dtype, self.device = weights.head.dtype, masters.embed.device
-        self._room: dict[tuple, Tensor] = {}
-        for group, copies in ((LAYER, spec.layers), (STEP, 1)):
-            for name, width, size in sizes(group, spec, self.outputs, self.dtype.itemsize):
-                kept = learns or caches and name == "qkv"
-                if group is STEP and not learns and name not in ("added", "gated", "logits"):
-                    continue
-                each = copies * (2 if name in ("x", "normed", "scale") else 1)
+        self._room: dict[tuple[str, int], Tensor] = {}
+        for name, width, size, copies in sizes(self.TABLE, spec, self.outputs, self.dtype.itemsize):
+            if not learns and name.startswith(("grad", "rounded")):
+                continue
+            kept = copies if learns or caches and name == "qkv" else 1
+            for i in range(copies):
                 dtype = torch.float32 if size == 4 else self.dtype
-                for i in range(each if kept else 1):
-                    self._room[name, i] = self._zeros(self.members * capacity * width, dtype)
-                for i in range(1, 0 if kept else each):
-                    self._room[name, i] = self._room[name, 0]
-        last = 2 * spec.layers  # the final norm
-        for name in ("x", "normed", "scale"):
-            like = self._room[name, 0]
-            self._room[name, last] = torch.zeros_like(like) if learns else like
+                new = i < kept
+                self._room[name, i] = self._zeros(self.members * capacity * width, dtype=dtype) if new else self._room[name, 0]
         if learns:
-            B, S = -(-capacity // norm.tokens_of_program(spec.hidden)), embedding.stretches(capacity)
-            V = masters.embed.shape[1]
-            self._norms = self._zeros((2 * spec.layers + 1) * self.members * B * spec.hidden, torch.float32)
-            self._embeddings = self._zeros(self.members * S * V * spec.hidden, torch.float32)
-            B = -(-capacity // loss.tokens_of_program(self.outputs))
-            self._losses = self._zeros(self.members * B * 2, torch.float32)
+            V, D = masters.embed.shape[1:]
+            norms = 2 * spec.layers + 1
+            self._norm_parts = self._zeros(norms * self.members * -(-capacity // norm.tokens_of_program(D)) * D)
+            self._embed_parts = self._zeros(self.members * embedding.stretches(capacity) * V * D)
+            self._loss_parts = self._zeros(self.members * -(-capacity // loss.tokens_of_program(self.outputs)) * 2)
+            self._known_places: dict[tuple, Tensor] = {}
 
     @property
     def outputs(self) -> int:
@@ -94,10 +89,9 @@ class Transformers:
     def nbytes(self) -> int:
         """Bytes on the device that are this pass's own."""
         own = {id(room): room.nbytes for room in self._room.values()}
-        parts = (self._norms, self._embeddings, self._losses) if self.learns else ()
-        return sum(own.values()) + sum(part.nbytes for part in parts)
+        return sum(own.values()) + sum(x.nbytes for name, x in vars(self).items() if name.endswith("_parts"))
 
-    def _zeros(self, count: int, dtype: torch.dtype) -> Tensor:
+    def _zeros(self, count: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros(count, dtype=dtype, device=self.device)
 
     def at(self, name: str, C: int, i: int = 0) -> Tensor:
@@ -162,8 +156,8 @@ class Transformers:
         attention_forward(*heads, rows, self.spec.rope_base, longest, self._one_head(mixed), last_only)
 
     def logits(self, final: Tensor) -> Tensor:
-        """float32 [M, C, H]."""
-        logits = self.at("logits", final.shape[1])
+        """float32 [M, C, H], a token's at a multiple of 8."""
+        logits = self.at("logits", final.shape[1])[..., : self.outputs]
         product(final, self.weights.head.mT, logits)
         return logits
 
@@ -177,18 +171,13 @@ class Transformers:
         """
         spec, C, g = self.spec, batch.tokens.shape[1], gradients
         final = self.forward(batch)
-        logits = self.logits(final)
+        losses, grad_logits = self._loss(final, batch.targets)
         wide = self.dtype == torch.float32
-        grad_logits = logits if wide else self.at("grad_logits", C)
-        losses = self._losses[: self.members * -(-C // loss.tokens_of_program(self.outputs)) * 2]
-        losses = losses.view(self.members, -1, 2)
-        loss.cross_entropy(logits, batch.targets, grad_logits, losses)
         grad_x = self.at("grad_x", C)
         rounded = grad_x if wide else self.at("rounded", C)
         grad, grad_qkv = self.at("added", C), self.at("grad_qkv", C)
         gated, grad_gated = self.at("gated", C), self.at("grad_gated", C)
-        parts = self._norms[: (2 * spec.layers + 1) * self.members * -(-C // norm.tokens_of_program(spec.hidden)) * spec.hidden]
-        parts = parts.view(2 * spec.layers + 1, self.members, -1, spec.hidden)
+        parts = self._parts(self._norm_parts, norm.tokens_of_program(spec.hidden), C, 2 * spec.layers + 1, spec.hidden)
 
         def through_norm(i: int, weight: Tensor, first: bool = False) -> None:
             x, _, scale = self._norm(C, i)
@@ -219,26 +208,36 @@ class Transformers:
             torch.sum(grad_qkv, 1, dtype=torch.float32, out=of.qkv_bias)
             product(grad_qkv, block.qkv, grad)
             through_norm(2 * i, master.input_norm)
-        self._gather(batch.tokens, rounded, parts, gradients, buffer)
+        self._gather_embedding(batch.tokens, rounded, gradients, buffer)
+        weights = [weight for block in g.blocks for weight in (block.input_norm, block.mlp_norm)]
+        sums.add_up(parts, self._places([*weights, g.norm], buffer), buffer)
         return losses
 
-    def _gather(self, tokens: Tensor, grad: Tensor, norms: Tensor, gradients: Weights, buffer: Tensor) -> None:
-        """Sums of the embedding's and the norms' gradients, which programs made in parts."""
+    def _loss(self, final: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of losses [M, B, 2], and the gradient at the logits."""
+        logits, C = self.logits(final), final.shape[1]
+        grad = logits if self.dtype == torch.float32 else self.at("grad_logits", C)[..., : self.outputs]
+        losses = self._parts(self._loss_parts, loss.tokens_of_program(self.outputs), C, 1, 2)[0]
+        loss.cross_entropy(logits, targets, grad, losses)
+        return losses, grad
+
+    def _parts(self, room: Tensor, tokens: int, C: int, count: int, width: int) -> Tensor:
+        """Memory [count, M, B, width] for parts of sums, where a program has so many tokens."""
+        B = -(-C // tokens)
+        return room[: count * self.members * B * width].view(count, self.members, B, width)
+
+    def _gather_embedding(self, tokens: Tensor, grad: Tensor, gradients: Weights, buffer: Tensor) -> None:
         V, D = gradients.embed.shape[1:]
-        parts = self._embeddings[: self.members * embedding.stretches(tokens.shape[1]) * V * D]
-        parts = parts.view(self.members, -1, V, D)
-        embedding.embedding_backward(tokens, grad, parts)
-        sums.add_up(parts.view(1, self.members, -1, V * D), self._places([gradients.embed], buffer), buffer)
-        weights = [weight for block in gradients.blocks for weight in (block.input_norm, block.mlp_norm)]
-        sums.add_up(norms, self._places([*weights, gradients.norm], buffer), buffer)
+        parts = self._parts(self._embed_parts, embedding.STRETCH, tokens.shape[1], 1, V * D)
+        embedding.embedding_backward(tokens, grad, parts[0].unflatten(-1, (V, D)))
+        sums.add_up(parts, self._places([gradients.embed], buffer), buffer)
 
     def _places(self, views: list[Tensor], buffer: Tensor) -> Tensor:
         """int32 [N], where in a member's buffer each of its views begins."""
-        key = len(views)
-        if key not in self.__dict__.setdefault("_known_places", {}):
-            offsets = [view.storage_offset() - buffer.storage_offset() for view in views]
-            self._known_places[key] = torch.tensor(offsets, dtype=torch.int32, device=self.device)
-        return self._known_places[key]
+        offsets = tuple(view.storage_offset() - buffer.storage_offset() for view in views)
+        if offsets not in self._known_places:
+            self._known_places[offsets] = torch.tensor(offsets, dtype=torch.int32, device=self.device)
+        return self._known_places[offsets]
 
 
 def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What an ensemble's training takes on a GPU, in bytes; importing it needs neither a GPU nor Triton.
 
-The tables are the memory that worldfast.batched takes, so that an estimate is what will be taken.
+The tables are the memory that worldfast.batched and worldfast.narrow take, so that an estimate is what will be taken.
 """
 
 from __future__ import annotations
@@ -9,28 +9,47 @@ from collections.abc import Iterator
 
 from worldfast.transformer import ModelSpec, buffer_size
 
-__all__ = ["LAYER", "STEP", "TOKEN", "footprint", "places", "sizes"]
+__all__ = ["GENERAL", "NARROW", "footprint", "is_narrow", "places", "sizes"]
 
 PLACES = 128  # a member's places for tokens are a multiple of this
 CHUNK_BYTES = 1 << 26  # of rows that are made ahead, for all members
+NARROW_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
 
-# name -> (numbers of a token, bytes of each; None: those of the products' dtype)
-LAYER = {"qkv": ("3 D", None), "mixed": ("D", None), "gate_up": ("2 F", None)}
-LAYER |= {"x": ("D", 4), "normed": ("D", None), "scale": ("1", 4)}  # of each of a layer's two norms
-STEP = {"added": ("D", None), "gated": ("F", None), "grad_gated": ("F", None), "grad_qkv": ("3 D", None)}
-STEP |= {"grad_x": ("D", 4), "rounded": ("D", None), "logits": ("H", 4), "grad_logits": ("H", None)}
-TOKEN = {"tokens": ("1", 4), "targets": ("1", 4)}
+# name -> (numbers of a token, bytes of each; None: those of the products' dtype; how many there are).
+# L: one a layer; N: one a norm, of which a layer has two and the end one.
+GENERAL = {
+    "x": ("D", 4, "N"), "normed": ("D", None, "N"), "scale": ("1", 4, "N"),
+    "qkv": ("3 D", None, "L"), "mixed": ("D", None, "L"), "gate_up": ("2 F", None, "L"),
+    "added": ("D", None, "1"), "gated": ("F", None, "1"), "grad_gated": ("F", None, "1"),
+    "grad_qkv": ("3 D", None, "1"), "grad_x": ("D", 4, "1"), "rounded": ("D", None, "1"),
+    "logits": ("H", 4, "1"), "grad_logits": ("H", None, "1"),
+}  # fmt: skip
+NARROW = {
+    "x": ("D", 4, "N"), "qkv": ("3 D", None, "L"), "mixed": ("D", None, "L"),
+    "normed": ("D", None, "1"), "scale": ("1", 4, "1"), "grad": ("D", None, "1"), "gated": ("F", None, "1"),
+    "grad_gate_up": ("2 F", None, "1"), "grad_qkv": ("3 D", None, "1"), "grad_x": ("D", 4, "1"),
+    "rounded": ("D", None, "1"), "rounded_middle": ("D", None, "1"),
+    "logits": ("H", 4, "1"), "grad_logits": ("H", None, "1"),
+}  # fmt: skip
 ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products take what they are rounded from
 
 
-def sizes(group: dict, spec: ModelSpec, outputs: int, itemsize: int) -> Iterator[tuple[str, int, int]]:
-    """(name, numbers of a token, bytes of each) of a table, where products multiply numbers of `itemsize` bytes."""
-    of = {"D": spec.hidden, "F": spec.intermediate, "H": outputs, "1": 1}
-    for name, (width, size) in group.items():
-        if name in ONLY_ROUNDED and itemsize == 4:
-            continue
-        *times, letter = width.split()
-        yield name, int("".join(times) or 1) * of[letter], size or itemsize
+def is_narrow(spec: ModelSpec, products: str) -> bool:
+    """Whether worldfast.narrow trains such a model."""
+    return products != "float32" and spec.hidden in NARROW_WIDTHS
+
+
+def sizes(table: dict, spec: ModelSpec, outputs: int, itemsize: int) -> Iterator[tuple[str, int, int, int]]:
+    """(name, numbers of a token, bytes of each, how many) of a table, where products multiply `itemsize` bytes.
+
+    A token's logits begin at a multiple of 8, as matrix units like it.
+    """
+    of = {"D": spec.hidden, "F": spec.intermediate, "H": outputs + -outputs % 8, "1": 1}
+    many = {"1": 1, "L": spec.layers, "N": 2 * spec.layers + 1}
+    for name, (width, size, copies) in table.items():
+        if name not in ONLY_ROUNDED or itemsize < 4:
+            *times, letter = width.split()
+            yield name, int("".join(times) or 1) * of[letter], size or itemsize, many[copies]
 
 
 def places(tokens: int) -> int:
@@ -47,14 +66,13 @@ def footprint(spec: ModelSpec, vocabulary: int, members: int, row_tokens: int, p
     """
     itemsize, D = (2 if products == "bfloat16" else 4), spec.hidden
     shapes = spec.shapes(vocabulary)
-    P, C = buffer_size(shapes.each()), places(row_tokens)
+    P, C, norms = buffer_size(shapes.each()), places(row_tokens), 2 * spec.layers + 1
     per_parameter = 4 * 4 + (2 if itemsize == 2 else 0)  # parameter, gradient, two moments; rounded
-    token = 0
-    for group, copies in ((LAYER, spec.layers), (STEP, 1), (TOKEN, 1)):
-        for name, width, size in sizes(group, spec, shapes.head[0], itemsize):
-            norms = 2 * copies + 1 if name in ("x", "normed", "scale") else copies
-            token += norms * width * size
-    # parts of sums: of the norms' weights for each 32 tokens or fewer, of the embedding for each 512
+    table = NARROW if is_narrow(spec, products) else GENERAL
+    token = sum(width * size * n for _, width, size, n in sizes(table, spec, shapes.head[0], itemsize))
+    token += 8  # what it is, and its target
+    # parts of sums: of the norms' weights (and biases) for each 32 tokens or fewer, of the embedding for each 512
     tile = max(1, min(32, 4096 // (1 << (D - 1).bit_length())))
-    parts = 4 * (-(-C // tile) * (2 * spec.layers + 1) * D + -(-C // 512) * vocabulary * D) + 8 * C
+    parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is NARROW else 0))
+    parts = 4 * (parts + -(-C // 512) * vocabulary * D) + 8 * C
     return members * (P * per_parameter + C * token + parts) + 4 * P + CHUNK_BYTES

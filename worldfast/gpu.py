@@ -160,9 +160,9 @@ class GpuEnsemble(Ensemble):
                 given = [(tokens[part], length[part]) for (tokens, length), part in zip(prompts, parts)]
                 found = _greedy(self.spec, masters, weights, given, longest)
                 for of_member, part, rows in zip(answers, parts, found):
-                    for i, row in zip(part, rows):
-                        stop = np.flatnonzero(row == EOS)
-                        of_member[i] = row[: stop[0]] if len(stop) else row
+                    ends = np.pad(rows == EOS, ((0, 0), (0, 1)), constant_values=True).argmax(1)
+                    for i, row, end in zip(part.tolist(), rows, ends.tolist()):
+                        of_member[i] = row[:end]
         return answers
 
     def _check_answer(self, prompts, longest, members, products) -> str:

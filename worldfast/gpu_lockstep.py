@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.footprint import CHUNK_BYTES, places
+from worldfast.footprint import CHUNK_BYTES, is_narrow, places
 from worldfast.gpu import PRODUCTS, GpuEnsemble, exact_products, longest_row
 from worldfast.run import Run
 from worldfast.sampling import Packed
@@ -60,6 +60,7 @@ class GpuLockstep:
     def __init__(self, ensemble: GpuEnsemble, runs: Sequence[Run]):
         from worldfast.batched import Transformers
         from worldfast.kernels import optimizer
+        from worldfast.narrow import NarrowTransformers
 
         self.ensemble, self.runs = ensemble, list(runs)
         if len(self.runs) != ensemble.members:
@@ -80,10 +81,11 @@ class GpuLockstep:
         self._longest = longest_row(widths)
         self._most_rows = max(run.batch for run in self.runs)  # R
         self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
-        self._transformers = Transformers(
-            ensemble.spec, ensemble.stacked(ensemble.parameters), ensemble.stacked(self._rounded), self._capacity,
-            learns=True,
-        )  # fmt: skip
+        models = ensemble.spec, ensemble.stacked(ensemble.parameters), ensemble.stacked(self._rounded), self._capacity
+        if is_narrow(ensemble.spec, ensemble.products):
+            self._transformers = NarrowTransformers(*models)
+        else:
+            self._transformers = Transformers(*models, learns=True)
         self._gradients = ensemble.stacked(ensemble.gradients)
         row_bytes = 8 * self._longest  # as ids, and while they are made
         self._steps = min(MOST_STEPS, max(1, CHUNK_BYTES // (M * self._most_rows * row_bytes)))  # S
@@ -111,7 +113,7 @@ class GpuLockstep:
     def _make_room(self) -> None:
         """Memory for the rows of S steps, and for what is planned for each."""
         M, S, R = len(self.runs), self._steps, self._most_rows
-        rooms = [stream.empty_pack(S * run.batch, self._device) for stream, run in zip(self.streams, self.runs)]
+        rooms = [stream.empty_pack(S * run.batch) for stream, run in zip(self.streams, self.runs)]
         most = max(len(room.tokens) for room in rooms)
         self._made = self._zeros(M, most + -most % 128, dtype=torch.int32)
         most = max(len(room.scratch) for room in rooms)
@@ -142,7 +144,8 @@ class GpuLockstep:
         if self._planned != tuple(members) or not self._ahead:
             self._plan(tuple(members))
         if self._ahead:
-            self._take(self._ahead.pop(0))
+            with torch.cuda.device_of(self._at):
+                self._take(self._ahead.pop(0))
             self._found = None
             for member in members:
                 self._asked[member] += 1
