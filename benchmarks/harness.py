@@ -15,12 +15,14 @@ import functools
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from worldfast._native import core
 from worldfast.files import origin
 
 RESULTS = Path(__file__).with_name("results.csv")
@@ -103,11 +105,26 @@ def copying(size: float, device: str = "cpu", threads: int | None = None) -> Con
 
 
 def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu") -> Contestant:
-    """What `operations` additions and multiplications take in a product of square matrices."""
+    """What `operations` additions and multiplications take in a product of square matrices.
+
+    On a CPU in float32 by the core, which is the faster where torch's library leaves half a vector unused.
+    """
     side = 2048 if device == "cpu" else 8192
     x = torch.randn(side, side, device=device).to(dtype)
     name = f"limit: {operations / 1e9:.3g} GFLOP of {str(dtype).removeprefix('torch.')} products"
-    return Contestant(name, lambda: torch.mm(x, x), times=operations / (2 * side**3))
+    run = _core_product(x) if device == "cpu" and dtype == torch.float32 else lambda: torch.mm(x, x)
+    return Contestant(name, run, times=operations / (2 * side**3))
+
+
+def _core_product(x):
+    """x x' by the core, its rows shared out to torch's number of threads."""
+
+    def run():
+        shares = x.chunk(torch.get_num_threads())
+        with ThreadPoolExecutor(len(shares)) as pool:
+            list(pool.map(lambda rows: core.linear(rows, x, rows.new_empty(len(rows), len(x))), shares))
+
+    return run
 
 
 @functools.cache

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import worldfast as wf
+from worldfast.lockstep import Lockstep, Tally, pack_rows
 from worldfast.model import Ensemble, Rows
-from worldfast.tokens import PAD, Vocabulary
-from worldfast.train import _flatten, _Member
+from worldfast.tokens import PAD
 from worldfast.transformer import Block, ModelSpec, Weights, views
 
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -39,32 +39,31 @@ IGNORED = -100  # a label of transformers
 class Together:
     """Runs in an ensemble: the loop of worldfast.train without its files. A call begins anew."""
 
-    def __init__(self, runs: list[wf.Run], steps: int, threads: int, folder: Path):
-        size = Vocabulary(runs[0].vocabulary, runs[0].world.build()).size
-        self.steps, self.ensemble = steps, Ensemble(runs[0].model, size, len(runs), threads=threads)
-        self.moments = torch.zeros(2, *self.ensemble.parameters.shape)  # [2, M, P]
-        self.members = [
-            _Member(self.ensemble, i, self.moments[:, i], folder, run, writer=None)
-            for i, run in enumerate(runs)
-        ]
-        for member in self.members:
-            self.ensemble.initialise(member.index, member.run.seed)
+    def __init__(self, runs: list[wf.Run], steps: int, threads: int):
+        self.steps = steps
+        first = runs[0]
+        self.ensemble = Ensemble(
+            first.model, first.vocabulary_size, len(runs), threads=threads, products=first.products
+        )
+        self.lockstep = Lockstep(self.ensemble, runs)
+        for member, run in enumerate(runs):
+            self.ensemble.initialise(member, run.seed)
         self.start = self.ensemble.parameters.clone()
 
     def __call__(self) -> np.ndarray:
         """The losses [M, steps]."""
         self.ensemble.parameters.copy_(self.start)
-        self.moments.zero_()
-        for member in self.members:
-            member.step = 0
+        self.lockstep.moments.zero_()
+        for member in range(self.ensemble.members):
+            self.lockstep.resume(member, Tally(0, 0.0, 0, False))
         return np.transpose([self._step() for _ in range(self.steps)])
 
     def _step(self) -> list[float]:
-        packs = self.ensemble.each(_Member.next_rows, self.members)
-        rows, counts = _flatten(packs, [member.run.loss for member in self.members])
-        losses = self.ensemble.learn(rows).tolist()
-        self.ensemble.each(lambda job: job[0].update(*job[1:]), zip(self.members, losses, counts))
-        return [member.loss for member in self.members]
+        members = range(self.ensemble.members)
+        for member in members:
+            self.lockstep.clear(member)
+        self.lockstep.step(members)
+        return [self.lockstep.read(member).loss for member in members]
 
 
 # ---- plain PyTorch ----
@@ -221,7 +220,7 @@ def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path
 def rows_of(run: wf.Run, steps: int) -> list[Rows]:
     """The rows of a run's first steps."""
     stream = run.stream()
-    return [_flatten([stream.pack(*run.rows_at(step))], [run.loss])[0] for step in range(steps)]
+    return [pack_rows([stream.pack(*run.rows_at(step))], [run.loss])[0] for step in range(steps)]
 
 
 def trainer_is_installed() -> bool:
@@ -248,7 +247,7 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
 
     compiled   `plain_loss` after torch.compile
     """
-    together = Together(runs, steps, threads, folder)
+    together = Together(runs, steps, threads)
     first, size = runs[0], together.ensemble.vocabulary
     starts = [views(first.model.shapes(size), member) for member in together.start]
     huggingface = together.ensemble.to_huggingface(0)
@@ -262,8 +261,12 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
         return np.abs(losses - exact[: len(losses)]).max()
 
     limits = {dtype: (multiplying(total, dtype),) for dtype in ALLOWED}
-    f32 = torch.float32
-    found = [Contestant("worldfast, float32", together, error, ALLOWED[f32], limits=limits[f32])]
+    halves = [replace(run, products="bfloat16") for run in runs]
+    ours = {torch.float32: together, torch.bfloat16: Together(halves, steps, threads)}
+    found = [
+        Contestant(f"worldfast, {name_of(dtype)}", train, error, ALLOWED[dtype], limits=limits[dtype])
+        for dtype, train in ours.items()
+    ]
     for dtype, allowed in ALLOWED.items():
         others = {
             "plain PyTorch": Plain(first, starts[0], rectangles[0], products=dtype),
@@ -272,9 +275,13 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
         if len(runs) == 1 and trainer_is_installed():
             others["transformers Trainer"] = with_trainer(first, huggingface, steps, folder, dtype)
         for name, train in others.items():
-            name += f", {str(dtype).removeprefix('torch.')}"
+            name += f", {name_of(dtype)}"
             found.append(Contestant(name, train, error, allowed, len(runs), limits[dtype]))
     return found
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def main():

@@ -182,4 +182,13 @@ private:
     bool read_only_ = false;
 };
 
+// A contiguous array on the CPU that is read, or written.
+template <class T = float> T* input(const Array& array, std::initializer_list<int64_t> shape) {
+    return array.require<T>(shape).contiguous().on_cpu().template data<T>();
+}
+template <class T = float> T* output(const Array& array, std::initializer_list<int64_t> shape) {
+    array.writable();
+    return input<T>(array, shape);
+}
+
 }  // namespace worldfast

@@ -118,15 +118,15 @@ template <class T> struct Rope {
     }
     bool none() const { return cosine.empty(); }
 
-    // out = in, turned by `position` forwards (sign 1) or backwards (sign -1).
-    template <class In, class Out>
+    // out = in, or out += in, turned by `position` forwards (sign 1) or backwards (sign -1).
+    template <bool add = false, class In, class Out>
     WORLDFAST_INLINE void turn(const In* __restrict in, Out* __restrict out, int64_t position, T sign) const {
         const T* __restrict c = cosine.data() + position * half;
         const T* __restrict s = sine.data() + position * half;
         for (int64_t d = 0; d < half; ++d) {
             const T a = in[d], b = in[d + half], t = sign * s[d];
-            out[d] = Out(a * c[d] - b * t);
-            out[d + half] = Out(b * c[d] + a * t);
+            out[d] = Out(a * c[d] - b * t + (add ? T(out[d]) : T(0)));
+            out[d + half] = Out(b * c[d] + a * t + (add ? T(out[d + half]) : T(0)));
         }
     }
 };
@@ -136,13 +136,20 @@ template <int write, class S> WORLDFAST_INLINE void prefetch(const S* p, int64_t
 }
 
 // Whole heads are multiples of 8; a call to memcpy costs more than moving one.
-template <class In, class Out>
+template <bool add = false, class In, class Out>
 WORLDFAST_INLINE void copy(const In* __restrict from, Out* __restrict to, int64_t n) {
     for (int64_t d = 0; d < n; d += 8) {
         WORLDFAST_UNROLL
-        for (int i = 0; i < 8; ++i) to[d + i] = Out(from[d + i]);
+        for (int i = 0; i < 8; ++i) to[d + i] = add ? Out(to[d + i] + from[d + i]) : Out(from[d + i]);
     }
 }
+
+// Where a row's tokens stand.
+struct Places {
+    int64_t first;
+    const int32_t* place;  // null: from `first` on
+    int64_t operator()(int64_t i) const { return place ? place[i] : first + i; }
+};
 
 // The tiles of one (row, head), reused from row to row. `tokens` and `width` are rounded up to whole vectors
 // and register tiles; what lies past the row's end is zero on the way in and never stored on the way out.
@@ -153,41 +160,50 @@ template <int W, class T> struct Tile {
     static constexpr int64_t block = std::max(W, tile_rows);  // of queries: whole vectors and whole tiles
 
     int64_t tokens, padded, head_dim, width;
+    int64_t query, first;  // the first token that is a query, and where its vector of queries begins
 
-    Tile(int64_t tokens, int64_t head_dim)
-        : tokens(tokens), padded(round_up(tokens, block)), head_dim(head_dim), width(round_up(head_dim, W)) {}
+    Tile(int64_t tokens, int64_t head_dim, int64_t query = 0)
+        : tokens(tokens), padded(round_up(tokens, block)), head_dim(head_dim), width(round_up(head_dim, W)),
+          query(query), first(query / block * block) {}
 
-    // [padded, width] <- the row's tokens
+    // [padded, width] <- the row's tokens from `begin` on; zeros before them, as far as anybody looks
     template <class S>
-    WORLDFAST_INLINE void load(Heads<const S> from, int64_t first, int64_t head, T* to,
-                               const Rope<T>* rope) const {
-        for (int64_t i = 0; i < tokens; ++i) {
-            prefetch<0>(from.of(first + tokens + i, head), head_dim);
+    WORLDFAST_INLINE void load(Heads<const S> from, Places at, int64_t head, T* to, const Rope<T>* rope,
+                               int64_t begin = 0) const {
+        const int64_t look = begin / block * block;
+        std::memset(to + look * width, 0, static_cast<size_t>((begin - look) * width) * sizeof(T));
+        for (int64_t i = begin; i < tokens; ++i) {
+            if (!at.place) prefetch<0>(from.of(at(tokens + i), head), head_dim);
             if (rope)
-                rope->turn(from.of(first + i, head), to + i * width, i, T(1));
+                rope->turn(from.of(at(i), head), to + i * width, i, T(1));
             else
-                copy(from.of(first + i, head), to + i * width, head_dim);
+                copy(from.of(at(i), head), to + i * width, head_dim);
         }
         std::memset(to + tokens * width, 0, static_cast<size_t>((padded - tokens) * width) * sizeof(T));
     }
 
-    template <class S>
-    WORLDFAST_INLINE void store(const T* from, Heads<S> to, int64_t first, int64_t head,
-                                const Rope<T>* rope) const {
-        for (int64_t i = 0; i < tokens; ++i) {
-            prefetch<1>(to.of(first + tokens + i, head), head_dim);
+    template <bool add, class S>
+    WORLDFAST_INLINE void store(const T* from, Heads<S> to, Places at, int64_t head, const Rope<T>* rope,
+                                int64_t begin = 0) const {
+        for (int64_t i = begin; i < tokens; ++i) {
+            if (!at.place) prefetch<1>(to.of(at(tokens + i), head), head_dim);
             if (rope)
-                rope->turn(from + i * width, to.of(first + i, head), i, T(-1));
+                rope->template turn<add>(from + i * width, to.of(at(i), head), i, T(-1));
             else
-                copy(from + i * width, to.of(first + i, head), head_dim);
+                copy<add>(from + i * width, to.of(at(i), head), head_dim);
         }
+    }
+
+    // b_t [width, padded] <- b [padded, width], of the queries
+    WORLDFAST_INLINE void turn(const T* b, T* b_t) const {
+        transpose<W>(b + first * width, width, b_t + first, padded, padded - first, width);
     }
 
     // out[j, i] = a[j] . b[i] for keys j <= queries i and the rest of the vectors they stand in;
     // a [padded, width], b_t [width, padded]
     WORLDFAST_INLINE void pair(const T* a, const T* b_t, T* out) const {
         for (int64_t j = 0; j < tokens; j += tile_rows) {
-            const int64_t i = j / W * W;
+            const int64_t i = std::max(j / W * W, first);
             product<W>(a + j * width, width, 1, b_t + i, padded, head_dim, out + j * padded + i, padded,
                        padded - i);
         }
@@ -195,16 +211,18 @@ template <int W, class T> struct Tile {
 
     // out[i] = sum over keys j <= i of weight[j, i] value[j]
     WORLDFAST_INLINE void gather(const T* weight, const T* value, T* out) const {
-        for (int64_t i = 0; i < tokens; i += tile_rows)
+        for (int64_t i = query / tile_rows * tile_rows; i < tokens; i += tile_rows)
             product<W>(weight + i, 1, padded, value, width, std::min(tokens, i + tile_rows), out + i * width,
                        width, width);
     }
 
     // out[j] = sum over queries i >= j of weight[j, i] value[i]
     WORLDFAST_INLINE void scatter(const T* weight, const T* value, T* out) const {
-        for (int64_t j = 0; j < tokens; j += tile_rows)
-            product<W>(weight + j * padded + j, padded, 1, value + j * width, width, tokens - j,
+        for (int64_t j = 0; j < tokens; j += tile_rows) {
+            const int64_t i = std::max(j, query);
+            product<W>(weight + j * padded + i, padded, 1, value + i * width, width, tokens - i,
                        out + j * width, width, width);
+        }
     }
 
     // scores [key, query] -> probabilities, in place; zero where key > query.
@@ -212,7 +230,8 @@ template <int W, class T> struct Tile {
         const T scale = static_cast<T>(M_LOG2E / std::sqrt(static_cast<double>(head_dim)));
         typename Lanes<W, T>::Int query{};
         for (int i = 0; i < W; ++i) query[i] = i;
-        for (int64_t i = 0; i < padded; i += W, query += W) {
+        query += static_cast<Index>(first);
+        for (int64_t i = first; i < padded; i += W, query += W) {
             T* column = scores + i;
             const int64_t keys = std::min(tokens, i / block * block + block);
             Float most = at<W>(column);
@@ -237,9 +256,7 @@ template <int W, class T> struct Tile {
     // grad [key, query], the gradient of the probabilities -> that of q . k, in place
     WORLDFAST_INLINE void softmax_backward(const T* probability, T* grad) const {
         const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(head_dim)));
-        typename Lanes<W, T>::Int query{};
-        for (int i = 0; i < W; ++i) query[i] = i;
-        for (int64_t i = 0; i < padded; i += W, query += W) {
+        for (int64_t i = first; i < padded; i += W) {
             const int64_t keys = std::min(tokens, i / block * block + block);
             Float mean{};
             for (int64_t j = 0; j < keys; ++j)
@@ -257,12 +274,16 @@ template <class S> using arithmetic_of = std::conditional_t<std::is_same_v<S, do
 // Lanes of a vector of T, of which W would be floats.
 template <int W, class T> constexpr int lanes_of = W * sizeof(float) / sizeof(T);
 
-template <class S> struct Pass {
+template <class S, class G = S> struct Pass {
     AttentionRows rows;
     Rope<arithmetic_of<S>> rope;
     int64_t longest;
     Heads<const S> q, k, v, grad_out{};
-    Heads<S> out{}, grad_q{}, grad_k{}, grad_v{};
+    Heads<S> out{};
+    Heads<G> grad_q{}, grad_k{}, grad_v{};
+
+    Places places(const int32_t* start) const { return {*start, rows.place ? rows.place + *start : nullptr}; }
+    int64_t query(const int32_t* start) const { return rows.query ? rows.query[start - rows.row_start] : 0; }
 };
 
 // Rows whose first token is in [begin, end): ranges of tokens balance the threads better than ranges of rows.
@@ -281,22 +302,24 @@ WORLDFAST_INLINE void forward_body(const Pass<S>& pass, int64_t begin, int64_t e
     const int32_t* start =
         std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
-        const Tile<W, T> tile(start[1] - start[0], rows.head_dim);
+        const Tile<W, T> tile(start[1] - start[0], rows.head_dim, pass.query(start));
+        if (tile.query == tile.tokens) continue;
+        const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
-            tile.load(pass.q, *start, head, q, rope);
-            tile.load(pass.k, *start, head, k, rope);
-            tile.load(pass.v, *start, head, v, nullptr);
-            transpose<W>(q, width, turned, tile.padded, tile.padded, width);
+            tile.load(pass.q, at, head, q, rope, tile.query);
+            tile.load(pass.k, at, head, k, rope);
+            tile.load(pass.v, at, head, v, nullptr);
+            tile.turn(q, turned);
             tile.pair(k, turned, scores);
             tile.softmax(scores);
             tile.gather(scores, v, q);
-            tile.store(q, pass.out, *start, head, nullptr);
+            tile.template store<false>(q, pass.out, at, head, nullptr, tile.query);
         }
     }
 }
 
-template <int lanes, class S>
-WORLDFAST_INLINE void backward_body(const Pass<S>& pass, int64_t begin, int64_t end) {
+template <bool add, int lanes, class S, class G>
+WORLDFAST_INLINE void backward_rows(const Pass<S, G>& pass, int64_t begin, int64_t end) {
     using T = arithmetic_of<S>;
     constexpr int W = lanes_of<lanes, T>;
     const AttentionRows& rows = pass.rows;
@@ -311,26 +334,37 @@ WORLDFAST_INLINE void backward_body(const Pass<S>& pass, int64_t begin, int64_t 
     const int32_t* start =
         std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
-        const Tile<W, T> tile(start[1] - start[0], rows.head_dim);
+        const Tile<W, T> tile(start[1] - start[0], rows.head_dim, pass.query(start));
+        if (tile.query == tile.tokens) continue;
+        const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
-            tile.load(pass.q, *start, head, q, rope);
-            tile.load(pass.k, *start, head, k, rope);
-            tile.load(pass.v, *start, head, v, nullptr);
-            tile.load(pass.grad_out, *start, head, g, nullptr);
-            transpose<W>(q, width, turned, tile.padded, tile.padded, width);
+            tile.load(pass.q, at, head, q, rope, tile.query);
+            tile.load(pass.k, at, head, k, rope);
+            tile.load(pass.v, at, head, v, nullptr);
+            tile.load(pass.grad_out, at, head, g, nullptr, tile.query);
+            tile.turn(q, turned);
             tile.pair(k, turned, probability);
             tile.softmax(probability);
-            transpose<W>(g, width, turned, tile.padded, tile.padded, width);
+            tile.turn(g, turned);
             tile.pair(v, turned, grad_score);
             tile.softmax_backward(probability, grad_score);
             tile.scatter(probability, g, grad);
-            tile.store(grad, pass.grad_v, *start, head, nullptr);
+            tile.template store<add>(grad, pass.grad_v, at, head, nullptr);
             tile.scatter(grad_score, q, grad);
-            tile.store(grad, pass.grad_k, *start, head, rope);
+            tile.template store<add>(grad, pass.grad_k, at, head, rope);
             tile.gather(grad_score, k, grad);
-            tile.store(grad, pass.grad_q, *start, head, rope);
+            tile.template store<add>(grad, pass.grad_q, at, head, rope, tile.query);
         }
     }
+}
+
+// Gradients are added up in float: no other type is asked for where rows share tokens.
+template <int lanes, class S, class G>
+WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64_t end) {
+    if constexpr (std::is_same_v<G, float>) {
+        if (!std::is_same_v<S, G> || pass.rows.place) return backward_rows<true, lanes>(pass, begin, end);
+    }
+    if constexpr (std::is_same_v<S, G>) backward_rows<false, lanes>(pass, begin, end);
 }
 
 #define WORLDFAST_ATTENTION(S)                                                                          \
@@ -343,6 +377,8 @@ WORLDFAST_ATTENTION(double)
 WORLDFAST_ATTENTION(BFloat16)
 WORLDFAST_ATTENTION(Float16)
 #undef WORLDFAST_ATTENTION
+using Mixed = Pass<BFloat16, float>;
+WORLDFAST_DISPATCH(backward, backward_body, (const Mixed& pass, int64_t begin, int64_t end), (pass, begin, end))
 
 // The longest row, at least 1.
 int64_t check(const AttentionRows& rows) {
@@ -379,16 +415,16 @@ void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const 
                  [&](int64_t begin, int64_t end) { forward(pass, begin, end); });
 }
 
-template <class S>
+template <class S, class G>
 void attention_backward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
-                        Heads<const S> grad_out, Heads<S> grad_q, Heads<S> grad_k, Heads<S> grad_v) {
+                        Heads<const S> grad_out, Heads<G> grad_q, Heads<G> grad_k, Heads<G> grad_v) {
     const int64_t longest = check(rows);
-    Pass<S> pass{rows, {rows.rope_base, rows.head_dim, longest}, longest, q, k, v};
+    Pass<S, G> pass{rows, {rows.rope_base, rows.head_dim, longest}, longest, q, k, v};
     pass.grad_out = grad_out;
     pass.grad_q = grad_q;
     pass.grad_k = grad_k;
     pass.grad_v = grad_v;
-    parallel_for(rows.row_start[rows.rows], backward_grain, rows.threads,
+    parallel_for(rows.row_start[rows.rows], backward_grain, rows.place ? 1 : rows.threads,
                  [&](int64_t begin, int64_t end) { backward(pass, begin, end); });
 }
 
@@ -401,5 +437,8 @@ WORLDFAST_ATTENTION(float)
 WORLDFAST_ATTENTION(double)
 WORLDFAST_ATTENTION(BFloat16)
 WORLDFAST_ATTENTION(Float16)
+template void attention_backward(const AttentionRows&, Heads<const BFloat16>, Heads<const BFloat16>,
+                                 Heads<const BFloat16>, Heads<const BFloat16>, Heads<float>, Heads<float>,
+                                 Heads<float>);
 
 }  // namespace worldfast

@@ -22,6 +22,10 @@ struct AttentionRows {
     int64_t head_dim;  // a multiple of 8, 8 to 128; the score scale is 1 / sqrt(head_dim)
     double rope_base;  // positive, or 0 for no RoPE
     int threads;       // 0: one per processor
+    // Rows that begin alike may keep in one place what is alike: token i of all rows stands at place[i] of the arrays;
+    // null: at i. A row's tokens before its query[r]-th are keys of the others alone; null: none.
+    const int32_t* place = nullptr;  // [tokens]
+    const int32_t* query = nullptr;  // [rows]
 };
 
 // out[i] = sum over j <= i in the row of softmax(q'[i] k'[j] / sqrt(head_dim)) v[j], with q' and k' turned by
@@ -33,9 +37,10 @@ void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const 
                        Heads<S> out);
 
 // Gradients of sum(out * grad_out); nothing of the forward pass is needed but its inputs. No output may
-// overlap an input or another output, but all may be slices of one fused array.
-template <class S>
+// overlap an input or another output, but all may be slices of one fused array. With places they are floats,
+// added to what is there, row after row and not by several threads; else they are of type S, and set.
+template <class S, class G>
 void attention_backward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
-                        Heads<const S> grad_out, Heads<S> grad_q, Heads<S> grad_k, Heads<S> grad_v);
+                        Heads<const S> grad_out, Heads<G> grad_q, Heads<G> grad_k, Heads<G> grad_v);
 
 }  // namespace worldfast

@@ -12,14 +12,6 @@ namespace {
 
 using Object = const py::object&;
 
-template <class T = float> T* input(const Array& array, std::initializer_list<int64_t> shape) {
-    return array.require<T>(shape).contiguous().on_cpu().template data<T>();
-}
-template <class T = float> T* output(const Array& array, std::initializer_list<int64_t> shape) {
-    array.writable();
-    return input<T>(array, shape);
-}
-
 Members members_of(const Array& x, const Array& weight, const std::vector<int64_t>& offsets) {
     const int64_t count = static_cast<int64_t>(offsets.size()) - 1;
     const std::string expected = "offsets: expected " + std::to_string(weight.shape(0) + 1) +
@@ -74,7 +66,7 @@ void forward_swiglu(Object gate_up_, Object out_, int threads) {
     const float* pg = input(gate_up, {tokens, 2 * width});
     float* po = output(out, {tokens, width});
     py::gil_scoped_release nogil;
-    swiglu_forward(tokens, width, pg, po, threads);
+    swiglu_forward(tokens, width, pg, po, width, threads);
 }
 
 void backward_swiglu(Object grad_out_, Object gate_up_, Object grad_gate_up_, Object out_, int threads) {
@@ -131,6 +123,34 @@ void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_
           grad_scale.data(), threads);
 }
 
+// The gradient of a member: its lanes' sums behind the embeddings, which are the first V D parameters, and
+// theirs.
+void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Object tokens_,
+                     Object grad_embedded_, Object embedding_) {
+    std::vector<Array> held;
+    for (const auto& lane : lanes_) held.emplace_back(lane, "lanes");
+    if (held.empty()) throw py::value_error("lanes: expected at least one, got none");
+    const Array tokens(tokens_, "tokens"), grad_embedded(grad_embedded_, "grad_embedded"),
+        embedding(embedding_, "embedding");
+    const int64_t P = held[0].shape(0), U = tokens.shape(0);
+    float* gradient = output(embedding, {Array::any, Array::any});
+    const int64_t V = embedding.shape(0), D = embedding.shape(1);
+    const int32_t* pt = input<int32_t>(tokens, {Array::any});
+    const float* pg = input(grad_embedded, {U, D});
+    if (behind < 0 || behind > P)
+        throw py::value_error("behind: expected 0 to " + std::to_string(P) + ", got " +
+                              std::to_string(behind));
+    for (int64_t t = 0; t < U; ++t)
+        if (pt[t] < 0 || pt[t] >= V)
+            throw py::index_error(tokens.message("0 to " + std::to_string(V - 1), std::to_string(pt[t])));
+    std::vector<const float*> others;
+    for (size_t i = 1; i < held.size(); ++i) others.push_back(input(held[i], {P}) + behind);
+    float* first = output(held[0], {P}) + behind;
+    py::gil_scoped_release nogil;
+    add_lanes(P - behind, others, first);
+    embedding_gradient(U, D, V, pt, pg, gradient);
+}
+
 std::vector<double> norms(Object grad_, int threads) {
     const Array grad(grad_, "grad");
     const float* pg = input(grad, {Array::any, Array::any});
@@ -149,6 +169,7 @@ void bind_layers(py::module_& m) {
     m.def("swiglu_backward", &backward_swiglu);
     m.def("cross_entropy", &loss_and_gradient);
     m.def("adamw", &step_adamw);
+    m.def("gather_gradient", &gather_gradient);
     m.def("gradient_norm", &norms);
     m.def("limit_vector_width", &limit_vector_width);
 }

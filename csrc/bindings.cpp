@@ -13,6 +13,7 @@ namespace worldfast {
 void bind_attention(py::module_& m);
 void bind_gram(py::module_& m);
 void bind_layers(py::module_& m);
+void bind_transformer(py::module_& m);
 
 namespace {
 
@@ -367,6 +368,7 @@ PYBIND11_MODULE(_core, m) {
     bind_attention(m);
     bind_gram(m);
     bind_layers(m);
+    bind_transformer(m);
 }
 
 }  // namespace worldfast

@@ -36,6 +36,52 @@ struct BFloat16 {
     WORLDFAST_INLINE operator float() const { return float_of(uint32_t{bits} << 16); }
 };
 
+// ---- vectors of BFloat16 ----
+
+template <int W>
+struct Halves {
+    typedef uint16_t type __attribute__((vector_size(2 * W)));
+};
+
+// bits <- W numbers rounded, each in the lower half of its lane.
+template <int W>
+WORLDFAST_INLINE void round_to(const typename Lanes<W>::Float& x, typename Lanes<W>::Bits& bits) {
+    std::memcpy(&bits, &x, sizeof bits);
+    const typename Lanes<W>::Bits rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    bits = (bits & 0x7fffffff) > 0x7f800000 ? typename Lanes<W>::Bits{} + 0x7fc0 : rounded;
+}
+
+// As load and store of floats. load_bits leaves each number in the lower half of its lane.
+template <int W>
+WORLDFAST_INLINE void load_bits(const BFloat16* p, int64_t n, typename Lanes<W>::Bits& bits) {
+    typename Halves<W>::type half{};
+    if (n >= W)
+        std::memcpy(&half, p, sizeof half);
+    else
+        std::memcpy(&half, p, static_cast<size_t>(n) * sizeof *p);
+    bits = __builtin_convertvector(half, typename Lanes<W>::Bits);
+}
+template <int W>
+WORLDFAST_INLINE void load(const BFloat16* p, int64_t n, typename Lanes<W>::Float& x) {
+    typename Lanes<W>::Bits bits;
+    load_bits<W>(p, n, bits);
+    bits <<= 16;
+    std::memcpy(&x, &bits, sizeof x);
+}
+template <int W>
+WORLDFAST_INLINE void store_half(BFloat16* p, int64_t n, const typename Halves<W>::type& half) {
+    if (n >= W)
+        std::memcpy(p, &half, sizeof half);
+    else
+        std::memcpy(p, &half, static_cast<size_t>(n) * sizeof *p);
+}
+template <int W>
+WORLDFAST_INLINE void store(BFloat16* p, int64_t n, const typename Lanes<W>::Float& x) {
+    typename Lanes<W>::Bits bits;
+    round_to<W>(x, bits);
+    store_half<W>(p, n, __builtin_convertvector(bits, typename Halves<W>::type));
+}
+
 // IEEE 754's binary16: 5 bits of exponent, biased by 15, and 10 of mantissa.
 struct Float16 {
     uint16_t bits;

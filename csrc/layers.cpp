@@ -3,6 +3,7 @@
 #include <cmath>
 #include <vector>
 
+#include "float16.h"
 #include "parallel.h"
 #include "simd.h"
 
@@ -28,7 +29,8 @@ std::vector<Block> blocks_of(const Members& members, int64_t size) {
 }
 
 // Calls f(i) for each of n items of `width` numbers.
-template <class F> void each(int64_t n, int64_t width, int threads, const F& f) {
+template <class F>
+void each(int64_t n, int64_t width, int threads, const F& f) {
     parallel_for(n, 1 + grain / std::max<int64_t>(width, 1), threads, [&f](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) f(i);
     });
@@ -36,21 +38,27 @@ template <class F> void each(int64_t n, int64_t width, int threads, const F& f) 
 
 // ---- RMSNorm ----
 
-template <int W>
-WORLDFAST_INLINE void rms_norm_body(const float* __restrict x, const float* __restrict weight, int64_t width,
-                                    float eps, float* __restrict y, float* scale) {
+// y = x * scale * weight
+template <int W, class S>
+WORLDFAST_INLINE void scaled_body(const float* x, const float* weight, int64_t width, float scale, S* y) {
+    typename Lanes<W>::Float part, w;
+    for (int64_t d = 0; d < width; d += W) {
+        load<W>(x + d, width - d, part);
+        load<W>(weight + d, width - d, w);
+        store<W>(y + d, width - d, part * scale * w);
+    }
+}
+template <int W, class S>
+WORLDFAST_INLINE void rms_norm_body(const float* x, const float* weight, int64_t width, float eps, S* y,
+                                    float* scale) {
     typename Lanes<W>::Float squares{}, part;
     for (int64_t d = 0; d < width; d += W) {
         load<W>(x + d, width - d, part);
         squares += part * part;
     }
-    const float s = 1 / std::sqrt(sum_of<W>(squares) / static_cast<float>(width) + eps);
-    for (int64_t d = 0; d < width; ++d) y[d] = x[d] * s * weight[d];
-    *scale = s;
+    *scale = 1 / std::sqrt(sum_of<W>(squares) / static_cast<float>(width) + eps);
+    scaled_body<W>(x, weight, width, *scale, y);
 }
-WORLDFAST_DISPATCH(rms_norm_token, rms_norm_body,
-                   (const float* x, const float* weight, int64_t width, float eps, float* y, float* scale),
-                   (x, weight, width, eps, y, scale))
 
 template <int W>
 WORLDFAST_INLINE void rms_norm_backward_body(const float* __restrict grad_y, const float* __restrict x,
@@ -84,7 +92,8 @@ WORLDFAST_INLINE void sigmoid_of(const typename Lanes<W>::Float& gate, typename 
     sigmoid = 1.0f / (1.0f + sigmoid);
 }
 
-template <int W> WORLDFAST_INLINE void swiglu_body(const float* gate_up, int64_t width, float* y) {
+template <int W, class S>
+WORLDFAST_INLINE void swiglu_body(const S* gate_up, int64_t width, S* y) {
     typename Lanes<W>::Float gate, up, sigmoid;
     for (int64_t f = 0; f < width; f += W) {
         load<W>(gate_up + f, width - f, gate);
@@ -93,12 +102,10 @@ template <int W> WORLDFAST_INLINE void swiglu_body(const float* gate_up, int64_t
         store<W>(y + f, width - f, gate * sigmoid * up);
     }
 }
-WORLDFAST_DISPATCH(swiglu_token, swiglu_body, (const float* gate_up, int64_t width, float* y),
-                   (gate_up, width, y))
 
-template <int W>
-WORLDFAST_INLINE void swiglu_backward_body(const float* grad_y, const float* gate_up, int64_t width,
-                                           float* grad_gate_up, float* y) {
+template <int W, class S>
+WORLDFAST_INLINE void swiglu_backward_body(const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up,
+                                           S* y) {
     typename Lanes<W>::Float gate, up, sigmoid, g;
     for (int64_t f = 0; f < width; f += W) {
         load<W>(gate_up + f, width - f, gate);
@@ -111,17 +118,34 @@ WORLDFAST_INLINE void swiglu_backward_body(const float* grad_y, const float* gat
         if (y) store<W>(y + f, width - f, silu * up);
     }
 }
-WORLDFAST_DISPATCH(swiglu_backward_token, swiglu_backward_body,
-                   (const float* grad_y, const float* gate_up, int64_t width, float* grad_gate_up, float* y),
-                   (grad_y, gate_up, width, grad_gate_up, y))
+
+// ---- for each type of activations ----
+
+#define WORLDFAST_LAYERS(S)                                                                                 \
+    WORLDFAST_DISPATCH(scaled_token, scaled_body,                                                           \
+                       (const float* x, const float* weight, int64_t width, float scale, S* y),             \
+                       (x, weight, width, scale, y))                                                        \
+    WORLDFAST_DISPATCH(rms_norm_token, rms_norm_body,                                                       \
+                       (const float* x, const float* weight, int64_t width, float eps, S* y, float* scale), \
+                       (x, weight, width, eps, y, scale))                                                   \
+    WORLDFAST_DISPATCH(swiglu_token, swiglu_body, (const S* gate_up, int64_t width, S* y),                  \
+                       (gate_up, width, y))                                                                 \
+    WORLDFAST_DISPATCH(swiglu_backward_token, swiglu_backward_body,                                         \
+                       (const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up, S* y),           \
+                       (grad_y, gate_up, width, grad_gate_up, y))
+WORLDFAST_LAYERS(float)
+WORLDFAST_LAYERS(BFloat16)
+#undef WORLDFAST_LAYERS
 
 // ---- cross entropy ----
 
+// `count` positions with the same logits: the summed loss, and the gradient at the logits.
 template <int W>
-WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, int64_t target, float* loss,
-                                         float* grad) {
+WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, const int64_t* target,
+                                         int64_t count, float* loss, float* grad) {
     typename Lanes<W>::Float x, most{}, total{};
-    const float picked = logits[target];
+    float picked = 0;
+    for (int64_t i = 0; i < count; ++i) picked += logits[target[i]];
     load<W>(logits, classes, most, -__builtin_inff());
     for (int64_t c = W; c < classes; c += W) {
         load<W>(logits + c, classes - c, x, -__builtin_inff());
@@ -136,14 +160,15 @@ WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, i
         total += x;
         store<W>(grad + c, classes - c, x);
     }
-    const float sum = sum_of<W>(total), share = 1 / sum;
+    const float sum = sum_of<W>(total), times = static_cast<float>(count), share = times / sum;
     for (int64_t c = 0; c < classes; ++c) grad[c] *= share;
-    grad[target] -= 1;
-    *loss = std::log(sum) - (picked - top);
+    for (int64_t i = 0; i < count; ++i) grad[target[i]] -= 1;
+    *loss = times * std::log(sum) - (picked - times * top);
 }
 WORLDFAST_DISPATCH(cross_entropy_position, cross_entropy_body,
-                   (const float* logits, int64_t classes, int64_t target, float* loss, float* grad),
-                   (logits, classes, target, loss, grad))
+                   (const float* logits, int64_t classes, const int64_t* target, int64_t count, float* loss,
+                    float* grad),
+                   (logits, classes, target, count, loss, grad))
 
 // ---- AdamW ----
 
@@ -170,7 +195,8 @@ WORLDFAST_DISPATCH(adamw_block, adamw_body,
                    (s, n, p, grad, average, square, mask))
 
 // squares <- sum of x^2
-template <int W> WORLDFAST_INLINE void squares_body(const float* x, int64_t n, double* squares) {
+template <int W>
+WORLDFAST_INLINE void squares_body(const float* x, int64_t n, double* squares) {
     typename Lanes<W>::Float sum[4] = {}, part;
     int64_t i = 0;
     for (; i + 4 * W <= n; i += 4 * W) {
@@ -185,9 +211,36 @@ template <int W> WORLDFAST_INLINE void squares_body(const float* x, int64_t n, d
 }
 WORLDFAST_DISPATCH(squares_block, squares_body, (const float* x, int64_t n, double* squares), (x, n, squares))
 
+template <int W>
+WORLDFAST_INLINE void add_body(int64_t n, const std::vector<const float*>& others, float* sum) {
+    typename Lanes<W>::Float x, part;
+    for (int64_t i = 0; i < n; i += W) {
+        load<W>(sum + i, n - i, x);
+        for (const float* other : others) {
+            load<W>(other + i, n - i, part);
+            x += part;
+        }
+        store<W>(sum + i, n - i, x);
+    }
+}
+WORLDFAST_DISPATCH(add_all, add_body, (int64_t n, const std::vector<const float*>& others, float* sum),
+                   (n, others, sum))
+
 }  // namespace
 
-void rms_norm_forward(const Members& members, const float* x, const float* weight, float eps, float* y,
+void add_lanes(int64_t n, const std::vector<const float*>& others, float* sum) { add_all(n, others, sum); }
+
+void embedding_gradient(int64_t tokens, int64_t width, int64_t vocabulary, const int32_t* token,
+                        const float* grad_embedded, float* gradient) {
+    std::fill_n(gradient, vocabulary * width, 0.0f);
+    for (int64_t t = 0; t < tokens; ++t) {
+        float* to = gradient + token[t] * width;
+        for (int64_t d = 0; d < width; ++d) to[d] += grad_embedded[t * width + d];
+    }
+}
+
+template <class S>
+void rms_norm_forward(const Members& members, const float* x, const float* weight, float eps, S* y,
                       float* scale, int threads) {
     const int64_t D = members.width;
     const std::vector<Block> blocks = blocks_of(members, token_block);
@@ -196,6 +249,13 @@ void rms_norm_forward(const Members& members, const float* x, const float* weigh
         for (int64_t t = block.begin; t < block.end; ++t)
             rms_norm_token(x + t * D, weight + block.member * D, D, eps, y + t * D, scale + t);
     });
+}
+
+template <class S>
+void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale,
+                    S* y, int threads) {
+    each(tokens, width, threads,
+         [=](int64_t t) { scaled_token(x + t * width, weight, width, scale[t], y + t * width); });
 }
 
 void rms_norm_backward(const Members& members, const float* grad_y, const float* x, const float* weight,
@@ -215,17 +275,40 @@ void rms_norm_backward(const Members& members, const float* grad_y, const float*
                 partial[i * static_cast<size_t>(D) + static_cast<size_t>(d)];
 }
 
-void swiglu_forward(int64_t tokens, int64_t width, const float* gate_up, float* y, int threads) {
+template <class S>
+void swiglu_forward(int64_t tokens, int64_t width, const S* gate_up, S* y, int64_t y_stride, int threads) {
     each(tokens, width, threads,
-         [=](int64_t t) { swiglu_token(gate_up + t * 2 * width, width, y + t * width); });
+         [=](int64_t t) { swiglu_token(gate_up + t * 2 * width, width, y + t * y_stride); });
 }
 
-void swiglu_backward(int64_t tokens, int64_t width, const float* grad_y, const float* gate_up,
-                     float* grad_gate_up, float* y, int threads) {
+template <class S>
+void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* gate_up, S* grad_gate_up, S* y,
+                     int threads) {
     each(tokens, width, threads, [=](int64_t t) {
         swiglu_backward_token(grad_y + t * width, gate_up + t * 2 * width, width,
                               grad_gate_up + t * 2 * width, y ? y + t * width : nullptr);
     });
+}
+
+#define WORLDFAST_LAYERS(S)                                                                             \
+    template void rms_norm_forward(const Members&, const float*, const float*, float, S*, float*, int); \
+    template void rms_norm_again(int64_t, int64_t, const float*, const float*, const float*, S*, int);  \
+    template void swiglu_forward(int64_t, int64_t, const S*, S*, int64_t, int);                         \
+    template void swiglu_backward(int64_t, int64_t, const S*, const S*, S*, S*, int);
+WORLDFAST_LAYERS(float)
+WORLDFAST_LAYERS(BFloat16)
+#undef WORLDFAST_LAYERS
+
+double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* logits, const int64_t* first,
+                               const int64_t* target, float* grad, int threads) {
+    std::vector<float> loss(static_cast<size_t>(groups));
+    each(groups, classes, threads, [&](int64_t g) {
+        cross_entropy_position(logits + g * classes, classes, target + first[g], first[g + 1] - first[g],
+                               loss.data() + g, grad + g * classes);
+    });
+    double sum = 0;
+    for (const float part : loss) sum += part;
+    return sum;
 }
 
 int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target,
@@ -233,7 +316,7 @@ int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, c
     for (int64_t k = 0; k < positions; ++k)
         if (target[k] < 0 || target[k] >= classes) return k;
     each(positions, classes, threads, [=](int64_t k) {
-        cross_entropy_position(logits + k * classes, classes, target[k], loss + k, grad + k * classes);
+        cross_entropy_position(logits + k * classes, classes, target + k, 1, loss + k, grad + k * classes);
     });
     return -1;
 }

@@ -12,7 +12,8 @@ import worldfast as wf
 from worldfast import gpu
 from worldfast.footprint import CHUNK_BYTES, footprint, places
 from worldfast.gpu import GpuEnsemble, require_cuda
-from worldfast.gpu_lockstep import GpuLockstep, Tally
+from worldfast.gpu_lockstep import GpuLockstep
+from worldfast.lockstep import Tally
 from worldfast.model import Ensemble, ModelSpec, Rows
 from worldfast.transformer import views
 
@@ -201,7 +202,7 @@ def test_half_precision_products(hidden):
     start = ensemble.parameters.clone()
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":  # the interpreter has float16 alone
-            patch.setitem(gpu.PRODUCTS, "bfloat16", torch.float16)
+            patch.setitem(gpu.DTYPES, "bfloat16", torch.float16)
         lockstep = GpuLockstep(ensemble, [run])
         assert (type(lockstep._transformers).__name__ == "NarrowTransformers") == (hidden == 16)
         [tally] = train(lockstep)

@@ -1,4 +1,4 @@
-"""Open checkpoints against transformers and nnsight, which open them as anyone would, and back again."""
+"""Open checkpoints against transformers and tools built on it, which open them as anyone would, and back."""
 
 import json
 import os
@@ -22,6 +22,7 @@ from worldfast.evaluate import decode, evaluate, load
 from worldfast.model import Rows
 from worldfast.tokens import Vocabulary
 
+DOCUMENT = Path(__file__).parents[1] / "docs" / "checkpoints.md"
 NONE = wf.activations.Capture(layers=())
 SHAPE = dict(hidden=48, layers=3, heads=2, intermediate=40, rope_base=300.0, init_std=0.2)
 RUNS = {
@@ -99,20 +100,20 @@ def test_logits_and_hidden_states_are_those_of_transformers(name, runs, opened):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_nnsight_finds_the_same_hidden_states(name, runs, opened):
-    nnsight = pytest.importorskip("nnsight")
-    _, ensemble = load(runs[name])
-    traced = nnsight.NNsight(model_of(opened[name]))
-    for row in rows_of(name, n=3):
-        with traced.trace(row):
-            found = nnsight.save([])
-            for layer in range(SHAPE["layers"]):
-                found.append(traced.model.layers[layer].input)
-            found.append(traced.model.norm.output)
-            logits = nnsight.save(traced.lm_head.output)
-        ours, states = read_all(ensemble, row)
-        torch.testing.assert_close(torch.cat(list(found)), states, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(logits[0, :, : ensemble.outputs], ours, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("tool", ["nnsight", "transformer_lens"])
+def test_tools_find_the_same_hidden_states(name, tool, runs, tmp_path):
+    """By the code of docs/checkpoints.md, as it stands there."""
+    pytest.importorskip(tool, reason=f"{tool} is not installed: pip install '.[interpretability]'")
+    opening, *others = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    [reading] = [code for code in others if f"import {tool}\n" in code or f"from {tool} import" in code]
+    opening = opening.replace("runs/NAME-ID", str(runs[name])).replace("open/NAME", str(tmp_path / "open"))
+    page = {}
+    for code in (opening, reading):
+        file = tmp_path / "code.py"  # nnsight reads the code that it runs
+        file.write_text(code)
+        exec(compile(code, file, "exec"), page)
+    _, states = read_all(load(runs[name])[1], page["prompt"]["input_ids"])
+    torch.testing.assert_close(torch.cat(list(page["states"])), states, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -206,7 +207,7 @@ def expand(name):
 
 def test_tensors_are_as_documented(opened):
     """Names and shapes in the table of docs/checkpoints.md are those in the file."""
-    text = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text()
+    text = DOCUMENT.read_text()
     sizes = dict(D=SHAPE["hidden"], F=SHAPE["intermediate"], V=98 + 5075)
     rows = re.findall(r"^\| `([^`]*)` \| \[([DFV, ]+)\] \|", text, re.MULTILINE)
     documented = {name: [sizes[x] for x in shape.split(", ")] for row, shape in rows for name in expand(row)}
@@ -267,10 +268,10 @@ def test_a_folder_with_something_in_it_stays_as_it_is(runs, tmp_path):
 def test_a_folder_is_whole_or_not_there(runs, tmp_path, monkeypatch):
     write = files.write_whole
 
-    def full(path, content):
+    def full(path, *content):
         if path.name == "model.safetensors":
             raise OSError(28, "No space left on device", str(path))
-        return write(path, content)
+        return write(path, *content)
 
     monkeypatch.setattr(files, "write_whole", full)
     with pytest.raises(OSError, match="No space left"):

@@ -130,6 +130,31 @@ def test_equals_transformers(name):
             ensemble.from_huggingface(other, ensemble_of(spec, vocabulary, 2).to_huggingface(other))
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_learning_in_bfloat16_errs_less_than_twice_what_autocast_does(name):
+    """In the root mean square over each parameter's gradient, and in the loss."""
+    spec, vocabulary = SHAPES[name]
+    ensemble = ensemble_of(spec, vocabulary, members=1, products="bfloat16")
+    rows = rows_of(spec, vocabulary, counts=(80,))
+    exact, plain = (
+        qwen2(spec, vocabulary, ensemble.to_huggingface(0), dtype) for dtype in (torch.float64, torch.float32)
+    )
+    loss = run_qwen2(exact, rows, ensemble.outputs)[2].sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = run_qwen2(plain, rows, ensemble.outputs)[2].sum()
+    for each in (loss, rounded):
+        each.backward()
+    ours = ensemble.learn(rows)[0]
+    assert abs(ours - loss) < 2 * abs(rounded - loss) + 1e-3 * abs(loss)
+    ensemble.parameters.copy_(ensemble.gradients)
+    gradients = ensemble.to_huggingface(0)
+    for (key, want), (_, near) in zip(exact.named_parameters(), plain.named_parameters()):
+        got = gradients[key]
+        want, near = want.grad[: len(got)], near.grad[: len(got)]
+        assert (got - want).norm() < 2 * (near - want).norm() + 1e-3 * want.norm(), key
+        assert (got - want).norm() > 1e-5 * want.norm(), key  # it did round
+
+
 def test_every_position_scored():
     spec, vocabulary = SHAPES["D32-L3-H2-F72-V98"]
     ensemble = ensemble_of(spec, vocabulary, members=1)
@@ -145,10 +170,10 @@ def test_common_beginnings_are_shared_and_change_nothing(monkeypatch):
     spec, vocabulary = SHAPES["D64-L2-H4-F96-V300-head98"]
     ensemble = ensemble_of(spec, vocabulary, members=1)
     rows = rows_of(spec, vocabulary, counts=(60,))
-    computed, _ = ensemble._cut(rows, None)
+    computed, _ = ensemble._cut(rows, [0])
     shared = ensemble.logits(rows), ensemble.learn(rows), ensemble.gradients.clone()
     monkeypatch.setattr(model, "LONGEST_SHARED", 0)
-    everything, _ = ensemble._cut(rows, None)
+    everything, _ = ensemble._cut(rows, [0])
     alone = ensemble.logits(rows), ensemble.learn(rows), ensemble.gradients
     assert len(computed) < 0.85 * len(everything) and len(everything) == len(rows.tokens)
     for a, b in zip(shared, alone):
@@ -158,21 +183,23 @@ def test_common_beginnings_are_shared_and_change_nothing(monkeypatch):
 def test_shared_beginnings_by_hand():
     tokens = np.array([5, 6, 7, 5, 6, 8, 9, 5, 6, 8, 5, 5, 6, 8, 9, 1], dtype=np.int32)
     starts = np.array([0, 3, 7, 10, 11, 16])
-    source, first = model._share(tokens, starts, [0, 4])
+    place, first, alike = model._share(tokens, starts, [0, 4])
     assert tokens[first].tolist() == [5, 6, 7, 8, 9, 5, 6, 8, 9, 1]
-    assert source.tolist() == [0, 1, 2, 0, 1, 3, 4, 0, 1, 3, 0, 5, 6, 7, 8, 9]
+    assert alike.tolist() == [0, 2, 3, 1, 0]
+    assert place.tolist() == [0, 1, 2, 0, 1, 3, 4, 0, 1, 3, 0, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["D64-L2-H4-F96-V300-head98", "paper"])
-def test_a_member_has_the_bits_it_would_have_alone(name):
+def test_a_member_has_the_bits_it_would_have_alone(name, products):
     spec, vocabulary = SHAPES[name]
     rows = rows_of(spec, vocabulary, counts=(40, 3, 97))
-    together = ensemble_of(spec, vocabulary, members=3, threads=2)
+    together = ensemble_of(spec, vocabulary, members=3, threads=2, products=products)
     logits, losses = together.logits(rows), together.learn(rows)
     states = together.hidden_states(rows, [0, 1])
     begin = 0
     for member, part in enumerate(rows_by_member(rows)):
-        alone = ensemble_of(spec, vocabulary, members=3, threads=1)
+        alone = ensemble_of(spec, vocabulary, members=3, threads=1, products=products)
         here = slice(begin, begin + len(part.scored))
         begin = here.stop
         assert torch.equal(alone.logits(part, [member]), logits[here])
@@ -183,8 +210,11 @@ def test_a_member_has_the_bits_it_would_have_alone(name):
             assert torch.equal(a, b[here])
 
 
+@pytest.mark.parametrize("lane_limit", [model.LANE_LIMIT, 0])
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_bits_do_not_depend_on_threads(threads):
+def test_bits_do_not_depend_on_threads(threads, lane_limit, monkeypatch):
+    """Neither where lanes are parted among them nor where operations are."""
+    monkeypatch.setattr(model, "LANE_LIMIT", lane_limit)
     spec, vocabulary = SHAPES["D64-L2-H4-F96-V300-head98"]
     rows = rows_of(spec, vocabulary, counts=(300, 200))
     ensembles = [ensemble_of(spec, vocabulary, 2, threads=n) for n in (1, threads)]
@@ -203,18 +233,6 @@ def test_a_large_model_is_one_lane(monkeypatch):
     assert (small._lanes, large._lanes) == (4, 1)
     torch.testing.assert_close(large.learn(rows), small.learn(rows))
     torch.testing.assert_close(large.gradients, small.gradients, rtol=1e-4, atol=1e-4)
-
-
-def test_threads_leave_torch_as_it_was():
-    before = torch.get_num_threads()
-    ensemble_of(*SHAPES["paper"], members=1, threads=3).logits(rows_of(*SHAPES["paper"], counts=(3,)))
-    seen = []
-    import threading
-
-    thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
-    thread.start()
-    thread.join()
-    assert (torch.get_num_threads(), seen) == (before, [before])
 
 
 def test_first_weights_are_a_function_of_the_seed():

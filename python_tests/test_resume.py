@@ -1,7 +1,6 @@
 """Going on: killed at any moment, interrupted, out of space, locked; the same bytes as if nothing had happened."""
 
 import errno
-import importlib
 import json
 import multiprocessing
 import os
@@ -13,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from worldfast import activations, checkpoint, files
+from worldfast import activations, checkpoint, files, member
 from worldfast.activations import Capture, segment_path
 from worldfast.model import ModelSpec
 from worldfast.run import Run
@@ -128,9 +127,9 @@ def test_an_interrupt_leaves_no_checkpoint_ahead_of_its_activations(tmp_path, mo
     """Ctrl-C while a segment is slow to be written: the checkpoint comes after it."""
     real_write, real_save = activations.write_whole, checkpoint.save
 
-    def slow(path, content):
+    def slow(path, *content):
         time.sleep(0.3)
-        return real_write(path, content)
+        return real_write(path, *content)
 
     def save(folder, here, *rest):
         for step in WIDE.checkpoint_steps:
@@ -188,7 +187,7 @@ def test_no_space_for_a_line_of_metrics(whole, tmp_path):
 
 def test_a_line_of_metrics_spans_a_checkpoint(tmp_path, monkeypatch):
     """A line of 40 steps that have 20 is the mean over two: the first half of one is in step 25's checkpoint."""
-    monkeypatch.setattr(importlib.import_module("worldfast.train"), "METRIC_LINES", 20)
+    monkeypatch.setattr(member, "METRIC_LINES", 20)
     run = replace(WIDE, checkpoints=8)
 
     def stop(run, line):

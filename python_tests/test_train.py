@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldfast import activations, checkpoint, files
+from worldfast import activations, checkpoint, files, member
 from worldfast.activations import Activations, Capture
+from worldfast.lockstep import Lockstep
 from worldfast.model import Ensemble, ModelSpec
 from worldfast.run import Run
 from worldfast.tasks import TASKS
@@ -169,11 +171,11 @@ def test_killed_in_a_save(mixed, tmp_path, monkeypatch, moment):
     """Stopped dead just before or just after every fourth file that is written, each time in a new folder."""
     real = files.write_whole
 
-    def write_whole(path, content):
+    def write_whole(path, *content):
         number = next(numbers)  # the activations' thread writes too
         if number == last and moment == "before":
             raise Killed
-        real(path, content)
+        real(path, *content)
         if number == last:
             raise Killed
 
@@ -192,17 +194,17 @@ def test_killed_in_a_save(mixed, tmp_path, monkeypatch, moment):
 
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(mixed, tmp_path, monkeypatch):
-    real, calls = training._Member.next_rows, 0
+    real, calls = Lockstep.step, 0
 
-    def next_rows(member):
+    def step(lockstep, members):
         nonlocal calls
         calls += 1
-        if calls == 10:
+        if calls == 4:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)
-        return real(member)
+        real(lockstep, members)
 
-    monkeypatch.setattr(training._Member, "next_rows", next_rows)
+    monkeypatch.setattr(Lockstep, "step", step)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"stopped and saved: .* at step 4 of 20.*goes on from here"):
         train(MIXED, tmp_path, progress=False)
@@ -229,8 +231,8 @@ def test_a_damaged_checkpoint_and_lost_activations_are_made_again(mixed, tmp_pat
 def test_what_is_done_is_left_alone(tmp_path, monkeypatch):
     (folder,) = train(BASE, tmp_path, progress=False)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    monkeypatch.setattr(training, "_train_ensemble", None)  # nothing to train
-    assert train([BASE, BASE], tmp_path, progress=False) == [folder, folder]
+    monkeypatch.setattr(training, "_train_wave", None)  # nothing to train
+    assert train(BASE, tmp_path, progress=False) == [folder]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -287,10 +289,22 @@ def test_a_member_that_diverges_is_frozen_and_the_others_go_on(mixed, tmp_path):
     assert checkpoint.newest(folders[1] / "checkpoint", wild.id).tensors["parameters"].isfinite().all()
 
 
+def test_a_member_that_diverges_between_lines_goes_back_to_where_it_was(tmp_path, monkeypatch):
+    """Looked at after every step, and only at the end: the same step, line and checkpoint."""
+    wild = replace(BASE, learning_rate=1e30, warmup=0, checkpoints=1)
+    (often,) = train(wild, tmp_path / "often", progress=False)
+    monkeypatch.setattr(member, "METRIC_LINES", 1)
+    (once,) = train(wild, tmp_path / "once", progress=False)
+    assert results(once)["done"] == results(often)["done"] and results(once)["done"][1] < wild.steps - 1
+    assert results(once)["metrics"] == results(often)["metrics"][-1:]
+    assert results(once)["tensors"] == results(often)["tensors"]
+
+
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     train(BASE, tmp_path)
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0].startswith("training pt-distance-s7 on the CPU, threads: ")
+    assert re.fullmatch(r"1 of 1 fit in [0-9.]+ GiB \([0-9.]+ MiB each, [0-9.]+ MiB shared\)", lines[0])
+    assert lines[1].startswith("training pt-distance-s7 on the CPU, threads: ")
     assert (
         lines[-1].startswith("320 of 320 rows  ")
         and "rows/s  loss " in lines[-1]
@@ -304,7 +318,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     [
         (["distance"], {}, TypeError, "runs: expected worldfast.Run, got 'distance'"),
         (BASE, {"device": "cup"}, ValueError, "unknown device 'cup': did you mean 'cpu'"),
-        (BASE, {"device": "cuda"}, NotImplementedError, "use device='cpu'"),
+        (BASE, {"device": "cuda:99"}, RuntimeError, "use device='cpu'|counted from 0"),
     ],
 )
 def test_calls_that_do_not_fit(runs, options, error, message, tmp_path):
@@ -325,10 +339,11 @@ def test_identity_is_content():
     changes = dict(
         tasks=("angle",), seed=1, world=WorldSpec(atlantis=1), rows=321, epochs=2, batch=17,
         learning_rate=1e-4, warmup=6, weight_decay=0.0, clip=2.0, betas=(0.9, 0.99), eps=1e-7, loss="answer",
+        products="bfloat16",
         vocabulary="entity", among="x > 0", crossing="reshuffled", model=ModelSpec(), checkpoints=5,
-        capture=Capture(),
+        capture=Capture(), start=BASE,
     )  # fmt: skip
-    assert changes.keys() | {"name"} == BASE.to_json().keys()
+    assert changes.keys() | {"name", "mixture"} == BASE.to_json().keys()
     assert (
         len({BASE.id, *(replace(BASE, **{name: value}).id for name, value in changes.items())})
         == len(changes) + 1

@@ -7,7 +7,7 @@ from worldfast.gram import gram_statistics
 from worldfast.huggingface import export_huggingface, import_huggingface
 from worldfast.model import ModelSpec
 from worldfast.ops import attention
-from worldfast.run import Run
+from worldfast.run import OpenCheckpoint, Run
 from worldfast.sampling import Batch, Component, Stream, sample
 from worldfast.tasks import TASKS, label
 from worldfast.train import train
@@ -20,6 +20,7 @@ __all__ = [
     "Batch",
     "Component",
     "ModelSpec",
+    "OpenCheckpoint",
     "Run",
     "Stream",
     "World",

@@ -4,9 +4,10 @@ The only place that knows the layout. A run's folder has one file for each check
 
     activations/step-00001234.h5
         /layer_05     [n, 2 D] float32 or float16: the hidden states of the city's last token and of the
-                      delimiter behind it, one beside the other; attribute sha256 of its bytes
-        /city_index   int32 [n], indices into the world; attribute sha256
-        attributes    step, run (hash of the spec), prompt, token_positions, dtype, spec (JSON), origin (JSON)
+                      delimiter behind it, one beside the other; attribute crc32 of its bytes
+        /city_index   int32 [n], indices into the world; attribute crc32
+        attributes    step, run (hash of the spec), prompt, token_positions, dtype, spec and origin (JSON);
+                      texts are UTF-8 of fixed length, which HDF5 checks itself, as it does all but the arrays
 
 and spec.json names the layers and the steps that there should be, so that a missing file is an error and not
 a gap. Source of the representation: arXiv 2602.00533.
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 
 from worldfast.errors import unknown_name
-from worldfast.files import digest, write_whole
+from worldfast.files import checksum, write_whole
 from worldfast.model import Ensemble, Rows
 from worldfast.tasks import find
 from worldfast.tokens import BOS, Vocabulary
@@ -83,7 +84,8 @@ class Prompt:
     cities       int [n], indices into the world
 
     .text is the prompt with c_dddd for the city; .positions the two token positions whose hidden states
-    represent a city; .rows the packed rows.
+    represent a city; .rows the packed rows, row i for cities[order[i]]. Those that begin alike stand
+    together, and the model computes what they share once.
     """
 
     def __init__(self, vocabulary: Vocabulary, task: str, cities: np.ndarray):
@@ -93,12 +95,13 @@ class Prompt:
         rows = [before + vocabulary.city_tokens(city) + behind for city in cities]
         tokens = np.array(rows, dtype=np.int32)  # [n, T]
         n, length = tokens.shape
+        self.order = np.lexsort(tokens.T[::-1])  # [n]
         self.text = f"{task.prompt}(c_dddd{task.delimiter}"
         self.positions = (length - len(behind) - 1, length - 1)
         starts = np.arange(0, n * length + 1, length, dtype=np.int32)
         scored = (starts[:-1, None] + np.array(self.positions)).ravel()
         self.rows = Rows(
-            torch.from_numpy(tokens.ravel()),
+            torch.from_numpy(tokens[self.order].ravel()),
             torch.from_numpy(starts),
             (0, n * length),
             torch.from_numpy(scored.astype(np.int64)),
@@ -107,8 +110,12 @@ class Prompt:
     def read(self, ensemble: Ensemble, member: int, layers: Sequence[int]) -> dict[int, np.ndarray]:
         """The cities' representations in a member, float32 [n, 2 D] for each layer."""
         states = ensemble.hidden_states(self.rows, layers, [member])  # [2 n, D] each
-        states = (state.cpu().numpy().reshape(len(state) // 2, -1) for state in states)
-        return dict(zip(layers, states, strict=True))
+        found = {}
+        for layer, state in zip(layers, states, strict=True):
+            array = state.cpu().numpy().reshape(len(self.order), -1)
+            found[layer] = np.empty_like(array)
+            found[layer][self.order] = array
+        return found
 
 
 class Writer:
@@ -150,12 +157,13 @@ def _write_segment(path, step, layers, cities, about):
 
     image = io.BytesIO()  # the file is made in memory: what reaches the disk is one write, which fails whole
     with h5py.File(image, "w", libver="latest") as file:
-        arrays = {"city_index": np.asarray(cities, dtype=np.int32)}
+        arrays = {"city_index": np.ascontiguousarray(cities, dtype=np.int32)}
         for layer, array in layers.items():
             arrays[f"layer_{layer:02d}"] = _stored(array, about["dtype"], f"layer {layer} of step {step}")
         for name, array in arrays.items():
-            file.create_dataset(name, data=array).attrs["sha256"] = digest(array)
-        file.attrs.update(about, step=step)
+            file.create_dataset(name, data=array).attrs["crc32"] = np.uint32(checksum(array))
+        for name, value in {**about, "step": step}.items():
+            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
     write_whole(path, image.getbuffer())
 
 
@@ -247,10 +255,10 @@ class Activations:
         path = self._segment(step)
         try:
             with h5py.File(path, "r") as file:
-                array, written, run = file[name][()], file[name].attrs["sha256"], file.attrs["run"]
+                array, written, run = file[name][()], file[name].attrs["crc32"], file.attrs["run"].decode()
         except (OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"segment {path} is damaged: {error}") from None
-        if digest(array) != written:
+        if checksum(array) != written:
             raise ValueError(f"segment {path} is damaged: the checksum of {name} does not fit its content")
         if run != self.run:
             raise ValueError(f"segment {path} belongs to run {run}, expected {self.run}")

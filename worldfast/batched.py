@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldfast.footprint import GENERAL, sizes
+from worldfast.footprint import GENERAL, ONLY_LEARNING, sizes
 from worldfast.kernels import embedding, loss, norm, sums, swiglu
 from worldfast.kernels.attention import attention_backward, attention_forward
 from worldfast.transformer import ModelSpec, Weights
@@ -65,7 +65,7 @@ class Transformers:
         self.dtype, self.device = weights.head.dtype, masters.embed.device
         self._room: dict[tuple[str, int], Tensor] = {}
         for name, width, size, copies in sizes(self.TABLE, spec, self.outputs, self.dtype.itemsize):
-            if not learns and name.startswith(("grad", "rounded")):
+            if not learns and name.startswith(ONLY_LEARNING):
                 continue
             kept = copies if learns or caches and name == "qkv" else 1
             for i in range(copies):

@@ -3,13 +3,12 @@
 checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order
 of `worldfast.transformer.Weights`, and in its metadata under "worldfast" a JSON object: `step` (optimizer
 steps taken), `run` (the content hash of the run), `state` (what else the trainer goes on from), `origin`, and
-`sha256` over all of that and the tensors. The position in the data is the step, since a dataset is a
+`crc32` over all of that and the tensors. The position in the data is the step, since a dataset is a
 function.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from worldfast.files import write_whole
+from worldfast.files import checksum, write_whole
 
 __all__ = ["Checkpoint", "Damaged", "newest", "of_step", "read", "save"]
 
@@ -40,14 +39,11 @@ class Damaged(ValueError):
 def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
     """Writes a checkpoint of the run with this hash and removes all but the last two. OSError where it
     cannot; those that were there then still are."""
-    from safetensors.torch import save as to_bytes
-
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
-    header["sha256"] = _digest(header, tensors)
-    content = to_bytes(tensors, {"worldfast": json.dumps(header)})
+    header["crc32"] = _checksum(header, tensors)
     path = folder / f"step-{checkpoint.step:08d}.safetensors"
-    write_whole(path, content)
+    write_whole(path, *_contents(tensors, {"worldfast": json.dumps(header)}))
     there = _files(folder)
     kept = [file for file in there if file <= path][-KEPT:]  # newer ones are damaged and were passed over
     for file in there:
@@ -90,7 +86,7 @@ def read(path: Path, run: str) -> Checkpoint:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["worldfast"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if header.pop("sha256") != _digest(header, tensors):
+        if header.pop("crc32") != _checksum(header, tensors):
             raise ValueError("its checksum does not fit its content")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise Damaged(f"checkpoint {path} is damaged: {error}") from None
@@ -99,13 +95,26 @@ def read(path: Path, run: str) -> Checkpoint:
     return Checkpoint(header["step"], tensors, header["state"])
 
 
+def _contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
+    """What a safetensors file of float32 tensors holds: the length of a JSON header, the header, the numbers.
+
+    safetensors' own `save` makes it in memory, twice over; these are the tensors where they stand.
+    """
+    header, end = {"__metadata__": metadata}, 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return [len(text).to_bytes(8, "little"), text, *(tensor.numpy().data for tensor in tensors.values())]
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*.safetensors"))
 
 
-def _digest(header: dict, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+def _checksum(header: dict, tensors: dict[str, torch.Tensor]) -> int:
+    parts = [json.dumps(header, sort_keys=True).encode()]
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
+        parts += [f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), tensor.numpy()]
+    return checksum(*parts)

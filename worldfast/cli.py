@@ -1,11 +1,16 @@
-"""The command line: worldfast demo | sample | export | doctor."""
+"""The command line: worldfast demo | sample | train | export | doctor."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+from tyro.conf import OmitArgPrefixes
+
 from worldfast import study
+from worldfast.errors import unknown_name
+from worldfast.options import Data, Kept, Learning, Machine, Model, ending, runs
+from worldfast.train import train as train_runs
 
 __all__ = ["main"]
 
@@ -54,6 +59,26 @@ def sample(
         print(batch.text(i))
 
 
+def train(
+    data: OmitArgPrefixes[Data],
+    learning: OmitArgPrefixes[Learning] = Learning(),
+    model: OmitArgPrefixes[Model] = Model(),
+    kept: OmitArgPrefixes[Kept] = Kept(),
+    machine: OmitArgPrefixes[Machine] = Machine(),
+) -> None:
+    """Train a model for each seed, all of them together.
+
+    Run it again to go on where it stopped: what is done is not done again. Defaults are those of arXiv
+    2602.00533, one epoch of them. Grids of tasks, and rows in other proportions: docs/training.md.
+    """
+    folders = train_runs(
+        runs(data, learning, model, kept), machine.out, device=machine.device, threads=machine.threads,
+        memory=machine.memory, progress=not machine.quiet, log=machine.log,
+    )  # fmt: skip
+    for folder in folders:
+        print(ending(folder))
+
+
 def export(run: Path, /, to: str, out: Path | None = None, step: int | None = None) -> None:
     """Write a trained model as a folder that other tools open.
 
@@ -63,7 +88,6 @@ def export(run: Path, /, to: str, out: Path | None = None, step: int | None = No
         out: A new folder; <run>/<to> by default.
         step: That of the checkpoint; the newest by default.
     """
-    from worldfast.errors import unknown_name
     from worldfast.huggingface import export_huggingface
 
     formats = {"hf": export_huggingface}
@@ -96,16 +120,16 @@ def main(arguments: list[str] | None = None) -> int:
     """The command `worldfast`. Returns the exit status; what a user got wrong is one line, not a traceback."""
     import tyro
 
+    commands = {command.__name__: command for command in (demo, sample, train, export, doctor)}
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {command.__name__: command for command in (demo, sample, export, doctor)},
-            prog="worldfast",
-            args=arguments,
-        )
+        if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
+            raise unknown_name("command", arguments[0], commands)
+        tyro.extras.subcommand_cli_from_dict(commands, prog="worldfast", args=arguments)
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
         return 130
-    except (OSError, ValueError, TypeError, IndexError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError) as error:
         print(f"worldfast: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,20 +7,30 @@ they are a trie, of which each node is computed and nothing else: of ten thousan
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from worldfast import layers
 from worldfast._native import core
 from worldfast.tokens import EOS
-from worldfast.transformer import Block, ModelSpec, Scratch, Weights, normed
+from worldfast.transformer import ModelSpec
 
-__all__ = ["PRODUCTS", "Prompts", "greedy", "share", "with_products"]
+__all__ = ["Prompts", "Scratch", "greedy", "share"]
 
-PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+class Scratch:
+    """Memory of one thread, used again from tile to tile."""
+
+    def __init__(self):
+        self.arena, self._cache = core.Arena(), np.empty(0, dtype=np.float32)
+
+    def cache(self, *shape: int) -> np.ndarray:
+        """An uninitialised float32 array, until the next call."""
+        size = math.prod(shape)
+        if size > len(self._cache):
+            self._cache = np.empty(size, dtype=np.float32)
+        return self._cache[:size].reshape(shape)
 
 
 class Prompts(NamedTuple):
@@ -79,31 +89,27 @@ def share(tokens: np.ndarray, length: np.ndarray, tile: int) -> list[Prompts]:
     ]
 
 
-def with_products(w: Weights, dtype: torch.dtype) -> Weights:
-    """The weights, with matrices that are multiplied in this dtype; in their own they are no copies."""
-
-    def cast(block: Block) -> Block:
-        matrices = ("qkv", "output", "gate_up", "down")
-        return block._replace(**{name: getattr(block, name).to(dtype) for name in matrices})
-
-    return w._replace(blocks=tuple(map(cast, w.blocks)), head=w.head.to(dtype))
-
-
-def greedy(spec: ModelSpec, w: Weights, prompts: Prompts, longest: int, s: Scratch) -> list[np.ndarray]:
+def greedy(
+    spec: ModelSpec, transformer: core.Transformer, model, prompts: Prompts, longest: int, scratch: Scratch,
+    threads: int,
+) -> list[np.ndarray]:  # fmt: skip
     """Answers to the R prompts: the tokens before <eos>, int32 [up to `longest`] each.
 
-    w   from `with_products`
+    transformer   from `worldfast.transformer.native`
+    model         the model's parameters, float32 [P], and the same packed
     """
-    R, D = len(prompts.length), spec.hidden
-    cache = [s(len(prompts.tokens) + R * (longest - 1), 3 * D) for _ in w.blocks]
+    R = len(prompts.length)
+    # queries, keys and values of each block, all but the last turned by their position
+    caches = scratch.cache(spec.layers, len(prompts.tokens) + R * (longest - 1), 3 * spec.hidden)
     path = np.pad(prompts.path, ((0, 0), (0, longest - 1)))
     turn = _turns(spec, path.shape[1])
     answers, rows = np.full((R, longest), EOS, dtype=np.int32), np.arange(R)
-    tokens, length, fresh, first, mark = prompts.tokens, prompts.length, prompts.fresh, 0, s.mark()
+    tokens, length, fresh, first = prompts.tokens, prompts.length, prompts.fresh, 0
     for step in range(longest):
-        s.release(mark)
-        final = _extend(spec, w, tokens, cache, turn, (path, length, fresh), first, s)
-        following = _product(final, w.head, s).argmax(1).to(torch.int32).numpy()
+        following = np.empty(len(rows), dtype=np.int32)
+        transformer.extend(
+            *model, tokens, caches, turn, path, length, fresh, first, following, scratch.arena, threads
+        )
         goes_on = following != EOS
         first += len(tokens)
         tokens, rows, path, length = (x[goes_on] for x in (following, rows, path, length))
@@ -116,51 +122,8 @@ def greedy(spec: ModelSpec, w: Weights, prompts: Prompts, longest: int, s: Scrat
     return [answer[:n] for answer, n in zip(answers, (answers != EOS).sum(1))]
 
 
-def _extend(
-    spec: ModelSpec, w: Weights, tokens: np.ndarray, cache: list[Tensor], turn: Tensor,
-    rows: tuple[np.ndarray, np.ndarray, np.ndarray], first: int, s: Scratch,
-) -> Tensor:  # fmt: skip
-    """The final norm [R, D] at the last token of each row, of which n tokens are new.
-
-    tokens   int32 [n], which go to the places from `first` on
-    cache    [C, 3 D] of each block: queries, keys and values, all but the last turned by their position
-    rows     path int32 [R, T], length int32 [R], fresh int32 [R], as of `Prompts`
-    """
-    n, D, F = len(tokens), spec.hidden, spec.intermediate
-    last = torch.from_numpy(np.cumsum(rows[2], dtype=np.int64) - 1)  # [R]
-    x = torch.index_select(w.embed, 0, torch.from_numpy(tokens), out=s(n, D))
-    for i, block in enumerate(w.blocks):
-        mark = s.mark()
-        _product(normed(spec, x, block.input_norm, s).out, block.qkv, s, block.qkv_bias, out=cache[i][first : first + n])
-        mixed = s(n, D)
-        core.attention_cached(
-            cache[i].view(-1, 3, spec.heads, D // spec.heads), turn, *rows, first,
-            mixed.view(n, spec.heads, -1), s.threads,
-        )  # fmt: skip
-        if i == spec.layers - 1:
-            x, mixed = x[last], mixed[last]  # [R, D]
-        _product(mixed, block.output, s, x, x)
-        gate_up = _product(normed(spec, x, block.mlp_norm, s).out, block.gate_up, s)  # [n, 2 F]
-        gated = layers.swiglu_forward(gate_up, out=s(len(x), F), threads=s.threads)
-        _product(gated, block.down, s, x, x)
-        s.release(mark)
-    return normed(spec, x, w.norm, s).out
-
-
-def _product(
-    x: Tensor, weight: Tensor, s: Scratch, onto: Tensor | None = None, out: Tensor | None = None
-) -> Tensor:
-    """x weight', in float32, plus `onto` where it is given; of rounded numbers where the weight's are."""
-    out = s(len(x), len(weight)) if out is None else out
-    if weight.dtype == torch.float32:
-        return torch.mm(x, weight.t(), out=out) if onto is None else torch.addmm(onto, x, weight.t(), out=out)
-    product = torch.mm(x.to(weight.dtype), weight.t())
-    return out.copy_(product) if onto is None else torch.add(onto, product, out=out)
-
-
-def _turns(spec: ModelSpec, positions: int) -> Tensor:
+def _turns(spec: ModelSpec, positions: int) -> np.ndarray:
     """Cosines, then sines, of RoPE at each position: float32 [positions, head size]."""
     half = spec.hidden // spec.heads // 2
-    rate = spec.rope_base ** -(torch.arange(half, dtype=torch.float64) / half)
-    angle = torch.arange(positions, dtype=torch.float64)[:, None] * rate
-    return torch.cat([angle.cos(), angle.sin()], 1).float()
+    angle = np.arange(positions)[:, None] * spec.rope_base ** -(np.arange(half) / half)
+    return np.concatenate([np.cos(angle), np.sin(angle)], 1).astype(np.float32)

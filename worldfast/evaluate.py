@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from worldfast import checkpoint
+from worldfast.gpu import GpuEnsemble, require_cuda
 from worldfast.model import Ensemble
 from worldfast.run import Run
 from worldfast.sampling import Batch, sample
 from worldfast.tasks import find
 from worldfast.world import World
 
-__all__ = ["Score", "decode", "evaluate", "load", "saved"]
+__all__ = ["Score", "decode", "evaluate", "load", "saved", "spec_of"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,9 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     FileNotFoundError where the folder is no run's or has no checkpoint.
     """
     run, found = saved(folder)
-    ensemble = Ensemble(run.model, run.stream().vocabulary.size, device=device)
+    shape, products = (run.model, run.stream().vocabulary.size), {"products": run.products}
+    on_cpu = torch.device(device).type == "cpu"
+    ensemble = Ensemble(*shape, **products) if on_cpu else GpuEnsemble(*shape, device=require_cuda(device), **products)
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     return run, ensemble
 
@@ -49,11 +53,7 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
 
     FileNotFoundError where the folder is no run's or has no such checkpoint.
     """
-    folder = Path(folder)
-    spec = folder / "spec.json"
-    if not spec.exists():
-        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
-    run = Run.from_json(json.loads(spec.read_text())["run"])
+    folder, run = Path(folder), spec_of(folder)
     if step is not None:
         return run, checkpoint.of_step(folder / "checkpoint", step, run.id)
     found = checkpoint.newest(folder / "checkpoint", run.id)
@@ -62,8 +62,16 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     return run, found
 
 
+def spec_of(folder: str | os.PathLike) -> Run:
+    """The run whose folder this is. FileNotFoundError where it is no run's."""
+    spec = Path(folder) / "spec.json"
+    if not spec.exists():
+        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
+    return Run.from_json(json.loads(spec.read_text())["run"])
+
+
 def decode(
-    ensemble: Ensemble, member: int, batch: Batch, longest: int = 16, products: str = "float32"
+    ensemble: Ensemble, member: int, batch: Batch, longest: int = 16, products: str | None = None
 ) -> list[np.ndarray]:
     """Greedy answers of a member to the rows of a batch: the tokens before <eos>, int32 [up to `longest`] each.
 
@@ -85,13 +93,13 @@ def evaluate(
     vocabulary: str = "character",
     among=None,
     must_include=None,
-    products: str = "float32",
+    products: str | None = None,
 ) -> Score:
     """A member's score on n test rows of a task.
 
     seed, among, must_include   of the rows, as for `sample`; take the run's own seed, so that no pair was trained on
     vocabulary                  the run's
-    products                    the numbers that matrix products multiply, "float32" or "bfloat16"
+    products                    what matrices are multiplied in, "float32" or "bfloat16"; None: as in training
 
     Source: the evaluation of arXiv 2602.00533: greedy decoding; absolute error for numbers, accuracy for choices.
     """

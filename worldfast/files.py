@@ -10,38 +10,48 @@ import os
 import platform
 import subprocess
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["digest", "folder", "lock", "origin", "remove_partial", "sync_folder", "write_whole"]
+__all__ = [
+    "checksum", "digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole",
+]  # fmt: skip
 
 PARTIAL = ".partial"  # the ending of a file that is being written
 
 
-def write_whole(path: Path, content: bytes) -> Path:
-    """Writes beside `path`, syncs, and renames into it: a reader sees the old file or the new one, never a
-    part.
+def write_whole(path: Path, *content: bytes | memoryview) -> Path:
+    """Writes the parts of `content` one behind the other beside `path`, syncs, and renames into it: a reader
+    sees the old file or the new one, never a part.
 
     Raises OSError naming the path (no space, no permission ...) and leaves nothing behind.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
-    try:
+    with naming(path, "nothing was written"):
         try:
             with open(partial, "wb") as file:
-                file.write(content)
+                file.writelines(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
         sync_folder(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}: nothing was written", str(path)) from None
     return path
+
+
+@contextmanager
+def naming(path: Path, what: str) -> Iterator[None]:
+    """An OSError inside becomes one that names `path` and says `what` comes of it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}: {what}", str(path)) from None
 
 
 def sync_folder(path: Path) -> None:
@@ -62,13 +72,15 @@ def remove_partial(path: Path) -> None:
 def folder(path: str | os.PathLike, argument: str) -> Path:
     """The folder at `path`, made with its parents where it is not there.
 
-    FileExistsError naming the argument where a file stands there, or where a folder above should be.
+    FileExistsError naming the argument where a file stands there, or where a folder above should be; OSError
+    naming it where the folder cannot be made (no permission, no space ...).
     """
     path = Path(path)
     for above in (path, *path.parents):
         if above.exists() and not above.is_dir():
             raise FileExistsError(f"{argument}: '{path}' should be a folder, but '{above}' is a file")
-    path.mkdir(parents=True, exist_ok=True)
+    with naming(path, f"{argument}: the folder cannot be made"):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
@@ -86,14 +98,27 @@ def lock(folder: Path) -> Iterator[None]:
             file.seek(0)
             message = f"in use by {file.read()}: wait for it, or stop it"
             raise BlockingIOError(errno.EWOULDBLOCK, message, str(path)) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
+        with naming(path, "the folder cannot be held"):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}")
+            file.flush()
         yield
 
 
+def checksum(*parts: bytes | np.ndarray) -> int:
+    """CRC-32 of the bytes of contiguous parts, one after the other: is this what was written?
+
+    It finds every flipped bit, every burst of up to 32, and other damage but once in 4 billion. A
+    third of the time of SHA-256, which also withstands people: for an identity use `digest`.
+    """
+    found = 0
+    for part in parts:
+        found = zlib.crc32(part, found)
+    return found
+
+
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of arrays' bytes, one after the other."""
+    """SHA-256 of arrays' bytes, one after the other: which one is this?"""
     found = hashlib.sha256()
     for array in arrays:
         found.update(np.ascontiguousarray(array).data)

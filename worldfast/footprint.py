@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from worldfast.transformer import ModelSpec, buffer_size
 
-__all__ = ["GENERAL", "NARROW", "footprint", "is_narrow", "places", "sizes"]
+__all__ = ["GENERAL", "NARROW", "READ", "footprint", "is_narrow", "places", "reading", "sizes"]
 
 PLACES = 128  # a member's places for tokens are a multiple of this
+READ = 1 << 16  # tokens that are read at once
 CHUNK_BYTES = 1 << 26  # of rows that are made ahead, for all members
 NARROW_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
 
@@ -31,6 +32,7 @@ NARROW = {
     "rounded": ("D", None, "1"), "rounded_middle": ("D", None, "1"),
     "logits": ("H", 4, "1"), "grad_logits": ("H", None, "1"),
 }  # fmt: skip
+ONLY_LEARNING = ("grad", "rounded")  # names begin so
 ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products take what they are rounded from
 
 
@@ -76,3 +78,10 @@ def footprint(spec: ModelSpec, vocabulary: int, members: int, row_tokens: int, p
     parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is NARROW else 0))
     parts = 4 * (parts + -(-C // 512) * vocabulary * D) + 8 * C
     return members * (P * per_parameter + C * token + parts) + 4 * P + CHUNK_BYTES
+
+
+def reading(spec: ModelSpec, vocabulary: int) -> int:
+    """Bytes that reading a member's hidden states or logits takes on a GPU, beyond what is read."""
+    table = {name: row for name, row in GENERAL.items() if not name.startswith(ONLY_LEARNING)}
+    each = sizes(table, spec, spec.shapes(vocabulary).head[0], 4)
+    return READ * sum(width * size for _, width, size, _ in each)

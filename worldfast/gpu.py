@@ -12,16 +12,15 @@ from torch import Tensor
 
 from worldfast._native import core
 from worldfast.errors import unknown_name
-from worldfast.footprint import places
+from worldfast.footprint import READ, places
 from worldfast.model import Ensemble, Rows
 from worldfast.tokens import EOS
 from worldfast.transformer import ModelSpec, Weights, views
 
-__all__ = ["PRODUCTS", "GpuEnsemble", "exact_products", "longest_row", "require_cuda"]
+__all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "require_cuda"]
 
-PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of products
 LONGEST_ROW = 128  # tokens, of the attention's kernel
-READ = 1 << 16  # tokens that are read at once
 ANSWERED = 1 << 19  # places of prompts and answers, of all members, that are decoded at once
 
 
@@ -53,11 +52,10 @@ class GpuEnsemble(Ensemble):
     def __init__(
         self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cuda", products: str = "float32"
     ):  # fmt: skip
-        super().__init__(spec, vocabulary, members, device=device, threads=1)
+        super().__init__(spec, vocabulary, members, device=device, threads=1, products=products)
         if spec.hidden // spec.heads > 128:
             size = spec.hidden // spec.heads
             raise ValueError(f"model.heads: a GPU's attention has heads of at most 128 numbers, got {size}")
-        self.products = products
         self._own_gradients: Tensor | None = None
 
     @property
@@ -150,7 +148,7 @@ class GpuEnsemble(Ensemble):
             return answers
         parameters = self.parameters if members == list(range(self.members)) else self.parameters[members]
         masters = self.stacked(parameters)
-        weights = self.stacked(parameters.to(PRODUCTS[products]))
+        weights = self.stacked(parameters.to(DTYPES[products]))
         # the shortest first, so that those of a tile are alike in length
         orders = [np.argsort(length, kind="stable") for _, length in prompts]
         tile = max(1, ANSWERED // (widest * len(members)))
@@ -176,8 +174,8 @@ class GpuEnsemble(Ensemble):
         if longest < 1:
             raise ValueError(f"longest: expected at least 1 token, got {longest}")
         products = self.products if products is None else products
-        if products not in PRODUCTS:
-            raise unknown_name("products", products, PRODUCTS)
+        if products not in DTYPES:
+            raise unknown_name("products", products, DTYPES)
         return products
 
     # ---- learning ----
@@ -206,7 +204,7 @@ class GpuEnsemble(Ensemble):
         batch = Batch(*(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device))
         parameters, gradients = self.parameters[members], torch.empty(len(members), self.size, device=self.device)
         gradients.zero_()  # the gaps of alignment
-        weights = self.stacked(parameters.to(PRODUCTS[self.products]))
+        weights = self.stacked(parameters.to(DTYPES[self.products]))
         transformers = Transformers(self.spec, self.stacked(parameters), weights, C, learns=True)
         with exact_products():
             losses = transformers.learn(batch, self.stacked(gradients), gradients)

@@ -16,45 +16,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldfast.footprint import CHUNK_BYTES, is_narrow, places
-from worldfast.gpu import PRODUCTS, GpuEnsemble, exact_products, longest_row
+from worldfast.gpu import DTYPES, GpuEnsemble, exact_products, longest_row
+from worldfast.lockstep import Lockstep, Tally
 from worldfast.run import Run
 from worldfast.sampling import Packed
 
-__all__ = ["GpuLockstep", "Tally"]
+__all__ = ["GpuLockstep"]
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 MOST_STEPS = 256  # S, at most
 
 
-class Tally(NamedTuple):
-    """What a member's steps gave.
+class GpuLockstep(Lockstep):
+    """A Lockstep of a GpuEnsemble. A step is queued, not waited for.
 
-    step       optimizer steps taken
-    loss       sum of the mean losses of the last `steps` of them, those since `clear`
-    diverged   its next loss or gradient was not finite: it stays as it was before that step
-    """
-
-    step: int
-    loss: float
-    steps: int
-    diverged: bool
-
-
-class GpuLockstep:
-    """An ensemble's members as they learn: a run for each, and a step at a time. A step is queued, not waited for.
-
-    ensemble   GpuEnsemble
-    runs       a Run for each member, in order
-
-    ValueError naming the run where its model or its number of tokens is not the ensemble's, or where there are more or
-    fewer than members.
+    ValueError as of Lockstep, and where a run's rows are too long for a GPU.
     """
 
     def __init__(self, ensemble: GpuEnsemble, runs: Sequence[Run]):
@@ -62,20 +43,9 @@ class GpuLockstep:
         from worldfast.kernels import optimizer
         from worldfast.narrow import NarrowTransformers
 
-        self.ensemble, self.runs = ensemble, list(runs)
-        if len(self.runs) != ensemble.members:
-            raise ValueError(f"runs: expected {ensemble.members}, one for each member, got {len(self.runs)}")
-        self.streams = [run.stream() for run in self.runs]
-        for run, stream in zip(self.runs, self.streams):
-            for what, came, expected in (
-                ("model", run.model, ensemble.spec),
-                ("vocabulary", stream.vocabulary.size, ensemble.vocabulary),
-            ):
-                if came != expected:
-                    raise ValueError(f"runs: {run.name!r} has {what} {came}, the ensemble {expected}")
+        super().__init__(ensemble, runs)
         M, P = ensemble.parameters.shape
-        self.moments = self._zeros(len(MOMENTS), M, P)
-        dtype = PRODUCTS[ensemble.products]
+        dtype = DTYPES[ensemble.products]
         self._rounded = ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
         widths = np.array([stream.empty_batch(0).tokens.shape[1] for stream in self.streams])
         self._longest = longest_row(widths)
@@ -127,20 +97,14 @@ class GpuLockstep:
         self._bounds = self._zeros(2, M, R, dtype=torch.int32)
         self._tokens, self._targets = self._zeros(2, M * self._capacity, dtype=torch.int32)
 
-    # ---- the public face, as of worldfast.lockstep ----
-
-    def tensors(self, member: int) -> dict[str, Tensor]:
-        """A member's parameters and moments, float32 [P] each, as views."""
-        return dict(zip(MOMENTS, self.moments[:, member])) | {"parameters": self.ensemble.parameters[member]}
+    # ---- the public face ----
 
     def resume(self, member: int, tally: Tally) -> None:
-        """Goes on from a tally; the caller has set the member's tensors."""
         self._asked[member], self._found, self._ahead = tally.step, None, []
         self._tally[member] = torch.tensor([tally.loss, tally.steps, tally.step], dtype=torch.float64)
         self._alive[member] = int(not tally.diverged)
 
     def step(self, members: Sequence[int]) -> None:
-        """Takes a step with each of these members, but for those that have diverged."""
         if self._planned != tuple(members) or not self._ahead:
             self._plan(tuple(members))
         if self._ahead:
@@ -151,14 +115,12 @@ class GpuLockstep:
                 self._asked[member] += 1
 
     def read(self, member: int) -> Tally:
-        """What the member's steps gave; returns when they are taken."""
         if self._found is None:
             self._found = torch.cat([self._tally, self._alive[:, None].double()], 1).cpu().numpy()
         loss, steps, taken, alive = self._found[member].tolist()
         return Tally(int(taken), loss, int(steps), not alive)
 
     def clear(self, member: int) -> None:
-        """Begins the sum of losses again."""
         self._tally[member, :2] = 0
         if self._found is not None:
             self._found[member, :2] = 0

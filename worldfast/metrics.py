@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 from worldfast.errors import unknown_name
-from worldfast.files import sync_folder
+from worldfast.files import naming, sync_folder
 from worldfast.run import Run
 
 __all__ = ["Lines", "opener"]
@@ -31,7 +31,7 @@ class Lines:
 
     def cut(self, size: int) -> None:
         """Drops what is behind the first `size` bytes. ValueError where the file has fewer."""
-        with open(self.path, "ab") as file:
+        with naming(self.path, "it cannot be opened"), open(self.path, "ab") as file:
             if file.tell() < size:
                 raise ValueError(
                     f"{self.path} has {file.tell()} bytes, but had {size} at the checkpoint to go on from: put "
@@ -42,15 +42,12 @@ class Lines:
 
     def append(self, line: dict) -> None:
         """OSError naming the file where the line cannot be written."""
-        try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OSError(error.errno, f"{error.strerror}: a line is lost", str(self.path)) from None
+        with naming(self.path, "a line is lost"), open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
     def sync(self) -> int:
         """Returns the file's size in bytes when all of them are on disk."""
-        with open(self.path, "ab") as file:
+        with naming(self.path, "lines are lost"), open(self.path, "ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
@@ -95,7 +92,8 @@ def _tensorboard(module: ModuleType, run: Run, folder: Path, step: int) -> Itera
 
 @contextmanager
 def _wandb(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
-    """One run of the project for each of ours, found again by its hash; it ignores steps that it has."""
+    """One run of the project for each of ours, found again by its hash; it ignores steps that it has. With
+    WANDB_MODE=offline in the environment it stays below <folder>/wandb, for `wandb sync`."""
     with module.init(
         project=PROJECT, id=run.id, name=run.name, config=run.to_json(), dir=folder, resume="allow",
         reinit="create_new",

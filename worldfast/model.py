@@ -4,11 +4,10 @@ Every model is an ensemble; one model is M = 1. The parameters of all members ar
 Rows of tokens lie end to end without padding, member after member, and a member's arithmetic never touches
 another's: it has the bits that it would have alone, whatever the number of threads.
 
-On a CPU a member's rows are cut into tiles of about a thousand tokens, whose activations stay in the caches
-from the first embedding to the last gradient. A member's tiles are dealt out to LANES partial sums; a lane is
-one job for one thread, so that threads meet twice a step and not once an operation, and lanes are added in
-order. Rows that begin alike ("<bos>perimeter(") and stand together share the computation of their beginning:
-causal attention cannot tell.
+On a CPU a member's rows are cut into tiles of about a thousand tokens, and dealt out to LANES partial sums; a
+lane is one job for one thread, so that threads meet twice a step and not once an operation, and lanes are
+added in order. Rows that begin alike ("<bos>perimeter(") and stand together share the computation of their
+beginning: causal attention cannot tell.
 """
 
 from __future__ import annotations
@@ -23,18 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast import layers
-from worldfast.decoding import PRODUCTS, greedy, share, with_products
+from worldfast._native import core
+from worldfast.decoding import Scratch, greedy, share
 from worldfast.errors import unknown_name
-from worldfast.transformer import ModelSpec, Scratch, Tile, Weights, backward, buffer_size, forward, views
+from worldfast.transformer import PRODUCTS, ModelSpec, Tile, buffer_size, native, views
 
 __all__ = ["Ensemble", "ModelSpec", "Rows"]
 
 LANES = 4  # a constant, so that results do not depend on the machine
-LANE_LIMIT = (
-    1 << 22
-)  # parameters behind the embeddings; a larger model is one lane, its operations use threads
-TILE = 1 << 20  # numbers in the widest activation of a tile: 4 MiB
+LANE_LIMIT = 1 << 22  # parameters behind the embeddings; a larger model is one lane, its operations use threads
+TILE = 1 << 20  # numbers in the widest activation of a tile
 LONGEST_SHARED = 16  # tokens: the words before a row's first city are at most 11
 
 
@@ -59,7 +56,6 @@ class _Piece(NamedTuple):
     """A tile and whose it is."""
 
     slot: int  # which of the rows' members
-    member: int
     part: slice  # of the tokens that are computed
     scored_part: slice
     tile: Tile
@@ -72,19 +68,23 @@ class Ensemble:
     vocabulary   number of tokens, V
     members      M
     device       "cpu", "cuda" ...
-    threads      CPU threads, None: torch's number. Results do not depend on it while a model has at most 4M
-                 parameters behind its embeddings.
+    threads      CPU threads, None: torch's number. Results do not depend on it
+    products     what matrices are multiplied in while learning: "float32", or "bfloat16" with float32 sums,
+                 parameters, norms and residual stream. Reading is float32 always
 
     .parameters and .gradients are float32 [M, P]; .decayed float32 [P] is 1 where weight decay applies: on
     all but biases and norms. .weights[m] holds a member's parameters as views. .threads is the number in use.
     """
 
     def __init__(
-        self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cpu", threads: int | None = None
-    ):
+        self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cpu", threads: int | None = None,
+        products: str = "float32",
+    ):  # fmt: skip
         if members < 1:
             raise ValueError(f"members: expected at least 1, got {members}")
-        self.spec, self.vocabulary, self.members = spec, vocabulary, members
+        if products not in PRODUCTS:
+            raise unknown_name("products", products, PRODUCTS)
+        self.spec, self.vocabulary, self.members, self.products = spec, vocabulary, members, products
         self.device = torch.device(device)
         self._shapes = spec.shapes(vocabulary)
         self.size = buffer_size(self._shapes.each())  # P
@@ -95,24 +95,33 @@ class Ensemble:
         self.decayed = torch.zeros(self.size, device=self.device)
         for view in views(self._shapes, self.decayed).each():
             view.fill_(view.ndim == 2)
-        on_cpu = self.device.type == "cpu"
         widest = max(2 * spec.intermediate, 3 * spec.hidden)
-        self._tile = min(max(TILE // widest, 512), 4096) if on_cpu else 1 << 62  # tokens
-        self._lanes = LANES if on_cpu and self.size - self._inner <= LANE_LIMIT else 1
+        self._tile = min(max(TILE // widest, 512), 4096)  # tokens
+        self._lanes = LANES if self.size - self._inner <= LANE_LIMIT else 1
         self.threads = threads or torch.get_num_threads()
-        inside = 1 if self._lanes > 1 else self.threads
-        self._threads = _Threads(self.threads // inside, self.device, inside)
+        self._inside = 1 if self._lanes > 1 else self.threads  # threads of an operation
+        self._threads = _Threads(self.threads // self._inside)
+        self._packed: dict[str, tuple] = {}
         self._gradients = None
 
     @property
     def gradients(self) -> Tensor:
         if self._gradients is None:
             self._gradients = torch.zeros_like(self.parameters)
-            more = torch.zeros(self.members, self._lanes - 1, self.size, device=self.device)
+            more = np.zeros((self.members, self._lanes - 1, self.size), dtype=np.float32)
             # [M][lanes] of [P]; the first lane is the gradient itself
-            self._lane_sums = [[first, *others] for first, others in zip(self._gradients, more)]
-            self._lane_views = [[views(self._shapes, lane) for lane in lanes] for lanes in self._lane_sums]
+            self._lane_sums = [[first, *others] for first, others in zip(self._gradients.numpy(), more)]
         return self._gradients
+
+    def _pack(self, members: Sequence[int], products: str) -> tuple[core.Transformer, np.ndarray]:
+        """What computes with such products, and all members' matrices as it wants them, packed for these."""
+        if products not in self._packed:
+            transformer = native(self.spec, self.vocabulary, products)
+            self._packed[products] = transformer, np.empty((self.members, transformer.packed_bytes), np.uint8)
+        transformer, packed = self._packed[products]
+        for member in set(members):
+            transformer.pack(self.parameters[member], packed[member], self.threads)
+        return transformer, packed
 
     # ---- weights in and out ----
 
@@ -164,15 +173,9 @@ class Ensemble:
 
     def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
         """float32 [K, outputs] at the scored positions. members: whose rows they are (default: all)."""
-        out = torch.empty(len(rows.scored), self.outputs, device=self.device)
-
-        def read(piece, scratch):
-            w = self.weights[piece.member]
-            _, final = forward(self.spec, w, piece.tile, scratch)
-            torch.mm(final.out, w.head.t(), out=out[piece.scored_part])
-
-        self._threads.run(read, self._cut(rows, members)[1])
-        return out
+        out = np.empty((len(rows.scored), self.outputs), dtype=np.float32)
+        self._read(rows, members, (), [], out)
+        return torch.from_numpy(out)
 
     def hidden_states(
         self, rows: Rows, layers: Sequence[int] | None = None, members: Sequence[int] | None = None
@@ -182,35 +185,42 @@ class Ensemble:
         Layers count as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm.
         IndexError for a layer that the model does not have.
         """
-        layers = range(self.spec.layers + 1) if layers is None else layers
+        layers = list(range(self.spec.layers + 1) if layers is None else layers)
         for layer in layers:
             if not 0 <= layer <= self.spec.layers:
                 raise IndexError(f"layers: expected 0 to {self.spec.layers}, got {layer}")
-        out = [torch.empty(len(rows.scored), self.spec.hidden, device=self.device) for _ in layers]
+        states = [np.empty((len(rows.scored), self.spec.hidden), dtype=np.float32) for _ in layers]
+        self._read(rows, members, layers, states, None)
+        return [torch.from_numpy(state) for state in states]
+
+    def _read(self, rows, members, layers, states, logits):
+        members = self._named(rows, members)
+        _, pieces = self._cut(rows, members)
+        transformer, packed = self._pack(members, "float32")
 
         def read(piece, scratch):
-            kept, final = forward(self.spec, self.weights[piece.member], piece.tile, scratch)
-            for layer, array in zip(layers, out):
-                last = layer == self.spec.layers
-                array[piece.scored_part] = final.out if last else kept[layer].input.x[piece.tile.sources]
+            member, part = members[piece.slot], piece.scored_part
+            transformer.read(
+                self.parameters[member], packed[member], piece.tile, layers, [state[part] for state in states],
+                None if logits is None else logits[part], scratch.arena, self._inside,
+            )  # fmt: skip
 
-        self._threads.run(read, self._cut(rows, members)[1])
-        return out
+        self._threads.run(read, pieces)
 
     def answer(
         self,
         prompts: Sequence[tuple[np.ndarray, np.ndarray]],
         longest: int = 16,
         members: Sequence[int] | None = None,
-        products: str = "float32",
+        products: str | None = None,
     ) -> list[list[np.ndarray]]:
         """Greedy answers to each member's prompts: the tokens before <eos>, int32 [up to `longest`] each.
 
         prompts    for each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is
                    tokens[i, :length[i]]
         members    whose prompts they are (default: all)
-        products   the numbers that matrix products multiply: "float32" or "bfloat16". Sums, and all between
-                   products, are float32
+        products   what matrices are multiplied in: "float32", or "bfloat16" with float32 sums; None: as the
+                   ensemble learns
 
         An answer depends on its prompt alone, but where the two likeliest tokens are within rounding.
         """
@@ -224,15 +234,17 @@ class Ensemble:
             raise TypeError(f"longest: expected an integer, got {longest!r}")
         if longest < 1:
             raise ValueError(f"longest: expected at least 1 token, got {longest}")
+        products = self.products if products is None else products
         if products not in PRODUCTS:
             raise unknown_name("products", products, PRODUCTS)
         tiles = [share(*self._checked(*of_member), self._tile) for of_member in prompts]
-        weights = [with_products(self.weights[member], PRODUCTS[products]) for member in members]
+        transformer, packed = self._pack(members, products)
         answers = [[None] * len(length) for _, length in prompts]
 
         def read(job, scratch):
             slot, tile = job
-            found = greedy(self.spec, weights[slot], tile, longest, scratch)
+            model = self.parameters[members[slot]], packed[members[slot]]
+            found = greedy(self.spec, transformer, model, tile, longest, scratch, self._inside)
             for row, i in zip(tile.rows, tile.answer):
                 answers[slot][row] = found[i]
 
@@ -262,60 +274,55 @@ class Ensemble:
         members   whose rows they are (default: all, in order); the gradients of others stay as they were
         Returns the summed losses, float64 [len(members)].
         """
-        members = range(self.members) if members is None else members
-        losses = self.gradients.new_zeros(len(members), self._lanes, dtype=torch.float64)
+        members = self._named(rows, members)
+        gradients = self.gradients
         tokens, cut = self._cut(rows, members)
-        arrived = torch.empty(len(tokens), self.spec.hidden, device=self.device)  # gradients at tokens
+        transformer, packed = self._pack(members, self.products)
+        losses = np.zeros((len(members), self._lanes))
+        arrived = np.empty((len(tokens), self.spec.hidden), dtype=np.float32)  # gradients at tokens
         pieces = [[piece for piece in cut if piece.slot == slot] for slot in range(len(members))]
 
         def lane(job, scratch):
             slot, k = job
-            self._lane_sums[members[slot]][k][self._inner :].zero_()
-            gradients = self._lane_views[members[slot]][k]
+            member = members[slot]
+            sums = self._lane_sums[member][k]
+            sums[self._inner :].fill(0)
             for piece in pieces[slot][k :: self._lanes]:
-                scratch.release()
-                losses[slot, k] += self._learn_piece(piece, gradients, arrived[piece.part], scratch)
+                losses[slot, k] += transformer.learn(
+                    self.parameters[member], packed[member], piece.tile, sums, arrived[piece.part], scratch.arena,
+                    self._inside,
+                )  # fmt: skip
 
         def gather(slot, scratch):
             lanes = self._lane_sums[members[slot]][: len(pieces[slot])]
-            first, *others = (lane[self._inner :] for lane in lanes)
-            for other in others:
-                first += other
             part = slice(pieces[slot][0].part.start, pieces[slot][-1].part.stop)
-            # in the order of appearances: no atomics, the same sum every time
-            at_tokens = arrived[part], tokens[part]
-            embed = torch.ops.aten.embedding_dense_backward(*at_tokens, self.vocabulary, -1, False)  # [V, D]
-            self._lane_views[members[slot]][0].embed.copy_(embed)
+            embedding = views(self._shapes, gradients[members[slot]]).embed
+            core.gather_gradient(lanes, self._inner, tokens[part], arrived[part], embedding)
 
         slots = range(len(members))
         self._threads.run(lane, [(slot, k) for k in range(self._lanes) for slot in slots if pieces[slot][k:]])
         self._threads.run(gather, slots)
-        return losses.sum(1)
-
-    def _learn_piece(self, piece: _Piece, gradients: Weights, arrived: Tensor, scratch: Scratch) -> Tensor:
-        """The summed loss of a piece. Adds its gradients; those at its tokens go to `arrived` [U, D]."""
-        w, tile = self.weights[piece.member], piece.tile
-        kept, final = forward(self.spec, w, tile, scratch)
-        logits = torch.mm(final.out, w.head.t(), out=scratch(len(tile.scored), self.outputs))
-        loss = layers.cross_entropy_(logits, tile.targets, threads=scratch.threads)  # logits: their gradient
-        backward(self.spec, w, tile, kept, final, logits, gradients, arrived, scratch)
-        return loss.sum(dtype=torch.float64)
+        return torch.from_numpy(losses.sum(1))
 
     def each(self, job: Callable, items: Iterable) -> list:
         """[job(item) for item in items], on the ensemble's threads."""
         return self._threads.run(lambda item, _: job(item), items)
 
-    def _cut(self, rows: Rows, members: Sequence[int] | None) -> tuple[Tensor, list[_Piece]]:
+    def _named(self, rows: Rows, members: Sequence[int] | None) -> Sequence[int]:
+        members = range(self.members) if members is None else members
+        if len(members) != len(rows.offsets) - 1:
+            of = len(rows.offsets) - 1
+            raise ValueError(f"members: {len(members)} named, but the rows are those of {of}")
+        return members
+
+    def _cut(self, rows: Rows, members: Sequence[int]) -> tuple[np.ndarray, list[_Piece]]:
         """The tokens that are computed, int32 [U], and the rows in pieces, each whole rows of one member.
 
         A row shares the tokens in which it begins as the row before it does. Where to cut depends on a
         member's own rows alone.
         """
-        members = range(self.members) if members is None else members
-        if len(members) != len(rows.offsets) - 1:
-            of = len(rows.offsets) - 1
-            raise ValueError(f"members: {len(members)} named, but the rows are those of {of}")
         tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
+        targets = None if rows.targets is None else rows.targets.cpu().numpy()
         cuts = []  # (slot, first row, row behind the last)
         for slot, (begin, end) in enumerate(pairwise(rows.offsets)):
             if begin == end:
@@ -327,41 +334,37 @@ class Ensemble:
             ideal = begin + np.arange(1, count) * (end - begin) / count
             inner = first + np.searchsorted(starts[first:last], ideal)
             cuts += [(slot, r0, r1) for r0, r1 in pairwise(np.unique([first, *inner, last]))]
-        source, first = _share(tokens, starts, [r0 for _, r0, _ in cuts])
+        place, first, alike = _share(tokens, starts, [r0 for _, r0, _ in cuts])
         pieces = []
         for slot, r0, r1 in cuts:
             t0, t1 = starts[[r0, r1]]
             u0, u1 = np.searchsorted(first, (t0, t1))
             s0, s1 = np.searchsorted(scored, (t0, t1))
-            sources = source[scored[s0:s1]] - u0
-            shared = u1 - u0 < t1 - t0
-            arrays = (
+            tile = Tile(
                 tokens[first[u0:u1]],
                 starts[r0 : r1 + 1] - t0,
-                scored[s0:s1] - t0,
-                sources,
-                source[t0:t1] - u0 if shared else None,
-                first[u0:u1] - t0 if shared else None,
+                (place[t0:t1] - u0).astype(np.int32),
+                alike[r0:r1],
+                place[scored[s0:s1]] - u0,
+                None if targets is None else targets[s0:s1],
             )
-            tile = Tile(*(None if x is None else torch.from_numpy(x).to(self.device) for x in arrays))
-            if rows.targets is not None:
-                tile = tile._replace(targets=rows.targets[s0:s1])
-            pieces.append(_Piece(slot, members[slot], slice(u0, u1), slice(s0, s1), tile))
-        return torch.from_numpy(tokens[first]).to(self.device), pieces
+            pieces.append(_Piece(slot, slice(u0, u1), slice(s0, s1), tile))
+        return tokens[first], pieces
 
 
-def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which tokens are computed, where rows that begin alike stand together.
 
     tokens int32 [L]; starts int32 [R + 1]; anew: rows that share nothing with the row before them. Returns
-    source int64 [L], each token's place among those computed, and first int64 [U], where each of those is.
+    place int64 [L], each token's place among those computed; first int64 [U], where each of those is; and int32
+    [R], the tokens that a row shares with the row before it.
     """
     length = np.diff(starts)  # [R]
     column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
     inside = column < length[:, None]  # [R, C]
     at = np.minimum(starts[:-1, None] + column, len(tokens) - 1)
     begin = tokens[at]  # [R, C], where inside
-    alike = np.zeros(len(length), dtype=np.int64)  # tokens that a row shares with the row before it
+    alike = np.zeros(len(length), dtype=np.int32)
     alike[1:] = np.cumprod((begin[1:] == begin[:-1]) & inside[1:] & inside[:-1], axis=1).sum(1)
     alike[anew] = 0
     computed = np.ones(len(tokens), dtype=bool)
@@ -371,33 +374,21 @@ def _share(tokens: np.ndarray, starts: np.ndarray, anew: list[int]) -> tuple[np.
     # a shared token stands in the nearest row above that does not share it
     owner = np.maximum.accumulate(np.where(shared, 0, np.arange(len(length))[:, None]), axis=0)
     place[at[shared]] = place[at[owner, column][shared]]
-    return place, np.flatnonzero(computed)
+    return place, np.flatnonzero(computed), alike
 
 
 class _Threads:
-    """Threads that run jobs, each with its own scratch, and with `inside` threads for torch in a job."""
+    """Threads that run jobs, each with memory of its own."""
 
-    def __init__(self, count: int, device: torch.device, inside: int):
+    def __init__(self, count: int):
         self._local = threading.local()
-        together = threading.Barrier(count)
+        self._pool = ThreadPoolExecutor(count, "worldfast", self._start)
 
-        def start():
-            torch.set_num_threads(inside)  # of this thread, but also of threads that start after it
-            self._local.scratch = Scratch(device, inside)
-
-        outside = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(count, "worldfast", start)
-        for started in [self._pool.submit(together.wait) for _ in range(count)]:
-            started.result()
-        torch.set_num_threads(outside)
+    def _start(self):
+        self._local.scratch = Scratch()
 
     def run(self, job: Callable, items: Iterable) -> list:
         """[job(item, scratch) for item in items]; raises the first job's error when all have ended."""
-
-        def run(item):
-            self._local.scratch.release()
-            return job(item, self._local.scratch)
-
-        futures = [self._pool.submit(run, item) for item in items]
+        futures = [self._pool.submit(lambda item=item: job(item, self._local.scratch)) for item in items]
         wait(futures)
         return [future.result() for future in futures]

@@ -7,8 +7,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
+
+import numpy as np
 
 from worldfast.activations import Capture
 from worldfast.errors import unknown_name
@@ -16,11 +19,34 @@ from worldfast.model import ModelSpec
 from worldfast.sampling import CROSSINGS, Component, Stream
 from worldfast.tasks import TASKS, find
 from worldfast.tokens import VOCABULARIES, Vocabulary
+from worldfast.transformer import PRODUCTS
 from worldfast.world import WorldSpec
 
-__all__ = ["Run"]
+__all__ = ["OpenCheckpoint", "Run"]
 
 LOSSES = ("all", "answer")
+
+
+@dataclass(frozen=True)
+class OpenCheckpoint:
+    """A folder that `export_huggingface` or transformers wrote, for a run to start from
+    (docs/checkpoints.md).
+
+    folder   where it is; no part of the identity
+    sha256   of its model.safetensors; "": read from there now. Training refuses a file that has another
+
+    FileNotFoundError where it is to be read and is not there.
+    """
+
+    folder: str
+    sha256: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "folder", str(self.folder))
+        object.__setattr__(self, "sha256", self.sha256 or self.sha256_now())
+
+    def sha256_now(self) -> str:
+        return hashlib.sha256((Path(self.folder) / "model.safetensors").read_bytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -29,15 +55,23 @@ class Run:
 
     tasks                    names, mixed in equal parts
     seed                     of the data and of the first weights
-    name                     "": what the run is, as in "pt-distance+angle-s42"; no part of the identity
+    name                     "": what the run is, as in "pt-distance+angle-s42", "ft-" where it has a start;
+                             no part of the identity
     world                    WorldSpec
+    start                    whose weights it starts from: another Run, of which the last weights are taken,
+                             or an OpenCheckpoint; optimizer and schedule begin afresh. None: first weights
+                             drawn by `seed`
     rows, epochs             rows of each task in an epoch; epochs, each in an order of its own
+    mixture                  Components, where `rows` of each task say too little: they are what an epoch is
+                             made of, and `rows` and `among` are left out. `tasks`, some of theirs, say what
+                             the run is about
     batch                    rows a step; the last step of an epoch takes what is left
     learning_rate, warmup    rises linearly from 0 over `warmup` steps, then falls linearly to 0
     weight_decay             decoupled, on all but biases and norms
     clip                     largest gradient norm
     betas, eps               of AdamW
     loss                     "all": every token after the first; "answer": those after '='
+    products                 what matrices are multiplied in: "float32", or "bfloat16" with float32 sums and weights
     vocabulary               "character" or "entity"
     among                    cities that rows may use: an expression for World.select; None: all
     crossing                 "balanced" or "reshuffled", as for wf.sample
@@ -45,15 +79,17 @@ class Run:
     checkpoints              parts that training is cut into: a checkpoint at step 0 and behind each
     capture                  Capture: which activations are written at checkpoints
 
-    .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name. Raises
-    ValueError, TypeError or IndexError naming the field that does not fit.
+    .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by
+    its id. Raises ValueError, TypeError or IndexError naming the field that does not fit.
     """
 
     tasks: tuple[str, ...]
     seed: int = 42
     name: str = ""
     world: WorldSpec = field(default_factory=WorldSpec)
+    start: Run | OpenCheckpoint | None = None
     rows: int = 1_000_000
+    mixture: tuple[Component, ...] = ()
     epochs: int = 1
     batch: int = 128
     learning_rate: float = 3e-4
@@ -63,6 +99,7 @@ class Run:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     loss: str = "all"
+    products: str = "float32"
     vocabulary: str = "character"
     among: str | None = None
     crossing: str = "balanced"
@@ -89,7 +126,9 @@ class Run:
         self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
-        for name, known in dict(loss=LOSSES, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
+        for name, known in dict(
+            loss=LOSSES, products=PRODUCTS, vocabulary=VOCABULARIES, crossing=CROSSINGS
+        ).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
         for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():
@@ -97,13 +136,12 @@ class Run:
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {getattr(self, name)!r}")
         if self.among is not None and not isinstance(self.among, str):
             raise TypeError(f"among: expected an expression or None, got {self.among!r}")
+        self._check_mixture()
         self._check_head()
+        self._check_start()
         self.capture.of(self.model.layers)
-        self._set(
-            "name",
-            self.name
-            or f"pt-{'all' if set(self.tasks) == set(TASKS) else '+'.join(self.tasks)}-s{self.seed}",
-        )
+        what = "all" if set(self.tasks) == set(TASKS) else "+".join(self.tasks)
+        self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{what}-s{self.seed}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
 
@@ -117,6 +155,43 @@ class Run:
         self._set(name, value.__index__())
         if value < least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+    def _check_mixture(self):
+        for part in self.mixture:
+            if not isinstance(part, Component):
+                raise TypeError(f"mixture: expected Components, got {part!r}")
+            for name in ("among", "must_include"):
+                if not isinstance(getattr(part, name), (str, type(None))):
+                    raise TypeError(f"mixture: {name} of {part.task}: expected an expression or None")
+            for name, least in dict(rows=1, first=0).items():
+                value = getattr(part, name)
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise TypeError(f"mixture: {name} of {part.task}: expected an integer, got {value!r}")
+                if value < least:
+                    raise ValueError(
+                        f"mixture: {name} of {part.task}: expected at least {least}, got {value}"
+                    )
+        self._set("mixture", tuple(replace(part, task=find(part.task).name) for part in self.mixture))
+        if not self.mixture:
+            return
+        if self.rows != Run.rows or self.among is not None:
+            raise ValueError(
+                "rows and among: a mixture says how many rows it has of what; leave them out beside it"
+            )
+        for task in set(self.tasks) - {part.task for part in self.mixture}:
+            raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
+
+    def _check_start(self):
+        start = self.start
+        if start is None or isinstance(start, OpenCheckpoint):
+            return  # what stands in the folder is looked at when training starts
+        if not isinstance(start, Run):
+            raise TypeError(f"start: expected a Run, an OpenCheckpoint or None, got {start!r}")
+        require_same_shape(f"{start.name!r}", start.model, self.model)
+        if start.vocabulary != self.vocabulary:
+            raise ValueError(
+                f"start: {start.name!r} has the vocabulary {start.vocabulary!r}, this run {self.vocabulary!r}"
+            )
 
     def _check_head(self):
         head, characters = self.model.head_size, Vocabulary.characters
@@ -134,6 +209,8 @@ class Run:
     def id(self) -> str:
         content = self.to_json()
         del content["name"]
+        if self.start is not None:
+            content["start"] = self.start.id if isinstance(self.start, Run) else self.start.sha256
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -148,20 +225,23 @@ class Run:
     @staticmethod
     def from_json(content: Mapping) -> Run:
         """The run of `to_json`. ValueError for a field that a run does not have."""
-        parts = dict(world=WorldSpec, model=ModelSpec, capture=Capture)
-        values = _known(Run, content)
-        return Run(
-            **{
-                name: parts[name](**_known(parts[name], value)) if name in parts else value
-                for name, value in values.items()
-            }
-        )
+        values = dict(_known(Run, content))
+        for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():
+            if name in values:
+                values[name] = kind(**_known(kind, values[name]))
+        values["mixture"] = tuple(Component(**_known(Component, part)) for part in values.get("mixture", ()))
+        if start := values.get("start"):
+            is_run = "tasks" in start
+            values["start"] = (
+                Run.from_json(start) if is_run else OpenCheckpoint(**_known(OpenCheckpoint, start))
+            )
+        return Run(**values)
 
     # ---- what follows from it ----
 
     @property
     def components(self) -> tuple[Component, ...]:
-        return tuple(Component(task, self.rows, self.among) for task in self.tasks)
+        return self.mixture or tuple(Component(task, self.rows, self.among) for task in self.tasks)
 
     def stream(self) -> Stream:
         """The rows that the run trains on."""
@@ -174,8 +254,23 @@ class Run:
         )
 
     @property
+    def vocabulary_size(self) -> int:
+        """The number of tokens."""
+        return Vocabulary(self.vocabulary, self.world.build()).size
+
+    def captured_cities(self) -> np.ndarray:
+        """The cities whose activations are written, bool [N]. ValueError where there is none."""
+        world = self.world.build()
+        chosen = (
+            np.ones(len(world), bool) if self.capture.cities is None else world.select(self.capture.cities)
+        )
+        if not chosen.any():
+            raise ValueError(f"capture.cities: {self.capture.cities!r} selects no city")
+        return chosen
+
+    @property
     def epoch_rows(self) -> int:
-        return self.rows * len(self.tasks)
+        return sum(part.rows for part in self.components)
 
     @property
     def epoch_steps(self) -> int:
@@ -201,6 +296,14 @@ class Run:
         if step < self.warmup:
             return self.learning_rate * step / self.warmup
         return self.learning_rate * (self.steps - step) / max(1, self.steps - self.warmup)
+
+
+def require_same_shape(start: str, theirs: ModelSpec, ours: ModelSpec) -> None:
+    """ValueError naming both where a start's weights are those of another model; init_std may differ."""
+    for name in (f.name for f in fields(ModelSpec) if f.name != "init_std"):
+        came, expected = getattr(theirs, name), getattr(ours, name)
+        if came != expected:
+            raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")
 
 
 def _number(name, value):

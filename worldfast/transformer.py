@@ -1,7 +1,4 @@
-"""One Qwen2 transformer on one tile of packed rows: its shape, its forward pass, its gradient.
-
-The gradient is written out by hand beside the forward pass it belongs to: activations stand in memory that is
-used again for the next tile, and weight gradients are added straight to where the optimizer reads them.
+"""One Qwen2 transformer: its shape, its parameters in a buffer, and what computes on them on a CPU.
 
 L tokens, U of them computed, K scored positions, D hidden, F intermediate, V vocabulary, H tokens the head
 can answer, P parameters.
@@ -15,14 +12,15 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
-from worldfast import layers, ops
+from worldfast._native import core
 
-__all__ = ["ModelSpec", "Scratch", "Tile", "Weights", "backward", "buffer_size", "forward", "normed", "views"]
+__all__ = ["PRODUCTS", "ModelSpec", "Tile", "Weights", "buffer_size", "native", "views"]
 
 ALIGN = 16  # numbers: every parameter begins at a multiple of 64 bytes, in every member of an ensemble
+PRODUCTS = ("float32", "bfloat16")  # the numbers that matrix products multiply
 
 
 @dataclass(frozen=True)
@@ -123,175 +121,47 @@ def views(shapes: Weights, buffer: Tensor) -> Weights:
     return Weights(embed, blocks, *each)
 
 
-class Scratch:
-    """Memory for a tile's activations, used again for the next: fresh memory costs more than the arithmetic
-    done in it.
-
-    s(n, D) is the next uninitialised float32 [n, D]; `release(mark)` frees all that was taken since that
-    `mark()`. threads: how many an operation may use.
-    """
-
-    def __init__(self, device: torch.device, threads: int):
-        self.threads, self._used, self._memory = threads, 0, torch.empty(1 << 20, device=device)
-
-    def __call__(self, n: int, width: int) -> Tensor:
-        begin, self._used = self._used, self._used + n * width + -n * width % ALIGN
-        if self._used > self._memory.shape[0]:  # what stands in the old memory keeps it alive
-            self._memory = torch.empty(2 * self._used, device=self._memory.device)
-        return self._memory.as_strided((n, width), (width, 1), begin)
-
-    def mark(self) -> int:
-        return self._used
-
-    def release(self, mark: int = 0) -> None:
-        self._used = mark
-
-
 class Tile(NamedTuple):
     """Packed rows of one model. Where rows begin alike, what is alike is computed once: attention sees the L
-    tokens of whole rows, all else the U among them that differ. Where none are alike, U = L.
+    tokens of whole rows, all else the U among them that differ. All are numpy arrays.
 
     tokens       int32 [U]
     cu_seqlens   int32 [R + 1], where rows begin among the L
-    scored       int64 [K], positions among the L to read out, ascending
-    sources      int64 [K], the places of these among the U
-    source       int64 [L], each token's place among the U; None where U = L
-    first        int64 [U], where each of the U first stands among the L; None where U = L
-    targets      int64 [K], what to answer at the scored positions; None where nothing is learned
+    place        int32 [L], each token's place among the U
+    shared       int32 [R], a row's first tokens that stand where an earlier row has them
+    sources      int64 [K], the places to read out
+    targets      int64 [K], what to answer there; None where nothing is learned
     """
 
-    tokens: Tensor
-    cu_seqlens: Tensor
-    scored: Tensor
-    sources: Tensor
-    source: Tensor | None = None
-    first: Tensor | None = None
-    targets: Tensor | None = None
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """L, U, K."""
-        U = self.tokens.shape[0]
-        return U if self.source is None else self.source.shape[0], U, self.scored.shape[0]
-
-    def seen(self, last: bool) -> Tensor | None:
-        """Positions among the L whose attention is used: past the last, only scored ones matter. None:
-        all."""
-        return self.scored if last else self.first
+    tokens: np.ndarray
+    cu_seqlens: np.ndarray
+    place: np.ndarray
+    shared: np.ndarray
+    sources: np.ndarray
+    targets: np.ndarray | None = None
 
 
-class Norm(NamedTuple):
-    """x / rms(x) * weight, and what its gradient needs."""
+def native(spec: ModelSpec, vocabulary: int, products: str) -> core.Transformer:
+    """What computes with a model's parameters, float32 [P], on a CPU. Its matrices are packed for products first:
 
-    x: Tensor  # [n, D]
-    scale: Tensor  # [n], 1 / rms(x)
-    out: Tensor  # [n, D]
+    packed_bytes                               uint8 [packed_bytes] takes them
+    pack(parameters, packed, threads)          after every change of the parameters
+    learn(parameters, packed, tile, gradients, grad_embedded, arena, threads)
+                                               returns the summed loss; adds to gradients [P], but for those of the
+                                               embedding, which are written for each token to grad_embedded [U, D]
+    read(parameters, packed, tile, layers, states, logits, arena, threads)
+                                               writes states, [K, D] for each of the layers, and logits [K, H] or None
+    extend(parameters, packed, tokens, caches, turn, path, length, fresh, first, following, arena, threads)
+                                               a step of decoding: see worldfast.decoding
 
-
-class Kept(NamedTuple):
-    """What a block's gradient needs of its forward pass; n is K in the last block, else U."""
-
-    input: Norm  # of [U, D]
-    qkv: Tensor  # [L, 3 D]
-    mixed: Tensor  # [n, D], what attention gave
-    middle: Norm  # of [n, D]
-    gate_up: Tensor  # [n, 2 F]
-
-
-def forward(spec: ModelSpec, w: Weights, tile: Tile, s: Scratch) -> tuple[list[Kept], Norm]:
-    """Each block's activations, and the final norm [K, D] from which the head answers."""
-    (L, U, K), D, F = tile.sizes, spec.hidden, spec.intermediate
-    x = torch.index_select(w.embed, 0, tile.tokens, out=s(U, D))
-    kept = []
-    for i, block in enumerate(w.blocks):
-        last = i == spec.layers - 1
-        n, seen = K if last else U, tile.seen(last)
-        input = normed(spec, x, block.input_norm, s)
-        qkv = torch.addmm(block.qkv_bias, input.out, block.qkv.t(), out=s(U, 3 * D))
-        if L > U:
-            qkv = torch.index_select(qkv, 0, tile.source, out=s(L, 3 * D))
-        mixed = s(L, D)
-        heads = mixed.view(L, spec.heads, -1)
-        ops.attention_forward(
-            *_heads(spec, qkv), tile.cu_seqlens, spec.rope_base, out=heads, threads=s.threads
-        )
-        if seen is not None:
-            mixed = torch.index_select(mixed, 0, seen, out=s(n, D))
-        if last:
-            x = torch.index_select(x, 0, tile.sources, out=s(n, D))
-        middle = normed(spec, torch.addmm(x, mixed, block.output.t(), out=s(n, D)), block.mlp_norm, s)
-        gate_up = torch.mm(middle.out, block.gate_up.t(), out=s(n, 2 * F))
-        kept.append(Kept(input, qkv, mixed, middle, gate_up))
-        x, mark = s(n, D), s.mark()
-        gated = layers.swiglu_forward(gate_up, out=s(n, F), threads=s.threads)
-        torch.addmm(middle.x, gated, block.down.t(), out=x)
-        s.release(mark)
-    return kept, normed(spec, x, w.norm, s)
-
-
-def backward(
-    spec: ModelSpec, w: Weights, tile: Tile, kept: list[Kept], final: Norm, dlogits: Tensor, g: Weights,
-    dembed: Tensor, s: Scratch,
-) -> None:  # fmt: skip
-    """Adds the gradient at the weights to `g`, but for that at the embedded tokens, which is written to
-    dembed [U, D].
-
-    kept, final   what `forward` returned
-    dlogits       [K, H], the loss's gradient at the logits
+    arena is memory that is used again: one for each thread that calls.
     """
-    (L, U, K), D, F = tile.sizes, spec.hidden, spec.intermediate
-    g.head.addmm_(dlogits.t(), final.out)
-    dx = s(K, D).zero_()
-    _norm_backward(torch.mm(dlogits, w.head, out=s(K, D)), final, w.norm, dx, g.norm, s)
-    for i in reversed(range(spec.layers)):
-        block, gb, of, last, mark = w.blocks[i], g.blocks[i], kept[i], i == spec.layers - 1, s.mark()
-        n, seen = K if last else U, tile.seen(last)
-        # x = middle + down(swiglu(gate_up(norm(middle))))
-        dgated, dgate_up, gated = torch.mm(dx, block.down, out=s(n, F)), s(n, 2 * F), s(n, F)
-        layers.swiglu_backward(dgated, of.gate_up, grad_gate_up=dgate_up, out=gated, threads=s.threads)
-        gb.down.addmm_(dx.t(), gated)
-        gb.gate_up.addmm_(dgate_up.t(), of.middle.out)
-        dnorm = torch.mm(dgate_up, block.gate_up, out=s(n, D))
-        _norm_backward(dnorm, of.middle, block.mlp_norm, dx, gb.mlp_norm, s)
-        # middle = input + output(attention(qkv(norm(input))))
-        gb.output.addmm_(dx.t(), of.mixed)
-        dmixed = torch.mm(dx, block.output, out=dnorm)
-        if seen is not None:
-            dmixed = s(L, D).zero_().index_copy_(0, seen, dmixed)
-        if last:
-            dx = dembed.zero_().index_add_(0, tile.sources, dx)
-        dqkv = s(L, 3 * D)
-        dq, dk, dv = _heads(spec, dqkv)
-        ops.attention_backward(
-            dmixed.view(L, spec.heads, -1), *_heads(spec, of.qkv), tile.cu_seqlens, spec.rope_base,
-            grad_q=dq, grad_k=dk, grad_v=dv, threads=s.threads,
-        )  # fmt: skip
-        if L > U:
-            dqkv = s(U, 3 * D).zero_().index_add_(0, tile.source, dqkv)
-        gb.qkv.addmm_(dqkv.t(), of.input.out)
-        gb.qkv_bias.add_(dqkv.sum(0))
-        dnorm = torch.mm(dqkv, block.qkv, out=s(U, D))
-        _norm_backward(dnorm, of.input, block.input_norm, dx, gb.input_norm, s)
-        s.release(mark)
-
-
-def _heads(spec: ModelSpec, qkv: Tensor) -> tuple[Tensor, ...]:
-    """Queries, keys, values as views [L, heads, D / heads] of qkv [L, 3 D]."""
-    return qkv.view(qkv.shape[0], 3, spec.heads, -1).unbind(1)
-
-
-def normed(spec: ModelSpec, x: Tensor, weight: Tensor, s: Scratch) -> Norm:
-    """RMSNorm of x [n, D] in scratch memory."""
-    out, scale = s(*x.shape), s(1, x.shape[0])[0]
-    layers.rms_norm_forward(
-        x, weight[None], [0, x.shape[0]], spec.norm_eps, out=out, scale=scale, threads=s.threads
-    )
-    return Norm(x, scale, out)
-
-
-def _norm_backward(dout: Tensor, norm: Norm, weight: Tensor, dx: Tensor, dweight: Tensor, s: Scratch) -> None:
-    """Adds the gradients of the norm at its input to dx [n, D] and at its weight to dweight [D]."""
-    layers.rms_norm_backward(
-        dout, norm.x, weight[None], norm.scale, [0, dx.shape[0]], grad_x=dx, grad_weight=dweight[None],
-        threads=s.threads,
+    shapes = spec.shapes(vocabulary)
+    offsets = [0]
+    for shape in shapes.each():
+        offsets.append(offsets[-1] + buffer_size([shape]))
+    return core.Transformer(
+        hidden=spec.hidden, layers=spec.layers, heads=spec.heads, intermediate=spec.intermediate,
+        vocabulary=vocabulary, outputs=shapes.head[0], rope_base=spec.rope_base, norm_eps=spec.norm_eps,
+        offsets=offsets[:-1], bfloat16=products == "bfloat16",
     )  # fmt: skip

@@ -1,0 +1,120 @@
+"""A disk that fills up, or cannot be written to: the error names the file, what was finished stays as it is,
+and the same call goes on to the same bytes.
+"""
+
+import errno
+import fnmatch
+import itertools
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import worldfast as wf
+from worldfast import checkpoint, files, memory
+from worldfast.activations import Capture
+from worldfast.train import train
+
+BASE = wf.Run(
+    "distance", seed=7, rows=96, batch=16, learning_rate=3e-3, warmup=5, checkpoints=3, name="long",
+    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    capture=Capture(layers=(1,), cities="index < 50"),
+)  # fmt: skip
+RUNS = [BASE, replace(BASE, seed=8, rows=64, name="short"), replace(BASE, start=BASE, rows=32, name="tuned")]
+
+
+def one_at_a_time():
+    need = memory.need(BASE, "cpu", 2)
+    return dict(threads=2, memory=need.shared + need.member, progress=False)
+
+
+def left(folder):
+    """All that a run left, but for clock times."""
+    kept = [checkpoint.read(path, folder.name[-12:]) for path in sorted((folder / "checkpoint").iterdir())]
+    return {
+        "files": sorted(path.name for path in folder.rglob("*")),
+        "metrics": re.sub(r'"seconds": [^,]+, ', "", (folder / "metrics.jsonl").read_text()),
+        "activations": {path.name: path.read_bytes() for path in (folder / "activations").iterdir()},
+        "tensors": [(x.step, {name: t.numpy().tobytes() for name, t in x.tensors.items()}) for x in kept],
+    }
+
+
+def stamps(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != "lock"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What RUNS leave on a disk with room."""
+    return [left(folder) for folder in train(RUNS, tmp_path_factory.mktemp("whole"), **one_at_a_time())]
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+KINDS = ["*/long-*/*.safetensors", "*/short-*/*.safetensors", "*/*.h5", "*/done", "*/metrics.jsonl"]
+
+
+@pytest.mark.parametrize("pattern,number", [("*/spec.json", 1), *itertools.product(KINDS, (1, 2, 3))])
+def test_a_disk_that_fills_up(whole, tmp_path, monkeypatch, pattern, number):
+    """At the first, second, third time that a file of a kind is synced: runs train one after the other, so
+    that some have ended by then.
+    """
+    real, count = os.fsync, 0
+
+    def fsync(handle):
+        nonlocal count
+        path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+        name = re.sub(rf"^\.(.+)\.\d+-\d+{files.PARTIAL}$", r"\1", path.name)
+        if fnmatch.fnmatch(str(path.with_name(name)), pattern):
+            count += 1
+            if count >= number:
+                full()
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(
+        OSError, match=f"No space left on device: .*'{re.escape(str(tmp_path))}/.+'"
+    ) as caught:
+        train(RUNS, tmp_path, **one_at_a_time())
+    monkeypatch.undo()
+    assert caught.value.errno == errno.ENOSPC and fnmatch.fnmatch(caught.value.filename, pattern)
+    assert not list(tmp_path.rglob(f"*{files.PARTIAL}"))
+    ended = [path.parent for path in tmp_path.glob("*/done")]
+    before = {folder: stamps(folder) for folder in ended}
+    assert len(ended) == {"*/done": number - 1, "*/short-*/*.safetensors": 1}.get(pattern, 0)
+    folders = train(RUNS, tmp_path, **one_at_a_time())
+    assert [left(folder) for folder in folders] == whole
+    assert {folder: stamps(folder) for folder in ended} == before
+
+
+def denied(*_):
+    raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def test_folders_that_cannot_be_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "mkdir", denied)
+    with pytest.raises(
+        PermissionError, match=f"denied: out: the folder cannot be made: '{re.escape(str(tmp_path))}/runs'"
+    ):
+        train(RUNS, tmp_path / "runs", progress=False)
+    monkeypatch.undo()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_files_that_cannot_be_put_in_place(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "replace", denied)
+    with pytest.raises(PermissionError, match="denied: nothing was written: '.*/spec.json'"):
+        train(RUNS, tmp_path, progress=False)
+    monkeypatch.undo()
+    assert [left(folder) for folder in train(RUNS, tmp_path, **one_at_a_time())] == whole
+
+
+def test_a_lock_that_cannot_be_written(tmp_path):
+    folder = files.folder(tmp_path / BASE.folder_name, "out")
+    (folder / "lock").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="the folder cannot be held: '.*lock'"):
+        train(BASE, tmp_path, progress=False)

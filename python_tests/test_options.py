@@ -1,0 +1,220 @@
+"""`worldfast train`: every field of a run by name, what is said at the end, and the nearest right one for
+what is wrong.
+"""
+
+import os
+import re
+import signal
+from dataclasses import fields
+
+import pytest
+
+import worldfast as wf
+from worldfast import cli, options
+from worldfast.activations import Capture
+from worldfast.lockstep import Lockstep
+from worldfast.world import WorldSpec
+
+SMALL = "--rows 32 --batch 16 --hidden 16 --layers 1 --heads 2 --intermediate 24".split()
+SMALL += "--checkpoints 2 --capture-layers 1".split()
+
+
+def call(*arguments):
+    return cli.main(["train", *map(str, arguments)])
+
+
+def test_every_field_has_an_option():
+    """By its own name, but for those that the command line says otherwise."""
+    known = {
+        f.name
+        for group in (options.Data, options.Learning, options.Model, options.Kept)
+        for f in fields(group)
+    }
+    of_run = {f.name for f in fields(wf.Run)} - {"seed", "name", "world", "mixture", "model", "capture"}
+    of_world = {f.name for f in fields(WorldSpec)} - {"source"}
+    of_capture = {f"capture_{f.name}" for f in fields(Capture)}
+    of_model = {f.name for f in fields(wf.ModelSpec)}
+    assert known == of_run | of_world | of_capture | of_model | {"seeds", "world"}
+
+
+def test_defaults_are_those_of_a_run():
+    groups = options.Data(("distance",)), options.Learning(), options.Model(), options.Kept()
+    assert options.runs(*groups) == [wf.Run("distance")]
+
+
+def test_options_reach_the_run(tmp_path, capsys):
+    csv = tmp_path / "towns.csv"
+    csv.write_text("x,y\n" + "\n".join(f"{i},{i * i % 70}" for i in range(60)))
+    words = dict(
+        seeds="3 4", rows=20, epochs=2, vocabulary="entity", among="x<50", crossing="reshuffled", world=csv,
+        atlantis=9, layout="scattered", atlantis_seed=5, loss="answer", batch=16, learning_rate=1e-3,
+        warmup=2, weight_decay=0.1, clip=2, betas="0.8 0.9", eps=1e-7, hidden=32, layers=1, heads=2,
+        intermediate=24, head_size=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
+        capture_layers="0 1", capture_cities="x>3", capture_task="inside", capture_dtype="float16",
+    )  # fmt: skip
+    given = [
+        word for name, value in words.items() for word in ("--" + name.replace("_", "-"), *str(value).split())
+    ]
+    assert (
+        call("--tasks", "all", *given, "--out", tmp_path, "--threads", 1, "--memory", "2GiB", "--quiet") == 0
+    )
+    expected = [
+        wf.Run(
+            tuple(wf.TASKS), seed=seed, rows=20, epochs=2, vocabulary="entity", among="x<50",
+            crossing="reshuffled", loss="answer", batch=16, learning_rate=1e-3, warmup=2,
+            world=WorldSpec(str(csv), 9, "scattered", 5),
+            weight_decay=0.1, clip=2, betas=(0.8, 0.9), eps=1e-7, checkpoints=2,
+            model=wf.ModelSpec(32, 1, 2, 24, 500.0, 1e-5, 0.2, 98),
+            capture=Capture((0, 1), "x>3", "inside", "float16"),
+        )
+        for seed in (3, 4)
+    ]  # fmt: skip
+    out, err = capsys.readouterr()
+    ended = [
+        re.escape(str(tmp_path / run.folder_name)) + r"  finished at step 18, loss \d\.\d{4}, \d s"
+        for run in expected
+    ]
+    assert re.fullmatch("\n".join(ended), out.strip()) and err == ""
+
+
+def test_a_start_brings_its_model_and_vocabulary(tmp_path, capsys):
+    assert (
+        call(
+            "--tasks",
+            "angle",
+            *SMALL,
+            "--vocabulary",
+            "entity",
+            "--loss",
+            "answer",
+            "--out",
+            tmp_path,
+            "--quiet",
+        )
+        == 0
+    )
+    base = capsys.readouterr().out.split()[0]
+    again = [
+        "--tasks",
+        "distance",
+        "--rows",
+        32,
+        "--loss",
+        "answer",
+        "--start",
+        base,
+        "--out",
+        tmp_path,
+        "--quiet",
+    ]
+    assert call(*again) == 0
+    (folder,) = tmp_path.glob("ft-distance-s42-*")
+    spec = wf.Run.from_json(options.spec_of(folder).to_json())
+    assert (spec.model, spec.vocabulary) == (
+        spec.start.model,
+        "entity",
+    ) and spec.start.folder_name == os.path.basename(base)
+    assert call(*again, "--hidden", 64) == 1
+    assert "start: 'pt-angle-s42' has model.hidden 16, this run 64" in capsys.readouterr().err
+    assert call(*again[:-4], tmp_path, "--quiet") == 1
+    assert f"{tmp_path} is not a run's folder" in capsys.readouterr().err
+
+
+def test_one_that_diverges_is_said_to(tmp_path, capsys):
+    assert (
+        call("--tasks", "angle", *SMALL, "--learning-rate", 1e30, "--warmup", 0, "--out", tmp_path, "--quiet")
+        == 0
+    )
+    assert re.search(r"pt-angle-s42-\w+  diverged at step 1, loss \d+\.\d+, \d s\n", capsys.readouterr().out)
+
+
+def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
+    real = Lockstep.step
+
+    def step(lockstep, members):
+        os.kill(os.getpid(), signal.SIGINT)
+        real(lockstep, members)
+
+    monkeypatch.setattr(Lockstep, "step", step)
+    words = ["--tasks", "angle", *SMALL, "--out", tmp_path, "--quiet"]
+    assert call(*words) == 130
+    out, err = capsys.readouterr()
+    assert (
+        out == ""
+        and "stopped and saved: pt-angle-s42 at step 1 of 2. The same call or command goes on" in err
+    )
+    monkeypatch.undo()
+    assert call(*words) == 0
+    assert "finished at step 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        ("--tasks distnace", "unknown task 'distnace': did you mean 'distance'"),
+        ("--tasks angle --loss anser", "unknown loss 'anser': did you mean 'answer'"),
+        ("--tasks angle --vocabulary entities", "unknown vocabulary 'entities': did you mean 'entity'"),
+        ("--tasks angle --crossing balancd", "unknown crossing 'balancd': did you mean 'balanced'"),
+        ("--tasks angle --layout scatered", "unknown layout 'scatered': did you mean 'scattered'"),
+        ("--tasks angle --capture-dtype float64", "unknown capture.dtype 'float64': did you mean 'float16'"),
+        ("--tasks angle --device cpuu", "unknown device 'cpuu': did you mean 'cpu'"),
+        ("--tasks angle --log wanb", "unknown log 'wanb': did you mean 'wandb'"),
+        ("--tasks angle --learning-rate nan", "learning_rate: expected a finite number, got nan"),
+        ("--tasks angle --rows 0", "rows: expected at least 1, got 0"),
+        ("--tasks angle --heads 3", "model.heads: hidden / heads must be a multiple of 8"),
+        ("--tasks angle --capture-layers 7", "capture.layers: a model of 6 layers has 0 to 6, got 7"),
+        ("--tasks angle --capture-cities index<0", "capture.cities: 'index<0' selects no city"),
+        ("--tasks angle --seeds 1 2 1", "runs: 2 is 0 again, 'pt-angle-s1' with the id"),
+        ("--tasks angle --seeds", "seeds: expected at least one"),
+        ("--tasks", "tasks: expected at least one"),
+        ("--tasks angle --threads 0", "threads: expected at least 1, got 0"),
+        ("--tasks angle --memory 8GB", "memory: expected bytes or a text such as '8GiB'"),
+        ("--tasks angle --memory 1MiB", "memory: 'pt-angle-s42' alone needs"),
+        ("--tasks angle --among x>9999", "the world is too small: task angle needs 3 cities, rows may use 0"),
+        ("--tasks distance --rows 99000000", "the train split of these cities holds"),
+    ],
+)
+def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
+    """One line that says what, and status 1; nothing has begun."""
+    monkeypatch.chdir(tmp_path)
+    assert call(*words.split(), "--out", tmp_path / "runs") == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("worldfast: ") and said in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["--tasks", "angle", "--lerning-rate", "3"], "--learning-rate X"),
+        (["--tasks", "angle", "--learning-rate", "fast"], "--learning-rate X"),
+        (["--task", "angle"], "--tasks TASK"),
+        ([], "--tasks TASK"),
+    ],
+)
+def test_options_that_are_wrong(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        call(*words)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_command_that_is_wrong(capsys):
+    assert cli.main(["trian"]) == 1
+    assert capsys.readouterr().err == (
+        "worldfast: unknown command 'trian': did you mean 'train'? "
+        "known: demo, sample, train, export, doctor\n"
+    )
+
+
+def test_help_is_a_line_an_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
+    with pytest.raises(SystemExit):
+        call("--help")
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line.strip() for line in printed if line.startswith(" ") and line.strip()]
+    titles = [line.split()[0] for line in lines if line.endswith(" options")]
+    assert titles == "data learning model kept machine".split()
+    groups = (options.Data, options.Learning, options.Model, options.Kept, options.Machine)
+    said = [line.split()[0] for line in lines if re.match(r"-{1,2}\w", line)]
+    assert said == ["-h,", *("--" + f.name.replace("_", "-") for group in groups for f in fields(group))]
+    assert len(lines) == len(said) + 2 * (len(groups) + 1)  # a title and a rule for each

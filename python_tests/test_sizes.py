@@ -1,0 +1,54 @@
+"""The published widths, and one of 400 million parameters: each takes a step."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import worldfast as wf
+from worldfast.lockstep import pack_rows
+from worldfast.model import Ensemble
+
+LARGE = """
+import resource, torch, worldfast as wf
+from worldfast.lockstep import pack_rows
+from worldfast.model import Ensemble
+run = wf.Run(tuple(wf.TASKS), batch=4, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
+ensemble = Ensemble(run.model, 98, threads=2, products="bfloat16")
+ensemble.initialise(0, seed=0)
+rows, (count,) = pack_rows([run.stream().pack(0, run.batch)], [run.loss])
+loss = float(ensemble.learn(rows)[0]) / count
+gradient = ensemble.gradients[0]
+torch.add(ensemble.parameters[0], gradient, alpha=-0.1 / float(gradient.norm()), out=ensemble.parameters[0])
+after = float(ensemble.learn(rows)[0]) / count
+parameters = run.model.parameters(98)
+print(parameters, loss, after, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def descend(ensemble, rows):
+    """The summed losses before and after a small step against the gradient."""
+    before = float(ensemble.learn(rows)[0])
+    gradient = ensemble.gradients[0]
+    ensemble.parameters[0] -= 0.01 * gradient / gradient.norm()
+    return before, float(ensemble.learn(rows)[0])
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("hidden,intermediate,heads", [(64, 256, 2), (256, 1024, 8), (512, 2048, 16)])
+def test_published_widths(hidden, intermediate, heads, products):
+    spec = wf.ModelSpec(hidden=hidden, intermediate=intermediate, heads=heads)
+    ensemble = Ensemble(spec, 98, products=products)
+    ensemble.initialise(0, seed=0)
+    rows, _ = pack_rows([wf.Run(tuple(wf.TASKS)).stream().pack(0, 16)], ["all"])
+    before, after = descend(ensemble, rows)
+    assert torch.isfinite(ensemble.gradients).all() and after < before
+
+
+def test_a_deep_and_wide_model():
+    """24 layers of 1,024: parameters, gradients, where they decay, and packed matrices: 16 bytes a parameter."""
+    ran = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
+    parameters, before, after, peak = map(float, ran.stdout.split())
+    assert parameters > 4e8 and after < before
+    assert peak < 16 * parameters + 1e9

@@ -1,0 +1,161 @@
+"""What `worldfast train` can be told: the fields of a run by name, in groups, each a line of its help."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from worldfast.activations import Capture
+from worldfast.evaluate import spec_of
+from worldfast.model import ModelSpec
+from worldfast.run import Run
+from worldfast.tasks import TASKS
+from worldfast.world import WorldSpec
+
+__all__ = ["Data", "Kept", "Learning", "Machine", "Model", "ending", "runs"]
+
+Whole, Number, Text, Place = (arg(metavar=name) for name in ("N", "X", "TEXT", "PATH"))
+
+
+def _or_none(metavar: str):
+    """An option whose default, None, its help says in words."""
+    return arg(metavar=metavar, help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class Data:
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASK ...")]
+    """Names, such as distance angle, mixed in each model; or all."""
+    seeds: Annotated[tuple[int, ...], arg(metavar="N ...")] = (Run.seed,)
+    """Of data and first weights: a model for each."""
+    rows: Annotated[int, Whole] = Run.rows
+    """Rows of each task in an epoch."""
+    epochs: Annotated[int, Whole] = Run.epochs
+    """Times that rows are seen, in another order each."""
+    vocabulary: Annotated[str, Text] = Run.vocabulary
+    """character, or entity: a token a city, easier to learn."""
+    among: Annotated[str | None, _or_none("TEXT")] = Run.among
+    """Cities in rows, as in "region != 'Atlantis'"; any by default."""
+    crossing: Annotated[str, Text] = Run.crossing
+    """balanced, or reshuffled: 26 % TRUE."""
+    world: Annotated[str, Text] = WorldSpec.source
+    """cities, or the path of a CSV file."""
+    atlantis: Annotated[int, Whole] = WorldSpec.atlantis
+    """Cities of Atlantis in the world."""
+    layout: Annotated[str, Text] = WorldSpec.layout
+    """Of Atlantis: clustered or scattered."""
+    atlantis_seed: Annotated[int, Whole] = WorldSpec.atlantis_seed
+    """Of Atlantis's places."""
+
+
+@dataclass(frozen=True)
+class Learning:
+    start: Annotated[Path | None, _or_none("PATH")] = None
+    """Folder, in --out, of the run whose last weights to begin with."""
+    loss: Annotated[str, Text] = Run.loss
+    """all: every token after the first; answer: after '='."""
+    products: Annotated[str, Text] = Run.products
+    """float32, or bfloat16: faster, weights and sums stay float32."""
+    batch: Annotated[int, Whole] = Run.batch
+    """Rows a step."""
+    learning_rate: Annotated[float, Number] = Run.learning_rate
+    """Its highest; it rises, then falls to 0, linearly."""
+    warmup: Annotated[int, Whole] = Run.warmup
+    """Steps in which it rises."""
+    weight_decay: Annotated[float, Number] = Run.weight_decay
+    """Of all but biases and norms."""
+    clip: Annotated[float, Number] = Run.clip
+    """The largest gradient norm."""
+    betas: Annotated[tuple[float, float], arg(metavar="X X")] = Run.betas
+    """Of AdamW."""
+    eps: Annotated[float, Number] = Run.eps
+    """Of AdamW."""
+
+
+@dataclass(frozen=True)
+class Model:
+    hidden: Annotated[int, Whole] = ModelSpec.hidden
+    """Width of the residual stream."""
+    layers: Annotated[int, Whole] = ModelSpec.layers
+    """Blocks."""
+    heads: Annotated[int, Whole] = ModelSpec.heads
+    """Attention heads; hidden / heads is a multiple of 8."""
+    intermediate: Annotated[int, Whole] = ModelSpec.intermediate
+    """Width inside the MLP."""
+    head_size: Annotated[int | None, _or_none("N")] = ModelSpec.head_size
+    """Tokens that can be answers, 98 the characters; all by default."""
+    rope_base: Annotated[float, Number] = ModelSpec.rope_base
+    """Of rotary positions."""
+    norm_eps: Annotated[float, Number] = ModelSpec.norm_eps
+    """Of RMSNorm."""
+    init_std: Annotated[float, Number] = ModelSpec.init_std
+    """Standard deviation of the first weights."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    checkpoints: Annotated[int, Whole] = Run.checkpoints
+    """Parts of training: a checkpoint at step 0 and after each."""
+    capture_layers: Annotated[tuple[int, ...] | None, _or_none("N ...")] = None
+    """Layers to write activations of; the upper half by default."""
+    capture_cities: Annotated[str | None, _or_none("TEXT")] = None
+    """Cities they are of, as in "city_id >= 1000"; all by default."""
+    capture_task: Annotated[str | None, _or_none("TEXT")] = None
+    """Task whose prompt is read; the first by default."""
+    capture_dtype: Annotated[str, Text] = Capture.dtype
+    """float32, or float16 for half the space."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    out: Annotated[Path, Place] = Path("runs")
+    """Where each run has its folder."""
+    device: Annotated[str, Text] = "auto"
+    """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
+    threads: Annotated[int | None, _or_none("N")] = None
+    """Of the CPU; as many as torch uses by default."""
+    memory: Annotated[str | None, _or_none("TEXT")] = None
+    """To take at most, as in 8GiB; 0.9 of what is free by default."""
+    log: Annotated[str | None, _or_none("TEXT")] = None
+    """Where metrics go too: tensorboard, wandb or trackio."""
+    quiet: FlagCreatePairsOff[bool] = False
+    """No rate, loss and time left on standard error."""
+
+
+def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
+    """A run for each seed. With a start, model and vocabulary that are not asked for are the start's.
+
+    Raises what Run does; ValueError without a seed, FileNotFoundError where `start` is no run's folder.
+    """
+    if not data.seeds:
+        raise ValueError("seeds: expected at least one")
+    fields = asdict(data) | asdict(learning)
+    fields["tasks"] = tuple(TASKS) if data.tasks == ("all",) else data.tasks
+    fields["world"] = WorldSpec(
+        *(fields.pop(name) for name in ("world", "atlantis", "layout", "atlantis_seed"))
+    )
+    fields["model"] = ModelSpec(**asdict(model))
+    fields["checkpoints"] = kept.checkpoints
+    fields["capture"] = Capture(
+        kept.capture_layers, kept.capture_cities, kept.capture_task, kept.capture_dtype
+    )
+    if learning.start is not None:
+        base = spec_of(learning.start)
+        fields["start"] = base
+        if fields["model"] == ModelSpec():
+            fields["model"] = base.model
+        if fields["vocabulary"] == Run.vocabulary:
+            fields["vocabulary"] = base.vocabulary
+    return [Run(**fields, seed=seed) for seed in fields.pop("seeds")]
+
+
+def ending(folder: Path) -> str:
+    """A line that says how a run ended."""
+    done = json.loads((folder / "done").read_text())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    loss = [f"loss {line['loss']:.4f}" for line in lines if line["loss"] is not None][-1:] or ["no loss"]
+    return f"{folder}  {done['status']} at step {done['step']:,}, {loss[0]}, {done['seconds']:,.0f} s"

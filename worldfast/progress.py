@@ -1,0 +1,89 @@
+"""What a person sees of training, and how they stop it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+import threading
+import time
+
+__all__ = ["Interrupt", "Progress"]
+
+NAMED = 6  # members up to which each is named
+
+
+class Interrupt:
+    """Ctrl-C as a request: `requested` from the first, the usual exception at the second."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self):
+        self._before = None
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def _note(self, *_):
+        self.requested = True
+        signal.signal(signal.SIGINT, self._before)
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+
+class Progress:
+    """Rate, loss and time left on standard error: a line that changes on a terminal, else one each 10 s."""
+
+    def __init__(self, shown: bool):
+        self._shown, self._terminal = shown, sys.stderr.isatty()
+        self._open = False
+
+    def say(self, text: str) -> None:
+        if self._shown:
+            print(text, file=sys.stderr, flush=True)
+
+    def start(self, members, where):
+        if len(members) <= NAMED:
+            names = ", ".join(f"{m.run.name} (step {m.step:,})" if m.step else m.run.name for m in members)
+        else:
+            names = f"{len(members)} runs, {members[0].run.name} to {members[-1].run.name},"
+        self.say(f"training {names} on {where}")
+        self._began, self._next = time.perf_counter(), 0.0
+        self._before = sum(m.rows for m in members)
+
+    def step(self, members):
+        now = time.perf_counter()
+        last = all(member.ended for member in members)
+        if not self._shown or (now < self._next and not last):
+            return
+        self._next = now + (0.2 if self._terminal else 10.0)
+        done = sum(m.rows for m in members)
+        total = sum(m.rows if m.diverged else m.run.epoch_rows * m.run.epochs for m in members)
+        rate = (done - self._before) / (now - self._began)
+        left = round((total - done) / rate) if rate else 0
+        text = f"{done:,} of {total:,} rows  {rate:,.0f} rows/s  loss {self._losses(members)}  "
+        text += f"{left // 60}:{left % 60:02d} left"
+        if self._terminal:
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
+            self._open = True
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _losses(self, members) -> str:
+        """Each member's, or of many the least and the largest, and how many have ended."""
+        losses = [m.latest_loss() for m in members]
+        if len(members) <= NAMED:
+            return " ".join("diverged" if m.diverged else f"{loss:.3f}" for m, loss in zip(members, losses))
+        going = [loss for m, loss in zip(members, losses) if not m.diverged]
+        text = f"{min(going):.3f} to {max(going):.3f}" if going else "none"
+        diverged, ended = (sum(getattr(m, how) for m in members) for how in ("diverged", "ended"))
+        return text + (f", {ended} ended" if ended else "") + (f", {diverged} diverged" if diverged else "")
+
+    def end(self):
+        if self._open:
+            print(file=sys.stderr)
+            self._open = False
