@@ -21,44 +21,50 @@ from torch import Tensor
 LONGEST_ROW = 128
 LOG2_E = tl.constexpr(1.4426950408889634)
 
+Rows = Tensor | tuple[Tensor, Tensor]  # cu_seqlens, or starts and ends
+
 
 def attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float, longest: int, out: Tensor
+    q: Tensor, k: Tensor, v: Tensor, rows: Rows, rope_base: float, longest: int, out: Tensor, last_only: bool = False
 ) -> None:
     """Sets out to softmax(q k' / sqrt(D)) v over a row's tokens up to each, q and k turned by RoPE.
 
-    q, k, v, out   float32, bfloat16 or float16 [L, H, D], of one dtype; D a multiple of 16 from 16 to 128; any strides
+    q, k, v, out   float32, bfloat16 or float16 [L, H, D], of one dtype; D a multiple of 8 from 8 to 128; any strides
                    with a last one of 1
-    cu_seqlens     int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]
+    rows           cu_seqlens, int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]. Or starts and
+                   ends, int32 [R] each: row r is tokens starts[r]:ends[r]; tokens of no row are left as they were
     rope_base      base of RoPE, in which d turns with d + D/2; 0: no RoPE
     longest        tokens of the longest row, at most 128; the result for a longer row is wrong. Whatever stands in
-                   cu_seqlens, nothing beyond the L tokens is touched
+                   rows, nothing beyond the L tokens is touched
+    last_only      of each row only the last token is a query and is written: a step of decoding
 
     Runs on the current stream and never waits for the device, but for the first call of a base, head size and device,
     which puts a table there: a CUDA graph can be captured from the second one on.
     """
-    _launch(_forward, (q, k, v), cu_seqlens, rope_base, longest, (out,))
+    tiles = {"QUERIES": 16} if last_only else {}
+    _launch(_forward, (q, k, v), rows, rope_base, longest, (out,), LAST_ONLY=last_only, **tiles)
 
 
 def attention_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float, longest: int,
+    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Rows, rope_base: float, longest: int,
     grad_q: Tensor, grad_k: Tensor, grad_v: Tensor,
 ) -> None:  # fmt: skip
     """Sets grad_q, grad_k, grad_v, all like q, from grad_out and what `attention_forward` was given."""
-    _launch(_backward, (grad_out, q, k, v), cu_seqlens, rope_base, longest, (grad_q, grad_k, grad_v))
+    _launch(_backward, (grad_out, q, k, v), rows, rope_base, longest, (grad_q, grad_k, grad_v))
 
 
-def _launch(kernel, inputs, cu_seqlens, rope_base, longest, outputs) -> None:
+def _launch(kernel, inputs, rows, rope_base, longest, outputs, **tiles) -> None:
     tokens, heads, size = inputs[0].shape
-    rows = len(cu_seqlens) - 1
-    if not rows or not longest:
+    starts, ends = (rows[:-1], rows[1:]) if isinstance(rows, Tensor) else rows
+    if not len(starts) or not longest:
         return
     strides = [stride for x in (*inputs, *outputs) for stride in x.stride()[:2]]
     angles = _angles(rope_base, size, inputs[0].device) if rope_base else None
     with torch.cuda.device_of(inputs[0]):
-        kernel[(rows,)](
-            *inputs, cu_seqlens, angles, *outputs, tokens, heads, *strides, **plan(inputs[0].dtype, size, longest)
-        )
+        kernel[(len(starts),)](
+            *inputs, starts, ends, angles, *outputs, tokens, heads, *strides,
+            **plan(inputs[0].dtype, size, longest) | tiles,
+        )  # fmt: skip
 
 
 def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
@@ -67,7 +73,7 @@ def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
     Matrix units like 16 tokens a warp; float32 has plain multiplications, all unrolled, and needs more threads.
     Queries come 16 at a time where scores or results of all of them would not fit.
     """
-    tokens, width = max(16, triton.next_power_of_2(longest)), triton.next_power_of_2(size)
+    tokens, width = max(16, triton.next_power_of_2(longest)), max(16, triton.next_power_of_2(size))
     if dtype == torch.float32:
         warps, stages = min(16, tokens * width // 256), 1
     else:
@@ -87,10 +93,10 @@ def _angles(rope_base: float, size: int, device: torch.device) -> Tensor:
 
 
 @triton.jit
-def _row(cu_seqlens, tokens):
-    """Where this program's row begins, and its length; within the tokens there are, whatever cu_seqlens says."""
-    begin = tl.minimum(tl.maximum(tl.load(cu_seqlens + tl.program_id(0)), 0), tokens)
-    end = tl.minimum(tl.load(cu_seqlens + tl.program_id(0) + 1), tokens)
+def _row(starts, ends, tokens):
+    """Where this program's row begins, and its length; within the tokens there are, whatever starts and ends say."""
+    begin = tl.minimum(tl.maximum(tl.load(starts + tl.program_id(0)), 0), tokens)
+    end = tl.minimum(tl.load(ends + tl.program_id(0)), tokens)
     return begin.to(tl.int64), end - begin
 
 
@@ -151,11 +157,11 @@ def _probabilities(score, i, j, scale):
 
 @triton.jit
 def _forward(
-    q, k, v, cu_seqlens, angles, out, tokens, heads,
+    q, k, v, starts, ends, angles, out, tokens, heads,
     q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr, LAST_ONLY: tl.constexpr,
 ):  # fmt: skip
-    begin, length = _row(cu_seqlens, tokens)
+    begin, length = _row(starts, ends, tokens)
     q += begin * q_token
     k += begin * k_token
     v += begin * v_token
@@ -164,13 +170,15 @@ def _forward(
     for _ in range(heads):
         keys = _load_turned(k, j, k_token, length, angles, D, WIDTH)  # [T, D]
         values = _load(v, j, v_token, length, D, WIDTH)  # [T, D]
-        for start in range(0, TOKENS if QUERIES == TOKENS else length, QUERIES):
+        first = (length - 1) // QUERIES * QUERIES if LAST_ONLY else 0
+        for start in range(first, length if LAST_ONLY or QUERIES != TOKENS else TOKENS, QUERIES):
             i = start + tl.arange(0, QUERIES)
             queries = _load_turned(q, i, q_token, length, angles, D, WIDTH)  # [Q, D]
             score = tl.dot(queries, keys.T, input_precision="ieee")  # [Q, T]
             p, total = _probabilities(score, i, j, D**-0.5 * LOG2_E)
             o = tl.dot(p.to(values.dtype), values, input_precision="ieee")  # [Q, D]
-            _store(out, i, out_token, length, o * (1 / total)[:, None], D, WIDTH)
+            written = tl.where(i == length - 1, i, length) if LAST_ONLY else i
+            _store(out, written, out_token, length, o * (1 / total)[:, None], D, WIDTH)
         q += q_head
         k += k_head
         v += v_head
@@ -179,12 +187,12 @@ def _forward(
 
 @triton.jit
 def _backward(
-    grad_out, q, k, v, cu_seqlens, angles, grad_q, grad_k, grad_v, tokens, heads,
+    grad_out, q, k, v, starts, ends, angles, grad_q, grad_k, grad_v, tokens, heads,
     grad_out_token, grad_out_head, q_token, q_head, k_token, k_head, v_token, v_head,
     grad_q_token, grad_q_head, grad_k_token, grad_k_head, grad_v_token, grad_v_head,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr,
 ):  # fmt: skip
-    begin, length = _row(cu_seqlens, tokens)
+    begin, length = _row(starts, ends, tokens)
     grad_out += begin * grad_out_token
     q += begin * q_token
     k += begin * k_token

@@ -443,8 +443,8 @@ def test_what_a_gpu_lacks(gpu, monkeypatch):
         TypeError, match="q: expected float32, bfloat16 or float16 on a GPU, got torch.float64"
     ):
         ops.attention(*[X.double()] * 3, rows(0, 6))
-    with pytest.raises(ValueError, match="q: expected a head size that is a multiple of 16 from 16 to 128"):
-        ops.attention(*[X[..., :8]] * 3, rows(0, 6))
+    with pytest.raises(ValueError, match="q: expected a head size that is a multiple of 8 from 8 to 128, got 12"):
+        ops.attention(*[X[..., :12]] * 3, rows(0, 6))
     with pytest.raises(ValueError, match="max_seqlen: expected 0 to 128, the longest row's tokens, got None"):
         ops.attention_forward(X, X, X, rows(0, 6))
     for module in ("worldfast.kernels", "worldfast.kernels.attention"):

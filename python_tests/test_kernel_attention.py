@@ -70,7 +70,7 @@ def test_against_float64(lengths, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("size", range(16, 144, 16))
+@pytest.mark.parametrize("size", [8, 16, 24, 32, 40, 48, 64, 80, 96, 112, 128])
 def test_head_sizes(size, dtype):
     assert_as_good(*packed([25, 9], dtype, heads=1, size=size))
 
@@ -128,6 +128,21 @@ def test_a_poisoned_row_stays_alone(poison):
             assert torch.equal(out[row], clean[0][row]) and torch.equal(grad[row], clean[1][row])
 
 
+@pytest.mark.parametrize("size", [8, 32])
+def test_the_last_query_alone_in_rows_with_gaps(size):
+    """A step of decoding: rows that begin and end anywhere; nothing but the place of their last token is written."""
+    qkv, grad_out, _ = packed([100], size=size)
+    starts, ends = (torch.tensor(x, dtype=torch.int32, device=DEVICE) for x in ([3, 20, 40, 96], [4, 36, 57, 100]))
+    expected = torch.full_like(grad_out, torch.nan)
+    for begin, end in zip(starts.tolist(), ends.tolist()):
+        row = torch.tensor([0, end - begin], device=DEVICE)
+        out, _ = reference(qkv[begin:end].double(), grad_out[begin:end].double(), row)
+        expected[end - 1] = out[-1].float()
+    out = torch.full_like(grad_out, torch.nan)
+    kernels.attention_forward(*qkv.unbind(1), (starts, ends), 10_000.0, 17, out, last_only=True)
+    torch.testing.assert_close(out, expected, equal_nan=True)
+
+
 def test_the_future_is_not_seen():
     qkv, grad_out, cu_seqlens = packed([57], heads=1)
     out, _ = attention(qkv, grad_out, cu_seqlens)
@@ -153,16 +168,17 @@ def test_deterministic_and_in_a_cuda_graph():
 
 # ---- compiled ahead of time ----
 
-MATRIX_UNITS = [("bf16", size, 64, arch) for size in (16, 32, 64) for arch in (80, 90)]
+MATRIX_UNITS = [("bf16", size, 64, arch) for size in (8, 16, 32, 64) for arch in (80, 90)]
 MATRIX_UNITS += [("fp16", 32, 64, 90), ("bf16", 32, 32, 90), ("bf16", 32, 128, 90)]
 ALL = [*MATRIX_UNITS, ("fp32", 32, 64, 90)]
 
 
 def build(kernel, dtype, size, longest, arch):
     options = kernels.plan({"fp32": torch.float32}.get(dtype), size, longest)
-    types = {"cu_seqlens": "*i32:16", "angles": "*fp32:16", "tokens": "i32", "heads": "i32"}
+    types = {"starts": "*i32:16", "ends": "*i32", "angles": "*fp32:16", "tokens": "i32", "heads": "i32"}
     types |= {name: f"*{dtype}:16" for name in ("q", "k", "v", "grad_out", *NAMES)}
     types |= {name: "i32:16" for name in kernel.arg_names if name.endswith(("_token", "_head"))}
+    options |= {"LAST_ONLY": False}
     tiles = {name: value for name, value in options.items() if name in kernel.arg_names}
     return Build(kernel, types, tiles, arch, options["num_warps"], options["num_stages"])
 

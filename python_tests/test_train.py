@@ -318,7 +318,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     [
         (["distance"], {}, TypeError, "runs: expected worldfast.Run, got 'distance'"),
         (BASE, {"device": "cup"}, ValueError, "unknown device 'cup': did you mean 'cpu'"),
-        (BASE, {"device": "cuda"}, NotImplementedError, "use device='cpu'"),
+        (BASE, {"device": "cuda:99"}, RuntimeError, "use device='cpu'|counted from 0"),
     ],
 )
 def test_calls_that_do_not_fit(runs, options, error, message, tmp_path):

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from worldfast import checkpoint
+from worldfast.gpu import GpuEnsemble, require_cuda
 from worldfast.model import Ensemble
 from worldfast.run import Run
 from worldfast.sampling import Batch, sample
@@ -39,7 +41,9 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     FileNotFoundError where the folder is no run's or has no checkpoint.
     """
     run, found = saved(folder)
-    ensemble = Ensemble(run.model, run.stream().vocabulary.size, device=device, products=run.products)
+    shape, products = (run.model, run.stream().vocabulary.size), {"products": run.products}
+    on_cpu = torch.device(device).type == "cpu"
+    ensemble = Ensemble(*shape, **products) if on_cpu else GpuEnsemble(*shape, device=require_cuda(device), **products)
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     return run, ensemble
 

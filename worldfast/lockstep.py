@@ -62,7 +62,7 @@ class Lockstep:
             ):
                 if came != expected:
                     raise ValueError(f"runs: {run.name!r} has {what} {came}, the ensemble {expected}")
-        self.moments = torch.zeros(len(MOMENTS), *ensemble.parameters.shape)  # [2, M, P]
+        self.moments = ensemble.parameters.new_zeros(len(MOMENTS), *ensemble.parameters.shape)  # [2, M, P]
         self.tallies = [Tally(0, 0.0, 0, False)] * ensemble.members
 
     def tensors(self, member: int) -> dict[str, Tensor]:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
+from worldfast.footprint import footprint, reading
 from worldfast.lockstep import MOMENTS
 from worldfast.model import LANE_LIMIT, LANES, TILE
 from worldfast.run import Run
@@ -25,6 +28,7 @@ USED = 0.9  # of what is available: the rest is for who else needs some while tr
 NUMBER = 4  # bytes of a float32
 LONGEST_ROW = 57  # tokens: inside with five corners, in characters
 MEMBER_EXTRA = 4 << 20  # its stream, prompt and lines
+GPU_EXTRA = 512 << 20  # graphs, and the workspaces of libraries
 TOKEN_EXTRA = 100  # bytes of indices for each token of a batch
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -76,17 +80,13 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
 
 
 def need(run: Run, device: str, threads: int) -> Need:
-    """What one run needs on a device, from above. The place for devices other than the CPU."""
-    if device != "cpu":
-        raise NotImplementedError(f"device {device!r}: no estimate of memory for it yet")
-    return _need_on_cpu(run, threads)
+    """What one run needs on a device, from above."""
+    return _need_on_cpu(run, threads) if device == "cpu" else _need_on_gpu(run)
 
 
 def available(device: str) -> int:
-    """Bytes of a device that are free for use. The place for devices other than the CPU."""
-    if device != "cpu":
-        raise NotImplementedError(f"device {device!r}: no measure of memory for it yet")
-    return _available_on_cpu()
+    """Bytes of a device that are free for use."""
+    return _available_on_cpu() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
 
 
 def limit_of(memory: int | str | None, device: str) -> int:
@@ -113,6 +113,18 @@ def text(size: int) -> str:
         if size >= UNITS[unit]:
             return f"{size / UNITS[unit]:.1f} {unit}"
     return f"{size} bytes"
+
+
+# ---- a GPU ----
+
+
+def _need_on_gpu(run: Run) -> Need:
+    """What worldfast.footprint counts, and for all a checkpoint's activations while they are read."""
+    of_one, of_two = (
+        footprint(run.model, run.vocabulary_size, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2)
+    )
+    captured = len(run.capture.of(run.model.layers)) * int(run.captured_cities().sum()) * 2 * run.model.hidden * NUMBER
+    return Need(of_two - of_one, 2 * of_one - of_two + reading(run.model, run.vocabulary_size) + captured + GPU_EXTRA)
 
 
 # ---- the CPU ----

@@ -36,7 +36,7 @@ def attention(
     """Causal attention within packed rows, with rotary position embedding (RoPE). Differentiable in q, k, v.
 
     q, k, v      float32, bfloat16, float16 or float64 [L, H, D], of one dtype and device; D a multiple of 8
-                 from 8 to 128. On a GPU not float64, and D a multiple of 16. Slices of one fused [L, 3, H, D]
+                 from 8 to 128. On a GPU not float64. Slices of one fused [L, 3, H, D]
                  are not copied, and their gradients are slices of one
     cu_seqlens   int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]
     rope_base    base of RoPE as in Hugging Face's Qwen2: position p of a row turns dimensions d and d + D/2
@@ -65,10 +65,8 @@ def attention(
         raise ValueError(f"max_seqlen: expected a number of tokens, or None, got {max_seqlen}")
     if q.dtype == torch.float64 and _on_gpu(q):
         raise TypeError("q: expected float32, bfloat16 or float16 on a GPU, got torch.float64")
-    size, step = q.shape[2], 16 if _on_gpu(q) else 8
-    if size % step or not step <= size <= 128:
-        expected = f"q: expected a head size that is a multiple of {step} from {step} to 128"
-        raise ValueError(f"{expected}, got {size} on {q.device}")
+    if (size := q.shape[2]) % 8 or not 8 <= size <= 128:
+        raise ValueError(f"q: expected a head size that is a multiple of 8 from 8 to 128, got {size}")
     _base(rope_base)
     return _Attention.apply(q, k, v, cu_seqlens, rope_base, max_seqlen)
 

@@ -115,7 +115,7 @@ class Machine:
     out: Annotated[Path, Place] = Path("runs")
     """Where each run has its folder."""
     device: Annotated[str, Text] = "auto"
-    """auto or cpu."""
+    """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
     threads: Annotated[int | None, _or_none("N")] = None
     """Of the CPU; as many as torch uses by default."""
     memory: Annotated[str | None, _or_none("TEXT")] = None

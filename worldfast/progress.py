@@ -45,12 +45,12 @@ class Progress:
         if self._shown:
             print(text, file=sys.stderr, flush=True)
 
-    def start(self, members, threads):
+    def start(self, members, where):
         if len(members) <= NAMED:
             names = ", ".join(f"{m.run.name} (step {m.step:,})" if m.step else m.run.name for m in members)
         else:
             names = f"{len(members)} runs, {members[0].run.name} to {members[-1].run.name},"
-        self.say(f"training {names} on the CPU, threads: {threads}")
+        self.say(f"training {names} on {where}")
         self._began, self._next = time.perf_counter(), 0.0
         self._before = sum(m.rows for m in members)
 

@@ -19,6 +19,8 @@ import torch
 from worldfast import files, metrics, start
 from worldfast.activations import Writer
 from worldfast.errors import unknown_name
+from worldfast.gpu import GpuEnsemble, require_cuda
+from worldfast.gpu_lockstep import GpuLockstep
 from worldfast.lockstep import Lockstep
 from worldfast.member import Member
 from worldfast.memory import limit_of, plan
@@ -28,7 +30,7 @@ from worldfast.run import Run
 
 __all__ = ["Run", "train"]
 
-DEVICES = ("auto", "cpu")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def train(
@@ -50,9 +52,10 @@ def train(
 
     A run that starts from another (`Run.start`) needs it done below `out`, or in the same call: it is then
     trained first. Runs of one shape that do not fit in memory together train in waves, the longest first, so
-    that runs of like length share one. Results depend on none of this.
+    that runs of like length share one. Results depend on none of this, but on a GPU, where the members of an
+    ensemble and the device decide in which order sums are added up.
 
-    device    "auto" or "cpu"
+    device    "cpu", "cuda" or "cuda:1" ...; "auto": a GPU where there is one, which is said
     threads   CPU threads; None: as many as torch uses. Results do not depend on it
     memory    how much of it training may take: bytes, or a text such as "8GiB"; None: 0.9 of what is free
     progress  True: rate, loss and time left, on standard error
@@ -61,7 +64,7 @@ def train(
               goes on from a checkpoint sends the lines behind it again
 
     Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Before anything starts it
-    raises FileExistsError where `out` is a file, ValueError where a run stands there twice, a start does not
+    raises RuntimeError where a device is not there, FileExistsError where `out` is a file, ValueError where a run stands there twice, a start does not
     fit or a world is too small for its rows, FileNotFoundError where a start is not trained, MemoryError
     where one run alone does not fit, BlockingIOError where another process trains one, ModuleNotFoundError
     where `log` is not installed. Later, ValueError where a folder holds something else than its run, and
@@ -70,7 +73,8 @@ def train(
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     _check_runs(runs)
-    device = _device(device)
+    shown = Progress(progress)
+    device = _device(device, shown)
     threads = _threads(threads)
     open_log = metrics.opener(log)
     limit = limit_of(memory, device)
@@ -80,7 +84,6 @@ def train(
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
         run.stream(), run.captured_cities()  # what is wrong with rows is said now, not when their wave begins
-    shown = Progress(progress)
     waves = list(_waves(pending, limit, device, threads))
     with ExitStack() as locks:
         for folder in pending:
@@ -111,12 +114,18 @@ def _check_runs(runs: list[Run]) -> None:
         seen[run.id] = i
 
 
-def _device(device) -> str:
-    if str(device).startswith("cuda"):
-        raise NotImplementedError(f"device {device!r}: training has no GPU kernels yet; use device='cpu'")
-    if device not in DEVICES:
+def _device(device, shown: Progress) -> str:
+    """"cpu", or a GPU with its number."""
+    if str(device).partition(":")[0] not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    return "cpu"
+    if str(device) == "auto":
+        try:
+            return str(require_cuda("cuda"))
+        except RuntimeError as error:
+            if torch.cuda.is_available():
+                shown.say(f"the GPU is not used. {error}")
+            return "cpu"
+    return "cpu" if str(device) == "cpu" else str(require_cuda(device))
 
 
 def _threads(threads: int | None) -> int:
@@ -167,11 +176,7 @@ def _train_wave(
     runs: dict[Path, Run], device: str, threads: int, progress: Progress, open_log: metrics.Opener
 ) -> None:
     """Trains runs of one shape, by folder, as the members of an ensemble."""
-    first = next(iter(runs.values()))
-    ensemble = Ensemble(
-        first.model, first.vocabulary_size, len(runs), device=device, threads=threads, products=first.products
-    )
-    lockstep = Lockstep(ensemble, list(runs.values()))
+    lockstep, where = _lockstep(list(runs.values()), device, threads)
     writer = Writer()
     members = [Member(lockstep, i, folder, run, writer) for i, (folder, run) in enumerate(runs.items())]
     try:
@@ -179,7 +184,7 @@ def _train_wave(
             _at_checkpoint([member for member in members if member.begin()], writer)
             for member in members:
                 member.log = logs.enter_context(open_log(member.run, member.folder, member.step))
-            progress.start(members, threads)
+            progress.start(members, where)
             while active := [member for member in members if not member.ended]:
                 lockstep.step([member.index for member in active])
                 for member in active:
@@ -194,6 +199,15 @@ def _train_wave(
     finally:
         writer.close()
         progress.end()
+
+
+def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
+    """Runs of one shape as members of an ensemble, and in words where it is."""
+    shape, products = (runs[0].model, runs[0].vocabulary_size, len(runs)), runs[0].products
+    if device == "cpu":
+        ensemble = Ensemble(*shape, threads=threads, products=products)
+        return Lockstep(ensemble, runs), f"the CPU, threads: {threads}"
+    return GpuLockstep(GpuEnsemble(*shape, device=device, products=products), runs), torch.cuda.get_device_name(device)
 
 
 def _at_checkpoint(members: list[Member], writer: Writer) -> None:

@@ -1,0 +1,279 @@
+"""What a block does besides attention where a token's D numbers fit in one tile of a program: four kernels a layer.
+
+    project         queries, keys, values of the normed stream
+    block           the stream after attention's projection, and after the MLP
+    block_backward  back through both of these, to what attention gave
+    project_backward
+
+Between them only the stream (float32) and attention's operands go through memory. Gates, ups and normed tokens are made
+anew in the backward pass: 2 of its 5 products, for 3 F + 2 D numbers less a token and layer that are written once and
+read twice. A token of the paper's shape (D 128, F 512, bfloat16) moves 3 KB a layer forward, where products and kernels
+one after the other move 11; backward 14 instead of 21. A third of that is what the weights' gradients read, which are
+products over all tokens and stand alone.
+
+Sums over tokens go to a place of their own for each program. Products are those of 16 bits, added up in float32.
+
+M members, C places for tokens of each, D hidden, F intermediate, B programs of a member.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+WIDTHS = (16, 32, 64, 128)
+PROCESSORS = 132  # multiprocessors that should all have work
+
+
+def tokens_of_program(members: int, places: int) -> int:
+    """Tokens of a program: many read the weights seldom, few keep all multiprocessors busy."""
+    for tokens in (128, 64):
+        if members * places // tokens >= 2 * PROCESSORS:
+            return tokens
+    return 32
+
+
+def project(x: Tensor, norm: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
+    """Sets out to rms_norm(x) * norm @ weight' + bias.
+
+    x              float32 [M, C, D], contiguous
+    norm           float32 [M, D]; this and all weights: each member's contiguous
+    weight, bias   [M, 3 D, D], [M, 3 D], of 16 bits, as is out, [M, C, 3 D]
+    """
+    M, C, D = x.shape
+    T = tokens_of_program(M, C)
+    with torch.cuda.device_of(x):
+        _project[(C // T, M)](
+            x, norm, weight, bias, out, C, norm.stride(0), weight.stride(0), eps, D=D, TOKENS=T, **plan(T)
+        )
+
+
+def block(
+    x: Tensor, mixed: Tensor, output: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor, eps: float,
+    middle: Tensor, out: Tensor,
+) -> None:  # fmt: skip
+    """Sets middle to x + mixed @ output' and out to middle + mlp(rms_norm(middle) * norm).
+
+    x, middle, out                float32 [M, C, D]
+    mixed, output, gate_up, down  [M, C, D], [M, D, D], [M, 2 F, D], [M, D, F], of 16 bits
+    """
+    M, C, D = x.shape
+    F = down.shape[2]
+    T = tokens_of_program(M, C)
+    with torch.cuda.device_of(x):
+        _block[(C // T, M)](
+            x, mixed, output, norm, gate_up, down, middle, out, C, norm.stride(0), output.stride(0), eps,
+            D=D, F=F, PART=part(F, FORWARD), TOKENS=T, **plan(T),
+        )  # fmt: skip
+
+
+def block_backward(
+    grad: Tensor, middle: Tensor, output: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor, eps: float,
+    rounded: Tensor, grad_mixed: Tensor, normed: Tensor, gated: Tensor, grad_gate_up: Tensor, partial: Tensor,
+) -> None:  # fmt: skip
+    """Takes grad from the stream after a block to the stream before its MLP, and on to what attention gave.
+
+    grad           float32 [M, C, D], updated
+    rounded        [M, C, D], set to grad in 16 bits; grad_mixed [M, C, D]
+    normed, gated  [M, C, D], [M, C, F], made anew for the weights' gradients; grad_gate_up [M, C, 2 F]
+    partial        float32 [M, B, D], sums of the norm's gradient; B of `tokens_of_program`
+    """
+    M, C, D = middle.shape
+    F = down.shape[2]
+    T = tokens_of_program(M, C)
+    with torch.cuda.device_of(middle):
+        _block_backward[(C // T, M)](
+            grad, middle, output, norm, gate_up, down, rounded, grad_mixed, normed, gated, grad_gate_up, partial,
+            C, norm.stride(0), output.stride(0), partial.stride(0), eps,
+            D=D, F=F, PART=part(F, BACKWARD), TOKENS=T, **plan(T),
+        )  # fmt: skip
+
+
+def project_backward(
+    grad_qkv: Tensor, x: Tensor, norm: Tensor, weight: Tensor, eps: float, grad: Tensor, rounded: Tensor,
+    normed: Tensor, partial: Tensor, bias_partial: Tensor,
+) -> None:  # fmt: skip
+    """Takes grad from the stream behind a block's attention to the stream before the block.
+
+    grad_qkv       [M, C, 3 D], of 16 bits
+    grad           float32 [M, C, D], updated; rounded, normed as of `block_backward`
+    partial        float32 [M, B, D], sums of the norm's gradient
+    bias_partial   float32 [M, B, 3 D], sums of grad_qkv
+    """
+    M, C, D = x.shape
+    T = tokens_of_program(M, C)
+    with torch.cuda.device_of(x):
+        _project_backward[(C // T, M)](
+            grad_qkv, x, norm, weight, grad, rounded, normed, partial, bias_partial, C, norm.stride(0),
+            weight.stride(0), partial.stride(0), bias_partial.stride(0), eps, D=D, TOKENS=T, **plan(T),
+        )  # fmt: skip
+
+
+def part(F: int, most: int) -> int:
+    """Numbers of the MLP that a program has at a time; those beyond F are zeros."""
+    return min(most, max(16, triton.next_power_of_2(F)))
+
+
+def plan(tokens: int) -> dict:
+    """With which registers suffice, as the instructions show."""
+    return {"num_warps": 4 if tokens == 64 else 8, "num_stages": 2, "enable_fp_fusion": True}
+
+
+FORWARD, BACKWARD = 64, 32  # numbers of the MLP at a time, at most
+
+
+@triton.jit
+def _matrix(x, first, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, at):
+    """Rows first .. first + ROWS - 1 and columns at .. at + COLUMNS - 1 of a matrix [rows, columns]."""
+    r = first + tl.arange(0, ROWS)
+    c = at + tl.arange(0, COLUMNS)
+    return tl.load(x + r[:, None] * columns + c[None, :], (r < rows)[:, None] & (c < columns)[None, :], 0.0)
+
+
+@triton.jit
+def _first(count, TOKENS: tl.constexpr):
+    """This program's first token among all members'."""
+    return tl.program_id(1).to(tl.int64) * count + tl.program_id(0) * TOKENS
+
+
+@triton.jit
+def _tile(TOKENS: tl.constexpr, STRIDE: tl.constexpr, WIDTH: tl.constexpr):
+    """Where [T, WIDTH] numbers stand from the first token on, of tokens of STRIDE numbers."""
+    return tl.arange(0, TOKENS)[:, None] * STRIDE + tl.arange(0, WIDTH)[None, :]
+
+
+@triton.jit
+def _unit(x, eps, D: tl.constexpr):
+    """x over its root mean square, and one over that."""
+    rate = 1 / tl.sqrt(tl.sum(x * x, 1) / D + eps)
+    return x * rate[:, None], rate
+
+
+@triton.jit
+def _through_norm(grad, unit, rate, weight, D: tl.constexpr):
+    """What arrives before a norm of what arrives behind it, [T, D]; sums [D] of the weight's gradient."""
+    sums = tl.sum(grad * unit, 0)
+    grad *= weight[None, :]
+    return rate[:, None] * (grad - unit * (tl.sum(grad * unit, 1) / D)[:, None]), sums
+
+
+@triton.jit
+def _project(
+    x, norm, weight, bias, out, count, norm_member, weight_member, eps, D: tl.constexpr, TOKENS: tl.constexpr
+):
+    member = tl.program_id(1).to(tl.int64)
+    d, first = tl.arange(0, D), _first(count, TOKENS)
+    unit, _ = _unit(tl.load(x + first * D + _tile(TOKENS, D, D)), eps, D)
+    normed = (unit * tl.load(norm + member * norm_member + d)[None, :]).to(out.dtype.element_ty)
+    weight += member * weight_member
+    bias += member * weight_member
+    target = out + first * (3 * D) + _tile(TOKENS, 3 * D, D)
+    for i in tl.static_range(3):
+        w = _matrix(weight, i * D, 3 * D, D, D, D, 0)  # [D, D]
+        result = tl.dot(normed, w.T) + tl.load(bias + i * D + d)[None, :].to(tl.float32)
+        tl.store(target + i * D, result.to(out.dtype.element_ty))
+
+
+@triton.jit
+def _block(
+    x, mixed, output, norm, gate_up, down, middle, out, count, norm_member, weight_member, eps,
+    D: tl.constexpr, F: tl.constexpr, PART: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(1).to(tl.int64)
+    first, place = _first(count, TOKENS) * D, _tile(TOKENS, D, D)
+    output += member * weight_member
+    gate_up += member * weight_member
+    down += member * weight_member
+    stream = tl.load(x + first + place)
+    stream += tl.dot(tl.load(mixed + first + place), _matrix(output, 0, D, D, D, D, 0).T)
+    tl.store(middle + first + place, stream)
+    unit, _ = _unit(stream, eps, D)
+    normed = (unit * tl.load(norm + member * norm_member + tl.arange(0, D))[None, :]).to(mixed.dtype.element_ty)
+    for f in range(0, F, PART):
+        gate = tl.dot(normed, _matrix(gate_up, f, F, D, PART, D, 0).T)  # [T, PART]
+        up = tl.dot(normed, _matrix(gate_up + F * D, f, F, D, PART, D, 0).T)
+        gated = (gate * tl.sigmoid(gate) * up).to(mixed.dtype.element_ty)
+        stream = tl.dot(gated, _matrix(down, 0, D, F, D, PART, f).T, stream)
+    tl.store(out + first + place, stream)
+
+
+@triton.jit
+def _block_backward(
+    grad, middle, output, norm, gate_up, down, rounded, grad_mixed, normed, gated, grad_gate_up, partial,
+    count, norm_member, weight_member, partial_member, eps,
+    D: tl.constexpr, F: tl.constexpr, PART: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(1).to(tl.int64)
+    first, place = _first(count, TOKENS), _tile(TOKENS, D, D)
+    dtype: tl.constexpr = rounded.dtype.element_ty
+    middle += first * D
+    grad += first * D
+    rounded += first * D
+    grad_mixed += first * D
+    normed += first * D
+    gated += first * F
+    grad_gate_up += first * (2 * F)
+    output += member * weight_member
+    gate_up += member * weight_member
+    down += member * weight_member
+    norm += member * norm_member + tl.arange(0, D)
+    unit, rate = _unit(tl.load(middle + place), eps, D)
+    tokens = (unit * tl.load(norm)[None, :]).to(dtype)  # [T, D]
+    tl.store(normed + place, tokens)
+    arrived = tl.load(grad + place).to(dtype)  # [T, D]
+    back = tl.zeros([TOKENS, D], tl.float32)
+    for f in range(0, F, PART):
+        gates = _matrix(gate_up, f, F, D, PART, D, 0)  # [PART, D]
+        ups = _matrix(gate_up + F * D, f, F, D, PART, D, 0)
+        gate, up = tl.dot(tokens, gates.T), tl.dot(tokens, ups.T)  # [T, PART]
+        g = tl.dot(arrived, _matrix(down, 0, D, F, D, PART, f))
+        share = tl.sigmoid(gate)
+        silu = gate * share
+        there = (f + tl.arange(0, PART) < F)[None, :]
+        tl.store(gated + f + _tile(TOKENS, F, PART), (silu * up).to(dtype), there)
+        grad_gate = (g * up * (share + silu * (1 - share))).to(dtype)
+        grad_up = (g * silu).to(dtype)
+        target = grad_gate_up + f + _tile(TOKENS, 2 * F, PART)
+        tl.store(target, grad_gate, there)
+        tl.store(target + F, grad_up, there)
+        back = tl.dot(grad_gate, gates, back)
+        back = tl.dot(grad_up, ups, back)
+    unit = tl.load(middle + place) * rate[:, None]  # once more, so that registers are free until here
+    through, sums = _through_norm(back, unit, rate, tl.load(norm), D)
+    tl.store(partial + member * partial_member + tl.program_id(0) * D + tl.arange(0, D), sums)
+    through += tl.load(grad + place)
+    tl.store(grad + place, through)
+    tl.store(rounded + place, through.to(dtype))
+    back = tl.dot(through.to(dtype), _matrix(output, 0, D, D, D, D, 0))
+    tl.store(grad_mixed + place, back.to(dtype))
+
+
+@triton.jit
+def _project_backward(
+    grad_qkv, x, norm, weight, grad, rounded, normed, partial, bias_partial, count, norm_member, weight_member,
+    partial_member, bias_member, eps, D: tl.constexpr, TOKENS: tl.constexpr,
+):  # fmt: skip
+    member = tl.program_id(1).to(tl.int64)
+    d = tl.arange(0, D)
+    dtype: tl.constexpr = rounded.dtype.element_ty
+    first, place = _first(count, TOKENS), _tile(TOKENS, D, D)
+    x += first * D
+    grad += first * D
+    rounded += first * D
+    normed += first * D
+    grad_qkv += first * (3 * D)
+    back = tl.zeros([TOKENS, D], tl.float32)
+    weight += member * weight_member
+    bias_sums = bias_partial + member * bias_member + tl.program_id(0) * (3 * D) + d
+    for i in tl.static_range(3):
+        g = tl.load(grad_qkv + i * D + _tile(TOKENS, 3 * D, D))  # [T, D]
+        tl.store(bias_sums + i * D, tl.sum(g.to(tl.float32), 0))
+        back = tl.dot(g, _matrix(weight, i * D, 3 * D, D, D, D, 0), back)
+    scale = tl.load(norm + member * norm_member + d)
+    unit, rate = _unit(tl.load(x + place), eps, D)
+    tl.store(normed + place, (unit * scale[None, :]).to(dtype))
+    through, sums = _through_norm(back, unit, rate, scale, D)
+    tl.store(partial + member * partial_member + tl.program_id(0) * D + d, sums)
+    through += tl.load(grad + place)
+    tl.store(grad + place, through)
+    tl.store(rounded + place, through.to(dtype))

@@ -1,0 +1,76 @@
+"""A step's rows, taken from those that are made: each member's inputs and targets from the beginning of its capacity.
+
+The last token of a row predicts nothing and is left out. What is left of the capacity is padding that no row has:
+token 0 without a target.
+
+M members, n rows of each that are made, R rows of a step at most, C tokens of a member's capacity, S steps of a plan.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PADDING = 1024  # tokens that a program writes at once
+
+
+def take_rows(
+    made: Tensor, row_start: Tensor, answer_start: Tensor, rows: Tensor, step: Tensor, alive: Tensor,
+    answer_only: Tensor, longest: int, tokens: Tensor, targets: Tensor, starts: Tensor, ends: Tensor,
+) -> None:  # fmt: skip
+    """Sets tokens, targets, starts and ends to the rows of a step.
+
+    made           int32 [M, .], rows end to end; row i begins at row_start[:, i]
+    row_start      int32 [M, n + 1]
+    answer_start   int32 [M, n]
+    rows           int32 [S, M, 2], in a step the member's first row, and how many
+    step           int32 [1], which of the S it is
+    alive          int32 [M], 0: the member has no rows
+    answer_only    int32 [M], 1: only tokens of the answer are targets
+    longest        tokens of the longest row, or more
+    tokens         int32 [M, C];  targets int32 [M, C], -1 where there is none
+    starts, ends   int32 [M, R], where rows begin and end among all M C tokens; a row that is not there has no tokens
+    """
+    M, C = tokens.shape
+    R = starts.shape[1]
+    with torch.cuda.device_of(tokens):
+        _take_rows[(R + 1, M)](
+            made, row_start, answer_start, rows, step, alive, answer_only, tokens, targets, starts, ends,
+            made.stride(0), answer_start.shape[1], C, R, WIDTH=triton.next_power_of_2(longest), PADDING=PADDING,
+            num_warps=1,
+        )  # fmt: skip
+
+
+@triton.jit
+def _take_rows(
+    made, row_start, answer_start, rows, step, alive, answer_only, tokens, targets, starts, ends,
+    made_member, made_rows, capacity, most_rows, WIDTH: tl.constexpr, PADDING: tl.constexpr,
+):  # fmt: skip
+    r, member, members = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    plan = rows + (tl.load(step) * members + member) * 2
+    first, count = tl.load(plan), tl.load(plan + 1) * tl.load(alive + member)
+    row_start += member * (made_rows + 1) + first
+    made += member.to(tl.int64) * made_member
+    target_row = member.to(tl.int64) * capacity
+    tokens += target_row
+    targets += target_row
+    row = tl.minimum(r, count)
+    begin = tl.load(row_start + row)
+    place = begin - tl.load(row_start) - row  # each row before it is a token shorter than it was made
+    if r < most_rows:
+        length = tl.where(r < count, tl.load(row_start + tl.minimum(r + 1, count)) - begin - 1, 0)
+        at = starts + member * most_rows + r
+        tl.store(at, member * capacity + place)
+        tl.store(ends + member * most_rows + r, member * capacity + place + length)
+        j = tl.arange(0, WIDTH)
+        there = (j < length) & (place + j < capacity)
+        asked = tl.load(answer_start + member * made_rows + first + row, r < count, 0) - 1
+        asked *= tl.load(answer_only + member)
+        tl.store(tokens + place + j, tl.load(made + begin + j, there, 0), there)
+        target = tl.load(made + begin + j + 1, there & (j >= asked), -1)
+        tl.store(targets + place + j, target, there)
+    else:
+        for start in range(place, capacity, PADDING):
+            j = start + tl.arange(0, PADDING)
+            tl.store(tokens + j, tl.zeros([PADDING], tl.int32), j < capacity)
+            tl.store(targets + j, tl.full([PADDING], -1, tl.int32), j < capacity)

@@ -1,0 +1,42 @@
+"""The last pass of sums that programs made a part of each: parts are added up in order, float32.
+
+An order that depends on nothing but the place of a part: more parts that are zero change no bit.
+
+N sums, M members, B parts of each, W numbers in each, P parameters.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+PARTS = 16  # read at once
+BLOCK = 128  # numbers of a program
+
+
+def add_up(partial: Tensor, places: Tensor, out: Tensor) -> None:
+    """Sets out[m, places[n] + w] to the sum over b of partial[n, m, b, w].
+
+    partial   float32 [N, M, B, W], contiguous
+    places    int32 [N]
+    out       float32 [M, P], each member's contiguous
+    """
+    N, M, B, W = partial.shape
+    with torch.cuda.device_of(out):
+        _add_up[(triton.cdiv(W, BLOCK), N, M)](
+            partial, places, out, M, B, W, out.stride(0), PARTS=PARTS, BLOCK=BLOCK, num_warps=4
+        )
+
+
+@triton.jit
+def _add_up(partial, places, out, members, parts, width, out_member, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    n, member = tl.program_id(1), tl.program_id(2)
+    w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    b = tl.arange(0, PARTS)[:, None]
+    source = partial + (n * members + member).to(tl.int64) * parts * width
+    total = tl.zeros([PARTS, BLOCK], tl.float32)
+    for start in range(0, parts, PARTS):
+        there = (start + b < parts) & (w < width)[None, :]
+        total += tl.load(source + (start + b).to(tl.int64) * width + w[None, :], there, 0.0)
+    target = out + member.to(tl.int64) * out_member + tl.load(places + n)
+    tl.store(target + w, tl.sum(total, 0), w < width)

@@ -1,0 +1,335 @@
+"""The ensemble on a GPU, interpreted on the CPU where there is none: against float64, the CPU's ensemble, and itself."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("triton")
+import worldfast as wf
+from worldfast import gpu
+from worldfast.footprint import CHUNK_BYTES, footprint, places
+from worldfast.gpu import GpuEnsemble, require_cuda
+from worldfast.gpu_lockstep import GpuLockstep
+from worldfast.lockstep import Tally
+from worldfast.model import Ensemble, ModelSpec, Rows
+from worldfast.transformer import views
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+SPEC = ModelSpec(hidden=16, layers=2, heads=2, intermediate=40)
+BASE = wf.Run(("distance",), seed=1, rows=12, batch=4, epochs=1, model=SPEC, warmup=2, learning_rate=1e-2)
+RUNS = [
+    BASE,  # 3 steps
+    replace(BASE, tasks=("inside", "compass"), seed=2, rows=3, loss="answer", name="", clip=0.1),  # 2 steps, 2 rows last
+    replace(BASE, tasks=("crossing",), seed=3, rows=5, batch=3, betas=(0.8, 0.99), name="", weight_decay=0.1),  # 2 steps
+]
+VOCABULARY = 98
+F32 = torch.float32
+
+
+def ensemble_of(runs, kind=GpuEnsemble, **options):
+    options = {"device": DEVICE} | options if kind is GpuEnsemble else options
+    ensemble = kind(runs[0].model, VOCABULARY, len(runs), **options)
+    for member, run in enumerate(runs):
+        ensemble.initialise(member, run.seed)
+        random = torch.Generator().manual_seed(run.seed)
+        for view in ensemble._huggingface(member).values():
+            if view.ndim == 1:
+                view += (0.2 * torch.randn(view.shape, generator=random)).to(view.device)
+    return ensemble
+
+
+def train(lockstep, stop=99):
+    """Takes the steps of all members, up to `stop`; their tallies."""
+    for step in range(min(stop, max(run.steps for run in lockstep.runs))):
+        lockstep.step([m for m, run in enumerate(lockstep.runs) if step < run.steps])
+    return [lockstep.read(m) for m in range(len(lockstep.runs))]
+
+
+# ---- the reference: one row at a time, autograd, torch's AdamW, float64 ----
+
+
+def exact_loss(spec, w, row):
+    """Cross entropy at each token after the first of a row."""
+    T, size = len(row) - 1, spec.hidden // spec.heads
+    rate = spec.rope_base ** -(torch.arange(size // 2).double() * 2 / size)
+    angle = torch.arange(T).double()[:, None] * rate
+    cos, sin = (torch.cat([f(angle)] * 2, 1) for f in (torch.cos, torch.sin))
+
+    def norm(x, weight):
+        return x / (x.square().mean(-1, keepdim=True) + spec.norm_eps).sqrt() * weight
+
+    def turn(x):
+        a, b = x.chunk(2, -1)
+        return x * cos + torch.cat([-b, a], -1) * sin
+
+    x = w.embed[row[:-1]]
+    for block in w.blocks:
+        qkv = norm(x, block.input_norm) @ block.qkv.T + block.qkv_bias
+        q, k, v = qkv.view(T, 3, spec.heads, size).permute(1, 2, 0, 3)
+        score = turn(q) @ turn(k).mT / size**0.5
+        mixed = score.masked_fill(torch.ones(T, T).bool().triu(1), -torch.inf).softmax(-1) @ v
+        x = x + mixed.transpose(0, 1).flatten(1) @ block.output.T
+        gate, up = (norm(x, block.mlp_norm) @ block.gate_up.T).chunk(2, -1)
+        x = x + (torch.nn.functional.silu(gate) * up) @ block.down.T
+    return torch.nn.functional.cross_entropy(norm(x, w.norm) @ w.head.T, row[1:], reduction="none")
+
+
+def exact_training(run, start):
+    """The parameters [P] after a run, and the mean loss of each step."""
+    leaves = [
+        view.clone().requires_grad_() for view in views(run.model.shapes(VOCABULARY), start.double().cpu()).each()
+    ]
+    each = iter(leaves)
+    embed = next(each)
+    shapes = run.model.shapes(VOCABULARY)
+    blocks = tuple(type(block)(*itertools.islice(each, len(block))) for block in shapes.blocks)
+    w = type(shapes)(embed, blocks, *each)
+    groups = [
+        {"params": [p for p in leaves if p.ndim == 2], "weight_decay": run.weight_decay},
+        {"params": [p for p in leaves if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    adamw, losses, stream = torch.optim.AdamW(groups, betas=run.betas, eps=run.eps), [], run.stream()
+    for step in range(run.steps):
+        packed = stream.pack(*run.rows_at(step))
+        parts = []
+        for r, answer in enumerate(packed.answer_start):
+            row = torch.from_numpy(packed.tokens[packed.row_start[r] : packed.row_start[r + 1]].astype(np.int64))
+            parts.append(exact_loss(run.model, w, row)[answer - 1 if run.loss == "answer" else 0 :])
+        adamw.zero_grad()
+        loss = torch.cat(parts).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(leaves, run.clip)
+        for group in adamw.param_groups:
+            group["lr"] = run.learning_rate_at(step)
+        adamw.step()
+        losses.append(loss.item())
+    end = torch.zeros(start.shape, dtype=torch.float64)
+    for view, leaf in zip(views(shapes, end).each(), leaves):
+        view.copy_(leaf.detach())
+    return end, losses
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(first weights, lockstep, tallies) of RUNS trained together."""
+    ensemble = ensemble_of(RUNS)
+    start = ensemble.parameters.clone()
+    lockstep = GpuLockstep(ensemble, RUNS)
+    return start, lockstep, train(lockstep)
+
+
+def test_training_against_float64(trained):
+    """Losses and weights after all steps: tasks, batches, losses, clipping, betas and lengths of their own."""
+    start, lockstep, tallies = trained
+    for m, run in enumerate(RUNS):
+        end, losses = exact_training(run, start[m])
+        assert tallies[m].loss == pytest.approx(sum(losses), rel=2e-6)
+        assert tallies[m][::2] == (run.steps, run.steps) and not tallies[m].diverged
+        moved = (end - start[m].cpu()).norm()
+        assert (lockstep.ensemble.parameters[m].cpu() - end).norm() < 2e-5 * moved
+
+
+def test_a_member_alone_has_the_same_weights_and_so_has_a_second_run(trained):
+    """On the CPU, interpreted, bit for bit; on a GPU the products of an ensemble may be added up in another order."""
+    _, together, tallies = trained
+    again = GpuLockstep(ensemble_of(RUNS), RUNS)
+    assert train(again) == tallies
+    assert torch.equal(again.ensemble.parameters, together.ensemble.parameters)
+    alone = GpuLockstep(ensemble_of(RUNS[2:]), RUNS[2:])
+    [tally] = train(alone)
+    if DEVICE == "cpu":
+        assert tally == tallies[2]
+        assert torch.equal(alone.ensemble.parameters[0], together.ensemble.parameters[2])
+        assert torch.equal(alone.moments[:, 0], together.moments[:, 2])
+    else:
+        assert tally.loss == pytest.approx(tallies[2].loss, rel=1e-6)
+
+
+def test_going_on_from_a_checkpoint_gives_the_same_bits(trained):
+    _, whole, tallies = trained
+    before = GpuLockstep(ensemble_of(RUNS), RUNS)
+    middle = train(before, stop=2)
+    tensors = [{name: x.clone() for name, x in before.tensors(m).items()} for m in range(3)]
+    after = GpuLockstep(GpuEnsemble(SPEC, VOCABULARY, 3, device=DEVICE), RUNS)
+    for m in range(3):
+        for name, x in after.tensors(m).items():
+            x.copy_(tensors[m][name])
+        after.resume(m, middle[m])
+    for step in range(2, BASE.steps):
+        after.step([m for m, run in enumerate(RUNS) if step < run.steps])
+    assert [after.read(m) for m in range(3)] == tallies
+    assert torch.equal(after.ensemble.parameters, whole.ensemble.parameters)
+    assert torch.equal(after.moments, whole.moments)
+
+
+def test_a_member_that_diverges_is_frozen_and_the_others_go_on(trained):
+    _, healthy, tallies = trained
+    ensemble = ensemble_of(RUNS)
+    lockstep = GpuLockstep(ensemble, RUNS)
+    lockstep.step([0, 1, 2])
+    ensemble.parameters[0, 2 * SPEC.hidden] = float("nan")  # in the embedding of <bos>
+    frozen = ensemble.parameters[0].clone(), lockstep.moments[:, 0].clone()
+    lockstep.step([0, 1, 2])
+    lockstep.step([0])
+    assert lockstep.read(0) == lockstep.read(0)._replace(step=1, steps=1, diverged=True)
+    assert torch.equal(ensemble.parameters[0].nan_to_num(), frozen[0].nan_to_num())
+    assert torch.equal(lockstep.moments[:, 0], frozen[1])
+    assert lockstep.read(2).loss == tallies[2].loss
+    assert torch.equal(ensemble.parameters[2], healthy.ensemble.parameters[2])
+
+
+def test_sums_begin_again():
+    lockstep = GpuLockstep(ensemble_of(RUNS[2:]), RUNS[2:])
+    lockstep.step([0])
+    first = lockstep.read(0)
+    lockstep.clear(0)
+    assert lockstep.read(0) == Tally(1, 0.0, 0, False)
+    lockstep.step([0])
+    second = lockstep.read(0)
+    assert (second.step, second.steps) == (2, 1) and second.loss != first.loss
+
+
+@pytest.mark.parametrize("hidden", [16, 24])
+def test_half_precision_products(hidden):
+    """Rounded matrices, float32 masters: near the float64 steps, and not those of float32 products. A token of 16
+    numbers is a tile of its own, one of 24 is not."""
+    run = replace(BASE, products="bfloat16", model=replace(SPEC, hidden=hidden, heads=hidden // 8), name="")
+    ensemble = ensemble_of([run])
+    ensemble.products = "bfloat16"
+    start = ensemble.parameters.clone()
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE == "cpu":  # the interpreter has float16 alone
+            patch.setitem(gpu.DTYPES, "bfloat16", torch.float16)
+        lockstep = GpuLockstep(ensemble, [run])
+        assert (type(lockstep._transformers).__name__ == "NarrowTransformers") == (hidden == 16)
+        [tally] = train(lockstep)
+    end, losses = exact_training(run, start[0])
+    error = (ensemble.parameters[0].cpu() - end).norm() / (end - start[0].cpu()).norm()
+    assert 1e-4 < error < 0.1
+    assert tally.loss == pytest.approx(sum(losses), rel=1e-2)
+    assert torch.equal(lockstep._rounded[0], ensemble.parameters[0].to(lockstep._rounded.dtype))
+
+
+# ---- reading and answering ----
+
+
+def rows_of(counts, seed=0):
+    random = np.random.default_rng(seed)
+    lengths = [random.integers(1, 31, n) for n in counts]
+    offsets = [0, *np.cumsum([n.sum() for n in lengths]).tolist()]
+    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int32)
+    scored = np.flatnonzero(random.random(offsets[-1]) < 0.4)
+    tokens, targets = (random.integers(0, VOCABULARY, n) for n in (offsets[-1], len(scored)))
+    arrays = (torch.from_numpy(x) for x in (tokens.astype(np.int32), starts, scored, targets))
+    tokens, starts, scored, targets = arrays
+    return Rows(tokens, starts, offsets, scored, targets)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return ensemble_of(RUNS, Ensemble), ensemble_of(RUNS)
+
+
+@pytest.mark.parametrize("members", [None, [2, 0, 1]])
+def test_reading(pair, members, monkeypatch):
+    """What the CPU's ensemble reads, in several pieces."""
+    cpu, device = pair
+    monkeypatch.setattr(gpu, "READ", 100)
+    rows = rows_of([9, 3, 14])
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(device.logits(rows, members).cpu(), cpu.logits(rows, members), **close)
+    for found, expected in zip(device.hidden_states(rows, [2, 0, 1], members), cpu.hidden_states(rows, [2, 0, 1], members)):
+        torch.testing.assert_close(found.cpu(), expected, **close)
+    with pytest.raises(IndexError, match="expected 0 to 2, got 3"):
+        device.hidden_states(rows, [3])
+    with pytest.raises(ValueError, match="members: 1 named, but the rows are those of 3"):
+        device.logits(rows, [0])
+
+
+def test_gradients(pair):
+    cpu, device = pair
+    rows = rows_of([5, 2], seed=1)
+    device.gradients.fill_(7)
+    torch.testing.assert_close(device.learn(rows, [2, 0]), cpu.learn(rows, [2, 0]))
+    for m in (0, 2):
+        torch.testing.assert_close(device.gradients[m].cpu(), cpu.gradients[m], rtol=1e-4, atol=1e-5)
+    assert (device.gradients[1] == 7).all()
+    with pytest.raises(ValueError, match="rows: member 1 has none"):
+        device.learn(rows_of([2, 0]), [0, 1])
+
+
+def test_answers(pair, monkeypatch):
+    """Those of the CPU's ensemble, for members with different numbers of prompts, in several tiles; also one token."""
+    cpu, device = pair
+    monkeypatch.setattr(gpu, "ANSWERED", 400)
+    world = wf.World.cities()
+    for ensemble in pair:
+        for m in range(3):  # <eos> is answered now and then
+            ensemble.weights[m].head[3] *= 4
+    batches = [wf.sample(world, task, n) for task, n in (("distance", 7), ("inside", 2), ("perimeter", 5))]
+    prompts = [(batch.tokens, batch.answer_start) for batch in batches]
+    for longest in (6, 1):
+        found, expected = (ensemble.answer(prompts, longest) for ensemble in (device, cpu))
+        lengths = [len(answer) for answers in expected for answer in answers]
+        assert longest == 1 or 0 < min(lengths) + 1 < max(lengths) + 1
+        for a, b in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
+            assert np.array_equal(a, b) and a.dtype == np.int32
+    [alone] = device.answer(prompts[1:2], 6, [1])
+    assert all(map(np.array_equal, alone, cpu.answer(prompts[1:2], 6, [1])[0]))
+    assert device.answer([(np.zeros((0, 4), int), np.zeros(0, int))], 6, [0]) == [[]]
+
+
+# ---- what does not fit ----
+
+
+def test_bad_input():
+    ensemble = GpuEnsemble(SPEC, VOCABULARY, 2, device=DEVICE)
+    with pytest.raises(ValueError, match="runs: expected 2, one for each member, got 3"):
+        GpuLockstep(ensemble, RUNS)
+    other = replace(BASE, model=replace(SPEC, layers=1), name="other")
+    with pytest.raises(ValueError, match="runs: 'other' has model"):
+        GpuLockstep(ensemble, [BASE, other])
+    with pytest.raises(ValueError, match="a row, with its answer, has at most 128 tokens, got 134"):
+        ensemble.answer([(np.ones((1, 130), int), np.array([130]))], 5, [0])
+    with pytest.raises(ValueError, match="longest: expected at least 1"):
+        ensemble.answer([], 0, [])
+    with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
+        ensemble.answer([], 1, [], "bfloat61")
+    with pytest.raises(ValueError, match="at most 128 numbers, got 256"):
+        GpuEnsemble(ModelSpec(hidden=256, heads=1), VOCABULARY, device=DEVICE)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
+def test_a_device_that_is_not_there(monkeypatch):
+    for built, message in ((True, "torch finds no CUDA device"), (False, "worldfast was built without CUDA")):
+        monkeypatch.setattr(gpu, "core", type("core", (), {"cuda": built}))
+        with pytest.raises(RuntimeError, match=f"device 'cuda': {message}.*use device='cpu'"):
+            require_cuda("cuda")
+
+
+# ---- memory ----
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("hidden", [16, 24])
+def test_footprint_is_what_is_taken(products, hidden):
+    """From above, and by no more than the room for rows that are made ahead."""
+    spec = replace(SPEC, hidden=hidden, heads=hidden // 8)
+    ensemble = GpuEnsemble(spec, VOCABULARY, 2, device=DEVICE, products=products)
+    run = replace(BASE, model=spec, products=products)
+    lockstep = GpuLockstep(ensemble, [run, replace(run, seed=5)])
+    own = [ensemble.parameters, ensemble.gradients, ensemble.decayed, lockstep.moments, lockstep._tokens, lockstep._targets]
+    own += [lockstep._rounded] if products == "bfloat16" else []
+    taken = sum(x.nbytes for x in own) + lockstep._transformers.nbytes
+    ahead = [lockstep._made, lockstep._scratch, lockstep._row_start, lockstep._answer_start, lockstep._rows]
+    ahead = sum(x.nbytes for x in [*ahead, lockstep._schedule])
+    estimate = footprint(spec, VOCABULARY, 2, BASE.batch * (lockstep._longest - 1), products)
+    assert taken + ahead <= estimate
+    assert taken >= 0.97 * (estimate - CHUNK_BYTES)
+
+
+def test_places():
+    assert [places(n) for n in (0, 1, 128, 129)] == [128, 128, 128, 256]

@@ -1,0 +1,285 @@
+"""The ensemble on a GPU: all members at once learn, are read and answer. worldfast.gpu_lockstep trains it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldfast._native import core
+from worldfast.errors import unknown_name
+from worldfast.footprint import READ, places
+from worldfast.model import Ensemble, Rows
+from worldfast.tokens import EOS
+from worldfast.transformer import ModelSpec, Weights, views
+
+__all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "require_cuda"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of products
+LONGEST_ROW = 128  # tokens, of the attention's kernel
+ANSWERED = 1 << 19  # places of prompts and answers, of all members, that are decoded at once
+
+
+def require_cuda(device: str | torch.device) -> torch.device:
+    """The device, with its number. RuntimeError that says what is missing where it cannot be used."""
+    how = "use device='cpu'"
+    if not core.cuda:
+        raise RuntimeError(f"device {device!r}: worldfast was built without CUDA; reinstall it where nvcc is found, or {how}")
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"device {device!r}: torch finds no CUDA device; {how}")
+    found = torch.device(device)
+    number = torch.cuda.current_device() if found.index is None else found.index
+    if number >= torch.cuda.device_count():
+        raise RuntimeError(f"device {device!r}: there are {torch.cuda.device_count()}, counted from 0")
+    try:
+        import triton  # noqa: F401
+    except ModuleNotFoundError:
+        raise RuntimeError(f"device {device!r}: training needs Triton 3.4 or later: pip install triton, or {how}") from None
+    return torch.device("cuda", number)
+
+
+class GpuEnsemble(Ensemble):
+    """An Ensemble whose members learn, are read and answer all at once, on a GPU.
+
+    products   what matrices are multiplied in while learning, and by default while answering: "float32", or "bfloat16"
+               with float32 sums, parameters, norms and residual stream. Reading is float32 always
+    """
+
+    def __init__(
+        self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cuda", products: str = "float32"
+    ):  # fmt: skip
+        super().__init__(spec, vocabulary, members, device=device, threads=1, products=products)
+        if spec.hidden // spec.heads > 128:
+            size = spec.hidden // spec.heads
+            raise ValueError(f"model.heads: a GPU's attention has heads of at most 128 numbers, got {size}")
+        self._own_gradients: Tensor | None = None
+
+    @property
+    def gradients(self) -> Tensor:
+        if self._own_gradients is None:
+            self._own_gradients = torch.zeros_like(self.parameters)
+        return self._own_gradients
+
+    def stacked(self, buffer: Tensor) -> Weights:
+        """Views [M, ...] of a buffer [M, P]."""
+        return views(self._shapes, buffer)
+
+    # ---- reading ----
+
+    def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
+        out = torch.empty(len(rows.scored), self.outputs, device=self.device)
+        for transformers, batch, at, scored in self._pieces(rows, members):
+            final = transformers.forward(batch)
+            out[scored] = transformers.logits(final)[0, at]
+        return out
+
+    def hidden_states(
+        self, rows: Rows, layers: Sequence[int] | None = None, members: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        depth = self.spec.layers
+        layers = list(range(depth + 1) if layers is None else layers)
+        for layer in layers:
+            if not 0 <= layer <= depth:
+                raise IndexError(f"layers: expected 0 to {depth}, got {layer}")
+        out = {layer: torch.empty(len(rows.scored), self.spec.hidden, device=self.device) for layer in layers}
+        for transformers, batch, at, scored in self._pieces(rows, members):
+
+            def keep(layer, x, at=at, scored=scored):
+                if layer in out:
+                    out[layer][scored] = x[0, at]
+
+            final = transformers.forward(batch, seen=keep)
+            keep(depth, final)
+        return [out[layer] for layer in layers]
+
+    def _pieces(self, rows: Rows, members: Sequence[int] | None) -> Iterator[tuple]:
+        """(what computes, a batch of one member's rows, places [k] to read out, which of the K they are)."""
+        from worldfast.batched import Batch, Transformers
+
+        members = self._members(rows, members)
+        tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
+        longest = longest_row(np.diff(starts))
+        with exact_products():
+            for member, (begin, end) in zip(members, pairwise(rows.offsets)):
+                mine = starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end, "right")]
+                cuts = np.searchsorted(mine, np.arange(begin + READ, end, READ), "right") - 1
+                masters = self.stacked(self.parameters[member : member + 1])
+                transformers = None
+                for r0, r1 in pairwise(np.unique([0, *cuts, len(mine) - 1])):
+                    t0, t1 = mine[[r0, r1]]
+                    C = places(min(READ, end - begin) if transformers is None else t1 - t0)
+                    if transformers is None:
+                        transformers = Transformers(self.spec, masters, masters, C, learns=False)
+                    batch = torch.zeros(1, places(t1 - t0), dtype=torch.int32)
+                    batch[0, : t1 - t0] = torch.from_numpy(tokens[t0:t1])
+                    bounds = torch.from_numpy((mine[r0 : r1 + 1] - t0).astype(np.int32)).to(self.device)
+                    at = slice(*np.searchsorted(scored, (t0, t1)).tolist())
+                    where = torch.from_numpy(scored[at] - t0).to(self.device)
+                    yield (
+                        transformers,
+                        Batch(batch.to(self.device), bounds[None, :-1].contiguous(), bounds[None, 1:].contiguous(), longest),
+                        where, at,
+                    )  # fmt: skip
+
+    def _members(self, rows: Rows, members: Sequence[int] | None) -> Sequence[int]:
+        members = range(self.members) if members is None else members
+        if len(members) != len(rows.offsets) - 1:
+            raise ValueError(f"members: {len(members)} named, but the rows are those of {len(rows.offsets) - 1}")
+        return members
+
+    # ---- answering ----
+
+    def answer(
+        self, prompts: Sequence[tuple[np.ndarray, np.ndarray]], longest: int = 16,
+        members: Sequence[int] | None = None, products: str | None = None,
+    ) -> list[list[np.ndarray]]:  # fmt: skip
+        members = list(range(self.members) if members is None else members)
+        products = self._check_answer(prompts, longest, members, products)
+        prompts = [self._checked(tokens, length) for tokens, length in prompts]
+        answers: list[list] = [[None] * len(length) for _, length in prompts]
+        most = max((len(length) for _, length in prompts), default=0)
+        widest = max((int(length.max(initial=1)) for _, length in prompts), default=1) + longest - 1
+        longest_row(np.array([widest]))
+        if not most:
+            return answers
+        parameters = self.parameters if members == list(range(self.members)) else self.parameters[members]
+        masters = self.stacked(parameters)
+        weights = self.stacked(parameters.to(DTYPES[products]))
+        # the shortest first, so that those of a tile are alike in length
+        orders = [np.argsort(length, kind="stable") for _, length in prompts]
+        tile = max(1, ANSWERED // (widest * len(members)))
+        with exact_products():
+            for first in range(0, most, tile):
+                parts = [order[first : first + tile] for order in orders]
+                given = [(tokens[part], length[part]) for (tokens, length), part in zip(prompts, parts)]
+                found = _greedy(self.spec, masters, weights, given, longest)
+                for of_member, part, rows in zip(answers, parts, found):
+                    ends = np.pad(rows == EOS, ((0, 0), (0, 1)), constant_values=True).argmax(1)
+                    for i, row, end in zip(part.tolist(), rows, ends.tolist()):
+                        of_member[i] = row[:end]
+        return answers
+
+    def _check_answer(self, prompts, longest, members, products) -> str:
+        if len(members) != len(prompts):
+            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
+        for member in members:
+            if not 0 <= member < self.members:
+                raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
+        if isinstance(longest, bool) or not isinstance(longest, int):
+            raise TypeError(f"longest: expected an integer, got {longest!r}")
+        if longest < 1:
+            raise ValueError(f"longest: expected at least 1 token, got {longest}")
+        products = self.products if products is None else products
+        if products not in DTYPES:
+            raise unknown_name("products", products, DTYPES)
+        return products
+
+    # ---- learning ----
+
+    def learn(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
+        from worldfast.batched import Batch, Transformers
+
+        members = list(self._members(rows, members))
+        tokens, bounds = rows.tokens.cpu(), rows.cu_seqlens.cpu()
+        scored, targets = rows.scored.cpu(), rows.targets.cpu().int()
+        C = places(max(end - begin for begin, end in pairwise(rows.offsets)))
+        ids, asked = torch.zeros(len(members), C, dtype=torch.int32), torch.full((len(members), C), -1, dtype=torch.int32)
+        starts = [torch.zeros(0, dtype=torch.int32)] * len(members)
+        for i, (begin, end) in enumerate(pairwise(rows.offsets)):
+            if begin == end:
+                raise ValueError(f"rows: member {members[i]} has none")
+            ids[i, : end - begin] = tokens[begin:end]
+            mine = (scored >= begin) & (scored < end)
+            asked[i, scored[mine] - begin] = targets[mine]
+            starts[i] = bounds[(bounds >= begin) & (bounds <= end)] - begin + i * C
+        longest = longest_row(np.diff(bounds.numpy()))
+        most = max(map(len, starts)) - 1
+        first, last = torch.zeros(2, len(members), most, dtype=torch.int32)
+        for i, of_member in enumerate(starts):
+            first[i, : len(of_member) - 1], last[i, : len(of_member) - 1] = of_member[:-1], of_member[1:]
+        batch = Batch(*(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device))
+        parameters, gradients = self.parameters[members], torch.empty(len(members), self.size, device=self.device)
+        gradients.zero_()  # the gaps of alignment
+        weights = self.stacked(parameters.to(DTYPES[self.products]))
+        transformers = Transformers(self.spec, self.stacked(parameters), weights, C, learns=True)
+        with exact_products():
+            losses = transformers.learn(batch, self.stacked(gradients), gradients)
+        self.gradients[members] = gradients
+        return losses[..., 0].double().sum(1).cpu()
+
+
+def longest_row(lengths: np.ndarray) -> int:
+    longest = int(lengths.max(initial=1))
+    if longest > LONGEST_ROW:
+        raise ValueError(f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}")
+    return longest
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """float32 products are those of IEEE, and bfloat16 ones are added up in float32, whatever was set before."""
+    flags = torch.backends.cuda.matmul
+    before = flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction
+    flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = False, False
+    try:
+        yield
+    finally:
+        flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = before
+
+
+def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: int) -> list[np.ndarray]:
+    """Each member's answers, int32 [n, longest], <eos> behind their ends.
+
+    A prompt's keys and values stand among its places, and behind them is room for those of its answer. Rows that have
+    ended leave the batch, but for as many as another member still has.
+    """
+    from worldfast.batched import Batch, Transformers
+
+    device, m, n = masters.embed.device, len(prompts), max(len(length) for _, length in prompts)
+    D = spec.hidden
+    lengths = np.zeros((m, n), dtype=np.int64)
+    for i, (_, length) in enumerate(prompts):
+        lengths[i, : len(length)] = length
+    there = lengths > 0
+    room = lengths + longest - 1  # also of rows that are not there: they fill up the batch
+    C = places(int(room.sum(1).max()))
+    begin = np.cumsum(room, 1) - room + C * np.arange(m)[:, None]  # [m, n], among all m C places
+    tokens = np.zeros(m * C, dtype=np.int32)
+    for i, (ids, length) in enumerate(prompts):
+        column = np.arange(ids.shape[1])
+        at = (begin[i, : len(length), None] + column)[column < length[:, None]]
+        tokens[at] = ids[column < length[:, None]]
+    to = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(device)  # noqa: E731
+    starts, ends = to(begin.astype(np.int32)), to((begin + lengths).astype(np.int32))
+    widest = int(lengths.max()) + longest - 1
+    cached = Transformers(spec, masters, weights, C, learns=False, caches=True)
+    one = Transformers(spec, masters, weights, n, learns=False)
+    final = cached.forward(Batch(to(tokens).view(m, C), starts, ends, widest))
+    mixed_cache = cached.at("mixed", C).view(m * C, D)
+    answers = torch.full((m, n, longest), EOS, dtype=torch.int32, device=device)
+    who = torch.arange(n, device=device).expand(m, n)  # rows of the batch
+    goes_on = to(there)
+    final = final.view(m * C, D)[(ends.long() - 1).clamp(min=0)]  # [m, n, D]
+    for step in range(longest):
+        following = one.logits(final.contiguous()).argmax(2).int()  # [m, n']
+        goes_on = goes_on & (following != EOS)
+        answers[:, :, step] = answers[:, :, step].scatter(1, who, torch.where(goes_on, following, EOS))
+        most = int(goes_on.sum(1).max())
+        if not most or step == longest - 1:
+            break
+        keep = goes_on.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # [m, n'']
+        goes_on, who, following, starts, ends = (x.gather(1, keep) for x in (goes_on, who, following, starts, ends))
+        place, ends = ends.long(), ends + 1
+
+        def attend(layer, qkv, mixed, place=place, rows=(starts.reshape(-1), ends.reshape(-1))):
+            cache = cached.at("qkv", C, layer)
+            cache.view(m * C, 3 * D)[place] = qkv
+            cached.attend(cache, rows, widest, mixed_cache.view(m, C, D), last_only=True)
+            mixed.copy_(mixed_cache[place])
+
+        final = one.forward(Batch(following.contiguous(), starts, ends, widest), attend=attend)
+    return list(answers.cpu().numpy())

@@ -1,0 +1,85 @@
+"""Learning where a token's numbers fit in one tile of a program, in products of 16 bits: worldfast.kernels.narrow.
+
+The same transformers as worldfast.batched has them. What a block computes between two tokens of attention is one
+kernel, and of its forward pass the stream and attention's operands are all that is kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldfast.batched import Batch, Transformers, product
+from worldfast.footprint import NARROW
+from worldfast.kernels import narrow, norm, sums
+from worldfast.kernels.attention import attention_backward
+from worldfast.transformer import Weights
+
+__all__ = ["NarrowTransformers"]
+
+
+class NarrowTransformers(Transformers):
+    """Transformers that learn; footprint.is_narrow says which."""
+
+    TABLE = NARROW
+
+    def __init__(self, spec, masters: Weights, weights: Weights, capacity: int):
+        super().__init__(spec, masters, weights, capacity, learns=True)
+        D = spec.hidden
+        self._bias_parts = self._zeros(spec.layers * self.members * -(-capacity // 32) * 3 * D)
+        self._last_parts = self._zeros(self.members * -(-capacity // norm.tokens_of_program(D)) * D)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The final norm [M, C, D], in the dtype of the products."""
+        spec, C, eps = self.spec, batch.tokens.shape[1], self.spec.norm_eps
+        norm.embed_norm(batch.tokens, self.masters.embed, self.masters.norm, eps, self.at("x", C), None, None)
+        for i, (block, master) in enumerate(zip(self.weights.blocks, self.masters.blocks)):
+            x, middle, out = (self.at("x", C, 2 * i + k) for k in range(3))
+            qkv, mixed = self.at("qkv", C, i), self.at("mixed", C, i)
+            narrow.project(x, master.input_norm, block.qkv, block.qkv_bias, eps, qkv)
+            self.attend(qkv, batch.rows, batch.longest, mixed)
+            narrow.block(x, mixed, block.output, master.mlp_norm, block.gate_up, block.down, eps, middle, out)
+        final = self.at("normed", C)
+        norm.norm(self.at("x", C, 2 * spec.layers), self.masters.norm, eps, final, self.at("scale", C))
+        return final
+
+    def learn(self, batch: Batch, gradients: Weights, buffer: Tensor) -> Tensor:
+        spec, C, g, eps = self.spec, batch.tokens.shape[1], gradients, self.spec.norm_eps
+        final = self.forward(batch)
+        losses, grad_logits = self._loss(final, batch.targets)
+        names = ("grad_x", "rounded", "rounded_middle", "grad", "normed", "gated", "grad_gate_up", "grad_qkv")
+        grad_x, rounded, rounded_middle, grad, normed, gated, grad_gate_up, grad_qkv = (self.at(n, C) for n in names)
+        D, T = spec.hidden, narrow.tokens_of_program(self.members, C)
+        parts = self._parts(self._norm_parts, T, C, 2 * spec.layers, D)
+        biases = self._parts(self._bias_parts, T, C, spec.layers, 3 * D)
+        last = self._parts(self._last_parts, norm.tokens_of_program(D), C, 1, D)
+        grad_qkv.zero_()  # places of no row, which attention does not write
+        product(grad_logits.mT, final, g.head)
+        product(grad_logits, self.weights.head, grad)
+        x, scale = self.at("x", C, 2 * spec.layers), self.at("scale", C)
+        norm.norm_backward(grad, x, scale, self.masters.norm, grad_x, rounded, last[0], first=True)
+        for i in reversed(range(spec.layers)):
+            master, block, of = self.masters.blocks[i], self.weights.blocks[i], g.blocks[i]
+            qkv, mixed = self.at("qkv", C, i), self.at("mixed", C, i)
+            narrow.block_backward(
+                grad_x, self.at("x", C, 2 * i + 1), block.output, master.mlp_norm, block.gate_up, block.down, eps,
+                rounded_middle, grad, normed, gated, grad_gate_up, parts[2 * i + 1],
+            )  # fmt: skip
+            product(rounded.mT, gated, of.down)
+            product(grad_gate_up.mT, normed, of.gate_up)
+            product(rounded_middle.mT, mixed, of.output)
+            attention_backward(
+                self._one_head(grad), *self._heads(qkv), batch.rows, spec.rope_base, batch.longest,
+                *self._heads(grad_qkv),
+            )  # fmt: skip
+            narrow.project_backward(
+                grad_qkv, self.at("x", C, 2 * i), master.input_norm, block.qkv, eps, grad_x, rounded, normed,
+                parts[2 * i], biases[i],
+            )  # fmt: skip
+            product(grad_qkv.mT, normed, of.qkv)
+        self._gather_embedding(batch.tokens, rounded, gradients, buffer)
+        norms = [weight for block in g.blocks for weight in (block.input_norm, block.mlp_norm)]
+        sums.add_up(parts, self._places(norms, buffer), buffer)
+        sums.add_up(biases, self._places([block.qkv_bias for block in g.blocks], buffer), buffer)
+        sums.add_up(last, self._places([g.norm], buffer), buffer)
+        return losses
