@@ -22,9 +22,11 @@ __all__ = ["checksum", "digest", "folder", "lock", "origin", "remove_partial", "
 PARTIAL = ".partial"  # the ending of a file that is being written
 
 
-def write_whole(path: Path, content: bytes) -> Path:
+def write_whole(path: Path, content: bytes | list) -> Path:
     """Writes beside `path`, syncs, and renames into it: a reader sees the old file or the new one, never a
     part.
+
+    content   bytes, or a list of parts: bytes and contiguous arrays
 
     Raises OSError naming the path (no space, no permission ...) and leaves nothing behind.
     """
@@ -33,7 +35,8 @@ def write_whole(path: Path, content: bytes) -> Path:
     try:
         try:
             with open(partial, "wb") as file:
-                file.write(content)
+                for part in content if isinstance(content, list) else [content]:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)
