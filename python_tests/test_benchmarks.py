@@ -157,6 +157,35 @@ def test_scripts_run(script, harness, tmp_path):
     assert harness.RESULTS.read_bytes() == before
 
 
+def test_parity(tmp_path):
+    """Twenty losses within 1e-4 of transformers; the curves and the figure are there."""
+    table, figure = tmp_path / "parity.csv", tmp_path / "parity.png"
+    command = [sys.executable, BENCHMARKS / "parity.py", "--quick", "--no-record", "--curves", table]
+    done = subprocess.run([*command, "--figure", figure], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "largest difference of the first 20 losses" in done.stdout
+    with open(table, newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["steps"] for line in lines] == [str(step) for step in range(4, 41, 4)]
+    for line in lines:
+        ours, theirs = (float(line[f"{name}, seed 42"]) for name in ("float32", "transformers, float32"))
+        assert abs(ours - theirs) < 1e-4
+        assert abs(ours - float(line["float32, seed 43"])) > 1e-4
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_parity_that_is_none_is_an_error(load):
+    parity = load("parity")
+    theirs, steps = np.linspace(4, 2, 40), np.arange(40)
+    seeds = {("float32", seed): theirs + seed / 10 for seed in (0, 1)} | {(parity.PEER, 0): theirs}
+    parity.check(parity.compare(seeds, 4), quick=False)
+    once, late = (steps == 19) * 2e-4, (steps > 30) * 0.5
+    for apart, message in ((once, "first 20 losses is 2.00e-04"), (late, "distance from transformers is 2.2")):
+        said = parity.compare(seeds | {("float32", 0): theirs + apart}, 4)
+        with pytest.raises(AssertionError, match=message):
+            parity.check(said, quick=False)
+
+
 def test_peers_that_are_missing_are_left_out(load, capsys):
     assert load("cka").installed("no_such_peer") is None
     assert "no_such_peer is not installed and left out: pip install '.[peers]'" in capsys.readouterr().out
