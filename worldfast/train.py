@@ -194,6 +194,7 @@ class _Member:
                 )
             target.copy_(found.tensors[name])
         self.step = found.step
+        checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
         self.seconds, self.rows, self.pending = (found.state[name] for name in ("seconds", "rows", "pending"))
         self.lines.cut(found.state["metrics"])
         captured = self.step not in self.run.checkpoint_steps or segment_path(self.folder, self.step).exists()
