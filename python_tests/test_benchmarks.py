@@ -157,6 +157,23 @@ def test_scripts_run(script, harness, tmp_path):
     assert harness.RESULTS.read_bytes() == before
 
 
+def test_capture(tmp_path):
+    command = [sys.executable, BENCHMARKS / "capture.py", "--quick", "--no-record", "--repeats", "2"]
+    done = subprocess.run([*command, "--folder", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("overhead of 41 checkpoints in ") == done.stdout.count(" are below 3% from ") == 2
+
+
+def test_overheads_of_checkpoints(load):
+    """A step takes 0.1 s and a checkpoint 0.3 s: in 400 steps that is one in ten."""
+    run = wf.Run("distance", rows=400, batch=1, checkpoints=40)
+    without, behind = np.array([0.9, 1.0, 1.2]), np.array([1.2, 1.3, 1.6])
+    [row], words = load("capture").overheads(without, behind, steps=10, run=run)
+    np.testing.assert_allclose([row.median, row.p20], 30)
+    assert row.p80 > 30 and row.contestant == "overhead of 41 checkpoints in 400 steps"
+    assert words.startswith("a checkpoint takes 300 ms, 3.0 steps of 100 ms") and "from 4,000 steps on" in words
+
+
 def test_parity(tmp_path):
     """Twenty losses within 1e-4 of transformers; the curves and the figure are there."""
     table, figure = tmp_path / "parity.csv", tmp_path / "parity.png"
