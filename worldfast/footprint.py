@@ -13,7 +13,7 @@ __all__ = ["GENERAL", "NARROW", "READ", "footprint", "is_narrow", "places", "rea
 
 PLACES = 128  # a member's places for tokens are a multiple of this
 READ = 1 << 16  # tokens that are read at once
-CHUNK_BYTES = 1 << 26  # of rows that are made ahead, for all members
+CHUNK_BYTES = 1 << 28  # of rows that are made ahead, for all members
 NARROW_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
 
 # name -> (numbers of a token, bytes of each; None: those of the products' dtype; how many there are).
