@@ -211,6 +211,43 @@ def test_a_peer_is_not_the_benchmark_of_its_name(load):
 # ---- the GPU's ----
 
 
+@pytest.mark.parametrize(
+    "fault", ["", "differ from those of the CPU", "two runs differ", "going on from a checkpoint differs"]
+)
+def test_faults_of_training_are_found(load, monkeypatch, fault):
+    """The checks of a GPU's training, interpreted, with a fault put in."""
+    pytest.importorskip("triton")
+    gpu = load("gpu_training")
+    shape = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    runs = [wf.Run("distance", rows=8, batch=4, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
+    made = []
+
+    class Faulty(gpu.GpuLockstep):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+        def step(self, members):
+            super().step(members)
+            match fault:
+                case "differ from those of the CPU":
+                    self.ensemble.parameters *= 1.01
+                case "two runs differ":
+                    self.ensemble.parameters += 1e-7 * len(made)
+
+        def resume(self, member, tally):
+            super().resume(member, tally)
+            if fault == "going on from a checkpoint differs":
+                self.moments[:, member] = 0
+
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu, "GpuLockstep", Faulty)
+    found, beside, apart = gpu.verify_training(runs, 2)
+    assert len(made) == 5
+    assert any(fault in one for one in found) if fault else not found
+    assert fault or max(beside, apart) < 1e-4
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_part_that_fails_is_reported(load, tmp_path, capsys):
     assert not load("gpu").succeeds("labels", tmp_path)

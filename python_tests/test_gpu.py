@@ -1,5 +1,6 @@
 """The ensemble on a GPU, interpreted on the CPU where there is none: against float64, the CPU's ensemble, and itself."""
 
+import contextlib
 import itertools
 from dataclasses import replace
 
@@ -196,9 +197,8 @@ def test_sums_begin_again():
 def test_half_precision_products(hidden):
     """Rounded matrices, float32 masters: near the float64 steps, and not those of float32 products. A token of 16
     numbers is a tile of its own, one of 24 is not."""
-    run = replace(BASE, products="bfloat16", model=replace(SPEC, hidden=hidden, heads=hidden // 8), name="")
-    ensemble = ensemble_of([run])
-    ensemble.products = "bfloat16"
+    run = replace(BASE, model=replace(SPEC, hidden=hidden, heads=hidden // 8), products="bfloat16", name="")
+    ensemble = ensemble_of([run], products="bfloat16")
     start = ensemble.parameters.clone()
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":  # the interpreter has float16 alone
@@ -211,6 +211,54 @@ def test_half_precision_products(hidden):
     assert 1e-4 < error < 0.1
     assert tally.loss == pytest.approx(sum(losses), rel=1e-2)
     assert torch.equal(lockstep._rounded[0], ensemble.parameters[0].to(lockstep._rounded.dtype))
+
+
+def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
+    """A stream beside that does all as late as it may: nothing is overwritten that it still has to read."""
+    from worldfast import narrow
+    from worldfast.batched import Batch
+
+    spec = replace(SPEC, layers=5)
+    shapes = spec.shapes(VOCABULARY)
+    ensemble = ensemble_of([replace(BASE, model=spec)])
+    rounded = ensemble.parameters.to(torch.float16 if DEVICE == "cpu" else torch.bfloat16)
+    rows = rows_of([3])
+    tokens = torch.zeros(1, 128, dtype=torch.int32, device=DEVICE)
+    tokens[0, : len(rows.tokens)] = rows.tokens
+    bounds = rows.cu_seqlens[None].to(DEVICE)
+    batch = Batch(tokens, bounds[:, :-1].contiguous(), bounds[:, 1:].contiguous(), 32, tokens.roll(1, 1))
+    queue, late = [], []
+
+    class Late(narrow.NarrowTransformers):
+        @contextlib.contextmanager
+        def _aside(self):
+            late.append(True)
+            yield
+            late.pop()
+
+        def _event(self):
+            return len(queue)
+
+        def _wait(self, event):
+            for i in range(event or 0):
+                if queue[i]:
+                    product(*queue[i])
+                    queue[i] = None
+
+    product = narrow.product
+    found = []
+    for kind in (narrow.NarrowTransformers, Late):
+        gradients = torch.zeros_like(ensemble.parameters)
+        transformers = kind(spec, ensemble.stacked(ensemble.parameters), views(shapes, rounded), 128)
+        if kind is Late:
+            monkeypatch.setattr(narrow, "product", lambda *job: queue.append(job) if late else product(*job))
+        transformers.learn(batch, views(shapes, gradients), gradients)
+        found.append(gradients)
+        if kind is Late:
+            assert sum(job is not None for job in queue) >= 4
+            transformers._wait(len(queue))
+    assert len(queue) == 1 + 4 * spec.layers
+    assert torch.equal(*found)
 
 
 # ---- reading and answering ----
@@ -319,8 +367,8 @@ def test_footprint_is_what_is_taken(products, hidden):
     """From above, and by no more than the room for rows that are made ahead."""
     spec = replace(SPEC, hidden=hidden, heads=hidden // 8)
     ensemble = GpuEnsemble(spec, VOCABULARY, 2, device=DEVICE, products=products)
-    run = replace(BASE, model=spec, products=products)
-    lockstep = GpuLockstep(ensemble, [run, replace(run, seed=5)])
+    runs = [replace(BASE, model=spec, products=products, seed=seed) for seed in (1, 5)]
+    lockstep = GpuLockstep(ensemble, runs)
     own = [ensemble.parameters, ensemble.gradients, ensemble.decayed, lockstep.moments, lockstep._tokens, lockstep._targets]
     own += [lockstep._rounded] if products == "bfloat16" else []
     taken = sum(x.nbytes for x in own) + lockstep._transformers.nbytes

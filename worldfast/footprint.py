@@ -13,7 +13,7 @@ __all__ = ["GENERAL", "NARROW", "READ", "footprint", "is_narrow", "places", "rea
 
 PLACES = 128  # a member's places for tokens are a multiple of this
 READ = 1 << 16  # tokens that are read at once
-CHUNK_BYTES = 1 << 26  # of rows that are made ahead, for all members
+CHUNK_BYTES = 1 << 28  # of rows that are made ahead, for all members
 NARROW_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
 
 # name -> (numbers of a token, bytes of each; None: those of the products' dtype; how many there are).
@@ -27,10 +27,12 @@ GENERAL = {
 }  # fmt: skip
 NARROW = {
     "x": ("D", 4, "N"), "qkv": ("3 D", None, "L"), "mixed": ("D", None, "L"),
-    "normed": ("D", None, "1"), "scale": ("1", 4, "1"), "grad": ("D", None, "1"), "gated": ("F", None, "1"),
-    "grad_gate_up": ("2 F", None, "1"), "grad_qkv": ("3 D", None, "1"), "grad_x": ("D", 4, "1"),
-    "rounded": ("D", None, "1"), "rounded_middle": ("D", None, "1"),
+    "final": ("D", None, "1"), "scale": ("1", 4, "1"), "grad": ("D", None, "1"), "grad_x": ("D", 4, "1"),
     "logits": ("H", 4, "1"), "grad_logits": ("H", None, "1"),
+    # what weights' gradients are made of, while the next layer's is made
+    "normed": ("D", None, "2"), "normed_middle": ("D", None, "2"), "rounded": ("D", None, "2"),
+    "rounded_middle": ("D", None, "2"), "gated": ("F", None, "2"), "grad_gate_up": ("2 F", None, "2"),
+    "grad_qkv": ("3 D", None, "2"),
 }  # fmt: skip
 ONLY_LEARNING = ("grad", "rounded")  # names begin so
 ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products take what they are rounded from
@@ -47,7 +49,7 @@ def sizes(table: dict, spec: ModelSpec, outputs: int, itemsize: int) -> Iterator
     A token's logits begin at a multiple of 8, as matrix units like it.
     """
     of = {"D": spec.hidden, "F": spec.intermediate, "H": outputs + -outputs % 8, "1": 1}
-    many = {"1": 1, "L": spec.layers, "N": 2 * spec.layers + 1}
+    many = {"1": 1, "2": 2, "L": spec.layers, "N": 2 * spec.layers + 1}
     for name, (width, size, copies) in table.items():
         if name not in ONLY_ROUNDED or itemsize < 4:
             *times, letter = width.split()
