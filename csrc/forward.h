@@ -54,10 +54,10 @@ void multiply_rows(Product<S, Out> product, int threads) {
 // What a block's gradient needs of its forward pass; n is K' in the last block, else U.
 template <class S>
 struct Kept {
-    const float *x, *x_scale;            // [U, D], [U]
-    const S *qkv, *mixed;                // [U, 3 D], [n, D]
-    const float *middle, *middle_scale;  // [n, D], [n]
-    const S* gate_up;                    // [n, 2 F]
+    const float *x, *x_scale = nullptr;                      // [U, D], [U]
+    const S *qkv = nullptr, *mixed = nullptr;                // [U, 3 D], [n, D]
+    const float *middle = nullptr, *middle_scale = nullptr;  // [n, D], [n]
+    const S* gate_up = nullptr;                              // [n, 2 F]
 };
 
 // Queries, keys or values among qkv [.., 3 D], from the head on at which `at` begins.
@@ -97,12 +97,14 @@ struct Forward {
           D(shape.hidden),
           F(shape.intermediate) {}
 
-    // Every block's activations; `out` [K', D] is what the last block gives.
-    std::vector<Kept<S>> run(const TileRows& rows, const Scored& scored, const float*& out) const {
+    // Every block's activations; `out` [K', D] is what the last block gives. Where only `depth` blocks are
+    // asked for, the block behind them has its input alone.
+    std::vector<Kept<S>> run(const TileRows& rows, const Scored& scored, const float*& out,
+                             int64_t depth) const {
         const int64_t U = rows.computed;
         std::vector<Kept<S>> kept;
         const float* x = embed(rows.tokens, U);
-        for (int64_t i = 0; i < shape.layers; ++i) {
+        for (int64_t i = 0; i < depth; ++i) {
             const Block<S>& block = layout.blocks[static_cast<size_t>(i)];
             const bool last = i == shape.layers - 1;
             const int64_t n = last ? scored.size() : U;
@@ -131,6 +133,7 @@ struct Forward {
             kept.push_back({x, x_scale, qkv, mixed, middle, middle_scale, gate_up});
             x = following;
         }
+        if (depth < shape.layers) kept.push_back({x});
         out = x;
         return kept;
     }

@@ -207,7 +207,7 @@ double learn(const Model& model, const TileRows& rows, float* gradients, float* 
                                     ", got " + std::to_string(target));
     const Forward<S> forward(model, arena, threads);
     const float* out;
-    const std::vector<Kept<S>> kept = forward.run(rows, scored, out);
+    const std::vector<Kept<S>> kept = forward.run(rows, scored, out, model.shape.layers);
     Backward<S> backward(forward);
     float* dx = arena.take<float>(scored.size() * forward.D);
     const double loss = backward.head(out, scored, dx, gradients);
@@ -220,18 +220,23 @@ void read(const Model& model, const TileRows& rows, const std::vector<int64_t>& 
           const std::vector<float*>& states, float* logits, Arena& arena, int threads) {
     const Scored scored(rows);
     const Forward<S> forward(model, arena, threads);
-    const int64_t D = forward.D, H = model.shape.outputs, K = scored.size();
+    const int64_t D = forward.D, H = model.shape.outputs, K = scored.size(), last = model.shape.layers;
+    const int64_t deepest = layers.empty() ? 0 : *std::max_element(layers.begin(), layers.end());
     const float* out;
-    const std::vector<Kept<S>> kept = forward.run(rows, scored, out);
-    float *final = arena.take<float>(K * D), *scale = arena.take<float>(K);
-    forward.norm(out, forward.layout.norm, K, final, scale);
+    const std::vector<Kept<S>> kept = forward.run(rows, scored, out, logits ? last : deepest);
     const auto copy = [&](const float* from, int64_t width, float* to, const auto& index) {
         for (int64_t k = 0; k < rows.scored; ++k)
             std::memcpy(to + k * width, from + index(k) * width, static_cast<size_t>(width) * sizeof *to);
     };
     const auto of_scored = [&](int64_t k) { return scored.order[static_cast<size_t>(k)]; };
+    const float* final = nullptr;
+    if (logits || deepest == last) {
+        float *normed = arena.take<float>(K * D), *scale = arena.take<float>(K);
+        forward.norm(out, forward.layout.norm, K, normed, scale);
+        final = normed;
+    }
     for (size_t i = 0; i < layers.size(); ++i) {
-        if (layers[i] == model.shape.layers)
+        if (layers[i] == last)
             copy(final, D, states[i], of_scored);
         else
             copy(kept[static_cast<size_t>(layers[i])].x, D, states[i],

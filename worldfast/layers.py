@@ -1,11 +1,13 @@
-"""What a training step does between its matrix products, besides attention, by the native core.
+"""What a transformer does between its matrix products, besides attention, by the native core, and its optimizer.
+
+The core's own pass over a tile (csrc/transformer.h) calls the same kernels; here they are for torch, one by one.
 
     rms_norm  swiglu  cross_entropy                differentiable
     *_forward  *_backward  cross_entropy_          their halves, for a gradient that is written out by hand:
                                                    they write where they are told to and record nothing
     adamw_  gradient_norm                          the optimizer's passes over an ensemble's parameters
 
-All are float32 on the CPU; a tensor on another device is a NotImplementedError until its kernel is there.
+All are float32 on the CPU; a tensor on another device is a NotImplementedError (worldfast.kernels has a GPU's).
 Results depend on neither the number of threads nor the other members. threads=None is torch's number of
 threads.
 
