@@ -205,6 +205,7 @@ void bind_transformer(py::module_& m) {
         .def("learn", &learn)
         .def("read", &read)
         .def("extend", &extend);
+    m.attr("multiplies_pairs") = multiplies_pairs();
     m.def("linear", &linear);
     m.def("linear_gradient", &linear_gradient);
 }

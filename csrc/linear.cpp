@@ -256,15 +256,6 @@ WORLDFAST_INLINE void by_pairs(const Sums<S>& s) {
     add_products_body<16, true>(s);
 }
 
-bool has_pairs() {
-#if defined(__x86_64__)
-    static const bool has = __builtin_cpu_supports("avx512bf16");
-    return has && vector_width() == 16;
-#else
-    return false;
-#endif
-}
-
 #if defined(__x86_64__)
 #define WORLDFAST_LINEAR(T)                                                                              \
     __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))) void work_pairs(const T& t) { \
@@ -285,12 +276,21 @@ WORLDFAST_LINEAR(Sums<BFloat16>)
 template <class T>
 void work(const T& t) {
 #if defined(__x86_64__)
-    if (has_pairs()) return work_pairs(t);
+    if (multiplies_pairs()) return work_pairs(t);
 #endif
     work_plain(t);
 }
 
 }  // namespace
+
+bool multiplies_pairs() {
+#if defined(__x86_64__)
+    static const bool has = __builtin_cpu_supports("avx512bf16");
+    return has && vector_width() == 16;
+#else
+    return false;
+#endif
+}
 
 template <class From, class S>
 void pack(const From* from, int64_t stride, bool lines_are_rows, int64_t lines, int64_t depth, S* panel) {

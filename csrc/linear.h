@@ -12,6 +12,9 @@
 
 namespace worldfast {
 
+// Whether this processor multiplies BFloat16 pair by pair.
+bool multiplies_pairs();
+
 // A matrix [lines, depth] as a product reads it: in strips of 32 lines, [lines / 32][depth][32], zeros behind
 // its last line. In BFloat16 depth goes by pairs, [lines / 32][depth / 2][32][2], with a zero behind an odd
 // one.

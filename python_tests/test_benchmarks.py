@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,43 @@ def test_scripts_run(script, harness, tmp_path):
     assert "worldfast" in done.stdout
     assert "limit: " in done.stdout
     assert harness.RESULTS.read_bytes() == before
+
+
+def test_capture(tmp_path):
+    command = [sys.executable, BENCHMARKS / "capture.py", "--quick", "--no-record", "--repeats", "2"]
+    done = subprocess.run([*command, "--folder", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("overhead of 41 checkpoints in ") == done.stdout.count(" are below 3% from ") == 2
+
+
+def test_overheads_of_checkpoints(load):
+    """A step takes 0.1 s and a checkpoint 0.3 s: in 400 steps that is one in ten."""
+    run = wf.Run("distance", rows=400, batch=1, checkpoints=40)
+    without, behind = np.array([0.9, 1.0, 1.2]), np.array([1.2, 1.3, 1.6])
+    [row], words = load("capture").overheads(without, behind, steps=10, run=run)
+    np.testing.assert_allclose([row.median, row.p20], 30)
+    assert row.p80 > 30 and row.contestant == "overhead of 41 checkpoints in 400 steps"
+    assert words.startswith("a checkpoint takes 300 ms, 3.0 steps of 100 ms") and "from 4,000 steps on" in words
+
+
+def test_parity(tmp_path):
+    """Twenty losses within 1e-4 of transformers; the figure is there."""
+    figure = tmp_path / "parity.png"
+    command = [sys.executable, BENCHMARKS / "parity.py", "--quick", "--no-record", "--figure", figure]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    [apart] = re.findall(r"worldfast, float32: the first 20 losses within (\S+) of transformers", done.stdout)
+    assert float(apart) < 1e-4
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_findings_of_parity(load):
+    theirs = np.linspace(4, 2, 40)
+    seeds = np.stack([theirs + 0.1, theirs + 0.3])
+    late = theirs + (np.arange(40) > 29) * 0.5 + (np.arange(40) == 19) * 2e-4
+    between, ours = load("parity").findings({"transformers": theirs, "ours": late}, "transformers", seeds, 10)
+    assert "0.2000 on average, 0.3000 at most" in between
+    assert "the first 20 losses within 2.0e-04" in ours and "0.1250 on average, 0.5000 at most" in ours
 
 
 def test_peers_that_are_missing_are_left_out(load, capsys):

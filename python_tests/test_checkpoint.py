@@ -6,6 +6,8 @@ import random
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from worldfast import checkpoint, files
 from worldfast.checkpoint import Checkpoint, Damaged
@@ -35,6 +37,13 @@ def test_round_trip_and_the_last_two_are_kept(tmp_path):
         assert_same(checkpoint.newest(tmp_path, RUN), make(step))
     assert sorted(os.listdir(tmp_path)) == ["step-00000010.safetensors", path.name]
     assert_same(checkpoint.read(tmp_path / "step-00000010.safetensors", RUN), make(10))
+
+
+def test_the_file_is_what_safetensors_would_write(tmp_path):
+    path = checkpoint.save(tmp_path, make(3), RUN, ORIGIN)
+    with safe_open(path, "pt") as file:
+        expected = save({name: file.get_tensor(name) for name in file.keys()}, file.metadata())
+    assert path.read_bytes() == expected
 
 
 def test_every_damaged_byte_is_found(tmp_path):

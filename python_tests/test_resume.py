@@ -1,6 +1,7 @@
 """Going on: killed at any moment, interrupted, out of space, locked; the same bytes as if nothing had happened."""
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -8,11 +9,13 @@ import random
 import re
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from worldfast import activations, checkpoint, files, member
+from worldfast import activations, checkpoint, files, member, metrics
 from worldfast.activations import Capture, segment_path
 from worldfast.model import ModelSpec
 from worldfast.run import Run
@@ -24,7 +27,7 @@ WIDE = Run(  # 5,175 tokens: a save takes as long as a few steps
     capture=Capture(layers=(0, 2), cities="index < 50"),
 )  # fmt: skip
 RUNS = [WIDE, replace(WIDE, tasks=("angle", "inside"), name="", seed=8, rows=200)]
-KILLS = 12  # in saves, and as many elsewhere
+KILLS = 10  # in saves, and as many elsewhere
 FORKS = multiprocessing.get_context("forkserver")  # what a process imports is there when it begins
 FORKS.set_forkserver_preload(["worldfast.train"])
 
@@ -104,6 +107,57 @@ def test_killed_at_many_moments(whole, tmp_path):
     assert [left(folder) for folder in train(RUNS, out, progress=False)] == expected
 
 
+WHOLE = {"spec.json": 2, "activations/": 22, "checkpoint/": 22, "done": 2}  # in a path; saves of them all
+MOMENTS = ("half written", "before it is renamed", "renamed")
+SAVES = [(part, count, moment) for part, count in WHOLE.items() for moment in MOMENTS]
+SAVES.append(("metrics.jsonl", 65, "half written"))  # it grows in place
+
+
+def train_and_die(out, part, number, moment):
+    """Trains RUNS in a process that kills itself in the save of a file of this kind, the `number`-th."""
+    real_open, real_replace, saves = open, os.replace, itertools.count(1)
+
+    def now(path, here):
+        return here == moment and part in os.path.relpath(path, out) and next(saves) == number
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def open_(path, mode):
+        file = real_open(path, mode)
+        if not now(path, "half written"):
+            return file
+
+        def write(content):
+            file.write(content[: len(content) // 2])
+            file.flush()
+            die()
+
+        return nullcontext(SimpleNamespace(write=write))
+
+    def replace_(source, target):
+        if now(target, "before it is renamed"):
+            die()
+        real_replace(source, target)
+        if now(target, "renamed"):
+            die()
+
+    files.open = metrics.open = open_
+    os.replace = replace_
+    train(RUNS, out, progress=False)
+
+
+@pytest.mark.filterwarnings("error:checkpoint .* is damaged")
+@pytest.mark.parametrize("part,count,moment", SAVES)
+def test_killed_in_every_kind_of_save(whole, tmp_path, part, count, moment):
+    number = count if moment == "renamed" else random.Random(f"{part} {moment}").randint(1, count)
+    child = FORKS.Process(target=train_and_die, args=(tmp_path, part, number, moment))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert [left(folder) for folder in train(RUNS, tmp_path, progress=False)] == whole[0]
+
+
 def test_a_run_is_trained_by_one_process(whole, tmp_path):
     """Who comes second is told who is first, and changes nothing; a dead process holds nothing."""
     child = start(tmp_path)
@@ -166,6 +220,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_pat
         train(RUNS, tmp_path, progress=False, log=lambda run, line: steps.append(line["step"]))
     assert [left(folder) for folder in folders] == whole[0]
     assert steps == list(range(WIDE.checkpoint_steps[-2] + 1, WIDE.steps + 1))
+
+
+def test_training_begins_anew_where_no_checkpoint_is_whole(whole, tmp_path):
+    folders = train(RUNS, tmp_path, progress=False)
+    for path in (folders[0] / "checkpoint").iterdir():
+        path.write_bytes(b"")
+    for folder in folders:
+        (folder / "done").unlink()
+    with pytest.warns(UserWarning) as caught:
+        train(RUNS, tmp_path, progress=False)
+    assert [str(each.message).partition("; ")[2][:24] for each in caught] == [
+        "the one before it, step-", "none before it is left",
+    ]  # fmt: skip
+    assert [left(folder) for folder in folders] == whole[0]
 
 
 def test_no_space_for_a_line_of_metrics(whole, tmp_path):

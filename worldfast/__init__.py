@@ -1,7 +1,7 @@
 """worldfast: how the tasks a model is trained on shape what it knows of the world behind them."""
 
 from worldfast import study
-from worldfast.activations import Activations
+from worldfast.activations import Activations, Capture
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
 from worldfast.gram import gram_statistics
 from worldfast.huggingface import export_huggingface, import_huggingface
@@ -18,6 +18,7 @@ __all__ = [
     "TASKS",
     "Activations",
     "Batch",
+    "Capture",
     "Component",
     "ModelSpec",
     "OpenCheckpoint",

@@ -35,7 +35,8 @@ def write_whole(path: Path, *content: bytes | memoryview) -> Path:
     with naming(path, "nothing was written"):
         try:
             with open(partial, "wb") as file:
-                file.writelines(content)
+                for part in content:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)

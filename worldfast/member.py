@@ -88,6 +88,7 @@ class Member:
                 )
             target.copy_(found.tensors[name])
         self.step, pending = found.step, found.state["pending"]
+        checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
         self.lockstep.resume(self.index, Tally(found.step, pending["loss"], pending["steps"], False))
         self.seconds = found.state["seconds"]
         self.lines.cut(found.state["metrics"])

@@ -1,0 +1,136 @@
+"""What it costs a training to write its activations and checkpoints: 41 times, with the states of all cities.
+
+    python benchmarks/capture.py [--steps 10] [--repeats 7] [--threads 2]
+
+Two ways take turns: some steps, and the same steps behind a checkpoint, for which worldfast reads the hidden
+states of every city, hands them to the thread that writes them, and saves weights and optimizer. The cost of
+a checkpoint is the difference between neighbours in time, and so holds what that thread takes from the steps
+beside it. Divided by the time from one checkpoint to the next it is the overhead of a training of any length.
+The parts are timed alone, too. The losses must be the same, to the bit, and the file must hold the states.
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, record, rows, show, threads, verify
+from training import Together
+
+import worldfast as wf
+from worldfast.activations import Capture, Writer, segment_path
+from worldfast.member import Member
+from worldfast.train import _at_checkpoint
+
+ASKED = 3  # percent
+
+
+class Checkpoints:
+    """The members of an ensemble, each with a folder to write to."""
+
+    def __init__(self, together: Together, folder: Path, writer: Writer):
+        self.together, self.writer = together, writer
+        self.members = [
+            Member(together.lockstep, i, folder / str(i), run, writer)
+            for i, run in enumerate(together.lockstep.runs)
+        ]
+        for member in self.members:
+            for part in ("checkpoint", "activations"):
+                (member.folder / part).mkdir(parents=True)
+
+    def steps(self) -> np.ndarray:
+        """The losses [M, steps]."""
+        return self.together()
+
+    def checkpoint_and_steps(self) -> np.ndarray:
+        _at_checkpoint(self.members, self.writer)
+        return self.together()
+
+    def read(self) -> list[dict[int, np.ndarray]]:
+        return [m.prompt.read(self.together.ensemble, m.index, m.layers) for m in self.members]
+
+    def write(self, states: list[dict[int, np.ndarray]]) -> None:
+        about = {"run": "", "spec": "", "origin": "", "prompt": "", "token_positions": (), "dtype": "float32"}
+        for member, layers in zip(self.members, states):
+            self.writer.put(member.folder, 0, layers, member.cities, about)
+        self.writer.flush()
+
+    def save(self) -> None:
+        for member in self.members:
+            member.save()
+
+    def missed(self) -> float:
+        """The largest difference of the files of the last checkpoint from the states that are read again."""
+        self.writer.flush()
+        found = 0.0
+        for member, states in zip(self.members, self.read()):
+            with h5py.File(segment_path(member.folder, member.step)) as file:
+                for layer, state in states.items():
+                    found = max(found, np.abs(file[f"layer_{layer:02d}"][()] - state).max())
+        return found
+
+
+def overheads(without: np.ndarray, behind: np.ndarray, steps: int, run: wf.Run) -> tuple[list[Row], str]:
+    """In percent of a training of the run's length, and in words for any length.
+
+    without, behind   seconds [repeats] of `steps` steps, and of a checkpoint and as many
+    """
+    step = np.median(without) / steps
+    cost = behind - without
+    between = step * run.steps / run.checkpoints  # seconds from one checkpoint to the next
+    quantiles = np.quantile(100 * cost / between, [0.5, 0.2, 0.8])
+    row = Row(f"overhead of {run.checkpoints + 1} checkpoints in {run.steps:,} steps", *quantiles, len(cost))
+    cost = float(np.median(cost))
+    least = run.checkpoints * cost / (ASKED / 100 * step)
+    return [row], (
+        f"a checkpoint takes {1e3 * cost:.0f} ms, {cost / step:.1f} steps of {1e3 * step:.0f} ms: "
+        f"{run.checkpoints + 1} of them are below {ASKED}% from {least:,.0f} steps on"
+    )
+
+
+def main():
+    parser = arguments(__doc__, repeats=7, threads=[CORES])
+    parser.add_argument("--steps", type=int, default=10, help="steps between checkpoints of a measurement")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent.parent / "build" / "capture")
+    options = parser.parse_args()
+    paper = wf.Run(tuple(wf.TASKS), epochs=6, world=wf.WorldSpec(atlantis=100))
+    cases = {"paper shape, 5,175 cities, 4 layers": [paper], "the demo's models": list(wf.study.demo().runs)}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name, runs in cases.items():
+        if options.quick:
+            options.steps = 2
+            few = Capture(layers=(1,), cities="index < 50")
+            runs = [replace(run, batch=8, model=replace(run.model, layers=1), capture=few) for run in runs]
+        count = options.threads[0]
+        with threads(count), tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            writer = Writer()
+            ways = Checkpoints(Together(runs, options.steps, count), Path(folder), writer)
+            expected, states = ways.steps(), ways.read()
+
+            def error(losses, ways=ways, expected=expected):
+                return max(np.abs(losses - expected).max(), ways.missed())
+
+            contestants = [
+                Contestant(f"{options.steps} steps", ways.steps, lambda losses: np.abs(losses - expected).max()),
+                Contestant("a checkpoint and as many steps", ways.checkpoint_and_steps, error),
+                Contestant("of that: reading hidden states", ways.read),
+                Contestant("writing them, on a thread of its own", lambda: ways.write(states)),
+                Contestant("saving weights and optimizer", ways.save),
+            ]
+            errors = verify(contestants)
+            taken = compare(contestants, options.repeats)
+            writer.close()
+        without, behind = list(taken.values())[:2]
+        case = f"{name}, {len(runs)} models, {count} threads"
+        found = rows(taken, errors, MILLISECONDS)
+        show(case, found, MILLISECONDS.name)
+        record(options.results, "capture", case, found, MILLISECONDS.name)
+        found, words = overheads(without, behind, options.steps, min(runs, key=lambda run: run.steps))
+        show(case, found, "%")
+        print(words)
+        record(options.results, "capture", case, found, "%")
+
+
+if __name__ == "__main__":
+    main()
