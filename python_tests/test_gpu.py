@@ -294,7 +294,7 @@ def pair():
 
 @pytest.mark.parametrize("members", [None, [2, 0, 1]])
 def test_reading(pair, members, monkeypatch):
-    """What the CPU's ensemble reads, in several pieces: one of them, from row to row, longer than it would be."""
+    """What the CPU's ensemble reads, in several pieces, of which one has more than READ tokens."""
     cpu, device = pair
     monkeypatch.setattr(gpu, "READ", 128)
     rows = rows_of([9, 3, 24], seed=7)
