@@ -1,8 +1,10 @@
-"""Training on a GPU: the CPU's steps, the same bits twice and behind an interruption, then how fast, and why not faster.
+"""Training on a GPU: the CPU's steps, the same bits twice and behind an interruption, then how fast, and why
+not faster.
 
-Agreement is with worldfast's CPU ensemble in float32, whose tests hold it to float64: weights after 20 steps, by how far
-they moved. Then one model and 32 of the paper's shape in bfloat16; the limits are the products of real tokens at the
-rate of a large product, and the bytes that the kernels must move at the rate of a large copy.
+Agreement is with worldfast's CPU ensemble in float32, whose tests hold it to float64: weights after 20 steps,
+by how far they moved. Then one model and 32 of the paper's shape in bfloat16; the limits are the products of
+real tokens at the rate of a large product, and the bytes that the kernels must move at the rate of a large
+copy.
 """
 
 import time
@@ -23,7 +25,8 @@ from worldfast.transformer import buffer_size
 DEVICE = "cuda"
 PUBLISHED_STEPS = 328_128  # of a model of seven tasks: 42 million rows
 STEPS = 20  # of an agreement
-# how far weights may be from those of the CPU in float32, and a member's from its own alone: of how far they moved
+# how far weights may be from those of the CPU in float32, and a member's from its own alone: of how far they
+# moved
 ALLOWED = {"float32": (1e-3, 1e-3), "bfloat16": (0.15, 0.1)}
 
 
@@ -54,7 +57,8 @@ def take(lockstep, steps):
 
 
 def verify_training(runs, steps=STEPS):
-    """Faults found; the errors of weights by how far they moved: beside the CPU, and of the first run alone."""
+    """Faults found; the errors of weights by how far they moved: beside the CPU, and of the first run
+    alone."""
     products = runs[0].products
     start = lockstep_of(runs, "cpu").ensemble.parameters.clone()
     plain = [wf.Run.from_json(run.to_json() | {"products": "float32"}) for run in runs]
@@ -91,14 +95,19 @@ def verify_training(runs, steps=STEPS):
 
 def cases():
     """Runs that are verified, by name: the narrow kernels and the general ones."""
-    all_tasks, paper = tuple(wf.TASKS), ModelSpec()
+    all_tasks = tuple(wf.TASKS)
     other = dict(tasks=("inside",), loss="answer", seed=7, batch=96)
     for products in ALLOWED:
         run = wf.Run(all_tasks, seed=1, products=products, warmup=5)
         yield f"paper shape, {products}", [run, wf.Run(**other, products=products, warmup=5)]
     wide = ModelSpec(hidden=256, layers=2, heads=8, intermediate=1024)
-    yield "256 wide, bfloat16", [wf.Run(all_tasks, seed=s, model=wide, products="bfloat16", warmup=5) for s in (1, 2)]
-    demo = dict(model=ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=98), vocabulary="entity")
+    yield (
+        "256 wide, bfloat16",
+        [wf.Run(all_tasks, seed=s, model=wide, products="bfloat16", warmup=5) for s in (1, 2)],
+    )
+    demo = dict(
+        model=ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=98), vocabulary="entity"
+    )
     demo |= dict(loss="answer", products="bfloat16", warmup=5)
     yield "demo shape, bfloat16", [wf.Run(all_tasks, seed=s, **demo) for s in (1, 2)]
 
@@ -107,7 +116,8 @@ def cases():
 
 
 def bytes_moved(spec, tokens, outputs, parameters, members):
-    """What a step of the narrow kernels moves at least: see worldfast.kernels.narrow, attention, loss, optimizer."""
+    """What a step of the narrow kernels moves at least: see worldfast.kernels.narrow, attention, loss,
+    optimizer."""
     D, F = spec.hidden, spec.intermediate
     of_token = spec.layers * (102 * D + 12 * F) + 20 * D + 14 * outputs
     return tokens * of_token + members * parameters * 42
@@ -139,7 +149,10 @@ def time_training(out, members, steps, spec=None):
     first, *_ = run_on_device("training", case, [contestant], out, unit, repeats=5)
     assert not any(lockstep.read(m).diverged for m in range(members))
     each = PUBLISHED_STEPS / first.median / members
-    print(f"{each:.1f} s a model for 42 million rows; {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB at most")
+    print(
+        f"{each:.1f} s a model for 42 million rows; at most "
+        f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    )
     profile(run, out / f"training-profile-{members}.txt", steps)
     return lockstep
 
@@ -162,7 +175,8 @@ def profile(run, path, steps):
 
 
 def time_answers(out, lockstep, rows=10_000):
-    """Fourteen test sets for every member, of which the shortest and the longest are answered here, seven times each."""
+    """Fourteen test sets for every member, of which the shortest and the longest are answered here, seven
+    times each."""
     ensemble = lockstep.ensemble
     world = wf.World.cities().with_atlantis(n=100, seed=42)
     sets = [wf.sample(world, task, rows, split="test") for task in ("distance", "inside")]
@@ -175,7 +189,9 @@ def time_answers(out, lockstep, rows=10_000):
         [theirs] = plain.answer([(tokens[part], length[part])], LONGEST)
         agree = np.mean([np.array_equal(a, b) for a, b in zip(ours, theirs)])
         print(f"answers that are those of float32 on the CPU: {agree:.1%}")
-        assert agree >= 0.7, "answers differ from those of the CPU"  # digits that are not learned yet are close
+        assert agree >= 0.7, (
+            "answers differ from those of the CPU"
+        )  # digits that are not learned yet are close
 
     def run():
         for one in prompts:
@@ -183,7 +199,9 @@ def time_answers(out, lockstep, rows=10_000):
 
     seconds = Unit("s", lambda seconds: seconds)
     case = f"answers to 14 sets of {rows:,} prompts, {ensemble.members} models"
-    run_on_device("evaluation", case, [Contestant("worldfast, bfloat16", run, times=7)], out, seconds, repeats=1)
+    run_on_device(
+        "evaluation", case, [Contestant("worldfast, bfloat16", run, times=7)], out, seconds, repeats=1
+    )
 
 
 def training(out):
@@ -193,8 +211,8 @@ def training(out):
         begun = time.perf_counter()
         found, beside, apart = verify_training(runs)
         faults += [f"{name}: {fault}" for fault in found]
-        print(f"{name}: weights {beside:.1e} from the CPU's, {apart:.1e} from those alone, of how far they moved; "
-              f"{time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
+        print(f"{name}: weights {beside:.1e} from the CPU's, {apart:.1e} from those alone, of how "
+              f"far they moved; {time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
     print("\n".join(faults), flush=True)
     for members, steps in ((1, 256), (32, 64)):
         lockstep = time_training(out, members, steps)

@@ -1,5 +1,5 @@
-"""GPU kernels in Triton, compiled when they are called. Imported by `worldfast.ops` and `worldfast.gram` where a tensor
-is on a GPU."""
+"""GPU kernels in Triton, compiled when they are called. Imported by `worldfast.ops`, `worldfast.gram` and
+what trains an ensemble on a GPU, when it is used."""
 
 try:
     import triton  # noqa: F401

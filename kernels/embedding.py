@@ -1,9 +1,10 @@
 """The embedding's gradient: for each token of the vocabulary the sum over where it stands, without atomics.
 
-A program has a block of the vocabulary and a stretch of a member's tokens, and multiplies a matrix of zeros and ones,
-which token stands where, with the gradients there; tiles of tokens in which nothing of the block stands are passed over.
-Sums of stretches are added up in order. The matrix units do 2 x 64 D operations for a token and each block of 64 that
-the vocabulary has: of 98 characters a hundredth of what the model does for it.
+A program has a block of the vocabulary and a stretch of a member's tokens, and multiplies a matrix of zeros
+and ones, which token stands where, with the gradients there; tiles of tokens in which nothing of the block
+stands are passed over. Sums of stretches are added up in order. The matrix units do 2 x 64 D operations for a
+token and each block of 64 that the vocabulary has: of 98 characters a hundredth of what the model does for
+it.
 
 M members, C tokens of each, V tokens in the vocabulary, D numbers in a token.
 """

@@ -1,6 +1,7 @@
 """Cross entropy at the positions that have a target, and its gradient, in one pass over the logits.
 
-A position of V logits moves 4 V in and, in bfloat16 products, 2 V out. Sums go to a place of their own for each program.
+A position of V logits moves 4 V in and, in bfloat16 products, 2 V out. Sums go to a place of their own for
+each program.
 
 M members, C tokens of each, V logits of a token.
 """
@@ -30,7 +31,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, grad: Tensor, partial: Tensor
     width, T = triton.next_power_of_2(V), tokens_of_program(V)
     with torch.cuda.device_of(logits):
         _cross_entropy[(triton.cdiv(C, T), M)](
-            logits, targets, grad, partial, C, logits.stride(1), grad.stride(1), partial.stride(0), V=V, WIDTH=width, TOKENS=T,
+            logits, targets, grad, partial, C, logits.stride(1), grad.stride(1), partial.stride(0), V=V,
+            WIDTH=width, TOKENS=T,
             num_warps=min(16, max(4, width // 1024)),
         )  # fmt: skip
 

@@ -1,11 +1,12 @@
 """RMSNorm of an ensemble's residual stream, with what stands before it: the embedding, or what a block adds.
 
-The stream x is float32, what is multiplied next is in the dtype of the products. A token of D numbers in bfloat16
-products moves 2 D (what is added) + 4 D (x) in and 4 D + 2 D (x, normed) out; x added and normed by two kernels
-would move 4 D more. Backward 2 D + 4 D + 4 D in, 4 D + 2 D out: the stream's gradient also as the products want it.
+The stream x is float32, what is multiplied next is in the dtype of the products. A token of D numbers in
+bfloat16 products moves 2 D (what is added) + 4 D (x) in and 4 D + 2 D (x, normed) out; x added and normed by
+two kernels would move 4 D more. Backward 2 D + 4 D + 4 D in, 4 D + 2 D out: the stream's gradient also as the
+products want it.
 
-A program has some tokens of one member, and sums of the weight's gradient go to a row of their own for each program:
-no atomics, so that results are the same every time.
+A program has some tokens of one member, and sums of the weight's gradient go to a row of their own for each
+program: no atomics, so that results are the same every time.
 
 M members, C tokens of each, D numbers in a token.
 """

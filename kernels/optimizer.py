@@ -1,8 +1,9 @@
-"""What a step ends with: each member's gradient norm, whether it is finite, clipping, AdamW with decoupled decay.
+"""What a step ends with: each member's gradient norm, whether it is finite, clipping, AdamW with decoupled
+decay.
 
-All that is asked and all that is found stays on the device, so that nothing waits for it. A parameter moves 4 bytes for
-the norm, then 20 in (parameter, gradient, two moments, decay) and 12 out, and 2 more where products want it in bfloat16:
-38 bytes, and no pass of its own for the cast. Members that take no step move nothing.
+All that is asked and all that is found stays on the device, so that nothing waits for it. A parameter moves 4
+bytes for the norm, then 20 in (parameter, gradient, two moments, decay) and 12 out, and 2 more where products
+want it in bfloat16: 38 bytes, and no pass of its own for the cast. Members that take no step move nothing.
 
 M members, P parameters, B programs, S steps of a plan.
 """
@@ -32,8 +33,8 @@ def decide(
     losses: Tensor, squares: Tensor, rows: Tensor, schedule: Tensor, constants: Tensor, step: Tensor,
     alive: Tensor, tally: Tensor, update: Tensor,
 ) -> None:  # fmt: skip
-    """What each member does in this step. One without rows does nothing; one whose loss or gradient is not finite
-    does nothing from now on.
+    """What each member does in this step. One without rows does nothing; one whose loss or gradient is not
+    finite does nothing from now on.
 
     losses      float32 [M, B, 2], partial sums of the loss, and of how many positions it is over
     squares     float32 [M, B], partial sums of the squares of that loss's gradient
@@ -43,8 +44,10 @@ def decide(
     constants   float32 [M, 4]: clip, beta1, beta2, eps
     step        int32 [1], which of the S it is
     alive       int32 [M], set to 0 where the loss or the gradient is not finite
-    tally       float64 [M, 3]: the mean loss is added to the first, 1 to the second and third, where a step is taken
-    update      float32 [M, 5], for `adamw`: whether a step is taken, the schedule, what gradients are multiplied by
+    tally       float64 [M, 3]: the mean loss is added to the first, 1 to the second and third, where a step
+                is taken
+    update      float32 [M, 5], for `adamw`: whether a step is taken, the schedule, what gradients are
+                multiplied by
     """
     M = len(losses)
     with torch.cuda.device_of(losses):

@@ -1,9 +1,11 @@
-"""A step's rows, taken from those that are made: each member's inputs and targets from the beginning of its capacity.
+"""A step's rows, taken from those that are made: each member's inputs and targets from the beginning of its
+capacity.
 
-The last token of a row predicts nothing and is left out. What is left of the capacity is padding that no row has:
-token 0 without a target.
+The last token of a row predicts nothing and is left out. What is left of the capacity is padding that no row
+has: token 0 without a target.
 
-M members, n rows of each that are made, R rows of a step at most, C tokens of a member's capacity, S steps of a plan.
+M members, n rows of each that are made, R rows of a step at most, C tokens of a member's capacity, S steps of
+a plan.
 """
 
 import torch
@@ -29,14 +31,16 @@ def take_rows(
     answer_only    int32 [M], 1: only tokens of the answer are targets
     longest        tokens of the longest row, or more
     tokens         int32 [M, C];  targets int32 [M, C], -1 where there is none
-    starts, ends   int32 [M, R], where rows begin and end among all M C tokens; a row that is not there has no tokens
+    starts, ends   int32 [M, R], where rows begin and end among all M C tokens; a row that is not there has no
+                   tokens
     """
     M, C = tokens.shape
     R = starts.shape[1]
     with torch.cuda.device_of(tokens):
         _take_rows[(R + 1, M)](
             made, row_start, answer_start, rows, step, alive, answer_only, tokens, targets, starts, ends,
-            made.stride(0), answer_start.shape[1], C, R, WIDTH=triton.next_power_of_2(longest), PADDING=PADDING,
+            made.stride(0), answer_start.shape[1], C, R, WIDTH=triton.next_power_of_2(longest),
+            PADDING=PADDING,
             num_warps=1,
         )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """SwiGLU: silu(gate) * up, and its gradient, of gate beside up.
 
-A token of F numbers moves 3 F forward. Backward, 3 F in and 3 F out: the gradient goes where gate and up stood, and
-the result is made anew for the product that wants it, since keeping it would cost F in memory a layer.
+A token of F numbers moves 3 F forward. Backward, 3 F in and 3 F out: the gradient goes where gate and up
+stood, and the result is made anew for the product that wants it, since keeping it would cost F in memory a
+layer.
 
 N tokens, F numbers of gate and as many of up.
 """
@@ -21,7 +22,8 @@ def swiglu(gate_up: Tensor, out: Tensor) -> None:
 
 
 def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor) -> None:
-    """Sets gate_up [..., 2 F] to its gradient, given that at the result, grad [..., F], and out to the result."""
+    """Sets gate_up [..., 2 F] to its gradient, given that at the result, grad [..., F], and out to the
+    result."""
     _launch(_backward, out, grad, gate_up, out)
 
 

@@ -1,4 +1,5 @@
-"""The ensemble on a GPU, interpreted on the CPU where there is none: against float64, the CPU's ensemble, and itself."""
+"""The ensemble on a GPU, interpreted on the CPU where there is none: against float64, the CPU's ensemble, and
+itself."""
 
 import contextlib
 import itertools
@@ -23,8 +24,12 @@ SPEC = ModelSpec(hidden=16, layers=2, heads=2, intermediate=40)
 BASE = wf.Run(("distance",), seed=1, rows=12, batch=4, epochs=1, model=SPEC, warmup=2, learning_rate=1e-2)
 RUNS = [
     BASE,  # 3 steps
-    replace(BASE, tasks=("inside", "compass"), seed=2, rows=3, loss="answer", name="", clip=0.1),  # 2 steps, 2 rows last
-    replace(BASE, tasks=("crossing",), seed=3, rows=5, batch=3, betas=(0.8, 0.99), name="", weight_decay=0.1),  # 2 steps
+    replace(
+        BASE, tasks=("inside", "compass"), seed=2, rows=3, loss="answer", name="", clip=0.1
+    ),  # 2 steps, 2 rows last
+    replace(
+        BASE, tasks=("crossing",), seed=3, rows=5, batch=3, betas=(0.8, 0.99), name="", weight_decay=0.1
+    ),  # 2 steps
 ]
 VOCABULARY = 98
 F32 = torch.float32
@@ -81,7 +86,8 @@ def exact_loss(spec, w, row):
 def exact_training(run, start):
     """The parameters [P] after a run, and the mean loss of each step."""
     leaves = [
-        view.clone().requires_grad_() for view in views(run.model.shapes(VOCABULARY), start.double().cpu()).each()
+        view.clone().requires_grad_()
+        for view in views(run.model.shapes(VOCABULARY), start.double().cpu()).each()
     ]
     each = iter(leaves)
     embed = next(each)
@@ -97,7 +103,9 @@ def exact_training(run, start):
         packed = stream.pack(*run.rows_at(step))
         parts = []
         for r, answer in enumerate(packed.answer_start):
-            row = torch.from_numpy(packed.tokens[packed.row_start[r] : packed.row_start[r + 1]].astype(np.int64))
+            row = torch.from_numpy(
+                packed.tokens[packed.row_start[r] : packed.row_start[r + 1]].astype(np.int64)
+            )
             parts.append(exact_loss(run.model, w, row)[answer - 1 if run.loss == "answer" else 0 :])
         adamw.zero_grad()
         loss = torch.cat(parts).mean()
@@ -123,7 +131,8 @@ def trained():
 
 
 def test_training_against_float64(trained):
-    """Losses and weights after all steps: tasks, batches, losses, clipping, betas and lengths of their own."""
+    """Losses and weights after all steps: tasks, batches, losses, clipping, betas and lengths of their
+    own."""
     start, lockstep, tallies = trained
     for m, run in enumerate(RUNS):
         end, losses = exact_training(run, start[m])
@@ -134,7 +143,8 @@ def test_training_against_float64(trained):
 
 
 def test_a_member_alone_has_the_same_weights_and_so_has_a_second_run(trained):
-    """On the CPU, interpreted, bit for bit; on a GPU the products of an ensemble may be added up in another order."""
+    """On the CPU, interpreted, bit for bit; on a GPU the products of an ensemble may be added up in another
+    order."""
     _, together, tallies = trained
     again = GpuLockstep(ensemble_of(RUNS), RUNS)
     assert train(again) == tallies
@@ -195,7 +205,8 @@ def test_sums_begin_again():
 
 @pytest.mark.parametrize("hidden", [16, 24])
 def test_half_precision_products(hidden):
-    """Rounded matrices, float32 masters: near the float64 steps, and not those of float32 products. A token of 16
+    """Rounded matrices, float32 masters: near the float64 steps, and not those of float32 products. A token
+    of 16
     numbers is a tile of its own, one of 24 is not."""
     run = replace(BASE, model=replace(SPEC, hidden=hidden, heads=hidden // 8), products="bfloat16", name="")
     ensemble = ensemble_of([run], products="bfloat16")
@@ -283,13 +294,15 @@ def pair():
 
 @pytest.mark.parametrize("members", [None, [2, 0, 1]])
 def test_reading(pair, members, monkeypatch):
-    """What the CPU's ensemble reads, in several pieces."""
+    """What the CPU's ensemble reads, in several pieces, of which one has more than READ tokens."""
     cpu, device = pair
-    monkeypatch.setattr(gpu, "READ", 100)
-    rows = rows_of([9, 3, 14])
+    monkeypatch.setattr(gpu, "READ", 128)
+    rows = rows_of([9, 3, 24], seed=7)
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(device.logits(rows, members).cpu(), cpu.logits(rows, members), **close)
-    for found, expected in zip(device.hidden_states(rows, [2, 0, 1], members), cpu.hidden_states(rows, [2, 0, 1], members)):
+    for found, expected in zip(
+        device.hidden_states(rows, [2, 0, 1], members), cpu.hidden_states(rows, [2, 0, 1], members)
+    ):
         torch.testing.assert_close(found.cpu(), expected, **close)
     with pytest.raises(IndexError, match="expected 0 to 2, got 3"):
         device.hidden_states(rows, [3])
@@ -310,7 +323,8 @@ def test_gradients(pair):
 
 
 def test_answers(pair, monkeypatch):
-    """Those of the CPU's ensemble, for members with different numbers of prompts, in several tiles; also one token."""
+    """Those of the CPU's ensemble, for members with different numbers of prompts, in several tiles; also one
+    token."""
     cpu, device = pair
     monkeypatch.setattr(gpu, "ANSWERED", 400)
     world = wf.World.cities()
@@ -369,7 +383,14 @@ def test_footprint_is_what_is_taken(products, hidden):
     ensemble = GpuEnsemble(spec, VOCABULARY, 2, device=DEVICE, products=products)
     runs = [replace(BASE, model=spec, products=products, seed=seed) for seed in (1, 5)]
     lockstep = GpuLockstep(ensemble, runs)
-    own = [ensemble.parameters, ensemble.gradients, ensemble.decayed, lockstep.moments, lockstep._tokens, lockstep._targets]
+    own = [
+        ensemble.parameters,
+        ensemble.gradients,
+        ensemble.decayed,
+        lockstep.moments,
+        lockstep._tokens,
+        lockstep._targets,
+    ]
     own += [lockstep._rounded] if products == "bfloat16" else []
     taken = sum(x.nbytes for x in own) + lockstep._transformers.nbytes
     ahead = [lockstep._made, lockstep._scratch, lockstep._row_start, lockstep._answer_start, lockstep._rows]

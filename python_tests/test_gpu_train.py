@@ -1,4 +1,5 @@
-"""worldfast.train on a GPU, whose place the CPU takes where there is none: the files, resume and divergence of the CPU's."""
+"""worldfast.train on a GPU, whose place the CPU takes where there is none: the files, resume and divergence
+of the CPU's."""
 
 import importlib
 import json
@@ -32,7 +33,11 @@ def gpu(monkeypatch):
         return
     module = importlib.import_module("worldfast.train")
     monkeypatch.setattr(module, "require_cuda", lambda device: "cuda:0")
-    monkeypatch.setattr(module, "GpuEnsemble", lambda *shape, device, products: GpuEnsemble(*shape, device="cpu", products=products))
+    monkeypatch.setattr(
+        module,
+        "GpuEnsemble",
+        lambda *shape, device, products: GpuEnsemble(*shape, device="cpu", products=products),
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a device in the CPU's place")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 8 << 30))
 

@@ -1,6 +1,8 @@
-"""The kernels of a block in one tile: against float64, interpreted where there is no GPU; and what they compile to.
+"""The kernels of a block in one tile: against float64, interpreted where there is no GPU; and what they
+compile to.
 
-The interpreter computes in bfloat16 what is nowhere close, so that here 16 bits are float16's; the GPU has both.
+The interpreter computes in bfloat16 what is nowhere close, so that here 16 bits are float16's; the GPU has
+both.
 """
 
 import pytest
@@ -28,7 +30,13 @@ class Case:
     """Weights of M members, of which each has a gap behind its own, and a stream."""
 
     def __init__(self, M, C, D, F):
-        shapes = {"qkv": (3 * D, D), "bias": (3 * D,), "output": (D, D), "gate_up": (2 * F, D), "down": (D, F)}
+        shapes = {
+            "qkv": (3 * D, D),
+            "bias": (3 * D,),
+            "output": (D, D),
+            "gate_up": (2 * F, D),
+            "down": (D, F),
+        }
         sizes = [torch.Size(shape).numel() for shape in shapes.values()]
         buffer = empty(M, sum(sizes) + 16, dtype=DTYPE)
         for seed, (name, part) in enumerate(zip(shapes, buffer[:, :-16].split(sizes, 1))):
@@ -107,7 +115,11 @@ def test_block(shape):
     product = torch.nn.functional.silu(gate) * up
     (product @ down.detach().mT).backward(grad.double())
     rounded, grad_mixed, again = (empty(M, C, D, dtype=DTYPE) for _ in range(3))
-    gated, grad_gate_up, partial = empty(M, C, F, dtype=DTYPE), empty(M, C, 2 * F, dtype=DTYPE), empty(M, case.B, D)
+    gated, grad_gate_up, partial = (
+        empty(M, C, F, dtype=DTYPE),
+        empty(M, C, 2 * F, dtype=DTYPE),
+        empty(M, case.B, D),
+    )
     narrow.block_backward(
         grad, middle, *weights, EPS, rounded, grad_mixed, again, gated, grad_gate_up, partial
     )
@@ -142,13 +154,16 @@ def build(kernel, D, tokens, arch):
     for name in set(kernel.arg_names) - set(constexprs):
         is_count = name == "count" or name.endswith("_member")
         wide = name in FLOAT32 or name == "out" and kernel is narrow._block
-        types[name] = "fp32" if name == "eps" else "i32:16" if is_count else "*fp32:16" if wide else "*bf16:16"
+        types[name] = (
+            "fp32" if name == "eps" else "i32:16" if is_count else "*fp32:16" if wide else "*bf16:16"
+        )
     return Build(kernel, types, constexprs, arch, options["num_warps"], options["num_stages"])
 
 
 @needs_compiler
 def test_instructions_and_registers():
-    """All products by matrix units, of Hopper's own where a program has 64 tokens; nothing leaves the registers."""
+    """All products by matrix units, of Hopper's own where a program has 64 tokens; nothing leaves the
+    registers."""
     cases = [(k, D, T, 90) for k in KERNELS for D in (64, 128) for T in (32, 64, 128)]
     cases += [(k, 16, 32, 90) for k in KERNELS] + [(k, 32, 64, 90) for k in KERNELS]
     for case, binary in zip(cases, compiled([build(*case) for case in cases])):

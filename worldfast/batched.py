@@ -1,9 +1,10 @@
 """All members of an ensemble at once on a GPU: one transformer's arithmetic with a member axis, [M, C, ...].
 
-Each member has C places for tokens, as many as the longest needs; rows lie in them end to end, and the places that are
-left have no row, no target and a gradient of 0. Matrix products are one batched product for all members; what stands
-between them are the kernels of worldfast.kernels, which also say what they move. Nothing here waits for the device or
-allocates on it after the first call of a size, so that a CUDA graph can hold all of it.
+Each member has C places for tokens, as many as the longest needs; rows lie in them end to end, and the places
+that are left have no row, no target and a gradient of 0. Matrix products are one batched product for all
+members; what stands between them are the kernels of worldfast.kernels, which also say what they move. Nothing
+here waits for the device or allocates on it after the first call of a size, so that a CUDA graph can hold all
+of it.
 
 M members, C places of each, D hidden, F intermediate, H tokens the head can answer, V vocabulary.
 """
@@ -58,9 +59,16 @@ class Transformers:
     TABLE = GENERAL  # the memory for tokens
 
     def __init__(
-        self, spec: ModelSpec, masters: Weights, weights: Weights, capacity: int, *, learns: bool, caches: bool = False
+        self, spec: ModelSpec, masters: Weights, weights: Weights, capacity: int, *, learns: bool,
+        caches: bool = False
     ):  # fmt: skip
-        self.spec, self.masters, self.weights, self.capacity, self.learns = spec, masters, weights, capacity, learns
+        self.spec, self.masters, self.weights, self.capacity, self.learns = (
+            spec,
+            masters,
+            weights,
+            capacity,
+            learns,
+        )
         self.members = len(masters.embed)
         self.dtype, self.device = weights.head.dtype, masters.embed.device
         self._room: dict[tuple[str, int], Tensor] = {}
@@ -71,13 +79,19 @@ class Transformers:
             for i in range(copies):
                 dtype = torch.float32 if size == 4 else self.dtype
                 new = i < kept
-                self._room[name, i] = self._zeros(self.members * capacity * width, dtype=dtype) if new else self._room[name, 0]
+                self._room[name, i] = (
+                    self._zeros(self.members * capacity * width, dtype=dtype) if new else self._room[name, 0]
+                )
         if learns:
             V, D = masters.embed.shape[1:]
             norms = 2 * spec.layers + 1
-            self._norm_parts = self._zeros(norms * self.members * -(-capacity // norm.tokens_of_program(D)) * D)
+            self._norm_parts = self._zeros(
+                norms * self.members * -(-capacity // norm.tokens_of_program(D)) * D
+            )
             self._embed_parts = self._zeros(self.members * embedding.stretches(capacity) * V * D)
-            self._loss_parts = self._zeros(self.members * -(-capacity // loss.tokens_of_program(self.outputs)) * 2)
+            self._loss_parts = self._zeros(
+                self.members * -(-capacity // loss.tokens_of_program(self.outputs)) * 2
+            )
             self._known_places: dict[tuple, Tensor] = {}
 
     @property
@@ -142,7 +156,9 @@ class Transformers:
             x, normed = self._add_norm(x, added, norms, C, 2 * i + 2)
         return normed
 
-    def _add_norm(self, x: Tensor, added: Tensor, norms: list[Tensor], C: int, i: int) -> tuple[Tensor, Tensor]:
+    def _add_norm(
+        self, x: Tensor, added: Tensor, norms: list[Tensor], C: int, i: int
+    ) -> tuple[Tensor, Tensor]:
         out, normed, scale = self._norm(C, i)
         norm.add_norm(x, added, norms[i], self.spec.norm_eps, out, normed, scale)
         return out, normed
@@ -150,7 +166,8 @@ class Transformers:
     def attend(
         self, qkv: Tensor, rows: tuple[Tensor, Tensor], longest: int, mixed: Tensor, last_only: bool = False
     ) -> None:
-        """Attention of [M, C, 3 D] within rows, starts and ends, into mixed [M, C, D]; `last_only`: of each row's last
+        """Attention of [M, C, 3 D] within rows, starts and ends, into mixed [M, C, D]; `last_only`: of each
+        row's last
         token."""
         heads = self._heads(qkv)
         attention_forward(*heads, rows, self.spec.rope_base, longest, self._one_head(mixed), last_only)
@@ -177,7 +194,9 @@ class Transformers:
         rounded = grad_x if wide else self.at("rounded", C)
         grad, grad_qkv = self.at("added", C), self.at("grad_qkv", C)
         gated, grad_gated = self.at("gated", C), self.at("grad_gated", C)
-        parts = self._parts(self._norm_parts, norm.tokens_of_program(spec.hidden), C, 2 * spec.layers + 1, spec.hidden)
+        parts = self._parts(
+            self._norm_parts, norm.tokens_of_program(spec.hidden), C, 2 * spec.layers + 1, spec.hidden
+        )
 
         def through_norm(i: int, weight: Tensor, first: bool = False) -> None:
             x, _, scale = self._norm(C, i)

@@ -1,6 +1,7 @@
 """What an ensemble's training takes on a GPU, in bytes; importing it needs neither a GPU nor Triton.
 
-The tables are the memory that worldfast.batched and worldfast.narrow take, so that an estimate is what will be taken.
+The tables are the memory that worldfast.batched and worldfast.narrow take, so that an estimate is what will
+be taken.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def is_narrow(spec: ModelSpec, products: str) -> bool:
 
 
 def sizes(table: dict, spec: ModelSpec, outputs: int, itemsize: int) -> Iterator[tuple[str, int, int, int]]:
-    """(name, numbers of a token, bytes of each, how many) of a table, where products multiply `itemsize` bytes.
+    """(name, numbers of a token, bytes of each, how many) of a table, where products multiply `itemsize`
+    bytes.
 
     A token's logits begin at a multiple of 8, as matrix units like it.
     """
@@ -75,7 +77,8 @@ def footprint(spec: ModelSpec, vocabulary: int, members: int, row_tokens: int, p
     table = NARROW if is_narrow(spec, products) else GENERAL
     token = sum(width * size * n for _, width, size, n in sizes(table, spec, shapes.head[0], itemsize))
     token += 8  # what it is, and its target
-    # parts of sums: of the norms' weights (and biases) for each 32 tokens or fewer, of the embedding for each 512
+    # parts of sums: of the norms' weights (and biases) for each 32 tokens or fewer, of the embedding for each
+    # 512
     tile = max(1, min(32, 4096 // (1 << (D - 1).bit_length())))
     parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is NARROW else 0))
     parts = 4 * (parts + -(-C // 512) * vocabulary * D) + 8 * C

@@ -28,7 +28,9 @@ def require_cuda(device: str | torch.device) -> torch.device:
     """The device, with its number. RuntimeError that says what is missing where it cannot be used."""
     how = "use device='cpu'"
     if not core.cuda:
-        raise RuntimeError(f"device {device!r}: worldfast was built without CUDA; reinstall it where nvcc is found, or {how}")
+        raise RuntimeError(
+            f"device {device!r}: worldfast was built without CUDA; reinstall it where nvcc is found, or {how}"
+        )
     if not torch.cuda.is_available():
         raise RuntimeError(f"device {device!r}: torch finds no CUDA device; {how}")
     found = torch.device(device)
@@ -38,14 +40,17 @@ def require_cuda(device: str | torch.device) -> torch.device:
     try:
         import triton  # noqa: F401
     except ModuleNotFoundError:
-        raise RuntimeError(f"device {device!r}: training needs Triton 3.4 or later: pip install triton, or {how}") from None
+        raise RuntimeError(
+            f"device {device!r}: training needs Triton 3.4 or later: pip install triton, or {how}"
+        ) from None
     return torch.device("cuda", number)
 
 
 class GpuEnsemble(Ensemble):
     """An Ensemble whose members learn, are read and answer all at once, on a GPU.
 
-    products   what matrices are multiplied in while learning, and by default while answering: "float32", or "bfloat16"
+    products   what matrices are multiplied in while learning, and by default while answering: "float32", or
+               "bfloat16"
                with float32 sums, parameters, norms and residual stream. Reading is float32 always
     """
 
@@ -108,27 +113,24 @@ class GpuEnsemble(Ensemble):
                 mine = starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end, "right")]
                 cuts = np.searchsorted(mine, np.arange(begin + READ, end, READ), "right") - 1
                 masters = self.stacked(self.parameters[member : member + 1])
-                transformers = None
+                most = places(min(READ + LONGEST_ROW, end - begin))  # a cut is where a row begins
+                transformers = Transformers(self.spec, masters, masters, most, learns=False)
                 for r0, r1 in pairwise(np.unique([0, *cuts, len(mine) - 1])):
                     t0, t1 = mine[[r0, r1]]
-                    C = places(min(READ, end - begin) if transformers is None else t1 - t0)
-                    if transformers is None:
-                        transformers = Transformers(self.spec, masters, masters, C, learns=False)
                     batch = torch.zeros(1, places(t1 - t0), dtype=torch.int32)
                     batch[0, : t1 - t0] = torch.from_numpy(tokens[t0:t1])
                     bounds = torch.from_numpy((mine[r0 : r1 + 1] - t0).astype(np.int32)).to(self.device)
                     at = slice(*np.searchsorted(scored, (t0, t1)).tolist())
                     where = torch.from_numpy(scored[at] - t0).to(self.device)
-                    yield (
-                        transformers,
-                        Batch(batch.to(self.device), bounds[None, :-1].contiguous(), bounds[None, 1:].contiguous(), longest),
-                        where, at,
-                    )  # fmt: skip
+                    rows_here = bounds[None, :-1].contiguous(), bounds[None, 1:].contiguous()
+                    yield transformers, Batch(batch.to(self.device), *rows_here, longest), where, at
 
     def _members(self, rows: Rows, members: Sequence[int] | None) -> Sequence[int]:
         members = range(self.members) if members is None else members
         if len(members) != len(rows.offsets) - 1:
-            raise ValueError(f"members: {len(members)} named, but the rows are those of {len(rows.offsets) - 1}")
+            raise ValueError(
+                f"members: {len(members)} named, but the rows are those of {len(rows.offsets) - 1}"
+            )
         return members
 
     # ---- answering ----
@@ -187,7 +189,10 @@ class GpuEnsemble(Ensemble):
         tokens, bounds = rows.tokens.cpu(), rows.cu_seqlens.cpu()
         scored, targets = rows.scored.cpu(), rows.targets.cpu().int()
         C = places(max(end - begin for begin, end in pairwise(rows.offsets)))
-        ids, asked = torch.zeros(len(members), C, dtype=torch.int32), torch.full((len(members), C), -1, dtype=torch.int32)
+        ids, asked = (
+            torch.zeros(len(members), C, dtype=torch.int32),
+            torch.full((len(members), C), -1, dtype=torch.int32),
+        )
         starts = [torch.zeros(0, dtype=torch.int32)] * len(members)
         for i, (begin, end) in enumerate(pairwise(rows.offsets)):
             if begin == end:
@@ -201,8 +206,13 @@ class GpuEnsemble(Ensemble):
         first, last = torch.zeros(2, len(members), most, dtype=torch.int32)
         for i, of_member in enumerate(starts):
             first[i, : len(of_member) - 1], last[i, : len(of_member) - 1] = of_member[:-1], of_member[1:]
-        batch = Batch(*(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device))
-        parameters, gradients = self.parameters[members], torch.empty(len(members), self.size, device=self.device)
+        batch = Batch(
+            *(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device)
+        )
+        parameters, gradients = (
+            self.parameters[members],
+            torch.empty(len(members), self.size, device=self.device),
+        )
         gradients.zero_()  # the gaps of alignment
         weights = self.stacked(parameters.to(DTYPES[self.products]))
         transformers = Transformers(self.spec, self.stacked(parameters), weights, C, learns=True)
@@ -215,13 +225,16 @@ class GpuEnsemble(Ensemble):
 def longest_row(lengths: np.ndarray) -> int:
     longest = int(lengths.max(initial=1))
     if longest > LONGEST_ROW:
-        raise ValueError(f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}")
+        raise ValueError(
+            f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}"
+        )
     return longest
 
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """float32 products are those of IEEE, and bfloat16 ones are added up in float32, whatever was set before."""
+    """float32 products are those of IEEE, and bfloat16 ones are added up in float32, whatever was set
+    before."""
     flags = torch.backends.cuda.matmul
     before = flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction
     flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = False, False
@@ -234,8 +247,8 @@ def exact_products() -> Iterator[None]:
 def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: int) -> list[np.ndarray]:
     """Each member's answers, int32 [n, longest], <eos> behind their ends.
 
-    A prompt's keys and values stand among its places, and behind them is room for those of its answer. Rows that have
-    ended leave the batch, but for as many as another member still has.
+    A prompt's keys and values stand among its places, and behind them is room for those of its answer. Rows
+    that have ended leave the batch, but for as many as another member still has.
     """
     from worldfast.batched import Batch, Transformers
 
@@ -272,7 +285,9 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
         if not most or step == longest - 1:
             break
         keep = goes_on.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # [m, n'']
-        goes_on, who, following, starts, ends = (x.gather(1, keep) for x in (goes_on, who, following, starts, ends))
+        goes_on, who, following, starts, ends = (
+            x.gather(1, keep) for x in (goes_on, who, following, starts, ends)
+        )
         place, ends = ends.long(), ends + 1
 
         def attend(layer, qkv, mixed, place=place, rows=(starts.reshape(-1), ends.reshape(-1))):

@@ -1,13 +1,14 @@
 """An ensemble that learns on a GPU, in lockstep and without waiting for the device.
 
-A step is a CUDA graph: rows are taken from those that are made, then forward, backward, norms, clipping, AdamW, of all
-members at once. What it asks and what it finds stays on the device; the host reads it when a line of metrics is due.
+A step is a CUDA graph: rows are taken from those that are made, then forward, backward, norms, clipping,
+AdamW, of all members at once. What it asks and what it finds stays on the device; the host reads it when a
+line of metrics is due.
 
-Rows of many steps are made ahead, each member's by one call of its stream. Only then is it known how many tokens each
-step has. A member's places are a multiple of 128 and hold the longest of the members in that step, which is 5% more
-than the tokens of 32 members of 128 rows; rows padded to the longest there can be would take 57% more. There is a graph
-for each number of places, recorded when it is first needed. The number depends on a step's rows alone, so that who goes
-on from a checkpoint has the bits of who was not stopped.
+Rows of many steps are made ahead, each member's by one call of its stream. Only then is it known how many
+tokens each step has. A member's places are a multiple of 128 and hold the longest of the members in that
+step, which is 5% more than the tokens of 32 members of 128 rows; rows padded to the longest there can be
+would take 57% more. There is a graph for each number of places, recorded when it is first needed. The number
+depends on a step's rows alone, so that who goes on from a checkpoint has the bits of who was not stopped.
 
 M members, P parameters, S steps whose rows are made ahead, R rows of a member's batch at most.
 """
@@ -46,12 +47,21 @@ class GpuLockstep(Lockstep):
         super().__init__(ensemble, runs)
         M, P = ensemble.parameters.shape
         dtype = DTYPES[ensemble.products]
-        self._rounded = ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
+        self._rounded = (
+            ensemble.parameters
+            if dtype == torch.float32
+            else torch.empty_like(ensemble.parameters, dtype=dtype)
+        )
         widths = np.array([stream.empty_batch(0).tokens.shape[1] for stream in self.streams])
         self._longest = longest_row(widths)
         self._most_rows = max(run.batch for run in self.runs)  # R
         self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
-        models = ensemble.spec, ensemble.stacked(ensemble.parameters), ensemble.stacked(self._rounded), self._capacity
+        models = (
+            ensemble.spec,
+            ensemble.stacked(ensemble.parameters),
+            ensemble.stacked(self._rounded),
+            self._capacity,
+        )
         if is_narrow(ensemble.spec, ensemble.products):
             self._transformers = NarrowTransformers(*models)
         else:
@@ -61,7 +71,9 @@ class GpuLockstep(Lockstep):
         self._steps = min(MOST_STEPS, max(1, CHUNK_BYTES // (M * self._most_rows * row_bytes)))  # S
         self._make_room()
         self._squares = self._zeros(M, optimizer.blocks(P))
-        self._constants = torch.tensor([[run.clip, *run.betas, run.eps] for run in self.runs]).to(self._device)  # [M, 4]
+        self._constants = torch.tensor([[run.clip, *run.betas, run.eps] for run in self.runs]).to(
+            self._device
+        )  # [M, 4]
         answers = [int(run.loss == "answer") for run in self.runs]
         self._answer_only = torch.tensor(answers, dtype=torch.int32, device=self._device)
         self._alive = torch.ones(M, dtype=torch.int32, device=self._device)
@@ -146,7 +158,9 @@ class GpuLockstep(Lockstep):
             rows[:S, m] = [(at - start, n) for at, n in spans]
             schedule[:S, m] = [_schedule(run, first + s) for s in range(S)]
             self._make(m, start, count)
-        at = torch.from_numpy(np.concatenate([rows[:S, :, 0], rows[S - 1 : S].sum(2)]).T.astype(np.int64))  # [M, S + 1]
+        at = torch.from_numpy(
+            np.concatenate([rows[:S, :, 0], rows[S - 1 : S].sum(2)]).T.astype(np.int64)
+        )  # [M, S + 1]
         begin = self._row_start.gather(1, at.contiguous().to(self._device))
         found = torch.cat([begin.long(), self._failed[:, None]], 1).cpu().numpy()  # [M, S + 2]
         for m in members:
@@ -163,7 +177,8 @@ class GpuLockstep(Lockstep):
     def _make(self, m: int, start: int, count: int) -> None:
         """Makes the rows start .. start + count - 1 of a member's stream."""
         out = Packed(
-            self._made[m], self._row_start[m, : count + 1], self._answer_start[m, :count], self._failed[m : m + 1],
+            self._made[m], self._row_start[m, : count + 1], self._answer_start[m, :count],
+            self._failed[m : m + 1],
             self._scratch,
         )  # fmt: skip
         self.streams[m].pack(start, count, out=out, check=False)
@@ -179,7 +194,8 @@ class GpuLockstep(Lockstep):
         self._graphs[C].replay()
 
     def _record(self, C: int) -> torch.cuda.CUDAGraph:
-        """The graph of a step. It is worked through once before, as if no member were alive: kernels are compiled and
+        """The graph of a step. It is worked through once before, as if no member were alive: kernels are
+        compiled and
         nothing changes."""
         at, alive = self._at.clone(), self._alive.clone()
         self._alive.zero_()
@@ -205,7 +221,8 @@ class GpuLockstep(Lockstep):
         M, ensemble = len(self.runs), self.ensemble
         tokens, targets = (x[: M * C].view(M, C) for x in (self._tokens, self._targets))
         take_rows(
-            self._made, self._row_start, self._answer_start, self._rows, self._at, self._alive, self._answer_only,
+            self._made, self._row_start, self._answer_start, self._rows, self._at, self._alive,
+            self._answer_only,
             self._longest, tokens, targets, *self._bounds,
         )  # fmt: skip
         batch = Batch(tokens, *self._bounds, self._longest, targets)
@@ -213,11 +230,13 @@ class GpuLockstep(Lockstep):
             losses = self._transformers.learn(batch, self._gradients, ensemble.gradients)
         optimizer.square_sums(ensemble.gradients, self._squares)
         optimizer.decide(
-            losses, self._squares, self._rows, self._schedule, self._constants, self._at, self._alive, self._tally,
+            losses, self._squares, self._rows, self._schedule, self._constants, self._at, self._alive,
+            self._tally,
             self._update,
         )  # fmt: skip
         optimizer.adamw(
-            ensemble.parameters, ensemble.gradients, *self.moments, ensemble.decayed, self._update, self._constants,
+            ensemble.parameters, ensemble.gradients, *self.moments, ensemble.decayed, self._update,
+            self._constants,
             None if self._rounded is ensemble.parameters else self._rounded,
         )  # fmt: skip
         self._at.add_(1)

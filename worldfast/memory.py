@@ -120,11 +120,10 @@ def text(size: int) -> str:
 
 def _need_on_gpu(run: Run) -> Need:
     """What worldfast.footprint counts, and for all a checkpoint's activations while they are read."""
-    of_one, of_two = (
-        footprint(run.model, run.vocabulary_size, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2)
-    )
-    captured = len(run.capture.of(run.model.layers)) * int(run.captured_cities().sum()) * 2 * run.model.hidden * NUMBER
-    return Need(of_two - of_one, 2 * of_one - of_two + reading(run.model, run.vocabulary_size) + captured + GPU_EXTRA)
+    spec, shape = run.model, (run.model, run.vocabulary_size)
+    one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2))
+    captured = len(run.capture.of(spec.layers)) * int(run.captured_cities().sum()) * 2 * spec.hidden * NUMBER
+    return Need(two - one, 2 * one - two + reading(*shape) + captured + GPU_EXTRA)
 
 
 # ---- the CPU ----

@@ -1,9 +1,10 @@
-"""Learning where a token's numbers fit in one tile of a program, in products of 16 bits: worldfast.kernels.narrow.
+"""Learning where a token's numbers fit in one tile of a program, in products of 16 bits:
+worldfast.kernels.narrow.
 
-The same transformers as worldfast.batched has them. What a block computes between one attention and the next is two
-kernels, and of its forward pass the stream and attention's operands are all that is kept. Weights' gradients are
-products that nobody waits for: on a stream of their own beside the way back through the layers, which a single model
-does not fill a GPU with.
+The same transformers as worldfast.batched has them. What a block computes between one attention and the next
+is two kernels, and of its forward pass the stream and attention's operands are all that is kept. Weights'
+gradients are products that nobody waits for: on a stream of their own beside the way back through the layers,
+which a single model does not fill a GPU with.
 """
 
 from __future__ import annotations
@@ -71,11 +72,14 @@ class NarrowTransformers(Transformers):
             master, block, of = self.masters.blocks[i], self.weights.blocks[i], g.blocks[i]
             qkv, mixed = self.at("qkv", C, i), self.at("mixed", C, i)
             names = ("normed", "normed_middle", "rounded_middle", "gated", "grad_gate_up", "grad_qkv")
-            normed, normed_middle, rounded_middle, gated, grad_gate_up, grad_qkv = (self.at(n, C, i % 2) for n in names)
+            normed, normed_middle, rounded_middle, gated, grad_gate_up, grad_qkv = (
+                self.at(n, C, i % 2) for n in names
+            )
             above, rounded = rounded, self.at("rounded", C, i % 2)
             self._wait(done[-2][1] if len(done) > 1 else None)  # these are free again
             narrow.block_backward(
-                grad_x, self.at("x", C, 2 * i + 1), block.output, master.mlp_norm, block.gate_up, block.down, eps,
+                grad_x, self.at("x", C, 2 * i + 1), block.output, master.mlp_norm, block.gate_up, block.down,
+                eps,
                 rounded_middle, grad, normed_middle, gated, grad_gate_up, parts[2 * i + 1],
             )  # fmt: skip
             with self._aside():

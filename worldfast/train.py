@@ -207,7 +207,8 @@ def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str
     if device == "cpu":
         ensemble = Ensemble(*shape, threads=threads, products=products)
         return Lockstep(ensemble, runs), f"the CPU, threads: {threads}"
-    return GpuLockstep(GpuEnsemble(*shape, device=device, products=products), runs), torch.cuda.get_device_name(device)
+    ensemble = GpuEnsemble(*shape, device=device, products=products)
+    return GpuLockstep(ensemble, runs), torch.cuda.get_device_name(device)
 
 
 def _at_checkpoint(members: list[Member], writer: Writer) -> None:
