@@ -20,6 +20,9 @@ bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/cka.py
 	$(BIN)/python benchmarks/activations.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/capture.py
 
 # What the build needs stands in the environment, not in one of its own, so that a second build compiles what changed.
 $(VENV)/tools: pyproject.toml
