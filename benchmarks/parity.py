@@ -86,8 +86,10 @@ def draw(curves: dict[str, np.ndarray], path: Path, window: int) -> None:
     exact = smooth(next(iter(curves.values())), window)
     for name, losses in curves.items():
         style = next((s for key, s in styles.items() if key in name), ("#999999", ":", 1.2))
-        x, y = (np.arange(len(exact)) + 0.5) * window, smooth(losses, window)
-        for axes, value in ((above, y), (below, y - exact)):
+        y = smooth(losses, window)
+        known = min(len(y), len(exact))
+        for axes, value in ((above, y), (below, y[:known] - exact[:known])):
+            x = (np.arange(len(value)) + 0.5) * window
             axes.plot(x, value, style[1], color=style[0], linewidth=style[2], label=name)
     above.set_ylabel(f"loss, mean of {window} steps")
     above.legend(frameon=False)
