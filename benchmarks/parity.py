@@ -85,15 +85,17 @@ def draw(curves: dict[str, np.ndarray], path: Path, window: int) -> None:
     styles = {"transformers": ("#000000", "-", 3.0), "float32": ("#E69F00", "-", 1.4), "bfloat16": ("#0072B2", "--", 1.4)}
     exact = smooth(next(iter(curves.values())), window)
     for name, losses in curves.items():
-        style = next((s for key, s in styles.items() if key in name), ("#999999", ":", 1.2))
+        style = next((s for key, s in styles.items() if key in name and "seed" not in name), ("#999999", ":", 1.2))
         y = smooth(losses, window)
         known = min(len(y), len(exact))
-        for axes, value in ((above, y), (below, y[:known] - exact[:known])):
-            x = (np.arange(len(value)) + 0.5) * window
-            axes.plot(x, value, style[1], color=style[0], linewidth=style[2], label=name)
+        for axes, value in ((above, y), (below, np.abs(y[:known] - exact[:known]))):
+            if value.any():  # the reference does not differ from itself
+                x = (np.arange(len(value)) + 0.5) * window
+                axes.plot(x, value, style[1], color=style[0], linewidth=style[2], label=name)
     above.set_ylabel(f"loss, mean of {window} steps")
     above.legend(frameon=False)
     below.set_ylabel("difference")
+    below.set_yscale("log")
     below.set_xlabel("step")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
