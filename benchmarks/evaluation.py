@@ -14,12 +14,13 @@ import tempfile
 import numpy as np
 import torch
 from harness import CORES, Contestant, Unit, arguments, multiplying, run, threads
+from training import qwen2
 
 import worldfast as wf
 from worldfast.activations import Capture
 from worldfast.decoding import share
 from worldfast.evaluate import decode, load
-from worldfast.tokens import BOS, EOS, PAD
+from worldfast.tokens import EOS, PAD
 
 SECONDS = Unit("s", lambda seconds: seconds)
 LONGEST = 8  # tokens of an answer, with its <eos>
@@ -51,18 +52,10 @@ def trained(spec, steps, threads):
 def huggingface(ensemble):
     """The ensemble's first member for transformers; None, which is said, where that is missing."""
     try:
-        from transformers import Qwen2Config, Qwen2ForCausalLM
+        model = qwen2(ensemble.spec, ensemble.vocabulary).eval()
     except ModuleNotFoundError:
         print("transformers is not installed and left out: pip install '.[test]'")
         return None
-    spec = ensemble.spec
-    config = Qwen2Config(
-        vocab_size=ensemble.vocabulary, hidden_size=spec.hidden, num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads, num_key_value_heads=spec.heads, intermediate_size=spec.intermediate,
-        rope_theta=spec.rope_base, rms_norm_eps=spec.norm_eps, tie_word_embeddings=False,
-        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD,
-    )  # fmt: skip
-    model = Qwen2ForCausalLM(config).eval()
     model.load_state_dict(ensemble.to_huggingface(0))
     return model
 

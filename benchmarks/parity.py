@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from harness import CORES, machine, threads
-from training import Together, optimizer, padded, rows_of
+from training import Together, optimizer, padded, qwen2, rows_of
 
 import worldfast as wf
 from worldfast.files import origin
@@ -29,13 +28,7 @@ CURVES = Path(__file__).with_name("parity.csv")
 
 def with_transformers(run: wf.Run, start: dict[str, torch.Tensor], steps: int) -> np.ndarray:
     """The losses [steps] of a plain loop around Qwen2ForCausalLM."""
-    spec = run.model
-    config = transformers.Qwen2Config(
-        vocab_size=len(start["model.embed_tokens.weight"]), hidden_size=spec.hidden, num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads, num_key_value_heads=spec.heads, intermediate_size=spec.intermediate,
-        rms_norm_eps=spec.norm_eps, tie_word_embeddings=False, pad_token_id=PAD,
-    )  # fmt: skip
-    model = transformers.Qwen2ForCausalLM(config)
+    model = qwen2(run.model, len(start["model.embed_tokens.weight"]))
     model.load_state_dict(start)
     adamw, schedule = optimizer(run, model.parameters())
     losses = []

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import worldfast as wf
+from worldfast.huggingface import _config
 from worldfast.lockstep import Lockstep, Tally, pack_rows
 from worldfast.model import Ensemble, Rows
 from worldfast.tokens import PAD
@@ -160,17 +161,18 @@ def optimizer(run: wf.Run, parameters):
 # ---- transformers ----
 
 
+def qwen2(spec: ModelSpec, vocabulary: int):
+    """A Qwen2ForCausalLM of this shape. ModuleNotFoundError where transformers is not installed."""
+    import transformers
+
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_config(spec, vocabulary)))
+
+
 def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path, products: torch.dtype):
     """One run by the Trainer of transformers: a callable that begins anew and returns the losses [1, steps]."""
     import transformers
 
-    config = transformers.Qwen2Config(
-        vocab_size=len(start["model.embed_tokens.weight"]), hidden_size=run.model.hidden,
-        num_hidden_layers=run.model.layers, num_attention_heads=run.model.heads,
-        num_key_value_heads=run.model.heads, intermediate_size=run.model.intermediate,
-        rms_norm_eps=run.model.norm_eps, tie_word_embeddings=False, pad_token_id=PAD,
-    )  # fmt: skip
-    model = transformers.Qwen2ForCausalLM(config)
+    model = qwen2(run.model, len(start["model.embed_tokens.weight"]))
     options = transformers.TrainingArguments(
         str(folder), per_device_train_batch_size=run.batch, max_steps=steps, max_grad_norm=run.clip,
         use_cpu=True, logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True,

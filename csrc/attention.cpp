@@ -22,8 +22,6 @@ namespace {
 
 constexpr int64_t forward_grain = 512, backward_grain = 256;  // tokens that are worth a thread
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // A register tile: 4 rows of 2 vectors are 8 accumulators, enough to hide the latency of a multiply-add, few
 // enough for 16 registers, and little waste along the diagonal. 4 divides every W, so a tile there stays in
 // one vector of queries.

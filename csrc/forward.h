@@ -21,22 +21,22 @@ namespace worldfast {
 constexpr int64_t block_tokens = 256;
 constexpr int64_t grain = 32;  // rows of a product that are worth a thread
 
-inline int64_t even(int64_t n) { return n + n % 2; }
+// Numbers to a row of what is multiplied.
+template <class S>
+constexpr int64_t row_of(int64_t width) {
+    return round_up(width, paired<S>);
+}
 
-// a [n, width] as what is multiplied, in rows of an even width with a zero behind an odd one.
+// a [n, width] as what is multiplied, with a zero behind an odd row.
 template <class S>
 const S* rounded(const float* a, int64_t n, int64_t width, Arena& arena) {
     if constexpr (sizeof(S) == 2) {
-        S* to = arena.take<S>(n * even(width));
-        round_rows(a, n, width, to, even(width));
+        S* to = arena.take<S>(n * row_of<S>(width));
+        round_rows(a, n, width, to, row_of<S>(width));
         return to;
     } else {
         return a;
     }
-}
-template <class S>
-int64_t row_of(int64_t width) {
-    return sizeof(S) == 2 ? even(width) : width;
 }
 
 template <class S, class Out>

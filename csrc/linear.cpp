@@ -45,7 +45,7 @@ template <int W, class From, class S>
 WORLDFAST_INLINE void pack_body(const From* from, int64_t stride, bool lines_are_rows, int64_t lines,
                                 int64_t depth, S* panel) {
     constexpr int64_t P = paired<S>;
-    const int64_t deep = (depth + P - 1) / P * P;
+    const int64_t deep = round_up(depth, P);
     for (int64_t first = 0; first < lines; first += strip, panel += strip * deep) {
         const int64_t n = std::min(strip, lines - first);
         if (!lines_are_rows) {
@@ -189,7 +189,7 @@ WORLDFAST_INLINE void multiply_rows(const Product<S, Out>& p, int64_t row, const
 template <int W, bool native, class S, class Out>
 WORLDFAST_INLINE void multiply_body(const Product<S, Out>& p) {
     constexpr int64_t P = paired<S>;
-    const int64_t deep = (p.depth + P - 1) / P * P;
+    const int64_t deep = round_up(p.depth, P);
     for (int64_t line = 0; line < p.lines; line += 2 * W) {
         const S* b = p.b + line / strip * strip * deep + line % strip * P;
         int64_t row = 0;
@@ -229,7 +229,7 @@ WORLDFAST_INLINE void add_rows(const Sums<S>& s, int64_t line, const S* b, int64
 template <int W, bool native, class S>
 WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
     constexpr int64_t P = paired<S>;
-    const int64_t deep = (s.depth + P - 1) / P * P;
+    const int64_t deep = round_up(s.depth, P);
     for (int64_t column = 0; column < s.b_lines; column += 2 * W) {
         const S* b = s.b + column / strip * strip * deep + column % strip * P;
         for (int64_t line = s.from; line < s.to; line += 8)

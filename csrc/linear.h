@@ -23,7 +23,7 @@ template <class S>
 constexpr int64_t paired = sizeof(S) == 2 ? 2 : 1;
 template <class S>
 constexpr int64_t panel_size(int64_t lines, int64_t depth) {
-    return (lines + strip - 1) / strip * strip * ((depth + paired<S> - 1) / paired<S> * paired<S>);
+    return round_up(lines, strip) * round_up(depth, paired<S>);
 }
 
 // panel <- a matrix whose lines (true: W' of W, [lines, depth]) or whose columns (false, [depth, lines]) lie

@@ -12,8 +12,6 @@ namespace worldfast {
 constexpr int64_t edge = 64;    // lines to a side of a tile: a tile of each of 60 representations is 1 MB
 constexpr int64_t chain = 128;  // terms to a chain of sums; two strips of that depth stay in the first cache
 
-constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-
 // Numbers to a vector that holds W floats.
 template <class T, int W> constexpr int lanes_of = 4 * W / static_cast<int>(sizeof(T));
 

@@ -77,12 +77,8 @@ public:
                                           gradients);
             });
             if (last) {
-                dmixed = scatter(dmixed, scored.places, U);
-                std::memset(grad_embedded, 0, static_cast<size_t>(U * D) * sizeof *dx);
-                for (int64_t k = 0; k < n; ++k)
-                    std::memcpy(grad_embedded + scored.places[static_cast<size_t>(k)] * D, dx + k * D,
-                                static_cast<size_t>(D) * sizeof *dx);
-                dx = grad_embedded;
+                dmixed = scatter(dmixed, scored.places, U, arena_.take<S>(U * D));
+                dx = scatter(dx, scored.places, U, grad_embedded);
             }
             float* dqkv = arena_.take<float>(U * 3 * D);
             std::memset(dqkv, 0, static_cast<size_t>(U * 3 * D) * sizeof *dqkv);
@@ -94,9 +90,9 @@ public:
     }
 
 private:
+    // to [n, D] <- x at the places, zeros elsewhere
     template <class T>
-    T* scatter(const T* x, const std::vector<int64_t>& places, int64_t n) {
-        T* to = arena_.take<T>(n * D);
+    T* scatter(const T* x, const std::vector<int64_t>& places, int64_t n, T* to) const {
         std::memset(static_cast<void*>(to), 0, static_cast<size_t>(n * D) * sizeof *x);
         for (size_t k = 0; k < places.size(); ++k)
             std::memcpy(static_cast<void*>(to + places[k] * D), x + static_cast<int64_t>(k) * D,

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.errors import unknown_name
 from worldfast.footprint import READ, places
 from worldfast.model import Ensemble, Rows
 from worldfast.tokens import EOS
@@ -50,8 +49,7 @@ class GpuEnsemble(Ensemble):
     """An Ensemble whose members learn, are read and answer all at once, on a GPU.
 
     products   what matrices are multiplied in while learning, and by default while answering: "float32", or
-               "bfloat16"
-               with float32 sums, parameters, norms and residual stream. Reading is float32 always
+               "bfloat16" with float32 sums, parameters, norms and residual stream. Reading is float32 always
     """
 
     def __init__(
@@ -61,13 +59,12 @@ class GpuEnsemble(Ensemble):
         if spec.hidden // spec.heads > 128:
             size = spec.hidden // spec.heads
             raise ValueError(f"model.heads: a GPU's attention has heads of at most 128 numbers, got {size}")
-        self._own_gradients: Tensor | None = None
 
     @property
     def gradients(self) -> Tensor:
-        if self._own_gradients is None:
-            self._own_gradients = torch.zeros_like(self.parameters)
-        return self._own_gradients
+        if self._gradients is None:
+            self._gradients = torch.zeros_like(self.parameters)
+        return self._gradients
 
     def stacked(self, buffer: Tensor) -> Weights:
         """Views [M, ...] of a buffer [M, P]."""
@@ -86,10 +83,7 @@ class GpuEnsemble(Ensemble):
         self, rows: Rows, layers: Sequence[int] | None = None, members: Sequence[int] | None = None
     ) -> list[Tensor]:
         depth = self.spec.layers
-        layers = list(range(depth + 1) if layers is None else layers)
-        for layer in layers:
-            if not 0 <= layer <= depth:
-                raise IndexError(f"layers: expected 0 to {depth}, got {layer}")
+        layers = self._layers(layers)
         out = {layer: torch.empty(len(rows.scored), self.spec.hidden, device=self.device) for layer in layers}
         for transformers, batch, at, scored in self._pieces(rows, members):
 
@@ -105,7 +99,7 @@ class GpuEnsemble(Ensemble):
         """(what computes, a batch of one member's rows, places [k] to read out, which of the K they are)."""
         from worldfast.batched import Batch, Transformers
 
-        members = self._members(rows, members)
+        members = self._named(rows, members)
         tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
         longest = longest_row(np.diff(starts))
         with exact_products():
@@ -125,22 +119,14 @@ class GpuEnsemble(Ensemble):
                     rows_here = bounds[None, :-1].contiguous(), bounds[None, 1:].contiguous()
                     yield transformers, Batch(batch.to(self.device), *rows_here, longest), where, at
 
-    def _members(self, rows: Rows, members: Sequence[int] | None) -> Sequence[int]:
-        members = range(self.members) if members is None else members
-        if len(members) != len(rows.offsets) - 1:
-            raise ValueError(
-                f"members: {len(members)} named, but the rows are those of {len(rows.offsets) - 1}"
-            )
-        return members
-
     # ---- answering ----
 
     def answer(
         self, prompts: Sequence[tuple[np.ndarray, np.ndarray]], longest: int = 16,
         members: Sequence[int] | None = None, products: str | None = None,
     ) -> list[list[np.ndarray]]:  # fmt: skip
-        members = list(range(self.members) if members is None else members)
-        products = self._check_answer(prompts, longest, members, products)
+        members, products = self._asked(prompts, longest, members, products)
+        members = list(members)
         prompts = [self._checked(tokens, length) for tokens, length in prompts]
         answers: list[list] = [[None] * len(length) for _, length in prompts]
         most = max((len(length) for _, length in prompts), default=0)
@@ -165,27 +151,12 @@ class GpuEnsemble(Ensemble):
                         of_member[i] = row[:end]
         return answers
 
-    def _check_answer(self, prompts, longest, members, products) -> str:
-        if len(members) != len(prompts):
-            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
-        for member in members:
-            if not 0 <= member < self.members:
-                raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
-        if isinstance(longest, bool) or not isinstance(longest, int):
-            raise TypeError(f"longest: expected an integer, got {longest!r}")
-        if longest < 1:
-            raise ValueError(f"longest: expected at least 1 token, got {longest}")
-        products = self.products if products is None else products
-        if products not in DTYPES:
-            raise unknown_name("products", products, DTYPES)
-        return products
-
     # ---- learning ----
 
     def learn(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
         from worldfast.batched import Batch, Transformers
 
-        members = list(self._members(rows, members))
+        members = list(self._named(rows, members))
         tokens, bounds = rows.tokens.cpu(), rows.cu_seqlens.cpu()
         scored, targets = rows.scored.cpu(), rows.targets.cpu().int()
         C = places(max(end - begin for begin, end in pairwise(rows.offsets)))

@@ -185,13 +185,17 @@ class Ensemble:
         Layers count as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm.
         IndexError for a layer that the model does not have.
         """
+        layers = self._layers(layers)
+        states = [np.empty((len(rows.scored), self.spec.hidden), dtype=np.float32) for _ in layers]
+        self._read(rows, members, layers, states, None)
+        return [torch.from_numpy(state) for state in states]
+
+    def _layers(self, layers: Sequence[int] | None) -> list[int]:
         layers = list(range(self.spec.layers + 1) if layers is None else layers)
         for layer in layers:
             if not 0 <= layer <= self.spec.layers:
                 raise IndexError(f"layers: expected 0 to {self.spec.layers}, got {layer}")
-        states = [np.empty((len(rows.scored), self.spec.hidden), dtype=np.float32) for _ in layers]
-        self._read(rows, members, layers, states, None)
-        return [torch.from_numpy(state) for state in states]
+        return layers
 
     def _read(self, rows, members, layers, states, logits):
         members = self._named(rows, members)
@@ -224,19 +228,7 @@ class Ensemble:
 
         An answer depends on its prompt alone, but where the two likeliest tokens are within rounding.
         """
-        members = range(self.members) if members is None else members
-        if len(members) != len(prompts):
-            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
-        for member in members:
-            if not 0 <= member < self.members:
-                raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
-        if isinstance(longest, bool) or not isinstance(longest, int):
-            raise TypeError(f"longest: expected an integer, got {longest!r}")
-        if longest < 1:
-            raise ValueError(f"longest: expected at least 1 token, got {longest}")
-        products = self.products if products is None else products
-        if products not in PRODUCTS:
-            raise unknown_name("products", products, PRODUCTS)
+        members, products = self._asked(prompts, longest, members, products)
         tiles = [share(*self._checked(*of_member), self._tile) for of_member in prompts]
         transformer, packed = self._pack(members, products)
         answers = [[None] * len(length) for _, length in prompts]
@@ -250,6 +242,23 @@ class Ensemble:
 
         self._threads.run(read, [(slot, tile) for slot, of_member in enumerate(tiles) for tile in of_member])
         return answers
+
+    def _asked(self, prompts, longest, members, products) -> tuple[Sequence[int], str]:
+        """Whose the prompts are, and the products of their answers."""
+        members = range(self.members) if members is None else members
+        if len(members) != len(prompts):
+            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
+        for member in members:
+            if not 0 <= member < self.members:
+                raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
+        if isinstance(longest, bool) or not isinstance(longest, int):
+            raise TypeError(f"longest: expected an integer, got {longest!r}")
+        if longest < 1:
+            raise ValueError(f"longest: expected at least 1 token, got {longest}")
+        products = self.products if products is None else products
+        if products not in PRODUCTS:
+            raise unknown_name("products", products, PRODUCTS)
+        return members, products
 
     def _checked(self, tokens, length) -> tuple[np.ndarray, np.ndarray]:
         """A member's prompts as arrays."""
