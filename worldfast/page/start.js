@@ -190,11 +190,8 @@ async function start() {
   state.at = calm.matches ? lastMoment() : 0;
   shown.map.set(films[state.run].map.subarray(0, 2 * count));
   shown.space.set(films[state.run].space.subarray(0, 3 * count));
-  if (calm.matches) wake();
-  else {
-    wake();
-    setTimeout(() => state.at === 0 && !state.playing && play(), 700);
-  }
+  tick(performance.now()); // drawn before the page says that it is ready, whenever the browser paints
+  if (!calm.matches) setTimeout(() => state.at === 0 && !state.playing && play(), 700);
   document.documentElement.dataset.ready = "true";
 }
 

@@ -113,6 +113,7 @@ let played = 0; // share of the playing time, 0..1
 
 function tick(now) {
   const elapsed = Math.max(0, Math.min(0.1, (now - before) / 1000));
+  cancelAnimationFrame(asked); // one loop, also where it is called outside a frame
   asked = 0;
   before = now;
   if (state.playing) {
