@@ -47,7 +47,7 @@ def test_options_reach_the_run(tmp_path, capsys):
     csv.write_text("x,y\n" + "\n".join(f"{i},{i * i % 70}" for i in range(60)))
     words = dict(
         seeds="3 4", rows=20, epochs=2, vocabulary="entity", among="x<50", crossing="reshuffled", world=csv,
-        atlantis=9, layout="scattered", atlantis_seed=5, loss="answer", batch=16, learning_rate=1e-3,
+        atlantis=9, layout="scattered", atlantis_seed=5, largest=59, validation=3, loss="answer", batch=16, learning_rate=1e-3,
         warmup=2, weight_decay=0.1, clip=2, betas="0.8 0.9", eps=1e-7, hidden=32, layers=1, heads=2,
         intermediate=24, head_size=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
         capture_layers="0 1", capture_cities="x>3", capture_task="inside", capture_dtype="float16",
@@ -62,7 +62,7 @@ def test_options_reach_the_run(tmp_path, capsys):
         wf.Run(
             tuple(wf.TASKS), seed=seed, rows=20, epochs=2, vocabulary="entity", among="x<50",
             crossing="reshuffled", loss="answer", batch=16, learning_rate=1e-3, warmup=2,
-            world=WorldSpec(str(csv), 9, "scattered", 5),
+            world=WorldSpec(str(csv), 9, "scattered", 5, 59), validation=3,
             weight_decay=0.1, clip=2, betas=(0.8, 0.9), eps=1e-7, checkpoints=2,
             model=wf.ModelSpec(32, 1, 2, 24, 500.0, 1e-5, 0.2, 98),
             capture=Capture((0, 1), "x>3", "inside", "float16"),

@@ -17,9 +17,11 @@ import torch
 
 from worldfast import activations, checkpoint, files, member
 from worldfast.activations import Activations, Capture
+from worldfast.evaluate import evaluate, load
 from worldfast.lockstep import Lockstep
 from worldfast.model import Ensemble, ModelSpec
 from worldfast.run import Run
+from worldfast.sampling import Component
 from worldfast.tasks import TASKS
 from worldfast.train import train
 from worldfast.world import WorldSpec
@@ -122,6 +124,18 @@ def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
     ours = [line["loss"] for line in results(folder)["metrics"]]
     assert len(ours) == run.steps and losses[-1] < 0.8 * losses[0]
     np.testing.assert_allclose(ours, losses, atol=1e-4)
+
+
+def test_validation_rows_are_scored_at_checkpoints(tmp_path):
+    mixture = (Component("distance", 40), Component("distance", 60, must_include="index < 3"), Component("angle", 9))
+    run = replace(BASE, tasks=("distance", "angle"), rows=Run.rows, mixture=mixture, validation=5, name="", checkpoints=2)
+    (folder,) = train(run, tmp_path, progress=False)
+    lines = [line for line in results(folder)["metrics"] if "loss" not in line]
+    assert [line["step"] for line in lines] == list(run.checkpoint_steps) and lines[0]["rows"] == 0
+    _, ensemble = load(folder)
+    for task, must in (("distance", "index < 3"), ("angle", None)):
+        score = evaluate(ensemble, 0, run.world.build(), task, 5, run.seed, must_include=must, split="validation")
+        assert (lines[-1][f"validation/{task}"], lines[-1][f"unparsable/{task}"]) == (score.value, score.unparsable)
 
 
 def test_the_loss_goes_down_and_lines_say_where(mixed):
@@ -340,7 +354,7 @@ def test_identity_is_content():
         tasks=("angle",), seed=1, world=WorldSpec(atlantis=1), rows=321, epochs=2, batch=17,
         learning_rate=1e-4, warmup=6, weight_decay=0.0, clip=2.0, betas=(0.9, 0.99), eps=1e-7, loss="answer",
         products="bfloat16",
-        vocabulary="entity", among="x > 0", crossing="reshuffled", model=ModelSpec(), checkpoints=5,
+        vocabulary="entity", among="x > 0", crossing="reshuffled", model=ModelSpec(), checkpoints=5, validation=1,
         capture=Capture(), start=BASE,
     )  # fmt: skip
     assert changes.keys() | {"name", "mixture"} == BASE.to_json().keys()

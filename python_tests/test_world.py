@@ -356,10 +356,21 @@ def test_spec_builds_what_it_says(cities):
     assert spec.build() is WorldSpec(atlantis=np.int64(7), layout="scattered", atlantis_seed=9).build()
 
 
+def test_the_largest_cities(cities):
+    world = WorldSpec(atlantis=3, largest=200).build()
+    assert_same(world, cities.largest(200).with_atlantis(3))
+    assert world.population[:200].min() >= np.sort(cities.population)[-200] and len(world) == 203
+    assert np.array_equal(world.city_id[:200], cities.city_id[:200])  # those that they have in the whole world
+    flat = World.from_array(np.array([[0, 0], [1, 1], [2, 2]]))
+    assert flat.largest(2).xy.tolist() == [[0, 0], [1, 1]]
+    with pytest.raises(ValueError, match="has 3 cities, the 4 largest"):
+        flat.largest(4)
+
+
 def test_spec_survives_json(tmp_path):
-    for spec in (WorldSpec(), WorldSpec(tmp_path / "a.csv", np.int32(3), "scattered", np.uint8(1))):
+    for spec in (WorldSpec(), WorldSpec(tmp_path / "a.csv", np.int32(3), "scattered", np.uint8(1), np.int64(5))):
         assert WorldSpec(**json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
-    default = {"source": "cities", "atlantis": 0, "layout": "clustered", "atlantis_seed": 42}
+    default = {"source": "cities", "atlantis": 0, "layout": "clustered", "atlantis_seed": 42, "largest": 0}
     assert dataclasses.asdict(WorldSpec()) == default
 
 

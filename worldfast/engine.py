@@ -89,7 +89,7 @@ def _read(activations: Activations, study: Study, world: World) -> RunResult:
     probes = probe_over_training(activations, study.layer, world.xy, test)
     components = pca_over_training(activations, study.layer)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if line["loss"] is not None]
+    lines = [line for line in lines if line.get("loss") is not None]
     steps = np.array(activations.steps)
     seen = np.array([0, *np.cumsum([run.rows_at(step)[1] for step in range(run.steps)])])  # rows after each step
     scores = {}

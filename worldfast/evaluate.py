@@ -94,10 +94,12 @@ def evaluate(
     among=None,
     must_include=None,
     products: str | None = None,
+    split: str = "test",
 ) -> Score:
     """A member's score on n test rows of a task.
 
     seed, among, must_include   of the rows, as for `sample`; take the run's own seed, so that no pair was trained on
+    split                       "test", or "validation" for rows to watch training with
     vocabulary                  the run's
     products                    what matrices are multiplied in, "float32" or "bfloat16"; None: as in training
 
@@ -105,7 +107,7 @@ def evaluate(
     """
     task = find(task)
     batch = sample(
-        world, task, n, seed, split="test", vocabulary=vocabulary, among=among, must_include=must_include
+        world, task, n, seed, split=split, vocabulary=vocabulary, among=among, must_include=must_include
     )
     texts = [batch.vocabulary.decode(answer) for answer in decode(ensemble, member, batch, products=products)]
     scores, unparsable = task.score(batch.label, texts)

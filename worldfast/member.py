@@ -1,7 +1,9 @@
 """A run in an ensemble: where it stands, and its files.
 
 <out>/<name>-<id>/spec.json        what it is: the run, its origin, its checkpoint steps, what is captured
-                  metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate
+                  metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate;
+                                   at checkpoints, where the run asks for validation, a line with validation/<task>
+                                   (mean absolute error or accuracy) and unparsable/<task> in place of loss
                   lock             held while a process trains it: which one
                   checkpoint/  activations/
                   done             written last: how it ended
@@ -17,6 +19,7 @@ import numpy as np
 
 from worldfast import checkpoint, files, metrics, start
 from worldfast.activations import Prompt, Writer, segment_path
+from worldfast.evaluate import evaluate
 from worldfast.lockstep import Lockstep, Tally
 from worldfast.run import Run
 
@@ -35,6 +38,7 @@ class Member:
         self.cities = np.flatnonzero(run.captured_cities()).astype(np.int32)  # [n]
         vocabulary = lockstep.streams[index].vocabulary
         self.prompt = Prompt(vocabulary, run.capture.task or run.tasks[0], self.cities)
+        self.scored = -1  # the step of the latest validation line
         self.step = 0  # taken, as far as is known: where it diverged, up to then
         self.diverged = False
         self.seconds, self.clock = 0.0, time.perf_counter()
@@ -92,6 +96,7 @@ class Member:
         self.lockstep.resume(self.index, Tally(found.step, pending["loss"], pending["steps"], False))
         self.seconds = found.state["seconds"]
         self.lines.cut(found.state["metrics"])
+        self.scored = self.step
         captured = self.step not in self.run.checkpoint_steps or segment_path(self.folder, self.step).exists()
         return not captured and bool(self.layers)
 
@@ -151,7 +156,7 @@ class Member:
     def _report(self, step: int, **what) -> None:
         """Writes a line of metrics and sends it to the log."""
         line = {"step": step, "rows": self.rows, **what, "seconds": round(self._tick(), 3)}
-        line["learning_rate"] = self.run.learning_rate_at(step - 1)
+        line["learning_rate"] = self.run.learning_rate_at(max(step - 1, 0))
         self.lines.append(line)
         self.log(line)
 
@@ -176,6 +181,21 @@ class Member:
             "dtype": self.run.capture.dtype,
         }
         self.writer.put(self.folder, self.step, states, self.cities, about)
+
+    def validate(self) -> None:
+        """Scores answers to the run's validation rows; a line of metrics says how well."""
+        if not self.run.validation or self.scored == self.step:
+            return
+        found = {}
+        for task in self.run.tasks:
+            part = max((part for part in self.run.components if part.task == task), key=lambda part: part.rows)
+            score = evaluate(
+                self.lockstep.ensemble, self.index, self.run.world.build(), task, self.run.validation, self.run.seed,
+                vocabulary=self.run.vocabulary, among=part.among, must_include=part.must_include, split="validation",
+            )  # fmt: skip
+            found |= {f"validation/{task}": score.value, f"unparsable/{task}": score.unparsable}
+        self._report(self.step, **found)
+        self.scored = self.step
 
     def save(self) -> None:
         """Writes a checkpoint of this step; lines of metrics up to it are on disk before it is."""

@@ -50,6 +50,8 @@ class Data:
     """Of Atlantis: clustered or scattered."""
     atlantis_seed: Annotated[int, Whole] = WorldSpec.atlantis_seed
     """Of Atlantis's places."""
+    largest: Annotated[int, Whole] = WorldSpec.largest
+    """Only so many of the world's cities, the most populous; 0: all."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Model:
 class Kept:
     checkpoints: Annotated[int, Whole] = Run.checkpoints
     """Parts of training: a checkpoint at step 0 and after each."""
+    validation: Annotated[int, Whole] = Run.validation
+    """Rows of each task to answer and score at each checkpoint."""
     capture_layers: Annotated[tuple[int, ...] | None, _or_none("N ...")] = None
     """Layers to write activations of; the upper half by default."""
     capture_cities: Annotated[str | None, _or_none("TEXT")] = None
@@ -136,10 +140,10 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
     fields = asdict(data) | asdict(learning)
     fields["tasks"] = tuple(TASKS) if data.tasks == ("all",) else data.tasks
     fields["world"] = WorldSpec(
-        *(fields.pop(name) for name in ("world", "atlantis", "layout", "atlantis_seed"))
+        *(fields.pop(name) for name in ("world", "atlantis", "layout", "atlantis_seed", "largest"))
     )
     fields["model"] = ModelSpec(**asdict(model))
-    fields["checkpoints"] = kept.checkpoints
+    fields["checkpoints"], fields["validation"] = kept.checkpoints, kept.validation
     fields["capture"] = Capture(
         kept.capture_layers, kept.capture_cities, kept.capture_task, kept.capture_dtype
     )
@@ -157,5 +161,5 @@ def ending(folder: Path) -> str:
     """A line that says how a run ended."""
     done = json.loads((folder / "done").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    loss = [f"loss {line['loss']:.4f}" for line in lines if line["loss"] is not None][-1:] or ["no loss"]
+    loss = [f"loss {line['loss']:.4f}" for line in lines if line.get("loss") is not None][-1:] or ["no loss"]
     return f"{folder}  {done['status']} at step {done['step']:,}, {loss[0]}, {done['seconds']:,.0f} s"

@@ -77,6 +77,8 @@ class Run:
     crossing                 "balanced" or "reshuffled", as for wf.sample
     model                    ModelSpec; head_size=98 answers characters only, with loss="answer"
     checkpoints              parts that training is cut into: a checkpoint at step 0 and behind each
+    validation               rows of each of its tasks that are answered and scored at each checkpoint, drawn as its largest
+                             component draws them; 0: none
     capture                  Capture: which activations are written at checkpoints
 
     .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by
@@ -105,6 +107,7 @@ class Run:
     crossing: str = "balanced"
     model: ModelSpec = field(default_factory=ModelSpec)
     checkpoints: int = 40
+    validation: int = 0
     capture: Capture = field(default_factory=Capture)
 
     def __post_init__(self):
@@ -112,7 +115,7 @@ class Run:
         self._set("tasks", tuple(find(task).name for task in tasks))
         if not tasks or len(set(self.tasks)) < len(tasks):
             raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
-        for name, least in dict(seed=0, rows=1, epochs=1, batch=1, warmup=0, checkpoints=1).items():
+        for name, least in dict(seed=0, rows=1, epochs=1, batch=1, warmup=0, checkpoints=1, validation=0).items():
             self._whole(name, least)
         for name, open_at_zero in dict(learning_rate=True, weight_decay=False, clip=True, eps=True).items():
             self._set(name, _number(name, getattr(self, name)))

@@ -218,6 +218,7 @@ def _at_checkpoint(members: list[Member], writer: Writer) -> None:
         for member in members:
             member.capture()
         for member in members:
+            member.validate()
             member.save()
 
 

@@ -164,6 +164,17 @@ class World:
             population=np.concatenate([self.population, np.zeros(n, dtype=np.int64)]),
         )
 
+    def largest(self, n: int) -> World:
+        """The world of its n most populous cities alone, in the order they stand here; ids are kept.
+
+        Of cities with one population the earlier stay. ValueError: n < 1 or more than there are.
+        """
+        n = _count("n", n, 1)
+        if n > len(self):
+            raise ValueError(f"n: this world has {len(self):,} cities, the {n:,} largest were asked for")
+        kept = np.sort(np.argsort(-self.population, kind="stable")[:n])
+        return World(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
+
     def select(self, which) -> np.ndarray:
         """The chosen cities as bool [N], from a bool mask [N] (checked) or an expression over the columns.
 
@@ -200,14 +211,16 @@ class World:
 class WorldSpec:
     """What a world is, in values that JSON keeps (`dataclasses.asdict`, and back with `WorldSpec(**fields)`).
 
-    `source` is "cities" or the path of a CSV file (`*.csv`); `atlantis` is its number of cities, 0 for none.
-    ValueError, TypeError: those of `with_atlantis`, and an unknown source.
+    `source` is "cities" or the path of a CSV file (`*.csv`); `largest` leaves only so many of its cities, the
+    most populous, 0 for all; `atlantis` is its number of cities, 0 for none. ValueError, TypeError: those of
+    `largest` and `with_atlantis`, and an unknown source.
     """
 
     source: str = "cities"
     atlantis: int = 0
     layout: str = "clustered"
     atlantis_seed: int = 42
+    largest: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, os.PathLike)):
@@ -218,6 +231,7 @@ class WorldSpec:
         if self.layout not in LAYOUTS:
             raise unknown_name("layout", self.layout, LAYOUTS)
         object.__setattr__(self, "source", source)
+        object.__setattr__(self, "largest", _count("largest", self.largest, 0))
         object.__setattr__(self, "atlantis", _count("atlantis", self.atlantis, 0))
         object.__setattr__(self, "atlantis_seed", _count("atlantis_seed", self.atlantis_seed, 0))
 
@@ -229,6 +243,7 @@ class WorldSpec:
 @functools.lru_cache(maxsize=64)
 def _build(spec: WorldSpec, _changed: int | None) -> World:
     world = World.cities() if spec.source == "cities" else World.from_csv(spec.source)
+    world = world.largest(spec.largest) if spec.largest else world
     return world.with_atlantis(spec.atlantis, spec.atlantis_seed, spec.layout) if spec.atlantis else world
 
 
