@@ -13,7 +13,8 @@ ROOT = Path(worldfast.__file__).parent
 ORDER = """
 errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
 activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train
-analysis.pca analysis.cka analysis.probe study engine colours figures report options cli
+published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
+analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer study engine colours figures report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")
 
@@ -58,7 +59,7 @@ def test_only_native_imports_the_compiled_module():
 
 def test_import_is_light():
     """numpy and torch are all that `import worldfast` brings in."""
-    heavy = "h5py sklearn matplotlib safetensors tyro scipy ray transformers triton".split()
+    heavy = "h5py pandas sklearn matplotlib safetensors tyro scipy ray transformers triton".split()
     code = f"import sys, worldfast; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"

@@ -4,12 +4,22 @@ Source: Kornblith et al., "Similarity of Neural Network Representations Revisite
 Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR 2021.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 
 from worldfast.analysis.pca import leading_components
+from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.gram import as_tensor, gram_blocks, gram_statistics, hsic_of_sums, normalised
 
-__all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_standard_error"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_over_training", "cka_standard_error", "cka_table"]
 
 
 def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
@@ -63,6 +73,106 @@ def cka_minibatch(Xs, batch=256, kernel="linear", *, bandwidth=1.0):
         statistics = gram_statistics([X[b::batches] for X in Xs], kernel, bandwidth)
         hsic = hsic + statistics.hsic(kernel, debiased=True)
     return normalised(hsic, statistics.names)
+
+
+def cka_table(
+    Xs: Mapping[str, object],
+    kernels: str | Sequence[str] = "linear",
+    debiased: bool | Sequence[bool] = False,
+    components: int | Sequence[int] = 0,
+    *,
+    bandwidth: float = 1.0,
+    layer: int | None = None,
+    step_share: float | None = None,
+) -> pandas.DataFrame:
+    """CKA of all pairs of representations, of several kinds at once, as a table.
+
+    Xs          name -> [n, d], as in `cka`
+    kernels     "linear", "rbf" or both; plain and `debiased` and all kernels come from one pass over the data
+    components  numbers of first principal components, each a pass; 0: the whole representation
+    bandwidth   as in `cka`
+    layer, step_share   for columns of those names
+
+    Returns the columns layer, step_share, kernel, debiased, components, run, other, value: each unordered pair once,
+    the diagonal left out. A debiased value is NaN where a representation's own estimate is not positive, as noise's may
+    be. Errors as in `cka`; one names the representation.
+    """
+    import pandas as pd
+
+    names = members(Xs)
+    kernels = (kernels,) if isinstance(kernels, str) else tuple(kernels)
+    debiased = (debiased,) if isinstance(debiased, bool) else tuple(debiased)
+    components = (components,) if isinstance(components, int) else tuple(components)
+    for name, given in (("kernels", kernels), ("debiased", debiased), ("components", components)):
+        if not given:
+            raise ValueError(f"{name}: expected at least one, got none")
+    parts = []
+    for k in components:
+        chosen = [leading_components(X, k) if k else X for X in Xs.values()]
+        statistics = gram_statistics(chosen, kernels, bandwidth, names=names)
+        for kernel in kernels:
+            for unbiased in debiased:
+                hsic = statistics.hsic(kernel, unbiased)
+                own = np.where(np.diagonal(hsic) > 0, np.diagonal(hsic), np.nan)
+                table = pair_table(names, hsic / np.sqrt(own[:, None] * own))
+                parts.append(labelled(table, kernel=kernel, debiased=unbiased, components=k))
+    return labelled(pd.concat(parts, ignore_index=True), layer=layer, step_share=step_share)
+
+
+def cka_over_training(
+    activations: Mapping[str, object],
+    layer: int,
+    shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    kernels: str | Sequence[str] = "linear",
+    debiased: bool | Sequence[bool] = False,
+    components: int | Sequence[int] = 0,
+    *,
+    bandwidth: float = 1.0,
+    use=None,
+) -> pandas.DataFrame:
+    """`cka_table` of runs at the same shares of their training, from 0.0, the first checkpoint, to 1.0, the last.
+
+    activations  name -> Activations, or anything with .steps and [step, layer] -> [n, d]; the same cities for all
+    shares       of each run's own last step; its nearest checkpoint stands for it, so that runs of unlike length
+                 compare at the same stage and never at a fixed step
+    use          bool [n] or indices, the cities to compare on; None: all
+
+    Returns the columns of `cka_table`. ValueError as there, or for a share outside 0 to 1 or a run without steps.
+    """
+    import pandas as pd
+
+    shares = list(shares)
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise ValueError(f"shares: expected numbers from 0 to 1, got {share}")
+    if not shares:
+        raise ValueError("shares: expected at least one, got none")
+    for name, run in activations.items():
+        if len(run.steps) == 0:
+            raise ValueError(f"{name}: holds no activations")
+
+    def at(run, share):
+        steps = np.asarray(run.steps)
+        first, last = int(steps[0]), int(steps[-1])
+        step = int(steps[np.abs(steps - (first + share * (last - first))).argmin()])
+        X = run[step, layer]
+        return X if use is None else X[use]
+
+    return pd.concat(
+        [
+            cka_table(
+                {name: at(run, share) for name, run in activations.items()},
+                kernels,
+                debiased,
+                components,
+                bandwidth=bandwidth,
+                layer=layer,
+                step_share=float(share),
+            )
+            for share in shares
+        ],
+        ignore_index=True,
+    )
 
 
 def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):

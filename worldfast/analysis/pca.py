@@ -7,7 +7,7 @@ import torch
 
 from worldfast.gram import as_tensor
 
-__all__ = ["Components", "leading_components", "pca_over_training"]
+__all__ = ["Components", "MixedView", "leading_components", "mixed_over_training", "pca_over_training"]
 
 
 @dataclass(frozen=True)
@@ -73,3 +73,60 @@ def leading_components(X, k):
         values, vectors = torch.linalg.eigh(X @ X.T)
         return vectors[:, -k:].flip(1) * values[-k:].flip(0).clamp(min=0).sqrt()
     return X @ torch.linalg.eigh(X.T @ X)[1][:, -k:].flip(1)
+
+
+@dataclass(frozen=True)
+class MixedView:
+    """Every step of a run in the frame of its last: where x is read, where y is read, and what varies most beside.
+
+    projected   float32 [S, n, 3], distances along the three directions from the mean of the last step
+    directions  float64 [3, d], of length 1; the third is at right angles to the first two, these need not be to another
+    explained   float64 [3], the share of the last step's variance along each; shares of the first two may overlap
+    """
+
+    projected: np.ndarray
+    directions: np.ndarray
+    explained: np.ndarray
+
+
+def mixed_over_training(activations, layer, xy, fit_on=None):
+    """The "mixed" view: the unit probe direction of x, of y, and the first principal component of what is left.
+
+    activations  Activations, or anything with .steps and [step, layer] -> [n, d]
+    xy           [n, 2], coordinates
+    fit_on       bool [n], cities that directions are fitted on, at the last step; None: all
+
+    Directions are those in which a least-squares probe's x and y grow; what is left is what is at right angles to both.
+    The third direction's sign is such that its largest entry is positive. Returns a MixedView. Raises ValueError as
+    `fit_map` does, where nothing of the last step is left, or a coordinate is constant.
+    Source: the "mixed" view of arXiv 2602.00533.
+    """
+    from worldfast.analysis.probe import fit_map
+
+    steps = list(activations.steps)
+    if not steps:
+        raise ValueError("activations: expected at least one step, got none")
+    last = np.asarray(activations[steps[-1], layer], dtype=np.float64)
+    xy = np.asarray(xy, dtype=np.float64)
+    if xy.shape != (len(last), 2):
+        raise ValueError(f"xy: expected [{len(last)}, 2], got {list(xy.shape)}")
+    fit_on = np.ones(len(last), dtype=bool) if fit_on is None else np.asarray(fit_on)
+    if fit_on.dtype != bool or fit_on.shape != (len(last),):
+        raise ValueError(f"fit_on: expected a bool mask [{len(last)}], got {fit_on.dtype} {list(fit_on.shape)}")
+    slope = fit_map(last[fit_on], xy[fit_on]).slope  # [d, 2]
+    lengths = np.linalg.norm(slope, axis=0)
+    if not (lengths > 0).all():
+        raise ValueError("xy: a coordinate is constant, it has no direction")
+    read = (slope / lengths).T  # [2, d]
+    middle = last[fit_on].mean(0)
+    X = last[fit_on] - middle
+    plane = np.linalg.qr(read.T)[0]  # [d, 2]
+    left = X - X @ plane @ plane.T
+    if np.linalg.norm(left) <= 1e-9 * np.linalg.norm(X):
+        raise ValueError(f"layer {layer}: nothing is left beside the directions of x and y")
+    third = np.linalg.eigh(left.T @ left)[1][:, -1]
+    third *= np.sign(third[np.abs(third).argmax()])
+    directions = np.concatenate([read, third[None]])
+    projected = [(np.asarray(activations[step, layer], dtype=np.float64) - middle) @ directions.T for step in steps]
+    explained = np.square(X @ directions.T).sum(0) / np.square(X).sum()
+    return MixedView(np.stack(projected).astype(np.float32), directions, explained)

@@ -3,13 +3,28 @@
 Ordinary least squares from representations to coordinates, scored on cities the probe has not seen.
 """
 
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-__all__ = ["Probe", "held_out", "linear_probe", "probe_over_training"]
+from worldfast.analysis.tables import labelled
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "Fit", "Probe", "components_probe", "fit_map", "held_out", "linear_probe", "probe_over_training", "probe_table",
+    "scored",
+]  # fmt: skip
+
+SINGULAR = 1e-11  # reciprocal condition of Z'Z below which its Cholesky factor is not to be trusted
 
 
 @dataclass(frozen=True)
@@ -49,35 +64,96 @@ def linear_probe(X, xy, test, ridge=None):
     (ordinary least squares then fits anything).
     Source: the probes of arXiv 2602.00533; scikit-learn's LinearRegression and Ridge.
     """
-    from sklearn.linear_model import LinearRegression, Ridge
-    from sklearn.metrics import r2_score
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    X, xy, test = _checked(X, xy, test)
+    if test.sum() < 2:
+        raise ValueError(f"test: expected at least 2 held-out cities, got {int(test.sum())}")
+    predicted = fit_map(X[~test], xy[~test], ridge).predict(X)
+    r2, errors = scored(xy[test], predicted[test])
+    return Probe(r2, float(errors.mean()), float(np.median(errors)), predicted.astype(np.float32))
 
+
+def _checked(X, xy, test):
     X, xy, test = np.asarray(X, dtype=np.float64), np.asarray(xy, dtype=np.float64), np.asarray(test)
     if X.ndim != 2 or xy.shape != (len(X), 2):
         raise ValueError(f"expected X [n, d] and xy [n, 2], got {list(X.shape)} and {list(xy.shape)}")
     if test.dtype != bool or test.shape != (len(X),):
         raise ValueError(f"test: expected a bool mask [{len(X)}], got {test.dtype} {list(test.shape)}")
+    return X, xy, test
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A linear map from representations to coordinates: slope float64 [d, 2], intercept float64 [2]."""
+
+    slope: np.ndarray
+    intercept: np.ndarray
+
+    def predict(self, X):
+        """[n, d] -> float64 [n, 2]."""
+        return np.asarray(X, dtype=np.float64) @ self.slope + self.intercept
+
+
+def fit_map(X, xy, ridge=None):
+    """The least-squares Fit of xy [n, 2] from X [n, d], or a ridge regression on standardised features.
+
+    Solved by the normal equations, with one step of refinement on the residuals that gives back the digits these cost
+    (Bjorck, "Stability analysis of the method of seminormal equations", 1987); where X is all but singular, by
+    scikit-learn's LinearRegression, whose solution is the shortest of those as good.
+
+    Raises ValueError where X is not finite, or where there are no more cities than features and no ridge.
+    """
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+    from scipy.linalg.lapack import dpocon
+    from sklearn.linear_model import LinearRegression
+
+    X, xy = np.asarray(X, dtype=np.float64), np.asarray(xy, dtype=np.float64)
+    n, d = X.shape
     if not np.isfinite(X).all():
         raise ValueError("X: holds NaN or infinity")
-    fitted = int((~test).sum())
-    if test.sum() < 2:
-        raise ValueError(f"test: expected at least 2 held-out cities, got {int(test.sum())}")
-    if ridge is None and fitted <= X.shape[1] + 1:
+    if ridge is None and n <= d + 1:
         raise ValueError(
-            f"a least-squares probe of {X.shape[1]} features needs more than {X.shape[1] + 1} cities, got {fitted}: "
+            f"a least-squares probe of {d} features needs more than {d + 1} cities, got {n}: "
             "pass ridge=1.0 for a penalised fit"
         )
-    model = LinearRegression() if ridge is None else make_pipeline(StandardScaler(), Ridge(alpha=ridge))
-    predicted = model.fit(X[~test], xy[~test]).predict(X)
-    errors = np.linalg.norm(predicted[test] - xy[test], axis=1)
-    return Probe(
-        r2=r2_score(xy[test], predicted[test], multioutput="raw_values"),
-        mean_error=float(errors.mean()),
-        median_error=float(np.median(errors)),
-        predicted=predicted.astype(np.float32),
-    )
+    if ridge is not None and not ridge > 0:
+        raise ValueError(f"ridge: expected a positive penalty, got {ridge}")
+    middle, mean = X.mean(0), xy.mean(0)
+    Z, Y = X - middle, xy - mean
+    scale = np.sqrt(np.square(Z).sum(0) if ridge is None else np.square(Z).mean(0))
+    constant = scale <= 1e-15 * np.abs(middle) * np.sqrt(n)  # but for rounding
+    slope = None
+    if ridge is not None:
+        Z /= np.where(constant, 1.0, scale)
+        G = Z.T @ Z
+        G[np.diag_indices(d)] += ridge
+        slope = np.linalg.solve(G, Z.T @ Y) / np.where(constant, 1.0, scale)[:, None]
+    elif not constant.any():
+        Z /= scale
+        G = Z.T @ Z
+        norm = np.abs(G).sum(0).max()
+        try:
+            factor = cho_factor(G, lower=False, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            factor = None
+        if factor is not None and dpocon(factor[0], norm, uplo="U")[0] > SINGULAR:
+            slope = cho_solve(factor, Z.T @ Y, check_finite=False)
+            slope += cho_solve(factor, Z.T @ (Y - Z @ slope), check_finite=False)
+            slope /= scale[:, None]
+    if slope is None:
+        slope = LinearRegression().fit(X, xy).coef_.T
+    return Fit(slope, mean - middle @ slope)
+
+
+def scored(xy, predicted):
+    """R2 of x and y, float64 [2], and the distance of every prediction from its place, float64 [n].
+
+    R2 is scikit-learn's r2_score: 1 - residual / variance; of a coordinate that does not vary 1 where the prediction is
+    exact, else 0.
+    """
+    from sklearn.metrics import r2_score
+
+    errors = np.linalg.norm(predicted - xy, axis=1)
+    return np.asarray(r2_score(xy, predicted, multioutput="raw_values"), dtype=np.float64), errors
 
 
 def probe_over_training(activations, layer, xy, test, ridge=None):
@@ -85,8 +161,105 @@ def probe_over_training(activations, layer, xy, test, ridge=None):
 
     activations  Activations, or anything with .steps and [step, layer] -> [n, d]
     """
+    work = [(step, layer) for step in activations.steps]
+    return _in_parallel(lambda key: linear_probe(activations[key], xy, test, ridge), work)
+
+
+def probe_table(
+    activations,
+    layers: Sequence[int],
+    xy,
+    test,
+    *,
+    rows: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
+    ridge: float | None = None,
+    run: str | None = None,
+) -> pandas.DataFrame:
+    """Probes of every layer at every checkpoint.
+
+    activations  Activations, or anything with .steps and [step, layer] -> [n, d]
+    layers       their numbers
+    xy, test     as for `linear_probe`, row i for row i of the activations
+    rows         [S], rows seen at each of activations.steps; None: no such column
+    steps        those to look at; None: all
+    ridge        as for `linear_probe`
+    run          a name, for the column of that name; None: no such column
+
+    Returns the columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), mean_error, median_error (in the unit of
+    xy), n_fitted, n_held_out. ValueError as `linear_probe`, or where `rows` is of another length, a step unknown.
+    """
+    import pandas as pd
+
+    known = [int(step) for step in activations.steps]
+    if rows is not None and len(rows) != len(known):
+        raise ValueError(f"rows: expected {len(known)}, one for each step of the activations, got {len(rows)}")
+    steps = known if steps is None else [int(step) for step in steps]
+    for step in steps:
+        if step not in known:
+            raise ValueError(f"steps: {step} is not among the steps of the activations, {known}")
+    work = list(product(layers, steps))
+    probes = _in_parallel(lambda key: linear_probe(activations[key[1], key[0]], xy, test, ridge), work)
+    table = pd.DataFrame([{"layer": layer, "step": step} | _found(probe) for (layer, step), probe in zip(work, probes)])
+    if rows is not None:
+        seen = dict(zip(known, map(int, rows)))
+        table.insert(2, "rows", table["step"].map(seen))
+    held = int(np.asarray(test).sum())
+    return labelled(table.assign(n_fitted=len(test) - held, n_held_out=held), run=run)
+
+
+def components_probe(X, xy, test, ks: Sequence[int], *, layer: int | None = None, run: str | None = None):
+    """How much of the map the first k principal components hold, for each k.
+
+    X, xy, test   as for `linear_probe`; components are those of the cities where `test` is False
+    ks            numbers of components, each 1 to d, and fewer than the fitted cities less one
+    layer, run    for columns of those names
+
+    Returns a DataFrame with the columns components, explained (share of the variance of the fitted cities), r2_x, r2_y,
+    r2, mean_error, median_error, n_fitted, n_held_out. ValueError as `linear_probe`, or for a k outside its range.
+    """
+    import pandas as pd
+
+    X, xy, test = _checked(X, xy, test)
+    if test.sum() < 2:
+        raise ValueError(f"test: expected at least 2 held-out cities, got {int(test.sum())}")
+    if not np.isfinite(X).all():
+        raise ValueError("X: holds NaN or infinity")
+    fitted = int((~test).sum())
+    for k in ks:
+        if not 1 <= k <= min(X.shape[1], fitted - 2):
+            raise ValueError(f"ks: expected 1 to {min(X.shape[1], fitted - 2)} components, got {k}")
+    middle, mean = X[~test].mean(0), xy[~test].mean(0)
+    U, values, directions = np.linalg.svd(X[~test] - middle, full_matrices=False)
+    # Components are uncorrelated, so that each has its slope whatever others are in the fit.
+    slope = U.T @ (xy[~test] - mean)  # [d, 2], of components of length 1
+    held = values > values.max() * max(X.shape) * np.finfo(float).eps
+    shares = np.cumsum(values**2) / np.sum(values**2)
+    projected = (X[test] - middle) @ directions.T
+    projected[:, held] /= values[held]
+    projected[:, ~held] = 0  # no variance: a direction of rounding
+    rows = []
+    for k in ks:
+        r2, errors = scored(xy[test], projected[:, :k] @ slope[:k] + mean)
+        found = Probe(r2, float(errors.mean()), float(np.median(errors)), None)
+        rows.append({"components": int(k), "explained": float(shares[k - 1])} | _found(found))
+    table = pd.DataFrame(rows).assign(n_fitted=fitted, n_held_out=int(test.sum()))
+    return labelled(table, run=run, layer=layer)
+
+
+def _found(probe: Probe) -> dict[str, float]:
+    return {
+        "r2_x": float(probe.r2[0]),
+        "r2_y": float(probe.r2[1]),
+        "r2": float(probe.r2.mean()),
+        "mean_error": probe.mean_error,
+        "median_error": probe.median_error,
+    }
+
+
+def _in_parallel(function, work):
     from threadpoolctl import threadpool_limits
 
     # The products of one probe are too small to share out among threads; probes are not.
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda step: linear_probe(activations[step, layer], xy, test, ridge), activations.steps))
+        return list(pool.map(function, work))

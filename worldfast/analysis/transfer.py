@@ -1,0 +1,111 @@
+"""Does the likeness of two tasks' representations say how fine-tuning on one carries over to the other?
+
+The published correlation takes the 30 ordered pairs of 6 tasks as independent points, although likeness is symmetric:
+15 values stand twice in it, and pairs share tasks. Here each unordered pair stands once, with the mean improvement of
+its two directions, and the test permutes tasks. Source: arXiv 2602.00533, CKA against generalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis.stats import mantel
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["as_published", "likeness_against_transfer", "transfer_points"]
+
+
+def transfer_points(
+    likeness: pandas.DataFrame, improvement: pandas.DataFrame, without: Sequence[str] = ()
+) -> pandas.DataFrame:
+    """Each unordered pair of tasks once: columns task, other, likeness, improvement, distance (is it one of the two?).
+
+    likeness     square, symmetric, named by tasks: the CKA of one-task models (`as_matrix` of a `task_matrix`)
+    improvement  rows the task fine-tuned on, columns the task evaluated (`seed_averaged`); the two directions of a pair
+                 are averaged
+    without      tasks to leave out, such as one that is not learned alone
+
+    Only tasks that both have are taken. ValueError where those are fewer than 2, or likeness is not square.
+    """
+    import pandas as pd
+
+    tasks = _tasks(likeness, improvement, without, 2)
+    rows = [
+        (
+            a,
+            b,
+            float(likeness.loc[a, b]),
+            float(improvement.loc[a, b] + improvement.loc[b, a]) / 2,
+            "distance" in (a, b),
+        )
+        for a, b in combinations(tasks, 2)
+    ]
+    return pd.DataFrame(rows, columns=["task", "other", "likeness", "improvement", "distance"])
+
+
+def likeness_against_transfer(
+    likeness: pandas.DataFrame,
+    improvement: pandas.DataFrame,
+    without: Sequence[str] = ("crossing",),
+    apart: str = "distance",
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> pandas.DataFrame:
+    """The correlation of likeness and transfer over unordered pairs, with and without one task.
+
+    likeness, improvement, without   as for `transfer_points`
+    apart                            the task that the second row does without
+
+    Returns the columns what ("all tasks", "without distance"), r, r2, p, n, unit, test. p is Mantel's, of permutations
+    of the tasks. A row that cannot be told (fewer than 4 tasks, a pair without a value) has NaN, and its test says why.
+    """
+    import pandas as pd
+
+    rows = []
+    for what, left_out in (("all tasks", ()), (f"without {apart}", (apart,))):
+        tasks = _tasks(likeness, improvement, (*without, *left_out), 0)
+        A = likeness.loc[tasks, tasks].to_numpy(dtype=float)
+        B = improvement.loc[tasks, tasks].to_numpy(dtype=float)
+        n = len(tasks) * (len(tasks) - 1) // 2
+        try:
+            found = mantel(A, (B + B.T) / 2, permutations=permutations, seed=seed, names=("likeness", "improvement"))
+            rows.append((what, found.r, found.r2, found.p, found.n, "unordered pair of tasks", found.test))
+        except ValueError as error:
+            rows.append((what, np.nan, np.nan, np.nan, n, "unordered pair of tasks", f"none: {error}"))
+    return pd.DataFrame(rows, columns=["what", "r", "r2", "p", "n", "unit", "test"])
+
+
+def as_published(likeness: pandas.DataFrame, improvement: pandas.DataFrame, without: Sequence[str] = ("crossing",)):
+    """The published way, to stand beside: all ordered pairs as if independent. The columns of the corrected one.
+
+    p is the two-sided one of Pearson's correlation. ValueError for fewer than 3 tasks or NaN.
+    """
+    import pandas as pd
+    from scipy.stats import pearsonr
+
+    tasks = _tasks(likeness, improvement, without, 3)
+    off = ~np.eye(len(tasks), dtype=bool)
+    x = likeness.loc[tasks, tasks].to_numpy(dtype=float)[off]
+    y = improvement.loc[tasks, tasks].to_numpy(dtype=float)[off]
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise ValueError("likeness, improvement: a pair of tasks has no value")
+    r, p = pearsonr(x, y)
+    test = "two-sided, Pearson; counts each symmetric value twice and takes pairs as independent"
+    row = ("as published", float(r), float(r * r), float(p), len(x), "ordered pair of tasks", test)
+    return pd.DataFrame([row], columns=["what", "r", "r2", "p", "n", "unit", "test"])
+
+
+def _tasks(likeness, improvement, without, least):
+    if list(likeness.index) != list(likeness.columns):
+        raise ValueError("likeness: expected a square table whose rows and columns have the same names")
+    known = [task for task in likeness.index if task in improvement.index and task in improvement.columns]
+    tasks = [task for task in known if task not in without]
+    if len(tasks) < least:
+        raise ValueError(f"expected at least {least} tasks that likeness and improvement share, got {tasks}")
+    return tasks

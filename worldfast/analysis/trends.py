@@ -1,0 +1,181 @@
+"""Do models trained on the same tasks, or on others, come to the same representation, and more so with more tasks?
+
+From a table of pairs (of `cka_table`, `procrustes_table` or `mutual_knn_table`) and a table of runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis.stats import jackknife_error
+from worldfast.analysis.tables import need_columns
+from worldfast.errors import unknown_name
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["CROSS_TASK", "DISJOINT_TASKS", "SAME_TASK", "as_matrix", "task_matrix", "trends"]
+
+SAME_TASK, CROSS_TASK, DISJOINT_TASKS = "same task", "cross task", "disjoint tasks"
+KEPT = {"kernel": "linear", "debiased": False, "components": 0, "step_share": 1.0}  # of a cka table
+
+
+def task_matrix(
+    pairs: pandas.DataFrame, runs: pandas.DataFrame, *, value: str = "value", failed: bool = False, **kept
+) -> pandas.DataFrame:
+    """The seed-averaged matrix of sets of tasks, by layer and number of tasks, with standard errors.
+
+    pairs   run, other and the value's column; each unordered pair once. Where it has the columns kernel, debiased,
+            components, step_share, the plain linear one of whole representations at the last checkpoint is kept
+    runs    run, tasks, n_tasks, and learned where there is such a column
+    value   the column to average
+    failed  keep runs that failed to learn. They are left out by default, and named in .attrs["left_out"]
+    kept    kernel="rbf", debiased=True, components=3, step_share=0.5: other rows of `pairs`
+
+    Cells on the diagonal are of pairs of different runs (seeds) alone; a run with itself says nothing. Pairs are taken
+    among runs with as many tasks. The standard error is the jackknife's over runs, because pairs share them: each run
+    is left out of each of the two sets in turn (Arvesen, Annals of Mathematical Statistics 1969). It is NaN where a set
+    has too few runs for that: 2 in a cell off the diagonal, 3 on it.
+
+    Returns layer (where `pairs` has it), n_tasks, tasks, other, mean, standard_error, pairs (how many were averaged), n
+    (runs), unit; each unordered pair of sets once, the diagonal in.
+    """
+    import pandas as pd
+
+    chosen, left_out = _chosen(pairs, runs, value, failed, kept)
+    rows = []
+    layered = "layer" in chosen.columns
+    by = ["layer", "n_tasks"] if layered else ["n_tasks"]
+    order = {tasks: i for i, tasks in enumerate(dict.fromkeys(runs["tasks"]))}
+    for key, group in chosen.groupby(by, sort=True):
+        for (a, b), cell in group.groupby(["tasks_a", "tasks_b"], sort=False):
+            values = cell[value].to_numpy(dtype=float)
+            runs_a, runs_b = cell["run"].to_numpy(), cell["other"].to_numpy()
+            if a == b:
+                error, n = _left_out_in_turn(values, [(runs_a, runs_b)]), len({*runs_a, *runs_b})
+            else:
+                error, n = _left_out_in_turn(values, [(runs_a,), (runs_b,)]), len({*runs_a}) + len({*runs_b})
+            rows.append((*key, a, b, float(values.mean()), error, len(values), n, "run, left out in turn"))
+    columns = [*by, "tasks", "other", "mean", "standard_error", "pairs", "n", "unit"]
+    table = pd.DataFrame(rows, columns=columns)
+    names = ("tasks", "other")
+    table = table.sort_values([*by, *names], key=lambda c: c.map(order) if c.name in names else c, ignore_index=True)
+    table.attrs["left_out"] = left_out
+    return table
+
+
+def trends(
+    pairs: pandas.DataFrame, runs: pandas.DataFrame, *, value: str = "value", failed: bool = False, **kept
+) -> pandas.DataFrame:
+    """Means over sets of tasks that are the same, that differ, and that have none in common, by number of tasks.
+
+    Arguments as for `task_matrix`, whose cells are averaged, each weighing the same: "same task" its diagonal, "cross
+    task" the rest, "disjoint tasks" those of the rest whose two sets have no task in common.
+
+    The standard error is the jackknife's over sets of tasks, because cells share them: each is left out in turn with
+    its row and column. For the diagonal that is s / sqrt(n), s over n - 1. Where there is one set alone (all seven
+    tasks), it is over the set's runs. n counts what was left out in turn, and unit says what that is; the standard
+    error is NaN where leaving one out leaves no cell.
+
+    Returns what, layer (where `pairs` has it), n_tasks, mean, standard_error, n, unit. Runs that failed to learn are
+    left out and named in .attrs["left_out"].
+    """
+    import pandas as pd
+
+    table = task_matrix(pairs, runs, value=value, failed=failed, **kept)
+    by = [column for column in ("layer", "n_tasks") if column in table.columns]
+    rows = []
+    for key, cells in table.groupby(by, sort=True):
+        a, b = cells["tasks"].to_numpy(), cells["other"].to_numpy()
+        apart = np.array([not {*x.split("+")} & {*y.split("+")} for x, y in zip(a, b, strict=True)], dtype=bool)
+        for what, mask in ((SAME_TASK, a == b), (CROSS_TASK, a != b), (DISJOINT_TASKS, apart)):
+            if not mask.any():
+                continue
+            means = cells["mean"].to_numpy()[mask]
+            sets = {*a[mask], *b[mask]}
+            if len(sets) == 1:
+                alone = cells[mask].iloc[0]
+                found = float(alone["standard_error"]), int(alone["n"]), "run"
+            else:
+                found = _left_out_in_turn(means, [(a[mask], b[mask])]), len(sets), "set of tasks"
+            rows.append((what, *key, float(means.mean()), *found))
+    found = pd.DataFrame(rows, columns=["what", *by, "mean", "standard_error", "n", "unit"])
+    found.attrs["left_out"] = table.attrs["left_out"]
+    return found
+
+
+def as_matrix(table: pandas.DataFrame, value: str = "mean") -> pandas.DataFrame:
+    """A column of one layer's and one number of tasks' `task_matrix` as a symmetric matrix, NaN where there is no cell.
+
+    ValueError where a pair of sets stands twice, as where layers were not told apart.
+    """
+    need_columns(table, "table", ("tasks", "other", value))
+    if table.duplicated(["tasks", "other"]).any():
+        raise ValueError("table: a pair of sets of tasks stands twice; choose one layer and one n_tasks first")
+    names = list(dict.fromkeys([*table["tasks"], *table["other"]]))
+    half = table.pivot(index="tasks", columns="other", values=value).reindex(index=names, columns=names)
+    return half.combine_first(half.T).reindex(index=names, columns=names).rename_axis(index=None, columns=None)
+
+
+def _chosen(pairs, runs, value, failed, kept):
+    """The pairs asked for, of runs with as many tasks, with their sets of tasks in one order; and who was left out."""
+    need_columns(pairs, "pairs", ("run", "other", value))
+    need_columns(runs, "runs", ("run", "tasks", "n_tasks"))
+    for column in kept:
+        if column not in KEPT:
+            raise unknown_name("column to choose by", column, KEPT)
+        need_columns(pairs, "pairs", (column,))
+    for column, default in KEPT.items():
+        if column in pairs.columns:
+            wanted = kept.get(column, default)
+            same = np.isclose(pairs[column], wanted) if column == "step_share" else pairs[column] == wanted
+            if not same.any():
+                raise ValueError(f"pairs: none has {column} {wanted!r}, only {sorted(pairs[column].unique())}")
+            pairs = pairs[same]
+    if (pairs["run"] == pairs["other"]).any():
+        raise ValueError("pairs: holds pairs of a run with itself, expected different runs")
+    known = runs.drop_duplicates("run").set_index("run")
+    for column in ("run", "other"):
+        strangers = set(pairs[column]) - set(known.index)
+        if strangers:
+            raise ValueError(f"pairs: {min(strangers)!r} is not among the runs")
+    left_out = []
+    if "learned" in known.columns and not failed:
+        compared = {*pairs["run"], *pairs["other"]}
+        left_out = [run for run, learned in known["learned"].items() if run in compared and not learned]
+        pairs = pairs[~pairs["run"].isin(left_out) & ~pairs["other"].isin(left_out)]
+    order = {tasks: i for i, tasks in enumerate(dict.fromkeys(runs["tasks"]))}
+    a, b = pairs["run"].map(known["tasks"]), pairs["other"].map(known["tasks"])
+    swap = (a.map(order) > b.map(order)).to_numpy(dtype=bool)
+    table = pairs.assign(
+        tasks_a=np.where(swap, b, a),
+        tasks_b=np.where(swap, a, b),
+        run=np.where(swap, pairs["other"], pairs["run"]),
+        other=np.where(swap, pairs["run"], pairs["other"]),
+        n_tasks=pairs["run"].map(known["n_tasks"]),
+    )
+    table = table[(table["n_tasks"] == pairs["other"].map(known["n_tasks"])).to_numpy(dtype=bool)]
+    if table.empty:
+        raise ValueError("pairs: none is left between runs that learned, with as many tasks")
+    keys = [column for column in ("layer", "run", "other") if column in table.columns]
+    if table.duplicated(keys).any():
+        run, other = table.loc[table.duplicated(keys), ["run", "other"]].iloc[0]
+        raise ValueError(f"pairs: {run} and {other} stand twice; each unordered pair is expected once")
+    return table, left_out
+
+
+def _left_out_in_turn(values, samples):
+    """The standard error of a mean over pairs: for each sample of units, each is left out with all its pairs.
+
+    samples   a tuple of columns for each sample; a unit's pairs are those where one of the columns holds it
+    """
+    variance = 0.0
+    for columns in samples:
+        means = []
+        for unit in dict.fromkeys([x for column in columns for x in column]):
+            rest = values[~np.any([column == unit for column in columns], axis=0)]
+            means.append(rest.mean() if len(rest) else np.nan)
+        variance += jackknife_error(means) ** 2
+    return float(np.sqrt(variance))
