@@ -69,7 +69,7 @@ function drawMap() {
   if (state.view === "errors") {
     c.lineWidth = 0.8;
     c.globalAlpha = state.region === null ? 0.38 : 0.75;
-    for (const group of drawOrder) {
+    for (const group of [...drawOrder, {region: study.atlantis, cities: atlantis}]) {
       c.strokeStyle = ink.region[group.region];
       c.beginPath();
       for (const i of group.cities)
@@ -102,6 +102,9 @@ function drawMap() {
       }
       c.fill();
     }
+  const rim = 1.9 * Math.max(1.6, dot); // of a diamond, from its middle
+  if (state.view !== "truth") drawAtlantis(c, tx, ty, rim, false);
+  drawAtlantis(c, px, py, rim, true);
   c.globalAlpha = 1;
   const fading = drawNames(c, px, py);
   for (const i of new Set([state.city, state.over]))
@@ -129,6 +132,40 @@ function drawMap() {
   byId("map-reset").hidden = zoom === 1;
   mapView.canvas.classList.toggle("zoomed", zoom > 1);
   return fading;
+}
+
+// The cities of Atlantis at x(i), y(i): filled where they are shown, hollow where they are; its name beside them where
+// they are together.
+function drawAtlantis(c, x, y, rim, filled) {
+  const cities = atlantis.filter(i => !state.held || films[state.run].held[i]);
+  if (!cities.length) return;
+  const lit = state.region === null || state.region === study.atlantis;
+  c.beginPath();
+  for (const i of cities) diamond(c, x(i), y(i), filled ? rim : 0.8 * rim);
+  c.globalAlpha = lit ? (filled ? 0.95 : 0.6) : 0.1;
+  c.lineWidth = 0.8;
+  if (filled) {
+    c.fillStyle = ink.region[study.atlantis];
+    c.fill();
+    c.strokeStyle = ink.sea;
+  } else c.strokeStyle = ink.ink;
+  c.stroke();
+  if (!filled || !lit) return;
+  const mx = median(cities.map(x)),
+    my = median(cities.map(y));
+  const spread = median(cities.map(i => Math.hypot(x(i) - mx, y(i) - my)));
+  if (spread > 0.12 * mapView.width) return;
+  c.globalAlpha = 1;
+  c.font = `600 ${mapView.width < 600 ? 10.5 : 12}px ${ink.sans}`;
+  c.lineJoin = "round";
+  c.lineWidth = 3.5;
+  c.strokeStyle = ink.sea;
+  c.fillStyle = ink.ink;
+  const text = study.regions[study.atlantis].name,
+    left = mx - c.measureText(text).width / 2,
+    above = my - 2.5 * spread - 8;
+  c.strokeText(text, left, above);
+  c.fillText(text, left, above);
 }
 
 function graticule(c, scale, ox, oy) {
