@@ -19,6 +19,7 @@ from worldfast.colours import CKA_STOPS
 from worldfast.page import comparison, films, gallery, models, provenance
 from worldfast.page.markup import count, duration, pairs, span
 from worldfast.study import StudyResult
+from worldfast.world import ATLANTIS
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("state", "map", "space", "curves", "table", "start")  # in this order, in one scope
@@ -128,7 +129,7 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         **{f"{key}_title": heading for key, heading in gallery.GROUPS.items()},
         **{f"no_{key}": "" if there else "hidden" for key, there in present.items()},
         "compared": compared,
-        "no_atlantis": "" if "Atlantis" in result.world.region else "hidden",
+        "no_atlantis": "" if ATLANTIS in result.world.region else "hidden",
         "runs": models.every(result) if listed else models.few(result.world, runs, styles),
         "specs": provenance.specifications(specs),
         "machine": pairs({**result.machine, "whole study": duration(result.seconds), **_origin(result)}),
@@ -142,8 +143,15 @@ def _origin(result: StudyResult) -> dict[str, str]:
 
 def _contents(present: dict[str, bool]) -> str:
     """Links to the sections that the page has."""
-    sections = {"explore": "Maps", **gallery.GROUPS, "published": "Beside the published numbers", "run": "What was run"}
+    sections = {
+        "explore": "Maps",
+        **gallery.GROUPS,
+        "published": "Beside the published numbers",
+        "run": "What was run",
+    }
     links = [
-        f"<a href='#{key}'>{escape(heading)}</a>" for key, heading in sections.items() if present.get(key, True)
+        f"<a href='#{key}'>{escape(heading)}</a>"
+        for key, heading in sections.items()
+        if present.get(key, True)
     ]
     return f"<nav class='wide contents' aria-label='Sections'>{''.join(links)}</nav>"

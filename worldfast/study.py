@@ -115,7 +115,7 @@ class RunResult:
     components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
     explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
     scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
-    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probe of x, of y, and the first component of the rest
+    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probes of x and y, and what is left
 
     @property
     def kind(self) -> str:
@@ -209,7 +209,7 @@ class StudyResult:
     version: str
     commit: str
     date: str
-    tables: dict[str, DataFrame] = field(default_factory=dict)  # what was measured, of every run: "runs", "probes", ...
+    tables: dict[str, DataFrame] = field(default_factory=dict)  # of every run: "runs", "probes", ...
     figures: Sequence[tuple[str, bytes | tuple[bytes, ...], str]] = ()
     published: Sequence[Comparison] = ()
     specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {}: those of `runs`

@@ -16,30 +16,36 @@ def table(rows: Sequence[Comparison]) -> str:
     """One row a number; nothing where there is none."""
     if not rows:
         return ""
-    head = "".join(f"<th scope=col{' class=number' if 0 < i < 5 else ''}>{text}</th>" for i, text in enumerate(HEADS))
-    return (
-        f"<table class='runs beside'><thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
+    head = "".join(
+        f"<th scope=col{' class=number' if 0 < i < 5 else ''}>{text}</th>" for i, text in enumerate(HEADS)
     )
+    return f"<table class='runs beside'><thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
 
 
 def measured(value: float, error: float) -> str:
     """A number and its standard error, to the error's second digit: (0.8382, 0.0136) -> "0.838 ± 0.014".
 
-    Without an error: four digits. "–" where there is no number.
+    Without an error, or with one of 0: at most four digits, no zeros behind them. "–" where there is no number.
     """
     if not isfinite(value):
         return "–"
-    certain = isfinite(error) and error > 0
-    size = error if certain else abs(value)
-    digits = 2 if certain else 4
-    places = max(0, digits - 1 - floor(log10(size))) if size else 0
-    text = f"{value:,.{min(places, 6)}f}"
-    return (f"{text} ± {error:,.{min(places, 6)}f}" if isfinite(error) else text).replace("-", "\u2212")
+    if isfinite(error) and error > 0:
+        places = min(6, max(0, 1 - floor(log10(error))))
+        text = f"{value:,.{places}f} ± {error:,.{places}f}"
+    else:
+        places = min(6, max(0, 3 - floor(log10(abs(value))))) if value else 0
+        text = f"{value:,.{places}f}"
+        text = (text.rstrip("0").rstrip(".") if "." in text else text) + (" ± 0" if error == 0 else "")
+    return text.replace("-", "\u2212")
 
 
 def lacking(row: Comparison) -> str:
     """Why the difference has no error, in words."""
-    without = [who for who, error in (("ours", row.ours_error), ("published", row.published_error)) if not isfinite(error)]
+    without = [
+        who
+        for who, error in (("ours", row.ours_error), ("published", row.published_error))
+        if not isfinite(error)
+    ]
     return "no standard error of " + " or ".join(without)
 
 
@@ -73,6 +79,6 @@ def _difference(row: Comparison) -> str:
 
 
 def _plural(noun: str) -> str:
-    """"pair of models" -> "pairs of models"."""
+    """With its first word in the plural: "pair of models" -> "pairs of models"."""
     first, _, rest = noun.partition(" ")
     return f"{first}s {rest}".strip()

@@ -58,7 +58,9 @@ def uri(name: str, image: bytes) -> tuple[str, float, float]:
     if image.startswith(PNG):
         return f"data:image/png;base64,{encoded}", *_png_inches(image)
     if (tag := re.search(rb"<svg\b[^>]*>", image[:4000])) is None:
-        raise ValueError(f"figure {name!r}: expected a PNG or an SVG, got bytes that begin with {image[:12]!r}")
+        raise ValueError(
+            f"figure {name!r}: expected a PNG or an SVG, got bytes that begin with {image[:12]!r}"
+        )
     # Kept as text, so that an SVG is hardly longer than it was; what a URI or an attribute would end at is escaped.
     plain = "data:image/svg+xml," + quote(" ".join(image.decode().split()), safe=" /:;=,.()@!$*+?[]{}|'~^`\\")
     return min(plain, f"data:image/svg+xml;base64,{encoded}", key=len), *_svg_inches(tag[0].decode())
@@ -74,7 +76,7 @@ def _figure(name: str, images: bytes | tuple[bytes, ...], caption: str) -> str:
     return (
         f'<figure style="--w:{across}px" id="figure-{anchor}">'
         f'<button class=enlarge type=button title="Enlarge" aria-label="Enlarge: {label}">'
-        f'<img src="{escape(source)}" alt="{label}" width={across} height={down} decoding=async></button>'
+        f'<img src="{escape(source)}" alt="{label}" width={across} height={down}></button>'
         f"<figcaption><b>{label}.</b> {escape(caption)}</figcaption></figure>"
     )
 

@@ -102,10 +102,7 @@ function drawMap() {
       }
       c.fill();
     }
-  const rim = 1.9 * Math.max(1.6, dot); // of a diamond, from its middle
-  if (state.view !== "truth") drawAtlantis(c, tx, ty, rim, false);
-  drawAtlantis(c, px, py, rim, true);
-  c.globalAlpha = 1;
+  drawAtlantis(c, px, py, tx, ty, dot);
   const fading = drawNames(c, px, py);
   for (const i of new Set([state.city, state.over]))
     if (i !== null) {
@@ -134,28 +131,39 @@ function drawMap() {
   return fading;
 }
 
-// The cities of Atlantis at x(i), y(i): filled where they are shown, hollow where they are; its name beside them where
-// they are together.
-function drawAtlantis(c, x, y, rim, filled) {
+// The cities of Atlantis: filled where they are shown, hollow where they are; the name stands where they are together.
+function drawAtlantis(c, px, py, tx, ty, dot) {
   const cities = atlantis.filter(i => !state.held || films[state.run].held[i]);
+  mapView.taken = [];
   if (!cities.length) return;
-  const lit = state.region === null || state.region === study.atlantis;
+  const lit = state.region === null || state.region === study.atlantis,
+    rim = 1.9 * Math.max(1.6, dot);
+  if (state.view !== "truth") {
+    c.beginPath();
+    for (const i of cities) diamond(c, tx(i), ty(i), 0.8 * rim);
+    c.globalAlpha = lit ? 0.6 : 0.1;
+    c.lineWidth = 0.8;
+    c.strokeStyle = ink.ink;
+    c.stroke();
+  }
   c.beginPath();
-  for (const i of cities) diamond(c, x(i), y(i), filled ? rim : 0.8 * rim);
-  c.globalAlpha = lit ? (filled ? 0.95 : 0.6) : 0.1;
+  for (const i of cities) diamond(c, px(i), py(i), rim);
+  c.globalAlpha = lit ? 0.95 : 0.1;
   c.lineWidth = 0.8;
-  if (filled) {
-    c.fillStyle = ink.region[study.atlantis];
-    c.fill();
-    c.strokeStyle = ink.sea;
-  } else c.strokeStyle = ink.ink;
+  c.fillStyle = ink.region[study.atlantis];
+  c.strokeStyle = ink.sea;
+  c.fill();
   c.stroke();
-  if (!filled || !lit) return;
+  c.globalAlpha = 1;
+  if (lit && !nameAtlantis(c, cities, px, py)) nameAtlantis(c, cities, tx, ty);
+}
+
+// Writes the name above cities that lie together; false where they do not.
+function nameAtlantis(c, cities, x, y) {
   const mx = median(cities.map(x)),
     my = median(cities.map(y));
   const spread = median(cities.map(i => Math.hypot(x(i) - mx, y(i) - my)));
-  if (spread > 0.12 * mapView.width) return;
-  c.globalAlpha = 1;
+  if (spread > 0.08 * mapView.width) return false;
   c.font = `600 ${mapView.width < 600 ? 10.5 : 12}px ${ink.sans}`;
   c.lineJoin = "round";
   c.lineWidth = 3.5;
@@ -166,6 +174,8 @@ function drawAtlantis(c, x, y, rim, filled) {
     above = my - 2.5 * spread - 8;
   c.strokeText(text, left, above);
   c.fillText(text, left, above);
+  mapView.taken.push([left, above, c.measureText(text).width]); // no other name goes there
+  return true;
 }
 
 function graticule(c, scale, ox, oy) {
@@ -197,7 +207,7 @@ function graticule(c, scale, ox, oy) {
 
 // The largest city of each region by name, where the names do not collide; they fade in and out as the map forms.
 function drawNames(c, px, py) {
-  const taken = [];
+  const taken = [...mapView.taken];
   let fading = false;
   c.font = `600 ${mapView.width < 600 ? 10.5 : 12}px ${ink.sans}`;
   c.lineJoin = "round";

@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
 
 
 def count(n: int, one: str, many: str = "") -> str:
-    """"1 model", "1,200 models"; `many` where an s does not make it."""
+    """A number of things: "1 model", "1,200 models"; `many` where an s does not make it."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 

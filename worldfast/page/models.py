@@ -137,9 +137,10 @@ def every(result: StudyResult) -> str:
         name, tasks = str(line["run"]), str(line["tasks"])
         style = (name, TASK_COLOURS.get(tasks, INK), "")
         film = f" data-film={films[name]}" if name in films else ""
-        texts = [KINDS.get(line["kind"], str(line["kind"])), tasks.replace("+", " + "), _outcome(line)]
+        whole = "all seven" if set(tasks.split("+")) == set(TASKS) else tasks.replace("+", " + ")
+        texts = [KINDS.get(line["kind"], str(line["kind"])), whole, _outcome(line)]
         body.append(
-            f'<tr data-kind="{escape(str(line["kind"]))}"{film}>'
+            f'<tr data-kind="{escape(str(line["kind"]))}" data-tasks="{escape(tasks)}"{film}>'
             f"<th scope=row>{named(style)}</th>"
             + "".join(f"<td>{escape(text)}</td>" for text in texts)
             + "".join(

@@ -41,23 +41,24 @@ def specifications(specs: Mapping[str, Mapping]) -> str:
     """A folded part a family, in the order in which they come; `specs` by the runs' names."""
     families: dict[str, dict[str, dict[str, str]]] = {}
     for name, spec in specs.items():
-        families.setdefault(family(spec), {})[name] = flatten(spec)
+        rows = flatten(spec)
+        rows.pop("name", None)  # stands before them
+        families.setdefault(family(spec), {})[name] = rows
     return "".join(_family(title, members) for title, members in families.items())
 
 
 def _family(title: str, members: dict[str, dict[str, str]]) -> str:
-    summary = f"{escape(title[:1].upper() + title[1:])}: {count(len(members), 'run')}"
+    members_are = count(len(members), "run") if len(members) > 1 else next(iter(members))
+    summary = escape(f"{title[:1].upper()}{title[1:]}: {members_are}")
     keys = list(dict.fromkeys(key for rows in members.values() for key in rows))
     values = {key: {rows.get(key, "–") for rows in members.values()} for key in keys}
     shared = {key: next(iter(said)) for key, said in values.items() if len(said) == 1}
-    differing = [key for key in keys if key not in shared and key != "name"]
+    differing = [key for key in keys if key not in shared]
     body = pairs(shared)
     if len(members) > 1:
         rows = [(escape(name), [rows.get(key, "–") for key in differing]) for name, rows in members.items()]
-        body = (
-            f"<p class=caption>Of all {len(members)}:</p>{body}<p class=caption>Of each:</p>"
-            f"<div class=scroll>{table('runs', ['run', *map(escape, differing)], rows)}</div>"
-        )
+        each = table("'runs spec'", ["run", *map(escape, differing)], rows)
+        body += f"<p class=caption>What differs between them:</p><div class=scroll>{each}</div>"
     return f"<details><summary>{summary}</summary>{body}</details>"
 
 

@@ -106,6 +106,7 @@ function startControls() {
             r.name,
           );
         mark.style.setProperty("--c", r.colour);
+        mark.classList.toggle("diamond", k === study.atlantis);
         button.addEventListener("click", () => {
           state.region = state.region === k ? null : k;
           [...byId("regions").children].forEach((other, j) =>
@@ -158,8 +159,8 @@ function drawWords() {
   byId("directions").hidden = !mixed;
   byId("space-what").textContent =
     inner(state.run) === mixed
-      ? "The same model’s activations at the same moment along three directions, a point a city: to the right the probe of " +
-        "x, up the probe of y, and towards you the first principal component of what is left; scaled to fill the frame."
+      ? "The same model’s activations at the same moment along three directions, a point a city: those in which a linear " +
+        "probe reads x and y, and the first principal component of what is left; scaled to fill the frame."
       : components;
   const among = peers().length;
   byId("peers").hidden = among === study.runs.length;

@@ -278,6 +278,7 @@ function fillTip(tip, i, x, y, box) {
   const city = describe(i),
     mark = make("i");
   mark.style.setProperty("--c", study.regions[city.region].colour || "var(--ink)");
+  mark.classList.toggle("diamond", city.region === study.atlantis);
   tip.replaceChildren(
     make("b", {}, city.name),
     make("span", {}, mark, study.regions[city.region].name),

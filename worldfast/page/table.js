@@ -34,7 +34,6 @@ function filterTable() {
   let left = 0;
   const rows = every.tBodies[0].rows;
   for (const row of rows) {
-    row.text ??= row.textContent.toLowerCase();
     row.hidden =
       (table.kind !== "" && row.dataset.kind !== table.kind) || !words.every(word => row.text.includes(word));
     left += !row.hidden;
@@ -50,13 +49,14 @@ function startTable() {
     head.replaceChildren(button);
   });
   for (const row of every.tBodies[0].rows) {
+    // Before the button's words are in it.
+    row.text = [...row.cells].map(cell => cell.textContent).join(" ").toLowerCase() + ` ${row.dataset.tasks}`;
     if (row.dataset.film === undefined) continue;
     const button = make("button", {type: "button", class: "ghost"}, "show on the map");
     button.addEventListener("click", () => {
       choose(+row.dataset.film);
       byId("explore").scrollIntoView({behavior: calm.matches ? "auto" : "smooth"});
     });
-    row.text = row.textContent.toLowerCase(); // before the button's words are in it
     row.cells[0].append(button);
   }
   const kinds = [...new Set([...every.tBodies[0].rows].map(row => row.dataset.kind))];
@@ -64,7 +64,7 @@ function startTable() {
     segments(
       byId("kinds"),
       "kind",
-      ["", ...kinds].map(kind => ({label: kind === "" ? "All" : (KINDS[kind] ?? kind)})),
+      ["", ...kinds].map(kind => ({label: kind ? (KINDS[kind] ?? kind) : "All"})),
       0,
       k => {
         table.kind = ["", ...kinds][k];
