@@ -267,6 +267,11 @@ def test_fine_tunes_of_the_same_tasks_are_told_apart(small):
     assert [style[0] for style in models.styles(runs[:2])] == ["distance", "distance, fine-tuned"]
 
 
+# Without a screen a browser paints when it likes, or not at all: here it is clocked.
+FRAMES = """
+requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 16);
+cancelAnimationFrame = clearTimeout;
+"""
 # What a reader does, and what the page then shows, put in the document's title.
 READER = """
 const wait = () => new Promise(done => setTimeout(done, 50));
@@ -304,7 +309,8 @@ addEventListener("error", event => document.title += "ERROR " + event.message);
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_reader_sorts_filters_and_looks_closer(medium, tmp_path):
     few = replace(medium, figures=[("cka", (SVG,), "A sentence.")])
-    page = report.page(few).replace("</body>", f"<script>{READER}</script></body>")
+    page = report.page(few).replace("<title>", f"<script>{FRAMES}</script><title>")
+    page = page.replace("</body>", f"<script>{READER}</script></body>")
     (tmp_path / "report.html").write_text(page)
     flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
         --disable-background-networking --disable-component-update --enable-logging=stderr
