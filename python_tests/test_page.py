@@ -209,8 +209,13 @@ def test_films_are_a_selection_and_the_page_says_so(page, large):
     assert regions[page.study["atlantis"]] == ATLANTIS and "Diamonds are the cities of Atlantis" in page.text
 
 
-def test_the_best_model_is_not_a_fine_tune(page):
-    assert page.study["runs"][page.study["best"]]["kind"] == "pt"
+def test_the_model_that_comes_first_is_not_a_fine_tune(small):
+    world = small.with_atlantis(20)
+    best = replace(taught(world, ("angle",), 1, 20, "x"), r2=np.ones((9, 2)))
+    shown = Page(
+        report.page(study_result(world, [best, run_result(world), run_result(world, ("angle",), 3)]))
+    ).study
+    assert shown["runs"][0]["r2"][-1] == 1 and shown["best"] > 0
 
 
 def test_the_mixed_view_is_packed_beside_the_components(page, large):
