@@ -59,9 +59,12 @@ def _row(row: Comparison) -> str:
     note = f"<small>{escape(row.note)}</small>" if row.note else ""
     return (
         f"<tr><th scope=row>{escape(row.what)}{note}</th>"
-        + "".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)
-        + f"<td class=number>{_difference(row)}</td>"
-        + f"<td>{escape(row.unit or '–')}</td><td class=source>{escape(row.source or '–')}</td></tr>"
+        + "".join(
+            f"<td class=number data-head={head}>{escape(cell)}</td>" for head, cell in zip(HEADS[1:], cells)
+        )
+        + f"<td class=number data-head=difference>{_difference(row)}</td>"
+        + f"<td{'' if row.unit else ' class=none'} data-head=unit>{escape(row.unit or '–')}</td>"
+        + f"<td class='source{'' if row.source else ' none'}' data-head=source>{escape(row.source or '–')}</td></tr>"
     )
 
 
