@@ -72,15 +72,6 @@ async function decode() {
   await film(state.run);
 }
 
-// Adds a diamond to the path of a canvas.
-function diamond(c, x, y, r) {
-  c.moveTo(x, y - r);
-  c.lineTo(x + r, y);
-  c.lineTo(x, y + r);
-  c.lineTo(x - r, y);
-  c.closePath();
-}
-
 // The middle of some numbers.
 function median(values) {
   const sorted = Float64Array.from(values).sort(),
