@@ -19,7 +19,8 @@ function layOut(curve) {
   const width = curve.node.clientWidth,
     height = curve.node.clientHeight;
   if (!width || !height) return;
-  const runs = study.runs,
+  const which = peers(),
+    runs = which.map(r => study.runs[r]),
     many = runs.length > 8;
   const ys = runs.flatMap(run => curve.y(run).filter(v => v !== null)),
     end = Math.max(1, ...runs.flatMap(run => curve.x(run)));
@@ -29,8 +30,9 @@ function layOut(curve) {
   if (curve.low === undefined && !log) low = Math.min(low, Math.max(0, low - 0.08 * (high - low)));
   if (curve.low === 0) low = Math.max(-0.25, Math.min(-0.04, ...ys)); // a probe can be worse than the mean; far worse is cut off
   if (!(high > low)) [low, high] = [low - 0.5, low + 0.5];
-  const names = runs.map(run => run.label);
-  const right = many ? 12 : Math.min(width * 0.3, 18 + 6.6 * Math.max(...names.map(name => name.length)));
+  const longest = Math.max(...(many ? [current()] : runs).map(run => run.label.length));
+  const right = Math.min(width * 0.3, 18 + 6.6 * longest),
+    letters = Math.floor((right - 12) / 6.6);
   const area = {left: 34, right: width - right, top: 8, bottom: height - 22};
   const sx = rows => area.left + ((area.right - area.left) * rows) / end;
   const f = log ? Math.log : v => v;
@@ -63,8 +65,9 @@ function layOut(curve) {
     ),
   );
   const labels = [];
-  curve.dots = runs.map((run, r) => {
-    const x = curve.x(run),
+  curve.dots = which.map(r => {
+    const run = study.runs[r],
+      x = curve.x(run),
       y = curve.y(run);
     let d = "",
       pen = "M";
@@ -85,7 +88,7 @@ function layOut(curve) {
       }),
     );
     const last = y.findLastIndex(v => v !== null);
-    if (!many && last >= 0) labels.push({r, at: sy(y[last])});
+    if ((!many || r === state.run) && last >= 0) labels.push({r, at: sy(y[last])});
     return make("circle", {r: r === state.run ? 5 : 3.5, fill: ink.run[r]});
   });
   labels
@@ -99,7 +102,9 @@ function layOut(curve) {
       make(
         "text",
         {class: "name", x: area.right + 9, y: at - over + 4, style: `fill:${ink.run[r]}`},
-        names[r],
+        study.runs[r].label.length > letters
+          ? `${study.runs[r].label.slice(0, letters - 1)}…`
+          : study.runs[r].label,
       ),
     );
   curve.now = make("line", {class: "now", y1: area.top, y2: area.bottom});
@@ -126,9 +131,10 @@ function drawCurves() {
     const x = curve.sx(Math.min(rows, curve.end));
     curve.now.setAttribute("x1", x);
     curve.now.setAttribute("x2", x);
-    study.runs.forEach((run, r) => {
-      const y = valueAt(curve.x(run), curve.y(run), rows),
-        dot = curve.dots[r];
+    peers().forEach((r, k) => {
+      const run = study.runs[r],
+        y = valueAt(curve.x(run), curve.y(run), rows),
+        dot = curve.dots[k];
       dot.setAttribute("visibility", y === null ? "hidden" : "visible");
       if (y !== null) {
         dot.setAttribute("cx", x);

@@ -69,7 +69,7 @@ function drawMap() {
   if (state.view === "errors") {
     c.lineWidth = 0.8;
     c.globalAlpha = state.region === null ? 0.38 : 0.75;
-    for (const group of drawOrder) {
+    for (const group of [...drawOrder, {region: study.atlantis, cities: atlantis}]) {
       c.strokeStyle = ink.region[group.region];
       c.beginPath();
       for (const i of group.cities)
@@ -102,7 +102,7 @@ function drawMap() {
       }
       c.fill();
     }
-  c.globalAlpha = 1;
+  drawAtlantis(c, px, py, tx, ty, dot);
   const fading = drawNames(c, px, py);
   for (const i of new Set([state.city, state.over]))
     if (i !== null) {
@@ -160,7 +160,7 @@ function graticule(c, scale, ox, oy) {
 
 // The largest city of each region by name, where the names do not collide; they fade in and out as the map forms.
 function drawNames(c, px, py) {
-  const taken = [];
+  const taken = [...mapView.taken];
   let fading = false;
   c.font = `600 ${mapView.width < 600 ? 10.5 : 12}px ${ink.sans}`;
   c.lineJoin = "round";

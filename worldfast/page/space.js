@@ -70,6 +70,27 @@ function drawSpace() {
       c.fill();
     }
   });
+  const newcomers = atlantis.filter(i => !state.held || films[state.run].held[i]);
+  c.beginPath();
+  for (const i of newcomers) {
+    const [x, y, near] = project(
+      shown.space[i] / far,
+      shown.space[count + i] / far,
+      shown.space[2 * count + i] / far,
+    );
+    turned[i] = x;
+    turned[count + i] = y;
+    turned[2 * count + i] = near;
+    diamond(c, x, y, 2.1 * dot * (0.8 + 0.3 * near));
+  }
+  c.globalAlpha = state.region === null || state.region === study.atlantis ? 0.95 : 0.08;
+  c.fillStyle = ink.region[study.atlantis];
+  c.strokeStyle = ink.sea;
+  c.lineWidth = 0.8;
+  if (newcomers.length) {
+    c.fill();
+    c.stroke();
+  }
   c.globalAlpha = 1;
   for (const i of new Set([state.city, state.over]))
     if (i !== null) {
@@ -105,7 +126,10 @@ function drawAxes(c, project) {
     c.moveTo(ax, ay);
     c.lineTo(bx, by);
     c.stroke();
-    const label = `component ${k + 1}, ${Math.round(100 * current().explained[k])}%`,
+    const mixed = inner(state.run) === films[state.run].mixed;
+    const label = mixed
+        ? ["probe of x", "probe of y", "first component of the rest"][k]
+        : `component ${k + 1}, ${Math.round(100 * current().explained[k])}%`,
       w = c.measureText(label).width;
     c.fillText(
       label,

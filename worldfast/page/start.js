@@ -11,13 +11,18 @@ function pick(city, view) {
   wake();
 }
 
-// A row of choices of which one holds: radio buttons, or a list where they would not fit.
+// A row of choices of which one holds: radio buttons, or a list, in groups where there are several, where they would not
+// fit.
 function segments(box, name, options, chosen, act) {
   if (options.length > 4) {
+    const groups = new Map(options.map(({group}) => [group, []]));
+    options.forEach(({label, group}, k) => groups.get(group).push(make("option", {value: k}, label)));
     const list = make(
       "select",
       {"aria-label": box.getAttribute("aria-label")},
-      ...options.map(({label}, k) => make("option", {value: k}, label)),
+      ...(groups.size > 1
+        ? [...groups].map(([label, members]) => make("optgroup", {label}, ...members))
+        : [...groups.values()].flat()),
     );
     list.value = chosen;
     list.addEventListener("change", () => act(+list.value));
@@ -64,11 +69,18 @@ function startControls() {
       });
       const mark = make("svg", {viewBox: "0 0 18 8", "aria-hidden": "true"}, line);
       mark.style.setProperty("--c", run.colour || "var(--ink)");
-      return {label: run.label, mark};
+      return {label: run.label, mark, group: KINDS[run.kind]};
     }),
     state.run,
     choose,
   );
+
+  if (study.runs.some(run => run.mixed)) {
+    segments(byId("directions"), "directions", [{label: "Components"}, {label: "Probes"}], 0, k => {
+      state.directions = ["space", "mixed"][k];
+      wake();
+    });
+  }
 
   byId("play").addEventListener("click", () => (state.playing ? pause() : play()));
   byId("moment").addEventListener("input", event => seek(+event.target.value));
@@ -94,6 +106,7 @@ function startControls() {
             r.name,
           );
         mark.style.setProperty("--c", r.colour);
+        mark.classList.toggle("diamond", k === study.atlantis);
         button.addEventListener("click", () => {
           state.region = state.region === k ? null : k;
           [...byId("regions").children].forEach((other, j) =>
@@ -128,6 +141,32 @@ function startControls() {
   });
 }
 
+// How far the probe puts the cities of Atlantis from where they are, at the moment: the median.
+function atlantisOff() {
+  const {map} = films[state.run],
+    low = Math.floor(state.at),
+    a = low * 2 * count,
+    b = Math.min(low + 1, lastMoment()) * 2 * count;
+  const at = k => map[a + k] + (map[b + k] - map[a + k]) * (state.at - low);
+  const off = i => Math.hypot(at(i) - truth[i], at(count + i) - truth[count + i]);
+  return median(atlantis.map(off)) * study.quantum;
+}
+
+// What the pictures show of the chosen model, in words.
+const components = byId("space-what").textContent;
+function drawWords() {
+  const {mixed} = films[state.run];
+  byId("directions").hidden = !mixed;
+  byId("space-what").textContent =
+    inner(state.run) === mixed
+      ? "The same model’s activations at the same moment along three directions, a point a city: those in which a linear " +
+        "probe reads x and y, and the first principal component of what is left; scaled to fill the frame."
+      : components;
+  const among = peers().length;
+  byId("peers").hidden = among === study.runs.length;
+  byId("peers").textContent = ` The curves are of the ${among} ${KINDS[current().kind].toLowerCase()} models shown.`;
+}
+
 function drawNumbers() {
   const run = current(),
     rows = between(run.rows),
@@ -143,6 +182,7 @@ function drawNumbers() {
     [error === null ? "none" : length(error), "median error"],
     [number.format(run.held_out), "held-out cities"],
   ];
+  if (atlantis.length) facts.push([length(atlantisOff()), "Atlantis, median error"]);
   byId("numbers").replaceChildren(
     ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );
@@ -157,6 +197,8 @@ function drawNumbers() {
 
 async function start() {
   theme();
+  startTable();
+  startFigures();
   await decode();
   byId("explore").hidden = false;
   startControls();
@@ -164,7 +206,10 @@ async function start() {
   startSpace();
   startCurves();
   painters.push(changed => {
-    if (changed) drawNumbers();
+    if (changed) {
+      drawNumbers();
+      drawWords();
+    }
     return false;
   });
 

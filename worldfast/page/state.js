@@ -5,6 +5,7 @@ const byId = id => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const count = study.names.length;
 const number = new Intl.NumberFormat("en");
+const KINDS = {pt: "Pretrained", ft: "Fine-tuned"};
 
 const state = {
   run: study.best, // index of the model shown
@@ -13,6 +14,7 @@ const state = {
   region: null, // the one region shown, or null
   city: null, // the city picked
   over: null, // the city under the pointer
+  directions: "space", // space: principal components; mixed: along the probes
   held: false, // only cities the probe was not fitted on
   playing: false,
 };
@@ -32,22 +34,25 @@ async function unpack(text, length, stride) {
   return values;
 }
 
-// A run's film: map [S, 2, N] in steps of study.quantum, space [S, 3, N] in shares of each moment's radius, held [N].
+// A run's film: map [S, 2, N] in steps of study.quantum; space, and mixed where it has one, [S, 3, N] in shares of each
+// moment's radius; held [N].
 const films = [];
 async function film(index) {
   if (films[index]) return;
   const run = study.runs[index],
     moments = run.rows.length;
-  const [map, space, held] = await Promise.all([
+  const [map, space, held, mixed] = await Promise.all([
     unpack(run.map, moments * 2 * count, 2 * count),
     unpack(run.space, moments * 3 * count, 3 * count),
     unpack(run.held, count, count),
+    run.mixed ? unpack(run.mixed, moments * 3 * count, 3 * count) : null,
   ]);
-  films[index] = {map, space, held};
+  films[index] = {map, space, held, mixed};
 }
 
 let truth, region, size; // Int16Array [2, N]; region index and dot size [N]
-let drawOrder; // [{region, cities}]: regions interleaved, so that none hides another
+let drawOrder; // [{region, cities}]: regions interleaved, so that none hides another; without Atlantis
+let atlantis = []; // its cities, which are diamonds on top of all others
 const shown = {map: new Float32Array(2 * count), space: new Float32Array(3 * count)};
 
 async function decode() {
@@ -57,13 +62,31 @@ async function decode() {
   drawOrder = [];
   for (let layer = 0; layer < 6; layer++) {
     study.regions.forEach((_, r) => {
+      if (r === study.atlantis) return;
       const cities = [];
       for (let i = layer; i < count; i += 6) if (region[i] === r) cities.push(i);
       if (cities.length) drawOrder.push({region: r, cities});
     });
   }
+  for (let i = 0; i < count; i++) if (region[i] === study.atlantis) atlantis.push(i);
   await film(state.run);
 }
+
+// The middle of some numbers.
+function median(values) {
+  const sorted = Float64Array.from(values).sort(),
+    half = sorted.length >> 1;
+  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+}
+
+// The film of the directions that are looked at; a model without the mixed view shows its components.
+function inner(index) {
+  const {space, mixed} = films[index];
+  return state.directions === "mixed" && mixed ? mixed : space;
+}
+
+// The models that the chosen one is compared with in the curves: those of its kind.
+const peers = () => study.runs.map((_, r) => r).filter(r => study.runs[r].kind === current().kind);
 
 const current = () => study.runs[state.run];
 const lastMoment = () => current().rows.length - 1;
@@ -124,10 +147,10 @@ function tick(now) {
     dirty = true;
   }
   const share = calm.matches ? 1 : 1 - Math.exp(-elapsed / 0.085);
-  const {map, space} = films[state.run];
+  const {map} = films[state.run];
   const left = Math.max(
     approach(shown.map, state.view === "truth" ? truth : map, 2, share) / study.extent,
-    approach(shown.space, space, 3, share) / study.radius,
+    approach(shown.space, inner(state.run), 3, share) / study.radius,
   );
   const moving = left > 4e-4;
   let again = moving || state.playing;
@@ -246,6 +269,7 @@ function fillTip(tip, i, x, y, box) {
   const city = describe(i),
     mark = make("i");
   mark.style.setProperty("--c", study.regions[city.region].colour || "var(--ink)");
+  mark.classList.toggle("diamond", city.region === study.atlantis);
   tip.replaceChildren(
     make("b", {}, city.name),
     make("span", {}, mark, study.regions[city.region].name),
