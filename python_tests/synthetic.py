@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from worldfast.study import RunResult, StudyResult
+from worldfast.results import RunResult, StudyResult
 from worldfast.world import World
 
 SEVEN = ("distance", "trianglearea", "angle", "compass", "inside", "perimeter", "crossing")

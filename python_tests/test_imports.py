@@ -14,7 +14,8 @@ ORDER = """
 errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
 activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train
 published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
-analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer study engine colours figures
+analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer study
+readings results assemble findings engine colours figures
 page.markup page.films page.gallery page.comparison page.models page.provenance report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")

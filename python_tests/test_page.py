@@ -15,7 +15,7 @@ from test_report import CHROMIUM, HOSTILE, LINKS, Page, unpack
 
 from worldfast import report
 from worldfast.page import comparison, gallery, models, provenance
-from worldfast.study import Comparison
+from worldfast.results import Comparison
 from worldfast.world import ATLANTIS
 
 PNG = base64.b64decode(

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.study import RunResult
+from worldfast.results import RunResult
 from worldfast.world import ATLANTIS, World
 
 REGION_COLOURS = {

@@ -1,12 +1,13 @@
-"""How a study runs: train what is missing, read every run's activations, compare, score, and write down what was found.
+"""How a study runs: train what is missing, read what is not read yet, and put together what was found.
 
-    <out>/runs/<name>-<id>/                        as in worldfast.train
-    <out>/studies/<name>/probe.csv cka.csv scores.csv   one table an analysis
+    <out>/runs/<name>-<id>/             as in worldfast.train
+          readings/                     as in worldfast.readings
+          studies/<name>/study.json     what it is made of: `worldfast study status` looks there
+                         <table>.csv    every table of the result
 """
 
 from __future__ import annotations
 
-import csv
 import datetime
 import io
 import json
@@ -14,148 +15,180 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from worldfast import __version__, files
-from worldfast.activations import Activations
 from worldfast.analysis.cka import cka_matrix
-from worldfast.analysis.pca import pca_over_training
+from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import held_out, probe_over_training
-from worldfast.evaluate import evaluate, load
-from worldfast.study import RunResult, Study, StudyResult
-from worldfast.tasks import TASKS
+from worldfast.assemble import tables
+from worldfast.errors import unknown_name
+from worldfast.findings import comparisons, findings
+from worldfast.readings import Trained, compute, of_study
+from worldfast.results import RunResult, StudyResult
+from worldfast.run import Run
+from worldfast.study import Study
 from worldfast.train import train
-from worldfast.world import World
 
-__all__ = ["run_study"]
+__all__ = ["ENGINES", "run_study"]
+
+ENGINES = ("local", "ray")
 
 
-def run_study(study: Study, out: str | os.PathLike = ".", *, threads: int | None = None, progress=True) -> StudyResult:
-    """Runs a study in this process and returns what it found. What is done already is not done again.
+def run_study(
+    study: Study,
+    out: str | os.PathLike = ".",
+    *,
+    engine: str = "local",
+    address: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    memory: int | str | None = None,
+    progress=True,
+    command: str = "",
+) -> StudyResult:
+    """Runs a study and returns what it found. What is done already is not done again.
 
-    out       the folder that holds runs/ and studies/
-    threads   CPU threads; None: as many as torch uses
+    out       the folder that holds runs/, readings/ and studies/; with Ray, one that all nodes share
+    engine    "local": in this process; "ray": on the cluster at `address` (docs/cluster.md)
+    device, threads, memory   as for `train`, on every node
     progress  True: what is going on, on standard error
+    command   that made it, for its page
 
-    Raises what `train` raises; RuntimeError where no run of the study finished.
+    A run that diverges, and what starts from it, is marked and left out of what is read. Raises what `train` raises;
+    RuntimeError where no run of the study finished.
     """
+    if engine not in ENGINES:
+        raise unknown_name("engine", engine, ENGINES)
     out = files.folder(out, "out")
     began = time.perf_counter()
-    folders = train(study.runs, out / "runs", threads=threads, progress=progress)
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
+    _write_study(study, files.folder(files.folder(out / "studies", "out") / study.name, "out"))
+    if engine == "ray":
+        from worldfast.cluster import run_on_ray
+
+        run_on_ray(study, out, address=address, device=device, threads=threads, memory=memory, progress=progress)
+    else:
+        _train(study, out, device=device, threads=threads, memory=memory, progress=progress)
     trained_in = time.perf_counter() - began
-    trained = [folder for folder in folders if _ending(folder)["status"] == "finished"]
-    if not trained:
-        raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {folders[0]}")
-    if progress:
-        print("reading activations and scoring answers", file=sys.stderr, flush=True)
-    world = study.runs[0].world.build()
-    captured = [Activations(folder) for folder in trained]
-    runs = [_read(activations, study, world) for activations in captured]
-    cka = cka_matrix([activations[activations.steps[-1], study.layer] for activations in captured])
+    ended = {run.id: _finished(run, out) for run in study.runs}
+    if not any(ended.values()):
+        raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
+    read = {}
+    wanted = of_study(study, ended)
+    missing = [reading for reading in wanted if not reading.path(out).exists()]
+    say(f"reading {sum(ended.values())} runs: {len(missing)} of {len(wanted)} tables to make")
+    for i, reading in enumerate(wanted):
+        if i % 50 == 49:
+            say(f"{i + 1} of {len(wanted)} tables")
+        read.setdefault(reading.kind, []).append(compute(reading, out))
+    found = tables(study, out, read)
+    shown = [run for run in study.shown_runs if ended[run.id]] or [run for run in study.runs if ended[run.id]][:1]
+    shown = [run for run in shown if run.world == shown[0].world]
+    films = [_film(Trained(run, out), study, found) for run in shown]
+    last = [one.activations for one in (Trained(run, out) for run in shown)]
+    cities = Trained(shown[0], out).chosen(study.cities)
+    cka = cka_matrix([states[states.steps[-1], study.layer][cities] for states in last])
     read_in = time.perf_counter() - began - trained_in
+    seconds = found["runs"].seconds
     result = StudyResult(
         name=study.name,
-        world=world,
-        runs=runs,
+        world=shown[0].world.build(),
+        runs=films,
         cka=cka,
         cka_layer=study.layer,
         test_rows=study.test_rows,
-        findings=_findings(runs, cka),
+        findings=findings(study, found, films, cka),
         machine=_machine(threads),
-        seconds=max(trained_in, *(run.seconds for run in runs)) + read_in,  # members train side by side
-        command=f"worldfast {study.name}",
+        seconds=max(trained_in, float(seconds.max())) + read_in,  # members train side by side
+        command=command or f"worldfast study run {study.name}",
         version=__version__,
         commit=files.origin("cpu")["commit"],
         date=datetime.date.today().isoformat(),
+        tables=found,
+        published=tuple(comparisons(study, found)),
+        specs={run.name: run.to_json() for run in study.runs},
     )
-    _write_tables(files.folder(out / "studies" / study.name, "out"), result)
+    for name, table in found.items():
+        text = io.StringIO()
+        table.to_csv(text, index=False, na_rep="nan")
+        files.write_whole(out / "studies" / study.name / f"{name}.csv", text.getvalue().encode())
     return result
 
 
-def _ending(folder: Path) -> dict:
-    return json.loads((folder / "done").read_text())
+def _write_study(study: Study, folder: Path) -> None:
+    runs = [
+        {
+            "name": run.name,
+            "folder": run.folder_name,
+            "start": run.start.folder_name if isinstance(run.start, Run) else "",
+            "steps": run.steps,
+            "rows": run.epochs * run.epoch_rows,
+        }
+        for run in study.runs
+    ]
+    content = {"name": study.name, "layer": study.layer, "runs": runs, "origin": files.origin("cpu")}
+    files.write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
 
 
-def _read(activations: Activations, study: Study, world: World) -> RunResult:
-    """Everything the study asks of one finished run."""
-    folder = activations.folder
-    run, ensemble = load(folder)
-    cities = activations.cities
-    if len(cities) < len(world):
-        raise ValueError(f"{folder}: a study reads every city, capture.cities left {len(world) - len(cities)} out")
-    test = held_out(len(world))
-    probes = probe_over_training(activations, study.layer, world.xy, test)
+def _train(study: Study, out: Path, **how) -> None:
+    """Trains level by level, so that what starts from a run that diverged is passed over and the rest goes on."""
+    left = list(study.runs)
+    while left:
+        waiting = {run.id for run in left}
+        ready = [run for run in left if not (isinstance(run.start, Run) and run.start.id in waiting)]
+        usable = [run for run in ready if not isinstance(run.start, Run) or _finished(run.start, out)]
+        if usable:
+            train(usable, out / "runs", **how)
+        left = [run for run in left if run not in ready]
+
+
+def _finished(run: Run, out: Path) -> bool:
+    done = out / "runs" / run.folder_name / "done"
+    return done.exists() and json.loads(done.read_text())["status"] == "finished"
+
+
+def _film(one: Trained, study: Study, found) -> RunResult:
+    """What the page shows of a run at every checkpoint."""
+    activations = one.activations
+    if len(one.cities) < len(one.world):
+        raise ValueError(
+            f"{one.folder}: the page shows every city, capture.cities left {len(one.world) - len(one.cities)} out"
+        )
+    old = np.flatnonzero(~one.new)
+    test = one.new.copy()  # the probe is fitted on world cities alone: where it puts Atlantis was learned from answers
+    test[old[held_out(len(old))]] = True
+    moments = probe_over_training(activations, study.layer, one.xy, test)
     components = pca_over_training(activations, study.layer)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    lines = [line for line in lines if line.get("loss") is not None]
-    steps = np.array(activations.steps)
-    seen = np.array([0, *np.cumsum([run.rows_at(step)[1] for step in range(run.steps)])])  # rows after each step
+    of_run = {name: table[table.run == one.name] for name, table in found.items() if "run" in table}
+    probes = of_run["probes"][of_run["probes"].layer == study.layer].sort_values("step")
+    curve = of_run["curves"]
     scores = {}
-    if study.test_rows:
-        for task in run.tasks:
-            score = evaluate(
-                ensemble, 0, world, task, study.test_rows, run.seed, vocabulary=run.vocabulary, among=run.among
-            )
-            scores[task] = score.value
+    if "evaluation" in of_run:
+        standard = of_run["evaluation"][of_run["evaluation"].group == "standard"]
+        scores = dict(zip(standard.task, standard.value))
     return RunResult(
-        name=run.name,
-        tasks=run.tasks,
-        spec=run.to_json(),
-        folder=str(folder),
-        seconds=_ending(folder)["seconds"],
-        loss_rows=np.array([line["rows"] for line in lines], dtype=np.int64),
-        loss=np.array([line["loss"] for line in lines], dtype=np.float64),
-        steps=steps,
-        rows=seen[steps],
-        r2=np.stack([probe.r2 for probe in probes]),
-        error=np.array([probe.median_error for probe in probes]),
-        predicted=np.stack([probe.predicted for probe in probes]),
+        name=one.name,
+        tasks=one.run.tasks,
+        spec=one.run.to_json(),
+        folder=str(one.folder),
+        seconds=one.ending["seconds"],
+        loss_rows=curve.rows.to_numpy(np.int64),
+        loss=curve.loss.to_numpy(np.float64),
+        steps=probes.step.to_numpy(np.int64),
+        rows=probes.rows.to_numpy(np.int64),
+        r2=probes[["r2_x", "r2_y"]].to_numpy(np.float64),
+        error=probes.median_error.to_numpy(np.float64),
+        predicted=np.stack([moment.predicted for moment in moments]),
         held_out=test,
         components=components.projected,
         explained=components.explained,
-        scores=scores,
+        scores={task: scores[task] for task in one.run.tasks if task in scores},
+        mixed=mixed_over_training(activations, study.layer, one.xy, ~test).projected.astype(np.float32),
     )
-
-
-def _findings(runs: list[RunResult], cka: np.ndarray) -> list[str]:
-    """What the numbers say, in plain sentences, the main one first."""
-    order = sorted(runs, key=lambda run: -run.r2[-1].mean())
-    best = order[0]
-    sentences = []
-    if best.r2[-1].mean() > 0.5:
-        sentences.append(
-            f"Without ever seeing a coordinate, the model trained on {_taught(best)} has learned a map: half of the "
-            f"{int(best.held_out.sum()):,} cities a linear probe was not fitted on lie within {best.error[-1] / 10:.1f} "
-            "degrees of where the probe puts them."
-        )
-    for run in order:
-        (x, y), r2 = run.r2[-1], run.r2[-1].mean()
-        reached = run.steps[int(np.argmax(run.r2.mean(1) >= 0.9 * r2))] / run.steps[-1]
-        sentences.append(
-            f"{_taught(run).capitalize()}: R\u00b2 {x:.2f} for x and {y:.2f} for y, "
-            + (f"nine tenths of it after {reached:.0%} of training." if r2 > 0.5 else "no map that a linear probe can read.")
-        )
-    if len(runs) > 1:
-        above = [(cka[i, j], i, j) for i in range(len(runs)) for j in range(i)]
-        value, i, j = max(above)
-        sentences.append(
-            f"Of {len(above)} pairs of models, {_taught(runs[j])} and {_taught(runs[i])} arrange the cities most alike: "
-            f"linear CKA {value:.2f}"
-            + (f"; the least alike pair has {min(above)[0]:.2f}." if len(above) > 1 else ".")
-        )
-    if best.scores:
-        parts = [
-            f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.0f} ({TASKS[name].unit})"
-            for name, value in best.scores.items()
-        ]
-        sentences.append(f"Asked what it has not seen, the model of {_taught(best)} answers: " + ", ".join(parts) + ".")
-    return sentences
-
-
-def _taught(run: RunResult) -> str:
-    return "all seven tasks" if len(run.tasks) == len(TASKS) else " and ".join(run.tasks)
 
 
 def _machine(threads: int | None) -> dict[str, str]:
@@ -169,29 +202,3 @@ def _machine(threads: int | None) -> dict[str, str]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-
-
-def _write_tables(folder: Path, result: StudyResult) -> None:
-    names = [run.name for run in result.runs]
-    probe = [
-        (run.name, step, rows, r2[0], r2[1], error)
-        for run in result.runs
-        for step, rows, r2, error in zip(run.steps, run.rows, run.r2, run.error, strict=True)
-    ]
-    _write_table(folder / "probe.csv", ("run", "step", "rows", "r2_x", "r2_y", "median_error_tenths_of_degree"), probe)
-    cka = [(a, b, result.cka_layer, result.cka[i, j]) for i, a in enumerate(names) for j, b in enumerate(names)]
-    _write_table(folder / "cka.csv", ("run", "other", "layer", "linear_cka"), cka)
-    scores = [
-        (run.name, task, TASKS[task].metric, TASKS[task].unit, value)
-        for run in result.runs
-        for task, value in run.scores.items()
-    ]
-    _write_table(folder / "scores.csv", ("run", "task", "metric", "unit", "value"), scores)
-
-
-def _write_table(path: Path, header: tuple[str, ...], rows: list[tuple]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)
-    files.write_whole(path, text.getvalue().encode())

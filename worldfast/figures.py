@@ -12,7 +12,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast.colours import CKA_STOPS, INK, legible, region_colours, run_styles
-from worldfast.study import RunResult, StudyResult
+from worldfast.results import RunResult, StudyResult
 from worldfast.world import ATLANTIS, BOX, World
 
 MUTED = "#6b6f76"

@@ -18,7 +18,7 @@ from worldfast import files
 from worldfast.colours import CKA_STOPS
 from worldfast.page import comparison, films, gallery, models, provenance
 from worldfast.page.markup import count, duration, pairs, span
-from worldfast.study import StudyResult
+from worldfast.results import StudyResult
 from worldfast.world import ATLANTIS
 
 PAGE = Path(__file__).with_name("page")

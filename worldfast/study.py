@@ -1,222 +1,341 @@
-"""A study: the runs it is made of, and what they were found to hold.
+"""A study: the runs it is made of, and what is read from them.
 
-A study is a list of specs; grids are comprehensions over task names. Its result is the arrays that figures and
-the page are drawn from.
+A study is a list of specs, and grids are comprehensions over task names. A `Recipe` says once how runs of a
+size are trained; `Recipe.pretrain` and `world_update` make the runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import nan
-from typing import TYPE_CHECKING
-
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 from worldfast.activations import Capture
+from worldfast.errors import unknown_name
 from worldfast.model import ModelSpec
 from worldfast.run import Run
+from worldfast.sampling import Component
 from worldfast.tasks import TASKS
 from worldfast.tokens import Vocabulary
-from worldfast.world import World
+from worldfast.world import ATLANTIS, WorldSpec
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
+__all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "mini", "paper", "preset", "width", "world_update"]
+
+NEW = f"region == '{ATLANTIS}'"
+OLD = f"region != '{ATLANTIS}'"
+SHOWN = 12  # runs at most that the page shows moving, where the study does not say which
 
 
 @dataclass(frozen=True)
 class Study:
     """Runs that are trained, read and compared together.
 
-    name       of the study, and of its folder
-    runs       the specs; all over one world
-    layer      whose activations are probed and compared
-    test_rows  rows of each of its tasks that a model is scored on; 0: none
+    name        of the study, and of its folder
+    canon       the runs that its findings are about
+    extensions  more runs, read and listed like the others, and left out of averages
+    layer       whose activations are compared where one layer is asked for; every captured one is probed
+    cities      those that representations are compared on: an expression for World.select
+    test_rows   rows of each task, and of each with Atlantis, that a model is scored on; 0: none
+    shown       names of the runs that the page shows moving; (): the first ones
 
-    ValueError where there is no run, two have one name, worlds differ, or a run does not capture the layer.
+    ValueError where there is no run, two have one name or one id, a run starts from one that is not in the study, or
+    a run does not capture the layer.
     """
 
     name: str
-    runs: tuple[Run, ...]
-    layer: int
+    canon: tuple[Run, ...]
+    extensions: tuple[Run, ...] = ()
+    layer: int = 5
+    cities: str = OLD
     test_rows: int = 1000
+    shown: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if not self.runs:
-            raise ValueError(f"study {self.name!r}: runs is empty, expected at least one")
-        names = [run.name for run in self.runs]
+        for name in ("canon", "extensions", "shown"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.canon:
+            raise ValueError(f"study {self.name!r}: canon is empty, expected at least one run")
+        names: dict[str, Run] = {}
+        ids: dict[str, Run] = {}
         for run in self.runs:
-            if names.count(run.name) > 1:
+            if run.name in names:
                 raise ValueError(f"study {self.name!r}: two runs are named {run.name!r}")
-            if run.world != self.runs[0].world:
-                raise ValueError(f"study {self.name!r}: {run.name!r} is of another world than {names[0]!r}")
-            if self.layer not in run.capture.of(run.model.layers):
-                captured = run.capture.of(run.model.layers)
+            if run.id in ids:
+                raise ValueError(
+                    f"study {self.name!r}: {run.name!r} is {ids[run.id].name!r} again: give it a seed, or whatever "
+                    "makes it another run; its name does not"
+                )
+            captured = run.capture.of(run.model.layers)
+            if self.layer not in captured:
                 raise ValueError(f"layer: {run.name!r} captures layers {list(captured)}, not {self.layer}")
+            names[run.name] = ids[run.id] = run
+        for run in self.runs:
+            if isinstance(run.start, Run) and run.start.id not in ids:
+                raise ValueError(
+                    f"study {self.name!r}: {run.name!r} starts from {run.start.name!r} ({run.start.id}), which is not "
+                    "in the study: add it"
+                )
+        for name in self.shown:
+            if name not in names:
+                raise unknown_name("run to show", name, names)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        return self.canon + self.extensions
+
+    @property
+    def shown_runs(self) -> tuple[Run, ...]:
+        by_name = {run.name: run for run in self.runs}
+        return tuple(by_name[name] for name in self.shown) or self.runs[:SHOWN]
+
+
+# ---- runs ----
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the runs of a study are trained; the defaults are those of arXiv 2602.00533.
+
+    world, model   of all runs; pretraining leaves Atlantis out
+    amount         number of tasks -> (rows of each task in an epoch, epochs); between two numbers the smaller's holds
+    standard, included, alive   rows of a fine-tune in an epoch: of each of its tasks without Atlantis and with it, and
+                   of each task of its base
+    updates        number of tasks -> epochs of a fine-tune
+    update_rate    its learning rate
+    settings       other fields of Run
+    """
+
+    world: WorldSpec = field(default_factory=lambda: WorldSpec(atlantis=100))
+    model: ModelSpec = field(default_factory=ModelSpec)
+    amount: Mapping[int, tuple[int, int]] = field(
+        default_factory=lambda: {
+            1: (1_000_000, 42),
+            2: (1_000_000, 21),
+            3: (1_000_000, 14),
+            7: (1_000_000, 6),
+        }
+    )
+    standard: int = 20_000
+    included: int = 100_000
+    alive: int = 256
+    updates: Mapping[int, int] = field(default_factory=lambda: {1: 30, 2: 30, 3: 20})
+    update_rate: float = 1e-5
+    settings: Mapping = field(default_factory=dict)
+
+    def pretrain(self, tasks: Sequence[str], seed: int, **changes) -> Run:
+        """A run on tasks from first weights, without Atlantis. `changes` are fields of Run."""
+        rows, epochs = self.amount[max(n for n in self.amount if n <= len(tasks))]
+        fields = {"world": self.world, "model": self.model, "rows": rows, "epochs": epochs, "among": OLD}
+        return Run(tuple(tasks), **(fields | dict(self.settings) | {"seed": seed} | changes))
+
+    def finetune(self, base: Run, tasks: Sequence[str], **changes) -> Run:
+        """`base` taught Atlantis by some of its tasks. `changes` are arguments of `world_update`."""
+        fields = {
+            "standard": self.standard,
+            "included": self.included,
+            "alive": self.alive,
+            "epochs": self.updates[max(n for n in self.updates if n <= len(tasks))],
+            "learning_rate": self.update_rate,
+        }
+        return world_update(base, tasks, **(fields | changes))
+
+
+def world_update(
+    base: Run,
+    tasks: Sequence[str] | str,
+    group: str = NEW,
+    *,
+    standard: int = 20_000,
+    included: int = 100_000,
+    alive: int = 256,
+    alive_among: str = "group",
+    epochs: int = 30,
+    learning_rate: float = 1e-5,
+    **changes,
+) -> Run:
+    """A fine-tune that teaches a pretrained model a group of cities by some of its tasks.
+
+    base         the run whose last weights it starts from
+    tasks        by which the group is taught, any
+    group        cities, any: an expression for World.select; Atlantis by default
+    standard     rows of each of `tasks` without the group
+    included     rows of each of `tasks` that must include one of the group
+    alive        rows of each task of the base, which keep it alive
+    alive_among  "group": those rows include one of the group, as in the published data; "rest": none does
+    changes      other fields of Run; what is left out is the base's
+
+    Optimizer and schedule start afresh. ValueError for a task that there is not, no row, or an unknown `alive_among`;
+    where the world has too few pairs for rows that never repeat, training says so.
+    Source: the fine-tuning mixtures of arXiv 2602.00533.
+    """
+    tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if alive_among not in ("group", "rest"):
+        raise unknown_name("alive_among", alive_among, ("group", "rest"))
+    rest = OLD if group == NEW else f"not ({group})"
+    parts = [Component(task, standard, among=rest) for task in tasks]
+    parts += [Component(task, included, must_include=group) for task in tasks]
+    taught = {"group": included, "rest": standard}[alive_among]
+    for task in base.tasks:
+        where = {"must_include": group} if alive_among == "group" else {"among": rest}
+        parts.append(Component(task, alive, first=taught if task in tasks else 0, **where))  # other rows than those
+    mixture = tuple(part for part in parts if part.rows)
+    fields = {
+        "tasks": tasks,
+        "name": "",
+        "start": base,
+        "mixture": mixture,
+        "rows": Run.rows,
+        "among": None,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "capture": replace(base.capture, task=None),
+    }
+    return replace(base, **(fields | changes))
+
+
+def cyclic(n: int) -> list[tuple[str, ...]]:
+    """The seven sets of n tasks of the canon: each begins n tasks behind the one before, around the table.
+
+    Two: DT ACo IP CrD TA CoI PCr; three: DTA CoIP CrDT ACoI PCrD TACo IPCr. Source: arXiv 2602.00533.
+    """
+    names = list(TASKS)
+    return [tuple(names[(n * i + j) % len(names)] for j in range(n)) for i in range(len(names))]
+
+
+def _pretrained(recipe: Recipe, seeds: Iterable[int], all_seeds: Iterable[int]) -> list[Run]:
+    """One, two, three tasks with each of `seeds`, and all seven with `all_seeds`."""
+    grid = [recipe.pretrain(tasks, seed) for n in (1, 2, 3) for tasks in cyclic(n) for seed in seeds]
+    return grid + [recipe.pretrain(tuple(TASKS), seed) for seed in all_seeds]
+
+
+def _updates(recipe: Recipe, bases: Iterable[Run], **changes) -> list[Run]:
+    """Each base taught Atlantis by each task and by each pair."""
+    sets = [tasks for n in (1, 2) for tasks in combinations(TASKS, n)]
+    return [recipe.finetune(base, tasks, **changes) for base in bases for tasks in sets]
+
+
+def _named(run: Run, mark: str) -> Run:
+    """The run with a mark in its name, before the seed: "pt-all-w64-s42"."""
+    stem, seed = run.name.rsplit("-", 1)
+    return replace(run, name=f"{stem}-{mark}-{seed}")
+
+
+# ---- presets ----
+
+SEEDS = (42, 43, 44, 45)
+WIDTHS = {64: (12, 2), 256: (3, 8), 512: (3, 16)}  # epochs, heads
+
+
+def paper() -> Study:
+    """The 179 models of arXiv 2602.00533 (`.canon`), and its extensions, as published."""
+    recipe = Recipe(
+        settings={
+            "products": "bfloat16",
+            "validation": 128,
+            "capture": Capture(layers=(3, 4, 5, 6), dtype="float16"),
+        }
+    )
+    canon = _pretrained(recipe, SEEDS[:3], SEEDS)
+    bases = canon[-len(SEEDS) :]
+    canon += _updates(recipe, bases)
+
+    first = SEEDS[0]
+    there = {frozenset(run.tasks) for run in canon if run.start is None}
+    sets = [tasks for n in (2, 3) for tasks in combinations(TASKS, n) if frozenset(tasks) not in there]
+    more = [recipe.pretrain(tasks, first) for tasks in sets]
+    more.append(_named(recipe.pretrain(tuple(TASKS), first, among=None), "atlantis"))
+    scattered = WorldSpec(atlantis=100, layout="scattered")
+    elsewhere = _named(recipe.pretrain(tuple(TASKS), first, world=scattered), "scattered")
+    more += [elsewhere] + [_named(run, "scattered") for run in _updates(recipe, [elsewhere])]
+    more += _of_width(recipe, WIDTHS, (first,))
+    shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == first]
+    return Study("paper", canon, more, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000, shown=shown + SHOWN_UPDATES)
+
+
+SHOWN_UPDATES = ["ft-angle-s42", "ft-distance-s42", "ft-angle+perimeter-s42", "ft-distance+perimeter-s42"]
+
+
+def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int]], seeds: Iterable[int]) -> list[Run]:
+    """All seven tasks, and their fine-tunes, at other widths."""
+    runs = []
+    for wide, (epochs, heads) in widths.items():
+        model = replace(recipe.model, hidden=wide, intermediate=4 * wide, heads=heads)
+        bases = [recipe.pretrain(tuple(TASKS), seed, model=model, epochs=epochs) for seed in seeds]
+        bases = [_named(base, f"w{wide}") for base in bases]
+        runs += bases + [_named(run, f"w{wide}") for run in _updates(recipe, bases)]
+    return runs
+
+
+def width(seeds: Sequence[int] = (42,)) -> Study:
+    """All seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv 2602.00533."""
+    recipe = Recipe(settings={"products": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
+    runs = _of_width(recipe, {128: (6, 4)} | WIDTHS, seeds)
+    shown = [run.name for run in runs if run.start is None]
+    return Study("width", runs, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000, shown=shown)
+
+
+def _small(layers: int, **settings) -> dict:
+    """A model and settings that learn in minutes: a token a city, and a loss on answers alone."""
+    head = Vocabulary.characters
+    return {
+        "model": ModelSpec(hidden=64, layers=layers, heads=8, intermediate=256, head_size=head),
+        "settings": {"vocabulary": "entity", "loss": "answer", "batch": 256, "learning_rate": 5e-3} | settings,
+    }
+
+
+def mini(scale: float = 1.0) -> Study:
+    """The whole canon in shape, with two seeds, at a size that two cores train in less than two hours.
+
+    1,000 cities, a token each, models of 3 layers of 64. `scale` is that of the rows: 0.01 is a quick look.
+    """
+    rows = lambda n: max(1, round(n * scale))  # noqa: E731
+    recipe = Recipe(
+        world=WorldSpec(atlantis=100, largest=1000),
+        amount={1: (rows(333_000), 3), 2: (rows(166_500), 3), 3: (rows(111_000), 3), 7: (rows(96_000), 3)},
+        standard=rows(10_000),
+        included=rows(50_000),
+        alive=rows(128),
+        updates={1: 3},
+        update_rate=2e-3,
+        **_small(
+            3,
+            products="bfloat16",
+            checkpoints=20,
+            validation=64,
+            capture=Capture(layers=(1, 2, 3), dtype="float16"),
+        ),
+    )
+    canon = _pretrained(recipe, SEEDS[:2], SEEDS[:2])
+    canon += _updates(recipe, canon[-2:])
+    shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == SEEDS[0]]
+    return Study("mini", canon, layer=2, test_rows=1000, shown=shown + SHOWN_UPDATES)
 
 
 def demo(scale: float = 1.0, seed: int = 0) -> Study:
-    """Three small models over the 5,075 cities: distance; angle; all seven tasks. Minutes on two cores.
+    """Three small models over the 5,075 cities, and two that learn of Atlantis. Minutes on two cores.
 
     scale   of the rows that each model sees; at 1, as many as it takes for a map
     """
-    model = ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=Vocabulary.characters)
-    rows = {("distance",): 300_000, ("angle",): 300_000, tuple(TASKS): 140_000}  # of each task
-    return Study(
-        name="demo",
-        runs=tuple(
-            Run(
-                tasks,
-                seed=seed,
-                rows=max(1, round(n * scale)),
-                batch=256,
-                learning_rate=5e-3,
-                loss="answer",
-                vocabulary="entity",
-                model=model,
-                capture=Capture(layers=(1,)),
-            )
-            for tasks, n in rows.items()
-        ),
-        layer=1,
+    rows = lambda n: max(1, round(n * scale))  # noqa: E731
+    recipe = Recipe(
+        standard=rows(20_000),
+        included=rows(100_000),
+        alive=rows(256),
+        updates={1: 1},
+        update_rate=2e-3,
+        **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
     )
+    amount = {("distance",): 300_000, ("angle",): 300_000, tuple(TASKS): 140_000}  # rows of each task
+    runs = [recipe.pretrain(tasks, seed, rows=rows(n), epochs=1) for tasks, n in amount.items()]
+    runs += [recipe.finetune(runs[-1], tasks) for tasks in (("angle", "perimeter"), ("distance", "perimeter"))]
+    return Study("demo", runs, layer=1)
 
 
-def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
-    """Raise ValueError for the first array that does not have its shape; -1 stands for any length."""
-    for name, (array, shape) in arrays.items():
-        came = np.shape(array)
-        if len(came) != len(shape) or any(want not in (-1, have) for have, want in zip(came, shape)):
-            wanted = ", ".join("any" if want == -1 else str(want) for want in shape)
-            raise ValueError(f"{owner}: {name} has shape {came}, expected ({wanted})")
+PRESETS = {"demo": demo, "mini": mini, "paper": paper, "width": width}
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """One trained model and what was read out of it at S checkpoints, for N cities.
-
-    ValueError: shapes that do not agree, no checkpoint, a predicted place or a component that is not finite.
-    `loss`, `r2` and `error` may hold NaN: a run that failed is a finding.
-    """
-
-    name: str
-    tasks: tuple[str, ...]
-    spec: dict
-    folder: str
-    seconds: float  # training time
-    loss_rows: np.ndarray  # int64 [K], rows seen
-    loss: np.ndarray  # float64 [K]
-    steps: np.ndarray  # int64 [S], optimizer steps at each checkpoint
-    rows: np.ndarray  # int64 [S], rows seen at each checkpoint
-    r2: np.ndarray  # float64 [S, 2], held-out R2 of the linear probe for x and y
-    error: np.ndarray  # float64 [S], median held-out distance error, 0.1 degree
-    predicted: np.ndarray  # float32 [S, N, 2], every city where the probe places it, 0.1 degree
-    held_out: np.ndarray  # bool [N], cities that the probe was not fitted on
-    components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
-    explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
-    scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
-    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probes of x and y, and what is left
-
-    @property
-    def kind(self) -> str:
-        """ "ft" where the run started from another's weights, else "pt"."""
-        return "ft" if self.spec.get("start") else "pt"
-
-    def __post_init__(self):
-        count, cities = len(self.steps), len(self.held_out)
-        if count == 0:
-            raise ValueError(f"run {self.name!r}: steps is empty, expected at least one checkpoint")
-        _shapes(
-            f"run {self.name!r}",
-            {
-                "loss": (self.loss, np.shape(self.loss_rows)),
-                "loss_rows": (self.loss_rows, (-1,)),
-                "steps": (self.steps, (-1,)),
-                "rows": (self.rows, (count,)),
-                "r2": (self.r2, (count, 2)),
-                "error": (self.error, (count,)),
-                "predicted": (self.predicted, (count, cities, 2)),
-                "held_out": (self.held_out, (-1,)),
-                "components": (self.components, (count, cities, 3)),
-                "explained": (self.explained, (3,)),
-                **({} if self.mixed is None else {"mixed": (self.mixed, (count, cities, 3))}),
-            },
-        )
-        for name in ("predicted", "components", "mixed"):
-            values = getattr(self, name)
-            if values is not None and not np.isfinite(values).all():
-                raise ValueError(f"run {self.name!r}: {name} holds values that are not finite")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One of our numbers beside the published one.
-
-    what, unit        that is compared, in words; the unit of both numbers, "" for a pure number
-    ours              NaN: not measured
-    ours_error        standard error; NaN: not known, as where there is one run
-    ours_n, counted   how many values ours is the mean of, and what they are: "model", "pair of models"
-    published         NaN: never published
-    published_error   standard error; NaN: not given. A standard deviation is none: it belongs in `note`
-    source            of the published number: paper, figure
-    note              what must be known to compare them, as that the published number was corrected
-    """
-
-    what: str
-    ours: float
-    ours_error: float
-    ours_n: int
-    unit: str
-    published: float
-    published_error: float
-    source: str
-    note: str = ""
-    counted: str = ""
-
-    @property
-    def difference(self) -> float:
-        """Ours minus published."""
-        return self.ours - self.published
-
-    @property
-    def difference_error(self) -> float:
-        """Its standard error, of two independent numbers; NaN where one of the two is not known."""
-        known = np.isfinite([self.difference, self.ours_error, self.published_error]).all()
-        return float(np.hypot(self.ours_error, self.published_error)) if known else nan
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """M runs over one world of N cities, compared with each other.
-
-    Where a study has more runs than one can look at, `runs` are a selection of them, and the tables hold all.
-    Each figure is a name, its file (PNG or SVG, or several of one figure, of which the page takes the smallest),
-    and a sentence on what it shows.
-
-    ValueError: no run, a run whose cities are not the world's, a `cka` that is not [M, M].
-    """
-
-    name: str
-    world: World
-    runs: list[RunResult]
-    cka: np.ndarray  # float64 [M, M], linear CKA of the runs' activations at the last checkpoint
-    cka_layer: int
-    test_rows: int  # rows of each of its tasks that a model was scored on
-    findings: list[str]  # plain sentences, the main one first
-    machine: dict[str, str]
-    seconds: float
-    command: str
-    version: str
-    commit: str
-    date: str
-    tables: dict[str, DataFrame] = field(default_factory=dict)  # of every run: "runs", "probes", ...
-    figures: Sequence[tuple[str, bytes | tuple[bytes, ...], str]] = ()
-    published: Sequence[Comparison] = ()
-    specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {}: those of `runs`
-
-    def __post_init__(self):
-        if not self.runs:
-            raise ValueError(f"study {self.name!r}: runs is empty, expected at least one run")
-        for run in self.runs:
-            _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
-        _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})
+def preset(name: str, **arguments) -> Study:
+    """The preset of that name. ValueError for an unknown one, TypeError for an argument that it does not have."""
+    if name not in PRESETS:
+        raise unknown_name("study", name, PRESETS)
+    return PRESETS[name](**arguments)

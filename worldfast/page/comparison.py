@@ -7,7 +7,7 @@ from html import escape
 from math import floor, isfinite, log10
 
 from worldfast.page.markup import count
-from worldfast.study import Comparison
+from worldfast.results import Comparison
 
 HEADS = ("", "ours", "n", "published", "difference", "unit", "source")
 

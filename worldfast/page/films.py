@@ -15,7 +15,7 @@ import numpy as np
 
 from worldfast import figures
 from worldfast.colours import INK, region_colours
-from worldfast.study import RunResult
+from worldfast.results import RunResult
 from worldfast.world import ATLANTIS, World
 
 RADIUS = 255  # levels from the middle of the 3D view to its edge

@@ -10,7 +10,7 @@ import numpy as np
 from worldfast import figures
 from worldfast.colours import INK, TASK_COLOURS, legible, ramp, run_styles
 from worldfast.page.markup import duration, named, plain, table
-from worldfast.study import RunResult, StudyResult
+from worldfast.results import RunResult, StudyResult
 from worldfast.tasks import TASKS
 from worldfast.world import ATLANTIS, World
 

@@ -1,0 +1,274 @@
+"""What is read from trained runs: analyses as specs, each a table that is made once.
+
+    <out>/readings/<kind>-<id>.csv     the table
+                   <kind>-<id>.json    what it is of, and its origin; written before the table
+
+A reading's id is the hash of its kind, its options, the ids of its runs, and the code that makes it, so that
+whatever is edited makes what depends on it again and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast import files
+from worldfast.activations import Activations
+from worldfast.analysis import alignment, cka, dimension, generalisation, procrustes
+from worldfast.analysis.probe import held_out, probe_table
+from worldfast.evaluate import evaluate, load
+from worldfast.run import Run
+from worldfast.sampling import sample
+from worldfast.study import NEW, OLD, Study
+from worldfast.tasks import TASKS
+from worldfast.world import ATLANTIS
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Reading", "Trained", "compute", "of_study"]
+
+SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
+NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An analysis of some runs: `kind` is a key of KINDS, `options` its keyword arguments, values that JSON keeps."""
+
+    kind: str
+    runs: tuple[Run, ...]
+    options: Mapping = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str:
+        content = [self.kind, [run.id for run in self.runs], dict(self.options), _code()]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def path(self, out: Path) -> Path:
+        return out / "readings" / f"{self.kind}-{self.id}.csv"
+
+
+@cache
+def _code() -> str:
+    """The hash of all that turns activations and answers into numbers."""
+    here = Path(__file__)
+    sources = [here, *sorted((here.parent / "analysis").glob("*.py")), here.parent / "gram.py", here.parent / "evaluate.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+
+
+class Trained:
+    """A run that has ended, in its folder."""
+
+    def __init__(self, run: Run, out: Path):
+        self.run, self.name, self.folder = run, run.name, out / "runs" / run.folder_name
+        self.world = run.world.build()
+
+    @property
+    def ending(self) -> dict:
+        return json.loads((self.folder / "done").read_text())
+
+    @cached_property
+    def activations(self) -> Activations:
+        return Activations(self.folder)
+
+    @cached_property
+    def cities(self) -> np.ndarray:
+        return self.activations.cities
+
+    @property
+    def xy(self) -> np.ndarray:
+        return self.world.xy[self.cities]
+
+    @property
+    def new(self) -> np.ndarray:
+        """bool [n], cities of Atlantis among those captured."""
+        return self.world.region[self.cities] == ATLANTIS
+
+    def rows_after(self) -> np.ndarray:
+        """int64 [steps + 1], rows seen after each step."""
+        return np.array([0, *np.cumsum([self.run.rows_at(step)[1] for step in range(self.run.steps)])])
+
+    def chosen(self, cities: str) -> np.ndarray:
+        """bool [n], those of the captured cities that an expression selects. ValueError where it selects none."""
+        chosen = self.world.select(cities)[self.cities]
+        if not chosen.any():
+            raise ValueError(f"cities: {cities!r} selects none of the {len(chosen):,} cities captured of {self.name!r}")
+        return chosen
+
+
+# ---- of one run ----
+
+
+def evaluation(trained: list[Trained], rows: int) -> pandas.DataFrame:
+    """Every task on rows without Atlantis, and, where the world has it, on rows that must include it.
+
+    Columns run, task, group, metric, unit, value, constant (what the best constant answer scores), n, unparsable.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    run, ensemble = load(one.folder)
+    groups = {"standard": {"among": OLD}}
+    if (one.world.region == ATLANTIS).any():
+        groups[ATLANTIS] = {"must_include": NEW}
+    table = []
+    for task in TASKS.values():
+        for group, where in groups.items():
+            score = evaluate(ensemble, 0, one.world, task.name, rows, run.seed, vocabulary=run.vocabulary, **where)
+            rows_of = sample(one.world, task, rows, run.seed, split="test", vocabulary=run.vocabulary, **where)
+            found = {"run": one.name, "task": task.name, "group": group, "metric": task.metric, "unit": task.unit}
+            found |= {"value": score.value, "constant": constant(task, rows_of.label)}
+            table.append(found | {"n": score.n, "unparsable": score.unparsable})
+    return pd.DataFrame(table)
+
+
+def constant(task, labels: np.ndarray) -> float:
+    """What the best answer that is always the same would score: the bar of who has learned nothing."""
+    if task.answers:
+        return float(np.bincount(labels).max() / len(labels))
+    return float(np.abs(labels - np.median(labels)).mean())
+
+
+def probes(trained: list[Trained]) -> pandas.DataFrame:
+    """A linear probe of every captured layer at every checkpoint, fitted and tried on cities outside Atlantis."""
+    (one,) = trained
+    old = ~one.new
+    read = _Chosen(one.activations, old)
+    rows = one.rows_after()[list(read.steps)]
+    return probe_table(read, read.layers, one.xy[old], held_out(int(old.sum())), rows=rows, run=one.name)
+
+
+class _Chosen:
+    """Activations of some of the cities."""
+
+    def __init__(self, activations, chosen):
+        self.activations, self.chosen = activations, chosen
+        self.steps, self.layers = activations.steps, activations.layers
+
+    def __getitem__(self, key):
+        return self.activations[key][self.chosen]
+
+
+def generalised(trained: list[Trained]) -> pandas.DataFrame:
+    """Where a probe fitted on world cities places those, others, and Atlantis: each layer at the last checkpoint."""
+    import pandas as pd
+
+    (one,) = trained
+    fit_on, groups = generalisation.choose_cities(one.new)
+    groups = {name: chosen for name, chosen in groups.items() if chosen.any()}
+    last = one.activations.steps[-1]
+    return pd.concat(
+        [
+            generalisation.probe_generalisation(
+                one.activations[last, layer], one.xy, fit_on, groups, cities=one.cities, run=one.name, layer=layer
+            )
+            for layer in one.activations.layers
+        ],
+        ignore_index=True,
+    )
+
+
+# ---- of several together ----
+
+
+def _last(trained: list[Trained], layer: int, cities: str) -> dict[str, np.ndarray]:
+    return {one.name: one.activations[one.activations.steps[-1], layer][one.chosen(cities)] for one in trained}
+
+
+def likeness(trained: list[Trained], layers: list[int], cities: str) -> pandas.DataFrame:
+    """CKA of all pairs at the last checkpoint: linear and RBF, plain and debiased, and of three components."""
+    import pandas as pd
+
+    parts = []
+    for layer in layers:
+        states = _last(trained, layer, cities)
+        parts.append(cka.cka_table(states, ("linear", "rbf"), (False, True), layer=layer, step_share=1.0))
+        parts.append(cka.cka_table(states, "linear", False, 3, layer=layer, step_share=1.0))
+    return pd.concat(parts, ignore_index=True)
+
+
+def likeness_over_training(trained: list[Trained], layer: int, cities: str) -> pandas.DataFrame:
+    """Linear CKA of all pairs at shares of their training."""
+    read = {one.name: one.activations for one in trained}
+    return cka.cka_over_training(read, layer, SHARES[:-1], use=trained[0].chosen(cities))
+
+
+def disparities(trained: list[Trained], layer: int, cities: str) -> pandas.DataFrame:
+    return procrustes.procrustes_table(_last(trained, layer, cities), layer=layer)
+
+
+def neighbours(trained: list[Trained], layer: int, cities: str) -> pandas.DataFrame:
+    return alignment.mutual_knn_table(_last(trained, layer, cities), NEIGHBOURS, layer=layer)
+
+
+def dimensions(trained: list[Trained], layer: int, cities: str) -> pandas.DataFrame:
+    return dimension.dimension_table(_last(trained, layer, cities), layer=layer)
+
+
+KINDS: dict[str, Callable] = {
+    "evaluation": evaluation,
+    "probes": probes,
+    "generalisation": generalised,
+    "cka": likeness,
+    "cka_over_training": likeness_over_training,
+    "procrustes": disparities,
+    "alignment": neighbours,
+    "dimension": dimensions,
+}
+
+
+# ---- of a study ----
+
+
+def of_study(study: Study, ended: Mapping[str, bool]) -> list[Reading]:
+    """What is read of a study. `ended`: run id -> whether it finished; runs that did not are left out."""
+    runs = [run for run in study.runs if ended.get(run.id)]
+    found = [Reading("probes", (run,)) for run in runs]
+    found += [Reading("generalisation", (run,)) for run in runs]
+    if study.test_rows:
+        found += [Reading("evaluation", (run,), {"rows": study.test_rows}) for run in runs]
+    pretrained = [run for run in runs if run.start is None and run in study.canon]
+    alike = [run for run in pretrained if run.model == pretrained[0].model and run.world == pretrained[0].world]
+    if len(alike) > 1:
+        layers = list(alike[0].capture.of(alike[0].model.layers))
+        one = {"layer": study.layer, "cities": study.cities}
+        found.append(Reading("cka", tuple(alike), {"layers": layers, "cities": study.cities}))
+        found += [
+            Reading(kind, tuple(alike), one) for kind in ("cka_over_training", "procrustes", "alignment", "dimension")
+        ]
+    return found
+
+
+def compute(reading: Reading, out: Path) -> pandas.DataFrame:
+    """The table of a reading: as it stands below `out`, or made and written there. Its runs have ended there.
+
+    Errors: those of the analyses, naming what does not fit; then nothing is written.
+    """
+    import pandas as pd
+
+    path = reading.path(out)
+    if path.exists():
+        return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
+    table = KINDS[reading.kind]([Trained(run, out) for run in reading.runs], **reading.options)
+    about = {
+        "kind": reading.kind,
+        "runs": [run.id for run in reading.runs],
+        "options": dict(reading.options),
+        "code": _code(),
+        "origin": files.origin("cpu"),
+    }
+    files.folder(path.parent, "out")
+    files.write_whole(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+    text = io.StringIO()
+    table.to_csv(text, index=False, na_rep="nan")
+    files.write_whole(path, text.getvalue().encode())
+    return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
