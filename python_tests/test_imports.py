@@ -12,7 +12,7 @@ import worldfast
 ROOT = Path(worldfast.__file__).parent
 ORDER = """
 errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
-activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train
+activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train packing jobs cluster
 analysis.pca analysis.cka analysis.probe study engine colours figures report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")
