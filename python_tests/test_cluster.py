@@ -388,7 +388,7 @@ def train_and_note(runs, out, *rest):
     """`train_ensemble`, and a line for each try: who, on which node, from which steps."""
     steps = [sorted((out / one.folder_name / "checkpoint").glob("step-*")) for one in runs]
     node = ray.get_runtime_context().get_node_id()
-    note = {"runs": [one.name for one in runs], "from": [path[-1].name if path else "" for path in steps]}
+    note = {"runs": [one.folder_name for one in runs], "from": [path[-1].name if path else "" for path in steps]}
     with open(out / "tries", "a") as file:
         file.write(json.dumps(note | {"pid": os.getpid(), "node": node}) + "\n")
     cluster.train_ensemble(runs, out, *rest)
@@ -399,15 +399,19 @@ def noted(out):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def alive(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
 def in_the_middle(out, node=None):
     """A try that goes on, on a node if one is named, once its first run has saved a fifth and is not done."""
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         for line in noted(out):
-            folder = next(out.glob(f"{line['runs'][0]}-*"), out / "not begun")
+            folder = out / line["runs"][0]
             steps = [int(path.name[5:].split(".")[0]) for path in folder.glob("checkpoint/step-*")]
             going = max(steps, default=0) > STEPS // 5 and not (folder / "done").exists()
-            if going and Path(f"/proc/{line['pid']}").exists() and node in (None, line["node"]):
+            if going and alive(line["pid"]) and node in (None, line["node"]):
                 return line
         time.sleep(0.01)
     raise AssertionError("nothing trains")
@@ -444,7 +448,7 @@ def test_a_worker_killed_and_a_node_removed(connection, tmp_path):
     def harm():
         victims.append(in_the_middle(shared))
         os.kill(victims[0]["pid"], signal.SIGKILL)
-        while Path(f"/proc/{victims[0]['pid']}").exists():
+        while alive(victims[0]["pid"]):
             time.sleep(0.01)
         victims.append(in_the_middle(shared, node.node_id))
         connection.remove_node(node, allow_graceful=False)
@@ -477,12 +481,7 @@ def never(*_):
     return False
 
 
-def sleep(path, *_):
-    Path(path).with_suffix(".began").touch()
-    time.sleep(60)
-
-
-def test_errors_of_workers(connection, tmp_path, capfd):
+def test_errors_of_workers(connection, tmp_path, capfd, monkeypatch):
     """Errors come back from a worker; who sees another folder, or has another version, is told so."""
     made = [Job("wrong", fail, (tmp_path, "value"), never), job(tmp_path, "after", ["wrong"]), job(tmp_path, "fine")]
     outcome = cluster.run_jobs(made, tmp_path)
@@ -491,17 +490,66 @@ def test_errors_of_workers(connection, tmp_path, capfd):
     assert kept["where"] and "in fail" in kept["traceback"]
     assert "wrong failed: ValueError: two" in capfd.readouterr().err
 
-    pool = cluster._RayPool(ray, tmp_path / "not-there")
-    pool.submit(made[2], [])
-    ((_, ending),) = until(pool)
-    assert ending.how == "raised" and "must be a folder that all nodes share" in ending.what
-    pool.submit(Job("held", fail, (tmp_path, "held"), never), [])
-    assert until(cluster._RayPool(ray, tmp_path), pool)[0][1].how == "raised"
+    def ending_of(one, mark):
+        pool = cluster._RayPool(ray, mark)
+        pool.submit(one, [])
+        while not (found := list(pool.endings(1.0))):
+            pass
+        return found[0][1]
+
+    elsewhere = ending_of(made[2], tmp_path / "not-there")
+    assert elsewhere.how == "raised" and "must be a folder that all nodes share" in elsewhere.what
+    held = ending_of(Job("held", fail, (tmp_path, "held"), never), tmp_path)
+    assert (held.how, held.what) == ("held", "BlockingIOError: two")
+    monkeypatch.setattr(cluster, "_version", lambda: ("0.0.1", "abc"))
+    old = ending_of(made[2], tmp_path)
+    assert old.how == "raised" and "the call 0.0.1 abc: install the same there" in old.what
 
 
-def until(*pools):
-    for pool in pools:
-        for _ in range(60):
-            if found := pool.endings(1.0):
-                return found
-    raise AssertionError("nothing ended")
+CALL = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+import test_cluster as here
+out = Path(sys.argv[2])
+made = here.training_jobs([here.run(1), here.run(2, steps=100, start=here.run(1))], out, here.Places("cpu", 1, here.GIB, 1))
+made = [replace(one, function=here.train_and_note) for one in made]
+here.cluster.run_jobs(made, out, address=sys.argv[1], patience=30)
+"""
+
+
+def call(head, out):
+    command = [sys.executable, "-c", CALL, head.address, str(out)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_call_stopped_and_killed(head, tmp_path):
+    """Ctrl-C saves where it is, kill -9 of the call ends its workers; the same call goes on both times."""
+    stopped = call(head, tmp_path)
+    in_the_middle(tmp_path)
+    stopped.send_signal(signal.SIGINT)
+    said = stopped.communicate(timeout=40)[1]
+    assert "KeyboardInterrupt: stopped: 0 of 2 jobs done, 2 waiting. The same call" in said
+    assert stopped.returncode != 0 and not list(tmp_path.glob(".driver*"))
+    (folder,) = tmp_path.glob("pt-*")
+    steps = [int(path.name[5:].split(".")[0]) for path in (folder / "checkpoint").iterdir()]
+    assert max(steps) not in run(1).checkpoint_steps or max(steps) == STEPS, "where it was"
+
+    killed = call(head, tmp_path)
+    while len(noted(tmp_path)) < 2 and killed.poll() is None:
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    again = call(head, tmp_path)
+    assert "2 of 2 jobs done" in again.communicate(timeout=60)[1] and again.returncode == 0
+    froms = [line["from"][0] for line in noted(tmp_path) if line["runs"] == [folder.name]]
+    assert len(froms) == 3 and froms[0] == "" and "" < froms[1] <= froms[2]
+    runs = [run(1), run(2, steps=100, start=run(1))]
+    for alone, one in zip(train(runs, tmp_path / "alone", device="cpu", threads=1, progress=False), runs):
+        assert left(tmp_path / one.folder_name, one) == left(alone, one)
+
+
+def test_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'worldfast\[ray\]'"):
+        cluster.run_jobs([], tmp_path)
