@@ -5,6 +5,7 @@ training in one process leaves. How runs are packed, and in which order jobs beg
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from worldfast.memory import plan
 from worldfast.packing import pack, work
 from worldfast.train import train
 
-STEPS = 1500
+STEPS = 1000
 RUN = wf.Run(
     "distance", rows=16 * STEPS, batch=16, learning_rate=1e-3, loss="answer", vocabulary="entity", checkpoints=20,
     model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16, head_size=98),
@@ -439,7 +440,7 @@ def test_a_worker_killed_and_a_node_removed(connection, tmp_path):
     shared = tmp_path / "shared"
     shared.mkdir()
     found = cluster.survey()
-    assert found[:2] == ("cpu", 2) and found.cpus == 1
+    assert found[:2] == ("cpu", 2) and found.cpus == 1 and found.memory > GIB
     made = training_jobs(bases + tunes, shared, found._replace(memory=GIB))
     assert [len(one.about) for one in made] == [2, 2, 2, 2]
     made = [replace(one, function=train_and_note) for one in made]
@@ -475,6 +476,10 @@ def test_a_worker_killed_and_a_node_removed(connection, tmp_path):
 
 def fail(path, kind):
     raise {"value": ValueError, "os": OSError, "held": BlockingIOError}[kind]("two\nlines")
+
+
+def refuse(**_):
+    raise ConnectionError("nobody")
 
 
 def never(*_):
@@ -549,7 +554,76 @@ def test_the_call_stopped_and_killed(head, tmp_path):
         assert left(tmp_path / one.folder_name, one) == left(alone, one)
 
 
+def test_surveys(connection):
+    assert cluster.survey(memory="3GiB") == Places("cpu", 1, 3 * GIB, 1) == cluster.survey(device="cpu", memory=3 * GIB)
+    assert cluster.survey(memory="3GiB").text() == "places on CPUs: 1, each with 3.0 GiB and 1 cores"
+    with pytest.raises(RuntimeError, match="device: no node of the cluster has a GPU now"):
+        cluster.survey(device="cuda")
+    with pytest.raises(ValueError, match="unknown device 'gpu'"):
+        cluster.survey(device="gpu")
+
+
+class Nodes:
+    """A Ray that only knows what nodes have."""
+
+    def __init__(self, *resources):
+        self.resources = resources
+
+    def is_initialized(self):
+        return True
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": one} for one in self.resources] + [{"Alive": False, "Resources": {"GPU": 9}}]
+
+
+def test_surveys_of_other_clusters(monkeypatch):
+    gpus, cores = {"GPU": 8.0, "CPU": 100.0, "memory": 1e12}, {"CPU": 10.0, "memory": 80.0 * GIB}
+    for nodes, device, expected in [
+        ((gpus, gpus, cores), "auto", Places("cuda", 16, GIB, 12)),
+        ((gpus, {"GPU": 1.0}), "cuda", Places("cuda", 9, GIB, 1)),
+        ((cores, cores, {}), "auto", Places("cpu", 4, GIB, 4)),
+        ((cores, {"CPU": 3.0, "memory": GIB}), "auto", Places("cpu", 4, GIB, 3)),
+    ]:
+        monkeypatch.setitem(sys.modules, "ray", Nodes(*nodes))
+        assert cluster.survey(device=device, memory=GIB) == expected
+    monkeypatch.setitem(sys.modules, "ray", Nodes(cores, {"CPU": 4.0, "memory": 20.0 * GIB}))
+    assert cluster.survey() == Places("cpu", 3, int(0.9 * 20 * GIB), 4)
+    monkeypatch.setitem(sys.modules, "ray", Nodes({}))
+    with pytest.raises(RuntimeError, match="has a GPU or core now"):
+        cluster.survey()
+
+
+# ---- the page ----
+
+PAGE = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
+
+
+def blocks(kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_call_of_the_page(connection, tmp_path, monkeypatch):
+    scaled = re.sub("ROWS, SEEDS = .*", "ROWS, SEEDS = 2, 1", blocks("python")[0]).replace("/shared/runs", str(tmp_path))
+    names = {}
+    exec(scaled, names)
+    assert len(names["runs"]) == 7 and names["outcome"].failed == {}
+    assert all((tmp_path / one.folder_name / "done").exists() for one in names["runs"])
+
+
+def test_the_plan_of_the_page(capsys):
+    exec(blocks("python")[1], {})
+    assert capsys.readouterr().out in blocks("")
+
+
+def test_the_scripts_of_the_page(tmp_path):
+    (script,) = blocks("bash")
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
 def test_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ConnectionError, match="no Ray cluster at 'here'. Start one with `ray start --head`.*nobody"):
+        cluster.train_on_cluster([], tmp_path, address="here")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'worldfast\[ray\]'"):
         cluster.run_jobs([], tmp_path)

@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worldfast import files, start
+from worldfast.errors import unknown_name
 from worldfast.jobs import SEEN, Ending, Job, Outcome, drive
-from worldfast.memory import USED, available, limit_of, plan
+from worldfast.memory import USED, available, limit_of, plan, text
 from worldfast.packing import pack, work
 from worldfast.run import Run
 from worldfast.train import train
 
 __all__ = ["Places", "connected", "run_jobs", "survey", "train_on_cluster", "training_jobs"]
 
+DEVICES = ("auto", "cuda", "cpu")
 CORES = 4  # of a place on a CPU, at most: more ensembles at a time serve more cores better than more threads do
 NAME = 100  # characters of a run's name in that of a job, at most: it is a file's too
 INSTALL = "Ray is not installed: pip install 'worldfast[ray]', on each node of the cluster too"
@@ -47,6 +49,11 @@ class Places(NamedTuple):
     memory: int
     cpus: int
 
+    def text(self) -> str:
+        """In words."""
+        kind = "GPUs" if self.device == "cuda" else "places on CPUs"
+        return f"{kind}: {self.count}, each with {text(self.memory)} and {self.cpus} cores"
+
 
 # ---- what the engine calls ----
 
@@ -56,6 +63,7 @@ def train_on_cluster(
     out: str | os.PathLike = "runs",
     *,
     address: str = "auto",
+    device: str = "auto",
     memory: int | str | None = None,
     retries: int = 3,
     patience: float = 600.0,
@@ -64,6 +72,7 @@ def train_on_cluster(
     """Trains runs on a Ray cluster as `wf.train` does in this process; returns what became of the ensembles.
 
     out       a folder that all nodes have under one path
+    device    "cuda" or "cpu": where; "auto": GPUs if the cluster has any, which is said
     memory    that an ensemble may take: bytes, or a text such as "40GiB"; None: most of what the cluster's
               smallest place has
     the rest  as for `run_jobs`
@@ -72,7 +81,10 @@ def train_on_cluster(
     ensembles differ.
     """
     with connected(address):
-        jobs = training_jobs(runs, out, survey(memory=memory))
+        places = survey(device=device, memory=memory)
+        jobs = training_jobs(runs, out, places)
+        if progress:
+            _say(f"{len(jobs)} ensembles to train, for {places.text()}")
         return run_jobs(jobs, out, retries=retries, patience=patience, progress=progress)
 
 
@@ -194,25 +206,30 @@ def connected(address: str = "auto") -> Iterator:
         ray.shutdown()
 
 
-def survey(*, address: str = "auto", memory: int | str | None = None) -> Places:
-    """Where the cluster can train: its GPUs if it has any, else its cores, CORES at most together.
+def survey(*, address: str = "auto", device: str = "auto", memory: int | str | None = None) -> Places:
+    """Where the cluster can train: its GPUs, or its cores, CORES at most together.
 
-    memory   of a place: bytes or a text; None: most of the smallest one's. A GPU is asked how much it has free,
-             once one is
-    ValueError where no node has a core.
+    device   "cuda" or "cpu"; "auto": GPUs if there is any
+    memory   of a place: bytes or a text; None: most of the smallest one's. Of GPUs one is asked how much it has
+             free, once it is
+
+    ValueError for another device; RuntimeError where no node has a GPU or a core.
     """
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
     with connected(address) as ray:
         nodes = _nodes(ray)
-        gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-        if gpus:
-            cpus = min(max(1, int(node["CPU"] // node["GPU"])) for node in nodes if node.get("GPU", 0) >= 1)
-            return Places("cuda", gpus, limit_of(memory, "") if memory else _gpu_memory(ray), cpus)
+        with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+        if with_gpus and device != "cpu":
+            count = sum(int(node["GPU"]) for node in with_gpus)
+            cpus = min(max(1, int(node.get("CPU", 0) // node["GPU"])) for node in with_gpus)
+            return Places("cuda", count, limit_of(memory, "cuda") if memory else _gpu_memory(ray), cpus)
         cores = [(int(node["CPU"]), node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
-        if not cores:
-            raise ValueError("address: no node of the cluster has a GPU or a core")
+        if device == "cuda" or not cores:
+            lacking = "GPU" if device == "cuda" else "GPU or core"
+            raise RuntimeError(f"device: no node of the cluster has a {lacking} now (`ray status` shows them)")
         cpus = min(CORES, *(count for count, _ in cores))
-        least = int(min(USED * size / (count // cpus) for count, size in cores))
-        limit = limit_of(memory, "cpu") if memory else least
+        limit = limit_of(memory, "cpu") if memory else int(min(USED * size / (n // cpus) for n, size in cores))
         return Places("cpu", sum(count // cpus for count, _ in cores), limit, cpus)
 
 
@@ -256,11 +273,11 @@ class _RayPool:
         except wrong.TaskCancelledError:
             return Ending("stopped")
         except wrong.NodeDiedError as error:
-            return Ending("lost", f"its node went: {_line(error)}")
+            return Ending("lost", f"its node went: {_sentence(error)}")
         except (wrong.RayTaskError, wrong.RuntimeEnvSetupError) as error:  # before a job's function was called
             return Ending("raised", _line(error.cause if hasattr(error, "cause") else error), str(error))
         except wrong.RayError as error:
-            return Ending("died", f"its worker died: {_line(error)}")
+            return Ending("died", f"its worker died: {_sentence(error)}")
 
     def homeless(self, jobs: Sequence[Job]) -> Collection[str]:
         nodes = _nodes(self.ray)
@@ -317,6 +334,11 @@ def _line(error: BaseException) -> str:
     """An error in one line."""
     message = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {message}"
+
+
+def _sentence(error: BaseException) -> str:
+    """The first one of what Ray says; advice follows it."""
+    return _line(error).partition(". ")[0]
 
 
 def _version() -> tuple[str, str]:
