@@ -30,7 +30,8 @@ from worldfast.train import train
 __all__ = ["Places", "connected", "run_jobs", "survey", "train_on_cluster", "training_jobs"]
 
 DEVICES = ("auto", "cuda", "cpu")
-CORES = 4  # of a place on a CPU, at most: more ensembles at a time serve more cores better than more threads do
+# of a place on a CPU, at most: more ensembles at a time serve more cores better than more threads do
+CORES = 4
 NAME = 100  # characters of a run's name in that of a job, at most: it is a file's too
 INSTALL = "Ray is not installed: pip install 'worldfast[ray]', on each node of the cluster too"
 
@@ -52,7 +53,7 @@ class Places(NamedTuple):
     def text(self) -> str:
         """In words."""
         kind = "GPUs" if self.device == "cuda" else "places on CPUs"
-        return f"{kind}: {self.count}, each with {text(self.memory)} and {self.cpus} cores"
+        return f"{kind}: {self.count}, each with {text(self.memory)}, cores: {self.cpus}"
 
 
 # ---- what the engine calls ----
@@ -112,7 +113,7 @@ def run_jobs(
     what is in hand save itself, then raises KeyboardInterrupt. ModuleNotFoundError where Ray is not installed,
     ConnectionError where there is no cluster, ValueError where jobs do not fit each other.
     """
-    out = files.folder(out, "out").resolve()
+    out = files.folder(out, "out").absolute()
     with connected(address) as ray, _mark(out) as mark:
         pool = _RayPool(ray, mark)
         say = _say if progress else lambda line: None
@@ -137,7 +138,9 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
         digest = hashlib.sha256(" ".join(run.id for run in part).encode()).hexdigest()[:8]
         more = f"-and-{len(part) - 1}-more" if len(part) > 1 else ""
         name = f"train-{part[0].name[:NAME]}{more}-{digest}"
-        needs = {of_run[run.start.id] for run in part if isinstance(run.start, Run) and run.start.id in of_run}
+        needs = {
+            of_run[run.start.id] for run in part if isinstance(run.start, Run) and run.start.id in of_run
+        }
         of_run.update({run.id: name for run in part})
         on_gpu = places.device == "cuda"
         memory = None
@@ -227,9 +230,13 @@ def survey(*, address: str = "auto", device: str = "auto", memory: int | str | N
         cores = [(int(node["CPU"]), node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
         if device == "cuda" or not cores:
             lacking = "GPU" if device == "cuda" else "GPU or core"
-            raise RuntimeError(f"device: no node of the cluster has a {lacking} now (`ray status` shows them)")
+            raise RuntimeError(
+                f"device: no node of the cluster has a {lacking} now (`ray status` shows them)"
+            )
         cpus = min(CORES, *(count for count, _ in cores))
-        limit = limit_of(memory, "cpu") if memory else int(min(USED * size / (n // cpus) for n, size in cores))
+        limit = (
+            limit_of(memory, "cpu") if memory else int(min(USED * size / (n // cpus) for n, size in cores))
+        )
         return Places("cpu", sum(count // cpus for count, _ in cores), limit, cpus)
 
 
@@ -274,7 +281,10 @@ class _RayPool:
             return Ending("stopped")
         except wrong.NodeDiedError as error:
             return Ending("lost", f"its node went: {_sentence(error)}")
-        except (wrong.RayTaskError, wrong.RuntimeEnvSetupError) as error:  # before a job's function was called
+        except (
+            wrong.RayTaskError,
+            wrong.RuntimeEnvSetupError,
+        ) as error:  # before a job's function was called
             return Ending("raised", _line(error.cause if hasattr(error, "cause") else error), str(error))
         except wrong.RayError as error:
             return Ending("died", f"its worker died: {_sentence(error)}")
@@ -307,7 +317,9 @@ def _carry_out(job: Job, needs: Sequence[Job], mark: Path, version: tuple[str, s
     try:
         if _version() != version:
             ours, theirs = (" ".join(part).strip() for part in (version, _version()))
-            raise RuntimeError(f"node {where} has worldfast {theirs}, the call {ours}: install the same there")
+            raise RuntimeError(
+                f"node {where} has worldfast {theirs}, the call {ours}: install the same there"
+            )
         if not mark.exists():
             raise FileNotFoundError(
                 f"node {where} does not see {mark}: `out` must be a folder that all nodes share, under one path"

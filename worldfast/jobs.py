@@ -189,6 +189,7 @@ def drive(
     patience  seconds that a job waits for what another process holds, or for a node that can hold it
     say       gets lines of progress
 
+    What is ready is handed over at once, the longest chain first; what becomes ready later queues behind it.
     Jobs that are done are left alone. One that raises an error is not tried again: `failed/<id>.json` says
     what happened, and for those that wait for it, that they do; all others go on. Calling again tries them
     again. Ctrl-C stops what is in hand where it can go on, and raises KeyboardInterrupt; at the second, at
@@ -249,7 +250,7 @@ class _Drive:
             needs = [self.states[need] for need in state.job.needs]
             if state.not_before <= now and all(need.phase == "done" for need in needs):
                 if state.job.is_done():  # by someone else meanwhile, or before its worker died
-                    self._done(state)
+                    state.phase = "done"
                 else:
                     state.phase = "in hand"
                     self.pool.submit(state.job, [need.job for need in needs])
@@ -283,14 +284,10 @@ class _Drive:
     def _look(self, state: _State) -> None:
         """Whether what a job has left when it returned is seen here."""
         if state.job.is_done():
-            self._done(state)
+            state.phase = "done"
         elif state.lasts("returned", time.monotonic()) > SEEN:
             what = f"it returned, but what it leaves is not there after {SEEN:.0f} s"
             self._fail(state, Ending("raised", what))
-
-    def _done(self, state: _State) -> None:
-        state.phase = "done"
-        self._path(state.job).unlink(missing_ok=True)
 
     def _find_homes(self) -> None:
         """Gives up what has been waiting for a node that can hold it."""
@@ -316,9 +313,11 @@ class _Drive:
                 self.states[name].phase = "returned" if ending.how == "returned" else "waiting"
         for state in self._in("returned"):
             if state.job.is_done():
-                self._done(state)
+                state.phase = "done"
         left = f"; {len(self._in('in hand'))} did not save in time" if self._in("in hand") else ""
-        raise KeyboardInterrupt(f"stopped: {self._counts()}{left}. The same call or command goes on from here.")
+        raise KeyboardInterrupt(
+            f"stopped: {self._counts()}{left}. The same call or command goes on from here."
+        )
 
     # ---- failures ----
 
@@ -335,7 +334,12 @@ class _Drive:
                     path.unlink()
 
     def _keep(self, job: Job, **what) -> None:
-        content = {"job": job.id, "about": list(job.about), **what, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        content = {
+            "job": job.id,
+            "about": list(job.about),
+            **what,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
         files.write_whole(self._path(job), json.dumps(content, indent=1).encode())
 
     def _fail(self, state: _State, ending: Ending) -> None:

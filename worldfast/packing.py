@@ -59,7 +59,9 @@ def pack(
         groups: dict[tuple, list[Run]] = {}
         for run in sorted(level, key=lambda run: -ranks[run.id]):
             behind = of_run.get(run.start.id) if isinstance(run.start, Run) else None
-            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.products), []).append(run)
+            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.products), []).append(
+                run
+            )
         fits = [_fit(group, limit, device, threads) for group in groups.values()]
         parts = _cut(list(groups.values()), fits, places, works)
         for part in sorted(parts, key=lambda part: -max(ranks[run.id] for run in part)):
@@ -123,9 +125,7 @@ def _fit(group: list[Run], limit: int, device: str, threads: int) -> int:
 # ---- cutting ----
 
 
-def _cut(
-    groups: list[list[Run]], fits: list[int], places: int, works: dict[str, float]
-) -> list[list[Run]]:
+def _cut(groups: list[list[Run]], fits: list[int], places: int, works: dict[str, float]) -> list[list[Run]]:
     """The ensembles of a level: of several ways, each with a whole number for each place, the one that ends
     first."""
     least = sum(-(-len(group) // fit) for group, fit in zip(groups, fits))
