@@ -12,10 +12,11 @@ import worldfast
 ROOT = Path(worldfast.__file__).parent
 ORDER = """
 errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
-activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train
+activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train packing jobs cluster
 published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
-analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer study
-readings results assemble findings engine colours figures
+analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer analysis.agreement analysis.patching
+study readings results assemble findings engine colours
+figures.style figures.maps figures.matrices figures.curves figures.catalogue
 page.markup page.films page.gallery page.comparison page.models page.provenance report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")
