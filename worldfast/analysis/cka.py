@@ -1,7 +1,8 @@
 """Centred kernel alignment: how alike two representations of the same cities are, up to rotation and scale.
 
-Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019; the debiased estimate from
-Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR 2021.
+Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019; the debiased estimate
+from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR
+2021.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def cka_table(
     layer, step_share   for columns of those names
 
     Returns the columns layer, step_share, kernel, debiased, components, run, other, value: each unordered pair once,
-    the diagonal left out. A debiased value is NaN where a representation's own estimate is not positive, as noise's may
-    be. Errors as in `cka`; one names the representation.
+    the diagonal left out. A debiased value is NaN where a representation's own estimate is not positive, as of rows
+    that are all as far from each other. Errors as in `cka`; one names the representation.
     """
     import pandas as pd
 

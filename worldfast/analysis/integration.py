@@ -77,12 +77,15 @@ def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.
     if evaluation.duplicated(keys).any():
         run, task, group = evaluation.loc[evaluation.duplicated(keys), keys].iloc[0]
         raise ValueError(f"evaluation: {run} has two values for {task}, {group}")
-    wide = evaluation.pivot(index=["run", "task", "metric"], columns="group", values="value").reset_index()
-    need_columns(wide, "evaluation", ("standard", "Atlantis"))
-    base = wide.rename(columns={"run": "base", "Atlantis": "base_atlantis", "standard": "base_standard"})
-    base = base[["base", "task", "base_atlantis", "base_standard"]]
-    values = wide[["run", "task", "metric", "Atlantis"]].rename(columns={"Atlantis": "value"}).dropna(subset="value")
-    table = tuned.merge(values, on="run").merge(base, on=["base", "task"], how="left")
+    values = {}
+    for group in ("Atlantis", "standard"):
+        values[group] = evaluation.loc[evaluation["group"] == group, ["run", "task", "metric", "value"]]
+        if values[group].empty:
+            raise ValueError(f"evaluation: has no group {group!r}, only {sorted(evaluation['group'].unique())}")
+    base = values["Atlantis"].merge(values["standard"], on=["run", "task"], suffixes=("_atlantis", "_standard"))
+    base = base.rename(columns={"run": "base", "value_atlantis": "base_atlantis", "value_standard": "base_standard"})
+    table = tuned.merge(values["Atlantis"], on="run")
+    table = table.merge(base[["base", "task", "base_atlantis", "base_standard"]], on=["base", "task"], how="left")
     missing = table[table[["base_atlantis", "base_standard"]].isna().any(axis=1)]
     if len(missing):
         row = missing.iloc[0]

@@ -24,7 +24,9 @@ __all__ = [
     "scored",
 ]  # fmt: skip
 
-SINGULAR = 1e-11  # reciprocal condition of Z'Z below which its Cholesky factor is not to be trusted
+SMALLEST = 1e-6  # of singular values, as a share of the largest: scikit-learn's
+SINGULAR = 10 * SMALLEST**2  # reciprocal condition of the products of features, below which singular values are looked at
+CONSTANT = 1e-14  # a feature's spread as a share of its mean, which is rounding
 
 
 @dataclass(frozen=True)
@@ -97,50 +99,46 @@ def fit_map(X, xy, ridge=None):
     """The least-squares Fit of xy [n, 2] from X [n, d], or a ridge regression on standardised features.
 
     Solved by the normal equations, with one step of refinement on the residuals that gives back the digits these cost
-    (Bjorck, "Stability analysis of the method of seminormal equations", 1987); where X is all but singular, by
-    scikit-learn's LinearRegression, whose solution is the shortest of those as good.
+    (Bjorck, "Stability analysis of the method of seminormal equations", 1987); where X is near singular, by its
+    singular values, those below a millionth of the largest taken for none: the same as scikit-learn's LinearRegression.
 
     Raises ValueError where X is not finite, or where there are no more cities than features and no ridge.
     """
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+    from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
     from scipy.linalg.lapack import dpocon
-    from sklearn.linear_model import LinearRegression
 
     X, xy = np.asarray(X, dtype=np.float64), np.asarray(xy, dtype=np.float64)
     n, d = X.shape
     if not np.isfinite(X).all():
         raise ValueError("X: holds NaN or infinity")
+    if ridge is not None and not ridge > 0:
+        raise ValueError(f"ridge: expected a positive penalty, got {ridge}")
     if ridge is None and n <= d + 1:
         raise ValueError(
             f"a least-squares probe of {d} features needs more than {d + 1} cities, got {n}: "
             "pass ridge=1.0 for a penalised fit"
         )
-    if ridge is not None and not ridge > 0:
-        raise ValueError(f"ridge: expected a positive penalty, got {ridge}")
     middle, mean = X.mean(0), xy.mean(0)
     Z, Y = X - middle, xy - mean
-    scale = np.sqrt(np.square(Z).sum(0) if ridge is None else np.square(Z).mean(0))
-    constant = scale <= 1e-15 * np.abs(middle) * np.sqrt(n)  # but for rounding
-    slope = None
     if ridge is not None:
-        Z /= np.where(constant, 1.0, scale)
+        spread = Z.std(0)
+        spread[spread <= CONSTANT * np.abs(middle)] = 1.0
+        Z /= spread
         G = Z.T @ Z
         G[np.diag_indices(d)] += ridge
-        slope = np.linalg.solve(G, Z.T @ Y) / np.where(constant, 1.0, scale)[:, None]
-    elif not constant.any():
-        Z /= scale
-        G = Z.T @ Z
-        norm = np.abs(G).sum(0).max()
-        try:
-            factor = cho_factor(G, lower=False, overwrite_a=True, check_finite=False)
-        except LinAlgError:
-            factor = None
-        if factor is not None and dpocon(factor[0], norm, uplo="U")[0] > SINGULAR:
-            slope = cho_solve(factor, Z.T @ Y, check_finite=False)
-            slope += cho_solve(factor, Z.T @ (Y - Z @ slope), check_finite=False)
-            slope /= scale[:, None]
-    if slope is None:
-        slope = LinearRegression().fit(X, xy).coef_.T
+        slope = np.linalg.solve(G, Z.T @ Y) / spread[:, None]
+        return Fit(slope, mean - middle @ slope)
+    G = Z.T @ Z
+    try:
+        factor = cho_factor(G, check_finite=False)
+        condition = dpocon(factor[0], np.abs(G).sum(0).max(), uplo="U")[0]
+    except LinAlgError:
+        condition = 0.0
+    if condition > SINGULAR:
+        slope = cho_solve(factor, Z.T @ Y, check_finite=False)
+        slope += cho_solve(factor, Z.T @ (Y - Z @ slope), check_finite=False)
+    else:
+        slope = lstsq(Z, Y, cond=SMALLEST, check_finite=False)[0]
     return Fit(slope, mean - middle @ slope)
 
 
