@@ -13,7 +13,7 @@ ROOT = Path(worldfast.__file__).parent
 ORDER = """
 errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
 activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train
-analysis.pca analysis.cka analysis.probe study engine colours figures report options cli
+analysis.pca analysis.cka analysis.probe analysis.agreement analysis.patching study engine colours figures report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")
 

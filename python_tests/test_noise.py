@@ -197,6 +197,7 @@ def test_a_run_without_noise_keeps_its_identity():
         assert back == run and back.id == run.id
     assert back.start.mixture[0].noise == 0.1 and "noise" not in back.to_json()["mixture"][0]
     assert tuned.id != replace(tuned, start=plain).id
+    assert "noise" not in json.dumps(replace(tuned, start=plain).to_json())
 
 
 def test_the_rows_that_a_run_trains_on(atlantis):
