@@ -312,6 +312,8 @@ private:
         const uint64_t pair_count = get("pair_count").cast<uint64_t>();
         if (pair_count > 0) c.pairs = Permutation(get("pair_key").cast<uint64_t>(), pair_count);
         c.pair_offset = get("pair_offset").cast<int64_t>();
+        c.noise = get("noise").cast<uint64_t>();
+        c.noise_key = get("noise_key").cast<uint64_t>();
         c.format = row_format(task);
         if (c.pool.size < c.max_cities)
             throw py::value_error("the world is too small: task " + std::string(task.name) + " needs " +

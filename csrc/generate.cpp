@@ -25,7 +25,9 @@ template <class Token> void run_tiles(const RectangleJob<Token>& job) {
     char* const shared = reinterpret_cast<char*>(memory.data());
     Tile& tile = *reinterpret_cast<Tile*>(shared);
     Token* const tokens = reinterpret_cast<Token*>(shared + sizeof(Tile));
-    for (int64_t i = 0; i < tiles_of(job.n); ++i) run_block(RectangleWork<Token>{job, i, tile, tokens});
+    for (int64_t i = 0; i < tiles_of(job.n); ++i)
+        job.stream.noisy ? run_block(RectangleWork<Token, true>{job, i, tile, tokens})
+                         : run_block(RectangleWork<Token, false>{job, i, tile, tokens});
 }
 
 }  // namespace

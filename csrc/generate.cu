@@ -52,10 +52,11 @@ template <int phase = 0, class Work> __device__ __forceinline__ void run_phases(
     if constexpr (phase + 1 < Work::phases) run_phases<phase + 1>(work);
 }
 
-template <class Token> __global__ void __launch_bounds__(tile_rows) rectangle_kernel(const RectangleJob<Token> job) {
+template <class Token, bool noisy>
+__global__ void __launch_bounds__(tile_rows) rectangle_kernel(const RectangleJob<Token> job) {
     extern __shared__ __align__(16) char shared[];
     Tile& tile = *reinterpret_cast<Tile*>(shared);
-    run_phases(RectangleWork<Token>{job, blockIdx.x, tile, reinterpret_cast<Token*>(shared + sizeof(Tile))});
+    run_phases(RectangleWork<Token, noisy>{job, blockIdx.x, tile, reinterpret_cast<Token*>(shared + sizeof(Tile))});
 }
 
 template <class Token> __global__ void __launch_bounds__(tile_rows) place_tiles_kernel(const PackJob<Token> job) {
@@ -76,10 +77,11 @@ unsigned blocks_for(int64_t n) {
 template <class Token> void launch(const RectangleJob<Token>& job, cudaStream_t queue) {
     if (job.n == 0) return;
     const int bytes = static_cast<int>(tile_bytes<Token>(job.out.width));
+    const auto kernel = job.stream.noisy ? rectangle_kernel<Token, true> : rectangle_kernel<Token, false>;
     if (bytes > 48 * 1024)  // what a block gets unasked
-        check(cudaFuncSetAttribute(rectangle_kernel<Token>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for rows");
-    rectangle_kernel<Token><<<blocks_for(job.n), tile_rows, static_cast<size_t>(bytes), queue>>>(job);
+    kernel<<<blocks_for(job.n), tile_rows, static_cast<size_t>(bytes), queue>>>(job);
     check(cudaGetLastError(), "generating rows");
 }
 

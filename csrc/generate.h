@@ -30,6 +30,8 @@ struct Component {
     int64_t first, rows;  // rows first .. first+rows-1 of the component's own stream
     Permutation pairs;    // unique pairs: the order in which all pairs are walked, the same for every split ...
     int64_t pair_offset;  // ... and where this split's share begins
+    uint64_t noise;       // a row in 2^64 / noise has the answer of another row; 0: none
+    uint64_t noise_key;   // random numbers of which they are and of the others, whatever `noise` is
     RowFormat format;
 };
 
@@ -44,6 +46,7 @@ struct StreamView {
     int64_t rows;         // in an epoch
     uint64_t shuffle_key;
     Permutation shuffle;  // of an epoch's rows; the key is the epoch's
+    bool noisy;           // has a component noise?
 };
 
 struct Row {
@@ -79,8 +82,8 @@ WF_HD void pair_at(uint64_t p, uint64_t n, uint64_t& i, uint64_t& j) {
     j = i + step < n ? i + step : i + step - n;
 }
 
-WF_HD void draw_pair(const Component& c, int64_t r, Random& random, int32_t* cities) {
-    const uint64_t p = c.pairs(static_cast<uint64_t>(c.pair_offset + r));
+WF_HD void draw_pair(const Component& c, uint64_t place, Random& random, int32_t* cities) {
+    const uint64_t p = c.pairs(place);
     const uint64_t g = static_cast<uint64_t>(c.group.size), within = g * (g - 1) / 2;
     uint64_t i, j;
     if (g == 0) {
@@ -121,7 +124,7 @@ template <int N> WF_HD bool repeated(const int32_t* cities) {
 struct SampleRow {
     const StreamView& stream;
     const Component& c;
-    int64_t r;
+    uint64_t pair;  // unique pairs: the place in their order
     Random& random;
     Row& row;
 
@@ -129,7 +132,7 @@ struct SampleRow {
         int32_t cities[N];
         int64_t found;
         if constexpr (tasks[T].unique_pairs) {
-            draw_pair(c, r, random, cities);
+            draw_pair(c, pair, random, cities);
             found = label_cities<T, N>(stream, cities);
         } else if constexpr (tasks[T].balanced) {
             const int64_t wanted = static_cast<int64_t>(random.next() >> 63);
@@ -162,10 +165,26 @@ WF_HD int32_t draw_count(const Component& c, Random& random) {
 }
 
 // Row r of the component. False as in SampleRow.
-WF_HD bool sample_row(const StreamView& stream, const Component& c, int64_t r, Row& row) {
+//
+// Noise: with a probability of noise / 2^64 the row's answer is that of another row of as many cities, drawn
+// independently from all rows that the component's cities allow. So answers are as frequent as without noise, and some
+// of those drawn again are right by chance. Which rows these are does not depend on the probability: those of a small one
+// are among those of a large one, with the same answers. `noisy`: may any be? Known where code is compiled, since on a
+// GPU the registers that noise needs would slow down the rows of all streams.
+template <bool noisy = true> WF_HD bool sample_row(const StreamView& stream, const Component& c, int64_t r, Row& row) {
     Random random(c.key, static_cast<uint64_t>(r));
     const int32_t n = draw_count(c, random);
-    return with_constants(c.task, n, SampleRow{stream, c, r, random, row});
+    const uint64_t pair = static_cast<uint64_t>(c.pair_offset + r);
+    if (!with_constants(c.task, n, SampleRow{stream, c, pair, random, row})) return false;
+    if constexpr (noisy) {
+        Random noise(c.noise_key, static_cast<uint64_t>(r));
+        if (c.noise == 0 || noise.next() >= c.noise) return true;
+        Row other;
+        const uint64_t any_pair = multiply_high(noise.next(), c.pairs.size());
+        if (!with_constants(c.task, n, SampleRow{stream, c, any_pair, noise, other})) return false;
+        row.label = other.label;
+    }
+    return true;
 }
 
 // Which component and which of its rows stand at a position.

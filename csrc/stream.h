@@ -21,9 +21,14 @@ struct Stream {
 
     StreamView view() const {
         int64_t rows = 0;
-        for (const Component& c : components) rows += c.rows;
-        return {xy.data(), entity ? nullptr : words.data(), components.data(), static_cast<int32_t>(components.size()), order, rows, shuffle_key,
-                Permutation(shuffle_key, static_cast<uint64_t>(rows))};
+        bool noisy = false;
+        for (const Component& c : components) {
+            rows += c.rows;
+            noisy |= c.noise != 0;
+        }
+        const auto count = static_cast<int32_t>(components.size());
+        return {xy.data(), entity ? nullptr : words.data(), components.data(), count, order, rows, shuffle_key,
+                Permutation(shuffle_key, static_cast<uint64_t>(rows)), noisy};
     }
 
     // Tokens in the longest row there can be, and cities in the widest. Functions of the stream, not of its rows.

@@ -124,7 +124,8 @@ template <class Token> struct RectangleJob {
     int64_t* failed;       // the first position without a row is kept here
 };
 
-template <class Token> struct RectangleWork {
+// `noisy`: as in sample_row; the stream's, or true.
+template <class Token, bool noisy> struct RectangleWork {
     static constexpr int phases = 5;
 
     const RectangleJob<Token>& job;
@@ -171,7 +172,7 @@ private:
         Row& row = shared.row[r];
         Token* const at = tokens + r * tile_pitch<Token>(job.out.width);
         Span span{0, 0};
-        if (sample_row(job.stream, c, shared.number[r], row)) {
+        if (sample_row<noisy>(job.stream, c, shared.number[r], row)) {
             span = encode(at, c.format, row, job.stream.words);
         } else {
             keep_first(job.failed, position(r));

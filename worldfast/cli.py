@@ -40,8 +40,9 @@ def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: int 
 
 
 def sample(
-    task: str, /, n: int = 10, start: int = 0, seed: int = 42, split: str = "train", among: str | None = None
-) -> None:
+    task: str, /, n: int = 10, start: int = 0, seed: int = 42, split: str = "train", among: str | None = None,
+    noise: float = 0.0,
+) -> None:  # fmt: skip
     """Print rows of a task.
 
     Args:
@@ -51,10 +52,11 @@ def sample(
         seed: Of the stream.
         split: train, validation or test.
         among: Cities that rows may use, such as "region == 'Oceania'"; all by default.
+        noise: Probability that a row has another row's answer.
     """
     import worldfast as wf
 
-    batch = wf.sample(wf.World.cities(), task, n, seed, start, split, among=among)
+    batch = wf.sample(wf.World.cities(), task, n, seed, start, split, among=among, noise=noise)
     for i in range(n):
         print(batch.text(i))
 

@@ -18,7 +18,7 @@ from worldfast.sampling import Batch, sample
 from worldfast.tasks import find
 from worldfast.world import World
 
-__all__ = ["Score", "decode", "evaluate", "load", "saved", "spec_of"]
+__all__ = ["Score", "decode", "evaluate", "load", "opened", "saved", "spec_of"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,19 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     ensemble = Ensemble(*shape, **products) if on_cpu else GpuEnsemble(*shape, device=require_cuda(device), **products)
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     return run, ensemble
+
+
+def opened(model: str | os.PathLike | tuple[Run, Ensemble], name: str = "model") -> tuple[Run, Ensemble]:
+    """A run and an ensemble whose member 0 is its model, given as such or as the run's folder (see `load`).
+
+    TypeError naming the argument where it is neither.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return load(model)
+    match model:
+        case (Run(), Ensemble()):
+            return model
+    raise TypeError(f"{name}: expected a run's folder or (run, ensemble), got {model!r:.100}")
 
 
 def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, checkpoint.Checkpoint]:

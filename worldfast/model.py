@@ -169,6 +169,11 @@ class Ensemble:
             named[at + "mlp.down_proj.weight"] = block.down
         return named | {"model.norm.weight": w.norm, "lm_head.weight": w.head}
 
+    def places(self) -> dict[str, slice]:
+        """Where each tensor of `to_huggingface` stands, flat, in a member's parameters and gradients [P]."""
+        named = self._huggingface(0)
+        return {name: slice(at := view.storage_offset(), at + view.numel()) for name, view in named.items()}
+
     # ---- reading ----
 
     def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 from worldfast.activations import Capture
 from worldfast.errors import unknown_name
 from worldfast.model import ModelSpec
-from worldfast.sampling import CROSSINGS, Component, Stream
+from worldfast.sampling import CROSSINGS, Component, Stream, require_noise
 from worldfast.tasks import TASKS, find
 from worldfast.tokens import VOCABULARIES, Vocabulary
 from worldfast.transformer import PRODUCTS
@@ -174,7 +174,9 @@ class Run:
                     raise ValueError(
                         f"mixture: {name} of {part.task}: expected at least {least}, got {value}"
                     )
-        self._set("mixture", tuple(replace(part, task=find(part.task).name) for part in self.mixture))
+            require_noise(f"mixture: noise of {part.task}", part.noise)
+        mixture = (replace(part, task=find(part.task).name, noise=float(part.noise)) for part in self.mixture)
+        self._set("mixture", tuple(mixture))
         if not self.mixture:
             return
         if self.rows != Run.rows or self.among is not None:
@@ -223,7 +225,13 @@ class Run:
 
     def to_json(self) -> dict:
         """Values that JSON keeps; `Run.from_json` gives an equal run."""
-        return json.loads(json.dumps(asdict(self)))
+        content = asdict(self)
+        for part in content["mixture"]:
+            if part["noise"] == 0:
+                del part["noise"]  # the identity of a run without it is that of before there was noise
+        if isinstance(self.start, Run):
+            content["start"] = self.start.to_json()
+        return json.loads(json.dumps(content))
 
     @staticmethod
     def from_json(content: Mapping) -> Run:

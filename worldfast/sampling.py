@@ -80,6 +80,10 @@ class Component:
 
     among         cities that rows may use: a mask bool [N], an expression for World.select, or None for all
     must_include  at least one city of each row is from here (and from `among`)
+    noise         label noise, 0 to below 1: the probability that a row's answer, in its text and label, is that of
+                  another row of the task with as many cities, drawn independently from all that the component could
+                  have. A function of the row: the rows of a smaller noise are among those of a larger. Answers are as
+                  frequent as without noise, so some are right by chance: half of those of inside and crossing
     """
 
     task: str
@@ -87,6 +91,7 @@ class Component:
     among: object = None
     must_include: object = None
     first: int = 0
+    noise: float = 0.0
 
 
 class Stream:
@@ -238,6 +243,7 @@ def sample(
     crossing="balanced",
     threads=0,
     out=None,
+    noise=0.0,
 ):
     """Rows start .. start + n - 1 of a task's stream: sampled, labelled and encoded in one pass.
 
@@ -251,6 +257,7 @@ def sample(
     crossing      "balanced" or "reshuffled"
     threads       CPU threads; 0: one per processor
     out           a Batch of as many such rows to overwrite and return; the rows are made on its device
+    noise         label noise: the probability that a row has another row's answer, see `Component`
 
     Returns a Batch. Raises ValueError, TypeError, IndexError for arguments that do not fit, RuntimeError where the
     device is not there. Source of the rules: arXiv 2602.00533 and its published code.
@@ -261,7 +268,7 @@ def sample(
         raise TypeError(f"task: expected a name or a sequence of names, got {task!r}")
     tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
     rows = -(-(start + n) // max(len(tasks), 1))
-    components = tuple(Component(t.name, rows, among, must_include) for t in tasks)
+    components = tuple(Component(t.name, rows, among, must_include, noise=noise) for t in tasks)
     stream = Stream.__new__(Stream)
     stream._open(world, components, seed, split, vocabulary, "interleaved", crossing)
     return stream.rectangle(start, n, device, threads, out=out)
@@ -271,6 +278,7 @@ def _native_component(world, c, seed, split, crossing):
     """A component as the native stream takes it: pools of cities as indices, keys, the split's share of the pairs."""
     task = find(c.task)
     _require_count("first", c.first)
+    noise = require_noise("noise", c.noise)
     pool = np.ones(len(world), dtype=bool) if c.among is None else world.select(c.among)
     group = np.zeros(len(world), dtype=bool) if c.must_include is None else world.select(c.must_include) & pool
     if c.must_include is not None and not group.any():
@@ -304,6 +312,8 @@ def _native_component(world, c, seed, split, crossing):
         "pair_key": _key(seed, task.name, "pairs", cities),
         "pair_count": pair_count,
         "pair_offset": pair_offset,
+        "noise": int(noise * 2.0**64),  # exact: only the exponent changes
+        "noise_key": _key(seed, task.name, "noise", split, cities),
         "reshuffled": task.name == "crossing" and crossing == "reshuffled",
     }
 
@@ -333,6 +343,15 @@ def _require_count(name, value, least=0):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     if not least <= value <= LAST_ROW:
         raise ValueError(f"{name}: expected {least} to {LAST_ROW:,}, got {value}")
+
+
+def require_noise(name, value):
+    """A probability of label noise as a float; TypeError or ValueError naming it where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not 0 <= value < 1:  # so is NaN
+        raise ValueError(f"{name}: expected at least 0 and below 1, got {value}")
+    return float(value)
 
 
 def _position(start):

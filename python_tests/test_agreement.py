@@ -1,0 +1,217 @@
+"""Gradient agreement: gradients against transformers' autograd in float64, cosines against ones written out."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+import worldfast as wf
+from worldfast.activations import Capture
+from worldfast.analysis.agreement import gradient_agreement, task_gradients
+from worldfast.model import Ensemble
+
+SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
+NEW = "region == 'Atlantis'"
+
+
+def model(vocabulary="character", spec=SPEC, seed=3, **options):
+    run = wf.Run(("distance", "angle"), world=wf.WorldSpec(atlantis=30), model=spec, vocabulary=vocabulary, **options)
+    ensemble = Ensemble(spec, run.vocabulary_size, threads=1)
+    ensemble.initialise(0, seed)
+    return run, ensemble
+
+
+def reference(run, ensemble, batch, loss):
+    """The mean gradient by transformers in float64, row by row, by Hugging Face name."""
+    transformers = pytest.importorskip("transformers")
+    qwen = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(
+        vocab_size=ensemble.vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, intermediate_size=48, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False,
+    ))  # fmt: skip
+    qwen.load_state_dict(ensemble.to_huggingface(0))
+    qwen = qwen.double()
+    total, count = 0.0, 0
+    for i in range(len(batch)):
+        row = torch.tensor(batch.tokens[i, : batch.length[i]].astype(np.int64))
+        first = 1 if loss == "all" else int(batch.answer_start[i])
+        logits = qwen(row[None]).logits[0]
+        total = total + torch.nn.functional.cross_entropy(logits[first - 1 : -1], row[first:], reduction="sum")
+        count += len(row) - first
+    (total / count).backward()
+    return {name: parameter.grad for name, parameter in qwen.named_parameters()}
+
+
+@pytest.mark.parametrize("loss", ["all", "answer"])
+@pytest.mark.parametrize("task", ["distance", "inside"])
+def test_gradients_are_those_of_autograd_in_float64(task, loss):
+    run, ensemble = model()
+    found = task_gradients((run, ensemble), task, rows=20, repeats=2, must_include=NEW, loss=loss)
+    assert found.shape == (2, ensemble.size) and found.dtype == torch.float32
+    for k in range(2):
+        batch = wf.sample(run.world.build(), task, 20, run.seed, start=20 * k, must_include=NEW)
+        expected = reference(run, ensemble, batch, loss)
+        assert expected.keys() == ensemble.places().keys()
+        for name, place in ensemble.places().items():
+            near = expected[name].flatten()
+            assert torch.allclose(found[k, place].double(), near, rtol=1e-3, atol=2e-5 * near.abs().max()), name
+
+
+def test_rows_are_added_up_over_calls(monkeypatch):
+    run, ensemble = model()
+    whole = task_gradients((run, ensemble), "perimeter", rows=50)
+    monkeypatch.setattr("worldfast.analysis.agreement.TOGETHER", 16)
+    parts = task_gradients((run, ensemble), "perimeter", rows=50)
+    assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("parameters", ["*", "model.layers.*", ("*.mlp.*", "lm_head.weight")])
+def test_the_table_is_the_mean_cosine_over_different_groups(parameters):
+    opened = model()
+    tasks, repeats = ("distance", "inside", "compass"), 3
+    table = gradient_agreement(opened, tasks, rows=24, repeats=repeats, must_include=NEW, parameters=parameters)
+    places = opened[1].places()
+    kept = [
+        place
+        for name, place in places.items()
+        if parameters == "*"
+        or (parameters == "model.layers.*" and name.startswith("model.layers."))
+        or (isinstance(parameters, tuple) and (".mlp." in name or name == "lm_head.weight"))
+    ]
+    groups = {
+        task: [
+            np.concatenate([g[place].double().numpy() for place in kept])
+            for g in task_gradients(opened, task, rows=24, repeats=repeats, must_include=NEW)
+        ]
+        for task in tasks
+    }
+
+    def mean(a, b):
+        return np.mean([
+            x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+            for i, x in enumerate(groups[a]) for j, y in enumerate(groups[b]) if i != j
+        ])  # fmt: skip
+
+    assert list(zip(table.task, table.other)) == [(t, t) for t in tasks[:1]] + [
+        ("distance", "inside"), ("distance", "compass"), ("inside", "inside"), ("inside", "compass"),
+        ("compass", "compass"),
+    ]  # fmt: skip
+    assert set(table.base) == {opened[0].name}
+    for line in table.itertuples():
+        cosine, ceiling = mean(line.task, line.other), np.sqrt(mean(line.task, line.task) * mean(line.other, line.other))
+        assert np.isclose(line.cosine, cosine, atol=1e-9) and np.isclose(line.ceiling, ceiling, atol=1e-9)
+        assert np.isclose(line.corrected, cosine / ceiling, atol=1e-9)
+        assert line.n == (3 if line.task == line.other else 6) and 0 < line.standard_error < 0.5
+    assert np.allclose(table[table.task == table.other].corrected, 1)
+
+
+def test_of_two_groups_there_is_no_standard_error():
+    table = gradient_agreement(model(), ("distance", "angle"), rows=8, repeats=2)
+    assert table.standard_error.isna().all() and table.cosine.notna().all()
+
+
+def test_a_planted_direction_is_found(monkeypatch):
+    """Gradients are a direction and noise: the cosine is what the signal leaves of it, corrected it is the angle's."""
+    truth = {"distance": (1, 0), "angle": (0.6, 0.8), "compass": (-1, 0)}
+    opened = model()
+
+    def planted(_, task, *, repeats, **others):
+        random = np.random.default_rng(list(truth).index(task))
+        noise = random.normal(size=(repeats, opened[1].size)) / np.sqrt(opened[1].size)
+        noise[:, :2] += truth[task]
+        return torch.tensor(noise, dtype=torch.float32)
+
+    monkeypatch.setattr("worldfast.analysis.agreement.task_gradients", planted)
+    table = gradient_agreement(opened, list(truth), repeats=8, parameters="*").set_index(["task", "other"])
+    for (a, b), line in table.iterrows():
+        cosine = np.dot(truth[a], truth[b])
+        assert abs(line.cosine - cosine / 2) < 0.05 and abs(line.corrected - cosine) < 0.1
+        assert abs(line.cosine - cosine / 2) < 6 * line.standard_error + 1e-3
+
+
+def test_a_task_is_unlike_none_of_its_own_rows_and_groups_are_disjoint():
+    """Were groups the same rows, a task would agree with itself entirely."""
+    table = gradient_agreement(model(), ("distance", "inside"), rows=16, repeats=3)
+    own = table[table.task == table.other].cosine
+    assert ((0.1 < own) & (own < 0.9999)).all()
+    more = gradient_agreement(model(), ("distance", "inside"), rows=256, repeats=3)
+    assert (more[more.task == more.other].cosine.to_numpy() > own.to_numpy()).all()
+
+
+def test_a_folder_a_seed_and_a_world(tmp_path):
+    run = wf.Run("angle", rows=64, batch=32, model=SPEC, checkpoints=1, capture=Capture(layers=()))
+    [folder] = wf.train(run, tmp_path, progress=False, device="cpu")
+    options = dict(tasks=("angle", "distance"), rows=16, repeats=2)
+    from worldfast.evaluate import load
+
+    assert gradient_agreement(folder, **options).equals(gradient_agreement(load(folder), **options))
+    assert not gradient_agreement(folder, **options, seed=5).equals(gradient_agreement(folder, **options))
+    with pytest.raises(ValueError, match="must_include: .* selects no city"):
+        gradient_agreement(folder, **options, must_include=NEW)
+    table = gradient_agreement(folder, **options, must_include=NEW, world=wf.World.cities().with_atlantis())
+    assert list(table.columns) == [
+        "base", "task", "other", "cosine", "standard_error", "ceiling", "corrected", "n",
+    ]  # fmt: skip
+    assert set(table.base) == {"pt-angle-s42"}
+    json.loads(table.to_json())
+
+
+def test_the_model_is_not_changed():
+    run, ensemble = model("entity", wf.ModelSpec(16, 1, 2, 24, head_size=98), loss="answer")
+    before = ensemble.parameters.clone()
+    table = gradient_agreement((run, ensemble), ("distance", "crossing"), rows=8, repeats=2, parameters="*")
+    assert torch.equal(ensemble.parameters, before) and np.isfinite(table.cosine).all()
+
+
+def test_places_are_all_parameters_once():
+    _, ensemble = model()
+    ensemble.parameters[0] = torch.arange(ensemble.size)
+    for name, tensor in ensemble.to_huggingface(0).items():
+        place = ensemble.places()[name]
+        assert tensor.flatten().tolist() == list(range(place.start, place.stop)), name
+    for a, b in combinations(ensemble.places().values(), 2):
+        assert a.stop <= b.start or b.stop <= a.start
+
+
+@pytest.mark.parametrize(
+    "options,error,message",
+    [
+        ({"tasks": ("distnace",)}, ValueError, "unknown task 'distnace': did you mean 'distance'"),
+        ({"tasks": ("angle", "angle")}, ValueError, "tasks: expected at least one, each once"),
+        ({"tasks": ()}, ValueError, "tasks: expected at least one"),
+        ({"rows": 0}, ValueError, "rows: expected an integer of at least 1, got 0"),
+        ({"rows": 2.5}, ValueError, "rows: expected an integer"),
+        ({"repeats": 1}, ValueError, "repeats: expected an integer of at least 2"),
+        ({"repeats": True}, ValueError, "repeats: expected an integer"),
+        ({"loss": "answers"}, ValueError, "unknown loss 'answers': did you mean 'answer'"),
+        ({"split": "tset"}, ValueError, "unknown split 'tset'"),
+        ({"parameters": "lm_hed.weight"}, ValueError, "unknown parameters 'lm_hed.weight': did you mean 'lm_head.wei"),
+        ({"parameters": ()}, ValueError, "parameters: expected at least one pattern"),
+        ({"must_include": "reign == 'Atlantis'"}, ValueError, "unknown column 'reign': did you mean 'region'"),
+        ({"rows": 10**7}, ValueError, "never repeats a pair"),
+    ],
+)
+def test_bad_input(options, error, message):
+    with pytest.raises(error, match=message):
+        gradient_agreement(model(), **{"tasks": ("distance",), "rows": 4, "repeats": 2, **options})
+
+
+def test_what_is_no_model(tmp_path):
+    for bad in (3, (model()[0],), (1, 2, 3)):
+        with pytest.raises(TypeError, match="model: expected a run's folder or"):
+            gradient_agreement(bad)
+    with pytest.raises(FileNotFoundError, match="is not a run's folder"):
+        gradient_agreement(tmp_path)
+
+
+def test_a_world_of_other_entities():
+    with pytest.raises(ValueError, match="world: its vocabulary has 5,173 tokens"):
+        gradient_agreement(model("entity"), ("angle",), world=wf.World.cities())
+
+
+def test_a_gradient_of_nothing():
+    run, ensemble = model()
+    ensemble.parameters.zero_()
+    with pytest.raises(ValueError, match="the gradient of angle at 'pt-distance.angle-s42' is 0 or not finite"):
+        gradient_agreement((run, ensemble), ("angle",), rows=4, repeats=2)
