@@ -14,7 +14,9 @@ ORDER = """
 errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
 activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train
 published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
-analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer study engine colours figures report options cli
+analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer study engine colours
+figures.style figures.canvas figures.tables figures.maps figures.views figures.drawings figures.atlantis figures.matrices
+figures.curves figures.trends figures.histograms figures.captions figures.saving figures.catalogue report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")
 
