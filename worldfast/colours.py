@@ -56,7 +56,7 @@ TASK_LETTERS = {  # for the columns of wide matrices, as in the published figure
 DASHES = ("", "7 3", "2 3", "9 3 2 3")  # lines of one colour, told apart as in SVG's stroke-dasharray
 CKA_STOPS = ("#f4f0e6", "#c3d8c6", "#6dadaa", "#2b6f92", "#14315c")  # 0 to 1, lightness falling evenly
 
-DIVERGING_STOPS = ("#7d3a05", "#d08a45", "#f4f0e6", "#5f9cc0", "#14456b")  # -1, 0, 1: brown, paper, blue
+DIVERGING_STOPS = ("#8f4a08", "#d08a45", "#f4f0e6", "#5f9cc0", "#123f66")  # -1, 0, 1: brown, paper, blue
 
 
 def region_colours(world: World) -> dict[str, str]:

@@ -29,7 +29,7 @@ def world_map(world: World) -> str:
 
 def task_drawings(world: World) -> str:
     return (
-        "A row of each task's test stream, drawn. A model reads the names and learns to give the answer; "
+        "A row of each task, drawn. A model reads the names and learns to give the answer; "
         "it never sees a coordinate."
     )
 

@@ -7,6 +7,7 @@ import numpy as np
 from worldfast.colours import INK, TASK_COLOURS
 from worldfast.figures.canvas import geographic
 from worldfast.figures.style import HAIRLINE, MUTED, heading, paper, styled
+from worldfast.figures.tables import LacksRuns
 from worldfast.sampling import sample
 from worldfast.tasks import TASKS
 from worldfast.world import World
@@ -24,10 +25,10 @@ TRIED = 4000  # rows of a task among which the clearest is chosen
 
 @styled
 def task_drawings(world: World):
-    """Each task with a row from its test stream: cities by name, what is asked, the row's text and its answer.
+    """Each task with a row of its training stream: cities by name, what is asked, the row's text and its answer.
 
-    Of 4,000 rows (seed 0) the one is drawn whose cities are best told apart on a piece of the map. Errors:
-    those of `worldfast.sample`, as where the world has too few cities.
+    Of 4,000 rows (seed 0; a small world has fewer pairs) the one is drawn whose cities are best told apart on
+    a piece of the map. LacksRuns, a ValueError: the world has no row of some task.
     """
     figure = paper(10, 5.9)
     grid = figure.subplots(2, 4).ravel()
@@ -39,7 +40,12 @@ def task_drawings(world: World):
 
 
 def _drawn(axes, world: World, task) -> None:
-    batch = sample(world, task.name, n=TRIED, seed=0, split="test")
+    pairs = len(world) * (len(world) - 1) // 2
+    tried = min(TRIED, max(1, pairs // 2)) if task.unique_pairs else TRIED
+    try:
+        batch = sample(world, task.name, n=tried, seed=0)
+    except ValueError as error:
+        raise LacksRuns(f"task {task.name} cannot be drawn in this world: {error}") from error
     row = clearest(world, task.name, batch.cities, batch.label)
     cities = batch.cities[row][batch.cities[row] >= 0]
     points = world.xy[cities].astype(float)  # [k, 2]

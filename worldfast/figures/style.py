@@ -130,7 +130,9 @@ def end_labels(axes, ends: Sequence[tuple[float, str, str]], height: float, size
     to_axes = axes.transAxes.inverted()
     at = [to_axes.transform(axes.transData.transform((axes.get_xlim()[1], y)))[1] for y, _, _ in ends]
     places = spread(np.clip(at, 0, 1), 1.25 * size / 72 / height)
-    places -= max(0, places.max() - 1) if len(places) else 0
+    if len(places):  # as far inside the axes as there is room
+        places -= max(0, places.max() - 1)
+        places += max(0, 0.03 - places.min())
     for place, (_, text, colour) in zip(places, ends, strict=True):
         axes.text(
             1.02,
