@@ -62,3 +62,270 @@ def study_result(world: World, runs: list[RunResult], **changes) -> StudyResult:
         "date": "2025-01-02",
     }
     return StudyResult(**{**values, **changes})
+
+
+# ---- the tables of a study that nobody ran ----
+
+LAYERS = (3, 4, 5, 6)
+SHARES = (0.0, 0.05, 0.15, 0.4, 1.0)
+MOMENTS = 12
+CHOICES = ("compass", "inside", "crossing")
+SCALE = {"distance": 800, "trianglearea": 4e5, "angle": 50, "perimeter": 2500}  # error of who knows nothing
+
+
+def task_sets(size: int) -> list[tuple[str, ...]]:
+    """The canon's sets of `size` tasks: cyclic, with stride `size`."""
+    if size == 7:
+        return [SEVEN]
+    starts = [(size * i) % 7 for i in range(7)] if size > 1 else range(7)
+    return [tuple(SEVEN[(start + j) % 7] for j in range(size)) for start in starts]
+
+
+def tables(world: World, seeds=(0, 1)) -> dict:
+    """Every table of a study, by name: 22 pretrained task sets and 28 fine-tunes, at each of `seeds`.
+
+    Numbers are like the published ones: crossing alone does not learn, fine-tunes with distance put Atlantis
+    far off. `world` has an Atlantis.
+    """
+    import pandas
+
+    random = np.random.default_rng(5)
+    runs = runs_table(seeds)
+    pretrained, tuned = runs[runs.kind == "pt"], runs[runs.kind == "ft"]
+    found = {"runs": runs}
+    found |= over_training_tables(pretrained, random)
+    found |= similarity_tables(pretrained, random)
+    found |= fine_tuning_tables(tuned, random)
+    found["generalisation"] = generalisation_table(world, runs, random)
+    pairs = [(base, a, b) for base in tuned.base.unique() for a in SEVEN for b in SEVEN]
+    found["agreement"] = pandas.DataFrame(
+        {
+            "base": [base for base, _, _ in pairs],
+            "task": [a for _, a, _ in pairs],
+            "other": [b for _, _, b in pairs],
+            "cosine": [
+                0.9 if a == b else (-0.1 if "distance" in (a, b) else 0.3) + 0.05 * random.normal()
+                for _, a, b in pairs
+            ],
+        }
+    )
+    return found
+
+
+def runs_table(seeds):
+    import pandas
+
+    rows = []
+    for seed in seeds:
+        sets = [("pt", tasks) for size in (1, 2, 3, 7) for tasks in task_sets(size)]
+        pairs = [(a, b) for i, a in enumerate(SEVEN) for b in SEVEN[i + 1 :]]
+        sets += [("ft", tasks) for tasks in [(task,) for task in SEVEN] + pairs]
+        for kind, tasks in sets:
+            joined = "+".join(tasks)
+            learned = not (kind == "pt" and (tasks == ("crossing",) or (tasks == ("inside",) and seed == 1)))
+            rows.append(
+                {
+                    "run": f"{kind}-{'all' if len(tasks) == 7 else joined}-s{seed}",
+                    "id": f"{len(rows):08x}",
+                    "kind": kind,
+                    "tasks": joined,
+                    "n_tasks": len(tasks),
+                    "seed": seed,
+                    "base": "" if kind == "pt" else f"pt-all-s{seed}",
+                    "width": 128,
+                    "steps": 4000,
+                    "rows": 512_000,
+                    "seconds": 61.5,
+                    "status": "finished",
+                    "learned": learned,
+                    "loss": 0.4,
+                }
+            )
+    return pandas.DataFrame(rows)
+
+
+def over_training_tables(runs, random):
+    import pandas
+
+    curves, validation, probes, dimension = [], [], [], []
+    for run in runs.itertuples():
+        ability = 0.93 + 0.05 * random.random() if run.learned else 0.02
+        pace = 4 + 4 * random.random()
+        for i in range(60):
+            level = 3 * np.exp(-pace * i / 60) + (0.35 if run.learned else 1.1)
+            row = {"run": run.run, "step": (i + 1) * 66, "rows": (i + 1) * 8448, "loss": level}
+            curves.append(row | {"loss": level + 0.08 * random.normal()})
+        for i in range(MOMENTS):
+            known = ability * (1 - np.exp(-pace * i / (MOMENTS - 1)))
+            at = {"run": run.run, "step": i * 363, "rows": i * 46_464}
+            for task in run.tasks.split("+"):
+                choice = task in CHOICES
+                guess = 1 / 8 if task == "compass" else 0.5
+                value = guess + (1 - guess) * known if choice else SCALE[task] * (1 - known) ** 1.5
+                validation.append(
+                    at
+                    | {
+                        "task": task,
+                        "metric": "accuracy" if choice else "absolute error",
+                        "value": value,
+                        "unparsable": 0,
+                    }
+                )
+            for layer in LAYERS:
+                r2 = known * (0.7 + 0.06 * layer if layer < 6 else 0.97)
+                probes.append(
+                    at
+                    | {
+                        "layer": layer,
+                        "r2_x": min(1, r2 + 0.01),
+                        "r2_y": r2 - 0.01,
+                        "r2": r2,
+                        "mean_error": 700 * np.sqrt(1 - r2),
+                        "median_error": 600 * np.sqrt(1 - r2),
+                        "n_fitted": 4000,
+                        "n_held_out": 1075,
+                    }
+                )
+        for layer in LAYERS:
+            dimension.append(
+                {
+                    "run": run.run,
+                    "layer": layer,
+                    "participation_ratio": 14 - 2.2 * run.n_tasks**0.5 - layer + random.random(),
+                    "two_nn": 5.5 - 0.4 * layer - 0.3 * run.n_tasks**0.5 + 0.2 * random.random(),
+                }
+            )
+    named = {"curves": curves, "validation": validation, "probes": probes, "dimension": dimension}
+    return {name: pandas.DataFrame(rows) for name, rows in named.items()}
+
+
+def similarity_tables(runs, random):
+    import pandas
+
+    cka, procrustes, alignment = [], [], []
+    kinds = [("linear", False, 0), ("linear", True, 0), ("rbf", False, 0), ("linear", False, 3)]
+    for n, group in runs.groupby("n_tasks"):
+        listed = list(group.itertuples())
+        for i, one in enumerate(listed):
+            for other in listed[i + 1 :]:
+                same = one.tasks == other.tasks
+                level = (0.83 if same else 0.68) if n == 1 else (0.93 if same else 0.87)
+                level -= 0.15 * (("distance" in one.tasks) != ("distance" in other.tasks)) / n
+                level = level if one.learned and other.learned else 0.05
+                pair = {"run": one.run, "other": other.run}
+                for layer in LAYERS:
+                    here = level * (0.6 + 0.08 * min(layer, 5)) + 0.02 * random.normal()
+                    for kernel, debiased, components in kinds:
+                        shift = {"rbf": -0.06}.get(kernel, 0) - 0.01 * debiased + 0.03 * (components > 0)
+                        row = {
+                            "layer": layer,
+                            "step_share": 1.0,
+                            "kernel": kernel,
+                            "debiased": debiased,
+                            "components": components,
+                        }
+                        cka.append(row | pair | {"value": np.clip(here + shift, 0, 1)})
+                    for share in SHARES[:-1]:
+                        row = {
+                            "layer": layer,
+                            "step_share": share,
+                            "kernel": "linear",
+                            "debiased": False,
+                            "components": 0,
+                        }
+                        early = 0.9 - (0.9 - here) * (1 - np.exp(-20 * share))
+                        cka.append(row | pair | {"value": np.clip(early, 0, 1)})
+                    procrustes.append(
+                        {"layer": layer, "components": 3} | pair | {"disparity": np.clip(1 - here, 0, 1)}
+                    )
+                    alignment.append({"layer": layer, "k": 10} | pair | {"value": 0.6 * np.clip(here, 0, 1)})
+    trends = [
+        {
+            "what": what,
+            "layer": layer,
+            "n_tasks": n,
+            "mean": (top - 0.02 * (5 - layer) ** 2) * (1 if n > 1 else 0.88),
+            "standard_error": 0.03 / n,
+            "n": 7,
+            "unit": "task set",
+        }
+        for layer in LAYERS
+        for what, top in (("same task", 0.91), ("cross task", 0.86), ("disjoint tasks", 0.84))
+        for n in (1, 2, 3)
+    ]
+    named = {"cka": cka, "procrustes": procrustes, "alignment": alignment, "trends": trends}
+    return {name: pandas.DataFrame(rows) for name, rows in named.items()}
+
+
+def fine_tuning_tables(runs, random):
+    import pandas
+
+    improvement, deviation, evaluation = [], [], []
+    for run in runs.itertuples():
+        tasks = run.tasks.split("+")
+        for task in SEVEN:
+            trained, far = task in tasks, "distance" in tasks
+            level = 0.86 if trained else 0.2 if tasks == ["distance"] else 0.5 + 0.2 * (run.n_tasks - 1)
+            level = np.clip(level + 0.12 * random.normal(), 0, 1.5)
+            key = {"run": run.run, "tasks": run.tasks, "seed": run.seed, "task": task, "trained": trained}
+            base = {"value": 0.8, "base_atlantis": 0.3, "base_standard": 0.95}
+            improvement.append(key | base | {"improvement": level})
+            for group in ("standard", "Atlantis"):
+                evaluation.append(
+                    {
+                        "run": run.run,
+                        "task": task,
+                        "group": group,
+                        "metric": "accuracy" if task in CHOICES else "absolute error",
+                        "unit": "" if task in CHOICES else "0.1 degree",
+                        "value": 0.8,
+                        "n": 500,
+                        "unparsable": 0,
+                    }
+                )
+            if run.n_tasks == 2:
+                apart = (-0.2 if far and not trained else 0.08) + 0.1 * random.normal()
+                expected = level - apart
+                deviation.append(
+                    key | {"actual": level, "expected": expected, "deviation": apart, "distance": far}
+                )
+    named = {"improvement": improvement, "deviation": deviation, "evaluation": evaluation}
+    return {name: pandas.DataFrame(rows) for name, rows in named.items()}
+
+
+def generalisation_table(world: World, runs, random):
+    """All fine-tunes and the seven-task models at layer 5: 200 cities fitted, 100 held out, Atlantis."""
+    import pandas
+
+    new = np.flatnonzero(world.region == "Atlantis")
+    old = random.permutation(np.flatnonzero(world.region != "Atlantis"))[:300]
+    city = np.concatenate([old, new])
+    group = np.array(["fitted"] * 200 + ["held out"] * (len(old) - 200) + ["Atlantis"] * len(new))
+    frames = []
+    for run in runs[(runs.kind == "ft") | (runs.n_tasks == 7)].itertuples():
+        if run.kind == "pt":
+            keep = group != "Atlantis"
+        else:
+            keep = np.ones(len(city), dtype=bool)
+        at = world.xy[city].astype(float)
+        spread = np.where(group == "Atlantis", 60, 15)
+        placed = at + spread[:, None] * random.normal(size=at.shape)
+        if "distance" in run.tasks.split("+"):
+            middle = np.array([150 + 60 * random.normal(), -100.0])
+            placed[group == "Atlantis"] = middle + 0.4 * (placed - at.mean(0))[group == "Atlantis"]
+        frames.append(
+            pandas.DataFrame(
+                {
+                    "run": run.run,
+                    "layer": 5,
+                    "city": city[keep],
+                    "group": group[keep],
+                    "x": at[keep, 0],
+                    "y": at[keep, 1],
+                    "predicted_x": placed[keep, 0],
+                    "predicted_y": placed[keep, 1],
+                    "error": np.linalg.norm(placed - at, axis=1)[keep],
+                }
+            )
+        )
+    return pandas.concat(frames, ignore_index=True)

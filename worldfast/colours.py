@@ -44,8 +44,19 @@ TASK_COLOURS = {  # Okabe and Ito's, but for their yellow, which paper swallows;
     "crossing": "#882255",
 }
 INK = "#23272d"  # text, and models of several tasks
+TASK_LETTERS = {  # for the columns of wide matrices, as in the published figures
+    "distance": "D",
+    "trianglearea": "T",
+    "angle": "A",
+    "compass": "Co",
+    "inside": "I",
+    "perimeter": "P",
+    "crossing": "Cr",
+}
 DASHES = ("", "7 3", "2 3", "9 3 2 3")  # lines of one colour, told apart as in SVG's stroke-dasharray
 CKA_STOPS = ("#f4f0e6", "#c3d8c6", "#6dadaa", "#2b6f92", "#14315c")  # 0 to 1, lightness falling evenly
+
+DIVERGING_STOPS = ("#8f4a08", "#d08a45", "#f4f0e6", "#5f9cc0", "#123f66")  # -1, 0, 1: brown, paper, blue
 
 
 def region_colours(world: World) -> dict[str, str]:
@@ -66,6 +77,26 @@ def region_colours(world: World) -> dict[str, str]:
     return colours | {region: hues[i * stride % len(hues)] for i, region in enumerate(others)}
 
 
+def tasks_label(tasks: str | Sequence[str], short: bool = False) -> str:
+    """What a set of tasks is called: "distance + angle", "all 7 tasks", "4 tasks"; short: "D A", "all", "4".
+
+    `tasks` is a sequence of names, or names joined by "+".
+    """
+    names = tasks.split("+") if isinstance(tasks, str) else list(tasks)
+    if len(names) <= 3:
+        return " ".join(TASK_LETTERS.get(name, name) for name in names) if short else " + ".join(names)
+    whole = set(names) == set(TASK_COLOURS)
+    if short:
+        return "all" if whole else str(len(names))
+    return f"{'all ' if whole else ''}{len(names)} tasks"
+
+
+def tasks_colour(tasks: str | Sequence[str]) -> str:
+    """The colour of what was trained on these tasks: its task's for one, ink for several."""
+    names = tasks.split("+") if isinstance(tasks, str) else list(tasks)
+    return TASK_COLOURS.get(names[0], INK) if len(names) == 1 else INK
+
+
 def run_styles(runs: Sequence[RunResult]) -> list[tuple[str, str, str]]:
     """(label, colour, dashes) of each run: what names and draws a model in every figure.
 
@@ -73,13 +104,8 @@ def run_styles(runs: Sequence[RunResult]) -> list[tuple[str, str, str]]:
     in dashes, and runs that would be called alike are called by their names.
     """
 
-    def called(run):
-        if len(run.tasks) <= 3:
-            return " + ".join(run.tasks)
-        return f"{'all ' if set(run.tasks) == set(TASK_COLOURS) else ''}{len(run.tasks)} tasks"
-
-    titles = [called(run) for run in runs]
-    colours = [TASK_COLOURS.get(run.tasks[0], INK) if len(run.tasks) == 1 else INK for run in runs]
+    titles = [tasks_label(run.tasks) for run in runs]
+    colours = [tasks_colour(run.tasks) for run in runs]
     labels = [run.name if titles.count(title) > 1 else title for run, title in zip(runs, titles, strict=True)]
     before = [colours[:i].count(colour) for i, colour in enumerate(colours)]
     return [
@@ -98,4 +124,16 @@ def ramp(value: float) -> str:
 
 def legible(value: float) -> str:
     """The colour of a number written on `ramp(value)`."""
-    return "#ffffff" if value > 0.62 else INK
+    return legible_on(ramp(value))
+
+
+def legible_on(colour: str) -> str:
+    """White or ink, whichever stands out more on "#rrggbb" (contrast ratio of WCAG 2)."""
+
+    def luminance(colour):
+        channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    here = luminance(colour)
+    return "#ffffff" if 1.05 / (here + 0.05) > (here + 0.05) / (luminance(INK) + 0.05) else INK
