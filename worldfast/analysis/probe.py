@@ -29,7 +29,7 @@ class Probe:
 
 
 def held_out(n, share=0.2, seed=0):
-    """A random choice of things to leave out of a fit: bool [n], round(share * n) of them True."""
+    """A random choice, by `seed`, of things to leave out of a fit: bool [n], round(share * n) of them True."""
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number between 0 and 1, got {share}")
     mask = np.zeros(n, dtype=bool)
@@ -84,6 +84,8 @@ def probe_over_training(activations, layer, xy, test, ridge=None):
     """A probe at every step of a run: list of Probe, in the order of activations.steps.
 
     activations  Activations, or anything with .steps and [step, layer] -> [n, d]
+
+    xy, test and ridge as in `linear_probe`.
     """
     from threadpoolctl import threadpool_limits
 
