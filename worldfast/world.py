@@ -200,8 +200,7 @@ class World:
 class WorldSpec:
     """What a world is, in values that JSON keeps (`dataclasses.asdict`, and back with `WorldSpec(**fields)`).
 
-    `source` is "cities" or the path of a CSV file (`*.csv`); `atlantis` is its number of cities, 0 for none;
-    `layout` and `atlantis_seed` are the layout and seed of `World.with_atlantis`.
+    `source` is "cities" or the path of a CSV file (`*.csv`); `atlantis` is its number of cities, 0 for none.
     ValueError, TypeError: those of `with_atlantis`, and an unknown source.
     """
 
