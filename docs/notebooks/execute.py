@@ -36,6 +36,7 @@ def execute(path, scale=1.0, then=""):
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(Path(path).parent)}},
     )
     before = os.environ.get("WORLDFAST_SCALE")
