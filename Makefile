@@ -1,4 +1,4 @@
-# make demo, make test, make bench: each does all the set-up it needs, in .venv.
+# make demo, make test, make bench, make docs, make notebooks: each does all the set-up it needs, in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 # Any PyTorch from 2.9 on will do. Installed by name first, so that no larger build than this one is fetched.
@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 BIN := $(abspath $(VENV))/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*)
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench docs notebooks clean
 
 demo: $(VENV)/ready
 	$(BIN)/worldfast demo
@@ -23,6 +23,13 @@ bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/capture.py
+
+docs: $(VENV)/ready-test
+	$(BIN)/python docs/build.py build/docs
+
+# Executes the notebooks at full size and saves what they show: after a change of their code.
+notebooks: $(VENV)/ready-test
+	$(BIN)/python docs/notebooks/execute.py
 
 # What the build needs stands in the environment, not in one of its own, so that a second build compiles what changed.
 $(VENV)/tools: pyproject.toml

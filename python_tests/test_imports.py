@@ -16,7 +16,8 @@ activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep me
 published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
 analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer analysis.agreement analysis.patching
 study readings results assemble findings engine colours
-figures.style figures.maps figures.matrices figures.curves figures.catalogue
+figures.style figures.canvas figures.tables figures.maps figures.views figures.drawings figures.atlantis figures.matrices
+figures.curves figures.trends figures.histograms figures.captions figures.saving figures.catalogue
 page.markup page.films page.gallery page.comparison page.models page.provenance report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")

@@ -247,7 +247,9 @@ def sample(
 ):
     """Rows start .. start + n - 1 of a task's stream: sampled, labelled and encoded in one pass.
 
+    world         World
     task          a name, or a sequence of names: row i is then row i // k of task i % k, k names
+    seed          of the stream: another seed, other rows
     n, start      row i is the same whatever n and start
     split         "train", "validation", "test": disjoint streams
     device        "cpu" (the default: numpy arrays) or "cuda", "cuda:1" ... (torch tensors)

@@ -179,8 +179,8 @@ def cka_over_training(
 def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     """The standard error of every entry of `cka_matrix` over the cities, by the jackknife: float64 [M, M].
 
-    The unit of replication is the city: each is left out in turn, exactly, with the centring that this changes and the
-    bandwidth of all. Costs 2 M n^2 d multiply-adds in float64, about four times the matrix itself.
+    Xs and the rest as in `cka_matrix`. The unit of replication is the city: each is left out in turn, exactly, with
+    the centring that this changes and the bandwidth of all. Costs 2 M n^2 d multiply-adds in float64, about four times the matrix itself.
 
     Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981.
     """

@@ -59,7 +59,7 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
 
 
 def leading_components(X, k):
-    """The first k principal components of a representation [n, d]: a float64 tensor [n, k] on its device.
+    """The first k principal components of a representation X [n, d]: a float64 tensor [n, k] on its device.
 
     Raises ValueError for k larger than n or d.
     """

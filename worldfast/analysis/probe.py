@@ -46,7 +46,7 @@ class Probe:
 
 
 def held_out(n, share=0.2, seed=0):
-    """A random choice of things to leave out of a fit: bool [n], round(share * n) of them True."""
+    """A random choice, by `seed`, of things to leave out of a fit: bool [n], round(share * n) of them True."""
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number between 0 and 1, got {share}")
     mask = np.zeros(n, dtype=bool)
@@ -158,6 +158,8 @@ def probe_over_training(activations, layer, xy, test, ridge=None):
     """A probe at every step of a run: list of Probe, in the order of activations.steps.
 
     activations  Activations, or anything with .steps and [step, layer] -> [n, d]
+
+    xy, test and ridge as in `linear_probe`.
     """
     work = [(step, layer) for step in activations.steps]
     return _in_parallel(lambda key: linear_probe(activations[key], xy, test, ridge), work)

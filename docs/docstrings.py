@@ -1,0 +1,88 @@
+"""Docstrings of this project as HTML.
+
+They are plain text with a layout of their own, which no docstring format of the tools knows: paragraphs, tables of
+arguments in aligned columns, and indented blocks that stand as they are. Nothing in them is markup but `code` in
+backticks, so that <bos>, ||Y'X||_F and [n, d] are shown and not interpreted.
+"""
+
+import html
+import re
+
+ROW = re.compile(r"(\S(?:.*?\S)?) {2,}(\S.*)")  # a name or several, two spaces or more, what it is
+
+CHOICE = re.compile(r' +("[^"]*"|None|True|False):')  # a line of a table that says what one value means
+
+
+def to_html(docstring):
+    """A docstring, its indentation taken off as by inspect.getdoc, as HTML."""
+    return "\n".join(_block(lines) for lines in _blocks(docstring))
+
+
+def table_rows(lines):
+    """Rows (names, text) of a block that is a table; None where it is none.
+
+    Each line of a table begins a row, names first and then two spaces or more, or is indented and carries on the row
+    above it; what one value means keeps its line.
+    """
+    rows = []
+    for line in lines:
+        if not line.startswith(" "):
+            found = ROW.fullmatch(line)
+            if not found:
+                return None
+            rows.append(list(found.groups()))
+        elif rows:
+            rows[-1][1] += ("\n" if CHOICE.match(line) else " ") + line.strip()
+        else:
+            return None
+    return [tuple(row) for row in rows]
+
+
+def _blocks(docstring):
+    """Lines that stand together; indented ones with empty lines between them are one block."""
+    blocks, apart = [], True
+    for line in docstring.strip("\n").splitlines():
+        if not line.strip():
+            apart = True
+            continue
+        indented = line.startswith(" ")
+        if apart and blocks and indented and _indented(blocks[-1]):
+            blocks[-1] += ["", line]
+        elif apart or (indented != _indented(blocks[-1]) and not table_rows(blocks[-1])):
+            blocks.append([line])
+        else:
+            blocks[-1].append(line)
+        apart = False
+    return blocks
+
+
+def _indented(lines):
+    return all(line.startswith(" ") or not line for line in lines)
+
+
+def _block(lines):
+    if _indented(lines):
+        margin = min(len(line) - len(line.lstrip()) for line in lines if line)
+        return f"<pre>{html.escape(chr(10).join(line[margin:] for line in lines))}</pre>"
+    if rows := table_rows(lines):
+        cells = "".join(
+            f"<tr><th>{_names(names)}</th><td>{_inline(text).replace(chr(10), '<br>')}</td></tr>"
+            for names, text in rows
+        )
+        return f'<table class="arguments">{cells}</table>'
+    return f"<p>{_inline(' '.join(line.strip() for line in lines))}</p>"
+
+
+def _names(text):
+    """The first column of a table: each of its words is a name (not <code>, which pdoc makes a link)."""
+    return re.sub(r"[^\s,]+", lambda word: f"<var>{html.escape(word[0].strip('`'))}</var>", text)
+
+
+def _inline(text):
+    """Escaped, and what stands in backticks as code."""
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:  # one backtick without another
+        return html.escape(text)
+    return "".join(
+        f"<code>{html.escape(piece)}</code>" if i % 2 else html.escape(piece) for i, piece in enumerate(pieces)
+    )
