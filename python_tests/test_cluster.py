@@ -630,8 +630,9 @@ def blocks(kind):
 
 def test_the_call_of_the_page(connection, tmp_path, monkeypatch):
     scaled = re.sub("ROWS, SEEDS = .*", "ROWS, SEEDS = 2, 1", blocks("python")[0])
+    small = "model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16)"
     names = {}
-    exec(scaled.replace("/shared/runs", str(tmp_path)), names)
+    exec(scaled.replace("/shared/runs", str(tmp_path)).replace("seed=seed", f"seed=seed, {small}"), names)
     assert len(names["runs"]) == 7 and names["outcome"].failed == {}
     assert all((tmp_path / one.folder_name / "done").exists() for one in names["runs"])
 

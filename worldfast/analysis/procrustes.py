@@ -65,7 +65,6 @@ def _standard(X, components, name) -> torch.Tensor:
             centred = leading_components(X, components)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        centred = centred - centred.mean(0)
     return centred / torch.linalg.norm(centred)
 
 
