@@ -9,7 +9,7 @@ import torch
 
 import worldfast as wf
 from worldfast.activations import Capture
-from worldfast.analysis.agreement import gradient_agreement, task_gradients
+from worldfast.analysis.agreement import _jackknife, gradient_agreement, task_gradients
 from worldfast.model import Ensemble
 
 SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
@@ -47,10 +47,10 @@ def reference(run, ensemble, batch, loss):
 @pytest.mark.parametrize("task", ["distance", "inside"])
 def test_gradients_are_those_of_autograd_in_float64(task, loss):
     run, ensemble = model()
-    found = task_gradients((run, ensemble), task, rows=20, repeats=2, must_include=NEW, loss=loss)
+    found = task_gradients((run, ensemble), task, rows=8, repeats=2, must_include=NEW, loss=loss)
     assert found.shape == (2, ensemble.size) and found.dtype == torch.float32
     for k in range(2):
-        batch = wf.sample(run.world.build(), task, 20, run.seed, start=20 * k, must_include=NEW)
+        batch = wf.sample(run.world.build(), task, 8, run.seed, start=8 * k, must_include=NEW)
         expected = reference(run, ensemble, batch, loss)
         assert expected.keys() == ensemble.places().keys()
         for name, place in ensemble.places().items():
@@ -109,6 +109,11 @@ def test_the_table_is_the_mean_cosine_over_different_groups(parameters):
 def test_of_two_groups_there_is_no_standard_error():
     table = gradient_agreement(model(), ("distance", "angle"), rows=8, repeats=2)
     assert table.standard_error.isna().all() and table.cosine.notna().all()
+
+
+def test_the_jackknife_leaves_out_a_group_of_both_tasks():
+    """Without group 0, 1 or 2 the means are 3, 2 and 1."""
+    assert np.isclose(_jackknife(np.array([[9.0, 1, 2], [1, 9, 3], [2, 3, 9]])), np.sqrt(4 / 3))
 
 
 def test_a_planted_direction_is_found(monkeypatch):

@@ -36,7 +36,8 @@ def test_correlation_is_scipys():
     def statistic(y):
         return abs(stats.pearsonr(x, y)[0])
 
-    exact = stats.permutation_test((y,), statistic, permutation_type="pairings", alternative="greater", n_resamples=6000)
+    options = {"permutation_type": "pairings", "alternative": "greater", "n_resamples": 6000}
+    exact = stats.permutation_test((y,), statistic, **options)
     assert found.p == pytest.approx(exact.pvalue)
 
 

@@ -266,6 +266,7 @@ def test_the_table(folder, tmp_path):
 
 def test_a_share_and_its_standard_error():
     assert _ratio(np.array([1.0, 2]), np.array([2.0, 4])) == (0.5, 0.0)
+    assert _ratio(np.array([1.0, 0]), np.array([1.0, 1])) == (0.5, 0.5)  # of two rows, 1 and 0
     assert np.isnan(_ratio(np.ones(3), np.zeros(3))).all() and np.isnan(_ratio(np.ones(1), np.ones(1))[1])
     random = np.random.default_rng(0)
     whole = random.normal(5, 1, (4000, 100))

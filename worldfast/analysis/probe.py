@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 SMALLEST = 1e-6  # of singular values, as a share of the largest: scikit-learn's
-SINGULAR = 10 * SMALLEST**2  # reciprocal condition of the products of features, below which singular values are looked at
+SINGULAR = 10 * SMALLEST**2  # reciprocal condition of Z'Z below which singular values are looked at
 CONSTANT = 1e-14  # a feature's spread as a share of its mean, which is rounding
 
 
