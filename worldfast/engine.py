@@ -25,9 +25,11 @@ from worldfast.analysis.cka import cka_matrix
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import held_out, probe_over_training
 from worldfast.assemble import tables
+from worldfast.cluster import run_jobs, train_on_cluster
 from worldfast.errors import unknown_name
 from worldfast.findings import comparisons, findings
-from worldfast.readings import Trained, compute, of_study
+from worldfast.jobs import Job
+from worldfast.readings import Trained, compute, made, make, of_study
 from worldfast.results import RunResult, StudyResult
 from worldfast.run import Run
 from worldfast.study import Study
@@ -66,13 +68,12 @@ def run_study(
     out = files.folder(out, "out")
     began = time.perf_counter()
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
+    where = {"device": device, "memory": memory, "progress": progress}
     _write_study(study, files.folder(files.folder(out / "studies", "out") / study.name, "out"))
     if engine == "ray":
-        from worldfast.cluster import run_on_ray
-
-        run_on_ray(study, out, address=address, device=device, threads=threads, memory=memory, progress=progress)
+        train_on_cluster(study.runs, out / "runs", address=address, **where)
     else:
-        _train(study, out, device=device, threads=threads, memory=memory, progress=progress)
+        _train(study, out, threads=threads, **where)
     trained_in = time.perf_counter() - began
     ended = {run.id: _finished(run, out) for run in study.runs}
     if not any(ended.values()):
@@ -81,6 +82,12 @@ def run_study(
     wanted = of_study(study, ended)
     missing = [reading for reading in wanted if not reading.path(out).exists()]
     say(f"reading {sum(ended.values())} runs: {len(missing)} of {len(wanted)} tables to make")
+    if engine == "ray":
+        jobs = [Job(reading.name, make, (reading, out.absolute()), made, cpus=1) for reading in missing]
+        failed = run_jobs(jobs, out, address=address, progress=progress).failed
+        if failed:
+            name, error = next(iter(failed.items()))
+            raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")
     for i, reading in enumerate(wanted):
         if i % 50 == 49:
             say(f"{i + 1} of {len(wanted)} tables")

@@ -22,7 +22,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast.activations import Activations
-from worldfast.analysis import alignment, cka, dimension, generalisation, procrustes
+from worldfast.analysis import agreement, alignment, cka, dimension, generalisation, patching, procrustes
 from worldfast.analysis.probe import held_out, probe_table
 from worldfast.evaluate import evaluate, load
 from worldfast.run import Run
@@ -34,10 +34,12 @@ from worldfast.world import ATLANTIS
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Reading", "Trained", "compute", "of_study"]
+__all__ = ["Reading", "Trained", "compute", "made", "make", "of_study"]
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
 NEIGHBOURS = 10
+AGREEMENT_ROWS = 1024  # of each task, four times
+PATCHED_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,20 @@ class Reading:
         content = [self.kind, [run.id for run in self.runs], dict(self.options), _code()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.id}"
+
     def path(self, out: Path) -> Path:
-        return out / "readings" / f"{self.kind}-{self.id}.csv"
+        return out / "readings" / f"{self.name}.csv"
 
 
 @cache
 def _code() -> str:
     """The hash of all that turns activations and answers into numbers."""
     here = Path(__file__)
-    sources = [here, *sorted((here.parent / "analysis").glob("*.py")), here.parent / "gram.py", here.parent / "evaluate.py"]
+    others = [here.parent / name for name in ("gram.py", "evaluate.py", "tasks.py")]
+    sources = [here, *sorted((here.parent / "analysis").glob("*.py")), *others]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
@@ -214,6 +221,24 @@ def dimensions(trained: list[Trained], layer: int, cities: str) -> pandas.DataFr
     return dimension.dimension_table(_last(trained, layer, cities), layer=layer)
 
 
+# ---- what pulls and what carries ----
+
+
+def agreements(trained: list[Trained], rows: int) -> pandas.DataFrame:
+    """The cosine of tasks' gradients on rows with Atlantis, at a model that has not been taught it."""
+    (one,) = trained
+    return agreement.gradient_agreement(one.folder, rows=rows, must_include=NEW)
+
+
+def patches(trained: list[Trained], rows: int, positions: list[str]) -> pandas.DataFrame:
+    """The first run's hidden states put into the second, both of which were taught Atlantis."""
+    source, target = trained
+    tasks = sorted(set(source.run.tasks) | set(target.run.tasks), key=list(TASKS).index)
+    return patching.activation_patching(
+        source.folder, target.folder, tasks, positions=positions, rows=rows, must_include=NEW
+    )
+
+
 KINDS: dict[str, Callable] = {
     "evaluation": evaluation,
     "probes": probes,
@@ -223,6 +248,8 @@ KINDS: dict[str, Callable] = {
     "procrustes": disparities,
     "alignment": neighbours,
     "dimension": dimensions,
+    "agreement": agreements,
+    "patching": patches,
 }
 
 
@@ -236,6 +263,12 @@ def of_study(study: Study, ended: Mapping[str, bool]) -> list[Reading]:
     found += [Reading("generalisation", (run,)) for run in runs]
     if study.test_rows:
         found += [Reading("evaluation", (run,), {"rows": study.test_rows}) for run in runs]
+    bases = {run.start.id for run in study.canon if isinstance(run.start, Run)}
+    found += [Reading("agreement", (run,), {"rows": AGREEMENT_ROWS}) for run in runs if run.id in bases]
+    by_name = {run.name: run for run in runs}
+    if study.patched and all(name in by_name for name in study.patched):
+        options = {"rows": PATCHED_ROWS, "positions": ["included", "question", "all"]}
+        found.append(Reading("patching", tuple(by_name[name] for name in study.patched), options))
     pretrained = [run for run in runs if run.start is None and run in study.canon]
     alike = [run for run in pretrained if run.model == pretrained[0].model and run.world == pretrained[0].world]
     if len(alike) > 1:
@@ -255,9 +288,18 @@ def compute(reading: Reading, out: Path) -> pandas.DataFrame:
     """
     import pandas as pd
 
+    if not made(reading, out):
+        make(reading, out)
+    return pd.read_csv(reading.path(out), keep_default_na=False, na_values=["nan"])
+
+
+def made(reading: Reading, out: Path) -> bool:
+    return reading.path(out).exists()
+
+
+def make(reading: Reading, out: Path) -> None:
+    """Makes a reading's table and writes it below `out`. Errors as for `compute`."""
     path = reading.path(out)
-    if path.exists():
-        return pd.read_csv(path, keep_default_na=False, na_values=["nan"])
     table = KINDS[reading.kind]([Trained(run, out) for run in reading.runs], **reading.options)
     about = {
         "kind": reading.kind,
@@ -271,4 +313,3 @@ def compute(reading: Reading, out: Path) -> pandas.DataFrame:
     text = io.StringIO()
     table.to_csv(text, index=False, na_rep="nan")
     files.write_whole(path, text.getvalue().encode())
-    return pd.read_csv(path, keep_default_na=False, na_values=["nan"])

@@ -37,6 +37,7 @@ class Study:
     cities      those that representations are compared on: an expression for World.select
     test_rows   rows of each task, and of each with Atlantis, that a model is scored on; 0: none
     shown       names of the runs that the page shows moving; (): the first ones
+    patched     names of two runs: states of the first are put into the second (worldfast.analysis.patching); (): none
 
     ValueError where there is no run, two have one name or one id, a run starts from one that is not in the study, or
     a run does not capture the layer.
@@ -49,9 +50,10 @@ class Study:
     cities: str = OLD
     test_rows: int = 1000
     shown: tuple[str, ...] = ()
+    patched: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("canon", "extensions", "shown"):
+        for name in ("canon", "extensions", "shown", "patched"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not self.canon:
             raise ValueError(f"study {self.name!r}: canon is empty, expected at least one run")
@@ -75,9 +77,11 @@ class Study:
                     f"study {self.name!r}: {run.name!r} starts from {run.start.name!r} ({run.start.id}), which is not "
                     "in the study: add it"
                 )
-        for name in self.shown:
+        for name in self.shown + self.patched:
             if name not in names:
-                raise unknown_name("run to show", name, names)
+                raise unknown_name("run", name, names)
+        if len(self.patched) not in (0, 2):
+            raise ValueError(f"patched: expected the names of two runs or none, got {list(self.patched)}")
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -249,7 +253,8 @@ def paper() -> Study:
     more += [elsewhere] + [_named(run, "scattered") for run in _updates(recipe, [elsewhere])]
     more += _of_width(recipe, WIDTHS, (first,))
     shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == first]
-    return Study("paper", canon, more, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000, shown=shown + SHOWN_UPDATES)
+    return Study("paper", canon, more, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000,
+                 shown=shown + SHOWN_UPDATES, patched=SHOWN_UPDATES[2:])  # fmt: skip
 
 
 SHOWN_UPDATES = ["ft-angle-s42", "ft-distance-s42", "ft-angle+perimeter-s42", "ft-distance+perimeter-s42"]
@@ -296,7 +301,7 @@ def mini(scale: float = 1.0) -> Study:
         included=rows(50_000),
         alive=rows(128),
         updates={1: 3},
-        update_rate=2e-3,
+        update_rate=5e-4,
         **_small(
             3,
             products="bfloat16",
@@ -308,7 +313,7 @@ def mini(scale: float = 1.0) -> Study:
     canon = _pretrained(recipe, SEEDS[:2], SEEDS[:2])
     canon += _updates(recipe, canon[-2:])
     shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == SEEDS[0]]
-    return Study("mini", canon, layer=2, test_rows=1000, shown=shown + SHOWN_UPDATES)
+    return Study("mini", canon, layer=2, shown=shown + SHOWN_UPDATES, patched=SHOWN_UPDATES[2:])
 
 
 def demo(scale: float = 1.0, seed: int = 0) -> Study:
