@@ -106,7 +106,16 @@ def test_an_indented_block_stands_as_it_is():
     assert docstrings.to_html("A:\n    x   y\nB `c.") == "<p>A:</p>\n<pre>x   y</pre>\n<p>B `c.</p>"
 
 
+def test_a_sentence_may_lead_to_a_table():
+    assert docstrings.to_html("Returns a line\nfor each:\nrun, layer\nvalue  of it\n       all") == (
+        '<p>Returns a line for each:</p>\n<table class="arguments">'
+        "<tr><th><var>run</var>, <var>layer</var></th><td></td></tr>"
+        "<tr><th><var>value</var></th><td>of it all</td></tr></table>"
+    )
+
+
 def test_prose_is_no_table():
+    assert docstrings.table_rows(["one", "two"]) is None
     assert docstrings.table_rows(["a  b", "one sentence"]) is None
     assert docstrings.table_rows(["  a  b"]) is None
     assert docstrings.to_html("") == ""
