@@ -10,6 +10,7 @@ import re
 
 ROW = re.compile(r"(\S(?:.*?\S)?) {2,}(\S.*)")  # a name or several, two spaces or more, what it is
 
+NAMES = re.compile(r"\w+(?:, \w+)*")  # names that speak for themselves
 CHOICE = re.compile(r' +("[^"]*"|None|True|False):')  # a line of a table that says what one value means
 
 
@@ -21,21 +22,21 @@ def to_html(docstring):
 def table_rows(lines):
     """Rows (names, text) of a block that is a table; None where it is none.
 
-    Each line of a table begins a row, names first and then two spaces or more, or is indented and carries on the row
-    above it; what one value means keeps its line.
+    Each line of a table begins a row, names first and then two spaces or more (or names alone, in a table where other
+    rows say more), or is indented and carries on the row above it; what one value means keeps its line.
     """
     rows = []
     for line in lines:
         if not line.startswith(" "):
             found = ROW.fullmatch(line)
-            if not found:
+            if not found and not NAMES.fullmatch(line):
                 return None
-            rows.append(list(found.groups()))
+            rows.append(list(found.groups()) if found else [line, ""])
         elif rows:
             rows[-1][1] += ("\n" if CHOICE.match(line) else " ") + line.strip()
         else:
             return None
-    return [tuple(row) for row in rows]
+    return [tuple(row) for row in rows] if any(text for _, text in rows) else None
 
 
 def _blocks(docstring):
@@ -48,12 +49,18 @@ def _blocks(docstring):
         indented = line.startswith(" ")
         if apart and blocks and indented and _indented(blocks[-1]):
             blocks[-1] += ["", line]
-        elif apart or (indented != _indented(blocks[-1]) and not table_rows(blocks[-1])):
+        elif apart or (indented != _indented(blocks[-1]) and _table_start(blocks[-1]) is None):
             blocks.append([line])
         else:
             blocks[-1].append(line)
         apart = False
     return blocks
+
+
+def _table_start(lines):
+    """Where in a block a table begins: at its first line, or behind a sentence that ends in a colon; None: nowhere."""
+    starts = [0, *(i for i, line in enumerate(lines[:-1], 1) if line.endswith(":"))]
+    return next((i for i in starts if table_rows(lines[i:])), None)
 
 
 def _indented(lines):
@@ -64,12 +71,13 @@ def _block(lines):
     if _indented(lines):
         margin = min(len(line) - len(line.lstrip()) for line in lines if line)
         return f"<pre>{html.escape(chr(10).join(line[margin:] for line in lines))}</pre>"
-    if rows := table_rows(lines):
+    if (start := _table_start(lines)) is not None:
         cells = "".join(
             f"<tr><th>{_names(names)}</th><td>{_inline(text).replace(chr(10), '<br>')}</td></tr>"
-            for names, text in rows
+            for names, text in table_rows(lines[start:])
         )
-        return f'<table class="arguments">{cells}</table>'
+        before = _block(lines[:start]) + "\n" if start else ""
+        return f'{before}<table class="arguments">{cells}</table>'
     return f"<p>{_inline(' '.join(line.strip() for line in lines))}</p>"
 
 

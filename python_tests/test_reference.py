@@ -70,8 +70,9 @@ def test_every_docstring_renders(module, name):
     for documented in (thing, *methods):
         text = inspect.getdoc(documented) or ""
         for lines in docstrings._blocks(text):
-            if docstrings._block(lines).startswith("<p>"):
-                aligned = [line for line in lines if re.search(r"\S {3,}\S", line)]
+            if not docstrings._block(lines).startswith("<pre>"):
+                prose = lines[: docstrings._table_start(lines)]  # to the end, where there is no table
+                aligned = [line for line in prose if re.search(r"\S {3,}\S", line)]
                 assert not aligned, f"a table that is read as prose: {aligned}"
         rendered = docstrings.to_html(text)
         plain = re.sub(r"<br>", " ", rendered)
@@ -106,7 +107,16 @@ def test_an_indented_block_stands_as_it_is():
     assert docstrings.to_html("A:\n    x   y\nB `c.") == "<p>A:</p>\n<pre>x   y</pre>\n<p>B `c.</p>"
 
 
+def test_a_sentence_may_lead_to_a_table():
+    assert docstrings.to_html("Returns a line\nfor each:\nrun, layer\nvalue  of it\n       all") == (
+        '<p>Returns a line for each:</p>\n<table class="arguments">'
+        "<tr><th><var>run</var>, <var>layer</var></th><td></td></tr>"
+        "<tr><th><var>value</var></th><td>of it all</td></tr></table>"
+    )
+
+
 def test_prose_is_no_table():
+    assert docstrings.table_rows(["one", "two"]) is None
     assert docstrings.table_rows(["a  b", "one sentence"]) is None
     assert docstrings.table_rows(["  a  b"]) is None
     assert docstrings.to_html("") == ""

@@ -212,8 +212,9 @@ class WorldSpec:
     """What a world is, in values that JSON keeps (`dataclasses.asdict`, and back with `WorldSpec(**fields)`).
 
     `source` is "cities" or the path of a CSV file (`*.csv`); `largest` leaves only so many of its cities, the
-    most populous, 0 for all; `atlantis` is its number of cities, 0 for none. ValueError, TypeError: those of
-    `largest` and `with_atlantis`, and an unknown source.
+    most populous, 0 for all; `atlantis` is its number of cities, 0 for none; `layout` and `atlantis_seed` are the
+    layout and seed of `with_atlantis`. ValueError, TypeError: those of `largest` and `with_atlantis`, and an
+    unknown source.
     """
 
     source: str = "cities"

@@ -63,7 +63,9 @@ def chance(n: int, k: int) -> float:
 
 
 def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tensor:
-    """The k nearest other rows of every row, nearest first: int64 [n, k]. Errors as in `mutual_knn`.
+    """The k nearest other rows of every row, nearest first: int64 [n, k].
+
+    Errors as in `mutual_knn`; `name` is what they call X.
 
     Computed in float64, a block of rows at a time: 2 n^2 d operations, no n x n matrix in memory.
     """

@@ -67,7 +67,8 @@ def two_nn(X, discard: float = 0.1) -> float:
 def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard: float = 0.1) -> pandas.DataFrame:
     """Both estimates of every representation: columns run, layer (where given), participation_ratio, two_nn.
 
-    Xs  name -> [n, d]
+    Xs       name -> [n, d]
+    discard  as in `two_nn`
     """
     import pandas as pd
 

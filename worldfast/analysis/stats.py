@@ -14,7 +14,7 @@ __all__ = ["Correlation", "Interval", "Mean", "bootstrap", "correlation", "jackk
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its standard error, s / sqrt(n) with s over n - 1, NaN where n is 1; `unit` is what n counts."""
+    """A mean and its `standard_error`, s / sqrt(n) with s over n - 1, NaN where n is 1; `unit` is what n counts."""
 
     mean: float
     standard_error: float
@@ -45,7 +45,13 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic with its bootstrap percentile interval and standard error; n units were drawn from."""
+    """A statistic with its bootstrap percentile interval and standard error.
+
+    value           the statistic of all values
+    low, high       ends of the interval, which holds a share `level` of the resamples
+    standard_error  their standard deviation
+    n, unit         how many units were drawn from, and what one is
+    """
 
     value: float
     low: float
@@ -85,7 +91,8 @@ def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int
     """Pearson's correlation of independent points, tested by permuting y.
 
     x, y          [n], n at least 3
-    permutations  random ones, beside the one at hand; all n! are looked at where those are no more
+    unit          what a point is, in words
+    permutations  random ones by `seed`, beside the one at hand; all n! are looked at where those are no more
 
     For the entries of symmetric matrices, which are not independent, see `mantel`.
     ValueError: lengths differ, NaN or infinity, a constant.
@@ -104,8 +111,10 @@ def mantel(
     """The correlation of two symmetric matrices over their unordered pairs, each once, by Mantel's test.
 
     A, B          [m, m], symmetric, m at least 4; diagonals are not looked at
+    unit          what a pair is, in words
     permutations  of the m things, applied to rows and columns of B together, because pairs that share a thing are not
-                  independent; all m! where those are no more
+                  independent; random ones by `seed`, all m! where those are no more
+    names         of A and B, for errors
 
     ValueError: shapes, asymmetry, NaN or infinity off the diagonal, a constant.
     Source: Mantel, "The Detection of Disease Clustering and a Generalized Regression Approach", Cancer Research 1967.
@@ -146,6 +155,8 @@ def bootstrap(
     groups     [n], which unit each value belongs to (its seed, its set of tasks): values of a unit stay together.
                None: each value is one
     unit       what is drawn, in words
+    resamples  how many, drawn by `seed`
+    level      share of them in the interval
 
     ValueError for fewer than 2 units, lengths that differ, NaN or infinity, a level outside (0, 1).
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. With few units it is narrow.

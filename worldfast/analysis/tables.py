@@ -17,7 +17,7 @@ __all__ = ["labelled", "members", "need_columns", "pair_table"]
 
 
 def need_columns(table: pandas.DataFrame, name: str, columns: Iterable[str]) -> None:
-    """ValueError with the nearest column where a table lacks one."""
+    """ValueError with the nearest column where a table, called `name` in the error, lacks one of `columns`."""
     for column in columns:
         if column not in table.columns:
             raise ValueError(f"{name}: " + str(unknown_name("column", column, table.columns)))
@@ -40,7 +40,11 @@ def members(Xs: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def pair_table(names: Iterable[str], matrix: np.ndarray, value: str = "value") -> pandas.DataFrame:
-    """Each unordered pair once, the diagonal left out: columns run, other and `value`, from a symmetric [M, M]."""
+    """Each unordered pair once, the diagonal left out: columns run, other and `value`.
+
+    names   [M], of the rows and columns
+    matrix  [M, M], symmetric
+    """
     import pandas as pd
 
     names = list(names)

@@ -61,6 +61,7 @@ def likeness_against_transfer(
 
     likeness, improvement, without   as for `transfer_points`
     apart                            the task that the second row does without
+    permutations, seed               as for `mantel`
 
     Returns the columns what ("all tasks", "without distance"), r, r2, p, n, unit, test. p is Mantel's, of permutations
     of the tasks. A row that cannot be told (fewer than 4 tasks, a pair without a value) has NaN, and its test says why.
@@ -84,7 +85,8 @@ def likeness_against_transfer(
 def as_published(likeness: pandas.DataFrame, improvement: pandas.DataFrame, without: Sequence[str] = ("crossing",)):
     """The published way, to stand beside: all ordered pairs as if independent. The columns of the corrected one.
 
-    p is the two-sided one of Pearson's correlation. ValueError for fewer than 3 tasks or NaN.
+    likeness, improvement and without as for `transfer_points`. p is the two-sided one of Pearson's
+    correlation. ValueError for fewer than 3 tasks or NaN.
     """
     import pandas as pd
     from scipy.stats import pearsonr
