@@ -39,17 +39,22 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
     group = pretrained(runs, n_tasks).set_index("run")["tasks"]
     table = probes[(probes["layer"] == layer) & probes["run"].isin(group.index)]
     last = table.loc[table.groupby("run")["rows"].idxmax()]
-    last = last["r2"].groupby(last["run"].map(group)).mean().sort_values()
+    last = last["r2"].groupby(last["run"].map(group)).mean().dropna().sort_values()
+    if not len(last):
+        raise LacksRuns(f"no run on {named(n_tasks)} was probed")
     first, most = last.index[0], last.index[-1]
     between = f"at {last.iloc[0]:.2f}"
     if len(last) > 1:
         between = (
             f"between {last.iloc[0]:.2f} ({tasks_label(first)}) and {last.iloc[-1]:.2f} ({tasks_label(most)})"
         )
-    return (
-        f"Models of {named(n_tasks)}: R² of a linear probe at layer {layer} ends {between}. Pale lines are "
-        f"{_count(table['run'].nunique(), 'run')}, strong ones means over seeds."
+    count = table["run"].nunique()
+    lines = (
+        f"Pale lines are {_count(count, 'run')}, strong ones means over seeds"
+        if count > len(last)
+        else "One seed"
     )
+    return f"Models of {named(n_tasks)}: R² of a linear probe at layer {layer} ends {between}. {lines}."
 
 
 def probes_by_layer(probes, runs) -> str:
@@ -179,7 +184,6 @@ def improvement(table, runs=None, n_tasks: int = 1) -> str:
     if runs is not None:
         table = table[table["run"].isin(runs["run"] if hasattr(runs, "columns") else list(runs))]
     found = summary(over_seeds(table, "improvement", n_tasks).frame()).set_index("what")
-    seeds = table["seed"].nunique()
     parts = [
         f"{row.mean:.2f} ± {row.standard_deviation:.2f} where {words} (n = {row.n} cells)"
         for what, words in (("trained", "trained"), ("transfer", "not"))
@@ -187,7 +191,7 @@ def improvement(table, runs=None, n_tasks: int = 1) -> str:
     ]
     return (
         f"Fine-tunes on {named(n_tasks)}: normalised improvement on Atlantis is {' and '.join(parts)}; ± is the "
-        f"standard deviation over cells of the matrix, itself a mean over {_count(seeds, 'seed')}."
+        f"standard deviation over cells, {_seeds(table)}."
     )
 
 
@@ -201,7 +205,7 @@ def deviation(table) -> str:
     ]
     return (
         "Fine-tunes on two tasks against the better of their two one-task teachers: mean deviation of normalised "
-        f"improvement {', '.join(parts)}; cells are means over {_count(table['seed'].nunique(), 'seed')}."
+        f"improvement {', '.join(parts)}, {_seeds(table)}."
     )
 
 
@@ -213,7 +217,7 @@ def deviation_histogram(table) -> str:
         for values, word in ((cells.mean[far], "with"), (cells.mean[~far], "without"))
         if np.isfinite(values).any()
     ]
-    return f"Worse than the better teacher: {', '.join(below)}. Cells of the matrix of deviations, means over seeds."
+    return f"Worse than the better teacher: {', '.join(below)}. Cells of the matrix of deviations, {_seeds(table)}."
 
 
 def atlantis_map(world: World, generalisation, run: str, layer=None) -> str:
@@ -288,10 +292,15 @@ def _likeness(cells: Cells, what: str) -> str:
     if len(same):
         parts.append(f"{same.mean():.2f} between seeds of the same set of tasks (n = {len(same)})")
     if len(other):
-        parts.append(f"{other.mean():.2f} between different sets (n = {len(other)} pairs)")
+        parts.append(f"{other.mean():.2f} between different sets (n = {_count(len(other), 'pair')})")
     if not parts:
         raise LacksRuns("no set of tasks was learned")
-    return f"Mean {what}: {', '.join(parts)}. Cells are means over seeds ± the jackknife's standard error over runs."
+    cell = (
+        "Cells are means over seeds ± the jackknife's standard error over runs."
+        if len(same)
+        else "One seed of each."
+    )
+    return f"Mean {what}: {', '.join(parts)}. {cell}"
 
 
 def _left_out(cells: Cells) -> str:
@@ -308,6 +317,11 @@ def _left_out(cells: Cells) -> str:
 def _listed(names: Sequence[str], most: int = 4) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def _seeds(table) -> str:
+    count = table["seed"].nunique()
+    return f"which are means over {count} seeds" if count > 1 else "of one seed"
 
 
 def _count(n: int, what: str) -> str:

@@ -105,7 +105,7 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
         ends = _lines(axes, table, value, by)
         axes.set_title(title)
         axes.set_ylabel(unit)
-        if title in ("Loss", "Mean absolute error") and (table[value] > 0).all():
+        if title in ("Loss", "Mean absolute error") and not (table[value] <= 0).any():
             plain_log(axes, "y")
         elif title != "Loss":
             axes.set_ylim(min(-0.03, table[value].min()), 1.03)

@@ -164,15 +164,12 @@ def _folded(text: str) -> str:
 
 
 def _explained(axes, world: World) -> None:
+    unit = "in units\nof 0.1 degree on a plane" if geographic(world) else "on a plane"
     axes.axis("off")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.text(
-        0.04,
-        0.97,
-        "A row is text: names of\ncities in, an answer out.\n\nCoordinates are never\ngiven. Each answer is exact,"
-        "\nfrom positions in units\nof 0.1 degree on a plane.\n\nGrey dots: other cities.\nHollow: a hull's corners.",
-        va="top",
-        fontsize=9,
-        color=MUTED,
-        linespacing=1.4,
+    lines = (
+        "A row is text: names of\ncities in, an answer out.",
+        f"Coordinates are never\ngiven. Each answer is exact,\nfrom positions {unit}.",
+        "Grey dots: other cities.\nHollow: a hull's corners.",
     )
+    axes.text(0.04, 0.97, "\n\n".join(lines), va="top", color=MUTED, linespacing=1.4)

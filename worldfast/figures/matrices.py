@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldfast.colours import CKA_STOPS, DIVERGING_STOPS, INK, legible_on, tasks_label
-from worldfast.figures.style import need_some, paper, styled
+from worldfast.figures.style import heading, need_some, paper, styled
 from worldfast.figures.tables import Cells, chosen, layer_of, named, need, over_seeds, pairs
 
 KERNELS = {"linear": "Linear CKA", "rbf": "RBF CKA"}
@@ -143,11 +143,9 @@ def agreement(table, base: str | None = None):
     over = there.combine_first(back).groupby(["task", "other"])
     mean, error = (over.agg(of).unstack().reindex(tasks, columns=tasks).to_numpy() for of in ("mean", "sem"))
     cells = Cells(tasks, tasks, mean, error)
-    figure = _sheet(cells, DIVERGING_STOPS, -1, 1, signed=True)
     bases = table["base"].nunique()
-    where = base or f"the mean of {bases} pretrained models"
-    figure.axes[0].set_title(f"Cosine of the tasks' gradients, {where}", pad=12)
-    return figure
+    where = base or (f"the mean of {bases} pretrained models" if bases > 1 else table["base"].iloc[0])
+    return _sheet(cells, f"Cosine of the tasks' gradients, {where}", DIVERGING_STOPS, -1, 1, signed=True)
 
 
 def layered(mean, sizes, title: str):
@@ -161,26 +159,23 @@ def layered(mean, sizes, title: str):
         mean.to_numpy(),
         mean.to_numpy() * np.nan,
     )
-    figure = _sheet(cells, CKA_STOPS, 0, 1)
+    figure = _sheet(cells, title)
     axes = figure.axes[0]
     for row in np.flatnonzero(np.diff(sizes)):
         axes.axhline(row + 0.5, color=INK, linewidth=1.6, zorder=3)
-    axes.set_title(title, pad=12)
     return figure
 
 
 def _similarity(cells: Cells, title: str, stops: Sequence[str] = CKA_STOPS):
-    figure = _sheet(cells, stops, 0, 1)
-    figure.axes[0].set_title(title, pad=12)
+    figure = _sheet(cells, title, stops)
     if cells.failed:
         figure.supxlabel("* none of its runs learned", x=0.99, ha="right", fontsize=8)
     return figure
 
 
 def _effect(cells: Cells, title: str, stops=CKA_STOPS, low=0.0, high=1.0, signed=False, gap=False):
-    figure = _sheet(cells, stops, low, high, signed)
+    figure = _sheet(cells, title, stops, low, high, signed)
     axes = figure.axes[0]
-    axes.set_title(title, pad=12)
     axes.set_ylabel("fine-tuned on")
     axes.set_xlabel("evaluated on", labelpad=8)
     axes.xaxis.set_label_position("bottom")
@@ -191,7 +186,7 @@ def _effect(cells: Cells, title: str, stops=CKA_STOPS, low=0.0, high=1.0, signed
     return figure
 
 
-def _sheet(cells: Cells, stops: Sequence[str], low: float, high: float, signed: bool = False):
+def _sheet(cells: Cells, title: str, stops: Sequence[str] = CKA_STOPS, low=0.0, high=1.0, signed=False):
     """A figure of one matrix: at most 10 inches wide, cells as large as its rows and columns allow."""
     rows, columns = cells.mean.shape
     numbers = columns <= 24
@@ -203,10 +198,11 @@ def _sheet(cells: Cells, stops: Sequence[str], low: float, high: float, signed: 
     margin = 0.35 + 0.075 * max(map(len, names))
     width = min(0.92, (9.9 - margin) / columns)
     errors = np.isfinite(cells.error).any() and rows <= 12 and width > 0.6
-    height = 0.52 if errors else 0.3 if rows > 7 or not square else 0.45
-    figure = paper(margin + width * columns, height * rows + 1.15)
+    height = 0.52 if errors else 0.45 if square and rows <= 7 else 0.3 if numbers else 0.2
+    figure = paper(max(margin + width * columns, 0.3 + 0.092 * len(title)), height * rows + 1.15)
+    heading(figure, title)
     axes = figure.subplots()
-    _draw(
+    image = _draw(
         axes,
         cells.mean,
         names,
@@ -224,6 +220,11 @@ def _sheet(cells: Cells, stops: Sequence[str], low: float, high: float, signed: 
     axes.xaxis.tick_top()
     if not numbers or max(map(len, heads)) * 0.075 > width:
         axes.tick_params(axis="x", rotation=90)
+    if not numbers:
+        bar = figure.colorbar(
+            image, ax=axes, location="bottom", shrink=0.4, aspect=30, ticks=[low, (low + high) / 2, high]
+        )
+        bar.outline.set_visible(False)
     return figure
 
 

@@ -175,7 +175,10 @@ def likeness_points(cka, improvement, runs, layer: int | None = None, without=("
     likeness, carried = likeness_matrices(cka, improvement, runs, layer)
     if len(set(likeness.index) & set(carried.index) - set(without)) < 2:
         raise LacksRuns("fewer than two tasks have both a one-task model and a one-task fine-tune")
-    return transfer_points(likeness, carried, without)
+    points = transfer_points(likeness, carried, without).dropna()
+    if not len(points):
+        raise LacksRuns("no pair of tasks has both a CKA and an improvement")
+    return points
 
 
 def _beside(axes, points) -> None:
