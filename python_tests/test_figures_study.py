@@ -405,6 +405,18 @@ def test_spread_moves_as_little_as_it_can():
     assert len(style.spread([], 1)) == 0
 
 
+def test_labels_of_lines_stay_beside_their_axes():
+    axes = style.paper(4, 3).subplots()
+    axes.set_ylim(0, 1)
+    style.end_labels(
+        axes, [(0.97, "a", "k"), (0.98, "b", "k"), (0.99, "c", "k"), (np.nan, "d", "k")], height=2
+    )
+    style.end_labels(axes, [(0.0, "x", "k"), (0.01, "y", "k")], height=2)
+    places = {text.get_text(): text.get_position()[1] for text in axes.texts}
+    assert places["a"] < places["b"] < places["c"] == pytest.approx(1) and "d" not in places
+    assert places["x"] == pytest.approx(0.03) and places["y"] > places["x"] + 0.06
+
+
 def test_a_study_is_drawn_whole_and_each_figure_has_a_sentence(drawn):
     assert set(figures.CATALOGUE) - set(drawn) == {"improvement-three-tasks"}
     assert list(drawn) == [name for name in figures.CATALOGUE if name in drawn]
@@ -579,6 +591,8 @@ def test_figures_say_which_runs_a_study_lacks(study, atlantis):
         figures.error_histograms(places[places.group != ATLANTIS], runs)
     with pytest.raises(lacks, match="at 1 moments of training, expected 2 or more"):
         figures.cka_over_training(table[table.step_share == 1], runs)
+    with pytest.raises(lacks, match="at 0 moments of training"):
+        figures.cka_over_training(table, runs.assign(learned=False))
     with pytest.raises(lacks, match="no gradient agreement with base pt-nobody"):
         figures.agreement(study["agreement"], base="pt-nobody")
     with pytest.raises(lacks, match="table 'validation' holds no pretrained runs on one task"):

@@ -259,8 +259,8 @@ def error_histograms(table, runs, layer=None) -> str:
         spread = f" ± {each.sem():.1f}" if len(each) > 1 else ""
         parts.append(f"{words[group]} {each.mean():.1f}{spread} ({_count(len(each), 'run')})")
     return (
-        f"Mean distance, in 0.1 degree, from where a probe puts cities to where they are: {'; '.join(parts)}. The probe "
-        "was fitted on other cities; ± is the standard error over runs."
+        f"Mean distance, in 0.1 degree, from where a probe puts cities to where they are: {'; '.join(parts)}. The "
+        "probe was fitted on other cities; ± is the standard error over runs."
     )
 
 

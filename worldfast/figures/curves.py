@@ -64,7 +64,7 @@ def training(runs: Sequence[RunResult]):
 
 @styled
 def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int | None = None):
-    """Loss, accuracy, error and probe R2 of pretrained models over training: a pale line a run, a strong one their mean.
+    """Loss, accuracy, error and probe R2 of pretrained models over training: a pale line a run, a strong one a mean.
 
     curves, validation, probes, runs   the study's tables of these names
     n_tasks   models of how many tasks

@@ -87,7 +87,8 @@ def _drawn(axes, world: World, task) -> None:
 def clearest(world: World, task: str, cities: np.ndarray, label: np.ndarray) -> int:
     """The row of `cities` [n, k] (-1 where unused) that is best seen: spread evenly, and on a piece of the map.
 
-    Rows with more cities come first, up to five. A choice of TRUE and FALSE is drawn TRUE; an angle between 30 and 150 degrees.
+    Rows with more cities come first, up to five. A choice of TRUE and FALSE is drawn TRUE, an angle
+    between 30 and 150 degrees.
     """
     used = cities >= 0
     points = world.xy[np.where(used, cities, cities[:, :1])].astype(float)  # [n, k, 2]

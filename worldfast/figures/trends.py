@@ -1,4 +1,4 @@
-"""What makes models alike: more tasks, the same tasks, more training; and whether likeness says what fine-tuning does."""
+"""What makes models alike: more tasks, the same tasks, more training; and what likeness says of fine-tuning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PUBLISHED_LAYER = 5
 
 @styled
 def cka_trends(table, published: Mapping[tuple[str, int], float] | None = None, layer: int | None = None):
-    """Mean CKA of models of the same, of other, and of disjoint sets of tasks against the number of tasks; a panel a layer.
+    """Mean CKA of models of the same, of other, and of disjoint sets of tasks by number of tasks; a panel a layer.
 
     table      the study's table "trends", with its standard errors as bars
     published  (what, n_tasks) -> published value, drawn hollow in the panel of `layer` (None: the last but
@@ -182,7 +182,7 @@ def likeness_points(cka, improvement, runs, layer: int | None = None, without=("
 
 
 def _beside(axes, points) -> None:
-    """Each point's two tasks in letters beside it, left or right, above or below: where no point or name is in the way."""
+    """Each point's two tasks in letters beside it, on the side where points and names are furthest."""
     x, y = points["likeness"].to_numpy(), points["improvement"].to_numpy()
     wide, high = max(np.ptp(x), 1e-3), max(np.ptp(y), 1e-3)
     axes.set_xlim(x.min() - 0.12 * wide, x.max() + 0.12 * wide)
