@@ -1,90 +1,253 @@
-"""A tiny study from end to end: trained, read, compared, written down; and the command line around it."""
+"""A tiny study from end to end with both engines: trained, read, put together, drawn; and the command line around it."""
 
-import csv
+import importlib.util
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import cli, report, study
+from worldfast import cli, evaluate, files, planning, readings, report, study
 from worldfast.activations import Capture
+from worldfast.analysis.probe import held_out, linear_probe
 from worldfast.engine import run_study
+from worldfast.study import OLD, Study, world_update
 
 MODEL = wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=16, head_size=98)
 
 
-@pytest.fixture
-def tiny(tmp_path):
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Two one-task models and one of all tasks, and three fine-tunes of that on an Atlantis of 20."""
     rng = np.random.default_rng(3)
     rows = [f"{i},{x},{y},{'north' if y > 0 else 'south'}" for i, (x, y) in enumerate(rng.integers(-900, 900, (80, 2)))]
-    path = tmp_path / "towns.csv"
+    path = tmp_path_factory.mktemp("world") / "towns.csv"
     path.write_text("city_id,x,y,region\n" + "\n".join(rows) + "\n")
-    run = wf.Run(
-        ("distance",), world=wf.WorldSpec(source=str(path)), rows=64, batch=32, loss="answer", vocabulary="entity",
-        model=MODEL, checkpoints=2, capture=Capture(layers=(1,)),
+    one = wf.Run(
+        ("distance",), world=wf.WorldSpec(str(path), atlantis=20), rows=64, batch=32, loss="answer", among=OLD,
+        vocabulary="entity", model=MODEL, checkpoints=2, validation=3, capture=Capture(layers=(1, 2)),
     )  # fmt: skip
-    return study.Study("tiny", (run, replace(run, tasks=("angle", "inside"), name="")), layer=1, test_rows=7)
+    base = replace(one, tasks=tuple(wf.TASKS), name="")
+    few = {"standard": 8, "included": 40, "alive": 4, "epochs": 1, "learning_rate": 1e-3}
+    tuned = [world_update(base, tasks, **few) for tasks in ("distance", "angle", ("distance", "angle"))]
+    shown = ("pt-all-s42", "ft-angle-s42")
+    return Study(
+        "tiny", (one, replace(one, tasks=("angle",), name=""), base, *tuned), layer=1, test_rows=7, shown=shown,
+        patched=("ft-angle-s42", "ft-distance-s42"),
+    )  # fmt: skip
 
 
-def test_a_study_from_end_to_end(tiny, tmp_path, capsys):
-    result = run_study(tiny, tmp_path, progress=False)
-    assert [run.name for run in result.runs] == ["pt-distance-s42", "pt-angle+inside-s42"]
-    assert result.cka.shape == (2, 2) and result.cka[0, 0] == 1
-    for run, spec in zip(result.runs, tiny.runs, strict=True):
-        activations = wf.Activations(run.folder)
-        assert run.steps.tolist() == list(activations.steps) == [0, spec.steps // 2, spec.steps]
-        assert run.rows.tolist() == [0, 32 * (spec.steps // 2), 64 * len(spec.tasks)]
-        assert run.predicted.shape == (3, 80, 2) and set(run.scores) == set(spec.tasks)
-    last = [wf.Activations(run.folder) for run in result.runs]
-    assert result.cka[0, 1] == pytest.approx(wf.cka(*(a[a.steps[-1], 1] for a in last)))
-    assert "no map" in result.findings[0]
-
-    folder = tmp_path / "studies" / "tiny"
-    table = list(csv.DictReader((folder / "probe.csv").open()))
-    assert len(table) == 6 and float(table[2]["r2_x"]) == pytest.approx(result.runs[0].r2[2, 0], rel=1e-5)
-    assert len(list(csv.DictReader((folder / "cka.csv").open()))) == 4
-    assert len(list(csv.DictReader((folder / "scores.csv").open()))) == 3
-    page = report.write(result, folder / "report.html")
-    assert "pt-angle+inside-s42" in page.read_text()
-    assert capsys.readouterr() == ("", "")
+@pytest.fixture(scope="module")
+def ran(tiny, tmp_path_factory):
+    """Where it was run, and what it found."""
+    out = tmp_path_factory.mktemp("ran")
+    return out, run_study(tiny, out, progress=False)
 
 
-def test_what_is_done_is_not_done_again(tiny, tmp_path):
-    first = run_study(tiny, tmp_path, progress=False)
-    done = [tmp_path / "runs" / run.folder_name / "done" for run in tiny.runs]
-    before = [path.stat().st_mtime_ns for path in done]
-    again = run_study(tiny, tmp_path, progress=False)
-    assert [path.stat().st_mtime_ns for path in done] == before
+def test_every_table_is_there(ran, tiny):
+    out, result = ran
+    names = [run.name for run in tiny.runs]
+    tables = result.tables
+    assert tables["runs"].run.tolist() == names
+    assert tables["runs"].rows.tolist() == [run.epochs * run.epoch_rows for run in tiny.runs]
+    assert (tables["runs"].status == "finished").all() and tables["runs"].base.tolist() == [""] * 3 + ["pt-all-s42"] * 3
+    assert len(tables["evaluation"]) == 6 * 7 * 2 and len(tables["probes"]) == 6 * 3 * 2
+    assert set(tables["generalisation"].group) == {"fitted", "held out", "Atlantis"}
+    assert len(tables["cka"][(tables["cka"].step_share == 1) & (tables["cka"].layer == 1)]) == 3 * 5
+    assert len(tables["improvement"]) == 3 * 7 and len(tables["deviation"]) == 7
+    assert len(tables["agreement"]) == 28 and set(tables["patching"].layer) == {0, 1, 2}
+    assert len(tables["validation"]) == 3 * (1 + 1 + 7 + 1 + 1 + 2)
+    for name, table in tables.items():
+        written = pd.read_csv(out / "studies" / "tiny" / f"{name}.csv", keep_default_na=False, na_values=["nan"])
+        assert list(written) == list(table) and len(written) == len(table)
+
+
+def test_tables_say_what_the_runs_hold(ran, tiny):
+    out, result = ran
+    run = tiny.runs[0]
+    folder = out / "runs" / run.folder_name
+    states, world = wf.Activations(folder), run.world.build()
+    old = world.select(OLD)
+    probe = linear_probe(states[states.steps[1], 2][old], world.xy[old], held_out(80))
+    table = result.tables["probes"]
+    row = table[(table.run == run.name) & (table.layer == 2) & (table.step == states.steps[1])].iloc[0]
+    assert (row.r2_x, row.median_error) == pytest.approx((probe.r2[0], probe.median_error), rel=1e-8)
+    assert row.rows == 32 * states.steps[1] and row.n_fitted == 64
+    _, ensemble = evaluate.load(folder)
+    table = result.tables["evaluation"]
+    for group, where in {"standard": {"among": OLD}, "Atlantis": {"must_include": "region == 'Atlantis'"}}.items():
+        score = evaluate.evaluate(ensemble, 0, world, "angle", 7, run.seed, vocabulary="entity", **where)
+        row = table[(table.run == run.name) & (table.task == "angle") & (table.group == group)].iloc[0]
+        assert (row.value, row.unparsable) == pytest.approx((score.value, score.unparsable))
+    last = [wf.Activations(out / "runs" / one.folder_name) for one in tiny.runs[:2]]
+    cka = wf.cka(*(each[each.steps[-1], 1][old] for each in last))
+    table = result.tables["cka"].query("layer == 1 and step_share == 1 and kernel == 'linear' and not debiased")
+    row = table[(table.components == 0) & (table.run == tiny.runs[0].name) & (table.other == tiny.runs[1].name)]
+    assert row.value.item() == pytest.approx(cka)
+
+
+def test_films_and_findings(ran, tiny):
+    _, result = ran
+    assert [run.name for run in result.runs] == list(tiny.shown)
+    film = result.runs[1]
+    assert film.predicted.shape == (3, 100, 2) and film.mixed.shape == (3, 100, 3)
+    assert film.held_out[80:].all()  # where the probe puts Atlantis, it was not fitted on
+    assert "Taught Atlantis without distance" in result.findings[0]
+    assert any(sentence.startswith("Not learned") for sentence in result.findings)
+    compared = {one.what: one for one in result.published}
+    assert compared["all seven tasks: distance, absolute error"].published == 2.38
+    assert any("fine-tunes with distance" in what for what in compared)
+
+
+def test_what_is_done_is_not_done_again(ran, tiny):
+    out, first = ran
+    kept = [path for part in ("runs", "readings") for path in sorted((out / part).rglob("*")) if path.name != "lock"]
+    before = [path.stat().st_mtime_ns for path in kept if path.is_file()]
+    again = run_study(tiny, out, progress=False)
+    assert [path.stat().st_mtime_ns for path in kept if path.is_file()] == before
     assert np.array_equal(first.cka, again.cka) and first.findings == again.findings
-    assert again.seconds >= max(run.seconds for run in again.runs)
+    for name, table in first.tables.items():
+        pd.testing.assert_frame_equal(table, again.tables[name])
 
 
-def test_a_run_that_diverged_is_left_out(tiny, tmp_path):
-    run_study(tiny, tmp_path, progress=False)
-    done = tmp_path / "runs" / tiny.runs[0].folder_name / "done"
-    done.write_text(json.dumps(json.loads(done.read_text()) | {"status": "diverged"}))
-    assert [run.name for run in run_study(tiny, tmp_path, progress=False).runs] == ["pt-angle+inside-s42"]
+def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
+    out, _ = ran
+    ended = {run.id: True for run in tiny.runs}
+    here = {reading.id for reading in readings.of_study(tiny, ended)}
+    other = replace(tiny.canon[1], learning_rate=1e-3)
+    changed = replace(tiny, canon=tuple(other if run is tiny.canon[1] else run for run in tiny.canon))
+    new = [one for one in readings.of_study(changed, ended | {other.id: True}) if one.id not in here]
+    assert {one.kind for one in new if other not in one.runs} == set()
+    assert {one.kind for one in new} == {
+        "probes", "generalisation", "evaluation", "cka", "cka_over_training", "procrustes", "alignment", "dimension",
+    }  # fmt: skip
+    rows = replace(tiny, test_rows=8)
+    assert {one.kind for one in readings.of_study(rows, ended) if one.id not in here} == {"evaluation", "patching"}
 
 
-def test_studies_refuse(tiny):
-    with pytest.raises(ValueError, match="two runs are named"):
-        replace(tiny, runs=(tiny.runs[0], replace(tiny.runs[0], seed=1)))
-    with pytest.raises(ValueError, match="another world"):
-        replace(tiny, runs=(tiny.runs[0], replace(tiny.runs[1], world=wf.WorldSpec())))
-    with pytest.raises(ValueError, match="captures layers"):
-        replace(tiny, layer=2)
-    with pytest.raises(ValueError, match="at least one"):
-        replace(tiny, runs=())
+def test_a_run_that_diverges_is_marked(tiny, tmp_path):
+    bad = replace(tiny.canon[2], learning_rate=1e30, name="bad")
+    tuned = replace(tiny.canon[3], start=bad, name="ft-bad")
+    made = Study("bad", (tiny.canon[0], bad, tuned), layer=1, test_rows=2)
+    result = run_study(made, tmp_path, progress=False)
+    assert result.tables["runs"].status.tolist() == ["finished", "diverged", "not run"]
+    assert not result.tables["runs"].learned.iloc[1]
+    assert any("Did not finish: bad (diverged), ft-bad (not run)" in sentence for sentence in result.findings)
+    standing = {one.name: one for one in planning.status(tmp_path / "studies" / "bad")}
+    assert standing["bad"].state == "diverged" and "not finite" in standing["bad"].why
+    assert standing["ft-bad"].state == "waiting"
+    with pytest.raises(RuntimeError, match="no run finished"):
+        run_study(Study("worse", (replace(bad, seed=1, name="worse"),), layer=1), tmp_path, progress=False)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
+def test_ray_finds_the_same(ran, tiny, tmp_path):
+    _, local = ran
+    clustered = run_study(tiny, tmp_path, engine="ray", address="local", threads=1, progress=False)
+    for name, table in local.tables.items():
+        pd.testing.assert_frame_equal(table.drop(columns="seconds", errors="ignore"),
+                                      clustered.tables[name].drop(columns="seconds", errors="ignore"))  # fmt: skip
+    assert clustered.findings == local.findings
+
+
+def test_the_page_and_its_figures(ran):
+    out, result = ran
+    page = report.publish(result, out / "studies" / "tiny")
+    text = page.read_text()
+    assert "ft-distance+angle-s42" in text and "data:image/" in text
+    drawn = {path.stem for path in (out / "studies" / "tiny" / "figures").glob("*.png")}
+    assert {"world", "tasks", "map-pt-all-s42", "views-ft-angle-s42"} <= drawn
+    assert {path.stem for path in (out / "studies" / "tiny" / "figures").glob("*.svg")} == drawn
+
+
+# ---- plan and status ----
+
+
+def test_a_plan_counts_what_there_is(tiny):
+    families = {one.name: one for one in planning.plan_study(tiny, threads=1)}
+    assert {name: one.runs for name, one in families.items()} == {
+        "pretrained, 1 task": 2, "pretrained, 7 tasks": 1, "fine-tuned, 1 task": 2, "fine-tuned, 2 tasks": 1,
+    }  # fmt: skip
+    one = families["pretrained, 1 task"]
+    assert one.rows == 128 and one.steps == 4 and one.waves == 1 and 0 < one.seconds < 60
+
+
+def test_what_a_run_leaves_is_what_the_plan_says(ran, tiny):
+    out, _ = ran
+    folders = [out / "runs" / run.folder_name for run in tiny.runs]
+    left = sum(path.stat().st_size for folder in folders for part in ("checkpoint", "activations")
+               for path in (folder / part).iterdir())  # fmt: skip
+    planned = sum(one.disk for one in planning.plan_study(tiny, threads=1, measure=False))
+    assert planned == pytest.approx(left, rel=0.35)  # headers weigh much where arrays are this small
+
+
+def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
+    out, _ = ran
+    assert {one.state for one in planning.status(out / "studies" / "tiny")} == {"done"}
+    folder = files.folder(tmp_path / "studies" / "tiny", "out")
+    (folder / "study.json").write_text((out / "studies" / "tiny" / "study.json").read_text())
+    assert {one.state for one in planning.status(folder)} == {"waiting"}
+    run = tmp_path / "runs" / tiny.runs[0].folder_name
+    files.folder(run, "out")
+    (run / "metrics.jsonl").write_text('{"step": 1, "rows": 32, "loss": 2.0}\n{"step": 2, "ro')
+    first = planning.status(folder)[0]
+    assert (first.state, first.step, first.rows, first.all_rows) == ("stopped", 1, 32, 64)
+    with files.lock(run):
+        assert planning.status(folder)[0].state == "running"
+    jobs = files.folder(tmp_path / "runs" / "failed", "out")
+    (jobs / "job.json").write_text(json.dumps({"about": [run.name], "error": "OSError: no space"}))
+    first = planning.status(folder)[0]
+    assert (first.state, first.why) == ("failed", "OSError: no space")
+    planning.print_status(folder)
+    assert "1 failed, 5 waiting" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="not a study's folder"):
+        planning.status(tmp_path)
+
+
+# ---- what is refused ----
+
+
+def test_bad_input(tiny, ran, tmp_path):
+    out, _ = ran
+    with pytest.raises(ValueError, match="unknown engine 'rya': did you mean 'ray'"):
+        run_study(tiny, tmp_path, engine="rya")
+    ended = {run.id: True for run in tiny.runs}
+    for cities, message in {"x > 99999": "selects none", "reigon == 'a'": "did you mean 'region'"}.items():
+        made = next(one for one in readings.of_study(replace(tiny, cities=cities), ended) if one.kind == "procrustes")
+        with pytest.raises(ValueError, match=message):
+            readings.compute(made, out)
+        assert not readings.made(made, out)
+    some = replace(tiny.canon[0], capture=Capture(layers=(1,), cities="index < 30"))
+    with pytest.raises(ValueError, match="more than 33 cities, got .*ridge=1.0"):
+        run_study(Study("few", (some,), layer=1, test_rows=0), tmp_path, progress=False)
+
+
+def test_a_folder_of_another_version(ran, tiny, tmp_path):
+    out, _ = ran
+    content = json.loads((out / "runs" / tiny.runs[0].folder_name / "spec.json").read_text())
+    (tmp_path / "spec.json").write_text(json.dumps(content | {"id": "0" * 12}))
+    with pytest.raises(ValueError, match="written by worldfast .* as run 000000000000.*train it again"):
+        evaluate.spec_of(tmp_path)
+    content["run"]["lerning_rate"] = 1
+    (tmp_path / "spec.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="written by worldfast .* cannot read it: unknown field"):
+        evaluate.spec_of(tmp_path)
+
+
+# ---- the command line ----
 
 
 def test_the_demo_is_what_it_says():
     demo = study.demo()
-    assert [run.tasks for run in demo.runs] == [("distance",), ("angle",), tuple(wf.TASKS)]
+    assert [run.tasks for run in demo.runs] == [
+        ("distance",), ("angle",), tuple(wf.TASKS), ("angle", "perimeter"), ("distance", "perimeter"),
+    ]  # fmt: skip
     assert all(run.vocabulary == "entity" and run.loss == "answer" for run in demo.runs)
-    assert [run.epoch_rows for run in study.demo(0.01).runs] == [3_000, 3_000, 9_800]
-    assert len(demo.runs[0].world.build()) == 5075
+    assert [run.epoch_rows for run in study.demo(0.01).runs[:3]] == [3_000, 3_000, 9_800]
+    assert len(demo.runs[0].world.build()) == 5175
 
 
 def test_command_line(capsys, tmp_path):
@@ -103,3 +266,14 @@ def test_command_line(capsys, tmp_path):
     with pytest.raises(SystemExit):
         cli.main(["demo", "--sclae", "5"])
     assert "--scale" in capsys.readouterr().err
+
+
+def test_study_commands(capsys, tmp_path):
+    assert cli.main(["study", "plan", "mini", "--threads", "1", "--scale", "0.01"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "study mini: 100 runs of the canon, 0 more"
+    assert re.match(r"pretrained, 1 task +14 +0\.1 M", lines[3]) and re.match(r"in all +100 ", lines[9])
+    assert cli.main(["study", "plan", "minni"]) == 1
+    assert "did you mean 'mini'" in capsys.readouterr().err
+    assert cli.main(["study", "status", "mini", "--out", str(tmp_path)]) == 1
+    assert "not a study's folder" in capsys.readouterr().err

@@ -15,9 +15,9 @@ errors files selection _native world tasks tokens sampling layers ops gram trans
 activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train packing jobs cluster
 published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
 analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer analysis.agreement analysis.patching
-study readings results assemble findings engine colours
+study readings results assemble findings engine planning colours
 figures.style figures.canvas figures.tables figures.maps figures.views figures.drawings figures.atlantis figures.matrices
-figures.curves figures.trends figures.histograms figures.captions figures.saving figures.catalogue
+figures.curves figures.trends figures.histograms figures.captions figures.saving figures.catalogue figures
 page.markup page.films page.gallery page.comparison page.models page.provenance report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")

@@ -39,7 +39,7 @@ def tables(study: Study, out: Path, read: Mapping[str, list[pandas.DataFrame]]) 
         found["cka"] = pd.concat([found["cka"], found.pop("cka_over_training")], ignore_index=True)
     found |= _over_training(study, out)
     runs = _runs(study, out, found)
-    canon = runs[runs.run.isin([run.name for run in study.canon])]
+    canon = runs[runs.canon]
     if (runs.kind == "ft").any() and "evaluation" in found:
         known = set(found["evaluation"].run)
         tried = runs[runs.run.isin(known) & ((runs.kind == "pt") | runs.base.isin(known))]
@@ -119,6 +119,7 @@ def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pan
                 "run": run.name,
                 "id": run.id,
                 "kind": "ft" if run.start else "pt",
+                "canon": run in study.canon,
                 "tasks": "+".join(run.tasks),
                 "n_tasks": len(run.tasks),
                 "seed": run.seed,

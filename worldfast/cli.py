@@ -1,13 +1,14 @@
-"""The command line: worldfast demo | sample | train | export | doctor."""
+"""The command line: worldfast demo | sample | train | study | export | doctor."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from worldfast import study
+from worldfast import study as presets
 from worldfast.errors import unknown_name
 from worldfast.options import Data, Kept, Learning, Machine, Model, ending, runs
 from worldfast.train import train as train_runs
@@ -16,7 +17,7 @@ __all__ = ["main"]
 
 
 def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: int | None = None) -> None:
-    """Train three small models on the map of the world, read it back out of them, and show it on a page.
+    """Train three small models on the map of the world, teach one of them Atlantis twice, and show it on a page.
 
     Run it again to go on where it stopped, or to make the page again.
 
@@ -26,13 +27,59 @@ def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: int 
         seed: Of the data and of the first weights.
         threads: CPU threads; as many as torch uses by default.
     """
-    from worldfast import figures, report
+    command = "worldfast demo" + (f" --scale {scale:g}" if scale != 1 else "") + (f" --seed {seed}" if seed else "")
+    _run(presets.demo(scale, seed), out, command, threads=threads)
+
+
+def study(
+    what: Literal["run", "plan", "status", "report"],
+    name: str,
+    /,
+    out: Path = Path("."),
+    engine: str = "local",
+    address: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    memory: str | None = None,
+    scale: float | None = None,
+) -> None:
+    """Plan, run or watch a study: demo, mini, paper or width.
+
+    What is done is not done again: run it again to go on where it stopped, or to make the page again.
+
+    Args:
+        what: plan: what it will take here. run: train, read, draw, and write its page. status: where it stands, also
+            while it runs. report: read and draw what is trained, and train nothing.
+        name: demo, mini, paper or width; for status any study below --out.
+        out: Folder for runs/, readings/ and studies/; with Ray, one that all nodes share.
+        engine: local: in this process; ray: on a cluster (docs/cluster.md).
+        address: The cluster's: auto is the one that runs here or that RAY_ADDRESS names; local starts one.
+        device: auto, cpu or cuda.
+        threads: CPU threads; as many as torch uses by default.
+        memory: That training may take, such as 8GiB; most of what is free by default.
+        scale: Of the rows that each model sees, of demo and mini: 0.01 is a quick look.
+    """
+    import torch
+
+    from worldfast.planning import print_plan, print_status
+
+    if what == "status":
+        return print_status(out / "studies" / name)
+    spec = presets.preset(name, **({} if scale is None else {"scale": scale}))
+    if what == "plan":
+        return print_plan(spec, threads=threads or torch.get_num_threads(), memory=memory)
+    command = f"worldfast study run {name}" + (f" --scale {scale:g}" if scale is not None else "")
+    how = {"engine": engine, "address": address, "device": device, "memory": memory, "train_missing": what == "run"}
+    _run(spec, out, command, threads=threads, **how)
+
+
+def _run(spec: presets.Study, out: Path, command: str, **how) -> None:
+    """Runs a study, writes its page and figures, and says what was found."""
+    from worldfast import report
     from worldfast.engine import run_study
 
-    result = run_study(study.demo(scale, seed), out, threads=threads)
-    folder = out / "studies" / result.name
-    page = report.write(result, folder / "report.html")
-    figures.save_study(result, folder / "figures")
+    result = run_study(spec, out, command=command, **how)
+    page = report.publish(result, out / "studies" / result.name)
     print()
     for sentence in result.findings:
         print(sentence)
@@ -124,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command `worldfast`. Returns the exit status; what a user got wrong is one line, not a traceback."""
     import tyro
 
-    commands = {command.__name__: command for command in (demo, sample, train, export, doctor)}
+    commands = {command.__name__: command for command in (demo, sample, train, study, export, doctor)}
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:

@@ -51,6 +51,7 @@ def run_study(
     memory: int | str | None = None,
     progress=True,
     command: str = "",
+    train_missing: bool = True,
 ) -> StudyResult:
     """Runs a study and returns what it found. What is done already is not done again.
 
@@ -59,6 +60,7 @@ def run_study(
     device, threads, memory   as for `train`, on every node
     progress  True: what is going on, on standard error
     command   that made it, for its page
+    train_missing  False: only what has ended is read
 
     A run that diverges, and what starts from it, is marked and left out of what is read. Raises what `train` raises;
     RuntimeError where no run of the study finished.
@@ -70,7 +72,9 @@ def run_study(
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
     where = {"device": device, "memory": memory, "progress": progress}
     _write_study(study, files.folder(files.folder(out / "studies", "out") / study.name, "out"))
-    if engine == "ray":
+    if not train_missing:
+        say("only what has ended is read")
+    elif engine == "ray":
         train_on_cluster(study.runs, out / "runs", address=address, **where)
     else:
         _train(study, out, threads=threads, **where)

@@ -76,11 +76,23 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
 
 
 def spec_of(folder: str | os.PathLike) -> Run:
-    """The run whose folder this is. FileNotFoundError where it is no run's."""
+    """The run whose folder this is.
+
+    FileNotFoundError where it is no run's; ValueError where a version of worldfast wrote it whose specs say something
+    else.
+    """
     spec = Path(folder) / "spec.json"
     if not spec.exists():
         raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
-    return Run.from_json(json.loads(spec.read_text())["run"])
+    content = json.loads(spec.read_text())
+    written = f"{spec} was written by worldfast {content.get('origin', {}).get('worldfast', 'of unknown version')}"
+    try:
+        run = Run.from_json(content["run"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{written}, this one cannot read it: {error}") from None
+    if run.id != content["id"]:
+        raise ValueError(f"{written} as run {content['id']}; here the same spec is {run.id}: train it again")
+    return run
 
 
 def decode(

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,7 +95,11 @@ def lock(folder: Path) -> Iterator[None]:
     path = folder / "lock"
     with open(path, "a+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)  # it may only have been looked at, see `locked`
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             message = f"in use by {file.read()}: wait for it, or stop it"
@@ -104,6 +109,19 @@ def lock(folder: Path) -> Iterator[None]:
             file.write(f"process {os.getpid()} on {platform.node()}")
             file.flush()
         yield
+
+
+def locked(folder: Path) -> bool:
+    """Whether somebody holds a folder. Looking takes it for a moment, together with others who look."""
+    path = folder / "lock"
+    if not path.exists():
+        return False
+    with open(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def checksum(*parts: bytes | np.ndarray) -> int:

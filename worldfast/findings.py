@@ -212,6 +212,8 @@ def _evaluation(tables: Tables) -> Iterator[Comparison]:
         return
     scores = tables["evaluation"]
     scores = scores[scores.run.isin(every) & (scores.group == "standard")]
+    if not len(scores):
+        return
     for task in TASKS.values():
         found = mean_and_error(scores[scores.task == task.name].value, "model")
         yield _beside(f"evaluation_{task.name}", f"all seven tasks: {task.name}, {task.metric}", found)

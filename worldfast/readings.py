@@ -38,8 +38,8 @@ __all__ = ["Reading", "Trained", "compute", "made", "make", "of_study"]
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
 NEIGHBOURS = 10
-AGREEMENT_ROWS = 1024  # of each task, four times
-PATCHED_ROWS = 200
+AGREEMENT_ROWS, AGREEMENT_GROUPS = 1024, 4  # of each task in a group
+PATCHED_ROWS = 200  # at most
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,10 @@ def dimensions(trained: list[Trained], layer: int, cities: str) -> pandas.DataFr
 def agreements(trained: list[Trained], rows: int) -> pandas.DataFrame:
     """The cosine of tasks' gradients on rows with Atlantis, at a model that has not been taught it."""
     (one,) = trained
-    return agreement.gradient_agreement(one.folder, rows=rows, must_include=NEW)
+    new, every = int((one.world.region == ATLANTIS).sum()), len(one.world)
+    pairs = new * (2 * every - new - 1) // 2  # that distance and compass have to give, once each; 80% of them to train
+    few = pairs * 8 // 10 // AGREEMENT_GROUPS
+    return agreement.gradient_agreement(one.folder, rows=min(rows, few), repeats=AGREEMENT_GROUPS, must_include=NEW)
 
 
 def patches(trained: list[Trained], rows: int, positions: list[str]) -> pandas.DataFrame:
@@ -266,8 +269,8 @@ def of_study(study: Study, ended: Mapping[str, bool]) -> list[Reading]:
     bases = {run.start.id for run in study.canon if isinstance(run.start, Run)}
     found += [Reading("agreement", (run,), {"rows": AGREEMENT_ROWS}) for run in runs if run.id in bases]
     by_name = {run.name: run for run in runs}
-    if study.patched and all(name in by_name for name in study.patched):
-        options = {"rows": PATCHED_ROWS, "positions": ["included", "question", "all"]}
+    if study.patched and study.test_rows and all(name in by_name for name in study.patched):
+        options = {"rows": min(PATCHED_ROWS, study.test_rows), "positions": ["included", "question", "all"]}
         found.append(Reading("patching", tuple(by_name[name] for name in study.patched), options))
     pretrained = [run for run in runs if run.start is None and run in study.canon]
     alike = [run for run in pretrained if run.model == pretrained[0].model and run.world == pretrained[0].world]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast.colours import CKA_STOPS
+from worldfast.figures import draw_study, learned_map, save, views_over_training
 from worldfast.page import comparison, films, gallery, models, provenance
 from worldfast.page.markup import count, duration, pairs, span
 from worldfast.results import StudyResult
@@ -44,6 +46,36 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
     text = page(result, film_bytes)
     files.folder(path.parent, "path")
     return files.write_whole(path, text.encode())
+
+
+def publish(result: StudyResult, folder: str | os.PathLike) -> Path:
+    """Draws every figure of a study into `folder`/figures, PNG and SVG, and writes `folder`/report.html with them.
+
+    Returns the page's path. Errors as for `write`.
+    """
+    folder = files.folder(folder, "folder")
+    origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
+    drawn = []
+    for name, figure, caption in draw_study(_canon(result.tables), result.world, result.cka_layer):
+        images = tuple(path.read_bytes() for path in save(figure, folder / "figures", name, origin))
+        drawn.append((name, images, caption))
+    for run in result.runs:
+        save(learned_map(result.world, run, moments=6), folder / "figures", f"map-{run.name}", origin)
+        save(views_over_training(result.world, run), folder / "figures", f"views-{run.name}", origin)
+    return write(replace(result, figures=drawn), folder / "report.html")
+
+
+def _canon(tables):
+    """The tables without the study's extensions, which its averages leave out."""
+    if "runs" not in tables:
+        return tables
+    names = tables["runs"][tables["runs"].canon].run
+    kept = {}
+    for name, table in tables.items():
+        for column in ("run", "other") if name in ("cka", "procrustes", "alignment") else ("run",):
+            table = table[table[column].isin(names)] if column in table else table
+        kept[name] = table
+    return kept
 
 
 def page(result: StudyResult, film_bytes: int | None = None) -> str:

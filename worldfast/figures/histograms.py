@@ -25,6 +25,8 @@ def deviation_histogram(table):
     far = np.array(["distance" in tasks.split("+") for tasks in cells.rows])
     parts = [(far, WITH, "with distance"), (~far, WITHOUT, "without distance")]
     parts = [part for part in parts if np.isfinite(cells.mean[part[0]]).any()]
+    if not parts:
+        raise LacksRuns("the study has no deviation that is defined: on no task was Atlantis worse than the old world")
     reach = max(0.05, 1.02 * float(np.nanmax(np.abs(cells.mean))))
     bins = np.linspace(-reach, reach, 33)
     figure = paper(7.5, 0.8 + 1.75 * len(parts))

@@ -1,0 +1,128 @@
+"""Specs: the canon as the paper lists it, fine-tunes of any group by any task, and what depends on what."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+import worldfast as wf
+from worldfast import study
+from worldfast.study import NEW, OLD, cyclic, world_update
+
+SHORT = {"distance": "D", "trianglearea": "T", "angle": "A", "compass": "Co", "inside": "I", "perimeter": "P", "crossing": "Cr"}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return study.paper()
+
+
+def short(tasks):
+    return "".join(SHORT[task] for task in tasks)
+
+
+def test_the_pairings_of_the_canon():
+    assert [short(tasks) for tasks in cyclic(2)] == "DT ACo IP CrD TA CoI PCr".split()
+    assert [short(tasks) for tasks in cyclic(3)] == "DTA CoIP CrDT ACoI PCrD TACo IPCr".split()
+
+
+def test_the_canon_is_179_models(paper):
+    kinds = {}
+    for run in paper.canon:
+        kinds[run.start is not None, len(run.tasks)] = kinds.get((run.start is not None, len(run.tasks)), 0) + 1
+    assert kinds == {(False, 1): 21, (False, 2): 21, (False, 3): 21, (False, 7): 4, (True, 1): 28, (True, 2): 84}
+    assert len(paper.canon) == 179 and len({run.name for run in paper.runs}) == len(paper.runs)
+    assert {"pt-distance-s42", "pt-all-s45", "ft-distance+perimeter-s42", "pt-crossing+distance-s44"} <= {
+        run.name for run in paper.canon
+    }
+    steps = {(run.start is not None, len(run.tasks)): run.steps for run in paper.canon}
+    assert steps[False, 7] == 328_128 and steps[False, 1] == 328_146
+    assert (steps[False, 2], steps[False, 3]) == (328_125, 328_132)
+    assert (steps[True, 1], steps[True, 2]) == (28_560, 56_670)
+    for run in paper.canon:
+        assert run.learning_rate == (1e-5 if run.start else 3e-4)
+        assert run.world.atlantis == 100 and (run.start is None) == (run.among == OLD)
+        assert run.start is None or (run.start in paper.canon and run.start.seed == run.seed and len(run.start.tasks) == 7)
+
+
+def test_fine_tuning_rows_are_the_published(paper):
+    run = next(run for run in paper.canon if run.name == "ft-angle+compass-s42")
+    assert run.epoch_rows == 241_792 and run.epochs == 30
+    assert sum(part.rows for part in run.mixture if part.must_include == NEW) == 200_000 + 7 * 256
+    three = study.Recipe().finetune(run.start, ("distance", "angle", "inside"))
+    assert (three.epoch_rows, three.steps) == (361_792, 56_540)
+
+
+def test_the_extensions(paper):
+    alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.ModelSpec()]
+    for n, count in ((2, 21), (3, 35)):
+        assert {frozenset(run.tasks) for run in alone if len(run.tasks) == n} == set(map(frozenset, combinations(wf.TASKS, n)))
+        assert sum(len(run.tasks) == n for run in alone) == count
+    assert next(run for run in paper.runs if run.name == "pt-all-atlantis-s42").among is None
+    scattered = [run for run in paper.runs if run.world.layout == "scattered"]
+    assert len(scattered) == 29 and all("scattered" in run.name for run in scattered)
+    for wide, steps in {64: 656_256, 256: 164_064, 512: 164_064}.items():
+        runs = [run for run in paper.runs if run.model.hidden == wide]
+        assert len(runs) == 29 and runs[0].steps == steps and runs[0].start is None
+    assert [run.model.heads for run in study.width().runs if run.start is None] == [4, 2, 8, 16]
+
+
+def test_mini_is_the_canon_in_shape():
+    runs = study.mini().canon
+    assert len(runs) == 44 + 56
+    assert {(run.tasks, run.seed) for run in runs if run.start is None} == {
+        (tasks, seed) for tasks in (*cyclic(1), *cyclic(2), *cyclic(3), tuple(wf.TASKS)) for seed in (42, 43)
+    }
+    assert study.mini(0.01).runs[0].rows == 3330
+
+
+def test_what_depends_on_what(paper):
+    """Another base, and its fine-tunes are others; nothing else is."""
+    base = next(run for run in paper.canon if run.name == "pt-all-s43")
+    other = replace(base, learning_rate=2e-4)
+    changed = [replace(run, start=other) if run.start == base else other if run == base else run for run in paper.canon]
+    differ = [old.name for old, new in zip(paper.canon, changed) if old.id != new.id]
+    assert len(differ) == 29 and set(differ) == {run.name for run in paper.canon if run.seed == 43 and (run == base or run.start == base)}
+
+
+def test_any_group_is_taught_by_any_task():
+    base = wf.Run(("distance", "angle"), among="region != 'Oceania'")
+    run = world_update(base, "inside", "region == 'Oceania'", standard=5, included=7, alive=3, epochs=2, learning_rate=1e-4)
+    assert [(part.task, part.rows, part.among, part.must_include, part.first) for part in run.mixture] == [
+        ("inside", 5, "not (region == 'Oceania')", None, 0),
+        ("inside", 7, None, "region == 'Oceania'", 0),
+        ("distance", 3, None, "region == 'Oceania'", 0),
+        ("angle", 3, None, "region == 'Oceania'", 0),
+    ]
+    assert run.name == "ft-inside-s42" and run.start == base and run.epochs == 2 and run.capture == base.capture
+    rest = world_update(base, "angle", "x > 0", standard=5, included=0, alive=3, alive_among="rest")
+    assert [(part.task, part.rows, part.among, part.first) for part in rest.mixture] == [
+        ("angle", 5, "not (x > 0)", 0), ("distance", 3, "not (x > 0)", 0), ("angle", 3, "not (x > 0)", 5),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="unknown alive_among 'groop': did you mean 'group'"):
+        world_update(base, "angle", alive_among="groop")
+    with pytest.raises(ValueError, match="did you mean 'angle'"):
+        world_update(base, "angel")
+
+
+def test_studies_refuse():
+    run = wf.Run("distance", rows=64)
+    make = lambda *runs, **more: study.Study("tiny", runs, **{"layer": 5} | more)  # noqa: E731
+    with pytest.raises(ValueError, match="canon is empty"):
+        make()
+    with pytest.raises(ValueError, match="two runs are named 'pt-distance-s42'"):
+        make(run, replace(run, rows=65))
+    with pytest.raises(ValueError, match="'other' is 'pt-distance-s42' again"):
+        make(run, replace(run, name="other"))
+    with pytest.raises(ValueError, match="captures layers"):
+        make(run, layer=2)
+    with pytest.raises(ValueError, match="starts from 'pt-distance-s42' .* not in the study: add it"):
+        make(replace(run, start=run, name="ft"))
+    with pytest.raises(ValueError, match="unknown run 'pt-distanc-s42': did you mean 'pt-distance-s42'"):
+        make(run, shown=("pt-distanc-s42",))
+    with pytest.raises(ValueError, match="patched: expected the names of two runs"):
+        make(run, patched=(run.name,))
+    with pytest.raises(ValueError, match="unknown study 'minni': did you mean 'mini'"):
+        study.preset("minni")
+    extended = study.Study("tiny", (run,), (replace(run, start=run, name="ft"),))  # a base may be in either part
+    assert [one.name for one in extended.runs] == ["pt-distance-s42", "ft"]
