@@ -65,3 +65,19 @@ def test_commands(command, tmp_path, capsys):
     words = re.sub(r"--rows \d+", "", command).split()
     assert cli.main(["train", *words, *small, "--out", str(tmp_path), "--quiet"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(list(wf.TASKS)) - 3
+
+
+# ---- docs/studies.md ----
+
+
+def test_a_study_of_ones_own(tmp_path, monkeypatch):
+    text = (PAGE.parent / "studies.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    block = re.sub(r"=1000, included=5000, alive=100", "=8, included=40, alive=4", block)
+    names = execute(block, "ROWS = 256", monkeypatch, tmp_path)
+    assert names["result"].tables["runs"].run.tolist() == [
+        "pt-distance+angle-s1", "pt-distance+angle-s2", "ft-angle-s1", "ft-angle-s2", "ft-asia-s1",
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "studies" / "mine" / "report.html").stat().st_size > 50_000
+    tables = {line.split("`")[i] for line in text.splitlines() if line.startswith("| `") for i in (1, 3, 5, 7) if i < len(line.split("`"))}
+    assert set(names["result"].tables) <= tables

@@ -3,7 +3,7 @@
     runs            a row each: what it is, how it ended, whether it learned its tasks
     curves          loss over training;  validation: scores over training
     evaluation, probes, generalisation, cka, procrustes, alignment, dimension   as in worldfast.readings
-    improvement, deviation, trends, matrix, transfer   as in worldfast.analysis, where the study has the runs for them
+    improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis import integration, transfer, trends
+from worldfast.analysis import integration, prediction, transfer, trends
 from worldfast.readings import Trained
 from worldfast.run import Run
 from worldfast.study import Study
 from worldfast.tasks import TASKS, find
+from worldfast.world import ATLANTIS
 
 if TYPE_CHECKING:
     import pandas
@@ -55,6 +56,8 @@ def tables(study: Study, out: Path, read: Mapping[str, list[pandas.DataFrame]]) 
             points = _transfer(study, found, canon)
             if points is not None:
                 found["transfer"] = points
+    if "agreement" in found and "deviation" in found:
+        found["prediction"] = _prediction(study, found, canon)
     return {"runs": runs} | found
 
 
@@ -81,6 +84,24 @@ def _transfer(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFrame 
     if len(layer) < 3 or alone.tasks.nunique() < 3:
         return None
     return transfer.transfer_points(trends.as_matrix(layer), integration.seed_averaged(alone))
+
+
+def _prediction(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFrame:
+    """Agreement of gradients against what the canon's fine-tunes then did."""
+    of_canon = {
+        name: found[name][found[name].run.isin(canon.run)] for name in ("improvement", "deviation", "generalisation")
+    }
+    alone = of_canon["improvement"]
+    alone = alone[~alone.tasks.str.contains("+", regex=False)]
+    errors = of_canon["generalisation"]
+    errors = errors[(errors.group == ATLANTIS) & (errors.layer == study.layer)]
+    errors = errors.merge(canon[["run", "tasks", "n_tasks"]], on="run").query("n_tasks == 2")
+    targets = {
+        "transfer of one-task fine-tunes": integration.seed_averaged(alone),
+        "deviation of two-task fine-tunes": prediction.of_pairs(of_canon["deviation"], "deviation"),
+        "Atlantis error of two-task fine-tunes": prediction.of_pairs(errors, "error"),
+    }
+    return prediction.prediction(prediction.square(found["agreement"]), targets)
 
 
 def _over_training(study: Study, out: Path) -> dict[str, pandas.DataFrame]:

@@ -38,7 +38,7 @@ def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.n
     said = list(_of_atlantis(study, tables))
     said += _of_failures(tables)
     if len(study.runs) > len(films):
-        return said + list(_of_many(study, tables))
+        return said + list(_of_many(study, tables)) + list(_of_prediction(tables))
     return [*_of_films(films, cka), *said]
 
 
@@ -108,6 +108,22 @@ def _of_atlantis(study: Study, tables: Tables) -> Iterator[str]:
                 "Two tasks together, beside the better of each alone: normalised improvement differs by "
                 f"{parts['with distance']:+.2f} with distance among them and by {parts['without distance']:+.2f} without."
             )
+
+
+def _of_prediction(tables: Tables) -> Iterator[str]:
+    """Whether gradients at the pretrained model foretold what fine-tunes did."""
+    if "prediction" not in tables:
+        return
+    table = tables["prediction"].dropna(subset=["r"])
+    parts = [
+        f"{row.predicted}{'' if row.what == 'all tasks' else ', ' + row.what}: r {row.r:+.2f}, p {row.p:.3f}, {row.n} pairs"
+        for row in table.itertuples()
+    ]
+    if parts:
+        yield (
+            "How far the gradients of two tasks agree at the pretrained models, before any fine-tuning, against what "
+            f"fine-tunes then did (Mantel's test over pairs of tasks): {'; '.join(parts)}."
+        )
 
 
 def _of_many(study: Study, tables: Tables) -> Iterator[str]:
