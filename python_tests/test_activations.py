@@ -48,7 +48,7 @@ def test_a_layer_the_model_does_not_have():
 def test_prompts_stop_behind_the_first_city(task, name):
     world = World.cities()
     vocabulary = Vocabulary(name, world)
-    prompt = Prompt(vocabulary, task, np.array([3, 0, 5074]))
+    prompt = Prompt.of_task(vocabulary, task, np.array([3, 0, 5074]))
     assert prompt.rows.tokens.reshape(3, -1).tolist() == sorted(prompt.rows.tokens.reshape(3, -1).tolist())
     delimiter = ";" if task == "inside" else ","
     assert prompt.text == f"{TASKS[task].prompt}(c_dddd{delimiter}"
@@ -70,7 +70,7 @@ def test_a_representation_is_two_hidden_states_side_by_side():
     ensemble = Ensemble(ModelSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
     ensemble.initialise(1, seed=4)
     cities = np.arange(0, 5075, 70)
-    read = Prompt(vocabulary, "inside", cities).read(ensemble, 1, (0, 2, 3))
+    read = Prompt.of_task(vocabulary, "inside", cities).read(ensemble, 1, (0, 2, 3))
     for row, city in enumerate(cities):
         tokens = torch.tensor(
             [2, *vocabulary.encode("inside("), *vocabulary.city_tokens(city), *vocabulary.encode(";")]
@@ -86,7 +86,7 @@ def test_a_representation_is_two_hidden_states_side_by_side():
 
 def test_prompts_share_all_they_can_with_the_row_above():
     """Of 13 tokens a city adds 2.3 to those of the row above: each beginning of all prompts comes once."""
-    prompt = Prompt(Vocabulary("character", World.cities()), "distance", np.arange(5075))
+    prompt = Prompt.of_task(Vocabulary("character", World.cities()), "distance", np.arange(5075))
     rows = prompt.rows.tokens.reshape(5075, -1).numpy()
     alike = np.cumprod(rows[1:] == rows[:-1], axis=1).sum()
     beginnings = {tuple(row[:length]) for row in rows.tolist() for length in range(1, len(row) + 1)}

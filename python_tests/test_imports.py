@@ -13,7 +13,7 @@ ROOT = Path(worldfast.__file__).parent
 ORDER = """
 errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
 activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train packing jobs cluster
-published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
+representations published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
 analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer analysis.prediction analysis.agreement analysis.patching
 study readings results assemble findings engine planning colours
 figures.style figures.canvas figures.tables figures.maps figures.views figures.drawings figures.atlantis figures.matrices

@@ -159,7 +159,7 @@ def test_activations_are_those_of_the_checkpoint(mixed, tmp_path):
     ensemble = Ensemble(TINY, 98)
     ensemble.parameters[0] = last.tensors["parameters"]
     stream = run.stream()
-    prompt = activations.Prompt(stream.vocabulary, "angle", np.arange(50))
+    prompt = activations.Prompt.of_task(stream.vocabulary, "angle", np.arange(50))
     got = prompt.read(ensemble, 0, (0, 2))
     for layer in (0, 2):
         assert np.array_equal(got[layer], Activations(folder)[run.steps, layer])

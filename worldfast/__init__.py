@@ -7,6 +7,7 @@ from worldfast.gram import gram_statistics
 from worldfast.huggingface import export_huggingface, import_huggingface
 from worldfast.model import ModelSpec
 from worldfast.ops import attention
+from worldfast.representations import represent
 from worldfast.run import OpenCheckpoint, Run
 from worldfast.sampling import Batch, Component, Stream, sample
 from worldfast.tasks import TASKS, label
@@ -35,6 +36,7 @@ __all__ = [
     "gram_statistics",
     "import_huggingface",
     "label",
+    "represent",
     "sample",
     "study",
     "train",

@@ -1,4 +1,4 @@
-"""The command line: worldfast demo | sample | train | study | export | doctor."""
+"""The command line: worldfast demo | sample | train | study | extract | export | doctor."""
 
 from __future__ import annotations
 
@@ -145,6 +145,31 @@ def export(run: Path, /, to: str, out: Path | None = None, step: int | None = No
     print(formats[to](run, out or run / to, step))
 
 
+def extract(
+    run: Path,
+    /,
+    out: Path,
+    prompt: str | None = None,
+    layers: tuple[int, ...] | None = None,
+    positions: tuple[str, ...] = ("city", "delimiter"),
+    cities: str | None = None,
+) -> None:
+    """Write what a trained model holds of each city to an HDF5 file, for any prompt.
+
+    Args:
+        run: The run's folder.
+        out: The file.
+        prompt: What follows <bos>, with {city} for the city, such as "angle(c_0865,{city},"; that of its task by default.
+        layers: 0 the embeddings, the last after the final norm; all by default.
+        positions: Tokens to read: city, delimiter, last, or numbers.
+        cities: Which, as in "city_id >= 1000"; all by default.
+    """
+    from worldfast.representations import represent
+
+    places = [int(at) if at.lstrip("-").isdigit() else at for at in positions]
+    print(represent(run, prompt, layers=layers, positions=places, cities=cities).save(out))
+
+
 def doctor() -> None:
     """Say what this installation has and lacks."""
     import importlib.metadata
@@ -171,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command `worldfast`. Returns the exit status; what a user got wrong is one line, not a traceback."""
     import tyro
 
-    commands = {command.__name__: command for command in (demo, sample, train, study, export, doctor)}
+    commands = {command.__name__: command for command in (demo, sample, train, study, extract, export, doctor)}
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:

@@ -1,0 +1,108 @@
+"""Representations of any prompt, layers and positions: against transformers and against what training captured."""
+
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import worldfast as wf
+from worldfast import cli
+from worldfast.activations import Capture
+from worldfast.model import Ensemble
+from worldfast.representations import PUBLISHED, represent
+from worldfast.tokens import Vocabulary
+
+RUN = wf.Run(
+    ("distance",), rows=64, batch=32, model=wf.ModelSpec(hidden=16, layers=3, heads=2, intermediate=24), checkpoints=1,
+    capture=Capture(layers=(1, 3), cities="index < 90"), world=wf.WorldSpec(largest=300),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["character", "entity"])
+def model(request):
+    run = replace(RUN, vocabulary=request.param)
+    ensemble = Ensemble(run.model, run.vocabulary_size)
+    ensemble.initialise(0, 3)
+    return run, ensemble
+
+
+def test_any_prompt_as_transformers_has_it(model):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    run, ensemble = model
+    spec = run.model
+    config = Qwen2Config(
+        vocab_size=run.vocabulary_size, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2,
+        intermediate_size=24, rms_norm_eps=spec.norm_eps, rope_theta=spec.rope_base, tie_word_embeddings=False,
+    )  # fmt: skip
+    theirs = Qwen2ForCausalLM(config)
+    theirs.load_state_dict(ensemble.to_huggingface(0))
+    found = represent(model, "angle(c_0865,{city},", layers=(0, 2, 3), positions=("city", 1, -1), cities="x > 1000")
+    world = run.world.build()
+    assert found.cities.tolist() == np.flatnonzero(world.xy[:, 0] > 1000).tolist() and found.layers == (0, 2, 3)
+    assert found.prompt == "angle(c_0865,c_dddd,"
+    vocabulary = Vocabulary(run.vocabulary, world)
+    for i in (0, len(found.cities) // 2, len(found.cities) - 1):
+        text = f"angle(c_0865,c_{world.city_id[found.cities[i]]:04d},"
+        tokens = [2, *vocabulary.encode(text)]
+        with torch.no_grad():
+            states = theirs(torch.tensor([tokens]), output_hidden_states=True).hidden_states
+        for layer in found.layers:
+            want = torch.cat([states[layer][0, at] for at in (len(tokens) - 2, 1, len(tokens) - 1)])
+            np.testing.assert_allclose(found[layer][i], want.numpy(), atol=2e-5)
+
+
+def test_the_default_is_what_training_captures(tmp_path):
+    (folder,) = wf.train(RUN, tmp_path, progress=False)
+    captured = wf.Activations(folder)
+    found = represent(folder, cities="index < 90", layers=(1, 3))
+    for layer in (1, 3):
+        assert np.array_equal(found[layer], captured[captured.steps[-1], layer])
+    assert represent(folder).layers == (0, 1, 2, 3)
+
+
+def test_extract_writes_the_same(tmp_path, capsys):
+    (folder,) = wf.train(RUN, tmp_path, progress=False)
+    words = ["--prompt", "inside(c_0001;{city},", "--layers", "2", "--positions", "city", "-1", "--cities", "x > 0"]
+    assert cli.main(["extract", str(folder), "--out", str(tmp_path / "a.h5"), *words]) == 0
+    found = wf.represent(folder, "inside(c_0001;{city},", layers=(2,), positions=("city", -1), cities="x > 0")
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert np.array_equal(file["layer_02"], found[2]) and np.array_equal(file["city_index"], found.cities)
+        assert (file.attrs["prompt"], file.attrs["run"]) == ("inside(c_0001;c_dddd,", RUN.id)
+        assert tuple(file.attrs["token_positions"]) == found.positions
+
+
+def test_the_published_defaults(model):
+    run, ensemble = model
+    wide = replace(run, model=replace(run.model, layers=6), capture=Capture())
+    ensemble = Ensemble(wide.model, wide.vocabulary_size)
+    ensemble.initialise(0, 1)
+    found = represent((wide, ensemble), **PUBLISHED)
+    assert found.layers == (3, 4, 5, 6) and found[5].shape == (len(found.cities), 32)
+    assert (wide.world.build().city_id[found.cities] >= 1000).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"prompt": "dist("}, ValueError, "expected a text with {city} once"),
+        ({"prompt": "dist({city},{city})"}, ValueError, "once"),
+        ({"positions": ("delimeter",)}, ValueError, "did you mean 'delimiter'"),
+        ({"prompt": "dist({city}", "positions": ("delimiter",)}, ValueError, "'delimiter' is not in the prompt"),
+        ({"positions": (99,)}, ValueError, "99 is not in the prompt"),
+        ({"positions": (-99,)}, ValueError, "-99 is not in the prompt"),
+        ({"cities": "x > 99999"}, ValueError, "selects none of 300"),
+        ({"cities": "reigon == 'a'"}, ValueError, "did you mean 'region'"),
+        ({"layers": (4,)}, IndexError, "layer"),
+    ],
+)
+def test_bad_input(model, arguments, error, message):
+    with pytest.raises(error, match=message):
+        represent(model, **arguments)
+
+
+def test_a_layer_that_was_not_read(model):
+    with pytest.raises(KeyError, match="layer 1 was not read"):
+        represent(model, layers=(2,), cities="index < 3")[1]
