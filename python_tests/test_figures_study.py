@@ -5,6 +5,7 @@ import re
 
 import matplotlib.text
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -418,7 +419,7 @@ def test_labels_of_lines_stay_beside_their_axes():
 
 
 def test_a_study_is_drawn_whole_and_each_figure_has_a_sentence(drawn):
-    assert set(figures.CATALOGUE) - set(drawn) == {"improvement-three-tasks"}
+    assert set(figures.CATALOGUE) - set(drawn) == {"improvement-three-tasks", "patching"}
     assert list(drawn) == [name for name in figures.CATALOGUE if name in drawn]
     for name, (_, caption) in drawn.items():
         assert caption[0].isupper() and caption.endswith("."), name
@@ -656,3 +657,22 @@ def test_study_figures_repeat_bit_for_bit(study, atlantis, tmp_path):
         )
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+
+
+def test_patching_draws_what_can_be_told():
+    rows = [
+        (layer, positions, task, "a", "b", 0.25 * layer + (positions == "all"), 0.05 if task == "angle" else 9.0, 200)
+        for task in ("angle", "distance") for positions in ("included", "all") for layer in (0, 1, 2, 3)
+    ]  # fmt: skip
+    names = ["layer", "positions", "task", "source", "target", "recovered", "standard_error", "n"]
+    table = pd.DataFrame(rows, columns=names)
+    figure = figures.patching(table)
+    assert [axes.get_title("left") for axes in figure.axes] == ["angle"]  # distance: noise
+    lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 4]
+    assert [line.get_ydata().tolist() for line in lines] == [[0, 0.25, 0.5, 0.75], [1, 1.25, 1.5, 1.75]]
+    said = figures.CATALOGUE["patching"].caption(table)
+    assert "half of the way at layer 2" in said and "n = 200" in said
+    with pytest.raises(figures.LacksRuns, match="too little"):
+        figures.patching(table[table.task == "distance"])
+    with pytest.raises(figures.LacksRuns, match="no rows"):
+        figures.patching(table[:0])

@@ -17,7 +17,7 @@ representations published analysis.tables analysis.stats analysis.probe analysis
 analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer analysis.prediction analysis.agreement analysis.patching
 study readings results assemble findings engine planning colours
 figures.style figures.canvas figures.tables figures.maps figures.views figures.drawings figures.atlantis figures.matrices
-figures.curves figures.trends figures.histograms figures.captions figures.saving figures.catalogue figures
+figures.curves figures.trends figures.histograms figures.patching figures.captions figures.saving figures.catalogue figures
 page.markup page.films page.gallery page.comparison page.models page.provenance report options cli
 """.split()
 CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")

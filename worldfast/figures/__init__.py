@@ -20,6 +20,7 @@ from worldfast.figures.matrices import (
     improvement,
     procrustes,
 )
+from worldfast.figures.patching import patching
 from worldfast.figures.saving import save, save_study
 from worldfast.figures.style import running_mean, short_count
 from worldfast.figures.tables import LacksRuns
@@ -50,6 +51,7 @@ __all__ = [
     "improvement",
     "learned_map",
     "over_training",
+    "patching",
     "pca",
     "probes_by_layer",
     "procrustes",

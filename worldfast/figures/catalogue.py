@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from worldfast import published
 from worldfast.analysis.trends import DISJOINT_TASKS, SAME_TASK
-from worldfast.figures import atlantis, captions, curves, drawings, histograms, maps, matrices, trends
+from worldfast.figures import atlantis, captions, curves, drawings, histograms, maps, matrices, patching, trends
 from worldfast.figures.tables import LacksRuns, layer_of
 from worldfast.world import ATLANTIS, World
 
@@ -146,6 +146,7 @@ def _entries() -> dict[str, Entry]:
         layered=True,
     )
     found["gradient-agreement"] = Entry(tuning, matrices.agreement, captions.agreement, ("agreement",))
+    found["patching"] = Entry(tuning, patching.patching, patching.caption, ("patching",))
     return found
 
 
