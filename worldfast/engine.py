@@ -75,7 +75,8 @@ def run_study(
     if not train_missing:
         say("only what has ended is read")
     elif engine == "ray":
-        train_on_cluster(study.runs, out / "runs", address=address, **where)
+        for job, error in train_on_cluster(study.runs, out / "runs", address=address, **where).failed.items():
+            say(f"{job} failed: {error} (see {out / 'runs' / 'failed'})")
     else:
         _train(study, out, threads=threads, **where)
     trained_in = time.perf_counter() - began
