@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import findings, study
+from worldfast import findings, report, study
 from worldfast.assemble import learned
 from worldfast.readings import constant
 from worldfast.tasks import TASKS
@@ -95,3 +95,13 @@ def test_failures_are_named(planted):
     runs.loc[1, "status"] = "diverged"
     said = findings._of_failures({"runs": runs, "evaluation": None})
     assert "pt-distance-s42" in said[0] and "pt-distance-s43 (diverged)" in said[1]
+
+
+def test_figures_are_of_the_canon():
+    runs = pd.DataFrame({"run": ["a", "b", "c"], "canon": [True, True, False]})
+    pairs = pd.DataFrame({"run": ["a", "a", "b"], "other": ["b", "c", "c"], "value": [1.0, 2.0, 3.0]})
+    agreement = pd.DataFrame({"base": ["a"], "task": ["angle"], "other": ["inside"]})  # other is no run here
+    kept = report._canon({"runs": runs, "cka": pairs, "agreement": agreement, "probes": runs})
+    assert kept["cka"].value.tolist() == [1.0] and kept["runs"].run.tolist() == ["a", "b"] == kept["probes"].run.tolist()
+    assert len(kept["agreement"]) == 1
+    assert list(report._canon({"cka": pairs})) == ["cka"]
