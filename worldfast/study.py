@@ -300,8 +300,8 @@ def mini(scale: float = 1.0) -> Study:
         standard=rows(10_000),
         included=rows(50_000),
         alive=rows(128),
-        updates={1: 3},
-        update_rate=5e-4,
+        updates={1: 2},
+        update_rate=1.2e-3,
         **_small(
             3,
             products="bfloat16",
@@ -327,7 +327,7 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
         included=rows(100_000),
         alive=rows(256),
         updates={1: 1},
-        update_rate=2e-3,
+        update_rate=1.2e-3,
         **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
     )
     amount = {("distance",): 300_000, ("angle",): 300_000, tuple(TASKS): 140_000}  # rows of each task
