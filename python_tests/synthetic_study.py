@@ -8,7 +8,7 @@ import pandas as pd
 from synthetic import SEVEN, run_result, study_result
 
 from worldfast import figures
-from worldfast.study import Comparison, RunResult, StudyResult
+from worldfast.results import Comparison, RunResult, StudyResult
 from worldfast.world import ATLANTIS, World
 
 LAYER = 2

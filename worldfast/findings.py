@@ -116,7 +116,9 @@ def _of_prediction(tables: Tables) -> Iterator[str]:
         return
     table = tables["prediction"].dropna(subset=["r"])
     parts = [
-        f"{row.predicted}{'' if row.what == 'all tasks' else ', ' + row.what}: r {row.r:+.2f}, p {row.p:.3f}, {row.n} pairs"
+        f"{row.predicted}{'' if row.what == 'all tasks' else ', ' + row.what}: r {row.r:+.2f}, p {row.p:.2f}, {row.n} pairs".replace(
+            " -", " \u2212"
+        )
         for row in table.itertuples()
     ]
     if parts:
