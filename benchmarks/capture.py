@@ -95,7 +95,7 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent.parent / "build" / "capture")
     options = parser.parse_args()
     paper = wf.Run(tuple(wf.TASKS), epochs=6, world=wf.WorldSpec(atlantis=100))
-    cases = {"paper shape, 5,175 cities, 4 layers": [paper], "the demo's models": list(wf.study.demo().runs)}
+    cases = {"paper shape, 5,175 cities, 4 layers": [paper], "the demo's models": [run for run in wf.study.demo().runs if run.start is None]}
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, runs in cases.items():
         if options.quick:

@@ -74,8 +74,10 @@ def build(out):
         _write(out, page, _title(path), _linked(_markdown(path.read_text()), page))
     for path, page in notebooks.items():
         _write(out, page, _title(path), _linked(_notebook(path), page))
-    for image in DOCS.glob("*.png"):
-        shutil.copy(image, out / "guides" / image.name)
+    for image in DOCS.rglob("*.png"):
+        copy = out / "guides" / image.relative_to(DOCS)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(image, copy)
 
 
 def _reference(names, out):

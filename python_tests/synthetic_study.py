@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from synthetic import SEVEN, run_result, study_result
 
-from worldfast import figures
+from worldfast.figures import style
 from worldfast.results import Comparison, RunResult, StudyResult
 from worldfast.world import ATLANTIS, World
 
@@ -149,7 +149,7 @@ def _noise(name: str) -> bytes:
     """A figure of the size that figures have, harder to compress than most."""
     import io
 
-    figure = figures._figure(*((9.5, 4.2) if len(name) % 2 else (5.0, 4.2)))
+    figure = style.paper(*((9.5, 4.2) if len(name) % 2 else (5.0, 4.2)))
     axes = figure.subplots()
     random = np.random.default_rng(len(name))
     axes.scatter(*random.normal(size=(2, 3000)), s=4, c=random.random(3000))

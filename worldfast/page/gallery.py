@@ -16,9 +16,9 @@ GROUPS = {  # key -> heading, in the order of the page
     "tasks": "World and tasks",
 }
 WORDS = {  # a figure belongs to the first group that has a word of its name; to "know" where none has
-    "know": "training probes",
     "tuning": "improvement deviation atlantis error generalisation agreement patching tuning tuned teacher",
     "alike": "cka procrustes alignment dimension similarity trends alike",
+    "know": "training probes",
     "tasks": "task tasks world noise",
 }
 PNG = b"\x89PNG\r\n\x1a\n"
