@@ -676,3 +676,23 @@ def test_patching_draws_what_can_be_told():
         figures.patching(table[table.task == "distance"])
     with pytest.raises(figures.LacksRuns, match="no rows"):
         figures.patching(table[:0])
+
+
+def test_a_study_of_which_one_run_learned_is_drawn(study):
+    """Three models as in the demo, one of which did not learn: no two that learned have as many tasks."""
+    names = ["pt-distance-s0", "pt-angle-s0", "pt-all-s0"]
+    runs = study["runs"][study["runs"].kind == "pt"].drop_duplicates("n_tasks").head(1)
+    runs = pd.concat([runs] * 3, ignore_index=True).assign(
+        run=names, tasks=["distance", "angle", "+".join(SEVEN)], n_tasks=[1, 1, 7], learned=[True, False, True]
+    )
+    rows = [
+        (1, share, "linear", False, 0, a, b, 0.5)
+        for share in (0.0, 0.5, 1.0) for i, a in enumerate(names) for b in names[i + 1 :]
+    ]  # fmt: skip
+    columns = ["layer", "step_share", "kernel", "debiased", "components", "run", "other", "value"]
+    cka = pd.DataFrame(rows, columns=columns)
+    world = World.from_array(np.arange(40, dtype=np.int32).reshape(20, 2))
+    drawn = [name for name, _, _ in figures.draw_study({"runs": runs, "cka": cka}, world, 1)]
+    assert "world" in drawn and "cka-over-training" not in drawn
+    with pytest.raises(figures.LacksRuns, match="no two have as many tasks"):
+        figures.cka_over_training(cka, runs, 1)

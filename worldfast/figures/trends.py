@@ -126,6 +126,8 @@ def training_trends(table, runs, layer: int | None = None):
         raise LacksRuns(
             f"the study compares pretrained runs at {len(shares)} moments of training, expected 2 or more"
         )
+    if group[group["run"].isin([*table["run"], *table["other"]])]["n_tasks"].value_counts().max() < 2:
+        raise LacksRuns("of the pretrained runs that learned, no two have as many tasks")
     parts = [
         trends(table[table["step_share"] == share], group, step_share=share).assign(step_share=share)
         for share in shares
