@@ -77,6 +77,10 @@ def test_atlantis_with_and_without_distance(planted):
     assert "by -0.20 with distance among them and by +0.10 without" in third
 
 
+def test_one_fine_tune_is_one(planted):
+    assert findings._fine_tunes([1.0]) == "1 fine-tune" and findings._fine_tunes([]) == "0 fine-tunes"
+
+
 def test_beside_the_published(planted):
     spec, tables = planted
     found = {one.what: one for one in findings._generalisation(spec, tables)}

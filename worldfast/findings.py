@@ -88,8 +88,8 @@ def _of_atlantis(study: Study, tables: Tables) -> Iterator[str]:
     if len(by[True]) and len(by[False]):
         yield (
             f"Taught Atlantis without distance, models place it {by[False].mean() / 10:.1f} degrees off on average "
-            f"({len(by[False])} fine-tunes); with distance among the tasks, {by[True].mean() / 10:.1f} degrees off "
-            f"({len(by[True])} fine-tunes). Held-out cities of the old world are {world / 10:.1f} degrees off. The probe "
+            f"({_fine_tunes(by[False])}); with distance among the tasks, {by[True].mean() / 10:.1f} degrees off "
+            f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The probe "
             "was fitted on old cities alone."
         )
     order = errors.sort_values("error")
@@ -126,6 +126,10 @@ def _of_prediction(tables: Tables) -> Iterator[str]:
             "How far the gradients of two tasks agree at the pretrained models, before any fine-tuning, against what "
             f"fine-tunes then did (Mantel's test over pairs of tasks): {'; '.join(parts)}."
         )
+
+
+def _fine_tunes(some: Sequence) -> str:
+    return f"{len(some)} fine-tune{'' if len(some) == 1 else 's'}"
 
 
 def _of_many(study: Study, tables: Tables) -> Iterator[str]:
