@@ -7,7 +7,6 @@ import pytest
 import worldfast as wf
 from worldfast import findings, report, study
 from worldfast.assemble import learned
-from worldfast.readings import constant
 from worldfast.tasks import TASKS
 
 
@@ -38,8 +37,8 @@ def test_without_answers_a_map_is_what_counts():
 
 
 def test_the_best_constant_answer():
-    assert constant(TASKS["distance"], np.array([0, 10, 100])) == pytest.approx(100 / 3)  # 10, the median
-    assert constant(TASKS["inside"], np.array([1, 1, 0, 1])) == 0.75
+    assert TASKS["distance"].constant(np.array([0, 10, 100])) == pytest.approx(100 / 3)  # 10, the median
+    assert TASKS["inside"].constant(np.array([1, 1, 0, 1])) == 0.75
 
 
 @pytest.fixture(scope="module")

@@ -117,8 +117,7 @@ class Prompt:
     @staticmethod
     def of_task(vocabulary: Vocabulary, task: str, cities: np.ndarray) -> Prompt:
         """The published one: "dist({city},", read at the city's last token and the delimiter behind it."""
-        task = find(task)
-        return Prompt(vocabulary, f"{task.prompt}({CITY}{task.delimiter}", cities)
+        return Prompt(vocabulary, prompt_of(task), cities)
 
     def read(self, ensemble: Ensemble, member: int, layers: Sequence[int]) -> dict[int, np.ndarray]:
         """The cities' representations in a member, float32 [n, positions x D] for each layer."""
@@ -130,6 +129,12 @@ class Prompt:
             found[layer] = np.empty_like(array)
             found[layer][self.order] = array
         return found
+
+
+def prompt_of(task: str) -> str:
+    """The published prompt of a task as a text: "dist({city},"."""
+    task = find(task)
+    return f"{task.prompt}({CITY}{task.delimiter}"
 
 
 def _position(at: int | str, named: Mapping[str, int], length: int, text: str) -> int:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis import integration, prediction, transfer, trends
-from worldfast.readings import Trained
 from worldfast.run import Run
+from worldfast.start import outcome
 from worldfast.study import Study
 from worldfast.tasks import TASKS, find
 from worldfast.world import ATLANTIS
@@ -131,23 +131,23 @@ def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pan
     import pandas as pd
 
     losses = found["curves"].groupby("run").loss.last()
+    canon = {run.id for run in study.canon}
     table = []
     for run in study.runs:
-        done = out / "runs" / run.folder_name / "done"
-        ending = json.loads(done.read_text()) if done.exists() else {"status": "not run", "seconds": np.nan, "step": 0}
+        ending = outcome(out / "runs" / run.folder_name) or {"status": "not run", "seconds": np.nan, "step": 0}
         table.append(
             {
                 "run": run.name,
                 "id": run.id,
                 "kind": "ft" if run.start else "pt",
-                "canon": run in study.canon,
+                "canon": run.id in canon,
                 "tasks": "+".join(run.tasks),
                 "n_tasks": len(run.tasks),
                 "seed": run.seed,
                 "base": run.start.name if isinstance(run.start, Run) else "",
                 "width": run.model.hidden,
                 "steps": ending["step"],
-                "rows": Trained(run, out).rows_after()[ending["step"]],
+                "rows": run.rows_at(ending["step"])[0],
                 "seconds": ending["seconds"],
                 "status": ending["status"],
                 "learned": ending["status"] == "finished" and learned(run, found),

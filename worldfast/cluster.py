@@ -8,7 +8,6 @@ specs and paths. How to start a cluster: docs/cluster.md.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import sys
@@ -171,7 +170,7 @@ def train_ensemble(runs: Sequence[Run], out: Path, device: str, threads: int, me
 
 def ended(runs: Sequence[Run], out: Path, *_) -> bool:
     """Whether there is nothing left to train: each run has ended, or starts from one that diverged."""
-    return all((out / run.folder_name / "done").exists() or _stuck(run, out) for run in runs)
+    return all(start.outcome(out / run.folder_name) or _stuck(run, out) for run in runs)
 
 
 def _stuck(run: Run, out: Path) -> bool:
@@ -179,8 +178,8 @@ def _stuck(run: Run, out: Path) -> bool:
     base = run.start
     if not isinstance(base, Run):
         return False
-    done = out / base.folder_name / "done"
-    return json.loads(done.read_text())["status"] != "finished" if done.exists() else _stuck(base, out)
+    ending = start.outcome(out / base.folder_name)
+    return ending["status"] != "finished" if ending else _stuck(base, out)
 
 
 # ---- the cluster ----

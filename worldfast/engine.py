@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import datetime
-import io
 import json
 import os
 import platform
@@ -29,9 +28,10 @@ from worldfast.cluster import run_jobs, train_on_cluster
 from worldfast.errors import unknown_name
 from worldfast.findings import comparisons, findings
 from worldfast.jobs import Job
-from worldfast.readings import Trained, compute, made, make, of_study
+from worldfast.readings import Trained, compute, last_states, made, make, of_study
 from worldfast.results import RunResult, StudyResult
 from worldfast.run import Run
+from worldfast.start import outcome
 from worldfast.study import Study
 from worldfast.train import train
 
@@ -71,7 +71,8 @@ def run_study(
     began = time.perf_counter()
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
     where = {"device": device, "memory": memory, "progress": progress}
-    _write_study(study, files.folder(files.folder(out / "studies", "out") / study.name, "out"))
+    folder = files.folder(out / "studies" / study.name, "out")
+    _write_study(study, folder)
     if not train_missing:
         say("only what has ended is read")
     elif engine == "ray":
@@ -85,7 +86,7 @@ def run_study(
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
     read = {}
     wanted = of_study(study, ended)
-    missing = [reading for reading in wanted if not reading.path(out).exists()]
+    missing = [reading for reading in wanted if not made(reading, out)]
     say(f"reading {sum(ended.values())} runs: {len(missing)} of {len(wanted)} tables to make")
     if engine == "ray":
         jobs = [Job(reading.name, make, (reading, out.absolute()), made, cpus=1) for reading in missing]
@@ -99,16 +100,14 @@ def run_study(
         read.setdefault(reading.kind, []).append(compute(reading, out))
     found = tables(study, out, read)
     shown = [run for run in study.shown_runs if ended[run.id]] or [run for run in study.runs if ended[run.id]][:1]
-    shown = [run for run in shown if run.world == shown[0].world]
-    films = [_film(Trained(run, out), study, found) for run in shown]
-    last = [one.activations for one in (Trained(run, out) for run in shown)]
-    cities = Trained(shown[0], out).chosen(study.cities)
-    cka = cka_matrix([states[states.steps[-1], study.layer][cities] for states in last])
+    shown = [Trained(run, out) for run in shown if run.world == shown[0].world]
+    films = [_film(one, study, found) for one in shown]
+    cka = cka_matrix(list(last_states(shown, study.layer, study.cities).values()))
     read_in = time.perf_counter() - began - trained_in
     seconds = found["runs"].seconds
     result = StudyResult(
         name=study.name,
-        world=shown[0].world.build(),
+        world=shown[0].world,
         runs=films,
         cka=cka,
         cka_layer=study.layer,
@@ -125,9 +124,7 @@ def run_study(
         specs={run.name: run.to_json() for run in study.runs},
     )
     for name, table in found.items():
-        text = io.StringIO()
-        table.to_csv(text, index=False, na_rep="nan")
-        files.write_whole(out / "studies" / study.name / f"{name}.csv", text.getvalue().encode())
+        files.write_table(folder / f"{name}.csv", table)
     return result
 
 
@@ -159,8 +156,8 @@ def _train(study: Study, out: Path, **how) -> None:
 
 
 def _finished(run: Run, out: Path) -> bool:
-    done = out / "runs" / run.folder_name / "done"
-    return done.exists() and json.loads(done.read_text())["status"] == "finished"
+    ending = outcome(out / "runs" / run.folder_name)
+    return ending is not None and ending["status"] == "finished"
 
 
 def _film(one: Trained, study: Study, found) -> RunResult:
@@ -187,7 +184,7 @@ def _film(one: Trained, study: Study, found) -> RunResult:
         tasks=one.run.tasks,
         spec=one.run.to_json(),
         folder=str(one.folder),
-        seconds=one.ending["seconds"],
+        seconds=outcome(one.folder)["seconds"],
         loss_rows=curve.rows.to_numpy(np.int64),
         loss=curve.loss.to_numpy(np.float64),
         steps=probes.step.to_numpy(np.int64),

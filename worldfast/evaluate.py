@@ -26,11 +26,13 @@ class Score:
     """How well a model answers a task.
 
     value        mean absolute error in the task's unit, or accuracy
+    constant     what the best answer that is always the same would score
     n            rows
     unparsable   rows whose answer could not be read; each scored the task's failure value
     """
 
     value: float
+    constant: float
     n: int
     unparsable: int
 
@@ -136,4 +138,4 @@ def evaluate(
     )
     texts = [batch.vocabulary.decode(answer) for answer in decode(ensemble, member, batch, products=products)]
     scores, unparsable = task.score(batch.label, texts)
-    return Score(float(scores.mean()), n, unparsable)
+    return Score(float(scores.mean()), task.constant(batch.label), n, unparsable)

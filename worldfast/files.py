@@ -65,6 +65,13 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
+def write_table(path: Path, table) -> Path:
+    """Writes a pandas DataFrame as CSV, whole or not at all, NaN as "nan": an empty text stays one. Errors as for
+    `write_whole`.
+    """
+    return write_whole(path, table.to_csv(index=False, na_rep="nan").encode())
+
+
 def remove_partial(path: Path) -> None:
     """Removes what a killed process left half written in a folder and those below it."""
     for partial in path.rglob(f".*{PARTIAL}"):

@@ -71,11 +71,15 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray) -> Iterator[str]:
             + (f"; the least alike pair has {min(pairs)[0]:.2f}." if len(pairs) > 1 else ".")
         )
     if best.scores:
-        parts = [
-            f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.0f} ({TASKS[name].unit})"
-            for name, value in best.scores.items()
-        ]
-        yield f"Asked what it has not seen, the model of {taught(best.tasks)} answers: " + ", ".join(parts) + "."
+        yield f"Asked what it has not seen, the model of {taught(best.tasks)} answers: {_answers(best.scores)}."
+
+
+def _answers(scores: Mapping[str, float]) -> str:
+    """Scores by task, in words."""
+    return ", ".join(
+        f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.0f} ({TASKS[name].unit})"
+        for name, value in scores.items()
+    )
 
 
 def _of_atlantis(study: Study, tables: Tables) -> Iterator[str]:
@@ -115,12 +119,11 @@ def _of_prediction(tables: Tables) -> Iterator[str]:
     if "prediction" not in tables:
         return
     table = tables["prediction"].dropna(subset=["r"])
-    parts = [
-        f"{row.predicted}{'' if row.what == 'all tasks' else ', ' + row.what}: r {row.r:+.2f}, p {row.p:.2f}, {row.n} pairs".replace(
-            " -", " \u2212"
-        )
-        for row in table.itertuples()
-    ]
+    parts = []
+    for row in table.itertuples():
+        apart = "" if row.what == "all tasks" else f", {row.what}"
+        r = f"{row.r:+.2f}".replace("-", "\u2212")
+        parts.append(f"{row.predicted}{apart}: r {r}, p {row.p:.2f}, {row.n} pairs")
     if parts:
         yield (
             "How far the gradients of two tasks agree at the pretrained models, before any fine-tuning, against what "
@@ -148,24 +151,33 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
                 "tasks and of tasks none of which they share, is " + ", ".join(parts) + "."
             )
     runs = tables["runs"].set_index("run")
-    probes = tables["probes"][tables["probes"].layer == study.layer]
-    last = probes.sort_values("step").groupby("run").last().join(runs[["kind", "tasks", "n_tasks"]])
+    last = _last_probes(study, tables).join(runs[["kind", "tasks", "n_tasks"]])
     alone = last[(last.kind == "pt") & (last.n_tasks == 1)].groupby("tasks").r2.mean().sort_values()
     if len(alone) > 1:
         yield (
             "A map can be read out of models of one task: R\u00b2 from "
             f"{alone.iloc[0]:.2f} ({alone.index[0]}) to {alone.iloc[-1]:.2f} ({alone.index[-1]})."
         )
-    if "evaluation" in tables:
-        every = runs[(runs.kind == "pt") & (runs.n_tasks == len(TASKS))].index
-        scores = tables["evaluation"]
-        scores = scores[scores.run.isin(every) & (scores.group == "standard")].groupby("task", sort=False).value.mean()
-        if len(scores):
-            parts = [
-                f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.0f} ({TASKS[name].unit})"
-                for name, value in scores.items()
-            ]
-            yield f"Asked what they have not seen, models of all seven tasks answer: {', '.join(parts)}."
+    scores = _scores_of_all_tasks(tables)
+    if scores is not None:
+        means = scores.groupby("task", sort=False).value.mean()
+        yield f"Asked what they have not seen, models of all seven tasks answer: {_answers(means)}."
+
+
+def _last_probes(study: Study, tables: Tables) -> pandas.DataFrame:
+    """The probe of the study's layer at each run's last checkpoint, by run."""
+    probes = tables["probes"]
+    return probes[probes.layer == study.layer].sort_values("step").groupby("run").last()
+
+
+def _scores_of_all_tasks(tables: Tables) -> pandas.DataFrame | None:
+    """What models of all seven tasks score on rows without Atlantis. None where there is none."""
+    if "evaluation" not in tables:
+        return None
+    runs, scores = tables["runs"], tables["evaluation"]
+    every = runs[(runs.kind == "pt") & (runs.n_tasks == len(TASKS))].run
+    scores = scores[scores.run.isin(every) & (scores.group == "standard")]
+    return scores if len(scores) else None
 
 
 def _of_failures(tables: Tables) -> list[str]:
@@ -228,13 +240,8 @@ def _beside(name: str, what: str, ours: Mean) -> Comparison:
 
 
 def _evaluation(tables: Tables) -> Iterator[Comparison]:
-    runs = tables["runs"]
-    every = runs[(runs.kind == "pt") & (runs.n_tasks == len(TASKS))].run
-    if "evaluation" not in tables or not len(every):
-        return
-    scores = tables["evaluation"]
-    scores = scores[scores.run.isin(every) & (scores.group == "standard")]
-    if not len(scores):
+    scores = _scores_of_all_tasks(tables)
+    if scores is None:
         return
     for task in TASKS.values():
         found = mean_and_error(scores[scores.task == task.name].value, "model")
@@ -242,8 +249,7 @@ def _evaluation(tables: Tables) -> Iterator[Comparison]:
 
 
 def _maps(study: Study, tables: Tables) -> Iterator[Comparison]:
-    runs, probes = tables["runs"], tables["probes"]
-    probes = probes[probes.layer == study.layer].sort_values("step").groupby("run").last()
+    runs, probes = tables["runs"], _last_probes(study, tables)
     for task in ("compass", "angle", "perimeter", "crossing"):
         names = runs[(runs.kind == "pt") & (runs.tasks == task)].run
         if len(names):

@@ -122,11 +122,11 @@ def _need_on_gpu(run: Run) -> Need:
     """What worldfast.footprint counts, and for all a checkpoint's activations while they are read."""
     shape = run.model, run.vocabulary_size
     one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2))
-    return Need(two - one, 2 * one - two + reading(*shape) + _captured(run) + GPU_EXTRA)
+    return Need(two - one, 2 * one - two + reading(*shape) + captured(run) + GPU_EXTRA)
 
 
-def _captured(run: Run) -> int:
-    """Bytes of the activations of a checkpoint."""
+def captured(run: Run) -> int:
+    """Bytes of the activations of a checkpoint, in float32."""
     layers = len(run.capture.of(run.model.layers))
     return layers * int(run.captured_cities().sum()) * 2 * run.model.hidden * NUMBER
 
@@ -145,18 +145,18 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
     # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
     packed = 2 if run.products == "float32" else 3
-    captured = _captured(run)
+    states = captured(run)
     tokens = run.batch * LONGEST_ROW
     member = (
         NUMBER * P * (1 + lanes + len(MOMENTS) + packed)
         + tokens * (NUMBER * D + TOKEN_EXTRA)
-        + captured
+        + states
         + MEMBER_EXTRA
     )
     tile = min(tokens, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
     kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them
     scratch = NUMBER * tile * kept * 2  # it doubles when it grows
-    segment = 2 * captured  # a file of activations while it is made
+    segment = 2 * states  # a file of activations while it is made
     return Need(member, NUMBER * P + (threads if lanes > 1 else 1) * scratch + segment)
 
 

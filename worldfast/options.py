@@ -13,6 +13,7 @@ from worldfast.activations import Capture
 from worldfast.evaluate import spec_of
 from worldfast.model import ModelSpec
 from worldfast.run import Run
+from worldfast.start import outcome
 from worldfast.tasks import TASKS
 from worldfast.world import WorldSpec
 
@@ -159,7 +160,7 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
 
 def ending(folder: Path) -> str:
     """A line that says how a run ended."""
-    done = json.loads((folder / "done").read_text())
+    done = outcome(folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     loss = [f"loss {line['loss']:.4f}" for line in lines if line.get("loss") is not None][-1:] or ["no loss"]
     return f"{folder}  {done['status']} at step {done['step']:,}, {loss[0]}, {done['seconds']:,.0f} s"

@@ -15,17 +15,16 @@ import numpy as np
 
 from worldfast import files
 from worldfast.lockstep import Lockstep
-from worldfast.member import METRIC_LINES
-from worldfast.memory import limit_of, plan, text
+from worldfast.memory import NUMBER, captured, limit_of, plan, text
 from worldfast.model import Ensemble
 from worldfast.run import Run
+from worldfast.start import outcome
 from worldfast.study import Study
 
 __all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
 
 STEPS = 3  # timed, behind one that is not
 TOGETHER = 8  # members at most, while a rate is measured
-NUMBER = 4  # bytes of a float32
 STATES = 3  # parameters and two moments, of which a checkpoint is made
 STALE = 60.0  # seconds
 
@@ -103,11 +102,8 @@ def _rate(runs: Sequence[Run], threads: int) -> float:
 
 def _disk(run: Run) -> int:
     """Bytes that a run leaves: its last two checkpoints, and activations of all."""
-    cities = int(run.captured_cities().sum())
-    layers = len(run.capture.of(run.model.layers))
-    number = 2 if run.capture.dtype == "float16" else NUMBER
-    captured = len(run.checkpoint_steps) * layers * cities * 2 * run.model.hidden * number
-    return 2 * STATES * NUMBER * run.model.parameters(run.vocabulary_size) + captured
+    kept = captured(run) // (2 if run.capture.dtype == "float16" else 1)
+    return 2 * STATES * NUMBER * run.model.parameters(run.vocabulary_size) + len(run.checkpoint_steps) * kept
 
 
 def print_plan(study: Study, *, threads: int, memory: int | str | None = None, measure: bool = True) -> None:
@@ -183,8 +179,7 @@ def status(folder: Path) -> list[Standing]:
         last = _last_line(at / "metrics.jsonl")
         if last:
             step, rows = last["step"], last["rows"]
-        if (at / "done").exists():
-            ending = json.loads((at / "done").read_text())
+        if ending := outcome(at):
             state = "done" if ending["status"] == "finished" else ending["status"]
             step = ending["step"]
             rows = run["rows"] if state == "done" else rows

@@ -10,10 +10,9 @@ whatever is edited makes what depends on it again and nothing else.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,6 @@ from worldfast.analysis import agreement, alignment, cka, dimension, generalisat
 from worldfast.analysis.probe import held_out, probe_table
 from worldfast.evaluate import evaluate, load
 from worldfast.run import Run
-from worldfast.sampling import sample
 from worldfast.study import NEW, OLD, Study
 from worldfast.tasks import TASKS
 from worldfast.world import ATLANTIS
@@ -34,7 +32,7 @@ from worldfast.world import ATLANTIS
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Reading", "Trained", "compute", "made", "make", "of_study"]
+__all__ = ["Reading", "Trained", "compute", "last_states", "made", "make", "of_study"]
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
 NEIGHBOURS = 10
@@ -79,10 +77,6 @@ class Trained:
         self.run, self.name, self.folder = run, run.name, out / "runs" / run.folder_name
         self.world = run.world.build()
 
-    @property
-    def ending(self) -> dict:
-        return json.loads((self.folder / "done").read_text())
-
     @cached_property
     def activations(self) -> Activations:
         return Activations(self.folder)
@@ -99,10 +93,6 @@ class Trained:
     def new(self) -> np.ndarray:
         """bool [n], cities of Atlantis among those captured."""
         return self.world.region[self.cities] == ATLANTIS
-
-    def rows_after(self) -> np.ndarray:
-        """int64 [steps + 1], rows seen after each step."""
-        return np.array([0, *np.cumsum([self.run.rows_at(step)[1] for step in range(self.run.steps)])])
 
     def chosen(self, cities: str) -> np.ndarray:
         """bool [n], those of the captured cities that an expression selects. ValueError where it selects none."""
@@ -131,18 +121,9 @@ def evaluation(trained: list[Trained], rows: int) -> pandas.DataFrame:
     for task in TASKS.values():
         for group, where in groups.items():
             score = evaluate(ensemble, 0, one.world, task.name, rows, run.seed, vocabulary=run.vocabulary, **where)
-            rows_of = sample(one.world, task, rows, run.seed, split="test", vocabulary=run.vocabulary, **where)
             found = {"run": one.name, "task": task.name, "group": group, "metric": task.metric, "unit": task.unit}
-            found |= {"value": score.value, "constant": constant(task, rows_of.label)}
-            table.append(found | {"n": score.n, "unparsable": score.unparsable})
+            table.append(found | asdict(score))
     return pd.DataFrame(table)
-
-
-def constant(task, labels: np.ndarray) -> float:
-    """What the best answer that is always the same would score: the bar of who has learned nothing."""
-    if task.answers:
-        return float(np.bincount(labels).max() / len(labels))
-    return float(np.abs(labels - np.median(labels)).mean())
 
 
 def probes(trained: list[Trained]) -> pandas.DataFrame:
@@ -150,7 +131,7 @@ def probes(trained: list[Trained]) -> pandas.DataFrame:
     (one,) = trained
     old = ~one.new
     read = _Chosen(one.activations, old)
-    rows = one.rows_after()[list(read.steps)]
+    rows = [one.run.rows_at(step)[0] for step in read.steps]  # seen before the next
     return probe_table(read, read.layers, one.xy[old], held_out(int(old.sum())), rows=rows, run=one.name)
 
 
@@ -187,7 +168,8 @@ def generalised(trained: list[Trained]) -> pandas.DataFrame:
 # ---- of several together ----
 
 
-def _last(trained: list[Trained], layer: int, cities: str) -> dict[str, np.ndarray]:
+def last_states(trained: list[Trained], layer: int, cities: str) -> dict[str, np.ndarray]:
+    """Name -> [n, d], at the last checkpoint, of the cities that an expression selects."""
     return {one.name: one.activations[one.activations.steps[-1], layer][one.chosen(cities)] for one in trained}
 
 
@@ -197,7 +179,7 @@ def likeness(trained: list[Trained], layers: list[int], cities: str) -> pandas.D
 
     parts = []
     for layer in layers:
-        states = _last(trained, layer, cities)
+        states = last_states(trained, layer, cities)
         parts.append(cka.cka_table(states, ("linear", "rbf"), (False, True), layer=layer, step_share=1.0))
         parts.append(cka.cka_table(states, "linear", False, 3, layer=layer, step_share=1.0))
     return pd.concat(parts, ignore_index=True)
@@ -210,15 +192,15 @@ def likeness_over_training(trained: list[Trained], layer: int, cities: str) -> p
 
 
 def disparities(trained: list[Trained], layer: int, cities: str) -> pandas.DataFrame:
-    return procrustes.procrustes_table(_last(trained, layer, cities), layer=layer)
+    return procrustes.procrustes_table(last_states(trained, layer, cities), layer=layer)
 
 
 def neighbours(trained: list[Trained], layer: int, cities: str) -> pandas.DataFrame:
-    return alignment.mutual_knn_table(_last(trained, layer, cities), NEIGHBOURS, layer=layer)
+    return alignment.mutual_knn_table(last_states(trained, layer, cities), NEIGHBOURS, layer=layer)
 
 
 def dimensions(trained: list[Trained], layer: int, cities: str) -> pandas.DataFrame:
-    return dimension.dimension_table(_last(trained, layer, cities), layer=layer)
+    return dimension.dimension_table(last_states(trained, layer, cities), layer=layer)
 
 
 # ---- what pulls and what carries ----
@@ -272,7 +254,8 @@ def of_study(study: Study, ended: Mapping[str, bool]) -> list[Reading]:
     if study.patched and study.test_rows and all(name in by_name for name in study.patched):
         options = {"rows": min(PATCHED_ROWS, study.test_rows), "positions": ["included", "question", "all"]}
         found.append(Reading("patching", tuple(by_name[name] for name in study.patched), options))
-    pretrained = [run for run in runs if run.start is None and run in study.canon]
+    canon = {run.id for run in study.canon}
+    pretrained = [run for run in runs if run.start is None and run.id in canon]
     alike = [run for run in pretrained if run.model == pretrained[0].model and run.world == pretrained[0].world]
     if len(alike) > 1:
         layers = list(alike[0].capture.of(alike[0].model.layers))
@@ -313,6 +296,4 @@ def make(reading: Reading, out: Path) -> None:
     }
     files.folder(path.parent, "out")
     files.write_whole(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
-    text = io.StringIO()
-    table.to_csv(text, index=False, na_rep="nan")
-    files.write_whole(path, text.getvalue().encode())
+    files.write_table(path, table)

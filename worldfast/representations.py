@@ -16,11 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import files
-from worldfast.activations import CITY, Prompt
+from worldfast.activations import Prompt, prompt_of
 from worldfast.evaluate import opened
 from worldfast.model import Ensemble
 from worldfast.run import Run
-from worldfast.tasks import find
 from worldfast.tokens import Vocabulary
 
 __all__ = ["PUBLISHED", "Representations", "represent"]
@@ -96,8 +95,7 @@ def represent(
     chosen = np.flatnonzero(world.select(cities)) if cities is not None else np.arange(len(world))
     if not len(chosen):
         raise ValueError(f"cities: {cities!r} selects none of {len(world):,}")
-    task = find(run.tasks[0])
-    text = f"{task.prompt}({CITY}{task.delimiter}" if prompt is None else prompt
+    text = prompt_of(run.tasks[0]) if prompt is None else prompt
     rows = Prompt(Vocabulary(run.vocabulary, world), text, chosen, positions)
     layers = range(run.model.layers + 1) if layers is None else layers
     return Representations(rows.read(ensemble, 0, tuple(layers)), chosen, rows.text, rows.positions, run.id)

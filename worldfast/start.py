@@ -12,7 +12,7 @@ from worldfast import checkpoint
 from worldfast.huggingface import import_huggingface
 from worldfast.run import OpenCheckpoint, Run, require_same_shape
 
-__all__ = ["diverged", "require", "weights"]
+__all__ = ["diverged", "outcome", "require", "weights"]
 
 
 def require(run: Run, out: Path, first: Collection[str]) -> None:
@@ -41,7 +41,7 @@ def require(run: Run, out: Path, first: Collection[str]) -> None:
 def diverged(start: Run | OpenCheckpoint | None, out: Path) -> bool:
     """Whether a start is a run that has ended without its last weights."""
     folder = _folder(start, out) if isinstance(start, Run) else None
-    return folder is not None and _done(folder)["status"] != "finished"
+    return folder is not None and outcome(folder)["status"] != "finished"
 
 
 def weights(run: Run, out: Path) -> Tensor:
@@ -51,7 +51,7 @@ def weights(run: Run, out: Path) -> Tensor:
     if isinstance(run.start, OpenCheckpoint):
         return _opened(run)
     folder = _folder(run.start, out)
-    found = checkpoint.of_step(folder / "checkpoint", _done(folder)["step"], run.start.id)
+    found = checkpoint.of_step(folder / "checkpoint", outcome(folder)["step"], run.start.id)
     return found.tensors["parameters"]
 
 
@@ -79,8 +79,10 @@ def _require_same_vocabulary(start: str, size: int, run: Run) -> None:
 
 def _folder(start: Run, out: Path) -> Path | None:
     """Where a run has ended below `out`, whatever it was called there."""
-    return next((folder for folder in sorted(out.glob(f"*-{start.id}")) if (folder / "done").exists()), None)
+    return next((folder for folder in sorted(out.glob(f"*-{start.id}")) if outcome(folder)), None)
 
 
-def _done(folder: Path) -> dict:
-    return json.loads((folder / "done").read_text())
+def outcome(folder: Path) -> dict | None:
+    """How a run ended, by its folder: status ("finished" or "diverged"), step, seconds. None where it has not."""
+    done = folder / "done"
+    return json.loads(done.read_text()) if done.exists() else None

@@ -95,6 +95,12 @@ class Task:
             ]
         return np.asarray(scores, dtype=np.float64), unparsable
 
+    def constant(self, labels):
+        """What the best answer that is always the same would score on labels: the bar of who has learned nothing."""
+        if self.answers:
+            return float(np.bincount(labels).max() / len(labels))
+        return float(np.abs(labels - np.median(labels)).mean())
+
 
 TASKS = MappingProxyType({row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())})
 

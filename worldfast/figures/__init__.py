@@ -21,7 +21,7 @@ from worldfast.figures.matrices import (
     procrustes,
 )
 from worldfast.figures.patching import patching
-from worldfast.figures.saving import save, save_study
+from worldfast.figures.saving import save
 from worldfast.figures.style import running_mean, short_count
 from worldfast.figures.tables import LacksRuns
 from worldfast.figures.trends import cka_against_improvement, cka_over_training, cka_trends
@@ -57,7 +57,6 @@ __all__ = [
     "procrustes",
     "running_mean",
     "save",
-    "save_study",
     "short_count",
     "task_drawings",
     "training",

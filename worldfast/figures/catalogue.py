@@ -107,7 +107,7 @@ def _entries() -> dict[str, Entry]:
     found["neighbours"] = Entry(
         alike, matrices.alignment, captions.alignment, ("alignment", "runs"), layered=True
     )
-    for name, n in {"one-task": 1, "two-tasks": 2, "three-tasks": 3}.items():
+    for name, n in similar.items():
         found[f"improvement-{name}"] = Entry(
             tuning, matrices.improvement, captions.improvement, ("improvement",), {"n_tasks": n}
         )

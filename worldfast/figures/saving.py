@@ -7,11 +7,6 @@ import os
 from pathlib import Path
 
 from worldfast import files
-from worldfast.figures.curves import training
-from worldfast.figures.maps import learned_map, world_map
-from worldfast.figures.matrices import cka_matrix
-from worldfast.figures.views import pca
-from worldfast.results import StudyResult
 
 
 def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tuple[Path, Path]:
@@ -36,19 +31,3 @@ def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tupl
             )
         written.append(files.write_whole(target / f"{name}.{suffix}", buffer.getvalue()))
     return written[0], written[1]
-
-
-def save_study(result: StudyResult, folder: str | os.PathLike) -> list[Path]:
-    """Draw and save every figure of a study; returns the paths. Errors as for `save`."""
-    origin = (
-        f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
-    )
-    drawn = {
-        "world": world_map(result.world),
-        "training": training(result.runs),
-        "cka": cka_matrix(result.cka, [run.name for run in result.runs], result.cka_layer),
-    }
-    for run in result.runs:
-        drawn[f"map-{run.name}"] = learned_map(result.world, run, moments=6)
-        drawn[f"pca-{run.name}"] = pca(result.world, run)
-    return [path for name, figure in drawn.items() for path in save(figure, folder, name, origin)]

@@ -31,25 +31,29 @@ function turn(width, height) {
   };
 }
 
+// Where a city is drawn now: x, y in pixels and its depth, kept in `turned` for who asks later.
+function turnCity(i, project) {
+  const far = study.radius;
+  const drawn = project(
+    shown.space[i] / far,
+    shown.space[count + i] / far,
+    shown.space[2 * count + i] / far,
+  );
+  [turned[i], turned[count + i], turned[2 * count + i]] = drawn;
+  return drawn;
+}
+
 function drawSpace() {
   const c = fit(spaceView, spaceView.canvas.clientHeight);
   if (!c) return;
   const {width, height} = spaceView,
-    project = turn(width, height),
-    far = study.radius;
+    project = turn(width, height);
   drawAxes(c, project);
   const layers = Array.from({length: LAYERS}, () => new Map());
   for (const group of drawOrder)
     for (const i of group.cities) {
       if (state.held && !films[state.run].held[i]) continue;
-      const [x, y, near] = project(
-        shown.space[i] / far,
-        shown.space[count + i] / far,
-        shown.space[2 * count + i] / far,
-      );
-      turned[i] = x;
-      turned[count + i] = y;
-      turned[2 * count + i] = near;
+      const [, , near] = turnCity(i, project);
       const layer = layers[Math.max(0, Math.min(LAYERS - 1, Math.floor(((near + 1) * LAYERS) / 2)))];
       if (!layer.has(group.region)) layer.set(group.region, []);
       layer.get(group.region).push(i);
@@ -73,14 +77,7 @@ function drawSpace() {
   const newcomers = atlantis.filter(i => !state.held || films[state.run].held[i]);
   c.beginPath();
   for (const i of newcomers) {
-    const [x, y, near] = project(
-      shown.space[i] / far,
-      shown.space[count + i] / far,
-      shown.space[2 * count + i] / far,
-    );
-    turned[i] = x;
-    turned[count + i] = y;
-    turned[2 * count + i] = near;
+    const [x, y, near] = turnCity(i, project);
     diamond(c, x, y, 2.1 * dot * (0.8 + 0.3 * near));
   }
   c.globalAlpha = state.region === null || state.region === study.atlantis ? 0.95 : 0.08;
