@@ -66,24 +66,16 @@ WORLDFAST_INLINE void product(const T* a, int64_t a_row, int64_t a_k, const T* b
     for (; c < columns; c += W) product_tile<W, 1>(a, a_row, a_k, b + c, b_k, n, out + c, out_row);
 }
 
-// out [columns, rows] = in [rows, columns], both multiples of W. Merging line k with line k + W/2 into lines
-// 2k and 2k + 1, log2(W) times over, transposes a W x W block.
+// out [columns, rows] = in [rows, columns], both multiples of W.
 template <int W, class T>
 WORLDFAST_INLINE void transpose(const T* in, int64_t in_row, T* out, int64_t out_row, int64_t rows,
                                 int64_t columns) {
     for (int64_t row = 0; row < rows; row += W) {
         for (int64_t column = 0; column < columns; column += W) {
-            typename Lanes<W, T>::Float line[W], merged[W];
+            typename Lanes<W, T>::Float line[W];
             WORLDFAST_UNROLL
             for (int i = 0; i < W; ++i) line[i] = at<W>(in + (row + i) * in_row + column);
-            WORLDFAST_UNROLL
-            for (int step = 1; step < W; step *= 2) {
-                WORLDFAST_UNROLL
-                for (int i = 0; i < W / 2; ++i)
-                    interleave<W, T>(line[i], line[i + W / 2], merged[2 * i], merged[2 * i + 1]);
-                WORLDFAST_UNROLL
-                for (int i = 0; i < W; ++i) line[i] = merged[i];
-            }
+            transpose_lines<W, T>(line);
             WORLDFAST_UNROLL
             for (int i = 0; i < W; ++i) at<W>(out + (column + i) * out_row + row) = line[i];
         }

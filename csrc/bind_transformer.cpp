@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "array.h"
+#include "forward.h"
 #include "linear.h"
 #include "transformer.h"
 
@@ -138,34 +139,50 @@ void extend(const TransformerShape& shape, Object parameters_, Object packed_, O
     extend_rows(model, rows, t, cache, out, arena);
 }
 
-// A product and its gradient at the weight, for tests and for timing them alone.
-template <class S>
-void multiply_packed(const Array& x, const Array& weight, const Array& out) {
-    const int64_t n = x.shape(0), lines = weight.shape(0), depth = weight.shape(1);
-    std::vector<S> panel(static_cast<size_t>(panel_size<S>(lines, depth)));
-    const S* px = x.data<S>();
-    pack(weight.data<float>(), depth, true, lines, depth, panel.data());
-    multiply(Product<S, float>{px, n, x.stride(0), panel.data(), lines, depth, out.data<float>(), lines});
-}
-
+// A product and its gradient at the weight, in blocks of tokens as in training, for tests and for timing them
+// alone. f takes the type that x holds and the one that is multiplied.
 template <class F>
 void with_multiplied(const Array& x, F&& f) {
-    if (x.holds<float>()) return f(float{});
-    if (x.holds<BFloat16>()) return f(BFloat16{});
-    throw py::type_error(x.message("dtype float32 or bfloat16", "dtype " + to_string(x.dtype())));
+    if (x.holds<float>()) return f(float{}, float{});
+    if (!x.holds<BFloat16>()) throw py::type_error(x.message("dtype float32 or bfloat16", "dtype " + to_string(x.dtype())));
+    if (multiplies_pairs()) return f(BFloat16{}, BFloat16{});
+    f(BFloat16{}, Rounded{});
+}
+
+// x [n, depth], as S and with its strides, or widened into the arena, contiguous.
+template <class S, class In>
+std::pair<const S*, int64_t> multiplied(const Array& x, Arena& arena) {
+    const In* from = x.data<In>();
+    if constexpr (std::is_same_v<S, In>) {
+        return {from, x.stride(0)};
+    } else {
+        const int64_t n = x.shape(0), depth = x.shape(1);
+        S* to = arena.take<S>(n * depth);
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t d = 0; d < depth; ++d) to[i * depth + d] = S(float(from[i * x.stride(0) + d]));
+        return {to, depth};
+    }
 }
 
 void linear(Object x_, Object weight_, Object out_) {
     const Array x(x_, "x"), weight(weight_, "weight"), out(out_, "out");
     weight.require<float>({Array::any, Array::any}).contiguous().on_cpu();
-    output<float>(out, {x.shape(0), weight.shape(0)});
-    with_multiplied(x, [&](auto element) {
-        using S = decltype(element);
-        x.require<S>({Array::any, weight.shape(1)}).unit_last_stride().on_cpu();
-        if (paired<S> == 2 && (x.stride(0) % 2 || weight.shape(1) % 2))
-            throw py::value_error(x.message("an even number of columns", std::to_string(weight.shape(1))));
+    const int64_t n = x.shape(0), lines = weight.shape(0), depth = weight.shape(1);
+    float* to = output<float>(out, {n, lines});
+    with_multiplied(x, [&](auto in, auto operand) {
+        using In = decltype(in);
+        using S = decltype(operand);
+        x.require<In>({Array::any, depth}).unit_last_stride().on_cpu();
+        if (sizeof(In) == 2 && (x.stride(0) % 2 || depth % 2))
+            throw py::value_error(x.message("an even number of columns", std::to_string(depth)));
         py::gil_scoped_release nogil;
-        multiply_packed<S>(x, weight, out);
+        Arena arena;
+        S* panel = arena.take<S>(panel_size<S>(lines, depth));
+        pack_rows(weight.data<float>(), depth, lines, depth, panel);
+        const auto [a, stride] = multiplied<S, In>(x, arena);
+        for (int64_t t = 0; t < n; t += block_tokens)
+            multiply(Product<S, float>{a + t * stride, std::min(block_tokens, n - t), stride, panel, lines, depth,
+                                       to + t * lines, lines});
     });
 }
 
@@ -173,16 +190,18 @@ void linear_gradient(Object grad_out_, Object x_, Object gradient_) {
     const Array grad_out(grad_out_, "grad_out"), x(x_, "x"), gradient(gradient_, "gradient");
     const int64_t n = x.shape(0), lines = grad_out.shape(1), depth = x.shape(1);
     float* to = output<float>(gradient, {lines, depth});
-    with_multiplied(x, [&](auto element) {
-        using S = decltype(element);
-        x.require<S>({Array::any, Array::any}).unit_last_stride().on_cpu();
-        grad_out.require<S>({n, Array::any}).unit_last_stride().on_cpu();
+    with_multiplied(x, [&](auto in, auto operand) {
+        using In = decltype(in);
+        using S = decltype(operand);
+        x.require<In>({Array::any, Array::any}).unit_last_stride().on_cpu();
+        grad_out.require<In>({n, Array::any}).unit_last_stride().on_cpu();
         py::gil_scoped_release nogil;
-        std::vector<S> a(static_cast<size_t>(panel_size<S>(lines, n))),
-            b(static_cast<size_t>(panel_size<S>(depth, n)));
-        pack(grad_out.data<S>(), grad_out.stride(0), false, lines, n, a.data());
-        pack(x.data<S>(), x.stride(0), false, depth, n, b.data());
-        add_products(a.data(), 0, lines, b.data(), depth, n, to);
+        Arena arena;
+        const auto [a, a_stride] = multiplied<S, In>(grad_out, arena);
+        const auto [b, b_stride] = multiplied<S, In>(x, arena);
+        for (int64_t t = 0; t < n; t += block_tokens)
+            add_gradient(a + t * a_stride, a_stride, lines, b + t * b_stride, b_stride, depth,
+                         std::min(block_tokens, n - t), to, arena, 1);
     });
 }
 
@@ -194,8 +213,11 @@ void bind_transformer(py::module_& m) {
         .def(py::init([](int64_t hidden, int64_t layers, int64_t heads, int64_t intermediate,
                          int64_t vocabulary, int64_t outputs, double rope_base, float norm_eps,
                          const std::vector<int64_t>& offsets, bool bfloat16) {
+                 const Operand operand = !bfloat16            ? Operand::float32
+                                         : multiplies_pairs() ? Operand::bfloat16
+                                                              : Operand::rounded;
                  return TransformerShape{hidden,  layers,    heads,    intermediate, vocabulary,
-                                         outputs, rope_base, norm_eps, bfloat16,     offsets};
+                                         outputs, rope_base, norm_eps, operand,      offsets};
              }),
              py::kw_only(), py::arg("hidden"), py::arg("layers"), py::arg("heads"), py::arg("intermediate"),
              py::arg("vocabulary"), py::arg("outputs"), py::arg("rope_base"), py::arg("norm_eps"),

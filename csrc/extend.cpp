@@ -48,8 +48,9 @@ void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, f
 void extend_rows(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches,
                  int32_t* following, Arena& arena) {
     arena.clear();
-    if (model.shape.bfloat16) return extend<BFloat16>(model, rows, tokens, caches, following, arena);
-    extend<float>(model, rows, tokens, caches, following, arena);
+    with_operand(model.shape, [&](auto operand) {
+        extend<decltype(operand)>(model, rows, tokens, caches, following, arena);
+    });
 }
 
 }  // namespace worldfast

@@ -36,6 +36,15 @@ struct BFloat16 {
     WORLDFAST_INLINE operator float() const { return float_of(uint32_t{bits} << 16); }
 };
 
+// A BFloat16 in the place of a float: wider in memory, but multiplied without being widened first.
+struct Rounded {
+    float value;
+
+    Rounded() = default;
+    WORLDFAST_INLINE explicit Rounded(float x) : value(BFloat16(x)) {}
+    WORLDFAST_INLINE operator float() const { return value; }
+};
+
 // ---- vectors of BFloat16 ----
 
 template <int W>
@@ -80,6 +89,20 @@ WORLDFAST_INLINE void store(BFloat16* p, int64_t n, const typename Lanes<W>::Flo
     typename Lanes<W>::Bits bits;
     round_to<W>(x, bits);
     store_half<W>(p, n, __builtin_convertvector(bits, typename Halves<W>::type));
+}
+
+template <int W>
+WORLDFAST_INLINE void load(const Rounded* p, int64_t n, typename Lanes<W>::Float& x) {
+    load<W>(reinterpret_cast<const float*>(p), n, x);
+}
+template <int W>
+WORLDFAST_INLINE void store(Rounded* p, int64_t n, const typename Lanes<W>::Float& x) {
+    typename Lanes<W>::Bits bits;
+    round_to<W>(x, bits);
+    bits <<= 16;
+    typename Lanes<W>::Float rounded;
+    std::memcpy(&rounded, &bits, sizeof rounded);
+    store<W>(reinterpret_cast<float*>(p), n, rounded);
 }
 
 // IEEE 754's binary16: 5 bits of exponent, biased by 15, and 10 of mantissa.

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "attention.h"
@@ -21,6 +22,14 @@ namespace worldfast {
 constexpr int64_t block_tokens = 256;
 constexpr int64_t grain = 32;  // rows of a product that are worth a thread
 
+// Calls f with a number of the type that is multiplied.
+template <class F>
+auto with_operand(const TransformerShape& shape, F&& f) {
+    if (shape.operand == Operand::bfloat16) return f(BFloat16{});
+    if (shape.operand == Operand::rounded) return f(Rounded{});
+    return f(float{});
+}
+
 // Numbers to a row of what is multiplied.
 template <class S>
 constexpr int64_t row_of(int64_t width) {
@@ -30,7 +39,7 @@ constexpr int64_t row_of(int64_t width) {
 // a [n, width] as what is multiplied, with a zero behind an odd row.
 template <class S>
 const S* rounded(const float* a, int64_t n, int64_t width, Arena& arena) {
-    if constexpr (sizeof(S) == 2) {
+    if constexpr (!std::is_same_v<S, float>) {
         S* to = arena.take<S>(n * row_of<S>(width));
         round_rows(a, n, width, to, row_of<S>(width));
         return to;
@@ -59,6 +68,15 @@ struct Kept {
     const float *middle = nullptr, *middle_scale = nullptr;  // [n, D], [n]
     const S* gate_up = nullptr;                              // [n, 2 F]
 };
+
+// Attention reads Rounded numbers as the floats that they are.
+template <class S>
+auto* attended_as(S* p) {
+    if constexpr (std::is_same_v<std::remove_const_t<S>, Rounded>)
+        return &p->value;
+    else
+        return p;
+}
 
 // Queries, keys or values among qkv [.., 3 D], from the head on at which `at` begins.
 template <class T>
@@ -115,8 +133,7 @@ struct Forward {
             S* mixed = arena.take<S>(U * D);
             const AttentionRows attended =
                 attention_rows(shape, rows, last ? scored.query.data() : rows.shared, threads);
-            attention_forward(attended, heads_at<const S>(qkv, shape), heads_at<const S>(qkv + D, shape),
-                              heads_at<const S>(qkv + 2 * D, shape), mixed_at(mixed, shape));
+            attend(attended, qkv, mixed, U);
             const float* before = x;
             if (last) {
                 before = gather(x, scored.places);
@@ -136,6 +153,15 @@ struct Forward {
         if (depth < shape.layers) kept.push_back({x});
         out = x;
         return kept;
+    }
+
+    // mixed [n, D] <- the attention of qkv [n, 3 D]
+    void attend(const AttentionRows& rows, const S* qkv, S* mixed, int64_t n) const {
+        const auto* in = attended_as(qkv);
+        auto* out = attended_as(mixed);
+        attention_forward(rows, heads_at(in, shape), heads_at(in + D, shape), heads_at(in + 2 * D, shape),
+                          mixed_at(out, shape));
+        if constexpr (std::is_same_v<S, Rounded>) round_rows(out, n, D, mixed, D);
     }
 
     // [n, D] <- the tokens' embeddings

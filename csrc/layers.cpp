@@ -135,6 +135,7 @@ WORLDFAST_INLINE void swiglu_backward_body(const S* grad_y, const S* gate_up, in
                        (grad_y, gate_up, width, grad_gate_up, y))
 WORLDFAST_LAYERS(float)
 WORLDFAST_LAYERS(BFloat16)
+WORLDFAST_LAYERS(Rounded)
 #undef WORLDFAST_LAYERS
 
 // ---- cross entropy ----
@@ -297,6 +298,7 @@ void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* ga
     template void swiglu_backward(int64_t, int64_t, const S*, const S*, S*, S*, int);
 WORLDFAST_LAYERS(float)
 WORLDFAST_LAYERS(BFloat16)
+WORLDFAST_LAYERS(Rounded)
 #undef WORLDFAST_LAYERS
 
 double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* logits, const int64_t* first,

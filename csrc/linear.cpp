@@ -1,16 +1,35 @@
-// A register tile is 8 rows by two vectors of lines: 16 sums, which hide the latency of a multiply-add, and
-// 10 loads for 16 multiply-adds. A strip of lines stays in the first cache while all rows pass it, where it
-// is not deeper than 300 or so.
+// A register tile is some rows by two vectors of lines: 12 to 16 sums, which hide the latency of a
+// multiply-add and leave registers for what is multiplied. A strip of lines stays in the first cache while
+// all rows pass it, where it is not deeper than 300 or so.
 #include "linear.h"
 
+#include <stdexcept>
 #include <type_traits>
 
+#include "parallel.h"
 #include "simd.h"
 
 namespace worldfast {
 namespace {
 
-constexpr int64_t chain = 256;  // terms to a chain of sums in float32, which are then added up
+// Rows of a register tile: AVX-512 and NEON have 32 registers, AVX2 and SSE2 16, and SSE2 needs one more for
+// each product, since it has no multiply-add. More rows would keep sums in memory.
+#if defined(__aarch64__)
+template <int W>
+constexpr int tile_rows = 8;
+#else
+template <int W>
+constexpr int tile_rows = W == 16 ? 8 : W == 8 ? 6 : 4;
+#endif
+
+// Terms to a chain of sums in float32, which are then added up. Rounded numbers have the chains that pairs
+// have.
+template <class S>
+constexpr int64_t chain = std::is_same_v<S, float> ? 256 : 512;
+
+constexpr int64_t block_lines = 128;
+
+// ---- packing ----
 
 template <int W>
 WORLDFAST_INLINE void load_bits(const float* p, int64_t n, typename Lanes<W>::Bits& bits) {
@@ -19,11 +38,9 @@ WORLDFAST_INLINE void load_bits(const float* p, int64_t n, typename Lanes<W>::Bi
     round_to<W>(x, bits);
 }
 
-// ---- packing ----
-
-// A step in depth of up to 32 lines that lie side by side: a number of each, or a pair.
-template <int W>
-WORLDFAST_INLINE void pack_step(const float* row, int64_t, bool, int64_t n, float* to) {
+// A step in depth of up to 16 lines that lie side by side: a number of each, or a pair.
+template <int W, class From, class S>
+WORLDFAST_INLINE void pack_step(const From* row, int64_t, bool, int64_t n, S* to) {
     typename Lanes<W>::Float x;
     for (int64_t i = 0; i < strip; i += W) {
         load<W>(row + i, std::max<int64_t>(n - i, 0), x);
@@ -41,61 +58,160 @@ WORLDFAST_INLINE void pack_step(const From* row, int64_t stride, bool both, int6
     }
 }
 
-template <int W, class From, class S>
-WORLDFAST_INLINE void pack_body(const From* from, int64_t stride, bool lines_are_rows, int64_t lines,
-                                int64_t depth, S* panel) {
-    constexpr int64_t P = paired<S>;
-    const int64_t deep = round_up(depth, P);
-    for (int64_t first = 0; first < lines; first += strip, panel += strip * deep) {
-        const int64_t n = std::min(strip, lines - first);
-        if (!lines_are_rows) {
-            for (int64_t k = 0; k < depth; k += P)
-                pack_step<W>(from + k * stride + first, stride, k + 1 < depth, n, panel + k * strip);
-            continue;
-        }
-        if (n < strip || deep > depth) std::memset(panel, 0, static_cast<size_t>(strip * deep) * sizeof(S));
-        for (int64_t i = 0; i < n; ++i) {
-            const From* line = from + (first + i) * stride;
-            for (int64_t p = 0; p < P; ++p)
-                for (int64_t k = p; k < depth; k += P) panel[(k - p) * strip + i * P + p] = S(line[k]);
+// A strip of n lines that are rows, `stride` apart: blocks of W by W are transposed.
+template <int W, class S>
+WORLDFAST_INLINE void pack_lines(const float* from, int64_t stride, int64_t n, int64_t depth, S* to) {
+    for (int64_t i = 0; i < strip; i += W) {
+        for (int64_t k = 0; k < depth; k += W) {
+            typename Lanes<W>::Float line[W];
+            WORLDFAST_UNROLL
+            for (int r = 0; r < W; ++r) {
+                line[r] = typename Lanes<W>::Float{};
+                if (i + r < n) load<W>(from + (i + r) * stride + k, depth - k, line[r]);
+            }
+            transpose_lines<W>(line);
+            for (int64_t c = 0; c < std::min<int64_t>(W, depth - k); ++c)
+                store<W>(to + (k + c) * strip + i, W, line[c]);
         }
     }
 }
-
-#define WORLDFAST_PACK(From, S)                                                                          \
-    WORLDFAST_DISPATCH(                                                                                  \
-        pack_in, pack_body,                                                                              \
-        (const From* from, int64_t stride, bool lines_are_rows, int64_t lines, int64_t depth, S* panel), \
-        (from, stride, lines_are_rows, lines, depth, panel))
-WORLDFAST_PACK(float, float)
-WORLDFAST_PACK(float, BFloat16)
-WORLDFAST_PACK(BFloat16, BFloat16)
-#undef WORLDFAST_PACK
-
 template <int W>
-WORLDFAST_INLINE void round_body(const float* from, int64_t n, int64_t width, BFloat16* to, int64_t stride) {
+WORLDFAST_INLINE void pack_lines(const float* from, int64_t stride, int64_t n, int64_t depth, BFloat16* to) {
+    const int64_t deep = round_up(depth, 2);
+    if (n < strip || deep > depth) std::memset(to, 0, static_cast<size_t>(strip * deep) * sizeof *to);
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t p = 0; p < 2; ++p)
+            for (int64_t k = p; k < depth; k += 2)
+                to[(k - p) * strip + i * 2 + p] = BFloat16(from[i * stride + k]);
+}
+
+template <int W, class S>
+WORLDFAST_INLINE void pack_rows_body(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
+    const int64_t size = strip * round_up(depth, paired<S>);
+    for (int64_t first = 0; first < lines; first += strip, panel += size)
+        pack_lines<W>(from + first * stride, stride, std::min(strip, lines - first), depth, panel);
+    if ((lines - 1) / strip % 2 == 0) std::memset(static_cast<void*>(panel), 0, static_cast<size_t>(size) * sizeof(S));
+}
+
+template <int W, class From, class S>
+WORLDFAST_INLINE void pack_columns_body(const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
+    constexpr int64_t P = paired<S>;
+    for (int64_t first = 0; first < round_up(lines, 2 * strip); first += strip, panel += strip * round_up(depth, P)) {
+        const auto pack_strip = [&](int64_t n) {
+            for (int64_t k = 0; k < depth; k += P)
+                pack_step<W>(from + k * stride + first, stride, k + 1 < depth, n, panel + k * strip);
+        };
+        if (lines - first >= strip)
+            pack_strip(strip);  // a constant: vectors are whole
+        else
+            pack_strip(std::max<int64_t>(lines - first, 0));
+    }
+}
+
+template <int W, class S>
+WORLDFAST_INLINE void round_body(const float* from, int64_t n, int64_t width, S* to, int64_t stride) {
     typename Lanes<W>::Float x;
     for (int64_t i = 0; i < n; ++i, from += width, to += stride) {
         for (int64_t d = 0; d < width; d += W) {
             load<W>(from + d, width - d, x);
             store<W>(to + d, width - d, x);
         }
-        for (int64_t d = width; d < stride; ++d) to[d] = BFloat16(0.0f);
+        for (int64_t d = width; d < stride; ++d) to[d] = S(0.0f);
     }
 }
-WORLDFAST_DISPATCH(round_in, round_body,
-                   (const float* from, int64_t n, int64_t width, BFloat16* to, int64_t stride),
-                   (from, n, width, to, stride))
 
 // ---- the register tile ----
 
-template <int W, bool native>
-WORLDFAST_INLINE void store_as(float* p, int64_t n, const typename Lanes<W>::Float& x) {
-    store<W>(p, n, x);
+// Two BFloat16 side by side: a step in depth. A step of all others is a float.
+struct Pair {
+    BFloat16 first, second;
+};
+
+template <int W, class Step>
+using Steps = std::conditional_t<std::is_same_v<Step, float>, typename Lanes<W>::Float, typename Lanes<W>::Bits>;
+
+template <int W, class Step>
+WORLDFAST_INLINE void load_steps(const Step* p, Steps<W, Step>& x) {
+    std::memcpy(&x, p, sizeof x);
 }
-template <int W, bool native>
-WORLDFAST_INLINE void store_as(BFloat16* p, int64_t n, const typename Lanes<W>::Float& x) {
-    if constexpr (native) {
+
+template <int W>
+WORLDFAST_INLINE void add_term(typename Lanes<W>::Float& sum, float a, const typename Lanes<W>::Float& b) {
+    sum += a * b;
+}
+#if defined(__x86_64__)
+template <int W>
+WORLDFAST_INLINE void add_term(typename Lanes<W>::Float& sum, const Pair& a, const typename Lanes<W>::Bits& b) {
+    uint32_t bits;
+    std::memcpy(&bits, &a, sizeof bits);
+    const typename Lanes<W>::Bits both = typename Lanes<W>::Bits{} + bits;
+    typename Lanes<W>::Float total = sum;  // a reference in an asm would keep the sums in memory
+    asm("vdpbf16ps %2, %1, %0" : "+v"(total) : "v"(both), "v"(b));
+    sum = total;
+}
+#endif
+
+// sum [R][2 W] = a b' over so many steps; a_row and a_step count steps, and `second` is the way from b to the
+// second vector.
+template <int W, int R, class Step>
+WORLDFAST_INLINE void tile(const Step* a, int64_t a_row, int64_t a_step, const Step* b, int64_t second, int64_t steps,
+                           typename Lanes<W>::Float (&sum)[R][2]) {
+    WORLDFAST_UNROLL
+    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = typename Lanes<W>::Float{};
+    for (int64_t k = 0; k < steps; ++k, a += a_step, b += strip) {
+        Steps<W, Step> b0, b1;
+        load_steps<W>(b, b0);
+        load_steps<W>(b + second, b1);
+        WORLDFAST_UNROLL
+        for (int r = 0; r < R; ++r) {
+            add_term<W>(sum[r][0], a[r * a_row], b0);
+            add_term<W>(sum[r][1], a[r * a_row], b1);
+        }
+    }
+}
+
+// As `tile`, in chains of so many steps.
+template <int W, int R, class Step>
+WORLDFAST_INLINE void tile_in_chains(const Step* a, int64_t a_row, int64_t a_step, const Step* b, int64_t second,
+                                     int64_t steps, int64_t chain, typename Lanes<W>::Float (&sum)[R][2]) {
+    tile<W, R>(a, a_row, a_step, b, second, std::min(steps, chain), sum);
+    for (int64_t done = chain; done < steps; done += chain) {
+        typename Lanes<W>::Float more[R][2];
+        tile<W, R>(a + done * a_step, a_row, a_step, b + done * strip, second, std::min(steps - done, chain), more);
+        WORLDFAST_UNROLL
+        for (int r = 0; r < R; ++r) sum[r][0] += more[r][0], sum[r][1] += more[r][1];
+    }
+}
+
+// A panel as tiles read it, in steps.
+template <class Step>
+struct Strips {
+    const Step* first;
+    int64_t lines, steps;
+
+    WORLDFAST_INLINE const Step* at(int64_t line) const {
+        return first + line / strip * strip * steps + line % strip;
+    }
+    // from one vector of lines to the next
+    template <int W>
+    WORLDFAST_INLINE int64_t next() const {
+        return W < strip ? W : strip * steps;
+    }
+};
+
+template <class Step, class Out>
+struct Multiplication {
+    const Step* a;
+    int64_t rows, a_stride, chain;
+    Strips<Step> b;
+    Out* out;
+    int64_t out_stride;
+    const float *bias, *onto;
+};
+
+template <int W, class Out>
+WORLDFAST_INLINE void store_sum(Out* p, int64_t n, const typename Lanes<W>::Float& x) {
+    if constexpr (sizeof(Out) == 2) {  // an instruction that comes with the one for pairs
         typename Halves<W>::type half;
         asm("vcvtneps2bf16 %1, %0" : "=v"(half) : "v"(x));
         store_half<W>(p, n, half);
@@ -104,181 +220,133 @@ WORLDFAST_INLINE void store_as(BFloat16* p, int64_t n, const typename Lanes<W>::
     }
 }
 
-// sum += the terms of one step in depth: one product, or two.
-template <int W, bool native>
-WORLDFAST_INLINE void add_term(typename Lanes<W>::Float& sum, float a, const typename Lanes<W>::Float& b) {
-    sum += a * b;
-}
-template <int W, bool native>
-WORLDFAST_INLINE void add_term(typename Lanes<W>::Float& sum, uint32_t a, const typename Lanes<W>::Bits& b) {
-    if constexpr (native) {
-        const typename Lanes<W>::Bits both = typename Lanes<W>::Bits{} + a;
-        typename Lanes<W>::Float total = sum;  // a reference in an asm would keep the sums in memory
-        asm("vdpbf16ps %2, %1, %0" : "+v"(total) : "v"(both), "v"(b));
-        sum = total;
-    } else {
-        typename Lanes<W>::Float low, high;
-        const typename Lanes<W>::Bits first = b << 16, second = b & 0xffff0000;
-        std::memcpy(&low, &first, sizeof low);
-        std::memcpy(&high, &second, sizeof high);
-        sum += float_of(a << 16) * low;
-        sum += float_of(a & 0xffff0000) * high;
-    }
-}
-
-// What a step in depth reads: a float, or two BFloat16.
-template <class S>
-using Word = std::conditional_t<sizeof(S) == 2, uint32_t, float>;
-template <int W, class S>
-using Words = std::conditional_t<sizeof(S) == 2, typename Lanes<W>::Bits, typename Lanes<W>::Float>;
-
-// sum [R][2 W] = a b' over `steps` in depth; a_row and a_step count words.
-template <int W, int R, bool native, class S>
-WORLDFAST_INLINE void tile(const S* a_, int64_t a_row, int64_t a_step, const S* b_, int64_t steps,
-                           typename Lanes<W>::Float (&sum)[R][2]) {
-    using word [[gnu::may_alias, gnu::aligned(sizeof(S))]] = Word<S>;
-    typedef Words<W, S> Vector __attribute__((aligned(sizeof(S)), may_alias));
-    const word* a = reinterpret_cast<const word*>(a_);
-    const word* b = reinterpret_cast<const word*>(b_);
-    WORLDFAST_UNROLL
-    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = typename Lanes<W>::Float{};
-    for (int64_t k = 0; k < steps; ++k, a += a_step, b += strip) {
-        const Words<W, S> b0 = *reinterpret_cast<const Vector*>(b),
-                          b1 = *reinterpret_cast<const Vector*>(b + W);
-        WORLDFAST_UNROLL
-        for (int r = 0; r < R; ++r) {
-            add_term<W, native>(sum[r][0], a[r * a_row], b0);
-            add_term<W, native>(sum[r][1], a[r * a_row], b1);
-        }
-    }
-}
-
-// As `tile`, in chains.
-template <int W, int R, bool native, class S>
-WORLDFAST_INLINE void tile_in_chains(const S* a, int64_t a_row, int64_t a_step, const S* b, int64_t steps,
-                                     typename Lanes<W>::Float (&sum)[R][2]) {
-    constexpr int64_t P = paired<S>;
-    tile<W, R, native>(a, a_row, a_step, b, std::min(steps, chain), sum);
-    for (int64_t done = chain; done < steps; done += chain) {
-        typename Lanes<W>::Float more[R][2];
-        tile<W, R, native>(a + done * a_step * P, a_row, a_step, b + done * strip * P,
-                           std::min(steps - done, chain), more);
-        WORLDFAST_UNROLL
-        for (int r = 0; r < R; ++r) sum[r][0] += more[r][0], sum[r][1] += more[r][1];
-    }
-}
-
-template <int W, int R, bool native, class S, class Out>
-WORLDFAST_INLINE void multiply_rows(const Product<S, Out>& p, int64_t row, const S* b, int64_t line) {
-    constexpr int64_t P = paired<S>;
+template <int W, int R, class Step, class Out>
+WORLDFAST_INLINE void multiply_tile(const Multiplication<Step, Out>& m, int64_t row, int64_t line) {
     typename Lanes<W>::Float sum[R][2], x;
-    tile_in_chains<W, R, native>(p.a + row * p.a_stride, p.a_stride / P, 1, b, (p.depth + P - 1) / P, sum);
+    tile_in_chains<W, R>(m.a + row * m.a_stride, m.a_stride, 1, m.b.at(line), m.b.template next<W>(), m.b.steps,
+                         m.chain, sum);
     for (int c = 0; c < 2; ++c) {
-        const int64_t at = line + c * W, n = p.lines - at;
+        const int64_t at = line + c * W, n = m.b.lines - at;
         if (n <= 0) break;
         WORLDFAST_UNROLL
         for (int r = 0; r < R; ++r) {
-            const int64_t to = (row + r) * p.out_stride + at;
-            if (p.bias) load<W>(p.bias + at, n, x), sum[r][c] += x;
-            if (p.onto) load<W>(p.onto + to, n, x), sum[r][c] += x;
-            store_as<W, native>(p.out + to, n, sum[r][c]);
+            const int64_t to = (row + r) * m.out_stride + at;
+            if (m.bias) load<W>(m.bias + at, n, x), sum[r][c] += x;
+            if (m.onto) load<W>(m.onto + to, n, x), sum[r][c] += x;
+            store_sum<W>(m.out + to, n, sum[r][c]);
         }
     }
 }
 
-template <int W, bool native, class S, class Out>
-WORLDFAST_INLINE void multiply_body(const Product<S, Out>& p) {
-    constexpr int64_t P = paired<S>;
-    const int64_t deep = round_up(p.depth, P);
-    for (int64_t line = 0; line < p.lines; line += 2 * W) {
-        const S* b = p.b + line / strip * strip * deep + line % strip * P;
+template <int W, class Step, class Out>
+WORLDFAST_INLINE void multiply_body(const Multiplication<Step, Out>& m) {
+    constexpr int R = tile_rows<W>;
+    for (int64_t line = 0; line < m.b.lines; line += 2 * W) {
         int64_t row = 0;
-        for (; row + 8 <= p.rows; row += 8) multiply_rows<W, 8, native>(p, row, b, line);
-        for (; row + 4 <= p.rows; row += 4) multiply_rows<W, 4, native>(p, row, b, line);
-        for (; row < p.rows; ++row) multiply_rows<W, 1, native>(p, row, b, line);
+        for (; row + R <= m.rows; row += R) multiply_tile<W, R>(m, row, line);
+        if (R > 4 && row + 4 <= m.rows) multiply_tile<W, 4>(m, row, line), row += 4;
+        for (; row < m.rows; ++row) multiply_tile<W, 1>(m, row, line);
     }
 }
 
-template <class S>
+template <class Step>
 struct Sums {
-    const S *a, *b;
-    int64_t from, to, b_lines, depth;
+    Strips<Step> a, b;
+    int64_t from, to, chain;
     float* out;
 };
 
-template <int W, int R, bool native, class S>
-WORLDFAST_INLINE void add_rows(const Sums<S>& s, int64_t line, const S* b, int64_t column, int64_t rows) {
-    constexpr int64_t P = paired<S>;
-    const int64_t steps = (s.depth + P - 1) / P;
-    const S* a = s.a + line / strip * strip * steps * P + line % strip * P;
+// `rows` of the R lines from `line` on are wanted.
+template <int W, int R, class Step>
+WORLDFAST_INLINE void add_tile(const Sums<Step>& s, int64_t line, int64_t column, int64_t rows) {
     typename Lanes<W>::Float sum[R][2], x;
-    tile_in_chains<W, R, native>(a, 1, strip, b, steps, sum);
+    for (int64_t r = 0; r < std::min<int64_t>(R, rows); ++r)
+        __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
+    tile_in_chains<W, R>(s.a.at(line), 1, strip, s.b.at(column), s.b.template next<W>(), s.b.steps, s.chain, sum);
     WORLDFAST_UNROLL
     for (int r = 0; r < R; ++r) {
         if (r >= rows) break;
         for (int c = 0; c < 2; ++c) {
-            const int64_t at = column + c * W, n = s.b_lines - at;
+            const int64_t at = column + c * W, n = s.b.lines - at;
             if (n <= 0) break;
-            float* to = s.out + (line + r) * s.b_lines + at;
+            float* to = s.out + (line + r) * s.b.lines + at;
             load<W>(to, n, x);
             store<W>(to, n, sum[r][c] + x);
         }
     }
 }
 
-template <int W, bool native, class S>
-WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
-    constexpr int64_t P = paired<S>;
-    const int64_t deep = round_up(s.depth, P);
-    for (int64_t column = 0; column < s.b_lines; column += 2 * W) {
-        const S* b = s.b + column / strip * strip * deep + column % strip * P;
-        for (int64_t line = s.from; line < s.to; line += 8)
-            add_rows<W, 8, native>(s, line, b, column, std::min<int64_t>(8, s.to - line));
+// A block of lines stays in the second cache while all columns pass it. The 16 lines of a strip are two tiles
+// of 8, four of 4, or 6 + 6 + 4.
+template <int W, class Step>
+WORLDFAST_INLINE void add_products_body(const Sums<Step>& s) {
+    constexpr int R = tile_rows<W>, last = strip % R ? strip % R : R;
+    for (int64_t block = s.from; block < s.to; block += block_lines) {
+        const int64_t end = std::min(block + block_lines, s.to);
+        for (int64_t column = 0; column < s.b.lines; column += 2 * W)
+            for (int64_t line = block; line < end;) {
+                if (line % strip + R <= strip) {
+                    add_tile<W, R>(s, line, column, end - line);
+                    line += R;
+                } else {
+                    add_tile<W, last>(s, line, column, end - line);
+                    line += last;
+                }
+            }
     }
 }
 
 // ---- an instance for each instruction set ----
 
-template <int W, class S, class Out>
-WORLDFAST_INLINE void plainly(const Product<S, Out>& p) {
-    multiply_body<W, false>(p);
-}
-template <int W, class S>
-WORLDFAST_INLINE void plainly(const Sums<S>& s) {
-    add_products_body<W, false>(s);
-}
-template <class S, class Out>
-WORLDFAST_INLINE void by_pairs(const Product<S, Out>& p) {
-    multiply_body<16, true>(p);
-}
-template <class S>
-WORLDFAST_INLINE void by_pairs(const Sums<S>& s) {
-    add_products_body<16, true>(s);
-}
+#define WORLDFAST_PACK_ROWS(S)                                                                                \
+    WORLDFAST_DISPATCH(pack_rows_in, pack_rows_body,                                                          \
+                       (const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel),           \
+                       (from, stride, lines, depth, panel))
+#define WORLDFAST_PACK_COLUMNS(From, S)                                                                       \
+    WORLDFAST_DISPATCH(pack_columns_in, pack_columns_body,                                                    \
+                       (const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel),            \
+                       (from, stride, lines, depth, panel))
+#define WORLDFAST_ROUND(S)                                                                                    \
+    WORLDFAST_DISPATCH(round_in, round_body, (const float* from, int64_t n, int64_t width, S* to, int64_t stride), \
+                       (from, n, width, to, stride))
+WORLDFAST_PACK_ROWS(float)
+WORLDFAST_PACK_ROWS(Rounded)
+WORLDFAST_PACK_ROWS(BFloat16)
+WORLDFAST_PACK_COLUMNS(float, float)
+WORLDFAST_PACK_COLUMNS(float, Rounded)
+WORLDFAST_PACK_COLUMNS(float, BFloat16)
+WORLDFAST_PACK_COLUMNS(BFloat16, BFloat16)
+WORLDFAST_ROUND(Rounded)
+WORLDFAST_ROUND(BFloat16)
+
+using FloatProduct = Multiplication<float, float>;
+using RoundedProduct = Multiplication<float, Rounded>;
+WORLDFAST_DISPATCH(work, multiply_body, (const FloatProduct& m), (m))
+WORLDFAST_DISPATCH(work, multiply_body, (const RoundedProduct& m), (m))
+WORLDFAST_DISPATCH(work, add_products_body, (const Sums<float>& s), (s))
 
 #if defined(__x86_64__)
-#define WORLDFAST_LINEAR(T)                                                                              \
-    __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))) void work_pairs(const T& t) { \
-        by_pairs(t);                                                                                     \
-    }                                                                                                    \
-    WORLDFAST_DISPATCH(work_plain, plainly, (const T& t), (t))
+#define WORLDFAST_PAIRS __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
+WORLDFAST_PAIRS void work(const Multiplication<Pair, BFloat16>& m) { multiply_body<16>(m); }
+WORLDFAST_PAIRS void work(const Multiplication<Pair, float>& m) { multiply_body<16>(m); }
+WORLDFAST_PAIRS void work(const Sums<Pair>& s) { add_products_body<16>(s); }
 #else
-#define WORLDFAST_LINEAR(T) WORLDFAST_DISPATCH(work_plain, plainly, (const T& t), (t))
+template <class Work>
+void work(const Work&) {
+    throw std::logic_error("bfloat16: this processor multiplies no pairs");
+}
 #endif
-using FloatProduct = Product<float, float>;
-using HalfProduct = Product<BFloat16, BFloat16>;
-using MixedProduct = Product<BFloat16, float>;
-WORLDFAST_DISPATCH(work, plainly, (const FloatProduct& t), (t))
-WORLDFAST_DISPATCH(work, plainly, (const Sums<float>& t), (t))
-WORLDFAST_LINEAR(HalfProduct)
-WORLDFAST_LINEAR(MixedProduct)
-WORLDFAST_LINEAR(Sums<BFloat16>)
-template <class T>
-void work(const T& t) {
-#if defined(__x86_64__)
-    if (multiplies_pairs()) return work_pairs(t);
-#endif
-    work_plain(t);
+
+// What stands in memory as S, in steps.
+template <class S>
+using step_of = std::conditional_t<paired<S> == 2, Pair, float>;
+template <class S>
+const step_of<S>* steps_of(const S* p) {
+    return reinterpret_cast<const step_of<S>*>(p);
+}
+template <class S>
+Strips<step_of<S>> strips_of(const S* panel, int64_t lines, int64_t depth) {
+    return {steps_of(panel), lines, (depth + paired<S> - 1) / paired<S>};
 }
 
 }  // namespace
@@ -292,32 +360,61 @@ bool multiplies_pairs() {
 #endif
 }
 
+template <class S>
+void pack_rows(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
+    pack_rows_in(from, stride, lines, depth, panel);
+}
+template void pack_rows(const float*, int64_t, int64_t, int64_t, float*);
+template void pack_rows(const float*, int64_t, int64_t, int64_t, Rounded*);
+template void pack_rows(const float*, int64_t, int64_t, int64_t, BFloat16*);
+
 template <class From, class S>
-void pack(const From* from, int64_t stride, bool lines_are_rows, int64_t lines, int64_t depth, S* panel) {
-    pack_in(from, stride, lines_are_rows, lines, depth, panel);
+void pack_columns(const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
+    if constexpr (std::is_same_v<From, Rounded>)  // as they are
+        pack_columns_in(&from->value, stride, lines, depth, &panel->value);
+    else
+        pack_columns_in(from, stride, lines, depth, panel);
 }
-template void pack(const float*, int64_t, bool, int64_t, int64_t, float*);
-template void pack(const float*, int64_t, bool, int64_t, int64_t, BFloat16*);
-template void pack(const BFloat16*, int64_t, bool, int64_t, int64_t, BFloat16*);
-
-void round_rows(const float* from, int64_t n, int64_t width, BFloat16* to, int64_t stride) {
-    round_in(from, n, width, to, stride);
-}
-
-template <class S, class Out>
-void multiply(const Product<S, Out>& product) {
-    work(product);
-}
-template void multiply(const FloatProduct&);
-template void multiply(const HalfProduct&);
-template void multiply(const MixedProduct&);
+template void pack_columns(const float*, int64_t, int64_t, int64_t, float*);
+template void pack_columns(const float*, int64_t, int64_t, int64_t, Rounded*);
+template void pack_columns(const float*, int64_t, int64_t, int64_t, BFloat16*);
+template void pack_columns(const Rounded*, int64_t, int64_t, int64_t, Rounded*);
+template void pack_columns(const BFloat16*, int64_t, int64_t, int64_t, BFloat16*);
 
 template <class S>
-void add_products(const S* a, int64_t from, int64_t to, const S* b, int64_t b_lines, int64_t depth,
-                  float* out) {
-    work(Sums<S>{a, b, from, to, b_lines, depth, out});
+void round_rows(const float* from, int64_t n, int64_t width, S* to, int64_t stride) {
+    round_in(from, n, width, to, stride);
 }
-template void add_products(const float*, int64_t, int64_t, const float*, int64_t, int64_t, float*);
-template void add_products(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, int64_t, float*);
+template void round_rows(const float*, int64_t, int64_t, Rounded*, int64_t);
+template void round_rows(const float*, int64_t, int64_t, BFloat16*, int64_t);
+
+template <class S, class Out>
+void multiply(const Product<S, Out>& p) {
+    work(Multiplication<step_of<S>, Out>{steps_of(p.a), p.rows, p.a_stride / paired<S>, chain<S> / paired<S>,
+                                         strips_of(p.b, p.lines, p.depth), p.out, p.out_stride, p.bias, p.onto});
+}
+template void multiply(const Product<float, float>&);
+template void multiply(const Product<Rounded, Rounded>&);
+template void multiply(const Product<Rounded, float>&);
+template void multiply(const Product<BFloat16, BFloat16>&);
+template void multiply(const Product<BFloat16, float>&);
+
+template <class S>
+void add_gradient(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
+                  int64_t n, float* gradient, Arena& arena, int threads) {
+    const Arena::Scope scope(arena);
+    S *packed_a = arena.take<S>(panel_size<S>(a_lines, n)), *packed_b = arena.take<S>(panel_size<S>(b_lines, n));
+    pack_columns(a, a_stride, a_lines, n, packed_a);
+    pack_columns(b, b_stride, b_lines, n, packed_b);
+    const auto left = strips_of(packed_a, a_lines, n), right = strips_of(packed_b, b_lines, n);
+    parallel_for((a_lines + strip - 1) / strip, 2, threads, [&](int64_t begin, int64_t end) {
+        work(Sums<step_of<S>>{left, right, begin * strip, std::min(end * strip, a_lines), chain<S> / paired<S>, gradient});
+    });
+}
+template void add_gradient(const float*, int64_t, int64_t, const float*, int64_t, int64_t, int64_t, float*, Arena&, int);
+template void add_gradient(const Rounded*, int64_t, int64_t, const Rounded*, int64_t, int64_t, int64_t, float*, Arena&,
+                           int);
+template void add_gradient(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, int64_t, int64_t, float*,
+                           Arena&, int);
 
 }  // namespace worldfast

@@ -1,38 +1,42 @@
 // Matrix products of a linear layer y = x W' + b, for rows that stand in a cache: the layer itself, its
 // gradient at x and its gradient at W. One thread computes; the caller cuts work into rows or lines.
 //
-// S is the type of what is multiplied, float or BFloat16; sums are float32's. In BFloat16 two products are
-// one instruction where the processor has AVX512-BF16, and floats are multiplied elsewhere: exact products,
-// but other sums.
+// S is the type of what is multiplied; sums are float32's. BFloat16 is for processors with AVX512-BF16, where
+// two products are one instruction. Elsewhere the same numbers are multiplied as `Rounded` floats: exact
+// products, in sums of another order.
 #pragma once
 
 #include <cstdint>
 
+#include "arena.h"
 #include "float16.h"
 
 namespace worldfast {
 
-// Whether this processor multiplies BFloat16 pair by pair.
+// Whether this processor multiplies BFloat16 pair by pair, at the vector width in use.
 bool multiplies_pairs();
 
-// A matrix [lines, depth] as a product reads it: in strips of 32 lines, [lines / 32][depth][32], zeros behind
-// its last line. In BFloat16 depth goes by pairs, [lines / 32][depth / 2][32][2], with a zero behind an odd
-// one.
-constexpr int64_t strip = 32;
+// A matrix [lines, depth] as a product reads it: in strips of 16 lines, [lines / 16][depth][16], a cache line
+// a step, with zeros up to a multiple of 32 lines. In BFloat16 depth goes by pairs,
+// [lines / 16][depth / 2][16][2], with a zero after an odd one.
+constexpr int64_t strip = 16;
 template <class S>
 constexpr int64_t paired = sizeof(S) == 2 ? 2 : 1;
 template <class S>
 constexpr int64_t panel_size(int64_t lines, int64_t depth) {
-    return round_up(lines, strip) * round_up(depth, paired<S>);
+    return round_up(lines, 2 * strip) * round_up(depth, paired<S>);
 }
 
-// panel <- a matrix whose lines (true: W' of W, [lines, depth]) or whose columns (false, [depth, lines]) lie
-// side by side in `from`, a row `stride` numbers behind the one before.
+// panel <- a matrix whose lines are rows of `from` (W' of W [lines, depth]), or its columns ([depth, lines]); a
+// row begins `stride` numbers after the one before.
+template <class S>
+void pack_rows(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel);
 template <class From, class S>
-void pack(const From* from, int64_t stride, bool lines_are_rows, int64_t lines, int64_t depth, S* panel);
+void pack_columns(const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel);
 
-// to [n, stride] <- from [n, width], rounded, with zeros behind each row.
-void round_rows(const float* from, int64_t n, int64_t width, BFloat16* to, int64_t stride);
+// to [n, stride] <- from [n, width], rounded, with zeros after each row; to may be from.
+template <class S>
+void round_rows(const float* from, int64_t n, int64_t width, S* to, int64_t stride);
 
 // out = a b' (+ bias) (+ onto), row by row.
 template <class S, class Out>
@@ -49,10 +53,9 @@ struct Product {
 template <class S, class Out>
 void multiply(const Product<S, Out>& product);
 
-// out [lines from .. to, b_lines] += a b' for panels of equal depth, whose lines are columns of activations
-// and whose depth is tokens. `from` is a multiple of 32.
+// gradient [a_lines, b_lines] += a' b of activations [n, ..] whose rows are a_stride and b_stride apart.
 template <class S>
-void add_products(const S* a, int64_t from, int64_t to, const S* b, int64_t b_lines, int64_t depth,
-                  float* out);
+void add_gradient(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
+                  int64_t n, float* gradient, Arena& arena, int threads);
 
 }  // namespace worldfast

@@ -167,6 +167,20 @@ WORLDFAST_INLINE void interleave(const typename Lanes<W, T>::Float& a, const typ
 }
 #endif
 
+// Transposes W lines of W lanes. Merging line k with line k + W/2 into lines 2k and 2k + 1, log2(W) times
+// over, does it.
+template <int W, class T = float> WORLDFAST_INLINE void transpose_lines(typename Lanes<W, T>::Float (&line)[W]) {
+    typename Lanes<W, T>::Float merged[W];
+    WORLDFAST_UNROLL
+    for (int step = 1; step < W; step *= 2) {
+        WORLDFAST_UNROLL
+        for (int i = 0; i < W / 2; ++i)
+            interleave<W, T>(line[i], line[i + W / 2], merged[2 * i], merged[2 * i + 1]);
+        WORLDFAST_UNROLL
+        for (int i = 0; i < W; ++i) line[i] = merged[i];
+    }
+}
+
 // Sum over the lanes, by halves: the order is a property of W alone.
 template <int W> WORLDFAST_INLINE float sum_of(const typename Lanes<W>::Float& x) {
     float lane[W];

@@ -7,21 +7,6 @@
 namespace worldfast {
 namespace {
 
-// gradient [lines of a, lines of b] += a' b, of activations [n, ...] whose rows are a_stride and b_stride
-// apart.
-template <class S>
-void add_gradient(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride,
-                  int64_t b_lines, int64_t n, float* gradient, Arena& arena, int threads) {
-    const Arena::Scope scope(arena);
-    S *packed_a = arena.take<S>(panel_size<S>(a_lines, n)),
-      *packed_b = arena.take<S>(panel_size<S>(b_lines, n));
-    pack(a, a_stride, false, a_lines, n, packed_a);
-    pack(b, b_stride, false, b_lines, n, packed_b);
-    parallel_for((a_lines + strip - 1) / strip, 1, threads, [&](int64_t begin, int64_t end) {
-        add_products(packed_a, begin * strip, std::min(end * strip, a_lines), packed_b, b_lines, n, gradient);
-    });
-}
-
 // The gradient of a tile, behind its forward pass.
 template <class S>
 class Backward {
@@ -107,8 +92,9 @@ private:
             AttentionRows attended = attention_rows(shape_, rows, query, 1);
             attended.heads = end - begin;
             const int64_t at = begin * (D / shape_.heads);
-            attention_backward(attended, heads_at(qkv + at, shape_), heads_at(qkv + D + at, shape_),
-                               heads_at(qkv + 2 * D + at, shape_), mixed_at(dmixed + at, shape_),
+            const auto *in = attended_as(qkv) + at, *grad = attended_as(dmixed) + at;
+            attention_backward(attended, heads_at(in, shape_), heads_at(in + D, shape_),
+                               heads_at(in + 2 * D, shape_), mixed_at(grad, shape_),
                                heads_at(dqkv + at, shape_), heads_at(dqkv + D + at, shape_),
                                heads_at(dqkv + 2 * D + at, shape_));
         });
@@ -187,8 +173,8 @@ void pack_all(const TransformerShape& shape, const float* parameters, void* pack
     parallel_for(static_cast<int64_t>(matrices.size()), 1, threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
             const Matrix<S>& m = matrices[static_cast<size_t>(i)];
-            pack(parameters + m.offset, m.depth, true, m.lines, m.depth, m.forwards);
-            pack(parameters + m.offset, m.depth, false, m.depth, m.lines, m.backwards);
+            pack_rows(parameters + m.offset, m.depth, m.lines, m.depth, m.forwards);
+            pack_columns(parameters + m.offset, m.depth, m.depth, m.lines, m.backwards);
         }
     });
 }
@@ -244,27 +230,30 @@ void read(const Model& model, const TileRows& rows, const std::vector<int64_t>& 
 }  // namespace
 
 int64_t packed_bytes(const TransformerShape& shape) {
-    if (shape.bfloat16) return Layout<BFloat16>(shape, nullptr, nullptr).size * 2;
-    return Layout<float>(shape, nullptr, nullptr).size * 4;
+    return with_operand(shape, [&](auto operand) {
+        using S = decltype(operand);
+        return Layout<S>(shape, nullptr, nullptr).size * static_cast<int64_t>(sizeof(S));
+    });
 }
 
 void pack_parameters(const TransformerShape& shape, const float* parameters, void* packed, int threads) {
-    if (shape.bfloat16) return pack_all<BFloat16>(shape, parameters, packed, threads);
-    pack_all<float>(shape, parameters, packed, threads);
+    with_operand(shape, [&](auto operand) { pack_all<decltype(operand)>(shape, parameters, packed, threads); });
 }
 
 double learn_tile(const Model& model, const TileRows& rows, float* gradients, float* grad_embedded,
                   Arena& arena, int threads) {
     arena.clear();
-    if (model.shape.bfloat16) return learn<BFloat16>(model, rows, gradients, grad_embedded, arena, threads);
-    return learn<float>(model, rows, gradients, grad_embedded, arena, threads);
+    return with_operand(model.shape, [&](auto operand) {
+        return learn<decltype(operand)>(model, rows, gradients, grad_embedded, arena, threads);
+    });
 }
 
 void read_tile(const Model& model, const TileRows& rows, const std::vector<int64_t>& layers,
                const std::vector<float*>& states, float* logits, Arena& arena, int threads) {
     arena.clear();
-    if (model.shape.bfloat16) return read<BFloat16>(model, rows, layers, states, logits, arena, threads);
-    read<float>(model, rows, layers, states, logits, arena, threads);
+    with_operand(model.shape, [&](auto operand) {
+        read<decltype(operand)>(model, rows, layers, states, logits, arena, threads);
+    });
 }
 
 }  // namespace worldfast

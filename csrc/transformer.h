@@ -1,8 +1,7 @@
 // One Qwen2 transformer on one tile of packed rows: forward, backward, and a step of decoding.
 //
 // All of a tile runs in one call. Rows that begin alike have computed once what is alike: of the L tokens
-// that the rows have together, U stand in memory. Where activations are BFloat16 all matrices are multiplied
-// in it; parameters, sums, the residual stream, norms and gradients of parameters are float32's.
+// that the rows have together, U stand in memory. Matrices are multiplied in float32 or BFloat16; parameters, sums, the residual stream, norms and gradients of parameters are float32's.
 //
 // U tokens, K scored positions, D hidden, F intermediate, V vocabulary, H tokens that the head can answer, P
 // parameters.
@@ -16,11 +15,14 @@
 
 namespace worldfast {
 
+// What is multiplied: float32, or BFloat16, as it is where the processor multiplies its pairs, else as floats.
+enum class Operand { float32, bfloat16, rounded };
+
 struct TransformerShape {
     int64_t hidden, layers, heads, intermediate, vocabulary, outputs;
     double rope_base;
     float norm_eps;
-    bool bfloat16;  // what is multiplied; else float32
+    Operand operand;
     std::vector<int64_t>
         offsets;  // of each parameter in [P]: embedding; of each block input norm, qkv [3 D, D], its bias,
                   // output [D, D], norm, gate and up [2 F, D], down [D, F]; norm, head [H, D]
