@@ -27,8 +27,6 @@ constexpr int tile_rows = W == 16 ? 8 : W == 8 ? 6 : 4;
 template <class S>
 constexpr int64_t chain = std::is_same_v<S, float> ? 256 : 512;
 
-constexpr int64_t block_lines = 128;
-
 // ---- packing ----
 
 template <int W>
@@ -38,24 +36,39 @@ WORLDFAST_INLINE void load_bits(const float* p, int64_t n, typename Lanes<W>::Bi
     round_to<W>(x, bits);
 }
 
-// A step in depth of up to 16 lines that lie side by side: a number of each, or a pair.
-template <int W, class From, class S>
+// A step in depth of up to N lines that lie side by side: a number of each, or a pair.
+template <int W, int N, class From, class S>
 WORLDFAST_INLINE void pack_step(const From* row, int64_t, bool, int64_t n, S* to) {
     typename Lanes<W>::Float x;
-    for (int64_t i = 0; i < strip; i += W) {
+    for (int i = 0; i < N; i += W) {
         load<W>(row + i, std::max<int64_t>(n - i, 0), x);
-        store<W>(to + i, W, x);
+        store<W>(to + i, N - i, x);
     }
 }
-template <int W, class From>
+template <int W, int N, class From>
 WORLDFAST_INLINE void pack_step(const From* row, int64_t stride, bool both, int64_t n, BFloat16* to) {
     typename Lanes<W>::Bits first, second{};
-    for (int64_t i = 0; i < strip; i += W) {
+    for (int i = 0; i < N; i += W) {
         load_bits<W>(row + i, std::max<int64_t>(n - i, 0), first);
         if (both) load_bits<W>(row + stride + i, std::max<int64_t>(n - i, 0), second);
         first |= second << 16;
         std::memcpy(to + 2 * i, &first, sizeof first);
     }
+}
+
+// A strip of N lines that are columns, of which n are there.
+template <int W, int N, class From, class S>
+WORLDFAST_INLINE void pack_strip(const From* from, int64_t stride, int64_t n, int64_t depth, S* to) {
+    for (int64_t k = 0; k < depth; k += paired<S>)
+        pack_step<W, N>(from + k * stride, stride, k + 1 < depth, n, to + k * N);
+}
+template <int W, int N, class From, class S>
+WORLDFAST_INLINE void pack_columns(const From* from, int64_t stride, int64_t lines, int64_t depth, S* to) {
+    const int64_t size = N * round_up(depth, paired<S>);
+    int64_t first = 0;
+    for (; first + N <= lines; first += N, to += size)
+        pack_strip<W, N>(from + first, stride, N, depth, to);  // a constant: vectors are whole
+    if (first < lines) pack_strip<W, N>(from + first, stride, lines - first, depth, to);
 }
 
 // A strip of n lines that are rows, `stride` apart: blocks of W by W are transposed.
@@ -85,27 +98,26 @@ WORLDFAST_INLINE void pack_lines(const float* from, int64_t stride, int64_t n, i
                 to[(k - p) * strip + i * 2 + p] = BFloat16(from[i * stride + k]);
 }
 
+// Zeros in the second strip of two, where there are no lines for it.
+template <class S>
+WORLDFAST_INLINE void fill_up(int64_t lines, int64_t size, S* panel) {
+    const int64_t strips = (lines + strip - 1) / strip;
+    if (strips % 2) std::memset(static_cast<void*>(panel + strips * size), 0, static_cast<size_t>(size) * sizeof(S));
+}
+
 template <int W, class S>
 WORLDFAST_INLINE void pack_rows_body(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
     const int64_t size = strip * round_up(depth, paired<S>);
-    for (int64_t first = 0; first < lines; first += strip, panel += size)
-        pack_lines<W>(from + first * stride, stride, std::min(strip, lines - first), depth, panel);
-    if ((lines - 1) / strip % 2 == 0) std::memset(static_cast<void*>(panel), 0, static_cast<size_t>(size) * sizeof(S));
+    for (int64_t first = 0; first < lines; first += strip)
+        pack_lines<W>(from + first * stride, stride, std::min(strip, lines - first), depth, panel + first / strip * size);
+    fill_up(lines, size, panel);
 }
 
 template <int W, class From, class S>
 WORLDFAST_INLINE void pack_columns_body(const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
-    constexpr int64_t P = paired<S>;
-    for (int64_t first = 0; first < round_up(lines, 2 * strip); first += strip, panel += strip * round_up(depth, P)) {
-        const auto pack_strip = [&](int64_t n) {
-            for (int64_t k = 0; k < depth; k += P)
-                pack_step<W>(from + k * stride + first, stride, k + 1 < depth, n, panel + k * strip);
-        };
-        if (lines - first >= strip)
-            pack_strip(strip);  // a constant: vectors are whole
-        else
-            pack_strip(std::max<int64_t>(lines - first, 0));
-    }
+    const int64_t size = strip * round_up(depth, paired<S>);
+    pack_columns<W, strip>(from, stride, lines, depth, panel);
+    fill_up(lines, size, panel);
 }
 
 template <int W, class S>
@@ -127,6 +139,13 @@ struct Pair {
     BFloat16 first, second;
 };
 
+// What stands in memory as S, in steps.
+template <class S>
+using step_of = std::conditional_t<paired<S> == 2, Pair, float>;
+template <class S>
+const step_of<S>* steps_of(const S* p) {
+    return reinterpret_cast<const step_of<S>*>(p);
+}
 template <int W, class Step>
 using Steps = std::conditional_t<std::is_same_v<Step, float>, typename Lanes<W>::Float, typename Lanes<W>::Bits>;
 
@@ -174,13 +193,19 @@ WORLDFAST_INLINE void tile(const Step* a, int64_t a_row, int64_t a_step, const S
 template <int W, int R, class Step>
 WORLDFAST_INLINE void tile_in_chains(const Step* a, int64_t a_row, int64_t a_step, const Step* b, int64_t second,
                                      int64_t steps, int64_t chain, typename Lanes<W>::Float (&sum)[R][2]) {
-    tile<W, R>(a, a_row, a_step, b, second, std::min(steps, chain), sum);
-    for (int64_t done = chain; done < steps; done += chain) {
-        typename Lanes<W>::Float more[R][2];
-        tile<W, R>(a + done * a_step, a_row, a_step, b + done * strip, second, std::min(steps - done, chain), more);
+    typename Lanes<W>::Float total[R][2];
+    for (int64_t done = 0;; done += chain) {
+        tile<W, R>(a + done * a_step, a_row, a_step, b + done * strip, second, std::min(steps - done, chain), sum);
+        if (steps <= chain) return;
         WORLDFAST_UNROLL
-        for (int r = 0; r < R; ++r) sum[r][0] += more[r][0], sum[r][1] += more[r][1];
+        for (int r = 0; r < R; ++r) {
+            total[r][0] = done ? total[r][0] + sum[r][0] : sum[r][0];
+            total[r][1] = done ? total[r][1] + sum[r][1] : sum[r][1];
+        }
+        if (done + chain >= steps) break;
     }
+    WORLDFAST_UNROLL
+    for (int r = 0; r < R; ++r) sum[r][0] = total[r][0], sum[r][1] = total[r][1];
 }
 
 // A panel as tiles read it, in steps.
@@ -220,22 +245,30 @@ WORLDFAST_INLINE void store_sum(Out* p, int64_t n, const typename Lanes<W>::Floa
     }
 }
 
+// Column c of a tile is stored by a function of its own and by way of `y`: a sum whose index varies or whose
+// address is taken would keep all sums in memory.
+template <int c, int W, int R, class Step, class Out>
+WORLDFAST_INLINE void store_column(const Multiplication<Step, Out>& m, int64_t row, int64_t line,
+                                   const typename Lanes<W>::Float (&sum)[R][2]) {
+    const int64_t at = line + c * W, n = m.b.lines - at;
+    if (n <= 0) return;
+    WORLDFAST_UNROLL
+    for (int r = 0; r < R; ++r) {
+        const int64_t to = (row + r) * m.out_stride + at;
+        typename Lanes<W>::Float y = sum[r][c], x;
+        if (m.bias) load<W>(m.bias + at, n, x), y += x;
+        if (m.onto) load<W>(m.onto + to, n, x), y += x;
+        store_sum<W>(m.out + to, n, y);
+    }
+}
+
 template <int W, int R, class Step, class Out>
 WORLDFAST_INLINE void multiply_tile(const Multiplication<Step, Out>& m, int64_t row, int64_t line) {
-    typename Lanes<W>::Float sum[R][2], x;
+    typename Lanes<W>::Float sum[R][2];
     tile_in_chains<W, R>(m.a + row * m.a_stride, m.a_stride, 1, m.b.at(line), m.b.template next<W>(), m.b.steps,
                          m.chain, sum);
-    for (int c = 0; c < 2; ++c) {
-        const int64_t at = line + c * W, n = m.b.lines - at;
-        if (n <= 0) break;
-        WORLDFAST_UNROLL
-        for (int r = 0; r < R; ++r) {
-            const int64_t to = (row + r) * m.out_stride + at;
-            if (m.bias) load<W>(m.bias + at, n, x), sum[r][c] += x;
-            if (m.onto) load<W>(m.onto + to, n, x), sum[r][c] += x;
-            store_sum<W>(m.out + to, n, sum[r][c]);
-        }
-    }
+    store_column<0, W>(m, row, line, sum);
+    store_column<1, W>(m, row, line, sum);
 }
 
 template <int W, class Step, class Out>
@@ -249,50 +282,54 @@ WORLDFAST_INLINE void multiply_body(const Multiplication<Step, Out>& m) {
     }
 }
 
-template <class Step>
+// out [lines of a, b.lines] += a' b for columns `from` to `to` of activations a, which are packed on their way.
+template <class S>
 struct Sums {
-    Strips<Step> a, b;
-    int64_t from, to, chain;
+    const S* a;
+    int64_t a_stride, from, to, depth;
+    Strips<step_of<S>> b;
+    int64_t chain;
+    S* packed;  // block_lines lines of a
     float* out;
 };
 
-// `rows` of the R lines from `line` on are wanted.
-template <int W, int R, class Step>
-WORLDFAST_INLINE void add_tile(const Sums<Step>& s, int64_t line, int64_t column, int64_t rows) {
-    typename Lanes<W>::Float sum[R][2], x;
-    for (int64_t r = 0; r < std::min<int64_t>(R, rows); ++r)
-        __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
-    tile_in_chains<W, R>(s.a.at(line), 1, strip, s.b.at(column), s.b.template next<W>(), s.b.steps, s.chain, sum);
+// A block of lines stays in the second cache while all columns of the gradient pass it.
+constexpr int64_t block_lines = 96;
+
+// Likewise; `rows` of the R lines from `line` on are wanted.
+template <int c, int W, int R, class S>
+WORLDFAST_INLINE void add_column(const Sums<S>& s, int64_t line, int64_t column, int64_t rows,
+                                 const typename Lanes<W>::Float (&sum)[R][2]) {
+    typename Lanes<W>::Float x;
+    const int64_t at = column + c * W, n = s.b.lines - at;
+    if (n <= 0) return;
     WORLDFAST_UNROLL
     for (int r = 0; r < R; ++r) {
-        if (r >= rows) break;
-        for (int c = 0; c < 2; ++c) {
-            const int64_t at = column + c * W, n = s.b.lines - at;
-            if (n <= 0) break;
-            float* to = s.out + (line + r) * s.b.lines + at;
-            load<W>(to, n, x);
-            store<W>(to, n, sum[r][c] + x);
-        }
+        if (r >= rows) return;
+        float* to = s.out + (line + r) * s.b.lines + at;
+        load<W>(to, n, x);
+        store<W>(to, n, sum[r][c] + x);
     }
 }
 
-// A block of lines stays in the second cache while all columns pass it. The 16 lines of a strip are two tiles
-// of 8, four of 4, or 6 + 6 + 4.
-template <int W, class Step>
-WORLDFAST_INLINE void add_products_body(const Sums<Step>& s) {
-    constexpr int R = tile_rows<W>, last = strip % R ? strip % R : R;
+template <int W, class S>
+WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
+    constexpr int R = tile_rows<W>, N = R == 6 ? 12 : strip;  // lines to a strip of a: whole tiles
     for (int64_t block = s.from; block < s.to; block += block_lines) {
-        const int64_t end = std::min(block + block_lines, s.to);
-        for (int64_t column = 0; column < s.b.lines; column += 2 * W)
-            for (int64_t line = block; line < end;) {
-                if (line % strip + R <= strip) {
-                    add_tile<W, R>(s, line, column, end - line);
-                    line += R;
-                } else {
-                    add_tile<W, last>(s, line, column, end - line);
-                    line += last;
-                }
+        const int64_t lines = std::min(block_lines, s.to - block);
+        pack_columns<W, N>(s.a + block, s.a_stride, lines, s.depth, s.packed);
+        for (int64_t column = 0; column < s.b.lines; column += 2 * W) {
+            for (int64_t i = 0; i < lines; i += R) {
+                const int64_t line = block + i, rows = std::min<int64_t>(R, lines - i);
+                for (int64_t r = 0; r < rows; ++r)
+                    __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
+                typename Lanes<W>::Float sum[R][2];
+                tile_in_chains<W, R>(steps_of(s.packed) + i / N * N * s.b.steps + i % N, 1, N, s.b.at(column),
+                                     s.b.template next<W>(), s.b.steps, s.chain, sum);
+                add_column<0, W>(s, line, column, rows, sum);
+                add_column<1, W>(s, line, column, rows, sum);
             }
+        }
     }
 }
 
@@ -329,7 +366,7 @@ WORLDFAST_DISPATCH(work, add_products_body, (const Sums<float>& s), (s))
 #define WORLDFAST_PAIRS __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
 WORLDFAST_PAIRS void work(const Multiplication<Pair, BFloat16>& m) { multiply_body<16>(m); }
 WORLDFAST_PAIRS void work(const Multiplication<Pair, float>& m) { multiply_body<16>(m); }
-WORLDFAST_PAIRS void work(const Sums<Pair>& s) { add_products_body<16>(s); }
+WORLDFAST_PAIRS void work(const Sums<BFloat16>& s) { add_products_body<16>(s); }
 #else
 template <class Work>
 void work(const Work&) {
@@ -337,16 +374,23 @@ void work(const Work&) {
 }
 #endif
 
-// What stands in memory as S, in steps.
-template <class S>
-using step_of = std::conditional_t<paired<S> == 2, Pair, float>;
-template <class S>
-const step_of<S>* steps_of(const S* p) {
-    return reinterpret_cast<const step_of<S>*>(p);
-}
 template <class S>
 Strips<step_of<S>> strips_of(const S* panel, int64_t lines, int64_t depth) {
     return {steps_of(panel), lines, (depth + paired<S> - 1) / paired<S>};
+}
+
+template <class S>
+void add_gradient_of(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
+                     int64_t n, int64_t chain, float* gradient, Arena& arena, int threads) {
+    const Arena::Scope scope(arena);
+    S* packed = arena.take<S>(panel_size<S>(b_lines, n));
+    pack_columns_in(b, b_stride, b_lines, n, packed);
+    const int64_t blocks = (a_lines + block_lines - 1) / block_lines, room = panel_size<S>(block_lines, n);
+    S* of_block = arena.take<S>(blocks * room);
+    parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
+        work(Sums<S>{a, a_stride, begin * block_lines, std::min(end * block_lines, a_lines), n,
+                     strips_of(packed, b_lines, n), chain, of_block + begin * room, gradient});
+    });
 }
 
 }  // namespace
@@ -368,18 +412,13 @@ template void pack_rows(const float*, int64_t, int64_t, int64_t, float*);
 template void pack_rows(const float*, int64_t, int64_t, int64_t, Rounded*);
 template void pack_rows(const float*, int64_t, int64_t, int64_t, BFloat16*);
 
-template <class From, class S>
-void pack_columns(const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
-    if constexpr (std::is_same_v<From, Rounded>)  // as they are
-        pack_columns_in(&from->value, stride, lines, depth, &panel->value);
-    else
-        pack_columns_in(from, stride, lines, depth, panel);
+template <class S>
+void pack_columns(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
+    pack_columns_in(from, stride, lines, depth, panel);
 }
 template void pack_columns(const float*, int64_t, int64_t, int64_t, float*);
 template void pack_columns(const float*, int64_t, int64_t, int64_t, Rounded*);
 template void pack_columns(const float*, int64_t, int64_t, int64_t, BFloat16*);
-template void pack_columns(const Rounded*, int64_t, int64_t, int64_t, Rounded*);
-template void pack_columns(const BFloat16*, int64_t, int64_t, int64_t, BFloat16*);
 
 template <class S>
 void round_rows(const float* from, int64_t n, int64_t width, S* to, int64_t stride) {
@@ -402,14 +441,11 @@ template void multiply(const Product<BFloat16, float>&);
 template <class S>
 void add_gradient(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
                   int64_t n, float* gradient, Arena& arena, int threads) {
-    const Arena::Scope scope(arena);
-    S *packed_a = arena.take<S>(panel_size<S>(a_lines, n)), *packed_b = arena.take<S>(panel_size<S>(b_lines, n));
-    pack_columns(a, a_stride, a_lines, n, packed_a);
-    pack_columns(b, b_stride, b_lines, n, packed_b);
-    const auto left = strips_of(packed_a, a_lines, n), right = strips_of(packed_b, b_lines, n);
-    parallel_for((a_lines + strip - 1) / strip, 2, threads, [&](int64_t begin, int64_t end) {
-        work(Sums<step_of<S>>{left, right, begin * strip, std::min(end * strip, a_lines), chain<S> / paired<S>, gradient});
-    });
+    if constexpr (std::is_same_v<S, Rounded>) {
+        add_gradient_of(&a->value, a_stride, a_lines, &b->value, b_stride, b_lines, n, chain<S>, gradient, arena, threads);
+    } else {
+        add_gradient_of(a, a_stride, a_lines, b, b_stride, b_lines, n, chain<S> / paired<S>, gradient, arena, threads);
+    }
 }
 template void add_gradient(const float*, int64_t, int64_t, const float*, int64_t, int64_t, int64_t, float*, Arena&, int);
 template void add_gradient(const Rounded*, int64_t, int64_t, const Rounded*, int64_t, int64_t, int64_t, float*, Arena&,

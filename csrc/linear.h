@@ -31,8 +31,8 @@ constexpr int64_t panel_size(int64_t lines, int64_t depth) {
 // row begins `stride` numbers after the one before.
 template <class S>
 void pack_rows(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel);
-template <class From, class S>
-void pack_columns(const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel);
+template <class S>
+void pack_columns(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel);
 
 // to [n, stride] <- from [n, width], rounded, with zeros after each row; to may be from.
 template <class S>
