@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Any PyTorch from 2.9 on will do. Installed by name first, so that no larger build than this one is fetched.
 TORCH ?= torch==2.13.0
+# Processes that share the tests, each with one thread: two cores' worth.
+WORKERS ?= 2
 
 BIN := $(abspath $(VENV))/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*)
@@ -13,8 +15,9 @@ demo: $(VENV)/ready
 	$(BIN)/worldfast demo
 
 test: $(VENV)/ready-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
+# make bench WIDTH=8: what a processor with AVX2 does, on one with AVX-512.
 bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/labels.py
 	$(BIN)/python benchmarks/attention.py

@@ -101,7 +101,8 @@ def main():
         if options.quick:
             options.steps = 2
             few = Capture(layers=(1,), cities="index < 50")
-            runs = [replace(run, batch=8, model=replace(run.model, layers=1), capture=few) for run in runs]
+            shape = dict(layers=1, hidden=64, heads=2, intermediate=128)
+            runs = [replace(run, batch=8, model=replace(run.model, **shape), capture=few) for run in runs]
         count = options.threads[0]
         with threads(count), tempfile.TemporaryDirectory(dir=options.folder) as folder:
             writer = Writer()

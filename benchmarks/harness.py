@@ -2,9 +2,13 @@
 results.csv.
 
 A time is worth nothing for a wrong answer, so each contestant's result is compared with a reference before it
-is timed; that call is also its warm-up. Then contestants run in turn (A B C A B C ...), so that a machine
+is timed; that call is also its warm-up. Contestants run in turn (A B C A B C ...), so that a machine
 that slows down slows all of them, and among them runs what limits them: a copy of as many bytes, or a matrix
-product of as many operations, with as many threads.
+product of as many operations, with as many threads. A line says who is at work; a benchmark that is stopped
+keeps the rows of all that was timed.
+
+WIDTH=8 in the environment measures what a processor with AVX2 does on one with AVX-512, WIDTH=4 one with
+SSE2: worldfast and the libraries of its peers alike.
 """
 
 import argparse
@@ -13,6 +17,9 @@ import csv
 import datetime
 import functools
 import os
+import platform
+import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +35,11 @@ from worldfast.files import origin
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = [
     "date", "commit", "machine", "benchmark", "case", "contestant", "median", "p20", "p80", "unit", "repeats",
-    "error", "limit", "limit_share",
-]  # fmt: skip
+    "error", "limit", "limit_share", "processor", "instructions", "vector_width",
+]  # fmt: skip; rows from before 2026-11-28 end at limit_share or sooner
 PAUSE = 0.1  # seconds, in which threads that the last contestant left spinning go to sleep
+SAID = 1.0  # seconds; a turn that takes longer is said when it ends
+QUICK = 10.0  # seconds that a contestant may take with --quick
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -43,6 +52,8 @@ class Contestant:
     allowed   the largest error with which it is timed at all; math.inf: the error is only reported
     times     the work is `times` what `run` does, where a sample stands for the whole
     limits    what the machine needs for the least work that the case could be: the slowest of them binds
+    part      a small part of what `run` does, from which its time is estimated; None: it is always measured
+    parts     how many such parts `run` is
     """
 
     name: str
@@ -51,6 +62,8 @@ class Contestant:
     allowed: float = 0.0
     times: float = 1.0
     limits: tuple["Contestant", ...] = ()
+    part: Callable[[], object] | None = None
+    parts: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,11 +78,16 @@ MILLISECONDS = Unit("ms", lambda seconds: seconds * 1e3)
 
 
 def arguments(doc: str, repeats: int, threads: list[int]) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """The options that every benchmark has. A script that calls it obeys WIDTH and ends in order on SIGTERM."""
+    limit_peers()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--threads", type=int, nargs="+", default=threads, metavar="N")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run, not how fast")
+    parser.add_argument(
+        "--patience", type=float, default=5.0, metavar="MINUTES", help="contestants that take longer are left out"
+    )
     parser.add_argument("--no-record", dest="results", action="store_const", const=None, default=RESULTS)
     return parser
 
@@ -86,6 +104,62 @@ def threads(count: int):
             yield
     finally:
         torch.set_num_threads(before)
+
+
+# ---- the processor ----
+
+# What holds the peers' libraries back to a vector width, if it is set before they are loaded: PyTorch's own
+# loops, oneDNN, MKL, and NumPy's OpenBLAS.
+PEERS = {
+    8: {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "OPENBLAS_CORETYPE": "Haswell"},
+    4: {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "OPENBLAS_CORETYPE": "Nehalem"},
+}  # fmt: skip
+SETS = {
+    "avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16",
+    "asimd": "NEON", "bf16": "BF16",
+}  # fmt: skip
+
+
+WIDEST = core.limit_vector_width(16)
+
+
+def vector_width() -> int:
+    """Floats in a vector of the core, limited to WIDTH. ValueError where that is not to be had."""
+    width = os.environ.get("WIDTH") or str(WIDEST)
+    if width not in ("4", "8", "16") or int(width) > WIDEST:
+        raise ValueError(f"WIDTH: expected 4, 8 or 16, at most {WIDEST} on this processor, got {width}")
+    return core.limit_vector_width(int(width))
+
+
+def limit_peers() -> None:
+    """Limits the core to WIDTH, and begins the script anew where the peers' libraries are not held back too."""
+    width = vector_width()
+    if width < WIDEST and any(os.environ.get(name) != value for name, value in PEERS[width].items()):
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, os.environ | PEERS[width])
+
+
+@functools.cache
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, str]:
+    """The processor's maker, family and model, and its instruction sets: "" where the system does not say."""
+    first = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else ""
+    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    flags = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
+    if platform.machine() == "arm64":  # macOS has no /proc/cpuinfo, and every such processor has NEON
+        flags.append("asimd")
+    numbers = {
+        "vendor_id": "{}", "cpu family": "family {}", "model": "model {}",
+        "CPU implementer": "implementer {}", "CPU part": "part {}",
+    }  # fmt: skip
+    model = ", ".join(form.format(fields[name]) for name, form in numbers.items() if name in fields)
+    return model, " ".join(name for flag, name in SETS.items() if flag in flags)
+
+
+def emulated(dtype: torch.dtype) -> bool:
+    """Products of bfloat16 on a processor, or at a vector width, without instructions for them."""
+    return dtype == torch.bfloat16 and ("BF16" not in processor()[1] or vector_width() < WIDEST)
 
 
 # ---- limits ----
@@ -107,8 +181,11 @@ def copying(size: float, device: str = "cpu", threads: int | None = None) -> Con
 def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu") -> Contestant:
     """What `operations` additions and multiplications take in a product of square matrices.
 
-    On a CPU in float32 by the core, which is the faster where torch's library leaves half a vector unused.
+    On a CPU in float32 by the core, which is the faster where torch's library leaves half a vector unused; also
+    for bfloat16 where its products are emulated, which is a hundred times as slow and limits nobody.
     """
+    if device == "cpu" and emulated(dtype):
+        dtype = torch.float32
     side = 2048 if device == "cpu" else 8192
     x = torch.randn(side, side, device=device).to(dtype)
     name = f"limit: {operations / 1e9:.3g} GFLOP of {str(dtype).removeprefix('torch.')} products"
@@ -136,11 +213,21 @@ def _large(device):
 # ---- measuring ----
 
 
+@contextlib.contextmanager
+def said(work: str):
+    """A line that is there when work begins, and ends with the seconds that it took."""
+    print(f"  {work} ...", end=" ", flush=True)
+    start = time.perf_counter()
+    yield
+    print(f"{time.perf_counter() - start:.1f} s", flush=True)
+
+
 def verify(contestants: list[Contestant]) -> dict[Contestant, float]:
     """Runs each once and gives its error. AssertionError where that is more than allowed, or no number."""
     errors = {}
     for contestant in contestants:
-        result = contestant.run()
+        with said(f"verifying {contestant.name}"):
+            result = contestant.run()
         if contestant.error:
             errors[contestant] = error = float(contestant.error(result))
             if not error <= contestant.allowed:
@@ -148,6 +235,22 @@ def verify(contestants: list[Contestant]) -> dict[Contestant, float]:
                     f"{contestant.name} errs by {error:.2e}, allowed {contestant.allowed:.2e}"
                 )
     return errors
+
+
+def affordable(contestants: list[Contestant], options, clock) -> list[Contestant]:
+    """Those that take no longer than .patience minutes, by a part of their work. The others are left out aloud."""
+    measured, found = {}, []
+    for contestant in contestants:
+        if contestant.part:
+            if contestant.part not in measured:
+                measured[contestant.part] = clock(contestant.part)
+            needed = measured[contestant.part] * contestant.parts * (1 + options.repeats)
+            if needed > (QUICK if options.quick else 60 * options.patience):
+                why = ": no bfloat16 instructions here" if emulated(torch.bfloat16) else ""
+                print(f"  left out: {contestant.name} would take about {needed / 60:.1f} minutes{why}", flush=True)
+                continue
+        found.append(contestant)
+    return found
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -169,12 +272,20 @@ def device_seconds(run: Callable[[], object], calls: int = 1) -> float:
     return start.elapsed_time(end) / 1e3 / calls
 
 
+def turn(contestant: Contestant, number: int, repeats: int, clock) -> float:
+    """Seconds that a contestant takes for the whole work, by one call."""
+    taken = clock(contestant.run)
+    if taken >= SAID:
+        print(f"  {number + 1} of {repeats}: {taken:.1f} s, {contestant.name}", flush=True)
+    return taken * contestant.times
+
+
 def compare(contestants: list[Contestant], repeats: int, clock=seconds) -> dict[Contestant, np.ndarray]:
     """Seconds [repeats] that each takes for the whole work, measured in turns."""
     taken = {contestant: [] for contestant in contestants}
-    for _ in range(repeats):
+    for number in range(repeats):
         for contestant in contestants:
-            taken[contestant].append(clock(contestant.run) * contestant.times)
+            taken[contestant].append(turn(contestant, number, repeats, clock))
     return {contestant: np.array(values) for contestant, values in taken.items()}
 
 
@@ -194,13 +305,13 @@ class Row:
 
 
 def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float], unit: Unit) -> list[Row]:
-    """In the order of `taken`; each with its share of the slowest of its limits, which are among them."""
+    """In the order of `taken`; each with its share of the slowest of its limits that are among them."""
     medians = {contestant: np.median(values) for contestant, values in taken.items()}
     first = next(iter(medians.values()))
     found = []
     for contestant, values in taken.items():
         median, p20, p80 = np.quantile(unit.of(values), [0.5, 0.2, 0.8])
-        binding = max(contestant.limits, key=medians.get, default=None)
+        binding = max((one for one in contestant.limits if one in medians), key=medians.get, default=None)
         limit = {"limit": binding.name, "share": medians[binding] / medians[contestant]} if binding else {}
         error, ratio = errors.get(contestant), medians[contestant] / first
         found.append(Row(contestant.name, median, p20, p80, len(values), ratio, error, **limit))
@@ -210,16 +321,29 @@ def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float], u
 def run(benchmark, case, contestants, options, unit=MILLISECONDS, clock=seconds, device=None) -> list[Row]:
     """Verifies, times, prints and records the contestants of a case.
 
-    options   .repeats, and .results: the file to append to, or None
+    Each has its first turn once it is verified, so that there is a row of it wherever the benchmark is stopped.
+
+    options   .repeats, and .results: the file to append to, or None; .patience and .quick where contestants have
+              parts
     clock     seconds that a call takes
     device    the name that is recorded; None: the processor
     """
+    print(f"\n{case}", flush=True)
+    contestants = affordable(contestants, options, clock)
     limits = dict.fromkeys(limit for contestant in contestants for limit in contestant.limits)
-    everyone = [*contestants, *limits]
-    errors = verify(everyone)
-    found = rows(compare(everyone, options.repeats, clock), errors, unit)
-    show(case, found, unit.name)
-    record(options.results, benchmark, case, found, unit.name, device)
+    taken, errors, found = {}, {}, []
+    try:
+        for contestant in [*contestants, *limits]:
+            errors |= verify([contestant])
+            taken[contestant] = [turn(contestant, 0, options.repeats, clock)]
+        for number in range(1, options.repeats):
+            for contestant in taken:
+                taken[contestant].append(turn(contestant, number, options.repeats, clock))
+    finally:
+        if taken:
+            found = rows({contestant: np.array(values) for contestant, values in taken.items()}, errors, unit)
+            show(case, found, unit.name)
+            record(options.results, benchmark, case, found, unit.name, device)
     return found
 
 
@@ -258,6 +382,7 @@ def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit:
         raise ValueError(f"{path}: expected the columns {COLUMNS}, got {header}")
     today, commit = datetime.date.today().isoformat(), origin("cpu")["commit"][:12]
     stamp = [today, commit, device or machine(), benchmark, case]
+    by = ["", "", ""] if device else [*processor(), vector_width()]
     with open(path, "a", newline="") as file:
         writer = csv.writer(file)
         if new:
@@ -266,4 +391,4 @@ def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit:
             quantiles = [f"{value:.4g}" for value in (row.median, row.p20, row.p80)]
             error = "" if row.error is None else f"{row.error:.2g}"
             share = "" if row.share is None else f"{row.share:.3f}"
-            writer.writerow([*stamp, row.contestant, *quantiles, unit, row.repeats, error, row.limit, share])
+            writer.writerow([*stamp, row.contestant, *quantiles, unit, row.repeats, error, row.limit, share, *by])

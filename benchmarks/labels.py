@@ -49,6 +49,17 @@ def contestants(world, tasks, n, threads):
             )
 
 
+def gains(found, threads):
+    """How many times as fast more threads are than the first number, medians over medians, in words."""
+    medians = [row.median for row in found if not row.contestant.startswith("limit: ")]
+    new, there = medians[::2], medians[1::2]  # in the order of `contestants`
+    return "\n".join(
+        f"{count} threads are {new[0] / new[i]:.2f}x as fast as {threads[0]}, {there[0] / there[i]:.2f}x into arrays that are there"
+        for i, count in enumerate(threads)
+        if i
+    )
+
+
 def main():
     parser = arguments(__doc__, repeats=7, threads=sorted({1, CORES}))
     parser.add_argument("--rows", type=int, default=7_000_000)
@@ -59,7 +70,8 @@ def main():
     for name, tasks, rows in cases:
         unit = Unit("ns/row", lambda seconds, rows=rows: seconds * 1e9 / rows)
         case = f"{name}, {rows:,} rows"
-        run("labels", case, list(contestants(world, tasks, rows, options.threads)), options, unit)
+        found = run("labels", case, list(contestants(world, tasks, rows, options.threads)), options, unit)
+        print(gains(found, options.threads))
 
 
 if __name__ == "__main__":

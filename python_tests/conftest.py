@@ -1,7 +1,11 @@
-"""Worlds that several tests ask for. And where there is no GPU, kernels in Triton are interpreted, which Triton must know
-before anything imports it."""
+"""Worlds that several tests ask for. A worker of several (pytest -n) computes with one thread where a test asks for no
+number, so that workers do not wait for each other. And where there is no GPU, kernels in Triton are interpreted, which
+Triton must know before anything imports it."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and NumPy start their threads
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import math
+import os
 import re
 import subprocess
 import sys
@@ -99,6 +100,118 @@ def test_limits_move_and_multiply_as_much_as_they_say(harness):
     assert product.name == "limit: 2 GFLOP of float64 products"
 
 
+def test_lines_say_who_is_at_work(harness, capsys):
+    long, short = (harness.Contestant(name, lambda name=name: name) for name in ("long", "short"))
+    clock = {"long": 1.5, "short": 0.5}
+    harness.run("b", "the case", [long, short], SimpleNamespace(repeats=2, results=None), clock=lambda run: clock[run()])
+    lines = capsys.readouterr().out.split("\nthe case\n")[1].splitlines()
+    verified = [re.sub(r"\d+\.\d s$", "# s", line.strip()) for line in lines]
+    assert verified == [
+        "verifying long ... # s", "1 of 2: 1.5 s, long", "verifying short ... # s", "2 of 2: 1.5 s, long",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_contestants_that_would_take_minutes_are_left_out(harness, monkeypatch, capsys, emulated):
+    """A part that takes 2 s is a hundredth of a call, and there are six calls: 20 minutes."""
+
+    def part():
+        return 2.0
+
+    def slow():
+        raise NotImplementedError("run")
+
+    monkeypatch.setattr(harness, "emulated", lambda dtype: emulated)
+    left = [harness.Contestant(name, slow, part=part, parts=100) for name in ("slow", "slow too")]
+    quick = harness.Contestant("quick", lambda: 0.5, part=part, parts=20)  # 4 minutes
+    options = SimpleNamespace(repeats=5, results=None, patience=5, quick=False)
+    found = harness.run("b", "case", [*left, quick], options, clock=lambda run: run())
+    assert [row.contestant for row in found] == ["quick"]
+    why = ": no bfloat16 instructions here" if emulated else ""
+    said = re.findall("left out: .*", capsys.readouterr().out)
+    assert said == [f"left out: {one.name} would take about 20.0 minutes{why}" for one in left]
+    options.quick = True
+    assert harness.run("b", "case", [*left, quick], options, clock=lambda run: run()) == []
+
+
+STOPPED = """
+import os, signal, sys
+from pathlib import Path
+import harness
+calls = []
+def stops():
+    calls.append(1)
+    if len(calls) == 3:  # verified, timed, and timed again
+        os.kill(os.getpid(), signal.SIGTERM)
+options = harness.arguments("", 5, [1]).parse_args(["--repeats", "5"])
+options.results = Path(sys.argv[1])
+others = [harness.Contestant("first", int), harness.Contestant("stops", stops), harness.Contestant("last", int)]
+harness.run("b", "case", others, options)
+"""
+
+
+def test_a_benchmark_that_is_stopped_keeps_what_was_timed(tmp_path):
+    done = script(STOPPED, tmp_path / "results.csv")
+    assert done.returncode == 128 + 15, done.stderr
+    with open(tmp_path / "results.csv", newline="") as file:
+        found = [(line["contestant"], line["repeats"]) for line in csv.DictReader(file)]
+    assert found == [("first", "2"), ("stops", "1"), ("last", "1")]
+
+
+def script(text, *arguments, **environment):
+    """Runs a Python script beside the benchmarks."""
+    environment = os.environ | {"PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"} | environment
+    return subprocess.run(
+        [sys.executable, "-c", text, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+
+# ---- the processor ----
+
+
+@pytest.mark.parametrize(
+    "lines,model,sets",
+    [
+        (
+            "vendor_id : AuthenticAMD\ncpu family : 25\nmodel : 1\nmodel name : AMD EPYC\nflags : fpu fma avx avx2",
+            "AuthenticAMD, family 25, model 1", "AVX2 FMA",
+        ),
+        (
+            "vendor_id : GenuineIntel\ncpu family : 6\nmodel : 143\nflags : fma avx2 avx512f avx512_bf16 amx_bf16",
+            "GenuineIntel, family 6, model 143", "AVX2 FMA AVX-512 AVX512-BF16 AMX-BF16",
+        ),
+        (
+            "Features : fp asimd bf16\nCPU implementer : 0x41\nCPU part : 0xd4f",
+            "implementer 0x41, part 0xd4f", "NEON BF16",
+        ),
+        ("", "", ""),
+    ],
+)  # fmt: skip
+def test_the_processor(harness, tmp_path, monkeypatch, lines, model, sets):
+    (tmp_path / "cpuinfo").write_text(lines + "\n\nprocessor : 1\nflags : amx_bf16\n")
+    monkeypatch.setattr(harness.platform, "machine", lambda: "x86_64")
+    assert harness.processor(tmp_path / "cpuinfo") == (model, sets)
+    assert harness.processor(tmp_path / "none")[1] == ""
+    monkeypatch.setattr(harness.platform, "machine", lambda: "arm64")
+    assert harness.processor(tmp_path / "not-there")[1] == "NEON"
+
+
+WIDTH = "import harness, torch; harness.arguments('', 1, [1]); print(harness.vector_width(), torch.backends.cpu.get_cpu_capability())"
+
+
+def test_a_narrower_width_holds_for_everyone(harness, monkeypatch):
+    if harness.WIDEST == 4:
+        pytest.skip("the processor has no wider vectors")
+    narrow = script(WIDTH, WIDTH="4")
+    assert narrow.stdout.split() == ["4", "DEFAULT"], narrow.stderr
+    monkeypatch.setenv("WIDTH", "")
+    assert harness.vector_width() == harness.WIDEST
+    for width in ("5", "32"):
+        monkeypatch.setenv("WIDTH", width)
+        with pytest.raises(ValueError, match=f"WIDTH: expected 4, 8 or 16, .*got {width}"):
+            harness.vector_width()
+
+
 # ---- results ----
 
 
@@ -122,7 +235,12 @@ def test_results_are_appended_below_one_header(harness, tmp_path):
         "unit": "ms",
     }
     expected |= {"repeats": "2", "error": "0.12", "limit": "limit: all", "limit_share": "1.000"}
+    model, instructions = harness.processor()
+    expected |= {"processor": model, "instructions": instructions, "vector_width": str(harness.vector_width())}
     assert expected.items() <= lines[0].items()
+    of_gpu = tmp_path / "gpu.csv"
+    harness.record(of_gpu, "b", "c", [harness.Row("a", 1, 1, 1, 1)], "ms", device="NVIDIA H100")
+    assert of_gpu.read_text().splitlines()[1].endswith(",ms,1,,,,,,"), "not the processor's"
 
 
 def test_results_with_other_columns_are_left_alone(harness, tmp_path):
@@ -146,12 +264,26 @@ def test_the_results_that_are_kept_can_be_read(harness):
 # ---- the scripts ----
 
 
+def test_gains_of_threads(load):
+    """In the order of its contestants: new arrays, and arrays that are there, on 1 and on 2 threads."""
+    harness, labels = load("harness"), load("labels")
+    names = [one.name for one in labels.contestants(wf.World.cities(), ["inside"], 10, [1, 2])]
+    assert ["there" in name for name in names] == [False, True, False, True]
+    medians = dict(zip([*names, "limit: memory"], (8.0, 6.0, 5.0, 3.0, 1.0)))
+    rows = [harness.Row(name, median, 0, 0, 1) for name, median in medians.items()]
+    assert labels.gains(rows, [1, 2]) == "2 threads are 1.60x as fast as 1, 2.00x into arrays that are there"
+    assert labels.gains(rows[:2], [1]) == ""
+
+
 @pytest.mark.parametrize("script", ["labels", "attention", "cka", "activations", "evaluation", "training"])
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
     command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
-    place = ["--folder", tmp_path] if script == "activations" else []
-    done = subprocess.run([*command, *place], capture_output=True, text=True, check=False)
+    if script == "activations":
+        command += ["--folder", tmp_path]
+    if script in ("evaluation", "training"):  # more threads than cores wait for each other
+        command += ["--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "worldfast" in done.stdout
     assert "limit: " in done.stdout
@@ -159,7 +291,7 @@ def test_scripts_run(script, harness, tmp_path):
 
 
 def test_capture(tmp_path):
-    command = [sys.executable, BENCHMARKS / "capture.py", "--quick", "--no-record", "--repeats", "2"]
+    command = [sys.executable, BENCHMARKS / "capture.py", "--quick", "--no-record", "--repeats", "2", "--threads", "1"]
     done = subprocess.run([*command, "--folder", tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("overhead of 41 checkpoints in ") == done.stdout.count(" are below 3% from ") == 2
@@ -178,7 +310,7 @@ def test_overheads_of_checkpoints(load):
 def test_parity(tmp_path):
     """Twenty losses within 1e-4 of transformers; the figure is there."""
     figure = tmp_path / "parity.png"
-    command = [sys.executable, BENCHMARKS / "parity.py", "--quick", "--no-record", "--figure", figure]
+    command = [sys.executable, BENCHMARKS / "parity.py", "--quick", "--no-record", "--threads", "1", "--figure", figure]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [apart] = re.findall(r"worldfast, float32: the first 20 losses within (\S+) of transformers", done.stdout)
@@ -219,7 +351,7 @@ def test_faults_of_training_are_found(load, monkeypatch, fault):
     pytest.importorskip("triton")
     gpu = load("gpu_training")
     shape = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
-    runs = [wf.Run("distance", rows=8, batch=4, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
+    runs = [wf.Run("distance", rows=2, batch=1, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
     made = []
 
     class Faulty(gpu.GpuLockstep):

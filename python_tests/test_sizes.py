@@ -14,7 +14,7 @@ LARGE = """
 import resource, torch, worldfast as wf
 from worldfast.lockstep import pack_rows
 from worldfast.model import Ensemble
-run = wf.Run(tuple(wf.TASKS), batch=4, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
+run = wf.Run(tuple(wf.TASKS), batch=1, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
 ensemble = Ensemble(run.model, 98, threads=2, products="bfloat16")
 ensemble.initialise(0, seed=0)
 rows, (count,) = pack_rows([run.stream().pack(0, run.batch)], [run.loss])
