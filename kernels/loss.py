@@ -37,7 +37,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, grad: Tensor, partial: Tensor
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "partial_member"])
 def _cross_entropy(
     logits, targets, grad, partial, count, logits_token, grad_token, partial_member,
     V: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,

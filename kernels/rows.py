@@ -45,7 +45,7 @@ def take_rows(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity"])
 def _take_rows(
     made, row_start, answer_start, rows, step, alive, answer_only, tokens, targets, starts, ends,
     made_member, made_rows, capacity, most_rows, WIDTH: tl.constexpr, PADDING: tl.constexpr,

@@ -305,7 +305,6 @@ F32, B16, I32 = "*fp32:16", "*bf16:16", "*i32:16"
 NORM = {"D": 128, "WIDTH": 128, "TOKENS": 32}
 NORM_TYPES = {"x": F32, "added": B16, "weight": F32, "out": F32, "normed": B16, "scale": F32, "eps": "fp32"}
 NORM_TYPES |= {"grad": B16, "grad_x": F32, "rounded": B16, "partial": F32, "weight_member": "i32:16"}
-NORM_TYPES |= {"partial_member": "i32:16", "count": "i32:16"}
 OPTIMIZER = {
     name: F32 for name in ("parameters", "average", "square", "decayed", "update", "constants", "grad")
 }
