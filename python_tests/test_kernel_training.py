@@ -302,7 +302,8 @@ def test_padding_is_cleared_and_nothing_else():
     """Rows in any order and rows that are not there, members without padding and without rows."""
     M, C, W = 4, 150, 24
     x = empty(M, C, W, dtype=torch.float16)
-    ends = torch.tensor([[40, 90, 0], [300, 200, 0], [300, 300, 300], [593, 451, 500]], dtype=torch.int32, device=DEVICE)
+    ends = [[40, 90, 0], [300, 200, 0], [300, 300, 300], [593, 451, 500]]
+    ends = torch.tensor(ends, dtype=torch.int32, device=DEVICE)
     rows.clear_padding(x, ends)
     for m, used in enumerate((90, 150, 0, 143)):
         assert x[m, :used].isnan().all() and (x[m, used:] == 0).all()
@@ -356,7 +357,9 @@ BUILDS = {
         {name: I32 for name in rows._take_rows.arg_names if name not in TAKE_ROWS_COUNTS},
         dict(WIDTH=64, PADDING=1024), num_warps=1,
     ),
-    "clear_padding": build(rows._clear_padding, {"x": B16, "ends": I32}, dict(WIDTH=384, BLOCK=2048, READ=128)),
+    "clear_padding": build(
+        rows._clear_padding, {"x": B16, "ends": I32}, dict(WIDTH=384, BLOCK=2048, READ=128)
+    ),
     "adamw": build(
         optimizer._adamw, OPTIMIZER | {"rounded": B16, "count": "i32:16"}, dict(BLOCK=2048)
     ),
@@ -373,7 +376,8 @@ def test_instructions_and_registers():
     for (name, _), binary in zip(BUILDS.items(), compiled(list(BUILDS.values()))):
         assert binary.spills == binary.count("STL") == binary.count("LDL") == 0, name
         assert not binary.count("ATOM") and not binary.count("RED") and not binary.count("ATOMG"), name
-        assert ("STG.E.128" if name == "clear_padding" else "LDG.E.128") in binary.sass or name in NOT_ALIGNED, name
+        bulk = "STG.E.128" if name == "clear_padding" else "LDG.E.128"
+        assert bulk in binary.sass or name in NOT_ALIGNED, name
         assert bool(binary.count("HGMMA")) == (name == "embedding"), name
         if name == "cross_entropy":  # the gradient too; sums are single numbers
             stores = re.findall(r"\bSTG\.E\S*", binary.sass)
