@@ -124,7 +124,8 @@ def plan(tokens: int, backward: bool = False) -> dict:
     program or two: these load ahead by themselves.
     """
     few = tokens == 32
-    return {"num_warps": 8 if few and backward else 4, "num_stages": 2 if few else 1, "enable_fp_fusion": True}
+    warps, stages = 8 if few and backward else 4, 2 if few else 1
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
 
 
 FORWARD, BACKWARD = 32, 16  # numbers of the MLP at a time, at most

@@ -4,8 +4,8 @@
     assert binary.count("HMMA") and not binary.spills
 
 Kernels are compiled in a process of their own, since one that interprets kernels compiles none; builds that are asked
-for together share it. The environment variable WORLDFAST_TRITON names a folder with another release of Triton to compile
-with: pip install --no-deps --target FOLDER triton==3.6.0
+for together share it. The environment variable WORLDFAST_TRITON names a folder
+with another release of Triton to compile with: pip install --no-deps --target FOLDER triton==3.6.0
 """
 
 import importlib
@@ -50,9 +50,9 @@ class Binary:
 
     @property
     def ctas(self) -> int:
-        """Programs that a multiprocessor of an H100 or H200 holds at once, counted from what they take of it."""
+        """Programs that a multiprocessor of an H100 or H200 holds at once, counted from what they take."""
         registers = 32 * (-(-self.registers // 8) * 8)  # of a warp, in units of 256
-        by_registers = 4 * (16_384 // registers) // self.warps  # each of 4 quarters has 16,384, and warps of its own
+        by_registers = 4 * (16_384 // registers) // self.warps  # 16,384 for the warps of each quarter
         by_shared = (228 << 10) // (-(-self.shared // 128) * 128 + 1024)  # 1 KB of each is the system's
         return min(by_registers, by_shared, 64 // self.warps, 32) if self.shared <= 227 << 10 else 0
 
@@ -74,7 +74,8 @@ def compiled(builds: list[Build]) -> list[Binary]:
     """Each build's binary, in order."""
     jobs = [vars(build) | {"kernel": _address(build.kernel)} for build in builds]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([*filter(None, [os.environ.get("WORLDFAST_TRITON")]), *sys.path])
+    other = os.environ.get("WORLDFAST_TRITON")
+    environment["PYTHONPATH"] = os.pathsep.join([other, *sys.path] if other else sys.path)
     process = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(jobs), capture_output=True, text=True, env=environment, check=False,

@@ -1,4 +1,4 @@
-"""What is compiled for a step of training and for answers: once, whatever a step's rows and a batch's prompts are.
+"""A step of training and answers compile each kernel once, however many tokens and prompts there are.
 
 Kernels are compiled for an H100 that need not be there, and not run."""
 
@@ -30,7 +30,8 @@ class Device:
 triton.runtime.driver.set_active(Device())
 
 def compiled():
-    modules = [importlib.import_module(f"worldfast.kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
+    names = [m.name for m in pkgutil.iter_modules(kernels.__path__)]
+    modules = [importlib.import_module(f"worldfast.kernels.{name}") for name in names]
     all_kernels = [x for m in modules for x in vars(m).values() if isinstance(x, triton.runtime.JITFunction)]
     counts = {f"{k.module}.{k.fn.__name__}": len(k.device_caches[0][0]) for k in all_kernels}
     return {name: count for name, count in counts.items() if count}
