@@ -155,7 +155,7 @@ def _probabilities(score, i, j, scale):
     return p, tl.sum(p, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["starts", "ends"])
 def _forward(
     q, k, v, starts, ends, angles, out, tokens, heads,
     q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
@@ -185,7 +185,7 @@ def _forward(
         out += out_head
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["starts", "ends"])
 def _backward(
     grad_out, q, k, v, starts, ends, angles, grad_q, grad_k, grad_v, tokens, heads,
     grad_out_token, grad_out_head, q_token, q_head, k_token, k_head, v_token, v_head,

@@ -42,7 +42,7 @@ def embedding_backward(tokens: Tensor, grad: Tensor, partial: Tensor) -> None:
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "partial_member"])
 def _embedding_backward(
     tokens, grad, partial, count, vocabulary, partial_member,
     D: tl.constexpr, WIDTH: tl.constexpr, STRETCH: tl.constexpr, TILE: tl.constexpr,

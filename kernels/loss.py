@@ -22,25 +22,27 @@ def tokens_of_program(outputs: int) -> int:
 def cross_entropy(logits: Tensor, targets: Tensor, grad: Tensor, partial: Tensor) -> None:
     """The summed loss -log softmax(logits)[target], and softmax(logits) - one_hot(target), its gradient.
 
-    logits    float32 [M, C, V]; there may be a gap behind each token's, the same for all
+    logits    float32 [M, C, V]; there may be a gap after each token's, the same for all
     targets   int32 [M, C], -1 where there is none: no loss, and a gradient of 0
-    grad      float32 or bfloat16 [M, C, V], with gaps of its own
+    grad      float32 or bfloat16 [M, C, V], with gaps of its own; one up to a multiple of 8 is set to 0, since
+              whole vectors are written
     partial   float32 [M, B, 2], B programs: set to their sums of losses, and to how many have a target
     """
     M, C, V = logits.shape
-    width, T = triton.next_power_of_2(V), tokens_of_program(V)
+    width, T, whole = triton.next_power_of_2(V), tokens_of_program(V), V + -V % 8
+    strides = logits.stride(1), grad.stride(1)
     with torch.cuda.device_of(logits):
         _cross_entropy[(triton.cdiv(C, T), M)](
-            logits, targets, grad, partial, C, logits.stride(1), grad.stride(1), partial.stride(0), V=V,
-            WIDTH=width, TOKENS=T,
+            logits, targets, grad, partial, C, partial.stride(0), *strides, V=V,
+            TAKEN=whole if strides == (whole, whole) else V, WIDTH=width, TOKENS=T,
             num_warps=min(16, max(4, width // 1024)),
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "partial_member"])
 def _cross_entropy(
-    logits, targets, grad, partial, count, logits_token, grad_token, partial_member,
-    V: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
+    logits, targets, grad, partial, count, partial_member, LOGITS: tl.constexpr, GRAD: tl.constexpr,
+    V: tl.constexpr, TAKEN: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     v = tl.arange(0, WIDTH)[None, :]
@@ -48,16 +50,17 @@ def _cross_entropy(
     token = member * count + i
     target = tl.load(targets + token, i < count, -1)  # [T]
     asked = target >= 0
-    there = (i < count)[:, None] & (v < V)
-    x = tl.load(logits + token[:, None] * logits_token + v, there, float("-inf"))  # [T, V]
-    x = tl.where(asked[:, None] | (v >= V), x, 0.0)  # whatever stands where nothing is asked does no harm
+    there = (i < count)[:, None] & (v < TAKEN)
+    x = tl.load(logits + token[:, None] * LOGITS + v, there, 0.0)  # [T, V]
+    x = tl.where(asked[:, None], x, 0.0)  # whatever stands where nothing is asked does no harm
+    x = tl.where(v < V, x, float("-inf"))
     x -= tl.max(x, 1)[:, None]
     e = tl.exp(x)
     total = tl.sum(e, 1)  # [T]
     hit = v == target[:, None]
     loss = tl.log(total) - tl.sum(tl.where(hit, x, 0.0), 1)
     value = tl.where(asked[:, None], e / total[:, None] - tl.where(hit, 1.0, 0.0), 0.0)
-    tl.store(grad + token[:, None] * grad_token + v, value.to(grad.dtype.element_ty), there)
+    tl.store(grad + token[:, None] * GRAD + v, value.to(grad.dtype.element_ty), there)
     sums = partial + member * partial_member + tl.program_id(0) * 2
     tl.store(sums, tl.sum(tl.where(asked, loss, 0.0), 0))
     tl.store(sums + 1, tl.sum(asked.to(tl.float32), 0))

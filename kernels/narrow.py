@@ -28,11 +28,12 @@ PROCESSORS = 132  # multiprocessors that should all have work
 
 
 def tokens_of_program(members: int, places: int) -> int:
-    """Tokens of a program: many read the weights seldom, few keep all multiprocessors busy."""
-    for tokens in (128, 64):
-        if members * places // tokens >= 2 * PROCESSORS:
-            return tokens
-    return 32
+    """Tokens of a program: many read the weights seldom, few keep all multiprocessors busy.
+
+    64 are the most of which two or three programs fit into a multiprocessor, so that one loads while another
+    multiplies; of 128 it holds one.
+    """
+    return 64 if members * places // 64 >= 2 * PROCESSORS else 32
 
 
 def project(x: Tensor, norm: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
@@ -88,7 +89,7 @@ def block_backward(
             grad, middle, output, norm, gate_up, down, rounded, grad_mixed, normed, gated, grad_gate_up,
             partial,
             C, norm.stride(0), output.stride(0), partial.stride(0), eps,
-            D=D, F=F, PART=part(F, BACKWARD), TOKENS=T, **plan(T),
+            D=D, F=F, PART=part(F, BACKWARD), TOKENS=T, **plan(T, backward=True),
         )  # fmt: skip
 
 
@@ -108,7 +109,8 @@ def project_backward(
     with torch.cuda.device_of(x):
         _project_backward[(C // T, M)](
             grad_qkv, x, norm, weight, grad, rounded, normed, partial, bias_partial, C, norm.stride(0),
-            weight.stride(0), partial.stride(0), bias_partial.stride(0), eps, D=D, TOKENS=T, **plan(T),
+            weight.stride(0), partial.stride(0), bias_partial.stride(0), eps, D=D, TOKENS=T,
+            **plan(T, backward=True),
         )  # fmt: skip
 
 
@@ -117,20 +119,32 @@ def part(F: int, most: int) -> int:
     return min(most, max(16, triton.next_power_of_2(F)))
 
 
-def plan(tokens: int) -> dict:
-    """With which registers suffice, as the instructions show."""
-    return {"num_warps": 4 if tokens == 64 else 8, "num_stages": 2, "enable_fp_fusion": True}
+def plan(tokens: int, backward: bool = False) -> dict:
+    """With which registers suffice, as the instructions show. 32 tokens are for when a multiprocessor has one
+    program or two: these load ahead by themselves.
+    """
+    few = tokens == 32
+    warps, stages = 8 if few and backward else 4, 2 if few else 1
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
 
 
-FORWARD, BACKWARD = 64, 32  # numbers of the MLP at a time, at most
+FORWARD, BACKWARD = 32, 16  # numbers of the MLP at a time, at most
 
 
 @triton.jit
-def _matrix(x, first, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, at):
-    """Rows first .. first + ROWS - 1 and columns at .. at + COLUMNS - 1 of a matrix [rows, columns]."""
-    r = first + tl.arange(0, ROWS)
-    c = at + tl.arange(0, COLUMNS)
-    return tl.load(x + r[:, None] * columns + c[None, :], (r < rows)[:, None] & (c < columns)[None, :], 0.0)
+def _matrix(x, first, rows: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, at):
+    """Rows first .. first + ROWS - 1 and columns at .. at + COLUMNS - 1 of a matrix [rows, columns].
+
+    first and at are multiples of ROWS and COLUMNS; numbers beyond the matrix are zeros.
+    """
+    r = first + tl.arange(0, ROWS)[:, None]
+    c = at + tl.arange(0, COLUMNS)[None, :]
+    place = x + r * columns + c
+    if rows % ROWS != 0:  # one mask at most: more registers would go into it than there are
+        return tl.load(place, (r < rows) & (c < columns), 0.0)
+    elif columns % COLUMNS != 0:
+        return tl.load(place, c < columns, 0.0)
+    return tl.load(place)
 
 
 @triton.jit

@@ -105,7 +105,7 @@ def _vector(x, stride, D: tl.constexpr, WIDTH: tl.constexpr):
     return tl.load(x + tl.program_id(1).to(tl.int64) * stride + d, d < D, 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _forward(
     x, added, tokens, embedding, weight, out, normed, scale, count, weight_member, embedding_member, eps,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
@@ -128,7 +128,7 @@ def _forward(
         tl.store(normed + place, result.to(normed.dtype.element_ty), there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "partial_member"])
 def _backward(
     grad, x, scale, weight, grad_x, rounded, partial, count, weight_member, partial_member,
     D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, FIRST: tl.constexpr,

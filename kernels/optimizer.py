@@ -93,7 +93,7 @@ def _total(partial, count, stride, READ: tl.constexpr):
     return tl.sum(total, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["loss_blocks"])
 def _decide(
     losses, squares, rows, schedule, constants, step, alive, tally, update, members, loss_blocks, blocks,
     READ: tl.constexpr,

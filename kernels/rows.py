@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 PADDING = 1024  # tokens that a program writes at once
+CLEARED = 2048  # numbers that a program sets to 0 at once
 
 
 def take_rows(
@@ -45,7 +46,18 @@ def take_rows(
         )  # fmt: skip
 
 
-@triton.jit
+def clear_padding(x: Tensor, ends: Tensor) -> None:
+    """Sets x to 0 at the places after each member's last row.
+
+    x       [M, C, W], contiguous
+    ends    int32 [M, R], where rows end among all M C places
+    """
+    M, C, W = x.shape
+    with torch.cuda.device_of(x):
+        _clear_padding[(16, M)](x, ends, C, ends.shape[1], WIDTH=W, BLOCK=CLEARED, READ=128, num_warps=4)
+
+
+@triton.jit(do_not_specialize=["capacity"])
 def _take_rows(
     made, row_start, answer_start, rows, step, alive, answer_only, tokens, targets, starts, ends,
     made_member, made_rows, capacity, most_rows, WIDTH: tl.constexpr, PADDING: tl.constexpr,
@@ -78,3 +90,19 @@ def _take_rows(
             j = start + tl.arange(0, PADDING)
             tl.store(tokens + j, tl.zeros([PADDING], tl.int32), j < capacity)
             tl.store(targets + j, tl.full([PADDING], -1, tl.int32), j < capacity)
+
+
+@triton.jit(do_not_specialize=["capacity", "most_rows"])
+def _clear_padding(
+    x, ends, capacity, most_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr, READ: tl.constexpr
+):
+    member = tl.program_id(1)
+    last = member * capacity
+    for start in range(0, most_rows, READ):
+        r = start + tl.arange(0, READ)
+        last = tl.maximum(last, tl.max(tl.load(ends + member * most_rows + r, r < most_rows, 0), 0))
+    x += last.to(tl.int64) * WIDTH
+    count = ((member + 1) * capacity - last) * WIDTH
+    for start in range(tl.program_id(0) * BLOCK, count, tl.num_programs(0) * BLOCK):
+        i = start + tl.arange(0, BLOCK)
+        tl.store(x + i, tl.zeros([BLOCK], x.dtype.element_ty), i < count)

@@ -28,7 +28,7 @@ def add_up(partial: Tensor, places: Tensor, out: Tensor) -> None:
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["parts"])
 def _add_up(
     partial, places, out, members, parts, width, out_member, PARTS: tl.constexpr, BLOCK: tl.constexpr
 ):

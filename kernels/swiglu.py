@@ -49,13 +49,13 @@ def _gate_and_up(gate_up, count, F: tl.constexpr, BLOCK: tl.constexpr, TOKENS: t
     return gate, tl.load(source + F, there, 0.0).to(tl.float32), source, token * F + f, there
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _forward(gate_up, out, count, F: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr):
     gate, up, _, place, there = _gate_and_up(gate_up, count, F, BLOCK, TOKENS)
     tl.store(out + place, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _backward(grad, gate_up, out, count, F: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr):
     gate, up, source, place, there = _gate_and_up(gate_up, count, F, BLOCK, TOKENS)
     g = tl.load(grad + place, there, 0.0).to(tl.float32)

@@ -4,7 +4,8 @@
     assert binary.count("HMMA") and not binary.spills
 
 Kernels are compiled in a process of their own, since one that interprets kernels compiles none; builds that are asked
-for together share it.
+for together share it. The environment variable WORLDFAST_TRITON names a folder
+with another release of Triton to compile with: pip install --no-deps --target FOLDER triton==3.6.0
 """
 
 import importlib
@@ -32,6 +33,7 @@ class Build:
     num_warps: int = 4
     num_stages: int = 1
     enable_fp_fusion: bool = True
+    maxnreg: int | None = None  # registers of a thread at most
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,19 @@ class Binary:
     registers: int  # of a thread
     spills: int  # bytes of a thread's stack and local memory
     shared: int  # bytes of a program's shared memory
+    warps: int  # of a program
 
     def count(self, opcode: str) -> int:
         """Instructions of this name, with any suffix: HMMA counts HMMA.16816.F32.BF16."""
         return len(re.findall(rf"\b{opcode}\b", self.sass))
+
+    @property
+    def ctas(self) -> int:
+        """Programs that a multiprocessor of an H100 or H200 holds at once, counted from what they take."""
+        registers = 32 * (-(-self.registers // 8) * 8)  # of a warp, in units of 256
+        by_registers = 4 * (16_384 // registers) // self.warps  # 16,384 for the warps of each quarter
+        by_shared = (228 << 10) // (-(-self.shared // 128) * 128 + 1024)  # 1 KB of each is the system's
+        return min(by_registers, by_shared, 64 // self.warps, 32) if self.shared <= 227 << 10 else 0
 
 
 def disassembler() -> str | None:
@@ -63,7 +74,8 @@ def compiled(builds: list[Build]) -> list[Binary]:
     """Each build's binary, in order."""
     jobs = [vars(build) | {"kernel": _address(build.kernel)} for build in builds]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    other = os.environ.get("WORLDFAST_TRITON")
+    environment["PYTHONPATH"] = os.pathsep.join([other, *sys.path] if other else sys.path)
     process = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(jobs), capture_output=True, text=True, env=environment, check=False,
@@ -94,7 +106,7 @@ def _compile(job: dict) -> dict:
     binary = triton.compile(
         ASTSource(kernel, types, job["constexprs"], attributes),
         target=GPUTarget("cuda", job["arch"], 32),
-        options={name: job[name] for name in ("num_warps", "num_stages", "enable_fp_fusion")},
+        options={name: job[name] for name in ("num_warps", "num_stages", "enable_fp_fusion", "maxnreg")},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
@@ -111,6 +123,7 @@ def _compile(job: dict) -> dict:
         "registers": used["REG"],
         "spills": used["STACK"] + used["LOCAL"],
         "shared": binary.metadata.shared,
+        "warps": job["num_warps"],
     }
 
 

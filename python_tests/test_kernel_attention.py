@@ -175,7 +175,7 @@ ALL = [*MATRIX_UNITS, ("fp32", 32, 64, 90)]
 
 def build(kernel, dtype, size, longest, arch):
     options = kernels.plan({"fp32": torch.float32}.get(dtype), size, longest)
-    types = {"starts": "*i32:16", "ends": "*i32", "angles": "*fp32:16", "tokens": "i32", "heads": "i32"}
+    types = {"starts": "*i32", "ends": "*i32", "angles": "*fp32:16", "tokens": "i32", "heads": "i32"}
     types |= {name: f"*{dtype}:16" for name in ("q", "k", "v", "grad_out", *NAMES)}
     types |= {name: "i32:16" for name in kernel.arg_names if name.endswith(("_token", "_head"))}
     options |= {"LAST_ONLY": False}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from worldfast.footprint import GENERAL, ONLY_LEARNING, sizes
-from worldfast.kernels import embedding, loss, norm, sums, swiglu
+from worldfast.kernels import embedding, loss, norm, rows, sums, swiglu
 from worldfast.kernels.attention import attention_backward, attention_forward
 from worldfast.transformer import ModelSpec, Weights
 
@@ -202,7 +202,7 @@ class Transformers:
             x, _, scale = self._norm(C, i)
             norm.norm_backward(grad, x, scale, weight, grad_x, None if wide else rounded, parts[i], first)
 
-        grad_qkv.zero_()  # places of no row, which attention does not write
+        rows.clear_padding(grad_qkv, batch.ends)  # which attention does not write
         product(grad_logits.mT, final, g.head)
         product(grad_logits, self.weights.head, grad)
         through_norm(2 * spec.layers, self.masters.norm, first=True)

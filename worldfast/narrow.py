@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldfast.batched import Batch, Transformers, product
 from worldfast.footprint import NARROW
-from worldfast.kernels import narrow, norm, sums
+from worldfast.kernels import narrow, norm, rows, sums
 from worldfast.kernels.attention import attention_backward
 from worldfast.transformer import Weights
 
@@ -60,7 +60,7 @@ class NarrowTransformers(Transformers):
         biases = self._parts(self._bias_parts, T, C, spec.layers, 3 * D)
         last = self._parts(self._last_parts, norm.tokens_of_program(D), C, 1, D)
         for i in range(min(2, spec.layers)):
-            self.at("grad_qkv", C, i).zero_()  # places of no row, which attention does not write
+            rows.clear_padding(self.at("grad_qkv", C, i), batch.ends)  # which attention does not write
         with self._aside():
             product(grad_logits.mT, final, g.head)
         product(grad_logits, self.weights.head, grad)

@@ -1,0 +1,71 @@
+"""A step of training and answers compile each kernel once, however many tokens and prompts there are.
+
+Kernels are compiled for an H100 that need not be there, and not run."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+from ahead_of_time import needs_compiler
+
+COMPILED = """
+import importlib, json, pkgutil
+import numpy as np
+import triton
+from triton.backends.compiler import GPUTarget
+import worldfast as wf
+from worldfast import kernels
+from worldfast.gpu import GpuEnsemble
+from worldfast.gpu_lockstep import GpuLockstep
+
+class Device:
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
+
+triton.runtime.driver.set_active(Device())
+
+def compiled():
+    names = [m.name for m in pkgutil.iter_modules(kernels.__path__)]
+    modules = [importlib.import_module(f"worldfast.kernels.{name}") for name in names]
+    all_kernels = [x for m in modules for x in vars(m).values() if isinstance(x, triton.runtime.JITFunction)]
+    counts = {f"{k.module}.{k.fn.__name__}": len(k.device_caches[0][0]) for k in all_kernels}
+    return {name: count for name, count in counts.items() if count}
+
+found = []
+for hidden, products in ((16, "bfloat16"), (24, "float32")):
+    spec = wf.ModelSpec(hidden=hidden, layers=1, heads=hidden // 8, intermediate=40)
+    runs = [wf.Run(("inside",), seed=s, rows=48, batch=48, model=spec, products=products) for s in (1, 2)]
+    ensemble = GpuEnsemble(spec, 98, 2, device="cpu", products=products)
+    lockstep = GpuLockstep(ensemble, runs)
+    assert lockstep._capacity >= 2048
+    for C in (128, 256, 384, 512, 2048):
+        with kernels.compiling():
+            lockstep._work(C)
+        lockstep._at.zero_()
+        found.append((f"{products}, {C} places", compiled()))
+for n in (1, 5, 16):
+    prompts = [(np.full((n, 6), 5), np.full(n, 6))] * 2
+    with kernels.compiling():
+        ensemble.answer(prompts, 3)
+    found.append((f"answers to {n}", compiled()))
+print(json.dumps(found))
+"""
+
+
+@needs_compiler
+def test_nothing_is_compiled_anew_for_another_number_of_tokens_or_prompts():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    process = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, env=environment, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    groups: dict[str, dict] = {}
+    for case, counts in json.loads(process.stdout):
+        first = groups.setdefault(case.split()[0], counts)
+        assert len(first) >= 10 and counts == first, case
