@@ -344,6 +344,87 @@ def test_answers(pair, monkeypatch):
     assert device.answer([(np.zeros((0, 4), int), np.zeros(0, int))], 6, [0]) == [[]]
 
 
+# ---- products, whatever the user set ----
+
+INTERFACES = {
+    "nothing": lambda: None,
+    "old": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "new": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "new, ieee": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    "both": lambda: [INTERFACES[name]() for name in ("old", "new, ieee")],
+    "inherited": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+    "split-k": lambda: setattr(
+        torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", (False, False)
+    ),
+}
+
+
+def product_flags():
+    """All that torch's interfaces say of products, also that they refuse to say it."""
+    found = []
+    matmul = torch.backends.cuda.matmul
+    names = ["fp32_precision", "allow_tf32", "allow_bf16_reduced_precision_reduction"]
+    for holder, name in [*((matmul, name) for name in names), (torch.backends, "fp32_precision")]:
+        try:
+            found.append(getattr(holder, name))
+        except RuntimeError as error:
+            found.append(str(error))
+    try:
+        found.append(torch.get_float32_matmul_precision())
+    except RuntimeError as error:
+        found.append(str(error))
+    return [*found, torch._C._get_cublas_allow_bf16_reduced_precision_reduction()]
+
+
+@pytest.fixture
+def as_torch_begins():
+    """Flags of products as they are in a new process, also behind the test."""
+    matmul = torch.backends.cuda.matmul
+
+    def begin():
+        torch.backends.fp32_precision = "none"
+        torch.set_float32_matmul_precision("highest")
+        matmul.fp32_precision, matmul.allow_bf16_reduced_precision_reduction = "none", True
+        torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+    begin()
+    yield
+    begin()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("interface", INTERFACES)
+def test_exact_products_leave_flags_as_they_were(as_torch_begins, interface, fails):
+    """By torch's older names, by its newer one, and where a user mixed both, which torch's own getters
+    refuse."""
+    INTERFACES[interface]()
+    before, matmul = product_flags(), torch.backends.cuda.matmul
+    with contextlib.suppress(KeyError), gpu.exact_products():
+        assert matmul.fp32_precision != "tf32" and not matmul.allow_bf16_reduced_precision_reduction
+        if fails:
+            raise KeyError
+    assert product_flags() == before
+    if interface == "inherited":
+        torch.backends.fp32_precision = "ieee"
+        assert matmul.fp32_precision == "ieee"
+
+
+def test_reading_that_is_given_up_leaves_flags_as_they_were(as_torch_begins, pair):
+    INTERFACES["new"]()
+    before = product_flags()
+    with pytest.raises(RuntimeError, match="not enough"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("worldfast.batched.Transformers.logits", lambda *_: refuse("not enough"))
+            pair[1].logits(rows_of([3, 1, 2]))
+    assert product_flags() == before
+
+
+def refuse(why):
+    raise RuntimeError(why)
+
+
 # ---- what does not fit ----
 
 
