@@ -2,6 +2,7 @@
 itself."""
 
 import contextlib
+import gc
 import itertools
 from dataclasses import replace
 
@@ -270,6 +271,98 @@ def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
             transformers._wait(len(queue))
     assert len(queue) == 1 + 4 * spec.layers
     assert torch.equal(*found)
+
+
+# ---- graphs and their streams, where torch's are stand-ins that say what was asked of them ----
+
+
+class StandInStream:
+    """One of a few streams; the same number is the same stream."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return self.number == other.number
+
+    def __hash__(self):
+        return self.number
+
+    def wait_stream(self, other):
+        pass
+
+
+class StandInGraph:
+    def pool(self):
+        return self
+
+
+class Recorder:
+    """In torch.cuda's place: streams handed out over and over, what is worked through on them, captures."""
+
+    def __init__(self, monkeypatch):
+        self.given, self.current, self.worked, self.captured = itertools.count(), [StandInStream(-1)], [], []
+        for name in ("stream", "graph", "current_stream"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: StandInStream(next(self.given) % gpu.STREAMS))
+        monkeypatch.setattr(gc, "collect", lambda: self.worked.append("garbage"))
+
+    def current_stream(self, device=None):
+        return self.current[-1]
+
+    @contextlib.contextmanager
+    def stream(self, stream):
+        self.current.append(stream)
+        yield
+        self.worked.append(self.current.pop())
+
+    @contextlib.contextmanager
+    def graph(self, graph, pool=None, stream=None):
+        self.captured.append((stream, pool, gc.isenabled()))
+        yield
+        self.worked.append(("captured", stream))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
+@pytest.mark.parametrize("collects", [True, False])
+def test_graphs_share_one_stream_and_one_pool(monkeypatch, collects):
+    lockstep, seen = GpuLockstep(ensemble_of(RUNS[2:]), RUNS[2:]), Recorder(monkeypatch)
+    alive = []
+    monkeypatch.setattr(lockstep, "_work", lambda C: alive.append(lockstep._alive.item()))
+    (gc.enable if collects else gc.disable)()
+    try:
+        for C in (128, 256):
+            lockstep._graphs[C] = lockstep._record(C)
+        assert gc.isenabled() == collects
+        monkeypatch.setattr(lockstep, "_work", lambda C: refuse("no such kernel"))
+        with pytest.raises(RuntimeError, match="no such kernel"):
+            lockstep._record(384)
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
+    one = lockstep._stream
+    assert seen.worked == 2 * [one, "garbage", ("captured", one)]
+    assert seen.captured == [(one, None, False), (one, lockstep._graphs[128], False)]
+    assert next(seen.given) == 1 and alive == 2 * [0, 1]
+
+
+def test_a_stream_has_one_owner_as_long_as_that_lives(monkeypatch):
+    """torch hands out 32 streams in turn; a graph that is destroyed takes away its stream's workspace."""
+    given = itertools.count()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: StandInStream(next(given) % gpu.STREAMS))
+    monkeypatch.setattr(gpu, "_owned", type(gpu._owned)())
+    owners = [type("Owner", (), {})() for _ in range(gpu.STREAMS + 1)]
+    device = torch.device("cuda", 0)
+    first = gpu.own_stream(device, owners[0])
+    for _ in range(gpu.STREAMS - 1):
+        torch.cuda.Stream(device)  # by others
+    streams = [first] + [gpu.own_stream(device, owner) for owner in owners[1:-1]]
+    assert len(set(streams)) == gpu.STREAMS
+    with pytest.raises(RuntimeError, match="all 32 streams are taken"):
+        gpu.own_stream(device, owners[-1])
+    del owners[5]
+    assert gpu.own_stream(device, owners[-1]) == streams[5]
 
 
 # ---- reading and answering ----

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -16,10 +17,11 @@ from worldfast.model import Ensemble, Rows
 from worldfast.tokens import EOS
 from worldfast.transformer import ModelSpec, Weights, views
 
-__all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "require_cuda"]
+__all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "own_stream", "require_cuda"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of products
 LONGEST_ROW = 128  # tokens, of the attention's kernel
+STREAMS = 32  # that torch hands out of one device, over and over
 ANSWERED = 1 << 19  # places of prompts and answers, of all members, that are decoded at once
 
 
@@ -43,6 +45,25 @@ def require_cuda(device: str | torch.device) -> torch.device:
             f"device {device!r}: training needs Triton 3.4 or later: pip install triton, or {how}"
         ) from None
     return torch.device("cuda", number)
+
+
+_owned: weakref.WeakKeyDictionary[object, torch.cuda.Stream] = weakref.WeakKeyDictionary()
+
+
+def own_stream(device: torch.device, owner: object) -> torch.cuda.Stream:
+    """A stream that is the owner's alone for as long as it lives.
+
+    torch keeps one cuBLAS workspace for each stream, and from 2.12 on drops it when any graph that was
+    captured on the stream is destroyed: graphs of two owners must not share one. RuntimeError where all are
+    taken.
+    """
+    taken = set(_owned.values())
+    for _ in range(STREAMS):
+        stream = torch.cuda.Stream(device)
+        if stream not in taken:
+            _owned[owner] = stream
+            return stream
+    raise RuntimeError(f"{device}: all {STREAMS} streams are taken; let go of ensembles that are trained")
 
 
 @contextlib.contextmanager
