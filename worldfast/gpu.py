@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast._native import core
-from worldfast.footprint import READ, places
+from worldfast._native import cuda_device
+from worldfast.errors import DeviceError
+from worldfast.footprint import READ, answered_at_once, places
 from worldfast.model import Ensemble, Rows
+from worldfast.tasks import label
 from worldfast.tokens import EOS
 from worldfast.transformer import ModelSpec, Weights, views
 
@@ -22,29 +25,36 @@ __all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "own_stream
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of products
 LONGEST_ROW = 128  # tokens, of the attention's kernel
 STREAMS = 32  # that torch hands out of one device, over and over
-ANSWERED = 1 << 19  # places of prompts and answers, of all members, that are decoded at once
 
 
 def require_cuda(device: str | torch.device) -> torch.device:
-    """The device, with its number. RuntimeError that says what is missing where it cannot be used."""
-    how = "use device='cpu'"
-    if not core.cuda:
-        raise RuntimeError(
-            f"device {device!r}: worldfast was built without CUDA; reinstall it where nvcc is found, or {how}"
-        )
-    if not torch.cuda.is_available():
-        raise RuntimeError(f"device {device!r}: torch finds no CUDA device; {how}")
-    found = torch.device(device)
-    number = torch.cuda.current_device() if found.index is None else found.index
-    if number >= torch.cuda.device_count():
-        raise RuntimeError(f"device {device!r}: there are {torch.cuda.device_count()}, counted from 0")
+    """The device, with its number, after kernels have run on it. DeviceError that says what is missing where it
+    cannot be used."""
+    found = cuda_device(device)
     try:
         import triton  # noqa: F401
     except ModuleNotFoundError:
-        raise RuntimeError(
-            f"device {device!r}: training needs Triton 3.4 or later: pip install triton, or {how}"
-        ) from None
-    return torch.device("cuda", number)
+        raise DeviceError(device, "training needs Triton 3.4 or later (pip install triton)") from None
+    try:
+        _try(found)
+    except Exception as error:  # of a compiler, a driver, or memory that others have taken
+        first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise DeviceError(
+            device, f"kernels do not run on it: {type(error).__name__}: {first.strip()}"
+        ) from error
+    return found
+
+
+@functools.cache
+def _try(device: torch.device) -> None:
+    """Runs a kernel that was compiled when worldfast was built, and one that is compiled now."""
+    from worldfast.kernels.norm import norm
+
+    points = torch.tensor([[[0, 0], [3, 4]]], dtype=torch.int32, device=device)
+    x, out, scale = (torch.ones(1, 1, width, device=device) for width in (16, 16, 1))
+    norm(x, x[0], 1e-6, out, scale[0])
+    if label("distance", xy=points).tolist() != [5] or not torch.allclose(out, x, atol=1e-4):
+        raise RuntimeError("what they give is wrong")
 
 
 _owned: weakref.WeakKeyDictionary[object, torch.cuda.Stream] = weakref.WeakKeyDictionary()
@@ -187,7 +197,7 @@ class GpuEnsemble(Ensemble):
         weights = self.stacked(parameters.to(DTYPES[products]))
         # the shortest first, so that those of a tile are alike in length
         orders = [np.argsort(length, kind="stable") for _, length in prompts]
-        tile = max(1, ANSWERED // (widest * len(members)))
+        tile = answered_at_once(self.spec, self.vocabulary, len(members), widest, products)
         for first in range(0, most, tile):
             parts = [order[first : first + tile] for order in orders]
             given = [(tokens[part], length[part]) for (tokens, length), part in zip(prompts, parts)]
