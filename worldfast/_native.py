@@ -37,9 +37,8 @@ def cuda_device(device):
     major, minor = torch.cuda.get_device_capability(number)
     if major < LEAST_CAPABILITY:
         name = torch.cuda.get_device_name(number)
-        raise DeviceError(
-            device, f"{name} has compute capability {major}.{minor}, but {LEAST_CAPABILITY}.0 or later is needed"
-        )
+        has = f"{name} has compute capability {major}.{minor}"
+        raise DeviceError(device, f"{has}, but {LEAST_CAPABILITY}.0 or later is needed")
     return torch.device("cuda", number)
 
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from worldfast.transformer import ModelSpec, buffer_size
 
 __all__ = [
-    "GENERAL", "NARROW", "READ", "answered_at_once", "answering", "footprint", "is_narrow", "places", "reading", "sizes",
+    "GENERAL", "NARROW", "READ", "answered_at_once", "answering", "footprint", "is_narrow", "places",
+    "reading", "sizes",
 ]  # fmt: skip
 
 PLACES = 128  # a member's places for tokens are a multiple of this

@@ -28,8 +28,10 @@ STREAMS = 32  # that torch hands out of one device, over and over
 
 
 def require_cuda(device: str | torch.device) -> torch.device:
-    """The device, with its number, after kernels have run on it. DeviceError that says what is missing where it
-    cannot be used."""
+    """The device, with its number, after kernels have run on it.
+
+    DeviceError that says what is missing where it cannot be used.
+    """
     found = cuda_device(device)
     try:
         import triton  # noqa: F401
