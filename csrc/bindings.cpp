@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <map>
+#include <mutex>
 #include <optional>
 
 #include "array.h"
@@ -331,12 +332,14 @@ private:
     Stream stream_;
     int64_t width_ = 0, cities_width_ = 0;
 #ifdef WORLDFAST_CUDA
-    const DeviceStream& on_device(int device) {
+    const DeviceStream& on_device(int device) {  // is called without the GIL; a copy stays where it is
+        const std::lock_guard<std::mutex> guard(copying_);
         DeviceStreamPtr& copy = copies_[device];
         if (!copy) copy = upload(stream_, device);
         return *copy;
     }
 
+    std::mutex copying_;
     std::map<int, DeviceStreamPtr> copies_;
 #endif
 };

@@ -1,6 +1,8 @@
 """The CUDA driver gives the bits of the CPU driver. Skipped where there is no GPU; test_tiles.py runs its blocks without one."""
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import oracle
@@ -78,6 +80,33 @@ def test_streams_are_those_of_the_cpu(n, vocabulary, shuffle, world):
     stream = Stream(world, MIXTURE, seed=4, vocabulary=vocabulary, shuffle=shuffle)
     assert_same(stream.rectangle(4000, n, "cuda"), stream.rectangle(4000, n))
     assert_same_pack(stream.pack(4000, n, "cuda"), stream.pack(4000, n))
+
+
+@needs_gpu
+def test_threads_that_share_a_stream_nobody_has_used(world):
+    """Its copy on the device is made by one of them, while the others wait."""
+    stream = Stream(world, MIXTURE, seed=5)
+    outs = [stream.empty_batch(700, "cuda") for _ in range(8)]
+    begin = threading.Barrier(len(outs))
+
+    def make(i):
+        begin.wait()
+        stream.rectangle(i * 700, 700, out=outs[i])
+
+    with ThreadPoolExecutor(len(outs)) as pool:
+        list(pool.map(make, range(len(outs))))
+    for i, out in enumerate(outs):
+        assert_same(out, stream.rectangle(i * 700, 700))
+
+
+@pytest.mark.skipif(not core.cuda or torch.cuda.device_count() < 2, reason="no second GPU")
+def test_a_device_that_is_not_current(world):
+    stream = Stream(world, MIXTURE, seed=4)
+    assert_same(stream.rectangle(0, 3000, "cuda:1"), stream.rectangle(0, 3000))
+    assert_same_pack(stream.pack(0, 3000, "cuda:1"), stream.pack(0, 3000))
+    rows = wf.sample(world, "distance", 1000, device="cuda:1")
+    assert torch.equal(wf.label("distance", world, rows.cities), rows.label)
+    assert torch.cuda.current_device() == 0
 
 
 @needs_gpu

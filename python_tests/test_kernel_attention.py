@@ -12,6 +12,10 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
 LENGTHS = {str(n): [n] for n in (1, 2, 31, 33, 57, 64, 127, 128)}
 LENGTHS["mixed"] = [25, 1, 57, 0, 33, 2, 40, 31, 17]
+# A GPU's float32 exp2 is ex2.approx, which errs up to 2^-22 of its result, and its quotient div.full, up to 2 ulp; those of
+# IEEE, as in PyTorch's softmax and in the interpreter, err 2^-24. An output has one of each: 2^-21 of the largest of what
+# is found, in root mean square, is their sum. Products rounded to tf32 err 2^-12, 500 times as much.
+APPROXIMATE = {torch.float32: 2.0**-21} if DEVICE == "cuda" else {}
 NAMES = ["out", "grad_q", "grad_k", "grad_v"]
 
 
@@ -55,11 +59,14 @@ def reference(qkv, grad_out, cu_seqlens, rope_base=10_000.0):
 
 
 def assert_as_good(*inputs):
-    """Output and gradients err at most twice what PyTorch errs in their dtype, in root mean square."""
+    """Output and gradients err at most twice what PyTorch errs in their dtype, in root mean square, and what a GPU's
+    approximate functions do."""
     exact = reference(*(x.double() for x in inputs[:2]), *inputs[2:])
     plain, ours = (f(*inputs) for f in (reference, attention))
-    for name, e, p, o in zip(NAMES, *((x[0], *x[1].unbind(1)) for x in (exact, plain, ours))):
-        error, allowed = (o - e).norm(), 2 * (p - e).norm()
+    exact, plain, ours = ((x[0], *x[1].unbind(1)) for x in (exact, plain, ours))
+    rounding = APPROXIMATE.get(inputs[0].dtype, 0.0) * max(x.norm() for x in exact)
+    for name, e, p, o in zip(NAMES, exact, plain, ours):
+        error, allowed = (o - e).norm(), 2 * (p - e).norm() + rounding
         assert error <= allowed, f"{name}: errs by {error:.2e}, allowed {allowed:.2e}"
 
 

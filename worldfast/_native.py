@@ -1,5 +1,7 @@
 """The only importer of the compiled module, and what its callers need to hand arrays over."""
 
+import contextlib
+
 import numpy as np
 
 try:
@@ -10,7 +12,60 @@ except ImportError as error:
         "run `pip install -e .`"
     ) from error
 
-__all__ = ["core", "cuda_stream", "empty", "expect", "thread_count"]
+LEAST_CAPABILITY = 8  # of a GPU: bfloat16 in matrix units, and what the build compiles for
+
+__all__ = ["core", "cuda_device", "cuda_stream", "current_device_of", "empty", "expect", "thread_count"]
+
+
+def cuda_device(device):
+    """torch's device of a name such as "cuda" or "cuda:1", with its number.
+
+    DeviceError, a RuntimeError, that says what is missing where the native core cannot work on it.
+    """
+    import torch
+
+    from worldfast.errors import DeviceError
+
+    if not core.cuda:
+        raise DeviceError(device, "worldfast was built without CUDA (reinstall it where nvcc is found)")
+    if not torch.cuda.is_available():
+        raise DeviceError(device, _why_none())
+    found, count = torch.device(device), torch.cuda.device_count()
+    number = torch.cuda.current_device() if found.index is None else found.index
+    if number >= count:
+        raise DeviceError(device, f"there are {count}, counted from 0")
+    major, minor = torch.cuda.get_device_capability(number)
+    if major < LEAST_CAPABILITY:
+        name = torch.cuda.get_device_name(number)
+        has = f"{name} has compute capability {major}.{minor}"
+        raise DeviceError(device, f"{has}, but {LEAST_CAPABILITY}.0 or later is needed")
+    return torch.device("cuda", number)
+
+
+def _why_none():
+    """The reason that torch finds no CUDA device, as far as it can be known."""
+    import os
+
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} was built without CUDA"
+    reason, visible = "torch finds no CUDA device", os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        torch.cuda.init()
+    except Exception as error:  # a driver older than torch's CUDA, or none
+        reason += ": " + " ".join(str(error).split())
+    return reason if visible is None else f"{reason} (CUDA_VISIBLE_DEVICES is {visible!r})"
+
+
+def current_device_of(like):
+    """A context in which the GPU of an array (torch, cupy) is the current one, as its __dlpack__ wants it."""
+    kind = type(like).__module__.partition(".")[0]
+    if kind == "torch" and like.is_cuda:
+        import torch
+
+        return torch.cuda.device(like.device)
+    return like.device if kind == "cupy" else contextlib.nullcontext()
 
 
 def empty(shape, dtype, like):

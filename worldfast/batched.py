@@ -53,7 +53,7 @@ class Transformers:
     weights    Weights of [M, ...] in the dtype of the products: matrices and biases are read from here
     capacity   places that each member has at most
     learns     what a gradient needs of each layer is kept; else a layer's memory is the next one's
-    caches     queries, keys and values of every layer are kept although nothing is learned
+    caches     queries, keys and values of every layer are kept although nothing is learned; there are no logits
     """
 
     TABLE = GENERAL  # the memory for tokens
@@ -73,7 +73,7 @@ class Transformers:
         self.dtype, self.device = weights.head.dtype, masters.embed.device
         self._room: dict[tuple[str, int], Tensor] = {}
         for name, width, size, copies in sizes(self.TABLE, spec, self.outputs, self.dtype.itemsize):
-            if not learns and name.startswith(ONLY_LEARNING):
+            if not learns and name.startswith(ONLY_LEARNING) or caches and name == "logits":
                 continue
             kept = copies if learns or caches and name == "qkv" else 1
             for i in range(copies):

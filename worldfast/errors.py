@@ -20,3 +20,11 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(names)}")
+
+
+class DeviceError(RuntimeError):
+    """A device that cannot be used; `reason` says why, in words that also stand alone."""
+
+    def __init__(self, device: object, reason: str):
+        super().__init__(f"device {str(device)!r}: {reason}; use device='cpu'")
+        self.reason = reason

@@ -10,10 +10,15 @@ from collections.abc import Iterator
 
 from worldfast.transformer import ModelSpec, buffer_size
 
-__all__ = ["GENERAL", "NARROW", "READ", "footprint", "is_narrow", "places", "reading", "sizes"]
+__all__ = [
+    "GENERAL", "NARROW", "READ", "answered_at_once", "answering", "footprint", "is_narrow", "places",
+    "reading", "sizes",
+]  # fmt: skip
 
 PLACES = 128  # a member's places for tokens are a multiple of this
 READ = 1 << 16  # tokens that are read at once
+ANSWER_BYTES = 4 << 30  # for prompts that are answered at once, of all members
+ANSWERED_ROW = 512  # bytes of indices for each prompt
 CHUNK_BYTES = 1 << 28  # of rows that are made ahead, for all members
 NARROW_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
 
@@ -87,6 +92,40 @@ def footprint(spec: ModelSpec, vocabulary: int, members: int, row_tokens: int, p
 
 def reading(spec: ModelSpec, vocabulary: int) -> int:
     """Bytes that reading a member's hidden states or logits takes on a GPU, beyond what is read."""
+    of_token = _forward(spec, vocabulary, "float32")
+    gathered = of_token["x"] + 16  # of a token that is read, with its index
+    return places(READ + PLACES) * (sum(of_token.values()) + gathered)
+
+
+def answering(spec: ModelSpec, vocabulary: int, members: int, rows: int, width: int, products: str) -> int:
+    """Upper bound on the bytes that answering takes on a GPU beyond the ensemble's own.
+
+    rows    prompts of each member that are answered at once
+    width   tokens of the longest prompt and its answer
+    """
+    of_token, of_row = _answering(spec, vocabulary, products)
+    copies = 4 + (2 if products == "bfloat16" else 0)  # of the members' parameters: as they are, and rounded
+    parameters = buffer_size(spec.shapes(vocabulary).each())
+    return members * (places(rows * width) * of_token + rows * of_row + parameters * copies)
+
+
+def answered_at_once(spec: ModelSpec, vocabulary: int, members: int, width: int, products: str) -> int:
+    """Prompts of each member, of `width` tokens with their answers, that ANSWER_BYTES are enough for."""
+    of_token, of_row = _answering(spec, vocabulary, products)
+    return max(1, ANSWER_BYTES // (members * (width * of_token + of_row)))
+
+
+def _answering(spec: ModelSpec, vocabulary: int, products: str) -> tuple[int, int]:
+    """Bytes for each token of a prompt and its answer, and for each prompt: keys and values of all layers are
+    kept for the former, and a token of each prompt passes at a time."""
+    of_prompt = _forward(spec, vocabulary, products)
+    of_token = 4 + sum(of_prompt.values()) - of_prompt["logits"] + (spec.layers - 1) * of_prompt["qkv"]
+    return of_token, ANSWERED_ROW + sum(of_prompt.values()) + 3 * of_prompt["mixed"]
+
+
+def _forward(spec: ModelSpec, vocabulary: int, products: str) -> dict[str, int]:
+    """Bytes for each token by name where nothing is learned and a layer's memory is the next one's."""
     table = {name: row for name, row in GENERAL.items() if not name.startswith(ONLY_LEARNING)}
-    each = sizes(table, spec, spec.shapes(vocabulary).head[0], 4)
-    return READ * sum(width * size for _, width, size, _ in each)
+    itemsize = 2 if products == "bfloat16" else 4
+    outputs = spec.shapes(vocabulary).head[0]
+    return {name: width * size for name, width, size, _ in sizes(table, spec, outputs, itemsize)}

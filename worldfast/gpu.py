@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -10,39 +12,95 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast._native import core
-from worldfast.footprint import READ, places
+from worldfast._native import cuda_device
+from worldfast.errors import DeviceError
+from worldfast.footprint import READ, answered_at_once, places
 from worldfast.model import Ensemble, Rows
+from worldfast.tasks import label
 from worldfast.tokens import EOS
 from worldfast.transformer import ModelSpec, Weights, views
 
-__all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "require_cuda"]
+__all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "own_stream", "require_cuda"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of products
 LONGEST_ROW = 128  # tokens, of the attention's kernel
-ANSWERED = 1 << 19  # places of prompts and answers, of all members, that are decoded at once
+STREAMS = 32  # that torch hands out of one device, over and over
 
 
 def require_cuda(device: str | torch.device) -> torch.device:
-    """The device, with its number. RuntimeError that says what is missing where it cannot be used."""
-    how = "use device='cpu'"
-    if not core.cuda:
-        raise RuntimeError(
-            f"device {device!r}: worldfast was built without CUDA; reinstall it where nvcc is found, or {how}"
-        )
-    if not torch.cuda.is_available():
-        raise RuntimeError(f"device {device!r}: torch finds no CUDA device; {how}")
-    found = torch.device(device)
-    number = torch.cuda.current_device() if found.index is None else found.index
-    if number >= torch.cuda.device_count():
-        raise RuntimeError(f"device {device!r}: there are {torch.cuda.device_count()}, counted from 0")
+    """The device, with its number, after kernels have run on it.
+
+    DeviceError that says what is missing where it cannot be used.
+    """
+    found = cuda_device(device)
     try:
         import triton  # noqa: F401
     except ModuleNotFoundError:
-        raise RuntimeError(
-            f"device {device!r}: training needs Triton 3.4 or later: pip install triton, or {how}"
-        ) from None
-    return torch.device("cuda", number)
+        raise DeviceError(device, "training needs Triton 3.4 or later (pip install triton)") from None
+    try:
+        _try(found)
+    except Exception as error:  # of a compiler, a driver, or memory that others have taken
+        first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
+        raise DeviceError(
+            device, f"kernels do not run on it: {type(error).__name__}: {first.strip()}"
+        ) from error
+    return found
+
+
+@functools.cache
+def _try(device: torch.device) -> None:
+    """Runs a kernel that was compiled when worldfast was built, and one that is compiled now."""
+    from worldfast.kernels.norm import norm
+
+    points = torch.tensor([[[0, 0], [3, 4]]], dtype=torch.int32, device=device)
+    x, out, scale = (torch.ones(1, 1, width, device=device) for width in (16, 16, 1))
+    norm(x, x[0], 1e-6, out, scale[0])
+    if label("distance", xy=points).tolist() != [5] or not torch.allclose(out, x, atol=1e-4):
+        raise RuntimeError("what they give is wrong")
+
+
+_owned: weakref.WeakKeyDictionary[object, torch.cuda.Stream] = weakref.WeakKeyDictionary()
+
+
+def own_stream(device: torch.device, owner: object) -> torch.cuda.Stream:
+    """A stream that is the owner's alone for as long as it lives.
+
+    torch keeps one cuBLAS workspace for each stream, and from 2.12 on drops it when any graph that was
+    captured on the stream is destroyed: graphs of two owners must not share one. RuntimeError where all are
+    taken.
+    """
+    taken = set(_owned.values())
+    for _ in range(STREAMS):
+        stream = torch.cuda.Stream(device)
+        if stream not in taken:
+            _owned[owner] = stream
+            return stream
+    raise RuntimeError(f"{device}: all {STREAMS} streams are taken; let go of ensembles that are trained")
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Float32 products are those of IEEE and bfloat16 ones are added up in float32, whatever was set before,
+    by torch's older names (allow_tf32, set_float32_matmul_precision) or its newer one (fp32_precision).
+
+    Only the newer name is read and written: the older ones raise where both were used, and writing one of
+    them forgets whether precision was "high" or "medium".
+    """
+    flags = torch.backends.cuda.matmul
+    precision, reduced = flags.fp32_precision, flags.allow_bf16_reduced_precision_reduction
+    if precision == "tf32":
+        flags.fp32_precision = "ieee"
+    if reduced:  # split_k is True then: torch refuses anything else
+        flags.allow_bf16_reduced_precision_reduction = False
+    try:
+        yield
+    finally:
+        if precision == "tf32":
+            flags.fp32_precision = "none"  # inherited from torch.backends.fp32_precision, if it is set
+            if flags.fp32_precision != precision:
+                flags.fp32_precision = precision
+        if reduced:
+            flags.allow_bf16_reduced_precision_reduction = True
 
 
 class GpuEnsemble(Ensemble):
@@ -72,6 +130,7 @@ class GpuEnsemble(Ensemble):
 
     # ---- reading ----
 
+    @exact_products()
     def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
         out = torch.empty(len(rows.scored), self.outputs, device=self.device)
         for transformers, batch, at, scored in self._pieces(rows, members):
@@ -79,6 +138,7 @@ class GpuEnsemble(Ensemble):
             out[scored] = transformers.logits(final)[0, at]
         return out
 
+    @exact_products()
     def hidden_states(
         self, rows: Rows, layers: Sequence[int] | None = None, members: Sequence[int] | None = None
     ) -> list[Tensor]:
@@ -102,25 +162,25 @@ class GpuEnsemble(Ensemble):
         members = self._named(rows, members)
         tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
         longest = longest_row(np.diff(starts))
-        with exact_products():
-            for member, (begin, end) in zip(members, pairwise(rows.offsets)):
-                mine = starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end, "right")]
-                cuts = np.searchsorted(mine, np.arange(begin + READ, end, READ), "right") - 1
-                masters = self.stacked(self.parameters[member : member + 1])
-                most = places(min(READ + LONGEST_ROW, end - begin))  # a cut is where a row begins
-                transformers = Transformers(self.spec, masters, masters, most, learns=False)
-                for r0, r1 in pairwise(np.unique([0, *cuts, len(mine) - 1])):
-                    t0, t1 = mine[[r0, r1]]
-                    batch = torch.zeros(1, places(t1 - t0), dtype=torch.int32)
-                    batch[0, : t1 - t0] = torch.from_numpy(tokens[t0:t1])
-                    bounds = torch.from_numpy((mine[r0 : r1 + 1] - t0).astype(np.int32)).to(self.device)
-                    at = slice(*np.searchsorted(scored, (t0, t1)).tolist())
-                    where = torch.from_numpy(scored[at] - t0).to(self.device)
-                    rows_here = bounds[None, :-1].contiguous(), bounds[None, 1:].contiguous()
-                    yield transformers, Batch(batch.to(self.device), *rows_here, longest), where, at
+        for member, (begin, end) in zip(members, pairwise(rows.offsets)):
+            mine = starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end, "right")]
+            cuts = np.searchsorted(mine, np.arange(begin + READ, end, READ), "right") - 1
+            masters = self.stacked(self.parameters[member : member + 1])
+            most = places(min(READ + LONGEST_ROW, end - begin))  # a cut is where a row begins
+            transformers = Transformers(self.spec, masters, masters, most, learns=False)
+            for r0, r1 in pairwise(np.unique([0, *cuts, len(mine) - 1])):
+                t0, t1 = mine[[r0, r1]]
+                batch = torch.zeros(1, places(t1 - t0), dtype=torch.int32)
+                batch[0, : t1 - t0] = torch.from_numpy(tokens[t0:t1])
+                bounds = torch.from_numpy((mine[r0 : r1 + 1] - t0).astype(np.int32)).to(self.device)
+                at = slice(*np.searchsorted(scored, (t0, t1)).tolist())
+                where = torch.from_numpy(scored[at] - t0).to(self.device)
+                rows_here = bounds[None, :-1].contiguous(), bounds[None, 1:].contiguous()
+                yield transformers, Batch(batch.to(self.device), *rows_here, longest), where, at
 
     # ---- answering ----
 
+    @exact_products()
     def answer(
         self, prompts: Sequence[tuple[np.ndarray, np.ndarray]], longest: int = 16,
         members: Sequence[int] | None = None, products: str | None = None,
@@ -139,20 +199,20 @@ class GpuEnsemble(Ensemble):
         weights = self.stacked(parameters.to(DTYPES[products]))
         # the shortest first, so that those of a tile are alike in length
         orders = [np.argsort(length, kind="stable") for _, length in prompts]
-        tile = max(1, ANSWERED // (widest * len(members)))
-        with exact_products():
-            for first in range(0, most, tile):
-                parts = [order[first : first + tile] for order in orders]
-                given = [(tokens[part], length[part]) for (tokens, length), part in zip(prompts, parts)]
-                found = _greedy(self.spec, masters, weights, given, longest)
-                for of_member, part, rows in zip(answers, parts, found):
-                    ends = np.pad(rows == EOS, ((0, 0), (0, 1)), constant_values=True).argmax(1)
-                    for i, row, end in zip(part.tolist(), rows, ends.tolist()):
-                        of_member[i] = row[:end]
+        tile = answered_at_once(self.spec, self.vocabulary, len(members), widest, products)
+        for first in range(0, most, tile):
+            parts = [order[first : first + tile] for order in orders]
+            given = [(tokens[part], length[part]) for (tokens, length), part in zip(prompts, parts)]
+            found = _greedy(self.spec, masters, weights, given, longest)
+            for of_member, part, rows in zip(answers, parts, found):
+                ends = np.pad(rows == EOS, ((0, 0), (0, 1)), constant_values=True).argmax(1)
+                for i, row, end in zip(part.tolist(), rows, ends.tolist()):
+                    of_member[i] = row[:end]
         return answers
 
     # ---- learning ----
 
+    @exact_products()
     def learn(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
         from worldfast.batched import Batch, Transformers
 
@@ -187,8 +247,7 @@ class GpuEnsemble(Ensemble):
         gradients.zero_()  # the gaps of alignment
         weights = self.stacked(parameters.to(DTYPES[self.products]))
         transformers = Transformers(self.spec, self.stacked(parameters), weights, C, learns=True)
-        with exact_products():
-            losses = transformers.learn(batch, self.stacked(gradients), gradients)
+        losses = transformers.learn(batch, self.stacked(gradients), gradients)
         self.gradients[members] = gradients
         return losses[..., 0].double().sum(1).cpu()
 
@@ -200,19 +259,6 @@ def longest_row(lengths: np.ndarray) -> int:
             f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}"
         )
     return longest
-
-
-@contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """float32 products are those of IEEE, and bfloat16 ones are added up in float32, whatever was set
-    before."""
-    flags = torch.backends.cuda.matmul
-    before = flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction
-    flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = False, False
-    try:
-        yield
-    finally:
-        flags.allow_tf32, flags.allow_bf16_reduced_precision_reduction = before
 
 
 def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: int) -> list[np.ndarray]:

@@ -15,15 +15,17 @@ M members, P parameters, S steps whose rows are made ahead, R rows of a member's
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldfast.footprint import CHUNK_BYTES, is_narrow, places
-from worldfast.gpu import DTYPES, GpuEnsemble, exact_products, longest_row
+from worldfast.gpu import DTYPES, GpuEnsemble, exact_products, longest_row, own_stream
 from worldfast.lockstep import Lockstep, Tally
 from worldfast.run import Run
 from worldfast.sampling import Packed
@@ -83,7 +85,8 @@ class GpuLockstep(Lockstep):
         self._planned: tuple[int, ...] = ()
         self._ahead: list[int] = []  # places of the steps whose rows are made
         self._found: np.ndarray | None = None  # the tally and who is alive, [M, 4], where they are known
-        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by places
+        self._stream: torch.cuda.Stream | None = None  # on which all of them are recorded
 
     @property
     def _device(self) -> torch.device:
@@ -195,20 +198,24 @@ class GpuLockstep(Lockstep):
 
     def _record(self, C: int) -> torch.cuda.CUDAGraph:
         """The graph of a step. It is worked through once before, as if no member were alive: kernels are
-        compiled and
-        nothing changes."""
+        compiled and nothing changes.
+
+        All graphs are recorded on one stream, on which that happens too, and share one pool: cuBLAS has one
+        workspace there, not one for each of them.
+        """
+        self._stream = self._stream or own_stream(self._device, self)
         at, alive = self._at.clone(), self._alive.clone()
         self._alive.zero_()
-        side = torch.cuda.Stream(self._device)
-        side.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(side):
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             self._work(C)
-        torch.cuda.current_stream(self._device).wait_stream(side)
+        current.wait_stream(self._stream)
         self._at.copy_(at)
         self._alive.copy_(alive)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values())).pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool):
+        with _no_collection(), torch.cuda.graph(graph, pool=pool, stream=self._stream):
             self._work(C)
         return graph
 
@@ -240,6 +247,20 @@ class GpuLockstep(Lockstep):
             None if self._rounded is ensemble.parameters else self._rounded,
         )  # fmt: skip
         self._at.add_(1)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python collects garbage before, and not within: memory that it gave back to the device, or a graph that
+    it destroyed, would spoil what is being captured."""
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _schedule(run: Run, step: int) -> tuple[float, float, float]:

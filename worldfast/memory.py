@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from worldfast.footprint import footprint, reading
+from worldfast.footprint import answered_at_once, answering, footprint, reading
 from worldfast.lockstep import MOMENTS
 from worldfast.model import LANE_LIMIT, LANES, TILE
 from worldfast.run import Run
@@ -28,7 +28,11 @@ USED = 0.9  # of what is available: the rest is for who else needs some while tr
 NUMBER = 4  # bytes of a float32
 LONGEST_ROW = 57  # tokens: inside with five corners, in characters
 MEMBER_EXTRA = 4 << 20  # its stream, prompt and lines
-GPU_EXTRA = 512 << 20  # graphs, and the workspaces of libraries
+LONGEST_ANSWER = 16  # tokens, of a row that validates
+GPU_EXTRA = 512 << 20  # graphs, and the code of kernels
+# cuBLAS has 32 MiB for each stream that multiplies, 8 before Hopper: the current one, that on which steps are recorded
+# and the one beside it; newer versions of torch take those of the latter two anew within a graph
+WORKSPACES = 5 * (32 << 20)
 TOKEN_EXTRA = 100  # bytes of indices for each token of a batch
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -74,7 +78,7 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
         raise MemoryError(
             f"memory: {run.name!r} alone needs {text(sum(most))} "
             f"({run.model.parameters(run.vocabulary_size):,} parameters, batch {run.batch}), but there are "
-            f"{text(limit)}: take a smaller model, batch or capture, or give it more"
+            f"{text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
         )
     return Plan(most, limit, len(runs), fit)
 
@@ -87,6 +91,14 @@ def need(run: Run, device: str, threads: int) -> Need:
 def available(device: str) -> int:
     """Bytes of a device that are free for use."""
     return _available_on_cpu() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+
+
+def _of_all(device: str) -> str:
+    """How much of a GPU is free, since other processes may hold the rest."""
+    if device == "cpu":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    return f" ({text(free)} of the {text(total)} of {device} are free, others have taken the rest)"
 
 
 def limit_of(memory: int | str | None, device: str) -> int:
@@ -119,10 +131,14 @@ def text(size: int) -> str:
 
 
 def _need_on_gpu(run: Run) -> Need:
-    """What worldfast.footprint counts, and for all a checkpoint's activations while they are read."""
-    shape = run.model, run.vocabulary_size
+    """What worldfast.footprint counts, and for all what one member at a time takes at a checkpoint: either it is
+    read, or it answers its validation rows."""
+    shape, width = (run.model, run.vocabulary_size), LONGEST_ROW + LONGEST_ANSWER
     one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2))
-    return Need(two - one, 2 * one - two + reading(*shape) + captured(run) + GPU_EXTRA)
+    rows = min(run.validation, answered_at_once(*shape, 1, width, run.products))
+    answers = answering(*shape, 1, rows, width, run.products) if rows else 0
+    checkpoint = max(reading(*shape) + captured(run), answers)
+    return Need(two - one, 2 * one - two + checkpoint + GPU_EXTRA + WORKSPACES)
 
 
 def captured(run: Run) -> int:

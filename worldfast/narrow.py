@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldfast.batched import Batch, Transformers, product
 from worldfast.footprint import NARROW
+from worldfast.gpu import own_stream
 from worldfast.kernels import narrow, norm, rows, sums
 from worldfast.kernels.attention import attention_backward
 from worldfast.transformer import Weights
@@ -34,7 +35,7 @@ class NarrowTransformers(Transformers):
         D = spec.hidden
         self._bias_parts = self._zeros(spec.layers * self.members * -(-capacity // 32) * 3 * D)
         self._last_parts = self._zeros(self.members * -(-capacity // norm.tokens_of_program(D)) * D)
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._side = own_stream(self.device, self) if self.device.type == "cuda" else None
 
     def forward(self, batch: Batch) -> Tensor:
         """The final norm [M, C, D], in the dtype of the products."""

@@ -6,12 +6,15 @@ at step n costs nothing.
 """
 
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_stream
+from worldfast._native import core, cuda_device, cuda_stream, current_device_of
 from worldfast.errors import unknown_name
 from worldfast.tasks import Task, find
 from worldfast.tokens import VOCABULARIES, Vocabulary
@@ -137,14 +140,9 @@ class Stream:
         self._components = [find(c.task) for c in components]
         self.vocabulary = Vocabulary(vocabulary, world)
         self._entity = vocabulary == "entity"
-        self._native = core.Stream(
-            world.xy,
-            world.city_id,
-            self._entity,
-            [_native_component(world, c, seed, split, crossing) for c in components],
-            ORDERS.index(order),
-            _key(seed, "shuffle", split),
-        )
+        native = [_native_component(world, c, seed, split, crossing) for c in components]
+        make = _kept if order == "interleaved" else _native_stream
+        self._native = make(world, self._entity, native, ORDERS.index(order), _key(seed, "shuffle", split))
 
     def empty_batch(self, n, device="cpu"):
         """A Batch of n rows that are not made yet: the `out` of rectangle."""
@@ -196,7 +194,8 @@ class Stream:
         _require_count("threads", threads)
         out = _where_to(out, Batch, device, lambda where: self.empty_batch(n, where))
         fields = (out.tokens, out.length, out.answer_start, out.cities, out.label, out.task, out.failed)
-        self._native.rectangle(_position(start), n, *fields, check, threads, cuda_stream(out.tokens))
+        with current_device_of(out.tokens):
+            self._native.rectangle(_position(start), n, *fields, check, threads, cuda_stream(out.tokens))
         if check:
             self._require_rows(out.failed)
         return replace(out, vocabulary=self.vocabulary)
@@ -213,7 +212,8 @@ class Stream:
         _require_count("n", n)
         out = _where_to(out, Packed, device, lambda where: self.empty_pack(n, where))
         fields = (out.tokens, out.row_start, out.answer_start, out.failed, out.scratch)
-        self._native.packed(_position(start), n, *fields, check, cuda_stream(out.tokens))
+        with current_device_of(out.tokens):
+            self._native.packed(_position(start), n, *fields, check, cuda_stream(out.tokens))
         if not check:
             return out
         self._require_rows(out.failed)
@@ -274,6 +274,31 @@ def sample(
     stream = Stream.__new__(Stream)
     stream._open(world, components, seed, split, vocabulary, "interleaved", crossing)
     return stream.rectangle(start, n, device, threads, out=out)
+
+
+def _native_stream(world, entity, components, order, shuffle_key):
+    return core.Stream(world.xy, world.city_id, entity, components, order, shuffle_key)
+
+
+KEPT = 16  # streams of a world
+_streams = WeakKeyDictionary()  # World -> its latest streams, by all they are made of
+_lock = threading.Lock()
+
+
+def _kept(world, entity, components, order, shuffle_key):
+    """A stream in turns, of the components without end; the one of an earlier call, with its copies on GPUs, where
+    there is one."""
+    components = [{**c, "rows": 1} for c in components]  # in turns it is not asked how many there are
+    content = [(k, v.tobytes() if isinstance(v, np.ndarray) else v) for c in components for k, v in c.items()]
+    key = (entity, order, shuffle_key, *content)
+    with _lock:
+        latest = _streams.setdefault(world, OrderedDict())
+        if key not in latest:
+            latest[key] = _native_stream(world, entity, components, order, shuffle_key)
+        latest.move_to_end(key)
+        while len(latest) > KEPT:
+            latest.popitem(last=False)
+        return latest[key]
 
 
 def _native_component(world, c, seed, split, crossing):
@@ -389,11 +414,7 @@ def _allocator(device):
         raise unknown_name("device", str(device), ("cpu", "cuda"))
     import torch
 
-    if not core.cuda:
-        raise RuntimeError("device 'cuda': worldfast was built without CUDA; reinstall it where nvcc is found")
-    if not torch.cuda.is_available():
-        raise RuntimeError("device 'cuda': torch finds no CUDA device; use device='cpu'")
-    where = torch.device(device)
+    where = cuda_device(device)
 
     def empty(shape, dtype):
         return torch.empty(shape, dtype=getattr(torch, dtype), device=where)

@@ -4,12 +4,12 @@ The table itself and every rule stand in csrc/tasks.h; this module reads them.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from types import MappingProxyType
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_stream, empty
+from worldfast._native import core, cuda_stream, current_device_of, empty
 from worldfast.errors import unknown_name
 from worldfast.world import World
 
@@ -127,7 +127,7 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     out       int64 [n] to write to (contiguous), of the kind and on the device of the input
     threads   CPU threads; 0: one per processor
     check     False: a row that does not fit is no error. Then, on a GPU, the host does not wait for the labels, and with
-              `out` too a CUDA graph can hold the call (of a world, once there was one on that device before).
+              `out` too a CUDA graph can hold the call (of a world that is kept, once there was one on that device before).
 
     Returns int64 [n] in the kind (numpy, torch, cupy) that came in; on a GPU they are made on the current CUDA stream of
     the library that owns it. A choice is its index in TASKS[task].answers. The label of a row that does not fit is -1.
@@ -148,21 +148,27 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     if not hasattr(given, "__dlpack__"):
         name = "cities" if by_city else "xy"
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
-    if by_city:
-        device_type, device = given.__dlpack_device__()
-        xy = _xy_on_gpu(world, device) if device_type in DLPACK_CUDA else world.xy
-    if out is None:
-        out = empty(given.shape[:1], "int64", like=given)
-    first_bad = empty(3, "int64", like=given) if check else None
-    core.label(task.index, xy, cities, count, out, first_bad, threads, cuda_stream(given))
+    with current_device_of(given):
+        if by_city:
+            device_type, device = given.__dlpack_device__()
+            xy = _xy_on_gpu(world, device) if device_type in DLPACK_CUDA else world.xy
+        if out is None:
+            out = empty(given.shape[:1], "int64", like=given)
+        first_bad = empty(3, "int64", like=given) if check else None
+        core.label(task.index, xy, cities, count, out, first_bad, threads, cuda_stream(given))
     return out
 
 
-@cache
+_on_gpus = WeakKeyDictionary()  # World -> {device: its coordinates there}
+
+
 def _xy_on_gpu(world, device):
-    """A world's coordinates on a GPU, int32 [N, 2]: a torch tensor that is there when this returns, for good."""
+    """A world's coordinates on a GPU, int32 [N, 2]: a torch tensor that is there when this returns, as long as the
+    world is."""
     import torch
 
-    xy = torch.as_tensor(np.array(world.xy), device=f"cuda:{device}")
-    torch.cuda.synchronize(device)
-    return xy
+    copies = _on_gpus.setdefault(world, {})
+    if device not in copies:
+        copies[device] = torch.as_tensor(np.array(world.xy), device=f"cuda:{device}")
+        torch.cuda.synchronize(device)
+    return copies[device]

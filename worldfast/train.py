@@ -18,12 +18,13 @@ import torch
 
 from worldfast import files, metrics, start
 from worldfast.activations import Writer
-from worldfast.errors import unknown_name
+from worldfast._native import core
+from worldfast.errors import DeviceError, unknown_name
 from worldfast.gpu import GpuEnsemble, require_cuda
 from worldfast.gpu_lockstep import GpuLockstep
 from worldfast.lockstep import Lockstep
 from worldfast.member import Member
-from worldfast.memory import limit_of, plan
+from worldfast.memory import limit_of, plan, text
 from worldfast.model import Ensemble
 from worldfast.progress import NAMED, Interrupt, Progress
 from worldfast.run import Run
@@ -55,7 +56,8 @@ def train(
     that runs of like length share one. Results depend on none of this, but on a GPU, where the members of an
     ensemble and the device decide in which order sums are added up.
 
-    device    "cpu", "cuda" or "cuda:1" ...; "auto": a GPU where there is one, which is said
+    device    "cpu", "cuda" or "cuda:1" ...; "auto": a GPU where one can be used; what is chosen is said, and
+              why where a GPU is expected and none is used
     threads   CPU threads; None: as many as torch uses. Results do not depend on it
     memory    how much of it training may take: bytes, or a text such as "8GiB"; None: 0.9 of what is free
     progress  True: rate, loss and time left, on standard error
@@ -64,9 +66,9 @@ def train(
               goes on from a checkpoint sends the lines behind it again
 
     Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Before anything starts it
-    raises RuntimeError where a device is not there, FileExistsError where `out` is a file, ValueError where a run stands there twice, a start does not
+    raises DeviceError (a RuntimeError) where a device cannot be used, FileExistsError where `out` is a file, ValueError where a run stands there twice, a start does not
     fit or a world is too small for its rows, FileNotFoundError where a start is not trained, MemoryError
-    where one run alone does not fit, BlockingIOError where another process trains one, ModuleNotFoundError
+    where one run alone does not fit (or, later, where another process takes a GPU's memory), BlockingIOError where another process trains one, ModuleNotFoundError
     where `log` is not installed. Later, ValueError where a folder holds something else than its run, and
     OSError where a file cannot be written: what was finished stays, and the same call goes on. RuntimeError
     at the end where runs could not begin, since what they start from diverged.
@@ -94,11 +96,23 @@ def train(
             stuck += [run for at, run in wave.runs.items() if at not in ready]
             shown.say(wave.about)
             if ready:
-                _train_wave(ready, device, threads, shown, open_log)
+                try:
+                    _train_wave(ready, device, threads, shown, open_log)
+                except torch.OutOfMemoryError as error:
+                    raise MemoryError(_taken(device)) from error
     if stuck:
         names = ", ".join(f"{run.name!r} from {run.start.name!r}" for run in stuck)
         raise RuntimeError(f"all other runs have ended, but what these start from diverged: {names}")
     return folders
+
+
+def _taken(device: str) -> str:
+    """What is said where a device has less memory than it had when it was planned."""
+    free, total = torch.cuda.mem_get_info(device)
+    return (
+        f"memory: {device} ran out of it, {text(free)} of {text(total)} are free: has another process taken some? "
+        "Checkpoints stay, and the same call goes on from them; with memory=... fewer runs train at once"
+    )
 
 
 def _check_runs(runs: list[Run]) -> None:
@@ -121,9 +135,9 @@ def _device(device, shown: Progress) -> str:
     if str(device) == "auto":
         try:
             return str(require_cuda("cuda"))
-        except RuntimeError as error:
-            if torch.cuda.is_available():
-                shown.say(f"the GPU is not used. {error}")
+        except DeviceError as error:
+            if core.cuda or torch.version.cuda:  # else nobody expects a GPU to be used
+                shown.say(f"on the CPU: {error.reason}")
             return "cpu"
     return "cpu" if str(device) == "cpu" else str(require_cuda(device))
 
