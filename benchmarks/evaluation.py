@@ -71,7 +71,7 @@ def generate(model, batch, rows, size):
         prompts = np.full((len(part), longest), PAD)
         for prompt, row in zip(prompts, part):
             prompt[longest - length[row] :] = batch.tokens[row, : length[row]]
-        prompts = torch.from_numpy(prompts)
+        prompts = torch.from_numpy(prompts).to(model.device)
         found = model.generate(
             prompts, attention_mask=(prompts != PAD).long(), max_new_tokens=LONGEST, do_sample=False
         )

@@ -1,103 +1,503 @@
-"""Everything a GPU must show, in one call: every GPU path agrees with the CPU, then it is timed.
+"""Everything a GPU must show, in one call of at most so many minutes: it agrees with the CPU, how fast it is, and
+the first results of a study.
 
-    python benchmarks/gpu.py [PART ...] [--out FOLDER]
+    python benchmarks/gpu.py [PART ...] [--minutes 9] [--science MINUTES] [--out FOLDER] [--dry-run]
 
-Runs offline, in under eight minutes. Installs the package first where it is not built with CUDA or older than
-its sources. Each part is a process of its own, since a kernel that faults takes its process's device with it:
-what PART prints is in PART.txt, its warnings and its traceback in PART.log, all figures in results.csv. Ends
-with 1 where a part failed.
+Works offline; builds the package first where it is not built with CUDA from these sources. First every path is
+compared with the CPU, side by side in processes; then worldfast is timed, one part after the other; then, with
+--science, as much of the paper's canon as fits is trained, read and drawn; last come the peers, which compile
+longest. A part that is over its share of the time is ended, one that dies goes on after the case that killed it.
+
+After each part the folder --out has worldfast-gpu.tar.gz (all that was printed, figures, tables, page) and results.csv;
+also where the call fails or is stopped. Ends with 1 where anything failed. --dry-run takes every step with a stand-in
+for the GPU and tiny sizes: its figures say nothing and are marked.
 """
 
 import argparse
+import contextlib
+import csv
+import ctypes
+import hashlib
 import importlib
+import importlib.util
+import io
+import json
 import os
+import platform
+import shutil
+import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+from gpu_part import FAULTS, LOST, Part, first_line, read
 
 ROOT = Path(__file__).resolve().parent.parent
+ARCHIVE = "worldfast-gpu"
+PACKING = 12.0  # seconds that are kept for the last archive
+BUILDING = 300.0  # seconds that a build may take
+POLL = 0.1
+
+# part -> module, function in it, share of the time of its kind, processes that compare with the CPU
+PARTS = {
+    "labels": ("gpu_labels", "labels", 2.0, 2),
+    "attention": ("gpu_attention", "attention", 2.0, 6),
+    "cka": ("gpu_cka", "cka", 1.0, 2),
+    "training": ("gpu_training", "training", 3.0, 4),
+    "answering": ("gpu_training", "answering", 1.5, 0),
+    "science": ("gpu_science", "science", 0.0, 0),
+    "peers": ("gpu_peers", "peers", 5.0, 0),
+}
+AGREEMENT = 5.0  # the share of all comparisons, which run at the same time
+NEEDED = {
+    "": ("numpy", "torch", "triton", "threadpoolctl"),
+    "science": ("h5py", "safetensors", "sklearn", "pandas", "scipy", "matplotlib"),
+}
 
 
-def built():
-    """Whether this tree's package can be imported with CUDA and is newer than its sources."""
+# ---- the build ----
+
+
+def digest_of_sources() -> str:
+    """SHA-256 of all that the compiled module is made from."""
+    found = hashlib.sha256()
+    for path in [ROOT / "CMakeLists.txt", ROOT / "setup.py", *sorted((ROOT / "csrc").rglob("*"))]:
+        if path.is_file():
+            found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def digest_file() -> Path:
+    return ROOT / "build" / f"gpu-sources-{sys.implementation.cache_tag}.sha256"
+
+
+def built() -> bool:
+    """Whether this tree's package can be imported with CUDA and was built from these sources by `install`."""
     probe = (
         "from worldfast import _native, kernels; print(_native.core.__file__ if _native.core.cuda else '')"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", probe], cwd="/", capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", probe]
+    found = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
     module = Path(found.stdout.strip())
-    if found.returncode or not module.is_relative_to(ROOT):
+    if found.returncode or not module.is_relative_to(ROOT) or not digest_file().exists():
         return False
-    sources = [ROOT / "CMakeLists.txt", *(ROOT / "csrc").iterdir()]
-    return module.stat().st_mtime > max(source.stat().st_mtime for source in sources)
+    return digest_file().read_text() == digest_of_sources()
 
 
-def install():
+def install(log: Path, architecture: str, limit: float) -> None:
+    """Builds for one architecture alone, which takes a third of the time. CalledProcessError, TimeoutExpired."""
     tools = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
-    environment = os.environ | {"WORLDFAST_CUDA": "ON", "PATH": os.pathsep.join(tools)}
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-build-isolation",
-        "--no-deps",
-        "-e",
-        ".",
-    ]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    options = f"{os.environ.get('CMAKE_ARGS', '')} -DCMAKE_CUDA_ARCHITECTURES={architecture}".strip()
+    environment = os.environ | {"WORLDFAST_CUDA": "ON", "CMAKE_ARGS": options, "PATH": os.pathsep.join(tools)}
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    command = [*pip, "install", "--no-build-isolation", "--no-deps", "-e", "."]
+    digest = digest_of_sources()
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            code = process.wait(limit)
+        finally:
+            end(process)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+    digest_file().parent.mkdir(exist_ok=True)
+    digest_file().write_text(digest)
 
 
-# and the seconds that each may take, 445 in all; gpu_PART.py has it
-PARTS = {"labels": 80, "attention": 120, "cka": 55, "training": 190}
+# ---- processes ----
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", default=list(PARTS), help=", ".join(PARTS))
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
-    parser.add_argument("--here", action="store_true", help="in this process, with the package as it is")
+def end(process: subprocess.Popen, patience: float = 2.0) -> None:
+    """Ends a process and all that it started, where they still run."""
+    for sent in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
+@dataclass(eq=False)
+class Job:
+    """A part, or one of the processes of it that compare, with a log <name>.log, what it prints <name>.txt, and its
+    cases <name>.jsonl (gpu_part), in the folder `work`.
+
+    command   what is run, with the seconds that are left behind it
+    limit     seconds that it may take
+    longest   seconds that a case may take: then it is ended, and the process goes on behind it
+    """
+
+    name: str
+    command: list[str]
+    work: Path
+    limit: float
+    longest: float
+    environment: dict = field(default_factory=lambda: dict(os.environ))
+    process: subprocess.Popen | None = None
+    ended: bool = False
+
+    def start(self) -> None:
+        self.deadline = time.monotonic() + self.limit
+        self._run()
+
+    def poll(self) -> None:
+        """Looks after the process; sets `ended`."""
+        now, code = time.monotonic(), self.process.poll()
+        if code is None and now < self.deadline and self._age() < self.longest:
+            return
+        end(self.process)
+        if code in (0, FAULTS):
+            self.ended = True
+            return
+        if code is not None:
+            why = f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
+        elif now >= self.deadline:
+            why = f"not done when the part's {self.limit:.0f} s were over"
+        else:
+            why = f"ended after {self.longest:.0f} s"
+        begun = self._begun()
+        open_case = bool(begun)
+        if code != LOST or open_case:  # who has lost its device has said so
+            self._fault(begun or "all of it", why if open_case else f"{why}: {self._last_words()}")
+        self.ended = now >= self.deadline - 0.1 * self.limit or not (open_case or code == LOST)
+        if not self.ended:
+            self._run()
+
+    def _run(self) -> None:
+        self.started = time.monotonic()
+        left = str(self.deadline - self.started)
+        with open(self.work / f"{self.name}.txt", "a") as out, open(self.work / f"{self.name}.log", "a") as log:
+            self.process = subprocess.Popen(
+                [*self.command, left], stdout=out, stderr=log, env=self.environment, start_new_session=True
+            )
+
+    def _begun(self) -> str:
+        """The case that has begun and not ended; "": none."""
+        lines = read(self.work, self.name)
+        return lines[-1]["case"] if lines and "begun" in lines[-1] else ""
+
+    def _age(self) -> float:
+        """Seconds since the case that is open has begun."""
+        if not self._begun():
+            return 0.0
+        return time.time() - (self.work / f"{self.name}.jsonl").stat().st_mtime
+
+    def _fault(self, case: str, why: str) -> None:
+        with open(self.work / f"{self.name}.jsonl", "a") as file:
+            file.write(json.dumps({"case": case, "seconds": None, "fault": why}) + "\n")
+
+    def _last_words(self) -> str:
+        return ((self.work / f"{self.name}.log").read_text().strip().splitlines() or ["nothing was logged"])[-1][:300]
+
+
+def run(jobs: list[Job]) -> None:
+    """Runs jobs side by side until all have ended, whatever becomes of this process."""
+    try:
+        for job in jobs:
+            job.start()
+        while going := [job for job in jobs if not job.ended]:
+            for job in going:
+                job.poll()
+            time.sleep(POLL)
+    finally:
+        for job in jobs:
+            if job.process:
+                end(job.process)
+
+
+# ---- a call ----
+
+
+class Stopped(BaseException):
+    """A signal that asks to stop."""
+
+
+class Call:
+    """The parts of a call, in the time it has; what they wrote is packed after each."""
+
+    def __init__(self, options):
+        self.options = options
+        self.end = time.monotonic() + 60 * options.minutes
+        self.out = options.out
+        self.scratch = options.scratch
+        self.temporary = None if self.scratch else tempfile.TemporaryDirectory(prefix="worldfast-gpu-")
+        self.work = (self.scratch or Path(self.temporary.name)) / ("dry-run" if options.dry_run else "gpu")
+        self.faults: list[str] = []  # of the call itself
+        self.out.mkdir(parents=True, exist_ok=True)
+        if self.work.exists() and not options.resume:
+            for path in self.work.glob("*.*"):  # of a call before; science stays and goes on
+                path.unlink()
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def left(self) -> float:
+        return self.end - PACKING - time.monotonic()
+
+    def tried(self, name: str, step, *arguments) -> bool:
+        """Takes a step of the call; what it raises is a fault."""
+        try:
+            step(*arguments)
+            return True
+        except Exception as error:  # noqa: BLE001 whatever it is, it is said, and the rest goes on
+            self.faults.append(f"{name}: {first_line(error)}")
+            print(self.faults[-1], flush=True)
+            return False
+
+    def run(self) -> None:
+        dry, parts = self.options.dry_run, self.runnable()
+        if self.options.resume:
+            self.tried("resume", self.unpack)
+        if not dry and not self.tried("build", self.build):
+            return
+        self.tried("about", self.describe)
+        compared = [] if dry else [part for part in parts if PARTS[part][3]]
+        if compared:
+            limit = self.share(AGREEMENT, compared + parts)
+            run([job for part in compared for job in self.comparisons(part, limit)])
+            self.pack()
+        for i, part in enumerate(parts):
+            science = self.science() if "science" in parts[i + 1 :] else 0.0
+            limit = self.science() if part == "science" else (self.left() - science) * self.weight(part, parts[i:])
+            if limit < 3:
+                self.faults.append(f"{part}: no time was left for it")
+                continue
+            longest = limit if part == "science" else limit / 2
+            run([self.job(part, part, limit, longest, "times" if part in compared else "all")])
+            self.pack()
+            if part == "science" and self.options.checkpoints:
+                self.tried("checkpoints", self.keep_checkpoints)
+
+    # ---- time ----
+
+    def science(self) -> float:
+        """Seconds for science."""
+        return max(0.0, min(60 * (self.options.science or 0), self.left() - 1))
+
+    def weight(self, part, rest) -> float:
+        return PARTS[part][2] / sum(PARTS[one][2] for one in rest)
+
+    def share(self, weight: float, parts) -> float:
+        science = self.science() if "science" in parts else 0.0
+        return (self.left() - science) * weight / (weight + sum(PARTS[part][2] for part in set(parts)))
+
+    # ---- steps ----
+
+    def runnable(self) -> list[str]:
+        """The parts asked for whose packages are there; the others are faults."""
+        found = [part for part in PARTS if part in self.options.parts]
+        for part in list(found):
+            names = NEEDED[""] + NEEDED.get(part, ())
+            if missing := [name for name in names if not importlib.util.find_spec(name)]:
+                self.faults.append(f"{part}: left out, for {', '.join(missing)} is not installed")
+                print(self.faults[-1], flush=True)
+                found.remove(part)
+        return found
+
+    def build(self) -> None:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise RuntimeError("torch finds no CUDA device; --dry-run does without one")
+        if not built():
+            major, minor = torch.cuda.get_device_capability()
+            begun = time.monotonic()
+            install(self.work / "build.log", f"{major}{minor}-real", min(BUILDING, self.left()))
+            print(f"built in {time.monotonic() - begun:.0f} s", flush=True)
+        if not built():
+            raise RuntimeError("the package was built, but not with CUDA, or not here; see build.log")
+
+    def describe(self) -> None:
+        """about.json: what ran, on what."""
+        import torch
+        import triton
+
+        content = {
+            "dry_run": self.options.dry_run,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+            "torch": torch.__version__,
+            "triton": triton.__version__,
+            "cuda": torch.version.cuda,
+            "python": platform.python_version(),
+            "processors": os.cpu_count(),
+            "sources": digest_of_sources(),
+            "command": sys.argv,
+            "began": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        (self.work / "about.json").write_text(json.dumps(content, indent=1))
+        print(f"{content['device']}; torch {content['torch']}, triton {content['triton']}", flush=True)
+
+    def comparisons(self, part: str, limit: float) -> list[Job]:
+        processes = PARTS[part][3]
+        return [
+            self.job(f"{part}-{i}", part, limit, limit / 2, "agreement", f"{i}/{processes}") for i in range(processes)
+        ]
+
+    def job(self, name, part, limit, longest, what, share="0/1") -> Job:
+        command = [sys.executable, __file__, part, "--here", name, "--what", what, "--share", share]
+        command += ["--scratch", self.work]
+        for option, value in (("--scale", self.options.scale), ("--science", self.options.science)):
+            command += [option, str(value)] if value is not None else []
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        if what == "agreement":
+            environment |= {"OMP_NUM_THREADS": "2"}  # there are many of them
+        if self.options.dry_run:
+            command.append("--dry-run")
+            environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        return Job(name, [*map(str, command), "--seconds"], self.work, limit, longest, environment)
+
+    def unpack(self) -> None:
+        """Puts the checkpoints of an earlier call, an archive or a folder `science`, where science goes on from."""
+        came, there = self.options.resume, self.work / "science"
+        if came.is_dir():
+            shutil.copytree(came, there, dirs_exist_ok=True)
+        else:
+            with tarfile.open(came) as archive:
+                archive.extractall(there, filter="data")
+        if not (there / "runs").is_dir():
+            raise ValueError(f"{came} holds no checkpoints: expected runs/ in it")
+
+    def keep_checkpoints(self) -> None:
+        """All that a later call goes on from: runs with checkpoints and activations, what was read, the scale."""
+        path, science = self.options.checkpoints, self.work / "science"
+        partial = path.with_name(path.name + ".partial")
+        try:
+            with tarfile.open(partial, "w") as archive:
+                for name in ("science.json", "readings", "runs"):
+                    if (science / name).exists():
+                        archive.add(science / name, name, filter=lambda one: None if one.name.endswith(".partial") else one)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        print(f"{path}: {path.stat().st_size / 2**20:,.0f} MiB to go on from with --resume", flush=True)
+
+    # ---- what comes back ----
+
+    def pack(self) -> None:
+        """Writes the summary, the archive and results.csv; never raises, since what is there must come back."""
+        self.tried("summary", lambda: (self.work / "summary.txt").write_text(self.summary()))
+        self.tried("archive", self.archive)
+        if (self.work / "results.csv").exists():
+            name = "dry-run-results.csv" if self.options.dry_run else "results.csv"
+            self.tried(name, shutil.copyfile, self.work / "results.csv", self.out / name)
+
+    def archive(self) -> None:
+        path = self.out / f"{ARCHIVE}{'-dry-run' if self.options.dry_run else ''}.tar.gz"
+        partial = path.with_name(path.name + ".partial")
+        with tarfile.open(partial, "w:gz", compresslevel=5) as archive:
+            for file in sorted(self.work.rglob("*")):
+                inside = file.relative_to(self.work)
+                if file.is_file() and not {"checkpoint", "activations", "lock"} & set(inside.parts):
+                    content = file.read_bytes()
+                    about = tarfile.TarInfo(f"{ARCHIVE}/{inside}")
+                    about.size, about.mtime = len(content), int(file.stat().st_mtime)
+                    archive.addfile(about, io.BytesIO(content))
+        content = partial.read_bytes()
+        size = int(self.options.pieces * 2**20) if self.options.pieces else len(content)
+        for old in path.parent.glob(f"{path.name}.[0-9][0-9]"):
+            old.unlink()
+        if len(content) <= size:
+            partial.replace(path)
+            return
+        path.unlink(missing_ok=True)
+        for i in range(0, len(content), size):
+            path.with_name(f"{path.name}.{i // size:02d}").write_bytes(content[i : i + size])
+        partial.unlink()
+
+    def summary(self) -> str:
+        lines = ["DRY RUN: no GPU, and no figure here is one of a GPU's"] if self.options.dry_run else []
+        for path in sorted(self.work.glob("*.jsonl")):
+            cases = [line for line in read(self.work, path.stem) if "fault" in line]
+            bad = [line for line in cases if line["fault"]]
+            spent = sum(line["seconds"] or 0 for line in cases)
+            lines.append(f"{path.stem}: {len(cases) - len(bad)} of {len(cases)} cases without a fault, {spent:.0f} s")
+            lines += [f"  FAULT: {line['case']}: {line['fault']}"[:200] for line in bad]
+        lines += [f"FAULT: {fault}" for fault in self.faults]
+        if (self.work / "results.csv").exists():
+            with open(self.work / "results.csv", newline="") as file:
+                for row in csv.DictReader(file):
+                    if not row["contestant"].startswith("limit:"):
+                        share = f", {float(row['limit_share']):.0%} of its limit" if row["limit_share"] else ""
+                        what = f"{row['benchmark']}: {row['case']}: {row['contestant']}"
+                        lines.append(f"{what[:150]}: {row['median']} {row['unit']}{share}")
+        return "\n".join(lines) + "\n"
+
+    def failed(self) -> bool:
+        lines = [line for path in self.work.glob("*.jsonl") for line in read(self.work, path.stem)]
+        return bool(self.faults) or any(line.get("fault") for line in lines)
+
+
+def here(options) -> None:
+    """A part in this process. Exit codes are those of gpu_part."""
+    import gpu_device
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no part outlives the call
+    device = gpu_device.stand_in() if options.dry_run else gpu_device.DEVICE
+    [name] = options.parts
+    module, function = PARTS[name][:2]
+    part = Part(options.scratch, options.here, options.seconds, device, options, options.what, options.share)
+    try:
+        getattr(importlib.import_module(module), function)(part)
+    finally:
+        if options.dry_run:
+            (options.scratch / f"launches-{options.here}.json").write_text(json.dumps(device.launches, indent=1))
+    sys.exit(FAULTS if part.faults else 0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    hidden = argparse.SUPPRESS
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="where the archive is written")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of all, by the clock on the wall")
+    parser.add_argument("--science", type=float, help="minutes of these for the paper's canon; none by default")
+    parser.add_argument("--scale", type=float, help="of the canon's rows; as fits by default")
+    parser.add_argument("--resume", type=Path, help="what --checkpoints wrote, or a folder science/, to go on from")
+    parser.add_argument("--checkpoints", type=Path, help="an archive to go on from: 0.5 GB a model")
+    parser.add_argument("--scratch", type=Path, help="where parts work; a temporary folder by default")
+    parser.add_argument("--pieces", type=float, help="MiB of a piece, in which a larger archive is cut: .00, .01 ...")
+    parser.add_argument("--dry-run", action="store_true", help="without a GPU: a stand-in, tiny sizes")
+    parser.add_argument("--here", help=hidden)
+    parser.add_argument("--what", default="all", choices=("all", "agreement", "times"), help=hidden)
+    parser.add_argument("--share", default="0/1", help=hidden)
+    parser.add_argument("--seconds", type=float, help=hidden)
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("torch finds no CUDA device")
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.here:
-        for part in options.parts:
-            getattr(importlib.import_module(f"gpu_{part}"), part)(options.out)
-        return
-    if not built():
-        install()
-    print(f"{torch.cuda.get_device_name()}; torch {torch.__version__}")
-    failed = [part for part in options.parts if not succeeds(part, options.out)]
-    if failed:
-        sys.exit(f"FAILED: {', '.join(failed)}")
+        return here(options)
+    wanted_by_default = [part for part in PARTS if part != "science" or options.science]
+    options.parts = options.parts or wanted_by_default
+    if "science" in options.parts and not options.science:
+        parser.error("science: say with --science how many minutes it may take")
 
+    asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-def succeeds(part, out):
-    """Runs a part in a process of its own and shows what it printed."""
-    printed, log = out / f"{part}.txt", out / f"{part}.log"
-    command = [sys.executable, __file__, part, "--here", "--out", out]
-    limit = PARTS[part]
-    with open(printed, "w") as stdout, open(log, "w") as stderr:
-        try:
-            code = subprocess.run(
-                command, stdout=stdout, stderr=stderr, timeout=limit, check=False
-            ).returncode
-            why = f"exit code {code}"
-        except subprocess.TimeoutExpired:
-            code, why = 1, f"more than {limit} s"
-    print(f"\n==== {part}\n{printed.read_text().strip()}")
-    if code:
-        last = (log.read_text().strip().splitlines() or [""])[-1]
-        print(f"{part} FAILED: {why}; {log}: {last}")
-    sys.stdout.flush()
-    return code == 0
+    def stop(number, frame):
+        for one in asked:
+            signal.signal(one, signal.SIG_IGN)  # once is enough: what is there is packed
+        raise Stopped(f"stopped by {signal.Signals(number).name}")
+
+    for one in asked:
+        signal.signal(one, stop)
+    call = Call(options)
+    try:
+        call.run()
+    except Stopped as why:
+        call.faults.append(str(why))
+    finally:
+        for one in asked:
+            signal.signal(one, signal.SIG_IGN)
+        call.pack()
+        print(call.summary()[-11_000:], flush=True)
+        failed = call.failed()
+        if call.temporary:
+            call.temporary.cleanup()
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

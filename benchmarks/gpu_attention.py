@@ -4,15 +4,18 @@ import itertools
 import traceback
 from dataclasses import replace
 
+import gpu_device
 import torch
 from attention import relative_error, rotate, rotation
+from gpu_part import require
 from harness import Contestant, copying, run_on_device, verify
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 import worldfast as wf
 
-DEVICE = "cuda"
+GPU = gpu_device.DEVICE
+DEVICE = GPU.place
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 LENGTHS = {str(n): [n] * max(4, 256 // n) for n in (1, 2, 31, 33, 57, 64, 127)}
 RESULTS = ("out", "grad_q", "grad_k", "grad_v")
@@ -81,41 +84,35 @@ def verify_attention(dtype, head_size, lengths):
     return faults, worst
 
 
-def attention(out):
-    """Errors of every dtype and head size, then times beside PyTorch's, into the folder `out`."""
-    faults = []
-    for dtype in (F32, BF16, F16):
-        name = str(dtype).removeprefix("torch.")
-        ratios = []
-        for head_size in (16, 32, 64):
-            for case in LENGTHS if head_size == 32 else ["mixed"]:
-                found, worst = verify_attention(dtype, head_size, LENGTHS[case])
-                ratios.append(worst)
-                faults += [f"{name}, head size {head_size}, lengths {case}: {fault}" for fault in found]
-        print(f"{name}: errors at most {max(ratios):.2f} times those of PyTorch's math path", flush=True)
-    print("\n".join(faults[:20]), flush=True)
+def verify_dtype(dtype, head_size, lengths):
+    """AssertionError where there are faults."""
+    faults, worst = verify_attention(dtype, head_size, lengths)
+    print(f"{dtype}, head size {head_size}: errors at most {worst:.2f} times those of PyTorch's math path", flush=True)
+    require(faults)
+
+
+def attention(part):
+    """Errors of every dtype and head size, then times of ours alone."""
+    for dtype in (F32,) if part.dry else (F32, BF16, F16):
+        for head_size in (16,) if part.dry else (16, 32, 64):
+            lengths = {"mixed": [3, 0, 5]} if part.dry else LENGTHS
+            for case in lengths if head_size == 32 or part.dry else ["mixed"]:
+                name = f"{dtype}, head size {head_size}, lengths {case}"
+                part.agrees(name, verify_dtype, dtype, head_size, lengths[case])
     for rope in (True, False):
-        time_attention(out, rope)
-    assert not faults, f"{len(faults)} faults, the first: {faults[0]}"
+        name = f"times {'with' if rope else 'without'} RoPE"
+        part.case(name, time_attention, part, rope, False, **size_of_case(part))
 
 
-def replayed(call):
-    """A call recorded as a CUDA graph: the device's time without the launches'."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = call()
+def attention_peers(part):
+    """Times beside what PyTorch has, which is compiled first."""
+    for rope in (True, False):
+        name = f"peers {'with' if rope else 'without'} RoPE"
+        part.case(name, time_attention, part, rope, True, **size_of_case(part))
 
-    def replay():
-        graph.replay()
-        return result
 
-    return replay
+def size_of_case(part):
+    return dict(rows=1, tokens=3, heads=1, size=16, dtype=F16) if part.dry else {}
 
 
 def peers(cos, sin, rope, tokens):
@@ -125,7 +122,7 @@ def peers(cos, sin, rope, tokens):
     def turn(q, k):
         return rotate(q, cos, sin), rotate(k, cos, sin)
 
-    turned = torch.compile(turn) if rope else lambda q, k: (q, k)
+    turned = (turn if GPU.dry else torch.compile(turn)) if rope else lambda q, k: (q, k)
     for name in ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH"):
 
         def attend(q, k, v, name=name):
@@ -138,7 +135,7 @@ def peers(cos, sin, rope, tokens):
         return query >= key
 
     mask = create_block_mask(causal, None, None, tokens, tokens, device=DEVICE)
-    flex = torch.compile(flex_attention)
+    flex = flex_attention if GPU.dry else torch.compile(flex_attention)
     yield "FlexAttention, compiled", lambda q, k, v: flex(*turned(q, k), v, block_mask=mask)
 
 
@@ -153,7 +150,8 @@ def tried(peer, prepare):
         return None
 
 
-def time_attention(out, rope, rows=2_048, tokens=40, heads=4, size=32, dtype=BF16):
+def time_attention(part, rope, beside, rows=2_048, tokens=40, heads=4, size=32, dtype=BF16):
+    """As called and replayed from graphs; ours alone, or `beside` what PyTorch has."""
     torch.manual_seed(1)
     *qkv, grad = (torch.randn(rows, heads, tokens, size, device=DEVICE).to(dtype) for _ in range(4))
     cos, sin = rotation(torch.arange(tokens, device=DEVICE), size, F64)
@@ -189,13 +187,14 @@ def time_attention(out, rope, rows=2_048, tokens=40, heads=4, size=32, dtype=BF1
         )
 
     worldfast = contestant("worldfast", ours, packed)
-    others = [contestant(*peer, torch.clone) for peer in peers(cos.to(dtype), sin.to(dtype), rope, tokens)]
+    others = peers(cos.to(dtype), sin.to(dtype), rope, tokens) if beside else ()
+    others = [contestant(*peer, torch.clone) for peer in others]
     others = [peer for peer in others if tried(peer, lambda peer=peer: verify([peer]))]
     work = "forward and backward, " + ("RoPE by compiled PyTorch for the peers" if rope else "no RoPE")
-    case = f"{rows:,} rows of {tokens}, {heads} heads of {size}, bfloat16, {work}"
-    run_on_device("attention", f"{case}, as called", [worldfast, *others], out, calls=20)
-    graphs = [replace(worldfast, run=replayed(worldfast.run))]
+    case = f"{rows:,} rows of {tokens}, {heads} heads of {size}, {str(dtype).removeprefix('torch.')}, {work}"
+    run_on_device("attention", f"{case}, as called", [worldfast, *others], part.out, calls=20)
+    graphs = [replace(worldfast, run=GPU.recorded(worldfast.run))]
     for peer in others:
-        if graph := tried(peer, lambda peer=peer: replayed(peer.run)):
+        if graph := tried(peer, lambda peer=peer: GPU.recorded(peer.run)):
             graphs.append(replace(peer, run=graph))
-    run_on_device("attention", f"{case}, replayed from CUDA graphs", graphs, out, calls=20)
+    run_on_device("attention", f"{case}, replayed from CUDA graphs", graphs, part.out, calls=20)

@@ -1,28 +1,31 @@
-"""Training on a GPU: the CPU's steps, the same bits twice and behind an interruption, then how fast, and why
+"""Training on a GPU: the CPU's steps, the same bits twice and after an interruption, then how fast, and why
 not faster.
 
 Agreement is with worldfast's CPU ensemble in float32, whose tests hold it to float64: weights after 20 steps,
-by how far they moved. Then one model and 32 of the paper's shape in bfloat16; the limits are the products of
+by how far they moved. Then 1, 8 and 32 models of the paper's shape in bfloat16, and their answers; the limits are the products of
 real tokens at the rate of a large product, and the bytes that the kernels must move at the rate of a large
 copy.
 """
 
 import time
 
+import gpu_device
 import numpy as np
 import torch
-from evaluation import LONGEST
+from evaluation import LONGEST, generate, huggingface
+from gpu_part import require
 from harness import Contestant, Unit, copying, multiplying, run_on_device
-from training import operations, rows_of
+from training import Padded, Plain, operations, padded, plain_loss, rows_of
 
 import worldfast as wf
 from worldfast.gpu import GpuEnsemble
 from worldfast.gpu_lockstep import GpuLockstep
 from worldfast.lockstep import Lockstep
 from worldfast.model import Ensemble, ModelSpec
-from worldfast.transformer import buffer_size
+from worldfast.transformer import buffer_size, views
 
-DEVICE = "cuda"
+GPU = gpu_device.DEVICE
+DEVICE = GPU.place
 PUBLISHED_STEPS = 328_128  # of a model of seven tasks: 42 million rows
 STEPS = 20  # of an agreement
 # how far weights may be from those of the CPU in float32, and a member's from its own alone: of how far they
@@ -93,6 +96,14 @@ def verify_training(runs, steps=STEPS):
     return faults, beside, apart
 
 
+TINY = dict(hidden=16, layers=1, heads=2, intermediate=24)
+
+
+def tiny_cases():
+    """The same, of a size that an interpreter gets through."""
+    yield "tiny, bfloat16", [wf.Run("distance", model=ModelSpec(**TINY), products="bfloat16", rows=4, batch=2, warmup=0)]
+
+
 def cases():
     """Runs that are verified, by name: the narrow kernels and the general ones."""
     all_tasks = tuple(wf.TASKS)
@@ -123,50 +134,96 @@ def bytes_moved(spec, tokens, outputs, parameters, members):
     return tokens * of_token + members * parameters * 42
 
 
-def time_training(out, members, steps, spec=None):
-    """Steps a second of so many models, its limits, a profile; the lockstep that was trained."""
-    spec = spec or ModelSpec()
-    runs = [wf.Run(tuple(wf.TASKS), seed=seed, products="bfloat16", model=spec) for seed in range(members)]
+def runs_of(members, tiny):
+    if tiny:
+        some = dict(tasks="distance", model=ModelSpec(**TINY), rows=64, batch=4)
+        return [wf.Run(**some, seed=seed, products="bfloat16") for seed in range(members)]
+    return [wf.Run(tuple(wf.TASKS), seed=seed, products="bfloat16") for seed in range(members)]
+
+
+def limits_of(runs, lockstep, steps):
+    """What so many steps need: products of real tokens, bytes of the kernels."""
+    spec, outputs, members = runs[0].model, lockstep.ensemble.outputs, len(runs)
+    batches = [rows_of(run, 8) for run in runs[:4]]
+    total = sum(operations(spec, of_run, outputs) for of_run in batches) / 8 / len(batches)
+    tokens = np.mean([len(rows.tokens) for of_run in batches for rows in of_run])
+    P = buffer_size(spec.shapes(runs[0].vocabulary_size).each())
+    moved = bytes_moved(spec, tokens * members, outputs, P, members)
+    return multiplying(total * members * steps, torch.bfloat16, DEVICE), copying(moved * steps, DEVICE)
+
+
+def case_of(runs, steps):
+    spec = runs[0].model
+    shape = "the paper's shape" if spec == ModelSpec() else f"{spec.layers} layers of {spec.hidden}"
+    return f"{len(runs)} models of {shape}, batches of {runs[0].batch}, {steps} steps"
+
+
+def time_training(part, members, steps):
+    """Steps a second of so many models, its limits, a profile."""
+    runs = runs_of(members, part.dry)
     begun = time.perf_counter()
     lockstep = lockstep_of(runs, DEVICE + ":0")
     take(lockstep, steps)
     print(f"\n{members} models: {steps} steps, what is compiled and recorded among them: "
           f"{time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
-    batches = [rows_of(run, 8) for run in runs[:4]]
-    total = sum(operations(spec, of_run, lockstep.ensemble.outputs) for of_run in batches) / 8 / len(batches)
-    tokens = np.mean([len(rows.tokens) for of_run in batches for rows in of_run])
-    P = buffer_size(spec.shapes(runs[0].vocabulary_size).each())
-    moved = bytes_moved(spec, tokens * members, lockstep.ensemble.outputs, P, members)
-    limits = (multiplying(total * members * steps, torch.bfloat16, DEVICE), copying(moved * steps, DEVICE))
 
     def run():
         for _ in range(steps):
             lockstep.step(list(range(members)))
 
     unit = Unit("steps/s", lambda seconds: steps / seconds)
-    case = f"{members} models of the paper's shape, batches of 128, {steps} steps"
-    contestant = Contestant("worldfast, bfloat16", run, limits=limits)
-    first, *_ = run_on_device("training", case, [contestant], out, unit, repeats=5)
-    assert not any(lockstep.read(m).diverged for m in range(members))
+    contestant = Contestant("worldfast, bfloat16", run, limits=limits_of(runs, lockstep, steps))
+    first, *_ = run_on_device("training", case_of(runs, steps), [contestant], part.out, unit, repeats=5)
+    assert not any(lockstep.read(m).diverged for m in range(members)), "a model diverged"
     each = PUBLISHED_STEPS / first.median / members
-    print(
-        f"{each:.1f} s a model for 42 million rows; at most "
-        f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
-    )
-    profile(run, out / f"training-profile-{members}.txt", steps)
-    return lockstep
+    if not part.dry:
+        print(f"{each:.1f} s a model for 42 million rows; at most {GPU.peak_memory() / 2**30:.1f} GiB")
+    profile(run, part.out / f"training-profile-{members}.txt", steps)
+
+
+class Moved(Plain):
+    """The plain loop with weights and rows on the device."""
+
+    def __init__(self, run, start, batches, loss, **precision):
+        start = type(start)(*(
+            tuple(type(block)(*(x.to(DEVICE) for x in block)) for block in part) if isinstance(part, tuple)
+            else part.to(DEVICE)
+            for part in start
+        ))  # fmt: skip
+        super().__init__(run, start, [Padded(*(x.to(DEVICE) for x in batch)) for batch in batches], loss, **precision)
+
+
+def time_beside(part, members, steps):
+    """Losses and times of plain PyTorch, one model after the other, beside ours of the same steps."""
+    runs = runs_of(members, part.dry)
+    lockstep = lockstep_of(runs, DEVICE + ":0")
+    start = views(runs[0].model.shapes(runs[0].vocabulary_size), lockstep.ensemble.parameters[0].cpu().clone())
+    rectangles = [padded(rows) for rows in rows_of(runs[0], steps)]
+    exact = Moved(runs[0], start, rectangles, plain_loss, products=torch.float32)()
+    limits = limits_of(runs, lockstep, steps)
+
+    def ours():
+        for m in range(members):
+            lockstep.clear(m)
+        for _ in range(steps):
+            lockstep.step(list(range(members)))
+
+    take(lockstep, steps)
+    found = [Contestant("worldfast, bfloat16", ours, limits=limits)]
+    for name, loss in (
+        ("plain PyTorch", plain_loss),
+        ("plain PyTorch, torch.compile", plain_loss if part.dry else torch.compile(plain_loss, dynamic=True)),
+    ):
+        plain = Moved(runs[0], start, rectangles, loss, products=torch.bfloat16)
+        apart = lambda losses: np.abs(losses - exact).max()  # noqa: E731
+        found.append(Contestant(f"{name}, bfloat16, one after another", plain, apart, 2e-2, members, limits))
+    unit = Unit("steps/s", lambda seconds: steps / seconds)
+    run_on_device("training", case_of(runs, steps) + ", beside peers", found, part.out, unit, repeats=3)
 
 
 def profile(run, path, steps):
     """Where the device's time goes, by kernel: all to a file, the first to the screen."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
-        run()
-        torch.cuda.synchronize()
-    kernels = {}
-    for event in seen.events():
-        name, spent = event.name, event.device_time_total
-        count, so_far = kernels.get(name, (0, 0.0))
-        kernels[name] = count + 1, so_far + spent
+    kernels = GPU.kernels(run)
     lines = [f"{'us/step':>10}{'calls/step':>12}  kernel"]
     for name, (count, spent) in sorted(kernels.items(), key=lambda item: -item[1][1]):
         lines.append(f"{spent / steps:10.1f}{count / steps:12.1f}  {name}")
@@ -174,47 +231,116 @@ def profile(run, path, steps):
     print("\n".join(line[:110] for line in lines[:16]), flush=True)
 
 
-def time_answers(out, lockstep, rows=10_000):
-    """Fourteen test sets for every member, of which the shortest and the longest are answered here, seven
-    times each."""
-    ensemble = lockstep.ensemble
-    world = wf.World.cities().with_atlantis(n=100, seed=42)
-    sets = [wf.sample(world, task, rows, split="test") for task in ("distance", "inside")]
-    prompts = [[(batch.tokens, batch.answer_start)] * ensemble.members for batch in sets]
-    found = [ensemble.answer([one[0]], LONGEST, [0]) for one in prompts]
-    plain = Ensemble(ensemble.spec, ensemble.vocabulary, 1)
-    plain.parameters.copy_(ensemble.parameters[:1].cpu())
-    part = slice(0, 200)
-    for (tokens, length), [ours] in zip((one[0] for one in prompts), found):
-        [theirs] = plain.answer([(tokens[part], length[part])], LONGEST)
-        agree = np.mean([np.array_equal(a, b) for a, b in zip(ours, theirs)])
-        print(f"answers that are those of float32 on the CPU: {agree:.1%}")
-        assert agree >= 0.7, (
-            "answers differ from those of the CPU"
-        )  # digits that are not learned yet are close
-
-    def run():
-        for one in prompts:
-            ensemble.answer(one, LONGEST)
-
-    seconds = Unit("s", lambda seconds: seconds)
-    case = f"answers to 14 sets of {rows:,} prompts, {ensemble.members} models"
-    run_on_device(
-        "evaluation", case, [Contestant("worldfast, bfloat16", run, times=7)], out, seconds, repeats=1
-    )
+# ---- answers ----
 
 
-def training(out):
-    """Faults, then times, into the folder `out`."""
-    faults = []
-    for name, runs in cases():
-        begun = time.perf_counter()
-        found, beside, apart = verify_training(runs)
-        faults += [f"{name}: {fault}" for fault in found]
-        print(f"{name}: weights {beside:.1e} from the CPU's, {apart:.1e} from those alone, of how "
-              f"far they moved; {time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
-    print("\n".join(faults), flush=True)
-    for members, steps in ((1, 256), (32, 64)):
-        lockstep = time_training(out, members, steps)
-    time_answers(out, lockstep)
-    assert not faults, f"{len(faults)} faults, the first: {faults[0]}"
+class Answering:
+    """Models that have learned a little, and two of the fourteen test sets: those of the shortest and the longest rows."""
+
+    def __init__(self, part, members=32, rows=10_000, steps=300):
+        if part.dry:
+            members, rows, steps = 1, 2, 1
+        runs = runs_of(members, part.dry)
+        lockstep = lockstep_of(runs, DEVICE + ":0")
+        with GPU.results_unread():
+            take(lockstep, steps)
+        self.ensemble, self.rows = lockstep.ensemble, rows
+        world = wf.World.cities().with_atlantis(n=100, seed=42)
+        tasks = ("distance",) if part.dry else ("distance", "inside")
+        self.sets = [wf.sample(world, task, rows, split="test") for task in tasks]
+        self.prompts = [[(batch.tokens, batch.answer_start)] * members for batch in self.sets]
+
+    @property
+    def case(self):
+        return f"answers to 14 sets of {self.rows:,} prompts, {self.ensemble.members} models"
+
+    def contestant(self):
+        ensemble, spec = self.ensemble, self.ensemble.spec
+        tokens = sum(int(batch.answer_start.sum()) for batch in self.sets)
+        tokens += len(self.sets) * self.rows * (LONGEST - 1)
+        products = 2 * (spec.parameters(ensemble.vocabulary) - ensemble.vocabulary * spec.hidden) * tokens
+
+        def run():
+            for one in self.prompts:
+                ensemble.answer(one, LONGEST)
+
+        limits = (multiplying(7 * products * ensemble.members, torch.bfloat16, DEVICE),)
+        return Contestant("worldfast, bfloat16", run, times=7, limits=limits)
+
+    def compare_with_cpu(self, checked=200, longest=LONGEST):
+        ensemble, part = self.ensemble, slice(0, checked)
+        plain = Ensemble(ensemble.spec, ensemble.vocabulary, 1)
+        plain.parameters.copy_(ensemble.parameters[:1].cpu())
+        for (tokens, length), *_ in self.prompts:
+            [ours] = ensemble.answer([(tokens[part], length[part])], longest, [0])
+            [theirs] = plain.answer([(tokens[part], length[part])], longest)
+            agree = np.mean([np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)])
+            print(f"answers that are those of float32 on the CPU: {agree:.1%}", flush=True)
+            assert agree >= 0.7, f"{agree:.1%} of the answers are the CPU's"  # digits not learned yet are close
+
+    def time(self, out):
+        seconds = Unit("s", lambda seconds: seconds)
+        run_on_device("evaluation", self.case, [self.contestant()], out, seconds, repeats=1)
+
+    def time_beside(self, out, sample=512):
+        """Beside transformers' generate, which answers a sample of one model's prompts."""
+        model = huggingface(self.ensemble)
+        if model is None:
+            return
+        model, sample = model.to(DEVICE), min(sample, self.rows)
+        model = model.half() if GPU.dry else model.bfloat16()
+
+        def theirs():
+            for batch in self.sets:
+                generate(model, batch, sample, sample)
+
+        ours = self.contestant()
+        times = 7 * self.ensemble.members * self.rows / sample
+        peer = Contestant(f"transformers generate, {sample} rows at a time", theirs, times=times, limits=ours.limits)
+        seconds = Unit("s", lambda seconds: seconds)
+        run_on_device("evaluation", f"{self.case}, beside peers", [ours, peer], out, seconds, repeats=1)
+
+
+# ---- the parts ----
+
+
+def verify_case(name, runs, steps):
+    """AssertionError where there are faults."""
+    begun = time.perf_counter()
+    faults, beside, apart = verify_training(runs, steps)
+    print(f"{name}: weights {beside:.1e} from the CPU's, {apart:.1e} from those alone, of how far they moved; "
+          f"{time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
+    require(faults)
+
+
+def sizes(part):
+    """(models, steps) that are timed."""
+    return ((1, 2), (2, 2)) if part.dry else ((1, 256), (8, 128), (32, 64))
+
+
+def training(part):
+    """Faults, then times of ours alone."""
+    for name, runs in tiny_cases() if part.dry else cases():
+        part.agrees(name, verify_case, name, runs, 2 if part.dry else STEPS)
+    with GPU.results_unread():
+        for members, steps in sizes(part):
+            part.case(f"times of {members} models", time_training, part, members, steps)
+
+
+def answering(part):
+    """What the CPU answers, then times of ours alone."""
+    models = part.case("models that have learned a little", Answering, part)
+    if models:
+        part.case("answers of the CPU", models.compare_with_cpu, *((1, 2) if part.dry else ()))
+        with GPU.results_unread():
+            part.case("times of answers", models.time, part.out)
+
+
+def training_peers(part):
+    """Times beside plain PyTorch's and transformers'."""
+    with GPU.results_unread():
+        for members, steps in sizes(part):
+            part.case(f"training peers of {members} models", time_beside, part, members, min(steps, 32))
+        models = part.case("models for peers that answer", Answering, part)
+        if models:
+            part.case("peers that answer", models.time_beside, part.out)

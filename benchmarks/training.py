@@ -99,7 +99,7 @@ def plain_loss(spec: ModelSpec, w: Weights, tokens: Tensor, scored: Tensor, targ
     for block in w.blocks:
         qkv = F.linear(norm(x, block.input_norm), block.qkv, block.qkv_bias)
         q, k, v = qkv.unflatten(-1, (3, spec.heads, -1)).permute(2, 0, 3, 1, 4)  # [R, heads, T, D / heads]
-        turn = rotation(torch.arange(tokens.shape[1]), q.shape[-1], q.dtype, spec.rope_base)
+        turn = rotation(torch.arange(tokens.shape[1], device=tokens.device), q.shape[-1], q.dtype, spec.rope_base)
         mixed = F.scaled_dot_product_attention(rotate(q, *turn), rotate(k, *turn), v, is_causal=True)
         x = x + F.linear(mixed.transpose(1, 2).flatten(2), block.output)
         gate, up = F.linear(norm(x, block.mlp_norm), block.gate_up).chunk(2, -1)
@@ -135,7 +135,8 @@ class Plain:
         adamw, schedule = optimizer(self.run, parameters)
         losses = []
         for batch in self.batches:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.products == torch.bfloat16):
+            place = batch.tokens.device.type
+            with torch.autocast(place, torch.bfloat16, enabled=self.products == torch.bfloat16):
                 loss = self.loss(self.run.model, weights, *batch)
             adamw.zero_grad()
             loss.backward()

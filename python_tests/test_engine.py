@@ -268,6 +268,13 @@ def test_command_line(capsys, tmp_path):
     assert "--scale" in capsys.readouterr().err
 
 
+def test_a_study_of_fewer_rows_is_asked_for_by_name(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(cli, "_run", lambda spec, out, command, **how: asked.append((spec, command)))
+    assert cli.main(["study", "run", "paper", "--scale", "0.05", "--out", str(tmp_path)]) == 0
+    assert asked == [(study.paper(0.05), "worldfast study run paper --scale 0.05")]
+
+
 def test_study_commands(capsys, tmp_path):
     assert cli.main(["study", "plan", "mini", "--threads", "1", "--scale", "0.01"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -53,6 +53,33 @@ def test_fine_tuning_rows_are_the_published(paper):
     assert (three.epoch_rows, three.steps) == (361_792, 56_540)
 
 
+@pytest.mark.parametrize("scale", [0.01, 0.05, 0.4, 2.0])
+def test_a_paper_of_fewer_rows(paper, scale):
+    """The same runs in shape and number, with `scale` times the steps, of which as few as can be see a row again."""
+    scaled = study.paper(scale)
+    assert [run.name for run in scaled.runs] == [run.name for run in paper.runs]
+    for run, whole in zip(scaled.runs, paper.runs):
+        assert run.steps == pytest.approx(scale * whole.steps, rel=5e-3)
+        assert run.epochs == max(1, round(scale * whole.epochs))
+        assert len(run.checkpoint_steps) == 41 and run.learning_rate == whole.learning_rate
+        for name in ("tasks", "seed", "model", "vocabulary", "products", "world", "capture", "batch", "validation"):
+            assert getattr(run, name) == getattr(whole, name), name
+        if run.mixture:
+            parts = [part.rows * run.epochs for part in run.mixture]
+            assert parts == pytest.approx([scale * part.rows * whole.epochs for part in whole.mixture], rel=0.02)
+    assert (scaled.layer, scaled.cities, scaled.patched) == (paper.layer, paper.cities, paper.patched)
+
+
+def test_a_paper_at_full_scale_is_the_paper(paper):
+    assert study.preset("paper", scale=1.0) == paper
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scales_that_there_are_not(scale):
+    with pytest.raises(ValueError, match="scale: expected a number above 0"):
+        study.paper(scale)
+
+
 def test_the_extensions(paper):
     alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.ModelSpec()]
     for n, count in ((2, 21), (3, 35)):

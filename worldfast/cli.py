@@ -57,7 +57,7 @@ def study(
         device: auto, cpu or cuda.
         threads: CPU threads; as many as torch uses by default.
         memory: That training may take, such as 8GiB; most of what is free by default.
-        scale: Of the rows that each model sees, of demo and mini: 0.01 is a quick look.
+        scale: Of the rows that each model sees, of demo, mini and paper: 0.01 is a quick look.
     """
     import torch
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from math import inf
 
 from worldfast.activations import Capture
 from worldfast.errors import unknown_name
@@ -230,9 +231,22 @@ SEEDS = (42, 43, 44, 45)
 WIDTHS = {64: (12, 2), 256: (3, 8), 512: (3, 16)}  # epochs, heads
 
 
-def paper() -> Study:
-    """The 179 models of arXiv 2602.00533 (`.canon`), and its extensions, as published."""
+def paper(scale: float = 1.0) -> Study:
+    """The 179 models of arXiv 2602.00533 (`.canon`), and its extensions, as published.
+
+    scale   of the rows that each model sees, and so of its steps: fewer epochs, and below one epoch fewer rows. Models,
+            vocabulary, learning rates and the number of checkpoints stay
+
+    ValueError where `scale` is not above 0.
+    """
+    updates = Recipe().updates[1]
+    included, epochs = _scaled(Recipe.included, updates, scale)
     recipe = Recipe(
+        amount={n: _scaled(*amount, scale) for n, amount in Recipe().amount.items()},
+        standard=_scaled(Recipe.standard, updates, scale)[0],
+        included=included,
+        alive=_scaled(Recipe.alive, updates, scale)[0],
+        updates={1: epochs},
         settings={
             "products": "bfloat16",
             "validation": 128,
@@ -251,21 +265,30 @@ def paper() -> Study:
     scattered = WorldSpec(atlantis=100, layout="scattered")
     elsewhere = _named(recipe.pretrain(tuple(TASKS), first, world=scattered), "scattered")
     more += [elsewhere] + [_named(run, "scattered") for run in _updates(recipe, [elsewhere])]
-    more += _of_width(recipe, WIDTHS, (first,))
+    widths = {wide: (*_scaled(1_000_000, epochs, scale), heads) for wide, (epochs, heads) in WIDTHS.items()}
+    more += _of_width(recipe, widths, (first,))
     shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == first]
     return Study("paper", canon, more, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000,
                  shown=shown + SHOWN_UPDATES, patched=SHOWN_UPDATES[2:])  # fmt: skip
 
 
+def _scaled(rows: int, epochs: int, scale: float) -> tuple[int, int]:
+    """Rows and epochs that give `scale` times as many rows in all. Epochs shrink first: rows seen again teach less."""
+    if not 0 < scale < inf:
+        raise ValueError(f"scale: expected a number above 0, got {scale!r}")
+    fewer = max(1, round(epochs * scale))
+    return max(1, round(rows * epochs * scale / fewer)), fewer
+
+
 SHOWN_UPDATES = ["ft-angle-s42", "ft-distance-s42", "ft-angle+perimeter-s42", "ft-distance+perimeter-s42"]
 
 
-def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int]], seeds: Iterable[int]) -> list[Run]:
-    """All seven tasks, and their fine-tunes, at other widths."""
+def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds: Iterable[int]) -> list[Run]:
+    """All seven tasks, and their fine-tunes, at other widths: width -> (rows of each task, epochs, heads)."""
     runs = []
-    for wide, (epochs, heads) in widths.items():
+    for wide, (rows, epochs, heads) in widths.items():
         model = replace(recipe.model, hidden=wide, intermediate=4 * wide, heads=heads)
-        bases = [recipe.pretrain(tuple(TASKS), seed, model=model, epochs=epochs) for seed in seeds]
+        bases = [recipe.pretrain(tuple(TASKS), seed, model=model, rows=rows, epochs=epochs) for seed in seeds]
         bases = [_named(base, f"w{wide}") for base in bases]
         runs += bases + [_named(run, f"w{wide}") for run in _updates(recipe, bases)]
     return runs
@@ -274,7 +297,8 @@ def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int]], seeds: Iter
 def width(seeds: Sequence[int] = (42,)) -> Study:
     """All seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv 2602.00533."""
     recipe = Recipe(settings={"products": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
-    runs = _of_width(recipe, {128: (6, 4)} | WIDTHS, seeds)
+    widths = {wide: (1_000_000, *rest) for wide, rest in ({128: (6, 4)} | WIDTHS).items()}
+    runs = _of_width(recipe, widths, seeds)
     shown = [run.name for run in runs if run.start is None]
     return Study("width", runs, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000, shown=shown)
 
