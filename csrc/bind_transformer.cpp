@@ -227,7 +227,8 @@ void bind_transformer(py::module_& m) {
         .def("learn", &learn)
         .def("read", &read)
         .def("extend", &extend);
-    m.attr("multiplies_pairs") = multiplies_pairs();
+    m.def("multiplies_pairs", &multiplies_pairs);
+    m.def("vector_width", &vector_width);
     m.def("linear", &linear);
     m.def("linear_gradient", &linear_gradient);
 }

@@ -314,6 +314,14 @@ def test_a_member_that_diverges_between_lines_goes_back_to_where_it_was(tmp_path
     assert results(once)["tensors"] == results(often)["tensors"]
 
 
+@pytest.mark.parametrize("products,pairs", [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+def test_emulated_products_are_said_to_be_no_faster(tmp_path, capfd, monkeypatch, products, pairs):
+    monkeypatch.setattr(training.core, "multiplies_pairs", lambda: pairs)
+    train(replace(BASE, products=products), tmp_path)
+    said = "no faster than float32" in capfd.readouterr().err.splitlines()[1]
+    assert said == (products == "bfloat16" and not pairs)
+
+
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     train(BASE, tmp_path)
     lines = capfd.readouterr().err.splitlines()

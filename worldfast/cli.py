@@ -182,7 +182,8 @@ def doctor() -> None:
     print(f"worldfast {wf.__version__}, native core {'with' if core.cuda else 'without'} CUDA")
     print(f"CUDA device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none that torch finds'}")
     print(f"CPU threads: {torch.get_num_threads()}")
-    pairs = "two to an instruction" if core.multiplies_pairs else "as float32, no faster than those"
+    print(f"vectors: {core.vector_width()} floats")
+    pairs = "two to an instruction" if core.multiplies_pairs() else "multiplied as float32, no faster than float32"
     print(f"bfloat16 products: {pairs}")
     for name in ("torch", "numpy", "h5py", "safetensors", "scikit-learn", "matplotlib", "tyro", "transformers"):
         try:

@@ -220,7 +220,9 @@ def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str
     shape, products = (runs[0].model, runs[0].vocabulary_size, len(runs)), runs[0].products
     if device == "cpu":
         ensemble = Ensemble(*shape, threads=threads, products=products)
-        return Lockstep(ensemble, runs), f"the CPU, threads: {threads}"
+        emulated = products == "bfloat16" and not core.multiplies_pairs()
+        how = "; bfloat16 products are multiplied as float32 here, no faster than float32" if emulated else ""
+        return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}"
     ensemble = GpuEnsemble(*shape, device=device, products=products)
     return GpuLockstep(ensemble, runs), torch.cuda.get_device_name(device)
 
