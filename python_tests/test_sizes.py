@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast._native import core
 from worldfast.lockstep import pack_rows
 from worldfast.model import Ensemble
 
@@ -47,8 +48,11 @@ def test_published_widths(hidden, intermediate, heads, products):
 
 
 def test_a_deep_and_wide_model():
-    """24 layers of 1,024: parameters, gradients, where they decay, and packed matrices: 16 bytes a parameter."""
+    """24 layers of 1,024: parameters, gradients, where they decay, and matrices packed from both sides.
+
+    That is 16 bytes a parameter where the processor multiplies pairs of BFloat16, and 20 where they are floats.
+    """
     ran = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     parameters, before, after, peak = map(float, ran.stdout.split())
     assert parameters > 4e8 and after < before
-    assert peak < 16 * parameters + 1e9
+    assert peak < (16 if core.multiplies_pairs else 20) * parameters + 1e9

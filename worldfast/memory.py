@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from worldfast._native import core
 from worldfast.footprint import footprint, reading
 from worldfast.lockstep import MOMENTS
 from worldfast.model import LANE_LIMIT, LANES, TILE
@@ -144,7 +145,7 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     P = buffer_size(shapes.each())
     lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
     # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
-    packed = 2 if run.products == "float32" else 3
+    packed = 2 if run.products == "float32" else 3 if core.multiplies_pairs else 4
     states = captured(run)
     tokens = run.batch * LONGEST_ROW
     member = (
