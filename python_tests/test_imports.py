@@ -11,7 +11,7 @@ import worldfast
 
 ROOT = Path(worldfast.__file__).parent
 ORDER = """
-errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched narrow gpu
+errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched gpu narrow
 activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train packing jobs cluster
 representations published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
 analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer analysis.prediction analysis.agreement analysis.patching
@@ -20,7 +20,7 @@ figures.style figures.canvas figures.tables figures.maps figures.views figures.d
 figures.curves figures.trends figures.histograms figures.patching figures.captions figures.saving figures.catalogue figures
 page.markup page.films page.gallery page.comparison page.models page.provenance report options cli
 """.split()
-CALL_KERNELS = ("ops", "gram", "batched", "narrow", "gpu_lockstep")
+CALL_KERNELS = ("ops", "gram", "batched", "gpu", "narrow", "gpu_lockstep")
 
 
 def modules():

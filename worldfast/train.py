@@ -136,7 +136,7 @@ def _device(device, shown: Progress) -> str:
         try:
             return str(require_cuda("cuda"))
         except DeviceError as error:
-            if core.cuda or torch.version.cuda:  # else nobody expects a GPU to be used
+            if torch.version.cuda:  # else nobody expects a GPU to be used
                 shown.say(f"on the CPU: {error.reason}")
             return "cpu"
     return "cpu" if str(device) == "cpu" else str(require_cuda(device))
