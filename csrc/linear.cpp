@@ -1,4 +1,4 @@
-// A register tile is some rows by two vectors of lines: 12 to 16 sums, which hide the latency of a
+// A register tile is some rows by two vectors of lines: 8 to 16 sums, which hide the latency of a
 // multiply-add and leave registers for what is multiplied. A strip of lines stays in the first cache while
 // all rows pass it, where it is not deeper than 300 or so.
 #include "linear.h"
