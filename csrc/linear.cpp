@@ -296,7 +296,7 @@ struct Sums {
 // A block of lines stays in the second cache while all columns of the gradient pass it.
 constexpr int64_t block_lines = 96;
 
-// Likewise; `rows` of the R lines from `line` on are wanted.
+// Column c of a tile, as `store_column`; `rows` of the R lines from `line` on are wanted.
 template <int c, int W, int R, class S>
 WORLDFAST_INLINE void add_column(const Sums<S>& s, int64_t line, int64_t column, int64_t rows,
                                  const typename Lanes<W>::Float (&sum)[R][2]) {

@@ -1,5 +1,6 @@
 // Matrix products of a linear layer y = x W' + b, for rows that stand in a cache: the layer itself, its
-// gradient at x and its gradient at W. One thread computes; the caller cuts work into rows or lines.
+// gradient at x and its gradient at W. One thread multiplies, and the caller cuts its rows; a gradient at W is
+// cut here.
 //
 // S is the type of what is multiplied; sums are float32's. BFloat16 is for processors with AVX512-BF16, where
 // two products are one instruction. Elsewhere the same numbers are multiplied as `Rounded` floats: exact

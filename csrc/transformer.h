@@ -1,7 +1,8 @@
 // One Qwen2 transformer on one tile of packed rows: forward, backward, and a step of decoding.
 //
 // All of a tile runs in one call. Rows that begin alike have computed once what is alike: of the L tokens
-// that the rows have together, U stand in memory. Matrices are multiplied in float32 or BFloat16; parameters, sums, the residual stream, norms and gradients of parameters are float32's.
+// that the rows have together, U stand in memory. Matrices are multiplied in float32 or BFloat16; parameters,
+// sums, the residual stream, norms and gradients of parameters are float32's.
 //
 // U tokens, K scored positions, D hidden, F intermediate, V vocabulary, H tokens that the head can answer, P
 // parameters.
