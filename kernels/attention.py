@@ -5,6 +5,11 @@ while those of the next head are on their way. Scores live in registers, and the
 that nothing is kept between the two. Keys and values are one tile of 16, 32, 64 or 128 tokens, as long as the longest
 row, and queries one or several.
 
+Where rows may have more than 32 tokens there are two launches: one with tiles of 32 tokens, which leaves out
+rows that are longer, and one with tiles as long as the longest row, which leaves out the others. Nearly half of
+the paper's rows have at most 32 tokens, and a tile of 64 takes four times the scores. Lengths are read on the
+device; a row's tile depends on its length and `longest` alone.
+
 Every sum has one order, hence one result, and a program touches the tokens of its row alone. Products are added up in
 float32. In 16 bits turned queries and keys, probabilities and the gradients of scores are rounded before they are
 multiplied, as in FlashAttention-2 (arXiv 2307.08691). In float32 products are those of IEEE, without matrix units:
@@ -19,6 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 LONGEST_ROW = 128
+SHORT_ROW = 32  # tokens; where others are longer, rows of at most so many are launched by themselves
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 Rows = Tensor | tuple[Tensor, Tensor]  # cu_seqlens, or starts and ends
@@ -41,8 +47,8 @@ def attention_forward(
     Runs on the current stream and never waits for the device, but for the first call of a base, head size and device,
     which puts a table there: a CUDA graph can be captured from the second one on.
     """
-    tiles = {"QUERIES": 16} if last_only else {}
-    _launch(_forward, (q, k, v), rows, rope_base, longest, (out,), LAST_ONLY=last_only, **tiles)
+    plans = launches(q.dtype, q.shape[2], longest, last_only)
+    _launch(_forward, (q, k, v), rows, rope_base, longest, (out,), plans, LAST_ONLY=last_only)
 
 
 def attention_backward(
@@ -50,10 +56,11 @@ def attention_backward(
     grad_q: Tensor, grad_k: Tensor, grad_v: Tensor,
 ) -> None:  # fmt: skip
     """Sets grad_q, grad_k, grad_v, all like q, from grad_out and what `attention_forward` was given."""
-    _launch(_backward, (grad_out, q, k, v), rows, rope_base, longest, (grad_q, grad_k, grad_v))
+    plans = launches(q.dtype, q.shape[2], longest)
+    _launch(_backward, (grad_out, q, k, v), rows, rope_base, longest, (grad_q, grad_k, grad_v), plans)
 
 
-def _launch(kernel, inputs, rows, rope_base, longest, outputs, **tiles) -> None:
+def _launch(kernel, inputs, rows, rope_base, longest, outputs, plans, **constants) -> None:
     tokens, heads, size = inputs[0].shape
     starts, ends = (rows[:-1], rows[1:]) if isinstance(rows, Tensor) else rows
     if not len(starts) or not longest:
@@ -61,14 +68,24 @@ def _launch(kernel, inputs, rows, rope_base, longest, outputs, **tiles) -> None:
     strides = [stride for x in (*inputs, *outputs) for stride in x.stride()[:2]]
     angles = _angles(rope_base, size, inputs[0].device) if rope_base else None
     with torch.cuda.device_of(inputs[0]):
-        kernel[(len(starts),)](
-            *inputs, starts, ends, angles, *outputs, tokens, heads, *strides,
-            **plan(inputs[0].dtype, size, longest) | tiles,
-        )  # fmt: skip
+        for each in plans:
+            kernel[(len(starts),)](
+                *inputs, starts, ends, angles, *outputs, tokens, heads, *strides, **each, **constants
+            )
+
+
+def launches(dtype: torch.dtype, size: int, longest: int, last_only: bool = False) -> list[dict]:
+    """Plans of the launches for rows of up to `longest` tokens; exactly one of them computes a row."""
+    whole = plan(dtype, size, longest)
+    if last_only:  # decoding waits for its launches: another would take longer than it saves
+        return [whole | {"QUERIES": 16}]
+    if longest <= SHORT_ROW:
+        return [whole]
+    return [plan(dtype, size, SHORT_ROW) | {"HIGHEST": SHORT_ROW}, whole | {"LOWEST": SHORT_ROW + 1}]
 
 
 def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
-    """Tiles and warps of a launch: those with which registers suffice, as the instructions show.
+    """Tiles and warps of a launch for all rows: those with which registers suffice, as the instructions show.
 
     Matrix units like 16 tokens a warp; float32 has plain multiplications, all unrolled, and needs more threads.
     Queries come 16 at a time where scores or results of all of them would not fit.
@@ -80,6 +97,7 @@ def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
         warps, stages = min(8, tokens // 16 * (2 if width > 64 else 1)), 2 if tokens * width <= 64 * 64 else 1
     return {
         "D": size, "WIDTH": width, "TOKENS": tokens, "QUERIES": 16 if tokens * max(64, width) > 64 * 64 else tokens,
+        "LOWEST": None, "HIGHEST": None,
         "num_warps": warps, "num_stages": stages, "enable_fp_fusion": True,
     }  # fmt: skip
 
@@ -98,6 +116,17 @@ def _row(starts, ends, tokens):
     begin = tl.minimum(tl.maximum(tl.load(starts + tl.program_id(0)), 0), tokens)
     end = tl.minimum(tl.load(ends + tl.program_id(0)), tokens)
     return begin.to(tl.int64), end - begin
+
+
+@triton.jit
+def _left_out(length, LOWEST: tl.constexpr, HIGHEST: tl.constexpr):
+    """True where another launch has the row: fewer tokens than LOWEST, more than HIGHEST; None: no bound."""
+    if LOWEST is not None:
+        return length < LOWEST
+    elif HIGHEST is not None:
+        return length > HIGHEST
+    else:
+        return False
 
 
 @triton.jit
@@ -159,9 +188,12 @@ def _probabilities(score, i, j, scale):
 def _forward(
     q, k, v, starts, ends, angles, out, tokens, heads,
     q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr, LAST_ONLY: tl.constexpr,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr, LOWEST: tl.constexpr,
+    HIGHEST: tl.constexpr, LAST_ONLY: tl.constexpr,
 ):  # fmt: skip
     begin, length = _row(starts, ends, tokens)
+    if _left_out(length, LOWEST, HIGHEST):
+        return
     q += begin * q_token
     k += begin * k_token
     v += begin * v_token
@@ -190,9 +222,12 @@ def _backward(
     grad_out, q, k, v, starts, ends, angles, grad_q, grad_k, grad_v, tokens, heads,
     grad_out_token, grad_out_head, q_token, q_head, k_token, k_head, v_token, v_head,
     grad_q_token, grad_q_head, grad_k_token, grad_k_head, grad_v_token, grad_v_head,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr,
+    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr, LOWEST: tl.constexpr,
+    HIGHEST: tl.constexpr,
 ):  # fmt: skip
     begin, length = _row(starts, ends, tokens)
+    if _left_out(length, LOWEST, HIGHEST):
+        return
     grad_out += begin * grad_out_token
     q += begin * q_token
     k += begin * k_token

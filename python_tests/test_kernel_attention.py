@@ -11,7 +11,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter computes in bfloat16 what is nowhere close; the GPU has it.
 DTYPES = [torch.float32, torch.float16] + [torch.bfloat16] * (DEVICE == "cuda")
 LENGTHS = {str(n): [n] for n in (1, 2, 31, 33, 57, 64, 127, 128)}
-LENGTHS["mixed"] = [25, 1, 57, 0, 33, 2, 40, 31, 17]
+LENGTHS["mixed"] = [25, 1, 57, 0, 33, 32, 2, 64, 40, 31, 17]
 # A GPU's float32 exp2 is ex2.approx, which errs up to 2^-22 of its result, and its quotient div.full, up to 2 ulp; those of
 # IEEE, as in PyTorch's softmax and in the interpreter, err 2^-24. An output has one of each: 2^-21 of the largest of what
 # is found, in root mean square, is their sum. Products rounded to tf32 err 2^-12, 500 times as much.
@@ -135,18 +135,71 @@ def test_a_poisoned_row_stays_alone(poison):
             assert torch.equal(out[row], clean[0][row]) and torch.equal(grad[row], clean[1][row])
 
 
+class OneLaunch:
+    """A kernel of which only the launch of this number is carried out."""
+
+    def __init__(self, kernel, number):
+        self.kernel, self.number, self.launched = kernel, number, 0
+
+    def __getitem__(self, grid):
+        self.launched += 1
+        return self.kernel[grid] if self.launched == self.number else lambda *args, **options: None
+
+
+def written(monkeypatch, number, lengths):
+    """What each token's output, queries, keys and values got from one launch of each kernel: bool [L, 4]."""
+    only = [OneLaunch(kernel, number) for kernel in (kernels._forward, kernels._backward)]
+    with monkeypatch.context() as patch:
+        for name, kernel in zip(("_forward", "_backward"), only):
+            patch.setattr(kernels, name, kernel)
+        out, grad = attention(*packed(lengths, heads=1, size=8))
+    assert [kernel.launched for kernel in only] == [1 + (max(lengths) > 32)] * 2
+    found = torch.cat([out[:, None], grad], 1).isfinite()  # [L, 4, H, D]
+    assert torch.equal(found.any((2, 3)), found.all((2, 3)))
+    return found.all((2, 3)).cpu()
+
+
+ACROSS = [[0, 1, 31, 32, 33, 57, 64], [100, 32, 128, 33], [33, 34], [32, 0, 7]]
+
+
+@pytest.mark.parametrize("lengths", ACROSS, ids=str)
+def test_each_row_is_written_by_one_launch(lengths, monkeypatch):
+    """Of at most 32 tokens by the first, longer ones by the second; where none is longer, there is one."""
+    short = torch.tensor(lengths).le(32).repeat_interleave(torch.tensor(lengths))[:, None]
+    assert torch.equal(written(monkeypatch, 1, lengths), short.expand(-1, 4))
+    assert torch.equal(written(monkeypatch, 2, lengths), ~short.expand(-1, 4))
+
+
+def test_a_row_has_the_same_bits_among_any_others():
+    """Beside rows of all lengths, before and behind it, as long as the longest may have 64 tokens."""
+    qkv, grad_out, cu_seqlens = packed([32, 64, 1, 33, 17, 57], heads=1)
+    together = attention(qkv, grad_out, cu_seqlens)
+    for begin, end in zip(cu_seqlens.tolist(), cu_seqlens[1:].tolist()):
+        bounds = torch.tensor([0, end - begin], dtype=torch.int32, device=DEVICE)
+        inputs = *qkv[begin:end].unbind(1), bounds, 10_000.0, 64
+        out, grad = torch.empty_like(grad_out[begin:end]), torch.empty_like(qkv[begin:end])
+        kernels.attention_forward(*inputs, out)
+        kernels.attention_backward(grad_out[begin:end], *inputs, *grad.unbind(1))
+        assert torch.equal(out, together[0][begin:end]) and torch.equal(grad, together[1][begin:end])
+
+
 @pytest.mark.parametrize("size", [8, 32])
-def test_the_last_query_alone_in_rows_with_gaps(size):
-    """A step of decoding: rows that begin and end anywhere; nothing but the place of their last token is written."""
+def test_the_last_query_alone_in_rows_with_gaps(size, monkeypatch):
+    """A step of decoding, in one launch: rows that begin and end anywhere; nothing but the place of their last
+    token is written."""
     qkv, grad_out, _ = packed([100], size=size)
-    starts, ends = (torch.tensor(x, dtype=torch.int32, device=DEVICE) for x in ([3, 20, 40, 96], [4, 36, 57, 100]))
+    bounds = [3, 5, 40, 96], [4, 38, 57, 100]
+    starts, ends = (torch.tensor(x, dtype=torch.int32, device=DEVICE) for x in bounds)
     expected = torch.full_like(grad_out, torch.nan)
     for begin, end in zip(starts.tolist(), ends.tolist()):
         row = torch.tensor([0, end - begin], device=DEVICE)
         out, _ = reference(qkv[begin:end].double(), grad_out[begin:end].double(), row)
         expected[end - 1] = out[-1].float()
     out = torch.full_like(grad_out, torch.nan)
-    kernels.attention_forward(*qkv.unbind(1), (starts, ends), 10_000.0, 17, out, last_only=True)
+    only = OneLaunch(kernels._forward, 1)
+    monkeypatch.setattr(kernels, "_forward", only)
+    kernels.attention_forward(*qkv.unbind(1), (starts, ends), 10_000.0, 33, out, last_only=True)
+    assert only.launched == 1
     torch.testing.assert_close(out, expected, equal_nan=True)
 
 
@@ -180,8 +233,8 @@ MATRIX_UNITS += [("fp16", 32, 64, 90), ("bf16", 32, 32, 90), ("bf16", 32, 128, 9
 ALL = [*MATRIX_UNITS, ("fp32", 32, 64, 90)]
 
 
-def build(kernel, dtype, size, longest, arch):
-    options = kernels.plan({"fp32": torch.float32}.get(dtype), size, longest)
+def build(kernel, dtype, size, longest, arch, launch=-1):
+    options = kernels.launches({"fp32": torch.float32}.get(dtype), size, longest)[launch]
     types = {"starts": "*i32", "ends": "*i32", "angles": "*fp32:16", "tokens": "i32", "heads": "i32"}
     types |= {name: f"*{dtype}:16" for name in ("q", "k", "v", "grad_out", *NAMES)}
     types |= {name: "i32:16" for name in kernel.arg_names if name.endswith(("_token", "_head"))}
@@ -213,3 +266,14 @@ def test_instructions_and_registers():
         products = "HGMMA" if arch == 90 and longest == 64 else "HMMA"
         assert bool(binary.count(products)) == (dtype != "fp32"), case
         assert not binary.count("ATOM") and not binary.count("RED"), case
+
+
+@needs_compiler
+def test_the_launch_of_short_rows():
+    """Tiles of 32 tokens where rows may have 64: no spills, and twice the programs of a tile of 64 at once."""
+    cases = [(kernels._forward, 32, 10), (kernels._backward, 32, 6), (kernels._backward, 64, 4)]
+    binaries = compiled([build(kernel, "bf16", size, 64, 90, launch=0) for kernel, size, _ in cases])
+    for (kernel, size, at_once), binary in zip(cases, binaries):
+        assert binary.spills == binary.count("STL") == binary.count("LDL") == 0, (kernel, size)
+        assert binary.count("HMMA") and binary.warps == 2, (kernel, size)
+        assert binary.ctas >= at_once, (kernel, size, binary.registers, binary.shared)
