@@ -113,10 +113,10 @@ def main():
                 return max(np.abs(losses - expected).max(), ways.missed())
 
             contestants = [
-                Contestant(f"{options.steps} steps", ways.steps, lambda losses: np.abs(losses - expected).max()),
+                Contestant(f"{options.steps} steps", ways.steps, lambda losses, expected=expected: np.abs(losses - expected).max()),
                 Contestant("a checkpoint and as many steps", ways.checkpoint_and_steps, error),
                 Contestant("of that: reading hidden states", ways.read),
-                Contestant("writing them, on a thread of its own", lambda: ways.write(states)),
+                Contestant("writing them, on a thread of its own", lambda ways=ways, states=states: ways.write(states)),
                 Contestant("saving weights and optimizer", ways.save),
             ]
             errors = verify(contestants)

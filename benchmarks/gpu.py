@@ -242,7 +242,7 @@ class Call:
         try:
             step(*arguments)
             return True
-        except Exception as error:  # noqa: BLE001 whatever it is, it is said, and the rest goes on
+        except Exception as error:  # whatever it is, it is said, and the rest goes on
             self.faults.append(f"{name}: {first_line(error)}")
             print(self.faults[-1], flush=True)
             return False

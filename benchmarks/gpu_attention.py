@@ -143,7 +143,7 @@ def tried(peer, prepare):
     """What `prepare` gives; None where the peer cannot do it, which is said."""
     try:
         return prepare()
-    except Exception as problem:  # noqa: BLE001 whatever it is, it is the peer's, and is said
+    except Exception as problem:  # whatever it is, it is the peer's, and is said
         traceback.print_exc()
         first = str(problem).strip().partition("\n")[0][:150]
         print(f"left out: {peer.name}: {type(problem).__name__}: {first}")

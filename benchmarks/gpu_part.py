@@ -61,7 +61,7 @@ class Part:
         begun, found, fault = time.monotonic(), None, ""
         try:
             found = run(*arguments, **options)
-        except Exception as error:  # noqa: BLE001 whatever it is, it is this case's, and is said
+        except Exception as error:  # whatever it is, it is this case's, and is said
             traceback.print_exc()
             fault = first_line(error)
         self._write(case=name, seconds=round(time.monotonic() - begun, 2), fault=fault)

@@ -48,8 +48,8 @@ class Together:
             first.model, first.vocabulary_size, len(runs), threads=threads, products=first.products
         )
         self.lockstep = Lockstep(self.ensemble, runs)
-        for member, run in enumerate(runs):
-            self.ensemble.initialise(member, run.seed)
+        for member, of_member in enumerate(runs):
+            self.ensemble.initialise(member, of_member.seed)
         self.start = self.ensemble.parameters.clone()
 
     def __call__(self) -> np.ndarray:

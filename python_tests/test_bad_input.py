@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+
 import worldfast as wf
 from worldfast.sampling import Component, Stream
 from worldfast.tokens import Vocabulary

@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if call == "write":
-        full_file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+        full_file = open("/dev/full", "wb", buffering=0)
         monkeypatch.setattr(files, "open", lambda *_: full_file, raising=False)
     else:
         monkeypatch.setattr(os, call, full)

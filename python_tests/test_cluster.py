@@ -556,7 +556,7 @@ def call(head, out):
 
 def test_the_call_stopped_and_killed(head, tmp_path):
     """Ctrl-C saves where it is, kill -9 of the call ends its workers; the same call goes on both times."""
-    for stops in range(1, 4):
+    for stops in range(1, 4):  # noqa: B007, used after it
         stopped = call(head, tmp_path)
         in_the_middle(tmp_path)
         stopped.send_signal(signal.SIGINT)

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
-import worldfast as wf
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from worldfast import footprint as footprints
+
+import worldfast as wf
 from worldfast import _native, gpu, memory
+from worldfast import footprint as footprints
 from worldfast.errors import DeviceError
 from worldfast.footprint import CHUNK_BYTES, footprint, places
 from worldfast.gpu import GpuEnsemble, require_cuda

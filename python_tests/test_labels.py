@@ -3,9 +3,10 @@ import numpy as np
 import oracle
 import pytest
 import torch
-import worldfast as wf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import worldfast as wf
 
 LIMIT = 2**20
 ROWS = 262_144  # a kind; four kinds make more than a million rows a task

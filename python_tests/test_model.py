@@ -114,7 +114,7 @@ def test_equals_transformers(name):
         plain, exact = (qwen2(spec, vocabulary, tensors, dtype) for dtype in (torch.float32, torch.float64))
         ours = logits[mine == member], states[:, mine == member], losses[member]
         results = [run_qwen2(theirs, part, ensemble.outputs) for theirs in (plain, exact)]
-        for theirs, (_, _, loss) in zip((plain, exact), results):
+        for _, _, loss in results:
             loss.sum().backward()
         for got, plain_value, exact_value in list(zip(ours, *results))[:2]:
             assert (got - plain_value).abs().max() < 1e-5 * max(1.0, exact_value.abs().max())

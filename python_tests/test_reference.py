@@ -17,7 +17,7 @@ from worldfast import analysis
 
 DOCS = Path(__file__).parents[1] / "docs"
 sys.path.insert(0, str(DOCS))
-import docstrings
+import docstrings  # noqa: E402
 
 sys.path.pop(0)
 

@@ -8,8 +8,9 @@ import numpy as np
 import oracle
 import pytest
 import torch
-import worldfast as wf
 from scipy import stats
+
+import worldfast as wf
 
 PAIRED = ("distance", "compass")                      # never repeat an unordered pair
 FREE = ("trianglearea", "angle", "perimeter")         # cities drawn at will, no answer to balance

@@ -5,8 +5,9 @@ import numpy as np
 import oracle
 import pytest
 import torch
-import worldfast as wf
 from scipy import stats
+
+import worldfast as wf
 from worldfast.sampling import Component, Stream
 
 LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason

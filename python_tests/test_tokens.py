@@ -2,6 +2,7 @@
 import numpy as np
 import oracle
 import pytest
+
 import worldfast as wf
 from worldfast.tokens import Vocabulary
 

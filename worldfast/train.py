@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 
 from worldfast import files, metrics, start
-from worldfast.activations import Writer
 from worldfast._native import core
+from worldfast.activations import Writer
 from worldfast.errors import DeviceError, unknown_name
 from worldfast.gpu import GpuEnsemble, require_cuda
 from worldfast.gpu_lockstep import GpuLockstep

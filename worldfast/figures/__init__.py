@@ -11,15 +11,7 @@ from worldfast.figures.curves import dimension, over_training, probes_by_layer, 
 from worldfast.figures.drawings import task_drawings
 from worldfast.figures.histograms import deviation_histogram, error_histograms
 from worldfast.figures.maps import learned_map, world_map
-from worldfast.figures.matrices import (
-    agreement,
-    alignment,
-    cka,
-    cka_matrix,
-    deviation,
-    improvement,
-    procrustes,
-)
+from worldfast.figures.matrices import agreement, alignment, cka, cka_matrix, deviation, improvement, procrustes
 from worldfast.figures.patching import patching
 from worldfast.figures.saving import save
 from worldfast.figures.style import running_mean, short_count
