@@ -6,7 +6,8 @@
 // vertical arithmetic, and every product of both passes is one kernel, `product`, with different strides.
 //
 // S is the type of the arrays, T that of the arithmetic: double where S is, else float. Rows are widened on
-// their way into a tile and rounded on their way out, so nothing between knows of S.
+// their way into a tile and rounded on their way out, so nothing between knows of S: it is compiled for two
+// types, not four, and both passes share it.
 #include "attention.h"
 
 #include <cmath>
@@ -141,128 +142,184 @@ struct Places {
     int64_t operator()(int64_t i) const { return place ? place[i] : first + i; }
 };
 
-// The tiles of one (row, head), reused from row to row. `tokens` and `width` are rounded up to whole vectors
+template <class S> using arithmetic_of = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// Lanes of a vector of T on a processor with `lanes` floats to a vector.
+template <int lanes, class T> constexpr int lanes_of = lanes * sizeof(float) / sizeof(T);
+
+// The tiles of one (row, head), reused from row to row. `padded` and `width` are rounded up to whole vectors
 // and register tiles; what lies past the row's end is zero on the way in and never stored on the way out.
-template <int W, class T> struct Tile {
-    using Float = typename Lanes<W, T>::Float;
-    using Index = typename Lanes<W, T>::Signed;
-
-    static constexpr int64_t block = std::max(W, tile_rows);  // of queries: whole vectors and whole tiles
-
+struct Extent {
+    int64_t block;  // of queries: whole vectors and whole tiles
     int64_t tokens, padded, head_dim, width;
     int64_t query, first;  // the first token that is a query, and where its vector of queries begins
 
-    Tile(int64_t tokens, int64_t head_dim, int64_t query = 0)
-        : tokens(tokens), padded(round_up(tokens, block)), head_dim(head_dim), width(round_up(head_dim, W)),
-          query(query), first(query / block * block) {}
-
-    // [padded, width] <- the row's tokens from `begin` on; zeros before them, as far as anybody looks
-    template <class S>
-    WORLDFAST_INLINE void load(Heads<const S> from, Places at, int64_t head, T* to, const Rope<T>* rope,
-                               int64_t begin = 0) const {
-        const int64_t look = begin / block * block;
-        std::memset(to + look * width, 0, static_cast<size_t>((begin - look) * width) * sizeof(T));
-        for (int64_t i = begin; i < tokens; ++i) {
-            if (!at.place) prefetch<0>(from.of(at(tokens + i), head), head_dim);
-            if (rope)
-                rope->turn(from.of(at(i), head), to + i * width, i, T(1));
-            else
-                copy(from.of(at(i), head), to + i * width, head_dim);
-        }
-        std::memset(to + tokens * width, 0, static_cast<size_t>((padded - tokens) * width) * sizeof(T));
-    }
-
-    template <bool add, class S>
-    WORLDFAST_INLINE void store(const T* from, Heads<S> to, Places at, int64_t head, const Rope<T>* rope,
-                                int64_t begin = 0) const {
-        for (int64_t i = begin; i < tokens; ++i) {
-            if (!at.place) prefetch<1>(to.of(at(tokens + i), head), head_dim);
-            if (rope)
-                rope->template turn<add>(from + i * width, to.of(at(i), head), i, T(-1));
-            else
-                copy<add>(from + i * width, to.of(at(i), head), head_dim);
-        }
-    }
-
-    // b_t [width, padded] <- b [padded, width], of the queries
-    WORLDFAST_INLINE void turn(const T* b, T* b_t) const {
-        transpose<W>(b + first * width, width, b_t + first, padded, padded - first, width);
-    }
-
-    // out[j, i] = a[j] . b[i] for keys j <= queries i and the rest of the vectors they stand in;
-    // a [padded, width], b_t [width, padded]
-    WORLDFAST_INLINE void pair(const T* a, const T* b_t, T* out) const {
-        for (int64_t j = 0; j < tokens; j += tile_rows) {
-            const int64_t i = std::max(j / W * W, first);
-            product<W>(a + j * width, width, 1, b_t + i, padded, head_dim, out + j * padded + i, padded,
-                       padded - i);
-        }
-    }
-
-    // out[i] = sum over keys j <= i of weight[j, i] value[j]
-    WORLDFAST_INLINE void gather(const T* weight, const T* value, T* out) const {
-        for (int64_t i = query / tile_rows * tile_rows; i < tokens; i += tile_rows)
-            product<W>(weight + i, 1, padded, value, width, std::min(tokens, i + tile_rows), out + i * width,
-                       width, width);
-    }
-
-    // out[j] = sum over queries i >= j of weight[j, i] value[i]
-    WORLDFAST_INLINE void scatter(const T* weight, const T* value, T* out) const {
-        for (int64_t j = 0; j < tokens; j += tile_rows) {
-            const int64_t i = std::max(j, query);
-            product<W>(weight + j * padded + i, padded, 1, value + i * width, width, tokens - i,
-                       out + j * width, width, width);
-        }
-    }
-
-    // scores [key, query] -> probabilities, in place; zero where key > query.
-    WORLDFAST_INLINE void softmax(T* scores) const {
-        const T scale = static_cast<T>(M_LOG2E / std::sqrt(static_cast<double>(head_dim)));
-        typename Lanes<W, T>::Int query{};
-        for (int i = 0; i < W; ++i) query[i] = i;
-        query += static_cast<Index>(first);
-        for (int64_t i = first; i < padded; i += W, query += W) {
-            T* column = scores + i;
-            const int64_t keys = std::min(tokens, i / block * block + block);
-            Float most = at<W>(column);
-            for (int64_t j = 1; j < keys; ++j) {
-                const Float s = query >= static_cast<Index>(j) ? Float(at<W>(column + j * padded)) : most;
-                most = s > most ? s : most;
-            }
-            most *= scale;
-            Float total{};
-            for (int64_t j = 0; j < keys; ++j) {
-                Float p = at<W>(column + j * padded) * scale - most;
-                exp2_of<W, T>(p);
-                p = query >= static_cast<Index>(j) ? p : Float{};
-                total += p;
-                at<W>(column + j * padded) = p;
-            }
-            total = T(1) / total;
-            for (int64_t j = 0; j < keys; ++j) at<W>(column + j * padded) *= total;
-        }
-    }
-
-    // grad [key, query], the gradient of the probabilities -> that of q . k, in place
-    WORLDFAST_INLINE void softmax_backward(const T* probability, T* grad) const {
-        const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(head_dim)));
-        for (int64_t i = first; i < padded; i += W) {
-            const int64_t keys = std::min(tokens, i / block * block + block);
-            Float mean{};
-            for (int64_t j = 0; j < keys; ++j)
-                mean += at<W>(probability + j * padded + i) * at<W>(grad + j * padded + i);
-            for (int64_t j = 0; j < keys; ++j) {
-                T* g = grad + j * padded + i;
-                at<W>(g) = at<W>(probability + j * padded + i) * (at<W>(g) - mean) * scale;
-            }
-        }
-    }
+    Extent(int64_t vector, int64_t tokens, int64_t head_dim, int64_t query = 0)
+        : block(std::max<int64_t>(vector, tile_rows)), tokens(tokens), padded(round_up(tokens, block)),
+          head_dim(head_dim), width(round_up(head_dim, vector)), query(query), first(query / block * block) {}
 };
 
-template <class S> using arithmetic_of = std::conditional_t<std::is_same_v<S, double>, double, float>;
+// ---- between arrays and tiles, for each type of array ----
 
-// Lanes of a vector of T, of which W would be floats.
-template <int W, class T> constexpr int lanes_of = W * sizeof(float) / sizeof(T);
+// to [padded, width] <- the row's tokens from `begin` on; zeros before them, as far as anybody looks
+template <int lanes, class S, class T>
+WORLDFAST_INLINE void load_body(const Extent& row, Heads<const S> from, Places at, int64_t head, T* to,
+                                const Rope<T>* rope, int64_t begin) {
+    const int64_t look = begin / row.block * row.block, width = row.width, head_dim = row.head_dim;
+    std::memset(to + look * width, 0, static_cast<size_t>((begin - look) * width) * sizeof(T));
+    for (int64_t i = begin; i < row.tokens; ++i) {
+        if (!at.place) prefetch<0>(from.of(at(row.tokens + i), head), head_dim);
+        if (rope)
+            rope->turn(from.of(at(i), head), to + i * width, i, T(1));
+        else
+            copy(from.of(at(i), head), to + i * width, head_dim);
+    }
+    const int64_t rest = (row.padded - row.tokens) * width;
+    std::memset(to + row.tokens * width, 0, static_cast<size_t>(rest) * sizeof(T));
+}
+
+template <bool add, class S, class T>
+WORLDFAST_INLINE void store_as(const Extent& row, const T* from, Heads<S> to, Places at, int64_t head,
+                               const Rope<T>* rope, int64_t begin) {
+    for (int64_t i = begin; i < row.tokens; ++i) {
+        if (!at.place) prefetch<1>(to.of(at(row.tokens + i), head), row.head_dim);
+        if (rope)
+            rope->template turn<add>(from + i * row.width, to.of(at(i), head), i, T(-1));
+        else
+            copy<add>(from + i * row.width, to.of(at(i), head), row.head_dim);
+    }
+}
+
+// Gradients are added up in float: no other type is asked for where rows share tokens.
+template <int lanes, class S, class T>
+WORLDFAST_INLINE void store_body(const Extent& row, const T* from, Heads<S> to, bool add, Places at,
+                                 int64_t head, const Rope<T>* rope, int64_t begin) {
+    if constexpr (std::is_same_v<S, float>) {
+        if (add) return store_as<true>(row, from, to, at, head, rope, begin);
+    }
+    store_as<false>(row, from, to, at, head, rope, begin);
+}
+
+// ---- from tile to tile, for each type of arithmetic ----
+
+// b_t [width, padded] <- b [padded, width], of the queries
+template <int lanes, class T> WORLDFAST_INLINE void transpose_body(const Extent& row, const T* b, T* b_t) {
+    transpose<lanes_of<lanes, T>>(b + row.first * row.width, row.width, b_t + row.first, row.padded,
+                                  row.padded - row.first, row.width);
+}
+
+// out[j, i] = a[j] . b[i] for keys j <= queries i and the rest of the vectors they stand in;
+// a [padded, width], b_t [width, padded]
+template <int lanes, class T>
+WORLDFAST_INLINE void pair_body(const Extent& row, const T* a, const T* b_t, T* out) {
+    constexpr int W = lanes_of<lanes, T>;
+    for (int64_t j = 0; j < row.tokens; j += tile_rows) {
+        const int64_t i = std::max(j / W * W, row.first);
+        product<W>(a + j * row.width, row.width, 1, b_t + i, row.padded, row.head_dim,
+                   out + j * row.padded + i, row.padded, row.padded - i);
+    }
+}
+
+// out[i] = sum over keys j <= i of weight[j, i] value[j]
+template <int lanes, class T>
+WORLDFAST_INLINE void gather_body(const Extent& row, const T* weight, const T* value, T* out) {
+    for (int64_t i = row.query / tile_rows * tile_rows; i < row.tokens; i += tile_rows)
+        product<lanes_of<lanes, T>>(weight + i, 1, row.padded, value, row.width,
+                                    std::min(row.tokens, i + tile_rows), out + i * row.width, row.width,
+                                    row.width);
+}
+
+// out[j] = sum over queries i >= j of weight[j, i] value[i]
+template <int lanes, class T>
+WORLDFAST_INLINE void scatter_body(const Extent& row, const T* weight, const T* value, T* out) {
+    for (int64_t j = 0; j < row.tokens; j += tile_rows) {
+        const int64_t i = std::max(j, row.query);
+        product<lanes_of<lanes, T>>(weight + j * row.padded + i, row.padded, 1, value + i * row.width,
+                                    row.width, row.tokens - i, out + j * row.width, row.width, row.width);
+    }
+}
+
+// scores [key, query] -> probabilities, in place; zero where key > query.
+template <int lanes, class T> WORLDFAST_INLINE void softmax_body(const Extent& row, T* scores) {
+    constexpr int W = lanes_of<lanes, T>;
+    using Float = typename Lanes<W, T>::Float;
+    using Index = typename Lanes<W, T>::Signed;
+    const T scale = static_cast<T>(M_LOG2E / std::sqrt(static_cast<double>(row.head_dim)));
+    const int64_t padded = row.padded;
+    typename Lanes<W, T>::Int query{};
+    for (int i = 0; i < W; ++i) query[i] = i;
+    query += static_cast<Index>(row.first);
+    for (int64_t i = row.first; i < padded; i += W, query += W) {
+        T* column = scores + i;
+        const int64_t keys = std::min(row.tokens, i / row.block * row.block + row.block);
+        Float most = at<W>(column);
+        for (int64_t j = 1; j < keys; ++j) {
+            const Float s = query >= static_cast<Index>(j) ? Float(at<W>(column + j * padded)) : most;
+            most = s > most ? s : most;
+        }
+        most *= scale;
+        Float total{};
+        for (int64_t j = 0; j < keys; ++j) {
+            Float p = at<W>(column + j * padded) * scale - most;
+            exp2_of<W, T>(p);
+            p = query >= static_cast<Index>(j) ? p : Float{};
+            total += p;
+            at<W>(column + j * padded) = p;
+        }
+        total = T(1) / total;
+        for (int64_t j = 0; j < keys; ++j) at<W>(column + j * padded) *= total;
+    }
+}
+
+// grad [key, query], the gradient of the probabilities -> that of q . k, in place
+template <int lanes, class T>
+WORLDFAST_INLINE void softmax_backward_body(const Extent& row, const T* probability, T* grad) {
+    constexpr int W = lanes_of<lanes, T>;
+    const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(row.head_dim)));
+    for (int64_t i = row.first; i < row.padded; i += W) {
+        const int64_t keys = std::min(row.tokens, i / row.block * row.block + row.block);
+        typename Lanes<W, T>::Float mean{};
+        for (int64_t j = 0; j < keys; ++j)
+            mean += at<W>(probability + j * row.padded + i) * at<W>(grad + j * row.padded + i);
+        for (int64_t j = 0; j < keys; ++j) {
+            T* g = grad + j * row.padded + i;
+            at<W>(g) = at<W>(probability + j * row.padded + i) * (at<W>(g) - mean) * scale;
+        }
+    }
+}
+
+#define WORLDFAST_ARRAYS(S, T)                                                                             \
+    WORLDFAST_EACH_WIDTH(load, load_body,                                                                  \
+                         (const Extent& row, Heads<const S> from, Places at, int64_t head, T* to,          \
+                          const Rope<T>* rope, int64_t begin),                                             \
+                         (row, from, at, head, to, rope, begin))                                           \
+    WORLDFAST_EACH_WIDTH(store, store_body,                                                                \
+                         (const Extent& row, const T* from, Heads<S> to, bool add, Places at,              \
+                          int64_t head, const Rope<T>* rope, int64_t begin),                               \
+                         (row, from, to, add, at, head, rope, begin))
+WORLDFAST_ARRAYS(float, float)
+WORLDFAST_ARRAYS(double, double)
+WORLDFAST_ARRAYS(BFloat16, float)
+WORLDFAST_ARRAYS(Float16, float)
+
+#define WORLDFAST_TILES(T)                                                                                 \
+    WORLDFAST_EACH_WIDTH(transpose, transpose_body, (const Extent& row, const T* b, T* b_t),               \
+                         (row, b, b_t))                                                                    \
+    WORLDFAST_EACH_WIDTH(pair, pair_body, (const Extent& row, const T* a, const T* b_t, T* out),           \
+                         (row, a, b_t, out))                                                               \
+    WORLDFAST_EACH_WIDTH(gather, gather_body,                                                              \
+                         (const Extent& row, const T* weight, const T* value, T* out),                     \
+                         (row, weight, value, out))                                                        \
+    WORLDFAST_EACH_WIDTH(scatter, scatter_body,                                                            \
+                         (const Extent& row, const T* weight, const T* value, T* out),                     \
+                         (row, weight, value, out))                                                        \
+    WORLDFAST_EACH_WIDTH(softmax, softmax_body, (const Extent& row, T* scores), (row, scores))             \
+    WORLDFAST_EACH_WIDTH(softmax_backward, softmax_backward_body,                                          \
+                         (const Extent& row, const T* probability, T* grad), (row, probability, grad))
+WORLDFAST_TILES(float)
+WORLDFAST_TILES(double)
+
+// ---- passes ----
 
 template <class S, class G = S> struct Pass {
     AttentionRows rows;
@@ -280,10 +337,10 @@ template <class S, class G = S> struct Pass {
 template <int lanes, class S>
 WORLDFAST_INLINE void forward_body(const Pass<S>& pass, int64_t begin, int64_t end) {
     using T = arithmetic_of<S>;
-    constexpr int W = lanes_of<lanes, T>;
+    constexpr int64_t vector = lanes_of<lanes, T>;
     const AttentionRows& rows = pass.rows;
     const Rope<T>* rope = pass.rope.none() ? nullptr : &pass.rope;
-    const Tile<W, T> longest(pass.longest, rows.head_dim);
+    const Extent longest(vector, pass.longest, rows.head_dim);
     const int64_t padded = longest.padded, width = longest.width;
     Scratch<T> scratch(static_cast<size_t>(padded * (4 * width + padded)));
     const auto matrix = [&](int64_t columns) { return scratch.take(padded * columns); };
@@ -292,29 +349,30 @@ WORLDFAST_INLINE void forward_body(const Pass<S>& pass, int64_t begin, int64_t e
     const int32_t* start =
         std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
-        const Tile<W, T> tile(start[1] - start[0], rows.head_dim, pass.query(start));
-        if (tile.query == tile.tokens) continue;
+        const Extent row(vector, start[1] - start[0], rows.head_dim, pass.query(start));
+        if (row.query == row.tokens) continue;
         const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
-            tile.load(pass.q, at, head, q, rope, tile.query);
-            tile.load(pass.k, at, head, k, rope);
-            tile.load(pass.v, at, head, v, nullptr);
-            tile.turn(q, turned);
-            tile.pair(k, turned, scores);
-            tile.softmax(scores);
-            tile.gather(scores, v, q);
-            tile.template store<false>(q, pass.out, at, head, nullptr, tile.query);
+            load<lanes>(row, pass.q, at, head, q, rope, row.query);
+            load<lanes>(row, pass.k, at, head, k, rope, 0);
+            load<lanes>(row, pass.v, at, head, v, nullptr, 0);
+            transpose<lanes>(row, q, turned);
+            pair<lanes>(row, k, turned, scores);
+            softmax<lanes>(row, scores);
+            gather<lanes>(row, scores, v, q);
+            store<lanes>(row, q, pass.out, false, at, head, nullptr, row.query);
         }
     }
 }
 
-template <bool add, int lanes, class S, class G>
-WORLDFAST_INLINE void backward_rows(const Pass<S, G>& pass, int64_t begin, int64_t end) {
+template <int lanes, class S, class G>
+WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64_t end) {
     using T = arithmetic_of<S>;
-    constexpr int W = lanes_of<lanes, T>;
+    constexpr int64_t vector = lanes_of<lanes, T>;
     const AttentionRows& rows = pass.rows;
+    const bool add = rows.place || !std::is_same_v<S, G>;
     const Rope<T>* rope = pass.rope.none() ? nullptr : &pass.rope;
-    const Tile<W, T> longest(pass.longest, rows.head_dim);
+    const Extent longest(vector, pass.longest, rows.head_dim);
     const int64_t padded = longest.padded, width = longest.width;
     Scratch<T> scratch(static_cast<size_t>(padded * (6 * width + 2 * padded)));
     const auto matrix = [&](int64_t columns) { return scratch.take(padded * columns); };
@@ -324,37 +382,28 @@ WORLDFAST_INLINE void backward_rows(const Pass<S, G>& pass, int64_t begin, int64
     const int32_t* start =
         std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
-        const Tile<W, T> tile(start[1] - start[0], rows.head_dim, pass.query(start));
-        if (tile.query == tile.tokens) continue;
+        const Extent row(vector, start[1] - start[0], rows.head_dim, pass.query(start));
+        if (row.query == row.tokens) continue;
         const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
-            tile.load(pass.q, at, head, q, rope, tile.query);
-            tile.load(pass.k, at, head, k, rope);
-            tile.load(pass.v, at, head, v, nullptr);
-            tile.load(pass.grad_out, at, head, g, nullptr, tile.query);
-            tile.turn(q, turned);
-            tile.pair(k, turned, probability);
-            tile.softmax(probability);
-            tile.turn(g, turned);
-            tile.pair(v, turned, grad_score);
-            tile.softmax_backward(probability, grad_score);
-            tile.scatter(probability, g, grad);
-            tile.template store<add>(grad, pass.grad_v, at, head, nullptr);
-            tile.scatter(grad_score, q, grad);
-            tile.template store<add>(grad, pass.grad_k, at, head, rope);
-            tile.gather(grad_score, k, grad);
-            tile.template store<add>(grad, pass.grad_q, at, head, rope, tile.query);
+            load<lanes>(row, pass.q, at, head, q, rope, row.query);
+            load<lanes>(row, pass.k, at, head, k, rope, 0);
+            load<lanes>(row, pass.v, at, head, v, nullptr, 0);
+            load<lanes>(row, pass.grad_out, at, head, g, nullptr, row.query);
+            transpose<lanes>(row, q, turned);
+            pair<lanes>(row, k, turned, probability);
+            softmax<lanes>(row, probability);
+            transpose<lanes>(row, g, turned);
+            pair<lanes>(row, v, turned, grad_score);
+            softmax_backward<lanes>(row, probability, grad_score);
+            scatter<lanes>(row, probability, g, grad);
+            store<lanes>(row, grad, pass.grad_v, add, at, head, nullptr, 0);
+            scatter<lanes>(row, grad_score, q, grad);
+            store<lanes>(row, grad, pass.grad_k, add, at, head, rope, 0);
+            gather<lanes>(row, grad_score, k, grad);
+            store<lanes>(row, grad, pass.grad_q, add, at, head, rope, row.query);
         }
     }
-}
-
-// Gradients are added up in float: no other type is asked for where rows share tokens.
-template <int lanes, class S, class G>
-WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64_t end) {
-    if constexpr (std::is_same_v<G, float>) {
-        if (!std::is_same_v<S, G> || pass.rows.place) return backward_rows<true, lanes>(pass, begin, end);
-    }
-    if constexpr (std::is_same_v<S, G>) backward_rows<false, lanes>(pass, begin, end);
 }
 
 #define WORLDFAST_ATTENTION(S)                                                                          \

@@ -125,7 +125,7 @@ template <int W> WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t beg
 WORLDFAST_DISPATCH(turn, turn_body, (const Pass& pass, int64_t begin, int64_t end), (pass, begin, end))
 // Whole vectors to a head: a head's dimensions are a multiple of 8.
 template <int W> WORLDFAST_INLINE void attend_heads(const Pass& pass, int64_t begin, int64_t end) {
-    if (pass.rows.head_dim % W)
+    if (W > 8 && pass.rows.head_dim % W)
         attend_body<std::min(W, 8)>(pass, begin, end);
     else
         attend_body<W>(pass, begin, end);

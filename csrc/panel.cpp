@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
 #include "float16.h"
 #include "parallel.h"
@@ -25,7 +26,26 @@ template <class F> WORLDFAST_INLINE void with_elements(const Rows& rows, const F
 
 constexpr int64_t group = 8;  // columns that are read together: partial sums for each, so that they fill vectors
 
-// Calls f(column, lane) for the columns of a row, a full group at a time; the stride is 1 or not known.
+// Reads rows whose columns stand side by side; of others, a copy.
+template <class S> class Reader {
+public:
+    WORLDFAST_INLINE Reader(const Rows& rows, const S* first)
+        : rows_(rows), first_(first), copy_(rows.column_stride == 1 ? 0 : static_cast<size_t>(rows.width)) {}
+
+    WORLDFAST_INLINE const S* row(int64_t r) {
+        const S* row = first_ + r * rows_.row_stride;
+        if (rows_.column_stride == 1) return row;
+        for (int64_t c = 0; c < rows_.width; ++c) copy_[static_cast<size_t>(c)] = row[c * rows_.column_stride];
+        return copy_.data();
+    }
+
+private:
+    const Rows& rows_;
+    const S* first_;
+    std::vector<S> copy_;
+};
+
+// Calls f(column, lane) for the columns of a row, a full group at a time.
 template <class F> WORLDFAST_INLINE void for_columns(int64_t begin, int64_t end, const F& f) {
     int64_t c = begin;
     for (; c + group <= end; c += group)
@@ -40,12 +60,13 @@ struct ColumnWork {
     double* largest;
 };
 
-template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work, const S* x, int64_t stride) {
+template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work, const S* x) {
+    Reader<S> reader(work.rows, x);
     double size[group] = {}, faults[group] = {};
     for (int64_t r = 0; r < work.rows.rows; ++r) {
-        const S* row = x + r * work.rows.row_stride;
+        const S* row = reader.row(r);
         for_columns(0, work.rows.width, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
-            const double difference = static_cast<double>(row[c * stride]) - work.origin[c];
+            const double difference = static_cast<double>(row[c]) - work.origin[c];
             work.sum[c] += difference;
             faults[lane] += difference * 0;  // NaN, and stays so, where it is not finite
             const double magnitude = std::abs(difference);
@@ -58,12 +79,7 @@ template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work,
 }
 
 template <int W> WORLDFAST_INLINE void columns_of(const ColumnWork& work) {
-    with_elements(work.rows, [&](const auto* x) __attribute__((always_inline)) {
-        if (work.rows.column_stride == 1)
-            add_rows<W>(work, x, 1);
-        else
-            add_rows<W>(work, x, work.rows.column_stride);
-    });
+    with_elements(work.rows, [&](const auto* x) __attribute__((always_inline)) { add_rows<W>(work, x); });
 }
 WORLDFAST_DISPATCH(columns_of_rows, columns_of, (const ColumnWork& work), (work))
 
@@ -79,7 +95,7 @@ template <class T> struct PackWork {
     double* squared_norms;
 };
 
-template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>& work, const S* x, int64_t stride) {
+template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>& work, const S* x) {
     constexpr int64_t strip = Panel<T>::strip;
     const Rows& from = work.from;
     const double scale = work.by.scale;
@@ -87,14 +103,15 @@ template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>&
     T* to = work.strips + (rows ? work.begin * from.width : 0);
     if (rows && work.end - work.begin < strip) std::fill_n(to, strip * from.width, T{});
     T line[strip];
+    Reader<S> reader(from, x);
     for (int64_t r = work.begin; r < work.end; ++r) {
-        const S* row = x + r * from.row_stride;
+        const S* row = reader.row(r);
         double norm[group] = {};
         for (int64_t c0 = 0; c0 < from.width; c0 += strip) {
             const int64_t count = std::min(strip, from.width - c0);
             const double* mean = work.by.mean + c0;
             for_columns(0, count, [&](int64_t c, int64_t lane) __attribute__((always_inline)) {
-                line[c] = static_cast<T>((static_cast<double>(row[(c0 + c) * stride]) - mean[c]) * scale);
+                line[c] = static_cast<T>((static_cast<double>(row[c0 + c]) - mean[c]) * scale);
                 norm[lane] += static_cast<double>(line[c]) * static_cast<double>(line[c]);
             });
             if (rows) {
@@ -110,12 +127,7 @@ template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>&
 }
 
 template <int W, class T> WORLDFAST_INLINE void pack_any(const PackWork<T>& work) {
-    with_elements(work.from, [&](const auto* x) __attribute__((always_inline)) {
-        if (work.from.column_stride == 1)
-            pack<W>(work, x, 1);
-        else
-            pack<W>(work, x, work.from.column_stride);
-    });
+    with_elements(work.from, [&](const auto* x) __attribute__((always_inline)) { pack<W>(work, x); });
 }
 
 WORLDFAST_DISPATCH(pack_floats, pack_any, (const PackWork<float>& work), (work))

@@ -29,16 +29,26 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
-// Defines `void name(parameters)`, which calls the kernel template `body<W>(arguments)` at the widest W there
-// is.
+// Both of these compile the kernel template `body<W>(arguments)` once for each instruction set.
+// WORLDFAST_EACH_WIDTH defines `void name<W>(parameters)`, for kernels to call; WORLDFAST_DISPATCH defines
+// `void name(parameters)`, which runs at the widest W there is.
 #if defined(__x86_64__)
-#define WORLDFAST_DISPATCH(name, body, parameters, arguments)                                              \
-    __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma" WORLDFAST_LOOPS_256))) void        \
-        name##_16 parameters {                                                                             \
+#define WORLDFAST_COMPILE(name, body, parameters, arguments)                                               \
+    __attribute__((noinline, target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma" WORLDFAST_LOOPS_256)))   \
+    void name##_16 parameters {                                                                            \
         body<16> arguments;                                                                                \
     }                                                                                                      \
-    __attribute__((target("avx2,fma"))) void name##_8 parameters { body<8> arguments; }                    \
-    void name##_4 parameters { body<4> arguments; }                                                        \
+    __attribute__((noinline, target("avx2,fma"))) void name##_8 parameters { body<8> arguments; }          \
+    __attribute__((noinline)) void name##_4 parameters { body<4> arguments; }
+#define WORLDFAST_EACH_WIDTH(name, body, parameters, arguments)                                            \
+    WORLDFAST_COMPILE(name, body, parameters, arguments)                                                   \
+    template <int W> WORLDFAST_INLINE void name parameters {                                               \
+        if constexpr (W == 16) return name##_16 arguments;                                                 \
+        if constexpr (W == 8) return name##_8 arguments;                                                   \
+        if constexpr (W == 4) return name##_4 arguments;                                                   \
+    }
+#define WORLDFAST_DISPATCH(name, body, parameters, arguments)                                              \
+    WORLDFAST_COMPILE(name, body, parameters, arguments)                                                   \
     void name parameters {                                                                                 \
         switch (vector_width()) {                                                                          \
             case 16: return name##_16 arguments;                                                           \
@@ -47,6 +57,11 @@
         }                                                                                                  \
     }
 #else
+#define WORLDFAST_EACH_WIDTH(name, body, parameters, arguments)                                            \
+    __attribute__((noinline)) void name##_4 parameters { body<4> arguments; }                              \
+    template <int W> WORLDFAST_INLINE void name parameters {                                               \
+        name##_4 arguments;                                                                                \
+    }
 #define WORLDFAST_DISPATCH(name, body, parameters, arguments) \
     void name parameters { body<4> arguments; }
 #endif

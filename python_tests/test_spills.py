@@ -10,13 +10,16 @@ import pytest
 from worldfast._native import core
 
 ROOT = Path(__file__).resolve().parent.parent
-# instances of a tile: products of a linear layer and of its gradient, and Gram matrices from features
+# instances of a tile: products of a linear layer and of its gradient, Gram matrices from features, and the products
+# of attention: scores, and sums of values over keys and over queries
+ATTENTION = ("pair", "gather", "scatter")
 TILES = {
-    "x86_64": r"(work_(4|8|16)|work)\(.*(Multiplication|Sums)<|feature_tiles_(float|double)_(4|8|16)\(",
-    "aarch64": r"work\(.*(Multiplication|Sums)<",
+    "x86_64": r"(work_(4|8|16)|work)\(.*(Multiplication|Sums)<|feature_tiles_(float|double)_(4|8|16)\("
+    rf"|({'|'.join(ATTENTION)})_(4|8|16)\(",
+    "aarch64": rf"work\(.*(Multiplication|Sums)<|({'|'.join(ATTENTION)})_4\(",
 }
 PRODUCT = re.compile(r"v?f(n?m(add|sub)\d+[ps]s|mla)$|v?f?mulp[sd]$|vf(n?)madd\d+p[sd]$|vdpbf16ps$|v?mulp[sd]$|fmla$")
-LEAST = 8  # products of a loop that is a tile's
+LEAST = 2  # products of a loop that is a tile's: a tile of one row has one for each of two vectors
 
 
 def functions(disassembly):
@@ -70,18 +73,22 @@ def require_none(found, names):
 def test_sums_stay_in_registers():
     found = list(spills(disassembled("objdump", core.__file__), "x86_64"))
     widths = ("_16", "_8", "_4") if any("_16(" in name for name, *_ in found) else ("",)
-    require_none(found, [*(f"work{width}" for width in widths), *(f"feature_tiles_float{w}" for w in widths)])
+    tiles = ("work", "feature_tiles_float", "feature_tiles_double", *ATTENTION)
+    require_none(found, [f"{tile}{width}" for tile in tiles for width in widths])
+    for tile in ATTENTION:  # of floats and of doubles, each two vectors wide and one
+        assert sum(f"::{tile}_" in function for function, *_ in found) == 4 * len(widths), tile
 
 
 COMPILER = "aarch64-linux-gnu-g++"
 
 
 @pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no {COMPILER}")
-def test_sums_stay_in_registers_of_neon(tmp_path):
-    built = tmp_path / "linear.o"
-    options = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-c", ROOT / "csrc" / "linear.cpp", "-o", built]
+@pytest.mark.parametrize(("source", "tiles"), [("linear", ("work",)), ("attention", ATTENTION)])
+def test_sums_stay_in_registers_of_neon(tmp_path, source, tiles):
+    built = tmp_path / f"{source}.o"
+    options = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-c", ROOT / "csrc" / f"{source}.cpp", "-o", built]
     subprocess.run([COMPILER, *options], check=True)
-    require_none(list(spills(disassembled("aarch64-linux-gnu-objdump", built), "aarch64")), ["work"])
+    require_none(list(spills(disassembled("aarch64-linux-gnu-objdump", built), "aarch64")), tiles)
 
 
 def test_a_spill_is_seen():
