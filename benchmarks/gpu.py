@@ -229,8 +229,8 @@ class Call:
         self.work = (self.scratch or Path(self.temporary.name)) / ("dry-run" if options.dry_run else "gpu")
         self.faults: list[str] = []  # of the call itself
         self.out.mkdir(parents=True, exist_ok=True)
-        if self.work.exists() and not options.resume:
-            for path in self.work.glob("*.*"):  # of a call before; science stays and goes on
+        if self.work.exists():
+            for path in self.work.glob("*.*"):  # of a call before, whose cases are not this one's; science goes on
                 path.unlink()
         self.work.mkdir(parents=True, exist_ok=True)
 
@@ -489,6 +489,8 @@ def main() -> None:
         call.run()
     except Stopped as why:
         call.faults.append(str(why))
+        if options.checkpoints and (call.work / "science").is_dir():
+            call.tried("checkpoints", call.keep_checkpoints)
     finally:
         for one in asked:
             signal.signal(one, signal.SIG_IGN)

@@ -53,6 +53,11 @@ class Part:
         """What `run` gives; None where it raised, which is a fault, or where a process before this one had begun it."""
         return None if self._what == "agreement" else self._tried(name, run, *arguments, **options)
 
+    def anew(self, name: str, run, *arguments, **options):
+        """A case that the cases after it need: what `run` gives in each process, also after one before it died."""
+        self._seen.discard(name)
+        return self.case(name, run, *arguments, **options)
+
     def _tried(self, name: str, run, *arguments, **options):
         if name in self._seen:
             return None

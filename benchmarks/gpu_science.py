@@ -110,7 +110,7 @@ def science(part):
     """Trains, reads and draws, in the folder `science` of the part's."""
     out = part.out / "science"
     out.mkdir(exist_ok=True)
-    study = part.case("its scale", study_of, part, out)
+    study = part.anew("its scale", study_of, part, out)
     if study is None:
         return
     part.case("training", train, part, study, out)

@@ -13,7 +13,7 @@ namespace worldfast {
 namespace {
 
 // Rows of a register tile: AVX-512 and NEON have 32 registers, AVX2 and SSE2 16, and SSE2 needs one more for
-// each product, since it has no multiply-add. More rows would keep sums in memory.
+// each product, since it has no multiply-add. Two rows more keep sums in memory with AVX2.
 #if defined(__aarch64__)
 template <int W>
 constexpr int tile_rows = 8;

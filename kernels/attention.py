@@ -2,8 +2,8 @@
 
 A program has one row. Head after head it reads the row's queries, keys and values once and writes its results once,
 while those of the next head are on their way. Scores live in registers, and the backward pass computes them anew, so
-that nothing is kept between the two. Keys and values are one tile of 16, 32, 64 or 128 tokens, as long as the longest
-row, and queries one or several.
+that nothing is kept between the two. Keys and values are one tile of 16, 32, 64 or 128 tokens, and queries one or
+several.
 
 Where rows may have more than 32 tokens there are two launches: one with tiles of 32 tokens, which leaves out
 rows that are longer, and one with tiles as long as the longest row, which leaves out the others. Nearly half of

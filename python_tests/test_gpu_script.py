@@ -338,6 +338,36 @@ def test_science_goes_on_from_an_archive_where_it_was_stopped(gpu, science, tmp_
     assert before == {run.id: (there / "runs" / run.folder_name / "done").stat().st_mtime_ns for run in ended}
 
 
+def test_science_reads_what_ended_before_its_process_died(gpu, science, tmp_path, monkeypatch):
+    study, read = science.tiny_study(), []
+
+    def dies(*_):
+        raise SystemExit(1)
+
+    def part():
+        return gpu.Part(tmp_path, "science", 1e3, SimpleNamespace(dry=True), SimpleNamespace(scale=None))
+
+    monkeypatch.setattr(science, "study_of", lambda part, out: study)
+    monkeypatch.setattr(science, "train", dies)
+    monkeypatch.setattr(science, "ended", lambda run, out: run == study.canon[0])
+    monkeypatch.setattr(science, "read", lambda part, study, out: read.append([run.name for run in study.canon]))
+    with pytest.raises(SystemExit):
+        science.science(part())
+    assert read == []
+    science.science(part())  # goes on after the case in which it died
+    assert read == [[study.canon[0].name]]
+
+
+def test_cases_of_a_call_before_are_not_this_ones(gpu, tmp_path):
+    """A scratch folder that was used: science goes on, all else is done anew, also with --resume."""
+    options = {"minutes": 1, "scratch": tmp_path / "scratch", "dry_run": True}
+    before = gpu.Call(SimpleNamespace(out=tmp_path / "a", resume=None, **options))
+    (before.work / "science.jsonl").write_text('{"case": "training", "begun": true}\n')
+    (before.work / "science" / "runs").mkdir(parents=True)
+    again = gpu.Call(SimpleNamespace(out=tmp_path / "b", resume=tmp_path / "checkpoints.tar", **options))
+    assert not (again.work / "science.jsonl").exists() and (again.work / "science" / "runs").is_dir()
+
+
 def test_what_is_no_archive_of_checkpoints(gpu, tmp_path):
     (tmp_path / "empty").mkdir()
     options = {"minutes": 1, "scratch": tmp_path, "dry_run": True, "resume": tmp_path / "empty"}
