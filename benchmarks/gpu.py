@@ -266,10 +266,12 @@ class Call:
                 self.faults.append(f"{part}: no time was left for it")
                 continue
             longest = limit if part == "science" else limit / 2
-            run([self.job(part, part, limit, longest, "times" if part in compared else "all")])
-            self.pack()
-            if part == "science" and self.options.checkpoints:
-                self.tried("checkpoints", self.keep_checkpoints)
+            try:
+                run([self.job(part, part, limit, longest, "times" if part in compared else "all")])
+            finally:  # also when stopped: what ended is packed, and what is small comes first
+                self.pack()
+                if part == "science" and self.options.checkpoints:
+                    self.tried("checkpoints", self.keep_checkpoints)
 
     # ---- time ----
 
@@ -489,8 +491,6 @@ def main() -> None:
         call.run()
     except Stopped as why:
         call.faults.append(str(why))
-        if options.checkpoints and (call.work / "science").is_dir():
-            call.tried("checkpoints", call.keep_checkpoints)
     finally:
         for one in asked:
             signal.signal(one, signal.SIG_IGN)

@@ -63,7 +63,7 @@ def script(tmp_path):
     (place / "threadpoolctl.py").write_text("")
 
     def start(parts, *options):
-        for name in ("labels", "attention", "cka", "peers"):
+        for name in ("labels", "attention", "cka", "peers", "science"):
             (place / f"gpu_{name}.py").write_text(parts.get(name, GOOD.format(name=name)))
         both = [parts.get(name, GOOD.format(name=name)) for name in ("training", "answering")]
         (place / "gpu_training.py").write_text("\n".join(both))
@@ -180,6 +180,31 @@ def test_sigterm_in_the_middle(script, tmp_path):
     assert cases(files, "labels") == cases(files, "attention") == {"one": ""}
     assert json.loads(files["training.jsonl"]) == {"case": "long", "begun": True}
     assert "FAULT: stopped by SIGTERM" in printed and "peers.jsonl" not in files
+
+
+def test_sigterm_in_science_keeps_its_checkpoints(script, tmp_path):
+    source = """
+import time
+def science(part):
+    (part.out / "science" / "runs" / "one").mkdir(parents=True)
+    (part.out / "science" / "runs" / "one" / "done").write_text("{}")
+    part.case("long", time.sleep, 600)
+"""
+    kept = tmp_path / "checkpoints.tar"
+    options = "--scratch", tmp_path / "scratch", "--science", 5, "--checkpoints", kept, "science", "peers"
+    process = script({"science": source}, *options)
+    begun = tmp_path / "scratch" / "dry-run" / "science.jsonl"
+    for _ in range(300):
+        if begun.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 1 and "FAULT: stopped by SIGTERM" in printed
+    with tarfile.open(kept) as archive:
+        assert "runs/one/done" in archive.getnames()
+    files = content(tmp_path / "out" / ARCHIVE)
+    assert json.loads(files["science.jsonl"]) == {"case": "long", "begun": True} and "peers.jsonl" not in files
 
 
 def test_a_package_that_is_missing_is_said(script, tmp_path):
