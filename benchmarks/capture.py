@@ -103,34 +103,43 @@ def main():
             few = Capture(layers=(1,), cities="index < 50")
             shape = dict(layers=1, hidden=64, heads=2, intermediate=128)
             runs = [replace(run, batch=8, model=replace(run.model, **shape), capture=few) for run in runs]
-        count = options.threads[0]
-        with threads(count), tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            writer = Writer()
-            ways = Checkpoints(Together(runs, options.steps, count), Path(folder), writer)
-            expected, states = ways.steps(), ways.read()
+        measure(name, runs, options)
 
-            def error(losses, ways=ways, expected=expected):
-                return max(np.abs(losses - expected).max(), ways.missed())
 
-            contestants = [
-                Contestant(f"{options.steps} steps", ways.steps, lambda losses, expected=expected: np.abs(losses - expected).max()),
-                Contestant("a checkpoint and as many steps", ways.checkpoint_and_steps, error),
-                Contestant("of that: reading hidden states", ways.read),
-                Contestant("writing them, on a thread of its own", lambda ways=ways, states=states: ways.write(states)),
-                Contestant("saving weights and optimizer", ways.save),
-            ]
-            errors = verify(contestants)
-            taken = compare(contestants, options.repeats)
-            writer.close()
-        without, behind = list(taken.values())[:2]
-        case = f"{name}, {len(runs)} models, {count} threads"
-        found = rows(taken, errors, MILLISECONDS)
-        show(case, found, MILLISECONDS.name)
-        record(options.results, "capture", case, found, MILLISECONDS.name)
-        found, words = overheads(without, behind, options.steps, min(runs, key=lambda run: run.steps))
-        show(case, found, "%")
-        print(words)
-        record(options.results, "capture", case, found, "%")
+def measure(name: str, runs: list[wf.Run], options) -> None:
+    """Times, shows and records a case."""
+    count = options.threads[0]
+    with threads(count), tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        writer = Writer()
+        ways = Checkpoints(Together(runs, options.steps, count), Path(folder), writer)
+        expected, states = ways.steps(), ways.read()
+
+        def apart(losses):
+            return np.abs(losses - expected).max()
+
+        contestants = [
+            Contestant(f"{options.steps} steps", ways.steps, apart),
+            Contestant(
+                "a checkpoint and as many steps",
+                ways.checkpoint_and_steps,
+                lambda losses: max(apart(losses), ways.missed()),
+            ),
+            Contestant("of that: reading hidden states", ways.read),
+            Contestant("writing them, on a thread of its own", lambda: ways.write(states)),
+            Contestant("saving weights and optimizer", ways.save),
+        ]
+        errors = verify(contestants)
+        taken = compare(contestants, options.repeats)
+        writer.close()
+    without, behind = list(taken.values())[:2]
+    case = f"{name}, {len(runs)} models, {count} threads"
+    found = rows(taken, errors, MILLISECONDS)
+    show(case, found, MILLISECONDS.name)
+    record(options.results, "capture", case, found, MILLISECONDS.name)
+    found, words = overheads(without, behind, options.steps, min(runs, key=lambda run: run.steps))
+    show(case, found, "%")
+    print(words)
+    record(options.results, "capture", case, found, "%")
 
 
 if __name__ == "__main__":
