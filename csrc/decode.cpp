@@ -125,10 +125,10 @@ template <int W> WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t beg
 WORLDFAST_DISPATCH(turn, turn_body, (const Pass& pass, int64_t begin, int64_t end), (pass, begin, end))
 // Whole vectors to a head: a head's dimensions are a multiple of 8.
 template <int W> WORLDFAST_INLINE void attend_heads(const Pass& pass, int64_t begin, int64_t end) {
-    if (W > 8 && pass.rows.head_dim % W)
-        attend_body<std::min(W, 8)>(pass, begin, end);
-    else
-        attend_body<W>(pass, begin, end);
+    if constexpr (W > 8) {
+        if (pass.rows.head_dim % W) return attend_body<8>(pass, begin, end);
+    }
+    attend_body<W>(pass, begin, end);
 }
 
 WORLDFAST_DISPATCH(attend, attend_heads, (const Pass& pass, int64_t begin, int64_t end), (pass, begin, end))
