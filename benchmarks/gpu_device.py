@@ -144,9 +144,8 @@ class StandIn(Gpu):
 
     def _take_the_gpu_path(self) -> None:
         """worldfast's code for a GPU takes tensors of the CPU, on which its kernels are interpreted."""
-        from worldfast.kernels import gram as tiles
-
         from worldfast import gpu, gram, ops
+        from worldfast.kernels import gram as tiles
 
         ops._on_gpu = lambda x: True
         on_cpu = gram._on_cpu

@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("triton")
 from ahead_of_time import Build, compiled, needs_compiler
+
 from worldfast.kernels import attention as kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -10,6 +10,7 @@ import torch
 
 pytest.importorskip("triton")
 from ahead_of_time import Binary, Build, compiled, needs_compiler
+
 from worldfast.kernels import narrow
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

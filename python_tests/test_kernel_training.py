@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("triton")
 from ahead_of_time import Build, compiled, needs_compiler
+
 from worldfast.kernels import embedding, loss, norm, optimizer, rows, sums, swiglu
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
