@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
 BIN := $(abspath $(VENV))/bin
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*)
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*/*)
 
 .PHONY: demo test bench docs notebooks clean
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from harness import Contestant, Unit, arguments, run, threads
 
-from worldfast.activations import Activations, Writer
+from worldfast.reading import Activations, Writer
 
 ABOUT = {
     "run": "bench",

@@ -19,9 +19,11 @@ from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, re
 from training import Together
 
 import worldfast as wf
-from worldfast.activations import Capture, Writer, segment_path
-from worldfast.member import Member
-from worldfast.train import _at_checkpoint
+from worldfast.reading import Writer
+from worldfast.reading.activations import segment_path
+from worldfast.run import Capture
+from worldfast.training.member import Member
+from worldfast.training.train import _at_checkpoint
 
 ASKED = 3  # percent
 

@@ -23,7 +23,7 @@ import torch
 from harness import CORES, Contestant, Row, arguments, multiplying, record, run, show, threads
 
 import worldfast as wf
-from worldfast.gram import gram_statistics
+from worldfast.analysis.gram import gram_statistics
 
 CHECKED = 3  # models whose CKA is compared with the reference
 SAMPLED = 8  # pairs that stand for all, where all would take minutes

@@ -18,10 +18,11 @@ from harness import CORES, Contestant, Unit, arguments, emulated, multiplying, r
 from training import qwen2
 
 import worldfast as wf
-from worldfast.activations import Capture
-from worldfast.decoding import share
-from worldfast.evaluate import decode, load
-from worldfast.tokens import EOS, PAD
+from worldfast.models.decoding import share
+from worldfast.run import Capture
+from worldfast.training import load
+from worldfast.worlds.cities.evaluate import decode
+from worldfast.worlds.cities.tokens import EOS, PAD
 
 SECONDS = Unit("s", lambda seconds: seconds)
 LONGEST = 8  # tokens of an answer, with its <eos>

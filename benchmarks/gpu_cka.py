@@ -8,7 +8,7 @@ import torch
 from cka import all_matrices, reference, representations
 from harness import run_on_device
 
-from worldfast.gram import gram_statistics
+from worldfast.analysis.gram import gram_statistics
 
 GPU = gpu_device.DEVICE
 DEVICE = GPU.place

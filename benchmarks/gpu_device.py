@@ -144,10 +144,11 @@ class StandIn(Gpu):
 
     def _take_the_gpu_path(self) -> None:
         """worldfast's code for a GPU takes tensors of the CPU, on which its kernels are interpreted."""
-        from worldfast import gpu, gram, ops
+        from worldfast.analysis import gram
         from worldfast.kernels import gram as tiles
+        from worldfast.models import attention, gpu
 
-        ops._on_gpu = lambda x: True
+        attention._on_gpu = lambda x: True
         on_cpu = gram._on_cpu
 
         def statistics(Xs, kernels, bandwidth, threads, single=None):
@@ -158,7 +159,7 @@ class StandIn(Gpu):
         gram._on_cpu = statistics
         tiles.TILE, tiles.PART, tiles.DOT_K = 32, 512, 128  # which small inputs fill
         gpu.DTYPES["bfloat16"] = torch.float16  # the interpreter's bfloat16 is nowhere close
-        training = importlib.import_module("worldfast.train")
+        training = importlib.import_module("worldfast.training.train")
         training.require_cuda = lambda device: "cuda:0"
         training.GpuEnsemble = lambda *shape, device, products: gpu.GpuEnsemble(*shape, device="cpu", products=products)
         torch.cuda.get_device_name = lambda device=None: DRY

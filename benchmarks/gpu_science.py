@@ -20,12 +20,14 @@ import torch
 from gpu_training import TINY, lockstep_of, take
 
 import worldfast as wf
-from worldfast import report
-from worldfast.engine import run_study
-from worldfast.readings import made, make, of_study
+from worldfast.report import report
 from worldfast.run import Run
-from worldfast.start import outcome
-from worldfast.study import OLD, SEEDS, Study, paper, world_update
+from worldfast.studies import Study
+from worldfast.studies.engine import run_study
+from worldfast.studies.study import OLD
+from worldfast.training.start import outcome
+from worldfast.worlds.cities.analyses import made, make, of_study
+from worldfast.worlds.cities.studies import SEEDS, paper, world_update
 
 GPU = gpu_device.DEVICE
 SCALES = (0.4, 0.2, 0.1, 0.05, 0.025, 0.0125, 0.005)  # so that two machines of about one speed train the same runs

@@ -18,11 +18,10 @@ from harness import Contestant, Unit, copying, multiplying, run_on_device
 from training import Padded, Plain, operations, padded, plain_loss, rows_of
 
 import worldfast as wf
-from worldfast.gpu import GpuEnsemble
-from worldfast.gpu_lockstep import GpuLockstep
-from worldfast.lockstep import Lockstep
-from worldfast.model import Ensemble, ModelSpec
-from worldfast.transformer import buffer_size, views
+from worldfast.models import Ensemble, GpuEnsemble, ModelSpec
+from worldfast.models.transformer import buffer_size, views
+from worldfast.training.gpu_step import GpuLockstep
+from worldfast.training.step import Lockstep
 
 GPU = gpu_device.DEVICE
 DEVICE = GPU.place
@@ -127,7 +126,7 @@ def cases():
 
 
 def bytes_moved(spec, tokens, outputs, parameters, members):
-    """What a step of the narrow kernels moves at least: see worldfast.kernels.narrow, attention, loss,
+    """What a step of the narrow kernels moves at least: see worldfast.kernels.fused, attention, loss,
     optimizer."""
     D, F = spec.hidden, spec.intermediate
     of_token = spec.layers * (102 * D + 12 * F) + 20 * D + 14 * outputs

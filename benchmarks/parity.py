@@ -20,7 +20,7 @@ from training import Together, optimizer, padded, qwen2, rows_of
 
 import worldfast as wf
 from worldfast.files import origin
-from worldfast.tokens import PAD
+from worldfast.worlds.cities.tokens import PAD
 
 FIRST, SMOOTHED = 20, 50  # steps
 CURVES = Path(__file__).with_name("parity.csv")

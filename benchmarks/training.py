@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import worldfast as wf
-from worldfast.huggingface import _config
-from worldfast.lockstep import Lockstep, Tally, pack_rows
-from worldfast.model import Ensemble, Rows
-from worldfast.tokens import PAD
-from worldfast.transformer import Block, ModelSpec, Weights, views
+from worldfast.models import Ensemble, ModelSpec, Rows
+from worldfast.models.transformer import Block, Weights, views
+from worldfast.training.export import _config
+from worldfast.training.step import Lockstep, Tally, pack_rows
+from worldfast.worlds.cities.tokens import PAD
 
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 IGNORED = -100  # a label of transformers
@@ -39,7 +39,7 @@ IGNORED = -100  # a label of transformers
 
 
 class Together:
-    """Runs in an ensemble: the loop of worldfast.train without its files. A call begins anew."""
+    """Runs in an ensemble: the loop of worldfast.training.train without its files. A call begins anew."""
 
     def __init__(self, runs: list[wf.Run], steps: int, threads: int):
         self.steps = steps

@@ -36,10 +36,30 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 # What scripts and notebooks import by name; an entry stands for its submodules too.
 MODULES = (
-    "worldfast", "worldfast.study", "worldfast.engine", "worldfast.report", "worldfast.figures",
-    "worldfast.analysis", "worldfast.activations", "worldfast.evaluate", "worldfast.model", "worldfast.tasks",
-    "worldfast.tokens",
-)  # fmt: skip
+    "worldfast",
+    "worldfast.run",
+    "worldfast.models.cpu",
+    "worldfast.analysis",
+    "worldfast.reading.activations",
+    "worldfast.reading.gradients",
+    "worldfast.reading.patching",
+    "worldfast.reading.representations",
+    "worldfast.training.folder",
+    "worldfast.studies.study",
+    "worldfast.studies.engine",
+    "worldfast.report.report",
+    "worldfast.report.figures",
+    "worldfast.worlds.cities.evaluate",
+    "worldfast.worlds.cities.figures",
+    "worldfast.worlds.cities.integration",
+    "worldfast.worlds.cities.prediction",
+    "worldfast.worlds.cities.prompts",
+    "worldfast.worlds.cities.studies",
+    "worldfast.worlds.cities.tasks",
+    "worldfast.worlds.cities.tokens",
+    "worldfast.worlds.cities.transfer",
+    "worldfast.worlds.cities.world",
+)
 
 
 def modules():
@@ -81,7 +101,7 @@ def build(out):
 
 
 def _reference(names, out):
-    # Not pdoc.pdoc(...): it takes worldfast.train, whose name a public function has, for a public module.
+    # Not pdoc.pdoc(...): it takes worldfast.training.train, whose name a public function has, for a public module.
     found = {name: pdoc.doc.Module.from_name(name) for name in names}
     with warnings.catch_warnings():
         # pdoc looks for the types of a NamedTuple's fields in the wrong module, and shows them all the same.

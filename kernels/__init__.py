@@ -1,4 +1,4 @@
-"""GPU kernels in Triton, compiled when they are called. Imported by `worldfast.ops`, `worldfast.gram` and
+"""GPU kernels in Triton, compiled when they are called. Imported by `worldfast.models.attention`, `worldfast.analysis.gram` and
 what trains an ensemble on a GPU, when it is used."""
 
 import contextlib

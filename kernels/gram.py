@@ -28,8 +28,8 @@ import triton.language as tl
 from torch import Tensor
 
 from worldfast._native import expect
+from worldfast.analysis.gram import KERNELS, SHIFT
 from worldfast.errors import unknown_name
-from worldfast.gram import KERNELS, SHIFT
 
 WORKSPACE_BYTES = 2**28
 TILE = 128

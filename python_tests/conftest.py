@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldfast.world import World
+from worldfast.worlds.cities.world import World
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"

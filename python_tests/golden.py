@@ -16,11 +16,12 @@ import synthetic
 from synthetic_study import large_study
 
 import worldfast as wf
-from worldfast import report, study
 from worldfast._native import core
-from worldfast.analysis import integration, trends
-from worldfast.evaluate import load
-from worldfast.tasks import TASKS
+from worldfast.analysis import trends
+from worldfast.report import report
+from worldfast.training import load
+from worldfast.worlds.cities import integration, studies
+from worldfast.worlds.cities.tasks import TASKS
 
 GOLDEN = Path(__file__).with_suffix(".json")
 WIDTHS = (4, 8)
@@ -109,7 +110,7 @@ def page() -> str:
 
 def identities() -> dict[str, str]:
     """Digests of the names and ids of every run of the presets."""
-    presets = (study.demo, study.mini, study.paper, study.width)
+    presets = (studies.demo, studies.mini, studies.paper, studies.width)
     named = {preset.__name__: [f"{run.name} {run.id}" for run in preset().runs] for preset in presets}
     return {name: hashlib.sha256("\n".join(lines).encode()).hexdigest() for name, lines in named.items()}
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from worldfast.results import RunResult, StudyResult
-from worldfast.world import World
+from worldfast.studies import RunResult, StudyResult
+from worldfast.worlds.cities.world import World
 
 SEVEN = ("distance", "trianglearea", "angle", "compass", "inside", "perimeter", "crossing")
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from synthetic import SEVEN, run_result, study_result
 
-from worldfast.figures import style
-from worldfast.results import Comparison, RunResult, StudyResult
-from worldfast.world import ATLANTIS, World
+from worldfast.report.figures import style
+from worldfast.studies import Comparison, RunResult, StudyResult
+from worldfast.worlds.cities.world import ATLANTIS, World
 
 LAYER = 2
 NAMES = (

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.activations import Activations, Capture, Prompt, Writer, segment_path
-from worldfast.model import Ensemble, ModelSpec, Rows
-from worldfast.tasks import TASKS
-from worldfast.tokens import Vocabulary
-from worldfast.world import World
+from worldfast.models import Ensemble, ModelSpec, Rows
+from worldfast.reading import Activations, Writer
+from worldfast.reading.activations import segment_path
+from worldfast.run import Capture
+from worldfast.worlds.cities.prompts import Prompt
+from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tokens import Vocabulary
+from worldfast.worlds.cities.world import World
 
 ABOUT = {"run": "abc", "prompt": "dist(c_dddd,", "token_positions": (2, 3), "spec": "{}", "origin": "{}"}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.activations import Capture
-from worldfast.analysis.agreement import _jackknife, gradient_agreement, task_gradients
-from worldfast.model import Ensemble
+from worldfast.models import Ensemble
+from worldfast.reading.gradients import _jackknife, gradient_agreement, task_gradients
+from worldfast.run import Capture
 
 SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
 NEW = "region == 'Atlantis'"
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_autograd_in_float64(task, loss):
 def test_rows_are_added_up_over_calls(monkeypatch):
     run, ensemble = model()
     whole = task_gradients((run, ensemble), "perimeter", rows=50)
-    monkeypatch.setattr("worldfast.analysis.agreement.TOGETHER", 16)
+    monkeypatch.setattr("worldfast.reading.gradients.TOGETHER", 16)
     parts = task_gradients((run, ensemble), "perimeter", rows=50)
     assert torch.allclose(whole, parts, rtol=1e-3, atol=1e-5 * float(whole.abs().max()))
 
@@ -127,7 +127,7 @@ def test_a_planted_direction_is_found(monkeypatch):
         noise[:, :2] += truth[task]
         return torch.tensor(noise, dtype=torch.float32)
 
-    monkeypatch.setattr("worldfast.analysis.agreement.task_gradients", planted)
+    monkeypatch.setattr("worldfast.reading.gradients.task_gradients", planted)
     table = gradient_agreement(opened, list(truth), repeats=8, parameters="*").set_index(["task", "other"])
     for (a, b), line in table.iterrows():
         cosine = np.dot(truth[a], truth[b])
@@ -148,7 +148,7 @@ def test_a_folder_a_seed_and_a_world(tmp_path):
     run = wf.Run("angle", rows=64, batch=32, model=SPEC, checkpoints=1, capture=Capture(layers=()))
     [folder] = wf.train(run, tmp_path, progress=False, device="cpu")
     options = dict(tasks=("angle", "distance"), rows=16, repeats=2)
-    from worldfast.evaluate import load
+    from worldfast.training import load
 
     assert gradient_agreement(folder, **options).equals(gradient_agreement(load(folder), **options))
     assert not gradient_agreement(folder, **options, seed=5).equals(gradient_agreement(folder, **options))

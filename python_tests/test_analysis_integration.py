@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from worldfast.analysis.integration import (
+from worldfast.worlds.cities.integration import (
     deviation,
     deviation_summary,
     improvement,

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import pearsonr
 
-from worldfast.analysis import prediction
-from worldfast.tasks import TASKS
+from worldfast.worlds.cities import prediction
+from worldfast.worlds.cities.tasks import TASKS
 
 NAMES = list(TASKS)
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from worldfast import published
-from worldfast.analysis.transfer import as_published, likeness_against_transfer, transfer_points
 from worldfast.analysis.trends import as_matrix, task_matrix, trends
+from worldfast.worlds.cities import published
+from worldfast.worlds.cities.transfer import as_published, likeness_against_transfer, transfer_points
 
 random = np.random.default_rng(5)
 SETS = ["distance", "angle", "inside", "distance+angle", "angle+inside", "inside+perimeter", "distance+angle+inside"]

@@ -13,8 +13,8 @@ from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from worldfast import ops
 from worldfast._native import core
+from worldfast.models import attention as ops
 
 ROWS = {str(n): [n] * max(4, 64 // n) for n in (1, 2, 31, 33, 57, 64, 127, 128)}
 ROWS["mixed"] = [25, 1, 57, 0, 33, 128, 2, 40, 31, 17]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.sampling import Component, Stream
-from worldfast.tokens import Vocabulary
+from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.tokens import Vocabulary
 
 LIMIT = 2**20
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast import gram
 from worldfast._native import core
+from worldfast.analysis import gram
 from worldfast.analysis.cka import cka_minibatch, cka_standard_error
 
 rng = np.random.default_rng(7)

@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 
 import worldfast as wf
-from worldfast import checkpoint, cluster, jobs
-from worldfast.activations import Capture
-from worldfast.cluster import Places, training_jobs
-from worldfast.jobs import Ending, Job, drive, order
-from worldfast.memory import plan
-from worldfast.packing import pack, work
-from worldfast.train import train
+from worldfast.run import Capture
+from worldfast.training import checkpoint, cluster, jobs, train
+from worldfast.training.cluster import Places, training_jobs
+from worldfast.training.jobs import Ending, Job, drive, order
+from worldfast.training.memory import plan
+from worldfast.training.packing import pack, work
 
 STEPS = 1000
 RUN = wf.Run(

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast import _native, sampling, tasks
-from worldfast.sampling import Component, Stream
+from worldfast import _native
+from worldfast.worlds.cities import sampling, tasks
+from worldfast.worlds.cities.sampling import Component, Stream
 
 CURRENT = [0]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import worldfast as wf
-from worldfast import checkpoint, files, memory
-from worldfast.activations import Capture
-from worldfast.train import train
+from worldfast import files
+from worldfast.run import Capture
+from worldfast.training import checkpoint, memory, train
 
 BASE = wf.Run(
     "distance", seed=7, rows=96, batch=16, learning_rate=3e-3, warmup=5, checkpoints=3, name="long",

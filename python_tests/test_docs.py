@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import worldfast as wf
-from worldfast.study import demo
+from worldfast.worlds.cities.studies import demo
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 

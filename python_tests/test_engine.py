@@ -10,11 +10,16 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import cli, evaluate, files, planning, readings, report, study
-from worldfast.activations import Capture
+from worldfast import cli, files
 from worldfast.analysis.probe import held_out, linear_probe
-from worldfast.engine import run_study
-from worldfast.study import OLD, Study, world_update
+from worldfast.report import report
+from worldfast.run import Capture
+from worldfast.studies import Study, planning
+from worldfast.studies.engine import run_study
+from worldfast.studies.study import OLD
+from worldfast.training import folder as run_folder
+from worldfast.worlds.cities import analyses, evaluate, studies
+from worldfast.worlds.cities.studies import world_update
 
 MODEL = wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=16, head_size=98)
 
@@ -76,7 +81,7 @@ def test_tables_say_what_the_runs_hold(ran, tiny):
     row = table[(table.run == run.name) & (table.layer == 2) & (table.step == states.steps[1])].iloc[0]
     assert (row.r2_x, row.median_error) == pytest.approx((probe.r2[0], probe.median_error), rel=1e-8)
     assert row.rows == 32 * states.steps[1] and row.n_fitted == 64
-    _, ensemble = evaluate.load(folder)
+    _, ensemble = run_folder.load(folder)
     table = result.tables["evaluation"]
     for group, where in {"standard": {"among": OLD}, "Atlantis": {"must_include": "region == 'Atlantis'"}}.items():
         score = evaluate.evaluate(ensemble, 0, world, "angle", 7, run.seed, vocabulary="entity", **where)
@@ -116,16 +121,16 @@ def test_what_is_done_is_not_done_again(ran, tiny):
 def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
     out, _ = ran
     ended = {run.id: True for run in tiny.runs}
-    here = {reading.id for reading in readings.of_study(tiny, ended)}
+    here = {reading.id for reading in analyses.of_study(tiny, ended)}
     other = replace(tiny.canon[1], learning_rate=1e-3)
     changed = replace(tiny, canon=tuple(other if run is tiny.canon[1] else run for run in tiny.canon))
-    new = [one for one in readings.of_study(changed, ended | {other.id: True}) if one.id not in here]
+    new = [one for one in analyses.of_study(changed, ended | {other.id: True}) if one.id not in here]
     assert {one.kind for one in new if other not in one.runs} == set()
     assert {one.kind for one in new} == {
         "probes", "generalisation", "evaluation", "cka", "cka_over_training", "procrustes", "alignment", "dimension",
     }  # fmt: skip
     rows = replace(tiny, test_rows=8)
-    assert {one.kind for one in readings.of_study(rows, ended) if one.id not in here} == {"evaluation", "patching"}
+    assert {one.kind for one in analyses.of_study(rows, ended) if one.id not in here} == {"evaluation", "patching"}
 
 
 def test_a_run_that_diverges_is_marked(tiny, tmp_path):
@@ -216,10 +221,10 @@ def test_bad_input(tiny, ran, tmp_path):
         run_study(tiny, tmp_path, engine="rya")
     ended = {run.id: True for run in tiny.runs}
     for cities, message in {"x > 99999": "selects none", "reigon == 'a'": "did you mean 'region'"}.items():
-        made = next(one for one in readings.of_study(replace(tiny, cities=cities), ended) if one.kind == "procrustes")
+        made = next(one for one in analyses.of_study(replace(tiny, cities=cities), ended) if one.kind == "procrustes")
         with pytest.raises(ValueError, match=message):
-            readings.compute(made, out)
-        assert not readings.made(made, out)
+            analyses.compute(made, out)
+        assert not analyses.made(made, out)
     some = replace(tiny.canon[0], capture=Capture(layers=(1,), cities="index < 30"))
     with pytest.raises(ValueError, match="more than 33 cities, got .*ridge=1.0"):
         run_study(Study("few", (some,), layer=1, test_rows=0), tmp_path, progress=False)
@@ -230,23 +235,23 @@ def test_a_folder_of_another_version(ran, tiny, tmp_path):
     content = json.loads((out / "runs" / tiny.runs[0].folder_name / "spec.json").read_text())
     (tmp_path / "spec.json").write_text(json.dumps(content | {"id": "0" * 12}))
     with pytest.raises(ValueError, match="written by worldfast .* as run 000000000000.*train it again"):
-        evaluate.spec_of(tmp_path)
+        run_folder.spec_of(tmp_path)
     content["run"]["lerning_rate"] = 1
     (tmp_path / "spec.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="written by worldfast .* cannot read it: unknown field"):
-        evaluate.spec_of(tmp_path)
+        run_folder.spec_of(tmp_path)
 
 
 # ---- the command line ----
 
 
 def test_the_demo_is_what_it_says():
-    demo = study.demo()
+    demo = studies.demo()
     assert [run.tasks for run in demo.runs] == [
         ("distance",), ("angle",), tuple(wf.TASKS), ("angle", "perimeter"), ("distance", "perimeter"),
     ]  # fmt: skip
     assert all(run.vocabulary == "entity" and run.loss == "answer" for run in demo.runs)
-    assert [run.epoch_rows for run in study.demo(0.01).runs[:3]] == [3_000, 3_000, 9_800]
+    assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == [3_000, 3_000, 9_800]
     assert len(demo.runs[0].world.build()) == 5175
 
 
@@ -272,7 +277,7 @@ def test_a_study_of_fewer_rows_is_asked_for_by_name(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(cli, "_run", lambda spec, out, command, **how: asked.append((spec, command)))
     assert cli.main(["study", "run", "paper", "--scale", "0.05", "--out", str(tmp_path)]) == 0
-    assert asked == [(study.paper(0.05), "worldfast study run paper --scale 0.05")]
+    assert asked == [(studies.paper(0.05), "worldfast study run paper --scale 0.05")]
 
 
 def test_study_commands(capsys, tmp_path):

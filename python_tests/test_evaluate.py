@@ -6,8 +6,9 @@ import torch
 
 import worldfast as wf
 from worldfast._native import core
-from worldfast.evaluate import decode, evaluate, load
-from worldfast.model import Ensemble, Rows
+from worldfast.models import Ensemble, Rows
+from worldfast.training import load
+from worldfast.worlds.cities.evaluate import decode, evaluate
 
 SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
 

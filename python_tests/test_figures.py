@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from synthetic import SEVEN, run_result, study_result
 
-from worldfast import colours, figures
-from worldfast.world import ATLANTIS, World
+from worldfast.report import colours, figures
+from worldfast.worlds.cities.world import ATLANTIS, World
 
 NEIGHBOURS = [
     ("North America", "Middle America"),

@@ -12,11 +12,13 @@ from matplotlib.patches import Rectangle
 from synthetic import SEVEN, run_result, tables
 from test_figures import apart, texts
 
-from worldfast import colours, figures
-from worldfast.figures import drawings, style, views
-from worldfast.figures.histograms import error_groups
-from worldfast.figures.tables import over_seeds, pairs
-from worldfast.world import ATLANTIS, World
+from worldfast.report import colours, figures
+from worldfast.report.figures import style, views
+from worldfast.report.figures.tables import over_seeds, pairs
+from worldfast.worlds.cities import figures as city_figures
+from worldfast.worlds.cities.figures import drawings
+from worldfast.worlds.cities.figures.histograms import error_groups
+from worldfast.worlds.cities.world import ATLANTIS, World
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def study(atlantis) -> dict:
 
 @pytest.fixture(scope="module")
 def drawn(study, atlantis) -> dict:
-    return {name: (figure, caption) for name, figure, caption in figures.draw_study(study, atlantis)}
+    return {name: (figure, caption) for name, figure, caption in city_figures.draw_study(study, atlantis)}
 
 
 def cells(figure) -> np.ndarray:
@@ -194,7 +196,7 @@ def test_deviation_puts_distance_first_and_is_centred_on_paper(study):
 
 
 def test_the_deviation_histogram_counts_every_cell_once(study):
-    figure = figures.deviation_histogram(study["deviation"])
+    figure = city_figures.deviation_histogram(study["deviation"])
     counts = [sum(patch.get_height() for patch in axes.patches) for axes in figure.axes]
     assert counts == [42, 105]
     table = study["deviation"]
@@ -203,7 +205,7 @@ def test_the_deviation_histogram_counts_every_cell_once(study):
 
 
 def test_error_histograms_hold_all_cities_and_the_mean_over_runs(study):
-    figure = figures.error_histograms(study["generalisation"], study["runs"])
+    figure = city_figures.error_histograms(study["generalisation"], study["runs"])
     assert len(figure.axes) == 3
     for axes in figure.axes:
         assert sum(patch.get_height() for patch in axes.patches) == pytest.approx(100)
@@ -220,11 +222,11 @@ def test_atlantis_of_pretraining_is_a_group_of_its_own(study):
     found = dict(error_groups(table, runs))
     assert len(found) == 4
     assert found["Atlantis, there in pretraining"].run.unique().tolist() == ["pt-all-atlantis-s0"]
-    assert len(figures.error_histograms(table, runs).axes) == 4
+    assert len(city_figures.error_histograms(table, runs).axes) == 4
 
 
 def test_atlantis_is_drawn_where_it_is_and_where_the_probe_puts_it(study, atlantis):
-    figure = figures.atlantis_map(atlantis, study["generalisation"], "ft-distance+angle-s1")
+    figure = city_figures.atlantis_map(atlantis, study["generalisation"], "ft-distance+angle-s1")
     new = study["generalisation"].query("run == 'ft-distance+angle-s1' and group == 'Atlantis'")
     diamonds = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
     assert np.allclose(diamonds[0].get_xydata(), new[["x", "y"]])
@@ -235,14 +237,14 @@ def test_atlantis_is_drawn_where_it_is_and_where_the_probe_puts_it(study, atlant
 
 
 def test_small_maps_are_one_a_set_of_tasks_with_its_mean_error(study, atlantis):
-    figure = figures.atlantis_maps(atlantis, study["generalisation"], table=study["runs"])
+    figure = city_figures.atlantis_maps(atlantis, study["generalisation"], table=study["runs"])
     assert len(figure.axes) == 28
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     table = study["generalisation"].query("run == 'ft-distance+angle-s0' and group == 'Atlantis'")
     assert f"distance + angle: {table.error.mean():,.0f}" in titles
     assert [title.split(":")[0] for title in titles[:7]] == list(SEVEN)
     assert all("distance" in title for title in titles[7:13])
-    pair = figures.atlantis_maps(atlantis, study["generalisation"], ["ft-angle-s1", "ft-distance-s0"])
+    pair = city_figures.atlantis_maps(atlantis, study["generalisation"], ["ft-angle-s1", "ft-distance-s0"])
     assert [axes.get_title(loc="left").split(":")[0] for axes in pair.axes] == [
         "ft-angle-s1",
         "ft-distance-s0",
@@ -354,7 +356,7 @@ def test_agreement_takes_a_pair_once_or_in_both_orders(study):
 def test_every_task_is_drawn_with_a_row_and_its_answer(atlantis):
     import worldfast as wf
 
-    figure = figures.task_drawings(atlantis)
+    figure = city_figures.task_drawings(atlantis)
     assert [axes.get_title(loc="left").split(":")[0] for axes in figure.axes[:7]] == list(SEVEN)
     assert (
         figure.axes[4].get_title(loc="left")
@@ -374,10 +376,10 @@ def test_every_task_is_drawn_with_a_row_and_its_answer(atlantis):
 def test_a_world_without_a_row_of_some_task_says_so():
     line = World.from_array(np.stack([np.arange(50)] * 2, axis=1).astype(np.int32))
     with pytest.raises(figures.LacksRuns, match="task inside cannot be drawn in this world: row 0"):
-        figures.task_drawings(line)
+        city_figures.task_drawings(line)
     few = World.from_array(np.arange(8, dtype=np.int32).reshape(4, 2) ** 2)
     with pytest.raises(figures.LacksRuns, match="cannot be drawn in this world"):
-        figures.task_drawings(few)
+        city_figures.task_drawings(few)
 
 
 def test_areas_and_lengths_in_words():
@@ -419,8 +421,8 @@ def test_labels_of_lines_stay_beside_their_axes():
 
 
 def test_a_study_is_drawn_whole_and_each_figure_has_a_sentence(drawn):
-    assert set(figures.CATALOGUE) - set(drawn) == {"improvement-three-tasks", "patching"}
-    assert list(drawn) == [name for name in figures.CATALOGUE if name in drawn]
+    assert set(city_figures.CATALOGUE) - set(drawn) == {"improvement-three-tasks", "patching"}
+    assert list(drawn) == [name for name in city_figures.CATALOGUE if name in drawn]
     for name, (_, caption) in drawn.items():
         assert caption[0].isupper() and caption.endswith("."), name
         assert "nan" not in caption and "  " not in caption, (name, caption)
@@ -501,15 +503,15 @@ def test_no_figure_is_wider_than_a_page_or_smaller_printed_than_can_be_read(draw
 
 
 def test_a_study_without_tables_draws_its_world_alone(study, small):
-    assert [name for name, _, _ in figures.draw_study({}, small)] == ["world", "tasks"]
+    assert [name for name, _, _ in city_figures.draw_study({}, small)] == ["world", "tasks"]
     two = study["runs"].query("n_tasks == 2")
-    found = figures.draw_study({"cka": study["cka"], "runs": two}, small)
+    found = city_figures.draw_study({"cka": study["cka"], "runs": two}, small)
     assert [name for name, _, _ in found] == ["world", "tasks", "cka-two-tasks", "cka-over-training"]
 
 
 def test_a_layer_is_chosen_for_all_figures(study, atlantis):
     some = {name: study[name] for name in ("cka", "procrustes", "runs", "generalisation")}
-    found = {name: figure for name, figure, _ in figures.draw_study(some, atlantis, layer=3)}
+    found = {name: figure for name, figure, _ in city_figures.draw_study(some, atlantis, layer=3)}
     assert "layer 3" in texts(found["cka-one-task"]) and "layer 3" in texts(found["procrustes"])
     assert not {"errors", "atlantis-maps"} & set(found)  # the generalisation table has layer 5 alone
 
@@ -520,7 +522,7 @@ def test_one_seed_alone_has_no_diagonal_and_no_errors(atlantis):
     values = cells(figure)
     assert np.isnan(np.diag(values)).all() and np.isfinite(values[0, 1])
     assert "±" not in texts(figure)
-    caption = figures.CATALOGUE["cka-one-task"].caption(one["cka"], one["runs"])
+    caption = city_figures.CATALOGUE["cka-one-task"].caption(one["cka"], one["runs"])
     assert caption.startswith("Mean CKA: 0.6") and "One seed of each." in caption
 
 
@@ -531,7 +533,7 @@ def test_values_that_are_not_there_leave_gaps(study):
     figure = figures.over_training(curves, study["validation"], study["probes"], study["runs"])
     assert figure.axes[0].get_yscale() == "log"
     assert np.isnan(cells(figures.improvement(improvement))[:, 2]).all()
-    text = figures.CATALOGUE["improvement-one-task"].caption(improvement)
+    text = city_figures.CATALOGUE["improvement-one-task"].caption(improvement)
     assert "(n = 6 cells)" in text and "(n = 36 cells)" in text and "nan" not in text
     points = figures.cka_against_improvement(study["cka"], improvement, study["runs"]).axes[0].lines
     assert sum(len(line.get_xdata()) for line in points) == 10
@@ -555,7 +557,7 @@ def test_a_matrix_too_large_for_numbers_has_a_scale():
 
 def test_a_broken_table_is_not_passed_over(study, small):
     with pytest.raises(ValueError, match="table 'cka' lacks the columns kernel: it has layer"):
-        figures.draw_study({"runs": study["runs"], "cka": study["cka"].drop(columns="kernel")}, small)
+        city_figures.draw_study({"runs": study["runs"], "cka": study["cka"].drop(columns="kernel")}, small)
 
 
 def test_figures_say_which_runs_a_study_lacks(study, atlantis):
@@ -581,15 +583,15 @@ def test_figures_say_which_runs_a_study_lacks(study, atlantis):
     with pytest.raises(lacks, match="table 'deviation' has no rows"):
         figures.deviation(study["deviation"][:0])
     with pytest.raises(lacks, match="table 'deviation' has no rows"):
-        figures.deviation_histogram(study["deviation"][:0])
+        city_figures.deviation_histogram(study["deviation"][:0])
     with pytest.raises(lacks, match="no Atlantis of run 'ft-nobody' at layer 5"):
-        figures.atlantis_map(atlantis, places, "ft-nobody")
+        city_figures.atlantis_map(atlantis, places, "ft-nobody")
     with pytest.raises(lacks, match="no Atlantis of ft-nobody at layer 5"):
-        figures.atlantis_maps(atlantis, places, ["ft-angle-s0", "ft-nobody"])
+        city_figures.atlantis_maps(atlantis, places, ["ft-angle-s0", "ft-nobody"])
     with pytest.raises(lacks, match="no Atlantis of any run"):
-        figures.atlantis_maps(atlantis, places[places.group != ATLANTIS])
+        city_figures.atlantis_maps(atlantis, places[places.group != ATLANTIS])
     with pytest.raises(lacks, match="holds no run that knows Atlantis"):
-        figures.error_histograms(places[places.group != ATLANTIS], runs)
+        city_figures.error_histograms(places[places.group != ATLANTIS], runs)
     with pytest.raises(lacks, match="at 1 moments of training, expected 2 or more"):
         figures.cka_over_training(table[table.step_share == 1], runs)
     with pytest.raises(lacks, match="at 0 moments of training"):
@@ -609,16 +611,16 @@ def test_figures_say_which_runs_a_study_lacks(study, atlantis):
         figures.cka_against_improvement(table, one, runs)
     with pytest.raises(ValueError, match="the table has city .*, the world has 60 cities"):
         small = World.from_array(np.arange(120, dtype=np.int32).reshape(60, 2))
-        figures.atlantis_map(small, places, "ft-angle-s0")
+        city_figures.atlantis_map(small, places, "ft-angle-s0")
 
 
 def test_captions_take_what_their_figures_take():
-    for name, entry in figures.CATALOGUE.items():
+    for name, entry in city_figures.CATALOGUE.items():
         draw, say = inspect.signature(entry.function), inspect.signature(entry.caption)
         assert list(draw.parameters) == list(say.parameters), name
         defaults = [[p.default for p in signature.parameters.values()] for signature in (draw, say)]
         assert defaults[0] == defaults[1], name
-        assert entry.group in figures.GROUPS and entry.function.__doc__
+        assert entry.group in city_figures.GROUPS and entry.function.__doc__
         assert entry.layered == ("layer" in draw.parameters) or entry.choose, name
 
 
@@ -634,7 +636,7 @@ def test_sets_of_tasks_have_names_and_colours():
 
 @pytest.mark.parametrize("vision", ["full", "protanopia", "deuteranopia", "tritanopia"])
 def test_signs_and_kinds_can_be_told_apart(vision):
-    from worldfast.figures.trends import KINDS
+    from worldfast.report.figures.trends import KINDS
 
     low, _, paper, _, high = colours.DIVERGING_STOPS
     assert min(apart(low, high, vision), apart(low, paper, vision), apart(high, paper, vision)) > 0.15
@@ -653,7 +655,7 @@ def test_numbers_on_cells_stand_out():
 def test_study_figures_repeat_bit_for_bit(study, atlantis, tmp_path):
     for folder in "ab":
         figures.save(
-            figures.atlantis_map(atlantis, study["generalisation"], "ft-angle-s0"), tmp_path / folder, "map"
+            city_figures.atlantis_map(atlantis, study["generalisation"], "ft-angle-s0"), tmp_path / folder, "map"
         )
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
@@ -670,7 +672,7 @@ def test_patching_draws_what_can_be_told():
     assert [axes.get_title("left") for axes in figure.axes] == ["angle"]  # distance: noise
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 4]
     assert [line.get_ydata().tolist() for line in lines] == [[0, 0.25, 0.5, 0.75], [1, 1.25, 1.5, 1.75]]
-    said = figures.CATALOGUE["patching"].caption(table)
+    said = city_figures.CATALOGUE["patching"].caption(table)
     assert "half of the way at layer 2" in said and "n = 200" in said
     with pytest.raises(figures.LacksRuns, match="too little"):
         figures.patching(table[table.task == "distance"])
@@ -692,7 +694,7 @@ def test_a_study_of_which_one_run_learned_is_drawn(study):
     columns = ["layer", "step_share", "kernel", "debiased", "components", "run", "other", "value"]
     cka = pd.DataFrame(rows, columns=columns)
     world = World.from_array(np.arange(40, dtype=np.int32).reshape(20, 2))
-    drawn = [name for name, _, _ in figures.draw_study({"runs": runs, "cka": cka}, world, 1)]
+    drawn = [name for name, _, _ in city_figures.draw_study({"runs": runs, "cka": cka}, world, 1)]
     assert "world" in drawn and "cka-over-training" not in drawn
     with pytest.raises(figures.LacksRuns, match="no two have as many tasks"):
         figures.cka_over_training(cka, runs, 1)

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import findings, report, study
-from worldfast.assemble import learned
-from worldfast.tasks import TASKS
+from worldfast.report import report
+from worldfast.worlds.cities import findings, studies
+from worldfast.worlds.cities.tables import learned
+from worldfast.worlds.cities.tasks import TASKS
 
 
 def scores(run, **values):
@@ -44,7 +45,7 @@ def test_the_best_constant_answer():
 @pytest.fixture(scope="module")
 def planted():
     """The canon's fine-tunes at two seeds; Atlantis 100 off without distance, 500 off with it, old cities 20."""
-    spec = study.mini()
+    spec = studies.mini()
     runs = pd.DataFrame(
         [
             (run.name, "ft" if run.start else "pt", "+".join(run.tasks), len(run.tasks), run.seed, "finished", True)

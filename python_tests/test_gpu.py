@@ -16,15 +16,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import worldfast as wf
-from worldfast import _native, gpu, memory
-from worldfast import footprint as footprints
+from worldfast import _native
 from worldfast.errors import DeviceError
-from worldfast.footprint import CHUNK_BYTES, footprint, places
-from worldfast.gpu import GpuEnsemble, require_cuda
-from worldfast.gpu_lockstep import GpuLockstep
-from worldfast.lockstep import Tally
-from worldfast.model import Ensemble, ModelSpec, Rows
-from worldfast.transformer import views
+from worldfast.models import Ensemble, GpuEnsemble, ModelSpec, Rows, gpu, require_cuda
+from worldfast.models import footprint as footprints
+from worldfast.models.footprint import CHUNK_BYTES, footprint, places
+from worldfast.models.transformer import views
+from worldfast.training import memory
+from worldfast.training.gpu_step import GpuLockstep
+from worldfast.training.step import Tally
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SPEC = ModelSpec(hidden=16, layers=2, heads=2, intermediate=40)
@@ -237,8 +237,8 @@ def test_half_precision_products(hidden):
 
 def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
     """A stream beside that does all as late as it may: nothing is overwritten that it still has to read."""
-    from worldfast import narrow
-    from worldfast.batched import Batch
+    from worldfast.models import fused
+    from worldfast.models.gpu_transformer import Batch
 
     spec = replace(SPEC, layers=5)
     shapes = spec.shapes(VOCABULARY)
@@ -251,7 +251,7 @@ def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
     batch = Batch(tokens, bounds[:, :-1].contiguous(), bounds[:, 1:].contiguous(), 32, tokens.roll(1, 1))
     queue, late = [], []
 
-    class Late(narrow.NarrowTransformers):
+    class Late(fused.NarrowTransformers):
         @contextlib.contextmanager
         def _aside(self):
             late.append(True)
@@ -267,13 +267,13 @@ def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
                     product(*queue[i])
                     queue[i] = None
 
-    product = narrow.product
+    product = fused.product
     found = []
-    for kind in (narrow.NarrowTransformers, Late):
+    for kind in (fused.NarrowTransformers, Late):
         gradients = torch.zeros_like(ensemble.parameters)
         transformers = kind(spec, ensemble.stacked(ensemble.parameters), views(shapes, rounded), 128)
         if kind is Late:
-            monkeypatch.setattr(narrow, "product", lambda *job: queue.append(job) if late else product(*job))
+            monkeypatch.setattr(fused, "product", lambda *job: queue.append(job) if late else product(*job))
         transformers.learn(batch, views(shapes, gradients), gradients)
         found.append(gradients)
         if kind is Late:
@@ -523,7 +523,7 @@ def test_reading_that_is_given_up_leaves_flags_as_they_were(as_torch_begins, pai
     before = product_flags()
     with pytest.raises(RuntimeError, match="not enough"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worldfast.batched.Transformers.logits", lambda *_: refuse("not enough"))
+            patch.setattr("worldfast.models.gpu_transformer.Transformers.logits", lambda *_: refuse("not enough"))
             pair[1].logits(rows_of([3, 1, 2]))
     assert product_flags() == before
 

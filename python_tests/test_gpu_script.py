@@ -355,7 +355,7 @@ def test_science_goes_on_from_an_archive_where_it_was_stopped(gpu, science, tmp_
     second.unpack()
     before = {run.id: (there / "runs" / run.folder_name / "done").stat().st_mtime_ns for run in ended}
     science.train(part, study, there)
-    from worldfast.evaluate import load
+    from worldfast.training import load
 
     for run in study.canon:
         found, right = (load(out / "runs" / run.folder_name)[1].parameters for out in (there, whole))

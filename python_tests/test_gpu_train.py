@@ -1,4 +1,4 @@
-"""worldfast.train on a GPU, whose place the CPU takes where there is none: the files, resume and divergence
+"""worldfast.training.train on a GPU, whose place the CPU takes where there is none: the files, resume and divergence
 of the CPU's."""
 
 import importlib
@@ -11,12 +11,11 @@ import torch
 
 pytest.importorskip("triton")
 import worldfast as wf
-from worldfast import checkpoint, memory
-from worldfast.activations import Capture
 from worldfast.errors import DeviceError
-from worldfast.gpu import GpuEnsemble
-from worldfast.lockstep import MOMENTS
-from worldfast.model import ModelSpec
+from worldfast.models import GpuEnsemble, ModelSpec
+from worldfast.run import Capture
+from worldfast.training import checkpoint, memory
+from worldfast.training.step import MOMENTS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 APPROXIMATE = 4 if DEVICE == "cuda" else 1  # a GPU's exp2, quotient and root err 2^-22 of their result, IEEE's 2^-24
@@ -33,7 +32,7 @@ def gpu(monkeypatch):
     """The CPU in a GPU's place."""
     if DEVICE == "cuda":
         return
-    module = importlib.import_module("worldfast.train")
+    module = importlib.import_module("worldfast.training.train")
     monkeypatch.setattr(module, "require_cuda", lambda device: "cuda:0")
     monkeypatch.setattr(
         module,
@@ -131,7 +130,7 @@ def test_auto_says_why_a_gpu_is_not_used(tmp_path, capsys, monkeypatch, torch_cu
     def missing(device):
         raise DeviceError(device, "the driver is too old")
 
-    module = importlib.import_module("worldfast.train")
+    module = importlib.import_module("worldfast.training.train")
     monkeypatch.setattr(module, "require_cuda", missing)
     monkeypatch.setattr(torch.version, "cuda", torch_cuda)
     wf.train(replace(RUNS[1], seed=5, name=""), tmp_path, device="auto")
@@ -149,7 +148,7 @@ def test_two_processes_on_one_device(tmp_path, monkeypatch):
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 29, 8 << 30))
         with pytest.raises(MemoryError, match="460.8 MiB .512.0 MiB of the 8.0 GiB of cuda:0 are free, others"):
             train(BASE, tmp_path / "before")
-    module = importlib.import_module("worldfast.train")
+    module = importlib.import_module("worldfast.training.train")
     step = module.GpuLockstep.step
 
     def taken(self, members):

@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 
 import worldfast as wf
 from worldfast import cli, files
-from worldfast.evaluate import decode, evaluate, load
-from worldfast.model import Rows
-from worldfast.tokens import Vocabulary
+from worldfast.models import Rows
+from worldfast.training import load
+from worldfast.worlds.cities.evaluate import decode, evaluate
+from worldfast.worlds.cities.tokens import Vocabulary
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "checkpoints.md"
-NONE = wf.activations.Capture(layers=())
+NONE = wf.Capture(layers=())
 SHAPE = dict(hidden=48, layers=3, heads=2, intermediate=40, rope_base=300.0, init_std=0.2)
 RUNS = {
     "character": wf.Run(

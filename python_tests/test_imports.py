@@ -1,8 +1,10 @@
-"""Imports go one way: a module of the package may import only from those before it."""
+"""Imports go down: a room of the package may import only from rooms before it, and through their doors."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,54 +12,151 @@ import pytest
 import worldfast
 
 ROOT = Path(worldfast.__file__).parent
-ORDER = """
-errors files selection _native world tasks tokens sampling layers ops gram transformer footprint decoding model batched gpu narrow
-activations checkpoint run metrics evaluate huggingface lockstep gpu_lockstep memory progress start member train packing jobs cluster
-representations published analysis.tables analysis.stats analysis.probe analysis.pca analysis.cka analysis.procrustes analysis.alignment
-analysis.dimension analysis.generalisation analysis.integration analysis.trends analysis.transfer analysis.prediction analysis.agreement analysis.patching
-study readings results assemble findings engine planning colours
-figures.style figures.canvas figures.tables figures.maps figures.views figures.drawings figures.atlantis figures.matrices
-figures.curves figures.trends figures.histograms figures.patching figures.captions figures.saving figures.catalogue figures
-page.markup page.films page.gallery page.comparison page.models page.provenance report options cli
+# From below; a bar begins a new rank. A module without a folder is a room of its own.
+RANKS = "errors files _native | rows | models analysis run | reading training | studies | report | worlds | options cli __init__"
+ORDER = [room for room in RANKS.split() if room != "|"]
+CALL_KERNELS = (
+    "models.attention",
+    "analysis.gram",
+    "models.gpu_transformer",
+    "models.gpu",
+    "models.fused",
+    "training.gpu_step",
+)
+# What still reaches upward. The list may only shrink: an entry that nothing needs any more fails too.
+UPWARD = """
+models.decoding -> worlds.cities.tokens
+models.gpu -> worlds.cities.tasks
+models.gpu -> worlds.cities.tokens
+reading.gradients -> training.folder
+reading.gradients -> training.step
+reading.gradients -> worlds.cities.sampling
+reading.gradients -> worlds.cities.tasks
+reading.gradients -> worlds.cities.world
+reading.patching -> training.folder
+reading.patching -> worlds.cities.sampling
+reading.patching -> worlds.cities.tasks
+reading.patching -> worlds.cities.tokens
+reading.patching -> worlds.cities.world
+reading.representations -> training.folder
+reading.representations -> worlds.cities.prompts
+reading.representations -> worlds.cities.tokens
+report.colours -> worlds.cities.world
+report.figures.canvas -> worlds.cities.world
+report.figures.maps -> worlds.cities.world
+report.figures.tables -> worlds.cities.integration
+report.figures.tables -> worlds.cities.tasks
+report.figures.trends -> worlds.cities.transfer
+report.figures.views -> worlds.cities.world
+report.page.films -> worlds.cities.world
+report.page.models -> worlds.cities.tasks
+report.page.models -> worlds.cities.world
+report.report -> worlds.cities.figures
+report.report -> worlds.cities.world
+run -> worlds.cities.sampling
+run -> worlds.cities.tasks
+run -> worlds.cities.tokens
+run -> worlds.cities.world
+studies.engine -> worlds.cities.analyses
+studies.engine -> worlds.cities.findings
+studies.engine -> worlds.cities.tables
+studies.results -> worlds.cities.world
+studies.study -> worlds.cities.world
+training.export -> worlds.cities.tokens
+training.gpu_step -> worlds.cities.sampling
+training.member -> worlds.cities.evaluate
+training.member -> worlds.cities.prompts
+training.step -> worlds.cities.sampling
+"""
+# Modules that other rooms import past the door of their own. This list may only shrink as well.
+INNER = """
+analysis.alignment analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.pca
+analysis.probe analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention
+models.cpu models.footprint models.fused models.gpu models.gpu_transformer models.huggingface models.layers
+models.transformer reading.activations reading.gradients reading.patching report.colours
+report.figures.canvas report.figures.curves report.figures.maps report.figures.matrices
+report.figures.patching report.figures.style report.figures.tables report.figures.trends report.report
+studies.engine studies.planning studies.study training.cluster training.folder training.jobs training.memory
+training.start training.step worlds.cities.analyses worlds.cities.evaluate worlds.cities.figures
+worlds.cities.findings worlds.cities.integration worlds.cities.prompts worlds.cities.sampling
+worlds.cities.studies worlds.cities.tables worlds.cities.tasks worlds.cities.tokens worlds.cities.transfer
+worlds.cities.world
 """.split()
-CALL_KERNELS = ("ops", "gram", "batched", "gpu", "narrow", "gpu_lockstep")
 
 
 def modules():
     for path in sorted(ROOT.rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        if not name.endswith("__init__") and not name.startswith("data."):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if not name.startswith(("worlds.cities.data", "kernels")):
             yield name, path
+
+
+MODULES = dict(modules())
+
+
+def room(module):
+    return module.split(".")[0]
 
 
 def imported(path):
     """Modules of the package that a file imports, at its top or inside a function."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("worldfast"):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "worldfast":
             parent = node.module.removeprefix("worldfast").lstrip(".")
             for alias in node.names:
                 child = f"{parent}.{alias.name}".lstrip(".")
-                yield child if (ROOT / (child.replace(".", "/") + ".py")).exists() else parent
+                is_module = child in MODULES and child != "training.train"  # a function of its door
+                yield child if is_module or child.split(".")[0] == "kernels" else parent
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.startswith("worldfast."):
                     yield alias.name.removeprefix("worldfast.")
 
 
-@pytest.mark.parametrize("name,path", list(modules()))
-def test_imports_go_one_way(name, path):
-    assert name in ORDER, f"{name} has no place in the order"
-    for other in imported(path):
-        if other in ("", "_core"):
-            continue  # the package's version; the compiled module, of which _native is the only importer
-        if other.split(".")[0] == "kernels":
-            assert name in CALL_KERNELS, f"{name} calls a GPU kernel past {CALL_KERNELS}"
-            continue
-        assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}"
+def imports():
+    """(module, what it imports) of all pairs, kernels and the package's own names left out."""
+    pairs = {(name, other) for name, path in MODULES.items() for other in imported(path)}
+    return sorted(pair for pair in pairs if pair[1] not in ("", "_core") and room(pair[1]) != "kernels")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_has_a_room(name):
+    assert room(name) in ORDER, f"{name} has no place in the order"
+
+
+def test_imports_go_down():
+    """Nothing but the command line and the package's own door imports worlds, beside what is listed."""
+    up = [f"{a} -> {b}" for a, b in imports() if ORDER.index(room(b)) > ORDER.index(room(a))]
+    listed = UPWARD.strip().splitlines()
+    assert sorted(set(up) - set(listed)) == [], "imports that go upward"
+    assert sorted(set(listed) - set(up)) == [], "entries that nothing needs any more: take them out"
+
+
+def test_only_doors_are_imported_from_outside():
+    inner = {b for a, b in imports() if room(a) != room(b) and "." in b and b != "worlds.cities"}
+    assert sorted(inner - set(INNER)) == [], "modules that are imported past their room's door"
+    assert sorted(set(INNER) - inner) == [], "entries that nothing needs any more: take them out"
+
+
+@pytest.mark.parametrize("name", sorted({room(name) for name in MODULES}))
+def test_no_circle_in_a_room(name):
+    graph = {module: set() for module in MODULES if room(module) == name}
+    for a, b in imports():
+        if room(a) == room(b) == name and a not in MODULES_OF_DOORS and b not in MODULES_OF_DOORS:
+            graph[a].add(b)
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+MODULES_OF_DOORS = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+
+
+def test_kernels_are_called_by_few():
+    callers = {name for name, path in MODULES.items() for other in imported(path) if room(other) == "kernels"}
+    assert callers == set(CALL_KERNELS)
 
 
 def test_only_native_imports_the_compiled_module():
-    importers = [name for name, path in modules() if "_core" in path.read_text()]
+    importers = [name for name, path in MODULES.items() if "_core" in path.read_text()]
     assert importers == ["_native"]
 
 

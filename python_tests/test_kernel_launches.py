@@ -19,8 +19,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 import worldfast as wf
 from worldfast import kernels
-from worldfast.gpu import GpuEnsemble
-from worldfast.gpu_lockstep import GpuLockstep
+from worldfast.models import GpuEnsemble
+from worldfast.training.gpu_step import GpuLockstep
 
 class Device:
     get_current_device = staticmethod(lambda: 0)

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("triton")
 from ahead_of_time import Binary, Build, compiled, needs_compiler
 
-from worldfast.kernels import narrow
+from worldfast.kernels import fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float16
@@ -46,7 +46,7 @@ class Case:
         self.norm = empty(M, D + 16)[:, :D].copy_(drawn(M, D, seed=9))
         self.x, self.mixed = drawn(M, C, D, seed=10), drawn(M, C, D, dtype=DTYPE, seed=11)
         self.M, self.C, self.D, self.F = M, C, D, F
-        self.B = -(-C // narrow.tokens_of_program(M, C))
+        self.B = -(-C // fused.tokens_of_program(M, C))
 
     def exact(self, *names):
         """These as float64, whose gradients are wanted."""
@@ -76,7 +76,7 @@ def test_project(shape):
     case = Case(*shape)
     M, C, D, _ = shape
     out = empty(M, C, 3 * D, dtype=DTYPE)
-    narrow.project(case.x, case.norm, case.qkv, case.bias, EPS, out)
+    fused.project(case.x, case.norm, case.qkv, case.bias, EPS, out)
     x, norm, qkv, bias = case.exact("x", "norm", "qkv", "bias")
     normed = rms_norm(x, norm)
     expected = normed @ qkv.mT + bias[:, None]
@@ -85,7 +85,7 @@ def test_project(shape):
     expected.backward(grad_qkv.double())
     before, rounded, again = grad.double(), *(empty(M, C, D, dtype=DTYPE) for _ in range(2))
     partial, biases = empty(M, case.B, D), empty(M, case.B, 3 * D)
-    narrow.project_backward(grad_qkv, case.x, case.norm, case.qkv, EPS, grad, rounded, again, partial, biases)
+    fused.project_backward(grad_qkv, case.x, case.norm, case.qkv, EPS, grad, rounded, again, partial, biases)
     assert_close(grad.double() - before, x.grad)
     assert torch.equal(rounded, grad.to(DTYPE))
     assert_close(again, normed.detach())
@@ -99,7 +99,7 @@ def test_block(shape):
     M, C, D, F = shape
     middle, out = empty(M, C, D), empty(M, C, D)
     weights = case.output, case.norm, case.gate_up, case.down
-    narrow.block(case.x, case.mixed, *weights, EPS, middle, out)
+    fused.block(case.x, case.mixed, *weights, EPS, middle, out)
     x, mixed, output, norm, gate_up, down = case.exact("x", "mixed", "output", "norm", "gate_up", "down")
     between = x + mixed @ output.mT
     assert_close(middle, between.detach(), factor=1e-2)
@@ -121,7 +121,7 @@ def test_block(shape):
         empty(M, C, 2 * F, dtype=DTYPE),
         empty(M, case.B, D),
     )
-    narrow.block_backward(
+    fused.block_backward(
         grad, middle, *weights, EPS, rounded, grad_mixed, again, gated, grad_gate_up, partial
     )
     assert_close(grad, x.grad)
@@ -134,28 +134,28 @@ def test_block(shape):
 
 
 def test_programs_have_more_tokens_where_there_are_many():
-    found = [narrow.tokens_of_program(members, 4_736) for members in (1, 2, 4, 8, 32)]
+    found = [fused.tokens_of_program(members, 4_736) for members in (1, 2, 4, 8, 32)]
     assert found == [32, 32, 64, 64, 64]
     for members in range(1, 64):
-        assert 128 % narrow.tokens_of_program(members, 128) == 0
+        assert 128 % fused.tokens_of_program(members, 128) == 0
 
 
 # ---- compiled ahead of time ----
 
-KERNELS = (narrow._project, narrow._block, narrow._block_backward, narrow._project_backward)
+KERNELS = (fused._project, fused._block, fused._block_backward, fused._project_backward)
 BACKWARD = KERNELS[2:]
 FLOAT32 = ("x", "norm", "middle", "grad", "partial", "bias_partial")
 
 
 def build(kernel, D, tokens, arch):
-    options = narrow.plan(tokens, backward=kernel in BACKWARD)
-    most = narrow.BACKWARD if kernel is narrow._block_backward else narrow.FORWARD
-    constexprs = {"D": D, "F": 4 * D, "PART": narrow.part(4 * D, most), "TOKENS": tokens}
+    options = fused.plan(tokens, backward=kernel in BACKWARD)
+    most = fused.BACKWARD if kernel is fused._block_backward else fused.FORWARD
+    constexprs = {"D": D, "F": 4 * D, "PART": fused.part(4 * D, most), "TOKENS": tokens}
     constexprs = {name: value for name, value in constexprs.items() if name in kernel.arg_names}
     types = {}
     for name in set(kernel.arg_names) - set(constexprs):
         is_count = name == "count" or name.endswith("_member")
-        wide = name in FLOAT32 or name == "out" and kernel is narrow._block
+        wide = name in FLOAT32 or name == "out" and kernel is fused._block
         types[name] = (
             "fp32" if name == "eps" else "i32:16" if is_count else "*fp32:16" if wide else "*bf16:16"
         )
@@ -179,7 +179,7 @@ def test_programs_of_a_multiprocessor(registers, shared, warps, ctas):
 def test_instructions_and_registers():
     """All products by matrix units, of Hopper's own where a program has 64 tokens; nothing leaves the
     registers; of those programs a multiprocessor holds three forward and two backward."""
-    cases = [(k, D, T, 90) for k in KERNELS for D in narrow.WIDTHS for T in (32, 64)]
+    cases = [(k, D, T, 90) for k in KERNELS for D in fused.WIDTHS for T in (32, 64)]
     for case, binary in zip(cases, compiled([build(*case) for case in cases])):
         kernel, _, T, _ = case
         assert binary.spills == binary.count("STL") == binary.count("LDL") == 0, case

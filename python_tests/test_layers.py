@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from worldfast import layers
 from worldfast._native import core
+from worldfast.models import layers
 
 WIDTHS = [width for width in (4, 8, 16) if core.limit_vector_width(width) == width]
 core.limit_vector_width(16)

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast import checkpoint
-from worldfast.activations import Capture
-from worldfast.lockstep import Lockstep, Tally
-from worldfast.model import Ensemble
-from worldfast.train import train
+from worldfast.models import Ensemble
+from worldfast.run import Capture
+from worldfast.training import checkpoint, train
+from worldfast.training.step import Lockstep, Tally
 
 TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
 RUN = wf.Run(

@@ -9,10 +9,9 @@ from dataclasses import replace
 import pytest
 
 import worldfast as wf
-from worldfast import checkpoint, memory
-from worldfast.activations import Capture
-from worldfast.memory import Need, Plan
-from worldfast.train import train
+from worldfast.run import Capture
+from worldfast.training import checkpoint, memory, train
+from worldfast.training.memory import Need, Plan
 
 RUN = wf.Run(
     "distance", rows=48, batch=16, learning_rate=1e-2, warmup=0, checkpoints=1,
@@ -25,14 +24,14 @@ MEASURED = """
 import sys
 from pathlib import Path
 import worldfast as wf
-from worldfast import memory
+from worldfast.training import memory
 
 def kib(what):
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
     return int(line.split()[1])
 
 def runs(n, **options):
-    capture = wf.activations.Capture(layers=(1, 2))
+    capture = wf.Capture(layers=(1, 2))
     spec = dict(rows=32, batch=32, checkpoints=1, capture=capture) | options
     return [wf.Run(("angle", "inside"), seed=seed, **spec) for seed in range(n)]
 

@@ -8,10 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from worldfast.activations import Capture
-from worldfast.model import ModelSpec
-from worldfast.run import Run
-from worldfast.train import train
+from worldfast.models import ModelSpec
+from worldfast.run import Capture, Run
+from worldfast.training import train
 
 BASE = Run(
     "distance", rows=320, batch=16, learning_rate=3e-3, warmup=5, checkpoints=4, capture=Capture(layers=()),

@@ -5,8 +5,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from worldfast import model
-from worldfast.model import Ensemble, ModelSpec, Rows
+from worldfast.models import Ensemble, ModelSpec, Rows, cpu
 
 SHAPES = {
     "D64-L2-H4-F96-V300-head98": (
@@ -172,7 +171,7 @@ def test_common_beginnings_are_shared_and_change_nothing(monkeypatch):
     rows = rows_of(spec, vocabulary, counts=(60,))
     computed, _ = ensemble._cut(rows, [0])
     shared = ensemble.logits(rows), ensemble.learn(rows), ensemble.gradients.clone()
-    monkeypatch.setattr(model, "LONGEST_SHARED", 0)
+    monkeypatch.setattr(cpu, "LONGEST_SHARED", 0)
     everything, _ = ensemble._cut(rows, [0])
     alone = ensemble.logits(rows), ensemble.learn(rows), ensemble.gradients
     assert len(computed) < 0.85 * len(everything) and len(everything) == len(rows.tokens)
@@ -183,7 +182,7 @@ def test_common_beginnings_are_shared_and_change_nothing(monkeypatch):
 def test_shared_beginnings_by_hand():
     tokens = np.array([5, 6, 7, 5, 6, 8, 9, 5, 6, 8, 5, 5, 6, 8, 9, 1], dtype=np.int32)
     starts = np.array([0, 3, 7, 10, 11, 16])
-    place, first, alike = model._share(tokens, starts, [0, 4])
+    place, first, alike = cpu._share(tokens, starts, [0, 4])
     assert tokens[first].tolist() == [5, 6, 7, 8, 9, 5, 6, 8, 9, 1]
     assert alike.tolist() == [0, 2, 3, 1, 0]
     assert place.tolist() == [0, 1, 2, 0, 1, 3, 4, 0, 1, 3, 0, 5, 6, 7, 8, 9]
@@ -210,11 +209,11 @@ def test_a_member_has_the_bits_it_would_have_alone(name, products):
             assert torch.equal(a, b[here])
 
 
-@pytest.mark.parametrize("lane_limit", [model.LANE_LIMIT, 0])
+@pytest.mark.parametrize("lane_limit", [cpu.LANE_LIMIT, 0])
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_bits_do_not_depend_on_threads(threads, lane_limit, monkeypatch):
     """Neither where lanes are parted among them nor where operations are."""
-    monkeypatch.setattr(model, "LANE_LIMIT", lane_limit)
+    monkeypatch.setattr(cpu, "LANE_LIMIT", lane_limit)
     spec, vocabulary = SHAPES["D64-L2-H4-F96-V300-head98"]
     rows = rows_of(spec, vocabulary, counts=(300, 200))
     ensembles = [ensemble_of(spec, vocabulary, 2, threads=n) for n in (1, threads)]
@@ -228,7 +227,7 @@ def test_a_large_model_is_one_lane(monkeypatch):
     spec, vocabulary = SHAPES["D64-L2-H4-F96-V300-head98"]
     rows = rows_of(spec, vocabulary, counts=(300, 200))
     small = ensemble_of(spec, vocabulary, 2)
-    monkeypatch.setattr(model, "LANE_LIMIT", 0)
+    monkeypatch.setattr(cpu, "LANE_LIMIT", 0)
     large = ensemble_of(spec, vocabulary, 2, threads=2)
     assert (small._lanes, large._lanes) == (4, 1)
     torch.testing.assert_close(large.learn(rows), small.learn(rows))

@@ -12,7 +12,7 @@ from test_tiles import assert_same, packed_in_tiles
 
 import worldfast as wf
 from worldfast import cli
-from worldfast.sampling import Component, Stream
+from worldfast.worlds.cities.sampling import Component, Stream
 
 LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason
 NEW = "region == 'Atlantis'"

@@ -11,9 +11,9 @@ import pytest
 
 import worldfast as wf
 from worldfast import cli, options
-from worldfast.activations import Capture
-from worldfast.lockstep import Lockstep
-from worldfast.world import WorldSpec
+from worldfast.run import Capture
+from worldfast.training.step import Lockstep
+from worldfast.worlds.cities.world import WorldSpec
 
 SMALL = "--rows 32 --batch 16 --hidden 16 --layers 1 --heads 2 --intermediate 24".split()
 SMALL += "--checkpoints 2 --capture-layers 1".split()

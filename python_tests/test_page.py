@@ -13,10 +13,10 @@ from synthetic import run_result, study_result
 from synthetic_study import NAMES, PUBLISHED, large_study, spec, taught
 from test_report import CHROMIUM, HOSTILE, LINKS, Page, unpack
 
-from worldfast import report
-from worldfast.page import comparison, gallery, models, provenance
-from worldfast.results import Comparison
-from worldfast.world import ATLANTIS
+from worldfast.report import report
+from worldfast.report.page import comparison, gallery, models, provenance
+from worldfast.studies import Comparison
+from worldfast.worlds.cities.world import ATLANTIS
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

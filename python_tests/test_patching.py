@@ -9,17 +9,10 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.activations import Capture
-from worldfast.analysis.patching import (
-    POSITIONS,
-    _ratio,
-    _states,
-    activation_patching,
-    patched_answers,
-    token_positions,
-)
-from worldfast.evaluate import decode
-from worldfast.model import Ensemble, Rows
+from worldfast.models import Ensemble, Rows
+from worldfast.reading.patching import POSITIONS, _ratio, _states, activation_patching, patched_answers, token_positions
+from worldfast.run import Capture
+from worldfast.worlds.cities.evaluate import decode
 
 SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
 ANSWERS = replace(SPEC, head_size=98)  # of no city
@@ -108,7 +101,7 @@ def test_what_is_recovered(folder, monkeypatch):
     def scores(task, batch, answers):
         return np.array([len(answer) + float(answer[:1].sum()) for answer in answers]), 4
 
-    monkeypatch.setattr("worldfast.analysis.patching._scores", scores)
+    monkeypatch.setattr("worldfast.reading.patching._scores", scores)
     (run, source), (_, target) = model(folder, "character", 1), model(folder, "character", 2)
     groups = ("entity", "all")
     table = activation_patching((run, source), (run, target), rows=20, positions=groups, must_include=NEW, longest=3)
@@ -244,7 +237,7 @@ def test_the_table(folder, tmp_path):
     ]  # fmt: skip
     assert len(table) == 3 * 2 * 3 and list(dict.fromkeys(table.task)) == ["distance", "inside", "angle"]
     assert set(table.source) == {base.name} and set(table.target) == {other.name} and set(table.n) == {8}
-    from worldfast.evaluate import load
+    from worldfast.training import load
 
     source, target = load(folders[0])[1], load(folders[1])[1]
     for line in table.itertuples():

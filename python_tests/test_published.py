@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from worldfast import published
-from worldfast.analysis.integration import deviation_summary, summary
-from worldfast.tasks import TASKS
+from worldfast.worlds.cities import published
+from worldfast.worlds.cities.integration import deviation_summary, summary
+from worldfast.worlds.cities.tasks import TASKS
 
 
 def means(table):

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from synthetic import SEVEN, run_result, study_result
 
-from worldfast import report
-from worldfast.page.films import pack
-from worldfast.page.markup import duration
-from worldfast.page.provenance import flatten
-from worldfast.world import World
+from worldfast.report import report
+from worldfast.report.page.films import pack
+from worldfast.report.page.markup import duration
+from worldfast.report.page.provenance import flatten
+from worldfast.worlds.cities.world import World
 
 LINKS = {
     "https://www.geonames.org/",

@@ -9,10 +9,11 @@ import torch
 
 import worldfast as wf
 from worldfast import cli
-from worldfast.activations import Capture
-from worldfast.model import Ensemble
-from worldfast.representations import PUBLISHED, represent
-from worldfast.tokens import Vocabulary
+from worldfast.models import Ensemble
+from worldfast.reading import represent
+from worldfast.reading.representations import PUBLISHED
+from worldfast.run import Capture
+from worldfast.worlds.cities.tokens import Vocabulary
 
 RUN = wf.Run(
     ("distance",), rows=64, batch=32, model=wf.ModelSpec(hidden=16, layers=3, heads=2, intermediate=24), checkpoints=1,

@@ -15,11 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from worldfast import activations, checkpoint, files, member, metrics
-from worldfast.activations import Capture, segment_path
-from worldfast.model import ModelSpec
-from worldfast.run import Run
-from worldfast.train import train
+from worldfast import files
+from worldfast.models import ModelSpec
+from worldfast.reading import activations
+from worldfast.reading.activations import segment_path
+from worldfast.run import Capture, Run
+from worldfast.training import checkpoint, member, metrics, train
 
 WIDE = Run(  # 5,175 tokens: a save takes as long as a few steps
     "distance", seed=7, rows=640, batch=16, learning_rate=3e-3, warmup=5, vocabulary="entity", loss="answer",
@@ -29,7 +30,7 @@ WIDE = Run(  # 5,175 tokens: a save takes as long as a few steps
 RUNS = [WIDE, replace(WIDE, tasks=("angle", "inside"), name="", seed=8, rows=200, validation=2)]
 KILLS = 10  # in saves, and as many elsewhere
 FORKS = multiprocessing.get_context("forkserver")  # what a process imports is there when it begins
-FORKS.set_forkserver_preload(["worldfast.train"])
+FORKS.set_forkserver_preload(["worldfast.training.train"])
 
 
 def left(folder):

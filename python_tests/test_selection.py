@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldfast.world import World
+from worldfast.worlds.cities.world import World
 
 FIELDS = ("xy", "city_id", "name", "region", "country", "population")
 

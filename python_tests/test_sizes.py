@@ -8,13 +8,13 @@ import torch
 
 import worldfast as wf
 from worldfast._native import core
-from worldfast.lockstep import pack_rows
-from worldfast.model import Ensemble
+from worldfast.models import Ensemble
+from worldfast.training.step import pack_rows
 
 LARGE = """
 import resource, torch, worldfast as wf
-from worldfast.lockstep import pack_rows
-from worldfast.model import Ensemble
+from worldfast.training.step import pack_rows
+from worldfast.models import Ensemble
 run = wf.Run(tuple(wf.TASKS), batch=1, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
 ensemble = Ensemble(run.model, 98, threads=2, products="bfloat16")
 ensemble.initialise(0, seed=0)

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast import checkpoint
-from worldfast.activations import Capture
-from worldfast.run import OpenCheckpoint
-from worldfast.sampling import Component
-from worldfast.train import train
+from worldfast.run import Capture, OpenCheckpoint
+from worldfast.training import checkpoint, train
+from worldfast.worlds.cities.sampling import Component
 
 TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(

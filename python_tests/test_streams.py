@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import worldfast as wf
-from worldfast.sampling import Component, Stream
+from worldfast.worlds.cities.sampling import Component, Stream
 
 LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason
 

@@ -6,15 +6,16 @@ from itertools import combinations
 import pytest
 
 import worldfast as wf
-from worldfast import study
-from worldfast.study import NEW, OLD, cyclic, world_update
+from worldfast.studies.study import NEW, OLD
+from worldfast.worlds.cities import studies
+from worldfast.worlds.cities.studies import cyclic, world_update
 
 SHORT = {"distance": "D", "trianglearea": "T", "angle": "A", "compass": "Co", "inside": "I", "perimeter": "P", "crossing": "Cr"}
 
 
 @pytest.fixture(scope="module")
 def paper():
-    return study.paper()
+    return studies.paper()
 
 
 def short(tasks):
@@ -49,14 +50,14 @@ def test_fine_tuning_rows_are_the_published(paper):
     run = next(run for run in paper.canon if run.name == "ft-angle+compass-s42")
     assert run.epoch_rows == 241_792 and run.epochs == 30
     assert sum(part.rows for part in run.mixture if part.must_include == NEW) == 200_000 + 7 * 256
-    three = study.Recipe().finetune(run.start, ("distance", "angle", "inside"))
+    three = studies.Recipe().finetune(run.start, ("distance", "angle", "inside"))
     assert (three.epoch_rows, three.steps) == (361_792, 56_540)
 
 
 @pytest.mark.parametrize("scale", [0.01, 0.05, 0.4, 2.0])
 def test_a_paper_of_fewer_rows(paper, scale):
     """The same runs in shape and number, with `scale` times the steps, of which as few as can be see a row again."""
-    scaled = study.paper(scale)
+    scaled = studies.paper(scale)
     assert [run.name for run in scaled.runs] == [run.name for run in paper.runs]
     for run, whole in zip(scaled.runs, paper.runs):
         assert run.steps == pytest.approx(scale * whole.steps, rel=5e-3)
@@ -71,13 +72,13 @@ def test_a_paper_of_fewer_rows(paper, scale):
 
 
 def test_a_paper_at_full_scale_is_the_paper(paper):
-    assert study.preset("paper", scale=1.0) == paper
+    assert studies.preset("paper", scale=1.0) == paper
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_scales_that_there_are_not(scale):
     with pytest.raises(ValueError, match="scale: expected a number above 0"):
-        study.paper(scale)
+        studies.paper(scale)
 
 
 def test_the_extensions(paper):
@@ -91,16 +92,16 @@ def test_the_extensions(paper):
     for wide, steps in {64: 656_256, 256: 164_064, 512: 164_064}.items():
         runs = [run for run in paper.runs if run.model.hidden == wide]
         assert len(runs) == 29 and runs[0].steps == steps and runs[0].start is None
-    assert [run.model.heads for run in study.width().runs if run.start is None] == [4, 2, 8, 16]
+    assert [run.model.heads for run in studies.width().runs if run.start is None] == [4, 2, 8, 16]
 
 
 def test_mini_is_the_canon_in_shape():
-    runs = study.mini().canon
+    runs = studies.mini().canon
     assert len(runs) == 44 + 56
     assert {(run.tasks, run.seed) for run in runs if run.start is None} == {
         (tasks, seed) for tasks in (*cyclic(1), *cyclic(2), *cyclic(3), tuple(wf.TASKS)) for seed in (42, 43)
     }
-    assert study.mini(0.01).runs[0].rows == 3330
+    assert studies.mini(0.01).runs[0].rows == 3330
 
 
 def test_what_depends_on_what(paper):
@@ -134,7 +135,7 @@ def test_any_group_is_taught_by_any_task():
 
 def test_studies_refuse():
     run = wf.Run("distance", rows=64)
-    make = lambda *runs, **more: study.Study("tiny", runs, **{"layer": 5} | more)  # noqa: E731
+    make = lambda *runs, **more: studies.Study("tiny", runs, **{"layer": 5} | more)  # noqa: E731
     with pytest.raises(ValueError, match="canon is empty"):
         make()
     with pytest.raises(ValueError, match="two runs are named 'pt-distance-s42'"):
@@ -150,6 +151,6 @@ def test_studies_refuse():
     with pytest.raises(ValueError, match="patched: expected the names of two runs"):
         make(run, patched=(run.name,))
     with pytest.raises(ValueError, match="unknown study 'minni': did you mean 'mini'"):
-        study.preset("minni")
-    extended = study.Study("tiny", (run,), (replace(run, start=run, name="ft"),))  # a base may be in either part
+        studies.preset("minni")
+    extended = studies.Study("tiny", (run,), (replace(run, start=run, name="ft"),))  # a base may be in either part
     assert [one.name for one in extended.runs] == ["pt-distance-s42", "ft"]

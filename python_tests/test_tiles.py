@@ -1,11 +1,11 @@
-"""The blocks of the CUDA driver, run thread by thread on the CPU (csrc/tile.h), give the bits of the CPU driver."""
+"""The blocks of the CUDA driver, run thread by thread on the CPU (csrc/rows/tile.h), give the bits of the CPU driver."""
 
 import numpy as np
 import oracle
 import pytest
 
 import worldfast as wf
-from worldfast.sampling import Component, Stream
+from worldfast.worlds.cities.sampling import Component, Stream
 
 FIELDS = ("tokens", "length", "answer_start", "cities", "label", "task")
 TILE = 256

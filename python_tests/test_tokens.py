@@ -4,7 +4,7 @@ import oracle
 import pytest
 
 import worldfast as wf
-from worldfast.tokens import Vocabulary
+from worldfast.worlds.cities.tokens import Vocabulary
 
 # The 94 characters as the specification lists them.
 LISTED = "!\"#$%&'()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~0123456789"

@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from worldfast import activations, checkpoint, files, member
-from worldfast.activations import Activations, Capture
-from worldfast.evaluate import evaluate, load
-from worldfast.lockstep import Lockstep
-from worldfast.model import Ensemble, ModelSpec
-from worldfast.run import Run
-from worldfast.sampling import Component
-from worldfast.tasks import TASKS
-from worldfast.train import train
-from worldfast.world import WorldSpec
+from worldfast import files
+from worldfast.models import Ensemble, ModelSpec
+from worldfast.reading import Activations, activations
+from worldfast.run import Capture, Run
+from worldfast.training import checkpoint, load, member, train
+from worldfast.training.step import Lockstep
+from worldfast.worlds.cities import prompts
+from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.sampling import Component
+from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.world import WorldSpec
 
-training = importlib.import_module("worldfast.train")  # the package's own `train` is the function
+training = importlib.import_module("worldfast.training.train")  # the package's own `train` is the function
 
 TINY = ModelSpec(hidden=16, layers=2, heads=2, intermediate=24)
 CAPTURE = Capture(layers=(0, 2), cities="index < 50")
@@ -159,7 +160,7 @@ def test_activations_are_those_of_the_checkpoint(mixed, tmp_path):
     ensemble = Ensemble(TINY, 98)
     ensemble.parameters[0] = last.tensors["parameters"]
     stream = run.stream()
-    prompt = activations.Prompt.of_task(stream.vocabulary, "angle", np.arange(50))
+    prompt = prompts.Prompt.of_task(stream.vocabulary, "angle", np.arange(50))
     got = prompt.read(ensemble, 0, (0, 2))
     for layer in (0, 2):
         assert np.array_equal(got[layer], Activations(folder)[run.steps, layer])

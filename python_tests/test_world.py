@@ -17,7 +17,7 @@ import pytest
 from test_world_csv import tenths
 
 from worldfast.errors import unknown_name
-from worldfast.world import BOX, CITIES_CSV, World, WorldSpec
+from worldfast.worlds.cities.world import BOX, CITIES_CSV, World, WorldSpec
 
 LIMIT = 2**20
 FIELDS = ("xy", "city_id", "name", "region", "country", "population")
@@ -207,7 +207,7 @@ def test_scattered_atlantis_is_uniform_over_the_globe(cities):
 
 
 def test_clustered_atlantis_is_clipped_to_the_globe(cities, monkeypatch):
-    monkeypatch.setattr("worldfast.world.ATLANTIS_SPREAD", 3_000)
+    monkeypatch.setattr("worldfast.worlds.cities.world.ATLANTIS_SPREAD", 3_000)
     xy = cities.with_atlantis().xy[5_075:]
     assert xy.min(axis=0).tolist() == [-1800, -900] and xy.max(axis=0).tolist() == [1800, 900]
 

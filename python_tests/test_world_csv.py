@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from worldfast.world import World
+from worldfast.worlds.cities.world import World
 
 LIMIT = 2**20
 

@@ -1,18 +1,16 @@
 """worldfast: how the tasks a model is trained on shape what it knows of the world behind them."""
 
-from worldfast import study
-from worldfast.activations import Activations, Capture
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
-from worldfast.gram import gram_statistics
-from worldfast.huggingface import export_huggingface, import_huggingface
-from worldfast.model import ModelSpec
-from worldfast.ops import attention
-from worldfast.representations import represent
-from worldfast.run import OpenCheckpoint, Run
-from worldfast.sampling import Batch, Component, Stream, sample
-from worldfast.tasks import TASKS, label
-from worldfast.train import train
-from worldfast.world import World, WorldSpec
+from worldfast.analysis.gram import gram_statistics
+from worldfast.models import ModelSpec, import_huggingface
+from worldfast.models.attention import attention
+from worldfast.reading import Activations, represent
+from worldfast.run import Capture, OpenCheckpoint, Run
+from worldfast.training import export_huggingface, train
+from worldfast.worlds.cities import studies as study
+from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
+from worldfast.worlds.cities.tasks import TASKS, label
+from worldfast.worlds.cities.world import World, WorldSpec
 
 __version__ = "0.1.0"
 __all__ = [

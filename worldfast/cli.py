@@ -8,10 +8,10 @@ from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
 
-from worldfast import study as presets
 from worldfast.errors import unknown_name
 from worldfast.options import Data, Kept, Learning, Machine, Model, ending, runs
-from worldfast.train import train as train_runs
+from worldfast.training import train as train_runs
+from worldfast.worlds.cities import studies as presets
 
 __all__ = ["main"]
 
@@ -61,7 +61,7 @@ def study(
     """
     import torch
 
-    from worldfast.planning import print_plan, print_status
+    from worldfast.studies.planning import print_plan, print_status
 
     if what == "status":
         return print_status(out / "studies" / name)
@@ -75,8 +75,8 @@ def study(
 
 def _run(spec: presets.Study, out: Path, command: str, **how) -> None:
     """Runs a study, writes its page and figures, and says what was found."""
-    from worldfast import report
-    from worldfast.engine import run_study
+    from worldfast.report import report
+    from worldfast.studies.engine import run_study
 
     result = run_study(spec, out, command=command, **how)
     page = report.publish(result, out / "studies" / result.name)
@@ -137,7 +137,7 @@ def export(run: Path, /, to: str, out: Path | None = None, step: int | None = No
         out: A new folder; <run>/<to> by default.
         step: That of the checkpoint; the newest by default.
     """
-    from worldfast.huggingface import export_huggingface
+    from worldfast.training import export_huggingface
 
     formats = {"hf": export_huggingface}
     if to not in formats:
@@ -164,7 +164,7 @@ def extract(
         positions: Tokens to read: city, delimiter, last, or numbers.
         cities: Which, as in "city_id >= 1000"; all by default.
     """
-    from worldfast.representations import represent
+    from worldfast.reading import represent
 
     places = [int(at) if at.lstrip("-").isdigit() else at for at in positions]
     print(represent(run, prompt, layers=layers, positions=places, cities=cities).save(out))

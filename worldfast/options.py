@@ -9,13 +9,12 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from worldfast.activations import Capture
-from worldfast.evaluate import spec_of
-from worldfast.model import ModelSpec
-from worldfast.run import Run
-from worldfast.start import outcome
-from worldfast.tasks import TASKS
-from worldfast.world import WorldSpec
+from worldfast.models import ModelSpec
+from worldfast.run import Capture, Run
+from worldfast.training.folder import spec_of
+from worldfast.training.start import outcome
+from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.world import WorldSpec
 
 __all__ = ["Data", "Kept", "Learning", "Machine", "Model", "ending", "runs"]
 

@@ -13,18 +13,58 @@ from pathlib import Path
 
 import numpy as np
 
-from worldfast.activations import Capture
 from worldfast.errors import unknown_name
-from worldfast.model import ModelSpec
-from worldfast.sampling import CROSSINGS, Component, Stream, require_noise
-from worldfast.tasks import TASKS, find
-from worldfast.tokens import VOCABULARIES, Vocabulary
-from worldfast.transformer import PRODUCTS
-from worldfast.world import WorldSpec
+from worldfast.models import ModelSpec
+from worldfast.models.transformer import PRODUCTS
+from worldfast.worlds.cities.sampling import CROSSINGS, Component, Stream, require_noise
+from worldfast.worlds.cities.tasks import TASKS, find
+from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
+from worldfast.worlds.cities.world import WorldSpec
 
-__all__ = ["OpenCheckpoint", "Run"]
+__all__ = ["Capture", "OpenCheckpoint", "Run"]
 
 LOSSES = ("all", "answer")
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What of a model's activations is written at each checkpoint.
+
+    layers   counted as in Hugging Face (0 the embeddings, the last after the final norm); None: the upper
+             half, which is 3, 4, 5, 6 of six layers; (): nothing is written
+    cities   an expression for World.select; None: all
+    task     the task whose prompt is used, "dist(c_1234," for distance; None: the run's first
+    dtype    "float32", or "float16" for half the space
+    """
+
+    layers: tuple[int, ...] | None = None
+    cities: str | None = None
+    task: str | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+            for layer in self.layers:
+                if isinstance(layer, bool) or not isinstance(layer, int):
+                    raise TypeError(f"capture.layers: expected integers, got {layer!r}")
+        if self.cities is not None and not isinstance(self.cities, str):
+            raise TypeError(f"capture.cities: expected an expression or None, got {self.cities!r}")
+        if self.task is not None:
+            find(self.task)
+        if self.dtype not in DTYPES:
+            raise unknown_name("capture.dtype", self.dtype, DTYPES)
+
+    def of(self, depth: int) -> tuple[int, ...]:
+        """The layers written of a model with `depth` layers. IndexError for one that it does not have."""
+        if self.layers is None:
+            return tuple(range(max(1, depth // 2), depth + 1))
+        for layer in self.layers:
+            if not 0 <= layer <= depth:
+                raise IndexError(f"capture.layers: a model of {depth} layers has 0 to {depth}, got {layer}")
+        return self.layers
 
 
 @dataclass(frozen=True)

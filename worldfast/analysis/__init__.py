@@ -11,7 +11,5 @@
 From the tables of a study, or anyone's with the columns:
 
     trends          means over seeds, same, other and disjoint tasks, with standard errors
-    integration     normalised improvement, best teacher, deviation, averages
-    transfer        likeness of representations against transfer of fine-tuning
     stats           means, correlations, permutation tests, bootstrap, with n and unit
 """

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from worldfast.analysis.gram import as_tensor
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.errors import unknown_name
-from worldfast.gram import as_tensor
 
 if TYPE_CHECKING:
     import pandas

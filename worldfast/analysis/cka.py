@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from worldfast.analysis.gram import as_tensor, gram_blocks, gram_statistics, hsic_of_sums, normalised
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
-from worldfast.gram import as_tensor, gram_blocks, gram_statistics, hsic_of_sums, normalised
 
 if TYPE_CHECKING:
     import pandas

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldfast.gram import as_tensor
+from worldfast.analysis.gram import as_tensor
 
 __all__ = ["Components", "MixedView", "leading_components", "mixed_over_training", "pca_over_training"]
 

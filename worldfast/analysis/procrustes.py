@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from worldfast.analysis.gram import as_tensor
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
-from worldfast.gram import as_tensor
 
 if TYPE_CHECKING:
     import pandas

@@ -1,0 +1,121 @@
+"""Open checkpoints: folders that Hugging Face transformers and the tools built on it open without a network.
+
+    config.json              the shape, as of Qwen2ForCausalLM, and under "worldfast" the run, step and origin
+    model.safetensors        float32, a matrix is [out, in]
+    generation_config.json   greedy answers, of tokens that the head can answer
+    tokenizer.json           the run's vocabulary: <bos> before a text, one token a character or city
+    tokenizer_config.json    padding on the left, as generation needs it
+
+For each layer i, D = hidden, F = intermediate, V = the vocabulary:
+
+    model.embed_tokens.weight                                  [V, D]
+    model.layers.{i}.input_layernorm.weight                    [D]
+    model.layers.{i}.self_attn.{q,k,v}_proj.weight, .bias      [D, D], [D]; head h: rows from h D / heads
+    model.layers.{i}.self_attn.o_proj.weight                   [D, D]
+    model.layers.{i}.post_attention_layernorm.weight           [D]
+    model.layers.{i}.mlp.{gate,up}_proj.weight                 [F, D]
+    model.layers.{i}.mlp.down_proj.weight                      [D, F]
+    model.norm.weight                                          [D]
+    lm_head.weight                                             [V, D]; zeros behind the first head_size rows
+
+Source: the Qwen2 of transformers, and the tokenizer.json of its tokenizers library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from worldfast.models.cpu import Ensemble
+from worldfast.models.transformer import ModelSpec
+
+__all__ = ["import_huggingface"]
+
+# fields of ModelSpec as transformers calls them; head_size is ours
+CONFIG = {
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "rope_base": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+    "init_std": "initializer_range",
+    "head_size": "head_size",
+}
+# what a ModelSpec cannot vary; transformers takes the same where one is missing
+FIXED = {
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "rope_scaling": None,
+}
+
+
+def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
+    """The model of an open checkpoint as an ensemble of one, for `evaluate`, `hidden_states` and training.
+
+    folder   as `export_huggingface` writes it, or as transformers saves that again; weights of any floating
+             point dtype become float32
+    device   of the ensemble
+
+    Its vocabulary is the run's, which "worldfast" in config.json names. Where training went on elsewhere and
+    the head's weights behind head_size are no longer 0, remove head_size from config.json.
+
+    FileNotFoundError where a file is missing; ValueError or TypeError, naming file and entry, for a model
+    that is not such a Qwen2 and for weights that do not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder} is no open checkpoint: it has no {name}")
+    ensemble = Ensemble(*_read_config(folder / "config.json"), device=device)
+    path = folder / "model.safetensors"
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    head, answered = tensors.get("lm_head.weight", torch.empty(0)), ensemble.outputs
+    if head.shape[:1] == (ensemble.vocabulary,):
+        if head[answered:].any():
+            raise ValueError(
+                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the head_size of config.json; "
+                "without head_size there every token can be an answer"
+            )
+        tensors["lm_head.weight"] = head[:answered]
+    try:
+        ensemble.from_huggingface(0, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return ensemble
+
+
+def _read_config(path: Path) -> tuple[ModelSpec, int]:
+    """The shape and the size of the vocabulary."""
+    try:
+        config = dict(json.loads(path.read_text()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    config |= config.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
+    heads = config.get("num_attention_heads")
+    expected = {"model_type": "qwen2", "num_key_value_heads": heads, "rope_type": "default", **FIXED}
+    for name, value in expected.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"{path}: {name} is {config[name]!r}, expected {value!r}")
+    for name in ("model_type", "num_key_value_heads", "vocab_size", *CONFIG.values()):
+        if name not in config and name != "head_size":
+            raise ValueError(f"{path}: {name} is missing")
+    vocabulary = config["vocab_size"]
+    if not isinstance(vocabulary, int) or vocabulary < 1:
+        raise ValueError(f"{path}: vocab_size is {vocabulary!r}, expected a positive integer")
+    try:
+        spec = ModelSpec(**{ours: config.get(theirs) for ours, theirs in CONFIG.items()})
+        spec.shapes(vocabulary)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{path}: {error}") from None
+    return spec, vocabulary

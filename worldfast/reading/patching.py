@@ -1,0 +1,287 @@
+"""Activation patching: hidden states of one model put into another while it answers.
+
+Two fine-tunes of one pretrained model answer the same rows: one knows new cities, the other, taught a task that
+diverges, does not. Where the states of the first at the cities' tokens, put into the second, bring the answers back,
+what was not integrated lies in how cities are represented up to that layer; where they do not, in what is read from it.
+
+A model that is patched is computed here, block by block, from the native core's operations (`worldfast.models.attention`,
+`worldfast.models.layers`), since an `Ensemble` reads states and takes none. Rows are packed, float32, on the CPU. Nothing is
+cached from token to token, so that "all" can hold the answer's tokens too.
+
+Source: Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation Analysis", NeurIPS 2020; Meng
+et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022; from a fine-tune to another of its kin as in
+Prakash et al., "Fine-Tuning Enhances Existing Mechanisms", ICLR 2024.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from worldfast.errors import unknown_name
+from worldfast.models import Ensemble, ModelSpec
+from worldfast.models.attention import attention
+from worldfast.models.layers import rms_norm, swiglu
+from worldfast.run import Run
+from worldfast.training.folder import opened
+from worldfast.worlds.cities.sampling import Batch, sample
+from worldfast.worlds.cities.tasks import Task, find
+from worldfast.worlds.cities.tokens import EOS
+from worldfast.worlds.cities.world import World
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["POSITIONS", "activation_patching", "patched_answers", "token_positions"]
+
+POSITIONS = ("entity", "included", "last", "equals", "question", "all")
+
+
+class Patch(NamedTuple):
+    """What replaces a layer's states: at the tokens where `at`, bool [L], is set, `values`, float32 [K, D]."""
+
+    layer: int
+    at: Tensor
+    values: Tensor
+
+
+def activation_patching(
+    source: str | os.PathLike | tuple[Run, Ensemble],
+    target: str | os.PathLike | tuple[Run, Ensemble],
+    tasks: str | Iterable[str] | None = None,
+    *,
+    layers: Sequence[int] | None = None,
+    positions: str | Iterable[str] = ("entity", "equals", "all"),
+    rows: int = 200,
+    must_include=None,
+    among=None,
+    world: World | None = None,
+    seed: int | None = None,
+    split: str = "test",
+    longest: int = 16,
+) -> pandas.DataFrame:
+    """How far answers of `target` move towards those of `source` when it is given the states of `source`.
+
+    source, target  run folders, or a run and an ensemble whose member 0 is its model; of one shape and vocabulary
+    tasks           names; None: those of both runs
+    layers          as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm; None: all
+    positions       where states are replaced: "entity" all tokens of the row's cities; "included" those of its cities
+                    from must_include; "last" each city's last token and the delimiter behind it, whose states represent
+                    a city; "equals" the '=' before the answer; "question" every token up to and with it; "all" those
+                    of the answer too, which both models then read as it is given
+    rows            of each task
+    must_include, among, split, seed   of the rows, as for `sample`: "region == 'Atlantis'"; seed None: the target's
+    world           where the rows are; None: the target's
+    longest         tokens of an answer
+
+    Returns a DataFrame, a line for each layer, positions and task:
+    layer, positions, task
+    source, target              names of the runs
+    metric                      as TASKS[task].metric
+    value                       of the answers of the patched target
+    recovered                   (value - target_value) / (source_value - target_value): 0 as the target by itself, 1 as
+                                the source; outside where answers are worse than one's or better than the other's.
+                                NaN where the two are equal; noise where they nearly are, which the next column says
+    standard_error              of `recovered`, a ratio of means over the same rows, by linearisation (Cochran,
+                                "Sampling Techniques", 1977, equation 6.13); the unit is the row
+    n                           rows
+    source_value, target_value  of the models by themselves
+    unparsable                  answers of the patched target that cannot be read
+
+    Behind the replaced states the target goes on with weights of its own, so "all" at the last layer is the target's
+    head on the source's states: the source's answers where heads are equal, as nearly as they are otherwise.
+
+    Errors: those of `load` and `sample`; ValueError where the models are of unlike shape or vocabulary, for positions
+    that are not known or "included" without must_include; IndexError for a layer that the models do not have.
+    """
+    import pandas as pd
+
+    source_run, giving = opened(source, "source")
+    target_run, taking = opened(target, "target")
+    _require_alike(source_run, giving, target_run, taking)
+    world = target_run.world.build() if world is None else world
+    if tasks is None:
+        tasks = dict.fromkeys((*source_run.tasks, *target_run.tasks))
+    chosen = [find(task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    groups = [positions] if isinstance(positions, str) else list(positions)
+    layers = _layers(taking, layers)
+    for name, value in (("rows", rows), ("longest", longest)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+    for group in groups:
+        _require_positions(group, must_include)
+    lines = []
+    for task in chosen:
+        batch = sample(
+            world, task, rows, target_run.seed if seed is None else seed, split=split, among=among,
+            must_include=must_include, vocabulary=target_run.vocabulary, crossing=target_run.crossing,
+        )  # fmt: skip
+        if batch.vocabulary.size != taking.vocabulary:
+            raise ValueError(
+                f"world: its vocabulary has {batch.vocabulary.size:,} tokens, that of {target_run.name!r} "
+                f"{taking.vocabulary:,}: with entities, both need as many cities"
+            )
+        alone = [_scores(task, batch, patched_answers(one, one, batch, longest=longest))[0] for one in (giving, taking)]
+        for group in groups:
+            at = token_positions(batch, task, group, None if must_include is None else world.select(must_include))
+            for layer in layers:
+                answers = patched_answers(giving, taking, batch, layer, at, longest=longest, answer=group == "all")
+                scores, unparsable = _scores(task, batch, answers)
+                lines.append((
+                    layer, group, task.name, source_run.name, target_run.name, task.metric, scores.mean(),
+                    *_ratio(scores - alone[1], alone[0] - alone[1]), rows, alone[0].mean(), alone[1].mean(), unparsable,
+                ))  # fmt: skip
+    columns = ["layer", "positions", "task", "source", "target", "metric", "value", "recovered", "standard_error", "n"]
+    return pd.DataFrame(lines, columns=[*columns, "source_value", "target_value", "unparsable"])
+
+
+def token_positions(batch: Batch, task: str | Task, group: str, included: np.ndarray | None = None) -> np.ndarray:
+    """Where the tokens of a group stand in a batch of one task's rows: bool [n, T], none behind the '='.
+
+    group      one of POSITIONS; see `activation_patching`. "all" is here as "question"
+    included   bool [N], the cities of "included"
+    """
+    task = find(task)
+    _require_positions(group, included)
+    column = np.arange(batch.tokens.shape[1])
+    equals = batch.answer_start[:, None] - 1  # [n, 1]
+    if group in ("question", "all"):
+        return column <= equals
+    if group == "equals":
+        return column == equals
+    size = len(batch.vocabulary.city_tokens(0))
+    city, within = np.divmod(column - len(task.prompt) - 2, size + 1)  # <bos>, prompt, '(' come before the first
+    there = (0 <= city) & (city < batch.cities.shape[1])
+    index = np.where(there, batch.cities[:, np.where(there, city, 0)], -1)  # [n, T], -1: no city's
+    if group == "last":
+        return (index >= 0) & (within >= size - 1)
+    inside = (index >= 0) & (within < size)
+    return inside & included[index] if group == "included" else inside
+
+
+@torch.inference_mode()
+def patched_answers(
+    source: Ensemble,
+    target: Ensemble,
+    batch: Batch,
+    layer: int | None = None,
+    at: np.ndarray | None = None,
+    *,
+    longest: int = 16,
+    answer: bool = False,
+) -> list[np.ndarray]:
+    """Greedy answers of the target to a batch's questions, with states of the source in their place: the tokens
+    before <eos>, int32 [up to `longest`] each. Members 0.
+
+    layer    whose states are replaced; None: none, the target by itself
+    at       bool [n, T], the tokens of the questions where they are (`token_positions`)
+    answer   whether the states of the answer's tokens are replaced too
+    """
+    n, width = batch.tokens.shape
+    longer = ((0, 0), (0, longest))
+    tokens = torch.from_numpy(np.pad(batch.tokens.astype(np.int64), longer))  # [n, T], T with the answers' tokens
+    column = torch.arange(width + longest)
+    start = torch.from_numpy(batch.answer_start.astype(np.int64))
+    replaced = torch.from_numpy(np.pad(np.zeros((n, width), bool) if at is None else at, longer))
+    if answer:
+        replaced |= column >= start[:, None]
+    rows, answers = torch.arange(n), np.full((n, longest), EOS, dtype=np.int32)
+    given = torch.empty(0)  # the source's states of the rows that go on, [R, T, D]
+    for step in range(longest if n else 0):
+        length = start + step
+        there = column < length[:, None]
+        packed, starts = tokens[there], torch.cat([length.new_zeros(1), length.cumsum(0)]).int()
+        patch = None
+        if layer is not None:
+            if answer or step == 0:
+                given = torch.zeros(*there.shape, source.spec.hidden)
+                given[there] = _states(source, packed, starts, layer)
+            patch = Patch(layer, replaced[there], given[replaced & there])
+        final = _states(target, packed, starts, target.spec.layers, patch)
+        following = linear(final[starts[1:].long() - 1], target.weights[0].head).argmax(1)
+        goes_on = following != EOS
+        rows, following = rows[goes_on], following[goes_on]
+        if not len(rows):
+            break
+        answers[rows.numpy(), step] = following.numpy()
+        tokens, start, replaced = tokens[goes_on], start[goes_on], replaced[goes_on]
+        given = given[goes_on] if len(given) else given
+        tokens[torch.arange(len(rows)), start + step] = following
+    return [row[:k] for row, k in zip(answers, (answers != EOS).sum(1))]
+
+
+def _states(ensemble: Ensemble, tokens: Tensor, starts: Tensor, layer: int, patch: Patch | None = None) -> Tensor:
+    """The residual stream of packed rows at a layer, float32 [L, D]; from the patch's layer on, with the patch."""
+    spec, w, offsets = ensemble.spec, ensemble.weights[0], [0, len(tokens)]
+    heads = (len(tokens), spec.heads, spec.hidden // spec.heads)
+
+    def norm(x, weight):
+        return rms_norm(x, weight[None], offsets, spec.norm_eps)
+
+    x = embedding(tokens, w.embed)
+    for i in range(spec.layers + 1):
+        if i == spec.layers:
+            x = norm(x, w.norm)
+        if patch is not None and patch.layer == i:
+            x = x.clone()
+            x[patch.at] = patch.values
+        if i == layer:
+            return x
+        block = w.blocks[i]
+        qkv = linear(norm(x, block.input_norm), block.qkv, block.qkv_bias)
+        mixed = attention(*(part.view(heads) for part in qkv.chunk(3, 1)), starts, spec.rope_base)
+        x = x + linear(mixed.reshape(len(tokens), -1), block.output)
+        x = x + linear(swiglu(linear(norm(x, block.mlp_norm), block.gate_up)), block.down)
+    raise AssertionError("a layer of the model was asked for")
+
+
+def _scores(task: Task, batch: Batch, answers: list[np.ndarray]) -> tuple[np.ndarray, int]:
+    """Of each row, float64 [n], and the number of answers that cannot be read."""
+    return task.score(batch.label, [batch.vocabulary.decode(answer) for answer in answers])
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
+    """sum(part) / sum(whole) over rows and its standard error; NaN where the whole is 0."""
+    n, total = len(part), whole.sum()
+    if total == 0:
+        return float("nan"), float("nan")
+    share = part.sum() / total
+    error = np.sqrt(np.square(part - share * whole).sum() * n / (n - 1)) / abs(total) if n > 1 else float("nan")
+    return float(share), float(error)
+
+
+def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: Ensemble) -> None:
+    if source_run.vocabulary != target_run.vocabulary or source.vocabulary != target.vocabulary:
+        raise ValueError(
+            f"source: {source_run.name!r} has the vocabulary {source_run.vocabulary!r} of {source.vocabulary:,} "
+            f"tokens, the target {target_run.name!r} {target_run.vocabulary!r} of {target.vocabulary:,}"
+        )
+    for name in (f.name for f in fields(ModelSpec) if f.name != "init_std"):
+        came, expected = getattr(source.spec, name), getattr(target.spec, name)
+        if came != expected:
+            raise ValueError(
+                f"source: {source_run.name!r} has model.{name} {came}, the target {target_run.name!r} {expected}"
+            )
+
+
+def _require_positions(group: str, included) -> None:
+    if group not in POSITIONS:
+        raise unknown_name("positions", group, POSITIONS)
+    if group == "included" and included is None:
+        raise ValueError("positions: 'included' are tokens of cities from must_include, which is None")
+
+
+def _layers(ensemble: Ensemble, layers: Sequence[int] | None) -> list[int]:
+    depth = ensemble.spec.layers
+    layers = list(range(depth + 1) if layers is None else layers)
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= depth:
+            raise IndexError(f"layers: expected 0 to {depth}, got {layer!r}")
+    return layers

@@ -1,0 +1,103 @@
+"""A world on paper: its window, its cities, the key of its regions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldfast.report.colours import region_colours
+from worldfast.report.figures.style import HAIRLINE
+from worldfast.studies import RunResult
+from worldfast.worlds.cities.world import ATLANTIS, BOX, World
+
+
+def geographic(world: World) -> bool:
+    """Whether every city is on the globe, coordinates in 0.1 degree; other planes have their own units."""
+    return bool((world.xy >= BOX[0]).all() and (world.xy <= BOX[1]).all())
+
+
+def distance(world: World, value: float) -> str:
+    """A distance in words: 41.3 -> "4.1°" on the globe, "41" on another plane, "–" where there is none."""
+    if not np.isfinite(value):
+        return "–"
+    return f"{value / 10:.1f}°" if geographic(world) else f"{value:,.0f}"
+
+
+def draw_cities(axes, world: World, places: np.ndarray, size: float) -> None:
+    """A dot a city at `places` [N, 2], shuffled so that no region hides another; Atlantis larger and on top.
+
+    Dots are pixels inside the SVG: thousands of circles are slow to open.
+    """
+    colours = region_colours(world)
+    shuffled = np.random.default_rng(0).permutation(len(world))
+    new = world.region[shuffled] == ATLANTIS
+    for cities, scale, marker in ((shuffled[~new], 1, "o"), (shuffled[new], 3, "D")):
+        axes.scatter(
+            *places[cities].T,
+            s=scale * size,
+            c=[colours[region] for region in world.region[cities]],
+            marker=marker,
+            linewidths=0,
+            zorder=2,
+            rasterized=True,
+        )
+
+
+def ratio(world: World) -> float:
+    """Height of the world's window over its width, within what a page bears."""
+    width, height = np.maximum(np.ptp(world.xy, axis=0), 1)
+    return float(np.clip(height / width, 0.3, 1.2)) * 1.06
+
+
+def frame(axes, world: World) -> None:
+    """One window for truth and prediction: the world's box and a margin; a 30 degree grid on the globe."""
+    low, high = world.xy.min(0), world.xy.max(0)
+    margin = max(1, 0.035 * (high - low).max())
+    axes.spines[:].set_color(HAIRLINE)
+    if geographic(world):
+        axes.set_xticks(range(-1800, 1801, 300), [])
+        axes.set_yticks(range(-900, 901, 300), [])
+        axes.grid(True, color=HAIRLINE, linewidth=0.5)
+    else:
+        axes.set(xticks=[], yticks=[])
+    axes.set(
+        xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin), aspect="equal"
+    )
+    axes.tick_params(length=0)
+    axes.set_axisbelow(True)
+
+
+def region_key(figure, world: World, columns: int) -> None:
+    """Which colour is which region, below all else; nothing where there are no regions."""
+    from matplotlib.lines import Line2D
+
+    colours = region_colours(world)
+    if list(colours) == [""]:
+        return
+    dots = [
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="D" if region == ATLANTIS else "o",
+            markersize=5,
+            markeredgewidth=0,
+            color=colour,
+            label=region or "no region",
+        )
+        for region, colour in colours.items()
+    ]
+    figure.legend(
+        handles=dots,
+        loc="outside lower center",
+        ncols=min(columns, len(dots)),
+        frameon=False,
+        fontsize=8,
+        handletextpad=0.1,
+        columnspacing=1.2,
+    )
+
+
+def same_world(world: World, run: RunResult) -> None:
+    """ValueError where a run's cities are not as many as the world's."""
+    if run.predicted.shape[1] != len(world):
+        raise ValueError(f"run {run.name!r} has {run.predicted.shape[1]} cities, the world has {len(world)}")

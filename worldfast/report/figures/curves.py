@@ -1,0 +1,184 @@
+"""Curves: what models learn over training, and at which depth they hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from worldfast.report.colours import INK, TASK_COLOURS, run_styles, tasks_colour, tasks_label
+from worldfast.report.figures.matrices import layered
+from worldfast.report.figures.style import (
+    MUTED,
+    counted,
+    end_labels,
+    heading,
+    need_some,
+    paper,
+    plain_log,
+    quiet,
+    running_mean,
+    styled,
+)  # fmt: skip
+from worldfast.report.figures.tables import LacksRuns, layer_of, named, need, pretrained
+from worldfast.studies import RunResult
+
+
+@styled
+def training(runs: Sequence[RunResult]):
+    """Loss, and R2 of the linear probe (held-out cities, mean of x and y), against rows seen: a line a model.
+
+    Loss is drawn as recorded (pale) and as a running mean over a fortieth of training. ValueError: no runs.
+    """
+    need_some("runs", runs)
+    figure = paper(10, 4.2)
+    left, right = figure.subplots(1, 2)
+    for run, (label, colour, dashes) in zip(runs, run_styles(runs), strict=True):
+        style = {"color": colour, "linestyle": (0, [float(d) / 2 for d in dashes.split()]) if dashes else "-"}
+        left.plot(run.loss_rows, run.loss, color=colour, alpha=0.25, linewidth=0.7)
+        left.plot(run.loss_rows, running_mean(run.loss), linewidth=1.7, label=label, **style)
+        right.plot(run.rows, run.r2.mean(1), linewidth=1.9, label=label, **style)
+    left.set(title="Loss", ylabel="cross entropy, nats a token")
+    losses = np.concatenate([run.loss[np.isfinite(run.loss) & (run.loss > 0)] for run in runs])
+    if len(losses) and losses.max() > 20 * losses.min():
+        left.set_yscale("log")
+    held = [int(run.held_out.sum()) for run in runs]
+    count = f"{min(held):,}" + (f" to {max(held):,}" if max(held) > min(held) else "")
+    right.set(title="What a linear probe reads", ylabel="R², mean of x and y", ylim=(-0.05, 1.02))
+    right.text(
+        0.98,
+        0.09,
+        f"on {count} cities the probe was not fitted on",
+        transform=right.transAxes,
+        ha="right",
+        fontsize=8,
+        color=MUTED,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
+    )
+    for axes in (left, right):
+        counted(axes)
+        quiet(axes)
+    left.legend(frameon=False, loc="upper right")
+    return figure
+
+
+@styled
+def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int | None = None):
+    """Loss, accuracy, error and probe R2 of pretrained models over training: a pale line a run, a strong one a mean.
+
+    curves, validation, probes, runs   the study's tables of these names
+    n_tasks   models of how many tasks
+    layer     that is probed; None: the last but one of the layers
+
+    Loss and R2 are coloured by what a model was trained on, accuracy and error by the task that is asked.
+    Errors are divided by the model's error on the same task at its first checkpoint, since tasks differ in
+    unit. LacksRuns: no pretrained model of so many tasks in one of the tables. ValueError: a missing column.
+    """
+    need(curves, "curves", "run step rows loss")
+    need(validation, "validation", "run step rows task metric value")
+    need(probes, "probes", "run layer step rows r2")
+    layer = layer_of(probes, "probes", layer)
+    group = pretrained(runs, n_tasks).set_index("run")["tasks"]
+    parts = {"curves": curves, "validation": validation, "probes": probes[probes["layer"] == layer]}
+    for name, table in parts.items():
+        parts[name] = table[table["run"].isin(group.index)]
+        if not len(parts[name]):
+            raise LacksRuns(f"table {name!r} holds no pretrained runs on {named(n_tasks)}")
+        parts[name] = parts[name].assign(tasks=parts[name]["run"].map(group))
+    asked = parts["validation"]
+    choice = asked["metric"] == "accuracy"
+    first = asked.sort_values("rows").groupby(["run", "task"])["value"].transform("first")
+    relative = asked.assign(value=asked["value"] / first)
+    panels = [
+        ("Loss", "nats a token", parts["curves"], "loss", "tasks"),
+        (f"Probe R², layer {layer}", "mean of x and y, held-out cities", parts["probes"], "r2", "tasks"),
+        ("Accuracy", "share of answers that are right", asked[choice], "value", "task"),
+        ("Mean absolute error", "first checkpoint = 1", relative[~choice], "value", "task"),
+    ]
+    panels = [panel for panel in panels if len(panel[2])]
+    lines = -(-len(panels) // 2)
+    figure = paper(10, 0.5 + 2.9 * lines)
+    grid = figure.subplots(lines, 2, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (title, unit, table, value, by) in zip(grid, panels):
+        ends = _lines(axes, table, value, by)
+        axes.set_title(title)
+        axes.set_ylabel(unit)
+        if title in ("Loss", "Mean absolute error") and not (table[value] <= 0).any():
+            plain_log(axes, "y")
+        elif title != "Loss":
+            axes.set_ylim(min(-0.03, table[value].min()), 1.03)
+        counted(axes)
+        quiet(axes)
+        end_labels(axes, ends, height=2.3)
+    heading(figure, f"Training on {named(n_tasks)}")
+    return figure
+
+
+def _lines(axes, table, value: str, by: str) -> list[tuple[float, str, str]]:
+    """A pale line a run and task, and their mean at the same numbers of rows; returns the ends of the means."""
+    ends = []
+    for tasks, group in table.groupby(by, sort=False):
+        colour = TASK_COLOURS.get(tasks, INK) if by == "task" else tasks_colour(tasks)
+        mean = group.groupby("rows")[value].mean()
+        for _, run in group.groupby("run"):
+            axes.plot(run["rows"], run[value], color=colour, alpha=0.3, linewidth=0.7)
+        axes.plot(mean.index, mean, color=colour, linewidth=1.8)
+        ends.append((float(mean.iloc[-1]), tasks_label(tasks), colour))
+    axes.margins(x=0)
+    return ends
+
+
+@styled
+def probes_by_layer(probes, runs):
+    """Probe R2 on held-out cities at the last checkpoint: a line a set of tasks, a column a layer, means over seeds.
+
+    probes, runs   the study's tables of these names. LacksRuns: no pretrained run was probed. ValueError: a
+    missing column.
+    """
+    need(probes, "probes", "run layer step r2")
+    group = pretrained(runs).set_index("run")
+    table = probes[probes["run"].isin(group.index)]
+    if not len(table):
+        raise LacksRuns("table 'probes' holds no pretrained runs")
+    table = table[table["step"] == table.groupby("run")["step"].transform("max")]
+    table = table.assign(tasks=table["run"].map(group["tasks"]))
+    sizes = group.drop_duplicates("tasks").set_index("tasks")["n_tasks"]
+    mean = table.pivot_table(index="tasks", columns="layer", values="r2", aggfunc="mean")
+    rows = [tasks for tasks in sizes.index if tasks in mean.index]
+    return layered(mean.loc[rows], sizes.loc[rows], "Probe R² on held-out cities")
+
+
+@styled
+def dimension(table, runs):
+    """How many dimensions representations fill, by layer and number of tasks: mean and standard error over sets.
+
+    table, runs   the study's tables "dimension" and "runs"
+
+    Left the participation ratio, right the TwoNN estimate. Runs that did not learn are left out. LacksRuns:
+    no pretrained run. ValueError: a missing column.
+    """
+    need(table, "dimension", "run layer participation_ratio two_nn")
+    group = pretrained(runs)
+    group = group[group["learned"]].set_index("run")
+    table = table[table["run"].isin(group.index)]
+    if not len(table):
+        raise LacksRuns("table 'dimension' holds no pretrained run that learned")
+    table = table.assign(tasks=table["run"].map(group["tasks"]), n_tasks=table["run"].map(group["n_tasks"]))
+    figure = paper(10, 3.6)
+    columns = (("participation_ratio", "Participation ratio"), ("two_nn", "TwoNN dimension"))
+    for axes, (column, title) in zip(figure.subplots(1, 2), columns):
+        sets = table.groupby(["n_tasks", "layer", "tasks"])[column].mean()
+        found = sets.groupby(["n_tasks", "layer"]).agg(["mean", "sem"])
+        ends = []
+        for i, (size, line) in enumerate(found.groupby("n_tasks")):
+            line = line.droplevel("n_tasks")
+            style = {"color": INK, "alpha": 0.4 + 0.2 * min(i, 3), "marker": "os^D"[i % 4], "markersize": 5}
+            axes.errorbar(line.index, line["mean"], line["sem"].fillna(0), linewidth=1.5, capsize=2, **style)
+            ends.append((float(line["mean"].iloc[-1]), named(size), INK))
+        axes.set(title=title, xlabel="layer", xticks=sorted(table["layer"].unique()))
+        axes.set_ylim(bottom=0)
+        quiet(axes, "y")
+        end_labels(axes, ends, height=2.7)
+    return figure

@@ -1,0 +1,77 @@
+"""The world, and the world as a model has it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldfast.report.colours import region_colours, run_styles
+from worldfast.report.figures.canvas import distance, draw_cities, frame, ratio, region_key, same_world
+from worldfast.report.figures.style import paper, short_count, styled
+from worldfast.studies import RunResult
+from worldfast.worlds.cities.world import World
+
+
+@styled
+def world_map(world: World):
+    """Every city where it is, coloured by region. Returns a Figure."""
+    figure = paper(10, 10 * ratio(world) + 0.95)
+    axes = figure.subplots()
+    draw_cities(axes, world, world.xy, size=4)
+    frame(axes, world)
+    regions = region_colours(world)
+    axes.set_title(
+        f"The world: {len(world):,} cities" + (f" in {len(regions)} regions" if len(regions) > 1 else "")
+    )
+    region_key(figure, world, columns=5)
+    return figure
+
+
+@styled
+def learned_map(world: World, run: RunResult, moments: int = 1):
+    """The world as `run` has it: truth beside the last checkpoint, or a filmstrip of `moments` checkpoints.
+
+    A filmstrip's checkpoints are spaced geometrically from first to last, because a map forms early. Cities
+    are where the probe puts them, those it was fitted on included. ValueError: moments < 1, or a run of
+    another world.
+    """
+    same_world(world, run)
+    if moments < 1:
+        raise ValueError(f"moments must be at least 1, not {moments}")
+    label = run_styles([run])[0][0]
+    if moments == 1:
+        figure = paper(12.4, 6.2 * ratio(world) + 1.05)
+        truth, learned = figure.subplots(1, 2)
+        draw_cities(truth, world, world.xy, size=2.6)
+        truth.set_title(f"The world: {len(world):,} cities")
+        panels = [(learned, len(run.steps) - 1)]
+        columns = 8
+    else:
+        steps = np.unique(np.rint(np.geomspace(1, len(run.steps), moments)).astype(int) - 1)
+        columns = min(3, len(steps))
+        lines = -(-len(steps) // columns)
+        figure = paper(4.2 * columns, (4.2 * ratio(world) + 0.28) * lines + 0.95)
+        grid = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes in grid[len(steps) :]:
+            axes.remove()
+        panels = list(zip(grid, steps))
+        columns = 2 * columns + 1
+    for axes, step in panels:
+        draw_cities(axes, world, run.predicted[step], size=2.6 if moments == 1 else 1.2)
+        read = f"R² {run.r2[step].mean():.2f}"
+        axes.set_title(
+            f"{short_count(run.rows[step])} rows · {read}"
+            if moments > 1
+            else f"As the model knows it: {label}"
+        )
+        if moments == 1:
+            axes.set_xlabel(
+                f"{read}, median error {distance(world, run.error[step])} on {int(run.held_out.sum()):,} "
+                f"held-out cities, after {short_count(run.rows[step])} rows",
+                loc="left",
+            )
+    for axes in figure.axes:
+        frame(axes, world)
+    if moments > 1:
+        figure.suptitle(f"A map forms: {label}", x=0.01, ha="left", fontsize=13)
+    region_key(figure, world, columns)
+    return figure

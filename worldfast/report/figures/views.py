@@ -1,0 +1,90 @@
+"""Inside a model: principal components, and how views of them form over training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldfast.report.colours import run_styles
+from worldfast.report.figures.canvas import draw_cities, frame, region_key, same_world
+from worldfast.report.figures.style import HAIRLINE, heading, paper, short_count, styled
+from worldfast.studies import RunResult
+from worldfast.worlds.cities.world import World
+
+
+@styled
+def pca(world: World, run: RunResult, checkpoint: int = -1):
+    """Three views of the first three principal components at one checkpoint (default: the last), by region.
+
+    ValueError: a run of another world. IndexError: no such checkpoint.
+    """
+    same_world(world, run)
+    if not -len(run.steps) <= checkpoint < len(run.steps):
+        raise IndexError(f"checkpoint {checkpoint} of a run with {len(run.steps)} checkpoints")
+    points = run.components[checkpoint]  # [N, 3]
+    figure = paper(11.4, 4.4)
+    reach = 1.06 * np.abs(points).max() or 1.0
+    last = checkpoint in (-1, len(run.steps) - 1)
+    for axes, (i, j) in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2))):
+        draw_cities(axes, world, points[:, [i, j]], size=2.6)
+        for k, name in ((i, axes.set_xlabel), (j, axes.set_ylabel)):
+            name(f"component {k + 1}" + (f" ({run.explained[k]:.0%})" if last else ""))
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+        axes.spines[:].set_color(HAIRLINE)
+    rows = short_count(run.rows[checkpoint])
+    figure.suptitle(
+        f"Inside the model ({run_styles([run])[0][0]}) after {rows} rows: {len(world):,} cities, "
+        "first three principal components",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+    )
+    region_key(figure, world, columns=8)
+    return figure
+
+
+@styled
+def views_over_training(
+    world: World, run: RunResult, moments: int = 4, azimuth: float = 35.0, elevation: float = 25.0
+):
+    """How views of one model form: principal components, the same turned in space, and where a probe puts the cities.
+
+    moments              checkpoints, spaced geometrically from first to last, because a map forms early
+    azimuth, elevation   of the second view, in degrees: the three components seen from there
+
+    Components are the last checkpoint's. ValueError: moments < 2, a run of another world.
+    """
+    same_world(world, run)
+    if moments < 2:
+        raise ValueError(f"moments must be at least 2, not {moments}")
+    steps = np.unique(np.rint(np.geomspace(1, len(run.steps), moments)).astype(int) - 1)
+    figure = paper(10, 2.5 * 2 + 2.5 * 0.62 + 1.2)
+    heights = [1, 1, 0.62]
+    grid = figure.subplots(3, len(steps), squeeze=False, height_ratios=heights)
+    reach = 1.06 * np.abs(run.components).max() or 1.0
+    for column, step in enumerate(steps):
+        points = run.components[step]  # [N, 3]
+        places = (points[:, :2], turned(points, azimuth, elevation), run.predicted[step])
+        for axes, at in zip(grid[:, column], places):
+            draw_cities(axes, world, at, size=1.4)
+        for axes in grid[:2, column]:
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
+            axes.spines[:].set_color(HAIRLINE)
+        frame(grid[2, column], world)
+        grid[0, column].set_title(f"{short_count(run.rows[step])} rows", fontsize=9.5)
+        grid[2, column].set_title(f"R² {round(run.r2[step].mean(), 2) + 0.0:.2f}", fontsize=9)
+    for axes, name in zip(grid[:, 0], ("components 1 and 2", "1, 2 and 3, turned", "the probe's map")):
+        axes.set_ylabel(name)
+    heading(figure, f"Inside the model ({run_styles([run])[0][0]}) over training")
+    region_key(figure, world, columns=8)
+    return figure
+
+
+def turned(points: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:
+    """float [N, 3] -> [N, 2]: seen from far away at these angles (degrees) about the third axis and above the plane.
+
+    At azimuth 0, elevation 90 it is the first two columns.
+    """
+    a, e = np.radians([azimuth, elevation])
+    right = np.array([np.cos(a), np.sin(a), 0.0])
+    up = np.array([-np.sin(a) * np.sin(e), np.cos(a) * np.sin(e), np.cos(e)])
+    return np.asarray(points) @ np.stack([right, up], axis=1)

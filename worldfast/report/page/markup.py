@@ -1,0 +1,60 @@
+"""Small pieces of HTML and of words that the parts of the page are written with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from worldfast.report.colours import INK
+
+
+def duration(seconds: float) -> str:
+    """171.4 -> "2 min 51 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """A number of things: "1 model", "1,200 models"; `many` where an s does not make it."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def span(values: Sequence[int]) -> str:
+    """[5, 5] -> "5"; [5, 9] -> "5 to 9"."""
+    return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
+
+
+def plain(value: float, form: str) -> str:
+    """The number in a format, with a true minus sign; "–" where there is none."""
+    return format(value, form).replace("-", "\u2212") if np.isfinite(value) else "–"
+
+
+def named(style: tuple[str, str, str]) -> str:
+    """A model's name behind a dot of its colour; `style` as of `run_styles`."""
+    label, colour, _ = style
+    return f"<i style='--c:{'var(--ink)' if colour == INK else colour}'></i>{escape(label)}"
+
+
+def pairs(rows: Mapping[str, str]) -> str:
+    """A table of two columns, from text to text."""
+    body = "".join(
+        f"<tr><th scope=row>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>"
+        for key, value in rows.items()
+    )
+    return f"<table class=pairs><tbody>{body}</tbody></table>"
+
+
+def table(kind: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table whose first column names its rows. Heads and names are HTML, cells are text."""
+    head = "".join(f"<th scope=col{' class=number' if i else ''}>{text}</th>" for i, text in enumerate(heads))
+    body = "".join(
+        f"<tr><th scope=row>{name}</th>"
+        + "".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, cells in rows
+    )
+    return f"<table class={kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

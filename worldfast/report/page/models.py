@@ -1,0 +1,179 @@
+"""Tables of models: how alike those shown are, how well they do, and all runs of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+
+from worldfast.report import figures
+from worldfast.report.colours import INK, TASK_COLOURS, legible, ramp, run_styles
+from worldfast.report.page.markup import duration, named, plain, table
+from worldfast.studies import RunResult, StudyResult
+from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.world import ATLANTIS, World
+
+KINDS = {"pt": "pretrained", "ft": "fine-tuned"}
+
+
+def styles(runs: Sequence[RunResult]) -> list[tuple[str, str, str]]:
+    """`run_styles` of the pretrained runs and of the fine-tuned ones, which say that they are."""
+    by_run = {}
+    for kind in KINDS:
+        members = [i for i, run in enumerate(runs) if run.kind == kind]
+        for i, (label, colour, dashes) in zip(members, run_styles([runs[i] for i in members]), strict=True):
+            tuned = kind == "ft" and label != runs[i].name
+            by_run[i] = (f"{label}, fine-tuned" if tuned else label, colour, dashes)
+    return [by_run[i] for i in range(len(runs))]
+
+
+def cka(matrix: np.ndarray, styles) -> str:
+    """The matrix as a table of coloured cells; without numbers in them where there are many models."""
+    labels = [escape(label) for label, _, _ in styles]
+    lines = []
+    for label, values in zip(labels, matrix, strict=True):
+        cells = [
+            f'<td style="background:{ramp(value)};color:{legible(value)}" '
+            f'title="{label} and {other}: {value:.3f}">{value:.2f}</td>'
+            if np.isfinite(value)
+            else "<td>–</td>"
+            for other, value in zip(labels, values, strict=True)
+        ]
+        lines.append(f"<tr><th scope=row>{label}</th>{''.join(cells)}</tr>")
+    head = "".join(f"<th scope=col>{label}</th>" for label in labels)
+    kind = "cka many" if len(labels) > 10 else "cka"
+    return (
+        f'<table class="{kind}" style="--n:{len(labels)}"><thead><tr><td></td>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def scores(runs: Sequence[RunResult], styles) -> str:
+    """How well each model does its tasks, as a table; nothing where no run was scored."""
+    scored = dict.fromkeys(name for run in runs for name in run.scores)
+    tasks = [name for name in TASKS if name in scored] + [name for name in scored if name not in TASKS]
+    if not tasks:
+        return ""
+
+    def head(name: str) -> str:
+        if name not in TASKS:
+            return escape(name)
+        task = TASKS[name]
+        return f"{name}<br>" + (task.metric if task.answers else f"mean {task.metric}<br>{task.unit}")
+
+    def cell(run: RunResult, name: str) -> str:
+        choice = name in TASKS and TASKS[name].answers
+        return plain(run.scores.get(name, np.nan), ".1%" if choice else ",.1f")
+
+    rows = [
+        (named(style), [cell(run, name) for name in tasks]) for run, style in zip(runs, styles, strict=True)
+    ]
+    return table("runs", ["model", *map(head, tasks)], rows)
+
+
+def few(world: World, runs: Sequence[RunResult], styles) -> str:
+    """What was run and what came of it, a line a model."""
+    columns = {
+        "rows seen": lambda run: f"{run.rows[-1]:,}",
+        "steps": lambda run: f"{run.steps[-1]:,}",
+        "training": lambda run: duration(run.seconds),
+        "rows a second": lambda run: f"{run.rows[-1] / run.seconds:,.0f}" if run.seconds > 0 else "–",
+        "loss at the end": lambda run: (
+            plain(figures.running_mean(run.loss)[-1], ".3f") if len(run.loss) else "–"
+        ),
+        "probe R² x": lambda run: plain(run.r2[-1, 0], ".3f"),
+        "probe R² y": lambda run: plain(run.r2[-1, 1], ".3f"),
+        "median error": lambda run: figures.distance(world, run.error[-1]),
+        "held-out cities": lambda run: f"{run.held_out.sum():,}",
+        "folder": lambda run: run.folder,
+    }
+    rows = [
+        (named(style), [text(run) for text in columns.values()])
+        for run, style in zip(runs, styles, strict=True)
+    ]
+    return table("runs", ["model", *columns], rows)
+
+
+def every(result: StudyResult) -> str:
+    """All runs of the study, a line a run, for table.js to sort and filter; columns that hold nothing are left out."""
+    frame = result.tables["runs"]
+    lines = frame.to_dict("records")
+    films = {run.name: i for i, run in enumerate(result.runs)}
+    found = _found(result)
+
+    def number(name: str, form: str) -> Callable[[dict], tuple[float, str]]:
+        def cell(line: dict) -> tuple[float, str]:
+            value = float(line.get(name, found.get(name, {}).get(line["run"], np.nan)))
+            return value, plain(value, form)
+
+        return cell
+
+    def measure(name: str, write: Callable[[float], str]) -> Callable[[dict], tuple[float, str]]:
+        def cell(line: dict) -> tuple[float, str]:
+            value = float(line.get(name, found.get(name, {}).get(line["run"], np.nan)))
+            return value, write(value) if np.isfinite(value) else "–"
+
+        return cell
+
+    columns = {
+        "seed": number("seed", ".0f"),
+        "width": number("width", ",.0f"),
+        "rows seen": number("rows", ",.0f"),
+        "steps": number("steps", ",.0f"),
+        "training": measure("seconds", duration),
+        "loss": number("loss", ".3f"),
+        "probe R²": number("r2", ".3f"),
+        "median error": measure("median_error", lambda value: figures.distance(result.world, value)),
+        f"{ATLANTIS}, median error": measure("atlantis", lambda value: figures.distance(result.world, value)),
+        "improvement, trained": number("trained", ".2f"),
+        "improvement, transfer": number("transfer", ".2f"),
+    }
+    cells = {name: [cell(line) for line in lines] for name, cell in columns.items()}
+    cells = {name: column for name, column in cells.items() if any(np.isfinite(value) for value, _ in column)}
+    heads = ["run", "kind", "tasks", "outcome", *cells]
+    body = []
+    for at, line in enumerate(lines):
+        name, tasks = str(line["run"]), str(line["tasks"])
+        style = (name, TASK_COLOURS.get(tasks, INK), "")
+        film = f" data-film={films[name]}" if name in films else ""
+        whole = "all seven" if set(tasks.split("+")) == set(TASKS) else tasks.replace("+", " + ")
+        texts = [KINDS.get(line["kind"], str(line["kind"])), whole, _outcome(line)]
+        body.append(
+            f'<tr data-kind="{escape(str(line["kind"]))}" data-tasks="{escape(tasks)}"{film}>'
+            f"<th scope=row>{named(style)}</th>"
+            + "".join(f"<td>{escape(text)}</td>" for text in texts)
+            + "".join(
+                f"<td class=number data-v={value:.8g}>{escape(text)}</td>"
+                if np.isfinite(value)
+                else "<td class=number>–</td>"
+                for value, text in (column[at] for column in cells.values())
+            )
+            + "</tr>"
+        )
+    head = "".join(
+        f"<th scope=col{' class=number' if i > 3 else ''}>{escape(text)}</th>" for i, text in enumerate(heads)
+    )
+    return f"<table class=runs id=every><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _outcome(line: dict) -> str:
+    if line.get("status", "finished") != "finished":
+        return str(line["status"])
+    return "learned" if line.get("learned", True) else "did not learn"
+
+
+def _found(result: StudyResult) -> dict[str, dict[str, float]]:
+    """What the other tables say of a run, by column and run: the last checkpoint at the compared layer."""
+    found: dict[str, dict[str, float]] = {}
+    tables, layer = result.tables, result.cka_layer
+    if (probes := tables.get("probes")) is not None:
+        last = probes[probes.layer == layer].sort_values("step").groupby("run").last()
+        found["r2"], found["median_error"] = last.r2.to_dict(), last.median_error.to_dict()
+    if (places := tables.get("generalisation")) is not None:
+        of_atlantis = places[(places.layer == layer) & (places.group == ATLANTIS)]
+        found["atlantis"] = of_atlantis.groupby("run").error.median().to_dict()
+    if (gains := tables.get("improvement")) is not None:
+        for name, chosen in (("trained", gains.trained), ("transfer", ~gains.trained.astype(bool))):
+            found[name] = gains[chosen.astype(bool)].groupby("run").improvement.mean().to_dict()
+    return found

@@ -1,0 +1,72 @@
+"""How each model was made: specifications by family, what a family shares said once, then what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from worldfast.report.page.markup import count, pairs, table
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+
+
+def flatten(spec: Mapping, prefix: str = "") -> dict[str, str]:
+    """{"world": {"atlantis": 0}} -> {"world.atlantis": "0"}: a nested specification as rows of a table.
+
+    A run that another starts from is said by its name: it has a specification of its own.
+    """
+    rows: dict[str, str] = {}
+    for key, value in spec.items():
+        if not prefix and key == "start" and isinstance(value, Mapping):
+            rows[key] = str(value.get("name") or value.get("folder") or "another run")
+        elif isinstance(value, Mapping) and value:
+            rows |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, (list, tuple)):
+            rows[f"{prefix}{key}"] = _several(value) or "none"
+        else:
+            rows[f"{prefix}{key}"] = "none" if value is None else str(value)
+    return rows
+
+
+def family(spec: Mapping) -> str:
+    """The runs that a run is told of together with: "fine-tuned on two tasks, width 64"."""
+    n = len(spec["tasks"]) if isinstance(spec.get("tasks"), (list, tuple)) else 0
+    tasks = f"{NUMBERS[n] if n < len(NUMBERS) else n} {'task' if n == 1 else 'tasks'}"
+    width = spec["model"].get("hidden") if isinstance(spec.get("model"), Mapping) else None
+    kind = "fine-tuned" if spec.get("start") else "pretrained"
+    return kind + (f" on {tasks}" if n else "") + (f", width {width}" if width else "")
+
+
+def specifications(specs: Mapping[str, Mapping]) -> str:
+    """A folded part a family, in the order in which they come; `specs` by the runs' names."""
+    families: dict[str, dict[str, dict[str, str]]] = {}
+    for name, spec in specs.items():
+        rows = flatten(spec)
+        rows.pop("name", None)  # stands before them
+        families.setdefault(family(spec), {})[name] = rows
+    return "".join(_family(title, members) for title, members in families.items())
+
+
+def _family(title: str, members: dict[str, dict[str, str]]) -> str:
+    members_are = count(len(members), "run") if len(members) > 1 else next(iter(members))
+    summary = escape(f"{title[:1].upper()}{title[1:]}: {members_are}")
+    keys = list(dict.fromkeys(key for rows in members.values() for key in rows))
+    values = {key: {rows.get(key, "–") for rows in members.values()} for key in keys}
+    shared = {key: next(iter(said)) for key, said in values.items() if len(said) == 1}
+    differing = [key for key in keys if key not in shared]
+    body = pairs(shared)
+    if len(members) > 1:
+        rows = [(escape(name), [rows.get(key, "–") for key in differing]) for name, rows in members.items()]
+        each = table("'runs spec'", ["run", *map(escape, differing)], rows)
+        body += f"<p class=caption>What differs between them:</p><div class=scroll>{each}</div>"
+    return f"<details><summary>{summary}</summary>{body}</details>"
+
+
+def _several(values: list | tuple) -> str:
+    """A list in one line; parts of a mixture by what they say."""
+    return ", ".join(
+        " ".join(f"{key}={part}" for key, part in value.items() if part not in (None, "", 0))
+        if isinstance(value, Mapping)
+        else str(value)
+        for value in values
+    )

@@ -1,0 +1,190 @@
+"""One self-contained HTML page a study, to be read in any browser, sent by mail, or put on a stage.
+
+The page loads nothing: its style, its script, its figures and its data stand inside it, and its content security
+policy forbids the rest. The same page serves three models and five hundred: the films are of the runs of the
+result, the table of runs and the figures are of all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from worldfast import files
+from worldfast.report.colours import CKA_STOPS
+from worldfast.report.figures import learned_map, save, views_over_training
+from worldfast.report.page import comparison, films, gallery, models, provenance
+from worldfast.report.page.markup import count, duration, pairs, span
+from worldfast.studies import StudyResult
+from worldfast.worlds.cities.figures import draw_study
+from worldfast.worlds.cities.world import ATLANTIS
+
+PAGE = Path(__file__).with_name("page")
+SCRIPTS = ("state", "atlantis", "map", "space", "curves", "table", "start")  # in this order, in one scope
+PAGE_BYTES = 14_500_000  # what a page should stay below
+FILM_BYTES = 1_230_000  # of a model's film, as text; models with a short one leave the others theirs
+ALL_FILMS_BYTES = 6_000_000
+
+
+def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None = None) -> Path:
+    """Write the page of `result` to `path`, whole or not at all; its folder is made. Returns the path.
+
+    film_bytes   for all films together, as text; None: 1.23 MB a model, at most 6 MB, and what the figures
+                 leave of 14.5 MB
+
+    Where the films would take more, every second checkpoint is left out of them, and again, until they fit;
+    the page then says how many it shows, and its curves keep all. Figures are never left out or made smaller.
+
+    Errors: ValueError for a figure that is neither PNG nor SVG; those of the file system (IsADirectoryError:
+    `path` is a folder; FileExistsError: its folder is a file).
+    """
+    path = Path(path)
+    text = page(result, film_bytes)
+    files.folder(path.parent, "path")
+    return files.write_whole(path, text.encode())
+
+
+def publish(result: StudyResult, folder: str | os.PathLike) -> Path:
+    """Draws every figure of a study into `folder`/figures, PNG and SVG, and writes `folder`/report.html with them.
+
+    Returns the page's path. Errors as for `write`.
+    """
+    folder = files.folder(folder, "folder")
+    origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
+    drawn = []
+    for name, figure, caption in draw_study(_canon(result.tables), result.world, result.cka_layer):
+        images = tuple(path.read_bytes() for path in save(figure, folder / "figures", name, origin))
+        drawn.append((name, images, caption))
+    for run in result.runs:
+        save(learned_map(result.world, run, moments=6), folder / "figures", f"map-{run.name}", origin)
+        save(views_over_training(result.world, run), folder / "figures", f"views-{run.name}", origin)
+    return write(replace(result, figures=drawn), folder / "report.html")
+
+
+def _canon(tables):
+    """The tables without the study's extensions, which its averages leave out."""
+    if "runs" not in tables:
+        return tables
+    names = tables["runs"][tables["runs"].canon].run
+    kept = {}
+    for name, table in tables.items():
+        for column in ("run", "other") if name in ("cka", "procrustes", "alignment") else ("run",):
+            table = table[table[column].isin(names)] if column in table else table
+        kept[name] = table
+    return kept
+
+
+def page(result: StudyResult, film_bytes: int | None = None) -> str:
+    """The page as text: page/page.html with its places filled."""
+    styles = models.styles(result.runs)
+    markup = _markup(result, styles)
+    if film_bytes is None:
+        left = PAGE_BYTES - sum(map(len, markup.values()))
+        film_bytes = max(0, min(FILM_BYTES * len(result.runs), ALL_FILMS_BYTES, left))
+    data = films.data(result.world, result.runs, styles, film_bytes)
+    places = {name: escape(text) for name, text in _texts(result, data).items()} | markup
+    places["data"] = films.as_json(data)
+    template = (PAGE / "page.html").read_text()
+    return re.sub(
+        r"\{\{(\w+)\}\}", lambda place: places[place[1]], template
+    )  # once: filled text is not read again
+
+
+def _texts(result: StudyResult, data: dict) -> dict[str, str]:
+    """The places that are words."""
+    world, runs = result.world, result.runs
+    held = [int(run.held_out.sum()) for run in runs]
+    checkpoints = span([len(run.steps) for run in runs])
+    shown = span([len(run["rows"]) for run in data["runs"]])
+    everything = len(result.tables["runs"]) if "runs" in result.tables else len(runs)
+    byline = [
+        count(everything, "model"),
+        count(len(world), "city", "cities"),
+        f"{checkpoints} checkpoints each",
+        duration(result.seconds),
+        result.date,
+    ]
+    between = result.cka[~np.eye(len(runs), dtype=bool) & np.isfinite(result.cka)]
+    return {
+        "title": f"{result.name}: the map inside the model (worldfast)",
+        "name": result.name,
+        "version": result.version,
+        "commit": result.commit or "commit unknown",
+        "date": result.date,
+        "byline": " · ".join(part.replace(" ", "\u00a0") for part in byline),
+        "example": world.name[data["landmarks"][0] if data["landmarks"] else 0],
+        "cities": f"{len(world):,}",
+        "fitted": span([len(world) - n for n in held]),
+        "held": span(held),
+        "thinned": f"The slider shows {shown} of the {checkpoints} checkpoints."
+        if shown != checkpoints
+        else "",
+        "selected": f"Shown are {len(runs)} of the study’s {everything} models; the table of all runs is below."
+        if everything > len(runs)
+        else "",
+        "layer": str(result.cka_layer),
+        "alike": f"from {between.min():.2f} to {between.max():.2f}" if len(between) else "–",
+        "test_rows": f"{result.test_rows:,}",
+        "command": result.command,
+    }
+
+
+def _markup(result: StudyResult, styles) -> dict[str, str]:
+    """The places that are HTML, but for the data."""
+    runs = result.runs
+    scores = models.scores(runs, styles)
+    drawn = gallery.figures(result.figures)
+    compared = comparison.table(result.published)
+    listed = "runs" in result.tables
+    present = {
+        "know": bool(scores) or "know" in drawn,
+        "alike": len(runs) > 1 or "alike" in drawn,
+        "tuning": "tuning" in drawn,
+        "tasks": "tasks" in drawn,
+        "published": bool(compared),
+    }
+    specs = result.specs or {run.name: run.spec for run in runs}
+    return {
+        "style": (PAGE / "style.css").read_text(),
+        "findings": "".join(f"<li>{escape(finding)}</li>" for finding in result.findings),
+        "contents": _contents(present) if result.figures or compared else "",
+        "no_pairs": "" if len(runs) > 1 else "hidden",
+        "cka": models.cka(result.cka, styles),
+        "cka_stops": ",".join(CKA_STOPS),
+        "no_scores": "" if scores else "hidden",
+        "scores": scores,
+        **{f"{key}_figures": drawn.get(key, "") for key in gallery.GROUPS},
+        **{f"{key}_title": heading for key, heading in gallery.GROUPS.items()},
+        **{f"no_{key}": "" if there else "hidden" for key, there in present.items()},
+        "compared": compared,
+        "no_atlantis": "" if ATLANTIS in result.world.region else "hidden",
+        "runs": models.every(result) if listed else models.few(result.world, runs, styles),
+        "specs": provenance.specifications(specs),
+        "machine": pairs({**result.machine, "whole study": duration(result.seconds), **_origin(result)}),
+        "script": "\n".join((PAGE / f"{part}.js").read_text() for part in SCRIPTS),
+    }
+
+
+def _origin(result: StudyResult) -> dict[str, str]:
+    return {"worldfast": f"{result.version}, commit {result.commit or 'unknown'}", "date": result.date}
+
+
+def _contents(present: dict[str, bool]) -> str:
+    """Links to the sections that the page has."""
+    sections = {
+        "explore": "Maps",
+        **gallery.GROUPS,
+        "published": "Beside the published numbers",
+        "run": "What was run",
+    }
+    links = [
+        f"<a href='#{key}'>{escape(heading)}</a>"
+        for key, heading in sections.items()
+        if present.get(key, True)
+    ]
+    return f"<nav class='wide contents' aria-label='Sections'>{''.join(links)}</nav>"

@@ -1,0 +1,157 @@
+"""What a study found: the arrays and tables that figures and the page are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import nan
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.worlds.cities.world import World
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["Comparison", "RunResult", "StudyResult"]
+
+
+def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
+    """Raise ValueError for the first array that does not have its shape; -1 stands for any length."""
+    for name, (array, shape) in arrays.items():
+        came = np.shape(array)
+        if len(came) != len(shape) or any(want not in (-1, have) for have, want in zip(came, shape)):
+            wanted = ", ".join("any" if want == -1 else str(want) for want in shape)
+            raise ValueError(f"{owner}: {name} has shape {came}, expected ({wanted})")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One trained model and what was read out of it at S checkpoints, for N cities.
+
+    ValueError: shapes that do not agree, no checkpoint, a predicted place or a component that is not finite.
+    `loss`, `r2` and `error` may hold NaN: a run that failed is a finding.
+    """
+
+    name: str
+    tasks: tuple[str, ...]
+    spec: dict
+    folder: str
+    seconds: float  # training time
+    loss_rows: np.ndarray  # int64 [K], rows seen
+    loss: np.ndarray  # float64 [K]
+    steps: np.ndarray  # int64 [S], optimizer steps at each checkpoint
+    rows: np.ndarray  # int64 [S], rows seen at each checkpoint
+    r2: np.ndarray  # float64 [S, 2], held-out R2 of the linear probe for x and y
+    error: np.ndarray  # float64 [S], median held-out distance error, 0.1 degree
+    predicted: np.ndarray  # float32 [S, N, 2], every city where the probe places it, 0.1 degree
+    held_out: np.ndarray  # bool [N], cities that the probe was not fitted on
+    components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
+    explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
+    scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
+    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probes of x and y, and what is left
+
+    @property
+    def kind(self) -> str:
+        """ "ft" where the run started from another's weights, else "pt"."""
+        return "ft" if self.spec.get("start") else "pt"
+
+    def __post_init__(self):
+        count, cities = len(self.steps), len(self.held_out)
+        if count == 0:
+            raise ValueError(f"run {self.name!r}: steps is empty, expected at least one checkpoint")
+        _shapes(
+            f"run {self.name!r}",
+            {
+                "loss": (self.loss, np.shape(self.loss_rows)),
+                "loss_rows": (self.loss_rows, (-1,)),
+                "steps": (self.steps, (-1,)),
+                "rows": (self.rows, (count,)),
+                "r2": (self.r2, (count, 2)),
+                "error": (self.error, (count,)),
+                "predicted": (self.predicted, (count, cities, 2)),
+                "held_out": (self.held_out, (-1,)),
+                "components": (self.components, (count, cities, 3)),
+                "explained": (self.explained, (3,)),
+                **({} if self.mixed is None else {"mixed": (self.mixed, (count, cities, 3))}),
+            },
+        )
+        for name in ("predicted", "components", "mixed"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(values).all():
+                raise ValueError(f"run {self.name!r}: {name} holds values that are not finite")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One of our numbers beside the published one.
+
+    what, unit        that is compared, in words; the unit of both numbers, "" for a pure number
+    ours              NaN: not measured
+    ours_error        standard error; NaN: not known, as where there is one run
+    ours_n, counted   how many values ours is the mean of, and what they are: "model", "pair of models"
+    published         NaN: never published
+    published_error   standard error; NaN: not given. A standard deviation is none: it belongs in `note`
+    source            of the published number: paper, figure
+    note              what must be known to compare them, as that the published number was corrected
+    """
+
+    what: str
+    ours: float
+    ours_error: float
+    ours_n: int
+    unit: str
+    published: float
+    published_error: float
+    source: str
+    note: str = ""
+    counted: str = ""
+
+    @property
+    def difference(self) -> float:
+        """Ours minus published."""
+        return self.ours - self.published
+
+    @property
+    def difference_error(self) -> float:
+        """Its standard error, of two independent numbers; NaN where one of the two is not known."""
+        known = np.isfinite([self.difference, self.ours_error, self.published_error]).all()
+        return float(np.hypot(self.ours_error, self.published_error)) if known else nan
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """M runs over one world of N cities, compared with each other.
+
+    Where a study has more runs than one can look at, `runs` are a selection of them, and the tables hold all.
+    Each figure is a name, its file (PNG or SVG, or several of one figure, of which the page takes the smallest),
+    and a sentence on what it shows.
+
+    ValueError: no run, a run whose cities are not the world's, a `cka` that is not [M, M].
+    """
+
+    name: str
+    world: World
+    runs: list[RunResult]
+    cka: np.ndarray  # float64 [M, M], linear CKA of the runs' activations at the last checkpoint
+    cka_layer: int
+    test_rows: int  # rows of each of its tasks that a model was scored on
+    findings: list[str]  # plain sentences, the main one first
+    machine: dict[str, str]
+    seconds: float
+    command: str
+    version: str
+    commit: str
+    date: str
+    tables: dict[str, DataFrame] = field(default_factory=dict)  # of every run: "runs", "probes", ...
+    figures: Sequence[tuple[str, bytes | tuple[bytes, ...], str]] = ()
+    published: Sequence[Comparison] = ()
+    specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {}: those of `runs`
+
+    def __post_init__(self):
+        if not self.runs:
+            raise ValueError(f"study {self.name!r}: runs is empty, expected at least one run")
+        for run in self.runs:
+            _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
+        _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})

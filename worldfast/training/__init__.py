@@ -1,0 +1,12 @@
+"""Training: runs in lockstep, in their folders, on one machine or a cluster."""
+
+from worldfast.training.export import export_huggingface
+from worldfast.training.folder import load, opened
+from worldfast.training.train import train
+
+__all__ = [
+    "export_huggingface",
+    "load",
+    "opened",
+    "train",
+]

@@ -1,0 +1,374 @@
+"""A study's jobs on a Ray cluster: ensembles packed onto its GPUs, or onto its cores where it has none.
+
+The shared folder is the truth: Ray is told what to do, never asked what is done. A worker that dies, a node
+that goes, or the end of the call itself loses the work since the last checkpoint, and no more. Workers get
+specs and paths. How to start a cluster: docs/cluster.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from worldfast import files
+from worldfast.errors import unknown_name
+from worldfast.run import Run
+from worldfast.training import start
+from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive
+from worldfast.training.memory import USED, available, limit_of, plan, text
+from worldfast.training.packing import pack, work
+from worldfast.training.train import train
+
+__all__ = ["Places", "connected", "run_jobs", "survey", "train_on_cluster", "training_jobs"]
+
+DEVICES = ("auto", "cuda", "cpu")
+# of a place on a CPU, at most: more ensembles at a time serve more cores better than more threads do
+CORES = 4
+NAME = 100  # characters of a run's name in that of a job, at most: it is a file's too
+INSTALL = "Ray is not installed: pip install 'worldfast[ray]', on each node of the cluster too"
+
+
+class Places(NamedTuple):
+    """Where a cluster can train: so many places, each for one ensemble at a time.
+
+    device   "cuda": a place is a GPU; "cpu": it is some cores
+    count    how many places
+    memory   bytes that an ensemble may take in the smallest of them
+    cpus     cores that a place has
+    """
+
+    device: str
+    count: int
+    memory: int
+    cpus: int
+
+    def text(self) -> str:
+        """In words."""
+        kind = "GPUs" if self.device == "cuda" else "places on CPUs"
+        return f"{kind}: {self.count}, each with {text(self.memory)}, cores: {self.cpus}"
+
+
+# ---- what the engine calls ----
+
+
+def train_on_cluster(
+    runs: Iterable[Run],
+    out: str | os.PathLike = "runs",
+    *,
+    address: str = "auto",
+    device: str = "auto",
+    memory: int | str | None = None,
+    retries: int = 3,
+    patience: float = 600.0,
+    progress=True,
+) -> Outcome:
+    """Trains runs on a Ray cluster as `wf.train` does in this process; returns what became of the ensembles.
+
+    out       a folder that all nodes have under one path
+    device    "cuda" or "cpu": where; "auto": GPUs if the cluster has any, which is said
+    memory    that an ensemble may take: bytes, or a text such as "40GiB"; None: most of what the cluster's
+              smallest place has
+    the rest  as for `run_jobs`
+
+    On CPUs of one kind the weights are those of `wf.train`, bit for bit; on GPUs sums have another order where
+    ensembles differ.
+    """
+    with connected(address):
+        places = survey(device=device, memory=memory)
+        jobs = training_jobs(runs, out, places)
+        if progress:
+            _say(f"{len(jobs)} ensembles to train, for {places.text()}")
+        return run_jobs(jobs, out, retries=retries, patience=patience, progress=progress)
+
+
+def run_jobs(
+    jobs: Iterable[Job],
+    out: str | os.PathLike,
+    *,
+    address: str = "auto",
+    retries: int = 3,
+    patience: float = 600.0,
+    progress=True,
+) -> Outcome:
+    """Carries out jobs on a Ray cluster, each when what it needs is done, and returns what became of them.
+
+    jobs      any Job; arguments with paths that are the same on all nodes
+    out       the folder below which they leave their files, shared by all nodes
+    address   the cluster's: "auto": the one that runs here, or that RAY_ADDRESS names; "local": starts one on
+              this machine, for as long as the call lasts. An existing connection is used as it is
+    retries   how often a job is tried again whose worker died; a node that went does not count
+    patience  seconds that a job waits for what another process holds, or for a node that can hold it
+    progress  True: what happens, on standard error
+
+    What is done is left alone. A job that raises an error is kept in `<out>/failed/<id>.json` and what needs
+    it is marked there too; all others go on, and the call returns. Calling again tries them again. Ctrl-C has
+    what is in hand save itself, then raises KeyboardInterrupt. ModuleNotFoundError where Ray is not installed,
+    ConnectionError where there is no cluster, ValueError where jobs do not fit each other.
+    """
+    out = files.folder(out, "out").absolute()
+    with connected(address) as ray, _mark(out) as mark:
+        pool = _RayPool(ray, mark)
+        say = _say if progress else lambda line: None
+        return drive(jobs, out, pool, retries=retries, patience=patience, say=say)
+
+
+def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -> list[Job]:
+    """The jobs that train those of the runs that are not done: one for each ensemble, packed for the places.
+
+    A run may start from another of them, or from one that is done below `out`. What raises an error is what
+    makes `wf.train` raise before anything starts: FileNotFoundError, ValueError and MemoryError.
+    """
+    out = Path(out).absolute()
+    runs = list(runs)
+    left = [run for run in runs if not ended((run,), out)]
+    for run in left:
+        if not _stuck(run, out):
+            start.require(run, out, {other.id for other in left})
+    jobs: list[Job] = []
+    of_run: dict[str, str] = {}
+    for part in pack(left, places.count, places.memory, places.device, places.cpus):
+        digest = hashlib.sha256(" ".join(run.id for run in part).encode()).hexdigest()[:8]
+        more = f"-and-{len(part) - 1}-more" if len(part) > 1 else ""
+        name = f"train-{part[0].name[:NAME]}{more}-{digest}"
+        needs = {
+            of_run[run.start.id] for run in part if isinstance(run.start, Run) and run.start.id in of_run
+        }
+        of_run.update({run.id: name for run in part})
+        on_gpu = places.device == "cuda"
+        memory = None
+        if not on_gpu:
+            need = plan(part, places.memory, places.device, places.cpus).need
+            memory = min(places.memory, need.member * len(part) + need.shared)
+        job = Job(
+            id=name,
+            function=train_ensemble,
+            arguments=(tuple(part), out, places.device, places.cpus, memory),
+            done=ended,
+            needs=tuple(sorted(needs)),
+            about=tuple(run.folder_name for run in part),
+            cpus=places.cpus,
+            gpus=1 if on_gpu else 0,
+            memory=memory or 0,
+            cost=work(part),
+        )
+        jobs.append(job)
+    return jobs
+
+
+def train_ensemble(runs: Sequence[Run], out: Path, device: str, threads: int, memory: int | None) -> None:
+    """Trains those of the runs that can begin; what starts from a run that diverged cannot."""
+    begin = [run for run in runs if not _stuck(run, out)]
+    train(begin, out, device=device, threads=threads, memory=memory, progress=False)
+
+
+def ended(runs: Sequence[Run], out: Path, *_) -> bool:
+    """Whether there is nothing left to train: each run has ended, or starts from one that diverged."""
+    return all(start.outcome(out / run.folder_name) or _stuck(run, out) for run in runs)
+
+
+def _stuck(run: Run, out: Path) -> bool:
+    """Whether a run cannot begin, since what it starts from diverged, or cannot begin either."""
+    base = run.start
+    if not isinstance(base, Run):
+        return False
+    ending = start.outcome(out / base.folder_name)
+    return ending["status"] != "finished" if ending else _stuck(base, out)
+
+
+# ---- the cluster ----
+
+
+@contextmanager
+def connected(address: str = "auto") -> Iterator:
+    """Ray, connected to the cluster; a connection that is there already is used, and left."""
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(INSTALL, name="ray") from None
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"address: no Ray cluster at {address!r}. Start one with `ray start --head` (docs/cluster.md), or "
+            f"name one, or say 'local'. {error}"
+        ) from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def survey(*, address: str = "auto", device: str = "auto", memory: int | str | None = None) -> Places:
+    """Where the cluster can train: its GPUs, or its cores, CORES at most together.
+
+    device   "cuda" or "cpu"; "auto": GPUs if there is any
+    memory   of a place: bytes or a text; None: most of the smallest one's. Of GPUs one is asked how much it has
+             free, once it is
+
+    ValueError for another device; RuntimeError where no node has a GPU or a core.
+    """
+    if device not in DEVICES:
+        raise unknown_name("device", device, DEVICES)
+    with connected(address) as ray:
+        nodes = _nodes(ray)
+        with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
+        if with_gpus and device != "cpu":
+            count = sum(int(node["GPU"]) for node in with_gpus)
+            cpus = min(max(1, int(node.get("CPU", 0) // node["GPU"])) for node in with_gpus)
+            return Places("cuda", count, limit_of(memory, "cuda") if memory else _gpu_memory(ray), cpus)
+        cores = [(int(node["CPU"]), node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
+        if device == "cuda" or not cores:
+            lacking = "GPU" if device == "cuda" else "GPU or core"
+            raise RuntimeError(
+                f"device: no node of the cluster has a {lacking} now (`ray status` shows them)"
+            )
+        cpus = min(CORES, *(count for count, _ in cores))
+        limit = (
+            limit_of(memory, "cpu") if memory else int(min(USED * size / (n // cpus) for n, size in cores))
+        )
+        return Places("cpu", sum(count // cpus for count, _ in cores), limit, cpus)
+
+
+def _nodes(ray) -> list[dict[str, float]]:
+    """What each node that is there has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _gpu_memory(ray) -> int:
+    """Bytes that an ensemble may take of one of the cluster's GPUs."""
+    return int(USED * ray.get(ray.remote(available).options(num_gpus=1, num_cpus=0).remote("cuda")))
+
+
+class _RayPool:
+    """A Ray cluster as a pool; a task for each try. Ray itself tries nothing again."""
+
+    def __init__(self, ray, mark: Path):
+        self.ray, self.mark = ray, mark
+        self.tasks: dict = {}  # reference -> id of the job
+        self.remote = ray.remote(_carry_out)
+
+    def submit(self, job: Job, needs: Sequence[Job]) -> None:
+        takes = {"num_cpus": job.cpus, "num_gpus": job.gpus}
+        if job.memory:
+            takes["memory"] = job.memory
+        task = self.remote.options(name=job.id, max_retries=0, **takes)
+        self.tasks[task.remote(job, list(needs), self.mark, _version())] = job.id
+
+    def endings(self, seconds: float) -> list[tuple[str, Ending]]:
+        if not self.tasks:
+            time.sleep(seconds)
+            return []
+        self.ray.wait(list(self.tasks), num_returns=1, timeout=seconds)
+        ready, _ = self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
+        return [(self.tasks.pop(task), self._ending(task)) for task in ready]
+
+    def _ending(self, task) -> Ending:
+        wrong = self.ray.exceptions
+        try:
+            return self.ray.get(task)
+        except wrong.TaskCancelledError:
+            return Ending("stopped")
+        except wrong.NodeDiedError as error:
+            return Ending("lost", f"its node went: {_sentence(error)}")
+        except (
+            wrong.RayTaskError,
+            wrong.RuntimeEnvSetupError,
+        ) as error:  # before a job's function was called
+            return Ending("raised", _line(error.cause if hasattr(error, "cause") else error), str(error))
+        except wrong.RayError as error:
+            return Ending("died", f"its worker died: {_sentence(error)}")
+
+    def homeless(self, jobs: Sequence[Job]) -> Collection[str]:
+        nodes = _nodes(self.ray)
+        found = []
+        for job in jobs:
+            takes = {"CPU": job.cpus, "GPU": job.gpus, "memory": job.memory}
+            if not any(all(node.get(name, 0) >= most for name, most in takes.items()) for node in nodes):
+                found.append(job.id)
+        return found
+
+    def stop(self) -> None:
+        for task in list(self.tasks):
+            self.ray.cancel(task)  # Ctrl-C in the worker: training saves and ends
+
+    def text(self) -> str:
+        nodes = _nodes(self.ray)
+        parts = [(len(nodes), "node")]
+        parts += [(int(sum(node.get(name, 0) for node in nodes)), name) for name in ("CPU", "GPU")]
+        return ", ".join(f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in parts)
+
+
+# ---- in a worker ----
+
+
+def _carry_out(job: Job, needs: Sequence[Job], mark: Path, version: tuple[str, str]) -> Ending:
+    where = platform.node()
+    try:
+        if _version() != version:
+            ours, theirs = (" ".join(part).strip() for part in (version, _version()))
+            raise RuntimeError(
+                f"node {where} has worldfast {theirs}, the call {ours}: install the same there"
+            )
+        if not mark.exists():
+            raise FileNotFoundError(
+                f"node {where} does not see {mark}: `out` must be a folder that all nodes share, under one path"
+            )
+        _await(needs)
+        job.function(*job.arguments)
+    except BlockingIOError as error:
+        return Ending("held", _line(error), traceback.format_exc(), where)
+    except Exception as error:
+        return Ending("raised", _line(error), traceback.format_exc(), where)
+    return Ending("returned", where=where)
+
+
+def _await(needs: Sequence[Job]) -> None:
+    """Returns when what a job needs is seen on this node too: a network file system may lag behind."""
+    until = time.monotonic() + SEEN
+    while missing := [need.id for need in needs if not need.is_done()]:
+        if time.monotonic() > until:
+            raise FileNotFoundError(f"{', '.join(missing)}: done, but not seen from here after {SEEN:.0f} s")
+        time.sleep(1)
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line."""
+    message = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {message}"
+
+
+def _sentence(error: BaseException) -> str:
+    """The first one of what Ray says; advice follows it."""
+    return _line(error).partition(". ")[0]
+
+
+def _version() -> tuple[str, str]:
+    """Of the package, and its commit; "" outside a checkout."""
+    origin = files.origin("cpu")
+    return origin["worldfast"], origin["commit"]
+
+
+@contextmanager
+def _mark(out: Path) -> Iterator[Path]:
+    """A file by which a worker knows that its `out` is this one."""
+    path = out / f".driver-{platform.node()}-{os.getpid()}"
+    files.write_whole(path, b"")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,222 @@
+"""A run in an ensemble: where it stands, and its files.
+
+<out>/<name>-<id>/spec.json        what it is: the run, its origin, its checkpoint steps, what is captured
+                  metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate;
+                                   at checkpoints, where the run asks for validation, a line with validation/<task>
+                                   (mean absolute error or accuracy) and unparsable/<task> in place of loss
+                  lock             held while a process trains it: which one
+                  checkpoint/  activations/
+                  done             written last: how it ended
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from worldfast import files
+from worldfast.reading import Writer
+from worldfast.reading.activations import segment_path
+from worldfast.run import Run
+from worldfast.training import checkpoint, metrics, start
+from worldfast.training.step import Lockstep, Tally
+from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.prompts import Prompt
+
+__all__ = ["Member"]
+
+METRIC_LINES = 200  # a run
+
+
+class Member:
+    """The run of one member of a lockstep, in its folder."""
+
+    def __init__(self, lockstep: Lockstep, index: int, folder: Path, run: Run, writer: Writer):
+        self.lockstep, self.index, self.run, self.folder, self.writer = lockstep, index, run, folder, writer
+        self.origin = files.origin(str(lockstep.ensemble.device))
+        self.layers = run.capture.of(run.model.layers)
+        self.cities = np.flatnonzero(run.captured_cities()).astype(np.int32)  # [n]
+        vocabulary = lockstep.streams[index].vocabulary
+        self.prompt = Prompt.of_task(vocabulary, run.capture.task or run.tasks[0], self.cities)
+        self.scored = -1  # the step of the latest validation line
+        self.step = 0  # taken, as far as is known: where it diverged, up to then
+        self.diverged = False
+        self.seconds, self.clock = 0.0, time.perf_counter()
+        self.lines = metrics.Lines(folder / "metrics.jsonl")
+        self.log: metrics.Log = lambda line: None  # where lines go besides
+
+    @property
+    def ended(self) -> bool:
+        return self.diverged or self.step == self.run.steps
+
+    @property
+    def due(self) -> bool:
+        """Whether a checkpoint is made here."""
+        return not self.diverged and self.step in self.run.checkpoint_steps
+
+    @property
+    def rows(self) -> int:
+        """Rows seen."""
+        return self.run.rows_at(self.step)[0]
+
+    def latest_loss(self) -> float:
+        """Mean since the line of metrics before, or that line's."""
+        tally = self.lockstep.read(self.index)
+        return tally.loss / tally.steps if tally.steps else self.loss
+
+    # ---- beginning and going on ----
+
+    def begin(self) -> bool:
+        """Restores the newest checkpoint, or begins. True where this step's checkpoint is still to be
+        made.
+        """
+        files.remove_partial(self.folder)
+        for part in ("checkpoint", "activations"):
+            files.folder(self.folder / part, "out")
+        self._write_spec()
+        found = checkpoint.newest(self.folder / "checkpoint", self.run.id)
+        self.loss = float("nan")
+        if found is None:
+            ensemble = self.lockstep.ensemble
+            if self.run.start is None:
+                ensemble.initialise(self.index, self.run.seed)
+            else:
+                ensemble.parameters[self.index] = start.weights(self.run, self.folder.parent)
+            self.lines.cut(0)
+            return True
+        for name, target in self.lockstep.tensors(self.index).items():
+            came = found.tensors[name].shape
+            if came != target.shape:
+                raise ValueError(
+                    f"{self.folder}: checkpoint {name} has shape {list(came)}, expected {list(target.shape)}"
+                )
+            target.copy_(found.tensors[name])
+        self.step, pending = found.step, found.state["pending"]
+        checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
+        self.lockstep.resume(self.index, Tally(found.step, pending["loss"], pending["steps"], False))
+        self.seconds = found.state["seconds"]
+        self.lines.cut(found.state["metrics"])
+        self.scored = self.step
+        captured = self.step not in self.run.checkpoint_steps or segment_path(self.folder, self.step).exists()
+        return not captured and bool(self.layers)
+
+    def _write_spec(self):
+        captured = {
+            "layers": list(self.layers),
+            "dtype": self.run.capture.dtype,
+            "prompt": self.prompt.text,
+            "token_positions": list(self.prompt.positions),
+            "cities": len(self.cities),
+        }
+        world = self.run.world.build()
+        content = {
+            "id": self.run.id,
+            "run": self.run.to_json(),
+            "world_sha256": files.digest(world.xy, world.city_id),
+            "steps": self.run.steps,
+            "checkpoint_steps": list(self.run.checkpoint_steps),
+            "captured": captured,
+            "origin": self.origin,
+        }
+        path = self.folder / "spec.json"
+        if path.exists():
+            before = json.loads(path.read_text())
+            for name in ("id", "world_sha256"):
+                if before.get(name) != content[name]:
+                    raise ValueError(
+                        f"{path}: {name} is {before.get(name)}, but that of this run is {content[name]}"
+                    )
+        else:
+            files.write_whole(path, json.dumps(content, indent=1).encode())
+
+    # ---- steps ----
+
+    def advance(self) -> None:
+        """Counts a step that was asked for. What it gave is looked at when a line of metrics or a checkpoint
+        is due.
+        """
+        self.step += 1
+        line_due = self.step % max(1, self.run.steps // METRIC_LINES) == 0 or self.step == self.run.steps
+        if not (line_due or self.due):
+            return
+        tally = self.look()
+        if line_due and not self.diverged:
+            self.loss = tally.loss / tally.steps
+            self._report(self.step, loss=self.loss)
+            self.lockstep.clear(self.index)
+
+    def look(self) -> Tally:
+        """What the steps gave. Where the member has diverged, it goes back to where that was, and says so."""
+        tally = self.lockstep.read(self.index)
+        if tally.diverged and not self.diverged:
+            self.step, self.diverged = tally.step, True
+            self._report(self.step + 1, loss=None, diverged=True)
+        return tally
+
+    def _report(self, step: int, **what) -> None:
+        """Writes a line of metrics and sends it to the log."""
+        line = {"step": step, "rows": self.rows, **what, "seconds": round(self._tick(), 3)}
+        line["learning_rate"] = self.run.learning_rate_at(max(step - 1, 0))
+        self.lines.append(line)
+        self.log(line)
+
+    def _tick(self) -> float:
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+        return self.seconds
+
+    # ---- checkpoints ----
+
+    def capture(self) -> None:
+        """Hands the activations of this step to the writer."""
+        if not self.layers:
+            return
+        states = self.prompt.read(self.lockstep.ensemble, self.index, self.layers)
+        about = {
+            "run": self.run.id,
+            "spec": json.dumps(self.run.to_json()),
+            "origin": json.dumps(self.origin),
+            "prompt": self.prompt.text,
+            "token_positions": self.prompt.positions,
+            "dtype": self.run.capture.dtype,
+        }
+        self.writer.put(self.folder, self.step, states, self.cities, about)
+
+    def validate(self) -> None:
+        """Scores answers to the run's validation rows; a line of metrics says how well."""
+        if not self.run.validation or self.scored == self.step:
+            return
+        found = {}
+        for task in self.run.tasks:
+            part = max((part for part in self.run.components if part.task == task), key=lambda part: part.rows)
+            score = evaluate(
+                self.lockstep.ensemble, self.index, self.run.world.build(), task, self.run.validation, self.run.seed,
+                vocabulary=self.run.vocabulary, among=part.among, must_include=part.must_include, split="validation",
+            )  # fmt: skip
+            found |= {f"validation/{task}": score.value, f"unparsable/{task}": score.unparsable}
+        self._report(self.step, **found)
+        self.scored = self.step
+
+    def save(self) -> None:
+        """Writes a checkpoint of this step; lines of metrics up to it are on disk before it is."""
+        tally = self.lockstep.read(self.index)
+        state = {
+            "seconds": self._tick(),
+            "rows": self.rows,
+            "pending": {"loss": tally.loss, "steps": tally.steps},  # since the last line of metrics
+            "metrics": self.lines.sync(),  # bytes
+        }
+        here = checkpoint.Checkpoint(self.step, self.lockstep.tensors(self.index), state)
+        checkpoint.save(self.folder / "checkpoint", here, self.run.id, self.origin)
+
+    def write_done(self) -> None:
+        """Marks the run as ended, finished or diverged: the last thing that is written."""
+        content = {
+            "status": "diverged" if self.diverged else "finished",
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        files.write_whole(self.folder / "done", json.dumps(content).encode())

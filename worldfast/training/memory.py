@@ -1,0 +1,206 @@
+"""Memory: what training needs of it, what there is, and how many runs of one shape fit together.
+
+A plan is made before anything starts. What does not fit at once trains in waves, one after the other; results
+do not depend on that, since each member is as if alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from worldfast._native import core
+from worldfast.models.cpu import LANE_LIMIT, LANES, TILE
+from worldfast.models.footprint import answered_at_once, answering, footprint, reading
+from worldfast.models.transformer import buffer_size
+from worldfast.run import Run
+from worldfast.training.step import MOMENTS
+
+__all__ = ["Need", "Plan", "available", "limit_of", "need", "plan", "text"]
+
+UNITS = {"": 1, "B": 1} | {f"{letter}iB": 1 << 10 * i for i, letter in enumerate("KMGT", 1)}
+USED = 0.9  # of what is available: the rest is for who else needs some while training goes on
+NUMBER = 4  # bytes of a float32
+LONGEST_ROW = 57  # tokens: inside with five corners, in characters
+MEMBER_EXTRA = 4 << 20  # its stream, prompt and lines
+LONGEST_ANSWER = 16  # tokens, of a row that validates
+GPU_EXTRA = 512 << 20  # graphs, and the code of kernels
+# cuBLAS has 32 MiB for each stream that multiplies, 8 before Hopper: the current one, that on which steps are recorded
+# and the one beside it; newer versions of torch take those of the latter two anew within a graph
+WORKSPACES = 5 * (32 << 20)
+TOKEN_EXTRA = 100  # bytes of indices for each token of a batch
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Need(NamedTuple):
+    """Bytes that an ensemble of m members takes while it trains: m * member + shared."""
+
+    member: int
+    shared: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many of some runs fit: `members` runs, `fit` of them at a time below `limit` bytes."""
+
+    need: Need
+    limit: int
+    members: int
+    fit: int
+
+    @property
+    def waves(self) -> int:
+        return -(-self.members // self.fit)
+
+    def slices(self) -> Iterator[slice]:
+        """The runs of each wave: as few waves as can be, of about one size."""
+        bounds = [self.members * i // self.waves for i in range(self.waves + 1)]
+        return map(slice, bounds, bounds[1:])
+
+    def __str__(self):
+        each = f"{text(self.need.member)} each, {text(self.need.shared)} shared"
+        fit = f"{self.fit} of {self.members} fit in {text(self.limit)} ({each})"
+        return f"{fit}: {self.waves} waves" if self.waves > 1 else fit
+
+
+def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
+    """The plan for runs of one shape. MemoryError where not even one of them fits below `limit` bytes."""
+    needs = [need(run, device, threads) for run in runs]
+    most = Need(*(max(part) for part in zip(*needs)))
+    fit = min((limit - most.shared) // most.member, len(runs))
+    if fit < 1:
+        run = runs[max(range(len(runs)), key=lambda i: sum(needs[i]))]
+        raise MemoryError(
+            f"memory: {run.name!r} alone needs {text(sum(most))} "
+            f"({run.model.parameters(run.vocabulary_size):,} parameters, batch {run.batch}), but there are "
+            f"{text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
+        )
+    return Plan(most, limit, len(runs), fit)
+
+
+def need(run: Run, device: str, threads: int) -> Need:
+    """What one run needs on a device, from above."""
+    return _need_on_cpu(run, threads) if device == "cpu" else _need_on_gpu(run)
+
+
+def available(device: str) -> int:
+    """Bytes of a device that are free for use."""
+    return _available_on_cpu() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+
+
+def _of_all(device: str) -> str:
+    """How much of a GPU is free, since other processes may hold the rest."""
+    if device == "cpu":
+        return ""
+    free, total = torch.cuda.mem_get_info(device)
+    return f" ({text(free)} of the {text(total)} of {device} are free, others have taken the rest)"
+
+
+def limit_of(memory: int | str | None, device: str) -> int:
+    """A limit in bytes: an integer, or a text such as "8GiB"; None: most of what the device has free.
+
+    TypeError or ValueError for anything else.
+    """
+    if memory is None:
+        return int(USED * available(device))
+    if isinstance(memory, bool) or not isinstance(memory, (int, str)):
+        raise TypeError(f"memory: expected bytes, a text such as '8GiB' or None, got {memory!r}")
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w*)\s*", str(memory))
+    units = {unit.lower(): size for unit, size in UNITS.items()}
+    if not found or found[2].lower() not in units:
+        raise ValueError(
+            f"memory: expected bytes or a text such as '8GiB' ({', '.join(UNITS)[2:]}), got {memory!r}"
+        )
+    return int(float(found[1]) * units[found[2].lower()])
+
+
+def text(size: int) -> str:
+    """Bytes as a person reads them: "10.2 GiB"."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size >= UNITS[unit]:
+            return f"{size / UNITS[unit]:.1f} {unit}"
+    return f"{size} bytes"
+
+
+# ---- a GPU ----
+
+
+def _need_on_gpu(run: Run) -> Need:
+    """What worldfast.models.footprint counts, and for all what one member at a time takes at a checkpoint: either it is
+    read, or it answers its validation rows."""
+    shape, width = (run.model, run.vocabulary_size), LONGEST_ROW + LONGEST_ANSWER
+    one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2))
+    rows = min(run.validation, answered_at_once(*shape, 1, width, run.products))
+    answers = answering(*shape, 1, rows, width, run.products) if rows else 0
+    checkpoint = max(reading(*shape) + captured(run), answers)
+    return Need(two - one, 2 * one - two + checkpoint + GPU_EXTRA + WORKSPACES)
+
+
+def captured(run: Run) -> int:
+    """Bytes of the activations of a checkpoint, in float32."""
+    layers = len(run.capture.of(run.model.layers))
+    return layers * int(run.captured_cities().sum()) * 2 * run.model.hidden * NUMBER
+
+
+# ---- the CPU ----
+
+
+def _need_on_cpu(run: Run, threads: int) -> Need:
+    """Parameters, gradients in lanes, moments, matrices packed for products, a batch, and a captured
+    checkpoint for a member; a thread's tile, and a file being made, for all.
+    """
+    spec = run.model
+    D, F = spec.hidden, spec.intermediate
+    shapes = spec.shapes(run.vocabulary_size)
+    P = buffer_size(shapes.each())
+    lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
+    # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
+    packed = 2 if run.products == "float32" else 3 if core.multiplies_pairs() else 4
+    states = captured(run)
+    tokens = run.batch * LONGEST_ROW
+    member = (
+        NUMBER * P * (1 + lanes + len(MOMENTS) + packed)
+        + tokens * (NUMBER * D + TOKEN_EXTRA)
+        + states
+        + MEMBER_EXTRA
+    )
+    tile = min(tokens, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
+    kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them
+    scratch = NUMBER * tile * kept * 2  # it doubles when it grows
+    segment = 2 * states  # a file of activations while it is made
+    return Need(member, NUMBER * P + (threads if lanes > 1 else 1) * scratch + segment)
+
+
+def _available_on_cpu() -> int:
+    """What the system says new work can have, and what the process's control groups leave; where the system
+    says nothing (it has no /proc/meminfo), all the memory there is.
+    """
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) << 10
+    except FileNotFoundError:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([free, *_left_in_cgroups(CGROUPS, Path("/proc/self/cgroup"))])
+
+
+def _left_in_cgroups(root: Path, own: Path) -> Iterator[int]:
+    """Bytes left below the limit of each control group (version 2) that the process is in, if any has one."""
+    if not own.exists():
+        return
+    for line in own.read_text().splitlines():
+        if line.startswith("0::"):
+            group = root / line[3:].lstrip("/")
+            for folder in (group, *group.parents):
+                limit = folder / "memory.max"
+                if limit.exists() and limit.read_text().strip() != "max":
+                    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                    used = int((folder / "memory.current").read_text()) - int(stat["inactive_file"])
+                    yield int(limit.read_text()) - used
+                if folder == root:
+                    break

@@ -1,0 +1,118 @@
+"""Metrics of a run: lines of JSON in its folder, always, and where else they go when asked for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+from worldfast.errors import unknown_name
+from worldfast.files import naming, sync_folder
+from worldfast.run import Run
+
+__all__ = ["Lines", "opener"]
+
+PROJECT = "worldfast"
+
+Log = Callable[[dict], None]
+Opener = Callable[[Run, Path, int], AbstractContextManager[Log]]
+
+
+class Lines:
+    """A file of JSON lines that only grows, except that going on from a checkpoint cuts it to that moment."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def cut(self, size: int) -> None:
+        """Drops what is behind the first `size` bytes. ValueError where the file has fewer."""
+        with naming(self.path, "it cannot be opened"), open(self.path, "ab") as file:
+            if file.tell() < size:
+                raise ValueError(
+                    f"{self.path} has {file.tell()} bytes, but had {size} at the checkpoint to go on from: put "
+                    "it back as it was, or remove the checkpoints to begin again"
+                )
+            file.truncate(size)
+        sync_folder(self.path.parent)
+
+    def append(self, line: dict) -> None:
+        """OSError naming the file where the line cannot be written."""
+        with naming(self.path, "a line is lost"), open(self.path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def sync(self) -> int:
+        """Returns the file's size in bytes when all of them are on disk."""
+        with naming(self.path, "lines are lost"), open(self.path, "ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+
+def opener(log: Callable[[Run, dict], None] | str | None) -> Opener:
+    """What opens the log of a run at a step, given `log` of `worldfast.training.train`.
+
+    ModuleNotFoundError where what it names is not installed, ValueError where it names nothing known.
+    """
+    if log is None:
+        return lambda run, folder, step: nullcontext(lambda line: None)
+    if callable(log):
+        return lambda run, folder, step: nullcontext(partial(log, run))
+    if not isinstance(log, str):
+        raise TypeError(f"log: expected a callable, a name or None, got {log!r}")
+    if log not in TRACKERS:
+        raise unknown_name("log", log, TRACKERS)
+    module, tracker = TRACKERS[log]
+    try:
+        return partial(tracker, importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"log={log!r} needs {error.name}, which is not installed: pip install {log}", name=error.name
+        ) from None
+
+
+def _scalars(line: dict) -> dict[str, float]:
+    return {name: value for name, value in line.items() if name != "step" and value is not None}
+
+
+@contextmanager
+def _tensorboard(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
+    """Events below <folder>/tensorboard; those of steps that are taken again are purged."""
+    with module.SummaryWriter(folder / "tensorboard", purge_step=step + 1) as writer:
+
+        def log(line):
+            for name, value in _scalars(line).items():
+                writer.add_scalar(name, value, line["step"])
+
+        yield log
+
+
+@contextmanager
+def _wandb(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
+    """One run of the project for each of ours, found again by its hash; it ignores steps that it has. With
+    WANDB_MODE=offline in the environment it stays below <folder>/wandb, for `wandb sync`."""
+    with module.init(
+        project=PROJECT, id=run.id, name=run.name, config=run.to_json(), dir=folder, resume="allow",
+        reinit="create_new",
+    ) as tracked:  # fmt: skip
+        yield lambda line: tracked.log(_scalars(line), step=line["step"])
+
+
+@contextmanager
+def _trackio(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
+    """One run of the project for each of ours, found again by its name and hash."""
+    tracked = module.init(project=PROJECT, name=run.folder_name, config=run.to_json(), resume="allow")
+    try:
+        yield lambda line: tracked.log(_scalars(line), step=line["step"])
+    finally:
+        tracked.finish()
+
+
+TRACKERS = {
+    "tensorboard": ("torch.utils.tensorboard", _tensorboard),
+    "wandb": ("wandb", _wandb),
+    "trackio": ("trackio", _trackio),
+}

@@ -1,0 +1,191 @@
+"""Packing: which runs train together where there are several places to train, such as the GPUs of a cluster.
+
+A place takes one ensemble at a time. Ensembles are cut so that each fits in a place's memory and all places
+end at about the same time. On a CPU results do not depend on how runs are packed; on a GPU the order of sums
+does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from worldfast.errors import unknown_name
+from worldfast.run import Run
+from worldfast.training.memory import plan
+
+__all__ = ["pack", "work"]
+
+ROUNDS = 4  # ensembles for each place and level, at most, that are tried beyond what memory asks for
+HALVINGS = 40  # of the interval in which the smallest largest ensemble is looked for
+
+
+def pack(
+    runs: Sequence[Run], places: int, limit: int, device: str = "cpu", threads: int = 1
+) -> list[list[Run]]:
+    """Runs as ensembles for so many places, in the order in which they should begin.
+
+    runs      all different; a run that starts from another of them is in a later ensemble
+    places    that train one ensemble each at a time, all alike
+    limit     bytes of memory that an ensemble may take in one
+    device    "cpu" or "cuda": what a place is
+    threads   CPU threads of a place
+
+    Runs of an ensemble have one shape, one kind of products, and wait for the same ensembles. Each level (what
+    starts from nothing here, what starts from that ...) is cut for itself: into the fewest ensembles whose
+    longest is as short as can be, or a few times as many where that ends earlier. Behind which work most
+    others wait comes first, so that a level's first ensembles hold what the next one needs.
+
+    The same runs and places give the same ensembles. MemoryError where one run alone does not fit; ValueError
+    for no place, an unknown device, or a run that is there twice.
+    """
+    if isinstance(places, bool) or not isinstance(places, int) or places < 1:
+        raise ValueError(f"places: expected a whole number of at least 1, got {places!r}")
+    if device not in ("cpu", "cuda"):
+        raise unknown_name("device", device, ("cpu", "cuda"))
+    by_id = {run.id: run for run in runs}
+    if len(by_id) < len(runs):
+        again = next(run for i, run in enumerate(runs) if run.id in {other.id for other in runs[:i]})
+        raise ValueError(f"runs: {again.name!r} is there twice, with the id {again.id}")
+    sizes = _vocabulary_sizes(runs)
+    works = _works(runs)
+    ranks = _ranks(by_id, works)
+    levels: dict[int, list[Run]] = {}
+    for run in runs:
+        levels.setdefault(_depth(run, by_id), []).append(run)
+    ensembles: list[list[Run]] = []
+    of_run: dict[str, int] = {}
+    for _, level in sorted(levels.items()):
+        groups: dict[tuple, list[Run]] = {}
+        for run in sorted(level, key=lambda run: -ranks[run.id]):
+            behind = of_run.get(run.start.id) if isinstance(run.start, Run) else None
+            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.products), []).append(
+                run
+            )
+        fits = [_fit(group, limit, device, threads) for group in groups.values()]
+        parts = _cut(list(groups.values()), fits, places, works)
+        for part in sorted(parts, key=lambda part: -max(ranks[run.id] for run in part)):
+            of_run.update({run.id: len(ensembles) for run in part})
+            ensembles.append(part)
+    return ensembles
+
+
+def work(runs: Sequence[Run]) -> float:
+    """What training an ensemble takes, in rows times parameters.
+
+    Each member's rows, and for what a step costs whoever takes part (launches on a GPU, joining threads on a
+    CPU) those of one more member, the longest. An assumption that only orders and balances ensembles.
+    """
+    return _total(list(_works(runs).values()))
+
+
+def _total(works: Sequence[float]) -> float:
+    return sum(works) + max(works)
+
+
+def _works(runs: Sequence[Run]) -> dict[str, float]:
+    """Rows times parameters of each run, by its id."""
+    sizes = _vocabulary_sizes(runs)
+    return {
+        run.id: float(run.epoch_rows * run.epochs) * run.model.parameters(sizes[run.vocabulary, run.world])
+        for run in runs
+    }
+
+
+def _vocabulary_sizes(runs: Sequence[Run]) -> dict[tuple, int]:
+    """Tokens by vocabulary and world, each counted once: a grid's runs share them."""
+    one_of = {(run.vocabulary, run.world): run for run in runs}
+    return {kind: run.vocabulary_size for kind, run in one_of.items()}
+
+
+def _depth(run: Run, by_id: dict[str, Run]) -> int:
+    """How many of the runs must end before it, one after the other."""
+    base = run.start
+    return 1 + _depth(base, by_id) if isinstance(base, Run) and base.id in by_id else 0
+
+
+def _ranks(by_id: dict[str, Run], works: dict[str, float]) -> dict[str, float]:
+    """Work from a run's beginning to the end of the longest chain of runs that starts with it."""
+    ranks = dict(works)
+    for run in sorted(by_id.values(), key=lambda run: -_depth(run, by_id)):
+        base = run.start
+        if isinstance(base, Run) and base.id in by_id:
+            ranks[base.id] = max(ranks[base.id], works[base.id] + ranks[run.id])
+    return ranks
+
+
+def _fit(group: list[Run], limit: int, device: str, threads: int) -> int:
+    """How many runs of a group fit in a place. MemoryError where not one does."""
+    # a need follows from shape and products, which are one, and from these
+    kinds = {(run.world, run.capture, run.batch, run.vocabulary): run for run in group}
+    need = plan(list(kinds.values()), limit, device, threads).need
+    return (limit - need.shared) // need.member
+
+
+# ---- cutting ----
+
+
+def _cut(groups: list[list[Run]], fits: list[int], places: int, works: dict[str, float]) -> list[list[Run]]:
+    """The ensembles of a level: of several ways, each with a whole number for each place, the one that ends
+    first."""
+    least = sum(-(-len(group) // fit) for group, fit in zip(groups, fits))
+    first = -(-least // places)
+    of_group = [[works[run.id] for run in group] for group in groups]
+    ways = [_ends_of(of_group, fits, places * rounds) for rounds in range(first, first + ROUNDS)]
+    best = min(ways, key=lambda ends: (_last(of_group, ends, places), sum(map(len, ends))))
+    return [part for group, ends in zip(groups, best) for part in _between(group, ends)]
+
+
+def _between(items: list, ends: list[int]) -> list[list]:
+    return [items[a:b] for a, b in zip([0, *ends], ends)]
+
+
+def _ends_of(works: list[list[float]], fits: list[int], count: int) -> list[list[int]]:
+    """Where the ensembles of each group end: at most `count` in all, the largest as small as can be."""
+    low = 2 * max(max(each) for each in works)
+    high = 2 * sum(sum(each) for each in works)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        pieces = sum(len(_bounds(each, fit, middle)) for each, fit in zip(works, fits))
+        low, high = (low, middle) if pieces <= count else (middle, high)
+    ends = [_bounds(each, fit, high) for each, fit in zip(works, fits)]
+    spare = count - sum(map(len, ends))
+    for i in sorted(range(len(works)), key=lambda i: -sum(works[i]) / len(ends[i])):
+        even = _even(works[i], min(len(works[i]), len(ends[i]) + spare), fits[i], high)
+        if even is not None:
+            spare -= len(even) - len(ends[i])
+            ends[i] = even
+    return ends
+
+
+def _even(works: list[float], count: int, fit: int, largest: float) -> list[int] | None:
+    """Where `count` ensembles end that share the work evenly; None where one of them is too large."""
+    total, done, ends = sum(works), 0.0, []
+    for i, one in enumerate(works):
+        if i and done + one / 2 > total * (len(ends) + 1) / count and len(ends) < count - 1:
+            ends.append(i)
+        done += one
+    ends.append(len(works))
+    parts = _between(works, ends)
+    good = len(ends) == count and all(len(part) <= fit and _total(part) <= largest for part in parts)
+    return ends if good else None
+
+
+def _bounds(works: list[float], fit: int, largest: float) -> list[int]:
+    """Where ensembles end that are filled one after the other, each up to `fit` runs and the work `largest`."""
+    ends, begin, total, longest = [], 0, 0.0, 0.0
+    for i, one in enumerate(works):
+        if i > begin and (i - begin == fit or total + one + max(longest, one) > largest):
+            ends.append(i)
+            begin, total, longest = i, 0.0, 0.0
+        total, longest = total + one, max(longest, one)
+    return [*ends, len(works)]
+
+
+def _last(works: list[list[float]], ends: list[list[int]], places: int) -> float:
+    """When the last place ends, where each takes the largest ensemble that is left as soon as it is free."""
+    free = [0.0] * places
+    parts = [part for each, stops in zip(works, ends) for part in _between(each, stops)]
+    for one in sorted(map(_total, parts), reverse=True):
+        heapq.heappush(free, heapq.heappop(free) + one)
+    return max(free)

@@ -1,0 +1,33 @@
+"""Cities on a plane, known to a model by answers to questions alone: arXiv 2602.00533."""
+
+import importlib
+
+_DOOR = {  # a name and its module, which is imported when it is asked for
+    "Score": "evaluate",
+    "Prompt": "prompts",
+    "Batch": "sampling",
+    "Component": "sampling",
+    "Stream": "sampling",
+    "sample": "sampling",
+    "Recipe": "studies",
+    "demo": "studies",
+    "mini": "studies",
+    "paper": "studies",
+    "preset": "studies",
+    "width": "studies",
+    "world_update": "studies",
+    "TASKS": "tasks",
+    "Task": "tasks",
+    "label": "tasks",
+    "Vocabulary": "tokens",
+    "ATLANTIS": "world",
+    "World": "world",
+    "WorldSpec": "world",
+}
+__all__ = sorted(_DOOR)
+
+
+def __getattr__(name):
+    if name not in _DOOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)

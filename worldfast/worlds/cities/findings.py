@@ -1,0 +1,318 @@
+"""What the numbers of a study say: plain sentences, and ours beside the published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis.stats import Mean, mean_and_error
+from worldfast.studies import Comparison, RunResult, Study
+from worldfast.worlds.cities import integration, published
+from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.world import ATLANTIS
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["comparisons", "findings", "taught"]
+
+Tables = Mapping[str, "pandas.DataFrame"]
+SETTLED = 0.9  # of the last R2
+
+
+def taught(tasks: Sequence[str]) -> str:
+    """The tasks in words."""
+    return "all seven tasks" if len(tasks) == len(TASKS) else " and ".join(tasks)
+
+
+# ---- sentences ----
+
+
+def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> list[str]:
+    """What the numbers say, in plain sentences, the main one first."""
+    said = list(_of_atlantis(study, tables))
+    said += _of_failures(tables)
+    if len(study.runs) > len(films):
+        return said + list(_of_many(study, tables)) + list(_of_prediction(tables))
+    return [*_of_films(films, cka), *said]
+
+
+def _of_films(films: Sequence[RunResult], cka: np.ndarray) -> Iterator[str]:
+    """Of a few models, one by one."""
+    old = [i for i, run in enumerate(films) if not run.spec.get("start")]
+    order = sorted((films[i] for i in old), key=lambda run: -run.r2[-1].mean())
+    if not order:
+        return
+    best = order[0]
+    if best.r2[-1].mean() > 0.5:
+        yield (
+            f"Without ever seeing a coordinate, the model trained on {taught(best.tasks)} has learned a map: half of "
+            f"the cities a linear probe was not fitted on lie within {best.error[-1] / 10:.1f} degrees of where the "
+            "probe puts them."
+        )
+    for run in order:
+        (x, y), r2 = run.r2[-1], run.r2[-1].mean()
+        reached = run.steps[int(np.argmax(run.r2.mean(1) >= SETTLED * r2))] / run.steps[-1]
+        yield (
+            f"{taught(run.tasks).capitalize()}: R\u00b2 {x:.2f} for x and {y:.2f} for y, "
+            + (f"nine tenths of it after {reached:.0%} of training." if r2 > 0.5 else "no map that a linear probe can read.")
+        )
+    pairs = [(cka[i, j], i, j) for i in old for j in old if j < i]
+    if pairs:
+        value, i, j = max(pairs)
+        yield (
+            f"Of {len(pairs)} pairs of models, {taught(films[j].tasks)} and {taught(films[i].tasks)} arrange the cities "
+            f"most alike: linear CKA {value:.2f}"
+            + (f"; the least alike pair has {min(pairs)[0]:.2f}." if len(pairs) > 1 else ".")
+        )
+    if best.scores:
+        yield f"Asked what it has not seen, the model of {taught(best.tasks)} answers: {_answers(best.scores)}."
+
+
+def _answers(scores: Mapping[str, float]) -> str:
+    """Scores by task, in words."""
+    return ", ".join(
+        f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.0f} ({TASKS[name].unit})"
+        for name, value in scores.items()
+    )
+
+
+def _of_atlantis(study: Study, tables: Tables) -> Iterator[str]:
+    """Whether what was taught later is on the map that was there before."""
+    errors = atlantis_errors(study, tables)
+    if errors is None:
+        return
+    by = {name: errors[errors.distance == name].error for name in (False, True)}
+    world = errors.held_out.median()
+    if len(by[True]) and len(by[False]):
+        yield (
+            f"Taught Atlantis without distance, models place it {by[False].mean() / 10:.1f} degrees off on average "
+            f"({_fine_tunes(by[False])}); with distance among the tasks, {by[True].mean() / 10:.1f} degrees off "
+            f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The probe "
+            "was fitted on old cities alone."
+        )
+    order = errors.sort_values("error")
+    if len(order) > 1:
+        best, worst = order.iloc[0], order.iloc[-1]
+        yield (
+            f"Atlantis lies best on the map of the model taught it by {taught(best.tasks.split('+'))} "
+            f"({best.error / 10:.1f} degrees off), and worst on that of {taught(worst.tasks.split('+'))} "
+            f"({worst.error / 10:.1f} degrees)."
+        )
+    if "deviation" in tables:
+        matrix = integration.seed_averaged(tables["deviation"], "deviation")
+        parts = integration.deviation_summary(matrix).set_index("what")["mean"]
+        if parts.notna().all() and len(parts) == 2:
+            yield (
+                "Two tasks together, beside the better of each alone: normalised improvement differs by "
+                f"{parts['with distance']:+.2f} with distance among them and by {parts['without distance']:+.2f} without."
+            )
+
+
+def _of_prediction(tables: Tables) -> Iterator[str]:
+    """Whether gradients at the pretrained model foretold what fine-tunes did."""
+    if "prediction" not in tables:
+        return
+    table = tables["prediction"].dropna(subset=["r"])
+    parts = []
+    for row in table.itertuples():
+        apart = "" if row.what == "all tasks" else f", {row.what}"
+        r = f"{row.r:+.2f}".replace("-", "\u2212")
+        parts.append(f"{row.predicted}{apart}: r {r}, p {row.p:.2f}, {row.n} pairs")
+    if parts:
+        yield (
+            "How far the gradients of two tasks agree at the pretrained models, before any fine-tuning, against what "
+            f"fine-tunes then did (Mantel's test over pairs of tasks): {'; '.join(parts)}."
+        )
+
+
+def _fine_tunes(some: Sequence) -> str:
+    return f"{len(some)} fine-tune{'' if len(some) == 1 else 's'}"
+
+
+def _of_many(study: Study, tables: Tables) -> Iterator[str]:
+    """Of a grid of pretrained models."""
+    if "trends" in tables:
+        trends = tables["trends"][tables["trends"].layer == study.layer].set_index(["what", "n_tasks"])
+        known = [n for n in (1, 2, 3) if ("same task", n) in trends.index and ("disjoint tasks", n) in trends.index]
+        if known:
+            parts = [
+                f"{trends.loc[('same task', n), 'mean']:.2f} and {trends.loc[('disjoint tasks', n), 'mean']:.2f} "
+                f"with {n} task{'s' if n > 1 else ''}"
+                for n in known
+            ]
+            yield (
+                f"Models become alike as they learn more tasks: linear CKA at layer {study.layer}, of models of the same "
+                "tasks and of tasks none of which they share, is " + ", ".join(parts) + "."
+            )
+    runs = tables["runs"].set_index("run")
+    last = _last_probes(study, tables).join(runs[["kind", "tasks", "n_tasks"]])
+    alone = last[(last.kind == "pt") & (last.n_tasks == 1)].groupby("tasks").r2.mean().sort_values()
+    if len(alone) > 1:
+        yield (
+            "A map can be read out of models of one task: R\u00b2 from "
+            f"{alone.iloc[0]:.2f} ({alone.index[0]}) to {alone.iloc[-1]:.2f} ({alone.index[-1]})."
+        )
+    scores = _scores_of_all_tasks(tables)
+    if scores is not None:
+        means = scores.groupby("task", sort=False).value.mean()
+        yield f"Asked what they have not seen, models of all seven tasks answer: {_answers(means)}."
+
+
+def _last_probes(study: Study, tables: Tables) -> pandas.DataFrame:
+    """The probe of the study's layer at each run's last checkpoint, by run."""
+    probes = tables["probes"]
+    return probes[probes.layer == study.layer].sort_values("step").groupby("run").last()
+
+
+def _scores_of_all_tasks(tables: Tables) -> pandas.DataFrame | None:
+    """What models of all seven tasks score on rows without Atlantis. None where there is none."""
+    if "evaluation" not in tables:
+        return None
+    runs, scores = tables["runs"], tables["evaluation"]
+    every = runs[(runs.kind == "pt") & (runs.n_tasks == len(TASKS))].run
+    scores = scores[scores.run.isin(every) & (scores.group == "standard")]
+    return scores if len(scores) else None
+
+
+def _of_failures(tables: Tables) -> list[str]:
+    runs = tables["runs"]
+    failed = runs[(runs.kind == "pt") & ~runs.learned]
+    lost = runs[runs.status != "finished"]
+    said = []
+    if len(failed) and "evaluation" in tables:
+        said.append(
+            f"Not learned, and left out of averages over models: {', '.join(failed.run)} (an answer to one of its tasks "
+            "is less than a third of the way from the best constant answer to a perfect one)."
+        )
+    if len(lost):
+        said.append(f"Did not finish: {', '.join(f'{row.run} ({row.status})' for row in lost.itertuples())}.")
+    return said
+
+
+def atlantis_errors(study: Study, tables: Tables) -> pandas.DataFrame | None:
+    """The canon's fine-tunes: run, tasks, distance (among them?), error (mean, of Atlantis), held_out (mean), at the
+    study's layer; in 0.1 degree. None where there is none.
+    """
+    import pandas as pd
+
+    if "generalisation" not in tables:
+        return None
+    table = tables["generalisation"]
+    runs = tables["runs"].set_index("run")
+    names = [run.name for run in study.canon if run.name in runs.index and runs.loc[run.name, "kind"] == "ft"]
+    table = table[(table.layer == study.layer) & table.run.isin(names)]
+    means = table.groupby(["run", "group"]).error.mean().unstack("group")
+    if ATLANTIS not in means:
+        return None
+    tasks = runs.loc[means.index, "tasks"]
+    distance = [("distance" in of_run.split("+")) for of_run in tasks]
+    return pd.DataFrame(
+        {"tasks": tasks, "distance": distance, "error": means[ATLANTIS], "held_out": means["held out"]}
+    ).rename_axis("run").reset_index()
+
+
+# ---- beside the published ----
+
+
+def comparisons(study: Study, tables: Tables) -> Iterator[Comparison]:
+    """Every published number that the study has the runs for. Ours are of this study's size, which its page says."""
+    yield from _evaluation(tables)
+    yield from _maps(study, tables)
+    yield from _trends(study, tables)
+    yield from _integration(tables)
+    yield from _generalisation(study, tables)
+
+
+def _beside(name: str, what: str, ours: Mean) -> Comparison:
+    known = published.value(name)
+    spread = "" if known.uncertainty is None else f"its +- {known.uncertainty:g} is the {known.uncertainty_is}"
+    note = "; ".join(part for part in (known.note, spread) if part)
+    return Comparison(
+        what=what, ours=float(ours.mean), ours_error=float(ours.standard_error), ours_n=int(ours.n), unit=known.unit,
+        published=known.value, published_error=math.nan, source=known.source, note=note, counted=ours.unit,
+    )  # fmt: skip
+
+
+def _evaluation(tables: Tables) -> Iterator[Comparison]:
+    scores = _scores_of_all_tasks(tables)
+    if scores is None:
+        return
+    for task in TASKS.values():
+        found = mean_and_error(scores[scores.task == task.name].value, "model")
+        yield _beside(f"evaluation_{task.name}", f"all seven tasks: {task.name}, {task.metric}", found)
+
+
+def _maps(study: Study, tables: Tables) -> Iterator[Comparison]:
+    runs, probes = tables["runs"], _last_probes(study, tables)
+    for task in ("compass", "angle", "perimeter", "crossing"):
+        names = runs[(runs.kind == "pt") & (runs.tasks == task)].run
+        if len(names):
+            found = mean_and_error(probes.loc[names].r2, "model")
+            what = f"one task, {task}: R\u00b2 of a linear probe"
+            yield _beside(f"probe_r2_{task}", what, found)
+
+
+def _trends(study: Study, tables: Tables) -> Iterator[Comparison]:
+    if "trends" not in tables:
+        return
+    table = tables["trends"][tables["trends"].layer == study.layer].set_index(["what", "n_tasks"])
+    names = {
+        ("same task", 1): "same_task_cka_1_corrected",
+        ("cross task", 1): "cross_task_cka_1_corrected",
+        ("same task", 2): "same_task_cka_2",
+        ("same task", 3): "same_task_cka_3",
+        ("disjoint tasks", 1): "disjoint_task_cka_1",
+        ("disjoint tasks", 2): "disjoint_task_cka_2",
+        ("disjoint tasks", 3): "disjoint_task_cka_3",
+    }
+    for (what, n), name in names.items():
+        if (what, n) in table.index:
+            row = table.loc[(what, n)]
+            text = f"CKA, {what}, {n} task{'s' if n > 1 else ''}"
+            yield _beside(name, text, Mean(row["mean"], row.standard_error, row.n, row.unit))
+
+
+def _integration(tables: Tables) -> Iterator[Comparison]:
+    if "improvement" in tables:
+        table = tables["improvement"]
+        several = table.tasks.str.contains("+", regex=False)
+        for number, chosen in (("one", ~several), ("two", several)):
+            if not chosen.any():
+                continue
+            for part, found in _by_seed(table[chosen], "improvement", integration.summary).items():
+                what = f"{number}-task fine-tunes: normalised improvement, {part}"
+                yield _beside(f"{number}_task_fine_tune_{part}", what, found)
+    if "deviation" in tables:
+        for part, found in _by_seed(tables["deviation"], "deviation", integration.deviation_summary).items():
+            what = f"two-task fine-tunes: deviation from the best teacher, {part}"
+            name = f"deviation_{part.replace(' ', '_')}"
+            yield _beside(name, what, found)
+
+
+def _by_seed(table: pandas.DataFrame, value: str, summary) -> dict[str, Mean]:
+    """A summary of each seed's own matrix, averaged over seeds: those are what was repeated, cells are not."""
+    found: dict[str, list[float]] = {}
+    for _, of_seed in table.groupby("seed"):
+        for row in summary(integration.seed_averaged(of_seed, value)).itertuples():
+            if row.n:
+                found.setdefault(row.what, []).append(row.mean)
+    return {what: mean_and_error(values, "seed") for what, values in found.items()}
+
+
+def _generalisation(study: Study, tables: Tables) -> Iterator[Comparison]:
+    errors = atlantis_errors(study, tables)
+    if errors is None or not len(errors):
+        return
+    held = mean_and_error(errors.held_out, "fine-tune")
+    text = "mean error of a probe fitted on the old world"
+    yield _beside("probe_error_held_out", f"{text}: held-out cities", held)
+    for distance, name in ((False, "without"), (True, "with")):
+        chosen = errors[errors.distance == distance].error
+        if len(chosen):
+            found = mean_and_error(chosen, "fine-tune")
+            what = f"{text}: Atlantis, fine-tunes {name} distance"
+            yield _beside(f"probe_error_atlantis_{name}_distance", what, found)

@@ -1,0 +1,209 @@
+"""How well fine-tuning works new cities into a model: improvement, what two teachers promise, and what they give.
+
+Every function takes and gives the tables of a study, and works on anyone's that have the columns.
+Source: the evaluation of arXiv 2602.00533.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis.tables import need_columns
+from worldfast.errors import unknown_name
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = [
+    "CEILING", "deviation", "deviation_summary", "improvement", "normalised_improvement", "seed_averaged", "summary",
+]  # fmt: skip
+
+CEILING = 1.5  # normalised improvement is clipped to 0 and this
+KINDS = ("error", "accuracy")
+
+
+def normalised_improvement(value, base_atlantis, base_standard, kind: str = "error", clip: bool = True):
+    """How much of the way from the base model's Atlantis value to its standard value a fine-tune has gone.
+
+    value          its value on rows that include Atlantis; number or array
+    base_atlantis  the value of the model it started from, on such rows
+    base_standard  and on rows without
+    kind           "error": ln(base_atlantis / value) / ln(base_atlantis / base_standard)
+                   "accuracy": (value - base_atlantis) / (base_standard - base_atlantis)
+    clip           to [0, 1.5]
+
+    Returns float64 of their common shape: 0 no better than the base on Atlantis, 1 as good as that is elsewhere. NaN
+    where the base is no worse on Atlantis than elsewhere, so that there is no way to go, or a base's error is 0.
+    ValueError for a negative error or an unknown kind.
+    Source: arXiv 2602.00533, normalised improvement.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind", kind, KINDS)
+    given = (np.asarray(x, dtype=float) for x in (value, base_atlantis, base_standard))
+    v, atlantis, standard = np.broadcast_arrays(*given)
+    if kind == "accuracy":
+        defined, gone, way = standard > atlantis, v - atlantis, standard - atlantis
+    else:
+        for name, errors in (("value", v), ("base_atlantis", atlantis), ("base_standard", standard)):
+            if (errors < 0).any():
+                raise ValueError(f"{name}: an error cannot be negative, got {errors[errors < 0].flat[0]:g}")
+        defined = (atlantis > standard) & (standard > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gone, way = np.log(atlantis / v), np.log(atlantis / standard)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(defined, gone / way, np.nan)
+    share = np.clip(share, 0, CEILING) if clip else share
+    return share if share.ndim else float(share)
+
+
+def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.DataFrame:
+    """The normalised improvement of every fine-tune on every task it was evaluated on.
+
+    evaluation   run, task, group ("standard" or "Atlantis"), metric, value
+    runs         run, kind, tasks, seed, base
+
+    Each is set against the model it started from, which has its seed. Returns run, tasks, seed, task, metric, value,
+    base_atlantis, base_standard, improvement (clipped to [0, 1.5]), trained (is the task among those fine-tuned on?).
+    ValueError where a column is missing, nothing was fine-tuned, a base lacks a value, or a value stands twice.
+    """
+    need_columns(evaluation, "evaluation", ("run", "task", "group", "metric", "value"))
+    need_columns(runs, "runs", ("run", "kind", "tasks", "seed", "base"))
+    tuned = runs.loc[runs["kind"] == "ft", ["run", "tasks", "seed", "base"]]
+    if tuned.empty:
+        raise ValueError("runs: none is a fine-tune (kind 'ft')")
+    keys = ["run", "task", "group"]
+    if evaluation.duplicated(keys).any():
+        run, task, group = evaluation.loc[evaluation.duplicated(keys), keys].iloc[0]
+        raise ValueError(f"evaluation: {run} has two values for {task}, {group}")
+    values = {}
+    for group in ("Atlantis", "standard"):
+        values[group] = evaluation.loc[evaluation["group"] == group, ["run", "task", "metric", "value"]]
+        if values[group].empty:
+            raise ValueError(f"evaluation: has no group {group!r}, only {sorted(evaluation['group'].unique())}")
+    base = values["Atlantis"].merge(values["standard"], on=["run", "task"], suffixes=("_atlantis", "_standard"))
+    base = base.rename(columns={"run": "base", "value_atlantis": "base_atlantis", "value_standard": "base_standard"})
+    table = tuned.merge(values["Atlantis"], on="run")
+    table = table.merge(base[["base", "task", "base_atlantis", "base_standard"]], on=["base", "task"], how="left")
+    missing = table[table[["base_atlantis", "base_standard"]].isna().any(axis=1)]
+    if len(missing):
+        row = missing.iloc[0]
+        started = f"{row['run']} started from {row['base']!r}"
+        raise ValueError(f"evaluation: {started}, which lacks a standard or an Atlantis value for {row['task']}")
+    if table.empty:
+        raise ValueError("evaluation: holds no Atlantis value of any of the fine-tunes in runs")
+    table["improvement"] = _improvements(table, table["value"], clip=True)
+    table["trained"] = _among(table["tasks"], table["task"])
+    bases = ["base_atlantis", "base_standard"]
+    return table[["run", "tasks", "seed", "task", "metric", "value", *bases, "improvement", "trained"]]
+
+
+def deviation(improvement: pandas.DataFrame, runs: pandas.DataFrame, clip: bool = False) -> pandas.DataFrame:
+    """How a fine-tune on several tasks does beside the better of its teachers.
+
+    improvement   the table of that function
+    runs          run, base
+
+    A teacher is the fine-tune on one of the tasks, from the same base. What is expected on an evaluated task is the
+    best raw value of the teachers there (the least error, the largest accuracy), normalised.
+
+    Returns run, tasks, seed, task, actual, expected, deviation (actual - expected), trained, distance (is distance
+    among the tasks?). Neither part is clipped, unless `clip`. Runs of which a teacher is missing are left out and named
+    in .attrs["left_out"]. ValueError where a column is missing, or there is no run whose teachers are there.
+    Source: arXiv 2602.00533, "best teacher".
+    """
+    need = ("run", "tasks", "seed", "task", "metric", "value", "base_atlantis", "base_standard", "trained")
+    need_columns(improvement, "improvement", need)
+    need_columns(runs, "runs", ("run", "base"))
+    table = improvement.merge(runs[["run", "base"]], on="run")
+    one = table[~table["tasks"].str.contains("+", regex=False)]
+    if one.duplicated(["base", "tasks", "task"]).any():
+        twice = one.loc[one.duplicated(["base", "tasks", "task"])].iloc[0]
+        raise ValueError(f"improvement: two fine-tunes of {twice['base']!r} on {twice['tasks']}: which is the teacher?")
+    teachers = {(row.base, row.tasks, row.task): row.value for row in one.itertuples()}
+    several = table[table["tasks"].str.contains("+", regex=False)]
+    best, left_out = [], []
+    for row in several.itertuples():
+        values = [teachers.get((row.base, task, row.task)) for task in row.tasks.split("+")]
+        if any(value is None for value in values):
+            left_out.append(row.run)
+            best.append(np.nan)
+        else:
+            best.append(max(values) if row.metric == "accuracy" else min(values))
+    several = several.assign(best=best)
+    several = several[~several["run"].isin(left_out)].reset_index(drop=True)
+    if several.empty:
+        without = f"; without all of their teachers: {', '.join(dict.fromkeys(left_out))}" if left_out else ""
+        raise ValueError(f"improvement: no fine-tune on several tasks whose teachers are there{without}")
+    several["actual"] = _improvements(several, several["value"], clip)
+    several["expected"] = _improvements(several, several["best"], clip)
+    several["deviation"] = several["actual"] - several["expected"]
+    several["distance"] = _among(several["tasks"], ["distance"] * len(several))
+    columns = ["run", "tasks", "seed", "task", "actual", "expected", "deviation", "trained", "distance"]
+    found = several[columns]
+    found.attrs["left_out"] = list(dict.fromkeys(left_out))
+    return found
+
+
+def seed_averaged(table: pandas.DataFrame, value: str = "improvement", statistic: str = "mean") -> pandas.DataFrame:
+    """The matrix of a column over its seeds: rows the tasks fine-tuned on, columns the tasks evaluated.
+
+    table      tasks, task, and the column: an `improvement` or a `deviation` table
+    statistic  "mean", "standard_error" (over n - 1; NaN for one seed), or "n", the number of seeds; undefined values
+               (NaN) are left out of all three
+
+    Rows and columns stand in the order in which the table has them.
+    """
+    need_columns(table, "table", ("tasks", "task", value))
+    of = {"mean": "mean", "standard_error": "sem", "n": "count"}
+    if statistic not in of:
+        raise unknown_name("statistic", statistic, of)
+    cells = table.groupby(["tasks", "task"], sort=False)[value].agg(of[statistic]).unstack("task")
+    return cells.loc[list(dict.fromkeys(table["tasks"])), list(dict.fromkeys(table["task"]))]
+
+
+def summary(matrix: pandas.DataFrame) -> pandas.DataFrame:
+    """The trained and the transfer average of a seed-averaged matrix, as published.
+
+    matrix  rows named by the tasks fine-tuned on ("distance+angle"), columns by the task evaluated: `seed_averaged`,
+            or a matrix of `worldfast.worlds.cities.published`
+
+    Returns two rows, "trained" (the column's task is among the row's) and "transfer": what, mean, standard_deviation,
+    n, unit. The standard deviation describes these n cells (over n, as published); cells share models, so that it is no
+    measure of how far the mean would move with other seeds. NaN cells are left out of n.
+    """
+    trained = np.array([[task in tasks.split("+") for task in matrix.columns] for tasks in matrix.index], dtype=bool)
+    return _described(matrix, {"trained": trained, "transfer": ~trained})
+
+
+def deviation_summary(matrix: pandas.DataFrame, task: str = "distance") -> pandas.DataFrame:
+    """The mean deviation of fine-tunes with a task among theirs, and of those without, over all evaluated tasks.
+
+    matrix  as for `summary`, of deviations. Rows of the result "with distance" and "without distance".
+    """
+    has = np.array([task in tasks.split("+") for tasks in matrix.index], dtype=bool)
+    has = np.broadcast_to(has[:, None], matrix.shape)
+    return _described(matrix, {f"with {task}": has, f"without {task}": ~has})
+
+
+def _described(matrix, masks):
+    import pandas as pd
+
+    values, rows = matrix.to_numpy(dtype=float), []
+    for what, mask in masks.items():
+        cells = values[mask & np.isfinite(values)]
+        mean, spread = (float(cells.mean()), float(cells.std())) if len(cells) else (np.nan, np.nan)
+        rows.append((what, mean, spread, len(cells), "cell of the seed-averaged matrix"))
+    return pd.DataFrame(rows, columns=["what", "mean", "standard_deviation", "n", "unit"])
+
+
+def _improvements(table, values, clip):
+    """normalised_improvement of a column, each row by its metric."""
+    parts = table["base_atlantis"], table["base_standard"]
+    errors = normalised_improvement(np.where(table["metric"] == "accuracy", 1.0, values), *parts, "error", clip)
+    return np.where(table["metric"] == "accuracy", normalised_improvement(values, *parts, "accuracy", clip), errors)
+
+
+def _among(tasks, task):
+    return [one in several.split("+") for several, one in zip(tasks, task, strict=True)]

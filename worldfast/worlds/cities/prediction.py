@@ -1,0 +1,70 @@
+"""Whether the agreement of tasks' gradients, before any fine-tuning, foretells what fine-tunes then do.
+
+Of pairs of tasks, each once; p is Mantel's, because pairs share tasks. Nothing is fitted: one number a pair from the
+pretrained models, one from their fine-tunes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis.tables import need_columns
+from worldfast.worlds.cities.transfer import likeness_against_transfer
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["of_pairs", "prediction", "square"]
+
+
+def square(table: pandas.DataFrame, value: str = "cosine") -> pandas.DataFrame:
+    """The symmetric matrix of tasks of an `agreement` table, averaged over its models."""
+    need_columns(table, "agreement", ("task", "other", value))
+    means = table.groupby(["task", "other"], sort=False)[value].mean()
+    names = list(dict.fromkeys([*table.task, *table.other]))
+    return _symmetric(names, {pair: float(mean) for pair, mean in means.items()})
+
+
+def of_pairs(table: pandas.DataFrame, value: str) -> pandas.DataFrame:
+    """The symmetric matrix of a column over fine-tunes on two tasks, averaged over seeds and what they were asked.
+
+    table   tasks ("angle+perimeter"), and the column: a `deviation` table, say. The diagonal is NaN
+    """
+    need_columns(table, "table", ("tasks", value))
+    pairs = table[table.tasks.str.count(r"\+") == 1]
+    means = pairs.groupby("tasks", sort=False)[value].mean()
+    names = list(dict.fromkeys(task for tasks in means.index for task in tasks.split("+")))
+    return _symmetric(names, {tuple(tasks.split("+")): float(mean) for tasks, mean in means.items()})
+
+
+def _symmetric(names: list[str], values: Mapping[tuple[str, str], float]) -> pandas.DataFrame:
+    import pandas as pd
+
+    found = pd.DataFrame(np.nan, index=names, columns=names)
+    for (a, b), value in values.items():
+        found.loc[a, b] = found.loc[b, a] = value
+    return found
+
+
+def prediction(
+    agreement: pandas.DataFrame, targets: Mapping[str, pandas.DataFrame], apart: str = "distance"
+) -> pandas.DataFrame:
+    """The correlation of agreement with what fine-tunes did, over unordered pairs, with and without one task.
+
+    agreement   square, symmetric, named by tasks: `square`
+    targets     what was foretold -> rows and columns named by tasks: the two directions of a pair are averaged
+    apart       the task that every second row does without
+
+    Returns predicted and the columns of `likeness_against_transfer`: what, r, r2, p, n, unit, test.
+    """
+    import pandas as pd
+
+    parts = []
+    for name, target in targets.items():
+        found = likeness_against_transfer(agreement, target, without=(), apart=apart)
+        found.insert(0, "predicted", name)
+        parts.append(found)
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,300 @@
+"""A study: the runs it is made of, and what is read from them.
+
+A study is a list of specs, and grids are comprehensions over task names. A `Recipe` says once how runs of a
+size are trained; `Recipe.pretrain` and `world_update` make the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from math import inf
+
+from worldfast.errors import unknown_name
+from worldfast.models import ModelSpec
+from worldfast.run import Capture, Run
+from worldfast.studies import Study
+from worldfast.studies.study import NEW, OLD
+from worldfast.worlds.cities.sampling import Component
+from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tokens import Vocabulary
+from worldfast.worlds.cities.world import WorldSpec
+
+__all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "mini", "paper", "preset", "width", "world_update"]
+
+
+# ---- runs ----
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the runs of a study are trained; the defaults are those of arXiv 2602.00533.
+
+    world, model   of all runs; pretraining leaves Atlantis out
+    amount         number of tasks -> (rows of each task in an epoch, epochs); between two numbers the smaller's holds
+    standard, included, alive   rows of a fine-tune in an epoch: of each of its tasks without Atlantis and with it, and
+                   of each task of its base
+    updates        number of tasks -> epochs of a fine-tune
+    update_rate    its learning rate
+    settings       other fields of Run
+    """
+
+    world: WorldSpec = field(default_factory=lambda: WorldSpec(atlantis=100))
+    model: ModelSpec = field(default_factory=ModelSpec)
+    amount: Mapping[int, tuple[int, int]] = field(
+        default_factory=lambda: {
+            1: (1_000_000, 42),
+            2: (1_000_000, 21),
+            3: (1_000_000, 14),
+            7: (1_000_000, 6),
+        }
+    )
+    standard: int = 20_000
+    included: int = 100_000
+    alive: int = 256
+    updates: Mapping[int, int] = field(default_factory=lambda: {1: 30, 2: 30, 3: 20})
+    update_rate: float = 1e-5
+    settings: Mapping = field(default_factory=dict)
+
+    def pretrain(self, tasks: Sequence[str], seed: int, **changes) -> Run:
+        """A run on tasks from first weights, without Atlantis. `changes` are fields of Run."""
+        rows, epochs = self.amount[max(n for n in self.amount if n <= len(tasks))]
+        fields = {"world": self.world, "model": self.model, "rows": rows, "epochs": epochs, "among": OLD}
+        return Run(tuple(tasks), **(fields | dict(self.settings) | {"seed": seed} | changes))
+
+    def finetune(self, base: Run, tasks: Sequence[str], **changes) -> Run:
+        """`base` taught Atlantis by some of its tasks. `changes` are arguments of `world_update`."""
+        fields = {
+            "standard": self.standard,
+            "included": self.included,
+            "alive": self.alive,
+            "epochs": self.updates[max(n for n in self.updates if n <= len(tasks))],
+            "learning_rate": self.update_rate,
+        }
+        return world_update(base, tasks, **(fields | changes))
+
+
+def world_update(
+    base: Run,
+    tasks: Sequence[str] | str,
+    group: str = NEW,
+    *,
+    standard: int = 20_000,
+    included: int = 100_000,
+    alive: int = 256,
+    alive_among: str = "group",
+    epochs: int = 30,
+    learning_rate: float = 1e-5,
+    **changes,
+) -> Run:
+    """A fine-tune that teaches a pretrained model a group of cities by some of its tasks.
+
+    base         the run whose last weights it starts from
+    tasks        by which the group is taught, any
+    group        cities, any: an expression for World.select; Atlantis by default
+    standard     rows of each of `tasks` without the group
+    included     rows of each of `tasks` that must include one of the group
+    alive        rows of each task of the base, which keep it alive
+    alive_among  "group": those rows include one of the group, as in the published data; "rest": none does
+    changes      other fields of Run; what is left out is the base's
+
+    Optimizer and schedule start afresh. ValueError for a task that there is not, no row, or an unknown `alive_among`;
+    where the world has too few pairs for rows that never repeat, training says so.
+    Source: the fine-tuning mixtures of arXiv 2602.00533.
+    """
+    tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    if alive_among not in ("group", "rest"):
+        raise unknown_name("alive_among", alive_among, ("group", "rest"))
+    rest = OLD if group == NEW else f"not ({group})"
+    parts = [Component(task, standard, among=rest) for task in tasks]
+    parts += [Component(task, included, must_include=group) for task in tasks]
+    taught = {"group": included, "rest": standard}[alive_among]
+    for task in base.tasks:
+        where = {"must_include": group} if alive_among == "group" else {"among": rest}
+        parts.append(Component(task, alive, first=taught if task in tasks else 0, **where))  # other rows than those
+    mixture = tuple(part for part in parts if part.rows)
+    fields = {
+        "tasks": tasks,
+        "name": "",
+        "start": base,
+        "mixture": mixture,
+        "rows": Run.rows,
+        "among": None,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "capture": replace(base.capture, task=None),
+    }
+    return replace(base, **(fields | changes))
+
+
+def cyclic(n: int) -> list[tuple[str, ...]]:
+    """The seven sets of n tasks of the canon: each begins n tasks behind the one before, around the table.
+
+    Two: DT ACo IP CrD TA CoI PCr; three: DTA CoIP CrDT ACoI PCrD TACo IPCr. Source: arXiv 2602.00533.
+    """
+    names = list(TASKS)
+    return [tuple(names[(n * i + j) % len(names)] for j in range(n)) for i in range(len(names))]
+
+
+def _pretrained(recipe: Recipe, seeds: Iterable[int], all_seeds: Iterable[int]) -> list[Run]:
+    """One, two, three tasks with each of `seeds`, and all seven with `all_seeds`."""
+    grid = [recipe.pretrain(tasks, seed) for n in (1, 2, 3) for tasks in cyclic(n) for seed in seeds]
+    return grid + [recipe.pretrain(tuple(TASKS), seed) for seed in all_seeds]
+
+
+def _updates(recipe: Recipe, bases: Iterable[Run], **changes) -> list[Run]:
+    """Each base taught Atlantis by each task and by each pair."""
+    sets = [tasks for n in (1, 2) for tasks in combinations(TASKS, n)]
+    return [recipe.finetune(base, tasks, **changes) for base in bases for tasks in sets]
+
+
+def _named(run: Run, mark: str) -> Run:
+    """The run with a mark in its name, before the seed: "pt-all-w64-s42"."""
+    stem, seed = run.name.rsplit("-", 1)
+    return replace(run, name=f"{stem}-{mark}-{seed}")
+
+
+# ---- presets ----
+
+SEEDS = (42, 43, 44, 45)
+WIDTHS = {64: (12, 2), 256: (3, 8), 512: (3, 16)}  # epochs, heads
+
+
+def paper(scale: float = 1.0) -> Study:
+    """The 179 models of arXiv 2602.00533 (`.canon`), and its extensions, as published.
+
+    scale   of the rows that each model sees, and so of its steps: fewer epochs, and below one epoch fewer rows. Models,
+            vocabulary, learning rates and the number of checkpoints stay
+
+    ValueError where `scale` is not above 0.
+    """
+    updates = Recipe().updates[1]
+    included, epochs = _scaled(Recipe.included, updates, scale)
+    recipe = Recipe(
+        amount={n: _scaled(*amount, scale) for n, amount in Recipe().amount.items()},
+        standard=_scaled(Recipe.standard, updates, scale)[0],
+        included=included,
+        alive=_scaled(Recipe.alive, updates, scale)[0],
+        updates={1: epochs},
+        settings={
+            "products": "bfloat16",
+            "validation": 128,
+            "capture": Capture(layers=(3, 4, 5, 6), dtype="float16"),
+        }
+    )
+    canon = _pretrained(recipe, SEEDS[:3], SEEDS)
+    bases = canon[-len(SEEDS) :]
+    canon += _updates(recipe, bases)
+
+    first = SEEDS[0]
+    there = {frozenset(run.tasks) for run in canon if run.start is None}
+    sets = [tasks for n in (2, 3) for tasks in combinations(TASKS, n) if frozenset(tasks) not in there]
+    more = [recipe.pretrain(tasks, first) for tasks in sets]
+    more.append(_named(recipe.pretrain(tuple(TASKS), first, among=None), "atlantis"))
+    scattered = WorldSpec(atlantis=100, layout="scattered")
+    elsewhere = _named(recipe.pretrain(tuple(TASKS), first, world=scattered), "scattered")
+    more += [elsewhere] + [_named(run, "scattered") for run in _updates(recipe, [elsewhere])]
+    widths = {wide: (*_scaled(1_000_000, epochs, scale), heads) for wide, (epochs, heads) in WIDTHS.items()}
+    more += _of_width(recipe, widths, (first,))
+    shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == first]
+    return Study("paper", canon, more, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000,
+                 shown=shown + SHOWN_UPDATES, patched=SHOWN_UPDATES[2:])  # fmt: skip
+
+
+def _scaled(rows: int, epochs: int, scale: float) -> tuple[int, int]:
+    """Rows and epochs that give `scale` times as many rows in all. Epochs shrink first: rows seen again teach less."""
+    if not 0 < scale < inf:
+        raise ValueError(f"scale: expected a number above 0, got {scale!r}")
+    fewer = max(1, round(epochs * scale))
+    return max(1, round(rows * epochs * scale / fewer)), fewer
+
+
+SHOWN_UPDATES = ["ft-angle-s42", "ft-distance-s42", "ft-angle+perimeter-s42", "ft-distance+perimeter-s42"]
+
+
+def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds: Iterable[int]) -> list[Run]:
+    """All seven tasks, and their fine-tunes, at other widths: width -> (rows of each task, epochs, heads)."""
+    runs = []
+    for wide, (rows, epochs, heads) in widths.items():
+        model = replace(recipe.model, hidden=wide, intermediate=4 * wide, heads=heads)
+        bases = [recipe.pretrain(tuple(TASKS), seed, model=model, rows=rows, epochs=epochs) for seed in seeds]
+        bases = [_named(base, f"w{wide}") for base in bases]
+        runs += bases + [_named(run, f"w{wide}") for run in _updates(recipe, bases)]
+    return runs
+
+
+def width(seeds: Sequence[int] = (42,)) -> Study:
+    """All seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv 2602.00533."""
+    recipe = Recipe(settings={"products": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
+    widths = {wide: (1_000_000, *rest) for wide, rest in ({128: (6, 4)} | WIDTHS).items()}
+    runs = _of_width(recipe, widths, seeds)
+    shown = [run.name for run in runs if run.start is None]
+    return Study("width", runs, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000, shown=shown)
+
+
+def _small(layers: int, **settings) -> dict:
+    """A model and settings that learn in minutes: a token a city, and a loss on answers alone."""
+    head = Vocabulary.characters
+    return {
+        "model": ModelSpec(hidden=64, layers=layers, heads=8, intermediate=256, head_size=head),
+        "settings": {"vocabulary": "entity", "loss": "answer", "batch": 256, "learning_rate": 5e-3} | settings,
+    }
+
+
+def mini(scale: float = 1.0) -> Study:
+    """The whole canon in shape, with two seeds, at a size that two cores train in less than two hours.
+
+    1,000 cities, a token each, models of 3 layers of 64. `scale` is that of the rows: 0.01 is a quick look.
+    """
+    rows = lambda n: max(1, round(n * scale))  # noqa: E731
+    recipe = Recipe(
+        world=WorldSpec(atlantis=100, largest=1000),
+        amount={1: (rows(333_000), 3), 2: (rows(166_500), 3), 3: (rows(111_000), 3), 7: (rows(96_000), 3)},
+        standard=rows(10_000),
+        included=rows(50_000),
+        alive=rows(128),
+        updates={1: 2},
+        update_rate=1.2e-3,
+        **_small(
+            3,
+            products="bfloat16",
+            checkpoints=20,
+            validation=64,
+            capture=Capture(layers=(1, 2, 3), dtype="float16"),
+        ),
+    )
+    canon = _pretrained(recipe, SEEDS[:2], SEEDS[:2])
+    canon += _updates(recipe, canon[-2:])
+    shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == SEEDS[0]]
+    return Study("mini", canon, layer=2, shown=shown + SHOWN_UPDATES, patched=SHOWN_UPDATES[2:])
+
+
+def demo(scale: float = 1.0, seed: int = 0) -> Study:
+    """Three small models over the 5,075 cities, and two that learn of Atlantis. Minutes on two cores.
+
+    scale   of the rows that each model sees; at 1, as many as it takes for a map
+    """
+    rows = lambda n: max(1, round(n * scale))  # noqa: E731
+    recipe = Recipe(
+        standard=rows(20_000),
+        included=rows(100_000),
+        alive=rows(256),
+        updates={1: 1},
+        update_rate=1.2e-3,
+        **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
+    )
+    amount = {("distance",): 300_000, ("angle",): 300_000, tuple(TASKS): 140_000}  # rows of each task
+    runs = [recipe.pretrain(tasks, seed, rows=rows(n), epochs=1) for tasks, n in amount.items()]
+    runs += [recipe.finetune(runs[-1], tasks) for tasks in (("angle", "perimeter"), ("distance", "perimeter"))]
+    return Study("demo", runs, layer=1)
+
+
+PRESETS = {"demo": demo, "mini": mini, "paper": paper, "width": width}
+
+
+def preset(name: str, **arguments) -> Study:
+    """The preset of that name. ValueError for an unknown one, TypeError for an argument that it does not have."""
+    if name not in PRESETS:
+        raise unknown_name("study", name, PRESETS)
+    return PRESETS[name](**arguments)

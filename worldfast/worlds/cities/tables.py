@@ -1,0 +1,175 @@
+"""The tables of a study: those that were read, and those that follow from them.
+
+    runs            a row each: what it is, how it ended, whether it learned its tasks
+    curves          loss over training;  validation: scores over training
+    evaluation, probes, generalisation, cka, procrustes, alignment, dimension   as in worldfast.worlds.cities.analyses
+    improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis import trends
+from worldfast.run import Run
+from worldfast.studies import Study
+from worldfast.training.start import outcome
+from worldfast.worlds.cities import integration, prediction, transfer
+from worldfast.worlds.cities.tasks import TASKS, find
+from worldfast.worlds.cities.world import ATLANTIS
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["LEARNED", "learned", "tables"]
+
+LEARNED = 1 / 3  # of the way from the best constant answer to a perfect one, in each of a run's tasks
+R2 = 0.5  # where answers were not scored
+
+
+def tables(study: Study, out: Path, read: Mapping[str, list[pandas.DataFrame]]) -> dict[str, pandas.DataFrame]:
+    """All tables of a study from those that were read, by kind."""
+    import pandas as pd
+
+    found = {kind: pd.concat(parts, ignore_index=True) for kind, parts in read.items()}
+    if "cka_over_training" in found:
+        found["cka"] = pd.concat([found["cka"], found.pop("cka_over_training")], ignore_index=True)
+    found |= _over_training(study, out)
+    runs = _runs(study, out, found)
+    canon = runs[runs.canon]
+    if (runs.kind == "ft").any() and "evaluation" in found:
+        known = set(found["evaluation"].run)
+        tried = runs[runs.run.isin(known) & ((runs.kind == "pt") | runs.base.isin(known))]
+        if (tried.kind == "ft").any():
+            found["improvement"] = integration.improvement(found["evaluation"], tried)
+            pairs = tried[(tried.kind == "ft") & (tried.n_tasks > 1)]
+            if len(pairs) and _have_teachers(tried):
+                found["deviation"] = integration.deviation(found["improvement"], tried)
+    if "cka" in found and _comparable(found["cka"], runs):
+        found["trends"] = trends.trends(found["cka"], runs)
+        found["matrix"] = trends.task_matrix(found["cka"], runs)
+        if "improvement" in found:
+            points = _transfer(study, found, canon)
+            if points is not None:
+                found["transfer"] = points
+    if "agreement" in found and "deviation" in found:
+        found["prediction"] = _prediction(study, found, canon)
+    return {"runs": runs} | found
+
+
+def _comparable(pairs: pandas.DataFrame, runs: pandas.DataFrame) -> bool:
+    """Whether two runs that learned have as many tasks, and were compared."""
+    learned = runs[runs.learned & runs.run.isin([*pairs.run, *pairs.other])]
+    return bool((learned.n_tasks.value_counts() > 1).any())
+
+
+def _have_teachers(runs: pandas.DataFrame) -> bool:
+    """Whether there is a fine-tune on several tasks, each of which another one from its base was taught alone."""
+    tuned = runs[runs.kind == "ft"]
+    alone = {(row.base, row.tasks) for row in tuned.itertuples() if row.n_tasks == 1}
+    several = [row for row in tuned.itertuples() if row.n_tasks > 1]
+    return any(all((row.base, task) in alone for task in row.tasks.split("+")) for row in several)
+
+
+def _transfer(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFrame | None:
+    """CKA of one-task models against one-task improvement; None where the study has too few of either."""
+    matrix = found["matrix"]
+    layer = matrix[(matrix.layer == study.layer) & (matrix.n_tasks == 1)]
+    alone = found["improvement"]
+    alone = alone[~alone.tasks.str.contains("+", regex=False) & alone.run.isin(canon.run)]
+    if len(layer) < 3 or alone.tasks.nunique() < 3:
+        return None
+    return transfer.transfer_points(trends.as_matrix(layer), integration.seed_averaged(alone))
+
+
+def _prediction(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFrame:
+    """Agreement of gradients against what the canon's fine-tunes then did."""
+    of_canon = {
+        name: found[name][found[name].run.isin(canon.run)] for name in ("improvement", "deviation", "generalisation")
+    }
+    alone = of_canon["improvement"]
+    alone = alone[~alone.tasks.str.contains("+", regex=False)]
+    errors = of_canon["generalisation"]
+    errors = errors[(errors.group == ATLANTIS) & (errors.layer == study.layer)]
+    errors = errors.merge(canon[["run", "tasks", "n_tasks"]], on="run").query("n_tasks == 2")
+    targets = {
+        "transfer of one-task fine-tunes": integration.seed_averaged(alone),
+        "deviation of two-task fine-tunes": prediction.of_pairs(of_canon["deviation"], "deviation"),
+        "Atlantis error of two-task fine-tunes": prediction.of_pairs(errors, "error"),
+    }
+    return prediction.prediction(prediction.square(found["agreement"]), targets)
+
+
+def _over_training(study: Study, out: Path) -> dict[str, pandas.DataFrame]:
+    """Losses and validation scores from the lines of metrics."""
+    import pandas as pd
+
+    curves, scores = [], []
+    for run in study.runs:
+        path = out / "runs" / run.folder_name / "metrics.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else ():
+            line = json.loads(line)
+            at = {"run": run.name, "step": line["step"], "rows": line["rows"]}
+            if line.get("loss") is not None:
+                curves.append(at | {"loss": line["loss"]})
+            for name in line:
+                if name.startswith("validation/"):
+                    task = find(name.removeprefix("validation/"))
+                    value = {"task": task.name, "metric": task.metric, "value": line[name]}
+                    scores.append(at | value | {"unparsable": line[f"unparsable/{task.name}"]})
+    found = {"curves": pd.DataFrame(curves, columns=["run", "step", "rows", "loss"])}
+    if scores:
+        found["validation"] = pd.DataFrame(scores)
+    return found
+
+
+def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pandas.DataFrame:
+    import pandas as pd
+
+    losses = found["curves"].groupby("run").loss.last()
+    canon = {run.id for run in study.canon}
+    table = []
+    for run in study.runs:
+        ending = outcome(out / "runs" / run.folder_name) or {"status": "not run", "seconds": np.nan, "step": 0}
+        table.append(
+            {
+                "run": run.name,
+                "id": run.id,
+                "kind": "ft" if run.start else "pt",
+                "canon": run.id in canon,
+                "tasks": "+".join(run.tasks),
+                "n_tasks": len(run.tasks),
+                "seed": run.seed,
+                "base": run.start.name if isinstance(run.start, Run) else "",
+                "width": run.model.hidden,
+                "steps": ending["step"],
+                "rows": run.rows_at(ending["step"])[0],
+                "seconds": ending["seconds"],
+                "status": ending["status"],
+                "learned": ending["status"] == "finished" and learned(run, found),
+                "loss": losses.get(run.name, np.nan),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def learned(run: Run, found: Mapping[str, pandas.DataFrame]) -> bool:
+    """Whether a run answers each of its tasks, on rows of its test set, a third of the way or more from the best
+    constant answer to a perfect one. Without scores: whether a probe of one of its layers explains half of the places.
+    """
+    if "evaluation" not in found:
+        probes = found["probes"][found["probes"].run == run.name]
+        return bool(probes[probes.step == probes.step.max()].r2.max() > R2)
+    scores = found["evaluation"]
+    scores = scores[(scores.run == run.name) & (scores.group == "standard")].set_index("task")
+    for task in run.tasks:
+        perfect = 1.0 if TASKS[task].answers else 0.0
+        row = scores.loc[task]
+        if (row.value - row.constant) / (perfect - row.constant) < LEARNED:
+            return False
+    return True

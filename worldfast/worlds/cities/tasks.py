@@ -1,0 +1,174 @@
+"""The seven tasks: the table, labels in bulk, prompts, and the reading and scoring of answers.
+
+The table itself and every rule stand in csrc/rows/tasks.h; this module reads them.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from worldfast._native import core, cuda_stream, current_device_of, empty
+from worldfast.errors import unknown_name
+from worldfast.worlds.cities.world import World
+
+__all__ = ["TASKS", "Task", "find", "label"]
+
+DLPACK_CUDA = (2, 13)  # types of device, as __dlpack_device__ gives them: CUDA's memory, and managed memory
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the task table.
+
+    name, prompt      "trianglearea" and its word in the text, "triarea"
+    index             its position in the table, and its number in Batch.task
+    min_cities, max_cities
+    semicolon         the city after which ';' stands in place of ',' (-1: none)
+    unique_pairs      rows walk the unordered pairs of cities, none of them twice
+    balanced          half the rows TRUE, half FALSE
+    unit              of the label; "" for choices
+    answers           the choices in the order of their labels; () for numbers
+    failure           what an answer that cannot be parsed scores (absolute error, or accuracy 0)
+    """
+
+    name: str
+    index: int
+    prompt: str
+    min_cities: int
+    max_cities: int
+    semicolon: int
+    unique_pairs: bool
+    balanced: bool
+    unit: str
+    answers: tuple[str, ...]
+    failure: float
+
+    @property
+    def kind(self):
+        """ "choice" where the label is an index into `answers`, else "number"."""
+        return "choice" if self.answers else "number"
+
+    @property
+    def metric(self):
+        """The name of what `score` returns."""
+        return "accuracy" if self.answers else "absolute error"
+
+    @property
+    def delimiter(self):
+        """The character after the first city."""
+        return ";" if self.semicolon == 0 else "," if self.max_cities > 1 else ")"
+
+    def question(self, city_ids):
+        """The text of a row up to and with '=': question([865, 4879]) -> "dist(c_0865,c_4879)="."""
+        text = f"{self.prompt}("
+        for i, city_id in enumerate(city_ids):
+            last = i == len(city_ids) - 1
+            text += f"c_{city_id:04d}" + (")" if last else ";" if i == self.semicolon else ",")
+        return text + "="
+
+    def answer(self, label):
+        """The text of a label: answer(0) -> "FALSE" for inside, "0" for distance."""
+        return self.answers[label] if self.answers else str(label)
+
+    def parse(self, text):
+        """The label that an answer's text stands for, or None where it stands for none."""
+        if self.answers:
+            return self.answers.index(text) if text in self.answers else None
+        return int(text) if text.isascii() and text.isdigit() else None
+
+    def score(self, labels, texts):
+        """Scores answers against labels: (float64 [n], number of unparsable answers).
+
+        A score is the absolute error in the task's unit for numbers, 1 or 0 for choices. An answer that cannot be
+        parsed scores the failure value.
+        """
+        answers = [self.parse(text) for text in texts]
+        unparsable = sum(answer is None for answer in answers)
+        if self.answers:
+            scores = [float(answer == label) for answer, label in zip(answers, labels, strict=True)]
+        else:
+            scores = [
+                self.failure if answer is None else abs(answer - int(label))
+                for answer, label in zip(answers, labels, strict=True)
+            ]
+        return np.asarray(scores, dtype=np.float64), unparsable
+
+    def constant(self, labels):
+        """What the best answer that is always the same would score on labels: the bar of who has learned nothing."""
+        if self.answers:
+            return float(np.bincount(labels).max() / len(labels))
+        return float(np.abs(labels - np.median(labels)).mean())
+
+
+TASKS = MappingProxyType({row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())})
+
+
+def find(task):
+    """The Task of a name (or the Task itself); ValueError with the nearest name for any other."""
+    if isinstance(task, Task):
+        return task
+    if task not in TASKS:
+        raise unknown_name("task", task, TASKS)
+    return TASKS[task]
+
+
+def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threads=0, check=True):
+    """Labels in bulk, exact.
+
+    Either label("inside", world, cities) or label("inside", xy=xy).
+
+    task      name
+    world     World
+    cities    int32 [n, k], indices into the world, distinct in each row; -1 behind the last city of a shorter row
+    xy        int32 [n, k, 2], 0.1 degree, |coordinate| <= 2^20; points may coincide
+    count     int32 [n], the number of points in each row of xy; default k
+    out       int64 [n] to write to (contiguous), of the kind and on the device of the input
+    threads   CPU threads; 0: one per processor
+    check     False: a row that does not fit is no error. Then, on a GPU, the host does not wait for the labels, and with
+              `out` too a CUDA graph can hold the call (of a world that is kept, once there was one on that device before).
+
+    Returns int64 [n] in the kind (numpy, torch, cupy) that came in; on a GPU they are made on the current CUDA stream of
+    the library that owns it. A choice is its index in TASKS[task].answers. The label of a row that does not fit is -1.
+    Raises TypeError (dtype), ValueError (shape, arity, repeated city, coordinate too large, unknown task), IndexError
+    (city outside the world); each names the argument and the row.
+    Source: arXiv 2602.00533, section 2 and its published code; rounding is half to even.
+    """
+    task = find(task)
+    by_city = world is not None and cities is not None and xy is None and count is None
+    by_point = xy is not None and world is None and cities is None
+    if not (by_city or by_point):
+        raise TypeError("label takes either a world and cities, or xy (and count)")
+    if by_city and not isinstance(world, World):
+        raise TypeError(f"world: expected a World, got a {type(world).__name__}")
+    if threads < 0:
+        raise ValueError(f"threads: expected at least 0 (one per processor), got {threads}")
+    given = cities if by_city else xy
+    if not hasattr(given, "__dlpack__"):
+        name = "cities" if by_city else "xy"
+        raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
+    with current_device_of(given):
+        if by_city:
+            device_type, device = given.__dlpack_device__()
+            xy = _xy_on_gpu(world, device) if device_type in DLPACK_CUDA else world.xy
+        if out is None:
+            out = empty(given.shape[:1], "int64", like=given)
+        first_bad = empty(3, "int64", like=given) if check else None
+        core.label(task.index, xy, cities, count, out, first_bad, threads, cuda_stream(given))
+    return out
+
+
+_on_gpus = WeakKeyDictionary()  # World -> {device: its coordinates there}
+
+
+def _xy_on_gpu(world, device):
+    """A world's coordinates on a GPU, int32 [N, 2]: a torch tensor that is there when this returns, as long as the
+    world is."""
+    import torch
+
+    copies = _on_gpus.setdefault(world, {})
+    if device not in copies:
+        copies[device] = torch.as_tensor(np.array(world.xy), device=f"cuda:{device}")
+        torch.cuda.synchronize(device)
+    return copies[device]
