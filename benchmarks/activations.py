@@ -21,14 +21,7 @@ from harness import Contestant, Unit, arguments, run, threads
 
 from worldfast.reading import Activations, Writer
 
-ABOUT = {
-    "run": "bench",
-    "prompt": "",
-    "spec": "{}",
-    "origin": "{}",
-    "token_positions": (2, 3),
-    "dtype": "float32",
-}
+ABOUT = {"run": "bench", "prompt": "", "spec": "{}", "origin": "{}", "token_positions": (2, 3), "dtype": "float32"}
 
 
 class Format:
@@ -133,9 +126,7 @@ def main():
     options = parser.parse_args()
     steps, n, d = (2, 50, 8) if options.quick else (options.steps, 5_075, 256)
     random = np.random.default_rng(0)
-    data = [
-        {layer: random.normal(size=(n, d)).astype(np.float32) for layer in (3, 4, 5, 6)} for _ in range(steps)
-    ]
+    data = [{layer: random.normal(size=(n, d)).astype(np.float32) for layer in (3, 4, 5, 6)} for _ in range(steps)]
     layer, size = 5, steps * n * d * 4
     options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder, threads(options.threads[0]):
@@ -151,17 +142,17 @@ def main():
             Format("worldfast", folder, write_worldfast, read_worldfast),
             Format("h5py, slices of one dataset", folder, write_hdf5, read_hdf5),
             Format(
-                "h5py, slices, automatic chunks, gzip", folder,
-                lambda *args: write_hdf5(*args, chunks=True, compression="gzip"), read_hdf5,
+                "h5py, slices, automatic chunks, gzip",
+                folder,
+                lambda *args: write_hdf5(*args, chunks=True, compression="gzip"),
+                read_hdf5,
             ),
             Format("numpy.save, a file for each array", folder, write_numpy, read_numpy),
             Format("torch.save, a file for each step", folder, write_torch, read_torch),
-        ]  # fmt: skip
+        ]
 
         def contestant(form, action, *limits):
-            return Contestant(
-                form.name, lambda: action(form), lambda _: form.differences(data), limits=limits
-            )
+            return Contestant(form.name, lambda: action(form), lambda _: form.differences(data), limits=limits)
 
         for work, amount, action in (
             ("writing four layers", 4 * size, lambda form: form.write(data)),

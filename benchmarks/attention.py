@@ -35,9 +35,7 @@ def rotate(x, cos, sin):
 def padded_attention(qkv, cos, sin):
     """[R, T, 3, H, D] -> [R, T, H, D]; what stands behind a row's end reaches none of its tokens."""
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # [R, H, T, D]
-    return F.scaled_dot_product_attention(
-        rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True
-    ).transpose(1, 2)
+    return F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True).transpose(1, 2)
 
 
 def with_gradient(forward, x, grad_out):
@@ -103,14 +101,20 @@ def main():
 
         return [
             Contestant(
-                "worldfast", lambda: whole(ours, packed, grad_packed),
-                lambda arrays: relative_error(arrays, exact), ALLOWED[dtype], limits=limits,
+                "worldfast",
+                lambda: whole(ours, packed, grad_packed),
+                lambda arrays: relative_error(arrays, exact),
+                ALLOWED[dtype],
+                limits=limits,
             ),
             Contestant(
-                "RoPE and scaled_dot_product_attention, padded", lambda: whole(theirs, padded, grad_padded),
-                unpadded, ALLOWED[dtype], limits=limits,
+                "RoPE and scaled_dot_product_attention, padded",
+                lambda: whole(theirs, padded, grad_padded),
+                unpadded,
+                ALLOWED[dtype],
+                limits=limits,
             ),
-        ]  # fmt: skip
+        ]
 
     for count in options.threads:
         for dtype in ALLOWED:

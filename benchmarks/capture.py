@@ -34,8 +34,7 @@ class Checkpoints:
     def __init__(self, together: Together, folder: Path, writer: Writer):
         self.together, self.writer = together, writer
         self.members = [
-            Member(together.lockstep, i, folder / str(i), run, writer)
-            for i, run in enumerate(together.lockstep.runs)
+            Member(together.lockstep, i, folder / str(i), run, writer) for i, run in enumerate(together.lockstep.runs)
         ]
         for member in self.members:
             for part in ("checkpoint", "activations"):
@@ -97,7 +96,10 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent.parent / "build" / "capture")
     options = parser.parse_args()
     paper = wf.Run(tuple(wf.TASKS), epochs=6, world=wf.WorldSpec(atlantis=100))
-    cases = {"paper shape, 5,175 cities, 4 layers": [paper], "the demo's models": [run for run in wf.study.demo().runs if run.start is None]}
+    cases = {
+        "paper shape, 5,175 cities, 4 layers": [paper],
+        "the demo's models": [run for run in wf.study.demo().runs if run.start is None],
+    }
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, runs in cases.items():
         if options.quick:

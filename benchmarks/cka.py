@@ -171,9 +171,7 @@ def linear_pair(X, Y, ckatorch, pytorch_cka):
     if pytorch_cka:
         peer = pytorch_cka.cka_from_features
         name = "pytorch-cka, float32, debiased"
-        yield Contestant(
-            f"{name}, of centred data", lambda: peer(*moved), error_debiased, 1e-3, limits=single
-        )
+        yield Contestant(f"{name}, of centred data", lambda: peer(*moved), error_debiased, 1e-3, limits=single)
         yield Contestant(
             f"{name}, of the data as they are", lambda: peer(*raw), error_debiased, math.inf, limits=single
         )
@@ -185,15 +183,21 @@ def rbf_pair(X, Y, ckatorch):
     raw = [torch.from_numpy(A) for A in (X, Y)]
 
     yield Contestant(
-        "worldfast, float32", lambda: wf.cka(X, Y, kernel="rbf"), lambda value: abs(value / ours - 1), 1e-5,
+        "worldfast, float32",
+        lambda: wf.cka(X, Y, kernel="rbf"),
+        lambda value: abs(value / ours - 1),
+        1e-5,
         limits=least(2, *X.shape, kernel="rbf"),
-    )  # fmt: skip
+    )
     yield Contestant("NumPy, n x n, float64", lambda: by_samples(X, Y, "rbf"), limits=double)
     if ckatorch:
         yield Contestant(
-            "ckatorch, float64", lambda: ckatorch.cka_base(*raw, kernel="rbf"),
-            lambda value: abs(float(value) / exact - 1), 1e-5, limits=double,
-        )  # fmt: skip
+            "ckatorch, float64",
+            lambda: ckatorch.cka_base(*raw, kernel="rbf"),
+            lambda value: abs(float(value) / exact - 1),
+            1e-5,
+            limits=double,
+        )
 
 
 def linear_matrix(Xs, pytorch_cka):
@@ -214,9 +218,11 @@ def linear_matrix(Xs, pytorch_cka):
         yield Contestant(
             f"NumPy, d x d, {dtype}, {len(sample)} pairs timed as {pairs:,}",
             lambda typed=typed: [by_features(typed[i], typed[j]) for i, j in sample],
-            lambda found: abs(found[0] / exact[sample[0]] - 1), allowed,
-            times=pairs / len(sample), limits=least(*size, getattr(torch, dtype)),
-        )  # fmt: skip
+            lambda found: abs(found[0] / exact[sample[0]] - 1),
+            allowed,
+            times=pairs / len(sample),
+            limits=least(*size, getattr(torch, dtype)),
+        )
     if pytorch_cka:
         ways = {
             "its cka_from_features": lambda: pytorch_cka.cka_from_features(stack, stack),
@@ -224,9 +230,12 @@ def linear_matrix(Xs, pytorch_cka):
         }
         for way, compute in ways.items():
             yield Contestant(
-                f"pytorch-cka, float32, debiased, of centred data, {way}", compute,
-                lambda matrix: relative_error(matrix, debiased), 1e-3, limits=limits,
-            )  # fmt: skip
+                f"pytorch-cka, float32, debiased, of centred data, {way}",
+                compute,
+                lambda matrix: relative_error(matrix, debiased),
+                1e-3,
+                limits=limits,
+            )
 
 
 def all_matrices(arrays, device=None):
@@ -239,24 +248,30 @@ def all_matrices(arrays, device=None):
     def together():
         statistics = gram_statistics(Xs, kernels=("linear", "rbf"))
         return {
-            (kernel, debiased): statistics.cka(kernel, debiased)
-            for kernel in KERNELS
-            for debiased in (False, True)
+            (kernel, debiased): statistics.cka(kernel, debiased) for kernel in KERNELS for debiased in (False, True)
         }
 
     yield Contestant(
-        "worldfast, linear", lambda: wf.cka_matrix(Xs),
-        lambda matrix: relative_error(matrix, exact["linear"][False]), 1e-5, limits=linear,
-    )  # fmt: skip
+        "worldfast, linear",
+        lambda: wf.cka_matrix(Xs),
+        lambda matrix: relative_error(matrix, exact["linear"][False]),
+        1e-5,
+        limits=linear,
+    )
     yield Contestant(
-        "worldfast, RBF", lambda: wf.cka_matrix(Xs, kernel="rbf"),
-        lambda matrix: relative_error(matrix, exact["rbf"][False]), 1e-5, limits=rbf,
-    )  # fmt: skip
+        "worldfast, RBF",
+        lambda: wf.cka_matrix(Xs, kernel="rbf"),
+        lambda matrix: relative_error(matrix, exact["rbf"][False]),
+        1e-5,
+        limits=rbf,
+    )
     yield Contestant(
-        "worldfast, linear and RBF, each plain and debiased, together", together,
+        "worldfast, linear and RBF, each plain and debiased, together",
+        together,
         lambda found: max(relative_error(matrix, exact[k][d]) for (k, d), matrix in found.items()),
-        1e-5, limits=rbf,
-    )  # fmt: skip
+        1e-5,
+        limits=rbf,
+    )
 
 
 # ---- memory ----

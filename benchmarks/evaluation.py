@@ -35,18 +35,21 @@ def test_sets(rows):
     world = wf.World.cities().with_atlantis(n=100, seed=42)
     standard, atlantis = {"among": "region != 'Atlantis'"}, {"must_include": "region == 'Atlantis'"}
     return [
-        wf.sample(world, task, rows, split="test", **cities)
-        for task in wf.TASKS
-        for cities in (standard, atlantis)
+        wf.sample(world, task, rows, split="test", **cities) for task in wf.TASKS for cities in (standard, atlantis)
     ]
 
 
 def trained(spec, steps, threads):
     """An ensemble of one that has learned all tasks for so many steps."""
     run = wf.Run(
-        tuple(wf.TASKS), model=spec, rows=max(1, steps * 128 // 7), learning_rate=1e-3, products="bfloat16",
-        checkpoints=1, capture=Capture(layers=()),
-    )  # fmt: skip
+        tuple(wf.TASKS),
+        model=spec,
+        rows=max(1, steps * 128 // 7),
+        learning_rate=1e-3,
+        products="bfloat16",
+        checkpoints=1,
+        capture=Capture(layers=()),
+    )
     with tempfile.TemporaryDirectory() as out:
         [folder] = wf.train(run, out, threads=threads)
         return load(folder)[1]
@@ -73,9 +76,7 @@ def generate(model, batch, rows, size):
         for prompt, row in zip(prompts, part):
             prompt[longest - length[row] :] = batch.tokens[row, : length[row]]
         prompts = torch.from_numpy(prompts).to(model.device)
-        found = model.generate(
-            prompts, attention_mask=(prompts != PAD).long(), max_new_tokens=LONGEST, do_sample=False
-        )
+        found = model.generate(prompts, attention_mask=(prompts != PAD).long(), max_new_tokens=LONGEST, do_sample=False)
         for row, tokens in zip(part, found[:, longest:].tolist()):
             answers[row] = tokens[: tokens.index(EOS)] if EOS in tokens else tokens
     return answers
@@ -85,9 +86,7 @@ def main():
     parser = arguments(__doc__, repeats=3, threads=[CORES])
     parser.add_argument("--rows", type=int, default=10_000, help="of each test set")
     parser.add_argument("--sample", type=int, default=512, help="rows of each that the peer answers")
-    parser.add_argument(
-        "--batch", type=int, nargs="+", default=[64, 256, 1024], help="the peer's batch sizes"
-    )
+    parser.add_argument("--batch", type=int, nargs="+", default=[64, 256, 1024], help="the peer's batch sizes")
     parser.add_argument("--steps", type=int, default=600, help="that the model learns first")
     options = parser.parse_args()
     if options.quick:
@@ -105,9 +104,7 @@ def main():
                 expected = [generate(model.double(), batch, checked, checked) for batch in sets]
             models = {"float32": model.float(), "bfloat16": copy.deepcopy(model).bfloat16()}
         nodes = sum(
-            len(part.tokens)
-            for batch in sets
-            for part in share(batch.tokens, batch.answer_start, ensemble._tile)
+            len(part.tokens) for batch in sets for part in share(batch.tokens, batch.answer_start, ensemble._tile)
         )
         behind_embedding = spec.parameters(ensemble.vocabulary) - ensemble.vocabulary * spec.hidden
         operations = 2 * behind_embedding * (nodes + len(sets) * rows * (LONGEST - 1))
@@ -128,11 +125,14 @@ def main():
         check = None if model is None else error
         found = [
             Contestant(
-                f"worldfast, {products}", lambda products=products: ours(products), check, allowed,
+                f"worldfast, {products}",
+                lambda products=products: ours(products),
+                check,
+                allowed,
                 limits=limits[products],
             )
             for products, allowed in ALLOWED.items()
-        ]  # fmt: skip
+        ]
         if model is not None:
             few = min(PART, sample)
             for products, allowed in ALLOWED.items():
@@ -142,10 +142,15 @@ def main():
                     Contestant(
                         f"transformers generate, {products}, {size} rows at a time",
                         lambda products=products, size=size: theirs(products, size),
-                        check, allowed, rows / sample, limits[products], part, len(sets) * sample / few,
+                        check,
+                        allowed,
+                        rows / sample,
+                        limits[products],
+                        part,
+                        len(sets) * sample / few,
                     )
                     for size in options.batch
-                ]  # fmt: skip
+                ]
         return found
 
     for count in options.threads:

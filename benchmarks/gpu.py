@@ -77,9 +77,7 @@ def digest_file() -> Path:
 
 def built() -> bool:
     """Whether this tree's package can be imported with CUDA and was built from these sources by `install`."""
-    probe = (
-        "from worldfast import _native, kernels; print(_native.core.__file__ if _native.core.cuda else '')"
-    )
+    probe = "from worldfast import _native, kernels; print(_native.core.__file__ if _native.core.cuda else '')"
     command = [sys.executable, "-c", probe]
     found = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
     module = Path(found.stdout.strip())
@@ -97,9 +95,7 @@ def install(log: Path, architecture: str, limit: float) -> None:
     command = [*pip, "install", "--no-build-isolation", "--no-deps", "-e", "."]
     digest = digest_of_sources()
     with open(log, "w") as file:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
         try:
             code = process.wait(limit)
         finally:
@@ -370,7 +366,9 @@ class Call:
             with tarfile.open(partial, "w") as archive:
                 for name in ("science.json", "readings", "runs"):
                     if (science / name).exists():
-                        archive.add(science / name, name, filter=lambda one: None if one.name.endswith(".partial") else one)
+                        archive.add(
+                            science / name, name, filter=lambda one: None if one.name.endswith(".partial") else one
+                        )
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

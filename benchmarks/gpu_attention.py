@@ -179,11 +179,7 @@ def time_attention(part, rope, beside, rows=2_048, tokens=40, heads=4, size=32, 
         inputs, given = [layout(x).clone().requires_grad_() for x in qkv], layout(grad)
         right = [layout(x) for x in expected]
         return Contestant(
-            name,
-            lambda: step(attend, inputs, given),
-            lambda found: relative_error(found, right),
-            3e-2,
-            limits=limits,
+            name, lambda: step(attend, inputs, given), lambda found: relative_error(found, right), 3e-2, limits=limits
         )
 
     worldfast = contestant("worldfast", ours, packed)

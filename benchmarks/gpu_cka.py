@@ -12,13 +12,7 @@ from worldfast.analysis.gram import gram_statistics
 
 GPU = gpu_device.DEVICE
 DEVICE = GPU.place
-SHAPES = [
-    (1_000, [256] * 5),
-    (513, [3, 300, 64, 1, 129]),
-    (300, [32] * 70),
-    (700, [4_096, 100]),
-    (4_413, [256] * 3),
-]
+SHAPES = [(1_000, [256] * 5), (513, [3, 300, 64, 1, 129]), (300, [32] * 70), (700, [4_096, 100]), (4_413, [256] * 3)]
 
 
 def verify_cka(n, widths):

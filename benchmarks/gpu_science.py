@@ -40,9 +40,18 @@ STEPS = 32  # behind which a rate is measured, and of which it is measured
 def tiny_study() -> Study:
     """A dry run's: two models of one task, one of two, and a fine-tune of that."""
     one = Run(
-        ("distance",), world=wf.WorldSpec(atlantis=20, largest=60), rows=64, batch=32, loss="answer", among=OLD,
-        vocabulary="entity", model=wf.ModelSpec(**TINY), checkpoints=2, validation=2, capture=wf.Capture(layers=(1,)),
-    )  # fmt: skip
+        ("distance",),
+        world=wf.WorldSpec(atlantis=20, largest=60),
+        rows=64,
+        batch=32,
+        loss="answer",
+        among=OLD,
+        vocabulary="entity",
+        model=wf.ModelSpec(**TINY),
+        checkpoints=2,
+        validation=2,
+        capture=wf.Capture(layers=(1,)),
+    )
     base = replace(one, tasks=("distance", "angle"), name="")
     few = {"standard": 8, "included": 40, "alive": 4, "epochs": 1, "learning_rate": 1e-3}
     runs = (one, replace(one, tasks=("angle",), name=""), base, world_update(base, "distance", **few))
@@ -80,7 +89,9 @@ def chosen_scale(seconds: float) -> float:
     first, second = waves(paper())[:2]
     step = measured(first)
     taken = step * first[0].steps + step * len(second) / len(first) * second[0].steps
-    print(f"a step of {len(first)} models takes {step * 1e3:.2f} ms: at full scale two waves {taken:,.0f} s", flush=True)
+    print(
+        f"a step of {len(first)} models takes {step * 1e3:.2f} ms: at full scale two waves {taken:,.0f} s", flush=True
+    )
     return next((scale for scale in SCALES if scale * taken <= seconds), SCALES[-1])
 
 

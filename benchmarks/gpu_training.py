@@ -100,7 +100,10 @@ TINY = dict(hidden=16, layers=1, heads=2, intermediate=24)
 
 def tiny_cases():
     """The same, of a size that an interpreter gets through."""
-    yield "tiny, bfloat16", [wf.Run("distance", model=ModelSpec(**TINY), products="bfloat16", rows=4, batch=2, warmup=0)]
+    yield (
+        "tiny, bfloat16",
+        [wf.Run("distance", model=ModelSpec(**TINY), products="bfloat16", rows=4, batch=2, warmup=0)],
+    )
 
 
 def cases():
@@ -111,13 +114,8 @@ def cases():
         run = wf.Run(all_tasks, seed=1, products=products, warmup=5)
         yield f"paper shape, {products}", [run, wf.Run(**other, products=products, warmup=5)]
     wide = ModelSpec(hidden=256, layers=2, heads=8, intermediate=1024)
-    yield (
-        "256 wide, bfloat16",
-        [wf.Run(all_tasks, seed=s, model=wide, products="bfloat16", warmup=5) for s in (1, 2)],
-    )
-    demo = dict(
-        model=ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=98), vocabulary="entity"
-    )
+    yield ("256 wide, bfloat16", [wf.Run(all_tasks, seed=s, model=wide, products="bfloat16", warmup=5) for s in (1, 2)])
+    demo = dict(model=ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=98), vocabulary="entity")
     demo |= dict(loss="answer", products="bfloat16", warmup=5)
     yield "demo shape, bfloat16", [wf.Run(all_tasks, seed=s, **demo) for s in (1, 2)]
 
@@ -163,8 +161,11 @@ def time_training(part, members, steps):
     begun = time.perf_counter()
     lockstep = lockstep_of(runs, DEVICE + ":0")
     take(lockstep, steps)
-    print(f"\n{members} models: {steps} steps, what is compiled and recorded among them: "
-          f"{time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
+    print(
+        f"\n{members} models: {steps} steps, what is compiled and recorded among them: "
+        f"{time.perf_counter() - begun:.0f} s",
+        flush=True,
+    )
 
     def run():
         for _ in range(steps):
@@ -184,11 +185,14 @@ class Moved(Plain):
     """The plain loop with weights and rows on the device."""
 
     def __init__(self, run, start, batches, loss, **precision):
-        start = type(start)(*(
-            tuple(type(block)(*(x.to(DEVICE) for x in block)) for block in part) if isinstance(part, tuple)
-            else part.to(DEVICE)
-            for part in start
-        ))  # fmt: skip
+        start = type(start)(
+            *(
+                tuple(type(block)(*(x.to(DEVICE) for x in block)) for block in part)
+                if isinstance(part, tuple)
+                else part.to(DEVICE)
+                for part in start
+            )
+        )
         super().__init__(run, start, [Padded(*(x.to(DEVICE) for x in batch)) for batch in batches], loss, **precision)
 
 
@@ -307,8 +311,11 @@ def verify_case(name, runs, steps):
     """AssertionError where there are faults."""
     begun = time.perf_counter()
     faults, beside, apart = verify_training(runs, steps)
-    print(f"{name}: weights {beside:.1e} from the CPU's, {apart:.1e} from those alone, of how far they moved; "
-          f"{time.perf_counter() - begun:.0f} s", flush=True)  # fmt: skip
+    print(
+        f"{name}: weights {beside:.1e} from the CPU's, {apart:.1e} from those alone, of how far they moved; "
+        f"{time.perf_counter() - begun:.0f} s",
+        flush=True,
+    )
     require(faults)
 
 

@@ -34,8 +34,23 @@ from worldfast.files import origin
 
 RESULTS = Path(__file__).with_name("results.csv")
 COLUMNS = [
-    "date", "commit", "machine", "benchmark", "case", "contestant", "median", "p20", "p80", "unit", "repeats",
-    "error", "limit", "limit_share", "processor", "instructions", "vector_width",
+    "date",
+    "commit",
+    "machine",
+    "benchmark",
+    "case",
+    "contestant",
+    "median",
+    "p20",
+    "p80",
+    "unit",
+    "repeats",
+    "error",
+    "limit",
+    "limit_share",
+    "processor",
+    "instructions",
+    "vector_width",
 ]  # fmt: skip; rows from before 2026-11-28 end at limit_share or sooner
 PAUSE = 0.1  # seconds, in which threads that the last contestant left spinning go to sleep
 SAID = 1.0  # seconds; a turn that takes longer is said when it ends
@@ -231,9 +246,7 @@ def verify(contestants: list[Contestant]) -> dict[Contestant, float]:
         if contestant.error:
             errors[contestant] = error = float(contestant.error(result))
             if not error <= contestant.allowed:
-                raise AssertionError(
-                    f"{contestant.name} errs by {error:.2e}, allowed {contestant.allowed:.2e}"
-                )
+                raise AssertionError(f"{contestant.name} errs by {error:.2e}, allowed {contestant.allowed:.2e}")
     return errors
 
 

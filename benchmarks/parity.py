@@ -54,7 +54,9 @@ def findings(curves: dict[str, np.ndarray], reference: str, others: np.ndarray, 
     """Sentences on each curve [steps] beside the reference's, given those of other seeds [seeds, steps]."""
     exact = curves[reference]
     between = np.abs(smooth(others, window) - smooth(exact, window))  # [seeds, parts]
-    said = [f"between seeds, smoothed over {window} steps: {between.mean():.4f} on average, {between.max():.4f} at most"]
+    said = [
+        f"between seeds, smoothed over {window} steps: {between.mean():.4f} on average, {between.max():.4f} at most"
+    ]
     for name, losses in curves.items():
         if name == reference:
             continue
@@ -75,7 +77,11 @@ def draw(curves: dict[str, np.ndarray], path: Path, window: int) -> None:
     import matplotlib.pyplot as plt
 
     figure, (above, below) = plt.subplots(2, sharex=True, figsize=(6.5, 5), height_ratios=(2, 1), layout="constrained")
-    styles = {"transformers": ("#000000", "-", 3.0), "float32": ("#E69F00", "-", 1.4), "bfloat16": ("#0072B2", "--", 1.4)}
+    styles = {
+        "transformers": ("#000000", "-", 3.0),
+        "float32": ("#E69F00", "-", 1.4),
+        "bfloat16": ("#0072B2", "--", 1.4),
+    }
     exact = smooth(next(iter(curves.values())), window)
     for name, losses in curves.items():
         style = next((s for key, s in styles.items() if key in name and "seed" not in name), ("#999999", ":", 1.2))
@@ -109,7 +115,9 @@ def main():
     window = min(SMOOTHED, steps // 5)
     run = wf.Run(tuple(wf.TASKS), rows=-(-steps * 128 // 7), seed=options.seeds[0])
     if options.quick:
-        run = replace(run, batch=8, rows=-(-steps * 8 // 7), model=wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64))
+        run = replace(
+            run, batch=8, rows=-(-steps * 8 // 7), model=wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64)
+        )
     curves = {}
     with threads(options.threads):
         for products in options.products:

@@ -117,9 +117,14 @@ class Plain:
     """
 
     def __init__(
-        self, run: wf.Run, start: Weights, batches: list[Padded], loss=plain_loss,
-        dtype=torch.float32, products=torch.float32,
-    ):  # fmt: skip
+        self,
+        run: wf.Run,
+        start: Weights,
+        batches: list[Padded],
+        loss=plain_loss,
+        dtype=torch.float32,
+        products=torch.float32,
+    ):
         self.run, self.start, self.batches, self.loss = run, start, batches, loss
         self.dtype, self.products = dtype, products
 
@@ -155,9 +160,7 @@ def optimizer(run: wf.Run, parameters):
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
     ]
     adamw = torch.optim.AdamW(groups, run.learning_rate, run.betas, run.eps, fused=True)
-    return adamw, torch.optim.lr_scheduler.LambdaLR(
-        adamw, lambda step: run.learning_rate_at(step) / run.learning_rate
-    )
+    return adamw, torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: run.learning_rate_at(step) / run.learning_rate)
 
 
 # ---- transformers ----
@@ -176,10 +179,17 @@ def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path
 
     model = qwen2(run.model, len(start["model.embed_tokens.weight"]))
     options = transformers.TrainingArguments(
-        str(folder), per_device_train_batch_size=run.batch, max_steps=steps, max_grad_norm=run.clip,
-        use_cpu=True, logging_strategy="no", save_strategy="no", report_to=[], disable_tqdm=True,
+        str(folder),
+        per_device_train_batch_size=run.batch,
+        max_steps=steps,
+        max_grad_norm=run.clip,
+        use_cpu=True,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
         dataloader_pin_memory=False,
-    )  # fmt: skip
+    )
     stream, dataset = run.stream(), []
     for packed in (stream.pack(*run.rows_at(step)) for step in range(steps)):
         rows = np.split(packed.tokens.astype(np.int64), packed.row_start[1:-1])

@@ -52,9 +52,17 @@ def attention_forward(
 
 
 def attention_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, rows: Rows, rope_base: float, longest: int,
-    grad_q: Tensor, grad_k: Tensor, grad_v: Tensor,
-) -> None:  # fmt: skip
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rows: Rows,
+    rope_base: float,
+    longest: int,
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+) -> None:
     """Sets grad_q, grad_k, grad_v, all like q, from grad_out and what `attention_forward` was given."""
     plans = launches(q.dtype, q.shape[2], longest)
     _launch(_backward, (grad_out, q, k, v), rows, rope_base, longest, (grad_q, grad_k, grad_v), plans)
@@ -96,10 +104,16 @@ def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
     else:
         warps, stages = min(8, tokens // 16 * (2 if width > 64 else 1)), 2 if tokens * width <= 64 * 64 else 1
     return {
-        "D": size, "WIDTH": width, "TOKENS": tokens, "QUERIES": 16 if tokens * max(64, width) > 64 * 64 else tokens,
-        "LOWEST": None, "HIGHEST": None,
-        "num_warps": warps, "num_stages": stages, "enable_fp_fusion": True,
-    }  # fmt: skip
+        "D": size,
+        "WIDTH": width,
+        "TOKENS": tokens,
+        "QUERIES": 16 if tokens * max(64, width) > 64 * 64 else tokens,
+        "LOWEST": None,
+        "HIGHEST": None,
+        "num_warps": warps,
+        "num_stages": stages,
+        "enable_fp_fusion": True,
+    }
 
 
 @functools.cache
@@ -158,10 +172,7 @@ def _load_turned(x, i, token_stride, length, angles, D: tl.constexpr, WIDTH: tl.
         sin = _load(angles + D // 2, i, D, length, D // 2, WIDTH // 2)
         # A sum over two and not of two: with an elementwise sum, the compiler would move a and b to where the products
         # of matrices want them, and turn them there once for each warp that wants them.
-        a, b = (
-            tl.sum(tl.join(a * cos, -b * sin), 2).to(a.dtype),
-            tl.sum(tl.join(b * cos, a * sin), 2).to(b.dtype),
-        )
+        a, b = (tl.sum(tl.join(a * cos, -b * sin), 2).to(a.dtype), tl.sum(tl.join(b * cos, a * sin), 2).to(b.dtype))
     return tl.join(a, b).reshape(i.shape[0], WIDTH)  # [I, D]
 
 
@@ -186,11 +197,31 @@ def _probabilities(score, i, j, scale):
 
 @triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["starts", "ends"])
 def _forward(
-    q, k, v, starts, ends, angles, out, tokens, heads,
-    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr, LOWEST: tl.constexpr,
-    HIGHEST: tl.constexpr, LAST_ONLY: tl.constexpr,
-):  # fmt: skip
+    q,
+    k,
+    v,
+    starts,
+    ends,
+    angles,
+    out,
+    tokens,
+    heads,
+    q_token,
+    q_head,
+    k_token,
+    k_head,
+    v_token,
+    v_head,
+    out_token,
+    out_head,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    LOWEST: tl.constexpr,
+    HIGHEST: tl.constexpr,
+    LAST_ONLY: tl.constexpr,
+):
     begin, length = _row(starts, ends, tokens)
     if _left_out(length, LOWEST, HIGHEST):
         return
@@ -219,12 +250,39 @@ def _forward(
 
 @triton.jit(do_not_specialize=["tokens"], do_not_specialize_on_alignment=["starts", "ends"])
 def _backward(
-    grad_out, q, k, v, starts, ends, angles, grad_q, grad_k, grad_v, tokens, heads,
-    grad_out_token, grad_out_head, q_token, q_head, k_token, k_head, v_token, v_head,
-    grad_q_token, grad_q_head, grad_k_token, grad_k_head, grad_v_token, grad_v_head,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, QUERIES: tl.constexpr, LOWEST: tl.constexpr,
+    grad_out,
+    q,
+    k,
+    v,
+    starts,
+    ends,
+    angles,
+    grad_q,
+    grad_k,
+    grad_v,
+    tokens,
+    heads,
+    grad_out_token,
+    grad_out_head,
+    q_token,
+    q_head,
+    k_token,
+    k_head,
+    v_token,
+    v_head,
+    grad_q_token,
+    grad_q_head,
+    grad_k_token,
+    grad_k_head,
+    grad_v_token,
+    grad_v_head,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    QUERIES: tl.constexpr,
+    LOWEST: tl.constexpr,
     HIGHEST: tl.constexpr,
-):  # fmt: skip
+):
     begin, length = _row(starts, ends, tokens)
     if _left_out(length, LOWEST, HIGHEST):
         return

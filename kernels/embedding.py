@@ -37,17 +37,36 @@ def embedding_backward(tokens: Tensor, grad: Tensor, partial: Tensor) -> None:
     blocks = triton.cdiv(V, VOCABULARY) * triton.cdiv(D, width)
     with torch.cuda.device_of(grad):
         _embedding_backward[(blocks, stretches(C), M)](
-            tokens, grad, partial, C, V, partial.stride(0), D=D, WIDTH=width, STRETCH=STRETCH, TILE=TILE,
-            VOCABULARY=VOCABULARY, num_warps=4, num_stages=1,
-        )  # fmt: skip
+            tokens,
+            grad,
+            partial,
+            C,
+            V,
+            partial.stride(0),
+            D=D,
+            WIDTH=width,
+            STRETCH=STRETCH,
+            TILE=TILE,
+            VOCABULARY=VOCABULARY,
+            num_warps=4,
+            num_stages=1,
+        )
 
 
 @triton.jit(do_not_specialize=["count", "partial_member"])
 def _embedding_backward(
-    tokens, grad, partial, count, vocabulary, partial_member,
-    D: tl.constexpr, WIDTH: tl.constexpr, STRETCH: tl.constexpr, TILE: tl.constexpr,
+    tokens,
+    grad,
+    partial,
+    count,
+    vocabulary,
+    partial_member,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    STRETCH: tl.constexpr,
+    TILE: tl.constexpr,
     VOCABULARY: tl.constexpr,
-):  # fmt: skip
+):
     parts: tl.constexpr = (D + WIDTH - 1) // WIDTH
     member = tl.program_id(2).to(tl.int64)
     v = tl.program_id(0) // parts * VOCABULARY + tl.arange(0, VOCABULARY)

@@ -59,9 +59,16 @@ def project(x: Tensor, norm: Tensor, weight: Tensor, bias: Tensor, eps: float, o
 
 
 def block(
-    x: Tensor, mixed: Tensor, output: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor, eps: float,
-    middle: Tensor, out: Tensor,
-) -> None:  # fmt: skip
+    x: Tensor,
+    mixed: Tensor,
+    output: Tensor,
+    norm: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    eps: float,
+    middle: Tensor,
+    out: Tensor,
+) -> None:
     """Sets middle to x + mixed @ output' and out to middle + mlp(rms_norm(middle) * norm).
 
     x, middle, out                float32 [M, C, D]
@@ -72,15 +79,41 @@ def block(
     T = tokens_of_program(M, C)
     with torch.cuda.device_of(x):
         _block[(C // T, M)](
-            x, mixed, output, norm, gate_up, down, middle, out, C, norm.stride(0), output.stride(0), eps,
-            D=D, F=F, PART=part(F, FORWARD), TOKENS=T, **plan(T),
-        )  # fmt: skip
+            x,
+            mixed,
+            output,
+            norm,
+            gate_up,
+            down,
+            middle,
+            out,
+            C,
+            norm.stride(0),
+            output.stride(0),
+            eps,
+            D=D,
+            F=F,
+            PART=part(F, FORWARD),
+            TOKENS=T,
+            **plan(T),
+        )
 
 
 def block_backward(
-    grad: Tensor, middle: Tensor, output: Tensor, norm: Tensor, gate_up: Tensor, down: Tensor, eps: float,
-    rounded: Tensor, grad_mixed: Tensor, normed: Tensor, gated: Tensor, grad_gate_up: Tensor, partial: Tensor,
-) -> None:  # fmt: skip
+    grad: Tensor,
+    middle: Tensor,
+    output: Tensor,
+    norm: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    eps: float,
+    rounded: Tensor,
+    grad_mixed: Tensor,
+    normed: Tensor,
+    gated: Tensor,
+    grad_gate_up: Tensor,
+    partial: Tensor,
+) -> None:
     """Takes grad from the stream after a block to the stream before its MLP, and on to what attention gave.
 
     grad           float32 [M, C, D], updated
@@ -93,17 +126,43 @@ def block_backward(
     T = tokens_of_program(M, C)
     with torch.cuda.device_of(middle):
         _block_backward[(C // T, M)](
-            grad, middle, output, norm, gate_up, down, rounded, grad_mixed, normed, gated, grad_gate_up,
+            grad,
+            middle,
+            output,
+            norm,
+            gate_up,
+            down,
+            rounded,
+            grad_mixed,
+            normed,
+            gated,
+            grad_gate_up,
             partial,
-            C, norm.stride(0), output.stride(0), partial.stride(0), eps,
-            D=D, F=F, PART=part(F, BACKWARD), TOKENS=T, **plan(T, backward=True),
-        )  # fmt: skip
+            C,
+            norm.stride(0),
+            output.stride(0),
+            partial.stride(0),
+            eps,
+            D=D,
+            F=F,
+            PART=part(F, BACKWARD),
+            TOKENS=T,
+            **plan(T, backward=True),
+        )
 
 
 def project_backward(
-    grad_qkv: Tensor, x: Tensor, norm: Tensor, weight: Tensor, eps: float, grad: Tensor, rounded: Tensor,
-    normed: Tensor, partial: Tensor, bias_partial: Tensor,
-) -> None:  # fmt: skip
+    grad_qkv: Tensor,
+    x: Tensor,
+    norm: Tensor,
+    weight: Tensor,
+    eps: float,
+    grad: Tensor,
+    rounded: Tensor,
+    normed: Tensor,
+    partial: Tensor,
+    bias_partial: Tensor,
+) -> None:
     """Takes grad from the stream behind a block's attention to the stream before the block.
 
     grad_qkv       [M, C, 3 D], of 16 bits
@@ -115,10 +174,25 @@ def project_backward(
     T = tokens_of_program(M, C)
     with torch.cuda.device_of(x):
         _project_backward[(C // T, M)](
-            grad_qkv, x, norm, weight, grad, rounded, normed, partial, bias_partial, C, norm.stride(0),
-            weight.stride(0), partial.stride(0), bias_partial.stride(0), eps, D=D, TOKENS=T,
+            grad_qkv,
+            x,
+            norm,
+            weight,
+            grad,
+            rounded,
+            normed,
+            partial,
+            bias_partial,
+            C,
+            norm.stride(0),
+            weight.stride(0),
+            partial.stride(0),
+            bias_partial.stride(0),
+            eps,
+            D=D,
+            TOKENS=T,
             **plan(T, backward=True),
-        )  # fmt: skip
+        )
 
 
 def part(F: int, most: int) -> int:
@@ -182,9 +256,7 @@ def _through_norm(grad, unit, rate, weight, D: tl.constexpr):
 
 
 @triton.jit
-def _project(
-    x, norm, weight, bias, out, count, norm_member, weight_member, eps, D: tl.constexpr, TOKENS: tl.constexpr
-):
+def _project(x, norm, weight, bias, out, count, norm_member, weight_member, eps, D: tl.constexpr, TOKENS: tl.constexpr):
     member = tl.program_id(1).to(tl.int64)
     d, first = tl.arange(0, D), _first(count, TOKENS)
     unit, _ = _unit(tl.load(x + first * D + _tile(TOKENS, D, D)), eps, D)
@@ -200,9 +272,23 @@ def _project(
 
 @triton.jit
 def _block(
-    x, mixed, output, norm, gate_up, down, middle, out, count, norm_member, weight_member, eps,
-    D: tl.constexpr, F: tl.constexpr, PART: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
+    x,
+    mixed,
+    output,
+    norm,
+    gate_up,
+    down,
+    middle,
+    out,
+    count,
+    norm_member,
+    weight_member,
+    eps,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    PART: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
     member = tl.program_id(1).to(tl.int64)
     first, place = _first(count, TOKENS) * D, _tile(TOKENS, D, D)
     output += member * weight_member
@@ -212,9 +298,7 @@ def _block(
     stream += tl.dot(tl.load(mixed + first + place), _matrix(output, 0, D, D, D, D, 0).T)
     tl.store(middle + first + place, stream)
     unit, _ = _unit(stream, eps, D)
-    normed = (unit * tl.load(norm + member * norm_member + tl.arange(0, D))[None, :]).to(
-        mixed.dtype.element_ty
-    )
+    normed = (unit * tl.load(norm + member * norm_member + tl.arange(0, D))[None, :]).to(mixed.dtype.element_ty)
     for f in range(0, F, PART):
         gate = tl.dot(normed, _matrix(gate_up, f, F, D, PART, D, 0).T)  # [T, PART]
         up = tl.dot(normed, _matrix(gate_up + F * D, f, F, D, PART, D, 0).T)
@@ -225,10 +309,28 @@ def _block(
 
 @triton.jit
 def _block_backward(
-    grad, middle, output, norm, gate_up, down, rounded, grad_mixed, normed, gated, grad_gate_up, partial,
-    count, norm_member, weight_member, partial_member, eps,
-    D: tl.constexpr, F: tl.constexpr, PART: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
+    grad,
+    middle,
+    output,
+    norm,
+    gate_up,
+    down,
+    rounded,
+    grad_mixed,
+    normed,
+    gated,
+    grad_gate_up,
+    partial,
+    count,
+    norm_member,
+    weight_member,
+    partial_member,
+    eps,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    PART: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
     member = tl.program_id(1).to(tl.int64)
     first, place = _first(count, TOKENS), _tile(TOKENS, D, D)
     dtype: tl.constexpr = rounded.dtype.element_ty
@@ -276,10 +378,24 @@ def _block_backward(
 
 @triton.jit
 def _project_backward(
-    grad_qkv, x, norm, weight, grad, rounded, normed, partial, bias_partial, count, norm_member,
+    grad_qkv,
+    x,
+    norm,
+    weight,
+    grad,
+    rounded,
+    normed,
+    partial,
+    bias_partial,
+    count,
+    norm_member,
     weight_member,
-    partial_member, bias_member, eps, D: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
+    partial_member,
+    bias_member,
+    eps,
+    D: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
     member = tl.program_id(1).to(tl.int64)
     d = tl.arange(0, D)
     dtype: tl.constexpr = rounded.dtype.element_ty

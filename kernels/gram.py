@@ -63,9 +63,8 @@ def reference_statistics(Xs, kernels, gamma=None):
 
 @triton.jit
 def _split(
-    pointers, widths, first_columns, halves, norms, n, columns, plane,
-    ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    pointers, widths, first_columns, halves, norms, n, columns, plane, ROWS: tl.constexpr, BLOCK_K: tl.constexpr
+):
     """halves[0] + halves[1] = SCALE * X, with zeros to a multiple of BLOCK_K columns; its norms."""
     model = tl.program_id(1)
     X = tl.load(pointers + model).to(tl.pointer_type(tl.float32))
@@ -89,10 +88,25 @@ def _split(
 
 @triton.jit(do_not_specialize_on_alignment=["tile_rows", "tile_columns"])
 def _gram_tiles(
-    halves, widths, first_columns, norms, gamma, tile_rows, tile_columns, linear, rbf, sums,
-    n, columns, plane,
-    LINEAR: tl.constexpr, RBF: tl.constexpr, SHIFT: tl.constexpr, TILE: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
+    halves,
+    widths,
+    first_columns,
+    norms,
+    gamma,
+    tile_rows,
+    tile_columns,
+    linear,
+    rbf,
+    sums,
+    n,
+    columns,
+    plane,
+    LINEAR: tl.constexpr,
+    RBF: tl.constexpr,
+    SHIFT: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
     """linear[t, a] and rbf[t, a] [TILE, TILE] = tile t of representation a; sums[t, a] by row, by column."""
     tile, model = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, TILE)
@@ -152,9 +166,18 @@ def _add_row_sums(sums, tile_rows, tile_columns, row_sums, tiles, TILE: tl.const
 
 @triton.jit(do_not_specialize_on_alignment=["block_columns", "tile_rows", "tile_columns"])
 def _tile_products(
-    workspace, block_rows, block_columns, tile_rows, tile_columns, partials, models,
-    MODELS: tl.constexpr, ENTRIES: tl.constexpr, PART: tl.constexpr, DOT_K: tl.constexpr,
-):  # fmt: skip
+    workspace,
+    block_rows,
+    block_columns,
+    tile_rows,
+    tile_columns,
+    partials,
+    models,
+    MODELS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    PART: tl.constexpr,
+    DOT_K: tl.constexpr,
+):
     """partials[p] [M, M] = products of PART entries of a tile, for the pairs of one MODELS x MODELS block."""
     block, part = tl.program_id(0), tl.program_id(1)
     tile = part // (ENTRIES // PART)
@@ -227,17 +250,32 @@ def gram_statistics(
             places = rows[here], columns[here]
             linear, rbf = workspaces.get("linear"), workspaces.get("rbf")
             _gram_tiles[count, M](
-                halves, widths, first_columns, norms, gamma, *places, linear, rbf, sums, n, C, n * C,
-                "linear" in kernels, "rbf" in kernels, SHIFT, TILE, BLOCK_K, **TILE_OPTIONS,
-            )  # fmt: skip
+                halves,
+                widths,
+                first_columns,
+                norms,
+                gamma,
+                *places,
+                linear,
+                rbf,
+                sums,
+                n,
+                C,
+                n * C,
+                "linear" in kernels,
+                "rbf" in kernels,
+                SHIFT,
+                TILE,
+                BLOCK_K,
+                **TILE_OPTIONS,
+            )
             if "rbf" in kernels:
                 _add_row_sums[blocks, M](sums, *places, row_sums, count, TILE)
             parts = count * TILE * TILE // PART
             for kernel, workspace in workspaces.items():
                 _tile_products[model_pairs, parts](
-                    workspace, rows, columns, *places, partials, M,
-                    models, TILE * TILE, PART, DOT_K, **PRODUCT_OPTIONS,
-                )  # fmt: skip
+                    workspace, rows, columns, *places, partials, M, models, TILE * TILE, PART, DOT_K, **PRODUCT_OPTIONS
+                )
                 products[kernel] += partials[:parts].sum(0)
     # What lies above the diagonal's blocks was never written.
     symmetric = {kernel: lower.tril() + lower.tril(-1).T for kernel, lower in products.items()}

@@ -33,17 +33,36 @@ def cross_entropy(logits: Tensor, targets: Tensor, grad: Tensor, partial: Tensor
     strides = logits.stride(1), grad.stride(1)
     with torch.cuda.device_of(logits):
         _cross_entropy[(triton.cdiv(C, T), M)](
-            logits, targets, grad, partial, C, partial.stride(0), *strides, V=V,
-            TAKEN=whole if strides == (whole, whole) else V, WIDTH=width, TOKENS=T,
+            logits,
+            targets,
+            grad,
+            partial,
+            C,
+            partial.stride(0),
+            *strides,
+            V=V,
+            TAKEN=whole if strides == (whole, whole) else V,
+            WIDTH=width,
+            TOKENS=T,
             num_warps=min(16, max(4, width // 1024)),
-        )  # fmt: skip
+        )
 
 
 @triton.jit(do_not_specialize=["count", "partial_member"])
 def _cross_entropy(
-    logits, targets, grad, partial, count, partial_member, LOGITS: tl.constexpr, GRAD: tl.constexpr,
-    V: tl.constexpr, TAKEN: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
+    logits,
+    targets,
+    grad,
+    partial,
+    count,
+    partial_member,
+    LOGITS: tl.constexpr,
+    GRAD: tl.constexpr,
+    V: tl.constexpr,
+    TAKEN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
     i = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     v = tl.arange(0, WIDTH)[None, :]
     member = tl.program_id(1).to(tl.int64)

@@ -25,9 +25,14 @@ def tokens_of_program(width: int) -> int:
 
 
 def embed_norm(
-    tokens: Tensor, embedding: Tensor, weight: Tensor, eps: float, x: Tensor, normed: Tensor | None,
+    tokens: Tensor,
+    embedding: Tensor,
+    weight: Tensor,
+    eps: float,
+    x: Tensor,
+    normed: Tensor | None,
     scale: Tensor | None,
-) -> None:  # fmt: skip
+) -> None:
     """Sets x to the tokens' embeddings, and `normed` and `scale` as `add_norm` does.
 
     tokens          int32 [M, C]
@@ -42,9 +47,7 @@ def norm(x: Tensor, weight: Tensor, eps: float, normed: Tensor, scale: Tensor) -
     _launch_forward(x, None, None, None, weight, eps, None, normed, scale)
 
 
-def add_norm(
-    x: Tensor, added: Tensor, weight: Tensor, eps: float, out: Tensor, normed: Tensor, scale: Tensor
-) -> None:
+def add_norm(x: Tensor, added: Tensor, weight: Tensor, eps: float, out: Tensor, normed: Tensor, scale: Tensor) -> None:
     """Sets out to x + added, scale to 1 / rms(out) and normed to out / rms(out) * weight.
 
     x, out          float32 [M, C, D], contiguous
@@ -60,16 +63,35 @@ def _launch_forward(x, added, tokens, embedding, weight, eps, out, normed, scale
     T = tokens_of_program(D)
     with torch.cuda.device_of(weight):
         _forward[(triton.cdiv(C, T), M)](
-            x, added, tokens, embedding, weight, out, normed, scale, C, weight.stride(0),
-            embedding.stride(0) if embedding is not None else 0, eps,
-            D=D, WIDTH=triton.next_power_of_2(D), TOKENS=T, num_warps=4,
-        )  # fmt: skip
+            x,
+            added,
+            tokens,
+            embedding,
+            weight,
+            out,
+            normed,
+            scale,
+            C,
+            weight.stride(0),
+            embedding.stride(0) if embedding is not None else 0,
+            eps,
+            D=D,
+            WIDTH=triton.next_power_of_2(D),
+            TOKENS=T,
+            num_warps=4,
+        )
 
 
 def norm_backward(
-    grad: Tensor, x: Tensor, scale: Tensor, weight: Tensor, grad_x: Tensor, rounded: Tensor | None,
-    partial: Tensor, first: bool = False,
-) -> None:  # fmt: skip
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    grad_x: Tensor,
+    rounded: Tensor | None,
+    partial: Tensor,
+    first: bool = False,
+) -> None:
     """Adds to grad_x the gradient that arrives through the norm; with `first`, sets it.
 
     grad       float32 or bfloat16 [M, C, D], at `normed`
@@ -81,9 +103,22 @@ def norm_backward(
     T = tokens_of_program(D)
     with torch.cuda.device_of(x):
         _backward[(triton.cdiv(C, T), M)](
-            grad, x, scale, weight, grad_x, rounded, partial, C, weight.stride(0), partial.stride(0),
-            D=D, WIDTH=triton.next_power_of_2(D), TOKENS=T, FIRST=first, num_warps=4,
-        )  # fmt: skip
+            grad,
+            x,
+            scale,
+            weight,
+            grad_x,
+            rounded,
+            partial,
+            C,
+            weight.stride(0),
+            partial.stride(0),
+            D=D,
+            WIDTH=triton.next_power_of_2(D),
+            TOKENS=T,
+            FIRST=first,
+            num_warps=4,
+        )
 
 
 @triton.jit
@@ -107,9 +142,22 @@ def _vector(x, stride, D: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit(do_not_specialize=["count"])
 def _forward(
-    x, added, tokens, embedding, weight, out, normed, scale, count, weight_member, embedding_member, eps,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr,
-):  # fmt: skip
+    x,
+    added,
+    tokens,
+    embedding,
+    weight,
+    out,
+    normed,
+    scale,
+    count,
+    weight_member,
+    embedding_member,
+    eps,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+):
     token, real, place, there = _tile(count, D, WIDTH, TOKENS)
     if tokens is not None:
         row = embedding + tl.program_id(1).to(tl.int64) * embedding_member
@@ -130,9 +178,21 @@ def _forward(
 
 @triton.jit(do_not_specialize=["count", "partial_member"])
 def _backward(
-    grad, x, scale, weight, grad_x, rounded, partial, count, weight_member, partial_member,
-    D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr, FIRST: tl.constexpr,
-):  # fmt: skip
+    grad,
+    x,
+    scale,
+    weight,
+    grad_x,
+    rounded,
+    partial,
+    count,
+    weight_member,
+    partial_member,
+    D: tl.constexpr,
+    WIDTH: tl.constexpr,
+    TOKENS: tl.constexpr,
+    FIRST: tl.constexpr,
+):
     token, real, place, there = _tile(count, D, WIDTH, TOKENS)
     rate = tl.load(scale + token, real, 0.0)[:, None]
     unit = tl.load(x + place, there, 0.0) * rate  # [T, D]

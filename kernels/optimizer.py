@@ -30,9 +30,16 @@ def square_sums(grad: Tensor, partial: Tensor) -> None:
 
 
 def decide(
-    losses: Tensor, squares: Tensor, rows: Tensor, schedule: Tensor, constants: Tensor, step: Tensor,
-    alive: Tensor, tally: Tensor, update: Tensor,
-) -> None:  # fmt: skip
+    losses: Tensor,
+    squares: Tensor,
+    rows: Tensor,
+    schedule: Tensor,
+    constants: Tensor,
+    step: Tensor,
+    alive: Tensor,
+    tally: Tensor,
+    update: Tensor,
+) -> None:
     """What each member does in this step. One without rows does nothing; one whose loss or gradient is not
     finite does nothing from now on.
 
@@ -52,15 +59,33 @@ def decide(
     M = len(losses)
     with torch.cuda.device_of(losses):
         _decide[(M,)](
-            losses, squares, rows, schedule, constants, step, alive, tally, update, M, losses.shape[1],
-            squares.shape[1], READ=READ, num_warps=4,
-        )  # fmt: skip
+            losses,
+            squares,
+            rows,
+            schedule,
+            constants,
+            step,
+            alive,
+            tally,
+            update,
+            M,
+            losses.shape[1],
+            squares.shape[1],
+            READ=READ,
+            num_warps=4,
+        )
 
 
 def adamw(
-    parameters: Tensor, grad: Tensor, average: Tensor, square: Tensor, decayed: Tensor, update: Tensor,
-    constants: Tensor, rounded: Tensor | None,
-) -> None:  # fmt: skip
+    parameters: Tensor,
+    grad: Tensor,
+    average: Tensor,
+    square: Tensor,
+    decayed: Tensor,
+    update: Tensor,
+    constants: Tensor,
+    rounded: Tensor | None,
+) -> None:
     """One AdamW step, as torch.optim.AdamW takes it, of each member that `decide` lets.
 
     parameters, average, square   float32 [M, P], contiguous, updated; grad float32 [M, P]
@@ -70,9 +95,8 @@ def adamw(
     M, P = parameters.shape
     with torch.cuda.device_of(parameters):
         _adamw[(blocks(P), M)](
-            parameters, grad, average, square, decayed, update, constants, rounded, P, BLOCK=BLOCK,
-            num_warps=4,
-        )  # fmt: skip
+            parameters, grad, average, square, decayed, update, constants, rounded, P, BLOCK=BLOCK, num_warps=4
+        )
 
 
 @triton.jit
@@ -95,9 +119,20 @@ def _total(partial, count, stride, READ: tl.constexpr):
 
 @triton.jit(do_not_specialize=["loss_blocks"])
 def _decide(
-    losses, squares, rows, schedule, constants, step, alive, tally, update, members, loss_blocks, blocks,
+    losses,
+    squares,
+    rows,
+    schedule,
+    constants,
+    step,
+    alive,
+    tally,
+    update,
+    members,
+    loss_blocks,
+    blocks,
     READ: tl.constexpr,
-):  # fmt: skip
+):
     member = tl.program_id(0)
     at = tl.load(step) * members + member
     asked = (tl.load(rows + at * 2 + 1) > 0) & (tl.load(alive + member) > 0)
@@ -120,9 +155,7 @@ def _decide(
 
 
 @triton.jit
-def _adamw(
-    parameters, grad, average, square, decayed, update, constants, rounded, count, BLOCK: tl.constexpr
-):
+def _adamw(parameters, grad, average, square, decayed, update, constants, rounded, count, BLOCK: tl.constexpr):
     member = tl.program_id(1)
     update += member * 5
     constants += member * 4

@@ -18,9 +18,19 @@ CLEARED = 2048  # numbers that a program sets to 0 at once
 
 
 def take_rows(
-    made: Tensor, row_start: Tensor, answer_start: Tensor, rows: Tensor, step: Tensor, alive: Tensor,
-    answer_only: Tensor, longest: int, tokens: Tensor, targets: Tensor, starts: Tensor, ends: Tensor,
-) -> None:  # fmt: skip
+    made: Tensor,
+    row_start: Tensor,
+    answer_start: Tensor,
+    rows: Tensor,
+    step: Tensor,
+    alive: Tensor,
+    answer_only: Tensor,
+    longest: int,
+    tokens: Tensor,
+    targets: Tensor,
+    starts: Tensor,
+    ends: Tensor,
+) -> None:
     """Sets tokens, targets, starts and ends to the rows of a step.
 
     made           int32 [M, .], rows end to end; row i begins at row_start[:, i]
@@ -39,11 +49,25 @@ def take_rows(
     R = starts.shape[1]
     with torch.cuda.device_of(tokens):
         _take_rows[(R + 1, M)](
-            made, row_start, answer_start, rows, step, alive, answer_only, tokens, targets, starts, ends,
-            made.stride(0), answer_start.shape[1], C, R, WIDTH=triton.next_power_of_2(longest),
+            made,
+            row_start,
+            answer_start,
+            rows,
+            step,
+            alive,
+            answer_only,
+            tokens,
+            targets,
+            starts,
+            ends,
+            made.stride(0),
+            answer_start.shape[1],
+            C,
+            R,
+            WIDTH=triton.next_power_of_2(longest),
             PADDING=PADDING,
             num_warps=1,
-        )  # fmt: skip
+        )
 
 
 def clear_padding(x: Tensor, ends: Tensor) -> None:
@@ -59,9 +83,24 @@ def clear_padding(x: Tensor, ends: Tensor) -> None:
 
 @triton.jit(do_not_specialize=["capacity"])
 def _take_rows(
-    made, row_start, answer_start, rows, step, alive, answer_only, tokens, targets, starts, ends,
-    made_member, made_rows, capacity, most_rows, WIDTH: tl.constexpr, PADDING: tl.constexpr,
-):  # fmt: skip
+    made,
+    row_start,
+    answer_start,
+    rows,
+    step,
+    alive,
+    answer_only,
+    tokens,
+    targets,
+    starts,
+    ends,
+    made_member,
+    made_rows,
+    capacity,
+    most_rows,
+    WIDTH: tl.constexpr,
+    PADDING: tl.constexpr,
+):
     r, member, members = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     plan = rows + (tl.load(step) * members + member) * 2
     first, count = tl.load(plan), tl.load(plan + 1) * tl.load(alive + member)
@@ -93,9 +132,7 @@ def _take_rows(
 
 
 @triton.jit(do_not_specialize=["capacity", "most_rows"])
-def _clear_padding(
-    x, ends, capacity, most_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr, READ: tl.constexpr
-):
+def _clear_padding(x, ends, capacity, most_rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr, READ: tl.constexpr):
     member = tl.program_id(1)
     last = member * capacity
     for start in range(0, most_rows, READ):

@@ -29,9 +29,7 @@ def add_up(partial: Tensor, places: Tensor, out: Tensor) -> None:
 
 
 @triton.jit(do_not_specialize=["parts"])
-def _add_up(
-    partial, places, out, members, parts, width, out_member, PARTS: tl.constexpr, BLOCK: tl.constexpr
-):
+def _add_up(partial, places, out, members, parts, width, out_member, PARTS: tl.constexpr, BLOCK: tl.constexpr):
     n, member = tl.program_id(1), tl.program_id(2)
     w = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     b = tl.arange(0, PARTS)[:, None]

@@ -77,9 +77,8 @@ def compiled(builds: list[Build]) -> list[Binary]:
     other = os.environ.get("WORLDFAST_TRITON")
     environment["PYTHONPATH"] = os.pathsep.join([other, *sys.path] if other else sys.path)
     process = subprocess.run(
-        [sys.executable, __file__],
-        input=json.dumps(jobs), capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+        [sys.executable, __file__], input=json.dumps(jobs), capture_output=True, text=True, env=environment, check=False
+    )
     assert process.returncode == 0, process.stderr
     return [Binary(**result) for result in json.loads(process.stdout)]
 
@@ -112,9 +111,7 @@ def _compile(job: dict) -> dict:
         file.write(binary.asm["cubin"])
         file.flush()
         usage, sass = (
-            subprocess.run(
-                [disassembler(), option, file.name], capture_output=True, text=True, check=True
-            ).stdout
+            subprocess.run([disassembler(), option, file.name], capture_output=True, text=True, check=True).stdout
             for option in ("--dump-resource-usage", "--dump-sass")
         )
     used = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}

@@ -25,6 +25,4 @@ def world() -> World:
 @pytest.fixture(scope="module")
 def small() -> World:
     random = np.random.default_rng(1)
-    return World.from_array(
-        random.integers(-1500, 1500, (60, 2)).astype(np.int32), region=["Oceania", "Here"] * 30
-    )
+    return World.from_array(random.integers(-1500, 1500, (60, 2)).astype(np.int32), region=["Oceania", "Here"] * 30)

@@ -29,8 +29,15 @@ WIDEST = core.vector_width()
 
 TINY = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64, head_size=98)
 RUN = wf.Run(
-    ("distance", "inside"), rows=320, batch=32, warmup=4, checkpoints=2, learning_rate=2e-3, model=TINY,
-    world=wf.WorldSpec(largest=200, atlantis=20), capture=wf.Capture(layers=(1, 2)),
+    ("distance", "inside"),
+    rows=320,
+    batch=32,
+    warmup=4,
+    checkpoints=2,
+    learning_rate=2e-3,
+    model=TINY,
+    world=wf.WorldSpec(largest=200, atlantis=20),
+    capture=wf.Capture(layers=(1, 2)),
 )  # 20 steps
 
 
@@ -50,7 +57,9 @@ def rows() -> dict[str, str]:
     for task in TASKS:
         for vocabulary in ("character", "entity"):
             batch = wf.sample(world, task, n=1000, seed=7, vocabulary=vocabulary)
-            found[f"{task}, {vocabulary}"] = digest(batch.tokens, batch.length, batch.answer_start, batch.cities, batch.label)
+            found[f"{task}, {vocabulary}"] = digest(
+                batch.tokens, batch.length, batch.answer_start, batch.cities, batch.label
+            )
     return found
 
 

@@ -20,6 +20,7 @@ Coordinates are integers with |coordinate| <= 2**20, so every product of two coo
   tangent of a rational number of degrees is rational only at multiples of 45), but it may come as close as it
   likes. `near_tie` marks such rows, a few in 10**8 of them.
 """
+
 import math
 import re
 from fractions import Fraction
@@ -61,6 +62,7 @@ VOCABULARY = 4 + len(CHARACTERS)
 
 # ------------------------------------------------------------------------------------------ text and tokens
 
+
 def text(task, ids, label):
     """One row as text: `text("distance", [865, 4879], 769)` is "dist(c_0865,c_4879)=769"."""
     names = [f"c_{i:04d}" for i in ids]
@@ -100,6 +102,7 @@ def token_ids(row_text, index_of_id=None):
 
 
 # -------------------------------------------------------------------------------------- vectorised, float64
+
 
 def label(task, xy, count=None):
     """Labels of rows of cities.
@@ -169,7 +172,7 @@ def _inside(xy, count):
     along it. An arm of length 0 (the target is a point of the hull) is neither, and such a target is inside.
     """
     target, hull = xy[:, 0], xy[:, 1:]
-    used = np.arange(hull.shape[1]) < (count - 1)[:, None]                    # [n, k]
+    used = np.arange(hull.shape[1]) < (count - 1)[:, None]  # [n, k]
     hull = np.where(used[..., None], hull, hull[:, :1])  # a repeated point changes no hull
     arms = hull - target[:, None]
     k = hull.shape[1]
@@ -193,7 +196,7 @@ def _perimeter(xy, count):
         following = np.where(i + 1 < count, i + 1, 0)  # the last city leads back to the first
         side = length(xy[np.arange(n), following % k] - xy[:, i])
         total += np.where(i < count, side, 0)
-    return np.where(count == 2, total / 2, total)                             # there and back is one distance
+    return np.where(count == 2, total / 2, total)  # there and back is one distance
 
 
 def _crossing(xy, count):
@@ -278,8 +281,16 @@ def _exact_compass(a, b):
     if (dx, dy) == (0, 0):
         return 2
     diagonal = _root(2) / 2
-    points = [(1, 0), (diagonal, diagonal), (0, 1), (-diagonal, diagonal),
-              (-1, 0), (-diagonal, -diagonal), (0, -1), (diagonal, -diagonal)]
+    points = [
+        (1, 0),
+        (diagonal, diagonal),
+        (0, 1),
+        (-diagonal, diagonal),
+        (-1, 0),
+        (-diagonal, -diagonal),
+        (0, -1),
+        (diagonal, -diagonal),
+    ]
     along = [dx * x + dy * y for x, y in points]
     return along.index(max(along))
 

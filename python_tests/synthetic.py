@@ -104,8 +104,7 @@ def tables(world: World, seeds=(0, 1)) -> dict:
             "task": [a for _, a, _ in pairs],
             "other": [b for _, _, b in pairs],
             "cosine": [
-                0.9 if a == b else (-0.1 if "distance" in (a, b) else 0.3) + 0.05 * random.normal()
-                for _, a, b in pairs
+                0.9 if a == b else (-0.1 if "distance" in (a, b) else 0.3) + 0.05 * random.normal() for _, a, b in pairs
             ],
         }
     )
@@ -235,9 +234,7 @@ def similarity_tables(runs, random):
                         }
                         early = 0.9 - (0.9 - here) * (1 - np.exp(-20 * share))
                         cka.append(row | pair | {"value": np.clip(early, 0, 1)})
-                    procrustes.append(
-                        {"layer": layer, "components": 3} | pair | {"disparity": np.clip(1 - here, 0, 1)}
-                    )
+                    procrustes.append({"layer": layer, "components": 3} | pair | {"disparity": np.clip(1 - here, 0, 1)})
                     alignment.append({"layer": layer, "k": 10} | pair | {"value": 0.6 * np.clip(here, 0, 1)})
     trends = [
         {
@@ -286,9 +283,7 @@ def fine_tuning_tables(runs, random):
             if run.n_tasks == 2:
                 apart = (-0.2 if far and not trained else 0.08) + 0.1 * random.normal()
                 expected = level - apart
-                deviation.append(
-                    key | {"actual": level, "expected": expected, "deviation": apart, "distance": far}
-                )
+                deviation.append(key | {"actual": level, "expected": expected, "deviation": apart, "distance": far})
     named = {"improvement": improvement, "deviation": deviation, "evaluation": evaluation}
     return {name: pandas.DataFrame(rows) for name, rows in named.items()}
 

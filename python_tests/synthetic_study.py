@@ -19,7 +19,14 @@ NAMES = (
 ).split()
 PUBLISHED = [
     Comparison(
-        "same-task CKA, layer 5, one task", 0.812, 0.021, 21, "", 0.838, nan, "arXiv 2602.00533, Fig. 3",
+        "same-task CKA, layer 5, one task",
+        0.812,
+        0.021,
+        21,
+        "",
+        0.838,
+        nan,
+        "arXiv 2602.00533, Fig. 3",
         "The paper printed 0.786: its analysis read wrong cells of the matrix; this is the corrected number.",
         "pair of models",
     ),
@@ -27,7 +34,7 @@ PUBLISHED = [
     Comparison("probe error, Atlantis, with distance", 402.4, 31.2, 14, "0.1 degree", 508.3, nan, "arXiv 2602.00533"),
     Comparison("probe error, Atlantis scattered", 95.0, 8.0, 2, "0.1 degree", nan, nan, "", "Ours is the first."),
     Comparison("wide model, one-task fine-tune", nan, nan, 0, "", 0.803, nan, "arXiv 2602.00533"),
-]  # fmt: skip
+]
 
 
 def taught(world: World, tasks, seed, off, base, checkpoints=9) -> RunResult:
@@ -89,10 +96,23 @@ def large_study(world: World, seeds=2, drawn=True) -> StudyResult:
                 failed = kind == "pt" and tasks == ("crossing",)
                 steps = 1500 if kind == "pt" else 300
                 lines.append(
-                    (name, f"{random.integers(16**12):012x}", kind, "+".join(tasks), len(tasks), seed, base, 64, steps,
-                     steps * 256, float(random.uniform(30, 90)), "finished", not failed,
-                     float(random.uniform(0.5, 1.5)))
-                )  # fmt: skip
+                    (
+                        name,
+                        f"{random.integers(16**12):012x}",
+                        kind,
+                        "+".join(tasks),
+                        len(tasks),
+                        seed,
+                        base,
+                        64,
+                        steps,
+                        steps * 256,
+                        float(random.uniform(30, 90)),
+                        "finished",
+                        not failed,
+                        float(random.uniform(0.5, 1.5)),
+                    )
+                )
                 specs[name] = spec(tasks, seed, **({"start": {"name": base}} if base else {}))
     columns = "run id kind tasks n_tasks seed base width steps rows seconds status learned loss".split()
     runs = pd.DataFrame(lines, columns=columns)
@@ -121,10 +141,19 @@ def _measured(runs, random) -> dict[str, pd.DataFrame]:
     n = len(runs)
     r2 = np.where(runs.learned, random.uniform(0.6, 0.99, n), 0.02)
     probes = pd.concat(
-        pd.DataFrame({"run": runs.run, "layer": layer, "step": runs.steps * share, "rows": runs.rows * share,
-                      "r2": r2 * share, "median_error": 900 - 850 * r2 * share})
-        for layer in (1, LAYER) for share in (0, 1)
-    )  # fmt: skip
+        pd.DataFrame(
+            {
+                "run": runs.run,
+                "layer": layer,
+                "step": runs.steps * share,
+                "rows": runs.rows * share,
+                "r2": r2 * share,
+                "median_error": 900 - 850 * r2 * share,
+            }
+        )
+        for layer in (1, LAYER)
+        for share in (0, 1)
+    )
     tuned = runs[runs.kind == "ft"]
     generalisation = pd.DataFrame(
         [

@@ -80,9 +80,7 @@ def test_a_representation_is_two_hidden_states_side_by_side():
         )
         n = len(tokens)
         ends = torch.tensor([0, n], dtype=torch.int32)
-        alone = ensemble.hidden_states(
-            Rows(tokens.int(), ends, [0, n], torch.tensor([n - 2, n - 1])), (0, 2, 3), [1]
-        )
+        alone = ensemble.hidden_states(Rows(tokens.int(), ends, [0, n], torch.tensor([n - 2, n - 1])), (0, 2, 3), [1])
         for layer, state in zip((0, 2, 3), alone):
             np.testing.assert_allclose(read[layer][row], state.ravel(), rtol=1e-5, atol=1e-5)
 
@@ -112,18 +110,12 @@ def folder(tmp_path):
 
 
 def arrays(step):
-    return {
-        layer: np.random.default_rng([step, layer]).normal(size=(3, 8)).astype(np.float32) for layer in (3, 5)
-    }
+    return {layer: np.random.default_rng([step, layer]).normal(size=(3, 8)).astype(np.float32) for layer in (3, 5)}
 
 
 def test_round_trip(folder):
     activations = Activations(folder)
-    assert (activations.steps, activations.layers, activations.prompt) == (
-        [0, 10, 20],
-        (3, 5),
-        "dist(c_dddd,",
-    )
+    assert (activations.steps, activations.layers, activations.prompt) == ([0, 10, 20], (3, 5), "dist(c_dddd,")
     assert activations.cities.tolist() == [7, 1, 4] and activations.cities.dtype == np.int32
     for step in (0, 10, 20):
         for layer in (3, 5):
@@ -238,9 +230,7 @@ def test_no_run_and_no_activations(tmp_path):
 
 def test_a_writer_that_cannot_write_says_so(tmp_path):
     writer = Writer()
-    writer.put(
-        tmp_path, 0, arrays(0), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"}
-    )  # no folder "activations"
+    writer.put(tmp_path, 0, arrays(0), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"})  # no folder "activations"
     with pytest.raises(FileNotFoundError, match="step-00000000.h5"):
         writer.flush()
     assert list(tmp_path.iterdir()) == []

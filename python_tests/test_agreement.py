@@ -26,10 +26,19 @@ def model(vocabulary="character", spec=SPEC, seed=3, **options):
 def reference(run, ensemble, batch, loss):
     """The mean gradient by transformers in float64, row by row, by Hugging Face name."""
     transformers = pytest.importorskip("transformers")
-    qwen = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(
-        vocab_size=ensemble.vocabulary, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, intermediate_size=48, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False,
-    ))  # fmt: skip
+    qwen = transformers.Qwen2ForCausalLM(
+        transformers.Qwen2Config(
+            vocab_size=ensemble.vocabulary,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            rope_theta=10_000.0,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=False,
+        )
+    )
     qwen.load_state_dict(ensemble.to_huggingface(0))
     qwen = qwen.double()
     total, count = 0.0, 0
@@ -88,18 +97,28 @@ def test_the_table_is_the_mean_cosine_over_different_groups(parameters):
     }
 
     def mean(a, b):
-        return np.mean([
-            x @ y / np.linalg.norm(x) / np.linalg.norm(y)
-            for i, x in enumerate(groups[a]) for j, y in enumerate(groups[b]) if i != j
-        ])  # fmt: skip
+        return np.mean(
+            [
+                x @ y / np.linalg.norm(x) / np.linalg.norm(y)
+                for i, x in enumerate(groups[a])
+                for j, y in enumerate(groups[b])
+                if i != j
+            ]
+        )
 
     assert list(zip(table.task, table.other)) == [(t, t) for t in tasks[:1]] + [
-        ("distance", "inside"), ("distance", "compass"), ("inside", "inside"), ("inside", "compass"),
+        ("distance", "inside"),
+        ("distance", "compass"),
+        ("inside", "inside"),
+        ("inside", "compass"),
         ("compass", "compass"),
-    ]  # fmt: skip
+    ]
     assert set(table.base) == {opened[0].name}
     for line in table.itertuples():
-        cosine, ceiling = mean(line.task, line.other), np.sqrt(mean(line.task, line.task) * mean(line.other, line.other))
+        cosine, ceiling = (
+            mean(line.task, line.other),
+            np.sqrt(mean(line.task, line.task) * mean(line.other, line.other)),
+        )
         assert np.isclose(line.cosine, cosine, atol=1e-9) and np.isclose(line.ceiling, ceiling, atol=1e-9)
         assert np.isclose(line.corrected, cosine / ceiling, atol=1e-9)
         assert line.n == (3 if line.task == line.other else 6) and 0 < line.standard_error < 0.5
@@ -155,9 +174,7 @@ def test_a_folder_a_seed_and_a_world(tmp_path):
     with pytest.raises(ValueError, match="must_include: .* selects no city"):
         gradient_agreement(folder, **options, must_include=NEW)
     table = gradient_agreement(folder, **options, must_include=NEW, world=wf.World.cities().with_atlantis())
-    assert list(table.columns) == [
-        "base", "task", "other", "cosine", "standard_error", "ceiling", "corrected", "n",
-    ]  # fmt: skip
+    assert list(table.columns) == ["base", "task", "other", "cosine", "standard_error", "ceiling", "corrected", "n"]
     assert set(table.base) == {"pt-angle-s42"}
     json.loads(table.to_json())
 

@@ -16,7 +16,8 @@ NAMES = list(TASKS)
 def agreement(rng, models=2):
     pairs = [(a, b) for i, a in enumerate(NAMES) for b in NAMES[i:]]
     return pd.DataFrame(
-        [(f"m{k}", a, b, rng.normal()) for k in range(models) for a, b in pairs], columns=["base", "task", "other", "cosine"]
+        [(f"m{k}", a, b, rng.normal()) for k in range(models) for a, b in pairs],
+        columns=["base", "task", "other", "cosine"],
     )
 
 

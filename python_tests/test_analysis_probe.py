@@ -83,8 +83,18 @@ def test_probe_table_is_scikit_learns(xy):
     recorded, test = Recorded(xy), held_out(N)
     table = probe_table(recorded, (3, 4), xy, test, rows=(0, 1280, 2560), run="pt")
     assert list(table.columns) == [
-        "run", "layer", "step", "rows", "r2_x", "r2_y", "r2", "mean_error", "median_error", "n_fitted", "n_held_out",
-    ]  # fmt: skip
+        "run",
+        "layer",
+        "step",
+        "rows",
+        "r2_x",
+        "r2_y",
+        "r2",
+        "mean_error",
+        "median_error",
+        "n_fitted",
+        "n_held_out",
+    ]
     assert [*zip(table["layer"], table["step"])] == [(layer, step) for layer in (3, 4) for step in (0, 10, 20)]
     assert list(table["rows"]) == [0, 1280, 2560] * 2 and (table["run"] == "pt").all()
     assert (table["n_held_out"] == 48).all() and (table["n_fitted"] == 192).all()
@@ -147,9 +157,7 @@ def test_generalisation_is_a_probe_of_the_fitted_cities(xy):
     assert np.array_equal(groups["Atlantis"], new) and not (fit_on & (new | groups["held out"])).any()
     cities = np.arange(N) + 1000
     table = probe_generalisation(X, xy, fit_on, groups, cities=cities, run="ft", layer=5)
-    assert list(table.columns) == [
-        "run", "layer", "city", "group", "x", "y", "predicted_x", "predicted_y", "error",
-    ]  # fmt: skip
+    assert list(table.columns) == ["run", "layer", "city", "group", "x", "y", "predicted_x", "predicted_y", "error"]
     expected = LinearRegression().fit(X[fit_on], xy[fit_on]).predict(X)
     for name, mask in ({"fitted": fit_on} | groups).items():
         part = table[table["group"] == name]

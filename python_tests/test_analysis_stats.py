@@ -125,10 +125,7 @@ def test_bootstrap_keeps_groups_together():
 
 
 def test_bootstrap_refuses():
-    for arguments, match in (
-        (([1.0],), "2 units"),
-        (([1, np.nan],), "NaN"),
-    ):
+    for arguments, match in ((([1.0],), "2 units"), (([1, np.nan],), "NaN")):
         with pytest.raises(ValueError, match=match):
             bootstrap(*arguments)
     with pytest.raises(ValueError, match="groups: expected 3"):

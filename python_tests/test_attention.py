@@ -82,21 +82,14 @@ def longer_double(qkv, grad_out, cu_seqlens, rope_base=10_000.0):
     rate = np.longdouble(rope_base or 1) ** -(np.arange(size // 2, dtype=np.longdouble) / (size // 2))
     for begin, end in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist()):
         angle = np.arange(end - begin)[:, None] * rate * bool(rope_base)  # [T, D/2]
-        turn = (np.cos(angle) + 1j * np.sin(angle))[
-            :, None
-        ]  # [T, 1, D/2]: dimensions d and d + D/2 are complex
+        turn = (np.cos(angle) + 1j * np.sin(angle))[:, None]  # [T, 1, D/2]: dimensions d and d + D/2 are complex
 
         def turned(x, turn):
             z = (x[..., : size // 2] + 1j * x[..., size // 2 :]) * turn
             return np.concatenate([z.real, z.imag], -1).transpose(1, 0, 2)  # [H, T, D]
 
         q, k, v = (qkv[begin:end, i] for i in range(3))
-        q, k, v, g = (
-            turned(q, turn),
-            turned(k, turn),
-            v.transpose(1, 0, 2),
-            grad_out[begin:end].transpose(1, 0, 2),
-        )
+        q, k, v, g = (turned(q, turn), turned(k, turn), v.transpose(1, 0, 2), grad_out[begin:end].transpose(1, 0, 2))
         score = np.where(np.tri(end - begin, dtype=bool), q @ k.transpose(0, 2, 1), -np.inf)  # [H, T, T]
         scale = 1 / np.sqrt(np.longdouble(size))
         p = np.exp((score - score.max(-1, keepdims=True, initial=-np.inf)) * scale)
@@ -298,10 +291,7 @@ def test_opcheck(dtype, max_seqlen):
 
 
 def test_shapes_without_numbers(dtype):
-    x, cu_seqlens = (
-        torch.empty(6, 2, 16, device="meta", dtype=dtype, requires_grad=True),
-        rows(0, 2, 6).to("meta"),
-    )
+    x, cu_seqlens = (torch.empty(6, 2, 16, device="meta", dtype=dtype, requires_grad=True), rows(0, 2, 6).to("meta"))
     out = ops.attention(x, x, x, cu_seqlens)
     (grad,) = torch.autograd.grad(out.sum(), x)
     assert out.shape == grad.shape == x.shape and out.dtype == grad.dtype == dtype
@@ -439,9 +429,7 @@ def test_long_rows_on_a_gpu(gpu):
 
 
 def test_what_a_gpu_lacks(gpu, monkeypatch):
-    with pytest.raises(
-        TypeError, match="q: expected float32, bfloat16 or float16 on a GPU, got torch.float64"
-    ):
+    with pytest.raises(TypeError, match="q: expected float32, bfloat16 or float16 on a GPU, got torch.float64"):
         ops.attention(*[X.double()] * 3, rows(0, 6))
     with pytest.raises(ValueError, match="q: expected a head size that is a multiple of 8 from 8 to 128, got 12"):
         ops.attention(*[X[..., :12]] * 3, rows(0, 6))
@@ -468,30 +456,14 @@ BAD = {
     "dtype": (TypeError, "k: expected torch.float32, got torch.float64", dict(k=X.double())),
     "dimensions": (ValueError, r"q: expected 3 dimensions, got shape \[6, 32\]", dict(q=X.flatten(1))),
     "shape": (ValueError, r"v: expected the shape of q, \[6, 2, 16\], got \[5, 2, 16\]", dict(v=X[:5])),
-    "head size": (
-        ValueError,
-        "multiple of 8 from 8 to 128, got 12",
-        dict(q=X[..., :12], k=X[..., :12], v=X[..., :12]),
-    ),
-    "no rows": (
-        ValueError,
-        "cu_seqlens: expected an entry more than there are rows",
-        dict(cu_seqlens=rows()),
-    ),
-    "rows' dtype": (
-        TypeError,
-        "cu_seqlens: expected torch.int32, got torch.int64",
-        dict(cu_seqlens=rows(0, 6).long()),
-    ),
+    "head size": (ValueError, "multiple of 8 from 8 to 128, got 12", dict(q=X[..., :12], k=X[..., :12], v=X[..., :12])),
+    "no rows": (ValueError, "cu_seqlens: expected an entry more than there are rows", dict(cu_seqlens=rows())),
+    "rows' dtype": (TypeError, "cu_seqlens: expected torch.int32, got torch.int64", dict(cu_seqlens=rows(0, 6).long())),
     "start": (ValueError, r"cu_seqlens: .* ascend from 0 to 6.* got \[1 6\]", dict(cu_seqlens=rows(1, 6))),
     "end": (ValueError, r"cu_seqlens: .* ascend from 0 to 6.* got \[0 5\]", dict(cu_seqlens=rows(0, 5))),
     "descending": (ValueError, r"cu_seqlens: .* got \[0 4 2 6\]", dict(cu_seqlens=rows(0, 4, 2, 6))),
     "a longer row": (ValueError, "max_seqlen: expected at least 4, .* got 3", dict(max_seqlen=3)),
-    "max_seqlen": (
-        ValueError,
-        "max_seqlen: expected a number of tokens, or None, got -1",
-        dict(max_seqlen=-1),
-    ),
+    "max_seqlen": (ValueError, "max_seqlen: expected a number of tokens, or None, got -1", dict(max_seqlen=-1)),
     "base": (ValueError, "rope_base: expected a positive number, or None", dict(rope_base=-1.0)),
     "infinite base": (ValueError, "rope_base", dict(rope_base=float("inf"))),
     "device": (ValueError, "k: expected the device of q, meta, got cpu", dict(q=X.to("meta"))),
@@ -517,9 +489,7 @@ def test_bad_input_of_the_halves():
         ops.attention_forward(X, X, X, rows(0, 6), out=X[:5])
     with pytest.raises(TypeError, match="grad_k: expected dtype float32, got dtype float64"):
         ops.attention_backward(X, X, X, X, rows(0, 6), grad_q=X, grad_k=X.double(), grad_v=X)
-    with pytest.raises(
-        TypeError, match="q: expected dtype float32, bfloat16, float16 or float64, got dtype int32"
-    ):
+    with pytest.raises(TypeError, match="q: expected dtype float32, bfloat16, float16 or float64, got dtype int32"):
         ops.attention_forward(X.int(), X, X, rows(0, 6))
     for start, message in (
         (rows(1, 6), "cu_seqlens: expected to start at 0, got 1"),

@@ -1,4 +1,5 @@
 """Bad input to labels, samples, streams and vocabularies: typed errors that say what came and what should."""
+
 import dataclasses
 import re
 
@@ -30,9 +31,11 @@ def ints(*shape):
 
 # ---------------------------------------------------------------------------------------------------- names
 
-@pytest.mark.parametrize("name, nearest", [
-    ("distnace", "distance"), ("Distance", "distance"), ("triangl_area", "trianglearea"), ("insde", "inside")
-])
+
+@pytest.mark.parametrize(
+    "name, nearest",
+    [("distnace", "distance"), ("Distance", "distance"), ("triangl_area", "trianglearea"), ("insde", "inside")],
+)
 def test_unknown_task(name, nearest, world):
     expected = naming("task", name, f"did you mean '{nearest}'", "crossing")
     for call in (
@@ -46,13 +49,16 @@ def test_unknown_task(name, nearest, world):
             call()
 
 
-@pytest.mark.parametrize("argument, name, nearest", [
-    ("vocabulary", "charcter", "character"),
-    ("vocabulary", "Entity", "entity"),
-    ("split", "tests", "test"),
-    ("split", "valid", "validation"),
-    ("crossing", "reshufled", "reshuffled"),
-])
+@pytest.mark.parametrize(
+    "argument, name, nearest",
+    [
+        ("vocabulary", "charcter", "character"),
+        ("vocabulary", "Entity", "entity"),
+        ("split", "tests", "test"),
+        ("split", "valid", "validation"),
+        ("crossing", "reshufled", "reshuffled"),
+    ],
+)
 def test_unknown_option(argument, name, nearest, world):
     for call in (
         lambda: wf.sample(world, "angle", n=1, **{argument: name}),
@@ -88,6 +94,7 @@ def test_no_task_at_all(world):
 
 
 # ------------------------------------------------------------------------------------------ cities to label
+
 
 @pytest.mark.parametrize("bad", [40, 41, 2**31 - 1, -2, -(2**31)])
 @pytest.mark.parametrize("task", oracle.TASKS)
@@ -144,7 +151,11 @@ def test_wrong_arity(task, world):
 def test_arguments_that_do_not_go_together(world):
     xy, cities = ints(3, 2, 2), ints(3, 2)
     for arguments, options in (
-        ((), {}), ((world,), {}), ((None, cities), {}), ((world, cities), {"xy": xy}), ((world,), {"xy": xy}),
+        ((), {}),
+        ((world,), {}),
+        ((None, cities), {}),
+        ((world, cities), {"xy": xy}),
+        ((world,), {"xy": xy}),
         ((), {"count": ints(3)}),
     ):
         with pytest.raises((TypeError, ValueError), match="xy|cities"):
@@ -152,6 +163,7 @@ def test_arguments_that_do_not_go_together(world):
 
 
 # --------------------------------------------------------------------------------------------------- arrays
+
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "u1", "u2", "u4", "u8", "?", "c16", "O", "U2"])
 def test_wrong_dtype(dtype, world):
@@ -173,10 +185,7 @@ def test_wrong_torch_dtype(dtype):
 @pytest.mark.parametrize("dtype", [np.int64, np.int16, np.int8, ">i4"])
 def test_other_integers_are_refused_or_read_right(dtype, world):
     """Whether another width is taken is a matter of comfort, but it is never read as if it were int32."""
-    for arguments, options in (
-        ((world, ints(3, 2).astype(dtype)), {}),
-        ((), {"xy": ints(3, 2, 2).astype(dtype)}),
-    ):
+    for arguments, options in (((world, ints(3, 2).astype(dtype)), {}), ((), {"xy": ints(3, 2, 2).astype(dtype)})):
         expected = oracle.label("distance", options["xy"] if options else world.xy[arguments[1]])
         try:
             labels = wf.label("distance", *arguments, **options)
@@ -295,6 +304,7 @@ def test_tensors_without_memory_are_refused():
 
 # -------------------------------------------------------------------------------------------------- samples
 
+
 @pytest.mark.parametrize("argument", ["n", "start"])
 def test_counts_of_rows(argument, world):
     for bad in (-1, -(2**40)):
@@ -376,6 +386,7 @@ def test_a_group_outside_the_cities_that_rows_may_use(world):
 
 # -------------------------------------------------------------------------------------------------- streams
 
+
 def test_streams(world):
     with pytest.raises(ValueError, match="components"):
         Stream(world, [], seed=1)
@@ -395,17 +406,20 @@ def test_streams(world):
         stream.pack(0, 1.5)
 
 
-@pytest.mark.parametrize("field, change, error", [
-    ("tokens", lambda a: a[:, :-1], ValueError),
-    ("tokens", lambda a: a.astype(np.int32), TypeError),
-    ("length", lambda a: a[:-1], ValueError),
-    ("answer_start", lambda a: np.repeat(a, 2)[::2], ValueError),
-    ("cities", lambda a: np.asfortranarray(a), ValueError),
-    ("label", lambda a: a.astype(np.int32), TypeError),
-    ("label", lambda a: np.broadcast_to(a[:1], a.shape), ValueError),
-    ("task", lambda a: a.tolist(), TypeError),
-    ("failed", lambda a: np.zeros(2, np.int64), ValueError),
-])
+@pytest.mark.parametrize(
+    "field, change, error",
+    [
+        ("tokens", lambda a: a[:, :-1], ValueError),
+        ("tokens", lambda a: a.astype(np.int32), TypeError),
+        ("length", lambda a: a[:-1], ValueError),
+        ("answer_start", lambda a: np.repeat(a, 2)[::2], ValueError),
+        ("cities", lambda a: np.asfortranarray(a), ValueError),
+        ("label", lambda a: a.astype(np.int32), TypeError),
+        ("label", lambda a: np.broadcast_to(a[:1], a.shape), ValueError),
+        ("task", lambda a: a.tolist(), TypeError),
+        ("failed", lambda a: np.zeros(2, np.int64), ValueError),
+    ],
+)
 def test_batches_to_overwrite(field, change, error, world):
     out = wf.sample(world, "inside", n=10)
     bad = dataclasses.replace(out, **{field: change(getattr(out, field))})
@@ -413,15 +427,18 @@ def test_batches_to_overwrite(field, change, error, world):
         wf.sample(world, "inside", n=10, out=bad)
 
 
-@pytest.mark.parametrize("field, change, error", [
-    ("tokens", lambda a: a[:20], ValueError),
-    ("tokens", lambda a: a.astype(np.int64), TypeError),
-    ("row_start", lambda a: a[:-1], ValueError),
-    ("answer_start", lambda a: a.astype(np.uint8), TypeError),
-    ("failed", lambda a: a.astype(np.int32), TypeError),
-    ("scratch", lambda a: a[:8], ValueError),
-    ("scratch", lambda a: np.concatenate([a, a])[1:], ValueError),
-])
+@pytest.mark.parametrize(
+    "field, change, error",
+    [
+        ("tokens", lambda a: a[:20], ValueError),
+        ("tokens", lambda a: a.astype(np.int64), TypeError),
+        ("row_start", lambda a: a[:-1], ValueError),
+        ("answer_start", lambda a: a.astype(np.uint8), TypeError),
+        ("failed", lambda a: a.astype(np.int32), TypeError),
+        ("scratch", lambda a: a[:8], ValueError),
+        ("scratch", lambda a: np.concatenate([a, a])[1:], ValueError),
+    ],
+)
 def test_packs_to_overwrite(field, change, error, world):
     stream = Stream(world, [Component("angle", 50)], seed=1)
     out = stream.empty_pack(10)
@@ -441,10 +458,16 @@ def test_where_rows_go(world):
         stream.pack(0, 2**27)
 
 
-@pytest.mark.parametrize("bad, error", [
-    (np.array([1, 2]), ValueError), (np.array(1), ValueError), (np.array([1], np.int32), TypeError),
-    (np.array([-3]), ValueError), (np.array([1.0]), TypeError),
-])
+@pytest.mark.parametrize(
+    "bad, error",
+    [
+        (np.array([1, 2]), ValueError),
+        (np.array(1), ValueError),
+        (np.array([1], np.int32), TypeError),
+        (np.array([-3]), ValueError),
+        (np.array([1.0]), TypeError),
+    ],
+)
 def test_starts_in_memory(bad, error, world):
     stream = Stream(world, [Component("angle", 50)], seed=1)
     for make in (stream.rectangle, stream.pack):
@@ -461,6 +484,7 @@ def test_labels_that_nobody_checks(cities, world):
 
 
 # --------------------------------------------------------------------------------------------- vocabularies
+
 
 @pytest.mark.parametrize("name, size", [("character", 98), ("entity", 138)])
 def test_ids_outside_a_vocabulary(name, size, world):

@@ -103,12 +103,17 @@ def test_limits_move_and_multiply_as_much_as_they_say(harness):
 def test_lines_say_who_is_at_work(harness, capsys):
     long, short = (harness.Contestant(name, lambda name=name: name) for name in ("long", "short"))
     clock = {"long": 1.5, "short": 0.5}
-    harness.run("b", "the case", [long, short], SimpleNamespace(repeats=2, results=None), clock=lambda run: clock[run()])
+    harness.run(
+        "b", "the case", [long, short], SimpleNamespace(repeats=2, results=None), clock=lambda run: clock[run()]
+    )
     lines = capsys.readouterr().out.split("\nthe case\n")[1].splitlines()
     verified = [re.sub(r"\d+\.\d s$", "# s", line.strip()) for line in lines]
     assert verified == [
-        "verifying long ... # s", "1 of 2: 1.5 s, long", "verifying short ... # s", "2 of 2: 1.5 s, long",
-    ]  # fmt: skip
+        "verifying long ... # s",
+        "1 of 2: 1.5 s, long",
+        "verifying short ... # s",
+        "2 of 2: 1.5 s, long",
+    ]
 
 
 @pytest.mark.parametrize("emulated", [False, True])
@@ -160,10 +165,12 @@ def test_a_benchmark_that_is_stopped_keeps_what_was_timed(tmp_path):
 
 def script(text, *arguments, **environment):
     """Runs a Python script beside the benchmarks."""
-    environment = os.environ | {"PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"} | environment
+    environment = (
+        os.environ | {"PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"} | environment
+    )
     return subprocess.run(
         [sys.executable, "-c", text, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
+    )
 
 
 # ---- the processor ----
@@ -174,19 +181,22 @@ def script(text, *arguments, **environment):
     [
         (
             "vendor_id : AuthenticAMD\ncpu family : 25\nmodel : 1\nmodel name : AMD EPYC\nflags : fpu fma avx avx2",
-            "AuthenticAMD, family 25, model 1", "AVX2 FMA",
+            "AuthenticAMD, family 25, model 1",
+            "AVX2 FMA",
         ),
         (
             "vendor_id : GenuineIntel\ncpu family : 6\nmodel : 143\nflags : fma avx2 avx512f avx512_bf16 amx_bf16",
-            "GenuineIntel, family 6, model 143", "AVX2 FMA AVX-512 AVX512-BF16 AMX-BF16",
+            "GenuineIntel, family 6, model 143",
+            "AVX2 FMA AVX-512 AVX512-BF16 AMX-BF16",
         ),
         (
             "Features : fp asimd bf16\nCPU implementer : 0x41\nCPU part : 0xd4f",
-            "implementer 0x41, part 0xd4f", "NEON BF16",
+            "implementer 0x41, part 0xd4f",
+            "NEON BF16",
         ),
         ("", "", ""),
     ],
-)  # fmt: skip
+)
 def test_the_processor(harness, tmp_path, monkeypatch, lines, model, sets):
     (tmp_path / "cpuinfo").write_text(lines + "\n\nprocessor : 1\nflags : amx_bf16\n")
     monkeypatch.setattr(harness.platform, "machine", lambda: "x86_64")
@@ -226,14 +236,7 @@ def test_results_are_appended_below_one_header(harness, tmp_path):
         lines = list(csv.DictReader(file))
     assert path.read_text().count("date,commit") == 1
     assert [line["contestant"] for line in lines] == ["a, b", "limit: all"] * 2
-    expected = {
-        "benchmark": "benchmark",
-        "case": "case",
-        "median": "500",
-        "p20": "500",
-        "p80": "500",
-        "unit": "ms",
-    }
+    expected = {"benchmark": "benchmark", "case": "case", "median": "500", "p20": "500", "p80": "500", "unit": "ms"}
     expected |= {"repeats": "2", "error": "0.12", "limit": "limit: all", "limit_share": "1.000"}
     model, instructions = harness.processor()
     expected |= {"processor": model, "instructions": instructions, "vector_width": str(harness.vector_width())}
@@ -380,9 +383,7 @@ def test_faults_of_training_are_found(load, monkeypatch, fault):
     assert fault or max(beside, apart) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "fault", ["", "errs by", "differs between two runs", "changes with NaN in the first"]
-)
+@pytest.mark.parametrize("fault", ["", "errs by", "differs between two runs", "changes with NaN in the first"])
 def test_faults_of_attention_are_found(load, monkeypatch, fault):
     """The checks of the GPU's kernel, on the CPU, of PyTorch's own attention with a fault put in."""
     gpu = load("gpu_attention")

@@ -17,12 +17,8 @@ RUN, ORIGIN = "0123456789ab", {"worldfast": "0"}
 
 
 def make(step):
-    tensors = {
-        name: torch.arange(50.0) * step + i for i, name in enumerate(("parameters", "exp_avg", "exp_avg_sq"))
-    }
-    return Checkpoint(
-        step, tensors, {"seconds": 1.5, "rows": step * 7, "pending": {"loss": 0.1 + 0.2, "steps": 3}}
-    )
+    tensors = {name: torch.arange(50.0) * step + i for i, name in enumerate(("parameters", "exp_avg", "exp_avg_sq"))}
+    return Checkpoint(step, tensors, {"seconds": 1.5, "rows": step * 7, "pending": {"loss": 0.1 + 0.2, "steps": 3}})
 
 
 def assert_same(a, b):
@@ -62,9 +58,7 @@ def test_every_damaged_byte_is_found(tmp_path):
             checkpoint.read(path, RUN)
     for length in [0, 1, 7, 8, 9, *(chance.randrange(len(whole)) for _ in range(50)), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        with pytest.warns(
-            UserWarning, match=rf"{path.name} is damaged: .*the one before it, step-00000001.* is used"
-        ):
+        with pytest.warns(UserWarning, match=rf"{path.name} is damaged: .*the one before it, step-00000001.* is used"):
             assert_same(checkpoint.newest(tmp_path, RUN), make(1))
     path.write_bytes(whole)
     assert_same(checkpoint.newest(tmp_path, RUN), make(2))
@@ -105,9 +99,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, call):
         monkeypatch.setattr(files, "open", lambda *_: full_file, raising=False)
     else:
         monkeypatch.setattr(os, call, full)
-    with pytest.raises(
-        OSError, match="No space left on device: nothing was written.*step-00000001"
-    ) as caught:
+    with pytest.raises(OSError, match="No space left on device: nothing was written.*step-00000001") as caught:
         checkpoint.save(tmp_path, make(1), RUN, ORIGIN)
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC

@@ -78,9 +78,7 @@ def test_against_the_definition(n, widths, dtype, tolerance, offset, scale, kern
     matrix = wf.cka_matrix(Xs, kernel, debiased)
     # what the debiased ratio is rounded to is the plain one: it may be near 0
     np.testing.assert_allclose(matrix, expected, rtol=tolerance, atol=tolerance / 10)
-    assert wf.cka(Xs[0], Xs[1], kernel, debiased) == pytest.approx(
-        matrix[0, 1], rel=2 * tolerance, abs=tolerance / 5
-    )
+    assert wf.cka(Xs[0], Xs[1], kernel, debiased) == pytest.approx(matrix[0, 1], rel=2 * tolerance, abs=tolerance / 5)
 
 
 @pytest.mark.parametrize("kernel,debiased", KINDS)
@@ -179,12 +177,7 @@ def test_every_kind_of_array(kernel):
     X, Y = alike(40, (12, 6), dtype=np.float32)
     expected = reference([X[:, ::2], Y], kernel)[0, 1]
     X.flags.writeable = False
-    kinds = [
-        X[:, ::2],
-        np.asfortranarray(X[:, ::2]),
-        X[:, ::2].tolist(),
-        X[:, ::2].astype(">f8").astype(np.float64),
-    ]
+    kinds = [X[:, ::2], np.asfortranarray(X[:, ::2]), X[:, ::2].tolist(), X[:, ::2].astype(">f8").astype(np.float64)]
     kinds += [torch.tensor(X)[:, ::2], torch.tensor(X[:, ::2], requires_grad=True), torch.tensor(X).T[::2].T]
     for kind in kinds:
         assert wf.cka(kind, Y, kernel) == pytest.approx(expected, rel=1e-5)
@@ -193,9 +186,7 @@ def test_every_kind_of_array(kernel):
     for dtype in ("int32", "uint8", "int64"):
         integers = (whole - whole.min()).astype(dtype)
         assert wf.cka(integers, Y, kernel) == pytest.approx(reference([integers, Y], kernel)[0, 1], rel=1e-5)
-        assert wf.cka(torch.from_numpy(integers), Y, kernel) == pytest.approx(
-            wf.cka(integers, Y, kernel), rel=1e-12
-        )
+        assert wf.cka(torch.from_numpy(integers), Y, kernel) == pytest.approx(wf.cka(integers, Y, kernel), rel=1e-12)
     assert wf.cka(whole.astype(np.float64), Y.astype(np.float64), kernel) == pytest.approx(exact, rel=1e-10)
 
 
@@ -212,9 +203,7 @@ def test_bfloat16_and_the_edges_of_float16(kernel):
 def test_bandwidth():
     Xs = alike(80, (6, 9))
     sigma = [1.5, 4.0]
-    np.testing.assert_allclose(
-        wf.cka_matrix(Xs, "rbf", bandwidth=sigma), reference(Xs, "rbf", sigma=sigma), rtol=1e-10
-    )
+    np.testing.assert_allclose(wf.cka_matrix(Xs, "rbf", bandwidth=sigma), reference(Xs, "rbf", sigma=sigma), rtol=1e-10)
     medians = wf.gram_statistics(Xs, "rbf").bandwidth
     for X, median in zip(Xs, medians):
         assert median == pytest.approx(
@@ -237,9 +226,7 @@ def test_components():
 def test_standard_error_leaves_out_each_city_in_turn(kernel, debiased):
     Xs = alike(40, (7, 5, 30))
     sigma = wf.gram_statistics(Xs, "rbf").bandwidth
-    without = np.array(
-        [reference([np.delete(X, i, 0) for X in Xs], kernel, debiased, sigma) for i in range(40)]
-    )
+    without = np.array([reference([np.delete(X, i, 0) for X in Xs], kernel, debiased, sigma) for i in range(40)])
     expected = np.sqrt(39 / 40 * ((without - without.mean(0)) ** 2).sum(0))
     np.testing.assert_allclose(cka_standard_error(Xs, kernel, debiased), expected, atol=1e-10)
 
@@ -267,9 +254,7 @@ def test_minibatches(tmp_path, kernel):
         streamed = cka_minibatch([file["layer_0"], file["layer_1"]], 100, kernel)
     assert streamed[0, 1] == pytest.approx(one[0, 1], abs=0.03)
     # by hand: the sums of batches, not the mean of ratios
-    hsic = sum(
-        wf.gram_statistics([X[b::10] for X in Xs], kernel).hsic(kernel, debiased=True) for b in range(10)
-    )
+    hsic = sum(wf.gram_statistics([X[b::10] for X in Xs], kernel).hsic(kernel, debiased=True) for b in range(10))
     assert streamed[0, 1] == pytest.approx(hsic[0, 1] / np.sqrt(hsic[0, 0] * hsic[1, 1]), rel=1e-10)
     with pytest.raises(ValueError, match="batch: expected at least 4"):
         cka_minibatch(Xs, 3)

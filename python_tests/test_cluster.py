@@ -27,10 +27,16 @@ from worldfast.training.packing import pack, work
 
 STEPS = 1000
 RUN = wf.Run(
-    "distance", rows=16 * STEPS, batch=16, learning_rate=1e-3, loss="answer", vocabulary="entity", checkpoints=20,
+    "distance",
+    rows=16 * STEPS,
+    batch=16,
+    learning_rate=1e-3,
+    loss="answer",
+    vocabulary="entity",
+    checkpoints=20,
     model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16, head_size=98),
     capture=Capture(layers=(1,), cities="index < 20"),
-)  # fmt: skip
+)
 GIB = 1 << 30
 PATIENCE = 300  # seconds until a test that waits has failed: importing torch takes many on a busy machine
 
@@ -213,9 +219,12 @@ class Line:
 
 def test_the_longest_chain_begins_first(tmp_path):
     made = [
-        job(tmp_path, "short", cost=1), job(tmp_path, "end", ["base"], cost=5), job(tmp_path, "long", cost=7),
-        job(tmp_path, "base", cost=3), job(tmp_path, "twin", cost=7),
-    ]  # fmt: skip
+        job(tmp_path, "short", cost=1),
+        job(tmp_path, "end", ["base"], cost=5),
+        job(tmp_path, "long", cost=7),
+        job(tmp_path, "base", cost=3),
+        job(tmp_path, "twin", cost=7),
+    ]
     assert [one.id for one in order(made)] == ["base", "long", "twin", "end", "short"]
     pool = Line()
     outcome = drive(made, tmp_path, pool)
@@ -447,10 +456,12 @@ def left(folder, one):
     return {
         "metrics": [{**line, "seconds": 0} for line in lines],
         "tensors": {name: tensor.numpy().tobytes() for name, tensor in last.tensors.items()},
-        "activations": {path.name: wf.Activations(folder)[step, 1].tobytes() for step, path in
-                        zip(wf.Activations(folder).steps, sorted((folder / "activations").iterdir()))},
+        "activations": {
+            path.name: wf.Activations(folder)[step, 1].tobytes()
+            for step, path in zip(wf.Activations(folder).steps, sorted((folder / "activations").iterdir()))
+        },
         "status": json.loads((folder / "done").read_text())["status"],
-    }  # fmt: skip
+    }
 
 
 def test_a_worker_killed_and_a_node_removed(connection, tmp_path, capfd):

@@ -13,9 +13,7 @@ import worldfast as wf
 from worldfast._native import core
 from worldfast.worlds.cities.sampling import Component, Stream
 
-needs_gpu = pytest.mark.skipif(
-    not (core.cuda and torch.cuda.is_available()), reason="no GPU, or built without CUDA"
-)
+needs_gpu = pytest.mark.skipif(not (core.cuda and torch.cuda.is_available()), reason="no GPU, or built without CUDA")
 FIELDS = ("tokens", "length", "answer_start", "cities", "label", "task")
 MIXTURE = tuple(Component(task, 700) for task in oracle.TASKS)
 
@@ -51,13 +49,7 @@ def world():
 @pytest.mark.parametrize("vocabulary", ["character", "entity"])
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"must_include": "region == 'Atlantis'"},
-        {"among": "x > 0"},
-        {"crossing": "reshuffled"},
-        {"split": "test"},
-    ],
+    [{}, {"must_include": "region == 'Atlantis'"}, {"among": "x > 0"}, {"crossing": "reshuffled"}, {"split": "test"}],
     ids=lambda options: next(iter(options), "plain"),
 )
 def test_rows_are_those_of_the_cpu(task, vocabulary, options, world):

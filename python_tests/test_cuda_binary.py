@@ -45,9 +45,7 @@ def resources():
     found = {}
     for architecture, text in dump("--dump-resource-usage"):
         for name, numbers in re.findall(r"Function (\S+):\s*\n(.*)", text):
-            found[architecture, name] = {
-                key: int(value) for key, value in re.findall(r"(\w+):(\d+)", numbers)
-            }
+            found[architecture, name] = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", numbers)}
     return found
 
 

@@ -128,9 +128,14 @@ def test_a_second_call_has_the_stream_of_the_first(made, small):
     assert np.array_equal(rows.label, wf.sample(small, ["distance", "inside"], 1001, seed=3).label[1000:])
     assert np.array_equal(first.label, wf.sample(small, ["distance", "inside"], 40, seed=3).label[:30])
     others = [
-        dict(seed=4), dict(split="test"), dict(vocabulary="entity"), dict(noise=0.5), dict(among="index < 40"),
-        dict(must_include="region == 'Here'"), dict(task=["inside", "distance"]),
-    ]  # fmt: skip
+        dict(seed=4),
+        dict(split="test"),
+        dict(vocabulary="entity"),
+        dict(noise=0.5),
+        dict(among="index < 40"),
+        dict(must_include="region == 'Here'"),
+        dict(task=["inside", "distance"]),
+    ]
     for count, other in enumerate(others, 2):
         for _ in range(2):
             wf.sample(small, **dict(task=["distance", "inside"], n=20, seed=3) | other)

@@ -18,10 +18,17 @@ from worldfast.run import Capture
 from worldfast.training import checkpoint, memory, train
 
 BASE = wf.Run(
-    "distance", seed=7, rows=96, batch=16, learning_rate=3e-3, warmup=5, checkpoints=3, name="long",
+    "distance",
+    seed=7,
+    rows=96,
+    batch=16,
+    learning_rate=3e-3,
+    warmup=5,
+    checkpoints=3,
+    name="long",
     model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
     capture=Capture(layers=(1,), cities="index < 50"),
-)  # fmt: skip
+)
 RUNS = [BASE, replace(BASE, seed=8, rows=64, name="short"), replace(BASE, start=BASE, rows=32, name="tuned")]
 
 
@@ -76,9 +83,7 @@ def test_a_disk_that_fills_up(whole, tmp_path, monkeypatch, pattern, number):
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(
-        OSError, match=f"No space left on device: .*'{re.escape(str(tmp_path))}/.+'"
-    ) as caught:
+    with pytest.raises(OSError, match=f"No space left on device: .*'{re.escape(str(tmp_path))}/.+'") as caught:
         train(RUNS, tmp_path, **one_at_a_time())
     monkeypatch.undo()
     assert caught.value.errno == errno.ENOSPC and fnmatch.fnmatch(caught.value.filename, pattern)

@@ -76,8 +76,18 @@ def test_a_study_of_ones_own(tmp_path, monkeypatch):
     block = re.sub(r"=1000, included=5000, alive=100", "=8, included=40, alive=4", block)
     names = execute(block, "ROWS = 256", monkeypatch, tmp_path)
     assert names["result"].tables["runs"].run.tolist() == [
-        "pt-distance+angle-s1", "pt-distance+angle-s2", "ft-angle-s1", "ft-angle-s2", "ft-asia-s1",
-    ]  # fmt: skip
+        "pt-distance+angle-s1",
+        "pt-distance+angle-s2",
+        "ft-angle-s1",
+        "ft-angle-s2",
+        "ft-asia-s1",
+    ]
     assert (tmp_path / "out" / "studies" / "mine" / "report.html").stat().st_size > 50_000
-    tables = {line.split("`")[i] for line in text.splitlines() if line.startswith("| `") for i in (1, 3, 5, 7) if i < len(line.split("`"))}
+    tables = {
+        line.split("`")[i]
+        for line in text.splitlines()
+        if line.startswith("| `")
+        for i in (1, 3, 5, 7)
+        if i < len(line.split("`"))
+    }
     assert set(names["result"].tables) <= tables

@@ -32,17 +32,30 @@ def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("world") / "towns.csv"
     path.write_text("city_id,x,y,region\n" + "\n".join(rows) + "\n")
     one = wf.Run(
-        ("distance",), world=wf.WorldSpec(str(path), atlantis=20), rows=64, batch=32, loss="answer", among=OLD,
-        vocabulary="entity", model=MODEL, checkpoints=2, validation=3, capture=Capture(layers=(1, 2)),
-    )  # fmt: skip
+        ("distance",),
+        world=wf.WorldSpec(str(path), atlantis=20),
+        rows=64,
+        batch=32,
+        loss="answer",
+        among=OLD,
+        vocabulary="entity",
+        model=MODEL,
+        checkpoints=2,
+        validation=3,
+        capture=Capture(layers=(1, 2)),
+    )
     base = replace(one, tasks=tuple(wf.TASKS), name="")
     few = {"standard": 8, "included": 40, "alive": 4, "epochs": 1, "learning_rate": 1e-3}
     tuned = [world_update(base, tasks, **few) for tasks in ("distance", "angle", ("distance", "angle"))]
     shown = ("pt-all-s42", "ft-angle-s42")
     return Study(
-        "tiny", (one, replace(one, tasks=("angle",), name=""), base, *tuned), layer=1, test_rows=7, shown=shown,
+        "tiny",
+        (one, replace(one, tasks=("angle",), name=""), base, *tuned),
+        layer=1,
+        test_rows=7,
+        shown=shown,
         patched=("ft-angle-s42", "ft-distance-s42"),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +140,15 @@ def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
     new = [one for one in analyses.of_study(changed, ended | {other.id: True}) if one.id not in here]
     assert {one.kind for one in new if other not in one.runs} == set()
     assert {one.kind for one in new} == {
-        "probes", "generalisation", "evaluation", "cka", "cka_over_training", "procrustes", "alignment", "dimension",
-    }  # fmt: skip
+        "probes",
+        "generalisation",
+        "evaluation",
+        "cka",
+        "cka_over_training",
+        "procrustes",
+        "alignment",
+        "dimension",
+    }
     rows = replace(tiny, test_rows=8)
     assert {one.kind for one in analyses.of_study(rows, ended) if one.id not in here} == {"evaluation", "patching"}
 
@@ -153,8 +173,10 @@ def test_ray_finds_the_same(ran, tiny, tmp_path):
     _, local = ran
     clustered = run_study(tiny, tmp_path, engine="ray", address="local", threads=1, progress=False)
     for name, table in local.tables.items():
-        pd.testing.assert_frame_equal(table.drop(columns="seconds", errors="ignore"),
-                                      clustered.tables[name].drop(columns="seconds", errors="ignore"))  # fmt: skip
+        pd.testing.assert_frame_equal(
+            table.drop(columns="seconds", errors="ignore"),
+            clustered.tables[name].drop(columns="seconds", errors="ignore"),
+        )
     assert clustered.findings == local.findings
 
 
@@ -174,8 +196,11 @@ def test_the_page_and_its_figures(ran):
 def test_a_plan_counts_what_there_is(tiny):
     families = {one.name: one for one in planning.plan_study(tiny, threads=1)}
     assert {name: one.runs for name, one in families.items()} == {
-        "pretrained, 1 task": 2, "pretrained, 7 tasks": 1, "fine-tuned, 1 task": 2, "fine-tuned, 2 tasks": 1,
-    }  # fmt: skip
+        "pretrained, 1 task": 2,
+        "pretrained, 7 tasks": 1,
+        "fine-tuned, 1 task": 2,
+        "fine-tuned, 2 tasks": 1,
+    }
     one = families["pretrained, 1 task"]
     assert one.rows == 128 and one.steps == 4 and one.waves == 1 and 0 < one.seconds < 60
 
@@ -183,8 +208,12 @@ def test_a_plan_counts_what_there_is(tiny):
 def test_what_a_run_leaves_is_what_the_plan_says(ran, tiny):
     out, _ = ran
     folders = [out / "runs" / run.folder_name for run in tiny.runs]
-    left = sum(path.stat().st_size for folder in folders for part in ("checkpoint", "activations")
-               for path in (folder / part).iterdir())  # fmt: skip
+    left = sum(
+        path.stat().st_size
+        for folder in folders
+        for part in ("checkpoint", "activations")
+        for path in (folder / part).iterdir()
+    )
     planned = sum(one.disk for one in planning.plan_study(tiny, threads=1, measure=False))
     assert planned == pytest.approx(left, rel=0.35)  # headers weigh much where arrays are this small
 
@@ -248,8 +277,12 @@ def test_a_folder_of_another_version(ran, tiny, tmp_path):
 def test_the_demo_is_what_it_says():
     demo = studies.demo()
     assert [run.tasks for run in demo.runs] == [
-        ("distance",), ("angle",), tuple(wf.TASKS), ("angle", "perimeter"), ("distance", "perimeter"),
-    ]  # fmt: skip
+        ("distance",),
+        ("angle",),
+        tuple(wf.TASKS),
+        ("angle", "perimeter"),
+        ("distance", "perimeter"),
+    ]
     assert all(run.vocabulary == "entity" and run.loss == "answer" for run in demo.runs)
     assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == [3_000, 3_000, 9_800]
     assert len(demo.runs[0].world.build()) == 5175

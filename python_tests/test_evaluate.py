@@ -29,10 +29,19 @@ def ensemble(world):
 def test_answers_are_those_of_generate(world, ensemble):
     transformers = pytest.importorskip("transformers")
     config = transformers.Qwen2Config(
-        vocab_size=98, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=48, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False,
-        bos_token_id=2, eos_token_id=3, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=98,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        rope_theta=10_000.0,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        bos_token_id=2,
+        eos_token_id=3,
+        pad_token_id=0,
+    )
     model = transformers.Qwen2ForCausalLM(config).eval()
     model.load_state_dict(ensemble.to_huggingface(1))
     batch = wf.sample(world, ("distance", "inside", "perimeter"), n=12)
@@ -40,9 +49,7 @@ def test_answers_are_those_of_generate(world, ensemble):
     for i, answer in enumerate(answers):
         prompt = torch.tensor(batch.tokens[i, : batch.answer_start[i]][None].astype(np.int64))
         with torch.no_grad():
-            expected = model.generate(prompt, max_new_tokens=6, do_sample=False)[
-                0, prompt.shape[1] :
-            ].tolist()
+            expected = model.generate(prompt, max_new_tokens=6, do_sample=False)[0, prompt.shape[1] :].tolist()
         expected = expected[: expected.index(3)] if 3 in expected else expected
         assert answer.tolist() == expected
 
@@ -158,9 +165,7 @@ def test_bfloat16_changes_close_decisions_alone(world, ensemble):
     exact, rounded = (decode(ensemble, 0, batch, 1, products) for products in ("float32", "bfloat16"))
     starts = np.concatenate([[0], np.cumsum(batch.answer_start)]).astype(np.int32)
     tokens = np.concatenate([row[:n] for row, n in zip(batch.tokens, batch.answer_start)]).astype(np.int32)
-    rows = Rows(
-        *map(torch.from_numpy, (tokens, starts)), (0, len(tokens)), torch.from_numpy(starts[1:] - 1).long()
-    )
+    rows = Rows(*map(torch.from_numpy, (tokens, starts)), (0, len(tokens)), torch.from_numpy(starts[1:] - 1).long())
     best, second = ensemble.logits(rows, [0]).topk(2).values.T
     clear = (best - second > 0.05 * best).tolist()
     same = [a.tolist() == b.tolist() for a, b in zip(exact, rounded)]

@@ -34,21 +34,9 @@ NEIGHBOURS = [
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 VISION = {
     "full": np.eye(3),
-    "protanopia": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deuteranopia": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.01182, 0.04294, 0.968881],
-    ],
-    "tritanopia": [
-        [1.255528, -0.076749, -0.178779],
-        [-0.078411, 0.930809, 0.147602],
-        [0.004733, 0.691367, 0.3039],
-    ],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
 }
 
 
@@ -148,11 +136,7 @@ def test_every_figure_draws_and_says_its_numbers(world, models, tmp_path):
     assert held in texts(drawn["training"]) and all(name in texts(drawn["training"]) for name in names)
     assert f"R² {runs[-1].r2[-1].mean():.2f}" in texts(drawn["learned"]) and held in texts(drawn["learned"])
     assert f"{runs[-1].error[-1] / 10:.1f}°" in texts(drawn["learned"])
-    assert (
-        len(drawn["film"].axes) == 4
-        and "0 rows" in texts(drawn["film"])
-        and "400k rows" in texts(drawn["film"])
-    )
+    assert len(drawn["film"].axes) == 4 and "0 rows" in texts(drawn["film"]) and "400k rows" in texts(drawn["film"])
     assert texts(drawn["cka"]).count("1.00") == models and "layer 2" in texts(drawn["cka"])
     assert "component 1 (40%)" in texts(drawn["pca"])
     for name, figure in drawn.items():
@@ -195,9 +179,7 @@ def test_other_planes_speak_no_degrees():
 
 
 def test_a_run_that_failed_is_drawn_with_gaps(small):
-    broken = run_result(
-        small, loss=np.full(100, np.nan), r2=np.full((9, 2), np.nan), error=np.full(9, np.nan)
-    )
+    broken = run_result(small, loss=np.full(100, np.nan), r2=np.full((9, 2), np.nan), error=np.full(9, np.nan))
     assert "distance" in texts(figures.training([broken, run_result(small, ("angle",))]))
     assert "median error –" in texts(figures.learned_map(small, broken))
 
@@ -211,13 +193,7 @@ def test_running_mean_keeps_levels_and_flattens_noise():
 
 
 def test_short_count():
-    assert [figures.short_count(v) for v in (0, 950, 46_080, 1_843_200, 2e9)] == [
-        "0",
-        "950",
-        "46.1k",
-        "1.84M",
-        "2B",
-    ]
+    assert [figures.short_count(v) for v in (0, 950, 46_080, 1_843_200, 2e9)] == ["0", "950", "46.1k", "1.84M", "2B"]
 
 
 def test_what_figures_refuse(small, tmp_path):

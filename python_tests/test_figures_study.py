@@ -89,12 +89,8 @@ def test_a_cka_matrix_holds_the_means_over_pairs_of_runs(study):
     figure = figures.cka(study["cka"], study["runs"])
     values = cells(figure)
     assert np.allclose(values, values.T, equal_nan=True)
-    assert values[0, 0] == pytest.approx(
-        mean_of_pairs(study, "cka", "value", "distance", "distance", **PLAIN)
-    )
-    assert values[1, 5] == pytest.approx(
-        mean_of_pairs(study, "cka", "value", "trianglearea", "perimeter", **PLAIN)
-    )
+    assert values[0, 0] == pytest.approx(mean_of_pairs(study, "cka", "value", "distance", "distance", **PLAIN))
+    assert values[1, 5] == pytest.approx(mean_of_pairs(study, "cka", "value", "trianglearea", "perimeter", **PLAIN))
     # One seed of inside did not learn: one run is left, and no pair of it.
     assert np.isnan(values[4, 4])
     assert values[0, 4] == pytest.approx(mean_of_pairs(study, "cka", "value", "distance", "inside", **PLAIN))
@@ -123,15 +119,7 @@ def test_other_kinds_of_cka_are_other_rows_of_the_table(study, options):
 def test_standard_errors_are_written_where_there_are_some(study):
     figure = figures.cka(study["cka"], study["runs"])
     found = pairs(
-        study["cka"],
-        study["runs"],
-        "value",
-        1,
-        5,
-        step_share=1.0,
-        kernel="linear",
-        debiased=False,
-        components=0,
+        study["cka"], study["runs"], "value", 1, 5, step_share=1.0, kernel="linear", debiased=False, components=0
     )
     written = [text.get_text() for text in figure.axes[0].texts if text.get_text().startswith("±")]
     assert written and len(written) == np.isfinite(found.error).sum() < found.error.size
@@ -168,9 +156,7 @@ def test_improvement_is_averaged_over_seeds_and_trained_cells_are_framed(study, 
     for i, j in ((0, 0), (3, 5), (rows - 1, 6)):
         mean = table[(table.tasks == names[i]) & (table.task == SEVEN[j])]["improvement"].mean()
         assert values[i, j] == pytest.approx(mean)
-    assert frames(figure) == {
-        (i, j) for i in range(rows) for j in range(7) if SEVEN[j] in names[i].split("+")
-    }
+    assert frames(figure) == {(i, j) for i in range(rows) for j in range(7) if SEVEN[j] in names[i].split("+")}
 
 
 def test_improvement_of_some_runs_alone(study):
@@ -245,10 +231,7 @@ def test_small_maps_are_one_a_set_of_tasks_with_its_mean_error(study, atlantis):
     assert [title.split(":")[0] for title in titles[:7]] == list(SEVEN)
     assert all("distance" in title for title in titles[7:13])
     pair = city_figures.atlantis_maps(atlantis, study["generalisation"], ["ft-angle-s1", "ft-distance-s0"])
-    assert [axes.get_title(loc="left").split(":")[0] for axes in pair.axes] == [
-        "ft-angle-s1",
-        "ft-distance-s0",
-    ]
+    assert [axes.get_title(loc="left").split(":")[0] for axes in pair.axes] == ["ft-angle-s1", "ft-distance-s0"]
 
 
 def test_training_curves_end_where_the_tables_do(study):
@@ -257,8 +240,7 @@ def test_training_curves_end_where_the_tables_do(study):
     strong = [line for line in r2.lines if line.get_alpha() is None]
     probes = study["probes"].query("layer == 5")
     expected = {
-        task: probes[probes.run.isin([f"pt-{task}-s0", f"pt-{task}-s1"])].groupby("rows")["r2"].mean()
-        for task in SEVEN
+        task: probes[probes.run.isin([f"pt-{task}-s0", f"pt-{task}-s1"])].groupby("rows")["r2"].mean() for task in SEVEN
     }
     for line in strong:
         task = next(name for name, colour in colours.TASK_COLOURS.items() if colour == line.get_color())
@@ -292,9 +274,7 @@ def test_dimension_is_averaged_over_sets_of_runs_that_learned(study):
 def test_trends_are_the_tables_lines_with_published_values_beside(study):
     table = study["trends"]
     figure = figures.cka_trends(table, {("same task", 1): 0.123, ("disjoint tasks", 3): 0.456})
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        f"Layer {layer}" for layer in (3, 4, 5, 6)
-    ]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [f"Layer {layer}" for layer in (3, 4, 5, 6)]
     lines = [line for line in figure.axes[2].lines if len(line.get_ydata()) == 3]
     wanted = table[(table.layer == 5) & (table.what == "same task")].sort_values("n_tasks")["mean"]
     assert any(np.allclose(line.get_ydata(), wanted) for line in lines)
@@ -329,27 +309,21 @@ def test_cka_against_improvement_has_each_pair_once(study):
         (a, b): table[(table.tasks == a) & (table.task == b)]["improvement"].mean()
         for a, b in (("angle", "compass"), ("compass", "angle"))
     }
-    point = (
-        mean_of_pairs(study, "cka", "value", "angle", "compass", **PLAIN),
-        np.mean(list(carried.values())),
-    )
+    point = (mean_of_pairs(study, "cka", "value", "angle", "compass", **PLAIN), np.mean(list(carried.values())))
     assert np.isclose(points, point).all(1).sum() == 1
 
 
 def test_agreement_takes_a_pair_once_or_in_both_orders(study):
     table = study["agreement"]
     values = cells(figures.agreement(table))
-    assert values[0, 2] == pytest.approx(
-        table.query("task == 'distance' and other == 'angle'")["cosine"].mean()
-    )
+    assert values[0, 2] == pytest.approx(table.query("task == 'distance' and other == 'angle'")["cosine"].mean())
     order = {task: i for i, task in enumerate(SEVEN)}
     once = table[table.task.map(order) <= table.other.map(order)]
     half = cells(figures.agreement(once))
     assert np.isfinite(half).all() and half[0, 2] == half[2, 0] == values[0, 2]
     alone = cells(figures.agreement(table, base="pt-all-s1"))
     assert (
-        alone[0, 2]
-        == table.query("base == 'pt-all-s1' and task == 'distance' and other == 'angle'")["cosine"].item()
+        alone[0, 2] == table.query("base == 'pt-all-s1' and task == 'distance' and other == 'angle'")["cosine"].item()
     )
 
 
@@ -411,9 +385,7 @@ def test_spread_moves_as_little_as_it_can():
 def test_labels_of_lines_stay_beside_their_axes():
     axes = style.paper(4, 3).subplots()
     axes.set_ylim(0, 1)
-    style.end_labels(
-        axes, [(0.97, "a", "k"), (0.98, "b", "k"), (0.99, "c", "k"), (np.nan, "d", "k")], height=2
-    )
+    style.end_labels(axes, [(0.97, "a", "k"), (0.98, "b", "k"), (0.99, "c", "k"), (np.nan, "d", "k")], height=2)
     style.end_labels(axes, [(0.0, "x", "k"), (0.01, "y", "k")], height=2)
     places = {text.get_text(): text.get_position()[1] for text in axes.texts}
     assert places["a"] < places["b"] < places["c"] == pytest.approx(1) and "d" not in places
@@ -438,19 +410,10 @@ def test_captions_are_computed_from_the_tables(study, drawn):
     assert f"without it {without:.0f} units of 0.1 degree off (42 runs)" in caption["atlantis-maps"]
     trained = over_seeds(study["improvement"], "improvement", 1)
     inside = trained.mean[trained.marked]
-    assert (
-        f"{inside.mean():.2f} ± {inside.std():.2f} where trained (n = 7 cells)"
-        in caption["improvement-one-task"]
-    )
+    assert f"{inside.mean():.2f} ± {inside.std():.2f} where trained (n = 7 cells)" in caption["improvement-one-task"]
     one = cells(drawn["cka-one-task"][0])[:6, :6]
-    assert (
-        f"{np.nanmean(np.diag(one)):.2f} between seeds of the same set of tasks (n = 5)"
-        in caption["cka-one-task"]
-    )
-    assert (
-        f"{one[np.triu_indices(6, 1)].mean():.2f} between different sets (n = 15 pairs)"
-        in caption["cka-one-task"]
-    )
+    assert f"{np.nanmean(np.diag(one)):.2f} between seeds of the same set of tasks (n = 5)" in caption["cka-one-task"]
+    assert f"{one[np.triu_indices(6, 1)].mean():.2f} between different sets (n = 15 pairs)" in caption["cka-one-task"]
     assert "did not learn: pt-inside-s1" in caption["cka-one-task"]
 
 
@@ -496,9 +459,7 @@ def test_no_text_stands_on_another_or_beyond_the_page(drawn):
 def test_no_figure_is_wider_than_a_page_or_smaller_printed_than_can_be_read(drawn):
     for name, (figure, _) in drawn.items():
         assert figure.get_size_inches()[0] <= 10.5, name
-        sizes = [
-            text.get_fontsize() for text in figure.findobj(matplotlib.text.Text) if text.get_text().strip()
-        ]
+        sizes = [text.get_fontsize() for text in figure.findobj(matplotlib.text.Text) if text.get_text().strip()]
         assert min(sizes) >= 6.5, name
 
 
@@ -664,8 +625,10 @@ def test_study_figures_repeat_bit_for_bit(study, atlantis, tmp_path):
 def test_patching_draws_what_can_be_told():
     rows = [
         (layer, positions, task, "a", "b", 0.25 * layer + (positions == "all"), 0.05 if task == "angle" else 9.0, 200)
-        for task in ("angle", "distance") for positions in ("included", "all") for layer in (0, 1, 2, 3)
-    ]  # fmt: skip
+        for task in ("angle", "distance")
+        for positions in ("included", "all")
+        for layer in (0, 1, 2, 3)
+    ]
     names = ["layer", "positions", "task", "source", "target", "recovered", "standard_error", "n"]
     table = pd.DataFrame(rows, columns=names)
     figure = figures.patching(table)
@@ -689,8 +652,10 @@ def test_a_study_of_which_one_run_learned_is_drawn(study):
     )
     rows = [
         (1, share, "linear", False, 0, a, b, 0.5)
-        for share in (0.0, 0.5, 1.0) for i, a in enumerate(names) for b in names[i + 1 :]
-    ]  # fmt: skip
+        for share in (0.0, 0.5, 1.0)
+        for i, a in enumerate(names)
+        for b in names[i + 1 :]
+    ]
     columns = ["layer", "step_share", "kernel", "debiased", "components", "run", "other", "value"]
     cka = pd.DataFrame(rows, columns=columns)
     world = World.from_array(np.arange(40, dtype=np.int32).reshape(20, 2))

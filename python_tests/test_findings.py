@@ -55,13 +55,19 @@ def planted():
     )
     rows = []
     for run in spec.runs:
-        for group, error in (("fitted", 1.0), ("held out", 20.0), ("Atlantis", 500.0 if "distance" in run.tasks else 100.0)):
+        for group, error in (
+            ("fitted", 1.0),
+            ("held out", 20.0),
+            ("Atlantis", 500.0 if "distance" in run.tasks else 100.0),
+        ):
             rows += [(run.name, 2, group, error - 1), (run.name, 2, group, error + 1), (run.name, 3, group, 9999.0)]
     table = pd.DataFrame(rows, columns=["run", "layer", "group", "error"])
     deviation = [
         (run.name, "+".join(run.tasks), run.seed, task, -0.2 if "distance" in run.tasks else 0.1)
-        for run in spec.runs if run.start and len(run.tasks) == 2 for task in TASKS
-    ]  # fmt: skip
+        for run in spec.runs
+        if run.start and len(run.tasks) == 2
+        for task in TASKS
+    ]
     deviation = pd.DataFrame(deviation, columns=["run", "tasks", "seed", "task", "deviation"])
     return spec, {"runs": runs, "generalisation": table, "deviation": deviation}
 
@@ -88,7 +94,11 @@ def test_beside_the_published(planted):
     assert (one.ours, one.ours_n, one.counted) == (500, 14, "fine-tune") and one.published == 508.3
     found = {one.what: one for one in findings._integration(tables)}
     one = found["two-task fine-tunes: deviation from the best teacher, with distance"]
-    assert (one.ours, one.ours_n, one.counted) == (pytest.approx(-0.2), 2, "seed")  # seeds were repeated, cells were not
+    assert (one.ours, one.ours_n, one.counted) == (
+        pytest.approx(-0.2),
+        2,
+        "seed",
+    )  # seeds were repeated, cells were not
     assert one.published == -0.185 and one.difference == pytest.approx(-0.015)
 
 
@@ -106,6 +116,8 @@ def test_figures_are_of_the_canon():
     pairs = pd.DataFrame({"run": ["a", "a", "b"], "other": ["b", "c", "c"], "value": [1.0, 2.0, 3.0]})
     agreement = pd.DataFrame({"base": ["a"], "task": ["angle"], "other": ["inside"]})  # other is no run here
     kept = report._canon({"runs": runs, "cka": pairs, "agreement": agreement, "probes": runs})
-    assert kept["cka"].value.tolist() == [1.0] and kept["runs"].run.tolist() == ["a", "b"] == kept["probes"].run.tolist()
+    assert (
+        kept["cka"].value.tolist() == [1.0] and kept["runs"].run.tolist() == ["a", "b"] == kept["probes"].run.tolist()
+    )
     assert len(kept["agreement"]) == 1
     assert list(report._canon({"cka": pairs})) == ["cka"]

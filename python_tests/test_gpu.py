@@ -97,8 +97,7 @@ def exact_loss(spec, w, row):
 def exact_training(run, start):
     """The parameters [P] after a run, and the mean loss of each step."""
     leaves = [
-        view.clone().requires_grad_()
-        for view in views(run.model.shapes(VOCABULARY), start.double().cpu()).each()
+        view.clone().requires_grad_() for view in views(run.model.shapes(VOCABULARY), start.double().cpu()).each()
     ]
     each = iter(leaves)
     embed = next(each)
@@ -114,9 +113,7 @@ def exact_training(run, start):
         packed = stream.pack(*run.rows_at(step))
         parts = []
         for r, answer in enumerate(packed.answer_start):
-            row = torch.from_numpy(
-                packed.tokens[packed.row_start[r] : packed.row_start[r + 1]].astype(np.int64)
-            )
+            row = torch.from_numpy(packed.tokens[packed.row_start[r] : packed.row_start[r + 1]].astype(np.int64))
             parts.append(exact_loss(run.model, w, row)[answer - 1 if run.loss == "answer" else 0 :])
         adamw.zero_grad()
         loss = torch.cat(parts).mean()
@@ -462,9 +459,7 @@ INTERFACES = {
     "new, ieee": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee"),
     "both": lambda: [INTERFACES[name]() for name in ("old", "new, ieee")],
     "inherited": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
-    "split-k": lambda: setattr(
-        torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", (False, False)
-    ),
+    "split-k": lambda: setattr(torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", (False, False)),
 }
 
 
@@ -564,9 +559,12 @@ def machine(monkeypatch):
         monkeypatch.setattr(_native, "core", type("core", (), {"cuda": built}))
         monkeypatch.setattr(torch.version, "cuda", torch_cuda)
         answers = dict(
-            is_available=count > 0, device_count=count, current_device=0, get_device_capability=capability,
+            is_available=count > 0,
+            device_count=count,
+            current_device=0,
+            get_device_capability=capability,
             get_device_name="Quadro T1000",
-        )  # fmt: skip
+        )
         for name, value in answers.items():
             monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
         monkeypatch.setattr(torch.cuda, "init", init)
@@ -584,15 +582,19 @@ def machine(monkeypatch):
         ({"built": False}, "worldfast was built without CUDA"),
         ({"torch_cuda": None}, f"torch {torch.__version__} was built without CUDA"),
         ({}, "torch finds no CUDA device"),
-        ({"init": lambda: refuse(TOO_OLD)}, "no CUDA device: The NVIDIA driver on your system is too old (found "
-            "version 11040). Please update it"),
-        ({"visible": "", "init": lambda: refuse("No CUDA GPUs are available")},
-            "no CUDA device: No CUDA GPUs are available (CUDA_VISIBLE_DEVICES is '')"),
+        (
+            {"init": lambda: refuse(TOO_OLD)},
+            "no CUDA device: The NVIDIA driver on your system is too old (found version 11040). Please update it",
+        ),
+        (
+            {"visible": "", "init": lambda: refuse("No CUDA GPUs are available")},
+            "no CUDA device: No CUDA GPUs are available (CUDA_VISIBLE_DEVICES is '')",
+        ),
         ({"count": 2}, "there are 2, counted from 0"),
         ({"count": 4, "capability": (7, 5)}, "Quadro T1000 has compute capability 7.5, but 8.0 or later is needed"),
     ],
     ids=lambda x: str(x)[:30] if isinstance(x, str) else "",
-)  # fmt: skip
+)
 def test_a_device_that_is_not_there(machine, facts, reason):
     """For training, and for rows."""
     machine(**facts)
@@ -693,6 +695,7 @@ def test_answering_and_reading_take_what_is_planned(products, monkeypatch):
 
 def test_a_plan_counts_answers_and_workspaces():
     """As many validation rows as are answered at once, and no more."""
+
     def shared(validation, **model):
         run = replace(BASE, validation=validation, model=replace(SPEC, **model), products="bfloat16", name="")
         return memory.need(run, "cuda:0", 1).shared

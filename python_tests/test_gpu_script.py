@@ -209,7 +209,9 @@ def science(part):
 
 def test_a_package_that_is_missing_is_said(script, tmp_path):
     (tmp_path / "benchmarks" / "pandas.py").write_text("raise ImportError")  # there, but not for find_spec:
-    hidden = "import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n: None if n == 'h5py' else find(n)\n"
+    hidden = (
+        "import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n: None if n == 'h5py' else find(n)\n"
+    )
     source = (tmp_path / "benchmarks" / "gpu.py").read_text()
     (tmp_path / "benchmarks" / "gpu.py").write_text(source.replace("import io\n", hidden + "import io\n", 1))
     process = script({}, "--science", "1", "cka", "science")
@@ -240,7 +242,12 @@ def gpu(monkeypatch):
 def test_comparisons_are_shared_out(gpu, tmp_path):
     """Each case that compares is some process's, and those that are timed are of none."""
     seen = []
-    for name, what, share in [("a", "agreement", "0/3"), ("b", "agreement", "1/3"), ("c", "agreement", "2/3"), ("d", "times", "0/1")]:
+    for name, what, share in [
+        ("a", "agreement", "0/3"),
+        ("b", "agreement", "1/3"),
+        ("c", "agreement", "2/3"),
+        ("d", "times", "0/1"),
+    ]:
         part = gpu.Part(tmp_path, name, 10, None, None, what, share)
         for i in range(7):
             part.agrees(str(i), seen.append, (name, i))
@@ -407,7 +414,17 @@ def test_what_is_no_archive_of_checkpoints(gpu, tmp_path):
 def test_a_dry_run_writes_the_whole_archive(tmp_path):
     pytest.importorskip("triton")
     before = (BENCHMARKS / "results.csv").read_bytes()
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--dry-run", "--out", tmp_path, "--minutes", "40", "--science", "20"]
+    command = [
+        sys.executable,
+        BENCHMARKS / "gpu.py",
+        "--dry-run",
+        "--out",
+        tmp_path,
+        "--minutes",
+        "40",
+        "--science",
+        "20",
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (BENCHMARKS / "results.csv").read_bytes() == before

@@ -21,9 +21,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 APPROXIMATE = 4 if DEVICE == "cuda" else 1  # a GPU's exp2, quotient and root err 2^-22 of their result, IEEE's 2^-24
 SPEC = ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
-    ("distance",), seed=1, rows=12, batch=4, model=SPEC, warmup=1, learning_rate=1e-2, checkpoints=2,
+    ("distance",),
+    seed=1,
+    rows=12,
+    batch=4,
+    model=SPEC,
+    warmup=1,
+    learning_rate=1e-2,
+    checkpoints=2,
     capture=Capture(cities="city_id < 20"),
-)  # fmt: skip
+)
 RUNS = [BASE, replace(BASE, tasks=("compass",), seed=2, rows=8, name="")]  # 3 and 2 steps
 
 
@@ -35,9 +42,7 @@ def gpu(monkeypatch):
     module = importlib.import_module("worldfast.training.train")
     monkeypatch.setattr(module, "require_cuda", lambda device: "cuda:0")
     monkeypatch.setattr(
-        module,
-        "GpuEnsemble",
-        lambda *shape, device, products: GpuEnsemble(*shape, device="cpu", products=products),
+        module, "GpuEnsemble", lambda *shape, device, products: GpuEnsemble(*shape, device="cpu", products=products)
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a device in the CPU's place")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 8 << 30))

@@ -28,14 +28,28 @@ NONE = wf.Capture(layers=())
 SHAPE = dict(hidden=48, layers=3, heads=2, intermediate=40, rope_base=300.0, init_std=0.2)
 RUNS = {
     "character": wf.Run(
-        tasks=("distance", "inside"), rows=400, batch=80, checkpoints=2, learning_rate=3e-3, warmup=2,
-        model=wf.ModelSpec(**SHAPE, norm_eps=1e-5), capture=NONE,
+        tasks=("distance", "inside"),
+        rows=400,
+        batch=80,
+        checkpoints=2,
+        learning_rate=3e-3,
+        warmup=2,
+        model=wf.ModelSpec(**SHAPE, norm_eps=1e-5),
+        capture=NONE,
     ),
     "entity": wf.Run(
-        tasks="distance", rows=400, batch=80, checkpoints=2, learning_rate=3e-3, warmup=2, loss="answer",
-        vocabulary="entity", model=wf.ModelSpec(**SHAPE, head_size=98), capture=NONE,
+        tasks="distance",
+        rows=400,
+        batch=80,
+        checkpoints=2,
+        learning_rate=3e-3,
+        warmup=2,
+        loss="answer",
+        vocabulary="entity",
+        model=wf.ModelSpec(**SHAPE, head_size=98),
+        capture=NONE,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

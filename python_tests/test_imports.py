@@ -4,7 +4,6 @@ import ast
 import graphlib
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest

@@ -78,9 +78,7 @@ def assert_right(Xs, kernels, gamma=None, tolerance=1e-6):
         else:
             error = (our_sums - row_sums).abs().max() / n
             assert error < tolerance, f"row sums err by {error:.1e} an entry"
-        torch.testing.assert_close(
-            alignments(ours, our_sums, n), alignments(products, row_sums, n), rtol=1e-5, atol=0
-        )
+        torch.testing.assert_close(alignments(ours, our_sums, n), alignments(products, row_sums, n), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("n", [3, 5, 31, 32, 33, 100])

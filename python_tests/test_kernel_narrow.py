@@ -31,13 +31,7 @@ class Case:
     """Weights of M members, of which each has a gap behind its own, and a stream."""
 
     def __init__(self, M, C, D, F):
-        shapes = {
-            "qkv": (3 * D, D),
-            "bias": (3 * D,),
-            "output": (D, D),
-            "gate_up": (2 * F, D),
-            "down": (D, F),
-        }
+        shapes = {"qkv": (3 * D, D), "bias": (3 * D,), "output": (D, D), "gate_up": (2 * F, D), "down": (D, F)}
         sizes = [torch.Size(shape).numel() for shape in shapes.values()]
         buffer = empty(M, sum(sizes) + 16, dtype=DTYPE)
         for seed, (name, part) in enumerate(zip(shapes, buffer[:, :-16].split(sizes, 1))):
@@ -116,14 +110,8 @@ def test_block(shape):
     product = torch.nn.functional.silu(gate) * up
     (product @ down.detach().mT).backward(grad.double())
     rounded, grad_mixed, again = (empty(M, C, D, dtype=DTYPE) for _ in range(3))
-    gated, grad_gate_up, partial = (
-        empty(M, C, F, dtype=DTYPE),
-        empty(M, C, 2 * F, dtype=DTYPE),
-        empty(M, case.B, D),
-    )
-    fused.block_backward(
-        grad, middle, *weights, EPS, rounded, grad_mixed, again, gated, grad_gate_up, partial
-    )
+    gated, grad_gate_up, partial = (empty(M, C, F, dtype=DTYPE), empty(M, C, 2 * F, dtype=DTYPE), empty(M, case.B, D))
+    fused.block_backward(grad, middle, *weights, EPS, rounded, grad_mixed, again, gated, grad_gate_up, partial)
     assert_close(grad, x.grad)
     assert torch.equal(rounded, grad.to(DTYPE))
     assert_close(grad_mixed, mixed.grad)
@@ -156,20 +144,26 @@ def build(kernel, D, tokens, arch):
     for name in set(kernel.arg_names) - set(constexprs):
         is_count = name == "count" or name.endswith("_member")
         wide = name in FLOAT32 or name == "out" and kernel is fused._block
-        types[name] = (
-            "fp32" if name == "eps" else "i32:16" if is_count else "*fp32:16" if wide else "*bf16:16"
-        )
+        types[name] = "fp32" if name == "eps" else "i32:16" if is_count else "*fp32:16" if wide else "*bf16:16"
     return Build(kernel, types, constexprs, arch, options["num_warps"], options["num_stages"])
 
 
 @pytest.mark.parametrize(
     "registers,shared,warps,ctas",
     [
-        (168, 56 << 10, 4, 3), (169, 56 << 10, 4, 2), (255, 0, 4, 2), (128, 0, 8, 2), (129, 0, 8, 1),
-        (32, 0, 8, 8), (32, 0, 1, 32), (32, 75 << 10, 4, 3), (32, 76 << 10, 4, 2), (32, 227 << 10, 4, 1),
+        (168, 56 << 10, 4, 3),
+        (169, 56 << 10, 4, 2),
+        (255, 0, 4, 2),
+        (128, 0, 8, 2),
+        (129, 0, 8, 1),
+        (32, 0, 8, 8),
+        (32, 0, 1, 32),
+        (32, 75 << 10, 4, 3),
+        (32, 76 << 10, 4, 2),
+        (32, 227 << 10, 4, 1),
         (32, 228 << 10, 4, 0),
     ],
-)  # fmt: skip
+)
 def test_programs_of_a_multiprocessor(registers, shared, warps, ctas):
     """As CUDA's occupancy calculator has it for compute capability 9.0."""
     assert Binary("", registers, 0, shared, warps).ctas == ctas

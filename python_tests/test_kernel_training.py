@@ -38,10 +38,7 @@ def of_members(x, gap):
 
 def assert_close(found, exact, dtype=torch.float32, factor=8):
     """Within `factor` roundings of the largest."""
-    error, unit = (
-        (found.double() - exact).abs().max(),
-        torch.finfo(dtype).eps * exact.abs().max().clamp_min(1e-30),
-    )
+    error, unit = ((found.double() - exact).abs().max(), torch.finfo(dtype).eps * exact.abs().max().clamp_min(1e-30))
     assert error <= factor * unit, f"errs by {error / unit:.1f} roundings"
 
 
@@ -79,9 +76,7 @@ def test_norm(M, C, D, dtype):
 
 def test_norm_of_embeddings():
     M, C, D, V = 2, 45, 24, 11
-    tokens = torch.randint(V, (M, C), dtype=torch.int32, generator=torch.Generator().manual_seed(0)).to(
-        DEVICE
-    )
+    tokens = torch.randint(V, (M, C), dtype=torch.int32, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     table, weight = of_members(drawn(M, V, D), 16), drawn(M, D, seed=1)
     x, normed, scale = empty(M, C, D), empty(M, C, D), empty(M, C)
     norm.embed_norm(tokens, table, weight, 1e-6, x, normed, scale)
@@ -127,9 +122,7 @@ def test_swiglu(N, F, dtype):
 def test_cross_entropy(V, dtype):
     M, C = 2, 37
     logits = drawn(M, C, V) * 5
-    targets = torch.randint(-1, V, (M, C), dtype=torch.int32, generator=torch.Generator().manual_seed(1)).to(
-        DEVICE
-    )
+    targets = torch.randint(-1, V, (M, C), dtype=torch.int32, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     targets[1, :20] = -1
     exact = logits.double().requires_grad_()
     asked = targets >= 0
@@ -209,10 +202,16 @@ def take(state, parameters, grad, moments, decayed, rounded=None):
     squares, update = empty(len(grad), optimizer.blocks(grad.shape[1])), empty(len(grad), 5)
     optimizer.square_sums(grad, squares)
     optimizer.decide(
-        state["losses"], squares, state["rows"], state["schedule"], state["constants"], state["step"],
+        state["losses"],
+        squares,
+        state["rows"],
+        state["schedule"],
+        state["constants"],
+        state["step"],
         state["alive"],
-        state["tally"], update,
-    )  # fmt: skip
+        state["tally"],
+        update,
+    )
     optimizer.adamw(parameters, grad, *moments, decayed, update, state["constants"], rounded)
     return update
 
@@ -272,17 +271,13 @@ def test_rows_of_a_step():
     rows."""
     lengths = [[5, 4, 7, 4, 6], [4, 4, 9, 5, 4], [6, 6, 6, 6, 6]]
     M, C, R = 3, 128, 4
-    made = torch.randint(1, 90, (M, 64), dtype=torch.int32, generator=torch.Generator().manual_seed(0)).to(
-        DEVICE
-    )
+    made = torch.randint(1, 90, (M, 64), dtype=torch.int32, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     row_start = torch.tensor([[0, *row] for row in lengths]).cumsum(1).int().to(DEVICE)
     answers = torch.tensor([[3, 2, 4, 3, 4], [2, 3, 6, 2, 3], [4] * 5], dtype=torch.int32, device=DEVICE)
     plan = torch.tensor([[[0, 0]] * M, [[1, 3], [0, 4], [2, 3]]], dtype=torch.int32, device=DEVICE)
     step, alive = (torch.tensor(x, dtype=torch.int32, device=DEVICE) for x in ([1], [1, 1, 0]))
     answer_only = torch.tensor([0, 1, 0], dtype=torch.int32, device=DEVICE)
-    out = [
-        torch.full(shape, -7, dtype=torch.int32, device=DEVICE) for shape in ((M, C), (M, C), (M, R), (M, R))
-    ]
+    out = [torch.full(shape, -7, dtype=torch.int32, device=DEVICE) for shape in ((M, C), (M, C), (M, R), (M, R))]
     rows.take_rows(made, row_start, answers, plan, step, alive, answer_only, 16, *out)
     tokens, targets, starts, ends = (x.tolist() for x in out)
     for m, (first, count) in enumerate([(1, 3), (0, 4), (2, 0)]):
@@ -322,16 +317,12 @@ F32, B16, I32 = "*fp32:16", "*bf16:16", "*i32:16"
 NORM = {"D": 128, "WIDTH": 128, "TOKENS": 32}
 NORM_TYPES = {"x": F32, "added": B16, "weight": F32, "out": F32, "normed": B16, "scale": F32, "eps": "fp32"}
 NORM_TYPES |= {"grad": B16, "grad_x": F32, "rounded": B16, "partial": F32, "weight_member": "i32:16"}
-OPTIMIZER = {
-    name: F32 for name in ("parameters", "average", "square", "decayed", "update", "constants", "grad")
-}
+OPTIMIZER = {name: F32 for name in ("parameters", "average", "square", "decayed", "update", "constants", "grad")}
 TAKE_ROWS_COUNTS = ("made_member", "made_rows", "capacity", "most_rows", "WIDTH", "PADDING")
 BUILDS = {
     "add_norm": build(norm._forward, NORM_TYPES, NORM | {"tokens": None, "embedding": None}),
     "norm_backward": build(norm._backward, NORM_TYPES, NORM | {"FIRST": False}),
-    "norm_backward, wide": build(
-        norm._backward, NORM_TYPES, dict(D=1024, WIDTH=1024, TOKENS=4, FIRST=False)
-    ),
+    "norm_backward, wide": build(norm._backward, NORM_TYPES, dict(D=1024, WIDTH=1024, TOKENS=4, FIRST=False)),
     "swiglu": build(swiglu._forward, {"gate_up": B16, "out": B16}, dict(F=512, BLOCK=512, TOKENS=4)),
     "swiglu_backward": build(
         swiglu._backward, {"grad": B16, "gate_up": B16, "out": B16}, dict(F=512, BLOCK=512, TOKENS=4)
@@ -342,7 +333,8 @@ BUILDS = {
         dict(LOGITS=104, GRAD=104, V=98, TAKEN=104, WIDTH=128, TOKENS=16),
     ),
     "embedding": build(
-        embedding._embedding_backward, {"tokens": I32, "grad": B16, "partial": F32},
+        embedding._embedding_backward,
+        {"tokens": I32, "grad": B16, "partial": F32},
         dict(D=128, WIDTH=128, STRETCH=512, TILE=64, VOCABULARY=64),
     ),
     "add_up": build(sums._add_up, {"partial": F32, "places": I32, "out": F32}, dict(PARTS=16, BLOCK=128)),
@@ -350,21 +342,21 @@ BUILDS = {
         optimizer._square_sums, {"grad": F32, "partial": F32, "parameters": "i32:16"}, dict(BLOCK=2048)
     ),
     "decide": build(
-        optimizer._decide, {name: F32 for name in ("losses", "squares", "schedule", "constants", "update")}
-        | {name: I32 for name in ("rows", "step", "alive")} | {"tally": "*fp64:16"}, dict(READ=128),
+        optimizer._decide,
+        {name: F32 for name in ("losses", "squares", "schedule", "constants", "update")}
+        | {name: I32 for name in ("rows", "step", "alive")}
+        | {"tally": "*fp64:16"},
+        dict(READ=128),
     ),
     "take_rows": build(
         rows._take_rows,
         {name: I32 for name in rows._take_rows.arg_names if name not in TAKE_ROWS_COUNTS},
-        dict(WIDTH=64, PADDING=1024), num_warps=1,
+        dict(WIDTH=64, PADDING=1024),
+        num_warps=1,
     ),
-    "clear_padding": build(
-        rows._clear_padding, {"x": B16, "ends": I32}, dict(WIDTH=384, BLOCK=2048, READ=128)
-    ),
-    "adamw": build(
-        optimizer._adamw, OPTIMIZER | {"rounded": B16, "count": "i32:16"}, dict(BLOCK=2048)
-    ),
-}  # fmt: skip
+    "clear_padding": build(rows._clear_padding, {"x": B16, "ends": I32}, dict(WIDTH=384, BLOCK=2048, READ=128)),
+    "adamw": build(optimizer._adamw, OPTIMIZER | {"rounded": B16, "count": "i32:16"}, dict(BLOCK=2048)),
+}
 
 
 NOT_ALIGNED = ("add_up", "decide", "take_rows")  # what they read begins anywhere

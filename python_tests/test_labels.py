@@ -1,4 +1,5 @@
 """`wf.label` against the oracle: a million random rows a task, degenerate geometry, arrays of all layouts."""
+
 import numpy as np
 import oracle
 import pytest
@@ -40,6 +41,7 @@ def rows_of(task, kind, n, world):
 
 # ---------------------------------------------------------------------------------------------- random rows
 
+
 @pytest.mark.parametrize("kind", ["cities", "uniform", "grid", "extreme"])
 @pytest.mark.parametrize("task", oracle.TASKS)
 def test_labels_equal_the_oracle(task, kind, cities):
@@ -50,9 +52,7 @@ def test_labels_equal_the_oracle(task, kind, cities):
     values = oracle.value(task, xy, count)
     ties = oracle.near_tie(task, values)
     wrong = np.flatnonzero((labels != np.rint(values)) & ~ties)
-    assert wrong.size == 0, [
-        (xy[i, : count[i]].tolist(), int(labels[i]), float(values[i])) for i in wrong[:3]
-    ]
+    assert wrong.size == 0, [(xy[i, : count[i]].tolist(), int(labels[i]), float(values[i])) for i in wrong[:3]]
     assert ties.sum() <= 3
     assert (np.abs(labels - values)[ties] < 0.5 + 1e-6).all()  # there, one of the two neighbours
 
@@ -81,82 +81,116 @@ def assert_equal(got, expected):
 
 # -------------------------------------------------------------------------------------------------- by hand
 
+
 def label(task, *points):
     return int(wf.label(task, xy=np.array([points], np.int32))[0])
 
 
-@pytest.mark.parametrize("points, expected", [
-    (((0, 0), (3, 4)), 5),
-    (((0, 0), (1, 1)), 1),                                   # 1.41
-    (((0, 0), (1, 2)), 2),                                   # 2.24
-    (((2, 3), (3, 5)), 2),
-    (((7, -7), (7, -7)), 0),
-    (((-1800, -900), (1800, 900)), 4025),                    # 4024.92
-    (((-LIMIT, -LIMIT), (LIMIT, LIMIT)), 2965821),           # 2**21 * sqrt(2) = 2965820.8
-    (((-LIMIT, 5), (LIMIT, 5)), 2097152),
-])
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        (((0, 0), (3, 4)), 5),
+        (((0, 0), (1, 1)), 1),  # 1.41
+        (((0, 0), (1, 2)), 2),  # 2.24
+        (((2, 3), (3, 5)), 2),
+        (((7, -7), (7, -7)), 0),
+        (((-1800, -900), (1800, 900)), 4025),  # 4024.92
+        (((-LIMIT, -LIMIT), (LIMIT, LIMIT)), 2965821),  # 2**21 * sqrt(2) = 2965820.8
+        (((-LIMIT, 5), (LIMIT, 5)), 2097152),
+    ],
+)
 def test_distance(points, expected):
     assert label("distance", *points) == label("distance", *points[::-1]) == expected
 
 
-@pytest.mark.parametrize("points, expected", [
-    (((0, 0), (1, 0), (0, 1)), 0),                           # 0.5 to even
-    (((0, 0), (3, 0), (0, 1)), 2),                           # 1.5
-    (((0, 0), (5, 0), (0, 1)), 2),                           # 2.5
-    (((0, 0), (7, 0), (0, 1)), 4),                           # 3.5
-    (((0, 0), (9, 0), (0, 1)), 4),                           # 4.5
-    (((0, 0), (4, 0), (0, 3)), 6),
-    (((0, 0), (1, 1), (2, 2)), 0),
-    (((5, 5), (5, 5), (9, 2)), 0),
-    (((-1800, -900), (1800, -900), (1800, 900)), 3240000),
-    (((-LIMIT, -LIMIT), (LIMIT, -LIMIT), (LIMIT, LIMIT)), 2**41),
-    (((-LIMIT, -LIMIT), (LIMIT, -LIMIT), (LIMIT - 1, LIMIT - 1)), 2**41 - 2**20),
-    (((-LIMIT, -LIMIT), (LIMIT, 1 - LIMIT), (LIMIT - 1, LIMIT)), 2199022206976),    # 2199022206976.5 to even
-    (((-LIMIT, -LIMIT), (LIMIT, 1 - LIMIT), (LIMIT - 3, LIMIT)), 2199022206978),    # 2199022206977.5 to even
-])
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        (((0, 0), (1, 0), (0, 1)), 0),  # 0.5 to even
+        (((0, 0), (3, 0), (0, 1)), 2),  # 1.5
+        (((0, 0), (5, 0), (0, 1)), 2),  # 2.5
+        (((0, 0), (7, 0), (0, 1)), 4),  # 3.5
+        (((0, 0), (9, 0), (0, 1)), 4),  # 4.5
+        (((0, 0), (4, 0), (0, 3)), 6),
+        (((0, 0), (1, 1), (2, 2)), 0),
+        (((5, 5), (5, 5), (9, 2)), 0),
+        (((-1800, -900), (1800, -900), (1800, 900)), 3240000),
+        (((-LIMIT, -LIMIT), (LIMIT, -LIMIT), (LIMIT, LIMIT)), 2**41),
+        (((-LIMIT, -LIMIT), (LIMIT, -LIMIT), (LIMIT - 1, LIMIT - 1)), 2**41 - 2**20),
+        (((-LIMIT, -LIMIT), (LIMIT, 1 - LIMIT), (LIMIT - 1, LIMIT)), 2199022206976),  # 2199022206976.5 to even
+        (((-LIMIT, -LIMIT), (LIMIT, 1 - LIMIT), (LIMIT - 3, LIMIT)), 2199022206978),  # 2199022206977.5 to even
+    ],
+)
 def test_trianglearea(points, expected):
     a, b, c = points
     for order in ((a, b, c), (b, c, a), (c, b, a)):
         assert label("trianglearea", *order) == expected
 
 
-@pytest.mark.parametrize("points, expected", [
-    (((1, 0), (0, 0), (0, 1)), 90),
-    (((0, 0), (1, 0), (1, 1)), 90),                          # at the second city, not at the first (45)
-    (((1, 0), (0, 0), (1, 1)), 45),
-    (((1, 0), (0, 0), (-1, 1)), 135),
-    (((1, 0), (0, 0), (-7, 0)), 180),
-    (((1, 3), (0, 0), (5, 15)), 0),
-    (((1, 0), (0, 0), (2, 1)), 27),                          # 26.57
-    (((1, 0), (0, 0), (3, 1)), 18),                          # 18.43
-    (((1, 0), (0, 0), (-3, 1)), 162),                        # 161.57
-    (((1, 0), (0, 0), (1000, 9)), 1),                        # 0.516
-    (((1, 0), (0, 0), (1000, 8)), 0),                        # 0.458
-    (((4, 4), (4, 4), (9, 9)), 0),                           # an arm without length
-    (((9, 9), (4, 4), (4, 4)), 0),
-    (((4, 4), (4, 4), (4, 4)), 0),
-    (((9, 8), (4, 4), (9, 8)), 0),
-    (((LIMIT, LIMIT), (-LIMIT, -LIMIT), (LIMIT, -LIMIT)), 45),
-    (((LIMIT, LIMIT), (0, 0), (-LIMIT, -LIMIT)), 180),
-    (((LIMIT, LIMIT), (0, 0), (LIMIT, LIMIT - 1)), 0),
-])
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        (((1, 0), (0, 0), (0, 1)), 90),
+        (((0, 0), (1, 0), (1, 1)), 90),  # at the second city, not at the first (45)
+        (((1, 0), (0, 0), (1, 1)), 45),
+        (((1, 0), (0, 0), (-1, 1)), 135),
+        (((1, 0), (0, 0), (-7, 0)), 180),
+        (((1, 3), (0, 0), (5, 15)), 0),
+        (((1, 0), (0, 0), (2, 1)), 27),  # 26.57
+        (((1, 0), (0, 0), (3, 1)), 18),  # 18.43
+        (((1, 0), (0, 0), (-3, 1)), 162),  # 161.57
+        (((1, 0), (0, 0), (1000, 9)), 1),  # 0.516
+        (((1, 0), (0, 0), (1000, 8)), 0),  # 0.458
+        (((4, 4), (4, 4), (9, 9)), 0),  # an arm without length
+        (((9, 9), (4, 4), (4, 4)), 0),
+        (((4, 4), (4, 4), (4, 4)), 0),
+        (((9, 8), (4, 4), (9, 8)), 0),
+        (((LIMIT, LIMIT), (-LIMIT, -LIMIT), (LIMIT, -LIMIT)), 45),
+        (((LIMIT, LIMIT), (0, 0), (-LIMIT, -LIMIT)), 180),
+        (((LIMIT, LIMIT), (0, 0), (LIMIT, LIMIT - 1)), 0),
+    ],
+)
 def test_angle(points, expected):
     assert label("angle", *points) == label("angle", *points[::-1]) == expected
 
 
-@pytest.mark.parametrize("direction, expected", [
-    ((1, 0), "E"), ((1, 1), "NE"), ((0, 1), "N"), ((-1, 1), "NW"),
-    ((-1, 0), "W"), ((-1, -1), "SW"), ((0, -1), "S"), ((1, -1), "SE"),
-    ((5, 2), "E"), ((12, 5), "NE"),                          # 21.80 and 22.62 degrees about 22.5
-    ((5, 12), "NE"), ((2, 5), "N"),                          # 67.38 and 68.20 about 67.5
-    ((-2, 5), "N"), ((-5, 12), "NW"), ((-12, 5), "NW"), ((-5, 2), "W"),
-    ((-5, -2), "W"), ((-12, -5), "SW"), ((-5, -12), "SW"), ((-2, -5), "S"),
-    ((2, -5), "S"), ((5, -12), "SE"), ((12, -5), "SE"), ((5, -2), "E"),
-    ((0, 0), "N"),
-    # Pell numbers, the convergents of sqrt(2) + 1: no direction comes closer to a boundary, on either side.
-    ((1136689, 470832), "E"), ((470832, 195025), "NE"), ((470832, 1136689), "N"), ((195025, 470832), "NE"),
-    ((2**21, 0), "E"), ((-(2**21), -(2**21)), "SW"),
-])
+@pytest.mark.parametrize(
+    "direction, expected",
+    [
+        ((1, 0), "E"),
+        ((1, 1), "NE"),
+        ((0, 1), "N"),
+        ((-1, 1), "NW"),
+        ((-1, 0), "W"),
+        ((-1, -1), "SW"),
+        ((0, -1), "S"),
+        ((1, -1), "SE"),
+        ((5, 2), "E"),
+        ((12, 5), "NE"),  # 21.80 and 22.62 degrees about 22.5
+        ((5, 12), "NE"),
+        ((2, 5), "N"),  # 67.38 and 68.20 about 67.5
+        ((-2, 5), "N"),
+        ((-5, 12), "NW"),
+        ((-12, 5), "NW"),
+        ((-5, 2), "W"),
+        ((-5, -2), "W"),
+        ((-12, -5), "SW"),
+        ((-5, -12), "SW"),
+        ((-2, -5), "S"),
+        ((2, -5), "S"),
+        ((5, -12), "SE"),
+        ((12, -5), "SE"),
+        ((5, -2), "E"),
+        ((0, 0), "N"),
+        # Pell numbers, the convergents of sqrt(2) + 1: no direction comes closer to a boundary, on either side.
+        ((1136689, 470832), "E"),
+        ((470832, 195025), "NE"),
+        ((470832, 1136689), "N"),
+        ((195025, 470832), "NE"),
+        ((2**21, 0), "E"),
+        ((-(2**21), -(2**21)), "SW"),
+    ],
+)
 def test_compass(direction, expected):
     dx, dy = direction
     start = (-(dx // 2), -(dy // 2))
@@ -167,75 +201,84 @@ def test_compass(direction, expected):
 TRIANGLE = ((0, 0), (4, 0), (0, 4))
 
 
-@pytest.mark.parametrize("target, hull, expected", [
-    ((1, 1), TRIANGLE, 1),
-    ((1, 1), TRIANGLE[::-1], 1),
-    ((3, 3), TRIANGLE, 0),
-    ((-1, 0), TRIANGLE, 0),                                  # on the line of an edge, beyond it
-    ((5, 0), TRIANGLE, 0),
-    ((2, 0), TRIANGLE, 1),                                   # on edges
-    ((2, 2), TRIANGLE, 1),
-    ((0, 0), TRIANGLE, 1),                                   # on vertices
-    ((0, 4), TRIANGLE, 1),
-    ((1, 1), ((0, 0), (2, 2), (4, 4)), 0),                   # a flat hull holds nothing, its points neither
-    ((2, 2), ((0, 0), (2, 2), (4, 4)), 0),
-    ((1, 1), ((0, 0), (2, 2), (2, 2)), 0),
-    ((3, 3), ((3, 3), (3, 3), (3, 3)), 0),
-    ((1, 0), ((0, 0), (2, 0), (3, 0), (4, 0), (1, 0)), 0),
-    ((1, 1), ((0, 0), (0, 0), (4, 0), (0, 4)), 1),           # coincident corners
-    ((1, 1), ((0, 0), (4, 0), (4, 0), (0, 4), (0, 4)), 1),
-    ((3, 3), ((0, 0), (4, 0), (4, 0), (0, 4), (0, 4)), 0),
-    ((3, 0), ((0, 0), (2, 0), (4, 0), (0, 4)), 1),           # on an edge with a third point on it
-    ((2, 2), ((0, 0), (4, 0), (4, 4), (0, 4)), 1),           # where the diagonals cross
-    ((2, 2), ((4, 4), (0, 0), (0, 4), (4, 0)), 1),           # any order of the points
-    ((2, 0), ((0, 0), (4, 0), (2, 1), (2, 5)), 1),           # a point of the hull's list inside the hull
-    ((2, 1), ((0, 0), (4, 0), (2, 1), (2, 5)), 1),
-    ((0, 3), ((0, 4), (4, 1), (2, -3), (-2, -3), (-4, 1)), 1),
-    ((3, 3), ((0, 4), (4, 1), (2, -3), (-2, -3), (-4, 1)), 0),
-    ((0, 0), ((-LIMIT, -LIMIT), (LIMIT, LIMIT), (LIMIT, LIMIT - 1)), 1),  # on the long edge of a sliver
-    ((1, 0), ((-LIMIT, -LIMIT), (LIMIT, LIMIT), (LIMIT, LIMIT - 1)), 0),
-    ((0, 1), ((-LIMIT, -LIMIT), (LIMIT, LIMIT), (LIMIT, LIMIT - 1)), 0),
-])
+@pytest.mark.parametrize(
+    "target, hull, expected",
+    [
+        ((1, 1), TRIANGLE, 1),
+        ((1, 1), TRIANGLE[::-1], 1),
+        ((3, 3), TRIANGLE, 0),
+        ((-1, 0), TRIANGLE, 0),  # on the line of an edge, beyond it
+        ((5, 0), TRIANGLE, 0),
+        ((2, 0), TRIANGLE, 1),  # on edges
+        ((2, 2), TRIANGLE, 1),
+        ((0, 0), TRIANGLE, 1),  # on vertices
+        ((0, 4), TRIANGLE, 1),
+        ((1, 1), ((0, 0), (2, 2), (4, 4)), 0),  # a flat hull holds nothing, its points neither
+        ((2, 2), ((0, 0), (2, 2), (4, 4)), 0),
+        ((1, 1), ((0, 0), (2, 2), (2, 2)), 0),
+        ((3, 3), ((3, 3), (3, 3), (3, 3)), 0),
+        ((1, 0), ((0, 0), (2, 0), (3, 0), (4, 0), (1, 0)), 0),
+        ((1, 1), ((0, 0), (0, 0), (4, 0), (0, 4)), 1),  # coincident corners
+        ((1, 1), ((0, 0), (4, 0), (4, 0), (0, 4), (0, 4)), 1),
+        ((3, 3), ((0, 0), (4, 0), (4, 0), (0, 4), (0, 4)), 0),
+        ((3, 0), ((0, 0), (2, 0), (4, 0), (0, 4)), 1),  # on an edge with a third point on it
+        ((2, 2), ((0, 0), (4, 0), (4, 4), (0, 4)), 1),  # where the diagonals cross
+        ((2, 2), ((4, 4), (0, 0), (0, 4), (4, 0)), 1),  # any order of the points
+        ((2, 0), ((0, 0), (4, 0), (2, 1), (2, 5)), 1),  # a point of the hull's list inside the hull
+        ((2, 1), ((0, 0), (4, 0), (2, 1), (2, 5)), 1),
+        ((0, 3), ((0, 4), (4, 1), (2, -3), (-2, -3), (-4, 1)), 1),
+        ((3, 3), ((0, 4), (4, 1), (2, -3), (-2, -3), (-4, 1)), 0),
+        ((0, 0), ((-LIMIT, -LIMIT), (LIMIT, LIMIT), (LIMIT, LIMIT - 1)), 1),  # on the long edge of a sliver
+        ((1, 0), ((-LIMIT, -LIMIT), (LIMIT, LIMIT), (LIMIT, LIMIT - 1)), 0),
+        ((0, 1), ((-LIMIT, -LIMIT), (LIMIT, LIMIT), (LIMIT, LIMIT - 1)), 0),
+    ],
+)
 def test_inside(target, hull, expected):
     assert oracle.exact_label("inside", (target, *hull)) == expected
     assert label("inside", target, *hull) == expected
 
 
-@pytest.mark.parametrize("points, expected", [
-    (((0, 0), (3, 4)), 5),                                   # the single distance, not there and back
-    (((0, 0), (1, 1)), 1),
-    (((5, 5), (5, 5)), 0),
-    (((0, 0), (3, 0), (3, 4)), 12),
-    (((0, 0), (3, 0), (7, 0)), 14),                          # on a line: there and back
-    (((0, 0), (3, 0), (3, 0)), 6),
-    (((0, 0), (2, 0), (2, 2), (0, 2)), 8),
-    (((0, 0), (2, 2), (2, 0), (0, 2)), 10),                  # in the given order: 4 + 4 sqrt(2) = 9.66
-    (((0, 0), (4, 3), (8, 0), (8, -5), (0, -5)), 28),        # 5 + 5 + 5 + 8 + 5
-    (((1, 1), (1, 1), (1, 1), (1, 1), (1, 1)), 0),
-    (((-LIMIT, -LIMIT), (LIMIT, -LIMIT), (LIMIT, LIMIT), (-LIMIT, LIMIT)), 2**23),
-])
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        (((0, 0), (3, 4)), 5),  # the single distance, not there and back
+        (((0, 0), (1, 1)), 1),
+        (((5, 5), (5, 5)), 0),
+        (((0, 0), (3, 0), (3, 4)), 12),
+        (((0, 0), (3, 0), (7, 0)), 14),  # on a line: there and back
+        (((0, 0), (3, 0), (3, 0)), 6),
+        (((0, 0), (2, 0), (2, 2), (0, 2)), 8),
+        (((0, 0), (2, 2), (2, 0), (0, 2)), 10),  # in the given order: 4 + 4 sqrt(2) = 9.66
+        (((0, 0), (4, 3), (8, 0), (8, -5), (0, -5)), 28),  # 5 + 5 + 5 + 8 + 5
+        (((1, 1), (1, 1), (1, 1), (1, 1), (1, 1)), 0),
+        (((-LIMIT, -LIMIT), (LIMIT, -LIMIT), (LIMIT, LIMIT), (-LIMIT, LIMIT)), 2**23),
+    ],
+)
 def test_perimeter(points, expected):
     assert label("perimeter", *points) == label("perimeter", *points[::-1]) == expected
 
 
-@pytest.mark.parametrize("points, expected", [
-    (((0, 0), (2, 2), (0, 2), (2, 0)), 1),
-    (((0, 0), (2, 2), (2, 0), (0, 2)), 1),
-    (((0, 0), (2, 0), (0, 1), (2, 1)), 0),                   # parallel
-    (((0, 0), (1, 1), (5, 0), (0, 5)), 0),                   # the line of ab crosses cd, ab does not
-    (((0, 0), (4, 0), (2, 0), (2, 3)), 1),                   # c on ab, d to its left: counted
-    (((0, 0), (4, 0), (2, 0), (2, -3)), 0),                  # d to its right: not counted, as published
-    (((0, 0), (2, 0), (0, 0), (0, 2)), 0),                   # a shared end
-    (((0, 0), (2, 0), (2, 0), (2, 2)), 1),
-    (((0, 0), (2, 0), (2, 0), (2, -2)), 0),
-    (((0, 0), (4, 0), (1, 0), (3, 0)), 0),                   # overlapping on one line
-    (((0, 0), (4, 0), (0, 0), (4, 0)), 0),
-    (((1, 1), (1, 1), (0, 0), (2, 2)), 0),                   # segments without length
-    (((1, 1), (1, 1), (1, 1), (1, 1)), 0),
-    (((-LIMIT, -LIMIT), (LIMIT, LIMIT), (-LIMIT, LIMIT), (LIMIT, -LIMIT)), 1),
-    (((-LIMIT, -LIMIT), (LIMIT, LIMIT), (-LIMIT, -LIMIT + 1), (LIMIT, LIMIT - 1)), 1),
-    (((-LIMIT, -LIMIT), (LIMIT, LIMIT), (1 - LIMIT, -LIMIT), (LIMIT, LIMIT - 1)), 0),
-])
+@pytest.mark.parametrize(
+    "points, expected",
+    [
+        (((0, 0), (2, 2), (0, 2), (2, 0)), 1),
+        (((0, 0), (2, 2), (2, 0), (0, 2)), 1),
+        (((0, 0), (2, 0), (0, 1), (2, 1)), 0),  # parallel
+        (((0, 0), (1, 1), (5, 0), (0, 5)), 0),  # the line of ab crosses cd, ab does not
+        (((0, 0), (4, 0), (2, 0), (2, 3)), 1),  # c on ab, d to its left: counted
+        (((0, 0), (4, 0), (2, 0), (2, -3)), 0),  # d to its right: not counted, as published
+        (((0, 0), (2, 0), (0, 0), (0, 2)), 0),  # a shared end
+        (((0, 0), (2, 0), (2, 0), (2, 2)), 1),
+        (((0, 0), (2, 0), (2, 0), (2, -2)), 0),
+        (((0, 0), (4, 0), (1, 0), (3, 0)), 0),  # overlapping on one line
+        (((0, 0), (4, 0), (0, 0), (4, 0)), 0),
+        (((1, 1), (1, 1), (0, 0), (2, 2)), 0),  # segments without length
+        (((1, 1), (1, 1), (1, 1), (1, 1)), 0),
+        (((-LIMIT, -LIMIT), (LIMIT, LIMIT), (-LIMIT, LIMIT), (LIMIT, -LIMIT)), 1),
+        (((-LIMIT, -LIMIT), (LIMIT, LIMIT), (-LIMIT, -LIMIT + 1), (LIMIT, LIMIT - 1)), 1),
+        (((-LIMIT, -LIMIT), (LIMIT, LIMIT), (1 - LIMIT, -LIMIT), (LIMIT, LIMIT - 1)), 0),
+    ],
+)
 def test_crossing(points, expected):
     assert label("crossing", *points) == expected
 
@@ -264,6 +307,7 @@ def test_any_row_has_its_exact_label(task):
 
 
 # ------------------------------------------------------------------------------------- arrays of every kind
+
 
 @pytest.mark.parametrize("task", oracle.TASKS)
 def test_any_strides_give_the_same_labels(task, cities):

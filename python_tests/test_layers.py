@@ -56,11 +56,7 @@ def rms_norm_reference(offsets, eps=1e-6):
 def test_rms_norm(offsets, width):
     x, weight = randn(500, width) * 3, randn(len(offsets) - 1, width)
     assert_as_good(
-        lambda x, w: layers.rms_norm(x, w, offsets),
-        rms_norm_reference(offsets),
-        randn(500, width, seed=1),
-        x,
-        weight,
+        lambda x, w: layers.rms_norm(x, w, offsets), rms_norm_reference(offsets), randn(500, width, seed=1), x, weight
     )
 
 
@@ -84,9 +80,15 @@ def test_rms_norm_members_and_threads():
         grad_x, grad_weight = torch.zeros_like(x[part]), torch.zeros_like(weight[members])
         out, scale = layers.rms_norm_forward(x[part], weight[members], offsets, threads=threads)
         layers.rms_norm_backward(
-            grad_out[part], x[part], weight[members], scale, offsets, grad_x=grad_x, grad_weight=grad_weight,
+            grad_out[part],
+            x[part],
+            weight[members],
+            scale,
+            offsets,
+            grad_x=grad_x,
+            grad_weight=grad_weight,
             threads=threads,
-        )  # fmt: skip
+        )
         return out, grad_x, grad_weight
 
     together = both(offsets, slice(None), slice(None), 1)
@@ -116,9 +118,7 @@ def test_swiglu(width, scale):
 def test_swiglu_far_out():
     gate = torch.tensor([1e4, -1e4, 0.0, 88.0, -80.0, -120.0])
     gate_up = torch.stack([gate, torch.ones(6)]).view(1, 12)
-    torch.testing.assert_close(
-        layers.swiglu(gate_up)[0].double(), F.silu(gate.double()), rtol=1e-6, atol=1e-37
-    )
+    torch.testing.assert_close(layers.swiglu(gate_up)[0].double(), F.silu(gate.double()), rtol=1e-6, atol=1e-37)
     assert with_gradients(layers.swiglu, torch.ones(1, 6), gate_up)[1].isfinite().all()
 
 
@@ -131,12 +131,9 @@ def test_swiglu_again_in_the_backward_pass():
 @pytest.mark.parametrize("threads", [2, 5])
 def test_swiglu_threads(threads):
     gate_up, grad_out = randn(3000, 128), randn(3000, 64)
+    assert torch.equal(layers.swiglu_forward(gate_up, threads=threads), layers.swiglu_forward(gate_up, threads=1))
     assert torch.equal(
-        layers.swiglu_forward(gate_up, threads=threads), layers.swiglu_forward(gate_up, threads=1)
-    )
-    assert torch.equal(
-        layers.swiglu_backward(grad_out, gate_up, threads=threads),
-        layers.swiglu_backward(grad_out, gate_up, threads=1),
+        layers.swiglu_backward(grad_out, gate_up, threads=threads), layers.swiglu_backward(grad_out, gate_up, threads=1)
     )
 
 
@@ -161,9 +158,7 @@ def test_cross_entropy_in_place_and_threads():
     loss, gradient = with_gradients(lambda x: layers.cross_entropy(x, targets), torch.ones(900), logits)
     for threads in (1, 2, 7):
         x = logits.clone()
-        assert torch.equal(layers.cross_entropy_(x, targets, threads=threads), loss) and torch.equal(
-            x, gradient
-        )
+        assert torch.equal(layers.cross_entropy_(x, targets, threads=threads), loss) and torch.equal(x, gradient)
 
 
 def test_cross_entropy_leaves_a_nan_position_alone():
@@ -173,9 +168,7 @@ def test_cross_entropy_leaves_a_nan_position_alone():
     loss, grad = with_gradients(lambda x: layers.cross_entropy(x, targets), torch.ones(9), logits)
     others = torch.arange(9) != 4
     assert (
-        loss[4].isnan()
-        and torch.equal(loss[others], clean[0][others])
-        and torch.equal(grad[others], clean[1][others])
+        loss[4].isnan() and torch.equal(loss[others], clean[0][others]) and torch.equal(grad[others], clean[1][others])
     )
 
 
@@ -193,9 +186,7 @@ def adamw_steps(gradients, dtype, fused):
         param, average, square = start.clone(), torch.zeros(M, P), torch.zeros(M, P)
         mask = (torch.arange(P) < P // 2).float()
         for i, grad in enumerate(gradients):
-            layers.adamw_(
-                param, grad, average, square, mask, RATES, [i + 1] * M, DECAY, 0.9, 0.999, 1e-8, [0.5] * M
-            )
+            layers.adamw_(param, grad, average, square, mask, RATES, [i + 1] * M, DECAY, 0.9, 0.999, 1e-8, [0.5] * M)
         return param
     for m in range(M):
         decayed, other = (torch.nn.Parameter(x) for x in start[m].split([P // 2, P - P // 2]))
@@ -212,9 +203,7 @@ def adamw_steps(gradients, dtype, fused):
 def test_adamw(parameters):
     gradients = randn(20, 3, parameters)
     exact = adamw_steps(gradients, torch.float64, False)
-    error, plain = (
-        (adamw_steps(gradients, torch.float32, fused) - exact).abs().max() for fused in (True, False)
-    )
+    error, plain = ((adamw_steps(gradients, torch.float32, fused) - exact).abs().max() for fused in (True, False))
     assert error <= 2 * plain + 2**-23 * exact.abs().max()
 
 
@@ -225,10 +214,20 @@ def test_adamw_members_and_threads():
             grad = randn(3, 9000, seed=i)
             grad[1, 5] = torch.nan
             layers.adamw_(
-                param[members], grad[members], average[members], square[members], torch.ones(9000),
-                torch.tensor(RATES)[members], torch.tensor([i + 1, i + 2, i + 5])[members], DECAY, 0.9, 0.99,
-                1e-8, torch.tensor([1.0, 2.0, 3.0])[members], threads=threads,
-            )  # fmt: skip
+                param[members],
+                grad[members],
+                average[members],
+                square[members],
+                torch.ones(9000),
+                torch.tensor(RATES)[members],
+                torch.tensor([i + 1, i + 2, i + 5])[members],
+                DECAY,
+                0.9,
+                0.99,
+                1e-8,
+                torch.tensor([1.0, 2.0, 3.0])[members],
+                threads=threads,
+            )
         return param[members]
 
     together = run(slice(None), 1)
@@ -249,8 +248,20 @@ def test_gradient_norm(parameters):
 # ---- bad input ----
 
 A, W, T = torch.zeros(6, 8), torch.zeros(2, 8), torch.zeros(6, dtype=torch.int64)
-ADAMW = dict(param=W, grad=W, exp_avg=W, exp_avg_sq=W, decay_mask=W[0], learning_rate=[1, 1], step=[1, 1],
-             weight_decay=0, beta1=0.9, beta2=0.9, eps=1e-8, grad_scale=[1, 1])  # fmt: skip
+ADAMW = dict(
+    param=W,
+    grad=W,
+    exp_avg=W,
+    exp_avg_sq=W,
+    decay_mask=W[0],
+    learning_rate=[1, 1],
+    step=[1, 1],
+    weight_decay=0,
+    beta1=0.9,
+    beta2=0.9,
+    eps=1e-8,
+    grad_scale=[1, 1],
+)
 BAD = [
     (TypeError, "x: expected a torch.Tensor", layers.rms_norm, [1], W, [0, 6]),
     (TypeError, "weight: expected torch.float32", layers.rms_norm, A, W.double(), [0, 3, 6]),

@@ -14,9 +14,16 @@ from worldfast.training.step import Lockstep, Tally
 
 TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
 RUN = wf.Run(
-    "distance", seed=7, rows=64, batch=16, learning_rate=1e-2, warmup=0, model=TINY, checkpoints=1,
+    "distance",
+    seed=7,
+    rows=64,
+    batch=16,
+    learning_rate=1e-2,
+    warmup=0,
+    model=TINY,
+    checkpoints=1,
     capture=Capture(layers=()),
-)  # fmt: skip
+)
 
 
 def lockstep(*runs):
@@ -90,10 +97,7 @@ def test_a_member_that_diverges_stays_as_it_was():
     "changes,message",
     [
         ({"model": replace(TINY, layers=2)}, "runs: 'pt-distance-s7' has model ModelSpec.*layers=2"),
-        (
-            {"vocabulary": "entity", "loss": "answer"},
-            "runs: 'pt-distance-s7' has vocabulary 5173, the ensemble 98",
-        ),
+        ({"vocabulary": "entity", "loss": "answer"}, "runs: 'pt-distance-s7' has vocabulary 5173, the ensemble 98"),
     ],
 )
 def test_mixed_shapes(changes, message):

@@ -14,10 +14,15 @@ from worldfast.training import checkpoint, memory, train
 from worldfast.training.memory import Need, Plan
 
 RUN = wf.Run(
-    "distance", rows=48, batch=16, learning_rate=1e-2, warmup=0, checkpoints=1,
+    "distance",
+    rows=48,
+    batch=16,
+    learning_rate=1e-2,
+    warmup=0,
+    checkpoints=1,
     capture=Capture(layers=(0,), cities="index < 9"),
     model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
-)  # fmt: skip
+)
 RUNS = [replace(RUN, seed=seed, rows=16 * seed, name="") for seed in (2, 4, 1, 3, 5)]
 
 MEASURED = """
@@ -46,9 +51,7 @@ print(kib("VmHWM") - before, need.member >> 10, need.shared >> 10)
 """
 
 
-@pytest.mark.skipif(
-    not os.access("/proc/self/clear_refs", os.W_OK), reason="no peak of resident memory to read"
-)
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="no peak of resident memory to read")
 def test_the_plan_holds(tmp_path):
     """Peaks of processes that train 1 and 5 members of 3 million parameters: never more than planned, and a
     member at least half of what is.

@@ -13,9 +13,15 @@ from worldfast.run import Capture, Run
 from worldfast.training import train
 
 BASE = Run(
-    "distance", rows=320, batch=16, learning_rate=3e-3, warmup=5, checkpoints=4, capture=Capture(layers=()),
+    "distance",
+    rows=320,
+    batch=16,
+    learning_rate=3e-3,
+    warmup=5,
+    checkpoints=4,
+    capture=Capture(layers=()),
     model=ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
-)  # fmt: skip
+)
 WILD = replace(BASE, tasks=("angle",), name="", learning_rate=1e30, warmup=0)  # diverges
 NUMBERS = ["rows", "loss", "diverged", "seconds", "learning_rate"]  # of a line, where it has them
 
@@ -130,11 +136,7 @@ def test_tensorboard_is_purged_of_steps_that_are_taken_again(tmp_path, monkeypat
         ("trakio", ValueError, "unknown log 'trakio': did you mean 'trackio'"),
         (3, TypeError, "log: expected a callable, a name or None, got 3"),
         ("wandb", ModuleNotFoundError, "log='wandb' needs wandb, which is not installed: pip install wandb"),
-        (
-            "tensorboard",
-            ModuleNotFoundError,
-            "log='tensorboard' needs tensorboard, .*: pip install tensorboard",
-        ),
+        ("tensorboard", ModuleNotFoundError, "log='tensorboard' needs tensorboard, .*: pip install tensorboard"),
     ],
 )
 def test_logs_that_there_are_not(tmp_path, monkeypatch, log, error, message):

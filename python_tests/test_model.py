@@ -8,10 +8,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from worldfast.models import Ensemble, ModelSpec, Rows, cpu
 
 SHAPES = {
-    "D64-L2-H4-F96-V300-head98": (
-        ModelSpec(hidden=64, layers=2, heads=4, intermediate=96, head_size=98),
-        300,
-    ),
+    "D64-L2-H4-F96-V300-head98": (ModelSpec(hidden=64, layers=2, heads=4, intermediate=96, head_size=98), 300),
     "D32-L3-H2-F72-V98": (ModelSpec(hidden=32, layers=3, heads=2, intermediate=72), 98),
     "D24-L1-H3-F40-V111": (ModelSpec(hidden=24, layers=1, heads=3, intermediate=40, rope_base=500.0), 111),
     "paper": (ModelSpec(), 98),
@@ -58,21 +55,23 @@ def rows_by_member(rows):
         starts = rows.cu_seqlens[(rows.cu_seqlens >= begin) & (rows.cu_seqlens <= end)]
         mine = (rows.scored >= begin) & (rows.scored < end)
         yield Rows(
-            rows.tokens[begin:end],
-            starts - begin,
-            [0, end - begin],
-            rows.scored[mine] - begin,
-            rows.targets[mine],
+            rows.tokens[begin:end], starts - begin, [0, end - begin], rows.scored[mine] - begin, rows.targets[mine]
         )
 
 
 def qwen2(spec, vocabulary, tensors, dtype):
     config = Qwen2Config(
-        vocab_size=vocabulary, hidden_size=spec.hidden, num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads, num_key_value_heads=spec.heads, intermediate_size=spec.intermediate,
-        rms_norm_eps=spec.norm_eps, rope_theta=spec.rope_base, tie_word_embeddings=False,
+        vocab_size=vocabulary,
+        hidden_size=spec.hidden,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.heads,
+        intermediate_size=spec.intermediate,
+        rms_norm_eps=spec.norm_eps,
+        rope_theta=spec.rope_base,
+        tie_word_embeddings=False,
         attn_implementation="eager",
-    )  # fmt: skip
+    )
     config.rope_parameters = {"rope_type": "default", "rope_theta": spec.rope_base}
     theirs = Qwen2ForCausalLM(config).to(dtype)
     head = tensors["lm_head.weight"]
@@ -102,11 +101,7 @@ def test_equals_transformers(name):
     ensemble = ensemble_of(spec, vocabulary, members=2)
     ensemble._tile = 200  # several tiles for each lane
     rows = rows_of(spec, vocabulary, counts=(50, 31))
-    logits, states, losses = (
-        ensemble.logits(rows),
-        torch.stack(ensemble.hidden_states(rows)),
-        ensemble.learn(rows),
-    )
+    logits, states, losses = (ensemble.logits(rows), torch.stack(ensemble.hidden_states(rows)), ensemble.learn(rows))
     mine = (rows.scored >= rows.offsets[1]).long()  # [K], whose position it is
     for member, part in enumerate(rows_by_member(rows)):
         tensors = ensemble.to_huggingface(member)
@@ -257,9 +252,7 @@ def test_weight_decay_spares_biases_norms_and_gaps():
     ensemble.parameters.copy_(ensemble.decayed[None])
     for name, tensor in ensemble.to_huggingface(0).items():
         assert (tensor == (tensor.ndim == 2)).all(), name
-    assert ensemble.decayed.sum() == sum(
-        t.numel() for t in ensemble.to_huggingface(0).values() if t.ndim == 2
-    )
+    assert ensemble.decayed.sum() == sum(t.numel() for t in ensemble.to_huggingface(0).values() if t.ndim == 2)
 
 
 def test_huggingface_names_round_trip_and_refuse_others():

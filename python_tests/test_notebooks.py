@@ -61,10 +61,12 @@ def test_a_new_task(monkeypatch, tmp_path):
     assert sorted(it["scores"]) == sorted(
         f"pt-{what} {task}"
         for what, task in (
-            ("nearer-s1", "nearer"), ("distance-s2", "distance"), ("nearer+distance-s3", "nearer"),
+            ("nearer-s1", "nearer"),
+            ("distance-s2", "distance"),
+            ("nearer+distance-s3", "nearer"),
             ("nearer+distance-s3", "distance"),
         )
-    )  # fmt: skip
+    )
     before, after = it["r2"]["pt-distance-s2"]
     assert before < 0.05 and after > 0.2
     assert abs(it["chance"]) < 0.1 and [it["matrix"][i][i] for i in range(3)] == [1, 1, 1]
@@ -107,11 +109,7 @@ class TestStored:
             assert not shows or cell.outputs, cell.source
 
     def test_pictures(self, path):
-        outputs = [
-            output
-            for cell in nbformat.read(path, as_version=4).cells
-            for output in cell.get("outputs", ())
-        ]  # fmt: skip
+        outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", ())]
         assert any("image/png" in output.get("data", {}) for output in outputs)
 
     def test_no_warnings_and_no_traces_of_a_machine(self, path):

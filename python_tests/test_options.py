@@ -25,11 +25,7 @@ def call(*arguments):
 
 def test_every_field_has_an_option():
     """By its own name, but for those that the command line says otherwise."""
-    known = {
-        f.name
-        for group in (options.Data, options.Learning, options.Model, options.Kept)
-        for f in fields(group)
-    }
+    known = {f.name for group in (options.Data, options.Learning, options.Model, options.Kept) for f in fields(group)}
     of_run = {f.name for f in fields(wf.Run)} - {"seed", "name", "world", "mixture", "model", "capture"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
     of_capture = {f"capture_{f.name}" for f in fields(Capture)}
@@ -52,12 +48,8 @@ def test_options_reach_the_run(tmp_path, capsys):
         intermediate=24, head_size=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
         capture_layers="0 1", capture_cities="x>3", capture_task="inside", capture_dtype="float16",
     )  # fmt: skip
-    given = [
-        word for name, value in words.items() for word in ("--" + name.replace("_", "-"), *str(value).split())
-    ]
-    assert (
-        call("--tasks", "all", *given, "--out", tmp_path, "--threads", 1, "--memory", "2GiB", "--quiet") == 0
-    )
+    given = [word for name, value in words.items() for word in ("--" + name.replace("_", "-"), *str(value).split())]
+    assert call("--tasks", "all", *given, "--out", tmp_path, "--threads", 1, "--memory", "2GiB", "--quiet") == 0
     expected = [
         wf.Run(
             tuple(wf.TASKS), seed=seed, rows=20, epochs=2, vocabulary="entity", among="x<50",
@@ -71,49 +63,24 @@ def test_options_reach_the_run(tmp_path, capsys):
     ]  # fmt: skip
     out, err = capsys.readouterr()
     ended = [
-        re.escape(str(tmp_path / run.folder_name)) + r"  finished at step 18, loss \d\.\d{4}, \d s"
-        for run in expected
+        re.escape(str(tmp_path / run.folder_name)) + r"  finished at step 18, loss \d\.\d{4}, \d s" for run in expected
     ]
     assert re.fullmatch("\n".join(ended), out.strip()) and err == ""
 
 
 def test_a_start_brings_its_model_and_vocabulary(tmp_path, capsys):
     assert (
-        call(
-            "--tasks",
-            "angle",
-            *SMALL,
-            "--vocabulary",
-            "entity",
-            "--loss",
-            "answer",
-            "--out",
-            tmp_path,
-            "--quiet",
-        )
+        call("--tasks", "angle", *SMALL, "--vocabulary", "entity", "--loss", "answer", "--out", tmp_path, "--quiet")
         == 0
     )
     base = capsys.readouterr().out.split()[0]
-    again = [
-        "--tasks",
-        "distance",
-        "--rows",
-        32,
-        "--loss",
-        "answer",
-        "--start",
-        base,
-        "--out",
-        tmp_path,
-        "--quiet",
-    ]
+    again = ["--tasks", "distance", "--rows", 32, "--loss", "answer", "--start", base, "--out", tmp_path, "--quiet"]
     assert call(*again) == 0
     (folder,) = tmp_path.glob("ft-distance-s42-*")
     spec = wf.Run.from_json(options.spec_of(folder).to_json())
-    assert (spec.model, spec.vocabulary) == (
-        spec.start.model,
-        "entity",
-    ) and spec.start.folder_name == os.path.basename(base)
+    assert (spec.model, spec.vocabulary) == (spec.start.model, "entity") and spec.start.folder_name == os.path.basename(
+        base
+    )
     assert call(*again, "--hidden", 64) == 1
     assert "start: 'pt-angle-s42' has model.hidden 16, this run 64" in capsys.readouterr().err
     assert call(*again[:-4], tmp_path, "--quiet") == 1
@@ -121,10 +88,7 @@ def test_a_start_brings_its_model_and_vocabulary(tmp_path, capsys):
 
 
 def test_one_that_diverges_is_said_to(tmp_path, capsys):
-    assert (
-        call("--tasks", "angle", *SMALL, "--learning-rate", 1e30, "--warmup", 0, "--out", tmp_path, "--quiet")
-        == 0
-    )
+    assert call("--tasks", "angle", *SMALL, "--learning-rate", 1e30, "--warmup", 0, "--out", tmp_path, "--quiet") == 0
     assert re.search(r"pt-angle-s42-\w+  diverged at step 1, loss \d+\.\d+, \d s\n", capsys.readouterr().out)
 
 
@@ -139,10 +103,7 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
     words = ["--tasks", "angle", *SMALL, "--out", tmp_path, "--quiet"]
     assert call(*words) == 130
     out, err = capsys.readouterr()
-    assert (
-        out == ""
-        and "stopped and saved: pt-angle-s42 at step 1 of 2. The same call or command goes on" in err
-    )
+    assert out == "" and "stopped and saved: pt-angle-s42 at step 1 of 2. The same call or command goes on" in err
     monkeypatch.undo()
     assert call(*words) == 0
     assert "finished at step 2" in capsys.readouterr().out

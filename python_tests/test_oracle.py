@@ -1,4 +1,5 @@
 """The oracle holds the core; here its two versions hold each other, and SciPy and known answers hold both."""
+
 from fractions import Fraction
 
 import numpy as np

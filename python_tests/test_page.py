@@ -71,14 +71,19 @@ def test_it_loads_nothing(page):
 def test_links_lead_to_sections_that_show(page):
     shown = {a["id"] for _, a in page.tags if "id" in a and ("hidden" not in a or a["id"] == "explore")}
     inner = [a["href"][1:] for tag, a in page.tags if tag == "a" and a["href"].startswith("#")]
-    assert (
-        inner == ["explore", "know", "alike", "tuning", "tasks", "published", "run"] and set(inner) <= shown
-    )
+    assert inner == ["explore", "know", "alike", "tuning", "tasks", "published", "run"] and set(inner) <= shown
 
 
 def test_sections_stand_in_their_order(page):
-    order = ["The world as the model has it", *gallery.GROUPS.values(), "Beside the published numbers",
-             "What was run", "How each was made", "Where and when", "This command makes this page again"]  # fmt: skip
+    order = [
+        "The world as the model has it",
+        *gallery.GROUPS.values(),
+        "Beside the published numbers",
+        "What was run",
+        "How each was made",
+        "Where and when",
+        "This command makes this page again",
+    ]
     after = page.text.index(order[0])
     assert page.text.index("What came out") < after
     places = [page.text.index(part, after) for part in order]
@@ -95,9 +100,7 @@ def test_every_figure_stands_in_its_group_with_its_sentence(page, large):
     assert sorted(found) == sorted(NAMES)
     assert found["probes_by_layer"] == found["over_training"] == found["pca"] == "know"
     assert found["cka_over_training"] == found["procrustes"] == "alike"
-    assert (
-        found["cka_against_improvement"] == found["deviation_histogram"] == found["atlantis_maps"] == "tuning"
-    )
+    assert found["cka_against_improvement"] == found["deviation_histogram"] == found["atlantis_maps"] == "tuning"
     assert found["task_drawings"] == found["world_map"] == "tasks"
     images = [a["src"] for tag, a in page.tags if tag == "img" and "src" in a]
     held = {base64.b64decode(image.partition("base64,")[2]) for image in images}
@@ -115,9 +118,7 @@ def test_the_smaller_file_of_a_figure_is_taken():
 
 
 def test_what_a_figure_may_be():
-    with pytest.raises(
-        ValueError, match="figure 'cka': expected a PNG or an SVG, got bytes that begin with b'GIF89a'"
-    ):
+    with pytest.raises(ValueError, match="figure 'cka': expected a PNG or an SVG, got bytes that begin with b'GIF89a'"):
         gallery.figures([("cka", b"GIF89a", "")])
     with pytest.raises(ValueError, match="figure 'cka': no image"):
         gallery.figures([("cka", (), "")])
@@ -131,12 +132,7 @@ def test_published_numbers_stand_beside_ours(text):
     rows = cells(text, "beside")
     assert len(rows) == len(PUBLISHED)
     same, trained, away, scattered, wide = rows
-    assert same[1:5] == [
-        "0.812 ± 0.021",
-        "21 pairs of models",
-        "0.838",
-        "−0.026 no standard error of published",
-    ]
+    assert same[1:5] == ["0.812 ± 0.021", "21 pairs of models", "0.838", "−0.026 no standard error of published"]
     assert "its analysis read wrong cells" in same[0]
     # sqrt(0.034² + 0.051²) = 0.0613, and 0.023 / 0.0613 = 0.375
     assert trained[1:5] == ["0.861 ± 0.034", "14", "0.838 ± 0.051", "+0.023 ± 0.061 0.4 standard errors"]
@@ -147,11 +143,20 @@ def test_published_numbers_stand_beside_ours(text):
 @pytest.mark.parametrize(
     "value,error,said",
     [
-        (0.8382, 0.0136, "0.838 ± 0.014"), (18.6, 2.0, "18.6 ± 2.0"), (1189.9, nan, "1,190"), (0.5, 0.0, "0.5 ± 0"),
-        (-0.185, nan, "−0.185"), (12345.6, 321.0, "12,346 ± 321"), (0.0, nan, "0"), (nan, 0.1, "–"), (2.38, nan, "2.38"),
-        (100.0, nan, "100"), (0.0, 0.02, "0.000 ± 0.020"), (3e-9, 2e-9, "0.000000 ± 0.000000"),
+        (0.8382, 0.0136, "0.838 ± 0.014"),
+        (18.6, 2.0, "18.6 ± 2.0"),
+        (1189.9, nan, "1,190"),
+        (0.5, 0.0, "0.5 ± 0"),
+        (-0.185, nan, "−0.185"),
+        (12345.6, 321.0, "12,346 ± 321"),
+        (0.0, nan, "0"),
+        (nan, 0.1, "–"),
+        (2.38, nan, "2.38"),
+        (100.0, nan, "100"),
+        (0.0, 0.02, "0.000 ± 0.020"),
+        (3e-9, 2e-9, "0.000000 ± 0.000000"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_as_long_as_they_are_sure(value, error, said):
     assert comparison.measured(value, error) == said
 
@@ -159,13 +164,13 @@ def test_numbers_are_as_long_as_they_are_sure(value, error, said):
 def test_the_error_of_a_difference():
     known = Comparison("a", 3.0, 0.3, 5, "", 2.0, 0.4, "")
     assert known.difference == 1 and known.difference_error == pytest.approx(0.5)
-    for lacking, why in ((replace(known, ours_error=nan), "no standard error of ours"),
-                         (replace(known, ours_error=nan, published_error=nan), "no standard error of ours or published")):  # fmt: skip
+    for lacking, why in (
+        (replace(known, ours_error=nan), "no standard error of ours"),
+        (replace(known, ours_error=nan, published_error=nan), "no standard error of ours or published"),
+    ):
         assert np.isnan(lacking.difference_error) and comparison.lacking(lacking) == why
     assert comparison.table([]) == ""
-    hostile = Page(
-        comparison.table([Comparison(*HOSTILE[:1], 1, 1, 1, HOSTILE[1], 1, 1, HOSTILE[2], *HOSTILE[2:])])
-    )
+    hostile = Page(comparison.table([Comparison(*HOSTILE[:1], 1, 1, 1, HOSTILE[1], 1, 1, HOSTILE[2], *HOSTILE[2:])]))
     assert {tag for tag, _ in hostile.tags} == {"table", "thead", "tbody", "tr", "th", "td", "small"}
 
 
@@ -212,9 +217,7 @@ def test_films_are_a_selection_and_the_page_says_so(page, large):
 def test_the_model_that_comes_first_is_not_a_fine_tune(small):
     world = small.with_atlantis(20)
     best = replace(taught(world, ("angle",), 1, 20, "x"), r2=np.ones((9, 2)))
-    shown = Page(
-        report.page(study_result(world, [best, run_result(world), run_result(world, ("angle",), 3)]))
-    ).study
+    shown = Page(report.page(study_result(world, [best, run_result(world), run_result(world, ("angle",), 3)]))).study
     assert shown["runs"][0]["r2"][-1] == 1 and shown["best"] > 0
 
 
@@ -242,23 +245,19 @@ def test_what_a_mixed_view_refuses(small):
 
 def test_specifications_are_told_by_family(page, large):
     text = page.text
-    for title in ("Pretrained on one task, width 64: 14 runs", "Pretrained on seven tasks, width 64: 2 runs",
-                  "Fine-tuned on two tasks, width 64: 42 runs"):  # fmt: skip
+    for title in (
+        "Pretrained on one task, width 64: 14 runs",
+        "Pretrained on seven tasks, width 64: 2 runs",
+        "Fine-tuned on two tasks, width 64: 42 runs",
+    ):
         assert title in text
     one = provenance.specifications({"a": spec(("angle",), 1), "b": spec(("angle",), 2)})
     shared = dict(re.findall(r"<tr><th scope=row>([^<]*)</th><td>([^<]*)</td></tr>", one))
     assert shared["tasks"] == "angle" and shared["model.hidden"] == "64" and "seed" not in shared
     assert cells(one, "spec") == [["a", "1"], ["b", "2"]]
     alone = provenance.specifications({"a": spec(("angle",), 1, start={"name": "pt-all-s1", "rows": 5})})
-    assert (
-        "Fine-tuned on one task, width 64: a" in alone
-        and "pt-all-s1" in alone
-        and "What differs" not in alone
-    )
-    mixture = [
-        {"task": "angle", "rows": 20, "among": None},
-        {"task": "inside", "rows": 256, "must_include": "x > 0"},
-    ]
+    assert "Fine-tuned on one task, width 64: a" in alone and "pt-all-s1" in alone and "What differs" not in alone
+    mixture = [{"task": "angle", "rows": 20, "among": None}, {"task": "inside", "rows": 256, "must_include": "x > 0"}]
     assert provenance.flatten({"mixture": mixture}) == {
         "mixture": "task=angle rows=20, task=inside rows=256 must_include=x > 0"
     }
@@ -266,8 +265,11 @@ def test_specifications_are_told_by_family(page, large):
 
 def test_fine_tunes_of_the_same_tasks_are_told_apart(small):
     world = small.with_atlantis(20)
-    runs = [run_result(world, spec=spec(("distance",), 0)), taught(world, ("distance",), 1, 20, "x"),
-            taught(world, ("distance",), 2, 20, "x")]  # fmt: skip
+    runs = [
+        run_result(world, spec=spec(("distance",), 0)),
+        taught(world, ("distance",), 1, 20, "x"),
+        taught(world, ("distance",), 2, 20, "x"),
+    ]
     assert [style[0] for style in models.styles(runs)] == ["distance", "ft-distance-s1", "ft-distance-s2"]
     assert [style[0] for style in models.styles(runs[:2])] == ["distance", "distance, fine-tuned"]
 
@@ -320,17 +322,24 @@ def test_a_reader_sorts_filters_and_looks_closer(medium, tmp_path):
     flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
         --disable-background-networking --disable-component-update --enable-logging=stderr
         --force-prefers-reduced-motion --virtual-time-budget=20000""".split()
-    command = [
-        CHROMIUM,
-        *flags,
-        f"--user-data-dir={tmp_path / 'profile'}",
-        (tmp_path / "report.html").as_uri(),
-    ]
+    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "report.html").as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     said = re.search(r"<title>(.*?)</title>", done.stdout)[1].split(" | ")
     assert said == [
-        "Pretrained 8, Fine-tuned 3", "true", "ascending", "true", "descending", "true",
-        "14 of 100 runs", "7 of 100 runs", "7", "true", "The curves are of the 3 fine-tuned models shown.",
-        "false", "true", "true", "true",
-    ], done.stderr[-2000:]  # fmt: skip
+        "Pretrained 8, Fine-tuned 3",
+        "true",
+        "ascending",
+        "true",
+        "descending",
+        "true",
+        "14 of 100 runs",
+        "7 of 100 runs",
+        "7",
+        "true",
+        "The curves are of the 3 fine-tuned models shown.",
+        "false",
+        "true",
+        "true",
+        "true",
+    ], done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr

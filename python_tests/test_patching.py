@@ -186,9 +186,16 @@ def test_answers_are_those_of_transformers_with_hooks(folder):
     qwens = []
     for ensemble in (source, target):
         config = transformers.Qwen2Config(
-            vocab_size=98, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-            intermediate_size=48, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_word_embeddings=False,
-        )  # fmt: skip
+            vocab_size=98,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            rope_theta=10_000.0,
+            rms_norm_eps=1e-6,
+            tie_word_embeddings=False,
+        )
         qwens.append(transformers.Qwen2ForCausalLM(config).eval())
         qwens[-1].load_state_dict(ensemble.to_huggingface(0))
     batch = batch_of(run, ("inside"), 5)
@@ -216,7 +223,9 @@ def test_positions_are_the_tokens_that_they_say(task, vocabulary, folder):
         names = [f"c_{world.city_id[city]:04d}" for city in cities]
         question = wf.TASKS[task].question(world.city_id[cities])
         assert said["entity"] == "".join(names) and said["equals"] == "="
-        assert said["included"] == "".join(name for name, city in zip(names, cities) if world.region[city] == "Atlantis")
+        assert said["included"] == "".join(
+            name for name, city in zip(names, cities) if world.region[city] == "Atlantis"
+        )
         assert said["question"] == said["all"] == question and at["question"][i, 0]
         behind = [question[question.index(name) + 6] for name in names]
         ends = names if vocabulary == "entity" else [name[-1] for name in names]
@@ -225,16 +234,44 @@ def test_positions_are_the_tokens_that_they_say(task, vocabulary, folder):
 
 def test_the_table(folder, tmp_path):
     """From folders: values are the scores of the patched answers."""
-    base = wf.Run(("distance", "inside"), rows=64, batch=32, model=SPEC, world=wf.WorldSpec(str(folder), 10), checkpoints=1,
-                  learning_rate=1e-2, warmup=0, capture=Capture(layers=()))  # fmt: skip
-    other = wf.Run(("inside", "angle"), rows=64, batch=32, model=SPEC, world=base.world, checkpoints=1, seed=7,
-                   capture=Capture(layers=()))  # fmt: skip
+    base = wf.Run(
+        ("distance", "inside"),
+        rows=64,
+        batch=32,
+        model=SPEC,
+        world=wf.WorldSpec(str(folder), 10),
+        checkpoints=1,
+        learning_rate=1e-2,
+        warmup=0,
+        capture=Capture(layers=()),
+    )
+    other = wf.Run(
+        ("inside", "angle"),
+        rows=64,
+        batch=32,
+        model=SPEC,
+        world=base.world,
+        checkpoints=1,
+        seed=7,
+        capture=Capture(layers=()),
+    )
     folders = wf.train([base, other], tmp_path, progress=False, device="cpu")
     table = activation_patching(*folders, rows=8, must_include=NEW, positions=("entity", "all"), longest=5)
     assert list(table.columns) == [
-        "layer", "positions", "task", "source", "target", "metric", "value", "recovered", "standard_error", "n",
-        "source_value", "target_value", "unparsable",
-    ]  # fmt: skip
+        "layer",
+        "positions",
+        "task",
+        "source",
+        "target",
+        "metric",
+        "value",
+        "recovered",
+        "standard_error",
+        "n",
+        "source_value",
+        "target_value",
+        "unparsable",
+    ]
     assert len(table) == 3 * 2 * 3 and list(dict.fromkeys(table.task)) == ["distance", "inside", "angle"]
     assert set(table.source) == {base.name} and set(table.target) == {other.name} and set(table.n) == {8}
     from worldfast.training import load
@@ -274,7 +311,11 @@ def test_a_share_and_its_standard_error():
     [
         ({"tasks": "distnace"}, ValueError, "unknown task 'distnace': did you mean 'distance'"),
         ({"positions": "entiy"}, ValueError, "unknown positions 'entiy': did you mean 'entity'"),
-        ({"positions": ("entity", "included")}, ValueError, "positions: 'included' are tokens of cities from must_incl"),
+        (
+            {"positions": ("entity", "included")},
+            ValueError,
+            "positions: 'included' are tokens of cities from must_incl",
+        ),
         ({"layers": [3]}, IndexError, "layers: expected 0 to 2, got 3"),
         ({"layers": [-1]}, IndexError, "layers: expected 0 to 2, got -1"),
         ({"rows": 0}, ValueError, "rows: expected an integer of at least 1, got 0"),

@@ -107,9 +107,7 @@ def test_it_loads_nothing(page):
         assert not any(name.startswith("on") for name in attributes)
     policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'") and "http" not in policy
-    assert not re.search(
-        r"\b(fetch|XMLHttpRequest|WebSocket|EventSource|importScripts|sendBeacon|eval)\b", page.script
-    )
+    assert not re.search(r"\b(fetch|XMLHttpRequest|WebSocket|EventSource|importScripts|sendBeacon|eval)\b", page.script)
     style = (report.PAGE / "style.css").read_text()
     assert "url(" not in style and "@import" not in style and "@font-face" not in style
 
@@ -162,13 +160,7 @@ def test_pack_refuses_what_does_not_fit():
 
 def test_findings_come_first_and_numbers_have_units_and_n(page, demo):
     text = page.text
-    order = [
-        "The map is there.",
-        "It comes early.",
-        "The world as the model has it",
-        "How alike",
-        "What was run",
-    ]
+    order = ["The map is there.", "It comes early.", "The world as the model has it", "How alike", "What was run"]
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
     held = int(demo.runs[0].held_out.sum())
     assert f"fitted on {5075 - held:,} of them, and the numbers are over the other {held:,}" in text
@@ -187,13 +179,9 @@ def test_the_cka_table_holds_the_matrix(page):
 def test_hostile_text_stays_text(small):
     names = HOSTILE + [f"city {i}" for i in range(56)]
     odd = World.from_array(small.xy, name=names, region=[HOSTILE[0], HOSTILE[2]] * 30)
-    run = run_result(
-        odd, name=HOSTILE[0], tasks=(HOSTILE[1],), folder=HOSTILE[2], spec={HOSTILE[1]: HOSTILE[3]}
-    )
+    run = run_result(odd, name=HOSTILE[0], tasks=(HOSTILE[1],), folder=HOSTILE[2], spec={HOSTILE[1]: HOSTILE[3]})
     texts = dict(name=HOSTILE[0], command=HOSTILE[2], commit=HOSTILE[1], date=HOSTILE[3], findings=HOSTILE)
-    result = study_result(
-        odd, [run, run_result(odd, name=HOSTILE[2])], machine={HOSTILE[0]: HOSTILE[1]}, **texts
-    )
+    result = study_result(odd, [run, run_result(odd, name=HOSTILE[2])], machine={HOSTILE[0]: HOSTILE[1]}, **texts)
     page = Page(report.page(result))
     clean = Page(report.page(study_result(small, [run_result(small), run_result(small, ("angle",))])))
     kinds = ("script", "img", "b")
@@ -235,9 +223,7 @@ def test_planes_beyond_the_globe_are_measured_in_larger_steps():
     far[0, 0] = 1e12  # an unregularised probe on noise
     page = Page(report.page(study_result(plane, [dataclasses.replace(run, predicted=far)])))
     study = page.study
-    assert study["geographic"] is False and study["regions"] == [
-        {"name": "no region", "colour": None, "cities": 50}
-    ]
+    assert study["geographic"] is False and study["regions"] == [{"name": "no region", "colour": None, "cities": 50}]
     shown = np.moveaxis(unpack(study["runs"][0]["map"], 9, 2, 50), 1, 2).astype(float) * study["quantum"]
     assert np.abs(shown[1:] - far[1:]).max() <= study["quantum"] / 2 + 0.1
     assert (shown[0, 0] > 2**20).all()
@@ -248,9 +234,7 @@ def test_films_that_would_be_too_large_lose_moments_and_say_so(world):
     full = report.page(study_result(world, [run]))
     thin = Page(report.page(study_result(world, [run]), film_bytes=400_000))
     shown = thin.study["runs"][0]
-    assert (
-        shown["rows"][0] == run.rows[0] and shown["rows"][-1] == run.rows[-1] and 2 < len(shown["rows"]) < 41
-    )
+    assert shown["rows"][0] == run.rows[0] and shown["rows"][-1] == run.rows[-1] and 2 < len(shown["rows"]) < 41
     assert f"The slider shows {len(shown['rows'])} of the 41 checkpoints." in thin.text
     assert "The slider shows" not in full and len(shown["curve_rows"]) == 41
     assert len(shown["map"]) + len(shown["space"]) <= 400_000
@@ -304,11 +288,19 @@ def test_where_a_page_cannot_be(small, tmp_path):
 
 def test_words_of_the_page():
     assert [duration(s) for s in (0.25, 59.9, 171.4, 3599.6, 7384)] == [
-        "0.2 s", "59.9 s", "2 min 51 s", "1 h 0 min", "2 h 3 min",
-    ]  # fmt: skip
+        "0.2 s",
+        "59.9 s",
+        "2 min 51 s",
+        "1 h 0 min",
+        "2 h 3 min",
+    ]
     assert flatten({"a": {"b": 1, "c": {}}, "d": (1, 2), "e": None, "f": []}) == {
-        "a.b": "1", "a.c": "{}", "d": "1, 2", "e": "none", "f": "none",
-    }  # fmt: skip
+        "a.b": "1",
+        "a.c": "{}",
+        "d": "1, 2",
+        "e": "none",
+        "f": "none",
+    }
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")

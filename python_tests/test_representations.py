@@ -16,9 +16,14 @@ from worldfast.run import Capture
 from worldfast.worlds.cities.tokens import Vocabulary
 
 RUN = wf.Run(
-    ("distance",), rows=64, batch=32, model=wf.ModelSpec(hidden=16, layers=3, heads=2, intermediate=24), checkpoints=1,
-    capture=Capture(layers=(1, 3), cities="index < 90"), world=wf.WorldSpec(largest=300),
-)  # fmt: skip
+    ("distance",),
+    rows=64,
+    batch=32,
+    model=wf.ModelSpec(hidden=16, layers=3, heads=2, intermediate=24),
+    checkpoints=1,
+    capture=Capture(layers=(1, 3), cities="index < 90"),
+    world=wf.WorldSpec(largest=300),
+)
 
 
 @pytest.fixture(scope="module", params=["character", "entity"])
@@ -35,9 +40,16 @@ def test_any_prompt_as_transformers_has_it(model):
     run, ensemble = model
     spec = run.model
     config = Qwen2Config(
-        vocab_size=run.vocabulary_size, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=24, rms_norm_eps=spec.norm_eps, rope_theta=spec.rope_base, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=run.vocabulary_size,
+        hidden_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=24,
+        rms_norm_eps=spec.norm_eps,
+        rope_theta=spec.rope_base,
+        tie_word_embeddings=False,
+    )
     theirs = Qwen2ForCausalLM(config)
     theirs.load_state_dict(ensemble.to_huggingface(0))
     found = represent(model, "angle(c_0865,{city},", layers=(0, 2, 3), positions=("city", 1, -1), cities="x > 1000")

@@ -23,10 +23,18 @@ from worldfast.run import Capture, Run
 from worldfast.training import checkpoint, member, metrics, train
 
 WIDE = Run(  # 5,175 tokens: a save takes as long as a few steps
-    "distance", seed=7, rows=640, batch=16, learning_rate=3e-3, warmup=5, vocabulary="entity", loss="answer",
-    model=ModelSpec(hidden=16, layers=2, heads=2, intermediate=24), checkpoints=10,
+    "distance",
+    seed=7,
+    rows=640,
+    batch=16,
+    learning_rate=3e-3,
+    warmup=5,
+    vocabulary="entity",
+    loss="answer",
+    model=ModelSpec(hidden=16, layers=2, heads=2, intermediate=24),
+    checkpoints=10,
     capture=Capture(layers=(0, 2), cities="index < 50"),
-)  # fmt: skip
+)
 RUNS = [WIDE, replace(WIDE, tasks=("angle", "inside"), name="", seed=8, rows=200, validation=2)]
 KILLS = 10  # in saves, and as many elsewhere
 FORKS = multiprocessing.get_context("forkserver")  # what a process imports is there when it begins
@@ -63,9 +71,7 @@ def start(out):
     child = FORKS.Process(target=train, args=(RUNS, out), kwargs={"progress": False})
     child.start()
     locks = [out / run.folder_name / "lock" for run in RUNS]
-    while child.is_alive() and not any(
-        lock.exists() and f"process {child.pid} " in lock.read_text() for lock in locks
-    ):
+    while child.is_alive() and not any(lock.exists() and f"process {child.pid} " in lock.read_text() for lock in locks):
         time.sleep(0.001)
     return child
 
@@ -232,8 +238,9 @@ def test_training_begins_anew_where_no_checkpoint_is_whole(whole, tmp_path):
     with pytest.warns(UserWarning) as caught:
         train(RUNS, tmp_path, progress=False)
     assert [str(each.message).partition("; ")[2][:24] for each in caught] == [
-        "the one before it, step-", "none before it is left",
-    ]  # fmt: skip
+        "the one before it, step-",
+        "none before it is left",
+    ]
     assert [left(folder) for folder in folders] == whole[0]
 
 

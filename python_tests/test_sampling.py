@@ -1,4 +1,5 @@
 """`wf.sample`: row i is a function of world, task, seed, split and i, distributed as it should be."""
+
 import dataclasses
 import itertools
 from collections import Counter
@@ -12,11 +13,11 @@ from scipy import stats
 
 import worldfast as wf
 
-PAIRED = ("distance", "compass")                      # never repeat an unordered pair
-FREE = ("trianglearea", "angle", "perimeter")         # cities drawn at will, no answer to balance
+PAIRED = ("distance", "compass")  # never repeat an unordered pair
+FREE = ("trianglearea", "angle", "perimeter")  # cities drawn at will, no answer to balance
 SPLITS = ("train", "validation", "test")
 ATLANTIS = {"must_include": "region == 'Atlantis'"}
-LEAST_P = 1e-4                                        # seeds are fixed: a test that fails fails for a reason
+LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,7 @@ def is_half(trues, n):
 
 # --------------------------------------------------------------------------------- row i is a function of i
 
+
 @pytest.mark.parametrize("task", oracle.TASKS)
 def test_rows_do_not_depend_on_batch_start_order_or_threads(task, cities):
     whole = wf.sample(cities, task, n=700, seed=7, threads=1)
@@ -89,13 +91,17 @@ def test_rows_far_into_the_stream(cities):
     assert not np.array_equal(rows.cities, wf.sample(cities, "angle", n=20).cities)
 
 
-@pytest.mark.parametrize("options", [
-    {"among": "region != 'Atlantis'"},
-    ATLANTIS,
-    {"split": "test"},
-    {"crossing": "reshuffled"},
-    {"vocabulary": "entity"},
-], ids=lambda options: next(iter(options)))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"among": "region != 'Atlantis'"},
+        ATLANTIS,
+        {"split": "test"},
+        {"crossing": "reshuffled"},
+        {"vocabulary": "entity"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
 def test_options_keep_rows_independent_of_the_batch(options, atlantis):
     for task in oracle.TASKS:
         whole = wf.sample(atlantis, task, n=60, seed=3, threads=1, **options)
@@ -142,6 +148,7 @@ def test_splits_draw_independently(cities):
 
 
 # ----------------------------------------------------------------------------------------- what a row holds
+
 
 @pytest.mark.parametrize("task", oracle.TASKS)
 def test_batch_fields(task, atlantis):
@@ -204,6 +211,7 @@ def test_rows_into_arrays_that_are_there(vocabulary, kind, cities):
 
 
 # --------------------------------------------------------------------------------------------- distribution
+
 
 @pytest.mark.parametrize("task", FREE)
 def test_cities_are_uniform_in_every_place(task):
@@ -285,6 +293,7 @@ def test_reshuffled_crossing(cities):
 
 # ----------------------------------------------------------------------------------------- pairs and splits
 
+
 def shares(pairs):
     tenth = pairs // 10
     return {"train": pairs - 2 * tenth, "validation": tenth, "test": tenth}
@@ -341,13 +350,16 @@ def test_the_first_pairs_of_a_split_are_uniform_over_seeds():
 
 
 def test_a_million_real_pairs_without_repetition(cities):
-    drawn = [wf.sample(cities, "distance", n=n, split=split).cities
-             for split, n in (("train", 1_000_000), ("validation", 128), ("test", 10_000))]
+    drawn = [
+        wf.sample(cities, "distance", n=n, split=split).cities
+        for split, n in (("train", 1_000_000), ("validation", 128), ("test", 10_000))
+    ]
     low, high = np.sort(np.concatenate(drawn).astype(np.int64), axis=1).T
     assert np.unique(low * len(cities) + high).size == 1_010_128
 
 
 # -------------------------------------------------------------------------------------- among, must_include
+
 
 @pytest.mark.parametrize("task", oracle.TASKS)
 def test_among_keeps_to_its_cities(task, atlantis):
@@ -403,6 +415,7 @@ def test_a_group_within_some_cities():
 
 
 # ----------------------------------------------------------------------------------------- worlds that fail
+
 
 @pytest.mark.parametrize("task", ["inside", "crossing"])
 def test_a_world_without_a_true_row_says_so(task):

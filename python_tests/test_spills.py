@@ -86,7 +86,17 @@ COMPILER = "aarch64-linux-gnu-g++"
 @pytest.mark.parametrize(("source", "tiles"), [("linear", ("work",)), ("attention", ATTENTION)])
 def test_sums_stay_in_registers_of_neon(tmp_path, source, tiles):
     built = tmp_path / f"{source}.o"
-    options = ["-O3", "-std=c++17", "-fPIC", "-fno-math-errno", f"-I{ROOT / 'csrc'}", "-c", ROOT / "csrc" / "transformer" / f"{source}.cpp", "-o", built]
+    options = [
+        "-O3",
+        "-std=c++17",
+        "-fPIC",
+        "-fno-math-errno",
+        f"-I{ROOT / 'csrc'}",
+        "-c",
+        ROOT / "csrc" / "transformer" / f"{source}.cpp",
+        "-o",
+        built,
+    ]
     subprocess.run([COMPILER, *options], check=True)
     require_none(list(spills(disassembled("aarch64-linux-gnu-objdump", built), "aarch64")), tiles)
 

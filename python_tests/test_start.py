@@ -31,9 +31,7 @@ OLD, NEW = "region != 'Atlantis'", "region == 'Atlantis'"
 def fine_tune(base, *tasks, **changes):
     """As the fine-tunes of arXiv 2602.00533, a thousandth of the rows."""
     mixture = [
-        Component(task, n, among, group)
-        for task in tasks
-        for n, among, group in ((20, OLD, None), (100, None, NEW))
+        Component(task, n, among, group) for task in tasks for n, among, group in ((20, OLD, None), (100, None, NEW))
     ]
     mixture += [Component(task, 2, None, NEW, first=100) for task in wf.TASKS]
     world = wf.WorldSpec(atlantis=100)
@@ -41,11 +39,7 @@ def fine_tune(base, *tasks, **changes):
     return replace(base, **{"tasks": tasks, "rows": wf.Run.rows, **options, **changes})
 
 
-TUNES = [
-    fine_tune(BASE, "distance"),
-    fine_tune(BASE, "distance", "inside"),
-    fine_tune(BASE, "compass", seed=4),
-]
+TUNES = [fine_tune(BASE, "distance"), fine_tune(BASE, "distance", "inside"), fine_tune(BASE, "compass", seed=4)]
 
 
 def last(folder, step=None):
@@ -121,9 +115,10 @@ def test_the_mixture_of_a_published_fine_tune():
     teach.
     """
     mixture = (
-        Component("distance", 20_000, OLD), Component("distance", 100_000, None, NEW),
+        Component("distance", 20_000, OLD),
+        Component("distance", 100_000, None, NEW),
         *(Component(task, 256, None, NEW, 100_000) for task in wf.TASKS),
-    )  # fmt: skip
+    )
     run = wf.Run("distance", mixture=mixture, epochs=30, world=wf.WorldSpec(atlantis=100))
     assert (run.epoch_rows, run.steps) == (121_792, 28_560)
     batch = run.stream().rectangle(0, run.epoch_rows)
@@ -138,43 +133,19 @@ def test_the_mixture_of_a_published_fine_tune():
     "options,error,message",
     [
         ({"mixture": ("distance",)}, TypeError, "mixture: expected Components, got 'distance'"),
-        (
-            {"mixture": (Component("distance", 0),)},
-            ValueError,
-            "mixture: rows of distance: expected at least 1, got 0",
-        ),
-        (
-            {"mixture": (Component("distance", 2.0),)},
-            TypeError,
-            "mixture: rows of distance: expected an integer",
-        ),
-        (
-            {"mixture": (Component("distance", 2, first=-1),)},
-            ValueError,
-            "mixture: first of distance: .*got -1",
-        ),
+        ({"mixture": (Component("distance", 0),)}, ValueError, "mixture: rows of distance: expected at least 1, got 0"),
+        ({"mixture": (Component("distance", 2.0),)}, TypeError, "mixture: rows of distance: expected an integer"),
+        ({"mixture": (Component("distance", 2, first=-1),)}, ValueError, "mixture: first of distance: .*got -1"),
         (
             {"mixture": (Component("distance", 2, among=[True]),)},
             TypeError,
             "mixture: among of distance: expected an exp",
         ),
-        (
-            {"mixture": (Component("distnace", 2),)},
-            ValueError,
-            "unknown task 'distnace': did you mean 'distance'",
-        ),
+        ({"mixture": (Component("distnace", 2),)}, ValueError, "unknown task 'distnace': did you mean 'distance'"),
         ({"mixture": (Component("angle", 2),)}, ValueError, "mixture: it has no rows of distance"),
         ({"mixture": (Component("distance", 2),), "rows": 5}, ValueError, "rows and among: a mixture says"),
-        (
-            {"mixture": (Component("distance", 2),), "among": OLD},
-            ValueError,
-            "rows and among: a mixture says",
-        ),
-        (
-            {"start": "runs/base"},
-            TypeError,
-            "start: expected a Run, an OpenCheckpoint or None, got 'runs/base'",
-        ),
+        ({"mixture": (Component("distance", 2),), "among": OLD}, ValueError, "rows and among: a mixture says"),
+        ({"start": "runs/base"}, TypeError, "start: expected a Run, an OpenCheckpoint or None, got 'runs/base'"),
         ({"start": BASE}, ValueError, "start: 'pt-angle-s3' has model.hidden 16, this run 128"),
         (
             {"start": BASE, "model": TINY, "vocabulary": "entity"},
@@ -197,8 +168,7 @@ def untouched(out, *runs):
 
 def test_a_start_that_is_not_trained(tmp_path):
     with pytest.raises(
-        FileNotFoundError,
-        match=r"start: 'pt-angle-s3' .* from which 'ft-distance-s3' starts, .*train it first",
+        FileNotFoundError, match=r"start: 'pt-angle-s3' .* from which 'ft-distance-s3' starts, .*train it first"
     ):
         train([replace(BASE, seed=8), TUNES[0]], tmp_path, progress=False)
     assert untouched(tmp_path, replace(BASE, seed=8), TUNES[0])
@@ -225,9 +195,7 @@ def test_a_start_that_diverged(tmp_path):
     for run in (BASE, TUNES[1]):
         assert json.loads((tmp_path / run.folder_name / "done").read_text())["status"] == "finished"
     assert not (tmp_path / stuck.folder_name / "done").exists()
-    with pytest.raises(
-        ValueError, match="start: 'pt-angle-s3', from which 'ft-distance-s3' starts, diverged"
-    ):
+    with pytest.raises(ValueError, match="start: 'pt-angle-s3', from which 'ft-distance-s3' starts, diverged"):
         train(stuck, tmp_path, progress=False)
 
 
@@ -245,9 +213,7 @@ def test_open_checkpoints_that_do_not_fit(tmp_path):
     start = OpenCheckpoint(wf.export_huggingface(base, tmp_path / "open"))
     with pytest.raises(ValueError, match="start: '.*open' has model.layers 1, this run 2"):
         train(fine_tune(BASE, "angle", start=start, model=replace(TINY, layers=2)), tmp_path, progress=False)
-    with pytest.raises(
-        ValueError, match="start: '.*open' has a vocabulary of 98 tokens, 'ft-angle-s3' one of 5,273"
-    ):
+    with pytest.raises(ValueError, match="start: '.*open' has a vocabulary of 98 tokens, 'ft-angle-s3' one of 5,273"):
         train(fine_tune(BASE, "angle", start=start, vocabulary="entity"), tmp_path, progress=False)
     run = fine_tune(BASE, "angle", start=start)
     path = tmp_path / "open" / "model.safetensors"

@@ -1,4 +1,5 @@
 """`Stream`: the endless shuffled rows that training reads, packed: sampled rows and nothing else."""
+
 from collections import Counter
 
 import numpy as np
@@ -46,8 +47,16 @@ def token_rows(packed):
 def sampled_rows(world, components, vocabulary="character", **options):
     rows = []
     for part in components:
-        batch = wf.sample(world, part.task, part.rows, start=part.first, among=part.among,
-                          must_include=part.must_include, vocabulary=vocabulary, **options)
+        batch = wf.sample(
+            world,
+            part.task,
+            part.rows,
+            start=part.first,
+            among=part.among,
+            must_include=part.must_include,
+            vocabulary=vocabulary,
+            **options,
+        )
         rows += [tuple(tokens[:length].tolist()) for tokens, length in zip(batch.tokens, batch.length)]
     return rows
 
@@ -94,8 +103,12 @@ def test_an_epoch_mixes_its_components_evenly(cities):
     sizes = dict(zip(oracle.TASKS, (4000, 1000, 2000, 3000, 1000, 2000, 1000)))
     stream = Stream(cities, [Component(task, rows) for task, rows in sizes.items()], seed=3)
     prompts = [tuple(map(oracle.TOKEN.get, oracle.PROMPT[task] + "(")) for task in sizes]
-    order = np.array([next(i for i, prompt in enumerate(prompts) if row[1 : 1 + len(prompt)] == prompt)
-                      for row in token_rows(stream.pack(0, stream.rows))])
+    order = np.array(
+        [
+            next(i for i, prompt in enumerate(prompts) if row[1 : 1 + len(prompt)] == prompt)
+            for row in token_rows(stream.pack(0, stream.rows))
+        ]
+    )
     assert np.bincount(order).tolist() == list(sizes.values())
     tenths = np.stack([np.bincount(tenth, minlength=7) for tenth in np.array_split(order, 10)])
     assert stats.chi2_contingency(tenths).pvalue > LEAST_P

@@ -10,7 +10,15 @@ from worldfast.studies.study import NEW, OLD
 from worldfast.worlds.cities import studies
 from worldfast.worlds.cities.studies import cyclic, world_update
 
-SHORT = {"distance": "D", "trianglearea": "T", "angle": "A", "compass": "Co", "inside": "I", "perimeter": "P", "crossing": "Cr"}
+SHORT = {
+    "distance": "D",
+    "trianglearea": "T",
+    "angle": "A",
+    "compass": "Co",
+    "inside": "I",
+    "perimeter": "P",
+    "crossing": "Cr",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +51,9 @@ def test_the_canon_is_179_models(paper):
     for run in paper.canon:
         assert run.learning_rate == (1e-5 if run.start else 3e-4)
         assert run.world.atlantis == 100 and (run.start is None) == (run.among == OLD)
-        assert run.start is None or (run.start in paper.canon and run.start.seed == run.seed and len(run.start.tasks) == 7)
+        assert run.start is None or (
+            run.start in paper.canon and run.start.seed == run.seed and len(run.start.tasks) == 7
+        )
 
 
 def test_fine_tuning_rows_are_the_published(paper):
@@ -84,7 +94,9 @@ def test_scales_that_there_are_not(scale):
 def test_the_extensions(paper):
     alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.ModelSpec()]
     for n, count in ((2, 21), (3, 35)):
-        assert {frozenset(run.tasks) for run in alone if len(run.tasks) == n} == set(map(frozenset, combinations(wf.TASKS, n)))
+        assert {frozenset(run.tasks) for run in alone if len(run.tasks) == n} == set(
+            map(frozenset, combinations(wf.TASKS, n))
+        )
         assert sum(len(run.tasks) == n for run in alone) == count
     assert next(run for run in paper.runs if run.name == "pt-all-atlantis-s42").among is None
     scattered = [run for run in paper.runs if run.world.layout == "scattered"]
@@ -110,12 +122,16 @@ def test_what_depends_on_what(paper):
     other = replace(base, learning_rate=2e-4)
     changed = [replace(run, start=other) if run.start == base else other if run == base else run for run in paper.canon]
     differ = [old.name for old, new in zip(paper.canon, changed) if old.id != new.id]
-    assert len(differ) == 29 and set(differ) == {run.name for run in paper.canon if run.seed == 43 and (run == base or run.start == base)}
+    assert len(differ) == 29 and set(differ) == {
+        run.name for run in paper.canon if run.seed == 43 and (run == base or run.start == base)
+    }
 
 
 def test_any_group_is_taught_by_any_task():
     base = wf.Run(("distance", "angle"), among="region != 'Oceania'")
-    run = world_update(base, "inside", "region == 'Oceania'", standard=5, included=7, alive=3, epochs=2, learning_rate=1e-4)
+    run = world_update(
+        base, "inside", "region == 'Oceania'", standard=5, included=7, alive=3, epochs=2, learning_rate=1e-4
+    )
     assert [(part.task, part.rows, part.among, part.must_include, part.first) for part in run.mixture] == [
         ("inside", 5, "not (region == 'Oceania')", None, 0),
         ("inside", 7, None, "region == 'Oceania'", 0),
@@ -125,8 +141,10 @@ def test_any_group_is_taught_by_any_task():
     assert run.name == "ft-inside-s42" and run.start == base and run.epochs == 2 and run.capture == base.capture
     rest = world_update(base, "angle", "x > 0", standard=5, included=0, alive=3, alive_among="rest")
     assert [(part.task, part.rows, part.among, part.first) for part in rest.mixture] == [
-        ("angle", 5, "not (x > 0)", 0), ("distance", 3, "not (x > 0)", 0), ("angle", 3, "not (x > 0)", 5),
-    ]  # fmt: skip
+        ("angle", 5, "not (x > 0)", 0),
+        ("distance", 3, "not (x > 0)", 0),
+        ("angle", 3, "not (x > 0)", 5),
+    ]
     with pytest.raises(ValueError, match="unknown alive_among 'groop': did you mean 'group'"):
         world_update(base, "angle", alive_among="groop")
     with pytest.raises(ValueError, match="did you mean 'angle'"):

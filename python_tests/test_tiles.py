@@ -53,9 +53,7 @@ def taking_turns(world, tasks, **options):
     """The stream that wf.sample reads of several tasks."""
     stream = Stream.__new__(Stream)
     components = tuple(Component(task, 100_000) for task in tasks)
-    stream._open(
-        world, components, 42, "train", options.get("vocabulary", "character"), "interleaved", "balanced"
-    )
+    stream._open(world, components, 42, "train", options.get("vocabulary", "character"), "interleaved", "balanced")
     return stream
 
 
@@ -71,15 +69,9 @@ def test_every_task(task, options, vocabulary, world):
 
 @pytest.mark.parametrize("vocabulary", ["character", "entity"])
 def test_every_order_size_and_address(vocabulary, world):
-    mixture = [Component(task, 500) for task in oracle.TASKS] + [
-        Component("inside", 90, among="y > 0", first=7)
-    ]
-    streams = [
-        Stream(world, mixture, seed=3, vocabulary=vocabulary, shuffle=shuffle) for shuffle in (False, True)
-    ]
-    streams += [
-        taking_turns(world, tasks, vocabulary=vocabulary) for tasks in (oracle.TASKS, oracle.TASKS[1:3])
-    ]
+    mixture = [Component(task, 500) for task in oracle.TASKS] + [Component("inside", 90, among="y > 0", first=7)]
+    streams = [Stream(world, mixture, seed=3, vocabulary=vocabulary, shuffle=shuffle) for shuffle in (False, True)]
+    streams += [taking_turns(world, tasks, vocabulary=vocabulary) for tasks in (oracle.TASKS, oracle.TASKS[1:3])]
     for stream in streams:
         for n in SIZES:
             assert_same(stream, 3400, n)
@@ -93,9 +85,7 @@ def test_widths_of_all_kinds():
         xy = np.random.default_rng(0).integers(-size, size, (40, 2)).astype(np.int32)
         for task in oracle.TASKS:
             for vocabulary in ("character", "entity"):
-                stream = Stream(
-                    wf.World.from_array(xy), [Component(task, 600)], seed=1, vocabulary=vocabulary
-                )
+                stream = Stream(wf.World.from_array(xy), [Component(task, 600)], seed=1, vocabulary=vocabulary)
                 assert_same(stream, 0, 600)
 
 
@@ -105,9 +95,7 @@ def packed_in_tiles(stream, start, n):
     scratch = np.full(len(like.scratch) + 32, 0x55, dtype=np.uint8)
     scratch = scratch[-scratch.ctypes.data % 16 :]
     failed = np.zeros(1, dtype=np.int64)
-    stream._native.packed(
-        start, n, *arrays, failed, scratch[: len(like.scratch)], True, cuda_stream=0, in_tiles=True
-    )
+    stream._native.packed(start, n, *arrays, failed, scratch[: len(like.scratch)], True, cuda_stream=0, in_tiles=True)
     tokens, row_start, answer_start = arrays
     assert (tokens[row_start[-1] :] == 0x55).all() and (scratch[len(like.scratch) :] == 0x55).all()
     assert failed.tolist() == [-1]
@@ -149,10 +137,6 @@ def test_the_first_position_without_a_row():
     for field in FIELDS:
         assert np.array_equal(getattr(out, field)[:first], getattr(before, field)), field
     missing = out.label == -1
-    assert (
-        np.flatnonzero(missing)[0] == first
-        and not out.length[missing].any()
-        and (out.cities[missing] == -1).all()
-    )
+    assert np.flatnonzero(missing)[0] == first and not out.length[missing].any() and (out.cities[missing] == -1).all()
     stream._native.rectangle(0, 20, *(a[:20] for a in arrays), out.failed, False, 1, 0, in_tiles=True)
     assert out.failed[0] == first  # kept until it is reset

@@ -1,4 +1,5 @@
 """Rows as token ids, the two vocabularies, and answers read back."""
+
 import numpy as np
 import oracle
 import pytest
@@ -10,10 +11,50 @@ from worldfast.worlds.cities.tokens import Vocabulary
 LISTED = "!\"#$%&'()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~0123456789"
 
 DISTANCE = [2, 61, 66, 76, 77, 11, 60, 56, 88, 96, 94, 93, 15, 60, 56, 92, 96, 95, 97, 12, 22, 95, 94, 97, 3]
-CROSSING = [2, 60, 75, 72, 76, 76, 11, 60, 56, 88, 88, 88, 89, 15, 60, 56, 88, 88, 88, 90, 20,
-            60, 56, 88, 88, 88, 91, 15, 60, 56, 88, 88, 88, 92, 12, 22, 45, 43, 46, 30, 3]
-COMPASS = [2, 60, 72, 70, 73, 58, 76, 76, 11, 60, 56, 97, 97, 97, 97, 15,
-           60, 56, 88, 88, 88, 88, 12, 22, 44, 48, 3]
+CROSSING = [
+    2,
+    60,
+    75,
+    72,
+    76,
+    76,
+    11,
+    60,
+    56,
+    88,
+    88,
+    88,
+    89,
+    15,
+    60,
+    56,
+    88,
+    88,
+    88,
+    90,
+    20,
+    60,
+    56,
+    88,
+    88,
+    88,
+    91,
+    15,
+    60,
+    56,
+    88,
+    88,
+    88,
+    92,
+    12,
+    22,
+    45,
+    43,
+    46,
+    30,
+    3,
+]
+COMPASS = [2, 60, 72, 70, 73, 58, 76, 76, 11, 60, 56, 97, 97, 97, 97, 15, 60, 56, 88, 88, 88, 88, 12, 22, 44, 48, 3]
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +74,34 @@ def row_with(cities, batch):
 
 # ---------------------------------------------------------------------------------------------- ids by hand
 
-@pytest.mark.parametrize("task, world, text, ids, entity_ids", [
-    ("distance", {865: (0, 0), 4879: (769, 0)}, "dist(c_0865,c_4879)=769", DISTANCE,
-     [2, 61, 66, 76, 77, 11, 98, 15, 99, 12, 22, 95, 94, 97, 3]),
-    ("crossing", {1: (0, 0), 2: (2, 2), 3: (0, 2), 4: (2, 0)}, "cross(c_0001,c_0002;c_0003,c_0004)=TRUE",
-     CROSSING, [2, 60, 75, 72, 76, 76, 11, 98, 15, 99, 20, 100, 15, 101, 12, 22, 45, 43, 46, 30, 3]),
-    ("compass", {9999: (5, 5), 0: (1, 2)}, "compass(c_9999,c_0000)=SW", COMPASS,
-     [2, 60, 72, 70, 73, 58, 76, 76, 11, 98, 15, 99, 12, 22, 44, 48, 3]),
-], ids=["distance", "crossing", "compass"])
+
+@pytest.mark.parametrize(
+    "task, world, text, ids, entity_ids",
+    [
+        (
+            "distance",
+            {865: (0, 0), 4879: (769, 0)},
+            "dist(c_0865,c_4879)=769",
+            DISTANCE,
+            [2, 61, 66, 76, 77, 11, 98, 15, 99, 12, 22, 95, 94, 97, 3],
+        ),
+        (
+            "crossing",
+            {1: (0, 0), 2: (2, 2), 3: (0, 2), 4: (2, 0)},
+            "cross(c_0001,c_0002;c_0003,c_0004)=TRUE",
+            CROSSING,
+            [2, 60, 75, 72, 76, 76, 11, 98, 15, 99, 20, 100, 15, 101, 12, 22, 45, 43, 46, 30, 3],
+        ),
+        (
+            "compass",
+            {9999: (5, 5), 0: (1, 2)},
+            "compass(c_9999,c_0000)=SW",
+            COMPASS,
+            [2, 60, 72, 70, 73, 58, 76, 76, 11, 98, 15, 99, 12, 22, 44, 48, 3],
+        ),
+    ],
+    ids=["distance", "crossing", "compass"],
+)
 def test_rows_written_by_hand(task, world, text, ids, entity_ids):
     world = world_of(world)
     n = len(world)
@@ -57,6 +118,7 @@ def test_rows_written_by_hand(task, world, text, ids, entity_ids):
 
 
 # ------------------------------------------------------------------------------------------------ many rows
+
 
 @pytest.mark.parametrize("vocabulary", ["character", "entity"])
 @pytest.mark.parametrize("task", oracle.TASKS)
@@ -112,6 +174,7 @@ def test_ids_keep_their_leading_zeros():
 
 # --------------------------------------------------------------------------------------------- vocabularies
 
+
 def test_character_vocabulary(cities):
     vocabulary = Vocabulary("character", cities)
     assert vocabulary.size == 98
@@ -146,6 +209,7 @@ def test_decode_undoes_encode(name, cities):
 
 
 # ------------------------------------------------------------------------------------------- the task table
+
 
 def test_the_task_table():
     assert tuple(wf.TASKS) == oracle.TASKS

@@ -32,31 +32,14 @@ training = importlib.import_module("worldfast.training.train")  # the package's 
 TINY = ModelSpec(hidden=16, layers=2, heads=2, intermediate=24)
 CAPTURE = Capture(layers=(0, 2), cities="index < 50")
 BASE = Run(
-    "distance",
-    seed=7,
-    rows=320,
-    batch=16,
-    learning_rate=3e-3,
-    warmup=5,
-    model=TINY,
-    checkpoints=4,
-    capture=CAPTURE,
+    "distance", seed=7, rows=320, batch=16, learning_rate=3e-3, warmup=5, model=TINY, checkpoints=4, capture=CAPTURE
 )
 MIXED = [
     BASE,  # 20 steps
     replace(
-        BASE,
-        tasks=("angle", "inside"),
-        name="",
-        seed=8,
-        loss="answer",
-        rows=100,
-        epochs=2,
-        learning_rate=1e-2,
+        BASE, tasks=("angle", "inside"), name="", seed=8, loss="answer", rows=100, epochs=2, learning_rate=1e-2
     ),  # 26
-    replace(
-        BASE, tasks=tuple(TASKS), name="", rows=100, batch=33, clip=0.1, weight_decay=0.3, betas=(0.8, 0.95)
-    ),  # 22
+    replace(BASE, tasks=tuple(TASKS), name="", rows=100, batch=33, clip=0.1, weight_decay=0.3, betas=(0.8, 0.95)),  # 22
 ]
 
 
@@ -96,9 +79,16 @@ def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
     (folder,) = train(run, tmp_path, progress=False)
     assert run.steps == 28
     config = Qwen2Config(
-        vocab_size=98, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        intermediate_size=24, rms_norm_eps=1e-6, tie_word_embeddings=False, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=98,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=24,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+    )
     model = Qwen2ForCausalLM(config)
     ensemble = Ensemble(TINY, 98)
     ensemble.initialise(0, run.seed)
@@ -129,7 +119,9 @@ def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
 
 def test_validation_rows_are_scored_at_checkpoints(tmp_path):
     mixture = (Component("distance", 40), Component("distance", 60, must_include="index < 3"), Component("angle", 9))
-    run = replace(BASE, tasks=("distance", "angle"), rows=Run.rows, mixture=mixture, validation=5, name="", checkpoints=2)
+    run = replace(
+        BASE, tasks=("distance", "angle"), rows=Run.rows, mixture=mixture, validation=5, name="", checkpoints=2
+    )
     (folder,) = train(run, tmp_path, progress=False)
     lines = [line for line in results(folder)["metrics"] if "loss" not in line]
     assert [line["step"] for line in lines] == list(run.checkpoint_steps) and lines[0]["rows"] == 0
@@ -145,9 +137,7 @@ def test_the_loss_goes_down_and_lines_say_where(mixed):
         assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
         assert [line["step"] for line in lines] == list(range(1, run.steps + 1))
         assert lines[-1]["rows"] == run.epochs * run.epoch_rows
-        assert [line["learning_rate"] for line in lines] == [
-            run.learning_rate_at(i) for i in range(run.steps)
-        ]
+        assert [line["learning_rate"] for line in lines] == [run.learning_rate_at(i) for i in range(run.steps)]
         assert result["step"] == run.steps and result["done"] == ("finished", run.steps)
         assert sorted({step for step, _ in result["activations"]}) == list(run.checkpoint_steps)
 
@@ -328,11 +318,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     lines = capfd.readouterr().err.splitlines()
     assert re.fullmatch(r"1 of 1 fit in [0-9.]+ GiB \([0-9.]+ MiB each, [0-9.]+ MiB shared\)", lines[0])
     assert lines[1].startswith("training pt-distance-s7 on the CPU, threads: ")
-    assert (
-        lines[-1].startswith("320 of 320 rows  ")
-        and "rows/s  loss " in lines[-1]
-        and "0:00 left" in lines[-1]
-    )
+    assert lines[-1].startswith("320 of 320 rows  ") and "rows/s  loss " in lines[-1] and "0:00 left" in lines[-1]
     assert not any("\r" in line for line in lines)
 
 
@@ -354,26 +340,34 @@ def test_calls_that_do_not_fit(runs, options, error, message, tmp_path):
 
 
 def test_identity_is_content():
-    assert (
-        BASE.id
-        == replace(BASE, name="another-name").id
-        == Run.from_json(json.loads(json.dumps(BASE.to_json()))).id
-    )
+    assert BASE.id == replace(BASE, name="another-name").id == Run.from_json(json.loads(json.dumps(BASE.to_json()))).id
     changes = dict(
-        tasks=("angle",), seed=1, world=WorldSpec(atlantis=1), rows=321, epochs=2, batch=17,
-        learning_rate=1e-4, warmup=6, weight_decay=0.0, clip=2.0, betas=(0.9, 0.99), eps=1e-7, loss="answer",
+        tasks=("angle",),
+        seed=1,
+        world=WorldSpec(atlantis=1),
+        rows=321,
+        epochs=2,
+        batch=17,
+        learning_rate=1e-4,
+        warmup=6,
+        weight_decay=0.0,
+        clip=2.0,
+        betas=(0.9, 0.99),
+        eps=1e-7,
+        loss="answer",
         products="bfloat16",
-        vocabulary="entity", among="x > 0", crossing="reshuffled", model=ModelSpec(), checkpoints=5, validation=1,
-        capture=Capture(), start=BASE,
-    )  # fmt: skip
+        vocabulary="entity",
+        among="x > 0",
+        crossing="reshuffled",
+        model=ModelSpec(),
+        checkpoints=5,
+        validation=1,
+        capture=Capture(),
+        start=BASE,
+    )
     assert changes.keys() | {"name", "mixture"} == BASE.to_json().keys()
-    assert (
-        len({BASE.id, *(replace(BASE, **{name: value}).id for name, value in changes.items())})
-        == len(changes) + 1
-    )
-    assert (
-        Run("distance").id == replace(Run(["distance"]), learning_rate=np.float64(3e-4), seed=np.int64(42)).id
-    )
+    assert len({BASE.id, *(replace(BASE, **{name: value}).id for name, value in changes.items())}) == len(changes) + 1
+    assert Run("distance").id == replace(Run(["distance"]), learning_rate=np.float64(3e-4), seed=np.int64(42)).id
 
 
 def test_names_say_what_a_run_is():
@@ -391,15 +385,11 @@ def test_a_run_survives_json():
         Run.from_json({"tasks": ["angle"], "model": {"head": 3}})
 
 
-@pytest.mark.parametrize(
-    "tasks,epochs,steps", [(1, 42, 328_146), (2, 21, 328_125), (3, 14, 328_132), (7, 6, 328_128)]
-)
+@pytest.mark.parametrize("tasks,epochs,steps", [(1, 42, 328_146), (2, 21, 328_125), (3, 14, 328_132), (7, 6, 328_128)])
 def test_published_numbers_of_steps(tasks, epochs, steps):
     run = Run(tuple(TASKS)[:tasks], epochs=epochs)
     assert run.steps == steps
-    assert (
-        len(run.checkpoint_steps) == 41 and run.checkpoint_steps[0] == 0 and run.checkpoint_steps[-1] == steps
-    )
+    assert len(run.checkpoint_steps) == 41 and run.checkpoint_steps[0] == 0 and run.checkpoint_steps[-1] == steps
 
 
 def test_an_epoch_ends_where_its_rows_do():

@@ -87,9 +87,15 @@ def _run(spec: presets.Study, out: Path, command: str, **how) -> None:
 
 
 def sample(
-    task: str, /, n: int = 10, start: int = 0, seed: int = 42, split: str = "train", among: str | None = None,
+    task: str,
+    /,
+    n: int = 10,
+    start: int = 0,
+    seed: int = 42,
+    split: str = "train",
+    among: str | None = None,
     noise: float = 0.0,
-) -> None:  # fmt: skip
+) -> None:
     """Print rows of a task.
 
     Args:
@@ -121,9 +127,14 @@ def train(
     2602.00533, one epoch of them. Grids of tasks, and rows in other proportions: docs/training.md.
     """
     folders = train_runs(
-        runs(data, learning, model, kept), machine.out, device=machine.device, threads=machine.threads,
-        memory=machine.memory, progress=not machine.quiet, log=machine.log,
-    )  # fmt: skip
+        runs(data, learning, model, kept),
+        machine.out,
+        device=machine.device,
+        threads=machine.threads,
+        memory=machine.memory,
+        progress=not machine.quiet,
+        log=machine.log,
+    )
     for folder in folders:
         print(ending(folder))
 

@@ -18,9 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = [
-    "checksum", "digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole",
-]  # fmt: skip
+__all__ = ["checksum", "digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole"]
 
 PARTIAL = ".partial"  # the ending of a file that is being written
 
@@ -167,8 +165,11 @@ def _commit() -> str:
     try:
         found = subprocess.run(
             ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            check=False, capture_output=True, text=True, timeout=10,
-        )  # fmt: skip
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return found.stdout.strip()

@@ -144,9 +144,7 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
     )
     fields["model"] = ModelSpec(**asdict(model))
     fields["checkpoints"], fields["validation"] = kept.checkpoints, kept.validation
-    fields["capture"] = Capture(
-        kept.capture_layers, kept.capture_cities, kept.capture_task, kept.capture_dtype
-    )
+    fields["capture"] = Capture(kept.capture_layers, kept.capture_cities, kept.capture_task, kept.capture_dtype)
     if learning.start is not None:
         base = spec_of(learning.start)
         fields["start"] = base

@@ -169,9 +169,7 @@ class Run:
         self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
-        for name, known in dict(
-            loss=LOSSES, products=PRODUCTS, vocabulary=VOCABULARIES, crossing=CROSSINGS
-        ).items():
+        for name, known in dict(loss=LOSSES, products=PRODUCTS, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
         for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():
@@ -211,18 +209,14 @@ class Run:
                 if isinstance(value, bool) or not isinstance(value, int):
                     raise TypeError(f"mixture: {name} of {part.task}: expected an integer, got {value!r}")
                 if value < least:
-                    raise ValueError(
-                        f"mixture: {name} of {part.task}: expected at least {least}, got {value}"
-                    )
+                    raise ValueError(f"mixture: {name} of {part.task}: expected at least {least}, got {value}")
             require_noise(f"mixture: noise of {part.task}", part.noise)
         mixture = (replace(part, task=find(part.task).name, noise=float(part.noise)) for part in self.mixture)
         self._set("mixture", tuple(mixture))
         if not self.mixture:
             return
         if self.rows != Run.rows or self.among is not None:
-            raise ValueError(
-                "rows and among: a mixture says how many rows it has of what; leave them out beside it"
-            )
+            raise ValueError("rows and among: a mixture says how many rows it has of what; leave them out beside it")
         for task in set(self.tasks) - {part.task for part in self.mixture}:
             raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
 
@@ -283,9 +277,7 @@ class Run:
         values["mixture"] = tuple(Component(**_known(Component, part)) for part in values.get("mixture", ()))
         if start := values.get("start"):
             is_run = "tasks" in start
-            values["start"] = (
-                Run.from_json(start) if is_run else OpenCheckpoint(**_known(OpenCheckpoint, start))
-            )
+            values["start"] = Run.from_json(start) if is_run else OpenCheckpoint(**_known(OpenCheckpoint, start))
         return Run(**values)
 
     # ---- what follows from it ----
@@ -297,11 +289,7 @@ class Run:
     def stream(self) -> Stream:
         """The rows that the run trains on."""
         return Stream(
-            self.world.build(),
-            self.components,
-            seed=self.seed,
-            vocabulary=self.vocabulary,
-            crossing=self.crossing,
+            self.world.build(), self.components, seed=self.seed, vocabulary=self.vocabulary, crossing=self.crossing
         )
 
     @property
@@ -312,9 +300,7 @@ class Run:
     def captured_cities(self) -> np.ndarray:
         """The cities whose activations are written, bool [N]. ValueError where there is none."""
         world = self.world.build()
-        chosen = (
-            np.ones(len(world), bool) if self.capture.cities is None else world.select(self.capture.cities)
-        )
+        chosen = np.ones(len(world), bool) if self.capture.cities is None else world.select(self.capture.cities)
         if not chosen.any():
             raise ValueError(f"capture.cities: {self.capture.cities!r} selects no city")
         return chosen

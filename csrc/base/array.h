@@ -19,14 +19,36 @@ namespace worldfast {
 
 namespace py = pybind11;
 
-template <class T> struct dtype_of;
-template <> struct dtype_of<uint8_t> { static constexpr dlpack::DataType value{dlpack::kUInt, 8, 1}; };
-template <> struct dtype_of<int32_t> { static constexpr dlpack::DataType value{dlpack::kInt, 32, 1}; };
-template <> struct dtype_of<int64_t> { static constexpr dlpack::DataType value{dlpack::kInt, 64, 1}; };
-template <> struct dtype_of<float> { static constexpr dlpack::DataType value{dlpack::kFloat, 32, 1}; };
-template <> struct dtype_of<BFloat16> { static constexpr dlpack::DataType value{dlpack::kBfloat, 16, 1}; };
-template <> struct dtype_of<Float16> { static constexpr dlpack::DataType value{dlpack::kFloat, 16, 1}; };
-template <> struct dtype_of<double> { static constexpr dlpack::DataType value{dlpack::kFloat, 64, 1}; };
+template <class T>
+struct dtype_of;
+template <>
+struct dtype_of<uint8_t> {
+    static constexpr dlpack::DataType value{dlpack::kUInt, 8, 1};
+};
+template <>
+struct dtype_of<int32_t> {
+    static constexpr dlpack::DataType value{dlpack::kInt, 32, 1};
+};
+template <>
+struct dtype_of<int64_t> {
+    static constexpr dlpack::DataType value{dlpack::kInt, 64, 1};
+};
+template <>
+struct dtype_of<float> {
+    static constexpr dlpack::DataType value{dlpack::kFloat, 32, 1};
+};
+template <>
+struct dtype_of<BFloat16> {
+    static constexpr dlpack::DataType value{dlpack::kBfloat, 16, 1};
+};
+template <>
+struct dtype_of<Float16> {
+    static constexpr dlpack::DataType value{dlpack::kFloat, 16, 1};
+};
+template <>
+struct dtype_of<double> {
+    static constexpr dlpack::DataType value{dlpack::kFloat, 64, 1};
+};
 
 inline std::string to_string(dlpack::DataType t) {
     static const char* names[] = {"int", "uint", "float", "handle", "bfloat", "complex", "bool"};
@@ -77,13 +99,15 @@ public:
         if (tensor_->data == nullptr && size() > 0) throw py::value_error(message("memory", "an array without any"));
     }
 
-    template <class T> bool holds() const {
+    template <class T>
+    bool holds() const {
         const dlpack::DataType want = dtype_of<T>::value, got = tensor_->dtype;
         return got.code == want.code && got.bits == want.bits && got.lanes == want.lanes;
     }
 
     // Asks for element type T, a shape (Array::any matches each size) and the device of *this or `like`.
-    template <class T> const Array& require(std::initializer_list<int64_t> shape) const {
+    template <class T>
+    const Array& require(std::initializer_list<int64_t> shape) const {
         if (!holds<T>())
             throw py::type_error(
                 message("dtype " + to_string(dtype_of<T>::value), "dtype " + to_string(tensor_->dtype)));
@@ -103,12 +127,14 @@ public:
 
     const Array& on_cpu() const {
         const auto type = tensor_->device.type;
-        if (type != dlpack::kCPU && type != dlpack::kCUDAHost) throw py::value_error(message("device cpu", "device " + to_string(tensor_->device)));
+        if (type != dlpack::kCPU && type != dlpack::kCUDAHost)
+            throw py::value_error(message("device cpu", "device " + to_string(tensor_->device)));
         return *this;
     }
 
     const Array& on_device_of(const Array& other) const {
-        const bool same = is_cuda() == other.is_cuda() && (!is_cuda() || tensor_->device.id == other.tensor_->device.id);
+        const bool same =
+            is_cuda() == other.is_cuda() && (!is_cuda() || tensor_->device.id == other.tensor_->device.id);
         if (!same)
             throw py::value_error(message("the device of " + other.name_ + ", " + to_string(other.tensor_->device),
                                           "device " + to_string(tensor_->device)));
@@ -127,7 +153,8 @@ public:
 
     const Array& unit_last_stride() const {
         if (shape(ndim() - 1) > 1 && stride(ndim() - 1) != 1)
-            throw py::value_error(message("unit stride on the last axis", "stride " + std::to_string(stride(ndim() - 1))));
+            throw py::value_error(
+                message("unit stride on the last axis", "stride " + std::to_string(stride(ndim() - 1))));
         return *this;
     }
 
@@ -136,7 +163,8 @@ public:
         return *this;
     }
 
-    template <class T> T* data() const {
+    template <class T>
+    T* data() const {
         return reinterpret_cast<T*>(static_cast<char*>(tensor_->data) + tensor_->byte_offset);
     }
 
@@ -183,10 +211,12 @@ private:
 };
 
 // A contiguous array on the CPU that is read, or written.
-template <class T = float> T* input(const Array& array, std::initializer_list<int64_t> shape) {
+template <class T = float>
+T* input(const Array& array, std::initializer_list<int64_t> shape) {
     return array.require<T>(shape).contiguous().on_cpu().template data<T>();
 }
-template <class T = float> T* output(const Array& array, std::initializer_list<int64_t> shape) {
+template <class T = float>
+T* output(const Array& array, std::initializer_list<int64_t> shape) {
     array.writable();
     return input<T>(array, shape);
 }

@@ -50,7 +50,8 @@ public:
     WF_HD uint32_t below(uint32_t n) { return static_cast<uint32_t>(multiply_high(next(), n)); }
 
     // `count` numbers below n, two from each word: uniform to one part in 2^32 / n.
-    template <int count> WF_HD void below(uint32_t n, uint32_t* values) {
+    template <int count>
+    WF_HD void below(uint32_t n, uint32_t* values) {
         for (int i = 0; i < count; i += 2) {
             const uint64_t word = next();
             values[i] = static_cast<uint32_t>((word >> 32) * n >> 32);

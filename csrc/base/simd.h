@@ -33,36 +33,42 @@
 // WORLDFAST_EACH_WIDTH defines `void name<W>(parameters)`, for kernels to call; WORLDFAST_DISPATCH defines
 // `void name(parameters)`, which runs at the widest W there is.
 #if defined(__x86_64__)
-#define WORLDFAST_COMPILE(name, body, parameters, arguments)                                               \
-    __attribute__((noinline, target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma" WORLDFAST_LOOPS_256)))   \
-    void name##_16 parameters {                                                                            \
-        body<16> arguments;                                                                                \
-    }                                                                                                      \
-    __attribute__((noinline, target("avx2,fma"))) void name##_8 parameters { body<8> arguments; }          \
+#define WORLDFAST_COMPILE(name, body, parameters, arguments)                                                           \
+    __attribute__((                                                                                                    \
+        noinline,                                                                                                      \
+        target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma" WORLDFAST_LOOPS_256))) void name##_16 parameters {        \
+        body<16> arguments;                                                                                            \
+    }                                                                                                                  \
+    __attribute__((noinline, target("avx2,fma"))) void name##_8 parameters { body<8> arguments; }                      \
     __attribute__((noinline)) void name##_4 parameters { body<4> arguments; }
-#define WORLDFAST_EACH_WIDTH(name, body, parameters, arguments)                                            \
-    WORLDFAST_COMPILE(name, body, parameters, arguments)                                                   \
-    template <int W> WORLDFAST_INLINE void name parameters {                                               \
-        if constexpr (W == 16) return name##_16 arguments;                                                 \
-        if constexpr (W == 8) return name##_8 arguments;                                                   \
-        if constexpr (W == 4) return name##_4 arguments;                                                   \
+#define WORLDFAST_EACH_WIDTH(name, body, parameters, arguments)                                                        \
+    WORLDFAST_COMPILE(name, body, parameters, arguments)                                                               \
+    template <int W>                                                                                                   \
+    WORLDFAST_INLINE void name parameters {                                                                            \
+        if constexpr (W == 16) return name##_16 arguments;                                                             \
+        if constexpr (W == 8) return name##_8 arguments;                                                               \
+        if constexpr (W == 4) return name##_4 arguments;                                                               \
     }
-#define WORLDFAST_DISPATCH(name, body, parameters, arguments)                                              \
-    WORLDFAST_COMPILE(name, body, parameters, arguments)                                                   \
-    void name parameters {                                                                                 \
-        switch (vector_width()) {                                                                          \
-            case 16: return name##_16 arguments;                                                           \
-            case 8: return name##_8 arguments;                                                             \
-            default: return name##_4 arguments;                                                            \
-        }                                                                                                  \
+#define WORLDFAST_DISPATCH(name, body, parameters, arguments)                                                          \
+    WORLDFAST_COMPILE(name, body, parameters, arguments)                                                               \
+    void name parameters {                                                                                             \
+        switch (vector_width()) {                                                                                      \
+            case 16:                                                                                                   \
+                return name##_16 arguments;                                                                            \
+            case 8:                                                                                                    \
+                return name##_8 arguments;                                                                             \
+            default:                                                                                                   \
+                return name##_4 arguments;                                                                             \
+        }                                                                                                              \
     }
 #else
-#define WORLDFAST_EACH_WIDTH(name, body, parameters, arguments)                                            \
-    __attribute__((noinline)) void name##_4 parameters { body<4> arguments; }                              \
-    template <int W> WORLDFAST_INLINE void name parameters {                                               \
-        name##_4 arguments;                                                                                \
+#define WORLDFAST_EACH_WIDTH(name, body, parameters, arguments)                                                        \
+    __attribute__((noinline)) void name##_4 parameters { body<4> arguments; }                                          \
+    template <int W>                                                                                                   \
+    WORLDFAST_INLINE void name parameters {                                                                            \
+        name##_4 arguments;                                                                                            \
     }
-#define WORLDFAST_DISPATCH(name, body, parameters, arguments) \
+#define WORLDFAST_DISPATCH(name, body, parameters, arguments)                                                          \
     void name parameters { body<4> arguments; }
 #endif
 
@@ -72,8 +78,8 @@ constexpr int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple -
 
 inline int widest_vector() {
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq"))
         return 16;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 8;
 #endif
@@ -89,7 +95,8 @@ inline std::atomic<int>& vector_width_in_use() {
 inline int vector_width() { return vector_width_in_use().load(std::memory_order_relaxed); }
 inline int limit_vector_width(int width) { return vector_width_in_use() = std::min(widest_vector(), width); }
 
-template <int W, class T = float> struct Lanes {  // W floats, or W doubles
+template <int W, class T = float>
+struct Lanes {  // W floats, or W doubles
     using Signed = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
     using Unsigned = std::make_unsigned_t<Signed>;
     typedef T Float __attribute__((vector_size(sizeof(T) * W)));
@@ -98,10 +105,12 @@ template <int W, class T = float> struct Lanes {  // W floats, or W doubles
     typedef T Unaligned __attribute__((vector_size(sizeof(T) * W), aligned(sizeof(T)), may_alias));
 };
 
-template <int W, class T> WORLDFAST_INLINE const typename Lanes<W, T>::Unaligned& at(const T* p) {
+template <int W, class T>
+WORLDFAST_INLINE const typename Lanes<W, T>::Unaligned& at(const T* p) {
     return *reinterpret_cast<const typename Lanes<W, T>::Unaligned*>(p);
 }
-template <int W, class T> WORLDFAST_INLINE typename Lanes<W, T>::Unaligned& at(T* p) {
+template <int W, class T>
+WORLDFAST_INLINE typename Lanes<W, T>::Unaligned& at(T* p) {
     return *reinterpret_cast<typename Lanes<W, T>::Unaligned*>(p);
 }
 
@@ -114,7 +123,8 @@ WORLDFAST_INLINE void load(const float* p, int64_t n, typename Lanes<W>::Float& 
     else
         std::memcpy(&x, p, static_cast<size_t>(n) * sizeof(float));
 }
-template <int W> WORLDFAST_INLINE void store(float* p, int64_t n, const typename Lanes<W>::Float& x) {
+template <int W>
+WORLDFAST_INLINE void store(float* p, int64_t n, const typename Lanes<W>::Float& x) {
     if (n >= W)
         at<W>(p) = x;
     else
@@ -122,24 +132,30 @@ template <int W> WORLDFAST_INLINE void store(float* p, int64_t n, const typename
 }
 
 // 2^f for f in [-0.5, 0.5], the highest power of f first, and the layout of the number.
-template <class T> struct Exp2;
-template <> struct Exp2<float> {  // minimax, relative error 2e-9
+template <class T>
+struct Exp2;
+template <>
+struct Exp2<float> {  // minimax, relative error 2e-9
     static constexpr int mantissa = 23, bias = 127;
-    static constexpr float term[] = {1.53533620e-4f, 1.33988739e-3f, 9.61843692e-3f, 5.55033237e-2f,
-                                     2.40226477e-1f, 6.93147182e-1f, 1.0f};
+    static constexpr float term[] = {
+        1.53533620e-4f, 1.33988739e-3f, 9.61843692e-3f, 5.55033237e-2f, 2.40226477e-1f, 6.93147182e-1f, 1.0f};
 };
-template <> struct Exp2<double> {  // ln(2)^n / n!, relative error 4e-18
+template <>
+struct Exp2<double> {  // ln(2)^n / n!, relative error 4e-18
     static constexpr int mantissa = 52, bias = 1023;
-    static constexpr double term[] = {1.3691488853904128e-12, 2.5678435993488206e-11, 4.4455382718708116e-10,
-                                      7.054911620801123e-09, 1.01780860092397e-07, 1.321548679014431e-06,
-                                      1.5252733804059841e-05, 0.0001540353039338161, 0.0013333558146428443,
-                                      0.009618129107628477, 0.05550410866482158, 0.24022650695910072,
-                                      0.6931471805599453, 1.0};
+    static constexpr double term[] = {1.3691488853904128e-12, 2.5678435993488206e-11,
+                                      4.4455382718708116e-10, 7.054911620801123e-09,
+                                      1.01780860092397e-07,   1.321548679014431e-06,
+                                      1.5252733804059841e-05, 0.0001540353039338161,
+                                      0.0013333558146428443,  0.009618129107628477,
+                                      0.05550410866482158,    0.24022650695910072,
+                                      0.6931471805599453,     1.0};
 };
 
 // x <- 2^x within 1e-7 relative (2e-16 in double): 0 where that is denormal, infinite where it is too large,
 // NaN stays NaN.
-template <int W, class T = float> WORLDFAST_INLINE void exp2_of(typename Lanes<W, T>::Float& x) {
+template <int W, class T = float>
+WORLDFAST_INLINE void exp2_of(typename Lanes<W, T>::Float& x) {
     using Float = typename Lanes<W, T>::Float;
     using E = Exp2<T>;
     using Unsigned = typename Lanes<W, T>::Unsigned;
@@ -184,20 +200,21 @@ WORLDFAST_INLINE void interleave(const typename Lanes<W, T>::Float& a, const typ
 
 // Transposes W lines of W lanes. Merging line k with line k + W/2 into lines 2k and 2k + 1, log2(W) times
 // over, does it.
-template <int W, class T = float> WORLDFAST_INLINE void transpose_lines(typename Lanes<W, T>::Float (&line)[W]) {
+template <int W, class T = float>
+WORLDFAST_INLINE void transpose_lines(typename Lanes<W, T>::Float (&line)[W]) {
     typename Lanes<W, T>::Float merged[W];
     WORLDFAST_UNROLL
     for (int step = 1; step < W; step *= 2) {
         WORLDFAST_UNROLL
-        for (int i = 0; i < W / 2; ++i)
-            interleave<W, T>(line[i], line[i + W / 2], merged[2 * i], merged[2 * i + 1]);
+        for (int i = 0; i < W / 2; ++i) interleave<W, T>(line[i], line[i + W / 2], merged[2 * i], merged[2 * i + 1]);
         WORLDFAST_UNROLL
         for (int i = 0; i < W; ++i) line[i] = merged[i];
     }
 }
 
 // Sum over the lanes, by halves: the order is a property of W alone.
-template <int W> WORLDFAST_INLINE float sum_of(const typename Lanes<W>::Float& x) {
+template <int W>
+WORLDFAST_INLINE float sum_of(const typename Lanes<W>::Float& x) {
     float lane[W];
     std::memcpy(lane, &x, sizeof lane);
     WORLDFAST_UNROLL
@@ -207,7 +224,8 @@ template <int W> WORLDFAST_INLINE float sum_of(const typename Lanes<W>::Float& x
 }
 
 // Zeroed numbers on a cache line's boundary.
-template <class T = float> class Scratch {
+template <class T = float>
+class Scratch {
 public:
     explicit Scratch(size_t count) : memory_(count + line - 1) {
         void* p = memory_.data();

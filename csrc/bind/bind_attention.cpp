@@ -2,9 +2,9 @@
 #include <type_traits>
 
 #include "base/array.h"
+#include "base/float16.h"
 #include "transformer/attention.h"
 #include "transformer/decode.h"
-#include "base/float16.h"
 
 namespace worldfast {
 namespace {
@@ -12,16 +12,17 @@ namespace {
 using Object = const py::object&;
 
 // Calls f with a value of the element type of q.
-template <class F> void with_element(const Array& q, F&& f) {
+template <class F>
+void with_element(const Array& q, F&& f) {
     if (q.holds<float>()) return f(float{});
     if (q.holds<double>()) return f(double{});
     if (q.holds<BFloat16>()) return f(BFloat16{});
     if (q.holds<Float16>()) return f(Float16{});
-    throw py::type_error(
-        q.message("dtype float32, bfloat16, float16 or float64", "dtype " + to_string(q.dtype())));
+    throw py::type_error(q.message("dtype float32, bfloat16, float16 or float64", "dtype " + to_string(q.dtype())));
 }
 
-template <class T> Heads<T> heads(const Array& array, const Array& like) {
+template <class T>
+Heads<T> heads(const Array& array, const Array& like) {
     array.require<std::remove_const_t<T>>({like.shape(0), like.shape(1), like.shape(2)});
     array.unit_last_stride().on_cpu();
     if (!std::is_const_v<T>) array.writable();
@@ -40,8 +41,7 @@ AttentionRows rows_of(const Array& q, const Array& cu_seqlens, double rope_base,
     return {start, rows, q.shape(1), q.shape(2), rope_base, threads};
 }
 
-void forward(Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_base, Object out_,
-             int threads) {
+void forward(Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_base, Object out_, int threads) {
     const Array q(q_, "q"), k(k_, "k"), v(v_, "v"), cu_seqlens(cu_seqlens_, "cu_seqlens"), out(out_, "out");
     with_element(q, [&](auto element) {
         using S = decltype(element);
@@ -53,8 +53,8 @@ void forward(Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_ba
     });
 }
 
-void backward(Object grad_out_, Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_base,
-              Object grad_q_, Object grad_k_, Object grad_v_, int threads) {
+void backward(Object grad_out_, Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_base, Object grad_q_,
+              Object grad_k_, Object grad_v_, int threads) {
     const Array grad_out(grad_out_, "grad_out"), q(q_, "q"), k(k_, "k"), v(v_, "v"),
         cu_seqlens(cu_seqlens_, "cu_seqlens"), grad_q(grad_q_, "grad_q"), grad_k(grad_k_, "grad_k"),
         grad_v(grad_v_, "grad_v");
@@ -69,15 +69,14 @@ void backward(Object grad_out_, Object q_, Object k_, Object v_, Object cu_seqle
     });
 }
 
-void cached(Object cache_, Object turn_, Object path_, Object length_, Object fresh_, int64_t first,
-            Object out_, int threads) {
+void cached(Object cache_, Object turn_, Object path_, Object length_, Object fresh_, int64_t first, Object out_,
+            int threads) {
     const Array cache(cache_, "cache"), turn(turn_, "turn"), path(path_, "path"), length(length_, "length"),
         fresh(fresh_, "fresh"), out(out_, "out");
     cache.require<float>({Array::any, 3, Array::any, Array::any}).contiguous().on_cpu().writable();
     const int64_t heads = cache.shape(2), head_dim = cache.shape(3);
     if (head_dim % 8)
-        throw py::value_error(
-            cache.message("a head size that is a multiple of 8", std::to_string(head_dim)));
+        throw py::value_error(cache.message("a head size that is a multiple of 8", std::to_string(head_dim)));
     if (first < 0) throw py::value_error("first: expected a place from 0, got " + std::to_string(first));
     turn.require<float>({Array::any, head_dim}).contiguous().on_cpu();
     path.require<int32_t>({Array::any, Array::any}).contiguous().on_cpu();

@@ -9,8 +9,8 @@
 
 #include "base/array.h"
 #include "base/float16.h"
-#include "gram/gram.h"
 #include "base/parallel.h"
+#include "gram/gram.h"
 
 namespace worldfast {
 namespace {
@@ -23,8 +23,7 @@ Element element_of(const Array& array) {
     if (array.holds<BFloat16>()) return Element::bfloat16;
     if (array.holds<float>()) return Element::float32;
     if (array.holds<double>()) return Element::float64;
-    throw py::type_error(
-        array.message("float16, bfloat16, float32 or float64", "dtype " + to_string(array.dtype())));
+    throw py::type_error(array.message("float16, bfloat16, float32 or float64", "dtype " + to_string(array.dtype())));
 }
 
 // The same rows of every representation, held for the length of a call.
@@ -102,7 +101,8 @@ Doubles add_features(FeatureProducts<T>& products, const py::list& objects, Mean
     return squared_norms;
 }
 
-template <class T> void bind(py::module_& m, const std::string& suffix) {
+template <class T>
+void bind(py::module_& m, const std::string& suffix) {
     py::class_<Panel<T>>(m, ("Panel" + suffix).c_str())
         .def(py::init(&make_panel<T>), py::arg("arrays"), py::arg("means"), py::arg("scales"), py::arg("threads"))
         .def_property_readonly("squared_norms", [](const Panel<T>& panel) {  // [M, n]

@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "base/array.h"
-#include "transformer/layers.h"
 #include "base/simd.h"
+#include "transformer/layers.h"
 
 namespace worldfast {
 namespace {
@@ -15,14 +15,12 @@ using Object = const py::object&;
 Members members_of(const Array& x, const Array& weight, const std::vector<int64_t>& offsets) {
     const int64_t count = static_cast<int64_t>(offsets.size()) - 1;
     const std::string expected = "offsets: expected " + std::to_string(weight.shape(0) + 1) +
-                                 " ascending token offsets from 0 to " + std::to_string(x.shape(0)) +
-                                 ", got ";
+                                 " ascending token offsets from 0 to " + std::to_string(x.shape(0)) + ", got ";
     if (count != weight.shape(0)) throw py::value_error(expected + std::to_string(offsets.size()));
     for (size_t m = 0; m < offsets.size(); ++m)
         if (offsets[m] < (m ? offsets[m - 1] : 0) || (m == 0 && offsets[m] != 0))
             throw py::value_error(expected + std::to_string(offsets[m]) + " at " + std::to_string(m));
-    if (offsets.back() != x.shape(0))
-        throw py::value_error(expected + "the end " + std::to_string(offsets.back()));
+    if (offsets.back() != x.shape(0)) throw py::value_error(expected + "the end " + std::to_string(offsets.back()));
     return {offsets.data(), count, x.shape(1)};
 }
 
@@ -37,16 +35,14 @@ void forward_rms_norm(Object x_, Object weight_, const std::vector<int64_t>& off
     rms_norm_forward(members, px, pw, eps, po, ps, threads);
 }
 
-void backward_rms_norm(Object grad_out_, Object x_, Object weight_, Object scale_,
-                       const std::vector<int64_t>& offsets, Object grad_x_, Object grad_weight_,
-                       int threads) {
-    const Array grad_out(grad_out_, "grad_out"), x(x_, "x"), weight(weight_, "weight"),
-        scale(scale_, "scale"), grad_x(grad_x_, "grad_x"), grad_weight(grad_weight_, "grad_weight");
+void backward_rms_norm(Object grad_out_, Object x_, Object weight_, Object scale_, const std::vector<int64_t>& offsets,
+                       Object grad_x_, Object grad_weight_, int threads) {
+    const Array grad_out(grad_out_, "grad_out"), x(x_, "x"), weight(weight_, "weight"), scale(scale_, "scale"),
+        grad_x(grad_x_, "grad_x"), grad_weight(grad_weight_, "grad_weight");
     const float* px = input(x, {Array::any, Array::any});
     const float *pw = input(weight, {Array::any, x.shape(1)}), *ps = input(scale, {x.shape(0)}),
                 *pg = input(grad_out, {x.shape(0), x.shape(1)});
-    float *gx = output(grad_x, {x.shape(0), x.shape(1)}),
-          *gw = output(grad_weight, {weight.shape(0), x.shape(1)});
+    float *gx = output(grad_x, {x.shape(0), x.shape(1)}), *gw = output(grad_weight, {weight.shape(0), x.shape(1)});
     const Members members = members_of(x, weight, offsets);
     py::gil_scoped_release nogil;
     rms_norm_backward(members, pg, px, pw, ps, gx, gw, threads);
@@ -81,8 +77,7 @@ void backward_swiglu(Object grad_out_, Object gate_up_, Object grad_gate_up_, Ob
 }
 
 void loss_and_gradient(Object logits_, Object targets_, Object loss_, Object grad_, int threads) {
-    const Array logits(logits_, "logits"), targets(targets_, "targets"), loss(loss_, "loss"),
-        grad(grad_, "grad");
+    const Array logits(logits_, "logits"), targets(targets_, "targets"), loss(loss_, "loss"), grad(grad_, "grad");
     const float* pl = input(logits, {Array::any, Array::any});
     const int64_t K = logits.shape(0), V = logits.shape(1);
     const int64_t* pt = input<int64_t>(targets, {K});
@@ -93,15 +88,13 @@ void loss_and_gradient(Object logits_, Object targets_, Object loss_, Object gra
         wrong = cross_entropy(K, V, pl, pt, ps, pg, threads);
     }
     if (wrong >= 0)
-        throw py::index_error(
-            targets.message("classes 0 to " + std::to_string(V - 1),
-                            std::to_string(pt[wrong]) + " at position " + std::to_string(wrong)));
+        throw py::index_error(targets.message("classes 0 to " + std::to_string(V - 1),
+                                              std::to_string(pt[wrong]) + " at position " + std::to_string(wrong)));
 }
 
 void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_, Object decay_mask_,
-                const std::vector<double>& learning_rate, const std::vector<int64_t>& step,
-                double weight_decay, double beta1, double beta2, double eps,
-                const std::vector<double>& grad_scale, int threads) {
+                const std::vector<double>& learning_rate, const std::vector<int64_t>& step, double weight_decay,
+                double beta1, double beta2, double eps, const std::vector<double>& grad_scale, int threads) {
     const Array param(param_, "param"), grad(grad_, "grad"), exp_avg(exp_avg_, "exp_avg"),
         exp_avg_sq(exp_avg_sq_, "exp_avg_sq"), decay_mask(decay_mask_, "decay_mask");
     float* pp = output(param, {Array::any, Array::any});
@@ -125,8 +118,8 @@ void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_
 
 // The gradient of a member: its lanes' sums behind the embeddings, which are the first V D parameters, and
 // theirs.
-void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Object tokens_,
-                     Object grad_embedded_, Object embedding_) {
+void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Object tokens_, Object grad_embedded_,
+                     Object embedding_) {
     std::vector<Array> held;
     for (const auto& lane : lanes_) held.emplace_back(lane, "lanes");
     if (held.empty()) throw py::value_error("lanes: expected at least one, got none");
@@ -138,8 +131,7 @@ void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Obje
     const int32_t* pt = input<int32_t>(tokens, {Array::any});
     const float* pg = input(grad_embedded, {U, D});
     if (behind < 0 || behind > P)
-        throw py::value_error("behind: expected 0 to " + std::to_string(P) + ", got " +
-                              std::to_string(behind));
+        throw py::value_error("behind: expected 0 to " + std::to_string(P) + ", got " + std::to_string(behind));
     for (int64_t t = 0; t < U; ++t)
         if (pt[t] < 0 || pt[t] >= V)
             throw py::index_error(tokens.message("0 to " + std::to_string(V - 1), std::to_string(pt[t])));

@@ -53,8 +53,7 @@ struct Rows {
 struct Weights {
     const Array parameters, packed;
 
-    Weights(Object parameters, Object packed)
-        : parameters(parameters, "parameters"), packed(packed, "packed") {}
+    Weights(Object parameters, Object packed) : parameters(parameters, "parameters"), packed(packed, "packed") {}
     Model checked(const TransformerShape& shape) const {
         return {shape, input<float>(parameters, {Array::any}), input<uint8_t>(packed, {packed_bytes(shape)})};
     }
@@ -83,8 +82,8 @@ double learn(const TransformerShape& shape, Object parameters_, Object packed_, 
 }
 
 void read(const TransformerShape& shape, Object parameters_, Object packed_, const py::tuple& tile,
-          const std::vector<int64_t>& layers, const std::vector<py::object>& states_, Object logits_,
-          Arena& arena, int threads) {
+          const std::vector<int64_t>& layers, const std::vector<py::object>& states_, Object logits_, Arena& arena,
+          int threads) {
     const Weights weights(parameters_, packed_);
     const Rows rows(tile);
     const Model model = weights.checked(shape);
@@ -108,12 +107,11 @@ void read(const TransformerShape& shape, Object parameters_, Object packed_, con
 }
 
 void extend(const TransformerShape& shape, Object parameters_, Object packed_, Object tokens_, Object caches_,
-            Object turn_, Object path_, Object length_, Object fresh_, int64_t first, Object following_,
-            Arena& arena, int threads) {
+            Object turn_, Object path_, Object length_, Object fresh_, int64_t first, Object following_, Arena& arena,
+            int threads) {
     const Weights weights(parameters_, packed_);
-    const Array tokens(tokens_, "tokens"), caches(caches_, "caches"), turn(turn_, "turn"),
-        path(path_, "path"), length(length_, "length"), fresh(fresh_, "fresh"),
-        following(following_, "following");
+    const Array tokens(tokens_, "tokens"), caches(caches_, "caches"), turn(turn_, "turn"), path(path_, "path"),
+        length(length_, "length"), fresh(fresh_, "fresh"), following(following_, "following");
     const Model model = weights.checked(shape);
     const int64_t head_dim = shape.hidden / shape.heads;
     float* cache = output<float>(caches, {shape.layers, Array::any, 3 * shape.hidden});
@@ -144,7 +142,8 @@ void extend(const TransformerShape& shape, Object parameters_, Object packed_, O
 template <class F>
 void with_multiplied(const Array& x, F&& f) {
     if (x.holds<float>()) return f(float{}, float{});
-    if (!x.holds<BFloat16>()) throw py::type_error(x.message("dtype float32 or bfloat16", "dtype " + to_string(x.dtype())));
+    if (!x.holds<BFloat16>())
+        throw py::type_error(x.message("dtype float32 or bfloat16", "dtype " + to_string(x.dtype())));
     if (multiplies_pairs()) return f(BFloat16{}, BFloat16{});
     f(BFloat16{}, Rounded{});
 }
@@ -210,9 +209,9 @@ void linear_gradient(Object grad_out_, Object x_, Object gradient_) {
 void bind_transformer(py::module_& m) {
     py::class_<Arena>(m, "Arena").def(py::init<>()).def_property_readonly("bytes", &Arena::bytes);
     py::class_<TransformerShape>(m, "Transformer")
-        .def(py::init([](int64_t hidden, int64_t layers, int64_t heads, int64_t intermediate,
-                         int64_t vocabulary, int64_t outputs, double rope_base, float norm_eps,
-                         const std::vector<int64_t>& offsets, bool bfloat16) {
+        .def(py::init([](int64_t hidden, int64_t layers, int64_t heads, int64_t intermediate, int64_t vocabulary,
+                         int64_t outputs, double rope_base, float norm_eps, const std::vector<int64_t>& offsets,
+                         bool bfloat16) {
                  const Operand operand = !bfloat16            ? Operand::float32
                                          : multiplies_pairs() ? Operand::bfloat16
                                                               : Operand::rounded;
@@ -220,8 +219,8 @@ void bind_transformer(py::module_& m) {
                                          outputs, rope_base, norm_eps, operand,      offsets};
              }),
              py::kw_only(), py::arg("hidden"), py::arg("layers"), py::arg("heads"), py::arg("intermediate"),
-             py::arg("vocabulary"), py::arg("outputs"), py::arg("rope_base"), py::arg("norm_eps"),
-             py::arg("offsets"), py::arg("bfloat16"))
+             py::arg("vocabulary"), py::arg("outputs"), py::arg("rope_base"), py::arg("norm_eps"), py::arg("offsets"),
+             py::arg("bfloat16"))
         .def_property_readonly("packed_bytes", &packed_bytes)
         .def("pack", &pack_weights)
         .def("learn", &learn)

@@ -106,20 +106,25 @@ void label_rows_or_throw(int task, const py::object& xy_object, const py::object
     const Task& info = tasks[task];
     const std::string row = " in row " + std::to_string(result.row), value = std::to_string(result.fault.value);
     switch (result.fault.fault) {
-        case Fault::none: return;
+        case Fault::none:
+            return;
         case Fault::index:
-            throw py::index_error("cities: city index " + value + row + " is outside 0.." + std::to_string(in.world_size - 1) +
-                                  " (-1 may only fill the end of a row)");
+            throw py::index_error("cities: city index " + value + row + " is outside 0.." +
+                                  std::to_string(in.world_size - 1) + " (-1 may only fill the end of a row)");
         case Fault::repeated:
-            throw py::value_error("cities: city " + value + " is repeated" + row + "; all cities of a row are distinct");
+            throw py::value_error("cities: city " + value + " is repeated" + row +
+                                  "; all cities of a row are distinct");
         case Fault::arity: {
             const std::string range = info.min_cities == info.max_cities
                                           ? std::to_string(info.min_cities)
                                           : std::to_string(info.min_cities) + " to " + std::to_string(info.max_cities);
-            throw py::value_error(std::string(in.count ? "count" : in.cities ? "cities" : "xy") + ": task " + info.name +
-                                  " takes " + range + " cities, got " + value + row);
+            throw py::value_error(std::string(in.count    ? "count"
+                                              : in.cities ? "cities"
+                                                          : "xy") +
+                                  ": task " + info.name + " takes " + range + " cities, got " + value + row);
         }
-        case Fault::coordinate: throw py::value_error("xy: coordinate " + value + row + " is larger than 2^20 in size");
+        case Fault::coordinate:
+            throw py::value_error("xy: coordinate " + value + row + " is larger than 2^20 in size");
     }
 }
 
@@ -129,7 +134,8 @@ std::vector<int32_t> copy_indices(const py::object& object, const char* name, in
     std::vector<int32_t> indices(static_cast<size_t>(array.shape(0)));
     for (size_t i = 0; i < indices.size(); ++i) {
         indices[i] = array.data<int32_t>()[static_cast<int64_t>(i) * array.stride(0)];
-        if (indices[i] < 0 || indices[i] >= world_size) throw py::index_error(std::string(name) + ": index outside the world");
+        if (indices[i] < 0 || indices[i] >= world_size)
+            throw py::index_error(std::string(name) + ": index outside the world");
     }
     return indices;
 }
@@ -167,7 +173,8 @@ public:
         for (int64_t i = 0; i < xy.shape(0); ++i) {
             const int32_t* p = xy.data<int32_t>() + i * xy.stride(0);
             const int32_t city = id.data<int32_t>()[i * id.stride(0)];
-            if (city < 0 || city > 9999) throw py::value_error("city_id: " + std::to_string(city) + " does not fit 4 digits");
+            if (city < 0 || city > 9999)
+                throw py::value_error("city_id: " + std::to_string(city) + " does not fit 4 digits");
             stream_.xy.push_back({p[0], p[xy.stride(1)]});
             if (!in_bounds(stream_.xy.back())) throw py::value_error("xy: a coordinate is larger than 2^20 in size");
             stream_.words.push_back(city_word(city));
@@ -191,8 +198,8 @@ public:
                    const py::object& label_object, const py::object& task_object, const py::object& failed_object,
                    bool reset, int threads, uintptr_t cuda_stream, bool in_tiles) {
         const Array tokens(tokens_object, "out.tokens"), length(length_object, "out.length"),
-            answer(answer_object, "out.answer_start"), cities(cities_object, "out.cities"), label(label_object, "out.label"),
-            task(task_object, "out.task"), failed(failed_object, "out.failed");
+            answer(answer_object, "out.answer_start"), cities(cities_object, "out.cities"),
+            label(label_object, "out.label"), task(task_object, "out.task"), failed(failed_object, "out.failed");
         stream_.entity ? tokens.require<int32_t>({n, width_}) : tokens.require<uint8_t>({n, width_});
         length.require<int32_t>({n});
         answer.require<int32_t>({n});
@@ -204,9 +211,14 @@ public:
             array->on_device_of(tokens).contiguous().writable();
         const StartArgument start(start_object, tokens);
         const auto fill = [&](auto* token_data) {
-            const Rectangle<std::remove_pointer_t<decltype(token_data)>> out{
-                token_data, width_, length.data<int32_t>(), answer.data<int32_t>(), cities.data<int32_t>(),
-                cities_width_, label.data<int64_t>(), task.data<uint8_t>()};
+            const Rectangle<std::remove_pointer_t<decltype(token_data)>> out{token_data,
+                                                                             width_,
+                                                                             length.data<int32_t>(),
+                                                                             answer.data<int32_t>(),
+                                                                             cities.data<int32_t>(),
+                                                                             cities_width_,
+                                                                             label.data<int64_t>(),
+                                                                             task.data<uint8_t>()};
             int64_t* const first = failed.data<int64_t>();
             py::gil_scoped_release nogil;
             if (tokens.is_cuda()) {
@@ -268,8 +280,8 @@ public:
             const auto pack = stream_.entity ? packed_in_tiles<int32_t> : packed_in_tiles<uint8_t>;
             pack(stream_.view(), start.get(), n, width_, out, first);
         } else {
-            keep_first(first, generate_packed(stream_.view(), start.get()(), n, out.tokens, out.row_start,
-                                              out.answer_start));
+            keep_first(first,
+                       generate_packed(stream_.view(), start.get()(), n, out.tokens, out.row_start, out.answer_start));
         }
     }
 
@@ -292,7 +304,8 @@ public:
 private:
     static void require_room(const Array& array, int64_t elements) {
         if (array.shape(0) < elements)
-            throw py::value_error(array.message("room for " + std::to_string(elements), std::to_string(array.shape(0))));
+            throw py::value_error(
+                array.message("room for " + std::to_string(elements), std::to_string(array.shape(0))));
     }
 
     void add(const py::dict& given) {
@@ -318,7 +331,8 @@ private:
         c.format = row_format(task);
         if (c.pool.size < c.max_cities)
             throw py::value_error("the world is too small: task " + std::string(task.name) + " needs " +
-                                  std::to_string(c.max_cities) + " cities, rows may use " + std::to_string(c.pool.size));
+                                  std::to_string(c.max_cities) + " cities, rows may use " +
+                                  std::to_string(c.pool.size));
         stream_.components.push_back(c);
     }
 
@@ -355,8 +369,8 @@ PYBIND11_MODULE(_core, m) {
 #endif
     m.attr("max_tries") = max_tries;
     m.def("task_table", &task_table);
-    m.def("label", &label_rows_or_throw, py::arg("task"), py::arg("xy"), py::arg("cities"), py::arg("count"), py::arg("out"),
-          py::arg("result"), py::arg("threads"), py::arg("cuda_stream"));
+    m.def("label", &label_rows_or_throw, py::arg("task"), py::arg("xy"), py::arg("cities"), py::arg("count"),
+          py::arg("out"), py::arg("result"), py::arg("threads"), py::arg("cuda_stream"));
     py::class_<BoundStream>(m, "Stream")
         .def(py::init<const py::object&, const py::object&, bool, const py::list&, int, uint64_t>(), py::arg("xy"),
              py::arg("city_id"), py::arg("entity"), py::arg("components"), py::arg("order"), py::arg("shuffle_key"))
@@ -365,8 +379,8 @@ PYBIND11_MODULE(_core, m) {
         .def("packed_room", &BoundStream::packed_room)
         .def("packed_scratch", &BoundStream::packed_scratch)
         .def("rectangle", &BoundStream::rectangle, py::arg("start"), py::arg("n"), py::arg("tokens"), py::arg("length"),
-             py::arg("answer_start"), py::arg("cities"), py::arg("label"), py::arg("task"), py::arg("failed"), py::arg("reset"),
-             py::arg("threads"), py::arg("cuda_stream"), py::arg("in_tiles") = false)
+             py::arg("answer_start"), py::arg("cities"), py::arg("label"), py::arg("task"), py::arg("failed"),
+             py::arg("reset"), py::arg("threads"), py::arg("cuda_stream"), py::arg("in_tiles") = false)
         .def("packed", &BoundStream::packed, py::arg("start"), py::arg("n"), py::arg("tokens"), py::arg("row_start"),
              py::arg("answer_start"), py::arg("failed"), py::arg("scratch"), py::arg("reset"), py::arg("cuda_stream"),
              py::arg("in_tiles") = false);

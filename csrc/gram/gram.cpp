@@ -14,7 +14,8 @@ namespace {
 
 constexpr int64_t shares = 16;  // of the work, each with sums of its own
 
-template <int L, class T> WORLDFAST_INLINE double total_of(const typename Lanes<L, T>::Float& x) {
+template <int L, class T>
+WORLDFAST_INLINE double total_of(const typename Lanes<L, T>::Float& x) {
     double sum = 0;
     for (int i = 0; i < L; ++i) sum += static_cast<double>(x[i]);
     return sum;
@@ -26,7 +27,8 @@ struct Place {
     int64_t row, column;
 };
 
-template <class T> struct TileWork {
+template <class T>
+struct TileWork {
     const Panel<T>& p;
     const Panel<T>& q;
     int64_t p_start, q_start;
@@ -75,7 +77,8 @@ WORLDFAST_INLINE void rbf_tile(const T* products, double gamma, double shift, co
 }
 
 template <class T, int W>
-WORLDFAST_INLINE void add_row_sums(const T* tile, int64_t rows, int64_t columns, double* row_sums, double* column_sums) {
+WORLDFAST_INLINE void add_row_sums(const T* tile, int64_t rows, int64_t columns, double* row_sums,
+                                   double* column_sums) {
     constexpr int L = lanes_of<T, W>;
     typename Lanes<L, T>::Float down[edge / L] = {};
     for (int64_t i = 0; i < rows; ++i) {
@@ -139,7 +142,8 @@ inline void add_sums(const Aligned<double>& sums, int64_t padded, int64_t models
             for (int64_t l = 0; l < slots; ++l) products[a * models + b] += sums.data()[(a * padded + b) * slots + l];
 }
 
-template <int W, class T> WORLDFAST_INLINE void tiles_of_shares(const TileWork<T>& work, int64_t first, int64_t last) {
+template <int W, class T>
+WORLDFAST_INLINE void tiles_of_shares(const TileWork<T>& work, int64_t first, int64_t last) {
     const int64_t models = work.p.models(), padded = round_up(models, 4), area = edge * edge;
     const int64_t pairs = padded * padded * slots;
     Aligned<T> linear(padded * area), rbf(work.gamma ? padded * area : 0);
@@ -184,14 +188,16 @@ template <int W, class T> WORLDFAST_INLINE void tiles_of_shares(const TileWork<T
 
 // ---- feature products ----
 
-template <class T> struct FeatureWork {
+template <class T>
+struct FeatureWork {
     const Panel<T>& panel;
     const FeatureTile* tiles;
     int64_t count;
     double* sums;  // [count, edge, edge]
 };
 
-template <int W, class T> WORLDFAST_INLINE void feature_tiles(const FeatureWork<T>& work) {
+template <int W, class T>
+WORLDFAST_INLINE void feature_tiles(const FeatureWork<T>& work) {
     const Panel<T>& panel = work.panel;
     alignas(64) T products[edge * edge] = {};
     for (int64_t t = 0; t < work.count; ++t) {
@@ -199,8 +205,12 @@ template <int W, class T> WORLDFAST_INLINE void feature_tiles(const FeatureWork<
         const auto lines = [&panel](int64_t a, int64_t first) {
             return round_up(std::min(edge, panel.lines()[a] - first), Panel<T>::strip);
         };
-        const Strips<T> strips{panel.at(tile.a, tile.row), panel.at(tile.b, tile.column), lines(tile.a, tile.row),
-                               lines(tile.b, tile.column), panel.rows(), tile.diagonal()};
+        const Strips<T> strips{panel.at(tile.a, tile.row),
+                               panel.at(tile.b, tile.column),
+                               lines(tile.a, tile.row),
+                               lines(tile.b, tile.column),
+                               panel.rows(),
+                               tile.diagonal()};
         if (strips.a_lines + strips.b_lines < 2 * edge) std::fill_n(products, edge * edge, T{});  // the rest of it
         product_tile<T, W>(strips, 0, panel.rows(), products, strips);
         double* sums = work.sums + t * edge * edge;
@@ -210,13 +220,15 @@ template <int W, class T> WORLDFAST_INLINE void feature_tiles(const FeatureWork<
 
 // ---- distances ----
 
-template <class T> struct DistanceWork {
+template <class T>
+struct DistanceWork {
     const Panel<T>& panel;
     int64_t a;
     T* squared;  // [n (n - 1) / 2]
 };
 
-template <int W, class T> WORLDFAST_INLINE void squared_distances(const DistanceWork<T>& work) {
+template <int W, class T>
+WORLDFAST_INLINE void squared_distances(const DistanceWork<T>& work) {
     const Panel<T>& panel = work.panel;
     const double* norms = panel.squared_norms(work.a);
     alignas(64) T tile[edge * edge];
@@ -224,24 +236,28 @@ template <int W, class T> WORLDFAST_INLINE void squared_distances(const Distance
     for (int64_t row = 0; row < panel.rows(); row += edge) {
         for (int64_t column = 0; column <= row; column += edge) {
             const int64_t rows = std::min(edge, panel.rows() - row), columns = std::min(edge, panel.rows() - column);
-            const Strips<T> strips{panel.at(work.a, row), panel.at(work.a, column), round_up(rows, Panel<T>::strip),
-                                   round_up(columns, Panel<T>::strip), panel.depth()[work.a], row == column};
+            const Strips<T> strips{panel.at(work.a, row),           panel.at(work.a, column),
+                                   round_up(rows, Panel<T>::strip), round_up(columns, Panel<T>::strip),
+                                   panel.depth()[work.a],           row == column};
             product_tile<T, W>(strips, 0, strips.depth, tile, strips);
             for (int64_t i = 0; i < rows; ++i)
                 for (int64_t j = 0; j < std::min(columns, row + i - column); ++j)
-                    *next++ = static_cast<T>(norms[row + i] + norms[column + j] - 2 * static_cast<double>(tile[i * edge + j]));
+                    *next++ = static_cast<T>(norms[row + i] + norms[column + j] -
+                                             2 * static_cast<double>(tile[i * edge + j]));
         }
     }
 }
 
 // One instance for each instruction set and element; the module picks at run time.
-#define WORLDFAST_GRAM(T, suffix)                                                                                     \
-    WORLDFAST_DISPATCH(tiles_of_shares_##suffix, tiles_of_shares, (const TileWork<T>& work, int64_t first, int64_t last), \
-                       (work, first, last))                                                                           \
-    WORLDFAST_DISPATCH(feature_tiles_##suffix, feature_tiles, (const FeatureWork<T>& work), (work))                     \
-    WORLDFAST_DISPATCH(squared_distances_##suffix, squared_distances, (const DistanceWork<T>& work), (work))          \
-    void run_shares(const TileWork<T>& work, int64_t first, int64_t last) { tiles_of_shares_##suffix(work, first, last); } \
-    void run(const FeatureWork<T>& work) { feature_tiles_##suffix(work); }                                           \
+#define WORLDFAST_GRAM(T, suffix)                                                                                      \
+    WORLDFAST_DISPATCH(tiles_of_shares_##suffix, tiles_of_shares,                                                      \
+                       (const TileWork<T>& work, int64_t first, int64_t last), (work, first, last))                    \
+    WORLDFAST_DISPATCH(feature_tiles_##suffix, feature_tiles, (const FeatureWork<T>& work), (work))                    \
+    WORLDFAST_DISPATCH(squared_distances_##suffix, squared_distances, (const DistanceWork<T>& work), (work))           \
+    void run_shares(const TileWork<T>& work, int64_t first, int64_t last) {                                            \
+        tiles_of_shares_##suffix(work, first, last);                                                                   \
+    }                                                                                                                  \
+    void run(const FeatureWork<T>& work) { feature_tiles_##suffix(work); }                                             \
     void run(const DistanceWork<T>& work) { squared_distances_##suffix(work); }
 WORLDFAST_GRAM(float, float)
 WORLDFAST_GRAM(double, double)
@@ -266,16 +282,22 @@ void GramOfGrams<T>::add(const Panel<T>& p, int64_t p_start, const Panel<T>& q, 
     };
     if (!fits(p, p_start) || !fits(q, q_start) || p.depth() != q.depth())
         throw std::invalid_argument("Gram of Grams: the panels are not of these representations");
-    const TileWork<T> work{p,      q,
-                           p_start, q_start,
-                           n_,     gamma_.empty() ? nullptr : gamma_.data(),
-                           shift_, linear_.empty() ? nullptr : linear_.data(),
-                           rbf_.data(), row_sums_.data(),
+    const TileWork<T> work{p,
+                           q,
+                           p_start,
+                           q_start,
+                           n_,
+                           gamma_.empty() ? nullptr : gamma_.data(),
+                           shift_,
+                           linear_.empty() ? nullptr : linear_.data(),
+                           rbf_.data(),
+                           row_sums_.data(),
                            places(p.rows(), q.rows(), &p == &q)};
     parallel_for(shares, 1, threads, [&](int64_t first, int64_t last) { run_shares(work, first, last); });
 }
 
-template <class T> void GramOfGrams<T>::total(const std::vector<double>& by_share, double* products) const {
+template <class T>
+void GramOfGrams<T>::total(const std::vector<double>& by_share, double* products) const {
     for (int64_t a = 0; a < models_; ++a)
         for (int64_t b = 0; b <= a; ++b) {
             double sum = 0;
@@ -285,7 +307,8 @@ template <class T> void GramOfGrams<T>::total(const std::vector<double>& by_shar
         }
 }
 
-template <class T> void GramOfGrams<T>::rbf(double* products, double* row_sums) const {
+template <class T>
+void GramOfGrams<T>::rbf(double* products, double* row_sums) const {
     total(rbf_, products);
     const int64_t size = models_ * n_;
     std::fill_n(row_sums, size, 0.0);
@@ -327,7 +350,8 @@ void FeatureProducts<T>::add(const std::vector<Rows>& blocks, const std::vector<
     });
 }
 
-template <class T> void FeatureProducts<T>::linear(double* products) const {
+template <class T>
+void FeatureProducts<T>::linear(double* products) const {
     std::fill_n(products, models() * models(), 0.0);
     for (size_t t = 0; t < tiles_.size(); ++t) {
         const FeatureTile& tile = tiles_[t];
@@ -344,7 +368,8 @@ template <class T> void FeatureProducts<T>::linear(double* products) const {
         for (int64_t b = 0; b < a; ++b) products[b * models() + a] = products[a * models() + b];
 }
 
-template <class T> std::vector<double> median_distances(const Panel<T>& panel, int threads) {
+template <class T>
+std::vector<double> median_distances(const Panel<T>& panel, int threads) {
     const int64_t count = panel.rows() * (panel.rows() - 1) / 2;
     std::vector<double> medians(static_cast<size_t>(panel.models()));
     parallel_for(panel.models(), 1, threads, [&](int64_t first, int64_t last) {
@@ -355,16 +380,15 @@ template <class T> std::vector<double> median_distances(const Panel<T>& panel, i
             std::nth_element(squared.begin(), middle, squared.end());
             const auto root = [](T x) { return std::sqrt(std::max(static_cast<double>(x), 0.0)); };
             const double upper = root(*middle);
-            medians[a] =
-                count % 2 ? upper : (root(*std::max_element(squared.begin(), middle)) + upper) / 2;
+            medians[a] = count % 2 ? upper : (root(*std::max_element(squared.begin(), middle)) + upper) / 2;
         }
     });
     return medians;
 }
 
-#define WORLDFAST_INSTANCES(T)      \
-    template class GramOfGrams<T>;  \
-    template class FeatureProducts<T>; \
+#define WORLDFAST_INSTANCES(T)                                                                                         \
+    template class GramOfGrams<T>;                                                                                     \
+    template class FeatureProducts<T>;                                                                                 \
     template std::vector<double> median_distances(const Panel<T>&, int);
 WORLDFAST_INSTANCES(float)
 WORLDFAST_INSTANCES(double)

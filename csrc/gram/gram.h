@@ -20,7 +20,8 @@
 
 namespace worldfast {
 
-template <class T> class GramOfGrams {
+template <class T>
+class GramOfGrams {
 public:
     // gamma [M], or null for the linear kernel alone; shift is taken off every entry of an RBF matrix.
     GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, double shift);
@@ -50,7 +51,8 @@ struct FeatureTile {
     bool diagonal() const { return a == b && row == column; }
 };
 
-template <class T> class FeatureProducts {
+template <class T>
+class FeatureProducts {
 public:
     explicit FeatureProducts(std::vector<int64_t> widths);
     int64_t models() const { return static_cast<int64_t>(widths_.size()); }
@@ -58,7 +60,7 @@ public:
     // std::invalid_argument for other widths.
     void add(const std::vector<Rows>& blocks, const std::vector<Centring>& centrings, double* squared_norms,
              int64_t stride, int threads);
-    void linear(double* products) const;           // [M, M]
+    void linear(double* products) const;  // [M, M]
 
 private:
     std::vector<int64_t> widths_;
@@ -68,6 +70,7 @@ private:
 
 // The median of the distances |x_i - x_j|, i < j, for each representation of a panel along rows (times its scale);
 // of an even number of distances the mean of the middle two.
-template <class T> std::vector<double> median_distances(const Panel<T>& panel, int threads);
+template <class T>
+std::vector<double> median_distances(const Panel<T>& panel, int threads);
 
 }  // namespace worldfast

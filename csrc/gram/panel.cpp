@@ -15,19 +15,25 @@ namespace {
 // ---- reading ----
 
 // Calls f with the address of the first element as what it is.
-template <class F> WORLDFAST_INLINE void with_elements(const Rows& rows, const F& f) {
+template <class F>
+WORLDFAST_INLINE void with_elements(const Rows& rows, const F& f) {
     switch (rows.element) {
-        case Element::float16: return f(static_cast<const Float16*>(rows.data));
-        case Element::bfloat16: return f(static_cast<const BFloat16*>(rows.data));
-        case Element::float32: return f(static_cast<const float*>(rows.data));
-        default: return f(static_cast<const double*>(rows.data));
+        case Element::float16:
+            return f(static_cast<const Float16*>(rows.data));
+        case Element::bfloat16:
+            return f(static_cast<const BFloat16*>(rows.data));
+        case Element::float32:
+            return f(static_cast<const float*>(rows.data));
+        default:
+            return f(static_cast<const double*>(rows.data));
     }
 }
 
 constexpr int64_t group = 8;  // columns that are read together: partial sums for each, so that they fill vectors
 
 // Reads rows whose columns stand side by side; of others, a copy.
-template <class S> class Reader {
+template <class S>
+class Reader {
 public:
     WORLDFAST_INLINE Reader(const Rows& rows, const S* first)
         : rows_(rows), first_(first), copy_(rows.column_stride == 1 ? 0 : static_cast<size_t>(rows.width)) {}
@@ -46,7 +52,8 @@ private:
 };
 
 // Calls f(column, lane) for the columns of a row, a full group at a time.
-template <class F> WORLDFAST_INLINE void for_columns(int64_t begin, int64_t end, const F& f) {
+template <class F>
+WORLDFAST_INLINE void for_columns(int64_t begin, int64_t end, const F& f) {
     int64_t c = begin;
     for (; c + group <= end; c += group)
         for (int64_t lane = 0; lane < group; ++lane) f(c + lane, lane);
@@ -60,7 +67,8 @@ struct ColumnWork {
     double* largest;
 };
 
-template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work, const S* x) {
+template <int W, class S>
+WORLDFAST_INLINE void add_rows(const ColumnWork& work, const S* x) {
     Reader<S> reader(work.rows, x);
     double size[group] = {}, faults[group] = {};
     for (int64_t r = 0; r < work.rows.rows; ++r) {
@@ -74,11 +82,11 @@ template <int W, class S> WORLDFAST_INLINE void add_rows(const ColumnWork& work,
         });
     }
     *work.largest = 0;
-    for (int64_t lane = 0; lane < group; ++lane)
-        *work.largest = std::max(*work.largest, size[lane]) + faults[lane];
+    for (int64_t lane = 0; lane < group; ++lane) *work.largest = std::max(*work.largest, size[lane]) + faults[lane];
 }
 
-template <int W> WORLDFAST_INLINE void columns_of(const ColumnWork& work) {
+template <int W>
+WORLDFAST_INLINE void columns_of(const ColumnWork& work) {
     with_elements(work.rows, [&](const auto* x) __attribute__((always_inline)) { add_rows<W>(work, x); });
 }
 WORLDFAST_DISPATCH(columns_of_rows, columns_of, (const ColumnWork& work), (work))
@@ -86,7 +94,8 @@ WORLDFAST_DISPATCH(columns_of_rows, columns_of, (const ColumnWork& work), (work)
 // ---- laying out ----
 
 // Rows [begin, end), a strip or less, of one representation.
-template <class T> struct PackWork {
+template <class T>
+struct PackWork {
     const Rows& from;
     const Centring& by;
     int64_t begin, end;
@@ -95,7 +104,8 @@ template <class T> struct PackWork {
     double* squared_norms;
 };
 
-template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>& work, const S* x) {
+template <int W, class T, class S>
+WORLDFAST_INLINE void pack(const PackWork<T>& work, const S* x) {
     constexpr int64_t strip = Panel<T>::strip;
     const Rows& from = work.from;
     const double scale = work.by.scale;
@@ -126,7 +136,8 @@ template <int W, class T, class S> WORLDFAST_INLINE void pack(const PackWork<T>&
     }
 }
 
-template <int W, class T> WORLDFAST_INLINE void pack_any(const PackWork<T>& work) {
+template <int W, class T>
+WORLDFAST_INLINE void pack_any(const PackWork<T>& work) {
     with_elements(work.from, [&](const auto* x) __attribute__((always_inline)) { pack<W>(work, x); });
 }
 

@@ -40,7 +40,8 @@ enum class Along { rows, columns };
 
 // Memory on a cache line's boundary; where it is large, on huge pages if the system has them, since a tile touches
 // more small ones than the processor remembers.
-template <class T> class Aligned {
+template <class T>
+class Aligned {
 public:
     Aligned() = default;
     explicit Aligned(int64_t size) {
@@ -64,7 +65,8 @@ private:
 
 // The rows of M representations, centred, scaled and laid out for the tile kernel: strips of `strip` lines, a strip
 // stored as [depth, strip]. Lines are rows and the depth is the width, or the other way round; zeros fill the last.
-template <class T> class Panel {
+template <class T>
+class Panel {
 public:
     static constexpr int64_t strip = 128 / sizeof(T);
 
@@ -76,9 +78,7 @@ public:
     const std::vector<int64_t>& lines() const { return lines_; }  // [M]
     const std::vector<int64_t>& depth() const { return depth_; }  // [M]
     // The strip that line `line` of representation a is in.
-    const T* at(int64_t a, int64_t line) const {
-        return data_.data() + begin_[a] + line / strip * strip * depth_[a];
-    }
+    const T* at(int64_t a, int64_t line) const { return data_.data() + begin_[a] + line / strip * strip * depth_[a]; }
     const double* squared_norms(int64_t a) const { return squared_norms_.data() + a * rows_; }  // [rows]
 
 private:

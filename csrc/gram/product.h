@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "gram/panel.h"
 #include "base/simd.h"
+#include "gram/panel.h"
 
 namespace worldfast {
 
@@ -13,11 +13,13 @@ constexpr int64_t edge = 64;    // lines to a side of a tile: a tile of each of 
 constexpr int64_t chain = 128;  // terms to a chain of sums; two strips of that depth stay in the first cache
 
 // Numbers to a vector that holds W floats.
-template <class T, int W> constexpr int lanes_of = 4 * W / static_cast<int>(sizeof(T));
+template <class T, int W>
+constexpr int lanes_of = 4 * W / static_cast<int>(sizeof(T));
 
 // A register tile: R lines of a by C lines of b, two vectors, in as many registers as there are. Meanwhile memory is
 // asked for what lies `ahead`, `step` bytes at a time.
-template <class T, int W> struct RegisterTile {
+template <class T, int W>
+struct RegisterTile {
     static constexpr int L = lanes_of<T, W>, R = W == 16 ? 8 : 4, C = 2 * L;
     static constexpr int64_t strip = Panel<T>::strip;
     static constexpr int64_t step = 2 * R * C * sizeof(T) / edge;  // all of two strips of lines in the time of a tile
@@ -46,7 +48,8 @@ template <class T, int W> struct RegisterTile {
 };
 
 // The strips in which a tile's lines begin, how many lines there are (with the whole of the last strip), and how deep.
-template <class T> struct Strips {
+template <class T>
+struct Strips {
     const T *a, *b;
     int64_t a_lines, b_lines, depth;
     bool lower = false;  // a tile on the diagonal, of which what is above it is not needed

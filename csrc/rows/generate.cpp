@@ -20,7 +20,8 @@ void keep_smallest(std::atomic<int64_t>& smallest, int64_t value) {
     }
 }
 
-template <class Token> void run_tiles(const RectangleJob<Token>& job) {
+template <class Token>
+void run_tiles(const RectangleJob<Token>& job) {
     std::vector<Words> memory(tile_bytes<Token>(job.out.width) / sizeof(Words) + 1);  // what a block shares
     char* const shared = reinterpret_cast<char*>(memory.data());
     Tile& tile = *reinterpret_cast<Tile*>(shared);
@@ -33,7 +34,8 @@ template <class Token> void run_tiles(const RectangleJob<Token>& job) {
 }  // namespace
 
 template <class Token>
-int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out, int threads) {
+int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out,
+                           int threads) {
     constexpr int64_t none = std::numeric_limits<int64_t>::max();
     std::atomic<int64_t> failed{none};
     parallel_for(n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
@@ -59,8 +61,7 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
                 for (int64_t k = span.length; k < out.width; k += row_slack)
                     std::memset(tokens + k, 0, row_slack * sizeof(Token));
                 if (tokens == last) std::memcpy(place, last, out.width * sizeof(Token));
-                for (int64_t k = 0; k < out.cities_width; ++k)
-                    out.cities[i * out.cities_width + k] = row.cities[k];
+                for (int64_t k = 0; k < out.cities_width; ++k) out.cities[i * out.cities_width + k] = row.cities[k];
                 out.length[i] = span.length;
                 out.answer_start[i] = span.answer_start;
                 out.label[i] = row.label;

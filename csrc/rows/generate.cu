@@ -26,7 +26,8 @@ private:
     int before_ = 0;
 };
 
-template <class T> class DeviceBuffer {
+template <class T>
+class DeviceBuffer {
 public:
     DeviceBuffer() = default;
     DeviceBuffer(const T* host, size_t n) {
@@ -46,7 +47,8 @@ private:
     T* data_ = nullptr;
 };
 
-template <int phase = 0, class Work> __device__ __forceinline__ void run_phases(const Work& work) {
+template <int phase = 0, class Work>
+__device__ __forceinline__ void run_phases(const Work& work) {
     if constexpr (phase > 0) __syncthreads();
     work.template run<phase>(static_cast<int>(threadIdx.x));
     if constexpr (phase + 1 < Work::phases) run_phases<phase + 1>(work);
@@ -59,12 +61,14 @@ __global__ void __launch_bounds__(tile_rows) rectangle_kernel(const RectangleJob
     run_phases(RectangleWork<Token, noisy>{job, blockIdx.x, tile, reinterpret_cast<Token*>(shared + sizeof(Tile))});
 }
 
-template <class Token> __global__ void __launch_bounds__(tile_rows) place_tiles_kernel(const PackJob<Token> job) {
+template <class Token>
+__global__ void __launch_bounds__(tile_rows) place_tiles_kernel(const PackJob<Token> job) {
     __shared__ Scan scan;
     run_phases(PlaceTilesWork<Token>{job, scan});
 }
 
-template <class Token> __global__ void __launch_bounds__(tile_rows) pack_kernel(const PackJob<Token> job) {
+template <class Token>
+__global__ void __launch_bounds__(tile_rows) pack_kernel(const PackJob<Token> job) {
     __shared__ Scan scan;
     run_phases(PackWork<Token>{job, blockIdx.x, scan});
 }
@@ -74,7 +78,8 @@ unsigned blocks_for(int64_t n) {
     return static_cast<unsigned>(tiles_of(n));
 }
 
-template <class Token> void launch(const RectangleJob<Token>& job, cudaStream_t queue) {
+template <class Token>
+void launch(const RectangleJob<Token>& job, cudaStream_t queue) {
     if (job.n == 0) return;
     const int bytes = static_cast<int>(tile_bytes<Token>(job.out.width));
     const auto kernel = job.stream.noisy ? rectangle_kernel<Token, true> : rectangle_kernel<Token, false>;
@@ -85,7 +90,8 @@ template <class Token> void launch(const RectangleJob<Token>& job, cudaStream_t 
     check(cudaGetLastError(), "generating rows");
 }
 
-template <class Token> void launch(const PackJob<Token>& job, cudaStream_t queue) {
+template <class Token>
+void launch(const PackJob<Token>& job, cudaStream_t queue) {
     place_tiles_kernel<Token><<<1, tile_rows, 0, queue>>>(job);
     check(cudaGetLastError(), "placing packed rows");
     pack_kernel<Token><<<std::max(blocks_for(job.n), 1u), tile_rows, 0, queue>>>(job);
@@ -131,7 +137,8 @@ public:
         view.xy = xy_.get();
         if (view.words) view.words = words_.get();
         view.components = components_.get();
-        check(cudaDeviceSynchronize(), "copying a stream's world");  // its readers are on streams that wait for no other
+        check(cudaDeviceSynchronize(),
+              "copying a stream's world");  // its readers are on streams that wait for no other
     }
 
     const int device;
@@ -172,14 +179,14 @@ void generate_packed_cuda(const DeviceStream& stream, const Start& start, int64_
     launch(jobs.pack, static_cast<cudaStream_t>(cuda_stream));
 }
 
-template void generate_rectangle_cuda(const DeviceStream&, const Start&,
-                                      int64_t, const Rectangle<uint8_t>&, int64_t*, void*);
-template void generate_rectangle_cuda(const DeviceStream&, const Start&,
-                                      int64_t, const Rectangle<int32_t>&, int64_t*, void*);
-template void generate_packed_cuda<uint8_t>(const DeviceStream&, const Start&,
-                                            int64_t, int64_t, const Packed&, int64_t*, void*);
-template void generate_packed_cuda<int32_t>(const DeviceStream&, const Start&,
-                                            int64_t, int64_t, const Packed&, int64_t*, void*);
+template void generate_rectangle_cuda(const DeviceStream&, const Start&, int64_t, const Rectangle<uint8_t>&, int64_t*,
+                                      void*);
+template void generate_rectangle_cuda(const DeviceStream&, const Start&, int64_t, const Rectangle<int32_t>&, int64_t*,
+                                      void*);
+template void generate_packed_cuda<uint8_t>(const DeviceStream&, const Start&, int64_t, int64_t, const Packed&,
+                                            int64_t*, void*);
+template void generate_packed_cuda<int32_t>(const DeviceStream&, const Start&, int64_t, int64_t, const Packed&,
+                                            int64_t*, void*);
 
 void label_rows_cuda(const LabelInput& in, int64_t* out, LabelResult* result, int device, void* cuda_stream) {
     const DeviceGuard guard(device);

@@ -43,7 +43,7 @@ struct StreamView {
     const Component* components;
     int32_t component_count;
     Order order;
-    int64_t rows;         // in an epoch
+    int64_t rows;  // in an epoch
     uint64_t shuffle_key;
     Permutation shuffle;  // of an epoch's rows; the key is the epoch's
     bool noisy;           // has a component noise?
@@ -58,7 +58,8 @@ struct Row {
 // The chance of more tries than this is below 1e-200 for the cities of the world; a world that needs them has no row.
 constexpr int max_tries = 20000;
 
-template <int N> WF_HD void shuffle_cities(int32_t* cities, Random& random) {
+template <int N>
+WF_HD void shuffle_cities(int32_t* cities, Random& random) {
     for (int i = N - 1; i > 0; --i) {
         const int other = static_cast<int>(random.below(static_cast<uint32_t>(i + 1)));
         for (int j = 0; j < i; ++j) {  // by masks, not by index: so the cities can stay in registers
@@ -69,7 +70,8 @@ template <int N> WF_HD void shuffle_cities(int32_t* cities, Random& random) {
     }
 }
 
-template <int T, int N> WF_HD int64_t label_cities(const StreamView& stream, const int32_t* cities) {
+template <int T, int N>
+WF_HD int64_t label_cities(const StreamView& stream, const int32_t* cities) {
     Point points[N];
     for (int i = 0; i < N; ++i) points[i] = stream.xy[cities[i]];
     return label<T, N>(points);
@@ -103,7 +105,8 @@ WF_HD void draw_pair(const Component& c, uint64_t place, Random& random, int32_t
 }
 
 // N cities, uniformly; with a group: one from the group, the others from the whole pool, in random order.
-template <int N> WF_HD void draw_cities(const Component& c, Random& random, int32_t* cities) {
+template <int N>
+WF_HD void draw_cities(const Component& c, Random& random, int32_t* cities) {
     uint32_t drawn[N];
     random.below<N>(static_cast<uint32_t>(c.pool.size), drawn);
     for (int i = 0; i < N; ++i) cities[i] = c.pool[drawn[i]];
@@ -113,7 +116,8 @@ template <int N> WF_HD void draw_cities(const Component& c, Random& random, int3
     }
 }
 
-template <int N> WF_HD bool repeated(const int32_t* cities) {
+template <int N>
+WF_HD bool repeated(const int32_t* cities) {
     bool any = false;
     for (int i = 1; i < N; ++i)
         for (int j = 0; j < i; ++j) any |= cities[i] == cities[j];
@@ -128,7 +132,8 @@ struct SampleRow {
     Random& random;
     Row& row;
 
-    template <int T, int N> WF_HD bool operator()() const {
+    template <int T, int N>
+    WF_HD bool operator()() const {
         int32_t cities[N];
         int64_t found;
         if constexpr (tasks[T].unique_pairs) {
@@ -171,7 +176,8 @@ WF_HD int32_t draw_count(const Component& c, Random& random) {
 // of those drawn again are right by chance. Which rows these are does not depend on the probability: those of a small one
 // are among those of a large one, with the same answers. `noisy`: may any be? Known where code is compiled, since on a
 // GPU the registers that noise needs would slow down the rows of all streams.
-template <bool noisy = true> WF_HD bool sample_row(const StreamView& stream, const Component& c, int64_t r, Row& row) {
+template <bool noisy = true>
+WF_HD bool sample_row(const StreamView& stream, const Component& c, int64_t r, Row& row) {
     Random random(c.key, static_cast<uint64_t>(r));
     const int32_t n = draw_count(c, random);
     const uint64_t pair = static_cast<uint64_t>(c.pair_offset + r);
@@ -222,7 +228,8 @@ WF_HD Span encode(Token* tokens, const RowFormat& format, const Row& row, const 
 
 // Where rows go. A rectangle: row i at tokens + i * width, padded with pad_token. The CUDA driver takes null for `cities`,
 // `label` and `task`: not asked for.
-template <class Token> struct Rectangle {
+template <class Token>
+struct Rectangle {
     Token* tokens;
     int64_t width;
     int32_t* length;
@@ -235,7 +242,8 @@ template <class Token> struct Rectangle {
 
 // Rows start .. start+n-1 of the stream; the first position without a row, or -1. `threads` <= 0: one per processor.
 template <class Token>
-int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out, int threads);
+int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out,
+                           int threads);
 
 // The same rows end to end without padding: row i is tokens[row_start[i] .. row_start[i+1]). `tokens` has room for the
 // longest rows there can be and one row_capacity + row_slack more. One thread: a batch is thousands of rows, not millions.
@@ -246,13 +254,13 @@ int64_t generate_packed(const StreamView& stream, int64_t start, int64_t n, Toke
 // Labels of given cities, or of given points. xy and cities may have any strides (in elements).
 struct LabelInput {
     int task, min_cities, max_cities;
-    int64_t n, width;                   // rows, cities in a row
-    const int32_t* xy;                  // [N, 2], or [n, width, 2] where cities is null
+    int64_t n, width;   // rows, cities in a row
+    const int32_t* xy;  // [N, 2], or [n, width, 2] where cities is null
     int64_t xy_stride[3];
-    const int32_t* cities;              // [n, width], -1 behind the last city of a row
+    const int32_t* cities;  // [n, width], -1 behind the last city of a row
     int64_t cities_stride[2];
     int64_t world_size;
-    const int32_t* count;               // [n] points in each row; null: all of them
+    const int32_t* count;  // [n] points in each row; null: all of them
     int64_t count_stride;
 };
 
@@ -297,7 +305,10 @@ WF_HD RowFault read_row(const LabelInput& in, int64_t i, Point* points, int& n) 
 struct LabelPoints {
     const Point* points;
 
-    template <int T, int N> WF_HD int64_t operator()() const { return label<T, N>(points); }
+    template <int T, int N>
+    WF_HD int64_t operator()() const {
+        return label<T, N>(points);
+    }
 };
 
 WF_HD int64_t label(int task, const Point* points, int n) { return with_constants(task, n, LabelPoints{points}); }

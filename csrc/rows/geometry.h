@@ -41,7 +41,8 @@ WF_HD bool left(Point p, Point q, Point r) { return cross(q - p, r - p) > 0; }
 //
 // t is outside exactly when the arms from t to all points fit in an open half-plane, that is, when one arm has every
 // other within [0, 180) degrees counter-clockwise of itself.
-template <int K> WF_HD bool in_hull(Point t, const Point* h) {
+template <int K>
+WF_HD bool in_hull(Point t, const Point* h) {
     int32_t east = -1, west = -1, north = -1, south = -1;  // negative: all points so far lie on that side of t
     for (int i = 0; i < K; ++i) {
         east &= t.x - h[i].x;

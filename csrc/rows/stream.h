@@ -13,11 +13,11 @@ namespace worldfast {
 struct Stream {
     std::vector<Point> xy;
     std::vector<uint64_t> words;
-    std::vector<Component> components;          // their pools point into `pools`
+    std::vector<Component> components;  // their pools point into `pools`
     std::vector<std::vector<int32_t>> pools;
     Order order = Order::sequential;
     uint64_t shuffle_key = 0;
-    bool entity = false;                        // one token per city
+    bool entity = false;  // one token per city
 
     StreamView view() const {
         int64_t rows = 0;
@@ -27,8 +27,15 @@ struct Stream {
             noisy |= c.noise != 0;
         }
         const auto count = static_cast<int32_t>(components.size());
-        return {xy.data(), entity ? nullptr : words.data(), components.data(), count, order, rows, shuffle_key,
-                Permutation(shuffle_key, static_cast<uint64_t>(rows)), noisy};
+        return {xy.data(),
+                entity ? nullptr : words.data(),
+                components.data(),
+                count,
+                order,
+                rows,
+                shuffle_key,
+                Permutation(shuffle_key, static_cast<uint64_t>(rows)),
+                noisy};
     }
 
     // Tokens in the longest row there can be, and cities in the widest. Functions of the stream, not of its rows.

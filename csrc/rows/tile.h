@@ -52,7 +52,8 @@ WF_HD void keep_first(int64_t* position, int64_t candidate) {
 
 // The tokens of a tile's rows in shared memory are this far apart: room for each, and so many 32-bit words that the
 // threads of a warp, each in its own row, find different banks.
-template <class Token> WF_HD constexpr int tile_pitch(int64_t width) {
+template <class Token>
+WF_HD constexpr int tile_pitch(int64_t width) {
     const int words = (row_room(width) * static_cast<int>(sizeof(Token)) + 3) / 4;
     return (words | 1) * 4 / static_cast<int>(sizeof(Token));
 }
@@ -97,12 +98,13 @@ struct alignas(16) Tile {
     Row row[tile_rows];
     Span span[tile_rows];
     int32_t of_kind[kind_count];
-    int32_t tokens;  // of all rows
+    int32_t tokens;                            // of all rows
     uint8_t kind[tile_rows], rank[tile_rows];  // rank: among the rows of its kind
     uint8_t by_kind[tile_rows];                // the rows, those of a kind side by side
 };
 
-template <class Token> constexpr size_t tile_bytes(int64_t width) {
+template <class Token>
+constexpr size_t tile_bytes(int64_t width) {
     return sizeof(Tile) + static_cast<size_t>(tile_rows) * tile_pitch<Token>(width) * sizeof(Token);
 }
 
@@ -115,7 +117,8 @@ struct Start {
 };
 
 // Rows start .. start+n-1 of a stream into a rectangle.
-template <class Token> struct RectangleJob {
+template <class Token>
+struct RectangleJob {
     StreamView stream;
     Start start;
     int64_t n;
@@ -125,7 +128,8 @@ template <class Token> struct RectangleJob {
 };
 
 // `noisy`: as in sample_row; the stream's, or true.
-template <class Token, bool noisy> struct RectangleWork {
+template <class Token, bool noisy>
+struct RectangleWork {
     static constexpr int phases = 5;
 
     const RectangleJob<Token>& job;
@@ -133,7 +137,8 @@ template <class Token, bool noisy> struct RectangleWork {
     Tile& shared;
     Token* tokens;
 
-    template <int phase> WF_HD void run(int thread) const {
+    template <int phase>
+    WF_HD void run(int thread) const {
         const int rows = rows_in_tile(tile, job.n);
         if constexpr (phase == 0) {
             if (thread < kind_count) shared.of_kind[thread] = 0;
@@ -220,22 +225,25 @@ struct Scan {
 
 // A rectangle's rows end to end. Two launches: one block turns the number of tokens in each tile into where the tile
 // begins, then a block for each tile moves its rows there.
-template <class Token> struct PackJob {
+template <class Token>
+struct PackJob {
     int64_t n, width;
-    const Token* tokens;   // [n, width]
+    const Token* tokens;    // [n, width]
     const int32_t* length;  // [n]
-    int32_t* tile_tokens;  // [tiles] tokens in each; then where each begins
+    int32_t* tile_tokens;   // [tiles] tokens in each; then where each begins
     int32_t* packed;
     int32_t* row_start;  // [n + 1]
 };
 
-template <class Token> struct PlaceTilesWork {
+template <class Token>
+struct PlaceTilesWork {
     static constexpr int phases = 1 + Scan::steps + 1;
 
     const PackJob<Token>& job;
     Scan& scan;
 
-    template <int phase> WF_HD void run(int thread) const {
+    template <int phase>
+    WF_HD void run(int thread) const {
         const int64_t tiles = tiles_of(job.n), share = (tiles + tile_rows - 1) / tile_rows;
         const int64_t begin = share * thread, end = begin + share < tiles ? begin + share : tiles;
         if constexpr (phase == 0) {
@@ -258,14 +266,16 @@ private:
     }
 };
 
-template <class Token> struct PackWork {
+template <class Token>
+struct PackWork {
     static constexpr int phases = 1 + Scan::steps + 1;
 
     const PackJob<Token>& job;
     int64_t tile;
     Scan& scan;
 
-    template <int phase> WF_HD void run(int thread) const {
+    template <int phase>
+    WF_HD void run(int thread) const {
         const int rows = rows_in_tile(tile, job.n);
         if constexpr (phase == 0) {
             scan.sum[0][thread] = thread < rows ? job.length[tile * tile_rows + thread] : 0;
@@ -293,7 +303,8 @@ private:
 };
 
 // The memory that packing needs: a rectangle's tokens and lengths, and the tiles' sums, each at a multiple of 16 bytes.
-template <class Token> struct PackScratch {
+template <class Token>
+struct PackScratch {
     static int64_t aligned(int64_t bytes) { return (bytes + 15) / 16 * 16; }
 
     PackScratch(void* memory, int64_t n, int64_t width) {
@@ -321,7 +332,8 @@ struct Packed {
 };
 
 // The jobs of the launches that make packed rows: rows as a rectangle in the scratch memory, then end to end.
-template <class Token> struct PackedJobs {
+template <class Token>
+struct PackedJobs {
     PackedJobs(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out,
                int64_t* failed) {
         const PackScratch<Token> scratch(out.scratch, n, width);
@@ -340,7 +352,8 @@ template <class Token> struct PackedJobs {
 
 // A block without a GPU: phase by phase, all threads one after the other, in an order far from their own, since within a
 // phase no thread may rely on what another did.
-template <int phase = 0, class Work> void run_block(const Work& work) {
+template <int phase = 0, class Work>
+void run_block(const Work& work) {
     for (int i = 0; i < tile_rows; ++i) work.template run<phase>(i * 101 % tile_rows);
     if constexpr (phase + 1 < Work::phases) run_block<phase + 1>(work);
 }

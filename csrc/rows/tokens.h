@@ -12,9 +12,7 @@ constexpr int pad_token = 0, unknown_token = 1, begin_token = 2, end_token = 3;
 constexpr int character_tokens = 98;
 
 // c is printable ASCII, '!' to '~'.
-WF_HD constexpr int token_of(char c) {
-    return c < '0' ? 4 + (c - '!') : c <= '9' ? 88 + (c - '0') : 19 + (c - ':');
-}
+WF_HD constexpr int token_of(char c) { return c < '0' ? 4 + (c - '!') : c <= '9' ? 88 + (c - '0') : 19 + (c - ':'); }
 
 // What stands before the first city and the choices behind '=', as tokens, so that neither driver handles text.
 struct RowFormat {
@@ -22,10 +20,10 @@ struct RowFormat {
     uint8_t answer[8][8];
     uint8_t answer_length[8];
     int32_t prefix_length;
-    int32_t semicolon;        // as in Task: the city behind which `mark` stands; -1 is the '(' before the first
-    int32_t mark;             // ';', or where there is none the '(' that stands there anyway
+    int32_t semicolon;  // as in Task: the city behind which `mark` stands; -1 is the '(' before the first
+    int32_t mark;       // ';', or where there is none the '(' that stands there anyway
     int32_t max_cities;
-    int32_t choice;           // is the answer one of `answer`, or a number?
+    int32_t choice;  // is the answer one of `answer`, or a number?
 };
 
 inline RowFormat row_format(const Task& task) {
@@ -59,7 +57,8 @@ constexpr int row_capacity = 64, row_slack = 16;
 WF_HD constexpr int row_room(int64_t width) { return static_cast<int>(width) + 8; }
 
 // Eight tokens at once; `tokens` are bytes, the first the lowest.
-template <class Token> WF_HD void put_word(Token* at, uint64_t tokens) {
+template <class Token>
+WF_HD void put_word(Token* at, uint64_t tokens) {
 #ifndef __CUDA_ARCH__
     if (sizeof(Token) == 1) {
         __builtin_memcpy(at, &tokens, sizeof tokens);
@@ -78,7 +77,8 @@ WF_HD uint64_t word_at(const uint8_t* bytes) {
 
 // The last `digits` of four decimal digits. Without branches, since nothing predicts how many digits an answer has; up
 // to four tokens are written, whatever `digits` is.
-template <class Token> WF_HD Token* put_digits(Token* at, uint32_t value, int digits) {
+template <class Token>
+WF_HD Token* put_digits(Token* at, uint32_t value, int digits) {
     uint32_t word = value / 1000 | (value / 100 % 10) << 8 | (value / 10 % 10) << 16 | (value % 10) << 24;
     word += 0x01010101u * token_of('0');
     word >>= 8 * (4 - digits);
@@ -86,7 +86,8 @@ template <class Token> WF_HD Token* put_digits(Token* at, uint32_t value, int di
     return at + digits;
 }
 
-template <class Token> WF_HD Token* put_number(Token* at, int64_t value) {
+template <class Token>
+WF_HD Token* put_number(Token* at, int64_t value) {
     int64_t unit = 1;
     while (value >= unit * 10000) unit *= 10000;
     const uint32_t first = static_cast<uint32_t>(unit == 1 ? value : value / unit);
@@ -107,7 +108,8 @@ struct Span {
 // `cities` holds format.max_cities indices, -1 behind the n-th. Nothing here branches on n, which cannot be foreseen: all
 // of them are written, and what is too much is written over.
 template <class Token>
-WF_HD Span encode(Token* row, const RowFormat& format, const int32_t* cities, int n, int64_t label, const uint64_t* words) {
+WF_HD Span encode(Token* row, const RowFormat& format, const int32_t* cities, int n, int64_t label,
+                  const uint64_t* words) {
     put_word(row, word_at(format.prefix));
     put_word(row + 8, word_at(format.prefix + 8));
     Token* const first = row + format.prefix_length;

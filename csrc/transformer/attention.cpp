@@ -32,8 +32,8 @@ constexpr int tile_rows = 4, tile_vectors = 2;
 constexpr int64_t chain = 32;
 
 template <int W, int C, class T>
-WORLDFAST_INLINE void product_tile(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int64_t n,
-                                   T* out, int64_t out_row) {
+WORLDFAST_INLINE void product_tile(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int64_t n, T* out,
+                                   int64_t out_row) {
     constexpr int R = tile_rows;
     for (int64_t done = 0; done < n; done += chain) {
         typename Lanes<W, T>::Float sum[R][C] = {};
@@ -58,19 +58,17 @@ WORLDFAST_INLINE void product_tile(const T* a, int64_t a_row, int64_t a_k, const
 
 // out[r, c] = sum over k < n of a[r, k] b[k, c] for one tile of rows and `columns`, a multiple of W.
 template <int W, class T>
-WORLDFAST_INLINE void product(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int64_t n,
-                              T* out, int64_t out_row, int64_t columns) {
+WORLDFAST_INLINE void product(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int64_t n, T* out,
+                              int64_t out_row, int64_t columns) {
     constexpr int C = tile_vectors;
     int64_t c = 0;
-    for (; c + C * W <= columns; c += C * W)
-        product_tile<W, C>(a, a_row, a_k, b + c, b_k, n, out + c, out_row);
+    for (; c + C * W <= columns; c += C * W) product_tile<W, C>(a, a_row, a_k, b + c, b_k, n, out + c, out_row);
     for (; c < columns; c += W) product_tile<W, 1>(a, a_row, a_k, b + c, b_k, n, out + c, out_row);
 }
 
 // out [columns, rows] = in [rows, columns], both multiples of W.
 template <int W, class T>
-WORLDFAST_INLINE void transpose(const T* in, int64_t in_row, T* out, int64_t out_row, int64_t rows,
-                                int64_t columns) {
+WORLDFAST_INLINE void transpose(const T* in, int64_t in_row, T* out, int64_t out_row, int64_t rows, int64_t columns) {
     for (int64_t row = 0; row < rows; row += W) {
         for (int64_t column = 0; column < columns; column += W) {
             typename Lanes<W, T>::Float line[W];
@@ -84,7 +82,8 @@ WORLDFAST_INLINE void transpose(const T* in, int64_t in_row, T* out, int64_t out
 }
 
 // Cosine and sine of every angle, [positions, half].
-template <class T> struct Rope {
+template <class T>
+struct Rope {
     std::vector<T> cosine, sine;
     int64_t half;
 
@@ -122,7 +121,8 @@ template <class T> struct Rope {
     }
 };
 
-template <int write, class S> WORLDFAST_INLINE void prefetch(const S* p, int64_t n) {
+template <int write, class S>
+WORLDFAST_INLINE void prefetch(const S* p, int64_t n) {
     for (int64_t d = 0; d < n; d += 64 / sizeof(S)) __builtin_prefetch(p + d, write, 2);
 }
 
@@ -142,10 +142,12 @@ struct Places {
     int64_t operator()(int64_t i) const { return place ? place[i] : first + i; }
 };
 
-template <class S> using arithmetic_of = std::conditional_t<std::is_same_v<S, double>, double, float>;
+template <class S>
+using arithmetic_of = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 // Lanes of a vector of T on a processor with `lanes` floats to a vector.
-template <int lanes, class T> constexpr int lanes_of = lanes * sizeof(float) / sizeof(T);
+template <int lanes, class T>
+constexpr int lanes_of = lanes * sizeof(float) / sizeof(T);
 
 // The tiles of one (row, head), reused from row to row. `padded` and `width` are rounded up to whole vectors
 // and register tiles; what lies past the row's end is zero on the way in and never stored on the way out.
@@ -155,8 +157,13 @@ struct Extent {
     int64_t query, first;  // the first token that is a query, and where its vector of queries begins
 
     Extent(int64_t vector, int64_t tokens, int64_t head_dim, int64_t query = 0)
-        : block(std::max<int64_t>(vector, tile_rows)), tokens(tokens), padded(round_up(tokens, block)),
-          head_dim(head_dim), width(round_up(head_dim, vector)), query(query), first(query / block * block) {}
+        : block(std::max<int64_t>(vector, tile_rows)),
+          tokens(tokens),
+          padded(round_up(tokens, block)),
+          head_dim(head_dim),
+          width(round_up(head_dim, vector)),
+          query(query),
+          first(query / block * block) {}
 };
 
 // ---- between arrays and tiles, for each type of array ----
@@ -192,8 +199,8 @@ WORLDFAST_INLINE void store_as(const Extent& row, const T* from, Heads<S> to, Pl
 
 // Gradients are added up in float: no other type is asked for where rows share tokens.
 template <int lanes, class S, class T>
-WORLDFAST_INLINE void store_body(const Extent& row, const T* from, Heads<S> to, bool add, Places at,
-                                 int64_t head, const Rope<T>* rope, int64_t begin) {
+WORLDFAST_INLINE void store_body(const Extent& row, const T* from, Heads<S> to, bool add, Places at, int64_t head,
+                                 const Rope<T>* rope, int64_t begin) {
     if constexpr (std::is_same_v<S, float>) {
         if (add) return store_as<true>(row, from, to, at, head, rope, begin);
     }
@@ -203,7 +210,8 @@ WORLDFAST_INLINE void store_body(const Extent& row, const T* from, Heads<S> to, 
 // ---- from tile to tile, for each type of arithmetic ----
 
 // b_t [width, padded] <- b [padded, width], of the queries
-template <int lanes, class T> WORLDFAST_INLINE void transpose_body(const Extent& row, const T* b, T* b_t) {
+template <int lanes, class T>
+WORLDFAST_INLINE void transpose_body(const Extent& row, const T* b, T* b_t) {
     transpose<lanes_of<lanes, T>>(b + row.first * row.width, row.width, b_t + row.first, row.padded,
                                   row.padded - row.first, row.width);
 }
@@ -215,8 +223,8 @@ WORLDFAST_INLINE void pair_body(const Extent& row, const T* a, const T* b_t, T* 
     constexpr int W = lanes_of<lanes, T>;
     for (int64_t j = 0; j < row.tokens; j += tile_rows) {
         const int64_t i = std::max(j / W * W, row.first);
-        product<W>(a + j * row.width, row.width, 1, b_t + i, row.padded, row.head_dim,
-                   out + j * row.padded + i, row.padded, row.padded - i);
+        product<W>(a + j * row.width, row.width, 1, b_t + i, row.padded, row.head_dim, out + j * row.padded + i,
+                   row.padded, row.padded - i);
     }
 }
 
@@ -224,9 +232,8 @@ WORLDFAST_INLINE void pair_body(const Extent& row, const T* a, const T* b_t, T* 
 template <int lanes, class T>
 WORLDFAST_INLINE void gather_body(const Extent& row, const T* weight, const T* value, T* out) {
     for (int64_t i = row.query / tile_rows * tile_rows; i < row.tokens; i += tile_rows)
-        product<lanes_of<lanes, T>>(weight + i, 1, row.padded, value, row.width,
-                                    std::min(row.tokens, i + tile_rows), out + i * row.width, row.width,
-                                    row.width);
+        product<lanes_of<lanes, T>>(weight + i, 1, row.padded, value, row.width, std::min(row.tokens, i + tile_rows),
+                                    out + i * row.width, row.width, row.width);
 }
 
 // out[j] = sum over queries i >= j of weight[j, i] value[i]
@@ -234,13 +241,14 @@ template <int lanes, class T>
 WORLDFAST_INLINE void scatter_body(const Extent& row, const T* weight, const T* value, T* out) {
     for (int64_t j = 0; j < row.tokens; j += tile_rows) {
         const int64_t i = std::max(j, row.query);
-        product<lanes_of<lanes, T>>(weight + j * row.padded + i, row.padded, 1, value + i * row.width,
-                                    row.width, row.tokens - i, out + j * row.width, row.width, row.width);
+        product<lanes_of<lanes, T>>(weight + j * row.padded + i, row.padded, 1, value + i * row.width, row.width,
+                                    row.tokens - i, out + j * row.width, row.width, row.width);
     }
 }
 
 // scores [key, query] -> probabilities, in place; zero where key > query.
-template <int lanes, class T> WORLDFAST_INLINE void softmax_body(const Extent& row, T* scores) {
+template <int lanes, class T>
+WORLDFAST_INLINE void softmax_body(const Extent& row, T* scores) {
     constexpr int W = lanes_of<lanes, T>;
     using Float = typename Lanes<W, T>::Float;
     using Index = typename Lanes<W, T>::Signed;
@@ -288,40 +296,37 @@ WORLDFAST_INLINE void softmax_backward_body(const Extent& row, const T* probabil
     }
 }
 
-#define WORLDFAST_ARRAYS(S, T)                                                                             \
-    WORLDFAST_EACH_WIDTH(load, load_body,                                                                  \
-                         (const Extent& row, Heads<const S> from, Places at, int64_t head, T* to,          \
-                          const Rope<T>* rope, int64_t begin),                                             \
-                         (row, from, at, head, to, rope, begin))                                           \
-    WORLDFAST_EACH_WIDTH(store, store_body,                                                                \
-                         (const Extent& row, const T* from, Heads<S> to, bool add, Places at,              \
-                          int64_t head, const Rope<T>* rope, int64_t begin),                               \
+#define WORLDFAST_ARRAYS(S, T)                                                                                         \
+    WORLDFAST_EACH_WIDTH(                                                                                              \
+        load, load_body,                                                                                               \
+        (const Extent& row, Heads<const S> from, Places at, int64_t head, T* to, const Rope<T>* rope, int64_t begin),  \
+        (row, from, at, head, to, rope, begin))                                                                        \
+    WORLDFAST_EACH_WIDTH(store, store_body,                                                                            \
+                         (const Extent& row, const T* from, Heads<S> to, bool add, Places at, int64_t head,            \
+                          const Rope<T>* rope, int64_t begin),                                                         \
                          (row, from, to, add, at, head, rope, begin))
 WORLDFAST_ARRAYS(float, float)
 WORLDFAST_ARRAYS(double, double)
 WORLDFAST_ARRAYS(BFloat16, float)
 WORLDFAST_ARRAYS(Float16, float)
 
-#define WORLDFAST_TILES(T)                                                                                 \
-    WORLDFAST_EACH_WIDTH(transpose, transpose_body, (const Extent& row, const T* b, T* b_t),               \
-                         (row, b, b_t))                                                                    \
-    WORLDFAST_EACH_WIDTH(pair, pair_body, (const Extent& row, const T* a, const T* b_t, T* out),           \
-                         (row, a, b_t, out))                                                               \
-    WORLDFAST_EACH_WIDTH(gather, gather_body,                                                              \
-                         (const Extent& row, const T* weight, const T* value, T* out),                     \
-                         (row, weight, value, out))                                                        \
-    WORLDFAST_EACH_WIDTH(scatter, scatter_body,                                                            \
-                         (const Extent& row, const T* weight, const T* value, T* out),                     \
-                         (row, weight, value, out))                                                        \
-    WORLDFAST_EACH_WIDTH(softmax, softmax_body, (const Extent& row, T* scores), (row, scores))             \
-    WORLDFAST_EACH_WIDTH(softmax_backward, softmax_backward_body,                                          \
-                         (const Extent& row, const T* probability, T* grad), (row, probability, grad))
+#define WORLDFAST_TILES(T)                                                                                             \
+    WORLDFAST_EACH_WIDTH(transpose, transpose_body, (const Extent& row, const T* b, T* b_t), (row, b, b_t))            \
+    WORLDFAST_EACH_WIDTH(pair, pair_body, (const Extent& row, const T* a, const T* b_t, T* out), (row, a, b_t, out))   \
+    WORLDFAST_EACH_WIDTH(gather, gather_body, (const Extent& row, const T* weight, const T* value, T* out),            \
+                         (row, weight, value, out))                                                                    \
+    WORLDFAST_EACH_WIDTH(scatter, scatter_body, (const Extent& row, const T* weight, const T* value, T* out),          \
+                         (row, weight, value, out))                                                                    \
+    WORLDFAST_EACH_WIDTH(softmax, softmax_body, (const Extent& row, T* scores), (row, scores))                         \
+    WORLDFAST_EACH_WIDTH(softmax_backward, softmax_backward_body, (const Extent& row, const T* probability, T* grad),  \
+                         (row, probability, grad))
 WORLDFAST_TILES(float)
 WORLDFAST_TILES(double)
 
 // ---- passes ----
 
-template <class S, class G = S> struct Pass {
+template <class S, class G = S>
+struct Pass {
     AttentionRows rows;
     Rope<arithmetic_of<S>> rope;
     int64_t longest;
@@ -346,8 +351,7 @@ WORLDFAST_INLINE void forward_body(const Pass<S>& pass, int64_t begin, int64_t e
     const auto matrix = [&](int64_t columns) { return scratch.take(padded * columns); };
     T *q = matrix(width), *k = matrix(width), *v = matrix(width), *turned = matrix(width);
     T* scores = matrix(padded);
-    const int32_t* start =
-        std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
+    const int32_t* start = std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
         const Extent row(vector, start[1] - start[0], rows.head_dim, pass.query(start));
         if (row.query == row.tokens) continue;
@@ -379,8 +383,7 @@ WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64
     T *q = matrix(width), *k = matrix(width), *v = matrix(width), *g = matrix(width);
     T *turned = matrix(width), *grad = matrix(width);
     T *probability = matrix(padded), *grad_score = matrix(padded);
-    const int32_t* start =
-        std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
+    const int32_t* start = std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
         const Extent row(vector, start[1] - start[0], rows.head_dim, pass.query(start));
         if (row.query == row.tokens) continue;
@@ -406,11 +409,9 @@ WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64
     }
 }
 
-#define WORLDFAST_ATTENTION(S)                                                                          \
-    WORLDFAST_DISPATCH(forward, forward_body, (const Pass<S>& pass, int64_t begin, int64_t end),        \
-                       (pass, begin, end))                                                              \
-    WORLDFAST_DISPATCH(backward, backward_body, (const Pass<S>& pass, int64_t begin, int64_t end),      \
-                       (pass, begin, end))
+#define WORLDFAST_ATTENTION(S)                                                                                         \
+    WORLDFAST_DISPATCH(forward, forward_body, (const Pass<S>& pass, int64_t begin, int64_t end), (pass, begin, end))   \
+    WORLDFAST_DISPATCH(backward, backward_body, (const Pass<S>& pass, int64_t begin, int64_t end), (pass, begin, end))
 WORLDFAST_ATTENTION(float)
 WORLDFAST_ATTENTION(double)
 WORLDFAST_ATTENTION(BFloat16)
@@ -428,15 +429,13 @@ int64_t check(const AttentionRows& rows) {
         throw std::invalid_argument("rope_base: expected a positive number, or 0 for no RoPE, got " +
                                     std::to_string(rows.rope_base));
     if (rows.rows > 0 && rows.row_start[0] != 0)
-        throw std::invalid_argument("cu_seqlens: expected to start at 0, got " +
-                                    std::to_string(rows.row_start[0]));
+        throw std::invalid_argument("cu_seqlens: expected to start at 0, got " + std::to_string(rows.row_start[0]));
     int64_t longest = 1;
     for (int64_t r = 0; r < rows.rows; ++r) {
         const int64_t length = int64_t{rows.row_start[r + 1]} - rows.row_start[r];
         if (length < 0 || length > attention_row_limit)
-            throw std::invalid_argument("cu_seqlens: expected rows of 0 to " +
-                                        std::to_string(attention_row_limit) + " tokens, got " +
-                                        std::to_string(length) + " in row " + std::to_string(r));
+            throw std::invalid_argument("cu_seqlens: expected rows of 0 to " + std::to_string(attention_row_limit) +
+                                        " tokens, got " + std::to_string(length) + " in row " + std::to_string(r));
         longest = std::max(longest, length);
     }
     return longest;
@@ -445,8 +444,7 @@ int64_t check(const AttentionRows& rows) {
 }  // namespace
 
 template <class S>
-void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
-                       Heads<S> out) {
+void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v, Heads<S> out) {
     const int64_t longest = check(rows);
     Pass<S> pass{rows, {rows.rope_base, rows.head_dim, longest}, longest, q, k, v};
     pass.out = out;
@@ -467,11 +465,10 @@ void attention_backward(const AttentionRows& rows, Heads<const S> q, Heads<const
                  [&](int64_t begin, int64_t end) { backward(pass, begin, end); });
 }
 
-#define WORLDFAST_ATTENTION(S)                                                                          \
-    template void attention_forward(const AttentionRows&, Heads<const S>, Heads<const S>,               \
-                                    Heads<const S>, Heads<S>);                                          \
-    template void attention_backward(const AttentionRows&, Heads<const S>, Heads<const S>,              \
-                                     Heads<const S>, Heads<const S>, Heads<S>, Heads<S>, Heads<S>);
+#define WORLDFAST_ATTENTION(S)                                                                                         \
+    template void attention_forward(const AttentionRows&, Heads<const S>, Heads<const S>, Heads<const S>, Heads<S>);   \
+    template void attention_backward(const AttentionRows&, Heads<const S>, Heads<const S>, Heads<const S>,             \
+                                     Heads<const S>, Heads<S>, Heads<S>, Heads<S>);
 WORLDFAST_ATTENTION(float)
 WORLDFAST_ATTENTION(double)
 WORLDFAST_ATTENTION(BFloat16)

@@ -8,15 +8,15 @@ namespace worldfast {
 constexpr int64_t attention_row_limit = 128;  // tokens: a row's tiles must stay in the nearest caches
 
 // A [tokens, heads, head_dim] array; strides in elements, unit stride along head_dim.
-template <class T> struct Heads {
+template <class T>
+struct Heads {
     T* data;
     int64_t token_stride, head_stride;
     T* of(int64_t token, int64_t head) const { return data + token * token_stride + head * head_stride; }
 };
 
 struct AttentionRows {
-    const int32_t*
-        row_start;  // [rows + 1], ascending from 0: row r is tokens row_start[r] .. row_start[r + 1]
+    const int32_t* row_start;  // [rows + 1], ascending from 0: row r is tokens row_start[r] .. row_start[r + 1]
     int64_t rows;
     int64_t heads;
     int64_t head_dim;  // a multiple of 8, 8 to 128; the score scale is 1 / sqrt(head_dim)
@@ -33,8 +33,7 @@ struct AttentionRows {
 // head_dim). S is float, double, BFloat16 or Float16; numbers of 16 bits are computed with as floats. Throws
 // std::invalid_argument where `rows` breaks its terms. A row's result depends on that row alone.
 template <class S>
-void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
-                       Heads<S> out);
+void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v, Heads<S> out);
 
 // Gradients of sum(out * grad_out); nothing of the forward pass is needed but its inputs. No output may
 // overlap an input or another output, but all may be slices of one fused array. With places they are floats,

@@ -25,7 +25,8 @@ struct Pass {
     float* token(int64_t place) const { return cache + place * 3 * rows.heads * rows.head_dim; }
 };
 
-template <int> WORLDFAST_INLINE void turn_body(const Pass& pass, int64_t begin, int64_t end) {
+template <int>
+WORLDFAST_INLINE void turn_body(const Pass& pass, int64_t begin, int64_t end) {
     const CachedRows& rows = pass.rows;
     const int64_t half = rows.head_dim / 2;
     for (int64_t row = begin; row < end; ++row) {
@@ -46,7 +47,8 @@ template <int> WORLDFAST_INLINE void turn_body(const Pass& pass, int64_t begin, 
 
 // out[t] = the sum over the lanes of term[t]. Merging vector t with vector t + n and adding the two halves
 // leaves n vectors of sums over half as many lanes, and log2(W) times over, one.
-template <int W> WORLDFAST_INLINE void sums_of(typename Lanes<W>::Float* term, float* out) {
+template <int W>
+WORLDFAST_INLINE void sums_of(typename Lanes<W>::Float* term, float* out) {
     typename Lanes<W>::Float low, high;
     WORLDFAST_UNROLL
     for (int n = W / 2; n > 0; n /= 2) {
@@ -60,7 +62,8 @@ template <int W> WORLDFAST_INLINE void sums_of(typename Lanes<W>::Float* term, f
 }
 
 // score[0, n) -> probabilities but for their sum, which is `total`. There is room for whole vectors.
-template <int W> WORLDFAST_INLINE void softmax(float* score, int64_t n, float scale, float& total) {
+template <int W>
+WORLDFAST_INLINE void softmax(float* score, int64_t n, float scale, float& total) {
     using Float = typename Lanes<W>::Float;
     const float nothing = -std::numeric_limits<float>::infinity();
     for (int64_t j = n; j % W; ++j) score[j] = nothing;
@@ -81,7 +84,8 @@ template <int W> WORLDFAST_INLINE void softmax(float* score, int64_t n, float sc
     total = sum_of<W>(sum);
 }
 
-template <int W> WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t begin, int64_t end) {
+template <int W>
+WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t begin, int64_t end) {
     using Float = typename Lanes<W>::Float;
     const CachedRows& rows = pass.rows;
     const int64_t D = rows.head_dim, model = rows.heads * D, stride = 3 * model;
@@ -124,7 +128,8 @@ template <int W> WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t beg
 
 WORLDFAST_DISPATCH(turn, turn_body, (const Pass& pass, int64_t begin, int64_t end), (pass, begin, end))
 // Whole vectors to a head: a head's dimensions are a multiple of 8.
-template <int W> WORLDFAST_INLINE void attend_heads(const Pass& pass, int64_t begin, int64_t end) {
+template <int W>
+WORLDFAST_INLINE void attend_heads(const Pass& pass, int64_t begin, int64_t end) {
     if constexpr (W > 8) {
         if (pass.rows.head_dim % W) return attend_body<8>(pass, begin, end);
     }
@@ -134,8 +139,8 @@ template <int W> WORLDFAST_INLINE void attend_heads(const Pass& pass, int64_t be
 WORLDFAST_DISPATCH(attend, attend_heads, (const Pass& pass, int64_t begin, int64_t end), (pass, begin, end))
 
 [[noreturn]] void refuse(const char* name, int64_t row, const std::string& expected, int64_t came) {
-    throw std::invalid_argument(std::string(name) + ": expected " + expected + " in row " +
-                                std::to_string(row) + ", got " + std::to_string(came));
+    throw std::invalid_argument(std::string(name) + ": expected " + expected + " in row " + std::to_string(row) +
+                                ", got " + std::to_string(came));
 }
 
 // New tokens in the rows before each, and in all.
@@ -146,8 +151,7 @@ std::vector<int64_t> check(const CachedRows& rows) {
         const int64_t length = rows.length[row], fresh = rows.fresh[row];
         if (length < 0 || length > longest)
             refuse("length", row, "0 to " + std::to_string(longest) + " tokens", length);
-        if (fresh < 0 || fresh > length)
-            refuse("fresh", row, "0 to " + std::to_string(length) + " new tokens", fresh);
+        if (fresh < 0 || fresh > length) refuse("fresh", row, "0 to " + std::to_string(length) + " new tokens", fresh);
         int64_t next = rows.first + before.back();
         const int32_t* path = rows.path + row * rows.width;
         for (int64_t i = 0; i < length; ++i) {
@@ -172,8 +176,7 @@ std::vector<int64_t> check(const CachedRows& rows) {
 void attention_cached(const CachedRows& rows, float* cache, float* out) {
     const Pass pass{rows, check(rows), cache, out};
     const auto each = [&](void (*work)(const Pass&, int64_t, int64_t)) {
-        parallel_for(rows.rows, grain, rows.threads,
-                     [&](int64_t begin, int64_t end) { work(pass, begin, end); });
+        parallel_for(rows.rows, grain, rows.threads, [&](int64_t begin, int64_t end) { work(pass, begin, end); });
     };
     each(turn);  // all of them first: a row may share new tokens with the one before it
     each(attend);

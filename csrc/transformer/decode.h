@@ -10,11 +10,11 @@ namespace worldfast {
 // row.
 struct CachedRows {
     int64_t rows, width;
-    const int32_t* path;    // [rows, width]: the places of a row's tokens, in order
-    const int32_t* length;  // [rows]: a row's tokens
-    const int32_t* fresh;   // [rows]: how many of them are new
+    const int32_t* path;              // [rows, width]: the places of a row's tokens, in order
+    const int32_t* length;            // [rows]: a row's tokens
+    const int32_t* fresh;             // [rows]: how many of them are new
     int64_t places, heads, head_dim;  // head_dim is a multiple of 8
-    int64_t first, tokens;  // the first new token's place, and how many are new in all rows
+    int64_t first, tokens;            // the first new token's place, and how many are new in all rows
     int64_t positions;
     const float* turn;  // [positions, head_dim]: the cosines of RoPE at a position, then its sines
     int threads;        // 0: one per processor

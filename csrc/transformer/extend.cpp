@@ -5,8 +5,8 @@ namespace worldfast {
 namespace {
 
 template <class S>
-void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches,
-            int32_t* following, Arena& arena) {
+void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches, int32_t* following,
+            Arena& arena) {
     const Forward<S> forward(model, arena, rows.threads);
     const int64_t D = forward.D, H = model.shape.outputs, layers = model.shape.layers;
     std::vector<int64_t> last;  // the last token of each row, among the new ones
@@ -18,8 +18,8 @@ void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, f
         const Block<S>& block = forward.layout.blocks[static_cast<size_t>(i)];
         float* cache = caches + i * rows.places * 3 * D;
         float* fresh = cache + rows.first * 3 * D;
-        forward.each_block(
-            n, [&](int64_t t, int64_t count) { forward.project(block, x, scale, fresh, 3 * D, t, count); });
+        forward.each_block(n,
+                           [&](int64_t t, int64_t count) { forward.project(block, x, scale, fresh, 3 * D, t, count); });
         attention_cached(rows, cache, mixed);
         if (i == layers - 1) {
             x = forward.gather(x, last);
@@ -27,8 +27,7 @@ void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, f
             n = rows.rows;
         }
         forward.each_block(n, [&](int64_t t, int64_t count) {
-            forward.add_attention(block, rounded<S>(mixed + t * D, count, D, arena), x + t * D, x + t * D,
-                                  count);
+            forward.add_attention(block, rounded<S>(mixed + t * D, count, D, arena), x + t * D, x + t * D, count);
             S* gate_up = arena.take<S>(count * 2 * forward.F);
             forward.add_mlp(block, x + t * D, scale + t, gate_up, x + t * D, count);
         });
@@ -38,19 +37,18 @@ void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, f
         forward.norm(x + t * D, forward.layout.norm, count, normed, scale);
         const float* logits = forward.logits_of(normed, count);
         for (int64_t r = 0; r < count; ++r)
-            following[t + r] = static_cast<int32_t>(std::max_element(logits + r * H, logits + (r + 1) * H) -
-                                                    (logits + r * H));
+            following[t + r] =
+                static_cast<int32_t>(std::max_element(logits + r * H, logits + (r + 1) * H) - (logits + r * H));
     });
 }
 
 }  // namespace
 
-void extend_rows(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches,
-                 int32_t* following, Arena& arena) {
+void extend_rows(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches, int32_t* following,
+                 Arena& arena) {
     arena.clear();
-    with_operand(model.shape, [&](auto operand) {
-        extend<decltype(operand)>(model, rows, tokens, caches, following, arena);
-    });
+    with_operand(model.shape,
+                 [&](auto operand) { extend<decltype(operand)>(model, rows, tokens, caches, following, arena); });
 }
 
 }  // namespace worldfast

@@ -11,9 +11,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/parallel.h"
 #include "transformer/attention.h"
 #include "transformer/layers.h"
-#include "base/parallel.h"
 #include "transformer/parameters.h"
 #include "transformer/scored.h"
 
@@ -117,8 +117,7 @@ struct Forward {
 
     // Every block's activations; `out` [K', D] is what the last block gives. Where only `depth` blocks are
     // asked for, the block behind them has its input alone.
-    std::vector<Kept<S>> run(const TileRows& rows, const Scored& scored, const float*& out,
-                             int64_t depth) const {
+    std::vector<Kept<S>> run(const TileRows& rows, const Scored& scored, const float*& out, int64_t depth) const {
         const int64_t U = rows.computed;
         std::vector<Kept<S>> kept;
         const float* x = embed(rows.tokens, U);
@@ -128,8 +127,7 @@ struct Forward {
             const int64_t n = last ? scored.size() : U;
             float* x_scale = arena.take<float>(U);
             S* qkv = arena.take<S>(U * 3 * D);
-            each_block(U,
-                       [&](int64_t t, int64_t tokens) { project(block, x, x_scale, qkv, 3 * D, t, tokens); });
+            each_block(U, [&](int64_t t, int64_t tokens) { project(block, x, x_scale, qkv, 3 * D, t, tokens); });
             S* mixed = arena.take<S>(U * D);
             const AttentionRows attended =
                 attention_rows(shape, rows, last ? scored.query.data() : rows.shared, threads);
@@ -144,8 +142,7 @@ struct Forward {
             float* following = arena.take<float>(n * D);
             each_block(n, [&](int64_t t, int64_t tokens) {
                 add_attention(block, mixed + t * D, before + t * D, middle + t * D, tokens);
-                add_mlp(block, middle + t * D, middle_scale + t, gate_up + t * 2 * F, following + t * D,
-                        tokens);
+                add_mlp(block, middle + t * D, middle_scale + t, gate_up + t * 2 * F, following + t * D, tokens);
             });
             kept.push_back({x, x_scale, qkv, mixed, middle, middle_scale, gate_up});
             x = following;
@@ -169,8 +166,8 @@ struct Forward {
         float* x = arena.take<float>(n * D);
         for (int64_t i = 0; i < n; ++i) {
             if (tokens[i] < 0 || tokens[i] >= shape.vocabulary)
-                throw std::invalid_argument("tokens: expected 0 to " + std::to_string(shape.vocabulary - 1) +
-                                            ", got " + std::to_string(tokens[i]));
+                throw std::invalid_argument("tokens: expected 0 to " + std::to_string(shape.vocabulary - 1) + ", got " +
+                                            std::to_string(tokens[i]));
             std::memcpy(x + i * D, layout.embedding + tokens[i] * D, static_cast<size_t>(D) * sizeof *x);
         }
         return x;
@@ -185,20 +182,19 @@ struct Forward {
 
     float* logits_of(const float* normed, int64_t n) const {
         float* logits = arena.take<float>(n * shape.outputs);
-        multiply_rows(Product<S, float>{rounded<S>(normed, n, D, arena), n, D, layout.head.forwards,
-                                        shape.outputs, D, logits, shape.outputs},
+        multiply_rows(Product<S, float>{rounded<S>(normed, n, D, arena), n, D, layout.head.forwards, shape.outputs, D,
+                                        logits, shape.outputs},
                       threads);
         return logits;
     }
 
     // qkv [.., 3 D], rows qkv_stride apart <- tokens t .. of x
     template <class Out>
-    void project(const Block<S>& block, const float* x, float* x_scale, Out* qkv, int64_t qkv_stride,
-                 int64_t t, int64_t tokens) const {
+    void project(const Block<S>& block, const float* x, float* x_scale, Out* qkv, int64_t qkv_stride, int64_t t,
+                 int64_t tokens) const {
         S* normed = arena.take<S>(tokens * D);
         norm(x + t * D, block.input_norm, tokens, normed, x_scale + t);
-        Product<S, Out> product{normed,    tokens, D, block.qkv.forwards, 3 * D, D, qkv + t * qkv_stride,
-                                qkv_stride};
+        Product<S, Out> product{normed, tokens, D, block.qkv.forwards, 3 * D, D, qkv + t * qkv_stride, qkv_stride};
         product.bias = block.qkv_bias;
         multiply_rows(product, threads);
     }
@@ -210,12 +206,11 @@ struct Forward {
         multiply_rows(product, threads);
     }
 
-    void add_mlp(const Block<S>& block, const float* middle, float* middle_scale, S* gate_up,
-                 float* following, int64_t tokens) const {
+    void add_mlp(const Block<S>& block, const float* middle, float* middle_scale, S* gate_up, float* following,
+                 int64_t tokens) const {
         S* normed = arena.take<S>(tokens * D);
         norm(middle, block.middle_norm, tokens, normed, middle_scale);
-        multiply_rows(Product<S, S>{normed, tokens, D, block.gate_up.forwards, 2 * F, D, gate_up, 2 * F},
-                      threads);
+        multiply_rows(Product<S, S>{normed, tokens, D, block.gate_up.forwards, 2 * F, D, gate_up, 2 * F}, threads);
         const int64_t stride = row_of<S>(F);
         S* gated = arena.take<S>(tokens * stride);
         if (stride > F)

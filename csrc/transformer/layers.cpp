@@ -49,8 +49,7 @@ WORLDFAST_INLINE void scaled_body(const float* x, const float* weight, int64_t w
     }
 }
 template <int W, class S>
-WORLDFAST_INLINE void rms_norm_body(const float* x, const float* weight, int64_t width, float eps, S* y,
-                                    float* scale) {
+WORLDFAST_INLINE void rms_norm_body(const float* x, const float* weight, int64_t width, float eps, S* y, float* scale) {
     typename Lanes<W>::Float squares{}, part;
     for (int64_t d = 0; d < width; d += W) {
         load<W>(x + d, width - d, part);
@@ -78,8 +77,8 @@ WORLDFAST_INLINE void rms_norm_backward_body(const float* __restrict grad_y, con
     }
 }
 WORLDFAST_DISPATCH(rms_norm_backward_token, rms_norm_backward_body,
-                   (const float* grad_y, const float* x, const float* weight, int64_t width, float scale,
-                    float* grad_x, float* grad_weight),
+                   (const float* grad_y, const float* x, const float* weight, int64_t width, float scale, float* grad_x,
+                    float* grad_weight),
                    (grad_y, x, weight, width, scale, grad_x, grad_weight))
 
 // ---- SwiGLU ----
@@ -104,8 +103,7 @@ WORLDFAST_INLINE void swiglu_body(const S* gate_up, int64_t width, S* y) {
 }
 
 template <int W, class S>
-WORLDFAST_INLINE void swiglu_backward_body(const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up,
-                                           S* y) {
+WORLDFAST_INLINE void swiglu_backward_body(const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up, S* y) {
     typename Lanes<W>::Float gate, up, sigmoid, g;
     for (int64_t f = 0; f < width; f += W) {
         load<W>(gate_up + f, width - f, gate);
@@ -121,17 +119,16 @@ WORLDFAST_INLINE void swiglu_backward_body(const S* grad_y, const S* gate_up, in
 
 // ---- for each type of activations ----
 
-#define WORLDFAST_LAYERS(S)                                                                                 \
-    WORLDFAST_DISPATCH(scaled_token, scaled_body,                                                           \
-                       (const float* x, const float* weight, int64_t width, float scale, S* y),             \
-                       (x, weight, width, scale, y))                                                        \
-    WORLDFAST_DISPATCH(rms_norm_token, rms_norm_body,                                                       \
-                       (const float* x, const float* weight, int64_t width, float eps, S* y, float* scale), \
-                       (x, weight, width, eps, y, scale))                                                   \
-    WORLDFAST_DISPATCH(swiglu_token, swiglu_body, (const S* gate_up, int64_t width, S* y),                  \
-                       (gate_up, width, y))                                                                 \
-    WORLDFAST_DISPATCH(swiglu_backward_token, swiglu_backward_body,                                         \
-                       (const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up, S* y),           \
+#define WORLDFAST_LAYERS(S)                                                                                            \
+    WORLDFAST_DISPATCH(scaled_token, scaled_body,                                                                      \
+                       (const float* x, const float* weight, int64_t width, float scale, S* y),                        \
+                       (x, weight, width, scale, y))                                                                   \
+    WORLDFAST_DISPATCH(rms_norm_token, rms_norm_body,                                                                  \
+                       (const float* x, const float* weight, int64_t width, float eps, S* y, float* scale),            \
+                       (x, weight, width, eps, y, scale))                                                              \
+    WORLDFAST_DISPATCH(swiglu_token, swiglu_body, (const S* gate_up, int64_t width, S* y), (gate_up, width, y))        \
+    WORLDFAST_DISPATCH(swiglu_backward_token, swiglu_backward_body,                                                    \
+                       (const S* grad_y, const S* gate_up, int64_t width, S* grad_gate_up, S* y),                      \
                        (grad_y, gate_up, width, grad_gate_up, y))
 WORLDFAST_LAYERS(float)
 WORLDFAST_LAYERS(BFloat16)
@@ -142,8 +139,8 @@ WORLDFAST_LAYERS(Rounded)
 
 // `count` positions with the same logits: the summed loss, and the gradient at the logits.
 template <int W>
-WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, const int64_t* target,
-                                         int64_t count, float* loss, float* grad) {
+WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, const int64_t* target, int64_t count,
+                                         float* loss, float* grad) {
     typename Lanes<W>::Float x, most{}, total{};
     float picked = 0;
     for (int64_t i = 0; i < count; ++i) picked += logits[target[i]];
@@ -178,9 +175,8 @@ struct AdamWStep {
 };
 
 template <int W>
-WORLDFAST_INLINE void adamw_body(const AdamWStep& s, int64_t n, float* __restrict p,
-                                 const float* __restrict grad, float* __restrict average,
-                                 float* __restrict square, const float* __restrict mask) {
+WORLDFAST_INLINE void adamw_body(const AdamWStep& s, int64_t n, float* __restrict p, const float* __restrict grad,
+                                 float* __restrict average, float* __restrict square, const float* __restrict mask) {
     for (int64_t i = 0; i < n; ++i) {
         const float g = grad[i] * s.grad_scale;
         const float a = average[i] + (1 - s.keep_average) * (g - average[i]);
@@ -241,8 +237,8 @@ void embedding_gradient(int64_t tokens, int64_t width, int64_t vocabulary, const
 }
 
 template <class S>
-void rms_norm_forward(const Members& members, const float* x, const float* weight, float eps, S* y,
-                      float* scale, int threads) {
+void rms_norm_forward(const Members& members, const float* x, const float* weight, float eps, S* y, float* scale,
+                      int threads) {
     const int64_t D = members.width;
     const std::vector<Block> blocks = blocks_of(members, token_block);
     each(static_cast<int64_t>(blocks.size()), token_block * D, threads, [&](int64_t i) {
@@ -253,8 +249,8 @@ void rms_norm_forward(const Members& members, const float* x, const float* weigh
 }
 
 template <class S>
-void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale,
-                    S* y, int threads) {
+void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale, S* y,
+                    int threads) {
     each(tokens, width, threads,
          [=](int64_t t) { scaled_token(x + t * width, weight, width, scale[t], y + t * width); });
 }
@@ -267,34 +263,32 @@ void rms_norm_backward(const Members& members, const float* grad_y, const float*
     each(static_cast<int64_t>(blocks.size()), token_block * D, threads, [&](int64_t i) {
         const Block& block = blocks[static_cast<size_t>(i)];
         for (int64_t t = block.begin; t < block.end; ++t)
-            rms_norm_backward_token(grad_y + t * D, x + t * D, weight + block.member * D, D, scale[t],
-                                    grad_x + t * D, partial.data() + i * D);
+            rms_norm_backward_token(grad_y + t * D, x + t * D, weight + block.member * D, D, scale[t], grad_x + t * D,
+                                    partial.data() + i * D);
     });
     for (size_t i = 0; i < blocks.size(); ++i)
         for (int64_t d = 0; d < D; ++d)
-            grad_weight[blocks[i].member * D + d] +=
-                partial[i * static_cast<size_t>(D) + static_cast<size_t>(d)];
+            grad_weight[blocks[i].member * D + d] += partial[i * static_cast<size_t>(D) + static_cast<size_t>(d)];
 }
 
 template <class S>
 void swiglu_forward(int64_t tokens, int64_t width, const S* gate_up, S* y, int64_t y_stride, int threads) {
-    each(tokens, width, threads,
-         [=](int64_t t) { swiglu_token(gate_up + t * 2 * width, width, y + t * y_stride); });
+    each(tokens, width, threads, [=](int64_t t) { swiglu_token(gate_up + t * 2 * width, width, y + t * y_stride); });
 }
 
 template <class S>
 void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* gate_up, S* grad_gate_up, S* y,
                      int threads) {
     each(tokens, width, threads, [=](int64_t t) {
-        swiglu_backward_token(grad_y + t * width, gate_up + t * 2 * width, width,
-                              grad_gate_up + t * 2 * width, y ? y + t * width : nullptr);
+        swiglu_backward_token(grad_y + t * width, gate_up + t * 2 * width, width, grad_gate_up + t * 2 * width,
+                              y ? y + t * width : nullptr);
     });
 }
 
-#define WORLDFAST_LAYERS(S)                                                                             \
-    template void rms_norm_forward(const Members&, const float*, const float*, float, S*, float*, int); \
-    template void rms_norm_again(int64_t, int64_t, const float*, const float*, const float*, S*, int);  \
-    template void swiglu_forward(int64_t, int64_t, const S*, S*, int64_t, int);                         \
+#define WORLDFAST_LAYERS(S)                                                                                            \
+    template void rms_norm_forward(const Members&, const float*, const float*, float, S*, float*, int);                \
+    template void rms_norm_again(int64_t, int64_t, const float*, const float*, const float*, S*, int);                 \
+    template void swiglu_forward(int64_t, int64_t, const S*, S*, int64_t, int);                                        \
     template void swiglu_backward(int64_t, int64_t, const S*, const S*, S*, S*, int);
 WORLDFAST_LAYERS(float)
 WORLDFAST_LAYERS(BFloat16)
@@ -313,8 +307,8 @@ double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* log
     return sum;
 }
 
-int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target,
-                      float* loss, float* grad, int threads) {
+int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target, float* loss,
+                      float* grad, int threads) {
     for (int64_t k = 0; k < positions; ++k)
         if (target[k] < 0 || target[k] >= classes) return k;
     each(positions, classes, threads, [=](int64_t k) {
@@ -323,25 +317,23 @@ int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, c
     return -1;
 }
 
-void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad,
-           float* average, float* average_square, const float* decay_mask, const double* learning_rate,
-           const int64_t* step, const double* grad_scale, int threads) {
+void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad, float* average,
+           float* average_square, const float* decay_mask, const double* learning_rate, const int64_t* step,
+           const double* grad_scale, int threads) {
     std::vector<AdamWStep> steps;
     for (int64_t m = 0; m < members; ++m) {
         const double t = static_cast<double>(step[m]);
         const double correction1 = 1 - std::pow(adamw.beta1, t), correction2 = 1 - std::pow(adamw.beta2, t);
         steps.push_back({static_cast<float>(adamw.beta1), static_cast<float>(adamw.beta2),
-                         static_cast<float>(learning_rate[m] * adamw.weight_decay),
-                         static_cast<float>(adamw.eps), static_cast<float>(1 / std::sqrt(correction2)),
-                         static_cast<float>(learning_rate[m] / correction1),
-                         static_cast<float>(grad_scale[m])});
+                         static_cast<float>(learning_rate[m] * adamw.weight_decay), static_cast<float>(adamw.eps),
+                         static_cast<float>(1 / std::sqrt(correction2)),
+                         static_cast<float>(learning_rate[m] / correction1), static_cast<float>(grad_scale[m])});
     }
     const int64_t per_member = (parameters + parameter_block - 1) / parameter_block;
     each(members * per_member, parameter_block, threads, [&](int64_t i) {
-        const int64_t m = i / per_member, first = i % per_member * parameter_block,
-                      at = m * parameters + first;
-        adamw_block(steps[static_cast<size_t>(m)], std::min(parameter_block, parameters - first),
-                    parameter + at, grad + at, average + at, average_square + at, decay_mask + first);
+        const int64_t m = i / per_member, first = i % per_member * parameter_block, at = m * parameters + first;
+        adamw_block(steps[static_cast<size_t>(m)], std::min(parameter_block, parameters - first), parameter + at,
+                    grad + at, average + at, average_square + at, decay_mask + first);
     });
 }
 
@@ -350,13 +342,11 @@ void gradient_norm(int64_t members, int64_t parameters, const float* grad, doubl
     std::vector<double> squares(static_cast<size_t>(members * per_member));
     each(members * per_member, parameter_block, threads, [&](int64_t i) {
         const int64_t m = i / per_member, first = i % per_member * parameter_block;
-        squares_block(grad + m * parameters + first, std::min(parameter_block, parameters - first),
-                      squares.data() + i);
+        squares_block(grad + m * parameters + first, std::min(parameter_block, parameters - first), squares.data() + i);
     });
     for (int64_t m = 0; m < members; ++m) {
         double sum = 0;
-        for (int64_t i = m * per_member; i < (m + 1) * per_member; ++i)
-            sum += squares[static_cast<size_t>(i)];
+        for (int64_t i = m * per_member; i < (m + 1) * per_member; ++i) sum += squares[static_cast<size_t>(i)];
         norm[m] = std::sqrt(sum);
     }
 }

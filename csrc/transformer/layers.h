@@ -21,13 +21,13 @@ struct Members {
     int64_t width;  // D
 };
 template <class S>
-void rms_norm_forward(const Members& members, const float* x /* [L, D] */, const float* weight /* [M, D] */,
-                      float eps, S* y /* [L, D] */, float* scale /* [L] */, int threads);
+void rms_norm_forward(const Members& members, const float* x /* [L, D] */, const float* weight /* [M, D] */, float eps,
+                      S* y /* [L, D] */, float* scale /* [L] */, int threads);
 
 // y once more, of one member, from the scale that was found.
 template <class S>
-void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale,
-                    S* y, int threads);
+void rms_norm_again(int64_t tokens, int64_t width, const float* x, const float* weight, const float* scale, S* y,
+                    int threads);
 
 // Adds to grad_x and to grad_weight.
 void rms_norm_backward(const Members& members, const float* grad_y, const float* x, const float* weight,
@@ -46,8 +46,8 @@ void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* ga
 // loss[k] = -log softmax(logits[k])[target[k]] and its gradient at the logits [K, V]; grad may be logits
 // itself. The first k whose target is not in 0 .. V - 1, or -1 where all was well; nothing is written if
 // there is one.
-int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target,
-                      float* loss, float* grad, int threads);
+int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target, float* loss,
+                      float* grad, int threads);
 
 // Groups of targets that share their logits [groups, V]: group g has targets first[g] .. first[g + 1], all
 // within the classes. Returns the summed loss; grad is that of the sum.
@@ -68,9 +68,9 @@ struct AdamW {
 // One decoupled-decay Adam step of members' parameters [M, P], in the order of operations of
 // torch.optim.AdamW. decay_mask [P] scales the decay of each parameter; step [M] counts from 1; grad_scale
 // [M] multiplies the gradient.
-void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad,
-           float* average, float* average_square, const float* decay_mask, const double* learning_rate,
-           const int64_t* step, const double* grad_scale, int threads);
+void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad, float* average,
+           float* average_square, const float* decay_mask, const double* learning_rate, const int64_t* step,
+           const double* grad_scale, int threads);
 
 // norm[m] = sqrt(sum of grad[m]^2), grad [M, P].
 void gradient_norm(int64_t members, int64_t parameters, const float* grad, double* norm, int threads);

@@ -19,7 +19,9 @@ template <int W>
 constexpr int tile_rows = 8;
 #else
 template <int W>
-constexpr int tile_rows = W == 16 ? 8 : W == 8 ? 6 : 4;
+constexpr int tile_rows = W == 16  ? 8
+                          : W == 8 ? 6
+                                   : 4;
 #endif
 
 // Terms to a chain of sums in float32, which are then added up. Rounded numbers have the chains that pairs
@@ -94,8 +96,7 @@ WORLDFAST_INLINE void pack_lines(const float* from, int64_t stride, int64_t n, i
     if (n < strip || deep > depth) std::memset(to, 0, static_cast<size_t>(strip * deep) * sizeof *to);
     for (int64_t i = 0; i < n; ++i)
         for (int64_t p = 0; p < 2; ++p)
-            for (int64_t k = p; k < depth; k += 2)
-                to[(k - p) * strip + i * 2 + p] = BFloat16(from[i * stride + k]);
+            for (int64_t k = p; k < depth; k += 2) to[(k - p) * strip + i * 2 + p] = BFloat16(from[i * stride + k]);
 }
 
 // Zeros in the second strip of two, where there are no lines for it.
@@ -109,7 +110,8 @@ template <int W, class S>
 WORLDFAST_INLINE void pack_rows_body(const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel) {
     const int64_t size = strip * round_up(depth, paired<S>);
     for (int64_t first = 0; first < lines; first += strip)
-        pack_lines<W>(from + first * stride, stride, std::min(strip, lines - first), depth, panel + first / strip * size);
+        pack_lines<W>(from + first * stride, stride, std::min(strip, lines - first), depth,
+                      panel + first / strip * size);
     fill_up(lines, size, panel);
 }
 
@@ -214,9 +216,7 @@ struct Strips {
     const Step* first;
     int64_t lines, steps;
 
-    WORLDFAST_INLINE const Step* at(int64_t line) const {
-        return first + line / strip * strip * steps + line % strip;
-    }
+    WORLDFAST_INLINE const Step* at(int64_t line) const { return first + line / strip * strip * steps + line % strip; }
     // from one vector of lines to the next
     template <int W>
     WORLDFAST_INLINE int64_t next() const {
@@ -321,8 +321,7 @@ WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
         for (int64_t column = 0; column < s.b.lines; column += 2 * W) {
             for (int64_t i = 0; i < lines; i += R) {
                 const int64_t line = block + i, rows = std::min<int64_t>(R, lines - i);
-                for (int64_t r = 0; r < rows; ++r)
-                    __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
+                for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
                 typename Lanes<W>::Float sum[R][2];
                 tile_in_chains<W, R>(steps_of(s.packed) + i / N * N * s.b.steps + i % N, 1, N, s.b.at(column),
                                      s.b.template next<W>(), s.b.steps, s.chain, sum);
@@ -335,16 +334,16 @@ WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
 
 // ---- an instance for each instruction set ----
 
-#define WORLDFAST_PACK_ROWS(S)                                                                                \
-    WORLDFAST_DISPATCH(pack_rows_in, pack_rows_body,                                                          \
-                       (const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel),           \
+#define WORLDFAST_PACK_ROWS(S)                                                                                         \
+    WORLDFAST_DISPATCH(pack_rows_in, pack_rows_body,                                                                   \
+                       (const float* from, int64_t stride, int64_t lines, int64_t depth, S* panel),                    \
                        (from, stride, lines, depth, panel))
-#define WORLDFAST_PACK_COLUMNS(From, S)                                                                       \
-    WORLDFAST_DISPATCH(pack_columns_in, pack_columns_body,                                                    \
-                       (const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel),            \
+#define WORLDFAST_PACK_COLUMNS(From, S)                                                                                \
+    WORLDFAST_DISPATCH(pack_columns_in, pack_columns_body,                                                             \
+                       (const From* from, int64_t stride, int64_t lines, int64_t depth, S* panel),                     \
                        (from, stride, lines, depth, panel))
-#define WORLDFAST_ROUND(S)                                                                                    \
-    WORLDFAST_DISPATCH(round_in, round_body, (const float* from, int64_t n, int64_t width, S* to, int64_t stride), \
+#define WORLDFAST_ROUND(S)                                                                                             \
+    WORLDFAST_DISPATCH(round_in, round_body, (const float* from, int64_t n, int64_t width, S* to, int64_t stride),     \
                        (from, n, width, to, stride))
 WORLDFAST_PACK_ROWS(float)
 WORLDFAST_PACK_ROWS(Rounded)
@@ -442,12 +441,14 @@ template <class S>
 void add_gradient(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
                   int64_t n, float* gradient, Arena& arena, int threads) {
     if constexpr (std::is_same_v<S, Rounded>) {
-        add_gradient_of(&a->value, a_stride, a_lines, &b->value, b_stride, b_lines, n, chain<S>, gradient, arena, threads);
+        add_gradient_of(&a->value, a_stride, a_lines, &b->value, b_stride, b_lines, n, chain<S>, gradient, arena,
+                        threads);
     } else {
         add_gradient_of(a, a_stride, a_lines, b, b_stride, b_lines, n, chain<S> / paired<S>, gradient, arena, threads);
     }
 }
-template void add_gradient(const float*, int64_t, int64_t, const float*, int64_t, int64_t, int64_t, float*, Arena&, int);
+template void add_gradient(const float*, int64_t, int64_t, const float*, int64_t, int64_t, int64_t, float*, Arena&,
+                           int);
 template void add_gradient(const Rounded*, int64_t, int64_t, const Rounded*, int64_t, int64_t, int64_t, float*, Arena&,
                            int);
 template void add_gradient(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, int64_t, int64_t, float*,

@@ -20,8 +20,7 @@ struct Scored {
         const auto at = [&](int64_t place) -> int64_t& { return count[static_cast<size_t>(place)]; };
         for (int64_t k = 0; k < rows.scored; ++k) {
             if (rows.sources[k] < 0 || rows.sources[k] >= rows.computed)
-                throw std::invalid_argument("sources: expected places among " +
-                                            std::to_string(rows.computed));
+                throw std::invalid_argument("sources: expected places among " + std::to_string(rows.computed));
             ++at(rows.sources[k]);
         }
         first.push_back(0);
@@ -40,8 +39,7 @@ struct Scored {
         for (int64_t k = 0; k < rows.scored; ++k) {
             const int64_t group = at(rows.sources[k]);
             order[static_cast<size_t>(k)] = group;
-            if (rows.targets)
-                targets[static_cast<size_t>(next[static_cast<size_t>(group)]++)] = rows.targets[k];
+            if (rows.targets) targets[static_cast<size_t>(next[static_cast<size_t>(group)]++)] = rows.targets[k];
         }
         for (int64_t r = 0; r < rows.rows; ++r) {
             const int32_t* place = rows.place + rows.row_start[r];

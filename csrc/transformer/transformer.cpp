@@ -28,26 +28,23 @@ public:
             float *normed = arena_.take<float>(tokens * D), *scale = arena_.take<float>(tokens);
             forward_.norm(x + t * D, layout_.norm, tokens, normed, scale);
             float* logits = forward_.logits_of(normed, tokens);
-            loss += cross_entropy_of_groups(tokens, H, logits, scored.first.data() + t, scored.targets.data(),
-                                            logits, threads_);
-            const S *dlogits = rounded<S>(logits, tokens, H, arena_),
-                    *input = rounded<S>(normed, tokens, D, arena_);
-            add_gradient(dlogits, row_of<S>(H), H, input, D, D, tokens, gradients + layout_.head.offset,
-                         arena_, threads_);
+            loss += cross_entropy_of_groups(tokens, H, logits, scored.first.data() + t, scored.targets.data(), logits,
+                                            threads_);
+            const S *dlogits = rounded<S>(logits, tokens, H, arena_), *input = rounded<S>(normed, tokens, D, arena_);
+            add_gradient(dlogits, row_of<S>(H), H, input, D, D, tokens, gradients + layout_.head.offset, arena_,
+                         threads_);
             float* dnormed = arena_.take<float>(tokens * D);
-            multiply_rows(
-                Product<S, float>{dlogits, tokens, row_of<S>(H), layout_.head.backwards, D, H, dnormed, D},
-                threads_);
+            multiply_rows(Product<S, float>{dlogits, tokens, row_of<S>(H), layout_.head.backwards, D, H, dnormed, D},
+                          threads_);
             std::memset(dx + t * D, 0, static_cast<size_t>(tokens * D) * sizeof *dx);
-            norm_backward(dnormed, x + t * D, layout_.norm, scale, dx + t * D, gradients + layout_.norm_at,
-                          tokens);
+            norm_backward(dnormed, x + t * D, layout_.norm, scale, dx + t * D, gradients + layout_.norm_at, tokens);
         });
         return loss;
     }
 
     // dx [K', D] -> the gradient at the embedded tokens [U, D], and those at the parameters.
-    void run(const TileRows& rows, const Scored& scored, const std::vector<Kept<S>>& kept, float* dx,
-             float* gradients, float* grad_embedded) {
+    void run(const TileRows& rows, const Scored& scored, const std::vector<Kept<S>>& kept, float* dx, float* gradients,
+             float* grad_embedded) {
         const int64_t U = rows.computed;
         for (int64_t i = shape_.layers - 1; i >= 0; --i) {
             const Arena::Scope scope(arena_);
@@ -58,8 +55,7 @@ public:
             S* dmixed = arena_.take<S>(U * D);
             forward_.each_block(n, [&](int64_t t, int64_t tokens) {
                 mlp_backward(block, of_block, t, tokens, dx + t * D, gradients);
-                attention_output_backward(block, of_block.mixed + t * D, dx + t * D, dmixed + t * D, tokens,
-                                          gradients);
+                attention_output_backward(block, of_block.mixed + t * D, dx + t * D, dmixed + t * D, tokens, gradients);
             });
             if (last) {
                 dmixed = scatter(dmixed, scored.places, U, arena_.take<S>(U * D));
@@ -86,23 +82,21 @@ private:
     }
 
     // Heads share nothing, so that threads may part them.
-    void attend_backward(const TileRows& rows, const int32_t* query, const S* qkv, const S* dmixed,
-                         float* dqkv) {
+    void attend_backward(const TileRows& rows, const int32_t* query, const S* qkv, const S* dmixed, float* dqkv) {
         parallel_for(shape_.heads, 1, threads_, [&](int64_t begin, int64_t end) {
             AttentionRows attended = attention_rows(shape_, rows, query, 1);
             attended.heads = end - begin;
             const int64_t at = begin * (D / shape_.heads);
             const auto *in = attended_as(qkv) + at, *grad = attended_as(dmixed) + at;
-            attention_backward(attended, heads_at(in, shape_), heads_at(in + D, shape_),
-                               heads_at(in + 2 * D, shape_), mixed_at(grad, shape_),
-                               heads_at(dqkv + at, shape_), heads_at(dqkv + D + at, shape_),
+            attention_backward(attended, heads_at(in, shape_), heads_at(in + D, shape_), heads_at(in + 2 * D, shape_),
+                               mixed_at(grad, shape_), heads_at(dqkv + at, shape_), heads_at(dqkv + D + at, shape_),
                                heads_at(dqkv + 2 * D + at, shape_));
         });
     }
 
     // dx += the gradient at the norm's input
-    void norm_backward(const float* dnormed, const float* x, const float* weight, const float* scale,
-                       float* dx, float* gradient, int64_t tokens) {
+    void norm_backward(const float* dnormed, const float* x, const float* weight, const float* scale, float* dx,
+                       float* gradient, int64_t tokens) {
         const int64_t offsets[] = {0, tokens};
         rms_norm_backward({offsets, 1, D}, dnormed, x, weight, scale, dx, gradient, threads_);
     }
@@ -122,37 +116,33 @@ private:
         swiglu_backward(tokens, F, dgated, gate_up, dgate_up, gated, threads_);
         add_gradient(dout, D, D, gated, F, F, tokens, gradients + block.down.offset, arena_, threads_);
         const S* normed = norm_again(kept.middle + t * D, block.middle_norm, kept.middle_scale + t, tokens);
-        add_gradient(dgate_up, 2 * F, 2 * F, normed, D, D, tokens, gradients + block.gate_up.offset, arena_,
-                     threads_);
+        add_gradient(dgate_up, 2 * F, 2 * F, normed, D, D, tokens, gradients + block.gate_up.offset, arena_, threads_);
         float* dnormed = arena_.take<float>(tokens * D);
-        multiply_rows(
-            Product<S, float>{dgate_up, tokens, 2 * F, block.gate_up.backwards, D, 2 * F, dnormed, D},
-            threads_);
+        multiply_rows(Product<S, float>{dgate_up, tokens, 2 * F, block.gate_up.backwards, D, 2 * F, dnormed, D},
+                      threads_);
         norm_backward(dnormed, kept.middle + t * D, block.middle_norm, kept.middle_scale + t, dx,
                       gradients + block.middle_norm_at, tokens);
     }
 
-    void attention_output_backward(const Block<S>& block, const S* mixed, const float* dx, S* dmixed,
-                                   int64_t tokens, float* gradients) {
+    void attention_output_backward(const Block<S>& block, const S* mixed, const float* dx, S* dmixed, int64_t tokens,
+                                   float* gradients) {
         const S* dout = rounded<S>(dx, tokens, D, arena_);
         add_gradient(dout, D, D, mixed, D, D, tokens, gradients + block.output.offset, arena_, threads_);
         multiply_rows(Product<S, S>{dout, tokens, D, block.output.backwards, D, D, dmixed, D}, threads_);
     }
 
-    void project_backward(const Block<S>& block, const Kept<S>& kept, int64_t t, int64_t tokens,
-                          const float* dqkv, float* dx, float* gradients) {
+    void project_backward(const Block<S>& block, const Kept<S>& kept, int64_t t, int64_t tokens, const float* dqkv,
+                          float* dx, float* gradients) {
         const S* dout = rounded<S>(dqkv, tokens, 3 * D, arena_);
         const S* normed = norm_again(kept.x + t * D, block.input_norm, kept.x_scale + t, tokens);
-        add_gradient(dout, 3 * D, 3 * D, normed, D, D, tokens, gradients + block.qkv.offset, arena_,
-                     threads_);
+        add_gradient(dout, 3 * D, 3 * D, normed, D, D, tokens, gradients + block.qkv.offset, arena_, threads_);
         float* bias = gradients + block.qkv_bias_at;
         for (int64_t i = 0; i < tokens; ++i)
             for (int64_t d = 0; d < 3 * D; ++d) bias[d] += dqkv[i * 3 * D + d];
         float* dnormed = arena_.take<float>(tokens * D);
-        multiply_rows(Product<S, float>{dout, tokens, 3 * D, block.qkv.backwards, D, 3 * D, dnormed, D},
-                      threads_);
-        norm_backward(dnormed, kept.x + t * D, block.input_norm, kept.x_scale + t, dx,
-                      gradients + block.input_norm_at, tokens);
+        multiply_rows(Product<S, float>{dout, tokens, 3 * D, block.qkv.backwards, D, 3 * D, dnormed, D}, threads_);
+        norm_backward(dnormed, kept.x + t * D, block.input_norm, kept.x_scale + t, dx, gradients + block.input_norm_at,
+                      tokens);
     }
 
     const Forward<S>& forward_;
@@ -185,8 +175,8 @@ double learn(const Model& model, const TileRows& rows, float* gradients, float* 
     const Scored scored(rows);
     for (const int64_t target : scored.targets)
         if (target < 0 || target >= model.shape.outputs)
-            throw std::out_of_range("targets: expected 0 to " + std::to_string(model.shape.outputs - 1) +
-                                    ", got " + std::to_string(target));
+            throw std::out_of_range("targets: expected 0 to " + std::to_string(model.shape.outputs - 1) + ", got " +
+                                    std::to_string(target));
     const Forward<S> forward(model, arena, threads);
     const float* out;
     const std::vector<Kept<S>> kept = forward.run(rows, scored, out, model.shape.layers);
@@ -221,8 +211,7 @@ void read(const Model& model, const TileRows& rows, const std::vector<int64_t>& 
         if (layers[i] == last)
             copy(final, D, states[i], of_scored);
         else
-            copy(kept[static_cast<size_t>(layers[i])].x, D, states[i],
-                 [&](int64_t k) { return rows.sources[k]; });
+            copy(kept[static_cast<size_t>(layers[i])].x, D, states[i], [&](int64_t k) { return rows.sources[k]; });
     }
     if (logits) copy(forward.logits_of(final, K), H, logits, of_scored);
 }
@@ -240,8 +229,8 @@ void pack_parameters(const TransformerShape& shape, const float* parameters, voi
     with_operand(shape, [&](auto operand) { pack_all<decltype(operand)>(shape, parameters, packed, threads); });
 }
 
-double learn_tile(const Model& model, const TileRows& rows, float* gradients, float* grad_embedded,
-                  Arena& arena, int threads) {
+double learn_tile(const Model& model, const TileRows& rows, float* gradients, float* grad_embedded, Arena& arena,
+                  int threads) {
     arena.clear();
     return with_operand(model.shape, [&](auto operand) {
         return learn<decltype(operand)>(model, rows, gradients, grad_embedded, arena, threads);
@@ -251,9 +240,8 @@ double learn_tile(const Model& model, const TileRows& rows, float* gradients, fl
 void read_tile(const Model& model, const TileRows& rows, const std::vector<int64_t>& layers,
                const std::vector<float*>& states, float* logits, Arena& arena, int threads) {
     arena.clear();
-    with_operand(model.shape, [&](auto operand) {
-        read<decltype(operand)>(model, rows, layers, states, logits, arena, threads);
-    });
+    with_operand(model.shape,
+                 [&](auto operand) { read<decltype(operand)>(model, rows, layers, states, logits, arena, threads); });
 }
 
 }  // namespace worldfast

@@ -55,8 +55,8 @@ struct Model {
 
 // The summed cross entropy at the scored positions. Adds its gradient at all parameters but the embedding to
 // `gradients` [P]; that at the embedded tokens is written to grad_embedded [U, D].
-double learn_tile(const Model& model, const TileRows& rows, float* gradients, float* grad_embedded,
-                  Arena& arena, int threads);
+double learn_tile(const Model& model, const TileRows& rows, float* gradients, float* grad_embedded, Arena& arena,
+                  int threads);
 
 // logits [K, H] unless it is null; states[i] [K, D]: the residual stream before block layers[i], or after the
 // last norm where that is the number of blocks.
@@ -65,7 +65,7 @@ void read_tile(const Model& model, const TileRows& rows, const std::vector<int64
 
 // The likeliest token behind each row: following [rows]. Of the rows, `tokens` [rows.tokens] are new, and go
 // to their places in the blocks' caches [layers][rows.places, 3, heads, head_dim].
-void extend_rows(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches,
-                 int32_t* following, Arena& arena);
+void extend_rows(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches, int32_t* following,
+                 Arena& arena);
 
 }  // namespace worldfast

@@ -194,11 +194,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     sums = torch.from_numpy(statistics.row_sums[kernel]).to(device)  # [M, n]
     products = torch.from_numpy(statistics.products[kernel]).to(device)  # [M, M]
     if debiased:
-        sums, products, diagonal = (
-            sums - diagonal,
-            products - diagonal @ diagonal.T,
-            torch.zeros_like(diagonal),
-        )
+        sums, products, diagonal = (sums - diagonal, products - diagonal @ diagonal.T, torch.zeros_like(diagonal))
     totals, row_products = sums.sum(1), sums @ sums.T  # [M], [M, M]
     first = second = 0  # of the differences from the whole
     for rows, K in gram_blocks(centred, kernel, gamma):  # K [M, B, n]
@@ -218,9 +214,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
         )  # [B, M, M], with one city left out
         alone = hsic.diagonal(0, 1, 2)  # [B, M]
         if not (alone > 0).all():
-            raise ValueError(
-                f"without one of the {n} rows the debiased CKA is undefined: too few for a standard error"
-            )
+            raise ValueError(f"without one of the {n} rows the debiased CKA is undefined: too few for a standard error")
         difference = hsic / outer(alone, alone).sqrt() - whole
         first, second = first + difference.sum(0), second + difference.square().sum(0)
     variance = (n - 1) / n * (second - first.square() / n)

@@ -18,8 +18,15 @@ from worldfast._native import core, thread_count
 from worldfast.errors import unknown_name
 
 __all__ = [
-    "KERNELS", "SHIFT", "GramStatistics", "as_tensor", "gram_blocks", "gram_statistics", "hsic_of_sums", "normalised",
-]  # fmt: skip
+    "KERNELS",
+    "SHIFT",
+    "GramStatistics",
+    "as_tensor",
+    "gram_blocks",
+    "gram_statistics",
+    "hsic_of_sums",
+    "normalised",
+]
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # what the blocks of rows that are at work may take, laid out for the kernel
@@ -99,9 +106,13 @@ def normalised(hsic: np.ndarray, names: Sequence[str]) -> np.ndarray:
 
 
 def gram_statistics(
-    Xs: Sequence, kernels: str | Sequence[str] = ("linear",), bandwidth: float | Sequence[float] = 1.0, *,
-    names: Sequence[str] | None = None, threads: int | None = None,
-) -> GramStatistics:  # fmt: skip
+    Xs: Sequence,
+    kernels: str | Sequence[str] = ("linear",),
+    bandwidth: float | Sequence[float] = 1.0,
+    *,
+    names: Sequence[str] | None = None,
+    threads: int | None = None,
+) -> GramStatistics:
     """The statistics of M representations, those of several kernels from one computation.
 
     Xs         M of [n, d_a], n at least 2: numpy, torch or cupy, or anything with a shape, a dtype and slices of rows
@@ -134,9 +145,7 @@ def gram_statistics(
         raise ValueError(f"{first.name}: expected at least 2 rows, got {first.n}")
     bandwidth = np.asarray(bandwidth, dtype=np.float64)
     if bandwidth.shape not in ((), (len(Xs),)) or not (np.isfinite(bandwidth) & (bandwidth > 0)).all():
-        raise ValueError(
-            f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {bandwidth}"
-        )
+        raise ValueError(f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {bandwidth}")
     if first.device == "cpu":
         return _on_cpu(Xs, kernels, bandwidth, thread_count(threads))
     return _on_gpu(Xs, kernels, bandwidth)

@@ -53,9 +53,7 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
         else:
             own = PCA(k, svd_solver="covariance_eigh").fit(X[chosen]).transform(X)
             projected.append(own @ orthogonal_procrustes(own, projected[-1])[0])
-    return Components(
-        np.stack(projected[::-1]).astype(np.float32), pca.explained_variance_ratio_.astype(np.float64)
-    )
+    return Components(np.stack(projected[::-1]).astype(np.float32), pca.explained_variance_ratio_.astype(np.float64))
 
 
 def leading_components(X, k):
@@ -65,9 +63,7 @@ def leading_components(X, k):
     """
     X = as_tensor(X)
     if X.ndim != 2 or not 1 <= k <= min(X.shape):
-        raise ValueError(
-            f"expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}"
-        )
+        raise ValueError(f"expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}")
     X = X - X.mean(0)
     if len(X) < X.shape[1]:  # the same from the smaller of two matrices
         values, vectors = torch.linalg.eigh(X @ X.T)

@@ -20,9 +20,16 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "Fit", "Probe", "components_probe", "fit_map", "held_out", "linear_probe", "probe_over_training", "probe_table",
+    "Fit",
+    "Probe",
+    "components_probe",
+    "fit_map",
+    "held_out",
+    "linear_probe",
+    "probe_over_training",
+    "probe_table",
     "scored",
-]  # fmt: skip
+]
 
 SMALLEST = 1e-6  # of singular values, as a share of the largest: scikit-learn's
 SINGULAR = 10 * SMALLEST**2  # reciprocal condition of Z'Z below which singular values are looked at

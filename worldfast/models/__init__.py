@@ -5,11 +5,4 @@ from worldfast.models.gpu import GpuEnsemble, require_cuda
 from worldfast.models.huggingface import import_huggingface
 from worldfast.models.transformer import ModelSpec
 
-__all__ = [
-    "Ensemble",
-    "GpuEnsemble",
-    "ModelSpec",
-    "Rows",
-    "import_huggingface",
-    "require_cuda",
-]
+__all__ = ["Ensemble", "GpuEnsemble", "ModelSpec", "Rows", "import_huggingface", "require_cuda"]

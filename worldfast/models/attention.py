@@ -30,9 +30,14 @@ __all__ = ["attention", "attention_backward", "attention_forward"]
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None = 10_000.0, *,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    rope_base: float | None = 10_000.0,
+    *,
     max_seqlen: int | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Causal attention within packed rows, with rotary position embedding (RoPE). Differentiable in q, k, v.
 
     q, k, v      float32, bfloat16, float16 or float64 [L, H, D], of one dtype and device; D a multiple of 8
@@ -72,9 +77,16 @@ def attention(
 
 
 def attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None = 10_000.0, *,
-    out: Tensor | None = None, max_seqlen: int | None = None, threads: int | None = None,
-) -> Tensor:  # fmt: skip
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    rope_base: float | None = 10_000.0,
+    *,
+    out: Tensor | None = None,
+    max_seqlen: int | None = None,
+    threads: int | None = None,
+) -> Tensor:
     """`attention` into `out` [L, H, D]; a row of more than 128 tokens is a ValueError.
 
     Arrays may have any strides with a last one of 1. On a GPU max_seqlen must be given.
@@ -89,10 +101,19 @@ def attention_forward(
 
 
 def attention_backward(
-    grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None = 10_000.0,
-    *, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor, max_seqlen: int | None = None,
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    rope_base: float | None = 10_000.0,
+    *,
+    grad_q: Tensor,
+    grad_k: Tensor,
+    grad_v: Tensor,
+    max_seqlen: int | None = None,
     threads: int | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Sets grad_q, grad_k, grad_v [L, H, D]. Of the forward pass nothing is needed but its inputs."""
     inputs, grads = (grad_out, q, k, v, cu_seqlens, _base(rope_base)), (grad_q, grad_k, grad_v)
     if _on_gpu(q):
@@ -200,9 +221,7 @@ def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
         )
     longest = int(lengths.max(initial=0))
     if max_seqlen is not None and longest > max_seqlen:
-        raise ValueError(
-            f"max_seqlen: expected at least {longest}, the longest row's tokens, got {max_seqlen}"
-        )
+        raise ValueError(f"max_seqlen: expected at least {longest}, the longest row's tokens, got {max_seqlen}")
     if longest <= limit:  # as nearly always
         yield cu_seqlens, slice(None), longest
         return
@@ -281,9 +300,7 @@ def _base(rope_base: float | None) -> float:
 
 def _on_gpu(x: Tensor) -> bool:
     if x.device.type not in ("cpu", "cuda", "meta"):
-        raise NotImplementedError(
-            f"{x.device.type}: attention is built for the CPU and CUDA; move its tensors"
-        )
+        raise NotImplementedError(f"{x.device.type}: attention is built for the CPU and CUDA; move its tensors")
     return x.device.type == "cuda"
 
 

@@ -77,9 +77,15 @@ class Ensemble:
     """
 
     def __init__(
-        self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cpu", threads: int | None = None,
+        self,
+        spec: ModelSpec,
+        vocabulary: int,
+        members: int = 1,
+        *,
+        device="cpu",
+        threads: int | None = None,
         products: str = "float32",
-    ):  # fmt: skip
+    ):
         if members < 1:
             raise ValueError(f"members: expected at least 1, got {members}")
         if products not in PRODUCTS:
@@ -210,9 +216,15 @@ class Ensemble:
         def read(piece, scratch):
             member, part = members[piece.slot], piece.scored_part
             transformer.read(
-                self.parameters[member], packed[member], piece.tile, layers, [state[part] for state in states],
-                None if logits is None else logits[part], scratch.arena, self._inside,
-            )  # fmt: skip
+                self.parameters[member],
+                packed[member],
+                piece.tile,
+                layers,
+                [state[part] for state in states],
+                None if logits is None else logits[part],
+                scratch.arena,
+                self._inside,
+            )
 
         self._threads.run(read, pieces)
 
@@ -303,9 +315,14 @@ class Ensemble:
             sums[self._inner :].fill(0)
             for piece in pieces[slot][k :: self._lanes]:
                 losses[slot, k] += transformer.learn(
-                    self.parameters[member], packed[member], piece.tile, sums, arrived[piece.part], scratch.arena,
+                    self.parameters[member],
+                    packed[member],
+                    piece.tile,
+                    sums,
+                    arrived[piece.part],
+                    scratch.arena,
                     self._inside,
-                )  # fmt: skip
+                )
 
         def gather(slot, scratch):
             lanes = self._lane_sums[members[slot]][: len(pieces[slot])]

@@ -90,9 +90,14 @@ def share(tokens: np.ndarray, length: np.ndarray, tile: int) -> list[Prompts]:
 
 
 def greedy(
-    spec: ModelSpec, transformer: core.Transformer, model, prompts: Prompts, longest: int, scratch: Scratch,
+    spec: ModelSpec,
+    transformer: core.Transformer,
+    model,
+    prompts: Prompts,
+    longest: int,
+    scratch: Scratch,
     threads: int,
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """Answers to the R prompts: the tokens before <eos>, int32 [up to `longest`] each.
 
     transformer   from `worldfast.models.transformer.native`
@@ -107,9 +112,7 @@ def greedy(
     tokens, length, fresh, first = prompts.tokens, prompts.length, prompts.fresh, 0
     for step in range(longest):
         following = np.empty(len(rows), dtype=np.int32)
-        transformer.extend(
-            *model, tokens, caches, turn, path, length, fresh, first, following, scratch.arena, threads
-        )
+        transformer.extend(*model, tokens, caches, turn, path, length, fresh, first, following, scratch.arena, threads)
         goes_on = following != EOS
         first += len(tokens)
         tokens, rows, path, length = (x[goes_on] for x in (following, rows, path, length))

@@ -11,9 +11,17 @@ from collections.abc import Iterator
 from worldfast.models.transformer import ModelSpec, buffer_size
 
 __all__ = [
-    "GENERAL", "NARROW", "READ", "answered_at_once", "answering", "footprint", "is_narrow", "places",
-    "reading", "sizes",
-]  # fmt: skip
+    "GENERAL",
+    "NARROW",
+    "READ",
+    "answered_at_once",
+    "answering",
+    "footprint",
+    "is_narrow",
+    "places",
+    "reading",
+    "sizes",
+]
 
 PLACES = 128  # a member's places for tokens are a multiple of this
 READ = 1 << 16  # tokens that are read at once
@@ -25,21 +33,40 @@ NARROW_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a prog
 # name -> (numbers of a token, bytes of each; None: those of the products' dtype; how many there are).
 # L: one a layer; N: one a norm, of which a layer has two and the end one.
 GENERAL = {
-    "x": ("D", 4, "N"), "normed": ("D", None, "N"), "scale": ("1", 4, "N"),
-    "qkv": ("3 D", None, "L"), "mixed": ("D", None, "L"), "gate_up": ("2 F", None, "L"),
-    "added": ("D", None, "1"), "gated": ("F", None, "1"), "grad_gated": ("F", None, "1"),
-    "grad_qkv": ("3 D", None, "1"), "grad_x": ("D", 4, "1"), "rounded": ("D", None, "1"),
-    "logits": ("H", 4, "1"), "grad_logits": ("H", None, "1"),
-}  # fmt: skip
+    "x": ("D", 4, "N"),
+    "normed": ("D", None, "N"),
+    "scale": ("1", 4, "N"),
+    "qkv": ("3 D", None, "L"),
+    "mixed": ("D", None, "L"),
+    "gate_up": ("2 F", None, "L"),
+    "added": ("D", None, "1"),
+    "gated": ("F", None, "1"),
+    "grad_gated": ("F", None, "1"),
+    "grad_qkv": ("3 D", None, "1"),
+    "grad_x": ("D", 4, "1"),
+    "rounded": ("D", None, "1"),
+    "logits": ("H", 4, "1"),
+    "grad_logits": ("H", None, "1"),
+}
 NARROW = {
-    "x": ("D", 4, "N"), "qkv": ("3 D", None, "L"), "mixed": ("D", None, "L"),
-    "final": ("D", None, "1"), "scale": ("1", 4, "1"), "grad": ("D", None, "1"), "grad_x": ("D", 4, "1"),
-    "logits": ("H", 4, "1"), "grad_logits": ("H", None, "1"),
+    "x": ("D", 4, "N"),
+    "qkv": ("3 D", None, "L"),
+    "mixed": ("D", None, "L"),
+    "final": ("D", None, "1"),
+    "scale": ("1", 4, "1"),
+    "grad": ("D", None, "1"),
+    "grad_x": ("D", 4, "1"),
+    "logits": ("H", 4, "1"),
+    "grad_logits": ("H", None, "1"),
     # what weights' gradients are made of, while the next layer's is made
-    "normed": ("D", None, "2"), "normed_middle": ("D", None, "2"), "rounded": ("D", None, "2"),
-    "rounded_middle": ("D", None, "2"), "gated": ("F", None, "2"), "grad_gate_up": ("2 F", None, "2"),
+    "normed": ("D", None, "2"),
+    "normed_middle": ("D", None, "2"),
+    "rounded": ("D", None, "2"),
+    "rounded_middle": ("D", None, "2"),
+    "gated": ("F", None, "2"),
+    "grad_gate_up": ("2 F", None, "2"),
     "grad_qkv": ("3 D", None, "2"),
-}  # fmt: skip
+}
 ONLY_LEARNING = ("grad", "rounded")  # names begin so
 ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products take what they are rounded from
 

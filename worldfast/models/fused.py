@@ -73,30 +73,50 @@ class NarrowTransformers(Transformers):
             master, block, of = self.masters.blocks[i], self.weights.blocks[i], g.blocks[i]
             qkv, mixed = self.at("qkv", C, i), self.at("mixed", C, i)
             names = ("normed", "normed_middle", "rounded_middle", "gated", "grad_gate_up", "grad_qkv")
-            normed, normed_middle, rounded_middle, gated, grad_gate_up, grad_qkv = (
-                self.at(n, C, i % 2) for n in names
-            )
+            normed, normed_middle, rounded_middle, gated, grad_gate_up, grad_qkv = (self.at(n, C, i % 2) for n in names)
             above, rounded = rounded, self.at("rounded", C, i % 2)
             self._wait(done[-2][1] if len(done) > 1 else None)  # these are free again
             fused.block_backward(
-                grad_x, self.at("x", C, 2 * i + 1), block.output, master.mlp_norm, block.gate_up, block.down,
+                grad_x,
+                self.at("x", C, 2 * i + 1),
+                block.output,
+                master.mlp_norm,
+                block.gate_up,
+                block.down,
                 eps,
-                rounded_middle, grad, normed_middle, gated, grad_gate_up, parts[2 * i + 1],
-            )  # fmt: skip
+                rounded_middle,
+                grad,
+                normed_middle,
+                gated,
+                grad_gate_up,
+                parts[2 * i + 1],
+            )
             with self._aside():
                 product(above.mT, gated, of.down)
                 product(grad_gate_up.mT, normed_middle, of.gate_up)
                 product(rounded_middle.mT, mixed, of.output)
                 first_half = self._event()
             attention_backward(
-                self._one_head(grad), *self._heads(qkv), batch.rows, spec.rope_base, batch.longest,
+                self._one_head(grad),
+                *self._heads(qkv),
+                batch.rows,
+                spec.rope_base,
+                batch.longest,
                 *self._heads(grad_qkv),
-            )  # fmt: skip
+            )
             self._wait(done[-1][0] if done else None)  # so is `rounded`
             fused.project_backward(
-                grad_qkv, self.at("x", C, 2 * i), master.input_norm, block.qkv, eps, grad_x, rounded, normed,
-                parts[2 * i], biases[i],
-            )  # fmt: skip
+                grad_qkv,
+                self.at("x", C, 2 * i),
+                master.input_norm,
+                block.qkv,
+                eps,
+                grad_x,
+                rounded,
+                normed,
+                parts[2 * i],
+                biases[i],
+            )
             with self._aside():
                 product(grad_qkv.mT, normed, of.qkv)
                 done.append((first_half, self._event()))

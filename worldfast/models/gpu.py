@@ -41,9 +41,7 @@ def require_cuda(device: str | torch.device) -> torch.device:
         _try(found)
     except Exception as error:  # of a compiler, a driver, or memory that others have taken
         first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise DeviceError(
-            device, f"kernels do not run on it: {type(error).__name__}: {first.strip()}"
-        ) from error
+        raise DeviceError(device, f"kernels do not run on it: {type(error).__name__}: {first.strip()}") from error
     return found
 
 
@@ -110,9 +108,7 @@ class GpuEnsemble(Ensemble):
                "bfloat16" with float32 sums, parameters, norms and residual stream. Reading is float32 always
     """
 
-    def __init__(
-        self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cuda", products: str = "float32"
-    ):  # fmt: skip
+    def __init__(self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cuda", products: str = "float32"):
         super().__init__(spec, vocabulary, members, device=device, threads=1, products=products)
         if spec.hidden // spec.heads > 128:
             size = spec.hidden // spec.heads
@@ -182,9 +178,12 @@ class GpuEnsemble(Ensemble):
 
     @exact_products()
     def answer(
-        self, prompts: Sequence[tuple[np.ndarray, np.ndarray]], longest: int = 16,
-        members: Sequence[int] | None = None, products: str | None = None,
-    ) -> list[list[np.ndarray]]:  # fmt: skip
+        self,
+        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+        longest: int = 16,
+        members: Sequence[int] | None = None,
+        products: str | None = None,
+    ) -> list[list[np.ndarray]]:
         members, products = self._asked(prompts, longest, members, products)
         members = list(members)
         prompts = [self._checked(tokens, length) for tokens, length in prompts]
@@ -237,13 +236,8 @@ class GpuEnsemble(Ensemble):
         first, last = torch.zeros(2, len(members), most, dtype=torch.int32)
         for i, of_member in enumerate(starts):
             first[i, : len(of_member) - 1], last[i, : len(of_member) - 1] = of_member[:-1], of_member[1:]
-        batch = Batch(
-            *(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device)
-        )
-        parameters, gradients = (
-            self.parameters[members],
-            torch.empty(len(members), self.size, device=self.device),
-        )
+        batch = Batch(*(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device))
+        parameters, gradients = (self.parameters[members], torch.empty(len(members), self.size, device=self.device))
         gradients.zero_()  # the gaps of alignment
         weights = self.stacked(parameters.to(DTYPES[self.products]))
         transformers = Transformers(self.spec, self.stacked(parameters), weights, C, learns=True)
@@ -255,9 +249,7 @@ class GpuEnsemble(Ensemble):
 def longest_row(lengths: np.ndarray) -> int:
     longest = int(lengths.max(initial=1))
     if longest > LONGEST_ROW:
-        raise ValueError(
-            f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}"
-        )
+        raise ValueError(f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}")
     return longest
 
 
@@ -302,9 +294,7 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
         if not most or step == longest - 1:
             break
         keep = goes_on.int().argsort(dim=1, descending=True, stable=True)[:, :most]  # [m, n'']
-        goes_on, who, following, starts, ends = (
-            x.gather(1, keep) for x in (goes_on, who, following, starts, ends)
-        )
+        goes_on, who, following, starts, ends = (x.gather(1, keep) for x in (goes_on, who, following, starts, ends))
         place, ends = ends.long(), ends + 1
 
         def attend(layer, qkv, mixed, place=place, rows=(starts.reshape(-1), ends.reshape(-1))):

@@ -59,16 +59,9 @@ class Transformers:
     TABLE = GENERAL  # the memory for tokens
 
     def __init__(
-        self, spec: ModelSpec, masters: Weights, weights: Weights, capacity: int, *, learns: bool,
-        caches: bool = False
-    ):  # fmt: skip
-        self.spec, self.masters, self.weights, self.capacity, self.learns = (
-            spec,
-            masters,
-            weights,
-            capacity,
-            learns,
-        )
+        self, spec: ModelSpec, masters: Weights, weights: Weights, capacity: int, *, learns: bool, caches: bool = False
+    ):
+        self.spec, self.masters, self.weights, self.capacity, self.learns = (spec, masters, weights, capacity, learns)
         self.members = len(masters.embed)
         self.dtype, self.device = weights.head.dtype, masters.embed.device
         self._room: dict[tuple[str, int], Tensor] = {}
@@ -85,13 +78,9 @@ class Transformers:
         if learns:
             V, D = masters.embed.shape[1:]
             norms = 2 * spec.layers + 1
-            self._norm_parts = self._zeros(
-                norms * self.members * -(-capacity // norm.tokens_of_program(D)) * D
-            )
+            self._norm_parts = self._zeros(norms * self.members * -(-capacity // norm.tokens_of_program(D)) * D)
             self._embed_parts = self._zeros(self.members * embedding.stretches(capacity) * V * D)
-            self._loss_parts = self._zeros(
-                self.members * -(-capacity // loss.tokens_of_program(self.outputs)) * 2
-            )
+            self._loss_parts = self._zeros(self.members * -(-capacity // loss.tokens_of_program(self.outputs)) * 2)
             self._known_places: dict[tuple, Tensor] = {}
 
     @property
@@ -127,9 +116,12 @@ class Transformers:
     # ---- forward ----
 
     def forward(
-        self, batch: Batch, *, seen: Callable[[int, Tensor], None] | None = None,
+        self,
+        batch: Batch,
+        *,
+        seen: Callable[[int, Tensor], None] | None = None,
         attend: Callable[[int, Tensor, Tensor], None] | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """The final norm [M, C, D], in the dtype of the products.
 
         seen     is given each layer, from 0, and the residual stream before it, float32 [M, C, D]
@@ -156,9 +148,7 @@ class Transformers:
             x, normed = self._add_norm(x, added, norms, C, 2 * i + 2)
         return normed
 
-    def _add_norm(
-        self, x: Tensor, added: Tensor, norms: list[Tensor], C: int, i: int
-    ) -> tuple[Tensor, Tensor]:
+    def _add_norm(self, x: Tensor, added: Tensor, norms: list[Tensor], C: int, i: int) -> tuple[Tensor, Tensor]:
         out, normed, scale = self._norm(C, i)
         norm.add_norm(x, added, norms[i], self.spec.norm_eps, out, normed, scale)
         return out, normed
@@ -194,9 +184,7 @@ class Transformers:
         rounded = grad_x if wide else self.at("rounded", C)
         grad, grad_qkv = self.at("added", C), self.at("grad_qkv", C)
         gated, grad_gated = self.at("gated", C), self.at("grad_gated", C)
-        parts = self._parts(
-            self._norm_parts, norm.tokens_of_program(spec.hidden), C, 2 * spec.layers + 1, spec.hidden
-        )
+        parts = self._parts(self._norm_parts, norm.tokens_of_program(spec.hidden), C, 2 * spec.layers + 1, spec.hidden)
 
         def through_norm(i: int, weight: Tensor, first: bool = False) -> None:
             x, _, scale = self._norm(C, i)
@@ -220,9 +208,13 @@ class Transformers:
             product(rounded.mT, mixed, of.output)
             product(rounded, block.output, grad)
             attention_backward(
-                self._one_head(grad), *self._heads(qkv), batch.rows, spec.rope_base, batch.longest,
+                self._one_head(grad),
+                *self._heads(qkv),
+                batch.rows,
+                spec.rope_base,
+                batch.longest,
                 *self._heads(grad_qkv),
-            )  # fmt: skip
+            )
             product(grad_qkv.mT, self.at("normed", C, 2 * i), of.qkv)
             torch.sum(grad_qkv, 1, dtype=torch.float32, out=of.qkv_bias)
             product(grad_qkv, block.qkv, grad)

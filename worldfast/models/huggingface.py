@@ -46,12 +46,7 @@ CONFIG = {
     "head_size": "head_size",
 }
 # what a ModelSpec cannot vary; transformers takes the same where one is missing
-FIXED = {
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "use_sliding_window": False,
-    "rope_scaling": None,
-}
+FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window": False, "rope_scaling": None}
 
 
 def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:

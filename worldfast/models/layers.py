@@ -24,9 +24,17 @@ from torch import Tensor
 from worldfast._native import core, expect, thread_count
 
 __all__ = [
-    "adamw_", "cross_entropy", "cross_entropy_", "gradient_norm", "rms_norm", "rms_norm_backward",
-    "rms_norm_forward", "swiglu", "swiglu_backward", "swiglu_forward",
-]  # fmt: skip
+    "adamw_",
+    "cross_entropy",
+    "cross_entropy_",
+    "gradient_norm",
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
+    "swiglu",
+    "swiglu_backward",
+    "swiglu_forward",
+]
 
 
 # ---- RMSNorm ----
@@ -46,9 +54,15 @@ def rms_norm(x: Tensor, weight: Tensor, offsets: Sequence[int], eps: float = 1e-
 
 
 def rms_norm_forward(
-    x: Tensor, weight: Tensor, offsets: Sequence[int], eps: float = 1e-6, *,
-    out: Tensor | None = None, scale: Tensor | None = None, threads: int | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    offsets: Sequence[int],
+    eps: float = 1e-6,
+    *,
+    out: Tensor | None = None,
+    scale: Tensor | None = None,
+    threads: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """`rms_norm` into `out` [L, D]; into `scale` [L], for the gradient, 1 / sqrt(mean(x^2) + eps)."""
     _cpu(x)
     out = x.new_empty(x.shape) if out is None else out
@@ -58,9 +72,16 @@ def rms_norm_forward(
 
 
 def rms_norm_backward(
-    grad_out: Tensor, x: Tensor, weight: Tensor, scale: Tensor, offsets: Sequence[int], *,
-    grad_x: Tensor, grad_weight: Tensor, threads: int | None = None,
-) -> None:  # fmt: skip
+    grad_out: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    offsets: Sequence[int],
+    *,
+    grad_x: Tensor,
+    grad_weight: Tensor,
+    threads: int | None = None,
+) -> None:
     """Adds to grad_x [L, D] and grad_weight [M, D]; a member's tokens are summed in a fixed order."""
     _cpu(x)
     core.rms_norm_backward(grad_out, x, weight, scale, offsets, grad_x, grad_weight, thread_count(threads))
@@ -80,9 +101,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, grad_out):
         x, weight, scale = ctx.saved_tensors
         grad_x, grad_weight = torch.zeros_like(x), torch.zeros_like(weight)
-        rms_norm_backward(
-            grad_out.contiguous(), x, weight, scale, ctx.offsets, grad_x=grad_x, grad_weight=grad_weight
-        )
+        rms_norm_backward(grad_out.contiguous(), x, weight, scale, ctx.offsets, grad_x=grad_x, grad_weight=grad_weight)
         return grad_x, grad_weight, None, None
 
 
@@ -104,9 +123,13 @@ def swiglu_forward(gate_up: Tensor, *, out: Tensor | None = None, threads: int |
 
 
 def swiglu_backward(
-    grad_out: Tensor, gate_up: Tensor, *,
-    grad_gate_up: Tensor | None = None, out: Tensor | None = None, threads: int | None = None,
-) -> Tensor:  # fmt: skip
+    grad_out: Tensor,
+    gate_up: Tensor,
+    *,
+    grad_gate_up: Tensor | None = None,
+    out: Tensor | None = None,
+    threads: int | None = None,
+) -> Tensor:
     """The gradient at gate_up [L, 2F]. `out`, if given, is set to swiglu(gate_up): it need not be kept."""
     _cpu(gate_up)
     grad_gate_up = gate_up.new_empty(gate_up.shape) if grad_gate_up is None else grad_gate_up
@@ -173,10 +196,21 @@ def _targets(targets: Tensor) -> Tensor:
 
 
 def adamw_(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, decay_mask: Tensor,
-    learning_rate: Sequence[float], step: Sequence[int], weight_decay: float, beta1: float, beta2: float,
-    eps: float, grad_scale: Sequence[float], *, threads: int | None = None,
-) -> None:  # fmt: skip
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    decay_mask: Tensor,
+    learning_rate: Sequence[float],
+    step: Sequence[int],
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    grad_scale: Sequence[float],
+    *,
+    threads: int | None = None,
+) -> None:
     """One AdamW step of every member in place, as torch.optim.AdamW does it (decoupled weight decay).
 
     param, grad, exp_avg, exp_avg_sq   float32 [M, P], contiguous; all but grad are written
@@ -186,9 +220,20 @@ def adamw_(
     """
     _cpu(param)
     core.adamw(
-        param, grad, exp_avg, exp_avg_sq, decay_mask, list(map(float, learning_rate)), list(map(int, step)),
-        weight_decay, beta1, beta2, eps, list(map(float, grad_scale)), thread_count(threads),
-    )  # fmt: skip
+        param,
+        grad,
+        exp_avg,
+        exp_avg_sq,
+        decay_mask,
+        list(map(float, learning_rate)),
+        list(map(int, step)),
+        weight_decay,
+        beta1,
+        beta2,
+        eps,
+        list(map(float, grad_scale)),
+        thread_count(threads),
+    )
 
 
 def gradient_norm(grad: Tensor, *, threads: int | None = None) -> Tensor:
@@ -202,9 +247,7 @@ def gradient_norm(grad: Tensor, *, threads: int | None = None) -> Tensor:
 
 def _cpu(x: Tensor) -> None:
     if x.device.type != "cpu":
-        raise NotImplementedError(
-            f"{x.device.type}: this kernel is built for the CPU only; move its tensors there"
-        )
+        raise NotImplementedError(f"{x.device.type}: this kernel is built for the CPU only; move its tensors there")
 
 
 def _matrix(name: str, x: Tensor) -> None:

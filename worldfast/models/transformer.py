@@ -69,9 +69,7 @@ class ModelSpec:
         """The shape of each parameter."""
         D, F = self.hidden, self.intermediate
         if self.head_size is not None and self.head_size > vocabulary:
-            raise ValueError(
-                f"model.head_size: expected at most the vocabulary's {vocabulary}, got {self.head_size}"
-            )
+            raise ValueError(f"model.head_size: expected at most the vocabulary's {vocabulary}, got {self.head_size}")
         block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
         return Weights((vocabulary, D), (block,) * self.layers, (D,), (self.head_size or vocabulary, D))
 
@@ -161,7 +159,14 @@ def native(spec: ModelSpec, vocabulary: int, products: str) -> core.Transformer:
     for shape in shapes.each():
         offsets.append(offsets[-1] + buffer_size([shape]))
     return core.Transformer(
-        hidden=spec.hidden, layers=spec.layers, heads=spec.heads, intermediate=spec.intermediate,
-        vocabulary=vocabulary, outputs=shapes.head[0], rope_base=spec.rope_base, norm_eps=spec.norm_eps,
-        offsets=offsets[:-1], bfloat16=products == "bfloat16",
-    )  # fmt: skip
+        hidden=spec.hidden,
+        layers=spec.layers,
+        heads=spec.heads,
+        intermediate=spec.intermediate,
+        vocabulary=vocabulary,
+        outputs=shapes.head[0],
+        rope_base=spec.rope_base,
+        norm_eps=spec.norm_eps,
+        offsets=offsets[:-1],
+        bfloat16=products == "bfloat16",
+    )

@@ -3,9 +3,4 @@
 from worldfast.reading.activations import Activations, Writer
 from worldfast.reading.representations import Representations, represent
 
-__all__ = [
-    "Activations",
-    "Representations",
-    "Writer",
-    "represent",
-]
+__all__ = ["Activations", "Representations", "Writer", "represent"]

@@ -93,13 +93,23 @@ def gradient_agreement(
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 2:
         raise ValueError(f"repeats: expected an integer of at least 2, to compare a task with itself, got {repeats!r}")
     chosen = _chosen(ensemble, parameters)
-    gradients = torch.stack([
-        task_gradients(
-            (run, ensemble), task, rows=rows, repeats=repeats, must_include=must_include, among=among, world=world,
-            seed=seed, split=split, loss=loss,
-        )[:, chosen]
-        for task in names
-    ])  # fmt: skip  # [T, R, C]
+    gradients = torch.stack(
+        [
+            task_gradients(
+                (run, ensemble),
+                task,
+                rows=rows,
+                repeats=repeats,
+                must_include=must_include,
+                among=among,
+                world=world,
+                seed=seed,
+                split=split,
+                loss=loss,
+            )[:, chosen]
+            for task in names
+        ]
+    )  # [T, R, C]
     cosines = _cosines(gradients.flatten(0, 1)).reshape(len(names), repeats, len(names), repeats)
     if not np.isfinite(cosines).all():
         bad = names[int(np.flatnonzero(~np.isfinite(cosines).all((1, 2, 3)))[0])]

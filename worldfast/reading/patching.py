@@ -120,9 +120,16 @@ def activation_patching(
     lines = []
     for task in chosen:
         batch = sample(
-            world, task, rows, target_run.seed if seed is None else seed, split=split, among=among,
-            must_include=must_include, vocabulary=target_run.vocabulary, crossing=target_run.crossing,
-        )  # fmt: skip
+            world,
+            task,
+            rows,
+            target_run.seed if seed is None else seed,
+            split=split,
+            among=among,
+            must_include=must_include,
+            vocabulary=target_run.vocabulary,
+            crossing=target_run.crossing,
+        )
         if batch.vocabulary.size != taking.vocabulary:
             raise ValueError(
                 f"world: its vocabulary has {batch.vocabulary.size:,} tokens, that of {target_run.name!r} "
@@ -134,10 +141,22 @@ def activation_patching(
             for layer in layers:
                 answers = patched_answers(giving, taking, batch, layer, at, longest=longest, answer=group == "all")
                 scores, unparsable = _scores(task, batch, answers)
-                lines.append((
-                    layer, group, task.name, source_run.name, target_run.name, task.metric, scores.mean(),
-                    *_ratio(scores - alone[1], alone[0] - alone[1]), rows, alone[0].mean(), alone[1].mean(), unparsable,
-                ))  # fmt: skip
+                lines.append(
+                    (
+                        layer,
+                        group,
+                        task.name,
+                        source_run.name,
+                        target_run.name,
+                        task.metric,
+                        scores.mean(),
+                        *_ratio(scores - alone[1], alone[0] - alone[1]),
+                        rows,
+                        alone[0].mean(),
+                        alone[1].mean(),
+                        unparsable,
+                    )
+                )
     columns = ["layer", "positions", "task", "source", "target", "metric", "value", "recovered", "standard_error", "n"]
     return pd.DataFrame(lines, columns=[*columns, "source_value", "target_value", "unparsable"])
 

@@ -108,10 +108,7 @@ def run_styles(runs: Sequence[RunResult]) -> list[tuple[str, str, str]]:
     colours = [tasks_colour(run.tasks) for run in runs]
     labels = [run.name if titles.count(title) > 1 else title for run, title in zip(runs, titles, strict=True)]
     before = [colours[:i].count(colour) for i, colour in enumerate(colours)]
-    return [
-        (label, colour, DASHES[n % len(DASHES)])
-        for label, colour, n in zip(labels, colours, before, strict=True)
-    ]
+    return [(label, colour, DASHES[n % len(DASHES)]) for label, colour, n in zip(labels, colours, before, strict=True)]
 
 
 def ramp(value: float) -> str:

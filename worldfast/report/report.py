@@ -90,9 +90,7 @@ def page(result: StudyResult, film_bytes: int | None = None) -> str:
     places = {name: escape(text) for name, text in _texts(result, data).items()} | markup
     places["data"] = films.as_json(data)
     template = (PAGE / "page.html").read_text()
-    return re.sub(
-        r"\{\{(\w+)\}\}", lambda place: places[place[1]], template
-    )  # once: filled text is not read again
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: places[place[1]], template)  # once: filled text is not read again
 
 
 def _texts(result: StudyResult, data: dict) -> dict[str, str]:
@@ -121,9 +119,7 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
         "cities": f"{len(world):,}",
         "fitted": span([len(world) - n for n in held]),
         "held": span(held),
-        "thinned": f"The slider shows {shown} of the {checkpoints} checkpoints."
-        if shown != checkpoints
-        else "",
+        "thinned": f"The slider shows {shown} of the {checkpoints} checkpoints." if shown != checkpoints else "",
         "selected": f"Shown are {len(runs)} of the study’s {everything} models; the table of all runs is below."
         if everything > len(runs)
         else "",
@@ -176,15 +172,6 @@ def _origin(result: StudyResult) -> dict[str, str]:
 
 def _contents(present: dict[str, bool]) -> str:
     """Links to the sections that the page has."""
-    sections = {
-        "explore": "Maps",
-        **gallery.GROUPS,
-        "published": "Beside the published numbers",
-        "run": "What was run",
-    }
-    links = [
-        f"<a href='#{key}'>{escape(heading)}</a>"
-        for key, heading in sections.items()
-        if present.get(key, True)
-    ]
+    sections = {"explore": "Maps", **gallery.GROUPS, "published": "Beside the published numbers", "run": "What was run"}
+    links = [f"<a href='#{key}'>{escape(heading)}</a>" for key, heading in sections.items() if present.get(key, True)]
     return f"<nav class='wide contents' aria-label='Sections'>{''.join(links)}</nav>"

@@ -3,9 +3,4 @@
 from worldfast.studies.results import Comparison, RunResult, StudyResult
 from worldfast.studies.study import Study
 
-__all__ = [
-    "Comparison",
-    "RunResult",
-    "Study",
-    "StudyResult",
-]
+__all__ = ["Comparison", "RunResult", "Study", "StudyResult"]

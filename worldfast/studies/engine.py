@@ -1,9 +1,9 @@
 """How a study runs: train what is missing, read what is not read yet, and put together what was found.
 
-    <out>/runs/<name>-<id>/             as in worldfast.training.train
-          readings/                     as in worldfast.worlds.cities.analyses
-          studies/<name>/study.json     what it is made of: `worldfast study status` looks there
-                         <table>.csv    every table of the result
+<out>/runs/<name>-<id>/             as in worldfast.training.train
+      readings/                     as in worldfast.worlds.cities.analyses
+      studies/<name>/study.json     what it is made of: `worldfast study status` looks there
+                     <table>.csv    every table of the result
 """
 
 from __future__ import annotations

@@ -112,16 +112,27 @@ def print_plan(study: Study, *, threads: int, memory: int | str | None = None, m
     families = list(plan_study(study, threads=threads, memory=memory, measure=measure))
     lines = [
         (
-            one.name, f"{one.runs:,}", f"{one.rows / 1e6:,.1f} M", f"{one.steps:,}", _time(one.seconds), text(one.memory),
-            f"{one.fit}" + (f", {one.waves} waves" if one.waves > 1 else ""), text(one.disk),
+            one.name,
+            f"{one.runs:,}",
+            f"{one.rows / 1e6:,.1f} M",
+            f"{one.steps:,}",
+            _time(one.seconds),
+            text(one.memory),
+            f"{one.fit}" + (f", {one.waves} waves" if one.waves > 1 else ""),
+            text(one.disk),
         )
         for one in families
-    ]  # fmt: skip
+    ]
     total = (
-        "in all", f"{sum(one.runs for one in families):,}", f"{sum(one.rows for one in families) / 1e6:,.1f} M",
-        f"{sum(one.steps for one in families):,}", _time(sum(one.seconds for one in families)),
-        text(max(one.memory for one in families)), "", text(sum(one.disk for one in families)),
-    )  # fmt: skip
+        "in all",
+        f"{sum(one.runs for one in families):,}",
+        f"{sum(one.rows for one in families) / 1e6:,.1f} M",
+        f"{sum(one.steps for one in families):,}",
+        _time(sum(one.seconds for one in families)),
+        text(max(one.memory for one in families)),
+        "",
+        text(sum(one.disk for one in families)),
+    )
     print(f"study {study.name}: {len(study.canon):,} runs of the canon, {len(study.extensions):,} more\n")
     _print_table([head, *lines, total])
     if measure:
@@ -140,7 +151,9 @@ def _time(seconds: float) -> str:
 def _print_table(lines: Sequence[Sequence[str]]) -> None:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     for line in lines:
-        cells = [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))]
+        cells = [
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
+        ]
         print("  ".join(cells).rstrip())
 
 

@@ -138,9 +138,7 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
         digest = hashlib.sha256(" ".join(run.id for run in part).encode()).hexdigest()[:8]
         more = f"-and-{len(part) - 1}-more" if len(part) > 1 else ""
         name = f"train-{part[0].name[:NAME]}{more}-{digest}"
-        needs = {
-            of_run[run.start.id] for run in part if isinstance(run.start, Run) and run.start.id in of_run
-        }
+        needs = {of_run[run.start.id] for run in part if isinstance(run.start, Run) and run.start.id in of_run}
         of_run.update({run.id: name for run in part})
         on_gpu = places.device == "cuda"
         memory = None
@@ -230,13 +228,9 @@ def survey(*, address: str = "auto", device: str = "auto", memory: int | str | N
         cores = [(int(node["CPU"]), node.get("memory", 0)) for node in nodes if node.get("CPU", 0) >= 1]
         if device == "cuda" or not cores:
             lacking = "GPU" if device == "cuda" else "GPU or core"
-            raise RuntimeError(
-                f"device: no node of the cluster has a {lacking} now (`ray status` shows them)"
-            )
+            raise RuntimeError(f"device: no node of the cluster has a {lacking} now (`ray status` shows them)")
         cpus = min(CORES, *(count for count, _ in cores))
-        limit = (
-            limit_of(memory, "cpu") if memory else int(min(USED * size / (n // cpus) for n, size in cores))
-        )
+        limit = limit_of(memory, "cpu") if memory else int(min(USED * size / (n // cpus) for n, size in cores))
         return Places("cpu", sum(count // cpus for count, _ in cores), limit, cpus)
 
 
@@ -281,10 +275,7 @@ class _RayPool:
             return Ending("stopped")
         except wrong.NodeDiedError as error:
             return Ending("lost", f"its node went: {_sentence(error)}")
-        except (
-            wrong.RayTaskError,
-            wrong.RuntimeEnvSetupError,
-        ) as error:  # before a job's function was called
+        except (wrong.RayTaskError, wrong.RuntimeEnvSetupError) as error:  # before a job's function was called
             return Ending("raised", _line(error.cause if hasattr(error, "cause") else error), str(error))
         except wrong.RayError as error:
             return Ending("died", f"its worker died: {_sentence(error)}")
@@ -317,9 +308,7 @@ def _carry_out(job: Job, needs: Sequence[Job], mark: Path, version: tuple[str, s
     try:
         if _version() != version:
             ours, theirs = (" ".join(part).strip() for part in (version, _version()))
-            raise RuntimeError(
-                f"node {where} has worldfast {theirs}, the call {ours}: install the same there"
-            )
+            raise RuntimeError(f"node {where} has worldfast {theirs}, the call {ours}: install the same there")
         if not mark.exists():
             raise FileNotFoundError(
                 f"node {where} does not see {mark}: `out` must be a folder that all nodes share, under one path"

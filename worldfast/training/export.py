@@ -98,10 +98,7 @@ def _tokenizer(vocabulary: Vocabulary) -> dict:
     transformers 5 takes no more of this than vocabulary, added tokens and post-processor, since to it every
     Qwen2 has byte-level pairs. Characters of no token then vanish where Vocabulary.encode has <unk>.
     """
-    bos, bytes_of = (
-        vocabulary.names[BOS],
-        {"add_prefix_space": False, "trim_offsets": True, "use_regex": False},
-    )
+    bos, bytes_of = (vocabulary.names[BOS], {"add_prefix_space": False, "trim_offsets": True, "use_regex": False})
     special = (PAD, UNK, BOS, EOS)
     whole = {"normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
     return {

@@ -14,6 +14,7 @@ from worldfast.training import checkpoint
 
 __all__ = ["load", "opened", "saved", "spec_of"]
 
+
 def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     """A run and its newest model, as an ensemble of one, from the run's folder.
 

@@ -51,20 +51,13 @@ class GpuLockstep(Lockstep):
         M, P = ensemble.parameters.shape
         dtype = DTYPES[ensemble.products]
         self._rounded = (
-            ensemble.parameters
-            if dtype == torch.float32
-            else torch.empty_like(ensemble.parameters, dtype=dtype)
+            ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
         )
         widths = np.array([stream.empty_batch(0).tokens.shape[1] for stream in self.streams])
         self._longest = longest_row(widths)
         self._most_rows = max(run.batch for run in self.runs)  # R
         self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
-        models = (
-            ensemble.spec,
-            ensemble.stacked(ensemble.parameters),
-            ensemble.stacked(self._rounded),
-            self._capacity,
-        )
+        models = (ensemble.spec, ensemble.stacked(ensemble.parameters), ensemble.stacked(self._rounded), self._capacity)
         if is_narrow(ensemble.spec, ensemble.products):
             self._transformers = NarrowTransformers(*models)
         else:
@@ -162,9 +155,7 @@ class GpuLockstep(Lockstep):
             rows[:S, m] = [(at - start, n) for at, n in spans]
             schedule[:S, m] = [_schedule(run, first + s) for s in range(S)]
             self._make(m, start, count)
-        at = torch.from_numpy(
-            np.concatenate([rows[:S, :, 0], rows[S - 1 : S].sum(2)]).T.astype(np.int64)
-        )  # [M, S + 1]
+        at = torch.from_numpy(np.concatenate([rows[:S, :, 0], rows[S - 1 : S].sum(2)]).T.astype(np.int64))  # [M, S + 1]
         begin = self._row_start.gather(1, at.contiguous().to(self._device))
         found = torch.cat([begin.long(), self._failed[:, None]], 1).cpu().numpy()  # [M, S + 2]
         for m in members:
@@ -181,10 +172,12 @@ class GpuLockstep(Lockstep):
     def _make(self, m: int, start: int, count: int) -> None:
         """Makes the rows start .. start + count - 1 of a member's stream."""
         out = Packed(
-            self._made[m], self._row_start[m, : count + 1], self._answer_start[m, :count],
+            self._made[m],
+            self._row_start[m, : count + 1],
+            self._answer_start[m, :count],
             self._failed[m : m + 1],
             self._scratch,
-        )  # fmt: skip
+        )
         self.streams[m].pack(start, count, out=out, check=False)
 
     # ---- a step ----
@@ -229,24 +222,42 @@ class GpuLockstep(Lockstep):
         M, ensemble = len(self.runs), self.ensemble
         tokens, targets = (x[: M * C].view(M, C) for x in (self._tokens, self._targets))
         take_rows(
-            self._made, self._row_start, self._answer_start, self._rows, self._at, self._alive,
+            self._made,
+            self._row_start,
+            self._answer_start,
+            self._rows,
+            self._at,
+            self._alive,
             self._answer_only,
-            self._longest, tokens, targets, *self._bounds,
-        )  # fmt: skip
+            self._longest,
+            tokens,
+            targets,
+            *self._bounds,
+        )
         batch = Batch(tokens, *self._bounds, self._longest, targets)
         with exact_products():
             losses = self._transformers.learn(batch, self._gradients, ensemble.gradients)
         optimizer.square_sums(ensemble.gradients, self._squares)
         optimizer.decide(
-            losses, self._squares, self._rows, self._schedule, self._constants, self._at, self._alive,
+            losses,
+            self._squares,
+            self._rows,
+            self._schedule,
+            self._constants,
+            self._at,
+            self._alive,
             self._tally,
             self._update,
-        )  # fmt: skip
+        )
         optimizer.adamw(
-            ensemble.parameters, ensemble.gradients, *self.moments, ensemble.decayed, self._update,
+            ensemble.parameters,
+            ensemble.gradients,
+            *self.moments,
+            ensemble.decayed,
+            self._update,
             self._constants,
             None if self._rounded is ensemble.parameters else self._rounded,
-        )  # fmt: skip
+        )
         self._at.add_(1)
 
 
@@ -267,8 +278,4 @@ def _no_collection() -> Iterator[None]:
 def _schedule(run: Run, step: int) -> tuple[float, float, float]:
     """What AdamW needs of a step from 0: see worldfast.kernels.optimizer.decide."""
     rate, (beta1, beta2) = run.learning_rate_at(step), run.betas
-    return (
-        rate * run.weight_decay,
-        rate / (1 - beta1 ** (step + 1)),
-        1 / math.sqrt(1 - beta2 ** (step + 1)),
-    )
+    return (rate * run.weight_decay, rate / (1 - beta1 ** (step + 1)), 1 / math.sqrt(1 - beta2 ** (step + 1)))

@@ -315,9 +315,7 @@ class _Drive:
             if state.job.is_done():
                 state.phase = "done"
         left = f"; {len(self._in('in hand'))} did not save in time" if self._in("in hand") else ""
-        raise KeyboardInterrupt(
-            f"stopped: {self._counts()}{left}. The same call or command goes on from here."
-        )
+        raise KeyboardInterrupt(f"stopped: {self._counts()}{left}. The same call or command goes on from here.")
 
     # ---- failures ----
 
@@ -334,12 +332,7 @@ class _Drive:
                     path.unlink()
 
     def _keep(self, job: Job, **what) -> None:
-        content = {
-            "job": job.id,
-            "about": list(job.about),
-            **what,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
+        content = {"job": job.id, "about": list(job.about), **what, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         files.write_whole(self._path(job), json.dumps(content, indent=1).encode())
 
     def _fail(self, state: _State, ending: Ending) -> None:

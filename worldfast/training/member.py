@@ -126,9 +126,7 @@ class Member:
             before = json.loads(path.read_text())
             for name in ("id", "world_sha256"):
                 if before.get(name) != content[name]:
-                    raise ValueError(
-                        f"{path}: {name} is {before.get(name)}, but that of this run is {content[name]}"
-                    )
+                    raise ValueError(f"{path}: {name} is {before.get(name)}, but that of this run is {content[name]}")
         else:
             files.write_whole(path, json.dumps(content, indent=1).encode())
 
@@ -193,9 +191,17 @@ class Member:
         for task in self.run.tasks:
             part = max((part for part in self.run.components if part.task == task), key=lambda part: part.rows)
             score = evaluate(
-                self.lockstep.ensemble, self.index, self.run.world.build(), task, self.run.validation, self.run.seed,
-                vocabulary=self.run.vocabulary, among=part.among, must_include=part.must_include, split="validation",
-            )  # fmt: skip
+                self.lockstep.ensemble,
+                self.index,
+                self.run.world.build(),
+                task,
+                self.run.validation,
+                self.run.seed,
+                vocabulary=self.run.vocabulary,
+                among=part.among,
+                must_include=part.must_include,
+                split="validation",
+            )
             found |= {f"validation/{task}": score.value, f"unparsable/{task}": score.unparsable}
         self._report(self.step, **found)
         self.scored = self.step
@@ -214,9 +220,5 @@ class Member:
 
     def write_done(self) -> None:
         """Marks the run as ended, finished or diverged: the last thing that is written."""
-        content = {
-            "status": "diverged" if self.diverged else "finished",
-            "step": self.step,
-            "seconds": self.seconds,
-        }
+        content = {"status": "diverged" if self.diverged else "finished", "step": self.step, "seconds": self.seconds}
         files.write_whole(self.folder / "done", json.dumps(content).encode())

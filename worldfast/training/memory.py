@@ -114,9 +114,7 @@ def limit_of(memory: int | str | None, device: str) -> int:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w*)\s*", str(memory))
     units = {unit.lower(): size for unit, size in UNITS.items()}
     if not found or found[2].lower() not in units:
-        raise ValueError(
-            f"memory: expected bytes or a text such as '8GiB' ({', '.join(UNITS)[2:]}), got {memory!r}"
-        )
+        raise ValueError(f"memory: expected bytes or a text such as '8GiB' ({', '.join(UNITS)[2:]}), got {memory!r}")
     return int(float(found[1]) * units[found[2].lower()])
 
 
@@ -165,10 +163,7 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     states = captured(run)
     tokens = run.batch * LONGEST_ROW
     member = (
-        NUMBER * P * (1 + lanes + len(MOMENTS) + packed)
-        + tokens * (NUMBER * D + TOKEN_EXTRA)
-        + states
-        + MEMBER_EXTRA
+        NUMBER * P * (1 + lanes + len(MOMENTS) + packed) + tokens * (NUMBER * D + TOKEN_EXTRA) + states + MEMBER_EXTRA
     )
     tile = min(tokens, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
     kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them

@@ -95,9 +95,8 @@ def _wandb(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Lo
     """One run of the project for each of ours, found again by its hash; it ignores steps that it has. With
     WANDB_MODE=offline in the environment it stays below <folder>/wandb, for `wandb sync`."""
     with module.init(
-        project=PROJECT, id=run.id, name=run.name, config=run.to_json(), dir=folder, resume="allow",
-        reinit="create_new",
-    ) as tracked:  # fmt: skip
+        project=PROJECT, id=run.id, name=run.name, config=run.to_json(), dir=folder, resume="allow", reinit="create_new"
+    ) as tracked:
         yield lambda line: tracked.log(_scalars(line), step=line["step"])
 
 

@@ -20,9 +20,7 @@ ROUNDS = 4  # ensembles for each place and level, at most, that are tried beyond
 HALVINGS = 40  # of the interval in which the smallest largest ensemble is looked for
 
 
-def pack(
-    runs: Sequence[Run], places: int, limit: int, device: str = "cpu", threads: int = 1
-) -> list[list[Run]]:
+def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", threads: int = 1) -> list[list[Run]]:
     """Runs as ensembles for so many places, in the order in which they should begin.
 
     runs      all different; a run that starts from another of them is in a later ensemble
@@ -59,9 +57,7 @@ def pack(
         groups: dict[tuple, list[Run]] = {}
         for run in sorted(level, key=lambda run: -ranks[run.id]):
             behind = of_run.get(run.start.id) if isinstance(run.start, Run) else None
-            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.products), []).append(
-                run
-            )
+            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.products), []).append(run)
         fits = [_fit(group, limit, device, threads) for group in groups.values()]
         parts = _cut(list(groups.values()), fits, places, works)
         for part in sorted(parts, key=lambda part: -max(ranks[run.id] for run in part)):

@@ -104,10 +104,19 @@ class Lockstep:
             return
         average, square = self.moments[:, here]  # [1, P] each
         layers.adamw_(
-            self.ensemble.parameters[here], gradient, average, square, self.ensemble.decayed,
-            [run.learning_rate_at(tally.step)], [tally.step + 1], run.weight_decay, *run.betas, run.eps,
-            [min(1.0, run.clip / (norm + 1e-6)) / count], threads=threads,
-        )  # fmt: skip
+            self.ensemble.parameters[here],
+            gradient,
+            average,
+            square,
+            self.ensemble.decayed,
+            [run.learning_rate_at(tally.step)],
+            [tally.step + 1],
+            run.weight_decay,
+            *run.betas,
+            run.eps,
+            [min(1.0, run.clip / (norm + 1e-6)) / count],
+            threads=threads,
+        )
         self.tallies[member] = Tally(tally.step + 1, tally.loss + summed / count, tally.steps + 1, False)
 
 

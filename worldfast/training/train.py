@@ -129,7 +129,7 @@ def _check_runs(runs: list[Run]) -> None:
 
 
 def _device(device, shown: Progress) -> str:
-    """"cpu", or a GPU with its number."""
+    """ "cpu", or a GPU with its number."""
     if str(device).partition(":")[0] not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     if str(device) == "auto":
@@ -186,9 +186,7 @@ def _depth(run: Run, first: set[str]) -> int:
 # ---- a wave ----
 
 
-def _train_wave(
-    runs: dict[Path, Run], device: str, threads: int, progress: Progress, open_log: metrics.Opener
-) -> None:
+def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Progress, open_log: metrics.Opener) -> None:
     """Trains runs of one shape, by folder, as the members of an ensemble."""
     lockstep, where = _lockstep(list(runs.values()), device, threads)
     writer = Writer()

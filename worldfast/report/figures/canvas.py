@@ -59,9 +59,7 @@ def frame(axes, world: World) -> None:
         axes.grid(True, color=HAIRLINE, linewidth=0.5)
     else:
         axes.set(xticks=[], yticks=[])
-    axes.set(
-        xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin), aspect="equal"
-    )
+    axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin), aspect="equal")
     axes.tick_params(length=0)
     axes.set_axisbelow(True)
 

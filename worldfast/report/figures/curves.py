@@ -19,7 +19,7 @@ from worldfast.report.figures.style import (
     quiet,
     running_mean,
     styled,
-)  # fmt: skip
+)
 from worldfast.report.figures.tables import LacksRuns, layer_of, named, need, pretrained
 from worldfast.studies import RunResult
 

@@ -19,9 +19,7 @@ def world_map(world: World):
     draw_cities(axes, world, world.xy, size=4)
     frame(axes, world)
     regions = region_colours(world)
-    axes.set_title(
-        f"The world: {len(world):,} cities" + (f" in {len(regions)} regions" if len(regions) > 1 else "")
-    )
+    axes.set_title(f"The world: {len(world):,} cities" + (f" in {len(regions)} regions" if len(regions) > 1 else ""))
     region_key(figure, world, columns=5)
     return figure
 
@@ -59,9 +57,7 @@ def learned_map(world: World, run: RunResult, moments: int = 1):
         draw_cities(axes, world, run.predicted[step], size=2.6 if moments == 1 else 1.2)
         read = f"R² {run.r2[step].mean():.2f}"
         axes.set_title(
-            f"{short_count(run.rows[step])} rows · {read}"
-            if moments > 1
-            else f"As the model knows it: {label}"
+            f"{short_count(run.rows[step])} rows · {read}" if moments > 1 else f"As the model knows it: {label}"
         )
         if moments == 1:
             axes.set_xlabel(

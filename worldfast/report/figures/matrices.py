@@ -89,9 +89,7 @@ def alignment(table, runs, layer: int | None = None, n_tasks: int = 1):
     layer = layer_of(table, "alignment", layer)
     k = int(table["k"].iloc[0])
     cells = pairs(table, runs, "value", n_tasks, layer, k=k)
-    return _similarity(
-        cells, f"Shared among the {k} nearest cities, models of {named(n_tasks)}, layer {layer}"
-    )
+    return _similarity(cells, f"Shared among the {k} nearest cities, models of {named(n_tasks)}, layer {layer}")
 
 
 @styled
@@ -154,10 +152,7 @@ def layered(mean, sizes, title: str):
     sizes   how many tasks each row has, in the order of the rows
     """
     cells = Cells(
-        list(mean.index),
-        [f"layer {layer}" for layer in mean.columns],
-        mean.to_numpy(),
-        mean.to_numpy() * np.nan,
+        list(mean.index), [f"layer {layer}" for layer in mean.columns], mean.to_numpy(), mean.to_numpy() * np.nan
     )
     figure = _sheet(cells, title)
     axes = figure.axes[0]
@@ -264,13 +259,9 @@ def _draw(
         # Ink with white inside it: to be seen on pale cells and on dark ones.
         for edge, colour, line in ((0.035, INK, 1.8), (0.06, "white", 1.0)):
             corner, sides = (j - 0.5 + edge, i - 0.5 + 2 * edge), (1 - 2 * edge, 1 - 4 * edge)
-            axes.add_patch(
-                Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=line, joinstyle="miter")
-            )
+            axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=line, joinstyle="miter"))
     many = turned and len(columns) > 1
-    axes.set_xticks(
-        range(len(columns)), columns, rotation=35 if many else 0, ha="right" if many else "center"
-    )
+    axes.set_xticks(range(len(columns)), columns, rotation=35 if many else 0, ha="right" if many else "center")
     axes.set_yticks(range(len(rows)), rows)
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)

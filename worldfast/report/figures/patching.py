@@ -29,9 +29,17 @@ def patching(table):
         for positions, part in of_task.groupby("positions", sort=False):
             part = part.sort_values("layer")
             axes.errorbar(
-                part["layer"], part["recovered"], part["standard_error"], label=positions, color=TASK_COLOURS[task],
-                linestyle=LINES.get(positions, "-"), marker="o", markersize=3.5, elinewidth=0.8, linewidth=1.6,
-            )  # fmt: skip
+                part["layer"],
+                part["recovered"],
+                part["standard_error"],
+                label=positions,
+                color=TASK_COLOURS[task],
+                linestyle=LINES.get(positions, "-"),
+                marker="o",
+                markersize=3.5,
+                elinewidth=0.8,
+                linewidth=1.6,
+            )
         for level in (0, 1):
             axes.axhline(level, color=MUTED, linewidth=0.8, zorder=0)
         axes.set_title(task)

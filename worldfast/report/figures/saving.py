@@ -23,11 +23,6 @@ def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tupl
     for suffix, extra in (("png", {}), ("svg", {"Date": None})):
         buffer = io.BytesIO()
         with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(
-                buffer,
-                format=suffix,
-                dpi=160,
-                metadata={"Description": origin, "Title": name, **extra},
-            )
+            figure.savefig(buffer, format=suffix, dpi=160, metadata={"Description": origin, "Title": name, **extra})
         written.append(files.write_whole(target / f"{name}.{suffix}", buffer.getvalue()))
     return written[0], written[1]

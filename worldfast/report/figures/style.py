@@ -134,12 +134,4 @@ def end_labels(axes, ends: Sequence[tuple[float, str, str]], height: float, size
         places -= max(0, places.max() - 1)
         places += max(0, 0.03 - places.min())
     for place, (_, text, colour) in zip(places, ends, strict=True):
-        axes.text(
-            1.02,
-            place,
-            text,
-            transform=axes.transAxes,
-            color=colour,
-            va="center",
-            fontsize=size,
-        )
+        axes.text(1.02, place, text, transform=axes.transAxes, color=colour, va="center", fontsize=size)

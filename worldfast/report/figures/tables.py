@@ -157,16 +157,9 @@ def over_seeds(table, value: str, n_tasks: int | None = None) -> Cells:
         raise LacksRuns("the study has no fine-tunes" + (f" on {named(n_tasks)}" if n_tasks else ""))
     mean = seed_averaged(table, value)
     rows = sorted(mean.index, key=lambda tasks: (tasks.count("+"), "distance" not in tasks.split("+")))
-    columns = [
-        *(task for task in TASKS if task in mean.columns),
-        *(t for t in mean.columns if t not in TASKS),
-    ]
+    columns = [*(task for task in TASKS if task in mean.columns), *(t for t in mean.columns if t not in TASKS)]
     error = seed_averaged(table, value, "standard_error")
     marked = np.array([[task in tasks.split("+") for task in columns] for tasks in rows])
     return Cells(
-        rows,
-        columns,
-        mean.loc[rows, columns].to_numpy(),
-        error.loc[rows, columns].to_numpy(dtype=float),
-        marked,
+        rows, columns, mean.loc[rows, columns].to_numpy(), error.loc[rows, columns].to_numpy(dtype=float), marked
     )

@@ -60,9 +60,7 @@ def cka_trends(table, published: Mapping[tuple[str, int], float] | None = None, 
     panels[0].set_ylim(top=1.0)
     end_labels(panels[-1], ends, height=2.6)
     if published:
-        figure.supxlabel(
-            f"large hollow: as published, layer {PUBLISHED_LAYER}", x=0.99, ha="right", fontsize=8
-        )
+        figure.supxlabel(f"large hollow: as published, layer {PUBLISHED_LAYER}", x=0.99, ha="right", fontsize=8)
     return figure
 
 
@@ -103,9 +101,7 @@ def cka_over_training(table, runs, layer: int | None = None):
     full = [i for i, size in enumerate(sizes) if len(ends[size]) == most][-1]
     for i in {full, len(sizes) - 1}:  # one model's panel has no other sets to compare with
         end_labels(panels[i], ends[sizes[i]], height=2.6)
-    figure.supxlabel(
-        "dotted: 15% of training, by which the paper's have settled", x=0.99, ha="right", fontsize=8
-    )
+    figure.supxlabel("dotted: 15% of training, by which the paper's have settled", x=0.99, ha="right", fontsize=8)
     return figure
 
 
@@ -117,15 +113,11 @@ def training_trends(table, runs, layer: int | None = None):
     group = pretrained(runs)
     group = group[group["learned"]]
     table = table[table["layer"] == layer_of(table, "cka", layer)]
-    table = table[
-        (table["kernel"] == "linear") & ~table["debiased"].astype(bool) & (table["components"] == 0)
-    ]
+    table = table[(table["kernel"] == "linear") & ~table["debiased"].astype(bool) & (table["components"] == 0)]
     table = table[table["run"].isin(group["run"]) & table["other"].isin(group["run"])]
     shares = sorted(table["step_share"].unique())
     if len(shares) < 2:
-        raise LacksRuns(
-            f"the study compares pretrained runs at {len(shares)} moments of training, expected 2 or more"
-        )
+        raise LacksRuns(f"the study compares pretrained runs at {len(shares)} moments of training, expected 2 or more")
     if group[group["run"].isin([*table["run"], *table["other"]])]["n_tasks"].value_counts().max() < 2:
         raise LacksRuns("of the pretrained runs that learned, no two have as many tasks")
     parts = [
@@ -167,9 +159,7 @@ def likeness_matrices(cka, improvement, runs, layer: int | None = None):
     need(cka, "cka", "layer step_share kernel debiased components run other value")
     need(improvement, "improvement", "run tasks seed task improvement trained")
     kept = {"step_share": 1.0, "kernel": "linear", "debiased": False, "components": 0}
-    return pairs(cka, runs, "value", 1, layer, **kept).frame(), over_seeds(
-        improvement, "improvement", 1
-    ).frame()
+    return pairs(cka, runs, "value", 1, layer, **kept).frame(), over_seeds(improvement, "improvement", 1).frame()
 
 
 def likeness_points(cka, improvement, runs, layer: int | None = None, without=("crossing",)):
@@ -193,9 +183,7 @@ def _beside(axes, points) -> None:
     for row in points.itertuples():
         at = np.array([row.likeness / wide, row.improvement / high])
         spots = {  # offsets as shares of the axes, for names of about 0.05 by 0.03
-            (dx, dy): min(
-                np.hypot((at[0] + dx - u) / 1.5, at[1] + dy - v) for u, v in taken if (u, v) != tuple(at)
-            )
+            (dx, dy): min(np.hypot((at[0] + dx - u) / 1.5, at[1] + dy - v) for u, v in taken if (u, v) != tuple(at))
             for dx in (0.045, -0.045, 0)
             for dy in (0, 0.045, -0.045)
             if dx or dy
@@ -203,7 +191,12 @@ def _beside(axes, points) -> None:
         dx, dy = max(spots, key=spots.get)
         name = f"{TASK_LETTERS.get(row.task, row.task)} {TASK_LETTERS.get(row.other, row.other)}"
         axes.text(
-            row.likeness + dx * wide, row.improvement + dy * high, name, fontsize=8, ha="center", va="center",
+            row.likeness + dx * wide,
+            row.improvement + dy * high,
+            name,
+            fontsize=8,
+            ha="center",
+            va="center",
             color=MUTED,
-        )  # fmt: skip
+        )
         taken.append((at[0] + dx, at[1] + dy))

@@ -43,9 +43,7 @@ def pca(world: World, run: RunResult, checkpoint: int = -1):
 
 
 @styled
-def views_over_training(
-    world: World, run: RunResult, moments: int = 4, azimuth: float = 35.0, elevation: float = 25.0
-):
+def views_over_training(world: World, run: RunResult, moments: int = 4, azimuth: float = 35.0, elevation: float = 25.0):
     """How views of one model form: principal components, the same turned in space, and where a probe puts the cities.
 
     moments              checkpoints, spaced geometrically from first to last, because a map forms early

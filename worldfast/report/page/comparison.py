@@ -16,9 +16,7 @@ def table(rows: Sequence[Comparison]) -> str:
     """One row a number; nothing where there is none."""
     if not rows:
         return ""
-    head = "".join(
-        f"<th scope=col{' class=number' if 0 < i < 5 else ''}>{text}</th>" for i, text in enumerate(HEADS)
-    )
+    head = "".join(f"<th scope=col{' class=number' if 0 < i < 5 else ''}>{text}</th>" for i, text in enumerate(HEADS))
     return f"<table class='runs beside'><thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, rows))}</tbody></table>"
 
 
@@ -42,9 +40,7 @@ def measured(value: float, error: float) -> str:
 def lacking(row: Comparison) -> str:
     """Why the difference has no error, in words."""
     without = [
-        who
-        for who, error in (("ours", row.ours_error), ("published", row.published_error))
-        if not isfinite(error)
+        who for who, error in (("ours", row.ours_error), ("published", row.published_error)) if not isfinite(error)
     ]
     return "no standard error of " + " or ".join(without)
 
@@ -59,9 +55,7 @@ def _row(row: Comparison) -> str:
     note = f"<small>{escape(row.note)}</small>" if row.note else ""
     return (
         f"<tr><th scope=row>{escape(row.what)}{note}</th>"
-        + "".join(
-            f"<td class=number data-head={head}>{escape(cell)}</td>" for head, cell in zip(HEADS[1:], cells)
-        )
+        + "".join(f"<td class=number data-head={head}>{escape(cell)}</td>" for head, cell in zip(HEADS[1:], cells))
         + f"<td class=number data-head=difference>{_difference(row)}</td>"
         + f"<td{'' if row.unit else ' class=none'} data-head=unit>{escape(row.unit or '–')}</td>"
         + f"<td class='source{'' if row.source else ' none'}' data-head=source>{escape(row.source or '–')}</td></tr>"

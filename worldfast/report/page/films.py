@@ -42,9 +42,7 @@ def data(world: World, runs: Sequence[RunResult], styles, film_bytes: int) -> di
     """All that the script draws, for `as_json`; the films take at most `film_bytes`, or are of two moments."""
     low, high = world.xy.min(0), world.xy.max(0)
     extent = int(max(1, (high - low).max()))
-    quantum = max(
-        1, -(-extent // 4000), -(-int(np.abs(world.xy).max()) // 16_000)
-    )  # the globe: 1, that is 0.1 degree
+    quantum = max(1, -(-extent // 4000), -(-int(np.abs(world.xy).max()) // 16_000))  # the globe: 1, that is 0.1 degree
     margin = max(1, 0.035 * extent)
     box = np.concatenate([low - margin, high + margin]) / quantum
     colours = region_colours(world)
@@ -70,8 +68,7 @@ def data(world: World, runs: Sequence[RunResult], styles, film_bytes: int) -> di
         ],
         "atlantis": index.get(ATLANTIS),
         "landmarks": sorted(
-            (i for i in largest if world.population[i] > 0 and world.name[i]),
-            key=lambda i: -int(world.population[i]),
+            (i for i in largest if world.population[i] > 0 and world.name[i]), key=lambda i: -int(world.population[i])
         ),
         "quantum": quantum,
         "extent": extent / quantum,
@@ -114,9 +111,7 @@ def _run_data(run: RunResult, style, moments: np.ndarray, film: dict[str, str]) 
     }
 
 
-def _films(
-    runs: Sequence[RunResult], quantum: int, film_bytes: int
-) -> list[tuple[np.ndarray, dict[str, str]]]:
+def _films(runs: Sequence[RunResult], quantum: int, film_bytes: int) -> list[tuple[np.ndarray, dict[str, str]]]:
     """For each run the checkpoints kept, int64 [K], and its films as text."""
     kept = [np.arange(len(run.steps)) for run in runs]
     while True:
@@ -147,6 +142,4 @@ def _steps(places: np.ndarray, quantum: int) -> np.ndarray:
 
 def _numbers(values) -> list[float | None]:
     """Five significant digits; None where a value is not finite."""
-    return [
-        float(f"{value:.5g}") if np.isfinite(value) else None for value in np.asarray(values, dtype=float)
-    ]
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in np.asarray(values, dtype=float)]

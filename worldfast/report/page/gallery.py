@@ -59,9 +59,7 @@ def uri(name: str, image: bytes) -> tuple[str, float, float]:
     if image.startswith(PNG):
         return f"data:image/png;base64,{encoded}", *_png_inches(image)
     if (tag := re.search(rb"<svg\b[^>]*>", image[:4000])) is None:
-        raise ValueError(
-            f"figure {name!r}: expected a PNG or an SVG, got bytes that begin with {image[:12]!r}"
-        )
+        raise ValueError(f"figure {name!r}: expected a PNG or an SVG, got bytes that begin with {image[:12]!r}")
     # Kept as text, so that an SVG is hardly longer than it was; what a URI or an attribute would end at is escaped.
     plain = "data:image/svg+xml," + quote(" ".join(image.decode().split()), safe=" /:;=,.()@!$*+?[]{}|'~^`\\")
     return min(plain, f"data:image/svg+xml;base64,{encoded}", key=len), *_svg_inches(tag[0].decode())

@@ -42,8 +42,7 @@ def named(style: tuple[str, str, str]) -> str:
 def pairs(rows: Mapping[str, str]) -> str:
     """A table of two columns, from text to text."""
     body = "".join(
-        f"<tr><th scope=row>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>"
-        for key, value in rows.items()
+        f"<tr><th scope=row>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>" for key, value in rows.items()
     )
     return f"<table class=pairs><tbody>{body}</tbody></table>"
 
@@ -52,9 +51,7 @@ def table(kind: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[st
     """A table whose first column names its rows. Heads and names are HTML, cells are text."""
     head = "".join(f"<th scope=col{' class=number' if i else ''}>{text}</th>" for i, text in enumerate(heads))
     body = "".join(
-        f"<tr><th scope=row>{name}</th>"
-        + "".join(f"<td class=number>{escape(cell)}</td>" for cell in cells)
-        + "</tr>"
+        f"<tr><th scope=row>{name}</th>" + "".join(f"<td class=number>{escape(cell)}</td>" for cell in cells) + "</tr>"
         for name, cells in rows
     )
     return f"<table class={kind}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -66,9 +66,7 @@ def scores(runs: Sequence[RunResult], styles) -> str:
         choice = name in TASKS and TASKS[name].answers
         return plain(run.scores.get(name, np.nan), ".1%" if choice else ",.1f")
 
-    rows = [
-        (named(style), [cell(run, name) for name in tasks]) for run, style in zip(runs, styles, strict=True)
-    ]
+    rows = [(named(style), [cell(run, name) for name in tasks]) for run, style in zip(runs, styles, strict=True)]
     return table("runs", ["model", *map(head, tasks)], rows)
 
 
@@ -79,19 +77,14 @@ def few(world: World, runs: Sequence[RunResult], styles) -> str:
         "steps": lambda run: f"{run.steps[-1]:,}",
         "training": lambda run: duration(run.seconds),
         "rows a second": lambda run: f"{run.rows[-1] / run.seconds:,.0f}" if run.seconds > 0 else "–",
-        "loss at the end": lambda run: (
-            plain(figures.running_mean(run.loss)[-1], ".3f") if len(run.loss) else "–"
-        ),
+        "loss at the end": lambda run: plain(figures.running_mean(run.loss)[-1], ".3f") if len(run.loss) else "–",
         "probe R² x": lambda run: plain(run.r2[-1, 0], ".3f"),
         "probe R² y": lambda run: plain(run.r2[-1, 1], ".3f"),
         "median error": lambda run: figures.distance(world, run.error[-1]),
         "held-out cities": lambda run: f"{run.held_out.sum():,}",
         "folder": lambda run: run.folder,
     }
-    rows = [
-        (named(style), [text(run) for text in columns.values()])
-        for run, style in zip(runs, styles, strict=True)
-    ]
+    rows = [(named(style), [text(run) for text in columns.values()]) for run, style in zip(runs, styles, strict=True)]
     return table("runs", ["model", *columns], rows)
 
 

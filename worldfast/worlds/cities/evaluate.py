@@ -66,9 +66,7 @@ def evaluate(
     Source: the evaluation of arXiv 2602.00533: greedy decoding; absolute error for numbers, accuracy for choices.
     """
     task = find(task)
-    batch = sample(
-        world, task, n, seed, split=split, vocabulary=vocabulary, among=among, must_include=must_include
-    )
+    batch = sample(world, task, n, seed, split=split, vocabulary=vocabulary, among=among, must_include=must_include)
     texts = [batch.vocabulary.decode(answer) for answer in decode(ensemble, member, batch, products=products)]
     scores, unparsable = task.score(batch.label, texts)
     return Score(float(scores.mean()), task.constant(batch.label), n, unparsable)

@@ -58,7 +58,11 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray) -> Iterator[str]:
         reached = run.steps[int(np.argmax(run.r2.mean(1) >= SETTLED * r2))] / run.steps[-1]
         yield (
             f"{taught(run.tasks).capitalize()}: R\u00b2 {x:.2f} for x and {y:.2f} for y, "
-            + (f"nine tenths of it after {reached:.0%} of training." if r2 > 0.5 else "no map that a linear probe can read.")
+            + (
+                f"nine tenths of it after {reached:.0%} of training."
+                if r2 > 0.5
+                else "no map that a linear probe can read."
+            )
         )
     pairs = [(cka[i, j], i, j) for i in old for j in old if j < i]
     if pairs:
@@ -210,9 +214,11 @@ def atlantis_errors(study: Study, tables: Tables) -> pandas.DataFrame | None:
         return None
     tasks = runs.loc[means.index, "tasks"]
     distance = [("distance" in of_run.split("+")) for of_run in tasks]
-    return pd.DataFrame(
-        {"tasks": tasks, "distance": distance, "error": means[ATLANTIS], "held_out": means["held out"]}
-    ).rename_axis("run").reset_index()
+    return (
+        pd.DataFrame({"tasks": tasks, "distance": distance, "error": means[ATLANTIS], "held_out": means["held out"]})
+        .rename_axis("run")
+        .reset_index()
+    )
 
 
 # ---- beside the published ----
@@ -232,9 +238,17 @@ def _beside(name: str, what: str, ours: Mean) -> Comparison:
     spread = "" if known.uncertainty is None else f"its +- {known.uncertainty:g} is the {known.uncertainty_is}"
     note = "; ".join(part for part in (known.note, spread) if part)
     return Comparison(
-        what=what, ours=float(ours.mean), ours_error=float(ours.standard_error), ours_n=int(ours.n), unit=known.unit,
-        published=known.value, published_error=math.nan, source=known.source, note=note, counted=ours.unit,
-    )  # fmt: skip
+        what=what,
+        ours=float(ours.mean),
+        ours_error=float(ours.standard_error),
+        ours_n=int(ours.n),
+        unit=known.unit,
+        published=known.value,
+        published_error=math.nan,
+        source=known.source,
+        note=note,
+        counted=ours.unit,
+    )
 
 
 def _evaluation(tables: Tables) -> Iterator[Comparison]:

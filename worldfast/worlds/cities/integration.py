@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     import pandas
 
 __all__ = [
-    "CEILING", "deviation", "deviation_summary", "improvement", "normalised_improvement", "seed_averaged", "summary",
-]  # fmt: skip
+    "CEILING",
+    "deviation",
+    "deviation_summary",
+    "improvement",
+    "normalised_improvement",
+    "seed_averaged",
+    "summary",
+]
 
 CEILING = 1.5  # normalised improvement is clipped to 0 and this
 KINDS = ("error", "accuracy")

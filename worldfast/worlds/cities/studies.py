@@ -43,12 +43,7 @@ class Recipe:
     world: WorldSpec = field(default_factory=lambda: WorldSpec(atlantis=100))
     model: ModelSpec = field(default_factory=ModelSpec)
     amount: Mapping[int, tuple[int, int]] = field(
-        default_factory=lambda: {
-            1: (1_000_000, 42),
-            2: (1_000_000, 21),
-            3: (1_000_000, 14),
-            7: (1_000_000, 6),
-        }
+        default_factory=lambda: {1: (1_000_000, 42), 2: (1_000_000, 21), 3: (1_000_000, 14), 7: (1_000_000, 6)}
     )
     standard: int = 20_000
     included: int = 100_000
@@ -177,11 +172,7 @@ def paper(scale: float = 1.0) -> Study:
         included=included,
         alive=_scaled(Recipe.alive, updates, scale)[0],
         updates={1: epochs},
-        settings={
-            "products": "bfloat16",
-            "validation": 128,
-            "capture": Capture(layers=(3, 4, 5, 6), dtype="float16"),
-        }
+        settings={"products": "bfloat16", "validation": 128, "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")},
     )
     canon = _pretrained(recipe, SEEDS[:3], SEEDS)
     bases = canon[-len(SEEDS) :]
@@ -198,8 +189,16 @@ def paper(scale: float = 1.0) -> Study:
     widths = {wide: (*_scaled(1_000_000, epochs, scale), heads) for wide, (epochs, heads) in WIDTHS.items()}
     more += _of_width(recipe, widths, (first,))
     shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == first]
-    return Study("paper", canon, more, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000,
-                 shown=shown + SHOWN_UPDATES, patched=SHOWN_UPDATES[2:])  # fmt: skip
+    return Study(
+        "paper",
+        canon,
+        more,
+        layer=5,
+        cities=f"{OLD} and city_id >= 1000",
+        test_rows=10_000,
+        shown=shown + SHOWN_UPDATES,
+        patched=SHOWN_UPDATES[2:],
+    )
 
 
 def _scaled(rows: int, epochs: int, scale: float) -> tuple[int, int]:
@@ -257,11 +256,7 @@ def mini(scale: float = 1.0) -> Study:
         updates={1: 2},
         update_rate=1.2e-3,
         **_small(
-            3,
-            products="bfloat16",
-            checkpoints=20,
-            validation=64,
-            capture=Capture(layers=(1, 2, 3), dtype="float16"),
+            3, products="bfloat16", checkpoints=20, validation=64, capture=Capture(layers=(1, 2, 3), dtype="float16")
         ),
     )
     canon = _pretrained(recipe, SEEDS[:2], SEEDS[:2])

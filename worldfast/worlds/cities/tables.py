@@ -1,9 +1,9 @@
 """The tables of a study: those that were read, and those that follow from them.
 
-    runs            a row each: what it is, how it ended, whether it learned its tasks
-    curves          loss over training;  validation: scores over training
-    evaluation, probes, generalisation, cka, procrustes, alignment, dimension   as in worldfast.worlds.cities.analyses
-    improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
+runs            a row each: what it is, how it ended, whether it learned its tasks
+curves          loss over training;  validation: scores over training
+evaluation, probes, generalisation, cka, procrustes, alignment, dimension   as in worldfast.worlds.cities.analyses
+improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
 """
 
 from __future__ import annotations

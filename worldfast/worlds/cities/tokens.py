@@ -13,9 +13,7 @@ from worldfast.errors import unknown_name
 __all__ = ["BOS", "CHARACTERS", "EOS", "PAD", "UNK", "VOCABULARIES", "Vocabulary"]
 
 PAD, UNK, BOS, EOS = range(4)
-CHARACTERS = (
-    "!\"#$%&'()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~0123456789"
-)
+CHARACTERS = "!\"#$%&'()*+,-./:;<=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz{|}~0123456789"
 VOCABULARIES = ("character", "entity")
 
 _SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")

@@ -71,14 +71,10 @@ def atlantis_maps(
     new = generalisation[(generalisation["group"] == ATLANTIS) & (generalisation["layer"] == layer)]
     titles = {run: run for run in (new["run"].unique() if runs is None else runs)}
     if table is not None:
-        titles = _one_seed_each(
-            need(table, "runs", "run kind tasks n_tasks seed"), titles, chosen=runs is not None
-        )
+        titles = _one_seed_each(need(table, "runs", "run kind tasks n_tasks seed"), titles, chosen=runs is not None)
     lacking = [run for run in titles if run not in set(new["run"])]
     if lacking or not titles:
-        raise LacksRuns(
-            f"table 'generalisation' has no Atlantis of {', '.join(lacking) or 'any run'} at layer {layer}"
-        )
+        raise LacksRuns(f"table 'generalisation' has no Atlantis of {', '.join(lacking) or 'any run'} at layer {layer}")
     columns = min(4, len(titles))
     lines = -(-len(titles) // columns)
     width = 10 / 4
@@ -91,9 +87,7 @@ def atlantis_maps(
         mine = new[new["run"] == run]
         axes.scatter(*world.xy[world.region != ATLANTIS].T, s=0.5, c=LAND, linewidths=0, rasterized=True)
         axes.plot(mine["x"], mine["y"], "D", color=INK, markersize=1.6, markeredgewidth=0)
-        axes.plot(
-            mine["predicted_x"], mine["predicted_y"], "D", color=COLOUR, markersize=2, markeredgewidth=0
-        )
+        axes.plot(mine["predicted_x"], mine["predicted_y"], "D", color=COLOUR, markersize=2, markeredgewidth=0)
         frame(axes, world)
         axes.set_title(f"{title}: {mine['error'].mean():,.0f}", fontsize=8, pad=3)
     heading(figure, f"Atlantis: where it is (black) and where a probe of layer {layer} puts it (pink)")
@@ -129,6 +123,13 @@ def _named(axes, ends: np.ndarray, which: int, text: str, colour: str, above: bo
     y = high[1] + 0.02 * (top - bottom) if above else low[1] - 0.02 * (top - bottom)
     y = np.clip(y, bottom + 0.04 * (top - bottom), top - 0.04 * (top - bottom))
     axes.text(
-        x, y, text, color=colour, ha="center", va="bottom" if above else "top", fontsize=9.5, fontweight="bold",
+        x,
+        y,
+        text,
+        color=colour,
+        ha="center",
+        va="bottom" if above else "top",
+        fontsize=9.5,
+        fontweight="bold",
         path_effects=[withStroke(linewidth=3, foreground="white")],
-    )  # fmt: skip
+    )

@@ -22,15 +22,12 @@ from worldfast.worlds.cities.world import ATLANTIS, World
 
 def world_map(world: World) -> str:
     regions = region_colours(world)
-    return (
-        f"The world: {len(world):,} cities in {len(regions)} regions, each where it is, coloured by region."
-    )
+    return f"The world: {len(world):,} cities in {len(regions)} regions, each where it is, coloured by region."
 
 
 def task_drawings(world: World) -> str:
     return (
-        "A row of each task, drawn. A model reads the names and learns to give the answer; "
-        "it never sees a coordinate."
+        "A row of each task, drawn. A model reads the names and learns to give the answer; it never sees a coordinate."
     )
 
 
@@ -45,15 +42,9 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
     first, most = last.index[0], last.index[-1]
     between = f"at {last.iloc[0]:.2f}"
     if len(last) > 1:
-        between = (
-            f"between {last.iloc[0]:.2f} ({tasks_label(first)}) and {last.iloc[-1]:.2f} ({tasks_label(most)})"
-        )
+        between = f"between {last.iloc[0]:.2f} ({tasks_label(first)}) and {last.iloc[-1]:.2f} ({tasks_label(most)})"
     count = table["run"].nunique()
-    lines = (
-        f"Pale lines are {_count(count, 'run')}, strong ones means over seeds"
-        if count > len(last)
-        else "One seed"
-    )
+    lines = f"Pale lines are {_count(count, 'run')}, strong ones means over seeds" if count > len(last) else "One seed"
     return f"Models of {named(n_tasks)}: R² of a linear probe at layer {layer} ends {between}. {lines}."
 
 
@@ -89,9 +80,7 @@ def dimension(table, runs) -> str:
     )
 
 
-def cka(
-    table, runs, layer=None, n_tasks: int = 1, kernel: str = "linear", debiased=False, components: int = 0
-) -> str:
+def cka(table, runs, layer=None, n_tasks: int = 1, kernel: str = "linear", debiased=False, components: int = 0) -> str:
     kept = {"step_share": 1.0, "kernel": kernel, "debiased": debiased, "components": components}
     cells = pairs(table, runs, "value", n_tasks, layer, **kept)
     text = _likeness(cells, "CKA") + _left_out(cells)
@@ -112,9 +101,7 @@ def procrustes(table, runs, layer=None, n_tasks: int = 1) -> str:
 def alignment(table, runs, layer=None, n_tasks: int = 1) -> str:
     k = int(table["k"].iloc[0])
     cells = pairs(table, runs, "value", n_tasks, layer, k=k)
-    chance = (
-        f" Unrelated models would share {table['chance'].mean():.3f}." if "chance" in table.columns else ""
-    )
+    chance = f" Unrelated models would share {table['chance'].mean():.3f}." if "chance" in table.columns else ""
     return _likeness(cells, f"share of {k} nearest neighbours") + _left_out(cells) + chance
 
 
@@ -127,9 +114,7 @@ def cka_trends(table, published=None, layer=None) -> str:
         if len(line):
             ends = line.iloc[[0, -1]]
             values = " to ".join(f"{row.mean:.2f}" for row in _rows(ends, "mean"))
-            parts.append(
-                f"from {values} for {'seeds of the same set' if what == SAME_TASK else 'disjoint sets'}"
-            )
+            parts.append(f"from {values} for {'seeds of the same set' if what == SAME_TASK else 'disjoint sets'}")
     units = here["unit"].unique()
     first, last = here["n_tasks"].min(), here["n_tasks"].max()
     counts = " to ".join(map(str, dict.fromkeys([here["n"].min(), here["n"].max()])))
@@ -147,11 +132,7 @@ def cka_over_training(table, runs, layer=None) -> str:
     size = found["n_tasks"].min()
     parts = []
     for what, words in ((SAME_TASK, "seeds of the same set"), (CROSS_TASK, "other sets")):
-        line = (
-            found[(found["n_tasks"] == size) & (found["what"] == what)]
-            .set_index("step_share")["mean"]
-            .sort_index()
-        )
+        line = found[(found["n_tasks"] == size) & (found["what"] == what)].set_index("step_share")["mean"].sort_index()
         if len(line) > 1:
             early = line.index[np.abs(line.index - 0.15).argmin()]
             path = f"{line.iloc[0]:.2f} at {line.index[0]:.0%}, {line[early]:.2f} at {early:.0%}, "
@@ -231,9 +212,7 @@ def atlantis_map(world: World, generalisation, run: str, layer=None) -> str:
     )
 
 
-def atlantis_maps(
-    world: World, generalisation, runs: Sequence[str] | None = None, layer=None, table=None
-) -> str:
+def atlantis_maps(world: World, generalisation, runs: Sequence[str] | None = None, layer=None, table=None) -> str:
     if table is None:
         return "Atlantis as each run has it, with the mean error in units of 0.1 degree."
     errors = dict(error_groups(generalisation, table, layer))
@@ -273,10 +252,7 @@ def agreement(table, base: str | None = None) -> str:
         for cosines, words in (
             (other["cosine"][far], "of distance with the others"),
             (other["cosine"][~far], "among the others"),
-            (
-                table["cosine"][table["task"] == table["other"]],
-                "of a task with itself on other rows, the ceiling",
-            ),
+            (table["cosine"][table["task"] == table["other"]], "of a task with itself on other rows, the ceiling"),
         )
         if len(cosines)
     ]
@@ -296,9 +272,7 @@ def _likeness(cells: Cells, what: str) -> str:
     if not parts:
         raise LacksRuns("no set of tasks was learned")
     cell = (
-        "Cells are means over seeds ± the jackknife's standard error over runs."
-        if len(same)
-        else "One seed of each."
+        "Cells are means over seeds ± the jackknife's standard error over runs." if len(same) else "One seed of each."
     )
     return f"Mean {what}: {', '.join(parts)}. {cell}"
 
@@ -306,9 +280,7 @@ def _likeness(cells: Cells, what: str) -> str:
 def _left_out(cells: Cells) -> str:
     text = ""
     if cells.failed:
-        text += (
-            f" No run learned {_listed([tasks_label(tasks) for tasks in cells.failed])}: shown, in no mean."
-        )
+        text += f" No run learned {_listed([tasks_label(tasks) for tasks in cells.failed])}: shown, in no mean."
     if cells.left_out:
         text += f" Left out, because it did not learn: {_listed(cells.left_out)}."
     return text

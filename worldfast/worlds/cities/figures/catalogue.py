@@ -49,18 +49,12 @@ def example(far: bool):
 
     def choose(tables) -> dict:
         runs, places = tables["runs"], tables["generalisation"]
-        new = places[
-            (places["group"] == ATLANTIS) & (places["layer"] == layer_of(places, "generalisation", None))
-        ]
+        new = places[(places["group"] == ATLANTIS) & (places["layer"] == layer_of(places, "generalisation", None))]
         errors = new.groupby("run")["error"].mean()
         tuned = runs[(runs["kind"] == "ft") & runs["run"].isin(errors.index)]
-        tuned = tuned[
-            tuned["tasks"].str.split("+").map(lambda tasks: ("distance" in tasks) == far).astype(bool)
-        ]
+        tuned = tuned[tuned["tasks"].str.split("+").map(lambda tasks: ("distance" in tasks) == far).astype(bool)]
         if not len(tuned):
-            raise LacksRuns(
-                f"the study has no fine-tunes {'with' if far else 'without'} distance that know Atlantis"
-            )
+            raise LacksRuns(f"the study has no fine-tunes {'with' if far else 'without'} distance that know Atlantis")
         tuned = tuned[tuned["n_tasks"] == tuned["n_tasks"].max()]
         ordered = errors[tuned["run"]].sort_values(kind="stable")
         return {"run": ordered.index[(len(ordered) - 1) // 2]}
@@ -80,36 +74,20 @@ def _entries() -> dict[str, Entry]:
         found[f"training-{name}"] = Entry(
             know, curves.over_training, captions.over_training, of_runs, {"n_tasks": n}, layered=True
         )
-    found["probes-by-layer"] = Entry(
-        know, curves.probes_by_layer, captions.probes_by_layer, ("probes", "runs")
-    )
+    found["probes-by-layer"] = Entry(know, curves.probes_by_layer, captions.probes_by_layer, ("probes", "runs"))
     found["dimension"] = Entry(know, curves.dimension, captions.dimension, ("dimension", "runs"))
     for name, n in similar.items():
-        found[f"cka-{name}"] = Entry(
-            alike, matrices.cka, captions.cka, ("cka", "runs"), {"n_tasks": n}, layered=True
-        )
-    kinds = {
-        "debiased": {"debiased": True},
-        "rbf": {"kernel": "rbf"},
-        "components": {"components": 3},
-    }
+        found[f"cka-{name}"] = Entry(alike, matrices.cka, captions.cka, ("cka", "runs"), {"n_tasks": n}, layered=True)
+    kinds = {"debiased": {"debiased": True}, "rbf": {"kernel": "rbf"}, "components": {"components": 3}}
     trend = {"published": PUBLISHED_TRENDS}
-    found["cka-trends"] = Entry(
-        alike, trends.cka_trends, captions.cka_trends, ("trends",), trend, layered=True
-    )
+    found["cka-trends"] = Entry(alike, trends.cka_trends, captions.cka_trends, ("trends",), trend, layered=True)
     found["cka-over-training"] = Entry(
         alike, trends.cka_over_training, captions.cka_over_training, ("cka", "runs"), layered=True
     )
     for name, options in kinds.items():
-        found[f"cka-{name}"] = Entry(
-            alike, matrices.cka, captions.cka, ("cka", "runs"), options, layered=True
-        )
-    found["procrustes"] = Entry(
-        alike, matrices.procrustes, captions.procrustes, ("procrustes", "runs"), layered=True
-    )
-    found["neighbours"] = Entry(
-        alike, matrices.alignment, captions.alignment, ("alignment", "runs"), layered=True
-    )
+        found[f"cka-{name}"] = Entry(alike, matrices.cka, captions.cka, ("cka", "runs"), options, layered=True)
+    found["procrustes"] = Entry(alike, matrices.procrustes, captions.procrustes, ("procrustes", "runs"), layered=True)
+    found["neighbours"] = Entry(alike, matrices.alignment, captions.alignment, ("alignment", "runs"), layered=True)
     for name, n in similar.items():
         found[f"improvement-{name}"] = Entry(
             tuning, matrices.improvement, captions.improvement, ("improvement",), {"n_tasks": n}
@@ -120,11 +98,7 @@ def _entries() -> dict[str, Entry]:
     )
     for name, far in {"without-distance": False, "with-distance": True}.items():
         found[f"atlantis-{name}"] = Entry(
-            tuning,
-            atlantis.atlantis_map,
-            captions.atlantis_map,
-            ("world", "generalisation"),
-            choose=example(far),
+            tuning, atlantis.atlantis_map, captions.atlantis_map, ("world", "generalisation"), choose=example(far)
         )
     found["atlantis-maps"] = Entry(
         tuning,
@@ -135,11 +109,7 @@ def _entries() -> dict[str, Entry]:
         choose=lambda tables: {"table": tables["runs"]},
     )
     found["errors"] = Entry(
-        tuning,
-        histograms.error_histograms,
-        captions.error_histograms,
-        ("generalisation", "runs"),
-        layered=True,
+        tuning, histograms.error_histograms, captions.error_histograms, ("generalisation", "runs"), layered=True
     )
     found["cka-against-improvement"] = Entry(
         tuning,

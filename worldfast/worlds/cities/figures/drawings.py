@@ -132,9 +132,7 @@ def _label(axes, point, name: str, middle, reach: float) -> None:
     x = np.clip(point[0], left + half + 0.03 * reach, right - half - 0.03 * reach)
     y = point[1] + (-0.08 if below else 0.08) * reach
     halo = [withStroke(linewidth=2.5, foreground="white")]
-    axes.text(
-        x, y, name, fontsize=8, ha="center", va="top" if below else "bottom", path_effects=halo, zorder=4
-    )
+    axes.text(x, y, name, fontsize=8, ha="center", va="top" if below else "bottom", path_effects=halo, zorder=4)
 
 
 def _hull(axes, points, colour: str) -> None:

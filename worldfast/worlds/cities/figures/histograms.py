@@ -114,6 +114,12 @@ def _mean(axes, value: float, text: str) -> None:
     axes.axvline(value, color=INK, linewidth=1.4)
     right = axes.transAxes.inverted().transform(axes.transData.transform((value, 0)))[0] > 0.75
     axes.annotate(
-        text, (value, 1), (-4 if right else 4, -3), ha="right" if right else "left", va="top", fontsize=9,
-        xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-    )  # fmt: skip
+        text,
+        (value, 1),
+        (-4 if right else 4, -3),
+        ha="right" if right else "left",
+        va="top",
+        fontsize=9,
+        xycoords=axes.get_xaxis_transform(),
+        textcoords="offset points",
+    )
