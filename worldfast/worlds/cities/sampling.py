@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of
-from worldfast.errors import TaskError, unknown_name
-from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
+from worldfast.errors import unknown_name
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import World
 
@@ -143,7 +143,7 @@ class Stream:
         self._components = [find(c.task) for c in components]
         self.vocabulary = Vocabulary(vocabulary, world)
         self._entity = vocabulary == "entity"
-        self._own = _in_python(self._components)
+        self._own = in_python(self._components)
         self._tasks = BUILT_IN + tuple(task.name for task in self._own)
         native = [_native_component(world, c, seed, split, crossing, self._tasks) for c in components]
         make = _kept if order == "interleaved" else _native_stream
@@ -281,15 +281,6 @@ def sample(
     stream = Stream.__new__(Stream)
     stream._open(world, components, seed, split, vocabulary, "interleaved", crossing)
     return stream.rectangle(start, n, device, threads, out=out)
-
-
-def _in_python(tasks):
-    """Those of some tasks that are made in Python, each once."""
-    own = {}
-    for task in tasks:
-        if task.index < 0 and own.setdefault(task.name, task) != task:
-            raise TaskError(f"task {task.name!r}: a stream has one task of a name, got two that differ")
-    return tuple(own.values())
 
 
 def _native_stream(world, entity, own, components, order, shuffle_key):

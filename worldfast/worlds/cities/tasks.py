@@ -13,7 +13,7 @@ from worldfast._native import core, cuda_stream, current_device_of, empty
 from worldfast.errors import TaskError, unknown_name
 from worldfast.worlds.cities.world import World
 
-__all__ = ["BUILT_IN", "TASKS", "Task", "find", "from_json", "label", "register"]
+__all__ = ["BUILT_IN", "TASKS", "Task", "find", "from_json", "in_python", "label", "register"]
 
 DLPACK_CUDA = (2, 13)  # types of device, as __dlpack_device__ gives them: CUDA's memory, and managed memory
 
@@ -131,6 +131,15 @@ def find(task):
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
     return TASKS[task]
+
+
+def in_python(tasks):
+    """Those of some Tasks that were made in Python, each once. TaskError where two of a name differ."""
+    own = {}
+    for task in tasks:
+        if task.index < 0 and own.setdefault(task.name, task) != task:
+            raise TaskError(f"task {task.name!r}: expected one task of a name, got two that differ")
+    return tuple(own.values())
 
 
 def from_json(content):
