@@ -5,18 +5,20 @@ import os
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+import threading
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import worldfast as wf
 from worldfast.errors import TaskError
-from worldfast.models import Ensemble
+from worldfast.models import Ensemble, GpuEnsemble
 from worldfast.training import load
 from worldfast.worlds.cities import sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
@@ -586,3 +588,94 @@ def test_choices_are_scored_by_accuracy(small):
     scores, unparsable = task.score(np.array([0, 1, 1]), ["FALSE", "TRUE", "-1"])
     assert scores.tolist() == [1, 1, 0] and unparsable == 1
     assert wf.TASKS["distance"].parse("-3") is None and mid().parse("-3") == -3
+
+
+# ---- rows for a GPU, whose place torch's memory on the CPU takes ----
+
+
+@pytest.fixture
+def as_if_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
+
+
+def as_tensors(made):
+    names = [field.name for field in fields(made) if field.name not in ("vocabulary", "tasks")]
+    return replace(made, **{name: torch.from_numpy(np.array(getattr(made, name))) for name in names})
+
+
+def test_rows_are_made_ahead_and_uploaded(world, as_if_on_a_gpu):
+    makers = []
+
+    @wf.task("mid", cities=2)
+    def midpoint(xy):
+        makers.append(threading.current_thread().name.partition("_")[0])
+        return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
+
+    parts = [wf.Component(midpoint, 300), wf.Component(east(), 300), wf.Component("angle", 100)]
+    stream, plain = (wf.Stream(world, parts, seed=1) for _ in range(2))
+    stretches = [(0, 60), (60, 60), (120, 60), (180, 40), (500, 300), (800, 300), (0, 10), (10, 10)]
+    ahead = 0
+    for start, n in stretches:
+        out = as_tensors(plain.empty_pack(n))
+        out.failed.fill_(-1)
+        makers.clear()
+        stream.pack(start, n, out=out, check=False)
+        ahead += makers.count("MainThread") == 0
+        stream._ahead._coming[2].result()
+        expected = plain.pack(start, n)
+        assert np.array_equal(out.row_start, expected.row_start)
+        assert np.array_equal(out.tokens[: out.row_start[-1]], expected.tokens)
+        assert np.array_equal(out.answer_start, expected.answer_start) and out.failed[0] == -1
+    assert ahead == 4  # those that follow on stretches as long
+    rows = stream.rectangle(5, 50, out=as_tensors(plain.empty_batch(50)))
+    assert np.array_equal(rows.tokens, plain.rectangle(5, 50).tokens) and isinstance(rows.label, torch.Tensor)
+    packed = stream.pack(5, 50, out=as_tensors(plain.empty_pack(50)))
+    assert np.array_equal(packed.tokens, plain.pack(5, 50).tokens)
+    with pytest.raises(TypeError, match="start: rows of task 'mid' are made on the CPU"):
+        stream.pack(torch.zeros(1, dtype=torch.int64), 3, out=out, check=False)
+
+
+def test_what_goes_wrong_ahead_is_said_when_its_rows_are_asked_for(small, as_if_on_a_gpu):
+    once = {"raise": False}
+
+    @wf.task("later", cities=2, choices=("NO", "YES"), balanced=True)
+    def later(xy):
+        if once["raise"]:
+            raise ZeroDivisionError("now")
+        return np.zeros(len(xy), np.int64) if once["raise"] is None else xy[:, 0, 0] > 0
+
+    stream = wf.Stream(small, [wf.Component(later, 100)], seed=1)
+    out = as_tensors(stream.empty_pack(20))
+    out.failed.fill_(-1)
+    stream.pack(0, 20, out=out, check=False)
+    stream._ahead._coming[2].result()
+    once["raise"] = True
+    stream.pack(20, 20, out=out, check=False)
+    with pytest.raises(TaskError, match="raised ZeroDivisionError: now"):
+        stream.pack(40, 20, out=out, check=False)
+    once["raise"] = None
+    stream.pack(40, 20, out=out, check=False)
+    assert 40 <= out.failed[0] < 60
+    with pytest.raises(ValueError, match="no later row with the wanted answer"):
+        stream.pack(40, 20, out=out)
+
+
+def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
+    """The rows of each step, two steps ahead, are those that a stream gives; the steps themselves are left out."""
+    pytest.importorskip("triton")
+    from worldfast.training import gpu_step
+
+    monkeypatch.setattr(gpu_step, "MOST_STEPS", 2)
+    monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
+    run = wf.Run((mid(), "inside"), seed=4, rows=20, batch=8, loss="answer", model=SPEC)
+    assert run.steps == 5
+    lockstep = gpu_step.GpuLockstep(GpuEnsemble(SPEC, 98, 1, device="cpu"), [run])
+    monkeypatch.setattr(lockstep, "_take", lambda places: lockstep._at.add_(1))
+    for step in range(run.steps):
+        lockstep.step([0])
+        first, n = lockstep._rows[int(lockstep._at) - 1, 0].tolist()
+        bounds = lockstep._row_start[0, first : first + n + 1]
+        expected = run.stream().pack(*run.rows_at(step))
+        assert np.array_equal(bounds - bounds[0], expected.row_start)
+        assert np.array_equal(lockstep._made[0, bounds[0] : bounds[-1]], expected.tokens)
+        assert np.array_equal(lockstep._answer_start[0, first : first + n], expected.answer_start)

@@ -10,14 +10,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_device, cuda_stream, current_device_of
+from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu
 from worldfast.errors import unknown_name
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
+from worldfast.worlds.cities.upload import Ahead, copy_rows
 from worldfast.worlds.cities.world import World
 
 __all__ = ["Batch", "Component", "Packed", "Stream", "sample"]
@@ -188,6 +190,8 @@ class Stream:
         check    False: a position without a row (see below) is not an error. The smallest one is kept in `failed`, which
                  stays as it is where all rows are there; where they are not, none of the rows is to be used.
 
+        Rows of tasks in Python are made on one CPU thread, and copied to where `out` is.
+
         On a GPU the work is queued on the current CUDA stream (of the library that owns `out`). With check=False the host
         does not wait for it; with `out` too, nothing is allocated once the stream has made rows on that device before, so
         that a CUDA graph can hold the call. A replay makes the rows that `start`, an array, says then: `start += n` in the
@@ -200,8 +204,11 @@ class Stream:
         _require_count("threads", threads)
         out = _where_to(out, Batch, device, lambda where: self.empty_batch(n, where))
         fields = (out.tokens, out.length, out.answer_start, out.cities, out.label, out.task, out.failed)
-        with current_device_of(out.tokens):
-            self._native.rectangle(_position(start), n, *fields, check, threads, cuda_stream(out.tokens))
+        if self._goes_up(start, out):
+            copy_rows(self.rectangle(start, n, threads=threads, check=check), out, reset=check)
+        else:
+            with current_device_of(out.tokens):
+                self._native.rectangle(_position(start), n, *fields, check, threads, cuda_stream(out.tokens))
         if check:
             self._require_rows(out.failed)
         return replace(out, vocabulary=self.vocabulary, tasks=self._tasks)
@@ -216,14 +223,34 @@ class Stream:
         Errors as of `rectangle`; ValueError also where int32 cannot count the tokens of n rows.
         """
         _require_count("n", n)
+        trains = out is not None and not check  # and asks for the rows after these next
         out = _where_to(out, Packed, device, lambda where: self.empty_pack(n, where))
         fields = (out.tokens, out.row_start, out.answer_start, out.failed, out.scratch)
-        with current_device_of(out.tokens):
-            self._native.packed(_position(start), n, *fields, check, cuda_stream(out.tokens))
+        if not self._goes_up(start, out):
+            with current_device_of(out.tokens):
+                self._native.packed(_position(start), n, *fields, check, cuda_stream(out.tokens))
+        elif trains:
+            self._ahead.pack(start, n, out)
+        else:
+            copy_rows(self.pack(start, n, check=check), out, reset=check)
         if not check:
             return out
         self._require_rows(out.failed)
         return replace(out, tokens=out.tokens[: int(out.row_start[-1])])
+
+    def _goes_up(self, start, out):
+        """True where rows have to be made on the CPU and then go to a GPU, being of tasks in Python."""
+        if not self._own or not on_gpu(out.failed):
+            return False
+        if hasattr(start, "__dlpack__"):
+            name = self._own[0].name
+            raise TypeError(f"start: rows of task {name!r} are made on the CPU, which takes an integer, got an array")
+        _require_count("start", start)
+        return True
+
+    @cached_property
+    def _ahead(self):
+        return Ahead(self)
 
     def _require_rows(self, failed):
         position = int(failed[0])

@@ -9,13 +9,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_stream, current_device_of, empty
+from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu
 from worldfast.errors import TaskError, unknown_name
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "from_json", "in_python", "label", "register"]
-
-DLPACK_CUDA = (2, 13)  # types of device, as __dlpack_device__ gives them: CUDA's memory, and managed memory
 
 
 @dataclass(frozen=True)
@@ -199,12 +197,11 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     if not hasattr(given, "__dlpack__"):
         name = "cities" if by_city else "xy"
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
-    on_gpu = given.__dlpack_device__()[0] in DLPACK_CUDA
-    if on_gpu and task.index < 0:
+    if task.index < 0 and on_gpu(given):
         return _label_from_gpu(task, world, cities, xy, count, out, check)
     with current_device_of(given):
         if by_city:
-            xy = _xy_on_gpu(world, given.__dlpack_device__()[1]) if on_gpu else world.xy
+            xy = _xy_on_gpu(world, given.__dlpack_device__()[1]) if on_gpu(given) else world.xy
         if out is None:
             out = empty(given.shape[:1], "int64", like=given)
         first_bad = empty(3, "int64", like=given) if check else None
