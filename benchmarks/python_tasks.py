@@ -84,13 +84,13 @@ def main():
         unit = Unit("M rows/s", lambda seconds: n / seconds / 1e6)
         contestants = [
             Contestant(
-                "rows into arrays that are there",
+                "worldfast, rows into arrays that are there",
                 lambda task=task, out=again: wf.sample(world, task, n=n, threads=1, out=out),
                 lambda batch, task=task: wrong_rows(world, task, batch),
                 limits=(copying(written(again), threads=1),),
             ),
             Contestant(
-                f"steps of {STEP} rows, packed",
+                f"worldfast, steps of {STEP} rows, packed",
                 lambda stream=stream: pack_steps(stream, n // STEP),
                 lambda packed, expected=expected: int((packed.tokens != expected.tokens).sum()),
                 times=n / (n // STEP * STEP),

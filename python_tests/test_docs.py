@@ -2,11 +2,13 @@
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 import worldfast as wf
+from worldfast.worlds.cities import tasks
 from worldfast.worlds.cities.studies import demo
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
@@ -91,3 +93,26 @@ def test_a_study_of_ones_own(tmp_path, monkeypatch):
         if i < len(line.split("`"))
     }
     assert set(names["result"].tables) <= tables
+
+
+# ---- docs/tasks.md ----
+
+
+def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
+    """From a file, as a function is known by its source."""
+    text = (PAGE.parent / "tasks.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 20
+    (tmp_path / "own.py").write_text(block.replace("ROWS = 20_000", "ROWS = 30"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    try:
+        names = runpy.run_path("own.py")
+    finally:
+        for task in ("mid", "near"):
+            tasks._by_name.pop(task, None)
+    [folder] = (tmp_path / "runs").iterdir()
+    assert folder.name == names["run"].folder_name and names["run"].tasks == ("mid", "near", "distance")
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == re.search(r"# (mid\(.*)$", text, re.MULTILINE)[1]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {"validation/mid", "validation/near", "validation/distance"} <= set(lines[-1])
