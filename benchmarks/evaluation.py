@@ -21,6 +21,7 @@ import worldfast as wf
 from worldfast.models.decoding import share
 from worldfast.run import Capture
 from worldfast.training import load
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import decode
 from worldfast.worlds.cities.tokens import EOS, PAD
 
@@ -42,10 +43,9 @@ def test_sets(rows):
 def trained(spec, steps, threads):
     """An ensemble of one that has learned all tasks for so many steps."""
     run = wf.Run(
-        tuple(wf.TASKS),
+        Dataset(tuple(wf.TASKS), rows=max(1, steps * 128 // 7)),
         model=spec,
-        rows=max(1, steps * 128 // 7),
-        learning_rate=1e-3,
+        learning_rate=0.001,
         products="bfloat16",
         checkpoints=1,
         capture=Capture(layers=()),

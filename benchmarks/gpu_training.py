@@ -22,6 +22,7 @@ from worldfast.models import Ensemble, GpuEnsemble, ModelSpec
 from worldfast.models.transformer import buffer_size, views
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.step import Lockstep
+from worldfast.worlds.cities import Dataset
 
 GPU = gpu_device.DEVICE
 DEVICE = GPU.place
@@ -37,7 +38,7 @@ ALLOWED = {"float32": (1e-3, 1e-3), "bfloat16": (0.15, 0.1)}
 
 def lockstep_of(runs, device):
     """The runs' first weights, and what trains them."""
-    size = runs[0].vocabulary_size
+    size = runs[0].shape.inputs
     if device == "cpu":
         lockstep = Lockstep(Ensemble(runs[0].model, size, len(runs), products=runs[0].products), runs)
     else:
@@ -102,22 +103,25 @@ def tiny_cases():
     """The same, of a size that an interpreter gets through."""
     yield (
         "tiny, bfloat16",
-        [wf.Run("distance", model=ModelSpec(**TINY), products="bfloat16", rows=4, batch=2, warmup=0)],
+        [wf.Run(Dataset("distance", rows=4), model=ModelSpec(**TINY), products="bfloat16", batch=2, warmup=0)],
     )
 
 
 def cases():
     """Runs that are verified, by name: the narrow kernels and the general ones."""
     all_tasks = tuple(wf.TASKS)
-    other = dict(tasks=("inside",), loss="answer", seed=7, batch=96)
+    other = dict(data=Dataset(("inside",), loss="answer"), seed=7, batch=96)
     for products in ALLOWED:
-        run = wf.Run(all_tasks, seed=1, products=products, warmup=5)
+        run = wf.Run(Dataset(all_tasks), seed=1, products=products, warmup=5)
         yield f"paper shape, {products}", [run, wf.Run(**other, products=products, warmup=5)]
     wide = ModelSpec(hidden=256, layers=2, heads=8, intermediate=1024)
-    yield ("256 wide, bfloat16", [wf.Run(all_tasks, seed=s, model=wide, products="bfloat16", warmup=5) for s in (1, 2)])
-    demo = dict(model=ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=98), vocabulary="entity")
-    demo |= dict(loss="answer", products="bfloat16", warmup=5)
-    yield "demo shape, bfloat16", [wf.Run(all_tasks, seed=s, **demo) for s in (1, 2)]
+    yield (
+        "256 wide, bfloat16",
+        [wf.Run(Dataset(all_tasks), seed=s, model=wide, products="bfloat16", warmup=5) for s in (1, 2)],
+    )
+    demo = dict(model=ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=98))
+    demo |= dict(data=Dataset(all_tasks, vocabulary="entity", loss="answer"), products="bfloat16", warmup=5)
+    yield "demo shape, bfloat16", [wf.Run(seed=s, **demo) for s in (1, 2)]
 
 
 # ---- speed ----
@@ -133,9 +137,9 @@ def bytes_moved(spec, tokens, outputs, parameters, members):
 
 def runs_of(members, tiny):
     if tiny:
-        some = dict(tasks="distance", model=ModelSpec(**TINY), rows=64, batch=4)
+        some = dict(data=Dataset("distance", rows=64), model=ModelSpec(**TINY), batch=4)
         return [wf.Run(**some, seed=seed, products="bfloat16") for seed in range(members)]
-    return [wf.Run(tuple(wf.TASKS), seed=seed, products="bfloat16") for seed in range(members)]
+    return [wf.Run(Dataset(tuple(wf.TASKS)), seed=seed, products="bfloat16") for seed in range(members)]
 
 
 def limits_of(runs, lockstep, steps):
@@ -144,7 +148,7 @@ def limits_of(runs, lockstep, steps):
     batches = [rows_of(run, 8) for run in runs[:4]]
     total = sum(operations(spec, of_run, outputs) for of_run in batches) / 8 / len(batches)
     tokens = np.mean([len(rows.tokens) for of_run in batches for rows in of_run])
-    P = buffer_size(spec.shapes(runs[0].vocabulary_size).each())
+    P = buffer_size(spec.shapes(runs[0].shape.inputs).each())
     moved = bytes_moved(spec, tokens * members, outputs, P, members)
     return multiplying(total * members * steps, torch.bfloat16, DEVICE), copying(moved * steps, DEVICE)
 
@@ -200,7 +204,7 @@ def time_beside(part, members, steps):
     """Losses and times of plain PyTorch, one model after the other, beside ours of the same steps."""
     runs = runs_of(members, part.dry)
     lockstep = lockstep_of(runs, DEVICE + ":0")
-    start = views(runs[0].model.shapes(runs[0].vocabulary_size), lockstep.ensemble.parameters[0].cpu().clone())
+    start = views(runs[0].model.shapes(runs[0].shape.inputs), lockstep.ensemble.parameters[0].cpu().clone())
     rectangles = [padded(rows) for rows in rows_of(runs[0], steps)]
     exact = Moved(runs[0], start, rectangles, plain_loss, products=torch.float32)()
     limits = limits_of(runs, lockstep, steps)

@@ -20,6 +20,7 @@ from training import Together, optimizer, padded, qwen2, rows_of
 
 import worldfast as wf
 from worldfast.files import origin
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.tokens import PAD
 
 FIRST, SMOOTHED = 20, 50  # steps
@@ -113,10 +114,13 @@ def main():
     options = parser.parse_args()
     steps = 25 if options.quick else options.steps
     window = min(SMOOTHED, steps // 5)
-    run = wf.Run(tuple(wf.TASKS), rows=-(-steps * 128 // 7), seed=options.seeds[0])
+    run = wf.Run(Dataset(tuple(wf.TASKS), rows=-(-steps * 128 // 7)), seed=options.seeds[0])
     if options.quick:
         run = replace(
-            run, batch=8, rows=-(-steps * 8 // 7), model=wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64)
+            run,
+            batch=8,
+            data=replace(run.data, rows=-(-steps * 8 // 7)),
+            model=wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64),
         )
     curves = {}
     with threads(options.threads):

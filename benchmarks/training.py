@@ -29,6 +29,7 @@ from worldfast.models import Ensemble, ModelSpec, Rows
 from worldfast.models.transformer import Block, Weights, views
 from worldfast.training.export import _config
 from worldfast.training.step import Lockstep, Tally, pack_rows
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.tokens import PAD
 
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -44,9 +45,7 @@ class Together:
     def __init__(self, runs: list[wf.Run], steps: int, threads: int):
         self.steps = steps
         first = runs[0]
-        self.ensemble = Ensemble(
-            first.model, first.vocabulary_size, len(runs), threads=threads, products=first.products
-        )
+        self.ensemble = Ensemble(first.model, first.shape.inputs, len(runs), threads=threads, products=first.products)
         self.lockstep = Lockstep(self.ensemble, runs)
         for member, of_member in enumerate(runs):
             self.ensemble.initialise(member, of_member.seed)
@@ -234,7 +233,7 @@ def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path
 def rows_of(run: wf.Run, steps: int) -> list[Rows]:
     """The rows of a run's first steps."""
     stream = run.stream()
-    return [pack_rows([stream.pack(*run.rows_at(step))], [run.loss])[0] for step in range(steps)]
+    return [pack_rows([stream.batch(*run.rows_at(step))]) for step in range(steps)]
 
 
 def trainer_is_installed() -> bool:
@@ -310,7 +309,7 @@ def main():
     options = parser.parse_args()
     demo = wf.study.demo().runs[2]
     cases = {
-        "paper shape": [wf.Run(tuple(wf.TASKS))],
+        "paper shape": [wf.Run(Dataset(tuple(wf.TASKS)))],
         "eight demo-shaped models": [replace(demo, seed=seed) for seed in range(8)],
     }
     steps = 3 if options.quick else options.steps

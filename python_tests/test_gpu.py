@@ -25,17 +25,24 @@ from worldfast.models.transformer import views
 from worldfast.training import memory
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.step import Tally
+from worldfast.worlds.cities import Dataset
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SPEC = ModelSpec(hidden=16, layers=2, heads=2, intermediate=40)
-BASE = wf.Run(("distance",), seed=1, rows=12, batch=4, epochs=1, model=SPEC, warmup=2, learning_rate=1e-2)
+BASE = wf.Run(Dataset(("distance",), rows=12), seed=1, batch=4, epochs=1, model=SPEC, warmup=2, learning_rate=0.01)
 RUNS = [
     BASE,  # 3 steps
     replace(
-        BASE, tasks=("inside", "compass"), seed=2, rows=3, loss="answer", name="", clip=0.1
+        BASE, data=replace(BASE.data, tasks=("inside", "compass"), rows=3, loss="answer"), seed=2, name="", clip=0.1
     ),  # 2 steps, 2 rows last
     replace(
-        BASE, tasks=("crossing",), seed=3, rows=5, batch=3, betas=(0.8, 0.99), name="", weight_decay=0.1
+        BASE,
+        data=replace(BASE.data, tasks=("crossing",), rows=5),
+        seed=3,
+        batch=3,
+        betas=(0.8, 0.99),
+        name="",
+        weight_decay=0.1,
     ),  # 2 steps
 ]
 VOCABULARY = 98
@@ -114,7 +121,7 @@ def exact_training(run, start):
         parts = []
         for r, answer in enumerate(packed.answer_start):
             row = torch.from_numpy(packed.tokens[packed.row_start[r] : packed.row_start[r + 1]].astype(np.int64))
-            parts.append(exact_loss(run.model, w, row)[answer - 1 if run.loss == "answer" else 0 :])
+            parts.append(exact_loss(run.model, w, row)[answer - 1 if run.data.loss == "answer" else 0 :])
         adamw.zero_grad()
         loss = torch.cat(parts).mean()
         loss.backward()

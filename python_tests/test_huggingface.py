@@ -20,6 +20,7 @@ import worldfast as wf
 from worldfast import cli, files
 from worldfast.models import Rows
 from worldfast.training import load
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import decode, evaluate
 from worldfast.worlds.cities.tokens import Vocabulary
 
@@ -28,24 +29,20 @@ NONE = wf.Capture(layers=())
 SHAPE = dict(hidden=48, layers=3, heads=2, intermediate=40, rope_base=300.0, init_std=0.2)
 RUNS = {
     "character": wf.Run(
-        tasks=("distance", "inside"),
-        rows=400,
+        Dataset(tasks=("distance", "inside"), rows=400),
         batch=80,
         checkpoints=2,
-        learning_rate=3e-3,
+        learning_rate=0.003,
         warmup=2,
-        model=wf.ModelSpec(**SHAPE, norm_eps=1e-5),
+        model=wf.ModelSpec(**SHAPE, norm_eps=1e-05),
         capture=NONE,
     ),
     "entity": wf.Run(
-        tasks="distance",
-        rows=400,
+        Dataset(tasks="distance", rows=400, loss="answer", vocabulary="entity"),
         batch=80,
         checkpoints=2,
-        learning_rate=3e-3,
+        learning_rate=0.003,
         warmup=2,
-        loss="answer",
-        vocabulary="entity",
         model=wf.ModelSpec(**SHAPE, head_size=98),
         capture=NONE,
     ),

@@ -45,7 +45,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     folder = Path(folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
-    vocabulary = spec.stream().vocabulary
+    vocabulary = spec.data.stream(spec.seed).vocabulary
     ensemble = Ensemble(spec.model, vocabulary.size)
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     tensors = ensemble.to_huggingface(0)

@@ -21,7 +21,7 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     FileNotFoundError where the folder is no run's or has no checkpoint.
     """
     run, found = saved(folder)
-    shape, products = (run.model, run.stream().vocabulary.size), {"products": run.products}
+    shape, products = (run.model, run.shape.inputs), {"products": run.products}
     on_cpu = torch.device(device).type == "cpu"
     ensemble = Ensemble(*shape, **products) if on_cpu else GpuEnsemble(*shape, device=require_cuda(device), **products)
     ensemble.parameters[0].copy_(found.tensors["parameters"])

@@ -27,9 +27,9 @@ from torch import Tensor
 from worldfast.models import GpuEnsemble
 from worldfast.models.footprint import CHUNK_BYTES, is_narrow, places
 from worldfast.models.gpu import DTYPES, exact_products, longest_row, own_stream
+from worldfast.rows import DeviceStream, Packed
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
-from worldfast.worlds.cities.sampling import Packed
 
 __all__ = ["GpuLockstep"]
 
@@ -53,7 +53,12 @@ class GpuLockstep(Lockstep):
         self._rounded = (
             ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
         )
-        widths = np.array([stream.empty_batch(0).tokens.shape[1] for stream in self.streams])
+        for run, stream in zip(self.runs, self.streams):
+            if not isinstance(stream, DeviceStream):
+                raise TypeError(
+                    f"runs: a GPU cannot make rows of {run.name!r}: its stream has no pack; use device='cpu'"
+                )
+        widths = np.array([stream.longest + 1 for stream in self.streams])
         self._longest = longest_row(widths)
         self._most_rows = max(run.batch for run in self.runs)  # R
         self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
@@ -67,10 +72,8 @@ class GpuLockstep(Lockstep):
         self._steps = min(MOST_STEPS, max(1, CHUNK_BYTES // (M * self._most_rows * row_bytes)))  # S
         self._make_room()
         self._squares = self._zeros(M, optimizer.blocks(P))
-        self._constants = torch.tensor([[run.clip, *run.betas, run.eps] for run in self.runs]).to(
-            self._device
-        )  # [M, 4]
-        answers = [int(run.loss == "answer") for run in self.runs]
+        self._constants = torch.tensor([_constants(run) for run in self.runs]).to(self._device)  # [M, 4]
+        answers = [int(stream.answers_only) for stream in self.streams]
         self._answer_only = torch.tensor(answers, dtype=torch.int32, device=self._device)
         self._alive = torch.ones(M, dtype=torch.int32, device=self._device)
         self._tally = self._zeros(M, 3, dtype=torch.float64)  # loss, steps since `clear`, steps taken
@@ -273,6 +276,11 @@ def _no_collection() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+def _constants(run: Run) -> list[float]:
+    """What AdamW needs of a run: the largest gradient norm and its own numbers."""
+    return [math.inf if run.clip is None else run.clip, *run.betas, run.eps]
 
 
 def _schedule(run: Run, step: int) -> tuple[float, float, float]:

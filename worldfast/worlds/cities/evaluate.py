@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from worldfast.dataset import Score
 from worldfast.models import Ensemble
 from worldfast.worlds.cities.sampling import Batch, sample
 from worldfast.worlds.cities.tasks import find
 from worldfast.worlds.cities.world import World
 
-__all__ = ["Score", "decode", "evaluate"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a model answers a task.
-
-    value        mean absolute error in the task's unit, or accuracy
-    constant     what the best answer that is always the same would score
-    n            rows
-    unparsable   rows whose answer could not be read; each scored the task's failure value
-    """
-
-    value: float
-    constant: float
-    n: int
-    unparsable: int
+__all__ = ["decode", "evaluate"]
 
 
 def decode(
