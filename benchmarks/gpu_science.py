@@ -50,7 +50,7 @@ def tiny_study() -> Study:
             vocabulary="entity",
         ),
         batch=32,
-        model=wf.ModelSpec(**TINY),
+        model=wf.TransformerSpec(**TINY),
         checkpoints=2,
         validation=2,
         capture=wf.Capture(layers=(1,)),

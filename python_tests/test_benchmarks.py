@@ -279,7 +279,9 @@ def test_gains_of_threads(load):
     assert labels.gains(rows[:2], [1]) == ""
 
 
-@pytest.mark.parametrize("script", ["labels", "products", "attention", "cka", "activations", "evaluation", "training"])
+@pytest.mark.parametrize(
+    "script", ["labels", "matmul_dtype", "attention", "cka", "activations", "evaluation", "training"]
+)
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
     command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
@@ -354,7 +356,7 @@ def test_faults_of_training_are_found(load, monkeypatch, fault):
     """The checks of a GPU's training, interpreted, with a fault put in."""
     pytest.importorskip("triton")
     gpu = load("gpu_training")
-    shape = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    shape = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
     runs = [wf.Run(Dataset("distance", rows=2), batch=1, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
     made = []
 

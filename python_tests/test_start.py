@@ -14,7 +14,7 @@ from worldfast.training import checkpoint, train
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.sampling import Component
 
-TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
     Dataset("angle", rows=64),
     seed=3,

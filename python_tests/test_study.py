@@ -75,7 +75,7 @@ def test_a_paper_of_fewer_rows(paper, scale):
         assert run.steps == pytest.approx(scale * whole.steps, rel=5e-3)
         assert run.epochs == max(1, round(scale * whole.epochs))
         assert len(run.checkpoint_steps) == 41 and run.learning_rate == whole.learning_rate
-        for name in ("seed", "model", "products", "capture", "batch", "validation"):
+        for name in ("seed", "model", "matmul_dtype", "capture", "batch", "validation"):
             assert getattr(run, name) == getattr(whole, name), name
         for name in ("tasks", "vocabulary", "world"):
             assert getattr(run.data, name) == getattr(whole.data, name), name
@@ -96,7 +96,7 @@ def test_scales_that_there_are_not(scale):
 
 
 def test_the_extensions(paper):
-    alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.ModelSpec()]
+    alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.TransformerSpec()]
     for n, count in ((2, 21), (3, 35)):
         assert {frozenset(run.data.tasks) for run in alone if len(run.data.tasks) == n} == set(
             map(frozenset, combinations(wf.TASKS, n))

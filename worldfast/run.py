@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, path_of
 from worldfast.errors import unknown_name
-from worldfast.models import ModelSpec
-from worldfast.models.transformer import PRODUCTS
+from worldfast.models import TransformerSpec
+from worldfast.models.transformer import MATMUL_DTYPES
 from worldfast.rows import Shape, Stream
 
 __all__ = ["Capture", "Family", "OpenCheckpoint", "Run"]
@@ -104,9 +104,9 @@ class OpenCheckpoint:
 class Family(NamedTuple):
     """What runs have in common that train as one ensemble."""
 
-    model: ModelSpec
+    model: TransformerSpec
     shape: Shape
-    products: str
+    matmul_dtype: str
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class Run:
         Largest gradient norm; None: any.
     betas, eps : (float, float), float
         Of AdamW.
-    products : {"float32", "bfloat16"}
+    matmul_dtype : {"float32", "bfloat16"}
         Type in which matrices are multiplied; sums and weights are float32.
-    model : ModelSpec
+    model : TransformerSpec
     checkpoints : int
         Parts that training is cut into: a checkpoint at step 0 and after each.
     checkpoint_spacing : {"even", "log", "sqrt"}
@@ -177,8 +177,8 @@ class Run:
     clip: float | None = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    products: str = "float32"
-    model: ModelSpec = field(default_factory=ModelSpec)
+    matmul_dtype: str = "float32"
+    model: TransformerSpec = field(default_factory=TransformerSpec)
     checkpoints: int = 40
     checkpoint_spacing: str = "even"
     validation: int = 0
@@ -206,10 +206,10 @@ class Run:
         self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
-        for name, known in dict(products=PRODUCTS, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
+        for name, known in dict(matmul_dtype=MATMUL_DTYPES, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
-        for name, kind in dict(model=ModelSpec, capture=Capture).items():
+        for name, kind in dict(model=TransformerSpec, capture=Capture).items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {getattr(self, name)!r}")
         self.data.check(self.model)
@@ -320,7 +320,7 @@ class Run:
     @property
     def family(self) -> Family:
         """What it has in common with runs that train in one ensemble with it."""
-        return Family(self.model, self.shape, self.products)
+        return Family(self.model, self.shape, self.matmul_dtype)
 
     @property
     def epoch_rows(self) -> int:
@@ -364,9 +364,9 @@ class Run:
         return self.learning_rate * (self.steps - step) / falls
 
 
-def require_same_shape(start: str, theirs: ModelSpec, ours: ModelSpec) -> None:
+def require_same_shape(start: str, theirs: TransformerSpec, ours: TransformerSpec) -> None:
     """ValueError naming both where a start's weights are those of another model; init_std may differ."""
-    for name in (f.name for f in fields(ModelSpec) if f.name != "init_std"):
+    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")

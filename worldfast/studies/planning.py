@@ -88,7 +88,9 @@ def _family(run: Run) -> tuple:
 
 def _rate(runs: Sequence[Run], threads: int) -> float:
     """Rows a second of some runs trained together: fresh weights do as well as trained ones."""
-    ensemble = Ensemble(runs[0].model, runs[0].shape.inputs, len(runs), threads=threads, products=runs[0].products)
+    ensemble = Ensemble(
+        runs[0].model, runs[0].shape.inputs, len(runs), threads=threads, matmul_dtype=runs[0].matmul_dtype
+    )
     lockstep = Lockstep(ensemble, list(runs))
     for i, run in enumerate(runs):
         ensemble.initialise(i, run.seed)

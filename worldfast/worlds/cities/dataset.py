@@ -139,13 +139,12 @@ class Dataset(dataset.Dataset):
         return files.digest(world.xy, world.city_id)
 
     def check(self, model) -> None:
-        head, characters = getattr(model, "head_size", None), Vocabulary.characters
+        head, characters = getattr(model, "outputs", None), Vocabulary.characters
         if head is not None and head < characters:
-            raise ValueError(f"model.head_size: answers need the {characters} characters, got {head}")
+            raise ValueError(f"model.outputs: answers need the {characters} characters, got {head}")
         if head is not None and self.loss == "all" and (self.vocabulary == "entity" or head > characters):
             raise ValueError(
-                f"model.head_size: loss 'all' needs a head for the whole vocabulary (None), got {head}; "
-                "use loss='answer'"
+                f"model.outputs: loss 'all' needs a head for the whole vocabulary (None), got {head}; use loss='answer'"
             )
 
     # ---- what it gives ----
