@@ -111,7 +111,7 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
         for task in ("mid", "near"):
             tasks._by_name.pop(task, None)
     [folder] = (tmp_path / "runs").iterdir()
-    assert folder.name == names["run"].folder_name and names["run"].tasks == ("mid", "near", "distance")
+    assert folder.name == names["run"].folder_name and names["data"].tasks == ("mid", "near", "distance")
     said = capsys.readouterr().out.splitlines()[0]
     assert said == re.search(r"# (mid\(.*)$", text, re.MULTILINE)[1]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -18,10 +18,10 @@ from worldfast.studies import Study, planning
 from worldfast.studies.engine import run_study
 from worldfast.studies.study import OLD
 from worldfast.training import folder as run_folder
-from worldfast.worlds.cities import analyses, evaluate, studies
+from worldfast.worlds.cities import Dataset, analyses, evaluate, studies
 from worldfast.worlds.cities.studies import world_update
 
-MODEL = wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=16, head_size=98)
+MODEL = wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98)
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +32,27 @@ def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("world") / "towns.csv"
     path.write_text("city_id,x,y,region\n" + "\n".join(rows) + "\n")
     one = wf.Run(
-        ("distance",),
-        world=wf.WorldSpec(str(path), atlantis=20),
-        rows=64,
+        Dataset(
+            ("distance",),
+            world=wf.WorldSpec(str(path), atlantis=20),
+            rows=64,
+            loss="answer",
+            among=OLD,
+            vocabulary="entity",
+        ),
         batch=32,
-        loss="answer",
-        among=OLD,
-        vocabulary="entity",
         model=MODEL,
         checkpoints=2,
         validation=3,
         capture=Capture(layers=(1, 2)),
     )
-    base = replace(one, tasks=tuple(wf.TASKS), name="")
+    base = replace(one, data=replace(one.data, tasks=tuple(wf.TASKS)), name="")
     few = {"standard": 8, "included": 40, "alive": 4, "epochs": 1, "learning_rate": 1e-3}
     tuned = [world_update(base, tasks, **few) for tasks in ("distance", "angle", ("distance", "angle"))]
     shown = ("pt-all-s42", "ft-angle-s42")
     return Study(
         "tiny",
-        (one, replace(one, tasks=("angle",), name=""), base, *tuned),
+        (one, replace(one, data=replace(one.data, tasks=("angle",)), name=""), base, *tuned),
         layer=1,
         test_rows=7,
         shown=shown,
@@ -87,7 +89,7 @@ def test_tables_say_what_the_runs_hold(ran, tiny):
     out, result = ran
     run = tiny.runs[0]
     folder = out / "runs" / run.folder_name
-    states, world = wf.Activations(folder), run.world.build()
+    states, world = wf.Activations(folder), run.data.world.build()
     old = world.select(OLD)
     probe = linear_probe(states[states.steps[1], 2][old], world.xy[old], held_out(80))
     table = result.tables["probes"]
@@ -254,7 +256,7 @@ def test_bad_input(tiny, ran, tmp_path):
         with pytest.raises(ValueError, match=message):
             analyses.compute(made, out)
         assert not analyses.made(made, out)
-    some = replace(tiny.canon[0], capture=Capture(layers=(1,), cities="index < 30"))
+    some = replace(tiny.canon[0], capture=Capture(layers=(1,), readout={"among": "index < 30"}))
     with pytest.raises(ValueError, match="more than 33 cities, got .*ridge=1.0"):
         run_study(Study("few", (some,), layer=1, test_rows=0), tmp_path, progress=False)
 
@@ -276,16 +278,16 @@ def test_a_folder_of_another_version(ran, tiny, tmp_path):
 
 def test_the_demo_is_what_it_says():
     demo = studies.demo()
-    assert [run.tasks for run in demo.runs] == [
+    assert [run.data.tasks for run in demo.runs] == [
         ("distance",),
         ("angle",),
         tuple(wf.TASKS),
         ("angle", "perimeter"),
         ("distance", "perimeter"),
     ]
-    assert all(run.vocabulary == "entity" and run.loss == "answer" for run in demo.runs)
+    assert all(run.data.vocabulary == "entity" and run.data.loss == "answer" for run in demo.runs)
     assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == [3_000, 3_000, 9_800]
-    assert len(demo.runs[0].world.build()) == 5175
+    assert len(demo.runs[0].data.world.build()) == 5175
 
 
 def test_command_line(capsys, tmp_path):

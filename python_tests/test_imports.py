@@ -12,7 +12,7 @@ import worldfast
 
 ROOT = Path(worldfast.__file__).parent
 # From below; a bar begins a new rank. A module without a folder is a room of its own.
-RANKS = "errors files _native | rows | models analysis run | reading training | studies | report | worlds | options cli __init__"
+RANKS = "errors files _native | rows | dataset | models analysis run | reading training | studies | report | worlds | options cli __init__"
 ORDER = [room for room in RANKS.split() if room != "|"]
 CALL_KERNELS = (
     "models.attention",
@@ -38,8 +38,6 @@ reading.patching -> worlds.cities.tasks
 reading.patching -> worlds.cities.tokens
 reading.patching -> worlds.cities.world
 reading.representations -> training.folder
-reading.representations -> worlds.cities.prompts
-reading.representations -> worlds.cities.tokens
 report.colours -> worlds.cities.world
 report.figures.canvas -> worlds.cities.world
 report.figures.maps -> worlds.cities.world
@@ -52,20 +50,12 @@ report.page.models -> worlds.cities.tasks
 report.page.models -> worlds.cities.world
 report.report -> worlds.cities.figures
 report.report -> worlds.cities.world
-run -> worlds.cities.sampling
-run -> worlds.cities.tasks
-run -> worlds.cities.tokens
-run -> worlds.cities.world
 studies.engine -> worlds.cities.analyses
 studies.engine -> worlds.cities.findings
 studies.engine -> worlds.cities.tables
 studies.results -> worlds.cities.world
 studies.study -> worlds.cities.world
 training.export -> worlds.cities.tokens
-training.gpu_step -> worlds.cities.sampling
-training.member -> worlds.cities.evaluate
-training.member -> worlds.cities.prompts
-training.step -> worlds.cities.sampling
 """
 # Modules that other rooms import past the door of their own. This list may only shrink as well.
 INNER = """
@@ -76,8 +66,8 @@ models.transformer reading.activations reading.gradients reading.patching report
 report.figures.canvas report.figures.curves report.figures.maps report.figures.matrices
 report.figures.patching report.figures.style report.figures.tables report.figures.trends report.report
 studies.engine studies.planning studies.study training.cluster training.folder training.jobs training.memory
-training.start training.step worlds.cities.analyses worlds.cities.evaluate worlds.cities.figures
-worlds.cities.findings worlds.cities.integration worlds.cities.prompts worlds.cities.sampling
+training.start training.step worlds.cities.analyses worlds.cities.figures
+worlds.cities.findings worlds.cities.integration worlds.cities.sampling
 worlds.cities.studies worlds.cities.tables worlds.cities.tasks worlds.cities.tokens worlds.cities.transfer
 worlds.cities.world
 """.split()

@@ -41,7 +41,7 @@ def test_a_new_task(monkeypatch):
             second="batch.label.mean().item()",
             tasks="list(wf.TASKS)",
             cleaned="not runs_folder.exists()",
-            spec="runs[0].to_json()['own'][0]",
+            spec="runs[0].data.to_json()['own'][0]",
             refused="'away' in wf.TASKS",
             scores="{' '.join(key): value for key, value in scores.items()}",
             r2="{name: [probes[0].r2.mean(), probes[-1].r2.mean()] for name, probes in probes.items()}",

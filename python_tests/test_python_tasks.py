@@ -8,6 +8,7 @@ import textwrap
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import oracle
@@ -18,15 +19,14 @@ from hypothesis import strategies as st
 
 import worldfast as wf
 from worldfast.errors import TaskError
-from worldfast.models import Ensemble, GpuEnsemble
 from worldfast.training import load
-from worldfast.worlds.cities import sampling, tasks
+from worldfast.worlds.cities import Dataset, sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.studies import demo, paper
-from worldfast.worlds.cities.tasks import BUILT_IN, from_json
+from worldfast.worlds.cities.tasks import BUILT_IN, task_from_json
 
 ROOT = Path(__file__).parents[1]
-SPEC = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+SPEC = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 
 
 @pytest.fixture(autouse=True)
@@ -386,8 +386,8 @@ def test_what_a_function_does_with_cities_of_a_world_it_was_not_tried_on(small, 
             raise ZeroDivisionError("now")
         return xy[:, 0, 0]
 
-    run = wf.Run((later, "distance"), seed=1, rows=64, model=SPEC)
-    stream = run.stream()
+    run = wf.Run(Dataset((later, "distance"), rows=64), seed=1, model=SPEC)
+    stream = run.data.stream(1)
     stream.pack(0, 8)
     once["raise"] = True
     for make in (stream.pack, stream.rectangle):
@@ -403,7 +403,7 @@ def test_two_tasks_of_a_name(small):
     with pytest.raises(TaskError, match="task 'mid': expected one task of a name"):
         wf.sample(small, [mid(), other], 4)
     with pytest.raises(TaskError, match="task 'mid': expected one task of a name"):
-        wf.Run((mid(),), mixture=(wf.Component(other, 8), wf.Component("distance", 8)))
+        Dataset((mid(),), mixture=(wf.Component(other, 8), wf.Component("distance", 8)))
 
 
 def test_names_that_are_not_there(small):
@@ -439,9 +439,10 @@ OTHER = [
 ASK = """
 import json, runpy, sys
 import worldfast as wf
+from worldfast.worlds.cities import Dataset
 for path in sys.argv[1:]:
     task = runpy.run_path(path)["made"]
-    print(json.dumps([task.to_json(), wf.Run(("distance", task), seed=3).id]))
+    print(json.dumps([task.to_json(), wf.Run(Dataset(("distance", task)), seed=3).id]))
 """
 
 
@@ -481,16 +482,16 @@ def test_the_name_of_the_function_is_no_part_of_it():
 
 
 def test_a_run_in_a_new_process_needs_the_function_again(tmp_path):
-    run = wf.Run(("distance", mid()), seed=3, rows=32, model=SPEC)
+    run = wf.Run(Dataset(("distance", mid()), rows=32), seed=3, model=SPEC)
     assert wf.Run.from_json(json.loads(json.dumps(run.to_json()))) == run
-    assert run.tasks == ("distance", "mid") and run.name == "pt-distance+mid-s3"
-    assert replace(run, seed=4).own == run.own
-    content = run.to_json()["own"][0]
-    assert from_json(content) == mid() and from_json("angle") is wf.TASKS["angle"]
+    assert run.data.tasks == ("distance", "mid") and run.name == "pt-distance+mid-s3"
+    assert replace(run.data, rows=4).own == run.data.own == (mid(),)
+    content = run.data.to_json()["own"][0]
+    assert task_from_json(content) == mid() and task_from_json("angle") is wf.TASKS["angle"]
     mid(digits=5)
     with pytest.raises(TaskError, match="task 'mid': its options are not those .*digits 9, here 5"):
         wf.Run.from_json(run.to_json())
-    assert [run.task("mid").digits, wf.Run(("mid",)).task("mid").digits] == [9, 5]
+    assert [run.data.task("mid").digits, Dataset("mid").task("mid").digits] == [9, 5]
     wf.task("mid", cities=2, unit="0.1 degree", version="2")(lambda xy: xy[:, 0, 0])
     with pytest.raises(TaskError, match="task 'mid': its function is not the one .*rule .*here 'version 2'"):
         wf.Run.from_json(run.to_json())
@@ -511,12 +512,12 @@ def test_a_function_without_source_needs_a_version():
 
 
 def test_built_in_studies_and_runs_are_what_they_are_whatever_was_made():
-    before = [study().runs for study in (demo, paper)], wf.Run(BUILT_IN).name
+    before = [study().runs for study in (demo, paper)], wf.Run(Dataset(BUILT_IN)).name
     mid()
     assert list(tasks.TASKS)[-1] == "mid" and tasks.TASKS["mid"] == mid()
-    assert ([study().runs for study in (demo, paper)], wf.Run(BUILT_IN).name) == before
-    assert wf.Run(BUILT_IN).name == "pt-all-s42"
-    assert "own" not in wf.Run("distance").to_json()
+    assert ([study().runs for study in (demo, paper)], wf.Run(Dataset(BUILT_IN)).name) == before
+    assert wf.Run(Dataset(BUILT_IN)).name == "pt-all-s42"
+    assert "own" not in Dataset("distance").to_json()
 
 
 # ---- training and evaluation ----
@@ -538,13 +539,10 @@ def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(tmp_path):
         return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
 
     run = wf.Run(
-        (midpoint, east(), "distance"),
+        Dataset((midpoint, east(), "distance"), rows=300, vocabulary="entity", loss="answer"),
         seed=4,
-        rows=300,
         batch=18,
         learning_rate=3e-3,
-        vocabulary="entity",
-        loss="answer",
         model=SPEC,
         checkpoints=5,
         validation=8,
@@ -566,15 +564,14 @@ def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(tmp_path):
     assert {"validation/mid", "validation/east", "validation/distance"} <= set(lines[-1])
 
 
-def test_a_score_is_the_error_of_the_answers(small, monkeypatch):
+def test_a_score_is_the_error_of_the_answers(small):
     """An ensemble that answers with what is given here: right, wrong, and not a number."""
     task = mid()
     rows = wf.sample(small, task, 40, seed=42, split="test")
     answers = [str(label) for label in rows.label]
     answers[0], answers[1], answers[2] = str(rows.label[0] - 250), "--3", ""
     encoded = [np.array(rows.vocabulary.encode(text), np.int32) for text in answers]
-    ensemble = Ensemble(SPEC, 98)
-    monkeypatch.setattr(ensemble, "answer", lambda *given: [encoded])
+    ensemble = SimpleNamespace(answer=lambda *given: [encoded])
     score = evaluate(ensemble, 0, small, task, 40)
     assert score.unparsable == 2 and score.n == 40
     assert score.value == pytest.approx((250 + 2 * task.failure) / 40)
@@ -663,19 +660,20 @@ def test_what_goes_wrong_ahead_is_said_when_its_rows_are_asked_for(small, as_if_
 def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
     """The rows of each step, two steps ahead, are those that a stream gives; the steps themselves are left out."""
     pytest.importorskip("triton")
+    from worldfast.models import GpuTransformer
     from worldfast.training import gpu_step
 
     monkeypatch.setattr(gpu_step, "MOST_STEPS", 2)
     monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
-    run = wf.Run((mid(), "inside"), seed=4, rows=20, batch=8, loss="answer", model=SPEC)
+    run = wf.Run(Dataset((mid(), "inside"), rows=20, loss="answer"), seed=4, batch=8, model=SPEC)
     assert run.steps == 5
-    lockstep = gpu_step.GpuLockstep(GpuEnsemble(SPEC, 98, 1, device="cpu"), [run])
+    lockstep = gpu_step.GpuLockstep(GpuTransformer(SPEC, 98, 1, device="cpu"), [run])
     monkeypatch.setattr(lockstep, "_take", lambda places: lockstep._at.add_(1))
     for step in range(run.steps):
         lockstep.step([0])
         first, n = lockstep._rows[int(lockstep._at) - 1, 0].tolist()
         bounds = lockstep._row_start[0, first : first + n + 1]
-        expected = run.stream().pack(*run.rows_at(step))
+        expected = run.data.stream(4).pack(*run.rows_at(step))
         assert np.array_equal(bounds - bounds[0], expected.row_start)
         assert np.array_equal(lockstep._made[0, bounds[0] : bounds[-1]], expected.tokens)
         assert np.array_equal(lockstep._answer_start[0, first : first + n], expected.answer_start)

@@ -100,7 +100,7 @@ def run_study(
         read.setdefault(reading.kind, []).append(compute(reading, out))
     found = tables(study, out, read)
     shown = [run for run in study.shown_runs if ended[run.id]] or [run for run in study.runs if ended[run.id]][:1]
-    shown = [Trained(run, out) for run in shown if run.world == shown[0].world]
+    shown = [Trained(run, out) for run in shown if run.data.world == shown[0].data.world]
     films = [_film(one, study, found) for one in shown]
     cka = cka_matrix(list(last_states(shown, study.layer, study.cities).values()))
     read_in = time.perf_counter() - began - trained_in
@@ -165,7 +165,7 @@ def _film(one: Trained, study: Study, found) -> RunResult:
     activations = one.activations
     if len(one.cities) < len(one.world):
         raise ValueError(
-            f"{one.folder}: the page shows every city, capture.cities left {len(one.world) - len(one.cities)} out"
+            f"{one.folder}: the page shows every city, capture.readout left {len(one.world) - len(one.cities)} out"
         )
     old = np.flatnonzero(~one.new)
     test = one.new.copy()  # the probe is fitted on world cities alone: where it puts Atlantis was learned from answers
@@ -181,7 +181,7 @@ def _film(one: Trained, study: Study, found) -> RunResult:
         scores = dict(zip(standard.task, standard.value))
     return RunResult(
         name=one.name,
-        tasks=one.run.tasks,
+        tasks=one.run.data.tasks,
         spec=one.run.to_json(),
         folder=str(one.folder),
         seconds=outcome(one.folder)["seconds"],
@@ -195,7 +195,7 @@ def _film(one: Trained, study: Study, found) -> RunResult:
         held_out=test,
         components=components.projected,
         explained=components.explained,
-        scores={task: scores[task] for task in one.run.tasks if task in scores},
+        scores={task: scores[task] for task in one.run.data.tasks if task in scores},
         mixed=mixed_over_training(activations, study.layer, one.xy, ~test).projected.astype(np.float32),
     )
 

@@ -82,7 +82,7 @@ class Trained:
 
     def __init__(self, run: Run, out: Path):
         self.run, self.name, self.folder = run, run.name, out / "runs" / run.folder_name
-        self.world = run.world.build()
+        self.world = run.data.world.build()
 
     @cached_property
     def activations(self) -> Activations:
@@ -90,7 +90,7 @@ class Trained:
 
     @cached_property
     def cities(self) -> np.ndarray:
-        return self.activations.cities
+        return self.activations.things
 
     @property
     def xy(self) -> np.ndarray:
@@ -125,9 +125,9 @@ def evaluation(trained: list[Trained], rows: int) -> pandas.DataFrame:
     if (one.world.region == ATLANTIS).any():
         groups[ATLANTIS] = {"must_include": NEW}
     table = []
-    for task in [*map(TASKS.get, BUILT_IN), *run.own]:
+    for task in [*map(TASKS.get, BUILT_IN), *run.data.own]:
         for group, where in groups.items():
-            score = evaluate(ensemble, 0, one.world, task, rows, run.seed, vocabulary=run.vocabulary, **where)
+            score = evaluate(ensemble, 0, one.world, task, rows, run.seed, vocabulary=run.data.vocabulary, **where)
             found = {"run": one.name, "task": task.name, "group": group, "metric": task.metric, "unit": task.unit}
             table.append(found | asdict(score))
     return pd.DataFrame(table)
@@ -225,7 +225,7 @@ def agreements(trained: list[Trained], rows: int) -> pandas.DataFrame:
 def patches(trained: list[Trained], rows: int, positions: list[str]) -> pandas.DataFrame:
     """The first run's hidden states put into the second, both of which were taught Atlantis."""
     source, target = trained
-    tasks = sorted(set(source.run.tasks) | set(target.run.tasks), key=list(TASKS).index)
+    tasks = sorted(set(source.run.data.tasks) | set(target.run.data.tasks), key=list(TASKS).index)
     return patching.activation_patching(
         source.folder, target.folder, tasks, positions=positions, rows=rows, must_include=NEW
     )
@@ -263,7 +263,9 @@ def of_study(study: Study, ended: Mapping[str, bool]) -> list[Reading]:
         found.append(Reading("patching", tuple(by_name[name] for name in study.patched), options))
     canon = {run.id for run in study.canon}
     pretrained = [run for run in runs if run.start is None and run.id in canon]
-    alike = [run for run in pretrained if run.model == pretrained[0].model and run.world == pretrained[0].world]
+    alike = [
+        run for run in pretrained if run.model == pretrained[0].model and run.data.world == pretrained[0].data.world
+    ]
     if len(alike) > 1:
         layers = list(alike[0].capture.of(alike[0].model.layers))
         one = {"layer": study.layer, "cities": study.cities}

@@ -142,8 +142,8 @@ def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pan
                 "id": run.id,
                 "kind": "ft" if run.start else "pt",
                 "canon": run.id in canon,
-                "tasks": "+".join(run.tasks),
-                "n_tasks": len(run.tasks),
+                "tasks": "+".join(run.data.tasks),
+                "n_tasks": len(run.data.tasks),
                 "seed": run.seed,
                 "base": run.start.name if isinstance(run.start, Run) else "",
                 "width": run.model.hidden,
@@ -167,7 +167,7 @@ def learned(run: Run, found: Mapping[str, pandas.DataFrame]) -> bool:
         return bool(probes[probes.step == probes.step.max()].r2.max() > R2)
     scores = found["evaluation"]
     scores = scores[(scores.run == run.name) & (scores.group == "standard")].set_index("task")
-    for task in run.tasks:
+    for task in run.data.tasks:
         perfect = 1.0 if TASKS[task].answers else 0.0
         row = scores.loc[task]
         if (row.value - row.constant) / (perfect - row.constant) < LEARNED:

@@ -13,7 +13,7 @@ from worldfast._native import core, cuda_stream, current_device_of, empty, on_gp
 from worldfast.errors import TaskError, unknown_name
 from worldfast.worlds.cities.world import World
 
-__all__ = ["BUILT_IN", "TASKS", "Task", "find", "from_json", "in_python", "label", "register"]
+__all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "register", "task_from_json"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Task:
         return float(np.abs(labels - np.median(labels)).mean())
 
     def to_json(self):
-        """The task as JSON keeps it, for `from_json`: the name of a built-in one."""
+        """The task as JSON keeps it, for `task_from_json`: the name of a built-in one."""
         return self.name
 
 
@@ -140,7 +140,7 @@ def in_python(tasks):
     return tuple(own.values())
 
 
-def from_json(content):
+def task_from_json(content):
     """Task of `Task.to_json`. TaskError for one made in Python that was not made here, or is another one here."""
     if isinstance(content, str):
         return find(content)
