@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.models import Ensemble, Rows, TransformerSpec
+from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, Writer
 from worldfast.reading.activations import segment_path
 from worldfast.reading.readout import states
+from worldfast.rows import Rows, Shape
 from worldfast.run import Capture
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.prompts import Prompt
@@ -71,7 +72,8 @@ def test_prompts_stop_behind_the_first_city(task, name):
 def test_a_representation_is_two_hidden_states_side_by_side():
     """Each city on its own, by the model's plain interface, against all of them at once."""
     vocabulary = Vocabulary("character", World.cities())
-    ensemble = Ensemble(TransformerSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
+    spec, shape = TransformerSpec(hidden=16, layers=3, heads=2, intermediate=24), Shape(*[vocabulary.size] * 2)
+    ensemble = spec.build(shape, 2)
     ensemble.initialise(1, seed=4)
     cities = np.arange(0, 5075, 70)
     readout = Dataset("inside").readout(among="index / 70 in " + str(list(range(73))))
@@ -83,7 +85,7 @@ def test_a_representation_is_two_hidden_states_side_by_side():
         )
         n = len(tokens)
         ends = torch.tensor([0, n], dtype=torch.int32)
-        alone = ensemble.hidden_states(Rows(tokens.int(), ends, [0, n], torch.tensor([n - 2, n - 1])), (0, 2, 3), [1])
+        alone = ensemble.states(Rows(tokens.int(), ends, torch.tensor([n - 2, n - 1])), 1, (0, 2, 3))
         for layer, state in zip((0, 2, 3), alone):
             np.testing.assert_allclose(read[layer][row], state.ravel(), rtol=1e-5, atol=1e-5)
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from worldfast import files
-from worldfast.models import Ensemble, TransformerSpec
+from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, activations, readout
+from worldfast.rows import Shape
 from worldfast.run import Capture, Run
 from worldfast.training import checkpoint, load, member, train
 from worldfast.training.step import Lockstep
@@ -113,7 +114,7 @@ def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
         pad_token_id=0,
     )
     model = Qwen2ForCausalLM(config)
-    ensemble = Ensemble(TINY, 98)
+    ensemble = TINY.build(Shape(98, 98))
     ensemble.initialise(0, run.seed)
     model.load_state_dict(ensemble.to_huggingface(0))
     decayed = [p for p in model.parameters() if p.ndim == 2]
@@ -174,7 +175,7 @@ def test_activations_are_those_of_the_checkpoint(mixed, tmp_path):
     run = MIXED[1]
     (folder,) = train(run, tmp_path, progress=False)
     last = checkpoint.newest(folder / "checkpoint", run.id)
-    ensemble = Ensemble(TINY, 98)
+    ensemble = TINY.build(Shape(98, 98))
     ensemble.parameters[0] = last.tensors["parameters"]
     got = readout.states(run.data.readout(among="index < 50", task="angle"), ensemble, 0, (0, 2))
     for layer in (0, 2):
@@ -459,7 +460,7 @@ def test_the_schedule():
         ({"betas": (0.9,)}, ValueError, "betas: expected two numbers"),
         ({"loss": "answers"}, ValueError, "unknown loss 'answers': did you mean 'answer'"),
         ({"vocabulary": "charcter"}, ValueError, "unknown vocabulary 'charcter': did you mean 'character'"),
-        ({"model": "small"}, TypeError, "model: expected a TransformerSpec"),
+        ({"model": "small"}, TypeError, "model: expected a spec of models, such as TransformerSpec.., got 'small'"),
         ({"model": TransformerSpec(outputs=50)}, ValueError, "answers need the 98 characters, got 50"),
         ({"model": TransformerSpec(outputs=98), "vocabulary": "entity"}, ValueError, "use loss='answer'"),
         ({"capture": Capture(layers=(7,))}, IndexError, "capture.layers"),
@@ -472,3 +473,56 @@ def test_runs_that_do_not_fit(options, error, message):
     with pytest.raises(error, match=message):
         about = {"tasks": "angle"} | {name: options.pop(name) for name in DATA if name in options}
         Run(Dataset(**about), **options)
+
+
+# ---- schedules, clipping and checkpoints ----
+
+
+@pytest.mark.parametrize("name", ["linear", "constant", "cosine"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_schedules_are_those_of_transformers(name, warmup):
+    from transformers import get_scheduler
+
+    run = Run(Dataset("angle", rows=1000), batch=10, warmup=warmup, learning_rate=1.0, schedule=name)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    kind = "constant_with_warmup" if name == "constant" else name
+    theirs = get_scheduler(kind, optimizer, num_warmup_steps=warmup, num_training_steps=run.steps)
+    for step in range(run.steps):
+        assert run.learning_rate_at(step) == pytest.approx(theirs.get_last_lr()[0], rel=1e-12, abs=1e-15)
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("spacing,power", [("even", None), ("sqrt", 0.5), ("log", 0.0)])
+def test_checkpoints_are_evenly_spaced_on_their_own_scale(spacing, power):
+    run = Run(Dataset("angle", rows=1_000_000), batch=10, checkpoints=10, checkpoint_spacing=spacing)
+    steps = run.checkpoint_steps
+    assert steps[0] == 0 and steps[-1] == run.steps == 100_000 and len(steps) == 11
+    scale = np.log(steps[1:]) if spacing == "log" else np.array(steps) ** (power or 1.0)
+    np.testing.assert_allclose(np.diff(scale), np.diff(scale).mean(), rtol=0.02)
+    assert spacing != "log" or steps[1] == 1
+
+
+def test_few_steps_have_few_checkpoints():
+    for spacing in ("even", "sqrt", "log"):
+        run = Run(Dataset("angle", rows=3), batch=1, checkpoints=10, checkpoint_spacing=spacing)
+        assert run.checkpoint_steps == (0, 1, 2, 3)
+        one = replace(run, checkpoints=1)
+        assert one.checkpoint_steps == (0, 3)
+
+
+def test_without_clipping_a_gradient_stays_as_long_as_it_is(tmp_path):
+    """As with a norm that no gradient reaches, and not as with one that all do."""
+    tensors = []
+    for clip in (None, 1e9, 0.1):
+        (folder,) = train(replace(BASE, clip=clip), tmp_path, progress=False)
+        tensors.append(results(folder)["tensors"])
+    assert tensors[0] == tensors[1] != tensors[2]
+
+
+def test_a_cosine_is_what_training_takes(tmp_path):
+    run = replace(BASE, schedule="cosine", checkpoint_spacing="log")
+    (folder,) = train(run, tmp_path, progress=False)
+    found = results(folder)
+    assert [line["learning_rate"] for line in found["metrics"]] == [run.learning_rate_at(i) for i in range(20)]
+    assert sorted({step for step, _ in found["activations"]}) == list(run.checkpoint_steps) == [0, 1, 3, 7, 20]

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,7 +104,7 @@ class OpenCheckpoint:
 class Family(NamedTuple):
     """What runs have in common that train as one ensemble."""
 
-    model: TransformerSpec
+    model: Any
     shape: Shape
     matmul_dtype: str
 
@@ -142,7 +142,8 @@ class Run:
         Of AdamW.
     matmul_dtype : {"float32", "bfloat16"}
         Type in which matrices are multiplied; sums and weights are float32.
-    model : TransformerSpec
+    model : TransformerSpec, RecurrentSpec ...
+        A family's frozen spec.
     checkpoints : int
         Parts that training is cut into: a checkpoint at step 0 and after each.
     checkpoint_spacing : {"even", "log", "sqrt"}
@@ -178,7 +179,7 @@ class Run:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     matmul_dtype: str = "float32"
-    model: TransformerSpec = field(default_factory=TransformerSpec)
+    model: Any = field(default_factory=TransformerSpec)
     checkpoints: int = 40
     checkpoint_spacing: str = "even"
     validation: int = 0
@@ -209,9 +210,10 @@ class Run:
         for name, known in dict(matmul_dtype=MATMUL_DTYPES, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
-        for name, kind in dict(model=TransformerSpec, capture=Capture).items():
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name}: expected a {kind.__name__}, got {getattr(self, name)!r}")
+        if not _is_spec(type(self.model)):
+            raise TypeError(f"model: expected a spec of models, such as TransformerSpec(), got {self.model!r:.100}")
+        if not isinstance(self.capture, Capture):
+            raise TypeError(f"capture: expected a Capture, got {self.capture!r:.100}")
         self.data.check(self.model)
         self._check_start()
         self.capture.of(self.model.layers)
@@ -292,7 +294,7 @@ class Run:
             raise ValueError(f"{name}: expected a dataset, got none")
         values["data"] = _of_class(values["data"], "a Dataset", lambda kind: issubclass(kind, Dataset))
         if "model" in values:
-            values["model"] = _of_class(values["model"], "a spec of models", lambda kind: hasattr(kind, "parameters"))
+            values["model"] = _of_class(values["model"], "a spec of models", _is_spec)
         if "capture" in values:
             values["capture"] = Capture(**known_fields(Capture, values["capture"]))
         if start := values.get("start"):
@@ -364,9 +366,16 @@ class Run:
         return self.learning_rate * (self.steps - step) / falls
 
 
-def require_same_shape(start: str, theirs: TransformerSpec, ours: TransformerSpec) -> None:
+def _is_spec(kind: type) -> bool:
+    """True for a family's spec: a dataclass that builds ensembles."""
+    return is_dataclass(kind) and all(hasattr(kind, name) for name in ("build", "parameters", "layers"))
+
+
+def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
     """ValueError naming both where a start's weights are those of another model; init_std may differ."""
-    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
+    if type(theirs) is not type(ours):
+        raise ValueError(f"start: {start} is of {type(theirs).__name__}, this run of {type(ours).__name__}")
+    for name in (f.name for f in fields(ours) if f.name != "init_std"):
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")

@@ -20,11 +20,14 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from worldfast.dataset import Readout
 from worldfast.files import checksum, write_whole
+from worldfast.run import Run
 
 __all__ = ["Activations", "Writer"]
 
@@ -95,6 +98,8 @@ class Activations:
         activations.layers        # (3, 4, 5, 6)
         activations.things        # int32 [n], indices into the world
         activations[step, layer]  # array [n, d], row i for things[i]
+        activations.attributes    # float64 [n, k], of which columns: for cities ("x", "y")
+        activations.groups        # {"Oceania": bool [n], ...}
 
     A run of which nothing was captured has no steps. Raises FileNotFoundError where the folder is no run's,
     or naming a segment that is missing; ValueError naming one that is damaged; KeyError for a step or layer
@@ -117,6 +122,38 @@ class Activations:
             self.steps = [step for step in expected if step <= last]
         else:
             self.steps = [step for step in expected if segment_path(self.folder, step).exists()]
+
+    @cached_property
+    def readout(self) -> Readout:
+        """What was read, as the run's dataset says it: attributes, columns and groups of the things, in their order.
+
+        Raises
+        ------
+        ValueError
+            The world is not the one that the run was trained in, or the run is of another version.
+        """
+        spec = json.loads((self.folder / "spec.json").read_text())
+        run = Run.from_json(spec["run"])
+        if run.data.digest != spec["world_sha256"]:
+            raise ValueError(f"{self.folder}: the world of its run has changed: its file has other entities than then")
+        readout = run.readout()
+        if self.steps and not np.array_equal(readout.things, self.things):
+            raise ValueError(f"{self.folder}: its segments are of other things than its spec selects")
+        return readout
+
+    @property
+    def attributes(self) -> np.ndarray:
+        """float64 [n, k], what the world says of each thing: `columns` names them."""
+        return self.readout.attributes
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.readout.columns
+
+    @property
+    def groups(self) -> Mapping[str, np.ndarray]:
+        """Masks bool [n] by name: the regions of cities, and what the run's rows had to include."""
+        return self.readout.groups
 
     @property
     def things(self) -> np.ndarray:

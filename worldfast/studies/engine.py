@@ -27,7 +27,7 @@ from worldfast.errors import unknown_name
 from worldfast.run import Run
 from worldfast.studies.results import RunResult, StudyResult
 from worldfast.studies.study import Study
-from worldfast.training import train
+from worldfast.training import levels, train
 from worldfast.training.cluster import run_jobs, train_on_cluster
 from worldfast.training.jobs import Job
 from worldfast.training.start import outcome
@@ -145,14 +145,10 @@ def _write_study(study: Study, folder: Path) -> None:
 
 def _train(study: Study, out: Path, **how) -> None:
     """Trains level by level, so that what starts from a run that diverged is passed over and the rest goes on."""
-    left = list(study.runs)
-    while left:
-        waiting = {run.id for run in left}
-        ready = [run for run in left if not (isinstance(run.start, Run) and run.start.id in waiting)]
-        usable = [run for run in ready if not isinstance(run.start, Run) or _finished(run.start, out)]
+    for level in levels(study.runs):
+        usable = [run for run in level if not isinstance(run.start, Run) or _finished(run.start, out)]
         if usable:
             train(usable, out / "runs", **how)
-        left = [run for run in left if run not in ready]
 
 
 def _finished(run: Run, out: Path) -> bool:

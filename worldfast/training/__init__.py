@@ -2,6 +2,7 @@
 
 from worldfast.training.export import export_huggingface
 from worldfast.training.folder import load, opened
+from worldfast.training.schedule import levels
 from worldfast.training.train import train
 
-__all__ = ["export_huggingface", "load", "opened", "train"]
+__all__ = ["export_huggingface", "levels", "load", "opened", "train"]

@@ -25,6 +25,7 @@ from worldfast.training import start
 from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive
 from worldfast.training.memory import USED, available, limit_of, plan, text
 from worldfast.training.packing import pack, work
+from worldfast.training.schedule import base_of
 from worldfast.training.train import train
 
 __all__ = ["Places", "connected", "run_jobs", "survey", "train_on_cluster", "training_jobs"]
@@ -138,7 +139,7 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
         digest = hashlib.sha256(" ".join(run.id for run in part).encode()).hexdigest()[:8]
         more = f"-and-{len(part) - 1}-more" if len(part) > 1 else ""
         name = f"train-{part[0].name[:NAME]}{more}-{digest}"
-        needs = {of_run[run.start.id] for run in part if isinstance(run.start, Run) and run.start.id in of_run}
+        needs = {of_run[base.id] for run in part if (base := base_of(run, of_run))}
         of_run.update({run.id: name for run in part})
         on_gpu = places.device == "cuda"
         memory = None

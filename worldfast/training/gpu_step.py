@@ -19,6 +19,7 @@ import contextlib
 import gc
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 from worldfast.models import GpuTransformer
 from worldfast.models.footprint import CHUNK_BYTES, is_fused, places
 from worldfast.models.gpu import DTYPES, exact_products, longest_row, own_stream
-from worldfast.rows import DeviceStream, Packed
+from worldfast.rows import DeviceStream
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
 
@@ -174,12 +175,13 @@ class GpuLockstep(Lockstep):
 
     def _make(self, m: int, start: int, count: int) -> None:
         """Makes the rows start .. start + count - 1 of a member's stream."""
-        out = Packed(
-            self._made[m],
-            self._row_start[m, : count + 1],
-            self._answer_start[m, :count],
-            self._failed[m : m + 1],
-            self._scratch,
+        out = replace(
+            self.streams[m].empty_pack(0),
+            tokens=self._made[m],
+            row_start=self._row_start[m, : count + 1],
+            answer_start=self._answer_start[m, :count],
+            failed=self._failed[m : m + 1],
+            scratch=self._scratch,
         )
         self.streams[m].pack(start, count, out=out, check=False)
 

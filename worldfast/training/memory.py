@@ -77,7 +77,7 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
         run = runs[max(range(len(runs)), key=lambda i: sum(needs[i]))]
         raise MemoryError(
             f"memory: {run.name!r} alone needs {text(sum(most))} "
-            f"({run.model.parameters(run.shape.inputs):,} parameters, batch {run.batch}), but there are "
+            f"({run.model.parameters(run.shape):,} parameters, batch {run.batch}), but there are "
             f"{text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
         )
     return Plan(most, limit, len(runs), fit)
@@ -132,7 +132,7 @@ def _need_on_gpu(run: Run) -> Need:
     """What worldfast.models.footprint counts, and for all what one member at a time takes at a checkpoint: either it is
     read, or it answers its validation rows."""
     longest = run.data.longest
-    shape, width = (run.model, run.shape.inputs), longest + LONGEST_ANSWER
+    shape, width = (run.model, run.shape), longest + LONGEST_ANSWER
     one, two = (footprint(*shape, members, run.batch * longest, run.matmul_dtype) for members in (1, 2))
     rows = min(run.validation, answered_at_once(*shape, 1, width, run.matmul_dtype))
     answers = answering(*shape, 1, rows, width, run.matmul_dtype) if rows else 0
@@ -155,7 +155,7 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     """
     spec = run.model
     D, F = spec.hidden, spec.intermediate
-    shapes = spec.shapes(run.shape.inputs)
+    shapes = spec.shapes(run.shape)
     P = buffer_size(shapes.each())
     lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
     # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with

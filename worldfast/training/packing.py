@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from worldfast.errors import unknown_name
 from worldfast.run import Run
 from worldfast.training.memory import plan
+from worldfast.training.schedule import base_of, depth, levels
 
 __all__ = ["pack", "work"]
 
@@ -47,16 +48,13 @@ def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", thre
         raise ValueError(f"runs: {again.name!r} is there twice, with the id {again.id}")
     works = _works(runs)
     ranks = _ranks(by_id, works)
-    levels: dict[int, list[Run]] = {}
-    for run in runs:
-        levels.setdefault(_depth(run, by_id), []).append(run)
     ensembles: list[list[Run]] = []
     of_run: dict[str, int] = {}
-    for _, level in sorted(levels.items()):
+    for level in levels(runs):
         groups: dict[tuple, list[Run]] = {}
         for run in sorted(level, key=lambda run: -ranks[run.id]):
-            behind = of_run.get(run.start.id) if isinstance(run.start, Run) else None
-            groups.setdefault((behind, run.family), []).append(run)
+            base = base_of(run, of_run)
+            groups.setdefault((of_run[base.id] if base else None, run.family), []).append(run)
         fits = [_fit(group, limit, device, threads) for group in groups.values()]
         parts = _cut(list(groups.values()), fits, places, works)
         for part in sorted(parts, key=lambda part: -max(ranks[run.id] for run in part)):
@@ -80,21 +78,15 @@ def _total(works: Sequence[float]) -> float:
 
 def _works(runs: Sequence[Run]) -> dict[str, float]:
     """Rows times parameters of each run, by its id."""
-    return {run.id: float(run.epoch_rows * run.epochs) * run.model.parameters(run.shape.inputs) for run in runs}
-
-
-def _depth(run: Run, by_id: dict[str, Run]) -> int:
-    """How many of the runs must end before it, one after the other."""
-    base = run.start
-    return 1 + _depth(base, by_id) if isinstance(base, Run) and base.id in by_id else 0
+    return {run.id: float(run.epoch_rows * run.epochs) * run.model.parameters(run.shape) for run in runs}
 
 
 def _ranks(by_id: dict[str, Run], works: dict[str, float]) -> dict[str, float]:
     """Work from a run's beginning to the end of the longest chain of runs that starts with it."""
     ranks = dict(works)
-    for run in sorted(by_id.values(), key=lambda run: -_depth(run, by_id)):
-        base = run.start
-        if isinstance(base, Run) and base.id in by_id:
+    for run in sorted(by_id.values(), key=lambda run: -depth(run, by_id)):
+        base = base_of(run, by_id)
+        if base is not None:
             ranks[base.id] = max(ranks[base.id], works[base.id] + ranks[run.id])
     return ranks
 

@@ -11,16 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from worldfast import models, rows
 from worldfast.models import Ensemble, layers
-from worldfast.models.cpu import LONGEST_SHARED
+from worldfast.rows import Rows
 from worldfast.run import Run
 
-__all__ = ["MOMENTS", "Lockstep", "Tally", "pack_rows"]
+__all__ = ["MOMENTS", "Lockstep", "Tally"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -57,7 +54,7 @@ class Lockstep:
         for run, stream in zip(self.runs, self.streams):
             for what, came, expected in (
                 ("model", run.model, ensemble.spec),
-                ("vocabulary", stream.shape.inputs, ensemble.vocabulary),
+                ("vocabulary", stream.shape.inputs, ensemble.shape.inputs),
                 ("matmul_dtype", run.matmul_dtype, ensemble.matmul_dtype),
             ):
                 if came != expected:
@@ -77,9 +74,9 @@ class Lockstep:
         """Takes a step with each of these members, but for those that have diverged."""
         members = [m for m in members if not self.tallies[m].diverged]
         if members:
-            found = self.ensemble.each(self._next_rows, members)
-            losses = self.ensemble.learn(pack_rows(found), members).tolist()
-            counts = [len(one.scored) for one in found]
+            rows = self.ensemble.each(self._next_rows, members)
+            counts = [len(of_member.scored) for of_member in rows]
+            losses = self.ensemble.learn(rows, members).tolist()
             threads = max(1, self.ensemble.threads // len(members))
             self.ensemble.each(lambda job: self._update(*job, threads), zip(members, losses, counts))
 
@@ -91,7 +88,7 @@ class Lockstep:
         """Begins the sum of losses again."""
         self.tallies[member] = self.tallies[member]._replace(loss=0.0, steps=0)
 
-    def _next_rows(self, member: int) -> rows.Rows:
+    def _next_rows(self, member: int) -> Rows:
         return self.streams[member].batch(*self.runs[member].rows_at(self.tallies[member].step))
 
     def _update(self, member: int, summed: float, count: int, threads: int) -> None:
@@ -123,27 +120,3 @@ class Lockstep:
 def _factor(clip: float | None, norm: float) -> float:
     """The factor that brings a gradient of this norm to the largest one that is wanted, as torch has it."""
     return 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
-
-
-def pack_rows(found: Sequence[rows.Rows]) -> models.Rows:
-    """Members' rows end to end. Those of a member that begin alike stand together, for the model to compute their
-    beginning once."""
-    parts, offsets = [], [0]
-    for one in found:
-        tokens, starts, scored, targets = (x.numpy() for x in one[:4])
-        place = starts[:-1, None] + np.arange(LONGEST_SHARED)  # [n, C]
-        begin = np.where(place < starts[1:, None], tokens[np.minimum(place, len(tokens) - 1)], -1)
-        order = np.lexsort(begin.T[::-1])
-        length = np.diff(starts)[order]
-        after = np.concatenate([[0], np.cumsum(length)])  # [n + 1], where rows begin now
-        at = np.arange(after[-1]) + np.repeat(starts[:-1][order] - after[:-1], length)  # [L], where tokens stood
-        target = np.full(len(tokens), -1, dtype=np.int64)
-        target[scored] = targets
-        target = target[at]
-        read = np.zeros(len(tokens), dtype=bool)
-        read[scored] = True
-        read = np.flatnonzero(read[at])
-        parts.append((tokens[at], after[:-1] + offsets[-1], read + offsets[-1], target[read]))
-        offsets.append(offsets[-1] + len(tokens))
-    tokens, starts, scored, targets = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts))
-    return models.Rows(tokens, torch.cat([starts, torch.tensor(offsets[-1:])]).int(), offsets, scored, targets)

@@ -19,14 +19,15 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.errors import DeviceError, unknown_name
-from worldfast.models import Ensemble, GpuTransformer, require_cuda
+from worldfast.models import require_cuda
 from worldfast.reading import Writer
-from worldfast.run import Run
+from worldfast.run import Family, Run
 from worldfast.training import metrics, start
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.member import Member
 from worldfast.training.memory import limit_of, plan, text
 from worldfast.training.progress import NAMED, Interrupt, Progress
+from worldfast.training.schedule import levels
 from worldfast.training.step import Lockstep
 
 __all__ = ["Run", "train"]
@@ -163,24 +164,18 @@ class _Wave(NamedTuple):
 
 
 def _waves(pending: dict[Path, Run], limit: int, device: str, threads: int) -> Iterator[_Wave]:
-    """Runs in the order in which they train: what others start from first, then shape by shape, each shape's
-    longest runs first."""
-    first = {run.id for run in pending.values()}
-    groups: dict[tuple, list[tuple[Path, Run]]] = {}
-    for folder, run in pending.items():
-        groups.setdefault((_depth(run, first), run.family), []).append((folder, run))
-    for _, group in sorted(groups.items(), key=lambda item: item[0][0]):
-        group.sort(key=lambda item: -item[1].steps)
-        planned = plan([run for _, run in group], limit, device, threads)
-        for i, part in enumerate(planned.slices(), 1):
-            about = f"wave {i} of {planned.waves}" if i > 1 else str(planned)
-            yield _Wave(dict(group[part]), about)
-
-
-def _depth(run: Run, first: set[str]) -> int:
-    """How many runs of this call must end before it, one after the other."""
-    base = run.start
-    return 1 + _depth(base, first) if isinstance(base, Run) and base.id in first else 0
+    """Runs in the order in which they train: level by level, then family by family, each family's longest runs first."""
+    folders = {run.id: folder for folder, run in pending.items()}
+    for level in levels(pending.values()):
+        families: dict[Family, list[Run]] = {}
+        for run in level:
+            families.setdefault(run.family, []).append(run)
+        for runs in families.values():
+            runs.sort(key=lambda run: -run.steps)
+            planned = plan(runs, limit, device, threads)
+            for i, part in enumerate(planned.slices(), 1):
+                about = f"wave {i} of {planned.waves}" if i > 1 else str(planned)
+                yield _Wave({folders[run.id]: run for run in runs[part]}, about)
 
 
 # ---- a wave ----
@@ -215,13 +210,12 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
 
 def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
     """Runs of one shape as members of an ensemble, and in words where it is."""
-    shape, matmul_dtype = (runs[0].model, runs[0].shape.inputs, len(runs)), runs[0].matmul_dtype
+    matmul_dtype = runs[0].matmul_dtype
+    ensemble = runs[0].model.build(runs[0].shape, len(runs), device=device, threads=threads, matmul_dtype=matmul_dtype)
     if device == "cpu":
-        ensemble = Ensemble(*shape, threads=threads, matmul_dtype=matmul_dtype)
         emulated = matmul_dtype == "bfloat16" and not core.multiplies_pairs()
         how = "; bfloat16 products are multiplied as float32 here, no faster than float32" if emulated else ""
         return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}"
-    ensemble = GpuTransformer(*shape, device=device, matmul_dtype=matmul_dtype)
     return GpuLockstep(ensemble, runs), torch.cuda.get_device_name(device)
 
 

@@ -16,7 +16,8 @@ from worldfast.errors import unknown_name
 from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
-from worldfast.worlds.cities.sampling import CROSSINGS, LOSSES, Component, Stream, require_noise
+from worldfast.worlds.cities.sampling import CROSSINGS, Component, require_noise
+from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, task_from_json
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
@@ -160,8 +161,8 @@ class Dataset(dataset.Dataset):
 
     # ---- what it gives ----
 
-    def stream(self, seed: int, split: str = "train") -> Stream:
-        return Stream(
+    def stream(self, seed: int, split: str = "train") -> LearnedStream:
+        return LearnedStream(
             self.world.build(),
             [replace(part, task=self.task(part.task)) for part in self.components],
             seed=seed,
