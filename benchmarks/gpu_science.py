@@ -25,7 +25,7 @@ from worldfast.run import Run
 from worldfast.studies import Study
 from worldfast.studies.engine import run_study
 from worldfast.studies.study import OLD
-from worldfast.training.start import outcome
+from worldfast.training.folder import outcome
 from worldfast.worlds.cities.analyses import made, make, of_study
 from worldfast.worlds.cities.studies import SEEDS, paper, world_update
 
@@ -160,8 +160,7 @@ def train(part, study: Study, out: Path) -> None:
 
 
 def ended(run: Run, out: Path) -> bool:
-    ending = outcome(out / "runs" / run.folder_name)
-    return ending is not None and ending["status"] == "finished"
+    return outcome(run, out / "runs").finished
 
 
 def replace_runs(study: Study, runs: list[Run]) -> Study:

@@ -76,7 +76,7 @@ models.transformer reading.activations reading.gradients reading.patching report
 report.figures.canvas report.figures.curves report.figures.maps report.figures.matrices
 report.figures.patching report.figures.style report.figures.tables report.figures.trends report.report
 studies.engine studies.planning studies.study training.cluster training.folder training.jobs training.memory
-training.start training.step worlds.cities.analyses worlds.cities.evaluate worlds.cities.figures
+training.step worlds.cities.analyses worlds.cities.evaluate worlds.cities.figures
 worlds.cities.findings worlds.cities.integration worlds.cities.prompts worlds.cities.sampling
 worlds.cities.studies worlds.cities.tables worlds.cities.tasks worlds.cities.tokens worlds.cities.transfer
 worlds.cities.world

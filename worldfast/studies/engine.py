@@ -29,8 +29,8 @@ from worldfast.studies.results import RunResult, StudyResult
 from worldfast.studies.study import Study
 from worldfast.training import train
 from worldfast.training.cluster import run_jobs, train_on_cluster
+from worldfast.training.folder import outcome
 from worldfast.training.jobs import Job
-from worldfast.training.start import outcome
 from worldfast.worlds.cities.analyses import Trained, compute, last_states, made, make, of_study
 from worldfast.worlds.cities.findings import comparisons, findings
 from worldfast.worlds.cities.tables import tables
@@ -81,7 +81,7 @@ def run_study(
     else:
         _train(study, out, threads=threads, **where)
     trained_in = time.perf_counter() - began
-    ended = {run.id: _finished(run, out) for run in study.runs}
+    ended = {run.id: outcome(run, out / "runs").finished for run in study.runs}
     if not any(ended.values()):
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
     read = {}
@@ -144,20 +144,9 @@ def _write_study(study: Study, folder: Path) -> None:
 
 
 def _train(study: Study, out: Path, **how) -> None:
-    """Trains level by level, so that what starts from a run that diverged is passed over and the rest goes on."""
-    left = list(study.runs)
-    while left:
-        waiting = {run.id for run in left}
-        ready = [run for run in left if not (isinstance(run.start, Run) and run.start.id in waiting)]
-        usable = [run for run in ready if not isinstance(run.start, Run) or _finished(run.start, out)]
-        if usable:
-            train(usable, out / "runs", **how)
-        left = [run for run in left if run not in ready]
-
-
-def _finished(run: Run, out: Path) -> bool:
-    ending = outcome(out / "runs" / run.folder_name)
-    return ending is not None and ending["status"] == "finished"
+    """Trains what can begin until nothing can: what starts from a run that diverged is passed over."""
+    while ready := [run for run in study.runs if outcome(run, out / "runs").status == "open"]:
+        train(ready, out / "runs", **how)
 
 
 def _film(one: Trained, study: Study, found) -> RunResult:
@@ -184,7 +173,7 @@ def _film(one: Trained, study: Study, found) -> RunResult:
         tasks=one.run.tasks,
         spec=one.run.to_json(),
         folder=str(one.folder),
-        seconds=outcome(one.folder)["seconds"],
+        seconds=outcome(one.run, one.folder.parent).seconds,
         loss_rows=curve.rows.to_numpy(np.int64),
         loss=curve.loss.to_numpy(np.float64),
         steps=probes.step.to_numpy(np.int64),

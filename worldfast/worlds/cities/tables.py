@@ -18,7 +18,7 @@ import numpy as np
 from worldfast.analysis import trends
 from worldfast.run import Run
 from worldfast.studies import Study
-from worldfast.training.start import outcome
+from worldfast.training.folder import outcome
 from worldfast.worlds.cities import integration, prediction, transfer
 from worldfast.worlds.cities.tasks import TASKS, find
 from worldfast.worlds.cities.world import ATLANTIS
@@ -135,7 +135,7 @@ def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pan
     canon = {run.id for run in study.canon}
     table = []
     for run in study.runs:
-        ending = outcome(out / "runs" / run.folder_name) or {"status": "not run", "seconds": np.nan, "step": 0}
+        ending = outcome(run, out / "runs")
         table.append(
             {
                 "run": run.name,
@@ -147,11 +147,11 @@ def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pan
                 "seed": run.seed,
                 "base": run.start.name if isinstance(run.start, Run) else "",
                 "width": run.model.hidden,
-                "steps": ending["step"],
-                "rows": run.rows_at(ending["step"])[0],
-                "seconds": ending["seconds"],
-                "status": ending["status"],
-                "learned": ending["status"] == "finished" and learned(run, found),
+                "steps": ending.step,
+                "rows": run.rows_at(ending.step)[0],
+                "seconds": ending.seconds,
+                "status": ending.status if ending.ended else "not run",
+                "learned": ending.finished and learned(run, found),
                 "loss": losses.get(run.name, np.nan),
             }
         )
