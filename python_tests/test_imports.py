@@ -63,7 +63,7 @@ training.step -> worlds.cities.sampling
 """
 # Modules that other rooms import past the door of their own. This list may only shrink as well.
 INNER = """
-analysis.alignment analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.pca
+analysis.knn analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.pca
 analysis.probe analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention models.cpu
 models.footprint models.fused models.gpu models.gpu_transformer models.huggingface models.layers
 models.transformer reading.activations reading.gradients reading.patching report.colours report.figures.canvas

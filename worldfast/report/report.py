@@ -73,7 +73,7 @@ def _canon(tables):
     names = tables["runs"][tables["runs"].canon].run
     kept = {}
     for name, table in tables.items():
-        for column in ("run", "other") if name in ("cka", "procrustes", "alignment") else ("run",):
+        for column in ("run", "other") if name in ("cka", "procrustes", "mutual_knn") else ("run",):
             table = table[table[column].isin(names)] if column in table else table
         kept[name] = table
     return kept

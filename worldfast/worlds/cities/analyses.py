@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis.alignment import mutual_knn_table
 from worldfast.analysis.cka import cka_over_training as table_over_training
 from worldfast.analysis.cka import cka_table
 from worldfast.analysis.dimension import dimension_table
 from worldfast.analysis.generalisation import choose_cities, probe_generalisation
+from worldfast.analysis.knn import mutual_knn_table
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import held_out, probe_over_training, probe_table
 from worldfast.analysis.procrustes import procrustes_table
