@@ -24,6 +24,7 @@ from worldfast.reading.activations import segment_path
 from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint
+from worldfast.worlds.cities import Dataset
 
 ASKED = 3  # percent
 
@@ -95,7 +96,7 @@ def main():
     parser.add_argument("--steps", type=int, default=10, help="steps between checkpoints of a measurement")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent.parent / "build" / "capture")
     options = parser.parse_args()
-    paper = wf.Run(tuple(wf.TASKS), epochs=6, world=wf.WorldSpec(atlantis=100))
+    paper = wf.Run(Dataset(tuple(wf.TASKS), world=wf.WorldSpec(atlantis=100)), epochs=6)
     cases = {
         "paper shape, 5,175 cities, 4 layers": [paper],
         "the demo's models": [run for run in wf.study.demo().runs if run.start is None],
@@ -104,7 +105,7 @@ def main():
     for name, runs in cases.items():
         if options.quick:
             options.steps = 2
-            few = Capture(layers=(1,), cities="index < 50")
+            few = Capture(layers=(1,), readout={"among": "index < 50"})
             shape = dict(layers=1, hidden=64, heads=2, intermediate=128)
             runs = [replace(run, batch=8, model=replace(run.model, **shape), capture=few) for run in runs]
         measure(name, runs, options)

@@ -25,6 +25,7 @@ from worldfast.run import Run
 from worldfast.studies.analyses import made, make, tables_of
 from worldfast.studies.engine import run_study
 from worldfast.training.folder import outcome
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.studies import SEEDS, Study, paper, world_update
 from worldfast.worlds.cities.world import OLD
 
@@ -39,21 +40,28 @@ STEPS = 32  # behind which a rate is measured, and of which it is measured
 def tiny_study() -> Study:
     """A dry run's: two models of one task, one of two, and a fine-tune of that."""
     one = Run(
-        ("distance",),
-        world=wf.WorldSpec(atlantis=20, largest=60),
-        rows=64,
+        Dataset(
+            ("distance",),
+            world=wf.WorldSpec(atlantis=20, largest=60),
+            rows=64,
+            loss="answer",
+            among=OLD,
+            vocabulary="entity",
+        ),
         batch=32,
-        loss="answer",
-        among=OLD,
-        vocabulary="entity",
-        model=wf.ModelSpec(**TINY),
+        model=wf.TransformerSpec(**TINY),
         checkpoints=2,
         validation=2,
         capture=wf.Capture(layers=(1,)),
     )
-    base = replace(one, tasks=("distance", "angle"), name="")
+    base = replace(one, data=replace(one.data, tasks=("distance", "angle")), name="")
     few = {"standard": 8, "included": 40, "alive": 4, "epochs": 1, "learning_rate": 1e-3}
-    runs = (one, replace(one, tasks=("angle",), name=""), base, world_update(base, "distance", **few))
+    runs = (
+        one,
+        replace(one, data=replace(one.data, tasks=("angle",)), name=""),
+        base,
+        world_update(base, "distance", **few),
+    )
     return Study("paper", runs, layer=1, test_rows=4)
 
 
@@ -61,15 +69,15 @@ def waves(study: Study) -> list[list[Run]]:
     """The canon in the order in which it is trained: of the first seed each task and all of them, then two and three
     tasks, then fine-tunes of the first base; then the other bases, fine-tunes and seeds."""
     first, pretrained = SEEDS[0], [run for run in study.canon if run.start is None]
-    few = lambda run: len(run.tasks) in (1, 7)  # noqa: E731
+    few = lambda run: len(run.data.tasks) in (1, 7)  # noqa: E731
     tuned = [run for run in study.canon if run.start is not None]
     found = [
         [run for run in pretrained if run.seed == first and few(run)],
         [run for run in pretrained if run.seed == first and not few(run)],
         [run for run in tuned if run.seed == first],
-        [run for run in pretrained if run.seed != first and len(run.tasks) == 7],
+        [run for run in pretrained if run.seed != first and len(run.data.tasks) == 7],
         [run for run in tuned if run.seed != first],
-        [run for run in pretrained if run.seed != first and len(run.tasks) < 7],
+        [run for run in pretrained if run.seed != first and len(run.data.tasks) < 7],
     ]
     return [wave for wave in found if wave]
 

@@ -20,23 +20,21 @@ from worldfast._native import core
 from worldfast.analysis import trends
 from worldfast.report import report
 from worldfast.training import load
-from worldfast.worlds.cities import integration, studies
+from worldfast.worlds.cities import Dataset, integration, studies
 from worldfast.worlds.cities.tasks import TASKS
 
 GOLDEN = Path(__file__).with_suffix(".json")
 WIDTHS = (4, 8)
 WIDEST = core.vector_width()
 
-TINY = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64, head_size=98)
+TINY = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=64, outputs=98)
 RUN = wf.Run(
-    ("distance", "inside"),
-    rows=320,
+    Dataset(("distance", "inside"), rows=320, world=wf.WorldSpec(largest=200, atlantis=20)),
     batch=32,
     warmup=4,
     checkpoints=2,
-    learning_rate=2e-3,
+    learning_rate=0.002,
     model=TINY,
-    world=wf.WorldSpec(largest=200, atlantis=20),
     capture=wf.Capture(layers=(1, 2)),
 )  # 20 steps
 
@@ -70,10 +68,10 @@ def trained(width: int) -> dict[str, str]:
     found = {}
     try:
         with tempfile.TemporaryDirectory() as out:
-            for products in ("float32", "bfloat16"):
-                bases = [replace(RUN, seed=seed, products=products) for seed in (0, 1)]
-                found |= _of(products, wf.train(bases, out=out, device="cpu", progress=False))
-            tuned = replace(RUN, tasks=("angle",), start=bases[0], among="region == 'Atlantis'")
+            for matmul_dtype in ("float32", "bfloat16"):
+                bases = [replace(RUN, seed=seed, matmul_dtype=matmul_dtype) for seed in (0, 1)]
+                found |= _of(matmul_dtype, wf.train(bases, out=out, device="cpu", progress=False))
+            tuned = replace(RUN, data=replace(RUN.data, tasks=("angle",), among="region == 'Atlantis'"), start=bases[0])
             found |= _of("fine-tuned", wf.train([tuned], out=out, device="cpu", progress=False))
     finally:
         core.limit_vector_width(before)

@@ -61,12 +61,10 @@ def taught(world: World, tasks, seed, off, base, checkpoints=9) -> RunResult:
 def spec(tasks, seed, **changes) -> dict:
     """A specification as a run has it."""
     return {
-        "tasks": list(tasks),
+        "data": {"tasks": list(tasks), "world": {"source": "cities", "atlantis": 0}, "rows": 300_000},
         "seed": seed,
         "name": "",
-        "world": {"source": "cities", "atlantis": 0},
         "start": None,
-        "rows": 300_000,
         "learning_rate": 0.005,
         "model": {"hidden": 64, "layers": 2},
         **changes,

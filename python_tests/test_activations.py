@@ -8,10 +8,12 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.models import Ensemble, ModelSpec, Rows
+from worldfast.models import Ensemble, Rows, TransformerSpec
 from worldfast.reading import Activations, Writer
 from worldfast.reading.activations import segment_path
+from worldfast.reading.readout import states
 from worldfast.run import Capture
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.prompts import Prompt
 from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.tokens import Vocabulary
@@ -31,9 +33,8 @@ def test_the_upper_half_by_default(depth, layers):
     "options,error,message",
     [
         ({"layers": (1.0,)}, TypeError, "capture.layers: expected integers, got 1.0"),
-        ({"task": "distnace"}, ValueError, "did you mean 'distance'"),
         ({"dtype": "float61"}, ValueError, "unknown capture.dtype 'float61': did you mean 'float16'"),
-        ({"cities": 3}, TypeError, "capture.cities"),
+        ({"readout": 3}, TypeError, "capture.readout: expected options by name, got 3"),
     ],
 )
 def test_captures_that_do_not_fit(options, error, message):
@@ -52,12 +53,12 @@ def test_prompts_stop_behind_the_first_city(task, name):
     world = World.cities()
     vocabulary = Vocabulary(name, world)
     prompt = Prompt.of_task(vocabulary, task, np.array([3, 0, 5074]))
-    assert prompt.rows.tokens.reshape(3, -1).tolist() == sorted(prompt.rows.tokens.reshape(3, -1).tolist())
+    assert prompt.rows.inputs.reshape(3, -1).tolist() == sorted(prompt.rows.inputs.reshape(3, -1).tolist())
     delimiter = ";" if task == "inside" else ","
     assert prompt.text == f"{TASKS[task].prompt}(c_dddd{delimiter}"
     for row, city in enumerate(np.array([3, 0, 5074])[prompt.order]):
-        begin, end = prompt.rows.cu_seqlens[row : row + 2].tolist()
-        tokens = prompt.rows.tokens[begin:end].tolist()
+        begin, end = prompt.rows.row_start[row : row + 2].tolist()
+        tokens = prompt.rows.inputs[begin:end].tolist()
         assert tokens[0] == 2
         text = f"{TASKS[task].prompt}(c_{world.city_id[city]:04d}{delimiter}"
         assert vocabulary.decode(tokens) == text
@@ -70,10 +71,12 @@ def test_prompts_stop_behind_the_first_city(task, name):
 def test_a_representation_is_two_hidden_states_side_by_side():
     """Each city on its own, by the model's plain interface, against all of them at once."""
     vocabulary = Vocabulary("character", World.cities())
-    ensemble = Ensemble(ModelSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
+    ensemble = Ensemble(TransformerSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
     ensemble.initialise(1, seed=4)
     cities = np.arange(0, 5075, 70)
-    read = Prompt.of_task(vocabulary, "inside", cities).read(ensemble, 1, (0, 2, 3))
+    readout = Dataset("inside").readout(among="index / 70 in " + str(list(range(73))))
+    assert readout.things.tolist() == cities.tolist()
+    read = states(readout, ensemble, 1, (0, 2, 3))
     for row, city in enumerate(cities):
         tokens = torch.tensor(
             [2, *vocabulary.encode("inside("), *vocabulary.city_tokens(city), *vocabulary.encode(";")]
@@ -88,7 +91,7 @@ def test_a_representation_is_two_hidden_states_side_by_side():
 def test_prompts_share_all_they_can_with_the_row_above():
     """Of 13 tokens a city adds 2.3 to those of the row above: each beginning of all prompts comes once."""
     prompt = Prompt.of_task(Vocabulary("character", World.cities()), "distance", np.arange(5075))
-    rows = prompt.rows.tokens.reshape(5075, -1).numpy()
+    rows = prompt.rows.inputs.reshape(5075, -1).numpy()
     alike = np.cumprod(rows[1:] == rows[:-1], axis=1).sum()
     beginnings = {tuple(row[:length]) for row in rows.tolist() for length in range(1, len(row) + 1)}
     assert rows.size - alike == len(beginnings) < 2.4 * len(rows)
@@ -116,7 +119,7 @@ def arrays(step):
 def test_round_trip(folder):
     activations = Activations(folder)
     assert (activations.steps, activations.layers, activations.prompt) == ([0, 10, 20], (3, 5), "dist(c_dddd,")
-    assert activations.cities.tolist() == [7, 1, 4] and activations.cities.dtype == np.int32
+    assert activations.things.tolist() == [7, 1, 4] and activations.things.dtype == np.int32
     for step in (0, 10, 20):
         for layer in (3, 5):
             assert np.array_equal(activations[step, layer], arrays(step)[layer])
@@ -225,7 +228,7 @@ def test_no_run_and_no_activations(tmp_path):
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     assert Activations(tmp_path).steps == []
     with pytest.raises(ValueError, match="holds no activations"):
-        _ = Activations(tmp_path).cities
+        _ = Activations(tmp_path).things
 
 
 def test_a_writer_that_cannot_write_says_so(tmp_path):

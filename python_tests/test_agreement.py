@@ -11,14 +11,16 @@ import worldfast as wf
 from worldfast.models import Ensemble
 from worldfast.reading.gradients import _jackknife, gradient_agreement, task_gradients
 from worldfast.run import Capture
+from worldfast.worlds.cities import Dataset
 
-SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
+SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
 NEW = "region == 'Atlantis'"
 
 
-def model(vocabulary="character", spec=SPEC, seed=3, **options):
-    run = wf.Run(("distance", "angle"), world=wf.WorldSpec(atlantis=30), model=spec, vocabulary=vocabulary, **options)
-    ensemble = Ensemble(spec, run.vocabulary_size, threads=1)
+def model(vocabulary="character", spec=SPEC, seed=3, loss="all"):
+    data = Dataset(("distance", "angle"), world=wf.WorldSpec(atlantis=30), vocabulary=vocabulary, loss=loss)
+    run = wf.Run(data, model=spec)
+    ensemble = Ensemble(spec, run.shape.inputs, threads=1)
     ensemble.initialise(0, seed)
     return run, ensemble
 
@@ -59,7 +61,7 @@ def test_gradients_are_those_of_autograd_in_float64(task, loss):
     found = task_gradients((run, ensemble), task, rows=8, repeats=2, must_include=NEW, loss=loss)
     assert found.shape == (2, ensemble.size) and found.dtype == torch.float32
     for k in range(2):
-        batch = wf.sample(run.world.build(), task, 8, run.seed, start=8 * k, must_include=NEW)
+        batch = wf.sample(run.data.world.build(), task, 8, run.seed, start=8 * k, must_include=NEW)
         expected = reference(run, ensemble, batch, loss)
         assert expected.keys() == ensemble.places().keys()
         for name, place in ensemble.places().items():
@@ -164,7 +166,7 @@ def test_a_task_is_unlike_none_of_its_own_rows_and_groups_are_disjoint():
 
 
 def test_a_folder_a_seed_and_a_world(tmp_path):
-    run = wf.Run("angle", rows=64, batch=32, model=SPEC, checkpoints=1, capture=Capture(layers=()))
+    run = wf.Run(Dataset("angle", rows=64), batch=32, model=SPEC, checkpoints=1, capture=Capture(layers=()))
     [folder] = wf.train(run, tmp_path, progress=False, device="cpu")
     options = dict(tasks=("angle", "distance"), rows=16, repeats=2)
     from worldfast.training import load
@@ -180,7 +182,7 @@ def test_a_folder_a_seed_and_a_world(tmp_path):
 
 
 def test_the_model_is_not_changed():
-    run, ensemble = model("entity", wf.ModelSpec(16, 1, 2, 24, head_size=98), loss="answer")
+    run, ensemble = model("entity", wf.TransformerSpec(16, 1, 2, 24, outputs=98), loss="answer")
     before = ensemble.parameters.clone()
     table = gradient_agreement((run, ensemble), ("distance", "crossing"), rows=8, repeats=2, parameters="*")
     assert torch.equal(ensemble.parameters, before) and np.isfinite(table.cosine).all()

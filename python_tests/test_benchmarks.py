@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast.worlds.cities import Dataset
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -278,7 +279,9 @@ def test_gains_of_threads(load):
     assert labels.gains(rows[:2], [1]) == ""
 
 
-@pytest.mark.parametrize("script", ["labels", "products", "attention", "cka", "activations", "evaluation", "training"])
+@pytest.mark.parametrize(
+    "script", ["labels", "matmul_dtype", "attention", "cka", "activations", "evaluation", "training"]
+)
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
     command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
@@ -302,7 +305,7 @@ def test_capture(tmp_path):
 
 def test_overheads_of_checkpoints(load):
     """A step takes 0.1 s and a checkpoint 0.3 s: in 400 steps that is one in ten."""
-    run = wf.Run("distance", rows=400, batch=1, checkpoints=40)
+    run = wf.Run(Dataset("distance", rows=400), batch=1, checkpoints=40)
     without, behind = np.array([0.9, 1.0, 1.2]), np.array([1.2, 1.3, 1.6])
     [row], words = load("capture").overheads(without, behind, steps=10, run=run)
     np.testing.assert_allclose([row.median, row.p20], 30)
@@ -353,8 +356,8 @@ def test_faults_of_training_are_found(load, monkeypatch, fault):
     """The checks of a GPU's training, interpreted, with a fault put in."""
     pytest.importorskip("triton")
     gpu = load("gpu_training")
-    shape = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
-    runs = [wf.Run("distance", rows=2, batch=1, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
+    shape = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    runs = [wf.Run(Dataset("distance", rows=2), batch=1, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
     made = []
 
     class Faulty(gpu.GpuLockstep):

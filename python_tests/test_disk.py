@@ -16,20 +16,24 @@ import worldfast as wf
 from worldfast import files
 from worldfast.run import Capture
 from worldfast.training import checkpoint, memory, train
+from worldfast.worlds.cities import Dataset
 
 BASE = wf.Run(
-    "distance",
+    Dataset("distance", rows=96),
     seed=7,
-    rows=96,
     batch=16,
-    learning_rate=3e-3,
+    learning_rate=0.003,
     warmup=5,
     checkpoints=3,
     name="long",
-    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
-    capture=Capture(layers=(1,), cities="index < 50"),
+    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    capture=Capture(layers=(1,), readout={"among": "index < 50"}),
 )
-RUNS = [BASE, replace(BASE, seed=8, rows=64, name="short"), replace(BASE, start=BASE, rows=32, name="tuned")]
+RUNS = [
+    BASE,
+    replace(BASE, seed=8, data=replace(BASE.data, rows=64), name="short"),
+    replace(BASE, start=BASE, data=replace(BASE.data, rows=32), name="tuned"),
+]
 
 
 def one_at_a_time():

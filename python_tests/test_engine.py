@@ -19,11 +19,11 @@ from worldfast.studies import load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
 from worldfast.training import folder as run_folder
-from worldfast.worlds.cities import evaluate, studies
+from worldfast.worlds.cities import Dataset, evaluate, studies
 from worldfast.worlds.cities.studies import Study, world_update
 from worldfast.worlds.cities.world import OLD
 
-MODEL = wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=16, head_size=98)
+MODEL = wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98)
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +34,27 @@ def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("world") / "towns.csv"
     path.write_text("city_id,x,y,region\n" + "\n".join(rows) + "\n")
     one = wf.Run(
-        ("distance",),
-        world=wf.WorldSpec(str(path), atlantis=20),
-        rows=64,
+        Dataset(
+            ("distance",),
+            world=wf.WorldSpec(str(path), atlantis=20),
+            rows=64,
+            loss="answer",
+            among=OLD,
+            vocabulary="entity",
+        ),
         batch=32,
-        loss="answer",
-        among=OLD,
-        vocabulary="entity",
         model=MODEL,
         checkpoints=2,
         validation=3,
         capture=Capture(layers=(1, 2)),
     )
-    base = replace(one, tasks=tuple(wf.TASKS), name="")
+    base = replace(one, data=replace(one.data, tasks=tuple(wf.TASKS)), name="")
     few = {"standard": 8, "included": 40, "alive": 4, "epochs": 1, "learning_rate": 1e-3}
     tuned = [world_update(base, tasks, **few) for tasks in ("distance", "angle", ("distance", "angle"))]
     shown = ("pt-all-s42", "ft-angle-s42")
     return Study(
         "tiny",
-        (one, replace(one, tasks=("angle",), name=""), base, *tuned),
+        (one, replace(one, data=replace(one.data, tasks=("angle",)), name=""), base, *tuned),
         layer=1,
         test_rows=7,
         shown=shown,
@@ -89,7 +91,7 @@ def test_tables_say_what_the_runs_hold(ran, tiny):
     out, result = ran
     run = tiny.runs[0]
     folder = out / "runs" / run.folder_name
-    states, world = wf.Activations(folder), run.world.build()
+    states, world = wf.Activations(folder), run.data.world.build()
     old = world.select(OLD)
     probe = linear_probe(states[states.steps[1], 2][old], world.xy[old], held_out(80))
     table = result.tables["probes"]
@@ -153,7 +155,7 @@ def test_a_report_refits_nothing(ran, tiny, monkeypatch):
 def test_the_page_shows_what_the_runs_hold(ran, tiny):
     """Films by way of their tables are those of the activations to the bit, CKA to rounding."""
     _, result = ran
-    world = tiny.runs[0].world.build()
+    world = tiny.runs[0].data.world.build()
     film = result.runs[0]
     states = wf.Activations(film.folder)
     probe = linear_probe(states[states.steps[1], 1], world.xy, film.held_out)
@@ -171,6 +173,7 @@ MINE = """
 import pandas as pd
 from worldfast import Run
 from worldfast.studies import Analysis, Study
+from worldfast.worlds.cities import Dataset
 
 
 def norm(trained, layer):
@@ -180,7 +183,7 @@ def norm(trained, layer):
 
 
 analysis = Analysis("norm", norm, options=lambda study: {"layer": study.layer})
-study = Study("mine", [Run("angle", rows=64)], analyses=[analysis])
+study = Study("mine", [Run(Dataset("angle", rows=64))], analyses=[analysis])
 """
 
 
@@ -316,7 +319,7 @@ def test_bad_input(tiny, ran, tmp_path):
         with pytest.raises(ValueError, match=message):
             compute(table, out)
         assert not made(table, out)
-    some = replace(tiny.canon[0], capture=Capture(layers=(1,), cities="index < 30"))
+    some = replace(tiny.canon[0], capture=Capture(layers=(1,), readout={"among": "index < 30"}))
     with pytest.raises(ValueError, match="more than 33 cities, got .*ridge=1.0"):
         few = (tiny.canon[0], replace(some, name="few"))
         run_study(Study("few", few, layer=1, test_rows=0, shown=few[0].name.split()), tmp_path, progress=False)
@@ -343,16 +346,16 @@ def test_a_folder_of_another_version(ran, tiny, tmp_path):
 
 def test_the_demo_is_what_it_says():
     demo = studies.demo()
-    assert [run.tasks for run in demo.runs] == [
+    assert [run.data.tasks for run in demo.runs] == [
         ("distance",),
         ("angle",),
         tuple(wf.TASKS),
         ("angle", "perimeter"),
         ("distance", "perimeter"),
     ]
-    assert all(run.vocabulary == "entity" and run.loss == "answer" for run in demo.runs)
+    assert all(run.data.vocabulary == "entity" and run.data.loss == "answer" for run in demo.runs)
     assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == [3_000, 3_000, 9_800]
-    assert len(demo.runs[0].world.build()) == 5175
+    assert len(demo.runs[0].data.world.build()) == 5175
 
 
 def test_command_line(capsys, tmp_path):

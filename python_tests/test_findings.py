@@ -6,7 +6,7 @@ import pytest
 
 import worldfast as wf
 from worldfast.report import report
-from worldfast.worlds.cities import findings, studies
+from worldfast.worlds.cities import Dataset, findings, studies
 from worldfast.worlds.cities.tables import learned
 from worldfast.worlds.cities.tasks import TASKS
 
@@ -25,12 +25,12 @@ def scores(run, **values):
     ],
 )
 def test_a_run_has_learned_when_it_answers_each_of_its_tasks(values, expected):
-    run = wf.Run(("distance", "inside"))
+    run = wf.Run(Dataset(("distance", "inside")))
     assert learned(run, scores(run.name, angle=999, **values)) is expected  # angle is none of its tasks
 
 
 def test_without_answers_a_map_is_what_counts():
-    run = wf.Run("distance")
+    run = wf.Run(Dataset("distance"))
     columns = ["run", "layer", "step", "r2"]
     probes = pd.DataFrame([(run.name, 5, 0, 0.9), (run.name, 5, 9, 0.4), (run.name, 6, 9, 0.6)], columns=columns)
     assert learned(run, {"probes": probes})
@@ -48,7 +48,15 @@ def planted():
     spec = studies.mini()
     runs = pd.DataFrame(
         [
-            (run.name, "ft" if run.start else "pt", "+".join(run.tasks), len(run.tasks), run.seed, "finished", True)
+            (
+                run.name,
+                "ft" if run.start else "pt",
+                "+".join(run.data.tasks),
+                len(run.data.tasks),
+                run.seed,
+                "finished",
+                True,
+            )
             for run in spec.runs
         ],
         columns=["run", "kind", "tasks", "n_tasks", "seed", "status", "learned"],
@@ -58,14 +66,14 @@ def planted():
         for group, error in (
             ("fitted", 1.0),
             ("held out", 20.0),
-            ("Atlantis", 500.0 if "distance" in run.tasks else 100.0),
+            ("Atlantis", 500.0 if "distance" in run.data.tasks else 100.0),
         ):
             rows += [(run.name, 2, group, error - 1), (run.name, 2, group, error + 1), (run.name, 3, group, 9999.0)]
     table = pd.DataFrame(rows, columns=["run", "layer", "group", "error"])
     deviation = [
-        (run.name, "+".join(run.tasks), run.seed, task, -0.2 if "distance" in run.tasks else 0.1)
+        (run.name, "+".join(run.data.tasks), run.seed, task, -0.2 if "distance" in run.data.tasks else 0.1)
         for run in spec.runs
-        if run.start and len(run.tasks) == 2
+        if run.start and len(run.data.tasks) == 2
         for task in TASKS
     ]
     deviation = pd.DataFrame(deviation, columns=["run", "tasks", "seed", "task", "deviation"])

@@ -12,7 +12,7 @@ import worldfast
 
 ROOT = Path(worldfast.__file__).parent
 # From below; a bar begins a new rank. A module without a folder is a room of its own.
-RANKS = "errors files _native | rows | models analysis run | reading training | studies | report | worlds | options cli __init__"
+RANKS = "errors files _native | rows | dataset | models analysis run | reading training | studies | report | worlds | options cli __init__"
 ORDER = [room for room in RANKS.split() if room != "|"]
 CALL_KERNELS = (
     "models.attention",
@@ -38,8 +38,6 @@ reading.patching -> worlds.cities.tasks
 reading.patching -> worlds.cities.tokens
 reading.patching -> worlds.cities.world
 reading.representations -> training.folder
-reading.representations -> worlds.cities.prompts
-reading.representations -> worlds.cities.tokens
 report.colours -> worlds.cities.world
 report.figures.canvas -> worlds.cities.world
 report.figures.maps -> worlds.cities.world
@@ -51,27 +49,18 @@ report.page.films -> worlds.cities.world
 report.page.models -> worlds.cities.tasks
 report.page.models -> worlds.cities.world
 report.report -> worlds.cities.world
-run -> worlds.cities.sampling
-run -> worlds.cities.tasks
-run -> worlds.cities.tokens
-run -> worlds.cities.world
 training.export -> worlds.cities.tokens
-training.gpu_step -> worlds.cities.sampling
-training.member -> worlds.cities.evaluate
-training.member -> worlds.cities.prompts
-training.step -> worlds.cities.sampling
 """
 # Modules that other rooms import past the door of their own. This list may only shrink as well.
 INNER = """
-analysis.knn analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.pca
-analysis.probe analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention models.cpu
+analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.knn analysis.pca analysis.probe
+analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention models.cpu
 models.footprint models.fused models.gpu models.gpu_transformer models.huggingface models.layers
 models.transformer reading.activations reading.gradients reading.patching report.colours report.figures.canvas
 report.figures.curves report.figures.maps report.figures.matrices report.figures.patching report.figures.style
 report.figures.tables report.figures.trends report.report studies.engine studies.planning training.cluster
-training.folder training.jobs training.memory training.step worlds.cities.evaluate worlds.cities.integration
-worlds.cities.prompts worlds.cities.sampling worlds.cities.studies worlds.cities.tasks worlds.cities.tokens
-worlds.cities.transfer worlds.cities.world
+training.folder training.jobs training.memory training.step worlds.cities.integration worlds.cities.sampling
+worlds.cities.studies worlds.cities.tasks worlds.cities.tokens worlds.cities.transfer worlds.cities.world
 """.split()
 
 

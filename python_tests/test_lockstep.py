@@ -11,14 +11,14 @@ from worldfast.models import Ensemble
 from worldfast.run import Capture
 from worldfast.training import checkpoint, train
 from worldfast.training.step import Lockstep, Tally
+from worldfast.worlds.cities import Dataset
 
-TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 RUN = wf.Run(
-    "distance",
+    Dataset("distance", rows=64),
     seed=7,
-    rows=64,
     batch=16,
-    learning_rate=1e-2,
+    learning_rate=0.01,
     warmup=0,
     model=TINY,
     checkpoints=1,
@@ -96,8 +96,11 @@ def test_a_member_that_diverges_stays_as_it_was():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"model": replace(TINY, layers=2)}, "runs: 'pt-distance-s7' has model ModelSpec.*layers=2"),
-        ({"vocabulary": "entity", "loss": "answer"}, "runs: 'pt-distance-s7' has vocabulary 5173, the ensemble 98"),
+        ({"model": replace(TINY, layers=2)}, "runs: 'pt-distance-s7' has model TransformerSpec.*layers=2"),
+        (
+            {"data": replace(RUN.data, vocabulary="entity", loss="answer")},
+            "runs: 'pt-distance-s7' has vocabulary 5173, the ensemble 98",
+        ),
     ],
 )
 def test_mixed_shapes(changes, message):
@@ -113,7 +116,7 @@ def test_a_run_for_each_member():
 
 def test_a_member_without_rows():
     with pytest.raises(ValueError, match="rows: expected at least 1, got 0"):
-        replace(RUN, rows=0)
+        replace(RUN, data=replace(RUN.data, rows=0))
 
 
 def test_a_checkpoint_of_another_shape(tmp_path):

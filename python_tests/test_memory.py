@@ -12,24 +12,25 @@ import worldfast as wf
 from worldfast.run import Capture
 from worldfast.training import checkpoint, memory, train
 from worldfast.training.memory import Need, Plan
+from worldfast.worlds.cities import Dataset
 
 RUN = wf.Run(
-    "distance",
-    rows=48,
+    Dataset("distance", rows=48),
     batch=16,
-    learning_rate=1e-2,
+    learning_rate=0.01,
     warmup=0,
     checkpoints=1,
-    capture=Capture(layers=(0,), cities="index < 9"),
-    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    capture=Capture(layers=(0,), readout={"among": "index < 9"}),
+    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
 )
-RUNS = [replace(RUN, seed=seed, rows=16 * seed, name="") for seed in (2, 4, 1, 3, 5)]
+RUNS = [replace(RUN, seed=seed, data=replace(RUN.data, rows=16 * seed), name="") for seed in (2, 4, 1, 3, 5)]
 
 MEASURED = """
 import sys
 from pathlib import Path
 import worldfast as wf
 from worldfast.training import memory
+from worldfast.worlds.cities import Dataset
 
 def kib(what):
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
@@ -37,14 +38,15 @@ def kib(what):
 
 def runs(n, **options):
     capture = wf.Capture(layers=(1, 2))
-    spec = dict(rows=32, batch=32, checkpoints=1, capture=capture) | options
-    return [wf.Run(("angle", "inside"), seed=seed, **spec) for seed in range(n)]
+    data = Dataset(("angle", "inside"), rows=options.pop("rows", 32))
+    spec = dict(batch=32, checkpoints=1, capture=capture) | options
+    return [wf.Run(data, seed=seed, **spec) for seed in range(n)]
 
 n, out = int(sys.argv[1]), Path(sys.argv[2])
 wf.train(runs(1, rows=1), out / "first", threads=2, progress=False)  # imports, threads, worlds
 Path("/proc/self/clear_refs").write_text("5")
 before = kib("VmRSS")
-model = wf.ModelSpec(hidden=384, layers=2, heads=8, intermediate=1024)
+model = wf.TransformerSpec(hidden=384, layers=2, heads=8, intermediate=1024)
 wf.train(runs(n, model=model), out / str(n), threads=2, progress=False)
 need = memory.need(runs(1, model=model)[0], "cpu", 2)
 print(kib("VmHWM") - before, need.member >> 10, need.shared >> 10)
@@ -104,7 +106,7 @@ def test_what_is_said_of_waves(tmp_path, capfd):
 
 def test_one_that_does_not_fit(tmp_path):
     """Said before the small ones, which would fit, have begun."""
-    big = replace(RUN, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096))
+    big = replace(RUN, model=wf.TransformerSpec(hidden=1024, layers=24, heads=16, intermediate=4096))
     need = memory.need(big, "cpu", 2)
     message = f"memory: 'pt-distance-s42' alone needs {memory.text(sum(need))} (402,977,792 parameters, "
     message += "batch 16), but there are 2.0 GiB"

@@ -12,6 +12,7 @@ from test_tiles import assert_same, packed_in_tiles
 
 import worldfast as wf
 from worldfast import cli
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.sampling import Component, Stream
 
 LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason
@@ -159,7 +160,7 @@ def test_a_noise_that_is_no_probability(bad, atlantis):
     for call in (
         lambda: wf.sample(atlantis, "angle", 3, noise=bad),
         lambda: Stream(atlantis, [Component("angle", 5, noise=bad)], seed=1),
-        lambda: wf.Run("angle", mixture=[Component("angle", 5, noise=bad)]),
+        lambda: wf.Run(Dataset("angle", mixture=[Component("angle", 5, noise=bad)])),
     ):
         with pytest.raises(ValueError, match=r"noise.*expected at least 0 and below 1, got"):
             call()
@@ -170,41 +171,41 @@ def test_a_noise_that_is_no_number(bad, atlantis):
     with pytest.raises(TypeError, match="noise: expected a number, got"):
         wf.sample(atlantis, "angle", 3, noise=bad)
     with pytest.raises(TypeError, match="mixture: noise of angle: expected a number, got"):
-        wf.Run("angle", mixture=[Component("angle", 5, noise=bad)])
+        wf.Run(Dataset("angle", mixture=[Component("angle", 5, noise=bad)]))
 
 
 def test_numbers_of_any_kind(atlantis):
     expected = wf.sample(atlantis, "angle", 300, noise=0.5).label
     for noise in (np.float32(0.5), np.float64(0.5)):
         assert np.array_equal(wf.sample(atlantis, "angle", 300, noise=noise).label, expected)
-    assert wf.Run("angle", mixture=[Component("angle", 5, noise=np.float32(0.5))]).to_json()
+    assert wf.Run(Dataset("angle", mixture=[Component("angle", 5, noise=np.float32(0.5))])).to_json()
 
 
 def test_a_run_without_noise_keeps_its_identity():
     """The hash is that of the content that components had before; with noise it is another run, which JSON keeps."""
-    plain = wf.Run("angle", mixture=[Component("angle", 50)])
+    plain = wf.Run(Dataset("angle", mixture=[Component("angle", 50)]))
     content = plain.to_json()
     part = {"task": "angle", "rows": 50, "among": None, "must_include": None, "first": 0}
-    assert content.pop("name") and content["mixture"] == [part]
+    assert content.pop("name") and content["data"]["mixture"] == [part]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     assert plain.id == hashlib.sha256(canonical.encode()).hexdigest()[:12]
-    assert replace(plain, mixture=(Component("angle", 50, noise=0),)).id == plain.id
-    noisy = replace(plain, mixture=(Component("angle", 50, noise=0.1),))
+    assert replace(plain, data=replace(plain.data, mixture=(Component("angle", 50, noise=0),))).id == plain.id
+    noisy = replace(plain, data=replace(plain.data, mixture=(Component("angle", 50, noise=0.1),)))
     assert noisy.id != plain.id and noisy != plain
-    tuned = wf.Run("angle", start=noisy, mixture=[Component("angle", 9)])
+    tuned = wf.Run(Dataset("angle", mixture=[Component("angle", 9)]), start=noisy)
     for run in (noisy, tuned):
         back = wf.Run.from_json(json.loads(json.dumps(run.to_json())))
         assert back == run and back.id == run.id
-    assert back.start.mixture[0].noise == 0.1 and "noise" not in back.to_json()["mixture"][0]
+    assert back.start.data.mixture[0].noise == 0.1 and "noise" not in back.to_json()["data"]["mixture"][0]
     assert tuned.id != replace(tuned, start=plain).id
     assert "noise" not in json.dumps(replace(tuned, start=plain).to_json())
 
 
 def test_the_rows_that_a_run_trains_on(atlantis):
-    run = wf.Run("angle", mixture=[Component("angle", 500, noise=0.2)], world=wf.WorldSpec(atlantis=100))
+    run = wf.Run(Dataset("angle", mixture=[Component("angle", 500, noise=0.2)], world=wf.WorldSpec(atlantis=100)))
     assert np.array_equal(
         np.sort(run.stream().rectangle(0, 500).label),
-        np.sort(wf.sample(run.world.build(), "angle", 500, seed=run.seed, noise=0.2).label),
+        np.sort(wf.sample(run.data.world.build(), "angle", 500, seed=run.seed, noise=0.2).label),
     )
 
 

@@ -13,6 +13,7 @@ import worldfast as wf
 from worldfast import cli, options
 from worldfast.run import Capture
 from worldfast.training.step import Lockstep
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.world import WorldSpec
 
 SMALL = "--rows 32 --batch 16 --hidden 16 --layers 1 --heads 2 --intermediate 24".split()
@@ -26,16 +27,17 @@ def call(*arguments):
 def test_every_field_has_an_option():
     """By its own name, but for those that the command line says otherwise."""
     known = {f.name for group in (options.Data, options.Learning, options.Model, options.Kept) for f in fields(group)}
-    of_run = {f.name for f in fields(wf.Run)} - {"seed", "name", "world", "mixture", "model", "capture"}
+    of_run = {f.name for f in fields(wf.Run)} - {"data", "seed", "name", "model", "capture"}
+    of_data = {f.name for f in fields(Dataset)} - {"world", "mixture"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
-    of_capture = {f"capture_{f.name}" for f in fields(Capture)}
-    of_model = {f.name for f in fields(wf.ModelSpec)}
-    assert known == of_run | of_world | of_capture | of_model | {"seeds", "world"}
+    of_capture = {"capture_layers", "capture_dtype", "capture_cities", "capture_task"}
+    of_model = {f.name for f in fields(wf.TransformerSpec)}
+    assert known == of_run | of_data | of_world | of_capture | of_model | {"seeds", "world"}
 
 
 def test_defaults_are_those_of_a_run():
     groups = options.Data(("distance",)), options.Learning(), options.Model(), options.Kept()
-    assert options.runs(*groups) == [wf.Run("distance")]
+    assert options.runs(*groups) == [wf.Run(Dataset("distance"))]
 
 
 def test_options_reach_the_run(tmp_path, capsys):
@@ -44,23 +46,41 @@ def test_options_reach_the_run(tmp_path, capsys):
     words = dict(
         seeds="3 4", rows=20, epochs=2, vocabulary="entity", among="x<50", crossing="reshuffled", world=csv,
         atlantis=9, layout="scattered", atlantis_seed=5, largest=59, validation=3, loss="answer", batch=16, learning_rate=1e-3,
-        warmup=2, weight_decay=0.1, clip=2, betas="0.8 0.9", eps=1e-7, hidden=32, layers=1, heads=2,
-        intermediate=24, head_size=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
+        warmup=2, schedule="cosine", checkpoint_spacing="log", weight_decay=0.1, clip=2, betas="0.8 0.9", eps=1e-7, hidden=32, layers=1, heads=2,
+        intermediate=24, outputs=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
         capture_layers="0 1", capture_cities="x>3", capture_task="inside", capture_dtype="float16",
     )  # fmt: skip
     given = [word for name, value in words.items() for word in ("--" + name.replace("_", "-"), *str(value).split())]
     assert call("--tasks", "all", *given, "--out", tmp_path, "--threads", 1, "--memory", "2GiB", "--quiet") == 0
     expected = [
         wf.Run(
-            tuple(wf.TASKS), seed=seed, rows=20, epochs=2, vocabulary="entity", among="x<50",
-            crossing="reshuffled", loss="answer", batch=16, learning_rate=1e-3, warmup=2,
-            world=WorldSpec(str(csv), 9, "scattered", 5, 59), validation=3,
-            weight_decay=0.1, clip=2, betas=(0.8, 0.9), eps=1e-7, checkpoints=2,
-            model=wf.ModelSpec(32, 1, 2, 24, 500.0, 1e-5, 0.2, 98),
-            capture=Capture((0, 1), "x>3", "inside", "float16"),
+            Dataset(
+                tuple(wf.TASKS),
+                rows=20,
+                vocabulary="entity",
+                among="x<50",
+                crossing="reshuffled",
+                loss="answer",
+                world=WorldSpec(str(csv), 9, "scattered", 5, 59),
+            ),
+            seed=seed,
+            epochs=2,
+            batch=16,
+            learning_rate=1e-3,
+            warmup=2,
+            schedule="cosine",
+            weight_decay=0.1,
+            clip=2,
+            betas=(0.8, 0.9),
+            eps=1e-7,
+            model=wf.TransformerSpec(32, 1, 2, 24, 500.0, 1e-5, 0.2, 98),
+            checkpoints=2,
+            checkpoint_spacing="log",
+            validation=3,
+            capture=Capture((0, 1), "float16", {"among": "x>3", "task": "inside"}),
         )
         for seed in (3, 4)
-    ]  # fmt: skip
+    ]
     out, err = capsys.readouterr()
     ended = [
         re.escape(str(tmp_path / run.folder_name)) + r"  finished at step 18, loss \d\.\d{4}, \d s" for run in expected
@@ -78,9 +98,10 @@ def test_a_start_brings_its_model_and_vocabulary(tmp_path, capsys):
     assert call(*again) == 0
     (folder,) = tmp_path.glob("ft-distance-s42-*")
     spec = wf.Run.from_json(options.spec_of(folder).to_json())
-    assert (spec.model, spec.vocabulary) == (spec.start.model, "entity") and spec.start.folder_name == os.path.basename(
-        base
-    )
+    assert (spec.model, spec.data.vocabulary) == (
+        spec.start.model,
+        "entity",
+    ) and spec.start.folder_name == os.path.basename(base)
     assert call(*again, "--hidden", 64) == 1
     assert "start: 'pt-angle-s42' has model.hidden 16, this run 64" in capsys.readouterr().err
     assert call(*again[:-4], tmp_path, "--quiet") == 1
@@ -124,7 +145,7 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
         ("--tasks angle --rows 0", "rows: expected at least 1, got 0"),
         ("--tasks angle --heads 3", "model.heads: hidden / heads must be a multiple of 8"),
         ("--tasks angle --capture-layers 7", "capture.layers: a model of 6 layers has 0 to 6, got 7"),
-        ("--tasks angle --capture-cities index<0", "capture.cities: 'index<0' selects no city"),
+        ("--tasks angle --capture-cities index<0", "capture.readout: among: 'index<0' selects none of 5,075 cities"),
         ("--tasks angle --seeds 1 2 1", "runs: 2 is 0 again, 'pt-angle-s1' with the id"),
         ("--tasks angle --seeds", "seeds: expected at least one"),
         ("--tasks", "tasks: expected at least one"),

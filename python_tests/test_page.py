@@ -253,7 +253,7 @@ def test_specifications_are_told_by_family(page, large):
         assert title in text
     one = provenance.specifications({"a": spec(("angle",), 1), "b": spec(("angle",), 2)})
     shared = dict(re.findall(r"<tr><th scope=row>([^<]*)</th><td>([^<]*)</td></tr>", one))
-    assert shared["tasks"] == "angle" and shared["model.hidden"] == "64" and "seed" not in shared
+    assert shared["data.tasks"] == "angle" and shared["model.hidden"] == "64" and "seed" not in shared
     assert cells(one, "spec") == [["a", "1"], ["b", "2"]]
     alone = provenance.specifications({"a": spec(("angle",), 1, start={"name": "pt-all-s1", "rows": 5})})
     assert "Fine-tuned on one task, width 64: a" in alone and "pt-all-s1" in alone and "What differs" not in alone

@@ -12,10 +12,11 @@ import worldfast as wf
 from worldfast.models import Ensemble, Rows
 from worldfast.reading.patching import POSITIONS, _ratio, _states, activation_patching, patched_answers, token_positions
 from worldfast.run import Capture
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import decode
 
-SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
-ANSWERS = replace(SPEC, head_size=98)  # of no city
+SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
+ANSWERS = replace(SPEC, outputs=98)  # of no city
 NEW = "region == 'Atlantis'"
 VOCABULARIES = ("character", "entity")
 
@@ -29,21 +30,21 @@ def folder(tmp_path_factory):
     return path
 
 
-def model(folder, vocabulary, seed, spec=SPEC, **options):
+def model(folder, vocabulary, seed, spec=SPEC, loss="all"):
     world = wf.WorldSpec(str(folder), 10)
-    run = wf.Run("angle", seed=seed, world=world, model=spec, vocabulary=vocabulary, **options)
-    ensemble = Ensemble(spec, run.vocabulary_size, threads=1)
+    run = wf.Run(Dataset("angle", world=world, vocabulary=vocabulary, loss=loss), seed=seed, model=spec)
+    ensemble = Ensemble(spec, run.shape.inputs, threads=1)
     ensemble.initialise(0, seed)
     return run, ensemble
 
 
 def batch_of(run, task, n=12):
-    world = run.world.build()
-    return wf.sample(world, task, n, run.seed, must_include=NEW, vocabulary=run.vocabulary, split="test")
+    world = run.data.world.build()
+    return wf.sample(world, task, n, run.seed, must_include=NEW, vocabulary=run.data.vocabulary, split="test")
 
 
 def included(run):
-    return run.world.build().select(NEW)
+    return run.data.world.build().select(NEW)
 
 
 def same(answers, others):
@@ -215,7 +216,7 @@ def test_answers_are_those_of_transformers_with_hooks(folder):
 @pytest.mark.parametrize("task", list(wf.TASKS))
 def test_positions_are_the_tokens_that_they_say(task, vocabulary, folder):
     run, _ = model(folder, vocabulary, 1)
-    world, batch = run.world.build(), batch_of(run, task, 30)
+    world, batch = run.data.world.build(), batch_of(run, task, 30)
     at = {group: token_positions(batch, task, group, included(run)) for group in POSITIONS}
     for i in range(len(batch)):
         said = {group: batch.vocabulary.decode(batch.tokens[i][mask[i]]) for group, mask in at.items()}
@@ -235,22 +236,18 @@ def test_positions_are_the_tokens_that_they_say(task, vocabulary, folder):
 def test_the_table(folder, tmp_path):
     """From folders: values are the scores of the patched answers."""
     base = wf.Run(
-        ("distance", "inside"),
-        rows=64,
+        Dataset(("distance", "inside"), rows=64, world=wf.WorldSpec(str(folder), 10)),
         batch=32,
         model=SPEC,
-        world=wf.WorldSpec(str(folder), 10),
         checkpoints=1,
-        learning_rate=1e-2,
+        learning_rate=0.01,
         warmup=0,
         capture=Capture(layers=()),
     )
     other = wf.Run(
-        ("inside", "angle"),
-        rows=64,
+        Dataset(("inside", "angle"), rows=64, world=base.data.world),
         batch=32,
         model=SPEC,
-        world=base.world,
         checkpoints=1,
         seed=7,
         capture=Capture(layers=()),
@@ -279,7 +276,7 @@ def test_the_table(folder, tmp_path):
     source, target = load(folders[0])[1], load(folders[1])[1]
     for line in table.itertuples():
         task = wf.TASKS[line.task]
-        batch = wf.sample(base.world.build(), line.task, 8, 7, split="test", must_include=NEW)
+        batch = wf.sample(base.data.world.build(), line.task, 8, 7, split="test", must_include=NEW)
         at = token_positions(batch, task, line.positions)
 
         def score(answers, task=task, batch=batch):
@@ -337,7 +334,7 @@ def test_models_that_are_unlike(folder):
     character, entity = model(folder, "character", 1), model(folder, "entity", 1)
     with pytest.raises(ValueError, match="source: 'pt-angle-s1' has the vocabulary 'entity' of 148 tokens, the target"):
         activation_patching(entity, character)
-    narrow = model(folder, "character", 2, spec=wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=48))
+    narrow = model(folder, "character", 2, spec=wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=48))
     with pytest.raises(ValueError, match="source: 'pt-angle-s2' has model.hidden 16, the target 'pt-angle-s1' 32"):
         activation_patching(narrow, character)
     with pytest.raises(ValueError, match="world: its vocabulary has 5,173 tokens, that of 'pt-angle-s1' 148"):

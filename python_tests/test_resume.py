@@ -16,26 +16,28 @@ from types import SimpleNamespace
 import pytest
 
 from worldfast import files
-from worldfast.models import ModelSpec
+from worldfast.models import TransformerSpec
 from worldfast.reading import activations
 from worldfast.reading.activations import segment_path
 from worldfast.run import Capture, Run
 from worldfast.training import checkpoint, member, metrics, train
+from worldfast.worlds.cities import Dataset
 
-WIDE = Run(  # 5,175 tokens: a save takes as long as a few steps
-    "distance",
+WIDE = Run(
+    # 5,175 tokens: a save takes as long as a few steps
+    Dataset("distance", rows=640, vocabulary="entity", loss="answer"),
     seed=7,
-    rows=640,
     batch=16,
-    learning_rate=3e-3,
+    learning_rate=0.003,
     warmup=5,
-    vocabulary="entity",
-    loss="answer",
-    model=ModelSpec(hidden=16, layers=2, heads=2, intermediate=24),
+    model=TransformerSpec(hidden=16, layers=2, heads=2, intermediate=24),
     checkpoints=10,
-    capture=Capture(layers=(0, 2), cities="index < 50"),
+    capture=Capture(layers=(0, 2), readout={"among": "index < 50"}),
 )
-RUNS = [WIDE, replace(WIDE, tasks=("angle", "inside"), name="", seed=8, rows=200, validation=2)]
+RUNS = [
+    WIDE,
+    replace(WIDE, data=replace(WIDE.data, tasks=("angle", "inside"), rows=200), name="", seed=8, validation=2),
+]
 KILLS = 10  # in saves, and as many elsewhere
 FORKS = multiprocessing.get_context("forkserver")  # what a process imports is there when it begins
 FORKS.set_forkserver_preload(["worldfast.training.train"])

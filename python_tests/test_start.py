@@ -3,7 +3,7 @@ that does not fit.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -12,20 +12,21 @@ import worldfast as wf
 from worldfast.run import Capture, OpenCheckpoint
 from worldfast.training import checkpoint, train
 from worldfast.training.folder import outcome
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.sampling import Component
 
-TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
-    "angle",
+    Dataset("angle", rows=64),
     seed=3,
-    rows=64,
     batch=16,
-    learning_rate=1e-2,
+    learning_rate=0.01,
     warmup=0,
     model=TINY,
     checkpoints=1,
     capture=Capture(layers=()),
 )  # 4 steps
+DATA = {field.name for field in fields(Dataset)}
 OLD, NEW = "region != 'Atlantis'", "region == 'Atlantis'"
 
 
@@ -36,8 +37,10 @@ def fine_tune(base, *tasks, **changes):
     ]
     mixture += [Component(task, 2, None, NEW, first=100) for task in wf.TASKS]
     world = wf.WorldSpec(atlantis=100)
-    options = dict(world=world, start=base, mixture=tuple(mixture), batch=64, learning_rate=1e-3, name="")
-    return replace(base, **{"tasks": tasks, "rows": wf.Run.rows, **options, **changes})
+    about = {"tasks": tasks, "rows": Dataset.rows, "world": world, "mixture": tuple(mixture)}
+    about |= {name: changes.pop(name) for name in ("vocabulary",) if name in changes}
+    options = dict(start=base, batch=64, learning_rate=1e-3, name="")
+    return replace(base, data=replace(base.data, **about), **(options | changes))
 
 
 TUNES = [fine_tune(BASE, "distance"), fine_tune(BASE, "distance", "inside"), fine_tune(BASE, "compass", seed=4)]
@@ -120,10 +123,10 @@ def test_the_mixture_of_a_published_fine_tune():
         Component("distance", 100_000, None, NEW),
         *(Component(task, 256, None, NEW, 100_000) for task in wf.TASKS),
     )
-    run = wf.Run("distance", mixture=mixture, epochs=30, world=wf.WorldSpec(atlantis=100))
+    run = wf.Run(Dataset("distance", mixture=mixture, world=wf.WorldSpec(atlantis=100)), epochs=30)
     assert (run.epoch_rows, run.steps) == (121_792, 28_560)
     batch = run.stream().rectangle(0, run.epoch_rows)
-    atlantis = run.world.build().select(NEW)
+    atlantis = run.data.world.build().select(NEW)
     includes = (atlantis[batch.cities] & (batch.cities >= 0)).any(1)
     assert includes.sum() == 100_000 + 7 * 256
     distance = batch.cities[batch.task == wf.TASKS["distance"].index][:, :2]
@@ -156,8 +159,10 @@ def test_the_mixture_of_a_published_fine_tune():
     ],
 )
 def test_runs_that_do_not_fit(options, error, message):
+    options = dict(options)
     with pytest.raises(error, match=message):
-        wf.Run(**{"tasks": "distance"} | options)
+        about = {name: options.pop(name) for name in DATA if name in options}
+        wf.Run(Dataset("distance", **about), **options)
 
 
 # ---- starts that cannot be ----
@@ -177,7 +182,7 @@ def test_a_start_that_is_not_trained(tmp_path):
 
 def test_a_start_with_other_entities(tmp_path):
     """Characters are the same in every world; with a token a city, worlds must have as many."""
-    entities = replace(BASE, vocabulary="entity")
+    entities = replace(BASE, data=replace(BASE.data, vocabulary="entity"))
     with pytest.raises(
         ValueError, match="'pt-angle-s3' has a vocabulary of 5,173 tokens, 'ft-distance-s3' one of 5,273"
     ):

@@ -6,7 +6,7 @@ from itertools import combinations
 import pytest
 
 import worldfast as wf
-from worldfast.worlds.cities import studies
+from worldfast.worlds.cities import Dataset, studies
 from worldfast.worlds.cities.studies import cyclic, world_update
 from worldfast.worlds.cities.world import NEW, OLD
 
@@ -38,28 +38,30 @@ def test_the_pairings_of_the_canon():
 def test_the_canon_is_179_models(paper):
     kinds = {}
     for run in paper.canon:
-        kinds[run.start is not None, len(run.tasks)] = kinds.get((run.start is not None, len(run.tasks)), 0) + 1
+        kinds[run.start is not None, len(run.data.tasks)] = (
+            kinds.get((run.start is not None, len(run.data.tasks)), 0) + 1
+        )
     assert kinds == {(False, 1): 21, (False, 2): 21, (False, 3): 21, (False, 7): 4, (True, 1): 28, (True, 2): 84}
     assert len(paper.canon) == 179 and len({run.name for run in paper.runs}) == len(paper.runs)
     assert {"pt-distance-s42", "pt-all-s45", "ft-distance+perimeter-s42", "pt-crossing+distance-s44"} <= {
         run.name for run in paper.canon
     }
-    steps = {(run.start is not None, len(run.tasks)): run.steps for run in paper.canon}
+    steps = {(run.start is not None, len(run.data.tasks)): run.steps for run in paper.canon}
     assert steps[False, 7] == 328_128 and steps[False, 1] == 328_146
     assert (steps[False, 2], steps[False, 3]) == (328_125, 328_132)
     assert (steps[True, 1], steps[True, 2]) == (28_560, 56_670)
     for run in paper.canon:
         assert run.learning_rate == (1e-5 if run.start else 3e-4)
-        assert run.world.atlantis == 100 and (run.start is None) == (run.among == OLD)
+        assert run.data.world.atlantis == 100 and (run.start is None) == (run.data.among == OLD)
         assert run.start is None or (
-            run.start in paper.canon and run.start.seed == run.seed and len(run.start.tasks) == 7
+            run.start in paper.canon and run.start.seed == run.seed and len(run.start.data.tasks) == 7
         )
 
 
 def test_fine_tuning_rows_are_the_published(paper):
     run = next(run for run in paper.canon if run.name == "ft-angle+compass-s42")
     assert run.epoch_rows == 241_792 and run.epochs == 30
-    assert sum(part.rows for part in run.mixture if part.must_include == NEW) == 200_000 + 7 * 256
+    assert sum(part.rows for part in run.data.mixture if part.must_include == NEW) == 200_000 + 7 * 256
     three = studies.Recipe().finetune(run.start, ("distance", "angle", "inside"))
     assert (three.epoch_rows, three.steps) == (361_792, 56_540)
 
@@ -73,11 +75,13 @@ def test_a_paper_of_fewer_rows(paper, scale):
         assert run.steps == pytest.approx(scale * whole.steps, rel=5e-3)
         assert run.epochs == max(1, round(scale * whole.epochs))
         assert len(run.checkpoint_steps) == 41 and run.learning_rate == whole.learning_rate
-        for name in ("tasks", "seed", "model", "vocabulary", "products", "world", "capture", "batch", "validation"):
+        for name in ("seed", "model", "matmul_dtype", "capture", "batch", "validation"):
             assert getattr(run, name) == getattr(whole, name), name
-        if run.mixture:
-            parts = [part.rows * run.epochs for part in run.mixture]
-            assert parts == pytest.approx([scale * part.rows * whole.epochs for part in whole.mixture], rel=0.02)
+        for name in ("tasks", "vocabulary", "world"):
+            assert getattr(run.data, name) == getattr(whole.data, name), name
+        if run.data.mixture:
+            parts = [part.rows * run.epochs for part in run.data.mixture]
+            assert parts == pytest.approx([scale * part.rows * whole.epochs for part in whole.data.mixture], rel=0.02)
     assert (scaled.layer, scaled.cities, scaled.patched) == (paper.layer, paper.cities, paper.patched)
 
 
@@ -92,14 +96,14 @@ def test_scales_that_there_are_not(scale):
 
 
 def test_the_extensions(paper):
-    alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.ModelSpec()]
+    alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.TransformerSpec()]
     for n, count in ((2, 21), (3, 35)):
-        assert {frozenset(run.tasks) for run in alone if len(run.tasks) == n} == set(
+        assert {frozenset(run.data.tasks) for run in alone if len(run.data.tasks) == n} == set(
             map(frozenset, combinations(wf.TASKS, n))
         )
-        assert sum(len(run.tasks) == n for run in alone) == count
-    assert next(run for run in paper.runs if run.name == "pt-all-atlantis-s42").among is None
-    scattered = [run for run in paper.runs if run.world.layout == "scattered"]
+        assert sum(len(run.data.tasks) == n for run in alone) == count
+    assert next(run for run in paper.runs if run.name == "pt-all-atlantis-s42").data.among is None
+    scattered = [run for run in paper.runs if run.data.world.layout == "scattered"]
     assert len(scattered) == 29 and all("scattered" in run.name for run in scattered)
     for wide, steps in {64: 656_256, 256: 164_064, 512: 164_064}.items():
         runs = [run for run in paper.runs if run.model.hidden == wide]
@@ -110,10 +114,10 @@ def test_the_extensions(paper):
 def test_mini_is_the_canon_in_shape():
     runs = studies.mini().canon
     assert len(runs) == 44 + 56
-    assert {(run.tasks, run.seed) for run in runs if run.start is None} == {
+    assert {(run.data.tasks, run.seed) for run in runs if run.start is None} == {
         (tasks, seed) for tasks in (*cyclic(1), *cyclic(2), *cyclic(3), tuple(wf.TASKS)) for seed in (42, 43)
     }
-    assert studies.mini(0.01).runs[0].rows == 3330
+    assert studies.mini(0.01).runs[0].data.rows == 3330
 
 
 def test_what_depends_on_what(paper):
@@ -128,11 +132,11 @@ def test_what_depends_on_what(paper):
 
 
 def test_any_group_is_taught_by_any_task():
-    base = wf.Run(("distance", "angle"), among="region != 'Oceania'")
+    base = wf.Run(Dataset(("distance", "angle"), among="region != 'Oceania'"))
     run = world_update(
         base, "inside", "region == 'Oceania'", standard=5, included=7, alive=3, epochs=2, learning_rate=1e-4
     )
-    assert [(part.task, part.rows, part.among, part.must_include, part.first) for part in run.mixture] == [
+    assert [(part.task, part.rows, part.among, part.must_include, part.first) for part in run.data.mixture] == [
         ("inside", 5, "not (region == 'Oceania')", None, 0),
         ("inside", 7, None, "region == 'Oceania'", 0),
         ("distance", 3, None, "region == 'Oceania'", 0),
@@ -140,7 +144,7 @@ def test_any_group_is_taught_by_any_task():
     ]
     assert run.name == "ft-inside-s42" and run.start == base and run.epochs == 2 and run.capture == base.capture
     rest = world_update(base, "angle", "x > 0", standard=5, included=0, alive=3, alive_among="rest")
-    assert [(part.task, part.rows, part.among, part.first) for part in rest.mixture] == [
+    assert [(part.task, part.rows, part.among, part.first) for part in rest.data.mixture] == [
         ("angle", 5, "not (x > 0)", 0),
         ("distance", 3, "not (x > 0)", 0),
         ("angle", 3, "not (x > 0)", 5),
@@ -152,12 +156,12 @@ def test_any_group_is_taught_by_any_task():
 
 
 def test_studies_refuse():
-    run = wf.Run("distance", rows=64)
+    run = wf.Run(Dataset("distance", rows=64))
     make = lambda *runs, **more: studies.Study("tiny", runs, **{"layer": 5} | more)  # noqa: E731
     with pytest.raises(ValueError, match="canon is empty"):
         make()
     with pytest.raises(ValueError, match="two runs are named 'pt-distance-s42'"):
-        make(run, replace(run, rows=65))
+        make(run, replace(run, data=replace(run.data, rows=65)))
     with pytest.raises(ValueError, match="'other' is 'pt-distance-s42' again"):
         make(run, replace(run, name="other"))
     with pytest.raises(ValueError, match="captures layers"):

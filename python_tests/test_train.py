@@ -9,19 +9,19 @@ import os
 import re
 import signal
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
 from worldfast import files
-from worldfast.models import Ensemble, ModelSpec
-from worldfast.reading import Activations, activations
+from worldfast.models import Ensemble, TransformerSpec
+from worldfast.reading import Activations, activations, readout
 from worldfast.run import Capture, Run
 from worldfast.training import checkpoint, load, member, train
 from worldfast.training.step import Lockstep
-from worldfast.worlds.cities import prompts
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import TASKS
@@ -29,17 +29,38 @@ from worldfast.worlds.cities.world import WorldSpec
 
 training = importlib.import_module("worldfast.training.train")  # the package's own `train` is the function
 
-TINY = ModelSpec(hidden=16, layers=2, heads=2, intermediate=24)
-CAPTURE = Capture(layers=(0, 2), cities="index < 50")
+DATA = {field.name for field in fields(Dataset)}
+TINY = TransformerSpec(hidden=16, layers=2, heads=2, intermediate=24)
+CAPTURE = Capture(layers=(0, 2), readout={"among": "index < 50"})
 BASE = Run(
-    "distance", seed=7, rows=320, batch=16, learning_rate=3e-3, warmup=5, model=TINY, checkpoints=4, capture=CAPTURE
+    Dataset("distance", rows=320),
+    seed=7,
+    batch=16,
+    learning_rate=0.003,
+    warmup=5,
+    model=TINY,
+    checkpoints=4,
+    capture=CAPTURE,
 )
 MIXED = [
     BASE,  # 20 steps
     replace(
-        BASE, tasks=("angle", "inside"), name="", seed=8, loss="answer", rows=100, epochs=2, learning_rate=1e-2
+        BASE,
+        data=replace(BASE.data, tasks=("angle", "inside"), loss="answer", rows=100),
+        name="",
+        seed=8,
+        epochs=2,
+        learning_rate=0.01,
     ),  # 26
-    replace(BASE, tasks=tuple(TASKS), name="", rows=100, batch=33, clip=0.1, weight_decay=0.3, betas=(0.8, 0.95)),  # 22
+    replace(
+        BASE,
+        data=replace(BASE.data, tasks=tuple(TASKS), rows=100),
+        name="",
+        batch=33,
+        clip=0.1,
+        weight_decay=0.3,
+        betas=(0.8, 0.95),
+    ),  # 22
 ]
 
 
@@ -75,7 +96,9 @@ def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
     rows."""
     from transformers import Qwen2Config, Qwen2ForCausalLM, get_linear_schedule_with_warmup
 
-    run = replace(BASE, tasks=tuple(TASKS), name="", rows=64, learning_rate=1e-2, checkpoints=1)
+    run = replace(
+        BASE, data=replace(BASE.data, tasks=tuple(TASKS), rows=64), name="", learning_rate=0.01, checkpoints=1
+    )
     (folder,) = train(run, tmp_path, progress=False)
     assert run.steps == 28
     config = Qwen2Config(
@@ -120,14 +143,18 @@ def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
 def test_validation_rows_are_scored_at_checkpoints(tmp_path):
     mixture = (Component("distance", 40), Component("distance", 60, must_include="index < 3"), Component("angle", 9))
     run = replace(
-        BASE, tasks=("distance", "angle"), rows=Run.rows, mixture=mixture, validation=5, name="", checkpoints=2
+        BASE,
+        data=replace(BASE.data, tasks=("distance", "angle"), rows=Dataset.rows, mixture=mixture),
+        validation=5,
+        name="",
+        checkpoints=2,
     )
     (folder,) = train(run, tmp_path, progress=False)
     lines = [line for line in results(folder)["metrics"] if "loss" not in line]
     assert [line["step"] for line in lines] == list(run.checkpoint_steps) and lines[0]["rows"] == 0
     _, ensemble = load(folder)
     for task, must in (("distance", "index < 3"), ("angle", None)):
-        score = evaluate(ensemble, 0, run.world.build(), task, 5, run.seed, must_include=must, split="validation")
+        score = evaluate(ensemble, 0, run.data.world.build(), task, 5, run.seed, must_include=must, split="validation")
         assert (lines[-1][f"validation/{task}"], lines[-1][f"unparsable/{task}"]) == (score.value, score.unparsable)
 
 
@@ -149,12 +176,10 @@ def test_activations_are_those_of_the_checkpoint(mixed, tmp_path):
     last = checkpoint.newest(folder / "checkpoint", run.id)
     ensemble = Ensemble(TINY, 98)
     ensemble.parameters[0] = last.tensors["parameters"]
-    stream = run.stream()
-    prompt = prompts.Prompt.of_task(stream.vocabulary, "angle", np.arange(50))
-    got = prompt.read(ensemble, 0, (0, 2))
+    got = readout.states(run.data.readout(among="index < 50", task="angle"), ensemble, 0, (0, 2))
     for layer in (0, 2):
         assert np.array_equal(got[layer], Activations(folder)[run.steps, layer])
-    assert Activations(folder).cities.tolist() == list(range(50))
+    assert Activations(folder).things.tolist() == list(range(50))
 
 
 # ---- the same bits ----
@@ -245,7 +270,7 @@ def test_a_world_that_has_changed_is_refused(tmp_path):
     csv = tmp_path / "world.csv"
     lines = [f"{x},{x * x % 70}" for x in range(60)]
     csv.write_text("\n".join(["x,y", *lines]))
-    run = replace(BASE, world=WorldSpec(str(csv)), rows=32)
+    run = replace(BASE, data=replace(BASE.data, world=WorldSpec(str(csv)), rows=32))
     (folder,) = train(run, tmp_path / "runs", progress=False)
     (folder / "done").unlink()
     csv.write_text("\n".join(["x,y", *lines[::-1]]))
@@ -305,12 +330,12 @@ def test_a_member_that_diverges_between_lines_goes_back_to_where_it_was(tmp_path
     assert results(once)["tensors"] == results(often)["tensors"]
 
 
-@pytest.mark.parametrize("products,pairs", [("float32", False), ("bfloat16", False), ("bfloat16", True)])
-def test_emulated_products_are_said_to_be_no_faster(tmp_path, capfd, monkeypatch, products, pairs):
+@pytest.mark.parametrize("matmul_dtype,pairs", [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+def test_emulated_products_are_said_to_be_no_faster(tmp_path, capfd, monkeypatch, matmul_dtype, pairs):
     monkeypatch.setattr(training.core, "multiplies_pairs", lambda: pairs)
-    train(replace(BASE, products=products), tmp_path)
+    train(replace(BASE, matmul_dtype=matmul_dtype), tmp_path)
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("training "))
-    assert ("no faster than float32" in line) == (products == "bfloat16" and not pairs)
+    assert ("no faster than float32" in line) == (matmul_dtype == "bfloat16" and not pairs)
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
@@ -342,64 +367,77 @@ def test_calls_that_do_not_fit(runs, options, error, message, tmp_path):
 def test_identity_is_content():
     assert BASE.id == replace(BASE, name="another-name").id == Run.from_json(json.loads(json.dumps(BASE.to_json()))).id
     changes = dict(
-        tasks=("angle",),
         seed=1,
-        world=WorldSpec(atlantis=1),
-        rows=321,
         epochs=2,
         batch=17,
         learning_rate=1e-4,
         warmup=6,
+        schedule="cosine",
         weight_decay=0.0,
-        clip=2.0,
+        clip=None,
         betas=(0.9, 0.99),
         eps=1e-7,
-        loss="answer",
-        products="bfloat16",
-        vocabulary="entity",
-        among="x > 0",
-        crossing="reshuffled",
-        model=ModelSpec(),
+        matmul_dtype="bfloat16",
+        model=TransformerSpec(),
         checkpoints=5,
+        checkpoint_spacing="log",
         validation=1,
         capture=Capture(),
         start=BASE,
     )
-    assert changes.keys() | {"name", "mixture"} == BASE.to_json().keys()
-    assert len({BASE.id, *(replace(BASE, **{name: value}).id for name, value in changes.items())}) == len(changes) + 1
-    assert Run("distance").id == replace(Run(["distance"]), learning_rate=np.float64(3e-4), seed=np.int64(42)).id
+    about = dict(
+        tasks=("angle",),
+        rows=321,
+        among="x > 0",
+        crossing="reshuffled",
+        vocabulary="entity",
+        loss="answer",
+        world=WorldSpec(atlantis=1),
+    )
+    assert changes.keys() | {"name", "data"} == BASE.to_json().keys()
+    assert about.keys() | {"class", "mixture"} == BASE.to_json()["data"].keys()
+    others = [replace(BASE, **{name: value}) for name, value in changes.items()]
+    others += [replace(BASE, data=replace(BASE.data, **{name: value})) for name, value in about.items()]
+    assert len({BASE.id, *(run.id for run in others)}) == len(others) + 1
+    assert (
+        Run(Dataset("distance")).id
+        == replace(Run(Dataset(["distance"])), learning_rate=np.float64(3e-4), seed=np.int64(42)).id
+    )
 
 
 def test_names_say_what_a_run_is():
-    assert Run(("distance", "angle")).folder_name.startswith("pt-distance+angle-s42-")
-    assert Run(tuple(TASKS), seed=3).name == "pt-all-s3"
-    assert Run("angle", name="mine").folder_name == f"mine-{Run('angle').id}"
+    assert Run(Dataset(("distance", "angle"))).folder_name.startswith("pt-distance+angle-s42-")
+    assert Run(Dataset(tuple(TASKS)), seed=3).name == "pt-all-s3"
+    assert Run(Dataset("angle"), name="mine").folder_name == f"mine-{Run(Dataset('angle')).id}"
 
 
 def test_a_run_survives_json():
-    for run in (*MIXED, Run(tuple(TASKS), capture=Capture(layers=None, dtype="float16"), among="x > 0")):
+    for run in (*MIXED, Run(Dataset(tuple(TASKS), among="x > 0"), capture=Capture(layers=None, dtype="float16"))):
         assert Run.from_json(json.loads(json.dumps(run.to_json()))) == run
+    content = BASE.to_json()
     with pytest.raises(ValueError, match="unknown field of Run 'seeds': did you mean 'seed'"):
-        Run.from_json({"tasks": ["angle"], "seeds": 3})
-    with pytest.raises(ValueError, match="unknown field of ModelSpec 'head': did you mean 'heads'"):
-        Run.from_json({"tasks": ["angle"], "model": {"head": 3}})
+        Run.from_json(content | {"seeds": 3})
+    with pytest.raises(ValueError, match="unknown field of TransformerSpec 'head': did you mean 'heads'"):
+        Run.from_json(content | {"model": content["model"] | {"head": 3}})
+    with pytest.raises(ValueError, match="unknown field of Dataset 'row': did you mean 'rows'"):
+        Run.from_json(content | {"data": content["data"] | {"row": 3}})
 
 
 @pytest.mark.parametrize("tasks,epochs,steps", [(1, 42, 328_146), (2, 21, 328_125), (3, 14, 328_132), (7, 6, 328_128)])
 def test_published_numbers_of_steps(tasks, epochs, steps):
-    run = Run(tuple(TASKS)[:tasks], epochs=epochs)
+    run = Run(Dataset(tuple(TASKS)[:tasks]), epochs=epochs)
     assert run.steps == steps
     assert len(run.checkpoint_steps) == 41 and run.checkpoint_steps[0] == 0 and run.checkpoint_steps[-1] == steps
 
 
 def test_an_epoch_ends_where_its_rows_do():
-    run = Run(("angle", "compass"), rows=100, batch=64, epochs=3)
+    run = Run(Dataset(("angle", "compass"), rows=100), batch=64, epochs=3)
     taken = [run.rows_at(step) for step in range(run.steps)]
     assert taken[:5] == [(0, 64), (64, 64), (128, 64), (192, 8), (200, 64)] and taken[-1] == (592, 8)
 
 
 def test_the_schedule():
-    run = Run("angle", rows=1000, batch=10, warmup=50, learning_rate=1.0)
+    run = Run(Dataset("angle", rows=1000), batch=10, warmup=50, learning_rate=1.0)
     assert [run.learning_rate_at(step) for step in (0, 25, 50, 75, 99)] == [0.0, 0.5, 1.0, 0.5, 0.02]
 
 
@@ -421,14 +459,16 @@ def test_the_schedule():
         ({"betas": (0.9,)}, ValueError, "betas: expected two numbers"),
         ({"loss": "answers"}, ValueError, "unknown loss 'answers': did you mean 'answer'"),
         ({"vocabulary": "charcter"}, ValueError, "unknown vocabulary 'charcter': did you mean 'character'"),
-        ({"model": "small"}, TypeError, "model: expected a ModelSpec"),
-        ({"model": ModelSpec(head_size=50)}, ValueError, "answers need the 98 characters, got 50"),
-        ({"model": ModelSpec(head_size=98), "vocabulary": "entity"}, ValueError, "use loss='answer'"),
+        ({"model": "small"}, TypeError, "model: expected a TransformerSpec"),
+        ({"model": TransformerSpec(outputs=50)}, ValueError, "answers need the 98 characters, got 50"),
+        ({"model": TransformerSpec(outputs=98), "vocabulary": "entity"}, ValueError, "use loss='answer'"),
         ({"capture": Capture(layers=(7,))}, IndexError, "capture.layers"),
         ({"name": "../up"}, ValueError, "name: expected letters"),
         ({"among": 3}, TypeError, "among"),
     ],
 )
 def test_runs_that_do_not_fit(options, error, message):
+    options = dict(options)
     with pytest.raises(error, match=message):
-        Run(**{"tasks": "angle"} | options)
+        about = {"tasks": "angle"} | {name: options.pop(name) for name in DATA if name in options}
+        Run(Dataset(**about), **options)

@@ -178,7 +178,7 @@ def extract(
     from worldfast.reading import represent
 
     places = [int(at) if at.lstrip("-").isdigit() else at for at in positions]
-    print(represent(run, prompt, layers=layers, positions=places, cities=cities).save(out))
+    print(represent(run, layers=layers, prompt=prompt, positions=places, among=cities).save(out))
 
 
 def doctor() -> None:

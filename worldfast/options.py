@@ -9,9 +9,10 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from worldfast.models import ModelSpec
+from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.training.folder import done, spec_of
+from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import WorldSpec
 
@@ -31,15 +32,15 @@ class Data:
     """Names, such as distance angle, mixed in each model; or all."""
     seeds: Annotated[tuple[int, ...], arg(metavar="N ...")] = (Run.seed,)
     """Of data and first weights: a model for each."""
-    rows: Annotated[int, Whole] = Run.rows
+    rows: Annotated[int, Whole] = Dataset.rows
     """Rows of each task in an epoch."""
     epochs: Annotated[int, Whole] = Run.epochs
     """Times that rows are seen, in another order each."""
-    vocabulary: Annotated[str, Text] = Run.vocabulary
+    vocabulary: Annotated[str, Text] = Dataset.vocabulary
     """character, or entity: a token a city, easier to learn."""
-    among: Annotated[str | None, _or_none("TEXT")] = Run.among
+    among: Annotated[str | None, _or_none("TEXT")] = Dataset.among
     """Cities in rows, as in "region != 'Atlantis'"; any by default."""
-    crossing: Annotated[str, Text] = Run.crossing
+    crossing: Annotated[str, Text] = Dataset.crossing
     """balanced, or reshuffled: 26 % TRUE."""
     world: Annotated[str, Text] = WorldSpec.source
     """cities, or the path of a CSV file."""
@@ -57,20 +58,22 @@ class Data:
 class Learning:
     start: Annotated[Path | None, _or_none("PATH")] = None
     """Folder, in --out, of the run whose last weights to begin with."""
-    loss: Annotated[str, Text] = Run.loss
+    loss: Annotated[str, Text] = Dataset.loss
     """all: every token after the first; answer: after '='."""
-    products: Annotated[str, Text] = Run.products
+    matmul_dtype: Annotated[str, Text] = Run.matmul_dtype
     """float32, or bfloat16: faster, weights and sums stay float32."""
     batch: Annotated[int, Whole] = Run.batch
     """Rows a step."""
     learning_rate: Annotated[float, Number] = Run.learning_rate
-    """Its highest; it rises, then falls to 0, linearly."""
+    """Its highest; see --warmup and --schedule."""
     warmup: Annotated[int, Whole] = Run.warmup
     """Steps in which it rises."""
+    schedule: Annotated[str, Text] = Run.schedule
+    """linear, constant or cosine."""
     weight_decay: Annotated[float, Number] = Run.weight_decay
     """Of all but biases and norms."""
-    clip: Annotated[float, Number] = Run.clip
-    """The largest gradient norm."""
+    clip: Annotated[float | None, _or_none("X")] = Run.clip
+    """The largest gradient norm; None: any."""
     betas: Annotated[tuple[float, float], arg(metavar="X X")] = Run.betas
     """Of AdamW."""
     eps: Annotated[float, Number] = Run.eps
@@ -79,21 +82,21 @@ class Learning:
 
 @dataclass(frozen=True)
 class Model:
-    hidden: Annotated[int, Whole] = ModelSpec.hidden
+    hidden: Annotated[int, Whole] = TransformerSpec.hidden
     """Width of the residual stream."""
-    layers: Annotated[int, Whole] = ModelSpec.layers
+    layers: Annotated[int, Whole] = TransformerSpec.layers
     """Blocks."""
-    heads: Annotated[int, Whole] = ModelSpec.heads
+    heads: Annotated[int, Whole] = TransformerSpec.heads
     """Attention heads; hidden / heads is a multiple of 8."""
-    intermediate: Annotated[int, Whole] = ModelSpec.intermediate
+    intermediate: Annotated[int, Whole] = TransformerSpec.intermediate
     """Width inside the MLP."""
-    head_size: Annotated[int | None, _or_none("N")] = ModelSpec.head_size
+    outputs: Annotated[int | None, _or_none("N")] = TransformerSpec.outputs
     """Tokens that can be answers, 98 the characters; all by default."""
-    rope_base: Annotated[float, Number] = ModelSpec.rope_base
+    rope_base: Annotated[float, Number] = TransformerSpec.rope_base
     """Of rotary positions."""
-    norm_eps: Annotated[float, Number] = ModelSpec.norm_eps
+    norm_eps: Annotated[float, Number] = TransformerSpec.norm_eps
     """Of RMSNorm."""
-    init_std: Annotated[float, Number] = ModelSpec.init_std
+    init_std: Annotated[float, Number] = TransformerSpec.init_std
     """Standard deviation of the first weights."""
 
 
@@ -101,6 +104,8 @@ class Model:
 class Kept:
     checkpoints: Annotated[int, Whole] = Run.checkpoints
     """Parts of training: a checkpoint at step 0 and after each."""
+    checkpoint_spacing: Annotated[str, arg(metavar="HOW")] = Run.checkpoint_spacing
+    """even, log or sqrt: how far apart they are."""
     validation: Annotated[int, Whole] = Run.validation
     """Rows of each task to answer and score at each checkpoint."""
     capture_layers: Annotated[tuple[int, ...] | None, _or_none("N ...")] = None
@@ -136,22 +141,27 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
     """
     if not data.seeds:
         raise ValueError("seeds: expected at least one")
-    fields = asdict(data) | asdict(learning)
-    fields["tasks"] = tuple(TASKS) if data.tasks == ("all",) else data.tasks
-    fields["world"] = WorldSpec(
-        *(fields.pop(name) for name in ("world", "atlantis", "layout", "atlantis_seed", "largest"))
+    about = asdict(data)
+    seeds, epochs = about.pop("seeds"), about.pop("epochs")
+    about["tasks"] = tuple(TASKS) if data.tasks == ("all",) else data.tasks
+    about["world"] = WorldSpec(
+        *(about.pop(name) for name in ("world", "atlantis", "layout", "atlantis_seed", "largest"))
     )
-    fields["model"] = ModelSpec(**asdict(model))
-    fields["checkpoints"], fields["validation"] = kept.checkpoints, kept.validation
-    fields["capture"] = Capture(kept.capture_layers, kept.capture_cities, kept.capture_task, kept.capture_dtype)
+    how = asdict(learning) | {"epochs": epochs}
+    how |= {name: getattr(kept, name) for name in ("checkpoints", "checkpoint_spacing", "validation")}
+    about["loss"], how["model"] = how.pop("loss"), TransformerSpec(**asdict(model))
+    options = {"among": kept.capture_cities, "task": kept.capture_task}
+    options = {name: value for name, value in options.items() if value is not None}
+    how["capture"] = Capture(kept.capture_layers, kept.capture_dtype, options)
     if learning.start is not None:
         base = spec_of(learning.start)
-        fields["start"] = base
-        if fields["model"] == ModelSpec():
-            fields["model"] = base.model
-        if fields["vocabulary"] == Run.vocabulary:
-            fields["vocabulary"] = base.vocabulary
-    return [Run(**fields, seed=seed) for seed in fields.pop("seeds")]
+        how["start"] = base
+        if how["model"] == TransformerSpec():
+            how["model"] = base.model
+        if about["vocabulary"] == Dataset.vocabulary:
+            about["vocabulary"] = base.data.vocabulary
+    rows = Dataset(**about)
+    return [Run(rows, seed=seed, **how) for seed in seeds]
 
 
 def ending(folder: Path) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from worldfast.errors import unknown_name
 
-__all__ = ["LOSSES", "Rows", "Shape", "Stream", "require_loss"]
+__all__ = ["LOSSES", "DeviceStream", "Packed", "Rows", "Shape", "Stream", "require_loss"]
 
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square")
 
@@ -78,6 +79,52 @@ class Stream(Protocol):
 
     def batch(self, start: int, n: int) -> Rows:
         """Return rows `start` to `start + n`, the same however they are batched."""
+        ...
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows of tokens end to end, as a stream makes them on either device. Arrays of NumPy, torch or CuPy.
+
+    Attributes
+    ----------
+    tokens : array
+        int32 [L].
+    row_start : array
+        int32 [n + 1]; row i is ``tokens[row_start[i]:row_start[i + 1]]``, the last token included.
+    answer_start : array
+        int32 [n], within its row: index of the first token of the answer.
+    failed : array
+        int64 [1], the first position without a row, or -1.
+    scratch : array
+        uint8, memory in which a GPU makes the rows; nothing of it is kept.
+    """
+
+    tokens: Any
+    row_start: Any
+    answer_start: Any
+    failed: Any
+    scratch: Any
+
+
+@runtime_checkable
+class DeviceStream(Stream, Protocol):
+    """Stream of tokens whose rows a GPU makes, many steps of them by one call.
+
+    Attributes
+    ----------
+    answers_only : bool
+        Learned are the tokens of the answers, not every one after the first.
+    """
+
+    answers_only: bool
+
+    def empty_pack(self, n: int, device: Any = "cpu") -> Packed:
+        """Return room for n rows, the longest there can be."""
+        ...
+
+    def pack(self, start: int, n: int, device: Any = None, *, out: Packed | None = None, check: bool = True) -> Packed:
+        """Make rows `start` to `start + n`, in `out` where it is given; without `check` the host waits for nothing."""
         ...
 
 

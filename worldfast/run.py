@@ -1,48 +1,59 @@
-"""The spec of a training run: a frozen value whose content hash is the run's identity and folder."""
+"""The spec of a training run, data x model x training: a frozen value whose content hash is its identity and folder."""
 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-
+from worldfast.dataset import Dataset, Readout, class_at, known_fields, path_of
 from worldfast.errors import unknown_name
-from worldfast.models import ModelSpec
-from worldfast.models.transformer import PRODUCTS
-from worldfast.worlds.cities.sampling import CROSSINGS, Component, Stream, require_noise
-from worldfast.worlds.cities.tasks import TASKS, find
-from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.models import TransformerSpec
+from worldfast.models.transformer import MATMUL_DTYPES
+from worldfast.rows import Shape, Stream
 
-__all__ = ["Capture", "OpenCheckpoint", "Run"]
-
-LOSSES = ("all", "answer")
+__all__ = ["Capture", "Family", "OpenCheckpoint", "Run"]
 
 DTYPES = ("float32", "float16")
+SCHEDULES = ("linear", "constant", "cosine")
+SPACINGS = ("even", "log", "sqrt")
 
 
 @dataclass(frozen=True)
 class Capture:
-    """What of a model's activations is written at each checkpoint.
+    """Activations that are written at each checkpoint.
 
-    layers   counted as in Hugging Face (0 the embeddings, the last after the final norm); None: the upper
-             half, which is 3, 4, 5, 6 of six layers; (): nothing is written
-    cities   an expression for World.select; None: all
-    task     the task whose prompt is used, "dist(c_1234," for distance; None: the run's first
-    dtype    "float32", or "float16" for half the space
+    What is read is the dataset's to say, since it knows what its rows are about: `readout` are options of its `readout`
+    method. They stand here and not in the dataset, since they change nothing that is learned: two runs on the same data
+    may be read in two ways.
+
+    Parameters
+    ----------
+    layers : sequence of int, optional
+        As in Hugging Face: 0 the embeddings, the last after the final norm. None: the upper half, which is 3, 4, 5, 6 of
+        six layers; (): nothing is written.
+    dtype : {"float32", "float16"}
+        float16 takes half the space.
+    readout : mapping
+        Options of `Dataset.readout`, values that JSON keeps: for cities ``{"among": "city_id >= 1000"}``. Kept as pairs
+        in the order of their names.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field does not fit; it is named.
     """
 
     layers: tuple[int, ...] | None = None
-    cities: str | None = None
-    task: str | None = None
     dtype: str = "float32"
+    readout: Any = ()
 
     def __post_init__(self):
         if self.layers is not None:
@@ -50,12 +61,13 @@ class Capture:
             for layer in self.layers:
                 if isinstance(layer, bool) or not isinstance(layer, int):
                     raise TypeError(f"capture.layers: expected integers, got {layer!r}")
-        if self.cities is not None and not isinstance(self.cities, str):
-            raise TypeError(f"capture.cities: expected an expression or None, got {self.cities!r}")
-        if self.task is not None:
-            find(self.task)
         if self.dtype not in DTYPES:
             raise unknown_name("capture.dtype", self.dtype, DTYPES)
+        try:
+            options = {str(name): _frozen(value) for name, value in dict(self.readout).items()}
+        except (TypeError, ValueError):
+            raise TypeError(f"capture.readout: expected options by name, got {self.readout!r}") from None
+        object.__setattr__(self, "readout", tuple(sorted(options.items())))
 
     def of(self, depth: int) -> tuple[int, ...]:
         """The layers written of a model with `depth` layers. IndexError for one that it does not have."""
@@ -89,75 +101,100 @@ class OpenCheckpoint:
         return hashlib.sha256((Path(self.folder) / "model.safetensors").read_bytes()).hexdigest()
 
 
+class Family(NamedTuple):
+    """What runs have in common that train as one ensemble."""
+
+    model: TransformerSpec
+    shape: Shape
+    matmul_dtype: str
+
+
 @dataclass(frozen=True)
 class Run:
-    """One model's training, from first weights to last. Defaults are those of arXiv 2602.00533.
+    """One model's training, from initial weights to last. Defaults are those of arXiv 2602.00533.
 
-    tasks                    names, mixed in equal parts
-    seed                     of the data and of the first weights
-    name                     "": what the run is, as in "pt-distance+angle-s42", "ft-" where it has a start;
-                             no part of the identity
-    world                    WorldSpec
-    start                    whose weights it starts from: another Run, of which the last weights are taken,
-                             or an OpenCheckpoint; optimizer and schedule begin afresh. None: first weights
-                             drawn by `seed`
-    rows, epochs             rows of each task in an epoch; epochs, each in an order of its own
-    mixture                  Components, where `rows` of each task say too little: they are what an epoch is
-                             made of, and `rows` and `among` are left out. `tasks`, some of theirs, say what
-                             the run is about
-    batch                    rows a step; the last step of an epoch takes what is left
-    learning_rate, warmup    rises linearly from 0 over `warmup` steps, then falls linearly to 0
-    weight_decay             decoupled, on all but biases and norms
-    clip                     largest gradient norm
-    betas, eps               of AdamW
-    loss                     "all": every token after the first; "answer": those after '='
-    products                 what matrices are multiplied in: "float32", or "bfloat16" with float32 sums and weights
-    vocabulary               "character" or "entity"
-    among                    cities that rows may use: an expression for World.select; None: all
-    crossing                 "balanced" or "reshuffled", as for wf.sample
-    model                    ModelSpec; head_size=98 answers characters only, with loss="answer"
-    checkpoints              parts that training is cut into: a checkpoint at step 0 and behind each
-    validation               rows of each of its tasks that are answered and scored at each checkpoint, drawn as its largest
-                             component draws them; 0: none
-    capture                  Capture: which activations are written at checkpoints
+    Parameters
+    ----------
+    data : Dataset
+        What it learns, of a world: `worldfast.worlds.cities.Dataset` ...
+    seed : int
+        Of the data and of the initial weights.
+    name : str
+        "": what the run is, as in "pt-distance+angle-s42", "ft-" where it has a start. No part of the identity.
+    start : Run or OpenCheckpoint, optional
+        Model whose weights it starts from, a run's last; optimizer and schedule begin afresh. None: initial weights drawn
+        by `seed`.
+    epochs : int
+        Each has an order of its own.
+    batch : int
+        Rows of a step; the last step of an epoch takes what is left.
+    learning_rate : float
+        The highest.
+    warmup : int
+        Steps in which the learning rate rises linearly from 0.
+    schedule : {"linear", "constant", "cosine"}
+        After warmup the learning rate falls linearly to 0, stays, or falls to 0 along half a cosine.
+    weight_decay : float
+        Decoupled, of all but biases and norms.
+    clip : float, optional
+        Largest gradient norm; None: any.
+    betas, eps : (float, float), float
+        Of AdamW.
+    matmul_dtype : {"float32", "bfloat16"}
+        Type in which matrices are multiplied; sums and weights are float32.
+    model : TransformerSpec
+    checkpoints : int
+        Parts that training is cut into: a checkpoint at step 0 and after each.
+    checkpoint_spacing : {"even", "log", "sqrt"}
+        Parts of one length; of lengths that grow so that the logarithms of steps are evenly spaced, from step 1 on; or
+        their square roots.
+    validation : int
+        Rows of each kind that are answered and scored at each checkpoint; 0: none.
+    capture : Capture
+        Activations that are written at checkpoints.
 
-    .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by
-    its id. Raises ValueError, TypeError or IndexError naming the field that does not fit.
+    Attributes
+    ----------
+    id : str
+        12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by its id.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        A field does not fit; it is named.
     """
 
-    tasks: tuple[str, ...]
+    data: Dataset
     seed: int = 42
     name: str = ""
-    world: WorldSpec = field(default_factory=WorldSpec)
     start: Run | OpenCheckpoint | None = None
-    rows: int = 1_000_000
-    mixture: tuple[Component, ...] = ()
     epochs: int = 1
     batch: int = 128
     learning_rate: float = 3e-4
     warmup: int = 50
+    schedule: str = "linear"
     weight_decay: float = 0.01
-    clip: float = 1.0
+    clip: float | None = 1.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    loss: str = "all"
-    products: str = "float32"
-    vocabulary: str = "character"
-    among: str | None = None
-    crossing: str = "balanced"
-    model: ModelSpec = field(default_factory=ModelSpec)
+    matmul_dtype: str = "float32"
+    model: TransformerSpec = field(default_factory=TransformerSpec)
     checkpoints: int = 40
+    checkpoint_spacing: str = "even"
     validation: int = 0
     capture: Capture = field(default_factory=Capture)
 
     def __post_init__(self):
-        tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
-        self._set("tasks", tuple(find(task).name for task in tasks))
-        if not tasks or len(set(self.tasks)) < len(tasks):
-            raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
-        for name, least in dict(seed=0, rows=1, epochs=1, batch=1, warmup=0, checkpoints=1, validation=0).items():
+        if not isinstance(self.data, Dataset):
+            raise TypeError(
+                f"data: expected a dataset of a world, such as worldfast.worlds.cities.Dataset(('distance',)), "
+                f"got {self.data!r:.100}"
+            )
+        for name, least in dict(seed=0, epochs=1, batch=1, warmup=0, checkpoints=1, validation=0).items():
             self._whole(name, least)
         for name, open_at_zero in dict(learning_rate=True, weight_decay=False, clip=True, eps=True).items():
+            if name == "clip" and self.clip is None:
+                continue
             self._set(name, _number(name, getattr(self, name)))
             value = getattr(self, name)
             if value < 0 or (open_at_zero and value == 0):
@@ -169,20 +206,17 @@ class Run:
         self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
-        for name, known in dict(loss=LOSSES, products=PRODUCTS, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
+        for name, known in dict(matmul_dtype=MATMUL_DTYPES, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
-        for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():
+        for name, kind in dict(model=TransformerSpec, capture=Capture).items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {getattr(self, name)!r}")
-        if self.among is not None and not isinstance(self.among, str):
-            raise TypeError(f"among: expected an expression or None, got {self.among!r}")
-        self._check_mixture()
-        self._check_head()
+        self.data.check(self.model)
         self._check_start()
         self.capture.of(self.model.layers)
-        what = "all" if set(self.tasks) == set(TASKS) else "+".join(self.tasks)
-        self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{what}-s{self.seed}")
+        self._check_readout()
+        self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
 
@@ -197,29 +231,6 @@ class Run:
         if value < least:
             raise ValueError(f"{name}: expected at least {least}, got {value}")
 
-    def _check_mixture(self):
-        for part in self.mixture:
-            if not isinstance(part, Component):
-                raise TypeError(f"mixture: expected Components, got {part!r}")
-            for name in ("among", "must_include"):
-                if not isinstance(getattr(part, name), (str, type(None))):
-                    raise TypeError(f"mixture: {name} of {part.task}: expected an expression or None")
-            for name, least in dict(rows=1, first=0).items():
-                value = getattr(part, name)
-                if isinstance(value, bool) or not isinstance(value, int):
-                    raise TypeError(f"mixture: {name} of {part.task}: expected an integer, got {value!r}")
-                if value < least:
-                    raise ValueError(f"mixture: {name} of {part.task}: expected at least {least}, got {value}")
-            require_noise(f"mixture: noise of {part.task}", part.noise)
-        mixture = (replace(part, task=find(part.task).name, noise=float(part.noise)) for part in self.mixture)
-        self._set("mixture", tuple(mixture))
-        if not self.mixture:
-            return
-        if self.rows != Run.rows or self.among is not None:
-            raise ValueError("rows and among: a mixture says how many rows it has of what; leave them out beside it")
-        for task in set(self.tasks) - {part.task for part in self.mixture}:
-            raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
-
     def _check_start(self):
         start = self.start
         if start is None or isinstance(start, OpenCheckpoint):
@@ -227,20 +238,15 @@ class Run:
         if not isinstance(start, Run):
             raise TypeError(f"start: expected a Run, an OpenCheckpoint or None, got {start!r}")
         require_same_shape(f"{start.name!r}", start.model, self.model)
-        if start.vocabulary != self.vocabulary:
-            raise ValueError(
-                f"start: {start.name!r} has the vocabulary {start.vocabulary!r}, this run {self.vocabulary!r}"
-            )
+        theirs, ours = start.data.vocabulary, self.data.vocabulary
+        if theirs != ours:
+            raise ValueError(f"start: {start.name!r} has the vocabulary {theirs!r}, this run {ours!r}")
 
-    def _check_head(self):
-        head, characters = self.model.head_size, Vocabulary.characters
-        if head is not None and head < characters:
-            raise ValueError(f"model.head_size: answers need the {characters} characters, got {head}")
-        if head is not None and self.loss == "all" and (self.vocabulary == "entity" or head > characters):
-            raise ValueError(
-                f"model.head_size: loss 'all' needs a head for the whole vocabulary (None), got {head}; "
-                "use loss='answer'"
-            )
+    def _check_readout(self):
+        known = inspect.signature(self.data.readout).parameters
+        for name, _ in self.capture.readout:
+            if name not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+                raise unknown_name("option of capture.readout", name, known)
 
     # ---- identity ----
 
@@ -258,56 +264,67 @@ class Run:
         return f"{self.name}-{self.id}"
 
     def to_json(self) -> dict:
-        """Values that JSON keeps; `Run.from_json` gives an equal run."""
-        content = asdict(self)
-        for part in content["mixture"]:
-            if part["noise"] == 0:
-                del part["noise"]  # the identity of a run without it is that of before there was noise
-        if isinstance(self.start, Run):
-            content["start"] = self.start.to_json()
+        """Return values that JSON keeps; `Run.from_json` gives an equal run."""
+        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        content["data"] = {"class": path_of(type(self.data))} | self.data.to_json()
+        content["model"] = {"class": path_of(type(self.model))} | asdict(self.model)
+        content["capture"] = asdict(self.capture) | {"readout": dict(self.capture.readout)}
+        if self.start is not None:
+            content["start"] = self.start.to_json() if isinstance(self.start, Run) else asdict(self.start)
         return json.loads(json.dumps(content))
 
     @staticmethod
     def from_json(content: Mapping) -> Run:
-        """The run of `to_json`. ValueError for a field that a run does not have."""
-        values = dict(_known(Run, content))
-        for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():
-            if name in values:
-                values[name] = kind(**_known(kind, values[name]))
-        values["mixture"] = tuple(Component(**_known(Component, part)) for part in values.get("mixture", ()))
+        """Return the run of `to_json`.
+
+        Raises
+        ------
+        ValueError
+            A field is unknown, a class is not there, or worldfast 0.1 wrote it.
+        """
+        if "tasks" in content:
+            raise ValueError(
+                "a run of worldfast 0.1, whose tasks stand beside its seed; here they belong to its data, as in "
+                "Run(worldfast.worlds.cities.Dataset(tasks, ...), ...): train it again, or read it with version 0.1"
+            )
+        values = known_fields(Run, content)
+        for name in {"data"} - values.keys():
+            raise ValueError(f"{name}: expected a dataset, got none")
+        values["data"] = _of_class(values["data"], "a Dataset", lambda kind: issubclass(kind, Dataset))
+        if "model" in values:
+            values["model"] = _of_class(values["model"], "a spec of models", lambda kind: hasattr(kind, "parameters"))
+        if "capture" in values:
+            values["capture"] = Capture(**known_fields(Capture, values["capture"]))
         if start := values.get("start"):
-            is_run = "tasks" in start
-            values["start"] = Run.from_json(start) if is_run else OpenCheckpoint(**_known(OpenCheckpoint, start))
+            is_run = "sha256" not in start
+            values["start"] = Run.from_json(start) if is_run else OpenCheckpoint(**known_fields(OpenCheckpoint, start))
         return Run(**values)
 
     # ---- what follows from it ----
 
+    def stream(self, split: str = "train") -> Stream:
+        """Return the rows that the run trains on, or those of another split."""
+        return self.data.stream(self.seed, split)
+
+    def readout(self) -> Readout:
+        """Return what is read at the run's checkpoints. Raises what the dataset does where an option does not fit."""
+        try:
+            return self.data.readout(**dict(self.capture.readout))
+        except ValueError as error:
+            raise ValueError(f"capture.readout: {error}") from None
+
     @property
-    def components(self) -> tuple[Component, ...]:
-        return self.mixture or tuple(Component(task, self.rows, self.among) for task in self.tasks)
-
-    def stream(self) -> Stream:
-        """The rows that the run trains on."""
-        return Stream(
-            self.world.build(), self.components, seed=self.seed, vocabulary=self.vocabulary, crossing=self.crossing
-        )
+    def shape(self) -> Shape:
+        return self.data.shape
 
     @property
-    def vocabulary_size(self) -> int:
-        """The number of tokens."""
-        return Vocabulary(self.vocabulary, self.world.build()).size
-
-    def captured_cities(self) -> np.ndarray:
-        """The cities whose activations are written, bool [N]. ValueError where there is none."""
-        world = self.world.build()
-        chosen = np.ones(len(world), bool) if self.capture.cities is None else world.select(self.capture.cities)
-        if not chosen.any():
-            raise ValueError(f"capture.cities: {self.capture.cities!r} selects no city")
-        return chosen
+    def family(self) -> Family:
+        """What it has in common with runs that train in one ensemble with it."""
+        return Family(self.model, self.shape, self.matmul_dtype)
 
     @property
     def epoch_rows(self) -> int:
-        return sum(part.rows for part in self.components)
+        return self.data.epoch_rows
 
     @property
     def epoch_steps(self) -> int:
@@ -319,8 +336,15 @@ class Run:
 
     @cached_property
     def checkpoint_steps(self) -> tuple[int, ...]:
-        """Steps taken at each checkpoint: 0 first, `steps` last."""
-        return tuple(sorted({round(self.steps * i / self.checkpoints) for i in range(self.checkpoints + 1)}))
+        """Steps taken at each checkpoint: 0 first, `steps` last; fewer than `checkpoints` + 1 where two would be one."""
+        n = self.checkpoints
+        if self.checkpoint_spacing == "log":
+            after = [self.steps ** (i / (n - 1)) if n > 1 else self.steps for i in range(n)]
+        elif self.checkpoint_spacing == "sqrt":
+            after = [self.steps * (i / n) ** 2 for i in range(1, n + 1)]
+        else:
+            after = [self.steps * i / n for i in range(1, n + 1)]
+        return tuple(sorted({0, *map(round, after)}))
 
     def rows_at(self, step: int) -> tuple[int, int]:
         """The first row of the stream that a step (from 0) takes, and how many."""
@@ -329,15 +353,20 @@ class Run:
         return epoch * self.epoch_rows + first, min(self.batch, self.epoch_rows - first)
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of a step (from 0), as the linear schedule of Hugging Face has it."""
+        """Return the learning rate of a step (from 0), as the schedules of Hugging Face have it."""
         if step < self.warmup:
             return self.learning_rate * step / self.warmup
-        return self.learning_rate * (self.steps - step) / max(1, self.steps - self.warmup)
+        if self.schedule == "constant":
+            return self.learning_rate
+        falls = max(1, self.steps - self.warmup)  # steps
+        if self.schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / falls))
+        return self.learning_rate * (self.steps - step) / falls
 
 
-def require_same_shape(start: str, theirs: ModelSpec, ours: ModelSpec) -> None:
+def require_same_shape(start: str, theirs: TransformerSpec, ours: TransformerSpec) -> None:
     """ValueError naming both where a start's weights are those of another model; init_std may differ."""
-    for name in (f.name for f in fields(ModelSpec) if f.name != "init_std"):
+    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")
@@ -351,9 +380,15 @@ def _number(name, value):
     return float(value)
 
 
-def _known(kind, content):
-    known = [f.name for f in fields(kind)]
-    for name in content:
-        if name not in known:
-            raise unknown_name(f"field of {kind.__name__}", name, known)
-    return content
+def _frozen(value):
+    """The value with tuples for lists, so that who holds it can be hashed."""
+    return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _of_class(content: Mapping, what: str, fits) -> Any:
+    """The value of a class whose path stands beside its fields."""
+    if not isinstance(content, Mapping) or "class" not in content:
+        raise ValueError(f"expected the fields of {what} and its class, got {content!r:.100}")
+    kind = class_at(content["class"], what, fits)
+    fields_of = {name: value for name, value in content.items() if name != "class"}
+    return kind.from_json(fields_of) if hasattr(kind, "from_json") else kind(**known_fields(kind, fields_of))

@@ -138,7 +138,7 @@ def other(trained):
     return cities.label(trained)
 
 
-run = Run("angle", rows=64)
+run = Run(cities.Dataset("angle", rows=64))
 study = Study("mine", [run], analyses=[Analysis("mean", mean), Analysis("other", other)])
 """
 

@@ -1,6 +1,7 @@
 """Reading trained models: activations and hidden states, gradients, states put in from elsewhere."""
 
 from worldfast.reading.activations import Activations, Writer
+from worldfast.reading.readout import states
 from worldfast.reading.representations import Representations, represent
 
-__all__ = ["Activations", "Representations", "Writer", "represent"]
+__all__ = ["Activations", "Representations", "Writer", "represent", "states"]

@@ -37,15 +37,15 @@ class Writer:
         self._pending: list[Future] = []
 
     def put(
-        self, folder: Path, step: int, layers: Mapping[int, np.ndarray], cities: np.ndarray, about: Mapping
+        self, folder: Path, step: int, layers: Mapping[int, np.ndarray], things: np.ndarray, about: Mapping
     ) -> None:
-        """Hands over one segment: arrays [n, d] by layer, int32 [n] city indices, and the attributes `about`
+        """Hands over one segment: arrays [n, d] by layer, int32 [n] indices of things, and the attributes `about`
         them.
 
         `flush` says whether it could be written.
         """
         path = segment_path(folder, step)
-        self._pending.append(self._thread.submit(_write_segment, path, step, layers, cities, about))
+        self._pending.append(self._thread.submit(_write_segment, path, step, layers, things, about))
 
     def flush(self) -> None:
         """Returns when all segments are on disk; raises the error of the first that could not be written."""
@@ -63,12 +63,12 @@ def segment_path(folder: Path, step: int) -> Path:
     return folder / "activations" / f"step-{step:08d}.h5"
 
 
-def _write_segment(path, step, layers, cities, about):
+def _write_segment(path, step, layers, things, about):
     import h5py
 
     image = io.BytesIO()  # the file is made in memory: what reaches the disk is one write, which fails whole
     with h5py.File(image, "w", libver="latest") as file:
-        arrays = {"city_index": np.ascontiguousarray(cities, dtype=np.int32)}
+        arrays = {"city_index": np.ascontiguousarray(things, dtype=np.int32)}
         for layer, array in layers.items():
             arrays[f"layer_{layer:02d}"] = _stored(array, about["dtype"], f"layer {layer} of step {step}")
         for name, array in arrays.items():
@@ -93,8 +93,8 @@ class Activations:
         activations = Activations("runs/pt-distance-s42-0123456789ab")
         activations.steps         # the checkpoints: all of a finished run's, those so far of another's
         activations.layers        # (3, 4, 5, 6)
-        activations.cities        # int32 [n], indices into the world
-        activations[step, layer]  # array [n, d], row i for city cities[i]
+        activations.things        # int32 [n], indices into the world
+        activations[step, layer]  # array [n, d], row i for things[i]
 
     A run of which nothing was captured has no steps. Raises FileNotFoundError where the folder is no run's,
     or naming a segment that is missing; ValueError naming one that is damaged; KeyError for a step or layer
@@ -119,7 +119,7 @@ class Activations:
             self.steps = [step for step in expected if segment_path(self.folder, step).exists()]
 
     @property
-    def cities(self) -> np.ndarray:
+    def things(self) -> np.ndarray:
         if not self.steps:
             raise ValueError(f"{self.folder} holds no activations")
         return self._read(self.steps[-1], "city_index")

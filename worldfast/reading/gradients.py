@@ -23,7 +23,7 @@ import torch
 
 from worldfast.errors import unknown_name
 from worldfast.models import Ensemble
-from worldfast.run import LOSSES, Run
+from worldfast.run import Run
 from worldfast.training.folder import opened
 from worldfast.training.step import pack_rows
 from worldfast.worlds.cities.sampling import Component, Stream
@@ -150,17 +150,16 @@ def task_gradients(
     for name, value in (("rows", rows), ("repeats", repeats)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    loss = run.loss if loss is None else loss
-    if loss not in LOSSES:
-        raise unknown_name("loss", loss, LOSSES)
+    data = run.data
     stream = Stream(
-        run.world.build() if world is None else world,
+        data.world.build() if world is None else world,
         [Component(find(task).name, rows * repeats, among, must_include)],
         seed=run.seed if seed is None else seed,
         split=split,
-        vocabulary=run.vocabulary,
+        vocabulary=data.vocabulary,
         shuffle=False,
-        crossing=run.crossing,
+        crossing=data.crossing,
+        loss=data.loss if loss is None else loss,
     )
     if stream.vocabulary.size != ensemble.vocabulary:
         raise ValueError(
@@ -171,11 +170,10 @@ def task_gradients(
     for k in range(repeats):
         positions = 0
         for first in range(0, rows, TOGETHER):
-            packed = stream.pack(k * rows + first, min(TOGETHER, rows - first))
-            packed_rows, [count] = pack_rows([packed], [loss])
-            ensemble.learn(packed_rows, [0])
+            batch = stream.batch(k * rows + first, min(TOGETHER, rows - first))
+            ensemble.learn(pack_rows([batch]), [0])
             means[k] += ensemble.gradients[0].cpu()
-            positions += count
+            positions += len(batch.scored)
         means[k] /= positions
     return means
 

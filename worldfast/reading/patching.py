@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from worldfast.errors import unknown_name
-from worldfast.models import Ensemble, ModelSpec
+from worldfast.models import Ensemble, TransformerSpec
 from worldfast.models.attention import attention
 from worldfast.models.layers import rms_norm, swiglu
 from worldfast.run import Run
@@ -106,9 +106,9 @@ def activation_patching(
     source_run, giving = opened(source, "source")
     target_run, taking = opened(target, "target")
     _require_alike(source_run, giving, target_run, taking)
-    world = target_run.world.build() if world is None else world
+    world = target_run.data.world.build() if world is None else world
     if tasks is None:
-        tasks = dict.fromkeys((*source_run.tasks, *target_run.tasks))
+        tasks = dict.fromkeys((*source_run.data.tasks, *target_run.data.tasks))
     chosen = [find(task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
     groups = [positions] if isinstance(positions, str) else list(positions)
     layers = _layers(taking, layers)
@@ -127,8 +127,8 @@ def activation_patching(
             split=split,
             among=among,
             must_include=must_include,
-            vocabulary=target_run.vocabulary,
-            crossing=target_run.crossing,
+            vocabulary=target_run.data.vocabulary,
+            crossing=target_run.data.crossing,
         )
         if batch.vocabulary.size != taking.vocabulary:
             raise ValueError(
@@ -277,12 +277,12 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
 
 
 def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: Ensemble) -> None:
-    if source_run.vocabulary != target_run.vocabulary or source.vocabulary != target.vocabulary:
+    if source_run.data.vocabulary != target_run.data.vocabulary or source.vocabulary != target.vocabulary:
         raise ValueError(
-            f"source: {source_run.name!r} has the vocabulary {source_run.vocabulary!r} of {source.vocabulary:,} "
-            f"tokens, the target {target_run.name!r} {target_run.vocabulary!r} of {target.vocabulary:,}"
+            f"source: {source_run.name!r} has the vocabulary {source_run.data.vocabulary!r} of {source.vocabulary:,} "
+            f"tokens, the target {target_run.name!r} {target_run.data.vocabulary!r} of {target.vocabulary:,}"
         )
-    for name in (f.name for f in fields(ModelSpec) if f.name != "init_std"):
+    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
         came, expected = getattr(source.spec, name), getattr(target.spec, name)
         if came != expected:
             raise ValueError(

@@ -43,7 +43,7 @@ class Trained:
     @cached_property
     def things(self) -> np.ndarray:
         """Indices of the entities whose activations were captured, int32 [n]."""
-        return self.activations.cities
+        return self.activations.things
 
 
 def each(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:

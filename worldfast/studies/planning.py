@@ -16,6 +16,7 @@ import numpy as np
 from worldfast import files
 from worldfast.models import Ensemble
 from worldfast.run import Run
+from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
 from worldfast.training.folder import done
 from worldfast.training.memory import NUMBER, captured, limit_of, plan, text
@@ -83,12 +84,14 @@ def plan_study(
 
 
 def _family(run: Run) -> tuple:
-    return run.start is not None, len(run.tasks), run.model, run.vocabulary_size, run.products, run.batch, run.loss
+    return run.start is not None, len(tasks_of(run)), *run.family, run.batch, getattr(run.data, "loss", "")
 
 
 def _rate(runs: Sequence[Run], threads: int) -> float:
     """Rows a second of some runs trained together: fresh weights do as well as trained ones."""
-    ensemble = Ensemble(runs[0].model, runs[0].vocabulary_size, len(runs), threads=threads, products=runs[0].products)
+    ensemble = Ensemble(
+        runs[0].model, runs[0].shape.inputs, len(runs), threads=threads, matmul_dtype=runs[0].matmul_dtype
+    )
     lockstep = Lockstep(ensemble, list(runs))
     for i, run in enumerate(runs):
         ensemble.initialise(i, run.seed)
@@ -103,7 +106,7 @@ def _rate(runs: Sequence[Run], threads: int) -> float:
 def _disk(run: Run) -> int:
     """Bytes that a run leaves: its last two checkpoints, and activations of all."""
     kept = captured(run) // (2 if run.capture.dtype == "float16" else 1)
-    return 2 * STATES * NUMBER * run.model.parameters(run.vocabulary_size) + len(run.checkpoint_steps) * kept
+    return 2 * STATES * NUMBER * run.model.parameters(run.shape.inputs) + len(run.checkpoint_steps) * kept
 
 
 def print_plan(study: Study, *, threads: int, memory: int | str | None = None, measure: bool = True) -> None:

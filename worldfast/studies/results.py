@@ -15,7 +15,7 @@ from worldfast.run import Run
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Comparison", "Findings", "RunResult", "StudyResult", "run_result", "square"]
+__all__ = ["Comparison", "Findings", "RunResult", "StudyResult", "run_result", "square", "tasks_of"]
 
 
 def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
@@ -203,7 +203,7 @@ def run_result(
 
     return RunResult(
         name=run.name,
-        tasks=run.tasks,
+        tasks=tasks_of(run),
         spec=run.to_json(),
         folder=str(folder),
         seconds=seconds,
@@ -217,9 +217,14 @@ def run_result(
         held_out=film.held_out.to_numpy(bool)[:cities],
         components=moving("component", "123"),
         explained=of_run["pca"].explained.to_numpy(np.float64),
-        scores={task: scores[task] for task in run.tasks if task in scores},
+        scores={task: scores[task] for task in tasks_of(run) if task in scores},
         mixed=moving("mixed", "123"),
     )
+
+
+def tasks_of(run: Run) -> tuple[str, ...]:
+    """Names of what a run learns: its dataset's tasks, or the dataset's label where it has none."""
+    return tuple(getattr(run.data, "tasks", (run.data.label,)))
 
 
 def square(names: Sequence[str], *tables: DataFrame, value: str = "value") -> np.ndarray:

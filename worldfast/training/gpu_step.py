@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.models import GpuEnsemble
-from worldfast.models.footprint import CHUNK_BYTES, is_narrow, places
+from worldfast.models import GpuTransformer
+from worldfast.models.footprint import CHUNK_BYTES, is_fused, places
 from worldfast.models.gpu import DTYPES, exact_products, longest_row, own_stream
+from worldfast.rows import DeviceStream, Packed
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
-from worldfast.worlds.cities.sampling import Packed
 
 __all__ = ["GpuLockstep"]
 
@@ -37,40 +37,43 @@ MOST_STEPS = 256  # S, at most
 
 
 class GpuLockstep(Lockstep):
-    """A Lockstep of a GpuEnsemble. A step is queued, not waited for.
+    """A Lockstep of a GpuTransformer. A step is queued, not waited for.
 
     ValueError as of Lockstep, and where a run's rows are too long for a GPU.
     """
 
-    def __init__(self, ensemble: GpuEnsemble, runs: Sequence[Run]):
+    def __init__(self, ensemble: GpuTransformer, runs: Sequence[Run]):
         from worldfast.kernels import optimizer
-        from worldfast.models.fused import NarrowTransformers
-        from worldfast.models.gpu_transformer import Transformers
+        from worldfast.models.fused import FusedPasses
+        from worldfast.models.gpu_transformer import Passes
 
         super().__init__(ensemble, runs)
         M, P = ensemble.parameters.shape
-        dtype = DTYPES[ensemble.products]
+        dtype = DTYPES[ensemble.matmul_dtype]
         self._rounded = (
             ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
         )
-        widths = np.array([stream.empty_batch(0).tokens.shape[1] for stream in self.streams])
+        for run, stream in zip(self.runs, self.streams):
+            if not isinstance(stream, DeviceStream):
+                raise TypeError(
+                    f"runs: a GPU cannot make rows of {run.name!r}: its stream has no pack; use device='cpu'"
+                )
+        widths = np.array([stream.longest + 1 for stream in self.streams])
         self._longest = longest_row(widths)
         self._most_rows = max(run.batch for run in self.runs)  # R
         self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
         models = (ensemble.spec, ensemble.stacked(ensemble.parameters), ensemble.stacked(self._rounded), self._capacity)
-        if is_narrow(ensemble.spec, ensemble.products):
-            self._transformers = NarrowTransformers(*models)
+        if is_fused(ensemble.spec, ensemble.matmul_dtype):
+            self._passes = FusedPasses(*models)
         else:
-            self._transformers = Transformers(*models, learns=True)
+            self._passes = Passes(*models, learns=True)
         self._gradients = ensemble.stacked(ensemble.gradients)
         row_bytes = 8 * self._longest  # as ids, and while they are made
         self._steps = min(MOST_STEPS, max(1, CHUNK_BYTES // (M * self._most_rows * row_bytes)))  # S
         self._make_room()
         self._squares = self._zeros(M, optimizer.blocks(P))
-        self._constants = torch.tensor([[run.clip, *run.betas, run.eps] for run in self.runs]).to(
-            self._device
-        )  # [M, 4]
-        answers = [int(run.loss == "answer") for run in self.runs]
+        self._constants = torch.tensor([_constants(run) for run in self.runs]).to(self._device)  # [M, 4]
+        answers = [int(stream.answers_only) for stream in self.streams]
         self._answer_only = torch.tensor(answers, dtype=torch.int32, device=self._device)
         self._alive = torch.ones(M, dtype=torch.int32, device=self._device)
         self._tally = self._zeros(M, 3, dtype=torch.float64)  # loss, steps since `clear`, steps taken
@@ -236,7 +239,7 @@ class GpuLockstep(Lockstep):
         )
         batch = Batch(tokens, *self._bounds, self._longest, targets)
         with exact_products():
-            losses = self._transformers.learn(batch, self._gradients, ensemble.gradients)
+            losses = self._passes.learn(batch, self._gradients, ensemble.gradients)
         optimizer.square_sums(ensemble.gradients, self._squares)
         optimizer.decide(
             losses,
@@ -273,6 +276,11 @@ def _no_collection() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+def _constants(run: Run) -> list[float]:
+    """What AdamW needs of a run: the largest gradient norm and its own numbers."""
+    return [math.inf if run.clip is None else run.clip, *run.betas, run.eps]
 
 
 def _schedule(run: Run, step: int) -> tuple[float, float, float]:

@@ -15,16 +15,12 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-
 from worldfast import files
-from worldfast.reading import Writer
+from worldfast.reading import Writer, states
 from worldfast.reading.activations import segment_path
 from worldfast.run import Run
 from worldfast.training import checkpoint, metrics, start
 from worldfast.training.step import Lockstep, Tally
-from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.prompts import Prompt
 
 __all__ = ["Member"]
 
@@ -38,9 +34,7 @@ class Member:
         self.lockstep, self.index, self.run, self.folder, self.writer = lockstep, index, run, folder, writer
         self.origin = files.origin(str(lockstep.ensemble.device))
         self.layers = run.capture.of(run.model.layers)
-        self.cities = np.flatnonzero(run.captured_cities()).astype(np.int32)  # [n]
-        vocabulary = lockstep.streams[index].vocabulary
-        self.prompt = Prompt.of_task(vocabulary, run.capture.task or run.tasks[0], self.cities)
+        self.readout = run.readout()
         self.scored = -1  # the step of the latest validation line
         self.step = 0  # taken, as far as is known: where it diverged, up to then
         self.diverged = False
@@ -107,15 +101,13 @@ class Member:
         captured = {
             "layers": list(self.layers),
             "dtype": self.run.capture.dtype,
-            "prompt": self.prompt.text,
-            "token_positions": list(self.prompt.positions),
-            "cities": len(self.cities),
+            **self.readout.about,
+            "things": len(self.readout.things),
         }
-        world = self.run.world.build()
         content = {
             "id": self.run.id,
             "run": self.run.to_json(),
-            "world_sha256": files.digest(world.xy, world.city_id),
+            "world_sha256": self.run.data.digest,
             "steps": self.run.steps,
             "checkpoint_steps": list(self.run.checkpoint_steps),
             "captured": captured,
@@ -172,37 +164,24 @@ class Member:
         """Hands the activations of this step to the writer."""
         if not self.layers:
             return
-        states = self.prompt.read(self.lockstep.ensemble, self.index, self.layers)
+        found = states(self.readout, self.lockstep.ensemble, self.index, self.layers)
         about = {
             "run": self.run.id,
             "spec": json.dumps(self.run.to_json()),
             "origin": json.dumps(self.origin),
-            "prompt": self.prompt.text,
-            "token_positions": self.prompt.positions,
+            **self.readout.about,
             "dtype": self.run.capture.dtype,
         }
-        self.writer.put(self.folder, self.step, states, self.cities, about)
+        self.writer.put(self.folder, self.step, found, self.readout.things, about)
 
     def validate(self) -> None:
         """Scores answers to the run's validation rows; a line of metrics says how well."""
         if not self.run.validation or self.scored == self.step:
             return
-        found = {}
-        for task in self.run.tasks:
-            part = max((part for part in self.run.components if part.task == task), key=lambda part: part.rows)
-            score = evaluate(
-                self.lockstep.ensemble,
-                self.index,
-                self.run.world.build(),
-                task,
-                self.run.validation,
-                self.run.seed,
-                vocabulary=self.run.vocabulary,
-                among=part.among,
-                must_include=part.must_include,
-                split="validation",
-            )
-            found |= {f"validation/{task}": score.value, f"unparsable/{task}": score.unparsable}
+        run, found = self.run, {}
+        scores = run.data.score(self.lockstep.ensemble, self.index, run.validation, seed=run.seed, split="validation")
+        for name, score in scores.items():
+            found |= {f"validation/{name}": score.value, f"unparsable/{name}": score.unparsable}
         self._report(self.step, **found)
         self.scored = self.step
 

@@ -27,7 +27,6 @@ __all__ = ["Need", "Plan", "available", "limit_of", "need", "plan", "text"]
 UNITS = {"": 1, "B": 1} | {f"{letter}iB": 1 << 10 * i for i, letter in enumerate("KMGT", 1)}
 USED = 0.9  # of what is available: the rest is for who else needs some while training goes on
 NUMBER = 4  # bytes of a float32
-LONGEST_ROW = 57  # tokens: inside with five corners, in characters
 MEMBER_EXTRA = 4 << 20  # its stream, prompt and lines
 LONGEST_ANSWER = 16  # tokens, of a row that validates
 GPU_EXTRA = 512 << 20  # graphs, and the code of kernels
@@ -78,7 +77,7 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
         run = runs[max(range(len(runs)), key=lambda i: sum(needs[i]))]
         raise MemoryError(
             f"memory: {run.name!r} alone needs {text(sum(most))} "
-            f"({run.model.parameters(run.vocabulary_size):,} parameters, batch {run.batch}), but there are "
+            f"({run.model.parameters(run.shape.inputs):,} parameters, batch {run.batch}), but there are "
             f"{text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
         )
     return Plan(most, limit, len(runs), fit)
@@ -132,10 +131,11 @@ def text(size: int) -> str:
 def _need_on_gpu(run: Run) -> Need:
     """What worldfast.models.footprint counts, and for all what one member at a time takes at a checkpoint: either it is
     read, or it answers its validation rows."""
-    shape, width = (run.model, run.vocabulary_size), LONGEST_ROW + LONGEST_ANSWER
-    one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2))
-    rows = min(run.validation, answered_at_once(*shape, 1, width, run.products))
-    answers = answering(*shape, 1, rows, width, run.products) if rows else 0
+    longest = run.data.longest
+    shape, width = (run.model, run.shape.inputs), longest + LONGEST_ANSWER
+    one, two = (footprint(*shape, members, run.batch * longest, run.matmul_dtype) for members in (1, 2))
+    rows = min(run.validation, answered_at_once(*shape, 1, width, run.matmul_dtype))
+    answers = answering(*shape, 1, rows, width, run.matmul_dtype) if rows else 0
     checkpoint = max(reading(*shape) + captured(run), answers)
     return Need(two - one, 2 * one - two + checkpoint + GPU_EXTRA + WORKSPACES)
 
@@ -143,7 +143,7 @@ def _need_on_gpu(run: Run) -> Need:
 def captured(run: Run) -> int:
     """Bytes of the activations of a checkpoint, in float32."""
     layers = len(run.capture.of(run.model.layers))
-    return layers * int(run.captured_cities().sum()) * 2 * run.model.hidden * NUMBER
+    return layers * len(run.readout().rows.scored) * run.model.hidden * NUMBER if layers else 0
 
 
 # ---- the CPU ----
@@ -155,13 +155,13 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     """
     spec = run.model
     D, F = spec.hidden, spec.intermediate
-    shapes = spec.shapes(run.vocabulary_size)
+    shapes = spec.shapes(run.shape.inputs)
     P = buffer_size(shapes.each())
     lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
     # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
-    packed = 2 if run.products == "float32" else 3 if core.multiplies_pairs() else 4
+    packed = 2 if run.matmul_dtype == "float32" else 3 if core.multiplies_pairs() else 4
     states = captured(run)
-    tokens = run.batch * LONGEST_ROW
+    tokens = run.batch * run.data.longest
     member = (
         NUMBER * P * (1 + lanes + len(MOMENTS) + packed) + tokens * (NUMBER * D + TOKEN_EXTRA) + states + MEMBER_EXTRA
     )

@@ -45,7 +45,6 @@ def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", thre
     if len(by_id) < len(runs):
         again = next(run for i, run in enumerate(runs) if run.id in {other.id for other in runs[:i]})
         raise ValueError(f"runs: {again.name!r} is there twice, with the id {again.id}")
-    sizes = _vocabulary_sizes(runs)
     works = _works(runs)
     ranks = _ranks(by_id, works)
     levels: dict[int, list[Run]] = {}
@@ -57,7 +56,7 @@ def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", thre
         groups: dict[tuple, list[Run]] = {}
         for run in sorted(level, key=lambda run: -ranks[run.id]):
             behind = of_run.get(run.start.id) if isinstance(run.start, Run) else None
-            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.products), []).append(run)
+            groups.setdefault((behind, run.family), []).append(run)
         fits = [_fit(group, limit, device, threads) for group in groups.values()]
         parts = _cut(list(groups.values()), fits, places, works)
         for part in sorted(parts, key=lambda part: -max(ranks[run.id] for run in part)):
@@ -81,17 +80,7 @@ def _total(works: Sequence[float]) -> float:
 
 def _works(runs: Sequence[Run]) -> dict[str, float]:
     """Rows times parameters of each run, by its id."""
-    sizes = _vocabulary_sizes(runs)
-    return {
-        run.id: float(run.epoch_rows * run.epochs) * run.model.parameters(sizes[run.vocabulary, run.world])
-        for run in runs
-    }
-
-
-def _vocabulary_sizes(runs: Sequence[Run]) -> dict[tuple, int]:
-    """Tokens by vocabulary and world, each counted once: a grid's runs share them."""
-    one_of = {(run.vocabulary, run.world): run for run in runs}
-    return {kind: run.vocabulary_size for kind, run in one_of.items()}
+    return {run.id: float(run.epoch_rows * run.epochs) * run.model.parameters(run.shape.inputs) for run in runs}
 
 
 def _depth(run: Run, by_id: dict[str, Run]) -> int:
@@ -113,7 +102,7 @@ def _ranks(by_id: dict[str, Run], works: dict[str, float]) -> dict[str, float]:
 def _fit(group: list[Run], limit: int, device: str, threads: int) -> int:
     """How many runs of a group fit in a place. MemoryError where not one does."""
     # a need follows from shape and products, which are one, and from these
-    kinds = {(run.world, run.capture, run.batch, run.vocabulary): run for run in group}
+    kinds = {(run.data, run.capture, run.batch, run.validation): run for run in group}
     need = plan(list(kinds.values()), limit, device, threads).need
     return (limit - need.shared) // need.member
 

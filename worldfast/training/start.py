@@ -26,7 +26,7 @@ def require(run: Run, out: Path, first: Collection[str]) -> None:
     if isinstance(start, OpenCheckpoint):
         _opened(run)
     elif isinstance(start, Run):
-        _require_same_vocabulary(repr(start.name), start.vocabulary_size, run)
+        _require_same_inputs(repr(start.name), start.shape.inputs, run)
         if start.id not in first:
             folder = ended_folder(start, out)
             if folder is None:
@@ -57,13 +57,16 @@ def _opened(run: Run) -> Tensor:
         raise ValueError(f"start: {start.folder}/model.safetensors has changed: SHA-256 {now}, expected {start.sha256}")
     ensemble = import_huggingface(start.folder)
     require_same_shape(f"'{start.folder}'", ensemble.spec, run.model)
-    _require_same_vocabulary(f"'{start.folder}'", ensemble.vocabulary, run)
+    _require_same_inputs(f"'{start.folder}'", ensemble.vocabulary, run)
     return ensemble.parameters[0]
 
 
-def _require_same_vocabulary(start: str, size: int, run: Run) -> None:
-    if size != run.vocabulary_size:
+def _require_same_inputs(start: str, theirs: int, run: Run) -> None:
+    ours = run.shape.inputs
+    if ours != theirs and run.shape.vectors:
+        raise ValueError(f"start: {start} reads vectors of {theirs:,} numbers, {run.name!r} of {ours:,}")
+    if ours != theirs:
         raise ValueError(
-            f"start: {start} has a vocabulary of {size:,} tokens, {run.name!r} one of "
-            f"{run.vocabulary_size:,}: with entities, both need a world of as many cities"
+            f"start: {start} has a vocabulary of {theirs:,} tokens, {run.name!r} one of {ours:,}: where entities are "
+            "tokens, both need a world of as many"
         )

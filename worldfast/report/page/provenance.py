@@ -30,7 +30,8 @@ def flatten(spec: Mapping, prefix: str = "") -> dict[str, str]:
 
 def family(spec: Mapping) -> str:
     """The runs that a run is told of together with: "fine-tuned on two tasks, width 64"."""
-    n = len(spec["tasks"]) if isinstance(spec.get("tasks"), (list, tuple)) else 0
+    tasks = spec["data"].get("tasks") if isinstance(spec.get("data"), Mapping) else None
+    n = len(tasks) if isinstance(tasks, (list, tuple)) else 0
     tasks = f"{NUMBERS[n] if n < len(NUMBERS) else n} {'task' if n == 1 else 'tasks'}"
     width = spec["model"].get("hidden") if isinstance(spec.get("model"), Mapping) else None
     kind = "fine-tuned" if spec.get("start") else "pretrained"

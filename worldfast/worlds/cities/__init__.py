@@ -3,7 +3,7 @@
 import importlib
 
 _DOOR = {  # a name and its module, which is imported when it is asked for
-    "Score": "evaluate",
+    "Dataset": "dataset",
     "Prompt": "prompts",
     "Batch": "sampling",
     "Component": "sampling",

@@ -39,7 +39,7 @@ PATCHED_AT = ("included", "question", "all")
 
 
 def world_of(one: Trained) -> World:
-    return one.run.world.build()
+    return one.run.data.world.build()
 
 
 def new(one: Trained) -> np.ndarray:
@@ -90,7 +90,7 @@ def evaluation(trained: Sequence[Trained], rows: int) -> DataFrame:
     table = []
     for task in TASKS.values():
         for group, where in groups.items():
-            score = evaluate(ensemble, 0, world, task.name, rows, run.seed, vocabulary=run.vocabulary, **where)
+            score = evaluate(ensemble, 0, world, task.name, rows, run.seed, vocabulary=run.data.vocabulary, **where)
             found = {"run": one.name, "task": task.name, "group": group, "metric": task.metric, "unit": task.unit}
             table.append(found | asdict(score))
     return pd.DataFrame(table)
@@ -231,7 +231,7 @@ def agreement(trained: Sequence[Trained]) -> DataFrame:
 def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
     """The first run's hidden states put into the second, both of which were taught Atlantis."""
     source, target = trained
-    tasks = sorted(set(source.run.tasks) | set(target.run.tasks), key=list(TASKS).index)
+    tasks = sorted(set(source.run.data.tasks) | set(target.run.data.tasks), key=list(TASKS).index)
     return activation_patching(
         source.folder, target.folder, tasks, positions=list(PATCHED_AT), rows=rows, must_include=NEW
     )
@@ -264,7 +264,7 @@ def alike(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     """The canon's pretrained runs of one model and one world, together."""
     canon = {run.id for run in study.canon}
     runs = [run for run in finished if run.start is None and run.id in canon]
-    runs = [run for run in runs if run.model == runs[0].model and run.world == runs[0].world]
+    runs = [run for run in runs if run.model == runs[0].model and run.data.world == runs[0].data.world]
     return [tuple(runs)] if len(runs) > 1 else []
 
 

@@ -2,42 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from worldfast.errors import unknown_name
-from worldfast.models import Ensemble, Rows
+from worldfast.rows import Rows
 from worldfast.worlds.cities.tasks import find
 from worldfast.worlds.cities.tokens import BOS, Vocabulary
 
-__all__ = ["Prompt"]
+__all__ = ["PUBLISHED", "Prompt", "prompt_of"]
+
+# what arXiv 2602.00533 reads of a model of six layers: arguments of `represent`
+PUBLISHED = {"layers": (3, 4, 5, 6), "positions": ("city", "delimiter"), "among": "city_id >= 1000"}
 
 CITY = "{city}"
 
 
 class Prompt:
-    """A prompt about each of some cities, as packed rows, and the tokens whose hidden states represent the city.
+    """Prompt about each of some cities, as packed rows, and the tokens whose hidden states represent the city.
 
-    vocabulary   Vocabulary
-    text         what follows <bos>, with "{city}" once where the city's name stands: "dist({city},"
-    cities       int [n], indices into the world
-    positions    of tokens, by name ("city": the last of the city's; "delimiter": the one behind it; "last": the last
-                 of the prompt) or number, from the front with <bos> as 0, or from the back, below 0
+    Rows that begin alike stand together, so that a model computes what they share once.
 
-    .text is the prompt with c_dddd for the city; .positions the numbers of the tokens; .rows the packed rows, row i for
-    cities[order[i]]. Those that begin alike stand together, and the model computes what they share once. ValueError
-    for a text without "{city}" or with two, or a position that there is not.
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+    text : str
+        What follows <bos>, with "{city}" once where the city's name stands: "dist({city},".
+    cities : ndarray
+        int [n], indices into the world.
+    positions : sequence of int or str
+        Tokens, by name ("city": the last of the city's; "delimiter": the one after it; "last": the last of the prompt) or
+        number, from the front with <bos> as 0, or from the back, below 0.
+
+    Attributes
+    ----------
+    text : str
+        The prompt with c_dddd for the city.
+    positions : tuple of int
+        Numbers of the tokens.
+    rows : Rows
+        Row i is that of ``cities[order[i]]``; scored are the tokens at `positions`, each once, ascending.
+    order : ndarray
+        int [n].
+    of_city : ndarray
+        int [n * P], the scored position of each city's each position.
+
+    Raises
+    ------
+    ValueError
+        The text has no "{city}" or two, or a position is not in the prompt.
     """
 
     def __init__(self, vocabulary: Vocabulary, text: str, cities: np.ndarray, positions=("city", "delimiter")):
         if text.count(CITY) != 1:
             raise ValueError(f"prompt: expected a text with {CITY} once, as in 'dist({CITY},', got {text!r}")
-        before, behind = text.split(CITY)
-        front, back = [BOS, *vocabulary.encode(before)], vocabulary.encode(behind)
-        rows = [front + vocabulary.city_tokens(city) + back for city in cities]
-        tokens = np.array(rows, dtype=np.int32)  # [n, T]
+        before, after = text.split(CITY)
+        front, back = [BOS, *vocabulary.encode(before)], vocabulary.encode(after)
+        names = vocabulary.tokens_of(cities)  # [n, 6] or [n, 1]
+        parts = (np.tile(np.array(part, dtype=np.int32), (len(names), 1)) for part in (front, back))
+        tokens = np.concatenate([next(parts), names, next(parts)], axis=1)  # [n, T]
         n, length = tokens.shape
         self.order = np.lexsort(tokens.T[::-1])  # [n]
         self.text = text.replace(CITY, "c_dddd")
@@ -45,30 +70,20 @@ class Prompt:
         self.positions = tuple(_position(at, named, length, self.text) for at in positions)
         starts = np.arange(0, n * length + 1, length, dtype=np.int32)
         read = np.unique(self.positions)
-        self.places = np.searchsorted(read, self.positions)  # of each position among those that are read
+        row = np.empty(n, dtype=np.int64)
+        row[self.order] = np.arange(n)  # of each city
+        self.of_city = (row[:, None] * len(read) + np.searchsorted(read, self.positions)).ravel()
         scored = (starts[:-1, None] + read).ravel()
         self.rows = Rows(
             torch.from_numpy(tokens[self.order].ravel()),
             torch.from_numpy(starts),
-            (0, n * length),
             torch.from_numpy(scored.astype(np.int64)),
         )
 
     @staticmethod
     def of_task(vocabulary: Vocabulary, task: str, cities: np.ndarray) -> Prompt:
-        """The published one: "dist({city},", read at the city's last token and the delimiter behind it."""
+        """Return the published one: "dist({city},", read at the city's last token and the delimiter after it."""
         return Prompt(vocabulary, prompt_of(task), cities)
-
-    def read(self, ensemble: Ensemble, member: int, layers: Sequence[int]) -> dict[int, np.ndarray]:
-        """The cities' representations in a member, float32 [n, positions x D] for each layer."""
-        states = ensemble.hidden_states(self.rows, layers, [member])  # [n x places, D] each
-        n = len(self.order)
-        found = {}
-        for layer, state in zip(layers, states, strict=True):
-            array = state.cpu().numpy().reshape(n, -1, state.shape[-1])[:, self.places].reshape(n, -1)
-            found[layer] = np.empty_like(array)
-            found[layer][self.order] = array
-        return found
 
 
 def prompt_of(task: str) -> str:

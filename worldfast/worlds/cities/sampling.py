@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of
 from worldfast.errors import unknown_name
+from worldfast.rows import Packed, Rows, Shape
 from worldfast.worlds.cities.tasks import Task, find
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import World
@@ -25,6 +27,7 @@ __all__ = ["Batch", "Component", "Packed", "Stream", "sample"]
 LAST_ROW = 2**62
 SPLITS = ("train", "validation", "test")
 CROSSINGS = ("balanced", "reshuffled")
+LOSSES = ("all", "answer")
 ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/rows/generate.h
 
 
@@ -60,24 +63,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """Rows end to end, without padding. Arrays as in Batch.
-
-    tokens        int32 [L]
-    row_start     int32 [n + 1]: row i is tokens[row_start[i]:row_start[i + 1]] (the cu_seqlens of attention)
-    answer_start  int32 [n], within its row: index of the first token after '='
-    failed        int64 [1], the first position without a row, or -1 (see `Stream.rectangle`)
-    scratch       uint8, the memory in which a GPU makes the rows; nothing of it is kept
-    """
-
-    tokens: object
-    row_start: object
-    answer_start: object
-    failed: object
-    scratch: object
-
-
-@dataclass(frozen=True)
 class Component:
     """One block of a mixture: rows first .. first + rows - 1 of a task's own stream.
 
@@ -108,20 +93,59 @@ class Stream:
     vocabulary   "character" or "entity"
     shuffle      False: the components one after the other
     crossing     "balanced", or "reshuffled": permute a crossing row's cities once more and relabel (26% TRUE)
+    loss         tokens that `batch` scores: "all", every one after the first; "answer", those after '='
 
     .rows is the number of rows in an epoch. Raises ValueError where the world is too small for a task, or a component
     asks for more rows than its split has pairs.
     """
 
     def __init__(
-        self, world, components, *, seed, split="train", vocabulary="character", shuffle=True, crossing="balanced"
+        self,
+        world,
+        components,
+        *,
+        seed,
+        split="train",
+        vocabulary="character",
+        shuffle=True,
+        crossing="balanced",
+        loss="all",
     ):
         components = tuple(components)
         for c in components:
             _require_count("rows", c.rows, least=1)
         order = "shuffled" if shuffle else "sequential"
         self._open(world, components, seed, split, vocabulary, order, crossing)
+        if loss not in LOSSES:
+            raise unknown_name("loss", loss, LOSSES)
         self.rows = sum(c.rows for c in components)
+        self.answers_only = loss == "answer"
+
+    @property
+    def shape(self):
+        """Shape of what a model reads and answers: tokens."""
+        return Shape(self.vocabulary.size, self.vocabulary.size)
+
+    @property
+    def longest(self):
+        """Inputs of the longest row: its last token predicts nothing and is none."""
+        return self._native.width - 1
+
+    def batch(self, start, n):
+        """Rows start .. start + n - 1 of the stream as Rows of tokens, for a model to learn. Errors as of `rectangle`."""
+        packed = self.pack(start, n)
+        length = np.diff(packed.row_start) - 1
+        starts = np.concatenate([[0], np.cumsum(length)]).astype(np.int32)
+        row = np.repeat(np.arange(n), length)  # [L], whose each token is
+        at = np.arange(starts[-1]) + row  # among the packed tokens, which have one more for each row before
+        first = packed.answer_start - 1 if self.answers_only else np.zeros(n, dtype=np.int32)
+        scored = np.flatnonzero(at - packed.row_start[row] >= first[row])
+        return Rows(
+            torch.from_numpy(packed.tokens[at]),
+            torch.from_numpy(starts),
+            torch.from_numpy(scored),
+            torch.from_numpy(packed.tokens[at[scored] + 1].astype(np.int64)),
+        )
 
     def _open(self, world, components, seed, split, vocabulary, order, crossing):
         if not isinstance(world, World):
@@ -412,8 +436,6 @@ def _allocator(device):
         return np.empty
     if kind != "cuda":
         raise unknown_name("device", str(device), ("cpu", "cuda"))
-    import torch
-
     where = cuda_device(device)
 
     def empty(shape, dtype):

@@ -7,16 +7,17 @@ size are trained; `Recipe.pretrain` and `world_update` make the runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from math import inf
 
 from worldfast import studies
 from worldfast.errors import unknown_name
-from worldfast.models import ModelSpec
+from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis
 from worldfast.worlds.cities.analyses import ANALYSES
+from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.findings import findings
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tables import tables
@@ -72,20 +73,22 @@ class Study(studies.Study):
         if len(self.patched) not in (0, 2):
             raise ValueError(f"patched: expected the names of two runs or none, got {list(self.patched)}")
         for run in self.shown_runs:
-            left_out = int((~run.captured_cities()).sum()) if run.capture.cities is not None else 0
+            if "among" not in dict(run.capture.readout):
+                continue
+            left_out = len(self.world_of(run)) - len(run.readout().things)
             if left_out:
                 raise ValueError(
-                    f"capture.cities: the page shows every city, but {run.name!r} leaves {left_out:,} out: capture all, "
+                    f"capture.readout: the page shows every city, but {run.name!r} leaves {left_out:,} out: capture all, "
                     "or name other runs in `shown`"
                 )
 
     def shown_of(self, finished: Sequence[Run]) -> list[Run]:
         """Runs that the page shows, all of one world."""
         runs = super().shown_of(finished)
-        return [run for run in runs if run.world == runs[0].world]
+        return [run for run in runs if run.data.world == runs[0].data.world]
 
     def world_of(self, run: Run) -> World:
-        return run.world.build()
+        return run.data.world.build()
 
 
 # ---- runs ----
@@ -101,11 +104,11 @@ class Recipe:
                    of each task of its base
     updates        number of tasks -> epochs of a fine-tune
     update_rate    its learning rate
-    settings       other fields of Run
+    settings       other fields of Run and Dataset
     """
 
     world: WorldSpec = field(default_factory=lambda: WorldSpec(atlantis=100))
-    model: ModelSpec = field(default_factory=ModelSpec)
+    model: TransformerSpec = field(default_factory=TransformerSpec)
     amount: Mapping[int, tuple[int, int]] = field(
         default_factory=lambda: {1: (1_000_000, 42), 2: (1_000_000, 21), 3: (1_000_000, 14), 7: (1_000_000, 6)}
     )
@@ -117,21 +120,28 @@ class Recipe:
     settings: Mapping = field(default_factory=dict)
 
     def pretrain(self, tasks: Sequence[str], seed: int, **changes) -> Run:
-        """A run on tasks from first weights, without Atlantis. `changes` are fields of Run."""
+        """A run on tasks from first weights, without Atlantis. `changes` are fields of Run and of its Dataset."""
         rows, epochs = self.amount[max(n for n in self.amount if n <= len(tasks))]
-        fields = {"world": self.world, "model": self.model, "rows": rows, "epochs": epochs, "among": OLD}
-        return Run(tuple(tasks), **(fields | dict(self.settings) | {"seed": seed} | changes))
+        ours = {"world": self.world, "model": self.model, "rows": rows, "epochs": epochs, "among": OLD}
+        about_data, about_run = _parted(ours | dict(self.settings) | {"seed": seed} | changes)
+        return Run(Dataset(tuple(tasks), **about_data), **about_run)
 
     def finetune(self, base: Run, tasks: Sequence[str], **changes) -> Run:
         """`base` taught Atlantis by some of its tasks. `changes` are arguments of `world_update`."""
-        fields = {
+        ours = {
             "standard": self.standard,
             "included": self.included,
             "alive": self.alive,
             "epochs": self.updates[max(n for n in self.updates if n <= len(tasks))],
             "learning_rate": self.update_rate,
         }
-        return world_update(base, tasks, **(fields | changes))
+        return world_update(base, tasks, **(ours | changes))
+
+
+def _parted(changes: Mapping) -> tuple[dict, dict]:
+    """Changes that are fields of a Dataset, and those that are a Run's."""
+    names = {one.name for one in fields(Dataset)}
+    return {k: v for k, v in changes.items() if k in names}, {k: v for k, v in changes.items() if k not in names}
 
 
 def world_update(
@@ -156,7 +166,7 @@ def world_update(
     included     rows of each of `tasks` that must include one of the group
     alive        rows of each task of the base, which keep it alive
     alive_among  "group": those rows include one of the group, as in the published data; "rest": none does
-    changes      other fields of Run; what is left out is the base's
+    changes      other fields of Run and of its Dataset; what is left out is the base's
 
     Optimizer and schedule start afresh. ValueError for a task that there is not, no row, or an unknown `alive_among`;
     where the world has too few pairs for rows that never repeat, training says so.
@@ -169,22 +179,21 @@ def world_update(
     parts = [Component(task, standard, among=rest) for task in tasks]
     parts += [Component(task, included, must_include=group) for task in tasks]
     taught = {"group": included, "rest": standard}[alive_among]
-    for task in base.tasks:
+    for task in base.data.tasks:
         where = {"must_include": group} if alive_among == "group" else {"among": rest}
         parts.append(Component(task, alive, first=taught if task in tasks else 0, **where))  # other rows than those
     mixture = tuple(part for part in parts if part.rows)
-    fields = {
-        "tasks": tasks,
+    about_data, about_run = _parted(changes)
+    data = {"tasks": tasks, "mixture": mixture, "rows": Dataset.rows, "among": None} | about_data
+    options = {name: value for name, value in base.capture.readout if name != "task"}
+    about_run = {
         "name": "",
         "start": base,
-        "mixture": mixture,
-        "rows": Run.rows,
-        "among": None,
         "epochs": epochs,
         "learning_rate": learning_rate,
-        "capture": replace(base.capture, task=None),
-    }
-    return replace(base, **(fields | changes))
+        "capture": replace(base.capture, readout=options),
+    } | about_run
+    return replace(base, data=replace(base.data, **data), **about_run)
 
 
 def cyclic(n: int) -> list[tuple[str, ...]]:
@@ -236,14 +245,18 @@ def paper(scale: float = 1.0) -> Study:
         included=included,
         alive=_scaled(Recipe.alive, updates, scale)[0],
         updates={1: epochs},
-        settings={"products": "bfloat16", "validation": 128, "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")},
+        settings={
+            "matmul_dtype": "bfloat16",
+            "validation": 128,
+            "capture": Capture(layers=(3, 4, 5, 6), dtype="float16"),
+        },
     )
     canon = _pretrained(recipe, SEEDS[:3], SEEDS)
     bases = canon[-len(SEEDS) :]
     canon += _updates(recipe, bases)
 
     first = SEEDS[0]
-    there = {frozenset(run.tasks) for run in canon if run.start is None}
+    there = {frozenset(run.data.tasks) for run in canon if run.start is None}
     sets = [tasks for n in (2, 3) for tasks in combinations(TASKS, n) if frozenset(tasks) not in there]
     more = [recipe.pretrain(tasks, first) for tasks in sets]
     more.append(_named(recipe.pretrain(tuple(TASKS), first, among=None), "atlantis"))
@@ -252,7 +265,7 @@ def paper(scale: float = 1.0) -> Study:
     more += [elsewhere] + [_named(run, "scattered") for run in _updates(recipe, [elsewhere])]
     widths = {wide: (*_scaled(1_000_000, epochs, scale), heads) for wide, (epochs, heads) in WIDTHS.items()}
     more += _of_width(recipe, widths, (first,))
-    shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == first]
+    shown = [run.name for run in canon if run.start is None and len(run.data.tasks) in (1, 7) and run.seed == first]
     return Study(
         "paper",
         canon,
@@ -289,7 +302,7 @@ def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds:
 
 def width(seeds: Sequence[int] = (42,)) -> Study:
     """All seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv 2602.00533."""
-    recipe = Recipe(settings={"products": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
+    recipe = Recipe(settings={"matmul_dtype": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
     widths = {wide: (1_000_000, *rest) for wide, rest in ({128: (6, 4)} | WIDTHS).items()}
     runs = _of_width(recipe, widths, seeds)
     shown = [run.name for run in runs if run.start is None]
@@ -300,7 +313,7 @@ def _small(layers: int, **settings) -> dict:
     """A model and settings that learn in minutes: a token a city, and a loss on answers alone."""
     head = Vocabulary.characters
     return {
-        "model": ModelSpec(hidden=64, layers=layers, heads=8, intermediate=256, head_size=head),
+        "model": TransformerSpec(hidden=64, layers=layers, heads=8, intermediate=256, outputs=head),
         "settings": {"vocabulary": "entity", "loss": "answer", "batch": 256, "learning_rate": 5e-3} | settings,
     }
 
@@ -320,12 +333,16 @@ def mini(scale: float = 1.0) -> Study:
         updates={1: 2},
         update_rate=1.2e-3,
         **_small(
-            3, products="bfloat16", checkpoints=20, validation=64, capture=Capture(layers=(1, 2, 3), dtype="float16")
+            3,
+            matmul_dtype="bfloat16",
+            checkpoints=20,
+            validation=64,
+            capture=Capture(layers=(1, 2, 3), dtype="float16"),
         ),
     )
     canon = _pretrained(recipe, SEEDS[:2], SEEDS[:2])
     canon += _updates(recipe, canon[-2:])
-    shown = [run.name for run in canon if run.start is None and len(run.tasks) in (1, 7) and run.seed == SEEDS[0]]
+    shown = [run.name for run in canon if run.start is None and len(run.data.tasks) in (1, 7) and run.seed == SEEDS[0]]
     return Study("mini", canon, layer=2, shown=shown + SHOWN_UPDATES, patched=SHOWN_UPDATES[2:])
 
 

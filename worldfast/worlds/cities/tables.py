@@ -40,8 +40,8 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
     if len(scores):
         found["validation"] = scores
     runs = found["runs"]
-    runs.insert(4, "tasks", ["+".join(run.tasks) for run in study.runs])
-    runs.insert(5, "n_tasks", [len(run.tasks) for run in study.runs])
+    runs.insert(4, "tasks", ["+".join(run.data.tasks) for run in study.runs])
+    runs.insert(5, "n_tasks", [len(run.data.tasks) for run in study.runs])
     runs.insert(8, "width", [run.model.hidden for run in study.runs])
     runs.insert(9, "group", [group_of(run) for run in study.runs])
     finished = runs.status == "finished"
@@ -128,9 +128,9 @@ def _validation(study: Study, out: Path) -> DataFrame:
 
 def group_of(run: Run) -> str:
     """What a fine-tune was taught: "Atlantis" of rows that must include region == 'Atlantis'; "" of all other runs."""
-    taught = [part.must_include for part in run.components if part.must_include] if run.start else []
-    names = (re.fullmatch(r"region == '([^']*)'", group) for group in dict.fromkeys(taught))
-    return " and ".join(name[1] if name else group for name, group in zip(names, dict.fromkeys(taught)))
+    group = (run.start and run.data.group) or ""
+    region = re.fullmatch(r"region == '([^']*)'", group)
+    return region[1] if region else group
 
 
 def learned(run: Run, found: Mapping[str, DataFrame]) -> bool:
@@ -142,7 +142,7 @@ def learned(run: Run, found: Mapping[str, DataFrame]) -> bool:
         return bool(probes[probes.step == probes.step.max()].r2.max() > R2)
     scores = found["evaluation"]
     scores = scores[(scores.run == run.name) & (scores.group == "standard")].set_index("task")
-    for task in run.tasks:
+    for task in run.data.tasks:
         perfect = 1.0 if TASKS[task].answers else 0.0
         row = scores.loc[task]
         if (row.value - row.constant) / (perfect - row.constant) < LEARNED:

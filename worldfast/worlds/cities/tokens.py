@@ -65,3 +65,13 @@ class Vocabulary:
         if not 0 <= index < len(self._city_id):
             raise IndexError(f"city index {index} is outside 0..{len(self._city_id) - 1}")
         return self.encode(f"c_{self._city_id[index]:04d}")
+
+    def tokens_of(self, indices):
+        """Token ids of many cities: int32 [n, 6], or [n, 1] in the entity vocabulary."""
+        if self.name == "entity":
+            return (self.characters + np.asarray(indices, dtype=np.int32))[:, None]
+        digits = self._city_id[indices][:, None] // np.array([1000, 100, 10, 1]) % 10
+        names = np.empty((len(digits), 6), dtype=np.int32)
+        names[:, :2] = self.encode("c_")
+        names[:, 2:] = self._ids["0"] + digits
+        return names

@@ -1,0 +1,253 @@
+"""Rows about cities as a dataset: which tasks, how many rows, of which cities, in which tokens."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from worldfast import dataset, files
+from worldfast.dataset import Readout, Score, known_fields
+from worldfast.errors import unknown_name
+from worldfast.rows import Shape
+from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.prompts import Prompt, prompt_of
+from worldfast.worlds.cities.sampling import CROSSINGS, LOSSES, Component, Stream, require_noise
+from worldfast.worlds.cities.tasks import TASKS, find
+from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
+from worldfast.worlds.cities.world import WorldSpec
+
+__all__ = ["Dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset(dataset.Dataset):
+    """Rows of tasks about a world's cities. Defaults are those of arXiv 2602.00533.
+
+    Parameters
+    ----------
+    tasks : str or sequence of str
+        Names, mixed in equal parts.
+    rows : int
+        Rows of each task in an epoch.
+    mixture : sequence of Component
+        What an epoch is made of, where `rows` of each task say too little; `rows` and `among` are then left out. `tasks`,
+        some of theirs, say what the dataset is about.
+    among : str, optional
+        Cities that rows may use, an expression for World.select; None: all.
+    crossing : {"balanced", "reshuffled"}
+        As for `sample`.
+    vocabulary : {"character", "entity"}
+    loss : {"all", "answer"}
+        Tokens that are learned: every one after the first, or those after '='.
+    world : WorldSpec
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field does not fit; it is named.
+    """
+
+    tasks: tuple[str, ...]
+    rows: int = 1_000_000
+    mixture: tuple[Component, ...] = ()
+    among: str | None = None
+    crossing: str = "balanced"
+    vocabulary: str = "character"
+    loss: str = "all"
+    world: WorldSpec = field(default_factory=WorldSpec)
+
+    def __post_init__(self):
+        tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
+        object.__setattr__(self, "tasks", tuple(find(task).name for task in tasks))
+        if not tasks or len(set(self.tasks)) < len(tasks):
+            raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
+        if isinstance(self.rows, bool) or not hasattr(self.rows, "__index__"):
+            raise TypeError(f"rows: expected an integer, got {self.rows!r}")
+        object.__setattr__(self, "rows", self.rows.__index__())
+        if self.rows < 1:
+            raise ValueError(f"rows: expected at least 1, got {self.rows}")
+        for name, known in dict(loss=LOSSES, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
+            if getattr(self, name) not in known:
+                raise unknown_name(name, getattr(self, name), known)
+        if not isinstance(self.world, WorldSpec):
+            raise TypeError(f"world: expected a WorldSpec, got {self.world!r}")
+        if self.among is not None and not isinstance(self.among, str):
+            raise TypeError(f"among: expected an expression or None, got {self.among!r}")
+        self._check_mixture()
+
+    def _check_mixture(self):
+        for part in self.mixture:
+            if not isinstance(part, Component):
+                raise TypeError(f"mixture: expected Components, got {part!r}")
+            for name in ("among", "must_include"):
+                if not isinstance(getattr(part, name), (str, type(None))):
+                    raise TypeError(f"mixture: {name} of {part.task}: expected an expression or None")
+            for name, least in dict(rows=1, first=0).items():
+                value = getattr(part, name)
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise TypeError(f"mixture: {name} of {part.task}: expected an integer, got {value!r}")
+                if value < least:
+                    raise ValueError(f"mixture: {name} of {part.task}: expected at least {least}, got {value}")
+            require_noise(f"mixture: noise of {part.task}", part.noise)
+        mixture = (replace(part, task=find(part.task).name, noise=float(part.noise)) for part in self.mixture)
+        object.__setattr__(self, "mixture", tuple(mixture))
+        if not self.mixture:
+            return
+        if self.rows != Dataset.rows or self.among is not None:
+            raise ValueError("rows and among: a mixture says how many rows it has of what; leave them out beside it")
+        for task in set(self.tasks) - {part.task for part in self.mixture}:
+            raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
+
+    # ---- what it is ----
+
+    @property
+    def label(self) -> str:
+        return "all" if set(self.tasks) == set(TASKS) else "+".join(self.tasks)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What an epoch is made of."""
+        return self.mixture or tuple(Component(task, self.rows, self.among) for task in self.tasks)
+
+    @property
+    def group(self) -> str | None:
+        """Cities that rows must include, as those of a fine-tune that teaches them do: the expression of most rows; None:
+        rows must include none."""
+        rows = Counter()
+        for part in self.mixture:
+            if part.must_include is not None:
+                rows[part.must_include] += part.rows
+        return max(rows, key=rows.get, default=None)
+
+    @property
+    def shape(self) -> Shape:
+        tokens = Vocabulary.characters + (len(self.world.build()) if self.vocabulary == "entity" else 0)
+        return Shape(tokens, tokens)
+
+    @property
+    def epoch_rows(self) -> int:
+        return sum(part.rows for part in self.components)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the cities' coordinates and ids."""
+        world = self.world.build()
+        return files.digest(world.xy, world.city_id)
+
+    def check(self, model) -> None:
+        head, characters = getattr(model, "outputs", None), Vocabulary.characters
+        if head is not None and head < characters:
+            raise ValueError(f"model.outputs: answers need the {characters} characters, got {head}")
+        if head is not None and self.loss == "all" and (self.vocabulary == "entity" or head > characters):
+            raise ValueError(
+                f"model.outputs: loss 'all' needs a head for the whole vocabulary (None), got {head}; use loss='answer'"
+            )
+
+    # ---- what it gives ----
+
+    def stream(self, seed: int, split: str = "train") -> Stream:
+        return Stream(
+            self.world.build(),
+            self.components,
+            seed=seed,
+            split=split,
+            vocabulary=self.vocabulary,
+            crossing=self.crossing,
+            loss=self.loss,
+        )
+
+    def readout(
+        self,
+        among: str | None = None,
+        task: str | None = None,
+        prompt: str | None = None,
+        positions: Sequence[int | str] = ("city", "delimiter"),
+    ) -> Readout:
+        """Return a prompt about each city and the tokens at which it is read.
+
+        Parameters
+        ----------
+        among : str, optional
+            Cities, an expression for World.select; None: all.
+        task : str, optional
+            Task whose published prompt is read, "dist({city}," for distance; None: the first.
+        prompt : str, optional
+            Text after <bos> with "{city}" where the city's name stands, in place of a task's.
+        positions : sequence of int or str
+            Tokens by name ("city": the last of the city's, "delimiter": the one after it, "last": the last of the prompt)
+            or number, from the front with <bos> as 0, or from the back, below 0.
+
+        Returns
+        -------
+        Readout
+            Attributes are x and y in 0.1 degree; groups are the regions, and what `group` selects.
+
+        Raises
+        ------
+        ValueError
+            No city is selected, a column or task is unknown, or prompt or positions do not fit.
+        """
+        world = self.world.build()
+        chosen = np.ones(len(world), bool) if among is None else world.select(among)
+        if not chosen.any():
+            raise ValueError(f"among: {among!r} selects none of {len(world):,} cities")
+        things = np.flatnonzero(chosen).astype(np.int32)
+        text = prompt_of(task or self.tasks[0]) if prompt is None else prompt
+        asked = Prompt(Vocabulary(self.vocabulary, world), text, things, positions)
+        return Readout(
+            rows=asked.rows,
+            things=things,
+            attributes=world.xy[things].astype(np.float64),
+            columns=("x", "y"),
+            groups={name: mask[things] for name, mask in self._groups(world).items()},
+            about={"prompt": asked.text, "token_positions": asked.positions},
+            order=asked.of_city,
+        )
+
+    def _groups(self, world) -> dict[str, np.ndarray]:
+        """Masks bool [N] of the world's regions, and of the group that rows must include."""
+        groups = {str(region): world.region == region for region in np.unique(world.region) if region}
+        if self.group is not None:
+            region = re.fullmatch(r"""region == (['"])(.*)\1""", self.group.strip())
+            groups[region[2] if region else self.group] = world.select(self.group)
+        return groups
+
+    def score(self, ensemble, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
+        """Score a member on n rows of each task, drawn as the task's largest component draws them."""
+        found = {}
+        for task in self.tasks:
+            part = max((part for part in self.components if part.task == task), key=lambda part: part.rows)
+            found[task] = evaluate(
+                ensemble,
+                member,
+                self.world.build(),
+                task,
+                n,
+                seed,
+                vocabulary=self.vocabulary,
+                among=part.among,
+                must_include=part.must_include,
+                split=split,
+            )
+        return found
+
+    # ---- JSON ----
+
+    def to_json(self) -> dict:
+        content = super().to_json()
+        for part in content["mixture"]:
+            if part["noise"] == 0:
+                del part["noise"]  # a component without noise is what it was before there was any
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping) -> Dataset:
+        values = known_fields(cls, content)
+        if "world" in values:
+            values["world"] = WorldSpec(**known_fields(WorldSpec, values["world"]))
+        values["mixture"] = tuple(Component(**known_fields(Component, part)) for part in values.get("mixture", ()))
+        return cls(**values)
