@@ -46,6 +46,7 @@ MODULES = (
     "worldfast.reading.patching",
     "worldfast.reading.representations",
     "worldfast.training.folder",
+    "worldfast.studies.analyses",
     "worldfast.studies.study",
     "worldfast.studies.engine",
     "worldfast.report.report",

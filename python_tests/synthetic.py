@@ -201,7 +201,7 @@ def over_training_tables(runs, random):
 def similarity_tables(runs, random):
     import pandas
 
-    cka, procrustes, alignment = [], [], []
+    cka, procrustes, mutual_knn = [], [], []
     kinds = [("linear", False, 0), ("linear", True, 0), ("rbf", False, 0), ("linear", False, 3)]
     for n, group in runs.groupby("n_tasks"):
         listed = list(group.itertuples())
@@ -235,7 +235,7 @@ def similarity_tables(runs, random):
                         early = 0.9 - (0.9 - here) * (1 - np.exp(-20 * share))
                         cka.append(row | pair | {"value": np.clip(early, 0, 1)})
                     procrustes.append({"layer": layer, "components": 3} | pair | {"disparity": np.clip(1 - here, 0, 1)})
-                    alignment.append({"layer": layer, "k": 10} | pair | {"value": 0.6 * np.clip(here, 0, 1)})
+                    mutual_knn.append({"layer": layer, "k": 10} | pair | {"value": 0.6 * np.clip(here, 0, 1)})
     trends = [
         {
             "what": what,
@@ -250,7 +250,7 @@ def similarity_tables(runs, random):
         for what, top in (("same task", 0.91), ("cross task", 0.86), ("disjoint tasks", 0.84))
         for n in (1, 2, 3)
     ]
-    named = {"cka": cka, "procrustes": procrustes, "alignment": alignment, "trends": trends}
+    named = {"cka": cka, "procrustes": procrustes, "mutual_knn": mutual_knn, "trends": trends}
     return {name: pandas.DataFrame(rows) for name, rows in named.items()}
 
 

@@ -13,7 +13,7 @@ from worldfast.worlds.cities.world import ATLANTIS, World
 
 LAYER = 2
 NAMES = (
-    "probes_by_layer over_training learned_map pca cka cka_trends cka_over_training procrustes alignment dimension "
+    "probes_by_layer over_training learned_map pca cka cka_trends cka_over_training procrustes mutual_knn dimension "
     "improvement improvement_summary deviation deviation_histogram atlantis_maps error_histograms "
     "cka_against_improvement agreement task_drawings world_map"
 ).split()

@@ -10,9 +10,9 @@ from scipy.spatial import procrustes as scipy_procrustes
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from worldfast.analysis.alignment import chance, mutual_knn, mutual_knn_table, nearest
 from worldfast.analysis.cka import cka, cka_matrix, cka_over_training, cka_table
 from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
+from worldfast.analysis.knn import chance, mutual_knn, mutual_knn_table, nearest
 from worldfast.analysis.procrustes import procrustes, procrustes_table
 
 random = np.random.default_rng(13)

@@ -11,15 +11,17 @@ import pytest
 
 import worldfast as wf
 from worldfast import cli, files
+from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
 from worldfast.report import report
 from worldfast.run import Capture
-from worldfast.studies import Study, planning
+from worldfast.studies import load_study, planning
+from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
-from worldfast.studies.study import OLD
 from worldfast.training import folder as run_folder
-from worldfast.worlds.cities import Dataset, analyses, evaluate, studies
-from worldfast.worlds.cities.studies import world_update
+from worldfast.worlds.cities import Dataset, evaluate, studies
+from worldfast.worlds.cities.studies import Study, world_update
+from worldfast.worlds.cities.world import OLD
 
 MODEL = wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98)
 
@@ -124,7 +126,7 @@ def test_films_and_findings(ran, tiny):
 
 def test_what_is_done_is_not_done_again(ran, tiny):
     out, first = ran
-    kept = [path for part in ("runs", "readings") for path in sorted((out / part).rglob("*")) if path.name != "lock"]
+    kept = [path for part in ("runs", "tables") for path in sorted((out / part).rglob("*")) if path.name != "lock"]
     before = [path.stat().st_mtime_ns for path in kept if path.is_file()]
     again = run_study(tiny, out, progress=False)
     assert [path.stat().st_mtime_ns for path in kept if path.is_file()] == before
@@ -133,13 +135,75 @@ def test_what_is_done_is_not_done_again(ran, tiny):
         pd.testing.assert_frame_equal(table, again.tables[name])
 
 
+def test_a_report_refits_nothing(ran, tiny, monkeypatch):
+    """The page, its films and its matrix of CKA among it, comes from tables that are there."""
+    out, first = ran
+
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
+
+    for name in ("probe.linear_probe", "pca.pca_over_training", "pca.mixed_over_training", "cka.gram_statistics"):
+        monkeypatch.setattr(f"worldfast.analysis.{name}", refuse)
+    monkeypatch.setattr("worldfast.studies.analyses.make", refuse)
+    monkeypatch.setattr("worldfast.studies.engine.make", refuse)
+    again = run_study(tiny, out, progress=False, train_missing=False)
+    for one, other in zip(first.runs, again.runs):
+        for name in ("predicted", "components", "explained", "mixed"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_the_page_shows_what_the_runs_hold(ran, tiny):
+    """Films by way of their tables are those of the activations to the bit, CKA to rounding."""
+    _, result = ran
+    world = tiny.runs[0].data.world.build()
+    film = result.runs[0]
+    states = wf.Activations(film.folder)
+    probe = linear_probe(states[states.steps[1], 1], world.xy, film.held_out)
+    assert np.array_equal(film.predicted[1], probe.predicted)
+    whole = pca_over_training(states, 1)
+    assert np.array_equal(film.components, whole.projected) and film.explained == pytest.approx(whole.explained)
+    old = world.select(OLD)
+    last = [wf.Activations(run.folder) for run in result.runs]
+    value = wf.cka(*(each[each.steps[-1], 1][old] for each in last))
+    assert result.cka == pytest.approx(np.array([[1, value], [value, 1]]), rel=1e-12)
+    assert len(result.tables["cka_shown"]) == 1  # of a fine-tune, which no other table compares
+
+
+MINE = """
+import pandas as pd
+from worldfast import Run
+from worldfast.studies import Analysis, Study
+from worldfast.worlds.cities import Dataset
+
+
+def norm(trained, layer):
+    (one,) = trained
+    last = one.activations[one.activations.steps[-1], layer]
+    return pd.DataFrame({"run": [one.name], "norm": [float((last.astype(float) ** 2).sum())]})
+
+
+analysis = Analysis("norm", norm, options=lambda study: {"layer": study.layer})
+study = Study("mine", [Run(Dataset("angle", rows=64))], analyses=[analysis])
+"""
+
+
+def test_an_analysis_of_ones_own(ran, tiny, tmp_path):
+    out, _ = ran
+    (tmp_path / "mine.py").write_text(MINE)
+    mine = replace(tiny, analyses=(*tiny.analyses, *load_study(tmp_path / "mine.py").analyses))
+    table = run_study(mine, out, progress=False, train_missing=False).tables["norm"]
+    assert table.run.tolist() == [run.name for run in tiny.runs]
+    states = wf.Activations(out / "runs" / tiny.runs[2].folder_name)
+    assert table.norm[2] == pytest.approx(np.square(states[states.steps[-1], 1].astype(float)).sum())
+    assert len(list((out / "tables").glob("norm-*.csv"))) == 6
+
+
 def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
     out, _ = ran
-    ended = {run.id: True for run in tiny.runs}
-    here = {reading.id for reading in analyses.of_study(tiny, ended)}
+    here = {table.id for table in tables_of(tiny, tiny.runs)}
     other = replace(tiny.canon[1], learning_rate=1e-3)
     changed = replace(tiny, canon=tuple(other if run is tiny.canon[1] else run for run in tiny.canon))
-    new = [one for one in analyses.of_study(changed, ended | {other.id: True}) if one.id not in here]
+    new = [one for one in tables_of(changed, changed.runs) if one.id not in here]
     assert {one.kind for one in new if other not in one.runs} == set()
     assert {one.kind for one in new} == {
         "probes",
@@ -148,11 +212,11 @@ def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
         "cka",
         "cka_over_training",
         "procrustes",
-        "alignment",
+        "mutual_knn",
         "dimension",
     }
     rows = replace(tiny, test_rows=8)
-    assert {one.kind for one in analyses.of_study(rows, ended) if one.id not in here} == {"evaluation", "patching"}
+    assert {one.kind for one in tables_of(rows, rows.runs) if one.id not in here} == {"evaluation", "patching"}
 
 
 def test_a_run_that_diverges_is_marked(tiny, tmp_path):
@@ -182,9 +246,9 @@ def test_ray_finds_the_same(ran, tiny, tmp_path):
     assert clustered.findings == local.findings
 
 
-def test_the_page_and_its_figures(ran):
+def test_the_page_and_its_figures(ran, tiny):
     out, result = ran
-    page = report.publish(result, out / "studies" / "tiny")
+    page = report.publish(tiny, result, out / "studies" / "tiny")
     text = page.read_text()
     assert "ft-distance+angle-s42" in text and "data:image/" in text
     drawn = {path.stem for path in (out / "studies" / "tiny" / "figures").glob("*.png")}
@@ -250,15 +314,19 @@ def test_bad_input(tiny, ran, tmp_path):
     out, _ = ran
     with pytest.raises(ValueError, match="unknown engine 'rya': did you mean 'ray'"):
         run_study(tiny, tmp_path, engine="rya")
-    ended = {run.id: True for run in tiny.runs}
     for cities, message in {"x > 99999": "selects none", "reigon == 'a'": "did you mean 'region'"}.items():
-        made = next(one for one in analyses.of_study(replace(tiny, cities=cities), ended) if one.kind == "procrustes")
+        table = next(one for one in tables_of(replace(tiny, cities=cities), tiny.runs) if one.kind == "procrustes")
         with pytest.raises(ValueError, match=message):
-            analyses.compute(made, out)
-        assert not analyses.made(made, out)
+            compute(table, out)
+        assert not made(table, out)
     some = replace(tiny.canon[0], capture=Capture(layers=(1,), readout={"among": "index < 30"}))
     with pytest.raises(ValueError, match="more than 33 cities, got .*ridge=1.0"):
-        run_study(Study("few", (some,), layer=1, test_rows=0), tmp_path, progress=False)
+        few = (tiny.canon[0], replace(some, name="few"))
+        run_study(Study("few", few, layer=1, test_rows=0, shown=few[0].name.split()), tmp_path, progress=False)
+    with pytest.raises(
+        ValueError, match="every city, but 'pt-distance-s42' leaves 70 out: .* name other runs in `shown`"
+    ):
+        Study("few", (some,), layer=1)
 
 
 def test_a_folder_of_another_version(ran, tiny, tmp_path):

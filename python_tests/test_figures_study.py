@@ -126,10 +126,10 @@ def test_standard_errors_are_written_where_there_are_some(study):
     assert f"± {found.error[0, 1]:.2f}" in written
 
 
-def test_procrustes_and_neighbours_hold_their_tables_means(study):
+def test_procrustes_and_mutual_knn_hold_their_tables_means(study):
     for function, table, value in (
         (figures.procrustes, "procrustes", "disparity"),
-        (figures.alignment, "alignment", "value"),
+        (figures.mutual_knn, "mutual_knn", "value"),
     ):
         values = cells(function(study[table], study["runs"], layer=4))
         assert values[0, 2] == pytest.approx(mean_of_pairs(study, table, value, "distance", "angle", layer=4))
@@ -432,7 +432,7 @@ def test_captions_own_up_to_the_published_errors(drawn):
 def test_no_text_stands_on_another_or_beyond_the_page(drawn):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    alike = {"cka-two-tasks", "cka-debiased", "cka-rbf", "procrustes", "neighbours", "atlantis-with-distance"}
+    alike = {"cka-two-tasks", "cka-debiased", "cka-rbf", "procrustes", "mutual_knn", "atlantis-with-distance"}
     for name, (figure, _) in drawn.items():
         if name in alike:  # laid out as another that is looked at
             continue

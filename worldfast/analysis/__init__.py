@@ -2,7 +2,7 @@
 
     cka             CKA of pairs, matrices, tables, over training; standard errors over cities
     procrustes      disparity of the first principal components
-    alignment       mutual k-nearest-neighbour alignment
+    knn             mutual k-nearest-neighbour alignment
     dimension       participation ratio, two nearest neighbours
     probe           linear probes, over layers and training, on the first components
     generalisation  a probe on cities that it was not fitted on, and on new ones

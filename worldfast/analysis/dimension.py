@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from worldfast.analysis.alignment import nearest
 from worldfast.analysis.gram import as_tensor
+from worldfast.analysis.knn import nearest
 
 if TYPE_CHECKING:
     import pandas

@@ -15,9 +15,10 @@ import numpy as np
 
 from worldfast import files
 from worldfast.run import Run
+from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
+from worldfast.training.folder import done
 from worldfast.training.memory import NUMBER, captured, limit_of, plan, text
-from worldfast.training.start import outcome
 from worldfast.training.step import Lockstep
 
 __all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
@@ -82,7 +83,7 @@ def plan_study(
 
 
 def _family(run: Run) -> tuple:
-    return run.start is not None, len(run.data.tasks), *run.family, run.batch, run.data.loss
+    return run.start is not None, len(tasks_of(run)), *run.family, run.batch, getattr(run.data, "loss", "")
 
 
 def _rate(runs: Sequence[Run], threads: int) -> float:
@@ -191,7 +192,7 @@ def status(folder: Path) -> list[Standing]:
         last = _last_line(at / "metrics.jsonl")
         if last:
             step, rows = last["step"], last["rows"]
-        if ending := outcome(at):
+        if ending := done(at):
             state = "done" if ending["status"] == "finished" else ending["status"]
             step = ending["step"]
             rows = run["rows"] if state == "done" else rows

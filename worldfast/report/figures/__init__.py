@@ -7,7 +7,7 @@ for it raises LacksRuns, a ValueError that names what is missing.
 from worldfast.report.figures.canvas import distance, geographic
 from worldfast.report.figures.curves import dimension, over_training, probes_by_layer, training
 from worldfast.report.figures.maps import learned_map, world_map
-from worldfast.report.figures.matrices import agreement, alignment, cka, cka_matrix, deviation, improvement, procrustes
+from worldfast.report.figures.matrices import agreement, cka, cka_matrix, deviation, improvement, mutual_knn, procrustes
 from worldfast.report.figures.patching import patching
 from worldfast.report.figures.saving import save
 from worldfast.report.figures.style import running_mean, short_count
@@ -18,7 +18,6 @@ from worldfast.report.figures.views import pca, views_over_training
 __all__ = [
     "LacksRuns",
     "agreement",
-    "alignment",
     "cka",
     "cka_against_improvement",
     "cka_matrix",
@@ -30,6 +29,7 @@ __all__ = [
     "geographic",
     "improvement",
     "learned_map",
+    "mutual_knn",
     "over_training",
     "patching",
     "pca",

@@ -80,13 +80,13 @@ def procrustes(table, runs, layer: int | None = None, n_tasks: int = 1):
 
 
 @styled
-def alignment(table, runs, layer: int | None = None, n_tasks: int = 1):
+def mutual_knn(table, runs, layer: int | None = None, n_tasks: int = 1):
     """The share of its k nearest cities that two models agree on, set of tasks by set; cells as in `cka`.
 
-    table, runs   the study's tables "alignment" and "runs". LacksRuns: no pair of such pretrained runs.
+    table, runs   the study's tables "mutual_knn" and "runs". LacksRuns: no pair of such pretrained runs.
     """
-    need(table, "alignment", "layer k run other value")
-    layer = layer_of(table, "alignment", layer)
+    need(table, "mutual_knn", "layer k run other value")
+    layer = layer_of(table, "mutual_knn", layer)
     k = int(table["k"].iloc[0])
     cells = pairs(table, runs, "value", n_tasks, layer, k=k)
     return _similarity(cells, f"Shared among the {k} nearest cities, models of {named(n_tasks)}, layer {layer}")

@@ -17,7 +17,7 @@ GROUPS = {  # key -> heading, in the order of the page
 }
 WORDS = {  # a figure belongs to the first group that has a word of its name; to "know" where none has
     "tuning": "improvement deviation atlantis error generalisation agreement patching tuning tuned teacher",
-    "alike": "cka procrustes alignment dimension similarity trends alike",
+    "alike": "cka procrustes knn dimension similarity trends alike",
     "know": "training probes",
     "tasks": "task tasks world noise",
 }
@@ -36,7 +36,7 @@ def group(name: str) -> str:
 def title(name: str) -> str:
     """The name of a figure in words: "cka_over_training" -> "CKA over training"."""
     words = re.sub(r"[_\W]+", " ", name).strip()
-    proper = {"cka": "CKA", "pca": "PCA", "atlantis": "Atlantis", "procrustes": "Procrustes", "r2": "R²"}
+    proper = {"cka": "CKA", "knn": "kNN", "pca": "PCA", "atlantis": "Atlantis", "procrustes": "Procrustes", "r2": "R²"}
     words = " ".join(proper.get(word, word) for word in words.split(" "))
     return words[:1].upper() + words[1:]
 

@@ -10,6 +10,7 @@ _DOOR = {  # a name and its module, which is imported when it is asked for
     "Stream": "sampling",
     "sample": "sampling",
     "Recipe": "studies",
+    "Study": "studies",
     "demo": "studies",
     "mini": "studies",
     "paper": "studies",

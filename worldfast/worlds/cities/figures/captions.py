@@ -98,7 +98,7 @@ def procrustes(table, runs, layer=None, n_tasks: int = 1) -> str:
     return _likeness(cells, "disparity (0: the same but for turning and scale)") + _left_out(cells)
 
 
-def alignment(table, runs, layer=None, n_tasks: int = 1) -> str:
+def mutual_knn(table, runs, layer=None, n_tasks: int = 1) -> str:
     k = int(table["k"].iloc[0])
     cells = pairs(table, runs, "value", n_tasks, layer, k=k)
     chance = f" Unrelated models would share {table['chance'].mean():.3f}." if "chance" in table.columns else ""

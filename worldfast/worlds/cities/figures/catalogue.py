@@ -87,7 +87,7 @@ def _entries() -> dict[str, Entry]:
     for name, options in kinds.items():
         found[f"cka-{name}"] = Entry(alike, matrices.cka, captions.cka, ("cka", "runs"), options, layered=True)
     found["procrustes"] = Entry(alike, matrices.procrustes, captions.procrustes, ("procrustes", "runs"), layered=True)
-    found["neighbours"] = Entry(alike, matrices.alignment, captions.alignment, ("alignment", "runs"), layered=True)
+    found["mutual_knn"] = Entry(alike, matrices.mutual_knn, captions.mutual_knn, ("mutual_knn", "runs"), layered=True)
     for name, n in similar.items():
         found[f"improvement-{name}"] = Entry(
             tuning, matrices.improvement, captions.improvement, ("improvement",), {"n_tasks": n}
