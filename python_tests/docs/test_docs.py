@@ -9,7 +9,7 @@ import pytest
 import worldfast as wf
 from worldfast.worlds.cities.studies import demo
 
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 
 
 def blocks():

@@ -9,7 +9,7 @@ import pytest
 
 from worldfast._native import core
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # instances of a tile: products of a linear layer and of its gradient, Gram matrices from features, and the products
 # of attention: scores, and sums of values over keys and over queries
 ATTENTION = ("pair", "gather", "scatter")

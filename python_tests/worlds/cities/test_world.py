@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from test_world_csv import tenths
+from oracle import tenths
 
 from worldfast.errors import unknown_name
 from worldfast.worlds.cities.world import BOX, CITIES_CSV, World, WorldSpec

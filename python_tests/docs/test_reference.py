@@ -15,7 +15,7 @@ import pytest
 import worldfast
 from worldfast import analysis
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 sys.path.insert(0, str(DOCS))
 import docstrings  # noqa: E402
 

@@ -8,7 +8,7 @@ import numpy as np
 import oracle
 import pytest
 from scipy import stats
-from test_tiles import assert_same, packed_in_tiles
+from tiles_on_cpu import assert_same, packed_in_tiles
 
 import worldfast as wf
 from worldfast import cli

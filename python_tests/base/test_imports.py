@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +158,13 @@ def test_kernels_are_called_by_few():
 def test_only_native_imports_the_compiled_module():
     importers = [name for name, path in MODULES.items() if "_core" in path.read_text()]
     assert importers == ["_native"]
+
+
+def test_no_test_imports_a_test():
+    """What two share lies at the top of python_tests."""
+    importing = re.compile(r"^\s*(from|import) test_", re.MULTILINE)
+    tests = Path(__file__).parents[1].rglob("test_*.py")
+    assert [str(path) for path in tests if importing.search(path.read_text())] == []
 
 
 def test_import_is_light():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracle import tenths
 
 from worldfast.worlds.cities.world import World
 
@@ -22,12 +21,6 @@ def from_text(tmp_path):
         return World.from_csv(path)
 
     return read
-
-
-def tenths(text: str) -> int:
-    """Half to even in exact fractions, an independent reading of a decimal text."""
-    below, rest = divmod(10 * Fraction(text), 1)
-    return int(below + (rest > Fraction(1, 2) or (rest == Fraction(1, 2) and below % 2)))
 
 
 def test_csv_with_every_column(from_text):

@@ -15,34 +15,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import cluster_jobs
 import pytest
+from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, run, train_and_note
 
 import worldfast as wf
-from worldfast.run import Capture
 from worldfast.training import checkpoint, cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order
 from worldfast.training.memory import plan
 from worldfast.training.packing import pack, work
 
-STEPS = 1000
-RUN = wf.Run(
-    "distance",
-    rows=16 * STEPS,
-    batch=16,
-    learning_rate=1e-3,
-    loss="answer",
-    vocabulary="entity",
-    checkpoints=20,
-    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16, head_size=98),
-    capture=Capture(layers=(1,), cities="index < 20"),
-)
-GIB = 1 << 30
 PATIENCE = 300  # seconds until a test that waits has failed: importing torch takes many on a busy machine
-
-
-def run(seed=0, steps=STEPS, start=None, **other):
-    return replace(RUN, seed=seed, rows=16 * steps, start=start, name="", **other)
 
 
 # ---- packing ----
@@ -170,18 +154,6 @@ def test_packing_refuses():
 # ---- the order of jobs, and what becomes of them ----
 
 
-def mark(path, *_):
-    Path(path).touch()
-
-
-def marked(path, *_):
-    return Path(path).exists()
-
-
-def job(tmp_path, name, needs="", **other):
-    return Job(name, mark, (tmp_path / name,), marked, tuple(needs), (name,), **other)
-
-
 class Line:
     """A pool of one worker that does what the script says of each try, and by default what the job says."""
 
@@ -195,17 +167,17 @@ class Line:
         self.waiting.append(job)
 
     def endings(self, seconds):
-        ready = [job for job in self.waiting if job.id not in self.unfit][:1]
-        for job in ready:
-            self.waiting.remove(job)
-            self.tries.append(job.id)
-            steps = self.script.get(job.id)
+        ready = [one for one in self.waiting if one.id not in self.unfit][:1]
+        for one in ready:
+            self.waiting.remove(one)
+            self.tries.append(one.id)
+            steps = self.script.get(one.id)
             ending = steps.pop(0) if steps else Ending("returned")
             if callable(ending):
-                ending = ending(job)
+                ending = ending(one)
             elif ending.how == "returned":
-                job.function(*job.arguments)
-            yield job.id, ending
+                one.function(*one.arguments)
+            yield one.id, ending
 
     def homeless(self, jobs):
         return {job.id for job in jobs} & self.unfit
@@ -400,7 +372,7 @@ def head():
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         environment.setenv("OMP_NUM_THREADS", "1")
-        environment.setenv("PYTHONPATH", os.path.dirname(__file__), prepend=os.pathsep)  # jobs of this file
+        environment.setenv("PYTHONPATH", os.path.dirname(cluster_jobs.__file__), prepend=os.pathsep)
         small = dict(object_store_memory=80 << 20)
         made = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **small))
         made.add_node(num_cpus=1, **small)
@@ -414,16 +386,6 @@ def connection(head):
     ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
     yield head
     ray.shutdown()
-
-
-def train_and_note(runs, out, *rest):
-    """`train_ensemble`, and a line for each try: who, on which node, from which steps."""
-    steps = [sorted((out / one.folder_name / "checkpoint").glob("step-*")) for one in runs]
-    node = ray.get_runtime_context().get_node_id()
-    note = {"runs": [one.folder_name for one in runs], "from": [path[-1].name if path else "" for path in steps]}
-    with open(out / "tries", "a") as file:
-        file.write(json.dumps(note | {"pid": os.getpid(), "node": node}) + "\n")
-    cluster.train_ensemble(runs, out, *rest)
 
 
 def noted(out):
@@ -509,16 +471,8 @@ def test_a_worker_killed_and_a_node_removed(connection, tmp_path, capfd):
         assert left(shared / one.folder_name, one) == left(folder, one), one.name
 
 
-def fail(path, kind):
-    raise {"value": ValueError, "os": OSError, "held": BlockingIOError}[kind]("two\nlines")
-
-
 def refuse(**_):
     raise ConnectionError("nobody")
-
-
-def never(*_):
-    return False
 
 
 def test_errors_of_workers(connection, tmp_path, capfd, monkeypatch):
@@ -550,12 +504,13 @@ CALL = """
 import sys
 from pathlib import Path
 from dataclasses import replace
-import test_cluster as here
+import cluster_jobs as here
+from worldfast.training import cluster
 out = Path(sys.argv[2])
 runs = [here.run(1), here.run(2, steps=100, start=here.run(1))]
-made = here.training_jobs(runs, out, here.Places("cpu", 1, here.GIB, 1))
+made = cluster.training_jobs(runs, out, cluster.Places("cpu", 1, here.GIB, 1))
 made = [replace(one, function=here.train_and_note) for one in made]
-here.cluster.run_jobs(made, out, address=sys.argv[1], patience=30)
+cluster.run_jobs(made, out, address=sys.argv[1], patience=30)
 """
 
 
@@ -636,7 +591,7 @@ def test_surveys_of_other_clusters(monkeypatch):
 
 # ---- the page ----
 
-PAGE = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
 
 
 def blocks(kind):

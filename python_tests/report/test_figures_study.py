@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
+from sight import apart, texts
 from synthetic import SEVEN, run_result, tables
-from test_figures import apart, texts
 
 from worldfast.report import colours, figures
 from worldfast.report.figures import style, views

@@ -9,9 +9,9 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, HOSTILE, LINKS, Page, unpack
 from synthetic import run_result, study_result
 from synthetic_study import NAMES, PUBLISHED, large_study, spec, taught
-from test_report import CHROMIUM, HOSTILE, LINKS, Page, unpack
 
 from worldfast.report import report
 from worldfast.report.page import comparison, gallery, models, provenance

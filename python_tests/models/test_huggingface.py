@@ -23,7 +23,7 @@ from worldfast.training import load
 from worldfast.worlds.cities.evaluate import decode, evaluate
 from worldfast.worlds.cities.tokens import Vocabulary
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "checkpoints.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "checkpoints.md"
 NONE = wf.Capture(layers=())
 SHAPE = dict(hidden=48, layers=3, heads=2, intermediate=40, rope_base=300.0, init_std=0.2)
 RUNS = {

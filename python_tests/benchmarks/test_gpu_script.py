@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ARCHIVE = "worldfast-gpu-dry-run.tar.gz"
 DEVICE = """
 class Device:
