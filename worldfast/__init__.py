@@ -12,7 +12,7 @@ from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
 from worldfast.worlds.cities.tasks import TASKS, label
 from worldfast.worlds.cities.world import World, WorldSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "TASKS",
     "Activations",
