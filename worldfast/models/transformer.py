@@ -7,7 +7,7 @@ can answer, P parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from worldfast._native import core
+from worldfast.models.buffer import buffer_size, tensors_in
 
 __all__ = ["PRODUCTS", "ModelSpec", "Tile", "Weights", "buffer_size", "native", "views"]
 
-ALIGN = 16  # numbers: every parameter begins at a multiple of 64 bytes, in every member of an ensemble
 PRODUCTS = ("float32", "bfloat16")  # the numbers that matrix products multiply
 
 
@@ -102,18 +102,9 @@ class Weights(NamedTuple):
         return chain([self.embed], *self.blocks, [self.norm, self.head])
 
 
-def buffer_size(shapes: Iterable[tuple[int, ...]]) -> int:
-    """P, with the gaps of alignment."""
-    return sum(-(-math.prod(shape) // ALIGN) * ALIGN for shape in shapes)
-
-
 def views(shapes: Weights, buffer: Tensor) -> Weights:
     """The parameters as views of a buffer [..., P]."""
-    found, offset = [], 0
-    for shape in shapes.each():
-        found.append(buffer[..., offset : offset + math.prod(shape)].unflatten(-1, shape))
-        offset += buffer_size([shape])
-    each = iter(found)
+    each = iter(tensors_in(buffer, list(shapes.each())))
     embed = next(each)
     blocks = tuple(Block(*islice(each, len(Block._fields))) for _ in shapes.blocks)
     return Weights(embed, blocks, *each)
