@@ -149,33 +149,55 @@ class Recurrent(AutogradEnsemble):
             w_ih, w_hh, b_ih, b_hh = (
                 named.get(f"rnn.{part}_l{layer}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             )
-            driven = linear(found[-1], w_ih, b_ih).split(steps.sizes)  # of all steps at once
-            states = run(driven, w_hh, b_hh)
+            before: list[Tensor] = []  # the states that each step reads
+            driven = linear(found[-1], w_ih, b_ih + b_hh if self.spec.bias else None)  # of all steps at once
+            driven = _WithRecurrentWeight.apply(driven, w_hh, before).split(steps.sizes)
+            states = run(driven, w_hh.detach().T, before)
             found.append(torch.cat(states) if states else x.new_empty(0, self.spec.hidden))
         place = steps.place[rows.scored]
         last = found[-1].index_select(0, place)
         outputs = linear(last, named["head.weight"], named["head.bias"])
         return outputs, [found[layer].index_select(0, place) for layer in layers]
 
-    def _rnn(self, driven: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> list[Tensor]:
+    def _rnn(self, driven: Sequence[Tensor], weight: Tensor, before: list[Tensor]) -> list[Tensor]:
         f, leak, states = NONLINEARITIES[self.spec.nonlinearity], self.spec.leak, []
         h = weight.new_zeros(len(driven[0]) if driven else 0, self.spec.hidden)
         for part in driven:
-            before = h[: len(part)]  # rows that have ended are the last ones
-            h = f(part + linear(before, weight, bias))
-            h = h if leak == 1 else before + leak * (h - before)
+            h = h[: len(part)]  # rows that have ended are the last ones
+            before.append(h.detach())
+            new = f(torch.addmm(part, h, weight))
+            h = new if leak == 1 else h + leak * (new - h)
             states.append(h)
         return states
 
-    def _lstm(self, driven: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> list[Tensor]:
+    def _lstm(self, driven: Sequence[Tensor], weight: Tensor, before: list[Tensor]) -> list[Tensor]:
         states = []
         h = c = weight.new_zeros(len(driven[0]) if driven else 0, self.spec.hidden)
         for part in driven:
-            into, keep, new, out = (part + linear(h[: len(part)], weight, bias)).chunk(4, 1)
+            h = h[: len(part)]
+            before.append(h.detach())
+            into, keep, new, out = torch.addmm(part, h, weight).chunk(4, 1)
             c = keep.sigmoid() * c[: len(part)] + into.sigmoid() * new.tanh()
             h = out.sigmoid() * c.tanh()
             states.append(h)
         return states
+
+
+class _WithRecurrentWeight(torch.autograd.Function):
+    """What drives the steps, [L, G], unchanged; its gradient gives that of the recurrent weights, [G, H], in one
+    product over all steps in place of one a step. The steps themselves then use the weights without a gradient, and
+    leave in `before` the states that they read."""
+
+    @staticmethod
+    def forward(ctx, driven, weight, before):
+        ctx.before, ctx.weight_shape = before, weight.shape
+        return driven.view_as(driven)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        before = torch.cat(ctx.before) if ctx.before else grad.new_empty(0, ctx.weight_shape[1])
+        return grad, grad.T @ before, None
 
 
 class _Steps(NamedTuple):
