@@ -14,8 +14,8 @@ from worldfast.reading.patching import POSITIONS, _ratio, _states, activation_pa
 from worldfast.run import Capture
 from worldfast.worlds.cities.evaluate import decode
 
-SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
-ANSWERS = replace(SPEC, head_size=98)  # of no city
+SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
+ANSWERS = replace(SPEC, outputs=98)  # of no city
 NEW = "region == 'Atlantis'"
 VOCABULARIES = ("character", "entity")
 
@@ -337,7 +337,7 @@ def test_models_that_are_unlike(folder):
     character, entity = model(folder, "character", 1), model(folder, "entity", 1)
     with pytest.raises(ValueError, match="source: 'pt-angle-s1' has the vocabulary 'entity' of 148 tokens, the target"):
         activation_patching(entity, character)
-    narrow = model(folder, "character", 2, spec=wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=48))
+    narrow = model(folder, "character", 2, spec=wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=48))
     with pytest.raises(ValueError, match="source: 'pt-angle-s2' has model.hidden 16, the target 'pt-angle-s1' 32"):
         activation_patching(narrow, character)
     with pytest.raises(ValueError, match="world: its vocabulary has 5,173 tokens, that of 'pt-angle-s1' 148"):

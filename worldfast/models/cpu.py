@@ -25,9 +25,9 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.errors import unknown_name
 from worldfast.models.decoding import Scratch, greedy, share
-from worldfast.models.transformer import PRODUCTS, ModelSpec, Tile, buffer_size, native, views
+from worldfast.models.transformer import MATMUL_DTYPES, Tile, TransformerSpec, buffer_size, native, views
 
-__all__ = ["Ensemble", "ModelSpec", "Rows"]
+__all__ = ["Ensemble", "TransformerSpec", "Rows"]
 
 LANES = 4  # a constant, so that results do not depend on the machine
 LANE_LIMIT = 1 << 22  # parameters behind the embeddings; a larger model is one lane, its operations use threads
@@ -64,12 +64,12 @@ class _Piece(NamedTuple):
 class Ensemble:
     """M members of one shape.
 
-    spec         ModelSpec
+    spec         TransformerSpec
     vocabulary   number of tokens, V
     members      M
     device       "cpu", "cuda" ...
     threads      CPU threads, None: torch's number. Results do not depend on it
-    products     what matrices are multiplied in while learning: "float32", or "bfloat16" with float32 sums,
+    matmul_dtype    what matrices are multiplied in while learning: "float32", or "bfloat16" with float32 sums,
                  parameters, norms and residual stream. Reading is float32 always
 
     .parameters and .gradients are float32 [M, P]; .decayed float32 [P] is 1 where weight decay applies: on
@@ -78,19 +78,19 @@ class Ensemble:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: TransformerSpec,
         vocabulary: int,
         members: int = 1,
         *,
         device="cpu",
         threads: int | None = None,
-        products: str = "float32",
+        matmul_dtype: str = "float32",
     ):
         if members < 1:
             raise ValueError(f"members: expected at least 1, got {members}")
-        if products not in PRODUCTS:
-            raise unknown_name("products", products, PRODUCTS)
-        self.spec, self.vocabulary, self.members, self.products = spec, vocabulary, members, products
+        if matmul_dtype not in MATMUL_DTYPES:
+            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        self.spec, self.vocabulary, self.members, self.matmul_dtype = spec, vocabulary, members, matmul_dtype
         self.device = torch.device(device)
         self._shapes = spec.shapes(vocabulary)
         self.size = buffer_size(self._shapes.each())  # P
@@ -119,12 +119,12 @@ class Ensemble:
             self._lane_sums = [[first, *others] for first, others in zip(self._gradients.numpy(), more)]
         return self._gradients
 
-    def _pack(self, members: Sequence[int], products: str) -> tuple[core.Transformer, np.ndarray]:
+    def _pack(self, members: Sequence[int], matmul_dtype: str) -> tuple[core.Transformer, np.ndarray]:
         """What computes with such products, and all members' matrices as it wants them, packed for these."""
-        if products not in self._packed:
-            transformer = native(self.spec, self.vocabulary, products)
-            self._packed[products] = transformer, np.empty((self.members, transformer.packed_bytes), np.uint8)
-        transformer, packed = self._packed[products]
+        if matmul_dtype not in self._packed:
+            transformer = native(self.spec, self.vocabulary, matmul_dtype)
+            self._packed[matmul_dtype] = transformer, np.empty((self.members, transformer.packed_bytes), np.uint8)
+        transformer, packed = self._packed[matmul_dtype]
         for member in set(members):
             transformer.pack(self.parameters[member], packed[member], self.threads)
         return transformer, packed
@@ -233,21 +233,21 @@ class Ensemble:
         prompts: Sequence[tuple[np.ndarray, np.ndarray]],
         longest: int = 16,
         members: Sequence[int] | None = None,
-        products: str | None = None,
+        matmul_dtype: str | None = None,
     ) -> list[list[np.ndarray]]:
         """Greedy answers to each member's prompts: the tokens before <eos>, int32 [up to `longest`] each.
 
         prompts    for each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is
                    tokens[i, :length[i]]
         members    whose prompts they are (default: all)
-        products   what matrices are multiplied in: "float32", or "bfloat16" with float32 sums; None: as the
+        matmul_dtype   what matrices are multiplied in: "float32", or "bfloat16" with float32 sums; None: as the
                    ensemble learns
 
         An answer depends on its prompt alone, but where the two likeliest tokens are within rounding.
         """
-        members, products = self._asked(prompts, longest, members, products)
+        members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
         tiles = [share(*self._checked(*of_member), self._tile) for of_member in prompts]
-        transformer, packed = self._pack(members, products)
+        transformer, packed = self._pack(members, matmul_dtype)
         answers = [[None] * len(length) for _, length in prompts]
 
         def read(job, scratch):
@@ -260,7 +260,7 @@ class Ensemble:
         self._threads.run(read, [(slot, tile) for slot, of_member in enumerate(tiles) for tile in of_member])
         return answers
 
-    def _asked(self, prompts, longest, members, products) -> tuple[Sequence[int], str]:
+    def _asked(self, prompts, longest, members, matmul_dtype) -> tuple[Sequence[int], str]:
         """Whose the prompts are, and the products of their answers."""
         members = range(self.members) if members is None else members
         if len(members) != len(prompts):
@@ -272,10 +272,10 @@ class Ensemble:
             raise TypeError(f"longest: expected an integer, got {longest!r}")
         if longest < 1:
             raise ValueError(f"longest: expected at least 1 token, got {longest}")
-        products = self.products if products is None else products
-        if products not in PRODUCTS:
-            raise unknown_name("products", products, PRODUCTS)
-        return members, products
+        matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
+        if matmul_dtype not in MATMUL_DTYPES:
+            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        return members, matmul_dtype
 
     def _checked(self, tokens, length) -> tuple[np.ndarray, np.ndarray]:
         """A member's prompts as arrays."""
@@ -303,7 +303,7 @@ class Ensemble:
         members = self._named(rows, members)
         gradients = self.gradients
         tokens, cut = self._cut(rows, members)
-        transformer, packed = self._pack(members, self.products)
+        transformer, packed = self._pack(members, self.matmul_dtype)
         losses = np.zeros((len(members), self._lanes))
         arrived = np.empty((len(tokens), self.spec.hidden), dtype=np.float32)  # gradients at tokens
         pieces = [[piece for piece in cut if piece.slot == slot] for slot in range(len(members))]

@@ -18,19 +18,19 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.models.buffer import buffer_size, tensors_in
 
-__all__ = ["PRODUCTS", "ModelSpec", "Tile", "Weights", "buffer_size", "native", "views"]
+__all__ = ["MATMUL_DTYPES", "TransformerSpec", "Tile", "Weights", "buffer_size", "native", "views"]
 
-PRODUCTS = ("float32", "bfloat16")  # the numbers that matrix products multiply
+MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class TransformerSpec:
     """The shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
     hidden, layers, heads, intermediate   widths and depth; hidden / heads is a multiple of 8
     rope_base, norm_eps                   as in Qwen2
     init_std                              standard deviation of initial embedding and linear weights
-    head_size                             tokens the head can answer, the first of the vocabulary; None: all
+    outputs                             tokens the head can answer, the first of the vocabulary; None: all
 
     Raises TypeError or ValueError for a field that does not fit.
     """
@@ -42,12 +42,12 @@ class ModelSpec:
     rope_base: float = 10_000.0
     norm_eps: float = 1e-6
     init_std: float = 0.1
-    head_size: int | None = None
+    outputs: int | None = None
 
     def __post_init__(self):
-        for name in ("hidden", "layers", "heads", "intermediate", "head_size"):
+        for name in ("hidden", "layers", "heads", "intermediate", "outputs"):
             value = getattr(self, name)
-            if name == "head_size" and value is None:
+            if name == "outputs" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"model.{name}: expected an integer, got {value!r}")
@@ -68,10 +68,10 @@ class ModelSpec:
     def shapes(self, vocabulary: int) -> Weights:
         """The shape of each parameter."""
         D, F = self.hidden, self.intermediate
-        if self.head_size is not None and self.head_size > vocabulary:
-            raise ValueError(f"model.head_size: expected at most the vocabulary's {vocabulary}, got {self.head_size}")
+        if self.outputs is not None and self.outputs > vocabulary:
+            raise ValueError(f"model.outputs: expected at most the vocabulary's {vocabulary}, got {self.outputs}")
         block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
-        return Weights((vocabulary, D), (block,) * self.layers, (D,), (self.head_size or vocabulary, D))
+        return Weights((vocabulary, D), (block,) * self.layers, (D,), (self.outputs or vocabulary, D))
 
     def parameters(self, vocabulary: int) -> int:
         """The number of parameters."""
@@ -130,7 +130,7 @@ class Tile(NamedTuple):
     targets: np.ndarray | None = None
 
 
-def native(spec: ModelSpec, vocabulary: int, products: str) -> core.Transformer:
+def native(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> core.Transformer:
     """What computes with a model's parameters, float32 [P], on a CPU. Its matrices are packed for products first:
 
     packed_bytes                               uint8 [packed_bytes] takes them
@@ -159,5 +159,5 @@ def native(spec: ModelSpec, vocabulary: int, products: str) -> core.Transformer:
         rope_base=spec.rope_base,
         norm_eps=spec.norm_eps,
         offsets=offsets[:-1],
-        bfloat16=products == "bfloat16",
+        bfloat16=matmul_dtype == "bfloat16",
     )

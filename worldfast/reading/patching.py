@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from worldfast.errors import unknown_name
-from worldfast.models import Ensemble, ModelSpec
+from worldfast.models import Ensemble, TransformerSpec
 from worldfast.models.attention import attention
 from worldfast.models.layers import rms_norm, swiglu
 from worldfast.run import Run
@@ -282,7 +282,7 @@ def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: E
             f"source: {source_run.name!r} has the vocabulary {source_run.vocabulary!r} of {source.vocabulary:,} "
             f"tokens, the target {target_run.name!r} {target_run.vocabulary!r} of {target.vocabulary:,}"
         )
-    for name in (f.name for f in fields(ModelSpec) if f.name != "init_std"):
+    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
         came, expected = getattr(source.spec, name), getattr(target.spec, name)
         if came != expected:
             raise ValueError(

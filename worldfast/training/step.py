@@ -58,7 +58,7 @@ class Lockstep:
             for what, came, expected in (
                 ("model", run.model, ensemble.spec),
                 ("vocabulary", stream.vocabulary.size, ensemble.vocabulary),
-                ("products", run.products, ensemble.products),
+                ("matmul_dtype", run.matmul_dtype, ensemble.matmul_dtype),
             ):
                 if came != expected:
                     raise ValueError(f"runs: {run.name!r} has {what} {came}, the ensemble {expected}")
