@@ -57,7 +57,8 @@ class Family(NamedTuple):
 
 def family_of(spec, shape, exact=None) -> Family:
     def same_class():
-        return type(spec.build(shape))(spec, shape, dtype=torch.float64)
+        built = spec.build(shape)
+        return type(built)(built.spec, shape, dtype=torch.float64)
 
     return Family(spec, shape, exact or same_class)
 

@@ -25,7 +25,17 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.errors import unknown_name
 from worldfast.models.decoding import Scratch, greedy, share
-from worldfast.models.transformer import MATMUL_DTYPES, Tile, TransformerSpec, buffer_size, native, views
+from worldfast.models.transformer import (
+    MATMUL_DTYPES,
+    Tile,
+    TransformerSpec,
+    buffer_size,
+    draw,
+    named_as_huggingface,
+    native,
+    views,
+)
+from worldfast.rows import Shape
 
 __all__ = ["Ensemble", "TransformerSpec", "Rows"]
 
@@ -96,6 +106,7 @@ class Ensemble:
         self.size = buffer_size(self._shapes.each())  # P
         self._inner = buffer_size([self._shapes.embed])  # where the parameters behind the embeddings begin
         self.outputs = self._shapes.head[0]
+        self.shape = Shape(vocabulary, self.outputs)
         self.parameters = torch.zeros(members, self.size, device=self.device)
         self.weights = [views(self._shapes, row) for row in self.parameters]
         self.decayed = torch.zeros(self.size, device=self.device)
@@ -133,13 +144,7 @@ class Ensemble:
 
     def initialise(self, member: int, seed: int) -> None:
         """Draws a member's first weights: matrices normal(0, init_std), biases 0, norms 1."""
-        random = np.random.Generator(np.random.Philox(seed))
-        for name, view in self._huggingface(member).items():
-            if view.ndim == 2:
-                drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(self.spec.init_std)
-                view.copy_(torch.from_numpy(drawn))
-            else:
-                view.fill_(name.endswith("norm.weight"))
+        draw(self.weights[member], seed, self.spec.init_std)
 
     def to_huggingface(self, member: int) -> dict[str, Tensor]:
         """A member's weights on the CPU under the tensor names of transformers.Qwen2ForCausalLM. Where the
@@ -161,19 +166,7 @@ class Ensemble:
 
     def _huggingface(self, member: int) -> dict[str, Tensor]:
         """A member's parameters as views, by Hugging Face name, in the order in which they are drawn."""
-        w = self.weights[member]
-        named = {"model.embed_tokens.weight": w.embed}
-        for layer, block in enumerate(w.blocks):
-            at = f"model.layers.{layer}."
-            named[at + "input_layernorm.weight"] = block.input_norm
-            for part, weight, bias in zip("qkv", block.qkv.chunk(3), block.qkv_bias.chunk(3)):
-                named[at + f"self_attn.{part}_proj.weight"] = weight
-                named[at + f"self_attn.{part}_proj.bias"] = bias
-            named[at + "self_attn.o_proj.weight"] = block.output
-            named[at + "post_attention_layernorm.weight"] = block.mlp_norm
-            named[at + "mlp.gate_proj.weight"], named[at + "mlp.up_proj.weight"] = block.gate_up.chunk(2)
-            named[at + "mlp.down_proj.weight"] = block.down
-        return named | {"model.norm.weight": w.norm, "lm_head.weight": w.head}
+        return named_as_huggingface(self.weights[member])
 
     def places(self) -> dict[str, slice]:
         """Where each tensor of `to_huggingface` stands, flat, in a member's parameters and gradients [P]."""

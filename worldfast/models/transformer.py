@@ -13,12 +13,23 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from worldfast._native import core
 from worldfast.models.buffer import buffer_size, tensors_in
 
-__all__ = ["MATMUL_DTYPES", "TransformerSpec", "Tile", "Weights", "buffer_size", "native", "views"]
+__all__ = [
+    "MATMUL_DTYPES",
+    "TransformerSpec",
+    "Tile",
+    "Weights",
+    "buffer_size",
+    "draw",
+    "named_as_huggingface",
+    "native",
+    "views",
+]
 
 MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
 
@@ -28,9 +39,9 @@ class TransformerSpec:
     """The shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
     hidden, layers, heads, intermediate   widths and depth; hidden / heads is a multiple of 8
-    rope_base, norm_eps                   as in Qwen2
+    rope_base, norm_eps                   as in Qwen2; rope_base None: no positions
     init_std                              standard deviation of initial embedding and linear weights
-    outputs                             tokens the head can answer, the first of the vocabulary; None: all
+    outputs                               tokens the head can answer, the first of the vocabulary; None: all
 
     Raises TypeError or ValueError for a field that does not fit.
     """
@@ -39,7 +50,7 @@ class TransformerSpec:
     layers: int = 6
     heads: int = 4
     intermediate: int = 512
-    rope_base: float = 10_000.0
+    rope_base: float | None = 10_000.0
     norm_eps: float = 1e-6
     init_std: float = 0.1
     outputs: int | None = None
@@ -55,6 +66,8 @@ class TransformerSpec:
                 raise ValueError(f"model.{name}: expected at least 1, got {value}")
         for name in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, name)
+            if name == "rope_base" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"model.{name}: expected a number, got {value!r}")
             if not (math.isfinite(value) and value > 0):
@@ -110,6 +123,33 @@ def views(shapes: Weights, buffer: Tensor) -> Weights:
     return Weights(embed, blocks, *each)
 
 
+def named_as_huggingface(weights: Weights) -> dict[str, Tensor]:
+    """The parameters by the tensor names of transformers.Qwen2ForCausalLM, in the order in which they are drawn."""
+    named = {"model.embed_tokens.weight": weights.embed}
+    for layer, block in enumerate(weights.blocks):
+        at = f"model.layers.{layer}."
+        named[at + "input_layernorm.weight"] = block.input_norm
+        for part, weight, bias in zip("qkv", block.qkv.chunk(3), block.qkv_bias.chunk(3)):
+            named[at + f"self_attn.{part}_proj.weight"] = weight
+            named[at + f"self_attn.{part}_proj.bias"] = bias
+        named[at + "self_attn.o_proj.weight"] = block.output
+        named[at + "post_attention_layernorm.weight"] = block.mlp_norm
+        named[at + "mlp.gate_proj.weight"], named[at + "mlp.up_proj.weight"] = block.gate_up.chunk(2)
+        named[at + "mlp.down_proj.weight"] = block.down
+    return named | {"model.norm.weight": weights.norm, "lm_head.weight": weights.head}
+
+
+def draw(weights: Weights, seed: int, init_std: float) -> None:
+    """Draw initial weights in place: matrices normal(0, init_std), biases 0, norms 1."""
+    random = np.random.Generator(np.random.Philox(seed))
+    for name, view in named_as_huggingface(weights).items():
+        if view.ndim == 2:
+            drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(init_std)
+            view.copy_(torch.from_numpy(drawn))
+        else:
+            view.fill_(name.endswith("norm.weight"))
+
+
 class Tile(NamedTuple):
     """Packed rows of one model. Where rows begin alike, what is alike is computed once: attention sees the L
     tokens of whole rows, all else the U among them that differ. All are numpy arrays.
@@ -156,7 +196,7 @@ def native(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> core.Tr
         intermediate=spec.intermediate,
         vocabulary=vocabulary,
         outputs=shapes.head[0],
-        rope_base=spec.rope_base,
+        rope_base=spec.rope_base or 0.0,
         norm_eps=spec.norm_eps,
         offsets=offsets[:-1],
         bfloat16=matmul_dtype == "bfloat16",
