@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast import rows as rows_of_one
 from worldfast.models import Ensemble, Rows
-from worldfast.reading.patching import POSITIONS, _ratio, _states, activation_patching, patched_answers, token_positions
+from worldfast.models.plain import PlainTransformer
+from worldfast.reading.patching import POSITIONS, _ratio, activation_patching, patched_answers, token_positions
 from worldfast.run import Capture
 from worldfast.worlds.cities.evaluate import decode
 
@@ -59,8 +61,9 @@ def test_without_a_patch_it_is_the_model(vocabulary, folder):
     packed = run.stream().pack(0, 9)
     tokens, starts = torch.from_numpy(packed.tokens), torch.from_numpy(packed.row_start)
     rows = Rows(tokens, starts, [0, len(tokens)], torch.arange(len(tokens)))
+    plain, one = PlainTransformer.of(ensemble), rows_of_one.Rows(tokens, starts, torch.arange(len(tokens)))
     for layer, expected in enumerate(ensemble.hidden_states(rows)):
-        found = _states(ensemble, tokens.long(), starts, layer)
+        found = plain.run(one, read=[plain.name_of_layer(layer)])[plain.name_of_layer(layer)]
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 

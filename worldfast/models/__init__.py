@@ -3,6 +3,17 @@
 from worldfast.models.cpu import Ensemble, Rows
 from worldfast.models.gpu import GpuTransformer, require_cuda
 from worldfast.models.huggingface import import_huggingface
+from worldfast.models.plain import PlainTransformer
+from worldfast.models.recurrent import RecurrentSpec
 from worldfast.models.transformer import TransformerSpec
 
-__all__ = ["Ensemble", "GpuTransformer", "TransformerSpec", "Rows", "import_huggingface", "require_cuda"]
+__all__ = [
+    "Ensemble",
+    "GpuTransformer",
+    "PlainTransformer",
+    "RecurrentSpec",
+    "Rows",
+    "TransformerSpec",
+    "import_huggingface",
+    "require_cuda",
+]
