@@ -46,7 +46,7 @@ def trained(spec, steps, threads):
         model=spec,
         rows=max(1, steps * 128 // 7),
         learning_rate=1e-3,
-        products="bfloat16",
+        matmul_dtype="bfloat16",
         checkpoints=1,
         capture=Capture(layers=()),
     )
@@ -92,9 +92,9 @@ def main():
     if options.quick:
         options.rows, options.sample, options.batch, options.steps = 10, 5, [5], 3
     rows, sample, checked = options.rows, min(options.sample, options.rows), min(CHECKED, options.sample)
-    sets, spec = test_sets(rows), wf.ModelSpec(layers=6)
+    sets, spec = test_sets(rows), wf.TransformerSpec(layers=6)
     if options.quick:
-        sets, spec = sets[-4:], wf.ModelSpec(layers=1, hidden=64, heads=2, intermediate=128)
+        sets, spec = sets[-4:], wf.TransformerSpec(layers=1, hidden=64, heads=2, intermediate=128)
 
     def contestants(count):
         ensemble = trained(spec, options.steps, count)
@@ -113,11 +113,11 @@ def main():
             pairs = [pair for of_set in zip(found, expected) for pair in zip(*of_set)]
             return np.mean([list(answer) != exact for answer, exact in pairs])
 
-        def ours(products):
-            return [decode(ensemble, 0, batch, LONGEST, products) for batch in sets]
+        def ours(matmul_dtype):
+            return [decode(ensemble, 0, batch, LONGEST, matmul_dtype) for batch in sets]
 
-        def theirs(products, size):
-            return [generate(models[products], batch, sample, size) for batch in sets]
+        def theirs(matmul_dtype, size):
+            return [generate(models[matmul_dtype], batch, sample, size) for batch in sets]
 
         single = multiplying(operations, torch.float32)
         half = single if emulated(torch.bfloat16) else multiplying(operations, torch.bfloat16)
@@ -125,27 +125,27 @@ def main():
         check = None if model is None else error
         found = [
             Contestant(
-                f"worldfast, {products}",
-                lambda products=products: ours(products),
+                f"worldfast, {matmul_dtype}",
+                lambda matmul_dtype=matmul_dtype: ours(matmul_dtype),
                 check,
                 allowed,
-                limits=limits[products],
+                limits=limits[matmul_dtype],
             )
-            for products, allowed in ALLOWED.items()
+            for matmul_dtype, allowed in ALLOWED.items()
         ]
         if model is not None:
             few = min(PART, sample)
-            for products, allowed in ALLOWED.items():
-                slow = emulated(getattr(torch, products))
-                part = (lambda model=models[products]: generate(model, sets[0], few, few)) if slow else None
+            for matmul_dtype, allowed in ALLOWED.items():
+                slow = emulated(getattr(torch, matmul_dtype))
+                part = (lambda model=models[matmul_dtype]: generate(model, sets[0], few, few)) if slow else None
                 found += [
                     Contestant(
-                        f"transformers generate, {products}, {size} rows at a time",
-                        lambda products=products, size=size: theirs(products, size),
+                        f"transformers generate, {matmul_dtype}, {size} rows at a time",
+                        lambda matmul_dtype=matmul_dtype, size=size: theirs(matmul_dtype, size),
                         check,
                         allowed,
                         rows / sample,
-                        limits[products],
+                        limits[matmul_dtype],
                         part,
                         len(sets) * sample / few,
                     )

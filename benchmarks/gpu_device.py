@@ -161,7 +161,9 @@ class StandIn(Gpu):
         gpu.DTYPES["bfloat16"] = torch.float16  # the interpreter's bfloat16 is nowhere close
         training = importlib.import_module("worldfast.training.train")
         training.require_cuda = lambda device: "cuda:0"
-        training.GpuEnsemble = lambda *shape, device, products: gpu.GpuEnsemble(*shape, device="cpu", products=products)
+        training.GpuTransformer = lambda *shape, device, matmul_dtype: gpu.GpuTransformer(
+            *shape, device="cpu", matmul_dtype=matmul_dtype
+        )
         torch.cuda.get_device_name = lambda device=None: DRY
         torch.cuda.mem_get_info = lambda device=None: (8 << 30, 8 << 30)
 

@@ -47,7 +47,7 @@ def tiny_study() -> Study:
         loss="answer",
         among=OLD,
         vocabulary="entity",
-        model=wf.ModelSpec(**TINY),
+        model=wf.TransformerSpec(**TINY),
         checkpoints=2,
         validation=2,
         capture=wf.Capture(layers=(1,)),

@@ -18,7 +18,7 @@ from harness import Contestant, Unit, copying, multiplying, run_on_device
 from training import Padded, Plain, operations, padded, plain_loss, rows_of
 
 import worldfast as wf
-from worldfast.models import Ensemble, GpuEnsemble, ModelSpec
+from worldfast.models import Ensemble, GpuTransformer, TransformerSpec
 from worldfast.models.transformer import buffer_size, views
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.step import Lockstep
@@ -39,10 +39,10 @@ def lockstep_of(runs, device):
     """The runs' first weights, and what trains them."""
     size = runs[0].vocabulary_size
     if device == "cpu":
-        lockstep = Lockstep(Ensemble(runs[0].model, size, len(runs), products=runs[0].products), runs)
+        lockstep = Lockstep(Ensemble(runs[0].model, size, len(runs), matmul_dtype=runs[0].matmul_dtype), runs)
     else:
         place = "cpu" if DEVICE == "cpu" else device
-        ensemble = GpuEnsemble(runs[0].model, size, len(runs), device=place, products=runs[0].products)
+        ensemble = GpuTransformer(runs[0].model, size, len(runs), device=place, matmul_dtype=runs[0].matmul_dtype)
         lockstep = GpuLockstep(ensemble, runs)
     for member, run in enumerate(runs):
         lockstep.ensemble.initialise(member, run.seed)
@@ -61,9 +61,9 @@ def take(lockstep, steps):
 def verify_training(runs, steps=STEPS):
     """Faults found; the errors of weights by how far they moved: beside the CPU, and of the first run
     alone."""
-    products = runs[0].products
+    matmul_dtype = runs[0].matmul_dtype
     start = lockstep_of(runs, "cpu").ensemble.parameters.clone()
-    plain = [wf.Run.from_json(run.to_json() | {"products": "float32"}) for run in runs]
+    plain = [wf.Run.from_json(run.to_json() | {"matmul_dtype": "float32"}) for run in runs]
     expected, tallies = take(lockstep_of(plain, "cpu"), steps)
     found, ours = take(lockstep_of(runs, DEVICE + ":0"), steps)
     again, _ = take(lockstep_of(runs, DEVICE + ":0"), steps)
@@ -80,11 +80,11 @@ def verify_training(runs, steps=STEPS):
     beside = float(((found - expected).norm(dim=1) / moved).max())
     apart = float((alone[0] - found[0]).norm() / moved[0])
     faults = []
-    for what, value, allowed in zip(("the CPU", "itself alone"), (beside, apart), ALLOWED[products]):
+    for what, value, allowed in zip(("the CPU", "itself alone"), (beside, apart), ALLOWED[matmul_dtype]):
         if not value <= allowed:
             faults.append(f"weights differ from those of {what} by {value:.1e} of how far they moved")
     for mine, right in zip(ours, tallies):
-        if not abs(mine.loss - right.loss) <= (1e-4 if products == "float32" else 2e-2) * right.loss:
+        if not abs(mine.loss - right.loss) <= (1e-4 if matmul_dtype == "float32" else 2e-2) * right.loss:
             faults.append(f"a loss of {mine.loss / steps:.4f}, on the CPU {right.loss / steps:.4f}")
         if mine.step != steps:
             faults.append(f"{mine.step} steps were taken, {steps} asked for")
@@ -102,7 +102,7 @@ def tiny_cases():
     """The same, of a size that an interpreter gets through."""
     yield (
         "tiny, bfloat16",
-        [wf.Run("distance", model=ModelSpec(**TINY), products="bfloat16", rows=4, batch=2, warmup=0)],
+        [wf.Run("distance", model=TransformerSpec(**TINY), matmul_dtype="bfloat16", rows=4, batch=2, warmup=0)],
     )
 
 
@@ -110,13 +110,16 @@ def cases():
     """Runs that are verified, by name: the narrow kernels and the general ones."""
     all_tasks = tuple(wf.TASKS)
     other = dict(tasks=("inside",), loss="answer", seed=7, batch=96)
-    for products in ALLOWED:
-        run = wf.Run(all_tasks, seed=1, products=products, warmup=5)
-        yield f"paper shape, {products}", [run, wf.Run(**other, products=products, warmup=5)]
-    wide = ModelSpec(hidden=256, layers=2, heads=8, intermediate=1024)
-    yield ("256 wide, bfloat16", [wf.Run(all_tasks, seed=s, model=wide, products="bfloat16", warmup=5) for s in (1, 2)])
-    demo = dict(model=ModelSpec(hidden=64, layers=2, heads=8, intermediate=256, head_size=98), vocabulary="entity")
-    demo |= dict(loss="answer", products="bfloat16", warmup=5)
+    for matmul_dtype in ALLOWED:
+        run = wf.Run(all_tasks, seed=1, matmul_dtype=matmul_dtype, warmup=5)
+        yield f"paper shape, {matmul_dtype}", [run, wf.Run(**other, matmul_dtype=matmul_dtype, warmup=5)]
+    wide = TransformerSpec(hidden=256, layers=2, heads=8, intermediate=1024)
+    yield (
+        "256 wide, bfloat16",
+        [wf.Run(all_tasks, seed=s, model=wide, matmul_dtype="bfloat16", warmup=5) for s in (1, 2)],
+    )
+    demo = dict(model=TransformerSpec(hidden=64, layers=2, heads=8, intermediate=256, outputs=98), vocabulary="entity")
+    demo |= dict(loss="answer", matmul_dtype="bfloat16", warmup=5)
     yield "demo shape, bfloat16", [wf.Run(all_tasks, seed=s, **demo) for s in (1, 2)]
 
 
@@ -133,9 +136,9 @@ def bytes_moved(spec, tokens, outputs, parameters, members):
 
 def runs_of(members, tiny):
     if tiny:
-        some = dict(tasks="distance", model=ModelSpec(**TINY), rows=64, batch=4)
-        return [wf.Run(**some, seed=seed, products="bfloat16") for seed in range(members)]
-    return [wf.Run(tuple(wf.TASKS), seed=seed, products="bfloat16") for seed in range(members)]
+        some = dict(tasks="distance", model=TransformerSpec(**TINY), rows=64, batch=4)
+        return [wf.Run(**some, seed=seed, matmul_dtype="bfloat16") for seed in range(members)]
+    return [wf.Run(tuple(wf.TASKS), seed=seed, matmul_dtype="bfloat16") for seed in range(members)]
 
 
 def limits_of(runs, lockstep, steps):
@@ -151,7 +154,7 @@ def limits_of(runs, lockstep, steps):
 
 def case_of(runs, steps):
     spec = runs[0].model
-    shape = "the paper's shape" if spec == ModelSpec() else f"{spec.layers} layers of {spec.hidden}"
+    shape = "the paper's shape" if spec == TransformerSpec() else f"{spec.layers} layers of {spec.hidden}"
     return f"{len(runs)} models of {shape}, batches of {runs[0].batch}, {steps} steps"
 
 
@@ -202,7 +205,7 @@ def time_beside(part, members, steps):
     lockstep = lockstep_of(runs, DEVICE + ":0")
     start = views(runs[0].model.shapes(runs[0].vocabulary_size), lockstep.ensemble.parameters[0].cpu().clone())
     rectangles = [padded(rows) for rows in rows_of(runs[0], steps)]
-    exact = Moved(runs[0], start, rectangles, plain_loss, products=torch.float32)()
+    exact = Moved(runs[0], start, rectangles, plain_loss, matmul_dtype=torch.float32)()
     limits = limits_of(runs, lockstep, steps)
 
     def ours():
@@ -217,7 +220,7 @@ def time_beside(part, members, steps):
         ("plain PyTorch", plain_loss),
         ("plain PyTorch, torch.compile", plain_loss if part.dry else torch.compile(plain_loss, dynamic=True)),
     ):
-        plain = Moved(runs[0], start, rectangles, loss, products=torch.bfloat16)
+        plain = Moved(runs[0], start, rectangles, loss, matmul_dtype=torch.bfloat16)
         apart = lambda losses: np.abs(losses - exact).max()  # noqa: E731
         found.append(Contestant(f"{name}, bfloat16, one after another", plain, apart, 2e-2, members, limits))
     unit = Unit("steps/s", lambda seconds: steps / seconds)
@@ -261,13 +264,13 @@ class Answering:
         ensemble, spec = self.ensemble, self.ensemble.spec
         tokens = sum(int(batch.answer_start.sum()) for batch in self.sets)
         tokens += len(self.sets) * self.rows * (LONGEST - 1)
-        products = 2 * (spec.parameters(ensemble.vocabulary) - ensemble.vocabulary * spec.hidden) * tokens
+        matmul_dtype = 2 * (spec.parameters(ensemble.vocabulary) - ensemble.vocabulary * spec.hidden) * tokens
 
         def run():
             for one in self.prompts:
                 ensemble.answer(one, LONGEST)
 
-        limits = (multiplying(7 * products * ensemble.members, torch.bfloat16, DEVICE),)
+        limits = (multiplying(7 * matmul_dtype * ensemble.members, torch.bfloat16, DEVICE),)
         return Contestant("worldfast, bfloat16", run, times=7, limits=limits)
 
     def compare_with_cpu(self, checked=200, longest=LONGEST):

@@ -105,7 +105,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="the first is compared")
-    parser.add_argument("--products", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--matmul-dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--threads", type=int, default=CORES)
     parser.add_argument("--figure", type=Path, help="where to draw the curves")
     parser.add_argument("--quick", action="store_true", help="a small model: does it run")
@@ -116,17 +116,20 @@ def main():
     run = wf.Run(tuple(wf.TASKS), rows=-(-steps * 128 // 7), seed=options.seeds[0])
     if options.quick:
         run = replace(
-            run, batch=8, rows=-(-steps * 8 // 7), model=wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64)
+            run,
+            batch=8,
+            rows=-(-steps * 8 // 7),
+            model=wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=64),
         )
     curves = {}
     with threads(options.threads):
-        for products in options.products:
-            seeds = options.seeds if products == options.products[0] else options.seeds[:1]
-            runs = [replace(run, seed=seed, products=products) for seed in seeds]
+        for matmul_dtype in options.matmul_dtype:
+            seeds = options.seeds if matmul_dtype == options.matmul_dtype[0] else options.seeds[:1]
+            runs = [replace(run, seed=seed, matmul_dtype=matmul_dtype) for seed in seeds]
             together = Together(runs, steps, options.threads)
             start = together.ensemble.to_huggingface(0)
             for seed, losses in zip(seeds, together()):
-                curves[f"worldfast, {products}" + ("" if seed == run.seed else f", seed {seed}")] = losses
+                curves[f"worldfast, {matmul_dtype}" + ("" if seed == run.seed else f", seed {seed}")] = losses
         curves = {"transformers": with_transformers(run, start, steps)} | curves
     others = np.array([losses for name, losses in curves.items() if "seed" in name])
     compared = {name: losses for name, losses in curves.items() if "seed" not in name}

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import worldfast as wf
-from worldfast.models import Ensemble, ModelSpec, Rows
+from worldfast.models import Ensemble, Rows, TransformerSpec
 from worldfast.models.transformer import Block, Weights, views
 from worldfast.training.export import _config
 from worldfast.training.step import Lockstep, Tally, pack_rows
@@ -45,7 +45,7 @@ class Together:
         self.steps = steps
         first = runs[0]
         self.ensemble = Ensemble(
-            first.model, first.vocabulary_size, len(runs), threads=threads, products=first.products
+            first.model, first.vocabulary_size, len(runs), threads=threads, matmul_dtype=first.matmul_dtype
         )
         self.lockstep = Lockstep(self.ensemble, runs)
         for member, of_member in enumerate(runs):
@@ -89,7 +89,7 @@ def padded(rows: Rows) -> Padded:
     return Padded(tokens, scored, rows.targets)
 
 
-def plain_loss(spec: ModelSpec, w: Weights, tokens: Tensor, scored: Tensor, targets: Tensor) -> Tensor:
+def plain_loss(spec: TransformerSpec, w: Weights, tokens: Tensor, scored: Tensor, targets: Tensor) -> Tensor:
     """The mean cross entropy of a Qwen2; causal attention lets no real token see the padding behind it."""
 
     def norm(x, weight):
@@ -113,7 +113,7 @@ class Plain:
 
     start      the first weights
     dtype      of the weights
-    products   torch.bfloat16: with autocast
+    matmul_dtype   torch.bfloat16: with autocast
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class Plain:
         batches: list[Padded],
         loss=plain_loss,
         dtype=torch.float32,
-        products=torch.float32,
+        matmul_dtype=torch.float32,
     ):
         self.run, self.start, self.batches, self.loss = run, start, batches, loss
-        self.dtype, self.products = dtype, products
+        self.dtype, self.matmul_dtype = dtype, matmul_dtype
 
     def __call__(self) -> np.ndarray:
         """The losses [1, steps]."""
@@ -141,7 +141,7 @@ class Plain:
         losses = []
         for batch in self.batches:
             place = batch.tokens.device.type
-            with torch.autocast(place, torch.bfloat16, enabled=self.products == torch.bfloat16):
+            with torch.autocast(place, torch.bfloat16, enabled=self.matmul_dtype == torch.bfloat16):
                 loss = self.loss(self.run.model, weights, *batch)
             adamw.zero_grad()
             loss.backward()
@@ -166,14 +166,14 @@ def optimizer(run: wf.Run, parameters):
 # ---- transformers ----
 
 
-def qwen2(spec: ModelSpec, vocabulary: int):
+def qwen2(spec: TransformerSpec, vocabulary: int):
     """A Qwen2ForCausalLM of this shape. ModuleNotFoundError where transformers is not installed."""
     import transformers
 
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_config(spec, vocabulary)))
 
 
-def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path, products: torch.dtype):
+def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path, matmul_dtype: torch.dtype):
     """One run by the Trainer of transformers: a callable that begins anew and returns the losses [1, steps]."""
     import transformers
 
@@ -209,7 +209,7 @@ def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path
 
         def compute_loss(self, *args, **kwargs):
             # not by the option bf16: accelerate has one precision a process
-            with torch.autocast("cpu", torch.bfloat16, enabled=products == torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=matmul_dtype == torch.bfloat16):
                 loss = super().compute_loss(*args, **kwargs)
             losses.append(loss.item())
             return loss
@@ -245,15 +245,15 @@ def trainer_is_installed() -> bool:
     return not missing
 
 
-def operations(spec: ModelSpec, batches: list[Rows], outputs: int) -> int:
+def operations(spec: TransformerSpec, batches: list[Rows], outputs: int) -> int:
     """Additions and multiplications in the products of forward (2 for each pair of numbers) and backward (4)."""
-    D, products = spec.hidden, 0
+    D, matmul_dtype = spec.hidden, 0
     for rows in batches:
         lengths = rows.cu_seqlens.diff().long()
         seen = int((lengths * (lengths + 1) // 2).sum())  # pairs of query and key
         block = len(rows.tokens) * (4 * D * D + 3 * D * spec.intermediate) + 2 * D * seen
-        products += spec.layers * block + len(rows.scored) * D * outputs
-    return 6 * products
+        matmul_dtype += spec.layers * block + len(rows.scored) * D * outputs
+    return 6 * matmul_dtype
 
 
 def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, compiled) -> list[Contestant]:
@@ -279,7 +279,7 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
     limits = {dtype: (single,) for dtype in ALLOWED}
     if not emulated(torch.bfloat16):
         limits[torch.bfloat16] = (multiplying(total, torch.bfloat16),)
-    halves = [replace(run, products="bfloat16") for run in runs]
+    halves = [replace(run, matmul_dtype="bfloat16") for run in runs]
     ours = {torch.float32: together, torch.bfloat16: Together(halves, steps, threads)}
     found = [
         Contestant(f"worldfast, {name_of(dtype)}", train, error, ALLOWED[dtype], limits=limits[dtype])
@@ -287,13 +287,13 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
     ]
     for dtype, allowed in ALLOWED.items():
         others = {
-            "plain PyTorch": Plain(first, starts[0], rectangles[0], products=dtype),
-            "plain PyTorch, torch.compile": Plain(first, starts[0], rectangles[0], compiled, products=dtype),
+            "plain PyTorch": Plain(first, starts[0], rectangles[0], matmul_dtype=dtype),
+            "plain PyTorch, torch.compile": Plain(first, starts[0], rectangles[0], compiled, matmul_dtype=dtype),
         }
         if len(runs) == 1 and trainer_is_installed():
             others["transformers Trainer"] = with_trainer(first, huggingface, steps, folder, dtype)
         # Products that are emulated take so long that all else does not matter: the same for all of these.
-        step = Plain(first, starts[0], rectangles[0][:1], products=dtype) if emulated(dtype) else None
+        step = Plain(first, starts[0], rectangles[0][:1], matmul_dtype=dtype) if emulated(dtype) else None
         for name, train in others.items():
             name += f", {name_of(dtype)}"
             found.append(Contestant(name, train, error, allowed, len(runs), limits[dtype], step, steps))

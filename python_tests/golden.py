@@ -27,7 +27,7 @@ GOLDEN = Path(__file__).with_suffix(".json")
 WIDTHS = (4, 8)
 WIDEST = core.vector_width()
 
-TINY = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=64, head_size=98)
+TINY = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=64, outputs=98)
 RUN = wf.Run(
     ("distance", "inside"),
     rows=320,
@@ -70,9 +70,9 @@ def trained(width: int) -> dict[str, str]:
     found = {}
     try:
         with tempfile.TemporaryDirectory() as out:
-            for products in ("float32", "bfloat16"):
-                bases = [replace(RUN, seed=seed, products=products) for seed in (0, 1)]
-                found |= _of(products, wf.train(bases, out=out, device="cpu", progress=False))
+            for matmul_dtype in ("float32", "bfloat16"):
+                bases = [replace(RUN, seed=seed, matmul_dtype=matmul_dtype) for seed in (0, 1)]
+                found |= _of(matmul_dtype, wf.train(bases, out=out, device="cpu", progress=False))
             tuned = replace(RUN, tasks=("angle",), start=bases[0], among="region == 'Atlantis'")
             found |= _of("fine-tuned", wf.train([tuned], out=out, device="cpu", progress=False))
     finally:

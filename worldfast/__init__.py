@@ -2,7 +2,7 @@
 
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
 from worldfast.analysis.gram import gram_statistics
-from worldfast.models import ModelSpec, import_huggingface
+from worldfast.models import RecurrentSpec, TransformerSpec, import_huggingface
 from worldfast.models.attention import attention
 from worldfast.reading import Activations, represent
 from worldfast.run import Capture, OpenCheckpoint, Run
@@ -19,10 +19,11 @@ __all__ = [
     "Batch",
     "Capture",
     "Component",
-    "ModelSpec",
     "OpenCheckpoint",
+    "RecurrentSpec",
     "Run",
     "Stream",
+    "TransformerSpec",
     "World",
     "WorldSpec",
     "attention",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from worldfast.models import ModelSpec
+from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.training.folder import spec_of
 from worldfast.training.start import outcome
@@ -60,7 +60,7 @@ class Learning:
     """Folder, in --out, of the run whose last weights to begin with."""
     loss: Annotated[str, Text] = Run.loss
     """all: every token after the first; answer: after '='."""
-    products: Annotated[str, Text] = Run.products
+    matmul_dtype: Annotated[str, Text] = Run.matmul_dtype
     """float32, or bfloat16: faster, weights and sums stay float32."""
     batch: Annotated[int, Whole] = Run.batch
     """Rows a step."""
@@ -80,21 +80,21 @@ class Learning:
 
 @dataclass(frozen=True)
 class Model:
-    hidden: Annotated[int, Whole] = ModelSpec.hidden
+    hidden: Annotated[int, Whole] = TransformerSpec.hidden
     """Width of the residual stream."""
-    layers: Annotated[int, Whole] = ModelSpec.layers
+    layers: Annotated[int, Whole] = TransformerSpec.layers
     """Blocks."""
-    heads: Annotated[int, Whole] = ModelSpec.heads
+    heads: Annotated[int, Whole] = TransformerSpec.heads
     """Attention heads; hidden / heads is a multiple of 8."""
-    intermediate: Annotated[int, Whole] = ModelSpec.intermediate
+    intermediate: Annotated[int, Whole] = TransformerSpec.intermediate
     """Width inside the MLP."""
-    head_size: Annotated[int | None, _or_none("N")] = ModelSpec.head_size
+    outputs: Annotated[int | None, _or_none("N")] = TransformerSpec.outputs
     """Tokens that can be answers, 98 the characters; all by default."""
-    rope_base: Annotated[float, Number] = ModelSpec.rope_base
+    rope_base: Annotated[float, Number] = TransformerSpec.rope_base
     """Of rotary positions."""
-    norm_eps: Annotated[float, Number] = ModelSpec.norm_eps
+    norm_eps: Annotated[float, Number] = TransformerSpec.norm_eps
     """Of RMSNorm."""
-    init_std: Annotated[float, Number] = ModelSpec.init_std
+    init_std: Annotated[float, Number] = TransformerSpec.init_std
     """Standard deviation of the first weights."""
 
 
@@ -142,13 +142,13 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
     fields["world"] = WorldSpec(
         *(fields.pop(name) for name in ("world", "atlantis", "layout", "atlantis_seed", "largest"))
     )
-    fields["model"] = ModelSpec(**asdict(model))
+    fields["model"] = TransformerSpec(**asdict(model))
     fields["checkpoints"], fields["validation"] = kept.checkpoints, kept.validation
     fields["capture"] = Capture(kept.capture_layers, kept.capture_cities, kept.capture_task, kept.capture_dtype)
     if learning.start is not None:
         base = spec_of(learning.start)
         fields["start"] = base
-        if fields["model"] == ModelSpec():
+        if fields["model"] == TransformerSpec():
             fields["model"] = base.model
         if fields["vocabulary"] == Run.vocabulary:
             fields["vocabulary"] = base.vocabulary

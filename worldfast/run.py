@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from worldfast.errors import unknown_name
-from worldfast.models import ModelSpec
-from worldfast.models.transformer import PRODUCTS
+from worldfast.models import TransformerSpec
+from worldfast.models.transformer import MATMUL_DTYPES
 from worldfast.worlds.cities.sampling import CROSSINGS, Component, Stream, require_noise
 from worldfast.worlds.cities.tasks import TASKS, find
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
@@ -111,11 +111,11 @@ class Run:
     clip                     largest gradient norm
     betas, eps               of AdamW
     loss                     "all": every token after the first; "answer": those after '='
-    products                 what matrices are multiplied in: "float32", or "bfloat16" with float32 sums and weights
+    matmul_dtype    what matrices are multiplied in: "float32", or "bfloat16" with float32 sums and weights
     vocabulary               "character" or "entity"
     among                    cities that rows may use: an expression for World.select; None: all
     crossing                 "balanced" or "reshuffled", as for wf.sample
-    model                    ModelSpec; head_size=98 answers characters only, with loss="answer"
+    model                    TransformerSpec; outputs=98 answers characters only, with loss="answer"
     checkpoints              parts that training is cut into: a checkpoint at step 0 and behind each
     validation               rows of each of its tasks that are answered and scored at each checkpoint, drawn as its largest
                              component draws them; 0: none
@@ -141,11 +141,11 @@ class Run:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     loss: str = "all"
-    products: str = "float32"
+    matmul_dtype: str = "float32"
     vocabulary: str = "character"
     among: str | None = None
     crossing: str = "balanced"
-    model: ModelSpec = field(default_factory=ModelSpec)
+    model: TransformerSpec = field(default_factory=TransformerSpec)
     checkpoints: int = 40
     validation: int = 0
     capture: Capture = field(default_factory=Capture)
@@ -169,10 +169,12 @@ class Run:
         self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
-        for name, known in dict(loss=LOSSES, products=PRODUCTS, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
+        for name, known in dict(
+            loss=LOSSES, matmul_dtype=MATMUL_DTYPES, vocabulary=VOCABULARIES, crossing=CROSSINGS
+        ).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
-        for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():
+        for name, kind in dict(world=WorldSpec, model=TransformerSpec, capture=Capture).items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {getattr(self, name)!r}")
         if self.among is not None and not isinstance(self.among, str):
@@ -233,13 +235,12 @@ class Run:
             )
 
     def _check_head(self):
-        head, characters = self.model.head_size, Vocabulary.characters
+        head, characters = self.model.outputs, Vocabulary.characters
         if head is not None and head < characters:
-            raise ValueError(f"model.head_size: answers need the {characters} characters, got {head}")
+            raise ValueError(f"model.outputs: answers need the {characters} characters, got {head}")
         if head is not None and self.loss == "all" and (self.vocabulary == "entity" or head > characters):
             raise ValueError(
-                f"model.head_size: loss 'all' needs a head for the whole vocabulary (None), got {head}; "
-                "use loss='answer'"
+                f"model.outputs: loss 'all' needs a head for the whole vocabulary (None), got {head}; use loss='answer'"
             )
 
     # ---- identity ----
@@ -271,7 +272,7 @@ class Run:
     def from_json(content: Mapping) -> Run:
         """The run of `to_json`. ValueError for a field that a run does not have."""
         values = dict(_known(Run, content))
-        for name, kind in dict(world=WorldSpec, model=ModelSpec, capture=Capture).items():
+        for name, kind in dict(world=WorldSpec, model=TransformerSpec, capture=Capture).items():
             if name in values:
                 values[name] = kind(**_known(kind, values[name]))
         values["mixture"] = tuple(Component(**_known(Component, part)) for part in values.get("mixture", ()))
@@ -335,9 +336,9 @@ class Run:
         return self.learning_rate * (self.steps - step) / max(1, self.steps - self.warmup)
 
 
-def require_same_shape(start: str, theirs: ModelSpec, ours: ModelSpec) -> None:
+def require_same_shape(start: str, theirs: TransformerSpec, ours: TransformerSpec) -> None:
     """ValueError naming both where a start's weights are those of another model; init_std may differ."""
-    for name in (f.name for f in fields(ModelSpec) if f.name != "init_std"):
+    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")

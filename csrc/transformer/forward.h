@@ -209,7 +209,7 @@ struct Forward {
     void add_mlp(const Block<S>& block, const float* middle, float* middle_scale, S* gate_up, float* following,
                  int64_t tokens) const {
         S* normed = arena.take<S>(tokens * D);
-        norm(middle, block.middle_norm, tokens, normed, middle_scale);
+        norm(middle, block.mlp_norm, tokens, normed, middle_scale);
         multiply_rows(Product<S, S>{normed, tokens, D, block.gate_up.forwards, 2 * F, D, gate_up, 2 * F}, threads);
         const int64_t stride = row_of<S>(F);
         S* gated = arena.take<S>(tokens * stride);

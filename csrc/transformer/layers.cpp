@@ -295,8 +295,8 @@ WORLDFAST_LAYERS(BFloat16)
 WORLDFAST_LAYERS(Rounded)
 #undef WORLDFAST_LAYERS
 
-double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* logits, const int64_t* first,
-                               const int64_t* target, float* grad, int threads) {
+double cross_entropy(int64_t groups, int64_t classes, const float* logits, const int64_t* first, const int64_t* target,
+                     float* grad, int threads) {
     std::vector<float> loss(static_cast<size_t>(groups));
     each(groups, classes, threads, [&](int64_t g) {
         cross_entropy_position(logits + g * classes, classes, target + first[g], first[g + 1] - first[g],
@@ -305,16 +305,6 @@ double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* log
     double sum = 0;
     for (const float part : loss) sum += part;
     return sum;
-}
-
-int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target, float* loss,
-                      float* grad, int threads) {
-    for (int64_t k = 0; k < positions; ++k)
-        if (target[k] < 0 || target[k] >= classes) return k;
-    each(positions, classes, threads, [=](int64_t k) {
-        cross_entropy_position(logits + k * classes, classes, target + k, 1, loss + k, grad + k * classes);
-    });
-    return -1;
 }
 
 void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad, float* average,

@@ -19,8 +19,8 @@ struct Matrix {
 
 template <class S>
 struct Block {
-    const float *input_norm, *qkv_bias, *middle_norm;
-    int64_t input_norm_at, qkv_bias_at, middle_norm_at;
+    const float *input_norm, *qkv_bias, *mlp_norm;
+    int64_t input_norm_at, qkv_bias_at, mlp_norm_at;
     Matrix<S> qkv, output, gate_up, down;
 };
 
@@ -52,12 +52,12 @@ struct Layout {
             b.qkv = matrix(3 * D, D);
             b.qkv_bias_at = *at++;
             b.output = matrix(D, D);
-            b.middle_norm_at = *at++;
+            b.mlp_norm_at = *at++;
             b.gate_up = matrix(2 * F, D);
             b.down = matrix(D, F);
             b.input_norm = parameters + b.input_norm_at;
             b.qkv_bias = parameters + b.qkv_bias_at;
-            b.middle_norm = parameters + b.middle_norm_at;
+            b.mlp_norm = parameters + b.mlp_norm_at;
             blocks.push_back(b);
         }
         norm_at = *at++;

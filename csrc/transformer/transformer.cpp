@@ -28,8 +28,7 @@ public:
             float *normed = arena_.take<float>(tokens * D), *scale = arena_.take<float>(tokens);
             forward_.norm(x + t * D, layout_.norm, tokens, normed, scale);
             float* logits = forward_.logits_of(normed, tokens);
-            loss += cross_entropy_of_groups(tokens, H, logits, scored.first.data() + t, scored.targets.data(), logits,
-                                            threads_);
+            loss += cross_entropy(tokens, H, logits, scored.first.data() + t, scored.targets.data(), logits, threads_);
             const S *dlogits = rounded<S>(logits, tokens, H, arena_), *input = rounded<S>(normed, tokens, D, arena_);
             add_gradient(dlogits, row_of<S>(H), H, input, D, D, tokens, gradients + layout_.head.offset, arena_,
                          threads_);
@@ -115,13 +114,13 @@ private:
         multiply_rows(Product<S, S>{dout, tokens, D, block.down.backwards, F, D, dgated, F}, threads_);
         swiglu_backward(tokens, F, dgated, gate_up, dgate_up, gated, threads_);
         add_gradient(dout, D, D, gated, F, F, tokens, gradients + block.down.offset, arena_, threads_);
-        const S* normed = norm_again(kept.middle + t * D, block.middle_norm, kept.middle_scale + t, tokens);
+        const S* normed = norm_again(kept.middle + t * D, block.mlp_norm, kept.middle_scale + t, tokens);
         add_gradient(dgate_up, 2 * F, 2 * F, normed, D, D, tokens, gradients + block.gate_up.offset, arena_, threads_);
         float* dnormed = arena_.take<float>(tokens * D);
         multiply_rows(Product<S, float>{dgate_up, tokens, 2 * F, block.gate_up.backwards, D, 2 * F, dnormed, D},
                       threads_);
-        norm_backward(dnormed, kept.middle + t * D, block.middle_norm, kept.middle_scale + t, dx,
-                      gradients + block.middle_norm_at, tokens);
+        norm_backward(dnormed, kept.middle + t * D, block.mlp_norm, kept.middle_scale + t, dx,
+                      gradients + block.mlp_norm_at, tokens);
     }
 
     void attention_output_backward(const Block<S>& block, const S* mixed, const float* dx, S* dmixed, int64_t tokens,

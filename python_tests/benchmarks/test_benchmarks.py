@@ -353,7 +353,7 @@ def test_faults_of_training_are_found(load, monkeypatch, fault):
     """The checks of a GPU's training, interpreted, with a fault put in."""
     pytest.importorskip("triton")
     gpu = load("gpu_training")
-    shape = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    shape = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
     runs = [wf.Run("distance", rows=2, batch=1, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
     made = []
 

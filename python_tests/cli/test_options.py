@@ -29,7 +29,7 @@ def test_every_field_has_an_option():
     of_run = {f.name for f in fields(wf.Run)} - {"seed", "name", "world", "mixture", "model", "capture"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
     of_capture = {f"capture_{f.name}" for f in fields(Capture)}
-    of_model = {f.name for f in fields(wf.ModelSpec)}
+    of_model = {f.name for f in fields(wf.TransformerSpec)}
     assert known == of_run | of_world | of_capture | of_model | {"seeds", "world"}
 
 
@@ -45,7 +45,7 @@ def test_options_reach_the_run(tmp_path, capsys):
         seeds="3 4", rows=20, epochs=2, vocabulary="entity", among="x<50", crossing="reshuffled", world=csv,
         atlantis=9, layout="scattered", atlantis_seed=5, largest=59, validation=3, loss="answer", batch=16, learning_rate=1e-3,
         warmup=2, weight_decay=0.1, clip=2, betas="0.8 0.9", eps=1e-7, hidden=32, layers=1, heads=2,
-        intermediate=24, head_size=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
+        intermediate=24, outputs=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
         capture_layers="0 1", capture_cities="x>3", capture_task="inside", capture_dtype="float16",
     )  # fmt: skip
     given = [word for name, value in words.items() for word in ("--" + name.replace("_", "-"), *str(value).split())]
@@ -56,7 +56,7 @@ def test_options_reach_the_run(tmp_path, capsys):
             crossing="reshuffled", loss="answer", batch=16, learning_rate=1e-3, warmup=2,
             world=WorldSpec(str(csv), 9, "scattered", 5, 59), validation=3,
             weight_decay=0.1, clip=2, betas=(0.8, 0.9), eps=1e-7, checkpoints=2,
-            model=wf.ModelSpec(32, 1, 2, 24, 500.0, 1e-5, 0.2, 98),
+            model=wf.TransformerSpec(32, 1, 2, 24, 500.0, 1e-5, 0.2, 98),
             capture=Capture((0, 1), "x>3", "inside", "float16"),
         )
         for seed in (3, 4)

@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 import worldfast as wf
 from worldfast import kernels
-from worldfast.models import GpuEnsemble
+from worldfast.models import GpuTransformer
 from worldfast.training.gpu_step import GpuLockstep
 
 class Device:
@@ -37,17 +37,17 @@ def compiled():
     return {name: count for name, count in counts.items() if count}
 
 found = []
-for hidden, products in ((16, "bfloat16"), (24, "float32")):
-    spec = wf.ModelSpec(hidden=hidden, layers=1, heads=hidden // 8, intermediate=40)
-    runs = [wf.Run(("inside",), seed=s, rows=48, batch=48, model=spec, products=products) for s in (1, 2)]
-    ensemble = GpuEnsemble(spec, 98, 2, device="cpu", products=products)
+for hidden, matmul_dtype in ((16, "bfloat16"), (24, "float32")):
+    spec = wf.TransformerSpec(hidden=hidden, layers=1, heads=hidden // 8, intermediate=40)
+    runs = [wf.Run(("inside",), seed=s, rows=48, batch=48, model=spec, matmul_dtype=matmul_dtype) for s in (1, 2)]
+    ensemble = GpuTransformer(spec, 98, 2, device="cpu", matmul_dtype=matmul_dtype)
     lockstep = GpuLockstep(ensemble, runs)
     assert lockstep._capacity >= 2048
     for C in (128, 256, 384, 512, 2048):
         with kernels.compiling():
             lockstep._work(C)
         lockstep._at.zero_()
-        found.append((f"{products}, {C} places", compiled()))
+        found.append((f"{matmul_dtype}, {C} places", compiled()))
 for n in (1, 5, 16):
     prompts = [(np.full((n, 6), 5), np.full(n, 6))] * 2
     with kernels.compiling():

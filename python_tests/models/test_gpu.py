@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 import worldfast as wf
 from worldfast import _native
 from worldfast.errors import DeviceError
-from worldfast.models import Ensemble, GpuEnsemble, ModelSpec, Rows, gpu, require_cuda
+from worldfast.models import Ensemble, GpuTransformer, Rows, TransformerSpec, gpu, require_cuda
 from worldfast.models import footprint as footprints
 from worldfast.models.footprint import CHUNK_BYTES, footprint, places
 from worldfast.models.transformer import views
@@ -27,7 +27,7 @@ from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.step import Tally
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-SPEC = ModelSpec(hidden=16, layers=2, heads=2, intermediate=40)
+SPEC = TransformerSpec(hidden=16, layers=2, heads=2, intermediate=40)
 BASE = wf.Run(("distance",), seed=1, rows=12, batch=4, epochs=1, model=SPEC, warmup=2, learning_rate=1e-2)
 RUNS = [
     BASE,  # 3 steps
@@ -46,8 +46,8 @@ APPROXIMATE = 4 if DEVICE == "cuda" else 1
 F32 = torch.float32
 
 
-def ensemble_of(runs, kind=GpuEnsemble, **options):
-    options = {"device": DEVICE} | options if kind is GpuEnsemble else options
+def ensemble_of(runs, kind=GpuTransformer, **options):
+    options = {"device": DEVICE} | options if kind is GpuTransformer else options
     ensemble = kind(runs[0].model, VOCABULARY, len(runs), **options)
     for member, run in enumerate(runs):
         ensemble.initialise(member, run.seed)
@@ -172,7 +172,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(trained):
     before = GpuLockstep(ensemble_of(RUNS), RUNS)
     middle = train(before, stop=2)
     tensors = [{name: x.clone() for name, x in before.tensors(m).items()} for m in range(3)]
-    after = GpuLockstep(GpuEnsemble(SPEC, VOCABULARY, 3, device=DEVICE), RUNS)
+    after = GpuLockstep(GpuTransformer(SPEC, VOCABULARY, 3, device=DEVICE), RUNS)
     for m in range(3):
         for name, x in after.tensors(m).items():
             x.copy_(tensors[m][name])
@@ -216,14 +216,14 @@ def test_half_precision_products(hidden):
     """Rounded matrices, float32 masters: near the float64 steps, and not those of float32 products. A token
     of 16
     numbers is a tile of its own, one of 24 is not."""
-    run = replace(BASE, model=replace(SPEC, hidden=hidden, heads=hidden // 8), products="bfloat16", name="")
-    ensemble = ensemble_of([run], products="bfloat16")
+    run = replace(BASE, model=replace(SPEC, hidden=hidden, heads=hidden // 8), matmul_dtype="bfloat16", name="")
+    ensemble = ensemble_of([run], matmul_dtype="bfloat16")
     start = ensemble.parameters.clone()
     with pytest.MonkeyPatch.context() as patch:
         if DEVICE == "cpu":  # the interpreter has float16 alone
             patch.setitem(gpu.DTYPES, "bfloat16", torch.float16)
         lockstep = GpuLockstep(ensemble, [run])
-        assert (type(lockstep._transformers).__name__ == "NarrowTransformers") == (hidden == 16)
+        assert (type(lockstep._passes).__name__ == "FusedPasses") == (hidden == 16)
         [tally] = train(lockstep)
     end, losses = exact_training(run, start[0])
     error = (ensemble.parameters[0].cpu() - end).norm() / (end - start[0].cpu()).norm()
@@ -248,7 +248,7 @@ def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
     batch = Batch(tokens, bounds[:, :-1].contiguous(), bounds[:, 1:].contiguous(), 32, tokens.roll(1, 1))
     queue, late = [], []
 
-    class Late(fused.NarrowTransformers):
+    class Late(fused.FusedPasses):
         @contextlib.contextmanager
         def _aside(self):
             late.append(True)
@@ -266,7 +266,7 @@ def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
 
     product = fused.product
     found = []
-    for kind in (fused.NarrowTransformers, Late):
+    for kind in (fused.FusedPasses, Late):
         gradients = torch.zeros_like(ensemble.parameters)
         transformers = kind(spec, ensemble.stacked(ensemble.parameters), views(shapes, rounded), 128)
         if kind is Late:
@@ -518,7 +518,7 @@ def test_reading_that_is_given_up_leaves_flags_as_they_were(as_torch_begins, pai
     before = product_flags()
     with pytest.raises(RuntimeError, match="not enough"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("worldfast.models.gpu_transformer.Transformers.logits", lambda *_: refuse("not enough"))
+            patch.setattr("worldfast.models.gpu_transformer.Passes.logits", lambda *_: refuse("not enough"))
             pair[1].logits(rows_of([3, 1, 2]))
     assert product_flags() == before
 
@@ -531,7 +531,7 @@ def refuse(why):
 
 
 def test_bad_input():
-    ensemble = GpuEnsemble(SPEC, VOCABULARY, 2, device=DEVICE)
+    ensemble = GpuTransformer(SPEC, VOCABULARY, 2, device=DEVICE)
     with pytest.raises(ValueError, match="runs: expected 2, one for each member, got 3"):
         GpuLockstep(ensemble, RUNS)
     other = replace(BASE, model=replace(SPEC, layers=1), name="other")
@@ -544,7 +544,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
         ensemble.answer([], 1, [], "bfloat61")
     with pytest.raises(ValueError, match="at most 128 numbers, got 256"):
-        GpuEnsemble(ModelSpec(hidden=256, heads=1), VOCABULARY, device=DEVICE)
+        GpuTransformer(TransformerSpec(hidden=256, heads=1), VOCABULARY, device=DEVICE)
 
 
 needs_no_gpu = pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
@@ -622,13 +622,13 @@ def test_kernels_that_do_not_run_on_a_device(machine, monkeypatch):
 # ---- memory ----
 
 
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("matmul_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("hidden", [16, 24])
-def test_footprint_is_what_is_taken(products, hidden):
+def test_footprint_is_what_is_taken(matmul_dtype, hidden):
     """From above, and by no more than the room for rows that are made ahead."""
     spec = replace(SPEC, hidden=hidden, heads=hidden // 8)
-    ensemble = GpuEnsemble(spec, VOCABULARY, 2, device=DEVICE, products=products)
-    runs = [replace(BASE, model=spec, products=products, seed=seed) for seed in (1, 5)]
+    ensemble = GpuTransformer(spec, VOCABULARY, 2, device=DEVICE, matmul_dtype=matmul_dtype)
+    runs = [replace(BASE, model=spec, matmul_dtype=matmul_dtype, seed=seed) for seed in (1, 5)]
     lockstep = GpuLockstep(ensemble, runs)
     own = [
         ensemble.parameters,
@@ -638,11 +638,11 @@ def test_footprint_is_what_is_taken(products, hidden):
         lockstep._tokens,
         lockstep._targets,
     ]
-    own += [lockstep._rounded] if products == "bfloat16" else []
-    taken = sum(x.nbytes for x in own) + lockstep._transformers.nbytes
+    own += [lockstep._rounded] if matmul_dtype == "bfloat16" else []
+    taken = sum(x.nbytes for x in own) + lockstep._passes.nbytes
     ahead = [lockstep._made, lockstep._scratch, lockstep._row_start, lockstep._answer_start, lockstep._rows]
     ahead = sum(x.nbytes for x in [*ahead, lockstep._schedule])
-    estimate = footprint(spec, VOCABULARY, 2, BASE.batch * (lockstep._longest - 1), products)
+    estimate = footprint(spec, VOCABULARY, 2, BASE.batch * (lockstep._longest - 1), matmul_dtype)
     assert taken + ahead <= estimate
     assert taken >= 0.97 * (estimate - CHUNK_BYTES)
 
@@ -667,21 +667,21 @@ class Peak(TorchDispatchMode):
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="the CPU's memory is counted")
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
-def test_answering_and_reading_take_what_is_planned(products, monkeypatch):
+@pytest.mark.parametrize("matmul_dtype", ["float32", "bfloat16"])
+def test_answering_and_reading_take_what_is_planned(matmul_dtype, monkeypatch):
     """From above, and by no more than a fifth: a full tile of prompts, and a full piece of rows."""
-    if products == "bfloat16":
+    if matmul_dtype == "bfloat16":
         monkeypatch.setitem(gpu.DTYPES, "bfloat16", torch.float16)  # the interpreter has float16 alone
     spec = SPEC
-    ensemble = GpuEnsemble(spec, VOCABULARY, 2, device=DEVICE, products=products)
+    ensemble = GpuTransformer(spec, VOCABULARY, 2, device=DEVICE, matmul_dtype=matmul_dtype)
     ensemble.parameters.normal_(std=0.1)
     ensemble.answer([(np.full((1, 3), 4), np.array([3]))], 1, [0])  # makes the attention's table of angles
     monkeypatch.setattr(footprints, "ANSWER_BYTES", 250_000)
-    rows = footprints.answered_at_once(spec, VOCABULARY, 1, 28, products)
+    rows = footprints.answered_at_once(spec, VOCABULARY, 1, 28, matmul_dtype)
     tokens = np.random.default_rng(0).integers(4, VOCABULARY, (rows, 26))
     with Peak() as taken:
         ensemble.answer([(tokens, np.full(len(tokens), 26))], 3, [1])
-    planned = footprints.answering(spec, VOCABULARY, 1, rows, 28, products)
+    planned = footprints.answering(spec, VOCABULARY, 1, rows, 28, matmul_dtype)
     assert 0.8 * planned < taken.most <= planned < 1.5 * 250_000
     for module in (gpu, footprints):
         monkeypatch.setattr(module, "READ", 128)
@@ -697,7 +697,7 @@ def test_a_plan_counts_answers_and_workspaces():
     """As many validation rows as are answered at once, and no more."""
 
     def shared(validation, **model):
-        run = replace(BASE, validation=validation, model=replace(SPEC, **model), products="bfloat16", name="")
+        run = replace(BASE, validation=validation, model=replace(SPEC, **model), matmul_dtype="bfloat16", name="")
         return memory.need(run, "cuda:0", 1).shared
 
     wide = dict(hidden=128, layers=6, heads=4, intermediate=512)

@@ -34,7 +34,7 @@ RUNS = {
         checkpoints=2,
         learning_rate=3e-3,
         warmup=2,
-        model=wf.ModelSpec(**SHAPE, norm_eps=1e-5),
+        model=wf.TransformerSpec(**SHAPE, norm_eps=1e-5),
         capture=NONE,
     ),
     "entity": wf.Run(
@@ -46,7 +46,7 @@ RUNS = {
         warmup=2,
         loss="answer",
         vocabulary="entity",
-        model=wf.ModelSpec(**SHAPE, head_size=98),
+        model=wf.TransformerSpec(**SHAPE, outputs=98),
         capture=NONE,
     ),
 }
@@ -198,9 +198,9 @@ def test_a_head_that_elsewhere_learned_more(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["lm_head.weight"][98, 0] = 1
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="not 0 behind row 98, the head_size of config.json"):
+    with pytest.raises(ValueError, match="not 0 behind row 98, the outputs of config.json"):
         wf.import_huggingface(copy)
-    change(copy, head_size=None)
+    change(copy, outputs=None)
     assert torch.equal(wf.import_huggingface(copy).weights[0].head, tensors["lm_head.weight"])
 
 
@@ -311,7 +311,7 @@ def change(folder, **values):
         (dict(rope_parameters={"rope_type": "linear"}), "rope_type is 'linear', expected 'default'"),
         (dict(num_attention_heads=5, num_key_value_heads=5), "multiple of 8, got 48 / 5"),
         (dict(vocab_size="98"), "vocab_size is '98', expected a positive integer"),
-        (dict(vocab_size=97), "head_size: expected at most the vocabulary's 97, got 98"),
+        (dict(vocab_size=97), "outputs: expected at most the vocabulary's 97, got 98"),
         (dict(rms_norm_eps=0), "model.norm_eps: expected a positive number, got 0"),
         (dict(vocab_size=100), r"'model.embed_tokens.weight' has shape \[5173, 48\], expected \[100, 48\]"),
         (dict(intermediate_size=48), r"gate_proj.weight' has shape \[40, 48\], expected \[48, 48\]"),

@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from worldfast.models import Ensemble, ModelSpec, Rows, cpu
+from worldfast.models import Ensemble, Rows, TransformerSpec, cpu
 
 SHAPES = {
-    "D64-L2-H4-F96-V300-head98": (ModelSpec(hidden=64, layers=2, heads=4, intermediate=96, head_size=98), 300),
-    "D32-L3-H2-F72-V98": (ModelSpec(hidden=32, layers=3, heads=2, intermediate=72), 98),
-    "D24-L1-H3-F40-V111": (ModelSpec(hidden=24, layers=1, heads=3, intermediate=40, rope_base=500.0), 111),
-    "paper": (ModelSpec(), 98),
+    "D64-L2-H4-F96-V300-head98": (TransformerSpec(hidden=64, layers=2, heads=4, intermediate=96, outputs=98), 300),
+    "D32-L3-H2-F72-V98": (TransformerSpec(hidden=32, layers=3, heads=2, intermediate=72), 98),
+    "D24-L1-H3-F40-V111": (TransformerSpec(hidden=24, layers=1, heads=3, intermediate=40, rope_base=500.0), 111),
+    "paper": (TransformerSpec(), 98),
 }
 BEGINNINGS = ([2, 7, 9, 11, 4], [2, 7, 9], [2, 30, 31, 32, 33, 34, 35])  # rows of one "task" begin alike
 
@@ -44,7 +44,7 @@ def rows_of(spec, vocabulary, counts, share_scored=0.4, seed=0):
             starts.append(starts[-1] + len(row))
         offsets.append(starts[-1])
     scored = np.flatnonzero(random.random(offsets[-1]) < share_scored)
-    targets = random.integers(0, spec.head_size or vocabulary, len(scored))
+    targets = random.integers(0, spec.outputs or vocabulary, len(scored))
     tokens, starts = (torch.tensor(np.array(x), dtype=torch.int32) for x in (np.concatenate(pieces), starts))
     return Rows(tokens, starts, offsets, torch.tensor(scored), torch.tensor(targets))
 
@@ -128,7 +128,7 @@ def test_equals_transformers(name):
 def test_learning_in_bfloat16_errs_less_than_twice_what_autocast_does(name):
     """In the root mean square over each parameter's gradient, and in the loss."""
     spec, vocabulary = SHAPES[name]
-    ensemble = ensemble_of(spec, vocabulary, members=1, products="bfloat16")
+    ensemble = ensemble_of(spec, vocabulary, members=1, matmul_dtype="bfloat16")
     rows = rows_of(spec, vocabulary, counts=(80,))
     exact, plain = (
         qwen2(spec, vocabulary, ensemble.to_huggingface(0), dtype) for dtype in (torch.float64, torch.float32)
@@ -183,17 +183,17 @@ def test_shared_beginnings_by_hand():
     assert place.tolist() == [0, 1, 2, 0, 1, 3, 4, 0, 1, 3, 0, 5, 6, 7, 8, 9]
 
 
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("matmul_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["D64-L2-H4-F96-V300-head98", "paper"])
-def test_a_member_has_the_bits_it_would_have_alone(name, products):
+def test_a_member_has_the_bits_it_would_have_alone(name, matmul_dtype):
     spec, vocabulary = SHAPES[name]
     rows = rows_of(spec, vocabulary, counts=(40, 3, 97))
-    together = ensemble_of(spec, vocabulary, members=3, threads=2, products=products)
+    together = ensemble_of(spec, vocabulary, members=3, threads=2, matmul_dtype=matmul_dtype)
     logits, losses = together.logits(rows), together.learn(rows)
     states = together.hidden_states(rows, [0, 1])
     begin = 0
     for member, part in enumerate(rows_by_member(rows)):
-        alone = ensemble_of(spec, vocabulary, members=3, threads=1, products=products)
+        alone = ensemble_of(spec, vocabulary, members=3, threads=1, matmul_dtype=matmul_dtype)
         here = slice(begin, begin + len(part.scored))
         begin = here.stop
         assert torch.equal(alone.logits(part, [member]), logits[here])
@@ -288,21 +288,21 @@ def test_hidden_states_of_chosen_layers():
         ("heads", 3, ValueError, "got 128 / 3"),
         ("layers", 0, ValueError, "model.layers: expected at least 1, got 0"),
         ("layers", 2.0, TypeError, "model.layers: expected an integer, got 2.0"),
-        ("head_size", 0, ValueError, "model.head_size"),
+        ("outputs", 0, ValueError, "model.outputs"),
         ("init_std", float("nan"), ValueError, "model.init_std: expected a positive number, got nan"),
         ("norm_eps", "1e-6", TypeError, "model.norm_eps: expected a number"),
     ],
 )
 def test_shapes_that_do_not_fit(field, value, error, message):
     with pytest.raises(error, match=message):
-        ModelSpec(**{field: value})
+        TransformerSpec(**{field: value})
 
 
 def test_ensembles_that_do_not_fit():
-    with pytest.raises(ValueError, match="head_size: expected at most the vocabulary's 98, got 99"):
-        Ensemble(ModelSpec(head_size=99), 98)
+    with pytest.raises(ValueError, match="outputs: expected at most the vocabulary's 98, got 99"):
+        Ensemble(TransformerSpec(outputs=99), 98)
     with pytest.raises(ValueError, match="members: expected at least 1, got 0"):
-        Ensemble(ModelSpec(), 98, 0)
+        Ensemble(TransformerSpec(), 98, 0)
     spec, vocabulary = SHAPES["D24-L1-H3-F40-V111"]
     with pytest.raises(ValueError, match="members: 1 named, but the rows are those of 2"):
         Ensemble(spec, vocabulary, 2).logits(rows_of(spec, vocabulary, (2, 2)), [0])

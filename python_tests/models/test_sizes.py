@@ -15,8 +15,8 @@ LARGE = """
 import resource, torch, worldfast as wf
 from worldfast.training.step import pack_rows
 from worldfast.models import Ensemble
-run = wf.Run(tuple(wf.TASKS), batch=1, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
-ensemble = Ensemble(run.model, 98, threads=2, products="bfloat16")
+run = wf.Run(tuple(wf.TASKS), batch=1, model=wf.TransformerSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
+ensemble = Ensemble(run.model, 98, threads=2, matmul_dtype="bfloat16")
 ensemble.initialise(0, seed=0)
 rows, (count,) = pack_rows([run.stream().pack(0, run.batch)], [run.loss])
 loss = float(ensemble.learn(rows)[0]) / count
@@ -36,11 +36,11 @@ def descend(ensemble, rows):
     return before, float(ensemble.learn(rows)[0])
 
 
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.parametrize("matmul_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("hidden,intermediate,heads", [(64, 256, 2), (256, 1024, 8), (512, 2048, 16)])
-def test_published_widths(hidden, intermediate, heads, products):
-    spec = wf.ModelSpec(hidden=hidden, intermediate=intermediate, heads=heads)
-    ensemble = Ensemble(spec, 98, products=products)
+def test_published_widths(hidden, intermediate, heads, matmul_dtype):
+    spec = wf.TransformerSpec(hidden=hidden, intermediate=intermediate, heads=heads)
+    ensemble = Ensemble(spec, 98, matmul_dtype=matmul_dtype)
     ensemble.initialise(0, seed=0)
     rows, _ = pack_rows([wf.Run(tuple(wf.TASKS)).stream().pack(0, 16)], ["all"])
     before, after = descend(ensemble, rows)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.models import Ensemble, ModelSpec, Rows
+from worldfast.models import Ensemble, Rows, TransformerSpec
 from worldfast.reading import Activations, Writer
 from worldfast.reading.activations import segment_path
 from worldfast.run import Capture
@@ -70,7 +70,7 @@ def test_prompts_stop_behind_the_first_city(task, name):
 def test_a_representation_is_two_hidden_states_side_by_side():
     """Each city on its own, by the model's plain interface, against all of them at once."""
     vocabulary = Vocabulary("character", World.cities())
-    ensemble = Ensemble(ModelSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
+    ensemble = Ensemble(TransformerSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
     ensemble.initialise(1, seed=4)
     cities = np.arange(0, 5075, 70)
     read = Prompt.of_task(vocabulary, "inside", cities).read(ensemble, 1, (0, 2, 3))

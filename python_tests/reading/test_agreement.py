@@ -12,7 +12,7 @@ from worldfast.models import Ensemble
 from worldfast.reading.gradients import _jackknife, gradient_agreement, task_gradients
 from worldfast.run import Capture
 
-SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
+SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
 NEW = "region == 'Atlantis'"
 
 
@@ -180,7 +180,7 @@ def test_a_folder_a_seed_and_a_world(tmp_path):
 
 
 def test_the_model_is_not_changed():
-    run, ensemble = model("entity", wf.ModelSpec(16, 1, 2, 24, head_size=98), loss="answer")
+    run, ensemble = model("entity", wf.TransformerSpec(16, 1, 2, 24, outputs=98), loss="answer")
     before = ensemble.parameters.clone()
     table = gradient_agreement((run, ensemble), ("distance", "crossing"), rows=8, repeats=2, parameters="*")
     assert torch.equal(ensemble.parameters, before) and np.isfinite(table.cosine).all()

@@ -9,13 +9,15 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast import rows as rows_of_one
 from worldfast.models import Ensemble, Rows
-from worldfast.reading.patching import POSITIONS, _ratio, _states, activation_patching, patched_answers, token_positions
+from worldfast.models.plain import PlainTransformer
+from worldfast.reading.patching import POSITIONS, _ratio, activation_patching, patched_answers, token_positions
 from worldfast.run import Capture
 from worldfast.worlds.cities.evaluate import decode
 
-SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
-ANSWERS = replace(SPEC, head_size=98)  # of no city
+SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
+ANSWERS = replace(SPEC, outputs=98)  # of no city
 NEW = "region == 'Atlantis'"
 VOCABULARIES = ("character", "entity")
 
@@ -59,8 +61,9 @@ def test_without_a_patch_it_is_the_model(vocabulary, folder):
     packed = run.stream().pack(0, 9)
     tokens, starts = torch.from_numpy(packed.tokens), torch.from_numpy(packed.row_start)
     rows = Rows(tokens, starts, [0, len(tokens)], torch.arange(len(tokens)))
+    plain, one = PlainTransformer.of(ensemble), rows_of_one.Rows(tokens, starts, torch.arange(len(tokens)))
     for layer, expected in enumerate(ensemble.hidden_states(rows)):
-        found = _states(ensemble, tokens.long(), starts, layer)
+        found = plain.run(one, read=[plain.name_of_layer(layer)])[plain.name_of_layer(layer)]
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
@@ -337,7 +340,7 @@ def test_models_that_are_unlike(folder):
     character, entity = model(folder, "character", 1), model(folder, "entity", 1)
     with pytest.raises(ValueError, match="source: 'pt-angle-s1' has the vocabulary 'entity' of 148 tokens, the target"):
         activation_patching(entity, character)
-    narrow = model(folder, "character", 2, spec=wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=48))
+    narrow = model(folder, "character", 2, spec=wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=48))
     with pytest.raises(ValueError, match="source: 'pt-angle-s2' has model.hidden 16, the target 'pt-angle-s1' 32"):
         activation_patching(narrow, character)
     with pytest.raises(ValueError, match="world: its vocabulary has 5,173 tokens, that of 'pt-angle-s1' 148"):

@@ -19,7 +19,7 @@ RUN = wf.Run(
     ("distance",),
     rows=64,
     batch=32,
-    model=wf.ModelSpec(hidden=16, layers=3, heads=2, intermediate=24),
+    model=wf.TransformerSpec(hidden=16, layers=3, heads=2, intermediate=24),
     checkpoints=1,
     capture=Capture(layers=(1, 3), cities="index < 90"),
     world=wf.WorldSpec(largest=300),

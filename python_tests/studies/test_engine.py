@@ -21,7 +21,7 @@ from worldfast.training import folder as run_folder
 from worldfast.worlds.cities import analyses, evaluate, studies
 from worldfast.worlds.cities.studies import world_update
 
-MODEL = wf.ModelSpec(hidden=16, layers=2, heads=2, intermediate=16, head_size=98)
+MODEL = wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98)
 
 
 @pytest.fixture(scope="module")

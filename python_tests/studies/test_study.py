@@ -73,7 +73,7 @@ def test_a_paper_of_fewer_rows(paper, scale):
         assert run.steps == pytest.approx(scale * whole.steps, rel=5e-3)
         assert run.epochs == max(1, round(scale * whole.epochs))
         assert len(run.checkpoint_steps) == 41 and run.learning_rate == whole.learning_rate
-        for name in ("tasks", "seed", "model", "vocabulary", "products", "world", "capture", "batch", "validation"):
+        for name in ("tasks", "seed", "model", "vocabulary", "matmul_dtype", "world", "capture", "batch", "validation"):
             assert getattr(run, name) == getattr(whole, name), name
         if run.mixture:
             parts = [part.rows * run.epochs for part in run.mixture]
@@ -92,7 +92,7 @@ def test_scales_that_there_are_not(scale):
 
 
 def test_the_extensions(paper):
-    alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.ModelSpec()]
+    alone = [run for run in paper.runs if run.start is None and run.seed == 42 and run.model == wf.TransformerSpec()]
     for n, count in ((2, 21), (3, 35)):
         assert {frozenset(run.tasks) for run in alone if len(run.tasks) == n} == set(
             map(frozenset, combinations(wf.TASKS, n))

@@ -37,7 +37,7 @@ def check(parts, runs, places, limit, device="cpu"):
     assert sorted(one.id for part in parts for one in part) == sorted(one.id for one in runs)
     place = {one.id: i for i, part in enumerate(parts) for one in part}
     for i, part in enumerate(parts):
-        assert len({(one.model, one.vocabulary_size, one.products) for one in part}) == 1
+        assert len({(one.model, one.vocabulary_size, one.matmul_dtype) for one in part}) == 1
         assert plan(part, limit, device, 1).waves == 1, "it fits"
         (behind,) = {place.get(one.start.id) if one.start else None for one in part}
         assert behind is None or behind < i
@@ -97,7 +97,7 @@ def test_many_short_runs_fit_too():
 
 def test_two_shapes_share_places():
     """12 and 8 runs on 2 places: not a shape each, but half of both, although a step's cost comes twice then."""
-    runs = [run(seed) for seed in range(12)] + [run(seed, products="bfloat16") for seed in range(8)]
+    runs = [run(seed) for seed in range(12)] + [run(seed, matmul_dtype="bfloat16") for seed in range(8)]
     parts = pack(runs, 2, 64 * GIB)
     check(parts, runs, 2, 64 * GIB)
     assert sorted(map(len, parts)) == [4, 4, 6, 6]
@@ -120,7 +120,7 @@ def test_what_others_wait_for_comes_first():
 
 def test_shapes_and_products_are_ensembles_of_their_own():
     deep = replace(RUN.model, layers=2)
-    runs = [run(), run(1, products="bfloat16"), run(2, model=deep), run(3, vocabulary="character")]
+    runs = [run(), run(1, matmul_dtype="bfloat16"), run(2, model=deep), run(3, vocabulary="character")]
     parts = pack(runs, 1, 64 * GIB)
     check(parts, runs, 1, 64 * GIB)
     assert [len(part) for part in parts] == [1] * 4
@@ -136,7 +136,7 @@ def test_a_chain_is_packed_level_by_level():
 
 def test_the_published_shape_on_gpus():
     """10,000 models for 64 GPUs of 80 GiB, as docs/cluster.md has them."""
-    runs = [wf.Run(tuple(wf.TASKS), seed=seed, products="bfloat16") for seed in range(100)]
+    runs = [wf.Run(tuple(wf.TASKS), seed=seed, matmul_dtype="bfloat16") for seed in range(100)]
     parts = pack(runs, 8, 72 * GIB, "cuda")
     check(parts, runs, 8, 72 * GIB, "cuda")
     assert sorted(map(len, parts)) == [12] * 4 + [13] * 4
@@ -600,7 +600,7 @@ def blocks(kind):
 
 def test_the_call_of_the_page(connection, tmp_path, monkeypatch):
     scaled = re.sub("ROWS, SEEDS = .*", "ROWS, SEEDS = 2, 1", blocks("python")[0])
-    small = "model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16)"
+    small = "model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16)"
     names = {}
     exec(scaled.replace("/shared/runs", str(tmp_path)).replace("seed=seed", f"seed=seed, {small}"), names)
     assert len(names["runs"]) == 7 and names["outcome"].failed == {}

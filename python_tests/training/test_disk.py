@@ -26,7 +26,7 @@ BASE = wf.Run(
     warmup=5,
     checkpoints=3,
     name="long",
-    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
     capture=Capture(layers=(1,), cities="index < 50"),
 )
 RUNS = [BASE, replace(BASE, seed=8, rows=64, name="short"), replace(BASE, start=BASE, rows=32, name="tuned")]

@@ -12,14 +12,14 @@ import torch
 pytest.importorskip("triton")
 import worldfast as wf
 from worldfast.errors import DeviceError
-from worldfast.models import GpuEnsemble, ModelSpec
+from worldfast.models import GpuTransformer, TransformerSpec
 from worldfast.run import Capture
 from worldfast.training import checkpoint, memory
 from worldfast.training.step import MOMENTS
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 APPROXIMATE = 4 if DEVICE == "cuda" else 1  # a GPU's exp2, quotient and root err 2^-22 of their result, IEEE's 2^-24
-SPEC = ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+SPEC = TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
     ("distance",),
     seed=1,
@@ -42,7 +42,9 @@ def gpu(monkeypatch):
     module = importlib.import_module("worldfast.training.train")
     monkeypatch.setattr(module, "require_cuda", lambda device: "cuda:0")
     monkeypatch.setattr(
-        module, "GpuEnsemble", lambda *shape, device, products: GpuEnsemble(*shape, device="cpu", products=products)
+        module,
+        "GpuTransformer",
+        lambda *shape, device, matmul_dtype: GpuTransformer(*shape, device="cpu", matmul_dtype=matmul_dtype),
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a device in the CPU's place")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8 << 30, 8 << 30))

@@ -12,7 +12,7 @@ from worldfast.run import Capture
 from worldfast.training import checkpoint, train
 from worldfast.training.step import Lockstep, Tally
 
-TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 RUN = wf.Run(
     "distance",
     seed=7,
@@ -96,7 +96,7 @@ def test_a_member_that_diverges_stays_as_it_was():
 @pytest.mark.parametrize(
     "changes,message",
     [
-        ({"model": replace(TINY, layers=2)}, "runs: 'pt-distance-s7' has model ModelSpec.*layers=2"),
+        ({"model": replace(TINY, layers=2)}, "runs: 'pt-distance-s7' has model TransformerSpec.*layers=2"),
         ({"vocabulary": "entity", "loss": "answer"}, "runs: 'pt-distance-s7' has vocabulary 5173, the ensemble 98"),
     ],
 )

@@ -21,7 +21,7 @@ RUN = wf.Run(
     warmup=0,
     checkpoints=1,
     capture=Capture(layers=(0,), cities="index < 9"),
-    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
 )
 RUNS = [replace(RUN, seed=seed, rows=16 * seed, name="") for seed in (2, 4, 1, 3, 5)]
 
@@ -44,7 +44,7 @@ n, out = int(sys.argv[1]), Path(sys.argv[2])
 wf.train(runs(1, rows=1), out / "first", threads=2, progress=False)  # imports, threads, worlds
 Path("/proc/self/clear_refs").write_text("5")
 before = kib("VmRSS")
-model = wf.ModelSpec(hidden=384, layers=2, heads=8, intermediate=1024)
+model = wf.TransformerSpec(hidden=384, layers=2, heads=8, intermediate=1024)
 wf.train(runs(n, model=model), out / str(n), threads=2, progress=False)
 need = memory.need(runs(1, model=model)[0], "cpu", 2)
 print(kib("VmHWM") - before, need.member >> 10, need.shared >> 10)
@@ -104,7 +104,7 @@ def test_what_is_said_of_waves(tmp_path, capfd):
 
 def test_one_that_does_not_fit(tmp_path):
     """Said before the small ones, which would fit, have begun."""
-    big = replace(RUN, model=wf.ModelSpec(hidden=1024, layers=24, heads=16, intermediate=4096))
+    big = replace(RUN, model=wf.TransformerSpec(hidden=1024, layers=24, heads=16, intermediate=4096))
     need = memory.need(big, "cpu", 2)
     message = f"memory: 'pt-distance-s42' alone needs {memory.text(sum(need))} (402,977,792 parameters, "
     message += "batch 16), but there are 2.0 GiB"

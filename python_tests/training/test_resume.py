@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from worldfast import files
-from worldfast.models import ModelSpec
+from worldfast.models import TransformerSpec
 from worldfast.reading import activations
 from worldfast.reading.activations import segment_path
 from worldfast.run import Capture, Run
@@ -31,7 +31,7 @@ WIDE = Run(  # 5,175 tokens: a save takes as long as a few steps
     warmup=5,
     vocabulary="entity",
     loss="answer",
-    model=ModelSpec(hidden=16, layers=2, heads=2, intermediate=24),
+    model=TransformerSpec(hidden=16, layers=2, heads=2, intermediate=24),
     checkpoints=10,
     capture=Capture(layers=(0, 2), cities="index < 50"),
 )

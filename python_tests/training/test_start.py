@@ -13,7 +13,7 @@ from worldfast.run import Capture, OpenCheckpoint
 from worldfast.training import checkpoint, train
 from worldfast.worlds.cities.sampling import Component
 
-TINY = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
     "angle",
     seed=3,

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from worldfast import files
-from worldfast.models import Ensemble, ModelSpec
+from worldfast.models import Ensemble, TransformerSpec
 from worldfast.reading import Activations, activations
 from worldfast.run import Capture, Run
 from worldfast.training import checkpoint, load, member, train
@@ -29,7 +29,7 @@ from worldfast.worlds.cities.world import WorldSpec
 
 training = importlib.import_module("worldfast.training.train")  # the package's own `train` is the function
 
-TINY = ModelSpec(hidden=16, layers=2, heads=2, intermediate=24)
+TINY = TransformerSpec(hidden=16, layers=2, heads=2, intermediate=24)
 CAPTURE = Capture(layers=(0, 2), cities="index < 50")
 BASE = Run(
     "distance", seed=7, rows=320, batch=16, learning_rate=3e-3, warmup=5, model=TINY, checkpoints=4, capture=CAPTURE
@@ -306,11 +306,11 @@ def test_a_member_that_diverges_between_lines_goes_back_to_where_it_was(tmp_path
 
 
 @pytest.mark.parametrize("products,pairs", [("float32", False), ("bfloat16", False), ("bfloat16", True)])
-def test_emulated_products_are_said_to_be_no_faster(tmp_path, capfd, monkeypatch, products, pairs):
+def test_emulated_products_are_said_to_be_no_faster(tmp_path, capfd, monkeypatch, matmul_dtype, pairs):
     monkeypatch.setattr(training.core, "multiplies_pairs", lambda: pairs)
-    train(replace(BASE, products=products), tmp_path)
+    train(replace(BASE, matmul_dtype=matmul_dtype), tmp_path)
     (line,) = (line for line in capfd.readouterr().err.splitlines() if line.startswith("training "))
-    assert ("no faster than float32" in line) == (products == "bfloat16" and not pairs)
+    assert ("no faster than float32" in line) == (matmul_dtype == "bfloat16" and not pairs)
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
@@ -355,11 +355,11 @@ def test_identity_is_content():
         betas=(0.9, 0.99),
         eps=1e-7,
         loss="answer",
-        products="bfloat16",
+        matmul_dtype="bfloat16",
         vocabulary="entity",
         among="x > 0",
         crossing="reshuffled",
-        model=ModelSpec(),
+        model=TransformerSpec(),
         checkpoints=5,
         validation=1,
         capture=Capture(),
@@ -381,7 +381,7 @@ def test_a_run_survives_json():
         assert Run.from_json(json.loads(json.dumps(run.to_json()))) == run
     with pytest.raises(ValueError, match="unknown field of Run 'seeds': did you mean 'seed'"):
         Run.from_json({"tasks": ["angle"], "seeds": 3})
-    with pytest.raises(ValueError, match="unknown field of ModelSpec 'head': did you mean 'heads'"):
+    with pytest.raises(ValueError, match="unknown field of TransformerSpec 'head': did you mean 'heads'"):
         Run.from_json({"tasks": ["angle"], "model": {"head": 3}})
 
 
@@ -421,9 +421,9 @@ def test_the_schedule():
         ({"betas": (0.9,)}, ValueError, "betas: expected two numbers"),
         ({"loss": "answers"}, ValueError, "unknown loss 'answers': did you mean 'answer'"),
         ({"vocabulary": "charcter"}, ValueError, "unknown vocabulary 'charcter': did you mean 'character'"),
-        ({"model": "small"}, TypeError, "model: expected a ModelSpec"),
-        ({"model": ModelSpec(head_size=50)}, ValueError, "answers need the 98 characters, got 50"),
-        ({"model": ModelSpec(head_size=98), "vocabulary": "entity"}, ValueError, "use loss='answer'"),
+        ({"model": "small"}, TypeError, "model: expected a TransformerSpec"),
+        ({"model": TransformerSpec(outputs=50)}, ValueError, "answers need the 98 characters, got 50"),
+        ({"model": TransformerSpec(outputs=98), "vocabulary": "entity"}, ValueError, "use loss='answer'"),
         ({"capture": Capture(layers=(7,))}, IndexError, "capture.layers"),
         ({"name": "../up"}, ValueError, "name: expected letters"),
         ({"among": 3}, TypeError, "among"),

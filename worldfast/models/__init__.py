@@ -1,8 +1,19 @@
 """Models: ensembles of one shape, on the CPU and on a GPU, and what they compute with."""
 
 from worldfast.models.cpu import Ensemble, Rows
-from worldfast.models.gpu import GpuEnsemble, require_cuda
+from worldfast.models.gpu import GpuTransformer, require_cuda
 from worldfast.models.huggingface import import_huggingface
-from worldfast.models.transformer import ModelSpec
+from worldfast.models.plain import PlainTransformer
+from worldfast.models.recurrent import RecurrentSpec
+from worldfast.models.transformer import TransformerSpec
 
-__all__ = ["Ensemble", "GpuEnsemble", "ModelSpec", "Rows", "import_huggingface", "require_cuda"]
+__all__ = [
+    "Ensemble",
+    "GpuTransformer",
+    "PlainTransformer",
+    "RecurrentSpec",
+    "Rows",
+    "TransformerSpec",
+    "import_huggingface",
+    "require_cuda",
+]

@@ -25,9 +25,19 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.errors import unknown_name
 from worldfast.models.decoding import Scratch, greedy, share
-from worldfast.models.transformer import PRODUCTS, ModelSpec, Tile, buffer_size, native, views
+from worldfast.models.transformer import (
+    MATMUL_DTYPES,
+    Tile,
+    TransformerSpec,
+    buffer_size,
+    draw,
+    named_as_huggingface,
+    native,
+    views,
+)
+from worldfast.rows import Shape
 
-__all__ = ["Ensemble", "ModelSpec", "Rows"]
+__all__ = ["Ensemble", "TransformerSpec", "Rows"]
 
 LANES = 4  # a constant, so that results do not depend on the machine
 LANE_LIMIT = 1 << 22  # parameters behind the embeddings; a larger model is one lane, its operations use threads
@@ -64,12 +74,12 @@ class _Piece(NamedTuple):
 class Ensemble:
     """M members of one shape.
 
-    spec         ModelSpec
+    spec         TransformerSpec
     vocabulary   number of tokens, V
     members      M
     device       "cpu", "cuda" ...
     threads      CPU threads, None: torch's number. Results do not depend on it
-    products     what matrices are multiplied in while learning: "float32", or "bfloat16" with float32 sums,
+    matmul_dtype    what matrices are multiplied in while learning: "float32", or "bfloat16" with float32 sums,
                  parameters, norms and residual stream. Reading is float32 always
 
     .parameters and .gradients are float32 [M, P]; .decayed float32 [P] is 1 where weight decay applies: on
@@ -78,24 +88,25 @@ class Ensemble:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: TransformerSpec,
         vocabulary: int,
         members: int = 1,
         *,
         device="cpu",
         threads: int | None = None,
-        products: str = "float32",
+        matmul_dtype: str = "float32",
     ):
         if members < 1:
             raise ValueError(f"members: expected at least 1, got {members}")
-        if products not in PRODUCTS:
-            raise unknown_name("products", products, PRODUCTS)
-        self.spec, self.vocabulary, self.members, self.products = spec, vocabulary, members, products
+        if matmul_dtype not in MATMUL_DTYPES:
+            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        self.spec, self.vocabulary, self.members, self.matmul_dtype = spec, vocabulary, members, matmul_dtype
         self.device = torch.device(device)
         self._shapes = spec.shapes(vocabulary)
         self.size = buffer_size(self._shapes.each())  # P
         self._inner = buffer_size([self._shapes.embed])  # where the parameters behind the embeddings begin
         self.outputs = self._shapes.head[0]
+        self.shape = Shape(vocabulary, self.outputs)
         self.parameters = torch.zeros(members, self.size, device=self.device)
         self.weights = [views(self._shapes, row) for row in self.parameters]
         self.decayed = torch.zeros(self.size, device=self.device)
@@ -119,12 +130,12 @@ class Ensemble:
             self._lane_sums = [[first, *others] for first, others in zip(self._gradients.numpy(), more)]
         return self._gradients
 
-    def _pack(self, members: Sequence[int], products: str) -> tuple[core.Transformer, np.ndarray]:
+    def _pack(self, members: Sequence[int], matmul_dtype: str) -> tuple[core.Transformer, np.ndarray]:
         """What computes with such products, and all members' matrices as it wants them, packed for these."""
-        if products not in self._packed:
-            transformer = native(self.spec, self.vocabulary, products)
-            self._packed[products] = transformer, np.empty((self.members, transformer.packed_bytes), np.uint8)
-        transformer, packed = self._packed[products]
+        if matmul_dtype not in self._packed:
+            transformer = native(self.spec, self.vocabulary, matmul_dtype)
+            self._packed[matmul_dtype] = transformer, np.empty((self.members, transformer.packed_bytes), np.uint8)
+        transformer, packed = self._packed[matmul_dtype]
         for member in set(members):
             transformer.pack(self.parameters[member], packed[member], self.threads)
         return transformer, packed
@@ -133,13 +144,7 @@ class Ensemble:
 
     def initialise(self, member: int, seed: int) -> None:
         """Draws a member's first weights: matrices normal(0, init_std), biases 0, norms 1."""
-        random = np.random.Generator(np.random.Philox(seed))
-        for name, view in self._huggingface(member).items():
-            if view.ndim == 2:
-                drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(self.spec.init_std)
-                view.copy_(torch.from_numpy(drawn))
-            else:
-                view.fill_(name.endswith("norm.weight"))
+        draw(self.weights[member], seed, self.spec.init_std)
 
     def to_huggingface(self, member: int) -> dict[str, Tensor]:
         """A member's weights on the CPU under the tensor names of transformers.Qwen2ForCausalLM. Where the
@@ -161,19 +166,7 @@ class Ensemble:
 
     def _huggingface(self, member: int) -> dict[str, Tensor]:
         """A member's parameters as views, by Hugging Face name, in the order in which they are drawn."""
-        w = self.weights[member]
-        named = {"model.embed_tokens.weight": w.embed}
-        for layer, block in enumerate(w.blocks):
-            at = f"model.layers.{layer}."
-            named[at + "input_layernorm.weight"] = block.input_norm
-            for part, weight, bias in zip("qkv", block.qkv.chunk(3), block.qkv_bias.chunk(3)):
-                named[at + f"self_attn.{part}_proj.weight"] = weight
-                named[at + f"self_attn.{part}_proj.bias"] = bias
-            named[at + "self_attn.o_proj.weight"] = block.output
-            named[at + "post_attention_layernorm.weight"] = block.mlp_norm
-            named[at + "mlp.gate_proj.weight"], named[at + "mlp.up_proj.weight"] = block.gate_up.chunk(2)
-            named[at + "mlp.down_proj.weight"] = block.down
-        return named | {"model.norm.weight": w.norm, "lm_head.weight": w.head}
+        return named_as_huggingface(self.weights[member])
 
     def places(self) -> dict[str, slice]:
         """Where each tensor of `to_huggingface` stands, flat, in a member's parameters and gradients [P]."""
@@ -233,21 +226,21 @@ class Ensemble:
         prompts: Sequence[tuple[np.ndarray, np.ndarray]],
         longest: int = 16,
         members: Sequence[int] | None = None,
-        products: str | None = None,
+        matmul_dtype: str | None = None,
     ) -> list[list[np.ndarray]]:
         """Greedy answers to each member's prompts: the tokens before <eos>, int32 [up to `longest`] each.
 
         prompts    for each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is
                    tokens[i, :length[i]]
         members    whose prompts they are (default: all)
-        products   what matrices are multiplied in: "float32", or "bfloat16" with float32 sums; None: as the
+        matmul_dtype   what matrices are multiplied in: "float32", or "bfloat16" with float32 sums; None: as the
                    ensemble learns
 
         An answer depends on its prompt alone, but where the two likeliest tokens are within rounding.
         """
-        members, products = self._asked(prompts, longest, members, products)
+        members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
         tiles = [share(*self._checked(*of_member), self._tile) for of_member in prompts]
-        transformer, packed = self._pack(members, products)
+        transformer, packed = self._pack(members, matmul_dtype)
         answers = [[None] * len(length) for _, length in prompts]
 
         def read(job, scratch):
@@ -260,7 +253,7 @@ class Ensemble:
         self._threads.run(read, [(slot, tile) for slot, of_member in enumerate(tiles) for tile in of_member])
         return answers
 
-    def _asked(self, prompts, longest, members, products) -> tuple[Sequence[int], str]:
+    def _asked(self, prompts, longest, members, matmul_dtype) -> tuple[Sequence[int], str]:
         """Whose the prompts are, and the products of their answers."""
         members = range(self.members) if members is None else members
         if len(members) != len(prompts):
@@ -272,10 +265,10 @@ class Ensemble:
             raise TypeError(f"longest: expected an integer, got {longest!r}")
         if longest < 1:
             raise ValueError(f"longest: expected at least 1 token, got {longest}")
-        products = self.products if products is None else products
-        if products not in PRODUCTS:
-            raise unknown_name("products", products, PRODUCTS)
-        return members, products
+        matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
+        if matmul_dtype not in MATMUL_DTYPES:
+            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        return members, matmul_dtype
 
     def _checked(self, tokens, length) -> tuple[np.ndarray, np.ndarray]:
         """A member's prompts as arrays."""
@@ -303,7 +296,7 @@ class Ensemble:
         members = self._named(rows, members)
         gradients = self.gradients
         tokens, cut = self._cut(rows, members)
-        transformer, packed = self._pack(members, self.products)
+        transformer, packed = self._pack(members, self.matmul_dtype)
         losses = np.zeros((len(members), self._lanes))
         arrived = np.empty((len(tokens), self.spec.hidden), dtype=np.float32)  # gradients at tokens
         pieces = [[piece for piece in cut if piece.slot == slot] for slot in range(len(members))]

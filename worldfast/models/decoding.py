@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast._native import core
-from worldfast.models.transformer import ModelSpec
+from worldfast.models.transformer import TransformerSpec
 from worldfast.worlds.cities.tokens import EOS
 
 __all__ = ["Prompts", "Scratch", "greedy", "share"]
@@ -90,7 +90,7 @@ def share(tokens: np.ndarray, length: np.ndarray, tile: int) -> list[Prompts]:
 
 
 def greedy(
-    spec: ModelSpec,
+    spec: TransformerSpec,
     transformer: core.Transformer,
     model,
     prompts: Prompts,
@@ -125,7 +125,7 @@ def greedy(
     return [answer[:n] for answer, n in zip(answers, (answers != EOS).sum(1))]
 
 
-def _turns(spec: ModelSpec, positions: int) -> np.ndarray:
+def _turns(spec: TransformerSpec, positions: int) -> np.ndarray:
     """Cosines, then sines, of RoPE at each position: float32 [positions, head size]."""
     half = spec.hidden // spec.heads // 2
     angle = np.arange(positions)[:, None] * spec.rope_base ** -(np.arange(half) / half)

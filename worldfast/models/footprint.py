@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from worldfast.models.transformer import ModelSpec, buffer_size
+from worldfast.models.transformer import TransformerSpec, buffer_size
 
 __all__ = [
     "GENERAL",
-    "NARROW",
+    "FUSED",
     "READ",
     "answered_at_once",
     "answering",
     "footprint",
-    "is_narrow",
+    "is_fused",
     "places",
     "reading",
     "sizes",
@@ -28,7 +28,7 @@ READ = 1 << 16  # tokens that are read at once
 ANSWER_BYTES = 4 << 30  # for prompts that are answered at once, of all members
 ANSWERED_ROW = 512  # bytes of indices for each prompt
 CHUNK_BYTES = 1 << 28  # of rows that are made ahead, for all members
-NARROW_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
+FUSED_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
 
 # name -> (numbers of a token, bytes of each; None: those of the products' dtype; how many there are).
 # L: one a layer; N: one a norm, of which a layer has two and the end one.
@@ -48,7 +48,7 @@ GENERAL = {
     "logits": ("H", 4, "1"),
     "grad_logits": ("H", None, "1"),
 }
-NARROW = {
+FUSED = {
     "x": ("D", 4, "N"),
     "qkv": ("3 D", None, "L"),
     "mixed": ("D", None, "L"),
@@ -71,12 +71,12 @@ ONLY_LEARNING = ("grad", "rounded")  # names begin so
 ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products take what they are rounded from
 
 
-def is_narrow(spec: ModelSpec, products: str) -> bool:
+def is_fused(spec: TransformerSpec, matmul_dtype: str) -> bool:
     """Whether worldfast.models.fused trains such a model."""
-    return products != "float32" and spec.hidden in NARROW_WIDTHS
+    return matmul_dtype != "float32" and spec.hidden in FUSED_WIDTHS
 
 
-def sizes(table: dict, spec: ModelSpec, outputs: int, itemsize: int) -> Iterator[tuple[str, int, int, int]]:
+def sizes(table: dict, spec: TransformerSpec, outputs: int, itemsize: int) -> Iterator[tuple[str, int, int, int]]:
     """(name, numbers of a token, bytes of each, how many) of a table, where products multiply `itemsize`
     bytes.
 
@@ -95,64 +95,64 @@ def places(tokens: int) -> int:
     return max(1, -(-tokens // PLACES)) * PLACES
 
 
-def footprint(spec: ModelSpec, vocabulary: int, members: int, row_tokens: int, products: str) -> int:
+def footprint(spec: TransformerSpec, vocabulary: int, members: int, row_tokens: int, matmul_dtype: str) -> int:
     """Bytes that training an ensemble takes on a GPU, but for what a process takes for the device itself.
 
     members      M
     row_tokens   tokens of a member's rows in a step, at most: rows of a batch times tokens of the longest
-    products     "float32" or "bfloat16"
+    matmul_dtype    "float32" or "bfloat16"
     """
-    itemsize, D = (2 if products == "bfloat16" else 4), spec.hidden
+    itemsize, D = (2 if matmul_dtype == "bfloat16" else 4), spec.hidden
     shapes = spec.shapes(vocabulary)
     P, C, norms = buffer_size(shapes.each()), places(row_tokens), 2 * spec.layers + 1
     per_parameter = 4 * 4 + (2 if itemsize == 2 else 0)  # parameter, gradient, two moments; rounded
-    table = NARROW if is_narrow(spec, products) else GENERAL
+    table = FUSED if is_fused(spec, matmul_dtype) else GENERAL
     token = sum(width * size * n for _, width, size, n in sizes(table, spec, shapes.head[0], itemsize))
     token += 8  # what it is, and its target
     # parts of sums: of the norms' weights (and biases) for each 32 tokens or fewer, of the embedding for each
     # 512
     tile = max(1, min(32, 4096 // (1 << (D - 1).bit_length())))
-    parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is NARROW else 0))
+    parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is FUSED else 0))
     parts = 4 * (parts + -(-C // 512) * vocabulary * D) + 8 * C
     return members * (P * per_parameter + C * token + parts) + 4 * P + CHUNK_BYTES
 
 
-def reading(spec: ModelSpec, vocabulary: int) -> int:
+def reading(spec: TransformerSpec, vocabulary: int) -> int:
     """Bytes that reading a member's hidden states or logits takes on a GPU, beyond what is read."""
     of_token = _forward(spec, vocabulary, "float32")
     gathered = of_token["x"] + 16  # of a token that is read, with its index
     return places(READ + PLACES) * (sum(of_token.values()) + gathered)
 
 
-def answering(spec: ModelSpec, vocabulary: int, members: int, rows: int, width: int, products: str) -> int:
+def answering(spec: TransformerSpec, vocabulary: int, members: int, rows: int, width: int, matmul_dtype: str) -> int:
     """Upper bound on the bytes that answering takes on a GPU beyond the ensemble's own.
 
     rows    prompts of each member that are answered at once
     width   tokens of the longest prompt and its answer
     """
-    of_token, of_row = _answering(spec, vocabulary, products)
-    copies = 4 + (2 if products == "bfloat16" else 0)  # of the members' parameters: as they are, and rounded
+    of_token, of_row = _answering(spec, vocabulary, matmul_dtype)
+    copies = 4 + (2 if matmul_dtype == "bfloat16" else 0)  # of the members' parameters: as they are, and rounded
     parameters = buffer_size(spec.shapes(vocabulary).each())
     return members * (places(rows * width) * of_token + rows * of_row + parameters * copies)
 
 
-def answered_at_once(spec: ModelSpec, vocabulary: int, members: int, width: int, products: str) -> int:
+def answered_at_once(spec: TransformerSpec, vocabulary: int, members: int, width: int, matmul_dtype: str) -> int:
     """Prompts of each member, of `width` tokens with their answers, that ANSWER_BYTES are enough for."""
-    of_token, of_row = _answering(spec, vocabulary, products)
+    of_token, of_row = _answering(spec, vocabulary, matmul_dtype)
     return max(1, ANSWER_BYTES // (members * (width * of_token + of_row)))
 
 
-def _answering(spec: ModelSpec, vocabulary: int, products: str) -> tuple[int, int]:
+def _answering(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> tuple[int, int]:
     """Bytes for each token of a prompt and its answer, and for each prompt: keys and values of all layers are
     kept for the former, and a token of each prompt passes at a time."""
-    of_prompt = _forward(spec, vocabulary, products)
+    of_prompt = _forward(spec, vocabulary, matmul_dtype)
     of_token = 4 + sum(of_prompt.values()) - of_prompt["logits"] + (spec.layers - 1) * of_prompt["qkv"]
     return of_token, ANSWERED_ROW + sum(of_prompt.values()) + 3 * of_prompt["mixed"]
 
 
-def _forward(spec: ModelSpec, vocabulary: int, products: str) -> dict[str, int]:
+def _forward(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> dict[str, int]:
     """Bytes for each token by name where nothing is learned and a layer's memory is the next one's."""
     table = {name: row for name, row in GENERAL.items() if not name.startswith(ONLY_LEARNING)}
-    itemsize = 2 if products == "bfloat16" else 4
+    itemsize = 2 if matmul_dtype == "bfloat16" else 4
     outputs = spec.shapes(vocabulary).head[0]
     return {name: width * size for name, width, size, _ in sizes(table, spec, outputs, itemsize)}

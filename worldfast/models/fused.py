@@ -17,18 +17,18 @@ from torch import Tensor
 
 from worldfast.kernels import fused, norm, rows, sums
 from worldfast.kernels.attention import attention_backward
-from worldfast.models.footprint import NARROW
+from worldfast.models.footprint import FUSED
 from worldfast.models.gpu import own_stream
-from worldfast.models.gpu_transformer import Batch, Transformers, product
+from worldfast.models.gpu_transformer import Batch, Passes, product
 from worldfast.models.transformer import Weights
 
-__all__ = ["NarrowTransformers"]
+__all__ = ["FusedPasses"]
 
 
-class NarrowTransformers(Transformers):
-    """Transformers that learn; footprint.is_narrow says which."""
+class FusedPasses(Passes):
+    """Passes that learn; footprint.is_fused says which."""
 
-    TABLE = NARROW
+    TABLE = FUSED
 
     def __init__(self, spec, masters: Weights, weights: Weights, capacity: int):
         super().__init__(spec, masters, weights, capacity, learns=True)

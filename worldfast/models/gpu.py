@@ -16,11 +16,11 @@ from worldfast._native import cuda_device
 from worldfast.errors import DeviceError
 from worldfast.models.cpu import Ensemble, Rows
 from worldfast.models.footprint import READ, answered_at_once, places
-from worldfast.models.transformer import ModelSpec, Weights, views
+from worldfast.models.transformer import TransformerSpec, Weights, views
 from worldfast.worlds.cities.tasks import label
 from worldfast.worlds.cities.tokens import EOS
 
-__all__ = ["DTYPES", "GpuEnsemble", "exact_products", "longest_row", "own_stream", "require_cuda"]
+__all__ = ["DTYPES", "GpuTransformer", "exact_products", "longest_row", "own_stream", "require_cuda"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of products
 LONGEST_ROW = 128  # tokens, of the attention's kernel
@@ -101,15 +101,17 @@ def exact_products() -> Iterator[None]:
             flags.allow_bf16_reduced_precision_reduction = True
 
 
-class GpuEnsemble(Ensemble):
+class GpuTransformer(Ensemble):
     """An Ensemble whose members learn, are read and answer all at once, on a GPU.
 
-    products   what matrices are multiplied in while learning, and by default while answering: "float32", or
+    matmul_dtype   what matrices are multiplied in while learning, and by default while answering: "float32", or
                "bfloat16" with float32 sums, parameters, norms and residual stream. Reading is float32 always
     """
 
-    def __init__(self, spec: ModelSpec, vocabulary: int, members: int = 1, *, device="cuda", products: str = "float32"):
-        super().__init__(spec, vocabulary, members, device=device, threads=1, products=products)
+    def __init__(
+        self, spec: TransformerSpec, vocabulary: int, members: int = 1, *, device="cuda", matmul_dtype: str = "float32"
+    ):
+        super().__init__(spec, vocabulary, members, device=device, threads=1, matmul_dtype=matmul_dtype)
         if spec.hidden // spec.heads > 128:
             size = spec.hidden // spec.heads
             raise ValueError(f"model.heads: a GPU's attention has heads of at most 128 numbers, got {size}")
@@ -153,7 +155,7 @@ class GpuEnsemble(Ensemble):
 
     def _pieces(self, rows: Rows, members: Sequence[int] | None) -> Iterator[tuple]:
         """(what computes, a batch of one member's rows, places [k] to read out, which of the K they are)."""
-        from worldfast.models.gpu_transformer import Batch, Transformers
+        from worldfast.models.gpu_transformer import Batch, Passes
 
         members = self._named(rows, members)
         tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
@@ -163,7 +165,7 @@ class GpuEnsemble(Ensemble):
             cuts = np.searchsorted(mine, np.arange(begin + READ, end, READ), "right") - 1
             masters = self.stacked(self.parameters[member : member + 1])
             most = places(min(READ + LONGEST_ROW, end - begin))  # a cut is where a row begins
-            transformers = Transformers(self.spec, masters, masters, most, learns=False)
+            transformers = Passes(self.spec, masters, masters, most, learns=False)
             for r0, r1 in pairwise(np.unique([0, *cuts, len(mine) - 1])):
                 t0, t1 = mine[[r0, r1]]
                 batch = torch.zeros(1, places(t1 - t0), dtype=torch.int32)
@@ -182,9 +184,9 @@ class GpuEnsemble(Ensemble):
         prompts: Sequence[tuple[np.ndarray, np.ndarray]],
         longest: int = 16,
         members: Sequence[int] | None = None,
-        products: str | None = None,
+        matmul_dtype: str | None = None,
     ) -> list[list[np.ndarray]]:
-        members, products = self._asked(prompts, longest, members, products)
+        members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
         members = list(members)
         prompts = [self._checked(tokens, length) for tokens, length in prompts]
         answers: list[list] = [[None] * len(length) for _, length in prompts]
@@ -195,10 +197,10 @@ class GpuEnsemble(Ensemble):
             return answers
         parameters = self.parameters if members == list(range(self.members)) else self.parameters[members]
         masters = self.stacked(parameters)
-        weights = self.stacked(parameters.to(DTYPES[products]))
+        weights = self.stacked(parameters.to(DTYPES[matmul_dtype]))
         # the shortest first, so that those of a tile are alike in length
         orders = [np.argsort(length, kind="stable") for _, length in prompts]
-        tile = answered_at_once(self.spec, self.vocabulary, len(members), widest, products)
+        tile = answered_at_once(self.spec, self.vocabulary, len(members), widest, matmul_dtype)
         for first in range(0, most, tile):
             parts = [order[first : first + tile] for order in orders]
             given = [(tokens[part], length[part]) for (tokens, length), part in zip(prompts, parts)]
@@ -213,7 +215,7 @@ class GpuEnsemble(Ensemble):
 
     @exact_products()
     def learn(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
-        from worldfast.models.gpu_transformer import Batch, Transformers
+        from worldfast.models.gpu_transformer import Batch, Passes
 
         members = list(self._named(rows, members))
         tokens, bounds = rows.tokens.cpu(), rows.cu_seqlens.cpu()
@@ -239,8 +241,8 @@ class GpuEnsemble(Ensemble):
         batch = Batch(*(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device))
         parameters, gradients = (self.parameters[members], torch.empty(len(members), self.size, device=self.device))
         gradients.zero_()  # the gaps of alignment
-        weights = self.stacked(parameters.to(DTYPES[self.products]))
-        transformers = Transformers(self.spec, self.stacked(parameters), weights, C, learns=True)
+        weights = self.stacked(parameters.to(DTYPES[self.matmul_dtype]))
+        transformers = Passes(self.spec, self.stacked(parameters), weights, C, learns=True)
         losses = transformers.learn(batch, self.stacked(gradients), gradients)
         self.gradients[members] = gradients
         return losses[..., 0].double().sum(1).cpu()
@@ -259,7 +261,7 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
     A prompt's keys and values stand among its places, and behind them is room for those of its answer. Rows
     that have ended leave the batch, but for as many as another member still has.
     """
-    from worldfast.models.gpu_transformer import Batch, Transformers
+    from worldfast.models.gpu_transformer import Batch, Passes
 
     device, m, n = masters.embed.device, len(prompts), max(len(length) for _, length in prompts)
     D = spec.hidden
@@ -278,8 +280,8 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
     to = lambda x: torch.from_numpy(np.ascontiguousarray(x)).to(device)  # noqa: E731
     starts, ends = to(begin.astype(np.int32)), to((begin + lengths).astype(np.int32))
     widest = int(lengths.max()) + longest - 1
-    cached = Transformers(spec, masters, weights, C, learns=False, caches=True)
-    one = Transformers(spec, masters, weights, n, learns=False)
+    cached = Passes(spec, masters, weights, C, learns=False, caches=True)
+    one = Passes(spec, masters, weights, n, learns=False)
     final = cached.forward(Batch(to(tokens).view(m, C), starts, ends, widest))
     mixed_cache = cached.at("mixed", C).view(m * C, D)
     answers = torch.full((m, n, longest), EOS, dtype=torch.int32, device=device)

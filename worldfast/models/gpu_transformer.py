@@ -20,9 +20,9 @@ from torch import Tensor
 from worldfast.kernels import embedding, loss, norm, rows, sums, swiglu
 from worldfast.kernels.attention import attention_backward, attention_forward
 from worldfast.models.footprint import GENERAL, ONLY_LEARNING, sizes
-from worldfast.models.transformer import ModelSpec, Weights
+from worldfast.models.transformer import TransformerSpec, Weights
 
-__all__ = ["Batch", "Transformers"]
+__all__ = ["Batch", "Passes"]
 
 
 class Batch(NamedTuple):
@@ -45,10 +45,10 @@ class Batch(NamedTuple):
         return self.starts.view(-1), self.ends.view(-1)
 
 
-class Transformers:
+class Passes:
     """M transformers and the memory that a pass through them needs.
 
-    spec       ModelSpec
+    spec       TransformerSpec
     masters    Weights of float32 [M, ...]: embedding and norms are read from here
     weights    Weights of [M, ...] in the dtype of the products: matrices and biases are read from here
     capacity   places that each member has at most
@@ -59,7 +59,14 @@ class Transformers:
     TABLE = GENERAL  # the memory for tokens
 
     def __init__(
-        self, spec: ModelSpec, masters: Weights, weights: Weights, capacity: int, *, learns: bool, caches: bool = False
+        self,
+        spec: TransformerSpec,
+        masters: Weights,
+        weights: Weights,
+        capacity: int,
+        *,
+        learns: bool,
+        caches: bool = False,
     ):
         self.spec, self.masters, self.weights, self.capacity, self.learns = (spec, masters, weights, capacity, learns)
         self.members = len(masters.embed)

@@ -16,7 +16,7 @@ For each layer i, D = hidden, F = intermediate, V = the vocabulary:
     model.layers.{i}.mlp.{gate,up}_proj.weight                 [F, D]
     model.layers.{i}.mlp.down_proj.weight                      [D, F]
     model.norm.weight                                          [D]
-    lm_head.weight                                             [V, D]; zeros behind the first head_size rows
+    lm_head.weight                                             [V, D]; zeros behind the first outputs rows
 
 Source: the Qwen2 of transformers, and the tokenizer.json of its tokenizers library.
 """
@@ -30,11 +30,11 @@ from pathlib import Path
 import torch
 
 from worldfast.models.cpu import Ensemble
-from worldfast.models.transformer import ModelSpec
+from worldfast.models.transformer import TransformerSpec
 
 __all__ = ["import_huggingface"]
 
-# fields of ModelSpec as transformers calls them; head_size is ours
+# fields of TransformerSpec as transformers calls them; outputs is ours
 CONFIG = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -43,9 +43,9 @@ CONFIG = {
     "rope_base": "rope_theta",
     "norm_eps": "rms_norm_eps",
     "init_std": "initializer_range",
-    "head_size": "head_size",
+    "outputs": "outputs",
 }
-# what a ModelSpec cannot vary; transformers takes the same where one is missing
+# what a TransformerSpec cannot vary; transformers takes the same where one is missing
 FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window": False, "rope_scaling": None}
 
 
@@ -57,7 +57,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
     device   of the ensemble
 
     Its vocabulary is the run's, which "worldfast" in config.json names. Where training went on elsewhere and
-    the head's weights behind head_size are no longer 0, remove head_size from config.json.
+    the head's weights behind outputs are no longer 0, remove outputs from config.json.
 
     FileNotFoundError where a file is missing; ValueError or TypeError, naming file and entry, for a model
     that is not such a Qwen2 and for weights that do not fit.
@@ -79,8 +79,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
     if head.shape[:1] == (ensemble.vocabulary,):
         if head[answered:].any():
             raise ValueError(
-                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the head_size of config.json; "
-                "without head_size there every token can be an answer"
+                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the outputs of config.json; "
+                "without outputs there every token can be an answer"
             )
         tensors["lm_head.weight"] = head[:answered]
     try:
@@ -90,7 +90,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
     return ensemble
 
 
-def _read_config(path: Path) -> tuple[ModelSpec, int]:
+def _read_config(path: Path) -> tuple[TransformerSpec, int]:
     """The shape and the size of the vocabulary."""
     try:
         config = dict(json.loads(path.read_text()))
@@ -103,13 +103,13 @@ def _read_config(path: Path) -> tuple[ModelSpec, int]:
         if config.get(name, value) != value:
             raise ValueError(f"{path}: {name} is {config[name]!r}, expected {value!r}")
     for name in ("model_type", "num_key_value_heads", "vocab_size", *CONFIG.values()):
-        if name not in config and name != "head_size":
+        if name not in config and name != "outputs":
             raise ValueError(f"{path}: {name} is missing")
     vocabulary = config["vocab_size"]
     if not isinstance(vocabulary, int) or vocabulary < 1:
         raise ValueError(f"{path}: vocab_size is {vocabulary!r}, expected a positive integer")
     try:
-        spec = ModelSpec(**{ours: config.get(theirs) for ours, theirs in CONFIG.items()})
+        spec = TransformerSpec(**{ours: config.get(theirs) for ours, theirs in CONFIG.items()})
         spec.shapes(vocabulary)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from None

@@ -7,30 +7,41 @@ can answer, P parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from worldfast._native import core
+from worldfast.models.buffer import buffer_size, tensors_in
 
-__all__ = ["PRODUCTS", "ModelSpec", "Tile", "Weights", "buffer_size", "native", "views"]
+__all__ = [
+    "MATMUL_DTYPES",
+    "TransformerSpec",
+    "Tile",
+    "Weights",
+    "buffer_size",
+    "draw",
+    "named_as_huggingface",
+    "native",
+    "views",
+]
 
-ALIGN = 16  # numbers: every parameter begins at a multiple of 64 bytes, in every member of an ensemble
-PRODUCTS = ("float32", "bfloat16")  # the numbers that matrix products multiply
+MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class TransformerSpec:
     """The shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
     hidden, layers, heads, intermediate   widths and depth; hidden / heads is a multiple of 8
-    rope_base, norm_eps                   as in Qwen2
+    rope_base, norm_eps                   as in Qwen2; rope_base None: no positions
     init_std                              standard deviation of initial embedding and linear weights
-    head_size                             tokens the head can answer, the first of the vocabulary; None: all
+    outputs                               tokens the head can answer, the first of the vocabulary; None: all
 
     Raises TypeError or ValueError for a field that does not fit.
     """
@@ -39,15 +50,15 @@ class ModelSpec:
     layers: int = 6
     heads: int = 4
     intermediate: int = 512
-    rope_base: float = 10_000.0
+    rope_base: float | None = 10_000.0
     norm_eps: float = 1e-6
     init_std: float = 0.1
-    head_size: int | None = None
+    outputs: int | None = None
 
     def __post_init__(self):
-        for name in ("hidden", "layers", "heads", "intermediate", "head_size"):
+        for name in ("hidden", "layers", "heads", "intermediate", "outputs"):
             value = getattr(self, name)
-            if name == "head_size" and value is None:
+            if name == "outputs" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"model.{name}: expected an integer, got {value!r}")
@@ -55,6 +66,8 @@ class ModelSpec:
                 raise ValueError(f"model.{name}: expected at least 1, got {value}")
         for name in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, name)
+            if name == "rope_base" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(f"model.{name}: expected a number, got {value!r}")
             if not (math.isfinite(value) and value > 0):
@@ -68,10 +81,10 @@ class ModelSpec:
     def shapes(self, vocabulary: int) -> Weights:
         """The shape of each parameter."""
         D, F = self.hidden, self.intermediate
-        if self.head_size is not None and self.head_size > vocabulary:
-            raise ValueError(f"model.head_size: expected at most the vocabulary's {vocabulary}, got {self.head_size}")
+        if self.outputs is not None and self.outputs > vocabulary:
+            raise ValueError(f"model.outputs: expected at most the vocabulary's {vocabulary}, got {self.outputs}")
         block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
-        return Weights((vocabulary, D), (block,) * self.layers, (D,), (self.head_size or vocabulary, D))
+        return Weights((vocabulary, D), (block,) * self.layers, (D,), (self.outputs or vocabulary, D))
 
     def parameters(self, vocabulary: int) -> int:
         """The number of parameters."""
@@ -102,21 +115,39 @@ class Weights(NamedTuple):
         return chain([self.embed], *self.blocks, [self.norm, self.head])
 
 
-def buffer_size(shapes: Iterable[tuple[int, ...]]) -> int:
-    """P, with the gaps of alignment."""
-    return sum(-(-math.prod(shape) // ALIGN) * ALIGN for shape in shapes)
-
-
 def views(shapes: Weights, buffer: Tensor) -> Weights:
     """The parameters as views of a buffer [..., P]."""
-    found, offset = [], 0
-    for shape in shapes.each():
-        found.append(buffer[..., offset : offset + math.prod(shape)].unflatten(-1, shape))
-        offset += buffer_size([shape])
-    each = iter(found)
+    each = iter(tensors_in(buffer, list(shapes.each())))
     embed = next(each)
     blocks = tuple(Block(*islice(each, len(Block._fields))) for _ in shapes.blocks)
     return Weights(embed, blocks, *each)
+
+
+def named_as_huggingface(weights: Weights) -> dict[str, Tensor]:
+    """The parameters by the tensor names of transformers.Qwen2ForCausalLM, in the order in which they are drawn."""
+    named = {"model.embed_tokens.weight": weights.embed}
+    for layer, block in enumerate(weights.blocks):
+        at = f"model.layers.{layer}."
+        named[at + "input_layernorm.weight"] = block.input_norm
+        for part, weight, bias in zip("qkv", block.qkv.chunk(3), block.qkv_bias.chunk(3)):
+            named[at + f"self_attn.{part}_proj.weight"] = weight
+            named[at + f"self_attn.{part}_proj.bias"] = bias
+        named[at + "self_attn.o_proj.weight"] = block.output
+        named[at + "post_attention_layernorm.weight"] = block.mlp_norm
+        named[at + "mlp.gate_proj.weight"], named[at + "mlp.up_proj.weight"] = block.gate_up.chunk(2)
+        named[at + "mlp.down_proj.weight"] = block.down
+    return named | {"model.norm.weight": weights.norm, "lm_head.weight": weights.head}
+
+
+def draw(weights: Weights, seed: int, init_std: float) -> None:
+    """Draw initial weights in place: matrices normal(0, init_std), biases 0, norms 1."""
+    random = np.random.Generator(np.random.Philox(seed))
+    for name, view in named_as_huggingface(weights).items():
+        if view.ndim == 2:
+            drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(init_std)
+            view.copy_(torch.from_numpy(drawn))
+        else:
+            view.fill_(name.endswith("norm.weight"))
 
 
 class Tile(NamedTuple):
@@ -139,7 +170,7 @@ class Tile(NamedTuple):
     targets: np.ndarray | None = None
 
 
-def native(spec: ModelSpec, vocabulary: int, products: str) -> core.Transformer:
+def native(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> core.Transformer:
     """What computes with a model's parameters, float32 [P], on a CPU. Its matrices are packed for products first:
 
     packed_bytes                               uint8 [packed_bytes] takes them
@@ -165,8 +196,8 @@ def native(spec: ModelSpec, vocabulary: int, products: str) -> core.Transformer:
         intermediate=spec.intermediate,
         vocabulary=vocabulary,
         outputs=shapes.head[0],
-        rope_base=spec.rope_base,
+        rope_base=spec.rope_base or 0.0,
         norm_eps=spec.norm_eps,
         offsets=offsets[:-1],
-        bfloat16=products == "bfloat16",
+        bfloat16=matmul_dtype == "bfloat16",
     )

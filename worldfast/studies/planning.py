@@ -83,12 +83,14 @@ def plan_study(
 
 
 def _family(run: Run) -> tuple:
-    return run.start is not None, len(run.tasks), run.model, run.vocabulary_size, run.products, run.batch, run.loss
+    return run.start is not None, len(run.tasks), run.model, run.vocabulary_size, run.matmul_dtype, run.batch, run.loss
 
 
 def _rate(runs: Sequence[Run], threads: int) -> float:
     """Rows a second of some runs trained together: fresh weights do as well as trained ones."""
-    ensemble = Ensemble(runs[0].model, runs[0].vocabulary_size, len(runs), threads=threads, products=runs[0].products)
+    ensemble = Ensemble(
+        runs[0].model, runs[0].vocabulary_size, len(runs), threads=threads, matmul_dtype=runs[0].matmul_dtype
+    )
     lockstep = Lockstep(ensemble, list(runs))
     for i, run in enumerate(runs):
         ensemble.initialise(i, run.seed)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from worldfast import files
-from worldfast.models import Ensemble, ModelSpec
+from worldfast.models import Ensemble, TransformerSpec
 from worldfast.models.huggingface import CONFIG, FIXED
 from worldfast.training.folder import saved
 from worldfast.worlds.cities.tokens import BOS, EOS, PAD, UNK, Vocabulary
@@ -71,7 +71,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
 # ---- the model ----
 
 
-def _config(spec: ModelSpec, vocabulary: int) -> dict:
+def _config(spec: TransformerSpec, vocabulary: int) -> dict:
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",

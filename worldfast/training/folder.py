@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from worldfast.models import Ensemble, GpuEnsemble, require_cuda
+from worldfast.models import Ensemble, GpuTransformer, require_cuda
 from worldfast.run import Run
 from worldfast.training import checkpoint
 
@@ -21,9 +21,13 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     FileNotFoundError where the folder is no run's or has no checkpoint.
     """
     run, found = saved(folder)
-    shape, products = (run.model, run.stream().vocabulary.size), {"products": run.products}
+    shape, matmul_dtype = (run.model, run.stream().vocabulary.size), {"matmul_dtype": run.matmul_dtype}
     on_cpu = torch.device(device).type == "cpu"
-    ensemble = Ensemble(*shape, **products) if on_cpu else GpuEnsemble(*shape, device=require_cuda(device), **products)
+    ensemble = (
+        Ensemble(*shape, **matmul_dtype)
+        if on_cpu
+        else GpuTransformer(*shape, device=require_cuda(device), **matmul_dtype)
+    )
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     return run, ensemble
 

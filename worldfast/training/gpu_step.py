@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.models import GpuEnsemble
-from worldfast.models.footprint import CHUNK_BYTES, is_narrow, places
+from worldfast.models import GpuTransformer
+from worldfast.models.footprint import CHUNK_BYTES, is_fused, places
 from worldfast.models.gpu import DTYPES, exact_products, longest_row, own_stream
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
@@ -37,19 +37,19 @@ MOST_STEPS = 256  # S, at most
 
 
 class GpuLockstep(Lockstep):
-    """A Lockstep of a GpuEnsemble. A step is queued, not waited for.
+    """A Lockstep of a GpuTransformer. A step is queued, not waited for.
 
     ValueError as of Lockstep, and where a run's rows are too long for a GPU.
     """
 
-    def __init__(self, ensemble: GpuEnsemble, runs: Sequence[Run]):
+    def __init__(self, ensemble: GpuTransformer, runs: Sequence[Run]):
         from worldfast.kernels import optimizer
-        from worldfast.models.fused import NarrowTransformers
-        from worldfast.models.gpu_transformer import Transformers
+        from worldfast.models.fused import FusedPasses
+        from worldfast.models.gpu_transformer import Passes
 
         super().__init__(ensemble, runs)
         M, P = ensemble.parameters.shape
-        dtype = DTYPES[ensemble.products]
+        dtype = DTYPES[ensemble.matmul_dtype]
         self._rounded = (
             ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
         )
@@ -58,10 +58,10 @@ class GpuLockstep(Lockstep):
         self._most_rows = max(run.batch for run in self.runs)  # R
         self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
         models = (ensemble.spec, ensemble.stacked(ensemble.parameters), ensemble.stacked(self._rounded), self._capacity)
-        if is_narrow(ensemble.spec, ensemble.products):
-            self._transformers = NarrowTransformers(*models)
+        if is_fused(ensemble.spec, ensemble.matmul_dtype):
+            self._passes = FusedPasses(*models)
         else:
-            self._transformers = Transformers(*models, learns=True)
+            self._passes = Passes(*models, learns=True)
         self._gradients = ensemble.stacked(ensemble.gradients)
         row_bytes = 8 * self._longest  # as ids, and while they are made
         self._steps = min(MOST_STEPS, max(1, CHUNK_BYTES // (M * self._most_rows * row_bytes)))  # S
@@ -236,7 +236,7 @@ class GpuLockstep(Lockstep):
         )
         batch = Batch(tokens, *self._bounds, self._longest, targets)
         with exact_products():
-            losses = self._transformers.learn(batch, self._gradients, ensemble.gradients)
+            losses = self._passes.learn(batch, self._gradients, ensemble.gradients)
         optimizer.square_sums(ensemble.gradients, self._squares)
         optimizer.decide(
             losses,

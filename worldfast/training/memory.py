@@ -133,9 +133,9 @@ def _need_on_gpu(run: Run) -> Need:
     """What worldfast.models.footprint counts, and for all what one member at a time takes at a checkpoint: either it is
     read, or it answers its validation rows."""
     shape, width = (run.model, run.vocabulary_size), LONGEST_ROW + LONGEST_ANSWER
-    one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.products) for members in (1, 2))
-    rows = min(run.validation, answered_at_once(*shape, 1, width, run.products))
-    answers = answering(*shape, 1, rows, width, run.products) if rows else 0
+    one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.matmul_dtype) for members in (1, 2))
+    rows = min(run.validation, answered_at_once(*shape, 1, width, run.matmul_dtype))
+    answers = answering(*shape, 1, rows, width, run.matmul_dtype) if rows else 0
     checkpoint = max(reading(*shape) + captured(run), answers)
     return Need(two - one, 2 * one - two + checkpoint + GPU_EXTRA + WORKSPACES)
 
@@ -159,7 +159,7 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     P = buffer_size(shapes.each())
     lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
     # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
-    packed = 2 if run.products == "float32" else 3 if core.multiplies_pairs() else 4
+    packed = 2 if run.matmul_dtype == "float32" else 3 if core.multiplies_pairs() else 4
     states = captured(run)
     tokens = run.batch * LONGEST_ROW
     member = (

@@ -57,7 +57,7 @@ def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", thre
         groups: dict[tuple, list[Run]] = {}
         for run in sorted(level, key=lambda run: -ranks[run.id]):
             behind = of_run.get(run.start.id) if isinstance(run.start, Run) else None
-            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.products), []).append(run)
+            groups.setdefault((behind, run.model, sizes[run.vocabulary, run.world], run.matmul_dtype), []).append(run)
         fits = [_fit(group, limit, device, threads) for group in groups.values()]
         parts = _cut(list(groups.values()), fits, places, works)
         for part in sorted(parts, key=lambda part: -max(ranks[run.id] for run in part)):

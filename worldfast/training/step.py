@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.models import Ensemble, Rows, layers
+from worldfast.models import Ensemble, Rows, optimizer
 from worldfast.models.cpu import LONGEST_SHARED
 from worldfast.run import Run
 from worldfast.worlds.cities.sampling import Packed
@@ -58,7 +58,7 @@ class Lockstep:
             for what, came, expected in (
                 ("model", run.model, ensemble.spec),
                 ("vocabulary", stream.vocabulary.size, ensemble.vocabulary),
-                ("products", run.products, ensemble.products),
+                ("matmul_dtype", run.matmul_dtype, ensemble.matmul_dtype),
             ):
                 if came != expected:
                     raise ValueError(f"runs: {run.name!r} has {what} {came}, the ensemble {expected}")
@@ -98,12 +98,12 @@ class Lockstep:
         """Updates with the ensemble's gradient, which is that of a loss summed over `count` positions."""
         run, tally, here = self.runs[member], self.tallies[member], slice(member, member + 1)
         gradient = self.ensemble.gradients[here]  # [1, P]
-        norm = float(layers.gradient_norm(gradient, threads=threads)[0]) / count
+        norm = float(optimizer.gradient_norm(gradient, threads=threads)[0]) / count
         if not (math.isfinite(summed) and math.isfinite(norm)):
             self.tallies[member] = tally._replace(diverged=True)
             return
         average, square = self.moments[:, here]  # [1, P] each
-        layers.adamw_(
+        optimizer.adamw_(
             self.ensemble.parameters[here],
             gradient,
             average,

@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.errors import DeviceError, unknown_name
-from worldfast.models import Ensemble, GpuEnsemble, require_cuda
+from worldfast.models import Ensemble, GpuTransformer, require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Run
 from worldfast.training import metrics, start
@@ -168,7 +168,9 @@ def _waves(pending: dict[Path, Run], limit: int, device: str, threads: int) -> I
     first = {run.id for run in pending.values()}
     groups: dict[tuple, list[tuple[Path, Run]]] = {}
     for folder, run in pending.items():
-        groups.setdefault((_depth(run, first), run.model, run.vocabulary_size, run.products), []).append((folder, run))
+        groups.setdefault((_depth(run, first), run.model, run.vocabulary_size, run.matmul_dtype), []).append(
+            (folder, run)
+        )
     for _, group in sorted(groups.items(), key=lambda item: item[0][0]):
         group.sort(key=lambda item: -item[1].steps)
         planned = plan([run for _, run in group], limit, device, threads)
@@ -215,13 +217,13 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
 
 def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
     """Runs of one shape as members of an ensemble, and in words where it is."""
-    shape, products = (runs[0].model, runs[0].vocabulary_size, len(runs)), runs[0].products
+    shape, matmul_dtype = (runs[0].model, runs[0].vocabulary_size, len(runs)), runs[0].matmul_dtype
     if device == "cpu":
-        ensemble = Ensemble(*shape, threads=threads, products=products)
-        emulated = products == "bfloat16" and not core.multiplies_pairs()
+        ensemble = Ensemble(*shape, threads=threads, matmul_dtype=matmul_dtype)
+        emulated = matmul_dtype == "bfloat16" and not core.multiplies_pairs()
         how = "; bfloat16 products are multiplied as float32 here, no faster than float32" if emulated else ""
         return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}"
-    ensemble = GpuEnsemble(*shape, device=device, products=products)
+    ensemble = GpuTransformer(*shape, device=device, matmul_dtype=matmul_dtype)
     return GpuLockstep(ensemble, runs), torch.cuda.get_device_name(device)
 
 

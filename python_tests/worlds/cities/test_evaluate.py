@@ -10,7 +10,7 @@ from worldfast.models import Ensemble, Rows
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import decode, evaluate
 
-SPEC = wf.ModelSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
+SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,9 @@ def random_prompts(n, vocabulary, longest, seed):
 @pytest.mark.parametrize(
     "spec",
     [
-        wf.ModelSpec(hidden=24, layers=3, heads=3, intermediate=17, init_std=0.4),  # heads of 8
-        wf.ModelSpec(hidden=48, layers=1, heads=2, intermediate=32, init_std=0.4, rope_base=100.0),  # of 24
-        wf.ModelSpec(hidden=32, layers=2, heads=1, intermediate=8, init_std=0.4, head_size=5),
+        wf.TransformerSpec(hidden=24, layers=3, heads=3, intermediate=17, init_std=0.4),  # heads of 8
+        wf.TransformerSpec(hidden=48, layers=1, heads=2, intermediate=32, init_std=0.4, rope_base=100.0),  # of 24
+        wf.TransformerSpec(hidden=32, layers=2, heads=1, intermediate=8, init_std=0.4, outputs=5),
     ],
 )
 @pytest.mark.parametrize("n", [1, 37])
@@ -149,20 +149,20 @@ def test_no_rows_have_no_answers(ensemble):
 
 def test_bfloat16_rounds_what_is_multiplied(ensemble):
     """Of weights 1 and 1 + 2^-10 float32 knows the larger; rounded, they are equal, and the first wins."""
-    plain = Ensemble(wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16), 98)
+    plain = Ensemble(wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16), 98)
     plain.weights[0].norm.fill_(1)
     plain.weights[0].embed.fill_(1)
     plain.weights[0].head[10] = 1
     plain.weights[0].head[20] = 1 + 2**-10
     prompt = [(np.full((1, 3), 2), np.array([3]))]
     assert plain.answer(prompt, 2)[0][0].tolist() == [20, 20]
-    assert plain.answer(prompt, 2, products="bfloat16")[0][0].tolist() == [10, 10]
+    assert plain.answer(prompt, 2, matmul_dtype="bfloat16")[0][0].tolist() == [10, 10]
     assert plain.answer(prompt, 2)[0][0].tolist() == [20, 20]  # the model's own weights stay as they are
 
 
 def test_bfloat16_changes_close_decisions_alone(world, ensemble):
     batch = wf.sample(world, "angle", n=200)
-    exact, rounded = (decode(ensemble, 0, batch, 1, products) for products in ("float32", "bfloat16"))
+    exact, rounded = (decode(ensemble, 0, batch, 1, matmul_dtype) for matmul_dtype in ("float32", "bfloat16"))
     starts = np.concatenate([[0], np.cumsum(batch.answer_start)]).astype(np.int32)
     tokens = np.concatenate([row[:n] for row, n in zip(batch.tokens, batch.answer_start)]).astype(np.int32)
     rows = Rows(*map(torch.from_numpy, (tokens, starts)), (0, len(tokens)), torch.from_numpy(starts[1:] - 1).long())
@@ -185,7 +185,7 @@ def test_answer_refuses(world, ensemble):
     refuses(IndexError, "members: expected 0 to 1, got 2", prompts(), members=[0, 2])
     refuses(TypeError, "longest: expected an integer, got 2.0", prompts(), 2.0)
     refuses(ValueError, "longest: expected at least 1 token, got 0", prompts(), 0)
-    refuses(ValueError, "unknown products 'bfloat': did you mean 'bfloat16'", prompts(), products="bfloat")
+    refuses(ValueError, "unknown matmul_dtype 'bfloat': did you mean 'bfloat16'", prompts(), matmul_dtype="bfloat")
     refuses(ValueError, r"got shapes \[2\] and \[1\]", prompts(tokens=(2, 5)))
     refuses(ValueError, r"got shapes \[1, 2\] and \[2\]", prompts(length=(2, 2)))
     refuses(TypeError, "prompts: expected integers, got float64", prompts(tokens=((2.0, 5.0),)))
@@ -283,7 +283,7 @@ def test_attention_over_a_cache_refuses(at, value, message):
 
 def test_a_row_that_has_ended_leaves(world):
     """A model that always answers <eos> answers nothing; one that never does is cut off."""
-    ensemble = Ensemble(wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16), 98)
+    ensemble = Ensemble(wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16), 98)
     batch = wf.sample(world, "distance", n=5)
     for token, answer in ((3, []), (90, [90] * 4)):
         ensemble.parameters.zero_()

@@ -12,7 +12,7 @@ from itertools import combinations
 from math import inf
 
 from worldfast.errors import unknown_name
-from worldfast.models import ModelSpec
+from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Study
 from worldfast.studies.study import NEW, OLD
@@ -41,7 +41,7 @@ class Recipe:
     """
 
     world: WorldSpec = field(default_factory=lambda: WorldSpec(atlantis=100))
-    model: ModelSpec = field(default_factory=ModelSpec)
+    model: TransformerSpec = field(default_factory=TransformerSpec)
     amount: Mapping[int, tuple[int, int]] = field(
         default_factory=lambda: {1: (1_000_000, 42), 2: (1_000_000, 21), 3: (1_000_000, 14), 7: (1_000_000, 6)}
     )
@@ -172,7 +172,11 @@ def paper(scale: float = 1.0) -> Study:
         included=included,
         alive=_scaled(Recipe.alive, updates, scale)[0],
         updates={1: epochs},
-        settings={"products": "bfloat16", "validation": 128, "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")},
+        settings={
+            "matmul_dtype": "bfloat16",
+            "validation": 128,
+            "capture": Capture(layers=(3, 4, 5, 6), dtype="float16"),
+        },
     )
     canon = _pretrained(recipe, SEEDS[:3], SEEDS)
     bases = canon[-len(SEEDS) :]
@@ -225,7 +229,7 @@ def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds:
 
 def width(seeds: Sequence[int] = (42,)) -> Study:
     """All seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv 2602.00533."""
-    recipe = Recipe(settings={"products": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
+    recipe = Recipe(settings={"matmul_dtype": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
     widths = {wide: (1_000_000, *rest) for wide, rest in ({128: (6, 4)} | WIDTHS).items()}
     runs = _of_width(recipe, widths, seeds)
     shown = [run.name for run in runs if run.start is None]
@@ -236,7 +240,7 @@ def _small(layers: int, **settings) -> dict:
     """A model and settings that learn in minutes: a token a city, and a loss on answers alone."""
     head = Vocabulary.characters
     return {
-        "model": ModelSpec(hidden=64, layers=layers, heads=8, intermediate=256, head_size=head),
+        "model": TransformerSpec(hidden=64, layers=layers, heads=8, intermediate=256, outputs=head),
         "settings": {"vocabulary": "entity", "loss": "answer", "batch": 256, "learning_rate": 5e-3} | settings,
     }
 
@@ -256,7 +260,11 @@ def mini(scale: float = 1.0) -> Study:
         updates={1: 2},
         update_rate=1.2e-3,
         **_small(
-            3, products="bfloat16", checkpoints=20, validation=64, capture=Capture(layers=(1, 2, 3), dtype="float16")
+            3,
+            matmul_dtype="bfloat16",
+            checkpoints=20,
+            validation=64,
+            capture=Capture(layers=(1, 2, 3), dtype="float16"),
         ),
     )
     canon = _pretrained(recipe, SEEDS[:2], SEEDS[:2])
