@@ -19,7 +19,7 @@ RUN = wf.Run(
     loss="answer",
     vocabulary="entity",
     checkpoints=20,
-    model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16, head_size=98),
+    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16, outputs=98),
     capture=Capture(layers=(1,), cities="index < 20"),
 )
 GIB = 1 << 30

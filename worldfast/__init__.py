@@ -8,6 +8,7 @@ from worldfast.reading import Activations, represent
 from worldfast.run import Capture, OpenCheckpoint, Run
 from worldfast.training import export_huggingface, train
 from worldfast.worlds.cities import studies as study
+from worldfast.worlds.cities import task
 from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
 from worldfast.worlds.cities.tasks import TASKS, label
 from worldfast.worlds.cities.world import World, WorldSpec
@@ -38,5 +39,6 @@ __all__ = [
     "represent",
     "sample",
     "study",
+    "task",
     "train",
 ]

@@ -14,7 +14,9 @@ except ImportError as error:
 
 LEAST_CAPABILITY = 8  # of a GPU: bfloat16 in matrix units, and what the build compiles for
 
-__all__ = ["core", "cuda_device", "cuda_stream", "current_device_of", "empty", "expect", "thread_count"]
+CUDA = (2, 13)  # types of device, as __dlpack_device__ gives them: CUDA's memory, and managed memory
+
+__all__ = ["core", "cuda_device", "cuda_stream", "current_device_of", "empty", "expect", "on_gpu", "thread_count"]
 
 
 def cuda_device(device):
@@ -66,6 +68,11 @@ def current_device_of(like):
 
         return torch.cuda.device(like.device)
     return like.device if kind == "cupy" else contextlib.nullcontext()
+
+
+def on_gpu(array):
+    """True for an array in a GPU's memory."""
+    return array.__dlpack_device__()[0] in CUDA
 
 
 def empty(shape, dtype, like):

@@ -22,6 +22,10 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(names)}")
 
 
+class TaskError(ValueError):
+    """A task made in Python that does not do what a task has to, or is not the one that was asked for."""
+
+
 class DeviceError(RuntimeError):
     """A device that cannot be used; `reason` says why, in words that also stand alone."""
 

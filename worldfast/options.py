@@ -13,7 +13,7 @@ from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.training.folder import spec_of
 from worldfast.training.start import outcome
-from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tasks import BUILT_IN
 from worldfast.worlds.cities.world import WorldSpec
 
 __all__ = ["Data", "Kept", "Learning", "Machine", "Model", "ending", "runs"]
@@ -138,7 +138,7 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
     if not data.seeds:
         raise ValueError("seeds: expected at least one")
     fields = asdict(data) | asdict(learning)
-    fields["tasks"] = tuple(TASKS) if data.tasks == ("all",) else data.tasks
+    fields["tasks"] = BUILT_IN if data.tasks == ("all",) else data.tasks
     fields["world"] = WorldSpec(
         *(fields.pop(name) for name in ("world", "atlantis", "layout", "atlantis_seed", "largest"))
     )

@@ -16,8 +16,9 @@ import numpy as np
 from worldfast.errors import unknown_name
 from worldfast.models import TransformerSpec
 from worldfast.models.transformer import MATMUL_DTYPES
+from worldfast.worlds.cities import tasks as task_table
 from worldfast.worlds.cities.sampling import CROSSINGS, Component, Stream, require_noise
-from worldfast.worlds.cities.tasks import TASKS, find
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
 
@@ -53,7 +54,7 @@ class Capture:
         if self.cities is not None and not isinstance(self.cities, str):
             raise TypeError(f"capture.cities: expected an expression or None, got {self.cities!r}")
         if self.task is not None:
-            find(self.task)
+            object.__setattr__(self, "task", find(self.task).name)
         if self.dtype not in DTYPES:
             raise unknown_name("capture.dtype", self.dtype, DTYPES)
 
@@ -93,7 +94,7 @@ class OpenCheckpoint:
 class Run:
     """One model's training, from first weights to last. Defaults are those of arXiv 2602.00533.
 
-    tasks                    names, mixed in equal parts
+    tasks                    names, or tasks made with `worldfast.task`, mixed in equal parts; they become names
     seed                     of the data and of the first weights
     name                     "": what the run is, as in "pt-distance+angle-s42", "ft-" where it has a start;
                              no part of the identity
@@ -120,6 +121,8 @@ class Run:
     validation               rows of each of its tasks that are answered and scored at each checkpoint, drawn as its largest
                              component draws them; 0: none
     capture                  Capture: which activations are written at checkpoints
+    own                      those of its tasks that were made in Python; found where `tasks` and `mixture` have them, or by
+                             their names
 
     .id is 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by
     its id. Raises ValueError, TypeError or IndexError naming the field that does not fit.
@@ -149,10 +152,13 @@ class Run:
     checkpoints: int = 40
     validation: int = 0
     capture: Capture = field(default_factory=Capture)
+    own: tuple[Task, ...] = ()
 
     def __post_init__(self):
-        tasks = (self.tasks,) if isinstance(self.tasks, str) else tuple(self.tasks)
-        self._set("tasks", tuple(find(task).name for task in tasks))
+        tasks = (self.tasks,) if isinstance(self.tasks, str | Task) else tuple(self.tasks)
+        parts = [part.task for part in self.mixture if isinstance(part, Component)]
+        self._set("own", in_python(self.task(task) for task in (*tasks, *parts)))
+        self._set("tasks", tuple(self.task(task).name for task in tasks))
         if not tasks or len(set(self.tasks)) < len(tasks):
             raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
         for name, least in dict(seed=0, rows=1, epochs=1, batch=1, warmup=0, checkpoints=1, validation=0).items():
@@ -183,10 +189,14 @@ class Run:
         self._check_head()
         self._check_start()
         self.capture.of(self.model.layers)
-        what = "all" if set(self.tasks) == set(TASKS) else "+".join(self.tasks)
+        what = "all" if set(self.tasks) == set(BUILT_IN) else "+".join(self.tasks)
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{what}-s{self.seed}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
+
+    def task(self, name: str | Task) -> Task:
+        """The task of a name that the run means by it."""
+        return next((task for task in self.own if task.name == name), None) or find(name)
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)
@@ -213,7 +223,7 @@ class Run:
                 if value < least:
                     raise ValueError(f"mixture: {name} of {part.task}: expected at least {least}, got {value}")
             require_noise(f"mixture: noise of {part.task}", part.noise)
-        mixture = (replace(part, task=find(part.task).name, noise=float(part.noise)) for part in self.mixture)
+        mixture = (replace(part, task=self.task(part.task).name, noise=float(part.noise)) for part in self.mixture)
         self._set("mixture", tuple(mixture))
         if not self.mixture:
             return
@@ -264,6 +274,9 @@ class Run:
         for part in content["mixture"]:
             if part["noise"] == 0:
                 del part["noise"]  # the identity of a run without it is that of before there was noise
+        content["own"] = [task.to_json() for task in self.own]
+        if not self.own:
+            del content["own"]
         if isinstance(self.start, Run):
             content["start"] = self.start.to_json()
         return json.loads(json.dumps(content))
@@ -275,6 +288,7 @@ class Run:
         for name, kind in dict(world=WorldSpec, model=TransformerSpec, capture=Capture).items():
             if name in values:
                 values[name] = kind(**_known(kind, values[name]))
+        values["own"] = tuple(map(task_table.from_json, values.get("own", ())))
         values["mixture"] = tuple(Component(**_known(Component, part)) for part in values.get("mixture", ()))
         if start := values.get("start"):
             is_run = "tasks" in start
@@ -289,8 +303,9 @@ class Run:
 
     def stream(self) -> Stream:
         """The rows that the run trains on."""
+        components = [replace(part, task=self.task(part.task)) for part in self.components]
         return Stream(
-            self.world.build(), self.components, seed=self.seed, vocabulary=self.vocabulary, crossing=self.crossing
+            self.world.build(), components, seed=self.seed, vocabulary=self.vocabulary, crossing=self.crossing
         )
 
     @property

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/array.h"
+#include "rows/given.h"
 #include "rows/stream.h"
 
 namespace worldfast {
@@ -45,16 +46,54 @@ py::list task_table() {
 }
 #endif
 
-void label_rows_or_throw(int task, const py::object& xy_object, const py::object& cities_object,
+// A task whose rule is a Python function of two buffers: int32 points [n, count, 2] to read, int64 labels [n] to write.
+class GivenTask {
+public:
+    explicit GivenTask(const py::dict& given)
+        : name(given["name"].cast<std::string>()),
+          answers(given["answers"].cast<std::vector<std::string>>()),
+          rule(given["rule"].cast<py::function>()) {
+        const auto prompt = given["prompt"].cast<std::string>();
+        const auto semicolon = given["semicolon"].cast<int>();
+        component.min_cities = given["min_cities"].cast<int32_t>();
+        component.max_cities = given["max_cities"].cast<int32_t>();
+        component.digits = given["digits"].cast<int32_t>();
+        component.balanced = given["balanced"].cast<bool>() ? static_cast<int32_t>(answers.size()) : 0;
+        bool fits = 1 <= component.min_cities && component.min_cities <= component.max_cities &&
+                    component.max_cities <= max_cities && prompt.size() <= prompt_room &&
+                    answers.size() <= most_answers && semicolon < component.min_cities - 1;
+        for (const std::string& answer : answers) fits &= answer.size() <= answer_room;
+        if (!fits) throw py::value_error("task: " + name + " has more cities or longer text than rows have room for");
+        component.format = row_format(prompt, semicolon, component.max_cities, answers);
+    }
+
+    // Is called without the GIL.
+    void operator()(const Point* points, int64_t n, int count, int64_t* labels) const {
+        static_assert(sizeof(Point) == 2 * sizeof(int32_t));
+        const py::gil_scoped_acquire gil;
+        rule(py::memoryview::from_memory(static_cast<const void*>(points), n * count * py::ssize_t{sizeof(Point)}),
+             py::memoryview::from_memory(static_cast<void*>(labels), n * py::ssize_t{sizeof(int64_t)}), count);
+    }
+
+    std::string name;
+    std::vector<std::string> answers;
+    py::function rule;
+    Component component{};  // what follows from the task, of any stream
+};
+
+void label_rows_or_throw(const py::object& task_object, const py::object& xy_object, const py::object& cities_object,
                          const py::object& count_object, const py::object& out_object, const py::object& result_object,
                          int threads, uintptr_t cuda_stream) {
     const Array xy(xy_object, "xy"), out(out_object, "out");
     std::optional<Array> first_bad;
     std::optional<Array> cities, count;
     LabelInput in{};
-    in.task = task;
-    in.min_cities = tasks[task].min_cities;
-    in.max_cities = tasks[task].max_cities;
+    std::optional<GivenTask> given;
+    if (py::isinstance<py::dict>(task_object)) given.emplace(task_object.cast<py::dict>());
+    in.task = given ? task_count : task_object.cast<int>();
+    const std::string name = given ? given->name : tasks[in.task].name;
+    in.min_cities = given ? given->component.min_cities : tasks[in.task].min_cities;
+    in.max_cities = given ? given->component.max_cities : tasks[in.task].max_cities;
     in.xy = xy.data<int32_t>();
     if (!cities_object.is_none()) {
         xy.require<int32_t>({Array::any, 2});
@@ -86,9 +125,15 @@ void label_rows_or_throw(int task, const py::object& xy_object, const py::object
         first_bad->require<int64_t>({sizeof(LabelResult) / sizeof(int64_t)}).on_device_of(xy).contiguous().writable();
     }
     LabelResult result;
+    if (given) xy.on_cpu();
     {
         py::gil_scoped_release nogil;
-        if (xy.is_cuda()) {
+        if (given) {
+            const Rule rule = [&](const Component&, const Point* points, int64_t n, int count, int64_t* labels) {
+                (*given)(points, n, count, labels);
+            };
+            result = label_given(in, given->component, out.data<int64_t>(), rule);
+        } else if (xy.is_cuda()) {
 #ifdef WORLDFAST_CUDA
             const auto there = first_bad ? first_bad->data<LabelResult>() : nullptr;
             const auto queue = reinterpret_cast<void*>(cuda_stream);
@@ -103,7 +148,6 @@ void label_rows_or_throw(int task, const py::object& xy_object, const py::object
         }
     }
     if (result.row < 0 || !first_bad) return;
-    const Task& info = tasks[task];
     const std::string row = " in row " + std::to_string(result.row), value = std::to_string(result.fault.value);
     switch (result.fault.fault) {
         case Fault::none:
@@ -115,13 +159,13 @@ void label_rows_or_throw(int task, const py::object& xy_object, const py::object
             throw py::value_error("cities: city " + value + " is repeated" + row +
                                   "; all cities of a row are distinct");
         case Fault::arity: {
-            const std::string range = info.min_cities == info.max_cities
-                                          ? std::to_string(info.min_cities)
-                                          : std::to_string(info.min_cities) + " to " + std::to_string(info.max_cities);
+            const std::string range = in.min_cities == in.max_cities
+                                          ? std::to_string(in.min_cities)
+                                          : std::to_string(in.min_cities) + " to " + std::to_string(in.max_cities);
             throw py::value_error(std::string(in.count    ? "count"
                                               : in.cities ? "cities"
                                                           : "xy") +
-                                  ": task " + info.name + " takes " + range + " cities, got " + value + row);
+                                  ": task " + name + " takes " + range + " cities, got " + value + row);
         }
         case Fault::coordinate:
             throw py::value_error("xy: coordinate " + value + row + " is larger than 2^20 in size");
@@ -165,8 +209,10 @@ private:
 // A stream, and its copies on the devices that asked for one.
 class BoundStream {
 public:
-    BoundStream(const py::object& xy_object, const py::object& id_object, bool entity, const py::list& components,
-                int order, uint64_t shuffle_key) {
+    // A component's task is an index into `tasks`, and after them into `given`.
+    BoundStream(const py::object& xy_object, const py::object& id_object, bool entity, const py::list& given,
+                const py::list& components, int order, uint64_t shuffle_key) {
+        for (const py::handle& item : given) given_.emplace_back(item.cast<py::dict>());
         const Array xy(xy_object, "xy"), id(id_object, "city_id");
         xy.require<int32_t>({Array::any, 2}).on_cpu();
         id.require<int32_t>({xy.shape(0)}).on_cpu();
@@ -210,6 +256,7 @@ public:
         for (const Array* array : {&tokens, &length, &answer, &cities, &label, &task, &failed})
             array->on_device_of(tokens).contiguous().writable();
         const StartArgument start(start_object, tokens);
+        require_no_given(tokens.is_cuda() || in_tiles);
         const auto fill = [&](auto* token_data) {
             const Rectangle<std::remove_pointer_t<decltype(token_data)>> out{token_data,
                                                                              width_,
@@ -237,7 +284,7 @@ public:
             if (in_tiles)
                 rectangle_in_tiles(stream_.view(), start.get(), n, out, first);
             else
-                keep_first(first, generate_rectangle(stream_.view(), start.get()(), n, out, threads));
+                keep_first(first, generate_rectangle(stream_.view(), start.get()(), n, out, threads, rule()));
         };
         stream_.entity ? fill(tokens.data<int32_t>()) : fill(tokens.data<uint8_t>());
     }
@@ -261,6 +308,7 @@ public:
         const Packed out{tokens.data<int32_t>(), row_start.data<int32_t>(), answer.data<int32_t>(),
                          scratch.data<uint8_t>()};
         int64_t* const first = failed.data<int64_t>();
+        require_no_given(tokens.is_cuda() || in_tiles);
         py::gil_scoped_release nogil;
         if (tokens.is_cuda()) {
 #ifdef WORLDFAST_CUDA
@@ -280,8 +328,8 @@ public:
             const auto pack = stream_.entity ? packed_in_tiles<int32_t> : packed_in_tiles<uint8_t>;
             pack(stream_.view(), start.get(), n, width_, out, first);
         } else {
-            keep_first(first,
-                       generate_packed(stream_.view(), start.get()(), n, out.tokens, out.row_start, out.answer_start));
+            keep_first(first, generate_packed(stream_.view(), start.get()(), n, out.tokens, out.row_start,
+                                              out.answer_start, rule()));
         }
     }
 
@@ -310,12 +358,20 @@ private:
 
     void add(const py::dict& given) {
         const auto get = [&](const char* key) { return given[key]; };
+        const auto index = get("task").cast<int32_t>();
+        if (index < 0 || index >= task_count + static_cast<int32_t>(given_.size()))
+            throw py::index_error("task: no such index");
+        const bool given_rule = index >= task_count;
+        const std::string name = given_rule ? given_[index - task_count].name : tasks[index].name;
         Component c{};
-        c.task = get("task").cast<int32_t>();
-        if (c.task < 0 || c.task >= task_count) throw py::index_error("task: no such index");
-        const Task& task = tasks[c.task];
-        c.min_cities = task.min_cities;
-        c.max_cities = task.max_cities;
+        if (given_rule) {
+            c = given_[index - task_count].component;
+        } else {
+            c.min_cities = tasks[index].min_cities;
+            c.max_cities = tasks[index].max_cities;
+            c.format = row_format(tasks[index]);
+        }
+        c.task = index;
         c.reshuffled = get("reshuffled").cast<bool>();
         c.pool = pool(get("pool"), "pool", true);
         c.group = pool(get("group"), "group", false);
@@ -328,11 +384,9 @@ private:
         c.pair_offset = get("pair_offset").cast<int64_t>();
         c.noise = get("noise").cast<uint64_t>();
         c.noise_key = get("noise_key").cast<uint64_t>();
-        c.format = row_format(task);
         if (c.pool.size < c.max_cities)
-            throw py::value_error("the world is too small: task " + std::string(task.name) + " needs " +
-                                  std::to_string(c.max_cities) + " cities, rows may use " +
-                                  std::to_string(c.pool.size));
+            throw py::value_error("the world is too small: task " + name + " needs " + std::to_string(c.max_cities) +
+                                  " cities, rows may use " + std::to_string(c.pool.size));
         stream_.components.push_back(c);
     }
 
@@ -343,7 +397,19 @@ private:
         return {stream_.pools.back().data(), static_cast<int32_t>(stream_.pools.back().size())};
     }
 
+    void require_no_given(bool elsewhere) const {
+        if (elsewhere && !given_.empty())
+            throw py::value_error("task: rows of " + given_[0].name + " are made on the CPU, by its Python function");
+    }
+
+    Rule rule() const {
+        return [this](const Component& c, const Point* points, int64_t n, int count, int64_t* labels) {
+            given_[static_cast<size_t>(c.task - task_count)](points, n, count, labels);
+        };
+    }
+
     Stream stream_;
+    std::vector<GivenTask> given_;
     int64_t width_ = 0, cities_width_ = 0;
 #ifdef WORLDFAST_CUDA
     const DeviceStream& on_device(int device) {  // is called without the GIL; a copy stays where it is
@@ -371,9 +437,15 @@ PYBIND11_MODULE(_core, m) {
     m.def("task_table", &task_table);
     m.def("label", &label_rows_or_throw, py::arg("task"), py::arg("xy"), py::arg("cities"), py::arg("count"),
           py::arg("out"), py::arg("result"), py::arg("threads"), py::arg("cuda_stream"));
+    m.attr("prompt_room") = prompt_room;
+    m.attr("answer_room") = answer_room;
+    m.attr("most_answers") = most_answers;
+    m.attr("most_cities") = max_cities;
+    m.attr("row_capacity") = row_capacity;
     py::class_<BoundStream>(m, "Stream")
-        .def(py::init<const py::object&, const py::object&, bool, const py::list&, int, uint64_t>(), py::arg("xy"),
-             py::arg("city_id"), py::arg("entity"), py::arg("components"), py::arg("order"), py::arg("shuffle_key"))
+        .def(py::init<const py::object&, const py::object&, bool, const py::list&, const py::list&, int, uint64_t>(),
+             py::arg("xy"), py::arg("city_id"), py::arg("entity"), py::arg("given"), py::arg("components"),
+             py::arg("order"), py::arg("shuffle_key"))
         .def_property_readonly("width", &BoundStream::width)
         .def_property_readonly("cities_width", &BoundStream::cities_width)
         .def("packed_room", &BoundStream::packed_room)

@@ -1,4 +1,5 @@
 // The CPU driver: threads over contiguous ranges of rows.
+#include "rows/given.h"
 #include "rows/stream.h"
 
 #include <algorithm>
@@ -31,11 +32,51 @@ void run_tiles(const RectangleJob<Token>& job) {
                          : run_block(RectangleWork<Token, false>{job, i, tile, tokens});
 }
 
+// Rows first .. first+count-1 of a rectangle of which this thread makes those before `end`.
+template <class Token>
+void place_rows(const StreamView& stream, const Sampled* sampled, int64_t first, int64_t count, int64_t end,
+                const Rectangle<Token>& out) {
+    Token last[row_capacity + row_slack];
+    for (int64_t b = 0; b < count; ++b) {
+        const int64_t i = first + b;
+        const Row& row = sampled[b].row;
+        // A row is written in place, and what sticks out of its end is overwritten by the next; the last have none.
+        Token* const place = out.tokens + i * out.width;
+        Token* const tokens = (end - i) * out.width < row_capacity + row_slack ? last : place;
+        const Span span = encode(tokens, sampled[b].component->format, row, stream.words);
+        for (int64_t k = span.length; k < out.width; k += row_slack)
+            std::memset(tokens + k, 0, row_slack * sizeof(Token));
+        if (tokens == last) std::memcpy(place, last, out.width * sizeof(Token));
+        for (int64_t k = 0; k < out.cities_width; ++k) out.cities[i * out.cities_width + k] = row.cities[k];
+        out.length[i] = span.length;
+        out.answer_start[i] = span.answer_start;
+        out.label[i] = row.label;
+        out.task[i] = static_cast<uint8_t>(sampled[b].component->task);
+    }
+}
+
+// f(i, sampled, count) for blocks of rows of a stream with given rules, in order; the first position without a row, or -1.
+template <class F>
+int64_t each_given_block(const StreamView& stream, int64_t start, int64_t n, const Rule& rule, F&& f) {
+    std::vector<Sampled> sampled(static_cast<size_t>(std::min(n, given_rows)));
+    for (int64_t i = 0; i < n; i += given_rows) {
+        const int64_t count = std::min(given_rows, n - i);
+        const int64_t failed = sample_given(stream, start + i, count, sampled.data(), rule);
+        if (failed >= 0) return failed;
+        f(i, sampled.data(), count);
+    }
+    return -1;
+}
+
 }  // namespace
 
 template <class Token>
-int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out,
-                           int threads) {
+int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out, int threads,
+                           const Rule& rule) {
+    if (stream.given)
+        return each_given_block(stream, start, n, rule, [&](int64_t i, const Sampled* sampled, int64_t count) {
+            place_rows(stream, sampled, i, count, n, out);
+        });
     constexpr int64_t none = std::numeric_limits<int64_t>::max();
     std::atomic<int64_t> failed{none};
     parallel_for(n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
@@ -45,28 +86,12 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
         constexpr int64_t block = 112;
         const int64_t turns = stream.order == Order::interleaved ? stream.component_count : 1;
         Sampled sampled[block];
-        Token last[row_capacity + row_slack];
         for (int64_t first = begin; first < end; first += block) {
             const int64_t count = std::min(block, end - first);
             for (int64_t turn = 0; turn < turns; ++turn)
                 for (int64_t b = turn; b < count; b += turns)
                     if (!sample(stream, start + first + b, sampled[b])) return keep_smallest(failed, start + first + b);
-            for (int64_t b = 0; b < count; ++b) {
-                const int64_t i = first + b;
-                const Row& row = sampled[b].row;
-                // A row is written in place, and what sticks out of its end is overwritten by the next; the last have none.
-                Token* const place = out.tokens + i * out.width;
-                Token* const tokens = (end - i) * out.width < row_capacity + row_slack ? last : place;
-                const Span span = encode(tokens, sampled[b].component->format, row, stream.words);
-                for (int64_t k = span.length; k < out.width; k += row_slack)
-                    std::memset(tokens + k, 0, row_slack * sizeof(Token));
-                if (tokens == last) std::memcpy(place, last, out.width * sizeof(Token));
-                for (int64_t k = 0; k < out.cities_width; ++k) out.cities[i * out.cities_width + k] = row.cities[k];
-                out.length[i] = span.length;
-                out.answer_start[i] = span.answer_start;
-                out.label[i] = row.label;
-                out.task[i] = static_cast<uint8_t>(sampled[b].component->task);
-            }
+            place_rows(stream, sampled, first, count, end, out);
         }
     });
     return failed == none ? -1 : failed.load();
@@ -74,21 +99,28 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
 
 template <class Token>
 int64_t generate_packed(const StreamView& stream, int64_t start, int64_t n, Token* tokens, int32_t* row_start,
-                        int32_t* answer_start) {
-    Sampled sampled;
+                        int32_t* answer_start, const Rule& rule) {
     row_start[0] = 0;
-    for (int64_t i = 0; i < n; ++i) {
-        if (!sample(stream, start + i, sampled)) return start + i;
+    const auto place = [&](int64_t i, const Sampled& sampled) {
         const Span span = encode(tokens + row_start[i], sampled.component->format, sampled.row, stream.words);
         row_start[i + 1] = row_start[i] + span.length;
         answer_start[i] = span.answer_start;
+    };
+    if (stream.given)
+        return each_given_block(stream, start, n, rule, [&](int64_t first, const Sampled* sampled, int64_t count) {
+            for (int64_t b = 0; b < count; ++b) place(first + b, sampled[b]);
+        });
+    Sampled sampled;
+    for (int64_t i = 0; i < n; ++i) {
+        if (!sample(stream, start + i, sampled)) return start + i;
+        place(i, sampled);
     }
     return -1;
 }
 
-template int64_t generate_rectangle(const StreamView&, int64_t, int64_t, const Rectangle<uint8_t>&, int);
-template int64_t generate_rectangle(const StreamView&, int64_t, int64_t, const Rectangle<int32_t>&, int);
-template int64_t generate_packed(const StreamView&, int64_t, int64_t, int32_t*, int32_t*, int32_t*);
+template int64_t generate_rectangle(const StreamView&, int64_t, int64_t, const Rectangle<uint8_t>&, int, const Rule&);
+template int64_t generate_rectangle(const StreamView&, int64_t, int64_t, const Rectangle<int32_t>&, int, const Rule&);
+template int64_t generate_packed(const StreamView&, int64_t, int64_t, int32_t*, int32_t*, int32_t*, const Rule&);
 
 template <class Token>
 void rectangle_in_tiles(const StreamView& stream, const Start& start, int64_t n, const Rectangle<Token>& out,

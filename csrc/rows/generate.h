@@ -7,6 +7,8 @@
 //   interleaved  row r of each component in turn, without end
 #pragma once
 
+#include <functional>
+
 #include "rows/tokens.h"
 
 namespace worldfast {
@@ -20,9 +22,11 @@ struct Pool {
 };
 
 struct Component {
-    int32_t task;
+    int32_t task;  // an index into `tasks`; from task_count on, one whose rule is given by the caller (given.h)
     int32_t min_cities, max_cities;
     int32_t reshuffled;   // crossing: permute the four cities once more and relabel, as the later published data did
+    int32_t balanced;     // given: how many choices are equally frequent, by rejection; 0: as they come
+    int32_t digits;       // given: of the longest number
     Pool pool;            // where cities come from
     Pool group;           // size > 0: at least one city of each row is from here (a part of the pool)
     Pool rest;            // the pool without the group; used by pairs only
@@ -47,6 +51,7 @@ struct StreamView {
     uint64_t shuffle_key;
     Permutation shuffle;  // of an epoch's rows; the key is the epoch's
     bool noisy;           // has a component noise?
+    bool given;           // has a component a given rule? Then no row is made without it, nor on a GPU
 };
 
 struct Row {
@@ -240,16 +245,21 @@ struct Rectangle {
     uint8_t* task;
 };
 
-// Rows start .. start+n-1 of the stream; the first position without a row, or -1. `threads` <= 0: one per processor.
+// Labels of n rows of `count` points each, by a component's rule that is not in `tasks`. It may throw.
+using Rule =
+    std::function<void(const Component& component, const Point* points, int64_t n, int count, int64_t* labels)>;
+
+// Rows start .. start+n-1 of the stream; the first position without a row, or -1. `threads` <= 0: one per processor; of
+// a stream with given rules it is one. `rule`: of such a stream.
 template <class Token>
-int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out,
-                           int threads);
+int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, const Rectangle<Token>& out, int threads,
+                           const Rule& rule = {});
 
 // The same rows end to end without padding: row i is tokens[row_start[i] .. row_start[i+1]). `tokens` has room for the
 // longest rows there can be and one row_capacity + row_slack more. One thread: a batch is thousands of rows, not millions.
 template <class Token>
 int64_t generate_packed(const StreamView& stream, int64_t start, int64_t n, Token* tokens, int32_t* row_start,
-                        int32_t* answer_start);
+                        int32_t* answer_start, const Rule& rule = {});
 
 // Labels of given cities, or of given points. xy and cities may have any strides (in elements).
 struct LabelInput {

@@ -21,10 +21,11 @@ struct Stream {
 
     StreamView view() const {
         int64_t rows = 0;
-        bool noisy = false;
+        bool noisy = false, given = false;
         for (const Component& c : components) {
             rows += c.rows;
             noisy |= c.noise != 0;
+            given |= c.task >= task_count;
         }
         const auto count = static_cast<int32_t>(components.size());
         return {xy.data(),
@@ -35,7 +36,8 @@ struct Stream {
                 rows,
                 shuffle_key,
                 Permutation(shuffle_key, static_cast<uint64_t>(rows)),
-                noisy};
+                noisy,
+                given};
     }
 
     // Tokens in the longest row there can be, and cities in the widest. Functions of the stream, not of its rows.
@@ -45,6 +47,8 @@ struct Stream {
             int64_t answer = 0;
             if (c.format.choice)
                 for (const int64_t n : c.format.answer_length) answer = std::max(answer, n);
+            else if (c.task >= task_count)
+                answer = 1 + c.digits;  // with the sign
             else
                 answer = static_cast<int64_t>(std::to_string(largest_label(c.task, box())).size());
             const int64_t city = entity ? 2 : 7;  // with the separator behind it

@@ -4,6 +4,9 @@
 // those of the published tokenizer: four specials, then printable ASCII with the digits moved to the end.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "rows/tasks.h"
 
 namespace worldfast {
@@ -14,11 +17,13 @@ constexpr int character_tokens = 98;
 // c is printable ASCII, '!' to '~'.
 WF_HD constexpr int token_of(char c) { return c < '0' ? 4 + (c - '!') : c <= '9' ? 88 + (c - '0') : 19 + (c - ':'); }
 
-// What stands before the first city and the choices behind '=', as tokens, so that neither driver handles text.
+constexpr int prompt_room = 14, most_answers = 32, answer_room = 8;  // characters, choices, characters of a choice
+
+// What stands before the first city and the choices after '=', as tokens, so that neither driver handles text.
 struct RowFormat {
-    alignas(8) uint8_t prefix[16];
-    uint8_t answer[8][8];
-    uint8_t answer_length[8];
+    alignas(8) uint8_t prefix[prompt_room + 2];
+    uint8_t answer[most_answers][answer_room];
+    uint8_t answer_length[most_answers];
     int32_t prefix_length;
     int32_t semicolon;  // as in Task: the city behind which `mark` stands; -1 is the '(' before the first
     int32_t mark;       // ';', or where there is none the '(' that stands there anyway
@@ -26,19 +31,26 @@ struct RowFormat {
     int32_t choice;  // is the answer one of `answer`, or a number?
 };
 
-inline RowFormat row_format(const Task& task) {
+// `answers`: none for numbers. What is longer than its room does not come here.
+inline RowFormat row_format(const std::string& prompt, int semicolon, int max_cities,
+                            const std::vector<std::string>& answers) {
     RowFormat format{};
     format.prefix[format.prefix_length++] = begin_token;
-    for (const char* c = task.prompt; *c; ++c) format.prefix[format.prefix_length++] = uint8_t(token_of(*c));
+    for (const char c : prompt) format.prefix[format.prefix_length++] = uint8_t(token_of(c));
     format.prefix[format.prefix_length++] = uint8_t(token_of('('));
-    format.semicolon = task.semicolon;
-    format.mark = token_of(task.semicolon < 0 ? '(' : ';');
-    format.max_cities = task.max_cities;
-    format.choice = is_choice(task);
-    for (int i = 0; i < 8 && task.answers[i]; ++i)
-        for (const char* c = task.answers[i]; *c; ++c)
-            format.answer[i][format.answer_length[i]++] = uint8_t(token_of(*c));
+    format.semicolon = semicolon;
+    format.mark = token_of(semicolon < 0 ? '(' : ';');
+    format.max_cities = max_cities;
+    format.choice = !answers.empty();
+    for (size_t i = 0; i < answers.size(); ++i)
+        for (const char c : answers[i]) format.answer[i][format.answer_length[i]++] = uint8_t(token_of(c));
     return format;
+}
+
+inline RowFormat row_format(const Task& task) {
+    std::vector<std::string> answers;
+    for (int i = 0; i < 8 && task.answers[i]; ++i) answers.emplace_back(task.answers[i]);
+    return row_format(task.prompt, task.semicolon, task.max_cities, answers);
 }
 
 // The six tokens of c_dddd in the low bytes of a word, the first lowest.
@@ -88,6 +100,12 @@ WF_HD Token* put_digits(Token* at, uint32_t value, int digits) {
 
 template <class Token>
 WF_HD Token* put_number(Token* at, int64_t value) {
+#ifndef __CUDA_ARCH__  // only a given rule (given.h) has negative answers, and its rows are made here
+    if (value < 0) {
+        *at++ = static_cast<Token>(token_of('-'));
+        value = -value;
+    }
+#endif
     int64_t unit = 1;
     while (value >= unit * 10000) unit *= 10000;
     const uint32_t first = static_cast<uint32_t>(unit == 1 ? value : value / unit);

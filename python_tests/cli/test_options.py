@@ -26,7 +26,7 @@ def call(*arguments):
 def test_every_field_has_an_option():
     """By its own name, but for those that the command line says otherwise."""
     known = {f.name for group in (options.Data, options.Learning, options.Model, options.Kept) for f in fields(group)}
-    of_run = {f.name for f in fields(wf.Run)} - {"seed", "name", "world", "mixture", "model", "capture"}
+    of_run = {f.name for f in fields(wf.Run)} - {"seed", "name", "world", "mixture", "model", "capture", "own"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
     of_capture = {f"capture_{f.name}" for f in fields(Capture)}
     of_model = {f.name for f in fields(wf.TransformerSpec)}

@@ -27,7 +27,7 @@ from worldfast.run import LOSSES, Run
 from worldfast.training.folder import opened
 from worldfast.training.step import pack_rows
 from worldfast.worlds.cities.sampling import Component, Stream
-from worldfast.worlds.cities.tasks import TASKS, find
+from worldfast.worlds.cities.tasks import BUILT_IN, find
 from worldfast.worlds.cities.world import World
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ BLOCK = 1 << 20  # parameters at a time in float64
 
 def gradient_agreement(
     model: str | os.PathLike | tuple[Run, Ensemble],
-    tasks: Iterable[str] = tuple(TASKS),
+    tasks: Iterable[str] = BUILT_IN,
     *,
     rows: int = 1024,
     repeats: int = 4,

@@ -40,7 +40,7 @@ class Member:
         self.layers = run.capture.of(run.model.layers)
         self.cities = np.flatnonzero(run.captured_cities()).astype(np.int32)  # [n]
         vocabulary = lockstep.streams[index].vocabulary
-        self.prompt = Prompt.of_task(vocabulary, run.capture.task or run.tasks[0], self.cities)
+        self.prompt = Prompt.of_task(vocabulary, run.task(run.capture.task or run.tasks[0]), self.cities)
         self.scored = -1  # the step of the latest validation line
         self.step = 0  # taken, as far as is known: where it diverged, up to then
         self.diverged = False
@@ -194,7 +194,7 @@ class Member:
                 self.lockstep.ensemble,
                 self.index,
                 self.run.world.build(),
-                task,
+                self.run.task(task),
                 self.run.validation,
                 self.run.seed,
                 vocabulary=self.run.vocabulary,

@@ -11,7 +11,7 @@ from worldfast.report import figures
 from worldfast.report.colours import INK, TASK_COLOURS, legible, ramp, run_styles
 from worldfast.report.page.markup import duration, named, plain, table
 from worldfast.studies import RunResult, StudyResult
-from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS, World
 
 KINDS = {"pt": "pretrained", "ft": "fine-tuned"}
@@ -130,7 +130,7 @@ def every(result: StudyResult) -> str:
         name, tasks = str(line["run"]), str(line["tasks"])
         style = (name, TASK_COLOURS.get(tasks, INK), "")
         film = f" data-film={films[name]}" if name in films else ""
-        whole = "all seven" if set(tasks.split("+")) == set(TASKS) else tasks.replace("+", " + ")
+        whole = "all seven" if set(tasks.split("+")) == set(BUILT_IN) else tasks.replace("+", " + ")
         texts = [KINDS.get(line["kind"], str(line["kind"])), whole, _outcome(line)]
         body.append(
             f'<tr data-kind="{escape(str(line["kind"]))}" data-tasks="{escape(tasks)}"{film}>'

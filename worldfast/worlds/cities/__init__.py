@@ -19,6 +19,8 @@ _DOOR = {  # a name and its module, which is imported when it is asked for
     "TASKS": "tasks",
     "Task": "tasks",
     "label": "tasks",
+    "PythonTask": "python_task",
+    "task": "python_task",
     "Vocabulary": "tokens",
     "ATLANTIS": "world",
     "World": "world",

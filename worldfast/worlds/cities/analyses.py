@@ -28,7 +28,7 @@ from worldfast.studies import Study
 from worldfast.studies.study import NEW, OLD
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def evaluation(trained: list[Trained], rows: int) -> pandas.DataFrame:
     if (one.world.region == ATLANTIS).any():
         groups[ATLANTIS] = {"must_include": NEW}
     table = []
-    for task in TASKS.values():
+    for task in [*map(TASKS.get, BUILT_IN), *run.own]:
         for group, where in groups.items():
-            score = evaluate(ensemble, 0, one.world, task.name, rows, run.seed, vocabulary=run.vocabulary, **where)
+            score = evaluate(ensemble, 0, one.world, task, rows, run.seed, vocabulary=run.vocabulary, **where)
             found = {"run": one.name, "task": task.name, "group": group, "metric": task.metric, "unit": task.unit}
             table.append(found | asdict(score))
     return pd.DataFrame(table)

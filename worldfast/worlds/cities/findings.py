@@ -11,7 +11,7 @@ import numpy as np
 from worldfast.analysis.stats import Mean, mean_and_error
 from worldfast.studies import Comparison, RunResult, Study
 from worldfast.worlds.cities import integration, published
-from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ SETTLED = 0.9  # of the last R2
 
 def taught(tasks: Sequence[str]) -> str:
     """The tasks in words."""
-    return "all seven tasks" if len(tasks) == len(TASKS) else " and ".join(tasks)
+    return "all seven tasks" if set(tasks) == set(BUILT_IN) else " and ".join(tasks)
 
 
 # ---- sentences ----
@@ -177,7 +177,7 @@ def _scores_of_all_tasks(tables: Tables) -> pandas.DataFrame | None:
     if "evaluation" not in tables:
         return None
     runs, scores = tables["runs"], tables["evaluation"]
-    every = runs[(runs.kind == "pt") & (runs.n_tasks == len(TASKS))].run
+    every = runs[(runs.kind == "pt") & (runs.n_tasks == len(BUILT_IN))].run
     scores = scores[scores.run.isin(every) & (scores.group == "standard")]
     return scores if len(scores) else None
 
@@ -255,7 +255,7 @@ def _evaluation(tables: Tables) -> Iterator[Comparison]:
     scores = _scores_of_all_tasks(tables)
     if scores is None:
         return
-    for task in TASKS.values():
+    for task in map(TASKS.get, BUILT_IN):
         found = mean_and_error(scores[scores.task == task.name].value, "model")
         yield _beside(f"evaluation_{task.name}", f"all seven tasks: {task.name}, {task.metric}", found)
 

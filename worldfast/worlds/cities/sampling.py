@@ -10,14 +10,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_device, cuda_stream, current_device_of
+from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu
 from worldfast.errors import unknown_name
-from worldfast.worlds.cities.tasks import Task, find
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
+from worldfast.worlds.cities.upload import Ahead, copy_rows
 from worldfast.worlds.cities.world import World
 
 __all__ = ["Batch", "Component", "Packed", "Stream", "sample"]
@@ -38,8 +40,9 @@ class Batch:
     answer_start  int32 [n], index of the first token after '='
     cities        int32 [n, k], indices into the world, -1 behind a row's last city
     label         int64 [n]
-    task          uint8 [n], index into TASKS
+    task          uint8 [n], index into `tasks`
     failed        int64 [1], the first position without a row, or -1 (see `Stream.rectangle`)
+    tasks         names: of the built-in tasks, then of the stream's own in Python
     """
 
     tokens: object
@@ -50,6 +53,7 @@ class Batch:
     task: object
     failed: object
     vocabulary: Vocabulary
+    tasks: tuple[str, ...]
 
     def __len__(self):
         return len(self.label)
@@ -81,6 +85,7 @@ class Packed:
 class Component:
     """One block of a mixture: rows first .. first + rows - 1 of a task's own stream.
 
+    task          a name, or a task made with `worldfast.task`
     among         cities that rows may use: a mask bool [N], an expression for World.select, or None for all
     must_include  at least one city of each row is from here (and from `among`)
     noise         label noise, 0 to below 1: the probability that a row's answer, in its text and label, is that of
@@ -89,7 +94,7 @@ class Component:
                   frequent as without noise, so some are right by chance: half of those of inside and crossing
     """
 
-    task: str
+    task: str | Task
     rows: int
     among: object = None
     must_include: object = None
@@ -140,9 +145,11 @@ class Stream:
         self._components = [find(c.task) for c in components]
         self.vocabulary = Vocabulary(vocabulary, world)
         self._entity = vocabulary == "entity"
-        native = [_native_component(world, c, seed, split, crossing) for c in components]
+        self._own = in_python(self._components)
+        self._tasks = BUILT_IN + tuple(task.name for task in self._own)
+        native = [_native_component(world, c, seed, split, crossing, self._tasks) for c in components]
         make = _kept if order == "interleaved" else _native_stream
-        self._native = make(world, self._entity, native, ORDERS.index(order), _key(seed, "shuffle", split))
+        self._native = make(world, self._entity, self._own, native, ORDERS.index(order), _key(seed, "shuffle", split))
 
     def empty_batch(self, n, device="cpu"):
         """A Batch of n rows that are not made yet: the `out` of rectangle."""
@@ -157,6 +164,7 @@ class Stream:
             task=empty(n, "uint8"),
             failed=_none_failed(empty),
             vocabulary=self.vocabulary,
+            tasks=self._tasks,
         )
 
     def empty_pack(self, n, device="cpu"):
@@ -182,6 +190,8 @@ class Stream:
         check    False: a position without a row (see below) is not an error. The smallest one is kept in `failed`, which
                  stays as it is where all rows are there; where they are not, none of the rows is to be used.
 
+        Rows of tasks in Python are made on one CPU thread, and copied to where `out` is.
+
         On a GPU the work is queued on the current CUDA stream (of the library that owns `out`). With check=False the host
         does not wait for it; with `out` too, nothing is allocated once the stream has made rows on that device before, so
         that a CUDA graph can hold the call. A replay makes the rows that `start`, an array, says then: `start += n` in the
@@ -194,11 +204,14 @@ class Stream:
         _require_count("threads", threads)
         out = _where_to(out, Batch, device, lambda where: self.empty_batch(n, where))
         fields = (out.tokens, out.length, out.answer_start, out.cities, out.label, out.task, out.failed)
-        with current_device_of(out.tokens):
-            self._native.rectangle(_position(start), n, *fields, check, threads, cuda_stream(out.tokens))
+        if self._goes_up(start, out):
+            copy_rows(self.rectangle(start, n, threads=threads, check=check), out, reset=check)
+        else:
+            with current_device_of(out.tokens):
+                self._native.rectangle(_position(start), n, *fields, check, threads, cuda_stream(out.tokens))
         if check:
             self._require_rows(out.failed)
-        return replace(out, vocabulary=self.vocabulary)
+        return replace(out, vocabulary=self.vocabulary, tasks=self._tasks)
 
     def pack(self, start, n, device=None, *, out=None, check=True):
         """Rows start .. start + n - 1 of the stream as Packed, for a training step.
@@ -210,14 +223,34 @@ class Stream:
         Errors as of `rectangle`; ValueError also where int32 cannot count the tokens of n rows.
         """
         _require_count("n", n)
+        trains = out is not None and not check  # and asks for the rows after these next
         out = _where_to(out, Packed, device, lambda where: self.empty_pack(n, where))
         fields = (out.tokens, out.row_start, out.answer_start, out.failed, out.scratch)
-        with current_device_of(out.tokens):
-            self._native.packed(_position(start), n, *fields, check, cuda_stream(out.tokens))
+        if not self._goes_up(start, out):
+            with current_device_of(out.tokens):
+                self._native.packed(_position(start), n, *fields, check, cuda_stream(out.tokens))
+        elif trains:
+            self._ahead.pack(start, n, out)
+        else:
+            copy_rows(self.pack(start, n, check=check), out, reset=check)
         if not check:
             return out
         self._require_rows(out.failed)
         return replace(out, tokens=out.tokens[: int(out.row_start[-1])])
+
+    def _goes_up(self, start, out):
+        """True where rows have to be made on the CPU and then go to a GPU, being of tasks in Python."""
+        if not self._own or not on_gpu(out.failed):
+            return False
+        if hasattr(start, "__dlpack__"):
+            name = self._own[0].name
+            raise TypeError(f"start: rows of task {name!r} are made on the CPU, which takes an integer, got an array")
+        _require_count("start", start)
+        return True
+
+    @cached_property
+    def _ahead(self):
+        return Ahead(self)
 
     def _require_rows(self, failed):
         position = int(failed[0])
@@ -248,7 +281,8 @@ def sample(
     """Rows start .. start + n - 1 of a task's stream: sampled, labelled and encoded in one pass.
 
     world         World
-    task          a name, or a sequence of names: row i is then row i // k of task i % k, k names
+    task          a name or a task made with `worldfast.task`, or a sequence of k of them: row i is then row i // k of
+                  task i % k
     seed          of the stream: another seed, other rows
     n, start      row i is the same whatever n and start
     split         "train", "validation", "test": disjoint streams
@@ -270,39 +304,54 @@ def sample(
         raise TypeError(f"task: expected a name or a sequence of names, got {task!r}")
     tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
     rows = -(-(start + n) // max(len(tasks), 1))
-    components = tuple(Component(t.name, rows, among, must_include, noise=noise) for t in tasks)
+    components = tuple(Component(t, rows, among, must_include, noise=noise) for t in tasks)
     stream = Stream.__new__(Stream)
     stream._open(world, components, seed, split, vocabulary, "interleaved", crossing)
     return stream.rectangle(start, n, device, threads, out=out)
 
 
-def _native_stream(world, entity, components, order, shuffle_key):
-    return core.Stream(world.xy, world.city_id, entity, components, order, shuffle_key)
+def _native_stream(world, entity, own, components, order, shuffle_key):
+    for task in own:
+        pools = [c["pool"] for c in components if c["task"] == len(BUILT_IN) + own.index(task)]
+        _try(task, world.xy if pools[0] is None else world.xy[pools[0]])
+    given = [task.native for task in own]
+    return core.Stream(world.xy, world.city_id, entity, given, components, order, shuffle_key)
+
+
+TRIED = 256  # rows of each number of cities
+
+
+def _try(task, xy):
+    """TaskError where a task in Python does not do what it must with cities that rows have."""
+    for count in range(task.min_cities, task.max_cities + 1):
+        at = (np.arange(TRIED)[:, None] * 5 + np.arange(count) * 7) % len(xy)
+        task.check(xy[at])
 
 
 KEPT = 16  # streams of a world
 _streams = WeakKeyDictionary()  # World -> its latest streams, by all they are made of
-_lock = threading.Lock()
+_lock = threading.RLock()  # a task in Python is tried within it, and may ask for rows
 
 
-def _kept(world, entity, components, order, shuffle_key):
+def _kept(world, entity, own, components, order, shuffle_key):
     """A stream in turns, of the components without end; the one of an earlier call, with its copies on GPUs, where
     there is one."""
     components = [{**c, "rows": 1} for c in components]  # in turns it is not asked how many there are
     content = [(k, v.tobytes() if isinstance(v, np.ndarray) else v) for c in components for k, v in c.items()]
-    key = (entity, order, shuffle_key, *content)
+    key = (entity, own, tuple(task.function for task in own), order, shuffle_key, *content)
     with _lock:
         latest = _streams.setdefault(world, OrderedDict())
         if key not in latest:
-            latest[key] = _native_stream(world, entity, components, order, shuffle_key)
+            latest[key] = _native_stream(world, entity, own, components, order, shuffle_key)
         latest.move_to_end(key)
         while len(latest) > KEPT:
             latest.popitem(last=False)
         return latest[key]
 
 
-def _native_component(world, c, seed, split, crossing):
-    """A component as the native stream takes it: pools of cities as indices, keys, the split's share of the pairs."""
+def _native_component(world, c, seed, split, crossing, tasks):
+    """A component as the native stream takes it: the task as an index into the names of the stream's tasks, pools of
+    cities as indices, keys, the split's share of the pairs."""
     task = find(c.task)
     _require_count("first", c.first)
     noise = require_noise("noise", c.noise)
@@ -329,7 +378,7 @@ def _native_component(world, c, seed, split, crossing):
                 f"{share:,} pairs; rows up to {c.first + c.rows:,} were asked for"
             )
     return {
-        "task": task.index,
+        "task": tasks.index(task.name),
         "pool": None if pool.all() else _indices(pool),
         "group": _indices(group) if group.any() else None,
         "rest": _indices(pool & ~group) if group.any() else None,

@@ -17,7 +17,7 @@ from worldfast.run import Capture, Run
 from worldfast.studies import Study
 from worldfast.studies.study import NEW, OLD
 from worldfast.worlds.cities.sampling import Component
-from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tasks import BUILT_IN
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
 
@@ -128,19 +128,19 @@ def cyclic(n: int) -> list[tuple[str, ...]]:
 
     Two: DT ACo IP CrD TA CoI PCr; three: DTA CoIP CrDT ACoI PCrD TACo IPCr. Source: arXiv 2602.00533.
     """
-    names = list(TASKS)
+    names = list(BUILT_IN)
     return [tuple(names[(n * i + j) % len(names)] for j in range(n)) for i in range(len(names))]
 
 
 def _pretrained(recipe: Recipe, seeds: Iterable[int], all_seeds: Iterable[int]) -> list[Run]:
     """One, two, three tasks with each of `seeds`, and all seven with `all_seeds`."""
     grid = [recipe.pretrain(tasks, seed) for n in (1, 2, 3) for tasks in cyclic(n) for seed in seeds]
-    return grid + [recipe.pretrain(tuple(TASKS), seed) for seed in all_seeds]
+    return grid + [recipe.pretrain(BUILT_IN, seed) for seed in all_seeds]
 
 
 def _updates(recipe: Recipe, bases: Iterable[Run], **changes) -> list[Run]:
     """Each base taught Atlantis by each task and by each pair."""
-    sets = [tasks for n in (1, 2) for tasks in combinations(TASKS, n)]
+    sets = [tasks for n in (1, 2) for tasks in combinations(BUILT_IN, n)]
     return [recipe.finetune(base, tasks, **changes) for base in bases for tasks in sets]
 
 
@@ -184,11 +184,11 @@ def paper(scale: float = 1.0) -> Study:
 
     first = SEEDS[0]
     there = {frozenset(run.tasks) for run in canon if run.start is None}
-    sets = [tasks for n in (2, 3) for tasks in combinations(TASKS, n) if frozenset(tasks) not in there]
+    sets = [tasks for n in (2, 3) for tasks in combinations(BUILT_IN, n) if frozenset(tasks) not in there]
     more = [recipe.pretrain(tasks, first) for tasks in sets]
-    more.append(_named(recipe.pretrain(tuple(TASKS), first, among=None), "atlantis"))
+    more.append(_named(recipe.pretrain(BUILT_IN, first, among=None), "atlantis"))
     scattered = WorldSpec(atlantis=100, layout="scattered")
-    elsewhere = _named(recipe.pretrain(tuple(TASKS), first, world=scattered), "scattered")
+    elsewhere = _named(recipe.pretrain(BUILT_IN, first, world=scattered), "scattered")
     more += [elsewhere] + [_named(run, "scattered") for run in _updates(recipe, [elsewhere])]
     widths = {wide: (*_scaled(1_000_000, epochs, scale), heads) for wide, (epochs, heads) in WIDTHS.items()}
     more += _of_width(recipe, widths, (first,))
@@ -221,7 +221,7 @@ def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds:
     runs = []
     for wide, (rows, epochs, heads) in widths.items():
         model = replace(recipe.model, hidden=wide, intermediate=4 * wide, heads=heads)
-        bases = [recipe.pretrain(tuple(TASKS), seed, model=model, rows=rows, epochs=epochs) for seed in seeds]
+        bases = [recipe.pretrain(BUILT_IN, seed, model=model, rows=rows, epochs=epochs) for seed in seeds]
         bases = [_named(base, f"w{wide}") for base in bases]
         runs += bases + [_named(run, f"w{wide}") for run in _updates(recipe, bases)]
     return runs
@@ -287,7 +287,7 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
         update_rate=1.2e-3,
         **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
     )
-    amount = {("distance",): 300_000, ("angle",): 300_000, tuple(TASKS): 140_000}  # rows of each task
+    amount = {("distance",): 300_000, ("angle",): 300_000, BUILT_IN: 140_000}  # rows of each task
     runs = [recipe.pretrain(tasks, seed, rows=rows(n), epochs=1) for tasks, n in amount.items()]
     runs += [recipe.finetune(runs[-1], tasks) for tasks in (("angle", "perimeter"), ("distance", "perimeter"))]
     return Study("demo", runs, layer=1)

@@ -1,6 +1,6 @@
-"""The seven tasks: the table, labels in bulk, prompts, and the reading and scoring of answers.
+"""Tasks: the table, labels in bulk, prompts, and the reading and scoring of answers.
 
-The table itself and every rule stand in csrc/rows/tasks.h; this module reads them.
+The seven built-in tasks and their rules stand in csrc/rows/tasks.h, which this module reads; `python_task` adds others.
 """
 
 from dataclasses import dataclass
@@ -9,13 +9,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_stream, current_device_of, empty
-from worldfast.errors import unknown_name
+from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu
+from worldfast.errors import TaskError, unknown_name
 from worldfast.worlds.cities.world import World
 
-__all__ = ["TASKS", "Task", "find", "label"]
-
-DLPACK_CUDA = (2, 13)  # types of device, as __dlpack_device__ gives them: CUDA's memory, and managed memory
+__all__ = ["BUILT_IN", "TASKS", "Task", "find", "from_json", "in_python", "label", "register"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Task:
     """One row of the task table.
 
     name, prompt      "trianglearea" and its word in the text, "triarea"
-    index             its position in the table, and its number in Batch.task
+    index             its position in the table of built-in tasks; -1: it is not there
     min_cities, max_cities
     semicolon         the city after which ';' stands in place of ',' (-1: none)
     unique_pairs      rows walk the unordered pairs of cities, none of them twice
@@ -44,6 +42,11 @@ class Task:
     unit: str
     answers: tuple[str, ...]
     failure: float
+
+    @property
+    def native(self):
+        """The task as the native core takes it: its number there."""
+        return self.index
 
     @property
     def kind(self):
@@ -101,17 +104,63 @@ class Task:
             return float(np.bincount(labels).max() / len(labels))
         return float(np.abs(labels - np.median(labels)).mean())
 
+    def to_json(self):
+        """The task as JSON keeps it, for `from_json`: the name of a built-in one."""
+        return self.name
 
-TASKS = MappingProxyType({row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())})
+
+_by_name = {row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())}
+BUILT_IN = tuple(_by_name)  # the seven, whatever else was made
+TASKS = MappingProxyType(_by_name)  # and those that were made in Python, in the order of their making
+
+
+def register(task):
+    """Makes a task known by its name, in place of one of that name, and returns it."""
+    _by_name[task.name] = task
+    return task
 
 
 def find(task):
     """The Task of a name (or the Task itself); ValueError with the nearest name for any other."""
     if isinstance(task, Task):
         return task
+    if not isinstance(task, str):
+        raise TypeError(f"task: expected a name or a task, got {task!r}")
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
     return TASKS[task]
+
+
+def in_python(tasks):
+    """Those of some Tasks that were made in Python, each once. TaskError where two of a name differ."""
+    own = {}
+    for task in tasks:
+        if task.index < 0 and own.setdefault(task.name, task) != task:
+            raise TaskError(f"task {task.name!r}: expected one task of a name, got two that differ")
+    return tuple(own.values())
+
+
+def from_json(content):
+    """Task of `Task.to_json`. TaskError for one made in Python that was not made here, or is another one here."""
+    if isinstance(content, str):
+        return find(content)
+    name = content["name"]
+    if name not in TASKS:
+        raise TaskError(
+            f"task {name!r} is made in Python, and its function is not in the files of a run: first run or import the "
+            f"code that makes it with wf.task({name!r}, ...)"
+        )
+    task = find(name)
+    here = task.to_json()
+    if here == content:
+        return task
+    if here["rule"] != content["rule"]:
+        raise TaskError(
+            f"task {name!r}: its function is not the one that was asked for (rule {content['rule']!r}, here "
+            f"{here['rule']!r}): make it with that function again, or give the new function another name"
+        )
+    differs = [f"{key} {content.get(key)!r}, here {here[key]!r}" for key in here if here[key] != content.get(key)]
+    raise TaskError(f"task {name!r}: its options are not those that were asked for ({'; '.join(differs)})")
 
 
 def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threads=0, check=True):
@@ -119,7 +168,7 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
 
     Either label("inside", world, cities) or label("inside", xy=xy).
 
-    task      name
+    task      name or Task. One made in Python is asked on the CPU, also for arrays on a GPU
     world     World
     cities    int32 [n, k], indices into the world, distinct in each row; -1 behind the last city of a shorter row
     xy        int32 [n, k, 2], 0.1 degree, |coordinate| <= 2^20; points may coincide
@@ -148,14 +197,28 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     if not hasattr(given, "__dlpack__"):
         name = "cities" if by_city else "xy"
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
+    if task.index < 0 and on_gpu(given):
+        return _label_from_gpu(task, world, cities, xy, count, out, check)
     with current_device_of(given):
         if by_city:
-            device_type, device = given.__dlpack_device__()
-            xy = _xy_on_gpu(world, device) if device_type in DLPACK_CUDA else world.xy
+            xy = _xy_on_gpu(world, given.__dlpack_device__()[1]) if on_gpu(given) else world.xy
         if out is None:
             out = empty(given.shape[:1], "int64", like=given)
         first_bad = empty(3, "int64", like=given) if check else None
-        core.label(task.index, xy, cities, count, out, first_bad, threads, cuda_stream(given))
+        core.label(task.native, xy, cities, count, out, first_bad, threads, cuda_stream(given))
+    return out
+
+
+def _label_from_gpu(task, world, cities, xy, count, out, check):
+    """`label` on the CPU for arrays on a GPU."""
+    import torch
+
+    given = xy if cities is None else cities
+    here = [None if x is None else torch.from_dlpack(x).cpu().numpy() for x in (cities, xy, count)]
+    labels = label(task, world, here[0], xy=here[1], count=here[2], check=check)
+    with current_device_of(given):
+        out = empty(given.shape[:1], "int64", like=given) if out is None else out
+        torch.from_dlpack(out).copy_(torch.from_numpy(labels))
     return out
 
 

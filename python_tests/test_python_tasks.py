@@ -1,0 +1,681 @@
+"""Tasks in Python: the rows and labels of built-in tasks where the rule is theirs, rows by position, identity, errors."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import worldfast as wf
+from worldfast.errors import TaskError
+from worldfast.models import Ensemble, GpuEnsemble
+from worldfast.training import load
+from worldfast.worlds.cities import sampling, tasks
+from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.studies import demo, paper
+from worldfast.worlds.cities.tasks import BUILT_IN, from_json
+
+ROOT = Path(__file__).parents[1]
+SPEC = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Tasks that a test makes are not there for others."""
+    yield
+    for name in set(tasks.TASKS) - set(BUILT_IN):
+        del tasks._by_name[name]
+
+
+def mid(**options):
+    @wf.task("mid", cities=2, unit="0.1 degree", **options)
+    def midpoint(xy):
+        return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
+
+    return midpoint
+
+
+def east(**options):
+    @wf.task("east", cities=2, choices=("FALSE", "TRUE"), balanced=True, **options)
+    def is_east(xy):
+        return xy[:, 1, 0] - xy[:, 0, 0] > 900
+
+    return is_east
+
+
+def spread(**options):
+    @wf.task("spread", cities=(2, 5), **options)
+    def widest(xy):
+        return np.ptp(xy[:, :, 1], axis=1) - 700
+
+    return widest
+
+
+# ---- rules of built-in tasks, written again in NumPy ----
+
+
+def distance(xy):
+    difference = (xy[:, 1] - xy[:, 0]).astype(np.int64)
+    return np.rint(np.sqrt((difference**2).sum(1))).astype(np.int64)
+
+
+def compass(xy):
+    dx, dy = (xy[:, 1] - xy[:, 0]).T.astype(np.int64)
+    square = (abs(dx) + abs(dy)) ** 2
+    along_x, along_y = square < 2 * dx**2, square < 2 * dy**2
+    diagonal = np.where(dx > 0, np.where(dy > 0, 1, 7), np.where(dy > 0, 3, 5))
+    sector = np.where(along_x, np.where(dx > 0, 0, 4), np.where(along_y, np.where(dy > 0, 2, 6), diagonal))
+    return np.where(square == 0, 2, sector)
+
+
+def perimeter(xy):
+    sides = np.roll(xy, -1, axis=1).astype(np.int64) - xy
+    lengths = np.sqrt((sides**2).sum(2).astype(np.float64))
+    total = np.zeros(len(xy))
+    for side in range(xy.shape[1] - (xy.shape[1] == 2)):
+        total = total + lengths[:, side]
+    return np.rint(total).astype(np.int64)
+
+
+def inside(xy):
+    def turn(a, b, c):
+        return (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+
+    corners = np.moveaxis(xy.astype(np.int64), 1, 0)
+    t, h = corners[0], corners[1:]
+    found = np.zeros(len(xy), bool)
+    for i in range(len(h)):
+        for j in range(i):
+            for k in range(j):
+                area = turn(h[i], h[j], h[k])
+                sides = [turn(h[a], h[b], t) * np.sign(area) for a, b in ((i, j), (j, k), (k, i))]
+                found |= (area != 0) & (np.min(sides, axis=0) >= 0)
+    return found
+
+
+AGAIN = {
+    "distance": (distance, dict(cities=2, digits=4)),
+    "compass": (compass, dict(cities=2, choices=("E", "NE", "N", "NW", "W", "SW", "S", "SE"))),
+    "perimeter": (perimeter, dict(cities=(2, 5), digits=5)),
+    "inside": (inside, dict(cities=(4, 6), choices=("FALSE", "TRUE"), balanced=True, semicolon=0)),
+}
+
+
+def again(name):
+    """A built-in task, made in Python, with its word in the text."""
+    function, options = AGAIN[name]
+    return replace(wf.task(f"{name[:4]}_again", **options)(function), prompt=wf.TASKS[name].prompt)
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_labels_of_a_built_in_task(name, world):
+    task, random = again(name), np.random.default_rng(3)
+    for count in range(task.min_cities, task.max_cities + 1):
+        for reach in (3, 40, 1800):  # coinciding, on one line, anywhere
+            xy = random.integers(-reach, reach + 1, (4000, count, 2), dtype=np.int32)
+            expected = wf.label(name, xy=xy)
+            assert np.array_equal(wf.label(task, xy=xy), expected)
+            assert np.array_equal(expected, oracle.label(name, xy, np.full(4000, count, np.int32)))
+    batch = wf.sample(world, name, n=20_000)
+    assert np.array_equal(wf.label(task, world, batch.cities), batch.label)
+
+
+@pytest.mark.parametrize("vocabulary", ["character", "entity"])
+@pytest.mark.parametrize("noise", [0, 0.3])
+@pytest.mark.parametrize("name", AGAIN)
+def test_rows_of_a_built_in_task(name, noise, vocabulary, world, monkeypatch):
+    """Where the random numbers are those of its name: cities, answers, noise and text."""
+    task, key = again(name), sampling._key
+    monkeypatch.setattr(sampling, "_key", lambda *parts: key(*(name if part == task.name else part for part in parts)))
+    chosen = dict(seed=5, start=11, noise=noise, vocabulary=vocabulary, among="index < 900", must_include="index < 90")
+    rows, expected = (wf.sample(world, which, 9000, **chosen) for which in (task, name))
+    assert np.array_equal(rows.cities, expected.cities)
+    assert np.array_equal(rows.label, expected.label)
+    assert np.array_equal(rows.length, expected.length)
+    assert np.array_equal(rows.answer_start, expected.answer_start)
+    width = expected.tokens.shape[1]
+    assert np.array_equal(rows.tokens[:, :width], expected.tokens) and not rows.tokens[:, width:].any()
+
+
+# ---- rows ----
+
+
+def test_text_and_parts_of_a_row(world):
+    rows = wf.sample(world, [mid(), "inside", spread()], 3000)
+    assert rows.tasks == (*BUILT_IN, "mid", "spread")
+    assert [rows.tasks[number] for number in rows.task[:3]] == ["mid", "inside", "spread"]
+    assert rows.label[::3].min() < 0 < rows.label[::3].max()
+    for i in range(0, 300, 3):
+        first, second = world.city_id[rows.cities[i, :2]]
+        assert rows.text(i) == f"mid(c_{first:04d},c_{second:04d})={rows.label[i]}"
+        assert wf.TASKS["mid"].question([first, second]) + str(rows.label[i]) == rows.text(i)
+    assert sorted(set((rows.cities[2::3] >= 0).sum(1))) == [2, 3, 4, 5]
+    counts = np.bincount((wf.sample(world, spread(), 40_000).cities >= 0).sum(1))[2:]
+    assert (abs(counts - 10_000) < 400).all()
+    assert "(" in wf.sample(world, wf.task("x", cities=1)(lambda_of_x), 1).text(0)
+
+
+def lambda_of_x(xy):
+    return xy[:, 0, 0]
+
+
+def test_answers_that_are_balanced(world):
+    @wf.task("third", cities=3, choices=("WEST", "MIDDLE", "EAST"), balanced=True)
+    def third(xy):
+        return np.digitize(xy[:, 0, 0], (-1200, 1000))
+
+    rows = wf.sample(world, third, 60_000)
+    assert (abs(np.bincount(rows.label) - 20_000) < 600).all()
+    assert np.array_equal(rows.label, third(world.xy[rows.cities]))
+
+
+def test_choices_as_long_and_as_many_as_there_is_room_for(world):
+    words = [f"{i:04d}>~!W"[:8] for i in range(32)]
+
+    @wf.task("a" * 14, cities=2, choices=words)
+    def remainder(xy):
+        return xy[:, 0, 0] % 32
+
+    for vocabulary in ("character", "entity"):
+        rows = wf.sample(world, remainder, 500, vocabulary=vocabulary)
+        assert [rows.text(i).partition("=")[2] for i in range(500)] == [words[label] for label in rows.label]
+
+
+def test_numbers_as_long_as_was_declared(world):
+    edge = [10**15 - 1, 1 - 10**15, 0, -1, 10**14, 9999, 10_000, -10_000]
+
+    @wf.task("far", cities=2, digits=15)
+    def far(xy):
+        return np.array(edge)[(xy[:, 0, 0] + 9000) % len(edge)]
+
+    rows = wf.sample(world, far, 500)
+    assert set(rows.label) == set(edge)
+    assert [rows.text(i).partition("=")[2] for i in range(500)] == [str(label) for label in rows.label]
+    assert [far.parse(str(label)) for label in edge] == edge
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 20_000), st.integers(0, 700), st.sampled_from(["character", "entity"]), st.booleans())
+def test_rows_are_the_same_however_they_are_batched(world, start, n, vocabulary, shuffle):
+    """Alone, among others, across blocks, across epochs, packed or not, with noise and without."""
+    parts = [
+        wf.Component(mid(), 4000, noise=0.2),
+        wf.Component("inside", 700),
+        wf.Component(east(), 3000, noise=0.1),
+        wf.Component(spread(), 900, must_include="index < 50"),
+    ]
+    stream = wf.Stream(world, parts, seed=2, vocabulary=vocabulary, shuffle=shuffle)
+    assert stream.rows == 8600
+    rows, packed = stream.rectangle(start, n), stream.pack(start, n)
+    for i in {0, n // 2, n - 1} & set(range(n)):
+        alone = stream.rectangle(start + i, 1)
+        for name in ("tokens", "length", "answer_start", "cities", "label", "task"):
+            assert np.array_equal(getattr(alone, name)[0], getattr(rows, name)[i]), name
+    for i in range(n):
+        text = rows.tokens[i, : rows.length[i]]
+        assert np.array_equal(packed.tokens[packed.row_start[i] : packed.row_start[i + 1]], text)
+    whole = stream.rectangle(max(0, start - 4500), min(start, 4500) + n)
+    assert np.array_equal(whole.tokens[min(start, 4500) :], rows.tokens)
+
+
+def test_an_epoch_has_each_row_once_in_an_order_of_its_own(world):
+    parts = [wf.Component(mid(), 300), wf.Component("distance", 200), wf.Component(east(), 100)]
+    stream = wf.Stream(world, parts, seed=1)
+    ordered = wf.Stream(world, parts, seed=1, shuffle=False).rectangle(0, 600)
+    epochs = [stream.rectangle(first, 600) for first in (0, 600)]
+    texts = [sorted(rows.text(i) for i in range(600)) for rows in (ordered, *epochs)]
+    assert texts[0] == texts[1] == texts[2]
+    assert not np.array_equal(epochs[0].tokens, epochs[1].tokens)
+
+
+def test_splits_share_no_pair_and_no_split_repeats_one(small):
+    pairs = len(small) * (len(small) - 1) // 2
+    seen = []
+    for split, share in (("train", pairs - 2 * (pairs // 10)), ("validation", pairs // 10), ("test", pairs // 10)):
+        cities = wf.sample(small, mid(), share, split=split).cities
+        seen += [tuple(sorted(row)) for row in cities.tolist()]
+        with pytest.raises(ValueError, match=f"task mid never repeats a pair.*holds {share:,} pairs"):
+            wf.sample(small, mid(), share + 1, split=split)
+    assert len(seen) == len(set(seen)) == pairs
+
+
+def test_seeds_and_splits_of_other_tasks_give_other_rows(world):
+    made = [
+        wf.sample(world, east(), 500, seed=seed, split=split)
+        for seed, split in ((1, "train"), (2, "train"), (1, "test"))
+    ]
+    assert len({rows.cities.tobytes() for rows in made}) == 3
+
+
+def test_a_task_of_a_name_that_is_made_again_is_another(world):
+    """Also where its identity is the same, as of a version that somebody forgot to change."""
+
+    def made(shift):
+        return wf.task("shifted", cities=2, version="1")(lambda xy: xy[:, 0, 0] + shift)
+
+    first, second = (wf.sample(world, made(shift), 50).label for shift in (0, 1))
+    assert np.array_equal(first + 1, second)
+
+
+def test_a_world_with_hardly_an_answer(small):
+    @wf.task("never", cities=2, choices=("NO", "YES"), balanced=True)
+    def never(xy):
+        return np.zeros(len(xy), np.int64)
+
+    with pytest.raises(ValueError, match="row 0: no never row with the wanted answer"):
+        wf.sample(small, never, 100, seed=next(s for s in range(9) if wanted(small, never, s)))
+
+
+def wanted(world, task, seed):
+    """Does row 0 want the answer that never comes? Then one row fails."""
+    try:
+        wf.sample(world, task, 1, seed=seed)
+    except ValueError:
+        return True
+    return False
+
+
+def test_labels_of_given_points(world):
+    task, rows = spread(), wf.sample(world, spread(), 9000)
+    assert np.array_equal(wf.label(task, world, rows.cities), rows.label)
+    assert np.array_equal(wf.label("spread", world, rows.cities), rows.label)
+    count = (rows.cities >= 0).sum(1).astype(np.int32)
+    assert np.array_equal(wf.label(task, xy=world.xy[rows.cities], count=count), rows.label)
+    with pytest.raises(ValueError, match="task spread takes 2 to 5 cities, got 1 in row 0"):
+        wf.label(task, xy=world.xy[rows.cities[:, :1]])
+    with pytest.raises(ValueError, match="city 7 is repeated in row 1"):
+        wf.label(mid(), world, np.array([[1, 2], [7, 7]], np.int32))
+    bad = wf.label(mid(), world, np.array([[1, 2], [7, 7]], np.int32), check=False)
+    assert bad[1] == -1 and bad[0] == mid()(world.xy[[[1, 2]]])[0]
+    assert len(wf.label(task, xy=np.zeros((0, 3, 2), np.int32))) == 0
+
+
+# ---- errors ----
+
+BAD = {
+    "floats": (lambda xy: xy[:, 0, 0] / 2, dict(), r"has to give integers, got float64"),
+    "bools": (lambda xy: xy[:, 0, 0] > 2, dict(), r"has to give integers, got bool"),
+    "words": (lambda xy: ["E"] * len(xy), dict(), r"has to give integers, got <U1"),
+    "shape": (lambda xy: xy[:, 0], dict(), r"shape \[1024\], got \[1024, 2\]"),
+    "a scalar": (lambda xy: 3, dict(), r"shape \[1024\], got \[\]"),
+    "squeezed": (lambda xy: np.squeeze(xy[:, 0, 0]), dict(), r"shape \[1\], got \[\]"),
+    "masked": (lambda xy: np.ma.masked_less(xy[:, 0, 0], 0), dict(), r"got a masked array"),
+    "negative": (lambda xy: xy[:, 0, 0] % 2 - 1, dict(choices=("A", "B")), r"gave -1, but its 2 choices are 0 to 1"),
+    "no choice": (lambda xy: xy[:, 0, 0] % 3, dict(choices=("A", "B")), r"gave 2, but its 2 choices are 0 to 1"),
+    "long": (
+        lambda xy: xy[:, 0, 0] * 1000,
+        dict(digits=6),
+        r"gave -?1\d{6}, which has more than 6 digits: declare digits=7",
+    ),
+    "raises": (lambda xy: xy[:, 2, 0], dict(), r"raised IndexError: index 2 is out of bounds"),
+    "writes": (lambda xy: np.subtract(xy, 1, out=xy)[:, 0, 0], dict(), r"writes into its input"),
+    "assigns": (lambda xy: xy.__setitem__(0, 1), dict(), r"writes into its input"),
+    "chance": (lambda xy: np.random.default_rng().integers(0, 900, len(xy)), dict(), r"not deterministic: asked twice"),
+    "neighbours": (lambda xy: xy[:, 0, 0] - xy[:, 0, 0].min(), dict(), r"looks at other rows.*among 1024 rows"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_functions_that_are_no_rule(case):
+    function, options, message = BAD[case]
+    with pytest.raises(TaskError, match=rf"^task 'bad': its function .*{message}"):
+        wf.task("bad", cities=2, version="1", **options)(function)
+    assert "bad" not in tasks.TASKS
+
+
+OPTIONS = {
+    "Mid": (dict(), "name: expected"),
+    "a" * 15: (dict(), "name: expected at most 14"),
+    "": (dict(), "name: expected"),
+    "dist": (dict(), "name: expected one that no built-in task"),
+    "inside": (dict(), "name: expected one that no built-in task"),
+    "a": (dict(cities=0), "cities: expected a number from 1 to 6.*got 0"),
+    "b": (dict(cities=7), "cities: "),
+    "c": (dict(cities=(3, 2)), r"cities: .*got \(3, 2\)"),
+    "d": (dict(cities=2.0), "cities: "),
+    "e": (dict(choices=("A",)), "choices: expected 2 to 32"),
+    "f": (dict(choices=("A", "A")), "choices: expected 2 to 32 different"),
+    "g": (dict(choices=("A", "NORTHWEST")), "choices: expected words of 1 to 8.*'NORTHWEST'"),
+    "h": (dict(choices=("A", "ü")), "choices: expected words"),
+    "i": (dict(balanced=True), "balanced: expected choices beside it"),
+    "j": (dict(choices=("A", "B"), unit="km"), "unit: choices have none"),
+    "k": (dict(digits=16), "digits: expected 1 to 15"),
+    "l": (dict(failure=-1), "failure: expected a number above 0"),
+    "m": (dict(choices=("A", "B"), failure=1.0), "failure: an answer that is none of the choices scores 0"),
+    "n": (dict(semicolon=1), "semicolon: .*got 1"),
+    "o": (dict(version=""), "version: expected text"),
+    "long_names": (dict(cities=6, digits=15), "rows of at most 64 tokens.*got 72"),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_that_do_not_fit(name):
+    options, message = OPTIONS[name]
+    with pytest.raises(TaskError, match=f"^task {name!r}: {message}"):
+        wf.task(name, **{"cities": 2, "version": "1", **options})(lambda xy: xy[:, 0, 0] % 2)
+    with pytest.raises(TaskError, match="expected a function"):
+        wf.task("p", cities=2)(3)
+
+
+def test_what_a_function_does_with_cities_of_a_world_it_was_not_tried_on(small, tmp_path):
+    """Found when a stream is opened where it shows in any row, else when it happens; the rows after it are not made."""
+
+    @wf.task("near", cities=2, digits=4)
+    def near(xy):
+        return xy[:, 0, 0] * 2
+
+    wf.sample(small, near, 10)
+    far = wf.World.from_array(np.array([[9000, 0], [9000, 1], [9001, 5]], np.int32))
+    with pytest.raises(TaskError, match="task 'near': its function gave 1800[02], which has more than 4 digits"):
+        wf.sample(far, near, 1)
+    once = {"raise": False}
+
+    @wf.task("later", cities=2)
+    def later(xy):
+        if once["raise"]:
+            raise ZeroDivisionError("now")
+        return xy[:, 0, 0]
+
+    run = wf.Run((later, "distance"), seed=1, rows=64, model=SPEC)
+    stream = run.stream()
+    stream.pack(0, 8)
+    once["raise"] = True
+    for make in (stream.pack, stream.rectangle):
+        with pytest.raises(TaskError, match="task 'later': its function raised ZeroDivisionError: now") as found:
+            make(8, 100)
+        assert isinstance(found.value.__cause__, ZeroDivisionError)
+    with pytest.raises(TaskError, match="later"):
+        wf.train([run], tmp_path, progress=False)
+
+
+def test_two_tasks_of_a_name(small):
+    other = wf.task("mid", cities=2, version="other")(lambda xy: xy[:, 0, 0])
+    with pytest.raises(TaskError, match="task 'mid': expected one task of a name"):
+        wf.sample(small, [mid(), other], 4)
+    with pytest.raises(TaskError, match="task 'mid': expected one task of a name"):
+        wf.Run((mid(),), mixture=(wf.Component(other, 8), wf.Component("distance", 8)))
+
+
+def test_names_that_are_not_there(small):
+    mid()
+    with pytest.raises(ValueError, match="unknown task 'midd': did you mean 'mid'"):
+        wf.sample(small, "midd", 4)
+    with pytest.raises(TypeError, match="task: expected a name or a task, got 3"):
+        wf.label(3, small, np.zeros((1, 2), np.int32))
+
+
+# ---- identity ----
+
+
+SOURCE = """
+    LIMIT = 900
+
+    @wf.task("far", cities=2, choices=("NO", "YES"))
+    def made(xy):
+        return abs(xy[:, 0, 0] - xy[:, 1, 0]) > LIMIT
+"""
+SAME = [
+    SOURCE.replace("def made(xy):", 'def made(xy):\n        "A docstring."\n        # and a comment'),
+    SOURCE.replace("> LIMIT", "   >   LIMIT"),
+]
+OTHER = [
+    SOURCE.replace("> LIMIT", ">= LIMIT"),
+    SOURCE.replace("LIMIT = 900", "LIMIT = 901"),
+    SOURCE.replace('"far"', '"away"'),
+    SOURCE.replace('"NO", "YES"', '"no", "yes"'),
+    SOURCE.replace("cities=2", "cities=2, balanced=True"),
+    SOURCE.replace("cities=2", 'cities=2, version="1"'),
+]
+ASK = """
+import json, runpy, sys
+import worldfast as wf
+for path in sys.argv[1:]:
+    task = runpy.run_path(path)["made"]
+    print(json.dumps([task.to_json(), wf.Run(("distance", task), seed=3).id]))
+"""
+
+
+def asked(folder, texts):
+    """Identities of the task `made` of each text, and of a run, in a new process."""
+    folder.mkdir()
+    paths = [folder / f"{number}.py" for number in range(len(texts))]
+    for path, text in zip(paths, texts):
+        path.write_text("import worldfast as wf\n" + textwrap.dedent(text), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": str(len(texts))}
+    command = [sys.executable, "-c", ASK, *map(str, paths)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_identity_is_content(tmp_path):
+    """The same in another process and file; another for every change that changes rows."""
+    [first] = asked(tmp_path / "alone", [SOURCE])
+    assert first[0]["rule"] == "ce9f445ba77ed297"  # as it was, and as other versions of Python must have it
+    texts = [*SAME, *OTHER]
+    found = asked(tmp_path / "beside", [SOURCE, *texts])
+    assert found[: 1 + len(SAME)] == [first] * (1 + len(SAME))
+    assert len({run for _, run in found}) == 1 + len(OTHER)
+
+
+def test_the_name_of_the_function_is_no_part_of_it():
+    def rule(xy):
+        return xy[:, 0, 0]
+
+    first = wf.task("first", cities=2)(rule)
+
+    def other(xy):
+        return xy[:, 0, 0]
+
+    assert wf.task("first", cities=2)(other) == first
+
+
+def test_a_run_in_a_new_process_needs_the_function_again(tmp_path):
+    run = wf.Run(("distance", mid()), seed=3, rows=32, model=SPEC)
+    assert wf.Run.from_json(json.loads(json.dumps(run.to_json()))) == run
+    assert run.tasks == ("distance", "mid") and run.name == "pt-distance+mid-s3"
+    assert replace(run, seed=4).own == run.own
+    content = run.to_json()["own"][0]
+    assert from_json(content) == mid() and from_json("angle") is wf.TASKS["angle"]
+    mid(digits=5)
+    with pytest.raises(TaskError, match="task 'mid': its options are not those .*digits 9, here 5"):
+        wf.Run.from_json(run.to_json())
+    assert [run.task("mid").digits, wf.Run(("mid",)).task("mid").digits] == [9, 5]
+    wf.task("mid", cities=2, unit="0.1 degree", version="2")(lambda xy: xy[:, 0, 0])
+    with pytest.raises(TaskError, match="task 'mid': its function is not the one .*rule .*here 'version 2'"):
+        wf.Run.from_json(run.to_json())
+    del tasks._by_name["mid"]
+    with pytest.raises(TaskError, match="task 'mid' is made in Python.*run or import the code that makes it"):
+        wf.Run.from_json(run.to_json())
+
+
+def test_a_function_without_source_needs_a_version():
+    names = {"wf": wf}
+    text = 'make = wf.task("typed", cities=2{})\n@make\ndef typed(xy):\n    return xy[:, 0, 0]\n'
+    with pytest.raises(TaskError, match="task 'typed': .*has no source that can be read, as at a prompt.*version='1'"):
+        exec(text.format(""), names)
+    exec(text.format(', version="1"'), names)
+    assert names["typed"].rule == "version 1"
+    with pytest.raises(TaskError, match="as a lambda"):
+        wf.task("short", cities=2)(lambda xy: xy[:, 0, 0])
+
+
+def test_built_in_studies_and_runs_are_what_they_are_whatever_was_made():
+    before = [study().runs for study in (demo, paper)], wf.Run(BUILT_IN).name
+    mid()
+    assert list(tasks.TASKS)[-1] == "mid" and tasks.TASKS["mid"] == mid()
+    assert ([study().runs for study in (demo, paper)], wf.Run(BUILT_IN).name) == before
+    assert wf.Run(BUILT_IN).name == "pt-all-s42"
+    assert "own" not in wf.Run("distance").to_json()
+
+
+# ---- training and evaluation ----
+
+
+def weights(folder):
+    run, ensemble = load(folder)
+    return ensemble.parameters.numpy().tobytes(), [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(tmp_path):
+    calls = {"left": np.inf}
+
+    @wf.task("mid", cities=2)
+    def midpoint(xy):
+        calls["left"] -= 1
+        if calls["left"] < 0:
+            raise OSError("stopped")
+        return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
+
+    run = wf.Run(
+        (midpoint, east(), "distance"),
+        seed=4,
+        rows=300,
+        batch=18,
+        learning_rate=3e-3,
+        vocabulary="entity",
+        loss="answer",
+        model=SPEC,
+        checkpoints=5,
+        validation=8,
+    )
+    assert run.steps == 50
+    [whole] = wf.train([run], tmp_path / "whole", progress=False)
+    calls["left"] = 60
+    with pytest.raises(TaskError, match="stopped"):
+        wf.train([run], tmp_path / "stopped", progress=False)
+    assert not (tmp_path / "stopped" / run.folder_name / "done").exists()
+    assert sorted((tmp_path / "stopped" / run.folder_name / "checkpoint").iterdir())
+    calls["left"] = np.inf
+    [stopped] = wf.train([run], tmp_path / "stopped", progress=False)
+    (expected, lines), (found, others) = weights(whole), weights(stopped)
+    assert found == expected
+    for line in (*lines, *others):
+        line.pop("seconds", None)
+    assert lines == others
+    assert {"validation/mid", "validation/east", "validation/distance"} <= set(lines[-1])
+
+
+def test_a_score_is_the_error_of_the_answers(small, monkeypatch):
+    """An ensemble that answers with what is given here: right, wrong, and not a number."""
+    task = mid()
+    rows = wf.sample(small, task, 40, seed=42, split="test")
+    answers = [str(label) for label in rows.label]
+    answers[0], answers[1], answers[2] = str(rows.label[0] - 250), "--3", ""
+    encoded = [np.array(rows.vocabulary.encode(text), np.int32) for text in answers]
+    ensemble = Ensemble(SPEC, 98)
+    monkeypatch.setattr(ensemble, "answer", lambda *given: [encoded])
+    score = evaluate(ensemble, 0, small, task, 40)
+    assert score.unparsable == 2 and score.n == 40
+    assert score.value == pytest.approx((250 + 2 * task.failure) / 40)
+    assert task.failure == 3407.0 and mid(failure=50).failure == 50.0
+    assert (rows.label < 0).any()
+
+
+def test_choices_are_scored_by_accuracy(small):
+    task = east()
+    assert (task.metric, task.kind, task.failure) == ("accuracy", "choice", 0)
+    scores, unparsable = task.score(np.array([0, 1, 1]), ["FALSE", "TRUE", "-1"])
+    assert scores.tolist() == [1, 1, 0] and unparsable == 1
+    assert wf.TASKS["distance"].parse("-3") is None and mid().parse("-3") == -3
+
+
+# ---- rows for a GPU, whose place torch's memory on the CPU takes ----
+
+
+@pytest.fixture
+def as_if_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
+
+
+def as_tensors(made):
+    names = [field.name for field in fields(made) if field.name not in ("vocabulary", "tasks")]
+    return replace(made, **{name: torch.from_numpy(np.array(getattr(made, name))) for name in names})
+
+
+def test_rows_are_made_ahead_and_uploaded(world, as_if_on_a_gpu):
+    makers = []
+
+    @wf.task("mid", cities=2)
+    def midpoint(xy):
+        makers.append(threading.current_thread().name.partition("_")[0])
+        return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
+
+    parts = [wf.Component(midpoint, 300), wf.Component(east(), 300), wf.Component("angle", 100)]
+    stream, plain = (wf.Stream(world, parts, seed=1) for _ in range(2))
+    stretches = [(0, 60), (60, 60), (120, 60), (180, 40), (500, 300), (800, 300), (0, 10), (10, 10)]
+    ahead = 0
+    for start, n in stretches:
+        out = as_tensors(plain.empty_pack(n))
+        out.failed.fill_(-1)
+        makers.clear()
+        stream.pack(start, n, out=out, check=False)
+        ahead += makers.count("MainThread") == 0
+        stream._ahead._coming[2].result()
+        expected = plain.pack(start, n)
+        assert np.array_equal(out.row_start, expected.row_start)
+        assert np.array_equal(out.tokens[: out.row_start[-1]], expected.tokens)
+        assert np.array_equal(out.answer_start, expected.answer_start) and out.failed[0] == -1
+    assert ahead == 4  # those that follow on stretches as long
+    rows = stream.rectangle(5, 50, out=as_tensors(plain.empty_batch(50)))
+    assert np.array_equal(rows.tokens, plain.rectangle(5, 50).tokens) and isinstance(rows.label, torch.Tensor)
+    packed = stream.pack(5, 50, out=as_tensors(plain.empty_pack(50)))
+    assert np.array_equal(packed.tokens, plain.pack(5, 50).tokens)
+    with pytest.raises(TypeError, match="start: rows of task 'mid' are made on the CPU"):
+        stream.pack(torch.zeros(1, dtype=torch.int64), 3, out=out, check=False)
+
+
+def test_what_goes_wrong_ahead_is_said_when_its_rows_are_asked_for(small, as_if_on_a_gpu):
+    once = {"raise": False}
+
+    @wf.task("later", cities=2, choices=("NO", "YES"), balanced=True)
+    def later(xy):
+        if once["raise"]:
+            raise ZeroDivisionError("now")
+        return np.zeros(len(xy), np.int64) if once["raise"] is None else xy[:, 0, 0] > 0
+
+    stream = wf.Stream(small, [wf.Component(later, 100)], seed=1)
+    out = as_tensors(stream.empty_pack(20))
+    out.failed.fill_(-1)
+    stream.pack(0, 20, out=out, check=False)
+    stream._ahead._coming[2].result()
+    once["raise"] = True
+    stream.pack(20, 20, out=out, check=False)
+    with pytest.raises(TaskError, match="raised ZeroDivisionError: now"):
+        stream.pack(40, 20, out=out, check=False)
+    once["raise"] = None
+    stream.pack(40, 20, out=out, check=False)
+    assert 40 <= out.failed[0] < 60
+    with pytest.raises(ValueError, match="no later row with the wanted answer"):
+        stream.pack(40, 20, out=out)
+
+
+def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
+    """The rows of each step, two steps ahead, are those that a stream gives; the steps themselves are left out."""
+    pytest.importorskip("triton")
+    from worldfast.training import gpu_step
+
+    monkeypatch.setattr(gpu_step, "MOST_STEPS", 2)
+    monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
+    run = wf.Run((mid(), "inside"), seed=4, rows=20, batch=8, loss="answer", model=SPEC)
+    assert run.steps == 5
+    lockstep = gpu_step.GpuLockstep(GpuEnsemble(SPEC, 98, 1, device="cpu"), [run])
+    monkeypatch.setattr(lockstep, "_take", lambda places: lockstep._at.add_(1))
+    for step in range(run.steps):
+        lockstep.step([0])
+        first, n = lockstep._rows[int(lockstep._at) - 1, 0].tolist()
+        bounds = lockstep._row_start[0, first : first + n + 1]
+        expected = run.stream().pack(*run.rows_at(step))
+        assert np.array_equal(bounds - bounds[0], expected.row_start)
+        assert np.array_equal(lockstep._made[0, bounds[0] : bounds[-1]], expected.tokens)
+        assert np.array_equal(lockstep._answer_start[0, first : first + n], expected.answer_start)

@@ -1,0 +1,360 @@
+"""Tasks whose rule is a Python function of coordinates: made with `task`, then used as the built-in ones are.
+
+Cities are drawn and text is written by the native core, many rows to a call of the function; so rows are functions of
+their position, as those of built-in tasks are, and where the rule is that of a built-in task, so are its labels.
+"""
+
+import ast
+import hashlib
+import inspect
+import json
+import math
+import re
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from worldfast._native import core
+from worldfast.errors import TaskError
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register
+
+__all__ = ["PythonTask", "task"]
+
+MOST_DIGITS = 15
+CHECKED = 1024  # rows of each number of cities on which a task is tried
+
+
+@dataclass(frozen=True)
+class PythonTask(Task):
+    """Task whose rule is a Python function; see `task`. Two are equal where their options and rules are.
+
+    Attributes
+    ----------
+    digits : int
+        Most digits of an answer that is a number.
+    rule : str
+        Identity of the function: a hash of its source, or the version it was given.
+    function : callable
+        int32 [n, c, 2] -> integers [n]. Calling the task calls it, with the checks of `labels`.
+    """
+
+    digits: int
+    rule: str
+    function: Callable = field(compare=False, repr=False)
+
+    @property
+    def native(self):
+        """Description of the task for the native core, with its rule."""
+        names = ("name", "prompt", "min_cities", "max_cities", "semicolon", "balanced", "answers", "digits")
+        return {name: getattr(self, name) for name in names} | {"rule": self._write_labels}
+
+    def _write_labels(self, points, labels, count):
+        """Labels for the native core, whose memory is gone when this returns: so the function gets a copy."""
+        xy = np.frombuffer(points, np.int32).reshape(-1, count, 2).copy()
+        np.frombuffer(labels, np.int64)[:] = self.labels(xy)
+
+    def labels(self, xy):
+        """Labels of points, checked.
+
+        Parameters
+        ----------
+        xy : ndarray
+            int32 [n, c, 2] in 0.1 degree, c cities in each row.
+
+        Returns
+        -------
+        ndarray
+            int64 [n].
+
+        Raises
+        ------
+        TaskError
+            The function raised or wrote into its input, or its answers are not integers [n] in the declared range.
+        """
+        xy = xy.view()
+        xy.flags.writeable = False
+        try:
+            found = self.function(xy)
+        except Exception as error:
+            if isinstance(error, ValueError) and "read-only" in str(error):
+                raise self._error("writes into its input, which is read-only: take a copy first") from error
+            raise self._error(f"raised {type(error).__name__}: {error}") from error
+        if isinstance(found, np.ma.MaskedArray):
+            raise self._error("has to give integers [n], got a masked array")
+        labels = np.asarray(found)
+        kinds = "iub" if self.answers else "iu"  # a comparison may choose between two answers
+        if labels.dtype.kind not in kinds:
+            raise self._error(
+                f"has to give integers, got {labels.dtype} (round as you mean to, as in np.rint(x).astype(np.int64))"
+            )
+        if labels.shape != xy.shape[:1]:
+            raise self._error(
+                f"has to give one answer for each row, shape {list(xy.shape[:1])}, got {list(labels.shape)}"
+            )
+        if len(labels):
+            self._require_range(int(labels.min()), int(labels.max()))
+        return labels.astype(np.int64, copy=False)
+
+    __call__ = labels
+
+    def _require_range(self, least, most):
+        if not self.answers:
+            limit = 10**self.digits - 1
+            if least < -limit or most > limit:
+                came = least if least < -limit else most
+                raise self._error(
+                    f"gave {came}, which has more than {self.digits} digits: declare digits={len(str(abs(came)))}"
+                )
+        elif least < 0 or most >= len(self.answers):
+            came = least if least < 0 else most
+            raise self._error(f"gave {came}, but its {len(self.answers)} choices are 0 to {len(self.answers) - 1}")
+
+    def check(self, xy):
+        """Labels of points, int32 [n, c, 2], after a TaskError where they depend on more than their own row."""
+        labels, again = self.labels(xy), self.labels(xy)
+        if (labels != again).any():
+            row = int((labels != again).argmax())
+            raise self._error(
+                f"is not deterministic: asked twice for {xy[row].tolist()}, it gave {labels[row]} and {again[row]}"
+            )
+        half = len(xy) // 2
+        apart = np.concatenate([self.labels(part) for part in (xy[:1], xy[1:half], xy[half:])])
+        if (labels != apart).any():
+            row = int((labels != apart).argmax())
+            raise self._error(
+                f"looks at other rows: its answer to {xy[row].tolist()} is {labels[row]} among {len(xy)} rows and "
+                f"{apart[row]} among fewer"
+            )
+        return labels
+
+    def parse(self, text):
+        """Label that an answer's text stands for, or None where it stands for none. A number may have a minus sign."""
+        if self.answers:
+            return super().parse(text)
+        number = super().parse(text.removeprefix("-"))
+        return -number if number is not None and text.startswith("-") else number
+
+    def to_json(self):
+        """Everything that decides rows and scores, but not the function itself: of it, the identity."""
+        names = ("name", "semicolon", "balanced", "unit", "failure", "digits", "rule")
+        content = {name: getattr(self, name) for name in names}
+        return content | {"cities": [self.min_cities, self.max_cities], "choices": list(self.answers)}
+
+    def _error(self, what):
+        return TaskError(f"task {self.name!r}: its function {what}")
+
+
+def task(name, *, cities, choices=(), balanced=False, unit="", semicolon=-1, digits=9, failure=None, version=None):
+    """Make a task of a Python function: a decorator.
+
+    The function takes the coordinates of n rows, int32 [n, c, 2], in 0.1 degree and read-only, and gives the rows'
+    answers: integers [n], each a function of its row alone. It is called with many rows at a time, so write it in NumPy.
+    Rows read ``name(c_0865,c_4879)=412``, a negative number ``-412``. Cities of a row are distinct; they may stand at
+    the same place.
+
+    A task of two cities that is not balanced never repeats an unordered pair, within and across splits; others draw
+    each row independently, and splits are disjoint streams. Rows of a task with another name are other rows.
+
+    Its identity, part of the id of a run, is its name, its options and its function's source, without comments,
+    docstring and decorators, and with numbers and text that it reads from outside. Functions, arrays and whatever else
+    it uses from outside cannot be seen: change the name, or give a `version`, when those change.
+
+    Parameters
+    ----------
+    name : str
+        The name, which is also the word in the text: lower-case letters, digits and ``_``, at most 14. Defining a name
+        again replaces it; names and words of built-in tasks are taken.
+    cities : int or (int, int)
+        Cities in a row, 1 to 6; or the fewest and the most, each number equally often. The function then is called
+        with rows of one length at a time.
+    choices : sequence of str
+        Words of at most 8 characters that answers are, in place of numbers: answer i is ``choices[i]``. A comparison
+        (bool [n]) chooses between two.
+    balanced : bool
+        Each choice equally often, by rejection: a row draws the answer it wants, then cities until they have it.
+    unit : str
+        Unit of numbers, for tables and figures.
+    semicolon : int
+        City after which ``;`` stands in place of ``,``, 0 being the first; -1: none.
+    digits : int
+        Most digits of a number; rows are laid out for as many. At most 15.
+    failure : float, optional
+        Absolute error that an answer scores that is no number. By default the spread of the answers to 1,024 random
+        rows of the Earth. Scores of numbers are absolute errors, of choices accuracies.
+    version : str, optional
+        Identity of the function in place of its source. Needed where there is no source, as at a prompt or in `exec`;
+        change it whenever the function changes.
+
+    Returns
+    -------
+    callable
+        Decorator that gives a `PythonTask`, to use wherever the name of a built-in task is. It is in ``wf.TASKS``.
+
+    Raises
+    ------
+    TaskError
+        Options that do not fit, no source and no version, or a function whose answers to random rows are not integers,
+        not in the declared range or shape, not the same twice, or depend on other rows; or that raises or writes into
+        its input. It is a ValueError.
+
+    Examples
+    --------
+    >>> @wf.task("mid", cities=2, unit="0.1 degree")
+    ... def midpoint(xy):
+    ...     return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
+    >>> wf.sample(wf.World.cities(), midpoint, n=1).text(0)
+    """
+    options = _options(name, cities, tuple(choices), balanced, unit, semicolon, digits, failure)
+
+    def make(function):
+        if not callable(function):
+            raise TaskError(f"task {name!r}: expected a function, got {function!r}")
+        made = PythonTask(**options, rule=_identity(name, function, version), function=function)
+        labels = [made.check(_random_points(n)) for n in range(made.min_cities, made.max_cities + 1)]
+        if made.failure is None:
+            spread = max(int(found.max()) for found in labels) - min(int(found.min()) for found in labels)
+            made = replace(made, failure=float(max(spread, 1)))
+        return register(made)
+
+    return make
+
+
+def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
+    """Fields of a PythonTask from the options of `task`; TaskError naming what does not fit."""
+
+    def require(fits, what, came):
+        if not fits:
+            raise TaskError(f"task {name!r}: {what}, got {came!r}")
+
+    def whole(value):
+        return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+    require(
+        isinstance(name, str) and re.fullmatch(rf"[a-z][a-z0-9_]{{0,{core.prompt_room - 1}}}", name),
+        f"name: expected at most {core.prompt_room} lower-case letters, digits and '_', a letter first",
+        name,
+    )
+    taken = {word for built_in in BUILT_IN for word in (built_in, TASKS[built_in].prompt)}
+    require(name not in taken, "name: expected one that no built-in task has as its name or word", name)
+    low, high = (
+        (cities, cities)
+        if whole(cities)
+        else cities
+        if isinstance(cities, tuple | list) and len(cities) == 2
+        else (0, 0)
+    )
+    require(
+        whole(low) and whole(high) and 1 <= low <= high <= core.most_cities,
+        f"cities: expected a number from 1 to {core.most_cities}, or the fewest and the most",
+        cities,
+    )
+    if choices:
+        require(
+            2 <= len(set(choices)) == len(choices) <= core.most_answers,
+            f"choices: expected 2 to {core.most_answers} different words",
+            choices,
+        )
+        for word in choices:
+            require(
+                isinstance(word, str) and re.fullmatch(rf"[!-~]{{1,{core.answer_room}}}", word),
+                f"choices: expected words of 1 to {core.answer_room} printable ASCII characters",
+                word,
+            )
+        require(unit == "", "unit: choices have none", unit)
+        require(failure is None, "failure: an answer that is none of the choices scores 0", failure)
+    require(isinstance(balanced, bool) and (choices or not balanced), "balanced: expected choices beside it", balanced)
+    require(isinstance(unit, str), "unit: expected text", unit)
+    require(
+        whole(semicolon) and -1 <= semicolon < low - 1,
+        "semicolon: expected -1 or the number, from 0, of a city that is never the last",
+        semicolon,
+    )
+    require(whole(digits) and 1 <= digits <= MOST_DIGITS, f"digits: expected 1 to {MOST_DIGITS}", digits)
+    require(
+        failure is None
+        or (isinstance(failure, int | float) and not isinstance(failure, bool) and 0 < failure < math.inf),
+        "failure: expected a number above 0",
+        failure,
+    )
+    longest = 1 + len(name) + 1 + 7 * high + 1 + (max(map(len, choices)) if choices else 1 + digits) + 1
+    require(
+        longest <= core.row_capacity,
+        f"rows of at most {core.row_capacity} tokens are possible; expected a shorter name, fewer cities or digits",
+        longest,
+    )
+    return dict(
+        name=name,
+        index=-1,
+        prompt=name,
+        min_cities=int(low),
+        max_cities=int(high),
+        semicolon=int(semicolon),
+        unique_pairs=low == high == 2 and not balanced,
+        balanced=balanced,
+        unit=unit,
+        answers=choices,
+        failure=0.0 if choices else None if failure is None else float(failure),
+        digits=int(digits),
+    )
+
+
+def _random_points(count):
+    """Points that are the same in every process, int32 [n, count, 2]: random ones of the Earth, the first at one place,
+    the next on one line."""
+    box = np.array([3601, 1801], dtype=np.uint32)
+    bits = hashlib.shake_128(f"cities/{count}".encode()).digest(CHECKED * count * 8)
+    points = (np.frombuffer(bits, "<u4").reshape(CHECKED, count, 2) % box).astype(np.int32) - np.array(
+        [1800, 900], np.int32
+    )
+    points[0] = points[0, 0]
+    points[1] = np.arange(count)[:, None] * 7
+    return points
+
+
+# ---- identity ----
+
+
+def _identity(name, function, version):
+    """A function's content as text: `version`, or the hash of its source and of what plain values it reads."""
+    if version is not None:
+        if not isinstance(version, str) or not version:
+            raise TaskError(f"task {name!r}: version: expected text, got {version!r}")
+        return f"version {version}"
+    try:
+        [definition] = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        definition = None
+    if not isinstance(definition, ast.FunctionDef):
+        raise TaskError(
+            f"task {name!r}: {function!r} has no source that can be read, as at a prompt, in exec or as a lambda, and a "
+            "run is known by it: write the function with def in a file or a notebook, or give version='1', and "
+            "another whenever the function changes"
+        )
+    if ast.get_docstring(definition) is not None:
+        del definition.body[0]
+    definition.name, definition.decorator_list = "", []
+    content = json.dumps([_content(definition), _plain_values(function)], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _content(node):
+    """A syntax tree as lists that are the same whatever Python's version: without fields that are empty."""
+    if isinstance(node, ast.AST):
+        fields = [(key, value) for key, value in ast.iter_fields(node) if key not in ("ctx", "kind", "type_comment")]
+        return [type(node).__name__, *([key, _content(value)] for key, value in fields if value not in (None, []))]
+    return [_content(part) for part in node] if isinstance(node, list) else repr(node)
+
+
+def _plain_values(function):
+    """Numbers and text that a function reads from outside, and tuples of them, by name."""
+    try:
+        outside = inspect.getclosurevars(function)
+    except ValueError:  # it reads a name that has no value yet
+        return {}
+    return {
+        key: repr(value)
+        for key, value in {**outside.globals, **outside.nonlocals}.items()
+        if all(isinstance(part, int | float | str | bool) for part in (value if isinstance(value, tuple) else [value]))
+    }
