@@ -21,7 +21,7 @@ assert published.matrices()
 
 print(wf.sample(wf.World.cities(), "inside", n=1).text(0))
 run = wf.Run(
-    "distance", rows=640, batch=64, model=wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=16, head_size=98)
+    "distance", rows=640, batch=64, model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16, outputs=98)
 )
 with tempfile.TemporaryDirectory() as out:
     [folder] = wf.train([run], out=out, progress=False)

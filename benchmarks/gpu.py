@@ -364,7 +364,7 @@ class Call:
         partial = path.with_name(path.name + ".partial")
         try:
             with tarfile.open(partial, "w") as archive:
-                for name in ("science.json", "readings", "runs"):
+                for name in ("science.json", "tables", "runs"):
                     if (science / name).exists():
                         archive.add(
                             science / name, name, filter=lambda one: None if one.name.endswith(".partial") else one

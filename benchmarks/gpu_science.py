@@ -1,6 +1,6 @@
 """As much of the paper's canon as fits in some minutes: trained at full shape and vocabulary on fewer rows, read, drawn.
 
-    science/  runs/ readings/ studies/paper/ (tables, figures, the page)  science.json (its scale)
+    science/  runs/ tables/ studies/paper/ (tables, figures, the page)  science.json (its scale)
 
 Runs train in waves, those that say most first. Where time is up, the wave that trains is saved and what has ended is
 read; the next call in the same folder goes on there, as does `worldfast study run paper --scale <its scale>`.
@@ -22,12 +22,11 @@ from gpu_training import TINY, lockstep_of, take
 import worldfast as wf
 from worldfast.report import report
 from worldfast.run import Run
-from worldfast.studies import Study
+from worldfast.studies.analyses import made, make, tables_of
 from worldfast.studies.engine import run_study
-from worldfast.studies.study import OLD
-from worldfast.training.start import outcome
-from worldfast.worlds.cities.analyses import made, make, of_study
-from worldfast.worlds.cities.studies import SEEDS, paper, world_update
+from worldfast.training.folder import outcome
+from worldfast.worlds.cities.studies import SEEDS, Study, paper, world_update
+from worldfast.worlds.cities.world import OLD
 
 GPU = gpu_device.DEVICE
 SCALES = (0.4, 0.2, 0.1, 0.05, 0.025, 0.0125, 0.005)  # so that two machines of about one speed train the same runs
@@ -160,8 +159,7 @@ def train(part, study: Study, out: Path) -> None:
 
 
 def ended(run: Run, out: Path) -> bool:
-    ending = outcome(out / "runs" / run.folder_name)
-    return ending is not None and ending["status"] == "finished"
+    return outcome(run, out / "runs").finished
 
 
 def replace_runs(study: Study, runs: list[Run]) -> Study:
@@ -174,14 +172,14 @@ def replace_runs(study: Study, runs: list[Run]) -> Study:
 
 def read(part, study: Study, out: Path) -> None:
     """Makes the tables, those of single runs side by side in processes, then the figures and the page."""
-    missing = [reading for reading in of_study(study, {run.id: True for run in study.runs}) if not made(reading, out)]
+    missing = [table for table in tables_of(study, study.runs) if not made(table, out)]
     workers = 1 if part.dry else max(1, len(os.sched_getaffinity(0)) - 1)
     if workers > 1:
         with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            for done in as_completed([pool.submit(make, reading, out) for reading in missing]):
+            for done in as_completed([pool.submit(make, table, out) for table in missing]):
                 done.result()
     print(f"{len(missing)} tables made", flush=True)
     scale = "" if part.dry else f" --scale {json.loads((out / 'science.json').read_text())['scale']:g}"
     result = run_study(study, out, command=f"worldfast study run paper{scale}", train_missing=False)
-    page = report.publish(result, out / "studies" / study.name)
+    page = report.publish(study, result, out / "studies" / study.name)
     print("\n".join(["", *result.findings, "", f"The page: {page.relative_to(part.out)}"]), flush=True)

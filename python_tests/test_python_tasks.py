@@ -26,7 +26,7 @@ from worldfast.worlds.cities.studies import demo, paper
 from worldfast.worlds.cities.tasks import BUILT_IN, from_json
 
 ROOT = Path(__file__).parents[1]
-SPEC = wf.ModelSpec(hidden=16, layers=1, heads=2, intermediate=24)
+SPEC = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 
 
 @pytest.fixture(autouse=True)

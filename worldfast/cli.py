@@ -51,7 +51,7 @@ def study(
         what: plan: what it will take here. run: train, read, draw, and write its page. status: where it stands, also
             while it runs. report: read and draw what is trained, and train nothing.
         name: demo, mini, paper or width; for status any study below --out.
-        out: Folder for runs/, readings/ and studies/; with Ray, one that all nodes share.
+        out: Folder for runs/, tables/ and studies/; with Ray, one that all nodes share.
         engine: local: in this process; ray: on a cluster (docs/cluster.md).
         address: The cluster's: auto is the one that runs here or that RAY_ADDRESS names; local starts one.
         device: auto, cpu or cuda.
@@ -79,7 +79,7 @@ def _run(spec: presets.Study, out: Path, command: str, **how) -> None:
     from worldfast.studies.engine import run_study
 
     result = run_study(spec, out, command=command, **how)
-    page = report.publish(result, out / "studies" / result.name)
+    page = report.publish(spec, result, out / "studies" / result.name)
     print()
     for sentence in result.findings:
         print(sentence)

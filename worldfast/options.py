@@ -11,8 +11,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
-from worldfast.training.folder import spec_of
-from worldfast.training.start import outcome
+from worldfast.training.folder import done, spec_of
 from worldfast.worlds.cities.tasks import BUILT_IN
 from worldfast.worlds.cities.world import WorldSpec
 
@@ -157,7 +156,7 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
 
 def ending(folder: Path) -> str:
     """A line that says how a run ended."""
-    done = outcome(folder)
+    ended = done(folder)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     loss = [f"loss {line['loss']:.4f}" for line in lines if line.get("loss") is not None][-1:] or ["no loss"]
-    return f"{folder}  {done['status']} at step {done['step']:,}, {loss[0]}, {done['seconds']:,.0f} s"
+    return f"{folder}  {ended['status']} at step {ended['step']:,}, {loss[0]}, {ended['seconds']:,.0f} s"

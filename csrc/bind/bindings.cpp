@@ -426,6 +426,8 @@ private:
 
 }  // namespace
 
+const char* sources_digest();  // made by csrc/sources.cmake
+
 PYBIND11_MODULE(_core, m) {
     m.doc() = "worldfast's native core. Its users are the modules of the package, not scripts.";
 #ifdef WORLDFAST_CUDA
@@ -433,6 +435,7 @@ PYBIND11_MODULE(_core, m) {
 #else
     m.attr("cuda") = false;
 #endif
+    m.attr("sources") = sources_digest();
     m.attr("max_tries") = max_tries;
     m.def("task_table", &task_table);
     m.def("label", &label_rows_or_throw, py::arg("task"), py::arg("xy"), py::arg("cities"), py::arg("count"),

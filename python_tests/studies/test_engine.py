@@ -14,12 +14,13 @@ from worldfast import cli, files
 from worldfast.analysis.probe import held_out, linear_probe
 from worldfast.report import report
 from worldfast.run import Capture
-from worldfast.studies import Study, planning
+from worldfast.studies import planning
+from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
-from worldfast.studies.study import OLD
 from worldfast.training import folder as run_folder
-from worldfast.worlds.cities import analyses, evaluate, studies
-from worldfast.worlds.cities.studies import world_update
+from worldfast.worlds.cities import evaluate, studies
+from worldfast.worlds.cities.studies import Study, world_update
+from worldfast.worlds.cities.world import OLD
 
 MODEL = wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98)
 
@@ -122,7 +123,7 @@ def test_films_and_findings(ran, tiny):
 
 def test_what_is_done_is_not_done_again(ran, tiny):
     out, first = ran
-    kept = [path for part in ("runs", "readings") for path in sorted((out / part).rglob("*")) if path.name != "lock"]
+    kept = [path for part in ("runs", "tables") for path in sorted((out / part).rglob("*")) if path.name != "lock"]
     before = [path.stat().st_mtime_ns for path in kept if path.is_file()]
     again = run_study(tiny, out, progress=False)
     assert [path.stat().st_mtime_ns for path in kept if path.is_file()] == before
@@ -133,11 +134,10 @@ def test_what_is_done_is_not_done_again(ran, tiny):
 
 def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
     out, _ = ran
-    ended = {run.id: True for run in tiny.runs}
-    here = {reading.id for reading in analyses.of_study(tiny, ended)}
+    here = {table.id for table in tables_of(tiny, tiny.runs)}
     other = replace(tiny.canon[1], learning_rate=1e-3)
     changed = replace(tiny, canon=tuple(other if run is tiny.canon[1] else run for run in tiny.canon))
-    new = [one for one in analyses.of_study(changed, ended | {other.id: True}) if one.id not in here]
+    new = [one for one in tables_of(changed, changed.runs) if one.id not in here]
     assert {one.kind for one in new if other not in one.runs} == set()
     assert {one.kind for one in new} == {
         "probes",
@@ -146,11 +146,11 @@ def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
         "cka",
         "cka_over_training",
         "procrustes",
-        "alignment",
+        "mutual_knn",
         "dimension",
     }
     rows = replace(tiny, test_rows=8)
-    assert {one.kind for one in analyses.of_study(rows, ended) if one.id not in here} == {"evaluation", "patching"}
+    assert {one.kind for one in tables_of(rows, rows.runs) if one.id not in here} == {"evaluation", "patching"}
 
 
 def test_a_run_that_diverges_is_marked(tiny, tmp_path):
@@ -180,9 +180,9 @@ def test_ray_finds_the_same(ran, tiny, tmp_path):
     assert clustered.findings == local.findings
 
 
-def test_the_page_and_its_figures(ran):
+def test_the_page_and_its_figures(ran, tiny):
     out, result = ran
-    page = report.publish(result, out / "studies" / "tiny")
+    page = report.publish(tiny, result, out / "studies" / "tiny")
     text = page.read_text()
     assert "ft-distance+angle-s42" in text and "data:image/" in text
     drawn = {path.stem for path in (out / "studies" / "tiny" / "figures").glob("*.png")}
@@ -248,15 +248,19 @@ def test_bad_input(tiny, ran, tmp_path):
     out, _ = ran
     with pytest.raises(ValueError, match="unknown engine 'rya': did you mean 'ray'"):
         run_study(tiny, tmp_path, engine="rya")
-    ended = {run.id: True for run in tiny.runs}
     for cities, message in {"x > 99999": "selects none", "reigon == 'a'": "did you mean 'region'"}.items():
-        made = next(one for one in analyses.of_study(replace(tiny, cities=cities), ended) if one.kind == "procrustes")
+        table = next(one for one in tables_of(replace(tiny, cities=cities), tiny.runs) if one.kind == "procrustes")
         with pytest.raises(ValueError, match=message):
-            analyses.compute(made, out)
-        assert not analyses.made(made, out)
+            compute(table, out)
+        assert not made(table, out)
     some = replace(tiny.canon[0], capture=Capture(layers=(1,), cities="index < 30"))
     with pytest.raises(ValueError, match="more than 33 cities, got .*ridge=1.0"):
-        run_study(Study("few", (some,), layer=1, test_rows=0), tmp_path, progress=False)
+        few = (tiny.canon[0], replace(some, name="few"))
+        run_study(Study("few", few, layer=1, test_rows=0, shown=few[0].name.split()), tmp_path, progress=False)
+    with pytest.raises(
+        ValueError, match="every city, but 'pt-distance-s42' leaves 70 out: .* name other runs in `shown`"
+    ):
+        Study("few", (some,), layer=1)
 
 
 def test_a_folder_of_another_version(ran, tiny, tmp_path):

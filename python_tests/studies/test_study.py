@@ -6,9 +6,9 @@ from itertools import combinations
 import pytest
 
 import worldfast as wf
-from worldfast.studies.study import NEW, OLD
 from worldfast.worlds.cities import studies
 from worldfast.worlds.cities.studies import cyclic, world_update
+from worldfast.worlds.cities.world import NEW, OLD
 
 SHORT = {
     "distance": "D",

@@ -11,6 +11,7 @@ import torch
 import worldfast as wf
 from worldfast.run import Capture, OpenCheckpoint
 from worldfast.training import checkpoint, train
+from worldfast.training.folder import outcome
 from worldfast.worlds.cities.sampling import Component
 
 TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
@@ -197,6 +198,23 @@ def test_a_start_that_diverged(tmp_path):
     assert not (tmp_path / stuck.folder_name / "done").exists()
     with pytest.raises(ValueError, match="start: 'pt-angle-s3', from which 'ft-distance-s3' starts, diverged"):
         train(stuck, tmp_path, progress=False)
+
+
+def test_how_far_a_run_has_come(tmp_path):
+    """One question for all: what waits, what may begin, what never can, along a chain of starts."""
+    first = fine_tune(BASE, "distance")
+    last = fine_tune(first, "angle")
+    asked = lambda: [outcome(run, tmp_path).status for run in (BASE, first, last)]  # noqa: E731
+    assert asked() == ["open", "waiting", "waiting"]
+    folder = tmp_path / f"renamed-{BASE.id}"
+    folder.mkdir()
+    (folder / "done").write_text(json.dumps({"status": "finished", "step": 3, "seconds": 0.5}))
+    assert asked() == ["open", "open", "waiting"]  # a start is known by its id, a run by its own folder
+    folder = folder.rename(tmp_path / BASE.folder_name)
+    assert outcome(BASE, tmp_path) == ("finished", 3, 0.5)
+    (folder / "done").write_text(json.dumps({"status": "diverged", "step": 2, "seconds": 0.5}))
+    assert asked() == ["diverged", "barred", "barred"]
+    assert [outcome(run, tmp_path).settled for run in (BASE, first, last)] == [True] * 3
 
 
 def test_a_start_whose_checkpoint_is_damaged(tmp_path):

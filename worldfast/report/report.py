@@ -20,8 +20,7 @@ from worldfast.report.colours import CKA_STOPS
 from worldfast.report.figures import learned_map, save, views_over_training
 from worldfast.report.page import comparison, films, gallery, models, provenance
 from worldfast.report.page.markup import count, duration, pairs, span
-from worldfast.studies import StudyResult
-from worldfast.worlds.cities.figures import draw_study
+from worldfast.studies import Study, StudyResult
 from worldfast.worlds.cities.world import ATLANTIS
 
 PAGE = Path(__file__).with_name("page")
@@ -49,15 +48,16 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
     return files.write_whole(path, text.encode())
 
 
-def publish(result: StudyResult, folder: str | os.PathLike) -> Path:
-    """Draws every figure of a study into `folder`/figures, PNG and SVG, and writes `folder`/report.html with them.
+def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Path:
+    """Draws every figure of a study (`study.figures`) into `folder`/figures, PNG and SVG, and writes `folder`/report.html with them.
 
     Returns the page's path. Errors as for `write`.
     """
     folder = files.folder(folder, "folder")
     origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
     drawn = []
-    for name, figure, caption in draw_study(_canon(result.tables), result.world, result.cka_layer):
+    figures = study.figures(_canon(result.tables), result.world, result.cka_layer) if study.figures else []
+    for name, figure, caption in figures:
         images = tuple(path.read_bytes() for path in save(figure, folder / "figures", name, origin))
         drawn.append((name, images, caption))
     for run in result.runs:

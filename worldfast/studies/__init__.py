@@ -1,6 +1,21 @@
 """Studies: lists of runs that are trained, read and compared together."""
 
-from worldfast.studies.results import Comparison, RunResult, StudyResult
-from worldfast.studies.study import Study
+from worldfast.studies.analyses import Analysis, Table, Trained, each
+from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult
+from worldfast.studies.study import Study, load_study
+from worldfast.studies.tables import common_tables, metrics
 
-__all__ = ["Comparison", "RunResult", "Study", "StudyResult"]
+__all__ = [
+    "Analysis",
+    "Comparison",
+    "Findings",
+    "RunResult",
+    "Study",
+    "StudyResult",
+    "Table",
+    "Trained",
+    "common_tables",
+    "each",
+    "load_study",
+    "metrics",
+]

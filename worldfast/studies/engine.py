@@ -1,7 +1,7 @@
 """How a study runs: train what is missing, read what is not read yet, and put together what was found.
 
 <out>/runs/<name>-<id>/             as in worldfast.training.train
-      readings/                     as in worldfast.worlds.cities.analyses
+      tables/                       as in worldfast.studies.analyses
       studies/<name>/study.json     what it is made of: `worldfast study status` looks there
                      <table>.csv    every table of the result
 """
@@ -14,30 +14,28 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from worldfast import __version__, files
-from worldfast.analysis.cka import cka_matrix
-from worldfast.analysis.pca import mixed_over_training, pca_over_training
-from worldfast.analysis.probe import held_out, probe_over_training
 from worldfast.errors import unknown_name
 from worldfast.run import Run
-from worldfast.studies.results import RunResult, StudyResult
+from worldfast.studies.analyses import compute, made, make, tables_of
+from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square
 from worldfast.studies.study import Study
+from worldfast.studies.tables import common_tables
 from worldfast.training import train
 from worldfast.training.cluster import run_jobs, train_on_cluster
+from worldfast.training.folder import outcome
 from worldfast.training.jobs import Job
-from worldfast.training.start import outcome
-from worldfast.worlds.cities.analyses import Trained, compute, last_states, made, make, of_study
-from worldfast.worlds.cities.findings import comparisons, findings
-from worldfast.worlds.cities.tables import tables
 
 __all__ = ["ENGINES", "run_study"]
 
 ENGINES = ("local", "ray")
+FILMS = "films"
+Say = Callable[[str], None]
 
 
 def run_study(
@@ -55,7 +53,7 @@ def run_study(
 ) -> StudyResult:
     """Runs a study and returns what it found. What is done already is not done again.
 
-    out       the folder that holds runs/, readings/ and studies/; with Ray, one that all nodes share
+    out       the folder that holds runs/, tables/ and studies/; with Ray, one that all nodes share
     engine    "local": in this process; "ray": on the cluster at `address` (docs/cluster.md)
     device, threads, memory   as for `train`, on every node
     progress  True: what is going on, on standard error
@@ -69,7 +67,7 @@ def run_study(
         raise unknown_name("engine", engine, ENGINES)
     out = files.folder(out, "out")
     began = time.perf_counter()
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
+    say: Say = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
     where = {"device": device, "memory": memory, "progress": progress}
     folder = files.folder(out / "studies" / study.name, "out")
     _write_study(study, folder)
@@ -81,46 +79,31 @@ def run_study(
     else:
         _train(study, out, threads=threads, **where)
     trained_in = time.perf_counter() - began
-    ended = {run.id: _finished(run, out) for run in study.runs}
-    if not any(ended.values()):
+    finished = [run for run in study.runs if outcome(run, out / "runs").finished]
+    if not finished:
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
-    read = {}
-    wanted = of_study(study, ended)
-    missing = [reading for reading in wanted if not made(reading, out)]
-    say(f"reading {sum(ended.values())} runs: {len(missing)} of {len(wanted)} tables to make")
-    if engine == "ray":
-        jobs = [Job(reading.name, make, (reading, out.absolute()), made, cpus=1) for reading in missing]
-        failed = run_jobs(jobs, out, address=address, progress=progress).failed
-        if failed:
-            name, error = next(iter(failed.items()))
-            raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")
-    for i, reading in enumerate(wanted):
-        if i % 50 == 49:
-            say(f"{i + 1} of {len(wanted)} tables")
-        read.setdefault(reading.kind, []).append(compute(reading, out))
-    found = tables(study, out, read)
-    shown = [run for run in study.shown_runs if ended[run.id]] or [run for run in study.runs if ended[run.id]][:1]
-    shown = [Trained(run, out) for run in shown if run.world == shown[0].world]
-    films = [_film(one, study, found) for one in shown]
-    cka = cka_matrix(list(last_states(shown, study.layer, study.cities).values()))
+    found = (study.tables or common_tables)(study, out, _read(study, finished, out, engine, address, say))
+    shown = study.shown_of(finished)
+    films = _films(study, shown, found, out)
+    cka = _cka(study, shown, found)
     read_in = time.perf_counter() - began - trained_in
-    seconds = found["runs"].seconds
+    said = study.findings(study, found, films, cka) if study.findings else Findings([])
     result = StudyResult(
         name=study.name,
-        world=shown[0].world,
+        world=study.world_of(shown[0]),
         runs=films,
         cka=cka,
         cka_layer=study.layer,
         test_rows=study.test_rows,
-        findings=findings(study, found, films, cka),
+        findings=said.sentences,
         machine=_machine(threads),
-        seconds=max(trained_in, float(seconds.max())) + read_in,  # members train side by side
+        seconds=max(trained_in, float(found["runs"].seconds.max())) + read_in,  # members train side by side
         command=command or f"worldfast study run {study.name}",
         version=__version__,
         commit=files.origin("cpu")["commit"],
         date=datetime.date.today().isoformat(),
         tables=found,
-        published=tuple(comparisons(study, found)),
+        published=tuple(said.published),
         specs={run.name: run.to_json() for run in study.runs},
     )
     for name, table in found.items():
@@ -144,60 +127,49 @@ def _write_study(study: Study, folder: Path) -> None:
 
 
 def _train(study: Study, out: Path, **how) -> None:
-    """Trains level by level, so that what starts from a run that diverged is passed over and the rest goes on."""
-    left = list(study.runs)
-    while left:
-        waiting = {run.id for run in left}
-        ready = [run for run in left if not (isinstance(run.start, Run) and run.start.id in waiting)]
-        usable = [run for run in ready if not isinstance(run.start, Run) or _finished(run.start, out)]
-        if usable:
-            train(usable, out / "runs", **how)
-        left = [run for run in left if run not in ready]
+    """Trains what can begin until nothing can: what starts from a run that diverged is passed over."""
+    while ready := [run for run in study.runs if outcome(run, out / "runs").status == "open"]:
+        train(ready, out / "runs", **how)
 
 
-def _finished(run: Run, out: Path) -> bool:
-    ending = outcome(out / "runs" / run.folder_name)
-    return ending is not None and ending["status"] == "finished"
+def _read(study: Study, finished: list[Run], out: Path, engine: str, address: str, say: Say) -> dict[str, list]:
+    """Kind -> tables of a study, made where they are missing; films are made and not read."""
+    wanted = tables_of(study, finished)
+    missing = [table for table in wanted if not made(table, out)]
+    say(f"reading {len(finished)} runs: {len(missing)} of {len(wanted)} tables to make")
+    if engine == "ray":
+        jobs = [Job(table.name, make, (table, out.absolute()), made, cpus=1) for table in missing]
+        failed = run_jobs(jobs, out, address=address, progress=False).failed
+        if failed:
+            name, error = next(iter(failed.items()))
+            raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")
+    read: dict[str, list] = {}
+    for i, table in enumerate(wanted):
+        if i % 50 == 49:
+            say(f"{i + 1} of {len(wanted)} tables")
+        if table.kind != FILMS:
+            read.setdefault(table.kind, []).append(compute(table, out))
+        elif not made(table, out):
+            make(table, out)
+    return read
 
 
-def _film(one: Trained, study: Study, found) -> RunResult:
-    """What the page shows of a run at every checkpoint."""
-    activations = one.activations
-    if len(one.cities) < len(one.world):
-        raise ValueError(
-            f"{one.folder}: the page shows every city, capture.cities left {len(one.world) - len(one.cities)} out"
-        )
-    old = np.flatnonzero(~one.new)
-    test = one.new.copy()  # the probe is fitted on world cities alone: where it puts Atlantis was learned from answers
-    test[old[held_out(len(old))]] = True
-    moments = probe_over_training(activations, study.layer, one.xy, test)
-    components = pca_over_training(activations, study.layer)
-    of_run = {name: table[table.run == one.name] for name, table in found.items() if "run" in table}
-    probes = of_run["probes"][of_run["probes"].layer == study.layer].sort_values("step")
-    curve = of_run["curves"]
-    scores = {}
-    if "evaluation" in of_run:
-        standard = of_run["evaluation"][of_run["evaluation"].group == "standard"]
-        scores = dict(zip(standard.task, standard.value))
-    return RunResult(
-        name=one.name,
-        tasks=one.run.tasks,
-        spec=one.run.to_json(),
-        folder=str(one.folder),
-        seconds=outcome(one.folder)["seconds"],
-        loss_rows=curve.rows.to_numpy(np.int64),
-        loss=curve.loss.to_numpy(np.float64),
-        steps=probes.step.to_numpy(np.int64),
-        rows=probes.rows.to_numpy(np.int64),
-        r2=probes[["r2_x", "r2_y"]].to_numpy(np.float64),
-        error=probes.median_error.to_numpy(np.float64),
-        predicted=np.stack([moment.predicted for moment in moments]),
-        held_out=test,
-        components=components.projected,
-        explained=components.explained,
-        scores={task: scores[task] for task in one.run.tasks if task in scores},
-        mixed=mixed_over_training(activations, study.layer, one.xy, ~test).projected.astype(np.float32),
-    )
+def _films(study: Study, shown: list[Run], found: Mapping, out: Path) -> list[RunResult]:
+    """What the page shows of runs, one after the other: a film is large."""
+    seconds = dict(zip(found["runs"].run, found["runs"].seconds))
+    return [
+        run_result(run, out / "runs" / run.folder_name, compute(table, out), found, study.layer, seconds[run.name])
+        for table in tables_of(study, shown)
+        for run in table.runs
+        if table.kind == FILMS
+    ]
+
+
+def _cka(study: Study, shown: list[Run], found: Mapping) -> np.ndarray:
+    """Linear CKA of the runs that the page shows, float64 [M, M], from the tables of pairs."""
+    plain = f"layer == {study.layer} and step_share == 1 and kernel == 'linear' and not debiased and components == 0"
+    pairs = [found[kind].query(plain) for kind in ("cka", "cka_shown") if kind in found]
+    return square([run.name for run in shown], *pairs)
 
 
 def _machine(threads: int | None) -> dict[str, str]:

@@ -17,8 +17,8 @@ from worldfast import files
 from worldfast.models import Ensemble
 from worldfast.run import Run
 from worldfast.studies.study import Study
+from worldfast.training.folder import done
 from worldfast.training.memory import NUMBER, captured, limit_of, plan, text
-from worldfast.training.start import outcome
 from worldfast.training.step import Lockstep
 
 __all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
@@ -194,7 +194,7 @@ def status(folder: Path) -> list[Standing]:
         last = _last_line(at / "metrics.jsonl")
         if last:
             step, rows = last["step"], last["rows"]
-        if ending := outcome(at):
+        if ending := done(at):
             state = "done" if ending["status"] == "finished" else ending["status"]
             step = ending["step"]
             rows = run["rows"] if state == "done" else rows

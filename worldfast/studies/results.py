@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from worldfast.worlds.cities.world import World
+from worldfast.run import Run
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Comparison", "RunResult", "StudyResult"]
+__all__ = ["Comparison", "Findings", "RunResult", "StudyResult", "run_result", "square"]
 
 
 def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
@@ -120,6 +121,13 @@ class Comparison:
         return float(np.hypot(self.ours_error, self.published_error)) if known else nan
 
 
+class Findings(NamedTuple):
+    """What the numbers of a study say: plain sentences, the main one first, and ours beside published ones."""
+
+    sentences: list[str]
+    published: Sequence[Comparison] = ()
+
+
 @dataclass(frozen=True)
 class StudyResult:
     """M runs over one world of N cities, compared with each other.
@@ -128,11 +136,13 @@ class StudyResult:
     Each figure is a name, its file (PNG or SVG, or several of one figure, of which the page takes the smallest),
     and a sentence on what it shows.
 
+    `world` is one with `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N.
+
     ValueError: no run, a run whose cities are not the world's, a `cka` that is not [M, M].
     """
 
     name: str
-    world: World
+    world: Any
     runs: list[RunResult]
     cka: np.ndarray  # float64 [M, M], linear CKA of the runs' activations at the last checkpoint
     cka_layer: int
@@ -155,3 +165,70 @@ class StudyResult:
         for run in self.runs:
             _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
         _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})
+
+
+# ---- from tables ----
+
+
+def run_result(
+    run: Run, folder: Path, film: DataFrame, tables: Mapping[str, DataFrame], layer: int, seconds: float
+) -> RunResult:
+    """What the page shows of a run.
+
+    Parameters
+    ----------
+    run : Run
+    folder : Path
+        Its folder.
+    film : DataFrame
+        Its table "films": S checkpoints of N cities each.
+    tables : mapping of str to DataFrame
+        Those of the study.
+    layer : int
+        Layer that the film and its curves are of.
+    seconds : float
+        Training time.
+    """
+    of_run = {name: table[table.run == run.name] for name, table in tables.items() if "run" in table}
+    probes = of_run["probes"][of_run["probes"].layer == layer].sort_values("step")
+    scores = {}
+    if "evaluation" in of_run:
+        standard = of_run["evaluation"][of_run["evaluation"].group == "standard"]
+        scores = dict(zip(standard.task, standard.value))
+    cities = len(film) // film.step.nunique()
+
+    def moving(name: str, ends: str) -> np.ndarray:
+        values = film[[f"{name}_{end}" for end in ends]].to_numpy(np.float32)
+        return values.reshape(-1, cities, len(ends))
+
+    return RunResult(
+        name=run.name,
+        tasks=run.tasks,
+        spec=run.to_json(),
+        folder=str(folder),
+        seconds=seconds,
+        loss_rows=of_run["curves"].rows.to_numpy(np.int64),
+        loss=of_run["curves"].loss.to_numpy(np.float64),
+        steps=probes.step.to_numpy(np.int64),
+        rows=probes.rows.to_numpy(np.int64),
+        r2=probes[["r2_x", "r2_y"]].to_numpy(np.float64),
+        error=probes.median_error.to_numpy(np.float64),
+        predicted=moving("predicted", "xy"),
+        held_out=film.held_out.to_numpy(bool)[:cities],
+        components=moving("component", "123"),
+        explained=of_run["pca"].explained.to_numpy(np.float64),
+        scores={task: scores[task] for task in run.tasks if task in scores},
+        mixed=moving("mixed", "123"),
+    )
+
+
+def square(names: Sequence[str], *tables: DataFrame, value: str = "value") -> np.ndarray:
+    """Tables of pairs as one symmetric matrix, float64 [M, M], ones on the diagonal; NaN where no table has a pair."""
+    matrix = np.full((len(names), len(names)), nan)
+    np.fill_diagonal(matrix, 1.0)
+    at = {name: i for i, name in enumerate(names)}
+    for table in tables:
+        for pair in table[table.run.isin(at) & table.other.isin(at)].itertuples():
+            i, j = at[pair.run], at[pair.other]
+            matrix[i, j] = matrix[j, i] = getattr(pair, value)
+    return matrix

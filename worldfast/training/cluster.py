@@ -22,6 +22,7 @@ from worldfast import files
 from worldfast.errors import unknown_name
 from worldfast.run import Run
 from worldfast.training import start
+from worldfast.training.folder import outcome
 from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive
 from worldfast.training.memory import USED, available, limit_of, plan, text
 from worldfast.training.packing import pack, work
@@ -128,10 +129,9 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
     """
     out = Path(out).absolute()
     runs = list(runs)
-    left = [run for run in runs if not ended((run,), out)]
+    left = [run for run in runs if not outcome(run, out).settled]
     for run in left:
-        if not _stuck(run, out):
-            start.require(run, out, {other.id for other in left})
+        start.require(run, out, {other.id for other in left})
     jobs: list[Job] = []
     of_run: dict[str, str] = {}
     for part in pack(left, places.count, places.memory, places.device, places.cpus):
@@ -149,7 +149,7 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
             id=name,
             function=train_ensemble,
             arguments=(tuple(part), out, places.device, places.cpus, memory),
-            done=ended,
+            done=settled,
             needs=tuple(sorted(needs)),
             about=tuple(run.folder_name for run in part),
             cpus=places.cpus,
@@ -163,22 +163,13 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
 
 def train_ensemble(runs: Sequence[Run], out: Path, device: str, threads: int, memory: int | None) -> None:
     """Trains those of the runs that can begin; what starts from a run that diverged cannot."""
-    begin = [run for run in runs if not _stuck(run, out)]
+    begin = [run for run in runs if outcome(run, out).status != "barred"]
     train(begin, out, device=device, threads=threads, memory=memory, progress=False)
 
 
-def ended(runs: Sequence[Run], out: Path, *_) -> bool:
-    """Whether there is nothing left to train: each run has ended, or starts from one that diverged."""
-    return all(start.outcome(out / run.folder_name) or _stuck(run, out) for run in runs)
-
-
-def _stuck(run: Run, out: Path) -> bool:
-    """Whether a run cannot begin, since what it starts from diverged, or cannot begin either."""
-    base = run.start
-    if not isinstance(base, Run):
-        return False
-    ending = start.outcome(out / base.folder_name)
-    return ending["status"] != "finished" if ending else _stuck(base, out)
+def settled(runs: Sequence[Run], out: Path, *_) -> bool:
+    """True if nothing is left to train: each run has ended, or starts from one that diverged."""
+    return all(outcome(run, out).settled for run in runs)
 
 
 # ---- the cluster ----

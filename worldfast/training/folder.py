@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,7 +14,68 @@ from worldfast.models import Ensemble, GpuTransformer, require_cuda
 from worldfast.run import Run
 from worldfast.training import checkpoint
 
-__all__ = ["load", "opened", "saved", "spec_of"]
+__all__ = ["RunOutcome", "done", "ended_folder", "load", "opened", "outcome", "saved", "spec_of"]
+
+
+class RunOutcome(NamedTuple):
+    """The state of a run's training.
+
+    Attributes
+    ----------
+    status : str
+        "finished" or "diverged" once the run has ended; "open" if it can begin or go on; "waiting" if the run that it
+        starts from has not ended; "barred" if that run diverged or is itself barred.
+    step : int
+        Optimizer steps taken, 0 before the run has ended.
+    seconds : float
+        Training time, NaN before the run has ended.
+    """
+
+    status: str
+    step: int = 0
+    seconds: float = math.nan
+
+    @property
+    def finished(self) -> bool:
+        return self.status == "finished"
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("finished", "diverged")
+
+    @property
+    def settled(self) -> bool:
+        """True if nothing is left to train: the run has ended, or can never begin."""
+        return self.ended or self.status == "barred"
+
+
+def outcome(run: Run, out: Path) -> RunOutcome:
+    """State of a run's training, and with it which runs wait for which others.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+        Folder that holds the folders of runs. The start of `run` may stand there under any name.
+    """
+    if ending := done(out / run.folder_name):
+        return RunOutcome(**ending)
+    if not isinstance(run.start, Run):
+        return RunOutcome("open")
+    folder = ended_folder(run.start, out)
+    base = RunOutcome(**done(folder)) if folder else outcome(run.start, out)
+    return RunOutcome("open" if base.finished else "barred" if base.settled else "waiting")
+
+
+def done(folder: Path) -> dict | None:
+    """Last record of a run by its folder: status ("finished" or "diverged"), step and seconds; None before it ended."""
+    path = folder / "done"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def ended_folder(run: Run, out: Path) -> Path | None:
+    """Folder below `out` in which a run has ended, whatever its name was then; None if there is none."""
+    return next((folder for folder in sorted(out.glob(f"*-{run.id}")) if done(folder)), None)
 
 
 def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from torch import Tensor
 from worldfast.models import import_huggingface
 from worldfast.run import OpenCheckpoint, Run, require_same_shape
 from worldfast.training import checkpoint
+from worldfast.training.folder import done, ended_folder
 
-__all__ = ["diverged", "outcome", "require", "weights"]
+__all__ = ["require", "weights"]
 
 
 def require(run: Run, out: Path, first: Collection[str]) -> None:
@@ -28,20 +28,14 @@ def require(run: Run, out: Path, first: Collection[str]) -> None:
     elif isinstance(start, Run):
         _require_same_vocabulary(repr(start.name), start.vocabulary_size, run)
         if start.id not in first:
-            folder = _folder(start, out)
+            folder = ended_folder(start, out)
             if folder is None:
                 raise FileNotFoundError(
                     f"start: {start.name!r} ({start.id}), from which {run.name!r} starts, is not trained "
                     f"below '{out}': train it first, or in the same call"
                 )
-            if diverged(start, out):
+            if done(folder)["status"] == "diverged":
                 raise ValueError(f"start: {start.name!r}, from which {run.name!r} starts, diverged: {folder}")
-
-
-def diverged(start: Run | OpenCheckpoint | None, out: Path) -> bool:
-    """Whether a start is a run that has ended without its last weights."""
-    folder = _folder(start, out) if isinstance(start, Run) else None
-    return folder is not None and outcome(folder)["status"] != "finished"
 
 
 def weights(run: Run, out: Path) -> Tensor:
@@ -50,8 +44,8 @@ def weights(run: Run, out: Path) -> Tensor:
     """
     if isinstance(run.start, OpenCheckpoint):
         return _opened(run)
-    folder = _folder(run.start, out)
-    found = checkpoint.of_step(folder / "checkpoint", outcome(folder)["step"], run.start.id)
+    folder = ended_folder(run.start, out)
+    found = checkpoint.of_step(folder / "checkpoint", done(folder)["step"], run.start.id)
     return found.tensors["parameters"]
 
 
@@ -73,14 +67,3 @@ def _require_same_vocabulary(start: str, size: int, run: Run) -> None:
             f"start: {start} has a vocabulary of {size:,} tokens, {run.name!r} one of "
             f"{run.vocabulary_size:,}: with entities, both need a world of as many cities"
         )
-
-
-def _folder(start: Run, out: Path) -> Path | None:
-    """Where a run has ended below `out`, whatever it was called there."""
-    return next((folder for folder in sorted(out.glob(f"*-{start.id}")) if outcome(folder)), None)
-
-
-def outcome(folder: Path) -> dict | None:
-    """How a run ended, by its folder: status ("finished" or "diverged"), step, seconds. None where it has not."""
-    done = folder / "done"
-    return json.loads(done.read_text()) if done.exists() else None

@@ -23,6 +23,7 @@ from worldfast.models import Ensemble, GpuTransformer, require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Run
 from worldfast.training import metrics, start
+from worldfast.training.folder import outcome
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.member import Member
 from worldfast.training.memory import limit_of, plan, text
@@ -92,7 +93,7 @@ def train(
             locks.enter_context(files.lock(files.folder(folder, "out")))
         stuck = []
         for wave in waves:
-            ready = {at: run for at, run in wave.runs.items() if not start.diverged(run.start, out)}
+            ready = {at: run for at, run in wave.runs.items() if outcome(run, out).status != "barred"}
             stuck += [run for at, run in wave.runs.items() if at not in ready]
             shown.say(wave.about)
             if ready:

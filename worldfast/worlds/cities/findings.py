@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis.stats import Mean, mean_and_error
-from worldfast.studies import Comparison, RunResult, Study
+from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import integration, published
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS
@@ -31,8 +31,12 @@ def taught(tasks: Sequence[str]) -> str:
 # ---- sentences ----
 
 
-def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> list[str]:
-    """What the numbers say, in plain sentences, the main one first."""
+def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> Findings:
+    """What the numbers say, in plain sentences, and beside the published ones."""
+    return Findings(_sentences(study, tables, films, cka), tuple(comparisons(study, tables)))
+
+
+def _sentences(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> list[str]:
     said = list(_of_atlantis(study, tables))
     said += _of_failures(tables)
     if len(study.runs) > len(films):

@@ -6,22 +6,86 @@ size are trained; `Recipe.pretrain` and `world_update` make the runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from math import inf
 
+from worldfast import studies
 from worldfast.errors import unknown_name
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
-from worldfast.studies import Study
-from worldfast.studies.study import NEW, OLD
+from worldfast.studies import Analysis
+from worldfast.worlds.cities.analyses import ANALYSES
+from worldfast.worlds.cities.findings import findings
 from worldfast.worlds.cities.sampling import Component
+from worldfast.worlds.cities.tables import tables
 from worldfast.worlds.cities.tasks import BUILT_IN
 from worldfast.worlds.cities.tokens import Vocabulary
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities.world import NEW, OLD, World, WorldSpec
 
 __all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "mini", "paper", "preset", "width", "world_update"]
+
+
+def draw(tables: Mapping, world, layer: int) -> list:
+    """Figures of a study of cities, and their captions."""
+    from worldfast.worlds.cities.figures import draw_study  # matplotlib is imported where something is drawn
+
+    return draw_study(tables, world, layer)
+
+
+@dataclass(frozen=True)
+class Study(studies.Study):
+    """A study of cities.
+
+    Attributes
+    ----------
+    cities : str
+        Cities that representations are compared on, an expression for World.select.
+    test_rows : int
+        Rows of each task, and of each with Atlantis, that a model is scored on; 0: none.
+    patched : sequence of str
+        Names of two runs: states of the first are put into the second (worldfast.reading.patching). By default none.
+    ...
+        All others as in worldfast.studies.Study.
+
+    Raises
+    ------
+    ValueError
+        As there; or a run that the page shows leaves cities out of what it captures.
+    """
+
+    analyses: tuple[Analysis, ...] = ANALYSES
+    tables: Callable = tables
+    figures: Callable = draw
+    findings: Callable = findings
+    cities: str = OLD
+    patched: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "patched", tuple(self.patched))
+        names = [run.name for run in self.runs]
+        for name in self.patched:
+            if name not in names:
+                raise unknown_name("run", name, names)
+        if len(self.patched) not in (0, 2):
+            raise ValueError(f"patched: expected the names of two runs or none, got {list(self.patched)}")
+        for run in self.shown_runs:
+            left_out = int((~run.captured_cities()).sum()) if run.capture.cities is not None else 0
+            if left_out:
+                raise ValueError(
+                    f"capture.cities: the page shows every city, but {run.name!r} leaves {left_out:,} out: capture all, "
+                    "or name other runs in `shown`"
+                )
+
+    def shown_of(self, finished: Sequence[Run]) -> list[Run]:
+        """Runs that the page shows, all of one world."""
+        runs = super().shown_of(finished)
+        return [run for run in runs if run.world == runs[0].world]
+
+    def world_of(self, run: Run) -> World:
+        return run.world.build()
 
 
 # ---- runs ----

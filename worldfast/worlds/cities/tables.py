@@ -1,30 +1,27 @@
-"""The tables of a study: those that were read, and those that follow from them.
+"""The tables of a study of cities: those that its analyses made, and those that follow from them.
 
-runs            a row each: what it is, how it ended, whether it learned its tasks
+runs            a row each: what it is, how it ended, the group of cities that it was taught, whether it learned its tasks
 curves          loss over training;  validation: scores over training
-evaluation, probes, generalisation, cka, procrustes, alignment, dimension   as in worldfast.worlds.cities.analyses
+evaluation, probes, generalisation, cka, procrustes, mutual_knn, dimension   as in worldfast.worlds.cities.analyses
 improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from worldfast.analysis import trends
 from worldfast.run import Run
-from worldfast.studies import Study
-from worldfast.training.start import outcome
+from worldfast.studies import Study, common_tables, metrics
 from worldfast.worlds.cities import integration, prediction, transfer
 from worldfast.worlds.cities.tasks import TASKS, find
 from worldfast.worlds.cities.world import ATLANTIS
 
 if TYPE_CHECKING:
-    import pandas
+    from pandas import DataFrame
 
 __all__ = ["LEARNED", "learned", "tables"]
 
@@ -32,15 +29,23 @@ LEARNED = 1 / 3  # of the way from the best constant answer to a perfect one, in
 R2 = 0.5  # where answers were not scored
 
 
-def tables(study: Study, out: Path, read: Mapping[str, list[pandas.DataFrame]]) -> dict[str, pandas.DataFrame]:
-    """All tables of a study from those that were read, by kind."""
+def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+    """All tables of a study from those that its analyses made, by kind."""
     import pandas as pd
 
-    found = {kind: pd.concat(parts, ignore_index=True) for kind, parts in read.items()}
+    found = common_tables(study, out, made)
     if "cka_over_training" in found:
         found["cka"] = pd.concat([found["cka"], found.pop("cka_over_training")], ignore_index=True)
-    found |= _over_training(study, out)
-    runs = _runs(study, out, found)
+    scores = _validation(study, out)
+    if len(scores):
+        found["validation"] = scores
+    runs = found["runs"]
+    runs.insert(4, "tasks", ["+".join(run.tasks) for run in study.runs])
+    runs.insert(5, "n_tasks", [len(run.tasks) for run in study.runs])
+    runs.insert(8, "width", [run.model.hidden for run in study.runs])
+    runs.insert(9, "group", [group_of(run) for run in study.runs])
+    finished = runs.status == "finished"
+    runs.insert(14, "learned", [done and learned(run, found) for run, done in zip(study.runs, finished)])
     canon = runs[runs.canon]
     if (runs.kind == "ft").any() and "evaluation" in found:
         known = set(found["evaluation"].run)
@@ -59,16 +64,16 @@ def tables(study: Study, out: Path, read: Mapping[str, list[pandas.DataFrame]]) 
                 found["transfer"] = points
     if "agreement" in found and "deviation" in found:
         found["prediction"] = _prediction(study, found, canon)
-    return {"runs": runs} | found
+    return found
 
 
-def _comparable(pairs: pandas.DataFrame, runs: pandas.DataFrame) -> bool:
+def _comparable(pairs: DataFrame, runs: DataFrame) -> bool:
     """Whether two runs that learned have as many tasks, and were compared."""
     learned = runs[runs.learned & runs.run.isin([*pairs.run, *pairs.other])]
     return bool((learned.n_tasks.value_counts() > 1).any())
 
 
-def _have_teachers(runs: pandas.DataFrame) -> bool:
+def _have_teachers(runs: DataFrame) -> bool:
     """Whether there is a fine-tune on several tasks, each of which another one from its base was taught alone."""
     tuned = runs[runs.kind == "ft"]
     alone = {(row.base, row.tasks) for row in tuned.itertuples() if row.n_tasks == 1}
@@ -76,7 +81,7 @@ def _have_teachers(runs: pandas.DataFrame) -> bool:
     return any(all((row.base, task) in alone for task in row.tasks.split("+")) for row in several)
 
 
-def _transfer(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFrame | None:
+def _transfer(study: Study, found, canon: DataFrame) -> DataFrame | None:
     """CKA of one-task models against one-task improvement; None where the study has too few of either."""
     matrix = found["matrix"]
     layer = matrix[(matrix.layer == study.layer) & (matrix.n_tasks == 1)]
@@ -87,7 +92,7 @@ def _transfer(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFrame 
     return transfer.transfer_points(trends.as_matrix(layer), integration.seed_averaged(alone))
 
 
-def _prediction(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFrame:
+def _prediction(study: Study, found, canon: DataFrame) -> DataFrame:
     """Agreement of gradients against what the canon's fine-tunes then did."""
     of_canon = {
         name: found[name][found[name].run.isin(canon.run)] for name in ("improvement", "deviation", "generalisation")
@@ -105,60 +110,30 @@ def _prediction(study: Study, found, canon: pandas.DataFrame) -> pandas.DataFram
     return prediction.prediction(prediction.square(found["agreement"]), targets)
 
 
-def _over_training(study: Study, out: Path) -> dict[str, pandas.DataFrame]:
-    """Losses and validation scores from the lines of metrics."""
+def _validation(study: Study, out: Path) -> DataFrame:
+    """Scores over training from the lines of metrics."""
     import pandas as pd
 
-    curves, scores = [], []
+    scores = []
     for run in study.runs:
-        path = out / "runs" / run.folder_name / "metrics.jsonl"
-        for line in path.read_text().splitlines() if path.exists() else ():
-            line = json.loads(line)
+        for line in metrics(run, out):
             at = {"run": run.name, "step": line["step"], "rows": line["rows"]}
-            if line.get("loss") is not None:
-                curves.append(at | {"loss": line["loss"]})
             for name in line:
                 if name.startswith("validation/"):
                     task = find(name.removeprefix("validation/"))
                     value = {"task": task.name, "metric": task.metric, "value": line[name]}
                     scores.append(at | value | {"unparsable": line[f"unparsable/{task.name}"]})
-    found = {"curves": pd.DataFrame(curves, columns=["run", "step", "rows", "loss"])}
-    if scores:
-        found["validation"] = pd.DataFrame(scores)
-    return found
+    return pd.DataFrame(scores)
 
 
-def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pandas.DataFrame:
-    import pandas as pd
-
-    losses = found["curves"].groupby("run").loss.last()
-    canon = {run.id for run in study.canon}
-    table = []
-    for run in study.runs:
-        ending = outcome(out / "runs" / run.folder_name) or {"status": "not run", "seconds": np.nan, "step": 0}
-        table.append(
-            {
-                "run": run.name,
-                "id": run.id,
-                "kind": "ft" if run.start else "pt",
-                "canon": run.id in canon,
-                "tasks": "+".join(run.tasks),
-                "n_tasks": len(run.tasks),
-                "seed": run.seed,
-                "base": run.start.name if isinstance(run.start, Run) else "",
-                "width": run.model.hidden,
-                "steps": ending["step"],
-                "rows": run.rows_at(ending["step"])[0],
-                "seconds": ending["seconds"],
-                "status": ending["status"],
-                "learned": ending["status"] == "finished" and learned(run, found),
-                "loss": losses.get(run.name, np.nan),
-            }
-        )
-    return pd.DataFrame(table)
+def group_of(run: Run) -> str:
+    """What a fine-tune was taught: "Atlantis" of rows that must include region == 'Atlantis'; "" of all other runs."""
+    taught = [part.must_include for part in run.components if part.must_include] if run.start else []
+    names = (re.fullmatch(r"region == '([^']*)'", group) for group in dict.fromkeys(taught))
+    return " and ".join(name[1] if name else group for name, group in zip(names, dict.fromkeys(taught)))
 
 
-def learned(run: Run, found: Mapping[str, pandas.DataFrame]) -> bool:
+def learned(run: Run, found: Mapping[str, DataFrame]) -> bool:
     """Whether a run answers each of its tasks, on rows of its test set, a third of the way or more from the best
     constant answer to a perfect one. Without scores: whether a probe of one of its layers explains half of the places.
     """

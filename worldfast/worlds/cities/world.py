@@ -24,6 +24,8 @@ ID_COUNT = 10_000  # ids are written with four digits
 ID_SEED = 42
 BOX = np.array([[-1800, -900], [1800, 900]])  # the corners of the globe, 0.1 degree
 ATLANTIS = "Atlantis"
+NEW = f"region == '{ATLANTIS}'"  # for World.select
+OLD = f"region != '{ATLANTIS}'"
 ATLANTIS_CENTRE = (-350, 350)
 ATLANTIS_SPREAD = 30  # standard deviation per axis
 LAYOUTS = ("clustered", "scattered")

@@ -1,0 +1,210 @@
+"""The source code that makes a function's numbers, found by following imports without running anything, and its digest.
+
+Of the file in which the function stands only what the function needs counts; of the package's modules that it imports,
+and of those that they import, all counts. A comment, a docstring or a line break changes no digest.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from worldfast._native import core
+
+__all__ = ["Code", "code_of"]
+
+PACKAGE = "worldfast"
+ROOT = Path(__file__).parents[1]
+NATIVE = "csrc"
+# Rooms that carry, keep or show numbers and make none: they are neither counted nor followed.
+WITHOUT_NUMBERS = frozenset("errors files _native run training studies report options cli".split())
+
+
+class Code(NamedTuple):
+    """The code that makes a function's numbers.
+
+    Attributes
+    ----------
+    digest : str
+        SHA-256, in hexadecimal.
+    modules : tuple of str
+        Modules of which all counts, sorted; "csrc" is the native core.
+    """
+
+    digest: str
+    modules: tuple[str, ...]
+
+
+def code_of(function: Callable) -> Code:
+    """Code that makes what a function returns.
+
+    Parameters
+    ----------
+    function : callable
+        A function at the top level of a file. Imports are followed inside worldfast, and to files beside its own.
+
+    Raises
+    ------
+    ValueError
+        The function has no source file, or stands inside another one.
+    """
+    name = getattr(function, "__name__", repr(function))
+    file = _file(function)
+    folder = file.parent
+    tree = _tree(file)
+    if name not in _definitions(tree):
+        raise ValueError(f"{name}: expected a function that is defined at the top level of {file}")
+    needed = _needed(tree, name)
+    modules: set[str] = set()
+    ahead = _imported(needed.values(), tree, folder)
+    while ahead:
+        modules |= ahead
+        ahead = {more for one in ahead for more in _imported_by_all_of(one, folder)} - modules
+    parts = [f"{key} {_canonical(node)}" for key, node in sorted(needed.items())]
+    parts += [f"{one} {core.sources if one == NATIVE else _canonical(_tree(_path(one, folder)))}" for one in modules]
+    return Code(hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest(), tuple(sorted(modules)))
+
+
+def _file(function: Callable) -> Path:
+    module = getattr(function, "__module__", "") or ""
+    if module.partition(".")[0] == PACKAGE:
+        return _path(module, ROOT)
+    try:
+        return Path(inspect.getsourcefile(function) or "").resolve(strict=True)
+    except (TypeError, OSError):
+        raise ValueError(
+            f"{function!r} has no source file: define it in a file, so that its tables can be kept"
+        ) from None
+
+
+# ---- one file ----
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    """A file without docstrings, and without what is imported for annotations alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            if ast.get_docstring(node, clean=False) is not None:
+                del node.body[0]
+        if isinstance(node, ast.Module):
+            node.body = [each for each in node.body if not _for_annotations(each)]
+    return tree
+
+
+def _for_annotations(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
+    """Statements at the top level by the names that they define, imports left out."""
+    found: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found[node.name] = node
+        elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                found |= {each.id: node for each in ast.walk(target) if isinstance(each, ast.Name)}
+    return found
+
+
+def _needed(tree: ast.Module, name: str) -> dict[str, ast.stmt]:
+    """A definition and those of the same file that it needs, by name."""
+    definitions, needed, ahead = _definitions(tree), {}, {name}
+    while ahead:
+        needed |= {each: definitions[each] for each in ahead}
+        ahead = {each for node in needed.values() for each in _names(node) if each in definitions} - needed.keys()
+    return needed
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def _canonical(node) -> str:
+    """A syntax tree as text that is the same for every version of Python and every layout of the file."""
+    if isinstance(node, ast.AST):
+        fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+        inner = ",".join(f"{name}={_canonical(value)}" for name, value in fields if name != "ctx")
+        return f"{type(node).__name__}({inner})"
+    return f"[{','.join(map(_canonical, node))}]" if isinstance(node, list) else repr(node)
+
+
+# ---- from file to file ----
+
+
+def _path(module: str, folder: Path) -> Path | None:
+    """The file of a module: of this package, or beside the function's own file. None for all others."""
+    package, *parts = module.split(".")
+    base = ROOT.joinpath(*parts) if package == PACKAGE else folder.joinpath(package, *parts)
+    candidates = (base / "__init__.py", base.with_suffix(".py"))
+    return next((path for path in candidates if path.exists()), None)
+
+
+@cache
+def _imported_by_all_of(module: str, folder: Path) -> frozenset[str]:
+    if module == NATIVE:
+        return frozenset()
+    tree = _tree(_path(module, folder))
+    return frozenset(_imported([tree], tree, folder))
+
+
+def _imported(nodes: Iterable[ast.AST], tree: ast.Module, folder: Path) -> set[str]:
+    """Modules that some statements of a file use by what the file, or they themselves, import."""
+    inside = [each for node in nodes for each in ast.walk(node)]
+    names = {each.id for each in inside if isinstance(each, ast.Name)}
+    at_top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    within = [each for each in inside if isinstance(each, (ast.Import, ast.ImportFrom))]
+    found: set[str] = set()
+    for node in {id(node): node for node in (*at_top, *within)}.values():
+        for alias in node.names:
+            bound = alias.asname or alias.name.partition(".")[0]
+            if bound not in names:
+                continue
+            if isinstance(node, ast.ImportFrom):
+                module = _provider(node.module or "", alias.name, folder)
+            else:
+                module = alias.name
+            path = module and module != NATIVE and _path(module, folder)
+            if path and path.name == "__init__.py":  # a door: what is used of it stands behind it
+                used = (each for each in inside if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name))
+                found |= {_provider(module, each.attr, folder) for each in used if each.value.id == bound}
+            elif path or module == NATIVE:
+                found.add(module)
+    return {module for module in found if module and _counts(module)}
+
+
+def _counts(module: str) -> bool:
+    package, *parts = module.split(".")
+    return package != PACKAGE or not parts or parts[0] not in WITHOUT_NUMBERS
+
+
+def _provider(module: str, name: str, folder: Path) -> str | None:
+    """The module in which a name that is imported from another one stands; None outside the package."""
+    if (module, name) == (f"{PACKAGE}._native", "core"):
+        return NATIVE
+    if _path(f"{module}.{name}", folder):
+        return f"{module}.{name}"
+    path = _path(module, folder)
+    if path is None:
+        return None
+    if path.name == "__init__.py":
+        for source, known in _behind(_tree(path), module):
+            if known == name:
+                return _provider(source, name, folder)
+    return module
+
+
+def _behind(door: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+    """(module, name) of what a door passes on: by imports, or by a dict _DOOR of names and the door's own modules."""
+    for node in door.body:
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.asname or alias.name) for alias in node.names)
+        elif isinstance(node, ast.Assign) and _names(node.targets[0]) == {"_DOOR"}:
+            yield from ((f"{module}.{within}", name) for name, within in ast.literal_eval(node.value).items())

@@ -1,0 +1,85 @@
+"""The tables that every study has, whatever its world: those that its analyses made, what was run, and losses.
+
+runs     a row each: what it is, and how it ended
+curves   loss over training
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.run import Run
+from worldfast.training.folder import outcome
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from worldfast.studies.study import Study
+
+__all__ = ["common_tables", "metrics"]
+
+
+def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+    """Tables of a study.
+
+    Parameters
+    ----------
+    study : Study
+    out : Path
+        Folder that holds runs/.
+    made : mapping of str to sequence of DataFrame
+        Kind of an analysis to the tables that it made.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        "runs", "curves", and a table of each kind.
+    """
+    import pandas as pd
+
+    losses = [
+        {"run": run.name} | {name: line[name] for name in ("step", "rows", "loss")}
+        for run in study.runs
+        for line in metrics(run, out)
+        if line.get("loss") is not None
+    ]
+    curves = pd.DataFrame(losses, columns=["run", "step", "rows", "loss"])
+    found = {kind: pd.concat(parts, ignore_index=True) for kind, parts in made.items()}
+    return {"runs": _runs(study, out, curves)} | found | {"curves": curves}
+
+
+def metrics(run: Run, out: Path) -> Iterator[dict]:
+    """Lines of a run's metrics.jsonl; none before it has begun."""
+    path = out / "runs" / run.folder_name / "metrics.jsonl"
+    yield from map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
+
+
+def _runs(study: Study, out: Path, curves: DataFrame) -> DataFrame:
+    import pandas as pd
+
+    losses = curves.groupby("run").loss.last()
+    canon = {run.id for run in study.canon}
+    table = []
+    for run in study.runs:
+        ending = outcome(run, out / "runs")
+        table.append(
+            {
+                "run": run.name,
+                "id": run.id,
+                "kind": "ft" if run.start else "pt",
+                "canon": run.id in canon,
+                "seed": run.seed,
+                "base": run.start.name if isinstance(run.start, Run) else "",
+                "steps": ending.step,
+                "rows": run.rows_at(ending.step)[0],
+                "seconds": ending.seconds,
+                "status": ending.status if ending.ended else "not run",
+                "loss": losses.get(run.name, np.nan),
+            }
+        )
+    return pd.DataFrame(table)
