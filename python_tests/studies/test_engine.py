@@ -11,10 +11,11 @@ import pytest
 
 import worldfast as wf
 from worldfast import cli, files
+from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
 from worldfast.report import report
 from worldfast.run import Capture
-from worldfast.studies import planning
+from worldfast.studies import load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
 from worldfast.training import folder as run_folder
@@ -130,6 +131,68 @@ def test_what_is_done_is_not_done_again(ran, tiny):
     assert np.array_equal(first.cka, again.cka) and first.findings == again.findings
     for name, table in first.tables.items():
         pd.testing.assert_frame_equal(table, again.tables[name])
+
+
+def test_a_report_refits_nothing(ran, tiny, monkeypatch):
+    """The page, its films and its matrix of CKA among it, comes from tables that are there."""
+    out, first = ran
+
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
+
+    for name in ("probe.linear_probe", "pca.pca_over_training", "pca.mixed_over_training", "cka.gram_statistics"):
+        monkeypatch.setattr(f"worldfast.analysis.{name}", refuse)
+    monkeypatch.setattr("worldfast.studies.analyses.make", refuse)
+    monkeypatch.setattr("worldfast.studies.engine.make", refuse)
+    again = run_study(tiny, out, progress=False, train_missing=False)
+    for one, other in zip(first.runs, again.runs):
+        for name in ("predicted", "components", "explained", "mixed"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_the_page_shows_what_the_runs_hold(ran, tiny):
+    """Films by way of their tables are those of the activations to the bit, CKA to rounding."""
+    _, result = ran
+    world = tiny.runs[0].world.build()
+    film = result.runs[0]
+    states = wf.Activations(film.folder)
+    probe = linear_probe(states[states.steps[1], 1], world.xy, film.held_out)
+    assert np.array_equal(film.predicted[1], probe.predicted)
+    whole = pca_over_training(states, 1)
+    assert np.array_equal(film.components, whole.projected) and film.explained == pytest.approx(whole.explained)
+    old = world.select(OLD)
+    last = [wf.Activations(run.folder) for run in result.runs]
+    value = wf.cka(*(each[each.steps[-1], 1][old] for each in last))
+    assert result.cka == pytest.approx(np.array([[1, value], [value, 1]]), rel=1e-12)
+    assert len(result.tables["cka_shown"]) == 1  # of a fine-tune, which no other table compares
+
+
+MINE = """
+import pandas as pd
+from worldfast import Run
+from worldfast.studies import Analysis, Study
+
+
+def norm(trained, layer):
+    (one,) = trained
+    last = one.activations[one.activations.steps[-1], layer]
+    return pd.DataFrame({"run": [one.name], "norm": [float((last.astype(float) ** 2).sum())]})
+
+
+analysis = Analysis("norm", norm, options=lambda study: {"layer": study.layer})
+study = Study("mine", [Run("angle", rows=64)], analyses=[analysis])
+"""
+
+
+def test_an_analysis_of_ones_own(ran, tiny, tmp_path):
+    out, _ = ran
+    (tmp_path / "mine.py").write_text(MINE)
+    mine = replace(tiny, analyses=(*tiny.analyses, *load_study(tmp_path / "mine.py").analyses))
+    table = run_study(mine, out, progress=False, train_missing=False).tables["norm"]
+    assert table.run.tolist() == [run.name for run in tiny.runs]
+    states = wf.Activations(out / "runs" / tiny.runs[2].folder_name)
+    assert table.norm[2] == pytest.approx(np.square(states[states.steps[-1], 1].astype(float)).sum())
+    assert len(list((out / "tables").glob("norm-*.csv"))) == 6
 
 
 def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):

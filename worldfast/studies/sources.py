@@ -66,20 +66,18 @@ def code_of(function: Callable) -> Code:
         modules |= ahead
         ahead = {more for one in ahead for more in _imported_by_all_of(one, folder)} - modules
     parts = [f"{key} {_canonical(node)}" for key, node in sorted(needed.items())]
-    parts += [f"{one} {core.sources if one == NATIVE else _canonical(_tree(_path(one, folder)))}" for one in modules]
-    return Code(hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest(), tuple(sorted(modules)))
+    parts += [f"{one} {core.sources if one == NATIVE else _digest_of_all(_path(one, folder))}" for one in modules]
+    return Code(_digest("\n".join(sorted(parts))), tuple(sorted(modules)))
 
 
 def _file(function: Callable) -> Path:
     module = getattr(function, "__module__", "") or ""
     if module.partition(".")[0] == PACKAGE:
         return _path(module, ROOT)
-    try:
-        return Path(inspect.getsourcefile(function) or "").resolve(strict=True)
-    except (TypeError, OSError):
-        raise ValueError(
-            f"{function!r} has no source file: define it in a file, so that its tables can be kept"
-        ) from None
+    file = inspect.getsourcefile(function) if inspect.isfunction(function) else None
+    if file is None or not Path(file).exists():
+        raise ValueError(f"{function!r} has no source file: define it in a file, so that its tables can be kept")
+    return Path(file).resolve()
 
 
 # ---- one file ----
@@ -100,6 +98,15 @@ def _tree(path: Path) -> ast.Module:
 
 def _for_annotations(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@cache
+def _digest_of_all(path: Path) -> str:
+    return _digest(_canonical(_tree(path)))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:

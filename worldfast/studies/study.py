@@ -151,12 +151,13 @@ def load_study(path: str | os.PathLike) -> Study:
     name = f"study_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # for dataclasses, which look up their module
+    sys.modules[name] = module  # while it is run, for dataclasses that look up their module
     sys.path.insert(0, str(path.resolve().parent))  # as when it is run by itself
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.resolve().parent))
+        del sys.modules[name]  # a cluster's workers cannot import it: they are sent its functions themselves
     if not hasattr(module, "study"):
         near = [key for key, value in vars(module).items() if isinstance(value, Study)]
         there = f"; {near[0]!r} is one: call it `study`" if near else ""

@@ -1,0 +1,192 @@
+"""The code that a table is made with: found by imports, whatever the text's layout, and that alone is in its identity."""
+
+import ast
+import os
+import shutil
+
+import pytest
+
+from worldfast.studies import Study, load_study, sources
+from worldfast.studies.sources import code_of
+from worldfast.worlds.cities.analyses import ANALYSES
+
+KINDS = {one.kind for one in ANALYSES}
+OF_PAIRS = {"cka", "cka_over_training", "cka_shown"}
+ANSWER = {"evaluation", "agreement", "patching"}  # the kinds for which a model computes
+OF_GRAMS = OF_PAIRS | {"procrustes", "mutual_knn", "dimension", "films", "pca"}  # by a tensor of a representation too
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """The package's Python files in another place, where they are edited; nothing there is run."""
+
+    def only_python(folder, names):
+        return [name for name in names if not (name.endswith(".py") or os.path.isdir(os.path.join(folder, name)))]
+
+    root = tmp_path / "worldfast"
+    shutil.copytree(sources.ROOT, root, ignore=only_python)
+    monkeypatch.setattr(sources, "ROOT", root)
+    forget()
+    yield root
+    forget()
+
+
+def forget():
+    for kept in (sources._tree, sources._digest_of_all, sources._imported_by_all_of):
+        kept.cache_clear()
+
+
+def digests():
+    forget()
+    return {one.kind: code_of(one.make).digest for one in ANALYSES}
+
+
+def changed(before):
+    now = digests()
+    return {kind for kind in KINDS if now[kind] != before[kind]}
+
+
+def with_other_words(text):
+    """A file with its docstrings and comments changed, and lines broken elsewhere."""
+    lines = text.splitlines(keepends=True)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            first = node.body[0]
+            line = lines[first.lineno - 1]
+            at = line.index('"""') + 3
+            lines[first.lineno - 1] = f"{line[:at]}Other words. {line[at:]}"
+    return "# A comment.\n" + "".join(lines).replace("\ndef ", "\n\n\n\ndef ") + "\n\n\n# The end.\n"
+
+
+def test_words_and_layout_do_not_count(copy):
+    before = digests()
+    for name in ("analysis/probe.py", "analysis/gram.py", "worlds/cities/world.py", "worlds/cities/analyses.py"):
+        path = copy / name
+        text = path.read_text()
+        path.write_text(with_other_words(text))
+        assert path.read_text() != text
+    assert changed(before) == set()
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    {
+        "analysis/procrustes.py": {"procrustes"},
+        "analysis/dimension.py": {"dimension"},
+        "analysis/cka.py": OF_PAIRS,
+        "analysis/gram.py": OF_GRAMS,
+        "kernels/gram.py": OF_GRAMS,
+        "models/cpu.py": ANSWER,
+        "models/decoding.py": ANSWER,
+        "reading/gradients.py": {"agreement"},
+        "reading/patching.py": {"patching"},
+        "worlds/cities/evaluate.py": {"evaluation"},
+        "worlds/cities/transfer.py": set(),  # makes no table that is kept
+        "studies/engine.py": set(),
+        "report/report.py": set(),
+        "files.py": set(),
+    }.items(),
+)
+def test_code_that_is_edited_remakes_what_it_makes(copy, name, kinds):
+    before = digests()
+    with open(copy / name, "a") as file:
+        file.write("\nEDITED = 1\n")
+    assert changed(before) == kinds
+
+
+def test_of_its_own_file_only_what_an_analysis_needs_counts(copy):
+    before = digests()
+    path = copy / "worlds/cities/analyses.py"
+    text = path.read_text()
+    for edit, kinds in {
+        ("NEIGHBOURS = 10", "NEIGHBOURS = 11"): {"mutual_knn"},
+        ("PATCHED_ROWS = 200", "PATCHED_ROWS = 100"): set(),  # an option, which is in the identity by itself
+        ("    return dimension_table(", "    return 2 * dimension_table("): {"dimension"},
+        ("    return world_of(one).xy[one.things]", "    return world_of(one).xy[one.things] + 1"): {
+            "probes",
+            "generalisation",
+            "films",
+        },
+    }.items():
+        assert edit[0] in text
+        path.write_text(text.replace(*edit))
+        assert changed(before) == kinds, edit
+
+
+def test_native_code_counts_where_it_computes(monkeypatch):
+    before = digests()
+    assert len(sources.core.sources) == 64
+    monkeypatch.setattr(sources.core, "sources", "other")
+    assert changed(before) == ANSWER | OF_GRAMS
+    assert "csrc" in code_of(next(one.make for one in ANALYSES if one.kind == "cka")).modules
+
+
+# ---- anyone's file ----
+
+STUDY = """
+import helper
+from worldfast import Run
+from worldfast.studies import Analysis, Study
+from worldfast.worlds import cities
+
+
+def mean(trained):
+    return helper.table(trained[0].activations)
+
+
+def other(trained):
+    return cities.label(trained)
+
+
+run = Run("angle", rows=64)
+study = Study("mine", [run], analyses=[Analysis("mean", mean), Analysis("other", other)])
+"""
+
+
+def test_a_study_of_any_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(STUDY)
+    (tmp_path / "helper.py").write_text("import json\n\n\ndef table(activations):\n    return json\n")
+    study = load_study(path)
+    assert isinstance(study, Study) and study.name == "mine" and study.layer == 5
+    mean, other = (code_of(one.make) for one in study.analyses)
+    assert mean.modules == ("helper",) and "worldfast.worlds.cities.tasks" in other.modules
+    (tmp_path / "helper.py").write_text("def table(activations):\n    return 2\n")
+    forget()
+    again = load_study(str(path))
+    assert code_of(again.analyses[0].make).digest != mean.digest
+    assert code_of(again.analyses[1].make) == other
+
+
+def test_files_that_hold_no_study(tmp_path):
+    path = tmp_path / "mine.py"
+    with pytest.raises(FileNotFoundError, match="there is no file '.*mine.py'"):
+        load_study(path)
+    path.write_text("x = 1\n")
+    with pytest.raises(ValueError, match="mine.py' defines no `study`, such as study = Study"):
+        load_study(path)
+    path.write_text(STUDY.replace("import helper\n", "").replace("study = ", "my_study = "))
+    with pytest.raises(ValueError, match="'my_study' is one: call it `study`"):
+        load_study(path)
+    path.write_text("study = [1]\n")
+    with pytest.raises(TypeError, match="should be a Study, it is of type list"):
+        load_study(path)
+    with pytest.raises(ValueError, match="expected a Python file, got '.*mine.toml'"):
+        load_study(tmp_path / "mine.toml")
+    path.write_text("1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        load_study(path)
+
+
+def test_functions_whose_code_cannot_be_found():
+    def inside(trained):
+        return trained
+
+    with pytest.raises(ValueError, match="inside: expected a function that is defined at the top level"):
+        code_of(inside)
+    with pytest.raises(ValueError, match="expected a function that is defined at the top level"):
+        code_of(lambda trained: trained)
+    space = {}
+    exec("def typed(trained): return trained", space)
+    with pytest.raises(ValueError, match="typed at .* has no source file: define it in a file"):
+        code_of(space["typed"])
