@@ -278,7 +278,9 @@ def test_gains_of_threads(load):
     assert labels.gains(rows[:2], [1]) == ""
 
 
-@pytest.mark.parametrize("script", ["labels", "products", "attention", "cka", "activations", "evaluation", "training"])
+@pytest.mark.parametrize(
+    "script", ["labels", "python_tasks", "products", "attention", "cka", "activations", "evaluation", "training"]
+)
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
     command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
