@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import worldfast as wf
 from worldfast.errors import TaskError
-from worldfast.models import Ensemble, GpuEnsemble
+from worldfast.models import Ensemble, GpuTransformer
 from worldfast.training import load
 from worldfast.worlds.cities import sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
@@ -669,7 +669,7 @@ def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
     monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
     run = wf.Run((mid(), "inside"), seed=4, rows=20, batch=8, loss="answer", model=SPEC)
     assert run.steps == 5
-    lockstep = gpu_step.GpuLockstep(GpuEnsemble(SPEC, 98, 1, device="cpu"), [run])
+    lockstep = gpu_step.GpuLockstep(GpuTransformer(SPEC, 98, 1, device="cpu"), [run])
     monkeypatch.setattr(lockstep, "_take", lambda places: lockstep._at.add_(1))
     for step in range(run.steps):
         lockstep.step([0])
