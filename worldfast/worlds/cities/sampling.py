@@ -281,7 +281,7 @@ def _native_stream(world, entity, components, order, shuffle_key):
 
 
 KEPT = 16  # streams of a world
-_streams = WeakKeyDictionary()  # World -> its latest streams, by all they are made of
+_streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams, by all they are made of
 _lock = threading.Lock()
 
 

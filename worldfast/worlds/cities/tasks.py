@@ -159,7 +159,7 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     return out
 
 
-_on_gpus = WeakKeyDictionary()  # World -> {device: its coordinates there}
+_on_gpus: WeakKeyDictionary = WeakKeyDictionary()  # World -> {device: its coordinates there}
 
 
 def _xy_on_gpu(world, device):
