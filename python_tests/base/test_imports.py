@@ -1,6 +1,7 @@
 """Imports go down: a room of the package may import only from rooms before it, and through their doors."""
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -105,6 +106,7 @@ def imported(path):
                     yield alias.name.removeprefix("worldfast.")
 
 
+@functools.cache
 def imports():
     """(module, what it imports) of all pairs, kernels and the package's own names left out."""
     pairs = {(name, other) for name, path in MODULES.items() for other in imported(path)}

@@ -248,7 +248,7 @@ def components_probe(X, xy, test, ks: Sequence[int], *, layer: int | None = None
     rows = []
     for k in ks:
         r2, errors = scored(xy[test], projected[:, :k] @ slope[:k] + mean)
-        found = Probe(r2, float(errors.mean()), float(np.median(errors)), None)
+        found = Probe(r2, float(errors.mean()), float(np.median(errors)), np.empty((0, 2), dtype=np.float32))
         rows.append({"components": int(k), "explained": float(shares[k - 1])} | _found(found))
     table = pd.DataFrame(rows).assign(n_fitted=fitted, n_held_out=int(test.sum()))
     return labelled(table, run=run, layer=layer)

@@ -102,7 +102,7 @@ def train(
                 except torch.OutOfMemoryError as error:
                     raise MemoryError(_taken(device)) from error
     if stuck:
-        names = ", ".join(f"{run.name!r} from {run.start.name!r}" for run in stuck)
+        names = ", ".join(f"{run.name!r} from {run.start.name!r}" for run in stuck if isinstance(run.start, Run))
         raise RuntimeError(f"all other runs have ended, but what these start from diverged: {names}")
     return folders
 
