@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ class Ensemble(ABC):
     members : int
         M.
     device : torch.device
+    threads : int
+        CPU threads in use.
     parameters, gradients : Tensor
         float32 [M, P].
     decayed : Tensor
@@ -39,6 +41,7 @@ class Ensemble(ABC):
     shape: Shape
     members: int
     device: torch.device
+    threads: int = 1
     parameters: Tensor
     gradients: Tensor
     decayed: Tensor
@@ -79,3 +82,7 @@ class Ensemble(ABC):
         IndexError
             The model has no such layer.
         """
+
+    def each(self, job: Callable, items: Iterable) -> list:
+        """Return [job(item) for item in items], which an ensemble with threads of its own shares out among them."""
+        return [job(item) for item in items]
