@@ -94,8 +94,8 @@ def rows_of(vocabulary, n=20):
 def read_all(ensemble, row):
     """Logits and hidden states at every position of one row."""
     n = row.shape[1]
-    rows = Rows(row[0].int(), torch.tensor([0, n], dtype=torch.int32), (0, n), torch.arange(n))
-    return ensemble.logits(rows), torch.stack(ensemble.hidden_states(rows))
+    rows = Rows(row[0].int(), torch.tensor([0, n], dtype=torch.int32), torch.arange(n))
+    return ensemble.outputs(rows, 0), torch.stack(ensemble.states(rows, 0, range(ensemble.spec.layers + 1)))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -108,7 +108,7 @@ def test_logits_and_hidden_states_are_those_of_transformers(name, runs, opened):
         with torch.no_grad():
             near, want = (theirs(row, output_hidden_states=True) for theirs in (plain, exact))
         near, want = ((out.logits[0], torch.cat(out.hidden_states)) for out in (near, want))
-        assert not want[0][:, ensemble.outputs :].any()
+        assert not want[0][:, ensemble.shape.outputs :].any()
         for got, a, b in zip(read_all(ensemble, row), near, want):
             a, b = a[..., : got.shape[-1]], b[..., : got.shape[-1]]
             assert (got - b).abs().max() < 2 * (a - b).abs().max() + 1e-6 * b.abs().max()
@@ -187,7 +187,7 @@ def test_import_undoes_export(name, runs, opened, tmp_path):
     model_of(opened[name]).save_pretrained(tmp_path)
     for folder in (opened[name], tmp_path, str(tmp_path)):
         ours = wf.import_huggingface(folder)
-        assert (ours.spec, ours.vocabulary, ours.members) == (run.model, ensemble.vocabulary, 1)
+        assert (ours.spec, ours.shape, ours.members) == (run.model, ensemble.shape, 1)
         assert torch.equal(ours.parameters, ensemble.parameters)
     world = wf.World.cities()
     scores = [evaluate(model, 0, world, "distance", n=20, vocabulary=name) for model in (ours, ensemble)]
