@@ -57,7 +57,7 @@ def test_prompts_stop_behind_the_first_city(task, name):
     delimiter = ";" if task == "inside" else ","
     assert prompt.text == f"{TASKS[task].prompt}(c_dddd{delimiter}"
     for row, city in enumerate(np.array([3, 0, 5074])[prompt.order]):
-        begin, end = prompt.rows.cu_seqlens[row : row + 2].tolist()
+        begin, end = prompt.rows.row_start[row : row + 2].tolist()
         tokens = prompt.rows.inputs[begin:end].tolist()
         assert tokens[0] == 2
         text = f"{TASKS[task].prompt}(c_{world.city_id[city]:04d}{delimiter}"

@@ -141,7 +141,7 @@ def test_a_planted_direction_is_found(monkeypatch):
 
     def planted(_, task, *, repeats, **others):
         random = np.random.default_rng(list(truth).index(task))
-        noise = random.normal(size=(repeats, opened[1].size)) / np.sqrt(opened[1].size)
+        noise = random.normal(size=(repeats, opened[1].parameters.shape[1])) / np.sqrt(opened[1].parameters.shape[1])
         noise[:, :2] += truth[task]
         return torch.tensor(noise, dtype=torch.float32)
 

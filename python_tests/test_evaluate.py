@@ -63,6 +63,8 @@ def reference(ensemble, member, prompt, longest):
         return x / (x.pow(2).mean(-1, keepdim=True) + spec.norm_eps).sqrt() * w[weight]
 
     def turned(x):  # [heads, T, size]: dimensions d and d + size / 2 are a complex number
+        if spec.rope_base is None:
+            return x
         half = x.shape[2] // 2
         angle = torch.arange(x.shape[1])[:, None] * spec.rope_base ** (-torch.arange(half).double() / half)
         z = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
@@ -110,6 +112,7 @@ def random_prompts(n, vocabulary, longest, seed):
         wf.TransformerSpec(hidden=24, layers=3, heads=3, intermediate=17, init_std=0.4),  # heads of 8
         wf.TransformerSpec(hidden=48, layers=1, heads=2, intermediate=32, init_std=0.4, rope_base=100.0),  # of 24
         wf.TransformerSpec(hidden=32, layers=2, heads=1, intermediate=8, init_std=0.4, outputs=5),
+        wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=16, init_std=0.4, rope_base=None),
     ],
 )
 @pytest.mark.parametrize("n", [1, 37])

@@ -72,8 +72,8 @@ def train(lockstep, stop=99):
 def exact_loss(spec, w, row):
     """Cross entropy at each token after the first of a row."""
     T, size = len(row) - 1, spec.hidden // spec.heads
-    rate = spec.rope_base ** -(torch.arange(size // 2).double() * 2 / size)
-    angle = torch.arange(T).double()[:, None] * rate
+    rate = (spec.rope_base or 1) ** -(torch.arange(size // 2).double() * 2 / size)
+    angle = torch.arange(T).double()[:, None] * rate * (spec.rope_base is not None)
     cos, sin = (torch.cat([f(angle)] * 2, 1) for f in (torch.cos, torch.sin))
 
     def norm(x, weight):
@@ -147,6 +147,23 @@ def test_training_against_float64(trained):
         assert tallies[m][::2] == (run.steps, run.steps) and not tallies[m].diverged
         moved = (end - start[m].cpu()).norm()
         assert (lockstep.ensemble.parameters[m].cpu() - end).norm() < APPROXIMATE * 2e-5 * moved
+
+
+def test_training_and_answering_without_positions():
+    run = replace(BASE, model=replace(SPEC, rope_base=None), name="")
+    device, cpu = ensemble_of([run]), ensemble_of([run], CpuTransformer)
+    start, prompts = device.parameters.clone(), [(np.array([[2, 9, 9, 30, 9]]), np.array([5]))]
+    told = ensemble_of([BASE], CpuTransformer).answer(prompts, 6, end=3)
+    answers = [ensemble.answer(prompts, 6, end=3) for ensemble in (device, cpu)]
+    assert np.array_equal(*(found[0][0] for found in answers)) and not np.array_equal(told[0][0], answers[0][0][0])
+    [tally] = train(GpuLockstep(device, [run]))
+    end, losses = exact_training(run, start[0])
+    assert tally.loss == pytest.approx(sum(losses), rel=APPROXIMATE * 2e-6)
+    there = torch.ones(len(end), dtype=torch.bool)
+    for name, place in device.offsets().items():  # their gradient is 0 but for rounding, and AdamW scales that up
+        there[place] = not name.endswith("k_proj.bias")
+    moved = (end - start[0].cpu())[there].norm()
+    assert (device.parameters[0].cpu() - end)[there].norm() < APPROXIMATE * 2e-5 * moved
 
 
 def test_a_member_alone_has_the_same_weights_and_so_has_a_second_run(trained):

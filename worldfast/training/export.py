@@ -72,6 +72,8 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
 
 
 def _config(spec: TransformerSpec, vocabulary: int) -> dict:
+    if spec.rope_base is None:
+        raise ValueError("run: a model without positions (rope_base=None) is no Qwen2 that transformers could open")
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
