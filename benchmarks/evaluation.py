@@ -58,7 +58,7 @@ def trained(spec, steps, threads):
 def huggingface(ensemble):
     """The ensemble's first member for transformers; None, which is said, where that is missing."""
     try:
-        model = qwen2(ensemble.spec, ensemble.vocabulary).eval()
+        model = qwen2(ensemble.spec, ensemble.shape.inputs).eval()
     except ModuleNotFoundError:
         print("transformers is not installed and left out: pip install '.[test]'")
         return None
@@ -106,7 +106,7 @@ def main():
         nodes = sum(
             len(part.tokens) for batch in sets for part in share(batch.tokens, batch.answer_start, ensemble._tile)
         )
-        behind_embedding = spec.parameters(ensemble.vocabulary) - ensemble.vocabulary * spec.hidden
+        behind_embedding = spec.parameters(ensemble.shape) - ensemble.shape.inputs * spec.hidden
         operations = 2 * behind_embedding * (nodes + len(sets) * rows * (LONGEST - 1))
 
         def error(found):

@@ -144,6 +144,7 @@ class StandIn(Gpu):
 
     def _take_the_gpu_path(self) -> None:
         """worldfast's code for a GPU takes tensors of the CPU, on which its kernels are interpreted."""
+        from worldfast import models
         from worldfast.analysis import gram
         from worldfast.kernels import gram as tiles
         from worldfast.models import attention, gpu
@@ -161,7 +162,7 @@ class StandIn(Gpu):
         gpu.DTYPES["bfloat16"] = torch.float16  # the interpreter's bfloat16 is nowhere close
         training = importlib.import_module("worldfast.training.train")
         training.require_cuda = lambda device: "cuda:0"
-        training.GpuTransformer = lambda *shape, device, matmul_dtype: gpu.GpuTransformer(
+        models.GpuTransformer = lambda *shape, device, matmul_dtype: gpu.GpuTransformer(
             *shape, device="cpu", matmul_dtype=matmul_dtype
         )
         torch.cuda.get_device_name = lambda device=None: DRY

@@ -18,10 +18,11 @@ from harness import Contestant, Unit, copying, multiplying, run_on_device
 from training import Padded, Plain, operations, padded, plain_loss, rows_of
 
 import worldfast as wf
-from worldfast.models import Ensemble, GpuTransformer, TransformerSpec
+from worldfast.models import GpuTransformer, TransformerSpec
 from worldfast.models.transformer import buffer_size, views
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.step import Lockstep
+from worldfast.worlds.cities.tokens import EOS
 
 GPU = gpu_device.DEVICE
 DEVICE = GPU.place
@@ -37,12 +38,13 @@ ALLOWED = {"float32": (1e-3, 1e-3), "bfloat16": (0.15, 0.1)}
 
 def lockstep_of(runs, device):
     """The runs' first weights, and what trains them."""
-    size = runs[0].vocabulary_size
+    first = runs[0]
     if device == "cpu":
-        lockstep = Lockstep(Ensemble(runs[0].model, size, len(runs), matmul_dtype=runs[0].matmul_dtype), runs)
+        ensemble = first.model.build(first.shape, len(runs), matmul_dtype=first.matmul_dtype)
+        lockstep = Lockstep(ensemble, runs)
     else:
         place = "cpu" if DEVICE == "cpu" else device
-        ensemble = GpuTransformer(runs[0].model, size, len(runs), device=place, matmul_dtype=runs[0].matmul_dtype)
+        ensemble = GpuTransformer(first.model, first.shape, len(runs), device=place, matmul_dtype=first.matmul_dtype)
         lockstep = GpuLockstep(ensemble, runs)
     for member, run in enumerate(runs):
         lockstep.ensemble.initialise(member, run.seed)
@@ -143,11 +145,11 @@ def runs_of(members, tiny):
 
 def limits_of(runs, lockstep, steps):
     """What so many steps need: products of real tokens, bytes of the kernels."""
-    spec, outputs, members = runs[0].model, lockstep.ensemble.outputs, len(runs)
+    spec, outputs, members = runs[0].model, lockstep.ensemble.shape.outputs, len(runs)
     batches = [rows_of(run, 8) for run in runs[:4]]
     total = sum(operations(spec, of_run, outputs) for of_run in batches) / 8 / len(batches)
-    tokens = np.mean([len(rows.tokens) for of_run in batches for rows in of_run])
-    P = buffer_size(spec.shapes(runs[0].vocabulary_size).each())
+    tokens = np.mean([len(rows.inputs) for of_run in batches for rows in of_run])
+    P = buffer_size(spec.shapes(runs[0].shape).each())
     moved = bytes_moved(spec, tokens * members, outputs, P, members)
     return multiplying(total * members * steps, torch.bfloat16, DEVICE), copying(moved * steps, DEVICE)
 
@@ -203,7 +205,7 @@ def time_beside(part, members, steps):
     """Losses and times of plain PyTorch, one model after the other, beside ours of the same steps."""
     runs = runs_of(members, part.dry)
     lockstep = lockstep_of(runs, DEVICE + ":0")
-    start = views(runs[0].model.shapes(runs[0].vocabulary_size), lockstep.ensemble.parameters[0].cpu().clone())
+    start = views(runs[0].model.shapes(runs[0].shape), lockstep.ensemble.parameters[0].cpu().clone())
     rectangles = [padded(rows) for rows in rows_of(runs[0], steps)]
     exact = Moved(runs[0], start, rectangles, plain_loss, matmul_dtype=torch.float32)()
     limits = limits_of(runs, lockstep, steps)
@@ -264,22 +266,22 @@ class Answering:
         ensemble, spec = self.ensemble, self.ensemble.spec
         tokens = sum(int(batch.answer_start.sum()) for batch in self.sets)
         tokens += len(self.sets) * self.rows * (LONGEST - 1)
-        matmul_dtype = 2 * (spec.parameters(ensemble.vocabulary) - ensemble.vocabulary * spec.hidden) * tokens
+        products = 2 * (spec.parameters(ensemble.shape) - ensemble.shape.inputs * spec.hidden) * tokens
 
         def run():
             for one in self.prompts:
-                ensemble.answer(one, LONGEST)
+                ensemble.answer(one, LONGEST, end=EOS)
 
-        limits = (multiplying(7 * matmul_dtype * ensemble.members, torch.bfloat16, DEVICE),)
+        limits = (multiplying(7 * products * ensemble.members, torch.bfloat16, DEVICE),)
         return Contestant("worldfast, bfloat16", run, times=7, limits=limits)
 
     def compare_with_cpu(self, checked=200, longest=LONGEST):
         ensemble, part = self.ensemble, slice(0, checked)
-        plain = Ensemble(ensemble.spec, ensemble.vocabulary, 1)
+        plain = ensemble.spec.build(ensemble.shape)
         plain.parameters.copy_(ensemble.parameters[:1].cpu())
         for (tokens, length), *_ in self.prompts:
-            [ours] = ensemble.answer([(tokens[part], length[part])], longest, [0])
-            [theirs] = plain.answer([(tokens[part], length[part])], longest)
+            [ours] = ensemble.answer([(tokens[part], length[part])], longest, [0], end=EOS)
+            [theirs] = plain.answer([(tokens[part], length[part])], longest, end=EOS)
             agree = np.mean([np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)])
             print(f"answers that are those of float32 on the CPU: {agree:.1%}", flush=True)
             assert agree >= 0.7, f"{agree:.1%} of the answers are the CPU's"  # digits not learned yet are close

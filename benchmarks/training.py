@@ -25,10 +25,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import worldfast as wf
-from worldfast.models import Ensemble, Rows, TransformerSpec
+from worldfast.models import TransformerSpec
 from worldfast.models.transformer import Block, Weights, views
+from worldfast.rows import Rows
 from worldfast.training.export import _config
-from worldfast.training.step import Lockstep, Tally, pack_rows
+from worldfast.training.step import Lockstep, Tally
 from worldfast.worlds.cities.tokens import PAD
 
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
@@ -44,9 +45,7 @@ class Together:
     def __init__(self, runs: list[wf.Run], steps: int, threads: int):
         self.steps = steps
         first = runs[0]
-        self.ensemble = Ensemble(
-            first.model, first.vocabulary_size, len(runs), threads=threads, matmul_dtype=first.matmul_dtype
-        )
+        self.ensemble = first.model.build(first.shape, len(runs), threads=threads, matmul_dtype=first.matmul_dtype)
         self.lockstep = Lockstep(self.ensemble, runs)
         for member, of_member in enumerate(runs):
             self.ensemble.initialise(member, of_member.seed)
@@ -80,8 +79,8 @@ class Padded(NamedTuple):
 
 
 def padded(rows: Rows) -> Padded:
-    lengths = rows.cu_seqlens.diff()  # [R]
-    tokens = pad_sequence(rows.tokens.long().split(lengths.tolist()), batch_first=True, padding_value=PAD)
+    lengths = rows.row_start.diff()  # [R]
+    tokens = pad_sequence(rows.inputs.long().split(lengths.tolist()), batch_first=True, padding_value=PAD)
     real = torch.arange(tokens.shape[1]) < lengths[:, None]  # [R, T]
     scored = real.flatten().nonzero()[rows.scored, 0]
     for counted in (scored, rows.targets):
@@ -234,7 +233,7 @@ def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path
 def rows_of(run: wf.Run, steps: int) -> list[Rows]:
     """The rows of a run's first steps."""
     stream = run.stream()
-    return [pack_rows([stream.pack(*run.rows_at(step))], [run.loss])[0] for step in range(steps)]
+    return [stream.batch(*run.rows_at(step)) for step in range(steps)]
 
 
 def trainer_is_installed() -> bool:
@@ -247,13 +246,13 @@ def trainer_is_installed() -> bool:
 
 def operations(spec: TransformerSpec, batches: list[Rows], outputs: int) -> int:
     """Additions and multiplications in the products of forward (2 for each pair of numbers) and backward (4)."""
-    D, matmul_dtype = spec.hidden, 0
+    D, products = spec.hidden, 0
     for rows in batches:
-        lengths = rows.cu_seqlens.diff().long()
+        lengths = rows.row_start.diff().long()
         seen = int((lengths * (lengths + 1) // 2).sum())  # pairs of query and key
-        block = len(rows.tokens) * (4 * D * D + 3 * D * spec.intermediate) + 2 * D * seen
-        matmul_dtype += spec.layers * block + len(rows.scored) * D * outputs
-    return 6 * matmul_dtype
+        block = len(rows.inputs) * (4 * D * D + 3 * D * spec.intermediate) + 2 * D * seen
+        products += spec.layers * block + len(rows.scored) * D * outputs
+    return 6 * products
 
 
 def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, compiled) -> list[Contestant]:
@@ -262,15 +261,15 @@ def contestants(runs: list[wf.Run], steps: int, threads: int, folder: Path, comp
     compiled   `plain_loss` after torch.compile
     """
     together = Together(runs, steps, threads)
-    first, size = runs[0], together.ensemble.vocabulary
-    starts = [views(first.model.shapes(size), member) for member in together.start]
+    first = runs[0]
+    starts = [views(first.model.shapes(first.shape), member) for member in together.start]
     huggingface = together.ensemble.to_huggingface(0)
     batches = [rows_of(run, steps) for run in runs]
     rectangles = [list(map(padded, of_run)) for of_run in batches]
     in_turn = zip(runs, starts, rectangles, strict=True)
     with said("the reference, plain PyTorch, float64"):
         exact = np.concatenate([Plain(*one, dtype=torch.float64)() for one in in_turn])  # [M, steps]
-    total = sum(operations(first.model, of_run, together.ensemble.outputs) for of_run in batches)
+    total = sum(operations(first.model, of_run, together.ensemble.shape.outputs) for of_run in batches)
 
     def error(losses):
         return np.abs(losses - exact[: len(losses)]).max()

@@ -38,7 +38,8 @@ ROOT = DOCS.parent
 MODULES = (
     "worldfast",
     "worldfast.run",
-    "worldfast.models.cpu",
+    "worldfast.models.ensemble",
+    "worldfast.models.transformer",
     "worldfast.analysis",
     "worldfast.reading.activations",
     "worldfast.reading.gradients",

@@ -128,5 +128,5 @@ def _require(name: str, x: object, dtypes: tuple[torch.dtype, ...], size: tuple[
 
 
 def _require_within(name: str, x: Tensor, end: int) -> None:
-    if wrong := x[(x < 0) | (x >= end)].tolist():
-        raise ValueError(f"{name}: expected 0 to {end - 1}, got {wrong[0]}")
+    if x.numel() and (int(x.min()) < 0 or int(x.max()) >= end):
+        raise ValueError(f"{name}: expected 0 to {end - 1}, got {int(x[(x < 0) | (x >= end)][0])}")

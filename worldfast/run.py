@@ -16,8 +16,10 @@ import numpy as np
 from worldfast.errors import unknown_name
 from worldfast.models import TransformerSpec
 from worldfast.models.transformer import MATMUL_DTYPES
+from worldfast.rows import Shape
 from worldfast.worlds.cities import tasks as task_table
-from worldfast.worlds.cities.sampling import CROSSINGS, Component, Stream, require_noise
+from worldfast.worlds.cities.sampling import CROSSINGS, Component, require_noise
+from worldfast.worlds.cities.stream import LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
@@ -301,12 +303,22 @@ class Run:
     def components(self) -> tuple[Component, ...]:
         return self.mixture or tuple(Component(task, self.rows, self.among) for task in self.tasks)
 
-    def stream(self) -> Stream:
+    def stream(self) -> LearnedStream:
         """The rows that the run trains on."""
         components = [replace(part, task=self.task(part.task)) for part in self.components]
-        return Stream(
-            self.world.build(), components, seed=self.seed, vocabulary=self.vocabulary, crossing=self.crossing
+        return LearnedStream(
+            self.world.build(),
+            components,
+            seed=self.seed,
+            vocabulary=self.vocabulary,
+            crossing=self.crossing,
+            loss=self.loss,
         )
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the rows: tokens in, tokens out."""
+        return Shape(self.vocabulary_size, self.vocabulary_size)
 
     @property
     def vocabulary_size(self) -> int:

@@ -76,12 +76,14 @@ void backward_swiglu(Object grad_out_, Object gate_up_, Object grad_gate_up_, Ob
     swiglu_backward(tokens, width, po, pg, gg, y, threads);
 }
 
-double loss_and_gradient(Object logits_, Object first_, Object targets_, Object grad_, int threads) {
+double loss_and_gradient(Object logits_, Object first_, Object targets_, Object weights_, Object grad_, int threads) {
     const Array logits(logits_, "logits"), first(first_, "first"), targets(targets_, "targets"), grad(grad_, "grad");
     const float* pl = input(logits, {Array::any, Array::any});
     const int64_t G = logits.shape(0), V = logits.shape(1), T = targets.shape(0);
     const int64_t *pf = input<int64_t>(first, {G + 1}), *pt = input<int64_t>(targets, {T});
     float* pg = output(grad, {G, V});
+    const float* pw = nullptr;
+    if (!weights_.is_none()) pw = input(Array(weights_, "weights"), {T});
     for (int64_t g = 0; g <= G; ++g)
         if (pf[g] < (g ? pf[g - 1] : 0) || pf[g] > T || (g == G && pf[g] != T))
             throw py::value_error(first.message("offsets that ascend from 0 to " + std::to_string(T),
@@ -91,7 +93,7 @@ double loss_and_gradient(Object logits_, Object first_, Object targets_, Object 
             throw py::index_error(targets.message("classes 0 to " + std::to_string(V - 1),
                                                   std::to_string(pt[t]) + " at position " + std::to_string(t)));
     py::gil_scoped_release nogil;
-    return cross_entropy(G, V, pl, pf, pt, pg, threads);
+    return cross_entropy(G, V, pl, pf, pt, pw, pg, threads);
 }
 
 void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_, Object decay_mask_,

@@ -45,9 +45,9 @@ void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* ga
 
 // The summed loss -log softmax(logits[g])[target] of groups of targets that share their logits [groups, V]: group g has
 // targets first[g] .. first[g + 1], all within the classes. grad [groups, V] is the gradient of the sum; it may be logits
-// itself.
+// itself. weight is a factor of each target's loss; null: ones.
 double cross_entropy(int64_t groups, int64_t classes, const float* logits, const int64_t* first, const int64_t* target,
-                     float* grad, int threads);
+                     const float* weight, float* grad, int threads);
 
 // sum [n] += each of `others` [n], in order.
 void add_lanes(int64_t n, const std::vector<const float*>& others, float* sum);

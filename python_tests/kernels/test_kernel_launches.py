@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 import worldfast as wf
 from worldfast import kernels
 from worldfast.models import GpuTransformer
+from worldfast.rows import Shape
 from worldfast.training.gpu_step import GpuLockstep
 
 class Device:
@@ -40,7 +41,7 @@ found = []
 for hidden, matmul_dtype in ((16, "bfloat16"), (24, "float32")):
     spec = wf.TransformerSpec(hidden=hidden, layers=1, heads=hidden // 8, intermediate=40)
     runs = [wf.Run(("inside",), seed=s, rows=48, batch=48, model=spec, matmul_dtype=matmul_dtype) for s in (1, 2)]
-    ensemble = GpuTransformer(spec, 98, 2, device="cpu", matmul_dtype=matmul_dtype)
+    ensemble = GpuTransformer(spec, Shape(98, 98), 2, device="cpu", matmul_dtype=matmul_dtype)
     lockstep = GpuLockstep(ensemble, runs)
     assert lockstep._capacity >= 2048
     for C in (128, 256, 384, 512, 2048):
@@ -51,7 +52,7 @@ for hidden, matmul_dtype in ((16, "bfloat16"), (24, "float32")):
 for n in (1, 5, 16):
     prompts = [(np.full((n, 6), 5), np.full(n, 6))] * 2
     with kernels.compiling():
-        ensemble.answer(prompts, 3)
+        ensemble.answer(prompts, 3, end=3)
     found.append((f"answers to {n}", compiled()))
 print(json.dumps(found))
 """

@@ -36,6 +36,11 @@ class Family(NamedTuple):
         noise = torch.randn(ensemble.parameters[member].shape, generator=torch.Generator().manual_seed(seed))
         ensemble.parameters[member] += 0.1 * noise
 
+    @property
+    def outputs(self) -> int:
+        """Outputs of the model, which may be fewer than the data's classes."""
+        return self.spec.build(self.shape).shape.outputs
+
     def rows(self, lengths=(5, 1, 9, 3, 1, 12, 9, 7), seed=0, scored=0.5, targets=True) -> Rows:
         """Rows of these lengths, some of whose positions are scored."""
         random, shape, L = np.random.default_rng(seed), self.shape, sum(lengths)
@@ -45,7 +50,7 @@ class Family(NamedTuple):
             inputs = random.integers(0, shape.inputs, L).astype(np.int32)
         at = np.flatnonzero(random.random(L) < scored)
         wanted = {
-            "cross_entropy": random.integers(0, shape.outputs, len(at)),
+            "cross_entropy": random.integers(0, self.outputs, len(at)),
             "binary_cross_entropy": random.integers(0, 2, (len(at), shape.outputs)).astype(np.float32),
             "mean_square": random.normal(size=(len(at), shape.outputs)).astype(np.float32),
         }[shape.loss]
@@ -57,8 +62,7 @@ class Family(NamedTuple):
 
 def family_of(spec, shape, exact=None) -> Family:
     def same_class():
-        built = spec.build(shape)
-        return type(built)(built.spec, shape, dtype=torch.float64)
+        return type(spec.build(shape))(spec, shape, dtype=torch.float64)
 
     return Family(spec, shape, exact or same_class)
 
@@ -178,7 +182,7 @@ def losses_are_those_of_the_outputs(family):
     """Added in float64: half of a long list of losses is not lost beside the other half."""
     ensemble, rows = family.build(), family.rows((11,) * 300, scored=2)
     outputs = ensemble.outputs(rows, 0)
-    assert outputs.dtype == torch.float32 and outputs.shape == (len(rows.scored), family.shape.outputs)
+    assert outputs.dtype == torch.float32 and outputs.shape == (len(rows.scored), family.outputs)
     expected = summed_loss(family.shape.loss, outputs.double(), rows.targets)
     assert float(ensemble.learn([rows], [0])[0]) == pytest.approx(float(expected), rel=1e-6)
 
@@ -202,7 +206,7 @@ def nothing_scored_is_nothing_learned(family):
     ensemble.gradients.fill_(7)
     assert len(rows.scored) == 0
     assert ensemble.learn([rows], [0]).tolist() == [0] and not ensemble.gradients.any()
-    assert ensemble.outputs(rows, 0).shape == (0, family.shape.outputs)
+    assert ensemble.outputs(rows, 0).shape == (0, family.outputs)
     for states in ensemble.states(rows, 0, range(family.spec.layers + 1)):
         assert len(states) == 0
 

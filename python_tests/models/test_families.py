@@ -1,8 +1,9 @@
 """Every family of models passes the same checks."""
 
-from typing import NamedTuple
+from dataclasses import replace
 
 import pytest
+import torch
 from models.check import CHECKS, family_of
 
 from worldfast.models.plain import PlainTransformer
@@ -17,21 +18,12 @@ RNN = RecurrentSpec("rnn", hidden=24, layers=2)
 LSTM = RecurrentSpec("lstm", hidden=19)
 
 
-class Plain(NamedTuple):
-    spec: TransformerSpec
-    layers: int = 2
-
-    def build(self, shape, members=1, **options):
-        return PlainTransformer(self.spec, shape, members, **options)
-
-    def parameters(self, shape):
-        return self.spec.parameters(shape.inputs) + (shape.outputs - shape.inputs) * self.spec.hidden
-
-
-SMALL = Plain(TransformerSpec(hidden=32, layers=2, heads=2, intermediate=40))
+SMALL = TransformerSpec(hidden=32, layers=2, heads=2, intermediate=40, engine="plain")
 FAMILIES = {
+    "native-tokens": (replace(SMALL, engine="native"), TOKENS),
+    "native-outputs": (replace(SMALL, engine="native", outputs=5, rope_base=None), TOKENS),
     "plain-tokens": (SMALL, TOKENS),
-    "plain-vectors": (Plain(TransformerSpec(hidden=32, layers=2, heads=4, intermediate=24, rope_base=None)), VECTORS),
+    "plain-vectors": (replace(SMALL, heads=4, intermediate=24, rope_base=None), VECTORS),
     "plain-numbers": (SMALL, NUMBERS),
     "rnn-tokens": (RNN, TOKENS),
     "rnn-vectors": (RecurrentSpec("rnn", hidden=33, nonlinearity="relu", leak=0.4, init="fan_in"), VECTORS),
@@ -41,7 +33,14 @@ FAMILIES = {
 }
 
 
+def family(name):
+    spec, shape = FAMILIES[name]
+    if isinstance(spec, TransformerSpec):  # the reference of the native transformer is the plain one
+        return family_of(spec, shape, lambda: PlainTransformer(spec, shape, dtype=torch.float64))
+    return family_of(spec, shape)
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name, check):
-    check(family_of(*FAMILIES[name]))
+    check(family(name))

@@ -18,10 +18,11 @@ from torch.utils._pytree import tree_leaves
 import worldfast as wf
 from worldfast import _native
 from worldfast.errors import DeviceError
-from worldfast.models import Ensemble, GpuTransformer, Rows, TransformerSpec, gpu, require_cuda
+from worldfast.models import CpuTransformer, GpuTransformer, TransformerSpec, gpu, require_cuda
 from worldfast.models import footprint as footprints
 from worldfast.models.footprint import CHUNK_BYTES, footprint, places
 from worldfast.models.transformer import views
+from worldfast.rows import Rows, Shape
 from worldfast.training import memory
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.step import Tally
@@ -38,7 +39,7 @@ RUNS = [
         BASE, tasks=("crossing",), seed=3, rows=5, batch=3, betas=(0.8, 0.99), name="", weight_decay=0.1
     ),  # 2 steps
 ]
-VOCABULARY = 98
+VOCABULARY, SHAPE = 98, Shape(98, 98)
 # A GPU's float32 exp2, quotient and square root (ex2.approx, div.full, sqrt.approx.ftz) err up to 2^-22 of their result,
 # those of IEEE, which the interpreter has, 2^-24: where errors are theirs, four times as much is allowed. A product in tf32
 # errs 2^-12 and stays far beyond.
@@ -48,7 +49,7 @@ F32 = torch.float32
 
 def ensemble_of(runs, kind=GpuTransformer, **options):
     options = {"device": DEVICE} | options if kind is GpuTransformer else options
-    ensemble = kind(runs[0].model, VOCABULARY, len(runs), **options)
+    ensemble = kind(runs[0].model, SHAPE, len(runs), **options)
     for member, run in enumerate(runs):
         ensemble.initialise(member, run.seed)
         random = torch.Generator().manual_seed(run.seed)
@@ -71,8 +72,8 @@ def train(lockstep, stop=99):
 def exact_loss(spec, w, row):
     """Cross entropy at each token after the first of a row."""
     T, size = len(row) - 1, spec.hidden // spec.heads
-    rate = spec.rope_base ** -(torch.arange(size // 2).double() * 2 / size)
-    angle = torch.arange(T).double()[:, None] * rate
+    rate = (spec.rope_base or 1) ** -(torch.arange(size // 2).double() * 2 / size)
+    angle = torch.arange(T).double()[:, None] * rate * (spec.rope_base is not None)
     cos, sin = (torch.cat([f(angle)] * 2, 1) for f in (torch.cos, torch.sin))
 
     def norm(x, weight):
@@ -96,12 +97,10 @@ def exact_loss(spec, w, row):
 
 def exact_training(run, start):
     """The parameters [P] after a run, and the mean loss of each step."""
-    leaves = [
-        view.clone().requires_grad_() for view in views(run.model.shapes(VOCABULARY), start.double().cpu()).each()
-    ]
+    leaves = [view.clone().requires_grad_() for view in views(run.model.shapes(SHAPE), start.double().cpu()).each()]
     each = iter(leaves)
     embed = next(each)
-    shapes = run.model.shapes(VOCABULARY)
+    shapes = run.model.shapes(SHAPE)
     blocks = tuple(type(block)(*itertools.islice(each, len(block))) for block in shapes.blocks)
     w = type(shapes)(embed, blocks, *each)
     groups = [
@@ -150,6 +149,23 @@ def test_training_against_float64(trained):
         assert (lockstep.ensemble.parameters[m].cpu() - end).norm() < APPROXIMATE * 2e-5 * moved
 
 
+def test_training_and_answering_without_positions():
+    run = replace(BASE, model=replace(SPEC, rope_base=None), name="")
+    device, cpu = ensemble_of([run]), ensemble_of([run], CpuTransformer)
+    start, prompts = device.parameters.clone(), [(np.array([[2, 9, 9, 30, 9]]), np.array([5]))]
+    told = ensemble_of([BASE], CpuTransformer).answer(prompts, 6, end=3)
+    answers = [ensemble.answer(prompts, 6, end=3) for ensemble in (device, cpu)]
+    assert np.array_equal(*(found[0][0] for found in answers)) and not np.array_equal(told[0][0], answers[0][0][0])
+    [tally] = train(GpuLockstep(device, [run]))
+    end, losses = exact_training(run, start[0])
+    assert tally.loss == pytest.approx(sum(losses), rel=APPROXIMATE * 2e-6)
+    there = torch.ones(len(end), dtype=torch.bool)
+    for name, place in device.offsets().items():  # their gradient is 0 but for rounding, and AdamW scales that up
+        there[place] = not name.endswith("k_proj.bias")
+    moved = (end - start[0].cpu())[there].norm()
+    assert (device.parameters[0].cpu() - end)[there].norm() < APPROXIMATE * 2e-5 * moved
+
+
 def test_a_member_alone_has_the_same_weights_and_so_has_a_second_run(trained):
     """On the CPU, interpreted, bit for bit; on a GPU the products of an ensemble may be added up in another
     order."""
@@ -172,7 +188,7 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(trained):
     before = GpuLockstep(ensemble_of(RUNS), RUNS)
     middle = train(before, stop=2)
     tensors = [{name: x.clone() for name, x in before.tensors(m).items()} for m in range(3)]
-    after = GpuLockstep(GpuTransformer(SPEC, VOCABULARY, 3, device=DEVICE), RUNS)
+    after = GpuLockstep(GpuTransformer(SPEC, SHAPE, 3, device=DEVICE), RUNS)
     for m in range(3):
         for name, x in after.tensors(m).items():
             x.copy_(tensors[m][name])
@@ -238,14 +254,11 @@ def test_products_beside_the_way_back_find_what_they_read(monkeypatch):
     from worldfast.models.gpu_transformer import Batch
 
     spec = replace(SPEC, layers=5)
-    shapes = spec.shapes(VOCABULARY)
+    shapes = spec.shapes(SHAPE)
     ensemble = ensemble_of([replace(BASE, model=spec)])
     rounded = ensemble.parameters.to(torch.float16 if DEVICE == "cpu" else torch.bfloat16)
-    rows = rows_of([3])
-    tokens = torch.zeros(1, 128, dtype=torch.int32, device=DEVICE)
-    tokens[0, : len(rows.tokens)] = rows.tokens
-    bounds = rows.cu_seqlens[None].to(DEVICE)
-    batch = Batch(tokens, bounds[:, :-1].contiguous(), bounds[:, 1:].contiguous(), 32, tokens.roll(1, 1))
+    batch = Batch.of(rows_of([3]), torch.device(DEVICE), 32)
+    batch = batch._replace(targets=batch.tokens.roll(1, 1))
     queue, late = [], []
 
     class Late(fused.FusedPasses):
@@ -376,38 +389,35 @@ def test_a_stream_has_one_owner_as_long_as_that_lives(monkeypatch):
 
 
 def rows_of(counts, seed=0):
-    random = np.random.default_rng(seed)
-    lengths = [random.integers(1, 31, n) for n in counts]
-    offsets = [0, *np.cumsum([n.sum() for n in lengths]).tolist()]
-    starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int32)
-    scored = np.flatnonzero(random.random(offsets[-1]) < 0.4)
-    tokens, targets = (random.integers(0, VOCABULARY, n) for n in (offsets[-1], len(scored)))
-    arrays = (torch.from_numpy(x) for x in (tokens.astype(np.int32), starts, scored, targets))
-    tokens, starts, scored, targets = arrays
-    return Rows(tokens, starts, offsets, scored, targets)
+    """For each member so many rows of 1 to 30 tokens."""
+    random, found = np.random.default_rng(seed), []
+    for count in counts:
+        starts = np.concatenate([[0], np.cumsum(random.integers(1, 31, count))]).astype(np.int32)
+        scored = np.flatnonzero(random.random(starts[-1]) < 0.4)
+        tokens, targets = (random.integers(0, VOCABULARY, n) for n in (starts[-1], len(scored)))
+        found.append(Rows(*map(torch.from_numpy, (tokens.astype(np.int32), starts, scored, targets))))
+    return found
 
 
 @pytest.fixture(scope="module")
 def pair():
-    return ensemble_of(RUNS, Ensemble), ensemble_of(RUNS)
+    return ensemble_of(RUNS, CpuTransformer), ensemble_of(RUNS)
 
 
-@pytest.mark.parametrize("members", [None, [2, 0, 1]])
-def test_reading(pair, members, monkeypatch):
+@pytest.mark.parametrize("member", range(3))
+def test_reading(pair, member, monkeypatch):
     """What the CPU's ensemble reads, in several pieces, of which one has more than READ tokens."""
     cpu, device = pair
     monkeypatch.setattr(gpu, "READ", 128)
-    rows = rows_of([9, 3, 24], seed=7)
+    rows = rows_of([9, 3, 24], seed=7)[member]
     close = {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(device.logits(rows, members).cpu(), cpu.logits(rows, members), **close)
-    for found, expected in zip(
-        device.hidden_states(rows, [2, 0, 1], members), cpu.hidden_states(rows, [2, 0, 1], members)
-    ):
+    torch.testing.assert_close(device.outputs(rows, member).cpu(), cpu.outputs(rows, member), **close)
+    for found, expected in zip(device.states(rows, member, [2, 0, 1]), cpu.states(rows, member, [2, 0, 1])):
         torch.testing.assert_close(found.cpu(), expected, **close)
     with pytest.raises(IndexError, match="expected 0 to 2, got 3"):
-        device.hidden_states(rows, [3])
-    with pytest.raises(ValueError, match="members: 1 named, but the rows are those of 3"):
-        device.logits(rows, [0])
+        device.states(rows, member, [3])
+    with pytest.raises(IndexError, match="members: expected 0 to 2, got 3"):
+        device.outputs(rows, 3)
 
 
 def test_gradients(pair):
@@ -423,6 +433,8 @@ def test_gradients(pair):
     assert (device.gradients[1] == 7).all()
     with pytest.raises(ValueError, match="rows: member 1 has none"):
         device.learn(rows_of([2, 0]), [0, 1])
+    with pytest.raises(ValueError, match="members: 1 named, but the rows are those of 2"):
+        device.learn(rows, [0])
 
 
 def test_answers(pair, monkeypatch):
@@ -430,7 +442,7 @@ def test_answers(pair, monkeypatch):
     token."""
     cpu, device = pair
     monkeypatch.setattr(footprints, "ANSWER_BYTES", 400_000)
-    assert footprints.answered_at_once(SPEC, VOCABULARY, 3, 30, "float32") == 3
+    assert footprints.answered_at_once(SPEC, SHAPE, 3, 30, "float32") == 3
     world = wf.World.cities()
     for ensemble in pair:
         for m in range(3):  # <eos> is answered now and then
@@ -438,14 +450,14 @@ def test_answers(pair, monkeypatch):
     batches = [wf.sample(world, task, n) for task, n in (("distance", 7), ("inside", 2), ("perimeter", 5))]
     prompts = [(batch.tokens, batch.answer_start) for batch in batches]
     for longest in (6, 1):
-        found, expected = (ensemble.answer(prompts, longest) for ensemble in (device, cpu))
+        found, expected = (ensemble.answer(prompts, longest, end=3) for ensemble in (device, cpu))
         lengths = [len(answer) for answers in expected for answer in answers]
         assert longest == 1 or 0 < min(lengths) + 1 < max(lengths) + 1
         for a, b in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
             assert np.array_equal(a, b) and a.dtype == np.int32
-    [alone] = device.answer(prompts[1:2], 6, [1])
-    assert all(map(np.array_equal, alone, cpu.answer(prompts[1:2], 6, [1])[0]))
-    assert device.answer([(np.zeros((0, 4), int), np.zeros(0, int))], 6, [0]) == [[]]
+    [alone] = device.answer(prompts[1:2], 6, [1], end=3)
+    assert all(map(np.array_equal, alone, cpu.answer(prompts[1:2], 6, [1], end=3)[0]))
+    assert device.answer([(np.zeros((0, 4), int), np.zeros(0, int))], 6, [0], end=3) == [[]]
 
 
 # ---- products, whatever the user set ----
@@ -519,7 +531,7 @@ def test_reading_that_is_given_up_leaves_flags_as_they_were(as_torch_begins, pai
     with pytest.raises(RuntimeError, match="not enough"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("worldfast.models.gpu_transformer.Passes.logits", lambda *_: refuse("not enough"))
-            pair[1].logits(rows_of([3, 1, 2]))
+            pair[1].outputs(*rows_of([3]), 0)
     assert product_flags() == before
 
 
@@ -531,20 +543,20 @@ def refuse(why):
 
 
 def test_bad_input():
-    ensemble = GpuTransformer(SPEC, VOCABULARY, 2, device=DEVICE)
+    ensemble = GpuTransformer(SPEC, SHAPE, 2, device=DEVICE)
     with pytest.raises(ValueError, match="runs: expected 2, one for each member, got 3"):
         GpuLockstep(ensemble, RUNS)
     other = replace(BASE, model=replace(SPEC, layers=1), name="other")
     with pytest.raises(ValueError, match="runs: 'other' has model"):
         GpuLockstep(ensemble, [BASE, other])
     with pytest.raises(ValueError, match="a row, with its answer, has at most 128 tokens, got 134"):
-        ensemble.answer([(np.ones((1, 130), int), np.array([130]))], 5, [0])
+        ensemble.answer([(np.ones((1, 130), int), np.array([130]))], 5, [0], end=3)
     with pytest.raises(ValueError, match="longest: expected at least 1"):
-        ensemble.answer([], 0, [])
+        ensemble.answer([], 0, [], end=3)
     with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
-        ensemble.answer([], 1, [], "bfloat61")
+        ensemble.answer([], 1, [], "bfloat61", end=3)
     with pytest.raises(ValueError, match="at most 128 numbers, got 256"):
-        GpuTransformer(TransformerSpec(hidden=256, heads=1), VOCABULARY, device=DEVICE)
+        GpuTransformer(TransformerSpec(hidden=256, heads=1), SHAPE, device=DEVICE)
 
 
 needs_no_gpu = pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
@@ -615,7 +627,7 @@ def test_kernels_that_do_not_run_on_a_device(machine, monkeypatch):
         require_cuda("cuda")
     monkeypatch.undo()
     monkeypatch.setattr("worldfast.kernels.norm.norm", lambda x, weight, eps, out, scale: out.zero_())
-    with pytest.raises(RuntimeError, match="what they give is wrong"):
+    with pytest.raises(RuntimeError, match="what it gives is wrong"):
         gpu._try.__wrapped__(torch.device("cpu"))
 
 
@@ -627,7 +639,7 @@ def test_kernels_that_do_not_run_on_a_device(machine, monkeypatch):
 def test_footprint_is_what_is_taken(matmul_dtype, hidden):
     """From above, and by no more than the room for rows that are made ahead."""
     spec = replace(SPEC, hidden=hidden, heads=hidden // 8)
-    ensemble = GpuTransformer(spec, VOCABULARY, 2, device=DEVICE, matmul_dtype=matmul_dtype)
+    ensemble = GpuTransformer(spec, SHAPE, 2, device=DEVICE, matmul_dtype=matmul_dtype)
     runs = [replace(BASE, model=spec, matmul_dtype=matmul_dtype, seed=seed) for seed in (1, 5)]
     lockstep = GpuLockstep(ensemble, runs)
     own = [
@@ -642,7 +654,7 @@ def test_footprint_is_what_is_taken(matmul_dtype, hidden):
     taken = sum(x.nbytes for x in own) + lockstep._passes.nbytes
     ahead = [lockstep._made, lockstep._scratch, lockstep._row_start, lockstep._answer_start, lockstep._rows]
     ahead = sum(x.nbytes for x in [*ahead, lockstep._schedule])
-    estimate = footprint(spec, VOCABULARY, 2, BASE.batch * (lockstep._longest - 1), matmul_dtype)
+    estimate = footprint(spec, SHAPE, 2, BASE.batch * (lockstep._longest - 1), matmul_dtype)
     assert taken + ahead <= estimate
     assert taken >= 0.97 * (estimate - CHUNK_BYTES)
 
@@ -673,23 +685,23 @@ def test_answering_and_reading_take_what_is_planned(matmul_dtype, monkeypatch):
     if matmul_dtype == "bfloat16":
         monkeypatch.setitem(gpu.DTYPES, "bfloat16", torch.float16)  # the interpreter has float16 alone
     spec = SPEC
-    ensemble = GpuTransformer(spec, VOCABULARY, 2, device=DEVICE, matmul_dtype=matmul_dtype)
+    ensemble = GpuTransformer(spec, SHAPE, 2, device=DEVICE, matmul_dtype=matmul_dtype)
     ensemble.parameters.normal_(std=0.1)
-    ensemble.answer([(np.full((1, 3), 4), np.array([3]))], 1, [0])  # makes the attention's table of angles
+    ensemble.answer([(np.full((1, 3), 4), np.array([3]))], 1, [0], end=3)  # makes the attention's table of angles
     monkeypatch.setattr(footprints, "ANSWER_BYTES", 250_000)
-    rows = footprints.answered_at_once(spec, VOCABULARY, 1, 28, matmul_dtype)
+    rows = footprints.answered_at_once(spec, SHAPE, 1, 28, matmul_dtype)
     tokens = np.random.default_rng(0).integers(4, VOCABULARY, (rows, 26))
     with Peak() as taken:
-        ensemble.answer([(tokens, np.full(len(tokens), 26))], 3, [1])
-    planned = footprints.answering(spec, VOCABULARY, 1, rows, 28, matmul_dtype)
+        ensemble.answer([(tokens, np.full(len(tokens), 26))], 3, [1], end=3)
+    planned = footprints.answering(spec, SHAPE, 1, rows, 28, matmul_dtype)
     assert 0.8 * planned < taken.most <= planned < 1.5 * 250_000
     for module in (gpu, footprints):
         monkeypatch.setattr(module, "READ", 128)
-    packed = rows_of([20])
+    [packed] = rows_of([20])
     states = len(packed.scored) * spec.hidden * 4
     with Peak() as taken:
-        ensemble.hidden_states(packed, [1], [0])
-    planned = footprints.reading(spec, VOCABULARY)
+        ensemble.states(packed, 0, [1])
+    planned = footprints.reading(spec, SHAPE)
     assert 0.8 * planned < taken.most <= planned + states
 
 
@@ -704,7 +716,7 @@ def test_a_plan_counts_answers_and_workspaces():
     none, some, all_at_once, more = (shared(n, **wide) for n in (0, 2_000, 10_000, 50_000))
     assert none < some < all_at_once == more <= none + footprints.ANSWER_BYTES + (64 << 20)
     assert all_at_once > footprints.ANSWER_BYTES
-    assert none > memory.GPU_EXTRA + memory.WORKSPACES + footprints.reading(replace(SPEC, **wide), VOCABULARY)
+    assert none > memory.GPU_EXTRA + memory.WORKSPACES + footprints.reading(replace(SPEC, **wide), SHAPE)
 
 
 def test_places():

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import worldfast as wf
 from worldfast import cli, files
-from worldfast.models import Rows
+from worldfast.rows import Rows
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import decode, evaluate
 from worldfast.worlds.cities.tokens import Vocabulary
@@ -94,8 +94,8 @@ def rows_of(vocabulary, n=20):
 def read_all(ensemble, row):
     """Logits and hidden states at every position of one row."""
     n = row.shape[1]
-    rows = Rows(row[0].int(), torch.tensor([0, n], dtype=torch.int32), (0, n), torch.arange(n))
-    return ensemble.logits(rows), torch.stack(ensemble.hidden_states(rows))
+    rows = Rows(row[0].int(), torch.tensor([0, n], dtype=torch.int32), torch.arange(n))
+    return ensemble.outputs(rows, 0), torch.stack(ensemble.states(rows, 0, range(ensemble.spec.layers + 1)))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -108,7 +108,7 @@ def test_logits_and_hidden_states_are_those_of_transformers(name, runs, opened):
         with torch.no_grad():
             near, want = (theirs(row, output_hidden_states=True) for theirs in (plain, exact))
         near, want = ((out.logits[0], torch.cat(out.hidden_states)) for out in (near, want))
-        assert not want[0][:, ensemble.outputs :].any()
+        assert not want[0][:, ensemble.shape.outputs :].any()
         for got, a, b in zip(read_all(ensemble, row), near, want):
             a, b = a[..., : got.shape[-1]], b[..., : got.shape[-1]]
             assert (got - b).abs().max() < 2 * (a - b).abs().max() + 1e-6 * b.abs().max()
@@ -187,7 +187,7 @@ def test_import_undoes_export(name, runs, opened, tmp_path):
     model_of(opened[name]).save_pretrained(tmp_path)
     for folder in (opened[name], tmp_path, str(tmp_path)):
         ours = wf.import_huggingface(folder)
-        assert (ours.spec, ours.vocabulary, ours.members) == (run.model, ensemble.vocabulary, 1)
+        assert (ours.spec, ours.shape, ours.members) == (run.model, ensemble.shape, 1)
         assert torch.equal(ours.parameters, ensemble.parameters)
     world = wf.World.cities()
     scores = [evaluate(model, 0, world, "distance", n=20, vocabulary=name) for model in (ours, ensemble)]
@@ -246,6 +246,15 @@ def test_a_step(runs, tmp_path):
         with pytest.raises(TypeError, match="step: expected an integer or None, got"):
             wf.export_huggingface(folder, tmp_path / "3", wrong)
     assert not (tmp_path / "3").exists()
+
+
+def test_a_model_without_positions_is_no_qwen2(tmp_path):
+    model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16, rope_base=None)
+    run = wf.Run("distance", rows=8, batch=8, checkpoints=1, model=model, capture=wf.Capture(layers=()))
+    [folder] = wf.train(run, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="run: a model without positions"):
+        wf.export_huggingface(folder, tmp_path / "open")
+    assert not (tmp_path / "open").exists()
 
 
 def test_export_needs_neither_transformers_nor_tokenizers(runs, tmp_path):

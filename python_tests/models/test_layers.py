@@ -141,10 +141,11 @@ def test_swiglu_threads(threads):
 def cross_entropy(logits, targets, threads=1):
     """Loss of each position and gradient of their sum, in place of the logits."""
     each = [
-        core.cross_entropy(x[None], torch.tensor([0, 1]), t[None], x[None].clone(), 1) for x, t in zip(logits, targets)
+        core.cross_entropy(x[None], torch.tensor([0, 1]), t[None], None, x[None].clone(), 1)
+        for x, t in zip(logits, targets)
     ]
     grad = logits.clone()
-    total = core.cross_entropy(grad, torch.arange(len(logits) + 1), targets, grad, threads)
+    total = core.cross_entropy(grad, torch.arange(len(logits) + 1), targets, None, grad, threads)
     assert total == sum(each) or total != total
     return torch.tensor(each), grad
 
@@ -167,11 +168,27 @@ def test_cross_entropy_of_groups(classes):
     """Targets that share their logits give what they give on rows of their own, added."""
     logits, targets = randn(4, classes), torch.arange(9) * 5 % classes
     first, grad = torch.tensor([0, 3, 3, 8, 9]), torch.empty(4, classes)
-    total = core.cross_entropy(logits, first, targets, grad, 1)
+    total = core.cross_entropy(logits, first, targets, None, grad, 1)
     group = torch.repeat_interleave(torch.arange(4), first.diff())
     each, apart = cross_entropy(logits[group], targets)
     assert total == pytest.approx(float(each.sum()), rel=1e-6)
     torch.testing.assert_close(grad, torch.zeros(4, classes).index_add(0, group, apart), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_targets_are_factors_of_their_losses():
+    """Also where targets share logits, below 0 and at 0."""
+    logits, targets, weights = randn(4, 98), torch.arange(9) * 5 % 98, torch.linspace(-1, 3, 9)
+    first, grad = torch.tensor([0, 3, 3, 8, 9]), torch.empty(4, 98)
+    total = core.cross_entropy(logits, first, targets, weights, grad, 1)
+    group = torch.repeat_interleave(torch.arange(4), first.diff())
+    exact = logits.double().requires_grad_()
+    loss = (F.cross_entropy(exact[group], targets, reduction="none") * weights).sum()
+    loss.backward()
+    assert total == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+    plain, ones = torch.empty(4, 98), torch.empty(4, 98)
+    losses = [core.cross_entropy(logits, first, targets, *given, 1) for given in ((None, plain), (torch.ones(9), ones))]
+    assert losses[0] == losses[1] and torch.equal(plain, ones)
 
 
 def test_cross_entropy_threads():
@@ -295,9 +312,19 @@ BAD = [
     (ValueError, "gate_up: expected an even number", core.swiglu_forward, A[:, :7], OUT, 1),
     (ValueError, r"gate_up: expected shape \[any, any\]", core.swiglu_forward, A[0], OUT, 1),
     (ValueError, r"grad_out: expected shape \[6, 4\]", core.swiglu_backward, A, A, OUT, None, 1),
-    (IndexError, "targets: expected classes 0 to 7, got 8 at position 0", core.cross_entropy, A, C, T + 8, OUT, 1),
-    (IndexError, "got -1 at position 0", core.cross_entropy, A, C, T - 1, OUT, 1),
-    (ValueError, r"first: expected shape \[7\]", core.cross_entropy, A, C[1:], T, OUT, 1),
+    (
+        IndexError,
+        "targets: expected classes 0 to 7, got 8 at position 0",
+        core.cross_entropy,
+        A,
+        C,
+        T + 8,
+        None,
+        OUT,
+        1,
+    ),
+    (IndexError, "got -1 at position 0", core.cross_entropy, A, C, T - 1, None, OUT, 1),
+    (ValueError, r"first: expected shape \[7\]", core.cross_entropy, A, C[1:], T, None, OUT, 1),
     (
         ValueError,
         "first: expected offsets that ascend from 0 to 5, got 6 at 6",
@@ -305,6 +332,7 @@ BAD = [
         A,
         C,
         T[:5],
+        None,
         OUT,
         1,
     ),
@@ -315,11 +343,14 @@ BAD = [
         A,
         6 - C,
         T,
+        None,
         OUT,
         1,
     ),
-    (TypeError, "targets: expected dtype int64", core.cross_entropy, A, C, T.float(), OUT, 1),
-    (TypeError, "targets: expected an array", core.cross_entropy, A, C, [0] * 6, OUT, 1),
+    (TypeError, "targets: expected dtype int64", core.cross_entropy, A, C, T.float(), None, OUT, 1),
+    (ValueError, r"weights: expected shape \[6\]", core.cross_entropy, A, C, T, S[:5], OUT, 1),
+    (TypeError, "weights: expected dtype float32", core.cross_entropy, A, C, T, S.double(), OUT, 1),
+    (TypeError, "targets: expected an array", core.cross_entropy, A, C, [0] * 6, None, OUT, 1),
     (NotImplementedError, "CPU only", optimizer.gradient_norm, W.to("meta")),
     (TypeError, "grad: expected dtype float32", optimizer.gradient_norm, W.double()),
 ]

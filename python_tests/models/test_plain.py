@@ -1,12 +1,13 @@
 """The transformer in PyTorch beside transformers' Qwen2 in float64, its inner values beside hooks, and the native one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from models.check import family_of, near
 
-from worldfast.models.plain import PlainTransformer
-from worldfast.models.transformer import TransformerSpec
+from worldfast.models import CpuTransformer, PlainTransformer, TransformerSpec
 from worldfast.rows import Rows, Shape
 
 SPEC = TransformerSpec(hidden=32, layers=2, heads=2, intermediate=40, init_std=0.3)
@@ -24,7 +25,7 @@ def plain_of(spec=SPEC, shape=SHAPE, dtype=torch.float64):
 
 
 def rows_of(lengths=LENGTHS, scored=2.0, shape=SHAPE):
-    return family_of(None, shape, exact=0).rows(lengths, scored=scored)
+    return family_of(SPEC, shape).rows(lengths, scored=scored)
 
 
 def qwen2(plain):
@@ -224,12 +225,44 @@ def test_bad_names_and_values(options, message):
 
 
 def test_first_weights_are_those_of_the_native_transformer():
-    from worldfast.models import Ensemble
-
-    native, plain = Ensemble(SPEC, 17), PlainTransformer(SPEC, SHAPE)
+    native, plain = SPEC.build(SHAPE), PlainTransformer(SPEC, SHAPE)
     native.initialise(0, 5), plain.initialise(0, 5)
     assert torch.equal(native.parameters, plain.parameters) and torch.equal(native.decayed, plain.decayed)
     assert all(torch.equal(x, plain.to_huggingface(0)[name]) for name, x in native.to_huggingface(0).items())
+
+
+def test_the_engine_is_chosen_openly():
+    """By name, or the native one where it will do; what was chosen instead is said."""
+    assert type(SPEC.build(SHAPE, longest=128)) is CpuTransformer and SPEC.build(SHAPE).about == ""
+    named = replace(SPEC, engine="plain").build(SHAPE)
+    assert type(named) is PlainTransformer and named.about == "models in PyTorch"
+    for shape, longest, lacks in (
+        (SHAPE, 129, "rows of at most 128 tokens, not 129"),
+        (SHAPE._replace(vectors=True), None, "tokens, not vectors"),
+        (SHAPE._replace(loss="mean_square"), None, "the loss 'cross_entropy', not 'mean_square'"),
+    ):
+        built = SPEC.build(shape, longest=longest)
+        assert type(built) is PlainTransformer
+        assert built.about == f"models in PyTorch (the native engine takes {lacks})"
+        with pytest.raises(ValueError, match=f"model.engine: 'native' takes {lacks}; use 'plain'"):
+            replace(SPEC, engine="native").build(shape, longest=longest)
+    with pytest.raises(ValueError, match="matmul_dtype: PlainTransformer multiplies in 'float32' only"):
+        SPEC.build(SHAPE, matmul_dtype="bfloat16", longest=600)
+    with pytest.raises(ValueError, match="unknown model.engine 'pytorch'"):
+        replace(SPEC, engine="pytorch")
+
+
+def test_answers_are_those_of_the_native_transformer():
+    native = family_of(SPEC, SHAPE).build(2)
+    plain, random = PlainTransformer.of(native), np.random.default_rng(0)
+    prompts = [(random.integers(0, 17, (n, 9)), random.integers(1, 10, n)) for n in (20, 7)]
+    found = plain.answer(prompts, 6, end=3)
+    for mine, theirs in zip(found, native.answer(prompts, 6, end=3), strict=True):
+        assert [x.tolist() for x in mine] == [x.tolist() for x in theirs]
+    assert {len(answer) for answers in found for answer in answers} > {6}
+    assert plain.answer([prompts[1]], 6, [1], end=3)[0][2].tolist() == found[1][2].tolist()
+    with pytest.raises(ValueError, match="matmul_dtype: PlainTransformer multiplies in 'float32' only"):
+        plain.answer(prompts, matmul_dtype="bfloat16", end=3)
 
 
 def test_rows_need_be_no_tensors_of_one_dtype():

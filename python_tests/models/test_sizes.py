@@ -8,41 +8,38 @@ import torch
 
 import worldfast as wf
 from worldfast._native import core
-from worldfast.models import Ensemble
-from worldfast.training.step import pack_rows
+from worldfast.rows import Shape
 
 LARGE = """
 import resource, torch, worldfast as wf
-from worldfast.training.step import pack_rows
-from worldfast.models import Ensemble
 run = wf.Run(tuple(wf.TASKS), batch=1, model=wf.TransformerSpec(hidden=1024, layers=24, heads=16, intermediate=4096, init_std=0.02))
-ensemble = Ensemble(run.model, 98, threads=2, matmul_dtype="bfloat16")
+ensemble = run.model.build(run.shape, threads=2, matmul_dtype="bfloat16")
 ensemble.initialise(0, seed=0)
-rows, (count,) = pack_rows([run.stream().pack(0, run.batch)], [run.loss])
-loss = float(ensemble.learn(rows)[0]) / count
+rows = run.stream().batch(0, run.batch)
+loss = float(ensemble.learn([rows], [0])[0]) / len(rows.scored)
 gradient = ensemble.gradients[0]
 torch.add(ensemble.parameters[0], gradient, alpha=-0.1 / float(gradient.norm()), out=ensemble.parameters[0])
-after = float(ensemble.learn(rows)[0]) / count
-parameters = run.model.parameters(98)
+after = float(ensemble.learn([rows], [0])[0]) / len(rows.scored)
+parameters = run.model.parameters(run.shape)
 print(parameters, loss, after, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
 def descend(ensemble, rows):
     """The summed losses before and after a small step against the gradient."""
-    before = float(ensemble.learn(rows)[0])
+    before = float(ensemble.learn([rows], [0])[0])
     gradient = ensemble.gradients[0]
     ensemble.parameters[0] -= 0.01 * gradient / gradient.norm()
-    return before, float(ensemble.learn(rows)[0])
+    return before, float(ensemble.learn([rows], [0])[0])
 
 
 @pytest.mark.parametrize("matmul_dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("hidden,intermediate,heads", [(64, 256, 2), (256, 1024, 8), (512, 2048, 16)])
 def test_published_widths(hidden, intermediate, heads, matmul_dtype):
     spec = wf.TransformerSpec(hidden=hidden, intermediate=intermediate, heads=heads)
-    ensemble = Ensemble(spec, 98, matmul_dtype=matmul_dtype)
+    ensemble = spec.build(Shape(98, 98), matmul_dtype=matmul_dtype)
     ensemble.initialise(0, seed=0)
-    rows, _ = pack_rows([wf.Run(tuple(wf.TASKS)).stream().pack(0, 16)], ["all"])
+    rows = wf.Run(tuple(wf.TASKS)).stream().batch(0, 16)
     before, after = descend(ensemble, rows)
     assert torch.isfinite(ensemble.gradients).all() and after < before
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.models import Ensemble, Rows, TransformerSpec
+from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, Writer
 from worldfast.reading.activations import segment_path
+from worldfast.rows import Rows, Shape
 from worldfast.run import Capture
 from worldfast.worlds.cities.prompts import Prompt
 from worldfast.worlds.cities.tasks import TASKS
@@ -52,12 +53,12 @@ def test_prompts_stop_behind_the_first_city(task, name):
     world = World.cities()
     vocabulary = Vocabulary(name, world)
     prompt = Prompt.of_task(vocabulary, task, np.array([3, 0, 5074]))
-    assert prompt.rows.tokens.reshape(3, -1).tolist() == sorted(prompt.rows.tokens.reshape(3, -1).tolist())
+    assert prompt.rows.inputs.reshape(3, -1).tolist() == sorted(prompt.rows.inputs.reshape(3, -1).tolist())
     delimiter = ";" if task == "inside" else ","
     assert prompt.text == f"{TASKS[task].prompt}(c_dddd{delimiter}"
     for row, city in enumerate(np.array([3, 0, 5074])[prompt.order]):
-        begin, end = prompt.rows.cu_seqlens[row : row + 2].tolist()
-        tokens = prompt.rows.tokens[begin:end].tolist()
+        begin, end = prompt.rows.row_start[row : row + 2].tolist()
+        tokens = prompt.rows.inputs[begin:end].tolist()
         assert tokens[0] == 2
         text = f"{TASKS[task].prompt}(c_{world.city_id[city]:04d}{delimiter}"
         assert vocabulary.decode(tokens) == text
@@ -70,7 +71,8 @@ def test_prompts_stop_behind_the_first_city(task, name):
 def test_a_representation_is_two_hidden_states_side_by_side():
     """Each city on its own, by the model's plain interface, against all of them at once."""
     vocabulary = Vocabulary("character", World.cities())
-    ensemble = Ensemble(TransformerSpec(hidden=16, layers=3, heads=2, intermediate=24), vocabulary.size, 2)
+    spec, shape = TransformerSpec(hidden=16, layers=3, heads=2, intermediate=24), Shape(*[vocabulary.size] * 2)
+    ensemble = spec.build(shape, 2)
     ensemble.initialise(1, seed=4)
     cities = np.arange(0, 5075, 70)
     read = Prompt.of_task(vocabulary, "inside", cities).read(ensemble, 1, (0, 2, 3))
@@ -80,7 +82,7 @@ def test_a_representation_is_two_hidden_states_side_by_side():
         )
         n = len(tokens)
         ends = torch.tensor([0, n], dtype=torch.int32)
-        alone = ensemble.hidden_states(Rows(tokens.int(), ends, [0, n], torch.tensor([n - 2, n - 1])), (0, 2, 3), [1])
+        alone = ensemble.states(Rows(tokens.int(), ends, torch.tensor([n - 2, n - 1])), 1, (0, 2, 3))
         for layer, state in zip((0, 2, 3), alone):
             np.testing.assert_allclose(read[layer][row], state.ravel(), rtol=1e-5, atol=1e-5)
 
@@ -88,7 +90,7 @@ def test_a_representation_is_two_hidden_states_side_by_side():
 def test_prompts_share_all_they_can_with_the_row_above():
     """Of 13 tokens a city adds 2.3 to those of the row above: each beginning of all prompts comes once."""
     prompt = Prompt.of_task(Vocabulary("character", World.cities()), "distance", np.arange(5075))
-    rows = prompt.rows.tokens.reshape(5075, -1).numpy()
+    rows = prompt.rows.inputs.reshape(5075, -1).numpy()
     alike = np.cumprod(rows[1:] == rows[:-1], axis=1).sum()
     beginnings = {tuple(row[:length]) for row in rows.tolist() for length in range(1, len(row) + 1)}
     assert rows.size - alike == len(beginnings) < 2.4 * len(rows)

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.models import Ensemble
 from worldfast.reading.gradients import _jackknife, gradient_agreement, task_gradients
 from worldfast.run import Capture
 
@@ -18,7 +17,7 @@ NEW = "region == 'Atlantis'"
 
 def model(vocabulary="character", spec=SPEC, seed=3, **options):
     run = wf.Run(("distance", "angle"), world=wf.WorldSpec(atlantis=30), model=spec, vocabulary=vocabulary, **options)
-    ensemble = Ensemble(spec, run.vocabulary_size, threads=1)
+    ensemble = spec.build(run.shape, threads=1)
     ensemble.initialise(0, seed)
     return run, ensemble
 
@@ -28,7 +27,7 @@ def reference(run, ensemble, batch, loss):
     transformers = pytest.importorskip("transformers")
     qwen = transformers.Qwen2ForCausalLM(
         transformers.Qwen2Config(
-            vocab_size=ensemble.vocabulary,
+            vocab_size=ensemble.shape.inputs,
             hidden_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
@@ -57,12 +56,12 @@ def reference(run, ensemble, batch, loss):
 def test_gradients_are_those_of_autograd_in_float64(task, loss):
     run, ensemble = model()
     found = task_gradients((run, ensemble), task, rows=8, repeats=2, must_include=NEW, loss=loss)
-    assert found.shape == (2, ensemble.size) and found.dtype == torch.float32
+    assert found.shape == (2, ensemble.parameters.shape[1]) and found.dtype == torch.float32
     for k in range(2):
         batch = wf.sample(run.world.build(), task, 8, run.seed, start=8 * k, must_include=NEW)
         expected = reference(run, ensemble, batch, loss)
-        assert expected.keys() == ensemble.places().keys()
-        for name, place in ensemble.places().items():
+        assert expected.keys() == ensemble.offsets().keys()
+        for name, place in ensemble.offsets().items():
             near = expected[name].flatten()
             assert torch.allclose(found[k, place].double(), near, rtol=1e-3, atol=2e-5 * near.abs().max()), name
 
@@ -80,7 +79,7 @@ def test_the_table_is_the_mean_cosine_over_different_groups(parameters):
     opened = model()
     tasks, repeats = ("distance", "inside", "compass"), 3
     table = gradient_agreement(opened, tasks, rows=24, repeats=repeats, must_include=NEW, parameters=parameters)
-    places = opened[1].places()
+    places = opened[1].offsets()
     kept = [
         place
         for name, place in places.items()
@@ -142,7 +141,7 @@ def test_a_planted_direction_is_found(monkeypatch):
 
     def planted(_, task, *, repeats, **others):
         random = np.random.default_rng(list(truth).index(task))
-        noise = random.normal(size=(repeats, opened[1].size)) / np.sqrt(opened[1].size)
+        noise = random.normal(size=(repeats, opened[1].parameters.shape[1])) / np.sqrt(opened[1].parameters.shape[1])
         noise[:, :2] += truth[task]
         return torch.tensor(noise, dtype=torch.float32)
 
@@ -188,11 +187,11 @@ def test_the_model_is_not_changed():
 
 def test_places_are_all_parameters_once():
     _, ensemble = model()
-    ensemble.parameters[0] = torch.arange(ensemble.size)
+    ensemble.parameters[0] = torch.arange(ensemble.parameters.shape[1])
     for name, tensor in ensemble.to_huggingface(0).items():
-        place = ensemble.places()[name]
+        place = ensemble.offsets()[name]
         assert tensor.flatten().tolist() == list(range(place.start, place.stop)), name
-    for a, b in combinations(ensemble.places().values(), 2):
+    for a, b in combinations(ensemble.offsets().values(), 2):
         assert a.stop <= b.start or b.stop <= a.start
 
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast import rows as rows_of_one
-from worldfast.models import Ensemble, Rows
-from worldfast.models.plain import PlainTransformer
+from worldfast.models import PlainTransformer
 from worldfast.reading.patching import POSITIONS, _ratio, activation_patching, patched_answers, token_positions
+from worldfast.rows import Rows
 from worldfast.run import Capture
 from worldfast.worlds.cities.evaluate import decode
 
@@ -34,7 +33,7 @@ def folder(tmp_path_factory):
 def model(folder, vocabulary, seed, spec=SPEC, **options):
     world = wf.WorldSpec(str(folder), 10)
     run = wf.Run("angle", seed=seed, world=world, model=spec, vocabulary=vocabulary, **options)
-    ensemble = Ensemble(spec, run.vocabulary_size, threads=1)
+    ensemble = spec.build(run.shape, threads=1)
     ensemble.initialise(0, seed)
     return run, ensemble
 
@@ -60,10 +59,9 @@ def test_without_a_patch_it_is_the_model(vocabulary, folder):
         assert same(patched_answers(ensemble, ensemble, batch, longest=6), decode(ensemble, 0, batch, longest=6))
     packed = run.stream().pack(0, 9)
     tokens, starts = torch.from_numpy(packed.tokens), torch.from_numpy(packed.row_start)
-    rows = Rows(tokens, starts, [0, len(tokens)], torch.arange(len(tokens)))
-    plain, one = PlainTransformer.of(ensemble), rows_of_one.Rows(tokens, starts, torch.arange(len(tokens)))
-    for layer, expected in enumerate(ensemble.hidden_states(rows)):
-        found = plain.run(one, read=[plain.name_of_layer(layer)])[plain.name_of_layer(layer)]
+    rows, plain = Rows(tokens, starts, torch.arange(len(tokens))), PlainTransformer.of(ensemble)
+    for layer, expected in enumerate(ensemble.states(rows, 0, range(SPEC.layers + 1))):
+        found = plain.run(rows, read=[plain.name_of_layer(layer)])[plain.name_of_layer(layer)]
         assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 

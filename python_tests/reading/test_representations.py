@@ -9,7 +9,6 @@ import torch
 
 import worldfast as wf
 from worldfast import cli
-from worldfast.models import Ensemble
 from worldfast.reading import represent
 from worldfast.reading.representations import PUBLISHED
 from worldfast.run import Capture
@@ -29,7 +28,7 @@ RUN = wf.Run(
 @pytest.fixture(scope="module", params=["character", "entity"])
 def model(request):
     run = replace(RUN, vocabulary=request.param)
-    ensemble = Ensemble(run.model, run.vocabulary_size)
+    ensemble = run.model.build(run.shape)
     ensemble.initialise(0, 3)
     return run, ensemble
 
@@ -90,7 +89,7 @@ def test_extract_writes_the_same(tmp_path, capsys):
 def test_the_published_defaults(model):
     run, ensemble = model
     wide = replace(run, model=replace(run.model, layers=6), capture=Capture())
-    ensemble = Ensemble(wide.model, wide.vocabulary_size)
+    ensemble = wide.model.build(wide.shape)
     ensemble.initialise(0, 1)
     found = represent((wide, ensemble), **PUBLISHED)
     assert found.layers == (3, 4, 5, 6) and found[5].shape == (len(found.cities), 32)

@@ -42,8 +42,7 @@ def gpu(monkeypatch):
     module = importlib.import_module("worldfast.training.train")
     monkeypatch.setattr(module, "require_cuda", lambda device: "cuda:0")
     monkeypatch.setattr(
-        module,
-        "GpuTransformer",
+        "worldfast.models.GpuTransformer",
         lambda *shape, device, matmul_dtype: GpuTransformer(*shape, device="cpu", matmul_dtype=matmul_dtype),
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a device in the CPU's place")

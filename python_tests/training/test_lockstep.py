@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.models import Ensemble
+from worldfast.rows import Shape
 from worldfast.run import Capture
 from worldfast.training import checkpoint, train
 from worldfast.training.step import Lockstep, Tally
@@ -27,7 +27,7 @@ RUN = wf.Run(
 
 
 def lockstep(*runs):
-    made = Lockstep(Ensemble(TINY, 98, len(runs), threads=1), runs)
+    made = Lockstep(TINY.build(Shape(98, 98), len(runs), threads=1), runs)
     for member, run in enumerate(runs):
         made.ensemble.initialise(member, run.seed)
     return made
@@ -108,7 +108,7 @@ def test_mixed_shapes(changes, message):
 def test_a_run_for_each_member():
     for runs in ([], [RUN] * 3):
         with pytest.raises(ValueError, match=f"runs: expected 2, one for each member, got {len(runs)}"):
-            Lockstep(Ensemble(TINY, 98, 2), runs)
+            Lockstep(TINY.build(Shape(98, 98), 2), runs)
 
 
 def test_a_member_without_rows():

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from worldfast import files
-from worldfast.models import Ensemble, TransformerSpec
+from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, activations
+from worldfast.rows import Shape
 from worldfast.run import Capture, Run
 from worldfast.training import checkpoint, load, member, train
 from worldfast.training.step import Lockstep
@@ -90,7 +91,7 @@ def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
         pad_token_id=0,
     )
     model = Qwen2ForCausalLM(config)
-    ensemble = Ensemble(TINY, 98)
+    ensemble = TINY.build(Shape(98, 98))
     ensemble.initialise(0, run.seed)
     model.load_state_dict(ensemble.to_huggingface(0))
     decayed = [p for p in model.parameters() if p.ndim == 2]
@@ -147,7 +148,7 @@ def test_activations_are_those_of_the_checkpoint(mixed, tmp_path):
     run = MIXED[1]
     (folder,) = train(run, tmp_path, progress=False)
     last = checkpoint.newest(folder / "checkpoint", run.id)
-    ensemble = Ensemble(TINY, 98)
+    ensemble = TINY.build(Shape(98, 98))
     ensemble.parameters[0] = last.tensors["parameters"]
     stream = run.stream()
     prompt = prompts.Prompt.of_task(stream.vocabulary, "angle", np.arange(50))

@@ -1,6 +1,7 @@
 """Models: ensembles of one shape, on the CPU and on a GPU, and what they compute with."""
 
-from worldfast.models.cpu import Ensemble, Rows
+from worldfast.models.cpu import CpuTransformer
+from worldfast.models.ensemble import Ensemble
 from worldfast.models.gpu import GpuTransformer, require_cuda
 from worldfast.models.huggingface import import_huggingface
 from worldfast.models.plain import PlainTransformer
@@ -8,11 +9,11 @@ from worldfast.models.recurrent import RecurrentSpec
 from worldfast.models.transformer import TransformerSpec
 
 __all__ = [
+    "CpuTransformer",
     "Ensemble",
     "GpuTransformer",
     "PlainTransformer",
     "RecurrentSpec",
-    "Rows",
     "TransformerSpec",
     "import_huggingface",
     "require_cuda",

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.ensemble import Ensemble
 from worldfast.models.losses import summed_loss
-from worldfast.rows import Rows, Shape, require_loss, require_rows
+from worldfast.rows import Rows, Shape, require_loss
 
 __all__ = ["AutogradEnsemble"]
 
@@ -62,11 +63,11 @@ class AutogradEnsemble(Ensemble):
             raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
         require_loss(shape.loss)
         self.spec, self.shape, self.members, self.matmul_dtype = spec, shape, members, matmul_dtype
-        self.device, self.shapes = torch.device(device), list(shapes)
+        self.device, self._buffer = torch.device(device), list(shapes)
         self.threads = threads or torch.get_num_threads()
-        self.parameters = torch.zeros(members, buffer_size(self.shapes), dtype=dtype, device=self.device)
+        self.parameters = torch.zeros(members, buffer_size(self._buffer), dtype=dtype, device=self.device)
         self.decayed = torch.zeros_like(self.parameters[0], dtype=torch.float32)
-        for view in tensors_in(self.decayed, self.shapes):
+        for view in tensors_in(self.decayed, self._buffer):
             view.fill_(view.ndim == 2)
 
     @cached_property
@@ -82,16 +83,11 @@ class AutogradEnsemble(Ensemble):
         """
 
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
-        if len(rows) != len(members):
-            raise ValueError(f"members: {len(members)} named, but the rows are those of {len(rows)}")
-        if len(set(members)) < len(members):
-            raise ValueError(f"members: expected each at most once, got {list(members)}")
+        self._require_targets(rows, members)
         return torch.stack(self.each(lambda job: self._learn(*job), list(zip(rows, members))))
 
     def _learn(self, rows: Rows, member: int) -> Tensor:
-        rows = self._taken(rows)
-        if rows.targets is None:
-            raise ValueError("targets: expected targets to learn from, got None")
+        rows = self._here(rows)
         with torch.enable_grad():
             parameters = self.parameters[member].detach().requires_grad_()
             outputs, _ = self.forward(parameters, rows, ())
@@ -102,14 +98,47 @@ class AutogradEnsemble(Ensemble):
 
     @torch.no_grad()
     def outputs(self, rows: Rows, member: int) -> Tensor:
-        return self.forward(self.parameters[member], self._taken(rows), ())[0]
+        self._require_rows([rows], [member])
+        return self.forward(self.parameters[member], self._here(rows), ())[0]
 
     @torch.no_grad()
     def states(self, rows: Rows, member: int, layers: Sequence[int]) -> list[Tensor]:
-        for layer in layers:
-            if not 0 <= layer <= self.spec.layers:
-                raise IndexError(f"layers: expected 0 to {self.spec.layers}, got {layer}")
-        return self.forward(self.parameters[member], self._taken(rows), layers)[1]
+        self._require_layers(layers)
+        self._require_rows([rows], [member])
+        return self.forward(self.parameters[member], self._here(rows), layers)[1]
+
+    def answer(
+        self,
+        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+        longest: int = 16,
+        members: Sequence[int] | None = None,
+        matmul_dtype: str | None = None,
+        *,
+        end: int,
+    ) -> list[list[np.ndarray]]:
+        """Answer greedily, as Ensemble.answer describes; each token is answered by computing the whole row anew."""
+        prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
+        if matmul_dtype != "float32":
+            raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
+        return self.each(lambda job: self._answer(*job[0], longest, job[1], end), list(zip(prompts, members)))
+
+    def _answer(self, tokens: np.ndarray, length: np.ndarray, longest: int, member: int, end: int) -> list[np.ndarray]:
+        rows = [row[:n] for row, n in zip(tokens, length)]
+        going = list(range(len(rows)))
+        for _ in range(longest):
+            if not going:
+                break
+            last = torch.from_numpy(np.cumsum([len(rows[i]) for i in going]))
+            packed = torch.from_numpy(np.concatenate([rows[i] for i in going]).astype(np.int32))
+            asked = Rows(packed, torch.cat([last.new_zeros(1), last]), last - 1)
+            found = self.outputs(asked, member).argmax(1).numpy(force=True)
+            rows_left = []
+            for i, token in zip(going, found):
+                if token != end:
+                    rows[i] = np.append(rows[i], token)
+                    rows_left.append(i)
+            going = rows_left
+        return [row[n:].astype(np.int32) for row, n in zip(rows, length)]
 
     def each(self, job: Callable, items: Iterable) -> list:
         """Return [job(item) for item in items], on the ensemble's threads; raises the first job's error."""
@@ -124,7 +153,7 @@ class AutogradEnsemble(Ensemble):
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads, "worldfast")
 
-    def _taken(self, rows: Rows) -> Rows:
-        require_rows(rows, self.shape)
+    def _here(self, rows: Rows) -> Rows:
+        """Rows on the ensemble's device, vectors in its dtype."""
         rows = Rows(*(None if x is None else x.to(self.device) for x in rows))
         return rows._replace(inputs=rows.inputs.to(self.parameters.dtype if self.shape.vectors else torch.int64))

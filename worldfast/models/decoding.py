@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast._native import core
+from worldfast.models.tiles import alike_together, places_of
 from worldfast.models.transformer import TransformerSpec
-from worldfast.worlds.cities.tokens import EOS
 
 __all__ = ["Prompts", "Scratch", "greedy", "share"]
 
@@ -53,17 +53,21 @@ class Prompts(NamedTuple):
 
 
 def share(tokens: np.ndarray, length: np.ndarray, tile: int) -> list[Prompts]:
-    """Prompts in tiles of about `tile` nodes.
+    """Cut prompts into tiles of about `tile` nodes.
 
-    tokens    integers [N, T]
-    length    int32 [N], at least 1: row i is tokens[i, :length[i]]
+    Parameters
+    ----------
+    tokens : ndarray
+        Integers [N, T].
+    length : ndarray
+        Integers [N], at least 1: row i is tokens[i, :length[i]].
+    tile : int
     """
     column = np.arange(length.max(initial=1))
+    length = length.astype(np.int64)
     tokens = np.where(column < length[:, None], tokens[:, : len(column)].astype(np.int32), -1)  # [N, T]
-    order = np.lexsort(tokens.T[::-1])
+    order, alike = alike_together(tokens)
     tokens, length = tokens[order], length[order]
-    alike = np.zeros_like(length)  # tokens that a row shares with the row before it
-    alike[1:] = np.cumprod(tokens[1:] == tokens[:-1], axis=1).sum(1)
     different = alike < length
     answer = np.cumsum(different) - 1  # [N]
     tokens, length, alike = tokens[different], length[different], alike[different]  # of R prompts
@@ -72,9 +76,7 @@ def share(tokens: np.ndarray, length: np.ndarray, tile: int) -> list[Prompts]:
     fresh = length - alike
     before = np.cumsum(fresh) - fresh
     is_fresh = (alike[:, None] <= column) & (column < length[:, None])  # [R, T]
-    # a shared token stands in the nearest row above that does not share it
-    owner = np.maximum.accumulate(np.where(is_fresh, np.arange(len(length))[:, None], 0), axis=0)
-    path = (before - alike)[owner] + column
+    path = places_of(length, alike, *np.broadcast_arrays(column, np.arange(len(length))[:, None]))
     return [
         Prompts(
             order[piece[answer] == p],
@@ -95,25 +97,30 @@ def greedy(
     model,
     prompts: Prompts,
     longest: int,
+    end: int,
     scratch: Scratch,
     threads: int,
 ) -> list[np.ndarray]:
-    """Answers to the R prompts: the tokens before <eos>, int32 [up to `longest`] each.
+    """Answer the R prompts greedily: the tokens before `end`, int32 [up to `longest`] each.
 
-    transformer   from `worldfast.models.transformer.native`
-    model         the model's parameters, float32 [P], and the same packed
+    Parameters
+    ----------
+    transformer : core.Transformer
+        From `worldfast.models.cpu.native`.
+    model : tuple
+        Parameters of the model, float32 [P], and the same packed.
     """
     R = len(prompts.length)
     # queries, keys and values of each block, all but the last turned by their position
     caches = scratch.cache(spec.layers, len(prompts.tokens) + R * (longest - 1), 3 * spec.hidden)
     path = np.pad(prompts.path, ((0, 0), (0, longest - 1)))
     turn = _turns(spec, path.shape[1])
-    answers, rows = np.full((R, longest), EOS, dtype=np.int32), np.arange(R)
+    answers, rows = np.full((R, longest), end, dtype=np.int32), np.arange(R)
     tokens, length, fresh, first = prompts.tokens, prompts.length, prompts.fresh, 0
     for step in range(longest):
         following = np.empty(len(rows), dtype=np.int32)
         transformer.extend(*model, tokens, caches, turn, path, length, fresh, first, following, scratch.arena, threads)
-        goes_on = following != EOS
+        goes_on = following != end
         first += len(tokens)
         tokens, rows, path, length = (x[goes_on] for x in (following, rows, path, length))
         if not len(rows):
@@ -122,11 +129,12 @@ def greedy(
         if step < longest - 1:
             path[np.arange(len(rows)), length] = first + np.arange(len(rows))
         length, fresh = length + 1, np.ones_like(length)
-    return [answer[:n] for answer, n in zip(answers, (answers != EOS).sum(1))]
+    return [answer[:n] for answer, n in zip(answers, (answers != end).sum(1))]
 
 
 def _turns(spec: TransformerSpec, positions: int) -> np.ndarray:
-    """Cosines, then sines, of RoPE at each position: float32 [positions, head size]."""
+    """Cosines, then sines, of RoPE at each position: float32 [positions, hidden / heads]."""
     half = spec.hidden // spec.heads // 2
-    angle = np.arange(positions)[:, None] * spec.rope_base ** -(np.arange(half) / half)
+    rate = spec.rope_base ** -(np.arange(half) / half) if spec.rope_base else np.zeros(half)
+    angle = np.arange(positions)[:, None] * rate
     return np.concatenate([np.cos(angle), np.sin(angle)], 1).astype(np.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from worldfast.models.transformer import TransformerSpec, buffer_size
+from worldfast.rows import Shape
 
 __all__ = [
     "GENERAL",
@@ -95,7 +96,7 @@ def places(tokens: int) -> int:
     return max(1, -(-tokens // PLACES)) * PLACES
 
 
-def footprint(spec: TransformerSpec, vocabulary: int, members: int, row_tokens: int, matmul_dtype: str) -> int:
+def footprint(spec: TransformerSpec, shape: Shape, members: int, row_tokens: int, matmul_dtype: str) -> int:
     """Bytes that training an ensemble takes on a GPU, but for what a process takes for the device itself.
 
     members      M
@@ -103,7 +104,7 @@ def footprint(spec: TransformerSpec, vocabulary: int, members: int, row_tokens: 
     matmul_dtype    "float32" or "bfloat16"
     """
     itemsize, D = (2 if matmul_dtype == "bfloat16" else 4), spec.hidden
-    shapes = spec.shapes(vocabulary)
+    shapes = spec.shapes(shape)
     P, C, norms = buffer_size(shapes.each()), places(row_tokens), 2 * spec.layers + 1
     per_parameter = 4 * 4 + (2 if itemsize == 2 else 0)  # parameter, gradient, two moments; rounded
     table = FUSED if is_fused(spec, matmul_dtype) else GENERAL
@@ -113,46 +114,46 @@ def footprint(spec: TransformerSpec, vocabulary: int, members: int, row_tokens: 
     # 512
     tile = max(1, min(32, 4096 // (1 << (D - 1).bit_length())))
     parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is FUSED else 0))
-    parts = 4 * (parts + -(-C // 512) * vocabulary * D) + 8 * C
+    parts = 4 * (parts + -(-C // 512) * shape.inputs * D) + 8 * C
     return members * (P * per_parameter + C * token + parts) + 4 * P + CHUNK_BYTES
 
 
-def reading(spec: TransformerSpec, vocabulary: int) -> int:
+def reading(spec: TransformerSpec, shape: Shape) -> int:
     """Bytes that reading a member's hidden states or logits takes on a GPU, beyond what is read."""
-    of_token = _forward(spec, vocabulary, "float32")
+    of_token = _forward(spec, shape, "float32")
     gathered = of_token["x"] + 16  # of a token that is read, with its index
     return places(READ + PLACES) * (sum(of_token.values()) + gathered)
 
 
-def answering(spec: TransformerSpec, vocabulary: int, members: int, rows: int, width: int, matmul_dtype: str) -> int:
+def answering(spec: TransformerSpec, shape: Shape, members: int, rows: int, width: int, matmul_dtype: str) -> int:
     """Upper bound on the bytes that answering takes on a GPU beyond the ensemble's own.
 
     rows    prompts of each member that are answered at once
     width   tokens of the longest prompt and its answer
     """
-    of_token, of_row = _answering(spec, vocabulary, matmul_dtype)
+    of_token, of_row = _answering(spec, shape, matmul_dtype)
     copies = 4 + (2 if matmul_dtype == "bfloat16" else 0)  # of the members' parameters: as they are, and rounded
-    parameters = buffer_size(spec.shapes(vocabulary).each())
+    parameters = buffer_size(spec.shapes(shape).each())
     return members * (places(rows * width) * of_token + rows * of_row + parameters * copies)
 
 
-def answered_at_once(spec: TransformerSpec, vocabulary: int, members: int, width: int, matmul_dtype: str) -> int:
+def answered_at_once(spec: TransformerSpec, shape: Shape, members: int, width: int, matmul_dtype: str) -> int:
     """Prompts of each member, of `width` tokens with their answers, that ANSWER_BYTES are enough for."""
-    of_token, of_row = _answering(spec, vocabulary, matmul_dtype)
+    of_token, of_row = _answering(spec, shape, matmul_dtype)
     return max(1, ANSWER_BYTES // (members * (width * of_token + of_row)))
 
 
-def _answering(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> tuple[int, int]:
+def _answering(spec: TransformerSpec, shape: Shape, matmul_dtype: str) -> tuple[int, int]:
     """Bytes for each token of a prompt and its answer, and for each prompt: keys and values of all layers are
     kept for the former, and a token of each prompt passes at a time."""
-    of_prompt = _forward(spec, vocabulary, matmul_dtype)
+    of_prompt = _forward(spec, shape, matmul_dtype)
     of_token = 4 + sum(of_prompt.values()) - of_prompt["logits"] + (spec.layers - 1) * of_prompt["qkv"]
     return of_token, ANSWERED_ROW + sum(of_prompt.values()) + 3 * of_prompt["mixed"]
 
 
-def _forward(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> dict[str, int]:
+def _forward(spec: TransformerSpec, shape: Shape, matmul_dtype: str) -> dict[str, int]:
     """Bytes for each token by name where nothing is learned and a layer's memory is the next one's."""
     table = {name: row for name, row in GENERAL.items() if not name.startswith(ONLY_LEARNING)}
     itemsize = 2 if matmul_dtype == "bfloat16" else 4
-    outputs = spec.shapes(vocabulary).head[0]
+    outputs = spec.shapes(shape).head[0]
     return {name: width * size for name, width, size, _ in sizes(table, spec, outputs, itemsize)}

@@ -26,7 +26,7 @@ __all__ = ["FusedPasses"]
 
 
 class FusedPasses(Passes):
-    """Passes that learn; footprint.is_fused says which."""
+    """Passes that learn, of models that `footprint.is_fused` names."""
 
     TABLE = FUSED
 
@@ -100,7 +100,7 @@ class FusedPasses(Passes):
                 self._one_head(grad),
                 *self._heads(qkv),
                 batch.rows,
-                spec.rope_base,
+                spec.rope_base or 0,
                 batch.longest,
                 *self._heads(grad_qkv),
             )

@@ -1,4 +1,4 @@
-"""The ensemble on a GPU: all members at once learn, are read and answer. worldfast.training.gpu_step trains it."""
+"""Transformers on a GPU: all members learn and answer at once. worldfast.training.gpu_step trains them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from torch import Tensor
 
 from worldfast._native import cuda_device
 from worldfast.errors import DeviceError
-from worldfast.models.cpu import Ensemble, Rows
 from worldfast.models.footprint import READ, answered_at_once, places
-from worldfast.models.transformer import TransformerSpec, Weights, views
-from worldfast.worlds.cities.tasks import label
-from worldfast.worlds.cities.tokens import EOS
+from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
+from worldfast.rows import Rows, Shape
 
 __all__ = ["DTYPES", "GpuTransformer", "exact_products", "longest_row", "own_stream", "require_cuda"]
 
@@ -28,9 +26,12 @@ STREAMS = 32  # that torch hands out of one device, over and over
 
 
 def require_cuda(device: str | torch.device) -> torch.device:
-    """The device, with its number, after kernels have run on it.
+    """Return the device, with its number, after a kernel has run on it.
 
-    DeviceError that says what is missing where it cannot be used.
+    Raises
+    ------
+    DeviceError
+        It cannot be used; the message says what is missing.
     """
     found = cuda_device(device)
     try:
@@ -47,14 +48,13 @@ def require_cuda(device: str | torch.device) -> torch.device:
 
 @functools.cache
 def _try(device: torch.device) -> None:
-    """Runs a kernel that was compiled when worldfast was built, and one that is compiled now."""
+    """Run a kernel, which is compiled for the device where it was not before."""
     from worldfast.kernels.norm import norm
 
-    points = torch.tensor([[[0, 0], [3, 4]]], dtype=torch.int32, device=device)
     x, out, scale = (torch.ones(1, 1, width, device=device) for width in (16, 16, 1))
     norm(x, x[0], 1e-6, out, scale[0])
-    if label("distance", xy=points).tolist() != [5] or not torch.allclose(out, x, atol=1e-4):
-        raise RuntimeError("what they give is wrong")
+    if not torch.allclose(out, x, atol=1e-4):
+        raise RuntimeError("what it gives is wrong")
 
 
 _owned: weakref.WeakKeyDictionary[object, torch.cuda.Stream] = weakref.WeakKeyDictionary()
@@ -101,26 +101,41 @@ def exact_products() -> Iterator[None]:
             flags.allow_bf16_reduced_precision_reduction = True
 
 
-class GpuTransformer(Ensemble):
-    """An Ensemble whose members learn, are read and answer all at once, on a GPU.
+class GpuTransformer(Transformer):
+    """Ensemble of transformers on a GPU, whose members learn and answer all at once.
 
-    matmul_dtype   what matrices are multiplied in while learning, and by default while answering: "float32", or
-               "bfloat16" with float32 sums, parameters, norms and residual stream. Reading is float32 always
+    Parameters
+    ----------
+    spec : TransformerSpec
+        With heads of at most 128 numbers.
+    shape : Shape
+        Shape of the data.
+    members : int
+    device : str or torch.device
+    matmul_dtype : {"float32", "bfloat16"}
+        Type that matrix products multiply while learning, and by default while answering; sums, parameters, norms and
+        residual stream are float32. Reading is float32 always.
     """
 
+    steps_by_kernels = True
+
     def __init__(
-        self, spec: TransformerSpec, vocabulary: int, members: int = 1, *, device="cuda", matmul_dtype: str = "float32"
+        self,
+        spec: TransformerSpec,
+        shape: Shape,
+        members: int = 1,
+        *,
+        device: str | torch.device = "cuda",
+        matmul_dtype: str = "float32",
     ):
-        super().__init__(spec, vocabulary, members, device=device, threads=1, matmul_dtype=matmul_dtype)
+        super().__init__(spec, shape, members, device, matmul_dtype)
         if spec.hidden // spec.heads > 128:
             size = spec.hidden // spec.heads
             raise ValueError(f"model.heads: a GPU's attention has heads of at most 128 numbers, got {size}")
 
-    @property
+    @functools.cached_property
     def gradients(self) -> Tensor:
-        if self._gradients is None:
-            self._gradients = torch.zeros_like(self.parameters)
-        return self._gradients
+        return torch.zeros_like(self.parameters)
 
     def stacked(self, buffer: Tensor) -> Weights:
         """Views [M, ...] of a buffer [M, P]."""
@@ -129,52 +144,42 @@ class GpuTransformer(Ensemble):
     # ---- reading ----
 
     @exact_products()
-    def logits(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
-        out = torch.empty(len(rows.scored), self.outputs, device=self.device)
-        for transformers, batch, at, scored in self._pieces(rows, members):
-            final = transformers.forward(batch)
-            out[scored] = transformers.logits(final)[0, at]
+    def outputs(self, rows: Rows, member: int) -> Tensor:
+        out = torch.empty(len(rows.scored), self.shape.outputs, device=self.device)
+        for passes, batch, at, scored in self._parts(rows, member):
+            final = passes.forward(batch)
+            out[scored] = passes.logits(final)[0, at]
         return out
 
     @exact_products()
-    def hidden_states(
-        self, rows: Rows, layers: Sequence[int] | None = None, members: Sequence[int] | None = None
-    ) -> list[Tensor]:
-        depth = self.spec.layers
-        layers = self._layers(layers)
+    def states(self, rows: Rows, member: int, layers: Sequence[int]) -> list[Tensor]:
+        self._require_layers(layers)
         out = {layer: torch.empty(len(rows.scored), self.spec.hidden, device=self.device) for layer in layers}
-        for transformers, batch, at, scored in self._pieces(rows, members):
+        for passes, batch, at, scored in self._parts(rows, member):
 
             def keep(layer, x, at=at, scored=scored):
                 if layer in out:
                     out[layer][scored] = x[0, at]
 
-            final = transformers.forward(batch, seen=keep)
-            keep(depth, final)
+            final = passes.forward(batch, seen=keep)
+            keep(self.spec.layers, final)
         return [out[layer] for layer in layers]
 
-    def _pieces(self, rows: Rows, members: Sequence[int] | None) -> Iterator[tuple]:
-        """(what computes, a batch of one member's rows, places [k] to read out, which of the K they are)."""
+    def _parts(self, rows: Rows, member: int) -> Iterator[tuple]:
+        """(what computes, a batch of about READ tokens, its tokens [k] to read out, which of the K they are)."""
         from worldfast.models.gpu_transformer import Batch, Passes
 
-        members = self._named(rows, members)
-        tokens, starts, scored = (x.cpu().numpy() for x in (rows.tokens, rows.cu_seqlens, rows.scored))
-        longest = longest_row(np.diff(starts))
-        for member, (begin, end) in zip(members, pairwise(rows.offsets)):
-            mine = starts[np.searchsorted(starts, begin) : np.searchsorted(starts, end, "right")]
-            cuts = np.searchsorted(mine, np.arange(begin + READ, end, READ), "right") - 1
-            masters = self.stacked(self.parameters[member : member + 1])
-            most = places(min(READ + LONGEST_ROW, end - begin))  # a cut is where a row begins
-            transformers = Passes(self.spec, masters, masters, most, learns=False)
-            for r0, r1 in pairwise(np.unique([0, *cuts, len(mine) - 1])):
-                t0, t1 = mine[[r0, r1]]
-                batch = torch.zeros(1, places(t1 - t0), dtype=torch.int32)
-                batch[0, : t1 - t0] = torch.from_numpy(tokens[t0:t1])
-                bounds = torch.from_numpy((mine[r0 : r1 + 1] - t0).astype(np.int32)).to(self.device)
-                at = slice(*np.searchsorted(scored, (t0, t1)).tolist())
-                where = torch.from_numpy(scored[at] - t0).to(self.device)
-                rows_here = bounds[None, :-1].contiguous(), bounds[None, 1:].contiguous()
-                yield transformers, Batch(batch.to(self.device), *rows_here, longest), where, at
+        self._require_rows([rows], [member])
+        start, scored = rows.row_start.cpu().numpy(), rows.scored.cpu().numpy()
+        longest, L = longest_row(np.diff(start)), len(rows.inputs)
+        masters = self.stacked(self.parameters[member : member + 1])
+        passes = Passes(self.spec, masters, masters, places(min(READ + LONGEST_ROW, L)), learns=False)
+        cuts = np.searchsorted(start, np.arange(READ, L, READ), "right") - 1  # where a row begins
+        for r0, r1 in pairwise(np.unique([0, *cuts, len(start) - 1])):
+            t0, t1 = start[[r0, r1]]
+            at = slice(*np.searchsorted(scored, (t0, t1)).tolist())
+            part = Rows(rows.inputs[t0:t1], rows.row_start[r0 : r1 + 1] - t0, rows.scored[at] - t0)
+            yield passes, Batch.of([part], self.device, longest), part.scored.to(self.device), at
 
     # ---- answering ----
 
@@ -185,10 +190,11 @@ class GpuTransformer(Ensemble):
         longest: int = 16,
         members: Sequence[int] | None = None,
         matmul_dtype: str | None = None,
+        *,
+        end: int,
     ) -> list[list[np.ndarray]]:
-        members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
+        prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
         members = list(members)
-        prompts = [self._checked(tokens, length) for tokens, length in prompts]
         answers: list[list] = [[None] * len(length) for _, length in prompts]
         most = max((len(length) for _, length in prompts), default=0)
         widest = max((int(length.max(initial=1)) for _, length in prompts), default=1) + longest - 1
@@ -200,50 +206,34 @@ class GpuTransformer(Ensemble):
         weights = self.stacked(parameters.to(DTYPES[matmul_dtype]))
         # the shortest first, so that those of a tile are alike in length
         orders = [np.argsort(length, kind="stable") for _, length in prompts]
-        tile = answered_at_once(self.spec, self.vocabulary, len(members), widest, matmul_dtype)
+        tile = answered_at_once(self.spec, self.shape, len(members), widest, matmul_dtype)
         for first in range(0, most, tile):
             parts = [order[first : first + tile] for order in orders]
             given = [(tokens[part], length[part]) for (tokens, length), part in zip(prompts, parts)]
-            found = _greedy(self.spec, masters, weights, given, longest)
+            found = _greedy(self.spec, masters, weights, given, longest, end)
             for of_member, part, rows in zip(answers, parts, found):
-                ends = np.pad(rows == EOS, ((0, 0), (0, 1)), constant_values=True).argmax(1)
-                for i, row, end in zip(part.tolist(), rows, ends.tolist()):
-                    of_member[i] = row[:end]
+                lengths = np.pad(rows == end, ((0, 0), (0, 1)), constant_values=True).argmax(1)
+                for i, row, n in zip(part.tolist(), rows, lengths.tolist()):
+                    of_member[i] = row[:n]
         return answers
 
     # ---- learning ----
 
     @exact_products()
-    def learn(self, rows: Rows, members: Sequence[int] | None = None) -> Tensor:
+    def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         from worldfast.models.gpu_transformer import Batch, Passes
 
-        members = list(self._named(rows, members))
-        tokens, bounds = rows.tokens.cpu(), rows.cu_seqlens.cpu()
-        scored, targets = rows.scored.cpu(), rows.targets.cpu().int()
-        C = places(max(end - begin for begin, end in pairwise(rows.offsets)))
-        ids, asked = (
-            torch.zeros(len(members), C, dtype=torch.int32),
-            torch.full((len(members), C), -1, dtype=torch.int32),
-        )
-        starts = [torch.zeros(0, dtype=torch.int32)] * len(members)
-        for i, (begin, end) in enumerate(pairwise(rows.offsets)):
-            if begin == end:
-                raise ValueError(f"rows: member {members[i]} has none")
-            ids[i, : end - begin] = tokens[begin:end]
-            mine = (scored >= begin) & (scored < end)
-            asked[i, scored[mine] - begin] = targets[mine]
-            starts[i] = bounds[(bounds >= begin) & (bounds <= end)] - begin + i * C
-        longest = longest_row(np.diff(bounds.numpy()))
-        most = max(map(len, starts)) - 1
-        first, last = torch.zeros(2, len(members), most, dtype=torch.int32)
-        for i, of_member in enumerate(starts):
-            first[i, : len(of_member) - 1], last[i, : len(of_member) - 1] = of_member[:-1], of_member[1:]
-        batch = Batch(*(x.to(self.device).contiguous() for x in (ids, first, last)), longest, asked.to(self.device))
-        parameters, gradients = (self.parameters[members], torch.empty(len(members), self.size, device=self.device))
-        gradients.zero_()  # the gaps of alignment
+        self._require_targets(rows, members)
+        if any(of_member.weights is not None for of_member in rows):
+            raise ValueError("rows: weights of scored positions are not read by the kernels of a GPU")
+        members = list(members)
+        longest = longest_row(np.concatenate([[0], *(of_member.row_start.cpu().diff().numpy() for of_member in rows)]))
+        batch = Batch.of(rows, self.device, longest)
+        parameters = self.parameters[members]
+        gradients = torch.zeros_like(parameters)  # also of the gaps of alignment
         weights = self.stacked(parameters.to(DTYPES[self.matmul_dtype]))
-        transformers = Passes(self.spec, self.stacked(parameters), weights, C, learns=True)
-        losses = transformers.learn(batch, self.stacked(gradients), gradients)
+        passes = Passes(self.spec, self.stacked(parameters), weights, batch.tokens.shape[1], learns=True)
+        losses = passes.learn(batch, self.stacked(gradients), gradients)
         self.gradients[members] = gradients
         return losses[..., 0].double().sum(1).cpu()
 
@@ -255,10 +245,10 @@ def longest_row(lengths: np.ndarray) -> int:
     return longest
 
 
-def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: int) -> list[np.ndarray]:
-    """Each member's answers, int32 [n, longest], <eos> behind their ends.
+def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: int, end: int) -> list[np.ndarray]:
+    """Answers of each member, int32 [n, longest], `end` after their ends.
 
-    A prompt's keys and values stand among its places, and behind them is room for those of its answer. Rows
+    A prompt's keys and values stand among its places, and after them is room for those of its answer. Rows
     that have ended leave the batch, but for as many as another member still has.
     """
     from worldfast.models.gpu_transformer import Batch, Passes
@@ -284,14 +274,14 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
     one = Passes(spec, masters, weights, n, learns=False)
     final = cached.forward(Batch(to(tokens).view(m, C), starts, ends, widest))
     mixed_cache = cached.at("mixed", C).view(m * C, D)
-    answers = torch.full((m, n, longest), EOS, dtype=torch.int32, device=device)
+    answers = torch.full((m, n, longest), end, dtype=torch.int32, device=device)
     who = torch.arange(n, device=device).expand(m, n)  # rows of the batch
     goes_on = to(there)
     final = final.view(m * C, D)[(ends.long() - 1).clamp(min=0)]  # [m, n, D]
     for step in range(longest):
         following = one.logits(final.contiguous()).argmax(2).int()  # [m, n']
-        goes_on = goes_on & (following != EOS)
-        answers[:, :, step] = answers[:, :, step].scatter(1, who, torch.where(goes_on, following, EOS))
+        goes_on = goes_on & (following != end)
+        answers[:, :, step] = answers[:, :, step].scatter(1, who, torch.where(goes_on, following, end))
         most = int(goes_on.sum(1).max())
         if not most or step == longest - 1:
             break

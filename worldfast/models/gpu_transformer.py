@@ -11,7 +11,7 @@ M members, C places of each, D hidden, F intermediate, H tokens the head can ans
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,19 +19,26 @@ from torch import Tensor
 
 from worldfast.kernels import embedding, loss, norm, rows, sums, swiglu
 from worldfast.kernels.attention import attention_backward, attention_forward
-from worldfast.models.footprint import GENERAL, ONLY_LEARNING, sizes
+from worldfast.models.footprint import GENERAL, ONLY_LEARNING, places, sizes
 from worldfast.models.transformer import TransformerSpec, Weights
+from worldfast.rows import Rows
 
 __all__ = ["Batch", "Passes"]
 
 
 class Batch(NamedTuple):
-    """Rows of all members.
+    """Rows of all members on the device.
 
-    tokens         int32 [M, C], contiguous
-    starts, ends   int32 [M, R], where rows begin and end among all M C places
-    longest        tokens of the longest row, or more; at most 128
-    targets        int32 [M, C], -1 where nothing is asked; None where nothing is learned
+    Attributes
+    ----------
+    tokens : Tensor
+        int32 [M, C], contiguous.
+    starts, ends : Tensor
+        int32 [M, R], where rows begin and end among all M C places; a row that is not there has no tokens.
+    longest : int
+        Tokens of the longest row, or more; at most 128.
+    targets : Tensor, optional
+        int32 [M, C], -1 where nothing is asked; None where nothing is learned.
     """
 
     tokens: Tensor
@@ -40,20 +47,44 @@ class Batch(NamedTuple):
     longest: int
     targets: Tensor | None = None
 
+    @staticmethod
+    def of(rows: Sequence[Rows], device: torch.device, longest: int) -> Batch:
+        """Copy the rows of each member to the device, with their targets where they have some."""
+        M, C = len(rows), places(max((len(of_member.inputs) for of_member in rows), default=0))
+        R = max((len(of_member.row_start) - 1 for of_member in rows), default=0)
+        tokens, (starts, ends) = torch.zeros(M, C, dtype=torch.int32), torch.zeros(2, M, R, dtype=torch.int32)
+        learned = any(of_member.targets is not None for of_member in rows)
+        targets = torch.full((M, C), -1, dtype=torch.int32) if learned else None
+        for m, of_member in enumerate(rows):
+            bounds = of_member.row_start + m * C
+            tokens[m, : len(of_member.inputs)] = of_member.inputs
+            starts[m, : len(bounds) - 1], ends[m, : len(bounds) - 1] = bounds[:-1], bounds[1:]
+            if of_member.targets is not None:
+                targets[m, of_member.scored.cpu()] = of_member.targets.cpu().int()
+        tokens, starts, ends = (x.to(device) for x in (tokens, starts, ends))
+        return Batch(tokens, starts, ends, longest, targets.to(device) if learned else None)
+
     @property
     def rows(self) -> tuple[Tensor, Tensor]:
         return self.starts.view(-1), self.ends.view(-1)
 
 
 class Passes:
-    """M transformers and the memory that a pass through them needs.
+    """Passes through M transformers, forward and back, and the memory that they need.
 
-    spec       TransformerSpec
-    masters    Weights of float32 [M, ...]: embedding and norms are read from here
-    weights    Weights of [M, ...] in the dtype of the products: matrices and biases are read from here
-    capacity   places that each member has at most
-    learns     what a gradient needs of each layer is kept; else a layer's memory is the next one's
-    caches     queries, keys and values of every layer are kept although nothing is learned; there are no logits
+    Parameters
+    ----------
+    spec : TransformerSpec
+    masters : Weights
+        float32 [M, ...]: embedding and norms are read from here.
+    weights : Weights
+        [M, ...] in the dtype of the products: matrices and biases are read from here.
+    capacity : int
+        Places that each member has at most.
+    learns : bool
+        What a gradient needs of each layer is kept; otherwise a layer's memory is the next one's.
+    caches : bool
+        Queries, keys and values of every layer are kept although nothing is learned; there are no logits.
     """
 
     TABLE = GENERAL  # the memory for tokens
@@ -167,7 +198,7 @@ class Passes:
         row's last
         token."""
         heads = self._heads(qkv)
-        attention_forward(*heads, rows, self.spec.rope_base, longest, self._one_head(mixed), last_only)
+        attention_forward(*heads, rows, self.spec.rope_base or 0, longest, self._one_head(mixed), last_only)
 
     def logits(self, final: Tensor) -> Tensor:
         """float32 [M, C, H], a token's at a multiple of 8."""
@@ -218,7 +249,7 @@ class Passes:
                 self._one_head(grad),
                 *self._heads(qkv),
                 batch.rows,
-                spec.rope_base,
+                spec.rope_base or 0,
                 batch.longest,
                 *self._heads(grad_qkv),
             )

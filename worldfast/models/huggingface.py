@@ -29,8 +29,8 @@ from pathlib import Path
 
 import torch
 
-from worldfast.models.cpu import Ensemble
-from worldfast.models.transformer import TransformerSpec
+from worldfast.models.transformer import Transformer, TransformerSpec
+from worldfast.rows import Shape
 
 __all__ = ["import_huggingface"]
 
@@ -49,7 +49,7 @@ CONFIG = {
 FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window": False, "rope_scaling": None}
 
 
-def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
+def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     """The model of an open checkpoint as an ensemble of one, for `evaluate`, `hidden_states` and training.
 
     folder   as `export_huggingface` writes it, or as transformers saves that again; weights of any floating
@@ -69,14 +69,15 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} is no open checkpoint: it has no {name}")
-    ensemble = Ensemble(*_read_config(folder / "config.json"), device=device)
+    spec, shape = _read_config(folder / "config.json")
+    ensemble = spec.build(shape, device=device)
     path = folder / "model.safetensors"
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    head, answered = tensors.get("lm_head.weight", torch.empty(0)), ensemble.outputs
-    if head.shape[:1] == (ensemble.vocabulary,):
+    head, answered = tensors.get("lm_head.weight", torch.empty(0)), ensemble.shape.outputs
+    if head.shape[:1] == (shape.inputs,):
         if head[answered:].any():
             raise ValueError(
                 f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the outputs of config.json; "
@@ -90,8 +91,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Ensemble:
     return ensemble
 
 
-def _read_config(path: Path) -> tuple[TransformerSpec, int]:
-    """The shape and the size of the vocabulary."""
+def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:
+    """Return the spec and the shape of its data."""
     try:
         config = dict(json.loads(path.read_text()))
     except (TypeError, ValueError) as error:
@@ -110,7 +111,8 @@ def _read_config(path: Path) -> tuple[TransformerSpec, int]:
         raise ValueError(f"{path}: vocab_size is {vocabulary!r}, expected a positive integer")
     try:
         spec = TransformerSpec(**{ours: config.get(theirs) for ours, theirs in CONFIG.items()})
-        spec.shapes(vocabulary)
+        shape = Shape(vocabulary, vocabulary)
+        spec.of(shape)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from None
-    return spec, vocabulary
+    return spec, shape

@@ -32,7 +32,7 @@ from worldfast.errors import unknown_name
 from worldfast.models.attention import attention
 from worldfast.models.autograd import AutogradEnsemble
 from worldfast.models.ensemble import Ensemble
-from worldfast.models.transformer import TransformerSpec, draw, named_as_huggingface, views
+from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
 from worldfast.rows import Rows, Shape
 
 __all__ = ["PlainTransformer", "Replacement"]
@@ -44,16 +44,15 @@ PARTS = ("query", "key", "value", "heads", "attention", "middle", "neurons", "ml
 Replacement = tuple[Tensor, Tensor] | Callable[[Tensor], Tensor]
 
 
-class PlainTransformer(AutogradEnsemble):
+class PlainTransformer(AutogradEnsemble, Transformer):
     """M transformers of one shape, in PyTorch. The options are those of AutogradEnsemble.
 
     Vectors go through the matrix that tokens choose their rows from, so that the unit vectors are tokens.
     """
 
     def __init__(self, spec: TransformerSpec, shape: Shape, members: int = 1, **options):
-        layout = spec.shapes(shape.inputs)
-        self._layout = layout._replace(head=(shape.outputs, spec.hidden))
-        super().__init__(spec, shape, list(self._layout.each()), members, **options)
+        self._shapes = spec.shapes(shape)
+        super().__init__(spec, spec.of(shape), list(self._shapes.each()), members, **options)
 
     @classmethod
     def of(cls, ensemble: Ensemble) -> PlainTransformer:
@@ -62,13 +61,9 @@ class PlainTransformer(AutogradEnsemble):
         plain.parameters = ensemble.parameters
         return plain
 
-    def initialise(self, member: int, seed: int) -> None:
-        draw(views(self._layout, self.parameters[member]), seed, self.spec.init_std)
-
-    def to_huggingface(self, member: int) -> dict[str, Tensor]:
-        """Return a member's weights on the CPU under the tensor names of transformers.Qwen2ForCausalLM."""
-        named = named_as_huggingface(views(self._layout, self.parameters[member]))
-        return {name: view.cpu().clone() for name, view in named.items()}
+    @property
+    def weights(self) -> list[Weights]:
+        return [views(self._shapes, row) for row in self.parameters]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,7 +119,8 @@ class PlainTransformer(AutogradEnsemble):
         for name in (*read, *replace):
             if name not in self.names:
                 raise unknown_name("inner value", name, self.names)
-        return self._run(self.parameters[member], self._taken(rows), read, replace)
+        self._require_rows([rows], [member])
+        return self._run(self.parameters[member], self._here(rows), read, replace)
 
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         names = [self.name_of_layer(layer) for layer in layers]
@@ -132,7 +128,7 @@ class PlainTransformer(AutogradEnsemble):
         return found["outputs"], [found[name].index_select(0, rows.scored) for name in names]
 
     def _run(self, parameters, rows: Rows, read: set[str], replace: Mapping[str, Replacement]) -> dict[str, Tensor]:
-        spec, w = self.spec, views(self._layout, parameters)
+        spec, w = self.spec, views(self._shapes, parameters)
         heads, row_start = (len(rows.inputs), spec.heads, spec.hidden // spec.heads), rows.row_start.int()
         found: dict[str, Tensor] = {}
 

@@ -98,8 +98,17 @@ class RecurrentSpec:
         """Return the number of parameters."""
         return sum(map(math.prod, self.shapes(shape).values()))
 
-    def build(self, shape: Shape, members: int = 1, *, device="cpu", threads=None, matmul_dtype="float32") -> Recurrent:
-        """Return an ensemble of `members` networks with all parameters 0."""
+    def build(
+        self,
+        shape: Shape,
+        members: int = 1,
+        *,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        matmul_dtype: str = "float32",
+        longest: int | None = None,
+    ) -> Recurrent:
+        """Return an ensemble of `members` networks with parameters of 0, for rows of any length."""
         return Recurrent(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
 
 
@@ -111,8 +120,8 @@ class Recurrent(AutogradEnsemble):
     """
 
     def __init__(self, spec: RecurrentSpec, shape: Shape, members: int = 1, **options):
-        self._shapes = spec.shapes(shape)
-        super().__init__(spec, shape, list(self._shapes.values()), members, **options)
+        self._named_shapes = spec.shapes(shape)
+        super().__init__(spec, shape, list(self._named_shapes.values()), members, **options)
 
     def tensors(self, member: int) -> dict[str, Tensor]:
         """Return a member's parameters as views, by name.
@@ -123,7 +132,7 @@ class Recurrent(AutogradEnsemble):
         return self._named(self.parameters[member])
 
     def _named(self, parameters: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self._shapes, tensors_in(parameters, self.shapes)))
+        return dict(zip(self._named_shapes, tensors_in(parameters, list(self._named_shapes.values()))))
 
     def initialise(self, member: int, seed: int) -> None:
         random = np.random.Generator(np.random.Philox(seed))

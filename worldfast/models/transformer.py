@@ -1,7 +1,7 @@
-"""One Qwen2 transformer: its shape, its parameters in a buffer, and what computes on them on a CPU.
+"""Qwen2 transformers: their spec, where parameters stand in a buffer, and what ensembles of them have in common.
 
-L tokens, U of them computed, K scored positions, D hidden, F intermediate, V vocabulary, H tokens the head
-can answer, P parameters.
+M members, L tokens, K scored positions, D hidden, F intermediate, V vocabulary, H tokens that the head can answer,
+P parameters with gaps.
 """
 
 from __future__ import annotations
@@ -17,33 +17,40 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
+from worldfast.errors import unknown_name
 from worldfast.models.buffer import buffer_size, tensors_in
+from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
+from worldfast.rows import Shape
 
-__all__ = [
-    "MATMUL_DTYPES",
-    "TransformerSpec",
-    "Tile",
-    "Weights",
-    "buffer_size",
-    "draw",
-    "named_as_huggingface",
-    "native",
-    "views",
-]
+__all__ = ["MATMUL_DTYPES", "Block", "Transformer", "TransformerSpec", "Weights", "buffer_size", "views"]
 
-MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
+ENGINES = ("auto", "native", "plain")
 
 
 @dataclass(frozen=True)
 class TransformerSpec:
-    """The shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
+    """Shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
-    hidden, layers, heads, intermediate   widths and depth; hidden / heads is a multiple of 8
-    rope_base, norm_eps                   as in Qwen2; rope_base None: no positions
-    init_std                              standard deviation of initial embedding and linear weights
-    outputs                               tokens the head can answer, the first of the vocabulary; None: all
+    Attributes
+    ----------
+    hidden, layers, heads, intermediate : int
+        Widths and depth; hidden / heads is a multiple of 8.
+    rope_base : float, optional
+        Base of the rotary position embedding, as in Qwen2; None means that the model is told no positions.
+    norm_eps : float
+        Epsilon of RMSNorm, as in Qwen2.
+    init_std : float
+        Standard deviation of initial embedding and linear weights.
+    outputs : int, optional
+        Number of tokens that the head can answer, the first of the vocabulary; None means all.
+    engine : {"auto", "native", "plain"}
+        Code that computes: the native core on a CPU and kernels on a GPU, or PyTorch, which is slower and takes vectors,
+        other losses, weights of scored positions and rows of any length. "auto" is "native" where that will do.
 
-    Raises TypeError or ValueError for a field that does not fit.
+    Raises
+    ------
+    TypeError, ValueError
+        A field does not fit; the message names it.
     """
 
     hidden: int = 128
@@ -54,6 +61,7 @@ class TransformerSpec:
     norm_eps: float = 1e-6
     init_std: float = 0.1
     outputs: int | None = None
+    engine: str = "auto"
 
     def __post_init__(self):
         for name in ("hidden", "layers", "heads", "intermediate", "outputs"):
@@ -72,27 +80,89 @@ class TransformerSpec:
                 raise TypeError(f"model.{name}: expected a number, got {value!r}")
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"model.{name}: expected a positive number, got {value}")
+        if self.engine not in ENGINES:
+            raise unknown_name("model.engine", self.engine, ENGINES)
         if self.hidden % self.heads or self.hidden // self.heads % 8:
             raise ValueError(
                 "model.heads: hidden / heads must be a multiple of 8, "
                 f"got {self.hidden} / {self.heads} = {self.hidden / self.heads:g}"
             )
 
-    def shapes(self, vocabulary: int) -> Weights:
-        """The shape of each parameter."""
-        D, F = self.hidden, self.intermediate
-        if self.outputs is not None and self.outputs > vocabulary:
-            raise ValueError(f"model.outputs: expected at most the vocabulary's {vocabulary}, got {self.outputs}")
-        block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
-        return Weights((vocabulary, D), (block,) * self.layers, (D,), (self.outputs or vocabulary, D))
+    def build(
+        self,
+        shape: Shape,
+        members: int = 1,
+        *,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        matmul_dtype: str = "float32",
+        longest: int | None = None,
+    ) -> Transformer:
+        """Build an ensemble of such transformers, with parameters of 0.
 
-    def parameters(self, vocabulary: int) -> int:
-        """The number of parameters."""
-        return sum(map(math.prod, self.shapes(vocabulary).each()))
+        Parameters
+        ----------
+        shape : Shape
+            Shape of the data.
+        members : int
+            Number of models.
+        device : str or torch.device
+            For the engine "native", "cpu" builds a CpuTransformer, a CUDA device a GpuTransformer.
+        threads : int, optional
+            CPU threads; None means torch's number. Results do not depend on it.
+        matmul_dtype : {"float32", "bfloat16"}
+            Type that matrix products multiply while learning; sums, parameters, norms and residual stream are float32.
+        longest : int, optional
+            Inputs of the longest row, where it is known.
+
+        Raises
+        ------
+        ValueError
+            The engine was chosen by name and cannot compute this, or an argument does not fit.
+        """
+        from worldfast.models import CpuTransformer, GpuTransformer, PlainTransformer
+
+        lacks = self._native_lacks(shape, longest)
+        if self.engine == "native" and lacks:
+            raise ValueError(f"model.engine: 'native' takes {lacks}; use 'plain', which is PyTorch, or 'auto'")
+        options = {"device": device, "threads": threads, "matmul_dtype": matmul_dtype}
+        if self.engine == "plain" or lacks:
+            built = PlainTransformer(self, shape, members, **options)
+            built.about = f"models in PyTorch (the native engine takes {lacks})" if lacks else "models in PyTorch"
+            return built
+        if torch.device(device).type == "cpu":
+            return CpuTransformer(self, shape, members, threads=threads, matmul_dtype=matmul_dtype)
+        return GpuTransformer(self, shape, members, device=device, matmul_dtype=matmul_dtype)
+
+    def _native_lacks(self, shape: Shape, longest: int | None) -> str:
+        """What the native engine takes in place of such data, in words; "" where it takes them."""
+        if shape.vectors:
+            return "tokens, not vectors"
+        if shape.loss != "cross_entropy":
+            return f"the loss 'cross_entropy', not {shape.loss!r}"
+        if longest is not None and longest > core.attention_row_limit:
+            return f"rows of at most {core.attention_row_limit} tokens, not {longest}"
+        return ""
+
+    def of(self, shape: Shape) -> Shape:
+        """Shape of a model of such data: the data's, but for a head that answers a part of the classes."""
+        if self.outputs is not None and self.outputs > shape.outputs:
+            raise ValueError(f"model.outputs: expected at most the vocabulary's {shape.outputs}, got {self.outputs}")
+        return shape._replace(outputs=self.outputs or shape.outputs)
+
+    def shapes(self, shape: Shape) -> Weights:
+        """Shape of each parameter in a model of such data."""
+        D, F, (inputs, outputs, *_) = self.hidden, self.intermediate, self.of(shape)
+        block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
+        return Weights((inputs, D), (block,) * self.layers, (D,), (outputs, D))
+
+    def parameters(self, shape: Shape) -> int:
+        """Number of parameters of a model of such data."""
+        return sum(map(math.prod, self.shapes(shape).each()))
 
 
 class Block(NamedTuple):
-    """One block's parameters. A matrix is [out, in]."""
+    """Parameters of a block. A matrix is [out, in]."""
 
     input_norm: Tensor  # [D]
     qkv: Tensor  # [3 D, D]: queries, keys, values, one below the other
@@ -116,88 +186,97 @@ class Weights(NamedTuple):
 
 
 def views(shapes: Weights, buffer: Tensor) -> Weights:
-    """The parameters as views of a buffer [..., P]."""
+    """Parameters as views of a buffer [..., P]."""
     each = iter(tensors_in(buffer, list(shapes.each())))
     embed = next(each)
     blocks = tuple(Block(*islice(each, len(Block._fields))) for _ in shapes.blocks)
     return Weights(embed, blocks, *each)
 
 
-def named_as_huggingface(weights: Weights) -> dict[str, Tensor]:
-    """The parameters by the tensor names of transformers.Qwen2ForCausalLM, in the order in which they are drawn."""
-    named = {"model.embed_tokens.weight": weights.embed}
-    for layer, block in enumerate(weights.blocks):
-        at = f"model.layers.{layer}."
-        named[at + "input_layernorm.weight"] = block.input_norm
-        for part, weight, bias in zip("qkv", block.qkv.chunk(3), block.qkv_bias.chunk(3)):
-            named[at + f"self_attn.{part}_proj.weight"] = weight
-            named[at + f"self_attn.{part}_proj.bias"] = bias
-        named[at + "self_attn.o_proj.weight"] = block.output
-        named[at + "post_attention_layernorm.weight"] = block.mlp_norm
-        named[at + "mlp.gate_proj.weight"], named[at + "mlp.up_proj.weight"] = block.gate_up.chunk(2)
-        named[at + "mlp.down_proj.weight"] = block.down
-    return named | {"model.norm.weight": weights.norm, "lm_head.weight": weights.head}
+class Transformer(Ensemble):
+    """Ensemble of M transformers, wherever it computes: parameters, weights in and out, and what it is asked for.
 
-
-def draw(weights: Weights, seed: int, init_std: float) -> None:
-    """Draw initial weights in place: matrices normal(0, init_std), biases 0, norms 1."""
-    random = np.random.Generator(np.random.Philox(seed))
-    for name, view in named_as_huggingface(weights).items():
-        if view.ndim == 2:
-            drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(init_std)
-            view.copy_(torch.from_numpy(drawn))
-        else:
-            view.fill_(name.endswith("norm.weight"))
-
-
-class Tile(NamedTuple):
-    """Packed rows of one model. Where rows begin alike, what is alike is computed once: attention sees the L
-    tokens of whole rows, all else the U among them that differ. All are numpy arrays.
-
-    tokens       int32 [U]
-    cu_seqlens   int32 [R + 1], where rows begin among the L
-    place        int32 [L], each token's place among the U
-    shared       int32 [R], a row's first tokens that stand where an earlier row has them
-    sources      int64 [K], the places to read out
-    targets      int64 [K], what to answer there; None where nothing is learned
+    Attributes
+    ----------
+    spec : TransformerSpec
+    shape : Shape
+        Shape of the models: V tokens in, H classes out.
+    matmul_dtype : {"float32", "bfloat16"}
+        Type that matrix products multiply while learning, and by default while answering. Reading is float32 always.
+    weights : list of Weights
+        Parameters of each member, as views of its row of `parameters`.
     """
 
-    tokens: np.ndarray
-    cu_seqlens: np.ndarray
-    place: np.ndarray
-    shared: np.ndarray
-    sources: np.ndarray
-    targets: np.ndarray | None = None
+    def __init__(
+        self, spec: TransformerSpec, shape: Shape, members: int, device: str | torch.device, matmul_dtype: str
+    ):
+        if members < 1:
+            raise ValueError(f"members: expected at least 1, got {members}")
+        if matmul_dtype not in MATMUL_DTYPES:
+            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        self.spec, self.shape, self.members, self.matmul_dtype = spec, spec.of(shape), members, matmul_dtype
+        self.device = torch.device(device)
+        self._shapes = spec.shapes(shape)
+        self.parameters = torch.zeros(members, buffer_size(self._shapes.each()), device=self.device)
+        self.weights = [views(self._shapes, row) for row in self.parameters]
+        self.decayed = torch.zeros(self.parameters.shape[1], device=self.device)
+        for view in views(self._shapes, self.decayed).each():
+            view.fill_(view.ndim == 2)
 
+    # ---- weights in and out ----
 
-def native(spec: TransformerSpec, vocabulary: int, matmul_dtype: str) -> core.Transformer:
-    """What computes with a model's parameters, float32 [P], on a CPU. Its matrices are packed for products first:
+    def initialise(self, member: int, seed: int) -> None:
+        """Draw a member's initial weights: matrices normal(0, init_std), biases 0, norms 1."""
+        random = np.random.Generator(np.random.Philox(seed))
+        for name, view in self._huggingface(member).items():
+            if view.ndim == 2:
+                drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(self.spec.init_std)
+                view.copy_(torch.from_numpy(drawn))
+            else:
+                view.fill_(name.endswith("norm.weight"))
 
-    packed_bytes                               uint8 [packed_bytes] takes them
-    pack(parameters, packed, threads)          after every change of the parameters
-    learn(parameters, packed, tile, gradients, grad_embedded, arena, threads)
-                                               returns the summed loss; adds to gradients [P], but for those of the
-                                               embedding, which are written for each token to grad_embedded [U, D]
-    read(parameters, packed, tile, layers, states, logits, arena, threads)
-                                               writes states, [K, D] for each of the layers, and logits [K, H] or None
-    extend(parameters, packed, tokens, caches, turn, path, length, fresh, first, following, arena, threads)
-                                               a step of decoding: see worldfast.models.decoding
+    def to_huggingface(self, member: int) -> dict[str, Tensor]:
+        """Copy a member's weights to the CPU, under the tensor names of transformers.Qwen2ForCausalLM.
 
-    arena is memory that is used again: one for each thread that calls.
-    """
-    shapes = spec.shapes(vocabulary)
-    offsets = [0]
-    for shape in shapes.each():
-        offsets.append(offsets[-1] + buffer_size([shape]))
-    return core.Transformer(
-        hidden=spec.hidden,
-        layers=spec.layers,
-        heads=spec.heads,
-        intermediate=spec.intermediate,
-        vocabulary=vocabulary,
-        outputs=shapes.head[0],
-        rope_base=spec.rope_base or 0.0,
-        norm_eps=spec.norm_eps,
-        offsets=offsets[:-1],
-        bfloat16=matmul_dtype == "bfloat16",
-    )
+        Where the head answers a part of the vocabulary, `lm_head.weight` has the rows of that part.
+        """
+        return {name: view.cpu().clone() for name, view in self._huggingface(member).items()}
+
+    def from_huggingface(self, member: int, tensors: dict[str, Tensor]) -> None:
+        """Set a member's weights from tensors as `to_huggingface` gives them.
+
+        Raises
+        ------
+        ValueError
+            A tensor is missing, is none of this model's, or has another shape.
+        """
+        weights = self._huggingface(member)
+        for name in sorted(weights.keys() ^ tensors.keys()):
+            what = "missing" if name in weights else "no weight of this model"
+            raise ValueError(f"tensors: {name!r} is {what}")
+        for name, view in weights.items():
+            came = tensors[name].shape
+            if came != view.shape:
+                raise ValueError(f"tensors: {name!r} has shape {list(came)}, expected {list(view.shape)}")
+            view.copy_(tensors[name])
+
+    def _huggingface(self, member: int) -> dict[str, Tensor]:
+        """Parameters of a member as views, by Hugging Face name, in the order in which they are drawn."""
+        w = self.weights[member]
+        named = {"model.embed_tokens.weight": w.embed}
+        for layer, block in enumerate(w.blocks):
+            at = f"model.layers.{layer}."
+            named[at + "input_layernorm.weight"] = block.input_norm
+            for part, weight, bias in zip("qkv", block.qkv.chunk(3), block.qkv_bias.chunk(3)):
+                named[at + f"self_attn.{part}_proj.weight"] = weight
+                named[at + f"self_attn.{part}_proj.bias"] = bias
+            named[at + "self_attn.o_proj.weight"] = block.output
+            named[at + "post_attention_layernorm.weight"] = block.mlp_norm
+            named[at + "mlp.gate_proj.weight"], named[at + "mlp.up_proj.weight"] = block.gate_up.chunk(2)
+            named[at + "mlp.down_proj.weight"] = block.down
+        return named | {"model.norm.weight": w.norm, "lm_head.weight": w.head}
+
+    def offsets(self) -> dict[str, slice]:
+        """Slice of each tensor of `to_huggingface`, flat, in a member's parameters and gradients [P]."""
+        named = self._huggingface(0)
+        return {name: slice(at := view.storage_offset(), at + view.numel()) for name, view in named.items()}

@@ -25,8 +25,8 @@ from worldfast.errors import unknown_name
 from worldfast.models import Ensemble
 from worldfast.run import LOSSES, Run
 from worldfast.training.folder import opened
-from worldfast.training.step import pack_rows
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.sampling import Component
+from worldfast.worlds.cities.stream import LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, find
 from worldfast.worlds.cities.world import World
 
@@ -153,7 +153,7 @@ def task_gradients(
     loss = run.loss if loss is None else loss
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
-    stream = Stream(
+    stream = LearnedStream(
         run.world.build() if world is None else world,
         [Component(find(task).name, rows * repeats, among, must_include)],
         seed=run.seed if seed is None else seed,
@@ -161,21 +161,21 @@ def task_gradients(
         vocabulary=run.vocabulary,
         shuffle=False,
         crossing=run.crossing,
+        loss=loss,
     )
-    if stream.vocabulary.size != ensemble.vocabulary:
+    if stream.shape.inputs != ensemble.shape.inputs:
         raise ValueError(
-            f"world: its vocabulary has {stream.vocabulary.size:,} tokens, that of {run.name!r} "
-            f"{ensemble.vocabulary:,}: with entities, both need as many cities"
+            f"world: its vocabulary has {stream.shape.inputs:,} tokens, that of {run.name!r} "
+            f"{ensemble.shape.inputs:,}: with entities, both need as many cities"
         )
-    means = torch.zeros(repeats, ensemble.size)
+    means = torch.zeros(repeats, ensemble.parameters.shape[1])
     for k in range(repeats):
         positions = 0
         for first in range(0, rows, TOGETHER):
-            packed = stream.pack(k * rows + first, min(TOGETHER, rows - first))
-            packed_rows, [count] = pack_rows([packed], [loss])
-            ensemble.learn(packed_rows, [0])
+            batch = stream.batch(k * rows + first, min(TOGETHER, rows - first))
+            ensemble.learn([batch], [0])
             means[k] += ensemble.gradients[0].cpu()
-            positions += count
+            positions += len(batch.scored)
         means[k] /= positions
     return means
 
@@ -189,14 +189,14 @@ def _distinct(tasks) -> list[str]:
 
 def _chosen(ensemble: Ensemble, patterns) -> torch.Tensor:
     """The parameters whose names fit a pattern, bool [P]."""
-    chosen = torch.zeros(ensemble.size, dtype=torch.bool)
-    places = ensemble.places()
+    chosen = torch.zeros(ensemble.parameters.shape[1], dtype=torch.bool)
+    offsets = ensemble.offsets()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        fitting = [name for name in places if fnmatchcase(name, pattern)]
+        fitting = [name for name in offsets if fnmatchcase(name, pattern)]
         if not fitting:
-            raise unknown_name("parameters", pattern, places)
+            raise unknown_name("parameters", pattern, offsets)
         for name in fitting:
-            chosen[places[name]] = True
+            chosen[offsets[name]] = True
     if not chosen.any():
         raise ValueError(f"parameters: expected at least one pattern of names, got {patterns!r}")
     return chosen

@@ -118,10 +118,10 @@ def activation_patching(
             vocabulary=target_run.vocabulary,
             crossing=target_run.crossing,
         )
-        if batch.vocabulary.size != taking.vocabulary:
+        if batch.vocabulary.size != taking.shape.inputs:
             raise ValueError(
                 f"world: its vocabulary has {batch.vocabulary.size:,} tokens, that of {target_run.name!r} "
-                f"{taking.vocabulary:,}: with entities, both need as many cities"
+                f"{taking.shape.inputs:,}: with entities, both need as many cities"
             )
         alone = [_scores(task, batch, patched_answers(one, one, batch, longest=longest))[0] for one in (giving, taking)]
         for group in groups:
@@ -242,12 +242,12 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
 
 
 def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: Ensemble) -> None:
-    if source_run.vocabulary != target_run.vocabulary or source.vocabulary != target.vocabulary:
+    if source_run.vocabulary != target_run.vocabulary or source.shape.inputs != target.shape.inputs:
         raise ValueError(
-            f"source: {source_run.name!r} has the vocabulary {source_run.vocabulary!r} of {source.vocabulary:,} "
-            f"tokens, the target {target_run.name!r} {target_run.vocabulary!r} of {target.vocabulary:,}"
+            f"source: {source_run.name!r} has the vocabulary {source_run.vocabulary!r} of {source.shape.inputs:,} "
+            f"tokens, the target {target_run.name!r} {target_run.vocabulary!r} of {target.shape.inputs:,}"
         )
-    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
+    for name in (f.name for f in fields(TransformerSpec) if f.name not in ("init_std", "engine")):
         came, expected = getattr(source.spec, name), getattr(target.spec, name)
         if came != expected:
             raise ValueError(

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import files
-from worldfast.models import Ensemble
 from worldfast.run import Run
 from worldfast.studies.study import Study
 from worldfast.training.folder import done
@@ -88,9 +87,7 @@ def _family(run: Run) -> tuple:
 
 def _rate(runs: Sequence[Run], threads: int) -> float:
     """Rows a second of some runs trained together: fresh weights do as well as trained ones."""
-    ensemble = Ensemble(
-        runs[0].model, runs[0].vocabulary_size, len(runs), threads=threads, matmul_dtype=runs[0].matmul_dtype
-    )
+    ensemble = runs[0].model.build(runs[0].shape, len(runs), threads=threads, matmul_dtype=runs[0].matmul_dtype)
     lockstep = Lockstep(ensemble, list(runs))
     for i, run in enumerate(runs):
         ensemble.initialise(i, run.seed)
@@ -105,7 +102,7 @@ def _rate(runs: Sequence[Run], threads: int) -> float:
 def _disk(run: Run) -> int:
     """Bytes that a run leaves: its last two checkpoints, and activations of all."""
     kept = captured(run) // (2 if run.capture.dtype == "float16" else 1)
-    return 2 * STATES * NUMBER * run.model.parameters(run.vocabulary_size) + len(run.checkpoint_steps) * kept
+    return 2 * STATES * NUMBER * run.model.parameters(run.shape) + len(run.checkpoint_steps) * kept
 
 
 def print_plan(study: Study, *, threads: int, memory: int | str | None = None, measure: bool = True) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from worldfast import files
-from worldfast.models import Ensemble, TransformerSpec
+from worldfast.models import TransformerSpec
 from worldfast.models.huggingface import CONFIG, FIXED
 from worldfast.training.folder import saved
 from worldfast.worlds.cities.tokens import BOS, EOS, PAD, UNK, Vocabulary
@@ -46,7 +46,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
     vocabulary = spec.stream().vocabulary
-    ensemble = Ensemble(spec.model, vocabulary.size)
+    ensemble = spec.model.build(spec.shape)
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     tensors = ensemble.to_huggingface(0)
     head = tensors["lm_head.weight"]  # [H, D]
@@ -72,6 +72,8 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
 
 
 def _config(spec: TransformerSpec, vocabulary: int) -> dict:
+    if spec.rope_base is None:
+        raise ValueError("run: a model without positions (rope_base=None) is no Qwen2 that transformers could open")
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",

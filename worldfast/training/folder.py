@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from worldfast.models import Ensemble, GpuTransformer, require_cuda
+from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
 from worldfast.training import checkpoint
 
@@ -84,13 +84,8 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     FileNotFoundError where the folder is no run's or has no checkpoint.
     """
     run, found = saved(folder)
-    shape, matmul_dtype = (run.model, run.stream().vocabulary.size), {"matmul_dtype": run.matmul_dtype}
-    on_cpu = torch.device(device).type == "cpu"
-    ensemble = (
-        Ensemble(*shape, **matmul_dtype)
-        if on_cpu
-        else GpuTransformer(*shape, device=require_cuda(device), **matmul_dtype)
-    )
+    device = "cpu" if torch.device(device).type == "cpu" else require_cuda(device)
+    ensemble = run.model.build(run.shape, device=device, matmul_dtype=run.matmul_dtype)
     ensemble.parameters[0].copy_(found.tensors["parameters"])
     return run, ensemble
 

@@ -19,6 +19,7 @@ import contextlib
 import gc
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ from worldfast.models.footprint import CHUNK_BYTES, is_fused, places
 from worldfast.models.gpu import DTYPES, exact_products, longest_row, own_stream
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
-from worldfast.worlds.cities.sampling import Packed
 
 __all__ = ["GpuLockstep"]
 
@@ -53,7 +53,7 @@ class GpuLockstep(Lockstep):
         self._rounded = (
             ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
         )
-        widths = np.array([stream.empty_batch(0).tokens.shape[1] for stream in self.streams])
+        widths = np.array([stream.longest + 1 for stream in self.streams])  # of rows as they are made
         self._longest = longest_row(widths)
         self._most_rows = max(run.batch for run in self.runs)  # R
         self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
@@ -171,12 +171,13 @@ class GpuLockstep(Lockstep):
 
     def _make(self, m: int, start: int, count: int) -> None:
         """Makes the rows start .. start + count - 1 of a member's stream."""
-        out = Packed(
-            self._made[m],
-            self._row_start[m, : count + 1],
-            self._answer_start[m, :count],
-            self._failed[m : m + 1],
-            self._scratch,
+        out = replace(
+            self.streams[m].empty_pack(0),
+            tokens=self._made[m],
+            row_start=self._row_start[m, : count + 1],
+            answer_start=self._answer_start[m, :count],
+            failed=self._failed[m : m + 1],
+            scratch=self._scratch,
         )
         self.streams[m].pack(start, count, out=out, check=False)
 

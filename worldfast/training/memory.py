@@ -78,7 +78,7 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
         run = runs[max(range(len(runs)), key=lambda i: sum(needs[i]))]
         raise MemoryError(
             f"memory: {run.name!r} alone needs {text(sum(most))} "
-            f"({run.model.parameters(run.vocabulary_size):,} parameters, batch {run.batch}), but there are "
+            f"({run.model.parameters(run.shape):,} parameters, batch {run.batch}), but there are "
             f"{text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
         )
     return Plan(most, limit, len(runs), fit)
@@ -132,7 +132,7 @@ def text(size: int) -> str:
 def _need_on_gpu(run: Run) -> Need:
     """What worldfast.models.footprint counts, and for all what one member at a time takes at a checkpoint: either it is
     read, or it answers its validation rows."""
-    shape, width = (run.model, run.vocabulary_size), LONGEST_ROW + LONGEST_ANSWER
+    shape, width = (run.model, run.shape), LONGEST_ROW + LONGEST_ANSWER
     one, two = (footprint(*shape, members, run.batch * LONGEST_ROW, run.matmul_dtype) for members in (1, 2))
     rows = min(run.validation, answered_at_once(*shape, 1, width, run.matmul_dtype))
     answers = answering(*shape, 1, rows, width, run.matmul_dtype) if rows else 0
@@ -155,7 +155,7 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     """
     spec = run.model
     D, F = spec.hidden, spec.intermediate
-    shapes = spec.shapes(run.vocabulary_size)
+    shapes = spec.shapes(run.shape)
     P = buffer_size(shapes.each())
     lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
     # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with

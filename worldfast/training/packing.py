@@ -11,6 +11,7 @@ import heapq
 from collections.abc import Sequence
 
 from worldfast.errors import unknown_name
+from worldfast.rows import Shape
 from worldfast.run import Run
 from worldfast.training.memory import plan
 
@@ -83,7 +84,8 @@ def _works(runs: Sequence[Run]) -> dict[str, float]:
     """Rows times parameters of each run, by its id."""
     sizes = _vocabulary_sizes(runs)
     return {
-        run.id: float(run.epoch_rows * run.epochs) * run.model.parameters(sizes[run.vocabulary, run.world])
+        run.id: float(run.epoch_rows * run.epochs)
+        * run.model.parameters(Shape(*[sizes[run.vocabulary, run.world]] * 2))
         for run in runs
     }
 

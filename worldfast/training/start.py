@@ -57,7 +57,7 @@ def _opened(run: Run) -> Tensor:
         raise ValueError(f"start: {start.folder}/model.safetensors has changed: SHA-256 {now}, expected {start.sha256}")
     ensemble = import_huggingface(start.folder)
     require_same_shape(f"'{start.folder}'", ensemble.spec, run.model)
-    _require_same_vocabulary(f"'{start.folder}'", ensemble.vocabulary, run)
+    _require_same_vocabulary(f"'{start.folder}'", ensemble.shape.inputs, run)
     return ensemble.parameters[0]
 
 

@@ -11,16 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from worldfast.models import Ensemble, Rows, optimizer
-from worldfast.models.cpu import LONGEST_SHARED
+from worldfast.models import Ensemble, optimizer
+from worldfast.rows import Rows
 from worldfast.run import Run
-from worldfast.worlds.cities.sampling import Packed
 
-__all__ = ["MOMENTS", "Lockstep", "Tally", "pack_rows"]
+__all__ = ["MOMENTS", "Lockstep", "Tally"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -57,7 +54,7 @@ class Lockstep:
         for run, stream in zip(self.runs, self.streams):
             for what, came, expected in (
                 ("model", run.model, ensemble.spec),
-                ("vocabulary", stream.vocabulary.size, ensemble.vocabulary),
+                ("vocabulary", stream.shape.inputs, ensemble.shape.inputs),
                 ("matmul_dtype", run.matmul_dtype, ensemble.matmul_dtype),
             ):
                 if came != expected:
@@ -77,8 +74,8 @@ class Lockstep:
         """Takes a step with each of these members, but for those that have diverged."""
         members = [m for m in members if not self.tallies[m].diverged]
         if members:
-            packs = self.ensemble.each(self._next_rows, members)
-            rows, counts = pack_rows(packs, [self.runs[m].loss for m in members])
+            rows = self.ensemble.each(self._next_rows, members)
+            counts = [len(of_member.scored) for of_member in rows]
             losses = self.ensemble.learn(rows, members).tolist()
             threads = max(1, self.ensemble.threads // len(members))
             self.ensemble.each(lambda job: self._update(*job, threads), zip(members, losses, counts))
@@ -91,8 +88,8 @@ class Lockstep:
         """Begins the sum of losses again."""
         self.tallies[member] = self.tallies[member]._replace(loss=0.0, steps=0)
 
-    def _next_rows(self, member: int) -> Packed:
-        return self.streams[member].pack(*self.runs[member].rows_at(self.tallies[member].step))
+    def _next_rows(self, member: int) -> Rows:
+        return self.streams[member].batch(*self.runs[member].rows_at(self.tallies[member].step))
 
     def _update(self, member: int, summed: float, count: int, threads: int) -> None:
         """Updates with the ensemble's gradient, which is that of a loss summed over `count` positions."""
@@ -118,31 +115,3 @@ class Lockstep:
             threads=threads,
         )
         self.tallies[member] = Tally(tally.step + 1, tally.loss + summed / count, tally.steps + 1, False)
-
-
-def pack_rows(packs: list[Packed], losses: list[str]) -> tuple[Rows, list[int]]:
-    """Members' rows end to end with the positions that their losses are read from, and how many each has.
-
-    The last token of a row predicts nothing and is left out. Rows that begin alike stand together, for the
-    model to compute their beginning once.
-    """
-    parts, offsets, counts = [], [0], []
-    for packed, loss in zip(packs, losses):
-        n = len(packed.answer_start)
-        begin = packed.row_start[:-1, None] + np.arange(LONGEST_SHARED)  # [n, C]
-        begin = np.minimum(begin, packed.row_start[1:, None] - 1)
-        order = np.lexsort(packed.tokens[begin].T[::-1])
-        length = np.diff(packed.row_start)[order] - 1
-        starts = np.concatenate([[0], np.cumsum(length)])  # [n + 1]
-        row = np.repeat(np.arange(n), length)  # [L], whose each token is
-        place = np.arange(starts[-1]) - starts[row]  # within its row
-        at = packed.row_start[order][row] + place
-        asked = packed.answer_start[order] - 1 if loss == "answer" else np.zeros(n, dtype=np.int32)
-        scored = np.flatnonzero(place >= asked[row])
-        targets = packed.tokens[at[scored] + 1]
-        parts.append((packed.tokens[at], starts[:-1] + offsets[-1], scored + offsets[-1], targets))
-        offsets.append(offsets[-1] + int(starts[-1]))
-        counts.append(len(scored))
-    tokens, starts, scored, targets = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts))
-    cu_seqlens = torch.cat([starts, torch.tensor(offsets[-1:])]).int()
-    return Rows(tokens, cu_seqlens, offsets, scored, targets.long()), counts

@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.errors import DeviceError, unknown_name
-from worldfast.models import Ensemble, GpuTransformer, require_cuda
+from worldfast.models import require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Run
 from worldfast.training import metrics, start
@@ -218,13 +218,17 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
 
 def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
     """Runs of one shape as members of an ensemble, and in words where it is."""
-    shape, matmul_dtype = (runs[0].model, runs[0].vocabulary_size, len(runs)), runs[0].matmul_dtype
+    spec, shape, matmul_dtype = runs[0].model, runs[0].shape, runs[0].matmul_dtype
+    longest = max(run.stream().longest for run in runs)
+    options = {"device": device, "threads": threads, "matmul_dtype": matmul_dtype, "longest": longest}
+    ensemble = spec.build(shape, len(runs), **options)
+    about = f"; {ensemble.about}" if ensemble.about else ""
     if device == "cpu":
-        ensemble = Ensemble(*shape, threads=threads, matmul_dtype=matmul_dtype)
         emulated = matmul_dtype == "bfloat16" and not core.multiplies_pairs()
         how = "; bfloat16 products are multiplied as float32 here, no faster than float32" if emulated else ""
-        return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}"
-    ensemble = GpuTransformer(*shape, device=device, matmul_dtype=matmul_dtype)
+        return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}{about}"
+    if not ensemble.steps_by_kernels:
+        raise DeviceError(device, f"{type(ensemble).__name__} has no optimizer there, it trains on the CPU{about}")
     return GpuLockstep(ensemble, runs), torch.cuda.get_device_name(device)
 
 

@@ -6,9 +6,10 @@ import torch
 
 import worldfast as wf
 from worldfast._native import core
-from worldfast.models import Ensemble, Rows
+from worldfast.rows import Rows, Shape
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import decode, evaluate
+from worldfast.worlds.cities.tokens import EOS
 
 SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
 
@@ -20,7 +21,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def ensemble(world):
-    ensemble = Ensemble(SPEC, 98, members=2)
+    ensemble = SPEC.build(Shape(98, 98), members=2)
     for member in range(2):
         ensemble.initialise(member, seed=member)
     return ensemble
@@ -62,6 +63,8 @@ def reference(ensemble, member, prompt, longest):
         return x / (x.pow(2).mean(-1, keepdim=True) + spec.norm_eps).sqrt() * w[weight]
 
     def turned(x):  # [heads, T, size]: dimensions d and d + size / 2 are a complex number
+        if spec.rope_base is None:
+            return x
         half = x.shape[2] // 2
         angle = torch.arange(x.shape[1])[:, None] * spec.rope_base ** (-torch.arange(half).double() / half)
         z = torch.complex(x[..., :half], x[..., half:]) * torch.polar(torch.ones_like(angle), angle)
@@ -109,12 +112,13 @@ def random_prompts(n, vocabulary, longest, seed):
         wf.TransformerSpec(hidden=24, layers=3, heads=3, intermediate=17, init_std=0.4),  # heads of 8
         wf.TransformerSpec(hidden=48, layers=1, heads=2, intermediate=32, init_std=0.4, rope_base=100.0),  # of 24
         wf.TransformerSpec(hidden=32, layers=2, heads=1, intermediate=8, init_std=0.4, outputs=5),
+        wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=16, init_std=0.4, rope_base=None),
     ],
 )
 @pytest.mark.parametrize("n", [1, 37])
 def test_answers_are_those_of_a_transformer_in_float64(spec, n):
     """In tiles of a few rows and in one, members together. With few tokens, rows end at different times."""
-    ensemble = Ensemble(spec, 9, members=3)
+    ensemble = spec.build(Shape(9, 9), members=3)
     for member in range(3):
         ensemble.initialise(member, seed=member)
     members, prompts = [2, 0], [random_prompts(n, 9, 21, seed) for seed in range(2)]
@@ -126,7 +130,7 @@ def test_answers_are_those_of_a_transformer_in_float64(spec, n):
         assert {len(answer) for answer in expected[0]} >= {0, 1, 5}
     for ensemble._tile in (1, 30, 1024):
         for longest in (5, 1):
-            answers = ensemble.answer(prompts, longest, members)
+            answers = ensemble.answer(prompts, longest, members, end=EOS)
             found = [[answer.tolist() for answer in of_member] for of_member in answers]
             assert found == [[answer[:longest] for answer in of_member] for of_member in expected]
 
@@ -134,7 +138,7 @@ def test_answers_are_those_of_a_transformer_in_float64(spec, n):
 @pytest.mark.parametrize("vocabulary", ["character", "entity"])
 def test_answers_to_rows_of_tasks(world, vocabulary):
     size = 98 if vocabulary == "character" else 98 + len(world)
-    ensemble = Ensemble(SPEC, size)
+    ensemble = SPEC.build(Shape(size, size))
     ensemble.initialise(0, seed=7)
     batch = wf.sample(world, wf.TASKS, n=25, vocabulary=vocabulary)
     for i, answer in enumerate(decode(ensemble, 0, batch, longest=3)):
@@ -144,20 +148,20 @@ def test_answers_to_rows_of_tasks(world, vocabulary):
 
 
 def test_no_rows_have_no_answers(ensemble):
-    assert ensemble.answer([(np.zeros((0, 4), np.uint8), np.zeros(0, np.int32))], members=[1]) == [[]]
+    assert ensemble.answer([(np.zeros((0, 4), np.uint8), np.zeros(0, np.int32))], members=[1], end=EOS) == [[]]
 
 
 def test_bfloat16_rounds_what_is_multiplied(ensemble):
     """Of weights 1 and 1 + 2^-10 float32 knows the larger; rounded, they are equal, and the first wins."""
-    plain = Ensemble(wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16), 98)
+    plain = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16).build(Shape(98, 98))
     plain.weights[0].norm.fill_(1)
     plain.weights[0].embed.fill_(1)
     plain.weights[0].head[10] = 1
     plain.weights[0].head[20] = 1 + 2**-10
     prompt = [(np.full((1, 3), 2), np.array([3]))]
-    assert plain.answer(prompt, 2)[0][0].tolist() == [20, 20]
-    assert plain.answer(prompt, 2, matmul_dtype="bfloat16")[0][0].tolist() == [10, 10]
-    assert plain.answer(prompt, 2)[0][0].tolist() == [20, 20]  # the model's own weights stay as they are
+    assert plain.answer(prompt, 2, end=EOS)[0][0].tolist() == [20, 20]
+    assert plain.answer(prompt, 2, matmul_dtype="bfloat16", end=EOS)[0][0].tolist() == [10, 10]
+    assert plain.answer(prompt, 2, end=EOS)[0][0].tolist() == [20, 20]  # the model's own weights stay as they are
 
 
 def test_bfloat16_changes_close_decisions_alone(world, ensemble):
@@ -165,8 +169,8 @@ def test_bfloat16_changes_close_decisions_alone(world, ensemble):
     exact, rounded = (decode(ensemble, 0, batch, 1, matmul_dtype) for matmul_dtype in ("float32", "bfloat16"))
     starts = np.concatenate([[0], np.cumsum(batch.answer_start)]).astype(np.int32)
     tokens = np.concatenate([row[:n] for row, n in zip(batch.tokens, batch.answer_start)]).astype(np.int32)
-    rows = Rows(*map(torch.from_numpy, (tokens, starts)), (0, len(tokens)), torch.from_numpy(starts[1:] - 1).long())
-    best, second = ensemble.logits(rows, [0]).topk(2).values.T
+    rows = Rows(*map(torch.from_numpy, (tokens, starts)), torch.from_numpy(starts[1:] - 1).long())
+    best, second = ensemble.outputs(rows, 0).topk(2).values.T
     clear = (best - second > 0.05 * best).tolist()
     same = [a.tolist() == b.tolist() for a, b in zip(exact, rounded)]
     assert clear.count(True) > 100
@@ -179,7 +183,7 @@ def test_answer_refuses(world, ensemble):
 
     def refuses(error, message, *arguments, **named):
         with pytest.raises(error, match=message):
-            ensemble.answer(*arguments, **named)
+            ensemble.answer(*arguments, **named, end=EOS)
 
     refuses(ValueError, "members: 2 named, but the prompts are those of 1", prompts(members=1))
     refuses(IndexError, "members: expected 0 to 1, got 2", prompts(), members=[0, 2])
@@ -283,7 +287,7 @@ def test_attention_over_a_cache_refuses(at, value, message):
 
 def test_a_row_that_has_ended_leaves(world):
     """A model that always answers <eos> answers nothing; one that never does is cut off."""
-    ensemble = Ensemble(wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16), 98)
+    ensemble = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16).build(Shape(98, 98))
     batch = wf.sample(world, "distance", n=5)
     for token, answer in ((3, []), (90, [90] * 4)):
         ensemble.parameters.zero_()

@@ -9,6 +9,7 @@ import numpy as np
 from worldfast.models import Ensemble
 from worldfast.worlds.cities.sampling import Batch, sample
 from worldfast.worlds.cities.tasks import find
+from worldfast.worlds.cities.tokens import EOS
 from worldfast.worlds.cities.world import World
 
 __all__ = ["Score", "decode", "evaluate"]
@@ -36,9 +37,9 @@ def decode(
     """Greedy answers of a member to the rows of a batch: the tokens before <eos>, int32 [up to `longest`] each.
 
     The prompt is every token of a row up to and with '='. For `matmul_dtype` and for the answers of several
-    members at a time, see `Ensemble.answer`.
+    members at a time, see `Transformer.answer`.
     """
-    [answers] = ensemble.answer([(batch.tokens, batch.answer_start)], longest, [member], matmul_dtype)
+    [answers] = ensemble.answer([(batch.tokens, batch.answer_start)], longest, [member], matmul_dtype, end=EOS)
     return answers
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from worldfast.errors import unknown_name
-from worldfast.models import Ensemble, Rows
+from worldfast.models import Ensemble
+from worldfast.rows import Rows
 from worldfast.worlds.cities.tasks import find
 from worldfast.worlds.cities.tokens import BOS, Vocabulary
 
@@ -50,7 +51,6 @@ class Prompt:
         self.rows = Rows(
             torch.from_numpy(tokens[self.order].ravel()),
             torch.from_numpy(starts),
-            (0, n * length),
             torch.from_numpy(scored.astype(np.int64)),
         )
 
@@ -61,7 +61,7 @@ class Prompt:
 
     def read(self, ensemble: Ensemble, member: int, layers: Sequence[int]) -> dict[int, np.ndarray]:
         """The cities' representations in a member, float32 [n, positions x D] for each layer."""
-        states = ensemble.hidden_states(self.rows, layers, [member])  # [n x places, D] each
+        states = ensemble.states(self.rows, member, layers)  # [n x places, D] each
         n = len(self.order)
         found = {}
         for layer, state in zip(layers, states, strict=True):

@@ -1,0 +1,161 @@
+"""Rows of one model in tiles: rows that begin alike stand together, and what neighbours share is computed once.
+
+Rows of one task begin alike ("<bos>perimeter("), and causal attention cannot tell which row a beginning is computed in.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from worldfast.rows import Rows
+
+__all__ = ["Piece", "Tile", "alike_together", "cut", "places_of"]
+
+LONGEST_SHARED = 16  # tokens: the words before a row's first city are at most 11
+
+
+class Tile(NamedTuple):
+    """Rows of one model, as the native core takes them: attention sees the L tokens of whole rows, all else the U that differ.
+
+    Attributes
+    ----------
+    tokens : ndarray
+        int32 [U].
+    row_start : ndarray
+        int32 [R + 1], where rows begin among the L.
+    place : ndarray
+        int32 [L], each token's place among the U.
+    shared : ndarray
+        int32 [R], a row's first tokens that stand where an earlier row has them.
+    sources : ndarray
+        int64 [K], the places to read out.
+    targets : ndarray, optional
+        int64 [K], what to answer there; None where nothing is learned.
+    weights : ndarray, optional
+        float32 [K], factors of the losses there; None means ones.
+    """
+
+    tokens: np.ndarray
+    row_start: np.ndarray
+    place: np.ndarray
+    shared: np.ndarray
+    sources: np.ndarray
+    targets: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+
+class Piece(NamedTuple):
+    """A tile, which of all computed tokens are its own, and which of the rows' scored positions, int64 [k]."""
+
+    tile: Tile
+    computed: slice
+    scored: np.ndarray
+
+
+def cut(rows: Rows, size: int, lanes: int) -> tuple[np.ndarray, list[Piece]]:
+    """Cut a model's rows into tiles of about `size` tokens, whole rows each; a row shares the beginning of the one before it.
+
+    Parameters
+    ----------
+    rows : Rows
+        Of at least one token; in any order, on which the sums of a gradient depend only where rows begin alike.
+    size : int
+        Tokens of a tile.
+    lanes : int
+        Where there are several tiles, their number is a multiple of this.
+
+    Returns
+    -------
+    tokens : ndarray
+        int32 [U], those that are computed, tile after tile.
+    pieces : list of Piece
+    """
+    inputs, start, scored = (x.cpu().numpy() for x in (rows.inputs, rows.row_start, rows.scored))
+    learned = [None if x is None else x.cpu().numpy() for x in (rows.targets, rows.weights)]
+    length, L = np.diff(start), len(inputs)
+    column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
+    beginnings = inputs[np.minimum(start[:-1, None] + column, L - 1)]
+    order, alike = alike_together(np.where(column < length[:, None], beginnings, -1))
+    length, begin = length[order], start[:-1][order]
+
+    count = max(1, round(L / size))
+    if count > 1:  # lanes of one length
+        count = max(1, round(count / lanes)) * lanes
+    first = np.concatenate([[0], np.cumsum(length)])  # [R + 1], where rows begin now
+    bounds = np.unique([0, *np.searchsorted(first[:-1], np.arange(1, count) * L / count), len(length)])
+    alike[bounds[:-1]] = 0
+
+    row = np.repeat(np.arange(len(length)), length)  # [L], whose each token is
+    within = np.arange(L) - first[row]
+    place = places_of(length, alike, within, row)
+    tokens = inputs[begin[row] + within][within >= alike[row]]
+    computed = np.concatenate([[0], np.cumsum(length - alike)])  # [R + 1]
+
+    at = np.searchsorted(scored, start)
+    many = np.diff(at)[order]  # [R], positions of a row
+    which = _ranges(at[:-1][order], many)  # [K], the rows' scored positions in the order of the tiles
+    sources = place[scored[which] + np.repeat(first[:-1] - begin, many)]
+    read = np.concatenate([[0], np.cumsum(many)])  # [R + 1]
+    pieces = []
+    for r0, r1 in pairwise(bounds):
+        t, u, k = (slice(x[r0], x[r1]) for x in (first, computed, read))
+        tile = Tile(
+            tokens[u],
+            (first[r0 : r1 + 1] - t.start).astype(np.int32),
+            (place[t] - u.start).astype(np.int32),
+            alike[r0:r1],
+            sources[k] - u.start,
+            *(None if x is None else x[which[k]] for x in learned),
+        )
+        pieces.append(Piece(tile, u, which[k]))
+    return tokens, pieces
+
+
+def alike_together(beginnings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sort rows by how they begin, and count what each shares with the row before it.
+
+    Parameters
+    ----------
+    beginnings : ndarray
+        Integers [R, C], the first tokens of each row, -1 after its end.
+
+    Returns
+    -------
+    order : ndarray
+        int64 [R]; rows that begin alike keep their order.
+    alike : ndarray
+        int32 [R], tokens that row order[i] shares with row order[i - 1].
+    """
+    order = np.lexsort(beginnings.T[::-1])
+    beginnings = beginnings[order]
+    same = (beginnings[1:] == beginnings[:-1]) & (beginnings[1:] >= 0)
+    alike = np.zeros(len(order), dtype=np.int32)
+    alike[1:] = np.cumprod(same, axis=1).sum(1)
+    return order, alike
+
+
+def places_of(length: np.ndarray, alike: np.ndarray, within: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """Place of tokens among those that are computed, row after row, each row without what it shares.
+
+    Parameters
+    ----------
+    length, alike : ndarray
+        Integers [R], tokens of a row, and how many of them, the first, it shares with the row before it.
+    within, row : ndarray
+        Integers of one shape, which token of which row is asked for.
+    """
+    width = int(alike.max(initial=0)) + 1
+    # a shared token stands in the nearest row above that does not share it
+    fresh = alike[:, None] <= np.arange(width)  # [R, C]
+    owner = np.maximum.accumulate(np.where(fresh, np.arange(len(length))[:, None], 0), axis=0)
+    owner = np.where(within < alike[row], owner[row, np.minimum(within, width - 1)], row)
+    return (np.cumsum(length - alike) - length)[owner] + within
+
+
+def _ranges(begin: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """begin[i], begin[i] + 1 ..., count[i] of them, for each i in turn."""
+    ends = np.cumsum(count)
+    return np.arange(ends[-1]) + np.repeat(begin - (ends - count), count)

@@ -1,0 +1,50 @@
+"""Rows of a stream as a model learns them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from worldfast.rows import Rows, Shape
+from worldfast.worlds.cities.sampling import Packed, Stream
+
+__all__ = ["LearnedStream", "learned"]
+
+
+class LearnedStream(Stream):
+    """Stream of rows with what a model learns from them: a worldfast.rows.Stream.
+
+    Parameters
+    ----------
+    world, components, **options
+        Those of `Stream`.
+    loss : {"all", "answer"}
+        Learn every token after the first, or those after '='.
+    """
+
+    def __init__(self, world, components, *, loss: str, **options):
+        super().__init__(world, components, **options)
+        self.loss = loss
+        self.shape = Shape(self.vocabulary.size, self.vocabulary.size)
+        self.longest = self._native.width - 1  # the last token is an answer only
+
+    def batch(self, start: int, n: int) -> Rows:
+        """Return rows `start` to `start + n` as a model learns them."""
+        return learned(self.pack(start, n), self.loss)
+
+
+def learned(packed: Packed, loss: str) -> Rows:
+    """Return packed rows without their last tokens, which predict nothing, and what to answer at the others."""
+    tokens, end = packed.tokens, packed.row_start[1:] - 1
+    n = len(end)
+    inputs = np.ones(len(tokens), dtype=bool)
+    inputs[end] = False
+    row_start = packed.row_start - np.arange(n + 1, dtype=np.int32)
+    asked = inputs.copy()
+    if loss == "answer":
+        begin = packed.row_start[:-1] + packed.answer_start - 1
+        asked = inputs & (np.arange(len(tokens)) >= np.repeat(begin, np.diff(packed.row_start)))
+    at = np.flatnonzero(asked)  # among all tokens
+    scored = at - np.searchsorted(end, at)  # among the inputs
+    arrays = tokens[inputs], row_start, scored, tokens[at + 1].astype(np.int64)
+    return Rows(*map(torch.from_numpy, arrays))
