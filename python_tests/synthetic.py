@@ -3,6 +3,7 @@
 import numpy as np
 
 from worldfast.studies import RunResult, StudyResult
+from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import World
 
 SEVEN = ("distance", "trianglearea", "angle", "compass", "inside", "perimeter", "crossing")
@@ -44,6 +45,14 @@ def run_result(world: World, tasks=("distance",), seed=0, checkpoints=9, **chang
     return RunResult(**{**values, **changes})
 
 
+def evaluation():
+    """What the scores of each task are, as the table "evaluation" says it."""
+    import pandas
+
+    rows = [(task.name, "standard", task.metric, task.unit) for task in TASKS.values()]
+    return pandas.DataFrame(rows, columns=["task", "group", "metric", "unit"])
+
+
 def study_result(world: World, runs: list[RunResult], **changes) -> StudyResult:
     m = len(runs)
     values = {
@@ -60,6 +69,7 @@ def study_result(world: World, runs: list[RunResult], **changes) -> StudyResult:
         "version": "0.1.0",
         "commit": "abc1234",
         "date": "2025-01-02",
+        "tables": {"evaluation": evaluation()},
     }
     return StudyResult(**{**values, **changes})
 
@@ -131,6 +141,7 @@ def runs_table(seeds):
                     "n_tasks": len(tasks),
                     "seed": seed,
                     "base": "" if kind == "pt" else f"pt-all-s{seed}",
+                    "group": "" if kind == "pt" else "Atlantis",
                     "width": 128,
                     "steps": 4000,
                     "rows": 512_000,
@@ -250,7 +261,7 @@ def similarity_tables(runs, random):
         for what, top in (("same task", 0.91), ("cross task", 0.86), ("disjoint tasks", 0.84))
         for n in (1, 2, 3)
     ]
-    named = {"cka": cka, "procrustes": procrustes, "alignment": alignment, "trends": trends}
+    named = {"cka": cka, "procrustes": procrustes, "mutual_knn": alignment, "trends": trends}
     return {name: pandas.DataFrame(rows) for name, rows in named.items()}
 
 

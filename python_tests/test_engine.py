@@ -146,7 +146,7 @@ def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
         "cka",
         "cka_over_training",
         "procrustes",
-        "alignment",
+        "mutual_knn",
         "dimension",
     }
     rows = replace(tiny, test_rows=8)

@@ -40,18 +40,7 @@ reading.patching -> worlds.cities.world
 reading.representations -> training.folder
 reading.representations -> worlds.cities.prompts
 reading.representations -> worlds.cities.tokens
-report.colours -> worlds.cities.world
-report.figures.canvas -> worlds.cities.world
-report.figures.maps -> worlds.cities.world
-report.figures.tables -> worlds.cities.integration
-report.figures.tables -> worlds.cities.tasks
-report.figures.trends -> worlds.cities.transfer
-report.figures.views -> worlds.cities.world
-report.page.films -> worlds.cities.world
-report.page.models -> worlds.cities.tasks
-report.page.models -> worlds.cities.world
 report.report -> worlds.cities.figures
-report.report -> worlds.cities.world
 run -> worlds.cities.sampling
 run -> worlds.cities.tasks
 run -> worlds.cities.tokens
@@ -77,9 +66,8 @@ report.figures.canvas report.figures.curves report.figures.maps report.figures.m
 report.figures.patching report.figures.style report.figures.tables report.figures.trends report.report
 studies.engine studies.planning studies.study training.cluster training.folder training.jobs training.memory
 training.start training.step worlds.cities.analyses worlds.cities.evaluate worlds.cities.figures
-worlds.cities.findings worlds.cities.integration worlds.cities.prompts worlds.cities.sampling
-worlds.cities.studies worlds.cities.tables worlds.cities.tasks worlds.cities.tokens worlds.cities.transfer
-worlds.cities.world
+worlds.cities.findings worlds.cities.prompts worlds.cities.sampling worlds.cities.studies worlds.cities.tables
+worlds.cities.tasks worlds.cities.tokens worlds.cities.world
 """.split()
 
 

@@ -238,7 +238,7 @@ KINDS: dict[str, Callable] = {
     "cka": likeness,
     "cka_over_training": likeness_over_training,
     "procrustes": disparities,
-    "alignment": neighbours,
+    "mutual_knn": neighbours,
     "dimension": dimensions,
     "agreement": agreements,
     "patching": patches,
@@ -269,7 +269,7 @@ def of_study(study: Study, ended: Mapping[str, bool]) -> list[Reading]:
         one = {"layer": study.layer, "cities": study.cities}
         found.append(Reading("cka", tuple(alike), {"layers": layers, "cities": study.cities}))
         found += [
-            Reading(kind, tuple(alike), one) for kind in ("cka_over_training", "procrustes", "alignment", "dimension")
+            Reading(kind, tuple(alike), one) for kind in ("cka_over_training", "procrustes", "mutual_knn", "dimension")
         ]
     return found
 

@@ -1,8 +1,8 @@
 """The tables of a study: those that were read, and those that follow from them.
 
-runs            a row each: what it is, how it ended, whether it learned its tasks
+runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks
 curves          loss over training;  validation: scores over training
-evaluation, probes, generalisation, cka, procrustes, alignment, dimension   as in worldfast.worlds.cities.analyses
+evaluation, probes, generalisation, cka, procrustes, mutual_knn, dimension   as in worldfast.worlds.cities.analyses
 improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
 """
 
@@ -20,6 +20,7 @@ from worldfast.run import Run
 from worldfast.studies import Study
 from worldfast.training.start import outcome
 from worldfast.worlds.cities import integration, prediction, transfer
+from worldfast.worlds.cities.groups import groups_of
 from worldfast.worlds.cities.tasks import TASKS, find
 from worldfast.worlds.cities.world import ATLANTIS
 
@@ -134,7 +135,7 @@ def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pan
     losses = found["curves"].groupby("run").loss.last()
     canon = {run.id for run in study.canon}
     table = []
-    for run in study.runs:
+    for run, group in zip(study.runs, groups_of(study.runs), strict=True):
         ending = outcome(out / "runs" / run.folder_name) or {"status": "not run", "seconds": np.nan, "step": 0}
         table.append(
             {
@@ -146,6 +147,7 @@ def _runs(study: Study, out: Path, found: Mapping[str, pandas.DataFrame]) -> pan
                 "n_tasks": len(run.tasks),
                 "seed": run.seed,
                 "base": run.start.name if isinstance(run.start, Run) else "",
+                "group": group,
                 "width": run.model.hidden,
                 "steps": ending["step"],
                 "rows": run.rows_at(ending["step"])[0],
