@@ -4,6 +4,7 @@ import importlib
 
 _DOOR = {  # a name and its module, which is imported when it is asked for
     "Catalogue": "figures.catalogue",
+    "Tasks": "colours",
     "count": "words",
     "listed": "words",
     "number": "words",
