@@ -96,6 +96,23 @@ def test_a_region_of_another_name_is_drawn_and_told_by_its_own(arm, drawn_arm):
     assert len(diamonds) == 1 and len(np.unique(diamonds[0].get_facecolor(), axis=0)) == 1
 
 
+def test_a_kind_of_fine_tune_that_is_not_there_is_said(arm):
+    world, found = arm
+    near = {name: found[name][~found[name].run.str.contains("distance")] for name in ("runs", "generalisation")}
+    said = {one.name: one for one in draw_study(near, world)}
+    assert said["arm-c-without-distance"].figure is not None
+    assert said["arm-c-with-distance"].figure is None
+    assert "has no Arm C of such a fine-tune at layer 5" in said["arm-c-with-distance"].caption
+
+
+def test_what_is_not_drawn_is_logged_and_on_the_page(small, tmp_path, caplog):
+    path = report.publish(study_result(small, [run_result(small)]), tmp_path)
+    assert "not drawn: Deviation, Deviation histogram: the study has no table 'deviation'" in caplog.text
+    page = path.read_text(encoding="utf-8")
+    assert "<li>Deviation, Deviation histogram: the study has no table &#x27;deviation&#x27;</li>" in page
+    assert (tmp_path / "figures" / "world.png").exists() and not (tmp_path / "figures" / "deviation.png").exists()
+
+
 def test_patching_speaks_of_what_its_runs_were_taught(arm):
     _, found = arm
     rows = [(2, "included", "angle", "ft-angle-s0", "ft-distance-s0", 0.9, 0.01, 200)]

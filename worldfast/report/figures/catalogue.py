@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from worldfast.errors import unknown_name
@@ -50,24 +49,8 @@ class Drawn(NamedTuple):
     caption: str
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A registered figure.
-
-    Attributes
-    ----------
-    name : str
-        What its files are called; "{group}" stands for what runs were taught.
-    section : str
-        A key of SECTIONS.
-    needs : tuple of str
-        Names of the tables that are its arguments; "world" is the world.
-    draw : callable
-        Draws it: tables, then options by name, to (figure, caption). `layer` is among the options if it has one.
-    variants : mapping or callable
-        What follows the name, to further options: a figure is drawn for each. A function makes it of the tables, those
-        drawn for one layer, and raises LacksRuns where there is none.
-    """
+class Entry(NamedTuple):
+    """A registered figure; fields as in `Catalogue.figure`."""
 
     name: str
     section: str
@@ -77,23 +60,30 @@ class Entry:
 
 
 class Catalogue:
-    """Figures, section by section, in the order in which they were registered.
-
-    Attributes
-    ----------
-    entries : list of Entry
-    """
+    """Figures, section by section, in the order in which they were registered."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
 
-    def figure(self, name: str, section: str, needs: str, variants=None):
-        """A decorator that registers a function; see `Entry`. `needs` are words.
+    def figure(self, name: str, section: str, needs: str, variants=None) -> Callable[[Callable], Callable]:
+        """A decorator that registers a function of tables, then options by name, to (figure, caption).
+
+        Parameters
+        ----------
+        name : str
+            What its files are called; "{group}" stands for what runs were taught.
+        section : str
+            A key of SECTIONS.
+        needs : str
+            Names of the tables that are its arguments; "world" is the world.
+        variants : mapping or callable, optional
+            What follows the name, to further options: a figure is drawn for each. A function makes it of the tables
+            and the layer, and raises LacksRuns where there is none.
 
         Raises
         ------
         ValueError
-            A section that there is not, or a name that stands already.
+            A section that there is not.
         """
         if section not in SECTIONS:
             raise unknown_name("section", section, SECTIONS)
@@ -139,7 +129,7 @@ class _Given(dict):
 
 
 def _drawn(entry: Entry, given: Mapping, group: str, layer: int | None):
-    """The figures of an entry, in turn."""
+    """The figures of an entry, in turn; `layer` is among their options if they have one."""
 
     def result(variant: str, figure, caption: str) -> Drawn:
         name = "-".join(part for part in (entry.name, variant) if part)

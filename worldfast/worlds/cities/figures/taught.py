@@ -27,7 +27,7 @@ def read_of(table, layer: int | None):
 
 def called(rows) -> str:
     """What the cities of some rows are called together: "Atlantis"."""
-    return " and ".join(rows["group"].unique())
+    return " and ".join(rows["group"].unique()) or "what was taught"
 
 
 def examples(given, layer) -> dict[str, dict]:
@@ -40,20 +40,17 @@ def examples(given, layer) -> dict[str, dict]:
     for name, far in {"without-distance": False, "with-distance": True}.items():
         some = tuned[apart(tuned["tasks"]) == far]
         ordered = errors[some["run"][some["n_tasks"] == some["n_tasks"].max()]].sort_values(kind="stable")
-        if len(ordered):
-            found[name] = {"run": ordered.index[(len(ordered) - 1) // 2]}
-    if not found:
-        raise LacksRuns(f"the study has no fine-tunes that know {groups(runs)}")
+        found[name] = {"run": ordered.index[(len(ordered) - 1) // 2] if len(ordered) else None}
     return found
 
 
 @figure("{group}", "tuning", "world generalisation", examples)
 @styled
-def taught_map(world, generalisation, run: str, layer: int | None = None):
+def taught_map(world, generalisation, run: str | None, layer: int | None = None):
     """The world as a probe of one run has it: its cities by region, and what it was taught with lines to where it is.
 
     generalisation   the study's table; the probe was fitted on its cities of group "fitted"
-    run, layer       whose probe; layer None: the last but one of the layers
+    run, layer       whose probe, None where `examples` found no run; layer None: the last but one of the layers
 
     Returns the figure and its caption. LacksRuns: the table has no cities that the run was taught. ValueError: a missing
     column, a world with fewer cities.
@@ -63,7 +60,8 @@ def taught_map(world, generalisation, run: str, layer: int | None = None):
     new, old = table[mine & late], table[mine & ~late]
     layer = table["layer"].iloc[0]
     if not len(new):
-        raise LacksRuns(f"table 'generalisation' has no {called(table[late])} of run {run!r} at layer {layer}")
+        of = f"run {run!r}" if run else "such a fine-tune"
+        raise LacksRuns(f"table 'generalisation' has no {called(table[late])} of {of} at layer {layer}")
     if len(old) and old["city"].max() >= len(world):
         raise ValueError(f"the table has city {old['city'].max()}, the world has {len(world)} cities")
     group = called(new)
