@@ -39,17 +39,6 @@ reading.patching -> worlds.cities.world
 reading.representations -> training.folder
 reading.representations -> worlds.cities.prompts
 reading.representations -> worlds.cities.tokens
-report.colours -> worlds.cities.world
-report.figures.canvas -> worlds.cities.world
-report.figures.maps -> worlds.cities.world
-report.figures.tables -> worlds.cities.integration
-report.figures.tables -> worlds.cities.tasks
-report.figures.trends -> worlds.cities.transfer
-report.figures.views -> worlds.cities.world
-report.page.films -> worlds.cities.world
-report.page.models -> worlds.cities.tasks
-report.page.models -> worlds.cities.world
-report.report -> worlds.cities.world
 run -> worlds.cities.sampling
 run -> worlds.cities.stream
 run -> worlds.cities.tasks
@@ -67,9 +56,9 @@ models.footprint models.fused models.gpu models.gpu_transformer models.huggingfa
 models.transformer reading.activations reading.gradients reading.patching report.colours report.figures.canvas
 report.figures.curves report.figures.maps report.figures.matrices report.figures.patching report.figures.style
 report.figures.tables report.figures.trends report.report studies.engine studies.planning training.cluster
-training.folder training.jobs training.memory training.step worlds.cities.evaluate worlds.cities.integration
-worlds.cities.prompts worlds.cities.sampling worlds.cities.stream worlds.cities.studies worlds.cities.tasks
-worlds.cities.tokens worlds.cities.transfer worlds.cities.world
+training.folder training.jobs training.memory training.step worlds.cities.evaluate worlds.cities.prompts
+worlds.cities.sampling worlds.cities.stream worlds.cities.studies worlds.cities.tasks worlds.cities.tokens
+worlds.cities.world
 """.split()
 
 

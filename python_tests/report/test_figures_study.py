@@ -1,6 +1,5 @@
 """Figures of a study's tables: what is drawn is what the tables hold, and what they lack is named."""
 
-import inspect
 import re
 
 import matplotlib.text
@@ -14,9 +13,11 @@ from synthetic import SEVEN, run_result, tables
 
 from worldfast.report import colours, figures
 from worldfast.report.figures import style, views
-from worldfast.report.figures.tables import over_seeds, pairs
+from worldfast.report.figures.catalogue import SECTIONS
+from worldfast.report.figures.tables import pairs
 from worldfast.worlds.cities import figures as city_figures
-from worldfast.worlds.cities.figures import drawings
+from worldfast.worlds.cities.figures import CATALOGUE, draw_study, drawings
+from worldfast.worlds.cities.figures.effects import over_seeds
 from worldfast.worlds.cities.figures.histograms import error_groups
 from worldfast.worlds.cities.world import ATLANTIS, World
 
@@ -33,7 +34,12 @@ def study(atlantis) -> dict:
 
 @pytest.fixture(scope="module")
 def drawn(study, atlantis) -> dict:
-    return {name: (figure, caption) for name, figure, caption in city_figures.draw_study(study, atlantis)}
+    return figures_of(draw_study(study, atlantis))
+
+
+def figures_of(drawn) -> dict:
+    """Name -> (figure, caption) of those that were drawn."""
+    return {one.name: (one.figure, one.caption) for one in drawn if one.figure is not None}
 
 
 def cells(figure) -> np.ndarray:
@@ -86,7 +92,7 @@ PLAIN = {"layer": 5, "step_share": 1.0, "kernel": "linear", "debiased": False, "
 
 
 def test_a_cka_matrix_holds_the_means_over_pairs_of_runs(study):
-    figure = figures.cka(study["cka"], study["runs"])
+    figure, _ = figures.similarity("cka", study["cka"], study["runs"])
     values = cells(figure)
     assert np.allclose(values, values.T, equal_nan=True)
     assert values[0, 0] == pytest.approx(mean_of_pairs(study, "cka", "value", "distance", "distance", **PLAIN))
@@ -109,7 +115,7 @@ def test_a_cka_matrix_holds_the_means_over_pairs_of_runs(study):
     "options", [{"kernel": "rbf"}, {"debiased": True}, {"components": 3}, {"layer": 3}, {"n_tasks": 2}]
 )
 def test_other_kinds_of_cka_are_other_rows_of_the_table(study, options):
-    values = cells(figures.cka(study["cka"], study["runs"], **options))
+    values = cells(figures.similarity("cka", study["cka"], study["runs"], **options)[0])
     n = options.get("n_tasks", 1)
     one, other = ("distance", "angle") if n == 1 else ("distance+trianglearea", "inside+perimeter")
     wanted = {**PLAIN, **{name: value for name, value in options.items() if name != "n_tasks"}}
@@ -117,7 +123,7 @@ def test_other_kinds_of_cka_are_other_rows_of_the_table(study, options):
 
 
 def test_standard_errors_are_written_where_there_are_some(study):
-    figure = figures.cka(study["cka"], study["runs"])
+    figure, _ = figures.similarity("cka", study["cka"], study["runs"])
     found = pairs(
         study["cka"], study["runs"], "value", 1, 5, step_share=1.0, kernel="linear", debiased=False, components=0
     )
@@ -127,11 +133,8 @@ def test_standard_errors_are_written_where_there_are_some(study):
 
 
 def test_procrustes_and_neighbours_hold_their_tables_means(study):
-    for function, table, value in (
-        (figures.procrustes, "procrustes", "disparity"),
-        (figures.alignment, "alignment", "value"),
-    ):
-        values = cells(function(study[table], study["runs"], layer=4))
+    for table, value in (("procrustes", "disparity"), ("mutual_knn", "value")):
+        values = cells(figures.similarity(table, study[table], study["runs"], layer=4)[0])
         assert values[0, 2] == pytest.approx(mean_of_pairs(study, table, value, "distance", "angle", layer=4))
 
 
@@ -142,13 +145,13 @@ def test_other_widths_and_fine_tunes_stay_out_of_similarity(study):
     more = table[table.run == "pt-angle-s0"].assign(run="pt-angle-wide-s0", value=0.0)
     import pandas
 
-    both = figures.cka(pandas.concat([table, more]), pandas.concat([runs, wide]))
-    assert np.array_equal(cells(both), cells(figures.cka(table, runs)), equal_nan=True)
+    both, _ = figures.similarity("cka", pandas.concat([table, more]), pandas.concat([runs, wide]))
+    assert np.array_equal(cells(both), cells(figures.similarity("cka", table, runs)[0]), equal_nan=True)
 
 
 @pytest.mark.parametrize("n_tasks,rows", [(1, 7), (2, 21)])
 def test_improvement_is_averaged_over_seeds_and_trained_cells_are_framed(study, n_tasks, rows):
-    figure = figures.improvement(study["improvement"], n_tasks=n_tasks)
+    figure, _ = city_figures.improvement(study["improvement"], study["runs"], n_tasks)
     table = study["improvement"]
     values = cells(figure)
     assert values.shape == (rows, 7)
@@ -160,15 +163,15 @@ def test_improvement_is_averaged_over_seeds_and_trained_cells_are_framed(study, 
 
 
 def test_improvement_of_some_runs_alone(study):
-    table = study["improvement"]
-    figure = figures.improvement(table, runs=["ft-angle-s1", "ft-inside-s1"])
+    table, runs = study["improvement"], study["runs"]
+    figure, _ = city_figures.improvement(table, runs[runs.run.isin(["ft-angle-s1", "ft-inside-s1"])])
     assert ticks(figure.axes[0].yaxis) == ["angle", "inside"]
     rows = table[table.run == "ft-angle-s1"].set_index("task")["improvement"]
     assert np.allclose(cells(figure)[0], rows[list(SEVEN)])
 
 
 def test_deviation_puts_distance_first_and_is_centred_on_paper(study):
-    figure = figures.deviation(study["deviation"])
+    figure, _ = city_figures.deviation(study["deviation"])
     names = ticks(figure.axes[0].yaxis)
     assert ["distance" in name for name in names] == [True] * 6 + [False] * 15
     table = study["deviation"]
@@ -182,7 +185,7 @@ def test_deviation_puts_distance_first_and_is_centred_on_paper(study):
 
 
 def test_the_deviation_histogram_counts_every_cell_once(study):
-    figure = city_figures.deviation_histogram(study["deviation"])
+    figure, _ = city_figures.deviation_histogram(study["deviation"])
     counts = [sum(patch.get_height() for patch in axes.patches) for axes in figure.axes]
     assert counts == [42, 105]
     table = study["deviation"]
@@ -191,7 +194,7 @@ def test_the_deviation_histogram_counts_every_cell_once(study):
 
 
 def test_error_histograms_hold_all_cities_and_the_mean_over_runs(study):
-    figure = city_figures.error_histograms(study["generalisation"], study["runs"])
+    figure, _ = city_figures.error_histograms(study["generalisation"], study["runs"])
     assert len(figure.axes) == 3
     for axes in figure.axes:
         assert sum(patch.get_height() for patch in axes.patches) == pytest.approx(100)
@@ -205,14 +208,15 @@ def test_atlantis_of_pretraining_is_a_group_of_its_own(study):
     for part in (runs, table):
         part["run"] = part["run"].replace("ft-angle-s0", "pt-all-atlantis-s0")
     runs.loc[runs.run == "pt-all-atlantis-s0", "kind"] = "pt"
-    found = dict(error_groups(table, runs))
+    runs.loc[runs.run == "pt-all-atlantis-s0", "group"] = "Atlantis"
+    found = {part.title: part.rows for part in error_groups(table, runs)}
     assert len(found) == 4
     assert found["Atlantis, there in pretraining"].run.unique().tolist() == ["pt-all-atlantis-s0"]
-    assert len(city_figures.error_histograms(table, runs).axes) == 4
+    assert len(city_figures.error_histograms(table, runs)[0].axes) == 4
 
 
 def test_atlantis_is_drawn_where_it_is_and_where_the_probe_puts_it(study, atlantis):
-    figure = city_figures.atlantis_map(atlantis, study["generalisation"], "ft-distance+angle-s1")
+    figure, _ = city_figures.taught_map(atlantis, study["generalisation"], "ft-distance+angle-s1")
     new = study["generalisation"].query("run == 'ft-distance+angle-s1' and group == 'Atlantis'")
     diamonds = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
     assert np.allclose(diamonds[0].get_xydata(), new[["x", "y"]])
@@ -223,19 +227,20 @@ def test_atlantis_is_drawn_where_it_is_and_where_the_probe_puts_it(study, atlant
 
 
 def test_small_maps_are_one_a_set_of_tasks_with_its_mean_error(study, atlantis):
-    figure = city_figures.atlantis_maps(atlantis, study["generalisation"], table=study["runs"])
+    figure, _ = city_figures.taught_maps(atlantis, study["generalisation"], study["runs"])
     assert len(figure.axes) == 28
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     table = study["generalisation"].query("run == 'ft-distance+angle-s0' and group == 'Atlantis'")
     assert f"distance + angle: {table.error.mean():,.0f}" in titles
     assert [title.split(":")[0] for title in titles[:7]] == list(SEVEN)
     assert all("distance" in title for title in titles[7:13])
-    pair = city_figures.atlantis_maps(atlantis, study["generalisation"], ["ft-angle-s1", "ft-distance-s0"])
+    names = ["ft-angle-s1", "ft-distance-s0"]
+    pair, _ = city_figures.taught_maps(atlantis, study["generalisation"], study["runs"], names=names)
     assert [axes.get_title(loc="left").split(":")[0] for axes in pair.axes] == ["ft-angle-s1", "ft-distance-s0"]
 
 
 def test_training_curves_end_where_the_tables_do(study):
-    figure = figures.over_training(study["curves"], study["validation"], study["probes"], study["runs"])
+    figure, _ = figures.over_training(study["curves"], study["validation"], study["probes"], study["runs"])
     loss, r2, accuracy, error = figure.axes
     strong = [line for line in r2.lines if line.get_alpha() is None]
     probes = study["probes"].query("layer == 5")
@@ -254,7 +259,7 @@ def test_training_curves_end_where_the_tables_do(study):
 
 
 def test_probes_by_layer_are_the_last_checkpoints_means(study):
-    figure = figures.probes_by_layer(study["probes"], study["runs"])
+    figure, _ = figures.probes_by_layer(study["probes"], study["runs"])
     values = cells(figure)
     assert values.shape == (22, 4)
     last = study["probes"].sort_values("step").groupby(["run", "layer"])["r2"].last()
@@ -263,7 +268,7 @@ def test_probes_by_layer_are_the_last_checkpoints_means(study):
 
 
 def test_dimension_is_averaged_over_sets_of_runs_that_learned(study):
-    figure = figures.dimension(study["dimension"], study["runs"])
+    figure, _ = figures.dimension(study["dimension"], study["runs"])
     table = study["dimension"][study["dimension"].layer == 3]
     able = study["runs"].query("kind == 'pt' and n_tasks == 1 and learned").set_index("run")["tasks"]
     sets = table[table.run.isin(able.index)].groupby(table.run.map(able))["participation_ratio"].mean()
@@ -273,7 +278,9 @@ def test_dimension_is_averaged_over_sets_of_runs_that_learned(study):
 
 def test_trends_are_the_tables_lines_with_published_values_beside(study):
     table = study["trends"]
-    figure = figures.cka_trends(table, {("same task", 1): 0.123, ("disjoint tasks", 3): 0.456})
+    figure, _ = figures.cka_trends(
+        table, study["runs"], published={("same task", 1): 0.123, ("disjoint tasks", 3): 0.456}
+    )
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"Layer {layer}" for layer in (3, 4, 5, 6)]
     lines = [line for line in figure.axes[2].lines if len(line.get_ydata()) == 3]
     wanted = table[(table.layer == 5) & (table.what == "same task")].sort_values("n_tasks")["mean"]
@@ -286,11 +293,11 @@ def test_trends_are_the_tables_lines_with_published_values_beside(study):
     }
     assert hollow == {(0.123,), (0.456,)}
     assert not any(line.get_fillstyle() == "none" for line in figure.axes[1].lines)
-    assert "as published" not in texts(figures.cka_trends(table))
+    assert "as published" not in texts(figures.cka_trends(table, study["runs"])[0])
 
 
 def test_cka_over_training_leaves_out_runs_that_did_not_learn(study):
-    figure = figures.cka_over_training(study["cka"], study["runs"])
+    figure, _ = figures.cka_over_training(study["cka"], study["runs"])
     one = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 5]
     assert [line.get_xdata().tolist() for line in one] == [[0, 0.05, 0.15, 0.4, 1]] * 2
     same = [
@@ -301,7 +308,7 @@ def test_cka_over_training_leaves_out_runs_that_did_not_learn(study):
 
 
 def test_cka_against_improvement_has_each_pair_once(study):
-    figure = figures.cka_against_improvement(study["cka"], study["improvement"], study["runs"])
+    figure, _ = city_figures.cka_against_improvement(study["cka"], study["improvement"], study["runs"])
     points = np.concatenate([line.get_xydata() for line in figure.axes[0].lines])
     assert len(points) == 15  # pairs of 6 tasks, without crossing
     table = study["improvement"]
@@ -315,13 +322,13 @@ def test_cka_against_improvement_has_each_pair_once(study):
 
 def test_agreement_takes_a_pair_once_or_in_both_orders(study):
     table = study["agreement"]
-    values = cells(figures.agreement(table))
+    values = cells(city_figures.agreement(table, study["runs"])[0])
     assert values[0, 2] == pytest.approx(table.query("task == 'distance' and other == 'angle'")["cosine"].mean())
     order = {task: i for i, task in enumerate(SEVEN)}
     once = table[table.task.map(order) <= table.other.map(order)]
-    half = cells(figures.agreement(once))
+    half = cells(city_figures.agreement(once, study["runs"])[0])
     assert np.isfinite(half).all() and half[0, 2] == half[2, 0] == values[0, 2]
-    alone = cells(figures.agreement(table, base="pt-all-s1"))
+    alone = cells(city_figures.agreement(table, study["runs"], base="pt-all-s1")[0])
     assert (
         alone[0, 2] == table.query("base == 'pt-all-s1' and task == 'distance' and other == 'angle'")["cosine"].item()
     )
@@ -330,7 +337,7 @@ def test_agreement_takes_a_pair_once_or_in_both_orders(study):
 def test_every_task_is_drawn_with_a_row_and_its_answer(atlantis):
     import worldfast as wf
 
-    figure = city_figures.task_drawings(atlantis)
+    figure, _ = city_figures.task_drawings(atlantis)
     assert [axes.get_title(loc="left").split(":")[0] for axes in figure.axes[:7]] == list(SEVEN)
     assert (
         figure.axes[4].get_title(loc="left")
@@ -392,9 +399,14 @@ def test_labels_of_lines_stay_beside_their_axes():
     assert places["x"] == pytest.approx(0.03) and places["y"] > places["x"] + 0.06
 
 
-def test_a_study_is_drawn_whole_and_each_figure_has_a_sentence(drawn):
-    assert set(city_figures.CATALOGUE) - set(drawn) == {"improvement-three-tasks", "patching"}
-    assert list(drawn) == [name for name in city_figures.CATALOGUE if name in drawn]
+def test_a_study_is_drawn_whole_and_each_figure_has_a_sentence(study, atlantis, drawn):
+    of_study = draw_study(study, atlantis)
+    assert [(one.name, one.caption) for one in of_study if one.figure is None] == [
+        ("patching", "the study has no table 'patching'")
+    ]
+    assert len({one.name for one in of_study}) == len(of_study) == len(drawn) + 1
+    sections = [one.section for one in of_study]
+    assert list(dict.fromkeys(sections)) == list(SECTIONS) and sections == sorted(sections, key=list(SECTIONS).index)
     for name, (_, caption) in drawn.items():
         assert caption[0].isupper() and caption.endswith("."), name
         assert "nan" not in caption and "  " not in caption, (name, caption)
@@ -432,7 +444,7 @@ def test_captions_own_up_to_the_published_errors(drawn):
 def test_no_text_stands_on_another_or_beyond_the_page(drawn):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    alike = {"cka-two-tasks", "cka-debiased", "cka-rbf", "procrustes", "neighbours", "atlantis-with-distance"}
+    alike = {"cka-two-tasks", "cka-debiased", "cka-rbf", "procrustes", "mutual-knn", "atlantis-with-distance"}
     for name, (figure, _) in drawn.items():
         if name in alike:  # laid out as another that is looked at
             continue
@@ -464,26 +476,28 @@ def test_no_figure_is_wider_than_a_page_or_smaller_printed_than_can_be_read(draw
 
 
 def test_a_study_without_tables_draws_its_world_alone(study, small):
-    assert [name for name, _, _ in city_figures.draw_study({}, small)] == ["world", "tasks"]
+    assert list(figures_of(draw_study({}, small))) == ["world", "tasks"]
     two = study["runs"].query("n_tasks == 2")
-    found = city_figures.draw_study({"cka": study["cka"], "runs": two}, small)
-    assert [name for name, _, _ in found] == ["world", "tasks", "cka-two-tasks", "cka-over-training"]
+    found = draw_study({"cka": study["cka"], "runs": two}, small)
+    assert list(figures_of(found)) == ["cka-two-tasks", "cka-over-training", "world", "tasks"]
+    said = {one.name: one.caption for one in found if one.figure is None}
+    assert said["procrustes"] == "the study has no table 'procrustes'"
+    assert said["cka-rbf"] == "the study has no pretrained runs on one task with n_tasks 1"
 
 
 def test_a_layer_is_chosen_for_all_figures(study, atlantis):
     some = {name: study[name] for name in ("cka", "procrustes", "runs", "generalisation")}
-    found = {name: figure for name, figure, _ in city_figures.draw_study(some, atlantis, layer=3)}
+    found = {name: figure for name, (figure, _) in figures_of(draw_study(some, atlantis, layer=3)).items()}
     assert "layer 3" in texts(found["cka-one-task"]) and "layer 3" in texts(found["procrustes"])
     assert not {"errors", "atlantis-maps"} & set(found)  # the generalisation table has layer 5 alone
 
 
 def test_one_seed_alone_has_no_diagonal_and_no_errors(atlantis):
     one = tables(atlantis, seeds=(0,))
-    figure = figures.cka(one["cka"], one["runs"])
+    figure, caption = figures.similarity("cka", one["cka"], one["runs"])
     values = cells(figure)
     assert np.isnan(np.diag(values)).all() and np.isfinite(values[0, 1])
     assert "±" not in texts(figure)
-    caption = city_figures.CATALOGUE["cka-one-task"].caption(one["cka"], one["runs"])
     assert caption.startswith("Mean CKA: 0.6") and "One seed of each." in caption
 
 
@@ -491,15 +505,15 @@ def test_values_that_are_not_there_leave_gaps(study):
     curves, improvement = study["curves"].copy(), study["improvement"].copy()
     curves.loc[curves.run == "pt-angle-s0", "loss"] = np.nan
     improvement.loc[improvement.task == "angle", "improvement"] = np.nan
-    figure = figures.over_training(curves, study["validation"], study["probes"], study["runs"])
+    figure, _ = figures.over_training(curves, study["validation"], study["probes"], study["runs"])
     assert figure.axes[0].get_yscale() == "log"
-    assert np.isnan(cells(figures.improvement(improvement))[:, 2]).all()
-    text = city_figures.CATALOGUE["improvement-one-task"].caption(improvement)
+    figure, text = city_figures.improvement(improvement, study["runs"])
+    assert np.isnan(cells(figure)[:, 2]).all()
     assert "(n = 6 cells)" in text and "(n = 36 cells)" in text and "nan" not in text
-    points = figures.cka_against_improvement(study["cka"], improvement, study["runs"]).axes[0].lines
-    assert sum(len(line.get_xdata()) for line in points) == 10
+    figure, _ = city_figures.cka_against_improvement(study["cka"], improvement, study["runs"])
+    assert sum(len(line.get_xdata()) for line in figure.axes[0].lines) == 10
     with pytest.raises(figures.LacksRuns, match="no pair of tasks has both"):
-        figures.cka_against_improvement(study["cka"], improvement.assign(improvement=np.nan), study["runs"])
+        city_figures.cka_against_improvement(study["cka"], improvement.assign(improvement=np.nan), study["runs"])
 
 
 def test_a_matrix_too_large_for_numbers_has_a_scale():
@@ -511,14 +525,14 @@ def test_a_matrix_too_large_for_numbers_has_a_scale():
     runs = pandas.DataFrame({"run": sets, "tasks": sets})
     runs = runs.assign(kind="pt", n_tasks=3, seed=0, width=128, learned=True)
     rows = [{**PLAIN, "run": a, "other": b, "value": 0.5} for a, b in itertools.combinations(sets, 2)]
-    figure = figures.cka(pandas.DataFrame(rows), runs, n_tasks=3)
+    figure, _ = figures.similarity("cka", pandas.DataFrame(rows), runs, n_tasks=3)
     assert cells(figure).shape == (35, 35) and not figure.axes[0].texts
     assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["0.0", "0.5", "1.0"]
 
 
 def test_a_broken_table_is_not_passed_over(study, small):
-    with pytest.raises(ValueError, match="table 'cka' lacks the columns kernel: it has layer"):
-        city_figures.draw_study({"runs": study["runs"], "cka": study["cka"].drop(columns="kernel")}, small)
+    with pytest.raises(ValueError, match="table 'cka': unknown column 'kernel': known: layer"):
+        draw_study({"runs": study["runs"], "cka": study["cka"].drop(columns="kernel")}, small)
 
 
 def test_figures_say_which_runs_a_study_lacks(study, atlantis):
@@ -526,31 +540,31 @@ def test_figures_say_which_runs_a_study_lacks(study, atlantis):
     lacks = figures.LacksRuns
     assert issubclass(lacks, ValueError)
     with pytest.raises(lacks, match="no pretrained runs on 4 tasks"):
-        figures.cka(table, runs, n_tasks=4)
+        figures.similarity("cka", table, runs, n_tasks=4)
     with pytest.raises(lacks, match="no layer 9: it has 3, 4, 5, 6"):
-        figures.cka(table, runs, layer=9)
+        figures.similarity("cka", table, runs, layer=9)
     with pytest.raises(lacks, match="no pairs in table of values with layer 5.*components 7"):
-        figures.cka(table, runs, components=7)
+        figures.similarity("cka", table, runs, components=7)
     with pytest.raises(lacks, match="compares no pretrained runs on one task with each other"):
-        figures.cka(table[~table.run.isin(runs[runs.n_tasks == 1].run)], runs)
+        figures.similarity("cka", table[~table.run.isin(runs[runs.n_tasks == 1].run)], runs)
     with pytest.raises(lacks, match="table 'cka' has no rows"):
-        figures.cka(table[:0], runs)
+        figures.similarity("cka", table[:0], runs)
     with pytest.raises(lacks, match="no pretrained runs with kind pt"):
-        figures.cka(table, runs[runs.kind == "ft"])
+        figures.similarity("cka", table, runs[runs.kind == "ft"])
     with pytest.raises(lacks, match="no fine-tunes on three tasks"):
-        figures.improvement(study["improvement"], n_tasks=3)
+        city_figures.improvement(study["improvement"], runs, 3)
     with pytest.raises(lacks, match="no fine-tunes on one task"):
-        figures.improvement(study["improvement"], runs=["ft-nobody"])
+        city_figures.improvement(study["improvement"], runs[runs.run == "ft-nobody"])
     with pytest.raises(lacks, match="table 'deviation' has no rows"):
-        figures.deviation(study["deviation"][:0])
+        city_figures.deviation(study["deviation"][:0])
     with pytest.raises(lacks, match="table 'deviation' has no rows"):
         city_figures.deviation_histogram(study["deviation"][:0])
     with pytest.raises(lacks, match="no Atlantis of run 'ft-nobody' at layer 5"):
-        city_figures.atlantis_map(atlantis, places, "ft-nobody")
+        city_figures.taught_map(atlantis, places, "ft-nobody")
     with pytest.raises(lacks, match="no Atlantis of ft-nobody at layer 5"):
-        city_figures.atlantis_maps(atlantis, places, ["ft-angle-s0", "ft-nobody"])
+        city_figures.taught_maps(atlantis, places, runs, names=["ft-angle-s0", "ft-nobody"])
     with pytest.raises(lacks, match="no Atlantis of any run"):
-        city_figures.atlantis_maps(atlantis, places[places.group != ATLANTIS])
+        city_figures.taught_maps(atlantis, places[places.group != ATLANTIS], runs)
     with pytest.raises(lacks, match="holds no run that knows Atlantis"):
         city_figures.error_histograms(places[places.group != ATLANTIS], runs)
     with pytest.raises(lacks, match="at 1 moments of training, expected 2 or more"):
@@ -558,7 +572,7 @@ def test_figures_say_which_runs_a_study_lacks(study, atlantis):
     with pytest.raises(lacks, match="at 0 moments of training"):
         figures.cka_over_training(table, runs.assign(learned=False))
     with pytest.raises(lacks, match="no gradient agreement with base pt-nobody"):
-        figures.agreement(study["agreement"], base="pt-nobody")
+        city_figures.agreement(study["agreement"], runs, base="pt-nobody")
     with pytest.raises(lacks, match="table 'validation' holds no pretrained runs on one task"):
         asked = study["validation"]
         few = asked[asked.run.str.startswith("pt-all")]
@@ -569,30 +583,28 @@ def test_figures_say_which_runs_a_study_lacks(study, atlantis):
         figures.dimension(study["dimension"], runs.assign(learned=False))
     with pytest.raises(lacks, match="fewer than two tasks"):
         one = study["improvement"].query("tasks == 'angle'")
-        figures.cka_against_improvement(table, one, runs)
+        city_figures.cka_against_improvement(table, one, runs)
     with pytest.raises(ValueError, match="the table has city .*, the world has 60 cities"):
         small = World.from_array(np.arange(120, dtype=np.int32).reshape(60, 2))
-        city_figures.atlantis_map(small, places, "ft-angle-s0")
+        city_figures.taught_map(small, places, "ft-angle-s0")
 
 
-def test_captions_take_what_their_figures_take():
-    for name, entry in city_figures.CATALOGUE.items():
-        draw, say = inspect.signature(entry.function), inspect.signature(entry.caption)
-        assert list(draw.parameters) == list(say.parameters), name
-        defaults = [[p.default for p in signature.parameters.values()] for signature in (draw, say)]
-        assert defaults[0] == defaults[1], name
-        assert entry.group in city_figures.GROUPS and entry.function.__doc__
-        assert entry.layered == ("layer" in draw.parameters) or entry.choose, name
+def test_a_catalogue_knows_its_sections():
+    with pytest.raises(ValueError, match="unknown section 'knows': did you mean 'know'"):
+        figures.Catalogue().figure("a", "knows", "runs")
+    assert all(entry.draw.__doc__ for entry in CATALOGUE.entries)
 
 
 def test_sets_of_tasks_have_names_and_colours():
-    assert colours.tasks_label("distance+angle") == "distance + angle"
-    assert colours.tasks_label(SEVEN) == "all 7 tasks" and colours.tasks_label(SEVEN, short=True) == "all"
-    assert colours.tasks_label("compass+inside", short=True) == "Co I"
-    assert colours.tasks_label("a+b+c+d") == "4 tasks"
-    assert colours.tasks_colour("angle") == colours.TASK_COLOURS["angle"]
-    assert colours.tasks_colour("angle+inside") == colours.INK == colours.tasks_colour("mytask")
-    assert len(set(colours.TASK_LETTERS.values())) == 7 == len(set(colours.TASK_COLOURS.values()))
+    seven = colours.Tasks(SEVEN)
+    assert seven.label("distance+angle") == "distance + angle"
+    assert seven.label("+".join(SEVEN)) == "all 7 tasks" and seven.label("+".join(SEVEN), short=True) == "all"
+    assert seven.label("compass+inside", short=True) == "Co I"
+    assert seven.label("a+b+c+d") == "4 tasks"
+    assert seven.colour("angle") == colours.TASK_COLOURS["angle"]
+    assert seven.colour("angle+inside") == colours.INK == seven.colour("mytask")
+    assert len(set(seven.letters.values())) == 7 == len(set(seven.colours.values()))
+    assert [seven.count(n) for n in (1, 3, 4, 7)] == ["one task", "three tasks", "4 tasks", "all seven tasks"]
 
 
 @pytest.mark.parametrize("vision", ["full", "protanopia", "deuteranopia", "tritanopia"])
@@ -616,7 +628,7 @@ def test_numbers_on_cells_stand_out():
 def test_study_figures_repeat_bit_for_bit(study, atlantis, tmp_path):
     for folder in "ab":
         figures.save(
-            city_figures.atlantis_map(atlantis, study["generalisation"], "ft-angle-s0"), tmp_path / folder, "map"
+            city_figures.taught_map(atlantis, study["generalisation"], "ft-angle-s0")[0], tmp_path / folder, "map"
         )
     for path in sorted((tmp_path / "a").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
@@ -631,16 +643,16 @@ def test_patching_draws_what_can_be_told():
     ]
     names = ["layer", "positions", "task", "source", "target", "recovered", "standard_error", "n"]
     table = pd.DataFrame(rows, columns=names)
-    figure = figures.patching(table)
+    runs = pd.DataFrame({"run": ["a", "b"], "tasks": ["distance", "angle"], "group": ["", "Atlantis"]})
+    figure, said = figures.patching(table, runs)
     assert [axes.get_title("left") for axes in figure.axes] == ["angle"]  # distance: noise
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 4]
     assert [line.get_ydata().tolist() for line in lines] == [[0, 0.25, 0.5, 0.75], [1, 1.25, 1.5, 1.75]]
-    said = city_figures.CATALOGUE["patching"].caption(table)
     assert "half of the way at layer 2" in said and "n = 200" in said
     with pytest.raises(figures.LacksRuns, match="too little"):
-        figures.patching(table[table.task == "distance"])
+        figures.patching(table[table.task == "distance"], runs)
     with pytest.raises(figures.LacksRuns, match="no rows"):
-        figures.patching(table[:0])
+        figures.patching(table[:0], runs)
 
 
 def test_a_study_of_which_one_run_learned_is_drawn(study):
@@ -659,7 +671,9 @@ def test_a_study_of_which_one_run_learned_is_drawn(study):
     columns = ["layer", "step_share", "kernel", "debiased", "components", "run", "other", "value"]
     cka = pd.DataFrame(rows, columns=columns)
     world = World.from_array(np.arange(40, dtype=np.int32).reshape(20, 2))
-    drawn = [name for name, _, _ in city_figures.draw_study({"runs": runs, "cka": cka}, world, 1)]
-    assert "world" in drawn and "cka-over-training" not in drawn
+    drawn = draw_study({"runs": runs, "cka": cka}, world, 1)
+    assert "world" in figures_of(drawn)
+    said = {one.name: one.caption for one in drawn if one.figure is None}
+    assert said["cka-over-training"] == "of the pretrained runs that learned, no two have as many tasks"
     with pytest.raises(figures.LacksRuns, match="no two have as many tasks"):
         figures.cka_over_training(cka, runs, 1)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, HOSTILE, LINKS, Page, unpack
 from synthetic import run_result, study_result
-from synthetic_study import NAMES, PUBLISHED, large_study, spec, taught
+from synthetic_study import PUBLISHED, large_study, spec, taught
 
 from worldfast.report import report
+from worldfast.report.figures.catalogue import SECTIONS, Drawn, title
 from worldfast.report.page import comparison, gallery, models, provenance
 from worldfast.studies import Comparison
 from worldfast.worlds.cities.world import ATLANTIS
@@ -43,6 +44,10 @@ def page(text) -> Page:
 def medium(small):
     """The same study over few cities and without figures: quick to write."""
     return large_study(small.with_atlantis(20), drawn=False)
+
+
+def drawn(name: str, images, caption: str = "One.") -> Drawn:
+    return Drawn(name, "alike", name, images, caption)
 
 
 def cells(text: str, table: str) -> list[list[str]]:
@@ -77,7 +82,7 @@ def test_links_lead_to_sections_that_show(page):
 def test_sections_stand_in_their_order(page):
     order = [
         "The world as the model has it",
-        *gallery.GROUPS.values(),
+        *SECTIONS.values(),
         "Beside the published numbers",
         "What was run",
         "How each was made",
@@ -93,25 +98,29 @@ def test_sections_stand_in_their_order(page):
 def test_every_figure_stands_in_its_group_with_its_sentence(page, large):
     place, found = None, {}
     for tag, attributes in page.tags:
-        if tag == "section" and attributes.get("id") in gallery.GROUPS:
+        if tag == "section" and attributes.get("id") in SECTIONS:
             place = attributes["id"]
         if tag == "figure" and attributes.get("id", "").startswith("figure-"):
-            found[attributes["id"].removeprefix("figure-").replace("-", "_")] = place
-    assert sorted(found) == sorted(NAMES)
-    assert found["probes_by_layer"] == found["over_training"] == found["pca"] == "know"
-    assert found["cka_over_training"] == found["procrustes"] == "alike"
-    assert found["cka_against_improvement"] == found["deviation_histogram"] == found["atlantis_maps"] == "tuning"
-    assert found["task_drawings"] == found["world_map"] == "tasks"
+            found[attributes["id"].removeprefix("figure-")] = place
+    assert found == {one.name: one.section for one in large.figures}
+    assert list(dict.fromkeys(found.values())) == list(SECTIONS) and len(found) == 20
     images = [a["src"] for tag, a in page.tags if tag == "img" and "src" in a]
     held = {base64.b64decode(image.partition("base64,")[2]) for image in images}
-    assert held == {image for _, image, _ in large.figures}
-    assert all(caption in page.text for _, _, caption in large.figures)
+    assert held == {one.figure for one in large.figures}
+    assert all(f"{one.title}. {one.caption}" in page.text for one in large.figures)
+
+
+def test_what_was_not_drawn_is_said_once_for_each_reason(medium):
+    lacking = [Drawn(name, "tuning", title(name), None, "no <runs>") for name in ("deviation", "cka-rbf")]
+    page = report.page(replace(medium, figures=[drawn("cka", SVG), *lacking]))
+    assert "<ul><li>Deviation, CKA RBF: no &lt;runs&gt;</li></ul>" in page
+    assert page.count("<figure style=") == 1 and "Figures that were not drawn" not in report.page(medium)
 
 
 def test_the_smaller_file_of_a_figure_is_taken():
-    small = gallery.figures([("cka", (PNG, SVG + b"<!--" + b"x" * 900 + b"-->"), "One.")])["alike"]
+    small = gallery.figures([drawn("cka", (PNG, SVG + b"<!--" + b"x" * 900 + b"-->"))])["alike"]
     assert "image/png" in small and "image/svg" not in small
-    vector = gallery.figures([("cka", (PNG + b"\0" * 900, SVG), "One.")])["alike"]
+    vector = gallery.figures([drawn("cka", (PNG + b"\0" * 900, SVG))])["alike"]
     source = re.search(r'src="data:image/svg\+xml,([^"]*)"', vector)[1]
     assert unquote(source.replace("&#x27;", "'")) == " ".join(SVG.decode().split())
     assert not set('"<>#') & set(source) and "--w:221px" in vector  # 2 inches, 15% larger
@@ -119,11 +128,11 @@ def test_the_smaller_file_of_a_figure_is_taken():
 
 def test_what_a_figure_may_be():
     with pytest.raises(ValueError, match="figure 'cka': expected a PNG or an SVG, got bytes that begin with b'GIF89a'"):
-        gallery.figures([("cka", b"GIF89a", "")])
+        gallery.figures([drawn("cka", b"GIF89a")])
     with pytest.raises(ValueError, match="figure 'cka': no image"):
-        gallery.figures([("cka", (), "")])
-    assert gallery.title("cka_over_training") == "CKA over training" and gallery.title("pca") == "PCA"
-    hostile = gallery.figures([(HOSTILE[0], PNG, HOSTILE[1]), (HOSTILE[2], SVG, HOSTILE[3])])
+        gallery.figures([drawn("cka", ())])
+    assert title("cka-over-training") == "CKA over training" and title("pca") == "PCA"
+    hostile = gallery.figures([drawn(HOSTILE[0], PNG, HOSTILE[1]), drawn(HOSTILE[2], SVG, HOSTILE[3])])
     tags = [tag for tag, _ in Page("".join(hostile.values())).tags]
     assert set(tags) == {"div", "figure", "button", "img", "figcaption", "b"} and tags.count("img") == 2
 
@@ -211,7 +220,9 @@ def test_films_are_a_selection_and_the_page_says_so(page, large):
     assert [run["kind"] for run in page.study["runs"]] == ["pt"] * 8 + ["ft"] * 3
     assert page.study["runs"][8]["label"] == "angle, fine-tuned" and page.study["runs"][2]["label"] == "angle"
     regions = [region["name"] for region in page.study["regions"]]
-    assert regions[page.study["atlantis"]] == ATLANTIS and "Diamonds are the cities of Atlantis" in page.text
+    assert [regions[at] for at in page.study["new"]] == [
+        ATLANTIS
+    ] and "Diamonds are the cities of Atlantis" in page.text
 
 
 def test_the_model_that_comes_first_is_not_a_fine_tune(small):
@@ -231,7 +242,7 @@ def test_the_mixed_view_is_packed_beside_the_components(page, large):
 
 def test_a_world_without_atlantis_says_nothing_of_it(small):
     page = Page(report.page(study_result(small, [run_result(small)])))
-    assert page.study["atlantis"] is None
+    assert page.study["new"] == []
     hint = page.text.index("Diamonds")
     assert hint > 0 and any(tag == "span" and "hidden" in a for tag, a in page.tags)
 
@@ -245,12 +256,12 @@ def test_what_a_mixed_view_refuses(small):
 
 def test_specifications_are_told_by_family(page, large):
     text = page.text
-    for title in (
+    for heading in (
         "Pretrained on one task, width 64: 14 runs",
         "Pretrained on seven tasks, width 64: 2 runs",
         "Fine-tuned on two tasks, width 64: 42 runs",
     ):
-        assert title in text
+        assert heading in text
     one = provenance.specifications({"a": spec(("angle",), 1), "b": spec(("angle",), 2)})
     shared = dict(re.findall(r"<tr><th scope=row>([^<]*)</th><td>([^<]*)</td></tr>", one))
     assert shared["tasks"] == "angle" and shared["model.hidden"] == "64" and "seed" not in shared
@@ -315,7 +326,7 @@ addEventListener("error", event => document.title += "ERROR " + event.message);
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_reader_sorts_filters_and_looks_closer(medium, tmp_path):
-    few = replace(medium, figures=[("cka", (SVG,), "A sentence.")])
+    few = replace(medium, figures=[drawn("cka", (SVG,), "A sentence.")])
     page = report.page(few).replace("<title>", f"<script>{FRAMES}</script><title>")
     page = page.replace("</body>", f"<script>{READER}</script></body>")
     (tmp_path / "report.html").write_text(page)

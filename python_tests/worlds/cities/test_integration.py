@@ -164,6 +164,23 @@ def test_undefined_cells_are_left_out_of_averages():
     assert seed_averaged(table)["angle"].notna().all()
 
 
+def test_each_fine_tune_is_told_of_what_it_was_taught():
+    evaluation, runs = study(seeds=(1,))
+    other = evaluation[evaluation["group"] == "Atlantis"].assign(group="Arm C", value=lambda table: table["value"] / 2)
+    both = pd.concat([evaluation, other], ignore_index=True)
+    runs["group"] = [
+        "" if kind == "pt" else "Arm C" if "angle" in tasks else "Atlantis"
+        for kind, tasks in zip(runs.kind, runs.tasks)
+    ]
+    table = improvement(both, runs)
+    assert len(table) == 6 * 3
+    alone = improvement(evaluation, runs[runs["group"] != "Arm C"])
+    pd.testing.assert_frame_equal(table[~table["tasks"].str.contains("angle")].reset_index(drop=True), alone)
+    halved = table[(table["tasks"] == "angle") & (table["task"] == "distance")].iloc[0]
+    base = both[(both["run"] == "pt-s1") & (both["task"] == "distance")].set_index("group")["value"]
+    assert halved["base_atlantis"] == base["Arm C"] == base["Atlantis"] / 2
+
+
 def test_clear_errors():
     evaluation, runs = study()
     with pytest.raises(ValueError, match="evaluation: unknown column 'metric'"):
@@ -174,9 +191,9 @@ def test_clear_errors():
         improvement(evaluation[evaluation["run"] != "pt-s1"], runs)
     with pytest.raises(ValueError, match="two values for distance"):
         improvement(pd.concat([evaluation, evaluation]), runs)
-    with pytest.raises(ValueError, match="'Atlantis'"):
+    with pytest.raises(ValueError, match="what fine-tunes were taught, only has"):
         improvement(evaluation[evaluation["group"] == "standard"], runs)
-    with pytest.raises(ValueError, match="holds no Atlantis value of any"):
+    with pytest.raises(ValueError, match="holds no value of any of the fine-tunes in runs on what it was taught"):
         improvement(evaluation[~evaluation["run"].str.startswith("ft")], runs)
     with pytest.raises(ValueError, match="did you mean 'mean'"):
         seed_averaged(improvement(evaluation, runs), statistic="meen")

@@ -1,4 +1,6 @@
-// The cities of Atlantis, which only fine-tuning teaches: diamonds, on top of all others.
+// Cities that models are taught after pretraining: diamonds, on top of all others.
+
+const isTaught = r => study.new.includes(r);
 
 // Adds a diamond to the path of a canvas.
 function diamond(c, x, y, r) {
@@ -9,12 +11,12 @@ function diamond(c, x, y, r) {
   c.closePath();
 }
 
-// The cities of Atlantis: filled where they are shown, hollow where they are; the name stands where they are together.
-function drawAtlantis(c, px, py, tx, ty, dot) {
-  const cities = atlantis.filter(i => !state.held || films[state.run].held[i]);
+// Those cities: filled where they are shown, hollow where they are; a region's name stands where they are together.
+function drawTaught(c, px, py, tx, ty, dot) {
+  const cities = taught.filter(i => !state.held || films[state.run].held[i]);
   mapView.taken = [];
   if (!cities.length) return;
-  const lit = state.region === null || state.region === study.atlantis,
+  const lit = state.region === null || isTaught(state.region),
     rim = 1.9 * Math.max(1.6, dot);
   if (state.view !== "truth") {
     c.beginPath();
@@ -28,16 +30,19 @@ function drawAtlantis(c, px, py, tx, ty, dot) {
   for (const i of cities) diamond(c, px(i), py(i), rim);
   c.globalAlpha = lit ? 0.95 : 0.1;
   c.lineWidth = 0.8;
-  c.fillStyle = ink.region[study.atlantis];
+  c.fillStyle = ink.region[study.new[0]];
   c.strokeStyle = ink.sea;
   c.fill();
   c.stroke();
   c.globalAlpha = 1;
-  if (lit && !nameAtlantis(c, cities, px, py)) nameAtlantis(c, cities, tx, ty);
+  for (const r of lit ? study.new : []) {
+    const together = cities.filter(i => region[i] === r);
+    if (together.length && !nameRegion(c, r, together, px, py)) nameRegion(c, r, together, tx, ty);
+  }
 }
 
-// Writes the name above cities that lie together; false where they do not.
-function nameAtlantis(c, cities, x, y) {
+// Writes a region's name above its cities where they lie together; false where they do not.
+function nameRegion(c, r, cities, x, y) {
   const mx = median(cities.map(x)),
     my = median(cities.map(y));
   const spread = median(cities.map(i => Math.hypot(x(i) - mx, y(i) - my)));
@@ -47,7 +52,7 @@ function nameAtlantis(c, cities, x, y) {
   c.lineWidth = 3.5;
   c.strokeStyle = ink.sea;
   c.fillStyle = ink.ink;
-  const text = study.regions[study.atlantis].name,
+  const text = study.regions[r].name,
     left = mx - c.measureText(text).width / 2,
     above = my - 2.5 * spread - 8;
   c.strokeText(text, left, above);
