@@ -1,4 +1,4 @@
-# make demo, make test, make bench, make docs, make notebooks: each does all the set-up it needs, in .venv.
+# make demo, make check, make test, make bench, make docs, make notebooks: each does all the set-up it needs, in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 # Any PyTorch from 2.9 on will do. Installed by name first, so that no larger build than this one is fetched.
@@ -9,10 +9,26 @@ WORKERS ?= 2
 BIN := $(abspath $(VENV))/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*/*)
 
-.PHONY: demo test bench docs notebooks clean
+# Tests that take a minute together on two cores; each is of code that needs no training, no figure and no GPU.
+FAST := base analysis studies/test_study training/test_checkpoint training/test_lockstep training/test_metrics \
+	$(addprefix rows/test_,bad_input labels oracle streams tiles tokens) \
+	$(addprefix worlds/cities/test_,world world_csv selection findings published integration prediction)
+FAST := $(foreach test,$(FAST),$(or $(wildcard python_tests/$(test).py),python_tests/$(test)))
+
+.PHONY: demo style check test bench docs notebooks clean
 
 demo: $(VENV)/ready
 	$(BIN)/worldfast demo
+
+style: $(VENV)/ready-test
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/ruff check --quiet
+	$(BIN)/clang-format --dry-run -Werror $(wildcard csrc/*/*)
+	$(BIN)/mypy
+
+# What a minute can tell: format, lint, types of what a user calls, and the quick tests.
+check: style
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(FAST)
 
 test: $(VENV)/ready-test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
@@ -44,4 +44,8 @@ class CMakeBuild(build_ext):
         subprocess.run(["cmake", "--build", folder, "--parallel"], check=True)
 
 
-setup(ext_modules=[Extension("worldfast._core", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    packages=sorted({"worldfast.kernels", *find_packages(include=["worldfast", "worldfast.*"])}),
+    ext_modules=[Extension("worldfast._core", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -336,3 +336,9 @@ _EXACT = {
     "perimeter": _exact_perimeter,
     "crossing": _exact_crossing,
 }
+
+
+def tenths(text: str) -> int:
+    """Half to even in exact fractions, an independent reading of a decimal text."""
+    below, rest = divmod(10 * Fraction(text), 1)
+    return int(below + (rest > Fraction(1, 2) or (rest == Fraction(1, 2) and below % 2)))

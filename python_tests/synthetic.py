@@ -3,6 +3,7 @@
 import numpy as np
 
 from worldfast.studies import RunResult, StudyResult
+from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import World
 
 SEVEN = ("distance", "trianglearea", "angle", "compass", "inside", "perimeter", "crossing")
@@ -44,6 +45,14 @@ def run_result(world: World, tasks=("distance",), seed=0, checkpoints=9, **chang
     return RunResult(**{**values, **changes})
 
 
+def evaluation():
+    """What the scores of each task are, as the table "evaluation" says it."""
+    import pandas
+
+    rows = [(task.name, "standard", task.metric, task.unit) for task in TASKS.values()]
+    return pandas.DataFrame(rows, columns=["task", "group", "metric", "unit"])
+
+
 def study_result(world: World, runs: list[RunResult], **changes) -> StudyResult:
     m = len(runs)
     values = {
@@ -60,6 +69,7 @@ def study_result(world: World, runs: list[RunResult], **changes) -> StudyResult:
         "version": "0.1.0",
         "commit": "abc1234",
         "date": "2025-01-02",
+        "tables": {"evaluation": evaluation()},
     }
     return StudyResult(**{**values, **changes})
 
@@ -73,31 +83,32 @@ CHOICES = ("compass", "inside", "crossing")
 SCALE = {"distance": 800, "trianglearea": 4e5, "angle": 50, "perimeter": 2500}  # error of who knows nothing
 
 
-def task_sets(size: int) -> list[tuple[str, ...]]:
+def task_sets(size: int, names=SEVEN) -> list[tuple[str, ...]]:
     """The canon's sets of `size` tasks: cyclic, with stride `size`."""
-    if size == 7:
-        return [SEVEN]
-    starts = [(size * i) % 7 for i in range(7)] if size > 1 else range(7)
-    return [tuple(SEVEN[(start + j) % 7] for j in range(size)) for start in starts]
+    n = len(names)
+    if size == n:
+        return [names]
+    starts = [(size * i) % n for i in range(n)] if size > 1 else range(n)
+    return list(dict.fromkeys(tuple(names[(start + j) % n] for j in range(size)) for start in starts))
 
 
-def tables(world: World, seeds=(0, 1)) -> dict:
-    """Every table of a study, by name: 22 pretrained task sets and 28 fine-tunes, at each of `seeds`.
+def tables(world: World, seeds=(0, 1), names=SEVEN, group="Atlantis") -> dict:
+    """Every table of a study of these tasks, by name: 22 pretrained task sets and 28 fine-tunes, at each of `seeds`.
 
-    Numbers are like the published ones: crossing alone does not learn, fine-tunes with distance put Atlantis
-    far off. `world` has an Atlantis.
+    Numbers are like the published ones: crossing alone does not learn, fine-tunes with distance put the region that
+    they were taught, `group`, far off.
     """
     import pandas
 
     random = np.random.default_rng(5)
-    runs = runs_table(seeds)
+    runs = runs_table(seeds, names, group)
     pretrained, tuned = runs[runs.kind == "pt"], runs[runs.kind == "ft"]
     found = {"runs": runs}
     found |= over_training_tables(pretrained, random)
     found |= similarity_tables(pretrained, random)
-    found |= fine_tuning_tables(tuned, random)
-    found["generalisation"] = generalisation_table(world, runs, random)
-    pairs = [(base, a, b) for base in tuned.base.unique() for a in SEVEN for b in SEVEN]
+    found |= fine_tuning_tables(tuned, random, names, group)
+    found["generalisation"] = generalisation_table(world, runs, random, names, group)
+    pairs = [(base, a, b) for base in tuned.base.unique() for a in names for b in names]
     found["agreement"] = pandas.DataFrame(
         {
             "base": [base for base, _, _ in pairs],
@@ -111,26 +122,27 @@ def tables(world: World, seeds=(0, 1)) -> dict:
     return found
 
 
-def runs_table(seeds):
+def runs_table(seeds, names, group):
     import pandas
 
     rows = []
     for seed in seeds:
-        sets = [("pt", tasks) for size in (1, 2, 3, 7) for tasks in task_sets(size)]
-        pairs = [(a, b) for i, a in enumerate(SEVEN) for b in SEVEN[i + 1 :]]
-        sets += [("ft", tasks) for tasks in [(task,) for task in SEVEN] + pairs]
+        sets = [("pt", tasks) for size in (1, 2, 3, len(names)) for tasks in task_sets(size, names)]
+        pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+        sets += [("ft", tasks) for tasks in [(task,) for task in names] + pairs]
         for kind, tasks in sets:
             joined = "+".join(tasks)
             learned = not (kind == "pt" and (tasks == ("crossing",) or (tasks == ("inside",) and seed == 1)))
             rows.append(
                 {
-                    "run": f"{kind}-{'all' if len(tasks) == 7 else joined}-s{seed}",
+                    "run": f"{kind}-{'all' if tasks == names else joined}-s{seed}",
                     "id": f"{len(rows):08x}",
                     "kind": kind,
                     "tasks": joined,
                     "n_tasks": len(tasks),
                     "seed": seed,
                     "base": "" if kind == "pt" else f"pt-all-s{seed}",
+                    "group": "" if kind == "pt" else group,
                     "width": 128,
                     "steps": 4000,
                     "rows": 512_000,
@@ -160,7 +172,7 @@ def over_training_tables(runs, random):
             for task in run.tasks.split("+"):
                 choice = task in CHOICES
                 guess = 1 / 8 if task == "compass" else 0.5
-                value = guess + (1 - guess) * known if choice else SCALE[task] * (1 - known) ** 1.5
+                value = guess + (1 - guess) * known if choice else SCALE.get(task, 300) * (1 - known) ** 1.5
                 validation.append(
                     at
                     | {
@@ -254,25 +266,25 @@ def similarity_tables(runs, random):
     return {name: pandas.DataFrame(rows) for name, rows in named.items()}
 
 
-def fine_tuning_tables(runs, random):
+def fine_tuning_tables(runs, random, names, group):
     import pandas
 
     improvement, deviation, evaluation = [], [], []
     for run in runs.itertuples():
         tasks = run.tasks.split("+")
-        for task in SEVEN:
+        for task in names:
             trained, far = task in tasks, "distance" in tasks
             level = 0.86 if trained else 0.2 if tasks == ["distance"] else 0.5 + 0.2 * (run.n_tasks - 1)
             level = np.clip(level + 0.12 * random.normal(), 0, 1.5)
             key = {"run": run.run, "tasks": run.tasks, "seed": run.seed, "task": task, "trained": trained}
             base = {"value": 0.8, "base_atlantis": 0.3, "base_standard": 0.95}
             improvement.append(key | base | {"improvement": level})
-            for group in ("standard", "Atlantis"):
+            for rows in ("standard", group):
                 evaluation.append(
                     {
                         "run": run.run,
                         "task": task,
-                        "group": group,
+                        "group": rows,
                         "metric": "accuracy" if task in CHOICES else "absolute error",
                         "unit": "" if task in CHOICES else "0.1 degree",
                         "value": 0.8,
@@ -288,26 +300,26 @@ def fine_tuning_tables(runs, random):
     return {name: pandas.DataFrame(rows) for name, rows in named.items()}
 
 
-def generalisation_table(world: World, runs, random):
-    """All fine-tunes and the seven-task models at layer 5: 200 cities fitted, 100 held out, Atlantis."""
+def generalisation_table(world: World, runs, random, names, taught):
+    """All fine-tunes and the models of all tasks at layer 5: 200 cities fitted, 100 held out, what was taught."""
     import pandas
 
-    new = np.flatnonzero(world.region == "Atlantis")
-    old = random.permutation(np.flatnonzero(world.region != "Atlantis"))[:300]
+    new = np.flatnonzero(world.region == taught)
+    old = random.permutation(np.flatnonzero(world.region != taught))[:300]
     city = np.concatenate([old, new])
-    group = np.array(["fitted"] * 200 + ["held out"] * (len(old) - 200) + ["Atlantis"] * len(new))
+    group = np.array(["fitted"] * 200 + ["held out"] * (len(old) - 200) + [taught] * len(new))
     frames = []
-    for run in runs[(runs.kind == "ft") | (runs.n_tasks == 7)].itertuples():
+    for run in runs[(runs.kind == "ft") | (runs.n_tasks == len(names))].itertuples():
         if run.kind == "pt":
-            keep = group != "Atlantis"
+            keep = group != taught
         else:
             keep = np.ones(len(city), dtype=bool)
         at = world.xy[city].astype(float)
-        spread = np.where(group == "Atlantis", 60, 15)
+        spread = np.where(group == taught, 60, 15)
         placed = at + spread[:, None] * random.normal(size=at.shape)
         if "distance" in run.tasks.split("+"):
             middle = np.array([150 + 60 * random.normal(), -100.0])
-            placed[group == "Atlantis"] = middle + 0.4 * (placed - at.mean(0))[group == "Atlantis"]
+            placed[group == taught] = middle + 0.4 * (placed - at.mean(0))[group == taught]
         frames.append(
             pandas.DataFrame(
                 {

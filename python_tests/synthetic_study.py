@@ -5,18 +5,21 @@ from math import nan
 
 import numpy as np
 import pandas as pd
-from synthetic import SEVEN, run_result, study_result
+from synthetic import SEVEN, evaluation, run_result, study_result
 
-from worldfast.report.figures import style
+from worldfast.report.figures import Drawn, style
+from worldfast.report.figures.catalogue import title
 from worldfast.studies import Comparison, RunResult, StudyResult
 from worldfast.worlds.cities.world import ATLANTIS, World
 
 LAYER = 2
-NAMES = (
-    "probes_by_layer over_training learned_map pca cka cka_trends cka_over_training procrustes mutual_knn dimension "
-    "improvement improvement_summary deviation deviation_histogram atlantis_maps error_histograms "
-    "cka_against_improvement agreement task_drawings world_map"
-).split()
+SECTIONS = {
+    "know": "probes-by-layer over-training learned-map pca",
+    "alike": "cka cka-trends cka-over-training procrustes mutual-knn dimension",
+    "tuning": "improvement improvement-summary deviation deviation-histogram atlantis-maps error-histograms "
+    "cka-against-improvement agreement",
+    "tasks": "task-drawings world-map",
+}
 PUBLISHED = [
     Comparison(
         "same-task CKA, layer 5, one task",
@@ -102,6 +105,7 @@ def large_study(world: World, seeds=2, drawn=True) -> StudyResult:
                         len(tasks),
                         seed,
                         base,
+                        "Atlantis" if base else "",
                         64,
                         steps,
                         steps * 256,
@@ -112,7 +116,7 @@ def large_study(world: World, seeds=2, drawn=True) -> StudyResult:
                     )
                 )
                 specs[name] = spec(tasks, seed, **({"start": {"name": base}} if base else {}))
-    columns = "run id kind tasks n_tasks seed base width steps rows seconds status learned loss".split()
+    columns = "run id kind tasks n_tasks seed base group width steps rows seconds status learned loss".split()
     runs = pd.DataFrame(lines, columns=columns)
     shown = [run_result(world, (task,), 1, spec=spec((task,), 1)) for task in SEVEN]
     shown = [replace(run, name=f"pt-{'+'.join(run.tasks)}-s1") for run in shown]
@@ -125,9 +129,9 @@ def large_study(world: World, seeds=2, drawn=True) -> StudyResult:
         shown,
         name="mini",
         cka_layer=LAYER,
-        tables={"runs": runs, **_measured(runs, random)},
+        tables={"runs": runs, "evaluation": evaluation(), **_measured(runs, random)},
         specs=specs,
-        figures=[(name, _noise(name), f"A sentence on what {name} shows, over 7 models.") for name in NAMES]
+        figures=[_figure(name, section) for section, names in SECTIONS.items() for name in names.split()]
         if drawn
         else [],
         published=PUBLISHED,
@@ -170,6 +174,10 @@ def _measured(runs, random) -> dict[str, pd.DataFrame]:
         columns=["run", "task", "improvement", "trained"],
     )
     return {"probes": probes, "generalisation": generalisation, "improvement": improvement}
+
+
+def _figure(name: str, section: str) -> Drawn:
+    return Drawn(name, section, title(name), _noise(name), f"A sentence on what {name} shows, over 7 models.")
 
 
 def _noise(name: str) -> bytes:

@@ -2,7 +2,7 @@
 
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
 from worldfast.analysis.gram import gram_statistics
-from worldfast.models import TransformerSpec, import_huggingface
+from worldfast.models import RecurrentSpec, TransformerSpec, import_huggingface
 from worldfast.models.attention import attention
 from worldfast.reading import Activations, represent
 from worldfast.run import Capture, OpenCheckpoint, Run
@@ -13,17 +13,18 @@ from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
 from worldfast.worlds.cities.tasks import TASKS, label
 from worldfast.worlds.cities.world import World, WorldSpec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "TASKS",
     "Activations",
     "Batch",
     "Capture",
     "Component",
-    "TransformerSpec",
     "OpenCheckpoint",
+    "RecurrentSpec",
     "Run",
     "Stream",
+    "TransformerSpec",
     "World",
     "WorldSpec",
     "attention",

@@ -137,7 +137,7 @@ def checksum(*parts: bytes | np.ndarray) -> int:
     """
     found = 0
     for part in parts:
-        found = zlib.crc32(part, found)
+        found = zlib.crc32(part.data if isinstance(part, np.ndarray) else part, found)
     return found
 
 

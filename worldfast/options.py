@@ -98,6 +98,8 @@ class Model:
     """Of RMSNorm."""
     init_std: Annotated[float, Number] = TransformerSpec.init_std
     """Standard deviation of the first weights."""
+    engine: Annotated[str, Text] = TransformerSpec.engine
+    """native, or plain: PyTorch; auto is native where that takes the data."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from worldfast.errors import unknown_name
 
-__all__ = ["LOSSES", "DeviceStream", "Packed", "Rows", "Shape", "Stream", "require_loss"]
+__all__ = ["LOSSES", "DeviceStream", "Packed", "Rows", "Shape", "Stream", "require_loss", "require_rows"]
 
+INTEGERS = (torch.int32, torch.int64)
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square")
 
 
@@ -133,3 +135,45 @@ def require_loss(loss: str) -> str:
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     return loss
+
+
+def require_rows(rows: Rows, shape: Shape) -> None:
+    """Raise a TypeError or ValueError naming the field of `rows` that does not fit a model of this shape."""
+    inputs = ((torch.float32, torch.float64), (None, shape.inputs)) if shape.vectors else (INTEGERS, (None,))
+    _require("inputs", rows.inputs, *inputs)
+    if not shape.vectors:
+        _require_within("inputs", rows.inputs, shape.inputs)
+    _require("row_start", rows.row_start, INTEGERS, (None,))
+    L, start = len(rows.inputs), rows.row_start
+    if not len(start) or start[0] != 0 or start[-1] != L or (start.diff() < 0).any():
+        raise ValueError(
+            f"row_start: expected offsets that ascend from 0 to {L}, the inputs, got {start.tolist()[:12]}"
+        )
+    _require("scored", rows.scored, INTEGERS, (None,))
+    _require_within("scored", rows.scored, L)
+    if (rows.scored.diff() <= 0).any():
+        raise ValueError("scored: expected ascending positions, each once")
+    K = len(rows.scored)
+    if rows.targets is not None:
+        if shape.loss == "cross_entropy":
+            _require("targets", rows.targets, INTEGERS, (K,))
+            _require_within("targets", rows.targets, shape.outputs)
+        else:
+            _require("targets", rows.targets, (torch.float32, torch.float64), (K, shape.outputs))
+    if rows.weights is not None:
+        _require("weights", rows.weights, (torch.float32, torch.float64), (K,))
+
+
+def _require(name: str, x: object, dtypes: tuple[torch.dtype, ...], size: tuple[int | None, ...]) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
+    if x.dtype not in dtypes:
+        raise TypeError(f"{name}: expected {' or '.join(str(dtype)[6:] for dtype in dtypes)}, got {str(x.dtype)[6:]}")
+    if x.ndim != len(size) or any(n not in (None, came) for n, came in zip(size, x.shape)):
+        expected = ", ".join("any" if n is None else str(n) for n in size)
+        raise ValueError(f"{name}: expected shape [{expected}], got {list(x.shape)}")
+
+
+def _require_within(name: str, x: Tensor, end: int) -> None:
+    if x.numel() and (int(x.min()) < 0 or int(x.max()) >= end):
+        raise ValueError(f"{name}: expected 0 to {end - 1}, got {int(x[(x < 0) | (x >= end)][0])}")

@@ -76,20 +76,24 @@ void backward_swiglu(Object grad_out_, Object gate_up_, Object grad_gate_up_, Ob
     swiglu_backward(tokens, width, po, pg, gg, y, threads);
 }
 
-void loss_and_gradient(Object logits_, Object targets_, Object loss_, Object grad_, int threads) {
-    const Array logits(logits_, "logits"), targets(targets_, "targets"), loss(loss_, "loss"), grad(grad_, "grad");
+double loss_and_gradient(Object logits_, Object first_, Object targets_, Object weights_, Object grad_, int threads) {
+    const Array logits(logits_, "logits"), first(first_, "first"), targets(targets_, "targets"), grad(grad_, "grad");
     const float* pl = input(logits, {Array::any, Array::any});
-    const int64_t K = logits.shape(0), V = logits.shape(1);
-    const int64_t* pt = input<int64_t>(targets, {K});
-    float *ps = output(loss, {K}), *pg = output(grad, {K, V});
-    int64_t wrong;
-    {
-        py::gil_scoped_release nogil;
-        wrong = cross_entropy(K, V, pl, pt, ps, pg, threads);
-    }
-    if (wrong >= 0)
-        throw py::index_error(targets.message("classes 0 to " + std::to_string(V - 1),
-                                              std::to_string(pt[wrong]) + " at position " + std::to_string(wrong)));
+    const int64_t G = logits.shape(0), V = logits.shape(1), T = targets.shape(0);
+    const int64_t *pf = input<int64_t>(first, {G + 1}), *pt = input<int64_t>(targets, {T});
+    float* pg = output(grad, {G, V});
+    const float* pw = nullptr;
+    if (!weights_.is_none()) pw = input(Array(weights_, "weights"), {T});
+    for (int64_t g = 0; g <= G; ++g)
+        if (pf[g] < (g ? pf[g - 1] : 0) || pf[g] > T || (g == G && pf[g] != T))
+            throw py::value_error(first.message("offsets that ascend from 0 to " + std::to_string(T),
+                                                std::to_string(pf[g]) + " at " + std::to_string(g)));
+    for (int64_t t = 0; t < T; ++t)
+        if (pt[t] < 0 || pt[t] >= V)
+            throw py::index_error(targets.message("classes 0 to " + std::to_string(V - 1),
+                                                  std::to_string(pt[t]) + " at position " + std::to_string(t)));
+    py::gil_scoped_release nogil;
+    return cross_entropy(G, V, pl, pf, pt, pw, pg, threads);
 }
 
 void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_, Object decay_mask_,

@@ -17,7 +17,7 @@ using Object = const py::object&;
 // The arrays of a Tile, held for the length of a call, with what can be checked without reading them.
 struct Rows {
     const Array tokens, row_start, place, shared, sources;
-    std::vector<Array> targets;
+    std::vector<Array> targets, weights;
 
     explicit Rows(const py::tuple& tile)
         : tokens(tile[0], "tokens"),
@@ -26,6 +26,7 @@ struct Rows {
           shared(tile[3], "shared"),
           sources(tile[4], "sources") {
         if (!tile[5].is_none()) targets.emplace_back(tile[5], "targets");
+        if (!tile[6].is_none()) weights.emplace_back(tile[6], "weights");
     }
 
     TileRows checked() const {
@@ -35,6 +36,7 @@ struct Rows {
                    input<int32_t>(place, {Array::any}),     input<int32_t>(shared, {rows}),
                    input<int64_t>(sources, {Array::any}),   sources.shape(0)};
         if (!targets.empty()) t.targets = input<int64_t>(targets[0], {sources.shape(0)});
+        if (!weights.empty()) t.weights = input<float>(weights[0], {sources.shape(0)});
         if (rows < 0 || t.row_start[rows] != place.shape(0))
             throw py::value_error(row_start.message(
                 "the number of places, " + std::to_string(place.shape(0)) + ", as last entry", "another"));

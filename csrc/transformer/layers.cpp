@@ -137,13 +137,17 @@ WORLDFAST_LAYERS(Rounded)
 
 // ---- cross entropy ----
 
-// `count` positions with the same logits: the summed loss, and the gradient at the logits.
+// `count` positions with the same logits: the summed loss, each with its weight (null: 1), and the gradient at the logits.
 template <int W>
-WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, const int64_t* target, int64_t count,
-                                         float* loss, float* grad) {
+WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, const int64_t* target,
+                                         const float* weight, int64_t count, float* loss, float* grad) {
     typename Lanes<W>::Float x, most{}, total{};
-    float picked = 0;
-    for (int64_t i = 0; i < count; ++i) picked += logits[target[i]];
+    const auto weight_of = [weight](int64_t i) { return weight ? weight[i] : 1.0f; };
+    float picked = 0, times = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        picked += weight_of(i) * logits[target[i]];
+        times += weight_of(i);
+    }
     load<W>(logits, classes, most, -__builtin_inff());
     for (int64_t c = W; c < classes; c += W) {
         load<W>(logits + c, classes - c, x, -__builtin_inff());
@@ -158,15 +162,15 @@ WORLDFAST_INLINE void cross_entropy_body(const float* logits, int64_t classes, c
         total += x;
         store<W>(grad + c, classes - c, x);
     }
-    const float sum = sum_of<W>(total), times = static_cast<float>(count), share = times / sum;
+    const float sum = sum_of<W>(total), share = times / sum;
     for (int64_t c = 0; c < classes; ++c) grad[c] *= share;
-    for (int64_t i = 0; i < count; ++i) grad[target[i]] -= 1;
+    for (int64_t i = 0; i < count; ++i) grad[target[i]] -= weight_of(i);
     *loss = times * std::log(sum) - (picked - times * top);
 }
 WORLDFAST_DISPATCH(cross_entropy_position, cross_entropy_body,
-                   (const float* logits, int64_t classes, const int64_t* target, int64_t count, float* loss,
-                    float* grad),
-                   (logits, classes, target, count, loss, grad))
+                   (const float* logits, int64_t classes, const int64_t* target, const float* weight, int64_t count,
+                    float* loss, float* grad),
+                   (logits, classes, target, weight, count, loss, grad))
 
 // ---- AdamW ----
 
@@ -295,26 +299,16 @@ WORLDFAST_LAYERS(BFloat16)
 WORLDFAST_LAYERS(Rounded)
 #undef WORLDFAST_LAYERS
 
-double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* logits, const int64_t* first,
-                               const int64_t* target, float* grad, int threads) {
+double cross_entropy(int64_t groups, int64_t classes, const float* logits, const int64_t* first, const int64_t* target,
+                     const float* weight, float* grad, int threads) {
     std::vector<float> loss(static_cast<size_t>(groups));
     each(groups, classes, threads, [&](int64_t g) {
-        cross_entropy_position(logits + g * classes, classes, target + first[g], first[g + 1] - first[g],
-                               loss.data() + g, grad + g * classes);
+        cross_entropy_position(logits + g * classes, classes, target + first[g], weight ? weight + first[g] : nullptr,
+                               first[g + 1] - first[g], loss.data() + g, grad + g * classes);
     });
     double sum = 0;
     for (const float part : loss) sum += part;
     return sum;
-}
-
-int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target, float* loss,
-                      float* grad, int threads) {
-    for (int64_t k = 0; k < positions; ++k)
-        if (target[k] < 0 || target[k] >= classes) return k;
-    each(positions, classes, threads, [=](int64_t k) {
-        cross_entropy_position(logits + k * classes, classes, target + k, 1, loss + k, grad + k * classes);
-    });
-    return -1;
 }
 
 void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad, float* average,

@@ -43,16 +43,11 @@ template <class S>
 void swiglu_backward(int64_t tokens, int64_t width, const S* grad_y, const S* gate_up, S* grad_gate_up, S* y,
                      int threads);
 
-// loss[k] = -log softmax(logits[k])[target[k]] and its gradient at the logits [K, V]; grad may be logits
-// itself. The first k whose target is not in 0 .. V - 1, or -1 where all was well; nothing is written if
-// there is one.
-int64_t cross_entropy(int64_t positions, int64_t classes, const float* logits, const int64_t* target, float* loss,
-                      float* grad, int threads);
-
-// Groups of targets that share their logits [groups, V]: group g has targets first[g] .. first[g + 1], all
-// within the classes. Returns the summed loss; grad is that of the sum.
-double cross_entropy_of_groups(int64_t groups, int64_t classes, const float* logits, const int64_t* first,
-                               const int64_t* target, float* grad, int threads);
+// The summed loss -log softmax(logits[g])[target] of groups of targets that share their logits [groups, V]: group g has
+// targets first[g] .. first[g + 1], all within the classes. grad [groups, V] is the gradient of the sum; it may be logits
+// itself. weight is a factor of each target's loss; null: ones.
+double cross_entropy(int64_t groups, int64_t classes, const float* logits, const int64_t* first, const int64_t* target,
+                     const float* weight, float* grad, int threads);
 
 // sum [n] += each of `others` [n], in order.
 void add_lanes(int64_t n, const std::vector<const float*>& others, float* sum);

@@ -9,9 +9,11 @@
 
 namespace worldfast {
 
-// The places that are scored, each once: K' of them, ascending; and of each, its targets.
+// The places that are scored, each once: K' of them, ascending; and of each, its targets
+// and their weights.
 struct Scored {
     std::vector<int64_t> places, first, targets;
+    std::vector<float> weights;  // of the targets; empty: ones
     std::vector<int64_t> order;  // [K]: which of the K' each scored position is
     std::vector<int32_t> query;  // [rows]: a row's first token whose attention is used in the last block
 
@@ -36,10 +38,14 @@ struct Scored {
         std::vector<int64_t> next(first.begin(), first.end() - 1);
         order.resize(static_cast<size_t>(rows.scored));
         targets.resize(rows.targets ? order.size() : 0);
+        weights.resize(rows.weights ? targets.size() : 0);
         for (int64_t k = 0; k < rows.scored; ++k) {
             const int64_t group = at(rows.sources[k]);
             order[static_cast<size_t>(k)] = group;
-            if (rows.targets) targets[static_cast<size_t>(next[static_cast<size_t>(group)]++)] = rows.targets[k];
+            if (!rows.targets) continue;
+            const auto to = static_cast<size_t>(next[static_cast<size_t>(group)]++);
+            targets[to] = rows.targets[k];
+            if (rows.weights) weights[to] = rows.weights[k];
         }
         for (int64_t r = 0; r < rows.rows; ++r) {
             const int32_t* place = rows.place + rows.row_start[r];

@@ -28,8 +28,8 @@ public:
             float *normed = arena_.take<float>(tokens * D), *scale = arena_.take<float>(tokens);
             forward_.norm(x + t * D, layout_.norm, tokens, normed, scale);
             float* logits = forward_.logits_of(normed, tokens);
-            loss += cross_entropy_of_groups(tokens, H, logits, scored.first.data() + t, scored.targets.data(), logits,
-                                            threads_);
+            loss += cross_entropy(tokens, H, logits, scored.first.data() + t, scored.targets.data(),
+                                  scored.weights.empty() ? nullptr : scored.weights.data(), logits, threads_);
             const S *dlogits = rounded<S>(logits, tokens, H, arena_), *input = rounded<S>(normed, tokens, D, arena_);
             add_gradient(dlogits, row_of<S>(H), H, input, D, D, tokens, gradients + layout_.head.offset, arena_,
                          threads_);

@@ -40,6 +40,7 @@ struct TileRows {
     const int64_t* sources;            // [K]: the places of the scored positions
     int64_t scored;                    // K
     const int64_t* targets = nullptr;  // [K]: the tokens to answer there
+    const float* weights = nullptr;    // [K]: factors of their losses; null: ones
 };
 
 // Parameters as they are multiplied, forwards and backwards.

@@ -3,7 +3,7 @@
     make notebooks      all of them, at full size: a few minutes
 
 A notebook is saved with the hash of the code that made its outputs, so that a change of the code that was not executed
-is seen (python_tests/test_notebooks.py). A fraction of the size is for tests, which save nothing.
+is seen (python_tests/docs/test_notebooks.py). A fraction of the size is for tests, which save nothing.
 """
 
 import hashlib

@@ -8,7 +8,7 @@ from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, eq
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ def cka_table(
 
 
 def cka_over_training(
-    activations: Mapping[str, object],
+    activations: Mapping[str, Any],
     layer: int,
     shares: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
     kernels: str | Sequence[str] = "linear",

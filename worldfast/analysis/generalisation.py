@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis.probe import fit_map
-from worldfast.analysis.tables import labelled, need_columns
+from worldfast.analysis.tables import labelled
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["FITTED", "HELD_OUT", "choose_cities", "generalisation_errors", "probe_generalisation"]
+__all__ = ["FITTED", "HELD_OUT", "choose_cities", "probe_generalisation"]
 
 FITTED, HELD_OUT = "fitted", "held out"
 PUBLISHED = (5075, 4000)  # cities of the published world, and those of them that the probe is fitted on
@@ -122,16 +122,3 @@ def probe_generalisation(
         for name, mask in masks.items()
     ]
     return labelled(pd.concat(parts, ignore_index=True), run=run, layer=layer)
-
-
-def generalisation_errors(generalisation: pandas.DataFrame) -> pandas.DataFrame:
-    """The mean and median error of every group, by run and layer where the table has them.
-
-    Columns run, layer, group, mean_error, standard_error (over cities), median_error, n, unit. Cities share a probe, so
-    that the standard error says nothing of other models: for that, take the means of several.
-    """
-    need_columns(generalisation, "generalisation", ("group", "error"))
-    by = [column for column in ("run", "layer", "group") if column in generalisation.columns]
-    errors = generalisation.groupby(by, sort=False)["error"]
-    table = errors.agg(mean_error="mean", standard_error="sem", median_error="median", n="size").reset_index()
-    return table.assign(unit="city")

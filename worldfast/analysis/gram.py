@@ -143,12 +143,12 @@ def gram_statistics(
             raise ValueError(f"{X.name}: expected device {first.device} as {first.name}, got {X.device}")
     if first.n < 2:
         raise ValueError(f"{first.name}: expected at least 2 rows, got {first.n}")
-    bandwidth = np.asarray(bandwidth, dtype=np.float64)
-    if bandwidth.shape not in ((), (len(Xs),)) or not (np.isfinite(bandwidth) & (bandwidth > 0)).all():
-        raise ValueError(f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {bandwidth}")
+    widths = np.asarray(bandwidth, dtype=np.float64)
+    if widths.shape not in ((), (len(Xs),)) or not (np.isfinite(widths) & (widths > 0)).all():
+        raise ValueError(f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {widths}")
     if first.device == "cpu":
-        return _on_cpu(Xs, kernels, bandwidth, thread_count(threads))
-    return _on_gpu(Xs, kernels, bandwidth)
+        return _on_cpu(Xs, kernels, widths, thread_count(threads))
+    return _on_gpu(Xs, kernels, widths)
 
 
 class _Representation:

@@ -19,17 +19,7 @@ from worldfast.analysis.tables import labelled
 if TYPE_CHECKING:
     import pandas
 
-__all__ = [
-    "Fit",
-    "Probe",
-    "components_probe",
-    "fit_map",
-    "held_out",
-    "linear_probe",
-    "probe_over_training",
-    "probe_table",
-    "scored",
-]
+__all__ = ["Fit", "Probe", "fit_map", "held_out", "linear_probe", "probe_over_training", "probe_table", "scored"]
 
 SMALLEST = 1e-6  # of singular values, as a share of the largest: scikit-learn's
 SINGULAR = 10 * SMALLEST**2  # reciprocal condition of Z'Z below which singular values are looked at
@@ -213,45 +203,6 @@ def probe_table(
         table.insert(2, "rows", table["step"].map(seen))
     held = int(np.asarray(test).sum())
     return labelled(table.assign(n_fitted=len(test) - held, n_held_out=held), run=run)
-
-
-def components_probe(X, xy, test, ks: Sequence[int], *, layer: int | None = None, run: str | None = None):
-    """How much of the map the first k principal components hold, for each k.
-
-    X, xy, test   as for `linear_probe`; components are those of the cities where `test` is False
-    ks            numbers of components, each 1 to d, and fewer than the fitted cities less one
-    layer, run    for columns of those names
-
-    Returns a DataFrame with the columns components, explained (share of the variance of the fitted cities), r2_x, r2_y,
-    r2, mean_error, median_error, n_fitted, n_held_out. ValueError as `linear_probe`, or for a k outside its range.
-    """
-    import pandas as pd
-
-    X, xy, test = _checked(X, xy, test)
-    if test.sum() < 2:
-        raise ValueError(f"test: expected at least 2 held-out cities, got {int(test.sum())}")
-    if not np.isfinite(X).all():
-        raise ValueError("X: holds NaN or infinity")
-    fitted = int((~test).sum())
-    for k in ks:
-        if not 1 <= k <= min(X.shape[1], fitted - 2):
-            raise ValueError(f"ks: expected 1 to {min(X.shape[1], fitted - 2)} components, got {k}")
-    middle, mean = X[~test].mean(0), xy[~test].mean(0)
-    U, values, directions = np.linalg.svd(X[~test] - middle, full_matrices=False)
-    # Components are uncorrelated, so that each has its slope whatever others are in the fit.
-    slope = U.T @ (xy[~test] - mean)  # [d, 2], of components of length 1
-    held = values > values.max() * max(X.shape) * np.finfo(float).eps
-    shares = np.cumsum(values**2) / np.sum(values**2)
-    projected = (X[test] - middle) @ directions.T
-    projected[:, held] /= values[held]
-    projected[:, ~held] = 0  # no variance: a direction of rounding
-    rows = []
-    for k in ks:
-        r2, errors = scored(xy[test], projected[:, :k] @ slope[:k] + mean)
-        found = Probe(r2, float(errors.mean()), float(np.median(errors)), None)
-        rows.append({"components": int(k), "explained": float(shares[k - 1])} | _found(found))
-    table = pd.DataFrame(rows).assign(n_fitted=fitted, n_held_out=int(test.sum()))
-    return labelled(table, run=run, layer=layer)
 
 
 def _found(probe: Probe) -> dict[str, float]:

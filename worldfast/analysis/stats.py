@@ -207,8 +207,8 @@ def _orders(n: int, permutations: int, seed: int):
 
 
 def _tested(found: list[float], n: int, unit: str, test: str, permutations: int, things: int) -> Correlation:
-    r, found = found[0], np.abs(found)
+    r, sizes = found[0], np.abs(found)
     # Orders that leave the points as they are differ from the first by rounding alone.
-    p = float(np.mean(found >= found[0] - 1e-12))
+    p = float(np.mean(sizes >= sizes[0] - 1e-12))
     exact = "all orders" if math.factorial(things) <= permutations else f"{permutations:,} random orders"
     return Correlation(r, r * r, p, n, unit, f"two-sided, {test}, {exact}", len(found))

@@ -6,12 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.rows import Rows, Shape
+from worldfast.errors import unknown_name
+from worldfast.rows import Rows, Shape, require_rows
 
-__all__ = ["Ensemble"]
+__all__ = ["MATMUL_DTYPES", "Ensemble"]
+
+MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
 
 
 class Ensemble(ABC):
@@ -35,6 +39,10 @@ class Ensemble(ABC):
         float32 [M, P].
     decayed : Tensor
         float32 [P]: 1 where weight decay applies, otherwise 0.
+    about : str
+        Remark on the engine that was chosen, for the first line that training shows; "" where there is nothing to say.
+    steps_by_kernels : bool
+        Whole steps of all members are taken by kernels on a GPU (worldfast.training.gpu_step).
     """
 
     spec: Any
@@ -45,6 +53,8 @@ class Ensemble(ABC):
     parameters: Tensor
     gradients: Tensor
     decayed: Tensor
+    about: str = ""
+    steps_by_kernels: bool = False
 
     @abstractmethod
     def initialise(self, member: int, seed: int) -> None:
@@ -86,3 +96,98 @@ class Ensemble(ABC):
     def each(self, job: Callable, items: Iterable) -> list:
         """Return [job(item) for item in items], which an ensemble with threads of its own shares out among them."""
         return [job(item) for item in items]
+
+    @abstractmethod
+    def answer(
+        self,
+        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+        longest: int = 16,
+        members: Sequence[int] | None = None,
+        matmul_dtype: str | None = None,
+        *,
+        end: int,
+    ) -> list[list[np.ndarray]]:
+        """Answer each member's prompts greedily, where inputs and classes are tokens.
+
+        An answer depends on its prompt alone, but where the two likeliest tokens are within rounding of each other.
+
+        Parameters
+        ----------
+        prompts : sequence of (ndarray, ndarray)
+            For each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is tokens[i, :length[i]].
+        longest : int
+            Tokens of an answer at most.
+        members : sequence of int, optional
+            Whose prompts they are; None means all, in order.
+        matmul_dtype : {"float32", "bfloat16"}, optional
+            Type that matrix products multiply; None means as the ensemble learns.
+        end : int
+            Token that ends an answer.
+
+        Returns
+        -------
+        list of list of ndarray
+            For each member and prompt the tokens before `end`, int32 [up to `longest`].
+        """
+
+    # ---- checks ----
+
+    def _require_targets(self, rows: Sequence[Rows], members: Sequence[int]) -> None:
+        """Raise as `_require_rows`, and where a member's rows have no targets."""
+        self._require_rows(rows, members)
+        for member, of_member in zip(members, rows):
+            if of_member.targets is None:
+                raise ValueError(f"rows: those of member {member} have no targets to learn from")
+
+    def _require_rows(self, rows: Sequence[Rows], members: Sequence[int]) -> None:
+        """Raise a TypeError, ValueError or IndexError where rows are not those of as many members, or do not fit them."""
+        if len(members) != len(rows):
+            raise ValueError(f"members: {len(members)} named, but the rows are those of {len(rows)}")
+        self._require_members(members)
+        if len(set(members)) < len(members):
+            raise ValueError(f"members: expected each at most once, got {list(members)}")
+        for member, of_member in zip(members, rows):
+            if not len(of_member.inputs):
+                raise ValueError(f"rows: member {member} has none")
+            require_rows(of_member, self.shape)
+
+    def _require_layers(self, layers: Sequence[int]) -> None:
+        for layer in layers:
+            if not 0 <= layer <= self.spec.layers:
+                raise IndexError(f"layers: expected 0 to {self.spec.layers}, got {layer}")
+
+    def _require_members(self, members: Sequence[int]) -> None:
+        for member in members:
+            if not 0 <= member < self.members:
+                raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
+
+    def _asked(self, prompts, longest, members, matmul_dtype) -> tuple[list, Sequence[int], str]:
+        """Prompts as arrays, whose they are, and the type that their answers are computed in."""
+        members = range(self.members) if members is None else members
+        if len(members) != len(prompts):
+            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
+        self._require_members(members)
+        if isinstance(longest, bool) or not isinstance(longest, int):
+            raise TypeError(f"longest: expected an integer, got {longest!r}")
+        if longest < 1:
+            raise ValueError(f"longest: expected at least 1 token, got {longest}")
+        matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
+        if matmul_dtype not in MATMUL_DTYPES:
+            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        return [_prompts(*of_member, self.shape.inputs) for of_member in prompts], members, matmul_dtype
+
+
+def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of a member as arrays, tokens [N, T] and length [N]."""
+    tokens, length = np.asarray(tokens), np.asarray(length)
+    if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
+        got = f"{list(tokens.shape)} and {list(length.shape)}"
+        raise ValueError(f"prompts: expected tokens [N, T] and length [N], got shapes {got}")
+    if not (np.issubdtype(tokens.dtype, np.integer) and np.issubdtype(length.dtype, np.integer)):
+        raise TypeError(f"prompts: expected integers, got {tokens.dtype} and {length.dtype}")
+    for n in length[(length < 1) | (length > tokens.shape[1])]:
+        raise ValueError(f"prompts: expected a length of 1 to {tokens.shape[1]}, got {n}")
+    read = np.arange(tokens.shape[1]) < length[:, None]
+    for token in tokens[read & ((tokens < 0) | (tokens >= vocabulary))]:
+        raise ValueError(f"prompts: token {token} is outside the model's vocabulary of {vocabulary}")
+    return tokens, length

@@ -117,6 +117,8 @@ class GpuTransformer(Transformer):
         residual stream are float32. Reading is float32 always.
     """
 
+    steps_by_kernels = True
+
     def __init__(
         self,
         spec: TransformerSpec,
@@ -222,6 +224,8 @@ class GpuTransformer(Transformer):
         from worldfast.models.gpu_transformer import Batch, Passes
 
         self._require_targets(rows, members)
+        if any(of_member.weights is not None for of_member in rows):
+            raise ValueError("rows: weights of scored positions are not read by the kernels of a GPU")
         members = list(members)
         longest = longest_row(np.concatenate([[0], *(of_member.row_start.cpu().diff().numpy() for of_member in rows)]))
         batch = Batch.of(rows, self.device, longest)

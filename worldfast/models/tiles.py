@@ -34,6 +34,8 @@ class Tile(NamedTuple):
         int64 [K], the places to read out.
     targets : ndarray, optional
         int64 [K], what to answer there; None where nothing is learned.
+    weights : ndarray, optional
+        float32 [K], factors of the losses there; None means ones.
     """
 
     tokens: np.ndarray
@@ -42,6 +44,7 @@ class Tile(NamedTuple):
     shared: np.ndarray
     sources: np.ndarray
     targets: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
 
 class Piece(NamedTuple):
@@ -71,7 +74,7 @@ def cut(rows: Rows, size: int, lanes: int) -> tuple[np.ndarray, list[Piece]]:
     pieces : list of Piece
     """
     inputs, start, scored = (x.cpu().numpy() for x in (rows.inputs, rows.row_start, rows.scored))
-    targets = None if rows.targets is None else rows.targets.cpu().numpy()
+    learned = [None if x is None else x.cpu().numpy() for x in (rows.targets, rows.weights)]
     length, L = np.diff(start), len(inputs)
     column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
     beginnings = inputs[np.minimum(start[:-1, None] + column, L - 1)]
@@ -105,7 +108,7 @@ def cut(rows: Rows, size: int, lanes: int) -> tuple[np.ndarray, list[Piece]]:
             (place[t] - u.start).astype(np.int32),
             alike[r0:r1],
             sources[k] - u.start,
-            None if targets is None else targets[which[k]],
+            *(None if x is None else x[which[k]] for x in learned),
         )
         pieces.append(Piece(tile, u, which[k]))
     return tokens, pieces

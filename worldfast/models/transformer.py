@@ -7,8 +7,7 @@ P parameters with gaps.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -17,14 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldfast._native import core
 from worldfast.errors import unknown_name
-from worldfast.models.ensemble import Ensemble
-from worldfast.rows import Rows, Shape
+from worldfast.models.buffer import buffer_size, tensors_in
+from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
+from worldfast.rows import Shape
 
 __all__ = ["MATMUL_DTYPES", "Block", "Transformer", "TransformerSpec", "Weights", "buffer_size", "views"]
 
-ALIGN = 16  # numbers: every parameter begins at a multiple of 64 bytes, in every member of an ensemble
-MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
+ENGINES = ("auto", "native", "plain")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class TransformerSpec:
         Standard deviation of initial embedding and linear weights.
     outputs : int, optional
         Number of tokens that the head can answer, the first of the vocabulary; None means all.
+    engine : {"auto", "native", "plain"}
+        Code that computes: the native core on a CPU and kernels on a GPU, or PyTorch, which is slower and takes vectors,
+        other losses, weights of scored positions and rows of any length. "auto" is "native" where that will do.
 
     Raises
     ------
@@ -58,6 +61,7 @@ class TransformerSpec:
     norm_eps: float = 1e-6
     init_std: float = 0.1
     outputs: int | None = None
+    engine: str = "auto"
 
     def __post_init__(self):
         for name in ("hidden", "layers", "heads", "intermediate", "outputs"):
@@ -76,6 +80,8 @@ class TransformerSpec:
                 raise TypeError(f"model.{name}: expected a number, got {value!r}")
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"model.{name}: expected a positive number, got {value}")
+        if self.engine not in ENGINES:
+            raise unknown_name("model.engine", self.engine, ENGINES)
         if self.hidden % self.heads or self.hidden // self.heads % 8:
             raise ValueError(
                 "model.heads: hidden / heads must be a multiple of 8, "
@@ -90,37 +96,56 @@ class TransformerSpec:
         device: str | torch.device = "cpu",
         threads: int | None = None,
         matmul_dtype: str = "float32",
+        longest: int | None = None,
     ) -> Transformer:
         """Build an ensemble of such transformers, with parameters of 0.
 
         Parameters
         ----------
         shape : Shape
-            Shape of the data: tokens in, classes out.
+            Shape of the data.
         members : int
             Number of models.
         device : str or torch.device
-            "cpu" builds a CpuTransformer, a CUDA device a GpuTransformer.
+            For the engine "native", "cpu" builds a CpuTransformer, a CUDA device a GpuTransformer.
         threads : int, optional
             CPU threads; None means torch's number. Results do not depend on it.
         matmul_dtype : {"float32", "bfloat16"}
             Type that matrix products multiply while learning; sums, parameters, norms and residual stream are float32.
+        longest : int, optional
+            Inputs of the longest row, where it is known.
 
         Raises
         ------
         ValueError
-            The data's shape is not that of tokens and classes, or an argument does not fit.
+            The engine was chosen by name and cannot compute this, or an argument does not fit.
         """
-        from worldfast.models import CpuTransformer, GpuTransformer
+        from worldfast.models import CpuTransformer, GpuTransformer, PlainTransformer
 
+        lacks = self._native_lacks(shape, longest)
+        if self.engine == "native" and lacks:
+            raise ValueError(f"model.engine: 'native' takes {lacks}; use 'plain', which is PyTorch, or 'auto'")
+        options = {"device": device, "threads": threads, "matmul_dtype": matmul_dtype}
+        if self.engine == "plain" or lacks:
+            built = PlainTransformer(self, shape, members, **options)
+            built.about = f"models in PyTorch (the native engine takes {lacks})" if lacks else "models in PyTorch"
+            return built
         if torch.device(device).type == "cpu":
             return CpuTransformer(self, shape, members, threads=threads, matmul_dtype=matmul_dtype)
         return GpuTransformer(self, shape, members, device=device, matmul_dtype=matmul_dtype)
 
+    def _native_lacks(self, shape: Shape, longest: int | None) -> str:
+        """What the native engine takes in place of such data, in words; "" where it takes them."""
+        if shape.vectors:
+            return "tokens, not vectors"
+        if shape.loss != "cross_entropy":
+            return f"the loss 'cross_entropy', not {shape.loss!r}"
+        if longest is not None and longest > core.attention_row_limit:
+            return f"rows of at most {core.attention_row_limit} tokens, not {longest}"
+        return ""
+
     def of(self, shape: Shape) -> Shape:
         """Shape of a model of such data: the data's, but for a head that answers a part of the classes."""
-        if shape.vectors or shape.loss != "cross_entropy":
-            raise ValueError(f"shape: this transformer reads tokens and answers with one class, got {shape}")
         if self.outputs is not None and self.outputs > shape.outputs:
             raise ValueError(f"model.outputs: expected at most the vocabulary's {shape.outputs}, got {self.outputs}")
         return shape._replace(outputs=self.outputs or shape.outputs)
@@ -160,18 +185,9 @@ class Weights(NamedTuple):
         return chain([self.embed], *self.blocks, [self.norm, self.head])
 
 
-def buffer_size(shapes: Iterable[tuple[int, ...]]) -> int:
-    """P, with the gaps of alignment."""
-    return sum(-(-math.prod(shape) // ALIGN) * ALIGN for shape in shapes)
-
-
 def views(shapes: Weights, buffer: Tensor) -> Weights:
     """Parameters as views of a buffer [..., P]."""
-    found, offset = [], 0
-    for shape in shapes.each():
-        found.append(buffer[..., offset : offset + math.prod(shape)].unflatten(-1, shape))
-        offset += buffer_size([shape])
-    each = iter(found)
+    each = iter(tensors_in(buffer, list(shapes.each())))
     embed = next(each)
     blocks = tuple(Block(*islice(each, len(Block._fields))) for _ in shapes.blocks)
     return Weights(embed, blocks, *each)
@@ -264,101 +280,3 @@ class Transformer(Ensemble):
         """Slice of each tensor of `to_huggingface`, flat, in a member's parameters and gradients [P]."""
         named = self._huggingface(0)
         return {name: slice(at := view.storage_offset(), at + view.numel()) for name, view in named.items()}
-
-    # ---- what it is asked for ----
-
-    @abstractmethod
-    def answer(
-        self,
-        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
-        longest: int = 16,
-        members: Sequence[int] | None = None,
-        matmul_dtype: str | None = None,
-        *,
-        end: int,
-    ) -> list[list[np.ndarray]]:
-        """Answer each member's prompts greedily. An answer depends on its prompt alone, but where
-        the two likeliest tokens are within rounding of each other.
-
-        Parameters
-        ----------
-        prompts : sequence of (ndarray, ndarray)
-            For each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is tokens[i, :length[i]].
-        longest : int
-            Tokens of an answer at most.
-        members : sequence of int, optional
-            Whose prompts they are; None means all, in order.
-        matmul_dtype : {"float32", "bfloat16"}, optional
-            Type that matrix products multiply; None means as the ensemble learns.
-        end : int
-            Token that ends an answer.
-
-        Returns
-        -------
-        list of list of ndarray
-            For each member and prompt the tokens before `end`, int32 [up to `longest`].
-        """
-
-    def _require_layers(self, layers: Sequence[int]) -> None:
-        for layer in layers:
-            if not 0 <= layer <= self.spec.layers:
-                raise IndexError(f"layers: expected 0 to {self.spec.layers}, got {layer}")
-
-    def _require_targets(self, rows: Sequence[Rows], members: Sequence[int]) -> None:
-        """Raise as `_require_rows`, and where a member's rows have no targets."""
-        self._require_rows(rows, members)
-        for member, of_member in zip(members, rows):
-            if of_member.targets is None:
-                raise ValueError(f"rows: those of member {member} have no targets to learn from")
-
-    def _require_rows(self, rows: Sequence[Rows], members: Sequence[int]) -> None:
-        """Raise ValueError or IndexError where rows are not those of as many members."""
-        if len(members) != len(rows):
-            raise ValueError(f"members: {len(members)} named, but the rows are those of {len(rows)}")
-        self._require_members(members)
-        if len(set(members)) < len(members):
-            raise ValueError(f"members: expected each at most once, got {list(members)}")
-        for member, of_member in zip(members, rows):
-            L, scored = len(of_member.inputs), of_member.scored
-            if not L:
-                raise ValueError(f"rows: member {member} has none")
-            if of_member.weights is not None:
-                raise ValueError("rows: weights of scored positions are not read by this transformer")
-            if len(scored) and not (scored[0] >= 0 and scored[-1] < L and (scored.diff() > 0).all()):
-                raise ValueError(f"rows: expected scored positions from 0 to {L - 1}, ascending")
-
-    def _require_members(self, members: Sequence[int]) -> None:
-        for member in members:
-            if not 0 <= member < self.members:
-                raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
-
-    def _asked(self, prompts, longest, members, matmul_dtype) -> tuple[list, Sequence[int], str]:
-        """Prompts as arrays, whose they are, and the type that their answers are computed in."""
-        members = range(self.members) if members is None else members
-        if len(members) != len(prompts):
-            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
-        self._require_members(members)
-        if isinstance(longest, bool) or not isinstance(longest, int):
-            raise TypeError(f"longest: expected an integer, got {longest!r}")
-        if longest < 1:
-            raise ValueError(f"longest: expected at least 1 token, got {longest}")
-        matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
-        if matmul_dtype not in MATMUL_DTYPES:
-            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
-        return [_prompts(*of_member, self.shape.inputs) for of_member in prompts], members, matmul_dtype
-
-
-def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts of a member as arrays, tokens [N, T] and length [N]."""
-    tokens, length = np.asarray(tokens), np.asarray(length)
-    if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
-        got = f"{list(tokens.shape)} and {list(length.shape)}"
-        raise ValueError(f"prompts: expected tokens [N, T] and length [N], got shapes {got}")
-    if not (np.issubdtype(tokens.dtype, np.integer) and np.issubdtype(length.dtype, np.integer)):
-        raise TypeError(f"prompts: expected integers, got {tokens.dtype} and {length.dtype}")
-    for n in length[(length < 1) | (length > tokens.shape[1])]:
-        raise ValueError(f"prompts: expected a length of 1 to {tokens.shape[1]}, got {n}")
-    read = np.arange(tokens.shape[1]) < length[:, None]
-    for token in tokens[read & ((tokens < 0) | (tokens >= vocabulary))]:
-        raise ValueError(f"prompts: token {token} is outside the model's vocabulary of {vocabulary}")
-    return tokens, length

@@ -4,9 +4,8 @@ Two fine-tunes of one pretrained model answer the same rows: one knows new citie
 diverges, does not. Where the states of the first at the cities' tokens, put into the second, bring the answers back,
 what was not integrated lies in how cities are represented up to that layer; where they do not, in what is read from it.
 
-A model that is patched is computed here, block by block, from the native core's operations (`worldfast.models.attention`,
-`worldfast.models.layers`), since an `Ensemble` reads states and takes none. Rows are packed, float32, on the CPU. Nothing is
-cached from token to token, so that "all" can hold the answer's tokens too.
+A model that is patched is computed in PyTorch, which takes states as well as it gives them (`PlainTransformer`). Rows are
+packed, float32, on the CPU. Nothing is cached from token to token, so that "all" can hold the answer's tokens too.
 
 Source: Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation Analysis", NeurIPS 2020; Meng
 et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022; from a fine-tune to another of its kin as in
@@ -18,17 +17,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.functional import embedding, linear
 
 from worldfast.errors import unknown_name
-from worldfast.models import Ensemble, TransformerSpec
-from worldfast.models.attention import attention
-from worldfast.models.layers import rms_norm, swiglu
+from worldfast.models import Ensemble, PlainTransformer, TransformerSpec
+from worldfast.rows import Rows
 from worldfast.run import Run
 from worldfast.training.folder import opened
 from worldfast.worlds.cities.sampling import Batch, sample
@@ -42,14 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["POSITIONS", "activation_patching", "patched_answers", "token_positions"]
 
 POSITIONS = ("entity", "included", "last", "equals", "question", "all")
-
-
-class Patch(NamedTuple):
-    """What replaces a layer's states: at the tokens where `at`, bool [L], is set, `values`, float32 [K, D]."""
-
-    layer: int
-    at: Tensor
-    values: Tensor
 
 
 def activation_patching(
@@ -203,6 +191,7 @@ def patched_answers(
     at       bool [n, T], the tokens of the questions where they are (`token_positions`)
     answer   whether the states of the answer's tokens are replaced too
     """
+    source, target = PlainTransformer.of(source), PlainTransformer.of(target)
     n, width = batch.tokens.shape
     longer = ((0, 0), (0, longest))
     tokens = torch.from_numpy(np.pad(batch.tokens.astype(np.int64), longer))  # [n, T], T with the answers' tokens
@@ -216,15 +205,16 @@ def patched_answers(
     for step in range(longest if n else 0):
         length = start + step
         there = column < length[:, None]
-        packed, starts = tokens[there], torch.cat([length.new_zeros(1), length.cumsum(0)]).int()
-        patch = None
+        ends = length.cumsum(0)
+        packed = Rows(tokens[there], torch.cat([ends.new_zeros(1), ends]), ends - 1)
+        patch = {}
         if layer is not None:
+            name = target.name_of_layer(layer)
             if answer or step == 0:
                 given = torch.zeros(*there.shape, source.spec.hidden)
-                given[there] = _states(source, packed, starts, layer)
-            patch = Patch(layer, replaced[there], given[replaced & there])
-        final = _states(target, packed, starts, target.spec.layers, patch)
-        following = linear(final[starts[1:].long() - 1], target.weights[0].head).argmax(1)
+                given[there] = source.run(packed, read=[name])[name]
+            patch = {name: (replaced[there], given[replaced & there])}
+        following = target.run(packed, replace=patch)["outputs"].argmax(1)
         goes_on = following != EOS
         rows, following = rows[goes_on], following[goes_on]
         if not len(rows):
@@ -234,31 +224,6 @@ def patched_answers(
         given = given[goes_on] if len(given) else given
         tokens[torch.arange(len(rows)), start + step] = following
     return [row[:k] for row, k in zip(answers, (answers != EOS).sum(1))]
-
-
-def _states(ensemble: Ensemble, tokens: Tensor, starts: Tensor, layer: int, patch: Patch | None = None) -> Tensor:
-    """The residual stream of packed rows at a layer, float32 [L, D]; from the patch's layer on, with the patch."""
-    spec, w, offsets = ensemble.spec, ensemble.weights[0], [0, len(tokens)]
-    heads = (len(tokens), spec.heads, spec.hidden // spec.heads)
-
-    def norm(x, weight):
-        return rms_norm(x, weight[None], offsets, spec.norm_eps)
-
-    x = embedding(tokens, w.embed)
-    for i in range(spec.layers + 1):
-        if i == spec.layers:
-            x = norm(x, w.norm)
-        if patch is not None and patch.layer == i:
-            x = x.clone()
-            x[patch.at] = patch.values
-        if i == layer:
-            return x
-        block = w.blocks[i]
-        qkv = linear(norm(x, block.input_norm), block.qkv, block.qkv_bias)
-        mixed = attention(*(part.view(heads) for part in qkv.chunk(3, 1)), starts, spec.rope_base)
-        x = x + linear(mixed.reshape(len(tokens), -1), block.output)
-        x = x + linear(swiglu(linear(norm(x, block.mlp_norm), block.gate_up)), block.down)
-    raise AssertionError("a layer of the model was asked for")
 
 
 def _scores(task: Task, batch: Batch, answers: list[np.ndarray]) -> tuple[np.ndarray, int]:
@@ -282,7 +247,7 @@ def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: E
             f"source: {source_run.name!r} has the vocabulary {source_run.data.vocabulary!r} of {source.shape.inputs:,} "
             f"tokens, the target {target_run.name!r} {target_run.data.vocabulary!r} of {target.shape.inputs:,}"
         )
-    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
+    for name in (f.name for f in fields(TransformerSpec) if f.name not in ("init_std", "engine")):
         came, expected = getattr(source.spec, name), getattr(target.spec, name)
         if came != expected:
             raise ValueError(

@@ -10,13 +10,15 @@ reader, so no figure rests on colour alone: position, label or line style say th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 
 import numpy as np
 
+from worldfast.report.words import number
 from worldfast.studies import RunResult
-from worldfast.worlds.cities.world import ATLANTIS, World
 
+NEW = "#ff2d95"  # what models are taught after pretraining
 REGION_COLOURS = {
     "North America": "#a72e4f",
     "Middle America": "#e4756b",
@@ -32,7 +34,7 @@ REGION_COLOURS = {
     "Southeast Asia": "#8060af",
     "East Asia": "#c36cdf",
     "Oceania": "#f191cd",
-    ATLANTIS: "#ff2d95",
+    "Atlantis": NEW,
 }
 TASK_COLOURS = {  # Okabe and Ito's, but for their yellow, which paper swallows; at least 0.07 apart
     "distance": "#0072b2",
@@ -43,6 +45,7 @@ TASK_COLOURS = {  # Okabe and Ito's, but for their yellow, which paper swallows;
     "perimeter": "#cc79a7",
     "crossing": "#882255",
 }
+SPARE_COLOURS = ("#9f6efe", "#b30108", "#0105c0", "#570580")  # of other tasks, as far apart
 INK = "#23272d"  # text, and models of several tasks
 TASK_LETTERS = {  # for the columns of wide matrices, as in the published figures
     "distance": "D",
@@ -59,53 +62,112 @@ CKA_STOPS = ("#f4f0e6", "#c3d8c6", "#6dadaa", "#2b6f92", "#14315c")  # 0 to 1, l
 DIVERGING_STOPS = ("#8f4a08", "#d08a45", "#f4f0e6", "#5f9cc0", "#123f66")  # -1, 0, 1: brown, paper, blue
 
 
-def region_colours(world: World) -> dict[str, str]:
-    """Region -> "#rrggbb" for the regions of `world`, in the order of the table above.
+def region_colours(world, new: Sequence[str] = ()) -> dict[str, str]:
+    """Colours of a world's regions, those of the table above first and in its order.
 
-    Regions that the table does not know follow from west to east by their median x, in hues that are left
-    over; a world without regions is one region "" in ink.
+    Regions that the table does not know follow from west to east by their median x, in hues that are left over; a
+    world without regions is one region "" in ink.
+
+    Parameters
+    ----------
+    world
+        An object with `region`, strings [N], and `xy` [N, 2].
+    new : sequence of str
+        Regions that models are taught after pretraining, which have a colour of their own.
+
+    Returns
+    -------
+    dict of str to str
+        Region to "#rrggbb".
     """
     present = set(world.region.tolist())
-    colours = {region: colour for region, colour in REGION_COLOURS.items() if region in present}
+    table = {region: colour for region, colour in REGION_COLOURS.items() if colour != NEW or not new}
+    table |= dict.fromkeys(new, NEW)
+    colours = {region: colour for region, colour in table.items() if region in present}
     middle = {region: np.median(world.xy[world.region == region, 0]) for region in present - colours.keys()}
     others = sorted(middle, key=lambda region: (middle[region], region))
     if others == [""] and not colours:
         return {"": INK}
-    hues = [colour for region, colour in REGION_COLOURS.items() if region not in (ATLANTIS, *present)]
+    hues = [colour for region, colour in REGION_COLOURS.items() if colour != NEW and region not in present]
     hues = hues or list(REGION_COLOURS.values())
     stride = max(1, len(hues) // max(1, len(others)))
     return colours | {region: hues[i * stride % len(hues)] for i, region in enumerate(others)}
 
 
-def tasks_label(tasks: str | Sequence[str], short: bool = False) -> str:
-    """What a set of tasks is called: "distance + angle", "all 7 tasks", "4 tasks"; short: "D A", "all", "4".
+class Tasks:
+    """The tasks of a study: what sets of them are called in figures and on the page, and their colours.
 
-    `tasks` is a sequence of names, or names joined by "+".
-    """
-    names = tasks.split("+") if isinstance(tasks, str) else list(tasks)
-    if len(names) <= 3:
-        return " ".join(TASK_LETTERS.get(name, name) for name in names) if short else " + ".join(names)
-    whole = set(names) == set(TASK_COLOURS)
-    if short:
-        return "all" if whole else str(len(names))
-    return f"{'all ' if whole else ''}{len(names)} tasks"
+    Parameters
+    ----------
+    sets : iterable of str
+        Sets of tasks, their names joined by "+", such as the column "tasks" of a study's table of runs.
 
-
-def tasks_colour(tasks: str | Sequence[str]) -> str:
-    """The colour of what was trained on these tasks: its task's for one, ink for several."""
-    names = tasks.split("+") if isinstance(tasks, str) else list(tasks)
-    return TASK_COLOURS.get(names[0], INK) if len(names) == 1 else INK
-
-
-def run_styles(runs: Sequence[RunResult]) -> list[tuple[str, str, str]]:
-    """(label, colour, dashes) of each run: what names and draws a model in every figure.
-
-    A model of one task has its task's colour, one of several is ink; up to four runs of one colour differ
-    in dashes, and runs that would be called alike are called by their names.
+    Attributes
+    ----------
+    names : tuple of str
+        The tasks, in the order in which they come.
+    colours : dict of str to str
+        Task to "#rrggbb": those of the table above, and spare ones for others, the same wherever the study is.
+    letters : dict of str to str
+        Task to the letters that stand for it over the columns of a wide matrix.
     """
 
-    titles = [tasks_label(run.tasks) for run in runs]
-    colours = [tasks_colour(run.tasks) for run in runs]
+    def __init__(self, sets: Iterable[str]):
+        self.names = tuple(dict.fromkeys(name for tasks in sets for name in tasks.split("+")))
+        spare = cycle((*SPARE_COLOURS, *TASK_COLOURS.values()))
+        self.colours = {name: TASK_COLOURS.get(name) or next(spare) for name in self.names}
+        self.letters: dict[str, str] = {}
+        for name in self.names:
+            taken = {*TASK_LETTERS.values(), *self.letters.values()}
+            starts = (name[:end].capitalize() for end in range(1, len(name) + 1))
+            self.letters[name] = TASK_LETTERS.get(name) or next((start for start in starts if start not in taken), name)
+
+    @classmethod
+    def of(cls, runs: Sequence[RunResult]) -> Tasks:
+        """The tasks of trained models."""
+        return cls("+".join(run.tasks) for run in runs)
+
+    def count(self, n: int) -> str:
+        """A number of tasks in words: "one task", "4 tasks", "all seven tasks"."""
+        if 3 < n == len(self.names):
+            return f"all {number(n)} tasks"
+        return f"{number(n) if n <= 3 else n} task{'' if n == 1 else 's'}"
+
+    def label(self, tasks: str, short: bool = False) -> str:
+        """What a set of tasks is called: "distance + angle", "all 7 tasks", "4 tasks"; short: "D A", "all", "4"."""
+        names = tasks.split("+")
+        if len(names) <= 3:
+            return " ".join(self.letters.get(name, name) for name in names) if short else " + ".join(names)
+        whole = set(names) == set(self.names)
+        if short:
+            return "all" if whole else str(len(names))
+        return f"{'all ' if whole else ''}{len(names)} tasks"
+
+    def colour(self, tasks: str) -> str:
+        """The colour of what was trained on these tasks: its task's for one, ink for several."""
+        return self.colours.get(tasks, INK)
+
+
+def run_styles(runs: Sequence[RunResult], tasks: Tasks | None = None) -> list[tuple[str, str, str]]:
+    """Labels, colours and dashes that name and draw models in every figure.
+
+    A model of one task has its task's colour, one of several is ink; up to four runs of one colour differ in dashes,
+    and runs that would be called alike are called by their names.
+
+    Parameters
+    ----------
+    runs : sequence of RunResult
+    tasks : Tasks, optional
+        Those of the study; by default, those of these runs.
+
+    Returns
+    -------
+    list of (str, str, str)
+        Label, colour and dashes of each run.
+    """
+    tasks = tasks or Tasks.of(runs)
+    sets = ["+".join(run.tasks) for run in runs]
+    titles, colours = [tasks.label(one) for one in sets], [tasks.colour(one) for one in sets]
     labels = [run.name if titles.count(title) > 1 else title for run, title in zip(runs, titles, strict=True)]
     before = [colours[:i].count(colour) for i, colour in enumerate(colours)]
     return [(label, colour, DASHES[n % len(DASHES)]) for label, colour, n in zip(labels, colours, before, strict=True)]

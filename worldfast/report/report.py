@@ -7,6 +7,7 @@ result, the table of runs and the figures are of all.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import replace
@@ -18,13 +19,16 @@ import numpy as np
 from worldfast import files
 from worldfast.report.colours import CKA_STOPS
 from worldfast.report.figures import learned_map, save, views_over_training
+from worldfast.report.figures.catalogue import SECTIONS, lacks
+from worldfast.report.figures.tables import group_names
 from worldfast.report.page import comparison, films, gallery, models, provenance
-from worldfast.report.page.markup import count, duration, pairs, span
+from worldfast.report.page.markup import duration, pairs, span
+from worldfast.report.words import count
 from worldfast.studies import Study, StudyResult
-from worldfast.worlds.cities.world import ATLANTIS
 
+LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("state", "atlantis", "map", "space", "curves", "table", "start")  # in this order, in one scope
+SCRIPTS = ("state", "taught", "map", "space", "curves", "table", "start")  # in this order, in one scope
 PAGE_BYTES = 14_500_000  # what a page should stay below
 FILM_BYTES = 1_230_000  # of a model's film, as text; models with a short one leave the others theirs
 ALL_FILMS_BYTES = 6_000_000
@@ -51,18 +55,23 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
 def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Path:
     """Draws every figure of a study (`study.figures`) into `folder`/figures, PNG and SVG, and writes `folder`/report.html with them.
 
-    Returns the page's path. Errors as for `write`.
+    Returns the page's path. What the study lacks the runs for is said in the log and on the page. Errors as for `write`.
     """
     folder = files.folder(folder, "folder")
     origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
     drawn = []
     figures = study.figures(_canon(result.tables), result.world, result.cka_layer) if study.figures else []
-    for name, figure, caption in figures:
-        images = tuple(path.read_bytes() for path in save(figure, folder / "figures", name, origin))
-        drawn.append((name, images, caption))
+    for one in figures:
+        if one.figure is not None:
+            files_of = save(one.figure, folder / "figures", one.name, origin)
+            one = one._replace(figure=tuple(path.read_bytes() for path in files_of))
+        drawn.append(one)
+    for reason, titles in lacks(drawn).items():
+        LOG.warning("not drawn: %s: %s", ", ".join(titles), reason)
+    about = {"new": _new(result), "tasks": models.tasks_of(result)}
     for run in result.runs:
-        save(learned_map(result.world, run, moments=6), folder / "figures", f"map-{run.name}", origin)
-        save(views_over_training(result.world, run), folder / "figures", f"views-{run.name}", origin)
+        save(learned_map(result.world, run, moments=6, **about), folder / "figures", f"map-{run.name}", origin)
+        save(views_over_training(result.world, run, **about), folder / "figures", f"views-{run.name}", origin)
     return write(replace(result, figures=drawn), folder / "report.html")
 
 
@@ -79,14 +88,19 @@ def _canon(tables):
     return kept
 
 
+def _new(result: StudyResult) -> list[str]:
+    """Regions of the world that models are taught after pretraining."""
+    return [name for name in group_names(result.tables.get("runs", {})) if name in result.world.region]
+
+
 def page(result: StudyResult, film_bytes: int | None = None) -> str:
     """The page as text: page/page.html with its places filled."""
-    styles = models.styles(result.runs)
+    styles = models.styles(result.runs, models.tasks_of(result))
     markup = _markup(result, styles)
     if film_bytes is None:
         left = PAGE_BYTES - sum(map(len, markup.values()))
         film_bytes = max(0, min(FILM_BYTES * len(result.runs), ALL_FILMS_BYTES, left))
-    data = films.data(result.world, result.runs, styles, film_bytes)
+    data = films.data(result.world, result.runs, styles, film_bytes, _new(result))
     places = {name: escape(text) for name, text in _texts(result, data).items()} | markup
     places["data"] = films.as_json(data)
     template = (PAGE / "page.html").read_text()
@@ -127,13 +141,14 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
         "alike": f"from {between.min():.2f} to {between.max():.2f}" if len(between) else "–",
         "test_rows": f"{result.test_rows:,}",
         "command": result.command,
+        "taught": " and ".join(_new(result)),
     }
 
 
 def _markup(result: StudyResult, styles) -> dict[str, str]:
     """The places that are HTML, but for the data."""
     runs = result.runs
-    scores = models.scores(runs, styles)
+    scores = models.scores(result, styles)
     drawn = gallery.figures(result.figures)
     compared = comparison.table(result.published)
     listed = "runs" in result.tables
@@ -154,11 +169,12 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         "cka_stops": ",".join(CKA_STOPS),
         "no_scores": "" if scores else "hidden",
         "scores": scores,
-        **{f"{key}_figures": drawn.get(key, "") for key in gallery.GROUPS},
-        **{f"{key}_title": heading for key, heading in gallery.GROUPS.items()},
+        **{f"{key}_figures": drawn.get(key, "") for key in SECTIONS},
+        **{f"{key}_title": heading for key, heading in SECTIONS.items()},
         **{f"no_{key}": "" if there else "hidden" for key, there in present.items()},
         "compared": compared,
-        "no_atlantis": "" if ATLANTIS in result.world.region else "hidden",
+        "no_new": "" if _new(result) else "hidden",
+        "missing": gallery.missing(result.figures),
         "runs": models.every(result) if listed else models.few(result.world, runs, styles),
         "specs": provenance.specifications(specs),
         "machine": pairs({**result.machine, "whole study": duration(result.seconds), **_origin(result)}),
@@ -172,6 +188,6 @@ def _origin(result: StudyResult) -> dict[str, str]:
 
 def _contents(present: dict[str, bool]) -> str:
     """Links to the sections that the page has."""
-    sections = {"explore": "Maps", **gallery.GROUPS, "published": "Beside the published numbers", "run": "What was run"}
+    sections = {"explore": "Maps", **SECTIONS, "published": "Beside the published numbers", "run": "What was run"}
     links = [f"<a href='#{key}'>{escape(heading)}</a>" for key, heading in sections.items() if present.get(key, True)]
     return f"<nav class='wide contents' aria-label='Sections'>{''.join(links)}</nav>"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from worldfast.models import Ensemble, layers
+from worldfast.models import Ensemble, optimizer
 from worldfast.rows import Rows
 from worldfast.run import Run
 
@@ -95,12 +95,12 @@ class Lockstep:
         """Updates with the ensemble's gradient, which is that of a loss summed over `count` positions."""
         run, tally, here = self.runs[member], self.tallies[member], slice(member, member + 1)
         gradient = self.ensemble.gradients[here]  # [1, P]
-        norm = float(layers.gradient_norm(gradient, threads=threads)[0]) / count
+        norm = float(optimizer.gradient_norm(gradient, threads=threads)[0]) / count
         if not (math.isfinite(summed) and math.isfinite(norm)):
             self.tallies[member] = tally._replace(diverged=True)
             return
         average, square = self.moments[:, here]  # [1, P] each
-        layers.adamw_(
+        optimizer.adamw_(
             self.ensemble.parameters[here],
             gradient,
             average,

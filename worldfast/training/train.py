@@ -103,7 +103,7 @@ def train(
                 except torch.OutOfMemoryError as error:
                     raise MemoryError(_taken(device)) from error
     if stuck:
-        names = ", ".join(f"{run.name!r} from {run.start.name!r}" for run in stuck)
+        names = ", ".join(f"{run.name!r} from {run.start.name!r}" for run in stuck if isinstance(run.start, Run))
         raise RuntimeError(f"all other runs have ended, but what these start from diverged: {names}")
     return folders
 
@@ -211,12 +211,17 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
 
 def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
     """Runs of one shape as members of an ensemble, and in words where it is."""
-    matmul_dtype = runs[0].matmul_dtype
-    ensemble = runs[0].model.build(runs[0].shape, len(runs), device=device, threads=threads, matmul_dtype=matmul_dtype)
+    spec, shape, matmul_dtype = runs[0].model, runs[0].shape, runs[0].matmul_dtype
+    longest = max(run.stream().longest for run in runs)
+    options = {"device": device, "threads": threads, "matmul_dtype": matmul_dtype, "longest": longest}
+    ensemble = spec.build(shape, len(runs), **options)
+    about = f"; {ensemble.about}" if ensemble.about else ""
     if device == "cpu":
         emulated = matmul_dtype == "bfloat16" and not core.multiplies_pairs()
         how = "; bfloat16 products are multiplied as float32 here, no faster than float32" if emulated else ""
-        return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}"
+        return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}{about}"
+    if not ensemble.steps_by_kernels:
+        raise DeviceError(device, f"{type(ensemble).__name__} has no optimizer there, it trains on the CPU{about}")
     return GpuLockstep(ensemble, runs), torch.cuda.get_device_name(device)
 
 

@@ -1,43 +1,41 @@
 """One function a figure: it takes results, draws with matplotlib and returns a Figure; `save` writes it.
 
-Figures are drawn from a study's tables, a World, or a RunResult. One that is asked of a study without the runs
-for it raises LacksRuns, a ValueError that names what is missing.
+Figures of a study's tables return (Figure, caption): what it shows, with its numbers. Those of a world and of a RunResult
+that say all in their titles return a Figure. One that is asked of a study without the runs for it raises LacksRuns, a
+ValueError that names what is missing. A world registers its figures in a `Catalogue`.
 """
 
 from worldfast.report.figures.canvas import distance, geographic
+from worldfast.report.figures.catalogue import Catalogue, Drawn
 from worldfast.report.figures.curves import dimension, over_training, probes_by_layer, training
 from worldfast.report.figures.maps import learned_map, world_map
-from worldfast.report.figures.matrices import agreement, cka, cka_matrix, deviation, improvement, mutual_knn, procrustes
+from worldfast.report.figures.matrices import cka_matrix, similarity
 from worldfast.report.figures.patching import patching
 from worldfast.report.figures.saving import save
 from worldfast.report.figures.style import running_mean, short_count
 from worldfast.report.figures.tables import LacksRuns
-from worldfast.report.figures.trends import cka_against_improvement, cka_over_training, cka_trends
+from worldfast.report.figures.trends import cka_over_training, cka_trends
 from worldfast.report.figures.views import pca, views_over_training
 
 __all__ = [
+    "Catalogue",
+    "Drawn",
     "LacksRuns",
-    "agreement",
-    "cka",
-    "cka_against_improvement",
     "cka_matrix",
     "cka_over_training",
     "cka_trends",
-    "deviation",
     "dimension",
     "distance",
     "geographic",
-    "improvement",
     "learned_map",
-    "mutual_knn",
     "over_training",
     "patching",
     "pca",
     "probes_by_layer",
-    "procrustes",
     "running_mean",
     "save",
     "short_count",
+    "similarity",
     "training",
     "views_over_training",
     "world_map",

@@ -1,36 +1,43 @@
-"""A world on paper: its window, its cities, the key of its regions."""
+"""A world on paper: its window, its cities, the key of its regions.
+
+A world is any object with `xy`, numbers [N, 2], `region`, strings [N], and a length N. Regions that models are taught
+after pretraining are `new`: their cities are diamonds, larger and on top.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
 from worldfast.report.colours import region_colours
 from worldfast.report.figures.style import HAIRLINE
 from worldfast.studies import RunResult
-from worldfast.worlds.cities.world import ATLANTIS, BOX, World
+
+GLOBE = (-1800, -900), (1800, 900)  # 0.1 degree
 
 
-def geographic(world: World) -> bool:
+def geographic(world) -> bool:
     """Whether every city is on the globe, coordinates in 0.1 degree; other planes have their own units."""
-    return bool((world.xy >= BOX[0]).all() and (world.xy <= BOX[1]).all())
+    return bool((world.xy >= GLOBE[0]).all() and (world.xy <= GLOBE[1]).all())
 
 
-def distance(world: World, value: float) -> str:
+def distance(world, value: float) -> str:
     """A distance in words: 41.3 -> "4.1°" on the globe, "41" on another plane, "–" where there is none."""
     if not np.isfinite(value):
         return "–"
     return f"{value / 10:.1f}°" if geographic(world) else f"{value:,.0f}"
 
 
-def draw_cities(axes, world: World, places: np.ndarray, size: float) -> None:
-    """A dot a city at `places` [N, 2], shuffled so that no region hides another; Atlantis larger and on top.
+def draw_cities(axes, world, places: np.ndarray, size: float, new: Sequence[str] = ()) -> None:
+    """A dot a city at `places` [N, 2], shuffled so that no region hides another.
 
     Dots are pixels inside the SVG: thousands of circles are slow to open.
     """
-    colours = region_colours(world)
+    colours = region_colours(world, new)
     shuffled = np.random.default_rng(0).permutation(len(world))
-    new = world.region[shuffled] == ATLANTIS
-    for cities, scale, marker in ((shuffled[~new], 1, "o"), (shuffled[new], 3, "D")):
+    late = np.isin(world.region[shuffled], list(new))
+    for cities, scale, marker in ((shuffled[~late], 1, "o"), (shuffled[late], 3, "D")):
         axes.scatter(
             *places[cities].T,
             s=scale * size,
@@ -42,13 +49,13 @@ def draw_cities(axes, world: World, places: np.ndarray, size: float) -> None:
         )
 
 
-def ratio(world: World) -> float:
+def ratio(world) -> float:
     """Height of the world's window over its width, within what a page bears."""
     width, height = np.maximum(np.ptp(world.xy, axis=0), 1)
     return float(np.clip(height / width, 0.3, 1.2)) * 1.06
 
 
-def frame(axes, world: World) -> None:
+def frame(axes, world) -> None:
     """One window for truth and prediction: the world's box and a margin; a 30 degree grid on the globe."""
     low, high = world.xy.min(0), world.xy.max(0)
     margin = max(1, 0.035 * (high - low).max())
@@ -64,11 +71,11 @@ def frame(axes, world: World) -> None:
     axes.set_axisbelow(True)
 
 
-def region_key(figure, world: World, columns: int) -> None:
+def region_key(figure, world, columns: int, new: Sequence[str] = ()) -> None:
     """Which colour is which region, below all else; nothing where there are no regions."""
     from matplotlib.lines import Line2D
 
-    colours = region_colours(world)
+    colours = region_colours(world, new)
     if list(colours) == [""]:
         return
     dots = [
@@ -76,7 +83,7 @@ def region_key(figure, world: World, columns: int) -> None:
             [],
             [],
             linestyle="",
-            marker="D" if region == ATLANTIS else "o",
+            marker="D" if region in new else "o",
             markersize=5,
             markeredgewidth=0,
             color=colour,
@@ -95,7 +102,7 @@ def region_key(figure, world: World, columns: int) -> None:
     )
 
 
-def same_world(world: World, run: RunResult) -> None:
+def same_world(world, run: RunResult) -> None:
     """ValueError where a run's cities are not as many as the world's."""
     if run.predicted.shape[1] != len(world):
         raise ValueError(f"run {run.name!r} has {run.predicted.shape[1]} cities, the world has {len(world)}")

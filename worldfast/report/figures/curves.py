@@ -6,21 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report.colours import INK, TASK_COLOURS, run_styles, tasks_colour, tasks_label
+from worldfast.report.colours import INK, Tasks, run_styles
 from worldfast.report.figures.matrices import layered
 from worldfast.report.figures.style import (
     MUTED,
-    counted,
     end_labels,
     heading,
     need_some,
+    over_rows,
     paper,
     plain_log,
     quiet,
     running_mean,
     styled,
 )
-from worldfast.report.figures.tables import LacksRuns, layer_of, named, need, pretrained
+from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
+from worldfast.report.words import count
 from worldfast.studies import RunResult
 
 
@@ -56,7 +57,7 @@ def training(runs: Sequence[RunResult]):
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 2},
     )
     for axes in (left, right):
-        counted(axes)
+        over_rows(axes)
         quiet(axes)
     left.legend(frameon=False, loc="upper right")
     return figure
@@ -78,12 +79,14 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
     need(validation, "validation", "run step rows task metric value")
     need(probes, "probes", "run layer step rows r2")
     layer = layer_of(probes, "probes", layer)
+    known = Tasks(runs["tasks"])
+    models = known.count(n_tasks)
     group = pretrained(runs, n_tasks).set_index("run")["tasks"]
     parts = {"curves": curves, "validation": validation, "probes": probes[probes["layer"] == layer]}
     for name, table in parts.items():
         parts[name] = table[table["run"].isin(group.index)]
         if not len(parts[name]):
-            raise LacksRuns(f"table {name!r} holds no pretrained runs on {named(n_tasks)}")
+            raise LacksRuns(f"table {name!r} holds no pretrained runs on {models}")
         parts[name] = parts[name].assign(tasks=parts[name]["run"].map(group))
     asked = parts["validation"]
     choice = asked["metric"] == "accuracy"
@@ -102,30 +105,38 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
     for axes in grid[len(panels) :]:
         axes.remove()
     for axes, (title, unit, table, value, by) in zip(grid, panels):
-        ends = _lines(axes, table, value, by)
+        ends = _lines(axes, table, value, by, known)
         axes.set_title(title)
         axes.set_ylabel(unit)
         if title in ("Loss", "Mean absolute error") and not (table[value] <= 0).any():
             plain_log(axes, "y")
         elif title != "Loss":
             axes.set_ylim(min(-0.03, table[value].min()), 1.03)
-        counted(axes)
+        over_rows(axes)
         quiet(axes)
         end_labels(axes, ends, height=2.3)
-    heading(figure, f"Training on {named(n_tasks)}")
-    return figure
+    heading(figure, f"Training on {models}")
+    read = parts["probes"]
+    last = read.loc[read.groupby("run")["rows"].idxmax()].groupby("tasks")["r2"].mean().dropna().sort_values()
+    if not len(last):
+        raise LacksRuns(f"no run on {models} was probed")
+    first, most = (f"{last.iloc[at]:.2f} ({known.label(last.index[at])})" for at in (0, -1))
+    between = f"between {first} and {most}" if len(last) > 1 else f"at {last.iloc[0]:.2f}"
+    n = read["run"].nunique()
+    lines = f"Pale lines are {count(n, 'run')}, strong ones means over seeds" if n > len(last) else "One seed"
+    return figure, f"Models of {models}: R² of a linear probe at layer {layer} ends {between}. {lines}."
 
 
-def _lines(axes, table, value: str, by: str) -> list[tuple[float, str, str]]:
+def _lines(axes, table, value: str, by: str, known: Tasks) -> list[tuple[float, str, str]]:
     """A pale line a run and task, and their mean at the same numbers of rows; returns the ends of the means."""
     ends = []
     for tasks, group in table.groupby(by, sort=False):
-        colour = TASK_COLOURS.get(tasks, INK) if by == "task" else tasks_colour(tasks)
+        colour = known.colour(tasks)
         mean = group.groupby("rows")[value].mean()
         for _, run in group.groupby("run"):
             axes.plot(run["rows"], run[value], color=colour, alpha=0.3, linewidth=0.7)
         axes.plot(mean.index, mean, color=colour, linewidth=1.8)
-        ends.append((float(mean.iloc[-1]), tasks_label(tasks), colour))
+        ends.append((float(mean.iloc[-1]), known.label(tasks), colour))
     axes.margins(x=0)
     return ends
 
@@ -147,7 +158,12 @@ def probes_by_layer(probes, runs):
     sizes = group.drop_duplicates("tasks").set_index("tasks")["n_tasks"]
     mean = table.pivot_table(index="tasks", columns="layer", values="r2", aggfunc="mean")
     rows = [tasks for tasks in sizes.index if tasks in mean.index]
-    return layered(mean.loc[rows], sizes.loc[rows], "Probe R² on held-out cities")
+    layers = mean.mean()
+    figure = layered(mean.loc[rows], Tasks(runs["tasks"]), sizes.loc[rows], "Probe R² on held-out cities")
+    return figure, (
+        "R² of linear probes at the last checkpoint, mean of x and y on held-out cities and over seeds. Over all "
+        f"{len(rows)} sets of tasks, layer {layers.idxmax()} has the highest mean, {layers.max():.2f}."
+    )
 
 
 @styled
@@ -166,6 +182,7 @@ def dimension(table, runs):
     if not len(table):
         raise LacksRuns("table 'dimension' holds no pretrained run that learned")
     table = table.assign(tasks=table["run"].map(group["tasks"]), n_tasks=table["run"].map(group["n_tasks"]))
+    known = Tasks(runs["tasks"])
     figure = paper(10, 3.6)
     columns = (("participation_ratio", "Participation ratio"), ("two_nn", "TwoNN dimension"))
     for axes, (column, title) in zip(figure.subplots(1, 2), columns):
@@ -176,9 +193,19 @@ def dimension(table, runs):
             line = line.droplevel("n_tasks")
             style = {"color": INK, "alpha": 0.4 + 0.2 * min(i, 3), "marker": "os^D"[i % 4], "markersize": 5}
             axes.errorbar(line.index, line["mean"], line["sem"].fillna(0), linewidth=1.5, capsize=2, **style)
-            ends.append((float(line["mean"].iloc[-1]), named(size), INK))
+            ends.append((float(line["mean"].iloc[-1]), known.count(size), INK))
         axes.set(title=title, xlabel="layer", xticks=sorted(table["layer"].unique()))
         axes.set_ylim(bottom=0)
         quiet(axes, "y")
         end_labels(axes, ends, height=2.7)
-    return figure
+    layer = layer_of(table, "dimension", None)
+    sets = table[table["layer"] == layer].groupby(["n_tasks", "tasks"])[[column for column, _ in columns]].mean()
+    parts = [
+        f"{part['participation_ratio'].mean():.1f} and {part['two_nn'].mean():.1f} for {known.count(size)} "
+        f"({count(len(part), 'set')})"
+        for size, part in sets.groupby("n_tasks")
+    ]
+    return figure, (
+        f"Participation ratio and TwoNN dimension at layer {layer}: {'; '.join(parts)}. Bars are standard errors over "
+        "sets of tasks; runs that did not learn are left out."
+    )

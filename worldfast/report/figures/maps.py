@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from worldfast.report.colours import region_colours, run_styles
+from worldfast.report.colours import Tasks, region_colours, run_styles
 from worldfast.report.figures.canvas import distance, draw_cities, frame, ratio, region_key, same_world
 from worldfast.report.figures.style import paper, short_count, styled
 from worldfast.studies import RunResult
-from worldfast.worlds.cities.world import World
 
 
 @styled
-def world_map(world: World):
-    """Every city where it is, coloured by region. Returns a Figure."""
+def world_map(world, new: Sequence[str] = ()):
+    """Every city where it is, coloured by region; those of the regions `new` are diamonds. Figure and caption."""
     figure = paper(10, 10 * ratio(world) + 0.95)
     axes = figure.subplots()
-    draw_cities(axes, world, world.xy, size=4)
+    draw_cities(axes, world, world.xy, 4, new)
     frame(axes, world)
-    regions = region_colours(world)
-    axes.set_title(f"The world: {len(world):,} cities" + (f" in {len(regions)} regions" if len(regions) > 1 else ""))
-    region_key(figure, world, columns=5)
-    return figure
+    regions = len(region_colours(world, new))
+    title = f"The world: {len(world):,} cities" + (f" in {regions} regions" if regions > 1 else "")
+    axes.set_title(title)
+    region_key(figure, world, 5, new)
+    return figure, f"{title}, each where it is{', coloured by region' if regions > 1 else ''}."
 
 
 @styled
-def learned_map(world: World, run: RunResult, moments: int = 1):
+def learned_map(world, run: RunResult, moments: int = 1, new: Sequence[str] = (), tasks: Tasks | None = None):
     """The world as `run` has it: truth beside the last checkpoint, or a filmstrip of `moments` checkpoints.
 
     A filmstrip's checkpoints are spaced geometrically from first to last, because a map forms early. Cities
-    are where the probe puts them, those it was fitted on included. ValueError: moments < 1, or a run of
-    another world.
+    are where the probe puts them, those it was fitted on included. `new` are regions taught later, `tasks` those of
+    the study. ValueError: moments < 1, or a run of another world.
     """
     same_world(world, run)
     if moments < 1:
         raise ValueError(f"moments must be at least 1, not {moments}")
-    label = run_styles([run])[0][0]
+    label = run_styles([run], tasks)[0][0]
     if moments == 1:
         figure = paper(12.4, 6.2 * ratio(world) + 1.05)
         truth, learned = figure.subplots(1, 2)
-        draw_cities(truth, world, world.xy, size=2.6)
+        draw_cities(truth, world, world.xy, 2.6, new)
         truth.set_title(f"The world: {len(world):,} cities")
         panels = [(learned, len(run.steps) - 1)]
         columns = 8
@@ -54,7 +56,7 @@ def learned_map(world: World, run: RunResult, moments: int = 1):
         panels = list(zip(grid, steps))
         columns = 2 * columns + 1
     for axes, step in panels:
-        draw_cities(axes, world, run.predicted[step], size=2.6 if moments == 1 else 1.2)
+        draw_cities(axes, world, run.predicted[step], 2.6 if moments == 1 else 1.2, new)
         read = f"R² {run.r2[step].mean():.2f}"
         axes.set_title(
             f"{short_count(run.rows[step])} rows · {read}" if moments > 1 else f"As the model knows it: {label}"
@@ -69,5 +71,5 @@ def learned_map(world: World, run: RunResult, moments: int = 1):
         frame(axes, world)
     if moments > 1:
         figure.suptitle(f"A map forms: {label}", x=0.01, ha="left", fontsize=13)
-    region_key(figure, world, columns)
+    region_key(figure, world, columns, new)
     return figure

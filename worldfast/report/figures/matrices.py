@@ -1,16 +1,16 @@
-"""Matrices: how alike models are, what fine-tuning gives, how tasks pull. Numbers stand in the cells where they fit."""
+"""Matrices: how alike models are, set of tasks by set. Numbers stand in the cells where they fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from worldfast.report.colours import CKA_STOPS, DIVERGING_STOPS, INK, legible_on, tasks_label
+from worldfast.report.colours import CKA_STOPS, INK, legible_on
 from worldfast.report.figures.style import heading, need_some, paper, styled
-from worldfast.report.figures.tables import Cells, chosen, layer_of, named, need, over_seeds, pairs
-
-KERNELS = {"linear": "Linear CKA", "rbf": "RBF CKA"}
+from worldfast.report.figures.tables import Cells, LacksRuns, layer_of, need, pairs
+from worldfast.report.words import count, listed
 
 
 @styled
@@ -34,162 +34,143 @@ def cka_matrix(matrix: np.ndarray, names: Sequence[str], layer: int | None = Non
     return figure
 
 
-@styled
-def cka(
-    table,
-    runs,
-    layer: int | None = None,
-    n_tasks: int = 1,
-    kernel: str = "linear",
-    debiased: bool = False,
-    components: int = 0,
-):
-    """CKA between sets of tasks at the last checkpoint, averaged over seeds, with jackknife standard errors.
+class Likeness(NamedTuple):
+    """A measure of how alike two models are, as a figure shows it.
 
-    table, runs   the study's tables "cka" and "runs"
-    layer         None: the last but one of the layers, 5 as published
-    n_tasks       sets of how many tasks
-    kernel, debiased, components   which of the table's kinds of CKA
-
-    The diagonal is of pairs of different seeds. Runs that did not learn are left out, unless none of their
-    set did; those sets have a star. LacksRuns (a ValueError): no such pair of runs. ValueError: a missing
-    column.
+    Attributes
+    ----------
+    value : str
+        The column that holds it.
+    kept : mapping of str to object
+        Columns of which one value is shown, which stands here; None: the first that the table has.
+    title, said : str
+        What it is, over the figure and in its caption; columns that are kept stand in braces.
+    stops : sequence of str
+        Colours from 0 to 1.
     """
-    need(table, "cka", "layer step_share kernel debiased components run other value")
-    layer = layer_of(table, "cka", layer)
-    kept = {"step_share": 1.0, "kernel": kernel, "debiased": debiased, "components": components}
-    cells = pairs(table, runs, "value", n_tasks, layer, **kept)
-    what = ("debiased " if debiased else "") + KERNELS.get(kernel, f"{kernel} CKA")
-    what = what[0].upper() + what[1:].replace("Linear", "linear" if debiased else "Linear")
-    of = f", first {components} principal components" if components else ""
-    return _similarity(cells, f"{what} of models of {named(n_tasks)}, layer {layer}{of}")
+
+    value: str
+    kept: Mapping[str, object]
+    title: str
+    said: str
+    stops: Sequence[str] = CKA_STOPS
 
 
-@styled
-def procrustes(table, runs, layer: int | None = None, n_tasks: int = 1):
-    """Procrustes disparity between sets of tasks, 0 where one is the other turned and scaled; cells as in `cka`.
-
-    table, runs   the study's tables "procrustes" and "runs". LacksRuns: no pair of such pretrained runs.
-    """
-    need(table, "procrustes", "layer components run other disparity")
-    layer = layer_of(table, "procrustes", layer)
-    components = int(table["components"].iloc[0])
-    cells = pairs(table, runs, "disparity", n_tasks, layer, components=components)
-    title = f"Procrustes disparity of the first {components} principal components, layer {layer} (low: alike)"
-    return _similarity(cells, title, stops=CKA_STOPS[::-1])
-
-
-@styled
-def mutual_knn(table, runs, layer: int | None = None, n_tasks: int = 1):
-    """The share of its k nearest cities that two models agree on, set of tasks by set; cells as in `cka`.
-
-    table, runs   the study's tables "mutual_knn" and "runs". LacksRuns: no pair of such pretrained runs.
-    """
-    need(table, "mutual_knn", "layer k run other value")
-    layer = layer_of(table, "mutual_knn", layer)
-    k = int(table["k"].iloc[0])
-    cells = pairs(table, runs, "value", n_tasks, layer, k=k)
-    return _similarity(cells, f"Shared among the {k} nearest cities, models of {named(n_tasks)}, layer {layer}")
+LIKENESS = {  # by the name of its table
+    "cka": Likeness(
+        "value",
+        {"step_share": 1.0, "kernel": "linear", "debiased": False, "components": 0},
+        "{cka} of models of {tasks}, layer {layer}{of}",
+        "CKA",
+    ),
+    "procrustes": Likeness(
+        "disparity",
+        {"components": None},
+        "Procrustes disparity of the first {components} principal components, layer {layer} (low: alike)",
+        "disparity (0: the same but for turning and scale)",
+        CKA_STOPS[::-1],
+    ),
+    "mutual_knn": Likeness(
+        "value",
+        {"k": None},
+        "Shared among the {k} nearest cities, models of {tasks}, layer {layer}",
+        "share of {k} nearest neighbours",
+    ),
+}
 
 
 @styled
-def improvement(table, runs=None, n_tasks: int = 1):
-    """Normalised improvement of fine-tunes (rows) on every task (columns), averaged over seeds; trained cells framed.
+def similarity(kind: str, table, runs, layer: int | None = None, n_tasks: int = 1, **kept):
+    """A matrix of how alike models of sets of tasks are, means over seeds with jackknife standard errors.
 
-    table    the study's table "improvement"
-    runs     names of the fine-tunes to draw, or a "runs" table of them; None: all
-    n_tasks  rows: fine-tunes on so many tasks
+    The diagonal is of pairs of different seeds. Runs that did not learn are left out, unless none of their set did;
+    those sets have a star.
 
-    0 is no better on Atlantis than before, 1 as good as on the rest of the world. LacksRuns: no such
-    fine-tune. ValueError: a missing column.
+    Parameters
+    ----------
+    kind : str
+        A key of LIKENESS, and the name of its table: "cka", "procrustes", "mutual_knn".
+    table, runs : DataFrame
+        The study's tables of that name, and "runs".
+    layer : int, optional
+        By default the last but one of the layers.
+    n_tasks : int
+        Sets of how many tasks.
+    **kept
+        Values of the columns that the measure keeps, such as kernel="rbf", debiased=True, components=3.
+
+    Returns
+    -------
+    figure : Figure
+    caption : str
+
+    Raises
+    ------
+    LacksRuns
+        No such pair of pretrained runs.
+    ValueError
+        A missing column.
     """
-    need(table, "improvement", "run tasks seed task improvement trained")
-    if runs is not None:
-        table = table[table["run"].isin(runs["run"] if hasattr(runs, "columns") else list(runs))]
-    cells = over_seeds(table, "improvement", n_tasks)
-    return _effect(cells, f"Normalised improvement on Atlantis: fine-tunes on {named(n_tasks)}")
+    measure = LIKENESS[kind]
+    need(table, kind, " ".join(["layer run other", measure.value, *measure.kept]))
+    layer = layer_of(table, kind, layer)
+    kept = {name: kept.get(name, table[name].iloc[0] if v is None else v) for name, v in measure.kept.items()}
+    cells = pairs(table, runs, measure.value, n_tasks, layer, **kept)
+    words = kept | {"tasks": cells.tasks.count(n_tasks), "layer": layer}
+    if kind == "cka":
+        name = {"rbf": "RBF"}.get(kept["kernel"], kept["kernel"])
+        words["cka"] = f"Debiased {name} CKA" if kept["debiased"] else f"{name[:1].upper()}{name[1:]} CKA"
+        components = kept["components"]
+        words["of"] = f", first {components} principal components" if components else ""
+    figure = sheet(cells, measure.title.format(**words), measure.stops)
+    if cells.failed:
+        figure.supxlabel("* none of its runs learned", x=0.99, ha="right", fontsize=8)
+    chance = f" Unrelated models would share {table['chance'].mean():.3f}." if "chance" in table else ""
+    return figure, _alike(cells, measure.said.format(**words)) + chance
 
 
-@styled
-def deviation(table):
-    """Two-task fine-tunes less the better of their one-task teachers, task by task, averaged over seeds.
-
-    table   the study's table "deviation". Fine-tunes with distance stand first; trained cells are framed.
-    LacksRuns: no row. ValueError: a missing column.
-    """
-    need(table, "deviation", "run tasks seed task deviation trained distance")
-    cells = over_seeds(table, "deviation")
-    title = "Normalised improvement less the better one-task teacher's"
-    return _effect(cells, title, DIVERGING_STOPS, low=-0.6, high=0.6, signed=True, gap=True)
-
-
-@styled
-def agreement(table, base: str | None = None):
-    """The cosine of two tasks' gradients at a pretrained model, before any fine-tuning; the diagonal is of other rows.
-
-    table   the study's table "agreement"
-    base    one pretrained run; None: the mean over all, with standard errors
-
-    LacksRuns: no such base. ValueError: a missing column.
-    """
-    need(table, "agreement", "base task other cosine")
-    table = chosen(table, "gradient agreement", base=base)
-    tasks = list(dict.fromkeys([*table["task"], *table["other"]]))
-    # A pair may stand once or in both orders; either way it is one value of each base.
-    there = table.groupby(["base", "task", "other"])["cosine"].mean()
-    back = table.groupby(["base", "other", "task"])["cosine"].mean().rename_axis(there.index.names)
-    over = there.combine_first(back).groupby(["task", "other"])
-    mean, error = (over.agg(of).unstack().reindex(tasks, columns=tasks).to_numpy() for of in ("mean", "sem"))
-    cells = Cells(tasks, tasks, mean, error)
-    bases = table["base"].nunique()
-    where = base or (f"the mean of {bases} pretrained models" if bases > 1 else table["base"].iloc[0])
-    return _sheet(cells, f"Cosine of the tasks' gradients, {where}", DIVERGING_STOPS, -1, 1, signed=True)
+def _alike(cells: Cells, what: str) -> str:
+    """Means of the diagonal and of the rest, and who is left out."""
+    same, other = cells.diagonal(True), cells.diagonal(False)
+    parts = []
+    if len(same):
+        parts.append(f"{same.mean():.2f} between seeds of the same set of tasks (n = {len(same)})")
+    if len(other):
+        parts.append(f"{other.mean():.2f} between different sets (n = {count(len(other), 'pair')})")
+    if not parts:
+        raise LacksRuns("no set of tasks was learned")
+    text = f"Mean {what}: {', '.join(parts)}. "
+    text += (
+        "Cells are means over seeds ± the jackknife's standard error over runs." if len(same) else "One seed of each."
+    )
+    if cells.failed:
+        text += f" No run learned {listed([cells.tasks.label(one) for one in cells.failed])}: shown, in no mean."
+    if cells.left_out:
+        text += f" Left out, because it did not learn: {listed(cells.left_out)}."
+    return text
 
 
-def layered(mean, sizes, title: str):
+def layered(mean, tasks, sizes, title: str):
     """A figure of a DataFrame with a row a set of tasks and a column a layer; rows of as many tasks stand together.
 
+    tasks   those of the study
     sizes   how many tasks each row has, in the order of the rows
     """
-    cells = Cells(
-        list(mean.index), [f"layer {layer}" for layer in mean.columns], mean.to_numpy(), mean.to_numpy() * np.nan
-    )
-    figure = _sheet(cells, title)
+    columns = [f"layer {layer}" for layer in mean.columns]
+    figure = sheet(Cells(tasks, list(mean.index), columns, mean.to_numpy(), mean.to_numpy() * np.nan), title)
     axes = figure.axes[0]
     for row in np.flatnonzero(np.diff(sizes)):
         axes.axhline(row + 0.5, color=INK, linewidth=1.6, zorder=3)
     return figure
 
 
-def _similarity(cells: Cells, title: str, stops: Sequence[str] = CKA_STOPS):
-    figure = _sheet(cells, title, stops)
-    if cells.failed:
-        figure.supxlabel("* none of its runs learned", x=0.99, ha="right", fontsize=8)
-    return figure
-
-
-def _effect(cells: Cells, title: str, stops=CKA_STOPS, low=0.0, high=1.0, signed=False, gap=False):
-    figure = _sheet(cells, title, stops, low, high, signed)
-    axes = figure.axes[0]
-    axes.set_ylabel("fine-tuned on")
-    axes.set_xlabel("evaluated on", labelpad=8)
-    axes.xaxis.set_label_position("bottom")
-    far = sum("distance" in tasks.split("+") for tasks in cells.rows)
-    if gap and 0 < far < len(cells.rows):
-        axes.axhline(far - 0.5, color=INK, linewidth=1.6, zorder=3)
-    figure.supxlabel("framed: trained on", x=0.99, ha="right", fontsize=8)
-    return figure
-
-
-def _sheet(cells: Cells, title: str, stops: Sequence[str] = CKA_STOPS, low=0.0, high=1.0, signed=False):
+def sheet(cells: Cells, title: str, stops: Sequence[str] = CKA_STOPS, low=0.0, high=1.0, signed=False):
     """A figure of one matrix: at most 10 inches wide, cells as large as its rows and columns allow."""
     rows, columns = cells.mean.shape
     numbers = columns <= 24
-    names = cells.labels()
+    names = cells.labels(cells.rows)
     square = cells.rows == cells.columns
-    short = square and any("+" in tasks for tasks in cells.rows)
-    heads = [tasks_label(tasks, short=short) for tasks in cells.columns]
-    heads = [head + ("*" if tasks in cells.failed else "") for head, tasks in zip(heads, cells.columns)]
+    heads = cells.labels(cells.columns, short=square and any("+" in tasks for tasks in cells.rows))
     margin = 0.35 + 0.075 * max(map(len, names))
     width = min(0.92, (9.9 - margin) / columns)
     errors = np.isfinite(cells.error).any() and rows <= 12 and width > 0.6

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldfast.report.colours import TASK_COLOURS
+from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, heading, paper, quiet, styled
-from worldfast.report.figures.tables import LacksRuns, need
+from worldfast.report.figures.tables import LacksRuns, groups, need
 
 LINES = {"entity": ":", "included": "-", "last": (0, (1, 1)), "equals": "-.", "question": "--", "all": (0, (6, 2))}
 TOLD = 0.25  # of recovered: the largest standard error of a task that is drawn
 
 
 @styled
-def patching(table):
+def patching(table, runs):
     """The share of the way from the target's answers to the source's, by layer: a panel a task, a line a group of
     positions, with standard errors over rows.
 
-    table   the study's table "patching". Tasks on which source and target differ too little to tell are left out.
+    table, runs   the study's tables "patching" and "runs". Tasks on which source and target differ too little to tell
+                  are left out.
 
-    LacksRuns: no row, or no task that can be told. ValueError: a missing column.
+    Returns the figure and its caption. LacksRuns: no row, or no task that can be told. ValueError: a missing column.
     """
     need(table, "patching", "layer positions task source target recovered standard_error")
-    tasks = told(table)
+    tasks, colours = told(table), Tasks(runs["tasks"]).colours
+    parts = []
     figure = paper(3.4 * len(tasks) + 1.2, 3.4)
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
         of_task = table[table["task"] == task]
@@ -33,7 +35,7 @@ def patching(table):
                 part["recovered"],
                 part["standard_error"],
                 label=positions,
-                color=TASK_COLOURS[task],
+                color=colours[task],
                 linestyle=LINES.get(positions, "-"),
                 marker="o",
                 markersize=3.5,
@@ -46,12 +48,19 @@ def patching(table):
         axes.set_xlabel("layer whose states are the source's")
         axes.set_xticks(sorted(of_task["layer"].unique()))
         quiet(axes, "y")
+        half = of_task[(of_task["recovered"] >= 0.5) & (of_task["positions"] == of_task["positions"].iloc[0])]
+        where = f"layer {int(half['layer'].min())}" if len(half) else "no layer"
+        parts.append(f"{task}: half of the way at {where}")
     first = figure.axes[0]
     first.set_ylabel("0: as the target, 1: as the source")
     figure.axes[-1].legend(frameon=False, fontsize=8, title="positions", title_fontsize=8)
     row = table.iloc[0]
     heading(figure, f"States of {row['source']} put into {row['target']}")
-    return figure
+    group = groups(runs[runs["run"].isin([row["source"], row["target"]])])
+    return figure, (
+        f"Rows that include {group}, answered by {row['target']} with states of {row['source']} at the tokens of {group} "
+        f"and at all tokens; {'; '.join(parts)} from {group}'s tokens alone (n = {int(row['n'])} rows a task)."
+    )
 
 
 def told(table) -> list[str]:
@@ -63,19 +72,3 @@ def told(table) -> list[str]:
     if not tasks:
         raise LacksRuns("source and target differ too little on every task for patching to tell")
     return tasks
-
-
-def caption(table) -> str:
-    """What the figure shows, in a sentence."""
-    tasks = told(table)
-    row = table.iloc[0]
-    parts = []
-    for task in tasks:
-        of_task = table[table["task"] == task]
-        first = of_task[(of_task["recovered"] >= 0.5) & (of_task["positions"] == of_task["positions"].iloc[0])]
-        where = f"layer {int(first['layer'].min())}" if len(first) else "no layer"
-        parts.append(f"{task}: half of the way at {where}")
-    return (
-        f"Rows that include Atlantis, answered by {row['target']} with states of {row['source']} at the tokens of Atlantis "
-        f"and at all tokens; {'; '.join(parts)} from Atlantis's tokens alone (n = {int(row['n'])} rows a task)."
-    )

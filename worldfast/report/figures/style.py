@@ -74,7 +74,7 @@ def short_count(value: float) -> str:
     return f"{value:.3g}"
 
 
-def counted(axes) -> None:
+def over_rows(axes) -> None:
     """Rows seen along x, in short numbers."""
     axes.set_xlabel("rows seen")
     axes.xaxis.set_major_formatter(lambda value, _: short_count(value))

@@ -1,20 +1,20 @@
-"""What figures ask of a study's tables: that they hold the columns and runs, and their averages over seeds.
+"""What figures ask of a study's tables: that they hold the columns and runs, and their means over pairs of runs.
 
-A figure that a study has no runs for raises LacksRuns, a ValueError that names what is missing.
+A figure that a study has no runs for raises LacksRuns, a ValueError that names what is missing. The table "runs" has a
+row for each run; its column "group" names what the run was taught of beside its world, such as a region that only
+fine-tunes see, and is "" for all other runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from worldfast.analysis.tables import need_columns
 from worldfast.analysis.trends import as_matrix, task_matrix
-from worldfast.report.colours import tasks_label
-from worldfast.worlds.cities.integration import seed_averaged
-from worldfast.worlds.cities.tasks import TASKS
-
-NUMBERS = {1: "one task", 2: "two tasks", 3: "three tasks", 7: "all seven tasks"}
+from worldfast.report.colours import Tasks
 
 
 class LacksRuns(ValueError):
@@ -26,11 +26,7 @@ def need(table, name: str, columns: str):
 
     ValueError: a missing column. LacksRuns: no row.
     """
-    missing = [column for column in columns.split() if column not in table.columns]
-    if missing:
-        raise ValueError(
-            f"table {name!r} lacks the columns {', '.join(missing)}: it has {', '.join(map(str, table.columns))}"
-        )
+    need_columns(table, f"table {name!r}", columns.split())
     if not len(table):
         raise LacksRuns(f"table {name!r} has no rows")
     return table
@@ -62,9 +58,14 @@ def layer_of(table, name: str, layer: int | None) -> int:
     return layer
 
 
-def named(n_tasks: int) -> str:
-    """1 -> "one task"; 4 -> "4 tasks"."""
-    return NUMBERS.get(n_tasks, f"{n_tasks} tasks")
+def group_names(runs) -> list[str]:
+    """Names of the groups that runs were taught: ["Atlantis"]."""
+    return [name for name in dict.fromkeys(runs.get("group", ())) if name]
+
+
+def groups(runs) -> str:
+    """Those names in words: "Atlantis", "Atlantis and Arm C"."""
+    return " and ".join(group_names(runs)) or "what was taught"
 
 
 def pretrained(runs, n_tasks: int | None = None):
@@ -74,13 +75,14 @@ def pretrained(runs, n_tasks: int | None = None):
     found = found[found["width"] == found["width"].mode().iloc[0]]
     if n_tasks is None:
         return found
-    return chosen(found, f"pretrained runs on {named(n_tasks)}", n_tasks=n_tasks)
+    return chosen(found, f"pretrained runs on {Tasks(runs['tasks']).count(n_tasks)}", n_tasks=n_tasks)
 
 
 @dataclass(frozen=True)
 class Cells:
     """A matrix whose cells are means over seeds, or over pairs of runs.
 
+    tasks           those of the study, which say what sets are called
     rows, columns   sets of tasks, as in the tables ("distance+angle")
     mean, error     float64 [R, C]; NaN where there is no mean, or no standard error of it
     marked          bool [R, C], or None: cells whose task was trained on
@@ -88,6 +90,7 @@ class Cells:
     failed          sets of tasks of which no run learned: their cells are of those runs
     """
 
+    tasks: Tasks
     rows: list[str]
     columns: list[str]
     mean: np.ndarray
@@ -96,9 +99,9 @@ class Cells:
     left_out: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
 
-    def labels(self) -> list[str]:
-        """Rows in words: "distance + angle", "crossing*" where no run learned."""
-        return [tasks_label(row) + ("*" if row in self.failed else "") for row in self.rows]
+    def labels(self, names: Sequence[str], short: bool = False) -> list[str]:
+        """Rows or columns in words: "distance + angle", "crossing*" where no run learned."""
+        return [self.tasks.label(name, short) + ("*" if name in self.failed else "") for name in names]
 
     def diagonal(self, same: bool) -> np.ndarray:
         """Means of a square matrix's diagonal, or of each pair above it, without sets that failed and empty cells."""
@@ -124,42 +127,24 @@ def pairs(table, runs, value: str, n_tasks: int, layer: int | None = None, **kep
     Runs that did not learn are left out, unless none of their set did. LacksRuns: no pair of pretrained runs
     on so many tasks is in the table.
     """
+    tasks = Tasks(runs["tasks"])
     table = chosen(table, f"pairs in table of {value}s", layer=layer_of(table, value, layer), **kept)
     group = pretrained(runs, n_tasks)
     able = group.groupby("tasks")["learned"].transform("any")
     keep = group[group["learned"] | ~able]
     table = table[table["run"].isin(keep["run"]) & table["other"].isin(keep["run"])]
     if not len(table):
-        raise LacksRuns(f"the study compares no pretrained runs on {named(n_tasks)} with each other")
+        raise LacksRuns(f"the study compares no pretrained runs on {tasks.count(n_tasks)} with each other")
     cells = task_matrix(table[["run", "other", value]], keep, value=value, failed=True)
     mean = as_matrix(cells)
-    sets = [tasks for tasks in dict.fromkeys(group["tasks"]) if tasks in mean.index]
+    sets = [name for name in dict.fromkeys(group["tasks"]) if name in mean.index]
     error = as_matrix(cells, "standard_error")
     return Cells(
+        tasks=tasks,
         rows=sets,
         columns=sets,
         mean=mean.loc[sets, sets].to_numpy(),
         error=error.loc[sets, sets].to_numpy(dtype=float),
         left_out=tuple(group["run"][~group["run"].isin(keep["run"])]),
         failed=tuple(dict.fromkeys(group["tasks"][~able])),
-    )
-
-
-def over_seeds(table, value: str, n_tasks: int | None = None) -> Cells:
-    """Means over seeds, `analysis.integration.seed_averaged`, of fine-tunes on x evaluated on y, trained ones marked.
-
-    Rows: fewer tasks first, and sets with distance before others, each in the table's order; columns in the
-    order of TASKS. LacksRuns: no fine-tune on so many tasks (None: any).
-    """
-    if n_tasks is not None:
-        table = table[table["tasks"].str.count(r"\+") + 1 == n_tasks]
-    if not len(table):
-        raise LacksRuns("the study has no fine-tunes" + (f" on {named(n_tasks)}" if n_tasks else ""))
-    mean = seed_averaged(table, value)
-    rows = sorted(mean.index, key=lambda tasks: (tasks.count("+"), "distance" not in tasks.split("+")))
-    columns = [*(task for task in TASKS if task in mean.columns), *(t for t in mean.columns if t not in TASKS)]
-    error = seed_averaged(table, value, "standard_error")
-    marked = np.array([[task in tasks.split("+") for task in columns] for tasks in rows])
-    return Cells(
-        rows, columns, mean.loc[rows, columns].to_numpy(), error.loc[rows, columns].to_numpy(dtype=float), marked
     )

@@ -1,4 +1,4 @@
-"""What makes models alike: more tasks, the same tasks, more training; and what likeness says of fine-tuning."""
+"""What makes models alike: more tasks, the same tasks, more training."""
 
 from __future__ import annotations
 
@@ -7,28 +7,34 @@ from collections.abc import Mapping
 import numpy as np
 
 from worldfast.analysis.trends import CROSS_TASK, DISJOINT_TASKS, SAME_TASK, trends
-from worldfast.report.colours import INK, TASK_COLOURS, TASK_LETTERS
+from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, end_labels, paper, quiet, styled
-from worldfast.report.figures.tables import LacksRuns, layer_of, named, need, over_seeds, pairs, pretrained
-from worldfast.worlds.cities.transfer import transfer_points
+from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
 
 KINDS = {  # what is compared: colour, marker, dashes
     SAME_TASK: ("#14456b", "o", "-"),
     CROSS_TASK: ("#b0571b", "s", (0, (5, 2))),
     DISJOINT_TASKS: (MUTED, "^", (0, (1.5, 1.5))),
 }
-PUBLISHED_LAYER = 5
+SAID = {SAME_TASK: "seeds of the same set", CROSS_TASK: "other sets", DISJOINT_TASKS: "disjoint sets"}
 
 
 @styled
-def cka_trends(table, published: Mapping[tuple[str, int], float] | None = None, layer: int | None = None):
+def cka_trends(
+    table,
+    runs,
+    layer: int | None = None,
+    published: Mapping[tuple[str, int], float] | None = None,
+    published_layer: int | None = None,
+):
     """Mean CKA of models of the same, of other, and of disjoint sets of tasks by number of tasks; a panel a layer.
 
-    table      the study's table "trends", with its standard errors as bars
-    published  (what, n_tasks) -> published value, drawn hollow in the panel of `layer` (None: the last but
-               one of the layers, 5 as published)
+    table, runs  the study's tables "trends", with its standard errors as bars, and "runs"
+    layer        that the caption tells of; None: the last but one of the layers
+    published    (what, n_tasks) -> published value, drawn hollow in the panel of `layer`
+    published_layer  what it was of
 
-    LacksRuns: no row. ValueError: a missing column.
+    Returns the figure and its caption. LacksRuns: no row. ValueError: a missing column.
     """
     need(table, "trends", "what layer n_tasks mean standard_error n unit")
     beside = layer_of(table, "trends", layer)
@@ -60,22 +66,35 @@ def cka_trends(table, published: Mapping[tuple[str, int], float] | None = None, 
     panels[0].set_ylim(top=1.0)
     end_labels(panels[-1], ends, height=2.6)
     if published:
-        figure.supxlabel(f"large hollow: as published, layer {PUBLISHED_LAYER}", x=0.99, ha="right", fontsize=8)
-    return figure
+        figure.supxlabel(f"large hollow: as published, layer {published_layer}", x=0.99, ha="right", fontsize=8)
+    of = table[table["layer"] == beside].sort_values("n_tasks")
+    parts = []
+    for what in (SAME_TASK, DISJOINT_TASKS):
+        line = of.loc[of["what"] == what, "mean"]
+        if len(line):
+            parts.append(f"from {line.iloc[0]:.2f} to {line.iloc[-1]:.2f} for {SAID[what]}")
+    first, last = (Tasks(runs["tasks"]).count(size) for size in (of["n_tasks"].min(), of["n_tasks"].max()))
+    counts = " to ".join(map(str, dict.fromkeys([of["n"].min(), of["n"].max()])))
+    return figure, (
+        f"From {first} to {last}, mean CKA at layer {beside} goes {' and '.join(parts)}. Bars are standard errors, "
+        f"n = {counts} (unit: {', '.join(of.sort_index()['unit'].unique())})."
+    )
 
 
 @styled
-def cka_over_training(table, runs, layer: int | None = None):
+def cka_over_training(table, runs, layer: int | None = None, mark: tuple[float, str] | None = None):
     """Mean CKA between models at the same share of training, same and other sets of tasks; a panel a number of tasks.
 
     table, runs   the study's tables "cka" and "runs"
     layer         None: the last but one of the layers
+    mark          a share of training at which a dotted line stands, and what it says
 
-    Bands are jackknife standard errors over sets of tasks. LacksRuns: pretrained runs are compared at fewer
-    than two moments. ValueError: a missing column.
+    Bands are jackknife standard errors over sets of tasks. Returns the figure and its caption. LacksRuns: pretrained
+    runs are compared at fewer than two moments. ValueError: a missing column.
     """
     found = training_trends(table, runs, layer)
     layer = layer_of(table, "cka", layer)
+    known = Tasks(runs["tasks"])
     sizes = sorted(found["n_tasks"].unique())
     figure = paper(min(10, 2.2 + 2.7 * len(sizes)), 3.6)
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
@@ -90,10 +109,11 @@ def cka_over_training(table, runs, layer: int | None = None):
             axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
             axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.6)
             ends[size].append((float(mean.iloc[-1]), what, colour))
-        axes.set(title=named(size).capitalize(), xlabel="share of training", xlim=(0, 1.03))
+        axes.set(title=known.count(size).capitalize(), xlabel="share of training", xlim=(0, 1.03))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set_xticks([0, 0.5, 1])
-        axes.axvline(0.15, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+        if mark:
+            axes.axvline(mark[0], color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
         quiet(axes, "y")
     panels[0].set_ylim(0, 1.02)
     panels[0].set_ylabel(f"linear CKA, layer {layer}")
@@ -101,8 +121,21 @@ def cka_over_training(table, runs, layer: int | None = None):
     full = [i for i, size in enumerate(sizes) if len(ends[size]) == most][-1]
     for i in {full, len(sizes) - 1}:  # one model's panel has no other sets to compare with
         end_labels(panels[i], ends[sizes[i]], height=2.6)
-    figure.supxlabel("dotted: 15% of training, by which the paper's have settled", x=0.99, ha="right", fontsize=8)
-    return figure
+    if mark:
+        figure.supxlabel(f"dotted: {mark[0]:.0%} of training, {mark[1]}", x=0.99, ha="right", fontsize=8)
+    parts = []
+    for what in (SAME_TASK, CROSS_TASK):
+        line = (
+            found[(found["n_tasks"] == sizes[0]) & (found["what"] == what)].set_index("step_share")["mean"].sort_index()
+        )
+        if len(line) > 1:
+            shares = dict.fromkeys([0, np.abs(line.index - mark[0]).argmin() if mark else 0, len(line) - 1])
+            path = ", ".join(f"{line.iloc[at]:.2f} at {line.index[at]:.0%}" for at in shares)
+            parts.append(f"{SAID[what]} {path}")
+    return figure, (
+        f"Mean linear CKA of models of {known.count(sizes[0])} over training: {'; '.join(parts)}. Bands are standard "
+        "errors over sets of tasks."
+    )
 
 
 def training_trends(table, runs, layer: int | None = None):
@@ -125,78 +158,3 @@ def training_trends(table, runs, layer: int | None = None):
         for share in shares
     ]
     return pd.concat(parts, ignore_index=True)
-
-
-@styled
-def cka_against_improvement(cka, improvement, runs, layer: int | None = None, without=("crossing",)):
-    """CKA of two one-task models against how fine-tuning on one task carries over to the other: a point a pair.
-
-    cka, improvement, runs   the study's tables of these names
-    layer     None: the last but one of the layers
-    without   tasks to leave out: crossing, which is not learned alone, as published
-
-    Each unordered pair stands once, with the mean of its two directions. LacksRuns: no one-task models, no
-    one-task fine-tunes, or fewer than two tasks that have both. ValueError: a missing column.
-    """
-    points = likeness_points(cka, improvement, runs, layer, without)
-    figure = paper(6.4, 4.6)
-    axes = figure.subplots()
-    for far, colour, marker in ((False, INK, "o"), (True, TASK_COLOURS["distance"], "D")):
-        some = points[points["distance"] == far]
-        axes.plot(some["likeness"], some["improvement"], marker, color=colour, markersize=5.5)
-    _beside(axes, points)
-    layer = layer_of(cka, "cka", layer)
-    axes.set_xlabel(f"linear CKA of the one-task models, layer {layer}")
-    axes.set_ylabel("normalised improvement on the other task")
-    axes.set_title("Does likeness say what fine-tuning carries over?")
-    quiet(axes)
-    figure.supxlabel("blue diamonds: pairs with distance", x=0.99, ha="right", fontsize=8)
-    return figure
-
-
-def likeness_matrices(cka, improvement, runs, layer: int | None = None):
-    """Seed-averaged CKA of one-task models, and improvement of one-task fine-tunes: two DataFrames named by tasks."""
-    need(cka, "cka", "layer step_share kernel debiased components run other value")
-    need(improvement, "improvement", "run tasks seed task improvement trained")
-    kept = {"step_share": 1.0, "kernel": "linear", "debiased": False, "components": 0}
-    return pairs(cka, runs, "value", 1, layer, **kept).frame(), over_seeds(improvement, "improvement", 1).frame()
-
-
-def likeness_points(cka, improvement, runs, layer: int | None = None, without=("crossing",)):
-    """`analysis.transfer.transfer_points` of a study's tables; LacksRuns where it has fewer than two tasks."""
-    likeness, carried = likeness_matrices(cka, improvement, runs, layer)
-    if len(set(likeness.index) & set(carried.index) - set(without)) < 2:
-        raise LacksRuns("fewer than two tasks have both a one-task model and a one-task fine-tune")
-    points = transfer_points(likeness, carried, without).dropna()
-    if not len(points):
-        raise LacksRuns("no pair of tasks has both a CKA and an improvement")
-    return points
-
-
-def _beside(axes, points) -> None:
-    """Each point's two tasks in letters beside it, on the side where points and names are furthest."""
-    x, y = points["likeness"].to_numpy(), points["improvement"].to_numpy()
-    wide, high = max(np.ptp(x), 1e-3), max(np.ptp(y), 1e-3)
-    axes.set_xlim(x.min() - 0.12 * wide, x.max() + 0.12 * wide)
-    axes.set_ylim(y.min() - 0.12 * high, y.max() + 0.12 * high)
-    taken = list(zip(x / wide, y / high))
-    for row in points.itertuples():
-        at = np.array([row.likeness / wide, row.improvement / high])
-        spots = {  # offsets as shares of the axes, for names of about 0.05 by 0.03
-            (dx, dy): min(np.hypot((at[0] + dx - u) / 1.5, at[1] + dy - v) for u, v in taken if (u, v) != tuple(at))
-            for dx in (0.045, -0.045, 0)
-            for dy in (0, 0.045, -0.045)
-            if dx or dy
-        }
-        dx, dy = max(spots, key=spots.get)
-        name = f"{TASK_LETTERS.get(row.task, row.task)} {TASK_LETTERS.get(row.other, row.other)}"
-        axes.text(
-            row.likeness + dx * wide,
-            row.improvement + dy * high,
-            name,
-            fontsize=8,
-            ha="center",
-            va="center",
-            color=MUTED,
-        )
-        taken.append((at[0] + dx, at[1] + dy))

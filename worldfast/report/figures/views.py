@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from worldfast.report.colours import run_styles
+from worldfast.report.colours import Tasks, run_styles
 from worldfast.report.figures.canvas import draw_cities, frame, region_key, same_world
 from worldfast.report.figures.style import HAIRLINE, heading, paper, short_count, styled
 from worldfast.studies import RunResult
-from worldfast.worlds.cities.world import World
 
 
 @styled
-def pca(world: World, run: RunResult, checkpoint: int = -1):
+def pca(world, run: RunResult, checkpoint: int = -1, new: Sequence[str] = (), tasks: Tasks | None = None):
     """Three views of the first three principal components at one checkpoint (default: the last), by region.
+
+    `new` are regions taught later, `tasks` those of the study.
 
     ValueError: a run of another world. IndexError: no such checkpoint.
     """
@@ -25,29 +28,38 @@ def pca(world: World, run: RunResult, checkpoint: int = -1):
     reach = 1.06 * np.abs(points).max() or 1.0
     last = checkpoint in (-1, len(run.steps) - 1)
     for axes, (i, j) in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2))):
-        draw_cities(axes, world, points[:, [i, j]], size=2.6)
+        draw_cities(axes, world, points[:, [i, j]], 2.6, new)
         for k, name in ((i, axes.set_xlabel), (j, axes.set_ylabel)):
             name(f"component {k + 1}" + (f" ({run.explained[k]:.0%})" if last else ""))
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
         axes.spines[:].set_color(HAIRLINE)
     rows = short_count(run.rows[checkpoint])
     figure.suptitle(
-        f"Inside the model ({run_styles([run])[0][0]}) after {rows} rows: {len(world):,} cities, "
+        f"Inside the model ({run_styles([run], tasks)[0][0]}) after {rows} rows: {len(world):,} cities, "
         "first three principal components",
         x=0.01,
         ha="left",
         fontsize=12,
     )
-    region_key(figure, world, columns=8)
+    region_key(figure, world, 8, new)
     return figure
 
 
 @styled
-def views_over_training(world: World, run: RunResult, moments: int = 4, azimuth: float = 35.0, elevation: float = 25.0):
+def views_over_training(
+    world,
+    run: RunResult,
+    moments: int = 4,
+    azimuth: float = 35.0,
+    elevation: float = 25.0,
+    new: Sequence[str] = (),
+    tasks: Tasks | None = None,
+):
     """How views of one model form: principal components, the same turned in space, and where a probe puts the cities.
 
     moments              checkpoints, spaced geometrically from first to last, because a map forms early
     azimuth, elevation   of the second view, in degrees: the three components seen from there
+    new, tasks           regions taught later; the tasks of the study
 
     Components are the last checkpoint's. ValueError: moments < 2, a run of another world.
     """
@@ -63,7 +75,7 @@ def views_over_training(world: World, run: RunResult, moments: int = 4, azimuth:
         points = run.components[step]  # [N, 3]
         places = (points[:, :2], turned(points, azimuth, elevation), run.predicted[step])
         for axes, at in zip(grid[:, column], places):
-            draw_cities(axes, world, at, size=1.4)
+            draw_cities(axes, world, at, 1.4, new)
         for axes in grid[:2, column]:
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
             axes.spines[:].set_color(HAIRLINE)
@@ -72,8 +84,8 @@ def views_over_training(world: World, run: RunResult, moments: int = 4, azimuth:
         grid[2, column].set_title(f"R² {round(run.r2[step].mean(), 2) + 0.0:.2f}", fontsize=9)
     for axes, name in zip(grid[:, 0], ("components 1 and 2", "1, 2 and 3, turned", "the probe's map")):
         axes.set_ylabel(name)
-    heading(figure, f"Inside the model ({run_styles([run])[0][0]}) over training")
-    region_key(figure, world, columns=8)
+    heading(figure, f"Inside the model ({run_styles([run], tasks)[0][0]}) over training")
+    region_key(figure, world, 8, new)
     return figure
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from worldfast.report import figures
 from worldfast.report.colours import INK, region_colours
 from worldfast.studies import RunResult
-from worldfast.worlds.cities.world import ATLANTIS, World
 
 RADIUS = 255  # levels from the middle of the 3D view to its edge
 CURVE_POINTS = 400  # of the loss, a model
@@ -38,19 +37,22 @@ def pack(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(halves, 9)).decode("ascii")
 
 
-def data(world: World, runs: Sequence[RunResult], styles, film_bytes: int) -> dict:
-    """All that the script draws, for `as_json`; the films take at most `film_bytes`, or are of two moments."""
+def data(world, runs: Sequence[RunResult], styles, film_bytes: int, new: Sequence[str] = ()) -> dict:
+    """All that the script draws, for `as_json`; the films take at most `film_bytes`, or are of two moments.
+
+    `new` are regions that models are taught after pretraining, if the world has them.
+    """
     low, high = world.xy.min(0), world.xy.max(0)
     extent = int(max(1, (high - low).max()))
     quantum = max(1, -(-extent // 4000), -(-int(np.abs(world.xy).max()) // 16_000))  # the globe: 1, that is 0.1 degree
     margin = max(1, 0.035 * extent)
     box = np.concatenate([low - margin, high + margin]) / quantum
-    colours = region_colours(world)
+    colours = region_colours(world, new)
     index = {region: i for i, region in enumerate(colours)}
     members = np.array([index[region] for region in world.region.tolist()])
     largest = [int(np.argmax(np.where(members == i, world.population, -1))) for i in range(len(colours))]
     size = 100 * np.sqrt(world.population / max(1, world.population.max()))
-    size[world.region == ATLANTIS] = 60  # has no population, and is what one looks for
+    size[np.isin(world.region, list(new))] = 60  # is what one looks for, and may have no population
     films = _films(runs, quantum, film_bytes)
     final = [run.r2[-1].mean() if run.kind == "pt" else -np.inf for run in runs]
     return {
@@ -66,7 +68,7 @@ def data(world: World, runs: Sequence[RunResult], styles, film_bytes: int) -> di
             }
             for region, colour in colours.items()
         ],
-        "atlantis": index.get(ATLANTIS),
+        "new": [index[region] for region in new if region in index],
         "landmarks": sorted(
             (i for i in largest if world.population[i] > 0 and world.name[i]), key=lambda i: -int(world.population[i])
         ),

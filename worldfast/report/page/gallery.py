@@ -1,56 +1,37 @@
-"""A study's figures inside the page: each as a data URI, in the group that its name puts it in, with its sentence."""
+"""A study's figures inside the page: each as a data URI in its section, with its sentence; and those there are none of."""
 
 from __future__ import annotations
 
 import base64
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote
 
-GROUPS = {  # key -> heading, in the order of the page
-    "know": "What the models know",
-    "alike": "How alike they are inside",
-    "tuning": "What fine-tuning does",
-    "tasks": "World and tasks",
-}
-WORDS = {  # a figure belongs to the first group that has a word of its name; to "know" where none has
-    "tuning": "improvement deviation atlantis error generalisation agreement patching tuning tuned teacher",
-    "alike": "cka procrustes knn dimension similarity trends alike",
-    "know": "training probes",
-    "tasks": "task tasks world noise",
-}
+from worldfast.report.figures.catalogue import Drawn, lacks
+
 PNG = b"\x89PNG\r\n\x1a\n"
 DPI = 160  # of a PNG that does not say
 ENLARGED = 1.15  # of a figure's own size on paper, in the page
 
 
-def group(name: str) -> str:
-    """The key in GROUPS of a figure: group("cka_trends") -> "alike"."""
-    words = set(re.split(r"[^a-z]+", name.lower()))
-    plural = words | {word.removesuffix("s") for word in words}
-    return next((key for key, known in WORDS.items() if plural & set(known.split())), "know")
-
-
-def title(name: str) -> str:
-    """The name of a figure in words: "cka_over_training" -> "CKA over training"."""
-    words = re.sub(r"[_\W]+", " ", name).strip()
-    proper = {"cka": "CKA", "knn": "kNN", "pca": "PCA", "atlantis": "Atlantis", "procrustes": "Procrustes", "r2": "R²"}
-    words = " ".join(proper.get(word, word) for word in words.split(" "))
-    return words[:1].upper() + words[1:]
-
-
-def figures(entries: Sequence[tuple[str, bytes | tuple[bytes, ...], str]]) -> dict[str, str]:
-    """The HTML of each group that has a figure, by its key.
+def figures(drawn: Iterable[Drawn]) -> dict[str, str]:
+    """The HTML of each section that has a figure, by its key; figures are bytes of their files.
 
     ValueError: a figure that is neither a PNG nor an SVG.
     """
     markup: dict[str, str] = {}
-    for name, images, caption in entries:
-        key = group(name)
-        markup[key] = markup.get(key, "") + _figure(name, images, caption)
+    for one in drawn:
+        if one.figure is not None:
+            markup[one.section] = markup.get(one.section, "") + _figure(one)
     return {key: f"<div class=gallery>{text}</div>" for key, text in markup.items()}
+
+
+def missing(drawn: Iterable[Drawn]) -> str:
+    """What the study lacks, and for which figures; nothing where all were drawn."""
+    said = "".join(f"<li>{escape(', '.join(titles))}: {escape(reason)}</li>" for reason, titles in lacks(drawn).items())
+    return f"<div class=part id=missing><h3>Figures that were not drawn</h3><ul>{said}</ul></div>" if said else ""
 
 
 def uri(name: str, image: bytes) -> tuple[str, float, float]:
@@ -65,18 +46,19 @@ def uri(name: str, image: bytes) -> tuple[str, float, float]:
     return min(plain, f"data:image/svg+xml;base64,{encoded}", key=len), *_svg_inches(tag[0].decode())
 
 
-def _figure(name: str, images: bytes | tuple[bytes, ...], caption: str) -> str:
+def _figure(drawn: Drawn) -> str:
+    name, images = drawn.name, drawn.figure
     files = (images,) if isinstance(images, (bytes, bytearray)) else tuple(images)
     if not files:
         raise ValueError(f"figure {name!r}: no image, expected a PNG or an SVG")
     source, width, height = min((uri(name, bytes(file)) for file in files), key=lambda found: len(found[0]))
     across, down = round(96 * ENLARGED * width), round(96 * ENLARGED * height)
-    label, anchor = escape(title(name)), re.sub(r"[^a-zA-Z0-9]+", "-", name)
+    label, anchor = escape(drawn.title), re.sub(r"[^a-zA-Z0-9]+", "-", name)
     return (
         f'<figure style="--w:{across}px" id="figure-{anchor}">'
         f'<button class=enlarge type=button title="Enlarge" aria-label="Enlarge: {label}">'
         f'<img src="{escape(source)}" alt="{label}" width={across} height={down}></button>'
-        f"<figcaption><b>{label}.</b> {escape(caption)}</figcaption></figure>"
+        f"<figcaption><b>{label}.</b> {escape(drawn.caption)}</figcaption></figure>"
     )
 
 

@@ -69,7 +69,7 @@ function drawMap() {
   if (state.view === "errors") {
     c.lineWidth = 0.8;
     c.globalAlpha = state.region === null ? 0.38 : 0.75;
-    for (const group of [...drawOrder, {region: study.atlantis, cities: atlantis}]) {
+    for (const group of [...drawOrder, {region: study.new[0], cities: taught}]) {
       c.strokeStyle = ink.region[group.region];
       c.beginPath();
       for (const i of group.cities)
@@ -102,7 +102,7 @@ function drawMap() {
       }
       c.fill();
     }
-  drawAtlantis(c, px, py, tx, ty, dot);
+  drawTaught(c, px, py, tx, ty, dot);
   const fading = drawNames(c, px, py);
   for (const i of new Set([state.city, state.over]))
     if (i !== null) {

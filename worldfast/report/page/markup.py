@@ -18,11 +18,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def count(n: int, one: str, many: str = "") -> str:
-    """A number of things: "1 model", "1,200 models"; `many` where an s does not make it."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
 def span(values: Sequence[int]) -> str:
     """[5, 5] -> "5"; [5, 9] -> "5 to 9"."""
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"

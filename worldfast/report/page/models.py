@@ -7,22 +7,32 @@ from html import escape
 
 import numpy as np
 
+from worldfast.analysis.generalisation import FITTED, HELD_OUT
 from worldfast.report import figures
-from worldfast.report.colours import INK, TASK_COLOURS, legible, ramp, run_styles
+from worldfast.report.colours import Tasks, legible, ramp, run_styles
+from worldfast.report.figures.tables import groups
 from worldfast.report.page.markup import duration, named, plain, table
+from worldfast.report.words import number as in_words
 from worldfast.studies import RunResult, StudyResult
-from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
-from worldfast.worlds.cities.world import ATLANTIS, World
 
+ACCURACY = "accuracy"  # a metric that is a share
 KINDS = {"pt": "pretrained", "ft": "fine-tuned"}
 
 
-def styles(runs: Sequence[RunResult]) -> list[tuple[str, str, str]]:
+def tasks_of(result: StudyResult) -> Tasks:
+    """The tasks of all runs of a study."""
+    runs = result.tables.get("runs")
+    return Tasks.of(result.runs) if runs is None or "tasks" not in runs else Tasks(runs["tasks"])
+
+
+def styles(runs: Sequence[RunResult], tasks: Tasks | None = None) -> list[tuple[str, str, str]]:
     """`run_styles` of the pretrained runs and of the fine-tuned ones, which say that they are."""
     by_run = {}
     for kind in KINDS:
         members = [i for i, run in enumerate(runs) if run.kind == kind]
-        for i, (label, colour, dashes) in zip(members, run_styles([runs[i] for i in members]), strict=True):
+        for i, (label, colour, dashes) in zip(
+            members, run_styles([runs[i] for i in members], tasks or Tasks.of(runs)), strict=True
+        ):
             tuned = kind == "ft" and label != runs[i].name
             by_run[i] = (f"{label}, fine-tuned" if tuned else label, colour, dashes)
     return [by_run[i] for i in range(len(runs))]
@@ -49,28 +59,34 @@ def cka(matrix: np.ndarray, styles) -> str:
     )
 
 
-def scores(runs: Sequence[RunResult], styles) -> str:
-    """How well each model does its tasks, as a table; nothing where no run was scored."""
-    scored = dict.fromkeys(name for run in runs for name in run.scores)
-    tasks = [name for name in TASKS if name in scored] + [name for name in scored if name not in TASKS]
-    if not tasks:
+def scores(result: StudyResult, styles) -> str:
+    """How well each model does its tasks, as a table; nothing where no run was scored.
+
+    The study's table "evaluation" says what a score is; where it is silent, scores are numbers.
+    """
+    scored = dict.fromkeys(name for run in result.runs for name in run.scores)
+    if not scored:
         return ""
+    known = result.tables.get("evaluation")
+    about = (
+        {} if known is None else known.drop_duplicates("task").set_index("task")[["metric", "unit"]].to_dict("index")
+    )
+    names = [name for name in about if name in scored] + [name for name in scored if name not in about]
 
     def head(name: str) -> str:
-        if name not in TASKS:
-            return escape(name)
-        task = TASKS[name]
-        return f"{name}<br>" + (task.metric if task.answers else f"mean {task.metric}<br>{task.unit}")
+        metric, unit = about.get(name, {"metric": "", "unit": ""}).values()
+        said = [metric] if metric in ("", ACCURACY) else [f"mean {metric}", unit]
+        return "<br>".join(escape(part) for part in [name, *said] if part)
 
     def cell(run: RunResult, name: str) -> str:
-        choice = name in TASKS and TASKS[name].answers
+        choice = about.get(name, {}).get("metric") == ACCURACY
         return plain(run.scores.get(name, np.nan), ".1%" if choice else ",.1f")
 
-    rows = [(named(style), [cell(run, name) for name in tasks]) for run, style in zip(runs, styles, strict=True)]
-    return table("runs", ["model", *map(head, tasks)], rows)
+    rows = [(named(style), [cell(run, name) for name in names]) for run, style in zip(result.runs, styles, strict=True)]
+    return table("runs", ["model", *map(head, names)], rows)
 
 
-def few(world: World, runs: Sequence[RunResult], styles) -> str:
+def few(world, runs: Sequence[RunResult], styles) -> str:
     """What was run and what came of it, a line a model."""
     columns = {
         "rows seen": lambda run: f"{run.rows[-1]:,}",
@@ -118,22 +134,24 @@ def every(result: StudyResult) -> str:
         "loss": number("loss", ".3f"),
         "probe R²": number("r2", ".3f"),
         "median error": measure("median_error", lambda value: figures.distance(result.world, value)),
-        f"{ATLANTIS}, median error": measure("atlantis", lambda value: figures.distance(result.world, value)),
+        f"{groups(frame)}, median error": measure("taught", lambda value: figures.distance(result.world, value)),
         "improvement, trained": number("trained", ".2f"),
         "improvement, transfer": number("transfer", ".2f"),
     }
+    tasks = tasks_of(result)
     cells = {name: [cell(line) for line in lines] for name, cell in columns.items()}
     cells = {name: column for name, column in cells.items() if any(np.isfinite(value) for value, _ in column)}
     heads = ["run", "kind", "tasks", "outcome", *cells]
     body = []
     for at, line in enumerate(lines):
-        name, tasks = str(line["run"]), str(line["tasks"])
-        style = (name, TASK_COLOURS.get(tasks, INK), "")
+        name, of_run = str(line["run"]), str(line["tasks"])
+        style = (name, tasks.colour(of_run), "")
         film = f" data-film={films[name]}" if name in films else ""
-        whole = "all seven" if set(tasks.split("+")) == set(BUILT_IN) else tasks.replace("+", " + ")
-        texts = [KINDS.get(line["kind"], str(line["kind"])), whole, _outcome(line)]
+        whole = set(of_run.split("+")) == set(tasks.names) and len(tasks.names) > 3
+        said = f"all {in_words(len(tasks.names))}" if whole else of_run.replace("+", " + ")
+        texts = [KINDS.get(line["kind"], str(line["kind"])), said, _outcome(line)]
         body.append(
-            f'<tr data-kind="{escape(str(line["kind"]))}" data-tasks="{escape(tasks)}"{film}>'
+            f'<tr data-kind="{escape(str(line["kind"]))}" data-tasks="{escape(of_run)}"{film}>'
             f"<th scope=row>{named(style)}</th>"
             + "".join(f"<td>{escape(text)}</td>" for text in texts)
             + "".join(
@@ -164,8 +182,8 @@ def _found(result: StudyResult) -> dict[str, dict[str, float]]:
         last = probes[probes.layer == layer].sort_values("step").groupby("run").last()
         found["r2"], found["median_error"] = last.r2.to_dict(), last.median_error.to_dict()
     if (places := tables.get("generalisation")) is not None:
-        of_atlantis = places[(places.layer == layer) & (places.group == ATLANTIS)]
-        found["atlantis"] = of_atlantis.groupby("run").error.median().to_dict()
+        taught = places[(places.layer == layer) & ~places.group.isin((FITTED, HELD_OUT))]
+        found["taught"] = taught.groupby("run").error.median().to_dict()
     if (gains := tables.get("improvement")) is not None:
         for name, chosen in (("trained", gains.trained), ("transfer", ~gains.trained.astype(bool))):
             found[name] = gains[chosen.astype(bool)].groupby("run").improvement.mean().to_dict()

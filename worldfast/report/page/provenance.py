@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from worldfast.report.page.markup import count, pairs, table
-
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven")
+from worldfast.report.page.markup import pairs, table
+from worldfast.report.words import count, number
 
 
 def flatten(spec: Mapping, prefix: str = "") -> dict[str, str]:
@@ -32,7 +31,7 @@ def family(spec: Mapping) -> str:
     """The runs that a run is told of together with: "fine-tuned on two tasks, width 64"."""
     tasks = spec["data"].get("tasks") if isinstance(spec.get("data"), Mapping) else None
     n = len(tasks) if isinstance(tasks, (list, tuple)) else 0
-    tasks = f"{NUMBERS[n] if n < len(NUMBERS) else n} {'task' if n == 1 else 'tasks'}"
+    tasks = f"{number(n)} {'task' if n == 1 else 'tasks'}"
     width = spec["model"].get("hidden") if isinstance(spec.get("model"), Mapping) else None
     kind = "fine-tuned" if spec.get("start") else "pretrained"
     return kind + (f" on {tasks}" if n else "") + (f", width {width}" if width else "")

@@ -74,14 +74,14 @@ function drawSpace() {
       c.fill();
     }
   });
-  const newcomers = atlantis.filter(i => !state.held || films[state.run].held[i]);
+  const newcomers = taught.filter(i => !state.held || films[state.run].held[i]);
   c.beginPath();
   for (const i of newcomers) {
     const [x, y, near] = turnCity(i, project);
     diamond(c, x, y, 2.1 * dot * (0.8 + 0.3 * near));
   }
-  c.globalAlpha = state.region === null || state.region === study.atlantis ? 0.95 : 0.08;
-  c.fillStyle = ink.region[study.atlantis];
+  c.globalAlpha = state.region === null || isTaught(state.region) ? 0.95 : 0.08;
+  c.fillStyle = ink.region[study.new[0]];
   c.strokeStyle = ink.sea;
   c.lineWidth = 0.8;
   if (newcomers.length) {

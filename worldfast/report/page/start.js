@@ -106,7 +106,7 @@ function startControls() {
             r.name,
           );
         mark.style.setProperty("--c", r.colour);
-        mark.classList.toggle("diamond", k === study.atlantis);
+        mark.classList.toggle("diamond", isTaught(k));
         button.addEventListener("click", () => {
           state.region = state.region === k ? null : k;
           [...byId("regions").children].forEach((other, j) =>
@@ -141,15 +141,15 @@ function startControls() {
   });
 }
 
-// How far the probe puts the cities of Atlantis from where they are, at the moment: the median.
-function atlantisOff() {
+// How far the probe puts the cities that models are taught from where they are, at the moment: the median.
+function taughtOff() {
   const {map} = films[state.run],
     low = Math.floor(state.at),
     a = low * 2 * count,
     b = Math.min(low + 1, lastMoment()) * 2 * count;
   const at = k => map[a + k] + (map[b + k] - map[a + k]) * (state.at - low);
   const off = i => Math.hypot(at(i) - truth[i], at(count + i) - truth[count + i]);
-  return median(atlantis.map(off)) * study.quantum;
+  return median(taught.map(off)) * study.quantum;
 }
 
 // What the pictures show of the chosen model, in words.
@@ -182,7 +182,8 @@ function drawNumbers() {
     [error === null ? "none" : length(error), "median error"],
     [number.format(run.held_out), "held-out cities"],
   ];
-  if (atlantis.length) facts.push([length(atlantisOff()), "Atlantis, median error"]);
+  const names = study.new.map(r => study.regions[r].name).join(" and ");
+  if (taught.length) facts.push([length(taughtOff()), `${names}, median error`]);
   byId("numbers").replaceChildren(
     ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );

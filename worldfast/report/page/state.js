@@ -51,8 +51,8 @@ async function film(index) {
 }
 
 let truth, region, size; // Int16Array [2, N]; region index and dot size [N]
-let drawOrder; // [{region, cities}]: regions interleaved, so that none hides another; without Atlantis
-let atlantis = []; // its cities, which are diamonds on top of all others
+let drawOrder; // [{region, cities}]: regions interleaved, so that none hides another; without those that are taught
+let taught = []; // cities that models are taught after pretraining, which are diamonds on top of all others
 const shown = {map: new Float32Array(2 * count), space: new Float32Array(3 * count)};
 
 async function decode() {
@@ -62,13 +62,13 @@ async function decode() {
   drawOrder = [];
   for (let layer = 0; layer < 6; layer++) {
     study.regions.forEach((_, r) => {
-      if (r === study.atlantis) return;
+      if (isTaught(r)) return;
       const cities = [];
       for (let i = layer; i < count; i += 6) if (region[i] === r) cities.push(i);
       if (cities.length) drawOrder.push({region: r, cities});
     });
   }
-  for (let i = 0; i < count; i++) if (region[i] === study.atlantis) atlantis.push(i);
+  for (let i = 0; i < count; i++) if (isTaught(region[i])) taught.push(i);
   await film(state.run);
 }
 
@@ -269,7 +269,7 @@ function fillTip(tip, i, x, y, box) {
   const city = describe(i),
     mark = make("i");
   mark.style.setProperty("--c", study.regions[city.region].colour || "var(--ink)");
-  mark.classList.toggle("diamond", city.region === study.atlantis);
+  mark.classList.toggle("diamond", isTaught(city.region));
   tip.replaceChildren(
     make("b", {}, city.name),
     make("span", {}, mark, study.regions[city.region].name),

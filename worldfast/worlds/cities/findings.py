@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis.stats import Mean, mean_and_error
+from worldfast.report import Tasks
 from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import integration, published
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
@@ -23,9 +24,10 @@ Tables = Mapping[str, "pandas.DataFrame"]
 SETTLED = 0.9  # of the last R2
 
 
-def taught(tasks: Sequence[str]) -> str:
-    """The tasks in words."""
-    return "all seven tasks" if set(tasks) == set(BUILT_IN) else " and ".join(tasks)
+def taught(tasks: Sequence[str], known: Tasks) -> str:
+    """Some of a study's tasks in words."""
+    whole = 3 < len(tasks) == len(known.names)
+    return known.count(len(tasks)) if whole else " and ".join(tasks)
 
 
 # ---- sentences ----
@@ -41,11 +43,12 @@ def _sentences(study: Study, tables: Tables, films: Sequence[RunResult], cka: np
     said += _of_failures(tables)
     if len(study.runs) > len(films):
         return said + list(_of_many(study, tables)) + list(_of_prediction(tables))
-    return [*_of_films(films, cka), *said]
+    return [*_of_films(films, cka, tables), *said]
 
 
-def _of_films(films: Sequence[RunResult], cka: np.ndarray) -> Iterator[str]:
+def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> Iterator[str]:
     """Of a few models, one by one."""
+    known = Tasks(tables["runs"].tasks)
     old = [i for i, run in enumerate(films) if not run.spec.get("start")]
     order = sorted((films[i] for i in old), key=lambda run: -run.r2[-1].mean())
     if not order:
@@ -53,7 +56,7 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray) -> Iterator[str]:
     best = order[0]
     if best.r2[-1].mean() > 0.5:
         yield (
-            f"Without ever seeing a coordinate, the model trained on {taught(best.tasks)} has learned a map: half of "
+            f"Without ever seeing a coordinate, the model trained on {taught(best.tasks, known)} has learned a map: half of "
             f"the cities a linear probe was not fitted on lie within {best.error[-1] / 10:.1f} degrees of where the "
             "probe puts them."
         )
@@ -61,7 +64,7 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray) -> Iterator[str]:
         (x, y), r2 = run.r2[-1], run.r2[-1].mean()
         reached = run.steps[int(np.argmax(run.r2.mean(1) >= SETTLED * r2))] / run.steps[-1]
         yield (
-            f"{taught(run.tasks).capitalize()}: R\u00b2 {x:.2f} for x and {y:.2f} for y, "
+            f"{taught(run.tasks, known).capitalize()}: R\u00b2 {x:.2f} for x and {y:.2f} for y, "
             + (
                 f"nine tenths of it after {reached:.0%} of training."
                 if r2 > 0.5
@@ -72,18 +75,21 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray) -> Iterator[str]:
     if pairs:
         value, i, j = max(pairs)
         yield (
-            f"Of {len(pairs)} pairs of models, {taught(films[j].tasks)} and {taught(films[i].tasks)} arrange the cities "
+            f"Of {len(pairs)} pairs of models, {taught(films[j].tasks, known)} and {taught(films[i].tasks, known)} arrange the cities "
             f"most alike: linear CKA {value:.2f}"
             + (f"; the least alike pair has {min(pairs)[0]:.2f}." if len(pairs) > 1 else ".")
         )
     if best.scores:
-        yield f"Asked what it has not seen, the model of {taught(best.tasks)} answers: {_answers(best.scores)}."
+        yield f"Asked what it has not seen, the model of {taught(best.tasks, known)} answers: {_answers(best.scores, tables)}."
 
 
-def _answers(scores: Mapping[str, float]) -> str:
+def _answers(scores: Mapping[str, float], tables: Tables) -> str:
     """Scores by task, in words."""
+    about = tables["evaluation"].drop_duplicates("task").set_index("task")
     return ", ".join(
-        f"{name} {value:.0%} right" if TASKS[name].answers else f"{name} off by {value:,.0f} ({TASKS[name].unit})"
+        f"{name} {value:.0%} right"
+        if about.metric[name] == "accuracy"
+        else f"{name} off by {value:,.0f} ({about.unit[name]})"
         for name, value in scores.items()
     )
 
@@ -102,12 +108,13 @@ def _of_atlantis(study: Study, tables: Tables) -> Iterator[str]:
             f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The probe "
             "was fitted on old cities alone."
         )
+    known = Tasks(tables["runs"].tasks)
     order = errors.sort_values("error")
     if len(order) > 1:
         best, worst = order.iloc[0], order.iloc[-1]
         yield (
-            f"Atlantis lies best on the map of the model taught it by {taught(best.tasks.split('+'))} "
-            f"({best.error / 10:.1f} degrees off), and worst on that of {taught(worst.tasks.split('+'))} "
+            f"Atlantis lies best on the map of the model taught it by {taught(best.tasks.split('+'), known)} "
+            f"({best.error / 10:.1f} degrees off), and worst on that of {taught(worst.tasks.split('+'), known)} "
             f"({worst.error / 10:.1f} degrees)."
         )
     if "deviation" in tables:
@@ -164,10 +171,11 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
             "A map can be read out of models of one task: R\u00b2 from "
             f"{alone.iloc[0]:.2f} ({alone.index[0]}) to {alone.iloc[-1]:.2f} ({alone.index[-1]})."
         )
-    scores = _scores_of_all_tasks(tables)
+    known = Tasks(tables["runs"].tasks)
+    scores = _scores_of_all(tables, known.names)
     if scores is not None:
         means = scores.groupby("task", sort=False).value.mean()
-        yield f"Asked what they have not seen, models of all seven tasks answer: {_answers(means)}."
+        yield f"Asked what they have not seen, models of {known.count(len(known.names))} answer: {_answers(means, tables)}."
 
 
 def _last_probes(study: Study, tables: Tables) -> pandas.DataFrame:
@@ -176,13 +184,14 @@ def _last_probes(study: Study, tables: Tables) -> pandas.DataFrame:
     return probes[probes.layer == study.layer].sort_values("step").groupby("run").last()
 
 
-def _scores_of_all_tasks(tables: Tables) -> pandas.DataFrame | None:
-    """What models of all seven tasks score on rows without Atlantis. None where there is none."""
+def _scores_of_all(tables: Tables, names: Sequence[str]) -> pandas.DataFrame | None:
+    """What models of all of these tasks score on each, on rows without the group taught later; None without any."""
     if "evaluation" not in tables:
         return None
     runs, scores = tables["runs"], tables["evaluation"]
-    every = runs[(runs.kind == "pt") & (runs.n_tasks == len(BUILT_IN))].run
-    scores = scores[scores.run.isin(every) & (scores.group == "standard")]
+    whole = runs.tasks.str.split("+").map(set) == set(names)
+    every = runs[(runs.kind == "pt") & whole].run
+    scores = scores[scores.run.isin(every) & (scores.group == "standard") & scores.task.isin(names)]
     return scores if len(scores) else None
 
 
@@ -256,7 +265,7 @@ def _beside(name: str, what: str, ours: Mean) -> Comparison:
 
 
 def _evaluation(tables: Tables) -> Iterator[Comparison]:
-    scores = _scores_of_all_tasks(tables)
+    scores = _scores_of_all(tables, tuple(TASKS))
     if scores is None:
         return
     for task in map(TASKS.get, BUILT_IN):

@@ -67,8 +67,8 @@ def normalised_improvement(value, base_atlantis, base_standard, kind: str = "err
 def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.DataFrame:
     """The normalised improvement of every fine-tune on every task it was evaluated on.
 
-    evaluation   run, task, group ("standard" or "Atlantis"), metric, value
-    runs         run, kind, tasks, seed, base
+    evaluation   run, task, group ("standard", or what fine-tunes were taught, such as "Atlantis"), metric, value
+    runs         run, kind, tasks, seed, base; and group, what each was taught, where there are several
 
     Each is set against the model it started from, which has its seed. Returns run, tasks, seed, task, metric, value,
     base_atlantis, base_standard, improvement (clipped to [0, 1.5]), trained (is the task among those fine-tuned on?).
@@ -76,29 +76,36 @@ def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.
     """
     need_columns(evaluation, "evaluation", ("run", "task", "group", "metric", "value"))
     need_columns(runs, "runs", ("run", "kind", "tasks", "seed", "base"))
-    tuned = runs.loc[runs["kind"] == "ft", ["run", "tasks", "seed", "base"]]
+    tuned = runs.loc[runs["kind"] == "ft", ["run", "tasks", "seed", "base", *(["group"] if "group" in runs else [])]]
     if tuned.empty:
         raise ValueError("runs: none is a fine-tune (kind 'ft')")
     keys = ["run", "task", "group"]
     if evaluation.duplicated(keys).any():
         run, task, group = evaluation.loc[evaluation.duplicated(keys), keys].iloc[0]
         raise ValueError(f"evaluation: {run} has two values for {task}, {group}")
-    values = {}
-    for group in ("Atlantis", "standard"):
-        values[group] = evaluation.loc[evaluation["group"] == group, ["run", "task", "metric", "value"]]
-        if values[group].empty:
-            raise ValueError(f"evaluation: has no group {group!r}, only {sorted(evaluation['group'].unique())}")
-    base = values["Atlantis"].merge(values["standard"], on=["run", "task"], suffixes=("_atlantis", "_standard"))
-    base = base.rename(columns={"run": "base", "value_atlantis": "base_atlantis", "value_standard": "base_standard"})
-    table = tuned.merge(values["Atlantis"], on="run")
-    table = table.merge(base[["base", "task", "base_atlantis", "base_standard"]], on=["base", "task"], how="left")
+    late = evaluation["group"] != "standard"
+    if late.all() or not late.any():
+        found = sorted(evaluation["group"].unique())
+        raise ValueError(f"evaluation: expected the group 'standard' and what fine-tunes were taught, only has {found}")
+    standard, taught = evaluation[~late], evaluation[late]
+    base = taught.merge(standard, on=["run", "task"], suffixes=("_atlantis", "_standard"))
+    names = {
+        "run": "base",
+        "group_atlantis": "group",
+        "value_atlantis": "base_atlantis",
+        "value_standard": "base_standard",
+    }
+    base = base.rename(columns=names)[["base", "task", "group", "base_atlantis", "base_standard"]]
+    columns = ["run", "task", "group", "metric", "value"]
+    table = tuned.merge(taught[columns], on=["run", "group"] if "group" in tuned else "run")
+    table = table.merge(base, on=["base", "task", "group"], how="left")
     missing = table[table[["base_atlantis", "base_standard"]].isna().any(axis=1)]
     if len(missing):
         row = missing.iloc[0]
         started = f"{row['run']} started from {row['base']!r}"
-        raise ValueError(f"evaluation: {started}, which lacks a standard or an Atlantis value for {row['task']}")
+        raise ValueError(f"evaluation: {started}, which lacks a value for {row['task']}, standard or {row['group']}")
     if table.empty:
-        raise ValueError("evaluation: holds no Atlantis value of any of the fine-tunes in runs")
+        raise ValueError("evaluation: holds no value of any of the fine-tunes in runs on what it was taught")
     table["improvement"] = _improvements(table, table["value"], clip=True)
     table["trained"] = _among(table["tasks"], table["task"])
     bases = ["base_atlantis", "base_standard"]

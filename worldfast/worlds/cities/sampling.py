@@ -321,7 +321,7 @@ def _try(task, xy):
 
 
 KEPT = 16  # streams of a world
-_streams = WeakKeyDictionary()  # World -> its latest streams, by all they are made of
+_streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams, by all they are made of
 _lock = threading.RLock()  # a task in Python is tried within it, and may ask for rows
 
 

@@ -58,7 +58,7 @@ def _evaluate(node: ast.expr, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         case ast.Constant(value=str() as text):
             return np.asarray(text)
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return np.float64(number)
+            return np.asarray(float(number))
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return np.logical_not(_operand("b", operand, columns))
         case ast.UnaryOp(op=ast.USub(), operand=operand):

@@ -1,6 +1,6 @@
 """The tables of a study of cities: those that its analyses made, and those that follow from them.
 
-runs            a row each: what it is, how it ended, the group of cities that it was taught, whether it learned its tasks
+runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks
 curves          loss over training;  validation: scores over training
 evaluation, probes, generalisation, cka, procrustes, mutual_knn, dimension   as in worldfast.worlds.cities.analyses
 improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
@@ -8,7 +8,6 @@ improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from worldfast.analysis import trends
 from worldfast.run import Run
 from worldfast.studies import Study, common_tables, metrics
 from worldfast.worlds.cities import integration, prediction, transfer
+from worldfast.worlds.cities.groups import groups_of
 from worldfast.worlds.cities.tasks import TASKS, find
 from worldfast.worlds.cities.world import ATLANTIS
 
@@ -43,7 +43,7 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
     runs.insert(4, "tasks", ["+".join(run.data.tasks) for run in study.runs])
     runs.insert(5, "n_tasks", [len(run.data.tasks) for run in study.runs])
     runs.insert(8, "width", [run.model.hidden for run in study.runs])
-    runs.insert(9, "group", [group_of(run) for run in study.runs])
+    runs.insert(9, "group", groups_of(study.runs))
     finished = runs.status == "finished"
     runs.insert(14, "learned", [done and learned(run, found) for run, done in zip(study.runs, finished)])
     canon = runs[runs.canon]
@@ -124,13 +124,6 @@ def _validation(study: Study, out: Path) -> DataFrame:
                     value = {"task": task.name, "metric": task.metric, "value": line[name]}
                     scores.append(at | value | {"unparsable": line[f"unparsable/{task.name}"]})
     return pd.DataFrame(scores)
-
-
-def group_of(run: Run) -> str:
-    """What a fine-tune was taught: "Atlantis" of rows that must include region == 'Atlantis'; "" of all other runs."""
-    group = (run.start and run.data.group) or ""
-    region = re.fullmatch(r"region == '([^']*)'", group)
-    return region[1] if region else group
 
 
 def learned(run: Run, found: Mapping[str, DataFrame]) -> bool:

@@ -222,7 +222,7 @@ def _label_from_gpu(task, world, cities, xy, count, out, check):
     return out
 
 
-_on_gpus = WeakKeyDictionary()  # World -> {device: its coordinates there}
+_on_gpus: WeakKeyDictionary = WeakKeyDictionary()  # World -> {device: its coordinates there}
 
 
 def _xy_on_gpu(world, device):

@@ -18,7 +18,7 @@ from worldfast.analysis.stats import mantel
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["as_published", "likeness_against_transfer", "transfer_points"]
+__all__ = ["likeness_against_transfer", "transfer_points"]
 
 
 def transfer_points(
@@ -80,27 +80,6 @@ def likeness_against_transfer(
         except ValueError as error:
             rows.append((what, np.nan, np.nan, np.nan, n, "unordered pair of tasks", f"none: {error}"))
     return pd.DataFrame(rows, columns=["what", "r", "r2", "p", "n", "unit", "test"])
-
-
-def as_published(likeness: pandas.DataFrame, improvement: pandas.DataFrame, without: Sequence[str] = ("crossing",)):
-    """The published way, to stand beside: all ordered pairs as if independent. The columns of the corrected one.
-
-    likeness, improvement and without as for `transfer_points`. p is the two-sided one of Pearson's
-    correlation. ValueError for fewer than 3 tasks or NaN.
-    """
-    import pandas as pd
-    from scipy.stats import pearsonr
-
-    tasks = _tasks(likeness, improvement, without, 3)
-    off = ~np.eye(len(tasks), dtype=bool)
-    x = likeness.loc[tasks, tasks].to_numpy(dtype=float)[off]
-    y = improvement.loc[tasks, tasks].to_numpy(dtype=float)[off]
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("likeness, improvement: a pair of tasks has no value")
-    r, p = pearsonr(x, y)
-    test = "two-sided, Pearson; counts each symmetric value twice and takes pairs as independent"
-    row = ("as published", float(r), float(r * r), float(p), len(x), "ordered pair of tasks", test)
-    return pd.DataFrame([row], columns=["what", "r", "r2", "p", "n", "unit", "test"])
 
 
 def _tasks(likeness, improvement, without, least):

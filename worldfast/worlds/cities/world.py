@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,14 +109,15 @@ class World:
         range, an id used twice, more than 10,000 cities, none.
         """
         table, n = _read_csv(Path(path))
+        empty = np.full(n, "")
         x, y = (table["x"], table["y"]) if "x" in table else (table["longitude"], table["latitude"])
         return World(
             xy=np.array([x, y], dtype=np.int32).T,
             city_id=table["city_id"] if "city_id" in table else _unused_ids(n),
-            name=table.get("name", [""] * n),
-            region=table.get("region", [""] * n),
-            country=table.get("country", [""] * n),
-            population=table.get("population", [0] * n),
+            name=table.get("name", empty),
+            region=table.get("region", empty),
+            country=table.get("country", empty),
+            population=table.get("population", np.zeros(n, dtype=np.int64)),
         )
 
     @staticmethod
@@ -127,7 +129,7 @@ class World:
         """
         xy = _array("xy", xy)
         n = len(xy) if xy.ndim else 0
-        empty = [""] * n
+        empty = np.full(n, "")
         return World(
             xy=xy,
             city_id=_unused_ids(n) if city_id is None else city_id,
@@ -156,7 +158,8 @@ class World:
             drawn = random.normal(ATLANTIS_CENTRE, ATLANTIS_SPREAD, size=(n, 2))
             xy = np.clip(np.rint(drawn), *BOX).astype(np.int32)  # [n, 2]
         else:
-            xy = random.integers(*BOX, size=(n, 2), endpoint=True, dtype=np.int32)  # [n, 2]
+            low, high = BOX
+            xy = random.integers(low, high, size=(n, 2), endpoint=True, dtype=np.int32)  # [n, 2]
         return World(
             xy=np.concatenate([self.xy, xy]),
             city_id=np.concatenate([self.city_id, _unused_ids(n, self.city_id)]),
@@ -349,7 +352,7 @@ READERS: dict[str, Callable[[str], int | str]] = {
 }
 
 
-def _read_csv(path: Path) -> tuple[dict[str, list], int]:
+def _read_csv(path: Path) -> tuple[dict[str, Any], int]:
     """The columns of `READERS` that the file has, and its number of cities."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file, strict=True)

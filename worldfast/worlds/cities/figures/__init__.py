@@ -1,18 +1,28 @@
-"""Figures of the cities' world, and the catalogue of all that a study of it shows: `draw_study` draws it."""
+"""Figures of the world of cities; `CATALOGUE.draw` draws all that a study of it has the tables for."""
 
-from worldfast.worlds.cities.figures.atlantis import atlantis_map, atlantis_maps
-from worldfast.worlds.cities.figures.catalogue import CATALOGUE, GROUPS, Entry, draw_study
+from worldfast.worlds.cities.figures.alike import cka, cka_over_training, cka_trends
+from worldfast.worlds.cities.figures.catalogue import CATALOGUE
 from worldfast.worlds.cities.figures.drawings import task_drawings
+from worldfast.worlds.cities.figures.effects import deviation, improvement
 from worldfast.worlds.cities.figures.histograms import deviation_histogram, error_histograms
+from worldfast.worlds.cities.figures.taught import taught_map, taught_maps
+from worldfast.worlds.cities.figures.transfer import agreement, cka_against_improvement
+
+draw_study = CATALOGUE.draw
 
 __all__ = [
     "CATALOGUE",
-    "GROUPS",
-    "Entry",
-    "atlantis_map",
-    "atlantis_maps",
+    "agreement",
+    "cka",
+    "cka_against_improvement",
+    "cka_over_training",
+    "cka_trends",
+    "deviation",
     "deviation_histogram",
     "draw_study",
     "error_histograms",
+    "improvement",
     "task_drawings",
+    "taught_map",
+    "taught_maps",
 ]

@@ -1,15 +1,20 @@
-"""The seven tasks, drawn: an example row of each on its piece of the map."""
+"""The world and its tasks, drawn: an example row of each on its piece of the map."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
-from worldfast.report.colours import INK, TASK_COLOURS
+from worldfast.report import listed, number
+from worldfast.report.colours import INK, Tasks
 from worldfast.report.figures.canvas import geographic
+from worldfast.report.figures.maps import world_map
 from worldfast.report.figures.style import HAIRLINE, MUTED, heading, paper, styled
-from worldfast.report.figures.tables import LacksRuns
+from worldfast.report.figures.tables import LacksRuns, group_names
+from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.sampling import sample
-from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tasks import TASKS, Task
 from worldfast.worlds.cities.world import World
 
 LAND = "#c9c5ba"
@@ -23,33 +28,59 @@ SHAPES = {  # the lines of a row: pairs of its cities, in its order
 TRIED = 4000  # rows of a task among which the clearest is chosen
 
 
+def newcomers(given, _) -> dict[str, dict]:
+    """The regions that models are taught after pretraining, where the study says."""
+    return {"": {"new": group_names(given["runs"]) if "runs" in given else []}}
+
+
+def without_rule(given, _) -> dict[str, dict]:
+    """The study's tasks that are not of the table of tasks."""
+    names = Tasks(given["runs"]["tasks"]).names if "runs" in given else ()
+    return {"": {"undrawn": [name for name in names if name not in TASKS]}}
+
+
+figure("world", "tasks", "world", newcomers)(world_map)
+
+
+@figure("tasks", "tasks", "world", without_rule)
 @styled
-def task_drawings(world: World):
+def task_drawings(world: World, tasks: Iterable[Task] = tuple(TASKS.values()), undrawn: Sequence[str] = ()):
     """Each task with a row of its training stream: cities by name, what is asked, the row's text and its answer.
 
+    tasks     those that are drawn
+    undrawn   names of others, which the caption owns up to
+
     Of 4,000 rows (seed 0; a small world has fewer pairs) the one is drawn whose cities are best told apart on
-    a piece of the map. LacksRuns, a ValueError: the world has no row of some task.
+    a piece of the map. Returns the figure and its caption. LacksRuns, a ValueError: the world has no row of some task.
     """
-    figure = paper(10, 5.9)
-    grid = figure.subplots(2, 4).ravel()
-    for axes, task in zip(grid, TASKS.values()):
-        _drawn(axes, world, task)
+    tasks = list(tasks)
+    lines = len(tasks) // 4 + 1  # the last panel explains
+    drawing = paper(10, 2.95 * lines)
+    grid = drawing.subplots(lines, 4, squeeze=False).ravel()
+    colours = Tasks(task.name for task in tasks).colours
+    for axes, task in zip(grid, tasks):
+        _drawn(axes, world, task, colours[task.name])
+    for axes in grid[len(tasks) : -1]:
+        axes.remove()
     _explained(grid[-1], world)
-    heading(figure, "Seven questions about places that a model knows by name alone")
-    return figure
+    questions = f"{number(len(tasks)).capitalize()} question{'' if len(tasks) == 1 else 's'}"
+    heading(drawing, f"{questions} about places that a model knows by name alone")
+    return drawing, (
+        "A row of each task, drawn. A model reads the names and learns to give the answer; it never sees a coordinate."
+        + (f" Not drawn, because the study's rules for them are its own: {listed(undrawn)}." if undrawn else "")
+    )
 
 
-def _drawn(axes, world: World, task) -> None:
+def _drawn(axes, world: World, task: Task, colour: str) -> None:
     pairs = len(world) * (len(world) - 1) // 2
     tried = min(TRIED, max(1, pairs // 2)) if task.unique_pairs else TRIED
     try:
-        batch = sample(world, task.name, n=tried, seed=0)
+        batch = sample(world, task, n=tried, seed=0)
     except ValueError as error:
         raise LacksRuns(f"task {task.name} cannot be drawn in this world: {error}") from error
-    row = clearest(world, task.name, batch.cities, batch.label)
+    row = clearest(world, task, batch.cities, batch.label)
     cities = batch.cities[row][batch.cities[row] >= 0]
     points = world.xy[cities].astype(float)  # [k, 2]
-    colour = TASK_COLOURS.get(task.name, INK)
     low, high = points.min(0), points.max(0)
     middle, reach = (low + high) / 2, 0.72 * max(*(high - low), 20)
     near = (np.abs(world.xy - middle) <= reach).all(1)
@@ -84,7 +115,7 @@ def _drawn(axes, world: World, task) -> None:
     axes.set_xlabel(_folded(text), fontsize=7.5, family="DejaVu Sans Mono", color=MUTED, labelpad=4)
 
 
-def clearest(world: World, task: str, cities: np.ndarray, label: np.ndarray) -> int:
+def clearest(world: World, task: Task, cities: np.ndarray, label: np.ndarray) -> int:
     """The row of `cities` [n, k] (-1 where unused) that is best seen: spread evenly, and on a piece of the map.
 
     Rows with more cities come first, up to five. A choice of TRUE and FALSE is drawn TRUE, an angle
@@ -103,9 +134,9 @@ def clearest(world: World, task: str, cities: np.ndarray, label: np.ndarray) -> 
     score -= np.maximum(0, 0.08 - size / whole)
     score -= np.array([max(map(len, world.name[row[row >= 0]])) > 13 for row in cities])
     score += 0.5 * np.minimum(used.sum(1), 5)  # of tasks with few or many cities, a row with many
-    if TASKS[task].answers == ("FALSE", "TRUE"):
+    if task.answers == ("FALSE", "TRUE"):
         score -= 10.0 * (label != 1)
-    if task == "angle":
+    if task.name == "angle":
         score -= 10.0 * ((label < 30) | (label > 150))
     return int(score.argmax())
 

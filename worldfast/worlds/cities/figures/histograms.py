@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from worldfast.analysis.generalisation import HELD_OUT
+from worldfast.report import count
 from worldfast.report.colours import INK, TASK_COLOURS
 from worldfast.report.figures.style import MUTED, paper, plain_log, quiet, styled
-from worldfast.report.figures.tables import LacksRuns, layer_of, need, over_seeds
+from worldfast.report.figures.tables import LacksRuns, groups, need
+from worldfast.worlds.cities.figures.catalogue import figure
+from worldfast.worlds.cities.figures.effects import apart, over_seeds, seeds
+from worldfast.worlds.cities.figures.taught import called, read_of
 from worldfast.worlds.cities.integration import deviation_summary
-from worldfast.worlds.cities.world import ATLANTIS
 
 WITH, WITHOUT = TASK_COLOURS["distance"], "#b0571b"
 
 
+@figure("deviation-histogram", "tuning", "deviation")
 @styled
 def deviation_histogram(table):
     """How many cells of the deviation matrix (seed-averaged) lie where: fine-tunes with distance, and without.
 
-    table   the study's table "deviation". LacksRuns: no row. ValueError: a missing column.
+    table   the study's table "deviation"
+
+    Returns the figure and its caption. LacksRuns: no row. ValueError: a missing column.
     """
     need(table, "deviation", "run tasks seed task deviation trained distance")
     cells = over_seeds(table, "deviation")
     means = deviation_summary(cells.frame()).set_index("what")
-    far = np.array(["distance" in tasks.split("+") for tasks in cells.rows])
-    parts = [(far, WITH, "with distance"), (~far, WITHOUT, "without distance")]
-    parts = [part for part in parts if np.isfinite(cells.mean[part[0]]).any()]
+    far = apart(cells.rows)
+    parts = [(cells.mean[far], WITH, "with distance"), (cells.mean[~far], WITHOUT, "without distance")]
+    parts = [(values[np.isfinite(values)], *rest) for values, *rest in parts]
+    parts = [part for part in parts if len(part[0])]
     if not parts:
-        raise LacksRuns("the study has no deviation that is defined: on no task was Atlantis worse than the old world")
+        raise LacksRuns("no deviation is defined: on no task was what was taught harder than the rest of the world")
     reach = max(0.05, 1.02 * float(np.nanmax(np.abs(cells.mean))))
     bins = np.linspace(-reach, reach, 33)
-    figure = paper(7.5, 0.8 + 1.75 * len(parts))
-    panels = figure.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (rows, colour, name) in zip(panels, parts):
-        values = cells.mean[rows]
-        axes.hist(values[np.isfinite(values)], bins, color=colour, edgecolor="white", linewidth=0.6)
+    drawing = paper(7.5, 0.8 + 1.75 * len(parts))
+    panels = drawing.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (values, colour, name) in zip(panels, parts):
+        axes.hist(values, bins, color=colour, edgecolor="white", linewidth=0.6)
         mean = means.loc[name]
         _mean(axes, mean["mean"], f"mean {mean['mean']:+.3f}".replace("-", "−"))
         axes.set_title(f"Fine-tunes {name}: {int(mean['n'])} cells", fontsize=9.5)
@@ -41,72 +50,86 @@ def deviation_histogram(table):
         axes.set_ylabel("cells")
         quiet(axes, "y")
     panels[-1].set_xlabel("normalised improvement less the better one-task teacher's")
-    return figure
+    below = ", ".join(f"{np.mean(values < 0):.0%} of cells {name}" for values, _, name in parts)
+    return drawing, f"Worse than the better teacher: {below}. Cells of the matrix of deviations, {seeds(table)}."
 
 
+@figure("errors", "tuning", "generalisation runs")
 @styled
 def error_histograms(table, runs, layer: int | None = None):
-    """Distances from where a probe puts cities to where they are: held-out cities, and Atlantis as fine-tuned.
+    """Distances from where a probe puts cities to where they are: held-out cities, and what was taught.
 
     table, runs   the study's tables "generalisation" and "runs"
     layer         None: the last but one of the layers
 
     All cities of all fine-tunes; the probe was fitted on other cities. A group with no run is left out.
-    LacksRuns: no fine-tune and no model with Atlantis in pretraining. ValueError: a missing column.
+    Returns the figure and its caption. LacksRuns: no run was taught anything. ValueError: a missing column.
     """
-    groups = error_groups(table, runs, layer)
-    low = max(1.0, min(np.percentile(part["error"], 0.5) for _, part in groups))
-    high = 1.05 * max(part["error"].max() for _, part in groups)
+    parts = error_groups(table, runs, layer)
+    low = max(1.0, min(np.percentile(part.rows["error"], 0.5) for part in parts))
+    high = 1.05 * max(part.rows["error"].max() for part in parts)
     bins = np.geomspace(low, max(high, 2 * low), 49)
-    colours = {HELD_OUT: MUTED, FAR: WITH, NEAR: WITHOUT, BEFORE: INK}
-    figure = paper(7.5, 0.7 + 1.35 * len(groups))
-    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (name, part) in zip(panels, groups):
-        errors = np.clip(part["error"], bins[0], bins[-1])
-        axes.hist(errors, bins, weights=np.full(len(errors), 100 / len(errors)), color=colours[name])
+    drawing = paper(7.5, 0.7 + 1.35 * len(parts))
+    panels = drawing.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
+    said = []
+    for axes, part in zip(panels, parts):
+        errors = np.clip(part.rows["error"], bins[0], bins[-1])
+        axes.hist(errors, bins, weights=np.full(len(errors), 100 / len(errors)), color=part.colour)
         plain_log(axes, "x")
         axes.margins(y=0.25)
-        mean = part.groupby("run")["error"].mean().mean()
-        _mean(axes, mean, f"mean {mean:,.1f}")
-        count = part["run"].nunique()
-        axes.set_title(f"{name}: {count} run{'s' if count > 1 else ''}", fontsize=9.5)
+        each = part.rows.groupby("run")["error"].mean()
+        _mean(axes, each.mean(), f"mean {each.mean():,.1f}")
+        axes.set_title(f"{part.title}: {count(len(each), 'run')}", fontsize=9.5)
         axes.set_ylabel("% of cities")
         quiet(axes, "y")
+        spread = f" ± {each.sem():.1f}" if len(each) > 1 else ""
+        said.append(f"{part.said} {each.mean():.1f}{spread} ({count(len(each), 'run')})")
     panels[-1].set_xlabel("distance from the true place, 0.1 degree")
-    return figure
+    return drawing, (
+        f"Mean distance, in 0.1 degree, from where a probe puts cities to where they are: {'; '.join(said)}. The probe "
+        "was fitted on other cities; ± is the standard error over runs."
+    )
 
 
-HELD_OUT, NEAR, FAR, BEFORE = (
-    "World cities, held out",
-    "Atlantis, fine-tuned without distance",
-    "Atlantis, fine-tuned with distance",
-    "Atlantis, there in pretraining",
-)
+class Part(NamedTuple):
+    """Cities of some runs: over their histogram, in the caption, their colour, and rows of "generalisation"."""
+
+    title: str
+    said: str
+    colour: str
+    rows: object
 
 
-def error_groups(table, runs, layer: int | None = None):
-    """[(group in words, its rows of the table "generalisation")], the groups that the study has, in that order.
+def error_groups(table, runs, layer: int | None = None) -> list[Part]:
+    """Held-out cities, and what was taught: by fine-tunes without and with distance, and in pretraining.
 
-    A pretrained run had Atlantis in its pretraining where its name says "atlantis".
+    Groups that the study has, in that order. A pretrained run whose rows held what others are taught has its name in the
+    column "group" of the table "runs". LacksRuns: held-out cities alone.
     """
-    need(table, "generalisation", "run layer city group x y predicted_x predicted_y error")
-    need(runs, "runs", "run kind tasks")
-    table = table[table["layer"] == layer_of(table, "generalisation", layer)]
+    need(runs, "runs", "run kind tasks group")
+    table, new = read_of(table, layer)
     known = runs.set_index("run")
-    table = table[table["run"].isin(known.index)]
+    inside = table["run"].isin(known.index)
+    table, new = table[inside], new[inside]
     tuned = table["run"].map(known["kind"]) == "ft"
-    far = table["run"].map(known["tasks"]).str.split("+").map(lambda tasks: "distance" in tasks).astype(bool)
-    before = ~tuned & table["run"].str.lower().str.contains("atlantis")
-    new = table["group"] == ATLANTIS
-    groups = {
-        HELD_OUT: (tuned | before) & (table["group"] == "held out"),
-        NEAR: tuned & new & ~far,
-        FAR: tuned & new & far,
-        BEFORE: before & new,
-    }
-    found = [(name, table[rows]) for name, rows in groups.items() if rows.any()]
-    if not any(name != HELD_OUT for name, _ in found):
-        raise LacksRuns("table 'generalisation' holds no run that knows Atlantis")
+    far = apart(table["run"].map(known["tasks"]))
+    before = ~tuned & (table["run"].map(known["group"]) != "")
+    group = called(table[new])
+    of_world = (tuned | before) & (table["group"] == HELD_OUT)
+    parts = [
+        Part("World cities, held out", "held-out cities of the world", MUTED, of_world),
+        Part(
+            f"{group}, fine-tuned without distance",
+            f"{group} after fine-tunes without distance",
+            WITHOUT,
+            tuned & new & ~far,
+        ),
+        Part(f"{group}, fine-tuned with distance", f"{group} after fine-tunes with distance", WITH, tuned & new & far),
+        Part(f"{group}, there in pretraining", f"{group} that was there in pretraining", INK, before & new),
+    ]
+    found = [part._replace(rows=table[part.rows]) for part in parts if part.rows.any()]
+    if all(part.colour == MUTED for part in found):
+        raise LacksRuns(f"table 'generalisation' holds no run that knows {groups(runs)}")
     return found
 
 

@@ -1,0 +1,144 @@
+"""Imports go down: a room of the package may import only from rooms before it, and through their doors."""
+
+import ast
+import functools
+import graphlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import worldfast
+
+ROOT = Path(worldfast.__file__).parent
+# From below; a bar begins a new rank. A module without a folder is a room of its own.
+RANKS = "errors files _native | rows | dataset | models analysis run | reading training | studies | report | worlds | options cli __init__"
+ORDER = [room for room in RANKS.split() if room != "|"]
+CALL_KERNELS = (
+    "models.attention",
+    "analysis.gram",
+    "models.gpu_transformer",
+    "models.gpu",
+    "models.fused",
+    "training.gpu_step",
+)
+# What still reaches upward. The list may only shrink: an entry that nothing needs any more fails too.
+UPWARD = """
+reading.gradients -> training.folder
+reading.gradients -> worlds.cities.sampling
+reading.gradients -> worlds.cities.stream
+reading.gradients -> worlds.cities.tasks
+reading.gradients -> worlds.cities.world
+reading.patching -> training.folder
+reading.patching -> worlds.cities.sampling
+reading.patching -> worlds.cities.tasks
+reading.patching -> worlds.cities.tokens
+reading.patching -> worlds.cities.world
+reading.representations -> training.folder
+training.export -> worlds.cities.tokens
+"""
+# Modules that other rooms import past the door of their own. This list may only shrink as well.
+INNER = """
+analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.knn analysis.pca analysis.probe
+analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention models.cpu
+models.footprint models.fused models.gpu models.gpu_transformer models.huggingface models.optimizer
+models.transformer reading.activations reading.gradients reading.patching report.colours report.figures.canvas
+report.figures.curves report.figures.maps report.figures.matrices report.figures.patching report.figures.style
+report.figures.tables report.figures.trends report.report studies.engine studies.planning training.cluster
+training.folder training.jobs training.memory training.step worlds.cities.sampling worlds.cities.stream
+worlds.cities.studies worlds.cities.tasks worlds.cities.tokens worlds.cities.world
+""".split()
+
+
+def modules():
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if not name.startswith(("worlds.cities.data", "kernels")):
+            yield name, path
+
+
+MODULES = dict(modules())
+
+
+def room(module):
+    return module.split(".")[0]
+
+
+def imported(path):
+    """Modules of the package that a file imports, at its top or inside a function."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "worldfast":
+            parent = node.module.removeprefix("worldfast").lstrip(".")
+            for alias in node.names:
+                child = f"{parent}.{alias.name}".lstrip(".")
+                is_module = child in MODULES and child != "training.train"  # a function of its door
+                yield child if is_module or child.split(".")[0] == "kernels" else parent
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("worldfast."):
+                    yield alias.name.removeprefix("worldfast.")
+
+
+@functools.cache
+def imports():
+    """(module, what it imports) of all pairs, kernels and the package's own names left out."""
+    pairs = {(name, other) for name, path in MODULES.items() for other in imported(path)}
+    return sorted(pair for pair in pairs if pair[1] not in ("", "_core") and room(pair[1]) != "kernels")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_has_a_room(name):
+    assert room(name) in ORDER, f"{name} has no place in the order"
+
+
+def test_imports_go_down():
+    """Nothing but the command line and the package's own door imports worlds, beside what is listed."""
+    up = [f"{a} -> {b}" for a, b in imports() if ORDER.index(room(b)) > ORDER.index(room(a))]
+    listed = UPWARD.strip().splitlines()
+    assert sorted(set(up) - set(listed)) == [], "imports that go upward"
+    assert sorted(set(listed) - set(up)) == [], "entries that nothing needs any more: take them out"
+
+
+def test_only_doors_are_imported_from_outside():
+    inner = {b for a, b in imports() if room(a) != room(b) and "." in b and b != "worlds.cities"}
+    assert sorted(inner - set(INNER)) == [], "modules that are imported past their room's door"
+    assert sorted(set(INNER) - inner) == [], "entries that nothing needs any more: take them out"
+
+
+@pytest.mark.parametrize("name", sorted({room(name) for name in MODULES}))
+def test_no_circle_in_a_room(name):
+    graph = {module: set() for module in MODULES if room(module) == name}
+    for a, b in imports():
+        if room(a) == room(b) == name and a not in MODULES_OF_DOORS and b not in MODULES_OF_DOORS:
+            graph[a].add(b)
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+MODULES_OF_DOORS = [name for name, path in MODULES.items() if path.name == "__init__.py"]
+
+
+def test_kernels_are_called_by_few():
+    callers = {name for name, path in MODULES.items() for other in imported(path) if room(other) == "kernels"}
+    assert callers == set(CALL_KERNELS)
+
+
+def test_only_native_imports_the_compiled_module():
+    importers = [name for name, path in MODULES.items() if "_core" in path.read_text()]
+    assert importers == ["_native"]
+
+
+def test_no_test_imports_a_test():
+    """What two share lies at the top of python_tests."""
+    importing = re.compile(r"^\s*(from|import) test_", re.MULTILINE)
+    tests = Path(__file__).parents[1].rglob("test_*.py")
+    assert [str(path) for path in tests if importing.search(path.read_text())] == []
+
+
+def test_import_is_light():
+    """numpy and torch are all that `import worldfast` brings in."""
+    heavy = "h5py pandas sklearn matplotlib safetensors tyro scipy ray transformers triton".split()
+    code = f"import sys, worldfast; print([name for name in {heavy} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

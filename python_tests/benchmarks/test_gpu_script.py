@@ -1,0 +1,458 @@
+"""benchmarks/gpu.py without a GPU: a dry run takes every step, and whatever fails, hangs or is stopped, the rest comes
+back in the archive."""
+
+import csv
+import importlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ARCHIVE = "worldfast-gpu-dry-run.tar.gz"
+DEVICE = """
+class Device:
+    dry, launches = True, {"kernel": 2}
+    def wait(self):
+        pass
+DEVICE = Device()
+stand_in = lambda: DEVICE
+"""
+GOOD = """
+def {name}(part):
+    part.case("one", lambda: (part.out / "{name}-figures.txt").write_text("1"))
+"""
+
+
+def content(path):
+    """File of the archive -> its bytes."""
+    with tarfile.open(path) as archive:
+        files = {one.name.removeprefix("worldfast-gpu/"): archive.extractfile(one).read() for one in archive}
+    assert "summary.txt" in files
+    return files
+
+
+def cases(files, part):
+    """Case -> its fault, of a part that is in the archive."""
+    lines = [json.loads(line) for line in files[f"{part}.jsonl"].splitlines()]
+    return {line["case"]: line["fault"] for line in lines if "fault" in line}
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Starts gpu.py as it is, with parts of the test's own: name -> source of gpu_<name>.py. No torch is imported."""
+    place = tmp_path / "benchmarks"
+    place.mkdir()
+    for name in ("gpu.py", "gpu_part.py"):
+        shutil.copy(BENCHMARKS / name, place)
+    (place / "gpu_device.py").write_text(DEVICE)
+    (place / "torch.py").write_text(
+        "__version__ = 'none'\nclass version: cuda = None\nclass cuda: is_available = lambda: False\n"
+    )
+    (place / "triton.py").write_text("__version__ = 'none'\n")
+    (place / "threadpoolctl.py").write_text("")
+
+    def start(parts, *options):
+        for name in ("labels", "attention", "cka", "peers", "science"):
+            (place / f"gpu_{name}.py").write_text(parts.get(name, GOOD.format(name=name)))
+        both = [parts.get(name, GOOD.format(name=name)) for name in ("training", "answering")]
+        (place / "gpu_training.py").write_text("\n".join(both))
+        command = [sys.executable, place / "gpu.py", "--dry-run", "--out", tmp_path / "out"]
+        return subprocess.Popen(
+            list(map(str, [*command, *options])), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start
+
+
+def test_a_case_that_fails_and_a_part_that_raises(script, tmp_path):
+    parts = {
+        "labels": """
+def labels(part):
+    part.agrees("before", lambda: 1)
+    part.agrees("bad", lambda: 1 / 0)
+    part.case("after", lambda: print("a figure"))
+    (part.out / "results.csv").write_text("date,benchmark,case,contestant,median,unit,limit_share\\n")
+""",
+        "cka": "def cka(part):\n    raise RuntimeError('no way in')",
+    }
+    process = script(parts)
+    printed, _ = process.communicate(timeout=60)
+    files = content(tmp_path / "out" / ARCHIVE)
+    assert process.returncode == 1
+    assert cases(files, "labels") == {"before": "", "bad": "ZeroDivisionError: division by zero", "after": ""}
+    assert cases(files, "cka") == {"all of it": "its process ended with exit code 1: RuntimeError: no way in"}
+    assert b"a figure" in files["labels.txt"] and b"ZeroDivisionError" in files["labels.log"]
+    for part in ("attention", "training", "answering", "peers"):
+        assert cases(files, part) == {"one": ""} and files[f"{part}-figures.txt"] == b"1"
+    assert "FAULT: bad: ZeroDivisionError" in printed and "FAULT: all of it: its process" in printed
+    assert (tmp_path / "out" / "dry-run-results.csv").exists() and not (tmp_path / "out" / "results.csv").exists()
+    assert json.loads(files["launches-labels.json"]) == {"kernel": 2}
+
+
+def test_without_faults(script, tmp_path):
+    process = script({})
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert set(cases(content(tmp_path / "out" / ARCHIVE), "peers").values()) == {""}
+
+
+def test_a_process_that_dies_goes_on_after_the_case(script, tmp_path):
+    """Killed in one case; and its device lost in another, behind which no case of that process can run."""
+    parts = {
+        "attention": """
+import os
+def attention(part):
+    part.case("first", lambda: 1)
+    part.case("killed", lambda: os.kill(os.getpid(), 9))
+    part.case("last", lambda: 1)
+""",
+        "cka": """
+def cka(part):
+    def lost():
+        def wait():
+            raise RuntimeError("an illegal memory access was encountered")
+        part.device.wait = wait
+        raise RuntimeError("an illegal memory access was encountered")
+    part.case("lost", lost)
+    part.case("last", part.device.wait)
+""",
+    }
+    process = script(parts)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    files = content(tmp_path / "out" / ARCHIVE)
+    assert cases(files, "attention") == {"first": "", "killed": "its process ended with signal 9", "last": ""}
+    assert cases(files, "cka") == {"lost": "RuntimeError: an illegal memory access was encountered", "last": ""}
+    assert cases(files, "peers") == {"one": ""}
+
+
+def test_a_part_over_its_time_is_ended(script, tmp_path):
+    """Each case has half of what its part has, in which a process that it started is ended too."""
+    parts = {
+        "labels": """
+import subprocess, sys, time
+def labels(part):
+    part.case("first", lambda: (part.out / "kept.txt").write_text("kept"))
+    def hang():
+        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (part.out / "pid.txt").write_text(str(other.pid))
+        time.sleep(600)
+    part.case("hangs", hang)
+    part.case("last", lambda: 1)
+"""
+    }
+    begun = time.monotonic()
+    process = script(parts, "--minutes", "0.7", "labels", "cka")
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - begun < 0.7 * 60
+    files = content(tmp_path / "out" / ARCHIVE)
+    found = cases(files, "labels")
+    assert found["first"] == found["last"] == "" and found["hangs"].startswith("ended after ")
+    assert files["kept.txt"] == b"kept" and cases(files, "cka") == {"one": ""}
+    stat = Path(f"/proc/{files['pid.txt'].decode()}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+
+
+def test_sigterm_in_the_middle(script, tmp_path):
+    parts = {"training": "import time\ndef training(part):\n    part.case('long', time.sleep, 600)\n", "answering": ""}
+    process = script(parts, "--scratch", tmp_path / "scratch", "labels", "attention", "training", "peers")
+    begun = tmp_path / "scratch" / "dry-run" / "training.jsonl"
+    for _ in range(300):
+        if begun.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    files = content(tmp_path / "out" / ARCHIVE)
+    assert cases(files, "labels") == cases(files, "attention") == {"one": ""}
+    assert json.loads(files["training.jsonl"]) == {"case": "long", "begun": True}
+    assert "FAULT: stopped by SIGTERM" in printed and "peers.jsonl" not in files
+
+
+def test_sigterm_in_science_keeps_its_checkpoints(script, tmp_path):
+    source = """
+import time
+def science(part):
+    (part.out / "science" / "runs" / "one").mkdir(parents=True)
+    (part.out / "science" / "runs" / "one" / "done").write_text("{}")
+    part.case("long", time.sleep, 600)
+"""
+    kept = tmp_path / "checkpoints.tar"
+    options = "--scratch", tmp_path / "scratch", "--science", 5, "--checkpoints", kept, "science", "peers"
+    process = script({"science": source}, *options)
+    begun = tmp_path / "scratch" / "dry-run" / "science.jsonl"
+    for _ in range(300):
+        if begun.exists():
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 1 and "FAULT: stopped by SIGTERM" in printed
+    with tarfile.open(kept) as archive:
+        assert "runs/one/done" in archive.getnames()
+    files = content(tmp_path / "out" / ARCHIVE)
+    assert json.loads(files["science.jsonl"]) == {"case": "long", "begun": True} and "peers.jsonl" not in files
+
+
+def test_a_package_that_is_missing_is_said(script, tmp_path):
+    (tmp_path / "benchmarks" / "pandas.py").write_text("raise ImportError")  # there, but not for find_spec:
+    hidden = (
+        "import importlib.util as u\nfind = u.find_spec\nu.find_spec = lambda n: None if n == 'h5py' else find(n)\n"
+    )
+    source = (tmp_path / "benchmarks" / "gpu.py").read_text()
+    (tmp_path / "benchmarks" / "gpu.py").write_text(source.replace("import io\n", hidden + "import io\n", 1))
+    process = script({}, "--science", "1", "cka", "science")
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "science: left out, for h5py is not installed" in printed
+    assert cases(content(tmp_path / "out" / ARCHIVE), "cka") == {"one": ""}
+
+
+def test_a_large_archive_comes_in_pieces(script, tmp_path):
+    noise = "import os\ndef labels(part):\n    part.case('one', lambda: (part.out / 'a.bin').write_bytes(os.urandom(300_000)))\n"
+    script({"labels": noise}, "--pieces", "0.125", "labels").communicate(timeout=60)
+    pieces = sorted((tmp_path / "out").glob(f"{ARCHIVE}.*"))
+    assert [piece.suffix for piece in pieces] == [".00", ".01", ".02"] and not (tmp_path / "out" / ARCHIVE).exists()
+    whole = io.BytesIO(b"".join(piece.read_bytes() for piece in pieces))
+    with tarfile.open(fileobj=whole) as archive:
+        assert archive.getmember("worldfast-gpu/a.bin").size == 300_000
+
+
+# ---- who compares what ----
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("gpu")
+
+
+def test_comparisons_are_shared_out(gpu, tmp_path):
+    """Each case that compares is some process's, and those that are timed are of none."""
+    seen = []
+    for name, what, share in [
+        ("a", "agreement", "0/3"),
+        ("b", "agreement", "1/3"),
+        ("c", "agreement", "2/3"),
+        ("d", "times", "0/1"),
+    ]:
+        part = gpu.Part(tmp_path, name, 10, None, None, what, share)
+        for i in range(7):
+            part.agrees(str(i), seen.append, (name, i))
+        part.case("timed", seen.append, (name, "timed"))
+    assert sorted(i for name, i in seen if name != "d") == list(range(7))
+    assert [one for one in seen if one[0] == "d"] == [("d", "timed")]
+
+
+# ---- the build ----
+
+
+def test_a_build_is_of_these_sources(gpu, tmp_path, monkeypatch):
+    """What counts is what the sources hold, not when they were written."""
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    (tmp_path / "csrc" / "deep").mkdir(parents=True)
+    source = tmp_path / "csrc" / "deep" / "a.cu"
+    source.write_text("1")
+    answer = SimpleNamespace(returncode=0, stdout=str(tmp_path / "worldfast" / "_core.so"))
+    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **how: answer if how["timeout"] else None)
+    started = []
+
+    class Pip:
+        pid = 0
+
+        def __init__(self, command, **how):
+            started.append((command, how["env"]))
+
+        def wait(self, limit):
+            return 0
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", Pip)
+    monkeypatch.setattr(gpu, "end", lambda process: None)
+    assert not gpu.built()
+    gpu.install(tmp_path / "build.log", "90-real", 60)
+    [(command, environment)] = started
+    assert "--disable-pip-version-check" in command and "--no-build-isolation" in command
+    assert environment["CMAKE_ARGS"].endswith("-DCMAKE_CUDA_ARCHITECTURES=90-real")
+    assert environment["WORLDFAST_CUDA"] == "ON"
+    assert gpu.built()
+    os.utime(source, (time.time() + 100,) * 2)
+    assert gpu.built()
+    source.write_text("2")
+    assert not gpu.built()
+    answer.stdout = ""  # not built with CUDA
+    source.write_text("1")
+    assert not gpu.built()
+
+
+# ---- science ----
+
+
+@pytest.fixture
+def science(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("gpu_science")
+
+
+def test_waves_are_the_canon_and_bases_come_first(science):
+    study = science.paper()
+    waves = science.waves(study)
+    runs = [run for wave in waves for run in wave]
+    assert sorted(run.id for run in runs) == sorted(run.id for run in study.canon)
+    assert [len(wave) for wave in waves] == [8, 14, 28, 3, 84, 42]
+    there = set()
+    for wave in waves:
+        assert all(run.start is None or run.start.id in there for run in wave)
+        there |= {run.id for run in wave}
+
+
+def test_the_scale_is_what_fits(science, monkeypatch):
+    """Eight models and fourteen of 328,000 steps each, at 1 ms for eight: 328 s and 574 s."""
+    monkeypatch.setattr(science, "measured", lambda runs: 1e-3)
+    whole = 328.13 + 574.2
+    assert science.chosen_scale(whole * 0.401) == 0.4
+    assert science.chosen_scale(whole * 0.399) == 0.2
+    assert science.chosen_scale(60) == 0.05
+    assert science.chosen_scale(0.1) == 0.005
+
+
+def test_science_goes_on_from_an_archive_where_it_was_stopped(gpu, science, tmp_path, monkeypatch):
+    """Weights are those of a call that was not stopped; what was done is not done again."""
+
+    def call(name, **options):
+        options = {"minutes": 1, "scratch": tmp_path / name, "dry_run": True, "resume": None} | options
+        made = gpu.Call(SimpleNamespace(out=tmp_path / name, **options))
+        part = gpu.Part(made.work, "science", 1e3, SimpleNamespace(dry=True), SimpleNamespace(scale=None))
+        (made.work / "science").mkdir(exist_ok=True)
+        return made, part, made.work / "science"
+
+    study = science.tiny_study()
+    _, part, whole = call("whole")
+    science.train(part, study, whole)
+
+    steps, train = [], science.wf.train
+
+    def interrupted(runs, out, **how):
+        if len(steps) == 1:  # in the second wave
+            how["log"] = lambda run, line: os.kill(os.getpid(), signal.SIGALRM) if line["step"] == 1 else None
+        steps.append([run.name for run in runs])
+        return train(runs, out, progress=False, **how)
+
+    monkeypatch.setattr(science.wf, "train", interrupted)
+    first, part, stopped = call("first", checkpoints=tmp_path / "checkpoints.tar")
+    science.train(part, study, stopped)
+    assert len(steps) == 2
+    ended = [run for run in study.canon if science.ended(run, stopped)]
+    assert 0 < len(ended) < len(study.canon)
+    first.keep_checkpoints()
+    shutil.rmtree(first.work)
+
+    second, part, there = call("second", resume=tmp_path / "checkpoints.tar")
+    second.unpack()
+    before = {run.id: (there / "runs" / run.folder_name / "done").stat().st_mtime_ns for run in ended}
+    science.train(part, study, there)
+    from worldfast.training import load
+
+    for run in study.canon:
+        found, right = (load(out / "runs" / run.folder_name)[1].parameters for out in (there, whole))
+        assert torch.equal(found, right), run.name
+    assert before == {run.id: (there / "runs" / run.folder_name / "done").stat().st_mtime_ns for run in ended}
+
+
+def test_science_reads_what_ended_before_its_process_died(gpu, science, tmp_path, monkeypatch):
+    study, read = science.tiny_study(), []
+
+    def dies(*_):
+        raise SystemExit(1)
+
+    def part():
+        return gpu.Part(tmp_path, "science", 1e3, SimpleNamespace(dry=True), SimpleNamespace(scale=None))
+
+    monkeypatch.setattr(science, "study_of", lambda part, out: study)
+    monkeypatch.setattr(science, "train", dies)
+    monkeypatch.setattr(science, "ended", lambda run, out: run == study.canon[0])
+    monkeypatch.setattr(science, "read", lambda part, study, out: read.append([run.name for run in study.canon]))
+    with pytest.raises(SystemExit):
+        science.science(part())
+    assert read == []
+    science.science(part())  # goes on after the case in which it died
+    assert read == [[study.canon[0].name]]
+
+
+def test_cases_of_a_call_before_are_not_this_ones(gpu, tmp_path):
+    """A scratch folder that was used: science goes on, all else is done anew, also with --resume."""
+    options = {"minutes": 1, "scratch": tmp_path / "scratch", "dry_run": True}
+    before = gpu.Call(SimpleNamespace(out=tmp_path / "a", resume=None, **options))
+    (before.work / "science.jsonl").write_text('{"case": "training", "begun": true}\n')
+    (before.work / "science" / "runs").mkdir(parents=True)
+    again = gpu.Call(SimpleNamespace(out=tmp_path / "b", resume=tmp_path / "checkpoints.tar", **options))
+    assert not (again.work / "science.jsonl").exists() and (again.work / "science" / "runs").is_dir()
+
+
+def test_what_is_no_archive_of_checkpoints(gpu, tmp_path):
+    (tmp_path / "empty").mkdir()
+    options = {"minutes": 1, "scratch": tmp_path, "dry_run": True, "resume": tmp_path / "empty"}
+    call = gpu.Call(SimpleNamespace(out=tmp_path, **options))
+    assert not call.tried("resume", call.unpack)
+    assert "holds no checkpoints" in call.faults[0] and call.failed()
+
+
+# ---- all of it ----
+
+
+def test_a_dry_run_writes_the_whole_archive(tmp_path):
+    pytest.importorskip("triton")
+    before = (BENCHMARKS / "results.csv").read_bytes()
+    command = [
+        sys.executable,
+        BENCHMARKS / "gpu.py",
+        "--dry-run",
+        "--out",
+        tmp_path,
+        "--minutes",
+        "40",
+        "--science",
+        "20",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (BENCHMARKS / "results.csv").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dry-run-results.csv", ARCHIVE]
+    files = content(tmp_path / ARCHIVE)
+    assert done.stdout.endswith(files["summary.txt"].decode() + "\n") and len(done.stdout) < 12_000
+    assert files["summary.txt"].startswith(b"DRY RUN: no GPU")
+    assert json.loads(files["about.json"])["dry_run"]
+    lines = list(csv.DictReader(io.StringIO(files["results.csv"].decode())))
+    assert {line["machine"] for line in lines} == {"DRY RUN, no GPU"}
+    assert {line["benchmark"] for line in lines} == {
+        f"dry run: {name}" for name in ("labels", "attention", "cka", "training", "evaluation")
+    }
+    contestants = [line["contestant"] for line in lines if not line["contestant"].startswith("limit")]
+    ours = [name.startswith("worldfast") for name in contestants]
+    assert all(ours[: ours.index(False) - 1])  # before any peer, all of ours
+    assert all(line["limit_share"] for line in lines if not line["contestant"].startswith("limit"))
+    for part, kernels in {
+        "attention": {"_forward", "_backward"},
+        "cka": {"_tile_products", "_gram_tiles"},
+        "training": {"_take_rows", "_block", "_block_backward", "_project", "_cross_entropy", "_adamw"},
+        "answering": {"_forward"},
+        "peers": {"_forward", "_gram_tiles", "_block_backward"},
+    }.items():
+        assert kernels <= set(json.loads(files[f"launches-{part}.json"])), part
+    tables = {Path(name).stem for name in files if name.startswith("science/studies/paper/") and name.endswith(".csv")}
+    assert {"runs", "probes", "cka", "evaluation", "curves"} <= tables
+    assert files["science/studies/paper/report.html"].startswith(b"<!")
+    assert any(name.startswith("science/studies/paper/figures/map-") for name in files)
+    assert not any("checkpoint" in Path(name).parts or "activations" in Path(name).parts for name in files)
+    assert {"training-profile-1.txt", "training-profile-2.txt"} <= set(files)

@@ -1,0 +1,332 @@
+"""What every family of models must pass: `check_family(spec, shape)`, or one of CHECKS at a time.
+
+A new family is held to all of it by a line in test_families.py. Nothing here knows a family: an ensemble is built by its
+spec and asked through the five operations of worldfast.models.ensemble.Ensemble, its parameters are a buffer.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from worldfast._native import core
+from worldfast.models.ensemble import Ensemble
+from worldfast.models.losses import summed_loss
+from worldfast.rows import Rows, Shape
+
+
+class Family(NamedTuple):
+    """A spec and a shape, and what builds an ensemble of them in float64 with the same buffer, the reference."""
+
+    spec: Any
+    shape: Shape
+    exact: Callable[[], Ensemble]
+
+    def build(self, members=1, seed=1, **options) -> Ensemble:
+        """An ensemble whose parameters are all drawn, biases and norms too."""
+        ensemble = self.spec.build(self.shape, members, **options)
+        for member in range(members):
+            self.draw(ensemble, member, seed + member)
+        return ensemble
+
+    def draw(self, ensemble, member, seed):
+        ensemble.initialise(member, seed)
+        noise = torch.randn(ensemble.parameters[member].shape, generator=torch.Generator().manual_seed(seed))
+        ensemble.parameters[member] += 0.1 * noise
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the model, which may be fewer than the data's classes."""
+        return self.spec.build(self.shape).shape.outputs
+
+    def rows(self, lengths=(5, 1, 9, 3, 1, 12, 9, 7), seed=0, scored=0.5, targets=True) -> Rows:
+        """Rows of these lengths, some of whose positions are scored."""
+        random, shape, L = np.random.default_rng(seed), self.shape, sum(lengths)
+        if shape.vectors:
+            inputs = random.normal(size=(L, shape.inputs)).astype(np.float32)
+        else:
+            inputs = random.integers(0, shape.inputs, L).astype(np.int32)
+        at = np.flatnonzero(random.random(L) < scored)
+        wanted = {
+            "cross_entropy": random.integers(0, self.outputs, len(at)),
+            "binary_cross_entropy": random.integers(0, 2, (len(at), shape.outputs)).astype(np.float32),
+            "mean_square": random.normal(size=(len(at), shape.outputs)).astype(np.float32),
+        }[shape.loss]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        tensors = (torch.from_numpy(x) for x in (inputs, starts, at, wanted))
+        rows = Rows(*tensors)
+        return rows if targets else rows._replace(targets=None)
+
+
+def family_of(spec, shape, exact=None) -> Family:
+    def same_class():
+        return type(spec.build(shape))(spec, shape, dtype=torch.float64)
+
+    return Family(spec, shape, exact or same_class)
+
+
+def check_family(spec, shape: Shape, exact: Callable[[], Ensemble] | None = None) -> None:
+    """Raise an AssertionError for the first check that a family does not pass.
+
+    `exact` builds an ensemble of one member in float64 whose parameters stand as the family's do; None: the class that
+    the spec builds, given `dtype=torch.float64`.
+    """
+    family = family_of(spec, shape, exact)
+    for check in CHECKS:
+        check(family)
+
+
+def everything(ensemble: Ensemble, rows: Rows, member: int) -> list:
+    """All that the five operations give of a member."""
+    loss = ensemble.learn([rows], [member])
+    layers = range(ensemble.spec.layers + 1)
+    return [
+        loss,
+        ensemble.gradients[member].clone(),
+        ensemble.outputs(rows, member),
+        *ensemble.states(rows, member, layers),
+    ]
+
+
+def near(found, expected, tolerance=1e-5):
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    return found.shape == expected.shape and float((found - expected).abs().max() if scale else 0) <= tolerance * scale
+
+
+# ---- a member is alone ----
+
+
+def a_member_has_the_bits_that_it_has_alone(family):
+    """Of losses, gradients, outputs and states, in any order of members and on any number of threads."""
+    rows = [family.rows(seed=0), family.rows((1,), 1, scored=2), family.rows((40, 2, 17, 1) * 3, 2)]
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2)):
+        together = family.build(3, threads=2)
+        together.gradients.fill_(7)
+        losses = together.learn([rows[m] for m in order], order)
+        assert losses.dtype == torch.float64 and losses.shape == (len(order),)
+        for member in range(3):
+            if member not in order:
+                assert (together.gradients[member] == 7).all()
+                continue
+            alone = family.build(1, threads=1)
+            alone.parameters[0] = together.parameters[member]
+            loss, gradient, *read = everything(alone, rows[member], 0)
+            assert torch.equal(loss[0], losses[order.index(member)])
+            assert torch.equal(gradient, together.gradients[member])
+            assert all(map(torch.equal, read, everything(together, rows[member], member)[2:]))
+
+
+def first_weights_are_a_function_of_the_seed(family):
+    ensemble, alone = family.spec.build(family.shape, 3), family.spec.build(family.shape)
+    for member, seed in enumerate((5, 6, 5)):
+        assert not ensemble.parameters[member].any()
+        ensemble.initialise(member, seed)
+    alone.initialise(0, 6)
+    assert torch.equal(ensemble.parameters[0], ensemble.parameters[2])
+    assert torch.equal(ensemble.parameters[1], alone.parameters[0])
+    assert not torch.equal(ensemble.parameters[0], ensemble.parameters[1])
+
+
+def parameters_are_all_that_is_kept(family):
+    """Copied out, and into another member of another ensemble, they give the same next steps."""
+    rows = family.rows()
+    ensemble, other = family.build(1), family.build(2, seed=9)
+    for _ in range(3):
+        ensemble.learn([rows], [0])
+        ensemble.parameters -= 0.01 * ensemble.gradients
+        other.parameters[1] = ensemble.parameters[0]
+        assert all(map(torch.equal, everything(ensemble, rows, 0), everything(other, rows, 1)))
+
+
+def the_buffer_holds_the_parameters(family):
+    """Each begins at a multiple of 64 bytes, and weight decay applies to some of them."""
+    ensemble = family.spec.build(family.shape, 2)
+    P, count = ensemble.parameters.shape[1], family.spec.parameters(family.shape)
+    assert ensemble.parameters.dtype == torch.float32 and ensemble.gradients.shape == ensemble.parameters.shape
+    assert P % 16 == 0 and count <= P < count + 16 * 100
+    assert ensemble.decayed.shape == (P,) and ensemble.decayed.dtype == torch.float32
+    assert set(ensemble.decayed.unique().tolist()) == {0, 1} and ensemble.decayed.sum() <= count
+
+
+# ---- losses and gradients ----
+
+
+def exact_of(family, ensemble, member=0):
+    exact = family.exact()
+    assert exact.parameters.dtype == torch.float64
+    exact.parameters[0] = ensemble.parameters[member].double()
+    return exact
+
+
+def gradients_are_those_of_the_loss(family):
+    """In float64 by differences along directions, and in float32 by those of float64."""
+    rows, ensemble = family.rows(), family.build()
+    rows = rows._replace(weights=torch.linspace(-0.5, 2, len(rows.scored)))
+    exact = exact_of(family, ensemble)
+    loss = exact.learn([rows], [0])
+    gradient, at = exact.gradients[0].clone(), exact.parameters[0].clone()
+    random = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        direction = torch.randn(at.shape, generator=random, dtype=torch.float64)
+        ends = []
+        for h in (1e-5, -1e-5):
+            exact.parameters[0] = at + h * direction
+            ends.append(exact.learn([rows], [0])[0])
+        assert float((ends[0] - ends[1]) / 2e-5) == pytest.approx(float(gradient @ direction), rel=1e-6, abs=1e-7)
+    assert near(ensemble.learn([rows], [0]), loss, 1e-5) and near(ensemble.gradients[0], gradient, 1e-4)
+
+
+def losses_are_those_of_the_outputs(family):
+    """Added in float64: half of a long list of losses is not lost beside the other half."""
+    ensemble, rows = family.build(), family.rows((11,) * 300, scored=2)
+    outputs = ensemble.outputs(rows, 0)
+    assert outputs.dtype == torch.float32 and outputs.shape == (len(rows.scored), family.outputs)
+    expected = summed_loss(family.shape.loss, outputs.double(), rows.targets)
+    assert float(ensemble.learn([rows], [0])[0]) == pytest.approx(float(expected), rel=1e-6)
+
+
+def weights_are_factors_of_losses(family):
+    rows, ensemble = family.rows(), family.build()
+    K = len(rows.scored)
+    plain = everything(ensemble, rows, 0)[:2]
+    assert all(map(torch.equal, everything(ensemble, rows._replace(weights=torch.ones(K)), 0)[:2], plain))
+    double = everything(ensemble, rows._replace(weights=torch.full((K,), 2.0)), 0)[:2]
+    assert all(near(found, 2 * x) for found, x in zip(double, plain))
+    kept = torch.arange(K) % 3 > 0
+    fewer = rows._replace(scored=rows.scored[kept], targets=rows.targets[kept])
+    zeros = everything(ensemble, rows._replace(weights=kept.float()), 0)[:2]
+    assert all(map(near, zeros, everything(ensemble, fewer, 0)[:2]))
+    assert not near(zeros[0], plain[0])
+
+
+def nothing_scored_is_nothing_learned(family):
+    ensemble, rows = family.build(), family.rows(scored=-1)
+    ensemble.gradients.fill_(7)
+    assert len(rows.scored) == 0
+    assert ensemble.learn([rows], [0]).tolist() == [0] and not ensemble.gradients.any()
+    assert ensemble.outputs(rows, 0).shape == (0, family.outputs)
+    for states in ensemble.states(rows, 0, range(family.spec.layers + 1)):
+        assert len(states) == 0
+
+
+def it_learns(family):
+    """The optimizer's steps that training takes make the loss of the same rows smaller."""
+    ensemble, rows = family.spec.build(family.shape), family.rows()
+    ensemble.initialise(0, 0)
+    average, square = torch.zeros_like(ensemble.parameters), torch.zeros_like(ensemble.parameters)
+    losses = []
+    for step in range(1, 101):
+        losses.append(float(ensemble.learn([rows], [0])[0]))
+        state = ensemble.parameters, ensemble.gradients, average, square, ensemble.decayed
+        core.adamw(*state, [1e-2], [step], 0.01, 0.9, 0.999, 1e-8, [1 / len(rows.scored)], 1)
+    assert losses[-1] < 0.7 * losses[0], losses
+
+
+# ---- rows and states ----
+
+
+def states_are_of_layers(family):
+    ensemble, rows = family.build(), family.rows(targets=False)
+    depth = family.spec.layers
+    states = ensemble.states(rows, 0, range(depth + 1))
+    for state in states:
+        assert state.dtype == torch.float32 and state.ndim == 2 and len(state) == len(rows.scored)
+    for found, layer in zip(ensemble.states(rows, 0, [depth, 0]), (depth, 0)):
+        assert torch.equal(found, states[layer])
+    assert ensemble.states(rows, 0, []) == []
+    for layer in (-1, depth + 1):
+        with pytest.raises(IndexError, match=f"layers: expected 0 to {depth}, got {layer}"):
+            ensemble.states(rows, 0, [0, layer])
+
+
+def a_position_knows_what_stood_before_it_in_its_row(family):
+    """Layer 0 its own input alone; the last layer and the outputs every input up to it and no other."""
+    ensemble = family.build()
+    rows = family.rows((6, 9, 4), scored=2, targets=False)
+    layers = [0, family.spec.layers]
+    before = [*ensemble.states(rows, 0, layers), ensemble.outputs(rows, 0)]
+    changed = rows.inputs.clone()
+    changed[8] = 1 - changed[8] if family.shape.vectors else (changed[8] + 1) % family.shape.inputs
+    after = [
+        *ensemble.states(rows._replace(inputs=changed), 0, layers),
+        ensemble.outputs(rows._replace(inputs=changed), 0),
+    ]
+    reached = torch.arange(19)[:, None]
+    for x, y, is_reached in zip(before, after, (reached == 8, *[(8 <= reached) & (reached < 15)] * 2)):
+        moved = ((x - y).abs() > 1e-5 * x.abs().max()).any(1, keepdim=True)
+        assert torch.equal(moved, is_reached)
+
+
+def rows_are_alone(family):
+    """Each gives what it gives by itself, wherever it stands and whatever the lengths of the others."""
+    ensemble, lengths = family.build(), (5, 1, 9, 3, 1, 12, 9, 7)
+    rows = family.rows(lengths, scored=2)
+    together = ensemble.outputs(rows, 0)
+    loss = 0.0
+    for begin, end in zip(rows.row_start.tolist(), rows.row_start.tolist()[1:]):
+        row = Rows(
+            rows.inputs[begin:end],
+            torch.tensor([0, end - begin], dtype=torch.int32),
+            torch.arange(end - begin),
+            rows.targets[begin:end],
+        )
+        assert near(ensemble.outputs(row, 0), together[begin:end])
+        loss += float(ensemble.learn([row], [0])[0])
+    assert float(ensemble.learn([rows], [0])[0]) == pytest.approx(loss, rel=1e-5)
+
+
+def bad_rows_are_refused(family):
+    """By an error that names what does not fit; the gradients stay as they were."""
+    ensemble, rows, shape = family.build(), family.rows(), family.shape
+    ensemble.gradients.fill_(7)
+    K = len(rows.scored)
+    wrong = [
+        ("row_start", dict(row_start=rows.row_start[:-1])),
+        ("row_start", dict(row_start=rows.row_start.flip(0))),
+        ("scored", dict(scored=rows.scored + 1000)),
+        ("scored", dict(scored=rows.scored.flip(0))),
+        ("targets", dict(targets=None)),
+        ("targets", dict(targets=rows.targets[1:])),
+        ("weights", dict(weights=torch.ones(K + 1))),
+        ("weights", dict(weights=[1.0] * K)),
+        ("inputs", dict(inputs=rows.inputs.tolist())),
+    ]
+    if shape.vectors:
+        wrong += [("inputs", dict(inputs=rows.inputs[:, 1:])), ("inputs", dict(inputs=rows.inputs.long()))]
+    else:
+        wrong += [("inputs", dict(inputs=rows.inputs + shape.inputs)), ("inputs", dict(inputs=rows.inputs.float()))]
+    if shape.loss == "cross_entropy":
+        wrong += [
+            ("targets", dict(targets=rows.targets + shape.outputs)),
+            ("targets", dict(targets=rows.targets - 100)),
+        ]
+    else:
+        wrong += [("targets", dict(targets=rows.targets[:, 1:])), ("targets", dict(targets=rows.targets.long()))]
+    for field, change in wrong:
+        with pytest.raises((TypeError, ValueError), match=field):
+            ensemble.learn([rows._replace(**change)], [0])
+    for members, of in ([[0], []], [[], [0]], [[0, 0], [0, 0]]):
+        with pytest.raises(ValueError, match="members"):
+            ensemble.learn([rows] * len(of), members)
+    assert (ensemble.gradients == 7).all()
+    with pytest.raises(ValueError, match="members: expected at least 1, got 0"):
+        family.spec.build(shape, 0)
+
+
+CHECKS = (
+    a_member_has_the_bits_that_it_has_alone,
+    first_weights_are_a_function_of_the_seed,
+    parameters_are_all_that_is_kept,
+    the_buffer_holds_the_parameters,
+    gradients_are_those_of_the_loss,
+    losses_are_those_of_the_outputs,
+    weights_are_factors_of_losses,
+    nothing_scored_is_nothing_learned,
+    it_learns,
+    states_are_of_layers,
+    a_position_knows_what_stood_before_it_in_its_row,
+    rows_are_alone,
+    bad_rows_are_refused,
+)

@@ -1,0 +1,46 @@
+"""Every family of models passes the same checks."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from models.check import CHECKS, family_of
+
+from worldfast.models.plain import PlainTransformer
+from worldfast.models.recurrent import RecurrentSpec
+from worldfast.models.transformer import TransformerSpec
+from worldfast.rows import Shape
+
+TOKENS = Shape(inputs=17, outputs=11)
+VECTORS = Shape(inputs=5, outputs=7, vectors=True, loss="binary_cross_entropy")
+NUMBERS = Shape(inputs=5, outputs=3, vectors=True, loss="mean_square")
+RNN = RecurrentSpec("rnn", hidden=24, layers=2)
+LSTM = RecurrentSpec("lstm", hidden=19)
+
+
+SMALL = TransformerSpec(hidden=32, layers=2, heads=2, intermediate=40, engine="plain")
+FAMILIES = {
+    "native-tokens": (replace(SMALL, engine="native"), TOKENS),
+    "native-outputs": (replace(SMALL, engine="native", outputs=5, rope_base=None), TOKENS),
+    "plain-tokens": (SMALL, TOKENS),
+    "plain-vectors": (replace(SMALL, heads=4, intermediate=24, rope_base=None), VECTORS),
+    "plain-numbers": (SMALL, NUMBERS),
+    "rnn-tokens": (RNN, TOKENS),
+    "rnn-vectors": (RecurrentSpec("rnn", hidden=33, nonlinearity="relu", leak=0.4, init="fan_in"), VECTORS),
+    "lstm-tokens": (LSTM, TOKENS._replace(loss="mean_square")),
+    "lstm-vectors": (RecurrentSpec("lstm", hidden=16, layers=2, bias=False), VECTORS),
+    "lstm-numbers": (LSTM, NUMBERS),
+}
+
+
+def family(name):
+    spec, shape = FAMILIES[name]
+    if isinstance(spec, TransformerSpec):  # the reference of the native transformer is the plain one
+        return family_of(spec, shape, lambda: PlainTransformer(spec, shape, dtype=torch.float64))
+    return family_of(spec, shape)
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family(name, check):
+    check(family(name))

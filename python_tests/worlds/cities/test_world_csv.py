@@ -1,0 +1,99 @@
+"""Worlds from CSV files, and what a file is refused for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import tenths
+
+from worldfast.worlds.cities.world import World
+
+LIMIT = 2**20
+
+
+@pytest.fixture
+def from_text(tmp_path):
+    def read(text: str | bytes) -> World:
+        path = tmp_path / "world.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return World.from_csv(path)
+
+    return read
+
+
+def test_csv_with_every_column(from_text):
+    header = "\ufeffpopulation, name,country,x,y,city_id,more,region\r\n"
+    world = from_text(header + '5,"a, b",NA,-12,34,0865,?,R\r\n\r\n')
+    assert world.xy.tolist() == [[-12, 34]] and world.city_id.tolist() == [865]
+    assert (world.name[0], world.country[0], world.region[0], world.population[0]) == ("a, b", "NA", "R", 5)
+
+
+def test_csv_holds_the_largest_values(from_text):
+    world = from_text("x,y,city_id,population\n-1048576,1048576,9999,9223372036854775807\n0,0,0,0\n")
+    assert world.xy.tolist() == [[-LIMIT, LIMIT], [0, 0]] and world.city_id.tolist() == [9999, 0]
+    assert world.population.tolist() == [2**63 - 1, 0]
+
+
+def test_csv_with_degrees_alone(from_text):
+    past_half = "1.050000000000000000000000000000000001"
+    world = from_text(f"latitude,longitude\n-0.05,0.15\n90,-180\n0.25,-0.35\n 1e1 ,{past_half}\n")
+    assert world.xy.tolist() == [[2, 0], [-1800, 900], [-4, 2], [11, 100]]
+    np.testing.assert_array_equal(world.city_id, np.random.default_rng(42).permutation(10_000)[:4])
+    assert world.name.tolist() == world.region.tolist() == world.country.tolist() == [""] * 4
+    assert world.population.tolist() == [0] * 4
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.decimals(-180, 180, places=2) | st.decimals(-180, 180, allow_nan=False))
+def test_degrees_are_rounded_half_to_even_from_their_text(from_text, degrees):
+    assert from_text(f"latitude,longitude\n0,{degrees}\n").xy[0, 0] == tenths(str(degrees))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"world.csv, line 0: the file is empty"),
+        ("\n", "line 1: the file is empty, a header was expected"),
+        ("x,y\n", "line 1: no city below the header"),
+        ("x,z\n1,2\n", "line 1: one pair of columns is needed, x, y .* the header has x, z"),
+        ("latitude,name\n1,a\n", "the header has latitude, name"),
+        ("x,y,latitude,longitude\n1,2,3,4\n", "line 1: one pair of columns"),
+        ("x,y,y\n1,2,3\n", "line 1: column y stands twice"),
+        ("x;y\n1;2\n", "the header has x;y"),
+        ("x,y\n1,2\n3\n", "line 3: 1 values, the header has 2 columns"),
+        ("x,y\n1,2,3\n", "line 2: 3 values, the header has 2 columns"),
+        ("x,y\n\n1,2.5\n", "line 3: y is '2.5', not an integer"),
+        ("x,y\n,2\n", "line 2: x is '', not an integer"),
+        ("x,y\n1,1048577\n", r"line 2: y is 1048577, outside -1048576..1048576"),
+        ("x,y\n-1048577,1\n", "line 2: x is -1048577, outside"),
+        ("x,y\n1," + "9" * 5_000 + "\n", "line 2: y is '9+', not an integer|line 2: y is 9+, outside"),
+        ("latitude,longitude\n90.1,0\n", r"line 2: latitude is 90.1, outside -90..90 degrees \(for other"),
+        ("latitude,longitude\n0,-180.01\n", "line 2: longitude is -180.01, outside -180..180"),
+        ("latitude,longitude\n0,north\n", "line 2: longitude is 'north', not a number"),
+        ("latitude,longitude\n0,nan\n", "line 2: longitude is 'nan', not a number"),
+        ("latitude,longitude\n0,-inf\n", "line 2: longitude is -inf, outside"),
+        ("latitude,longitude\n0,1e999999999\n", "line 2: longitude is 1e999999999, outside"),
+        ("x,y,city_id\n1,2,3\n4,5,6\n7,8,3\n", "line 4: city_id 3 is taken by line 2"),
+        ("x,y,city_id\n1,2,10000\n", r"line 2: city_id is 10000, outside 0..9999"),
+        ("x,y,city_id\n1,2,-1\n", "line 2: city_id is -1, outside"),
+        ("x,y,city_id\n1,2,c_1\n", "line 2: city_id is 'c_1', not an integer"),
+        ("x,y,population\n1,2,NA\n", "line 2: population is 'NA', not an integer"),
+        ("x,y,population\n1,2,-1\n", "line 2: population is -1, outside"),
+        ("x,y,population\n1,2,9223372036854775808\n", "line 2: population is 9223372036854775808, outside"),
+        ("x,y\n" + "1,2\n" * 10_001, "line 10002: more than 10000 cities"),
+        ('x,y,name\n1,2,"open\n3,4,b\n', "line 3: unexpected end of data"),
+        (b"x,y,name\n1,2,K\xf6ln\n", "world.csv: not UTF-8 text"),
+    ],
+)
+def test_csv_refuses(from_text, text, message):
+    with pytest.raises(ValueError, match=message):
+        from_text(text)
+
+
+def test_csv_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
+        World.from_csv(tmp_path / "nowhere.csv")
+    with pytest.raises(IsADirectoryError):
+        World.from_csv(tmp_path)

@@ -1,0 +1,33 @@
+"""What runs were taught apart from their world is read from their specifications."""
+
+from dataclasses import replace
+
+import worldfast as wf
+from worldfast.worlds.cities import studies
+from worldfast.worlds.cities.groups import groups_of
+from worldfast.worlds.cities.sampling import Component
+
+BASE = wf.Run("distance", among="region != 'Atlantis'", world=wf.WorldSpec(atlantis=20, largest=300))
+
+
+def test_a_region_is_called_by_its_name_and_any_other_group_by_its_expression():
+    groups = ("region == 'Arm C'", "country in ['JP', 'KR']")
+    runs = [BASE, *(studies.world_update(BASE, "angle", group, seed=seed) for seed, group in enumerate(groups))]
+    assert groups_of(runs) == [groups[1], "Arm C", groups[1]]  # the base has seen Japan and Korea
+
+
+def test_a_pretrained_run_has_what_its_rows_may_hold_of_what_others_are_taught():
+    tuned = studies.world_update(BASE, "angle")
+    seen = replace(BASE, among=None, name="seen")
+    bare = replace(seen, world=wf.WorldSpec(largest=300), name="bare")
+    assert groups_of([BASE, tuned, seen, bare]) == ["", "Atlantis", "Atlantis", ""]
+    assert groups_of([BASE, seen]) == ["", ""]  # nobody is taught it apart
+    rows = Component("distance", 100, among="region == 'Atlantis'")
+    assert groups_of([tuned, replace(BASE, mixture=(rows,), among=None, rows=wf.Run.rows)])[1] == "Atlantis"
+
+
+def test_the_paper_has_one_model_that_knew_atlantis_before():
+    runs = studies.paper().runs
+    found = dict(zip((run.name for run in runs), groups_of(runs), strict=True))
+    assert [name for name, group in found.items() if group and name.startswith("pt")] == ["pt-all-atlantis-s42"]
+    assert all(group == "Atlantis" for name, group in found.items() if name.startswith("ft"))

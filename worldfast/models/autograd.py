@@ -1,0 +1,159 @@
+"""Ensembles of families that are written in PyTorch: a forward pass is given, autograd makes the gradients."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldfast.models.buffer import buffer_size, tensors_in
+from worldfast.models.ensemble import Ensemble
+from worldfast.models.losses import summed_loss
+from worldfast.rows import Rows, Shape, require_loss
+
+__all__ = ["AutogradEnsemble"]
+
+
+class AutogradEnsemble(Ensemble):
+    """M models of a family that is written in PyTorch.
+
+    A member is computed by itself, one tensor operation after the other, so that it has the bits that it has alone:
+    a product that is batched over members may take another path for another number of them.
+
+    Parameters
+    ----------
+    spec
+        The spec that builds the ensemble.
+    shape : Shape
+    shapes : sequence of tuple of int
+        Shapes of a member's parameters, in the order in which they stand in its buffer.
+    members : int
+        M.
+    device : str or torch.device
+    threads : int, optional
+        Members that are computed at a time on a CPU; None means as many as torch has threads. Results do not depend
+        on it.
+    matmul_dtype : {"float32"}
+        The dtype in which matrices are multiplied is that of the parameters here.
+    dtype : torch.dtype
+        Of parameters and all that is computed, float32 or float64.
+    """
+
+    def __init__(
+        self,
+        spec: Any,
+        shape: Shape,
+        shapes: Sequence[tuple[int, ...]],
+        members: int = 1,
+        *,
+        device="cpu",
+        threads: int | None = None,
+        matmul_dtype: str = "float32",
+        dtype: torch.dtype = torch.float32,
+    ):
+        if members < 1:
+            raise ValueError(f"members: expected at least 1, got {members}")
+        if matmul_dtype != "float32":
+            raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
+        require_loss(shape.loss)
+        self.spec, self.shape, self.members, self.matmul_dtype = spec, shape, members, matmul_dtype
+        self.device, self._buffer = torch.device(device), list(shapes)
+        self.threads = threads or torch.get_num_threads()
+        self.parameters = torch.zeros(members, buffer_size(self._buffer), dtype=dtype, device=self.device)
+        self.decayed = torch.zeros_like(self.parameters[0], dtype=torch.float32)
+        for view in tensors_in(self.decayed, self._buffer):
+            view.fill_(view.ndim == 2)
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        return torch.zeros_like(self.parameters)
+
+    @abstractmethod
+    def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Return outputs and states of `layers`, [K, outputs] and [K, D] each.
+
+        `parameters` [P] are a member's; the rows are checked, on the ensemble's device, and their vectors in its dtype.
+        The layers are the model's.
+        """
+
+    def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
+        self._require_targets(rows, members)
+        return torch.stack(self.each(lambda job: self._learn(*job), list(zip(rows, members))))
+
+    def _learn(self, rows: Rows, member: int) -> Tensor:
+        rows = self._here(rows)
+        with torch.enable_grad():
+            parameters = self.parameters[member].detach().requires_grad_()
+            outputs, _ = self.forward(parameters, rows, ())
+            loss = summed_loss(self.shape.loss, outputs, rows.targets, rows.weights)
+            (gradient,) = torch.autograd.grad(loss, parameters)
+        self.gradients[member].copy_(gradient)
+        return loss.detach().cpu()
+
+    @torch.no_grad()
+    def outputs(self, rows: Rows, member: int) -> Tensor:
+        self._require_rows([rows], [member])
+        return self.forward(self.parameters[member], self._here(rows), ())[0]
+
+    @torch.no_grad()
+    def states(self, rows: Rows, member: int, layers: Sequence[int]) -> list[Tensor]:
+        self._require_layers(layers)
+        self._require_rows([rows], [member])
+        return self.forward(self.parameters[member], self._here(rows), layers)[1]
+
+    def answer(
+        self,
+        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+        longest: int = 16,
+        members: Sequence[int] | None = None,
+        matmul_dtype: str | None = None,
+        *,
+        end: int,
+    ) -> list[list[np.ndarray]]:
+        """Answer greedily, as Ensemble.answer describes; each token is answered by computing the whole row anew."""
+        prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
+        if matmul_dtype != "float32":
+            raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
+        return self.each(lambda job: self._answer(*job[0], longest, job[1], end), list(zip(prompts, members)))
+
+    def _answer(self, tokens: np.ndarray, length: np.ndarray, longest: int, member: int, end: int) -> list[np.ndarray]:
+        rows = [row[:n] for row, n in zip(tokens, length)]
+        going = list(range(len(rows)))
+        for _ in range(longest):
+            if not going:
+                break
+            last = torch.from_numpy(np.cumsum([len(rows[i]) for i in going]))
+            packed = torch.from_numpy(np.concatenate([rows[i] for i in going]).astype(np.int32))
+            asked = Rows(packed, torch.cat([last.new_zeros(1), last]), last - 1)
+            found = self.outputs(asked, member).argmax(1).numpy(force=True)
+            rows_left = []
+            for i, token in zip(going, found):
+                if token != end:
+                    rows[i] = np.append(rows[i], token)
+                    rows_left.append(i)
+            going = rows_left
+        return [row[n:].astype(np.int32) for row, n in zip(rows, length)]
+
+    def each(self, job: Callable, items: Iterable) -> list:
+        """Return [job(item) for item in items], on the ensemble's threads; raises the first job's error."""
+        items = list(items)
+        if self.threads == 1 or len(items) < 2:
+            return [job(item) for item in items]
+        futures = [self._pool.submit(job, item) for item in items]
+        wait(futures)
+        return [future.result() for future in futures]
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, "worldfast")
+
+    def _here(self, rows: Rows) -> Rows:
+        """Rows on the ensemble's device, vectors in its dtype."""
+        rows = Rows(*(None if x is None else x.to(self.device) for x in rows))
+        return rows._replace(inputs=rows.inputs.to(self.parameters.dtype if self.shape.vectors else torch.int64))

@@ -1,0 +1,41 @@
+"""Losses at scored positions, for families whose gradients come from autograd."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+from worldfast.rows import require_loss
+
+__all__ = ["position_losses", "summed_loss"]
+
+
+def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss at each position, [K] in the dtype of `outputs`.
+
+    Parameters
+    ----------
+    loss : {"cross_entropy", "binary_cross_entropy", "mean_square"}
+        -log softmax(outputs)[target]; the binary cross entropies of sigmoid(outputs) and targets from 0 to 1, summed
+        over outputs; or half the squared differences, summed over outputs.
+    outputs : Tensor
+        [K, outputs].
+    targets : Tensor
+        Classes, int64 [K], for cross entropy, otherwise numbers [K, outputs].
+    """
+    if require_loss(loss) == "cross_entropy":
+        return functional.cross_entropy(outputs, targets.long(), reduction="none")
+    targets = targets.to(outputs.dtype)
+    if loss == "binary_cross_entropy":
+        return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
+    return (outputs - targets).square().sum(1) / 2
+
+
+def summed_loss(loss: str, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Return the sum of weighted losses over positions, a float64 scalar.
+
+    `weights` [K] are factors of the positions' losses; None means ones. The other arguments are those of
+    `position_losses`. Each loss is computed in the dtype of `outputs` and added in float64.
+    """
+    each = position_losses(loss, outputs, targets).double()
+    return (each if weights is None else each * weights.double()).sum()

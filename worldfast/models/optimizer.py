@@ -1,0 +1,82 @@
+"""The optimizer's passes over an ensemble's parameters, by the native core: float32 on the CPU.
+
+Results depend on neither the number of threads nor the other members. threads=None is torch's number of threads.
+M members, P parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from worldfast._native import core, thread_count
+
+__all__ = ["adamw_", "gradient_norm"]
+
+
+def adamw_(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    decay_mask: Tensor,
+    learning_rate: Sequence[float],
+    step: Sequence[int],
+    weight_decay: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    grad_scale: Sequence[float],
+    *,
+    threads: int | None = None,
+) -> None:
+    """Take one AdamW step of every member in place, as torch.optim.AdamW does (decoupled weight decay).
+
+    Parameters
+    ----------
+    param, grad, exp_avg, exp_avg_sq : Tensor
+        float32 [M, P], contiguous; all but `grad` are written.
+    decay_mask : Tensor
+        float32 [P], 1 where `weight_decay` applies, otherwise 0.
+    learning_rate, step, grad_scale : sequence of numbers
+        One for each member; `step` counts from 1; the gradient is multiplied by `grad_scale`.
+    weight_decay, beta1, beta2, eps : float
+        As in torch.optim.AdamW.
+    threads : int, optional
+
+    Raises
+    ------
+    NotImplementedError
+        The parameters are not on the CPU.
+    TypeError, ValueError
+        An array is not of its dtype or shape, or there is not one number for each member.
+    """
+    _cpu(param)
+    core.adamw(
+        param,
+        grad,
+        exp_avg,
+        exp_avg_sq,
+        decay_mask,
+        list(map(float, learning_rate)),
+        list(map(int, step)),
+        weight_decay,
+        beta1,
+        beta2,
+        eps,
+        list(map(float, grad_scale)),
+        thread_count(threads),
+    )
+
+
+def gradient_norm(grad: Tensor, *, threads: int | None = None) -> Tensor:
+    """Return the Euclidean norm of each member's gradient, float32 [M, P] -> float64 [M]."""
+    _cpu(grad)
+    return torch.tensor(core.gradient_norm(grad, thread_count(threads)), dtype=torch.float64)
+
+
+def _cpu(x: Tensor) -> None:
+    if x.device.type != "cpu":
+        raise NotImplementedError(f"{x.device.type}: this kernel is built for the CPU only; move its tensors there")

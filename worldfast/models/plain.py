@@ -1,0 +1,173 @@
+"""The transformer in PyTorch: rows of any length, tokens or vectors, any loss, inner values read and replaced.
+
+It has the arithmetic and the parameter buffer of the native transformer (worldfast.models.cpu), which is faster and whose
+reference it is.
+
+Inner values have names; k counts blocks from 1, and [L, D] is one value for each input of the rows:
+
+    name            shape          TransformerLens's name for k = 1
+    embed           [L, D]         hook_embed                     what goes into the first block: layer 0
+    block.k.query   [L, D]         blocks.0.attn.hook_q           of all heads, side by side, before the rotation
+    block.k.key     [L, D]         blocks.0.attn.hook_k           likewise
+    block.k.value   [L, D]         blocks.0.attn.hook_v           likewise
+    block.k.heads   [L, D]         blocks.0.attn.hook_z           what each head gives, before the output's matrix
+    block.k.attention  [L, D]      blocks.0.hook_attn_out         what attention adds to the residual stream
+    block.k.middle  [L, D]         blocks.0.hook_resid_mid        the residual stream between attention and MLP
+    block.k.neurons [L, F]         blocks.0.mlp.hook_post         silu(gate) * up
+    block.k.mlp     [L, D]         blocks.0.hook_mlp_out          what the MLP adds to the residual stream
+    block.k         [L, D]         blocks.0.hook_resid_post       what the block gives: layer k, but for the last
+    norm            [L, D]         ln_final.hook_normalized * w   after the final norm: the last layer
+    outputs         [K, outputs]                                  at the scored positions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from worldfast.errors import unknown_name
+from worldfast.models.attention import attention
+from worldfast.models.autograd import AutogradEnsemble
+from worldfast.models.ensemble import Ensemble
+from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
+from worldfast.rows import Rows, Shape
+
+__all__ = ["PlainTransformer", "Replacement"]
+
+PARTS = ("query", "key", "value", "heads", "attention", "middle", "neurons", "mlp")
+
+# (positions, values): values [n, width], or what broadcasts to it, at positions int64 [n] or bool [L]. Or a function of
+# the value, of all positions, that returns what stands in its place.
+Replacement = tuple[Tensor, Tensor] | Callable[[Tensor], Tensor]
+
+
+class PlainTransformer(AutogradEnsemble, Transformer):
+    """M transformers of one shape, in PyTorch. The options are those of AutogradEnsemble.
+
+    Vectors go through the matrix that tokens choose their rows from, so that the unit vectors are tokens.
+    """
+
+    def __init__(self, spec: TransformerSpec, shape: Shape, members: int = 1, **options):
+        self._shapes = spec.shapes(shape)
+        super().__init__(spec, spec.of(shape), list(self._shapes.each()), members, **options)
+
+    @classmethod
+    def of(cls, ensemble: Ensemble) -> PlainTransformer:
+        """Return transformers on the parameters of another ensemble of transformers: one buffer, not a copy."""
+        plain = cls(ensemble.spec, ensemble.shape, ensemble.members, device=ensemble.device)
+        plain.parameters = ensemble.parameters
+        return plain
+
+    @property
+    def weights(self) -> list[Weights]:
+        return [views(self._shapes, row) for row in self.parameters]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of inner values, in the order in which they are computed."""
+        blocks = (f"block.{k}" for k in range(1, self.spec.layers + 1))
+        inner = (name for block in blocks for name in (*(f"{block}.{part}" for part in PARTS), block))
+        return ("embed", *inner, "norm", "outputs")
+
+    def name_of_layer(self, layer: int) -> str:
+        """Return the name of a layer's states; see `states`."""
+        if layer == 0:
+            return "embed"
+        return "norm" if layer == self.spec.layers else f"block.{layer}"
+
+    def run(
+        self,
+        rows: Rows,
+        member: int = 0,
+        read: Iterable[str] = ("outputs",),
+        replace: Mapping[str, Replacement] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return inner values of a member by name, computed with others replaced.
+
+        Parameters
+        ----------
+        rows : Rows
+        member : int
+        read : iterable of str
+            Names of what is returned, as it is after a replacement. What comes after the last of it is not computed.
+        replace : mapping of str to (positions, values) or callable, optional
+            What stands in the place of inner values: `values` at `positions`, int64 [n] or bool [L], or what a function
+            returns that gets the whole value.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Autograd goes through all of it where `parameters` or what is put in their place requires gradients.
+
+        Raises
+        ------
+        ValueError
+            A name that is not in `names`, or a replacement of another shape.
+
+        Examples
+        --------
+        The outputs without the first of two heads of block 1, and what the others then add:
+
+        >>> def ablated(heads):
+        ...     return heads * (torch.arange(heads.shape[1]) >= heads.shape[1] // 2)
+        >>> plain.run(rows, read=("block.1.attention", "outputs"), replace={"block.1.heads": ablated})
+        """
+        read, replace = set(read), dict(replace or {})
+        for name in (*read, *replace):
+            if name not in self.names:
+                raise unknown_name("inner value", name, self.names)
+        self._require_rows([rows], [member])
+        return self._run(self.parameters[member], self._here(rows), read, replace)
+
+    def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        names = [self.name_of_layer(layer) for layer in layers]
+        found = self._run(parameters, rows, {*names, "outputs"}, {})
+        return found["outputs"], [found[name].index_select(0, rows.scored) for name in names]
+
+    def _run(self, parameters, rows: Rows, read: set[str], replace: Mapping[str, Replacement]) -> dict[str, Tensor]:
+        spec, w = self.spec, views(self._shapes, parameters)
+        heads, row_start = (len(rows.inputs), spec.heads, spec.hidden // spec.heads), rows.row_start.int()
+        found: dict[str, Tensor] = {}
+
+        def named(name, value):
+            if name in replace:
+                value = _replaced(name, value, replace[name])
+            if name in read:
+                found[name] = value
+            return value
+
+        x = named("embed", rows.inputs @ w.embed if self.shape.vectors else embedding(rows.inputs, w.embed))
+        for k, block in enumerate(w.blocks, 1):
+            if len(found) == len(read):
+                return found
+            at = f"block.{k}"
+            qkv = linear(self._norm(x, block.input_norm), block.qkv, block.qkv_bias).chunk(3, 1)
+            qkv = [named(f"{at}.{part}", value).reshape(heads) for part, value in zip(PARTS, qkv)]
+            mixed = attention(*qkv, row_start, spec.rope_base).reshape(x.shape)
+            x = x + named(f"{at}.attention", linear(named(f"{at}.heads", mixed), block.output))
+            x = named(f"{at}.middle", x)
+            gate, up = linear(self._norm(x, block.mlp_norm), block.gate_up).chunk(2, 1)
+            neurons = named(f"{at}.neurons", gate * gate.sigmoid() * up)
+            x = named(at, x + named(f"{at}.mlp", linear(neurons, block.down)))
+        x = named("norm", self._norm(x, w.norm))
+        named("outputs", linear(x.index_select(0, rows.scored), w.head))
+        return found
+
+    def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.spec.norm_eps) * weight
+
+
+def _replaced(name: str, value: Tensor, given: Replacement) -> Tensor:
+    if callable(given):
+        found = given(value)
+        if not isinstance(found, Tensor) or found.shape != value.shape:
+            came = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"replace: {name!r} has shape {list(value.shape)}, what the function returned {came}")
+        return found
+    positions, values = given
+    value = value.clone()
+    value[positions] = values.to(value.dtype)
+    return value

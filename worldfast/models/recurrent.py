@@ -1,0 +1,227 @@
+"""Recurrent networks: plain ("rnn") and long short-term memory ("lstm"), step by step over packed rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, linear
+
+from worldfast.errors import unknown_name
+from worldfast.models.autograd import AutogradEnsemble
+from worldfast.models.buffer import tensors_in
+from worldfast.rows import Rows, Shape
+
+__all__ = ["Recurrent", "RecurrentSpec"]
+
+KINDS = {"rnn": 1, "lstm": 4}  # gates
+NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
+INITS = ("hidden", "fan_in")
+
+
+@dataclass(frozen=True)
+class RecurrentSpec:
+    """A recurrent network: its kind, its size and its initial scale.
+
+    Tokens pass through an embedding of width `hidden`; vectors go into the first layer as they are. With the defaults
+    the layers are those of torch.nn.RNN and torch.nn.LSTM: h = f(W_ih x + b_ih + W_hh h + b_hh), from h = 0 at the
+    beginning of each row. A linear map with a bias reads the outputs from the last layer.
+
+    Parameters
+    ----------
+    kind : {"rnn", "lstm"}
+    hidden : int
+        Units of a layer.
+    layers : int
+    nonlinearity : {"tanh", "relu"}
+        f of an "rnn".
+    leak : float
+        Share, above 0 to 1, of an "rnn" unit's state that a step replaces: h = (1 - leak) h + leak f(...). It is
+        dt / tau of a leaky unit.
+    bias : bool
+        The layers have their two biases.
+    init : {"hidden", "fan_in"}
+        Initial weights and biases of the layers are uniform up to 1 / sqrt(hidden), as in PyTorch, or up to 1 / sqrt of
+        the numbers that the matrix reads, as in layers made of torch.nn.Linear. Embeddings are normal with deviation 1,
+        the outputs' map is uniform up to 1 / sqrt(hidden).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field does not fit.
+    """
+
+    kind: str = "rnn"
+    hidden: int = 64
+    layers: int = 1
+    nonlinearity: str = "tanh"
+    leak: float = 1.0
+    bias: bool = True
+    init: str = "hidden"
+
+    def __post_init__(self):
+        for name, known in dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS).items():
+            if getattr(self, name) not in known:
+                raise unknown_name(f"model.{name}", getattr(self, name), known)
+        for name in ("hidden", "layers"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"model.{name}: expected an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"model.{name}: expected at least 1, got {value}")
+        if isinstance(self.leak, bool) or not isinstance(self.leak, (int, float)):
+            raise TypeError(f"model.leak: expected a number, got {self.leak!r}")
+        if not 0 < self.leak <= 1:
+            raise ValueError(f"model.leak: expected a number above 0 and at most 1, got {self.leak}")
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"model.bias: expected True or False, got {self.bias!r}")
+        if self.kind == "lstm" and (self.nonlinearity, self.leak) != ("tanh", 1):
+            raise ValueError("model.kind: nonlinearity and leak are those of an 'rnn'; leave them out for an 'lstm'")
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter by the name that it has in PyTorch's modules `embed`, `rnn` and `head`."""
+        H, rows = self.hidden, KINDS[self.kind] * self.hidden
+        found = {} if shape.vectors else {"embed.weight": (shape.inputs, H)}
+        for layer in range(self.layers):
+            read = shape.inputs if shape.vectors and layer == 0 else H
+            found |= {f"rnn.weight_ih_l{layer}": (rows, read), f"rnn.weight_hh_l{layer}": (rows, H)}
+            if self.bias:
+                found |= {f"rnn.bias_ih_l{layer}": (rows,), f"rnn.bias_hh_l{layer}": (rows,)}
+        return found | {"head.weight": (shape.outputs, H), "head.bias": (shape.outputs,)}
+
+    def parameters(self, shape: Shape) -> int:
+        """Return the number of parameters."""
+        return sum(map(math.prod, self.shapes(shape).values()))
+
+    def build(
+        self,
+        shape: Shape,
+        members: int = 1,
+        *,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        matmul_dtype: str = "float32",
+        longest: int | None = None,
+    ) -> Recurrent:
+        """Return an ensemble of `members` networks with parameters of 0, for rows of any length."""
+        return Recurrent(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
+
+
+class Recurrent(AutogradEnsemble):
+    """M recurrent networks of one shape. The options are those of AutogradEnsemble.
+
+    The state of layer 0 is what goes into the first layer: the embedding of a token, or the vector itself. That of layer
+    k is what the k-th layer gives; of an LSTM, h.
+    """
+
+    def __init__(self, spec: RecurrentSpec, shape: Shape, members: int = 1, **options):
+        self._named_shapes = spec.shapes(shape)
+        super().__init__(spec, shape, list(self._named_shapes.values()), members, **options)
+
+    def tensors(self, member: int) -> dict[str, Tensor]:
+        """Return a member's parameters as views, by name.
+
+        Names are those of a torch.nn.Module with an Embedding `embed`, an RNN or LSTM `rnn` and a Linear `head`, whose
+        `load_state_dict` takes them.
+        """
+        return self._named(self.parameters[member])
+
+    def _named(self, parameters: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._named_shapes, tensors_in(parameters, list(self._named_shapes.values()))))
+
+    def initialise(self, member: int, seed: int) -> None:
+        random = np.random.Generator(np.random.Philox(seed))
+        fan_in = {}
+        for name, view in self.tensors(member).items():
+            if name == "embed.weight":
+                drawn = random.standard_normal(view.shape, dtype=np.float32)
+            else:
+                layer = name.replace("bias", "weight")
+                fan_in[name] = view.shape[-1] if view.ndim == 2 else fan_in[layer]
+                reads = fan_in[name] if self.spec.init == "fan_in" else self.spec.hidden
+                drawn = (2 * random.random(view.shape, dtype=np.float32) - 1) * np.float32(1 / math.sqrt(reads))
+            view.copy_(torch.from_numpy(drawn))
+
+    def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        named, steps = self._named(parameters), _steps(rows.row_start)
+        x = rows.inputs[steps.position]
+        if not self.shape.vectors:
+            x = embedding(x, named["embed.weight"])
+        run = self._lstm if self.spec.kind == "lstm" else self._rnn
+        found = [x]
+        for layer in range(self.spec.layers):
+            w_ih, w_hh, b_ih, b_hh = (
+                named.get(f"rnn.{part}_l{layer}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            before: list[Tensor] = []  # the states that each step reads
+            driven = linear(found[-1], w_ih, b_ih + b_hh if self.spec.bias else None)  # of all steps at once
+            driven = _WithRecurrentWeight.apply(driven, w_hh, before).split(steps.sizes)
+            states = run(driven, w_hh.detach().T, before)
+            found.append(torch.cat(states) if states else x.new_empty(0, self.spec.hidden))
+        place = steps.place[rows.scored]
+        last = found[-1].index_select(0, place)
+        outputs = linear(last, named["head.weight"], named["head.bias"])
+        return outputs, [found[layer].index_select(0, place) for layer in layers]
+
+    def _rnn(self, driven: Sequence[Tensor], weight: Tensor, before: list[Tensor]) -> list[Tensor]:
+        f, leak, states = NONLINEARITIES[self.spec.nonlinearity], self.spec.leak, []
+        h = weight.new_zeros(len(driven[0]) if driven else 0, self.spec.hidden)
+        for part in driven:
+            h = h[: len(part)]  # rows that have ended are the last ones
+            before.append(h.detach())
+            new = f(torch.addmm(part, h, weight))
+            h = new if leak == 1 else h + leak * (new - h)
+            states.append(h)
+        return states
+
+    def _lstm(self, driven: Sequence[Tensor], weight: Tensor, before: list[Tensor]) -> list[Tensor]:
+        states = []
+        h = c = weight.new_zeros(len(driven[0]) if driven else 0, self.spec.hidden)
+        for part in driven:
+            h = h[: len(part)]
+            before.append(h.detach())
+            into, keep, new, out = torch.addmm(part, h, weight).chunk(4, 1)
+            c = keep.sigmoid() * c[: len(part)] + into.sigmoid() * new.tanh()
+            h = out.sigmoid() * c.tanh()
+            states.append(h)
+        return states
+
+
+class _WithRecurrentWeight(torch.autograd.Function):
+    """What drives the steps, [L, G], unchanged; its gradient gives that of the recurrent weights, [G, H], in one
+    product over all steps in place of one a step. The steps themselves then use the weights without a gradient, and
+    leave in `before` the states that they read."""
+
+    @staticmethod
+    def forward(ctx, driven, weight, before):
+        ctx.before, ctx.weight_shape = before, weight.shape
+        return driven.view_as(driven)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        before = torch.cat(ctx.before) if ctx.before else grad.new_empty(0, ctx.weight_shape[1])
+        return grad, grad.T @ before, None
+
+
+class _Steps(NamedTuple):
+    """The order in which inputs are computed: step after step, those rows side by side that have not ended."""
+
+    position: Tensor  # int64 [L], where the i-th stands in the rows
+    place: Tensor  # int64 [L], where a position stands in this order
+    sizes: list[int]  # rows of each step, descending
+
+
+def _steps(row_start: Tensor) -> _Steps:
+    length, by_length = row_start.long().diff().sort(descending=True, stable=True)  # [R]
+    step = torch.arange(int(length.max()) if len(length) else 0, device=length.device)[:, None]
+    going = step < length  # [T, R]
+    position = (row_start.long()[by_length] + step)[going]
+    place = torch.empty_like(position)
+    place[position] = torch.arange(len(position), device=place.device)
+    return _Steps(position, place, going.sum(1).tolist())

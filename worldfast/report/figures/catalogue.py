@@ -1,0 +1,165 @@
+"""The figures of a world: a function registers with `@figure`, and says what it draws and what that shows.
+
+CATALOGUE = Catalogue()
+
+@CATALOGUE.figure("dimension", "know", "dimension runs")
+def dimension(table, runs):
+    return drawing, "What it shows, with its numbers."
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from worldfast.errors import unknown_name
+from worldfast.report.figures.tables import LacksRuns, groups
+
+SECTIONS = {  # key -> heading, in the order of the page
+    "know": "What the models know",
+    "alike": "How alike they are inside",
+    "tuning": "What fine-tuning does",
+    "tasks": "World and tasks",
+}
+PROPER = {"cka": "CKA", "pca": "PCA", "rbf": "RBF", "knn": "kNN", "procrustes": "Procrustes"}
+
+
+class Drawn(NamedTuple):
+    """A figure of a study, or why there is none.
+
+    Attributes
+    ----------
+    name : str
+        What its files are called.
+    section : str
+        A key of SECTIONS.
+    title : str
+    figure : object
+        A matplotlib Figure, or bytes of its files (PNG, SVG); None: the study lacks what it draws.
+    caption : str
+        A sentence or two on what it shows, with numbers; where there is no figure, what the study lacks.
+    """
+
+    name: str
+    section: str
+    title: str
+    figure: object
+    caption: str
+
+
+class Entry(NamedTuple):
+    """A registered figure; fields as in `Catalogue.figure`."""
+
+    name: str
+    section: str
+    needs: tuple[str, ...]
+    draw: Callable
+    variants: Mapping[str, Mapping] | Callable[..., Mapping[str, Mapping]]
+
+
+class Catalogue:
+    """Figures, section by section, in the order in which they were registered."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def figure(self, name: str, section: str, needs: str, variants=None) -> Callable[[Callable], Callable]:
+        """A decorator that registers a function of tables, then options by name, to (figure, caption).
+
+        Parameters
+        ----------
+        name : str
+            What its files are called; "{group}" stands for what runs were taught.
+        section : str
+            A key of SECTIONS.
+        needs : str
+            Names of the tables that are its arguments; "world" is the world.
+        variants : mapping or callable, optional
+            What follows the name, to further options: a figure is drawn for each. A function makes it of the tables
+            and the layer, and raises LacksRuns where there is none.
+
+        Raises
+        ------
+        ValueError
+            A section that there is not.
+        """
+        if section not in SECTIONS:
+            raise unknown_name("section", section, SECTIONS)
+
+        def register(draw: Callable) -> Callable:
+            self.entries.append(Entry(name, section, tuple(needs.split()), draw, variants or {"": {}}))
+            return draw
+
+        return register
+
+    def draw(self, tables: Mapping, world, layer: int | None = None) -> list[Drawn]:
+        """Every figure of a study.
+
+        Parameters
+        ----------
+        tables : mapping of str to DataFrame
+            The study's tables by name; those it lacks are not there, or have no rows.
+        world
+            Its world.
+        layer : int, optional
+            Of the figures of one layer; by default, each table's last but one.
+
+        Returns
+        -------
+        list of Drawn
+            In the catalogue's order. Where the study lacks tables, runs or the layer, there is no figure and the
+            caption says what is lacking.
+
+        Raises
+        ------
+        ValueError
+            A table that lacks columns.
+        """
+        given = _Given(tables, world=world)
+        group = groups(tables["runs"]) if "runs" in tables else "what was taught"
+        ordered = sorted(self.entries, key=lambda entry: list(SECTIONS).index(entry.section))
+        return [drawn for entry in ordered for drawn in _drawn(entry, given, group, layer)]
+
+
+class _Given(dict):
+    def __missing__(self, name: str):
+        raise LacksRuns(f"the study has no table {name!r}")
+
+
+def _drawn(entry: Entry, given: Mapping, group: str, layer: int | None):
+    """The figures of an entry, in turn; `layer` is among their options if they have one."""
+
+    def result(variant: str, figure, caption: str) -> Drawn:
+        name = "-".join(part for part in (entry.name, variant) if part)
+        slug = re.sub(r"\W+", "-", group.lower()).strip("-")
+        return Drawn(name.format(group=slug), entry.section, title(name).format(group=group), figure, caption)
+
+    options = {"layer": layer} if "layer" in inspect.signature(entry.draw).parameters else {}
+    try:
+        arguments = [given[name] for name in entry.needs]
+        variants = entry.variants(given, layer) if callable(entry.variants) else entry.variants
+    except LacksRuns as lack:
+        yield result("", None, str(lack))
+        return
+    for variant, more in variants.items():
+        try:
+            yield result(variant, *entry.draw(*arguments, **options, **more))
+        except LacksRuns as lack:
+            yield result(variant, None, str(lack))
+
+
+def title(name: str) -> str:
+    """The name of a figure in words: "cka-over-training" -> "CKA over training"."""
+    words = " ".join(PROPER.get(word, word) for word in name.replace("-", " ").split())
+    return words[:1].upper() + words[1:]
+
+
+def lacks(drawn) -> dict[str, list[str]]:
+    """Titles of the figures that were not drawn, by what the study lacks for them."""
+    found: dict[str, list[str]] = {}
+    for one in drawn:
+        if one.figure is None:
+            found.setdefault(one.caption, []).append(one.title)
+    return found

@@ -1,0 +1,57 @@
+"""How alike models are, beside the published numbers; captions say where the published analysis was wrong."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from worldfast.analysis.trends import DISJOINT_TASKS, SAME_TASK
+from worldfast.report.figures import trends
+from worldfast.report.figures.matrices import similarity
+from worldfast.worlds.cities import published
+from worldfast.worlds.cities.figures.catalogue import compared, figure
+
+PUBLISHED_TRENDS = {
+    (what, n): published.value(f"{name}_task_cka_{n}").value
+    for what, name in ((SAME_TASK, "same"), (DISJOINT_TASKS, "disjoint"))
+    for n in (1, 2, 3)
+}
+PUBLISHED_LAYER = 5
+SETTLED = 0.15, "by which the paper's have settled"
+
+
+@figure("cka", "alike", "cka runs", compared)
+def cka(table, runs, layer: int | None = None, **options):
+    """`similarity` of the kind "cka"."""
+    drawing, caption = similarity("cka", table, runs, layer, **options)
+    if options == {"n_tasks": 1}:
+        same, cross = (published.value(f"{what}_task_cka_1_corrected").value for what in ("same", "cross"))
+        caption += (
+            " The published comparison of the two was read from wrong cells of its matrix; read from the right ones "
+            f"it is {same} against {cross}."
+        )
+    return drawing, caption
+
+
+@figure("cka-trends", "alike", "trends runs")
+def cka_trends(table, runs, layer: int | None = None):
+    """`trends.cka_trends` with the published values."""
+    drawing, caption = trends.cka_trends(table, runs, layer, PUBLISHED_TRENDS, PUBLISHED_LAYER)
+    return drawing, (
+        f"{caption} The published means for one task hold a run that failed to learn; ours leave such runs out."
+    )
+
+
+@figure("cka-over-training", "alike", "cka runs")
+def cka_over_training(table, runs, layer: int | None = None):
+    """`trends.cka_over_training`, with the share of training by which the published curves have settled."""
+    drawing, caption = trends.cka_over_training(table, runs, layer, SETTLED)
+    return drawing, (
+        f"{caption} Some published matrices were of a fixed step rather than the last; here both models of a pair are "
+        "at the same share of their own training."
+    )
+
+
+KINDS = {"debiased": {"debiased": True}, "rbf": {"kernel": "rbf"}, "components": {"components": 3}}
+figure("cka", "alike", "cka runs", KINDS)(cka)
+figure("procrustes", "alike", "procrustes runs")(partial(similarity, "procrustes"))
+figure("mutual-knn", "alike", "mutual_knn runs")(partial(similarity, "mutual_knn"))
