@@ -10,7 +10,7 @@ from pathlib import Path
 
 import worldfast as wf
 from worldfast.report import report
-from worldfast.worlds.cities import published
+from worldfast.worlds.cities import Dataset, published
 
 place = Path(wf.__file__).parent
 assert Path(__file__).resolve().parents[1] not in place.resolve().parents, f"{place} is the checkout, not a package"
@@ -21,7 +21,9 @@ assert published.matrices()
 
 print(wf.sample(wf.World.cities(), "inside", n=1).text(0))
 run = wf.Run(
-    "distance", rows=640, batch=64, model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16, outputs=98)
+    Dataset("distance", rows=640, loss="answer"),
+    batch=64,
+    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16, outputs=98),
 )
 with tempfile.TemporaryDirectory() as out:
     [folder] = wf.train([run], out=out, progress=False)

@@ -22,6 +22,7 @@ from worldfast import kernels
 from worldfast.models import GpuTransformer
 from worldfast.rows import Shape
 from worldfast.training.gpu_step import GpuLockstep
+from worldfast.worlds.cities import Dataset
 
 class Device:
     get_current_device = staticmethod(lambda: 0)
@@ -40,7 +41,7 @@ def compiled():
 found = []
 for hidden, matmul_dtype in ((16, "bfloat16"), (24, "float32")):
     spec = wf.TransformerSpec(hidden=hidden, layers=1, heads=hidden // 8, intermediate=40)
-    runs = [wf.Run(("inside",), seed=s, rows=48, batch=48, model=spec, matmul_dtype=matmul_dtype) for s in (1, 2)]
+    runs = [wf.Run(Dataset(("inside",), rows=48), seed=s, batch=48, model=spec, matmul_dtype=matmul_dtype) for s in (1, 2)]
     ensemble = GpuTransformer(spec, Shape(98, 98), 2, device="cpu", matmul_dtype=matmul_dtype)
     lockstep = GpuLockstep(ensemble, runs)
     assert lockstep._capacity >= 2048

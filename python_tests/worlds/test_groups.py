@@ -3,11 +3,16 @@
 from dataclasses import replace
 
 import worldfast as wf
-from worldfast.worlds.cities import studies
+from worldfast.worlds.cities import Dataset, studies
 from worldfast.worlds.cities.groups import groups_of
 from worldfast.worlds.cities.sampling import Component
+from worldfast.worlds.cities.world import WorldSpec
 
-BASE = wf.Run("distance", among="region != 'Atlantis'", world=wf.WorldSpec(atlantis=20, largest=300))
+BASE = wf.Run(Dataset("distance", among="region != 'Atlantis'", world=WorldSpec(atlantis=20, largest=300)))
+
+
+def of(run, name="", **data):
+    return replace(run, name=name, data=replace(run.data, **data))
 
 
 def test_a_region_is_called_by_its_name_and_any_other_group_by_its_expression():
@@ -18,12 +23,12 @@ def test_a_region_is_called_by_its_name_and_any_other_group_by_its_expression():
 
 def test_a_pretrained_run_has_what_its_rows_may_hold_of_what_others_are_taught():
     tuned = studies.world_update(BASE, "angle")
-    seen = replace(BASE, among=None, name="seen")
-    bare = replace(seen, world=wf.WorldSpec(largest=300), name="bare")
+    seen = of(BASE, name="seen", among=None)
+    bare = of(seen, name="bare", world=WorldSpec(largest=300))
     assert groups_of([BASE, tuned, seen, bare]) == ["", "Atlantis", "Atlantis", ""]
     assert groups_of([BASE, seen]) == ["", ""]  # nobody is taught it apart
     rows = Component("distance", 100, among="region == 'Atlantis'")
-    assert groups_of([tuned, replace(BASE, mixture=(rows,), among=None, rows=wf.Run.rows)])[1] == "Atlantis"
+    assert groups_of([tuned, of(BASE, mixture=(rows,), among=None)])[1] == "Atlantis"
 
 
 def test_the_paper_has_one_model_that_knew_atlantis_before():
