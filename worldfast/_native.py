@@ -31,7 +31,7 @@ def cuda_device(device):
     if not core.cuda:
         raise DeviceError(device, "worldfast was built without CUDA (reinstall it where nvcc is found)")
     if not torch.cuda.is_available():
-        raise DeviceError(device, _why_none())
+        raise DeviceError(device, why_no_gpu())
     found, count = torch.device(device), torch.cuda.device_count()
     number = torch.cuda.current_device() if found.index is None else found.index
     if number >= count:
@@ -44,7 +44,7 @@ def cuda_device(device):
     return torch.device("cuda", number)
 
 
-def _why_none():
+def why_no_gpu():
     """The reason that torch finds no CUDA device, as far as it can be known."""
     import os
 

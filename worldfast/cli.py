@@ -188,12 +188,14 @@ def doctor() -> None:
     import torch
 
     import worldfast as wf
-    from worldfast._native import core
+    from worldfast import files
+    from worldfast._native import core, why_no_gpu
 
     print(f"worldfast {wf.__version__}, native core {'with' if core.cuda else 'without'} CUDA")
-    print(f"CUDA device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'none that torch finds'}")
-    print(f"CPU threads: {torch.get_num_threads()}")
-    print(f"vectors: {core.vector_width()} floats")
+    print(f"CUDA device: {torch.cuda.get_device_name() if torch.cuda.is_available() else f'none; {why_no_gpu()}'}")
+    print(f"processor: {files.processor('cpu')}; torch uses {torch.get_num_threads()} of them")
+    sets = {4: "SSE or NEON", 8: "AVX2", 16: "AVX-512"}
+    print(f"vectors: {core.vector_width()} floats ({sets[core.vector_width()]})")
     pairs = "two to an instruction" if core.multiplies_pairs() else "multiplied as float32, no faster than float32"
     print(f"bfloat16 products: {pairs}")
     for name in ("torch", "numpy", "h5py", "safetensors", "scikit-learn", "matplotlib", "tyro", "transformers"):

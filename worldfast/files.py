@@ -154,7 +154,7 @@ def origin(device: str) -> dict[str, str]:
     device."""
     from worldfast import __version__
 
-    return {"worldfast": __version__, "commit": _commit(), "device": f"{device}: {_processor(device)}"}
+    return {"worldfast": __version__, "commit": _commit(), "device": f"{device}: {processor(device)}"}
 
 
 @functools.cache
@@ -175,7 +175,8 @@ def _commit() -> str:
     return found.stdout.strip()
 
 
-def _processor(device: str) -> str:
+def processor(device: str) -> str:
+    """The name of the GPU that is named, or else of the processor, with its threads."""
     if device.startswith("cuda"):
         import torch
 

@@ -8,6 +8,7 @@ import signal
 from dataclasses import fields
 
 import pytest
+import torch
 
 import worldfast as wf
 from worldfast import cli, options
@@ -200,3 +201,13 @@ def test_help_is_a_line_an_option(capsys, monkeypatch):
     said = [line.split()[0] for line in lines if re.match(r"-{1,2}\w", line)]
     assert said == ["-h,", *("--" + f.name.replace("_", "-") for group in groups for f in fields(group))]
     assert len(lines) == len(said) + 2 * (len(groups) + 1)  # a title and a rule for each
+
+
+def test_doctor_says_what_computes_and_why_no_gpu_does(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", None)
+    monkeypatch.setattr("worldfast.files.processor", lambda device: "a processor, 3 threads")
+    assert cli.main(["doctor"]) == 0
+    said = capsys.readouterr().out
+    assert f"CUDA device: none; torch {torch.__version__} was built without CUDA\n" in said
+    assert "processor: a processor, 3 threads; " in said and re.search(r"floats \((SSE or NEON|AVX2|AVX-512)\)", said)
