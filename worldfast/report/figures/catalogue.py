@@ -133,7 +133,7 @@ def _drawn(entry: Entry, given: Mapping, group: str, layer: int | None):
 
     def result(variant: str, figure, caption: str) -> Drawn:
         name = "-".join(part for part in (entry.name, variant) if part)
-        slug = re.sub(r"\W+", "-", group.lower()).strip("-")
+        slug = re.sub(r"\W+", "-", group.lower())[:60].strip("-")
         return Drawn(name.format(group=slug), entry.section, title(name).format(group=group), figure, caption)
 
     options = {"layer": layer} if "layer" in inspect.signature(entry.draw).parameters else {}

@@ -14,7 +14,6 @@ from worldfast.report.figures.tables import LacksRuns, groups, need
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart, over_seeds, seeds
 from worldfast.worlds.cities.figures.taught import called, read_of
-from worldfast.worlds.cities.integration import deviation_summary
 
 WITH, WITHOUT = TASK_COLOURS["distance"], "#b0571b"
 
@@ -30,7 +29,6 @@ def deviation_histogram(table):
     """
     need(table, "deviation", "run tasks seed task deviation trained distance")
     cells = over_seeds(table, "deviation")
-    means = deviation_summary(cells.frame()).set_index("what")
     far = apart(cells.rows)
     parts = [(cells.mean[far], WITH, "with distance"), (cells.mean[~far], WITHOUT, "without distance")]
     parts = [(values[np.isfinite(values)], *rest) for values, *rest in parts]
@@ -43,9 +41,8 @@ def deviation_histogram(table):
     panels = drawing.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (values, colour, name) in zip(panels, parts):
         axes.hist(values, bins, color=colour, edgecolor="white", linewidth=0.6)
-        mean = means.loc[name]
-        _mean(axes, mean["mean"], f"mean {mean['mean']:+.3f}".replace("-", "−"))
-        axes.set_title(f"Fine-tunes {name}: {int(mean['n'])} cells", fontsize=9.5)
+        _mean(axes, values.mean(), f"mean {values.mean():+.3f}".replace("-", "−"))
+        axes.set_title(f"Fine-tunes {name}: {len(values)} cells", fontsize=9.5)
         axes.axvline(0, color=MUTED, linewidth=0.8)
         axes.set_ylabel("cells")
         quiet(axes, "y")
