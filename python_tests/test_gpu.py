@@ -166,8 +166,11 @@ def test_training_and_answering_without_positions():
     [tally] = train(GpuLockstep(device, [run]))
     end, losses = exact_training(run, start[0])
     assert tally.loss == pytest.approx(sum(losses), rel=APPROXIMATE * 2e-6)
-    moved = (end - start[0].cpu()).norm()
-    assert (device.parameters[0].cpu() - end).norm() < APPROXIMATE * 2e-5 * moved
+    there = torch.ones(len(end), dtype=torch.bool)
+    for name, place in device.offsets().items():  # their gradient is 0 but for rounding, and AdamW scales that up
+        there[place] = not name.endswith("k_proj.bias")
+    moved = (end - start[0].cpu())[there].norm()
+    assert (device.parameters[0].cpu() - end)[there].norm() < APPROXIMATE * 2e-5 * moved
 
 
 def test_a_member_alone_has_the_same_weights_and_so_has_a_second_run(trained):

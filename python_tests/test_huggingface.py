@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import worldfast as wf
 from worldfast import cli, files
-from worldfast.models import Rows
+from worldfast.rows import Rows
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import decode, evaluate
@@ -195,7 +195,7 @@ def test_a_head_that_elsewhere_learned_more(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["lm_head.weight"][98, 0] = 1
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="not 0 behind row 98, the outputs of config.json"):
+    with pytest.raises(ValueError, match="not 0 behind row 98, the `outputs` of config.json"):
         wf.import_huggingface(copy)
     change(copy, outputs=None)
     assert torch.equal(wf.import_huggingface(copy).weights[0].head, tensors["lm_head.weight"])
@@ -243,6 +243,15 @@ def test_a_step(runs, tmp_path):
         with pytest.raises(TypeError, match="step: expected an integer or None, got"):
             wf.export_huggingface(folder, tmp_path / "3", wrong)
     assert not (tmp_path / "3").exists()
+
+
+def test_a_model_without_positions_is_no_qwen2(tmp_path):
+    model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16, rope_base=None)
+    run = wf.Run("distance", rows=8, batch=8, checkpoints=1, model=model, capture=wf.Capture(layers=()))
+    [folder] = wf.train(run, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="run: a model without positions"):
+        wf.export_huggingface(folder, tmp_path / "open")
+    assert not (tmp_path / "open").exists()
 
 
 def test_export_needs_neither_transformers_nor_tokenizers(runs, tmp_path):
