@@ -19,10 +19,13 @@ from hypothesis import strategies as st
 
 import worldfast as wf
 from worldfast.errors import TaskError
+from worldfast.report.report import publish
+from worldfast.studies import Study
+from worldfast.studies.engine import run_study
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset, sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.studies import demo, paper
+from worldfast.worlds.cities.studies import Recipe, demo, paper, world_update
 from worldfast.worlds.cities.tasks import BUILT_IN, task_from_json
 
 ROOT = Path(__file__).parents[1]
@@ -677,3 +680,41 @@ def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
         assert np.array_equal(bounds - bounds[0], expected.row_start)
         assert np.array_equal(lockstep._made[0, bounds[0] : bounds[-1]], expected.tokens)
         assert np.array_equal(lockstep._answer_start[0, first : first + n], expected.answer_start)
+
+
+# ---- studies ----
+
+RECIPE = Recipe(
+    world=wf.WorldSpec(atlantis=20, largest=300),
+    model=SPEC,
+    amount={1: (64, 1)},
+    settings=dict(vocabulary="entity", loss="answer", batch=32, checkpoints=1, capture=wf.Capture(layers=(1,))),
+)
+
+
+def test_a_fine_tune_by_a_task_in_python():
+    base = RECIPE.pretrain((mid(), "angle"), 1)
+    amounts = dict(standard=8, included=40, alive=4)
+    taught = world_update(base, mid(), **amounts)
+    assert taught.data.own == base.data.own == (mid(),)
+    assert [(part.task, part.rows, part.first) for part in taught.data.components] == [
+        ("mid", 8, 0),
+        ("mid", 40, 0),
+        ("mid", 4, 40),  # other rows than those by which it is taught
+        ("angle", 4, 0),
+    ]
+    assert world_update(base, "mid", **amounts) == taught
+    assert wf.Run.from_json(json.loads(json.dumps(taught.to_json()))) == taught
+    also = world_update(base, (east(), "angle"), **amounts)
+    assert {task.name for task in also.data.own} == {"east", "mid"} and also.data.tasks == ("east", "angle")
+
+
+def test_a_study_and_its_page(tmp_path):
+    study = Study("own", [RECIPE.pretrain((mid(),), 1), RECIPE.pretrain(("distance",), 1)], layer=1, test_rows=8)
+    result = run_study(study, tmp_path, device="cpu", progress=False)
+    found = result.tables["evaluation"].set_index(["run", "task"])
+    assert found.loc[("pt-mid-s1", "mid")].unit.tolist() == ["0.1 degree"] * 2
+    assert set(found.loc["pt-distance-s1"].index) == set(BUILT_IN)
+    publish(result, tmp_path / "page")
+    html = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    assert "mid<br>mean absolute error<br>0.1 degree" in html

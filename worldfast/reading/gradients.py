@@ -27,7 +27,7 @@ from worldfast.run import Run
 from worldfast.training.folder import opened
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.stream import LearnedStream
-from worldfast.worlds.cities.tasks import BUILT_IN, find
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
 from worldfast.worlds.cities.world import World
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def task_gradients(
 
 
 def _distinct(tasks) -> list[str]:
-    names = [find(task).name for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    names = [find(task).name for task in ([tasks] if isinstance(tasks, str | Task) else tasks)]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"tasks: expected at least one, each once, got {names}")
     return names

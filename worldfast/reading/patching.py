@@ -97,7 +97,7 @@ def activation_patching(
     world = target_run.data.world.build() if world is None else world
     if tasks is None:
         tasks = dict.fromkeys((*source_run.data.tasks, *target_run.data.tasks))
-    chosen = [find(task) for task in ([tasks] if isinstance(tasks, str) else tasks)]
+    chosen = [find(task) for task in ([tasks] if isinstance(tasks, str | Task) else tasks)]
     groups = [positions] if isinstance(positions, str) else list(positions)
     layers = _layers(taking, layers)
     for name, value in (("rows", rows), ("longest", longest)):

@@ -21,7 +21,7 @@ from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.findings import findings
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tables import tables
-from worldfast.worlds.cities.tasks import BUILT_IN
+from worldfast.worlds.cities.tasks import BUILT_IN, Task
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import NEW, OLD, World, WorldSpec
 
@@ -146,7 +146,7 @@ def _parted(changes: Mapping) -> tuple[dict, dict]:
 
 def world_update(
     base: Run,
-    tasks: Sequence[str] | str,
+    tasks: Sequence[str | Task] | str | Task,
     group: str = NEW,
     *,
     standard: int = 20_000,
@@ -172,7 +172,8 @@ def world_update(
     where the world has too few pairs for rows that never repeat, training says so.
     Source: the fine-tuning mixtures of arXiv 2602.00533.
     """
-    tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    tasks = tuple(base.data.task(task) for task in ((tasks,) if isinstance(tasks, str | Task) else tasks))
+    names = [task.name for task in tasks]
     if alive_among not in ("group", "rest"):
         raise unknown_name("alive_among", alive_among, ("group", "rest"))
     rest = OLD if group == NEW else f"not ({group})"
@@ -181,7 +182,7 @@ def world_update(
     taught = {"group": included, "rest": standard}[alive_among]
     for task in base.data.tasks:
         where = {"must_include": group} if alive_among == "group" else {"among": rest}
-        parts.append(Component(task, alive, first=taught if task in tasks else 0, **where))  # other rows than those
+        parts.append(Component(task, alive, first=taught if task in names else 0, **where))  # other rows than those
     mixture = tuple(part for part in parts if part.rows)
     about_data, about_run = _parted(changes)
     data = {"tasks": tasks, "mixture": mixture, "rows": Dataset.rows, "among": None} | about_data
