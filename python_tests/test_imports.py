@@ -67,7 +67,7 @@ training.member -> worlds.cities.prompts
 INNER = """
 analysis.alignment analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.pca
 analysis.probe analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention
-models.cpu models.footprint models.fused models.gpu models.gpu_transformer models.huggingface models.optimizer
+models.footprint models.fused models.gpu models.gpu_transformer models.huggingface models.optimizer
 models.transformer reading.activations reading.gradients reading.patching report.colours
 report.figures.canvas report.figures.curves report.figures.maps report.figures.matrices
 report.figures.patching report.figures.style report.figures.tables report.figures.trends report.report

@@ -422,7 +422,7 @@ def test_the_schedule():
         ({"betas": (0.9,)}, ValueError, "betas: expected two numbers"),
         ({"loss": "answers"}, ValueError, "unknown loss 'answers': did you mean 'answer'"),
         ({"vocabulary": "charcter"}, ValueError, "unknown vocabulary 'charcter': did you mean 'character'"),
-        ({"model": "small"}, TypeError, "model: expected a TransformerSpec"),
+        ({"model": "small"}, TypeError, "model: expected a spec such as TransformerSpec"),
         ({"model": TransformerSpec(outputs=50)}, ValueError, "answers need the 98 characters, got 50"),
         ({"model": TransformerSpec(outputs=98), "vocabulary": "entity"}, ValueError, "use loss='answer'"),
         ({"capture": Capture(layers=(7,))}, IndexError, "capture.layers"),

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -176,9 +177,11 @@ class Run:
         ).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
-        for name, kind in dict(world=WorldSpec, model=TransformerSpec, capture=Capture).items():
+        for name, kind in dict(world=WorldSpec, capture=Capture).items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {getattr(self, name)!r}")
+        if not hasattr(self.model, "build"):
+            raise TypeError(f"model: expected a spec such as TransformerSpec or RecurrentSpec, got {self.model!r}")
         if self.among is not None and not isinstance(self.among, str):
             raise TypeError(f"among: expected an expression or None, got {self.among!r}")
         self._check_mixture()
@@ -348,9 +351,12 @@ class Run:
         return self.learning_rate * (self.steps - step) / max(1, self.steps - self.warmup)
 
 
-def require_same_shape(start: str, theirs: TransformerSpec, ours: TransformerSpec) -> None:
-    """ValueError naming both where a start's weights are those of another model; init_std may differ."""
-    for name in (f.name for f in fields(TransformerSpec) if f.name != "init_std"):
+def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
+    """ValueError naming both where a start's weights are those of another model; how they are drawn and what computes
+    with them may differ."""
+    if type(theirs) is not type(ours):
+        raise ValueError(f"start: {start} is a {type(theirs).__name__}, this run a {type(ours).__name__}")
+    for name in (f.name for f in fields(ours) if f.name not in ("init_std", "init", "engine")):
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")
