@@ -372,10 +372,11 @@ def _is_spec(kind: type) -> bool:
 
 
 def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
-    """ValueError naming both where a start's weights are those of another model; init_std may differ."""
+    """ValueError naming both where a start's weights are those of another model; how they are drawn and what computes
+    with them may differ."""
     if type(theirs) is not type(ours):
         raise ValueError(f"start: {start} is of {type(theirs).__name__}, this run of {type(ours).__name__}")
-    for name in (f.name for f in fields(ours) if f.name != "init_std"):
+    for name in (f.name for f in fields(ours) if f.name not in ("init_std", "init", "engine")):
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")

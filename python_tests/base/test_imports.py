@@ -42,9 +42,9 @@ training.export -> worlds.cities.tokens
 # Modules that other rooms import past the door of their own. This list may only shrink as well.
 INNER = """
 analysis.cka analysis.dimension analysis.generalisation analysis.gram analysis.knn analysis.pca analysis.probe
-analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention models.cpu
-models.footprint models.fused models.gpu models.gpu_transformer models.huggingface models.optimizer
-models.transformer reading.activations reading.gradients reading.patching report.colours report.figures.canvas
+analysis.procrustes analysis.stats analysis.tables analysis.trends models.attention models.footprint
+models.fused models.gpu models.gpu_transformer models.huggingface models.optimizer models.transformer
+reading.activations reading.gradients reading.patching report.colours report.figures.canvas
 report.figures.curves report.figures.maps report.figures.matrices report.figures.patching report.figures.style
 report.figures.tables report.figures.trends report.report studies.engine studies.planning training.cluster
 training.folder training.jobs training.memory training.step worlds.cities.sampling worlds.cities.stream

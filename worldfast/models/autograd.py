@@ -13,11 +13,22 @@ import torch
 from torch import Tensor
 
 from worldfast.models.buffer import buffer_size, tensors_in
-from worldfast.models.ensemble import Ensemble
+from worldfast.models.ensemble import CpuBytes, Ensemble
 from worldfast.models.losses import summed_loss
 from worldfast.rows import Rows, Shape, require_loss
 
-__all__ = ["AutogradEnsemble"]
+__all__ = ["AutogradEnsemble", "autograd_bytes"]
+
+NUMBER = 4  # bytes of a float32
+
+
+def autograd_bytes(shapes: Iterable[tuple[int, ...]], inputs: int, kept: int, threads: int) -> CpuBytes:
+    """Memory of models that `threads` threads compute, where autograd keeps `kept` numbers for each of `inputs` inputs.
+
+    A member has parameters and gradients; a thread has a gradient that is made, and activations with theirs.
+    """
+    P = buffer_size(shapes)
+    return CpuBytes(2 * NUMBER * P, threads * NUMBER * (2 * P + 2 * inputs * kept))
 
 
 class AutogradEnsemble(Ensemble):

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from worldfast._native import core
 from worldfast.models.decoding import Scratch, greedy, share
+from worldfast.models.ensemble import CpuBytes
 from worldfast.models.tiles import Piece, cut
 from worldfast.models.transformer import Transformer, TransformerSpec, buffer_size, views
 from worldfast.rows import Rows, Shape
 
 __all__ = ["LANES", "LANE_LIMIT", "TILE", "CpuTransformer"]
 
+NUMBER = 4  # bytes of a float32
 LANES = 4  # a constant, so that results do not depend on the machine
 LANE_LIMIT = 1 << 22  # parameters after the embeddings; a larger model is one lane, its operations use threads
 TILE = 1 << 20  # numbers in the widest activation of a tile
@@ -75,6 +77,24 @@ class CpuTransformer(Transformer):
 
     def each(self, job: Callable, items: Iterable) -> list:
         return self._threads.run(lambda item, _: job(item), items)
+
+    @staticmethod
+    def cpu_bytes(spec: TransformerSpec, shape: Shape, inputs: int, threads: int, matmul_dtype: str) -> CpuBytes:
+        """Upper bound on memory while learning from batches of `inputs` tokens.
+
+        Parameters, gradients in lanes, matrices packed for products and gradients at tokens for a member; the sum of a
+        gradient and a thread's tile for all.
+        """
+        D, F, shapes = spec.hidden, spec.intermediate, spec.shapes(shape)
+        P = buffer_size(shapes.each())
+        lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
+        # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
+        packed = 2 if matmul_dtype == "float32" else 3 if core.multiplies_pairs() else 4
+        tile = min(inputs, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
+        kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them
+        scratch = NUMBER * tile * kept * 2  # it doubles when it grows
+        member = NUMBER * (P * (1 + lanes + packed) + inputs * D)
+        return CpuBytes(member, NUMBER * P + (threads if lanes > 1 else 1) * scratch)
 
     def _pack(self, members: Sequence[int], matmul_dtype: str) -> tuple[core.Transformer, np.ndarray]:
         """Native transformer for this dtype, and the members' packed weights, those of `members` as they are now."""

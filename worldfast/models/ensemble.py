@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,16 @@ from torch import Tensor
 from worldfast.errors import unknown_name
 from worldfast.rows import Rows, Shape, require_rows
 
-__all__ = ["MATMUL_DTYPES", "Ensemble"]
+__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble"]
 
 MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
+
+
+class CpuBytes(NamedTuple):
+    """Upper bound on the memory that models take on a CPU while they learn, in bytes: each, and all together besides."""
+
+    member: int
+    shared: int
 
 
 class Ensemble(ABC):
@@ -41,8 +48,6 @@ class Ensemble(ABC):
         float32 [P]: 1 where weight decay applies, otherwise 0.
     about : str
         Remark on the engine that was chosen, for the first line that training shows; "" where there is nothing to say.
-    steps_by_kernels : bool
-        Whole steps of all members are taken by kernels on a GPU (worldfast.training.gpu_step).
     """
 
     spec: Any
@@ -54,7 +59,6 @@ class Ensemble(ABC):
     gradients: Tensor
     decayed: Tensor
     about: str = ""
-    steps_by_kernels: bool = False
 
     @abstractmethod
     def initialise(self, member: int, seed: int) -> None:

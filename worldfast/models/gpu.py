@@ -117,8 +117,6 @@ class GpuTransformer(Transformer):
         residual stream are float32. Reading is float32 always.
     """
 
-    steps_by_kernels = True
-
     def __init__(
         self,
         spec: TransformerSpec,

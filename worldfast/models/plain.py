@@ -30,8 +30,8 @@ from torch.nn.functional import embedding, linear
 
 from worldfast.errors import unknown_name
 from worldfast.models.attention import attention
-from worldfast.models.autograd import AutogradEnsemble
-from worldfast.models.ensemble import Ensemble
+from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
+from worldfast.models.ensemble import CpuBytes, Ensemble
 from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
 from worldfast.rows import Rows, Shape
 
@@ -60,6 +60,13 @@ class PlainTransformer(AutogradEnsemble, Transformer):
         plain = cls(ensemble.spec, ensemble.shape, ensemble.members, device=ensemble.device)
         plain.parameters = ensemble.parameters
         return plain
+
+    @staticmethod
+    def cpu_bytes(spec: TransformerSpec, shape: Shape, inputs: int, threads: int) -> CpuBytes:
+        """Upper bound on memory while learning from batches of `inputs` inputs."""
+        D, F = spec.hidden, spec.intermediate
+        kept = D * (8 + 20 * spec.layers) + F * 6 * spec.layers + 5 * spec.of(shape).outputs
+        return autograd_bytes(spec.shapes(shape).each(), inputs, kept + (shape.inputs if shape.vectors else 2), threads)
 
     @property
     def weights(self) -> list[Weights]:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from worldfast.errors import unknown_name
-from worldfast.models.autograd import AutogradEnsemble
+from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.buffer import tensors_in
+from worldfast.models.ensemble import CpuBytes
 from worldfast.rows import Rows, Shape
 
 __all__ = ["Recurrent", "RecurrentSpec"]
@@ -49,6 +50,8 @@ class RecurrentSpec:
         Initial weights and biases of the layers are uniform up to 1 / sqrt(hidden), as in PyTorch, or up to 1 / sqrt of
         the numbers that the matrix reads, as in layers made of torch.nn.Linear. Embeddings are normal with deviation 1,
         the outputs' map is uniform up to 1 / sqrt(hidden).
+    outputs : int, optional
+        Number of classes that can be answered, the first ones; None means all outputs of the data.
 
     Raises
     ------
@@ -63,13 +66,16 @@ class RecurrentSpec:
     leak: float = 1.0
     bias: bool = True
     init: str = "hidden"
+    outputs: int | None = None
 
     def __post_init__(self):
         for name, known in dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(f"model.{name}", getattr(self, name), known)
-        for name in ("hidden", "layers"):
+        for name in ("hidden", "layers", "outputs"):
             value = getattr(self, name)
+            if name == "outputs" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"model.{name}: expected an integer, got {value!r}")
             if value < 1:
@@ -85,18 +91,35 @@ class RecurrentSpec:
 
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter by the name that it has in PyTorch's modules `embed`, `rnn` and `head`."""
-        H, rows = self.hidden, KINDS[self.kind] * self.hidden
+        H, rows, outputs = self.hidden, KINDS[self.kind] * self.hidden, self.of(shape).outputs
         found = {} if shape.vectors else {"embed.weight": (shape.inputs, H)}
         for layer in range(self.layers):
             read = shape.inputs if shape.vectors and layer == 0 else H
             found |= {f"rnn.weight_ih_l{layer}": (rows, read), f"rnn.weight_hh_l{layer}": (rows, H)}
             if self.bias:
                 found |= {f"rnn.bias_ih_l{layer}": (rows,), f"rnn.bias_hh_l{layer}": (rows,)}
-        return found | {"head.weight": (shape.outputs, H), "head.bias": (shape.outputs,)}
+        return found | {"head.weight": (outputs, H), "head.bias": (outputs,)}
 
     def parameters(self, shape: Shape) -> int:
         """Return the number of parameters."""
         return sum(map(math.prod, self.shapes(shape).values()))
+
+    def of(self, shape: Shape) -> Shape:
+        """Return the shape of a model of such data: the data's, but for outputs that are a part of the classes."""
+        if self.outputs is not None and self.outputs > shape.outputs:
+            raise ValueError(f"model.outputs: expected at most the data's {shape.outputs}, got {self.outputs}")
+        return shape._replace(outputs=self.outputs or shape.outputs)
+
+    def on_gpu(self, shape: Shape, longest: int) -> bool:
+        """Answer whether kernels of a GPU take whole steps of training: there are none for recurrent networks."""
+        return False
+
+    def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
+        """Return an upper bound on memory while learning from batches of `inputs` inputs."""
+        gates = KINDS[self.kind]
+        kept = self.hidden * (2 + self.layers * (2 * gates + (10 if self.kind == "lstm" else 5)))
+        kept += (shape.inputs if shape.vectors else 2) + 5 * self.of(shape).outputs
+        return autograd_bytes(self.shapes(shape).values(), inputs, kept, threads)
 
     def build(
         self,
@@ -121,7 +144,7 @@ class Recurrent(AutogradEnsemble):
 
     def __init__(self, spec: RecurrentSpec, shape: Shape, members: int = 1, **options):
         self._named_shapes = spec.shapes(shape)
-        super().__init__(spec, shape, list(self._named_shapes.values()), members, **options)
+        super().__init__(spec, spec.of(shape), list(self._named_shapes.values()), members, **options)
 
     def tensors(self, member: int) -> dict[str, Tensor]:
         """Return a member's parameters as views, by name.

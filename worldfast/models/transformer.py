@@ -19,7 +19,7 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.errors import unknown_name
 from worldfast.models.buffer import buffer_size, tensors_in
-from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
+from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble
 from worldfast.rows import Shape
 
 __all__ = ["MATMUL_DTYPES", "Block", "Transformer", "TransformerSpec", "Weights", "buffer_size", "views"]
@@ -133,6 +133,18 @@ class TransformerSpec:
         if torch.device(device).type == "cpu":
             return CpuTransformer(self, shape, members, threads=threads, matmul_dtype=matmul_dtype)
         return GpuTransformer(self, shape, members, device=device, matmul_dtype=matmul_dtype)
+
+    def on_gpu(self, shape: Shape, longest: int) -> bool:
+        """Answer whether kernels of a GPU take whole steps of training."""
+        return self.engine != "plain" and not self._native_lacks(shape, longest)
+
+    def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
+        """Upper bound on memory while learning from batches of `inputs` tokens or vectors."""
+        from worldfast.models import CpuTransformer, PlainTransformer
+
+        if self.engine == "plain" or self._native_lacks(shape, longest):
+            return PlainTransformer.cpu_bytes(self, shape, inputs, threads)
+        return CpuTransformer.cpu_bytes(self, shape, inputs, threads, matmul_dtype)
 
     def _native_lacks(self, shape: Shape, longest: int | None) -> str:
         """What the native engine takes in place of such data, in words; "" where it takes them."""

@@ -15,10 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from worldfast._native import core
-from worldfast.models.cpu import LANE_LIMIT, LANES, TILE
 from worldfast.models.footprint import answered_at_once, answering, footprint, reading
-from worldfast.models.transformer import buffer_size
 from worldfast.run import Run
 from worldfast.training.step import MOMENTS
 
@@ -150,26 +147,13 @@ def captured(run: Run) -> int:
 
 
 def _need_on_cpu(run: Run, threads: int) -> Need:
-    """Parameters, gradients in lanes, moments, matrices packed for products, a batch, and a captured
-    checkpoint for a member; a thread's tile, and a file being made, for all.
-    """
-    spec = run.model
-    D, F = spec.hidden, spec.intermediate
-    shapes = spec.shapes(run.shape)
-    P = buffer_size(shapes.each())
-    lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
-    # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
-    packed = 2 if run.matmul_dtype == "float32" else 3 if core.multiplies_pairs() else 4
+    """What the models take, moments, a batch, and a captured checkpoint for a member; and a file being made for all."""
+    spec, shape, tokens = run.model, run.shape, run.batch * run.data.longest
+    model = spec.cpu_bytes(shape, tokens, threads, run.matmul_dtype, run.data.longest)
     states = captured(run)
-    tokens = run.batch * run.data.longest
-    member = (
-        NUMBER * P * (1 + lanes + len(MOMENTS) + packed) + tokens * (NUMBER * D + TOKEN_EXTRA) + states + MEMBER_EXTRA
-    )
-    tile = min(tokens, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
-    kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them
-    scratch = NUMBER * tile * kept * 2  # it doubles when it grows
+    moments = NUMBER * spec.parameters(shape) * len(MOMENTS)
     segment = 2 * states  # a file of activations while it is made
-    return Need(member, NUMBER * P + (threads if lanes > 1 else 1) * scratch + segment)
+    return Need(model.member + moments + tokens * TOKEN_EXTRA + states + MEMBER_EXTRA, model.shared + segment)
 
 
 def _available_on_cpu() -> int:

@@ -88,6 +88,8 @@ def train(
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
         run.stream(), run.readout()  # what is wrong with rows is said now, not when their wave begins
+        if device != "cpu" and not run.model.on_gpu(run.shape, run.data.longest):
+            raise DeviceError(device, f"{run.name!r} is a model in PyTorch, which trains on the CPU")
     waves = list(_waves(pending, limit, device, threads))
     with ExitStack() as locks:
         for folder in pending:
@@ -220,8 +222,6 @@ def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str
         emulated = matmul_dtype == "bfloat16" and not core.multiplies_pairs()
         how = "; bfloat16 products are multiplied as float32 here, no faster than float32" if emulated else ""
         return Lockstep(ensemble, runs), f"the CPU, threads: {threads}{how}{about}"
-    if not ensemble.steps_by_kernels:
-        raise DeviceError(device, f"{type(ensemble).__name__} has no optimizer there, it trains on the CPU{about}")
     return GpuLockstep(ensemble, runs), torch.cuda.get_device_name(device)
 
 
