@@ -82,7 +82,9 @@ def run_study(
     finished = [run for run in study.runs if outcome(run, out / "runs").finished]
     if not finished:
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
-    found = (study.tables or common_tables)(study, out, _read(study, finished, out, engine, address, say))
+    found = (study.tables or common_tables)(
+        study, out, _read(study, finished, out, say, engine=engine, address=address, progress=progress)
+    )
     shown = study.shown_of(finished)
     films = _films(study, shown, found, out)
     cka = _cka(study, shown, found)
@@ -132,14 +134,16 @@ def _train(study: Study, out: Path, **how) -> None:
         train(ready, out / "runs", **how)
 
 
-def _read(study: Study, finished: list[Run], out: Path, engine: str, address: str, say: Say) -> dict[str, list]:
+def _read(
+    study: Study, finished: list[Run], out: Path, say: Say, *, engine: str, address: str, progress: bool
+) -> dict[str, list]:
     """Kind -> tables of a study, made where they are missing; films are made and not read."""
     wanted = tables_of(study, finished)
     missing = [table for table in wanted if not made(table, out)]
     say(f"reading {len(finished)} runs: {len(missing)} of {len(wanted)} tables to make")
     if engine == "ray":
         jobs = [Job(table.name, make, (table, out.absolute()), made, cpus=1) for table in missing]
-        failed = run_jobs(jobs, out, address=address, progress=False).failed
+        failed = run_jobs(jobs, out, address=address, progress=progress).failed
         if failed:
             name, error = next(iter(failed.items()))
             raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")

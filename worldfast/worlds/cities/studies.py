@@ -6,7 +6,7 @@ size are trained; `Recipe.pretrain` and `world_update` make the runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from math import inf
@@ -16,11 +16,8 @@ from worldfast.errors import unknown_name
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis
-from worldfast.worlds.cities.analyses import ANALYSES
 from worldfast.worlds.cities.dataset import Dataset
-from worldfast.worlds.cities.findings import findings
 from worldfast.worlds.cities.sampling import Component
-from worldfast.worlds.cities.tables import tables
 from worldfast.worlds.cities.tasks import BUILT_IN, Task
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import NEW, OLD, World, WorldSpec
@@ -56,14 +53,19 @@ class Study(studies.Study):
         As there; or a run that the page shows leaves cities out of what it captures.
     """
 
-    analyses: tuple[Analysis, ...] = ANALYSES
-    tables: Callable = tables
-    figures: Callable = draw
-    findings: Callable = findings
+    analyses: tuple[Analysis, ...] | None = None
     cities: str = OLD
     patched: tuple[str, ...] = ()
 
     def __post_init__(self):
+        from worldfast.worlds.cities.analyses import ANALYSES  # these import much: only where there is a study
+        from worldfast.worlds.cities.findings import findings
+        from worldfast.worlds.cities.tables import tables
+
+        own = {"analyses": ANALYSES, "tables": tables, "figures": draw, "findings": findings}
+        for name, value in own.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         super().__post_init__()
         object.__setattr__(self, "patched", tuple(self.patched))
         names = [run.name for run in self.runs]
