@@ -5,19 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from worldfast.errors import unknown_name
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-    from worldfast.studies.results import Findings
 
 __all__ = ["Study", "load_study"]
 
@@ -69,9 +63,9 @@ class Study:
     shown: tuple[str, ...] = ()
     test_rows: int = 1000
     analyses: tuple[Analysis, ...] = ()
-    tables: Callable[[Study, Path, Mapping], dict[str, DataFrame]] | None = None
-    figures: Callable[[Mapping, object, int], list] | None = None
-    findings: Callable[[Study, Mapping, Sequence, object], Findings] | None = None
+    tables: Callable | None = None
+    figures: Callable | None = None
+    findings: Callable | None = None
 
     def __post_init__(self):
         for name in ("canon", "extensions", "shown", "analyses"):

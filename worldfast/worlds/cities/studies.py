@@ -6,7 +6,7 @@ size are trained; `Recipe.pretrain` and `world_update` make the runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from math import inf
@@ -54,6 +54,9 @@ class Study(studies.Study):
     """
 
     analyses: tuple[Analysis, ...] | None = None
+    tables: Callable | None = None
+    figures: Callable | None = None
+    findings: Callable | None = None
     cities: str = OLD
     patched: tuple[str, ...] = ()
 
