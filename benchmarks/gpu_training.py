@@ -109,7 +109,7 @@ def tiny_cases():
 
 
 def cases():
-    """Runs that are verified, by name: the narrow kernels and the general ones."""
+    """Runs that are verified, by name: the fused kernels and the general ones."""
     all_tasks = tuple(wf.TASKS)
     other = dict(tasks=("inside",), loss="answer", seed=7, batch=96)
     for matmul_dtype in ALLOWED:
@@ -129,7 +129,7 @@ def cases():
 
 
 def bytes_moved(spec, tokens, outputs, parameters, members):
-    """What a step of the narrow kernels moves at least: see worldfast.kernels.fused, attention, loss,
+    """What a step of the fused kernels moves at least: see worldfast.kernels.fused, attention, loss,
     optimizer."""
     D, F = spec.hidden, spec.intermediate
     of_token = spec.layers * (102 * D + 12 * F) + 20 * D + 14 * outputs

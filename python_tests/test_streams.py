@@ -9,7 +9,9 @@ import torch
 from scipy import stats
 
 import worldfast as wf
+from worldfast import rows
 from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.stream import LearnedStream
 
 LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason
 
@@ -164,3 +166,25 @@ def test_a_start_that_stands_in_memory(atlantis):
         assert token_rows(stream.pack(start, 10)) == token_rows(stream.pack(7 + 10 * i, 10))
         start += 10
     assert np.array_equal(stream.rectangle(start, 10).tokens, stream.rectangle(37, 10).tokens)
+
+
+@pytest.mark.parametrize("vocabulary", ["character", "entity"])
+@pytest.mark.parametrize("loss", ["all", "answer"])
+def test_rows_as_they_are_learned(loss, vocabulary, atlantis):
+    """Each row without its last token; at each scored position the token after it, of the row or of its answer."""
+    stream = LearnedStream(atlantis, MIXTURE, seed=3, vocabulary=vocabulary, loss=loss)
+    assert isinstance(stream, rows.Stream) and stream.rows == 750
+    assert stream.shape == rows.Shape(stream.vocabulary.size, stream.vocabulary.size)
+    packed, learned = stream.pack(20, 60), stream.batch(20, 60)
+    assert [x.dtype for x in learned[:4]] == [torch.int32, torch.int32, torch.int64, torch.int64]
+    assert learned.weights is None and learned.row_start.diff().max() <= stream.longest
+    bounds = learned.row_start.tolist()
+    assert len(bounds) == 61 and bounds[-1] == len(learned.inputs)
+    for i, row in enumerate(token_rows(packed)):
+        assert tuple(learned.inputs[bounds[i] : bounds[i + 1]].tolist()) == row[:-1]
+        mine = (learned.scored >= bounds[i]) & (learned.scored < bounds[i + 1])
+        first = packed.answer_start[i] if loss == "answer" else 1
+        assert (learned.scored[mine] - bounds[i]).tolist() == list(range(first - 1, len(row) - 1))
+        assert tuple(learned.targets[mine].tolist()) == row[first:]
+    halves = stream.batch(20, 25), stream.batch(45, 35)
+    assert torch.equal(torch.cat([half.inputs for half in halves]), learned.inputs)

@@ -306,7 +306,7 @@ def test_a_member_that_diverges_between_lines_goes_back_to_where_it_was(tmp_path
     assert results(once)["tensors"] == results(often)["tensors"]
 
 
-@pytest.mark.parametrize("products,pairs", [("float32", False), ("bfloat16", False), ("bfloat16", True)])
+@pytest.mark.parametrize("matmul_dtype,pairs", [("float32", False), ("bfloat16", False), ("bfloat16", True)])
 def test_emulated_products_are_said_to_be_no_faster(tmp_path, capfd, monkeypatch, matmul_dtype, pairs):
     monkeypatch.setattr(training.core, "multiplies_pairs", lambda: pairs)
     train(replace(BASE, matmul_dtype=matmul_dtype), tmp_path)

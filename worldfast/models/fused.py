@@ -68,7 +68,7 @@ class FusedPasses(Passes):
         x, scale = self.at("x", C, 2 * spec.layers), self.at("scale", C)
         rounded = self.at("rounded", C, spec.layers % 2)
         norm.norm_backward(grad, x, scale, self.masters.norm, grad_x, rounded, last[0], first=True)
-        done: list[tuple] = []  # of each layer so far, behind the products of its two halves
+        done: list[tuple] = []  # of each layer so far, after the products of its two halves
         for i in reversed(range(spec.layers)):
             master, block, of = self.masters.blocks[i], self.weights.blocks[i], g.blocks[i]
             qkv, mixed = self.at("qkv", C, i), self.at("mixed", C, i)
@@ -131,7 +131,7 @@ class FusedPasses(Passes):
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
-        """On the stream beside, behind all that is queued so far."""
+        """On the side stream, after all that is queued so far."""
         if self._side is None:
             yield
             return

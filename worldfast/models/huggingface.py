@@ -16,7 +16,7 @@ For each layer i, D = hidden, F = intermediate, V = the vocabulary:
     model.layers.{i}.mlp.{gate,up}_proj.weight                 [F, D]
     model.layers.{i}.mlp.down_proj.weight                      [D, F]
     model.norm.weight                                          [D]
-    lm_head.weight                                             [V, D]; zeros behind the first outputs rows
+    lm_head.weight                                             [V, D]; zeros after the first `outputs` rows
 
 Source: the Qwen2 of transformers, and the tokenizer.json of its tokenizers library.
 """
@@ -57,7 +57,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     device   of the ensemble
 
     Its vocabulary is the run's, which "worldfast" in config.json names. Where training went on elsewhere and
-    the head's weights behind outputs are no longer 0, remove outputs from config.json.
+    the head's weights after the first `outputs` are no longer 0, remove `outputs` from config.json.
 
     FileNotFoundError where a file is missing; ValueError or TypeError, naming file and entry, for a model
     that is not such a Qwen2 and for weights that do not fit.
@@ -80,8 +80,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     if head.shape[:1] == (shape.inputs,):
         if head[answered:].any():
             raise ValueError(
-                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the outputs of config.json; "
-                "without outputs there every token can be an answer"
+                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the `outputs` of config.json; "
+                "without it there every token can be an answer"
             )
         tensors["lm_head.weight"] = head[:answered]
     try:
