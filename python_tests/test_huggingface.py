@@ -247,7 +247,7 @@ def test_a_step(runs, tmp_path):
 
 def test_a_model_without_positions_is_no_qwen2(tmp_path):
     model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16, rope_base=None)
-    run = wf.Run("distance", rows=8, batch=8, checkpoints=1, model=model, capture=wf.Capture(layers=()))
+    run = wf.Run(Dataset("distance", rows=8), batch=8, checkpoints=1, model=model, capture=wf.Capture(layers=()))
     [folder] = wf.train(run, tmp_path, progress=False)
     with pytest.raises(ValueError, match="run: a model without positions"):
         wf.export_huggingface(folder, tmp_path / "open")

@@ -52,7 +52,6 @@ studies.engine -> worlds.cities.findings
 studies.engine -> worlds.cities.tables
 studies.results -> worlds.cities.world
 studies.study -> worlds.cities.world
-training.export -> worlds.cities.tokens
 """
 # Modules that other rooms import past the door of their own. This list may only shrink as well.
 INNER = """
