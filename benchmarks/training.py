@@ -28,7 +28,7 @@ import worldfast as wf
 from worldfast.models import TransformerSpec
 from worldfast.models.transformer import Block, Weights, views
 from worldfast.rows import Rows
-from worldfast.training.export import _config
+from worldfast.training.export import LONGEST, _config
 from worldfast.training.step import Lockstep, Tally
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.tokens import PAD
@@ -170,7 +170,7 @@ def qwen2(spec: TransformerSpec, vocabulary: int):
     """A Qwen2ForCausalLM of this shape. ModuleNotFoundError where transformers is not installed."""
     import transformers
 
-    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_config(spec, vocabulary)))
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_config(spec, vocabulary, LONGEST)))
 
 
 def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path, matmul_dtype: torch.dtype):

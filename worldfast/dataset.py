@@ -16,7 +16,7 @@ import numpy as np
 from worldfast.errors import unknown_name
 from worldfast.rows import Rows, Shape, Stream
 
-__all__ = ["Dataset", "Readout", "Score", "class_at", "known_fields", "path_of"]
+__all__ = ["Dataset", "Readout", "Score", "Tokenizer", "class_at", "known_fields", "path_of"]
 
 
 class Readout(NamedTuple):
@@ -70,6 +70,21 @@ class Score:
     constant: float
     n: int
     unparsable: int
+
+
+class Tokenizer(NamedTuple):
+    """Tokenizer of Hugging Face that goes with a dataset's models.
+
+    Attributes
+    ----------
+    special : mapping of str to int
+        Ids of special tokens as config.json calls them: "bos_token_id" ...
+    files : mapping of str to dict
+        Contents of the tokenizer's files by name: "tokenizer.json" ...
+    """
+
+    special: dict[str, int]
+    files: dict[str, dict]
 
 
 class Dataset(ABC):
@@ -127,6 +142,10 @@ class Dataset(ABC):
     def check(self, model) -> None:
         """Raise ValueError where a model of this spec cannot learn these rows; by default every model can."""
         return
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer that `export_huggingface` writes beside a model; None: none."""
+        return None
 
     def to_json(self) -> dict:
         """Return the fields as values that JSON keeps."""

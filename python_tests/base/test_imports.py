@@ -37,7 +37,6 @@ reading.patching -> worlds.cities.tasks
 reading.patching -> worlds.cities.tokens
 reading.patching -> worlds.cities.world
 reading.representations -> training.folder
-training.export -> worlds.cities.tokens
 """
 # Modules that other rooms import past the door of their own. This list may only shrink as well.
 INNER = """

@@ -147,6 +147,24 @@ def test_a_dataset_without_a_method_of_the_protocol():
         Unfinished()
 
 
+@dataclass(frozen=True)
+class Mute(cities.Dataset):
+    """A dataset that has no tokenizer."""
+
+    def tokenizer(self):
+        return None
+
+
+def test_a_dataset_may_have_no_tokenizer(tmp_path):
+    pytest.importorskip("transformers")
+    run = wf.Run(Mute("angle", rows=16), batch=16, model=TINY, checkpoints=1, capture=wf.Capture(layers=()))
+    (folder,) = wf.train(run, tmp_path / "runs", progress=False)
+    opened = wf.export_huggingface(folder, tmp_path / "open")
+    assert {path.name for path in opened.iterdir()} == {"config.json", "generation_config.json", "model.safetensors"}
+    assert "bos_token_id" not in json.loads((opened / "config.json").read_text())
+    assert wf.import_huggingface(opened).parameters.equal(wf.training.load(folder)[1].parameters)
+
+
 def test_a_dataset_from_elsewhere_is_found_where_it_is_imported(monkeypatch):
     run = wf.Run(Elsewhere("angle", more=4), model=TINY)
     content = json.loads(json.dumps(run.to_json()))

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from worldfast import dataset, files
-from worldfast.dataset import Readout, Score, known_fields
+from worldfast.dataset import Readout, Score, Tokenizer, known_fields
 from worldfast.errors import unknown_name
 from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
@@ -19,6 +19,7 @@ from worldfast.worlds.cities.prompts import Prompt, prompt_of
 from worldfast.worlds.cities.sampling import CROSSINGS, Component, require_noise
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, task_from_json
+from worldfast.worlds.cities.tokenizer import tokenizer_of
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
 
@@ -246,6 +247,9 @@ class Dataset(dataset.Dataset):
                 split=split,
             )
         return found
+
+    def tokenizer(self) -> Tokenizer:
+        return tokenizer_of(Vocabulary(self.vocabulary, self.world.build()))
 
     # ---- JSON ----
 
