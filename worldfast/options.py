@@ -92,7 +92,7 @@ class Model:
     """Width inside the MLP."""
     outputs: Annotated[int | None, _or_none("N")] = TransformerSpec.outputs
     """Tokens that can be answers, 98 the characters; all by default."""
-    rope_base: Annotated[float, Number] = TransformerSpec.rope_base
+    rope_base: Annotated[float | None, _or_none("X")] = TransformerSpec.rope_base
     """Of rotary positions."""
     norm_eps: Annotated[float, Number] = TransformerSpec.norm_eps
     """Of RMSNorm."""
