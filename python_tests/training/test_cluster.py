@@ -121,7 +121,12 @@ def test_what_others_wait_for_comes_first():
 
 def test_shapes_and_products_are_ensembles_of_their_own():
     deep = replace(RUN.model, layers=2)
-    runs = [run(), run(1, matmul_dtype="bfloat16"), run(2, model=deep), run(3, vocabulary="character")]
+    runs = [
+        run(),
+        run(1, matmul_dtype="bfloat16"),
+        run(2, model=deep),
+        replace(run(3), data=replace(RUN.data, vocabulary="character"), name=""),
+    ]
     parts = pack(runs, 1, 64 * GIB)
     check(parts, runs, 1, 64 * GIB)
     assert [len(part) for part in parts] == [1] * 4
