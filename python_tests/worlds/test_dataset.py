@@ -97,7 +97,7 @@ def test_what_a_fine_tune_teaches_is_a_group(tmp_path):
     base = wf.Run(cities.Dataset("angle", rows=64, world=world), batch=32, model=TINY, checkpoints=1)
     for group, name in ((OWN, "Here"), ("x > 30", "x > 30")):
         tuned = cities.world_update(base, "angle", group, standard=5, included=20, alive=2)
-        assert tuned.data.group == group and base.data.group is None
+        assert tuned.data.taught == {name: group} and base.data.taught == {}
         mask = tuned.readout().groups[name]
         assert np.array_equal(mask, world.build().select(group))
     assert "x > 30" not in base.readout().groups
