@@ -110,7 +110,8 @@ def _matrix(Xs, names, kernel, debiased, bandwidth, components):
 def cka_minibatch(Xs, batch=256, kernel="linear", *, bandwidth=1.0):
     """Return the CKA of all pairs, debiased, from unbiased HSIC estimates averaged over minibatches.
 
-    Suited to streams: each row is read once, the n rows need not fit in memory, and the cost grows with n, not with n^2.
+    Suited to streams: each row is read once, the n rows need not fit in memory, and the cost grows with n, not with
+    n^2.
 
     Parameters
     ----------
@@ -189,9 +190,9 @@ def cka_table(
     Returns
     -------
     DataFrame
-        Columns layer, step_share, kernel, debiased, components, run, other, value; each unordered pair once, without the
-        diagonal. A debiased value is NaN if a representation's own estimate is not positive, as when all of its rows are
-        equally far apart.
+        Columns layer, step_share, kernel, debiased, components, run, other, value; each unordered pair once, without
+        the diagonal. A debiased value is NaN if a representation's own estimate is not positive, as when all of its
+        rows are equally far apart.
 
     Raises
     ------
@@ -296,8 +297,9 @@ def cka_over_training(
 def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     """Return the jackknife standard error over cities of every entry of `cka_matrix`.
 
-    The unit of replication is the city. Each one is left out in turn, exactly: the centring changes with it, the bandwidth
-    stays that of all cities. The cost is 2 M n^2 d multiply-adds in float64, about four times that of the matrix.
+    The unit of replication is the city. Each one is left out in turn, exactly: the centring changes with it, the
+    bandwidth stays that of all cities. The cost is 2 M n^2 d multiply-adds in float64, about four times that of the
+    matrix.
 
     Parameters
     ----------

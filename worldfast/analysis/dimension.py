@@ -19,8 +19,8 @@ __all__ = ["dimension_table", "participation_ratio", "two_nn"]
 def participation_ratio(X) -> float:
     """Return the participation ratio (sum of l)^2 / sum of l^2 of the eigenvalues l of the covariance.
 
-    Equal variance along k directions and none along the others gives k. This is a linear measure: a curved surface counts
-    every direction it bends through.
+    Equal variance along k directions and none along the others gives k. This is a linear measure: a curved surface
+    counts every direction it bends through.
 
     Parameters
     ----------
@@ -52,11 +52,12 @@ def participation_ratio(X) -> float:
 
 
 def two_nn(X, discard: float = 0.1) -> float:
-    """Return the intrinsic dimension of points, estimated from the ratio of the distances to their two nearest neighbours.
+    """Return the intrinsic dimension of points, estimated from the ratio of the distances to their two nearest
+    neighbours.
 
-    If the density is uniform over those neighbours, the ratio m has the distribution 1 - m^-dimension. The estimate is the
-    slope of -log(1 - F) against log m, through the origin. Duplicate points are counted once, since a distance of 0 has no
-    ratio.
+    If the density is uniform over those neighbours, the ratio m has the distribution 1 - m^-dimension. The estimate is
+    the slope of -log(1 - F) against log m, through the origin. Duplicate points are counted once, since a distance of 0
+    has no ratio.
 
     Parameters
     ----------
@@ -74,10 +75,8 @@ def two_nn(X, discard: float = 0.1) -> float:
     ValueError
         X is not [n, d], has fewer than 10 distinct points, or holds NaN or infinity.
 
-    Notes
-    -----
-    Source: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal neighborhood
-    information", Scientific Reports 2017.
+    Notes ----- Source: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a
+    minimal neighborhood information", Scientific Reports 2017.
     """
     if not 0 <= discard < 1:
         raise ValueError(f"discard: expected a share from 0 to below 1, got {discard}")

@@ -110,14 +110,14 @@ def probe_generalisation(
     Returns
     -------
     DataFrame
-        A row per city and group: run, layer, city, group, x, y, predicted_x, predicted_y, and error, the distance between
-        the two places in the unit of xy.
+        A row per city and group: run, layer, city, group, x, y, predicted_x, predicted_y, and error, the distance
+        between the two places in the unit of xy.
 
     Raises
     ------
     ValueError
-        Shapes disagree; a group is empty, is called "fitted" or overlaps the fit; X is not finite; or the fit has no more
-        cities than features.
+        Shapes disagree; a group is empty, is called "fitted" or overlaps the fit; X is not finite; or the fit has no
+        more cities than features.
 
     Notes
     -----
