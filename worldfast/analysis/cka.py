@@ -325,9 +325,9 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     Examples
     --------
     >>> import numpy as np
-    >>> from worldfast.analysis.cka import cka_standard_error
+    >>> import worldfast as wf
     >>> X, Y = np.random.default_rng(0).normal(size=(2, 100, 8))
-    >>> errors = cka_standard_error([X, Y])
+    >>> errors = wf.cka_standard_error([X, Y])
     >>> bool(0 < errors[0, 1] < 0.1)
     True
     """
