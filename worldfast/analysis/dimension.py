@@ -92,7 +92,7 @@ def two_nn(X, discard: float = 0.1) -> float:
     x = log_ratio[:kept]
     y = -torch.log1p(-torch.arange(1, kept + 1, dtype=x.dtype, device=x.device) / n)
     if not x.square().sum() > 0:
-        raise ValueError("X: every point has two neighbours as near, as on a grid: the ratio says nothing")
+        raise ValueError("X: the two nearest neighbours of every point are equally near, as on a grid: no ratio")
     return float((x * y).sum() / x.square().sum())
 
 

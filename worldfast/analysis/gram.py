@@ -283,7 +283,7 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
         return made
 
     sigma = gamma = None
-    if "rbf" in kernels:  # of the scaled representations
+    if "rbf" in kernels:  # sigma and gamma are those of the scaled representations
         sigma = bandwidth * scales
         if bandwidth.ndim == 0:
             together = (slice(a, a + threads) for a in range(0, len(Xs), threads))

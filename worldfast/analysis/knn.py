@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "chance", "mutual_knn", "mutual_knn_table", "nearest"]
 
 METRICS = ("cosine", "euclidean")
-BLOCK = 512  # rows whose distances to all others are in memory at once
+BLOCK = 512  # rows at a time for which the distances to all others are held
 
 
 def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:

@@ -189,7 +189,7 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     plane = np.linalg.qr(read.T)[0]  # [d, 2]
     left = X - X @ plane @ plane.T
     if np.linalg.norm(left) <= 1e-9 * np.linalg.norm(X):
-        raise ValueError(f"layer {layer}: nothing is left beside the directions of x and y")
+        raise ValueError(f"layer {layer}: nothing is left besides the directions of x and y")
     third = np.linalg.eigh(left.T @ left)[1][:, -1]
     third *= np.sign(third[np.abs(third).argmax()])
     directions = np.concatenate([read, third[None]])

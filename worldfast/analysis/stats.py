@@ -168,7 +168,7 @@ def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int
     """
     x, y = _finite(x, "x"), _finite(y, "y")
     if x.shape != y.shape or len(x) < 3:
-        raise ValueError(f"expected x and y of one length, at least 3, got {list(x.shape)} and {list(y.shape)}")
+        raise ValueError(f"expected x and y of equal length, at least 3, got {list(x.shape)} and {list(y.shape)}")
     x, y = _standardised(x, "x"), _standardised(y, "y")
     found = [float(x @ y[order]) for order in _orders(len(x), permutations, seed)]
     return _tested(found, len(x), unit, "permutation of the points", permutations, len(x))
@@ -215,7 +215,7 @@ def mantel(
     for name, M in zip(names, (A, B), strict=True):
         _finite(M[above], name)
         if not np.allclose(M[above], M.T[above], rtol=0, atol=1e-9 * np.abs(M[above]).max()):
-            raise ValueError(f"{name}: expected a symmetric matrix; of one that is not, average it with its transpose")
+            raise ValueError(f"{name}: expected a symmetric matrix; average another one with its transpose")
     x = _standardised(A[above], names[0])
     _standardised(B[above], names[1])  # every order has the same entries, so one check is enough
     found = []

@@ -154,15 +154,21 @@ def as_matrix(table: pandas.DataFrame, value: str = "mean") -> pandas.DataFrame:
     """
     need_columns(table, "table", ("tasks", "other", value))
     if table.duplicated(["tasks", "other"]).any():
-        raise ValueError("table: a pair of sets of tasks stands twice; choose one layer and one n_tasks first")
+        raise ValueError("table: a pair of sets of tasks occurs twice; choose one layer and one n_tasks first")
     names = list(dict.fromkeys([*table["tasks"], *table["other"]]))
     half = table.pivot(index="tasks", columns="other", values=value).reindex(index=names, columns=names)
     return half.combine_first(half.T).reindex(index=names, columns=names).rename_axis(index=None, columns=None)
 
 
 def _chosen(pairs, runs, value, failed, kept):
-    """Select the pairs asked for, of runs with the same number of tasks, with their sets in a fixed order; and who is
-    left out.
+    """Select the pairs asked for, of runs with the same number of tasks, with each pair's sets in a fixed order.
+
+    Returns
+    -------
+    DataFrame
+        Pairs, with the columns tasks_a, tasks_b and n_tasks added.
+    list of str
+        Runs left out because they failed to learn.
     """
     need_columns(pairs, "pairs", ("run", "other", value))
     need_columns(runs, "runs", ("run", "tasks", "n_tasks"))
@@ -201,11 +207,11 @@ def _chosen(pairs, runs, value, failed, kept):
     )
     table = table[(table["n_tasks"] == pairs["other"].map(known["n_tasks"])).to_numpy(dtype=bool)]
     if table.empty:
-        raise ValueError("pairs: none is left between runs that learned, with as many tasks")
+        raise ValueError("pairs: none is left between runs that learned and have the same number of tasks")
     keys = [column for column in ("layer", "run", "other") if column in table.columns]
     if table.duplicated(keys).any():
         run, other = table.loc[table.duplicated(keys), ["run", "other"]].iloc[0]
-        raise ValueError(f"pairs: {run} and {other} stand twice; each unordered pair is expected once")
+        raise ValueError(f"pairs: {run} and {other} occur twice; each unordered pair is expected once")
     return table, left_out
 
 

@@ -102,7 +102,7 @@ def _stored(array, dtype, what):
         stored = np.ascontiguousarray(array, dtype=dtype)
     if not np.isfinite(stored).all() and np.isfinite(array).all():
         most = np.abs(array).max()
-        raise ValueError(f"capture.dtype: {what} holds {most:.3g}, more than float16 can; use 'float32'")
+        raise ValueError(f"capture.dtype: {what} holds {most:.3g}, beyond the range of float16; use 'float32'")
     return stored
 
 
@@ -181,7 +181,9 @@ class Activations:
         spec = json.loads((self.folder / "spec.json").read_text())
         run = Run.from_json(spec["run"])
         if run.data.digest != spec["world_sha256"]:
-            raise ValueError(f"{self.folder}: the world of its run has changed: its file has other entities than then")
+            raise ValueError(
+                f"{self.folder}: the world of its run has changed: its file holds other entities than when it was trained"
+            )
         readout = run.readout()
         if self.steps and not np.array_equal(readout.things, self.things):
             raise ValueError(f"{self.folder}: its segments are of other things than its spec selects")
@@ -276,7 +278,7 @@ class Activations:
         except (OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"segment {path} is damaged: {error}") from None
         if checksum(array) != written:
-            raise ValueError(f"segment {path} is damaged: the checksum of {name} does not fit its content")
+            raise ValueError(f"segment {path} is damaged: the checksum of {name} does not match its content")
         if run != self.run:
             raise ValueError(f"segment {path} belongs to run {run}, expected {self.run}")
         return array

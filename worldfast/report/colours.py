@@ -63,7 +63,7 @@ DIVERGING_STOPS = ("#8f4a08", "#d08a45", "#f4f0e6", "#5f9cc0", "#123f66")  # -1,
 
 
 def region_colours(world, new: Sequence[str] = ()) -> dict[str, str]:
-    """Colours of a world's regions, those of REGION_COLOURS first and in its order.
+    """Return the colours of a world's regions, those of REGION_COLOURS first and in its order.
 
     Other regions follow from west to east by their median x, in the hues that are left; a world without regions is one
     region "" in ink.
@@ -149,7 +149,7 @@ class Tasks:
 
 
 def run_styles(runs: Sequence[RunResult], tasks: Tasks | None = None) -> list[tuple[str, str, str]]:
-    """Labels, colours and dashes that name and draw models in every figure.
+    """Return labels, colours and dashes that name and draw models in every figure.
 
     A model of one task has its task's colour; a model of several is ink. Up to four runs of one colour differ in
     dashes. Runs whose labels would be equal are labelled by name.

@@ -122,7 +122,7 @@ def _canon(tables):
 
 
 def _new(result: StudyResult) -> list[str]:
-    """Regions of the world that models are taught after pretraining."""
+    """Return the regions of the world that models are taught after pretraining."""
     return [name for name in group_names(result.tables.get("runs", {})) if name in result.world.region]
 
 
@@ -220,7 +220,7 @@ def _origin(result: StudyResult) -> dict[str, str]:
 
 
 def _contents(present: dict[str, bool]) -> str:
-    """Links to the sections that the page has."""
+    """Return links to the sections that the page has."""
     sections = {"explore": "Maps", **SECTIONS, "published": "Beside the published numbers", "run": "What was run"}
     links = [f"<a href='#{key}'>{escape(heading)}</a>" for key, heading in sections.items() if present.get(key, True)]
     return f"<nav class='wide contents' aria-label='Sections'>{''.join(links)}</nav>"

@@ -109,7 +109,7 @@ def run_study(
     folder = files.folder(out / "studies" / study.name, "out")
     _write_study(study, folder)
     if not train_missing:
-        say("only what has ended is read")
+        say("training is skipped: only finished runs are analysed")
     elif engine == "ray":
         for job, error in train_on_cluster(study.runs, out / "runs", address=address, **where).failed.items():
             say(f"{job} failed: {error} (see {out / 'runs' / 'failed'})")

@@ -167,7 +167,7 @@ def print_plan(study: Study, *, threads: int, memory: int | str | None = None, m
     print(f"study {study.name}: {len(study.canon):,} runs of the canon, {len(study.extensions):,} more\n")
     _print_table([head, *lines, total])
     if measure:
-        print(f"\ntime: training alone, at the rate of {STEPS} steps measured here with {threads} threads")
+        print(f"\ntime: training only, at the rate of {STEPS} steps measured here with {threads} threads")
 
 
 def _time(seconds: float) -> str:

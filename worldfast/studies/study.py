@@ -93,8 +93,8 @@ class Study:
                 raise ValueError(f"study {self.name!r}: two runs are named {run.name!r}")
             if run.id in ids:
                 raise ValueError(
-                    f"study {self.name!r}: {run.name!r} is {ids[run.id].name!r} again: give it a seed, or whatever "
-                    "makes it another run; its name does not"
+                    f"study {self.name!r}: {run.name!r} is the same run as {ids[run.id].name!r}: change its seed or "
+                    "another field; a name does not make it another run"
                 )
             captured = run.capture.of(run.model.layers)
             if self.layer not in captured:

@@ -83,7 +83,7 @@ LIKENESS = {  # name of the table -> measure
         "disparity",
         {"components": None},
         "Procrustes disparity of the first {components} principal components, layer {layer} (low: alike)",
-        "disparity (0: the same but for turning and scale)",
+        "disparity (0: equal up to rotation and scale)",
         CKA_STOPS[::-1],
     ),
     "mutual_knn": Likeness(
@@ -160,7 +160,7 @@ def _alike(cells: Cells, what: str) -> str:
         "Cells are means over seeds ± the jackknife's standard error over runs." if len(same) else "One seed of each."
     )
     if cells.failed:
-        text += f" No run learned {listed([cells.tasks.label(one) for one in cells.failed])}: shown, in no mean."
+        text += f" No run learned {listed([cells.tasks.label(one) for one in cells.failed])}: shown, but excluded from means."
     if cells.left_out:
         text += f" Left out, because it did not learn: {listed(cells.left_out)}."
     return text

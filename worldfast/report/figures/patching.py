@@ -85,5 +85,5 @@ def told(table) -> list[str]:
     errors = table.groupby("task", sort=False)["standard_error"].max()
     tasks = [task for task, error in errors.items() if np.isfinite(error) and error <= TOLD]
     if not tasks:
-        raise LacksRuns("source and target differ too little on every task for patching to tell")
+        raise LacksRuns("source and target differ too little on every task to measure patching")
     return tasks

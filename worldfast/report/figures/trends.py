@@ -11,7 +11,7 @@ from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, end_labels, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
 
-KINDS = {  # what is compared: colour, marker, dashes
+KINDS = {  # pairs compared: colour, marker, dashes
     SAME_TASK: ("#14456b", "o", "-"),
     CROSS_TASK: ("#b0571b", "s", (0, (5, 2))),
     DISJOINT_TASKS: (MUTED, "^", (0, (1.5, 1.5))),
@@ -185,7 +185,7 @@ def training_trends(table, runs, layer: int | None = None):
     if len(shares) < 2:
         raise LacksRuns(f"the study compares pretrained runs at {len(shares)} moments of training, expected 2 or more")
     if group[group["run"].isin([*table["run"], *table["other"]])]["n_tasks"].value_counts().max() < 2:
-        raise LacksRuns("of the pretrained runs that learned, no two have as many tasks")
+        raise LacksRuns("of the pretrained runs that learned, no two have the same number of tasks")
     parts = [
         trends(table[table["step_share"] == share], group, step_share=share).assign(step_share=share)
         for share in shares
