@@ -104,7 +104,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     if head.shape[:1] == (shape.inputs,):
         if head[answered:].any():
             raise ValueError(
-                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the `outputs` of config.json; "
+                f"{path}: 'lm_head.weight' is not 0 after row {answered}, the `outputs` of config.json; "
                 "without it there every token can be an answer"
             )
         tensors["lm_head.weight"] = head[:answered]

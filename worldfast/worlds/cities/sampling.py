@@ -158,7 +158,6 @@ class Stream:
         vocabulary="character",
         shuffle=True,
         crossing="balanced",
-        loss="all",
     ):
         components = tuple(components)
         for c in components:
