@@ -1,5 +1,6 @@
-"""GPU kernels in Triton, compiled when they are called. Imported by `worldfast.models.attention`, `worldfast.analysis.gram` and
-what trains an ensemble on a GPU, when it is used."""
+"""GPU kernels in Triton, compiled on their first call. Imported on first use by `worldfast.models.attention`,
+`worldfast.analysis.gram` and training on a GPU.
+"""
 
 import contextlib
 import os
@@ -14,9 +15,13 @@ except ModuleNotFoundError as error:
 
 @contextlib.contextmanager
 def compiling(threads: int | None = None) -> Iterator[None]:
-    """Inside, kernels that are launched are not run but compiled, many at once; all are ready at the end.
+    """Compile kernels instead of running them: inside the context launches compile, many at once, and all are ready
+    at its end.
 
-    threads   compilations at once; None: one for each processor
+    Parameters
+    ----------
+    threads : int, optional
+        Number of parallel compilations; None means one for each processor.
     """
     kind = triton.runtime.JITFunction
     run = kind.run

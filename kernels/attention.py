@@ -1,19 +1,19 @@
 """Causal attention within packed rows of at most 128 tokens, RoPE inside, forward and backward.
 
-A program has one row. Head after head it reads the row's queries, keys and values once and writes its results once,
-while those of the next head are on their way. Scores live in registers, and the backward pass computes them anew, so
-that nothing is kept between the two. Keys and values are one tile of 16, 32, 64 or 128 tokens, and queries one or
+Each program handles one row. Head after head it reads the row's queries, keys and values once and writes its results
+once, while those of the next head are being loaded. Scores live in registers, and the backward pass recomputes them, so
+that nothing is stored between the two. Keys and values are one tile of 16, 32, 64 or 128 tokens, and queries one or
 several.
 
-Where rows may have more than 32 tokens there are two launches: one with tiles of 32 tokens, which leaves out
-rows that are longer, and one with tiles as long as the longest row, which leaves out the others. Nearly half of
-the paper's rows have at most 32 tokens, and a tile of 64 takes four times the scores. Lengths are read on the
-device; a row's tile depends on its length and `longest` alone.
+If rows may have more than 32 tokens there are two launches: one with tiles of 32 tokens, which skips longer rows, and
+one with tiles as long as the longest row, which skips the others. Nearly half of the paper's rows have at most 32
+tokens, and a tile of 64 takes four times the scores. Lengths are read on the device; a row's tile depends on its length
+and `longest` alone.
 
-Every sum has one order, hence one result, and a program touches the tokens of its row alone. Products are added up in
-float32. In 16 bits turned queries and keys, probabilities and the gradients of scores are rounded before they are
-multiplied, as in FlashAttention-2 (arXiv 2307.08691). In float32 products are those of IEEE, without matrix units:
-tf32 errs a thousand times more.
+Every sum has a fixed order, hence one result, and a program touches only the tokens of its row. Products are
+accumulated in float32. In 16 bits rotated queries and keys, probabilities and the gradients of scores are rounded
+before they are multiplied, as in FlashAttention-2 (arXiv 2307.08691). Float32 products follow IEEE, without matrix
+units: the error of tf32 is a thousand times larger.
 """
 
 import functools
@@ -24,7 +24,7 @@ import triton.language as tl
 from torch import Tensor
 
 LONGEST_ROW = 128
-SHORT_ROW = 32  # tokens; where others are longer, rows of at most so many are launched by themselves
+SHORT_ROW = 32  # tokens; if rows may be longer, those up to this length have a launch of their own
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 Rows = Tensor | tuple[Tensor, Tensor]  # cu_seqlens, or starts and ends
@@ -33,19 +33,26 @@ Rows = Tensor | tuple[Tensor, Tensor]  # cu_seqlens, or starts and ends
 def attention_forward(
     q: Tensor, k: Tensor, v: Tensor, rows: Rows, rope_base: float, longest: int, out: Tensor, last_only: bool = False
 ) -> None:
-    """Sets out to softmax(q k' / sqrt(D)) v over a row's tokens up to each, q and k turned by RoPE.
+    """Set out to softmax(q k' / sqrt(D)) v over a row's tokens up to each, with q and k rotated by RoPE.
 
-    q, k, v, out   float32, bfloat16 or float16 [L, H, D], of one dtype; D a multiple of 8 from 8 to 128; any strides
-                   with a last one of 1
-    rows           cu_seqlens, int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]. Or starts and
-                   ends, int32 [R] each: row r is tokens starts[r]:ends[r]; tokens of no row are left as they were
-    rope_base      base of RoPE, in which d turns with d + D/2; 0: no RoPE
-    longest        tokens of the longest row, at most 128; the result for a longer row is wrong. Whatever stands in
-                   rows, nothing beyond the L tokens is touched
-    last_only      of each row only the last token is a query and is written: a step of decoding
+    Runs on the current stream and never waits for the device, except on the first call for a base, head size and
+    device, which copies a table there: a CUDA graph can be captured from the second call on.
 
-    Runs on the current stream and never waits for the device, but for the first call of a base, head size and device,
-    which puts a table there: a CUDA graph can be captured from the second one on.
+    Parameters
+    ----------
+    q, k, v, out : Tensor
+        float32, bfloat16 or float16 [L, H, D], of one dtype; D is a multiple of 8 from 8 to 128; any strides with a
+        last one of 1.
+    rows : Tensor or (Tensor, Tensor)
+        cu_seqlens, int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]. Or starts and ends,
+        int32 [R] each: row r is tokens starts[r]:ends[r]; tokens outside all rows are not written.
+    rope_base : float
+        Base of RoPE, which pairs dimensions d and d + D/2; 0 means no RoPE.
+    longest : int
+        Tokens of the longest row, at most 128; the result for a longer row is wrong. No memory beyond the L tokens is
+        accessed, whatever the values in rows.
+    last_only : bool
+        Only the last token of each row is a query and is written: a step of decoding.
     """
     plans = launches(q.dtype, q.shape[2], longest, last_only)
     _launch(_forward, (q, k, v), rows, rope_base, longest, (out,), plans, LAST_ONLY=last_only)
@@ -63,7 +70,17 @@ def attention_backward(
     grad_k: Tensor,
     grad_v: Tensor,
 ) -> None:
-    """Sets grad_q, grad_k, grad_v, all like q, from grad_out and what `attention_forward` was given."""
+    """Set the gradients of `attention_forward` with respect to q, k and v.
+
+    Parameters
+    ----------
+    grad_out : Tensor
+        Gradient of `out`, like q.
+    q, k, v, rows, rope_base, longest
+        As for `attention_forward`.
+    grad_q, grad_k, grad_v : Tensor
+        Written; like q.
+    """
     plans = launches(q.dtype, q.shape[2], longest)
     _launch(_backward, (grad_out, q, k, v), rows, rope_base, longest, (grad_q, grad_k, grad_v), plans)
 
@@ -83,9 +100,9 @@ def _launch(kernel, inputs, rows, rope_base, longest, outputs, plans, **constant
 
 
 def launches(dtype: torch.dtype, size: int, longest: int, last_only: bool = False) -> list[dict]:
-    """Plans of the launches for rows of up to `longest` tokens; exactly one of them computes a row."""
+    """Return the plans of the launches for rows of up to `longest` tokens; exactly one of them computes a given row."""
     whole = plan(dtype, size, longest)
-    if last_only:  # decoding waits for its launches: another would take longer than it saves
+    if last_only:  # decoding is bound by launches: a second one would take longer than it saves
         return [whole | {"QUERIES": 16}]
     if longest <= SHORT_ROW:
         return [whole]
@@ -93,10 +110,10 @@ def launches(dtype: torch.dtype, size: int, longest: int, last_only: bool = Fals
 
 
 def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
-    """Tiles and warps of a launch for all rows: those with which registers suffice, as the instructions show.
+    """Return launch settings that avoid register spills (checked in the compiled code), for all rows.
 
-    Matrix units like 16 tokens a warp; float32 has plain multiplications, all unrolled, and needs more threads.
-    Queries come 16 at a time where scores or results of all of them would not fit.
+    Matrix units work best with 16 tokens for each warp; float32 has plain multiplications, all unrolled, and needs more
+    threads. Queries come 16 at a time if scores or results of all of them would not fit.
     """
     tokens, width = max(16, triton.next_power_of_2(longest)), max(16, triton.next_power_of_2(size))
     if dtype == torch.float32:
@@ -118,7 +135,7 @@ def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
 
 @functools.cache
 def _angles(rope_base: float, size: int, device: torch.device) -> Tensor:
-    """float32 [128, 2, D/2]: cosines and sines at each position, rounded once."""
+    """Return cosines and sines at each position, rounded once: float32 [128, 2, D/2]."""
     rate = rope_base ** -(torch.arange(size // 2, dtype=torch.float64) / (size // 2))  # [D/2]
     angle = torch.arange(LONGEST_ROW)[:, None] * rate  # [T, D/2]
     return torch.stack([angle.cos(), angle.sin()], 1).float().to(device)
@@ -126,7 +143,7 @@ def _angles(rope_base: float, size: int, device: torch.device) -> Tensor:
 
 @triton.jit
 def _row(starts, ends, tokens):
-    """Where this program's row begins, and its length; within the tokens there are, whatever starts and ends say."""
+    """Return the beginning and length of this program's row, clamped to the existing tokens."""
     begin = tl.minimum(tl.maximum(tl.load(starts + tl.program_id(0)), 0), tokens)
     end = tl.minimum(tl.load(ends + tl.program_id(0)), tokens)
     return begin.to(tl.int64), end - begin
@@ -134,7 +151,9 @@ def _row(starts, ends, tokens):
 
 @triton.jit
 def _left_out(length, LOWEST: tl.constexpr, HIGHEST: tl.constexpr):
-    """True where another launch has the row: fewer tokens than LOWEST, more than HIGHEST; None: no bound."""
+    """Return True if another launch has the row: fewer tokens than LOWEST, or more than HIGHEST; None means no
+    bound.
+    """
     if LOWEST is not None:
         return length < LOWEST
     elif HIGHEST is not None:
@@ -145,7 +164,7 @@ def _left_out(length, LOWEST: tl.constexpr, HIGHEST: tl.constexpr):
 
 @triton.jit
 def _load(x, i, token_stride, length, SIZE: tl.constexpr, WIDTH: tl.constexpr):
-    """The first SIZE numbers of tokens i; zeros up to WIDTH, and for tokens that are not there."""
+    """Load the first SIZE numbers of tokens i; zeros up to WIDTH, and for absent tokens."""
     d = tl.arange(0, WIDTH)
     there = (i < length)[:, None]
     if WIDTH != SIZE:
@@ -164,14 +183,16 @@ def _store(x, i, token_stride, length, value, SIZE: tl.constexpr, WIDTH: tl.cons
 
 @triton.jit
 def _load_turned(x, i, token_stride, length, angles, D: tl.constexpr, WIDTH: tl.constexpr):
-    """Queries or keys with dimensions d and d + D/2 side by side: a scalar product has no order of dimensions."""
+    """Load rotated queries or keys with dimensions d and d + D/2 interleaved: a scalar product does not depend on the
+    order of dimensions.
+    """
     a = _load(x, i, token_stride, length, D // 2, WIDTH // 2)
     b = _load(x + D // 2, i, token_stride, length, D // 2, WIDTH // 2)
     if angles is not None:
         cos = _load(angles, i, D, length, D // 2, WIDTH // 2)
         sin = _load(angles + D // 2, i, D, length, D // 2, WIDTH // 2)
-        # A sum over two and not of two: with an elementwise sum, the compiler would move a and b to where the products
-        # of matrices want them, and turn them there once for each warp that wants them.
+        # A reduction over an axis of two: with an elementwise sum, the compiler would convert a and b to the layout of
+        # the matrix products first, and rotate them there once for each warp that uses them.
         a, b = (tl.sum(tl.join(a * cos, -b * sin), 2).to(a.dtype), tl.sum(tl.join(b * cos, a * sin), 2).to(b.dtype))
     return tl.join(a, b).reshape(i.shape[0], WIDTH)  # [I, D]
 
@@ -189,7 +210,7 @@ def _store_turned_back(x, i, token_stride, length, value, angles, D: tl.constexp
 
 @triton.jit
 def _probabilities(score, i, j, scale):
-    """Of each query i the numbers that its sum, [Q], makes probabilities over keys j; the largest is 1."""
+    """Return unnormalised probabilities over keys j for each query i, the largest 1, and their sums [Q]."""
     score = tl.where(i[:, None] >= j, score, float("-inf"))  # [Q, T]
     p = tl.exp2(score * scale - (tl.max(score, 1) * scale)[:, None])
     return p, tl.sum(p, 1)

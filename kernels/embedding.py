@@ -1,10 +1,9 @@
-"""The embedding's gradient: for each token of the vocabulary the sum over where it stands, without atomics.
+"""Gradient of the embedding: for each token of the vocabulary the sum over its occurrences, without atomics.
 
-A program has a block of the vocabulary and a stretch of a member's tokens, and multiplies a matrix of zeros
-and ones, which token stands where, with the gradients there; tiles of tokens in which nothing of the block
-stands are passed over. Sums of stretches are added up in order. The matrix units do 2 x 64 D operations for a
-token and each block of 64 that the vocabulary has: of 98 characters a hundredth of what the model does for
-it.
+Each program handles a block of the vocabulary and a stretch of a member's tokens, and multiplies a matrix of zeros and
+ones (occurrences) with the gradients at the tokens; tiles of tokens without an occurrence are skipped. Sums of
+stretches are added in order. The matrix units do 2 x 64 D operations for a token and each block of 64 in the
+vocabulary: with 98 characters a hundredth of the operations of the model.
 
 M members, C tokens of each, V tokens in the vocabulary, D numbers in a token.
 """
@@ -16,20 +15,25 @@ from torch import Tensor
 
 STRETCH = 512  # tokens of a program
 TILE = 64  # tokens
-VOCABULARY = 64  # a program's block of it
+VOCABULARY = 64  # tokens of the vocabulary in a program's block
 
 
 def stretches(tokens: int) -> int:
-    """How many programs share a member's tokens."""
+    """Return the number of programs that share a member's tokens."""
     return triton.cdiv(tokens, STRETCH)
 
 
 def embedding_backward(tokens: Tensor, grad: Tensor, partial: Tensor) -> None:
-    """Sums for each stretch of tokens.
+    """Compute partial sums of the gradient, one for each stretch of tokens.
 
-    tokens    int32 [M, C]
-    grad      float32 or bfloat16 [M, C, D], contiguous; bfloat16 are added up in float32
-    partial   float32 [M, S, V, D], S of `stretches`: set to the sums
+    Parameters
+    ----------
+    tokens : Tensor
+        int32 [M, C].
+    grad : Tensor
+        float32 or bfloat16 [M, C, D], contiguous; bfloat16 is accumulated in float32.
+    partial : Tensor
+        float32 [M, S, V, D] with S of `stretches`, written.
     """
     M, C, D = grad.shape
     V = partial.shape[2]

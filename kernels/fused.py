@@ -1,26 +1,26 @@
-"""What a block does besides attention where a token's D numbers fit in one tile of a program: four kernels a
-layer.
+"""Operations of a block besides attention, for widths at which a token's D numbers fit in one tile of a program: four
+kernels a layer.
 
-    project         queries, keys, values of the normed stream
-    block           the stream after attention's projection, and after the MLP
-    block_backward  back through both of these, to what attention gave
-    project_backward
+::
 
-Between them only the stream (float32) and attention's operands go through memory. Gates, ups and normed
-tokens are made anew in the backward pass, which costs two products more and saves their way through memory. A
-token of the paper's shape (D 128, F 512, bfloat16) moves 24 D bytes a layer forward, 3.1 KB, where products
-and kernels one after the other move 100 D; backward 104 D instead of 166 D. Of that 40 D are read for the
-weights' gradients, which are products over all tokens and stand alone.
+    project           queries, keys, values of the normed residual stream
+    block             the stream after attention's projection, and after the MLP
+    block_backward    back through both of these, to the output of attention
+    project_backward  back through the projection to the stream before the block
 
-The MLP's operands among those, gated and grad_gate_up, are 12 F bytes that are written and read, 6.1 KB.
-Programs that made them anew, each for a part of F with its sums in registers, would need three products
-more. Counted, not measured, for 152,000 tokens, 6 layers and an H200, nothing is gained: the bytes take 1.3
-ms; sums of 64 of F leave too few registers under Triton (every form that was compiled spills), and with
-sums of 32 of F each token is read by 16 programs, 7.5 GB or 1.3 ms of the L2 cache, besides 0.45 ms more of
-products.
+Between them only the stream (float32) and attention's operands go through memory. Gates, ups and normed tokens are
+recomputed in the backward pass, which costs two more products and saves their memory traffic. A token of the paper's
+shape (D 128, F 512, bfloat16) moves 24 D bytes a layer forward, 3.1 KB, whereas separate products and kernels move 100
+D; backward 104 D instead of 166 D. Of these, 40 D are read for the weight gradients, which are separate products over
+all tokens.
 
-Sums over tokens go to a place of their own for each program. Products are those of 16 bits, added up in
-float32.
+The MLP's operands of those products, gated and grad_gate_up, are 12 F bytes that are written and read, 6.1 KB. Programs
+that recomputed them, each for a part of F with its sums in registers, would need three more products. Counted, not
+measured, for 152,000 tokens, 6 layers and an H200, this gains nothing: the bytes take 1.3 ms; sums of 64 of F leave too
+few registers under Triton (every form that was compiled spills), and with sums of 32 of F each token is read by 16
+programs, 7.5 GB or 1.3 ms of the L2 cache, besides 0.45 ms more of products.
+
+Sums over tokens go to a separate place for each program. Products are in 16 bits, accumulated in float32.
 
 M members, C places for tokens of each, D hidden, F intermediate, B programs of a member.
 """
@@ -35,20 +35,29 @@ PROCESSORS = 132  # multiprocessors that should all have work
 
 
 def tokens_of_program(members: int, places: int) -> int:
-    """Tokens of a program: many read the weights seldom, few keep all multiprocessors busy.
+    """Return the tokens of a program: more tokens read the weights less often, fewer keep all multiprocessors busy.
 
-    64 are the most of which two or three programs fit into a multiprocessor, so that one loads while another
-    multiplies; of 128 it holds one.
+    64 is the largest number at which two or three programs fit into a multiprocessor, so that one loads while another
+    multiplies; with 128 only one fits.
     """
     return 64 if members * places // 64 >= 2 * PROCESSORS else 32
 
 
 def project(x: Tensor, norm: Tensor, weight: Tensor, bias: Tensor, eps: float, out: Tensor) -> None:
-    """Sets out to rms_norm(x) * norm @ weight' + bias.
+    """Set out to rms_norm(x) * norm @ weight' + bias.
 
-    x              float32 [M, C, D], contiguous
-    norm           float32 [M, D]; this and all weights: each member's contiguous
-    weight, bias   [M, 3 D, D], [M, 3 D], of 16 bits, as is out, [M, C, 3 D]
+    Parameters
+    ----------
+    x : Tensor
+        float32 [M, C, D], contiguous.
+    norm : Tensor
+        float32 [M, D]; contiguous for each member, as are all weights.
+    weight, bias : Tensor
+        16 bits, [M, 3 D, D] and [M, 3 D].
+    eps : float
+        Epsilon of RMSNorm.
+    out : Tensor
+        16 bits [M, C, 3 D], written.
     """
     M, C, D = x.shape
     T = tokens_of_program(M, C)
@@ -69,10 +78,22 @@ def block(
     middle: Tensor,
     out: Tensor,
 ) -> None:
-    """Sets middle to x + mixed @ output' and out to middle + mlp(rms_norm(middle) * norm).
+    """Set middle to x + mixed @ output' and out to middle + mlp(rms_norm(middle) * norm).
 
-    x, middle, out                float32 [M, C, D]
-    mixed, output, gate_up, down  [M, C, D], [M, D, D], [M, 2 F, D], [M, D, F], of 16 bits
+    Parameters
+    ----------
+    x : Tensor
+        float32 [M, C, D].
+    mixed : Tensor
+        16 bits [M, C, D], output of attention.
+    output, gate_up, down : Tensor
+        16 bits, [M, D, D], [M, 2 F, D] and [M, D, F].
+    norm : Tensor
+        float32 [M, D].
+    eps : float
+        Epsilon of RMSNorm.
+    middle, out : Tensor
+        float32 [M, C, D], written.
     """
     M, C, D = x.shape
     F = down.shape[2]
@@ -114,12 +135,24 @@ def block_backward(
     grad_gate_up: Tensor,
     partial: Tensor,
 ) -> None:
-    """Takes grad from the stream after a block to the stream before its MLP, and on to what attention gave.
+    """Propagate grad from the stream after a block to the stream before its MLP, and on to the output of attention.
 
-    grad           float32 [M, C, D], updated
-    rounded        [M, C, D], set to grad in 16 bits; grad_mixed [M, C, D]
-    normed, gated  [M, C, D], [M, C, F], made anew for the weights' gradients; grad_gate_up [M, C, 2 F]
-    partial        float32 [M, B, D], sums of the norm's gradient; B of `tokens_of_program`
+    Parameters
+    ----------
+    grad : Tensor
+        float32 [M, C, D], updated.
+    middle, output, norm, gate_up, down, eps
+        As for `block`.
+    rounded : Tensor
+        [M, C, D], set to grad in 16 bits.
+    grad_mixed : Tensor
+        [M, C, D], set to the gradient at the output of attention.
+    normed, gated : Tensor
+        [M, C, D] and [M, C, F], recomputed for the weight gradients.
+    grad_gate_up : Tensor
+        [M, C, 2 F], written.
+    partial : Tensor
+        float32 [M, B, D] with B programs of `tokens_of_program`, set to partial sums of the norm's gradient.
     """
     M, C, D = middle.shape
     F = down.shape[2]
@@ -163,12 +196,22 @@ def project_backward(
     partial: Tensor,
     bias_partial: Tensor,
 ) -> None:
-    """Takes grad from the stream behind a block's attention to the stream before the block.
+    """Propagate grad from the stream after a block's attention to the stream before the block.
 
-    grad_qkv       [M, C, 3 D], of 16 bits
-    grad           float32 [M, C, D], updated; rounded, normed as of `block_backward`
-    partial        float32 [M, B, D], sums of the norm's gradient
-    bias_partial   float32 [M, B, 3 D], sums of grad_qkv
+    Parameters
+    ----------
+    grad_qkv : Tensor
+        16 bits [M, C, 3 D].
+    x, norm, weight, eps
+        As for `project`.
+    grad : Tensor
+        float32 [M, C, D], updated.
+    rounded, normed : Tensor
+        As for `block_backward`.
+    partial : Tensor
+        float32 [M, B, D], set to partial sums of the norm's gradient.
+    bias_partial : Tensor
+        float32 [M, B, 3 D], set to partial sums of grad_qkv.
     """
     M, C, D = x.shape
     T = tokens_of_program(M, C)
@@ -196,32 +239,32 @@ def project_backward(
 
 
 def part(F: int, most: int) -> int:
-    """Numbers of the MLP that a program has at a time; those beyond F are zeros."""
+    """Return how many numbers of the MLP a program handles at a time; those beyond F are zeros."""
     return min(most, max(16, triton.next_power_of_2(F)))
 
 
 def plan(tokens: int, backward: bool = False) -> dict:
-    """With which registers suffice, as the instructions show. 32 tokens are for when a multiprocessor has one
-    program or two: these load ahead by themselves.
+    """Return launch settings that avoid register spills (checked in the compiled code). 32 tokens are used when a
+    multiprocessor has only one or two programs, which then prefetch by themselves.
     """
     few = tokens == 32
     warps, stages = 8 if few and backward else 4, 2 if few else 1
     return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
 
 
-FORWARD, BACKWARD = 32, 16  # numbers of the MLP at a time, at most
+FORWARD, BACKWARD = 32, 16  # most numbers of the MLP at a time
 
 
 @triton.jit
 def _matrix(x, first, rows: tl.constexpr, columns: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, at):
-    """Rows first .. first + ROWS - 1 and columns at .. at + COLUMNS - 1 of a matrix [rows, columns].
+    """Load rows first .. first + ROWS - 1 and columns at .. at + COLUMNS - 1 of a matrix [rows, columns].
 
     first and at are multiples of ROWS and COLUMNS; numbers beyond the matrix are zeros.
     """
     r = first + tl.arange(0, ROWS)[:, None]
     c = at + tl.arange(0, COLUMNS)[None, :]
     place = x + r * columns + c
-    if rows % ROWS != 0:  # one mask at most: more registers would go into it than there are
+    if rows % ROWS != 0:  # at most one mask: two would take more registers than there are
         return tl.load(place, (r < rows) & (c < columns), 0.0)
     elif columns % COLUMNS != 0:
         return tl.load(place, c < columns, 0.0)
@@ -230,26 +273,26 @@ def _matrix(x, first, rows: tl.constexpr, columns: tl.constexpr, ROWS: tl.conste
 
 @triton.jit
 def _first(count, TOKENS: tl.constexpr):
-    """This program's first token among all members'."""
+    """Return this program's first token among all members'."""
     return tl.program_id(1).to(tl.int64) * count + tl.program_id(0) * TOKENS
 
 
 @triton.jit
 def _tile(TOKENS: tl.constexpr, STRIDE: tl.constexpr, WIDTH: tl.constexpr):
-    """Where [T, WIDTH] numbers stand from the first token on, of tokens of STRIDE numbers."""
+    """Return the offsets of [T, WIDTH] numbers from the first token on, for tokens of STRIDE numbers."""
     return tl.arange(0, TOKENS)[:, None] * STRIDE + tl.arange(0, WIDTH)[None, :]
 
 
 @triton.jit
 def _unit(x, eps, D: tl.constexpr):
-    """x over its root mean square, and one over that."""
+    """Return x over its root mean square, and the reciprocal of that."""
     rate = 1 / tl.sqrt(tl.sum(x * x, 1) / D + eps)
     return x * rate[:, None], rate
 
 
 @triton.jit
 def _through_norm(grad, unit, rate, weight, D: tl.constexpr):
-    """What arrives before a norm of what arrives behind it, [T, D]; sums [D] of the weight's gradient."""
+    """Return the gradient before a norm, given the one after it, [T, D]; and sums [D] of the weight's gradient."""
     sums = tl.sum(grad * unit, 0)
     grad *= weight[None, :]
     return rate[:, None] * (grad - unit * (tl.sum(grad * unit, 1) / D)[:, None]), sums
@@ -366,7 +409,7 @@ def _block_backward(
         tl.store(target + F, grad_up, there)
         back = tl.dot(grad_gate, gates, back)
         back = tl.dot(grad_up, ups, back)
-    unit = tl.load(middle + place) * rate[:, None]  # once more, so that registers are free until here
+    unit = tl.load(middle + place) * rate[:, None]  # loaded again, so that registers are free until here
     through, sums = _through_norm(back, unit, rate, tl.load(norm), D)
     tl.store(partial + member * partial_member + tl.program_id(0) * D + tl.arange(0, D), sums)
     through += tl.load(grad + place)

@@ -1,13 +1,13 @@
-"""Gram statistics for centred kernel alignment: sums over all pairs of things, and no n x n matrix in memory.
+"""Gram statistics for centred kernel alignment: sums over all pairs of things, without an n x n matrix in memory.
 
-M representations X_a [n, d_a] of the same n things have Gram matrices K_a [n, n]: K_a = X_a X_a' ("linear")
-or K_a[i, j] = exp(-gamma_a |x_i - x_j|^2) - SHIFT ("rbf"). Wanted are
+M representations X_a [n, d_a] of the same n things have Gram matrices K_a [n, n]: K_a = X_a X_a' ("linear") or K_a[i,
+j] = exp(-gamma_a |x_i - x_j|^2) - SHIFT ("rbf"). The statistics are
 
     products[a, b] = sum over i, j of K_a[i, j] K_b[i, j]        row_sums[a, i] = sum over j of K_a[i, j]
 
-Tiles of the Gram matrices on and below the diagonal are made a few at a time for all representations, M n^2 d
-operations in the end. The products of such tiles are a Gram matrix of Gram matrices, M^2 n^2 / 2 operations.
-Four kernels:
+Tiles of the Gram matrices on and below the diagonal are computed a few at a time for all representations, M n^2 d
+operations in total. The products of such tiles are a Gram matrix of Gram matrices, M^2 n^2 / 2 operations. There are
+four kernels::
 
     _split           X as a sum of two float16, whose products need no rounding, and its squared norms
     _gram_tiles      a tile of one representation, under all its kernels, to the workspace
@@ -33,19 +33,19 @@ from worldfast.errors import unknown_name
 
 WORKSPACE_BYTES = 2**28
 TILE = 128
-# What a program of _tile_products sums, of a tile's TILE * TILE entries.
+# Entries that a program of _tile_products sums, of a tile's TILE * TILE.
 PART = 2048
 # Matrix units truncate their sums instead of rounding them, so no sum there is longer than these.
 BLOCK_K = 32
 DOT_K = 32
 SPLIT_ROWS = 16
-# Twice this is half of float16's range, so that what the first float16 leaves over is a normal number too:
-# the two are X to 2^-23 of an entry or 2^-39 of the largest, whichever is larger.
+# Twice this is half of float16's range, so that the remainder after the first float16 is a normal number too:
+# the two represent X to 2^-23 of an entry or 2^-39 of the largest, whichever is larger.
 SCALE = tl.constexpr(2.0**14)
 
 
 def reference_statistics(Xs, kernels, gamma=None):
-    """`gram_statistics` by its definition, in float64, n x n."""
+    """Compute `gram_statistics` by its definition, in float64, with n x n matrices."""
     statistics = {}
     for kernel in kernels:
         Ks = []
@@ -65,7 +65,9 @@ def reference_statistics(Xs, kernels, gamma=None):
 def _split(
     pointers, widths, first_columns, halves, norms, n, columns, plane, ROWS: tl.constexpr, BLOCK_K: tl.constexpr
 ):
-    """halves[0] + halves[1] = SCALE * X, with zeros to a multiple of BLOCK_K columns; its norms."""
+    """Split SCALE * X into halves[0] + halves[1], padded with zeros to a multiple of BLOCK_K columns, and compute its
+    norms.
+    """
     model = tl.program_id(1)
     X = tl.load(pointers + model).to(tl.pointer_type(tl.float32))
     width = tl.load(widths + model)
@@ -107,13 +109,15 @@ def _gram_tiles(
     TILE: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """linear[t, a] and rbf[t, a] [TILE, TILE] = tile t of representation a; sums[t, a] by row, by column."""
+    """Set linear[t, a] and rbf[t, a] [TILE, TILE] to tile t of representation a, and sums[t, a] to its sums by row
+    and by column.
+    """
     tile, model = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, TILE)
     k = tl.arange(0, BLOCK_K)
     i = tl.load(tile_rows + tile) * TILE + lane
     j = tl.load(tile_columns + tile) * TILE + lane
-    # Past the last thing the last is read again; what becomes of it is set to zero below.
+    # Beyond the last thing the last is read again; its results are set to zero below.
     row, column = tl.minimum(i, n - 1), tl.minimum(j, n - 1)
     first = tl.multiple_of(tl.load(first_columns + model), BLOCK_K)
     left = halves + row.to(tl.int64)[:, None] * columns + first + k[None, :]
@@ -149,7 +153,7 @@ def _gram_tiles(
 
 @triton.jit(do_not_specialize=["tiles"], do_not_specialize_on_alignment=["tile_rows", "tile_columns"])
 def _add_row_sums(sums, tile_rows, tile_columns, row_sums, tiles, TILE: tl.constexpr):
-    """row_sums[a, block] += what of sums [T, M, 2, TILE] belongs there, tile after tile."""
+    """Add to row_sums[a, block] the sums [T, M, 2, TILE] that belong there, tile after tile."""
     block, model = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, TILE)
     target = row_sums + (model.to(tl.int64) * tl.num_programs(0) + block) * TILE + lane
@@ -178,7 +182,7 @@ def _tile_products(
     PART: tl.constexpr,
     DOT_K: tl.constexpr,
 ):
-    """partials[p] [M, M] = products of PART entries of a tile, for the pairs of one MODELS x MODELS block."""
+    """Set partials[p] [M, M] to products of PART entries of a tile, for the pairs of one MODELS x MODELS block."""
     block, part = tl.program_id(0), tl.program_id(1)
     tile = part // (ENTRIES // PART)
     k = part % (ENTRIES // PART) * PART + tl.arange(0, DOT_K)
@@ -200,7 +204,7 @@ def _tile_products(
     tl.store(target, total, mask=(a < models)[:, None] & (b < models)[None, :])
 
 
-# With these, registers and an A100's shared memory suffice.
+# These fit into the registers and the shared memory of an A100.
 TILE_OPTIONS = {"num_warps": 8, "num_stages": 3}
 PRODUCT_OPTIONS = {"num_warps": 4, "num_stages": 3}
 
@@ -208,21 +212,32 @@ PRODUCT_OPTIONS = {"num_warps": 4, "num_stages": 3}
 def gram_statistics(
     Xs: list[Tensor], kernels: tuple[str, ...], gamma: Tensor | None = None
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """Products and row sums of the Gram matrices of M representations of the same n things.
+    """Compute products and row sums of the Gram matrices of M representations of the same n things.
 
-    Xs        M tensors float32 [n, d_a] of one CUDA device, contiguous, columns centred, largest magnitude
-              from 1 to 2 (a power of two takes any data there). From 4 on results are NaN; far below 1 digits
-              are lost
-    kernels   of "linear" and "rbf"; both come from the same tiles
-    gamma     float64 [M] on that device, where "rbf" is wanted
-    returns   kernel -> (products float64 [M, M], row_sums float64 [M, n]), as at the top of this file; the
-              row sums of "linear" are zero by centring, and None
+    Entries of a Gram matrix are accurate to 2^-22 of |x_i| |x_j|, and those of "rbf" to 2 gamma times that: if gamma
+    max|x|^2 is large, as for tight clusters far apart, distances within a cluster need float64. Memory: a copy of Xs,
+    and WORKSPACE_BYTES or one tile of each representation. Runs on the current stream and never waits for the device.
 
-    Entries of a Gram matrix are good to 2^-22 of |x_i| |x_j|, and those of "rbf" to 2 gamma times that: where
-    gamma max|x|^2 is large, as for tight clusters far apart, distances within a cluster need float64.
-    Memory: a copy of Xs, and WORKSPACE_BYTES or one tile of each representation. Runs on the current stream
-    and never waits for the device. Raises ValueError or TypeError for what is not as above; scale and centring
-    are taken on trust.
+    Parameters
+    ----------
+    Xs : list of Tensor
+        M tensors float32 [n, d_a] on one CUDA device, contiguous, columns centred, largest magnitude from 1 to 2 (scale
+        by a power of two). From 4 on results are NaN; far below 1 digits are lost. Scale and centring are not checked.
+    kernels : tuple of str
+        Some of "linear" and "rbf"; both use the same tiles.
+    gamma : Tensor, optional
+        float64 [M] on that device, required for "rbf".
+
+    Returns
+    -------
+    dict of str to (Tensor, Tensor or None)
+        For each kernel products, float64 [M, M], and row sums, float64 [M, n]; the row sums of "linear" are zero by
+        centring, and None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong dtype, shape, layout or device, or a kernel is unknown.
     """
     _check(Xs, kernels, gamma)
     M, n, device = len(Xs), len(Xs[0]), Xs[0].device
@@ -277,13 +292,13 @@ def gram_statistics(
                     workspace, rows, columns, *places, partials, M, models, TILE * TILE, PART, DOT_K, **PRODUCT_OPTIONS
                 )
                 products[kernel] += partials[:parts].sum(0)
-    # What lies above the diagonal's blocks was never written.
+    # Entries above the diagonal's blocks were never written.
     symmetric = {kernel: lower.tril() + lower.tril(-1).T for kernel, lower in products.items()}
     return {kernel: (symmetric[kernel], row_sums[:, :n] if kernel == "rbf" else None) for kernel in kernels}
 
 
 def _split_all(Xs):
-    """halves float16 [2, n, C], widths and first columns int64 [M], norms float64 [M, n]."""
+    """Return halves float16 [2, n, C], widths and first columns int64 [M], and norms float64 [M, n]."""
     M, n, device = len(Xs), len(Xs[0]), Xs[0].device
     widths = [X.shape[1] for X in Xs]
     *first_columns, C = accumulate((triton.cdiv(width, BLOCK_K) * BLOCK_K for width in widths), initial=0)

@@ -1,7 +1,7 @@
 """Cross entropy at the positions that have a target, and its gradient, in one pass over the logits.
 
-A position of V logits moves 4 V in and, in bfloat16 products, 2 V out. Sums go to a place of their own for
-each program.
+A position of V logits moves 4 V bytes in and, with bfloat16 products, 2 V out. Sums go to a separate place for each
+program.
 
 M members, C tokens of each, V logits of a token.
 """
@@ -15,18 +15,24 @@ PROGRAM = 2048  # logits in a program's tile, if a token has no more
 
 
 def tokens_of_program(outputs: int) -> int:
-    """Tokens that a program takes, of `outputs` logits each: a power of 2."""
+    """Return how many tokens, of `outputs` logits each, a program handles: a power of 2."""
     return max(1, min(32, PROGRAM // triton.next_power_of_2(outputs)))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, grad: Tensor, partial: Tensor) -> None:
-    """The summed loss -log softmax(logits)[target], and softmax(logits) - one_hot(target), its gradient.
+    """Compute the summed loss -log softmax(logits)[target] and its gradient, softmax(logits) - one_hot(target).
 
-    logits    float32 [M, C, V]; there may be a gap after each token's, the same for all
-    targets   int32 [M, C], -1 where there is none: no loss, and a gradient of 0
-    grad      float32 or bfloat16 [M, C, V], with gaps of its own; one up to a multiple of 8 is set to 0, since
-              whole vectors are written
-    partial   float32 [M, B, 2], B programs: set to their sums of losses, and to how many have a target
+    Parameters
+    ----------
+    logits : Tensor
+        float32 [M, C, V]; a gap of equal size may follow the logits of each token.
+    targets : Tensor
+        int32 [M, C], -1 for no target: no loss, and a gradient of 0.
+    grad : Tensor
+        float32 or bfloat16 [M, C, V], written, with gaps of its own; a gap up to a multiple of 8 is set to 0, since
+        whole vectors are written.
+    partial : Tensor
+        float32 [M, B, 2] for B programs, set to their sums of losses and numbers of targets.
     """
     M, C, V = logits.shape
     width, T, whole = triton.next_power_of_2(V), tokens_of_program(V), V + -V % 8
@@ -71,7 +77,7 @@ def _cross_entropy(
     asked = target >= 0
     there = (i < count)[:, None] & (v < TAKEN)
     x = tl.load(logits + token[:, None] * LOGITS + v, there, 0.0)  # [T, V]
-    x = tl.where(asked[:, None], x, 0.0)  # whatever stands where nothing is asked does no harm
+    x = tl.where(asked[:, None], x, 0.0)  # logits without a target may be NaN
     x = tl.where(v < V, x, float("-inf"))
     x -= tl.max(x, 1)[:, None]
     e = tl.exp(x)

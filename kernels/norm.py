@@ -1,12 +1,12 @@
-"""RMSNorm of an ensemble's residual stream, with what stands before it: the embedding, or what a block adds.
+"""RMSNorm of an ensemble's residual stream, fused with the operation before it: the embedding, or a block's addition.
 
-The stream x is float32, what is multiplied next is in the dtype of the products. A token of D numbers in
-bfloat16 products moves 2 D (what is added) + 4 D (x) in and 4 D + 2 D (x, normed) out; x added and normed by
-two kernels would move 4 D more. Backward 2 D + 4 D + 4 D in, 4 D + 2 D out: the stream's gradient also as the
-products want it.
+The stream x is float32; operands of the next product are in the matmul dtype. With bfloat16 products a token of D
+numbers moves 2 D (added) + 4 D (x) bytes in and 4 D + 2 D (x, normed) out; separate kernels for addition and norm would
+move 4 D more. Backward it moves 2 D + 4 D + 4 D in and 4 D + 2 D out: the stream's gradient is also written in the
+matmul dtype.
 
-A program has some tokens of one member, and sums of the weight's gradient go to a row of their own for each
-program: no atomics, so that results are the same every time.
+Each program handles some tokens of one member, and sums of the weight's gradient go to a separate row for each program:
+without atomics results are reproducible.
 
 M members, C tokens of each, D numbers in a token.
 """
@@ -20,7 +20,7 @@ PROGRAM = 4096  # numbers in a program's tile
 
 
 def tokens_of_program(width: int) -> int:
-    """Tokens that a program takes, of `width` numbers each: a power of 2."""
+    """Return how many tokens, of `width` numbers each, a program handles: a power of 2."""
     return max(1, min(32, PROGRAM // triton.next_power_of_2(width)))
 
 
@@ -33,27 +33,44 @@ def embed_norm(
     normed: Tensor | None,
     scale: Tensor | None,
 ) -> None:
-    """Sets x to the tokens' embeddings, and `normed` and `scale` as `add_norm` does.
+    """Set x to the tokens' embeddings, and `normed` and `scale` as `add_norm` does.
 
-    tokens          int32 [M, C]
-    embedding       float32 [M, V, D], each member's contiguous
-    normed, scale   None: not wanted
+    Parameters
+    ----------
+    tokens : Tensor
+        int32 [M, C].
+    embedding : Tensor
+        float32 [M, V, D], contiguous for each member.
+    weight, eps
+        As for `add_norm`.
+    x : Tensor
+        float32 [M, C, D], written.
+    normed, scale : Tensor, optional
+        As for `add_norm`; None skips them.
     """
     _launch_forward(None, None, tokens, embedding, weight, eps, x, normed, scale)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float, normed: Tensor, scale: Tensor) -> None:
-    """Sets `normed` and `scale` as `add_norm` does, with nothing added."""
+    """Set `normed` and `scale` as `add_norm` does, with nothing added."""
     _launch_forward(x, None, None, None, weight, eps, None, normed, scale)
 
 
 def add_norm(x: Tensor, added: Tensor, weight: Tensor, eps: float, out: Tensor, normed: Tensor, scale: Tensor) -> None:
-    """Sets out to x + added, scale to 1 / rms(out) and normed to out / rms(out) * weight.
+    """Set out to x + added, scale to 1 / rms(out) and normed to out / rms(out) * weight.
 
-    x, out          float32 [M, C, D], contiguous
-    added, normed   float32 or bfloat16 [M, C, D], contiguous
-    weight          float32 [M, D], each member's contiguous
-    scale           float32 [M, C]
+    Parameters
+    ----------
+    x, out : Tensor
+        float32 [M, C, D], contiguous.
+    added, normed : Tensor
+        float32 or bfloat16 [M, C, D], contiguous.
+    weight : Tensor
+        float32 [M, D], contiguous for each member.
+    eps : float
+        Epsilon of RMSNorm.
+    scale : Tensor
+        float32 [M, C].
     """
     _launch_forward(x, added, None, None, weight, eps, out, normed, scale)
 
@@ -92,12 +109,22 @@ def norm_backward(
     partial: Tensor,
     first: bool = False,
 ) -> None:
-    """Adds to grad_x the gradient that arrives through the norm; with `first`, sets it.
+    """Add to grad_x the gradient through the norm; with `first`, set it.
 
-    grad       float32 or bfloat16 [M, C, D], at `normed`
-    grad_x     float32 [M, C, D]
-    rounded    [M, C, D], set to grad_x in its own dtype; None: not wanted
-    partial    float32 [M, B, D], B programs: set to sums of the weight's gradient, to be added up in order
+    Parameters
+    ----------
+    grad : Tensor
+        float32 or bfloat16 [M, C, D], gradient at `normed`.
+    x, scale, weight
+        As for `add_norm`; x is its `out`.
+    grad_x : Tensor
+        float32 [M, C, D].
+    rounded : Tensor, optional
+        [M, C, D], set to grad_x in its own dtype; None skips it.
+    partial : Tensor
+        float32 [M, B, D] for B programs, set to partial sums of the weight's gradient, to be added in order.
+    first : bool
+        Set grad_x instead of adding to it.
     """
     M, C, D = x.shape
     T = tokens_of_program(D)
@@ -123,7 +150,9 @@ def norm_backward(
 
 @triton.jit
 def _tile(tokens, D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr):
-    """A program's tokens [T] and numbers [T, WIDTH] among all members', and which of them are there."""
+    """Return a program's tokens [T] among all members' with their mask, and the offsets of their numbers [T, WIDTH]
+    with theirs.
+    """
     i = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     d = tl.arange(0, WIDTH)
     token = tl.program_id(1).to(tl.int64) * tokens + i  # [T]
@@ -135,7 +164,7 @@ def _tile(tokens, D: tl.constexpr, WIDTH: tl.constexpr, TOKENS: tl.constexpr):
 
 @triton.jit
 def _vector(x, stride, D: tl.constexpr, WIDTH: tl.constexpr):
-    """A member's weights [WIDTH]."""
+    """Load a member's weights [WIDTH]."""
     d = tl.arange(0, WIDTH)
     return tl.load(x + tl.program_id(1).to(tl.int64) * stride + d, d < D, 0.0)
 

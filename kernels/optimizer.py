@@ -1,9 +1,8 @@
-"""What a step ends with: each member's gradient norm, whether it is finite, clipping, AdamW with decoupled
-decay.
+"""End of a step: each member's gradient norm, a check that it is finite, clipping, and AdamW with decoupled decay.
 
-All that is asked and all that is found stays on the device, so that nothing waits for it. A parameter moves 4
-bytes for the norm, then 20 in (parameter, gradient, two moments, decay) and 12 out, and 2 more where products
-want it in bfloat16: 38 bytes, and no pass of its own for the cast. Members that take no step move nothing.
+Inputs and results stay on the device, so that nothing waits for it. A parameter moves 4 bytes for the norm, then 20 in
+(parameter, gradient, two moments, decay) and 12 out, and 2 more for a bfloat16 copy: 38 bytes, without a separate pass
+for the cast. Members that take no step move nothing.
 
 M members, P parameters, B programs, S steps of a plan.
 """
@@ -18,12 +17,20 @@ READ = 128  # partial sums read at once
 
 
 def blocks(parameters: int) -> int:
-    """Programs for a member's parameters."""
+    """Return the number of programs for a member's parameters."""
     return triton.cdiv(parameters, BLOCK)
 
 
 def square_sums(grad: Tensor, partial: Tensor) -> None:
-    """Sets partial, float32 [M, B] with B of `blocks`, to sums of squares of grad, float32 [M, P]."""
+    """Compute partial sums of squares of each member's gradient.
+
+    Parameters
+    ----------
+    grad : Tensor
+        float32 [M, P].
+    partial : Tensor
+        float32 [M, B] with B of `blocks`, written.
+    """
     M, P = grad.shape
     with torch.cuda.device_of(grad):
         _square_sums[(blocks(P), M)](grad, partial, P, blocks(P), BLOCK=BLOCK, num_warps=4)
@@ -40,21 +47,31 @@ def decide(
     tally: Tensor,
     update: Tensor,
 ) -> None:
-    """What each member does in this step. One without rows does nothing; one whose loss or gradient is not
-    finite does nothing from now on.
+    """Decide the update of each member in this step.
 
-    losses      float32 [M, B, 2], partial sums of the loss, and of how many positions it is over
-    squares     float32 [M, B], partial sums of the squares of that loss's gradient
-    rows        int32 [S, M, 2], in a step the member's first row and how many
-    schedule    float32 [S, M, 3]: learning rate times weight decay; learning rate over 1 - beta1^t; and
-                1 / sqrt(1 - beta2^t), t the step from 1
-    constants   float32 [M, 4]: clip, beta1, beta2, eps
-    step        int32 [1], which of the S it is
-    alive       int32 [M], set to 0 where the loss or the gradient is not finite
-    tally       float64 [M, 3]: the mean loss is added to the first, 1 to the second and third, where a step
-                is taken
-    update      float32 [M, 5], for `adamw`: whether a step is taken, the schedule, what gradients are
-                multiplied by
+    A member without rows takes no step; one whose loss or gradient is not finite takes none from now on.
+
+    Parameters
+    ----------
+    losses : Tensor
+        float32 [M, B, 2], partial sums of the loss and of the number of its positions.
+    squares : Tensor
+        float32 [M, B], partial sums of squares of that loss's gradient.
+    rows : Tensor
+        int32 [S, M, 2], a member's first row and number of rows in each step.
+    schedule : Tensor
+        float32 [S, M, 3]: learning rate times weight decay; learning rate over 1 - beta1^t; and 1 / sqrt(1 - beta2^t),
+        for step t counted from 1.
+    constants : Tensor
+        float32 [M, 4]: clip, beta1, beta2, eps.
+    step : Tensor
+        int32 [1], index of the step among the S.
+    alive : Tensor
+        int32 [M], set to 0 if the loss or the gradient is not finite.
+    tally : Tensor
+        float64 [M, 3]: if a step is taken, the mean loss is added to the first, and 1 to the second and third.
+    update : Tensor
+        float32 [M, 5], written for `adamw`: 1 if a step is taken, the schedule, and the factor of the gradient.
     """
     M = len(losses)
     with torch.cuda.device_of(losses):
@@ -86,11 +103,22 @@ def adamw(
     constants: Tensor,
     rounded: Tensor | None,
 ) -> None:
-    """One AdamW step, as torch.optim.AdamW takes it, of each member that `decide` lets.
+    """Take one AdamW step, as torch.optim.AdamW does, of each member that `decide` allows.
 
-    parameters, average, square   float32 [M, P], contiguous, updated; grad float32 [M, P]
-    decayed                       float32 [P], 1 where weight decay applies, else 0
-    rounded                       [M, P], set to the parameters in its own dtype; None: not wanted
+    Parameters
+    ----------
+    parameters, average, square : Tensor
+        float32 [M, P], contiguous, updated.
+    grad : Tensor
+        float32 [M, P].
+    decayed : Tensor
+        float32 [P], 1 where weight decay applies, otherwise 0.
+    update : Tensor
+        float32 [M, 5], from `decide`.
+    constants : Tensor
+        float32 [M, 4], as for `decide`.
+    rounded : Tensor, optional
+        [M, P], set to the parameters in its own dtype; None skips it.
     """
     M, P = parameters.shape
     with torch.cuda.device_of(parameters):
@@ -109,7 +137,7 @@ def _square_sums(grad, partial, parameters, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _total(partial, count, stride, READ: tl.constexpr):
-    """The sum of `count` float32, in float64: an order that more zeros do not change."""
+    """Return the sum of `count` float32 in float64, in an order that additional zeros do not change."""
     i = tl.arange(0, READ)
     total = tl.zeros([READ], tl.float64)
     for start in range(0, count, READ):

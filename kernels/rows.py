@@ -1,11 +1,9 @@
-"""A step's rows, taken from those that are made: each member's inputs and targets from the beginning of its
-capacity.
+"""Rows of a step, taken from those made ahead: each member's inputs and targets, from the beginning of its places.
 
-The last token of a row predicts nothing and is left out. What is left of the capacity is padding that no row
-has: token 0 without a target.
+The last token of a row predicts nothing and is left out. The remaining places are padding outside all rows: token 0
+without a target.
 
-M members, n rows of each that are made, R rows of a step at most, C tokens of a member's capacity, S steps of
-a plan.
+M members, n prepared rows of each, R rows of a step at most, C places of a member, S steps of a plan.
 """
 
 import torch
@@ -31,19 +29,30 @@ def take_rows(
     starts: Tensor,
     ends: Tensor,
 ) -> None:
-    """Sets tokens, targets, starts and ends to the rows of a step.
+    """Set tokens, targets, starts and ends to the rows of a step.
 
-    made           int32 [M, .], rows end to end; row i begins at row_start[:, i]
-    row_start      int32 [M, n + 1]
-    answer_start   int32 [M, n]
-    rows           int32 [S, M, 2], in a step the member's first row, and how many
-    step           int32 [1], which of the S it is
-    alive          int32 [M], 0: the member has no rows
-    answer_only    int32 [M], 1: only tokens of the answer are targets
-    longest        tokens of the longest row, or more
-    tokens         int32 [M, C];  targets int32 [M, C], -1 where there is none
-    starts, ends   int32 [M, R], where rows begin and end among all M C tokens; a row that is not there has no
-                   tokens
+    Parameters
+    ----------
+    made : Tensor
+        int32 [M, .], rows end to end; row i begins at row_start[:, i].
+    row_start : Tensor
+        int32 [M, n + 1].
+    answer_start : Tensor
+        int32 [M, n].
+    rows : Tensor
+        int32 [S, M, 2], a member's first row and number of rows in each step.
+    step : Tensor
+        int32 [1], index of the step among the S.
+    alive : Tensor
+        int32 [M], 0: the member has no rows.
+    answer_only : Tensor
+        int32 [M], 1: only tokens of the answer are targets.
+    longest : int
+        Upper bound on the tokens of a row.
+    tokens, targets : Tensor
+        int32 [M, C], written; a target is -1 if there is none.
+    starts, ends : Tensor
+        int32 [M, R], written: bounds of rows among all M C places; an absent row has no tokens.
     """
     M, C = tokens.shape
     R = starts.shape[1]
@@ -71,10 +80,14 @@ def take_rows(
 
 
 def clear_padding(x: Tensor, ends: Tensor) -> None:
-    """Sets x to 0 at the places after each member's last row.
+    """Set x to 0 at the places after each member's last row.
 
-    x       [M, C, W], contiguous
-    ends    int32 [M, R], where rows end among all M C places
+    Parameters
+    ----------
+    x : Tensor
+        [M, C, W], contiguous.
+    ends : Tensor
+        int32 [M, R], ends of rows among all M C places.
     """
     M, C, W = x.shape
     with torch.cuda.device_of(x):
@@ -111,7 +124,7 @@ def _take_rows(
     targets += target_row
     row = tl.minimum(r, count)
     begin = tl.load(row_start + row)
-    place = begin - tl.load(row_start) - row  # each row before it is a token shorter than it was made
+    place = begin - tl.load(row_start) - row  # each earlier row lost its last token
     if r < most_rows:
         length = tl.where(r < count, tl.load(row_start + tl.minimum(r + 1, count)) - begin - 1, 0)
         at = starts + member * most_rows + r

@@ -1,6 +1,6 @@
-"""The last pass of sums that programs made a part of each: parts are added up in order, float32.
+"""Final pass of sums of which programs computed parts: the parts are added in order, in float32.
 
-An order that depends on nothing but the place of a part: more parts that are zero change no bit.
+The order depends only on the index of a part: additional parts that are zero change no bit.
 
 N sums, M members, B parts of each, W numbers in each, P parameters.
 """
@@ -15,11 +15,16 @@ BLOCK = 128  # numbers of a program
 
 
 def add_up(partial: Tensor, places: Tensor, out: Tensor) -> None:
-    """Sets out[m, places[n] + w] to the sum over b of partial[n, m, b, w].
+    """Set out[m, places[n] + w] to the sum over b of partial[n, m, b, w].
 
-    partial   float32 [N, M, B, W], contiguous
-    places    int32 [N]
-    out       float32 [M, P], each member's contiguous
+    Parameters
+    ----------
+    partial : Tensor
+        float32 [N, M, B, W], contiguous.
+    places : Tensor
+        int32 [N].
+    out : Tensor
+        float32 [M, P], contiguous for each member; written.
     """
     N, M, B, W = partial.shape
     with torch.cuda.device_of(out):

@@ -1,8 +1,7 @@
-"""SwiGLU: silu(gate) * up, and its gradient, of gate beside up.
+"""SwiGLU: silu(gate) * up, and its gradient, from gate and up side by side.
 
-A token of F numbers moves 3 F forward. Backward, 3 F in and 3 F out: the gradient goes where gate and up
-stood, and the result is made anew for the product that wants it, since keeping it would cost F in memory a
-layer.
+A token of F numbers moves 3 F forward. Backward it moves 3 F in and 3 F out: the gradient overwrites gate and up, and
+the result is recomputed for the product that needs it, since storing it would cost F in memory for each layer.
 
 N tokens, F numbers of gate and as many of up.
 """
@@ -12,18 +11,35 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 1024  # numbers of a token that a program takes, at most
+BLOCK = 1024  # most numbers of a token in a program
 PROGRAM = 2048  # numbers in a program's tile
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """Sets out [..., F] from gate_up [..., 2 F], gate first; contiguous, float32 or bfloat16."""
+    """Compute silu(gate) * up.
+
+    Parameters
+    ----------
+    gate_up : Tensor
+        float32 or bfloat16 [..., 2 F], contiguous, gate first.
+    out : Tensor
+        [..., F], contiguous, written.
+    """
     _launch(_forward, out, gate_up, out)
 
 
 def swiglu_backward(grad: Tensor, gate_up: Tensor, out: Tensor) -> None:
-    """Sets gate_up [..., 2 F] to its gradient, given that at the result, grad [..., F], and out to the
-    result."""
+    """Replace gate_up by its gradient, and recompute the result.
+
+    Parameters
+    ----------
+    grad : Tensor
+        [..., F], gradient of the result.
+    gate_up : Tensor
+        [..., 2 F], overwritten by its gradient.
+    out : Tensor
+        [..., F], set to the result.
+    """
     _launch(_backward, out, grad, gate_up, out)
 
 
@@ -39,7 +55,9 @@ def _launch(kernel, like, *arrays):
 
 @triton.jit
 def _gate_and_up(gate_up, count, F: tl.constexpr, BLOCK: tl.constexpr, TOKENS: tl.constexpr):
-    """Gates and ups [T, BLOCK] in float32, where gates stand and results go, and which are there."""
+    """Load gates and ups [T, BLOCK] in float32; also return the addresses of gates, the offsets of results, and a
+    mask.
+    """
     token = (tl.program_id(0) * TOKENS + tl.arange(0, TOKENS))[:, None]
     f = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     there = (token < count) & (f < F)

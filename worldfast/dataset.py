@@ -1,4 +1,4 @@
-"""All that a world hands the instrument: a dataset, what is read from a model about it, and how well a model answers."""
+"""Interface that a world implements: a dataset, a readout of a model's states, and a score of its answers."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Readout(NamedTuple):
     things : ndarray
         int32 [n], indices of the world's entities.
     attributes : ndarray
-        float64 [n, k], what the world says of each: coordinates, factors ...
+        float64 [n, k], properties of each thing: coordinates, factors ...
     columns : tuple of str
         Names of the k attributes.
     groups : mapping of str to ndarray
-        bool [n], things that belong together: a region, what a fine-tune teaches.
+        bool [n], things that belong together: a region, the subject of a fine-tune.
     about : mapping
-        Facts that are kept beside the states: the prompt, the token positions.
+        Facts that are stored beside the states: the prompt, the token positions.
     order : ndarray, optional
-        int [n * P], the scored position of each state in the order in which states are returned; None: as they are
-        scored. Rows that begin alike can so stand together, for a model to compute their beginning once.
+        int [n * P], scored position of each returned state; None means the order of scored positions. It allows rows
+        with a common beginning to stand together, so that a model computes that beginning once.
     """
 
     rows: Rows
@@ -52,18 +52,18 @@ class Readout(NamedTuple):
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model answers rows of one kind.
+    """Score of a model's answers to rows of one kind.
 
     Attributes
     ----------
     value : float
         Mean absolute error, or accuracy.
     constant : float
-        Value of the best answer that is always the same.
+        Score of the best constant answer.
     n : int
-        Rows.
+        Number of rows.
     unparsable : int
-        Rows whose answer cannot be read; each counts as a failure.
+        Rows whose answer cannot be parsed; each counts as a failure.
     """
 
     value: float
@@ -73,12 +73,12 @@ class Score:
 
 
 class Tokenizer(NamedTuple):
-    """Tokenizer of Hugging Face that goes with a dataset's models.
+    """Hugging Face tokenizer for a dataset's models.
 
     Attributes
     ----------
     special : mapping of str to int
-        Ids of special tokens as config.json calls them: "bos_token_id" ...
+        Ids of special tokens, named as in config.json: "bos_token_id" ...
     files : mapping of str to dict
         Contents of the tokenizer's files by name: "tokenizer.json" ...
     """
@@ -88,16 +88,17 @@ class Tokenizer(NamedTuple):
 
 
 class Dataset(ABC):
-    """Rows that models learn, as a function of a seed and a split. A world's own frozen dataclass.
+    """Rows that models learn, as a function of a seed and a split. A world subclasses it as a frozen dataclass.
 
-    Its fields are values that JSON keeps: they and the path of the class are its identity, which is part of `Run.id`.
-    A class is found again by its path, so it stands at the top of a module. `shape`, `epoch_rows` and `longest` are asked
-    for often, of many runs; a dataset whose streams take long to build says them by itself.
+    Its fields are values that JSON keeps: with the path of the class they are its identity, which is part of `Run.id`.
+    A class is found again by its path, so it stands at the top of a module. `shape`, `epoch_rows` and `longest` are
+    read often, for many runs; a dataset whose streams take long to build overrides them.
 
     Attributes
     ----------
     vocabulary : str
-        Name of its set of tokens: a model that learned another cannot go on with this dataset. "": inputs are vectors.
+        Name of its set of tokens; a model that learned another vocabulary cannot continue on this dataset. "" means
+        that inputs are vectors.
     """
 
     vocabulary = ""
@@ -105,7 +106,7 @@ class Dataset(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """Name of the dataset, of which runs make theirs: "distance+angle"."""
+        """Short name of the dataset, part of the names of runs: "distance+angle"."""
 
     @abstractmethod
     def stream(self, seed: int, split: str = "train") -> Stream:
@@ -117,11 +118,25 @@ class Dataset(ABC):
 
     @abstractmethod
     def score(self, ensemble, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
-        """Score a member on n rows of each kind of which the dataset is made, those of a seed and a split."""
+        """Score a member on n rows of each kind in the dataset.
+
+        Parameters
+        ----------
+        ensemble : Ensemble
+        member : int
+        n : int
+            Rows of each kind.
+        seed, split
+            Seed and split of the rows.
+
+        Returns
+        -------
+        dict of str to Score
+        """
 
     @property
     def shape(self) -> Shape:
-        """Shape of what goes into a model and comes out of it."""
+        """Shape of a model's inputs and outputs."""
         return self.stream(0).shape
 
     @property
@@ -136,15 +151,17 @@ class Dataset(ABC):
 
     @property
     def digest(self) -> str:
-        """Hash of what rows are made of beside the fields, such as the coordinates in a file; "": nothing."""
+        """Hash of everything besides the fields that rows are made of, such as the coordinates in a file; "" for
+        nothing.
+        """
         return ""
 
     def check(self, model) -> None:
-        """Raise ValueError where a model of this spec cannot learn these rows; by default every model can."""
+        """Raise ValueError if a model of this spec cannot learn these rows; by default every model can."""
         return
 
     def tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer that `export_huggingface` writes beside a model; None: none."""
+        """Return the tokenizer that `export_huggingface` writes beside a model, or None."""
         return None
 
     def to_json(self) -> dict:
@@ -153,12 +170,12 @@ class Dataset(ABC):
 
     @classmethod
     def from_json(cls, content: Mapping) -> Dataset:
-        """Return the dataset of `to_json`. Raises ValueError for a field that it does not have."""
+        """Return the dataset of `to_json`; raises ValueError for an unknown field."""
         return cls(**known_fields(cls, content))
 
 
 def known_fields(kind: type, content: Mapping) -> dict:
-    """Return values by the names of a dataclass's fields. Raises ValueError for a name that is no field."""
+    """Return `content` as keyword arguments for a dataclass; raises ValueError for a name that is not a field."""
     if not isinstance(content, Mapping):
         raise TypeError(f"{kind.__name__}: expected its fields by name, got {content!r:.100}")
     names = [f.name for f in fields(kind)]
@@ -172,7 +189,9 @@ def known_fields(kind: type, content: Mapping) -> dict:
 
 
 def path_of(kind: type) -> str:
-    """Return the path of a class, "worldfast.worlds.cities.Dataset": a world's is that of its door."""
+    """Return the path of a class, "worldfast.worlds.cities.Dataset": for a class of a world, that of the world's
+    package.
+    """
     module = kind.__module__
     if module.startswith(("worldfast.worlds.", "worldfast.models.")):
         module = ".".join(module.split(".")[: 3 if "worlds" in module else 2])
@@ -182,22 +201,22 @@ def path_of(kind: type) -> str:
 def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
     """Return the dataclass at a path.
 
-    A path comes from a file, which anyone may have written. So nothing is imported but a door of this package; a class of
-    another module is found where that is imported already.
+    A path comes from a file, which anyone may have written. So only packages of worldfast are imported; a class of
+    another module is found if that module is already imported.
 
     Parameters
     ----------
     path : str
         As from `path_of`.
     what : str
-        Kind of class that is expected, in words.
+        Expected kind of class, in words.
     fits : callable
-        Tells a class of that kind.
+        Predicate for a class of that kind.
 
     Raises
     ------
     ValueError
-        No such dataclass is there.
+        The path leads to no such dataclass.
     """
     module, _, name = str(path).rpartition(".")
     ours = re.fullmatch(r"worldfast\.(worlds\.[A-Za-z]\w*|models)", module)

@@ -1,4 +1,4 @@
-"""Rows that a model reads, their shape, and streams of them: all that a world and a model both know."""
+"""Rows that a model reads, their shape, and streams of them: the interface between worlds and models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square")
 
 
 class Shape(NamedTuple):
-    """Shape of what goes into a model and comes out of it.
+    """Shape of a model's inputs and outputs.
 
     Attributes
     ----------
@@ -26,10 +26,10 @@ class Shape(NamedTuple):
     outputs : int
         Numbers that the model gives at each scored position.
     vectors : bool
-        Inputs are vectors, float32 [L, inputs], in place of tokens, int32 [L].
+        Inputs are vectors, float32 [L, inputs], instead of tokens, int32 [L].
     loss : {"cross_entropy", "binary_cross_entropy", "mean_square"}
-        Loss at a scored position: the cross entropy of the softmax of the outputs and a class, the sum of the binary
-        cross entropies of the sigmoid of each output, or half the summed squared error.
+        Loss at a scored position: the cross entropy of softmax(outputs) and a class, the sum of the binary cross
+        entropies of sigmoid(outputs), or half the summed squared error.
     """
 
     inputs: int
@@ -50,9 +50,15 @@ class Rows(NamedTuple):
     scored : Tensor
         int64 [K], positions that are read out, ascending.
     targets : Tensor, optional
-        Classes, int64 [K], or numbers, float32 [K, outputs]; None where nothing is learned.
+        Classes, int64 [K], or numbers, float32 [K, outputs]; None if nothing is learned.
     weights : Tensor, optional
         float32 [K], factors of the losses; None means ones.
+
+    Examples
+    --------
+    >>> rows = wf.Run(cities.Dataset("distance", rows=10)).stream().batch(0, 4)
+    >>> rows.inputs.dtype, len(rows.row_start)
+    (torch.int32, 5)
     """
 
     inputs: Tensor
@@ -64,13 +70,13 @@ class Rows(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """Rows of a dataset in the order in which a seed and a split give them: a function of the position.
+    """Rows of a dataset, ordered by a seed and a split: a function of the position.
 
     Attributes
     ----------
     shape : Shape
     rows : int
-        Rows of an epoch. A later epoch has the same rows in another order.
+        Rows of an epoch. Later epochs have the same rows in another order.
     longest : int
         Inputs of the longest row.
     """
@@ -80,7 +86,7 @@ class Stream(Protocol):
     longest: int
 
     def batch(self, start: int, n: int) -> Rows:
-        """Return rows `start` to `start + n`, the same however they are batched."""
+        """Return rows `start` to `start + n`, which do not depend on how they are batched."""
         ...
 
 
@@ -95,11 +101,11 @@ class Packed:
     row_start : array
         int32 [n + 1]; row i is ``tokens[row_start[i]:row_start[i + 1]]``, the last token included.
     answer_start : array
-        int32 [n], within its row: index of the first token of the answer.
+        int32 [n], index within the row of the first token of the answer.
     failed : array
         int64 [1], the first position without a row, or -1.
     scratch : array
-        uint8, memory in which a GPU makes the rows; nothing of it is kept.
+        uint8, working memory in which a GPU makes the rows.
     """
 
     tokens: Any
@@ -111,27 +117,27 @@ class Packed:
 
 @runtime_checkable
 class DeviceStream(Stream, Protocol):
-    """Stream of tokens whose rows a GPU makes, many steps of them by one call.
+    """Stream of tokens whose rows a GPU can make, many steps of them by one call.
 
     Attributes
     ----------
     answers_only : bool
-        Learned are the tokens of the answers, not every one after the first.
+        Only tokens of the answers are learned, not every token after the first.
     """
 
     answers_only: bool
 
     def empty_pack(self, n: int, device: Any = "cpu") -> Packed:
-        """Return room for n rows, the longest there can be."""
+        """Return uninitialised memory for n rows of the largest length."""
         ...
 
     def pack(self, start: int, n: int, device: Any = None, *, out: Packed | None = None, check: bool = True) -> Packed:
-        """Make rows `start` to `start + n`, in `out` where it is given; without `check` the host waits for nothing."""
+        """Make rows `start` to `start + n`, in `out` if it is given; with check=False the host does not wait."""
         ...
 
 
 def require_loss(loss: str) -> str:
-    """Return a loss's name. Raises ValueError for a name that is not in LOSSES."""
+    """Return the name of a loss; raises ValueError for a name that is not in LOSSES."""
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
     return loss

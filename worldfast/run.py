@@ -1,4 +1,6 @@
-"""The spec of a training run, data x model x training: a frozen value whose content hash is its identity and folder."""
+"""Spec of a training run (data, model, training): a frozen value whose content hash is its identity and names its
+folder.
+"""
 
 from __future__ import annotations
 
@@ -30,25 +32,32 @@ SPACINGS = ("even", "log", "sqrt")
 class Capture:
     """Activations that are written at each checkpoint.
 
-    What is read is the dataset's to say, since it knows what its rows are about: `readout` are options of its `readout`
-    method. They stand here and not in the dataset, since they change nothing that is learned: two runs on the same data
-    may be read in two ways.
+    The dataset decides what is read, since it knows what its rows are about: `readout` holds options of its `readout`
+    method. They belong to the run and not to the dataset, since they do not change what is learned: two runs on the
+    same data may be read in two ways.
 
     Parameters
     ----------
     layers : sequence of int, optional
-        As in Hugging Face: 0 the embeddings, the last after the final norm. None: the upper half, which is 3, 4, 5, 6 of
-        six layers; (): nothing is written.
+        Layers as in Hugging Face: 0 the embeddings, the last after the final norm. None means the upper half (3, 4, 5,
+        6 of six layers); () writes nothing.
     dtype : {"float32", "float16"}
-        float16 takes half the space.
+        Type of the stored numbers; float16 takes half the space.
     readout : mapping
-        Options of `Dataset.readout`, values that JSON keeps: for cities ``{"among": "city_id >= 1000"}``. Kept as pairs
-        in the order of their names.
+        Options of `Dataset.readout`, values that JSON keeps: for cities ``{"among": "city_id >= 1000"}``. Kept as
+        pairs, sorted by name.
 
     Raises
     ------
     TypeError, ValueError
-        A field does not fit; it is named.
+        A field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> wf.Capture(layers=(1, 2), dtype="float16").of(6)
+    (1, 2)
+    >>> wf.Capture().of(6)
+    (3, 4, 5, 6)
     """
 
     layers: tuple[int, ...] | None = None
@@ -70,7 +79,9 @@ class Capture:
         object.__setattr__(self, "readout", tuple(sorted(options.items())))
 
     def of(self, depth: int) -> tuple[int, ...]:
-        """The layers written of a model with `depth` layers. IndexError for one that it does not have."""
+        """Return the layers written of a model with `depth` layers; raises IndexError for a layer that it does not
+        have.
+        """
         if self.layers is None:
             return tuple(range(max(1, depth // 2), depth + 1))
         for layer in self.layers:
@@ -81,13 +92,19 @@ class Capture:
 
 @dataclass(frozen=True)
 class OpenCheckpoint:
-    """A folder that `export_huggingface` or transformers wrote, for a run to start from
-    (docs/checkpoints.md).
+    """Folder written by `export_huggingface` or transformers, for a run to start from (docs/checkpoints.md).
 
-    folder   where it is; no part of the identity
-    sha256   of its model.safetensors; "": read from there now. Training refuses a file that has another
+    Parameters
+    ----------
+    folder : path
+        Location; not part of the identity.
+    sha256 : str
+        SHA-256 of its model.safetensors; "" computes it from the file now. Training refuses a file with another hash.
 
-    FileNotFoundError where it is to be read and is not there.
+    Raises
+    ------
+    FileNotFoundError
+        The file is to be read and does not exist.
     """
 
     folder: str
@@ -98,11 +115,12 @@ class OpenCheckpoint:
         object.__setattr__(self, "sha256", self.sha256 or self.sha256_now())
 
     def sha256_now(self) -> str:
+        """Return the SHA-256 of the weights file as it is now."""
         return hashlib.sha256((Path(self.folder) / "model.safetensors").read_bytes()).hexdigest()
 
 
 class Family(NamedTuple):
-    """What runs have in common that train as one ensemble."""
+    """Properties that runs share if they train as one ensemble."""
 
     model: Any
     shape: Shape
@@ -111,58 +129,66 @@ class Family(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One model's training, from initial weights to last. Defaults are those of arXiv 2602.00533.
+    """Training of one model, from initial to final weights. Defaults are those of arXiv 2602.00533.
 
     Parameters
     ----------
     data : Dataset
-        What it learns, of a world: `worldfast.worlds.cities.Dataset` ...
+        Dataset of a world, such as `worldfast.worlds.cities.Dataset`.
     seed : int
-        Of the data and of the initial weights.
+        Seed for data and initial weights.
     name : str
-        "": what the run is, as in "pt-distance+angle-s42", "ft-" where it has a start. No part of the identity.
+        Name; "" derives it, as in "pt-distance+angle-s42", with "ft-" for a run with a start. Not part of the identity.
     start : Run or OpenCheckpoint, optional
-        Model whose weights it starts from, a run's last; optimizer and schedule begin afresh. None: initial weights drawn
-        by `seed`.
+        Model whose weights it starts from, the last ones of a run; optimizer and schedule begin afresh. None means
+        initial weights drawn by `seed`.
     epochs : int
-        Each has an order of its own.
+        Passes over the rows, each in an order of its own.
     batch : int
-        Rows of a step; the last step of an epoch takes what is left.
+        Rows of a step; the last step of an epoch takes the remaining rows.
     learning_rate : float
-        The highest.
+        Peak learning rate.
     warmup : int
         Steps in which the learning rate rises linearly from 0.
     schedule : {"linear", "constant", "cosine"}
         After warmup the learning rate falls linearly to 0, stays, or falls to 0 along half a cosine.
     weight_decay : float
-        Decoupled, of all but biases and norms.
+        Decoupled weight decay of all parameters except biases and norms.
     clip : float, optional
-        Largest gradient norm; None: any.
+        Largest gradient norm; None does not clip.
     betas, eps : (float, float), float
-        Of AdamW.
+        Parameters of AdamW.
     matmul_dtype : {"float32", "bfloat16"}
         Type in which matrices are multiplied; sums and weights are float32.
     model : TransformerSpec, RecurrentSpec ...
-        A family's frozen spec.
+        Frozen spec of a family of models.
     checkpoints : int
-        Parts that training is cut into: a checkpoint at step 0 and after each.
+        Number of parts of training: there is a checkpoint at step 0 and one after each part.
     checkpoint_spacing : {"even", "log", "sqrt"}
-        Parts of one length; of lengths that grow so that the logarithms of steps are evenly spaced, from step 1 on; or
-        their square roots.
+        Spacing of checkpoints: even in steps, in logarithms of steps (from step 1 on), or in square roots of steps.
     validation : int
-        Rows of each kind that are answered and scored at each checkpoint; 0: none.
+        Rows of each kind that are answered and scored at each checkpoint; 0 for none.
     capture : Capture
         Activations that are written at checkpoints.
 
     Attributes
     ----------
     id : str
-        12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields but the name, a start by its id.
+        First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields except the name; a start counts
+        by its id.
 
     Raises
     ------
     TypeError, ValueError, IndexError
-        A field does not fit; it is named.
+        A field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> run = wf.Run(cities.Dataset(("distance", "angle"), rows=1000), seed=7, epochs=2)
+    >>> run.name, run.steps
+    ('pt-distance+angle-s7', 32)
+    >>> run == wf.Run.from_json(run.to_json())
+    True
     """
 
     data: Dataset
@@ -266,7 +292,7 @@ class Run:
         return f"{self.name}-{self.id}"
 
     def to_json(self) -> dict:
-        """Return values that JSON keeps; `Run.from_json` gives an equal run."""
+        """Return the fields as values that JSON keeps; `Run.from_json` gives an equal run."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
         content["data"] = {"class": path_of(type(self.data))} | self.data.to_json()
         content["model"] = {"class": path_of(type(self.model))} | asdict(self.model)
@@ -279,10 +305,14 @@ class Run:
     def from_json(content: Mapping) -> Run:
         """Return the run of `to_json`.
 
+        Parameters
+        ----------
+        content : mapping
+
         Raises
         ------
         ValueError
-            A field is unknown, a class is not there, or worldfast 0.1 wrote it.
+            A field is unknown, a class does not exist, or worldfast 0.1 wrote it.
         """
         if "tasks" in content:
             raise ValueError(
@@ -309,7 +339,7 @@ class Run:
         return self.data.stream(self.seed, split)
 
     def readout(self) -> Readout:
-        """Return what is read at the run's checkpoints. Raises what the dataset does where an option does not fit."""
+        """Return the rows at which the run's checkpoints are read; raises ValueError if an option does not fit."""
         try:
             return self.data.readout(**dict(self.capture.readout))
         except ValueError as error:
@@ -321,7 +351,7 @@ class Run:
 
     @property
     def family(self) -> Family:
-        """What it has in common with runs that train in one ensemble with it."""
+        """Properties that it shares with runs that train in one ensemble with it."""
         return Family(self.model, self.shape, self.matmul_dtype)
 
     @property
@@ -338,7 +368,7 @@ class Run:
 
     @cached_property
     def checkpoint_steps(self) -> tuple[int, ...]:
-        """Steps taken at each checkpoint: 0 first, `steps` last; fewer than `checkpoints` + 1 where two would be one."""
+        """Steps taken at each checkpoint: 0 first, `steps` last; fewer than `checkpoints` + 1 if two would coincide."""
         n = self.checkpoints
         if self.checkpoint_spacing == "log":
             after = [self.steps ** (i / (n - 1)) if n > 1 else self.steps for i in range(n)]
@@ -349,13 +379,13 @@ class Run:
         return tuple(sorted({0, *map(round, after)}))
 
     def rows_at(self, step: int) -> tuple[int, int]:
-        """The first row of the stream that a step (from 0) takes, and how many."""
+        """Return the first row of the stream that a step (from 0) takes, and the number of rows."""
         epoch, within = divmod(step, self.epoch_steps)
         first = within * self.batch
         return epoch * self.epoch_rows + first, min(self.batch, self.epoch_rows - first)
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step (from 0), as the schedules of Hugging Face have it."""
+        """Return the learning rate of a step (from 0), following the schedules of Hugging Face."""
         if step < self.warmup:
             return self.learning_rate * step / self.warmup
         if self.schedule == "constant":
@@ -367,13 +397,14 @@ class Run:
 
 
 def _is_spec(kind: type) -> bool:
-    """True for a family's spec: a dataclass that builds ensembles."""
+    """Return True for a spec of models: a dataclass that builds ensembles."""
     return is_dataclass(kind) and all(hasattr(kind, name) for name in ("build", "parameters", "layers"))
 
 
 def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
-    """ValueError naming both where a start's weights are those of another model; how they are drawn and what computes
-    with them may differ."""
+    """Raise a ValueError naming both if a start's weights are those of another model; initial scale and engine may
+    differ.
+    """
     if type(theirs) is not type(ours):
         raise ValueError(f"start: {start} is of {type(theirs).__name__}, this run of {type(ours).__name__}")
     for name in (f.name for f in fields(ours) if f.name not in ("init_std", "init", "engine")):
@@ -391,12 +422,12 @@ def _number(name, value):
 
 
 def _frozen(value):
-    """The value with tuples for lists, so that who holds it can be hashed."""
+    """Return the value with tuples for lists, so that its owner can be hashed."""
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _of_class(content: Mapping, what: str, fits) -> Any:
-    """The value of a class whose path stands beside its fields."""
+    """Return an instance of the class whose path stands beside its fields."""
     if not isinstance(content, Mapping) or "class" not in content:
         raise ValueError(f"expected the fields of {what} and its class, got {content!r:.100}")
     kind = class_at(content["class"], what, fits)

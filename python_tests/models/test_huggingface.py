@@ -195,7 +195,7 @@ def test_a_head_that_elsewhere_learned_more(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["lm_head.weight"][98, 0] = 1
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ValueError, match="not 0 behind row 98, the `outputs` of config.json"):
+    with pytest.raises(ValueError, match="not 0 after row 98, the `outputs` of config.json"):
         wf.import_huggingface(copy)
     change(copy, outputs=None)
     assert torch.equal(wf.import_huggingface(copy).weights[0].head, tensors["lm_head.weight"])

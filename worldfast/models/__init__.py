@@ -1,4 +1,4 @@
-"""Models: ensembles of one shape, on the CPU and on a GPU, and what they compute with."""
+"""Models: ensembles of one shape, on a CPU or a GPU, and the operations that they are made of."""
 
 from worldfast.models.cpu import CpuTransformer
 from worldfast.models.ensemble import Ensemble

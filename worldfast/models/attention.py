@@ -1,13 +1,12 @@
-"""Operations for torch that others may want by themselves.
+"""Causal attention within packed rows, as a standalone torch operation.
 
-    attention                                differentiable, under every transform of torch
-    attention_forward  attention_backward    its halves, for a gradient that is written out by hand: they
-                                             write where they are told to and record nothing
+`attention` is differentiable and works under every transform of torch. `attention_forward` and `attention_backward` are
+its halves, for gradients that are written by hand: they write to given arrays and record nothing.
 
-On the CPU by the native core, on a GPU by Triton (`pip install triton`, which torch for CUDA brings with it).
-Results do not depend on the number of threads. threads=None is torch's number of threads.
+The native core computes on a CPU, Triton on a GPU (`pip install triton`, which torch for CUDA brings with it). Results
+do not depend on the number of threads. threads=None means torch's number of threads.
 
-L tokens, R rows, H heads, D a head's size.
+L tokens, R rows, H heads, D numbers in a head.
 """
 
 from __future__ import annotations
@@ -40,20 +39,46 @@ def attention(
 ) -> Tensor:
     """Causal attention within packed rows, with rotary position embedding (RoPE). Differentiable in q, k, v.
 
-    q, k, v      float32, bfloat16, float16 or float64 [L, H, D], of one dtype and device; D a multiple of 8
-                 from 8 to 128. On a GPU not float64. Slices of one fused [L, 3, H, D]
-                 are not copied, and their gradients are slices of one
-    cu_seqlens   int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1]
-    rope_base    base of RoPE as in Hugging Face's Qwen2: position p of a row turns dimensions d and d + D/2
-                 by p * rope_base ** (-2 d / D). None: no RoPE
-    max_seqlen   tokens of the longest row, or more. None: read from cu_seqlens, for which the CPU waits until
-                 the GPU has come so far
-    returns      [L, H, D], of q's dtype: softmax(q k' / sqrt(D)) v over a row's tokens up to each
+    Arithmetic is in float32, or in float64 for float64; on the CPU results are rounded once, to nearest even. Rows of
+    more than 128 tokens go to PyTorch's own attention; the first time, a warning says so.
 
-    Arithmetic is float32's, or float64's for float64; results are rounded once, to nearest even, on the CPU.
-    Rows of more than 128 tokens go to PyTorch's own attention; the first time, a warning says so. A faulty
-    cu_seqlens is a ValueError, but on a GPU with a max_seqlen of at most 128 it is never read back: there the
-    caller vouches that it ascends from 0 to L in steps of at most max_seqlen.
+    Parameters
+    ----------
+    q, k, v : Tensor
+        float32, bfloat16, float16 or float64 [L, H, D], of one dtype and device; D is a multiple of 8 from 8 to 128. On
+        a GPU not float64. Slices of one fused [L, 3, H, D] are not copied, and their gradients are slices of one
+        tensor.
+    cu_seqlens : Tensor
+        int32 [R + 1], from 0 to L: row r is tokens cu_seqlens[r]:cu_seqlens[r + 1].
+    rope_base : float, optional
+        Base of RoPE as in Hugging Face's Qwen2: position p of a row rotates dimensions d and d + D/2 by p * rope_base
+        ** (-2 d / D). None means no RoPE.
+    max_seqlen : int, optional
+        Upper bound on the tokens of a row. None reads it from cu_seqlens, for which the CPU waits for the GPU.
+
+    Returns
+    -------
+    Tensor
+        [L, H, D] of q's dtype: softmax(q k' / sqrt(D)) v over the tokens of a row up to each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument has the wrong dtype, shape or device, or cu_seqlens does not ascend from 0 to L. On a GPU with a
+        max_seqlen of at most 128, cu_seqlens is never read back: the caller guarantees that it ascends from 0 to L in
+        steps of at most max_seqlen.
+    NotImplementedError
+        The device is neither a CPU nor a CUDA GPU.
+
+    Examples
+    --------
+    >>> q, k, v = torch.randn(3, 5, 2, 16).unbind(0)  # five tokens, two heads of 16
+    >>> rows = torch.tensor([0, 2, 5], dtype=torch.int32)  # of two rows
+    >>> out = wf.attention(q, k, v, rows)
+    >>> out.shape
+    torch.Size([5, 2, 16])
+    >>> torch.equal(out[2], v[2])  # the first token of a row sees itself alone
+    True
     """
     for name, x in (("q", q), ("k", k), ("v", v)):
         expect(name, x, _DTYPES if x is q else [q.dtype], 3)
@@ -87,9 +112,28 @@ def attention_forward(
     max_seqlen: int | None = None,
     threads: int | None = None,
 ) -> Tensor:
-    """`attention` into `out` [L, H, D]; a row of more than 128 tokens is a ValueError.
+    """Compute `attention` into `out`, without recording a gradient.
 
-    Arrays may have any strides with a last one of 1. On a GPU max_seqlen must be given.
+    Parameters
+    ----------
+    q, k, v, cu_seqlens, rope_base
+        As for `attention`; q, k and v may have any strides with a last one of 1.
+    out : Tensor, optional
+        [L, H, D], set to the result; None allocates it.
+    max_seqlen : int, optional
+        Upper bound on the tokens of a row, at most 128; required on a GPU.
+    threads : int, optional
+        CPU threads.
+
+    Returns
+    -------
+    Tensor
+        `out`.
+
+    Raises
+    ------
+    ValueError
+        A row has more than 128 tokens, or max_seqlen is missing on a GPU.
     """
     out = q.new_empty(q.shape) if out is None else out
     if _on_gpu(q):
@@ -114,7 +158,17 @@ def attention_backward(
     max_seqlen: int | None = None,
     threads: int | None = None,
 ) -> None:
-    """Sets grad_q, grad_k, grad_v [L, H, D]. Of the forward pass nothing is needed but its inputs."""
+    """Set grad_q, grad_k and grad_v to the gradients of `attention`; only its inputs are needed, not its result.
+
+    Parameters
+    ----------
+    grad_out : Tensor
+        [L, H, D], gradient of the result.
+    q, k, v, cu_seqlens, rope_base, max_seqlen, threads
+        As for `attention_forward`.
+    grad_q, grad_k, grad_v : Tensor
+        [L, H, D], written.
+    """
     inputs, grads = (grad_out, q, k, v, cu_seqlens, _base(rope_base)), (grad_q, grad_k, grad_v)
     if _on_gpu(q):
         _triton(max_seqlen).attention_backward(*inputs, max_seqlen, *grads)
@@ -163,7 +217,7 @@ class _AttentionBackward(torch.autograd.Function):
 
 
 def _fold(batch: int, in_dims, inputs) -> list:
-    """A batch of packed rows is packed rows: [B, L, ...] -> [B L, ...], with one cu_seqlens for all."""
+    """Fold a batch dimension into the rows: [B, L, ...] -> [B L, ...], with one cu_seqlens for all."""
     *tensors, rope_base, max_seqlen = inputs
     *tensors, cu_seqlens = (
         x.expand(batch, *x.shape) if dim is None else x.movedim(dim, 0) for x, dim in zip(tensors, in_dims)
@@ -201,13 +255,14 @@ def _attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
 
 
 def _vouched(cu_seqlens: Tensor, max_seqlen: int | None) -> bool:
-    """Whether rows are taken on trust, so that nothing waits for a GPU."""
+    """Return True if rows are taken on trust, so that nothing waits for a GPU."""
     return _on_gpu(cu_seqlens) and max_seqlen is not None and max_seqlen <= core.attention_row_limit
 
 
 def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
-    """(cu_seqlens from 0, its tokens, its longest row) of each stretch of short rows, and (None, its tokens,
-    their number) of each long row."""
+    """Yield (cu_seqlens from 0, its tokens, its longest row) for each stretch of short rows, and (None, its tokens,
+    their number) for each long row.
+    """
     cu_seqlens, limit = cu_seqlens.contiguous(), core.attention_row_limit
     if _vouched(cu_seqlens, max_seqlen):
         yield cu_seqlens, slice(None), max_seqlen
@@ -236,7 +291,7 @@ def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
 
 
 def _long_row(q, k, v, rope_base):
-    """Attention of one row [T, H, D] by PyTorch."""
+    """Compute attention of one row [T, H, D] by PyTorch."""
     if rope_base:
         half = q.shape[2] // 2
         position = torch.arange(max(half, len(q)), dtype=torch.float64, device=q.device)
@@ -285,7 +340,7 @@ def _(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
     return q.new_empty(q.shape[0], 3, *q.shape[1:])
 
 
-# ---- checks; the native core makes the others ----
+# ---- checks beyond those of the native core ----
 
 _DTYPES = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
@@ -305,7 +360,7 @@ def _on_gpu(x: Tensor) -> bool:
 
 
 def _triton(max_seqlen: int | None):
-    """The kernels of a GPU, for rows of at most max_seqlen tokens."""
+    """Return the GPU kernels, for rows of at most max_seqlen tokens."""
     limit = core.attention_row_limit
     if max_seqlen is None or not 0 <= max_seqlen <= limit:
         raise ValueError(f"max_seqlen: expected 0 to {limit}, the longest row's tokens, got {max_seqlen}")

@@ -1,4 +1,4 @@
-"""Ensembles of families that are written in PyTorch: a forward pass is given, autograd makes the gradients."""
+"""Ensembles of families written in PyTorch: a forward pass is given, and autograd computes the gradients."""
 
 from __future__ import annotations
 
@@ -23,9 +23,19 @@ NUMBER = 4  # bytes of a float32
 
 
 def autograd_bytes(shapes: Iterable[tuple[int, ...]], inputs: int, kept: int, threads: int) -> CpuBytes:
-    """Memory of models that `threads` threads compute, where autograd keeps `kept` numbers for each of `inputs` inputs.
+    """Return the memory of models that train on `threads` threads, in bytes.
 
-    A member has parameters and gradients; a thread has a gradient that is made, and activations with theirs.
+    A member has parameters and gradients; a thread has a gradient in the making, and activations with theirs.
+
+    Parameters
+    ----------
+    shapes : iterable of tuple of int
+        Shapes of a member's parameters.
+    inputs : int
+        Inputs of a batch.
+    kept : int
+        Numbers that autograd keeps for each input.
+    threads : int
     """
     P = buffer_size(shapes)
     return CpuBytes(2 * NUMBER * P, threads * NUMBER * (2 * P + 2 * inputs * kept))
@@ -34,26 +44,31 @@ def autograd_bytes(shapes: Iterable[tuple[int, ...]], inputs: int, kept: int, th
 class AutogradEnsemble(Ensemble):
     """M models of a family that is written in PyTorch.
 
-    A member is computed by itself, one tensor operation after the other, so that it has the bits that it has alone:
-    a product that is batched over members may take another path for another number of them.
+    Each member is computed by itself, one tensor operation after another, so that its results are bit-identical to
+    those of a single model: a product batched over members may take another code path for another number of them.
 
     Parameters
     ----------
     spec
-        The spec that builds the ensemble.
+        Spec that builds the ensemble.
     shape : Shape
+        Shape of the models.
     shapes : sequence of tuple of int
-        Shapes of a member's parameters, in the order in which they stand in its buffer.
+        Shapes of a member's parameters, in the order of its buffer.
     members : int
         M.
     device : str or torch.device
     threads : int, optional
-        Members that are computed at a time on a CPU; None means as many as torch has threads. Results do not depend
-        on it.
+        Members that are computed at a time on a CPU; None means torch's number of threads. Results do not depend on it.
     matmul_dtype : {"float32"}
-        The dtype in which matrices are multiplied is that of the parameters here.
+        Matrices are multiplied in the dtype of the parameters.
     dtype : torch.dtype
-        Of parameters and all that is computed, float32 or float64.
+        Type of parameters and computation, float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        `members` is below 1, or `matmul_dtype` or the loss is unknown here.
     """
 
     def __init__(
@@ -87,10 +102,23 @@ class AutogradEnsemble(Ensemble):
 
     @abstractmethod
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-        """Return outputs and states of `layers`, [K, outputs] and [K, D] each.
+        """Compute outputs and states for checked rows.
 
-        `parameters` [P] are a member's; the rows are checked, on the ensemble's device, and their vectors in its dtype.
-        The layers are the model's.
+        Parameters
+        ----------
+        parameters : Tensor
+            [P], a member's.
+        rows : Rows
+            Checked, on the ensemble's device, vectors in its dtype.
+        layers : sequence of int
+            Layers of the model.
+
+        Returns
+        -------
+        outputs : Tensor
+            [K, outputs].
+        states : list of Tensor
+            [K, D] for each of `layers`.
         """
 
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
@@ -127,7 +155,7 @@ class AutogradEnsemble(Ensemble):
         *,
         end: int,
     ) -> list[list[np.ndarray]]:
-        """Answer greedily, as Ensemble.answer describes; each token is answered by computing the whole row anew."""
+        """Answer greedily, as `Ensemble.answer` describes; the whole row is computed again for each token."""
         prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
         if matmul_dtype != "float32":
             raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
@@ -152,7 +180,7 @@ class AutogradEnsemble(Ensemble):
         return [row[n:].astype(np.int32) for row, n in zip(rows, length)]
 
     def each(self, job: Callable, items: Iterable) -> list:
-        """Return [job(item) for item in items], on the ensemble's threads; raises the first job's error."""
+        """Return [job(item) for item in items], computed on the ensemble's threads; raises the first job's error."""
         items = list(items)
         if self.threads == 1 or len(items) < 2:
             return [job(item) for item in items]
@@ -165,6 +193,6 @@ class AutogradEnsemble(Ensemble):
         return ThreadPoolExecutor(self.threads, "worldfast")
 
     def _here(self, rows: Rows) -> Rows:
-        """Rows on the ensemble's device, vectors in its dtype."""
+        """Return rows on the ensemble's device, vectors in its dtype."""
         rows = Rows(*(None if x is None else x.to(self.device) for x in rows))
         return rows._replace(inputs=rows.inputs.to(self.parameters.dtype if self.shape.vectors else torch.int64))

@@ -1,8 +1,8 @@
-"""Transformers on the CPU, trained and read by the native core.
+"""Transformers on a CPU, trained and read by the native core.
 
-A member's rows are cut into tiles of about a thousand tokens, and dealt out to LANES partial sums; a lane is one job for
-one thread, so that threads meet twice a step and not once an operation, and lanes are added in order. A member has the
-bits that it would have alone, whatever the number of threads.
+A member's rows are cut into tiles of about a thousand tokens, and distributed over LANES partial sums. A lane is one
+job for one thread, so that threads synchronise twice a step and not once an operation; lanes are added in order. A
+member's results are bit-identical to those of a single model, whatever the number of threads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TILE = 1 << 20  # numbers in the widest activation of a tile
 
 
 class CpuTransformer(Transformer):
-    """Ensemble of transformers on the CPU.
+    """Ensemble of transformers on a CPU.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class CpuTransformer(Transformer):
     threads : int, optional
         CPU threads; None means torch's number. Results do not depend on it. `.threads` is the number in use.
     matmul_dtype : {"float32", "bfloat16"}
-        Type that matrix products multiply while learning. Reading is float32 always.
+        Type in which matrices are multiplied while learning. Reading is always in float32.
     """
 
     def __init__(
@@ -80,15 +80,15 @@ class CpuTransformer(Transformer):
 
     @staticmethod
     def cpu_bytes(spec: TransformerSpec, shape: Shape, inputs: int, threads: int, matmul_dtype: str) -> CpuBytes:
-        """Upper bound on memory while learning from batches of `inputs` tokens.
+        """Return an upper bound on memory while learning from batches of `inputs` tokens.
 
-        Parameters, gradients in lanes, matrices packed for products and gradients at tokens for a member; the sum of a
-        gradient and a thread's tile for all.
+        A member has parameters, gradients in lanes, packed matrices and gradients at tokens; all together have the sum
+        of a gradient and a tile for each thread.
         """
         D, F, shapes = spec.hidden, spec.intermediate, spec.shapes(shape)
         P = buffer_size(shapes.each())
         lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
-        # copies, one for each side that a matrix is multiplied from: of float32 for reading, and of what is learned with
+        # packed copies, one for each side of a product: in float32 for reading, and in the dtype of training
         packed = 2 if matmul_dtype == "float32" else 3 if core.multiplies_pairs() else 4
         tile = min(inputs, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
         kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them
@@ -97,7 +97,9 @@ class CpuTransformer(Transformer):
         return CpuBytes(member, NUMBER * P + (threads if lanes > 1 else 1) * scratch)
 
     def _pack(self, members: Sequence[int], matmul_dtype: str) -> tuple[core.Transformer, np.ndarray]:
-        """Native transformer for this dtype, and the members' packed weights, those of `members` as they are now."""
+        """Return the native transformer for this dtype, and the packed weights of all members, those of `members`
+        packed anew.
+        """
         if matmul_dtype not in self._packed:
             transformer = native(self.spec, self.shape, matmul_dtype)
             self._packed[matmul_dtype] = transformer, np.empty((self.members, transformer.packed_bytes), np.uint8)
@@ -208,17 +210,18 @@ class CpuTransformer(Transformer):
 
 
 def native(spec: TransformerSpec, shape: Shape, matmul_dtype: str) -> core.Transformer:
-    """Build what computes with a model's parameters, float32 [P]. Its matrices are packed for products first.
+    """Build the native transformer of a spec, which computes with a model's parameters, float32 [P], and its packed
+    matrices.
 
-    It has, where `arena` is memory that is used again, one for each thread that calls::
+    Its methods; `arena` is reusable memory, one for each calling thread::
 
-        packed_bytes                               uint8 [packed_bytes] takes them
-        pack(parameters, packed, threads)          after every change of the parameters
+        packed_bytes                               size of the uint8 array for packed matrices
+        pack(parameters, packed, threads)          to call after every change of the parameters
         learn(parameters, packed, tile, gradients, grad_embedded, arena, threads)
-                                                   returns the summed loss; adds to gradients [P], but for those of the
-                                                   embedding, which are written for each token to grad_embedded [U, D]
+                                                   returns the summed loss; adds to gradients [P], except those of the
+                                                   embedding, which are written to grad_embedded [U, D] for each token
         read(parameters, packed, tile, layers, states, logits, arena, threads)
-                                                   writes states, [K, D] for each of the layers, and logits [K, H] or None
+                                                   writes states, [K, D] for each layer, and logits, [K, H] or None
         extend(parameters, packed, tokens, caches, turn, path, length, fresh, first, following, arena, threads)
                                                    a step of decoding: see worldfast.models.decoding
     """
@@ -240,7 +243,7 @@ def native(spec: TransformerSpec, shape: Shape, matmul_dtype: str) -> core.Trans
 
 
 class _Threads:
-    """Threads that run jobs, each with memory of its own."""
+    """Threads that run jobs, each with working memory of its own."""
 
     def __init__(self, count: int):
         self._local = threading.local()
@@ -250,7 +253,7 @@ class _Threads:
         self._local.scratch = Scratch()
 
     def run(self, job: Callable, items: Iterable) -> list:
-        """[job(item, scratch) for item in items]; raises the first job's error when all have ended."""
+        """Return [job(item, scratch) for item in items]; raises the first job's error when all have ended."""
         futures = [self._pool.submit(lambda item=item: job(item, self._local.scratch)) for item in items]
         wait(futures)
         return [future.result() for future in futures]

@@ -1,8 +1,9 @@
-"""Greedy decoding of one transformer with a cache of keys and values: a prompt is read, then a token a row.
+"""Greedy decoding of one transformer with a cache of keys and values: first the prompt, then one token of each row at a
+time.
 
-An answer is short, so the time goes into prompts: a row of dist has 21 tokens before its answer's 4. But the
-prompts of a test set are alike in what they begin with, and what is alike stands in the cache once. Sorted,
-they are a trie, of which each node is computed and nothing else: of ten thousand rows of dist 8 tokens a row.
+Answers are short, so prompts take most of the time: a row of dist has 21 tokens before the 4 of its answer. But the
+prompts of a test set have common beginnings, which stand in the cache once. Sorted, the prompts are a trie, and each
+node is computed once: 8 tokens a row for ten thousand rows of dist.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ __all__ = ["Prompts", "Scratch", "greedy", "share"]
 
 
 class Scratch:
-    """Memory of one thread, used again from tile to tile."""
+    """Working memory of one thread, reused from tile to tile."""
 
     def __init__(self):
         self.arena, self._cache = core.Arena(), np.empty(0, dtype=np.float32)
 
     def cache(self, *shape: int) -> np.ndarray:
-        """An uninitialised float32 array, until the next call."""
+        """Return an uninitialised float32 array, valid until the next call."""
         size = math.prod(shape)
         if size > len(self._cache):
             self._cache = np.empty(size, dtype=np.float32)
@@ -34,14 +35,22 @@ class Scratch:
 
 
 class Prompts(NamedTuple):
-    """R different prompts, sorted: the nodes of their trie, of which there are U.
+    """R different prompts, sorted, as a trie of U nodes.
 
-    rows     int64 [N], which of the prompts that were given these are
-    answer   int64 [N], which of the R each of them is
-    tokens   int32 [U], row after row
-    path     int32 [R, T], the nodes of a row's tokens
-    length   int32 [R], its tokens
-    fresh    int32 [R], how many of them, the last, no row before it has
+    Attributes
+    ----------
+    rows : ndarray
+        int64 [N], indices among the given prompts.
+    answer : ndarray
+        int64 [N], index among the R for each of them.
+    tokens : ndarray
+        int32 [U], row after row.
+    path : ndarray
+        int32 [R, T], nodes of a row's tokens.
+    length : ndarray
+        int32 [R], tokens of a row.
+    fresh : ndarray
+        int32 [R], how many of its last tokens are new nodes, not shared with an earlier row.
     """
 
     rows: np.ndarray
@@ -62,6 +71,11 @@ def share(tokens: np.ndarray, length: np.ndarray, tile: int) -> list[Prompts]:
     length : ndarray
         Integers [N], at least 1: row i is tokens[i, :length[i]].
     tile : int
+        Nodes of a tile.
+
+    Returns
+    -------
+    list of Prompts
     """
     column = np.arange(length.max(initial=1))
     length = length.astype(np.int64)
@@ -101,17 +115,30 @@ def greedy(
     scratch: Scratch,
     threads: int,
 ) -> list[np.ndarray]:
-    """Answer the R prompts greedily: the tokens before `end`, int32 [up to `longest`] each.
+    """Answer R prompts greedily.
 
     Parameters
     ----------
+    spec : TransformerSpec
     transformer : core.Transformer
         From `worldfast.models.cpu.native`.
     model : tuple
-        Parameters of the model, float32 [P], and the same packed.
+        Parameters of the model, float32 [P], and its packed matrices.
+    prompts : Prompts
+    longest : int
+        Most tokens of an answer.
+    end : int
+        Token that ends an answer.
+    scratch : Scratch
+    threads : int
+
+    Returns
+    -------
+    list of ndarray
+        Tokens before `end`, int32 [up to `longest`] for each prompt.
     """
     R = len(prompts.length)
-    # queries, keys and values of each block, all but the last turned by their position
+    # queries, keys and values of each block, all but the last rotated by position
     caches = scratch.cache(spec.layers, len(prompts.tokens) + R * (longest - 1), 3 * spec.hidden)
     path = np.pad(prompts.path, ((0, 0), (0, longest - 1)))
     turn = _turns(spec, path.shape[1])
@@ -133,7 +160,7 @@ def greedy(
 
 
 def _turns(spec: TransformerSpec, positions: int) -> np.ndarray:
-    """Cosines, then sines, of RoPE at each position: float32 [positions, hidden / heads]."""
+    """Return cosines, then sines, of RoPE at each position: float32 [positions, hidden / heads]."""
     half = spec.hidden // spec.heads // 2
     rate = spec.rope_base ** -(np.arange(half) / half) if spec.rope_base else np.zeros(half)
     angle = np.arange(positions)[:, None] * rate

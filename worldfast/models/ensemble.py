@@ -1,4 +1,4 @@
-"""The ensemble: M models of one shape that learn in lockstep, each as if it were alone."""
+"""Ensemble: M models of one shape that learn in lockstep, each as if it were alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from worldfast.rows import Rows, Shape, require_rows
 
 __all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble"]
 
-MATMUL_DTYPES = ("float32", "bfloat16")  # the numbers that matrix products multiply
+MATMUL_DTYPES = ("float32", "bfloat16")  # in which matrices are multiplied
 
 
 class CpuBytes(NamedTuple):
-    """Upper bound on the memory that models take on a CPU while they learn, in bytes: each, and all together besides."""
+    """Upper bound on the memory that models take on a CPU while they learn.
+
+    Attributes
+    ----------
+    member : int
+        Bytes of each model.
+    shared : int
+        Bytes that all models share.
+    """
 
     member: int
     shared: int
@@ -28,13 +36,13 @@ class CpuBytes(NamedTuple):
 class Ensemble(ABC):
     """M models of one shape.
 
-    A family of models implements the five operations below; what trains, reads, compares and captures models uses
-    nothing else. A member's arithmetic never touches another's: on a CPU a member has the bits that it would have alone.
+    A family of models implements the abstract methods; training, reading, comparing and capturing use nothing else. A
+    member's arithmetic never touches another's: on a CPU its results are bit-identical to those of a single model.
 
     Attributes
     ----------
     spec
-        The frozen spec that built the ensemble: TransformerSpec, RecurrentSpec ...
+        Frozen spec that built the ensemble: TransformerSpec, RecurrentSpec ...
     shape : Shape
         Shape of inputs and outputs.
     members : int
@@ -47,7 +55,7 @@ class Ensemble(ABC):
     decayed : Tensor
         float32 [P]: 1 where weight decay applies, otherwise 0.
     about : str
-        Remark on the engine that was chosen, for the first line that training shows; "" where there is nothing to say.
+        Remark on the engine that was chosen, for the first line of progress; "" for none.
     """
 
     spec: Any
@@ -87,9 +95,19 @@ class Ensemble(ABC):
 
     @abstractmethod
     def states(self, rows: Rows, member: int, layers: Sequence[int]) -> list[Tensor]:
-        """Return a member's hidden states at the scored positions, float32 [K, D] for each of `layers`.
+        """Return a member's hidden states at the scored positions.
 
-        Layer 0 is what goes into the first block; layer k comes out of block k, the last after the final norm.
+        Parameters
+        ----------
+        rows : Rows
+        member : int
+        layers : sequence of int
+            Layer 0 is the input of the first block; layer k is the output of block k, the last after the final norm.
+
+        Returns
+        -------
+        list of Tensor
+            float32 [K, D] for each of `layers`.
 
         Raises
         ------
@@ -98,7 +116,7 @@ class Ensemble(ABC):
         """
 
     def each(self, job: Callable, items: Iterable) -> list:
-        """Return [job(item) for item in items], which an ensemble with threads of its own shares out among them."""
+        """Return [job(item) for item in items], computed on the ensemble's own threads if it has some."""
         return [job(item) for item in items]
 
     @abstractmethod
@@ -111,20 +129,21 @@ class Ensemble(ABC):
         *,
         end: int,
     ) -> list[list[np.ndarray]]:
-        """Answer each member's prompts greedily, where inputs and classes are tokens.
+        """Answer each member's prompts greedily; inputs and classes are tokens.
 
-        An answer depends on its prompt alone, but where the two likeliest tokens are within rounding of each other.
+        An answer depends on its prompt alone, except where the two likeliest tokens are within rounding of each other.
 
         Parameters
         ----------
         prompts : sequence of (ndarray, ndarray)
-            For each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is tokens[i, :length[i]].
+            For each member tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is tokens[i,
+            :length[i]].
         longest : int
-            Tokens of an answer at most.
+            Most tokens of an answer.
         members : sequence of int, optional
-            Whose prompts they are; None means all, in order.
+            Members that the prompts are for; None means all, in order.
         matmul_dtype : {"float32", "bfloat16"}, optional
-            Type that matrix products multiply; None means as the ensemble learns.
+            Type in which matrices are multiplied; None means the one of training.
         end : int
             Token that ends an answer.
 
@@ -137,14 +156,14 @@ class Ensemble(ABC):
     # ---- checks ----
 
     def _require_targets(self, rows: Sequence[Rows], members: Sequence[int]) -> None:
-        """Raise as `_require_rows`, and where a member's rows have no targets."""
+        """Raise as `_require_rows` does, and a ValueError if a member's rows have no targets."""
         self._require_rows(rows, members)
         for member, of_member in zip(members, rows):
             if of_member.targets is None:
                 raise ValueError(f"rows: those of member {member} have no targets to learn from")
 
     def _require_rows(self, rows: Sequence[Rows], members: Sequence[int]) -> None:
-        """Raise a TypeError, ValueError or IndexError where rows are not those of as many members, or do not fit them."""
+        """Raise a TypeError, ValueError or IndexError if rows do not fit their members."""
         if len(members) != len(rows):
             raise ValueError(f"members: {len(members)} named, but the rows are those of {len(rows)}")
         self._require_members(members)
@@ -166,7 +185,7 @@ class Ensemble(ABC):
                 raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
 
     def _asked(self, prompts, longest, members, matmul_dtype) -> tuple[list, Sequence[int], str]:
-        """Prompts as arrays, whose they are, and the type that their answers are computed in."""
+        """Return prompts as arrays, their members, and the matmul dtype of their answers."""
         members = range(self.members) if members is None else members
         if len(members) != len(prompts):
             raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
@@ -182,7 +201,7 @@ class Ensemble(ABC):
 
 
 def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts of a member as arrays, tokens [N, T] and length [N]."""
+    """Return prompts of a member as arrays, tokens [N, T] and length [N]."""
     tokens, length = np.asarray(tokens), np.asarray(length)
     if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
         got = f"{list(tokens.shape)} and {list(length.shape)}"

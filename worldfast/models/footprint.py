@@ -1,7 +1,6 @@
-"""What an ensemble's training takes on a GPU, in bytes; importing it needs neither a GPU nor Triton.
+"""Memory that training an ensemble takes on a GPU, in bytes; importing this needs neither a GPU nor Triton.
 
-The tables are the memory that worldfast.models.gpu_transformer and worldfast.models.fused take, so that an estimate is what will
-be taken.
+worldfast.models.gpu_transformer and worldfast.models.fused allocate by the same tables, so that estimates are exact.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ __all__ = [
     "sizes",
 ]
 
-PLACES = 128  # a member's places for tokens are a multiple of this
+PLACES = 128  # the number of a member's places for tokens is a multiple of this
 READ = 1 << 16  # tokens that are read at once
-ANSWER_BYTES = 4 << 30  # for prompts that are answered at once, of all members
+ANSWER_BYTES = 4 << 30  # for the prompts of all members that are answered at once
 ANSWERED_ROW = 512  # bytes of indices for each prompt
-CHUNK_BYTES = 1 << 28  # of rows that are made ahead, for all members
-FUSED_WIDTHS = (16, 32, 64, 128)  # of models whose token is one tile of a program
+CHUNK_BYTES = 1 << 28  # for rows of all members that are made ahead
+FUSED_WIDTHS = (16, 32, 64, 128)  # widths at which a token fits in one tile of a program
 
-# name -> (numbers of a token, bytes of each; None: those of the products' dtype; how many there are).
-# L: one a layer; N: one a norm, of which a layer has two and the end one.
+# name -> (numbers of a token, bytes of each, number of copies). None bytes: those of the matmul dtype.
+# L: one copy for each layer; N: one for each norm, two in each layer and one at the end.
 GENERAL = {
     "x": ("D", 4, "N"),
     "normed": ("D", None, "N"),
@@ -59,7 +58,7 @@ FUSED = {
     "grad_x": ("D", 4, "1"),
     "logits": ("H", 4, "1"),
     "grad_logits": ("H", None, "1"),
-    # what weights' gradients are made of, while the next layer's is made
+    # operands of weight gradients, which are computed beside the next layer's
     "normed": ("D", None, "2"),
     "normed_middle": ("D", None, "2"),
     "rounded": ("D", None, "2"),
@@ -68,20 +67,34 @@ FUSED = {
     "grad_gate_up": ("2 F", None, "2"),
     "grad_qkv": ("3 D", None, "2"),
 }
-ONLY_LEARNING = ("grad", "rounded")  # names begin so
-ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products take what they are rounded from
+ONLY_LEARNING = ("grad", "rounded")  # prefixes of names
+ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products use the unrounded arrays
 
 
 def is_fused(spec: TransformerSpec, matmul_dtype: str) -> bool:
-    """Whether worldfast.models.fused trains such a model."""
+    """Return True if worldfast.models.fused trains such a model."""
     return matmul_dtype != "float32" and spec.hidden in FUSED_WIDTHS
 
 
 def sizes(table: dict, spec: TransformerSpec, outputs: int, itemsize: int) -> Iterator[tuple[str, int, int, int]]:
-    """(name, numbers of a token, bytes of each, how many) of a table, where products multiply `itemsize`
-    bytes.
+    """Yield the entries of a table as numbers.
 
-    A token's logits begin at a multiple of 8, as matrix units like it.
+    The logits of a token begin at a multiple of 8, which matrix units prefer.
+
+    Parameters
+    ----------
+    table : dict
+        GENERAL or FUSED.
+    spec : TransformerSpec
+    outputs : int
+        Tokens that the head can answer.
+    itemsize : int
+        Bytes of a number in matrix products.
+
+    Yields
+    ------
+    (str, int, int, int)
+        Name, numbers of a token, bytes of each, and number of copies.
     """
     of = {"D": spec.hidden, "F": spec.intermediate, "H": outputs + -outputs % 8, "1": 1}
     many = {"1": 1, "2": 2, "L": spec.layers, "N": 2 * spec.layers + 1}
@@ -92,26 +105,33 @@ def sizes(table: dict, spec: TransformerSpec, outputs: int, itemsize: int) -> It
 
 
 def places(tokens: int) -> int:
-    """A member's places for so many tokens."""
+    """Return a member's places for this many tokens."""
     return max(1, -(-tokens // PLACES)) * PLACES
 
 
 def footprint(spec: TransformerSpec, shape: Shape, members: int, row_tokens: int, matmul_dtype: str) -> int:
-    """Bytes that training an ensemble takes on a GPU, but for what a process takes for the device itself.
+    """Return the bytes that training an ensemble takes on a GPU, besides those that a process takes for the device
+    itself.
 
-    members      M
-    row_tokens   tokens of a member's rows in a step, at most: rows of a batch times tokens of the longest
-    matmul_dtype    "float32" or "bfloat16"
+    Parameters
+    ----------
+    spec : TransformerSpec
+    shape : Shape
+        Shape of the data.
+    members : int
+        M.
+    row_tokens : int
+        Upper bound on the tokens of a member's rows in a step: rows of a batch times tokens of the longest row.
+    matmul_dtype : {"float32", "bfloat16"}
     """
     itemsize, D = (2 if matmul_dtype == "bfloat16" else 4), spec.hidden
     shapes = spec.shapes(shape)
     P, C, norms = buffer_size(shapes.each()), places(row_tokens), 2 * spec.layers + 1
-    per_parameter = 4 * 4 + (2 if itemsize == 2 else 0)  # parameter, gradient, two moments; rounded
+    per_parameter = 4 * 4 + (2 if itemsize == 2 else 0)  # parameter, gradient and two moments; rounded copy
     table = FUSED if is_fused(spec, matmul_dtype) else GENERAL
     token = sum(width * size * n for _, width, size, n in sizes(table, spec, shapes.head[0], itemsize))
-    token += 8  # what it is, and its target
-    # parts of sums: of the norms' weights (and biases) for each 32 tokens or fewer, of the embedding for each
-    # 512
+    token += 8  # token id and target
+    # partial sums: for norm weights (and biases) one for each 32 tokens or fewer, for the embedding one for each 512
     tile = max(1, min(32, 4096 // (1 << (D - 1).bit_length())))
     parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is FUSED else 0))
     parts = 4 * (parts + -(-C // 512) * shape.inputs * D) + 8 * C
@@ -119,40 +139,49 @@ def footprint(spec: TransformerSpec, shape: Shape, members: int, row_tokens: int
 
 
 def reading(spec: TransformerSpec, shape: Shape) -> int:
-    """Bytes that reading a member's hidden states or logits takes on a GPU, beyond what is read."""
+    """Return the bytes that reading a member's hidden states or logits takes on a GPU, besides the result."""
     of_token = _forward(spec, shape, "float32")
-    gathered = of_token["x"] + 16  # of a token that is read, with its index
+    gathered = of_token["x"] + 16  # for each token that is read, with its index
     return places(READ + PLACES) * (sum(of_token.values()) + gathered)
 
 
 def answering(spec: TransformerSpec, shape: Shape, members: int, rows: int, width: int, matmul_dtype: str) -> int:
-    """Upper bound on the bytes that answering takes on a GPU beyond the ensemble's own.
+    """Return an upper bound on the bytes that answering takes on a GPU, besides those of the ensemble.
 
-    rows    prompts of each member that are answered at once
-    width   tokens of the longest prompt and its answer
+    Parameters
+    ----------
+    spec : TransformerSpec
+    shape : Shape
+    members : int
+    rows : int
+        Prompts of each member that are answered at once.
+    width : int
+        Tokens of the longest prompt and its answer.
+    matmul_dtype : {"float32", "bfloat16"}
     """
     of_token, of_row = _answering(spec, shape, matmul_dtype)
-    copies = 4 + (2 if matmul_dtype == "bfloat16" else 0)  # of the members' parameters: as they are, and rounded
+    copies = 4 + (2 if matmul_dtype == "bfloat16" else 0)  # bytes of a parameter: as it is, and rounded
     parameters = buffer_size(spec.shapes(shape).each())
     return members * (places(rows * width) * of_token + rows * of_row + parameters * copies)
 
 
 def answered_at_once(spec: TransformerSpec, shape: Shape, members: int, width: int, matmul_dtype: str) -> int:
-    """Prompts of each member, of `width` tokens with their answers, that ANSWER_BYTES are enough for."""
+    """Return how many prompts of each member, `width` tokens each with their answers, ANSWER_BYTES suffice for."""
     of_token, of_row = _answering(spec, shape, matmul_dtype)
     return max(1, ANSWER_BYTES // (members * (width * of_token + of_row)))
 
 
 def _answering(spec: TransformerSpec, shape: Shape, matmul_dtype: str) -> tuple[int, int]:
-    """Bytes for each token of a prompt and its answer, and for each prompt: keys and values of all layers are
-    kept for the former, and a token of each prompt passes at a time."""
+    """Return the bytes for each token of a prompt and its answer, and for each prompt: the former keeps keys and
+    values of all layers, the latter one token in progress.
+    """
     of_prompt = _forward(spec, shape, matmul_dtype)
     of_token = 4 + sum(of_prompt.values()) - of_prompt["logits"] + (spec.layers - 1) * of_prompt["qkv"]
     return of_token, ANSWERED_ROW + sum(of_prompt.values()) + 3 * of_prompt["mixed"]
 
 
 def _forward(spec: TransformerSpec, shape: Shape, matmul_dtype: str) -> dict[str, int]:
-    """Bytes for each token by name where nothing is learned and a layer's memory is the next one's."""
+    """Return the bytes of each token by name without learning, when all layers share the same memory."""
     table = {name: row for name, row in GENERAL.items() if not name.startswith(ONLY_LEARNING)}
     itemsize = 2 if matmul_dtype == "bfloat16" else 4
     outputs = spec.shapes(shape).head[0]

@@ -1,10 +1,10 @@
-"""Learning where a token's numbers fit in one tile of a program, in products of 16 bits:
+"""Training with fused kernels, for models whose token fits in one tile of a program, with matrix products in 16 bits:
 worldfast.kernels.fused.
 
-The same transformers as worldfast.models.gpu_transformer has them. What a block computes between one attention and the next
-is two kernels, and of its forward pass the stream and attention's operands are all that is kept. Weights'
-gradients are products that nobody waits for: on a stream of their own beside the way back through the layers,
-which a single model does not fill a GPU with.
+The models are those of worldfast.models.gpu_transformer. Everything in a block between one attention and the next is
+two kernels, and the forward pass keeps only the residual stream and attention's operands. Weight gradients are off the
+critical path, so they run on a side stream beside the backward pass through the layers, which does not fill a GPU for a
+single model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["FusedPasses"]
 
 
 class FusedPasses(Passes):
-    """Passes that learn, of models that `footprint.is_fused` names."""
+    """Passes that learn, for models that `footprint.is_fused` accepts."""
 
     TABLE = FUSED
 
@@ -38,7 +38,7 @@ class FusedPasses(Passes):
         self._side = own_stream(self.device, self) if self.device.type == "cuda" else None
 
     def forward(self, batch: Batch) -> Tensor:
-        """The final norm [M, C, D], in the dtype of the products."""
+        """Return the final norm [M, C, D], in the matmul dtype."""
         spec, C, eps = self.spec, batch.tokens.shape[1], self.spec.norm_eps
         norm.embed_norm(batch.tokens, self.masters.embed, self.masters.norm, eps, self.at("x", C), None, None)
         for i, (block, master) in enumerate(zip(self.weights.blocks, self.masters.blocks)):
@@ -61,21 +61,21 @@ class FusedPasses(Passes):
         biases = self._parts(self._bias_parts, T, C, spec.layers, 3 * D)
         last = self._parts(self._last_parts, norm.tokens_of_program(D), C, 1, D)
         for i in range(min(2, spec.layers)):
-            rows.clear_padding(self.at("grad_qkv", C, i), batch.ends)  # which attention does not write
+            rows.clear_padding(self.at("grad_qkv", C, i), batch.ends)  # attention does not write the padding
         with self._aside():
             product(grad_logits.mT, final, g.head)
         product(grad_logits, self.weights.head, grad)
         x, scale = self.at("x", C, 2 * spec.layers), self.at("scale", C)
         rounded = self.at("rounded", C, spec.layers % 2)
         norm.norm_backward(grad, x, scale, self.masters.norm, grad_x, rounded, last[0], first=True)
-        done: list[tuple] = []  # of each layer so far, after the products of its two halves
+        done: list[tuple] = []  # events of each layer so far, after the products of its two halves
         for i in reversed(range(spec.layers)):
             master, block, of = self.masters.blocks[i], self.weights.blocks[i], g.blocks[i]
             qkv, mixed = self.at("qkv", C, i), self.at("mixed", C, i)
             names = ("normed", "normed_middle", "rounded_middle", "gated", "grad_gate_up", "grad_qkv")
             normed, normed_middle, rounded_middle, gated, grad_gate_up, grad_qkv = (self.at(n, C, i % 2) for n in names)
             above, rounded = rounded, self.at("rounded", C, i % 2)
-            self._wait(done[-2][1] if len(done) > 1 else None)  # these are free again
+            self._wait(done[-2][1] if len(done) > 1 else None)  # its buffers are free again
             fused.block_backward(
                 grad_x,
                 self.at("x", C, 2 * i + 1),
@@ -104,7 +104,7 @@ class FusedPasses(Passes):
                 batch.longest,
                 *self._heads(grad_qkv),
             )
-            self._wait(done[-1][0] if done else None)  # so is `rounded`
+            self._wait(done[-1][0] if done else None)  # `rounded` is free again
             fused.project_backward(
                 grad_qkv,
                 self.at("x", C, 2 * i),
@@ -131,7 +131,7 @@ class FusedPasses(Passes):
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:
-        """On the side stream, after all that is queued so far."""
+        """Run on the side stream, after everything queued so far."""
         if self._side is None:
             yield
             return

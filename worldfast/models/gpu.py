@@ -20,18 +20,22 @@ from worldfast.rows import Rows, Shape
 
 __all__ = ["DTYPES", "GpuTransformer", "exact_products", "longest_row", "own_stream", "require_cuda"]
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # of products
-LONGEST_ROW = 128  # tokens, of the attention's kernel
-STREAMS = 32  # that torch hands out of one device, over and over
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # in which matrices are multiplied
+LONGEST_ROW = 128  # tokens, limit of the attention kernel
+STREAMS = 32  # in torch's pool for one device, reused in turn
 
 
 def require_cuda(device: str | torch.device) -> torch.device:
-    """Return the device, with its number, after a kernel has run on it.
+    """Return a CUDA device with its number, after a kernel has run on it.
+
+    Parameters
+    ----------
+    device : str or torch.device
 
     Raises
     ------
     DeviceError
-        It cannot be used; the message says what is missing.
+        The device cannot be used; the message says what is missing.
     """
     found = cuda_device(device)
     try:
@@ -40,7 +44,7 @@ def require_cuda(device: str | torch.device) -> torch.device:
         raise DeviceError(device, "training needs Triton 3.4 or later (pip install triton)") from None
     try:
         _try(found)
-    except Exception as error:  # of a compiler, a driver, or memory that others have taken
+    except Exception as error:  # from a compiler or driver, or for want of memory
         first = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise DeviceError(device, f"kernels do not run on it: {type(error).__name__}: {first.strip()}") from error
     return found
@@ -48,7 +52,7 @@ def require_cuda(device: str | torch.device) -> torch.device:
 
 @functools.cache
 def _try(device: torch.device) -> None:
-    """Run a kernel, which is compiled for the device where it was not before."""
+    """Run a small kernel, which is compiled for the device if necessary."""
     from worldfast.kernels.norm import norm
 
     x, out, scale = (torch.ones(1, 1, width, device=device) for width in (16, 16, 1))
@@ -61,11 +65,15 @@ _owned: weakref.WeakKeyDictionary[object, torch.cuda.Stream] = weakref.WeakKeyDi
 
 
 def own_stream(device: torch.device, owner: object) -> torch.cuda.Stream:
-    """A stream that is the owner's alone for as long as it lives.
+    """Return a stream that belongs to the owner alone as long as the owner lives.
 
-    torch keeps one cuBLAS workspace for each stream, and from 2.12 on drops it when any graph that was
-    captured on the stream is destroyed: graphs of two owners must not share one. RuntimeError where all are
-    taken.
+    torch keeps one cuBLAS workspace for each stream, and from 2.12 on drops it when any graph that was captured on the
+    stream is destroyed: graphs of two owners must not share one.
+
+    Raises
+    ------
+    RuntimeError
+        All streams are taken.
     """
     taken = set(_owned.values())
     for _ in range(STREAMS):
@@ -78,11 +86,11 @@ def own_stream(device: torch.device, owner: object) -> torch.cuda.Stream:
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Float32 products are those of IEEE and bfloat16 ones are added up in float32, whatever was set before,
-    by torch's older names (allow_tf32, set_float32_matmul_precision) or its newer one (fp32_precision).
+    """Multiply float32 matrices in IEEE arithmetic and accumulate bfloat16 products in float32, whatever was set
+    before by torch's older names (allow_tf32, set_float32_matmul_precision) or its newer one (fp32_precision).
 
-    Only the newer name is read and written: the older ones raise where both were used, and writing one of
-    them forgets whether precision was "high" or "medium".
+    Only the newer name is read and written: the older ones raise an error if both were used, and writing one of them
+    forgets whether the precision was "high" or "medium".
     """
     flags = torch.backends.cuda.matmul
     precision, reduced = flags.fp32_precision, flags.allow_bf16_reduced_precision_reduction
@@ -107,14 +115,19 @@ class GpuTransformer(Transformer):
     Parameters
     ----------
     spec : TransformerSpec
-        With heads of at most 128 numbers.
+        Heads have at most 128 numbers.
     shape : Shape
         Shape of the data.
     members : int
     device : str or torch.device
     matmul_dtype : {"float32", "bfloat16"}
-        Type that matrix products multiply while learning, and by default while answering; sums, parameters, norms and
-        residual stream are float32. Reading is float32 always.
+        Type in which matrices are multiplied while learning, and by default while answering; sums, parameters, norms
+        and residual stream are float32. Reading is always in float32.
+
+    Raises
+    ------
+    ValueError
+        A head has more than 128 numbers.
     """
 
     def __init__(
@@ -136,7 +149,7 @@ class GpuTransformer(Transformer):
         return torch.zeros_like(self.parameters)
 
     def stacked(self, buffer: Tensor) -> Weights:
-        """Views [M, ...] of a buffer [M, P]."""
+        """Return views [M, ...] of a buffer [M, P]."""
         return views(self._shapes, buffer)
 
     # ---- reading ----
@@ -164,7 +177,7 @@ class GpuTransformer(Transformer):
         return [out[layer] for layer in layers]
 
     def _parts(self, rows: Rows, member: int) -> Iterator[tuple]:
-        """(what computes, a batch of about READ tokens, its tokens [k] to read out, which of the K they are)."""
+        """Yield (passes, a batch of about READ tokens, its tokens [k] to read out, their slice of the K)."""
         from worldfast.models.gpu_transformer import Batch, Passes
 
         self._require_rows([rows], [member])
@@ -244,10 +257,10 @@ def longest_row(lengths: np.ndarray) -> int:
 
 
 def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: int, end: int) -> list[np.ndarray]:
-    """Answers of each member, int32 [n, longest], `end` after their ends.
+    """Return the answers of each member, int32 [n, longest], filled with `end` after their ends.
 
-    A prompt's keys and values stand among its places, and after them is room for those of its answer. Rows
-    that have ended leave the batch, but for as many as another member still has.
+    The keys and values of a prompt stand in its places, followed by room for those of its answer. Rows that have ended
+    leave the batch, as long as no member needs more rows.
     """
     from worldfast.models.gpu_transformer import Batch, Passes
 
@@ -257,7 +270,7 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
     for i, (_, length) in enumerate(prompts):
         lengths[i, : len(length)] = length
     there = lengths > 0
-    room = lengths + longest - 1  # also of rows that are not there: they fill up the batch
+    room = lengths + longest - 1  # also for absent rows, which fill up the batch
     C = places(int(room.sum(1).max()))
     begin = np.cumsum(room, 1) - room + C * np.arange(m)[:, None]  # [m, n], among all m C places
     tokens = np.zeros(m * C, dtype=np.int32)
@@ -273,7 +286,7 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
     final = cached.forward(Batch(to(tokens).view(m, C), starts, ends, widest))
     mixed_cache = cached.at("mixed", C).view(m * C, D)
     answers = torch.full((m, n, longest), end, dtype=torch.int32, device=device)
-    who = torch.arange(n, device=device).expand(m, n)  # rows of the batch
+    who = torch.arange(n, device=device).expand(m, n)  # index of each row of the batch
     goes_on = to(there)
     final = final.view(m * C, D)[(ends.long() - 1).clamp(min=0)]  # [m, n, D]
     for step in range(longest):

@@ -1,12 +1,11 @@
 """All members of an ensemble at once on a GPU: one transformer's arithmetic with a member axis, [M, C, ...].
 
-Each member has C places for tokens, as many as the longest needs; rows lie in them end to end, and the places
-that are left have no row, no target and a gradient of 0. Matrix products are one batched product for all
-members; what stands between them are the kernels of worldfast.kernels, which also say what they move. Nothing
-here waits for the device or allocates on it after the first call of a size, so that a CUDA graph can hold all
-of it.
+Each member has C places for tokens, as many as the longest member needs. Rows lie in them end to end; the remaining
+places have no row, no target and a gradient of 0. A matrix product is batched over all members; the operations between
+them are worldfast.kernels, which also state the memory traffic. Nothing here waits for the device or allocates on it
+after the first call of a size, so that a CUDA graph can capture all of it.
 
-M members, C places of each, D hidden, F intermediate, H tokens the head can answer, V vocabulary.
+M members, C places of each, D hidden, F intermediate, H tokens that the head can answer, V vocabulary.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ class Batch(NamedTuple):
     tokens : Tensor
         int32 [M, C], contiguous.
     starts, ends : Tensor
-        int32 [M, R], where rows begin and end among all M C places; a row that is not there has no tokens.
+        int32 [M, R], bounds of rows among all M C places; an absent row has no tokens.
     longest : int
-        Tokens of the longest row, or more; at most 128.
+        Upper bound on the tokens of a row; at most 128.
     targets : Tensor, optional
-        int32 [M, C], -1 where nothing is asked; None where nothing is learned.
+        int32 [M, C], -1 for none; None if nothing is learned.
     """
 
     tokens: Tensor
@@ -49,7 +48,7 @@ class Batch(NamedTuple):
 
     @staticmethod
     def of(rows: Sequence[Rows], device: torch.device, longest: int) -> Batch:
-        """Copy the rows of each member to the device, with their targets where they have some."""
+        """Copy the rows of each member to the device, with their targets if they have some."""
         M, C = len(rows), places(max((len(of_member.inputs) for of_member in rows), default=0))
         R = max((len(of_member.row_start) - 1 for of_member in rows), default=0)
         tokens, (starts, ends) = torch.zeros(M, C, dtype=torch.int32), torch.zeros(2, M, R, dtype=torch.int32)
@@ -70,21 +69,21 @@ class Batch(NamedTuple):
 
 
 class Passes:
-    """Passes through M transformers, forward and back, and the memory that they need.
+    """Forward and backward passes through M transformers, and the memory for them.
 
     Parameters
     ----------
     spec : TransformerSpec
     masters : Weights
-        float32 [M, ...]: embedding and norms are read from here.
+        float32 [M, ...], source of embedding and norms.
     weights : Weights
-        [M, ...] in the dtype of the products: matrices and biases are read from here.
+        [M, ...] in the matmul dtype, source of matrices and biases.
     capacity : int
-        Places that each member has at most.
+        Most places of a member.
     learns : bool
-        What a gradient needs of each layer is kept; otherwise a layer's memory is the next one's.
+        Keep of each layer what a gradient needs; otherwise all layers share memory.
     caches : bool
-        Queries, keys and values of every layer are kept although nothing is learned; there are no logits.
+        Keep queries, keys and values of every layer although nothing is learned; there are no logits.
     """
 
     TABLE = GENERAL  # the memory for tokens
@@ -128,7 +127,7 @@ class Passes:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device that are this pass's own."""
+        """Bytes on the device that belong to these passes."""
         own = {id(room): room.nbytes for room in self._room.values()}
         return sum(own.values()) + sum(x.nbytes for name, x in vars(self).items() if name.endswith("_parts"))
 
@@ -136,7 +135,7 @@ class Passes:
         return torch.zeros(count, dtype=dtype, device=self.device)
 
     def at(self, name: str, C: int, i: int = 0) -> Tensor:
-        """Memory [M, C, .] by its name in worldfast.models.footprint, of layer i, or of the i-th norm."""
+        """Return memory [M, C, .] by its name in worldfast.models.footprint, of layer i or of the i-th norm."""
         room = self._room[name, i]
         width = room.numel() // (self.members * self.capacity)
         return room[: self.members * C * width].view(self.members, C, width)
@@ -145,7 +144,7 @@ class Passes:
         return self.at("x", C, i), self.at("normed", C, i), self.at("scale", C, i)
 
     def _heads(self, qkv: Tensor) -> tuple[Tensor, ...]:
-        """Queries, keys, values as views [M C, heads, D / heads] of [M, C, 3 D]."""
+        """Return queries, keys and values as views [M C, heads, D / heads] of [M, C, 3 D]."""
         return qkv.view(-1, 3, self.spec.heads, self.spec.hidden // self.spec.heads).unbind(1)
 
     def _one_head(self, x: Tensor) -> Tensor:
@@ -160,10 +159,20 @@ class Passes:
         seen: Callable[[int, Tensor], None] | None = None,
         attend: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """The final norm [M, C, D], in the dtype of the products.
+        """Compute the forward pass.
 
-        seen     is given each layer, from 0, and the residual stream before it, float32 [M, C, D]
-        attend   attend(layer, qkv, mixed) instead of attention within the batch's rows sets mixed [M, C, D]
+        Parameters
+        ----------
+        batch : Batch
+        seen : callable, optional
+            Called with the number of each layer, from 0, and the residual stream before it, float32 [M, C, D].
+        attend : callable, optional
+            attend(layer, qkv, mixed) sets mixed [M, C, D], instead of attention within the batch's rows.
+
+        Returns
+        -------
+        Tensor
+            The final norm [M, C, D], in the matmul dtype.
         """
         spec, C = self.spec, batch.tokens.shape[1]
         attend = attend or (lambda layer, qkv, mixed: self.attend(qkv, batch.rows, batch.longest, mixed))
@@ -194,14 +203,14 @@ class Passes:
     def attend(
         self, qkv: Tensor, rows: tuple[Tensor, Tensor], longest: int, mixed: Tensor, last_only: bool = False
     ) -> None:
-        """Attention of [M, C, 3 D] within rows, starts and ends, into mixed [M, C, D]; `last_only`: of each
-        row's last
-        token."""
+        """Compute attention of [M, C, 3 D] within rows, given as starts and ends, into mixed [M, C, D]; with
+        `last_only` only for the last token of each row.
+        """
         heads = self._heads(qkv)
         attention_forward(*heads, rows, self.spec.rope_base or 0, longest, self._one_head(mixed), last_only)
 
     def logits(self, final: Tensor) -> Tensor:
-        """float32 [M, C, H], a token's at a multiple of 8."""
+        """Return the logits, float32 [M, C, H]; those of a token begin at a multiple of 8."""
         logits = self.at("logits", final.shape[1])[..., : self.outputs]
         product(final, self.weights.head.mT, logits)
         return logits
@@ -209,10 +218,21 @@ class Passes:
     # ---- backward ----
 
     def learn(self, batch: Batch, gradients: Weights, buffer: Tensor) -> Tensor:
-        """Sets the gradients to those of each member's summed loss.
+        """Set the gradients to those of each member's summed loss.
 
-        gradients   Weights of float32 [M, ...], views of buffer [M, P]
-        returns     float32 [M, B, 2]: sums of losses, and of how many they are, in B parts
+        Parameters
+        ----------
+        batch : Batch
+            With targets.
+        gradients : Weights
+            float32 [M, ...], views of `buffer`.
+        buffer : Tensor
+            [M, P].
+
+        Returns
+        -------
+        Tensor
+            float32 [M, B, 2]: partial sums of losses, and of their number, in B parts.
         """
         spec, C, g = self.spec, batch.tokens.shape[1], gradients
         final = self.forward(batch)
@@ -228,7 +248,7 @@ class Passes:
             x, _, scale = self._norm(C, i)
             norm.norm_backward(grad, x, scale, weight, grad_x, None if wide else rounded, parts[i], first)
 
-        rows.clear_padding(grad_qkv, batch.ends)  # which attention does not write
+        rows.clear_padding(grad_qkv, batch.ends)  # attention does not write the padding
         product(grad_logits.mT, final, g.head)
         product(grad_logits, self.weights.head, grad)
         through_norm(2 * spec.layers, self.masters.norm, first=True)
@@ -237,7 +257,7 @@ class Passes:
             qkv, mixed, gate_up = (self.at(name, C, i) for name in ("qkv", "mixed", "gate_up"))
             # x = middle + down(swiglu(gate_up(norm(middle))))
             product(rounded, block.down, grad_gated)
-            swiglu.swiglu_backward(grad_gated, gate_up, gated)  # gate_up: its gradient
+            swiglu.swiglu_backward(grad_gated, gate_up, gated)  # gate_up now holds its gradient
             product(rounded.mT, gated, of.down)
             product(gate_up.mT, self.at("normed", C, 2 * i + 1), of.gate_up)
             product(gate_up, block.gate_up, grad)
@@ -263,7 +283,7 @@ class Passes:
         return losses
 
     def _loss(self, final: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of losses [M, B, 2], and the gradient at the logits."""
+        """Return sums of losses [M, B, 2], and the gradient at the logits."""
         logits, C = self.logits(final), final.shape[1]
         grad = logits if self.dtype == torch.float32 else self.at("grad_logits", C)[..., : self.outputs]
         losses = self._parts(self._loss_parts, loss.tokens_of_program(self.outputs), C, 1, 2)[0]
@@ -271,7 +291,7 @@ class Passes:
         return losses, grad
 
     def _parts(self, room: Tensor, tokens: int, C: int, count: int, width: int) -> Tensor:
-        """Memory [count, M, B, width] for parts of sums, where a program has so many tokens."""
+        """Return memory [count, M, B, width] for partial sums of programs that take `tokens` tokens each."""
         B = -(-C // tokens)
         return room[: count * self.members * B * width].view(count, self.members, B, width)
 
@@ -282,7 +302,7 @@ class Passes:
         sums.add_up(parts, self._places([gradients.embed], buffer), buffer)
 
     def _places(self, views: list[Tensor], buffer: Tensor) -> Tensor:
-        """int32 [N], where in a member's buffer each of its views begins."""
+        """Return where in a member's buffer each view begins, int32 [N]."""
         offsets = tuple(view.storage_offset() - buffer.storage_offset() for view in views)
         if offsets not in self._known_places:
             self._known_places[offsets] = torch.tensor(offsets, dtype=torch.int32, device=self.device)
@@ -290,7 +310,7 @@ class Passes:
 
 
 def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """The matrix product of each member's a and b, added up in float32, in the dtype of `out`."""
+    """Compute the matrix product of each member's a and b, accumulated in float32, in the dtype of `out`."""
     if out.dtype == a.dtype:
         return torch.bmm(a, b, out=out)
     if a.is_cuda:

@@ -1,12 +1,14 @@
 """Open checkpoints: folders that Hugging Face transformers and the tools built on it open without a network.
 
-    config.json              the shape, as of Qwen2ForCausalLM, and under "worldfast" the run, step and origin
+Files::
+
+    config.json              shape, as of Qwen2ForCausalLM, and under "worldfast" the run, step and origin
     model.safetensors        float32, a matrix is [out, in]
-    generation_config.json   greedy answers, of tokens that the head can answer
-    tokenizer.json           the run's vocabulary: <bos> before a text, one token a character or city
+    generation_config.json   greedy answers, from the tokens that the head can answer
+    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or city
     tokenizer_config.json    padding on the left, as generation needs it
 
-For each layer i, D = hidden, F = intermediate, V = the vocabulary:
+Tensors, for each layer i, D = hidden, F = intermediate, V = the vocabulary::
 
     model.embed_tokens.weight                                  [V, D]
     model.layers.{i}.input_layernorm.weight                    [D]
@@ -34,7 +36,7 @@ from worldfast.rows import Shape
 
 __all__ = ["import_huggingface"]
 
-# fields of TransformerSpec as transformers calls them; outputs is ours
+# fields of TransformerSpec by their names in transformers; outputs is ours
 CONFIG = {
     "hidden": "hidden_size",
     "layers": "num_hidden_layers",
@@ -45,22 +47,44 @@ CONFIG = {
     "init_std": "initializer_range",
     "outputs": "outputs",
 }
-# what a TransformerSpec cannot vary; transformers takes the same where one is missing
+# settings that a TransformerSpec cannot vary; they are the defaults of transformers
 FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window": False, "rope_scaling": None}
 
 
 def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
-    """The model of an open checkpoint as an ensemble of one, for `evaluate`, `hidden_states` and training.
+    """Read the model of an open checkpoint as an ensemble of one, for evaluation, reading and training.
 
-    folder   as `export_huggingface` writes it, or as transformers saves that again; weights of any floating
-             point dtype become float32
-    device   of the ensemble
+    Its vocabulary is that of the run, which "worldfast" in config.json names. If training continued elsewhere and the
+    head's weights after the first `outputs` are no longer 0, remove `outputs` from config.json.
 
-    Its vocabulary is the run's, which "worldfast" in config.json names. Where training went on elsewhere and
-    the head's weights after the first `outputs` are no longer 0, remove `outputs` from config.json.
+    Parameters
+    ----------
+    folder : path
+        Folder that `export_huggingface` wrote, or transformers saved again; weights of any floating point dtype become
+        float32.
+    device : str or torch.device
+        Device of the ensemble.
 
-    FileNotFoundError where a file is missing; ValueError or TypeError, naming file and entry, for a model
-    that is not such a Qwen2 and for weights that do not fit.
+    Returns
+    -------
+    Transformer
+
+    Raises
+    ------
+    FileNotFoundError
+        A file is missing.
+    TypeError, ValueError
+        The model is not such a Qwen2, or weights do not fit; the message names file and entry.
+
+    Examples
+    --------
+    >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32)
+    >>> data = cities.Dataset("distance", rows=64)
+    >>> run = wf.Run(data, model=spec, batch=32, checkpoints=1, capture=wf.Capture(layers=()))
+    >>> [folder] = wf.train(run, "runs", device="cpu", progress=False)
+    >>> ensemble = wf.import_huggingface(wf.export_huggingface(folder, "open/distance"))
+    >>> ensemble.spec.hidden, ensemble.members
+    (16, 1)
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -80,7 +104,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     if head.shape[:1] == (shape.inputs,):
         if head[answered:].any():
             raise ValueError(
-                f"{path}: 'lm_head.weight' is not 0 behind row {answered}, the `outputs` of config.json; "
+                f"{path}: 'lm_head.weight' is not 0 after row {answered}, the `outputs` of config.json; "
                 "without it there every token can be an answer"
             )
         tensors["lm_head.weight"] = head[:answered]

@@ -11,7 +11,7 @@ __all__ = ["position_losses", "summed_loss"]
 
 
 def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss at each position, [K] in the dtype of `outputs`.
+    """Return the loss at each position.
 
     Parameters
     ----------
@@ -22,6 +22,11 @@ def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
         [K, outputs].
     targets : Tensor
         Classes, int64 [K], for cross entropy, otherwise numbers [K, outputs].
+
+    Returns
+    -------
+    Tensor
+        [K], of the dtype of `outputs`.
     """
     if require_loss(loss) == "cross_entropy":
         return functional.cross_entropy(outputs, targets.long(), reduction="none")
@@ -32,10 +37,21 @@ def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def summed_loss(loss: str, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Return the sum of weighted losses over positions, a float64 scalar.
+    """Return the sum of weighted losses over positions.
 
-    `weights` [K] are factors of the positions' losses; None means ones. The other arguments are those of
-    `position_losses`. Each loss is computed in the dtype of `outputs` and added in float64.
+    Each loss is computed in the dtype of `outputs` and added in float64.
+
+    Parameters
+    ----------
+    loss, outputs, targets
+        As for `position_losses`.
+    weights : Tensor, optional
+        [K], factors of the losses; None means ones.
+
+    Returns
+    -------
+    Tensor
+        float64 scalar.
     """
     each = position_losses(loss, outputs, targets).double()
     return (each if weights is None else each * weights.double()).sum()

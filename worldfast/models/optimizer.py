@@ -1,7 +1,7 @@
-"""The optimizer's passes over an ensemble's parameters, by the native core: float32 on the CPU.
+"""Optimizer passes over an ensemble's parameters, by the native core: float32 on the CPU.
 
-Results depend on neither the number of threads nor the other members. threads=None is torch's number of threads.
-M members, P parameters.
+Results depend on neither the number of threads nor the other members. threads=None means torch's number of threads. M
+members, P parameters.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def adamw_(
     NotImplementedError
         The parameters are not on the CPU.
     TypeError, ValueError
-        An array is not of its dtype or shape, or there is not one number for each member.
+        An array has the wrong dtype or shape, or there is not one number for each member.
     """
     _cpu(param)
     core.adamw(

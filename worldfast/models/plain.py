@@ -1,23 +1,23 @@
-"""The transformer in PyTorch: rows of any length, tokens or vectors, any loss, inner values read and replaced.
+"""Transformer in PyTorch: rows of any length, tokens or vectors, any loss, inner values read and replaced.
 
-It has the arithmetic and the parameter buffer of the native transformer (worldfast.models.cpu), which is faster and whose
-reference it is.
+It shares the arithmetic and the parameter buffer of the native transformer (worldfast.models.cpu), which is faster and
+whose reference it is.
 
-Inner values have names; k counts blocks from 1, and [L, D] is one value for each input of the rows:
+Inner values have names; k counts blocks from 1, and [L, D] is one value for each input of the rows::
 
-    name            shape          TransformerLens's name for k = 1
-    embed           [L, D]         hook_embed                     what goes into the first block: layer 0
-    block.k.query   [L, D]         blocks.0.attn.hook_q           of all heads, side by side, before the rotation
-    block.k.key     [L, D]         blocks.0.attn.hook_k           likewise
-    block.k.value   [L, D]         blocks.0.attn.hook_v           likewise
-    block.k.heads   [L, D]         blocks.0.attn.hook_z           what each head gives, before the output's matrix
-    block.k.attention  [L, D]      blocks.0.hook_attn_out         what attention adds to the residual stream
-    block.k.middle  [L, D]         blocks.0.hook_resid_mid        the residual stream between attention and MLP
-    block.k.neurons [L, F]         blocks.0.mlp.hook_post         silu(gate) * up
-    block.k.mlp     [L, D]         blocks.0.hook_mlp_out          what the MLP adds to the residual stream
-    block.k         [L, D]         blocks.0.hook_resid_post       what the block gives: layer k, but for the last
-    norm            [L, D]         ln_final.hook_normalized * w   after the final norm: the last layer
-    outputs         [K, outputs]                                  at the scored positions
+    name               shape         TransformerLens's name for k = 1
+    embed              [L, D]        hook_embed                     input of the first block: layer 0
+    block.k.query      [L, D]        blocks.0.attn.hook_q           of all heads, side by side, before the rotation
+    block.k.key        [L, D]        blocks.0.attn.hook_k           likewise
+    block.k.value      [L, D]        blocks.0.attn.hook_v           likewise
+    block.k.heads      [L, D]        blocks.0.attn.hook_z           output of each head, before the output matrix
+    block.k.attention  [L, D]        blocks.0.hook_attn_out         contribution of attention to the residual stream
+    block.k.middle     [L, D]        blocks.0.hook_resid_mid        residual stream between attention and MLP
+    block.k.neurons    [L, F]        blocks.0.mlp.hook_post         silu(gate) * up
+    block.k.mlp        [L, D]        blocks.0.hook_mlp_out          contribution of the MLP to the residual stream
+    block.k            [L, D]        blocks.0.hook_resid_post       output of the block: layer k, except for the last
+    norm               [L, D]        ln_final.hook_normalized * w   after the final norm: the last layer
+    outputs            [K, outputs]                                 at the scored positions
 """
 
 from __future__ import annotations
@@ -39,15 +39,24 @@ __all__ = ["PlainTransformer", "Replacement"]
 
 PARTS = ("query", "key", "value", "heads", "attention", "middle", "neurons", "mlp")
 
-# (positions, values): values [n, width], or what broadcasts to it, at positions int64 [n] or bool [L]. Or a function of
-# the value, of all positions, that returns what stands in its place.
+# (positions, values): values broadcast to [n, width], at positions int64 [n] or bool [L]. Or a function that maps the
+# value at all positions to its replacement.
 Replacement = tuple[Tensor, Tensor] | Callable[[Tensor], Tensor]
 
 
 class PlainTransformer(AutogradEnsemble, Transformer):
-    """M transformers of one shape, in PyTorch. The options are those of AutogradEnsemble.
+    """M transformers of one shape, in PyTorch.
 
-    Vectors go through the matrix that tokens choose their rows from, so that the unit vectors are tokens.
+    Tokens select rows of the embedding matrix, and vectors are multiplied by it, so that unit vectors are tokens.
+
+    Parameters
+    ----------
+    spec : TransformerSpec
+    shape : Shape
+        Shape of the data.
+    members : int
+    **options
+        Those of AutogradEnsemble.
     """
 
     def __init__(self, spec: TransformerSpec, shape: Shape, members: int = 1, **options):
@@ -56,14 +65,14 @@ class PlainTransformer(AutogradEnsemble, Transformer):
 
     @classmethod
     def of(cls, ensemble: Ensemble) -> PlainTransformer:
-        """Return transformers on the parameters of another ensemble of transformers: one buffer, not a copy."""
+        """Return transformers that share the parameters of another ensemble of transformers, without a copy."""
         plain = cls(ensemble.spec, ensemble.shape, ensemble.members, device=ensemble.device)
         plain.parameters = ensemble.parameters
         return plain
 
     @staticmethod
     def cpu_bytes(spec: TransformerSpec, shape: Shape, inputs: int, threads: int) -> CpuBytes:
-        """Upper bound on memory while learning from batches of `inputs` inputs."""
+        """Return an upper bound on memory while learning from batches of `inputs` inputs."""
         D, F = spec.hidden, spec.intermediate
         kept = D * (8 + 20 * spec.layers) + F * 6 * spec.layers + 5 * spec.of(shape).outputs
         return autograd_bytes(spec.shapes(shape).each(), inputs, kept + (shape.inputs if shape.vectors else 2), threads)
@@ -94,33 +103,40 @@ class PlainTransformer(AutogradEnsemble, Transformer):
     ) -> dict[str, Tensor]:
         """Return inner values of a member by name, computed with others replaced.
 
+        Autograd passes through everything if `parameters` or a replacement requires gradients.
+
         Parameters
         ----------
         rows : Rows
         member : int
         read : iterable of str
-            Names of what is returned, as it is after a replacement. What comes after the last of it is not computed.
+            Names of the values to return, after replacement. Nothing after the last of them is computed.
         replace : mapping of str to (positions, values) or callable, optional
-            What stands in the place of inner values: `values` at `positions`, int64 [n] or bool [L], or what a function
-            returns that gets the whole value.
+            Replacements of inner values: `values` at `positions`, int64 [n] or bool [L], or the result of a function of
+            the whole value.
 
         Returns
         -------
         dict of str to Tensor
-            Autograd goes through all of it where `parameters` or what is put in their place requires gradients.
 
         Raises
         ------
         ValueError
-            A name that is not in `names`, or a replacement of another shape.
+            A name is not in `names`, or a replacement has another shape.
 
         Examples
         --------
-        The outputs without the first of two heads of block 1, and what the others then add:
+        Outputs without the first of two heads of block 1, and the contribution of the other head:
 
+        >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32, engine="plain")
+        >>> data = cities.Dataset("distance", rows=10)
+        >>> plain, rows = spec.build(data.shape), data.stream(seed=0).batch(0, 4)
+        >>> plain.initialise(0, seed=0)
         >>> def ablated(heads):
         ...     return heads * (torch.arange(heads.shape[1]) >= heads.shape[1] // 2)
-        >>> plain.run(rows, read=("block.1.attention", "outputs"), replace={"block.1.heads": ablated})
+        >>> found = plain.run(rows, read=("block.1.attention", "outputs"), replace={"block.1.heads": ablated})
+        >>> found["block.1.attention"].shape == (len(rows.inputs), 16)
+        True
         """
         read, replace = set(read), dict(replace or {})
         for name in (*read, *replace):

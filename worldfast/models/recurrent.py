@@ -27,10 +27,10 @@ INITS = ("hidden", "fan_in")
 
 @dataclass(frozen=True)
 class RecurrentSpec:
-    """A recurrent network: its kind, its size and its initial scale.
+    """Recurrent network: its kind, its size and its initial scale.
 
-    Tokens pass through an embedding of width `hidden`; vectors go into the first layer as they are. With the defaults
-    the layers are those of torch.nn.RNN and torch.nn.LSTM: h = f(W_ih x + b_ih + W_hh h + b_hh), from h = 0 at the
+    Tokens pass through an embedding of width `hidden`; vectors enter the first layer as they are. With the defaults the
+    layers are those of torch.nn.RNN and torch.nn.LSTM: h = f(W_ih x + b_ih + W_hh h + b_hh), from h = 0 at the
     beginning of each row. A linear map with a bias reads the outputs from the last layer.
 
     Parameters
@@ -40,23 +40,33 @@ class RecurrentSpec:
         Units of a layer.
     layers : int
     nonlinearity : {"tanh", "relu"}
-        f of an "rnn".
+        Function f of an "rnn".
     leak : float
-        Share, above 0 to 1, of an "rnn" unit's state that a step replaces: h = (1 - leak) h + leak f(...). It is
-        dt / tau of a leaky unit.
+        Share, above 0 to 1, of an "rnn" unit's state that a step replaces: h = (1 - leak) h + leak f(...). It is dt /
+        tau of a leaky unit.
     bias : bool
-        The layers have their two biases.
+        Give the layers their two biases.
     init : {"hidden", "fan_in"}
-        Initial weights and biases of the layers are uniform up to 1 / sqrt(hidden), as in PyTorch, or up to 1 / sqrt of
-        the numbers that the matrix reads, as in layers made of torch.nn.Linear. Embeddings are normal with deviation 1,
-        the outputs' map is uniform up to 1 / sqrt(hidden).
+        Initial weights and biases of the layers are uniform up to 1 / sqrt(hidden), as in PyTorch, or up to 1 /
+        sqrt(inputs of the matrix), as in torch.nn.Linear. Embeddings are normal with standard deviation 1; the output
+        map is uniform up to 1 / sqrt(hidden).
     outputs : int, optional
         Number of classes that can be answered, the first ones; None means all outputs of the data.
 
     Raises
     ------
     TypeError, ValueError
-        A field does not fit.
+        A field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> spec = wf.RecurrentSpec("lstm", hidden=8)
+    >>> data = cities.Dataset("distance", rows=10)
+    >>> ensemble = spec.build(data.shape, members=2)
+    >>> ensemble.initialise(0, seed=1)
+    >>> rows = data.stream(seed=0).batch(0, 4)
+    >>> ensemble.outputs(rows, member=0).shape == (len(rows.scored), data.shape.outputs)
+    True
     """
 
     kind: str = "rnn"
@@ -90,7 +100,7 @@ class RecurrentSpec:
             raise ValueError("model.kind: nonlinearity and leak are those of an 'rnn'; leave them out for an 'lstm'")
 
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each parameter by the name that it has in PyTorch's modules `embed`, `rnn` and `head`."""
+        """Return the shape of each parameter, named as in PyTorch's modules `embed`, `rnn` and `head`."""
         H, rows, outputs = self.hidden, KINDS[self.kind] * self.hidden, self.of(shape).outputs
         found = {} if shape.vectors else {"embed.weight": (shape.inputs, H)}
         for layer in range(self.layers):
@@ -105,13 +115,13 @@ class RecurrentSpec:
         return sum(map(math.prod, self.shapes(shape).values()))
 
     def of(self, shape: Shape) -> Shape:
-        """Return the shape of a model of such data: the data's, but for outputs that are a part of the classes."""
+        """Return the shape of a model of such data: the data's, with `outputs` classes if that is set."""
         if self.outputs is not None and self.outputs > shape.outputs:
             raise ValueError(f"model.outputs: expected at most the data's {shape.outputs}, got {self.outputs}")
         return shape._replace(outputs=self.outputs or shape.outputs)
 
     def on_gpu(self, shape: Shape, longest: int) -> bool:
-        """Answer whether kernels of a GPU take whole steps of training: there are none for recurrent networks."""
+        """Return True if GPU kernels take whole steps of training: there are none for recurrent networks."""
         return False
 
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
@@ -136,10 +146,19 @@ class RecurrentSpec:
 
 
 class Recurrent(AutogradEnsemble):
-    """M recurrent networks of one shape. The options are those of AutogradEnsemble.
+    """M recurrent networks of one shape.
 
-    The state of layer 0 is what goes into the first layer: the embedding of a token, or the vector itself. That of layer
-    k is what the k-th layer gives; of an LSTM, h.
+    The state of layer 0 is the input of the first layer: the embedding of a token, or the vector itself. The state of
+    layer k is the output of the k-th layer; of an LSTM, h.
+
+    Parameters
+    ----------
+    spec : RecurrentSpec
+    shape : Shape
+        Shape of the data.
+    members : int
+    **options
+        Those of AutogradEnsemble.
     """
 
     def __init__(self, spec: RecurrentSpec, shape: Shape, members: int = 1, **options):
@@ -149,8 +168,8 @@ class Recurrent(AutogradEnsemble):
     def tensors(self, member: int) -> dict[str, Tensor]:
         """Return a member's parameters as views, by name.
 
-        Names are those of a torch.nn.Module with an Embedding `embed`, an RNN or LSTM `rnn` and a Linear `head`, whose
-        `load_state_dict` takes them.
+        Names are those of a torch.nn.Module with an Embedding `embed`, an RNN or LSTM `rnn` and a Linear `head`, so
+        that its `load_state_dict` takes them.
         """
         return self._named(self.parameters[member])
 
@@ -181,8 +200,8 @@ class Recurrent(AutogradEnsemble):
             w_ih, w_hh, b_ih, b_hh = (
                 named.get(f"rnn.{part}_l{layer}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             )
-            before: list[Tensor] = []  # the states that each step reads
-            driven = linear(found[-1], w_ih, b_ih + b_hh if self.spec.bias else None)  # of all steps at once
+            before: list[Tensor] = []  # states that each step reads
+            driven = linear(found[-1], w_ih, b_ih + b_hh if self.spec.bias else None)  # all steps at once
             driven = _WithRecurrentWeight.apply(driven, w_hh, before).split(steps.sizes)
             states = run(driven, w_hh.detach().T, before)
             found.append(torch.cat(states) if states else x.new_empty(0, self.spec.hidden))
@@ -216,9 +235,10 @@ class Recurrent(AutogradEnsemble):
 
 
 class _WithRecurrentWeight(torch.autograd.Function):
-    """What drives the steps, [L, G], unchanged; its gradient gives that of the recurrent weights, [G, H], in one
-    product over all steps in place of one a step. The steps themselves then use the weights without a gradient, and
-    leave in `before` the states that they read."""
+    """Identity on the input of the steps, [L, G], whose backward pass computes the gradient of the recurrent
+    weights, [G, H], in one product over all steps instead of one for each. The steps themselves use the weights
+    without a gradient, and record in `before` the states that they read.
+    """
 
     @staticmethod
     def forward(ctx, driven, weight, before):
@@ -233,10 +253,10 @@ class _WithRecurrentWeight(torch.autograd.Function):
 
 
 class _Steps(NamedTuple):
-    """The order in which inputs are computed: step after step, those rows side by side that have not ended."""
+    """Order in which inputs are computed: step after step, side by side for the rows that have not ended."""
 
-    position: Tensor  # int64 [L], where the i-th stands in the rows
-    place: Tensor  # int64 [L], where a position stands in this order
+    position: Tensor  # int64 [L], position in the rows of the i-th
+    place: Tensor  # int64 [L], inverse of `position`
     sizes: list[int]  # rows of each step, descending
 
 

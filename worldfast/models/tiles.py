@@ -1,6 +1,6 @@
-"""Rows of one model in tiles: rows that begin alike stand together, and what neighbours share is computed once.
+"""Rows of one model in tiles: rows with a common beginning stand together, and the shared beginning is computed once.
 
-Rows of one task begin alike ("<bos>perimeter("), and causal attention cannot tell which row a beginning is computed in.
+Rows of one task begin alike ("<bos>perimeter("), and causal attention makes a beginning independent of its row.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ LONGEST_SHARED = 16  # tokens: the words before a row's first city are at most 1
 
 
 class Tile(NamedTuple):
-    """Rows of one model, as the native core takes them: attention sees the L tokens of whole rows, all else the U that differ.
+    """Rows of one model, as the native core takes them: attention sees the L tokens of whole rows, everything else
+    the U that differ.
 
     Attributes
     ----------
     tokens : ndarray
         int32 [U].
     row_start : ndarray
-        int32 [R + 1], where rows begin among the L.
+        int32 [R + 1], beginnings of rows among the L.
     place : ndarray
         int32 [L], each token's place among the U.
     shared : ndarray
-        int32 [R], a row's first tokens that stand where an earlier row has them.
+        int32 [R], number of a row's first tokens that are shared with an earlier row.
     sources : ndarray
-        int64 [K], the places to read out.
+        int64 [K], places to read out.
     targets : ndarray, optional
-        int64 [K], what to answer there; None where nothing is learned.
+        int64 [K], classes to answer there; None if nothing is learned.
     weights : ndarray, optional
         float32 [K], factors of the losses there; None means ones.
     """
@@ -48,7 +49,7 @@ class Tile(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A tile, which of all computed tokens are its own, and which of the rows' scored positions, int64 [k]."""
+    """Tile, with its slice of all computed tokens and the indices of its scored positions, int64 [k]."""
 
     tile: Tile
     computed: slice
@@ -56,21 +57,22 @@ class Piece(NamedTuple):
 
 
 def cut(rows: Rows, size: int, lanes: int) -> tuple[np.ndarray, list[Piece]]:
-    """Cut a model's rows into tiles of about `size` tokens, whole rows each; a row shares the beginning of the one before it.
+    """Cut a model's rows into tiles of about `size` tokens, whole rows each; a row shares its beginning with the row
+    before it.
 
     Parameters
     ----------
     rows : Rows
-        Of at least one token; in any order, on which the sums of a gradient depend only where rows begin alike.
+        At least one token. The order of rows affects the sums of a gradient only among rows that begin alike.
     size : int
         Tokens of a tile.
     lanes : int
-        Where there are several tiles, their number is a multiple of this.
+        The number of tiles is a multiple of this, unless it is one.
 
     Returns
     -------
     tokens : ndarray
-        int32 [U], those that are computed, tile after tile.
+        int32 [U], the computed tokens, tile after tile.
     pieces : list of Piece
     """
     inputs, start, scored = (x.cpu().numpy() for x in (rows.inputs, rows.row_start, rows.scored))
@@ -138,14 +140,15 @@ def alike_together(beginnings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def places_of(length: np.ndarray, alike: np.ndarray, within: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """Place of tokens among those that are computed, row after row, each row without what it shares.
+    """Return the places of tokens among those that are computed, row after row, each row without the tokens that it
+    shares.
 
     Parameters
     ----------
     length, alike : ndarray
-        Integers [R], tokens of a row, and how many of them, the first, it shares with the row before it.
+        Integers [R], tokens of a row, and how many of its first tokens it shares with the row before it.
     within, row : ndarray
-        Integers of one shape, which token of which row is asked for.
+        Integers of one shape: position of a token within its row, and the row.
     """
     width = int(alike.max(initial=0)) + 1
     # a shared token stands in the nearest row above that does not share it
@@ -156,6 +159,6 @@ def places_of(length: np.ndarray, alike: np.ndarray, within: np.ndarray, row: np
 
 
 def _ranges(begin: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """begin[i], begin[i] + 1 ..., count[i] of them, for each i in turn."""
+    """Return begin[i], begin[i] + 1 ..., count[i] numbers, for each i in turn."""
     ends = np.cumsum(count)
     return np.arange(ends[-1]) + np.repeat(begin - (ends - count), count)

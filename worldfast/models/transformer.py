@@ -1,7 +1,7 @@
-"""Qwen2 transformers: their spec, where parameters stand in a buffer, and what ensembles of them have in common.
+"""Qwen2 transformers: their spec, the layout of their parameters in a buffer, and the base of their ensembles.
 
-M members, L tokens, K scored positions, D hidden, F intermediate, V vocabulary, H tokens that the head can answer,
-P parameters with gaps.
+M members, L tokens, K scored positions, D hidden, F intermediate, V vocabulary, H tokens that the head can answer, P
+parameters with gaps.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ ENGINES = ("auto", "native", "plain")
 class TransformerSpec:
     """Shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
-    Attributes
+    Parameters
     ----------
     hidden, layers, heads, intermediate : int
         Widths and depth; hidden / heads is a multiple of 8.
     rope_base : float, optional
-        Base of the rotary position embedding, as in Qwen2; None means that the model is told no positions.
+        Base of the rotary position embedding, as in Qwen2; None gives the model no positions.
     norm_eps : float
         Epsilon of RMSNorm, as in Qwen2.
     init_std : float
@@ -44,13 +44,19 @@ class TransformerSpec:
     outputs : int, optional
         Number of tokens that the head can answer, the first of the vocabulary; None means all.
     engine : {"auto", "native", "plain"}
-        Code that computes: the native core on a CPU and kernels on a GPU, or PyTorch, which is slower and takes vectors,
-        other losses, weights of scored positions and rows of any length. "auto" is "native" where that will do.
+        Implementation: the native core on a CPU and kernels on a GPU, or PyTorch, which is slower but supports vectors,
+        other losses, weights of scored positions and rows of any length. "auto" is "native" if that suffices.
 
     Raises
     ------
     TypeError, ValueError
         A field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> spec = wf.TransformerSpec(hidden=64, layers=2, heads=4, intermediate=256)
+    >>> spec.parameters(cities.Dataset("distance").shape)
+    144320
     """
 
     hidden: int = 128
@@ -107,13 +113,18 @@ class TransformerSpec:
         members : int
             Number of models.
         device : str or torch.device
-            For the engine "native", "cpu" builds a CpuTransformer, a CUDA device a GpuTransformer.
+            With the native engine, "cpu" builds a CpuTransformer, a CUDA device a GpuTransformer.
         threads : int, optional
             CPU threads; None means torch's number. Results do not depend on it.
         matmul_dtype : {"float32", "bfloat16"}
-            Type that matrix products multiply while learning; sums, parameters, norms and residual stream are float32.
+            Type in which matrices are multiplied while learning; sums, parameters, norms and residual stream are
+            float32.
         longest : int, optional
-            Inputs of the longest row, where it is known.
+            Inputs of the longest row, if known.
+
+        Returns
+        -------
+        Transformer
 
         Raises
         ------
@@ -135,11 +146,11 @@ class TransformerSpec:
         return GpuTransformer(self, shape, members, device=device, matmul_dtype=matmul_dtype)
 
     def on_gpu(self, shape: Shape, longest: int) -> bool:
-        """Answer whether kernels of a GPU take whole steps of training."""
+        """Return True if GPU kernels take whole steps of training."""
         return self.engine != "plain" and not self._native_lacks(shape, longest)
 
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
-        """Upper bound on memory while learning from batches of `inputs` tokens or vectors."""
+        """Return an upper bound on memory while learning from batches of `inputs` tokens or vectors."""
         from worldfast.models import CpuTransformer, PlainTransformer
 
         if self.engine == "plain" or self._native_lacks(shape, longest):
@@ -147,7 +158,7 @@ class TransformerSpec:
         return CpuTransformer.cpu_bytes(self, shape, inputs, threads, matmul_dtype)
 
     def _native_lacks(self, shape: Shape, longest: int | None) -> str:
-        """What the native engine takes in place of such data, in words; "" where it takes them."""
+        """Return in words what the native engine takes instead of such data; "" if it takes them."""
         if shape.vectors:
             return "tokens, not vectors"
         if shape.loss != "cross_entropy":
@@ -157,19 +168,19 @@ class TransformerSpec:
         return ""
 
     def of(self, shape: Shape) -> Shape:
-        """Shape of a model of such data: the data's, but for a head that answers a part of the classes."""
+        """Return the shape of a model of such data: the data's, with `outputs` classes if that is set."""
         if self.outputs is not None and self.outputs > shape.outputs:
             raise ValueError(f"model.outputs: expected at most the vocabulary's {shape.outputs}, got {self.outputs}")
         return shape._replace(outputs=self.outputs or shape.outputs)
 
     def shapes(self, shape: Shape) -> Weights:
-        """Shape of each parameter in a model of such data."""
+        """Return the shape of each parameter of a model of such data."""
         D, F, (inputs, outputs, *_) = self.hidden, self.intermediate, self.of(shape)
         block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
         return Weights((inputs, D), (block,) * self.layers, (D,), (outputs, D))
 
     def parameters(self, shape: Shape) -> int:
-        """Number of parameters of a model of such data."""
+        """Return the number of parameters of a model of such data."""
         return sum(map(math.prod, self.shapes(shape).each()))
 
 
@@ -186,7 +197,7 @@ class Block(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """All parameters, in the order in which they are stored and first drawn."""
+    """All parameters, in the order in which they are stored and initialised."""
 
     embed: Tensor  # [V, D]
     blocks: tuple[Block, ...]
@@ -198,7 +209,7 @@ class Weights(NamedTuple):
 
 
 def views(shapes: Weights, buffer: Tensor) -> Weights:
-    """Parameters as views of a buffer [..., P]."""
+    """Return parameters as views of a buffer [..., P]."""
     each = iter(tensors_in(buffer, list(shapes.each())))
     embed = next(each)
     blocks = tuple(Block(*islice(each, len(Block._fields))) for _ in shapes.blocks)
@@ -206,7 +217,7 @@ def views(shapes: Weights, buffer: Tensor) -> Weights:
 
 
 class Transformer(Ensemble):
-    """Ensemble of M transformers, wherever it computes: parameters, weights in and out, and what it is asked for.
+    """Ensemble of M transformers on any device: the base class of parameters, import and export of weights.
 
     Attributes
     ----------
@@ -214,7 +225,8 @@ class Transformer(Ensemble):
     shape : Shape
         Shape of the models: V tokens in, H classes out.
     matmul_dtype : {"float32", "bfloat16"}
-        Type that matrix products multiply while learning, and by default while answering. Reading is float32 always.
+        Type in which matrices are multiplied while learning, and by default while answering. Reading is always in
+        float32.
     weights : list of Weights
         Parameters of each member, as views of its row of `parameters`.
     """
@@ -250,17 +262,22 @@ class Transformer(Ensemble):
     def to_huggingface(self, member: int) -> dict[str, Tensor]:
         """Copy a member's weights to the CPU, under the tensor names of transformers.Qwen2ForCausalLM.
 
-        Where the head answers a part of the vocabulary, `lm_head.weight` has the rows of that part.
+        If the head answers only part of the vocabulary, `lm_head.weight` has only the rows of that part.
         """
         return {name: view.cpu().clone() for name, view in self._huggingface(member).items()}
 
     def from_huggingface(self, member: int, tensors: dict[str, Tensor]) -> None:
-        """Set a member's weights from tensors as `to_huggingface` gives them.
+        """Set a member's weights from tensors named as by `to_huggingface`.
+
+        Parameters
+        ----------
+        member : int
+        tensors : dict of str to Tensor
 
         Raises
         ------
         ValueError
-            A tensor is missing, is none of this model's, or has another shape.
+            A tensor is missing, unknown, or has another shape.
         """
         weights = self._huggingface(member)
         for name in sorted(weights.keys() ^ tensors.keys()):
@@ -273,7 +290,7 @@ class Transformer(Ensemble):
             view.copy_(tensors[name])
 
     def _huggingface(self, member: int) -> dict[str, Tensor]:
-        """Parameters of a member as views, by Hugging Face name, in the order in which they are drawn."""
+        """Return parameters of a member as views, by Hugging Face name, in the order of initialisation."""
         w = self.weights[member]
         named = {"model.embed_tokens.weight": w.embed}
         for layer, block in enumerate(w.blocks):

@@ -1,10 +1,9 @@
-"""Checkpoints: one whole, checksummed safetensors file for a member and a step; the last two are kept.
+"""Checkpoints: one checksummed safetensors file for a member and a step; the last two are kept.
 
-checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order
-of `worldfast.models.transformer.Weights`, and in its metadata under "worldfast" a JSON object: `step` (optimizer
-steps taken), `run` (the content hash of the run), `state` (what else the trainer goes on from), `origin`, and
-`crc32` over all of that and the tensors. The position in the data is the step, since a dataset is a
-function.
+checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order of
+`worldfast.models.transformer.Weights`. Its metadata has a JSON object under "worldfast": `step` (optimizer steps
+taken), `run` (the content hash of the run), `state` (everything else the trainer resumes from), `origin`, and `crc32`
+over all of that and the tensors. The position in the data follows from the step, since a dataset is a function.
 """
 
 from __future__ import annotations
@@ -25,7 +24,17 @@ KEPT = 2
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from: optimizer steps taken, tensors by name, and a state that JSON keeps."""
+    """State from which a run resumes.
+
+    Attributes
+    ----------
+    step : int
+        Optimizer steps taken.
+    tensors : dict of str to Tensor
+        Parameters and moments by name.
+    state : dict
+        Further values, which JSON keeps.
+    """
 
     step: int
     tensors: dict[str, torch.Tensor]
@@ -33,12 +42,32 @@ class Checkpoint:
 
 
 class Damaged(ValueError):
-    """A file is not what was written."""
+    """Error raised for a file whose content is not what was written."""
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
-    """Writes a checkpoint of the run with this hash and removes all but the last two. OSError where it
-    cannot; those that were there then still are."""
+    """Write a checkpoint and remove all but the last two.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run's checkpoints.
+    checkpoint : Checkpoint
+    run : str
+        Content hash of the run.
+    origin : dict
+        Version, commit and machine that write it.
+
+    Returns
+    -------
+    Path
+        File of the checkpoint.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; earlier checkpoints remain.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
     header["crc32"] = _checksum(header, tensors)
@@ -49,7 +78,7 @@ def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
 
 
 def remove_others(folder: Path, step: int) -> None:
-    """Keeps the checkpoint of a step and the one before it. Newer ones are damaged and were passed over."""
+    """Keep the checkpoint of a step and the one before it; newer ones are damaged and were skipped."""
     there = _files(folder)
     kept = [file for file in there if file <= _path(folder, step)][-KEPT:]
     for file in there:
@@ -58,10 +87,21 @@ def remove_others(folder: Path, step: int) -> None:
 
 
 def newest(folder: Path, run: str) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None where there is none. Warns of each damaged file that it
-    passes over, and says what is used instead.
+    """Return the newest intact checkpoint, or None if there is none.
 
-    ValueError where a checkpoint belongs to another run.
+    Each damaged file that is skipped gives a warning, which says what is used instead.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run's checkpoints.
+    run : str
+        Content hash of the run.
+
+    Raises
+    ------
+    ValueError
+        A checkpoint belongs to another run.
     """
     there = _files(folder)[::-1]
     for path, before in zip(there, [*there[1:], None]):
@@ -74,7 +114,15 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
 
 
 def of_step(folder: Path, step: int, run: str) -> Checkpoint:
-    """The checkpoint of a step. FileNotFoundError where there is none, else what `read` raises."""
+    """Return the checkpoint of a step.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no checkpoint of this step.
+    Damaged, ValueError
+        As from `read`.
+    """
     path, there = _path(folder, step), _files(folder)
     if path not in there:
         stems = ", ".join(file.stem for file in there) or "none"
@@ -83,8 +131,15 @@ def of_step(folder: Path, step: int, run: str) -> Checkpoint:
 
 
 def read(path: Path, run: str) -> Checkpoint:
-    """The checkpoint in a file. Damaged where it is not what was written, ValueError where it is of another
-    run."""
+    """Return the checkpoint in a file.
+
+    Raises
+    ------
+    Damaged
+        The content is not what was written.
+    ValueError
+        The checkpoint belongs to another run.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -101,8 +156,8 @@ def read(path: Path, run: str) -> Checkpoint:
 
 
 def _contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
-    """A file of float32 tensors in parts: the bytes that safetensors.torch.save would give, which copies the
-    tensors twice, 10 GB of a model of 400 million parameters.
+    """Return the parts of a file of float32 tensors: the bytes of safetensors.torch.save, which copies the tensors
+    twice (10 GB for a model of 400 million parameters).
     """
     tensors = dict(sorted(tensors.items()))
     header, end = {"__metadata__": metadata}, 0

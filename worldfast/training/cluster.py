@@ -1,8 +1,8 @@
-"""A study's jobs on a Ray cluster: ensembles packed onto its GPUs, or onto its cores where it has none.
+"""Training on a Ray cluster: ensembles are packed onto its GPUs, or onto its cores if it has none.
 
-The shared folder is the truth: Ray is told what to do, never asked what is done. A worker that dies, a node
-that goes, or the end of the call itself loses the work since the last checkpoint, and no more. Workers get
-specs and paths. How to start a cluster: docs/cluster.md.
+The shared folder is the truth: Ray is told what to do and never asked what has been done. If a worker dies, a node
+disappears or the call itself ends, only the work since the last checkpoint is lost. Workers get specs and paths. How to
+start a cluster: docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -32,19 +32,25 @@ from worldfast.training.train import train
 __all__ = ["Places", "connected", "run_jobs", "survey", "train_on_cluster", "training_jobs"]
 
 DEVICES = ("auto", "cuda", "cpu")
-# of a place on a CPU, at most: more ensembles at a time serve more cores better than more threads do
+# most cores of a place on a CPU: many cores are used better by more ensembles than by more threads
 CORES = 4
-NAME = 100  # characters of a run's name in that of a job, at most: it is a file's too
+NAME = 100  # most characters of a run's name in a job's id, which is also a file name
 INSTALL = "Ray is not installed: pip install 'worldfast[ray]', on each node of the cluster too"
 
 
 class Places(NamedTuple):
-    """Where a cluster can train: so many places, each for one ensemble at a time.
+    """Places at which a cluster can train, each for one ensemble at a time.
 
-    device   "cuda": a place is a GPU; "cpu": it is some cores
-    count    how many places
-    memory   bytes that an ensemble may take in the smallest of them
-    cpus     cores that a place has
+    Attributes
+    ----------
+    device : {"cuda", "cpu"}
+        A place is a GPU, or some cores.
+    count : int
+        Number of places.
+    memory : int
+        Bytes that an ensemble may take in the smallest of them.
+    cpus : int
+        Cores of a place.
     """
 
     device: str
@@ -53,7 +59,7 @@ class Places(NamedTuple):
     cpus: int
 
     def text(self) -> str:
-        """In words."""
+        """Describe the places in words."""
         kind = "GPUs" if self.device == "cuda" else "places on CPUs"
         return f"{kind}: {self.count}, each with {text(self.memory)}, cores: {self.cpus}"
 
@@ -72,16 +78,32 @@ def train_on_cluster(
     patience: float = 600.0,
     progress=True,
 ) -> Outcome:
-    """Trains runs on a Ray cluster as `wf.train` does in this process; returns what became of the ensembles.
+    """Train runs on a Ray cluster, as `worldfast.train` does in this process.
 
-    out       a folder that all nodes have under one path
-    device    "cuda" or "cpu": where; "auto": GPUs if the cluster has any, which is said
-    memory    that an ensemble may take: bytes, or a text such as "40GiB"; None: most of what the cluster's
-              smallest place has
-    the rest  as for `run_jobs`
+    On CPUs of one kind the weights are bit-identical to those of `worldfast.train`; on GPUs the order of sums depends
+    on how runs are packed into ensembles.
 
-    On CPUs of one kind the weights are those of `wf.train`, bit for bit; on GPUs sums have another order where
-    ensembles differ.
+    Parameters
+    ----------
+    runs : iterable of Run
+    out : path
+        Folder that all nodes see under the same path.
+    address : str
+        Address of the cluster; see `run_jobs`.
+    device : {"auto", "cuda", "cpu"}
+        Device to train on; "auto" uses GPUs if the cluster has any, and says so.
+    memory : int or str, optional
+        Bytes that an ensemble may take, or a text such as "40GiB"; None means most of what the cluster's smallest place
+        has.
+    retries, patience
+        As for `run_jobs`.
+    progress : bool
+        Report progress on standard error.
+
+    Returns
+    -------
+    Outcome
+        Fate of each ensemble.
     """
     with connected(address):
         places = survey(device=device, memory=memory)
@@ -100,20 +122,43 @@ def run_jobs(
     patience: float = 600.0,
     progress=True,
 ) -> Outcome:
-    """Carries out jobs on a Ray cluster, each when what it needs is done, and returns what became of them.
+    """Run jobs on a Ray cluster, each as soon as the jobs it needs are done.
 
-    jobs      any Job; arguments with paths that are the same on all nodes
-    out       the folder below which they leave their files, shared by all nodes
-    address   the cluster's: "auto": the one that runs here, or that RAY_ADDRESS names; "local": starts one on
-              this machine, for as long as the call lasts. An existing connection is used as it is
-    retries   how often a job is tried again whose worker died; a node that went does not count
-    patience  seconds that a job waits for what another process holds, or for a node that can hold it
-    progress  True: what happens, on standard error
+    Jobs that are done already are skipped. A job that raises an error is recorded in `<out>/failed/<id>.json`, as are
+    the jobs that need it; all others continue. Calling again retries failed jobs. Ctrl-C makes running jobs save their
+    state.
 
-    What is done is left alone. A job that raises an error is kept in `<out>/failed/<id>.json` and what needs
-    it is marked there too; all others go on, and the call returns. Calling again tries them again. Ctrl-C has
-    what is in hand save itself, then raises KeyboardInterrupt. ModuleNotFoundError where Ray is not installed,
-    ConnectionError where there is no cluster, ValueError where jobs do not fit each other.
+    Parameters
+    ----------
+    jobs : iterable of Job
+        Paths in their arguments are the same on all nodes.
+    out : path
+        Folder below which jobs leave their files, shared by all nodes.
+    address : str
+        Address of the cluster. "auto" is the one that runs here or that RAY_ADDRESS names; "local" starts one on this
+        machine for the duration of the call. An existing connection is used as it is.
+    retries : int
+        Attempts after a worker died; a lost node does not count.
+    patience : float
+        Seconds that a job waits for a lock that another process holds, or for a node that is large enough.
+    progress : bool
+        Report progress on standard error.
+
+    Returns
+    -------
+    Outcome
+        Fate of each job.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        Ray is not installed.
+    ConnectionError
+        There is no cluster.
+    ValueError
+        Jobs need each other in a circle, share an id, or need an unknown one.
+    KeyboardInterrupt
+        Ctrl-C was pressed.
     """
     out = files.folder(out, "out").absolute()
     with connected(address) as ray, _mark(out) as mark:
@@ -123,10 +168,25 @@ def run_jobs(
 
 
 def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -> list[Job]:
-    """The jobs that train those of the runs that are not done: one for each ensemble, packed for the places.
+    """Return the jobs that train unfinished runs: one for each ensemble, packed for the places.
 
-    A run may start from another of them, or from one that is done below `out`. What raises an error is what
-    makes `wf.train` raise before anything starts: FileNotFoundError, ValueError and MemoryError.
+    A run may start from another of these runs, or from one that is done below `out`.
+
+    Parameters
+    ----------
+    runs : iterable of Run
+    out : path
+        Folder of the runs.
+    places : Places
+
+    Returns
+    -------
+    list of Job
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, MemoryError
+        As `worldfast.train` raises before training starts.
     """
     out = Path(out).absolute()
     runs = list(runs)
@@ -163,13 +223,13 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
 
 
 def train_ensemble(runs: Sequence[Run], out: Path, device: str, threads: int, memory: int | None) -> None:
-    """Trains those of the runs that can begin; what starts from a run that diverged cannot."""
+    """Train those of the runs that can begin; a run whose start diverged cannot."""
     begin = [run for run in runs if outcome(run, out).status != "barred"]
     train(begin, out, device=device, threads=threads, memory=memory, progress=False)
 
 
 def settled(runs: Sequence[Run], out: Path, *_) -> bool:
-    """True if nothing is left to train: each run has ended, or starts from one that diverged."""
+    """Return True if nothing is left to train: each run has ended, or starts from one that diverged."""
     return all(outcome(run, out).settled for run in runs)
 
 
@@ -178,7 +238,7 @@ def settled(runs: Sequence[Run], out: Path, *_) -> bool:
 
 @contextmanager
 def connected(address: str = "auto") -> Iterator:
-    """Ray, connected to the cluster; a connection that is there already is used, and left."""
+    """Connect to the cluster and yield the ray module; an existing connection is used and left open."""
     try:
         import ray
     except ModuleNotFoundError:
@@ -200,13 +260,24 @@ def connected(address: str = "auto") -> Iterator:
 
 
 def survey(*, address: str = "auto", device: str = "auto", memory: int | str | None = None) -> Places:
-    """Where the cluster can train: its GPUs, or its cores, CORES at most together.
+    """Return the places at which a cluster can train: its GPUs, or groups of at most CORES cores.
 
-    device   "cuda" or "cpu"; "auto": GPUs if there is any
-    memory   of a place: bytes or a text; None: most of the smallest one's. Of GPUs one is asked how much it has
-             free, once it is
+    Parameters
+    ----------
+    address : str
+        Address of the cluster; see `run_jobs`.
+    device : {"auto", "cuda", "cpu"}
+        "auto" means GPUs if there are any.
+    memory : int or str, optional
+        Memory of a place in bytes or as text. None means most of the smallest place's; one GPU is asked how much it has
+        free, as soon as it is.
 
-    ValueError for another device; RuntimeError where no node has a GPU or a core.
+    Raises
+    ------
+    ValueError
+        The device is unknown.
+    RuntimeError
+        No node has a GPU or a core.
     """
     if device not in DEVICES:
         raise unknown_name("device", device, DEVICES)
@@ -227,17 +298,17 @@ def survey(*, address: str = "auto", device: str = "auto", memory: int | str | N
 
 
 def _nodes(ray) -> list[dict[str, float]]:
-    """What each node that is there has."""
+    """Return the resources of each live node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _gpu_memory(ray) -> int:
-    """Bytes that an ensemble may take of one of the cluster's GPUs."""
+    """Return the bytes that an ensemble may take on one of the cluster's GPUs."""
     return int(USED * ray.get(ray.remote(available).options(num_gpus=1, num_cpus=0).remote("cuda")))
 
 
 class _RayPool:
-    """A Ray cluster as a pool; a task for each try. Ray itself tries nothing again."""
+    """Ray cluster as a pool: one task for each attempt; Ray itself retries nothing."""
 
     def __init__(self, ray, mark: Path):
         self.ray, self.mark = ray, mark
@@ -315,7 +386,7 @@ def _carry_out(job: Job, needs: Sequence[Job], mark: Path, version: tuple[str, s
 
 
 def _await(needs: Sequence[Job]) -> None:
-    """Returns when what a job needs is seen on this node too: a network file system may lag behind."""
+    """Return once the jobs that this one needs are seen as done on this node: a network file system may lag."""
     until = time.monotonic() + SEEN
     while missing := [need.id for need in needs if not need.is_done()]:
         if time.monotonic() > until:
@@ -324,25 +395,25 @@ def _await(needs: Sequence[Job]) -> None:
 
 
 def _line(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error as one line."""
     message = next(iter(str(error).splitlines()), "")
     return f"{type(error).__name__}: {message}"
 
 
 def _sentence(error: BaseException) -> str:
-    """The first one of what Ray says; advice follows it."""
+    """Return the first sentence of Ray's message; advice follows it."""
     return _line(error).partition(". ")[0]
 
 
 def _version() -> tuple[str, str]:
-    """Of the package, and its commit; "" outside a checkout."""
+    """Return the version and commit of the package; the commit is "" outside a checkout."""
     origin = files.origin("cpu")
     return origin["worldfast"], origin["commit"]
 
 
 @contextmanager
 def _mark(out: Path) -> Iterator[Path]:
-    """A file by which a worker knows that its `out` is this one."""
+    """Create a file by which workers verify that their `out` is the same folder."""
     path = out / f".driver-{platform.node()}-{os.getpid()}"
     files.write_whole(path, b"")
     try:

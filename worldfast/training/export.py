@@ -1,5 +1,6 @@
-"""A run's checkpoint written as a folder that Hugging Face transformers opens: worldfast.models.huggingface says what
-stands in it."""
+"""Export of a run's checkpoint as a folder for Hugging Face transformers; worldfast.models.huggingface describes the
+format.
+"""
 
 from __future__ import annotations
 
@@ -18,22 +19,50 @@ from worldfast.training.folder import saved
 
 __all__ = ["export_huggingface"]
 
-LONGEST, LONGEST_ANSWER = 128, 16  # tokens that tools should expect at least
+LONGEST, LONGEST_ANSWER = 128, 16  # tokens: lower bounds on what tools should allow for
 
 
 def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: int | None = None) -> Path:
-    """Writes a run's model as a folder that AutoModelForCausalLM and AutoTokenizer open. Returns the folder.
+    """Write a run's model as a folder that AutoModelForCausalLM and AutoTokenizer open.
 
-    run      a run's folder
-    folder   made here with those above it; whole or not there
-    step     that of the checkpoint, one of the two that a run keeps; None: the newest
+    Logits and hidden states are those of the run's ensemble. If the head covers only part of the vocabulary, the logits
+    of other tokens are 0, and generation_config.json suppresses them. The tokenizer is the one of the run's dataset, if
+    it has one.
 
-    Logits and hidden states are those of the run's Ensemble. With a head for part of the vocabulary, logits
-    of the other tokens are 0, and generation_config.json keeps them from being answers. The tokenizer is that of
-    the run's dataset, where it has one.
+    Parameters
+    ----------
+    run : path
+        Folder of the run.
+    folder : path
+        Folder to create, with its parents. It appears complete or not at all.
+    step : int, optional
+        Step of the checkpoint, one of the two that a run keeps; None means the newest.
 
-    FileNotFoundError where `run` is no run's folder or has no such checkpoint, FileExistsError where `folder`
-    is there and not empty, TypeError where `step` is no integer.
+    Returns
+    -------
+    Path
+        The folder, resolved.
+
+    Raises
+    ------
+    FileNotFoundError
+        `run` is not a run's folder, or has no such checkpoint.
+    FileExistsError
+        `folder` exists and is not empty.
+    TypeError
+        `step` is not an integer.
+    ValueError
+        The model has no positions (`rope_base=None`), which Qwen2 cannot express.
+
+    Examples
+    --------
+    >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32)
+    >>> data = cities.Dataset("distance", rows=64)
+    >>> run = wf.Run(data, model=spec, batch=32, checkpoints=1, capture=wf.Capture(layers=()))
+    >>> [folder] = wf.train(run, "runs", device="cpu", progress=False)
+    >>> opened = wf.export_huggingface(folder, "open/distance")
+    >>> sorted(path.name for path in opened.iterdir())[:2]
+    ['config.json', 'generation_config.json']
     """
     from safetensors.torch import save
 

@@ -1,4 +1,4 @@
-"""The folder of a run, opened: its spec, its checkpoints, and its model as an ensemble of one."""
+"""Folder of a run: its spec, its checkpoints, and its model as an ensemble of one."""
 
 from __future__ import annotations
 
@@ -79,9 +79,37 @@ def ended_folder(run: Run, out: Path) -> Path | None:
 
 
 def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
-    """A run and its newest model, as an ensemble of one, from the run's folder.
+    """Load a run and its newest model from the run's folder.
 
-    FileNotFoundError where the folder is no run's or has no checkpoint.
+    Parameters
+    ----------
+    folder : path
+        Folder of the run.
+    device : str or torch.device
+        Device of the ensemble.
+
+    Returns
+    -------
+    run : Run
+    ensemble : Ensemble
+        Ensemble of one.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder is not a run's, or has no checkpoint.
+    DeviceError
+        The device cannot be used.
+
+    Examples
+    --------
+    >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32)
+    >>> data = cities.Dataset("distance", rows=64)
+    >>> run = wf.Run(data, model=spec, batch=32, checkpoints=1, capture=wf.Capture(layers=()))
+    >>> [folder] = wf.train(run, "runs", device="cpu", progress=False)
+    >>> same, ensemble = worldfast.training.load(folder)
+    >>> same == run, ensemble.members
+    (True, 1)
     """
     run, found = saved(folder)
     device = "cpu" if torch.device(device).type == "cpu" else require_cuda(device)
@@ -91,9 +119,21 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
 
 
 def opened(model: str | os.PathLike | tuple[Run, Ensemble], name: str = "model") -> tuple[Run, Ensemble]:
-    """A run and an ensemble whose member 0 is its model, given as such or as the run's folder (see `load`).
+    """Return a run and an ensemble whose member 0 is its model.
 
-    TypeError naming the argument where it is neither.
+    Parameters
+    ----------
+    model : path or (Run, Ensemble)
+        Folder of the run, which is loaded (see `load`), or the pair itself.
+    name : str
+        Name of the argument, for the error.
+
+    Raises
+    ------
+    TypeError
+        `model` is neither.
+    FileNotFoundError
+        The folder is not a run's, or has no checkpoint.
     """
     if isinstance(model, (str, os.PathLike)):
         return load(model)
@@ -104,9 +144,19 @@ def opened(model: str | os.PathLike | tuple[Run, Ensemble], name: str = "model")
 
 
 def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, checkpoint.Checkpoint]:
-    """A run and its checkpoint at a step (None: the newest), from the run's folder.
+    """Return a run and its checkpoint, from the run's folder.
 
-    FileNotFoundError where the folder is no run's or has no such checkpoint.
+    Parameters
+    ----------
+    folder : path
+        Folder of the run.
+    step : int, optional
+        Step of the checkpoint; None means the newest.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder is not a run's, or has no such checkpoint.
     """
     folder, run = Path(folder), spec_of(folder)
     if step is not None:
@@ -118,10 +168,14 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
 
 
 def spec_of(folder: str | os.PathLike) -> Run:
-    """The run whose folder this is.
+    """Return the run to which a folder belongs.
 
-    FileNotFoundError where it is no run's; ValueError where a version of worldfast wrote it whose specs say something
-    else.
+    Raises
+    ------
+    FileNotFoundError
+        The folder is not a run's.
+    ValueError
+        Another version of worldfast wrote the spec, and it means something else here.
     """
     spec = Path(folder) / "spec.json"
     if not spec.exists():

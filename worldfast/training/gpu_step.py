@@ -1,14 +1,13 @@
-"""An ensemble that learns on a GPU, in lockstep and without waiting for the device.
+"""Ensemble that learns on a GPU, in lockstep and without waiting for the device.
 
-A step is a CUDA graph: rows are taken from those that are made, then forward, backward, norms, clipping,
-AdamW, of all members at once. What it asks and what it finds stays on the device; the host reads it when a
-line of metrics is due.
+A step is a CUDA graph: it takes prepared rows, then does forward, backward, norms, clipping and AdamW of all members at
+once. Its inputs and results stay on the device; the host reads them when a line of metrics is due.
 
-Rows of many steps are made ahead, each member's by one call of its stream. Only then is it known how many
-tokens each step has. A member's places are a multiple of 128 and hold the longest of the members in that
-step, which is 5% more than the tokens of 32 members of 128 rows; rows padded to the longest there can be
-would take 57% more. There is a graph for each number of places, recorded when it is first needed. The number
-depends on a step's rows alone, so that who goes on from a checkpoint has the bits of who was not stopped.
+Rows of many steps are made ahead, each member's by one call of its stream. Only then is it known how many tokens each
+step has. A member's places are a multiple of 128 and hold the longest of the members in that step, which is 5% more
+than the tokens of 32 members of 128 rows; padding each row to the longest possible would take 57% more. There is one
+graph for each number of places, recorded when it is first needed. The number depends on a step's rows alone, so that a
+resumed run is bit-identical to an uninterrupted one.
 
 M members, P parameters, S steps whose rows are made ahead, R rows of a member's batch at most.
 """
@@ -38,9 +37,20 @@ MOST_STEPS = 256  # S, at most
 
 
 class GpuLockstep(Lockstep):
-    """A Lockstep of a GpuTransformer. A step is queued, not waited for.
+    """Lockstep of a GpuTransformer; a step is queued, not waited for.
 
-    ValueError as of Lockstep, and where a run's rows are too long for a GPU.
+    Parameters
+    ----------
+    ensemble : GpuTransformer
+    runs : sequence of Run
+        One for each member, in order.
+
+    Raises
+    ------
+    ValueError
+        As from Lockstep; or rows of a run are too long for a GPU.
+    TypeError
+        A run's stream cannot make rows on a GPU.
     """
 
     def __init__(self, ensemble: GpuTransformer, runs: Sequence[Run]):
@@ -82,9 +92,9 @@ class GpuLockstep(Lockstep):
         self._asked = [0] * M  # steps, of each member
         self._planned: tuple[int, ...] = ()
         self._ahead: list[int] = []  # places of the steps whose rows are made
-        self._found: np.ndarray | None = None  # the tally and who is alive, [M, 4], where they are known
+        self._found: np.ndarray | None = None  # tally and liveness, [M, 4], if known
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}  # by places
-        self._stream: torch.cuda.Stream | None = None  # on which all of them are recorded
+        self._stream: torch.cuda.Stream | None = None  # records all of them
 
     @property
     def _device(self) -> torch.device:
@@ -94,7 +104,7 @@ class GpuLockstep(Lockstep):
         return torch.zeros(*shape, dtype=dtype, device=self._device)
 
     def _make_room(self) -> None:
-        """Memory for the rows of S steps, and for what is planned for each."""
+        """Allocate memory for the rows of S steps and for the plan of each."""
         M, S, R = len(self.runs), self._steps, self._most_rows
         rooms = [stream.empty_pack(S * run.batch) for stream, run in zip(self.streams, self.runs)]
         most = max(len(room.tokens) for room in rooms)
@@ -106,7 +116,7 @@ class GpuLockstep(Lockstep):
         self._failed = self._zeros(M, dtype=torch.int64)
         self._rows = self._zeros(S, M, 2, dtype=torch.int32)
         self._schedule = self._zeros(S, M, 3)
-        self._at = self._zeros(1, dtype=torch.int32)  # which of the S steps is next
+        self._at = self._zeros(1, dtype=torch.int32)  # index of the next of the S steps
         self._bounds = self._zeros(2, M, R, dtype=torch.int32)
         self._tokens, self._targets = self._zeros(2, M * self._capacity, dtype=torch.int32)
 
@@ -141,14 +151,14 @@ class GpuLockstep(Lockstep):
     # ---- rows made ahead ----
 
     def _plan(self, members: tuple[int, ...]) -> None:
-        """Makes the rows of the next steps of these members, and says what each step is."""
+        """Make the rows of the next steps of these members, and plan each step."""
         self._planned, self._ahead = members, []
         left = [self.runs[m].steps - self._asked[m] for m in members]
         S = min([self._steps, *left]) if members else 0
         if not S:
             return
         if self._rounded is not self.ensemble.parameters:
-            self._rounded.copy_(self.ensemble.parameters)  # which may have been set
+            self._rounded.copy_(self.ensemble.parameters)  # the parameters may have been set from outside
         rows = np.zeros((self._steps, len(self.runs), 2), dtype=np.int32)
         schedule = np.zeros((self._steps, len(self.runs), 3), dtype=np.float32)
         self._failed.fill_(-1)
@@ -165,7 +175,7 @@ class GpuLockstep(Lockstep):
         for m in members:
             if found[m, -1] >= 0:
                 start, count = self.runs[m].rows_at(self._asked[m])[0], int(rows[S - 1, m].sum())
-                self.streams[m].pack(start, count, self._device)  # raises what is wrong
+                self.streams[m].pack(start, count, self._device)  # raises the error
         tokens = np.diff(found[:, :-1]) - rows[:S, :, 1].T  # [M, S]; the last token of a row predicts nothing
         chosen = list(members)
         self._rows.copy_(torch.from_numpy(rows))
@@ -174,7 +184,7 @@ class GpuLockstep(Lockstep):
         self._ahead = [places(int(most)) for most in tokens[chosen].max(0)]
 
     def _make(self, m: int, start: int, count: int) -> None:
-        """Makes the rows start .. start + count - 1 of a member's stream."""
+        """Make `count` rows of a member's stream from `start` on."""
         out = replace(
             self.streams[m].empty_pack(0),
             tokens=self._made[m],
@@ -188,7 +198,7 @@ class GpuLockstep(Lockstep):
     # ---- a step ----
 
     def _take(self, C: int) -> None:
-        """A step of at most C tokens of each member, which is queued."""
+        """Queue a step of at most C tokens of each member."""
         if self._device.type != "cuda":
             return self._work(C)
         if C not in self._graphs:
@@ -196,11 +206,11 @@ class GpuLockstep(Lockstep):
         self._graphs[C].replay()
 
     def _record(self, C: int) -> torch.cuda.CUDAGraph:
-        """The graph of a step. It is worked through once before, as if no member were alive: kernels are
-        compiled and nothing changes.
+        """Record the graph of a step. The step first runs once as if no member were alive, which compiles kernels and
+        changes nothing.
 
-        All graphs are recorded on one stream, on which that happens too, and share one pool: cuBLAS has one
-        workspace there, not one for each of them.
+        All graphs are recorded on one stream, on which this first run happens too, and share one pool: so cuBLAS has
+        one workspace there, not one for each graph.
         """
         self._stream = self._stream or own_stream(self._device, self)
         at, alive = self._at.clone(), self._alive.clone()
@@ -219,7 +229,7 @@ class GpuLockstep(Lockstep):
         return graph
 
     def _work(self, C: int) -> None:
-        """What a step does on the device."""
+        """Queue the operations of a step on the device."""
         from worldfast.kernels import optimizer
         from worldfast.kernels.rows import take_rows
         from worldfast.models.gpu_transformer import Batch
@@ -268,8 +278,9 @@ class GpuLockstep(Lockstep):
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Python collects garbage before, and not within: memory that it gave back to the device, or a graph that
-    it destroyed, would spoil what is being captured."""
+    """Collect garbage first, and none inside: memory returned to the device or a destroyed graph would spoil the
+    capture.
+    """
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
@@ -281,11 +292,11 @@ def _no_collection() -> Iterator[None]:
 
 
 def _constants(run: Run) -> list[float]:
-    """What AdamW needs of a run: the largest gradient norm and its own numbers."""
+    """Return the largest gradient norm of a run, then its betas and eps."""
     return [math.inf if run.clip is None else run.clip, *run.betas, run.eps]
 
 
 def _schedule(run: Run, step: int) -> tuple[float, float, float]:
-    """What AdamW needs of a step from 0: see worldfast.kernels.optimizer.decide."""
+    """Return the schedule of a step, counted from 0; see worldfast.kernels.optimizer.decide."""
     rate, (beta1, beta2) = run.learning_rate_at(step), run.betas
     return (rate * run.weight_decay, rate / (1 - beta1 ** (step + 1)), 1 / math.sqrt(1 - beta2 ** (step + 1)))

@@ -1,8 +1,7 @@
-"""Jobs that wait for each other: in which order they begin, what comes of it when one ends, and what is left
-on disk of those that failed.
+"""Jobs that wait for each other: their order, their progress, and a record on disk of those that failed.
 
-What is done is what a job's `done` finds on disk, and nothing else. Where jobs are carried out is a pool's
-affair (worldfast.training.cluster has one on Ray); this module knows of no cluster.
+A job is done if its `done` finds its files on disk, and only then. A pool decides where jobs run
+(worldfast.training.cluster has one on Ray); this module knows nothing of clusters.
 """
 
 from __future__ import annotations
@@ -22,29 +21,44 @@ from worldfast.training.progress import Interrupt
 
 __all__ = ["Ending", "Job", "Outcome", "Pool", "drive", "order"]
 
-LOOK = 1.0  # seconds between two looks at what has ended
+LOOK = 1.0  # seconds between two looks at endings
 TOLD = 10.0  # seconds between two lines of progress
-AGAIN = 5.0  # seconds until what another process holds is tried again
-SEEN = 120.0  # seconds within which what a job has left must be seen here: a network file system may lag
-STOPPED = 120.0  # seconds that work in hand has to save itself when it is stopped
-LOSSES = 20  # nodes that may go while they do one job
+AGAIN = 5.0  # seconds until a held lock is tried again
+SEEN = 120.0  # seconds within which a job's files must be seen here: a network file system may lag
+STOPPED = 120.0  # seconds that running jobs have to save their state
+LOSSES = 20  # nodes that may be lost during one job
 
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work that some worker does, and that leaves files.
+    """Piece of work that some worker does, and that leaves files.
 
-    id         its name, unique in a call: letters, digits, '.', '_', '+' and '-'
-    function   called as function(*arguments), on any node. It travels by name, so it is a module's own. Where it
-               was stopped, the next call goes on; where all is done, it does nothing
-    arguments  specs and paths, not arrays
-    done       done(*arguments): whether all that it leaves is there
-    needs      ids of jobs that must be done before
-    about      names of what it makes, such as runs' folders, for who reads that it failed
-    cpus, gpus, memory   what it takes of a node; bytes
-    cost       how long it takes, in any unit that all jobs share: the longest chain of jobs begins first
+    Attributes
+    ----------
+    id : str
+        Name, unique in a call: letters, digits, '.', '_', '+' and '-'.
+    function : callable
+        Called as function(*arguments), on any node. It travels by name, so it stands at the top of a module. It resumes
+        after an interruption, and does nothing once all is done.
+    arguments : tuple
+        Specs and paths, not arrays.
+    done : callable
+        done(*arguments) tells if all files that it leaves exist.
+    needs : tuple of str
+        Ids of jobs that must be done before.
+    about : tuple of str
+        Names of its results, such as runs' folders, for readers of a failure.
+    cpus, gpus : float
+        Resources that it takes of a node.
+    memory : int
+        Bytes that it takes of a node.
+    cost : float
+        Duration in any unit that all jobs share: the longest chain of jobs begins first.
 
-    ValueError for an id that is no file's name, or where it takes less than nothing.
+    Raises
+    ------
+    ValueError
+        The id cannot be a file name, or a resource is below 0.
     """
 
     id: str
@@ -70,13 +84,19 @@ class Job:
 
 
 class Ending(NamedTuple):
-    """How a worker's try at a job ended.
+    """End of one attempt at a job.
 
-    how    "returned"; "raised" an error; "held": another process holds what it would work on; "died": the
-           worker did; "lost": its node was; "stopped", as it was told to
-    what   the error in one line
-    trace  its traceback
-    where  the node
+    Attributes
+    ----------
+    how : str
+        "returned"; "raised" an error; "held", as another process holds a lock that it needs; "died", with its worker;
+        "lost", with its node; "stopped", as requested.
+    what : str
+        The error in one line.
+    trace : str
+        Its traceback.
+    where : str
+        The node.
     """
 
     how: str
@@ -86,27 +106,38 @@ class Ending(NamedTuple):
 
 
 class Pool(Protocol):
-    """Workers."""
+    """Workers that carry out jobs."""
 
     def submit(self, job: Job, needs: Sequence[Job]) -> None:
-        """Takes a job in hand; returns at once."""
+        """Start a job, without waiting for it."""
 
     def endings(self, seconds: float) -> Iterable[tuple[str, Ending]]:
-        """Ids of jobs that have ended since the last call, each once; waits so long for the first."""
+        """Return the ids of jobs that ended since the last call, each once, with their endings; wait up to `seconds`
+        for the first.
+        """
 
     def homeless(self, jobs: Sequence[Job]) -> Collection[str]:
-        """Ids of those jobs that no node there is could ever hold."""
+        """Return the ids of those jobs that no present node is large enough for."""
 
     def stop(self) -> None:
-        """Asks all that is in hand to save itself and end."""
+        """Ask all running jobs to save their state and end."""
 
     def text(self) -> str:
-        """What there is to work with, in words."""
+        """Describe the resources in words."""
 
 
 class Outcome(NamedTuple):
-    """Ids of jobs by what became of them: of `failed` with the error in one line, of `blocked` with the id of
-    the failed one that they wait for."""
+    """Jobs by their fate.
+
+    Attributes
+    ----------
+    done : tuple of str
+        Ids of jobs that are done.
+    failed : dict of str to str
+        Error of each failed job in one line, by id.
+    blocked : dict of str to str
+        Id of the failed job that each blocked job waits for, by id.
+    """
 
     done: tuple[str, ...]
     failed: dict[str, str]
@@ -114,10 +145,12 @@ class Outcome(NamedTuple):
 
 
 def order(jobs: Iterable[Job]) -> list[Job]:
-    """Jobs in the order in which they should begin: what the longest chain of work waits for comes first.
+    """Return jobs in the order in which they should begin: those that the longest chain of work waits for first.
 
-    ValueError for two jobs of one id, a need that is no job's id, and jobs that wait for each other in a
-    circle, which is named.
+    Raises
+    ------
+    ValueError
+        Two jobs share an id, a need is no job's id, or jobs wait for each other in a circle, which is named.
     """
     jobs = list(jobs)
     by_id = {job.id: job for job in jobs}
@@ -147,7 +180,7 @@ def order(jobs: Iterable[Job]) -> list[Job]:
 
 
 def _circle(by_id: dict[str, Job], left: set[str]) -> list[str]:
-    """Ids of jobs, each of which needs the next; the last is the first again."""
+    """Return ids of jobs, each of which needs the next; the last is the first again."""
     path = [min(left)]
     while path.count(path[-1]) == 1:
         path.append(next(need for need in by_id[path[-1]].needs if need in left))
@@ -159,17 +192,17 @@ def _circle(by_id: dict[str, Job], left: set[str]) -> list[str]:
 
 @dataclass
 class _State:
-    """Where a job stands: "waiting", "in hand", "returned", "done", "failed" or "blocked"."""
+    """Progress of a job: "waiting", "in hand", "returned", "done", "failed" or "blocked"."""
 
     job: Job
     phase: str = "waiting"
     deaths: int = 0
     losses: int = 0
-    not_before: float = 0.0  # it is tried again
-    since: dict[str, float] = field(default_factory=dict)  # it was first held, homeless or returned
+    not_before: float = 0.0  # time of the next attempt
+    since: dict[str, float] = field(default_factory=dict)  # time at which it was first held, homeless or returned
 
     def lasts(self, what: str, now: float) -> float:
-        """Seconds since something was first so."""
+        """Return the seconds since a condition was first seen."""
         return now - self.since.setdefault(what, now)
 
 
@@ -182,18 +215,36 @@ def drive(
     patience: float = 600.0,
     say: Callable[[str], None] = lambda text: None,
 ) -> Outcome:
-    """Has a pool carry out jobs, each when what it needs is done, and returns what became of them.
+    """Have a pool carry out jobs, each as soon as the jobs it needs are done.
 
-    out       the folder below which all of it is; failures are kept in its folder `failed`
-    retries   how often a job is tried again whose worker died; a node that went does not count
-    patience  seconds that a job waits for what another process holds, or for a node that can hold it
-    say       gets lines of progress
+    Ready jobs are submitted at once, the longest chain first; jobs that become ready later queue after them. Jobs that
+    are done already are skipped. A job that raises an error is not retried: `failed/<id>.json` records what happened,
+    as it does for the jobs that wait for it; all others continue. Calling again retries them. Ctrl-C stops running jobs
+    at a point from which they can resume; a second Ctrl-C stops at once.
 
-    What is ready is handed over at once, the longest chain first; what becomes ready later queues behind it.
-    Jobs that are done are left alone. One that raises an error is not tried again: `failed/<id>.json` says
-    what happened, and for those that wait for it, that they do; all others go on. Calling again tries them
-    again. Ctrl-C stops what is in hand where it can go on, and raises KeyboardInterrupt; at the second, at
-    once.
+    Parameters
+    ----------
+    jobs : iterable of Job
+    out : Path
+        Folder below which everything is; failures are recorded in its folder `failed`.
+    pool : Pool
+    retries : int
+        Attempts after a worker died; a lost node does not count.
+    patience : float
+        Seconds that a job waits for a lock that another process holds, or for a node that is large enough.
+    say : callable
+        Gets lines of progress.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    ValueError
+        As from `order`; or `retries` or `patience` is below 0.
+    KeyboardInterrupt
+        Ctrl-C was pressed.
     """
     states = {job.id: _State(job) for job in order(jobs)}
     for name, value in dict(retries=retries, patience=patience).items():
@@ -244,7 +295,7 @@ class _Drive:
         return ", ".join([f"{phases.count('done'):,} of {len(phases):,} jobs done", *named])
 
     def _begin(self) -> None:
-        """Submits what is ready, the longest chain first."""
+        """Submit ready jobs, the longest chain first."""
         now = time.monotonic()
         for state in self._in("waiting"):
             needs = [self.states[need] for need in state.job.needs]
@@ -256,8 +307,8 @@ class _Drive:
                     self.pool.submit(state.job, [need.job for need in needs])
 
     def _ended(self, state: _State, ending: Ending) -> None:
-        """Takes note of how a try ended."""
-        if state.phase != "in hand":  # it was given up for want of a node, and one came after all
+        """Record how an attempt ended."""
+        if state.phase != "in hand":  # it had failed for want of a node, and one came after all
             return
         state.phase = "waiting"
         if ending.how == "returned":
@@ -282,7 +333,7 @@ class _Drive:
                 self.say(f"{state.job.id} is tried again: {ending.what}")
 
     def _look(self, state: _State) -> None:
-        """Whether what a job has left when it returned is seen here."""
+        """Mark a job that returned as done once its files are seen here, or as failed after SEEN seconds."""
         if state.job.is_done():
             state.phase = "done"
         elif state.lasts("returned", time.monotonic()) > SEEN:
@@ -290,7 +341,7 @@ class _Drive:
             self._fail(state, Ending("raised", what))
 
     def _find_homes(self) -> None:
-        """Gives up what has been waiting for a node that can hold it."""
+        """Fail jobs that have waited too long for a node that is large enough."""
         in_hand = self._in("in hand")
         homeless = self.pool.homeless([state.job for state in in_hand])
         for state in in_hand:
@@ -323,10 +374,10 @@ class _Drive:
         return self.failures / f"{job.id}.json"
 
     def _forget(self) -> None:
-        """Removes what an earlier call kept of failures that this one takes up again."""
+        """Remove records of earlier failures of the jobs that this call retries."""
         ours = {name for state in self.states.values() for name in state.job.about}
         for path in self.failures.glob("*.json"):
-            with suppress(FileNotFoundError):  # another call removes what is its own
+            with suppress(FileNotFoundError):  # another call removes its own records
                 about = set(json.loads(path.read_text())["about"])
                 if path.stem in self.states or (about and about <= ours):
                     path.unlink()
@@ -336,7 +387,7 @@ class _Drive:
         files.write_whole(self._path(job), json.dumps(content, indent=1).encode())
 
     def _fail(self, state: _State, ending: Ending) -> None:
-        """Marks a job as failed, and all that wait for it."""
+        """Mark a job as failed, and all that wait for it as blocked."""
         state.phase, self.failed[state.job.id] = "failed", ending.what
         tries = {"deaths": state.deaths, "losses": state.losses}
         self._keep(state.job, error=ending.what, where=ending.where, traceback=ending.trace, **tries)

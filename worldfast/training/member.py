@@ -1,12 +1,14 @@
-"""A run in an ensemble: where it stands, and its files.
+"""Run as a member of an ensemble: its progress and its files.
 
-<out>/<name>-<id>/spec.json        what it is: the run, its origin, its checkpoint steps, what is captured
-                  metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate;
-                                   at checkpoints, where the run asks for validation, a line with validation/<task>
-                                   (mean absolute error or accuracy) and unparsable/<task> in place of loss
-                  lock             held while a process trains it: which one
-                  checkpoint/  activations/
-                  done             written last: how it ended
+::
+
+    <out>/<name>-<id>/spec.json        the run, its origin, its checkpoint steps, what is captured
+                      metrics.jsonl    step, rows, loss (mean since the line before), seconds, learning_rate;
+                                       at checkpoints of a run with validation, a line with validation/<task>
+                                       (mean absolute error or accuracy) and unparsable/<task> instead of loss
+                      lock             held while a process trains the run, with the name of that process
+                      checkpoint/  activations/
+                      done             written last: how training ended
 """
 
 from __future__ import annotations
@@ -24,23 +26,35 @@ from worldfast.training.step import Lockstep, Tally
 
 __all__ = ["Member"]
 
-METRIC_LINES = 200  # a run
+METRIC_LINES = 200  # for each run
 
 
 class Member:
-    """The run of one member of a lockstep, in its folder."""
+    """Run of one member of a lockstep, in its folder.
+
+    Parameters
+    ----------
+    lockstep : Lockstep
+    index : int
+        Number of the member.
+    folder : Path
+        Folder of the run.
+    run : Run
+    writer : Writer
+        Writes activations.
+    """
 
     def __init__(self, lockstep: Lockstep, index: int, folder: Path, run: Run, writer: Writer):
         self.lockstep, self.index, self.run, self.folder, self.writer = lockstep, index, run, folder, writer
         self.origin = files.origin(str(lockstep.ensemble.device))
         self.layers = run.capture.of(run.model.layers)
         self.readout = run.readout()
-        self.scored = -1  # the step of the latest validation line
-        self.step = 0  # taken, as far as is known: where it diverged, up to then
+        self.scored = -1  # step of the latest validation line
+        self.step = 0  # steps taken as far as known; after divergence, up to it
         self.diverged = False
         self.seconds, self.clock = 0.0, time.perf_counter()
         self.lines = metrics.Lines(folder / "metrics.jsonl")
-        self.log: metrics.Log = lambda line: None  # where lines go besides
+        self.log: metrics.Log = lambda line: None  # further destination of lines
 
     @property
     def ended(self) -> bool:
@@ -48,7 +62,7 @@ class Member:
 
     @property
     def due(self) -> bool:
-        """Whether a checkpoint is made here."""
+        """True if a checkpoint is made at this step."""
         return not self.diverged and self.step in self.run.checkpoint_steps
 
     @property
@@ -57,15 +71,24 @@ class Member:
         return self.run.rows_at(self.step)[0]
 
     def latest_loss(self) -> float:
-        """Mean since the line of metrics before, or that line's."""
+        """Return the mean loss since the last line of metrics, or the loss of that line."""
         tally = self.lockstep.read(self.index)
         return tally.loss / tally.steps if tally.steps else self.loss
 
     # ---- beginning and going on ----
 
     def begin(self) -> bool:
-        """Restores the newest checkpoint, or begins. True where this step's checkpoint is still to be
-        made.
+        """Restore the newest checkpoint, or start from initial weights.
+
+        Returns
+        -------
+        bool
+            True if the checkpoint of this step is still to be made.
+
+        Raises
+        ------
+        ValueError
+            The folder holds another run, or a checkpoint of another shape.
         """
         files.remove_partial(self.folder)
         for part in ("checkpoint", "activations"):
@@ -125,9 +148,7 @@ class Member:
     # ---- steps ----
 
     def advance(self) -> None:
-        """Counts a step that was asked for. What it gave is looked at when a line of metrics or a checkpoint
-        is due.
-        """
+        """Count a step that was requested; its results are read when a line of metrics or a checkpoint is due."""
         self.step += 1
         line_due = self.step % max(1, self.run.steps // METRIC_LINES) == 0 or self.step == self.run.steps
         if not (line_due or self.due):
@@ -139,7 +160,7 @@ class Member:
             self.lockstep.clear(self.index)
 
     def look(self) -> Tally:
-        """What the steps gave. Where the member has diverged, it goes back to where that was, and says so."""
+        """Return the results of the steps; a member that diverged returns to its last good step, and reports it."""
         tally = self.lockstep.read(self.index)
         if tally.diverged and not self.diverged:
             self.step, self.diverged = tally.step, True
@@ -147,7 +168,7 @@ class Member:
         return tally
 
     def _report(self, step: int, **what) -> None:
-        """Writes a line of metrics and sends it to the log."""
+        """Write a line of metrics and send it to the log."""
         line = {"step": step, "rows": self.rows, **what, "seconds": round(self._tick(), 3)}
         line["learning_rate"] = self.run.learning_rate_at(max(step - 1, 0))
         self.lines.append(line)
@@ -161,7 +182,7 @@ class Member:
     # ---- checkpoints ----
 
     def capture(self) -> None:
-        """Hands the activations of this step to the writer."""
+        """Pass the activations of this step to the writer."""
         if not self.layers:
             return
         found = states(self.readout, self.lockstep.ensemble, self.index, self.layers)
@@ -175,7 +196,7 @@ class Member:
         self.writer.put(self.folder, self.step, found, self.readout.things, about)
 
     def validate(self) -> None:
-        """Scores answers to the run's validation rows; a line of metrics says how well."""
+        """Score answers to the run's validation rows, and report the scores in a line of metrics."""
         if not self.run.validation or self.scored == self.step:
             return
         run, found = self.run, {}
@@ -186,7 +207,7 @@ class Member:
         self.scored = self.step
 
     def save(self) -> None:
-        """Writes a checkpoint of this step; lines of metrics up to it are on disk before it is."""
+        """Write a checkpoint of this step, after all lines of metrics up to it are on disk."""
         tally = self.lockstep.read(self.index)
         state = {
             "seconds": self._tick(),
@@ -198,6 +219,6 @@ class Member:
         checkpoint.save(self.folder / "checkpoint", here, self.run.id, self.origin)
 
     def write_done(self) -> None:
-        """Marks the run as ended, finished or diverged: the last thing that is written."""
+        """Mark the run as finished or diverged; this is written last."""
         content = {"status": "diverged" if self.diverged else "finished", "step": self.step, "seconds": self.seconds}
         files.write_whole(self.folder / "done", json.dumps(content).encode())

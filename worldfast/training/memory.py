@@ -1,7 +1,7 @@
-"""Memory: what training needs of it, what there is, and how many runs of one shape fit together.
+"""Memory: how much training needs, how much is available, and how many runs of one shape fit together.
 
-A plan is made before anything starts. What does not fit at once trains in waves, one after the other; results
-do not depend on that, since each member is as if alone.
+A plan is made before training starts. Runs that do not fit at once train in waves, one after the other; results do not
+depend on that, since each member trains as if it were alone.
 """
 
 from __future__ import annotations
@@ -22,20 +22,26 @@ from worldfast.training.step import MOMENTS
 __all__ = ["Need", "Plan", "available", "limit_of", "need", "plan", "text"]
 
 UNITS = {"": 1, "B": 1} | {f"{letter}iB": 1 << 10 * i for i, letter in enumerate("KMGT", 1)}
-USED = 0.9  # of what is available: the rest is for who else needs some while training goes on
+USED = 0.9  # share of the available memory: the rest is left to other processes
 NUMBER = 4  # bytes of a float32
-MEMBER_EXTRA = 4 << 20  # its stream, prompt and lines
-LONGEST_ANSWER = 16  # tokens, of a row that validates
-GPU_EXTRA = 512 << 20  # graphs, and the code of kernels
-# cuBLAS has 32 MiB for each stream that multiplies, 8 before Hopper: the current one, that on which steps are recorded
-# and the one beside it; newer versions of torch take those of the latter two anew within a graph
+MEMBER_EXTRA = 4 << 20  # stream, prompt and lines of metrics
+LONGEST_ANSWER = 16  # tokens of an answer to a validation row
+GPU_EXTRA = 512 << 20  # graphs and the code of kernels
+# cuBLAS has 32 MiB (8 before Hopper) for each stream that multiplies: the current one, the one on which steps are
+# recorded, and the one beside it; newer versions of torch allocate those of the latter two again within a graph
 WORKSPACES = 5 * (32 << 20)
 TOKEN_EXTRA = 100  # bytes of indices for each token of a batch
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 class Need(NamedTuple):
-    """Bytes that an ensemble of m members takes while it trains: m * member + shared."""
+    """Upper bound on the memory of an ensemble of m members while it trains: m * member + shared.
+
+    Attributes
+    ----------
+    member, shared : int
+        Bytes.
+    """
 
     member: int
     shared: int
@@ -43,7 +49,19 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How many of some runs fit: `members` runs, `fit` of them at a time below `limit` bytes."""
+    """Number of runs that fit in memory at a time.
+
+    Attributes
+    ----------
+    need : Need
+        Upper bound over the runs.
+    limit : int
+        Bytes available.
+    members : int
+        Number of runs.
+    fit : int
+        Runs that fit below `limit`.
+    """
 
     need: Need
     limit: int
@@ -55,7 +73,7 @@ class Plan:
         return -(-self.members // self.fit)
 
     def slices(self) -> Iterator[slice]:
-        """The runs of each wave: as few waves as can be, of about one size."""
+        """Return the runs of each wave: as few waves as possible, of about equal size."""
         bounds = [self.members * i // self.waves for i in range(self.waves + 1)]
         return map(slice, bounds, bounds[1:])
 
@@ -66,7 +84,22 @@ class Plan:
 
 
 def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
-    """The plan for runs of one shape. MemoryError where not even one of them fits below `limit` bytes."""
+    """Plan the training of runs of one shape.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+    limit : int
+        Bytes available.
+    device : str
+    threads : int
+        CPU threads.
+
+    Raises
+    ------
+    MemoryError
+        Not even one run fits.
+    """
     needs = [need(run, device, threads) for run in runs]
     most = Need(*(max(part) for part in zip(*needs)))
     fit = min((limit - most.shared) // most.member, len(runs))
@@ -81,17 +114,17 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
 
 
 def need(run: Run, device: str, threads: int) -> Need:
-    """What one run needs on a device, from above."""
+    """Return an upper bound on one run's memory use, in bytes."""
     return _need_on_cpu(run, threads) if device == "cpu" else _need_on_gpu(run)
 
 
 def available(device: str) -> int:
-    """Bytes of a device that are free for use."""
+    """Return the free bytes of a device."""
     return _available_on_cpu() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
 
 
 def _of_all(device: str) -> str:
-    """How much of a GPU is free, since other processes may hold the rest."""
+    """Describe in words how much of a GPU is free, since other processes may hold the rest."""
     if device == "cpu":
         return ""
     free, total = torch.cuda.mem_get_info(device)
@@ -99,9 +132,18 @@ def _of_all(device: str) -> str:
 
 
 def limit_of(memory: int | str | None, device: str) -> int:
-    """A limit in bytes: an integer, or a text such as "8GiB"; None: most of what the device has free.
+    """Return a memory limit in bytes.
 
-    TypeError or ValueError for anything else.
+    Parameters
+    ----------
+    memory : int or str, optional
+        Bytes, or a text such as "8GiB". None means 0.9 of the device's free memory.
+    device : str
+
+    Raises
+    ------
+    TypeError, ValueError
+        `memory` is anything else.
     """
     if memory is None:
         return int(USED * available(device))
@@ -115,7 +157,7 @@ def limit_of(memory: int | str | None, device: str) -> int:
 
 
 def text(size: int) -> str:
-    """Bytes as a person reads them: "10.2 GiB"."""
+    """Format bytes for people: "10.2 GiB"."""
     for unit in ("GiB", "MiB", "KiB"):
         if size >= UNITS[unit]:
             return f"{size / UNITS[unit]:.1f} {unit}"
@@ -126,8 +168,9 @@ def text(size: int) -> str:
 
 
 def _need_on_gpu(run: Run) -> Need:
-    """What worldfast.models.footprint counts, and for all what one member at a time takes at a checkpoint: either it is
-    read, or it answers its validation rows."""
+    """Return the need on a GPU: the footprint of training, and once the larger of the two things that one member at
+    a time does at a checkpoint, capturing states or answering validation rows.
+    """
     longest = run.data.longest
     shape, width = (run.model, run.shape), longest + LONGEST_ANSWER
     one, two = (footprint(*shape, members, run.batch * longest, run.matmul_dtype) for members in (1, 2))
@@ -138,7 +181,7 @@ def _need_on_gpu(run: Run) -> Need:
 
 
 def captured(run: Run) -> int:
-    """Bytes of the activations of a checkpoint, in float32."""
+    """Return the bytes of a checkpoint's activations, in float32."""
     layers = len(run.capture.of(run.model.layers))
     return layers * len(run.readout().rows.scored) * run.model.hidden * NUMBER if layers else 0
 
@@ -147,7 +190,9 @@ def captured(run: Run) -> int:
 
 
 def _need_on_cpu(run: Run, threads: int) -> Need:
-    """What the models take, moments, a batch, and a captured checkpoint for a member; and a file being made for all."""
+    """Return the need on a CPU: for each member the model, moments, a batch and a captured checkpoint; once for all
+    a file of activations in the making.
+    """
     spec, shape, tokens = run.model, run.shape, run.batch * run.data.longest
     model = spec.cpu_bytes(shape, tokens, threads, run.matmul_dtype, run.data.longest)
     states = captured(run)
@@ -157,8 +202,8 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
 
 
 def _available_on_cpu() -> int:
-    """What the system says new work can have, and what the process's control groups leave; where the system
-    says nothing (it has no /proc/meminfo), all the memory there is.
+    """Return the available memory by /proc/meminfo and the process's control groups; without /proc/meminfo, all
+    physical memory.
     """
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
@@ -169,7 +214,7 @@ def _available_on_cpu() -> int:
 
 
 def _left_in_cgroups(root: Path, own: Path) -> Iterator[int]:
-    """Bytes left below the limit of each control group (version 2) that the process is in, if any has one."""
+    """Yield the bytes left below the limit of each control group (version 2) of the process."""
     if not own.exists():
         return
     for line in own.read_text().splitlines():

@@ -1,4 +1,4 @@
-"""Metrics of a run: lines of JSON in its folder, always, and where else they go when asked for."""
+"""Metrics of a run: always lines of JSON in its folder, and on request a tracker or a callable."""
 
 from __future__ import annotations
 
@@ -24,13 +24,19 @@ Opener = Callable[[Run, Path, int], AbstractContextManager[Log]]
 
 
 class Lines:
-    """A file of JSON lines that only grows, except that going on from a checkpoint cuts it to that moment."""
+    """File of JSON lines that only grows, except that resuming from a checkpoint cuts it back to that moment."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def cut(self, size: int) -> None:
-        """Drops what is behind the first `size` bytes. ValueError where the file has fewer."""
+        """Drop everything after the first `size` bytes.
+
+        Raises
+        ------
+        ValueError
+            The file is shorter.
+        """
         with naming(self.path, "it cannot be opened"), open(self.path, "ab") as file:
             if file.tell() < size:
                 raise ValueError(
@@ -41,21 +47,31 @@ class Lines:
         sync_folder(self.path.parent)
 
     def append(self, line: dict) -> None:
-        """OSError naming the file where the line cannot be written."""
+        """Append a line; raises an OSError naming the file if it cannot be written."""
         with naming(self.path, "a line is lost"), open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
 
     def sync(self) -> int:
-        """Returns the file's size in bytes when all of them are on disk."""
+        """Return the size of the file in bytes, once all of them are on disk."""
         with naming(self.path, "lines are lost"), open(self.path, "ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
 
 def opener(log: Callable[[Run, dict], None] | str | None) -> Opener:
-    """What opens the log of a run at a step, given `log` of `worldfast.training.train`.
+    """Return the function that opens the log of a run at a step.
 
-    ModuleNotFoundError where what it names is not installed, ValueError where it names nothing known.
+    Parameters
+    ----------
+    log : callable, str or None
+        As for `worldfast.training.train`.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        The tracker is not installed.
+    TypeError, ValueError
+        `log` is not a callable, the name of a tracker or None.
     """
     if log is None:
         return lambda run, folder, step: nullcontext(lambda line: None)
@@ -80,7 +96,7 @@ def _scalars(line: dict) -> dict[str, float]:
 
 @contextmanager
 def _tensorboard(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
-    """Events below <folder>/tensorboard; those of steps that are taken again are purged."""
+    """Write events below <folder>/tensorboard, and purge those of steps that are repeated."""
     with module.SummaryWriter(folder / "tensorboard", purge_step=step + 1) as writer:
 
         def log(line):
@@ -92,8 +108,9 @@ def _tensorboard(module: ModuleType, run: Run, folder: Path, step: int) -> Itera
 
 @contextmanager
 def _wandb(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
-    """One run of the project for each of ours, found again by its hash; it ignores steps that it has. With
-    WANDB_MODE=offline in the environment it stays below <folder>/wandb, for `wandb sync`."""
+    """Log to one wandb run for each of ours, found again by its hash; it ignores steps that it has. With
+    WANDB_MODE=offline in the environment it stays below <folder>/wandb, for `wandb sync`.
+    """
     with module.init(
         project=PROJECT, id=run.id, name=run.name, config=run.to_json(), dir=folder, resume="allow", reinit="create_new"
     ) as tracked:
@@ -102,7 +119,7 @@ def _wandb(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Lo
 
 @contextmanager
 def _trackio(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
-    """One run of the project for each of ours, found again by its name and hash."""
+    """Log to one trackio run for each of ours, found again by its name and hash."""
     tracked = module.init(project=PROJECT, name=run.folder_name, config=run.to_json(), resume="allow")
     try:
         yield lambda line: tracked.log(_scalars(line), step=line["step"])

@@ -1,8 +1,7 @@
-"""Packing: which runs train together where there are several places to train, such as the GPUs of a cluster.
+"""Packing of runs into ensembles for several places of training, such as the GPUs of a cluster.
 
-A place takes one ensemble at a time. Ensembles are cut so that each fits in a place's memory and all places
-end at about the same time. On a CPU results do not depend on how runs are packed; on a GPU the order of sums
-does.
+A place trains one ensemble at a time. Each ensemble fits in a place's memory, and all places end at about the same
+time. On a CPU results do not depend on how runs are packed; on a GPU the order of sums does.
 """
 
 from __future__ import annotations
@@ -17,26 +16,42 @@ from worldfast.training.schedule import base_of, depth, levels
 
 __all__ = ["pack", "work"]
 
-ROUNDS = 4  # ensembles for each place and level, at most, that are tried beyond what memory asks for
-HALVINGS = 40  # of the interval in which the smallest largest ensemble is looked for
+ROUNDS = 4  # most ensembles for each place and level that are tried beyond those that memory requires
+HALVINGS = 40  # bisections in the search for the smallest largest ensemble
 
 
 def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", threads: int = 1) -> list[list[Run]]:
-    """Runs as ensembles for so many places, in the order in which they should begin.
+    """Pack runs into ensembles, in the order in which these should begin.
 
-    runs      all different; a run that starts from another of them is in a later ensemble
-    places    that train one ensemble each at a time, all alike
-    limit     bytes of memory that an ensemble may take in one
-    device    "cpu" or "cuda": what a place is
-    threads   CPU threads of a place
+    Runs of an ensemble have one shape and one matmul dtype, and wait for the same ensembles. Each level (runs that
+    start from none of the others, runs that start from those, ...) is cut by itself: into the fewest ensembles whose
+    longest is as short as possible, or a few times as many if that ends earlier. Runs that block the most work start
+    first, so that a level's first ensembles hold what the next level needs. The same runs and places give the same
+    ensembles.
 
-    Runs of an ensemble have one shape, one kind of products, and wait for the same ensembles. Each level (what
-    starts from nothing here, what starts from that ...) is cut for itself: into the fewest ensembles whose
-    longest is as short as can be, or a few times as many where that ends earlier. Behind which work most
-    others wait comes first, so that a level's first ensembles hold what the next one needs.
+    Parameters
+    ----------
+    runs : sequence of Run
+        All different; a run that starts from another of them is in a later ensemble.
+    places : int
+        Number of equal places, each of which trains one ensemble at a time.
+    limit : int
+        Bytes of memory that an ensemble may take.
+    device : {"cpu", "cuda"}
+        Kind of place.
+    threads : int
+        CPU threads of a place.
 
-    The same runs and places give the same ensembles. MemoryError where one run alone does not fit; ValueError
-    for no place, an unknown device, or a run that is there twice.
+    Returns
+    -------
+    list of list of Run
+
+    Raises
+    ------
+    MemoryError
+        One run alone does not fit.
+    ValueError
+        There is no place, the device is unknown, or a run is given twice.
     """
     if isinstance(places, bool) or not isinstance(places, int) or places < 1:
         raise ValueError(f"places: expected a whole number of at least 1, got {places!r}")
@@ -64,10 +79,10 @@ def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", thre
 
 
 def work(runs: Sequence[Run]) -> float:
-    """What training an ensemble takes, in rows times parameters.
+    """Estimate the work of training an ensemble, in rows times parameters.
 
-    Each member's rows, and for what a step costs whoever takes part (launches on a GPU, joining threads on a
-    CPU) those of one more member, the longest. An assumption that only orders and balances ensembles.
+    It is the sum over members, plus once more the longest member for the fixed cost of each step (kernel launches on a
+    GPU, joining threads on a CPU). The estimate only orders and balances ensembles.
     """
     return _total(list(_works(runs).values()))
 
@@ -77,12 +92,12 @@ def _total(works: Sequence[float]) -> float:
 
 
 def _works(runs: Sequence[Run]) -> dict[str, float]:
-    """Rows times parameters of each run, by its id."""
+    """Return rows times parameters of each run, by its id."""
     return {run.id: float(run.epoch_rows * run.epochs) * run.model.parameters(run.shape) for run in runs}
 
 
 def _ranks(by_id: dict[str, Run], works: dict[str, float]) -> dict[str, float]:
-    """Work from a run's beginning to the end of the longest chain of runs that starts with it."""
+    """Return the work from a run's beginning to the end of the longest chain of runs that starts with it, by id."""
     ranks = dict(works)
     for run in sorted(by_id.values(), key=lambda run: -depth(run, by_id)):
         base = base_of(run, by_id)
@@ -92,8 +107,8 @@ def _ranks(by_id: dict[str, Run], works: dict[str, float]) -> dict[str, float]:
 
 
 def _fit(group: list[Run], limit: int, device: str, threads: int) -> int:
-    """How many runs of a group fit in a place. MemoryError where not one does."""
-    # a need follows from shape and products, which are one, and from these
+    """Return how many runs of a group fit in a place; raises MemoryError if none does."""
+    # a group has one shape and matmul dtype, so a need depends only on these
     kinds = {(run.data, run.capture, run.batch, run.validation): run for run in group}
     need = plan(list(kinds.values()), limit, device, threads).need
     return (limit - need.shared) // need.member
@@ -103,8 +118,9 @@ def _fit(group: list[Run], limit: int, device: str, threads: int) -> int:
 
 
 def _cut(groups: list[list[Run]], fits: list[int], places: int, works: dict[str, float]) -> list[list[Run]]:
-    """The ensembles of a level: of several ways, each with a whole number for each place, the one that ends
-    first."""
+    """Cut a level into ensembles: of several numbers of ensembles, each a multiple of the places, the one that ends
+    first.
+    """
     least = sum(-(-len(group) // fit) for group, fit in zip(groups, fits))
     first = -(-least // places)
     of_group = [[works[run.id] for run in group] for group in groups]
@@ -118,7 +134,7 @@ def _between(items: list, ends: list[int]) -> list[list]:
 
 
 def _ends_of(works: list[list[float]], fits: list[int], count: int) -> list[list[int]]:
-    """Where the ensembles of each group end: at most `count` in all, the largest as small as can be."""
+    """Return where the ensembles of each group end: at most `count` in all, the largest as small as possible."""
     low = 2 * max(max(each) for each in works)
     high = 2 * sum(sum(each) for each in works)
     for _ in range(HALVINGS):
@@ -136,7 +152,7 @@ def _ends_of(works: list[list[float]], fits: list[int], count: int) -> list[list
 
 
 def _even(works: list[float], count: int, fit: int, largest: float) -> list[int] | None:
-    """Where `count` ensembles end that share the work evenly; None where one of them is too large."""
+    """Return where `count` ensembles end that share the work evenly, or None if one of them is too large."""
     total, done, ends = sum(works), 0.0, []
     for i, one in enumerate(works):
         if i and done + one / 2 > total * (len(ends) + 1) / count and len(ends) < count - 1:
@@ -149,7 +165,7 @@ def _even(works: list[float], count: int, fit: int, largest: float) -> list[int]
 
 
 def _bounds(works: list[float], fit: int, largest: float) -> list[int]:
-    """Where ensembles end that are filled one after the other, each up to `fit` runs and the work `largest`."""
+    """Return where ensembles end that are filled in order, each with up to `fit` runs and the work `largest`."""
     ends, begin, total, longest = [], 0, 0.0, 0.0
     for i, one in enumerate(works):
         if i > begin and (i - begin == fit or total + one + max(longest, one) > largest):
@@ -160,7 +176,7 @@ def _bounds(works: list[float], fit: int, largest: float) -> list[int]:
 
 
 def _last(works: list[list[float]], ends: list[list[int]], places: int) -> float:
-    """When the last place ends, where each takes the largest ensemble that is left as soon as it is free."""
+    """Return when the last place ends, if each takes the largest remaining ensemble as soon as it is free."""
     free = [0.0] * places
     parts = [part for each, stops in zip(works, ends) for part in _between(each, stops)]
     for one in sorted(map(_total, parts), reverse=True):

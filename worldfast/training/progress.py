@@ -1,4 +1,4 @@
-"""What a person sees of training, and how they stop it."""
+"""Progress of training on standard error, and its interruption."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 
 __all__ = ["Interrupt", "Progress"]
 
-NAMED = 6  # members up to which each is named
+NAMED = 6  # most members that are named one by one
 
 
 class Interrupt:
-    """Ctrl-C as a request: `requested` from the first, the usual exception at the second."""
+    """Ctrl-C as a request: the first sets `requested`, the second raises KeyboardInterrupt."""
 
     def __init__(self):
         self.requested = False
@@ -35,7 +35,9 @@ class Interrupt:
 
 
 class Progress:
-    """Rate, loss and time left on standard error: a line that changes on a terminal, else one each 10 s."""
+    """Rate, loss and remaining time on standard error: a changing line on a terminal, otherwise a new line each 10
+    s.
+    """
 
     def __init__(self, shown: bool):
         self._shown, self._terminal = shown, sys.stderr.isatty()
@@ -74,7 +76,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def _losses(self, members) -> str:
-        """Each member's, or of many the least and the largest, and how many have ended."""
+        """Format each member's loss; for many members the range of losses, and how many have ended."""
         losses = [m.latest_loss() for m in members]
         if len(members) <= NAMED:
             return " ".join("diverged" if m.diverged else f"{loss:.3f}" for m, loss in zip(members, losses))

@@ -1,4 +1,4 @@
-"""Order among runs: which of them start from which, and so which must end first."""
+"""Order of runs that start from each other."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ __all__ = ["base_of", "depth", "levels"]
 
 
 def base_of(run: Run, ids: Collection[str]) -> Run | None:
-    """Return the run that another starts from where its id is among these; None where it is not, or there is none."""
+    """Return the run that a run starts from if its id is among `ids`, otherwise None."""
     base = run.start
     return base if isinstance(base, Run) and base.id in ids else None
 
 
 def depth(run: Run, ids: Collection[str]) -> int:
-    """Return how many of the runs with these ids must end before a run begins, one after the other."""
+    """Return how many of the runs with these ids must end, one after the other, before a run can begin."""
     base = base_of(run, ids)
     return 0 if base is None else 1 + depth(base, ids)
 
 
 def levels(runs: Iterable[Run]) -> list[list[Run]]:
-    """Return runs by their depth among each other: each level starts from the one before it."""
+    """Return runs by their depth among each other: each level starts from runs of the levels before it.
+
+    Examples
+    --------
+    >>> base = wf.Run(cities.Dataset("distance"))
+    >>> tuned = cities.world_update(base, "angle")
+    >>> [[run.name for run in level] for level in worldfast.training.levels([tuned, base])]
+    [['pt-distance-s42'], ['ft-angle-s42']]
+    """
     runs = list(runs)
     ids = {run.id for run in runs}
     found: dict[int, list[Run]] = {}

@@ -1,4 +1,4 @@
-"""Weights that a run starts from: another run's last ones below the same `out`, or an open checkpoint's."""
+"""Weights that a run starts from: the last ones of another run below the same `out`, or those of an open checkpoint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,22 @@ __all__ = ["require", "weights"]
 
 
 def require(run: Run, out: Path, first: Collection[str]) -> None:
-    """Raises what keeps a run from starting where it should; `first` are the ids of runs that train before
-    it.
+    """Check that a run can start from its base.
 
-    FileNotFoundError where its start has not been trained below `out`, or its folder is not there; ValueError
-    where the start diverged, is of another shape or vocabulary, or has changed.
+    Parameters
+    ----------
+    run : Run
+    out : Path
+        Folder of the runs.
+    first : collection of str
+        Ids of runs that train before it.
+
+    Raises
+    ------
+    FileNotFoundError
+        The base run is not trained below `out`, or the open checkpoint's folder does not exist.
+    ValueError
+        The base diverged, has another shape or vocabulary, or has changed.
     """
     start = run.start
     if isinstance(start, OpenCheckpoint):
@@ -39,8 +50,12 @@ def require(run: Run, out: Path, first: Collection[str]) -> None:
 
 
 def weights(run: Run, out: Path) -> Tensor:
-    """The parameters that a run with a start begins with, float32 [P]. Damaged where a file of the start's
-    is.
+    """Return the parameters that a run with a start begins with, float32 [P].
+
+    Raises
+    ------
+    Damaged
+        The base run's checkpoint is corrupt.
     """
     if isinstance(run.start, OpenCheckpoint):
         return _opened(run)
@@ -50,7 +65,7 @@ def weights(run: Run, out: Path) -> Tensor:
 
 
 def _opened(run: Run) -> Tensor:
-    """The weights of an open checkpoint, when it is what the run says and fits."""
+    """Return the weights of an open checkpoint, after checking that it is the one that the run names and fits it."""
     start = run.start
     now = start.sha256_now()
     if now != start.sha256:

@@ -1,8 +1,7 @@
-"""A step of an ensemble that learns: rows are made, gradients computed, members updated, each as if it were
-alone.
+"""Step of an ensemble that learns: rows are made, gradients computed and members updated, each as if it were alone.
 
-The training loop asks for steps and, when a line of metrics is due, for what they gave. It asks for no more,
-so that where members live on another device, nothing waits for it between two lines.
+The training loop requests steps, and reads their results only when a line of metrics is due, so that it never waits for
+another device between two lines.
 """
 
 from __future__ import annotations
@@ -23,11 +22,18 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Tally(NamedTuple):
-    """What a member's steps gave.
+    """Results of a member's steps.
 
-    step       optimizer steps taken
-    loss       sum of the mean losses of the last `steps` of them, those since `clear`
-    diverged   its next loss or gradient was not finite: it stays as it was before that step
+    Attributes
+    ----------
+    step : int
+        Optimizer steps taken.
+    loss : float
+        Sum of the mean losses of the last `steps` steps.
+    steps : int
+        Steps since `clear`.
+    diverged : bool
+        The next loss or gradient is not finite; the member stays as it was before that step.
     """
 
     step: int
@@ -37,13 +43,18 @@ class Tally(NamedTuple):
 
 
 class Lockstep:
-    """An ensemble's members as they learn: a run for each, and a step at a time.
+    """Members of an ensemble as they learn: one run for each member, one step at a time.
 
-    ensemble   Ensemble
-    runs       a Run for each member, in order
+    Parameters
+    ----------
+    ensemble : Ensemble
+    runs : sequence of Run
+        One for each member, in order.
 
-    ValueError naming the run where its model, its products or its number of tokens are not the ensemble's, or where there
-    are more or fewer than members.
+    Raises
+    ------
+    ValueError
+        A run's model, matmul dtype or vocabulary is not the ensemble's, or the number of runs is not that of members.
     """
 
     def __init__(self, ensemble: Ensemble, runs: Sequence[Run]):
@@ -63,15 +74,15 @@ class Lockstep:
         self.tallies = [Tally(0, 0.0, 0, False)] * ensemble.members
 
     def tensors(self, member: int) -> dict[str, Tensor]:
-        """A member's parameters and moments, float32 [P] each, as views."""
+        """Return a member's parameters and moments, float32 [P] each, as views."""
         return dict(zip(MOMENTS, self.moments[:, member])) | {"parameters": self.ensemble.parameters[member]}
 
     def resume(self, member: int, tally: Tally) -> None:
-        """Goes on from a tally; the caller has set the member's tensors."""
+        """Resume from a tally; the caller has set the member's tensors."""
         self.tallies[member] = tally
 
     def step(self, members: Sequence[int]) -> None:
-        """Takes a step with each of these members, but for those that have diverged."""
+        """Take a step with each of these members, except those that have diverged."""
         members = [m for m in members if not self.tallies[m].diverged]
         if members:
             rows = self.ensemble.each(self._next_rows, members)
@@ -81,18 +92,18 @@ class Lockstep:
             self.ensemble.each(lambda job: self._update(*job, threads), zip(members, losses, counts))
 
     def read(self, member: int) -> Tally:
-        """What the member's steps gave; returns when they are taken."""
+        """Return the results of a member's steps, once they are taken."""
         return self.tallies[member]
 
     def clear(self, member: int) -> None:
-        """Begins the sum of losses again."""
+        """Reset the sum of losses."""
         self.tallies[member] = self.tallies[member]._replace(loss=0.0, steps=0)
 
     def _next_rows(self, member: int) -> Rows:
         return self.streams[member].batch(*self.runs[member].rows_at(self.tallies[member].step))
 
     def _update(self, member: int, summed: float, count: int, threads: int) -> None:
-        """Updates with the ensemble's gradient, which is that of a loss summed over `count` positions."""
+        """Update a member with the ensemble's gradient, that of a loss summed over `count` positions."""
         run, tally, here = self.runs[member], self.tallies[member], slice(member, member + 1)
         gradient = self.ensemble.gradients[here]  # [1, P]
         norm = float(optimizer.gradient_norm(gradient, threads=threads)[0]) / count
@@ -118,5 +129,5 @@ class Lockstep:
 
 
 def _factor(clip: float | None, norm: float) -> float:
-    """The factor that brings a gradient of this norm to the largest one that is wanted, as torch has it."""
+    """Return the factor that scales a gradient of this norm down to `clip`, as torch.nn.utils.clip_grad_norm_ does."""
     return 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))

@@ -1,9 +1,9 @@
 """Training: runs of one shape as an ensemble in lockstep, each as if it were trained alone.
 
-A step makes each member's rows, computes every member's gradient and updates each with its own learning rate
-and clipping (worldfast.training.step). At a checkpoint the activations go to a writer's thread, then the
-checkpoint to disk, so that whoever resumes from it finds the activations before it, and its own are made
-again where they are missing. What a run leaves in its folder stands in worldfast.training.member.
+A step makes each member's rows, computes every member's gradient and updates each with its own learning rate and
+clipping (worldfast.training.step). At a checkpoint the activations go to a writer's thread first and the checkpoint to
+disk afterwards, so that a resumed run finds the activations before its checkpoint, and makes the missing ones again.
+worldfast.training.member lists the files in a run's folder.
 """
 
 from __future__ import annotations
@@ -46,34 +46,73 @@ def train(
     progress=True,
     log: Callable[[Run, dict], None] | str | None = None,
 ) -> list[Path]:
-    """Trains runs, those of one shape and one kind of products together, and returns their folders below `out`, in order.
+    """Train runs, those of one shape and matmul dtype together.
 
-    A run whose folder says that it is done is left as it is; one that was stopped goes on from its newest
-    checkpoint and ends with the bits of an uninterrupted one. Members differ in tasks, seed, rows, batch,
-    learning rate, length, start. One whose loss or gradient is not finite is frozen before that step and
-    marked in its `done`; the others go on.
+    A run whose folder is marked as done is left as it is; an interrupted one resumes from its newest checkpoint and is
+    bit-identical to an uninterrupted one. Members may differ in tasks, seed, rows, batch, learning rate, length and
+    start. A member whose loss or gradient is not finite is frozen before that step and marked in its `done`; the others
+    continue.
 
-    A run that starts from another (`Run.start`) needs it done below `out`, or in the same call: it is then
-    trained first. Runs of one shape that do not fit in memory together train in waves, the longest first, so
-    that runs of like length share one. Results depend on none of this, but on a GPU, where the members of an
-    ensemble and the device decide in which order sums are added up.
+    A run that starts from another (`Run.start`) needs that run done below `out`, or in the same call, which then trains
+    it first. Runs of one shape that do not fit in memory together train in waves, the longest first, so that runs of
+    similar length share a wave. Results do not depend on any of this, except on a GPU, where the members of an ensemble
+    and the device determine the order of sums.
 
-    device    "cpu", "cuda" or "cuda:1" ...; "auto": a GPU where one can be used; what is chosen is said, and
-              why where a GPU is expected and none is used
-    threads   CPU threads; None: as many as torch uses. Results do not depend on it
-    memory    how much of it training may take: bytes, or a text such as "8GiB"; None: 0.9 of what is free
-    progress  True: rate, loss and time left, on standard error
-    log       where lines of metrics go besides metrics.jsonl: "tensorboard" (below the run's folder), "wandb"
-              or "trackio" (project "worldfast"), or a callable that gets the run and each line, a dict. Who
-              goes on from a checkpoint sends the lines behind it again
+    Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. After any error the same call resumes.
 
-    Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. Before anything starts it
-    raises DeviceError (a RuntimeError) where a device cannot be used, FileExistsError where `out` is a file, ValueError where a run stands there twice, a start does not
-    fit or a world is too small for its rows, FileNotFoundError where a start is not trained, MemoryError
-    where one run alone does not fit (or, later, where another process takes a GPU's memory), BlockingIOError where another process trains one, ModuleNotFoundError
-    where `log` is not installed. Later, ValueError where a folder holds something else than its run, and
-    OSError where a file cannot be written: what was finished stays, and the same call goes on. RuntimeError
-    at the end where runs could not begin, since what they start from diverged.
+    Parameters
+    ----------
+    runs : Run or iterable of Run
+    out : path
+        Folder below which each run has its folder.
+    device : str or torch.device
+        "cpu", "cuda", "cuda:1" ...; "auto" uses a GPU if possible, and reports the choice.
+    threads : int, optional
+        CPU threads; None means torch's number. Results do not depend on it.
+    memory : int or str, optional
+        Memory that training may take: bytes, or a text such as "8GiB". None means 0.9 of the free memory.
+    progress : bool
+        Report rate, loss and remaining time on standard error.
+    log : callable or str, optional
+        Destination of metrics besides metrics.jsonl: "tensorboard" (below the run's folder), "wandb" or "trackio"
+        (project "worldfast"), or a callable that gets the run and each line, a dict. A resumed run re-sends the lines
+        after its checkpoint.
+
+    Returns
+    -------
+    list of Path
+        Folders of the runs, in order.
+
+    Raises
+    ------
+    DeviceError
+        The device cannot be used. It is a RuntimeError.
+    FileExistsError
+        `out` is a file.
+    ValueError
+        A run is given twice, a start does not fit, a world is too small for its rows, or (later) a folder holds another
+        run.
+    FileNotFoundError
+        A start is not trained.
+    MemoryError
+        One run alone does not fit, or (later) another process took the GPU's memory.
+    BlockingIOError
+        Another process trains one of the runs.
+    ModuleNotFoundError
+        The tracker that `log` names is not installed.
+    OSError
+        A file cannot be written; finished checkpoints remain.
+    RuntimeError
+        At the end: some runs could not begin, because the runs they start from diverged.
+
+    Examples
+    --------
+    >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32)
+    >>> data = cities.Dataset("distance", rows=64)
+    >>> runs = [wf.Run(data, seed, model=spec, batch=32, checkpoints=1) for seed in (1, 2)]
+    >>> folders = wf.train(runs, "runs", device="cpu", progress=False)
+    >>> sorted(path.name for path in folders[0].iterdir())
+    ['activations', 'checkpoint', 'done', 'lock', 'metrics.jsonl', 'spec.json']
     """
     runs = [runs] if isinstance(runs, Run) else list(runs)
     _check_runs(runs)
@@ -87,7 +126,7 @@ def train(
     pending = {folder: run for run, folder in zip(runs, folders) if not (folder / "done").exists()}
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
-        run.stream(), run.readout()  # what is wrong with rows is said now, not when their wave begins
+        run.stream(), run.readout()  # errors of rows are raised now, not when their wave begins
         if device != "cpu" and not run.model.on_gpu(run.shape, run.data.longest):
             raise DeviceError(device, f"{run.name!r} is a model in PyTorch, which trains on the CPU")
     waves = list(_waves(pending, limit, device, threads))
@@ -111,7 +150,7 @@ def train(
 
 
 def _taken(device: str) -> str:
-    """What is said where a device has less memory than it had when it was planned."""
+    """Return the message for a device that has less memory than planned."""
     free, total = torch.cuda.mem_get_info(device)
     return (
         f"memory: {device} ran out of it, {text(free)} of {text(total)} are free: has another process taken some? "
@@ -140,7 +179,7 @@ def _device(device, shown: Progress) -> str:
         try:
             return str(require_cuda("cuda"))
         except DeviceError as error:
-            if torch.version.cuda:  # else nobody expects a GPU to be used
+            if torch.version.cuda:  # otherwise nobody expects a GPU
                 shown.say(f"on the CPU: {error.reason}")
             return "cpu"
     return "cpu" if str(device) == "cpu" else str(require_cuda(device))
@@ -160,14 +199,14 @@ def _threads(threads: int | None) -> int:
 
 
 class _Wave(NamedTuple):
-    """Runs of one shape that train together, by folder, and what to say of them."""
+    """Runs of one shape that train together, by folder, and a description for the progress report."""
 
     runs: dict[Path, Run]
     about: str
 
 
 def _waves(pending: dict[Path, Run], limit: int, device: str, threads: int) -> Iterator[_Wave]:
-    """Runs in the order in which they train: level by level, then family by family, each family's longest runs first."""
+    """Yield runs in the order of training: level by level, then family by family, each family's longest runs first."""
     folders = {run.id: folder for folder, run in pending.items()}
     for level in levels(pending.values()):
         families: dict[Family, list[Run]] = {}
@@ -185,7 +224,7 @@ def _waves(pending: dict[Path, Run], limit: int, device: str, threads: int) -> I
 
 
 def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Progress, open_log: metrics.Opener) -> None:
-    """Trains runs of one shape, by folder, as the members of an ensemble."""
+    """Train runs of one shape, by folder, as the members of an ensemble."""
     lockstep, where = _lockstep(list(runs.values()), device, threads)
     writer = Writer()
     members = [Member(lockstep, i, folder, run, writer) for i, (folder, run) in enumerate(runs.items())]
@@ -212,7 +251,7 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
 
 
 def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
-    """Runs of one shape as members of an ensemble, and in words where it is."""
+    """Return runs of one shape as members of an ensemble, and a description of where they train."""
     spec, shape, matmul_dtype = runs[0].model, runs[0].shape, runs[0].matmul_dtype
     longest = max(run.stream().longest for run in runs)
     options = {"device": device, "threads": threads, "matmul_dtype": matmul_dtype, "longest": longest}
@@ -226,7 +265,7 @@ def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str
 
 
 def _at_checkpoint(members: list[Member], writer: Writer) -> None:
-    """Activations first and all those before them on disk, so that a checkpoint never stands without them."""
+    """Write all activations before any checkpoint, so that a checkpoint never exists without them."""
     if members:
         writer.flush()
         for member in members:

@@ -1,4 +1,4 @@
-"""Cities on a plane, known to a model by answers to questions alone: arXiv 2602.00533."""
+"""Cities on a plane, which a model knows only through answers to questions: arXiv 2602.00533."""
 
 import importlib
 

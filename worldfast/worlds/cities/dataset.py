@@ -1,4 +1,4 @@
-"""Rows about cities as a dataset: which tasks, how many rows, of which cities, in which tokens."""
+"""Rows about cities as a dataset: its tasks, number of rows, cities and vocabulary."""
 
 from __future__ import annotations
 
@@ -33,28 +33,35 @@ class Dataset(dataset.Dataset):
     Parameters
     ----------
     tasks : str, Task or sequence of them
-        Names, or tasks made with `worldfast.task`, mixed in equal parts. They become names.
+        Names, or tasks made with `worldfast.task`, mixed in equal parts. They are stored as names.
     rows : int
         Rows of each task in an epoch.
     mixture : sequence of Component
-        What an epoch is made of, where `rows` of each task say too little; `rows` and `among` are then left out. `tasks`,
-        some of theirs, say what the dataset is about.
+        Composition of an epoch, for more than `rows` of each task; `rows` and `among` are then left out. `tasks`, some
+        of those in the mixture, name the subject of the dataset.
     among : str, optional
-        Cities that rows may use, an expression for World.select; None: all.
+        Cities that rows may use, an expression for World.select; None means all.
     crossing : {"balanced", "reshuffled"}
         As for `sample`.
     vocabulary : {"character", "entity"}
     loss : {"all", "answer"}
-        Tokens that are learned: every one after the first, or those after '='.
+        Learn every token after the first, or those after '='.
     world : WorldSpec
     own : sequence of Task
-        Those of its tasks that were made in Python: they need not be given, as they are found in `tasks` and `mixture`, or
-        by their names.
+        Its tasks that were made in Python. They need not be given: they are found in `tasks` and `mixture`, or by name.
 
     Raises
     ------
     TypeError, ValueError
-        A field does not fit; it is named.
+        A field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> data = cities.Dataset(("distance", "angle"), rows=1000, among="region != 'Oceania'")
+    >>> data.label, data.epoch_rows
+    ('distance+angle', 2000)
+    >>> data.stream(seed=42).batch(0, 2).inputs.dtype
+    torch.int32
     """
 
     tasks: tuple[str, ...]
@@ -118,12 +125,12 @@ class Dataset(dataset.Dataset):
         return "all" if set(self.tasks) == set(BUILT_IN) else "+".join(self.tasks)
 
     def task(self, name: str | Task) -> Task:
-        """Return the task that a name means here."""
+        """Return the task of a name in this dataset."""
         return next((task for task in self.own if task.name == name), None) or find(name)
 
     @property
     def components(self) -> tuple[Component, ...]:
-        """What an epoch is made of."""
+        """Components of an epoch."""
         return self.mixture or tuple(Component(task, self.rows, self.among) for task in self.tasks)
 
     @property
@@ -184,14 +191,14 @@ class Dataset(dataset.Dataset):
         Parameters
         ----------
         among : str, optional
-            Cities, an expression for World.select; None: all.
+            Cities, an expression for World.select; None means all.
         task : str, optional
-            Task whose published prompt is read, "dist({city}," for distance; None: the first.
+            Task whose published prompt is used, "dist({city}," for distance; None means the first.
         prompt : str, optional
-            Text after <bos> with "{city}" where the city's name stands, in place of a task's.
+            Text after <bos> with "{city}" for the city's name, instead of a task's prompt.
         positions : sequence of int or str
-            Tokens by name ("city": the last of the city's, "delimiter": the one after it, "last": the last of the prompt)
-            or number, from the front with <bos> as 0, or from the back, below 0.
+            Tokens by name ("city": the last of the city's; "delimiter": the one after it; "last": the last of the
+            prompt) or number, from the front with <bos> as 0, or negative from the back.
 
         Returns
         -------
@@ -221,7 +228,7 @@ class Dataset(dataset.Dataset):
         )
 
     def _groups(self, world) -> dict[str, np.ndarray]:
-        """Masks bool [N] of the world's regions, and of the groups that rows must include."""
+        """Return masks bool [N] of the world's regions, and of the groups that rows must include."""
         groups = {str(region): world.region == region for region in np.unique(world.region) if region}
         return groups | {name: world.select(group) for name, group in self.taught.items()}
 
@@ -253,8 +260,8 @@ class Dataset(dataset.Dataset):
         content = asdict(self)
         for part in content["mixture"]:
             if part["noise"] == 0:
-                del part["noise"]  # a component without noise is what it was before there was any
-        content["own"] = [task.to_json() for task in self.own]  # which of it says what its function is
+                del part["noise"]  # keeps the identity that components had before noise existed
+        content["own"] = [task.to_json() for task in self.own]  # identifies the functions
         if not self.own:
             del content["own"]
         return json.loads(json.dumps(content))

@@ -1,4 +1,4 @@
-"""Answers and their scores: greedy decoding from the prompt through '=' to <eos>, on rows the model has not seen."""
+"""Answers and their scores: greedy decoding from the prompt through '=' to <eos>, on unseen rows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,24 @@ __all__ = ["decode", "evaluate"]
 def decode(
     ensemble: Ensemble, member: int, batch: Batch, longest: int = 16, matmul_dtype: str | None = None
 ) -> list[np.ndarray]:
-    """Greedy answers of a member to the rows of a batch: the tokens before <eos>, int32 [up to `longest`] each.
+    """Answer the rows of a batch greedily.
 
-    The prompt is every token of a row up to and with '='. For `matmul_dtype` and for the answers of several
-    members at a time, see `Transformer.answer`.
+    The prompt is every token of a row up to and including '='. `Ensemble.answer` answers for several members at a time.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+    member : int
+    batch : Batch
+    longest : int
+        Most tokens of an answer.
+    matmul_dtype : {"float32", "bfloat16"}, optional
+        Type in which matrices are multiplied; None means the one of training.
+
+    Returns
+    -------
+    list of ndarray
+        Tokens before <eos>, int32 [up to `longest`] for each row.
     """
     [answers] = ensemble.answer([(batch.tokens, batch.answer_start)], longest, [member], matmul_dtype, end=EOS)
     return answers
@@ -40,14 +54,39 @@ def evaluate(
     matmul_dtype: str | None = None,
     split: str = "test",
 ) -> Score:
-    """A member's score on n test rows of a task.
-
-    seed, among, must_include   of the rows, as for `sample`; take the run's own seed, so that no pair was trained on
-    split                       "test", or "validation" for rows to watch training with
-    vocabulary                  the run's
-    matmul_dtype    what matrices are multiplied in, "float32" or "bfloat16"; None: as in training
+    """Score a member on n test rows of a task.
 
     Source: the evaluation of arXiv 2602.00533: greedy decoding; absolute error for numbers, accuracy for choices.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+    member : int
+    world : World
+    task : str or Task
+    n : int
+        Number of rows.
+    seed, among, must_include
+        Those of the rows, as for `sample`; with the run's own seed no pair was trained on.
+    vocabulary : {"character", "entity"}
+        Vocabulary of the run.
+    matmul_dtype : {"float32", "bfloat16"}, optional
+        Type in which matrices are multiplied; None means the one of training.
+    split : {"test", "validation"}
+        "validation" has rows to monitor training with.
+
+    Returns
+    -------
+    Score
+
+    Examples
+    --------
+    >>> data = cities.Dataset("distance")
+    >>> model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32).build(data.shape)
+    >>> model.initialise(0, seed=1)
+    >>> score = cities.evaluate.evaluate(model, 0, data.world.build(), "distance", n=50)
+    >>> score.n
+    50
     """
     task = find(task)
     batch = sample(world, task, n, seed, split=split, vocabulary=vocabulary, among=among, must_include=must_include)

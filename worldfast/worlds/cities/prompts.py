@@ -14,27 +14,27 @@ from worldfast.worlds.cities.tokens import BOS, Vocabulary
 
 __all__ = ["PUBLISHED", "Prompt", "prompt_of"]
 
-# what arXiv 2602.00533 reads of a model of six layers: arguments of `represent`
+# readout of a model of six layers in arXiv 2602.00533: arguments of `represent`
 PUBLISHED = {"layers": (3, 4, 5, 6), "positions": ("city", "delimiter"), "among": "city_id >= 1000"}
 
 CITY = "{city}"
 
 
 class Prompt:
-    """Prompt about each of some cities, as packed rows, and the tokens whose hidden states represent the city.
+    """Prompts about some cities, as packed rows, and the tokens whose hidden states represent each city.
 
-    Rows that begin alike stand together, so that a model computes what they share once.
+    Rows with a common beginning stand together, so that a model computes that beginning once.
 
     Parameters
     ----------
     vocabulary : Vocabulary
     text : str
-        What follows <bos>, with "{city}" once where the city's name stands: "dist({city},".
+        Text after <bos>, with "{city}" once for the city's name: "dist({city},".
     cities : ndarray
         int [n], indices into the world.
     positions : sequence of int or str
-        Tokens, by name ("city": the last of the city's; "delimiter": the one after it; "last": the last of the prompt) or
-        number, from the front with <bos> as 0, or from the back, below 0.
+        Tokens, by name ("city": the last of the city's; "delimiter": the one after it; "last": the last of the prompt)
+        or number, from the front with <bos> as 0, or negative from the back.
 
     Attributes
     ----------
@@ -47,12 +47,12 @@ class Prompt:
     order : ndarray
         int [n].
     of_city : ndarray
-        int [n * P], the scored position of each city's each position.
+        int [n * P], scored position of each city at each of `positions`.
 
     Raises
     ------
     ValueError
-        The text has no "{city}" or two, or a position is not in the prompt.
+        The text does not have "{city}" exactly once, or a position is not in the prompt.
     """
 
     def __init__(self, vocabulary: Vocabulary, text: str, cities: np.ndarray, positions=("city", "delimiter")):
@@ -71,7 +71,7 @@ class Prompt:
         starts = np.arange(0, n * length + 1, length, dtype=np.int32)
         read = np.unique(self.positions)
         row = np.empty(n, dtype=np.int64)
-        row[self.order] = np.arange(n)  # of each city
+        row[self.order] = np.arange(n)  # row of each city
         self.of_city = (row[:, None] * len(read) + np.searchsorted(read, self.positions)).ravel()
         scored = (starts[:-1, None] + read).ravel()
         self.rows = Rows(
@@ -82,12 +82,12 @@ class Prompt:
 
     @staticmethod
     def of_task(vocabulary: Vocabulary, task: str, cities: np.ndarray) -> Prompt:
-        """Return the published one: "dist({city},", read at the city's last token and the delimiter after it."""
+        """Return the published prompt: "dist({city},", read at the city's last token and the delimiter after it."""
         return Prompt(vocabulary, prompt_of(task), cities)
 
 
 def prompt_of(task: str) -> str:
-    """The published prompt of a task as a text: "dist({city},"."""
+    """Return the published prompt of a task as a text: "dist({city},"."""
     task = find(task)
     return f"{task.prompt}({CITY}{task.delimiter}"
 

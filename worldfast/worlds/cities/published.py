@@ -1,6 +1,6 @@
-"""The published numbers that ours stand beside, each with where it is from: arXiv 2602.00533.
+"""Published numbers for comparison, each with its source: arXiv 2602.00533.
 
-The data are in data/published.json. Matrices were read off figures, so that they hold two decimals.
+The data are in data/published.json. Matrices were read off figures, so that they have two decimals.
 """
 
 from __future__ import annotations
@@ -21,14 +21,22 @@ __all__ = ["Published", "matrices", "matrix", "value", "values"]
 
 @dataclass(frozen=True)
 class Published:
-    """One published number.
+    """Published number.
 
-    name, value
-    uncertainty      what stands behind its "+-"; None where nothing does
-    uncertainty_is   what that is, in words; "" where there is none
-    unit             such as "0.1 degree" or "linear CKA"
-    source           where it is from; a number recomputed from a published matrix says so
-    note             what to know before comparing; ""
+    Attributes
+    ----------
+    name : str
+    value : float
+    uncertainty : float, optional
+        Number after "+-"; None if there is none.
+    uncertainty_is : str
+        Meaning of the uncertainty in words; "" if there is none.
+    unit : str
+        Unit, such as "0.1 degree" or "linear CKA".
+    source : str
+        Location in the paper; a number recomputed from a published matrix says so.
+    note : str
+        Caveat for comparisons, or "".
     """
 
     name: str
@@ -46,16 +54,34 @@ def _data() -> dict:
 
 
 def matrices() -> tuple[str, ...]:
-    """The names of the published matrices."""
+    """Return the names of the published matrices."""
     return tuple(_data()["matrices"])
 
 
 def matrix(name: str) -> pandas.DataFrame:
-    """A published matrix, rows and columns named by tasks ("distance+angle" where a row is of several).
+    """Return a published matrix, rows and columns named by tasks ("distance+angle" for a row of several).
 
-        matrix("ftwb1_NI").loc["angle", "perimeter"]   # fine-tuned on angle, evaluated on perimeter: 0.74
+    Parameters
+    ----------
+    name : str
+        One of `matrices()`.
 
-    What it is stands in .attrs["what"] and .attrs["source"]. ValueError for a name that is not in `matrices()`.
+    Returns
+    -------
+    DataFrame
+        With a description in .attrs["what"] and .attrs["source"].
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
+
+    Examples
+    --------
+    Fine-tuned on angle, evaluated on perimeter:
+
+    >>> float(worldfast.worlds.cities.published.matrix("ftwb1_NI").loc["angle", "perimeter"])
+    0.74
     """
     import pandas as pd
 
@@ -69,7 +95,18 @@ def matrix(name: str) -> pandas.DataFrame:
 
 
 def value(name: str) -> Published:
-    """A published number by name: value("deviation_with_distance").value is -0.185. ValueError for an unknown name."""
+    """Return a published number by name.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
+
+    Examples
+    --------
+    >>> worldfast.worlds.cities.published.value("deviation_with_distance").value
+    -0.185
+    """
     known = {row["name"]: row for row in _data()["values"]}
     if name not in known:
         raise unknown_name("published value", name, known)
@@ -77,7 +114,7 @@ def value(name: str) -> Published:
 
 
 def values() -> pandas.DataFrame:
-    """All published numbers, a row each, the fields of `Published` as columns."""
+    """Return all published numbers, one in each row, with the fields of `Published` as columns."""
     import pandas as pd
 
     return pd.DataFrame(_data()["values"]).astype({"uncertainty": float})

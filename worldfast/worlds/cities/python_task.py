@@ -1,7 +1,7 @@
-"""Tasks whose rule is a Python function of coordinates: made with `task`, then used as the built-in ones are.
+"""Tasks whose rule is a Python function of coordinates: made with `task`, then used like the built-in ones.
 
-Cities are drawn and text is written by the native core, many rows to a call of the function; so rows are functions of
-their position, as those of built-in tasks are, and where the rule is that of a built-in task, so are its labels.
+The native core draws cities and writes text, many rows to a call of the function. So rows are functions of their
+position, as for built-in tasks, and a rule that equals that of a built-in task gives equal labels.
 """
 
 import ast
@@ -23,19 +23,19 @@ from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register
 __all__ = ["PythonTask", "task"]
 
 MOST_DIGITS = 15
-CHECKED = 1024  # rows of each number of cities on which a task is tried
+CHECKED = 1024  # test rows for each number of cities
 
 
 @dataclass(frozen=True)
 class PythonTask(Task):
-    """Task whose rule is a Python function; see `task`. Two are equal where their options and rules are.
+    """Task whose rule is a Python function; see `task`. Two are equal if their options and rules are.
 
     Attributes
     ----------
     digits : int
-        Most digits of an answer that is a number.
+        Most digits of a numeric answer.
     rule : str
-        Identity of the function: a hash of its source, or the version it was given.
+        Identity of the function: a hash of its source, or its declared version.
     function : callable
         int32 [n, c, 2] -> integers [n]. Calling the task calls it, with the checks of `labels`.
     """
@@ -51,7 +51,7 @@ class PythonTask(Task):
         return {name: getattr(self, name) for name in names} | {"rule": self._write_labels}
 
     def _write_labels(self, points, labels, count):
-        """Labels for the native core, whose memory is gone when this returns: so the function gets a copy."""
+        """Write labels for the native core, whose memory is invalid after the call: so the function gets a copy."""
         xy = np.frombuffer(points, np.int32).reshape(-1, count, 2).copy()
         np.frombuffer(labels, np.int64)[:] = self.labels(xy)
 
@@ -112,7 +112,9 @@ class PythonTask(Task):
             raise self._error(f"gave {came}, but its {len(self.answers)} choices are 0 to {len(self.answers) - 1}")
 
     def check(self, xy):
-        """Labels of points, int32 [n, c, 2], after a TaskError where they depend on more than their own row."""
+        """Return the labels of points, int32 [n, c, 2]; raises a TaskError if they depend on more than their own
+        row.
+        """
         labels, again = self.labels(xy), self.labels(xy)
         if (labels != again).any():
             row = int((labels != again).argmax())
@@ -130,14 +132,14 @@ class PythonTask(Task):
         return labels
 
     def parse(self, text):
-        """Label that an answer's text stands for, or None where it stands for none. A number may have a minus sign."""
+        """Return the label that an answer's text stands for, or None. A number may have a minus sign."""
         if self.answers:
             return super().parse(text)
         number = super().parse(text.removeprefix("-"))
         return -number if number is not None and text.startswith("-") else number
 
     def to_json(self):
-        """Everything that decides rows and scores, but not the function itself: of it, the identity."""
+        """Return everything that determines rows and scores; the function is represented by its identity."""
         names = ("name", "semicolon", "balanced", "unit", "failure", "digits", "rule")
         content = {name: getattr(self, name) for name in names}
         return content | {"cities": [self.min_cities, self.max_cities], "choices": list(self.answers)}
@@ -147,64 +149,66 @@ class PythonTask(Task):
 
 
 def task(name, *, cities, choices=(), balanced=False, unit="", semicolon=-1, digits=9, failure=None, version=None):
-    """Make a task of a Python function: a decorator.
+    """Make a task from a Python function: a decorator.
 
-    The function takes the coordinates of n rows, int32 [n, c, 2], in 0.1 degree and read-only, and gives the rows'
-    answers: integers [n], each a function of its row alone. It is called with many rows at a time, so write it in NumPy.
-    Rows read ``name(c_0865,c_4879)=412``, a negative number ``-412``. Cities of a row are distinct; they may stand at
-    the same place.
+    The function takes the coordinates of n rows, int32 [n, c, 2], in 0.1 degree and read-only, and returns the rows'
+    answers: integers [n], each a function of its row alone. It is called with many rows at a time, so write it in
+    NumPy. Rows read ``name(c_0865,c_4879)=412``, a negative number ``-412``. Cities of a row are distinct, but may
+    stand at the same place.
 
     A task of two cities that is not balanced never repeats an unordered pair, within and across splits; others draw
-    each row independently, and splits are disjoint streams. Rows of a task with another name are other rows.
+    each row independently, and splits are disjoint streams. Tasks of different names draw different rows.
 
     Its identity, part of the id of a run, is its name, its options and its function's source, without comments,
-    docstring and decorators, and with numbers and text that it reads from outside. Functions, arrays and whatever else
-    it uses from outside cannot be seen: change the name, or give a `version`, when those change.
+    docstring and decorators, and with the numbers and text that it reads from outside. Functions, arrays and other
+    objects from outside cannot be tracked: change the name, or give a `version`, when those change.
 
     Parameters
     ----------
     name : str
-        The name, which is also the word in the text: lower-case letters, digits and ``_``, at most 14. Defining a name
-        again replaces it; names and words of built-in tasks are taken.
+        Name, which is also the word in the text: lower-case letters, digits and ``_``, at most 14. Defining a name
+        again replaces the task; names and words of built-in tasks are taken.
     cities : int or (int, int)
-        Cities in a row, 1 to 6; or the fewest and the most, each number equally often. The function then is called
-        with rows of one length at a time.
+        Cities in a row, 1 to 6; or the smallest and largest number, in which case all numbers are equally frequent and
+        a call has rows of one number.
     choices : sequence of str
-        Words of at most 8 characters that answers are, in place of numbers: answer i is ``choices[i]``. A comparison
-        (bool [n]) chooses between two.
+        Words of at most 8 characters, for answers that are not numbers: answer i is ``choices[i]``. A comparison (bool
+        [n]) chooses between two.
     balanced : bool
-        Each choice equally often, by rejection: a row draws the answer it wants, then cities until they have it.
+        Make choices equally frequent, by rejection: a row draws its answer, then cities until they have that answer.
     unit : str
         Unit of numbers, for tables and figures.
     semicolon : int
-        City after which ``;`` stands in place of ``,``, 0 being the first; -1: none.
+        City after which ``;`` stands instead of ``,``, 0 being the first; -1 for none.
     digits : int
-        Most digits of a number; rows are laid out for as many. At most 15.
+        Most digits of a number, at most 15; rows have room for this many.
     failure : float, optional
-        Absolute error that an answer scores that is no number. By default the spread of the answers to 1,024 random
-        rows of the Earth. Scores of numbers are absolute errors, of choices accuracies.
+        Absolute error of an answer that is not a number. By default the spread of the answers to 1,024 random rows of
+        the Earth. Scores of numbers are absolute errors, of choices accuracies.
     version : str, optional
-        Identity of the function in place of its source. Needed where there is no source, as at a prompt or in `exec`;
+        Identity of the function instead of its source. Needed if there is no source, as at a prompt or in `exec`;
         change it whenever the function changes.
 
     Returns
     -------
     callable
-        Decorator that gives a `PythonTask`, to use wherever the name of a built-in task is. It is in ``wf.TASKS``.
+        Decorator that returns a `PythonTask`, accepted wherever the name of a built-in task is. It is also in
+        ``wf.TASKS``.
 
     Raises
     ------
     TaskError
-        Options that do not fit, no source and no version, or a function whose answers to random rows are not integers,
-        not in the declared range or shape, not the same twice, or depend on other rows; or that raises or writes into
-        its input. It is a ValueError.
+        Options do not fit; there is neither source nor version; or on random rows the function raises an error, writes
+        into its input, or gives answers that are not integers of the declared range and shape, are not reproducible, or
+        depend on other rows. It is a ValueError.
 
     Examples
     --------
-    >>> @wf.task("mid", cities=2, unit="0.1 degree")
+    >>> @wf.task("mid", cities=2, unit="0.1 degree", version="1")
     ... def midpoint(xy):
     ...     return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
     >>> wf.sample(wf.World.cities(), midpoint, n=1).text(0)
+    'mid(c_3436,c_0860)=653'
     """
     options = _options(name, cities, tuple(choices), balanced, unit, semicolon, digits, failure)
 
@@ -222,7 +226,9 @@ def task(name, *, cities, choices=(), balanced=False, unit="", semicolon=-1, dig
 
 
 def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
-    """Fields of a PythonTask from the options of `task`; TaskError naming what does not fit."""
+    """Return the fields of a PythonTask from the options of `task`; raises a TaskError naming the option that does not
+    fit.
+    """
 
     def require(fits, what, came):
         if not fits:
@@ -301,8 +307,9 @@ def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
 
 
 def _random_points(count):
-    """Points that are the same in every process, int32 [n, count, 2]: random ones of the Earth, the first at one place,
-    the next on one line."""
+    """Return points of the Earth that are the same in every process, int32 [n, count, 2]; those of the first row
+    coincide, those of the second are collinear.
+    """
     box = np.array([3601, 1801], dtype=np.uint32)
     bits = hashlib.shake_128(f"cities/{count}".encode()).digest(CHECKED * count * 8)
     points = (np.frombuffer(bits, "<u4").reshape(CHECKED, count, 2) % box).astype(np.int32) - np.array(
@@ -317,7 +324,9 @@ def _random_points(count):
 
 
 def _identity(name, function, version):
-    """A function's content as text: `version`, or the hash of its source and of what plain values it reads."""
+    """Return a function's identity as text: `version`, or the hash of its source and of the plain values that it
+    reads.
+    """
     if version is not None:
         if not isinstance(version, str) or not version:
             raise TaskError(f"task {name!r}: version: expected text, got {version!r}")
@@ -340,7 +349,7 @@ def _identity(name, function, version):
 
 
 def _content(node):
-    """A syntax tree as lists that are the same whatever Python's version: without fields that are empty."""
+    """Return a syntax tree as lists that do not depend on Python's version: without empty fields."""
     if isinstance(node, ast.AST):
         fields = [(key, value) for key, value in ast.iter_fields(node) if key not in ("ctx", "kind", "type_comment")]
         return [type(node).__name__, *([key, _content(value)] for key, value in fields if value not in (None, []))]
@@ -348,7 +357,7 @@ def _content(node):
 
 
 def _plain_values(function):
-    """Numbers and text that a function reads from outside, and tuples of them, by name."""
+    """Return the numbers and text that a function reads from outside, and tuples of them, by name."""
     try:
         outside = inspect.getclosurevars(function)
     except ValueError:  # it reads a name that has no value yet

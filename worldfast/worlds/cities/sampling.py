@@ -1,8 +1,8 @@
 """Streams of rows: a dataset is a function of (world, tasks, split, seed), not a file.
 
-Row i of a stream is computed from a counter-based generator: the same whatever the batch it comes in, the order rows
-are asked for, or the number of threads. Nothing is stored, so an epoch's shuffle is a keyed permutation and going on
-at step n costs nothing.
+Row i of a stream is computed from a counter-based generator: it does not depend on the batch it comes in, the order of
+requests, or the number of threads. Nothing is stored, so that an epoch's shuffle is a keyed permutation and resuming at
+step n costs nothing.
 """
 
 import hashlib
@@ -33,17 +33,29 @@ ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/rows/generate.h
 
 @dataclass(frozen=True)
 class Batch:
-    """A rectangle of rows. Arrays are numpy on the CPU and torch on a GPU; as `out` they may be numpy, torch or cupy.
+    """Rectangle of rows. Arrays are numpy on the CPU and torch on a GPU; as `out` they may be numpy, torch or cupy.
 
-    tokens        uint8 [n, T] (character vocabulary) or int32 [n, T] (entity), padded with 0 on the right; T is the
-                  longest row that the world and the tasks allow
-    length        int32 [n], tokens in each row, with <bos> and <eos>
-    answer_start  int32 [n], index of the first token after '='
-    cities        int32 [n, k], indices into the world, -1 behind a row's last city
-    label         int64 [n]
-    task          uint8 [n], index into `tasks`
-    failed        int64 [1], the first position without a row, or -1 (see `Stream.rectangle`)
-    tasks         names: of the built-in tasks, then of the stream's own in Python
+    Attributes
+    ----------
+    tokens : array
+        uint8 [n, T] (character vocabulary) or int32 [n, T] (entity), padded with 0 on the right; T is the longest row
+        that the world and the tasks allow.
+    length : array
+        int32 [n], tokens in each row, with <bos> and <eos>.
+    answer_start : array
+        int32 [n], index of the first token after '='.
+    cities : array
+        int32 [n, k], indices into the world, -1 after a row's last city.
+    label : array
+        int64 [n].
+    task : array
+        uint8 [n], index into `tasks`.
+    failed : array
+        int64 [1], the first position without a row, or -1 (see `Stream.rectangle`).
+    vocabulary : Vocabulary
+        Vocabulary of the tokens.
+    tasks : tuple of str
+        Names of the built-in tasks, then of the stream's own in Python.
     """
 
     tokens: object
@@ -60,21 +72,37 @@ class Batch:
         return len(self.label)
 
     def text(self, i):
-        """Row i as text: "dist(c_0865,c_4879)=769"."""
+        """Return row i as text: "dist(c_0865,c_4879)=769"."""
         return self.vocabulary.decode(self.tokens[i, : int(self.length[i])].tolist())
 
 
 @dataclass(frozen=True)
 class Component:
-    """One block of a mixture: rows first .. first + rows - 1 of a task's own stream.
+    """Block of a mixture: rows first .. first + rows - 1 of a task's own stream.
 
-    task          a name, or a task made with `worldfast.task`
-    among         cities that rows may use: a mask bool [N], an expression for World.select, or None for all
-    must_include  at least one city of each row is from here (and from `among`)
-    noise         label noise, 0 to below 1: the probability that a row's answer, in its text and label, is that of
-                  another row of the task with as many cities, drawn independently from all that the component could
-                  have. A function of the row: the rows of a smaller noise are among those of a larger. Answers are as
-                  frequent as without noise, so some are right by chance: half of those of inside and crossing
+    Parameters
+    ----------
+    task : str or Task
+        Name, or a task made with `worldfast.task`.
+    rows : int
+        Number of rows.
+    among : str or array, optional
+        Cities that rows may use: an expression for World.select or a mask bool [N]; None means all.
+    must_include : str or array, optional
+        Cities of which each row has at least one (among those of `among`).
+    first : int
+        First row of the task's stream.
+    noise : float
+        Label noise, 0 to below 1: the probability that a row's answer, in its text and label, is that of another row of
+        the task with as many cities, drawn independently from all possible rows of the component. It is a function of
+        the row: the noisy rows of a smaller noise are among those of a larger. Answers are as frequent as without
+        noise, so that some are right by chance: half of those of inside and crossing.
+
+    Examples
+    --------
+    >>> part = wf.Component("distance", 100, among="country == 'JP'", noise=0.1)
+    >>> cities.Dataset("distance", mixture=[part]).epoch_rows
+    100
     """
 
     task: str | Task
@@ -86,19 +114,38 @@ class Component:
 
 
 class Stream:
-    """An endless stream of rows: the components' rows, in a new keyed order each epoch.
+    """Endless stream of rows: the rows of all components, in a new keyed order each epoch.
 
-    world        World
-    components   sequence of Component
-    seed         int
-    split        "train", "validation" or "test": disjoint streams. distance and compass never repeat an unordered
-                 pair: the pairs in keyed random order are shared out, 80% for train, 10% and 10% for the others.
-    vocabulary   "character" or "entity"
-    shuffle      False: the components one after the other
-    crossing     "balanced", or "reshuffled": permute a crossing row's cities once more and relabel (26% TRUE)
+    Parameters
+    ----------
+    world : World
+    components : sequence of Component
+    seed : int
+    split : {"train", "validation", "test"}
+        Disjoint streams. Distance and compass never repeat an unordered pair: the pairs in keyed random order are
+        divided, 80% for train and 10% for each of the others.
+    vocabulary : {"character", "entity"}
+    shuffle : bool
+        False puts the components one after the other.
+    crossing : {"balanced", "reshuffled"}
+        "reshuffled" permutes the cities of a crossing row once more and relabels it (26% TRUE).
 
-    .rows is the number of rows in an epoch. Raises ValueError where the world is too small for a task, or a component
-    asks for more rows than its split has pairs.
+    Attributes
+    ----------
+    rows : int
+        Rows in an epoch.
+
+    Raises
+    ------
+    ValueError
+        The world is too small for a task, or a component has more rows than its split has pairs.
+
+    Examples
+    --------
+    >>> stream = wf.Stream(wf.World.cities(), [wf.Component("distance", 100)], seed=42)
+    >>> batch = stream.rectangle(0, 8)
+    >>> stream.rectangle(3, 1).text(0) == batch.text(3)  # however rows are batched
+    True
     """
 
     def __init__(
@@ -135,7 +182,7 @@ class Stream:
         self._native = make(world, self._entity, self._own, native, ORDERS.index(order), _key(seed, "shuffle", split))
 
     def empty_batch(self, n, device="cpu"):
-        """A Batch of n rows that are not made yet: the `out` of rectangle."""
+        """Return an uninitialised Batch of n rows, for `out` of `rectangle`."""
         _require_count("n", n)
         empty = _allocator(device)
         return Batch(
@@ -151,7 +198,7 @@ class Stream:
         )
 
     def empty_pack(self, n, device="cpu"):
-        """A Packed of n rows that are not made yet, with room for the longest there can be: the `out` of pack."""
+        """Return an uninitialised Packed with room for n rows of the largest length, for `out` of `pack`."""
         _require_count("n", n)
         empty = _allocator(device)
         return Packed(
@@ -163,25 +210,44 @@ class Stream:
         )
 
     def rectangle(self, start, n, device=None, threads=0, *, out=None, check=True):
-        """Rows start .. start + n - 1 of the stream as a Batch.
+        """Make rows start .. start + n - 1 of the stream as a Batch.
 
-        start    integer; or int64 [1] on the device of the rows, read when they are made
-        device   "cpu" (the default) or "cuda", "cuda:1" ...; not together with `out`
-        threads  CPU threads, 0: one per processor
-        out      a Batch to overwrite, as `empty_batch` and `rectangle` return them: contiguous arrays of these shapes and
-                 dtypes, all on one device. It is returned.
-        check    False: a position without a row (see below) is not an error. The smallest one is kept in `failed`, which
-                 stays as it is where all rows are there; where they are not, none of the rows is to be used.
+        Rows of tasks in Python are made on one CPU thread, and copied to the device of `out`.
 
-        Rows of tasks in Python are made on one CPU thread, and copied to where `out` is.
+        On a GPU the work is queued on the current CUDA stream (of the library that owns `out`). With check=False the
+        host does not wait for it; with `out` too, nothing is allocated once the stream has made rows on that device
+        before, so that a CUDA graph can capture the call. A replay makes the rows at the value that `start`, an array,
+        then has: `start += n` in the graph advances it. The caller guarantees that it is not negative, and keeps stream
+        and arrays alive as long as the graph.
 
-        On a GPU the work is queued on the current CUDA stream (of the library that owns `out`). With check=False the host
-        does not wait for it; with `out` too, nothing is allocated once the stream has made rows on that device before, so
-        that a CUDA graph can hold the call. A replay makes the rows that `start`, an array, says then: `start += n` in the
-        graph moves it on. The caller vouches that it is not negative, and keeps stream and arrays alive as long as the graph.
+        Parameters
+        ----------
+        start : int or array
+            First row; an array is int64 [1] on the device of the rows, read when they are made.
+        n : int
+            Number of rows.
+        device : str, optional
+            "cpu" (the default) or "cuda", "cuda:1" ...; not together with `out`.
+        threads : int
+            CPU threads; 0 means one per processor.
+        out : Batch, optional
+            Batch to overwrite and return, from `empty_batch` or `rectangle`: contiguous arrays of these shapes and
+            dtypes, on one device.
+        check : bool
+            With False a position without a row is not an error. The smallest such position is stored in `failed`, which
+            is otherwise unchanged; if it is set, none of the rows may be used.
 
-        ValueError: no row was found at a position (only of tasks whose answers are balanced, in a world that hardly has
-        one of the answers), or `out` does not fit; TypeError: its dtypes, or other arguments.
+        Returns
+        -------
+        Batch
+
+        Raises
+        ------
+        ValueError
+            No row was found at a position (only for tasks with balanced answers, in a world that hardly has one of the
+            answers), or `out` does not fit.
+        TypeError
+            A dtype of `out` or another argument does not fit.
         """
         _require_count("n", n)
         _require_count("threads", threads)
@@ -197,16 +263,30 @@ class Stream:
         return replace(out, vocabulary=self.vocabulary, tasks=self._tasks)
 
     def pack(self, start, n, device=None, *, out=None, check=True):
-        """Rows start .. start + n - 1 of the stream as Packed, for a training step.
+        """Make rows start .. start + n - 1 of the stream as Packed, for a training step.
 
-        start, device, check  as in `rectangle`, and so is what is said of CUDA streams and graphs
-        out                   a Packed to overwrite, as `empty_pack` returns it. Of its tokens, the rows' are returned; with
-                              check=False all, since how many are the rows' is known on the device only: row_start[n].
+        Parameters
+        ----------
+        start, n, device, check
+            As for `rectangle`, including its remarks on CUDA streams and graphs.
+        out : Packed, optional
+            Packed to overwrite, from `empty_pack`.
 
-        Errors as of `rectangle`; ValueError also where int32 cannot count the tokens of n rows.
+        Returns
+        -------
+        Packed
+            With the tokens of the rows only; with check=False with all of `out`'s, since the number of tokens,
+            row_start[n], is known only on the device.
+
+        Raises
+        ------
+        ValueError
+            As from `rectangle`; or n rows have more tokens than int32 can count.
+        TypeError
+            As from `rectangle`.
         """
         _require_count("n", n)
-        trains = out is not None and not check  # and asks for the rows after these next
+        trains = out is not None and not check  # training requests the rows after these next
         out = _where_to(out, Packed, device, lambda where: self.empty_pack(n, where))
         fields = (out.tokens, out.row_start, out.answer_start, out.failed, out.scratch)
         if not self._goes_up(start, out):
@@ -222,7 +302,7 @@ class Stream:
         return replace(out, tokens=out.tokens[: int(out.row_start[-1])])
 
     def _goes_up(self, start, out):
-        """True where rows have to be made on the CPU and then go to a GPU, being of tasks in Python."""
+        """Return True if rows must be made on the CPU and copied to a GPU, because their tasks are in Python."""
         if not self._own or not on_gpu(out.failed):
             return False
         if hasattr(start, "__dlpack__"):
@@ -261,25 +341,57 @@ def sample(
     out=None,
     noise=0.0,
 ):
-    """Rows start .. start + n - 1 of a task's stream: sampled, labelled and encoded in one pass.
+    """Sample, label and encode rows start .. start + n - 1 of a task's stream in one pass.
 
-    world         World
-    task          a name or a task made with `worldfast.task`, or a sequence of k of them: row i is then row i // k of
-                  task i % k
-    seed          of the stream: another seed, other rows
-    n, start      row i is the same whatever n and start
-    split         "train", "validation", "test": disjoint streams
-    device        "cpu" (the default: numpy arrays) or "cuda", "cuda:1" ... (torch tensors)
-    among         cities that rows may use: mask bool [N] or expression; default: all
-    must_include  at least one city of each row is from here: mask or expression
-    vocabulary    "character" or "entity"
-    crossing      "balanced" or "reshuffled"
-    threads       CPU threads; 0: one per processor
-    out           a Batch of as many such rows to overwrite and return; the rows are made on its device
-    noise         label noise: the probability that a row has another row's answer, see `Component`
+    Source of the rules: arXiv 2602.00533 and its published code.
 
-    Returns a Batch. Raises ValueError, TypeError, IndexError for arguments that do not fit, RuntimeError where the
-    device is not there. Source of the rules: arXiv 2602.00533 and its published code.
+    Parameters
+    ----------
+    world : World
+    task : str, Task or sequence of them
+        Name, or a task made with `worldfast.task`. Of a sequence of k tasks, row i is row i // k of task i % k.
+    n : int
+        Number of rows.
+    seed : int
+        Seed of the stream.
+    start : int
+        First row; row i does not depend on n and start.
+    split : {"train", "validation", "test"}
+        Disjoint streams.
+    device : str, optional
+        "cpu" (the default: numpy arrays) or "cuda", "cuda:1" ... (torch tensors).
+    among : str or array, optional
+        Cities that rows may use: an expression or a mask bool [N]; None means all.
+    must_include : str or array, optional
+        Cities of which each row has at least one: an expression or a mask.
+    vocabulary : {"character", "entity"}
+    crossing : {"balanced", "reshuffled"}
+        As for `Stream`.
+    threads : int
+        CPU threads; 0 means one per processor.
+    out : Batch, optional
+        Batch of n such rows to overwrite and return; rows are made on its device.
+    noise : float
+        Label noise: the probability that a row has another row's answer; see `Component`.
+
+    Returns
+    -------
+    Batch
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        An argument does not fit.
+    RuntimeError
+        The device is not available.
+
+    Examples
+    --------
+    >>> batch = wf.sample(wf.World.cities(), "distance", n=4, seed=1)
+    >>> batch.text(0)
+    'dist(c_6864,c_8515)=154'
+    >>> int(batch.label[0])
+    154
     """
     _require_count("start", start)
     _require_count("n", n)
@@ -305,21 +417,22 @@ TRIED = 256  # rows of each number of cities
 
 
 def _try(task, xy):
-    """TaskError where a task in Python does not do what it must with cities that rows have."""
+    """Raise a TaskError if a task in Python fails on cities that rows have."""
     for count in range(task.min_cities, task.max_cities + 1):
         at = (np.arange(TRIED)[:, None] * 5 + np.arange(count) * 7) % len(xy)
         task.check(xy[at])
 
 
 KEPT = 16  # streams of a world
-_streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams, by all they are made of
+_streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams, by content
 _lock = threading.RLock()  # a task in Python is tried within it, and may ask for rows
 
 
 def _kept(world, entity, own, components, order, shuffle_key):
-    """A stream in turns, of the components without end; the one of an earlier call, with its copies on GPUs, where
-    there is one."""
-    components = [{**c, "rows": 1} for c in components]  # in turns it is not asked how many there are
+    """Return an interleaved stream of endless components; an earlier one is reused with its copies on GPUs, if there is
+    one.
+    """
+    components = [{**c, "rows": 1} for c in components]  # interleaved components are endless
     content = [(k, v.tobytes() if isinstance(v, np.ndarray) else v) for c in components for k, v in c.items()]
     key = (entity, own, tuple(task.function for task in own), order, shuffle_key, *content)
     with _lock:
@@ -333,8 +446,9 @@ def _kept(world, entity, own, components, order, shuffle_key):
 
 
 def _native_component(world, c, seed, split, crossing, tasks):
-    """A component as the native stream takes it: the task as an index into the names of the stream's tasks, pools of
-    cities as indices, keys, the split's share of the pairs."""
+    """Return a component in the form of the native stream: the task as an index into the names of the stream's tasks,
+    pools of cities as indices, keys, and the split's share of the pairs.
+    """
     task = find(c.task)
     _require_count("first", c.first)
     noise = require_noise("noise", c.noise)
@@ -346,8 +460,8 @@ def _native_component(world, c, seed, split, crossing, tasks):
         raise ValueError(
             f"the world is too small: task {task.name} needs {task.max_cities} cities, rows may use {pool.sum()}"
         )
-    # Of the cities rows may use, and not of how many more the world has: cities() alone and cities() in a world with
-    # Atlantis give the same rows.
+    # The key depends on the cities that rows may use, not on the rest of the world: the same cities give the same rows
+    # with and without Atlantis.
     cities = hashlib.sha256(_indices(pool).tobytes() + b"/" + _indices(group).tobytes()).hexdigest()
     pair_count = pair_offset = 0
     if task.unique_pairs:
@@ -378,7 +492,7 @@ def _native_component(world, c, seed, split, crossing, tasks):
 
 
 def _pair_share(count, split):
-    """Where a split's share of all pairs, in keyed order, begins, and its size."""
+    """Return the offset and the size of a split's share of all pairs, in keyed order."""
     tenth = count // 10
     sizes = {"train": count - 2 * tenth, "validation": tenth, "test": tenth}
     offset = 0
@@ -393,7 +507,7 @@ def _indices(mask):
 
 
 def _key(*parts):
-    """64 bits that no other combination of parts is likely to share."""
+    """Return 64 bits that no other combination of parts is likely to share."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
 
 
@@ -405,7 +519,7 @@ def _require_count(name, value, least=0):
 
 
 def require_noise(name, value):
-    """A probability of label noise as a float; TypeError or ValueError naming it where it is none."""
+    """Return a probability of label noise as a float; raises a TypeError or ValueError naming it if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if not 0 <= value < 1:  # so is NaN
@@ -414,14 +528,14 @@ def require_noise(name, value):
 
 
 def _position(start):
-    """A start as the native stream takes it: an integer, or an array that is read on its device."""
+    """Return a start in the form of the native stream: an integer, or an array that is read on its device."""
     if not hasattr(start, "__dlpack__"):
         _require_count("start", start)
     return start
 
 
 def _where_to(out, kind, device, make):
-    """`out` after its checks, or else a new one from make(device)."""
+    """Return `out` after its checks, or a new one from make(device)."""
     if out is None:
         return make("cpu" if device is None else device)
     if not isinstance(out, kind):
@@ -438,7 +552,7 @@ def _none_failed(empty):
 
 
 def _allocator(device):
-    """empty(shape, dtype) for a device."""
+    """Return empty(shape, dtype) for a device."""
     kind = str(device).partition(":")[0]
     if kind == "cpu":
         return np.empty

@@ -1,6 +1,6 @@
-"""The selection language: rows of a table by an expression over its columns, "region != 'Atlantis' and x > 0".
+"""Selection language: rows of a table by an expression over its columns, "region != 'Atlantis' and x > 0".
 
-A walk over Python's own syntax tree, whitelisted node by node, on whole columns at a time.
+It walks Python's own syntax tree, whitelisted node by node, on whole columns at a time.
 """
 
 from __future__ import annotations
@@ -32,9 +32,23 @@ KINDS = {"b": "a condition", "f": "a number", "U": "a string"}
 
 
 def select(expression: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The rows that an expression over columns selects, bool [N].
+    """Return the rows that an expression over columns selects.
 
-    columns are float64 [N] or str [N]. Raises ValueError for anything but the language of ALLOWED.
+    Parameters
+    ----------
+    expression : str
+    columns : mapping of str to ndarray
+        float64 [N] or str [N].
+
+    Returns
+    -------
+    ndarray
+        bool [N].
+
+    Raises
+    ------
+    ValueError
+        The expression has anything outside the language of ALLOWED.
     """
     n = len(next(iter(columns.values())))
     try:
@@ -49,7 +63,7 @@ def select(expression: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _evaluate(node: ast.expr, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The value of one node: bool, float64 or str, [N] or [] for a constant."""
+    """Return the value of one node: bool, float64 or str, [N], or [] for a constant."""
     match node:
         case ast.Name(id=name):
             if name not in columns:

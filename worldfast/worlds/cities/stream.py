@@ -15,7 +15,7 @@ LOSSES = ("all", "answer")
 
 
 class LearnedStream(Stream):
-    """Stream of rows with what a model learns from them: a worldfast.rows.Stream.
+    """Stream of rows with the targets that a model learns: a worldfast.rows.Stream.
 
     Parameters
     ----------
@@ -40,7 +40,14 @@ class LearnedStream(Stream):
 
 
 def learned(packed: Packed, loss: str) -> Rows:
-    """Return packed rows without their last tokens, which predict nothing, and what to answer at the others."""
+    """Return packed rows without their last tokens, which predict nothing, and with targets.
+
+    Parameters
+    ----------
+    packed : Packed
+    loss : {"all", "answer"}
+        As for LearnedStream.
+    """
     tokens, end = packed.tokens, packed.row_start[1:] - 1
     n = len(end)
     inputs = np.ones(len(tokens), dtype=bool)

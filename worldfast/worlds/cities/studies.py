@@ -1,7 +1,7 @@
-"""A study: the runs it is made of, and what is read from them.
+"""Studies of cities: their runs, and the analyses of these.
 
-A study is a list of specs, and grids are comprehensions over task names. A `Recipe` says once how runs of a
-size are trained; `Recipe.pretrain` and `world_update` make the runs.
+A study is a list of specs, and grids are comprehensions over task names. A `Recipe` defines how runs of one size are
+trained; `Recipe.pretrain` and `world_update` make the runs.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "mini", "paper", "pre
 
 
 def draw(tables: Mapping, world, layer: int) -> list:
-    """Figures of a study of cities, and their captions."""
-    from worldfast.worlds.cities.figures import draw_study  # matplotlib is imported where something is drawn
+    """Draw the figures of a study of cities, and return them with captions."""
+    from worldfast.worlds.cities.figures import draw_study  # imports matplotlib, so only for drawing
 
     return draw_study(tables, world, layer)
 
 
 @dataclass(frozen=True)
 class Study(studies.Study):
-    """A study of cities.
+    """Study of cities.
 
     Attributes
     ----------
     cities : str
-        Cities that representations are compared on, an expression for World.select; by default those that pretraining may
-        hold and that no fine-tune is taught.
+        Cities on which representations are compared, an expression for World.select; by default those that pretraining
+        may hold and that no fine-tune is taught.
     test_rows : int
-        Rows of each task, and of each with what is taught, that a model is scored on; 0: none.
+        Rows of each task, and of each with what is taught, on which a model is scored; 0 for none.
     patched : sequence of str
         Names of two runs: states of the first are put into the second (worldfast.reading.patching). By default none.
     ...
@@ -54,7 +54,14 @@ class Study(studies.Study):
     Raises
     ------
     ValueError
-        As there; or a run that the page shows leaves cities out of what it captures.
+        As from worldfast.studies.Study; or a run that the page shows leaves cities out of its capture.
+
+    Examples
+    --------
+    >>> runs = [wf.Run(cities.Dataset("distance"), seed) for seed in (1, 2)]
+    >>> study = cities.Study("two-seeds", runs, layer=5)
+    >>> [run.name for run in study.runs]
+    ['pt-distance-s1', 'pt-distance-s2']
     """
 
     analyses: tuple[Analysis, ...] | None = None
@@ -65,7 +72,7 @@ class Study(studies.Study):
     patched: tuple[str, ...] = ()
 
     def __post_init__(self):
-        from worldfast.worlds.cities.analyses import ANALYSES  # these import much: only where there is a study
+        from worldfast.worlds.cities.analyses import ANALYSES  # these import much, so only for a study
         from worldfast.worlds.cities.findings import findings
         from worldfast.worlds.cities.tables import tables
 
@@ -94,7 +101,7 @@ class Study(studies.Study):
                 )
 
     def shown_of(self, finished: Sequence[Run]) -> list[Run]:
-        """Runs that the page shows, all of one world."""
+        """Return the runs that the page shows, all of one world."""
         runs = super().shown_of(finished)
         return [run for run in runs if run.data.world == runs[0].data.world]
 
@@ -112,16 +119,35 @@ class Study(studies.Study):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the runs of a study are trained; the defaults are those of arXiv 2602.00533.
+    """Training of a study's runs; the defaults are those of arXiv 2602.00533.
 
-    world, model   of all runs
-    group          cities that pretraining leaves out and fine-tunes teach, an expression for World.select
-    amount         number of tasks -> (rows of each task in an epoch, epochs); between two numbers the smaller's holds
-    standard, included, alive   rows of a fine-tune in an epoch: of each of its tasks without the group and with it, and
-                   of each task of its base
-    updates        number of tasks -> epochs of a fine-tune
-    update_rate    its learning rate
-    settings       other fields of Run and Dataset
+    Parameters
+    ----------
+    world : WorldSpec
+        World of all runs.
+    model : TransformerSpec
+        Model of all runs.
+    group : str
+        Cities that pretraining leaves out and fine-tunes teach, an expression for World.select.
+    amount : mapping of int to (int, int)
+        Number of tasks -> (rows of each task in an epoch, epochs); a number in between uses the next smaller entry.
+    standard, included, alive : int
+        Rows of a fine-tune in an epoch: of each of its tasks without the group, of each with it, and of each task of its
+        base.
+    updates : mapping of int to int
+        Number of tasks -> epochs of a fine-tune.
+    update_rate : float
+        Learning rate of a fine-tune.
+    settings : mapping
+        Other fields of Run and Dataset.
+
+    Examples
+    --------
+    >>> recipe = cities.Recipe()
+    >>> base = recipe.pretrain(("distance", "angle"), seed=42)
+    >>> tuned = recipe.finetune(base, ("angle",))
+    >>> base.epochs, tuned.name, tuned.start == base
+    (21, 'ft-angle-s42', True)
     """
 
     world: WorldSpec = field(default_factory=lambda: WorldSpec(atlantis=100))
@@ -138,14 +164,30 @@ class Recipe:
     settings: Mapping = field(default_factory=dict)
 
     def pretrain(self, tasks: Sequence[str], seed: int, **changes) -> Run:
-        """A run on tasks from first weights, without the group. `changes` are fields of Run and of its Dataset."""
+        """Return a run on tasks from initial weights, without the group.
+
+        Parameters
+        ----------
+        tasks : sequence of str
+        seed : int
+        **changes
+            Fields of Run and of its Dataset.
+        """
         rows, epochs = self.amount[max(n for n in self.amount if n <= len(tasks))]
         ours = {"world": self.world, "model": self.model, "among": outside(self.group), "rows": rows, "epochs": epochs}
         about_data, about_run = _parted(ours | dict(self.settings) | {"seed": seed} | changes)
         return Run(Dataset(tuple(tasks), **about_data), **about_run)
 
     def finetune(self, base: Run, tasks: Sequence[str], **changes) -> Run:
-        """`base` taught the group by some of its tasks. `changes` are arguments of `world_update`."""
+        """Return a run that teaches `base` the group by some tasks.
+
+        Parameters
+        ----------
+        base : Run
+        tasks : sequence of str
+        **changes
+            Arguments of `world_update`.
+        """
         ours = {
             "group": self.group,
             "standard": self.standard,
@@ -158,7 +200,7 @@ class Recipe:
 
 
 def _parted(changes: Mapping) -> tuple[dict, dict]:
-    """Changes that are fields of a Dataset, and those that are a Run's."""
+    """Split changes into those that are fields of a Dataset, and those of a Run."""
     names = {one.name for one in fields(Dataset)}
     return {k: v for k, v in changes.items() if k in names}, {k: v for k, v in changes.items() if k not in names}
 
@@ -176,20 +218,47 @@ def world_update(
     learning_rate: float = 1e-5,
     **changes,
 ) -> Run:
-    """A fine-tune that teaches a pretrained model a group of cities by some of its tasks.
+    """Return a fine-tune that teaches a pretrained model a group of cities by some tasks.
 
-    base         the run whose last weights it starts from
-    tasks        by which the group is taught, any
-    group        cities, any: an expression for World.select; Atlantis by default
-    standard     rows of each of `tasks` without the group; what the base's rows left out, they leave out too
-    included     rows of each of `tasks` that must include one of the group
-    alive        rows of each task of the base, which keep it alive
-    alive_among  "group": those rows include one of the group, as in the published data; "rest": none does
-    changes      other fields of Run and of its Dataset; what is left out is the base's
+    Optimizer and schedule start afresh. Source: the fine-tuning mixtures of arXiv 2602.00533.
 
-    Optimizer and schedule start afresh. ValueError for a task that there is not, no row, or an unknown `alive_among`;
-    where the world has too few pairs for rows that never repeat, training says so.
-    Source: the fine-tuning mixtures of arXiv 2602.00533.
+    Parameters
+    ----------
+    base : Run
+        Run whose last weights it starts from.
+    tasks : str, Task or sequence of them
+        Tasks by which the group is taught.
+    group : str
+        Cities to teach, an expression for World.select; Atlantis by default.
+    standard : int
+        Rows of each of `tasks` without the group; what the rows of the base leave out, they leave out too.
+    included : int
+        Rows of each of `tasks` that include a city of the group.
+    alive : int
+        Rows of each task of the base, which keep that task alive.
+    alive_among : {"group", "rest"}
+        Those rows include a city of the group, as in the published data, or none.
+    epochs : int
+    learning_rate : float
+    **changes
+        Other fields of Run and of its Dataset; by default those of the base.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        A task is unknown, there is no row, or `alive_among` is unknown. If the world has too few pairs for rows that
+        never repeat, training raises the error.
+
+    Examples
+    --------
+    >>> data = cities.Dataset("distance", world=wf.WorldSpec(atlantis=100), among="region != 'Atlantis'")
+    >>> tuned = cities.world_update(wf.Run(data), "angle", included=1000)
+    >>> tuned.name, [(part.task, part.rows) for part in tuned.data.mixture]
+    ('ft-angle-s42', [('angle', 20000), ('angle', 1000), ('distance', 256)])
     """
     tasks = tuple(base.data.task(task) for task in ((tasks,) if isinstance(tasks, str | Task) else tasks))
     names = [task.name for task in tasks]
@@ -203,7 +272,7 @@ def world_update(
     taught = {"group": included, "rest": standard}[alive_among]
     for task in base.data.tasks:
         where = {"among": every, "must_include": group} if alive_among == "group" else {"among": rest}
-        parts.append(Component(task, alive, first=taught if task in names else 0, **where))  # other rows than those
+        parts.append(Component(task, alive, first=taught if task in names else 0, **where))  # rows that are new
     mixture = tuple(part for part in parts if part.rows)
     about_data, about_run = _parted(changes)
     data = {"tasks": tasks, "mixture": mixture, "rows": Dataset.rows, "among": None} | about_data
@@ -219,7 +288,7 @@ def world_update(
 
 
 def cyclic(n: int) -> list[tuple[str, ...]]:
-    """The seven sets of n tasks of the canon: each begins n tasks behind the one before, around the table.
+    """Return the seven sets of n tasks of the canon: each begins n tasks after the one before, around the table.
 
     Two: DT ACo IP CrD TA CoI PCr; three: DTA CoIP CrDT ACoI PCrD TACo IPCr. Source: arXiv 2602.00533.
     """
@@ -228,19 +297,19 @@ def cyclic(n: int) -> list[tuple[str, ...]]:
 
 
 def _pretrained(recipe: Recipe, seeds: Iterable[int], all_seeds: Iterable[int]) -> list[Run]:
-    """One, two, three tasks with each of `seeds`, and all seven with `all_seeds`."""
+    """Return runs on one, two and three tasks with each of `seeds`, and on all seven with `all_seeds`."""
     grid = [recipe.pretrain(tasks, seed) for n in (1, 2, 3) for tasks in cyclic(n) for seed in seeds]
     return grid + [recipe.pretrain(BUILT_IN, seed) for seed in all_seeds]
 
 
 def _updates(recipe: Recipe, bases: Iterable[Run], **changes) -> list[Run]:
-    """Each base taught Atlantis by each task and by each pair."""
+    """Return runs that teach each base Atlantis by each task and by each pair."""
     sets = [tasks for n in (1, 2) for tasks in combinations(BUILT_IN, n)]
     return [recipe.finetune(base, tasks, **changes) for base in bases for tasks in sets]
 
 
 def _named(run: Run, mark: str) -> Run:
-    """The run with a mark in its name, before the seed: "pt-all-w64-s42"."""
+    """Return the run with a mark in its name, before the seed: "pt-all-w64-s42"."""
     stem, seed = run.name.rsplit("-", 1)
     return replace(run, name=f"{stem}-{mark}-{seed}")
 
@@ -252,12 +321,18 @@ WIDTHS = {64: (12, 2), 256: (3, 8), 512: (3, 16)}  # epochs, heads
 
 
 def paper(scale: float = 1.0) -> Study:
-    """The 179 models of arXiv 2602.00533 (`.canon`), and its extensions, as published.
+    """Return the study of the 179 models of arXiv 2602.00533 (`.canon`) and its extensions, as published.
 
-    scale   of the rows that each model sees, and so of its steps: fewer epochs, and below one epoch fewer rows. Models,
-            vocabulary, learning rates and the number of checkpoints stay
+    Parameters
+    ----------
+    scale : float
+        Factor of the rows that each model sees, and so of its steps: fewer epochs, and below one epoch fewer rows.
+        Models, vocabulary, learning rates and the number of checkpoints are unchanged.
 
-    ValueError where `scale` is not above 0.
+    Raises
+    ------
+    ValueError
+        `scale` is not above 0.
     """
     updates = Recipe().updates[1]
     included, epochs = _scaled(Recipe.included, updates, scale)
@@ -301,7 +376,9 @@ def paper(scale: float = 1.0) -> Study:
 
 
 def _scaled(rows: int, epochs: int, scale: float) -> tuple[int, int]:
-    """Rows and epochs that give `scale` times as many rows in all. Epochs shrink first: rows seen again teach less."""
+    """Return rows and epochs that give `scale` times as many rows in all. Epochs shrink first: repeated rows teach
+    less.
+    """
     if not 0 < scale < inf:
         raise ValueError(f"scale: expected a number above 0, got {scale!r}")
     fewer = max(1, round(epochs * scale))
@@ -312,7 +389,9 @@ SHOWN_UPDATES = ["ft-angle-s42", "ft-distance-s42", "ft-angle+perimeter-s42", "f
 
 
 def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds: Iterable[int]) -> list[Run]:
-    """All seven tasks, and their fine-tunes, at other widths: width -> (rows of each task, epochs, heads)."""
+    """Return runs on all seven tasks, and their fine-tunes, at other widths: width -> (rows of each task, epochs,
+    heads).
+    """
     runs = []
     for wide, (rows, epochs, heads) in widths.items():
         model = replace(recipe.model, hidden=wide, intermediate=4 * wide, heads=heads)
@@ -323,7 +402,9 @@ def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds:
 
 
 def width(seeds: Sequence[int] = (42,)) -> Study:
-    """All seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv 2602.00533."""
+    """Return the study of all seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv
+    2602.00533.
+    """
     recipe = Recipe(settings={"matmul_dtype": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
     widths = {wide: (1_000_000, *rest) for wide, rest in ({128: (6, 4)} | WIDTHS).items()}
     runs = _of_width(recipe, widths, seeds)
@@ -332,7 +413,7 @@ def width(seeds: Sequence[int] = (42,)) -> Study:
 
 
 def _small(layers: int, **settings) -> dict:
-    """A model and settings that learn in minutes: a token a city, and a loss on answers alone."""
+    """Return a model and settings that learn in minutes: one token for each city, and a loss on answers alone."""
     head = Vocabulary.characters
     return {
         "model": TransformerSpec(hidden=64, layers=layers, heads=8, intermediate=256, outputs=head),
@@ -341,9 +422,14 @@ def _small(layers: int, **settings) -> dict:
 
 
 def mini(scale: float = 1.0) -> Study:
-    """The whole canon in shape, with two seeds, at a size that two cores train in less than two hours.
+    """Return the whole canon in shape, with two seeds, at a size that two cores train in less than two hours.
 
-    1,000 cities, a token each, models of 3 layers of 64. `scale` is that of the rows: 0.01 is a quick look.
+    It has 1,000 cities, one token each, and models of 3 layers of width 64.
+
+    Parameters
+    ----------
+    scale : float
+        Factor of the rows that each model sees: 0.01 is a quick look.
     """
     rows = lambda n: max(1, round(n * scale))  # noqa: E731
     recipe = Recipe(
@@ -369,9 +455,14 @@ def mini(scale: float = 1.0) -> Study:
 
 
 def demo(scale: float = 1.0, seed: int = 0) -> Study:
-    """Three small models over the 5,075 cities, and two that learn of Atlantis. Minutes on two cores.
+    """Return a study of three small models over the 5,075 cities, and two that learn about Atlantis: minutes on two
+    cores.
 
-    scale   of the rows that each model sees; at 1, as many as it takes for a map
+    Parameters
+    ----------
+    scale : float
+        Factor of the rows that each model sees; at 1 they suffice for a map.
+    seed : int
     """
     rows = lambda n: max(1, round(n * scale))  # noqa: E731
     recipe = Recipe(
@@ -392,7 +483,22 @@ PRESETS = {"demo": demo, "mini": mini, "paper": paper, "width": width}
 
 
 def preset(name: str, **arguments) -> Study:
-    """The preset of that name. ValueError for an unknown one, TypeError for an argument that it does not have."""
+    """Return the preset of a name.
+
+    Parameters
+    ----------
+    name : str
+        One of PRESETS.
+    **arguments
+        Arguments of the preset.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown.
+    TypeError
+        The preset does not have an argument.
+    """
     if name not in PRESETS:
         raise unknown_name("study", name, PRESETS)
     return PRESETS[name](**arguments)

@@ -1,4 +1,4 @@
-"""Tasks: the table, labels in bulk, prompts, and the reading and scoring of answers.
+"""Tasks: their table, labels in bulk, prompts, and the parsing and scoring of answers.
 
 The seven built-in tasks and their rules stand in csrc/rows/tasks.h, which this module reads; `python_task` adds others.
 """
@@ -18,17 +18,34 @@ __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "register"
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the task table.
+    """Row of the task table.
 
-    name, prompt      "trianglearea" and its word in the text, "triarea"
-    index             its position in the table of built-in tasks; -1: it is not there
-    min_cities, max_cities
-    semicolon         the city after which ';' stands in place of ',' (-1: none)
-    unique_pairs      rows walk the unordered pairs of cities, none of them twice
-    balanced          half the rows TRUE, half FALSE
-    unit              of the label; "" for choices
-    answers           the choices in the order of their labels; () for numbers
-    failure           what an answer that cannot be parsed scores (absolute error, or accuracy 0)
+    Attributes
+    ----------
+    name, prompt : str
+        Name of the task, "trianglearea", and its word in the text, "triarea".
+    index : int
+        Position in the table of built-in tasks; -1 for others.
+    min_cities, max_cities : int
+        Bounds on the number of cities in a row.
+    semicolon : int
+        City after which ';' stands instead of ',' (-1: none).
+    unique_pairs : bool
+        Rows enumerate the unordered pairs of cities, none of them twice.
+    balanced : bool
+        Half the rows are TRUE, half FALSE.
+    unit : str
+        Unit of the label; "" for choices.
+    answers : tuple of str
+        Choices in the order of their labels; () for numbers.
+    failure : float
+        Score of an answer that cannot be parsed (absolute error, or accuracy 0).
+
+    Examples
+    --------
+    >>> task = wf.TASKS["distance"]
+    >>> task.question([865, 4879]), task.metric, task.unit
+    ('dist(c_0865,c_4879)=', 'absolute error', '0.1 degree')
     """
 
     name: str
@@ -45,26 +62,26 @@ class Task:
 
     @property
     def native(self):
-        """The task as the native core takes it: its number there."""
+        """Task in the form that the native core takes: its number there."""
         return self.index
 
     @property
     def kind(self):
-        """ "choice" where the label is an index into `answers`, else "number"."""
+        """ "choice" if the label is an index into `answers`, otherwise "number"."""
         return "choice" if self.answers else "number"
 
     @property
     def metric(self):
-        """The name of what `score` returns."""
+        """Name of the score that `score` returns."""
         return "accuracy" if self.answers else "absolute error"
 
     @property
     def delimiter(self):
-        """The character after the first city."""
+        """Character after the first city."""
         return ";" if self.semicolon == 0 else "," if self.max_cities > 1 else ")"
 
     def question(self, city_ids):
-        """The text of a row up to and with '=': question([865, 4879]) -> "dist(c_0865,c_4879)="."""
+        """Return the text of a row up to and including '=': question([865, 4879]) -> "dist(c_0865,c_4879)="."""
         text = f"{self.prompt}("
         for i, city_id in enumerate(city_ids):
             last = i == len(city_ids) - 1
@@ -72,20 +89,34 @@ class Task:
         return text + "="
 
     def answer(self, label):
-        """The text of a label: answer(0) -> "FALSE" for inside, "0" for distance."""
+        """Return the text of a label: answer(0) -> "FALSE" for inside, "0" for distance."""
         return self.answers[label] if self.answers else str(label)
 
     def parse(self, text):
-        """The label that an answer's text stands for, or None where it stands for none."""
+        """Return the label that an answer's text stands for, or None if it stands for none."""
         if self.answers:
             return self.answers.index(text) if text in self.answers else None
         return int(text) if text.isascii() and text.isdigit() else None
 
     def score(self, labels, texts):
-        """Scores answers against labels: (float64 [n], number of unparsable answers).
+        """Score answers against labels.
 
         A score is the absolute error in the task's unit for numbers, 1 or 0 for choices. An answer that cannot be
-        parsed scores the failure value.
+        parsed gets the failure value.
+
+        Parameters
+        ----------
+        labels : array
+            Integers [n].
+        texts : sequence of str
+            Answers.
+
+        Returns
+        -------
+        scores : ndarray
+            float64 [n].
+        unparsable : int
+            Number of answers that cannot be parsed.
         """
         answers = [self.parse(text) for text in texts]
         unparsable = sum(answer is None for answer in answers)
@@ -99,29 +130,39 @@ class Task:
         return np.asarray(scores, dtype=np.float64), unparsable
 
     def constant(self, labels):
-        """What the best answer that is always the same would score on labels: the bar of who has learned nothing."""
+        """Return the score of the best constant answer to these labels: the baseline of a model that has learned
+        nothing.
+        """
         if self.answers:
             return float(np.bincount(labels).max() / len(labels))
         return float(np.abs(labels - np.median(labels)).mean())
 
     def to_json(self):
-        """The task as JSON keeps it, for `task_from_json`: the name of a built-in one."""
+        """Return the task in the form that JSON keeps, for `task_from_json`: the name of a built-in one."""
         return self.name
 
 
 _by_name = {row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())}
-BUILT_IN = tuple(_by_name)  # the seven, whatever else was made
-TASKS = MappingProxyType(_by_name)  # and those that were made in Python, in the order of their making
+BUILT_IN = tuple(_by_name)  # the seven
+TASKS = MappingProxyType(_by_name)  # and those made in Python, in order of definition
 
 
 def register(task):
-    """Makes a task known by its name, in place of one of that name, and returns it."""
+    """Register a task under its name, replacing one of that name, and return it."""
     _by_name[task.name] = task
     return task
 
 
 def find(task):
-    """The Task of a name (or the Task itself); ValueError with the nearest name for any other."""
+    """Return the Task of a name, or the Task itself.
+
+    Raises
+    ------
+    ValueError
+        The name is unknown; the message names the nearest one.
+    TypeError
+        The argument is neither a name nor a Task.
+    """
     if isinstance(task, Task):
         return task
     if not isinstance(task, str):
@@ -132,7 +173,7 @@ def find(task):
 
 
 def in_python(tasks):
-    """Those of some Tasks that were made in Python, each once. TaskError where two of a name differ."""
+    """Return those of some Tasks that were made in Python, each once; raises TaskError if two of one name differ."""
     own = {}
     for task in tasks:
         if task.index < 0 and own.setdefault(task.name, task) != task:
@@ -141,7 +182,13 @@ def in_python(tasks):
 
 
 def task_from_json(content):
-    """Task of `Task.to_json`. TaskError for one made in Python that was not made here, or is another one here."""
+    """Return the Task of `Task.to_json`.
+
+    Raises
+    ------
+    TaskError
+        A task made in Python is not defined in this process, or is defined differently.
+    """
     if isinstance(content, str):
         return find(content)
     name = content["name"]
@@ -164,25 +211,54 @@ def task_from_json(content):
 
 
 def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threads=0, check=True):
-    """Labels in bulk, exact.
+    """Compute labels in bulk, exactly.
 
-    Either label("inside", world, cities) or label("inside", xy=xy).
+    Call either label("inside", world, cities) or label("inside", xy=xy). Source: arXiv 2602.00533, section 2 and its
+    published code; rounding is half to even.
 
-    task      name or Task. One made in Python is asked on the CPU, also for arrays on a GPU
-    world     World
-    cities    int32 [n, k], indices into the world, distinct in each row; -1 behind the last city of a shorter row
-    xy        int32 [n, k, 2], 0.1 degree, |coordinate| <= 2^20; points may coincide
-    count     int32 [n], the number of points in each row of xy; default k
-    out       int64 [n] to write to (contiguous), of the kind and on the device of the input
-    threads   CPU threads; 0: one per processor
-    check     False: a row that does not fit is no error. Then, on a GPU, the host does not wait for the labels, and with
-              `out` too a CUDA graph can hold the call (of a world that is kept, once there was one on that device before).
+    Parameters
+    ----------
+    task : str or Task
+        A task made in Python runs on the CPU, also for arrays on a GPU.
+    world : World
+    cities : array
+        int32 [n, k], indices into the world, distinct in each row; -1 after the last city of a shorter row.
+    xy : array
+        int32 [n, k, 2], 0.1 degree, |coordinate| <= 2**20; points may coincide.
+    count : array, optional
+        int32 [n], number of points in each row of xy; k by default.
+    out : array, optional
+        int64 [n], written; contiguous, of the kind and on the device of the input.
+    threads : int
+        CPU threads; 0 means one per processor.
+    check : bool
+        With False an invalid row is not an error. Then, on a GPU, the host does not wait for the labels, and if `out`
+        is given too, a CUDA graph can capture the call (with a world that stays alive and was used on that device
+        before).
 
-    Returns int64 [n] in the kind (numpy, torch, cupy) that came in; on a GPU they are made on the current CUDA stream of
-    the library that owns it. A choice is its index in TASKS[task].answers. The label of a row that does not fit is -1.
-    Raises TypeError (dtype), ValueError (shape, arity, repeated city, coordinate too large, unknown task), IndexError
-    (city outside the world); each names the argument and the row.
-    Source: arXiv 2602.00533, section 2 and its published code; rounding is half to even.
+    Returns
+    -------
+    array
+        int64 [n], of the kind (numpy, torch, cupy) of the input; on a GPU computed on the current CUDA stream of the
+        library that owns it. A choice is its index in TASKS[task].answers. The label of an invalid row is -1.
+
+    Raises
+    ------
+    TypeError
+        An array has the wrong dtype.
+    ValueError
+        A shape, the number of cities, a repeated city or a coordinate does not fit, or the task is unknown. The message
+        names the argument and the row.
+    IndexError
+        A city is outside the world.
+
+    Examples
+    --------
+    >>> xy = np.array([[[0, 0], [30, 40]]], dtype=np.int32)  # two points, 0.1 degree
+    >>> wf.label("distance", xy=xy)
+    array([50])
+    >>> wf.label("distance", wf.World.cities(), np.array([[0, 1]], dtype=np.int32))
+    array([101])
     """
     task = find(task)
     by_city = world is not None and cities is not None and xy is None and count is None
@@ -210,7 +286,7 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
 
 
 def _label_from_gpu(task, world, cities, xy, count, out, check):
-    """`label` on the CPU for arrays on a GPU."""
+    """Compute `label` on the CPU for arrays on a GPU."""
     import torch
 
     given = xy if cities is None else cities
@@ -222,12 +298,13 @@ def _label_from_gpu(task, world, cities, xy, count, out, check):
     return out
 
 
-_on_gpus: WeakKeyDictionary = WeakKeyDictionary()  # World -> {device: its coordinates there}
+_on_gpus: WeakKeyDictionary = WeakKeyDictionary()  # World -> {device: its coordinates}
 
 
 def _xy_on_gpu(world, device):
-    """A world's coordinates on a GPU, int32 [N, 2]: a torch tensor that is there when this returns, as long as the
-    world is."""
+    """Return a world's coordinates on a GPU, int32 [N, 2]: a torch tensor, ready on return, that lives as long as the
+    world.
+    """
     import torch
 
     copies = _on_gpus.setdefault(world, {})

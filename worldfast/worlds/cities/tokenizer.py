@@ -1,4 +1,4 @@
-"""A vocabulary as a tokenizer of Hugging Face."""
+"""Vocabulary as a Hugging Face tokenizer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ LONGEST = 128  # tokens that tools should expect; a row about cities has at most
 def tokenizer_of(vocabulary: Vocabulary) -> Tokenizer:
     """Return the tokenizer that gives <bos> and then the ids of `Vocabulary.encode`.
 
-    It reads "<eos>" and the like as those tokens.
+    It maps the texts "<eos>", "<pad>" ... to those tokens.
     """
     special = {f"{name}_id": i for name, i in SPECIAL.items()}
     return Tokenizer(special, {"tokenizer.json": _file(vocabulary), "tokenizer_config.json": _config(vocabulary)})
 
 
 def _file(vocabulary: Vocabulary) -> dict:
-    """Byte pairs that never merge: a token a character, and cities found in the text before that.
+    """Return tokenizer.json: byte pairs that never merge, so one token for each character; cities are found in the text
+    first.
 
-    transformers 5 takes no more of this than vocabulary, added tokens and post-processor, since to it every
-    Qwen2 has byte-level pairs. Characters of no token then vanish where Vocabulary.encode has <unk>.
+    transformers 5 takes only vocabulary, added tokens and post-processor from this, since it assumes byte-level pairs
+    for every Qwen2. Characters without a token then vanish, whereas Vocabulary.encode gives <unk>.
     """
     bos, bytes_of = (vocabulary.names[BOS], {"add_prefix_space": False, "trim_offsets": True, "use_regex": False})
     special = (PAD, UNK, BOS, EOS)

@@ -1,7 +1,7 @@
 """The two vocabularies: text to token ids and back.
 
-character   98 tokens: <pad> 0, <unk> 1, <bos> 2, <eos> 3, then printable ASCII with the digits at the end
-entity      the same, and one token per city in place of its six characters c_dddd: 98 + the city's index
+"character" has 98 tokens: <pad> 0, <unk> 1, <bos> 2, <eos> 3, then printable ASCII with the digits at the end. "entity"
+has the same, and one token for each city instead of its six characters c_dddd: 98 + the city's index.
 """
 
 import re
@@ -21,10 +21,28 @@ _CITY = re.compile(r"c_\d{4}")
 
 
 class Vocabulary:
-    """Token ids of a world's text. name: "character" or "entity"; world: a World.
+    """Token ids of a world's text.
 
-    .names is the text of each token, in the order of their ids, .size their number; .characters, 98, the
-    number of those that are not cities.
+    Parameters
+    ----------
+    name : {"character", "entity"}
+    world : World
+
+    Attributes
+    ----------
+    names : list of str
+        Text of each token, in the order of ids.
+    size : int
+        Number of tokens.
+    characters : int
+        Number of tokens that are not cities, 98.
+
+    Examples
+    --------
+    >>> vocabulary = cities.Vocabulary("entity", wf.World.cities())
+    >>> ids = vocabulary.encode("dist(c_8132,")
+    >>> len(ids), vocabulary.decode(ids)
+    (7, 'dist(c_8132,')
     """
 
     characters = len(_SPECIAL) + len(CHARACTERS)
@@ -41,7 +59,7 @@ class Vocabulary:
         self.size = len(self.names)
 
     def encode(self, text):
-        """Token ids of a text, without <bos> and <eos>; a character outside the vocabulary is <unk>."""
+        """Return the token ids of a text, without <bos> and <eos>; a character outside the vocabulary is <unk>."""
         ids, at = [], 0
         while at < len(text):
             city = _CITY.match(text, at) if self.name == "entity" else None
@@ -51,7 +69,15 @@ class Vocabulary:
         return ids
 
     def decode(self, ids):
-        """The text of token ids. <pad>, <bos> and <eos> have none; an id outside the vocabulary is a ValueError."""
+        """Return the text of token ids.
+
+        <pad>, <bos> and <eos> are dropped.
+
+        Raises
+        ------
+        ValueError
+            An id is outside the vocabulary.
+        """
         pieces = []
         for i in np.asarray(ids).tolist():
             if not 0 <= i < self.size:
@@ -61,13 +87,19 @@ class Vocabulary:
         return "".join(pieces)
 
     def city_tokens(self, index):
-        """Token ids of the city with this index in the world: six, or one in the entity vocabulary."""
+        """Return the token ids of the city with this index in the world: six, or one in the entity vocabulary.
+
+        Raises
+        ------
+        IndexError
+            The index is outside the world.
+        """
         if not 0 <= index < len(self._city_id):
             raise IndexError(f"city index {index} is outside 0..{len(self._city_id) - 1}")
         return self.encode(f"c_{self._city_id[index]:04d}")
 
     def tokens_of(self, indices):
-        """Token ids of many cities: int32 [n, 6], or [n, 1] in the entity vocabulary."""
+        """Return the token ids of many cities: int32 [n, 6], or [n, 1] in the entity vocabulary."""
         if self.name == "entity":
             return (self.characters + np.asarray(indices, dtype=np.int32))[:, None]
         digits = self._city_id[indices][:, None] // np.array([1000, 100, 10, 1]) % 10

@@ -1,4 +1,4 @@
-"""Rows of tasks in Python on a GPU: they are made on the CPU, and in training while the GPU takes the steps before."""
+"""Rows of tasks in Python for a GPU: they are made on the CPU, in training while the GPU takes the steps before."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -9,13 +9,20 @@ from worldfast._native import current_device_of
 
 __all__ = ["Ahead", "copy_rows"]
 
-LEFT_OUT = ("vocabulary", "tasks", "scratch", "failed")  # of Batch and Packed: what is not rows
+LEFT_OUT = ("vocabulary", "tasks", "scratch", "failed")  # fields of Batch and Packed that are not rows
 
 
 def copy_rows(made, out, reset=False):
-    """Copy rows of a Batch or Packed on the CPU to another on a GPU; queued on the current CUDA stream.
+    """Copy rows of a Batch or Packed on the CPU to another on a GPU, queued on the current CUDA stream.
 
-    `failed` is written where a row is missing, or with `reset`; else it stays as it is.
+    Parameters
+    ----------
+    made : Batch or Packed
+        Source.
+    out : Batch or Packed
+        Destination.
+    reset : bool
+        Always write `failed`; otherwise it is written only if a row is missing.
     """
     with current_device_of(out.failed):
         for name in (field.name for field in fields(made) if field.name not in LEFT_OUT):
@@ -26,10 +33,10 @@ def copy_rows(made, out, reset=False):
 
 
 class Ahead:
-    """Packed rows made on the CPU, of which the next are made in a thread while those before are in use.
+    """Packed rows made on the CPU; a thread makes the next ones while the present ones are in use.
 
-    Training asks for rows one stretch after the other. There are two buffers, in pinned memory where there is a GPU: one
-    is filled while the other is uploaded.
+    Training requests rows in consecutive stretches. There are two buffers, in pinned memory if there is a GPU: one is
+    filled while the other is uploaded.
 
     Parameters
     ----------
@@ -38,13 +45,13 @@ class Ahead:
 
     def __init__(self, stream):
         self._stream = stream
-        self._buffers = [None, None]  # rows there is room for, a Packed, the event of its last upload
+        self._buffers = [None, None]  # capacity in rows, a Packed, the event of its last upload
         self._next = 0
-        self._coming = None  # start, n, and the future rows, in buffer `_next`
+        self._coming = None  # start, n, and the future of rows in buffer `_next`
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
 
     def pack(self, start, n, out):
-        """Upload rows start .. start + n - 1 to `out`, made before or now, and begin with the n after them."""
+        """Upload rows start .. start + n - 1 to `out`, made in advance or now, and begin to make the n after them."""
         coming, self._coming = self._coming, None
         if coming is not None and coming[:2] != (start, n):
             coming[2].cancel() or coming[2].exception()  # the buffer is free when it has ended

@@ -1,7 +1,7 @@
 """Worlds: entities on a plane, each with an id, a name and a region; the bundled cities, and Atlantis.
 
-A coordinate is an integer in units of 0.1 degree on a plane without projection: x = 10 * longitude and
-y = 10 * latitude, rounded half to even. Labels, tokens, samples and probes read a `World` and nothing else.
+A coordinate is an integer in units of 0.1 degree on a plane without projection: x = 10 * longitude and y = 10 *
+latitude, rounded half to even. Labels, tokens, samples and probes depend on a `World` alone.
 """
 
 from __future__ import annotations
@@ -35,18 +35,42 @@ CITIES_CSV = Path(__file__).with_name("data") / "cities.csv"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class World:
-    """N entities on a plane. Immutable: its arrays are read-only copies. Equal, and hashed, by identity.
+    """N entities on a plane. Immutable: its arrays are read-only copies. Equality and hash are by identity.
 
-        xy          int32 [N, 2]   x, y in 0.1 degree, |coordinate| <= 2**20
-        city_id     int32 [N]      0..9999, all different; written `c_0865`
-        name        str   [N]      "" where unknown, like region and country
-        region      str   [N]
-        country     str   [N]      ISO 3166-1 alpha-2
-        population  int64 [N]      0 where unknown
+    Usually made by `World.cities()`, `World.from_csv(path)` or `World.from_array(xy)`, and extended by
+    `with_atlantis()`.
 
-    Made by `World.cities()`, `World.from_csv(path)` or `World.from_array(xy)`, and then `with_atlantis()`.
-    TypeError: coordinates that are not signed integers, ids or populations that are not integers, texts that
-    are not strings. ValueError: a wrong shape, no city, a coordinate or id out of range, an id used twice.
+    Parameters
+    ----------
+    xy : ndarray
+        int32 [N, 2], x and y in 0.1 degree, |coordinate| <= 2**20.
+    city_id : ndarray
+        int32 [N], 0 to 9999, all different; written `c_0865`.
+    name : ndarray
+        str [N], "" if unknown.
+    region : ndarray
+        str [N], "" if unknown.
+    country : ndarray
+        str [N], ISO 3166-1 alpha-2, "" if unknown.
+    population : ndarray
+        int64 [N], 0 if unknown.
+
+    Raises
+    ------
+    TypeError
+        Coordinates are not signed integers, ids or populations not integers, or texts not strings.
+    ValueError
+        A shape is wrong, there is no city, a coordinate or id is out of range, or an id is used twice.
+
+    Examples
+    --------
+    >>> world = wf.World.cities()
+    >>> world
+    World(5075 cities, 14 regions)
+    >>> str(world.name[0]), world.xy[0].tolist(), int(world.city_id[0])
+    ('Shanghai', [1215, 312], 8132)
+    >>> wf.World.from_array(np.array([[0, 0], [10, 20]]), region=["west", "east"]).select("x > 5").tolist()
+    [False, True]
     """
 
     xy: np.ndarray
@@ -95,18 +119,26 @@ class World:
     @staticmethod
     @functools.cache
     def cities() -> World:
-        """The 5,075 most populous places of GeoNames, largest first, 14 regions (data/README.md). Cached."""
+        """Return the 5,075 most populous places of GeoNames, largest first, in 14 regions (data/README.md). Cached."""
         return World.from_csv(CITIES_CSV)
 
     @staticmethod
     def from_csv(path: str | os.PathLike) -> World:
-        """A world from a UTF-8 CSV file with a header, one city a row.
+        """Read a world from a UTF-8 CSV file with a header, one city a row.
 
-        Needs either `x`, `y` (integers, 0.1 degree) or `longitude`, `latitude` (degrees, rounded half to even
-        to 0.1). Takes `name`, `region`, `country`, `city_id`, `population` where they are there; without
-        `city_id`, ids are drawn as for `cities()`. Other columns are passed over; texts are kept, "NA" too.
-        ValueError naming file and line: missing or doubled columns, a number that cannot be read or is out of
-        range, an id used twice, more than 10,000 cities, none.
+        The file has either columns `x`, `y` (integers, 0.1 degree) or `longitude`, `latitude` (degrees, rounded half to
+        even to 0.1). `name`, `region`, `country`, `city_id` and `population` are optional; without `city_id`, ids are
+        drawn as for `cities()`. Other columns are ignored. Texts are kept as they are, "NA" too.
+
+        Parameters
+        ----------
+        path : path
+
+        Raises
+        ------
+        ValueError
+            A column is missing or doubled, a number cannot be parsed or is out of range, an id is used twice, or the
+            number of cities is 0 or above 10,000. The message names file and line.
         """
         table, n = _read_csv(Path(path))
         empty = np.full(n, "")
@@ -122,10 +154,22 @@ class World:
 
     @staticmethod
     def from_array(xy, city_id=None, name=None, region=None) -> World:
-        """A world from coordinates: signed integers [N, 2], 0.1 degree, |coordinate| <= 2**20, N <= 10,000.
+        """Make a world from coordinates.
 
-        `city_id` integers [N] (default: drawn as for `cities()`), `name`, `region` strings [N] (default: "").
-        Errors: those of `World`; floats are refused, since the caller knows how they should be rounded.
+        Parameters
+        ----------
+        xy : array
+            Signed integers [N, 2], 0.1 degree, |coordinate| <= 2**20, N <= 10,000. Floats are refused: the caller knows
+            how to round them.
+        city_id : array, optional
+            Integers [N]; by default drawn as for `cities()`.
+        name, region : array, optional
+            Strings [N]; by default "".
+
+        Raises
+        ------
+        TypeError, ValueError
+            As from `World`.
         """
         xy = _array("xy", xy)
         n = len(xy) if xy.ndim else 0
@@ -140,13 +184,26 @@ class World:
         )
 
     def with_atlantis(self, n: int = 100, seed: int = 42, layout: str = "clustered") -> World:
-        """This world and n cities more, `Atlantis 001`..., region "Atlantis", at the end.
+        """Return this world with n more cities at the end, `Atlantis 001`..., of the region "Atlantis".
 
-        "clustered": normal around longitude -35, latitude 35, standard deviation 3 degrees per axis, clipped
-        to the globe. "scattered": uniform over the globe. Positions are a function of layout and seed, and a
-        smaller Atlantis is the beginning of a larger one; ids are the next unused in the order of their draw.
-        Source: arXiv 2602.00533, whose own draw was seeded by a randomised hash and cannot be repeated.
-        ValueError: n < 1 or beyond the ids left, an unknown layout, a negative seed, a second Atlantis.
+        Positions are a function of layout and seed, and a smaller Atlantis is the beginning of a larger one. Ids are
+        the next unused ones in the order of their draw. Source: arXiv 2602.00533, whose own draw was seeded by a
+        randomised hash and cannot be repeated.
+
+        Parameters
+        ----------
+        n : int
+            Number of cities.
+        seed : int
+        layout : {"clustered", "scattered"}
+            Normal around longitude -35, latitude 35, with a standard deviation of 3 degrees per axis, clipped to the
+            globe; or uniform over the globe.
+
+        Raises
+        ------
+        ValueError
+            n is below 1 or above the number of unused ids, the layout is unknown, the seed is negative, or the world
+            has an Atlantis already.
         """
         n, seed = _count("n", n, 1), _count("seed", seed, 0)
         if layout not in LAYOUTS:
@@ -170,9 +227,14 @@ class World:
         )
 
     def largest(self, n: int) -> World:
-        """The world of its n most populous cities alone, in the order they stand here; ids are kept.
+        """Return the world of the n most populous cities, in their present order and with their ids.
 
-        Of cities with one population the earlier stay. ValueError: n < 1 or more than there are.
+        Among cities of equal population the earlier ones are kept.
+
+        Raises
+        ------
+        ValueError
+            n is below 1 or above the number of cities.
         """
         n = _count("n", n, 1)
         if n > len(self):
@@ -181,16 +243,37 @@ class World:
         return World(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
 
     def select(self, which) -> np.ndarray:
-        """The chosen cities as bool [N], from a bool mask [N] (checked) or an expression over the columns.
+        """Return a selection of cities as a mask.
 
-            world.select("region != 'Atlantis' and 0 < x <= 450")
-            world.select("country in ['NA', 'ZA'] or not population / 1e6 >= 1")
+        An expression consists of column names, numbers, strings, comparisons (chained too), `and`, `or`, `not`, `in`
+        and `not in` a literal list, + - * / and unary minus. Columns are region, name, country, city_id, x, y (0.1
+        degree), population and index. Arithmetic is float64, with division by zero as in IEEE 754.
 
-        Columns: region, name, country, city_id, x, y (0.1 degree), population, index. An expression is made
-        of these, numbers, strings, comparisons (chained too), `and`, `or`, `not`, `in` and `not in` a literal
-        list, + - * / and unary minus; arithmetic is float64, division by zero as in IEEE 754.
-        ValueError: anything else in an expression (it says what is allowed), an unknown column, a mask of a
-        wrong shape. TypeError: neither a string nor a bool array.
+        Parameters
+        ----------
+        which : str or array
+            Expression over the columns, or a bool mask [N], which is checked.
+
+        Returns
+        -------
+        ndarray
+            bool [N].
+
+        Raises
+        ------
+        ValueError
+            The expression has an unknown column or anything else (the message lists what is allowed), or the mask has
+            the wrong shape.
+        TypeError
+            `which` is neither a string nor a bool array.
+
+        Examples
+        --------
+        >>> world = wf.World.cities()
+        >>> int(world.select("country in ['NA', 'ZA'] or not population / 1e6 >= 1").sum())
+        4517
+        >>> int(world.select("region != 'Oceania' and 0 < x <= 450").sum())
+        1308
         """
         if isinstance(which, str):
             return select(which, self._columns())
@@ -214,12 +297,30 @@ class World:
 
 @dataclass(frozen=True)
 class WorldSpec:
-    """What a world is, in values that JSON keeps (`dataclasses.asdict`, and back with `WorldSpec(**fields)`).
+    """Spec of a world, in values that JSON keeps (`dataclasses.asdict`, and back with `WorldSpec(**fields)`).
 
-    `source` is "cities" or the path of a CSV file (`*.csv`); `largest` leaves only so many of its cities, the
-    most populous, 0 for all; `atlantis` is its number of cities, 0 for none; `layout` and `atlantis_seed` are the
-    layout and seed of `with_atlantis`. ValueError, TypeError: those of `largest` and `with_atlantis`, and an
-    unknown source.
+    Parameters
+    ----------
+    source : str
+        "cities" or the path of a CSV file (`*.csv`).
+    atlantis : int
+        Number of cities of Atlantis, 0 for none.
+    layout : {"clustered", "scattered"}
+        Layout of Atlantis; see `World.with_atlantis`.
+    atlantis_seed : int
+        Seed of Atlantis.
+    largest : int
+        Keep only this number of the most populous cities; 0 for all.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> wf.WorldSpec(atlantis=100, largest=1000).build()
+    World(1100 cities, 15 regions)
     """
 
     source: str = "cities"
@@ -242,7 +343,7 @@ class WorldSpec:
         object.__setattr__(self, "atlantis_seed", _count("atlantis_seed", self.atlantis_seed, 0))
 
     def build(self) -> World:
-        """The world: the same object each time in one process, until its CSV file changes."""
+        """Return the world: the same object each time in one process, until its CSV file changes."""
         return _build(self, None if self.source == "cities" else os.stat(self.source).st_mtime_ns)
 
 
@@ -254,8 +355,13 @@ def _build(spec: WorldSpec, _changed: int | None) -> World:
 
 
 def _unused_ids(n: int, used=()) -> np.ndarray:
-    """The next n ids, int32 [n], in one fixed order of all ids, past those in use: one draw for world and
-    Atlantis together, so that Atlantis has its ids before it exists. ValueError where too few are left.
+    """Return the next n unused ids, int32 [n], in one fixed order of all ids, which world and Atlantis share, so that
+    Atlantis has its ids before it exists.
+
+    Raises
+    ------
+    ValueError
+        Too few ids are left.
     """
     order = np.random.default_rng(ID_SEED).permutation(ID_COUNT)
     free = order[~np.isin(order, used)]
@@ -328,7 +434,7 @@ def _whole(column: str, low: int, high: int, text: str) -> int:
 
 
 def _tenths(column: str, limit: int, text: str) -> int:
-    """Degrees to 0.1 degree, half to even, decided on the decimal text: the float 0.15 is no half of 0.1."""
+    """Convert degrees to 0.1 degree, half to even, from the decimal text: the float 0.15 is not exactly half of 0.1."""
     try:
         degrees = Decimal(text)
         if -limit <= degrees <= limit:
@@ -353,7 +459,7 @@ READERS: dict[str, Callable[[str], int | str]] = {
 
 
 def _read_csv(path: Path) -> tuple[dict[str, Any], int]:
-    """The columns of `READERS` that the file has, and its number of cities."""
+    """Return the columns of `READERS` that the file has, and its number of cities."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file, strict=True)
         try:
