@@ -22,7 +22,9 @@ PACKAGE = "worldfast"
 ROOT = Path(__file__).parents[1]
 NATIVE = "csrc"
 # Rooms that carry, keep or show numbers and make none: they are neither counted nor followed.
-WITHOUT_NUMBERS = frozenset("errors files _native dataset run training studies report options cli".split())
+WITHOUT_NUMBERS = frozenset(
+    "errors files _native dataset run checkpoint folder training studies report options cli".split()
+)
 
 
 class Code(NamedTuple):
