@@ -10,11 +10,11 @@ import torch
 from models.check import family_of
 
 import worldfast as wf
+from worldfast.checkpoint import newest
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.rows import Rows, Shape, Stream
 from worldfast.run import Capture
-from worldfast.training.checkpoint import newest
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset
 

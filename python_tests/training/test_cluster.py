@@ -20,7 +20,8 @@ import pytest
 from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, run, train_and_note
 
 import worldfast as wf
-from worldfast.training import checkpoint, cluster, jobs, train
+from worldfast import checkpoint
+from worldfast.training import cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order
 from worldfast.training.memory import plan

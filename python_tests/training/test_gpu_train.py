@@ -11,10 +11,11 @@ import torch
 
 pytest.importorskip("triton")
 import worldfast as wf
+from worldfast import checkpoint
 from worldfast.errors import DeviceError
 from worldfast.models import GpuTransformer, TransformerSpec
 from worldfast.run import Capture
-from worldfast.training import checkpoint, memory
+from worldfast.training import memory
 from worldfast.training.step import MOMENTS
 from worldfast.worlds.cities import Dataset
 

@@ -9,10 +9,10 @@ import pytest
 
 import worldfast as wf
 from worldfast import dataset
+from worldfast.folder import spec_of
 from worldfast.reading import Activations
 from worldfast.rows import DeviceStream, Stream
 from worldfast.run import Run
-from worldfast.training.folder import spec_of
 from worldfast.worlds import cities
 from worldfast.worlds.cities.evaluate import evaluate
 

@@ -24,7 +24,9 @@ NATIVE = "csrc"
 MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
-WITHOUT_NUMBERS = frozenset("errors files _native dataset run training studies report options cli".split())
+WITHOUT_NUMBERS = frozenset(
+    "errors files _native dataset run checkpoint folder training studies report options cli".split()
+)
 
 
 class Code(NamedTuple):
