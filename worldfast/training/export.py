@@ -33,13 +33,20 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     the run's dataset, where it has one.
 
     FileNotFoundError where `run` is no run's folder or has no such checkpoint, FileExistsError where `folder`
-    is there and not empty, TypeError where `step` is no integer.
+    is there and not empty, TypeError where `step` is no integer or the model is no transformer of tokens.
     """
     from safetensors.torch import save
 
     if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
         raise TypeError(f"step: expected an integer or None, got {step!r}")
     spec, found = saved(run, step)
+    if not isinstance(spec.model, TransformerSpec) or spec.shape.vectors:
+        reads = "vectors" if spec.shape.vectors else "tokens"
+        raise TypeError(
+            f"run: {spec.name!r} is a {type(spec.model).__name__} that reads {reads}; exported can be a "
+            "TransformerSpec that reads tokens, as transformers has it as Qwen2. Its parameters by their names are "
+            "those of `worldfast.training.load(folder)[1]`"
+        )
     folder = Path(folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
