@@ -24,6 +24,7 @@ from worldfast.reading.activations import segment_path
 from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint
+from worldfast.worlds import cities
 from worldfast.worlds.cities import Dataset
 
 ASKED = 3  # percent
@@ -99,7 +100,7 @@ def main():
     paper = wf.Run(Dataset(tuple(wf.TASKS), world=wf.WorldSpec(atlantis=100)), epochs=6)
     cases = {
         "paper shape, 5,175 cities, 4 layers": [paper],
-        "the demo's models": [run for run in wf.study.demo().runs if run.start is None],
+        "the demo's models": [run for run in cities.demo().runs if run.start is None],
     }
     options.folder.mkdir(parents=True, exist_ok=True)
     for name, runs in cases.items():

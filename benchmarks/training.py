@@ -30,6 +30,7 @@ from worldfast.models.transformer import Block, Weights, views
 from worldfast.rows import Rows
 from worldfast.training.export import LONGEST, _config
 from worldfast.training.step import Lockstep, Tally
+from worldfast.worlds import cities
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.tokens import PAD
 
@@ -308,7 +309,7 @@ def main():
     parser = arguments(__doc__, repeats=5, threads=[CORES])
     parser.add_argument("--steps", type=int, default=20, help="steps of a measurement")
     options = parser.parse_args()
-    demo = wf.study.demo().runs[2]
+    demo = cities.demo().runs[2]
     cases = {
         "paper shape": [wf.Run(Dataset(tuple(wf.TASKS)))],
         "eight demo-shaped models": [replace(demo, seed=seed) for seed in range(8)],

@@ -1,19 +1,20 @@
 """worldfast: how the tasks a model is trained on shape what it knows of the world behind them."""
 
+__version__ = "0.2.0"
+
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
 from worldfast.analysis.gram import gram_statistics
 from worldfast.models import RecurrentSpec, TransformerSpec, import_huggingface
 from worldfast.models.attention import attention
 from worldfast.reading import Activations, represent
 from worldfast.run import Capture, OpenCheckpoint, Run
+from worldfast.studies import Study, run_study
 from worldfast.training import export_huggingface, train
-from worldfast.worlds.cities import studies as study
 from worldfast.worlds.cities import task
 from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
 from worldfast.worlds.cities.tasks import TASKS, label
 from worldfast.worlds.cities.world import World, WorldSpec
 
-__version__ = "0.2.0"
 __all__ = [
     "TASKS",
     "Activations",
@@ -24,6 +25,7 @@ __all__ = [
     "RecurrentSpec",
     "Run",
     "Stream",
+    "Study",
     "TransformerSpec",
     "World",
     "WorldSpec",
@@ -37,8 +39,12 @@ __all__ = [
     "import_huggingface",
     "label",
     "represent",
+    "run_study",
     "sample",
-    "study",
     "task",
     "train",
 ]
+
+
+def __dir__():
+    return [*__all__, "__version__"]

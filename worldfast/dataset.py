@@ -9,14 +9,25 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from worldfast.errors import unknown_name
-from worldfast.rows import Rows, Shape, Stream
+from worldfast.rows import Rows, Shape, Stream, require_rows
 
-__all__ = ["Dataset", "Readout", "Score", "Tokenizer", "class_at", "known_fields", "path_of"]
+__all__ = [
+    "Dataset",
+    "Readout",
+    "Score",
+    "Tokenizer",
+    "class_at",
+    "known_fields",
+    "missing_of",
+    "path_of",
+    "require_readout",
+]
 
 
 class Readout(NamedTuple):
@@ -174,6 +185,38 @@ class Dataset(ABC):
         return cls(**known_fields(cls, content))
 
 
+def missing_of(data: Any) -> list[str]:
+    """Return in words what an object lacks to be a dataset; nothing is missing of a Dataset."""
+    if isinstance(data, Dataset):
+        return []
+    names = ("label", "stream", "readout", "score")
+    return [*(name for name in names if not hasattr(data, name)), "the base class worldfast.dataset.Dataset"]
+
+
+def require_readout(readout: Any, shape: Shape) -> None:
+    """Raise a TypeError or ValueError that names the field of a readout which does not fit the others or the shape."""
+    if not isinstance(readout, Readout):
+        raise TypeError(f"readout: expected a worldfast.dataset.Readout, got {readout!r:.100}")
+    things, attributes = np.asarray(readout.things), np.asarray(readout.attributes)
+    if things.ndim != 1 or not np.issubdtype(things.dtype, np.integer):
+        raise TypeError(f"things: expected integers [n], got {things.dtype} {list(things.shape)}")
+    n = len(things)
+    if n == 0 or things.min() < 0 or len(np.unique(things)) < n:
+        raise ValueError(f"things: expected indices of entities, from 0 on and each once, got {things[:8].tolist()}")
+    if attributes.shape != (n, len(readout.columns)) or not np.isfinite(attributes).all():
+        expected = f"finite numbers [{n}, {len(readout.columns)}], of each thing what columns names"
+        raise ValueError(f"attributes: expected {expected}, got {attributes.dtype} {list(attributes.shape)}")
+    for name, mask in readout.groups.items():
+        if np.shape(mask) != (n,) or np.asarray(mask).dtype != bool:
+            raise ValueError(f"groups: {name!r}: expected bool [{n}], of each thing, got shape {list(np.shape(mask))}")
+    require_rows(readout.rows, shape)
+    K = len(readout.rows.scored)
+    if K == 0 or K % n:
+        raise ValueError(f"rows: expected as many scored positions for each of {n} things, got {K}")
+    if readout.order is not None and not np.array_equal(np.sort(readout.order), np.arange(K)):
+        raise ValueError(f"order: expected each of 0 to {K - 1} once")
+
+
 def known_fields(kind: type, content: Mapping) -> dict:
     """Return `content` as keyword arguments for a dataclass; raises ValueError for a name that is not a field."""
     if not isinstance(content, Mapping):
@@ -189,13 +232,29 @@ def known_fields(kind: type, content: Mapping) -> dict:
 
 
 def path_of(kind: type) -> str:
-    """Return the path of a class, "worldfast.worlds.cities.Dataset": for a class of a world, that of the world's
-    package.
+    """Return the path of a class, "worldfast.worlds.cities.Dataset": for a class of a world, that of the world's package.
+
+    A class of the script that is running has the path that it has where the script is imported: "ring.Dataset" in ring.py.
+
+    Raises
+    ------
+    ValueError
+        The class is defined inside a function or a class, where nothing finds it again.
     """
-    module = kind.__module__
+    if "." in kind.__qualname__:
+        raise ValueError(f"class {kind.__qualname__}: define it at the top level of a file, where it is found again")
+    module = _main() if kind.__module__ == "__main__" else kind.__module__
     if module.startswith(("worldfast.worlds.", "worldfast.models.")):
         module = ".".join(module.split(".")[: 3 if "worlds" in module else 2])
     return f"{module}.{kind.__qualname__}"
+
+
+def _main() -> str:
+    """Name under which the script that is running could be imported; "__main__" in a notebook or a prompt."""
+    main = sys.modules["__main__"]
+    if spec := getattr(main, "__spec__", None):
+        return spec.name
+    return Path(main.__file__).stem if getattr(main, "__file__", None) else "__main__"
 
 
 def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
@@ -225,11 +284,14 @@ def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
             importlib.import_module(module)
         except ModuleNotFoundError:
             raise ValueError(f"class {path!r}: this version of worldfast has no {module}") from None
+    elif module == _main():
+        module = "__main__"
     elif module not in sys.modules:
         raise ValueError(
             f"class {path!r}: {module or 'its module'} is not imported: import it first, then read its runs"
         )
     found = getattr(sys.modules[module], name, None) if ours else vars(sys.modules[module]).get(name)
     if not (isinstance(found, type) and is_dataclass(found) and fits(found)):
-        raise ValueError(f"class {path!r}: {module} has no dataclass {name!r} that is {what}")
+        advice = "; define it here as it was, or in a file that is imported" if module == "__main__" else ""
+        raise ValueError(f"class {path!r}: {module} has no dataclass {name!r} that is {what}{advice}")
     return found

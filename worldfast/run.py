@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldfast.dataset import Dataset, Readout, class_at, known_fields, path_of
+from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
 from worldfast.errors import unknown_name
 from worldfast.models import TransformerSpec
 from worldfast.models.transformer import MATMUL_DTYPES
@@ -215,8 +215,10 @@ class Run:
         if not isinstance(self.data, Dataset):
             raise TypeError(
                 f"data: expected a dataset of a world, such as worldfast.worlds.cities.Dataset(('distance',)), "
-                f"got {self.data!r:.100}"
+                f"got {self.data!r:.100}, which lacks {', '.join(missing_of(self.data))}"
             )
+        if not is_dataclass(self.data) or not type(self.data).__dataclass_params__.frozen:
+            raise TypeError(f"data: expected a frozen dataclass, got a {type(self.data).__name__}, which is none")
         for name, least in dict(seed=0, epochs=1, batch=1, warmup=0, checkpoints=1, validation=0).items():
             self._whole(name, least)
         for name, open_at_zero in dict(learning_rate=True, weight_decay=False, clip=True, eps=True).items():
@@ -339,11 +341,22 @@ class Run:
         return self.data.stream(self.seed, split)
 
     def readout(self) -> Readout:
-        """Return the rows at which the run's checkpoints are read; raises ValueError if an option does not fit."""
+        """Return the rows at which the run's checkpoints are read.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An option does not fit the dataset, or a field of its readout does not fit the others or the shape.
+        """
         try:
-            return self.data.readout(**dict(self.capture.readout))
+            found = self.data.readout(**dict(self.capture.readout))
         except ValueError as error:
             raise ValueError(f"capture.readout: {error}") from None
+        try:
+            require_readout(found, self.shape)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"readout of {type(self.data).__name__}: {error}") from None
+        return found
 
     @property
     def shape(self) -> Shape:

@@ -138,3 +138,10 @@ def test_import_is_light():
     code = f"import sys, worldfast; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_public_names_are_what_is_listed():
+    """Not the modules that stand beside them; each is there."""
+    listed = [name for name in dir(worldfast) if not name.startswith("__")]
+    assert listed == sorted(worldfast.__all__) and all(hasattr(worldfast, name) for name in listed)
+    assert {"Study", "run_study", "task", "RecurrentSpec"} <= set(listed)

@@ -160,7 +160,7 @@ class Activations:
             raise FileNotFoundError(f"{self.folder} is not a run's folder: it has no spec.json") from None
         self.run = spec["id"]
         self.layers = tuple(spec["captured"]["layers"])
-        self.prompt = spec["captured"]["prompt"]
+        self.prompt = spec["captured"].get("prompt")  # None: the world reads without one
         expected = spec["checkpoint_steps"] if self.layers else []
         done = self.folder / "done"
         if done.exists():

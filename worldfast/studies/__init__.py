@@ -1,6 +1,7 @@
 """Studies: lists of runs that are trained, analysed and compared together."""
 
 from worldfast.studies.analyses import Analysis, Table, Trained, each
+from worldfast.studies.engine import run_study
 from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult
 from worldfast.studies.study import Study, load_study
 from worldfast.studies.tables import common_tables, metrics
@@ -18,4 +19,5 @@ __all__ = [
     "each",
     "load_study",
     "metrics",
+    "run_study",
 ]

@@ -50,7 +50,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     FileExistsError
         `folder` exists and is not empty.
     TypeError
-        `step` is not an integer.
+        `step` is not an integer, or the model is not a transformer of tokens.
     ValueError
         The model has no positions (`rope_base=None`), which Qwen2 cannot express.
 
@@ -69,6 +69,13 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
         raise TypeError(f"step: expected an integer or None, got {step!r}")
     spec, found = saved(run, step)
+    if not isinstance(spec.model, TransformerSpec) or spec.shape.vectors:
+        reads = "vectors" if spec.shape.vectors else "tokens"
+        raise TypeError(
+            f"run: {spec.name!r} is a {type(spec.model).__name__} that reads {reads}; exported can be a "
+            "TransformerSpec that reads tokens, as transformers has it as Qwen2. Its parameters by their names are "
+            "those of `worldfast.training.load(folder)[1]`"
+        )
     folder = Path(folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")

@@ -1,0 +1,147 @@
+"""What every world must pass, and what is said of one that does not."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+import worldfast as wf
+from worldfast.dataset import Dataset, Readout, Score
+from worldfast.rows import Rows, Shape
+from worldfast.worlds import cities
+from worldfast.worlds.check import check_world
+
+N = 20  # entities
+
+
+def rows_of(entities):
+    """Rows of 1 to 3 times an entity; the answer is whether its number is even."""
+    lengths = np.array([1 + entity % 3 for entity in entities])
+    ends = np.cumsum(lengths)
+    arrays = np.repeat(np.array(entities, dtype=np.int32), lengths), np.r_[0, ends], ends - 1, np.array(entities) % 2
+    return Rows(*map(torch.from_numpy, arrays))
+
+
+class Numbers:
+    shape, rows, longest = Shape(N, 2), 100, 3
+
+    def __init__(self, *key):
+        self.key = key
+
+    def entity(self, i):
+        return int(np.random.Generator(np.random.Philox(key=self.key, counter=i)).integers(N))
+
+    def batch(self, start, n):
+        return rows_of([self.entity(i) for i in range(start, start + n)])
+
+
+@dataclass(frozen=True)
+class World(Dataset):
+    more: int = 1
+    label = "numbers"
+
+    def stream(self, seed, split="train"):
+        return Numbers(seed, ("train", "validation", "test").index(split))
+
+    def readout(self):
+        things, groups = np.arange(N, dtype=np.int32), {"low": np.arange(N) < 5}
+        return Readout(rows_of(range(N)), things, np.arange(N)[:, None] / N, ("number",), groups, {})
+
+    def score(self, ensemble, member, n, *, seed, split="validation"):
+        rows = self.stream(seed, split).batch(0, n)
+        right = ensemble.outputs(rows, member).argmax(1) == rows.targets
+        return {"even": Score(float(right.float().mean()), 0.5, n, 0)}
+
+
+def stream_with(**changes):
+    kind = type("Changed", (Numbers,), changes)
+    return lambda self, seed, split="train": kind(seed, ("train", "validation", "test").index(split))
+
+
+def readout_with(sound=World.readout, **changes):
+    return lambda self: sound(self)._replace(**changes)
+
+
+def counted(self, start, n, calls=[0]):  # noqa: B006
+    calls[0] += 1
+    return rows_of([(calls[0] + i) % N for i in range(start, start + n)])
+
+
+def test_a_world_in_python_passes():
+    check_world(World())
+
+
+@pytest.mark.parametrize("vocabulary", ["character", "entity"])
+def test_cities_pass(vocabulary, tmp_path):
+    path = tmp_path / "towns.csv"
+    path.write_text("x,y\n" + "\n".join(f"{i},{i * i % 70}" for i in range(60)))
+    data = cities.Dataset(("angle", "inside"), rows=40, vocabulary=vocabulary, world=wf.WorldSpec(str(path)))
+    check_world(data)
+    check_world(replace(data, loss="answer"), wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16))
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"stream": stream_with(batch=counted)}, "stream: its rows are others when they are made after other rows"),
+        (
+            {"stream": stream_with(batch=lambda self, start, n: rows_of([self.entity(n)] * n))},
+            "others when they are made one at a time",
+        ),
+        ({"stream": stream_with(batch=lambda *_: 3)}, "stream: it raises "),
+        ({"stream": lambda self, seed, split="train": Numbers(seed, 0)}, "its validation rows are its train rows"),
+        ({"stream": lambda self, seed, split="train": Numbers(0, len(split))}, "the same for the seeds 0 and 1"),
+        ({"stream": stream_with(longest=2)}, "a row has 3 inputs, more than longest, 2"),
+        ({"stream": stream_with(shape=Shape(5, 2))}, "stream: it raises ValueError: inputs: expected 0 to 4"),
+        ({"stream": lambda *_: [1, 2]}, r"stream: expected shape, rows, longest and batch\(start, n\), got a list"),
+        ({"longest": 9}, "its longest is 3, that of the dataset 9"),
+        ({"readout": readout_with(things=np.arange(N) - 1)}, "things: expected indices of entities, from 0 on"),
+        ({"readout": readout_with(things=np.arange(3))}, r"attributes: expected finite numbers \[3, 1\]"),
+        ({"readout": readout_with(columns=("x", "y"))}, r"attributes: expected finite numbers \[20, 2\]"),
+        ({"readout": readout_with(groups={"low": np.ones(3, bool)})}, r"groups: 'low': expected bool \[20\]"),
+        ({"readout": readout_with(rows=rows_of(range(3)))}, "as many scored positions for each of 20 things, got 3"),
+        ({"readout": readout_with(order=np.zeros(N, int))}, "order: expected each of 0 to 19 once"),
+        ({"readout": lambda self: 3}, "readout: it raises TypeError: readout: expected a worldfast.dataset.Readout"),
+        ({"score": lambda *_, **__: {"even": 0.5}}, "score: 'even': expected a worldfast.dataset.Score, got 0.5"),
+        ({"score": lambda *_, **__: {}}, "score: expected a Score by name"),
+        ({"to_json": lambda self: {}}, "to_json: from_json gives another dataset"),
+    ],
+)
+def test_what_does_not_hold_is_said(changes, message):
+    kind = type("World", (World,), changes)
+    kind.__module__ = World.__module__
+    with pytest.raises(ValueError, match=f"(?s)World does not pass:\n.*{message}"):
+        check_world(kind(more=2))
+
+
+def test_what_is_no_dataset():
+    class Some:
+        label = "some"
+
+        def stream(self, seed, split="train"): ...
+
+    lacks = "readout, score, the base class worldfast.dataset.Dataset"
+    with pytest.raises(ValueError, match=f"Some is no dataset: it lacks {lacks}"):
+        check_world(Some())
+    with pytest.raises(TypeError, match=f"data: expected a dataset of a world.*which lacks {lacks}"):
+        wf.Run(Some())
+
+
+def test_a_run_needs_an_identity():
+    plain = type("Plain", (Dataset,), {name: getattr(World, name) for name in ("label", "stream", "readout", "score")})
+    with pytest.raises(TypeError, match="data: expected a frozen dataclass, got a Plain"):
+        wf.Run(plain())
+
+    @dataclass(frozen=True)
+    class Inside(World): ...
+
+    with pytest.raises(ValueError, match="Inside: define it at the top level of a file"):
+        _ = wf.Run(Inside()).id
+
+
+def test_a_readout_of_what_is_not_there_ends_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "readout", readout_with(things=np.arange(N) - 1))
+    with pytest.raises(ValueError, match="readout of World: things: expected indices of entities, from 0 on"):
+        wf.train(wf.Run(World(), model=wf.RecurrentSpec(hidden=8)), tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
