@@ -46,7 +46,7 @@ models.fused models.gpu models.gpu_transformer models.huggingface models.optimiz
 reading.activations reading.gradients reading.patching report.colours report.figures.canvas
 report.figures.curves report.figures.maps report.figures.matrices report.figures.patching report.figures.style
 report.figures.tables report.figures.trends report.report studies.engine studies.planning training.cluster
-training.folder training.jobs training.memory training.step worlds.cities.sampling worlds.cities.stream
+training.folder training.jobs training.memory worlds.cities.sampling worlds.cities.stream
 worlds.cities.studies worlds.cities.tasks worlds.cities.tokens worlds.cities.world
 """.split()
 

@@ -93,9 +93,7 @@ def _ranks(by_id: dict[str, Run], works: dict[str, float]) -> dict[str, float]:
 
 def _fit(group: list[Run], limit: int, device: str, threads: int) -> int:
     """How many runs of a group fit in a place. MemoryError where not one does."""
-    # a need follows from shape and products, which are one, and from these
-    kinds = {(run.data, run.capture, run.batch, run.validation): run for run in group}
-    need = plan(list(kinds.values()), limit, device, threads).need
+    need = plan(group, limit, device, threads).need
     return (limit - need.shared) // need.member
 
 
