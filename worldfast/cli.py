@@ -2,78 +2,185 @@
 
 from __future__ import annotations
 
+import difflib
+import shlex
 import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_type_hints
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
+from worldfast import worlds
 from worldfast.errors import unknown_name
-from worldfast.options import Data, Kept, Learning, Machine, Model, ending, runs
+from worldfast.options import (
+    AnyNumber,
+    AnyPath,
+    AnyText,
+    AnyWhole,
+    AnyWholes,
+    Data,
+    Kept,
+    Learning,
+    Machine,
+    Model,
+    ending,
+    runs,
+)
+from worldfast.studies import Study, load_study
 from worldfast.training import train as train_runs
-from worldfast.worlds.cities import studies as presets
+from worldfast.worlds import cities
 
 __all__ = ["main"]
 
+ABOUT = "Train ensembles of tiny models on a world, and read the world back out of them. --version prints the version."
 
-def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: int | None = None) -> None:
+
+def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: AnyWhole = None) -> None:
     """Train three small models on the map of the world, teach one of them Atlantis twice, and show it on a page.
 
     Run it again to go on where it stopped, or to make the page again.
 
     Args:
         out: Folder for runs/ and studies/.
-        scale: Of the rows that each model sees: 0.01 is a quick look at what happens, and learns nothing.
-        seed: Of the data and of the first weights.
-        threads: CPU threads; as many as torch uses by default.
+        scale: Factor on the rows that each model sees; 0.01 is a quick look, after which no model knows anything.
+        seed: Seed for data and initial weights.
+        threads: CPU threads; torch's number by default.
     """
     command = "worldfast demo" + (f" --scale {scale:g}" if scale != 1 else "") + (f" --seed {seed}" if seed else "")
-    _run(presets.demo(scale, seed), out, command, threads=threads)
+    _run(cities.demo(scale, seed), out, command, threads=threads)
 
 
-def study(
-    what: Literal["run", "plan", "status", "report"],
+# ---- studies ----
+
+
+def study() -> None:
+    """List, plan, run or watch studies: worldfast study list | plan | run | status | report."""
+    raise AssertionError("its commands stand in STUDY")
+
+
+def study_list() -> None:
+    """List the preset studies of each world."""
+    print("A study is one of these, or a Python file that defines `study` (docs/studies.md).\n")
+    for name, make in worlds.presets().items():
+        world, _, short = name.partition(".")
+        about = (make.__doc__ or "").strip().partition("\n")[0]
+        print(f"{short:<10} {world:<10} {about}")
+
+
+def study_plan(
+    name: str,
+    /,
+    device: str = "cpu",
+    gpus: Annotated[int, arg(metavar="N")] = 1,
+    measure: bool = True,
+    threads: AnyWhole = None,
+    memory: AnyText = None,
+    scale: AnyNumber = None,
+) -> None:
+    """Say what a study takes: runs, rows, memory and disk at once, then the time, as it is measured.
+
+    Args:
+        name: A preset of `worldfast study list`, or a Python file that defines `study`.
+        device: cpu; or cuda, whose rates are counted where there is none to measure them on.
+        gpus: Number of such devices that the study would train on side by side.
+        measure: Train a few steps of each kind of model to say how long all will take.
+        threads: CPU threads; torch's number by default.
+        memory: Memory of each device that training may use, such as 72GiB; 0.9 of what is free by default.
+        scale: Factor on the rows that each model of a preset sees; 0.01 is a quick look.
+    """
+    from worldfast.studies.planning import print_plan
+
+    print_plan(_study(name, scale), device=device, gpus=gpus, threads=threads, memory=memory, measure=measure)
+
+
+def study_run(
     name: str,
     /,
     out: Path = Path("."),
-    engine: str = "local",
+    engine: Literal["local", "ray"] = "local",
     address: str = "auto",
     device: str = "auto",
-    threads: int | None = None,
-    memory: str | None = None,
-    scale: float | None = None,
+    threads: AnyWhole = None,
+    memory: AnyText = None,
+    scale: AnyNumber = None,
 ) -> None:
-    """Plan, run or watch a study: demo, mini, paper or width.
+    """Train the models of a study, analyse them, and write its page.
 
-    What is done is not done again: run it again to go on where it stopped, or to make the page again.
+    What is done is not done again: run it again to go on where it stopped.
 
     Args:
-        what: plan: what it will take here. run: train, read, draw, and write its page. status: where it stands, also
-            while it runs. report: read and draw what is trained, and train nothing.
-        name: demo, mini, paper or width; for status any study below --out.
+        name: A preset of `worldfast study list`, or a Python file that defines `study`.
         out: Folder for runs/, tables/ and studies/; with Ray, one that all nodes share.
-        engine: local: in this process; ray: on a cluster (docs/cluster.md).
-        address: The cluster's: auto is the one that runs here or that RAY_ADDRESS names; local starts one.
+        engine: local: in this process; ray: on a Ray cluster (docs/cluster.md).
+        address: Address of the cluster; auto: the one that runs here or that RAY_ADDRESS names; local: starts one.
         device: auto, cpu or cuda.
-        threads: CPU threads; as many as torch uses by default.
-        memory: That training may take, such as 8GiB; most of what is free by default.
-        scale: Of the rows that each model sees, of demo, mini and paper: 0.01 is a quick look.
+        threads: CPU threads; torch's number by default.
+        memory: Memory that training may use, such as 8GiB; 0.9 of what is free by default.
+        scale: Factor on the rows that each model of a preset sees; 0.01 is a quick look.
     """
-    import torch
-
-    from worldfast.studies.planning import print_plan, print_status
-
-    if what == "status":
-        return print_status(out / "studies" / name)
-    spec = presets.preset(name, **({} if scale is None else {"scale": scale}))
-    if what == "plan":
-        return print_plan(spec, threads=threads or torch.get_num_threads(), memory=memory)
-    command = f"worldfast study run {name}" + (f" --scale {scale:g}" if scale is not None else "")
-    how = {"engine": engine, "address": address, "device": device, "memory": memory, "train_missing": what == "run"}
-    _run(spec, out, command, threads=threads, **how)
+    how = {"engine": engine, "address": address, "device": device, "threads": threads, "memory": memory}
+    _run(_study(name, scale), out, _command(name, scale), **how)
 
 
-def _run(spec: presets.Study, out: Path, command: str, **how) -> None:
+def study_status(name: str, /, out: Path = Path(".")) -> None:
+    """Say where each run of a study stands, also while it runs.
+
+    Args:
+        name: The name of a study below --out, or a Python file that defines `study`.
+        out: Folder that holds runs/ and studies/.
+    """
+    from worldfast.studies.planning import print_status
+
+    print_status(out / "studies" / (load_study(name).name if _is_file(name) else name.rpartition(".")[2]))
+
+
+def study_report(
+    name: str,
+    /,
+    out: Path = Path("."),
+    engine: Literal["local", "ray"] = "local",
+    address: str = "auto",
+    threads: AnyWhole = None,
+    scale: AnyNumber = None,
+) -> None:
+    """Analyse what a study has trained so far and write its page; train nothing.
+
+    Args:
+        name: A preset of `worldfast study list`, or a Python file that defines `study`.
+        out: Folder that holds runs/, tables/ and studies/.
+        engine: local: in this process; ray: on a Ray cluster (docs/cluster.md).
+        address: Address of the cluster; auto: the one that runs here or that RAY_ADDRESS names; local: starts one.
+        threads: CPU threads; torch's number by default.
+        scale: Factor on rows that the study was run with.
+    """
+    how = {"engine": engine, "address": address, "threads": threads, "train_missing": False}
+    _run(_study(name, scale), out, _command(name, scale), **how)
+
+
+STUDY = {"list": study_list, "plan": study_plan, "run": study_run, "status": study_status, "report": study_report}
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or "/" in name or Path(name).is_file()
+
+
+def _study(name: str, scale: float | None) -> Study:
+    """The study of a Python file, or a preset. Raises what load_study and worlds.preset do."""
+    if not _is_file(name):
+        return worlds.preset(name, **({} if scale is None else {"scale": scale}))
+    if scale is not None:
+        raise ValueError(f"scale: only presets have one; how many rows a model sees, '{name}' says itself")
+    return load_study(name)
+
+
+def _command(name: str, scale: float | None) -> str:
+    """The command that makes the page of a study again."""
+    return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "")
+
+
+def _run(spec: Study, out: Path, command: str, **how) -> None:
     """Runs a study, writes its page and figures, and says what was found."""
     from worldfast.report import report
     from worldfast.studies.engine import run_study
@@ -93,16 +200,16 @@ def sample(
     start: int = 0,
     seed: int = 42,
     split: str = "train",
-    among: str | None = None,
+    among: AnyText = None,
     noise: float = 0.0,
 ) -> None:
     """Print rows of a task.
 
     Args:
-        task: Its name, such as distance.
-        n: Rows to print.
-        start: The first of them.
-        seed: Of the stream.
+        task: Name of the task, such as distance.
+        n: Number of rows.
+        start: Index of the first.
+        seed: Seed of the rows.
         split: train, validation or test.
         among: Cities that rows may use, such as "region == 'Oceania'"; all by default.
         noise: Probability that a row has another row's answer.
@@ -139,14 +246,14 @@ def train(
         print(ending(folder))
 
 
-def export(run: Path, /, to: str, out: Path | None = None, step: int | None = None) -> None:
+def export(run: Path, /, to: str, out: AnyPath = None, step: AnyWhole = None) -> None:
     """Write a trained model as a folder that other tools open.
 
     Args:
-        run: The run's folder.
+        run: Folder of the run.
         to: hf, for Hugging Face transformers.
         out: A new folder; <run>/<to> by default.
-        step: That of the checkpoint; the newest by default.
+        step: Step of the checkpoint; the newest by default.
     """
     from worldfast.training import export_huggingface
 
@@ -160,20 +267,20 @@ def extract(
     run: Path,
     /,
     out: Path,
-    prompt: str | None = None,
-    layers: tuple[int, ...] | None = None,
+    prompt: AnyText = None,
+    layers: AnyWholes = None,
     positions: tuple[str, ...] = ("city", "delimiter"),
-    cities: str | None = None,
+    cities: AnyText = None,
 ) -> None:
-    """Write what a trained model holds of each city to an HDF5 file, for any prompt.
+    """Write a trained model's hidden states for each city to an HDF5 file, for any prompt.
 
     Args:
-        run: The run's folder.
+        run: Folder of the run.
         out: The file.
-        prompt: What follows <bos>, with {city} for the city, such as "angle(c_0865,{city},"; that of its task by default.
-        layers: 0 the embeddings, the last after the final norm; all by default.
+        prompt: Text after <bos>, with {city} for the city, such as "angle(c_0865,{city},"; its task's by default.
+        layers: Layers: 0 is the embeddings, the last is after the final norm; all by default.
         positions: Tokens to read: city, delimiter, last, or numbers.
-        cities: Which, as in "city_id >= 1000"; all by default.
+        cities: Cities to read, such as "city_id >= 1000"; all by default.
     """
     from worldfast.reading import represent
 
@@ -206,16 +313,21 @@ def doctor() -> None:
     print(f"a row: {wf.sample(wf.World.cities(), 'distance', n=1).text(0)}")
 
 
+COMMANDS = {one.__name__: one for one in (demo, sample, train, study, extract, export, doctor)}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command `worldfast`. Returns the exit status; what a user got wrong is one line, not a traceback."""
-    import tyro
+    import worldfast
 
-    commands = {command.__name__: command for command in (demo, sample, train, study, extract, export, doctor)}
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in commands:
-            raise unknown_name("command", arguments[0], commands)
-        tyro.extras.subcommand_cli_from_dict(commands, prog="worldfast", args=arguments)
+        if arguments[:1] == ["--version"]:
+            print(f"worldfast {worldfast.__version__}")
+        elif arguments[:1] == ["study"]:
+            _call(STUDY, "worldfast study", "study command", arguments[1:])
+        else:
+            _call(COMMANDS, "worldfast", "command", arguments)
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
         return 130
@@ -223,6 +335,40 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"worldfast: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: list[str]) -> None:
+    """Calls the command that the arguments name. SystemExit as of tyro, after a line with the option meant."""
+    import tyro
+
+    first = arguments[0] if arguments else "-"
+    if not first.startswith("-") and first not in commands:
+        raise unknown_name(kind, first, commands)
+    about = (study.__doc__ if commands is STUDY else ABOUT).strip()
+    try:
+        tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=arguments, description=about)
+    except SystemExit as ended:
+        if ended.code and first in commands:
+            for line in _meant(commands[first], arguments[1:]):
+                print(f"{program}: {line}", file=sys.stderr)
+        raise
+
+
+def _meant(command: Callable, arguments: list[str]) -> list[str]:
+    """A line for each unknown option: its nearest name, or the one that it begins or abbreviates (--lr)."""
+    known = ["--help"]
+    for name, kind in get_type_hints(command).items():
+        names = [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
+        known += ["--" + one.replace("_", "-") for one in names if one != "return"]
+    known += [name.replace("--", "--no-", 1) for name in known]
+    short = {"--" + "".join(part[0] for part in name[2:].split("-")): name for name in reversed(known)}
+    lines = []
+    for given in (word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")):
+        if given not in known:
+            begins = [name for name in known if name.startswith(given)]
+            near = [short[given]] if given in short else begins or difflib.get_close_matches(given, known, n=1)
+            lines.append(f"unknown option '{given}'" + (f": did you mean '{near[0]}'?" if near else ""))
+    return lines
 
 
 if __name__ == "__main__":

@@ -21,9 +21,13 @@ __all__ = ["Data", "Kept", "Learning", "Machine", "Model", "ending", "runs"]
 Whole, Number, Text, Place = (arg(metavar=name) for name in ("N", "X", "TEXT", "PATH"))
 
 
-def _or_none(metavar: str):
-    """An option whose default, None, its help says in words."""
-    return arg(metavar=metavar, help_behavior_hint="")
+def _or_none(kind, metavar: str):
+    """An option that may be None, whose default its help says in words."""
+    return Annotated[kind | None, arg(metavar=metavar, help_behavior_hint="")]
+
+
+AnyWhole, AnyNumber = _or_none(int, "N"), _or_none(float, "X")
+AnyText, AnyPath, AnyWholes = _or_none(str, "TEXT"), _or_none(Path, "PATH"), _or_none(tuple[int, ...], "N ...")
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Data:
     """Times that rows are seen, in another order each."""
     vocabulary: Annotated[str, Text] = Dataset.vocabulary
     """character, or entity: a token a city, easier to learn."""
-    among: Annotated[str | None, _or_none("TEXT")] = Dataset.among
+    among: AnyText = Dataset.among
     """Cities in rows, as in "region != 'Atlantis'"; any by default."""
     crossing: Annotated[str, Text] = Dataset.crossing
     """balanced, or reshuffled: 26 % TRUE."""
@@ -56,7 +60,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Learning:
-    start: Annotated[Path | None, _or_none("PATH")] = None
+    start: AnyPath = None
     """Folder, in --out, of the run whose last weights to begin with."""
     loss: Annotated[str, Text] = Dataset.loss
     """all: every token after the first; answer: after '='."""
@@ -72,7 +76,7 @@ class Learning:
     """linear, constant or cosine."""
     weight_decay: Annotated[float, Number] = Run.weight_decay
     """Of all but biases and norms."""
-    clip: Annotated[float | None, _or_none("X")] = Run.clip
+    clip: AnyNumber = Run.clip
     """The largest gradient norm; None: any."""
     betas: Annotated[tuple[float, float], arg(metavar="X X")] = Run.betas
     """Of AdamW."""
@@ -90,9 +94,9 @@ class Model:
     """Attention heads; hidden / heads is a multiple of 8."""
     intermediate: Annotated[int, Whole] = TransformerSpec.intermediate
     """Width inside the MLP."""
-    outputs: Annotated[int | None, _or_none("N")] = TransformerSpec.outputs
+    outputs: AnyWhole = TransformerSpec.outputs
     """Tokens that can be answers, 98 the characters; all by default."""
-    rope_base: Annotated[float | None, _or_none("X")] = TransformerSpec.rope_base
+    rope_base: AnyNumber = TransformerSpec.rope_base
     """Of rotary positions."""
     norm_eps: Annotated[float, Number] = TransformerSpec.norm_eps
     """Of RMSNorm."""
@@ -110,11 +114,11 @@ class Kept:
     """even, log or sqrt: how far apart they are."""
     validation: Annotated[int, Whole] = Run.validation
     """Rows of each task to answer and score at each checkpoint."""
-    capture_layers: Annotated[tuple[int, ...] | None, _or_none("N ...")] = None
+    capture_layers: AnyWholes = None
     """Layers to write activations of; the upper half by default."""
-    capture_cities: Annotated[str | None, _or_none("TEXT")] = None
+    capture_cities: AnyText = None
     """Cities they are of, as in "city_id >= 1000"; all by default."""
-    capture_task: Annotated[str | None, _or_none("TEXT")] = None
+    capture_task: AnyText = None
     """Task whose prompt is read; the first by default."""
     capture_dtype: Annotated[str, Text] = Capture.dtype
     """float32, or float16 for half the space."""
@@ -126,11 +130,11 @@ class Machine:
     """Where each run has its folder."""
     device: Annotated[str, Text] = "auto"
     """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
-    threads: Annotated[int | None, _or_none("N")] = None
+    threads: AnyWhole = None
     """Of the CPU; as many as torch uses by default."""
-    memory: Annotated[str | None, _or_none("TEXT")] = None
+    memory: AnyText = None
     """To take at most, as in 8GiB; 0.9 of what is free by default."""
-    log: Annotated[str | None, _or_none("TEXT")] = None
+    log: AnyText = None
     """Where metrics go too: tensorboard, wandb or trackio."""
     quiet: FlagCreatePairsOff[bool] = False
     """No rate, loss and time left on standard error."""

@@ -43,8 +43,8 @@ models.fused models.gpu models.gpu_transformer models.huggingface models.optimiz
 reading.activations reading.gradients reading.patching report.colours report.figures.canvas
 report.figures.curves report.figures.maps report.figures.matrices report.figures.patching report.figures.style
 report.figures.tables report.figures.trends report.report studies.engine studies.planning training.cluster
-training.jobs training.memory training.step worlds.cities.sampling worlds.cities.stream worlds.cities.studies
-worlds.cities.tasks worlds.cities.tokens worlds.cities.world
+training.jobs training.memory worlds.cities.sampling worlds.cities.stream worlds.cities.tasks
+worlds.cities.tokens worlds.cities.world
 """.split()
 
 

@@ -172,6 +172,13 @@ def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
         (["--tasks", "angle", "--lerning-rate", "3"], "--learning-rate X"),
         (["--tasks", "angle", "--learning-rate", "fast"], "--learning-rate X"),
         (["--task", "angle"], "--tasks TASK"),
+        (
+            ["--tasks", "angle", "--lerning-rate", "3"],
+            "unknown option '--lerning-rate': did you mean '--learning-rate'?",
+        ),
+        (["--task", "angle"], "unknown option '--task': did you mean '--tasks'?"),
+        (["--tasks", "angle", "--lr", "1"], "unknown option '--lr': did you mean '--learning-rate'?"),
+        (["--tasks", "angle", "--xyz=1"], "unknown option '--xyz'\n"),
         ([], "--tasks TASK"),
     ],
 )
@@ -187,6 +194,22 @@ def test_a_command_that_is_wrong(capsys):
         "worldfast: unknown command 'trian': did you mean 'train'? "
         "known: demo, sample, train, study, extract, export, doctor\n"
     )
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"worldfast {wf.__version__}\n"
+
+
+COMMANDS = [[name] for name in cli.COMMANDS] + [["study", name] for name in cli.STUDY]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_says_no_python(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--help"])
+    out = capsys.readouterr().out
+    assert ended.value.code == 0 and "usage: worldfast" in out and "None" not in out.replace("None: any", "")
 
 
 def test_help_is_a_line_an_option(capsys, monkeypatch):

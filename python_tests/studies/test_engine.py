@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import cli, files
+from worldfast import cli, files, worlds
 from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
 from worldfast.report import report
@@ -392,3 +392,84 @@ def test_study_commands(capsys, tmp_path):
     assert "did you mean 'mini'" in capsys.readouterr().err
     assert cli.main(["study", "status", "mini", "--out", str(tmp_path)]) == 1
     assert "not a study's folder" in capsys.readouterr().err
+
+
+MINE = """
+import worldfast as wf
+from worldfast.worlds.cities import Dataset, Study
+model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+study = Study("mine", [wf.Run(Dataset("distance", rows=32), seed=seed, batch=16, model=model) for seed in (1, 2)])
+"""
+
+
+def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "my study.py"
+    path.write_text(MINE)
+    asked = []
+    monkeypatch.setattr(cli, "_run", lambda spec, out, command, **how: asked.append((spec.name, command)))
+    assert cli.main(["study", "run", str(path)]) == cli.main(["study", "report", str(path)]) == 0
+    assert asked == [("mine", f"worldfast study run '{path}'")] * 2
+    assert cli.main(["study", "plan", str(path), "--no-measure"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("study mine: 2 runs of the canon, 0 more") and out.endswith("time: not measured\n")
+    assert cli.main(["study", "status", str(path), "--out", str(tmp_path)]) == 1
+    assert f"{tmp_path}/studies/mine is not a study's folder" in capsys.readouterr().err
+    assert cli.main(["study", "plan", str(path), "--scale", "0.1"]) == 1
+    assert "scale: only presets have one" in capsys.readouterr().err
+    path.write_text(MINE.replace("study =", "mine ="))
+    assert cli.main(["study", "plan", str(path)]) == 1
+    assert "'mine' is one: call it `study`" in capsys.readouterr().err
+    assert cli.main(["study", "run", str(tmp_path / "none.py")]) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
+def test_presets_are_listed_with_a_line_each(capsys, monkeypatch):
+    assert cli.main(["study", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[:2] for line in lines] == [[name, "cities"] for name in studies.PRESETS]
+    assert all(len(line.split()) > 5 for line in lines)
+    assert cli.main(["study", "plan", "width", "--scale", "0.1"]) == 1
+    assert "scale: the preset 'width' has no such option" in capsys.readouterr().err
+    assert cli.main(["study", "pln", "demo"]) == 1
+    assert "unknown study command 'pln': did you mean 'plan'" in capsys.readouterr().err
+    twice = {"cities.demo": studies.demo, "graphs.demo": lambda: "another"}
+    monkeypatch.setattr(worlds, "presets", lambda: twice)
+    assert worlds.preset("graphs.demo") == "another"
+    with pytest.raises(ValueError, match="several worlds: say cities.demo or graphs.demo"):
+        worlds.preset("demo")
+
+
+def test_a_plan_says_what_is_counted_before_it_measures(tiny, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(planning, "_rate", lambda *_: seen.append(capsys.readouterr().out) or 16.0)
+    planning.print_plan(tiny, threads=1)
+    rest = capsys.readouterr().out
+    assert re.search(r"^in all +6 ", seen[0], re.MULTILINE) and "measured on 1 threads here" in seen[0]
+    assert len(seen) > 1 and seen[1].startswith("pretrained, 1 task") and seen[1].endswith(" 8 s\n")
+    assert rest.splitlines()[-1].startswith("in all")
+
+
+def test_a_plan_for_gpus_that_are_not_here(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    planning.print_plan(tiny, device="cuda", gpus=2, memory="8GiB")
+    out = capsys.readouterr().out
+    assert "counted from operations and bytes, not measured" in out and "\n2 GPUs: " in out
+    one, two = (
+        sum(one.seconds for one in planning.plan_study(tiny, device="cuda", memory=at)) for at in ("8GiB", "9GiB")
+    )
+    assert one == two > 0, "memory does not change the time"
+    with pytest.raises(ValueError, match="no GPU here to ask: say what"):
+        planning.print_plan(tiny, device="cuda")
+    with pytest.raises(ValueError, match="gpus: 2 of the device 'cpu'"):
+        planning.print_plan(tiny, gpus=2)
+    with pytest.raises(ValueError, match="unknown device 'cdua': did you mean 'cuda'"):
+        planning.print_plan(tiny, device="cdua")
+
+
+def test_a_study_on_gpus_ends_when_its_last_ensemble_does():
+    base, tune = (wf.Run(Dataset("distance", rows=rows), seed=rows) for rows in (3, 4))
+    tune = replace(tune, start=base, data=replace(base.data, rows=2))
+    other = replace(base, data=replace(base.data, rows=4))
+    parts, per_row = [[base], [other], [tune]], {run.id: 1.0 for run in (base, other, tune)}
+    assert planning._ends(parts, 2, per_row) == (4.0, 5.0)
+    assert planning._ends(parts, 1, per_row) == (7.0, 9.0)

@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 
 import worldfast as wf
+from worldfast import worlds
 from worldfast.worlds.cities import Dataset, studies
 from worldfast.worlds.cities.studies import cyclic, world_update
 from worldfast.worlds.cities.world import NEW, OLD
@@ -86,7 +87,7 @@ def test_a_paper_of_fewer_rows(paper, scale):
 
 
 def test_a_paper_at_full_scale_is_the_paper(paper):
-    assert studies.preset("paper", scale=1.0) == paper
+    assert worlds.preset("paper", scale=1.0) == paper
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
@@ -173,6 +174,22 @@ def test_studies_refuse():
     with pytest.raises(ValueError, match="patched: expected the names of two runs"):
         make(run, patched=(run.name,))
     with pytest.raises(ValueError, match="unknown study 'minni': did you mean 'mini'"):
-        studies.preset("minni")
+        worlds.preset("minni")
     extended = studies.Study("tiny", (run,), (replace(run, start=run, name="ft"),))  # a base may be in either part
     assert [one.name for one in extended.runs] == ["pt-distance-s42", "ft"]
+
+
+def test_a_task_may_stand_alone():
+    recipe = studies.Recipe()
+    base = recipe.pretrain("distance", 1)
+    assert base == recipe.pretrain(("distance",), 1)
+    assert recipe.finetune(base, "angle") == recipe.finetune(base, ("angle",))
+    for make in (recipe.pretrain, wf.study.Recipe().pretrain):
+        with pytest.raises(ValueError, match="unknown task 'north': .*known: distance, "):
+            make("north", 1)
+    with pytest.raises(ValueError, match="unknown task 'north'"):
+        recipe.finetune(base, "north")
+    with pytest.raises(ValueError, match="tasks: expected at least one"):
+        recipe.pretrain((), 1)
+    with pytest.raises(TypeError, match=r"data: expected a dataset of a world, such as .*Dataset.*, got 'north'"):
+        wf.Run("north")

@@ -20,7 +20,7 @@ import pytest
 from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, run, train_and_note
 
 import worldfast as wf
-from worldfast import checkpoint
+from worldfast import checkpoint, cli
 from worldfast.training import cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order
@@ -614,8 +614,13 @@ def test_the_call_of_the_page(connection, tmp_path, monkeypatch):
     assert all((tmp_path / one.folder_name / "done").exists() for one in names["runs"])
 
 
-def test_the_plan_of_the_page(capsys):
-    exec(blocks("python")[1], {})
+def test_the_plan_of_the_page(capsys, tmp_path, monkeypatch):
+    """The page's file and command, as on a machine without a GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    Path("models.py").write_text(blocks("python")[1])
+    (command,) = re.findall(r"^`worldfast (study plan .*?)`", PAGE, re.MULTILINE)
+    assert cli.main(command.split()) == 0
     assert capsys.readouterr().out in blocks("")
 
 

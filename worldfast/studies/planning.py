@@ -1,6 +1,7 @@
 """Cost of a study before it starts, and its status while it runs.
 
-Rates are measured: a few steps of each shape of model on this machine, with as many members as will train together.
+What follows from the specs (rows, memory, disk) is counted. Rates are measured: a few steps of each shape of model, here
+and now, with as many members as will train together. Of a GPU that is not here they are counted too, and said to be.
 """
 
 from __future__ import annotations
@@ -8,25 +9,30 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from worldfast import files
+from worldfast.errors import unknown_name
 from worldfast.folder import done
 from worldfast.run import Run
 from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
+from worldfast.training import base_of, lockstep_of, pack
 from worldfast.training.memory import NUMBER, captured, limit_of, plan, text
-from worldfast.training.step import Lockstep
 
 __all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
 
-STEPS = 3  # timed steps, after one that is not
-TOGETHER = 8  # members at most while measuring a rate
-STATES = 3  # values per parameter in a checkpoint: the parameter and two moments
-STALE = 60.0  # seconds to wait for new metrics
+STEPS = 3  # timed, after one that is not
+TOGETHER = 8  # members at most, while a rate is measured
+STATES = 3  # parameters and two moments, of which a checkpoint is made
+STALE = 60.0  # seconds
+# Of an H200, counted from operations and bytes: rows times parameters of the paper's shape, and seconds that they take.
+COUNTED_WORK = 42e6 * 1_601_920
+COUNTED_SECONDS = (80.0, 105.0)
 
 
 @dataclass(frozen=True)
@@ -36,138 +42,228 @@ class Family:
     Attributes
     ----------
     name : str
-        Name in words.
-    runs : int
-        Number of runs.
+        Description of the family.
+    members : tuple of Run
     rows, steps : int
-        Totals over all of the runs.
-    seconds : float
-        Training time on this machine, as measured; NaN if not measured.
+        Sums over all members.
     memory : int
-        Bytes of the members that train together, and of what they share.
-    fit : int
-        Members that fit in memory at once.
-    waves : int
-        Number of groups trained one after the other.
+        Bytes of the members that train together and of what they share.
+    fit, waves : int
+        Members that fit in memory at a time; times that they are trained one after the other.
     disk : int
-        Bytes written to disk.
+        Bytes left on disk.
+    seconds, most : float
+        Training time on one device, least and most: one number where it was measured; NaN where it is not known.
     """
 
     name: str
-    runs: int
+    members: tuple[Run, ...]
     rows: int
     steps: int
-    seconds: float
     memory: int
     fit: int
     waves: int
     disk: int
+    seconds: float = float("nan")
+    most: float = float("nan")
+
+    @property
+    def runs(self) -> int:
+        return len(self.members)
 
 
 def plan_study(
-    study: Study, *, threads: int, memory: int | str | None = None, measure: bool = True
+    study: Study,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    memory: int | str | None = None,
+    measure: bool = True,
 ) -> Iterator[Family]:
-    """Yield the families of a study, for the CPU of this machine.
+    """Yield the families of a study, each as soon as it is counted, and timed where `measure` is true.
 
     Parameters
     ----------
     study : Study
-    threads : int
+    device : {"cpu", "cuda"}
+        Rates on "cuda" are counted where this machine has no GPU.
+    threads : int, optional
+        CPU threads; None means torch's number.
     memory : int or str, optional
-        As in `train`.
+        Memory of a device that training may use; None means most of what is free.
     measure : bool
-        Measure rates, which takes a few training steps for each shape.
-
-    Yields
-    ------
-    Family
+        Time a few steps of each shape.
 
     Raises
     ------
     MemoryError
-        A single run does not fit.
+        One run alone does not fit.
+    ValueError
+        The device is unknown, or `memory` is not given for a GPU that is not here.
     """
-    limit = limit_of(memory, "cpu")
+    limit = _limit(memory, device)
+    threads = threads or torch.get_num_threads()
     families: dict[tuple, list[Run]] = {}
     for run in study.runs:
-        families.setdefault(_family(run), []).append(run)
+        key = run.start is not None, len(tasks_of(run)), *run.family, run.batch, getattr(run.data, "loss", "")
+        families.setdefault(key, []).append(run)
+    widths = len({run.model.hidden for run in study.runs})
     rates: dict[tuple, float] = {}
-    for (kind, tasks, *shape), runs in families.items():
-        planned = plan(runs, limit, "cpu", threads)
-        key = (*shape, min(planned.fit, len(runs), TOGETHER))
-        if measure and key not in rates:
-            rates[key] = _rate(runs[: key[-1]], threads)
-        rows = sum(run.epochs * run.epoch_rows for run in runs)
-        what = "fine-tuned" if kind else "pretrained"
-        width = f", width {runs[0].model.hidden}" if len({run.model.hidden for run in study.runs}) > 1 else ""
-        yield Family(
-            name=f"{what}, {tasks} task{'s' if tasks > 1 else ''}{width}",
-            runs=len(runs),
-            rows=rows,
+    for (tuned, tasks, *_), runs in families.items():
+        planned = plan(runs, limit, device, threads)
+        width = f", width {runs[0].model.hidden}" if widths > 1 else ""
+        family = Family(
+            name=f"{'fine-tuned' if tuned else 'pretrained'}, {tasks} task{'s' if tasks > 1 else ''}{width}",
+            members=tuple(runs),
+            rows=sum(run.epochs * run.epoch_rows for run in runs),
             steps=sum(run.steps for run in runs),
-            seconds=rows / rates[key] if measure else float("nan"),
             memory=planned.need.member * planned.fit + planned.need.shared,
             fit=planned.fit,
             waves=planned.waves,
-            disk=sum(_disk(run) for run in runs),
+            disk=sum(2 * saved + files * kept for saved, files, kept in _files(runs)),
         )
+        yield _timed(family, device, threads, rates) if measure else family
 
 
-def _family(run: Run) -> tuple:
-    return run.start is not None, len(tasks_of(run)), *run.family, run.batch, getattr(run.data, "loss", "")
+def _timed(family: Family, device: str, threads: int, rates: dict[tuple, float]) -> Family:
+    """The family with its times, counted or at a rate that is measured where `rates` has none yet."""
+    run = family.members[0]
+    if _is_counted(device):
+        works = family.rows * run.model.parameters(run.shape) / COUNTED_WORK
+        return replace(family, seconds=COUNTED_SECONDS[0] * works, most=COUNTED_SECONDS[1] * works)
+    members = min(family.fit, family.runs, TOGETHER)
+    key = (*run.family, run.batch, getattr(run.data, "loss", ""), members)
+    if key not in rates:
+        rates[key] = _rate(family.members[:members], device, threads)
+    return replace(family, seconds=family.rows / rates[key], most=family.rows / rates[key])
 
 
-def _rate(runs: Sequence[Run], threads: int) -> float:
-    """Return the rows per second of runs trained together, with fresh weights, which are as fast as trained ones."""
-    ensemble = runs[0].model.build(runs[0].shape, len(runs), threads=threads, matmul_dtype=runs[0].matmul_dtype)
-    lockstep = Lockstep(ensemble, list(runs))
+def _limit(memory: int | str | None, device: str) -> int:
+    if device not in ("cpu", "cuda"):
+        raise unknown_name("device", device, ("cpu", "cuda"))
+    if memory is None and _is_counted(device):
+        raise ValueError("memory: there is no GPU here to ask: say what training may use of one, such as 72GiB")
+    return limit_of(memory, device)
+
+
+def _is_counted(device: str) -> bool:
+    return device != "cpu" and not torch.cuda.is_available()
+
+
+def _files(runs: Sequence[Run]) -> Iterator[tuple[int, int, int]]:
+    """Of each run: bytes of a checkpoint, of which two are kept, number of checkpoints, bytes of activations at each."""
+    kept: dict[tuple, int] = {}
+    for run in runs:
+        key = run.data, run.capture
+        if key not in kept:
+            kept[key] = captured(run) // (2 if run.capture.dtype == "float16" else 1)
+        yield STATES * NUMBER * run.model.parameters(run.shape), len(run.checkpoint_steps), kept[key]
+
+
+def _rate(runs: Sequence[Run], device: str, threads: int) -> float:
+    """Rows a second of some runs trained together: fresh weights do as well as trained ones."""
+    lockstep, _ = lockstep_of(list(runs), device, threads)
     for i, run in enumerate(runs):
-        ensemble.initialise(i, run.seed)
+        lockstep.ensemble.initialise(i, run.seed)
     members = list(range(len(runs)))
     lockstep.step(members)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    wait()
     began = time.perf_counter()
     for _ in range(STEPS):
         lockstep.step(members)
+    wait()
     return STEPS * sum(run.batch for run in runs) / (time.perf_counter() - began)
 
 
-def _disk(run: Run) -> int:
-    """Return the bytes that a run leaves on disk: its last two checkpoints, and the activations of all."""
-    kept = captured(run) // (2 if run.capture.dtype == "float16" else 1)
-    return 2 * STATES * NUMBER * run.model.parameters(run.shape) + len(run.checkpoint_steps) * kept
+# ---- in print ----
 
 
-def print_plan(study: Study, *, threads: int, memory: int | str | None = None, measure: bool = True) -> None:
-    """Print the plan of a study as a table. Arguments and errors as in `plan_study`."""
-    head = ("", "runs", "rows", "steps", "time here", "memory", "at a time", "disk")
-    families = list(plan_study(study, threads=threads, memory=memory, measure=measure))
-    lines = [
-        (
-            one.name,
-            f"{one.runs:,}",
-            f"{one.rows / 1e6:,.1f} M",
-            f"{one.steps:,}",
-            _time(one.seconds),
-            text(one.memory),
-            f"{one.fit}" + (f", {one.waves} waves" if one.waves > 1 else ""),
-            text(one.disk),
-        )
-        for one in families
-    ]
-    total = (
-        "in all",
-        f"{sum(one.runs for one in families):,}",
-        f"{sum(one.rows for one in families) / 1e6:,.1f} M",
-        f"{sum(one.steps for one in families):,}",
-        _time(sum(one.seconds for one in families)),
-        text(max(one.memory for one in families)),
-        "",
-        text(sum(one.disk for one in families)),
-    )
+def print_plan(
+    study: Study,
+    *,
+    device: str = "cpu",
+    gpus: int = 1,
+    threads: int | None = None,
+    memory: int | str | None = None,
+    measure: bool = True,
+) -> None:
+    """Print the plan of a study: what is counted first, then times as they are measured.
+
+    Parameters are those of `plan_study`, and `gpus`, the number of GPUs that train side by side.
+    """
+    if device == "cpu" and gpus != 1:
+        raise ValueError(f"gpus: {gpus} of the device 'cpu'; ask for the device 'cuda'")
+    threads = threads or torch.get_num_threads()
     print(f"study {study.name}: {len(study.canon):,} runs of the canon, {len(study.extensions):,} more\n")
-    _print_table([head, *lines, total])
-    if measure:
-        print(f"\ntime: training only, at the rate of {STEPS} steps measured here with {threads} threads")
+    head = ("runs", "rows", "steps", "memory", "at a time", "disk")
+    print(_line("", head))
+    families = []
+    for one in plan_study(study, device=device, threads=threads, memory=memory, measure=False):
+        families.append(one)
+        at_a_time = f"{one.fit}" + (f", {one.waves} waves" if one.waves > 1 else "")
+        cells = (text(one.memory), at_a_time, text(one.disk))
+        print(_line(one.name, (*_amounts([one]), *cells)), flush=True)
+    memory_of_all = text(max(one.memory for one in families))
+    print(_line("in all", (*_amounts(families), memory_of_all, "", text(sum(one.disk for one in families)))))
+    if _is_counted(device):
+        print("\ntime on one GPU, an H200: counted from operations and bytes, not measured")
+    elif measure:
+        where = torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads here"
+        print(f"\ntime of training alone, at the rate of {STEPS} steps measured on {where}")
+    else:
+        return print("\ntime: not measured")
+    timed, rates = [], {}
+    for one in (_timed(family, device, threads, rates) for family in families):
+        timed.append(one)
+        print(_line(one.name, (_times(one.seconds, one.most),)), flush=True)
+    seconds = [sum(each) for each in zip(*((one.seconds, one.most) for one in timed))]
+    print(_line("in all", (_times(*seconds),)))
+    if device == "cuda":
+        _print_places(study, timed, gpus, _limit(memory, device), threads)
+
+
+def _print_places(study: Study, timed: Sequence[Family], gpus: int, limit: int, threads: int) -> None:
+    """Print when a study ends on some GPUs, and what is written until then."""
+    parts = pack(study.runs, gpus, limit, "cuda", threads)
+    per_row = {run.id: (one.seconds / one.rows, one.most / one.rows) for one in timed for run in one.members}
+    bases, every = zip(*(_ends(parts, gpus, {key: value[i] for key, value in per_row.items()}) for i in (0, 1)))
+    print(f"\n{gpus} GPU{'s' if gpus > 1 else ''}: {len(parts)} ensembles of up to {max(map(len, parts))} runs")
+    print(f"  pretrained after {_times(*bases)}, all after {_times(*every)}, if no GPU waits for rows or files")
+    of_runs = list(_files(study.runs))
+    written = sum(files * (saved + kept) for saved, files, kept in of_runs)
+    rates = " to ".join(dict.fromkeys(f"{written / one / 1e9:.1f}" for one in reversed(every)))
+    segments = sum(files for _, files, _ in of_runs)
+    print(f"  {written / 1e12:.1f} TB are written meanwhile, {rates} GB/s; activations are {segments:,} files")
+    pairs = len(of_runs) * (len(of_runs) - 1) // 2
+    print(f"  {pairs:,} pairs of runs may be compared, in each layer at each checkpoint")
+
+
+def _ends(parts: Sequence[Sequence[Run]], places: int, per_row: dict[str, float]) -> tuple[float, float]:
+    """Seconds until all have ended that start from no run of the study, and until all have."""
+    free, ended = [0.0] * places, {}
+    for part in parts:
+        place = free.index(min(free))
+        base = base_of(part[0], ended)
+        begins = max(free[place], ended[base.id] if base else 0.0)
+        free[place] = begins + sum(per_row[run.id] * run.epochs * run.epoch_rows for run in part)
+        ended |= {run.id: free[place] for run in part}
+    return max(ended[run.id] for part in parts for run in part if not isinstance(run.start, Run)), max(ended.values())
+
+
+def _amounts(families: Sequence[Family]) -> tuple[str, str, str]:
+    rows = sum(one.rows for one in families)
+    return (f"{sum(one.runs for one in families):,}", f"{rows / 1e6:,.1f} M", f"{sum(one.steps for one in families):,}")
+
+
+def _line(name: str, cells: Sequence[str]) -> str:
+    """A line of a table whose widths are known before what stands below it."""
+    widths = (8, 13, 15, 11, 15, 12) if len(cells) > 1 else (12,)
+    return f"{name:<30}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)).rstrip()
+
+
+def _times(least: float, most: float) -> str:
+    return _time(least) if least == most else f"{_time(least)} to {_time(most)}"
 
 
 def _time(seconds: float) -> str:
@@ -177,15 +273,6 @@ def _time(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _print_table(lines: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    for line in lines:
-        cells = [
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
-        ]
-        print("  ".join(cells).rstrip())
 
 
 # ---- status ----

@@ -2,7 +2,8 @@
 
 from worldfast.folder import load, opened
 from worldfast.training.export import export_huggingface
-from worldfast.training.schedule import levels
-from worldfast.training.train import train
+from worldfast.training.packing import pack
+from worldfast.training.schedule import base_of, levels
+from worldfast.training.train import lockstep_of, train
 
-__all__ = ["export_huggingface", "levels", "load", "opened", "train"]
+__all__ = ["base_of", "export_huggingface", "levels", "load", "lockstep_of", "opened", "pack", "train"]

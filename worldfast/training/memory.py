@@ -100,11 +100,13 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
     MemoryError
         Not even one run fits.
     """
-    needs = [need(run, device, threads) for run in runs]
+    # what a need follows from beside the shape, which is one: runs that differ in their seeds need the same
+    kinds = list({(run.data, run.capture, run.batch, run.validation): run for run in runs}.values())
+    needs = [need(run, device, threads) for run in kinds]
     most = Need(*(max(part) for part in zip(*needs)))
     fit = min((limit - most.shared) // most.member, len(runs))
     if fit < 1:
-        run = runs[max(range(len(runs)), key=lambda i: sum(needs[i]))]
+        run = kinds[max(range(len(kinds)), key=lambda i: sum(needs[i]))]
         raise MemoryError(
             f"memory: {run.name!r} alone needs {text(sum(most))} "
             f"({run.model.parameters(run.shape):,} parameters, batch {run.batch}), but there are "
@@ -125,7 +127,7 @@ def available(device: str) -> int:
 
 def _of_all(device: str) -> str:
     """Describe in words how much of a GPU is free, since other processes may hold the rest."""
-    if device == "cpu":
+    if device == "cpu" or not torch.cuda.is_available():
         return ""
     free, total = torch.cuda.mem_get_info(device)
     return f" ({text(free)} of the {text(total)} of {device} are free, others have taken the rest)"

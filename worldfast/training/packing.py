@@ -108,9 +108,7 @@ def _ranks(by_id: dict[str, Run], works: dict[str, float]) -> dict[str, float]:
 
 def _fit(group: list[Run], limit: int, device: str, threads: int) -> int:
     """Return how many runs of a group fit in a place; raises MemoryError if none does."""
-    # a group has one shape and matmul dtype, so a need depends only on these
-    kinds = {(run.data, run.capture, run.batch, run.validation): run for run in group}
-    need = plan(list(kinds.values()), limit, device, threads).need
+    need = plan(group, limit, device, threads).need
     return (limit - need.shared) // need.member
 
 

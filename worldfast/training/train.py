@@ -31,7 +31,7 @@ from worldfast.training.progress import NAMED, Interrupt, Progress
 from worldfast.training.schedule import levels
 from worldfast.training.step import Lockstep
 
-__all__ = ["Run", "train"]
+__all__ = ["Run", "lockstep_of", "train"]
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -225,7 +225,7 @@ def _waves(pending: dict[Path, Run], limit: int, device: str, threads: int) -> I
 
 def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Progress, open_log: metrics.Opener) -> None:
     """Train runs of one shape, by folder, as the members of an ensemble."""
-    lockstep, where = _lockstep(list(runs.values()), device, threads)
+    lockstep, where = lockstep_of(list(runs.values()), device, threads)
     writer = Writer()
     members = [Member(lockstep, i, folder, run, writer) for i, (folder, run) in enumerate(runs.items())]
     try:
@@ -250,7 +250,7 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
         progress.end()
 
 
-def _lockstep(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
+def lockstep_of(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
     """Return runs of one shape as members of an ensemble, and a description of where they train."""
     spec, shape, matmul_dtype = runs[0].model, runs[0].shape, runs[0].matmul_dtype
     longest = max(run.stream().longest for run in runs)

@@ -25,7 +25,7 @@ from worldfast.worlds.cities.tasks import BUILT_IN, Task
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import NEW, OLD, World, WorldSpec
 
-__all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "mini", "paper", "preset", "width", "world_update"]
+__all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "mini", "paper", "width", "world_update"]
 
 
 def draw(tables: Mapping, world, layer: int) -> list:
@@ -163,37 +163,44 @@ class Recipe:
     update_rate: float = 1e-5
     settings: Mapping = field(default_factory=dict)
 
-    def pretrain(self, tasks: Sequence[str], seed: int, **changes) -> Run:
+    def pretrain(self, tasks: Sequence[str | Task] | str | Task, seed: int, **changes) -> Run:
         """Return a run on tasks from initial weights, without the group.
 
         Parameters
         ----------
-        tasks : sequence of str
+        tasks : str, Task or sequence of them
         seed : int
         **changes
             Fields of Run and of its Dataset.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A task is unknown, or a field does not fit.
         """
-        rows, epochs = self.amount[max(n for n in self.amount if n <= len(tasks))]
+        tasks = (tasks,) if isinstance(tasks, str | Task) else tuple(tasks)
+        rows, epochs = self.amount[max((n for n in self.amount if n <= len(tasks)), default=min(self.amount))]
         ours = {"world": self.world, "model": self.model, "among": outside(self.group), "rows": rows, "epochs": epochs}
         about_data, about_run = _parted(ours | dict(self.settings) | {"seed": seed} | changes)
-        return Run(Dataset(tuple(tasks), **about_data), **about_run)
+        return Run(Dataset(tasks, **about_data), **about_run)
 
-    def finetune(self, base: Run, tasks: Sequence[str], **changes) -> Run:
+    def finetune(self, base: Run, tasks: Sequence[str | Task] | str | Task, **changes) -> Run:
         """Return a run that teaches `base` the group by some tasks.
 
         Parameters
         ----------
         base : Run
-        tasks : sequence of str
+        tasks : str, Task or sequence of them
         **changes
             Arguments of `world_update`.
         """
+        tasks = (tasks,) if isinstance(tasks, str | Task) else tuple(tasks)
         ours = {
             "group": self.group,
             "standard": self.standard,
             "included": self.included,
             "alive": self.alive,
-            "epochs": self.updates[max(n for n in self.updates if n <= len(tasks))],
+            "epochs": self.updates[max((n for n in self.updates if n <= len(tasks)), default=min(self.updates))],
             "learning_rate": self.update_rate,
         }
         return world_update(base, tasks, **(ours | changes))
@@ -321,7 +328,7 @@ WIDTHS = {64: (12, 2), 256: (3, 8), 512: (3, 16)}  # epochs, heads
 
 
 def paper(scale: float = 1.0) -> Study:
-    """Return the study of the 179 models of arXiv 2602.00533 (`.canon`) and its extensions, as published.
+    """The 179 models of arXiv 2602.00533 (`.canon`) and its extensions, as published: for GPUs.
 
     Parameters
     ----------
@@ -402,9 +409,7 @@ def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds:
 
 
 def width(seeds: Sequence[int] = (42,)) -> Study:
-    """Return the study of all seven tasks at widths 64, 128, 256 and 512, and their fine-tunes, with the rows of arXiv
-    2602.00533.
-    """
+    """All seven tasks at widths 64 to 512, and their fine-tunes, with the rows of arXiv 2602.00533: for a GPU."""
     recipe = Recipe(settings={"matmul_dtype": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
     widths = {wide: (1_000_000, *rest) for wide, rest in ({128: (6, 4)} | WIDTHS).items()}
     runs = _of_width(recipe, widths, seeds)
@@ -422,7 +427,7 @@ def _small(layers: int, **settings) -> dict:
 
 
 def mini(scale: float = 1.0) -> Study:
-    """Return the whole canon in shape, with two seeds, at a size that two cores train in less than two hours.
+    """The whole canon in shape, with two seeds and small models: under two hours on two cores.
 
     It has 1,000 cities, one token each, and models of 3 layers of width 64.
 
@@ -455,8 +460,7 @@ def mini(scale: float = 1.0) -> Study:
 
 
 def demo(scale: float = 1.0, seed: int = 0) -> Study:
-    """Return a study of three small models over the 5,075 cities, and two that learn about Atlantis: minutes on two
-    cores.
+    """Three small models over the 5,075 cities, and two that learn of Atlantis: minutes on two cores.
 
     Parameters
     ----------
@@ -480,25 +484,3 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
 
 
 PRESETS = {"demo": demo, "mini": mini, "paper": paper, "width": width}
-
-
-def preset(name: str, **arguments) -> Study:
-    """Return the preset of a name.
-
-    Parameters
-    ----------
-    name : str
-        One of PRESETS.
-    **arguments
-        Arguments of the preset.
-
-    Raises
-    ------
-    ValueError
-        The name is unknown.
-    TypeError
-        The preset does not have an argument.
-    """
-    if name not in PRESETS:
-        raise unknown_name("study", name, PRESETS)
-    return PRESETS[name](**arguments)
