@@ -714,6 +714,6 @@ def test_a_study_and_its_page(tmp_path):
     found = result.tables["evaluation"].set_index(["run", "task"])
     assert found.loc[("pt-mid-s1", "mid")].unit.tolist() == ["0.1 degree"] * 2
     assert set(found.loc["pt-distance-s1"].index) == set(BUILT_IN)
-    publish(result, tmp_path / "page")
+    publish(study, result, tmp_path / "page")
     html = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     assert "mid<br>mean absolute error<br>0.1 degree" in html

@@ -79,7 +79,7 @@ class Some:
 def evaluation(
     trained: Sequence[Trained], rows: int, taught: Mapping[str, str], old: str, own: Sequence[Task]
 ) -> DataFrame:
-    """Every task of the study, and every built-in one, on rows of old cities, and on rows that must include each group.
+    """Every built-in task, the run's and those of fine-tunes, on rows of old cities and on rows that must include each group.
 
     Columns run, task, group, metric, unit, value, constant (what the best constant answer scores), n, unparsable.
     """
@@ -91,7 +91,7 @@ def evaluation(
     groups = {STANDARD: {"among": old}}
     groups |= {name: {"must_include": group} for name, group in taught.items() if world.select(group).any()}
     table = []
-    for task in [*map(TASKS.get, BUILT_IN), *own]:
+    for task in [*map(TASKS.get, BUILT_IN), *in_python((*run.data.own, *own))]:
         for group, where in groups.items():
             score = evaluate(ensemble, 0, world, task, rows, run.seed, vocabulary=run.data.vocabulary, **where)
             found = {"run": one.name, "task": task.name, "group": group, "metric": task.metric, "unit": task.unit}
@@ -320,7 +320,7 @@ def taught_and_old(study: Study) -> dict:
 
 
 def taught_and_own(study: Study) -> dict:
-    own = in_python(task for run in study.runs for task in run.data.own)
+    own = in_python(task for run in study.runs if run.start for task in run.data.own)
     return {"taught": groups_of(study.runs).taught, "own": own}
 
 

@@ -21,7 +21,8 @@ class Groups(NamedTuple):
     Attributes
     ----------
     taught : dict of str to str
-        Names of groups to their expressions for World.select, in the order of the runs.
+        Names of groups to their expressions for World.select, in the order of the runs. Where no fine-tune is taught any,
+        what all pretrained runs leave out.
     old : str
         Expression for the cities that pretraining may hold and that no fine-tune is taught.
     """
@@ -44,6 +45,8 @@ def groups_of(runs: Sequence[Run]) -> Groups:
             taught.setdefault(name, group)
     seen = dict.fromkeys(part.among for run in runs if not run.start for part in run.data.components)
     known = [] if None in seen or not seen else [any_of(seen)]
+    if known and not taught:
+        taught = {name_of(outside(known[0])): outside(known[0])}
     parts = list(dict.fromkeys([*known, *map(outside, taught.values())]))
     return Groups(taught, _joined("and", parts) if parts else "index >= 0")
 
@@ -56,7 +59,11 @@ def name_of(group: str) -> str:
 
 def outside(group: str) -> str:
     """Expression for all cities but those of a group."""
-    return OLD if group == NEW else f"not ({group})"
+    for some, others in ((NEW, OLD), (OLD, NEW)):
+        if group == some:
+            return others
+    inner = re.fullmatch(r"not \(([^()]*)\)", group)
+    return inner[1] if inner else f"not ({group})"
 
 
 def any_of(groups: Iterable[str]) -> str:
