@@ -149,15 +149,7 @@ class Stream:
     """
 
     def __init__(
-        self,
-        world,
-        components,
-        *,
-        seed,
-        split="train",
-        vocabulary="character",
-        shuffle=True,
-        crossing="balanced",
+        self, world, components, *, seed, split="train", vocabulary="character", shuffle=True, crossing="balanced"
     ):
         components = tuple(components)
         for c in components:
