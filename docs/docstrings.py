@@ -1,13 +1,14 @@
 """Docstrings of this project as HTML.
 
-They are plain text with a layout of their own, which no docstring format of the tools knows: paragraphs, tables of
-arguments in aligned columns, and indented blocks that stand as they are. Nothing in them is markup but `code` in
-backticks, so that <bos>, ||Y'X||_F and [n, d] are shown and not interpreted.
+They are plain text: paragraphs, sections in NumPy style, tables of arguments in aligned columns, and indented blocks,
+which are kept as they are. The only markup is `code` in backticks, so <bos>, ||Y'X||_F and [n, d] are shown verbatim.
 """
 
 import html
 import re
 
+SECTION = re.compile(r"(?m)^(Parameters|Attributes|Returns|Yields|Raises|Notes|Examples|See Also|References)\n-+$")
+PROSE = ("Notes", "Examples", "References")
 ROW = re.compile(r"(\S(?:.*?\S)?) {2,}(\S.*)")  # a name or several, two spaces or more, what it is
 
 NAMES = re.compile(r"\w+(?:, \w+)*")  # names that speak for themselves
@@ -16,7 +17,29 @@ CHOICE = re.compile(r' +("[^"]*"|None|True|False):')  # a line of a table that s
 
 def to_html(docstring):
     """A docstring, its indentation taken off as by inspect.getdoc, as HTML."""
-    return "\n".join(_block(lines) for lines in _blocks(docstring))
+    text, *sections = SECTION.split(docstring.strip("\n"))
+    html_of = [_block(lines) for lines in _blocks(text)]
+    for title, content in zip(sections[::2], sections[1::2], strict=True):
+        html_of += [f"<p>{title}</p>", *_section(title, content)]
+    return "\n".join(html_of)
+
+
+def _section(title, content):
+    """The HTML blocks of a NumPy section: a table of names, examples as they are, or paragraphs."""
+    if title in PROSE:
+        for block in re.split(r"\n{2,}", content.strip("\n")):
+            lines = block.splitlines()
+            yield f"<pre>{html.escape(block)}</pre>" if block.startswith(">>>") else _block(lines)
+        return
+    rows = []
+    for line in content.strip("\n").splitlines():
+        if line.startswith(" ") and rows:
+            rows[-1][1].append(line.strip())
+        elif line.strip():
+            name, _, kind = line.partition(" : ")
+            rows.append((name, [kind] if kind else []))
+    cells = (f"<tr><th>{_names(name)}</th><td>{_inline(' '.join(text))}</td></tr>" for name, text in rows)
+    yield f'<table class="arguments">{"".join(cells)}</table>'
 
 
 def table_rows(lines):

@@ -1,4 +1,4 @@
-"""The only importer of the compiled module, and what its callers need to hand arrays over."""
+"""Sole importer of the compiled module, with helpers for passing arrays to it."""
 
 import contextlib
 
@@ -12,17 +12,20 @@ except ImportError as error:
         "run `pip install -e .`"
     ) from error
 
-LEAST_CAPABILITY = 8  # of a GPU: bfloat16 in matrix units, and what the build compiles for
+LEAST_CAPABILITY = 8  # CUDA compute capability: bfloat16 in matrix units, and the oldest that the build compiles for
 
-CUDA = (2, 13)  # types of device, as __dlpack_device__ gives them: CUDA's memory, and managed memory
+CUDA = (2, 13)  # device types of __dlpack_device__: CUDA memory and managed memory
 
 __all__ = ["core", "cuda_device", "cuda_stream", "current_device_of", "empty", "expect", "on_gpu", "thread_count"]
 
 
 def cuda_device(device):
-    """torch's device of a name such as "cuda" or "cuda:1", with its number.
+    """Return torch's device, including its number, for a name such as "cuda" or "cuda:1".
 
-    DeviceError, a RuntimeError, that says what is missing where the native core cannot work on it.
+    Raises
+    ------
+    DeviceError
+        The native core cannot work on it; the message says what is missing.
     """
     import torch
 
@@ -45,7 +48,7 @@ def cuda_device(device):
 
 
 def why_no_gpu():
-    """The reason that torch finds no CUDA device, as far as it can be known."""
+    """Return the reason why torch finds no CUDA device, as far as it is known."""
     import os
 
     import torch
@@ -61,7 +64,7 @@ def why_no_gpu():
 
 
 def current_device_of(like):
-    """A context in which the GPU of an array (torch, cupy) is the current one, as its __dlpack__ wants it."""
+    """Return a context in which the GPU of an array (torch, cupy) is current, as its __dlpack__ requires."""
     kind = type(like).__module__.partition(".")[0]
     if kind == "torch" and like.is_cuda:
         import torch
@@ -71,12 +74,14 @@ def current_device_of(like):
 
 
 def on_gpu(array):
-    """True for an array in a GPU's memory."""
+    """Return True for an array in GPU memory."""
     return array.__dlpack_device__()[0] in CUDA
 
 
 def empty(shape, dtype, like):
-    """An uninitialised array of the kind (numpy, torch, cupy) and on the device of `like`; dtype is a numpy name."""
+    """Return an uninitialised array of the kind (numpy, torch, cupy) and on the device of `like`; dtype is a numpy
+    name.
+    """
     kind = type(like).__module__.partition(".")[0]
     if kind == "torch":
         import torch
@@ -91,7 +96,7 @@ def empty(shape, dtype, like):
 
 
 def cuda_stream(like):
-    """The address of the current CUDA stream of the library that owns `like`; 0 for arrays on the CPU."""
+    """Return the address of the current CUDA stream of the library that owns `like`; 0 for arrays on the CPU."""
     kind = type(like).__module__.partition(".")[0]
     if kind == "torch" and like.is_cuda:
         import torch
@@ -105,7 +110,15 @@ def cuda_stream(like):
 
 
 def expect(name, x, dtypes, ndim):
-    """Raises where x is not a torch.Tensor of one of these dtypes and of ndim dimensions."""
+    """Check that x is a torch.Tensor of one of these dtypes and with ndim dimensions.
+
+    Raises
+    ------
+    TypeError
+        Another type or dtype.
+    ValueError
+        Another number of dimensions.
+    """
     import torch
 
     if not isinstance(x, torch.Tensor):
@@ -117,7 +130,7 @@ def expect(name, x, dtypes, ndim):
 
 
 def thread_count(threads):
-    """`threads`, or torch's number of threads where it is None."""
+    """Return `threads`, or torch's number of threads if it is None."""
     if threads is None:
         import torch
 

@@ -1,4 +1,4 @@
-"""Errors that teach: what came, what was expected, the nearest valid name."""
+"""Errors with the value given, the values expected and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,26 @@ from collections.abc import Iterable
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
-    """The error for a name that is not in a table; the caller raises it.
+    """Return the error for a name that is not in a table; the caller raises it.
 
-    `what` is the kind of name ("task", "column"), `known` the valid ones in the order to list them. The
-    nearest is suggested, letter case aside; where nothing is near, none is.
+    Parameters
+    ----------
+    what : str
+        Kind of name, such as "task" or "column".
+    name : object
+        The name given.
+    known : iterable of str
+        Valid names, in the order to list them.
 
-        raise unknown_name("task", "distnace", TASKS)
-        # ValueError: unknown task 'distnace': did you mean 'distance'? known: distance, trianglearea, ...
+    Returns
+    -------
+    ValueError
+        The nearest valid name is suggested, ignoring case; none if nothing is near.
+
+    Examples
+    --------
+    >>> print(unknown_name("task", "distnace", ["distance", "angle"]))
+    unknown task 'distnace': did you mean 'distance'? known: distance, angle
     """
     names = list(known)
     by_lower = {valid.lower(): valid for valid in names}
@@ -23,11 +36,11 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
 
 
 class TaskError(ValueError):
-    """A task made in Python that does not do what a task has to, or is not the one that was asked for."""
+    """Error of a task written in Python that breaks the contract of a task, or is not the one that was asked for."""
 
 
 class DeviceError(RuntimeError):
-    """A device that cannot be used; `reason` says why, in words that also stand alone."""
+    """Error of a device that cannot be used; `reason` says why, in words that also make sense alone."""
 
     def __init__(self, device: object, reason: str):
         super().__init__(f"device {str(device)!r}: {reason}; use device='cpu'")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and what each of them says of its origin."""
+"""Atomic file writes, folder locks, checksums, and the recorded origin of each file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,31 @@ import numpy as np
 
 __all__ = ["checksum", "digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole"]
 
-PARTIAL = ".partial"  # the ending of a file that is being written
+PARTIAL = ".partial"  # suffix of a file that is being written
 
 
 def write_whole(path: Path, *content: bytes | memoryview) -> Path:
-    """Writes the parts of `content` one behind the other beside `path`, syncs, and renames into it: a reader
-    sees the old file or the new one, never a part.
+    """Write the parts of `content`, one after the other, to a file, atomically.
 
-    Raises OSError naming the path (no space, no permission ...) and leaves nothing behind.
+    The parts are written beside `path`, synced, and renamed into place: a reader sees the old file or the new one,
+    never a partial one.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    *content : bytes or memoryview
+        Its parts.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    OSError
+        No space, no permission ...; the message names the path, and no partial file remains.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
@@ -47,7 +64,7 @@ def write_whole(path: Path, *content: bytes | memoryview) -> Path:
 
 @contextmanager
 def naming(path: Path, what: str) -> Iterator[None]:
-    """An OSError inside becomes one that names `path` and says `what` comes of it."""
+    """Convert an OSError inside the block into one that names `path` and the consequence `what`."""
     try:
         yield
     except OSError as error:
@@ -55,7 +72,7 @@ def naming(path: Path, what: str) -> Iterator[None]:
 
 
 def sync_folder(path: Path) -> None:
-    """Returns when the names of the files in a folder are on disk."""
+    """Wait until the names of a folder's files are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -64,23 +81,37 @@ def sync_folder(path: Path) -> None:
 
 
 def write_table(path: Path, table) -> Path:
-    """Writes a pandas DataFrame as CSV, whole or not at all, NaN as "nan": an empty text stays one. Errors as for
-    `write_whole`.
+    """Write a pandas DataFrame as CSV, atomically, with NaN as "nan", so an empty string stays one.
+
+    Raises
+    ------
+    OSError
+        As in `write_whole`.
     """
     return write_whole(path, table.to_csv(index=False, na_rep="nan").encode())
 
 
 def remove_partial(path: Path) -> None:
-    """Removes what a killed process left half written in a folder and those below it."""
+    """Remove partial files that killed processes left in a folder and below it."""
     for partial in path.rglob(f".*{PARTIAL}"):
         partial.unlink(missing_ok=True)
 
 
 def folder(path: str | os.PathLike, argument: str) -> Path:
-    """The folder at `path`, made with its parents where it is not there.
+    """Return the folder at `path`, creating it and its parents if needed.
 
-    FileExistsError naming the argument where a file stands there, or where a folder above should be; OSError
-    naming it where the folder cannot be made (no permission, no space ...).
+    Parameters
+    ----------
+    path : path
+    argument : str
+        Name of the argument in messages.
+
+    Raises
+    ------
+    FileExistsError
+        The path, or a folder above it, is a file.
+    OSError
+        The folder cannot be made: no permission, no space ...
     """
     path = Path(path)
     for above in (path, *path.parents):
@@ -93,9 +124,14 @@ def folder(path: str | os.PathLike, argument: str) -> Path:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds a folder for one user at a time: another process, or another call in this one, cannot hold it too.
+    """Hold a folder exclusively: no other process, and no other call in this one, can hold it too.
 
-    BlockingIOError naming the holder. The system lets go of what a process held when it dies, however it dies.
+    The operating system releases the lock when the process ends, however it ends.
+
+    Raises
+    ------
+    BlockingIOError
+        The folder is held; the message names the holder.
     """
     path = folder / "lock"
     with open(path, "a+") as file:
@@ -103,7 +139,7 @@ def lock(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                time.sleep(0.05)  # it may only have been looked at, see `locked`
+                time.sleep(0.05)  # it may only be held by a check, see `locked`
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
@@ -117,7 +153,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def locked(folder: Path) -> bool:
-    """Whether somebody holds a folder. Looking takes it for a moment, together with others who look."""
+    """Return True if a process holds a folder. The check takes a shared lock for a moment."""
     path = folder / "lock"
     if not path.exists():
         return False
@@ -130,10 +166,10 @@ def locked(folder: Path) -> bool:
 
 
 def checksum(*parts: bytes | np.ndarray) -> int:
-    """CRC-32 of the bytes of contiguous parts, one after the other: is this what was written?
+    """Return the CRC-32 of the bytes of contiguous parts, one after the other, to detect damage.
 
-    It finds every flipped bit, every burst of up to 32, and other damage but once in 4 billion. A
-    third of the time of SHA-256, which also withstands people: for an identity use `digest`.
+    Detects every flipped bit, every burst of up to 32 bits, and other damage except once in 4 billion. Takes a third of
+    the time of SHA-256, which also withstands tampering: for an identity use `digest`.
     """
     found = 0
     for part in parts:
@@ -142,7 +178,7 @@ def checksum(*parts: bytes | np.ndarray) -> int:
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """SHA-256 of arrays' bytes, one after the other: which one is this?"""
+    """Return the SHA-256, in hexadecimal, of the concatenated arrays' bytes."""
     found = hashlib.sha256()
     for array in arrays:
         found.update(np.ascontiguousarray(array).data)
@@ -150,8 +186,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def origin(device: str) -> dict[str, str]:
-    """Where a result comes from: the version and commit of worldfast ("" outside a checkout), and the
-    device."""
+    """Return the origin of a result: version and commit of worldfast ("" outside a checkout), and the device."""
     from worldfast import __version__
 
     return {"worldfast": __version__, "commit": _commit(), "device": f"{device}: {processor(device)}"}
@@ -176,7 +211,7 @@ def _commit() -> str:
 
 
 def processor(device: str) -> str:
-    """The name of the GPU that is named, or else of the processor, with its threads."""
+    """Return the name of the GPU, for a CUDA device, or else of the CPU with its number of threads."""
     if device.startswith("cuda"):
         import torch
 

@@ -121,6 +121,15 @@ def test_a_sentence_may_lead_to_a_table():
     )
 
 
+def test_sections_in_numpy_style():
+    text = "One.\n\nParameters\n----------\nX, Y : array [n, d]\n    Two\n    lines.\n\nExamples\n--------\n>>> 1 < 2\nTrue"
+    assert docstrings.to_html(text) == (
+        '<p>One.</p>\n<p>Parameters</p>\n<table class="arguments">'
+        "<tr><th><var>X</var>, <var>Y</var></th><td>array [n, d] Two lines.</td></tr></table>\n"
+        "<p>Examples</p>\n<pre>&gt;&gt;&gt; 1 &lt; 2\nTrue</pre>"
+    )
+
+
 def test_prose_is_no_table():
     assert docstrings.table_rows(["one", "two"]) is None
     assert docstrings.table_rows(["a  b", "one sentence"]) is None

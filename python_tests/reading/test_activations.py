@@ -153,7 +153,7 @@ def test_half_the_space(tmp_path, folder):
     got = Activations(folder)[30, 5]
     assert got.dtype == np.float16 and np.array_equal(got, arrays(30)[5].astype(np.float16))
     writer.put(folder, 30, {3: np.array([[1e5]])}, np.array([0]), ABOUT | {"dtype": "float16"})
-    with pytest.raises(ValueError, match="layer 3 of step 30 holds 1e.05, more than float16 can"):
+    with pytest.raises(ValueError, match="layer 3 of step 30 holds 1e.05, beyond the range of float16"):
         writer.flush()
     assert np.array_equal(Activations(folder)[30, 5], got)
 

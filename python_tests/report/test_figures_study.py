@@ -674,6 +674,6 @@ def test_a_study_of_which_one_run_learned_is_drawn(study):
     drawn = draw_study({"runs": runs, "cka": cka}, world, 1)
     assert "world" in figures_of(drawn)
     said = {one.name: one.caption for one in drawn if one.figure is None}
-    assert said["cka-over-training"] == "of the pretrained runs that learned, no two have as many tasks"
-    with pytest.raises(figures.LacksRuns, match="no two have as many tasks"):
+    assert said["cka-over-training"] == "of the pretrained runs that learned, no two have the same number of tasks"
+    with pytest.raises(figures.LacksRuns, match="no two have the same number of tasks"):
         figures.cka_over_training(cka, runs, 1)

@@ -162,7 +162,7 @@ def test_studies_refuse():
         make()
     with pytest.raises(ValueError, match="two runs are named 'pt-distance-s42'"):
         make(run, replace(run, data=replace(run.data, rows=65)))
-    with pytest.raises(ValueError, match="'other' is 'pt-distance-s42' again"):
+    with pytest.raises(ValueError, match="'other' is the same run as 'pt-distance-s42'"):
         make(run, replace(run, name="other"))
     with pytest.raises(ValueError, match="captures layers"):
         make(run, layer=2)

@@ -1,15 +1,15 @@
-"""Reading the world back out of activations. Each analysis is a function of arrays and works on anyone's.
+"""Analyses of activations. Each is a function of arrays and works on any model's.
 
-    cka             CKA of pairs, matrices, tables, over training; standard errors over cities
+    cka             CKA of pairs, matrices and tables, over training; standard errors over cities
     procrustes      disparity of the first principal components
     knn             mutual k-nearest-neighbour alignment
     dimension       participation ratio, two nearest neighbours
-    probe           linear probes, over layers and training, on the first components
-    generalisation  a probe on cities that it was not fitted on, and on new ones
-    pca             components in one frame over training; the mixed view
+    probe           linear probes, over layers and training
+    generalisation  a probe tested on cities it was not fitted on, and on cities learned later
+    pca             principal components in one frame over training; the mixed view
 
-From the tables of a study, or anyone's with the columns:
+Analyses of a study's tables, or of any tables with the same columns:
 
-    trends          means over seeds, same, other and disjoint tasks, with standard errors
-    stats           means, correlations, permutation tests, bootstrap, with n and unit
+    trends          means over seeds for the same, other and disjoint tasks, with standard errors
+    stats           means, correlations, permutation tests and bootstrap intervals, with n and unit
 """

@@ -1,4 +1,4 @@
-"""Centred kernel alignment: how alike two representations of the same cities are, up to rotation and scale.
+"""Centred kernel alignment: similarity of two representations of the same cities, invariant to rotation and scale.
 
 Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019; the debiased estimate
 from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR
@@ -24,28 +24,79 @@ __all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_over_training", "cka_stand
 
 
 def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
-    """CKA of two representations of the same n things.
+    """Return the CKA of two representations of the same n items.
 
-    X, Y        [n, d1], [n, d2]; numpy, torch (any device), cupy or an HDF5 dataset; any float or integer dtype
-    kernel      "linear": ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of the centred columns
-                "rbf": the same ratio for Gram matrices exp(-|x_i - x_j|^2 / (2 sigma^2)), doubly centred
-    debiased    the ratio of unbiased HSIC estimates: 0 on average for independent representations, where the plain
-                ratio is positive; may be negative; needs n >= 4
-    bandwidth   sigma as a multiple of the median distance, or one sigma for each, see `gram_statistics`
-    components  k: of the first k principal components of each
+    Parameters
+    ----------
+    X, Y : array [n, d1], array [n, d2]
+        numpy, torch (any device), cupy or an HDF5 dataset; any float or integer dtype.
+    kernel : {"linear", "rbf"}
+        "linear" is ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of the centred columns; "rbf" is the same ratio for the doubly
+        centred Gram matrices exp(-|x_i - x_j|^2 / (2 sigma^2)).
+    debiased : bool
+        Use unbiased HSIC estimates. The ratio is then 0 on average for independent representations, for which the plain
+        ratio is positive; it may be negative, and needs n >= 4.
+    bandwidth : float or sequence of float
+        Sigma as a multiple of the median distance, or one sigma per representation; see `gram_statistics`.
+    components : int, optional
+        Compare the first principal components only, this many of each representation.
 
-    Returns a float. Its relative error is below 1e-10 for float64 and integers, 1e-5 for float32, bfloat16 and float16.
-    Raises ValueError where n differs, where a representation is constant (CKA is then undefined) or holds NaN or
-    infinity.
+    Returns
+    -------
+    float
+        Relative error below 1e-10 for float64 and integers, below 1e-5 for float32, bfloat16 and float16.
+
+    Raises
+    ------
+    ValueError
+        The numbers of rows differ, or a representation is constant (CKA is then undefined) or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import worldfast as wf
+    >>> X = np.random.default_rng(0).normal(size=(100, 8))
+    >>> Y = 3 * X[:, ::-1] + 5
+    >>> round(wf.cka(X, Y), 6)
+    1.0
     """
     return float(_matrix([X, Y], ["X", "Y"], kernel, debiased, bandwidth, components)[0, 1])
 
 
 def cka_matrix(Xs, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
-    """CKA of all pairs of M representations: float64 [M, M], symmetric, ones on the diagonal.
+    """Return the CKA of all pairs of M representations.
 
-    Xs is a sequence of [n, d_i]; arguments and errors as in `cka`. The linear one and the RBF one together, or the
-    plain and the debiased, come from one `gram_statistics(Xs, ("linear", "rbf"))` by its method `cka`.
+    The linear and the RBF matrix together, or the plain and the debiased one, come from a single
+    `gram_statistics(Xs, ("linear", "rbf"))` and its method `cka`.
+
+    Parameters
+    ----------
+    Xs : sequence of array [n, d_i]
+        M representations of the same n items; kinds of array as in `cka`.
+    kernel, debiased, bandwidth, components
+        As in `cka`.
+
+    Returns
+    -------
+    ndarray
+        float64 [M, M], symmetric, with ones on the diagonal.
+
+    Raises
+    ------
+    ValueError
+        As in `cka`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import worldfast as wf
+    >>> random = np.random.default_rng(0)
+    >>> X, Y = random.normal(size=(2, 100, 8))
+    >>> matrix = wf.cka_matrix([X, Y, X + Y])
+    >>> matrix.shape
+    (3, 3)
+    >>> bool(matrix[0, 2] > matrix[0, 1])
+    True
     """
     return _matrix(Xs, None, kernel, debiased, bandwidth, components)
 
@@ -57,13 +108,44 @@ def _matrix(Xs, names, kernel, debiased, bandwidth, components):
 
 
 def cka_minibatch(Xs, batch=256, kernel="linear", *, bandwidth=1.0):
-    """Debiased CKA of all pairs from unbiased HSIC estimates of minibatches, averaged: float64 [M, M].
+    """Return the CKA of all pairs, debiased, from unbiased HSIC estimates averaged over minibatches.
 
-    For streams: each row is read once, n need not fit in memory, and the work grows with n, not n^2. `batch`, at least
-    4, is the least number of rows in a batch; batch b of B is rows b, b + B, b + 2B ... Xs and the rest as in
-    `cka_matrix`; with a `bandwidth` in medians each batch has its own.
+    Suited to streams: each row is read once, the n rows need not fit in memory, and the cost grows with n, not with
+    n^2.
 
+    Parameters
+    ----------
+    Xs : sequence of array [n, d_i]
+        M representations, as in `cka_matrix`.
+    batch : int
+        Smallest number of rows in a batch, at least 4. Batch b of B is rows b, b + B, b + 2B ...
+    kernel : {"linear", "rbf"}
+        As in `cka`.
+    bandwidth : float or sequence of float
+        As in `cka`; a multiple of the median distance is taken of each batch's own median.
+
+    Returns
+    -------
+    ndarray
+        float64 [M, M], symmetric, with ones on the diagonal.
+
+    Raises
+    ------
+    ValueError
+        A batch of fewer than 4 rows, or as in `cka`.
+
+    Notes
+    -----
     Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equation 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import worldfast as wf
+    >>> X = np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32)
+    >>> wf.cka_minibatch([X, 2 * X], batch=100).round(6)
+    array([[1., 1.],
+           [1., 1.]])
     """
     Xs = list(Xs)
     if batch < 4:
@@ -86,17 +168,36 @@ def cka_table(
     layer: int | None = None,
     step_share: float | None = None,
 ) -> pandas.DataFrame:
-    """CKA of all pairs of representations, of several kinds at once, as a table.
+    """Return the CKA of all pairs of representations, for several variants at once, as a table.
 
-    Xs          name -> [n, d], as in `cka`
-    kernels     "linear", "rbf" or both; plain and `debiased` and all kernels come from one pass over the data
-    components  numbers of first principal components, each a pass; 0: the whole representation
-    bandwidth   as in `cka`
-    layer, step_share   for columns of those names
+    Parameters
+    ----------
+    Xs : mapping of str to array [n, d]
+        Representations by name; kinds of array as in `cka`.
+    kernels : str or sequence of str
+        "linear", "rbf" or both. All kernels, plain and debiased, come from one pass over the data.
+    debiased : bool or sequence of bool
+        False for the plain ratio, True for the debiased one, or both.
+    components : int or sequence of int
+        Numbers of leading principal components to compare, one pass each; 0 for the whole representation.
+    bandwidth : float or sequence of float
+        As in `cka`.
+    layer : int, optional
+        Value of a column of this name.
+    step_share : float, optional
+        Value of a column of this name.
 
-    Returns the columns layer, step_share, kernel, debiased, components, run, other, value: each unordered pair once,
-    the diagonal left out. A debiased value is NaN where a representation's own estimate is not positive, as of rows
-    that are all as far from each other. Errors as in `cka`; one names the representation.
+    Returns
+    -------
+    DataFrame
+        Columns layer, step_share, kernel, debiased, components, run, other, value; each unordered pair once, without
+        the diagonal. A debiased value is NaN if a representation's own estimate is not positive, as when all of its
+        rows are equally far apart.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `cka`; the message names the representation.
     """
     import pandas as pd
 
@@ -131,14 +232,31 @@ def cka_over_training(
     bandwidth: float = 1.0,
     use=None,
 ) -> pandas.DataFrame:
-    """`cka_table` of runs at the same shares of their training, from 0.0, the first checkpoint, to 1.0, the last.
+    """Return the `cka_table` of runs at the same shares of their training, from 0.0 (first checkpoint) to 1.0 (last).
 
-    activations  name -> Activations, or anything with .steps and [step, layer] -> [n, d]; the same cities for all
-    shares       of each run's own last step; its nearest checkpoint stands for it, so that runs of unlike length
-                 compare at the same stage and never at a fixed step
-    use          bool [n] or indices, the cities to compare on; None: all
+    Parameters
+    ----------
+    activations : mapping of str to Activations
+        Runs by name, all read on the same cities; or any objects with `steps` and [step, layer] -> array [n, d].
+    layer : int
+        Layer to compare.
+    shares : sequence of float
+        Shares of each run's own training, from 0 to 1. The nearest checkpoint is used, so runs of different lengths are
+        compared at the same stage rather than at the same step.
+    kernels, debiased, components, bandwidth
+        As in `cka_table`.
+    use : array, optional
+        bool [n] or int indices of the cities to compare on; by default, all.
 
-    Returns the columns of `cka_table`. ValueError as there, or for a share outside 0 to 1 or a run without steps.
+    Returns
+    -------
+    DataFrame
+        Columns as in `cka_table`.
+
+    Raises
+    ------
+    ValueError
+        A share outside 0 to 1, no share, a run without steps, or as in `cka_table`.
     """
     import pandas as pd
 
@@ -177,12 +295,41 @@ def cka_over_training(
 
 
 def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
-    """The standard error of every entry of `cka_matrix` over the cities, by the jackknife: float64 [M, M].
+    """Return the jackknife standard error over cities of every entry of `cka_matrix`.
 
-    Xs and the rest as in `cka_matrix`. The unit of replication is the city: each is left out in turn, exactly, with
-    the centring that this changes and the bandwidth of all. Costs 2 M n^2 d multiply-adds in float64, about four times the matrix itself.
+    The unit of replication is the city. Each one is left out in turn, exactly: the centring changes with it, the
+    bandwidth stays that of all cities. The cost is 2 M n^2 d multiply-adds in float64, about four times that of the
+    matrix.
 
+    Parameters
+    ----------
+    Xs : sequence of array [n, d_i]
+        M representations, as in `cka_matrix`.
+    kernel, debiased, bandwidth
+        As in `cka`.
+
+    Returns
+    -------
+    ndarray
+        float64 [M, M], symmetric, with zeros on the diagonal.
+
+    Raises
+    ------
+    ValueError
+        Too few rows for a debiased estimate with one left out, or as in `cka`.
+
+    Notes
+    -----
     Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import worldfast as wf
+    >>> X, Y = np.random.default_rng(0).normal(size=(2, 100, 8))
+    >>> errors = wf.cka_standard_error([X, Y])
+    >>> bool(0 < errors[0, 1] < 0.1)
+    True
     """
     statistics = gram_statistics(Xs, kernel, bandwidth)
     n, scale = statistics.n, statistics.scale
@@ -196,7 +343,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     if debiased:
         sums, products, diagonal = (sums - diagonal, products - diagonal @ diagonal.T, torch.zeros_like(diagonal))
     totals, row_products = sums.sum(1), sums @ sums.T  # [M], [M, M]
-    first = second = 0  # of the differences from the whole
+    first = second = 0  # sums of the differences from the whole, and of their squares
     for rows, K in gram_blocks(centred, kernel, gamma):  # K [M, B, n]
         own, left_out = diagonal[:, rows].T, sums[:, rows].T  # [B, M]
         if debiased:
@@ -211,7 +358,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
             row_products - outer(left_out, left_out) - crossed - crossed.mT + shared - each,
             outer(totals - 2 * left_out + own, totals - 2 * left_out + own),
             debiased,
-        )  # [B, M, M], with one city left out
+        )  # [B, M, M]: one city left out in each
         alone = hsic.diagonal(0, 1, 2)  # [B, M]
         if not (alone > 0).all():
             raise ValueError(f"without one of the {n} rows the debiased CKA is undefined: too few for a standard error")
@@ -222,5 +369,5 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
 
 
 def outer(x, y):
-    """[B, M] and [B, M] -> [B, M, M]."""
+    """Return the outer product of each pair of rows: [B, M] and [B, M] -> [B, M, M]."""
     return x[:, :, None] * y[:, None, :]

@@ -1,4 +1,4 @@
-"""How many dimensions a representation has: of its variance, and of the surface its points lie on."""
+"""Dimensionality of a representation: of its variance, and of the surface its points lie on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,28 @@ __all__ = ["dimension_table", "participation_ratio", "two_nn"]
 
 
 def participation_ratio(X) -> float:
-    """(sum of l)^2 / sum of l^2 for the eigenvalues l of the covariance of X [n, d]: from 1 to d.
+    """Return the participation ratio (sum of l)^2 / sum of l^2 of the eigenvalues l of the covariance.
 
-    k directions of equal variance and no other give k. A linear measure: a curved surface counts all it bends through.
-    ValueError where X is not [n, d], is constant, or holds NaN or infinity.
+    Equal variance along k directions and none along the others gives k. This is a linear measure: a curved surface
+    counts every direction it bends through.
+
+    Parameters
+    ----------
+    X : array [n, d]
+        A representation.
+
+    Returns
+    -------
+    float
+        From 1 to d.
+
+    Raises
+    ------
+    ValueError
+        X is not [n, d], is constant, or holds NaN or infinity.
+
+    Notes
+    -----
     Source: Gao et al., "A theory of multineuronal dimensionality, dynamics and measurement", bioRxiv 214262, 2017.
     """
     X = _checked(X, 2)
@@ -29,22 +47,36 @@ def participation_ratio(X) -> float:
     if not largest > 0:
         raise ValueError("X: all rows are equal, its dimension is undefined")
     X = X / largest
-    product = X @ X.T if len(X) < X.shape[1] else X.T @ X  # the same eigenvalues but for zeros
+    product = X @ X.T if len(X) < X.shape[1] else X.T @ X  # the same nonzero eigenvalues
     return float(product.trace() ** 2 / product.square().sum())
 
 
 def two_nn(X, discard: float = 0.1) -> float:
-    """The intrinsic dimension of the points X [n, d] from the distances of their two nearest neighbours, as a ratio.
+    """Return the intrinsic dimension of points, estimated from the ratio of the distances to their two nearest
+    neighbours.
 
-    If density is even over those neighbours, the ratio m has the distribution 1 - m^-dimension; the estimate is the
-    slope, through the origin, of -log(1 - F) against log m.
+    If the density is uniform over those neighbours, the ratio m has the distribution 1 - m^-dimension. The estimate is
+    the slope of -log(1 - F) against log m, through the origin. Duplicate points are counted once, since a distance of 0
+    has no ratio.
 
-    discard  the share of largest ratios left out of the fit, where density is least even; 0 to below 1
+    Parameters
+    ----------
+    X : array [n, d]
+        Points.
+    discard : float
+        Share of the largest ratios left out of the fit, from 0 to below 1; density is least uniform there.
 
-    Points that stand on one another are counted once, as a distance of 0 has no ratio. ValueError where X is not
-    [n, d], fewer than 10 distinct points are left, or it holds NaN or infinity.
-    Source: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal
-    neighborhood information", Scientific Reports 2017.
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ValueError
+        X is not [n, d], has fewer than 10 distinct points, or holds NaN or infinity.
+
+    Notes ----- Source: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a
+    minimal neighborhood information", Scientific Reports 2017.
     """
     if not 0 <= discard < 1:
         raise ValueError(f"discard: expected a share from 0 to below 1, got {discard}")
@@ -52,7 +84,7 @@ def two_nn(X, discard: float = 0.1) -> float:
     if len(X) < 10:
         raise ValueError(f"X: expected at least 10 distinct points, got {len(X)}")
     near = nearest(X, 2)  # [n, 2]
-    # From differences: those of squared norms would lose the digits of points that are close.
+    # Computed from differences: subtracting squared norms would lose the digits of close points.
     distances = torch.stack([(X[near[:, i]] - X).norm(dim=1) for i in range(2)], 1).sort(1).values
     log_ratio = torch.log(distances[:, 1] / distances[:, 0]).sort().values
     n = len(log_ratio)
@@ -60,15 +92,31 @@ def two_nn(X, discard: float = 0.1) -> float:
     x = log_ratio[:kept]
     y = -torch.log1p(-torch.arange(1, kept + 1, dtype=x.dtype, device=x.device) / n)
     if not x.square().sum() > 0:
-        raise ValueError("X: every point has two neighbours as near, as on a grid: the ratio says nothing")
+        raise ValueError("X: the two nearest neighbours of every point are equally near, as on a grid: no ratio")
     return float((x * y).sum() / x.square().sum())
 
 
 def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard: float = 0.1) -> pandas.DataFrame:
-    """Both estimates of every representation: columns run, layer (where given), participation_ratio, two_nn.
+    """Return both estimates of every representation as a table.
 
-    Xs       name -> [n, d]
-    discard  as in `two_nn`
+    Parameters
+    ----------
+    Xs : mapping of str to array [n, d]
+        Representations by name.
+    layer : int, optional
+        Value of a column of this name.
+    discard : float
+        As in `two_nn`.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, layer (if given), participation_ratio, two_nn.
+
+    Raises
+    ------
+    ValueError
+        As in `participation_ratio` and `two_nn`; the message names the representation.
     """
     import pandas as pd
 

@@ -1,7 +1,7 @@
-"""Probe generalisation: does a map that was fitted on some cities hold for others, and for those taught later?
+"""Probe generalisation: tests a map fitted on some cities on others, and on cities learned later.
 
-A probe is fitted on cities of the world alone. Where it places Atlantis says whether the model put the new cities into
-the map that it had. Source: arXiv 2602.00533, which fits ordinary least squares on 4,000 cities.
+The probe is fitted on cities of the original world only. The place it gives to Atlantis shows whether the model added
+the new cities to its existing map. Source: arXiv 2602.00533, which fits ordinary least squares on 4,000 cities.
 """
 
 from __future__ import annotations
@@ -20,22 +20,40 @@ if TYPE_CHECKING:
 __all__ = ["FITTED", "HELD_OUT", "choose_cities", "probe_generalisation"]
 
 FITTED, HELD_OUT = "fitted", "held out"
-PUBLISHED = (5075, 4000)  # cities of the published world, and those of them that the probe is fitted on
+PUBLISHED = (5075, 4000)  # cities of the published world, and how many of them the published probe is fitted on
 
 
 def choose_cities(
     new, fit: int | None = None, held_out: int = 100, seed: int = 0, new_name: str = "Atlantis", use=None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The cities a probe is fitted on, and the groups that it is tried on.
+    """Choose the cities to fit a probe on, and the groups to test it on.
 
-    new       bool [n], the cities taught later; may be none
-    fit       how many of the others to fit on; None: 4,000 of 5,075, and as large a share of any other number
-    held_out  of the rest, how many to try it on, or all of them where they are fewer
-    seed      of the random choice
-    new_name  the name of the group of new cities
-    use       bool [n], the cities to choose from, such as those whose id is at least 1000; None: all
+    Parameters
+    ----------
+    new : array of bool [n]
+        Cities learned later; may be none.
+    fit : int, optional
+        Number of the other cities to fit on; by default, 4,000 of 5,075 and the same share of any other number.
+    held_out : int
+        Number of the remaining cities to test on; all of them if there are fewer.
+    seed : int
+        Seed of the random choice.
+    new_name : str
+        Name of the group of new cities.
+    use : array of bool [n], optional
+        Cities to choose from, such as those whose id is at least 1000; by default, all.
 
-    Returns fit_on, bool [n], and {"held out": bool [n], "Atlantis": bool [n]}. ValueError where there are too few.
+    Returns
+    -------
+    fit_on : ndarray
+        bool [n].
+    groups : dict of str to ndarray
+        bool [n] each: "held out", and "Atlantis" (or `new_name`) if there are new cities.
+
+    Raises
+    ------
+    ValueError
+        A mask of the wrong shape or dtype, or too few cities.
     """
     new = np.asarray(new)
     use = np.ones(len(new), dtype=bool) if use is None else np.asarray(use)
@@ -70,18 +88,39 @@ def probe_generalisation(
     run: str | None = None,
     layer: int | None = None,
 ) -> pandas.DataFrame:
-    """Where a probe of x and y, fitted on some cities, places these and others.
+    """Fit a probe of x and y on some cities, and return the places it gives to these and to others.
 
-    X, xy       [n, d], [n, 2]
-    fit_on      bool [n]; they are the group "fitted"
-    groups      name -> bool [n], the cities to try it on; none of them may be fitted on
-    cities      int [n], the index of every row into the world; None: 0 to n - 1
-    ridge       penalty of a ridge regression on standardised features; None: ordinary least squares
-    run, layer  for columns of those names
+    Parameters
+    ----------
+    X : array [n, d]
+        Representations.
+    xy : array [n, 2]
+        Coordinates.
+    fit_on : array of bool [n]
+        Cities to fit on; they form the group "fitted".
+    groups : mapping of str to array of bool [n]
+        Cities to test on, by group; none may be among those fitted on.
+    cities : array of int [n], optional
+        Index of each row in the world; by default, 0 to n - 1.
+    ridge : float, optional
+        Penalty of a ridge regression on standardised features; by default, ordinary least squares.
+    run, layer : optional
+        Values of columns of these names.
 
-    Returns a row for every city and group: run, layer, city, group, x, y, predicted_x, predicted_y, error, the distance
-    between the two places in the unit of xy. Raises ValueError where shapes disagree, a group is empty, unnamed as
-    "fitted" or overlaps the fit, X is not finite, or the fit has no more cities than features.
+    Returns
+    -------
+    DataFrame
+        A row per city and group: run, layer, city, group, x, y, predicted_x, predicted_y, and error, the distance
+        between the two places in the unit of xy.
+
+    Raises
+    ------
+    ValueError
+        Shapes disagree; a group is empty, is called "fitted" or overlaps the fit; X is not finite; or the fit has no
+        more cities than features.
+
+    Notes
+    -----
     Source: the probe generalisation of arXiv 2602.00533.
     """
     import pandas as pd

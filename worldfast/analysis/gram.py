@@ -1,8 +1,8 @@
-"""Statistics of Gram matrices, from which every kind of centred kernel alignment is formed.
+"""Statistics of Gram matrices, from which every kind of centred kernel alignment is computed.
 
-For representations X_a of the same n things, columns centred, K_a is X_a X_a' (linear) or
-exp(-|x_i - x_j|^2 / (2 sigma_a^2)) (RBF). No n x n matrix is ever in memory, nor need the representations be: they may
-be HDF5 datasets, of which blocks of rows are read.
+For representations X_a of the same n items with centred columns, K_a is X_a X_a' (linear) or
+exp(-|x_i - x_j|^2 / (2 sigma_a^2)) (RBF). No n x n matrix is ever held in memory. The representations need not be in
+memory either: HDF5 datasets are read in blocks of rows.
 """
 
 from __future__ import annotations
@@ -29,24 +29,34 @@ __all__ = [
 ]
 
 KERNELS = ("linear", "rbf")
-PANEL_BYTES = 128 << 20  # what the blocks of rows that are at work may take, laid out for the kernel
-MEDIAN_ROWS = 2048  # whose distances the median heuristic looks at
-SHIFT = math.exp(-0.5)  # taken off every entry of an RBF matrix: centring removes it, and sums cancel less
-OUTLYING = 100.0  # gamma |x|^2 from which on float32 would lose the distances of an outlier's neighbours
+PANEL_BYTES = 128 << 20  # memory for the blocks of rows in use, laid out for the kernel
+MEDIAN_ROWS = 2048  # rows at most that the median heuristic uses
+SHIFT = math.exp(-0.5)  # subtracted from every entry of an RBF matrix: centring removes it, and sums cancel less
+OUTLYING = 100.0  # gamma |x|^2 above which float32 would lose the distances between an outlier's neighbours
 
 
 @dataclass(frozen=True)
 class GramStatistics:
-    """What is known of the Gram matrices of M representations of n things, by kernel.
+    """Statistics of the Gram matrices of M representations of n items.
 
-    names       [M]
-    scale       float64 [M], powers of two by which the representations were multiplied first
-    products    float64 [M, M], the sum over all i, j of K_a[i, j] K_b[i, j]
-    row_sums    float64 [M, n], the sum over j of K_a[i, j]
-    diagonal    float64 [M, n], K_a[i, i]
-    bandwidth   float64 [M], sigma of the RBF kernel in the units of the representations; None where there is none
+    RBF matrices are stored without the constant exp(-1/2), which centring would remove.
 
-    RBF matrices stand here without the constant exp(-1/2), which centring would remove.
+    Attributes
+    ----------
+    n : int
+        Number of items.
+    names : tuple of str
+        [M], used in messages.
+    scale : ndarray
+        float64 [M], powers of two by which the representations were first multiplied.
+    products : dict of str to ndarray
+        By kernel, float64 [M, M]: the sum over all i, j of K_a[i, j] K_b[i, j].
+    row_sums : dict of str to ndarray
+        By kernel, float64 [M, n]: the sum over j of K_a[i, j].
+    diagonal : dict of str to ndarray
+        By kernel, float64 [M, n]: K_a[i, i].
+    bandwidth : ndarray or None
+        float64 [M], sigma of the RBF kernel in the units of the representations; None without an RBF kernel.
     """
 
     n: int
@@ -58,17 +68,45 @@ class GramStatistics:
     bandwidth: np.ndarray | None
 
     def cka(self, kernel: str = "linear", debiased: bool = False) -> np.ndarray:
-        """Centred kernel alignment of all pairs: float64 [M, M], symmetric, ones on the diagonal.
+        """Return the centred kernel alignment of all pairs.
 
-        ValueError where a representation's own HSIC is not positive, as the debiased one of noise may be.
+        Parameters
+        ----------
+        kernel : {"linear", "rbf"}
+            One of the kernels that were computed.
+        debiased : bool
+            Use unbiased HSIC estimates; needs n >= 4.
+
+        Returns
+        -------
+        ndarray
+            float64 [M, M], symmetric, with ones on the diagonal.
+
+        Raises
+        ------
+        ValueError
+            A kernel that was not computed, or a representation whose own HSIC is not positive, as the debiased one of
+            noise may be.
         """
         return normalised(self._hsic(kernel, debiased), self.names)
 
     def hsic(self, kernel: str = "linear", debiased: bool = False) -> np.ndarray:
-        """The Hilbert-Schmidt independence criterion of all pairs: float64 [M, M].
+        """Return the Hilbert-Schmidt independence criterion of all pairs.
 
-        tr(K H L H) / (n - 1)^2 (Gretton et al., ALT 2005), or its unbiased estimate, for n >= 4 (Song et al., JMLR
-        2012, equation 5).
+        tr(K H L H) / (n - 1)^2 (Gretton et al., ALT 2005), or its unbiased estimate (Song et al., JMLR 2012, equation
+        5).
+
+        Parameters
+        ----------
+        kernel : {"linear", "rbf"}
+            One of the kernels that were computed.
+        debiased : bool
+            Use the unbiased estimate; needs n >= 4.
+
+        Returns
+        -------
+        ndarray
+            float64 [M, M], in the units of the representations.
         """
         scale = self.scale**2 if kernel == "linear" else np.ones_like(self.scale)
         count = self.n * (self.n - 3) if debiased else (self.n - 1) ** 2
@@ -87,15 +125,39 @@ class GramStatistics:
 
 
 def hsic_of_sums(n, products, row_products, totals, debiased):
-    """HSIC, up to a factor of n, from sums over Gram matrices K and L that are not centred: of K L, of their row sums'
-    products, and the product of their totals. For the unbiased one K and L have zeros on the diagonal."""
+    """Return HSIC, up to a factor that depends on n, from sums over uncentred Gram matrices K and L.
+
+    Parameters
+    ----------
+    n : int
+        Number of items.
+    products : array
+        Sums over all i, j of K[i, j] L[i, j].
+    row_products : array
+        Sums over i of the product of the row sums of K and L.
+    totals : array
+        Products of the totals of K and L.
+    debiased : bool
+        Use the unbiased estimate, for which K and L must have zeros on the diagonal.
+
+    Returns
+    -------
+    array
+        Same shape as the sums.
+    """
     if debiased:
         return products - 2 / (n - 2) * row_products + totals / ((n - 1) * (n - 2))
     return products - 2 / n * row_products + totals / n**2
 
 
 def normalised(hsic: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """CKA from HSIC [M, M]; ValueError where one on the diagonal is not positive."""
+    """Return CKA from HSIC, float64 [M, M].
+
+    Raises
+    ------
+    ValueError
+        An entry on the diagonal is not positive; the message has its name.
+    """
     own = np.diagonal(hsic)
     for name, value in zip(names, own, strict=True):
         if not value > 0:
@@ -113,18 +175,43 @@ def gram_statistics(
     names: Sequence[str] | None = None,
     threads: int | None = None,
 ) -> GramStatistics:
-    """The statistics of M representations, those of several kernels from one computation.
+    """Return the Gram statistics of M representations, for several kernels in one computation.
 
-    Xs         M of [n, d_a], n at least 2: numpy, torch or cupy, or anything with a shape, a dtype and slices of rows
-               that become numpy arrays, such as an HDF5 dataset. Tiles are computed in float32 where all are float16,
-               bfloat16 or float32, else in float64; sums over tiles are float64
-    kernels    "linear", "rbf" or both
-    bandwidth  a number: sigma of the RBF kernel as a multiple of the median distance between rows (of more than 2,048
-               rows every k-th is looked at). M numbers: sigma of each
-    names      of the representations, for errors
-    threads    None: torch's number of threads. Results do not depend on it
+    Parameters
+    ----------
+    Xs : sequence of array [n, d_a]
+        M representations with n at least 2: numpy, torch or cupy, or any object with a shape, a dtype and slices of
+        rows that convert to numpy arrays, such as an HDF5 dataset. Tiles are computed in float32 if all of them are
+        float16, bfloat16 or float32, else in float64; sums over tiles are float64.
+    kernels : str or sequence of str
+        "linear", "rbf" or both.
+    bandwidth : float or sequence of float
+        A number is sigma of the RBF kernel as a multiple of the median distance between rows (of more than 2,048 rows,
+        every k-th is used). M numbers are the sigma of each representation.
+    names : sequence of str, optional
+        [M], used in messages.
+    threads : int, optional
+        Number of threads; by default, torch's. Results do not depend on it.
 
-    Raises TypeError, ValueError: not [n, d], other n or devices than the first, NaN or infinity, all rows equal.
+    Returns
+    -------
+    GramStatistics
+
+    Raises
+    ------
+    TypeError
+        A dtype that is not real.
+    ValueError
+        A representation is not [n, d], differs from the first in n or device, holds NaN or infinity, or has equal rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import worldfast as wf
+    >>> Xs = np.random.default_rng(0).normal(size=(3, 100, 8))
+    >>> statistics = wf.gram_statistics(Xs, ("linear", "rbf"))
+    >>> statistics.cka("rbf", debiased=True).shape
+    (3, 3)
     """
     kernels = (kernels,) if isinstance(kernels, str) else tuple(kernels)
     for kernel in kernels:
@@ -152,7 +239,7 @@ def gram_statistics(
 
 
 class _Representation:
-    """One of the M: its name and shape, and its blocks of rows as the native core reads them."""
+    """One of the M representations: its name and shape, and its blocks of rows as the native core reads them."""
 
     def __init__(self, X, name: str):
         if isinstance(X, torch.Tensor):
@@ -183,7 +270,7 @@ class _Representation:
 
 def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
     n, widths = Xs[0].n, [X.width for X in Xs]
-    threads = min(threads, 1 + (n * sum(widths) >> 18))  # for less, starting one costs more than it saves
+    threads = min(threads, 1 + (n * sum(widths) >> 18))  # for less work, starting a thread costs more than it saves
     single = all(X.single for X in Xs) if single is None else single
     means, scales = _centring(Xs, threads)
     squared_norms = np.empty((len(Xs), n))
@@ -196,7 +283,7 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
         return made
 
     sigma = gamma = None
-    if "rbf" in kernels:  # of the scaled representations
+    if "rbf" in kernels:  # sigma and gamma are those of the scaled representations
         sigma = bandwidth * scales
         if bandwidth.ndim == 0:
             together = (slice(a, a + threads) for a in range(0, len(Xs), threads))
@@ -223,9 +310,9 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
 
 
 def _on_gpu(Xs, kernels, bandwidth):
-    """The same by Triton for float16, bfloat16 and float32, by float64 matrix products for the rest."""
+    """Compute the statistics with Triton for float16, bfloat16 and float32, with float64 matrix products for the rest."""
     n, widths = Xs[0].n, [X.width for X in Xs]
-    beside = torch.cat([X.data.double() for X in Xs], 1)  # [n, sum of d]: one operation for all, not one for each
+    beside = torch.cat([X.data.double() for X in Xs], 1)  # [n, sum of d]: one operation for all, not one each
     beside -= beside[0].clone()
     beside -= beside.mean(0)
     largest = torch.stack([x.abs().amax() for x in beside.split(widths, 1)])
@@ -257,7 +344,7 @@ def _on_gpu(Xs, kernels, bandwidth):
 
 
 def as_tensor(X) -> torch.Tensor:
-    """A representation whole, as a float64 tensor on its device."""
+    """Return a whole representation as a float64 tensor on its device."""
     if not isinstance(X, torch.Tensor):
         on_gpu = hasattr(X, "__cuda_array_interface__")
         X = torch.from_dlpack(X) if on_gpu else torch.as_tensor(np.asarray(X))
@@ -265,9 +352,27 @@ def as_tensor(X) -> torch.Tensor:
 
 
 def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, size: int = 64):
-    """Blocks of rows of the Gram matrices of M tensors [n, d_a] with centred columns, on their device and in their dtype.
+    """Yield blocks of rows of the Gram matrices of M tensors with centred columns.
 
-    Yields (slice of rows, K [M, size, n]), for "rbf" exp(-gamma_a |x_i - x_j|^2) - exp(-1/2): the plain way.
+    The plain reference: one matrix product per block, on the tensors' device and in their dtype.
+
+    Parameters
+    ----------
+    centred : sequence of Tensor [n, d_a]
+        M representations.
+    kernel : {"linear", "rbf"}
+        Kernel; "rbf" yields exp(-gamma_a |x_i - x_j|^2) - exp(-1/2).
+    gamma : sequence of float, optional
+        [M], needed for "rbf".
+    size : int
+        Rows in a block.
+
+    Yields
+    ------
+    slice
+        Rows of the block.
+    Tensor
+        [M, size, n].
     """
     norms = [x.square().sum(1) for x in centred]
     for start in range(0, len(centred[0]), size):
@@ -314,13 +419,13 @@ def _positive(Xs, medians) -> np.ndarray:
 
 
 def _blocks(n: int, row_bytes: int) -> list[slice]:
-    """All rows at once, or in blocks of which two fit in PANEL_BYTES."""
+    """Return one slice of all rows, or blocks small enough that two fit in PANEL_BYTES."""
     size = n if n * row_bytes <= PANEL_BYTES else max(64, PANEL_BYTES // 2 // row_bytes // 64 * 64)
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _centring(Xs, threads):
-    """The mean of each column, and a power of two for each representation that brings its values near 1."""
+    """Return the column means, and for each representation the power of two that brings its values near 1."""
     n = Xs[0].n
     first = [X.rows(slice(0, 1)) for X in Xs]
     origins = [x.double().numpy()[0] if isinstance(x, torch.Tensor) else x[0].astype(np.float64) for x in first]

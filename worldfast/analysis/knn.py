@@ -1,6 +1,6 @@
-"""Mutual nearest-neighbour alignment: do two representations put the same cities next to each other?
+"""Mutual nearest-neighbour alignment: agreement of two representations on which cities are next to each other.
 
-Where CKA weighs large distances, this looks at the nearest few alone.
+CKA gives most weight to large distances; this measure uses only the nearest neighbours.
 Source: Huh, Cheung, Wang and Isola, "The Platonic Representation Hypothesis", ICML 2024, appendix A.
 """
 
@@ -22,19 +22,31 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "chance", "mutual_knn", "mutual_knn_table", "nearest"]
 
 METRICS = ("cosine", "euclidean")
-BLOCK = 512  # rows whose distances to all others are in memory at a time
+BLOCK = 512  # rows at a time for which the distances to all others are held
 
 
 def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:
-    """The share of a thing's k nearest neighbours that two representations agree on, averaged over n things.
+    """Return the share of an item's k nearest neighbours that two representations have in common, averaged over items.
 
-    X, Y    [n, d1], [n, d2]; numpy, torch or cupy
-    k       neighbours, 1 to n - 1; the thing itself is not among them. Of neighbours as near, any may be taken
-    metric  "cosine", as in the source, or "euclidean"
+    Parameters
+    ----------
+    X, Y : array [n, d1], array [n, d2]
+        Representations of the same n items; numpy, torch or cupy.
+    k : int
+        Number of neighbours, 1 to n - 1, not counting the item itself. Ties are broken arbitrarily.
+    metric : {"cosine", "euclidean"}
+        Distance; "cosine" is that of the source.
 
-    Returns 0 to 1; unrelated representations have k / (n - 1) on average, see `chance`.
-    Raises ValueError where n differs, for k outside its range, an unknown metric, NaN or infinity, or a row of zeros
-    under "cosine".
+    Returns
+    -------
+    float
+        From 0 to 1. Unrelated representations have k / (n - 1) on average; see `chance`.
+
+    Raises
+    ------
+    ValueError
+        The numbers of rows differ, k is out of range, the metric is unknown, an array holds NaN or infinity, or a row
+        is all zeros under "cosine".
     """
     return _overlap(nearest(X, k, metric, "X"), nearest(Y, k, metric, "Y"))
 
@@ -42,9 +54,26 @@ def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:
 def mutual_knn_table(
     Xs: Mapping[str, object], k: int = 10, metric: str = "cosine", layer: int | None = None
 ) -> pandas.DataFrame:
-    """`mutual_knn` of all pairs: columns layer (where given), k, run, other, value, chance.
+    """Return the `mutual_knn` of all pairs as a table; the neighbours of each representation are found once.
 
-    Xs  name -> [n, d]. Each unordered pair once; neighbours are found once for each.
+    Parameters
+    ----------
+    Xs : mapping of str to array [n, d]
+        Representations by name.
+    k, metric
+        As in `mutual_knn`.
+    layer : int, optional
+        Value of a column of this name.
+
+    Returns
+    -------
+    DataFrame
+        Columns layer (if given), k, run, other, value, chance; each unordered pair once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `mutual_knn`; the message names the representation.
     """
     names = members(Xs)
     found = [nearest(Xs[name], k, metric, name) for name in names]
@@ -58,16 +87,33 @@ def mutual_knn_table(
 
 
 def chance(n: int, k: int) -> float:
-    """What unrelated representations of n things have on average: k / (n - 1)."""
+    """Return the expected `mutual_knn` of unrelated representations of n items: k / (n - 1)."""
     return k / (n - 1)
 
 
 def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tensor:
-    """The k nearest other rows of every row, nearest first: int64 [n, k].
+    """Return the k nearest other rows of every row, nearest first.
 
-    Errors as in `mutual_knn`; `name` is what they call X.
+    Computed in float64, a block of rows at a time: 2 n^2 d operations, without an n x n matrix in memory.
 
-    Computed in float64, a block of rows at a time: 2 n^2 d operations, no n x n matrix in memory.
+    Parameters
+    ----------
+    X : array [n, d]
+        Points.
+    k, metric
+        As in `mutual_knn`.
+    name : str
+        Name of X in messages.
+
+    Returns
+    -------
+    Tensor
+        int64 [n, k].
+
+    Raises
+    ------
+    ValueError
+        As in `mutual_knn`.
     """
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
@@ -84,11 +130,11 @@ def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tens
             raise ValueError(f"{name}: a row of zeros has no direction; metric='euclidean' needs none")
         X, half = X / length, None
     else:
-        X = X - X.mean(0)  # what rows have in common would cost digits
+        X = X - X.mean(0)  # a common offset would cost digits
         half = X.square().sum(1) / 2
     found = []
     for start in range(0, len(X), BLOCK):
-        near = X[start : start + BLOCK] @ X.T  # [B, n], larger is nearer
+        near = X[start : start + BLOCK] @ X.T  # [B, n]; larger means nearer
         if half is not None:
             near -= half
         near.diagonal(start).fill_(-torch.inf)
@@ -97,7 +143,7 @@ def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tens
 
 
 def _overlap(a: torch.Tensor, b: torch.Tensor, first="X", second="Y") -> float:
-    """The share of entries that the rows of two [n, k] have in common."""
+    """Return the share of entries that the rows of two arrays [n, k] have in common."""
     if len(a) != len(b):
         raise ValueError(f"{second}: expected {len(a)} rows as in {first}, got {len(b)}")
     shared = 0

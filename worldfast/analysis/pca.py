@@ -12,22 +12,52 @@ __all__ = ["Components", "MixedView", "leading_components", "mixed_over_training
 
 @dataclass(frozen=True)
 class Components:
-    """projected: float32 [S, n, k], every step in one frame; explained: float64 [k], share of variance at the last."""
+    """Principal components of a run over training.
+
+    Attributes
+    ----------
+    projected : ndarray
+        float32 [S, n, k], every step in one frame.
+    explained : ndarray
+        float64 [k], share of the variance at the last step.
+    """
 
     projected: np.ndarray
     explained: np.ndarray
 
 
 def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
-    """The first k principal components of every step of a run.
+    """Return the first k principal components of every step of a run.
 
-    activations  Activations, or anything with .steps and [step, layer] -> [n, d]
-    fit          "last": fitted once, at the last step, on a random `share` of the cities (the published way);
-                 "each": fitted at every step, and turned onto the step after it by the nearest rotation or
-                 reflection, so that the view shows each step's own spread and does not jump
-    share, seed  of the cities the components are fitted on
+    Parameters
+    ----------
+    activations : Activations
+        Or any object with `steps` and [step, layer] -> array [n, d].
+    layer : int
+        Layer to read.
+    k : int
+        Number of components.
+    fit : {"last", "each"}
+        "last" fits once, at the last step, on a random `share` of the cities, as in the source. "each" fits at every
+        step and maps the result onto the following step by the nearest rotation or reflection, so the view shows each
+        step's own spread without jumps.
+    share : float
+        Share of the cities to fit on.
+    seed : int
+        Seed for choosing them.
 
-    Returns Components. Raises ValueError for k larger than n or d, or an unknown fit.
+    Returns
+    -------
+    Components
+
+    Raises
+    ------
+    ValueError
+        k is larger than n or d, the fit is unknown, or there are no steps.
+
+    Notes
+    -----
+    Source: the PCA views of arXiv 2602.00533.
     """
     from scipy.linalg import orthogonal_procrustes
     from sklearn.decomposition import PCA
@@ -57,15 +87,30 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
 
 
 def leading_components(X, k):
-    """The first k principal components of a representation X [n, d]: a float64 tensor [n, k] on its device.
+    """Return the first k principal components of a representation.
 
-    Raises ValueError for k larger than n or d.
+    Parameters
+    ----------
+    X : array [n, d]
+        A representation.
+    k : int
+        Number of components.
+
+    Returns
+    -------
+    Tensor
+        float64 [n, k], on the device of X.
+
+    Raises
+    ------
+    ValueError
+        k is larger than n or d.
     """
     X = as_tensor(X)
     if X.ndim != 2 or not 1 <= k <= min(X.shape):
         raise ValueError(f"expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}")
     X = X - X.mean(0)
-    if len(X) < X.shape[1]:  # the same from the smaller of two matrices
+    if len(X) < X.shape[1]:  # the same result from the smaller matrix
         values, vectors = torch.linalg.eigh(X @ X.T)
         return vectors[:, -k:].flip(1) * values[-k:].flip(0).clamp(min=0).sqrt()
     return X @ torch.linalg.eigh(X.T @ X)[1][:, -k:].flip(1)
@@ -73,11 +118,18 @@ def leading_components(X, k):
 
 @dataclass(frozen=True)
 class MixedView:
-    """Every step of a run in the frame of its last: where x is read, where y is read, and what varies most beside.
+    """Every step of a run in the frame of its last: the directions of x and y, and the one of greatest remaining
+    variance.
 
-    projected   float32 [S, n, 3], distances along the three directions from the mean of the last step
-    directions  float64 [3, d], of length 1; the third is at right angles to the first two, these need not be to another
-    explained   float64 [3], the share of the last step's variance along each; shares of the first two may overlap
+    Attributes
+    ----------
+    projected : ndarray
+        float32 [S, n, 3], coordinates along the three directions, relative to the mean of the last step.
+    directions : ndarray
+        float64 [3, d], unit vectors. The third is orthogonal to the first two, which need not be orthogonal to each
+        other.
+    explained : ndarray
+        float64 [3], share of the last step's variance along each; the first two may overlap.
     """
 
     projected: np.ndarray
@@ -86,15 +138,33 @@ class MixedView:
 
 
 def mixed_over_training(activations, layer, xy, fit_on=None):
-    """The "mixed" view: the unit probe direction of x, of y, and the first principal component of what is left.
+    """Return the "mixed" view: the unit probe directions of x and y, and the first principal component of the rest.
 
-    activations  Activations, or anything with .steps and [step, layer] -> [n, d]
-    xy           [n, 2], coordinates
-    fit_on       bool [n], cities that directions are fitted on, at the last step; None: all
+    A probe direction is the gradient of a least-squares probe's x or y; the rest is orthogonal to both. The sign of the
+    third direction makes its largest entry positive.
 
-    Directions are those in which a least-squares probe's x and y grow; what is left is what is at right angles to both.
-    The third direction's sign is such that its largest entry is positive. Returns a MixedView. Raises ValueError as
-    `fit_map` does, where nothing of the last step is left, or a coordinate is constant.
+    Parameters
+    ----------
+    activations : Activations
+        Or any object with `steps` and [step, layer] -> array [n, d].
+    layer : int
+        Layer to read.
+    xy : array [n, 2]
+        Coordinates.
+    fit_on : array of bool [n], optional
+        Cities to fit the directions on, at the last step; by default, all.
+
+    Returns
+    -------
+    MixedView
+
+    Raises
+    ------
+    ValueError
+        As in `fit_map`, or nothing of the last step remains besides the directions, or a coordinate is constant.
+
+    Notes
+    -----
     Source: the "mixed" view of arXiv 2602.00533.
     """
     from worldfast.analysis.probe import fit_map
@@ -119,7 +189,7 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     plane = np.linalg.qr(read.T)[0]  # [d, 2]
     left = X - X @ plane @ plane.T
     if np.linalg.norm(left) <= 1e-9 * np.linalg.norm(X):
-        raise ValueError(f"layer {layer}: nothing is left beside the directions of x and y")
+        raise ValueError(f"layer {layer}: nothing is left besides the directions of x and y")
     third = np.linalg.eigh(left.T @ left)[1][:, -1]
     third *= np.sign(third[np.abs(third).argmax()])
     directions = np.concatenate([read, third[None]])

@@ -1,6 +1,6 @@
-"""Linear probes: is the map a linear function of the representation?
+"""Linear probes: tests of how well coordinates are a linear function of the representation.
 
-Ordinary least squares from representations to coordinates, scored on cities the probe has not seen.
+Ordinary least squares from representations to coordinates, scored on cities that the probe has not seen.
 """
 
 from __future__ import annotations
@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit", "Probe", "fit_map", "held_out", "linear_probe", "probe_over_training", "probe_table", "scored"]
 
-SMALLEST = 1e-6  # of singular values, as a share of the largest: scikit-learn's
-SINGULAR = 10 * SMALLEST**2  # reciprocal condition of Z'Z below which singular values are looked at
-CONSTANT = 1e-14  # a feature's spread as a share of its mean, which is rounding
+SMALLEST = 1e-6  # smallest singular value kept, as a share of the largest; scikit-learn's threshold
+SINGULAR = 10 * SMALLEST**2  # reciprocal condition of Z'Z below which singular values are computed
+CONSTANT = 1e-14  # a feature's spread as a share of its mean, at or below which it is rounding error
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a linear probe found.
+    """Scores and predictions of a linear probe.
 
-    r2            float64 [2], of x and y, on the held-out cities
-    mean_error    mean distance between true and predicted places of held-out cities, in the unit of xy
-    median_error  its median
-    predicted     float32 [n, 2], every city where the probe places it
+    Attributes
+    ----------
+    r2 : ndarray
+        float64 [2], R2 of x and y on the held-out cities.
+    mean_error : float
+        Mean distance between true and predicted places of held-out cities, in the unit of xy.
+    median_error : float
+        Median of these distances.
+    predicted : ndarray
+        float32 [n, 2], the probe's place for every city.
     """
 
     r2: np.ndarray
@@ -43,7 +49,27 @@ class Probe:
 
 
 def held_out(n, share=0.2, seed=0):
-    """A random choice, by `seed`, of things to leave out of a fit: bool [n], round(share * n) of them True."""
+    """Choose at random the items to leave out of a fit.
+
+    Parameters
+    ----------
+    n : int
+        Number of items.
+    share : float
+        Share to leave out, between 0 and 1.
+    seed : int
+        Seed of the choice.
+
+    Returns
+    -------
+    ndarray
+        bool [n], round(share * n) of them True.
+
+    Raises
+    ------
+    ValueError
+        A share that is not between 0 and 1.
+    """
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number between 0 and 1, got {share}")
     mask = np.zeros(n, dtype=bool)
@@ -52,15 +78,31 @@ def held_out(n, share=0.2, seed=0):
 
 
 def linear_probe(X, xy, test, ridge=None):
-    """Fits xy from X on the cities where `test` is False, and scores the others.
+    """Fit xy from X on the cities where `test` is False, and score the probe on the others.
 
-    X      [n, d], representations
-    xy     [n, 2], coordinates
-    test   bool [n], the held-out cities
-    ridge  penalty of a ridge regression on standardised features; None: ordinary least squares
+    Parameters
+    ----------
+    X : array [n, d]
+        Representations.
+    xy : array [n, 2]
+        Coordinates.
+    test : array of bool [n]
+        Held-out cities, at least 2.
+    ridge : float, optional
+        Penalty of a ridge regression on standardised features; by default, ordinary least squares.
 
-    Returns a Probe. Raises ValueError where shapes disagree, X is not finite, or there are no more cities than features
-    (ordinary least squares then fits anything).
+    Returns
+    -------
+    Probe
+
+    Raises
+    ------
+    ValueError
+        Shapes disagree, X is not finite, or there are no more cities than features (ordinary least squares then fits
+        anything).
+
+    Notes
+    -----
     Source: the probes of arXiv 2602.00533; scikit-learn's LinearRegression and Ridge.
     """
     X, xy, test = _checked(X, xy, test)
@@ -82,24 +124,49 @@ def _checked(X, xy, test):
 
 @dataclass(frozen=True)
 class Fit:
-    """A linear map from representations to coordinates: slope float64 [d, 2], intercept float64 [2]."""
+    """A linear map from representations to coordinates.
+
+    Attributes
+    ----------
+    slope : ndarray
+        float64 [d, 2].
+    intercept : ndarray
+        float64 [2].
+    """
 
     slope: np.ndarray
     intercept: np.ndarray
 
     def predict(self, X):
-        """[n, d] -> float64 [n, 2]."""
+        """Return the coordinates of representations: array [n, d] -> float64 [n, 2]."""
         return np.asarray(X, dtype=np.float64) @ self.slope + self.intercept
 
 
 def fit_map(X, xy, ridge=None):
-    """The least-squares Fit of xy [n, 2] from X [n, d], or a ridge regression on standardised features.
+    """Fit coordinates from representations by least squares or ridge regression.
 
-    Solved by the normal equations, with one step of refinement on the residuals that gives back the digits these cost
-    (Bjorck, "Stability analysis of the method of seminormal equations", 1987); where X is near singular, by its
-    singular values, those below a millionth of the largest taken for none: the same as scikit-learn's LinearRegression.
+    Solved by the normal equations, with one step of refinement on the residuals to recover the digits they lose
+    (Bjorck, "Stability analysis of the method of seminormal equations", 1987). If X is nearly singular, the singular
+    value decomposition is used and singular values below a millionth of the largest are dropped, as in scikit-learn's
+    LinearRegression.
 
-    Raises ValueError where X is not finite, or where there are no more cities than features and no ridge.
+    Parameters
+    ----------
+    X : array [n, d]
+        Representations.
+    xy : array [n, 2]
+        Coordinates.
+    ridge : float, optional
+        Penalty on standardised features; by default, ordinary least squares.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    ValueError
+        X is not finite, the penalty is not positive, or there are no more cities than features and no ridge.
     """
     from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
     from scipy.linalg.lapack import dpocon
@@ -140,10 +207,20 @@ def fit_map(X, xy, ridge=None):
 
 
 def scored(xy, predicted):
-    """R2 of x and y, float64 [2], and the distance of every prediction from its place, float64 [n].
+    """Score predicted coordinates.
 
-    R2 is scikit-learn's r2_score: 1 - residual / variance; of a coordinate that does not vary 1 where the prediction is
-    exact, else 0.
+    Parameters
+    ----------
+    xy, predicted : array [n, 2]
+        True and predicted coordinates.
+
+    Returns
+    -------
+    r2 : ndarray
+        float64 [2], scikit-learn's r2_score of x and y: 1 - residual / variance. For a coordinate that does not vary it
+        is 1 if the prediction is exact, else 0.
+    errors : ndarray
+        float64 [n], distance of each prediction from its true place.
     """
     from sklearn.metrics import r2_score
 
@@ -152,11 +229,26 @@ def scored(xy, predicted):
 
 
 def probe_over_training(activations, layer, xy, test, ridge=None):
-    """A probe at every step of a run: list of Probe, in the order of activations.steps.
+    """Fit a probe at every step of a run.
 
-    activations  Activations, or anything with .steps and [step, layer] -> [n, d]
+    Parameters
+    ----------
+    activations : Activations
+        Or any object with `steps` and [step, layer] -> array [n, d].
+    layer : int
+        Layer to read.
+    xy, test, ridge
+        As in `linear_probe`.
 
-    xy, test and ridge as in `linear_probe`.
+    Returns
+    -------
+    list of Probe
+        In the order of `activations.steps`.
+
+    Raises
+    ------
+    ValueError
+        As in `linear_probe`.
     """
     work = [(step, layer) for step in activations.steps]
     return _in_parallel(lambda key: linear_probe(activations[key], xy, test, ridge), work)
@@ -173,18 +265,35 @@ def probe_table(
     ridge: float | None = None,
     run: str | None = None,
 ) -> pandas.DataFrame:
-    """Probes of every layer at every checkpoint.
+    """Probe every layer at every checkpoint, and return the scores as a table.
 
-    activations  Activations, or anything with .steps and [step, layer] -> [n, d]
-    layers       their numbers
-    xy, test     as for `linear_probe`, row i for row i of the activations
-    rows         [S], rows seen at each of activations.steps; None: no such column
-    steps        those to look at; None: all
-    ridge        as for `linear_probe`
-    run          a name, for the column of that name; None: no such column
+    Parameters
+    ----------
+    activations : Activations
+        Or any object with `steps` and [step, layer] -> array [n, d].
+    layers : sequence of int
+        Layers to probe.
+    xy, test
+        As in `linear_probe`; row i belongs to row i of the activations.
+    rows : sequence of int, optional
+        [S], training rows seen at each of `activations.steps`; by default, the table has no such column.
+    steps : sequence of int, optional
+        Steps to probe; by default, all.
+    ridge : float, optional
+        As in `linear_probe`.
+    run : str, optional
+        Value of a column of this name.
 
-    Returns the columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), mean_error, median_error (in the unit of
-    xy), n_fitted, n_held_out. ValueError as `linear_probe`, or where `rows` is of another length, a step unknown.
+    Returns
+    -------
+    DataFrame
+        Columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), mean_error, median_error (in the unit of xy),
+        n_fitted, n_held_out.
+
+    Raises
+    ------
+    ValueError
+        As in `linear_probe`, or `rows` has another length, or a step is unknown.
     """
     import pandas as pd
 
@@ -218,6 +327,6 @@ def _found(probe: Probe) -> dict[str, float]:
 def _in_parallel(function, work):
     from threadpoolctl import threadpool_limits
 
-    # The products of one probe are too small to share out among threads; probes are not.
+    # The matrix products of one probe are too small to split among threads, so whole probes run in parallel.
     with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(function, work))

@@ -1,4 +1,4 @@
-"""Procrustes disparity: what is left between two representations after the best shift, scaling and rotation.
+"""Procrustes disparity: the residual of two representations after the best translation, scaling and rotation.
 
 Source: Gower, "Generalized Procrustes Analysis", Psychometrika 1975; defined as in scipy.spatial.procrustes.
 """
@@ -22,14 +22,25 @@ __all__ = ["procrustes", "procrustes_table"]
 
 
 def procrustes(X, Y, components: int | None = 3) -> float:
-    """The disparity of two representations of the same n things, on their first principal components.
+    """Return the Procrustes disparity of two representations of the same n items, on their first principal components.
 
-    X, Y        [n, d1], [n, d2]; numpy, torch or cupy
-    components  how many; None: all columns, the narrower padded with zeros
+    Parameters
+    ----------
+    X, Y : array [n, d1], array [n, d2]
+        numpy, torch or cupy.
+    components : int, optional
+        Number of principal components; None for all columns, the narrower representation padded with zeros.
 
-    Returns 1 - (sum of the singular values of A'B)^2 for the centred A and B of Frobenius norm 1: 0 where they are one
-    figure up to shift, scaling, rotation and reflection, 1 at most. Symmetric.
-    Raises ValueError where n differs, a representation is constant or holds NaN or infinity, or has too few columns.
+    Returns
+    -------
+    float
+        1 - (sum of the singular values of A'B)^2 for the centred A and B of Frobenius norm 1. 0 if they are equal up to
+        translation, scaling, rotation and reflection; 1 at most. Symmetric.
+
+    Raises
+    ------
+    ValueError
+        The numbers of rows differ, or a representation is constant, holds NaN or infinity, or has too few columns.
     """
     return _disparity(_standard(X, components, "X"), _standard(Y, components, "Y"))
 
@@ -37,9 +48,26 @@ def procrustes(X, Y, components: int | None = 3) -> float:
 def procrustes_table(
     Xs: Mapping[str, object], components: int | None = 3, layer: int | None = None
 ) -> pandas.DataFrame:
-    """The disparity of all pairs: columns layer (where given), components (0: all), run, other, disparity.
+    """Return the disparity of all pairs as a table.
 
-    Xs  name -> [n, d]. Each unordered pair once. Errors as in `procrustes`; one names the representation.
+    Parameters
+    ----------
+    Xs : mapping of str to array [n, d]
+        Representations by name.
+    components : int, optional
+        As in `procrustes`.
+    layer : int, optional
+        Value of a column of this name.
+
+    Returns
+    -------
+    DataFrame
+        Columns layer (if given), components (0 for all), run, other, disparity; each unordered pair once.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `procrustes`; the message names the representation.
     """
     names = members(Xs)
     standard = [_standard(Xs[name], components, name) for name in names]
@@ -51,7 +79,7 @@ def procrustes_table(
 
 
 def _standard(X, components, name) -> torch.Tensor:
-    """The first principal components, centred, of Frobenius norm 1."""
+    """Return the first principal components, centred, scaled to Frobenius norm 1."""
     X = as_tensor(X)
     if X.ndim != 2 or len(X) < 2:
         raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(X.shape)}")

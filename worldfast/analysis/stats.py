@@ -14,7 +14,18 @@ __all__ = ["Correlation", "Interval", "Mean", "bootstrap", "correlation", "jackk
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and its `standard_error`, s / sqrt(n) with s over n - 1, NaN where n is 1; `unit` is what n counts."""
+    """A mean with its standard error.
+
+    Attributes
+    ----------
+    mean : float
+    standard_error : float
+        s / sqrt(n) with s over n - 1; NaN if n is 1.
+    n : int
+        Number of values.
+    unit : str
+        What n counts.
+    """
 
     mean: float
     standard_error: float
@@ -24,14 +35,22 @@ class Mean:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson's correlation and a permutation test of it.
+    """Pearson's correlation with a permutation test.
 
-    r, r2          correlation, and its square: the share of variance that a straight line explains
-    p              two-sided: the share of permutations whose |r| is at least as large
-    n              points
-    unit           what a point is
-    test           in words, with what was permuted
-    permutations   how many were looked at
+    Attributes
+    ----------
+    r, r2 : float
+        Correlation, and its square: the share of variance that a straight line explains.
+    p : float
+        Two-sided: share of permutations whose |r| is at least as large.
+    n : int
+        Number of points.
+    unit : str
+        What a point is.
+    test : str
+        The test in words, including what was permuted.
+    permutations : int
+        Number of permutations evaluated.
     """
 
     r: float
@@ -47,10 +66,20 @@ class Correlation:
 class Interval:
     """A statistic with its bootstrap percentile interval and standard error.
 
-    value           the statistic of all values
-    low, high       ends of the interval, which holds a share `level` of the resamples
-    standard_error  their standard deviation
-    n, unit         how many units were drawn from, and what one is
+    Attributes
+    ----------
+    value : float
+        The statistic of all values.
+    low, high : float
+        Ends of the interval, which holds a share `level` of the resamples.
+    standard_error : float
+        Standard deviation of the resamples.
+    level : float
+        Share of the resamples inside the interval.
+    n : int
+        Number of units drawn from.
+    unit : str
+        What a unit is.
     """
 
     value: float
@@ -63,9 +92,23 @@ class Interval:
 
 
 def mean_and_error(values, unit: str) -> Mean:
-    """The mean of independent values, its standard error, n, and the unit of replication, such as "seed".
+    """Return the mean and standard error of independent values.
 
-    ValueError where there is none, or one is NaN or infinite.
+    Parameters
+    ----------
+    values : array [n]
+        At least one value.
+    unit : str
+        Unit of replication, such as "seed".
+
+    Returns
+    -------
+    Mean
+
+    Raises
+    ------
+    ValueError
+        No value, or a value that is NaN or infinite.
     """
     values = _finite(values, "values")
     if len(values) == 0:
@@ -75,9 +118,20 @@ def mean_and_error(values, unit: str) -> Mean:
 
 
 def jackknife_error(left_out) -> float:
-    """The standard error of a statistic from its values with one unit left out in turn [n].
+    """Return the jackknife standard error of a statistic.
 
-    NaN for fewer than 2 values, or where one is NaN. Of a mean it is exactly s / sqrt(n).
+    Parameters
+    ----------
+    left_out : array [n]
+        Values of the statistic with one unit left out each.
+
+    Returns
+    -------
+    float
+        NaN for fewer than 2 values, or if one is NaN. For a mean it is exactly s / sqrt(n).
+
+    Notes
+    -----
     Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981.
     """
     left_out = np.asarray(left_out, dtype=np.float64)
@@ -88,18 +142,33 @@ def jackknife_error(left_out) -> float:
 
 
 def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int = 0) -> Correlation:
-    """Pearson's correlation of independent points, tested by permuting y.
+    """Return Pearson's correlation of independent points, tested by permuting y.
 
-    x, y          [n], n at least 3
-    unit          what a point is, in words
-    permutations  random ones by `seed`, beside the one at hand; all n! are looked at where those are no more
+    For entries of symmetric matrices, which are not independent, use `mantel`.
 
-    For the entries of symmetric matrices, which are not independent, see `mantel`.
-    ValueError: lengths differ, NaN or infinity, a constant.
+    Parameters
+    ----------
+    x, y : array [n]
+        At least 3 points.
+    unit : str
+        What a point is, in words.
+    permutations : int
+        Number of random permutations, besides the given order. All n! are evaluated if there are no more than this.
+    seed : int
+        Seed of the permutations.
+
+    Returns
+    -------
+    Correlation
+
+    Raises
+    ------
+    ValueError
+        Lengths differ, an array is constant, or it holds NaN or infinity.
     """
     x, y = _finite(x, "x"), _finite(y, "y")
     if x.shape != y.shape or len(x) < 3:
-        raise ValueError(f"expected x and y of one length, at least 3, got {list(x.shape)} and {list(y.shape)}")
+        raise ValueError(f"expected x and y of equal length, at least 3, got {list(x.shape)} and {list(y.shape)}")
     x, y = _standardised(x, "x"), _standardised(y, "y")
     found = [float(x @ y[order]) for order in _orders(len(x), permutations, seed)]
     return _tested(found, len(x), unit, "permutation of the points", permutations, len(x))
@@ -108,15 +177,33 @@ def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int
 def mantel(
     A, B, unit: str = "unordered pair", permutations: int = 10_000, seed: int = 0, names: Sequence[str] = ("A", "B")
 ) -> Correlation:
-    """The correlation of two symmetric matrices over their unordered pairs, each once, by Mantel's test.
+    """Return the correlation of two symmetric matrices over their unordered pairs, with Mantel's test.
 
-    A, B          [m, m], symmetric, m at least 4; diagonals are not looked at
-    unit          what a pair is, in words
-    permutations  of the m things, applied to rows and columns of B together, because pairs that share a thing are not
-                  independent; random ones by `seed`, all m! where those are no more
-    names         of A and B, for errors
+    Parameters
+    ----------
+    A, B : array [m, m]
+        Symmetric, m at least 4; diagonals are ignored.
+    unit : str
+        What a pair is, in words.
+    permutations : int
+        Number of random permutations of the m items, applied to the rows and columns of B together, because pairs that
+        share an item are not independent. All m! are evaluated if there are no more than this.
+    seed : int
+        Seed of the permutations.
+    names : sequence of str
+        Names of A and B in messages.
 
-    ValueError: shapes, asymmetry, NaN or infinity off the diagonal, a constant.
+    Returns
+    -------
+    Correlation
+
+    Raises
+    ------
+    ValueError
+        Shapes disagree, or a matrix is asymmetric, constant, or holds NaN or infinity off the diagonal.
+
+    Notes
+    -----
     Source: Mantel, "The Detection of Disease Clustering and a Generalized Regression Approach", Cancer Research 1967.
     """
     A, B = np.asarray(A, dtype=np.float64), np.asarray(B, dtype=np.float64)
@@ -128,9 +215,9 @@ def mantel(
     for name, M in zip(names, (A, B), strict=True):
         _finite(M[above], name)
         if not np.allclose(M[above], M.T[above], rtol=0, atol=1e-9 * np.abs(M[above]).max()):
-            raise ValueError(f"{name}: expected a symmetric matrix; of one that is not, average it with its transpose")
+            raise ValueError(f"{name}: expected a symmetric matrix; average another one with its transpose")
     x = _standardised(A[above], names[0])
-    _standardised(B[above], names[1])  # every order has the same entries, so that one check is enough
+    _standardised(B[above], names[1])  # every order has the same entries, so one check is enough
     found = []
     for order in _orders(len(A), permutations, seed):
         y = B[np.ix_(order, order)][above]
@@ -148,18 +235,40 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The percentile bootstrap of a statistic, whole units drawn with replacement.
+    """Return the percentile bootstrap of a statistic, drawing whole units with replacement.
 
-    values     [n] or [n, ...]
-    statistic  array of values -> number
-    groups     [n], which unit each value belongs to (its seed, its set of tasks): values of a unit stay together.
-               None: each value is one
-    unit       what is drawn, in words
-    resamples  how many, drawn by `seed`
-    level      share of them in the interval
+    The interval is too narrow when there are few units.
 
-    ValueError for fewer than 2 units, lengths that differ, NaN or infinity, a level outside (0, 1).
-    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. With few units it is narrow.
+    Parameters
+    ----------
+    values : array [n] or [n, ...]
+        Values.
+    statistic : callable
+        Array of values -> number.
+    groups : array [n], optional
+        Unit of each value, such as its seed or its set of tasks; the values of a unit stay together. By default, each
+        value is a unit.
+    unit : str
+        What a unit is, in words.
+    resamples : int
+        Number of resamples.
+    level : float
+        Share of the resamples inside the interval, between 0 and 1.
+    seed : int
+        Seed of the resamples.
+
+    Returns
+    -------
+    Interval
+
+    Raises
+    ------
+    ValueError
+        Fewer than 2 units, lengths that differ, NaN or infinity, or a level outside (0, 1).
+
+    Notes
+    -----
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
     values = _finite(values, "values")
     groups = np.arange(len(values)) if groups is None else np.asarray(groups)
@@ -186,7 +295,7 @@ def _finite(values, name: str) -> np.ndarray:
 
 
 def _standardised(x: np.ndarray, name: str) -> np.ndarray:
-    """Centred, of length 1, so that a product of two is their correlation."""
+    """Centre a vector and scale it to length 1, so that the product of two is their correlation."""
     centred = x - x.mean()
     length = np.linalg.norm(centred)
     if not length > 1e-12 * np.abs(x).max():
@@ -195,7 +304,7 @@ def _standardised(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def _orders(n: int, permutations: int, seed: int):
-    """The order at hand, then others: all of them where they are no more than asked for, else random ones."""
+    """Yield the given order, then others: all of them if there are no more than `permutations`, else random ones."""
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
     if math.factorial(n) <= permutations:
@@ -208,7 +317,7 @@ def _orders(n: int, permutations: int, seed: int):
 
 def _tested(found: list[float], n: int, unit: str, test: str, permutations: int, things: int) -> Correlation:
     r, sizes = found[0], np.abs(found)
-    # Orders that leave the points as they are differ from the first by rounding alone.
+    # Orders that leave the points unchanged differ from the first only by rounding.
     p = float(np.mean(sizes >= sizes[0] - 1e-12))
     exact = "all orders" if math.factorial(things) <= permutations else f"{permutations:,} random orders"
     return Correlation(r, r * r, p, n, unit, f"two-sided, {test}, {exact}", len(found))

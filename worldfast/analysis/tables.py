@@ -1,4 +1,4 @@
-"""What the tables of the analyses share: pairs of things, columns that say what a table is of, checks of columns."""
+"""Parts shared by the tables of the analyses: pairs of items, label columns, and checks of columns."""
 
 from __future__ import annotations
 
@@ -17,21 +17,43 @@ __all__ = ["labelled", "members", "need_columns", "pair_table"]
 
 
 def need_columns(table: pandas.DataFrame, name: str, columns: Iterable[str]) -> None:
-    """ValueError with the nearest column where a table, called `name` in the error, lacks one of `columns`."""
+    """Check that a table has the columns.
+
+    Parameters
+    ----------
+    table : DataFrame
+    name : str
+        Name of the table in messages.
+    columns : iterable of str
+        Required columns.
+
+    Raises
+    ------
+    ValueError
+        A column is missing; the message suggests the nearest one.
+    """
     for column in columns:
         if column not in table.columns:
             raise ValueError(f"{name}: " + str(unknown_name("column", column, table.columns)))
 
 
 def labelled(table: pandas.DataFrame, **labels) -> pandas.DataFrame:
-    """The table with a constant column before its own for every label that is not None, in their order."""
+    """Insert constant columns before a table's own, one for each label that is not None, and return the table."""
     for place, (name, label) in enumerate((k, v) for k, v in labels.items() if v is not None):
         table.insert(place, name, label)
     return table
 
 
 def members(Xs: Mapping[str, object]) -> tuple[str, ...]:
-    """The names of the representations; TypeError for what is no mapping, ValueError for fewer than two."""
+    """Return the names of the representations.
+
+    Raises
+    ------
+    TypeError
+        Xs is not a mapping.
+    ValueError
+        Xs has fewer than two representations.
+    """
     if not isinstance(Xs, Mapping):
         raise TypeError(f"Xs: expected a mapping of name to array [n, d], got a {type(Xs).__name__}")
     if len(Xs) < 2:
@@ -40,10 +62,21 @@ def members(Xs: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def pair_table(names: Iterable[str], matrix: np.ndarray, value: str = "value") -> pandas.DataFrame:
-    """Each unordered pair once, the diagonal left out: columns run, other and `value`.
+    """Return a symmetric matrix as a table of its unordered pairs, without the diagonal.
 
-    names   [M], of the rows and columns
-    matrix  [M, M], symmetric
+    Parameters
+    ----------
+    names : iterable of str
+        [M], names of the rows and columns.
+    matrix : array [M, M]
+        Symmetric.
+    value : str
+        Name of the column of values.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, other and `value`.
     """
     import pandas as pd
 

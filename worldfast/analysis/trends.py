@@ -1,6 +1,6 @@
-"""Do models trained on the same tasks, or on others, come to the same representation, and more so with more tasks?
+"""Convergence of representations: similarity of models trained on the same or on other tasks, by number of tasks.
 
-From a table of pairs (of `cka_table`, `procrustes_table` or `mutual_knn_table`) and a table of runs.
+Computed from a table of pairs (of `cka_table`, `procrustes_table` or `mutual_knn_table`) and a table of runs.
 """
 
 from __future__ import annotations
@@ -19,28 +19,43 @@ if TYPE_CHECKING:
 __all__ = ["CROSS_TASK", "DISJOINT_TASKS", "SAME_TASK", "as_matrix", "task_matrix", "trends"]
 
 SAME_TASK, CROSS_TASK, DISJOINT_TASKS = "same task", "cross task", "disjoint tasks"
-KEPT = {"kernel": "linear", "debiased": False, "components": 0, "step_share": 1.0}  # of a cka table
+KEPT = {"kernel": "linear", "debiased": False, "components": 0, "step_share": 1.0}  # default rows of a cka table
 
 
 def task_matrix(
     pairs: pandas.DataFrame, runs: pandas.DataFrame, *, value: str = "value", failed: bool = False, **kept
 ) -> pandas.DataFrame:
-    """The seed-averaged matrix of sets of tasks, by layer and number of tasks, with standard errors.
+    """Return the seed-averaged matrix over sets of tasks, by layer and number of tasks, with standard errors.
 
-    pairs   run, other and the value's column; each unordered pair once. Where it has the columns kernel, debiased,
-            components, step_share, the plain linear one of whole representations at the last checkpoint is kept
-    runs    run, tasks, n_tasks, and learned where there is such a column
-    value   the column to average
-    failed  keep runs that failed to learn. They are left out by default, and named in .attrs["left_out"]
-    kept    kernel="rbf", debiased=True, components=3, step_share=0.5: other rows of `pairs`
+    Cells on the diagonal use pairs of different runs (seeds) only. Pairs are taken among runs with the same number of
+    tasks. The standard error is a jackknife over runs, because pairs share them: each run is left out of each of the
+    two sets in turn (Arvesen, Annals of Mathematical Statistics 1969). It is NaN if a set has too few runs: 2 are
+    needed in a cell off the diagonal, 3 on it.
 
-    Cells on the diagonal are of pairs of different runs (seeds) alone; a run with itself says nothing. Pairs are taken
-    among runs with as many tasks. The standard error is the jackknife's over runs, because pairs share them: each run
-    is left out of each of the two sets in turn (Arvesen, Annals of Mathematical Statistics 1969). It is NaN where a set
-    has too few runs for that: 2 in a cell off the diagonal, 3 on it.
+    Parameters
+    ----------
+    pairs : DataFrame
+        Columns run, other and `value`; each unordered pair once. If it has the columns kernel, debiased, components or
+        step_share, the rows kept are the plain linear ones of whole representations at the last checkpoint.
+    runs : DataFrame
+        Columns run, tasks, n_tasks, and optionally learned.
+    value : str
+        Column to average.
+    failed : bool
+        Keep runs that failed to learn. By default they are left out, and named in .attrs["left_out"].
+    **kept
+        Other rows of `pairs` to keep: kernel="rbf", debiased=True, components=3, step_share=0.5.
 
-    Returns layer (where `pairs` has it), n_tasks, tasks, other, mean, standard_error, pairs (how many were averaged), n
-    (runs), unit; each unordered pair of sets once, the diagonal in.
+    Returns
+    -------
+    DataFrame
+        Columns layer (if `pairs` has it), n_tasks, tasks, other, mean, standard_error, pairs (number averaged), n
+        (runs), unit; each unordered pair of sets once, including the diagonal.
+
+    Raises
+    ------
+    ValueError
+        A missing or unknown column, a pair listed twice or of a run with itself, a run not in `runs`, or no pair left.
     """
     import pandas as pd
 
@@ -69,18 +84,29 @@ def task_matrix(
 def trends(
     pairs: pandas.DataFrame, runs: pandas.DataFrame, *, value: str = "value", failed: bool = False, **kept
 ) -> pandas.DataFrame:
-    """Means over sets of tasks that are the same, that differ, and that have none in common, by number of tasks.
+    """Return mean similarities of sets of tasks that are the same, different, and disjoint, by number of tasks.
 
-    Arguments as for `task_matrix`, whose cells are averaged, each weighing the same: "same task" its diagonal, "cross
-    task" the rest, "disjoint tasks" those of the rest whose two sets have no task in common.
+    The cells of `task_matrix` are averaged with equal weight: "same task" is its diagonal, "cross task" the rest, and
+    "disjoint tasks" the cells of the rest whose two sets share no task. The standard error is a jackknife over sets of
+    tasks, because cells share them: each set is left out in turn with its row and column. For the diagonal that is
+    s / sqrt(n), with s over n - 1. If there is only one set (all seven tasks), it is over the runs of that set.
 
-    The standard error is the jackknife's over sets of tasks, because cells share them: each is left out in turn with
-    its row and column. For the diagonal that is s / sqrt(n), s over n - 1. Where there is one set alone (all seven
-    tasks), it is over the set's runs. n counts what was left out in turn, and unit says what that is; the standard
-    error is NaN where leaving one out leaves no cell.
+    Parameters
+    ----------
+    pairs, runs, value, failed, **kept
+        As in `task_matrix`.
 
-    Returns what, layer (where `pairs` has it), n_tasks, mean, standard_error, n, unit. Runs that failed to learn are
-    left out and named in .attrs["left_out"].
+    Returns
+    -------
+    DataFrame
+        Columns what, layer (if `pairs` has it), n_tasks, mean, standard_error, n, unit; n counts the units left out in
+        turn, which `unit` names. The standard error is NaN if leaving one out leaves no cell. Runs that failed to learn
+        are named in .attrs["left_out"].
+
+    Raises
+    ------
+    ValueError
+        As in `task_matrix`.
     """
     import pandas as pd
 
@@ -107,20 +133,43 @@ def trends(
 
 
 def as_matrix(table: pandas.DataFrame, value: str = "mean") -> pandas.DataFrame:
-    """A column of one layer's and one number of tasks' `task_matrix` as a symmetric matrix, NaN where there is no cell.
+    """Return a column of `task_matrix`, of one layer and one number of tasks, as a symmetric matrix.
 
-    ValueError where a pair of sets stands twice, as where layers were not told apart.
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of a `task_matrix`.
+    value : str
+        Column to show.
+
+    Returns
+    -------
+    DataFrame
+        Sets of tasks by sets of tasks, NaN if there is no cell.
+
+    Raises
+    ------
+    ValueError
+        A pair of sets occurs twice, as when several layers are mixed.
     """
     need_columns(table, "table", ("tasks", "other", value))
     if table.duplicated(["tasks", "other"]).any():
-        raise ValueError("table: a pair of sets of tasks stands twice; choose one layer and one n_tasks first")
+        raise ValueError("table: a pair of sets of tasks occurs twice; choose one layer and one n_tasks first")
     names = list(dict.fromkeys([*table["tasks"], *table["other"]]))
     half = table.pivot(index="tasks", columns="other", values=value).reindex(index=names, columns=names)
     return half.combine_first(half.T).reindex(index=names, columns=names).rename_axis(index=None, columns=None)
 
 
 def _chosen(pairs, runs, value, failed, kept):
-    """The pairs asked for, of runs with as many tasks, with their sets of tasks in one order; and who was left out."""
+    """Select the pairs asked for, of runs with the same number of tasks, with each pair's sets in a fixed order.
+
+    Returns
+    -------
+    DataFrame
+        Pairs, with the columns tasks_a, tasks_b and n_tasks added.
+    list of str
+        Runs left out because they failed to learn.
+    """
     need_columns(pairs, "pairs", ("run", "other", value))
     need_columns(runs, "runs", ("run", "tasks", "n_tasks"))
     for column in kept:
@@ -158,18 +207,24 @@ def _chosen(pairs, runs, value, failed, kept):
     )
     table = table[(table["n_tasks"] == pairs["other"].map(known["n_tasks"])).to_numpy(dtype=bool)]
     if table.empty:
-        raise ValueError("pairs: none is left between runs that learned, with as many tasks")
+        raise ValueError("pairs: none is left between runs that learned and have the same number of tasks")
     keys = [column for column in ("layer", "run", "other") if column in table.columns]
     if table.duplicated(keys).any():
         run, other = table.loc[table.duplicated(keys), ["run", "other"]].iloc[0]
-        raise ValueError(f"pairs: {run} and {other} stand twice; each unordered pair is expected once")
+        raise ValueError(f"pairs: {run} and {other} occur twice; each unordered pair is expected once")
     return table, left_out
 
 
 def _left_out_in_turn(values, samples):
-    """The standard error of a mean over pairs: for each sample of units, each is left out with all its pairs.
+    """Return the jackknife standard error of a mean over pairs, leaving out each unit of each sample with all its
+    pairs.
 
-    samples   a tuple of columns for each sample; a unit's pairs are those where one of the columns holds it
+    Parameters
+    ----------
+    values : array [n]
+        Values of the pairs.
+    samples : list of tuple of array [n]
+        For each sample, the columns that name its units; a unit's pairs are those in which one of the columns holds it.
     """
     variance = 0.0
     for columns in samples:

@@ -1,4 +1,4 @@
-"""Reading trained models: activations and hidden states, gradients, states put in from elsewhere."""
+"""Reading trained models: activations and hidden states, gradients, and activation patching."""
 
 from worldfast.reading.activations import Activations, Writer
 from worldfast.reading.readout import states

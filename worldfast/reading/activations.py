@@ -1,16 +1,16 @@
-"""What models hold of each city: captured while they train, streamed to HDF5, read back lazily.
+"""Activations of models, captured during training, streamed to HDF5 and read back lazily.
 
-The only place that knows the layout. A run's folder has one file for each checkpoint, whole or not there:
+This module alone knows the layout. A run's folder has one file per checkpoint, complete or absent:
 
     activations/step-00001234.h5
         /layer_05     [n, 2 D] float32 or float16: the hidden states of the city's last token and of the
-                      delimiter behind it, one beside the other; attribute crc32 of its bytes
+                      delimiter after it, side by side; attribute crc32 of its bytes
         /city_index   int32 [n], indices into the world; attribute crc32
         attributes    step, run (hash of the spec), prompt, token_positions, dtype, spec and origin (JSON);
-                      texts are UTF-8 of fixed length, which HDF5 checks itself, as it does all but the arrays
+                      strings are UTF-8 of fixed length, which HDF5 itself checks, as it does all but the arrays
 
-and spec.json names the layers and the steps that there should be, so that a missing file is an error and not
-a gap. Source of the representation: arXiv 2602.00533.
+spec.json lists the expected layers and steps, so a missing file is an error rather than a gap. Source of the
+representation: arXiv 2602.00533.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["Activations", "Writer"]
 
 
 class Writer:
-    """Writes segments on a thread of its own while training goes on."""
+    """Writes segments on its own thread while training continues."""
 
     def __init__(self):
         self._thread = ThreadPoolExecutor(1, "worldfast-activations")
@@ -42,34 +42,50 @@ class Writer:
     def put(
         self, folder: Path, step: int, layers: Mapping[int, np.ndarray], things: np.ndarray, about: Mapping
     ) -> None:
-        """Hands over one segment: arrays [n, d] by layer, int32 [n] indices of things, and the attributes `about`
-        them.
+        """Queue one segment for writing; `flush` raises an error if it could not be written.
 
-        `flush` says whether it could be written.
+        Parameters
+        ----------
+        folder : Path
+            The run's folder.
+        step : int
+            Optimizer step of the checkpoint.
+        layers : mapping of int to ndarray
+            Arrays [n, d] by layer.
+        things : ndarray
+            int32 [n], indices of the entities in the world.
+        about : mapping
+            Attributes of the file; "dtype" is the dtype of the stored arrays.
         """
         path = segment_path(folder, step)
         self._pending.append(self._thread.submit(_write_segment, path, step, layers, things, about))
 
     def flush(self) -> None:
-        """Returns when all segments are on disk; raises the error of the first that could not be written."""
+        """Wait until all segments are on disk.
+
+        Raises
+        ------
+        OSError, ValueError
+            The first error of a segment that could not be written.
+        """
         pending, self._pending = self._pending, []
         for future in pending:
             future.result()
 
     def close(self) -> None:
-        """Ends the thread when what was put is written."""
+        """End the thread once the queued segments are written."""
         self._thread.shutdown()
 
 
 def segment_path(folder: Path, step: int) -> Path:
-    """Where a run's activations of a step stand."""
+    """Return the file of a run's activations at a step."""
     return folder / "activations" / f"step-{step:08d}.h5"
 
 
 def _write_segment(path, step, layers, things, about):
     import h5py
 
-    image = io.BytesIO()  # the file is made in memory: what reaches the disk is one write, which fails whole
+    image = io.BytesIO()  # built in memory, so the disk gets a single write that succeeds or fails as a whole
     with h5py.File(image, "w", libver="latest") as file:
         arrays = {"city_index": np.ascontiguousarray(things, dtype=np.int32)}
         for layer, array in layers.items():
@@ -86,24 +102,54 @@ def _stored(array, dtype, what):
         stored = np.ascontiguousarray(array, dtype=dtype)
     if not np.isfinite(stored).all() and np.isfinite(array).all():
         most = np.abs(array).max()
-        raise ValueError(f"capture.dtype: {what} holds {most:.3g}, more than float16 can; use 'float32'")
+        raise ValueError(f"capture.dtype: {what} holds {most:.3g}, beyond the range of float16; use 'float32'")
     return stored
 
 
 class Activations:
-    """The activations of a run, read from its folder when asked for.
+    """The activations of a run, read from its folder on demand.
 
-        activations = Activations("runs/pt-distance-s42-0123456789ab")
-        activations.steps         # the checkpoints: all of a finished run's, those so far of another's
-        activations.layers        # (3, 4, 5, 6)
-        activations.things        # int32 [n], indices into the world
-        activations[step, layer]  # array [n, d], row i for things[i]
-        activations.attributes    # float64 [n, k], of which columns: for cities ("x", "y")
-        activations.groups        # {"Oceania": bool [n], ...}
+    Parameters
+    ----------
+    folder : path
+        A run's folder. A run that captured nothing has no steps.
 
-    A run of which nothing was captured has no steps. Raises FileNotFoundError where the folder is no run's,
-    or naming a segment that is missing; ValueError naming one that is damaged; KeyError for a step or layer
-    that the run does not have.
+    Attributes
+    ----------
+    steps : list of int
+        Checkpoints: all of them for a finished run, those so far for any other.
+    layers : tuple of int
+        Captured layers.
+    prompt : str
+        Prompt at which the model was read.
+    run : str
+        Id of the run.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder is not a run's, or a segment is missing; the message names it.
+    ValueError
+        A segment is damaged; the message names it.
+    KeyError
+        The run does not have the step or layer.
+
+    Examples
+    --------
+    >>> import worldfast as wf
+    >>> from worldfast.worlds import cities
+    >>> data = cities.Dataset(("distance",), rows=64, world=wf.WorldSpec(largest=100))
+    >>> model = wf.TransformerSpec(hidden=16, layers=2, heads=2)
+    >>> capture = wf.Capture(layers=(1, 2))
+    >>> run = wf.Run(data, batch=32, model=model, checkpoints=1, capture=capture)
+    >>> [folder] = wf.train(run, device="cpu", progress=False)
+    >>> activations = wf.Activations(folder)
+    >>> activations.steps, activations.layers
+    ([0, 2], (1, 2))
+    >>> activations[2, 1].shape  # row i belongs to activations.things[i]
+    (100, 32)
+    >>> activations.columns, activations.attributes.shape
+    (('x', 'y'), (100, 2))
     """
 
     def __init__(self, folder: str | os.PathLike):
@@ -125,17 +171,19 @@ class Activations:
 
     @cached_property
     def readout(self) -> Readout:
-        """What was read, as the run's dataset says it: attributes, columns and groups of the things, in their order.
+        """The readout of the run's dataset: attributes, columns and groups of the things, in their order.
 
         Raises
         ------
         ValueError
-            The world is not the one that the run was trained in, or the run is of another version.
+            The run was trained in another world, or was written by another version.
         """
         spec = json.loads((self.folder / "spec.json").read_text())
         run = Run.from_json(spec["run"])
         if run.data.digest != spec["world_sha256"]:
-            raise ValueError(f"{self.folder}: the world of its run has changed: its file has other entities than then")
+            raise ValueError(
+                f"{self.folder}: the world of its run has changed: its file holds other entities than when it was trained"
+            )
         readout = run.readout()
         if self.steps and not np.array_equal(readout.things, self.things):
             raise ValueError(f"{self.folder}: its segments are of other things than its spec selects")
@@ -143,25 +191,34 @@ class Activations:
 
     @property
     def attributes(self) -> np.ndarray:
-        """float64 [n, k], what the world says of each thing: `columns` names them."""
+        """Attributes of each thing, float64 [n, k], named by `columns`."""
         return self.readout.attributes
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Names of the attributes, [k]; for cities ("x", "y")."""
         return self.readout.columns
 
     @property
     def groups(self) -> Mapping[str, np.ndarray]:
-        """Masks bool [n] by name: the regions of cities, and what the run's rows had to include."""
+        """Masks bool [n] by name; for cities, the regions and the cities that the run's rows had to include."""
         return self.readout.groups
 
     @property
     def things(self) -> np.ndarray:
+        """Indices of the things in the world, int32 [n].
+
+        Raises
+        ------
+        ValueError
+            The run has no activations.
+        """
         if not self.steps:
             raise ValueError(f"{self.folder} holds no activations")
         return self._read(self.steps[-1], "city_index")
 
     def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
+        """Return the array [n, d] of a (step, layer); row i belongs to things[i]."""
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError(f"activations are read by [step, layer], got [{key!r}]")
         self._check(*key)
@@ -175,10 +232,24 @@ class Activations:
                 raise KeyError(f"{self.folder} has no {what} {value}: the nearest is {near}, known: {known}")
 
     def dataset(self, step: int, layer: int):
-        """The same array unread: an HDF5 dataset [n, d], of which slices of rows are read when they are asked for.
+        """Return the array of a (step, layer) unread, as an HDF5 dataset that reads slices of rows on demand.
 
-        For what does not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not looked at. Errors as
-        for [step, layer].
+        For arrays that do not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not verified.
+
+        Parameters
+        ----------
+        step, layer : int
+            As for [step, layer].
+
+        Returns
+        -------
+        h5py.Dataset
+            [n, d].
+
+        Raises
+        ------
+        KeyError, FileNotFoundError, ValueError
+            As for [step, layer].
         """
         self._check(step, layer)
         import h5py
@@ -207,7 +278,7 @@ class Activations:
         except (OSError, KeyError, RuntimeError) as error:
             raise ValueError(f"segment {path} is damaged: {error}") from None
         if checksum(array) != written:
-            raise ValueError(f"segment {path} is damaged: the checksum of {name} does not fit its content")
+            raise ValueError(f"segment {path} is damaged: the checksum of {name} does not match its content")
         if run != self.run:
             raise ValueError(f"segment {path} belongs to run {run}, expected {self.run}")
         return array

@@ -1,7 +1,7 @@
-"""What a trained model holds of each thing, for any readout of its dataset and any layers.
+"""Hidden states of a trained model for each thing, for any readout of its dataset and any layers.
 
-Training captures one readout at every checkpoint (worldfast.reading.activations); this reads any other from a run's last
-model.
+Training captures one readout at every checkpoint (worldfast.reading.activations); this module reads any other from a
+run's final model.
 """
 
 from __future__ import annotations
@@ -48,17 +48,31 @@ class Representations:
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """Layers that were read."""
         return tuple(self.states)
 
     def __getitem__(self, layer: int) -> np.ndarray:
+        """Return the hidden states of a layer, float32 [n, positions * D]; KeyError if it was not read."""
         if layer not in self.states:
             raise KeyError(f"layer {layer} was not read, known: {list(self.states)}")
         return self.states[layer]
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write an HDF5 file, whole or not at all: /layer_05 [n, d], /city_index [n], facts as attributes.
+        """Write an HDF5 file, atomically: /layer_05 [n, d], /city_index [n], and facts as attributes.
 
-        Errors: those of the file system.
+        Parameters
+        ----------
+        path : path
+            File to write.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
         """
         import h5py
 
@@ -77,17 +91,19 @@ def represent(
 ) -> Representations:
     """Return hidden states of a model for each thing that its dataset can be read about.
 
-        represent("runs/pt-all-s42-...", layers=(5,), prompt="angle(c_0865,{city},", positions=("city", -1))
-
     Parameters
     ----------
     model : path or (Run, Ensemble)
         A run's folder, or a run and an ensemble whose member 0 is its model.
     layers : sequence of int, optional
-        As in Hugging Face: 0 the embeddings, the last after the final norm; None: all.
+        As in Hugging Face: 0 is the embeddings, the last is after the final norm. By default, all.
     **options
-        Those of the dataset's `readout`: for cities `worldfast.worlds.cities.Dataset.readout`, by default the published
-        prompt of the first task, "dist({city}," for distance, about every city.
+        Options of the dataset's `readout`: for cities `worldfast.worlds.cities.Dataset.readout`, by default the
+        published prompt of the first task, "dist({city}," for distance, about every city.
+
+    Returns
+    -------
+    Representations
 
     Raises
     ------
@@ -95,6 +111,19 @@ def represent(
         An option does not fit.
     IndexError
         The model has no such layer.
+
+    Examples
+    --------
+    >>> import worldfast as wf
+    >>> from worldfast.worlds import cities
+    >>> data = cities.Dataset(("distance",), rows=64, world=wf.WorldSpec(largest=100))
+    >>> model = wf.TransformerSpec(hidden=16, layers=2, heads=2)
+    >>> capture = wf.Capture(layers=(1, 2))
+    >>> run = wf.Run(data, batch=32, model=model, checkpoints=1, capture=capture)
+    >>> [folder] = wf.train(run, device="cpu", progress=False)
+    >>> found = wf.represent(folder, layers=(0, 2), prompt="dist({city},", positions=("city", -1))
+    >>> found[2].shape
+    (100, 32)
     """
     run, ensemble = opened(model)
     readout = run.data.readout(**options)

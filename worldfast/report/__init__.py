@@ -2,7 +2,7 @@
 
 import importlib
 
-_DOOR = {  # a name and its module, which is imported when it is asked for
+_DOOR = {  # name -> its module, imported on first use
     "Catalogue": "figures.catalogue",
     "Tasks": "colours",
     "count": "words",

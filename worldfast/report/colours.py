@@ -1,11 +1,11 @@
-"""Colours and names that the figures and the page share, so that they need to be learned once.
+"""Colours and names shared by the figures and the page, so that readers learn them once.
 
-A region or a task has one colour in every figure of every study. The hues of the 14 regions go around the
-circle as the regions go around the globe, west to east, so that a city put in the wrong part of the world
-shows as a wrong colour; lightness then sets neighbours apart. In OKLab, regions that share a border differ
-by at least 0.095 and any two by at least 0.045, for full colour vision and for simulated protanopia,
-deuteranopia and tritanopia (Machado et al. 2009). Fourteen colours cannot all be far apart for every
-reader, so no figure rests on colour alone: position, label or line style say the same.
+A region or a task has one colour in every figure of every study. The hues of the 14 regions go around the circle as the
+regions go around the globe, west to east, so a city placed in the wrong part of the world shows as a wrong colour;
+lightness then separates neighbours. In OKLab, regions that share a border differ by at least 0.095 and any two by at
+least 0.045, for full colour vision and for simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009).
+Fourteen colours cannot all be far apart for every reader, so no figure relies on colour alone: position, label or line
+style carry the same information.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from worldfast.report.words import number
 from worldfast.studies import RunResult
 
-NEW = "#ff2d95"  # what models are taught after pretraining
+NEW = "#ff2d95"  # regions that models are taught after pretraining
 REGION_COLOURS = {
     "North America": "#a72e4f",
     "Middle America": "#e4756b",
@@ -36,7 +36,7 @@ REGION_COLOURS = {
     "Oceania": "#f191cd",
     "Atlantis": NEW,
 }
-TASK_COLOURS = {  # Okabe and Ito's, but for their yellow, which paper swallows; at least 0.07 apart
+TASK_COLOURS = {  # Okabe and Ito's, except their yellow, which is too pale on paper; at least 0.07 apart
     "distance": "#0072b2",
     "trianglearea": "#e69f00",
     "angle": "#d55e00",
@@ -45,7 +45,7 @@ TASK_COLOURS = {  # Okabe and Ito's, but for their yellow, which paper swallows;
     "perimeter": "#cc79a7",
     "crossing": "#882255",
 }
-SPARE_COLOURS = ("#9f6efe", "#b30108", "#0105c0", "#570580")  # of other tasks, as far apart
+SPARE_COLOURS = ("#9f6efe", "#b30108", "#0105c0", "#570580")  # for other tasks, at the same distance
 INK = "#23272d"  # text, and models of several tasks
 TASK_LETTERS = {  # for the columns of wide matrices, as in the published figures
     "distance": "D",
@@ -56,24 +56,24 @@ TASK_LETTERS = {  # for the columns of wide matrices, as in the published figure
     "perimeter": "P",
     "crossing": "Cr",
 }
-DASHES = ("", "7 3", "2 3", "9 3 2 3")  # lines of one colour, told apart as in SVG's stroke-dasharray
-CKA_STOPS = ("#f4f0e6", "#c3d8c6", "#6dadaa", "#2b6f92", "#14315c")  # 0 to 1, lightness falling evenly
+DASHES = ("", "7 3", "2 3", "9 3 2 3")  # distinguish lines of one colour, as in SVG's stroke-dasharray
+CKA_STOPS = ("#f4f0e6", "#c3d8c6", "#6dadaa", "#2b6f92", "#14315c")  # 0 to 1, with evenly decreasing lightness
 
 DIVERGING_STOPS = ("#8f4a08", "#d08a45", "#f4f0e6", "#5f9cc0", "#123f66")  # -1, 0, 1: brown, paper, blue
 
 
 def region_colours(world, new: Sequence[str] = ()) -> dict[str, str]:
-    """Colours of a world's regions, those of the table above first and in its order.
+    """Return the colours of a world's regions, those of REGION_COLOURS first and in its order.
 
-    Regions that the table does not know follow from west to east by their median x, in hues that are left over; a
-    world without regions is one region "" in ink.
+    Other regions follow from west to east by their median x, in the hues that are left; a world without regions is one
+    region "" in ink.
 
     Parameters
     ----------
     world
         An object with `region`, strings [N], and `xy` [N, 2].
     new : sequence of str
-        Regions that models are taught after pretraining, which have a colour of their own.
+        Regions that models are taught after pretraining; they share the colour NEW.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def region_colours(world, new: Sequence[str] = ()) -> dict[str, str]:
 
 
 class Tasks:
-    """The tasks of a study: what sets of them are called in figures and on the page, and their colours.
+    """Tasks of a study: labels for sets of them in figures and on the page, and their colours.
 
     Parameters
     ----------
@@ -105,9 +105,9 @@ class Tasks:
     Attributes
     ----------
     names : tuple of str
-        The tasks, in the order in which they come.
+        The tasks, in order of first appearance.
     colours : dict of str to str
-        Task to "#rrggbb": those of the table above, and spare ones for others, the same wherever the study is.
+        Task to "#rrggbb": from TASK_COLOURS, with spare colours for other tasks; the same everywhere in a study.
     letters : dict of str to str
         Task to the letters that stand for it over the columns of a wide matrix.
     """
@@ -124,17 +124,17 @@ class Tasks:
 
     @classmethod
     def of(cls, runs: Sequence[RunResult]) -> Tasks:
-        """The tasks of trained models."""
+        """Return the tasks of trained models."""
         return cls("+".join(run.tasks) for run in runs)
 
     def count(self, n: int) -> str:
-        """A number of tasks in words: "one task", "4 tasks", "all seven tasks"."""
+        """Return a number of tasks in words: "one task", "4 tasks", "all seven tasks"."""
         if 3 < n == len(self.names):
             return f"all {number(n)} tasks"
         return f"{number(n) if n <= 3 else n} task{'' if n == 1 else 's'}"
 
     def label(self, tasks: str, short: bool = False) -> str:
-        """What a set of tasks is called: "distance + angle", "all 7 tasks", "4 tasks"; short: "D A", "all", "4"."""
+        """Return the label of a set of tasks: "distance + angle", "all 7 tasks", "4 tasks"; short: "D A", "all", "4"."""
         names = tasks.split("+")
         if len(names) <= 3:
             return " ".join(self.letters.get(name, name) for name in names) if short else " + ".join(names)
@@ -144,15 +144,15 @@ class Tasks:
         return f"{'all ' if whole else ''}{len(names)} tasks"
 
     def colour(self, tasks: str) -> str:
-        """The colour of what was trained on these tasks: its task's for one, ink for several."""
+        """Return the colour of a set of tasks: the task's own for one, ink for several."""
         return self.colours.get(tasks, INK)
 
 
 def run_styles(runs: Sequence[RunResult], tasks: Tasks | None = None) -> list[tuple[str, str, str]]:
-    """Labels, colours and dashes that name and draw models in every figure.
+    """Return labels, colours and dashes that name and draw models in every figure.
 
-    A model of one task has its task's colour, one of several is ink; up to four runs of one colour differ in dashes,
-    and runs that would be called alike are called by their names.
+    A model of one task has its task's colour; a model of several is ink. Up to four runs of one colour differ in
+    dashes. Runs whose labels would be equal are labelled by name.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ def run_styles(runs: Sequence[RunResult], tasks: Tasks | None = None) -> list[tu
 
 
 def ramp(value: float) -> str:
-    """The colour "#rrggbb" of a similarity in [0, 1]; values beyond are clipped."""
+    """Return the colour "#rrggbb" of a similarity in [0, 1]; values outside are clipped."""
     stops = np.array([[int(stop[i : i + 2], 16) for i in (1, 3, 5)] for stop in CKA_STOPS])  # [5, 3]
     at = float(np.clip(value, 0, 1)) * (len(stops) - 1)
     mixed = [round(float(np.interp(at, range(len(stops)), stops[:, channel]))) for channel in range(3)]
@@ -182,12 +182,12 @@ def ramp(value: float) -> str:
 
 
 def legible(value: float) -> str:
-    """The colour of a number written on `ramp(value)`."""
+    """Return the colour for a number written on `ramp(value)`."""
     return legible_on(ramp(value))
 
 
 def legible_on(colour: str) -> str:
-    """White or ink, whichever stands out more on "#rrggbb" (contrast ratio of WCAG 2)."""
+    """Return white or ink, whichever has the higher contrast ratio (WCAG 2) on "#rrggbb"."""
 
     def luminance(colour):
         channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255

@@ -1,8 +1,8 @@
-"""One self-contained HTML page a study, to be read in any browser, sent by mail, or put on a stage.
+"""A study's page: one self-contained HTML file, for a browser, for mail, or for a stage.
 
-The page loads nothing: its style, its script, its figures and its data stand inside it, and its content security
-policy forbids the rest. The same page serves three models and five hundred: the films are of the runs of the
-result, the table of runs and the figures are of all.
+The page loads nothing: its style, script, figures and data are inside it, and its content security policy forbids
+anything else. The same page serves three models and five hundred: films are of the selected runs of the result, the
+table of runs and the figures are of all runs.
 """
 
 from __future__ import annotations
@@ -28,23 +28,38 @@ from worldfast.studies import Study, StudyResult
 
 LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("state", "taught", "map", "space", "curves", "table", "start")  # in this order, in one scope
-PAGE_BYTES = 14_500_000  # what a page should stay below
-FILM_BYTES = 1_230_000  # of a model's film, as text; models with a short one leave the others theirs
+SCRIPTS = ("state", "taught", "map", "space", "curves", "table", "start")  # concatenated in this order, in one scope
+PAGE_BYTES = 14_500_000  # upper bound on a page's size
+FILM_BYTES = 1_230_000  # budget per model's film, as text; short films leave their share to the others
 ALL_FILMS_BYTES = 6_000_000
 
 
 def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None = None) -> Path:
-    """Write the page of `result` to `path`, whole or not at all; its folder is made. Returns the path.
+    """Write the page of a result, atomically; its folder is created if needed.
 
-    film_bytes   for all films together, as text; None: 1.23 MB a model, at most 6 MB, and what the figures
-                 leave of 14.5 MB
+    If the films exceed their budget, every second checkpoint is dropped from them, repeatedly, until they fit; the page
+    then says how many it shows, and its curves keep all. Figures are never dropped or shrunk.
 
-    Where the films would take more, every second checkpoint is left out of them, and again, until they fit;
-    the page then says how many it shows, and its curves keep all. Figures are never left out or made smaller.
+    Parameters
+    ----------
+    result : StudyResult
+    path : path
+        File to write.
+    film_bytes : int, optional
+        Budget of all films together, as text. By default, 1.23 MB per model, at most 6 MB, and at most the part of 14.5
+        MB that the figures leave.
 
-    Errors: ValueError for a figure that is neither PNG nor SVG; those of the file system (IsADirectoryError:
-    `path` is a folder; FileExistsError: its folder is a file).
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    ValueError
+        A figure is neither PNG nor SVG.
+    OSError
+        The file cannot be written: IsADirectoryError if `path` is a folder, FileExistsError if its folder is a file.
     """
     path = Path(path)
     text = page(result, film_bytes)
@@ -53,9 +68,27 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
 
 
 def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Path:
-    """Draws every figure of a study (`study.figures`) into `folder`/figures, PNG and SVG, and writes `folder`/report.html with them.
+    """Draw every figure of a study as PNG and SVG into `folder`/figures, and write `folder`/report.html with them.
 
-    Returns the page's path. What the study lacks the runs for is said in the log and on the page. Errors as for `write`.
+    Figures that lack the runs they need are listed in the log and on the page.
+
+    Parameters
+    ----------
+    study : Study
+    result : StudyResult
+        From `run_study`.
+    folder : path
+        Created if needed.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    ValueError, OSError
+        As in `write`.
     """
     folder = files.folder(folder, "folder")
     origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
@@ -76,7 +109,7 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
 
 
 def _canon(tables):
-    """The tables without the study's extensions, which its averages leave out."""
+    """Return the tables without the study's extensions, which averages exclude."""
     if "runs" not in tables:
         return tables
     names = tables["runs"][tables["runs"].canon].run
@@ -89,12 +122,12 @@ def _canon(tables):
 
 
 def _new(result: StudyResult) -> list[str]:
-    """Regions of the world that models are taught after pretraining."""
+    """Return the regions of the world that models are taught after pretraining."""
     return [name for name in group_names(result.tables.get("runs", {})) if name in result.world.region]
 
 
 def page(result: StudyResult, film_bytes: int | None = None) -> str:
-    """The page as text: page/page.html with its places filled."""
+    """Return the page as text: page/page.html with its placeholders filled."""
     styles = models.styles(result.runs, models.tasks_of(result))
     markup = _markup(result, styles)
     if film_bytes is None:
@@ -108,7 +141,7 @@ def page(result: StudyResult, film_bytes: int | None = None) -> str:
 
 
 def _texts(result: StudyResult, data: dict) -> dict[str, str]:
-    """The places that are words."""
+    """Return the plain-text placeholders."""
     world, runs = result.world, result.runs
     held = [int(run.held_out.sum()) for run in runs]
     checkpoints = span([len(run.steps) for run in runs])
@@ -146,7 +179,7 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
 
 
 def _markup(result: StudyResult, styles) -> dict[str, str]:
-    """The places that are HTML, but for the data."""
+    """Return the HTML placeholders, except the data."""
     runs = result.runs
     scores = models.scores(result, styles)
     drawn = gallery.figures(result.figures)
@@ -187,7 +220,7 @@ def _origin(result: StudyResult) -> dict[str, str]:
 
 
 def _contents(present: dict[str, bool]) -> str:
-    """Links to the sections that the page has."""
+    """Return links to the sections that the page has."""
     sections = {"explore": "Maps", **SECTIONS, "published": "Beside the published numbers", "run": "What was run"}
     links = [f"<a href='#{key}'>{escape(heading)}</a>" for key, heading in sections.items() if present.get(key, True)]
     return f"<nav class='wide contents' aria-label='Sections'>{''.join(links)}</nav>"

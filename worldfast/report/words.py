@@ -1,4 +1,4 @@
-"""Numbers and lists in words, as captions and the page say them."""
+"""Numbers and lists in words, as in captions and on the page."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".sp
 
 
 def number(n: int) -> str:
-    """A number as a word up to twelve, then as digits: "seven", "21"."""
+    """Return a number as a word up to twelve, then in digits: "seven", "21"."""
     return NUMBERS[n] if n < len(NUMBERS) else f"{n:,}"
 
 
 def count(n: int, one: str, many: str = "") -> str:
-    """A number of things: "1 model", "1,200 models"; `many` where an s does not make it."""
+    """Return a number of items: "1 model", "1,200 models"; `many` is the plural if it is not `one` + "s"."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Names in a line, the first few of many: "a, b, c, d and 3 more"."""
+    """Return names in one line, abbreviated after the first `most`: "a, b, c, d and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

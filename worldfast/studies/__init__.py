@@ -1,4 +1,4 @@
-"""Studies: lists of runs that are trained, read and compared together."""
+"""Studies: lists of runs that are trained, analysed and compared together."""
 
 from worldfast.studies.analyses import Analysis, Table, Trained, each
 from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult

@@ -1,10 +1,10 @@
-"""Analyses of trained runs, and their tables, each of which is made once.
+"""Analyses of trained runs, and their tables, each of which is computed once.
 
     <out>/tables/<kind>-<id>.csv     the table
-                 <kind>-<id>.json    what it is of, and its origin; written before the table
+                 <kind>-<id>.json    its runs, options and origin; written before the table
 
-A table's id is the hash of its kind, its options, the ids of its runs, and the code that makes its numbers
-(worldfast.studies.sources), so that whatever is edited makes what depends on it again and nothing else.
+A table's id is the hash of its kind, its options, the ids of its runs, and the code that computes its numbers
+(worldfast.studies.sources), so an edit recomputes exactly the tables that depend on it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,21 @@ __all__ = ["Analysis", "Table", "Trained", "compute", "each", "made", "make", "t
 
 
 class Trained:
-    """A run that has ended, in its folder."""
+    """A run that has ended, in its folder.
+
+    Parameters
+    ----------
+    run : Run
+    out : Path
+        Folder that holds runs/.
+    """
 
     def __init__(self, run: Run, out: Path):
         self.run, self.name, self.folder = run, run.name, out / "runs" / run.folder_name
 
     @cached_property
     def activations(self) -> Activations:
+        """The run's activations."""
         return Activations(self.folder)
 
     @cached_property
@@ -47,30 +55,31 @@ class Trained:
 
 
 def each(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
-    """Groups of an analysis of single runs: every run that finished, alone."""
+    """Return the groups of an analysis of single runs: each finished run alone."""
     return [(run,) for run in finished]
 
 
 def no_options(study) -> dict:
+    """Return no keyword arguments: the default of `Analysis.options`."""
     return {}
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """A kind of table that a study makes of its runs.
+    """A kind of table that a study computes from its runs.
 
     Attributes
     ----------
     kind : str
-        Name of the table. Tables of one kind are put end to end. The page is made of the kinds "probes", "films",
-        "pca" and "cka_shown", as the analyses of worldfast.worlds.cities have them.
+        Name of the table. Tables of one kind are concatenated. The page uses the kinds "probes", "films", "pca" and
+        "cka_shown", as defined by the analyses of worldfast.worlds.cities.
     make : callable
-        (list of Trained, ``**options``) -> DataFrame. A function at the top level of a file: the code that it needs is
-        part of the table's identity.
+        (list of Trained, ``**options``) -> DataFrame. A function at the top level of a file: the code it needs is part
+        of the table's identity.
     runs_of : callable
-        (study, runs of it that finished) -> groups of runs; a table for each. By default each run alone.
+        (study, its finished runs) -> groups of runs, with a table for each. By default, each run alone.
     options : callable
-        study -> keyword arguments of `make`, values that JSON keeps. By default none.
+        study -> keyword arguments of `make`, with values that JSON preserves. By default, none.
     """
 
     kind: str
@@ -81,7 +90,16 @@ class Analysis:
 
 @dataclass(frozen=True)
 class Table:
-    """One table of a study: an analysis of some runs with some options, and the code that makes it."""
+    """One table of a study: an analysis of some runs with some options, and the code that computes it.
+
+    Attributes
+    ----------
+    kind, make, options
+        As in `Analysis`, with the options' values.
+    runs : tuple of Run
+    code : Code
+        Code that computes the numbers.
+    """
 
     kind: str
     make: Callable[..., DataFrame]
@@ -91,25 +109,32 @@ class Table:
 
     @cached_property
     def id(self) -> str:
+        """Hash of everything that decides the table's numbers, 12 hexadecimal digits."""
         content = [self.kind, [run.id for run in self.runs], dict(self.options), self.code.digest]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
+        """Name of the table's files, without suffix."""
         return f"{self.kind}-{self.id}"
 
     def path(self, out: Path) -> Path:
+        """Return the table's file below `out`."""
         return out / "tables" / f"{self.name}.csv"
 
 
 def tables_of(study, finished: Sequence[Run]) -> list[Table]:
-    """Tables of a study, made or not.
+    """Return the tables of a study, computed or not.
 
     Parameters
     ----------
     study : Study
     finished : sequence of Run
-        Its runs that finished; all others are left out.
+        Its finished runs; all others are left out.
+
+    Returns
+    -------
+    list of Table
     """
     return [
         Table(one.kind, one.make, tuple(runs), one.options(study), code)
@@ -120,9 +145,23 @@ def tables_of(study, finished: Sequence[Run]) -> list[Table]:
 
 
 def compute(table: Table, out: Path) -> DataFrame:
-    """A table as it stands below `out`, or made and written there. Its runs have finished there.
+    """Return a table from its file below `out`, computing and writing it first if needed.
 
-    Raises what the analysis raises, which names what does not fit; then nothing is written.
+    Parameters
+    ----------
+    table : Table
+        Its runs have finished below `out`.
+    out : Path
+        Folder that holds runs/ and tables/.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    Exception
+        Any error of the analysis; nothing is then written.
     """
     import pandas as pd
 
@@ -132,11 +171,12 @@ def compute(table: Table, out: Path) -> DataFrame:
 
 
 def made(table: Table, out: Path) -> bool:
+    """Return True if the table's file exists below `out`."""
     return table.path(out).exists()
 
 
 def make(table: Table, out: Path) -> None:
-    """Makes a table and writes it below `out`. Raises as `compute` does."""
+    """Compute a table and write it below `out`. Raises as `compute` does."""
     path = table.path(out)
     content = table.make([Trained(run, out) for run in table.runs], **table.options)
     about = {

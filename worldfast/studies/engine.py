@@ -1,8 +1,8 @@
-"""How a study runs: train what is missing, read what is not read yet, and put together what was found.
+"""Running a study: train the runs that are missing, compute the missing tables, and assemble the results.
 
 <out>/runs/<name>-<id>/             as in worldfast.training.train
       tables/                       as in worldfast.studies.analyses
-      studies/<name>/study.json     what it is made of: `worldfast study status` looks there
+      studies/<name>/study.json     runs of the study, read by `worldfast study status`
                      <table>.csv    every table of the result
 """
 
@@ -51,17 +51,54 @@ def run_study(
     command: str = "",
     train_missing: bool = True,
 ) -> StudyResult:
-    """Runs a study and returns what it found. What is done already is not done again.
+    """Run a study and return its results. Finished work is not repeated.
 
-    out       the folder that holds runs/, tables/ and studies/; with Ray, one that all nodes share
-    engine    "local": in this process; "ray": on the cluster at `address` (docs/cluster.md)
-    device, threads, memory   as for `train`, on every node
-    progress  True: what is going on, on standard error
-    command   that made it, for its page
-    train_missing  False: only what has ended is read
+    A run that diverges, and any run that starts from it, is marked and excluded from the analyses.
 
-    A run that diverges, and what starts from it, is marked and left out of what is read. Raises what `train` raises;
-    RuntimeError where no run of the study finished.
+    Parameters
+    ----------
+    study : Study
+    out : path
+        Folder that holds runs/, tables/ and studies/; with Ray, one that all nodes share.
+    engine : {"local", "ray"}
+        "local" runs in this process; "ray" on the cluster at `address` (docs/cluster.md).
+    address : str
+        Address of the Ray cluster.
+    device, threads, memory
+        As in `train`, on every node.
+    progress : bool
+        Report progress on standard error.
+    command : str
+        Command that started the study, shown on its page.
+    train_missing : bool
+        Train the missing runs; if False, only finished runs are analysed.
+
+    Returns
+    -------
+    StudyResult
+
+    Raises
+    ------
+    RuntimeError
+        No run of the study finished, or a table could not be computed on the cluster.
+    Exception
+        Any error of `train`.
+
+    Examples
+    --------
+    >>> import worldfast as wf
+    >>> from worldfast.studies.engine import run_study
+    >>> from worldfast.worlds import cities
+    >>> data = cities.Dataset(("distance",), rows=64, world=wf.WorldSpec(largest=100))
+    >>> model = wf.TransformerSpec(hidden=16, layers=2, heads=2)
+    >>> fixed = dict(batch=32, model=model, checkpoints=1, capture=wf.Capture(layers=(1, 2)))
+    >>> runs = [wf.Run(data, seed=seed, name=f"distance-s{seed}", **fixed) for seed in (0, 1)]
+    >>> study = cities.Study("seeds", runs, layer=1, test_rows=10)
+    >>> result = run_study(study, "out", device="cpu", progress=False)
+    >>> result.tables["runs"].status.tolist()
+    ['finished', 'finished']
+    >>> result.cka.shape
+    (2, 2)
     """
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
@@ -72,7 +109,7 @@ def run_study(
     folder = files.folder(out / "studies" / study.name, "out")
     _write_study(study, folder)
     if not train_missing:
-        say("only what has ended is read")
+        say("training is skipped: only finished runs are analysed")
     elif engine == "ray":
         for job, error in train_on_cluster(study.runs, out / "runs", address=address, **where).failed.items():
             say(f"{job} failed: {error} (see {out / 'runs' / 'failed'})")
@@ -129,7 +166,7 @@ def _write_study(study: Study, folder: Path) -> None:
 
 
 def _train(study: Study, out: Path, **how) -> None:
-    """Trains what can begin until nothing can: what starts from a run that diverged is passed over."""
+    """Train the runs that can start until none can; runs that start from a diverged run are skipped."""
     while ready := [run for run in study.runs if outcome(run, out / "runs").status == "open"]:
         train(ready, out / "runs", **how)
 
@@ -137,7 +174,7 @@ def _train(study: Study, out: Path, **how) -> None:
 def _read(
     study: Study, finished: list[Run], out: Path, say: Say, *, engine: str, address: str, progress: bool
 ) -> dict[str, list]:
-    """Kind -> tables of a study, made where they are missing; films are made and not read."""
+    """Return the tables of a study by kind, computing those that are missing; films are computed but not returned."""
     wanted = tables_of(study, finished)
     missing = [table for table in wanted if not made(table, out)]
     say(f"reading {len(finished)} runs: {len(missing)} of {len(wanted)} tables to make")
@@ -159,7 +196,7 @@ def _read(
 
 
 def _films(study: Study, shown: list[Run], found: Mapping, out: Path) -> list[RunResult]:
-    """What the page shows of runs, one after the other: a film is large."""
+    """Return the page's results of runs, loading one film at a time, since films are large."""
     seconds = dict(zip(found["runs"].run, found["runs"].seconds))
     return [
         run_result(run, out / "runs" / run.folder_name, compute(table, out), found, study.layer, seconds[run.name])
@@ -170,7 +207,7 @@ def _films(study: Study, shown: list[Run], found: Mapping, out: Path) -> list[Ru
 
 
 def _cka(study: Study, shown: list[Run], found: Mapping) -> np.ndarray:
-    """Linear CKA of the runs that the page shows, float64 [M, M], from the tables of pairs."""
+    """Return linear CKA of the runs shown on the page, float64 [M, M], from the tables of pairs."""
     plain = f"layer == {study.layer} and step_share == 1 and kernel == 'linear' and not debiased and components == 0"
     pairs = [found[kind].query(plain) for kind in ("cka", "cka_shown") if kind in found]
     return square([run.name for run in shown], *pairs)

@@ -1,6 +1,6 @@
-"""What a study will take before it starts, and where it stands while it runs.
+"""Cost of a study before it starts, and its status while it runs.
 
-Rates are measured: a few steps of each shape of model, here and now, with as many members as will train together.
+Rates are measured: a few steps of each shape of model on this machine, with as many members as will train together.
 """
 
 from __future__ import annotations
@@ -23,22 +23,34 @@ from worldfast.training.step import Lockstep
 
 __all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
 
-STEPS = 3  # timed, behind one that is not
-TOGETHER = 8  # members at most, while a rate is measured
-STATES = 3  # parameters and two moments, of which a checkpoint is made
-STALE = 60.0  # seconds
+STEPS = 3  # timed steps, after one that is not
+TOGETHER = 8  # members at most while measuring a rate
+STATES = 3  # values per parameter in a checkpoint: the parameter and two moments
+STALE = 60.0  # seconds to wait for new metrics
 
 
 @dataclass(frozen=True)
 class Family:
     """Runs of one shape and kind.
 
-    name            in words
-    runs, rows, steps   how many; rows and steps of all of them together
-    seconds         that training takes here, as measured; NaN where nothing was
-    memory          bytes of one member and of what all share
-    fit, waves      members that fit in memory at a time; times that they are trained one after the other
-    disk            bytes left on disk
+    Attributes
+    ----------
+    name : str
+        Name in words.
+    runs : int
+        Number of runs.
+    rows, steps : int
+        Totals over all of the runs.
+    seconds : float
+        Training time on this machine, as measured; NaN if not measured.
+    memory : int
+        Bytes of the members that train together, and of what they share.
+    fit : int
+        Members that fit in memory at once.
+    waves : int
+        Number of groups trained one after the other.
+    disk : int
+        Bytes written to disk.
     """
 
     name: str
@@ -55,7 +67,26 @@ class Family:
 def plan_study(
     study: Study, *, threads: int, memory: int | str | None = None, measure: bool = True
 ) -> Iterator[Family]:
-    """The families of a study, on the CPU of this machine. MemoryError where one run alone does not fit."""
+    """Yield the families of a study, for the CPU of this machine.
+
+    Parameters
+    ----------
+    study : Study
+    threads : int
+    memory : int or str, optional
+        As in `train`.
+    measure : bool
+        Measure rates, which takes a few training steps for each shape.
+
+    Yields
+    ------
+    Family
+
+    Raises
+    ------
+    MemoryError
+        A single run does not fit.
+    """
     limit = limit_of(memory, "cpu")
     families: dict[tuple, list[Run]] = {}
     for run in study.runs:
@@ -87,7 +118,7 @@ def _family(run: Run) -> tuple:
 
 
 def _rate(runs: Sequence[Run], threads: int) -> float:
-    """Rows a second of some runs trained together: fresh weights do as well as trained ones."""
+    """Return the rows per second of runs trained together, with fresh weights, which are as fast as trained ones."""
     ensemble = runs[0].model.build(runs[0].shape, len(runs), threads=threads, matmul_dtype=runs[0].matmul_dtype)
     lockstep = Lockstep(ensemble, list(runs))
     for i, run in enumerate(runs):
@@ -101,13 +132,13 @@ def _rate(runs: Sequence[Run], threads: int) -> float:
 
 
 def _disk(run: Run) -> int:
-    """Bytes that a run leaves: its last two checkpoints, and activations of all."""
+    """Return the bytes that a run leaves on disk: its last two checkpoints, and the activations of all."""
     kept = captured(run) // (2 if run.capture.dtype == "float16" else 1)
     return 2 * STATES * NUMBER * run.model.parameters(run.shape) + len(run.checkpoint_steps) * kept
 
 
 def print_plan(study: Study, *, threads: int, memory: int | str | None = None, measure: bool = True) -> None:
-    """Prints the plan of a study as a table."""
+    """Print the plan of a study as a table. Arguments and errors as in `plan_study`."""
     head = ("", "runs", "rows", "steps", "time here", "memory", "at a time", "disk")
     families = list(plan_study(study, threads=threads, memory=memory, measure=measure))
     lines = [
@@ -136,7 +167,7 @@ def print_plan(study: Study, *, threads: int, memory: int | str | None = None, m
     print(f"study {study.name}: {len(study.canon):,} runs of the canon, {len(study.extensions):,} more\n")
     _print_table([head, *lines, total])
     if measure:
-        print(f"\ntime: training alone, at the rate of {STEPS} steps measured here with {threads} threads")
+        print(f"\ntime: training only, at the rate of {STEPS} steps measured here with {threads} threads")
 
 
 def _time(seconds: float) -> str:
@@ -157,13 +188,25 @@ def _print_table(lines: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-# ---- where it stands ----
+# ---- status ----
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands: "done", "running", "stopped" (has a checkpoint, nobody trains it), "waiting", "diverged", or
-    "failed", and why; step and rows out of all.
+    """Status of a run.
+
+    Attributes
+    ----------
+    name : str
+        Name of the run.
+    state : str
+        "done", "running", "stopped" (has a checkpoint, but is not being trained), "waiting", "diverged" or "failed".
+    step, steps : int
+        Steps done, and all steps.
+    rows, all_rows : int
+        Rows seen, and all rows.
+    why : str
+        Reason of a failure.
     """
 
     name: str
@@ -176,9 +219,21 @@ class Standing:
 
 
 def status(folder: Path) -> list[Standing]:
-    """Where every run of a study stands, by its folder <out>/studies/<name>, which may be running.
+    """Return the status of every run of a study, which may be running.
 
-    FileNotFoundError where it is no study's folder.
+    Parameters
+    ----------
+    folder : Path
+        <out>/studies/<name>.
+
+    Returns
+    -------
+    list of Standing
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not a study's folder.
     """
     spec = folder / "study.json"
     if not spec.exists():
@@ -217,12 +272,12 @@ def _last_line(path: Path) -> dict | None:
         try:
             return json.loads(line)
         except ValueError:
-            continue  # half written at this moment
+            continue  # being written at this moment
     return None
 
 
 def _failed(folder: Path) -> dict[str, str]:
-    """Run folder -> error, of jobs that a cluster could not do."""
+    """Return run folder -> error for the jobs that failed on a cluster."""
     found = {}
     for path in folder.glob("*.json") if folder.exists() else ():
         content = json.loads(path.read_text())
@@ -232,7 +287,7 @@ def _failed(folder: Path) -> dict[str, str]:
 
 
 def print_status(folder: Path) -> None:
-    """Prints where a study stands, and, where something runs, the rate until the next line of metrics and the time left."""
+    """Print the status of a study and, if a run is training, the current rate and the time left."""
     before, began = status(folder), time.perf_counter()
     now, rate = before, 0.0
     if any(one.state == "running" for one in before):

@@ -1,4 +1,4 @@
-"""What a study found: the arrays and tables that figures and the page are drawn from."""
+"""Results of a study: the arrays and tables behind its figures and page."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -
 
 @dataclass(frozen=True)
 class RunResult:
-    """One trained model and what was read out of it at S checkpoints, for N cities.
+    """One trained model and its analyses at S checkpoints, for N cities.
 
-    ValueError: shapes that do not agree, no checkpoint, a predicted place or a component that is not finite.
-    `loss`, `r2` and `error` may hold NaN: a run that failed is a finding.
+    `loss`, `r2` and `error` may hold NaN: a failed run is a finding.
+
+    Raises
+    ------
+    ValueError
+        Shapes disagree, there is no checkpoint, or a predicted place or a component is not finite.
     """
 
     name: str
@@ -46,16 +50,16 @@ class RunResult:
     rows: np.ndarray  # int64 [S], rows seen at each checkpoint
     r2: np.ndarray  # float64 [S, 2], held-out R2 of the linear probe for x and y
     error: np.ndarray  # float64 [S], median held-out distance error, 0.1 degree
-    predicted: np.ndarray  # float32 [S, N, 2], every city where the probe places it, 0.1 degree
+    predicted: np.ndarray  # float32 [S, N, 2], the probe's place for every city, 0.1 degree
     held_out: np.ndarray  # bool [N], cities that the probe was not fitted on
     components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
     explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
     scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
-    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probes of x and y, and what is left
+    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probe directions of x and y, and the rest
 
     @property
     def kind(self) -> str:
-        """ "ft" where the run started from another's weights, else "pt"."""
+        """ "ft" (fine-tuned) if the run started from another run's weights, else "pt" (pretrained)."""
         return "ft" if self.spec.get("start") else "pt"
 
     def __post_init__(self):
@@ -88,14 +92,28 @@ class RunResult:
 class Comparison:
     """One of our numbers beside the published one.
 
-    what, unit        that is compared, in words; the unit of both numbers, "" for a pure number
-    ours              NaN: not measured
-    ours_error        standard error; NaN: not known, as where there is one run
-    ours_n, counted   how many values ours is the mean of, and what they are: "model", "pair of models"
-    published         NaN: never published
-    published_error   standard error; NaN: not given. A standard deviation is none: it belongs in `note`
-    source            of the published number: paper, figure
-    note              what must be known to compare them, as that the published number was corrected
+    Attributes
+    ----------
+    what : str
+        Quantity compared, in words.
+    ours : float
+        NaN if not measured.
+    ours_error : float
+        Standard error; NaN if unknown, as for a single run.
+    ours_n : int
+        Number of values that ours is the mean of.
+    unit : str
+        Unit of both numbers; "" for a pure number.
+    published : float
+        NaN if never published.
+    published_error : float
+        Standard error; NaN if not given. A standard deviation is not one: it belongs in `note`.
+    source : str
+        Source of the published number: paper, figure.
+    note : str
+        Facts needed to compare the two, such as a correction of the published number.
+    counted : str
+        What `ours_n` counts: "model", "pair of models".
     """
 
     what: str
@@ -116,13 +134,13 @@ class Comparison:
 
     @property
     def difference_error(self) -> float:
-        """Its standard error, of two independent numbers; NaN where one of the two is not known."""
+        """Standard error of the difference of two independent numbers; NaN if either is unknown."""
         known = np.isfinite([self.difference, self.ours_error, self.published_error]).all()
         return float(np.hypot(self.ours_error, self.published_error)) if known else nan
 
 
 class Findings(NamedTuple):
-    """What the numbers of a study say: plain sentences, the main one first, and ours beside published ones."""
+    """Conclusions of a study: plain sentences, the main one first, and our numbers beside published ones."""
 
     sentences: list[str]
     published: Sequence[Comparison] = ()
@@ -132,13 +150,14 @@ class Findings(NamedTuple):
 class StudyResult:
     """M runs over one world of N cities, compared with each other.
 
-    Where a study has more runs than one can look at, `runs` are a selection of them, and the tables hold all.
-    Each figure is a name, its file (PNG or SVG, or several of one figure, of which the page takes the smallest),
-    and a sentence on what it shows.
+    If a study has more runs than a page can show, `runs` is a selection of them, and the tables hold all. `world` has
+    `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N. Each figure is a name, its file (PNG
+    or SVG, or several of one figure, of which the page takes the smallest), and a sentence on what it shows.
 
-    `world` is one with `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N.
-
-    ValueError: no run, a run whose cities are not the world's, a `cka` that is not [M, M].
+    Raises
+    ------
+    ValueError
+        There is no run, a run has other cities than the world, or `cka` is not [M, M].
     """
 
     name: str
@@ -146,7 +165,7 @@ class StudyResult:
     runs: list[RunResult]
     cka: np.ndarray  # float64 [M, M], linear CKA of the runs' activations at the last checkpoint
     cka_layer: int
-    test_rows: int  # rows of each of its tasks that a model was scored on
+    test_rows: int  # test rows per task of a model
     findings: list[str]  # plain sentences, the main one first
     machine: dict[str, str]
     seconds: float
@@ -157,7 +176,7 @@ class StudyResult:
     tables: dict[str, DataFrame] = field(default_factory=dict)  # of every run: "runs", "probes", ...
     figures: Sequence[tuple[str, bytes | tuple[bytes, ...], str]] = ()
     published: Sequence[Comparison] = ()
-    specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {}: those of `runs`
+    specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {} for those of `runs`
 
     def __post_init__(self):
         if not self.runs:
@@ -173,7 +192,7 @@ class StudyResult:
 def run_result(
     run: Run, folder: Path, film: DataFrame, tables: Mapping[str, DataFrame], layer: int, seconds: float
 ) -> RunResult:
-    """What the page shows of a run.
+    """Return the page's results of a run.
 
     Parameters
     ----------
@@ -183,11 +202,15 @@ def run_result(
     film : DataFrame
         Its table "films": S checkpoints of N cities each.
     tables : mapping of str to DataFrame
-        Those of the study.
+        Tables of the study.
     layer : int
-        Layer that the film and its curves are of.
+        Layer of the film and of its curves.
     seconds : float
         Training time.
+
+    Returns
+    -------
+    RunResult
     """
     of_run = {name: table[table.run == run.name] for name, table in tables.items() if "run" in table}
     probes = of_run["probes"][of_run["probes"].layer == layer].sort_values("step")
@@ -223,12 +246,27 @@ def run_result(
 
 
 def tasks_of(run: Run) -> tuple[str, ...]:
-    """Names of what a run learns: its dataset's tasks, or the dataset's label where it has none."""
+    """Return the names of a run's tasks, or the label of its dataset if it has none."""
     return tuple(getattr(run.data, "tasks", (run.data.label,)))
 
 
 def square(names: Sequence[str], *tables: DataFrame, value: str = "value") -> np.ndarray:
-    """Tables of pairs as one symmetric matrix, float64 [M, M], ones on the diagonal; NaN where no table has a pair."""
+    """Return tables of pairs as one symmetric matrix.
+
+    Parameters
+    ----------
+    names : sequence of str
+        [M], runs.
+    *tables : DataFrame
+        Columns run, other and `value`.
+    value : str
+        Column to show.
+
+    Returns
+    -------
+    ndarray
+        float64 [M, M], with ones on the diagonal; NaN if no table has the pair.
+    """
     matrix = np.full((len(names), len(names)), nan)
     np.fill_diagonal(matrix, 1.0)
     at = {name: i for i, name in enumerate(names)}

@@ -1,7 +1,7 @@
-"""The source code that makes a function's numbers, found by following imports without running anything, and its digest.
+"""Source code behind a function's numbers, found by following imports without running anything, and its digest.
 
-Of the file in which the function stands only what the function needs counts; of the package's modules that it imports,
-and of those that they import, all counts. A comment, a docstring or a line break changes no digest.
+In the function's own file only the definitions that it needs count; modules of the package that it imports, directly or
+not, count as a whole. Comments, docstrings and line breaks do not change a digest.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ __all__ = ["Code", "code_of"]
 PACKAGE = "worldfast"
 ROOT = Path(__file__).parents[1]
 NATIVE = "csrc"
-# Rooms that carry, keep or show numbers and make none: they are neither counted nor followed.
+# Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset("errors files _native dataset run training studies report options cli".split())
 
 
 class Code(NamedTuple):
-    """The code that makes a function's numbers.
+    """Code that computes a function's numbers.
 
     Attributes
     ----------
     digest : str
         SHA-256, in hexadecimal.
     modules : tuple of str
-        Modules of which all counts, sorted; "csrc" is the native core.
+        Modules that count as a whole, sorted; "csrc" is the native core.
     """
 
     digest: str
@@ -41,17 +41,21 @@ class Code(NamedTuple):
 
 
 def code_of(function: Callable) -> Code:
-    """Code that makes what a function returns.
+    """Return the code that computes a function's result.
 
     Parameters
     ----------
     function : callable
         A function at the top level of a file. Imports are followed inside worldfast, and to files beside its own.
 
+    Returns
+    -------
+    Code
+
     Raises
     ------
     ValueError
-        The function has no source file, or stands inside another one.
+        The function has no source file, or is defined inside another one.
     """
     name = getattr(function, "__name__", repr(function))
     file = _file(function)
@@ -85,7 +89,7 @@ def _file(function: Callable) -> Path:
 
 @cache
 def _tree(path: Path) -> ast.Module:
-    """A file without docstrings, and without what is imported for annotations alone."""
+    """Return a file's syntax tree without docstrings and without imports for annotations only."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -110,7 +114,7 @@ def _digest(text: str) -> str:
 
 
 def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
-    """Statements at the top level by the names that they define, imports left out."""
+    """Return the top-level statements by the names that they define, except imports."""
     found: dict[str, ast.stmt] = {}
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -122,7 +126,7 @@ def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
 
 
 def _needed(tree: ast.Module, name: str) -> dict[str, ast.stmt]:
-    """A definition and those of the same file that it needs, by name."""
+    """Return a definition and those of the same file that it needs, by name."""
     definitions, needed, ahead = _definitions(tree), {}, {name}
     while ahead:
         needed |= {each: definitions[each] for each in ahead}
@@ -135,7 +139,7 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _canonical(node) -> str:
-    """A syntax tree as text that is the same for every version of Python and every layout of the file."""
+    """Return a syntax tree as text that does not depend on the version of Python or the layout of the file."""
     if isinstance(node, ast.AST):
         fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
         inner = ",".join(f"{name}={_canonical(value)}" for name, value in fields if name != "ctx")
@@ -147,7 +151,7 @@ def _canonical(node) -> str:
 
 
 def _path(module: str, folder: Path) -> Path | None:
-    """The file of a module: of this package, or beside the function's own file. None for all others."""
+    """Return the file of a module of this package, or of one beside the function's own file; None for all others."""
     package, *parts = module.split(".")
     base = ROOT.joinpath(*parts) if package == PACKAGE else folder.joinpath(package, *parts)
     candidates = (base / "__init__.py", base.with_suffix(".py"))
@@ -163,7 +167,7 @@ def _imported_by_all_of(module: str, folder: Path) -> frozenset[str]:
 
 
 def _imported(nodes: Iterable[ast.AST], tree: ast.Module, folder: Path) -> set[str]:
-    """Modules that some statements of a file use by what the file, or they themselves, import."""
+    """Return the modules that some statements of a file use, through the file's imports or their own."""
     inside = [each for node in nodes for each in ast.walk(node)]
     names = {each.id for each in inside if isinstance(each, ast.Name)}
     at_top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
@@ -179,7 +183,7 @@ def _imported(nodes: Iterable[ast.AST], tree: ast.Module, folder: Path) -> set[s
             else:
                 module = alias.name
             path = module and module != NATIVE and _path(module, folder)
-            if path and path.name == "__init__.py":  # a door: what is used of it stands behind it
+            if path and path.name == "__init__.py":  # a door: follow the names used through it
                 used = (each for each in inside if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name))
                 found |= {_provider(module, each.attr, folder) for each in used if each.value.id == bound}
             elif path or module == NATIVE:
@@ -193,7 +197,7 @@ def _counts(module: str) -> bool:
 
 
 def _provider(module: str, name: str, folder: Path) -> str | None:
-    """The module in which a name that is imported from another one stands; None outside the package."""
+    """Return the module that defines a name imported from another one; None outside the package."""
     if (module, name) == (f"{PACKAGE}._native", "core"):
         return NATIVE
     if _path(f"{module}.{name}", folder):
@@ -209,7 +213,9 @@ def _provider(module: str, name: str, folder: Path) -> str | None:
 
 
 def _behind(door: ast.Module, module: str) -> Iterator[tuple[str, str]]:
-    """(module, name) of what a door passes on: by imports, or by a dict _DOOR of names and the door's own modules."""
+    """Yield (module, name) for what a door re-exports: by imports, or by a dict _DOOR of names and the door's own
+    modules.
+    """
     for node in door.body:
         if isinstance(node, ast.ImportFrom):
             yield from ((node.module or "", alias.asname or alias.name) for alias in node.names)

@@ -1,4 +1,4 @@
-"""A study: the runs it is made of, and what is made of them."""
+"""A study: its runs, and the analyses, tables, figures and findings made from them."""
 
 from __future__ import annotations
 
@@ -15,45 +15,57 @@ from worldfast.studies.analyses import Analysis
 
 __all__ = ["Study", "load_study"]
 
-SHOWN = 12  # runs at most that the page shows moving, where the study does not say which
+SHOWN = 12  # runs that the page animates unless the study names them
 
 
 @dataclass(frozen=True)
 class Study:
-    """Runs that are trained, read and compared together.
+    """Runs that are trained, analysed and compared together.
 
-    A world has a subclass of its own that fills in the last four fields: worldfast.worlds.cities.Study.
+    Each world has its own subclass that fills in the last four fields: worldfast.worlds.cities.Study.
 
     Attributes
     ----------
     name : str
         Name of the study, and of its folder.
     canon : sequence of Run
-        Runs that its findings are about.
+        Runs that the findings are about.
     extensions : sequence of Run
-        More runs, read and listed like the others, and left out of averages.
+        Further runs, analysed and listed like the others but excluded from averages.
     layer : int, optional
-        Layer whose activations are compared where one is asked for; every captured one is probed. By default the last
-        but one of the first run's model.
+        Layer whose activations are compared if a single one is needed; every captured one is probed. By default, the
+        last but one of the first run's model.
     shown : sequence of str
-        Names of the runs that the page shows moving; by default the first 12.
+        Names of the runs that the page animates; by default, the first 12.
     test_rows : int
-        Rows of each task that a model is scored on; 0: none.
+        Test rows per task; 0 for no test.
     analyses : sequence of Analysis
-        Tables that are made of its runs.
+        Analyses of its runs.
     tables : callable, optional
-        (study, out, {kind: tables that were made}) -> {name: DataFrame}: those, and what follows from them. By default
-        worldfast.studies.common_tables.
+        (study, out, {kind: tables of the analyses}) -> {name: DataFrame}: those tables, and others derived from them.
+        By default, worldfast.studies.common_tables.
     figures : callable, optional
         ({name: DataFrame of the canon}, world, layer) -> [(name, matplotlib Figure, caption)].
     findings : callable, optional
-        (study, {name: DataFrame}, runs that the page shows, their CKA [M, M]) -> Findings.
+        (study, {name: DataFrame}, runs shown on the page, their CKA [M, M]) -> Findings.
 
     Raises
     ------
     ValueError
-        No run, two runs of one name or one id, a run that starts from one that is not in the study, or a run that does
-        not capture the layer.
+        There is no run, two runs have the same name or id, a run starts from one that is not in the study, or a run
+        does not capture the layer.
+
+    Examples
+    --------
+    >>> import worldfast as wf
+    >>> from worldfast.studies import Study
+    >>> from worldfast.worlds import cities
+    >>> data = cities.Dataset(("distance", "angle"), rows=10_000)
+    >>> study = Study("seeds", [wf.Run(data, seed=seed, name=f"pair-s{seed}") for seed in range(3)])
+    >>> [run.name for run in study.runs]
+    ['pair-s0', 'pair-s1', 'pair-s2']
+    >>> study.layer
+    5
     """
 
     name: str
@@ -81,8 +93,8 @@ class Study:
                 raise ValueError(f"study {self.name!r}: two runs are named {run.name!r}")
             if run.id in ids:
                 raise ValueError(
-                    f"study {self.name!r}: {run.name!r} is {ids[run.id].name!r} again: give it a seed, or whatever "
-                    "makes it another run; its name does not"
+                    f"study {self.name!r}: {run.name!r} is the same run as {ids[run.id].name!r}: change its seed or "
+                    "another field; a name does not make it another run"
                 )
             captured = run.capture.of(run.model.layers)
             if self.layer not in captured:
@@ -100,20 +112,24 @@ class Study:
 
     @property
     def runs(self) -> tuple[Run, ...]:
+        """All runs: the canon, then the extensions."""
         return self.canon + self.extensions
 
     @property
     def shown_runs(self) -> tuple[Run, ...]:
+        """Runs that the page animates."""
         by_name = {run.name: run for run in self.runs}
         return tuple(by_name[name] for name in self.shown) or self.runs[:SHOWN]
 
     def shown_of(self, finished: Sequence[Run]) -> list[Run]:
-        """Runs that the page shows, of those that finished: the first of all where none of the chosen ones did."""
+        """Return the finished runs that the page animates, or the first finished run if none of the chosen ones
+        finished.
+        """
         ids = {run.id for run in finished}
         return [run for run in self.shown_runs if run.id in ids] or list(finished[:1])
 
     def world_of(self, run: Run) -> object | None:
-        """The world of a run as figures and the page draw it; a world's own study has one."""
+        """Return the world of a run as drawn in figures and on the page; None unless a world's own study defines one."""
         return None
 
 
@@ -121,21 +137,25 @@ class Study:
 
 
 def load_study(path: str | os.PathLike) -> Study:
-    """The study that a Python file defines under the name `study`.
+    """Return the study that a Python file defines under the name `study`.
 
     Parameters
     ----------
-    path : str or path
-        A file that is run as it stands.
+    path : path
+        A Python file, which is executed.
+
+    Returns
+    -------
+    Study
 
     Raises
     ------
     FileNotFoundError
-        There is no such file.
+        The file does not exist.
     ValueError
-        It is no Python file, or defines no `study`.
+        It is not a Python file, or does not define `study`.
     TypeError
-        Its `study` is something else than a Study.
+        Its `study` is not a Study.
     """
     path = Path(path)
     if path.suffix != ".py":
@@ -145,13 +165,13 @@ def load_study(path: str | os.PathLike) -> Study:
     name = f"study_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # while it is run, for dataclasses that look up their module
-    sys.path.insert(0, str(path.resolve().parent))  # as when it is run by itself
+    sys.modules[name] = module  # during execution, for dataclasses that look up their module
+    sys.path.insert(0, str(path.resolve().parent))  # as if it were run as a script
     try:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.resolve().parent))
-        del sys.modules[name]  # a cluster's workers cannot import it: they are sent its functions themselves
+        del sys.modules[name]  # a cluster's workers cannot import it, so its functions are sent by value
     if not hasattr(module, "study"):
         near = [key for key, value in vars(module).items() if isinstance(value, Study)]
         there = f"; {near[0]!r} is one: call it `study`" if near else ""

@@ -1,6 +1,6 @@
-"""The tables that every study has, whatever its world: those that its analyses made, what was run, and losses.
+"""Tables that every study has, in any world: those of its analyses, its runs, and their losses.
 
-runs     a row each: what it is, and how it ended
+runs     one row per run: its specification, and how it ended
 curves   loss over training
 """
 
@@ -25,7 +25,7 @@ __all__ = ["common_tables", "metrics"]
 
 
 def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
-    """Tables of a study.
+    """Return the tables of a study.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame
     out : Path
         Folder that holds runs/.
     made : mapping of str to sequence of DataFrame
-        Kind of an analysis to the tables that it made.
+        Kind of an analysis -> its tables.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame
 
 
 def metrics(run: Run, out: Path) -> Iterator[dict]:
-    """Lines of a run's metrics.jsonl; none before it has begun."""
+    """Yield the lines of a run's metrics.jsonl; none before it has started."""
     path = out / "runs" / run.folder_name / "metrics.jsonl"
     yield from map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
 

@@ -1,8 +1,8 @@
-"""One function a figure: it takes results, draws with matplotlib and returns a Figure; `save` writes it.
+"""Figures, one function each: it takes results, draws with matplotlib and returns a Figure; `save` writes it.
 
-Figures of a study's tables return (Figure, caption): what it shows, with its numbers. Those of a world and of a RunResult
-that say all in their titles return a Figure. One that is asked of a study without the runs for it raises LacksRuns, a
-ValueError that names what is missing. A world registers its figures in a `Catalogue`.
+Figures of a study's tables return (Figure, caption), where the caption gives the main numbers. Figures of a world or of
+a RunResult return a Figure only, since their titles say everything. A figure whose runs the study lacks raises
+LacksRuns, a ValueError that names what is missing. A world registers its figures in a `Catalogue`.
 """
 
 from worldfast.report.figures.canvas import distance, geographic

@@ -1,7 +1,7 @@
-"""A world on paper: its window, its cities, the key of its regions.
+"""Drawing a world: its window, its cities, the key of its regions.
 
-A world is any object with `xy`, numbers [N, 2], `region`, strings [N], and a length N. Regions that models are taught
-after pretraining are `new`: their cities are diamonds, larger and on top.
+A world is any object with `xy`, numbers [N, 2], `region`, strings [N], and a length N. Regions in `new` are taught
+after pretraining: their cities are diamonds, larger and on top.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ GLOBE = (-1800, -900), (1800, 900)  # 0.1 degree
 
 
 def geographic(world) -> bool:
-    """Whether every city is on the globe, coordinates in 0.1 degree; other planes have their own units."""
+    """Return True if every city is on the globe, in coordinates of 0.1 degree; other planes have their own units."""
     return bool((world.xy >= GLOBE[0]).all() and (world.xy <= GLOBE[1]).all())
 
 
 def distance(world, value: float) -> str:
-    """A distance in words: 41.3 -> "4.1°" on the globe, "41" on another plane, "–" where there is none."""
+    """Return a distance in words: 41.3 -> "4.1°" on the globe, "41" on another plane, "–" if it is not finite."""
     if not np.isfinite(value):
         return "–"
     return f"{value / 10:.1f}°" if geographic(world) else f"{value:,.0f}"
 
 
 def draw_cities(axes, world, places: np.ndarray, size: float, new: Sequence[str] = ()) -> None:
-    """A dot a city at `places` [N, 2], shuffled so that no region hides another.
+    """Draw one dot per city at `places` [N, 2], in random order so that no region hides another.
 
-    Dots are pixels inside the SVG: thousands of circles are slow to open.
+    Dots are rasterized inside the SVG, because thousands of circles are slow to open.
     """
     colours = region_colours(world, new)
     shuffled = np.random.default_rng(0).permutation(len(world))
@@ -50,13 +50,13 @@ def draw_cities(axes, world, places: np.ndarray, size: float, new: Sequence[str]
 
 
 def ratio(world) -> float:
-    """Height of the world's window over its width, within what a page bears."""
+    """Return the height of the world's window over its width, clipped to what fits a page."""
     width, height = np.maximum(np.ptp(world.xy, axis=0), 1)
     return float(np.clip(height / width, 0.3, 1.2)) * 1.06
 
 
 def frame(axes, world) -> None:
-    """One window for truth and prediction: the world's box and a margin; a 30 degree grid on the globe."""
+    """Set the same window for truth and prediction: the world's box and a margin; a 30 degree grid on the globe."""
     low, high = world.xy.min(0), world.xy.max(0)
     margin = max(1, 0.035 * (high - low).max())
     axes.spines[:].set_color(HAIRLINE)
@@ -72,7 +72,7 @@ def frame(axes, world) -> None:
 
 
 def region_key(figure, world, columns: int, new: Sequence[str] = ()) -> None:
-    """Which colour is which region, below all else; nothing where there are no regions."""
+    """Draw the legend of region colours below everything else; nothing if there are no regions."""
     from matplotlib.lines import Line2D
 
     colours = region_colours(world, new)
@@ -103,6 +103,6 @@ def region_key(figure, world, columns: int, new: Sequence[str] = ()) -> None:
 
 
 def same_world(world, run: RunResult) -> None:
-    """ValueError where a run's cities are not as many as the world's."""
+    """Raise ValueError if a run has another number of cities than the world."""
     if run.predicted.shape[1] != len(world):
         raise ValueError(f"run {run.name!r} has {run.predicted.shape[1]} cities, the world has {len(world)}")

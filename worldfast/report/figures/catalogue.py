@@ -1,4 +1,4 @@
-"""The figures of a world: a function registers with `@figure`, and says what it draws and what that shows.
+"""Registry of a world's figures: a function registers with `@figure`, and returns a drawing and its caption.
 
 CATALOGUE = Catalogue()
 
@@ -27,19 +27,19 @@ PROPER = {"cka": "CKA", "pca": "PCA", "rbf": "RBF", "knn": "kNN", "procrustes": 
 
 
 class Drawn(NamedTuple):
-    """A figure of a study, or why there is none.
+    """A figure of a study, or the reason why there is none.
 
     Attributes
     ----------
     name : str
-        What its files are called.
+        Name of its files.
     section : str
         A key of SECTIONS.
     title : str
     figure : object
-        A matplotlib Figure, or bytes of its files (PNG, SVG); None: the study lacks what it draws.
+        A matplotlib Figure, or bytes of its files (PNG, SVG); None if the study lacks the data.
     caption : str
-        A sentence or two on what it shows, with numbers; where there is no figure, what the study lacks.
+        A sentence or two on what it shows, with numbers; if there is no figure, what the study lacks.
     """
 
     name: str
@@ -60,30 +60,30 @@ class Entry(NamedTuple):
 
 
 class Catalogue:
-    """Figures, section by section, in the order in which they were registered."""
+    """Figures, section by section, in order of registration."""
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
 
     def figure(self, name: str, section: str, needs: str, variants=None) -> Callable[[Callable], Callable]:
-        """A decorator that registers a function of tables, then options by name, to (figure, caption).
+        """Return a decorator that registers a function (tables, then options by name) -> (figure, caption).
 
         Parameters
         ----------
         name : str
-            What its files are called; "{group}" stands for what runs were taught.
+            Name of its files; "{group}" stands for the group that runs were taught.
         section : str
             A key of SECTIONS.
         needs : str
-            Names of the tables that are its arguments; "world" is the world.
+            Names of the tables that are its arguments, separated by spaces; "world" is the world.
         variants : mapping or callable, optional
-            What follows the name, to further options: a figure is drawn for each. A function makes it of the tables
-            and the layer, and raises LacksRuns where there is none.
+            Suffix of the name -> further options: a figure is drawn for each. A callable computes it from the tables
+            and the layer, and raises LacksRuns if there is none.
 
         Raises
         ------
         ValueError
-            A section that there is not.
+            The section is unknown.
         """
         if section not in SECTIONS:
             raise unknown_name("section", section, SECTIONS)
@@ -95,27 +95,27 @@ class Catalogue:
         return register
 
     def draw(self, tables: Mapping, world, layer: int | None = None) -> list[Drawn]:
-        """Every figure of a study.
+        """Draw every figure of a study.
 
         Parameters
         ----------
         tables : mapping of str to DataFrame
-            The study's tables by name; those it lacks are not there, or have no rows.
+            The study's tables by name; missing tables are absent or have no rows.
         world
             Its world.
         layer : int, optional
-            Of the figures of one layer; by default, each table's last but one.
+            Layer of the figures that show one layer; by default, each table's last but one.
 
         Returns
         -------
         list of Drawn
-            In the catalogue's order. Where the study lacks tables, runs or the layer, there is no figure and the
+            In the catalogue's order. If the study lacks the tables, the runs or the layer, there is no figure and the
             caption says what is lacking.
 
         Raises
         ------
         ValueError
-            A table that lacks columns.
+            A table lacks columns.
         """
         given = _Given(tables, world=world)
         group = groups(tables["runs"]) if "runs" in tables else "what was taught"
@@ -129,7 +129,7 @@ class _Given(dict):
 
 
 def _drawn(entry: Entry, given: Mapping, group: str, layer: int | None):
-    """The figures of an entry, in turn; `layer` is among their options if they have one."""
+    """Yield the figures of an entry; `layer` is passed to those that accept it."""
 
     def result(variant: str, figure, caption: str) -> Drawn:
         name = "-".join(part for part in (entry.name, variant) if part)
@@ -151,13 +151,13 @@ def _drawn(entry: Entry, given: Mapping, group: str, layer: int | None):
 
 
 def title(name: str) -> str:
-    """The name of a figure in words: "cka-over-training" -> "CKA over training"."""
+    """Return the name of a figure in words: "cka-over-training" -> "CKA over training"."""
     words = " ".join(PROPER.get(word, word) for word in name.replace("-", " ").split())
     return words[:1].upper() + words[1:]
 
 
 def lacks(drawn) -> dict[str, list[str]]:
-    """Titles of the figures that were not drawn, by what the study lacks for them."""
+    """Return the titles of the figures that were not drawn, grouped by what the study lacks for them."""
     found: dict[str, list[str]] = {}
     for one in drawn:
         if one.figure is None:

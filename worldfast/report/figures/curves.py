@@ -1,4 +1,4 @@
-"""Curves: what models learn over training, and at which depth they hold it."""
+"""Curves: what models learn over training, and at which depth it is represented."""
 
 from __future__ import annotations
 
@@ -27,9 +27,22 @@ from worldfast.studies import RunResult
 
 @styled
 def training(runs: Sequence[RunResult]):
-    """Loss, and R2 of the linear probe (held-out cities, mean of x and y), against rows seen: a line a model.
+    """Plot loss, and R2 of the linear probe (held-out cities, mean of x and y), against rows seen: one line per model.
 
-    Loss is drawn as recorded (pale) and as a running mean over a fortieth of training. ValueError: no runs.
+    Loss is drawn as recorded (pale) and as a running mean over a fortieth of training.
+
+    Parameters
+    ----------
+    runs : sequence of RunResult
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        There are no runs.
     """
     need_some("runs", runs)
     figure = paper(10, 4.2)
@@ -65,15 +78,32 @@ def training(runs: Sequence[RunResult]):
 
 @styled
 def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int | None = None):
-    """Loss, accuracy, error and probe R2 of pretrained models over training: a pale line a run, a strong one a mean.
+    """Plot loss, accuracy, error and probe R2 of pretrained models over training: pale lines for runs, strong for
+    means.
 
-    curves, validation, probes, runs   the study's tables of these names
-    n_tasks   models of how many tasks
-    layer     that is probed; None: the last but one of the layers
+    Loss and R2 are coloured by the tasks a model was trained on, accuracy and error by the task asked. Errors are
+    divided by the model's error on the same task at its first checkpoint, since tasks differ in unit.
 
-    Loss and R2 are coloured by what a model was trained on, accuracy and error by the task that is asked.
-    Errors are divided by the model's error on the same task at its first checkpoint, since tasks differ in
-    unit. LacksRuns: no pretrained model of so many tasks in one of the tables. ValueError: a missing column.
+    Parameters
+    ----------
+    curves, validation, probes, runs : DataFrame
+        The study's tables of these names.
+    n_tasks : int
+        Number of tasks of the models.
+    layer : int, optional
+        Probed layer; by default, the last but one of the layers.
+
+    Returns
+    -------
+    figure : Figure
+    caption : str
+
+    Raises
+    ------
+    LacksRuns
+        No pretrained model of this many tasks in one of the tables.
+    ValueError
+        A missing column.
     """
     need(curves, "curves", "run step rows loss")
     need(validation, "validation", "run step rows task metric value")
@@ -128,7 +158,7 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
 
 
 def _lines(axes, table, value: str, by: str, known: Tasks) -> list[tuple[float, str, str]]:
-    """A pale line a run and task, and their mean at the same numbers of rows; returns the ends of the means."""
+    """Draw a pale line per run and task, and their mean at equal numbers of rows; return the ends of the means."""
     ends = []
     for tasks, group in table.groupby(by, sort=False):
         colour = known.colour(tasks)
@@ -143,10 +173,24 @@ def _lines(axes, table, value: str, by: str, known: Tasks) -> list[tuple[float, 
 
 @styled
 def probes_by_layer(probes, runs):
-    """Probe R2 on held-out cities at the last checkpoint: a line a set of tasks, a column a layer, means over seeds.
+    """Show probe R2 on held-out cities at the last checkpoint: sets of tasks by layers, means over seeds.
 
-    probes, runs   the study's tables of these names. LacksRuns: no pretrained run was probed. ValueError: a
-    missing column.
+    Parameters
+    ----------
+    probes, runs : DataFrame
+        The study's tables of these names.
+
+    Returns
+    -------
+    figure : Figure
+    caption : str
+
+    Raises
+    ------
+    LacksRuns
+        No pretrained run was probed.
+    ValueError
+        A missing column.
     """
     need(probes, "probes", "run layer step r2")
     group = pretrained(runs).set_index("run")
@@ -168,12 +212,26 @@ def probes_by_layer(probes, runs):
 
 @styled
 def dimension(table, runs):
-    """How many dimensions representations fill, by layer and number of tasks: mean and standard error over sets.
+    """Plot the dimension of representations by layer and number of tasks: mean and standard error over sets of tasks.
 
-    table, runs   the study's tables "dimension" and "runs"
+    The left panel has the participation ratio, the right one the TwoNN estimate. Runs that did not learn are left out.
 
-    Left the participation ratio, right the TwoNN estimate. Runs that did not learn are left out. LacksRuns:
-    no pretrained run. ValueError: a missing column.
+    Parameters
+    ----------
+    table, runs : DataFrame
+        The study's tables "dimension" and "runs".
+
+    Returns
+    -------
+    figure : Figure
+    caption : str
+
+    Raises
+    ------
+    LacksRuns
+        There is no pretrained run that learned.
+    ValueError
+        A missing column.
     """
     need(table, "dimension", "run layer participation_ratio two_nn")
     group = pretrained(runs)

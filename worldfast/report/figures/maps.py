@@ -1,4 +1,4 @@
-"""The world, and the world as a model has it."""
+"""Maps: the true world, and the world as a model represents it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from worldfast.studies import RunResult
 
 @styled
 def world_map(world, new: Sequence[str] = ()):
-    """Every city where it is, coloured by region; those of the regions `new` are diamonds. Figure and caption."""
+    """Draw every city at its true place, coloured by region; cities of the regions `new` are diamonds.
+
+    Returns
+    -------
+    figure : Figure
+    caption : str
+    """
     figure = paper(10, 10 * ratio(world) + 0.95)
     axes = figure.subplots()
     draw_cities(axes, world, world.xy, 4, new)
@@ -28,11 +34,31 @@ def world_map(world, new: Sequence[str] = ()):
 
 @styled
 def learned_map(world, run: RunResult, moments: int = 1, new: Sequence[str] = (), tasks: Tasks | None = None):
-    """The world as `run` has it: truth beside the last checkpoint, or a filmstrip of `moments` checkpoints.
+    """Draw the world as a run represents it: the truth beside the last checkpoint, or a filmstrip of checkpoints.
 
-    A filmstrip's checkpoints are spaced geometrically from first to last, because a map forms early. Cities
-    are where the probe puts them, those it was fitted on included. `new` are regions taught later, `tasks` those of
-    the study. ValueError: moments < 1, or a run of another world.
+    Cities are drawn where the probe places them, including those it was fitted on.
+
+    Parameters
+    ----------
+    world
+        The true world.
+    run : RunResult
+    moments : int
+        1 for truth and last checkpoint; more for a filmstrip of this many checkpoints, spaced geometrically from first
+        to last, because a map forms early.
+    new : sequence of str
+        Regions taught later.
+    tasks : Tasks, optional
+        Tasks of the study.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        moments < 1, or a run of another world.
     """
     same_world(world, run)
     if moments < 1:

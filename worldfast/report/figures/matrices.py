@@ -1,4 +1,4 @@
-"""Matrices: how alike models are, set of tasks by set. Numbers stand in the cells where they fit."""
+"""Matrices of similarity between models, set of tasks by set of tasks. Cells show their numbers if they fit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,25 @@ from worldfast.report.words import count, listed
 
 @styled
 def cka_matrix(matrix: np.ndarray, names: Sequence[str], layer: int | None = None):
-    """Linear CKA [M, M] between M models as an annotated heat map, on a scale from 0 to 1.
+    """Draw linear CKA between M models as an annotated heat map, on a scale from 0 to 1.
 
-    ValueError: no model, or a matrix that is not [M, M].
+    Parameters
+    ----------
+    matrix : array [M, M]
+        CKA of all pairs.
+    names : sequence of str
+        [M].
+    layer : int, optional
+        Layer named in the title.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        There is no model, or the matrix is not [M, M].
     """
     need_some("names", names)
     matrix = np.asarray(matrix, dtype=np.float64)
@@ -35,16 +51,16 @@ def cka_matrix(matrix: np.ndarray, names: Sequence[str], layer: int | None = Non
 
 
 class Likeness(NamedTuple):
-    """A measure of how alike two models are, as a figure shows it.
+    """A measure of similarity between two models, as shown in a figure.
 
     Attributes
     ----------
     value : str
-        The column that holds it.
+        Column of the measure.
     kept : mapping of str to object
-        Columns of which one value is shown, which stands here; None: the first that the table has.
+        Columns of which a single value is shown, with that value; None for the first in the table.
     title, said : str
-        What it is, over the figure and in its caption; columns that are kept stand in braces.
+        Its wording in the title and in the caption; kept columns stand in braces.
     stops : sequence of str
         Colours from 0 to 1.
     """
@@ -56,7 +72,7 @@ class Likeness(NamedTuple):
     stops: Sequence[str] = CKA_STOPS
 
 
-LIKENESS = {  # by the name of its table
+LIKENESS = {  # name of the table -> measure
     "cka": Likeness(
         "value",
         {"step_share": 1.0, "kernel": "linear", "debiased": False, "components": 0},
@@ -67,7 +83,7 @@ LIKENESS = {  # by the name of its table
         "disparity",
         {"components": None},
         "Procrustes disparity of the first {components} principal components, layer {layer} (low: alike)",
-        "disparity (0: the same but for turning and scale)",
+        "disparity (0: equal up to rotation and scale)",
         CKA_STOPS[::-1],
     ),
     "mutual_knn": Likeness(
@@ -81,21 +97,21 @@ LIKENESS = {  # by the name of its table
 
 @styled
 def similarity(kind: str, table, runs, layer: int | None = None, n_tasks: int = 1, **kept):
-    """A matrix of how alike models of sets of tasks are, means over seeds with jackknife standard errors.
+    """Draw the similarity of models by sets of tasks: means over seeds with jackknife standard errors.
 
     The diagonal is of pairs of different seeds. Runs that did not learn are left out, unless none of their set did;
-    those sets have a star.
+    those sets are marked with a star.
 
     Parameters
     ----------
     kind : str
         A key of LIKENESS, and the name of its table: "cka", "procrustes", "mutual_knn".
     table, runs : DataFrame
-        The study's tables of that name, and "runs".
+        The study's table of that name, and "runs".
     layer : int, optional
-        By default the last but one of the layers.
+        By default, the last but one of the layers.
     n_tasks : int
-        Sets of how many tasks.
+        Number of tasks per set.
     **kept
         Values of the columns that the measure keeps, such as kernel="rbf", debiased=True, components=3.
 
@@ -130,7 +146,7 @@ def similarity(kind: str, table, runs, layer: int | None = None, n_tasks: int = 
 
 
 def _alike(cells: Cells, what: str) -> str:
-    """Means of the diagonal and of the rest, and who is left out."""
+    """Return the caption's means of the diagonal and of the rest, and the runs left out."""
     same, other = cells.diagonal(True), cells.diagonal(False)
     parts = []
     if len(same):
@@ -144,17 +160,28 @@ def _alike(cells: Cells, what: str) -> str:
         "Cells are means over seeds ± the jackknife's standard error over runs." if len(same) else "One seed of each."
     )
     if cells.failed:
-        text += f" No run learned {listed([cells.tasks.label(one) for one in cells.failed])}: shown, in no mean."
+        text += f" No run learned {listed([cells.tasks.label(one) for one in cells.failed])}: shown, but excluded from means."
     if cells.left_out:
         text += f" Left out, because it did not learn: {listed(cells.left_out)}."
     return text
 
 
 def layered(mean, tasks, sizes, title: str):
-    """A figure of a DataFrame with a row a set of tasks and a column a layer; rows of as many tasks stand together.
+    """Draw a DataFrame with one row per set of tasks and one column per layer, grouped by number of tasks.
 
-    tasks   those of the study
-    sizes   how many tasks each row has, in the order of the rows
+    Parameters
+    ----------
+    mean : DataFrame
+        Sets of tasks by layers.
+    tasks : Tasks
+        Tasks of the study.
+    sizes : sequence of int
+        Number of tasks of each row.
+    title : str
+
+    Returns
+    -------
+    Figure
     """
     columns = [f"layer {layer}" for layer in mean.columns]
     figure = sheet(Cells(tasks, list(mean.index), columns, mean.to_numpy(), mean.to_numpy() * np.nan), title)
@@ -165,7 +192,7 @@ def layered(mean, tasks, sizes, title: str):
 
 
 def sheet(cells: Cells, title: str, stops: Sequence[str] = CKA_STOPS, low=0.0, high=1.0, signed=False):
-    """A figure of one matrix: at most 10 inches wide, cells as large as its rows and columns allow."""
+    """Draw one matrix, at most 10 inches wide, with cells as large as its rows and columns allow."""
     rows, columns = cells.mean.shape
     numbers = columns <= 24
     names = cells.labels(cells.rows)
@@ -219,7 +246,7 @@ def _draw(
     size=10.0,
     turned=False,
 ):
-    """`mean` [R, C] as coloured cells with their numbers; returns the image. Cells without a mean stay white."""
+    """Draw `mean` [R, C] as coloured cells with their numbers, and return the image. Cells without a mean stay white."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
     from matplotlib.patches import Rectangle
 
@@ -237,7 +264,7 @@ def _draw(
         if beside:
             axes.text(j, i + 0.24, f"± {error[i, j]:.2f}", fontsize=size - 2.5, **place)
     for i, j in np.argwhere(marked) if marked is not None else ():
-        # Ink with white inside it: to be seen on pale cells and on dark ones.
+        # A white frame inside an ink one is visible on both pale and dark cells.
         for edge, colour, line in ((0.035, INK, 1.8), (0.06, "white", 1.0)):
             corner, sides = (j - 0.5 + edge, i - 0.5 + 2 * edge), (1 - 2 * edge, 1 - 4 * edge)
             axes.add_patch(Rectangle(corner, *sides, fill=False, edgecolor=colour, linewidth=line, joinstyle="miter"))

@@ -1,4 +1,4 @@
-"""Activation patching: where, and at which depth, a model's answers take over what another one knows."""
+"""Activation patching: depth and positions at which a model's answers take over another model's knowledge."""
 
 from __future__ import annotations
 
@@ -9,18 +9,33 @@ from worldfast.report.figures.style import MUTED, heading, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, groups, need
 
 LINES = {"entity": ":", "included": "-", "last": (0, (1, 1)), "equals": "-.", "question": "--", "all": (0, (6, 2))}
-TOLD = 0.25  # of recovered: the largest standard error of a task that is drawn
+TOLD = 0.25  # largest standard error of the recovered share for a task to be drawn
 
 
 @styled
 def patching(table, runs):
-    """The share of the way from the target's answers to the source's, by layer: a panel a task, a line a group of
-    positions, with standard errors over rows.
+    """Plot the recovered share, from the target's answers (0) to the source's (1), by layer, with standard errors over
+    rows.
 
-    table, runs   the study's tables "patching" and "runs". Tasks on which source and target differ too little to tell
-                  are left out.
+    One panel per task, one line per group of positions. Tasks on which source and target differ too little to measure
+    the share are left out.
 
-    Returns the figure and its caption. LacksRuns: no row, or no task that can be told. ValueError: a missing column.
+    Parameters
+    ----------
+    table, runs : DataFrame
+        The study's tables "patching" and "runs".
+
+    Returns
+    -------
+    figure : Figure
+    caption : str
+
+    Raises
+    ------
+    LacksRuns
+        No row, or no task with a measurable share.
+    ValueError
+        A missing column.
     """
     need(table, "patching", "layer positions task source target recovered standard_error")
     tasks, colours = told(table), Tasks(runs["tasks"]).colours
@@ -64,11 +79,11 @@ def patching(table, runs):
 
 
 def told(table) -> list[str]:
-    """The tasks whose recovered share is known within TOLD wherever states were put."""
+    """Return the tasks whose recovered share has a standard error of at most TOLD at every position and layer."""
     if not len(table):
         raise LacksRuns("table 'patching' holds no rows")
     errors = table.groupby("task", sort=False)["standard_error"].max()
     tasks = [task for task, error in errors.items() if np.isfinite(error) and error <= TOLD]
     if not tasks:
-        raise LacksRuns("source and target differ too little on every task for patching to tell")
+        raise LacksRuns("source and target differ too little on every task to measure patching")
     return tasks

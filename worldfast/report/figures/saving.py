@@ -1,4 +1,4 @@
-"""Figures as files: PNG and SVG, whole or not at all, the same bytes for the same figure."""
+"""Figures as files: PNG and SVG, written atomically, with the same bytes for the same figure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,27 @@ from worldfast import files
 
 
 def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tuple[Path, Path]:
-    """Write `folder`/`name`.png (160 dpi) and .svg, each whole or not at all; returns both paths.
+    """Write a figure as PNG (160 dpi) and SVG, each atomically.
 
-    `origin` says where the figure comes from and stands in both files' description. The folder is made. The
-    same figure gives the same bytes. Errors: those of the file system (FileExistsError: `folder` is a
-    file).
+    Parameters
+    ----------
+    figure : Figure
+    folder : path
+        Created if needed.
+    name : str
+        Name of the files, without suffix.
+    origin : str
+        Origin of the figure, written to both files' description.
+
+    Returns
+    -------
+    (Path, Path)
+        `folder`/`name`.png and .svg. The same figure gives the same bytes.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written; FileExistsError if `folder` is a file.
     """
     import matplotlib
 

@@ -1,4 +1,4 @@
-"""What all figures share: paper and type, quiet axes, labels at the ends of lines, numbers in words."""
+"""Shared style of all figures: paper and type, quiet axes, labels at line ends, short numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldfast.report.colours import INK
 MUTED = "#6b6f76"
 HAIRLINE = "#d9d5cb"
 STYLE = {
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same figure on every machine
+    "font.family": ["DejaVu Sans"],  # ships with matplotlib, so figures are the same on every machine
     "font.size": 9,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -26,7 +26,7 @@ STYLE = {
 
 
 def styled(draw):
-    """`draw` under the style above, whatever the caller's own settings are."""
+    """Decorate a drawing function so that it runs with STYLE, whatever the caller's own settings are."""
 
     @functools.wraps(draw)
     def in_style(*args, **kwargs):
@@ -39,7 +39,7 @@ def styled(draw):
 
 
 def paper(width: float, height: float):
-    """An empty white Figure of so many inches, whose parts make room for each other."""
+    """Return an empty white Figure of this size in inches, with constrained layout."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -48,12 +48,12 @@ def paper(width: float, height: float):
 
 
 def heading(figure, text: str) -> None:
-    """A title over all of a figure's parts, at its left edge."""
+    """Set a title over the whole figure, at its left edge."""
     figure.suptitle(text, x=0.01, ha="left", fontsize=12)
 
 
 def quiet(axes, grid: str = "both") -> None:
-    """No frame but the two axes, and a pale grid behind what is drawn ("both", "x", "y")."""
+    """Remove the top and right spines, and draw a pale grid below the data ("both", "x", "y")."""
     axes.grid(True, axis=grid, color=HAIRLINE, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -61,13 +61,13 @@ def quiet(axes, grid: str = "both") -> None:
 
 
 def need_some(argument: str, items: Sequence) -> None:
-    """ValueError where an argument is empty."""
+    """Raise ValueError if an argument is empty."""
     if not len(items):
         raise ValueError(f"{argument} is empty, expected at least one")
 
 
 def short_count(value: float) -> str:
-    """1234567 -> "1.23M": three digits, for axes and captions."""
+    """Return a number with three digits, for axes and captions: 1234567 -> "1.23M"."""
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"
@@ -75,13 +75,13 @@ def short_count(value: float) -> str:
 
 
 def over_rows(axes) -> None:
-    """Rows seen along x, in short numbers."""
+    """Label the x axis as rows seen, with short numbers."""
     axes.set_xlabel("rows seen")
     axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
 
 
 def plain_log(axes, which: str) -> None:
-    """A logarithmic "x" or "y" axis with ticks at 1, 3, 10, 30 ... as plain numbers."""
+    """Make the "x" or "y" axis logarithmic, with ticks at 1, 3, 10, 30 ... as plain numbers."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set(**{f"{which}scale": "log"})
@@ -92,7 +92,7 @@ def plain_log(axes, which: str) -> None:
 
 
 def running_mean(values: np.ndarray, share: float = 1 / 40) -> np.ndarray:
-    """float64 [K] -> [K]: means over a centred window of `share` of the length, shorter towards the ends."""
+    """Return means over a centred window of `share` of the length, shorter towards the ends: float64 [K] -> [K]."""
     if not len(values):
         return np.zeros(0)
     window = np.ones(2 * int(len(values) * share / 2) + 1)
@@ -100,10 +100,10 @@ def running_mean(values: np.ndarray, share: float = 1 / 40) -> np.ndarray:
 
 
 def spread(places: Sequence[float], gap: float) -> np.ndarray:
-    """The places nearest to `places` (least squares) that keep their order and are `gap` apart: [K] -> [K].
+    """Return the nearest places (least squares) that keep the order and are at least `gap` apart: [K] -> [K].
 
-    Ties keep the order given. Pools of neighbours that would touch are moved as one (isotonic regression of
-    the places less their share of the gaps).
+    Ties keep the given order. Neighbours that would touch are moved as one pool (isotonic regression of the places
+    minus their share of the gaps).
     """
     places = np.asarray(places, dtype=np.float64)
     order = np.argsort(places, kind="stable")
@@ -121,16 +121,25 @@ def spread(places: Sequence[float], gap: float) -> np.ndarray:
 
 
 def end_labels(axes, ends: Sequence[tuple[float, str, str]], height: float, size: float = 8.5) -> None:
-    """Names of lines at the right of `axes`, at the heights where the lines end, none over another.
+    """Write the names of lines at the right of `axes`, at the heights where the lines end, without overlap.
 
-    ends     (y in the axes' data, text, colour) of each line; those that end nowhere (NaN) are left out
-    height   of the axes in inches, about; call this when the axes' limits are set
+    Call this after setting the axes' limits.
+
+    Parameters
+    ----------
+    axes : Axes
+    ends : sequence of (float, str, str)
+        y in the axes' data, text and colour of each line; lines with y NaN are skipped.
+    height : float
+        Approximate height of the axes in inches.
+    size : float
+        Font size in points.
     """
     ends = [end for end in ends if np.isfinite(end[0])]
     to_axes = axes.transAxes.inverted()
     at = [to_axes.transform(axes.transData.transform((axes.get_xlim()[1], y)))[1] for y, _, _ in ends]
     places = spread(np.clip(at, 0, 1), 1.25 * size / 72 / height)
-    if len(places):  # as far inside the axes as there is room
+    if len(places):  # keep labels inside the axes as far as there is room
         places -= max(0, places.max() - 1)
         places += max(0, 0.03 - places.min())
     for place, (_, text, colour) in zip(places, ends, strict=True):

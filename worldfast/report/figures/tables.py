@@ -1,8 +1,8 @@
-"""What figures ask of a study's tables: that they hold the columns and runs, and their means over pairs of runs.
+"""Selections of a study's tables for figures: checks of columns and runs, and means over pairs of runs.
 
-A figure that a study has no runs for raises LacksRuns, a ValueError that names what is missing. The table "runs" has a
-row for each run; its column "group" names what the run was taught of beside its world, such as a region that only
-fine-tunes see, and is "" for all other runs.
+A figure without the runs it needs raises LacksRuns, a ValueError that names what is missing. The table "runs" has a row
+per run; its column "group" names what a run was taught besides its world, such as a region that only fine-tunes see,
+and is "" for all other runs.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from worldfast.report.colours import Tasks
 
 
 class LacksRuns(ValueError):
-    """A study does not hold what a figure draws."""
+    """Error of a figure whose data the study does not hold."""
 
 
 def need(table, name: str, columns: str):
-    """`table`, which is the study's table `name`, if it has these columns (words) and a row.
+    """Return the study's table `name` if it has a row and these columns (words separated by spaces).
 
-    ValueError: a missing column. LacksRuns: no row.
+    Raises
+    ------
+    ValueError
+        A missing column.
+    LacksRuns
+        The table has no rows.
     """
     need_columns(table, f"table {name!r}", columns.split())
     if not len(table):
@@ -33,7 +38,21 @@ def need(table, name: str, columns: str):
 
 
 def chosen(table, what: str, **wanted):
-    """The rows of `table` whose columns have these values (None: any). LacksRuns names `what` is not there."""
+    """Return the rows of a table with these column values.
+
+    Parameters
+    ----------
+    table : DataFrame
+    what : str
+        Name of the rows in messages.
+    **wanted
+        Column values; None for any.
+
+    Raises
+    ------
+    LacksRuns
+        No such row.
+    """
     rows = np.ones(len(table), dtype=bool)
     for column, value in wanted.items():
         if value is not None:
@@ -46,9 +65,14 @@ def chosen(table, what: str, **wanted):
 
 
 def layer_of(table, name: str, layer: int | None) -> int:
-    """`layer`, or for None the last but one of the table's layers (the only one, where there is one).
+    """Return `layer`, or by default the last but one of the table's layers, or its only one.
 
-    For the published layers 3, 4, 5, 6 that is 5, as published. LacksRuns: a layer that the table lacks.
+    For the published layers 3, 4, 5, 6 the default is 5, as published.
+
+    Raises
+    ------
+    LacksRuns
+        The table lacks the layer.
     """
     layers = sorted(table["layer"].unique().tolist())
     if layer is None:
@@ -59,17 +83,23 @@ def layer_of(table, name: str, layer: int | None) -> int:
 
 
 def group_names(runs) -> list[str]:
-    """Names of the groups that runs were taught: ["Atlantis"]."""
+    """Return the names of the groups that runs were taught: ["Atlantis"]."""
     return [name for name in dict.fromkeys(runs.get("group", ())) if name]
 
 
 def groups(runs) -> str:
-    """Those names in words: "Atlantis", "Atlantis and Arm C"."""
+    """Return the names of the groups in words: "Atlantis", "Atlantis and Arm C"."""
     return " and ".join(group_names(runs)) or "what was taught"
 
 
 def pretrained(runs, n_tasks: int | None = None):
-    """The pretrained runs of a width that most of them have, on `n_tasks` tasks each. LacksRuns: none."""
+    """Return the pretrained runs of the most common width, on `n_tasks` tasks each; by default, on any number.
+
+    Raises
+    ------
+    LacksRuns
+        There are none.
+    """
     need(runs, "runs", "run kind tasks n_tasks seed width learned")
     found = chosen(runs, "pretrained runs", kind="pt")
     found = found[found["width"] == found["width"].mode().iloc[0]]
@@ -80,14 +110,22 @@ def pretrained(runs, n_tasks: int | None = None):
 
 @dataclass(frozen=True)
 class Cells:
-    """A matrix whose cells are means over seeds, or over pairs of runs.
+    """A matrix of means over seeds, or over pairs of runs.
 
-    tasks           those of the study, which say what sets are called
-    rows, columns   sets of tasks, as in the tables ("distance+angle")
-    mean, error     float64 [R, C]; NaN where there is no mean, or no standard error of it
-    marked          bool [R, C], or None: cells whose task was trained on
-    left_out        runs that did not learn and are in no mean
-    failed          sets of tasks of which no run learned: their cells are of those runs
+    Attributes
+    ----------
+    tasks : Tasks
+        Tasks of the study, which label the sets.
+    rows, columns : list of str
+        Sets of tasks, as in the tables ("distance+angle").
+    mean, error : ndarray
+        float64 [R, C], means and their standard errors; NaN if there is none.
+    marked : ndarray, optional
+        bool [R, C], cells whose task was trained on.
+    left_out : tuple of str
+        Runs that did not learn and are in no mean.
+    failed : tuple of str
+        Sets of tasks of which no run learned; their cells are of those runs.
     """
 
     tasks: Tasks
@@ -100,32 +138,50 @@ class Cells:
     failed: tuple[str, ...] = ()
 
     def labels(self, names: Sequence[str], short: bool = False) -> list[str]:
-        """Rows or columns in words: "distance + angle", "crossing*" where no run learned."""
+        """Return labels of rows or columns: "distance + angle", "crossing*" if no run learned."""
         return [self.tasks.label(name, short) + ("*" if name in self.failed else "") for name in names]
 
     def diagonal(self, same: bool) -> np.ndarray:
-        """Means of a square matrix's diagonal, or of each pair above it, without sets that failed and empty cells."""
+        """Return the diagonal's means if `same`, else those of the pairs above it, without failed sets and empty cells."""
         keep = [i for i, row in enumerate(self.rows) if row not in self.failed]
         kept = self.mean[np.ix_(keep, keep)]
         values = np.diag(kept) if same else kept[np.triu_indices(len(keep), 1)]
         return values[np.isfinite(values)]
 
     def frame(self):
-        """The means as a DataFrame, as the functions of `worldfast.analysis` take them."""
+        """Return the means as a DataFrame, as the functions of `worldfast.analysis` expect them."""
         import pandas as pd
 
         return pd.DataFrame(self.mean, index=self.rows, columns=self.columns)
 
 
 def pairs(table, runs, value: str, n_tasks: int, layer: int | None = None, **kept) -> Cells:
-    """Means of a pairwise table over runs, task set by task set, with `analysis.trends.task_matrix`: [S, S].
+    """Return means of a table of pairs over runs, by sets of tasks, using `analysis.trends.task_matrix`.
 
-    value    the column to average
-    layer    as for `layer_of`
-    kept     values of the table's other columns, such as kernel="rbf"
+    Runs that did not learn are left out, unless none of their set did.
 
-    Runs that did not learn are left out, unless none of their set did. LacksRuns: no pair of pretrained runs
-    on so many tasks is in the table.
+    Parameters
+    ----------
+    table, runs : DataFrame
+        A table of pairs, and the study's table "runs".
+    value : str
+        Column to average.
+    n_tasks : int
+        Number of tasks per set.
+    layer : int, optional
+        As in `layer_of`.
+    **kept
+        Values of the table's other columns, such as kernel="rbf".
+
+    Returns
+    -------
+    Cells
+        [S, S], for S sets of tasks.
+
+    Raises
+    ------
+    LacksRuns
+        The table has no pair of pretrained runs on this many tasks.
     """
     tasks = Tasks(runs["tasks"])
     table = chosen(table, f"pairs in table of {value}s", layer=layer_of(table, value, layer), **kept)

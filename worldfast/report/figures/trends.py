@@ -1,4 +1,4 @@
-"""What makes models alike: more tasks, the same tasks, more training."""
+"""Factors that make models alike: more tasks, the same tasks, more training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, end_labels, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
 
-KINDS = {  # what is compared: colour, marker, dashes
+KINDS = {  # pairs compared: colour, marker, dashes
     SAME_TASK: ("#14456b", "o", "-"),
     CROSS_TASK: ("#b0571b", "s", (0, (5, 2))),
     DISJOINT_TASKS: (MUTED, "^", (0, (1.5, 1.5))),
@@ -27,14 +27,30 @@ def cka_trends(
     published: Mapping[tuple[str, int], float] | None = None,
     published_layer: int | None = None,
 ):
-    """Mean CKA of models of the same, of other, and of disjoint sets of tasks by number of tasks; a panel a layer.
+    """Plot mean CKA of models of the same, other and disjoint sets of tasks by number of tasks; one panel per layer.
 
-    table, runs  the study's tables "trends", with its standard errors as bars, and "runs"
-    layer        that the caption tells of; None: the last but one of the layers
-    published    (what, n_tasks) -> published value, drawn hollow in the panel of `layer`
-    published_layer  what it was of
+    Parameters
+    ----------
+    table, runs : DataFrame
+        The study's tables "trends", with standard errors as bars, and "runs".
+    layer : int, optional
+        Layer of the caption; by default, the last but one of the layers.
+    published : mapping of (str, int) to float, optional
+        (what, n_tasks) -> published value, drawn hollow in the panel of `layer`.
+    published_layer : int, optional
+        Layer of the published values.
 
-    Returns the figure and its caption. LacksRuns: no row. ValueError: a missing column.
+    Returns
+    -------
+    figure : Figure
+    caption : str
+
+    Raises
+    ------
+    LacksRuns
+        The table has no rows.
+    ValueError
+        A missing column.
     """
     need(table, "trends", "what layer n_tasks mean standard_error n unit")
     beside = layer_of(table, "trends", layer)
@@ -83,14 +99,31 @@ def cka_trends(
 
 @styled
 def cka_over_training(table, runs, layer: int | None = None, mark: tuple[float, str] | None = None):
-    """Mean CKA between models at the same share of training, same and other sets of tasks; a panel a number of tasks.
+    """Plot mean CKA between models at equal shares of training, for same and other sets of tasks; a panel per number of
+    tasks.
 
-    table, runs   the study's tables "cka" and "runs"
-    layer         None: the last but one of the layers
-    mark          a share of training at which a dotted line stands, and what it says
+    Bands are jackknife standard errors over sets of tasks.
 
-    Bands are jackknife standard errors over sets of tasks. Returns the figure and its caption. LacksRuns: pretrained
-    runs are compared at fewer than two moments. ValueError: a missing column.
+    Parameters
+    ----------
+    table, runs : DataFrame
+        The study's tables "cka" and "runs".
+    layer : int, optional
+        By default, the last but one of the layers.
+    mark : (float, str), optional
+        Share of training at which to draw a dotted line, and its explanation.
+
+    Returns
+    -------
+    figure : Figure
+    caption : str
+
+    Raises
+    ------
+    LacksRuns
+        Pretrained runs are compared at fewer than two moments.
+    ValueError
+        A missing column.
     """
     found = training_trends(table, runs, layer)
     layer = layer_of(table, "cka", layer)
@@ -119,7 +152,7 @@ def cka_over_training(table, runs, layer: int | None = None, mark: tuple[float, 
     panels[0].set_ylabel(f"linear CKA, layer {layer}")
     most = max(len(lines) for lines in ends.values())
     full = [i for i, size in enumerate(sizes) if len(ends[size]) == most][-1]
-    for i in {full, len(sizes) - 1}:  # one model's panel has no other sets to compare with
+    for i in {full, len(sizes) - 1}:  # a panel with a single set has no others to compare with
         end_labels(panels[i], ends[sizes[i]], height=2.6)
     if mark:
         figure.supxlabel(f"dotted: {mark[0]:.0%} of training, {mark[1]}", x=0.99, ha="right", fontsize=8)
@@ -139,7 +172,7 @@ def cka_over_training(table, runs, layer: int | None = None, mark: tuple[float, 
 
 
 def training_trends(table, runs, layer: int | None = None):
-    """`analysis.trends.trends` of pretrained runs at every share of training: its columns and step_share."""
+    """Return `analysis.trends.trends` of pretrained runs at every share of training: its columns and step_share."""
     import pandas as pd
 
     need(table, "cka", "layer step_share kernel debiased components run other value")
@@ -152,7 +185,7 @@ def training_trends(table, runs, layer: int | None = None):
     if len(shares) < 2:
         raise LacksRuns(f"the study compares pretrained runs at {len(shares)} moments of training, expected 2 or more")
     if group[group["run"].isin([*table["run"], *table["other"]])]["n_tasks"].value_counts().max() < 2:
-        raise LacksRuns("of the pretrained runs that learned, no two have as many tasks")
+        raise LacksRuns("of the pretrained runs that learned, no two have the same number of tasks")
     parts = [
         trends(table[table["step_share"] == share], group, step_share=share).assign(step_share=share)
         for share in shares

@@ -1,4 +1,4 @@
-"""Inside a model: principal components, and how views of them form over training."""
+"""Views inside a model: principal components, and how they form over training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,30 @@ from worldfast.studies import RunResult
 
 @styled
 def pca(world, run: RunResult, checkpoint: int = -1, new: Sequence[str] = (), tasks: Tasks | None = None):
-    """Three views of the first three principal components at one checkpoint (default: the last), by region.
+    """Draw three views of the first three principal components at one checkpoint, coloured by region.
 
-    `new` are regions taught later, `tasks` those of the study.
+    Parameters
+    ----------
+    world
+        The true world.
+    run : RunResult
+    checkpoint : int
+        Index of the checkpoint; by default, the last.
+    new : sequence of str
+        Regions taught later.
+    tasks : Tasks, optional
+        Tasks of the study.
 
-    ValueError: a run of another world. IndexError: no such checkpoint.
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        A run of another world.
+    IndexError
+        No such checkpoint.
     """
     same_world(world, run)
     if not -len(run.steps) <= checkpoint < len(run.steps):
@@ -55,13 +74,32 @@ def views_over_training(
     new: Sequence[str] = (),
     tasks: Tasks | None = None,
 ):
-    """How views of one model form: principal components, the same turned in space, and where a probe puts the cities.
+    """Draw views of a model over training: principal components, the same rotated in space, and the probe's map.
 
-    moments              checkpoints, spaced geometrically from first to last, because a map forms early
-    azimuth, elevation   of the second view, in degrees: the three components seen from there
-    new, tasks           regions taught later; the tasks of the study
+    Components are the last checkpoint's.
 
-    Components are the last checkpoint's. ValueError: moments < 2, a run of another world.
+    Parameters
+    ----------
+    world
+        The true world.
+    run : RunResult
+    moments : int
+        Number of checkpoints, spaced geometrically from first to last, because a map forms early.
+    azimuth, elevation : float
+        Viewpoint of the second row, in degrees.
+    new : sequence of str
+        Regions taught later.
+    tasks : Tasks, optional
+        Tasks of the study.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        moments < 2, or a run of another world.
     """
     same_world(world, run)
     if moments < 2:
@@ -90,9 +128,14 @@ def views_over_training(
 
 
 def turned(points: np.ndarray, azimuth: float, elevation: float) -> np.ndarray:
-    """float [N, 3] -> [N, 2]: seen from far away at these angles (degrees) about the third axis and above the plane.
+    """Project points orthographically from a viewpoint: float [N, 3] -> [N, 2].
 
-    At azimuth 0, elevation 90 it is the first two columns.
+    Parameters
+    ----------
+    points : array [N, 3]
+    azimuth, elevation : float
+        Degrees about the third axis, and above the plane. At azimuth 0, elevation 90 the result is the first two
+        columns.
     """
     a, e = np.radians([azimuth, elevation])
     right = np.array([np.cos(a), np.sin(a), 0.0])

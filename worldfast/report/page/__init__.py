@@ -1,1 +1,1 @@
-"""What a study's page is made of: its HTML, style and script, and the modules that fill them."""
+"""Parts of a study's page: its HTML, style and script, and the modules that fill them."""

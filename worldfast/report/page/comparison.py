@@ -1,4 +1,4 @@
-"""Our numbers beside the published ones, as a table: the difference, and how sure it is."""
+"""Table of our numbers beside the published ones, with the difference and its uncertainty."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HEADS = ("", "ours", "n", "published", "difference", "unit", "source")
 
 
 def table(rows: Sequence[Comparison]) -> str:
-    """One row a number; nothing where there is none."""
+    """Return the table as HTML, one row per number; empty if there is none."""
     if not rows:
         return ""
     head = "".join(f"<th scope=col{' class=number' if 0 < i < 5 else ''}>{text}</th>" for i, text in enumerate(HEADS))
@@ -21,9 +21,9 @@ def table(rows: Sequence[Comparison]) -> str:
 
 
 def measured(value: float, error: float) -> str:
-    """A number and its standard error, to the error's second digit: (0.8382, 0.0136) -> "0.838 ± 0.014".
+    """Return a number and its standard error, to the error's second digit: (0.8382, 0.0136) -> "0.838 ± 0.014".
 
-    Without an error, or with one of 0: at most four digits, no zeros behind them. "–" where there is no number.
+    Without an error, or with an error of 0: at most four digits, without trailing zeros. "–" if it is not a number.
     """
     if not isfinite(value):
         return "–"
@@ -38,7 +38,7 @@ def measured(value: float, error: float) -> str:
 
 
 def lacking(row: Comparison) -> str:
-    """Why the difference has no error, in words."""
+    """Return the reason why the difference has no error, in words."""
     without = [
         who for who, error in (("ours", row.ours_error), ("published", row.published_error)) if not isfinite(error)
     ]
@@ -76,6 +76,6 @@ def _difference(row: Comparison) -> str:
 
 
 def _plural(noun: str) -> str:
-    """With its first word in the plural: "pair of models" -> "pairs of models"."""
+    """Return a noun with its first word in the plural: "pair of models" -> "pairs of models"."""
     first, _, rest = noun.partition(" ")
     return f"{first}s {rest}".strip()

@@ -1,7 +1,7 @@
-"""The data that the page's script draws: the world, and the films of the models.
+"""Data that the page's script draws: the world, and the films of the models.
 
-A film is where the probe puts every city, and three directions of the activations, at each checkpoint. They are
-most of a page's size: `pack` makes them small; `unpack` in state.js reads them back.
+A film holds, for each checkpoint, the probe's place for every city and three directions of the activations. Films are
+most of a page's size: `pack` compresses them, and `unpack` in state.js reads them back.
 """
 
 from __future__ import annotations
@@ -17,30 +17,44 @@ from worldfast.report import figures
 from worldfast.report.colours import INK, region_colours
 from worldfast.studies import RunResult
 
-RADIUS = 255  # levels from the middle of the 3D view to its edge
-CURVE_POINTS = 400  # of the loss, a model
+RADIUS = 255  # levels from the centre of the 3D view to its edge
+CURVE_POINTS = 400  # points of the loss curve per model
 
 
 def pack(values: np.ndarray) -> str:
-    """Integers [S, ...] of 16 bits as text: base64 of zlib of the differences along the first axis, zigzag.
+    """Encode 16-bit integers [S, ...] as text: base64 of zlib of the zigzag differences along the first axis.
 
-    All low bytes come first, then all high ones: neighbouring checkpoints differ little, so most high bytes
-    are 0. OverflowError: a value beyond 16 bits.
+    All low bytes come first, then all high ones: neighbouring checkpoints differ little, so most high bytes are 0.
+
+    Raises
+    ------
+    OverflowError
+        A value does not fit 16 bits.
     """
     values = np.asarray(values)
     if values.size and (values.min() < -(2**15) or values.max() >= 2**15):
         raise OverflowError(f"values from {values.min()} to {values.max()} do not fit 16 bits")
     values = values.astype(np.int16)
-    steps = np.concatenate([values[:1], values[1:] - values[:-1]])  # wraps around, and back when it is summed
+    steps = np.concatenate([values[:1], values[1:] - values[:-1]])  # wraps around, and back when summed
     zigzag = ((steps << 1) ^ (steps >> 15)).astype(np.uint16).ravel()
     halves = (zigzag & 0xFF).astype(np.uint8).tobytes() + (zigzag >> 8).astype(np.uint8).tobytes()
     return base64.b64encode(zlib.compress(halves, 9)).decode("ascii")
 
 
 def data(world, runs: Sequence[RunResult], styles, film_bytes: int, new: Sequence[str] = ()) -> dict:
-    """All that the script draws, for `as_json`; the films take at most `film_bytes`, or are of two moments.
+    """Return everything the script draws, for `as_json`.
 
-    `new` are regions that models are taught after pretraining, if the world has them.
+    Parameters
+    ----------
+    world
+        The true world.
+    runs : sequence of RunResult
+    styles : sequence of (str, str, str)
+        As from `run_styles`.
+    film_bytes : int
+        Upper bound on the size of all films; they never have fewer than two moments.
+    new : sequence of str
+        Regions that models are taught after pretraining, if the world has them.
     """
     low, high = world.xy.min(0), world.xy.max(0)
     extent = int(max(1, (high - low).max()))
@@ -52,7 +66,7 @@ def data(world, runs: Sequence[RunResult], styles, film_bytes: int, new: Sequenc
     members = np.array([index[region] for region in world.region.tolist()])
     largest = [int(np.argmax(np.where(members == i, world.population, -1))) for i in range(len(colours))]
     size = 100 * np.sqrt(world.population / max(1, world.population.max()))
-    size[np.isin(world.region, list(new))] = 60  # is what one looks for, and may have no population
+    size[np.isin(world.region, list(new))] = 60  # readers look for these cities, which may have no population
     films = _films(runs, quantum, film_bytes)
     final = [run.r2[-1].mean() if run.kind == "pt" else -np.inf for run in runs]
     return {
@@ -83,7 +97,7 @@ def data(world, runs: Sequence[RunResult], styles, film_bytes: int, new: Sequenc
 
 
 def as_json(content: dict) -> str:
-    """JSON that no text inside it can close or open a tag with."""
+    """Return JSON in which no text can close or open an HTML tag."""
     text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -114,7 +128,7 @@ def _run_data(run: RunResult, style, moments: np.ndarray, film: dict[str, str]) 
 
 
 def _films(runs: Sequence[RunResult], quantum: int, film_bytes: int) -> list[tuple[np.ndarray, dict[str, str]]]:
-    """For each run the checkpoints kept, int64 [K], and its films as text."""
+    """Return for each run the checkpoints kept, int64 [K], and its films as text."""
     kept = [np.arange(len(run.steps)) for run in runs]
     while True:
         films = []
@@ -131,17 +145,17 @@ def _films(runs: Sequence[RunResult], quantum: int, film_bytes: int) -> list[tup
 
 
 def _space(inner: np.ndarray) -> str:
-    """Points [K, N, 3], packed so that all but a fiftieth of each moment's lie within RADIUS."""
+    """Pack points [K, N, 3], scaled so that 98% of each moment's points lie within RADIUS."""
     reach = np.quantile(np.linalg.norm(inner, axis=2), 0.98, axis=1)[:, None, None]  # [K, 1, 1]
     levels = np.clip(inner / np.where(reach > 0, reach, 1), -8, 8) * RADIUS
     return pack(np.moveaxis(np.rint(levels), 2, 1))
 
 
 def _steps(places: np.ndarray, quantum: int) -> np.ndarray:
-    """0.1 degree to steps of `quantum`, far-off predictions brought to the edge of 16 bits."""
+    """Convert 0.1 degree to steps of `quantum`, clipping far-off predictions to 16 bits."""
     return np.clip(np.rint(np.asarray(places, dtype=np.float64) / quantum), -(2**15), 2**15 - 1)
 
 
 def _numbers(values) -> list[float | None]:
-    """Five significant digits; None where a value is not finite."""
+    """Round to five significant digits; None if a value is not finite."""
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in np.asarray(values, dtype=float)]

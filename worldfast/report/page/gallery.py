@@ -1,4 +1,4 @@
-"""A study's figures inside the page: each as a data URI in its section, with its sentence; and those there are none of."""
+"""Figures inside the page: each as a data URI in its section with its caption, and a list of those not drawn."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from urllib.parse import quote
 from worldfast.report.figures.catalogue import Drawn, lacks
 
 PNG = b"\x89PNG\r\n\x1a\n"
-DPI = 160  # of a PNG that does not say
-ENLARGED = 1.15  # of a figure's own size on paper, in the page
+DPI = 160  # resolution of a PNG that does not state it
+ENLARGED = 1.15  # size in the page relative to the size on paper
 
 
 def figures(drawn: Iterable[Drawn]) -> dict[str, str]:
-    """The HTML of each section that has a figure, by its key; figures are bytes of their files.
+    """Return the HTML of each section that has a figure, by its key.
 
-    ValueError: a figure that is neither a PNG nor an SVG.
+    Parameters
+    ----------
+    drawn : iterable of Drawn
+        With figures as bytes of their files.
+
+    Raises
+    ------
+    ValueError
+        A figure is neither PNG nor SVG.
     """
     markup: dict[str, str] = {}
     for one in drawn:
@@ -29,19 +37,19 @@ def figures(drawn: Iterable[Drawn]) -> dict[str, str]:
 
 
 def missing(drawn: Iterable[Drawn]) -> str:
-    """What the study lacks, and for which figures; nothing where all were drawn."""
+    """Return what the study lacks, and for which figures; empty if all were drawn."""
     said = "".join(f"<li>{escape(', '.join(titles))}: {escape(reason)}</li>" for reason, titles in lacks(drawn).items())
     return f"<div class=part id=missing><h3>Figures that were not drawn</h3><ul>{said}</ul></div>" if said else ""
 
 
 def uri(name: str, image: bytes) -> tuple[str, float, float]:
-    """An image as a data URI, the shortest there is, and its width and height in inches."""
+    """Return an image as the shortest data URI, and its width and height in inches."""
     encoded = base64.b64encode(image).decode("ascii")
     if image.startswith(PNG):
         return f"data:image/png;base64,{encoded}", *_png_inches(image)
     if (tag := re.search(rb"<svg\b[^>]*>", image[:4000])) is None:
         raise ValueError(f"figure {name!r}: expected a PNG or an SVG, got bytes that begin with {image[:12]!r}")
-    # Kept as text, so that an SVG is hardly longer than it was; what a URI or an attribute would end at is escaped.
+    # Kept as text, so an SVG hardly grows; characters that would end a URI or an attribute are escaped.
     plain = "data:image/svg+xml," + quote(" ".join(image.decode().split()), safe=" /:;=,.()@!$*+?[]{}|'~^`\\")
     return min(plain, f"data:image/svg+xml;base64,{encoded}", key=len), *_svg_inches(tag[0].decode())
 
@@ -73,7 +81,7 @@ def _png_inches(image: bytes) -> tuple[float, float]:
 
 
 def _svg_inches(tag: str) -> tuple[float, float]:
-    """From its width and height in points or pixels, else from its viewBox in points; 6.4 by 4.8 where it says neither."""
+    """Return the size from width and height in points or pixels, else from the viewBox in points, else 6.4 by 4.8."""
     sizes = [re.search(rf'\b{side}="([\d.]+)(pt|px|)"', tag) for side in ("width", "height")]
     if all(sizes):
         return tuple(float(size[1]) / (72 if size[2] == "pt" else 96) for size in sizes)

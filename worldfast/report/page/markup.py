@@ -1,4 +1,4 @@
-"""Small pieces of HTML and of words that the parts of the page are written with."""
+"""Small pieces of HTML and of text shared by the parts of the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldfast.report.colours import INK
 
 
 def duration(seconds: float) -> str:
-    """171.4 -> "2 min 51 s"."""
+    """Return a duration in words: 171.4 -> "2 min 51 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -19,23 +19,23 @@ def duration(seconds: float) -> str:
 
 
 def span(values: Sequence[int]) -> str:
-    """[5, 5] -> "5"; [5, 9] -> "5 to 9"."""
+    """Return the range of integers: [5, 5] -> "5"; [5, 9] -> "5 to 9"."""
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
 
 
 def plain(value: float, form: str) -> str:
-    """The number in a format, with a true minus sign; "–" where there is none."""
+    """Format a number with a true minus sign; "–" if it is not finite."""
     return format(value, form).replace("-", "\u2212") if np.isfinite(value) else "–"
 
 
 def named(style: tuple[str, str, str]) -> str:
-    """A model's name behind a dot of its colour; `style` as of `run_styles`."""
+    """Return a model's name after a dot of its colour; `style` as from `run_styles`."""
     label, colour, _ = style
     return f"<i style='--c:{'var(--ink)' if colour == INK else colour}'></i>{escape(label)}"
 
 
 def pairs(rows: Mapping[str, str]) -> str:
-    """A table of two columns, from text to text."""
+    """Return a table of two columns, text and text."""
     body = "".join(
         f"<tr><th scope=row>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>" for key, value in rows.items()
     )
@@ -43,7 +43,7 @@ def pairs(rows: Mapping[str, str]) -> str:
 
 
 def table(kind: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A table whose first column names its rows. Heads and names are HTML, cells are text."""
+    """Return a table whose first column names its rows. Heads and names are HTML, cells are text."""
     head = "".join(f"<th scope=col{' class=number' if i else ''}>{text}</th>" for i, text in enumerate(heads))
     body = "".join(
         f"<tr><th scope=row>{name}</th>" + "".join(f"<td class=number>{escape(cell)}</td>" for cell in cells) + "</tr>"

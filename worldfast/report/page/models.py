@@ -1,4 +1,4 @@
-"""Tables of models: how alike those shown are, how well they do, and all runs of the study."""
+"""Tables of models: their similarity, their scores, and all runs of the study."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from worldfast.report.page.markup import duration, named, plain, table
 from worldfast.report.words import number as in_words
 from worldfast.studies import RunResult, StudyResult
 
-ACCURACY = "accuracy"  # a metric that is a share
+ACCURACY = "accuracy"  # the metric that is a share
 KINDS = {"pt": "pretrained", "ft": "fine-tuned"}
 
 
 def tasks_of(result: StudyResult) -> Tasks:
-    """The tasks of all runs of a study."""
+    """Return the tasks of all runs of a study."""
     runs = result.tables.get("runs")
     return Tasks.of(result.runs) if runs is None or "tasks" not in runs else Tasks(runs["tasks"])
 
 
 def styles(runs: Sequence[RunResult], tasks: Tasks | None = None) -> list[tuple[str, str, str]]:
-    """`run_styles` of the pretrained runs and of the fine-tuned ones, which say that they are."""
+    """Return the `run_styles` of pretrained and fine-tuned runs; labels of fine-tuned ones say so."""
     by_run = {}
     for kind in KINDS:
         members = [i for i, run in enumerate(runs) if run.kind == kind]
@@ -39,7 +39,7 @@ def styles(runs: Sequence[RunResult], tasks: Tasks | None = None) -> list[tuple[
 
 
 def cka(matrix: np.ndarray, styles) -> str:
-    """The matrix as a table of coloured cells; without numbers in them where there are many models."""
+    """Return the matrix as a table of coloured cells, in a compact form for many models."""
     labels = [escape(label) for label, _, _ in styles]
     lines = []
     for label, values in zip(labels, matrix, strict=True):
@@ -60,9 +60,9 @@ def cka(matrix: np.ndarray, styles) -> str:
 
 
 def scores(result: StudyResult, styles) -> str:
-    """How well each model does its tasks, as a table; nothing where no run was scored.
+    """Return each model's scores on its tasks as a table; empty if no run was scored.
 
-    The study's table "evaluation" says what a score is; where it is silent, scores are numbers.
+    The study's table "evaluation" gives the metric and unit of a score; without it, scores are plain numbers.
     """
     scored = dict.fromkeys(name for run in result.runs for name in run.scores)
     if not scored:
@@ -87,7 +87,7 @@ def scores(result: StudyResult, styles) -> str:
 
 
 def few(world, runs: Sequence[RunResult], styles) -> str:
-    """What was run and what came of it, a line a model."""
+    """Return the runs and their results as a table, one line per model."""
     columns = {
         "rows seen": lambda run: f"{run.rows[-1]:,}",
         "steps": lambda run: f"{run.steps[-1]:,}",
@@ -105,7 +105,7 @@ def few(world, runs: Sequence[RunResult], styles) -> str:
 
 
 def every(result: StudyResult) -> str:
-    """All runs of the study, a line a run, for table.js to sort and filter; columns that hold nothing are left out."""
+    """Return all runs of the study, one line per run, for table.js to sort and filter; empty columns are left out."""
     frame = result.tables["runs"]
     lines = frame.to_dict("records")
     films = {run.name: i for i, run in enumerate(result.runs)}
@@ -175,7 +175,7 @@ def _outcome(line: dict) -> str:
 
 
 def _found(result: StudyResult) -> dict[str, dict[str, float]]:
-    """What the other tables say of a run, by column and run: the last checkpoint at the compared layer."""
+    """Return results from the other tables by column and run: those of the last checkpoint at the compared layer."""
     found: dict[str, dict[str, float]] = {}
     tables, layer = result.tables, result.cka_layer
     if (probes := tables.get("probes")) is not None:

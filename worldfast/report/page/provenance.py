@@ -1,4 +1,4 @@
-"""How each model was made: specifications by family, what a family shares said once, then what differs."""
+"""Specifications of the models by family: shared values stated once, then the differences."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from worldfast.report.words import count, number
 
 
 def flatten(spec: Mapping, prefix: str = "") -> dict[str, str]:
-    """{"world": {"atlantis": 0}} -> {"world.atlantis": "0"}: a nested specification as rows of a table.
+    """Return a nested specification as rows of a table: {"world": {"atlantis": 0}} -> {"world.atlantis": "0"}.
 
-    A run that another starts from is said by its name: it has a specification of its own.
+    A run that another starts from is given by its name, since it has a specification of its own.
     """
     rows: dict[str, str] = {}
     for key, value in spec.items():
@@ -28,7 +28,7 @@ def flatten(spec: Mapping, prefix: str = "") -> dict[str, str]:
 
 
 def family(spec: Mapping) -> str:
-    """The runs that a run is told of together with: "fine-tuned on two tasks, width 64"."""
+    """Return the family under which a run is listed: "fine-tuned on two tasks, width 64"."""
     tasks = spec["data"].get("tasks") if isinstance(spec.get("data"), Mapping) else None
     n = len(tasks) if isinstance(tasks, (list, tuple)) else 0
     tasks = f"{number(n)} {'task' if n == 1 else 'tasks'}"
@@ -38,11 +38,11 @@ def family(spec: Mapping) -> str:
 
 
 def specifications(specs: Mapping[str, Mapping]) -> str:
-    """A folded part a family, in the order in which they come; `specs` by the runs' names."""
+    """Return one collapsible part per family, in order of first appearance; `specs` are keyed by run name."""
     families: dict[str, dict[str, dict[str, str]]] = {}
     for name, spec in specs.items():
         rows = flatten(spec)
-        rows.pop("name", None)  # stands before them
+        rows.pop("name", None)  # shown as the row's heading
         families.setdefault(family(spec), {})[name] = rows
     return "".join(_family(title, members) for title, members in families.items())
 
@@ -63,7 +63,7 @@ def _family(title: str, members: dict[str, dict[str, str]]) -> str:
 
 
 def _several(values: list | tuple) -> str:
-    """A list in one line; parts of a mixture by what they say."""
+    """Return a list in one line; parts of a mixture as key=value."""
     return ", ".join(
         " ".join(f"{key}={part}" for key, part in value.items() if part not in (None, "", 0))
         if isinstance(value, Mapping)
