@@ -19,7 +19,7 @@ from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, re
 from training import Together
 
 import worldfast as wf
-from worldfast.reading import Writer
+from worldfast.reading import Writer, states
 from worldfast.reading.activations import segment_path
 from worldfast.run import Capture
 from worldfast.training.member import Member
@@ -50,12 +50,12 @@ class Checkpoints:
         return self.together()
 
     def read(self) -> list[dict[int, np.ndarray]]:
-        return [m.prompt.read(self.together.ensemble, m.index, m.layers) for m in self.members]
+        return [states(m.readout, self.together.ensemble, m.index, m.layers) for m in self.members]
 
-    def write(self, states: list[dict[int, np.ndarray]]) -> None:
+    def write(self, found: list[dict[int, np.ndarray]]) -> None:
         about = {"run": "", "spec": "", "origin": "", "prompt": "", "token_positions": (), "dtype": "float32"}
-        for member, layers in zip(self.members, states):
-            self.writer.put(member.folder, 0, layers, member.cities, about)
+        for member, layers in zip(self.members, found):
+            self.writer.put(member.folder, 0, layers, member.readout.things, about)
         self.writer.flush()
 
     def save(self) -> None:
@@ -65,12 +65,12 @@ class Checkpoints:
     def missed(self) -> float:
         """The largest difference of the files of the last checkpoint from the states that are read again."""
         self.writer.flush()
-        found = 0.0
-        for member, states in zip(self.members, self.read()):
+        worst = 0.0
+        for member, layers in zip(self.members, self.read()):
             with h5py.File(segment_path(member.folder, member.step)) as file:
-                for layer, state in states.items():
-                    found = max(found, np.abs(file[f"layer_{layer:02d}"][()] - state).max())
-        return found
+                for layer, state in layers.items():
+                    worst = max(worst, np.abs(file[f"layer_{layer:02d}"][()] - state).max())
+        return worst
 
 
 def overheads(without: np.ndarray, behind: np.ndarray, steps: int, run: wf.Run) -> tuple[list[Row], str]:
@@ -117,7 +117,7 @@ def measure(name: str, runs: list[wf.Run], options) -> None:
     with threads(count), tempfile.TemporaryDirectory(dir=options.folder) as folder:
         writer = Writer()
         ways = Checkpoints(Together(runs, options.steps, count), Path(folder), writer)
-        expected, states = ways.steps(), ways.read()
+        expected, found = ways.steps(), ways.read()
 
         def apart(losses):
             return np.abs(losses - expected).max()
@@ -130,7 +130,7 @@ def measure(name: str, runs: list[wf.Run], options) -> None:
                 lambda losses: max(apart(losses), ways.missed()),
             ),
             Contestant("of that: reading hidden states", ways.read),
-            Contestant("writing them, on a thread of its own", lambda: ways.write(states)),
+            Contestant("writing them, on a thread of its own", lambda: ways.write(found)),
             Contestant("saving weights and optimizer", ways.save),
         ]
         errors = verify(contestants)
@@ -138,13 +138,13 @@ def measure(name: str, runs: list[wf.Run], options) -> None:
         writer.close()
     without, behind = list(taken.values())[:2]
     case = f"{name}, {len(runs)} models, {count} threads"
-    found = rows(taken, errors, MILLISECONDS)
-    show(case, found, MILLISECONDS.name)
-    record(options.results, "capture", case, found, MILLISECONDS.name)
-    found, words = overheads(without, behind, options.steps, min(runs, key=lambda run: run.steps))
-    show(case, found, "%")
+    timed = rows(taken, errors, MILLISECONDS)
+    show(case, timed, MILLISECONDS.name)
+    record(options.results, "capture", case, timed, MILLISECONDS.name)
+    timed, words = overheads(without, behind, options.steps, min(runs, key=lambda run: run.steps))
+    show(case, timed, "%")
     print(words)
-    record(options.results, "capture", case, found, "%")
+    record(options.results, "capture", case, timed, "%")
 
 
 if __name__ == "__main__":

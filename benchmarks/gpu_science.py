@@ -20,11 +20,11 @@ import torch
 from gpu_training import TINY, lockstep_of, take
 
 import worldfast as wf
+from worldfast.folder import outcome
 from worldfast.report import report
 from worldfast.run import Run
 from worldfast.studies.analyses import made, make, tables_of
 from worldfast.studies.engine import run_study
-from worldfast.training.folder import outcome
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.studies import SEEDS, Study, paper, world_update
 from worldfast.worlds.cities.world import OLD

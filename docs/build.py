@@ -45,7 +45,7 @@ MODULES = (
     "worldfast.reading.gradients",
     "worldfast.reading.patching",
     "worldfast.reading.representations",
-    "worldfast.training.folder",
+    "worldfast.folder",
     "worldfast.studies.analyses",
     "worldfast.studies.study",
     "worldfast.studies.engine",

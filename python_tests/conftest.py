@@ -1,4 +1,4 @@
-"""Worlds that several tests ask for. A worker of several (pytest -n) computes with one thread where a test asks for no
+"""Worlds and widths of vectors that several tests ask for. A worker of several (pytest -n) computes with one thread where a test asks for no
 number, so that workers do not wait for each other. And where there is no GPU, kernels in Triton are interpreted, which
 Triton must know before anything imports it."""
 
@@ -13,6 +13,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and NumPy start their th
 import numpy as np
 import pytest
 import torch
+from vectors import WIDTHS, vectors_of
 
 from worldfast.worlds.cities.world import World
 
@@ -38,6 +39,13 @@ if not torch.cuda.is_available():
 @pytest.fixture(scope="module")
 def world() -> World:
     return World.cities()
+
+
+@pytest.fixture(params=WIDTHS)
+def vector_width(request):
+    """Each width of the core's vectors that this processor has, in turn."""
+    with vectors_of(request.param) as width:
+        yield width
 
 
 @pytest.fixture(scope="module")

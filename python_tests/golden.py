@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import synthetic
 from synthetic_study import large_study
+from vectors import vectors_of
 
 import worldfast as wf
-from worldfast._native import core
 from worldfast.analysis import trends
 from worldfast.report import report
 from worldfast.training import load
@@ -25,7 +25,6 @@ from worldfast.worlds.cities.tasks import TASKS
 
 GOLDEN = Path(__file__).with_suffix(".json")
 WIDTHS = (4, 8)
-WIDEST = core.vector_width()
 
 TINY = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=64, outputs=98)
 RUN = wf.Run(
@@ -63,18 +62,13 @@ def rows() -> dict[str, str]:
 
 def trained(width: int) -> dict[str, str]:
     """Weights after 20 steps of ensembles of two, and what was captured, at this vector width."""
-    before = core.vector_width()
-    core.limit_vector_width(width)
     found = {}
-    try:
-        with tempfile.TemporaryDirectory() as out:
-            for matmul_dtype in ("float32", "bfloat16"):
-                bases = [replace(RUN, seed=seed, matmul_dtype=matmul_dtype) for seed in (0, 1)]
-                found |= _of(matmul_dtype, wf.train(bases, out=out, device="cpu", progress=False))
-            tuned = replace(RUN, data=replace(RUN.data, tasks=("angle",), among="region == 'Atlantis'"), start=bases[0])
-            found |= _of("fine-tuned", wf.train([tuned], out=out, device="cpu", progress=False))
-    finally:
-        core.limit_vector_width(before)
+    with vectors_of(width), tempfile.TemporaryDirectory() as out:
+        for matmul_dtype in ("float32", "bfloat16"):
+            bases = [replace(RUN, seed=seed, matmul_dtype=matmul_dtype) for seed in (0, 1)]
+            found |= _of(matmul_dtype, wf.train(bases, out=out, device="cpu", progress=False))
+        tuned = replace(RUN, data=replace(RUN.data, tasks=("angle",), among="region == 'Atlantis'"), start=bases[0])
+        found |= _of("fine-tuned", wf.train([tuned], out=out, device="cpu", progress=False))
     return found
 
 

@@ -277,7 +277,7 @@ def fine_tuning_tables(runs, random, names, group):
             level = 0.86 if trained else 0.2 if tasks == ["distance"] else 0.5 + 0.2 * (run.n_tasks - 1)
             level = np.clip(level + 0.12 * random.normal(), 0, 1.5)
             key = {"run": run.run, "tasks": run.tasks, "seed": run.seed, "task": task, "trained": trained}
-            base = {"value": 0.8, "base_atlantis": 0.3, "base_standard": 0.95}
+            base = {"value": 0.8, "base_group": 0.3, "base_standard": 0.95}
             improvement.append(key | base | {"improvement": level})
             for rows in ("standard", group):
                 evaluation.append(

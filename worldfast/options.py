@@ -9,9 +9,9 @@ from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from worldfast.folder import done, spec_of
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
-from worldfast.training.folder import done, spec_of
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.tasks import BUILT_IN
 from worldfast.worlds.cities.world import WorldSpec

@@ -12,15 +12,6 @@ from worldfast.analysis.cka import cka_minibatch, cka_standard_error
 
 rng = np.random.default_rng(7)
 KINDS = [(kernel, debiased) for kernel in ("linear", "rbf") for debiased in (False, True)]
-WIDTHS = [width for width in (4, 8, 16) if core.limit_vector_width(width) == width]
-core.limit_vector_width(16)
-
-
-@pytest.fixture(params=WIDTHS)
-def vector_width(request):
-    core.limit_vector_width(request.param)
-    yield request.param
-    core.limit_vector_width(16)
 
 
 def gram_matrix(X, kernel, sigma=None):

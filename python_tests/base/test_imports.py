@@ -14,7 +14,7 @@ import worldfast
 
 ROOT = Path(worldfast.__file__).parent
 # From below; a bar begins a new rank. A module without a folder is a room of its own.
-RANKS = "errors files _native | rows | dataset | models analysis run | reading training | studies | report | worlds | options cli __init__"
+RANKS = "errors files _native | rows | dataset | models analysis run checkpoint folder | reading training | studies | report | worlds | options cli __init__"
 ORDER = [room for room in RANKS.split() if room != "|"]
 CALL_KERNELS = (
     "models.attention",
@@ -26,17 +26,14 @@ CALL_KERNELS = (
 )
 # What still reaches upward. The list may only shrink: an entry that nothing needs any more fails too.
 UPWARD = """
-reading.gradients -> training.folder
 reading.gradients -> worlds.cities.sampling
 reading.gradients -> worlds.cities.stream
 reading.gradients -> worlds.cities.tasks
 reading.gradients -> worlds.cities.world
-reading.patching -> training.folder
 reading.patching -> worlds.cities.sampling
 reading.patching -> worlds.cities.tasks
 reading.patching -> worlds.cities.tokens
 reading.patching -> worlds.cities.world
-reading.representations -> training.folder
 """
 # Modules that other rooms import past the door of their own. This list may only shrink as well.
 INNER = """
@@ -46,8 +43,8 @@ models.fused models.gpu models.gpu_transformer models.huggingface models.optimiz
 reading.activations reading.gradients reading.patching report.colours report.figures.canvas
 report.figures.curves report.figures.maps report.figures.matrices report.figures.patching report.figures.style
 report.figures.tables report.figures.trends report.report studies.engine studies.planning training.cluster
-training.folder training.jobs training.memory training.step worlds.cities.sampling worlds.cities.stream
-worlds.cities.studies worlds.cities.tasks worlds.cities.tokens worlds.cities.world
+training.jobs training.memory training.step worlds.cities.sampling worlds.cities.stream worlds.cities.studies
+worlds.cities.tasks worlds.cities.tokens worlds.cities.world
 """.split()
 
 

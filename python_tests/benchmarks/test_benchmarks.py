@@ -280,7 +280,7 @@ def test_gains_of_threads(load):
 
 
 @pytest.mark.parametrize(
-    "script", ["labels", "python_tasks", "matmul_dtype", "attention", "cka", "activations", "evaluation", "training"]
+    "script", ["labels", "python_tasks", "products", "attention", "cka", "activations", "evaluation", "training"]
 )
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()

@@ -12,27 +12,19 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+from vectors import WIDTHS, vectors_of
 
 from worldfast._native import core
 from worldfast.models import attention as ops
 
 ROWS = {str(n): [n] * max(4, 64 // n) for n in (1, 2, 31, 33, 57, 64, 127, 128)}
 ROWS["mixed"] = [25, 1, 57, 0, 33, 128, 2, 40, 31, 17]
-WIDTHS = [width for width in (4, 8, 16) if core.limit_vector_width(width) == width]
-core.limit_vector_width(16)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 @pytest.fixture(params=DTYPES, ids=str)
 def dtype(request):
     return request.param
-
-
-@pytest.fixture(params=WIDTHS)
-def vector_width(request):
-    core.limit_vector_width(request.param)
-    yield request.param
-    core.limit_vector_width(16)
 
 
 def packed(lengths, heads=2, head_dim=32, seed=0, dtype=torch.float32):
@@ -116,8 +108,8 @@ def assert_as_good(qkv, grad_out, *args):
     plain = both_ways(attention_reference, qkv, grad_out, *args)
     rounding = torch.finfo(qkv.dtype).eps / 2
     for width in WIDTHS:
-        core.limit_vector_width(width)
-        ours = both_ways(ops.attention, qkv, grad_out, *args)
+        with vectors_of(width):
+            ours = both_ways(ops.attention, qkv, grad_out, *args)
         assert ours[0].dtype == ours[1].dtype == qkv.dtype
         for i, name in enumerate(("out", "grad_q", "grad_k", "grad_v")):
             e, p, o = (x[0] if i == 0 else x[1][:, i - 1] for x in (exact, plain, ours))

@@ -7,15 +7,7 @@ from torch.nn import functional as F
 from worldfast._native import core
 from worldfast.models import optimizer
 
-WIDTHS = [width for width in (4, 8, 16) if core.limit_vector_width(width) == width]
-core.limit_vector_width(16)
-
-
-@pytest.fixture(autouse=True, params=WIDTHS)
-def vector_width(request):
-    core.limit_vector_width(request.param)
-    yield request.param
-    core.limit_vector_width(16)
+pytestmark = pytest.mark.usefixtures("vector_width")
 
 
 def randn(*shape, seed=0):

@@ -9,13 +9,6 @@ from worldfast._native import core
 SIZES = [(1, 1, 2), (3, 7, 2), (8, 32, 16), (13, 33, 40), (97, 98, 128), (64, 31, 300), (5, 130, 514)]
 
 
-@pytest.fixture(params=[16, 8, 4])
-def vector_width(request):
-    core.limit_vector_width(request.param)
-    yield request.param
-    core.limit_vector_width(16)
-
-
 def drawn(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 

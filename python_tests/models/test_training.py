@@ -10,12 +10,13 @@ import torch
 from models.check import family_of
 
 import worldfast as wf
+from worldfast.checkpoint import newest
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.rows import Rows, Shape, Stream
 from worldfast.run import Capture
-from worldfast.training.checkpoint import newest
 from worldfast.training.step import Lockstep
+from worldfast.worlds.cities import Dataset
 
 VECTORS = Shape(3, 2, vectors=True, loss="binary_cross_entropy")
 SPECS = {
@@ -96,15 +97,14 @@ def test_vectors_and_yes_no_answers(name):
 
 def city_run(spec, **options):
     return wf.Run(
-        ("distance", "inside"),
-        rows=96,
+        Dataset(("distance", "inside"), rows=96),
         batch=32,
         model=spec,
         checkpoints=2,
         warmup=0,
         learning_rate=1e-2,
         validation=4,
-        capture=Capture(layers=(0, 1), cities="city_id < 40"),
+        capture=Capture(layers=(0, 1), readout={"among": "city_id < 40"}),
         **options,
     )
 

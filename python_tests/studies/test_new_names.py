@@ -1,12 +1,13 @@
 """A study of other tasks than the table's, or of another region than Atlantis, is drawn whole and told in its own words."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from sight import texts
 from synthetic import SEVEN, evaluation, run_result, study_result, tables
-from test_figures import texts
 
 from worldfast.report import Tasks, report
 from worldfast.report.colours import INK, NEW, TASK_COLOURS, region_colours
@@ -106,7 +107,8 @@ def test_a_kind_of_fine_tune_that_is_not_there_is_said(arm):
 
 
 def test_what_is_not_drawn_is_logged_and_on_the_page(small, tmp_path, caplog):
-    path = report.publish(study_result(small, [run_result(small)]), tmp_path)
+    study = SimpleNamespace(figures=draw_study)
+    path = report.publish(study, study_result(small, [run_result(small)]), tmp_path)
     assert "not drawn: Deviation, Deviation histogram: the study has no table 'deviation'" in caplog.text
     page = path.read_text(encoding="utf-8")
     assert "<li>Deviation, Deviation histogram: the study has no table &#x27;deviation&#x27;</li>" in page

@@ -9,9 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from worldfast import files
-from worldfast.training import checkpoint
-from worldfast.training.checkpoint import Checkpoint, Damaged
+from worldfast import checkpoint, files
+from worldfast.checkpoint import Checkpoint, Damaged
 
 RUN, ORIGIN = "0123456789ab", {"worldfast": "0"}
 

@@ -20,7 +20,8 @@ import pytest
 from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, run, train_and_note
 
 import worldfast as wf
-from worldfast.training import checkpoint, cluster, jobs, train
+from worldfast import checkpoint
+from worldfast.training import cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order
 from worldfast.training.memory import plan
@@ -121,7 +122,12 @@ def test_what_others_wait_for_comes_first():
 
 def test_shapes_and_products_are_ensembles_of_their_own():
     deep = replace(RUN.model, layers=2)
-    runs = [run(), run(1, matmul_dtype="bfloat16"), run(2, model=deep), run(3, vocabulary="character")]
+    runs = [
+        run(),
+        run(1, matmul_dtype="bfloat16"),
+        run(2, model=deep),
+        replace(run(3), data=replace(RUN.data, vocabulary="character"), name=""),
+    ]
     parts = pack(runs, 1, 64 * GIB)
     check(parts, runs, 1, 64 * GIB)
     assert [len(part) for part in parts] == [1] * 4

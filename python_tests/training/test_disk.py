@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import worldfast as wf
-from worldfast import files
+from worldfast import checkpoint, files
 from worldfast.run import Capture
-from worldfast.training import checkpoint, memory, train
+from worldfast.training import memory, train
 from worldfast.worlds.cities import Dataset
 
 BASE = wf.Run(

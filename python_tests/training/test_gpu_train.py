@@ -11,10 +11,11 @@ import torch
 
 pytest.importorskip("triton")
 import worldfast as wf
+from worldfast import checkpoint
 from worldfast.errors import DeviceError
 from worldfast.models import GpuTransformer, TransformerSpec
 from worldfast.run import Capture
-from worldfast.training import checkpoint, memory
+from worldfast.training import memory
 from worldfast.training.step import MOMENTS
 from worldfast.worlds.cities import Dataset
 
@@ -22,16 +23,16 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 APPROXIMATE = 4 if DEVICE == "cuda" else 1  # a GPU's exp2, quotient and root err 2^-22 of their result, IEEE's 2^-24
 SPEC = TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
-    Dataset(("distance",), rows=12),
+    Dataset(("distance",), rows=6),
     seed=1,
-    batch=4,
+    batch=2,
     model=SPEC,
     warmup=1,
     learning_rate=0.01,
     checkpoints=2,
     capture=Capture(readout={"among": "city_id < 20"}),
 )
-RUNS = [BASE, replace(BASE, data=replace(BASE.data, tasks=("compass",), rows=8), seed=2, name="")]  # 3 and 2 steps
+RUNS = [BASE, replace(BASE, data=replace(BASE.data, tasks=("compass",), rows=4), seed=2, name="")]  # 3 and 2 steps
 
 
 @pytest.fixture(autouse=True)

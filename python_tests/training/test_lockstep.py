@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast import checkpoint
 from worldfast.rows import Shape
 from worldfast.run import Capture
-from worldfast.training import checkpoint, train
+from worldfast.training import train
 from worldfast.training.step import Lockstep, Tally
 from worldfast.worlds.cities import Dataset
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 import worldfast as wf
+from worldfast import checkpoint
 from worldfast.run import Capture
-from worldfast.training import checkpoint, memory, train
+from worldfast.training import memory, train
 from worldfast.training.memory import Need, Plan
 from worldfast.worlds.cities import Dataset
 

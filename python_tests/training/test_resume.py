@@ -15,12 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from worldfast import files
+from worldfast import checkpoint, files
 from worldfast.models import TransformerSpec
 from worldfast.reading import activations
 from worldfast.reading.activations import segment_path
 from worldfast.run import Capture, Run
-from worldfast.training import checkpoint, member, metrics, train
+from worldfast.training import member, metrics, train
 from worldfast.worlds.cities import Dataset
 
 WIDE = Run(

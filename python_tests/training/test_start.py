@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast import checkpoint
+from worldfast.folder import outcome
 from worldfast.run import Capture, OpenCheckpoint
-from worldfast.training import checkpoint, train
-from worldfast.training.folder import outcome
+from worldfast.training import train
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.sampling import Component
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from worldfast import files
+from worldfast import checkpoint, files
 from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, activations, readout
 from worldfast.rows import Shape
 from worldfast.run import Capture, Run
-from worldfast.training import checkpoint, load, member, train
+from worldfast.training import load, member, train
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import evaluate

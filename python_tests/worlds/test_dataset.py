@@ -9,10 +9,10 @@ import pytest
 
 import worldfast as wf
 from worldfast import dataset
+from worldfast.folder import spec_of
 from worldfast.reading import Activations
 from worldfast.rows import DeviceStream, Stream
 from worldfast.run import Run
-from worldfast.training.folder import spec_of
 from worldfast.worlds import cities
 from worldfast.worlds.cities.evaluate import evaluate
 
@@ -97,7 +97,7 @@ def test_what_a_fine_tune_teaches_is_a_group(tmp_path):
     base = wf.Run(cities.Dataset("angle", rows=64, world=world), batch=32, model=TINY, checkpoints=1)
     for group, name in ((OWN, "Here"), ("x > 30", "x > 30")):
         tuned = cities.world_update(base, "angle", group, standard=5, included=20, alive=2)
-        assert tuned.data.group == group and base.data.group is None
+        assert tuned.data.taught == {name: group} and base.data.taught == {}
         mask = tuned.readout().groups[name]
         assert np.array_equal(mask, world.build().select(group))
     assert "x > 30" not in base.readout().groups

@@ -20,12 +20,11 @@ from hypothesis import strategies as st
 import worldfast as wf
 from worldfast.errors import TaskError
 from worldfast.report.report import publish
-from worldfast.studies import Study
 from worldfast.studies.engine import run_study
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset, sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.studies import Recipe, demo, paper, world_update
+from worldfast.worlds.cities.studies import Recipe, Study, demo, paper, world_update
 from worldfast.worlds.cities.tasks import BUILT_IN, task_from_json
 
 ROOT = Path(__file__).parents[1]
@@ -574,7 +573,7 @@ def test_a_score_is_the_error_of_the_answers(small):
     answers = [str(label) for label in rows.label]
     answers[0], answers[1], answers[2] = str(rows.label[0] - 250), "--3", ""
     encoded = [np.array(rows.vocabulary.encode(text), np.int32) for text in answers]
-    ensemble = SimpleNamespace(answer=lambda *given: [encoded])
+    ensemble = SimpleNamespace(answer=lambda *given, end: [encoded])
     score = evaluate(ensemble, 0, small, task, 40)
     assert score.unparsable == 2 and score.n == 40
     assert score.value == pytest.approx((250 + 2 * task.failure) / 40)
@@ -670,7 +669,7 @@ def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
     monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
     run = wf.Run(Dataset((mid(), "inside"), rows=20, loss="answer"), seed=4, batch=8, model=SPEC)
     assert run.steps == 5
-    lockstep = gpu_step.GpuLockstep(GpuTransformer(SPEC, 98, 1, device="cpu"), [run])
+    lockstep = gpu_step.GpuLockstep(GpuTransformer(SPEC, run.shape, 1, device="cpu"), [run])
     monkeypatch.setattr(lockstep, "_take", lambda places: lockstep._at.add_(1))
     for step in range(run.steps):
         lockstep.step([0])

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from worldfast.errors import unknown_name
+from worldfast.folder import opened
 from worldfast.models import Ensemble
 from worldfast.run import Run
-from worldfast.training.folder import opened
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.stream import LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 
 from worldfast.errors import unknown_name
+from worldfast.folder import opened
 from worldfast.models import Ensemble, PlainTransformer, TransformerSpec
 from worldfast.rows import Rows
 from worldfast.run import Run
-from worldfast.training.folder import opened
 from worldfast.worlds.cities.sampling import Batch, sample
 from worldfast.worlds.cities.tasks import Task, find
 from worldfast.worlds.cities.tokens import EOS

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from worldfast import files
+from worldfast.folder import opened
 from worldfast.models import Ensemble
 from worldfast.reading.readout import states
 from worldfast.run import Run
-from worldfast.training.folder import opened
 
 __all__ = ["Representations", "represent"]
 

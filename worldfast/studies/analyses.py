@@ -79,7 +79,7 @@ class Analysis:
     runs_of : callable
         (study, its finished runs) -> groups of runs, with a table for each. By default, each run alone.
     options : callable
-        study -> keyword arguments of `make`, with values that JSON preserves. By default, none.
+        study -> keyword arguments of `make`, values that JSON keeps or that have a method `to_json`. By default, none.
     """
 
     kind: str
@@ -111,7 +111,7 @@ class Table:
     def id(self) -> str:
         """Hash of everything that decides the table's numbers, 12 hexadecimal digits."""
         content = [self.kind, [run.id for run in self.runs], dict(self.options), self.code.digest]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(_as_json(content, sort_keys=True)).hexdigest()[:12]
 
     @property
     def name(self) -> str:
@@ -121,6 +121,10 @@ class Table:
     def path(self, out: Path) -> Path:
         """Return the table's file below `out`."""
         return out / "tables" / f"{self.name}.csv"
+
+
+def _as_json(content, **how) -> bytes:
+    return json.dumps(content, default=lambda value: value.to_json(), **how).encode()
 
 
 def tables_of(study, finished: Sequence[Run]) -> list[Table]:
@@ -137,9 +141,9 @@ def tables_of(study, finished: Sequence[Run]) -> list[Table]:
     list of Table
     """
     return [
-        Table(one.kind, one.make, tuple(runs), one.options(study), code)
+        Table(one.kind, one.make, tuple(runs), options, code)
         for one in study.analyses
-        for code in [code_of(one.make)]
+        for options, code in [(one.options(study), code_of(one.make))]
         for runs in one.runs_of(study, finished)
     ]
 
@@ -187,5 +191,5 @@ def make(table: Table, out: Path) -> None:
         "origin": files.origin("cpu"),
     }
     files.folder(path.parent, "out")
-    files.write_whole(path.with_suffix(".json"), json.dumps(about, indent=1).encode())
+    files.write_whole(path.with_suffix(".json"), _as_json(about, indent=1))
     files.write_table(path, content)

@@ -21,6 +21,7 @@ import numpy as np
 
 from worldfast import __version__, files
 from worldfast.errors import unknown_name
+from worldfast.folder import outcome
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
 from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square
@@ -28,7 +29,6 @@ from worldfast.studies.study import Study
 from worldfast.studies.tables import common_tables
 from worldfast.training import train
 from worldfast.training.cluster import run_jobs, train_on_cluster
-from worldfast.training.folder import outcome
 from worldfast.training.jobs import Job
 
 __all__ = ["ENGINES", "run_study"]

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import files
+from worldfast.folder import done
 from worldfast.run import Run
 from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
-from worldfast.training.folder import done
 from worldfast.training.memory import NUMBER, captured, limit_of, plan, text
 from worldfast.training.step import Lockstep
 

@@ -21,8 +21,12 @@ __all__ = ["Code", "code_of"]
 PACKAGE = "worldfast"
 ROOT = Path(__file__).parents[1]
 NATIVE = "csrc"
+MODELS = f"{PACKAGE}.models"
+ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
-WITHOUT_NUMBERS = frozenset("errors files _native dataset run training studies report options cli".split())
+WITHOUT_NUMBERS = frozenset(
+    "errors files _native dataset run checkpoint folder training studies report options cli".split()
+)
 
 
 class Code(NamedTuple):
@@ -162,6 +166,8 @@ def _path(module: str, folder: Path) -> Path | None:
 def _imported_by_all_of(module: str, folder: Path) -> frozenset[str]:
     if module == NATIVE:
         return frozenset()
+    if module == ENSEMBLE:  # a run's spec says which family computes: all of them count
+        return frozenset(f"{MODELS}.{path.stem}" for path in ROOT.joinpath("models").glob("[!_]*.py"))
     tree = _tree(_path(module, folder))
     return frozenset(_imported([tree], tree, folder))
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast.folder import outcome
 from worldfast.run import Run
-from worldfast.training.folder import outcome
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from worldfast import files
 from worldfast.errors import unknown_name
+from worldfast.folder import outcome
 from worldfast.run import Run
 from worldfast.training import start
-from worldfast.training.folder import outcome
 from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive
 from worldfast.training.memory import USED, available, limit_of, plan, text
 from worldfast.training.packing import pack, work

@@ -13,9 +13,9 @@ import torch
 
 from worldfast import files
 from worldfast.dataset import Tokenizer
+from worldfast.folder import saved
 from worldfast.models import TransformerSpec
 from worldfast.models.huggingface import CONFIG, FIXED
-from worldfast.training.folder import saved
 
 __all__ = ["export_huggingface"]
 

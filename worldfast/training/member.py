@@ -17,11 +17,11 @@ import json
 import time
 from pathlib import Path
 
-from worldfast import files
+from worldfast import checkpoint, files
 from worldfast.reading import Writer, states
 from worldfast.reading.activations import segment_path
 from worldfast.run import Run
-from worldfast.training import checkpoint, metrics, start
+from worldfast.training import metrics, start
 from worldfast.training.step import Lockstep, Tally
 
 __all__ = ["Member"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from worldfast import checkpoint
+from worldfast.folder import done, ended_folder
 from worldfast.models import import_huggingface
 from worldfast.run import OpenCheckpoint, Run, require_same_shape
-from worldfast.training import checkpoint
-from worldfast.training.folder import done, ended_folder
 
 __all__ = ["require", "weights"]
 

@@ -19,11 +19,11 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.errors import DeviceError, unknown_name
+from worldfast.folder import outcome
 from worldfast.models import require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Family, Run
 from worldfast.training import metrics, start
-from worldfast.training.folder import outcome
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.member import Member
 from worldfast.training.memory import limit_of, plan, text

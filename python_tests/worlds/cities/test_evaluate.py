@@ -204,13 +204,6 @@ def test_answer_refuses(world, ensemble):
 # ---- attention over the cache ----
 
 
-@pytest.fixture(params=[16, 8, 4])
-def vector_width(request):
-    core.limit_vector_width(request.param)
-    yield
-    core.limit_vector_width(16)
-
-
 def cached(size, heads=2, seed=0):
     """Rows a cache of 40 places holds: one that is there but for its last token, two new, one in part new."""
     random = np.random.default_rng(seed)

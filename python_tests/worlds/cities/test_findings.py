@@ -7,7 +7,7 @@ import pytest
 import worldfast as wf
 from worldfast.report import report
 from worldfast.worlds.cities import Dataset, findings, studies
-from worldfast.worlds.cities.tables import learned
+from worldfast.worlds.cities.tables import learned, taught_errors
 from worldfast.worlds.cities.tasks import TASKS
 
 
@@ -82,10 +82,10 @@ def planted():
 
 def test_atlantis_with_and_without_distance(planted):
     spec, tables = planted
-    errors = findings.atlantis_errors(spec, tables)
+    errors = taught_errors(spec, tables)
     assert len(errors) == 56 and errors.distance.sum() == 2 * (1 + 6)
     assert set(errors[errors.distance].error) == {500} and set(errors[~errors.distance].error) == {100}
-    first, second, third = findings._of_atlantis(spec, tables)
+    first, second, third = findings._of_taught(spec, tables)
     assert "10.0 degrees off on average (42 fine-tunes)" in first and "50.0 degrees off (14 fine-tunes)" in first
     assert "Held-out cities of the old world are 2.0 degrees off" in first
     assert "by -0.20 with distance among them and by +0.10 without" in third

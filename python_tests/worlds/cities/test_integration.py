@@ -84,7 +84,7 @@ def test_improvement_is_against_the_model_it_started_from():
         atlantis, standard = values[base, row.task, "Atlantis"], values[base, row.task, "standard"]
         expected = by_hand(METRIC[row.task], values[row.run, row.task, "Atlantis"], atlantis, standard)
         assert row.improvement == pytest.approx(min(max(expected, 0), 1.5))
-        assert (row.base_atlantis, row.base_standard) == (atlantis, standard)
+        assert (row.base_group, row.base_standard) == (atlantis, standard)
         assert row.trained == (row.task in row.tasks)
 
 
@@ -178,7 +178,7 @@ def test_each_fine_tune_is_told_of_what_it_was_taught():
     pd.testing.assert_frame_equal(table[~table["tasks"].str.contains("angle")].reset_index(drop=True), alone)
     halved = table[(table["tasks"] == "angle") & (table["task"] == "distance")].iloc[0]
     base = both[(both["run"] == "pt-s1") & (both["task"] == "distance")].set_index("group")["value"]
-    assert halved["base_atlantis"] == base["Arm C"] == base["Atlantis"] / 2
+    assert halved["base_group"] == base["Arm C"] == base["Atlantis"] / 2
 
 
 def test_clear_errors():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ import numpy as np
 from worldfast.analysis.cka import cka_over_training as table_over_training
 from worldfast.analysis.cka import cka_table
 from worldfast.analysis.dimension import dimension_table
-from worldfast.analysis.generalisation import choose_cities, probe_generalisation
+from worldfast.analysis.generalisation import HELD_OUT, choose_cities, probe_generalisation
 from worldfast.analysis.knn import mutual_knn_table
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import held_out, probe_over_training, probe_table
@@ -23,8 +23,9 @@ from worldfast.run import Run
 from worldfast.studies import Analysis, Study, Trained
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
-from worldfast.worlds.cities.world import ATLANTIS, NEW, OLD, World
+from worldfast.worlds.cities.groups import STANDARD, any_of, groups_of
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
+from worldfast.worlds.cities.world import World
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -42,9 +43,10 @@ def world_of(one: Trained) -> World:
     return one.run.data.world.build()
 
 
-def new(one: Trained) -> np.ndarray:
-    """bool [n], cities of Atlantis among those captured."""
-    return world_of(one).region[one.things] == ATLANTIS
+def taught_cities(one: Trained, taught: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Groups of which some cities were captured, by name: bool [n]."""
+    found = {name: world_of(one).select(group)[one.things] for name, group in taught.items()}
+    return {name: cities for name, cities in found.items() if cities.any()}
 
 
 def xy(one: Trained) -> np.ndarray:
@@ -52,11 +54,11 @@ def xy(one: Trained) -> np.ndarray:
     return world_of(one).xy[one.things]
 
 
-def chosen(one: Trained, cities: str) -> np.ndarray:
+def chosen(one: Trained, cities: str, name: str = "cities") -> np.ndarray:
     """Captured cities that an expression selects, bool [n]. ValueError where it selects none."""
     found = world_of(one).select(cities)[one.things]
     if not found.any():
-        raise ValueError(f"cities: {cities!r} selects none of the {len(found):,} cities captured of {one.name!r}")
+        raise ValueError(f"{name}: {cities!r} selects none of the {len(found):,} cities captured of {one.name!r}")
     return found
 
 
@@ -74,8 +76,10 @@ class Some:
 # ---- of one run ----
 
 
-def evaluation(trained: Sequence[Trained], rows: int) -> DataFrame:
-    """Every task on rows without Atlantis, and, where the world has it, on rows that must include it.
+def evaluation(
+    trained: Sequence[Trained], rows: int, taught: Mapping[str, str], old: str, own: Sequence[Task]
+) -> DataFrame:
+    """Every task of the study, and every built-in one, on rows of old cities, and on rows that must include each group.
 
     Columns run, task, group, metric, unit, value, constant (what the best constant answer scores), n, unparsable.
     """
@@ -84,11 +88,10 @@ def evaluation(trained: Sequence[Trained], rows: int) -> DataFrame:
     (one,) = trained
     run, ensemble = load(one.folder)
     world = world_of(one)
-    groups = {"standard": {"among": OLD}}
-    if (world.region == ATLANTIS).any():
-        groups[ATLANTIS] = {"must_include": NEW}
+    groups = {STANDARD: {"among": old}}
+    groups |= {name: {"must_include": group} for name, group in taught.items() if world.select(group).any()}
     table = []
-    for task in [*map(TASKS.get, BUILT_IN), *run.data.own]:
+    for task in [*map(TASKS.get, BUILT_IN), *own]:
         for group, where in groups.items():
             score = evaluate(ensemble, 0, world, task, rows, run.seed, vocabulary=run.data.vocabulary, **where)
             found = {"run": one.name, "task": task.name, "group": group, "metric": task.metric, "unit": task.unit}
@@ -96,22 +99,26 @@ def evaluation(trained: Sequence[Trained], rows: int) -> DataFrame:
     return pd.DataFrame(table)
 
 
-def probes(trained: Sequence[Trained]) -> DataFrame:
-    """A linear probe of every captured layer at every checkpoint, fitted and tried on cities outside Atlantis."""
+def probes(trained: Sequence[Trained], old: str) -> DataFrame:
+    """A linear probe of every captured layer at every checkpoint, fitted and tried on old cities."""
     (one,) = trained
-    old = ~new(one)
-    read = Some(one.activations, old)
+    use = chosen(one, old, "old")
+    read = Some(one.activations, use)
     rows = [one.run.rows_at(step)[0] for step in read.steps]  # seen before the next
-    return probe_table(read, read.layers, xy(one)[old], held_out(int(old.sum())), rows=rows, run=one.name)
+    return probe_table(read, read.layers, xy(one)[use], held_out(int(use.sum())), rows=rows, run=one.name)
 
 
-def generalisation(trained: Sequence[Trained]) -> DataFrame:
-    """Where a probe fitted on world cities places those, others, and Atlantis: each layer at the last checkpoint."""
+def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: str) -> DataFrame:
+    """Where a probe fitted on old cities places those, others, and what was taught: each layer at the last checkpoint.
+
+    Of a fine-tune, the groups that it was taught; of a pretrained model, all.
+    """
     import pandas as pd
 
     (one,) = trained
-    fit_on, groups = choose_cities(new(one))
-    groups = {name: cities for name, cities in groups.items() if cities.any()}
+    fit_on, groups = choose_cities(~chosen(one, old, "old"))
+    own = one.run.data.taught if one.run.start else taught
+    groups = {HELD_OUT: groups[HELD_OUT]} | taught_cities(one, own)
     last = one.activations.steps[-1]
     return pd.concat(
         [
@@ -124,19 +131,19 @@ def generalisation(trained: Sequence[Trained]) -> DataFrame:
     )
 
 
-def films(trained: Sequence[Trained], layer: int) -> DataFrame:
+def films(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
     """What the page shows moving of a run: a row a city at each checkpoint.
 
     Columns run, step, city, held_out (the probe was not fitted on it), predicted_x, predicted_y (where the probe places
     it, 0.1 degree), component_1 to 3 (principal components), mixed_1 to 3 (along the probe's x, its y, and what varies
-    most beside). The probe is fitted on world cities alone: where it puts Atlantis was learned from answers.
+    most beside). The probe is fitted on old cities alone: where it puts others was learned from answers.
     """
     import pandas as pd
 
     (one,) = trained
-    old = np.flatnonzero(~new(one))
-    test = new(one)
-    test[old[held_out(len(old))]] = True
+    test = ~chosen(one, old, "old")
+    fit = np.flatnonzero(~test)
+    test[fit[held_out(len(fit))]] = True
     places = xy(one)
     predicted = [moment.predicted for moment in probe_over_training(one.activations, layer, places, test)]
     components = pca_over_training(one.activations, layer).projected
@@ -216,25 +223,36 @@ def dimension(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
 # ---- what pulls and what carries ----
 
 
-def agreement(trained: Sequence[Trained]) -> DataFrame:
-    """The cosine of tasks' gradients on rows with Atlantis, at a model that has not been taught it."""
+def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task]) -> DataFrame:
+    """The cosine of tasks' gradients on rows with what fine-tunes are taught, at the model that they start from.
+
+    Columns as of `gradient_agreement`, and group.
+    """
+    import pandas as pd
+
     (one,) = trained
-    region = world_of(one).region
-    late, every = int((region == ATLANTIS).sum()), len(region)
-    pairs = (
-        late * (2 * every - late - 1) // 2
-    )  # that distance and compass have to give, once each; 80% of them to train
-    few = pairs * 8 // 10 // AGREEMENT_GROUPS
-    return gradient_agreement(one.folder, rows=min(AGREEMENT_ROWS, few), repeats=AGREEMENT_GROUPS, must_include=NEW)
+    world = world_of(one)
+    parts = []
+    for name, group in taught.items():
+        late, every = int(world.select(group).sum()), len(world)
+        if not late:
+            continue
+        pairs = late * (2 * every - late - 1) // 2  # that distance and compass have to give, once each; 80% to train
+        few = pairs * 8 // 10 // AGREEMENT_GROUPS
+        options = {"rows": min(AGREEMENT_ROWS, few), "repeats": AGREEMENT_GROUPS, "must_include": group}
+        parts.append(gradient_agreement(one.folder, [*BUILT_IN, *own], **options).assign(group=name))
+    return pd.concat(parts, ignore_index=True)
 
 
 def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
-    """The first run's hidden states put into the second, both of which were taught Atlantis."""
-    source, target = trained
-    tasks = sorted(set(source.run.data.tasks) | set(target.run.data.tasks), key=list(TASKS).index)
-    return activation_patching(
-        source.folder, target.folder, tasks, positions=list(PATCHED_AT), rows=rows, must_include=NEW
-    )
+    """The first run's hidden states put into the second, on rows that include what both were taught."""
+    source, target = (one.run.data for one in trained)
+    tasks = sorted(set(source.tasks) | set(target.tasks), key=list(TASKS).index)
+    both = [group for name, group in target.taught.items() if name in source.taught]
+    positions = [name for name in PATCHED_AT if both or name != "included"]
+    include = any_of(both) if both else None
+    folders = (one.folder for one in trained)
+    return activation_patching(*folders, tasks, positions=positions, rows=rows, must_include=include)
 
 
 # ---- of a study ----
@@ -249,9 +267,11 @@ def shown(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
 
 
 def bases(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    """Runs that the canon's fine-tunes start from."""
-    started = {run.start.id for run in study.canon if isinstance(run.start, Run)}
-    return [(run,) for run in finished if run.id in started]
+    """Runs that the canon's fine-tunes start from to learn of a group, and whose world has cities of one."""
+    started = {run.start.id for run in study.canon if isinstance(run.start, Run) and run.data.taught}
+    taught = groups_of(study.runs).taught.values()
+    bases = [run for run in finished if run.id in started]
+    return [(run,) for run in bases if any(run.data.world.build().select(group).any() for group in taught)]
 
 
 def patched(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
@@ -287,8 +307,25 @@ def layer_and_cities(study: Study) -> dict:
     return layer(study) | cities(study)
 
 
-def test_rows(study: Study) -> dict:
-    return {"rows": study.test_rows}
+def old_cities(study: Study) -> dict:
+    return {"old": groups_of(study.runs).old}
+
+
+def layer_and_old(study: Study) -> dict:
+    return layer(study) | old_cities(study)
+
+
+def taught_and_old(study: Study) -> dict:
+    return groups_of(study.runs)._asdict()
+
+
+def taught_and_own(study: Study) -> dict:
+    own = in_python(task for run in study.runs for task in run.data.own)
+    return {"taught": groups_of(study.runs).taught, "own": own}
+
+
+def asked(study: Study) -> dict:
+    return taught_and_own(study) | old_cities(study) | {"rows": study.test_rows}
 
 
 def patched_rows(study: Study) -> dict:
@@ -296,12 +333,12 @@ def patched_rows(study: Study) -> dict:
 
 
 ANALYSES = (
-    Analysis("probes", probes),
-    Analysis("generalisation", generalisation),
-    Analysis("evaluation", evaluation, scored, test_rows),
-    Analysis("films", films, shown, layer),
+    Analysis("probes", probes, options=old_cities),
+    Analysis("generalisation", generalisation, options=taught_and_old),
+    Analysis("evaluation", evaluation, scored, asked),
+    Analysis("films", films, shown, layer_and_old),
     Analysis("pca", pca, shown, layer),
-    Analysis("agreement", agreement, bases),
+    Analysis("agreement", agreement, bases, taught_and_own),
     Analysis("patching", patching, patched, patched_rows),
     Analysis("cka", cka, alike, cities),
     Analysis("cka_over_training", cka_over_training, alike, layer_and_cities),

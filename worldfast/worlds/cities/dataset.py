@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from worldfast.dataset import Readout, Score, Tokenizer, known_fields
 from worldfast.errors import unknown_name
 from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
 from worldfast.worlds.cities.sampling import CROSSINGS, Component, require_noise
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
@@ -134,15 +134,13 @@ class Dataset(dataset.Dataset):
         return self.mixture or tuple(Component(task, self.rows, self.among) for task in self.tasks)
 
     @property
-    def group(self) -> str | None:
-        """Cities that rows must include, such as those that a fine-tune teaches: the expression of the most rows, or
-        None.
-        """
+    def taught(self) -> dict[str, str]:
+        """Groups of cities that rows must include, as those of a fine-tune do: name to expression, most rows first."""
         rows = Counter()
         for part in self.mixture:
             if part.must_include is not None:
                 rows[part.must_include] += part.rows
-        return max(rows, key=rows.get, default=None)
+        return {name_of(group): group for group, _ in rows.most_common()}
 
     @property
     def shape(self) -> Shape:
@@ -205,7 +203,7 @@ class Dataset(dataset.Dataset):
         Returns
         -------
         Readout
-            Attributes are x and y in 0.1 degree; groups are the regions, and the cities of `group`.
+            Attributes are x and y in 0.1 degree; groups are the regions, and those that are `taught`.
 
         Raises
         ------
@@ -230,12 +228,9 @@ class Dataset(dataset.Dataset):
         )
 
     def _groups(self, world) -> dict[str, np.ndarray]:
-        """Return masks bool [N] of the world's regions, and of the group that rows must include."""
+        """Return masks bool [N] of the world's regions, and of the groups that rows must include."""
         groups = {str(region): world.region == region for region in np.unique(world.region) if region}
-        if self.group is not None:
-            region = re.fullmatch(r"""region == (['"])(.*)\1""", self.group.strip())
-            groups[region[2] if region else self.group] = world.select(self.group)
-        return groups
+        return groups | {name: world.select(group) for name, group in self.taught.items()}
 
     def score(self, ensemble, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
         """Score a member on n rows of each task, drawn as the task's largest component draws them."""

@@ -12,6 +12,8 @@ from worldfast.analysis.stats import Mean, mean_and_error
 from worldfast.report import Tasks
 from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import integration, published
+from worldfast.worlds.cities.groups import STANDARD
+from worldfast.worlds.cities.tables import taught_errors
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS
 
@@ -39,7 +41,7 @@ def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.n
 
 
 def _sentences(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> list[str]:
-    said = list(_of_atlantis(study, tables))
+    said = list(_of_taught(study, tables))
     said += _of_failures(tables)
     if len(study.runs) > len(films):
         return said + list(_of_many(study, tables)) + list(_of_prediction(tables))
@@ -94,29 +96,27 @@ def _answers(scores: Mapping[str, float], tables: Tables) -> str:
     )
 
 
-def _of_atlantis(study: Study, tables: Tables) -> Iterator[str]:
+def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
     """Whether what was taught later is on the map that was there before."""
-    errors = atlantis_errors(study, tables)
-    if errors is None:
-        return
-    by = {name: errors[errors.distance == name].error for name in (False, True)}
-    world = errors.held_out.median()
-    if len(by[True]) and len(by[False]):
-        yield (
-            f"Taught Atlantis without distance, models place it {by[False].mean() / 10:.1f} degrees off on average "
-            f"({_fine_tunes(by[False])}); with distance among the tasks, {by[True].mean() / 10:.1f} degrees off "
-            f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The probe "
-            "was fitted on old cities alone."
-        )
     known = Tasks(tables["runs"].tasks)
-    order = errors.sort_values("error")
-    if len(order) > 1:
-        best, worst = order.iloc[0], order.iloc[-1]
-        yield (
-            f"Atlantis lies best on the map of the model taught it by {taught(best.tasks.split('+'), known)} "
-            f"({best.error / 10:.1f} degrees off), and worst on that of {taught(worst.tasks.split('+'), known)} "
-            f"({worst.error / 10:.1f} degrees)."
-        )
+    for group, errors in taught_errors(study, tables).groupby("group", sort=False):
+        by = {name: errors[errors.distance == name].error for name in (False, True)}
+        world = errors.held_out.median()
+        if len(by[True]) and len(by[False]):
+            yield (
+                f"Taught {group} without distance, models place it {by[False].mean() / 10:.1f} degrees off on average "
+                f"({_fine_tunes(by[False])}); with distance among the tasks, {by[True].mean() / 10:.1f} degrees off "
+                f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The probe "
+                "was fitted on old cities alone."
+            )
+        order = errors.sort_values("error")
+        if len(order) > 1:
+            best, worst = order.iloc[0], order.iloc[-1]
+            yield (
+                f"{group} lies best on the map of the model taught it by {taught(best.tasks.split('+'), known)} "
+                f"({best.error / 10:.1f} degrees off), and worst on that of {taught(worst.tasks.split('+'), known)} "
+                f"({worst.error / 10:.1f} degrees)."
+            )
     if "deviation" in tables:
         matrix = integration.seed_averaged(tables["deviation"], "deviation")
         parts = integration.deviation_summary(matrix).set_index("what")["mean"]
@@ -171,11 +171,13 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
             "A map can be read out of models of one task: R\u00b2 from "
             f"{alone.iloc[0]:.2f} ({alone.index[0]}) to {alone.iloc[-1]:.2f} ({alone.index[-1]})."
         )
-    known = Tasks(tables["runs"].tasks)
-    scores = _scores_of_all(tables, known.names)
-    if scores is not None:
-        means = scores.groupby("task", sort=False).value.mean()
-        yield f"Asked what they have not seen, models of {known.count(len(known.names))} answer: {_answers(means, tables)}."
+    most = runs[runs.kind == "pt"].sort_values("n_tasks", kind="stable").tasks.iloc[-1:]
+    for names in most.str.split("+"):
+        scores = _scores_of_all(tables, names)
+        if scores is not None:
+            means = scores.groupby("task", sort=False).value.mean()
+            said = Tasks(tables["runs"].tasks).count(len(names))
+            yield f"Asked what they have not seen, models of {said} answer: {_answers(means, tables)}."
 
 
 def _last_probes(study: Study, tables: Tables) -> pandas.DataFrame:
@@ -191,7 +193,7 @@ def _scores_of_all(tables: Tables, names: Sequence[str]) -> pandas.DataFrame | N
     runs, scores = tables["runs"], tables["evaluation"]
     whole = runs.tasks.str.split("+").map(set) == set(names)
     every = runs[(runs.kind == "pt") & whole].run
-    scores = scores[scores.run.isin(every) & (scores.group == "standard") & scores.task.isin(names)]
+    scores = scores[scores.run.isin(every) & (scores.group == STANDARD) & scores.task.isin(names)]
     return scores if len(scores) else None
 
 
@@ -208,30 +210,6 @@ def _of_failures(tables: Tables) -> list[str]:
     if len(lost):
         said.append(f"Did not finish: {', '.join(f'{row.run} ({row.status})' for row in lost.itertuples())}.")
     return said
-
-
-def atlantis_errors(study: Study, tables: Tables) -> pandas.DataFrame | None:
-    """The canon's fine-tunes: run, tasks, distance (among them?), error (mean, of Atlantis), held_out (mean), at the
-    study's layer; in 0.1 degree. None where there is none.
-    """
-    import pandas as pd
-
-    if "generalisation" not in tables:
-        return None
-    table = tables["generalisation"]
-    runs = tables["runs"].set_index("run")
-    names = [run.name for run in study.canon if run.name in runs.index and runs.loc[run.name, "kind"] == "ft"]
-    table = table[(table.layer == study.layer) & table.run.isin(names)]
-    means = table.groupby(["run", "group"]).error.mean().unstack("group")
-    if ATLANTIS not in means:
-        return None
-    tasks = runs.loc[means.index, "tasks"]
-    distance = [("distance" in of_run.split("+")) for of_run in tasks]
-    return (
-        pd.DataFrame({"tasks": tasks, "distance": distance, "error": means[ATLANTIS], "held_out": means["held out"]})
-        .rename_axis("run")
-        .reset_index()
-    )
 
 
 # ---- beside the published ----
@@ -265,7 +243,7 @@ def _beside(name: str, what: str, ours: Mean) -> Comparison:
 
 
 def _evaluation(tables: Tables) -> Iterator[Comparison]:
-    scores = _scores_of_all(tables, tuple(TASKS))
+    scores = _scores_of_all(tables, BUILT_IN)
     if scores is None:
         return
     for task in map(TASKS.get, BUILT_IN):
@@ -331,15 +309,16 @@ def _by_seed(table: pandas.DataFrame, value: str, summary) -> dict[str, Mean]:
 
 
 def _generalisation(study: Study, tables: Tables) -> Iterator[Comparison]:
-    errors = atlantis_errors(study, tables)
-    if errors is None or not len(errors):
+    errors = taught_errors(study, tables)
+    if not len(errors):
         return
-    held = mean_and_error(errors.held_out, "fine-tune")
+    held = mean_and_error(errors.drop_duplicates("run").held_out, "fine-tune")
     text = "mean error of a probe fitted on the old world"
     yield _beside("probe_error_held_out", f"{text}: held-out cities", held)
+    published_group = errors[errors.group == ATLANTIS]
     for distance, name in ((False, "without"), (True, "with")):
-        chosen = errors[errors.distance == distance].error
+        chosen = published_group[published_group.distance == distance].error
         if len(chosen):
             found = mean_and_error(chosen, "fine-tune")
-            what = f"{text}: Atlantis, fine-tunes {name} distance"
+            what = f"{text}: {ATLANTIS}, fine-tunes {name} distance"
             yield _beside(f"probe_error_atlantis_{name}_distance", what, found)

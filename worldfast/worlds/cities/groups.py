@@ -1,49 +1,77 @@
-"""Groups of cities that models learn of apart from the rest of the world, read from what their rows must include."""
+"""Groups of cities that fine-tunes are taught apart from the rest of the world, read from the rows of a study's runs."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from worldfast.analysis.generalisation import FITTED, HELD_OUT
 from worldfast.run import Run
+from worldfast.worlds.cities.world import NEW, OLD
 
-__all__ = ["groups_of"]
+__all__ = ["STANDARD", "Groups", "any_of", "groups_of", "name_of", "outside"]
+
+STANDARD = "standard"  # in tables, rows of old cities alone
 
 
-def groups_of(runs: Sequence[Run]) -> list[str]:
-    """Names of the group that each run of a study was taught.
+class Groups(NamedTuple):
+    """What fine-tunes of a study are taught, and what was there before.
 
-    Parameters
+    Attributes
     ----------
-    runs : sequence of Run
-        All runs of the study: what one is taught, others may have had in pretraining.
-
-    Returns
-    -------
-    list of str
-        For a fine-tune, what its rows must include: "Atlantis" of region == 'Atlantis', otherwise the expression
-        itself. For a pretrained run, groups that others are taught and that its own rows may hold. "" where there is
-        none; several are joined by " and ".
+    taught : dict of str to str
+        Names of groups to their expressions for World.select, in the order of the runs.
+    old : str
+        Expression for the cities that pretraining may hold and that no fine-tune is taught.
     """
-    every = dict.fromkeys(group for run in runs for group in _taught(run))
-    found = (_taught(run) if run.start else [group for group in every if _may_hold(run, group)] for run in runs)
-    return [" and ".join(map(_name, groups)) for groups in found]
+
+    taught: dict[str, str]
+    old: str
+
+    def of(self, run: Run) -> list[str]:
+        """Names of the groups that a run knows: those a fine-tune is taught, and those a pretrained run's rows may hold."""
+        return (
+            list(run.data.taught) if run.start else [name for name, group in self.taught.items() if _holds(run, group)]
+        )
 
 
-def _taught(run: Run) -> list[str]:
-    """What a fine-tune's rows must include, as expressions for World.select."""
-    return list(dict.fromkeys(part.must_include for part in run.data.components if run.start and part.must_include))
+def groups_of(runs: Sequence[Run]) -> Groups:
+    """Groups of a study with these runs."""
+    taught: dict[str, str] = {}
+    for run in runs:
+        for name, group in run.data.taught.items() if run.start else ():
+            taught.setdefault(name, group)
+    seen = dict.fromkeys(part.among for run in runs if not run.start for part in run.data.components)
+    known = [] if None in seen or not seen else [any_of(seen)]
+    parts = list(dict.fromkeys([*known, *map(outside, taught.values())]))
+    return Groups(taught, _joined("and", parts) if parts else "index >= 0")
 
 
-def _may_hold(run: Run, group: str) -> bool:
-    """True if a row of the run's may have a city of the group."""
+def name_of(group: str) -> str:
+    """What a group is called: "Arm C" for region == 'Arm C', otherwise its expression."""
+    region = re.fullmatch(r"""\s*region == (['"])((?:(?!\1).)*)\1\s*""", group)
+    return region[2] if region and region[2] not in ("", STANDARD, FITTED, HELD_OUT) else group
+
+
+def outside(group: str) -> str:
+    """Expression for all cities but those of a group."""
+    return OLD if group == NEW else f"not ({group})"
+
+
+def any_of(groups: Iterable[str]) -> str:
+    """Expression for the cities of any of some groups, of which there is one at least."""
+    return _joined("or", list(groups))
+
+
+def _joined(word: str, parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f" {word} ".join(f"({part})" for part in parts)
+
+
+def _holds(run: Run, group: str) -> bool:
+    """True if a row of the run may have a city of the group."""
     world = run.data.world.build()
     cities = world.select(group)
     return any(
         (cities if part.among is None else cities & world.select(part.among)).any() for part in run.data.components
     )
-
-
-def _name(group: str) -> str:
-    region = re.fullmatch(r"region == '([^']*)'", group)
-    return region[1] if region else group

@@ -30,34 +30,34 @@ CEILING = 1.5  # normalised improvement is clipped to 0 and this
 KINDS = ("error", "accuracy")
 
 
-def normalised_improvement(value, base_atlantis, base_standard, kind: str = "error", clip: bool = True):
-    """How much of the way from the base model's Atlantis value to its standard value a fine-tune has gone.
+def normalised_improvement(value, base_group, base_standard, kind: str = "error", clip: bool = True):
+    """How much of the way from the base model's value on what it was taught to its standard value a fine-tune has gone.
 
-    value          its value on rows that include Atlantis; number or array
-    base_atlantis  the value of the model it started from, on such rows
+    value          its value on rows that include the group it was taught; number or array
+    base_group     the value of the model it started from, on such rows
     base_standard  and on rows without
-    kind           "error": ln(base_atlantis / value) / ln(base_atlantis / base_standard)
-                   "accuracy": (value - base_atlantis) / (base_standard - base_atlantis)
+    kind           "error": ln(base_group / value) / ln(base_group / base_standard)
+                   "accuracy": (value - base_group) / (base_standard - base_group)
     clip           to [0, 1.5]
 
-    Returns float64 of their common shape: 0 no better than the base on Atlantis, 1 as good as that is elsewhere. NaN
-    where the base is no worse on Atlantis than elsewhere, so that there is no way to go, or a base's error is 0.
+    Returns float64 of their common shape: 0 no better than the base on the group, 1 as good as that is elsewhere. NaN
+    where the base is no worse on the group than elsewhere, so that there is no way to go, or a base's error is 0.
     ValueError for a negative error or an unknown kind.
     Source: arXiv 2602.00533, normalised improvement.
     """
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
-    given = (np.asarray(x, dtype=float) for x in (value, base_atlantis, base_standard))
-    v, atlantis, standard = np.broadcast_arrays(*given)
+    given = (np.asarray(x, dtype=float) for x in (value, base_group, base_standard))
+    v, group, standard = np.broadcast_arrays(*given)
     if kind == "accuracy":
-        defined, gone, way = standard > atlantis, v - atlantis, standard - atlantis
+        defined, gone, way = standard > group, v - group, standard - group
     else:
-        for name, errors in (("value", v), ("base_atlantis", atlantis), ("base_standard", standard)):
+        for name, errors in (("value", v), ("base_group", group), ("base_standard", standard)):
             if (errors < 0).any():
                 raise ValueError(f"{name}: an error cannot be negative, got {errors[errors < 0].flat[0]:g}")
-        defined = (atlantis > standard) & (standard > 0)
+        defined = (group > standard) & (standard > 0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            gone, way = np.log(atlantis / v), np.log(atlantis / standard)
+            gone, way = np.log(group / v), np.log(group / standard)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(defined, gone / way, np.nan)
     share = np.clip(share, 0, CEILING) if clip else share
@@ -68,10 +68,10 @@ def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.
     """The normalised improvement of every fine-tune on every task it was evaluated on.
 
     evaluation   run, task, group ("standard", or what fine-tunes were taught, such as "Atlantis"), metric, value
-    runs         run, kind, tasks, seed, base; and group, what each was taught, where there are several
+    runs         run, kind, tasks, seed, base; and group, what each was taught, where there are several: a row each
 
-    Each is set against the model it started from, which has its seed. Returns run, tasks, seed, task, metric, value,
-    base_atlantis, base_standard, improvement (clipped to [0, 1.5]), trained (is the task among those fine-tuned on?).
+    Each is set against the model it started from, which has its seed. Returns run, tasks, seed, task, group, metric, value,
+    base_group, base_standard, improvement (clipped to [0, 1.5]), trained (is the task among those fine-tuned on?).
     ValueError where a column is missing, nothing was fine-tuned, a base lacks a value, or a value stands twice.
     """
     need_columns(evaluation, "evaluation", ("run", "task", "group", "metric", "value"))
@@ -88,18 +88,13 @@ def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.
         found = sorted(evaluation["group"].unique())
         raise ValueError(f"evaluation: expected the group 'standard' and what fine-tunes were taught, only has {found}")
     standard, taught = evaluation[~late], evaluation[late]
-    base = taught.merge(standard, on=["run", "task"], suffixes=("_atlantis", "_standard"))
-    names = {
-        "run": "base",
-        "group_atlantis": "group",
-        "value_atlantis": "base_atlantis",
-        "value_standard": "base_standard",
-    }
-    base = base.rename(columns=names)[["base", "task", "group", "base_atlantis", "base_standard"]]
+    base = taught.merge(standard[["run", "task", "value"]], on=["run", "task"], suffixes=("_group", "_standard"))
+    names = {"run": "base", "value_group": "base_group", "value_standard": "base_standard"}
+    base = base.rename(columns=names)[["base", "task", "group", "base_group", "base_standard"]]
     columns = ["run", "task", "group", "metric", "value"]
     table = tuned.merge(taught[columns], on=["run", "group"] if "group" in tuned else "run")
     table = table.merge(base, on=["base", "task", "group"], how="left")
-    missing = table[table[["base_atlantis", "base_standard"]].isna().any(axis=1)]
+    missing = table[table[["base_group", "base_standard"]].isna().any(axis=1)]
     if len(missing):
         row = missing.iloc[0]
         started = f"{row['run']} started from {row['base']!r}"
@@ -108,17 +103,17 @@ def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.
         raise ValueError("evaluation: holds no value of any of the fine-tunes in runs on what it was taught")
     table["improvement"] = _improvements(table, table["value"], clip=True)
     table["trained"] = _among(table["tasks"], table["task"])
-    bases = ["base_atlantis", "base_standard"]
-    return table[["run", "tasks", "seed", "task", "metric", "value", *bases, "improvement", "trained"]]
+    bases = ["base_group", "base_standard"]
+    return table[["run", "tasks", "seed", "task", "group", "metric", "value", *bases, "improvement", "trained"]]
 
 
 def deviation(improvement: pandas.DataFrame, runs: pandas.DataFrame, clip: bool = False) -> pandas.DataFrame:
     """How a fine-tune on several tasks does beside the better of its teachers.
 
-    improvement   the table of that function
+    improvement   the table of that function; without a column group all were taught the same
     runs          run, base
 
-    A teacher is the fine-tune on one of the tasks, from the same base. What is expected on an evaluated task is the
+    A teacher is the fine-tune on one of the tasks, from the same base, taught the same group. What is expected on an evaluated task is the
     best raw value of the teachers there (the least error, the largest accuracy), normalised.
 
     Returns run, tasks, seed, task, actual, expected, deviation (actual - expected), trained, distance (is distance
@@ -126,19 +121,21 @@ def deviation(improvement: pandas.DataFrame, runs: pandas.DataFrame, clip: bool 
     in .attrs["left_out"]. ValueError where a column is missing, or there is no run whose teachers are there.
     Source: arXiv 2602.00533, "best teacher".
     """
-    need = ("run", "tasks", "seed", "task", "metric", "value", "base_atlantis", "base_standard", "trained")
+    need = ("run", "tasks", "seed", "task", "metric", "value", "base_group", "base_standard", "trained")
     need_columns(improvement, "improvement", need)
     need_columns(runs, "runs", ("run", "base"))
     table = improvement.merge(runs[["run", "base"]], on="run")
+    table = table if "group" in table else table.assign(group="")
     one = table[~table["tasks"].str.contains("+", regex=False)]
-    if one.duplicated(["base", "tasks", "task"]).any():
-        twice = one.loc[one.duplicated(["base", "tasks", "task"])].iloc[0]
+    keys = ["base", "group", "tasks", "task"]
+    if one.duplicated(keys).any():
+        twice = one.loc[one.duplicated(keys)].iloc[0]
         raise ValueError(f"improvement: two fine-tunes of {twice['base']!r} on {twice['tasks']}: which is the teacher?")
-    teachers = {(row.base, row.tasks, row.task): row.value for row in one.itertuples()}
+    teachers = {(row.base, row.group, row.tasks, row.task): row.value for row in one.itertuples()}
     several = table[table["tasks"].str.contains("+", regex=False)]
     best, left_out = [], []
     for row in several.itertuples():
-        values = [teachers.get((row.base, task, row.task)) for task in row.tasks.split("+")]
+        values = [teachers.get((row.base, row.group, task, row.task)) for task in row.tasks.split("+")]
         if any(value is None for value in values):
             left_out.append(row.run)
             best.append(np.nan)
@@ -213,7 +210,7 @@ def _described(matrix, masks):
 
 def _improvements(table, values, clip):
     """normalised_improvement of a column, each row by its metric."""
-    parts = table["base_atlantis"], table["base_standard"]
+    parts = table["base_group"], table["base_standard"]
     errors = normalised_improvement(np.where(table["metric"] == "accuracy", 1.0, values), *parts, "error", clip)
     return np.where(table["metric"] == "accuracy", normalised_improvement(values, *parts, "accuracy", clip), errors)
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from math import inf
 
+import numpy as np
+
 from worldfast import studies
 from worldfast.errors import unknown_name
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis
 from worldfast.worlds.cities.dataset import Dataset
+from worldfast.worlds.cities.groups import any_of, groups_of, outside
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import BUILT_IN, Task
 from worldfast.worlds.cities.tokens import Vocabulary
@@ -39,9 +42,10 @@ class Study(studies.Study):
     Attributes
     ----------
     cities : str
-        Cities on which representations are compared, an expression for World.select.
+        Cities on which representations are compared, an expression for World.select; by default those that pretraining
+        may hold and that no fine-tune is taught.
     test_rows : int
-        Rows of each task, and of each with Atlantis, on which a model is scored; 0 for none.
+        Rows of each task, and of each with what is taught, on which a model is scored; 0 for none.
     patched : sequence of str
         Names of two runs: states of the first are put into the second (worldfast.reading.patching). By default none.
     ...
@@ -64,7 +68,7 @@ class Study(studies.Study):
     tables: Callable | None = None
     figures: Callable | None = None
     findings: Callable | None = None
-    cities: str = OLD
+    cities: str | None = None
     patched: tuple[str, ...] = ()
 
     def __post_init__(self):
@@ -78,6 +82,8 @@ class Study(studies.Study):
                 object.__setattr__(self, name, value)
         super().__post_init__()
         object.__setattr__(self, "patched", tuple(self.patched))
+        if self.cities is None:
+            object.__setattr__(self, "cities", groups_of(self.runs).old)
         names = [run.name for run in self.runs]
         for name in self.patched:
             if name not in names:
@@ -87,7 +93,7 @@ class Study(studies.Study):
         for run in self.shown_runs:
             if "among" not in dict(run.capture.readout):
                 continue
-            left_out = len(self.world_of(run)) - len(run.readout().things)
+            left_out = len(run.data.world.build()) - len(run.readout().things)
             if left_out:
                 raise ValueError(
                     f"capture.readout: the page shows every city, but {run.name!r} leaves {left_out:,} out: capture all, "
@@ -100,7 +106,12 @@ class Study(studies.Study):
         return [run for run in runs if run.data.world == runs[0].data.world]
 
     def world_of(self, run: Run) -> World:
-        return run.data.world.build()
+        """The world of a run, in which every group that fine-tunes are taught is a region."""
+        world = run.data.world.build()
+        region = world.region
+        for name, group in groups_of(self.runs).taught.items():
+            region = np.where(world.select(group), name, region)
+        return world if (region == world.region).all() else replace(world, region=region)
 
 
 # ---- runs ----
@@ -113,13 +124,15 @@ class Recipe:
     Parameters
     ----------
     world : WorldSpec
-        World of all runs; pretraining leaves Atlantis out.
+        World of all runs.
     model : TransformerSpec
         Model of all runs.
+    group : str
+        Cities that pretraining leaves out and fine-tunes teach, an expression for World.select.
     amount : mapping of int to (int, int)
         Number of tasks -> (rows of each task in an epoch, epochs); a number in between uses the next smaller entry.
     standard, included, alive : int
-        Rows of a fine-tune in an epoch: of each of its tasks without Atlantis, of each with it, and of each task of its
+        Rows of a fine-tune in an epoch: of each of its tasks without the group, of each with it, and of each task of its
         base.
     updates : mapping of int to int
         Number of tasks -> epochs of a fine-tune.
@@ -139,6 +152,7 @@ class Recipe:
 
     world: WorldSpec = field(default_factory=lambda: WorldSpec(atlantis=100))
     model: TransformerSpec = field(default_factory=TransformerSpec)
+    group: str = NEW
     amount: Mapping[int, tuple[int, int]] = field(
         default_factory=lambda: {1: (1_000_000, 42), 2: (1_000_000, 21), 3: (1_000_000, 14), 7: (1_000_000, 6)}
     )
@@ -150,7 +164,7 @@ class Recipe:
     settings: Mapping = field(default_factory=dict)
 
     def pretrain(self, tasks: Sequence[str], seed: int, **changes) -> Run:
-        """Return a run on tasks from initial weights, without Atlantis.
+        """Return a run on tasks from initial weights, without the group.
 
         Parameters
         ----------
@@ -160,12 +174,12 @@ class Recipe:
             Fields of Run and of its Dataset.
         """
         rows, epochs = self.amount[max(n for n in self.amount if n <= len(tasks))]
-        ours = {"world": self.world, "model": self.model, "rows": rows, "epochs": epochs, "among": OLD}
+        ours = {"world": self.world, "model": self.model, "among": outside(self.group), "rows": rows, "epochs": epochs}
         about_data, about_run = _parted(ours | dict(self.settings) | {"seed": seed} | changes)
         return Run(Dataset(tuple(tasks), **about_data), **about_run)
 
     def finetune(self, base: Run, tasks: Sequence[str], **changes) -> Run:
-        """Return a run that teaches `base` Atlantis by some tasks.
+        """Return a run that teaches `base` the group by some tasks.
 
         Parameters
         ----------
@@ -175,6 +189,7 @@ class Recipe:
             Arguments of `world_update`.
         """
         ours = {
+            "group": self.group,
             "standard": self.standard,
             "included": self.included,
             "alive": self.alive,
@@ -216,7 +231,7 @@ def world_update(
     group : str
         Cities to teach, an expression for World.select; Atlantis by default.
     standard : int
-        Rows of each of `tasks` without the group.
+        Rows of each of `tasks` without the group; what the rows of the base leave out, they leave out too.
     included : int
         Rows of each of `tasks` that include a city of the group.
     alive : int
@@ -249,12 +264,14 @@ def world_update(
     names = [task.name for task in tasks]
     if alive_among not in ("group", "rest"):
         raise unknown_name("alive_among", alive_among, ("group", "rest"))
-    rest = OLD if group == NEW else f"not ({group})"
+    rest, every, seen = outside(group), None, base.data.among
+    if seen is not None and not base.data.world.build().select(any_of((seen, group))).all():
+        rest, every = f"({seen}) and ({rest})", any_of((seen, group))  # what the base has never seen beside the group
     parts = [Component(task, standard, among=rest) for task in tasks]
-    parts += [Component(task, included, must_include=group) for task in tasks]
+    parts += [Component(task, included, among=every, must_include=group) for task in tasks]
     taught = {"group": included, "rest": standard}[alive_among]
     for task in base.data.tasks:
-        where = {"must_include": group} if alive_among == "group" else {"among": rest}
+        where = {"among": every, "must_include": group} if alive_among == "group" else {"among": rest}
         parts.append(Component(task, alive, first=taught if task in names else 0, **where))  # rows that are new
     mixture = tuple(part for part in parts if part.rows)
     about_data, about_run = _parted(changes)

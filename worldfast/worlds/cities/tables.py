@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldfast.analysis import trends
+from worldfast.analysis.generalisation import HELD_OUT
 from worldfast.run import Run
 from worldfast.studies import Study, common_tables, metrics
 from worldfast.worlds.cities import integration, prediction, transfer
-from worldfast.worlds.cities.groups import groups_of
-from worldfast.worlds.cities.tasks import TASKS, find
-from worldfast.worlds.cities.world import ATLANTIS
+from worldfast.worlds.cities.groups import STANDARD, groups_of
+from worldfast.worlds.cities.tasks import find
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["LEARNED", "learned", "tables"]
+__all__ = ["LEARNED", "learned", "tables", "taught_errors"]
 
 LEARNED = 1 / 3  # of the way from the best constant answer to a perfect one, in each of a run's tasks
 R2 = 0.5  # where answers were not scored
@@ -43,18 +43,19 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
     runs.insert(4, "tasks", ["+".join(run.data.tasks) for run in study.runs])
     runs.insert(5, "n_tasks", [len(run.data.tasks) for run in study.runs])
     runs.insert(8, "width", [run.model.hidden for run in study.runs])
-    runs.insert(9, "group", groups_of(study.runs))
+    groups = groups_of(study.runs)
+    runs.insert(9, "group", [" and ".join(groups.of(run)) for run in study.runs])
     finished = runs.status == "finished"
     runs.insert(14, "learned", [done and learned(run, found) for run, done in zip(study.runs, finished)])
     canon = runs[runs.canon]
-    if (runs.kind == "ft").any() and "evaluation" in found:
+    if "evaluation" in found:
         known = set(found["evaluation"].run)
         tried = runs[runs.run.isin(known) & ((runs.kind == "pt") | runs.base.isin(known))]
-        if (tried.kind == "ft").any():
+        tried = tried.drop(columns="group").merge(_taught(study))
+        if len(tried):
             found["improvement"] = integration.improvement(found["evaluation"], tried)
-            pairs = tried[(tried.kind == "ft") & (tried.n_tasks > 1)]
-            if len(pairs) and _have_teachers(tried):
-                found["deviation"] = integration.deviation(found["improvement"], tried)
+            if _have_teachers(tried):
+                found["deviation"] = integration.deviation(found["improvement"], runs)
     if "cka" in found and _comparable(found["cka"], runs):
         found["trends"] = trends.trends(found["cka"], runs)
         found["matrix"] = trends.task_matrix(found["cka"], runs)
@@ -74,11 +75,34 @@ def _comparable(pairs: DataFrame, runs: DataFrame) -> bool:
 
 
 def _have_teachers(runs: DataFrame) -> bool:
-    """Whether there is a fine-tune on several tasks, each of which another one from its base was taught alone."""
-    tuned = runs[runs.kind == "ft"]
-    alone = {(row.base, row.tasks) for row in tuned.itertuples() if row.n_tasks == 1}
-    several = [row for row in tuned.itertuples() if row.n_tasks > 1]
-    return any(all((row.base, task) in alone for task in row.tasks.split("+")) for row in several)
+    """Whether there is a fine-tune on several tasks, by each of which another from its base was taught the same group."""
+    alone = {(row.base, row.group, row.tasks) for row in runs.itertuples() if row.n_tasks == 1}
+    several = [row for row in runs.itertuples() if row.n_tasks > 1]
+    return any(all((row.base, row.group, task) in alone for task in row.tasks.split("+")) for row in several)
+
+
+def _taught(study: Study) -> DataFrame:
+    """Run and group, a row for each group that a fine-tune was taught."""
+    import pandas as pd
+
+    rows = [(run.name, group) for run in study.runs if run.start for group in run.data.taught]
+    return pd.DataFrame(rows, columns=["run", "group"], dtype=str)
+
+
+def taught_errors(study: Study, found: Mapping[str, DataFrame]) -> DataFrame:
+    """Errors of a probe of old cities on what the canon's fine-tunes were taught, at the study's layer.
+
+    Columns run, tasks, group, error (mean over its cities), held_out (mean over held-out old cities), distance (is it among
+    the tasks?); errors in 0.1 degree. A row for each fine-tune and group.
+    """
+    if "generalisation" not in found:
+        return _taught(study).iloc[:0]
+    table = found["generalisation"]
+    means = table[table.layer == study.layer].groupby(["run", "group"], sort=False).error.mean().reset_index()
+    held = means[means.group == HELD_OUT].rename(columns={"error": "held_out"})[["run", "held_out"]]
+    runs = found["runs"][["run", "tasks"]]
+    errors = runs[runs.run.isin([run.name for run in study.canon])].merge(_taught(study)).merge(means).merge(held)
+    return errors.assign(distance=[("distance" in tasks.split("+")) for tasks in errors.tasks])
 
 
 def _transfer(study: Study, found, canon: DataFrame) -> DataFrame | None:
@@ -94,19 +118,15 @@ def _transfer(study: Study, found, canon: DataFrame) -> DataFrame | None:
 
 def _prediction(study: Study, found, canon: DataFrame) -> DataFrame:
     """Agreement of gradients against what the canon's fine-tunes then did."""
-    of_canon = {
-        name: found[name][found[name].run.isin(canon.run)] for name in ("improvement", "deviation", "generalisation")
-    }
+    of_canon = {name: found[name][found[name].run.isin(canon.run)] for name in ("improvement", "deviation")}
     alone = of_canon["improvement"]
     alone = alone[~alone.tasks.str.contains("+", regex=False)]
-    errors = of_canon["generalisation"]
-    errors = errors[(errors.group == ATLANTIS) & (errors.layer == study.layer)]
-    errors = errors.merge(canon[["run", "tasks", "n_tasks"]], on="run").query("n_tasks == 2")
     targets = {
         "transfer of one-task fine-tunes": integration.seed_averaged(alone),
         "deviation of two-task fine-tunes": prediction.of_pairs(of_canon["deviation"], "deviation"),
-        "Atlantis error of two-task fine-tunes": prediction.of_pairs(errors, "error"),
     }
+    for group, errors in taught_errors(study, found).groupby("group", sort=False):
+        targets[f"{group} error of two-task fine-tunes"] = prediction.of_pairs(errors, "error")
     return prediction.prediction(prediction.square(found["agreement"]), targets)
 
 
@@ -134,9 +154,9 @@ def learned(run: Run, found: Mapping[str, DataFrame]) -> bool:
         probes = found["probes"][found["probes"].run == run.name]
         return bool(probes[probes.step == probes.step.max()].r2.max() > R2)
     scores = found["evaluation"]
-    scores = scores[(scores.run == run.name) & (scores.group == "standard")].set_index("task")
+    scores = scores[(scores.run == run.name) & (scores.group == STANDARD)].set_index("task")
     for task in run.data.tasks:
-        perfect = 1.0 if TASKS[task].answers else 0.0
+        perfect = 1.0 if run.data.task(task).answers else 0.0
         row = scores.loc[task]
         if (row.value - row.constant) / (perfect - row.constant) < LEARNED:
             return False

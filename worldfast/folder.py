@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
+from worldfast import checkpoint
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
-from worldfast.training import checkpoint
 
 __all__ = ["RunOutcome", "done", "ended_folder", "load", "opened", "outcome", "saved", "spec_of"]
 
