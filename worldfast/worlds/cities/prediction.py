@@ -1,7 +1,7 @@
-"""Whether the agreement of tasks' gradients, before any fine-tuning, foretells what fine-tunes then do.
+"""Prediction of fine-tuning by the agreement of tasks' gradients before it.
 
-Of pairs of tasks, each once; p is Mantel's, because pairs share tasks. Nothing is fitted: one number a pair from the
-pretrained models, one from their fine-tunes.
+Each pair of tasks counts once; p is from a Mantel test, because pairs share tasks. Nothing is fitted: there is one
+number for a pair from the pretrained models, and one from their fine-tunes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ __all__ = ["of_pairs", "prediction", "square"]
 
 
 def square(table: pandas.DataFrame, value: str = "cosine") -> pandas.DataFrame:
-    """The symmetric matrix of tasks of an `agreement` table, averaged over its models."""
+    """Return the symmetric matrix of tasks of an `agreement` table, averaged over its models.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns task, other and the value.
+    value : str
+        Name of the column.
+    """
     need_columns(table, "agreement", ("task", "other", value))
     means = table.groupby(["task", "other"], sort=False)[value].mean()
     names = list(dict.fromkeys([*table.task, *table.other]))
@@ -29,9 +37,19 @@ def square(table: pandas.DataFrame, value: str = "cosine") -> pandas.DataFrame:
 
 
 def of_pairs(table: pandas.DataFrame, value: str) -> pandas.DataFrame:
-    """The symmetric matrix of a column over fine-tunes on two tasks, averaged over seeds and what they were asked.
+    """Return the symmetric matrix of a column over fine-tunes on two tasks, averaged over seeds and evaluated tasks.
 
-    table   tasks ("angle+perimeter"), and the column: a `deviation` table, say. The diagonal is NaN
+    Parameters
+    ----------
+    table : DataFrame
+        Columns tasks ("angle+perimeter") and the value: a `deviation` table, for example.
+    value : str
+        Name of the column.
+
+    Returns
+    -------
+    DataFrame
+        Named by tasks; the diagonal is NaN.
     """
     need_columns(table, "table", ("tasks", value))
     pairs = table[table.tasks.str.count(r"\+") == 1]
@@ -52,13 +70,21 @@ def _symmetric(names: list[str], values: Mapping[tuple[str, str], float]) -> pan
 def prediction(
     agreement: pandas.DataFrame, targets: Mapping[str, pandas.DataFrame], apart: str = "distance"
 ) -> pandas.DataFrame:
-    """The correlation of agreement with what fine-tunes did, over unordered pairs, with and without one task.
+    """Correlate agreement with effects of fine-tuning, over unordered pairs, with and without one task.
 
-    agreement   square, symmetric, named by tasks: `square`
-    targets     what was foretold -> rows and columns named by tasks: the two directions of a pair are averaged
-    apart       the task that every second row does without
+    Parameters
+    ----------
+    agreement : DataFrame
+        Square, symmetric, named by tasks: from `square`.
+    targets : mapping of str to DataFrame
+        Predicted effects by name; rows and columns are named by tasks, and the two directions of a pair are averaged.
+    apart : str
+        Task that every second row leaves out.
 
-    Returns predicted and the columns of `likeness_against_transfer`: what, r, r2, p, n, unit, test.
+    Returns
+    -------
+    DataFrame
+        Column predicted and those of `likeness_against_transfer`: what, r, r2, p, n, unit, test.
     """
     import pandas as pd
 

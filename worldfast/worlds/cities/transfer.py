@@ -1,7 +1,7 @@
-"""Does the likeness of two tasks' representations say how fine-tuning on one carries over to the other?
+"""Correlation of the likeness of two tasks' representations with transfer in fine-tuning.
 
-The published correlation takes the 30 ordered pairs of 6 tasks as independent points, although likeness is symmetric:
-15 values stand twice in it, and pairs share tasks. Here each unordered pair stands once, with the mean improvement of
+The published correlation treats the 30 ordered pairs of 6 tasks as independent points, although likeness is symmetric:
+15 values occur twice in it, and pairs share tasks. Here each unordered pair counts once, with the mean improvement of
 its two directions, and the test permutes tasks. Source: arXiv 2602.00533, CKA against generalisation.
 """
 
@@ -24,14 +24,29 @@ __all__ = ["likeness_against_transfer", "transfer_points"]
 def transfer_points(
     likeness: pandas.DataFrame, improvement: pandas.DataFrame, without: Sequence[str] = ()
 ) -> pandas.DataFrame:
-    """Each unordered pair of tasks once: columns task, other, likeness, improvement, distance (is it one of the two?).
+    """Return each unordered pair of tasks once.
 
-    likeness     square, symmetric, named by tasks: the CKA of one-task models (`as_matrix` of a `task_matrix`)
-    improvement  rows the task fine-tuned on, columns the task evaluated (`seed_averaged`); the two directions of a pair
-                 are averaged
-    without      tasks to leave out, such as one that is not learned alone
+    Only tasks that both tables have are used.
 
-    Only tasks that both have are taken. ValueError where those are fewer than 2, or likeness is not square.
+    Parameters
+    ----------
+    likeness : DataFrame
+        Square, symmetric, named by tasks: the CKA of one-task models (`as_matrix` of a `task_matrix`).
+    improvement : DataFrame
+        Rows are tasks fine-tuned on, columns tasks evaluated (`seed_averaged`); the two directions of a pair are
+        averaged.
+    without : sequence of str
+        Tasks to leave out, such as one that is not learned alone.
+
+    Returns
+    -------
+    DataFrame
+        Columns task, other, likeness, improvement, and distance (True if distance is one of the two).
+
+    Raises
+    ------
+    ValueError
+        Fewer than 2 tasks are shared, or likeness is not square.
     """
     import pandas as pd
 
@@ -57,14 +72,23 @@ def likeness_against_transfer(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> pandas.DataFrame:
-    """The correlation of likeness and transfer over unordered pairs, with and without one task.
+    """Correlate likeness and transfer over unordered pairs, with and without one task.
 
-    likeness, improvement, without   as for `transfer_points`
-    apart                            the task that the second row does without
-    permutations, seed               as for `mantel`
+    Parameters
+    ----------
+    likeness, improvement, without
+        As for `transfer_points`.
+    apart : str
+        Task that the second row leaves out.
+    permutations, seed : int
+        As for `mantel`.
 
-    Returns the columns what ("all tasks", "without distance"), r, r2, p, n, unit, test. p is Mantel's, of permutations
-    of the tasks. A row that cannot be told (fewer than 4 tasks, a pair without a value) has NaN, and its test says why.
+    Returns
+    -------
+    DataFrame
+        Columns what ("all tasks", "without distance"), r, r2, p, n, unit, test. p is from Mantel's permutations of
+        tasks. A row that cannot be computed (fewer than 4 tasks, or a pair without a value) has NaN, and its test gives
+        the reason.
     """
     import pandas as pd
 
