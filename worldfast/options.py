@@ -103,7 +103,7 @@ class Model:
     init_std: Annotated[float, Number] = TransformerSpec.init_std
     """Standard deviation of the first weights."""
     engine: Annotated[str, Text] = TransformerSpec.engine
-    """native, or plain: PyTorch; auto is native where that takes the data."""
+    """native, or plain: PyTorch; auto takes native where it can."""
 
 
 @dataclass(frozen=True)

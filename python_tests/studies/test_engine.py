@@ -11,6 +11,7 @@ import pytest
 
 import worldfast as wf
 from worldfast import cli, files, worlds
+from worldfast import folder as run_folder
 from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
 from worldfast.report import report
@@ -18,7 +19,6 @@ from worldfast.run import Capture
 from worldfast.studies import load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
-from worldfast.training import folder as run_folder
 from worldfast.worlds.cities import Dataset, evaluate, studies
 from worldfast.worlds.cities.studies import Study, world_update
 from worldfast.worlds.cities.world import OLD
