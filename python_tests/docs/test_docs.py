@@ -74,7 +74,7 @@ def test_commands(command, tmp_path, capsys):
 
 def test_a_study_of_ones_own(tmp_path, monkeypatch):
     text = (PAGE.parent / "studies.md").read_text()
-    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     block = re.sub(r"=1000, included=5000, alive=100", "=8, included=40, alive=4", block)
     names = execute(block, "ROWS = 256", monkeypatch, tmp_path)
     assert names["result"].tables["runs"].run.tolist() == [
@@ -101,7 +101,7 @@ def test_a_study_of_ones_own(tmp_path, monkeypatch):
 def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     """From a file, as a function is known by its source."""
     text = (PAGE.parent / "tasks.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     assert len([line for line in block.splitlines() if line.strip()]) <= 20
     (tmp_path / "own.py").write_text(block.replace("ROWS = 20_000", "ROWS = 30"), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
