@@ -221,6 +221,8 @@ def test_a_narrower_width_holds_for_everyone(harness, monkeypatch):
         monkeypatch.setenv("WIDTH", width)
         with pytest.raises(ValueError, match=f"WIDTH: expected 4, 8 or 16, .*got {width}"):
             harness.vector_width()
+        with pytest.raises(SystemExit, match=f"^WIDTH: expected 4, 8 or 16, .*got {width}$"):
+            harness.limit_peers()
 
 
 # ---- results ----
@@ -280,7 +282,7 @@ def test_gains_of_threads(load):
 
 
 @pytest.mark.parametrize(
-    "script", ["labels", "python_tasks", "matmul_dtype", "attention", "cka", "activations", "evaluation", "training"]
+    "script", ["labels", "python_tasks", "products", "attention", "cka", "activations", "evaluation", "training"]
 )
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
