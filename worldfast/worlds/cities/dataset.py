@@ -130,11 +130,11 @@ class Dataset(dataset.Dataset):
     def group(self) -> str | None:
         """Cities that rows must include, as those of a fine-tune that teaches them do: the expression of most rows; None:
         rows must include none."""
-        rows = Counter()
+        rows: Counter = Counter()
         for part in self.mixture:
             if part.must_include is not None:
                 rows[part.must_include] += part.rows
-        return max(rows, key=rows.get, default=None)
+        return max(rows, key=rows.__getitem__, default=None)
 
     @property
     def shape(self) -> Shape:
@@ -173,7 +173,7 @@ class Dataset(dataset.Dataset):
             loss=self.loss,
         )
 
-    def readout(
+    def readout(  # type: ignore[override]  # the options of this world by name
         self,
         among: str | None = None,
         task: str | None = None,
