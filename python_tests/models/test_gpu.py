@@ -720,7 +720,7 @@ def test_a_plan_counts_answers_and_workspaces():
         return memory.need(run, "cuda:0", 1).shared
 
     wide = dict(hidden=128, layers=6, heads=4, intermediate=512)
-    none, some, all_at_once, more = (shared(n, **wide) for n in (0, 2_000, 10_000, 50_000))
+    none, some, all_at_once, more = (shared(n, **wide) for n in (0, 2_000, 20_000, 50_000))
     assert none < some < all_at_once == more <= none + footprints.ANSWER_BYTES + (64 << 20)
     assert all_at_once > footprints.ANSWER_BYTES
     assert none > memory.GPU_EXTRA + memory.WORKSPACES + footprints.reading(replace(SPEC, **wide), SHAPE)

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from sight import texts
 from synthetic import SEVEN, evaluation, run_result, study_result, tables
-from test_figures import texts
 
 from worldfast.report import Tasks, report
 from worldfast.report.colours import INK, NEW, TASK_COLOURS, region_colours
