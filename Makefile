@@ -10,7 +10,8 @@ BIN := $(abspath $(VENV))/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*/*)
 
 # Tests that take a minute together on two cores; each is of code that needs no training, no figure and no GPU.
-FAST := base analysis studies/test_study training/test_checkpoint training/test_lockstep training/test_metrics \
+FAST := base analysis models/test_losses studies/test_study training/test_checkpoint training/test_lockstep \
+	training/test_metrics worlds/test_dataset worlds/test_groups \
 	$(addprefix rows/test_,bad_input labels oracle streams tiles tokens) \
 	$(addprefix worlds/cities/test_,world world_csv selection findings published integration prediction)
 FAST := $(foreach test,$(FAST),$(or $(wildcard python_tests/$(test).py),python_tests/$(test)))

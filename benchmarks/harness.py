@@ -149,8 +149,12 @@ def vector_width() -> int:
 
 
 def limit_peers() -> None:
-    """Limits the core to WIDTH, and begins the script anew where the peers' libraries are not held back too."""
-    width = vector_width()
+    """Limits the core to WIDTH, and begins the script anew where the peers' libraries are not held back too. A width that is
+    not to be had ends the script in one line."""
+    try:
+        width = vector_width()
+    except ValueError as error:
+        sys.exit(str(error))
     if width < WIDEST and any(os.environ.get(name) != value for name, value in PEERS[width].items()):
         sys.stdout.flush()
         os.execve(sys.executable, sys.orig_argv, os.environ | PEERS[width])

@@ -177,7 +177,7 @@ class Dataset(ABC):
 
     def to_json(self) -> dict:
         """Return the fields as values that JSON keeps."""
-        return json.loads(json.dumps(asdict(self)))
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]  # what derives from it is a dataclass
 
     @classmethod
     def from_json(cls, content: Mapping) -> Dataset:

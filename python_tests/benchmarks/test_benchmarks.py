@@ -221,6 +221,8 @@ def test_a_narrower_width_holds_for_everyone(harness, monkeypatch):
         monkeypatch.setenv("WIDTH", width)
         with pytest.raises(ValueError, match=f"WIDTH: expected 4, 8 or 16, .*got {width}"):
             harness.vector_width()
+        with pytest.raises(SystemExit, match=f"^WIDTH: expected 4, 8 or 16, .*got {width}$"):
+            harness.limit_peers()
 
 
 # ---- results ----

@@ -74,8 +74,10 @@ def test_commands(command, tmp_path, capsys):
 
 def test_a_study_of_ones_own(tmp_path, monkeypatch):
     text = (PAGE.parent / "studies.md").read_text()
-    block = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    block, analysis = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(analysis, {})
     block = re.sub(r"=1000, included=5000, alive=100", "=8, included=40, alive=4", block)
+    block = block.replace("test_rows=500", "test_rows=20")
     names = execute(block, "ROWS = 256", monkeypatch, tmp_path)
     assert names["result"].tables["runs"].run.tolist() == [
         "pt-distance+angle-s1",

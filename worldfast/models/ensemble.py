@@ -62,6 +62,7 @@ class Ensemble(ABC):
     shape: Shape
     members: int
     device: torch.device
+    matmul_dtype: str
     threads: int = 1
     parameters: Tensor
     gradients: Tensor
@@ -197,7 +198,7 @@ class Ensemble(ABC):
         matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
         if matmul_dtype not in MATMUL_DTYPES:
             raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
-        return [_prompts(*of_member, self.shape.inputs) for of_member in prompts], members, matmul_dtype
+        return [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts], members, matmul_dtype
 
 
 def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:

@@ -102,7 +102,7 @@ class RecurrentSpec:
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter, named as in PyTorch's modules `embed`, `rnn` and `head`."""
         H, rows, outputs = self.hidden, KINDS[self.kind] * self.hidden, self.of(shape).outputs
-        found = {} if shape.vectors else {"embed.weight": (shape.inputs, H)}
+        found: dict[str, tuple[int, ...]] = {} if shape.vectors else {"embed.weight": (shape.inputs, H)}
         for layer in range(self.layers):
             read = shape.inputs if shape.vectors and layer == 0 else H
             found |= {f"rnn.weight_ih_l{layer}": (rows, read), f"rnn.weight_hh_l{layer}": (rows, H)}
@@ -178,7 +178,7 @@ class Recurrent(AutogradEnsemble):
 
     def initialise(self, member: int, seed: int) -> None:
         random = np.random.Generator(np.random.Philox(seed))
-        fan_in = {}
+        fan_in: dict[str, int] = {}
         for name, view in self.tensors(member).items():
             if name == "embed.weight":
                 drawn = random.standard_normal(view.shape, dtype=np.float32)
@@ -197,11 +197,10 @@ class Recurrent(AutogradEnsemble):
         run = self._lstm if self.spec.kind == "lstm" else self._rnn
         found = [x]
         for layer in range(self.spec.layers):
-            w_ih, w_hh, b_ih, b_hh = (
-                named.get(f"rnn.{part}_l{layer}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
+            w_ih, w_hh = (named[f"rnn.weight_{part}_l{layer}"] for part in ("ih", "hh"))
+            bias = named[f"rnn.bias_ih_l{layer}"] + named[f"rnn.bias_hh_l{layer}"] if self.spec.bias else None
             before: list[Tensor] = []  # states that each step reads
-            driven = linear(found[-1], w_ih, b_ih + b_hh if self.spec.bias else None)  # all steps at once
+            driven = linear(found[-1], w_ih, bias)  # all steps at once
             driven = _WithRecurrentWeight.apply(driven, w_hh, before).split(steps.sizes)
             states = run(driven, w_hh.detach().T, before)
             found.append(torch.cat(states) if states else x.new_empty(0, self.spec.hidden))

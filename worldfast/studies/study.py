@@ -164,6 +164,7 @@ def load_study(path: str | os.PathLike) -> Study:
         raise FileNotFoundError(f"study: there is no file '{path}'")
     name = f"study_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec and spec.loader  # a file of this suffix has one
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # during execution, for dataclasses that look up their module
     sys.path.insert(0, str(path.resolve().parent))  # as if it were run as a script

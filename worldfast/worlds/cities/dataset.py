@@ -136,7 +136,7 @@ class Dataset(dataset.Dataset):
     @property
     def taught(self) -> dict[str, str]:
         """Groups of cities that rows must include, as those of a fine-tune do: name to expression, most rows first."""
-        rows = Counter()
+        rows: Counter = Counter()
         for part in self.mixture:
             if part.must_include is not None:
                 rows[part.must_include] += part.rows
@@ -179,7 +179,7 @@ class Dataset(dataset.Dataset):
             loss=self.loss,
         )
 
-    def readout(
+    def readout(  # type: ignore[override]  # the options of this world by name
         self,
         among: str | None = None,
         task: str | None = None,

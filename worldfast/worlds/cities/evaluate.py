@@ -7,7 +7,7 @@ import numpy as np
 from worldfast.dataset import Score
 from worldfast.models import Ensemble
 from worldfast.worlds.cities.sampling import Batch, sample
-from worldfast.worlds.cities.tasks import find
+from worldfast.worlds.cities.tasks import Task, find
 from worldfast.worlds.cities.tokens import EOS
 from worldfast.worlds.cities.world import World
 
@@ -44,7 +44,7 @@ def evaluate(
     ensemble: Ensemble,
     member: int,
     world: World,
-    task: str,
+    task: str | Task,
     n: int = 10_000,
     seed: int = 42,
     *,

@@ -9,7 +9,7 @@ import torch
 
 from worldfast.errors import unknown_name
 from worldfast.rows import Rows
-from worldfast.worlds.cities.tasks import find
+from worldfast.worlds.cities.tasks import Task, find
 from worldfast.worlds.cities.tokens import BOS, Vocabulary
 
 __all__ = ["PUBLISHED", "Prompt", "prompt_of"]
@@ -86,7 +86,7 @@ class Prompt:
         return Prompt(vocabulary, prompt_of(task), cities)
 
 
-def prompt_of(task: str) -> str:
+def prompt_of(task: str | Task) -> str:
     """Return the published prompt of a task as a text: "dist({city},"."""
     task = find(task)
     return f"{task.prompt}({CITY}{task.delimiter}"
