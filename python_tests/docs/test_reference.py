@@ -75,7 +75,7 @@ def test_every_docstring_renders(module, name):
     methods = [method for key, method in vars(thing).items() if key[0] != "_"] if inspect.isclass(thing) else []
     for documented in (thing, *methods):
         text = inspect.getdoc(documented) or ""
-        for lines in docstrings._blocks(text):
+        for lines in docstrings._blocks(docstrings.SECTION.split(text)[0]):
             if not docstrings._block(lines).startswith("<pre>"):
                 prose = lines[: docstrings._table_start(lines)]  # to the end, where there is no table
                 aligned = [line for line in prose if re.search(r"\S {3,}\S", line) and not line.startswith("...")]

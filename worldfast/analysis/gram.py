@@ -310,7 +310,7 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
 
 
 def _on_gpu(Xs, kernels, bandwidth):
-    """Compute the statistics with Triton for float16, bfloat16 and float32, with float64 matrix products for the rest."""
+    """Compute the statistics with Triton for float16, bfloat16 and float32, else with float64 products."""
     n, widths = Xs[0].n, [X.width for X in Xs]
     beside = torch.cat([X.data.double() for X in Xs], 1)  # [n, sum of d]: one operation for all, not one each
     beside -= beside[0].clone()

@@ -182,7 +182,7 @@ class Activations:
         run = Run.from_json(spec["run"])
         if run.data.digest != spec["world_sha256"]:
             raise ValueError(
-                f"{self.folder}: the world of its run has changed: its file holds other entities than when it was trained"
+                f"{self.folder}: the world of its run has changed: its file holds other entities than at training"
             )
         readout = run.readout()
         if self.steps and not np.array_equal(readout.things, self.things):

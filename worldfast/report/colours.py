@@ -134,7 +134,7 @@ class Tasks:
         return f"{number(n) if n <= 3 else n} task{'' if n == 1 else 's'}"
 
     def label(self, tasks: str, short: bool = False) -> str:
-        """Return the label of a set of tasks: "distance + angle", "all 7 tasks", "4 tasks"; short: "D A", "all", "4"."""
+        """Return the label of a set: "distance + angle", "all 7 tasks", "4 tasks"; short: "D A", "all", "4"."""
         names = tasks.split("+")
         if len(names) <= 3:
             return " ".join(self.letters.get(name, name) for name in names) if short else " + ".join(names)

@@ -129,7 +129,7 @@ class Study:
         return [run for run in self.shown_runs if run.id in ids] or list(finished[:1])
 
     def world_of(self, run: Run) -> object | None:
-        """Return the world of a run as drawn in figures and on the page; None unless a world's own study defines one."""
+        """Return the world of a run for figures and the page; None unless a world's own study defines one."""
         return None
 
 

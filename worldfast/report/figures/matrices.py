@@ -160,7 +160,7 @@ def _alike(cells: Cells, what: str) -> str:
         "Cells are means over seeds ± the jackknife's standard error over runs." if len(same) else "One seed of each."
     )
     if cells.failed:
-        text += f" No run learned {listed([cells.tasks.label(one) for one in cells.failed])}: shown, but excluded from means."
+        text += f" No run learned {listed([cells.tasks.label(one) for one in cells.failed])}: shown, in no means."
     if cells.left_out:
         text += f" Left out, because it did not learn: {listed(cells.left_out)}."
     return text
@@ -246,7 +246,7 @@ def _draw(
     size=10.0,
     turned=False,
 ):
-    """Draw `mean` [R, C] as coloured cells with their numbers, and return the image. Cells without a mean stay white."""
+    """Draw `mean` [R, C] as coloured cells with numbers, and return the image. Cells without a mean stay white."""
     from matplotlib.colors import LinearSegmentedColormap, to_hex
     from matplotlib.patches import Rectangle
 

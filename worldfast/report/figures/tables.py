@@ -142,7 +142,7 @@ class Cells:
         return [self.tasks.label(name, short) + ("*" if name in self.failed else "") for name in names]
 
     def diagonal(self, same: bool) -> np.ndarray:
-        """Return the diagonal's means if `same`, else those of the pairs above it, without failed sets and empty cells."""
+        """Return the diagonal's means if `same`, else those above it, without failed sets and empty cells."""
         keep = [i for i, row in enumerate(self.rows) if row not in self.failed]
         kept = self.mean[np.ix_(keep, keep)]
         values = np.diag(kept) if same else kept[np.triu_indices(len(keep), 1)]
