@@ -53,38 +53,53 @@ def gradient_agreement(
     loss: str | None = None,
     parameters: str | Iterable[str] = "model.layers.*",
 ) -> pandas.DataFrame:
-    """The cosine between the mean gradients of tasks' rows at a model that is not trained further.
+    """Compute cosines between the mean gradients of tasks' rows at a model, without training it.
 
-    model          a run's folder, or a run and an ensemble whose member 0 is its model
-    tasks          names; the run need not have trained on them
-    rows, repeats  `repeats` disjoint groups of `rows` rows of each task. A cosine is the mean over pairs of different
-                   groups, so a task's with itself is that of gradients of other rows: the ceiling that noise leaves
-    must_include   cities of which each row has one, as for `sample`: "region == 'Atlantis'" asks what teaching
-                   Atlantis would do; None: all rows
-    among, split   of the rows, as for `sample`
-    world          where the rows are; None: the run's. One with Atlantis, say, for a run whose world has none; in the
-                   entity vocabulary it has as many cities as the run's
-    seed           of the rows; None: the run's
-    loss           "all" or "answer"; None: the run's
-    parameters     which of them, by patterns of their Hugging Face names (`worldfast.models.huggingface`): "*" all,
-                   ("*.mlp.*", "lm_head.weight") those. The default is the blocks. The head says what answers look like:
-                   at a small model of five tasks it agreed 0.74 to 0.86 between all that answer with numbers and -0.05
-                   to -0.03 between those and compass, where the blocks agreed 0.68 between distance and perimeter and
-                   at most 0.36 otherwise. The embedding agreed as the blocks do, more weakly (0.49, at most 0.43);
-                   with the blocks it changes nothing, since their gradient is far longer
+    Memory: the tasks' gradients, 4 bytes x parameters x tasks x repeats.
 
-    Returns a DataFrame, each unordered pair of tasks once, a task with itself included:
-    base            name of the run
-    task, other
-    cosine          mean over pairs of groups; for a task with itself over n = repeats (repeats - 1) / 2 of them
-    standard_error  jackknife; the unit is the group
-    ceiling         the root of the product of the two tasks' own cosines; NaN where one of them is not positive
-    corrected       cosine / ceiling: an estimate of the cosine of gradients without noise, about 1 at most
-    n               pairs of groups
+    Parameters
+    ----------
+    model : path or (Run, Ensemble)
+        Folder of a run, or a run and an ensemble whose member 0 is its model.
+    tasks : iterable of str
+        Names; the run need not have trained on them.
+    rows, repeats : int
+        `repeats` disjoint groups of `rows` rows of each task. A cosine is the mean over pairs of different groups, so
+        that of a task with itself compares different rows: the ceiling that noise leaves.
+    must_include : str or array, optional
+        Cities of which each row has one, as for `sample`: "region == 'Atlantis'" shows the effect of teaching Atlantis.
+        None means all rows.
+    among, split
+        Those of the rows, as for `sample`.
+    world : World, optional
+        World of the rows; None means the run's. It may have an Atlantis that the run's world lacks; in the entity
+        vocabulary it has as many cities as the run's.
+    seed : int, optional
+        Seed of the rows; None means the run's.
+    loss : {"all", "answer"}, optional
+        None means the run's.
+    parameters : str or iterable of str
+        Patterns of the parameters' Hugging Face names (`worldfast.models.huggingface`): "*" for all, or ("*.mlp.*",
+        "lm_head.weight"). The default is the blocks. The head reflects the form of answers: in a small model of five
+        tasks it agreed 0.74 to 0.86 between all tasks with numeric answers and -0.05 to -0.03 between those and
+        compass, whereas the blocks agreed 0.68 between distance and perimeter and at most 0.36 otherwise. The embedding
+        agreed like the blocks, more weakly (0.49, at most 0.43); together with the blocks it changes nothing, since
+        their gradient is far longer.
 
-    Memory: the tasks' gradients, 4 bytes x parameters x tasks x repeats. Errors: those of `load` and `sample`;
-    ValueError naming the argument where a pattern fits no parameter, a task is given twice, rows are fewer than 1 or
-    repeats fewer than 2, the world's vocabulary is not the model's, or a gradient is 0 or not finite.
+    Returns
+    -------
+    DataFrame
+        Each unordered pair of tasks once, pairs of a task with itself included. Columns: base (name of the run); task,
+        other; cosine (mean over pairs of groups; for a task with itself over n = repeats (repeats - 1) / 2 of them);
+        standard_error (jackknife over groups); ceiling (root of the product of the two tasks' own cosines; NaN if one
+        of them is not positive); corrected (cosine / ceiling: an estimate of the cosine of gradients without noise, at
+        most about 1); n (pairs of groups).
+
+    Raises
+    ------
+    ValueError
+        A pattern fits no parameter, a task is given twice, rows are fewer than 1 or repeats fewer than 2, the world's
+        vocabulary is not the model's, or a gradient is 0 or not finite. Also the errors of `load` and `sample`.
     """
     import pandas as pd
 

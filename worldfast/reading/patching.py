@@ -55,39 +55,51 @@ def activation_patching(
     split: str = "test",
     longest: int = 16,
 ) -> pandas.DataFrame:
-    """How far answers of `target` move towards those of `source` when it is given the states of `source`.
+    """Measure how far answers of `target` move towards those of `source` when it is given the states of `source`.
 
-    source, target  run folders, or a run and an ensemble whose member 0 is its model; of one shape and vocabulary
-    tasks           names; None: those of both runs
-    layers          as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm; None: all
-    positions       where states are replaced: "entity" all tokens of the row's cities; "included" those of its cities
-                    from must_include; "last" each city's last token and the delimiter behind it, whose states represent
-                    a city; "equals" the '=' before the answer; "question" every token up to and with it; "all" those
-                    of the answer too, which both models then read as it is given
-    rows            of each task
-    must_include, among, split, seed   of the rows, as for `sample`: "region == 'Atlantis'"; seed None: the target's
-    world           where the rows are; None: the target's
-    longest         tokens of an answer
+    After the replaced states the target continues with its own weights, so that "all" at the last layer is the target's
+    head on the source's states: the source's answers if heads are equal, otherwise as close as heads are similar.
 
-    Returns a DataFrame, a line for each layer, positions and task:
-    layer, positions, task
-    source, target              names of the runs
-    metric                      as TASKS[task].metric
-    value                       of the answers of the patched target
-    recovered                   (value - target_value) / (source_value - target_value): 0 as the target by itself, 1 as
-                                the source; outside where answers are worse than one's or better than the other's.
-                                NaN where the two are equal; noise where they nearly are, which the next column says
-    standard_error              of `recovered`, a ratio of means over the same rows, by linearisation (Cochran,
-                                "Sampling Techniques", 1977, equation 6.13); the unit is the row
-    n                           rows
-    source_value, target_value  of the models by themselves
-    unparsable                  answers of the patched target that cannot be read
+    Parameters
+    ----------
+    source, target : path or (Run, Ensemble)
+        Folders of runs, or a run and an ensemble whose member 0 is its model; of one shape and vocabulary.
+    tasks : str or iterable of str, optional
+        Names; None means those of both runs.
+    layers : sequence of int, optional
+        Layers as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm; None means all.
+    positions : str or iterable of str
+        Positions at which states are replaced: "entity", all tokens of the row's cities; "included", those of its
+        cities from must_include; "last", each city's last token and the delimiter after it, whose states represent a
+        city; "equals", the '=' before the answer; "question", every token up to and including it; "all", those of the
+        answer too, which both models then read as it is given.
+    rows : int
+        Rows of each task.
+    must_include, among, split, seed
+        Those of the rows, as for `sample`: "region == 'Atlantis'". None as seed means the target's.
+    world : World, optional
+        World of the rows; None means the target's.
+    longest : int
+        Most tokens of an answer.
 
-    Behind the replaced states the target goes on with weights of its own, so "all" at the last layer is the target's
-    head on the source's states: the source's answers where heads are equal, as nearly as they are otherwise.
+    Returns
+    -------
+    DataFrame
+        One row for each layer, positions and task. Columns: layer, positions, task; source, target (names of the runs);
+        metric (TASKS[task].metric); value (score of the patched target); recovered ((value - target_value) /
+        (source_value - target_value): 0 like the target by itself, 1 like the source; beyond if answers are worse than
+        one's or better than the other's; NaN if the two are equal, and noisy if they nearly are); standard_error (of
+        `recovered`, a ratio of means over the same rows, by linearisation over rows: Cochran, "Sampling Techniques",
+        1977, equation 6.13); n (rows); source_value, target_value (scores of the models by themselves); unparsable
+        (answers of the patched target that cannot be parsed).
 
-    Errors: those of `load` and `sample`; ValueError where the models are of unlike shape or vocabulary, for positions
-    that are not known or "included" without must_include; IndexError for a layer that the models do not have.
+    Raises
+    ------
+    ValueError
+        The models differ in shape or vocabulary, positions are unknown, or "included" is given without must_include.
+        Also the errors of `load` and `sample`.
+    IndexError
+        The models do not have a layer.
     """
     import pandas as pd
 
@@ -150,10 +162,21 @@ def activation_patching(
 
 
 def token_positions(batch: Batch, task: str | Task, group: str, included: np.ndarray | None = None) -> np.ndarray:
-    """Where the tokens of a group stand in a batch of one task's rows: bool [n, T], none behind the '='.
+    """Return the positions of a group's tokens in a batch of one task's rows, up to the '='.
 
-    group      one of POSITIONS; see `activation_patching`. "all" is here as "question"
-    included   bool [N], the cities of "included"
+    Parameters
+    ----------
+    batch : Batch
+    task : str or Task
+    group : str
+        One of POSITIONS; see `activation_patching`. "all" here equals "question".
+    included : ndarray, optional
+        bool [N], the cities of "included".
+
+    Returns
+    -------
+    ndarray
+        bool [n, T].
     """
     task = find(task)
     _require_positions(group, included)
@@ -184,12 +207,25 @@ def patched_answers(
     longest: int = 16,
     answer: bool = False,
 ) -> list[np.ndarray]:
-    """Greedy answers of the target to a batch's questions, with states of the source in their place: the tokens
-    before <eos>, int32 [up to `longest`] each. Members 0.
+    """Answer a batch's questions greedily by the target, with states replaced by those of the source. Members 0.
 
-    layer    whose states are replaced; None: none, the target by itself
-    at       bool [n, T], the tokens of the questions where they are (`token_positions`)
-    answer   whether the states of the answer's tokens are replaced too
+    Parameters
+    ----------
+    source, target : Ensemble
+    batch : Batch
+    layer : int, optional
+        Layer whose states are replaced; None for none, the target by itself.
+    at : ndarray, optional
+        bool [n, T], tokens of the questions at which they are replaced (`token_positions`).
+    longest : int
+        Most tokens of an answer.
+    answer : bool
+        Replace the states of the answer's tokens too.
+
+    Returns
+    -------
+    list of ndarray
+        Tokens before <eos>, int32 [up to `longest`] each.
     """
     source, target = PlainTransformer.of(source), PlainTransformer.of(target)
     n, width = batch.tokens.shape

@@ -31,19 +31,34 @@ KINDS = ("error", "accuracy")
 
 
 def normalised_improvement(value, base_group, base_standard, kind: str = "error", clip: bool = True):
-    """How much of the way from the base model's value on what it was taught to its standard value a fine-tune has gone.
+    """Return how far a fine-tune has moved from the base model's score on the taught group to its standard score.
 
-    value          its value on rows that include the group it was taught; number or array
-    base_group     the value of the model it started from, on such rows
-    base_standard  and on rows without
-    kind           "error": ln(base_group / value) / ln(base_group / base_standard)
-                   "accuracy": (value - base_group) / (base_standard - base_group)
-    clip           to [0, 1.5]
-
-    Returns float64 of their common shape: 0 no better than the base on the group, 1 as good as that is elsewhere. NaN
-    where the base is no worse on the group than elsewhere, so that there is no way to go, or a base's error is 0.
-    ValueError for a negative error or an unknown kind.
     Source: arXiv 2602.00533, normalised improvement.
+
+    Parameters
+    ----------
+    value : float or array
+        Score of the fine-tune on rows that include the taught group.
+    base_group : float or array
+        Score of its base model on such rows.
+    base_standard : float or array
+        Score of its base model on rows without the group.
+    kind : {"error", "accuracy"}
+        ln(base_group / value) / ln(base_group / base_standard), or (value - base_group) / (base_standard - base_group).
+    clip : bool
+        Clip to [0, 1.5].
+
+    Returns
+    -------
+    ndarray
+        float64 of their common shape: 0 is no better than the base on the group, 1 as good as the base elsewhere. NaN
+        if the base is no worse on the group than elsewhere, so that there is nothing to improve, or a base's error is
+        0.
+
+    Raises
+    ------
+    ValueError
+        An error is negative, or the kind is unknown.
     """
     if kind not in KINDS:
         raise unknown_name("kind", kind, KINDS)
@@ -65,14 +80,26 @@ def normalised_improvement(value, base_group, base_standard, kind: str = "error"
 
 
 def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.DataFrame:
-    """The normalised improvement of every fine-tune on every task it was evaluated on.
+    """Return the normalised improvement of every fine-tune on every task on which it was evaluated, relative to its
+    base model.
 
-    evaluation   run, task, group ("standard", or what fine-tunes were taught, such as "Atlantis"), metric, value
-    runs         run, kind, tasks, seed, base; and group, what each was taught, where there are several: a row each
+    Parameters
+    ----------
+    evaluation : DataFrame
+        Columns run, task, group ("standard", or the taught one, such as "Atlantis"), metric, value.
+    runs : DataFrame
+        Columns run, kind, tasks, seed, base; and group, the taught one, if there are several: one row for each.
 
-    Each is set against the model it started from, which has its seed. Returns run, tasks, seed, task, group, metric, value,
-    base_group, base_standard, improvement (clipped to [0, 1.5]), trained (is the task among those fine-tuned on?).
-    ValueError where a column is missing, nothing was fine-tuned, a base lacks a value, or a value stands twice.
+    Returns
+    -------
+    DataFrame
+        Columns run, tasks, seed, task, group, metric, value, base_group, base_standard, improvement (clipped to [0,
+        1.5]), and trained (True if the task is among those fine-tuned on).
+
+    Raises
+    ------
+    ValueError
+        A column is missing, nothing was fine-tuned, a base lacks a value, or a value occurs twice.
     """
     need_columns(evaluation, "evaluation", ("run", "task", "group", "metric", "value"))
     need_columns(runs, "runs", ("run", "kind", "tasks", "seed", "base"))
@@ -108,18 +135,31 @@ def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.
 
 
 def deviation(improvement: pandas.DataFrame, runs: pandas.DataFrame, clip: bool = False) -> pandas.DataFrame:
-    """How a fine-tune on several tasks does beside the better of its teachers.
+    """Compare fine-tunes on several tasks with the better of their teachers.
 
-    improvement   the table of that function; without a column group all were taught the same
-    runs          run, base
-
-    A teacher is the fine-tune on one of the tasks, from the same base, taught the same group. What is expected on an evaluated task is the
-    best raw value of the teachers there (the least error, the largest accuracy), normalised.
-
-    Returns run, tasks, seed, task, actual, expected, deviation (actual - expected), trained, distance (is distance
-    among the tasks?). Neither part is clipped, unless `clip`. Runs of which a teacher is missing are left out and named
-    in .attrs["left_out"]. ValueError where a column is missing, or there is no run whose teachers are there.
+    A teacher is the fine-tune on one of the tasks, from the same base, taught the same group. The expected value on an
+    evaluated task is the best raw value of the teachers there (the least error, the largest accuracy), normalised.
     Source: arXiv 2602.00533, "best teacher".
+
+    Parameters
+    ----------
+    improvement : DataFrame
+        From `improvement`; without a column group all were taught the same.
+    runs : DataFrame
+        Columns run, base.
+    clip : bool
+        Clip actual and expected values.
+
+    Returns
+    -------
+    DataFrame
+        Columns run, tasks, seed, task, actual, expected, deviation (actual - expected), trained, and distance (True if
+        distance is among the tasks). Runs that lack a teacher are left out and named in .attrs["left_out"].
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or no run has all its teachers.
     """
     need = ("run", "tasks", "seed", "task", "metric", "value", "base_group", "base_standard", "trained")
     need_columns(improvement, "improvement", need)
@@ -157,13 +197,18 @@ def deviation(improvement: pandas.DataFrame, runs: pandas.DataFrame, clip: bool 
 
 
 def seed_averaged(table: pandas.DataFrame, value: str = "improvement", statistic: str = "mean") -> pandas.DataFrame:
-    """The matrix of a column over its seeds: rows the tasks fine-tuned on, columns the tasks evaluated.
+    """Average a column over seeds, as a matrix: rows are the tasks fine-tuned on, columns the tasks evaluated, in the
+    order of the table.
 
-    table      tasks, task, and the column: an `improvement` or a `deviation` table
-    statistic  "mean", "standard_error" (over n - 1; NaN for one seed), or "n", the number of seeds; undefined values
-               (NaN) are left out of all three
-
-    Rows and columns stand in the order in which the table has them.
+    Parameters
+    ----------
+    table : DataFrame
+        Columns tasks, task and the value: an `improvement` or a `deviation` table.
+    value : str
+        Name of the column.
+    statistic : {"mean", "standard_error", "n"}
+        The standard error is over n - 1, NaN for one seed; n is the number of seeds. NaN values are left out of all
+        three.
     """
     need_columns(table, "table", ("tasks", "task", value))
     of = {"mean": "mean", "standard_error": "sem", "n": "count"}
@@ -174,23 +219,39 @@ def seed_averaged(table: pandas.DataFrame, value: str = "improvement", statistic
 
 
 def summary(matrix: pandas.DataFrame) -> pandas.DataFrame:
-    """The trained and the transfer average of a seed-averaged matrix, as published.
+    """Return the trained and the transfer average of a seed-averaged matrix, as published.
 
-    matrix  rows named by the tasks fine-tuned on ("distance+angle"), columns by the task evaluated: `seed_averaged`,
-            or a matrix of `worldfast.worlds.cities.published`
+    Parameters
+    ----------
+    matrix : DataFrame
+        Rows named by the tasks fine-tuned on ("distance+angle"), columns by the task evaluated: from `seed_averaged`,
+        or a matrix of `worldfast.worlds.cities.published`.
 
-    Returns two rows, "trained" (the column's task is among the row's) and "transfer": what, mean, standard_deviation,
-    n, unit. The standard deviation describes these n cells (over n, as published); cells share models, so that it is no
-    measure of how far the mean would move with other seeds. NaN cells are left out of n.
+    Returns
+    -------
+    DataFrame
+        Rows "trained" (the column's task is among the row's) and "transfer", columns what, mean, standard_deviation, n,
+        unit. The standard deviation describes these n cells (over n, as published); cells share models, so it does not
+        measure the variation of the mean over seeds. NaN cells are left out of n.
     """
     trained = np.array([[task in tasks.split("+") for task in matrix.columns] for tasks in matrix.index], dtype=bool)
     return _described(matrix, {"trained": trained, "transfer": ~trained})
 
 
 def deviation_summary(matrix: pandas.DataFrame, task: str = "distance") -> pandas.DataFrame:
-    """The mean deviation of fine-tunes with a task among theirs, and of those without, over all evaluated tasks.
+    """Return the mean deviation of fine-tunes with a task among theirs, and of those without, over all evaluated tasks.
 
-    matrix  as for `summary`, of deviations. Rows of the result "with distance" and "without distance".
+    Parameters
+    ----------
+    matrix : DataFrame
+        As for `summary`, of deviations.
+    task : str
+        Task that divides the fine-tunes.
+
+    Returns
+    -------
+    DataFrame
+        As from `summary`, with rows "with distance" and "without distance".
     """
     has = np.array([task in tasks.split("+") for tasks in matrix.index], dtype=bool)
     has = np.broadcast_to(has[:, None], matrix.shape)

@@ -45,13 +45,28 @@ figure("world", "tasks", "world", newcomers)(world_map)
 @figure("tasks", "tasks", "world", without_rule)
 @styled
 def task_drawings(world: World, tasks: Iterable[Task] = tuple(TASKS.values()), undrawn: Sequence[str] = ()):
-    """Each task with a row of its training stream: cities by name, what is asked, the row's text and its answer.
+    """Draw each task with a row of its training stream: cities by name, the quantity asked for, the row's text and its
+    answer.
 
-    tasks     those that are drawn
-    undrawn   names of others, which the caption owns up to
+    Of 4,000 rows (seed 0; a small world has fewer pairs) it shows the one whose cities are easiest to distinguish on a
+    section of the map.
 
-    Of 4,000 rows (seed 0; a small world has fewer pairs) the one is drawn whose cities are best told apart on
-    a piece of the map. Returns the figure and its caption. LacksRuns, a ValueError: the world has no row of some task.
+    Parameters
+    ----------
+    world : World
+    tasks : iterable of Task
+        Tasks to draw.
+    undrawn : sequence of str
+        Names of other tasks, which the caption mentions.
+
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        The world has no row of some task. It is a ValueError.
     """
     tasks = list(tasks)
     lines = len(tasks) // 4 + 1  # the last panel explains

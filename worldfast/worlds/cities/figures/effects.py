@@ -15,14 +15,30 @@ from worldfast.worlds.cities.integration import deviation_summary, seed_averaged
 @figure("improvement", "tuning", "improvement runs", taught)
 @styled
 def improvement(table, runs, n_tasks: int = 1):
-    """Normalised improvement of fine-tunes (rows) on every task (columns), averaged over seeds; trained cells framed.
+    """Draw the normalised improvement of fine-tunes (rows) on every task (columns), averaged over seeds; trained
+    cells are framed.
 
-    table    the study's table "improvement"
-    runs     its table "runs", or some of them: those that are drawn
-    n_tasks  rows: fine-tunes on so many tasks
+    0 is no better on the taught group than before, 1 as good as on the rest of the world.
 
-    0 is no better on what was taught than before, 1 as good as on the rest of the world. Returns the figure and its
-    caption. LacksRuns: no such fine-tune. ValueError: a missing column.
+    Parameters
+    ----------
+    table : DataFrame
+        The study's table "improvement".
+    runs : DataFrame
+        Its table "runs", or the part to draw.
+    n_tasks : int
+        Draw fine-tunes on this many tasks.
+
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        There is no such fine-tune.
+    ValueError
+        A column is missing.
     """
     need(table, "improvement", "run tasks seed task improvement trained")
     table = table[table["run"].isin(runs["run"])]
@@ -43,11 +59,23 @@ def improvement(table, runs, n_tasks: int = 1):
 @figure("deviation", "tuning", "deviation")
 @styled
 def deviation(table):
-    """Two-task fine-tunes less the better of their one-task teachers, task by task, averaged over seeds.
+    """Draw two-task fine-tunes minus the better of their one-task teachers, task by task, averaged over seeds.
 
-    table   the study's table "deviation". Fine-tunes with distance stand first; trained cells are framed.
+    Parameters
+    ----------
+    table : DataFrame
+        The study's table "deviation". Fine-tunes with distance come first; trained cells are framed.
 
-    Returns the figure and its caption. LacksRuns: no row. ValueError: a missing column.
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        There is no row.
+    ValueError
+        A column is missing.
     """
     need(table, "deviation", "run tasks seed task deviation trained distance")
     cells = over_seeds(table, "deviation")

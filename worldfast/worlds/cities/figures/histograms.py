@@ -21,11 +21,23 @@ WITH, WITHOUT = TASK_COLOURS["distance"], "#b0571b"
 @figure("deviation-histogram", "tuning", "deviation")
 @styled
 def deviation_histogram(table):
-    """How many cells of the deviation matrix (seed-averaged) lie where: fine-tunes with distance, and without.
+    """Draw histograms of the cells of the seed-averaged deviation matrix: fine-tunes with distance, and without.
 
-    table   the study's table "deviation"
+    Parameters
+    ----------
+    table : DataFrame
+        The study's table "deviation".
 
-    Returns the figure and its caption. LacksRuns: no row. ValueError: a missing column.
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        There is no row.
+    ValueError
+        A column is missing.
     """
     need(table, "deviation", "run tasks seed task deviation trained distance")
     cells = over_seeds(table, "deviation")
@@ -54,13 +66,27 @@ def deviation_histogram(table):
 @figure("errors", "tuning", "generalisation runs")
 @styled
 def error_histograms(table, runs, layer: int | None = None):
-    """Distances from where a probe puts cities to where they are: held-out cities, and what was taught.
+    """Draw histograms of the distances from cities to where a probe puts them: held-out cities, and taught ones.
 
-    table, runs   the study's tables "generalisation" and "runs"
-    layer         None: the last but one of the layers
+    They have all cities of all fine-tunes; the probe was fitted on other cities. A group without a run is left out.
 
-    All cities of all fine-tunes; the probe was fitted on other cities. A group with no run is left out.
-    Returns the figure and its caption. LacksRuns: no run was taught anything. ValueError: a missing column.
+    Parameters
+    ----------
+    table, runs : DataFrame
+        The study's tables "generalisation" and "runs".
+    layer : int, optional
+        None means the last but one of the layers.
+
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        No run was taught anything.
+    ValueError
+        A column is missing.
     """
     parts = error_groups(table, runs, layer)
     low = max(1.0, min(np.percentile(part.rows["error"], 0.5) for part in parts))

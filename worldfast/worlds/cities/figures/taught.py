@@ -47,13 +47,29 @@ def examples(given, layer) -> dict[str, dict]:
 @figure("{group}", "tuning", "world generalisation", examples)
 @styled
 def taught_map(world, generalisation, run: str | None, layer: int | None = None):
-    """The world as a probe of one run has it: its cities by region, and what it was taught with lines to where it is.
+    """Draw the world as decoded by a probe of one run: its cities by region, and the taught ones with lines to their
+    true places.
 
-    generalisation   the study's table; the probe was fitted on its cities of group "fitted"
-    run, layer       whose probe, None where `examples` found no run; layer None: the last but one of the layers
+    Parameters
+    ----------
+    world : World
+    generalisation : DataFrame
+        The study's table; the probe was fitted on its cities of group "fitted".
+    run : str or None
+        Run of the probe; None if `examples` found no run.
+    layer : int, optional
+        None means the last but one of the layers.
 
-    Returns the figure and its caption. LacksRuns: the table has no cities that the run was taught. ValueError: a missing
-    column, a world with fewer cities.
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        The table has no cities that the run was taught.
+    ValueError
+        A column is missing, or the world has fewer cities.
     """
     table, late = read_of(generalisation, layer)
     mine = table["run"] == run
@@ -91,15 +107,29 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
 @figure("{group}-maps", "tuning", "world generalisation runs")
 @styled
 def taught_maps(world, generalisation, runs, layer: int | None = None, names: Sequence[str] | None = None):
-    """What each of several fine-tunes was taught, where it has it: small maps with the mean error.
+    """Draw small maps of the taught cities as decoded from several fine-tunes, with the mean error.
 
-    generalisation, runs   the study's tables of these names
-    layer                  None: the last but one of the layers
-    names                  of runs; None: one seed of each fine-tune, under its tasks, fewer first and those with
-                           distance before others
+    Parameters
+    ----------
+    world : World
+    generalisation, runs : DataFrame
+        The study's tables of these names.
+    layer : int, optional
+        None means the last but one of the layers.
+    names : sequence of str, optional
+        Names of runs; None means one seed of each fine-tune, titled with its tasks, fewer tasks first and those with
+        distance before others.
 
-    Returns the figure and its caption. LacksRuns: the table has no cities that these runs were taught. ValueError: a
-    missing column.
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        The table has no cities that these runs were taught.
+    ValueError
+        A column is missing.
     """
     need(runs, "runs", "run kind tasks n_tasks seed")
     table, new = read_of(generalisation, layer)

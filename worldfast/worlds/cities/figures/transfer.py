@@ -21,14 +21,30 @@ from worldfast.worlds.cities.transfer import likeness_against_transfer, transfer
 @figure("cka-against-improvement", "tuning", "cka improvement runs")
 @styled
 def cka_against_improvement(cka, improvement, runs, layer: int | None = None, without: Sequence[str] = ("crossing",)):
-    """CKA of two one-task models against how fine-tuning on one task carries over to the other: a point a pair.
+    """Plot the CKA of two one-task models against transfer in fine-tuning from one task to the other, a point for each
+    pair.
 
-    cka, improvement, runs   the study's tables of these names
-    layer     None: the last but one of the layers
-    without   tasks to leave out: crossing, which is not learned alone, as published
+    Each unordered pair counts once, with the mean of its two directions.
 
-    Each unordered pair stands once, with the mean of its two directions. Returns the figure and its caption. LacksRuns:
-    no one-task models, no one-task fine-tunes, or fewer than two tasks that have both. ValueError: a missing column.
+    Parameters
+    ----------
+    cka, improvement, runs : DataFrame
+        The study's tables of these names.
+    layer : int, optional
+        None means the last but one of the layers.
+    without : sequence of str
+        Tasks to leave out: crossing, which is not learned alone, as published.
+
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        There are no one-task models, no one-task fine-tunes, or fewer than two tasks that have both.
+    ValueError
+        A column is missing.
     """
     need(cka, "cka", "layer step_share kernel debiased components run other value")
     need(improvement, "improvement", "run tasks seed task improvement trained")
@@ -66,12 +82,26 @@ def cka_against_improvement(cka, improvement, runs, layer: int | None = None, wi
 @figure("gradient-agreement", "tuning", "agreement runs")
 @styled
 def agreement(table, runs, base: str | None = None):
-    """The cosine of two tasks' gradients at a pretrained model, before any fine-tuning; the diagonal is of other rows.
+    """Draw the cosines of tasks' gradients at a pretrained model, before any fine-tuning; the diagonal compares
+    different rows.
 
-    table, runs   the study's tables "agreement" and "runs"
-    base          one pretrained run; None: the mean over all, with standard errors
+    Parameters
+    ----------
+    table, runs : DataFrame
+        The study's tables "agreement" and "runs".
+    base : str, optional
+        One pretrained run; None means the mean over all, with standard errors.
 
-    Returns the figure and its caption. LacksRuns: no such base. ValueError: a missing column.
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        There is no such base.
+    ValueError
+        A column is missing.
     """
     need(table, "agreement", "base task other cosine")
     table = chosen(table, "gradient agreement", base=base)
