@@ -1,8 +1,7 @@
 """Training takes any family: a run of a recurrent network in cities' characters, and vectors with yes-no answers."""
 
 import json
-from dataclasses import replace
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,12 +10,14 @@ from models.check import family_of
 
 import worldfast as wf
 from worldfast.checkpoint import newest
+from worldfast.dataset import Dataset, Readout, Score
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.rows import Rows, Shape, Stream
 from worldfast.run import Capture
+from worldfast.training import load
 from worldfast.training.step import Lockstep
-from worldfast.worlds.cities import Dataset
+from worldfast.worlds import cities
 
 VECTORS = Shape(3, 2, vectors=True, loss="binary_cross_entropy")
 SPECS = {
@@ -26,78 +27,100 @@ SPECS = {
 }
 
 
-class Sides:
-    """Rows of 2 to 5 noisy looks at a point: on which side of two lines is it? Row i is a function of (seed, i)."""
+def rows_of(points, looks):
+    """Looks at each point; after the last one the answers."""
+    ends = np.cumsum([len(x) for x in looks])
+    answers = (points[:, :2] > points[:, 1:]).astype(np.float32)
+    arrays = np.concatenate(looks).astype(np.float32), np.concatenate([[0], ends]), ends - 1, answers
+    return Rows(*map(torch.from_numpy, arrays))
 
-    shape, rows, longest = VECTORS, 4000, 5
 
-    def __init__(self, seed):
-        self.seed = seed
+class Looks:
+    """Rows of 2 to 5 noisy looks at a point: on which side of two lines is it? Row i is a function of (key, i)."""
+
+    shape, rows, longest = VECTORS, 2560, 5
+
+    def __init__(self, *key):
+        self.key = key
 
     def batch(self, start, n):
-        looks, answers = [], []
-        for i in range(start, start + n):
-            random = np.random.Generator(np.random.Philox(key=self.seed, counter=i))
-            point = random.normal(size=3)
-            looks.append((point + 0.2 * random.normal(size=(random.integers(2, 6), 3))).astype(np.float32))
-            answers.append(point[:2] > point[1:])
-        ends = np.cumsum([len(x) for x in looks])
-        arrays = np.concatenate(looks), np.concatenate([[0], ends]), ends - 1, np.array(answers, dtype=np.float32)
-        return Rows(*map(torch.from_numpy, arrays))
+        drawn = [np.random.Generator(np.random.Philox(key=self.key, counter=i)) for i in range(start, start + n)]
+        points = np.array([random.normal(size=3) for random in drawn])
+        return rows_of(
+            points, [p + 0.2 * random.normal(size=(random.integers(2, 6), 3)) for p, random in zip(points, drawn)]
+        )
 
 
-def run_of(spec, seed):
-    """What the trainer asks of a run."""
-    return SimpleNamespace(
-        model=spec,
-        seed=seed,
-        name=f"s{seed}",
-        matmul_dtype="float32",
-        stream=lambda: Sides(seed),
-        rows_at=lambda step: (32 * step, 32),
-        learning_rate_at=lambda step: 1e-2,
-        weight_decay=0.01,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        clip=1.0,
-    )
+@dataclass(frozen=True)
+class Sides(Dataset):
+    """Points of space as a world: what is read is where they are."""
+
+    things: int = 30
+    label = "sides"
+
+    def stream(self, seed, split="train"):
+        return Looks(seed, ("train", "validation", "test").index(split))
+
+    def readout(self):
+        points = np.random.default_rng(0).normal(size=(self.things, 3))
+        groups, things = {"first": points[:, 0] > 0}, np.arange(self.things, dtype=np.int32)
+        return Readout(rows_of(points, points[:, None]), things, points, ("x", "y", "z"), groups, {})
+
+    def score(self, ensemble, member, n, *, seed, split="validation"):
+        rows = self.stream(seed, split).batch(0, n)
+        right = (ensemble.outputs(rows, member) > 0) == (rows.targets > 0)
+        return {"sides": Score(float(right.float().mean()), 0.5, n, 0)}
 
 
-def stepped(spec, seeds, steps):
-    lockstep = Lockstep(spec.build(VECTORS, len(seeds), threads=2), [run_of(spec, seed) for seed in seeds])
-    for member, seed in enumerate(seeds):
-        lockstep.ensemble.initialise(member, seed)
-    for _ in range(steps):
-        lockstep.step(range(len(seeds)))
-    return lockstep
+def resumed(runs, folder, monkeypatch, at):
+    """Folders of runs that were stopped after so many steps and went on."""
+
+    def stop(self, members, step=Lockstep.step):
+        if self.read(0).step == at:
+            raise KeyboardInterrupt
+        step(self, members)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Lockstep, "step", stop)
+        wf.train(runs, folder, device="cpu", progress=False)
+    assert not any(folder.glob("*/done"))
+    return wf.train(runs, folder, device="cpu", progress=False)
+
+
+def require_same_end(runs, folders, others):
+    for run, one, other in zip(runs, folders, others, strict=True):
+        a, b = (newest(folder / "checkpoint", run.id) for folder in (one, other))
+        assert a.step == b.step == run.steps
+        assert all(torch.equal(x, b.tensors[key]) for key, x in a.tensors.items())
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_vectors_and_yes_no_answers(name):
-    """Members learn, each with the bits that it has alone, and go on from copies of their tensors."""
-    assert isinstance(Sides(0), Stream)
-    spec = SPECS[name]
-    together = stepped(spec, (5, 6), 80)
-    test = Sides(99).batch(0, 500)
-    for member, seed in enumerate((5, 6)):
-        right = (together.ensemble.outputs(test, member) > 0) == (test.targets > 0)
-        assert right.float().mean() > 0.85
-        tensors = {key: x.clone() for key, x in together.tensors(member).items()}
-        if member == 0:
-            alone = stepped(spec, (seed,), 80)
-            assert all(torch.equal(x, tensors[key]) for key, x in alone.tensors(0).items())
-        other = stepped(spec, (1, seed), 0)
-        for key, x in other.tensors(1).items():
-            x.copy_(tensors[key])
-        other.resume(1, together.read(member))
-        other.step([1])
-        together.step([member])
-        assert all(torch.equal(x, other.tensors(1)[key]) for key, x in together.tensors(member).items())
+def test_vectors_and_yes_no_answers(name, tmp_path, monkeypatch):
+    """Members learn, each with the bits that it has alone, go on from checkpoints, are captured, and open again."""
+    options = dict(model=SPECS[name], batch=32, warmup=0, learning_rate=1e-2, checkpoints=2, validation=100)
+    runs = [wf.Run(Sides(), seed=seed, capture=Capture(layers=(0, 1)), **options) for seed in (5, 6)]
+    folders = wf.train(runs, tmp_path / "whole", device="cpu", progress=False)
+    test = Sides().stream(99, "test").batch(0, 500)
+    for run, folder in zip(runs, folders):
+        read, ensemble = load(folder)
+        assert read == run and isinstance(run.stream(), Stream)
+        assert ((ensemble.outputs(test, 0) > 0) == (test.targets > 0)).float().mean() > 0.85
+        found = wf.Activations(folder)
+        assert (found.steps, found.columns, len(found.things)) == ([0, 40, 80], ("x", "y", "z"), 30)
+        [expected] = ensemble.states(run.readout().rows, 0, [1])
+        assert torch.equal(torch.from_numpy(found[80, 1]), expected)
+        assert not np.array_equal(found[0, 1], found[80, 1])
+        assert np.array_equal(wf.represent(folder, layers=[1])[1], found[80, 1])
+    require_same_end(runs[1:], folders[1:], wf.train(runs[1:], tmp_path / "alone", device="cpu", progress=False))
+    require_same_end(runs, folders, resumed(runs, tmp_path / "stopped", monkeypatch, 60))
+    with pytest.raises(TypeError, match=r"run: 'pt-sides-s5' is a \w+ that reads vectors; exported can be a Transf"):
+        wf.export_huggingface(folders[0], tmp_path / "open")
+    assert not (tmp_path / "open").exists()
 
 
 def city_run(spec, **options):
     return wf.Run(
-        Dataset(("distance", "inside"), rows=96),
+        cities.Dataset(("distance", "inside"), rows=96),
         batch=32,
         model=spec,
         checkpoints=2,
@@ -120,19 +143,10 @@ def test_a_run_of_cities(name, tmp_path, monkeypatch):
     found = wf.Activations(folders[0])
     assert list(found.layers) == [0, 1] and np.isfinite(found[found.steps[-1], 1]).all()
 
-    def stop(self, members, step=Lockstep.step):
-        if self.read(0).step == 4:
-            raise KeyboardInterrupt
-        step(self, members)
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Lockstep, "step", stop)
-        wf.train(runs, tmp_path / "stopped", device="cpu", progress=False)
-    again = wf.train(runs, tmp_path / "stopped", device="cpu", progress=False)
-    for run, one, other in zip(runs, folders, again):
-        a, b = (newest(folder / "checkpoint", run.id) for folder in (one, other))
-        assert a.step == b.step == run.steps
-        assert all(torch.equal(x, b.tensors[key]) for key, x in a.tensors.items())
+    require_same_end(runs, folders, resumed(runs, tmp_path / "stopped", monkeypatch, 4))
+    assert load(folders[0])[0] == runs[0]
+    with pytest.raises(TypeError, match="is a RecurrentSpec that reads tokens; exported can be a TransformerSpec"):
+        wf.export_huggingface(folders[0], tmp_path / "open")
 
 
 def test_the_first_line_says_that_models_are_in_pytorch(tmp_path, capsys):
