@@ -37,6 +37,7 @@ test: $(VENV)/ready-test
 # make bench WIDTH=8: what a processor with AVX2 does, on one with AVX-512.
 bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/labels.py
+	$(BIN)/python benchmarks/python_tasks.py
 	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/cka.py

@@ -254,7 +254,8 @@ def _main() -> str:
     main = sys.modules["__main__"]
     if spec := getattr(main, "__spec__", None):
         return spec.name
-    return Path(main.__file__).stem if getattr(main, "__file__", None) else "__main__"
+    file = getattr(main, "__file__", None)
+    return Path(file).stem if file else "__main__"
 
 
 def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
