@@ -5,7 +5,7 @@
     notebooks/*.html               docs/notebooks/*.ipynb with their outputs
     worldfast.html worldfast/**    the reference, from docstrings
 
-pdoc makes the reference, its frame and its search; docstrings.py reads our docstrings; templates/ has what differs from
+pdoc makes the reference from docstrings in NumPy style, its frame and its search; templates/ has what differs from
 pdoc's own pages.
 """
 
@@ -24,7 +24,6 @@ from pathlib import Path
 import markdown2
 import pdoc.doc
 import pdoc.render
-from docstrings import to_html
 from pdoc.render_helpers import markdown_extensions
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -82,9 +81,9 @@ def build(out):
     names = modules()
 
     env = pdoc.render.env
-    pdoc.render.configure(template_directory=DOCS / "templates", footer_text=f"worldfast {worldfast.__version__}")
-    env.filters["to_markdown"] = str  # docstrings are not Markdown
-    env.filters["to_html"] = to_html
+    footer = f"worldfast {worldfast.__version__}"
+    pdoc.render.configure(template_directory=DOCS / "templates", docformat="numpy", footer_text=footer)
+    env.filters["to_html"] = _verbatim
     env.globals["is_field"] = _is_field
     env.globals["pages"] = {
         "Guides": [("index.html", "README"), *((page, _title(path)) for path, page in guides.items())],
@@ -140,6 +139,12 @@ def _title(path):
 def _markdown(text):
     extras = {name: about for name, about in markdown_extensions.items() if name not in ("link-patterns", "mermaid")}
     return str(markdown2.markdown(text, extras=extras))
+
+
+def _verbatim(text):
+    """Markdown of a docstring as HTML: <bos> and the like are text, not tags."""
+    extras = {name: about for name, about in markdown_extensions.items() if name not in ("link-patterns", "mermaid")}
+    return markdown2.markdown(text, extras=extras, safe_mode="escape")
 
 
 def _linked(content, page):

@@ -156,10 +156,22 @@ def task_gradients(
     split: str = "train",
     loss: str | None = None,
 ) -> torch.Tensor:
-    """A task's mean gradients on disjoint groups of rows: float32 [repeats, P] on the CPU, the order of
-    `Ensemble.parameters`. Group k is rows k * rows .. (k + 1) * rows - 1 of the task's stream.
+    """Compute a task's mean gradients on disjoint groups of rows.
 
-    Arguments and errors as for `gradient_agreement`. The mean is over the positions that the loss is read from.
+    Group k is rows k * rows .. (k + 1) * rows - 1 of the task's stream. The mean is over the positions at which the
+    loss is read.
+
+    Parameters
+    ----------
+    model, rows, repeats, must_include, among, world, seed, split, loss
+        As for `gradient_agreement`, whose errors it raises.
+    task : str
+        Name of the task.
+
+    Returns
+    -------
+    Tensor
+        float32 [repeats, P] on the CPU, in the order of `Ensemble.parameters`.
     """
     run, ensemble = opened(model)
     for name, value in (("rows", rows), ("repeats", repeats)):
