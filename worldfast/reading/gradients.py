@@ -13,7 +13,7 @@ attenuation, American Journal of Psychology 1904.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -24,11 +24,8 @@ import torch
 from worldfast.errors import unknown_name
 from worldfast.folder import opened
 from worldfast.models import Ensemble
+from worldfast.rows import Stream
 from worldfast.run import Run
-from worldfast.worlds.cities.sampling import Component
-from worldfast.worlds.cities.stream import LearnedStream
-from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
-from worldfast.worlds.cities.world import World
 
 if TYPE_CHECKING:
     import pandas
@@ -41,75 +38,63 @@ BLOCK = 1 << 20  # parameters at a time in float64
 
 def gradient_agreement(
     model: str | os.PathLike | tuple[Run, Ensemble],
-    tasks: Iterable[str] = BUILT_IN,
+    streams: Mapping[str, Stream],
     *,
     rows: int = 1024,
     repeats: int = 4,
-    must_include=None,
-    among=None,
-    world: World | None = None,
-    seed: int | None = None,
-    split: str = "train",
-    loss: str | None = None,
     parameters: str | Iterable[str] = "model.layers.*",
 ) -> pandas.DataFrame:
-    """The cosine between the mean gradients of tasks' rows at a model that is not trained further.
+    """Cosine between the mean gradients of tasks' rows at a model that is not trained further.
 
-    model          a run's folder, or a run and an ensemble whose member 0 is its model
-    tasks          names; the run need not have trained on them
-    rows, repeats  `repeats` disjoint groups of `rows` rows of each task. A cosine is the mean over pairs of different
-                   groups, so a task's with itself is that of gradients of other rows: the ceiling that noise leaves
-    must_include   cities of which each row has one, as for `sample`: "region == 'Atlantis'" asks what teaching
-                   Atlantis would do; None: all rows
-    among, split   of the rows, as for `sample`
-    world          where the rows are; None: the run's. One with Atlantis, say, for a run whose world has none; in the
-                   entity vocabulary it has as many cities as the run's
-    seed           of the rows; None: the run's
-    loss           "all" or "answer"; None: the run's
-    parameters     which of them, by patterns of their Hugging Face names (`worldfast.models.huggingface`): "*" all,
-                   ("*.mlp.*", "lm_head.weight") those. The default is the blocks. The head says what answers look like:
-                   at a small model of five tasks it agreed 0.74 to 0.86 between all that answer with numbers and -0.05
-                   to -0.03 between those and compass, where the blocks agreed 0.68 between distance and perimeter and
-                   at most 0.36 otherwise. The embedding agreed as the blocks do, more weakly (0.49, at most 0.43);
-                   with the blocks it changes nothing, since their gradient is far longer
+    Parameters
+    ----------
+    model : path or (Run, Ensemble)
+        A run's folder, or a run and an ensemble of transformers whose member 0 is its model.
+    streams : mapping of str to Stream
+        Rows by task, of the model's shape; the run need not have trained on them. Those of cities:
+        `worldfast.worlds.cities.stream.task_stream`.
+    rows, repeats : int
+        `repeats` disjoint groups of `rows` rows of each task. A cosine is the mean over pairs of different groups, so a
+        task's with itself is that of gradients of other rows: the ceiling that noise leaves.
+    parameters : str or iterable of str
+        Patterns of Hugging Face names (`worldfast.models.huggingface`): "*" all, ("*.mlp.*", "lm_head.weight") those. The
+        default is the blocks. The head says what answers look like: at a small model of five tasks it agreed 0.74 to 0.86
+        between all that answer with numbers and -0.05 to -0.03 between those and compass, where the blocks agreed 0.68
+        between distance and perimeter and at most 0.36 otherwise. The embedding agreed as the blocks do, more weakly
+        (0.49, at most 0.43); with the blocks it changes nothing, since their gradient is far longer.
 
-    Returns a DataFrame, each unordered pair of tasks once, a task with itself included:
-    base            name of the run
-    task, other
-    cosine          mean over pairs of groups; for a task with itself over n = repeats (repeats - 1) / 2 of them
-    standard_error  jackknife; the unit is the group
-    ceiling         the root of the product of the two tasks' own cosines; NaN where one of them is not positive
-    corrected       cosine / ceiling: an estimate of the cosine of gradients without noise, about 1 at most
-    n               pairs of groups
+    Returns
+    -------
+    DataFrame
+        A row for each unordered pair of tasks, a task with itself included. base: name of the run; task, other; cosine:
+        mean over pairs of groups; standard_error: jackknife, the unit is the group; ceiling: root of the product of the
+        two tasks' own cosines, NaN where one of them is not positive; corrected: cosine / ceiling, an estimate of the
+        cosine of gradients without noise, about 1 at most; n: pairs of groups, repeats (repeats - 1) / 2 of a task with
+        itself.
 
-    Memory: the tasks' gradients, 4 bytes x parameters x tasks x repeats. Errors: those of `load` and `sample`;
-    ValueError naming the argument where a pattern fits no parameter, a task is given twice, rows are fewer than 1 or
-    repeats fewer than 2, the world's vocabulary is not the model's, or a gradient is 0 or not finite.
+    Raises
+    ------
+    ValueError
+        A pattern fits no parameter, no stream is given or one is of another shape or has too few rows, rows are fewer
+        than 1 or repeats fewer than 2, or a gradient is 0 or not finite.
+    TypeError, FileNotFoundError
+        As for `worldfast.folder.load`.
+
+    Notes
+    -----
+    Memory: the tasks' gradients, 4 bytes x parameters x tasks x repeats.
     """
     import pandas as pd
 
     run, ensemble = opened(model)
-    names = _distinct(tasks)
+    names = list(streams)
+    if not names:
+        raise ValueError("streams: expected rows of at least one task, got none")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 2:
         raise ValueError(f"repeats: expected an integer of at least 2, to compare a task with itself, got {repeats!r}")
     chosen = _chosen(ensemble, parameters)
-    gradients = torch.stack(
-        [
-            task_gradients(
-                (run, ensemble),
-                task,
-                rows=rows,
-                repeats=repeats,
-                must_include=must_include,
-                among=among,
-                world=world,
-                seed=seed,
-                split=split,
-                loss=loss,
-            )[:, chosen]
-            for task in names
-        ]
-    )  # [T, R, C]
+    means = [task_gradients((run, ensemble), stream, rows=rows, repeats=repeats) for stream in streams.values()]
+    gradients = torch.stack([of_task[:, chosen] for of_task in means])  # [T, R, C]
     cosines = _cosines(gradients.flatten(0, 1)).reshape(len(names), repeats, len(names), repeats)
     if not np.isfinite(cosines).all():
         bad = names[int(np.flatnonzero(~np.isfinite(cosines).all((1, 2, 3)))[0])]
@@ -129,42 +114,26 @@ def gradient_agreement(
 
 
 def task_gradients(
-    model: str | os.PathLike | tuple[Run, Ensemble],
-    task: str,
-    *,
-    rows: int = 1024,
-    repeats: int = 1,
-    must_include=None,
-    among=None,
-    world: World | None = None,
-    seed: int | None = None,
-    split: str = "train",
-    loss: str | None = None,
+    model: str | os.PathLike | tuple[Run, Ensemble], stream: Stream, *, rows: int = 1024, repeats: int = 1
 ) -> torch.Tensor:
-    """A task's mean gradients on disjoint groups of rows: float32 [repeats, P] on the CPU, the order of
-    `Ensemble.parameters`. Group k is rows k * rows .. (k + 1) * rows - 1 of the task's stream.
+    """Mean gradients on disjoint groups of rows, over the positions that the loss is read from.
 
-    Arguments and errors as for `gradient_agreement`. The mean is over the positions that the loss is read from.
+    Group k is rows k * rows .. (k + 1) * rows - 1 of the stream. Arguments and errors as for `gradient_agreement`.
+
+    Returns
+    -------
+    Tensor
+        float32 [repeats, P] on the CPU, in the order of `Ensemble.parameters`.
     """
     run, ensemble = opened(model)
     for name, value in (("rows", rows), ("repeats", repeats)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    data = run.data
-    stream = LearnedStream(
-        data.world.build() if world is None else world,
-        [Component(find(task).name, rows * repeats, among, must_include)],
-        seed=run.seed if seed is None else seed,
-        split=split,
-        vocabulary=data.vocabulary,
-        shuffle=False,
-        crossing=data.crossing,
-        loss=data.loss if loss is None else loss,
-    )
-    if stream.shape.inputs != ensemble.shape.inputs:
+    if stream.shape != run.shape:
+        raise ValueError(f"streams: expected rows of {run.name!r}'s {run.shape}, got {stream.shape}")
+    if stream.rows < rows * repeats:
         raise ValueError(
-            f"world: its vocabulary has {stream.shape.inputs:,} tokens, that of {run.name!r} "
-            f"{ensemble.shape.inputs:,}: with entities, both need as many cities"
+            f"rows: {repeats} groups of {rows:,} rows are disjoint in {rows * repeats:,}, got {stream.rows:,}"
         )
     means = torch.zeros(repeats, ensemble.parameters.shape[1])
     for k in range(repeats):
@@ -176,13 +145,6 @@ def task_gradients(
             positions += len(batch.scored)
         means[k] /= positions
     return means
-
-
-def _distinct(tasks) -> list[str]:
-    names = [find(task).name for task in ([tasks] if isinstance(tasks, str | Task) else tasks)]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"tasks: expected at least one, each once, got {names}")
-    return names
 
 
 def _chosen(ensemble: Ensemble, patterns) -> torch.Tensor:

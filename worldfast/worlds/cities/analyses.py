@@ -23,6 +23,7 @@ from worldfast.run import Run
 from worldfast.studies import Analysis, Study, Trained
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS, NEW, OLD, World
 
@@ -225,7 +226,11 @@ def agreement(trained: Sequence[Trained]) -> DataFrame:
         late * (2 * every - late - 1) // 2
     )  # that distance and compass have to give, once each; 80% of them to train
     few = pairs * 8 // 10 // AGREEMENT_GROUPS
-    return gradient_agreement(one.folder, rows=min(AGREEMENT_ROWS, few), repeats=AGREEMENT_GROUPS, must_include=NEW)
+    rows, run = min(AGREEMENT_ROWS, few), one.run
+    streams = {
+        task: task_stream(run.data, task, rows * AGREEMENT_GROUPS, run.seed, must_include=NEW) for task in BUILT_IN
+    }
+    return gradient_agreement(one.folder, streams, rows=rows, repeats=AGREEMENT_GROUPS)
 
 
 def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
