@@ -13,7 +13,7 @@ attenuation, American Journal of Psychology 1904.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -24,11 +24,8 @@ import torch
 from worldfast.errors import unknown_name
 from worldfast.folder import opened
 from worldfast.models import Ensemble
+from worldfast.rows import Stream
 from worldfast.run import Run
-from worldfast.worlds.cities.sampling import Component
-from worldfast.worlds.cities.stream import LearnedStream
-from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
-from worldfast.worlds.cities.world import World
 
 if TYPE_CHECKING:
     import pandas
@@ -41,16 +38,10 @@ BLOCK = 1 << 20  # parameters at a time in float64
 
 def gradient_agreement(
     model: str | os.PathLike | tuple[Run, Ensemble],
-    tasks: Iterable[str] = BUILT_IN,
+    streams: Mapping[str, Stream],
     *,
     rows: int = 1024,
     repeats: int = 4,
-    must_include=None,
-    among=None,
-    world: World | None = None,
-    seed: int | None = None,
-    split: str = "train",
-    loss: str | None = None,
     parameters: str | Iterable[str] = "model.layers.*",
 ) -> pandas.DataFrame:
     """Compute cosines between the mean gradients of tasks' rows at a model, without training it.
@@ -60,24 +51,13 @@ def gradient_agreement(
     Parameters
     ----------
     model : path or (Run, Ensemble)
-        Folder of a run, or a run and an ensemble whose member 0 is its model.
-    tasks : iterable of str
-        Names; the run need not have trained on them.
+        Folder of a run, or a run and an ensemble of transformers whose member 0 is its model.
+    streams : mapping of str to Stream
+        Rows by task, of the model's shape; the run need not have trained on them. For cities:
+        `worldfast.worlds.cities.stream.task_stream`.
     rows, repeats : int
         `repeats` disjoint groups of `rows` rows of each task. A cosine is the mean over pairs of different groups, so
         that of a task with itself compares different rows: the ceiling that noise leaves.
-    must_include : str or array, optional
-        Cities of which each row has one, as for `sample`: "region == 'Atlantis'" shows the effect of teaching Atlantis.
-        None means all rows.
-    among, split
-        Those of the rows, as for `sample`.
-    world : World, optional
-        World of the rows; None means the run's. It may have an Atlantis that the run's world lacks; in the entity
-        vocabulary it has as many cities as the run's.
-    seed : int, optional
-        Seed of the rows; None means the run's.
-    loss : {"all", "answer"}, optional
-        None means the run's.
     parameters : str or iterable of str
         Patterns of the parameters' Hugging Face names (`worldfast.models.huggingface`): "*" for all, or ("*.mlp.*",
         "lm_head.weight"). The default is the blocks. The head reflects the form of answers: in a small model of five
@@ -98,33 +78,22 @@ def gradient_agreement(
     Raises
     ------
     ValueError
-        A pattern fits no parameter, a task is given twice, rows are fewer than 1 or repeats fewer than 2, the world's
-        vocabulary is not the model's, or a gradient is 0 or not finite. Also the errors of `load` and `sample`.
+        A pattern fits no parameter, no stream is given or one has another shape or too few rows, rows are fewer than 1
+        or repeats fewer than 2, or a gradient is 0 or not finite.
+    TypeError, FileNotFoundError
+        As for `worldfast.folder.load`.
     """
     import pandas as pd
 
     run, ensemble = opened(model)
-    names = _distinct(tasks)
+    names = list(streams)
+    if not names:
+        raise ValueError("streams: expected rows of at least one task, got none")
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 2:
         raise ValueError(f"repeats: expected an integer of at least 2, to compare a task with itself, got {repeats!r}")
     chosen = _chosen(ensemble, parameters)
-    gradients = torch.stack(
-        [
-            task_gradients(
-                (run, ensemble),
-                task,
-                rows=rows,
-                repeats=repeats,
-                must_include=must_include,
-                among=among,
-                world=world,
-                seed=seed,
-                split=split,
-                loss=loss,
-            )[:, chosen]
-            for task in names
-        ]
-    )  # [T, R, C]
+    means = [task_gradients((run, ensemble), stream, rows=rows, repeats=repeats) for stream in streams.values()]
+    gradients = torch.stack([of_task[:, chosen] for of_task in means])  # [T, R, C]
     cosines = _cosines(gradients.flatten(0, 1)).reshape(len(names), repeats, len(names), repeats)
     if not np.isfinite(cosines).all():
         bad = names[int(np.flatnonzero(~np.isfinite(cosines).all((1, 2, 3)))[0])]
@@ -144,29 +113,18 @@ def gradient_agreement(
 
 
 def task_gradients(
-    model: str | os.PathLike | tuple[Run, Ensemble],
-    task: str,
-    *,
-    rows: int = 1024,
-    repeats: int = 1,
-    must_include=None,
-    among=None,
-    world: World | None = None,
-    seed: int | None = None,
-    split: str = "train",
-    loss: str | None = None,
+    model: str | os.PathLike | tuple[Run, Ensemble], stream: Stream, *, rows: int = 1024, repeats: int = 1
 ) -> torch.Tensor:
-    """Compute a task's mean gradients on disjoint groups of rows.
+    """Compute mean gradients on disjoint groups of rows, over the positions at which the loss is read.
 
-    Group k is rows k * rows .. (k + 1) * rows - 1 of the task's stream. The mean is over the positions at which the
-    loss is read.
+    Group k is rows k * rows .. (k + 1) * rows - 1 of the stream.
 
     Parameters
     ----------
-    model, rows, repeats, must_include, among, world, seed, split, loss
+    model, rows, repeats
         As for `gradient_agreement`, whose errors it raises.
-    task : str
-        Name of the task.
+    stream : Stream
+        Rows of the model's shape.
 
     Returns
     -------
@@ -177,21 +135,11 @@ def task_gradients(
     for name, value in (("rows", rows), ("repeats", repeats)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
-    data = run.data
-    stream = LearnedStream(
-        data.world.build() if world is None else world,
-        [Component(find(task).name, rows * repeats, among, must_include)],
-        seed=run.seed if seed is None else seed,
-        split=split,
-        vocabulary=data.vocabulary,
-        shuffle=False,
-        crossing=data.crossing,
-        loss=data.loss if loss is None else loss,
-    )
-    if stream.shape.inputs != ensemble.shape.inputs:
+    if stream.shape != run.shape:
+        raise ValueError(f"streams: expected rows of {run.name!r}'s {run.shape}, got {stream.shape}")
+    if stream.rows < rows * repeats:
         raise ValueError(
-            f"world: its vocabulary has {stream.shape.inputs:,} tokens, that of {run.name!r} "
-            f"{ensemble.shape.inputs:,}: with entities, both need as many cities"
+            f"rows: {repeats} groups of {rows:,} rows are disjoint in {rows * repeats:,}, got {stream.rows:,}"
         )
     means = torch.zeros(repeats, ensemble.parameters.shape[1])
     for k in range(repeats):
@@ -203,13 +151,6 @@ def task_gradients(
             positions += len(batch.scored)
         means[k] /= positions
     return means
-
-
-def _distinct(tasks) -> list[str]:
-    names = [find(task).name for task in ([tasks] if isinstance(tasks, str | Task) else tasks)]
-    if not names or len(set(names)) < len(names):
-        raise ValueError(f"tasks: expected at least one, each once, got {names}")
-    return names
 
 
 def _chosen(ensemble: Ensemble, patterns) -> torch.Tensor:

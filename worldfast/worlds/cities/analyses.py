@@ -24,6 +24,7 @@ from worldfast.studies import Analysis, Study, Trained
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import STANDARD, any_of, groups_of
+from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
 from worldfast.worlds.cities.world import World
 
@@ -231,16 +232,20 @@ def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequen
     import pandas as pd
 
     (one,) = trained
-    world = world_of(one)
+    world, run = world_of(one), one.run
     parts = []
     for name, group in taught.items():
         late, every = int(world.select(group).sum()), len(world)
         if not late:
             continue
         pairs = late * (2 * every - late - 1) // 2  # that distance and compass have to give, once each; 80% to train
-        few = pairs * 8 // 10 // AGREEMENT_GROUPS
-        options = {"rows": min(AGREEMENT_ROWS, few), "repeats": AGREEMENT_GROUPS, "must_include": group}
-        parts.append(gradient_agreement(one.folder, [*BUILT_IN, *own], **options).assign(group=name))
+        rows = min(AGREEMENT_ROWS, pairs * 8 // 10 // AGREEMENT_GROUPS)
+        streams = {
+            task.name: task_stream(run.data, task, rows * AGREEMENT_GROUPS, run.seed, must_include=group)
+            for task in map(run.data.task, [*BUILT_IN, *own])
+        }
+        found = gradient_agreement(one.folder, streams, rows=rows, repeats=AGREEMENT_GROUPS)
+        parts.append(found.assign(group=name))
     return pd.concat(parts, ignore_index=True)
 
 

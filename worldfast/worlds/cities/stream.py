@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from worldfast.errors import unknown_name
 from worldfast.rows import Packed, Rows, Shape
-from worldfast.worlds.cities.sampling import Stream
+from worldfast.worlds.cities.sampling import Component, Stream
 
-__all__ = ["LOSSES", "LearnedStream", "learned"]
+if TYPE_CHECKING:
+    from worldfast.worlds.cities.dataset import Dataset
+    from worldfast.worlds.cities.tasks import Task
+
+__all__ = ["LOSSES", "LearnedStream", "learned", "task_stream"]
 
 LOSSES = ("all", "answer")
 
@@ -37,6 +43,31 @@ class LearnedStream(Stream):
     def batch(self, start: int, n: int) -> Rows:
         """Return rows `start` to `start + n` as a model learns them."""
         return learned(self.pack(start, n), self.loss)
+
+
+def task_stream(
+    data: Dataset, task: str | Task, rows: int, seed: int, split: str = "train", *, among=None, must_include=None
+) -> LearnedStream:
+    """Return rows of one task in their own order, as models of a dataset learn them.
+
+    Parameters
+    ----------
+    data : Dataset
+        Its world, vocabulary, crossing and loss are those of the rows; it need not hold the task.
+    task : str or Task
+    rows, seed, split, among, must_include
+        As for `sample`.
+    """
+    return LearnedStream(
+        data.world.build(),
+        [Component(data.task(task), rows, among, must_include)],
+        seed=seed,
+        split=split,
+        vocabulary=data.vocabulary,
+        shuffle=False,
+        crossing=data.crossing,
+        loss=data.loss,
+    )
 
 
 def learned(packed: Packed, loss: str) -> Rows:
