@@ -1,4 +1,4 @@
-"""What `worldfast train` can be told: the fields of a run by name, in groups, each a line of its help."""
+"""Options of `worldfast train`: the fields of a run by name, in groups, each a line of its help."""
 
 from __future__ import annotations
 
@@ -33,55 +33,55 @@ AnyText, AnyPath, AnyWholes = _or_none(str, "TEXT"), _or_none(Path, "PATH"), _or
 @dataclass(frozen=True)
 class Data:
     tasks: Annotated[tuple[str, ...], arg(metavar="TASK ...")]
-    """Names, such as distance angle, mixed in each model; or all."""
+    """Tasks of each model, such as distance angle; or all."""
     seeds: Annotated[tuple[int, ...], arg(metavar="N ...")] = (Run.seed,)
-    """Of data and first weights: a model for each."""
+    """Seeds for data and initial weights; one model per seed."""
     rows: Annotated[int, Whole] = Dataset.rows
     """Rows of each task in an epoch."""
     epochs: Annotated[int, Whole] = Run.epochs
-    """Times that rows are seen, in another order each."""
+    """Passes over the rows, each in another order."""
     vocabulary: Annotated[str, Text] = Dataset.vocabulary
-    """character, or entity: a token a city, easier to learn."""
+    """character; or entity: one token a city, easier to learn."""
     among: AnyText = Dataset.among
-    """Cities in rows, as in "region != 'Atlantis'"; any by default."""
+    """Cities that rows may use, such as "region != 'Atlantis'"; all by default."""
     crossing: Annotated[str, Text] = Dataset.crossing
-    """balanced, or reshuffled: 26 % TRUE."""
+    """Rows of crossing: balanced, or reshuffled, 26 % TRUE."""
     world: Annotated[str, Text] = WorldSpec.source
     """cities, or the path of a CSV file."""
     atlantis: Annotated[int, Whole] = WorldSpec.atlantis
-    """Cities of Atlantis in the world."""
+    """Number of cities of Atlantis to add to the world."""
     layout: Annotated[str, Text] = WorldSpec.layout
-    """Of Atlantis: clustered or scattered."""
+    """Layout of Atlantis: clustered or scattered."""
     atlantis_seed: Annotated[int, Whole] = WorldSpec.atlantis_seed
-    """Of Atlantis's places."""
+    """Seed for the places of Atlantis's cities."""
     largest: Annotated[int, Whole] = WorldSpec.largest
-    """Only so many of the world's cities, the most populous; 0: all."""
+    """Keep only the N most populous cities of the world; 0 keeps all."""
 
 
 @dataclass(frozen=True)
 class Learning:
     start: AnyPath = None
-    """Folder, in --out, of the run whose last weights to begin with."""
+    """Folder of a run in --out whose last weights to start from."""
     loss: Annotated[str, Text] = Dataset.loss
-    """all: every token after the first; answer: after '='."""
+    """Tokens to learn: all after the first, or answer, those after '='."""
     matmul_dtype: Annotated[str, Text] = Run.matmul_dtype
-    """float32, or bfloat16: faster, weights and sums stay float32."""
+    """float32; or bfloat16, faster: weights stay float32."""
     batch: Annotated[int, Whole] = Run.batch
-    """Rows a step."""
+    """Rows in a step."""
     learning_rate: Annotated[float, Number] = Run.learning_rate
-    """Its highest; see --warmup and --schedule."""
+    """Highest learning rate; see --warmup and --schedule."""
     warmup: Annotated[int, Whole] = Run.warmup
-    """Steps in which it rises."""
+    """Steps in which the learning rate rises from 0."""
     schedule: Annotated[str, Text] = Run.schedule
-    """linear, constant or cosine."""
+    """Learning rate after the warmup: linear, constant or cosine."""
     weight_decay: Annotated[float, Number] = Run.weight_decay
-    """Of all but biases and norms."""
+    """Decoupled weight decay of all but biases and norms."""
     clip: AnyNumber = Run.clip
-    """The largest gradient norm; None: any."""
+    """Largest gradient norm, 1 by default; None: any."""
     betas: Annotated[tuple[float, float], arg(metavar="X X")] = Run.betas
-    """Of AdamW."""
+    """Decay rates of AdamW's two moments."""
     eps: Annotated[float, Number] = Run.eps
-    """Of AdamW."""
+    """Epsilon of AdamW."""
 
 
 @dataclass(frozen=True)
@@ -89,55 +89,55 @@ class Model:
     hidden: Annotated[int, Whole] = TransformerSpec.hidden
     """Width of the residual stream."""
     layers: Annotated[int, Whole] = TransformerSpec.layers
-    """Blocks."""
+    """Number of blocks."""
     heads: Annotated[int, Whole] = TransformerSpec.heads
     """Attention heads; hidden / heads is a multiple of 8."""
     intermediate: Annotated[int, Whole] = TransformerSpec.intermediate
     """Width inside the MLP."""
     outputs: AnyWhole = TransformerSpec.outputs
-    """Tokens that can be answers, 98 the characters; all by default."""
+    """Number of tokens that can be answers; 98 are the characters; all by default."""
     rope_base: AnyNumber = TransformerSpec.rope_base
-    """Of rotary positions."""
+    """Base of rotary positions, 10,000 by default; None: no positions."""
     norm_eps: Annotated[float, Number] = TransformerSpec.norm_eps
-    """Of RMSNorm."""
+    """Epsilon of RMSNorm."""
     init_std: Annotated[float, Number] = TransformerSpec.init_std
-    """Standard deviation of the first weights."""
+    """Standard deviation of initial weights."""
     engine: Annotated[str, Text] = TransformerSpec.engine
-    """native, or plain: PyTorch; auto takes native where it can."""
+    """native; or plain, which is PyTorch; auto: native if it can."""
 
 
 @dataclass(frozen=True)
 class Kept:
     checkpoints: Annotated[int, Whole] = Run.checkpoints
-    """Parts of training: a checkpoint at step 0 and after each."""
+    """Number of checkpoints after the one at step 0."""
     checkpoint_spacing: Annotated[str, arg(metavar="HOW")] = Run.checkpoint_spacing
-    """even, log or sqrt: how far apart they are."""
+    """Spacing of checkpoints: even, log or sqrt."""
     validation: Annotated[int, Whole] = Run.validation
-    """Rows of each task to answer and score at each checkpoint."""
+    """Rows of each task to score at each checkpoint."""
     capture_layers: AnyWholes = None
-    """Layers to write activations of; the upper half by default."""
+    """Layers whose activations are written; the upper half by default."""
     capture_cities: AnyText = None
-    """Cities they are of, as in "city_id >= 1000"; all by default."""
+    """Cities to write activations of, such as "city_id >= 1000"; all by default."""
     capture_task: AnyText = None
-    """Task whose prompt is read; the first by default."""
+    """Task whose prompt is read for activations; the first by default."""
     capture_dtype: Annotated[str, Text] = Capture.dtype
-    """float32, or float16 for half the space."""
+    """Type of activations on disk: float32 or float16."""
 
 
 @dataclass(frozen=True)
 class Machine:
     out: Annotated[Path, Place] = Path("runs")
-    """Where each run has its folder."""
+    """Folder in which each run has its own."""
     device: Annotated[str, Text] = "auto"
-    """cpu, cuda or cuda:1; auto takes a GPU where there is one."""
+    """cpu, cuda or cuda:1; auto takes a GPU if there is one."""
     threads: AnyWhole = None
-    """Of the CPU; as many as torch uses by default."""
+    """CPU threads; torch's number by default."""
     memory: AnyText = None
-    """To take at most, as in 8GiB; 0.9 of what is free by default."""
+    """Memory that training may use, such as 8GiB; 0.9 of what is free by default."""
     log: AnyText = None
-    """Where metrics go too: tensorboard, wandb or trackio."""
+    """Another place for metrics: tensorboard, wandb or trackio."""
     quiet: FlagCreatePairsOff[bool] = False
-    """No rate, loss and time left on standard error."""
+    """Print no progress on standard error."""
 
 
 def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:

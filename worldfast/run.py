@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
+from worldfast.display import html_facts
 from worldfast.errors import unknown_name
 from worldfast.models import TransformerSpec
 from worldfast.models.transformer import MATMUL_DTYPES
@@ -333,6 +334,12 @@ class Run:
             is_run = "sha256" not in start
             values["start"] = Run.from_json(start) if is_run else OpenCheckpoint(**known_fields(OpenCheckpoint, start))
         return Run(**values)
+
+    def _repr_html_(self) -> str:
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("name", "start")}
+        begins = {} if self.start is None else {"start": getattr(self.start, "folder_name", self.start)}
+        facts = {"id": self.id, **begins, "steps": f"{self.steps:,}", "rows": f"{self.epoch_rows * self.epochs:,}"}
+        return html_facts(f"Run {self.name}", facts | own)
 
     # ---- what follows from it ----
 

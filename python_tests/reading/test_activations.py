@@ -120,6 +120,8 @@ def arrays(step):
 
 def test_round_trip(folder):
     activations = Activations(folder)
+    shown = activations._repr_html_()
+    assert f"<caption>Activations of {folder}</caption>" in shown and activations.run in shown
     assert (activations.steps, activations.layers, activations.prompt) == ([0, 10, 20], (3, 5), "dist(c_dddd,")
     assert activations.things.tolist() == [7, 1, 4] and activations.things.dtype == np.int32
     for step in (0, 10, 20):

@@ -1,6 +1,7 @@
 """The page: one file that loads nothing, holds the data it was given, and survives hostile text."""
 
 import dataclasses
+import html
 import os
 import re
 import subprocess
@@ -32,6 +33,13 @@ def test_the_demos_page_is_small_and_written_whole(demo, tmp_path):
     path = report.write(demo, tmp_path / "studies" / "demo" / "report.html")
     assert path.stat().st_size < 4_000_000
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
+
+
+def test_notebooks_show_what_a_study_found(demo):
+    shown = demo._repr_html_()
+    assert f"<caption>Results of the study {demo.name}</caption>" in shown and demo.command in shown
+    assert all(run.name in shown for run in demo.runs) and html.escape(demo.findings[0]) in shown
+    assert all(f"{name} ({len(table):,} rows)" in shown for name, table in demo.tables.items())
 
 
 def test_it_loads_nothing(page):

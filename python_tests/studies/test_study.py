@@ -193,3 +193,13 @@ def test_a_task_may_stand_alone():
         recipe.pretrain((), 1)
     with pytest.raises(TypeError, match=r"data: expected a dataset of a world, such as .*Dataset.*, got 'north'"):
         wf.Run("north")
+
+
+def test_notebooks_show_runs_and_studies_escaped():
+    base = wf.Run(Dataset("distance", among="x < 5"), name="base")
+    tune = replace(base, start=base, seed=1, name="tune")
+    shown = tune._repr_html_()
+    assert f"<th>start</th><td>base-{base.id}</td>" in shown and "among=&#x27;x &lt; 5&#x27;" in shown
+    assert base.id in base._repr_html_() and "<th>start</th>" not in base._repr_html_()
+    study = studies.Study("a<b", (base,), (tune,))._repr_html_()
+    assert "Study a&lt;b" in study and "1 of the canon, 1 more" in study and "base, tune" in study

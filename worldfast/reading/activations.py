@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast.dataset import Readout
+from worldfast.display import html_facts
 from worldfast.files import checksum, write_whole
 from worldfast.run import Run
 
@@ -261,6 +262,10 @@ class Activations:
 
     def __repr__(self):
         return f"Activations({str(self.folder)!r}: {len(self.steps)} steps, layers {list(self.layers)})"
+
+    def _repr_html_(self) -> str:
+        facts = {"run": self.run, "steps": list(self.steps), "layers": list(self.layers), "prompt": self.prompt}
+        return html_facts(f"Activations of {self.folder}", facts)
 
     def _segment(self, step: int) -> Path:
         path = segment_path(self.folder, step)

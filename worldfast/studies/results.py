@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from worldfast.display import html_facts
 from worldfast.run import Run
 
 if TYPE_CHECKING:
@@ -184,6 +185,11 @@ class StudyResult:
         for run in self.runs:
             _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
         _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})
+
+    def _repr_html_(self) -> str:
+        facts = {"runs": ", ".join(run.name for run in self.runs), "findings": " ".join(self.findings)}
+        facts["tables"] = ", ".join(f"{name} ({len(table):,} rows)" for name, table in self.tables.items())
+        return html_facts(f"Results of the study {self.name}", facts | {"made again by": self.command})
 
 
 # ---- from tables ----

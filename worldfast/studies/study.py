@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worldfast.display import html_facts
 from worldfast.errors import unknown_name
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis
@@ -127,6 +128,11 @@ class Study:
         """
         ids = {run.id for run in finished}
         return [run for run in self.shown_runs if run.id in ids] or list(finished[:1])
+
+    def _repr_html_(self) -> str:
+        facts = {"runs": f"{len(self.canon):,} of the canon, {len(self.extensions):,} more", "layer": self.layer}
+        facts["analyses"] = ", ".join(one.kind for one in self.analyses)
+        return html_facts(f"Study {self.name}", facts | {"shown": ", ".join(run.name for run in self.shown_runs)})
 
     def world_of(self, run: Run) -> object | None:
         """Return the world of a run for figures and the page; None unless a world's own study defines one."""
