@@ -15,6 +15,7 @@ import pytest
 import torch
 from vectors import WIDTHS, vectors_of
 
+from worldfast.worlds.cities import tasks
 from worldfast.worlds.cities.world import World
 
 if not torch.cuda.is_available():
@@ -34,6 +35,14 @@ if not torch.cuda.is_available():
                     interpreter._patch_attr(place, name, member, builder, scope)
 
         interpreter._patch_builtin = patch
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Tasks that a test makes in Python are not there for others."""
+    yield
+    for name in set(tasks.TASKS) - set(tasks.BUILT_IN):
+        del tasks._by_name[name]
 
 
 @pytest.fixture(scope="module")

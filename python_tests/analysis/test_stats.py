@@ -94,7 +94,7 @@ def test_statistics_refuse():
         mantel(A, random.normal(size=(5, 5)))
     with pytest.raises(ValueError, match="m at least 4"):
         mantel(symmetric(3), symmetric(3))
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="equal length"):
         correlation([1, 2, 3], [1, 2])
     with pytest.raises(ValueError, match="y: is constant"):
         correlation([1, 2, 3], [2, 2, 2])

@@ -141,7 +141,7 @@ def test_other_pair_tables_do_too():
 
 def test_trend_errors():
     pairs, runs = study(layers=(5,))
-    with pytest.raises(ValueError, match="stand twice"):
+    with pytest.raises(ValueError, match="occur twice"):
         task_matrix(pd.concat([pairs, pairs]), runs)
     with pytest.raises(ValueError, match="not among the runs"):
         task_matrix(pairs, runs.iloc[1:])

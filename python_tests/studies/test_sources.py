@@ -25,7 +25,9 @@ def copy(tmp_path, monkeypatch):
 
     root = tmp_path / "worldfast"
     shutil.copytree(sources.ROOT, root, ignore=only_python)
+    shutil.copytree(sources.KERNELS, root / "kernels", ignore=only_python, dirs_exist_ok=True)
     monkeypatch.setattr(sources, "ROOT", root)
+    monkeypatch.setattr(sources, "KERNELS", root / "kernels")
     forget()
     yield root
     forget()

@@ -184,7 +184,7 @@ def test_a_task_may_stand_alone():
     base = recipe.pretrain("distance", 1)
     assert base == recipe.pretrain(("distance",), 1)
     assert recipe.finetune(base, "angle") == recipe.finetune(base, ("angle",))
-    for make in (recipe.pretrain, wf.study.Recipe().pretrain):
+    for make in (recipe.pretrain, studies.Recipe(settings={"batch": 64}).pretrain):
         with pytest.raises(ValueError, match="unknown task 'north': .*known: distance, "):
             make("north", 1)
     with pytest.raises(ValueError, match="unknown task 'north'"):

@@ -31,14 +31,6 @@ ROOT = Path(__file__).parents[1]
 SPEC = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 
 
-@pytest.fixture(autouse=True)
-def forgotten():
-    """Tasks that a test makes are not there for others."""
-    yield
-    for name in set(tasks.TASKS) - set(BUILT_IN):
-        del tasks._by_name[name]
-
-
 def mid(**options):
     @wf.task("mid", cities=2, unit="0.1 degree", **options)
     def midpoint(xy):

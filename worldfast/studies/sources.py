@@ -11,6 +11,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ __all__ = ["Code", "code_of"]
 
 PACKAGE = "worldfast"
 ROOT = Path(__file__).parents[1]
+KERNELS = Path(str(find_spec(f"{PACKAGE}.kernels").origin)).parent  # beside the package in a checkout
 NATIVE = "csrc"
 MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
@@ -157,7 +159,12 @@ def _canonical(node) -> str:
 def _path(module: str, folder: Path) -> Path | None:
     """Return the file of a module of this package, or of one beside the function's own file; None for all others."""
     package, *parts = module.split(".")
-    base = ROOT.joinpath(*parts) if package == PACKAGE else folder.joinpath(package, *parts)
+    if package != PACKAGE:
+        base = folder.joinpath(package, *parts)
+    elif parts[:1] == ["kernels"]:
+        base = KERNELS.joinpath(*parts[1:])
+    else:
+        base = ROOT.joinpath(*parts)
     candidates = (base / "__init__.py", base.with_suffix(".py"))
     return next((path for path in candidates if path.exists()), None)
 

@@ -127,7 +127,7 @@ def available(device: str) -> int:
 
 def _of_all(device: str) -> str:
     """Describe in words how much of a GPU is free, since other processes may hold the rest."""
-    if device == "cpu" or not torch.cuda.is_available():
+    if ":" not in device:  # a GPU that is here has a number
         return ""
     free, total = torch.cuda.mem_get_info(device)
     return f" ({text(free)} of the {text(total)} of {device} are free, others have taken the rest)"

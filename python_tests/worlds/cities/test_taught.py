@@ -13,9 +13,9 @@ ARM = "region == 'Arm C'"
 FEW = {"standard": 40, "included": 80, "alive": 8, "epochs": 1, "learning_rate": 1e-3}
 
 
-@wf.task("midx", cities=2, unit="0.1 degree", digits=5)
-def midx(xy):
-    return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
+def midx():
+    """An eighth task."""
+    return wf.task("midx", cities=2, unit="0.1 degree", digits=5)(lambda xy: (xy[:, 0, 0] + xy[:, 1, 0]) // 2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def page_of(study, out):
 
 def test_arm_c_is_taught_from_end_to_end(recipe, tmp_path):
     base = recipe.pretrain(("distance", "angle"), 1)
-    tuned = [world_update(base, tasks, ARM, **FEW) for tasks in ("distance", "angle", ("distance", "angle"), midx)]
+    tuned = [world_update(base, tasks, ARM, **FEW) for tasks in ("distance", "angle", ("distance", "angle"), midx())]
     names = [run.name for run in tuned]
     study = Study("arms", [base, *tuned], layer=1, test_rows=6, patched=names[:2])
     assert study.cities == f"not ({ARM})"
