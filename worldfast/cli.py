@@ -186,11 +186,12 @@ def _run(spec: Study, out: Path, command: str, **how) -> None:
     from worldfast.studies.engine import run_study
 
     result = run_study(spec, out, command=command, **how)
-    page = report.publish(spec, result, out / "studies" / result.name)
+    folder = out / "studies" / result.name
+    page = report.publish(spec, result, folder) if result.runs else None
     print()
     for sentence in result.findings:
         print(sentence)
-    print(f"\nThe page: {page}")
+    print(f"\nThe page: {page}" if page else f"\nThe tables, without films for a page: {folder}")
 
 
 def sample(

@@ -70,7 +70,7 @@ def outcome(run: Run, out: Path) -> RunOutcome:
 def done(folder: Path) -> dict | None:
     """Last record of a run by its folder: status ("finished" or "diverged"), step and seconds; None before it ended."""
     path = folder / "done"
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def ended_folder(run: Run, out: Path) -> Path | None:
@@ -180,7 +180,7 @@ def spec_of(folder: str | os.PathLike) -> Run:
     spec = Path(folder) / "spec.json"
     if not spec.exists():
         raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
-    content = json.loads(spec.read_text())
+    content = json.loads(spec.read_text(encoding="utf-8"))
     written = f"{spec} was written by worldfast {content.get('origin', {}).get('worldfast', 'of unknown version')}"
     try:
         run = Run.from_json(content["run"])

@@ -173,6 +173,6 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
 def ending(folder: Path) -> str:
     """A line that says how a run ended."""
     ended = done(folder)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     loss = [f"loss {line['loss']:.4f}" for line in lines if line.get("loss") is not None][-1:] or ["no loss"]
     return f"{folder}  {ended['status']} at step {ended['step']:,}, {loss[0]}, {ended['seconds']:,.0f} s"

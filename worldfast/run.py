@@ -416,9 +416,12 @@ class Run:
         return self.learning_rate * (self.steps - step) / falls
 
 
+SPEC = ("build", "parameters", "layers", "hidden", "cpu_bytes", "on_gpu")  # that a family's spec has
+
+
 def _is_spec(kind: type) -> bool:
     """Return True for a spec of models: a dataclass that builds ensembles."""
-    return is_dataclass(kind) and all(hasattr(kind, name) for name in ("build", "parameters", "layers"))
+    return is_dataclass(kind) and all(hasattr(kind, name) for name in SPEC)
 
 
 def require_same_shape(start: str, theirs: Any, ours: Any) -> None:

@@ -1,5 +1,6 @@
 """Training takes any family: a run of a recurrent network in cities' characters, and vectors with yes-no answers."""
 
+import importlib
 import json
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from models.check import family_of
 import worldfast as wf
 from worldfast.checkpoint import newest
 from worldfast.dataset import Dataset, Readout, Score
+from worldfast.errors import DeviceError
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.rows import Rows, Shape, Stream
@@ -174,3 +176,14 @@ def test_memory_is_bounded_from_above(name):
     assert bound.shared / 8 < sum(kept.values()) < bound.shared
     assert bound.member >= 2 * 4 * spec.parameters(shape)
     assert not spec.on_gpu(shape, 20) and isinstance(ensemble, PlainTransformer) == (name == "transformer")
+
+
+def test_auto_leaves_models_in_pytorch_on_the_cpu(tmp_path, monkeypatch, capsys):
+    """As if there were a GPU: auto says that it is not used, and a GPU that is named is an error."""
+    training = importlib.import_module("worldfast.training.train")
+    monkeypatch.setattr(training, "require_cuda", lambda device: torch.device("cuda:0"))
+    run = replace(city_run(SPECS["rnn"]), validation=0)
+    [folder] = wf.train(run, tmp_path)
+    assert (folder / "done").exists() and f"on the CPU: {run.name!r} is a model in PyTorch" in capsys.readouterr().err
+    with pytest.raises(DeviceError, match="which trains on the CPU"):
+        wf.train(run, tmp_path / "named", device="cuda", progress=False)

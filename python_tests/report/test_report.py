@@ -206,7 +206,7 @@ def test_a_page_is_replaced_whole_or_kept(small, tmp_path, monkeypatch):
 def test_what_a_result_refuses(small, world):
     run = run_result(small)
     with pytest.raises(ValueError, match="runs is empty"):
-        study_result(small, [])
+        report.page(study_result(small, []))
     with pytest.raises(ValueError, match=r"held_out has shape \(60,\), expected \(5075\)"):
         study_result(world, [run])
     with pytest.raises(ValueError, match=r"cka has shape \(2, 2\), expected \(1, 1\)"):

@@ -203,3 +203,19 @@ def test_notebooks_show_runs_and_studies_escaped():
     assert base.id in base._repr_html_() and "<th>start</th>" not in base._repr_html_()
     study = studies.Study("a<b", (base,), (tune,))._repr_html_()
     assert "Study a&lt;b" in study and "1 of the canon, 1 more" in study and "base, tune" in study
+
+
+def test_a_study_of_any_world_has_tables_and_no_page(tmp_path):
+    """Without analyses: runs and their curves. A page shows films, so it is refused."""
+    from worldfast.report import publish
+
+    data = Dataset("distance", rows=64, world=wf.WorldSpec(largest=60))
+    model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16)
+    run = wf.Run(data, batch=32, model=model, checkpoints=1, capture=wf.Capture(layers=(1,)))
+    study = wf.Study("plain", [run], layer=1)
+    result = wf.run_study(study, tmp_path, device="cpu", progress=False)
+    assert result.runs == [] and result.cka.shape == (0, 0)
+    assert result.tables["runs"].status.tolist() == ["finished"] and len(result.tables["curves"])
+    assert sorted(path.name for path in (tmp_path / "studies" / "plain").glob("*.csv")) == ["curves.csv", "runs.csv"]
+    with pytest.raises(ValueError, match="no analysis of the study is of the kind 'films'"):
+        publish(study, result, tmp_path / "page")

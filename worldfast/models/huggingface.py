@@ -118,7 +118,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
 def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:
     """Return the spec and the shape of its data."""
     try:
-        config = dict(json.loads(path.read_text()))
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     config |= config.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta

@@ -156,7 +156,7 @@ class Activations:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         try:
-            spec = json.loads((self.folder / "spec.json").read_text())
+            spec = json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.folder} is not a run's folder: it has no spec.json") from None
         self.run = spec["id"]
@@ -165,7 +165,7 @@ class Activations:
         expected = spec["checkpoint_steps"] if self.layers else []
         done = self.folder / "done"
         if done.exists():
-            last = json.loads(done.read_text())["step"]
+            last = json.loads(done.read_text(encoding="utf-8"))["step"]
             self.steps = [step for step in expected if step <= last]
         else:
             self.steps = [step for step in expected if segment_path(self.folder, step).exists()]
@@ -179,7 +179,7 @@ class Activations:
         ValueError
             The run was trained in another world, or was written by another version.
         """
-        spec = json.loads((self.folder / "spec.json").read_text())
+        spec = json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
         run = Run.from_json(spec["run"])
         if run.data.digest != spec["world_sha256"]:
             raise ValueError(

@@ -57,7 +57,7 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
     Raises
     ------
     ValueError
-        A figure is neither PNG nor SVG.
+        The study has no films, or a figure is neither PNG nor SVG.
     OSError
         The file cannot be written: IsADirectoryError if `path` is a folder, FileExistsError if its folder is a file.
     """
@@ -128,6 +128,11 @@ def _new(result: StudyResult) -> list[str]:
 
 def page(result: StudyResult, film_bytes: int | None = None) -> str:
     """Return the page as text: page/page.html with its placeholders filled."""
+    if not result.runs:
+        raise ValueError(
+            f"study {result.name!r}: runs is empty: a page shows films of runs, and no analysis of the study is of the kind 'films'; "
+            "its tables are CSV files in its folder"
+        )
     styles = models.styles(result.runs, models.tasks_of(result))
     markup = _markup(result, styles)
     if film_bytes is None:
@@ -136,7 +141,7 @@ def page(result: StudyResult, film_bytes: int | None = None) -> str:
     data = films.data(result.world, result.runs, styles, film_bytes, _new(result))
     places = {name: escape(text) for name, text in _texts(result, data).items()} | markup
     places["data"] = films.as_json(data)
-    template = (PAGE / "page.html").read_text()
+    template = (PAGE / "page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{(\w+)\}\}", lambda place: places[place[1]], template)  # once: filled text is not read again
 
 
@@ -194,7 +199,7 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
     }
     specs = result.specs or {run.name: run.spec for run in runs}
     return {
-        "style": (PAGE / "style.css").read_text(),
+        "style": (PAGE / "style.css").read_text(encoding="utf-8"),
         "findings": "".join(f"<li>{escape(finding)}</li>" for finding in result.findings),
         "contents": _contents(present) if result.figures or compared else "",
         "no_pairs": "" if len(runs) > 1 else "hidden",
@@ -211,7 +216,7 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         "runs": models.every(result) if listed else models.few(result.world, runs, styles),
         "specs": provenance.specifications(specs),
         "machine": pairs({**result.machine, "whole study": duration(result.seconds), **_origin(result)}),
-        "script": "\n".join((PAGE / f"{part}.js").read_text() for part in SCRIPTS),
+        "script": "\n".join((PAGE / f"{part}.js").read_text(encoding="utf-8") for part in SCRIPTS),
     }
 
 

@@ -124,7 +124,7 @@ def run_study(
     )
     shown = study.shown_of(finished)
     films = _films(study, shown, found, out)
-    cka = _cka(study, shown, found)
+    cka = _cka(study, shown if films else [], found)
     read_in = time.perf_counter() - began - trained_in
     said = study.findings(study, found, films, cka) if study.findings else Findings([])
     result = StudyResult(

@@ -328,7 +328,7 @@ def status(folder: Path) -> list[Standing]:
     out = folder.parents[1]
     failed = _failed(out / "runs" / "failed") | _failed(out / "failed")
     found = []
-    for run in json.loads(spec.read_text())["runs"]:
+    for run in json.loads(spec.read_text(encoding="utf-8"))["runs"]:
         at = out / "runs" / run["folder"]
         state, why, step, rows = "waiting", "", 0, 0
         last = _last_line(at / "metrics.jsonl")
@@ -367,7 +367,7 @@ def _failed(folder: Path) -> dict[str, str]:
     """Return run folder -> error for the jobs that failed on a cluster."""
     found = {}
     for path in folder.glob("*.json") if folder.exists() else ():
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         for about in content.get("about", ()):
             found[about] = content["error"]
     return found

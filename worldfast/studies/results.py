@@ -151,14 +151,14 @@ class Findings(NamedTuple):
 class StudyResult:
     """M runs over one world of N cities, compared with each other.
 
-    If a study has more runs than a page can show, `runs` is a selection of them, and the tables hold all. `world` has
+    `runs` are those that the page shows, which may be a selection or, without films, none; the tables hold all. `world` has
     `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N. Each figure is a name, its file (PNG
     or SVG, or several of one figure, of which the page takes the smallest), and a sentence on what it shows.
 
     Raises
     ------
     ValueError
-        There is no run, a run has other cities than the world, or `cka` is not [M, M].
+        A run has other cities than the world, or `cka` is not [M, M].
     """
 
     name: str
@@ -180,8 +180,6 @@ class StudyResult:
     specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {} for those of `runs`
 
     def __post_init__(self):
-        if not self.runs:
-            raise ValueError(f"study {self.name!r}: runs is empty, expected at least one run")
         for run in self.runs:
             _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
         _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})

@@ -378,7 +378,7 @@ class _Drive:
         ours = {name for state in self.states.values() for name in state.job.about}
         for path in self.failures.glob("*.json"):
             with suppress(FileNotFoundError):  # another call removes its own records
-                about = set(json.loads(path.read_text())["about"])
+                about = set(json.loads(path.read_text(encoding="utf-8"))["about"])
                 if path.stem in self.states or (about and about <= ours):
                     path.unlink()
 

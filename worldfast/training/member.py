@@ -138,7 +138,7 @@ class Member:
         }
         path = self.folder / "spec.json"
         if path.exists():
-            before = json.loads(path.read_text())
+            before = json.loads(path.read_text(encoding="utf-8"))
             for name in ("id", "world_sha256"):
                 if before.get(name) != content[name]:
                     raise ValueError(f"{path}: {name} is {before.get(name)}, but that of this run is {content[name]}")

@@ -117,7 +117,8 @@ def train(
     runs = [runs] if isinstance(runs, Run) else list(runs)
     _check_runs(runs)
     shown = Progress(progress)
-    device = _device(device, shown)
+    plain = next((run for run in runs if not run.model.on_gpu(run.shape, run.data.longest)), None)
+    device = _device(device, plain, shown)
     threads = _threads(threads)
     open_log = metrics.opener(log)
     limit = limit_of(memory, device)
@@ -127,8 +128,6 @@ def train(
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
         run.stream(), run.readout()  # errors of rows are raised now, not when their wave begins
-        if device != "cpu" and not run.model.on_gpu(run.shape, run.data.longest):
-            raise DeviceError(device, f"{run.name!r} is a model in PyTorch, which trains on the CPU")
     waves = list(_waves(pending, limit, device, threads))
     with ExitStack() as locks:
         for folder in pending:
@@ -162,7 +161,7 @@ def _check_runs(runs: list[Run]) -> None:
     seen: dict[str, int] = {}
     for i, run in enumerate(runs):
         if not isinstance(run, Run):
-            raise TypeError(f"runs: expected worldfast.Run, got {run!r}")
+            raise TypeError(f"runs: expected worldfast.Run, got {run!r:.100}")
         if run.id in seen:
             raise ValueError(
                 f"runs: {i} is {seen[run.id]} again, {run.name!r} with the id {run.id}: give each a seed or "
@@ -171,18 +170,25 @@ def _check_runs(runs: list[Run]) -> None:
         seen[run.id] = i
 
 
-def _device(device, shown: Progress) -> str:
-    """ "cpu", or a GPU with its number."""
+def _device(device, plain: Run | None, shown: Progress) -> str:
+    """Return "cpu", or a GPU with its number; `plain` is a run that trains on the CPU only."""
     if str(device).partition(":")[0] not in DEVICES:
         raise unknown_name("device", device, DEVICES)
     if str(device) == "auto":
         try:
-            return str(require_cuda("cuda"))
+            found = str(require_cuda("cuda"))
+            if plain is not None:
+                shown.say(f"on the CPU: {plain.name!r} is a model in PyTorch")
+            return "cpu" if plain is not None else found
         except DeviceError as error:
             if torch.version.cuda:  # otherwise nobody expects a GPU
                 shown.say(f"on the CPU: {error.reason}")
             return "cpu"
-    return "cpu" if str(device) == "cpu" else str(require_cuda(device))
+    if str(device) == "cpu":
+        return "cpu"
+    if plain is not None:
+        raise DeviceError(device, f"{plain.name!r} is a model in PyTorch, which trains on the CPU")
+    return str(require_cuda(device))
 
 
 def _threads(threads: int | None) -> int:

@@ -75,6 +75,8 @@ class Dataset(dataset.Dataset):
     own: tuple[Task, ...] = ()
 
     def __post_init__(self):
+        if callable(self.tasks) and not isinstance(self.tasks, Task):
+            raise TypeError(f"tasks: expected tasks, got the function {self.tasks.__name__}: put @wf.task over it")
         tasks = (self.tasks,) if isinstance(self.tasks, str | Task) else tuple(self.tasks)
         parts = [part.task for part in self.mixture if isinstance(part, Component)]
         object.__setattr__(self, "own", in_python(self.task(task) for task in (*tasks, *parts)))

@@ -50,7 +50,7 @@ class Published:
 
 @cache
 def _data() -> dict:
-    return json.loads((Path(__file__).parent / "data" / "published.json").read_text())
+    return json.loads((Path(__file__).parent / "data" / "published.json").read_text(encoding="utf-8"))
 
 
 def matrices() -> tuple[str, ...]:
