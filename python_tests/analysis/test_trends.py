@@ -151,7 +151,7 @@ def test_trend_errors():
         task_matrix(pairs, runs.drop(columns="n_tasks"))
     with pytest.raises(ValueError, match="none is left"):
         task_matrix(pairs, runs.assign(learned=False))
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         as_matrix(task_matrix(pairs.assign(layer=4), runs).pipe(lambda t: pd.concat([t, t])))
 
 

@@ -394,7 +394,7 @@ def test_study_commands(capsys, tmp_path):
     assert "not a study's folder" in capsys.readouterr().err
 
 
-MINE = """
+IN_A_FILE = """
 import worldfast as wf
 from worldfast.worlds.cities import Dataset, Study
 model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
@@ -404,7 +404,7 @@ study = Study("mine", [wf.Run(Dataset("distance", rows=32), seed=seed, batch=16,
 
 def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, capsys):
     path = tmp_path / "my study.py"
-    path.write_text(MINE)
+    path.write_text(IN_A_FILE)
     asked = []
     monkeypatch.setattr(cli, "_run", lambda spec, out, command, **how: asked.append((spec.name, command)))
     assert cli.main(["study", "run", str(path)]) == cli.main(["study", "report", str(path)]) == 0
@@ -416,7 +416,7 @@ def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, ca
     assert f"{tmp_path}/studies/mine is not a study's folder" in capsys.readouterr().err
     assert cli.main(["study", "plan", str(path), "--scale", "0.1"]) == 1
     assert "scale: only presets have one" in capsys.readouterr().err
-    path.write_text(MINE.replace("study =", "mine ="))
+    path.write_text(IN_A_FILE.replace("study =", "mine ="))
     assert cli.main(["study", "plan", str(path)]) == 1
     assert "'mine' is one: call it `study`" in capsys.readouterr().err
     assert cli.main(["study", "run", str(tmp_path / "none.py")]) == 1

@@ -15,7 +15,12 @@ FEW = {"standard": 40, "included": 80, "alive": 8, "epochs": 1, "learning_rate":
 
 def midx():
     """An eighth task."""
-    return wf.task("midx", cities=2, unit="0.1 degree", digits=5)(lambda xy: (xy[:, 0, 0] + xy[:, 1, 0]) // 2)
+
+    @wf.task("midx", cities=2, unit="0.1 degree", digits=5)
+    def middle(xy):
+        return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
+
+    return middle
 
 
 @pytest.fixture(scope="module")
