@@ -1,4 +1,4 @@
-"""What notebooks show of an object: a small table of its facts."""
+"""HTML that notebooks show for an object: a small table of its facts."""
 
 from __future__ import annotations
 

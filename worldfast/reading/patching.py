@@ -263,7 +263,7 @@ def patched_answers(
 
 
 def _scores(task: Task, batch: Batch, answers: list[np.ndarray]) -> tuple[np.ndarray, int]:
-    """Of each row, float64 [n], and the number of answers that cannot be read."""
+    """Return each row's score, float64 [n], and the number of answers that cannot be read."""
     return task.score(batch.label, [batch.vocabulary.decode(answer) for answer in answers])
 
 

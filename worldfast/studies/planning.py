@@ -151,7 +151,7 @@ def _is_counted(device: str) -> bool:
 
 
 def _files(runs: Sequence[Run]) -> Iterator[tuple[int, int, int]]:
-    """Of each run: bytes of a checkpoint, of which two are kept, number of checkpoints, bytes of activations at each."""
+    """Yield each run's bytes of a checkpoint, of which two are kept, checkpoints, and bytes of activations at each."""
     kept: dict[tuple, int] = {}
     for run in runs:
         key = run.data, run.capture

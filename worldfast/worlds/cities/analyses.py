@@ -110,7 +110,7 @@ def probes(trained: Sequence[Trained], old: str) -> DataFrame:
 
 
 def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: str) -> DataFrame:
-    """Where a probe fitted on old cities places those, others, and what was taught: each layer at the last checkpoint.
+    """Places of old, other and taught cities by a probe fitted on old ones, in each layer at the last checkpoint.
 
     Of a fine-tune, the groups that it was taught; of a pretrained model, all.
     """
@@ -133,7 +133,7 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
 
 
 def films(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
-    """What the page shows moving of a run: a row a city at each checkpoint.
+    """Film of a run on the page: a row for each city at each checkpoint.
 
     Columns run, step, city, held_out (the probe was not fitted on it), predicted_x, predicted_y (where the probe places
     it, 0.1 degree), component_1 to 3 (principal components), mixed_1 to 3 (along the probe's x, its y, and what varies

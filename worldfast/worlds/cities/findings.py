@@ -1,4 +1,4 @@
-"""What the numbers of a study say: plain sentences, and ours beside the published."""
+"""Findings of a study in plain sentences, and its numbers beside the published ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def taught(tasks: Sequence[str], known: Tasks) -> str:
 
 
 def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> Findings:
-    """What the numbers say, in plain sentences, and beside the published ones."""
+    """Return findings in plain sentences, and numbers beside the published ones."""
     return Findings(_sentences(study, tables, films, cka), tuple(comparisons(study, tables)))
 
 
@@ -49,7 +49,7 @@ def _sentences(study: Study, tables: Tables, films: Sequence[RunResult], cka: np
 
 
 def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> Iterator[str]:
-    """Of a few models, one by one."""
+    """Yield sentences on a few models, one by one."""
     known = Tasks(tables["runs"].tasks)
     old = [i for i, run in enumerate(films) if not run.spec.get("start")]
     order = sorted((films[i] for i in old), key=lambda run: -run.r2[-1].mean())
@@ -97,7 +97,7 @@ def _answers(scores: Mapping[str, float], tables: Tables) -> str:
 
 
 def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
-    """Whether what was taught later is on the map that was there before."""
+    """Say if what was taught later is on the map that was there before."""
     known = Tasks(tables["runs"].tasks)
     for group, errors in taught_errors(study, tables).groupby("group", sort=False):
         by = {name: errors[errors.distance == name].error for name in (False, True)}
@@ -128,7 +128,7 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
 
 
 def _of_prediction(tables: Tables) -> Iterator[str]:
-    """Whether gradients at the pretrained model foretold what fine-tunes did."""
+    """Say if gradients at the pretrained model foretold what fine-tunes did."""
     if "prediction" not in tables:
         return
     table = tables["prediction"].dropna(subset=["r"])
@@ -149,7 +149,7 @@ def _fine_tunes(some: Sequence) -> str:
 
 
 def _of_many(study: Study, tables: Tables) -> Iterator[str]:
-    """Of a grid of pretrained models."""
+    """Yield sentences on a grid of pretrained models."""
     if "trends" in tables:
         trends = tables["trends"][tables["trends"].layer == study.layer].set_index(["what", "n_tasks"])
         known = [n for n in (1, 2, 3) if ("same task", n) in trends.index and ("disjoint tasks", n) in trends.index]
@@ -187,7 +187,7 @@ def _last_probes(study: Study, tables: Tables) -> pandas.DataFrame:
 
 
 def _scores_of_all(tables: Tables, names: Sequence[str]) -> pandas.DataFrame | None:
-    """What models of all of these tasks score on each, on rows without the group taught later; None without any."""
+    """Return scores of models of all of these tasks on rows without the group taught later; None without any."""
     if "evaluation" not in tables:
         return None
     runs, scores = tables["runs"], tables["evaluation"]

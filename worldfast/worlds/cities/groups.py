@@ -16,7 +16,7 @@ STANDARD = "standard"  # in tables, rows of old cities alone
 
 
 class Groups(NamedTuple):
-    """What fine-tunes of a study are taught, and what was there before.
+    """Groups of cities that fine-tunes of a study are taught, and the cities that were there before.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ def groups_of(runs: Sequence[Run]) -> Groups:
 
 
 def name_of(group: str) -> str:
-    """What a group is called: "Arm C" for region == 'Arm C', otherwise its expression."""
+    """Return the name of a group: "Arm C" for region == 'Arm C', otherwise its expression."""
     region = re.fullmatch(r"""\s*region == (['"])((?:(?!\1).)*)\1\s*""", group)
     return region[2] if region and region[2] not in ("", STANDARD, FITTED, HELD_OUT) else group
 

@@ -69,13 +69,13 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
 
 
 def _comparable(pairs: DataFrame, runs: DataFrame) -> bool:
-    """Whether two runs that learned have as many tasks, and were compared."""
+    """Return True if two runs that learned have equally many tasks and were compared."""
     learned = runs[runs.learned & runs.run.isin([*pairs.run, *pairs.other])]
     return bool((learned.n_tasks.value_counts() > 1).any())
 
 
 def _have_teachers(runs: DataFrame) -> bool:
-    """Whether there is a fine-tune on several tasks, by each of which another from its base was taught the same group."""
+    """Return True if a fine-tune on several tasks has a teacher for each: one from its base, taught the same group."""
     alone = {(row.base, row.group, row.tasks) for row in runs.itertuples() if row.n_tasks == 1}
     several = [row for row in runs.itertuples() if row.n_tasks > 1]
     return any(all((row.base, row.group, task) in alone for task in row.tasks.split("+")) for row in several)
@@ -147,8 +147,10 @@ def _validation(study: Study, out: Path) -> DataFrame:
 
 
 def learned(run: Run, found: Mapping[str, DataFrame]) -> bool:
-    """Whether a run answers each of its tasks, on rows of its test set, a third of the way or more from the best
-    constant answer to a perfect one. Without scores: whether a probe of one of its layers explains half of the places.
+    """Return True if a run learned its tasks.
+
+    It did if its answers to test rows of each task are at least a third of the way from the best constant answer to a
+    perfect one; without scores, if a probe of one of its layers explains half of the variance of places.
     """
     if "evaluation" not in found:
         probes = found["probes"][found["probes"].run == run.name]

@@ -1,4 +1,4 @@
-"""What fine-tuning does, task by task: improvement on what was taught, and what two tasks do beside one."""
+"""Effects of fine-tuning, task by task: improvement on what was taught, and deviation of two tasks from one."""
 
 from __future__ import annotations
 

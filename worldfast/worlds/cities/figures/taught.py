@@ -1,4 +1,4 @@
-"""Where models put what they were taught after pretraining: a probe's predictions on the map."""
+"""Maps of what models were taught after pretraining: a probe's predictions."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def read_of(table, layer: int | None):
 
 
 def called(rows) -> str:
-    """What the cities of some rows are called together: "Atlantis"."""
+    """Return the common name of the cities of some rows: "Atlantis"."""
     return " and ".join(rows["group"].unique()) or "what was taught"
 
 
 def examples(given, layer) -> dict[str, dict]:
-    """Of the fine-tunes on most tasks with distance, and of those without, the one whose error is in the middle."""
+    """Return the fine-tunes on most tasks, with and without distance, whose error is in the middle."""
     table, new = read_of(given["generalisation"], layer)
     errors = table[new].groupby("run")["error"].mean()
     runs = given["runs"]

@@ -1,4 +1,4 @@
-"""What carries over from task to task: what likeness, gradients and hidden states say of it."""
+"""Transfer from task to task, as likeness, gradients and hidden states show it."""
 
 from __future__ import annotations
 
