@@ -9,6 +9,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +156,7 @@ class Dataset(ABC):
         """Rows of an epoch."""
         return self.stream(0).rows
 
-    @property
+    @cached_property
     def longest(self) -> int:
         """Inputs of the longest row."""
         return self.stream(0).longest

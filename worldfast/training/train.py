@@ -117,8 +117,7 @@ def train(
     runs = [runs] if isinstance(runs, Run) else list(runs)
     _check_runs(runs)
     shown = Progress(progress)
-    plain = next((run for run in runs if not run.model.on_gpu(run.shape, run.data.longest)), None)
-    device = _device(device, plain, shown)
+    device = _device(device, runs, shown)
     threads = _threads(threads)
     open_log = metrics.opener(log)
     limit = limit_of(memory, device)
@@ -170,25 +169,31 @@ def _check_runs(runs: list[Run]) -> None:
         seen[run.id] = i
 
 
-def _device(device, plain: Run | None, shown: Progress) -> str:
-    """Return "cpu", or a GPU with its number; `plain` is a run that trains on the CPU only."""
+def _device(device, runs: Iterable[Run], shown: Progress) -> str:
+    """Return "cpu", or a GPU with its number, on which all of the runs can train."""
     if str(device).partition(":")[0] not in DEVICES:
         raise unknown_name("device", device, DEVICES)
-    if str(device) == "auto":
-        try:
-            found = str(require_cuda("cuda"))
-            if plain is not None:
-                shown.say(f"on the CPU: {plain.name!r} is a model in PyTorch")
-            return "cpu" if plain is not None else found
-        except DeviceError as error:
-            if torch.version.cuda:  # otherwise nobody expects a GPU
-                shown.say(f"on the CPU: {error.reason}")
-            return "cpu"
     if str(device) == "cpu":
         return "cpu"
-    if plain is not None:
-        raise DeviceError(device, f"{plain.name!r} is a model in PyTorch, which trains on the CPU")
-    return str(require_cuda(device))
+    if str(device) != "auto":
+        if run := _of_the_cpu(runs):
+            raise DeviceError(device, f"{run.name!r} is a model in PyTorch, which trains on the CPU")
+        return str(require_cuda(device))
+    try:
+        found = str(require_cuda("cuda"))
+    except DeviceError as error:
+        if torch.version.cuda:  # otherwise nobody expects a GPU
+            shown.say(f"on the CPU: {error.reason}")
+        return "cpu"
+    if run := _of_the_cpu(runs):
+        shown.say(f"on the CPU: {run.name!r} is a model in PyTorch")
+        return "cpu"
+    return found
+
+
+def _of_the_cpu(runs: Iterable[Run]) -> Run | None:
+    """Return the first run whose model trains on the CPU only, or None."""
+    return next((run for run in runs if not run.model.on_gpu(run.shape, run.data.longest)), None)
 
 
 def _threads(threads: int | None) -> int:
@@ -259,7 +264,7 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
 def lockstep_of(runs: list[Run], device: str, threads: int) -> tuple[Lockstep, str]:
     """Return runs of one shape as members of an ensemble, and a description of where they train."""
     spec, shape, matmul_dtype = runs[0].model, runs[0].shape, runs[0].matmul_dtype
-    longest = max(run.stream().longest for run in runs)
+    longest = max(run.data.longest for run in runs)
     options = {"device": device, "threads": threads, "matmul_dtype": matmul_dtype, "longest": longest}
     ensemble = spec.build(shape, len(runs), **options)
     about = f"; {ensemble.about}" if ensemble.about else ""
