@@ -35,6 +35,16 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(names)}")
 
 
+def whole(name: str, value: object, least: int) -> int:
+    """Return an integer of any kind as an int; raises a TypeError or ValueError naming it if it is none, or too small."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    found = value.__index__()
+    if found < least:
+        raise ValueError(f"{name}: expected at least {least}, got {found}")
+    return found
+
+
 class TaskError(ValueError):
     """Error of a task written in Python that breaks the contract of a task, or is not the one that was asked for."""
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
 from worldfast.display import html_facts
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.models import TransformerSpec
 from worldfast.models.transformer import MATMUL_DTYPES
 from worldfast.rows import Shape, Stream
@@ -221,7 +221,7 @@ class Run:
         if not is_dataclass(self.data) or not type(self.data).__dataclass_params__.frozen:
             raise TypeError(f"data: expected a frozen dataclass, got a {type(self.data).__name__}, which is none")
         for name, least in dict(seed=0, epochs=1, batch=1, warmup=0, checkpoints=1, validation=0).items():
-            self._whole(name, least)
+            self._set(name, whole(name, getattr(self, name), least))
         for name, open_at_zero in dict(learning_rate=True, weight_decay=False, clip=True, eps=True).items():
             if name == "clip" and self.clip is None:
                 continue
@@ -253,14 +253,6 @@ class Run:
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)
-
-    def _whole(self, name, least):
-        value = getattr(self, name)
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"{name}: expected an integer, got {value!r}")
-        self._set(name, value.__index__())
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
 
     def _check_start(self):
         start = self.start

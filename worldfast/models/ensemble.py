@@ -13,7 +13,7 @@ from torch import Tensor
 from worldfast.errors import unknown_name
 from worldfast.rows import Rows, Shape, require_rows
 
-__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble"]
+__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble", "require_sizes"]
 
 MATMUL_DTYPES = ("float32", "bfloat16")  # in which matrices are multiplied
 
@@ -199,6 +199,18 @@ class Ensemble(ABC):
         if matmul_dtype not in MATMUL_DTYPES:
             raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         return [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts], members, matmul_dtype
+
+
+def require_sizes(spec: Any, names: Sequence[str]) -> None:
+    """Raise a TypeError or ValueError for a field of a spec that is not an integer of at least 1; `outputs` may be None."""
+    for name in names:
+        value = getattr(spec, name)
+        if name == "outputs" and value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"model.{name}: expected an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"model.{name}: expected at least 1, got {value}")
 
 
 def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:

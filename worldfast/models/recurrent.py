@@ -15,7 +15,7 @@ from torch.nn.functional import embedding, linear
 from worldfast.errors import unknown_name
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.buffer import tensors_in
-from worldfast.models.ensemble import CpuBytes
+from worldfast.models.ensemble import CpuBytes, require_sizes
 from worldfast.rows import Rows, Shape
 
 __all__ = ["Recurrent", "RecurrentSpec"]
@@ -82,14 +82,7 @@ class RecurrentSpec:
         for name, known in dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(f"model.{name}", getattr(self, name), known)
-        for name in ("hidden", "layers", "outputs"):
-            value = getattr(self, name)
-            if name == "outputs" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"model.{name}: expected an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"model.{name}: expected at least 1, got {value}")
+        require_sizes(self, ("hidden", "layers", "outputs"))
         if isinstance(self.leak, bool) or not isinstance(self.leak, (int, float)):
             raise TypeError(f"model.leak: expected a number, got {self.leak!r}")
         if not 0 < self.leak <= 1:

@@ -19,7 +19,7 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.errors import unknown_name
 from worldfast.models.buffer import buffer_size, tensors_in
-from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble
+from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble, require_sizes
 from worldfast.rows import Shape
 
 __all__ = ["MATMUL_DTYPES", "Block", "Transformer", "TransformerSpec", "Weights", "buffer_size", "views"]
@@ -70,14 +70,7 @@ class TransformerSpec:
     engine: str = "auto"
 
     def __post_init__(self):
-        for name in ("hidden", "layers", "heads", "intermediate", "outputs"):
-            value = getattr(self, name)
-            if name == "outputs" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"model.{name}: expected an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"model.{name}: expected at least 1, got {value}")
+        require_sizes(self, ("hidden", "layers", "heads", "intermediate", "outputs"))
         for name in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, name)
             if name == "rope_base" and value is None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast import dataset, files
 from worldfast.dataset import Readout, Score, Tokenizer, known_fields
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
@@ -83,11 +83,7 @@ class Dataset(dataset.Dataset):
         object.__setattr__(self, "tasks", tuple(self.task(task).name for task in tasks))
         if not tasks or len(set(self.tasks)) < len(tasks):
             raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
-        if isinstance(self.rows, bool) or not hasattr(self.rows, "__index__"):
-            raise TypeError(f"rows: expected an integer, got {self.rows!r}")
-        object.__setattr__(self, "rows", self.rows.__index__())
-        if self.rows < 1:
-            raise ValueError(f"rows: expected at least 1, got {self.rows}")
+        object.__setattr__(self, "rows", whole("rows", self.rows, 1))
         for name, known in dict(loss=LOSSES, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
