@@ -11,8 +11,6 @@ import torch
 import worldfast
 from worldfast import models, training
 from worldfast.worlds import cities
-from worldfast.worlds.cities import tasks
-from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 
 OTHERS = ("worldfast.dataset", "worldfast.rows", "worldfast.run")
 KNOWN = {"wf": worldfast, "worldfast": worldfast, "cities": cities, "np": np, "torch": torch}
@@ -26,14 +24,6 @@ def examples():
     finder = doctest.DocTestFinder()
     found = [test for name in modules for test in finder.find(importlib.import_module(name), extraglobs=KNOWN)]
     return [pytest.param(test, id=test.name.removeprefix("worldfast.")) for test in found if test.examples]
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    """Remove the tasks that an example makes."""
-    yield
-    for name in set(TASKS) - set(BUILT_IN):
-        del tasks._by_name[name]
 
 
 @pytest.mark.parametrize("test", examples())

@@ -124,7 +124,7 @@ def run_study(
     )
     shown = study.shown_of(finished)
     films = _films(study, shown, found, out)
-    cka = _cka(study, shown if films else [], found)
+    cka = _cka(study, films, found)
     read_in = time.perf_counter() - began - trained_in
     said = study.findings(study, found, films, cka) if study.findings else Findings([])
     result = StudyResult(
@@ -206,11 +206,11 @@ def _films(study: Study, shown: list[Run], found: Mapping, out: Path) -> list[Ru
     ]
 
 
-def _cka(study: Study, shown: list[Run], found: Mapping) -> np.ndarray:
+def _cka(study: Study, films: list[RunResult], found: Mapping) -> np.ndarray:
     """Return linear CKA of the runs shown on the page, float64 [M, M], from the tables of pairs."""
     plain = f"layer == {study.layer} and step_share == 1 and kernel == 'linear' and not debiased and components == 0"
     pairs = [found[kind].query(plain) for kind in ("cka", "cka_shown") if kind in found]
-    return square([run.name for run in shown], *pairs)
+    return square([film.name for film in films], *pairs)
 
 
 def _machine(threads: int | None) -> dict[str, str]:

@@ -102,6 +102,11 @@ def region_key(figure, world, columns: int, new: Sequence[str] = ()) -> None:
     )
 
 
+def spaced(run: RunResult, moments: int) -> np.ndarray:
+    """Return indices of checkpoints, first to last, at most `moments`: spaced geometrically, because a map forms early."""
+    return np.unique(np.rint(np.geomspace(1, len(run.steps), moments)).astype(int) - 1)
+
+
 def same_world(world, run: RunResult) -> None:
     """Raise ValueError if a run has another number of cities than the world."""
     if run.predicted.shape[1] != len(world):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from worldfast.report.colours import Tasks, region_colours, run_styles
-from worldfast.report.figures.canvas import distance, draw_cities, frame, ratio, region_key, same_world
+from worldfast.report.figures.canvas import distance, draw_cities, frame, ratio, region_key, same_world, spaced
 from worldfast.report.figures.style import paper, short_count, styled
 from worldfast.studies import RunResult
 
@@ -72,7 +70,7 @@ def learned_map(world, run: RunResult, moments: int = 1, new: Sequence[str] = ()
         panels = [(learned, len(run.steps) - 1)]
         columns = 8
     else:
-        steps = np.unique(np.rint(np.geomspace(1, len(run.steps), moments)).astype(int) - 1)
+        steps = spaced(run, moments)
         columns = min(3, len(steps))
         lines = -(-len(steps) // columns)
         figure = paper(4.2 * columns, (4.2 * ratio(world) + 0.28) * lines + 0.95)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldfast.report.colours import Tasks, run_styles
-from worldfast.report.figures.canvas import draw_cities, frame, region_key, same_world
+from worldfast.report.figures.canvas import draw_cities, frame, region_key, same_world, spaced
 from worldfast.report.figures.style import HAIRLINE, heading, paper, short_count, styled
 from worldfast.studies import RunResult
 
@@ -104,7 +104,7 @@ def views_over_training(
     same_world(world, run)
     if moments < 2:
         raise ValueError(f"moments must be at least 2, not {moments}")
-    steps = np.unique(np.rint(np.geomspace(1, len(run.steps), moments)).astype(int) - 1)
+    steps = spaced(run, moments)
     figure = paper(10, 2.5 * 2 + 2.5 * 0.62 + 1.2)
     heights = [1, 1, 0.62]
     grid = figure.subplots(3, len(steps), squeeze=False, height_ratios=heights)
