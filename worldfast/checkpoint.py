@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
+from worldfast.errors import DamagedError, MismatchError
 from worldfast.files import checksum, write_whole
 
-__all__ = ["Checkpoint", "Damaged", "newest", "of_step", "read", "remove_others", "save"]
+__all__ = ["Checkpoint", "newest", "of_step", "read", "remove_others", "save"]
 
 KEPT = 2
 
@@ -39,10 +40,6 @@ class Checkpoint:
     step: int
     tensors: dict[str, torch.Tensor]
     state: dict
-
-
-class Damaged(ValueError):
-    """Error raised for a file whose content is not what was written."""
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
@@ -100,14 +97,14 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
 
     Raises
     ------
-    ValueError
+    MismatchError
         A checkpoint belongs to another run.
     """
     there = _files(folder)[::-1]
     for path, before in zip(there, [*there[1:], None]):
         try:
             return read(path, run)
-        except Damaged as error:
+        except DamagedError as error:
             instead = f"the one before it, {before.name}, is used" if before else "none before it is left"
             warnings.warn(f"{error}; {instead}", stacklevel=2)
     return None
@@ -120,7 +117,7 @@ def of_step(folder: Path, step: int, run: str) -> Checkpoint:
     ------
     FileNotFoundError
         There is no checkpoint of this step.
-    Damaged, ValueError
+    DamagedError, MismatchError
         As from `read`.
     """
     path, there = _path(folder, step), _files(folder)
@@ -135,9 +132,9 @@ def read(path: Path, run: str) -> Checkpoint:
 
     Raises
     ------
-    Damaged
+    DamagedError
         The content is not what was written.
-    ValueError
+    MismatchError
         The checkpoint belongs to another run.
     """
     from safetensors import SafetensorError, safe_open
@@ -149,9 +146,9 @@ def read(path: Path, run: str) -> Checkpoint:
         if header.pop("crc32") != _checksum(header, tensors):
             raise ValueError("its checksum does not fit its content")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise Damaged(f"checkpoint {path} is damaged: {error}") from None
+        raise DamagedError(f"checkpoint {path} is damaged: {error}") from None
     if header["run"] != run:
-        raise ValueError(f"checkpoint {path} belongs to run {header['run']}, expected {run}")
+        raise MismatchError(f"checkpoint {path} belongs to run {header['run']}, expected {run}")
     return Checkpoint(header["step"], tensors, header["state"])
 
 

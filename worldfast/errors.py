@@ -49,6 +49,18 @@ class TaskError(ValueError):
     """Error of a task written in Python that breaks the contract of a task, or is not the one that was asked for."""
 
 
+class DamagedError(ValueError):
+    """Error of a file whose content is not what was written."""
+
+
+class MismatchError(ValueError):
+    """Error of a whole file, or an object, that is not of what was asked for: another run, step, world or entities."""
+
+
+class UnsafeError(ValueError):
+    """Error of a file that reaches outside its folder, or claims sizes that its bytes cannot hold."""
+
+
 class DeviceError(RuntimeError):
     """Error of a device that cannot be used; `reason` says why, in words that also make sense alone."""
 

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from worldfast import checkpoint, files
-from worldfast.checkpoint import Checkpoint, Damaged
+from worldfast.checkpoint import Checkpoint
+from worldfast.errors import DamagedError
 
 RUN, ORIGIN = "0123456789ab", {"worldfast": "0"}
 
@@ -53,7 +54,7 @@ def test_every_damaged_byte_is_found(tmp_path):
     for place in places:
         flipped = whole[place] ^ (1 << chance.randrange(8))
         path.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
-        with pytest.raises(Damaged, match=path.name):
+        with pytest.raises(DamagedError, match=path.name):
             checkpoint.read(path, RUN)
     for length in [0, 1, 7, 8, 9, *(chance.randrange(len(whole)) for _ in range(50)), len(whole) - 1]:
         path.write_bytes(whole[:length])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast import checkpoint
+from worldfast import checkpoint, errors
 from worldfast.folder import outcome
 from worldfast.run import Capture, OpenCheckpoint
 from worldfast.training import train
@@ -228,7 +228,7 @@ def test_a_start_whose_checkpoint_is_damaged(tmp_path):
     (base,) = train(BASE, tmp_path, progress=False)
     newest = max((base / "checkpoint").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
-    with pytest.raises(checkpoint.Damaged, match=newest.name):
+    with pytest.raises(errors.DamagedError, match=newest.name):
         train(TUNES[0], tmp_path, progress=False)
 
 

@@ -54,7 +54,7 @@ def weights(run: Run, out: Path) -> Tensor:
 
     Raises
     ------
-    Damaged
+    DamagedError
         The base run's checkpoint is corrupt.
     """
     if isinstance(run.start, OpenCheckpoint):
