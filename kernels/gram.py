@@ -322,9 +322,8 @@ def _split_all(Xs):
     M, n, device = len(Xs), len(Xs[0]), Xs[0].device
     widths = [X.shape[1] for X in Xs]
     *first_columns, C = accumulate((triton.cdiv(width, BLOCK_K) * BLOCK_K for width in widths), initial=0)
-    table = torch.tensor([[X.data_ptr() for X in Xs], widths, first_columns], device="cpu").to(
-        device, non_blocking=True
-    )
+    rows = [[X.data_ptr() for X in Xs], widths, first_columns]
+    table = torch.tensor(rows, dtype=torch.int64, device="cpu").to(device, non_blocking=True)
     pointers, widths, first_columns = table
     halves = torch.empty(2, n, C, dtype=torch.float16, device=device)
     norms = torch.empty(M, n, dtype=torch.float64, device=device)
