@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from worldfast.errors import as_path
+
 __all__ = ["checksum", "digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole"]
 
 PARTIAL = ".partial"  # suffix of a file that is being written
@@ -113,7 +115,7 @@ def folder(path: str | os.PathLike, argument: str) -> Path:
     OSError
         The folder cannot be made: no permission, no space ...
     """
-    path = Path(path)
+    path = as_path(argument, path)
     for above in (path, *path.parents):
         if above.exists() and not above.is_dir():
             raise FileExistsError(f"{argument}: '{path}' should be a folder, but '{above}' is a file")

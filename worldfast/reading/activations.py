@@ -27,6 +27,7 @@ import numpy as np
 
 from worldfast.dataset import Readout
 from worldfast.display import html_facts
+from worldfast.errors import as_path
 from worldfast.files import checksum, write_whole
 from worldfast.run import Run
 
@@ -154,7 +155,7 @@ class Activations:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
+        self.folder = as_path("folder", folder)
         try:
             spec = json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import __version__, files
-from worldfast.errors import unknown_name
+from worldfast.errors import typed, unknown_name, whole
 from worldfast.folder import outcome
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
@@ -79,6 +79,8 @@ def run_study(
 
     Raises
     ------
+    TypeError
+        `study` is not a Study.
     RuntimeError
         No run of the study finished, or a table could not be computed on the cluster.
     Exception
@@ -100,6 +102,11 @@ def run_study(
     >>> result.cka.shape
     (2, 2)
     """
+    if not isinstance(study, Study):
+        made = f"; worldfast.worlds.preset({study!r:.100}) makes the preset of a name" if isinstance(study, str) else ""
+        raise TypeError(f"study: expected a worldfast.Study, got {study!r:.100}{made}")
+    typed("command", command, str, "a text")
+    threads = threads if threads is None else whole("threads", threads, 1)
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     out = files.folder(out, "out")

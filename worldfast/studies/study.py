@@ -8,12 +8,18 @@ from dataclasses import dataclass
 
 from worldfast.dataset import load_file
 from worldfast.display import html_facts
-from worldfast.errors import unknown_name
+from worldfast.errors import several, typed, unknown_name, whole
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis
 
 __all__ = ["Study", "load_study"]
 
+OF_MANY = (
+    ("canon", Run, "a worldfast.Run", "a sequence of worldfast.Run"),
+    ("extensions", Run, "a worldfast.Run", "a sequence of worldfast.Run"),
+    ("shown", str, "the name of a run", "names of runs"),
+    ("analyses", Analysis, "a worldfast.studies.Analysis", "a sequence of worldfast.studies.Analysis"),
+)
 SHOWN = 12  # runs that the page animates unless the study names them
 
 
@@ -50,6 +56,8 @@ class Study:
 
     Raises
     ------
+    TypeError
+        A field does not fit; the message names it.
     ValueError
         There is no run, two runs have the same name or id, a run starts from one that is not in the study, or a run
         does not capture the layer.
@@ -79,12 +87,19 @@ class Study:
     findings: Callable | None = None
 
     def __post_init__(self):
-        for name in ("canon", "extensions", "shown", "analyses"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        typed("name", self.name, str, "a text")
+        for name, kind, each, expected in OF_MANY:
+            values = several(name, getattr(self, name), expected)
+            object.__setattr__(self, name, tuple(typed(f"{name}[{i}]", v, kind, each) for i, v in enumerate(values)))
+        for name in ("tables", "figures", "findings"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise TypeError(f"{name}: expected a function or None, got {getattr(self, name)!r:.100}")
+        object.__setattr__(self, "test_rows", whole("test_rows", self.test_rows, 0))
         if not self.canon:
             raise ValueError(f"study {self.name!r}: canon is empty, expected at least one run")
         if self.layer is None:
             object.__setattr__(self, "layer", max(1, self.canon[0].model.layers - 1))
+        object.__setattr__(self, "layer", whole("layer", self.layer, 0))
         names: dict[str, Run] = {}
         ids: dict[str, Run] = {}
         for run in self.runs:
