@@ -69,7 +69,8 @@ def run_study(
     progress : bool
         Report progress on standard error.
     command : str
-        Command that started the study, shown on its page.
+        Command that runs the study again, shown on its page; by default, that of a preset of `worldfast.worlds.preset`
+        or a file of `load_study`, and for any other study what to call.
     train_missing : bool
         Train the missing runs; if False, only finished runs are analysed.
 
@@ -144,7 +145,7 @@ def run_study(
         findings=said.sentences,
         machine=_machine(threads),
         seconds=max(trained_in, float(found["runs"].seconds.max())) + read_in,  # members train side by side
-        command=command or f"worldfast study run {study.name}",
+        command=command or study.command,
         version=__version__,
         commit=files.origin("cpu")["commit"],
         date=datetime.date.today().isoformat(),

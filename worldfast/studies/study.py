@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -86,6 +87,8 @@ class Study:
     figures: Callable | None = None
     findings: Callable | None = None
 
+    made_by = ""  # no field: the command that runs it, set by who made it; a study with other fields has another
+
     def __post_init__(self):
         typed("name", self.name, str, "a text")
         for name, kind, each, expected in OF_MANY:
@@ -123,6 +126,11 @@ class Study:
         for name in self.shown:
             if name not in names:
                 raise unknown_name("run", name, names)
+
+    @property
+    def command(self) -> str:
+        """Command that runs it again; in words, if it was made neither by name nor by a file."""
+        return self.made_by or f"worldfast.run_study(study), in the Python code that makes the study {self.name!r}"
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -183,4 +191,5 @@ def load_study(path: str | os.PathLike) -> Study:
         raise ValueError(f"study: '{path}' defines no `study`, such as study = Study('mine', runs){there}")
     if not isinstance(module.study, Study):
         raise TypeError(f"study: that of '{path}' should be a Study, it is of type {type(module.study).__name__}")
+    object.__setattr__(module.study, "made_by", f"worldfast study run {shlex.quote(str(path))}")
     return module.study
