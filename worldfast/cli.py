@@ -126,7 +126,7 @@ def study_run(
     """
     _load(load)
     how = {"engine": engine, "address": address, "device": device, "threads": threads, "memory": memory}
-    _run(_study(name, scale), out, _command(name, scale), **how)
+    _run(_study(name, scale), out, _command(name, scale, load), **how)
 
 
 def study_status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
@@ -162,7 +162,7 @@ def study_report(
     """
     _load(load)
     how = {"engine": engine, "address": address, "threads": threads, "train_missing": False}
-    _run(_study(name, scale), out, _command(name, scale), **how)
+    _run(_study(name, scale), out, _command(name, scale, load), **how)
 
 
 STUDY = {"list": study_list, "plan": study_plan, "run": study_run, "status": study_status, "report": study_report}
@@ -186,9 +186,10 @@ def _study(name: str, scale: float | None) -> Study:
     return load_study(name)
 
 
-def _command(name: str, scale: float | None) -> str:
+def _command(name: str, scale: float | None, load: Iterable[Path]) -> str:
     """The command that makes the page of a study again."""
-    return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "")
+    loads = "".join(f" --load {shlex.quote(str(path))}" for path in load)
+    return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "") + loads
 
 
 def _run(spec: Study, out: Path, command: str, **how) -> None:

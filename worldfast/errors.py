@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
@@ -33,6 +37,34 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
     return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(names)}")
+
+
+def typed(name: str, value: Any, kinds: Any, expected: str) -> Any:
+    """Return the value; raises a TypeError that names it and says what was expected, if it is of none of the kinds."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name}: expected {expected}, got {value!r:.100}")
+    return value
+
+
+def several(name: str, values: Any, expected: str) -> tuple:
+    """Return what an iterable holds; raises a TypeError that says what was expected if it is none, or a text."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected {expected}, got {values!r:.100}")
+    return tuple(values)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return a path; raises a TypeError that names it if it is none."""
+    return Path(typed(name, value, (str, os.PathLike), "a path"))
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a finite number above 0; raises a TypeError or ValueError that names it if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {value!r:.100}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+    return value
 
 
 def whole(name: str, value: object, least: int) -> int:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from worldfast.errors import DamagedError, UnsafeError
+from worldfast.errors import DamagedError, UnsafeError, as_path
 
 __all__ = [
     "checksum",
@@ -280,7 +280,7 @@ def folder(path: str | os.PathLike, argument: str) -> Path:
     OSError
         The folder cannot be made: no permission, no space ...
     """
-    path = Path(path)
+    path = as_path(argument, path)
     for above in (path, *path.parents):
         if above.exists() and not above.is_dir():
             raise FileExistsError(f"{argument}: '{path}' should be a folder, but '{above}' is a file")

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
 from worldfast.display import html_facts
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import as_path, several, typed, unknown_name, whole
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
+from worldfast.models.transformer import MATMUL_DTYPES
 from worldfast.rows import Shape, Stream
 
 __all__ = ["Capture", "Family", "OpenCheckpoint", "Run"]
@@ -66,7 +67,7 @@ class Capture:
 
     def __post_init__(self):
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+            object.__setattr__(self, "layers", several("capture.layers", self.layers, "integers"))
             for layer in self.layers:
                 if isinstance(layer, bool) or not isinstance(layer, int):
                     raise TypeError(f"capture.layers: expected integers, got {layer!r}")
@@ -111,7 +112,8 @@ class OpenCheckpoint:
     sha256: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "folder", str(self.folder))
+        object.__setattr__(self, "folder", str(as_path("folder", self.folder)))
+        typed("sha256", self.sha256, str, "a text")
         object.__setattr__(self, "sha256", self.sha256 or self.sha256_now())
 
     def sha256_now(self) -> str:
@@ -230,9 +232,9 @@ class Run:
                 raise ValueError(
                     f"{name}: expected a number {'above' if open_at_zero else 'of at least'} 0, got {value}"
                 )
+        self._set("betas", tuple(_number("betas", beta) for beta in several("betas", self.betas, "two numbers")))
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {self.betas!r}")
-        self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
         for name, known in dict(matmul_dtype=MATMUL_DTYPES, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
@@ -246,6 +248,7 @@ class Run:
         self._check_start()
         self.capture.of(self.model.layers)
         self._check_readout()
+        typed("name", self.name, str, "a text")
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
@@ -308,7 +311,7 @@ class Run:
         ValueError
             A field is unknown, a class does not exist, or worldfast 0.1 wrote it.
         """
-        if "tasks" in content:
+        if "tasks" in typed("content", content, Mapping, "the fields of a run by name"):
             raise ValueError(
                 "a run of worldfast 0.1, whose tasks stand beside its seed; here they belong to its data, as in "
                 "Run(worldfast.worlds.cities.Dataset(tasks, ...), ...): train it again, or read it with version 0.1"

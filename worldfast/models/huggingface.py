@@ -31,6 +31,7 @@ from pathlib import Path
 
 import torch
 
+from worldfast.errors import as_path
 from worldfast.models.transformer import Transformer, TransformerSpec
 from worldfast.rows import Shape
 
@@ -91,7 +92,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} is no open checkpoint: it has no {name}")

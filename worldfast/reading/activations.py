@@ -26,6 +26,7 @@ import numpy as np
 
 from worldfast.dataset import Readout
 from worldfast.display import html_facts
+from worldfast.errors import as_path
 from worldfast.files import checksum, read_json, write_whole
 from worldfast.folder import done
 from worldfast.run import Run
@@ -154,7 +155,7 @@ class Activations:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
+        self.folder = as_path("folder", folder)
         try:
             spec = read_json(self.folder / "spec.json")
         except FileNotFoundError:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import __version__, files
-from worldfast.errors import unknown_name
+from worldfast.errors import typed, unknown_name, whole
 from worldfast.folder import outcome
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
@@ -67,7 +67,8 @@ def run_study(
     progress : bool
         Report progress on standard error.
     command : str
-        Command that started the study, shown on its page.
+        Command that runs the study again, shown on its page; by default, that of a preset of `worldfast.worlds.preset`
+        or a file of `load_study`, and for any other study what to call.
     train_missing : bool
         Train the missing runs; if False, only finished runs are analysed.
 
@@ -77,6 +78,8 @@ def run_study(
 
     Raises
     ------
+    TypeError
+        `study` is not a Study.
     RuntimeError
         No run of the study finished, or a table could not be computed on the cluster.
     Exception
@@ -98,6 +101,11 @@ def run_study(
     >>> result.cka.shape
     (2, 2)
     """
+    if not isinstance(study, Study):
+        made = f"; worldfast.worlds.preset({study!r:.100}) makes the preset of a name" if isinstance(study, str) else ""
+        raise TypeError(f"study: expected a worldfast.Study, got {study!r:.100}{made}")
+    typed("command", command, str, "a text")
+    threads = threads if threads is None else whole("threads", threads, 1)
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     out = files.folder(out, "out")
@@ -137,7 +145,7 @@ def run_study(
         findings=said.sentences,
         machine=_machine(threads),
         seconds=max(trained_in, float(found["runs"].seconds.max())) + read_in,  # members train side by side
-        command=command or f"worldfast study run {study.name}",
+        command=command or study.command,
         version=__version__,
         commit=files.origin("cpu")["commit"],
         date=datetime.date.today().isoformat(),

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from worldfast.display import size_text
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.files import regular
 from worldfast.folder import done
 from worldfast.locks import locked
@@ -142,7 +142,10 @@ def _limit(memory: int | str | None, device: str) -> int:
     if device not in ("cpu", "cuda"):
         raise unknown_name("device", device, ("cpu", "cuda"))
     if memory is None and _is_counted(device):
-        raise ValueError("memory: there is no GPU here to ask: say what training may use of one, such as 72GiB")
+        raise ValueError(
+            "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB), got None: there is no GPU "
+            "here to ask, and device is 'cuda'"
+        )
     return limit_of(memory, device)
 
 
@@ -192,6 +195,8 @@ def print_plan(
 
     Parameters are those of `plan_study`, and `gpus`, the number of GPUs that train side by side.
     """
+    _limit(memory, device)  # an error comes before anything is printed
+    whole("gpus", gpus, 1)
     if device == "cpu" and gpus != 1:
         raise ValueError(f"gpus: {gpus} of the device 'cpu'; ask for the device 'cuda'")
     threads = threads or torch.get_num_threads()
@@ -259,7 +264,7 @@ def _amounts(families: Sequence[Family]) -> tuple[str, str, str]:
 def _line(name: str, cells: Sequence[str]) -> str:
     """A line of a table whose widths are known before what stands below it."""
     widths = (8, 13, 15, 11, 15, 12) if len(cells) > 1 else (12,)
-    return f"{name:<30}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)).rstrip()
+    return f"{name:<29} " + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)).rstrip()
 
 
 def _times(least: float, most: float) -> str:

@@ -13,6 +13,7 @@ import torch
 
 from worldfast import files
 from worldfast.dataset import Tokenizer
+from worldfast.errors import as_path
 from worldfast.folder import saved
 from worldfast.models import TransformerSpec, huggingface_config
 
@@ -67,7 +68,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
 
     if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
         raise TypeError(f"step: expected an integer or None, got {step!r}")
-    spec, found = saved(run, step)
+    spec, found = saved(as_path("run", run), step)
     if not isinstance(spec.model, TransformerSpec) or spec.shape.vectors:
         reads = "vectors" if spec.shape.vectors else "tokens"
         raise TypeError(
@@ -75,7 +76,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
             "TransformerSpec that reads tokens, as transformers has it as Qwen2. Its parameters by their names are "
             "those of `worldfast.training.load(folder)[1]`"
         )
-    folder = Path(folder).resolve()
+    folder = as_path("folder", folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
     size, tokenizer = spec.shape.inputs, spec.data.tokenizer() or Tokenizer({}, {})

@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
-from worldfast.errors import DeviceError, unknown_name
+from worldfast.errors import DeviceError, several, unknown_name
 from worldfast.folder import done, outcome
 from worldfast.locks import Holder, lock
 from worldfast.models import require_cuda
@@ -117,7 +117,7 @@ def train(
     >>> sorted(path.name for path in folders[0].iterdir())
     ['activations', 'checkpoint', 'done', 'lock', 'metrics.jsonl', 'spec.json']
     """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = [runs] if isinstance(runs, Run) else list(several("runs", runs, "worldfast.Run, or several"))
     _check_runs(runs)
     shown = Progress(progress)
     device = _device(device, runs, shown)

@@ -279,7 +279,8 @@ class World:
             return select(which, self._columns())
         mask = _array("mask", which)
         if mask.dtype != bool:
-            raise TypeError(f"a selection is an expression or a bool mask [N], not {mask.dtype} values")
+            came = f"{mask.dtype} values" if mask.ndim else repr(which)
+            raise TypeError(f"a selection is an expression or a bool mask [N], not {came}")
         return _one_per_city("mask", mask, len(self)).copy()
 
     def _columns(self) -> dict[str, np.ndarray]:
