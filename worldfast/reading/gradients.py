@@ -23,7 +23,7 @@ import torch
 
 from worldfast.errors import unknown_name
 from worldfast.folder import opened
-from worldfast.models import Ensemble
+from worldfast.models import Ensemble, TransformerSpec
 from worldfast.rows import Stream
 from worldfast.run import Run
 
@@ -80,12 +80,19 @@ def gradient_agreement(
     ValueError
         A pattern fits no parameter, no stream is given or one has another shape or too few rows, rows are fewer than 1
         or repeats fewer than 2, or a gradient is 0 or not finite.
-    TypeError, FileNotFoundError
+    TypeError
+        The model is not a transformer.
+    FileNotFoundError
         As for `worldfast.folder.load`.
     """
     import pandas as pd
 
     run, ensemble = opened(model)
+    if not isinstance(ensemble.spec, TransformerSpec):
+        raise TypeError(
+            f"model: {run.name!r} is a {type(ensemble.spec).__name__}; `parameters` are chosen by the Hugging Face names "
+            "of a TransformerSpec. `task_gradients` returns whole gradients of every family"
+        )
     names = list(streams)
     if not names:
         raise ValueError("streams: expected rows of at least one task, got none")
