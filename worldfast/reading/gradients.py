@@ -1,7 +1,7 @@
 """Gradient-direction agreement: whether tasks pull a model the same way, before it is trained on any of them.
 
 A fine-tune on a task follows, at first, minus the gradient of that task's loss at the pretrained model. Where the
-gradients of two tasks on rows of the same new cities point the same way, a step for one is a step for the other;
+gradients of two tasks on rows of the same new things point the same way, a step for one is a step for the other;
 where their cosine is 0 or below, it is none. So the table is a prediction of which tasks share what they are taught,
 made before any fine-tune.
 
