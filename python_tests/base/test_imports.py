@@ -16,7 +16,7 @@ import worldfast
 ROOT = Path(worldfast.__file__).parent
 # From below, a rank on each line. A module without a folder is a room of its own.
 RANKS = """
-errors files display _native
+errors files locks display _native arrays
 rows dataset
 models analysis run checkpoint folder
 reading training
@@ -31,9 +31,11 @@ BESIDE = """
 _native -> errors
 cli -> options
 dataset -> rows
+files -> errors
 folder -> checkpoint
 folder -> models
 folder -> run
+locks -> files
 run -> models
 training -> reading
 """
