@@ -50,7 +50,7 @@ class Readout(NamedTuple):
     columns : tuple of str
         Names of the k attributes.
     groups : mapping of str to ndarray
-        bool [n], things that belong together: a region, the subject of a fine-tune.
+        bool [n], things that belong together: those that a fine-tune is taught.
     about : mapping
         Facts that are stored beside the states: the prompt, the token positions.
     order : ndarray, optional

@@ -1,4 +1,4 @@
-"""Centred kernel alignment: similarity of two representations of the same cities, invariant to rotation and scale.
+"""Centred kernel alignment: similarity of two representations of the same items, invariant to rotation and scale.
 
 Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019; the debiased estimate
 from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR
@@ -287,7 +287,7 @@ def cka_over_training(
     Parameters
     ----------
     activations : mapping of str to Activations
-        Runs by name, all read on the same cities; or any objects with `steps` and [step, layer] -> array [n, d].
+        Runs by name, all read on the same items; or any objects with `steps` and [step, layer] -> array [n, d].
     layer : int
         Layer to compare.
     shares : sequence of float
@@ -296,7 +296,7 @@ def cka_over_training(
     kernels, debiased, components, bandwidth
         As in `cka_table`.
     use : array, optional
-        bool [n] or int indices of the cities to compare on; by default, all.
+        bool [n] or int indices of the items to compare on; by default, all.
 
     Returns
     -------
@@ -348,10 +348,10 @@ def cka_over_training(
 
 
 def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
-    """Return the jackknife standard error over cities of every entry of `cka_matrix`.
+    """Return the jackknife standard error over items of every entry of `cka_matrix`.
 
-    The unit of replication is the city. Each one is left out in turn, exactly: the centring changes with it, the
-    bandwidth stays that of all cities. The cost is 2 M n^2 d multiply-adds in float64, about four times that of the
+    The unit of replication is the item. Each one is left out in turn, exactly: the centring changes with it, the
+    bandwidth stays that of all items. The cost is 2 M n^2 d multiply-adds in float64, about four times that of the
     matrix.
 
     Parameters
@@ -412,7 +412,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
             row_products - outer(left_out, left_out) - crossed - crossed.mT + shared - each,
             outer(totals - 2 * left_out + own, totals - 2 * left_out + own),
             debiased,
-        )  # [B, M, M]: one city left out in each
+        )  # [B, M, M]: one item left out in each
         alone = hsic.diagonal(0, 1, 2)  # [B, M]
         if not (alone > 0).all():
             raise ValueError(f"without one of the {n} rows the debiased CKA is undefined: too few for a standard error")

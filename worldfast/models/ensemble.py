@@ -13,7 +13,7 @@ from torch import Tensor
 from worldfast.errors import unknown_name
 from worldfast.rows import Rows, Shape, require_rows
 
-__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble", "require_sizes"]
+__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble", "require_sizes", "with_outputs"]
 
 MATMUL_DTYPES = ("float32", "bfloat16")  # in which matrices are multiplied
 
@@ -199,6 +199,14 @@ class Ensemble(ABC):
         if matmul_dtype not in MATMUL_DTYPES:
             raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         return [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts], members, matmul_dtype
+
+
+def with_outputs(shape: Shape, outputs: int | None) -> Shape:
+    """Return the shape of a model of such data: the data's, with `outputs` classes if that is set."""
+    if outputs is not None and outputs > shape.outputs:
+        whose = "data" if shape.vectors else "vocabulary"
+        raise ValueError(f"model.outputs: expected at most the {whose}'s {shape.outputs}, got {outputs}")
+    return shape._replace(outputs=outputs or shape.outputs)
 
 
 def require_sizes(spec: Any, names: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ Files::
     config.json              shape, as of Qwen2ForCausalLM, and under "worldfast" the run, step and origin
     model.safetensors        float32, a matrix is [out, in]
     generation_config.json   greedy answers, from the tokens that the head can answer
-    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or city
+    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or entity
     tokenizer_config.json    padding on the left, as generation needs it
 
 Tensors, for each layer i, D = hidden, F = intermediate, V = the vocabulary::

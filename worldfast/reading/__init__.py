@@ -2,12 +2,13 @@
 
 from worldfast.reading.activations import Activations, Writer, segment_path
 from worldfast.reading.gradients import gradient_agreement
-from worldfast.reading.patching import activation_patching
+from worldfast.reading.patching import Questions, activation_patching
 from worldfast.reading.readout import states
 from worldfast.reading.representations import Representations, represent
 
 __all__ = [
     "Activations",
+    "Questions",
     "Representations",
     "Writer",
     "activation_patching",

@@ -30,6 +30,7 @@ from worldfast.studies import Analysis, Study, Trained
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import STANDARD, any_of, groups_of
+from worldfast.worlds.cities.patching import questions_of
 from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
 from worldfast.worlds.cities.world import World
@@ -262,8 +263,8 @@ def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
     both = [group for name, group in target.taught.items() if name in source.taught]
     positions = [name for name in PATCHED_AT if both or name != "included"]
     include = any_of(both) if both else None
-    folders = (one.folder for one in trained)
-    return activation_patching(*folders, tasks, positions=positions, rows=rows, must_include=include)
+    asked = questions_of(trained[1].run, tasks, positions=positions, rows=rows, must_include=include)
+    return activation_patching(*(one.folder for one in trained), asked)
 
 
 # ---- of a study ----

@@ -46,7 +46,7 @@ class Study(studies.Study):
     test_rows : int
         Rows of each task, and of each with what is taught, on which a model is scored; 0 for none.
     patched : sequence of str
-        Names of two runs: states of the first are put into the second (worldfast.reading.patching). By default none.
+        Names of two runs: states of the first are put into the second (worldfast.reading.activation_patching). By default none.
     ...
         All others as in worldfast.studies.Study.
 
