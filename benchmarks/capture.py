@@ -56,7 +56,7 @@ class Checkpoints:
     def write(self, found: list[dict[int, np.ndarray]]) -> None:
         about = {"run": "", "spec": "", "origin": "", "prompt": "", "token_positions": (), "dtype": "float32"}
         for member, layers in zip(self.members, found):
-            self.writer.put(member.folder, 0, layers, member.readout.things, about)
+            self.writer.put(member.folder, 0, layers, member.readout.things, about, member.readout.entities)
         self.writer.flush()
 
     def save(self) -> None:

@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 
 from worldfast import checkpoint
+from worldfast.errors import MismatchError
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
 
-__all__ = ["RunOutcome", "done", "ended_folder", "load", "opened", "outcome", "saved", "spec_of"]
+__all__ = ["RunOutcome", "done", "ended_folder", "load", "opened", "outcome", "require_same", "saved", "spec_of"]
 
 
 class RunOutcome(NamedTuple):
@@ -167,6 +168,20 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     return run, found
 
 
+def require_same(folder: Path, run: Run) -> None:
+    """Raise a MismatchError if a folder is another run's, or the run's world is no longer the one of its folder or id."""
+    path = folder / "spec.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for name, now in (("id", run.id), ("world_sha256", run.data.digest)):
+            if before.get(name) != now:
+                raise MismatchError(
+                    f"{path}: {name} is {before.get(name)}, but that of this run is {now}: put its world back as it "
+                    "was, or make the run anew, which is then another one"
+                )
+    run.require_same_world()
+
+
 def spec_of(folder: str | os.PathLike) -> Run:
     """Return the run to which a folder belongs.
 
@@ -176,6 +191,8 @@ def spec_of(folder: str | os.PathLike) -> Run:
         The folder is not a run's.
     ValueError
         Another version of worldfast wrote the spec, and it means something else here.
+    MismatchError
+        The world of the run has changed.
     """
     spec = Path(folder) / "spec.json"
     if not spec.exists():
@@ -184,6 +201,8 @@ def spec_of(folder: str | os.PathLike) -> Run:
     written = f"{spec} was written by worldfast {content.get('origin', {}).get('worldfast', 'of unknown version')}"
     try:
         run = Run.from_json(content["run"])
+    except MismatchError as error:
+        raise MismatchError(f"{spec}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{written}, this one cannot read it: {error}") from None
     if run.id != content["id"]:

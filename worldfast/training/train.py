@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.errors import DeviceError, unknown_name
-from worldfast.folder import outcome
+from worldfast.folder import outcome, require_same
 from worldfast.models import require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Family, Run
@@ -123,6 +123,8 @@ def train(
     limit = limit_of(memory, device)
     out = files.folder(out, "out")
     folders = [out / run.folder_name for run in runs]
+    for folder, run in zip(folders, runs):
+        require_same(folder, run)
     pending = {folder: run for run, folder in zip(runs, folders) if not (folder / "done").exists()}
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
