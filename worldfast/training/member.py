@@ -20,8 +20,7 @@ from pathlib import Path
 from worldfast import checkpoint, files
 from worldfast.dataset import entity_ids
 from worldfast.folder import require_same
-from worldfast.reading import Writer, states
-from worldfast.reading.activations import segment_path
+from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Run
 from worldfast.training import metrics, start
 from worldfast.training.step import Lockstep, Tally
