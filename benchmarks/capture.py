@@ -19,8 +19,7 @@ from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, re
 from training import Together
 
 import worldfast as wf
-from worldfast.reading import Writer, states
-from worldfast.reading.activations import segment_path
+from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint

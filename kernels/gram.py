@@ -254,8 +254,8 @@ def gram_statistics(
         rows, columns = torch.tril_indices(side, side, dtype=torch.int32, device=device)
         tiles, model_pairs = blocks * (blocks + 1) // 2, model_blocks * (model_blocks + 1) // 2
         T = min(tiles, max(1, WORKSPACE_BYTES // (4 * len(kernels) * M * TILE * TILE)))
-        workspaces = {kernel: torch.empty(T, M, TILE, TILE, device=device) for kernel in kernels}
-        sums = torch.empty(T, M, 2, TILE, device=device)
+        workspaces = {kernel: torch.empty(T, M, TILE, TILE, dtype=torch.float32, device=device) for kernel in kernels}
+        sums = torch.empty(T, M, 2, TILE, dtype=torch.float32, device=device)
         partials = torch.empty(T * TILE * TILE // PART, M, M, dtype=torch.float64, device=device)
         products = {kernel: torch.zeros(M, M, dtype=torch.float64, device=device) for kernel in kernels}
         row_sums = torch.zeros(M, blocks * TILE, dtype=torch.float64, device=device)
@@ -302,7 +302,8 @@ def _split_all(Xs):
     M, n, device = len(Xs), len(Xs[0]), Xs[0].device
     widths = [X.shape[1] for X in Xs]
     *first_columns, C = accumulate((triton.cdiv(width, BLOCK_K) * BLOCK_K for width in widths), initial=0)
-    table = torch.tensor([[X.data_ptr() for X in Xs], widths, first_columns]).to(device, non_blocking=True)
+    rows = [[X.data_ptr() for X in Xs], widths, first_columns]
+    table = torch.tensor(rows, dtype=torch.int64, device="cpu").to(device, non_blocking=True)
     pointers, widths, first_columns = table
     halves = torch.empty(2, n, C, dtype=torch.float16, device=device)
     norms = torch.empty(M, n, dtype=torch.float64, device=device)

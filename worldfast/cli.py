@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -326,7 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
             _call(COMMANDS, "worldfast", "command", arguments)
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
-        return 130
+        return 128 + getattr(stopped, "signum", signal.SIGINT)  # as shells count
     except (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError) as error:
         print(f"worldfast: {error}", file=sys.stderr)
         return 1

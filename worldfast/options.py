@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from worldfast.folder import done, spec_of
+from worldfast.folder import done, metrics, spec_of
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.worlds.cities import BUILT_IN, Dataset, WorldSpec
@@ -171,6 +170,5 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
 def ending(folder: Path) -> str:
     """A line that says how a run ended."""
     ended = done(folder)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    loss = [f"loss {line['loss']:.4f}" for line in lines if line.get("loss") is not None][-1:] or ["no loss"]
+    loss = [f"loss {line['loss']:.4f}" for line in metrics(folder) if line.get("loss") is not None][-1:] or ["no loss"]
     return f"{folder}  {ended['status']} at step {ended['step']:,}, {loss[0]}, {ended['seconds']:,.0f} s"

@@ -347,7 +347,7 @@ def as_tensor(X) -> torch.Tensor:
     """Return a whole representation as a float64 tensor on its device."""
     if not isinstance(X, torch.Tensor):
         on_gpu = hasattr(X, "__cuda_array_interface__")
-        X = torch.from_dlpack(X) if on_gpu else torch.as_tensor(np.asarray(X))
+        X = torch.from_dlpack(X) if on_gpu else torch.as_tensor(np.asarray(X), device="cpu")
     return X.detach().double()
 
 

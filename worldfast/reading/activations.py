@@ -6,7 +6,6 @@ layers and steps, so a missing file is an error rather than a gap. Source of the
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,8 @@ import numpy as np
 from worldfast.dataset import Readout, entity_ids
 from worldfast.display import html_facts
 from worldfast.errors import MismatchError
+from worldfast.files import read_json
+from worldfast.folder import done
 from worldfast.reading import segment
 from worldfast.reading.segment import segment_path
 from worldfast.run import Run
@@ -131,7 +132,7 @@ class Activations:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         try:
-            spec = json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
+            spec = read_json(self.folder / "spec.json")
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.folder} is not a run's folder: it has no spec.json") from None
         captured = spec["captured"]
@@ -140,10 +141,8 @@ class Activations:
         self.prompt = captured.get("prompt")  # None: the world reads without one
         self._of = (captured.get("dtype"), captured.get("things"), spec.get("world_sha256"))
         expected = spec["checkpoint_steps"] if self.layers else []
-        done = self.folder / "done"
-        if done.exists():
-            last = json.loads(done.read_text(encoding="utf-8"))["step"]
-            self.steps = [step for step in expected if step <= last]
+        if ending := done(self.folder, self.run):
+            self.steps = [step for step in expected if step <= ending["step"]]
         else:
             self.steps = [step for step in expected if segment_path(self.folder, step).exists()]
 
@@ -156,9 +155,8 @@ class Activations:
         ValueError
             The run was trained in another world, or was written by another version.
         """
-        spec = json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
         try:
-            run = Run.from_json(spec["run"])
+            run = Run.from_json(read_json(self.folder / "spec.json")["run"])
         except MismatchError as error:
             raise MismatchError(f"{self.folder}: {error}") from None
         readout = run.readout()

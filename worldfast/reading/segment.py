@@ -17,19 +17,17 @@ followed, and no memory is taken before a size is found in the file's own bytes.
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
-from worldfast.files import checksum, write_whole
+from worldfast.files import checksum, regular, write_whole
 
 __all__ = ["INDEX", "Expected", "check", "layer_name", "read", "segment_path", "unread", "write"]
 
@@ -137,15 +135,15 @@ def read(path: Path, name: str, expected: Expected) -> np.ndarray:
     Raises
     ------
     OSError
-        The file cannot be read: it is missing (FileNotFoundError), is no regular file, no handle is left ...
+        The file cannot be read: it is missing (FileNotFoundError), no descriptor is left ...
     DamagedError
         Its content is not what was written.
     MismatchError
         It is of another run, step, dtype, world or number of entities.
     UnsafeError
-        It points to another file, or claims more than its bytes hold.
+        It is no regular file, points to another one, or claims more than its bytes hold.
     """
-    with _open(path) as raw, _naming(path), _hdf5(raw) as file:
+    with _opened(path) as raw, _naming(path), _hdf5(raw) as file:
         _require(path, file, expected)
         dataset = _dataset(path, file, name, expected, os.fstat(raw.fileno()).st_size)
         array, written = dataset[()], int(_attribute(dataset, "crc32"))
@@ -158,7 +156,7 @@ def unread(path: Path, name: str, expected: Expected):
     """Return an array of a segment as an HDF5 dataset, which reads rows on demand. Raises as `read` does, but the
     checksum is not verified.
     """
-    raw = _open(path)
+    raw = _opened(path)
     try:
         with _naming(path):
             file = _hdf5(raw)
@@ -175,16 +173,12 @@ def check(path: Path, expected: Expected) -> None:
         read(path, name, expected)
 
 
-def _open(path: Path) -> io.BufferedReader:
-    """Open a file for reading: by Python, so that a path may be any bytes and HDF5 takes no lock. Nothing is waited for."""
-    raw = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    if not stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
-        raw.close()
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return raw
+def _opened(path: Path) -> BinaryIO:
+    """Open a regular file: by Python, so that a path may be any bytes, HDF5 takes no lock, and errors are the system's."""
+    return open(path, "rb", opener=regular)
 
 
-def _hdf5(raw: io.BufferedReader):
+def _hdf5(raw: BinaryIO):
     import h5py
 
     return h5py.File(raw, "r")
