@@ -19,8 +19,7 @@ from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, re
 from training import Together
 
 import worldfast as wf
-from worldfast.reading import Writer, states
-from worldfast.reading.activations import segment_path
+from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint
@@ -56,7 +55,7 @@ class Checkpoints:
     def write(self, found: list[dict[int, np.ndarray]]) -> None:
         about = {"run": "", "spec": "", "origin": "", "prompt": "", "token_positions": (), "dtype": "float32"}
         for member, layers in zip(self.members, found):
-            self.writer.put(member.folder, 0, layers, member.readout.things, about)
+            self.writer.put(member.folder, 0, layers, member.readout.things, about, member.readout.entities)
         self.writer.flush()
 
     def save(self) -> None:

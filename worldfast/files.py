@@ -328,12 +328,26 @@ def checksum(*parts: bytes | bytearray | np.ndarray, begin: int = 0) -> int:
     return found
 
 
-def digest(*arrays: np.ndarray) -> str:
-    """Return the SHA-256, in hexadecimal, of the concatenated arrays' bytes."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+def digest(value) -> str:
+    """Return the SHA-256, in hexadecimal, of an array, number or text: the same on every machine.
+
+    Shape and values count; integers, and floats, count alike in any width and byte order.
+
+    Raises
+    ------
+    TypeError
+        Values are neither numbers nor texts, or some are masked.
+    """
+    array = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray) or array.dtype.kind not in "biufU":
+        raise TypeError(f"expected numbers or texts, got {type(value).__name__} of {array.dtype}")
+    if array.dtype.kind == "U":
+        kind, content = "text", json.dumps(array.tolist()).encode()
+    elif array.dtype.kind == "f":
+        kind, content = "float", array.astype("<f8").tobytes()
+    else:
+        kind, content = "integer", array.astype("<u8" if array.dtype.kind == "u" else "<i8").tobytes()
+    return hashlib.sha256(f"{kind}{list(array.shape)}".encode() + content).hexdigest()
 
 
 def origin(device: str) -> dict[str, str]:

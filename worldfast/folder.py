@@ -24,7 +24,19 @@ from worldfast.errors import DamagedError, MismatchError
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
 
-__all__ = ["RunOutcome", "done", "ended_folder", "load", "metrics", "opened", "outcome", "prefix", "saved", "spec_of"]
+__all__ = [
+    "RunOutcome",
+    "done",
+    "ended_folder",
+    "load",
+    "metrics",
+    "opened",
+    "outcome",
+    "prefix",
+    "require_same",
+    "saved",
+    "spec_of",
+]
 
 
 class RunOutcome(NamedTuple):
@@ -229,6 +241,23 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     return run, found
 
 
+def require_same(folder: Path, run: Run) -> None:
+    """Raise a MismatchError if a folder is another run's, or the run's world is no longer the one of its folder or id."""
+    path = folder / "spec.json"
+    try:
+        before = files.read_json(path)
+    except FileNotFoundError:
+        before = None
+    if before is not None:
+        for name, now in (("id", run.id), ("world_sha256", run.data.digest)):
+            if before.get(name) != now:
+                raise MismatchError(
+                    f"{path}: {name} is {before.get(name)}, but that of this run is {now}: put its world back as it "
+                    "was, or make the run anew, which is then another one"
+                )
+    run.require_same_world()
+
+
 def spec_of(folder: str | os.PathLike) -> Run:
     """Return the run to which a folder belongs.
 
@@ -240,6 +269,8 @@ def spec_of(folder: str | os.PathLike) -> Run:
         The spec is not what was written.
     ValueError
         Another version of worldfast, or of the code that the spec names, wrote it, and it means something else here.
+    MismatchError
+        The world of the run has changed.
     """
     path = Path(folder) / "spec.json"
     try:
@@ -253,6 +284,8 @@ def spec_of(folder: str | os.PathLike) -> Run:
     written = f"{path} was written by worldfast {version}" + (", this version," if same else "")
     try:
         run = Run.from_json(content["run"])
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{written}; {'here it' if same else 'this one'} cannot read it: {error}") from None
     files.read_json(path)  # without a checksum it is readable by chance

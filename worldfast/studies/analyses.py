@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast import files
+from worldfast.folder import require_same
 from worldfast.reading import Activations
 from worldfast.run import Run
 from worldfast.studies.sources import Code, code_of
@@ -38,10 +39,16 @@ class Trained:
     run : Run
     out : Path
         Folder that holds runs/.
+
+    Raises
+    ------
+    MismatchError
+        The run's world has changed since.
     """
 
     def __init__(self, run: Run, out: Path):
         self.run, self.name, self.folder = run, run.name, out / "runs" / run.folder_name
+        require_same(self.folder, run)
 
     @cached_property
     def activations(self) -> Activations:

@@ -21,7 +21,7 @@ import numpy as np
 
 from worldfast import __version__, files
 from worldfast.errors import typed, unknown_name, whole
-from worldfast.folder import outcome
+from worldfast.folder import outcome, require_same
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
 from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square
@@ -125,6 +125,8 @@ def run_study(
         _train(study, out, threads=threads, **where)
     trained_in = time.perf_counter() - began
     finished = [run for run in study.runs if outcome(run, out / "runs").finished]
+    for run in finished:
+        require_same(out / "runs" / run.folder_name, run)
     if not finished:
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
     found = (study.tables or common_tables)(

@@ -296,7 +296,7 @@ def alike(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     """The canon's pretrained runs of one model and one world, together."""
     canon = {run.id for run in study.canon}
     runs = [run for run in finished if run.start is None and run.id in canon]
-    runs = [run for run in runs if run.model == runs[0].model and run.data.world == runs[0].data.world]
+    runs = [run for run in runs if run.model == runs[0].model and run.data.digest == runs[0].data.digest]
     return [tuple(runs)] if len(runs) > 1 else []
 
 

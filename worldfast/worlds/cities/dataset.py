@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from worldfast import dataset, files
+from worldfast import dataset
 from worldfast.dataset import Readout, Score, Tokenizer, known_fields
 from worldfast.errors import several, unknown_name, whole
 from worldfast.rows import Shape
@@ -150,11 +150,18 @@ class Dataset(dataset.Dataset):
     def epoch_rows(self) -> int:
         return sum(part.rows for part in self.components)
 
+    def content(self) -> dict[str, np.ndarray]:
+        return self.world.build().columns
+
     @property
-    def digest(self) -> str:
-        """SHA-256 of the cities' coordinates and ids."""
-        world = self.world.build()
-        return files.digest(world.xy, world.city_id)
+    def digests(self) -> dict[str, str]:
+        return self.world.build().digests
+
+    def identity(self) -> dict:
+        content = self.to_json()
+        if content["world"]["source"] != "cities":
+            content["world"]["source"] = ""
+        return content
 
     def check(self, model) -> None:
         head, characters = getattr(model, "outputs", None), Vocabulary.characters
@@ -224,6 +231,7 @@ class Dataset(dataset.Dataset):
             groups={name: mask[things] for name, mask in self._groups(world).items()},
             about={"prompt": asked.text, "token_positions": asked.positions},
             order=asked.of_city,
+            entities=world.entities[things],
         )
 
     def _groups(self, world) -> dict[str, np.ndarray]:
