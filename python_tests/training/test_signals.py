@@ -58,7 +58,18 @@ def test_a_signal_that_is_ignored_stays_ignored():
 
 def test_the_command_line_ends_as_shells_expect(tmp_path):
     """A real SIGTERM to a real process: it saves, says how far it came, and exits with 128 + 15."""
-    command = [sys.executable, "-m", "worldfast.cli", "train", "--tasks", "distance", "--rows", "1000000", "--hidden", "16"]
+    command = [
+        sys.executable,
+        "-m",
+        "worldfast.cli",
+        "train",
+        "--tasks",
+        "distance",
+        "--rows",
+        "1000000",
+        "--hidden",
+        "16",
+    ]
     command += ["--layers", "1", "--heads", "2", "--intermediate", "24", "--capture-layers", "0", "--device", "cpu"]
     process = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 120
