@@ -1,6 +1,7 @@
 """A run's folder as everything reads it: its own last step or an error that names the file, whatever became of it."""
 
 import errno
+import importlib
 import os
 import random
 import resource
@@ -15,9 +16,9 @@ import worldfast as wf
 from worldfast import checkpoint, files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
 from worldfast.folder import done, metrics, outcome, saved, spec_of
+from worldfast.locks import locked
 from worldfast.studies.analyses import Analysis, compute, made, tables_of
-from worldfast.training import load, train
-from worldfast.training.audit import audit
+from worldfast.training import audit, load, train
 from worldfast.worlds.cities import Dataset
 
 RUN = wf.Run(
@@ -326,6 +327,36 @@ def test_no_descriptors_is_no_damage(folder):
             read()
         assert caught.value.errno == errno.EMFILE
     assert checkpoint.paths(folder / "checkpoint") == paths
+
+
+def test_many_pending_runs_take_few_descriptors(tmp_path, monkeypatch):
+    """All are held until they have trained, though the process may open only a few files more."""
+    pending = [replace(RUN, seed=seed, name=f"s{seed}") for seed in range(60)]
+    waves = []
+
+    def train_wave(runs, *_):
+        waves.append(len(runs))
+        assert all(locked(folder) for folder in runs)
+
+    monkeypatch.setattr(importlib.import_module("worldfast.training.train"), "_train_wave", train_wave)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 16, limits[1]))
+    try:
+        train(pending, tmp_path, device="cpu", progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert sum(waves) == len(pending) and not any(locked(folder) for folder in tmp_path.iterdir())
+
+
+def test_what_killed_studies_left_half_written_is_removed(tmp_path):
+    left = [tmp_path / "tables" / f".a.csv.77-1{files.PARTIAL}"]
+    left += [tmp_path / "studies" / "one" / part / f".b.77-1{files.PARTIAL}" for part in ("", "figures")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    with pytest.raises(RuntimeError, match="no run finished"):
+        wf.run_study(wf.Study("one", [RUN]), tmp_path, train_missing=False, progress=False)
+    assert not any(path.exists() for path in left)
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOMEM, errno.ENOLCK, errno.ENFILE])

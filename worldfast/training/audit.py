@@ -11,8 +11,7 @@ from worldfast import checkpoint, files
 from worldfast.errors import MismatchError, UnsafeError
 from worldfast.folder import done, load, metrics, spec_of
 from worldfast.locks import locked
-from worldfast.reading import Activations
-from worldfast.reading.activations import segment_path
+from worldfast.reading import Activations, segment_path
 
 __all__ = ["Checked", "audit"]
 
