@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from worldfast.errors import DamagedError, MismatchError, UnsafeError
-from worldfast.files import checksum, read_whole, write_whole
+from worldfast.errors import DamagedError, MismatchError
+from worldfast.files import checksum, read_whole, require_folder, write_whole
 
 __all__ = ["Checkpoint", "newest", "of_step", "paths", "read", "remove_others", "save"]
 
@@ -224,9 +224,8 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def paths(folder: Path) -> list[Path]:
-    """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link."""
-    if folder.is_symlink():
-        raise UnsafeError(f"'{folder}' is a link, expected a folder: nothing was read through it")
+    """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link, a file ..."""
+    require_folder(folder)
     return sorted(folder.glob("step-*.safetensors"))
 
 

@@ -89,7 +89,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     (16, 1)
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     folder = Path(folder)
     for name in ("config.json", "model.safetensors"):
@@ -98,8 +98,9 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     spec, shape = _read_config(folder / "config.json")
     ensemble = spec.build(shape, device=device)
     path = folder / "model.safetensors"
+    content = path.read_bytes()  # by the path the library would take UTF-8 only
     try:
-        tensors = load_file(path)
+        tensors = load(content)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     head, answered = (
