@@ -127,14 +127,19 @@ def sync_folder(path: Path) -> None:
 
 
 def write_table(path: Path, table) -> Path:
-    """Write a pandas DataFrame as CSV, atomically, with NaN as "nan", so an empty string stays one.
+    """Write `table_bytes` atomically.
 
     Raises
     ------
     OSError
         As in `write_whole`.
     """
-    return write_whole(path, table.to_csv(index=False, na_rep="nan").encode())
+    return write_whole(path, table_bytes(table))
+
+
+def table_bytes(table) -> bytes:
+    """Return a pandas DataFrame as CSV, with NaN as "nan", so an empty string stays one."""
+    return table.to_csv(index=False, na_rep="nan").encode()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
 from worldfast.display import html_facts
-from worldfast.errors import MismatchError, as_path, several, typed, unknown_name, whole
+from worldfast.errors import MismatchError, as_path, file_name, several, typed, unknown_name, whole
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
 from worldfast.rows import Shape, Stream
 
@@ -251,6 +251,7 @@ class Run:
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
+        file_name("name", self.name)
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)

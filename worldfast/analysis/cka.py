@@ -287,7 +287,8 @@ def cka_over_training(
     Parameters
     ----------
     activations : mapping of str to Activations
-        Runs by name, all read on the same items; or any objects with `steps` and [step, layer] -> array [n, d].
+        Runs by name; or any objects with `steps` and [step, layer] -> array [n, d]. Those that state their `entities`,
+        as Activations do, have to be read on the same ones in the same order.
     layer : int
         Layer to compare.
     shares : sequence of float
@@ -307,6 +308,8 @@ def cka_over_training(
     ------
     ValueError
         A share outside 0 to 1, no share, a run without steps, or as in `cka_table`.
+    MismatchError
+        Two runs were read on different entities, or on the same in another order: nothing is aligned.
     """
     import pandas as pd
 
@@ -319,6 +322,8 @@ def cka_over_training(
     for name, run in activations.items():
         if len(run.steps) == 0:
             raise ValueError(f"{name}: holds no activations")
+
+    require_same_entities({name: run.entities for name, run in activations.items() if hasattr(run, "entities")})
 
     def at(run, share):
         steps = np.asarray(run.steps)

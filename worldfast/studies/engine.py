@@ -2,14 +2,14 @@
 
 <out>/runs/<name>-<id>/             as in worldfast.training.train
       tables/                       as in worldfast.studies.analyses
-      studies/<name>/study.json     runs of the study, read by `worldfast study status`
+      studies/<name>/study.json     runs of the study, read by `worldfast study status`, and SHA-256 of its tables
                      <table>.csv    every table of the result
 """
 
 from __future__ import annotations
 
 import datetime
-import json
+import hashlib
 import os
 import platform
 import sys
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import __version__, files
-from worldfast.errors import typed, unknown_name, whole
+from worldfast.errors import file_name, typed, unknown_name, whole
 from worldfast.folder import outcome, require_same
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
@@ -155,12 +155,15 @@ def run_study(
         published=tuple(said.published),
         specs={run.name: run.to_json() for run in study.runs},
     )
-    for name, table in found.items():
-        files.write_table(folder / f"{name}.csv", table)
+    contents = {f"{file_name('name of a table', name)}.csv": files.table_bytes(table) for name, table in found.items()}
+    for name, content in contents.items():
+        files.write_whole(folder / name, content)
+    _write_study(study, folder, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
     return result
 
 
-def _write_study(study: Study, folder: Path) -> None:
+def _write_study(study: Study, folder: Path, tables: Mapping[str, str] | None = None) -> None:
+    """Write study.json: at first without its tables, whose digests are known once they are written."""
     runs = [
         {
             "name": run.name,
@@ -171,8 +174,8 @@ def _write_study(study: Study, folder: Path) -> None:
         }
         for run in study.runs
     ]
-    content = {"name": study.name, "layer": study.layer, "runs": runs, "origin": files.origin("cpu")}
-    files.write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
+    content = {"name": study.name, "layer": study.layer, "runs": runs, "tables": tables, "origin": files.origin("cpu")}
+    files.write_json(folder / "study.json", content)
 
 
 def _train(study: Study, out: Path, **how) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldfast import files
 from worldfast.display import size_text
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import file_name, shown, unknown_name, whole
 from worldfast.files import regular
 from worldfast.folder import done
 from worldfast.locks import locked
@@ -326,6 +327,8 @@ def status(folder: Path) -> list[Standing]:
     ------
     FileNotFoundError
         It is not a study's folder.
+    DamagedError, UnsafeError
+        study.json, or the end of a run, is not what was written; the message names the file.
     """
     spec = folder / "study.json"
     if not spec.exists():
@@ -333,7 +336,8 @@ def status(folder: Path) -> list[Standing]:
     out = folder.parents[1]
     failed = _failed(out / "runs" / "failed") | _failed(out / "failed")
     found = []
-    for run in json.loads(spec.read_text(encoding="utf-8"))["runs"]:
+    for run in files.read_json(spec)["runs"]:
+        file_name(f"{spec}: folder of a run", run["folder"])
         at = out / "runs" / run["folder"]
         state, why, step, rows = "waiting", "", 0, 0
         last = _last_line(at / "metrics.jsonl")
@@ -350,7 +354,11 @@ def status(folder: Path) -> list[Standing]:
             state, why = "failed", failed[run["folder"]]
         elif last:
             state = "stopped"
-        found.append(Standing(run["name"], state, step, run["steps"], rows, run["rows"], why))
+        found.append(
+            Standing(
+                file_name(f"{spec}: name of a run", run["name"]), state, step, run["steps"], rows, run["rows"], why
+            )
+        )
     return found
 
 
@@ -375,7 +383,7 @@ def _failed(folder: Path) -> dict[str, str]:
     for path in folder.glob("*.json") if folder.exists() else ():
         content = json.loads(path.read_text(encoding="utf-8"))
         for about in content.get("about", ()):
-            found[about] = content["error"]
+            found[about] = shown(content["error"])
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from worldfast.dataset import load_file
 from worldfast.display import html_facts
-from worldfast.errors import several, typed, unknown_name, whole
+from worldfast.errors import file_name, several, typed, unknown_name, whole
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis
 
@@ -60,8 +60,8 @@ class Study:
     TypeError
         A field does not fit; the message names it.
     ValueError
-        There is no run, two runs have the same name or id, a run starts from one that is not in the study, or a run
-        does not capture the layer.
+        The name cannot be that of a folder, there is no run, two runs have the same name or id, a run starts from one
+        that is not in the study, or a run does not capture the layer.
 
     Examples
     --------
@@ -90,7 +90,7 @@ class Study:
     made_by = ""  # no field: the command that runs it, set by who made it; a study with other fields has another
 
     def __post_init__(self):
-        typed("name", self.name, str, "a text")
+        file_name("name", self.name)
         for name, kind, each, expected in OF_MANY:
             values = several(name, getattr(self, name), expected)
             object.__setattr__(self, name, tuple(typed(f"{name}[{i}]", v, kind, each) for i, v in enumerate(values)))
