@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
@@ -16,6 +17,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from worldfast import worlds
 from worldfast.dataset import load_file
 from worldfast.errors import unknown_name
+from worldfast.log import logged_to
 from worldfast.options import (
     AnyNumber,
     AnyPath,
@@ -196,9 +198,10 @@ def _run(spec: Study, out: Path, command: str, **how) -> None:
     """Runs a study, writes its page and figures, and says what was found."""
     from worldfast.report import publish
 
-    result = run_study(spec, out, command=command, **how)
-    folder = out / "studies" / result.name
-    page = publish(spec, result, folder) if result.runs else None
+    with logged_to(sys.stderr):
+        result = run_study(spec, out, command=command, **how)
+        folder = out / "studies" / result.name
+        page = publish(spec, result, folder) if result.runs else None
     print()
     for sentence in result.findings:
         print(sentence)
@@ -248,15 +251,9 @@ def train(
     2602.00533, one epoch of them. Grids of tasks, and rows in other proportions: docs/training.md.
     """
     _load(machine.load)
-    folders = train_runs(
-        runs(data, learning, model, kept),
-        machine.out,
-        device=machine.device,
-        threads=machine.threads,
-        memory=machine.memory,
-        progress=not machine.quiet,
-        log=machine.log,
-    )
+    how = {name: getattr(machine, name) for name in ("device", "threads", "memory", "log")}
+    with nullcontext() if machine.quiet else logged_to(sys.stderr):
+        folders = train_runs(runs(data, learning, model, kept), machine.out, progress=not machine.quiet, **how)
     for folder in folders:
         print(ending(folder))
 

@@ -12,9 +12,9 @@ import datetime
 import hashlib
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from worldfast import __version__, files
 from worldfast.errors import file_name, typed, unknown_name, whole
 from worldfast.folder import outcome, require_same
+from worldfast.log import tell
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
 from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square
@@ -33,7 +34,6 @@ __all__ = ["ENGINES", "run_study"]
 
 ENGINES = ("local", "ray")
 FILMS = "films"
-Say = Callable[[str], None]
 
 
 def run_study(
@@ -110,7 +110,7 @@ def run_study(
         raise unknown_name("engine", engine, ENGINES)
     out = files.folder(out, "out")
     began = time.perf_counter()
-    say: Say = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
+    say = partial(tell, shown=progress)
     where = {"device": device, "memory": memory, "progress": progress}
     folder = files.folder(out / "studies" / study.name, "out")
     for place in (folder, out / "tables"):
@@ -185,7 +185,14 @@ def _train(study: Study, out: Path, **how) -> None:
 
 
 def _read(
-    study: Study, finished: list[Run], out: Path, say: Say, *, engine: str, address: str, progress: bool
+    study: Study,
+    finished: list[Run],
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    engine: str,
+    address: str,
+    progress: bool,
 ) -> dict[str, list]:
     """Return the tables of a study by kind, computing those that are missing; films are computed but not returned."""
     wanted = tables_of(study, finished)
