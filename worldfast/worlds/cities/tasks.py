@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu
+from worldfast.arrays import refuse
 from worldfast.errors import TaskError, unknown_name
 from worldfast.worlds.cities.world import World
 
@@ -269,9 +270,10 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
         raise TypeError(f"world: expected a World, got a {type(world).__name__}")
     if threads < 0:
         raise ValueError(f"threads: expected at least 0 (one per processor), got {threads}")
-    given = cities if by_city else xy
+    given, name = (cities, "cities") if by_city else (xy, "xy")
+    refuse(given, name)
+    refuse(count, "count")
     if not hasattr(given, "__dlpack__"):
-        name = "cities" if by_city else "xy"
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
     if task.index < 0 and on_gpu(given):
         return _label_from_gpu(task, world, cities, xy, count, out, check)
