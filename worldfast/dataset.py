@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldfast import files
+from worldfast.arrays import refuse
 from worldfast.errors import MismatchError, unknown_name
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
@@ -239,6 +240,9 @@ def require_readout(readout: Any, shape: Shape) -> None:
     """Raise a TypeError or ValueError that names the field of a readout which does not fit the others or the shape."""
     if not isinstance(readout, Readout):
         raise TypeError(f"readout: expected a worldfast.dataset.Readout, got {readout!r:.100}")
+    given = {"things": readout.things, "attributes": readout.attributes, **readout.groups}
+    for name, array in given.items():
+        refuse(array, name)
     things, attributes = np.asarray(readout.things), np.asarray(readout.attributes)
     if things.ndim != 1 or not np.issubdtype(things.dtype, np.integer):
         raise TypeError(f"things: expected integers [n], got {things.dtype} {list(things.shape)}")

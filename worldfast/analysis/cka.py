@@ -8,7 +8,7 @@ from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, eq
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,10 +161,10 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
     array([[1., 1.],
            [1., 1.]])
     """
-    stream = iter(Xs)
-    first = next(stream, None)
-    Xs = stream if first is None else chain([first], stream)
-    if isinstance(first, (tuple, list)) and len(first) and all(len(getattr(x, "shape", ())) == 2 for x in first):
+    rest = iter(Xs)
+    first = list(islice(rest, 1))
+    Xs = chain(first, rest)
+    if any(isinstance(x, (tuple, list)) and all(len(getattr(y, "shape", ())) == 2 for y in x) for x in first):
         if batch is not None:
             raise ValueError(f"batch: an iterable of batches has its own, got {batch}")
         batches = _named(Xs)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldfast.arrays import refuse
 from worldfast.errors import unknown_name
 from worldfast.rows import Rows, Shape, require_rows
 
@@ -223,6 +224,8 @@ def require_sizes(spec: Any, names: Sequence[str]) -> None:
 
 def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts of a member as arrays, tokens [N, T] and length [N]."""
+    refuse(tokens, "tokens")
+    refuse(length, "length")
     tokens, length = np.asarray(tokens), np.asarray(length)
     if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
         got = f"{list(tokens.shape)} and {list(length.shape)}"

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu
+from worldfast.arrays import refuse
 from worldfast.errors import TaskError, several, unknown_name, whole
 from worldfast.worlds.cities.world import World
 
@@ -278,9 +279,10 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     if by_city and not isinstance(world, World):
         raise TypeError(f"world: expected a World, got a {type(world).__name__}")
     threads = whole("threads", threads, 0)
-    given = cities if by_city else xy
+    given, name = (cities, "cities") if by_city else (xy, "xy")
+    refuse(given, name)
+    refuse(count, "count")
     if not hasattr(given, "__dlpack__"):
-        name = "cities" if by_city else "xy"
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
     if task.index < 0 and on_gpu(given):
         return _label_from_gpu(task, world, cities, xy, count, out, check)

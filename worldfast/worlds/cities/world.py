@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from worldfast.arrays import refuse
 from worldfast.dataset import digests_of
 from worldfast.errors import unknown_name
 from worldfast.worlds.cities.selection import select
@@ -395,6 +396,7 @@ def _unused_ids(n: int, used=()) -> np.ndarray:
 
 
 def _array(argument: str, values) -> np.ndarray:
+    refuse(values, argument)
     try:
         return np.asarray(values)
     except ValueError as error:
