@@ -11,7 +11,6 @@ import numpy as np
 
 from worldfast.analysis import (
     HELD_OUT,
-    choose_cities,
     cka_table,
     dimension_table,
     held_out,
@@ -29,7 +28,7 @@ from worldfast.run import Run
 from worldfast.studies import Analysis, Study, Trained
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.groups import STANDARD, any_of, groups_of
+from worldfast.worlds.cities.groups import STANDARD, any_of, choose_cities, groups_of
 from worldfast.worlds.cities.patching import questions_of
 from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
@@ -131,7 +130,7 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
     return pd.concat(
         [
             probe_generalisation(
-                one.activations[last, layer], xy(one), fit_on, groups, cities=one.things, run=one.name, layer=layer
+                one.activations[last, layer], xy(one), fit_on, groups, items=one.things, run=one.name, layer=layer
             )
             for layer in one.activations.layers
         ],
