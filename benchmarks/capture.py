@@ -19,7 +19,9 @@ from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, re
 from training import Together
 
 import worldfast as wf
+from worldfast.locks import Holder
 from worldfast.reading import Writer, segment_path, states
+from worldfast.reading.activations import segment_path
 from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint
@@ -34,12 +36,15 @@ class Checkpoints:
 
     def __init__(self, together: Together, folder: Path, writer: Writer):
         self.together, self.writer = together, writer
+        lockstep, holder = together.lockstep, Holder(folder)
         self.members = [
-            Member(together.lockstep, i, folder / str(i), run, writer) for i, run in enumerate(together.lockstep.runs)
+            Member(lockstep, i, folder / str(i), run, writer, holder) for i, run in enumerate(lockstep.runs)
         ]
         for member in self.members:
             for part in ("checkpoint", "activations"):
                 (member.folder / part).mkdir(parents=True)
+            holder.hold(member.folder)
+            member.lines.begin()
 
     def steps(self) -> np.ndarray:
         """The losses [M, steps]."""

@@ -176,6 +176,8 @@ def read(path: Path, run: str) -> Checkpoint:
         if header.pop("crc32") != _checksum(header, tensors):
             raise ValueError("its checksum does not fit its content")
         found, its_run = Checkpoint(header["step"], tensors, header["state"]), header["run"]
+        if not (isinstance(found.step, int) and isinstance(found.state, dict)):
+            raise ValueError("no step and state of a run are in it")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DamagedError(f"checkpoint {path} is damaged: {error}") from None
     if its_run != run:

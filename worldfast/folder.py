@@ -39,6 +39,9 @@ __all__ = [
 ]
 
 
+DONE = {"run": str, "status": str, "step": int, "seconds": (int, float), "metrics": dict}
+
+
 class RunOutcome(NamedTuple):
     """The state of a run's training.
 
@@ -119,8 +122,9 @@ def done(folder: Path, run: str | None = None) -> dict[str, Any] | None:
         return None
     except DamagedError as error:
         raise DamagedError(f"{error}. Put it back, or remove it: the run's last checkpoint then ends it anew") from None
-    if missing := {"run", "status", "step", "seconds", "metrics"} - content.keys():
-        raise DamagedError(f"'{path}' lacks {', '.join(sorted(missing))}: another version of worldfast wrote it")
+    for name, kind in DONE.items():
+        if not isinstance(content.get(name), kind):
+            raise DamagedError(f"'{path}' was not written by this version of worldfast: no {name} of a run is in it")
     if run is not None and content["run"] != run:
         raise MismatchError(f"'{path}' belongs to run {content['run']}, expected {run}")
     return content
@@ -226,6 +230,8 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     if step is not None:
         return run, checkpoint.of_step(there, step, run.id)
     if ending is not None:
+        if ending["status"] == "finished" and ending["step"] != run.steps:
+            raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {run.steps} steps")
         advice = (
             f"{folder} has ended at step {ending['step']}: put its checkpoint back, or remove it and train it again"
         )
@@ -311,7 +317,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
         found = checkpoint.newest(folder / "checkpoint", spec_of(folder).id)
         if found is None:
             return []
-        record, when = found.state["metrics"], "at its newest checkpoint"
+        record, when = found.state.get("metrics", {}), "at its newest checkpoint"
     return [json.loads(line) for line in prefix(folder / "metrics.jsonl", record, when).splitlines()]
 
 
@@ -334,6 +340,8 @@ def prefix(path: Path, record: Mapping[str, int], when: str) -> bytearray:
         It is no regular file, or cannot be read.
     """
     advice = "put it back as it was, or remove the checkpoints and `done` to begin again"
+    if not all(isinstance(record.get(name), int) for name in ("bytes", "crc32")):
+        raise DamagedError(f"{path}: nothing says how long it was {when}: another version of worldfast was here")
     try:
         content = files.read_whole(path)
     except FileNotFoundError:

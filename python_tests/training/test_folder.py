@@ -172,6 +172,29 @@ def test_a_checkpoint_of_another_size(folder):
             read(folder)
 
 
+@pytest.mark.parametrize("step", [-1, 5, 10**9])
+def test_a_step_that_the_run_does_not_have(folder, step):
+    """Whole and of this run by its own word: training must not go on from it, which would never end."""
+    files.write_json(folder / "done", files.read_json(folder / "done") | {"step": step})
+    with pytest.raises(MismatchError, match=f"done' is of step {step}, but its run has 4 steps"):
+        load(folder)
+    (folder / "done").unlink()
+    found = checkpoint.of_step(folder / "checkpoint", 4, RUN.id)
+    for path in checkpoint.paths(folder / "checkpoint"):
+        path.unlink()
+    checkpoint.save(folder / "checkpoint", replace(found, step=step), RUN.id, {})
+    with pytest.raises(MismatchError, match=f"a checkpoint of step {step} is none of a run of 4"):
+        go_on(folder.parent)
+
+
+@pytest.mark.parametrize("name,value", [("step", "4"), ("status", None), ("metrics", []), ("metrics", {"bytes": "9"})])
+def test_a_mark_of_another_kind(folder, name, value):
+    """Whole by its checksum, but no record of a run."""
+    files.write_json(folder / "done", files.read_json(folder / "done") | {name: value})
+    with pytest.raises(DamagedError, match=f"(done.*no {name}|metrics.jsonl: nothing says how long)"):
+        metrics(folder)
+
+
 # ---- bits ----
 
 

@@ -118,6 +118,10 @@ class Member:
         found.require_size(self.lockstep.ensemble.parameters.shape[1], self.folder)
         for name, target in self.lockstep.tensors(self.index).items():
             target.copy_(found.tensors[name])
+        if not 0 <= found.step <= self.run.steps:
+            raise MismatchError(
+                f"{self.folder}: a checkpoint of step {found.step} is none of a run of {self.run.steps}"
+            )
         self.step, pending = found.step, found.state["pending"]
         checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
         self.lockstep.resume(self.index, Tally(found.step, pending["loss"], pending["steps"], False))
