@@ -21,7 +21,6 @@ from training import Together
 import worldfast as wf
 from worldfast.locks import Holder
 from worldfast.reading import Writer, segment_path, states
-from worldfast.reading.activations import segment_path
 from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint
