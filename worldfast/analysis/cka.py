@@ -18,6 +18,7 @@ from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, 
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers, permuted, same_length, selection
+from worldfast.dataset import require_same_entities
 
 if TYPE_CHECKING:
     import pandas

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from worldfast.dataset import entity_ids, require_same_entities
 from worldfast.errors import unknown_name
 from worldfast.folder import opened
 from worldfast.models import Ensemble, PlainTransformer, TransformerSpec
@@ -98,6 +99,8 @@ def activation_patching(
     ValueError
         The models differ in shape or vocabulary, positions are unknown, or "included" is given without must_include.
         Also the errors of `load` and `sample`.
+    MismatchError
+        The models' worlds differ beyond entities that one has after the other's.
     IndexError
         The models do not have a layer.
     """
@@ -278,7 +281,20 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
     return float(share), float(error)
 
 
+def _require_same_world(source: Run, target: Run) -> None:
+    """Raise a MismatchError if a token may name one entity to the source and another to the target.
+
+    One world may be the beginning of the other, as that without its new entities is.
+    """
+    if source.data.digest == target.data.digest:
+        return
+    ids = {run.name: entity_ids(run.data.readout(), run.data.digest) for run in (source, target)}
+    n = min(map(len, ids.values()))
+    require_same_entities({name: found[:n] for name, found in ids.items()})
+
+
 def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: Ensemble) -> None:
+    _require_same_world(source_run, target_run)
     if source_run.data.vocabulary != target_run.data.vocabulary or source.shape.inputs != target.shape.inputs:
         raise ValueError(
             f"source: {source_run.name!r} has the vocabulary {source_run.data.vocabulary!r} of {source.shape.inputs:,} "

@@ -349,7 +349,11 @@ def status(folder: Path) -> list[Standing]:
             state, why = "failed", failed[run["folder"]]
         elif last:
             state = "stopped"
-        found.append(Standing(file_name(f"{spec}: name of a run", run["name"]), state, step, run["steps"], rows, run["rows"], why))
+        found.append(
+            Standing(
+                file_name(f"{spec}: name of a run", run["name"]), state, step, run["steps"], rows, run["rows"], why
+            )
+        )
     return found
 
 
