@@ -284,6 +284,8 @@ def require_same_entities(ids: Mapping[str, np.ndarray]) -> None:
     ids : mapping of str to ndarray
         Ids of the rows' entities, str [n], by the name of the array: `Activations.entities`, `entity_ids`.
     """
+    if not ids:
+        return
     (first, expected), *others = ids.items()
     for name, found in others:
         if np.array_equal(found, expected):

@@ -108,7 +108,7 @@ ENTRIES = {
     "cka_minibatch": lambda x: wf.cka_minibatch([x, Y], 8)[0, 1],
     "cka_standard_error": lambda x: wf.cka_standard_error([x, Y])[0, 1],
     "gram_statistics": lambda x: wf.gram_statistics([x, Y]).hsic()[0, 1],
-    "procrustes": lambda x: procrustes.procrustes(x, Y),
+    "procrustes": lambda x: procrustes(x, Y),
     "mutual_knn": lambda x: knn.mutual_knn(x, Y, 5),
     "participation_ratio": dimension.participation_ratio,
     "two_nn": dimension.two_nn,

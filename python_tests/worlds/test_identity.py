@@ -89,7 +89,7 @@ OPENED = {
     "attributes": lambda folder: wf.Activations(folder).attributes,
     "groups": lambda folder: wf.Activations(folder).groups,
     "export": lambda folder: wf.export_huggingface(folder, Path(tempfile.mkdtemp()) / "open"),
-    "patching": lambda folder: activation_patching(folder, folder, rows=4),
+    "patching": lambda folder: activation_patching(folder, folder, cities.questions_of(load(folder)[0], rows=4)),
 }
 
 

@@ -260,5 +260,9 @@ class Activations:
     def _expected(self, step: int) -> segment.Expected:
         return segment.Expected(self.run, step, self.layers, *self._of)
 
+    def require_whole(self, step: int) -> None:
+        """Read every array of a step. Raises for the first that is not what was written, as [step, layer] does."""
+        segment.check(self._segment(step), self._expected(step))
+
     def _read(self, step: int, name: str) -> np.ndarray:
         return segment.read(self._segment(step), name, self._expected(step))

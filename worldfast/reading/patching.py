@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from worldfast.dataset import entity_ids, require_same_entities
 from worldfast.errors import unknown_name
 from worldfast.folder import opened
 from worldfast.models import Ensemble, PlainTransformer, TransformerSpec
@@ -111,6 +112,8 @@ def activation_patching(
     ValueError
         The models differ in shape or vocabulary, there are no questions, or they lack a group of positions.
         Also the errors of `worldfast.folder.load`.
+    MismatchError
+        The models' worlds differ beyond entities that one has after the other's.
     IndexError
         The models do not have a layer.
     """
@@ -266,7 +269,20 @@ def _require_questions(questions: Mapping[str, Questions], model: Ensemble) -> N
                 raise ValueError(f"questions: of {task!r}: positions {group!r}: expected bool {expected}, got {came}")
 
 
+def _require_same_world(source: Run, target: Run) -> None:
+    """Raise a MismatchError if a token may name one entity to the source and another to the target.
+
+    One world may be the beginning of the other, as that without its new entities is.
+    """
+    if source.data.digest == target.data.digest:
+        return
+    ids = {run.name: entity_ids(run.data.readout(), run.data.digest) for run in (source, target)}
+    n = min(map(len, ids.values()))
+    require_same_entities({name: found[:n] for name, found in ids.items()})
+
+
 def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: Ensemble) -> None:
+    _require_same_world(source_run, target_run)
     if source_run.data.vocabulary != target_run.data.vocabulary or source.shape.inputs != target.shape.inputs:
         raise ValueError(
             f"source: {source_run.name!r} has the vocabulary {source_run.data.vocabulary!r} of {source.shape.inputs:,} "

@@ -1,7 +1,7 @@
 """Training: runs in lockstep, in their folders, on one machine or a cluster."""
 
 from worldfast.folder import load, opened
-from worldfast.training.audit import Checked, audit
+from worldfast.training.audit import Checked, audit, checked
 from worldfast.training.cluster import run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
 from worldfast.training.jobs import Job
@@ -14,6 +14,7 @@ __all__ = [
     "Checked",
     "Job",
     "audit",
+    "checked",
     "base_of",
     "captured_bytes",
     "checkpoint_bytes",

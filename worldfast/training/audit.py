@@ -13,7 +13,7 @@ from worldfast.folder import done, load, metrics, spec_of
 from worldfast.locks import locked
 from worldfast.reading import Activations, segment_path
 
-__all__ = ["Checked", "audit"]
+__all__ = ["Checked", "audit", "checked"]
 
 
 class Checked(NamedTuple):
@@ -55,28 +55,28 @@ def audit(folder: str | os.PathLike) -> Iterator[Checked]:
     folder = Path(folder)
     if locked(folder):
         yield Checked(folder, "held", "a process trains the run")
-    spec = _checked(folder / "spec.json", lambda: spec_of(folder))
+    spec = checked(folder / "spec.json", lambda: spec_of(folder))
     yield spec
-    ending = _checked(folder / "done", lambda: done(folder))
+    ending = checked(folder / "done", lambda: done(folder))
     yield ending if (folder / "done").exists() or not ending.fine else Checked(folder / "done", "absent")
     if not spec.fine:
         return
     run = spec_of(folder)
-    yield _checked(folder / "metrics.jsonl", lambda: metrics(folder))
+    yield checked(folder / "metrics.jsonl", lambda: metrics(folder))
     there = folder / "checkpoint"
-    whole = _checked(there, lambda: files.require_folder(there))
+    whole = checked(there, lambda: files.require_folder(there))
     for path in checkpoint.paths(there) if whole.fine else ():
-        yield _checked(path, lambda path=path: checkpoint.read(path, run.id))
-    yield _checked(there, lambda: load(folder))
+        yield checked(path, lambda path=path: checkpoint.read(path, run.id))
+    yield checked(there, lambda: load(folder))
     if not ending.fine:
         return
     activations = Activations(folder)
     for step in activations.steps:
-        read = lambda step=step: [activations[step, layer] for layer in activations.layers]  # noqa: E731
-        yield _checked(segment_path(folder, step), read)
+        yield checked(segment_path(folder, step), lambda step=step: activations.require_whole(step))
 
 
-def _checked(path: Path, read: Callable[[], object]) -> Checked:
+def checked(path: Path, read: Callable[[], object]) -> Checked:
+    """Return the state of a file that `read` reads, by the error that it raises."""
     try:
         read()
     except UnsafeError as error:

@@ -15,7 +15,7 @@ from worldfast import files
 from worldfast.dataset import Tokenizer
 from worldfast.errors import as_path
 from worldfast.folder import saved
-from worldfast.models import TransformerSpec, huggingface_config
+from worldfast.models import TransformerSpec, export_metadata, huggingface_config
 
 __all__ = ["export_huggingface"]
 
@@ -86,6 +86,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     head = tensors["lm_head.weight"]  # [H, D]
     tensors["lm_head.weight"] = torch.cat([head, head.new_zeros(size - len(head), head.shape[1])])
     about = {"id": spec.id, "run": spec.to_json(), "step": found.step, "origin": files.origin("cpu")}
+    metadata = export_metadata(tensors, huggingface_config(spec.model, size, spec.data.longest))
     contents = {
         "config.json": huggingface_config(spec.model, size, spec.data.longest)
         | tokenizer.special
@@ -98,7 +99,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         whole = files.folder(Path(beside) / folder.name, "folder")
         for name, content in contents.items():
             files.write_whole(whole / name, json.dumps(content, indent=1).encode())
-        files.write_whole(whole / "model.safetensors", save(tensors, {"format": "pt"}))
+        files.write_whole(whole / "model.safetensors", save(tensors, metadata))
         whole.replace(folder)
     return folder
 

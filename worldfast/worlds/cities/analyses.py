@@ -23,6 +23,7 @@ from worldfast.analysis import (
     procrustes_table,
 )
 from worldfast.analysis import cka_over_training as table_over_training
+from worldfast.dataset import require_same_entities
 from worldfast.reading import activation_patching, gradient_agreement
 from worldfast.run import Run
 from worldfast.studies import Analysis, Study, Trained
@@ -75,6 +76,10 @@ class Some:
     def __init__(self, activations, cities=slice(None), steps: Sequence[int] | None = None):
         self.activations, self.cities = activations, cities
         self.steps, self.layers = activations.steps if steps is None else steps, activations.layers
+
+    @property
+    def entities(self):
+        return self.activations.entities[self.cities]
 
     def __getitem__(self, key):
         return self.activations[key][self.cities]
@@ -188,7 +193,10 @@ def pca(trained: Sequence[Trained], layer: int) -> DataFrame:
 
 
 def last_states(trained: Sequence[Trained], layer: int, cities: str) -> dict[str, np.ndarray]:
-    """Name -> [n, d], at the last checkpoint, of the cities that an expression selects."""
+    """Name -> [n, d], at the last checkpoint, of the cities that an expression selects: the same of each, or a
+    MismatchError.
+    """
+    require_same_entities({one.name: one.entities[chosen(one, cities)] for one in trained})
     return {one.name: one.activations[one.activations.steps[-1], layer][chosen(one, cities)] for one in trained}
 
 
