@@ -86,7 +86,7 @@ def activation_patching(
     source, target : path or (Run, Ensemble)
         Folders of runs, or a run and an ensemble whose member 0 is its model; transformers of one shape and vocabulary.
     questions : mapping of str to Questions
-        Questions by task. For cities: `worldfast.worlds.cities.patching.questions_of`.
+        Questions by task. For cities: `worldfast.worlds.cities.questions_of`.
     layers : sequence of int, optional
         Layers as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm; None means all.
     positions : str or iterable of str, optional
