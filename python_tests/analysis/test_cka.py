@@ -1,5 +1,7 @@
 """CKA against its definition, n x n in float64, and against what is known of it."""
 
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -374,7 +376,7 @@ def test_each_chunk_is_read_once(monkeypatch, rows):
     assert np.array_equal(cka_minibatch(stored, 100, "rbf"), expected)
     assert all((X.read == 1).all() for X in stored)
     monkeypatch.setattr("worldfast.arrays.BLOCK_BYTES", 5000)  # a block of few rows, but of whole chunks
-    monkeypatch.setattr("worldfast.analysis.cka.GATHERED_BYTES", sum(X.nbytes for X in Xs) // 3)
+    monkeypatch.setattr(sys.modules["worldfast.analysis.cka"], "GATHERED_BYTES", sum(X.nbytes for X in Xs) // 3)
     assert np.array_equal(cka_minibatch(stored, 100, "rbf"), expected)
     assert all((X.read <= 5).all() for X in stored)  # once more for each third, and what is left of three
 

@@ -71,7 +71,7 @@ STATISTICS = {
         lambda X, Y, **_: wf.cka_standard_error([X[:, :3], Y])[0, 1],
         {"order": EXACT, "shifted": EXACT, "scaled": EXACT},
     ),
-    "procrustes": (lambda X, Y, **_: procrustes.procrustes(X, Y), ALL),
+    "procrustes": (lambda X, Y, **_: procrustes(X, Y), ALL),
     "mutual_knn": (
         lambda X, Y, **_: knn.mutual_knn(X, Y, metric="euclidean"),
         {"order": EXACT, "shifted": EXACT, "scaled": EXACT},

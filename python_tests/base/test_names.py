@@ -60,7 +60,7 @@ def test_a_run_of_such_a_name(name):
 
 @pytest.mark.parametrize("name", [None, 3, b"a", ["a"]])
 def test_what_is_no_text(name):
-    with pytest.raises(TypeError, match="name of the study: expected a text, got"):
+    with pytest.raises(TypeError, match="name: expected a text, got"):
         wf.Study(name, [RUN])
 
 
