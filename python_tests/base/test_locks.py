@@ -48,14 +48,14 @@ def test_threads_of_a_process_are_kept_apart(folders):
     assert found == [True]
 
 
-def test_a_thousand_folders_take_one_descriptor(tmp_path):
-    names = [files.folder(tmp_path / str(i), "out") for i in range(1000)]
+def test_many_folders_take_one_descriptor(tmp_path):
+    names = [files.folder(tmp_path / str(i), "out") for i in range(200)]
     there = [int(name) for name in os.listdir("/proc/self/fd")]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(there) + 5, limits[1]))
     try:
         with lock(tmp_path, names):
-            assert all(locked(name) for name in names[::100]) and held(names[500])
+            assert all(locked(name) for name in names[::20]) and held(names[100])
             assert len(os.listdir("/proc/self/fd")) <= len(there) + 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -85,10 +85,11 @@ def test_a_killed_process_holds_nothing_though_its_fork_lives(folders):
     child = fork(owner)
     grandchild = int(os.read(ready, 20))
     try:
-        assert held(folders[0]) and locked(folders[0])
+        before = held(folders[0]), locked(folders[0])
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.kill(grandchild, 0)  # it lives
+        assert before == (True, True)
         assert not held(folders[0]) and not locked(folders[0])
     finally:
         os.kill(grandchild, signal.SIGKILL)
@@ -185,9 +186,8 @@ def test_what_dead_writers_left_is_removed_and_nothing_of_living_ones(tmp_path):
     child = fork(writer)
     os.read(ready, 1)
     files.remove_partial(tmp_path)
-    (alive, linked) = sorted(path.name for path in tmp_path.iterdir())[::-1]
-    assert (alive[:6], linked[:6]) == (".c.csv", ".b.csv")
+    there = sorted(path.name[:6] for path in tmp_path.iterdir())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     files.remove_partial(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [linked]
+    assert there == [".b.csv", ".c.csv"] and [path.name[:6] for path in tmp_path.iterdir()] == [".b.csv"]
