@@ -130,9 +130,13 @@ def expect(name, x, dtypes, ndim):
 
 
 def thread_count(threads):
-    """Return `threads`, or torch's number of threads if it is None."""
+    """Return `threads` after its check, or torch's number of threads if it is None. The core starts at most 256, or one
+    per processor; results do not depend on it.
+    """
     if threads is None:
         import torch
 
         return torch.get_num_threads()
-    return threads
+    from worldfast.errors import whole
+
+    return whole("threads", threads, 0, 2**31 - 1)

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,25 @@ def positive(name: str, value: Any) -> float:
     return value
 
 
-def whole(name: str, value: object, least: int) -> int:
-    """Return an integer of any kind as an int; raises a TypeError or ValueError naming it if it is none, or too small."""
+def whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
+    """Return an integer of any kind as an int; raises a TypeError or ValueError naming it if it is none, or not between
+    `least` and `most`.
+    """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
     found = value.__index__()
     if found < least:
         raise ValueError(f"{name}: expected at least {least}, got {found}")
+    if found > most:
+        raise ValueError(f"{name}: expected at most {most:,}, got {found}")
     return found
+
+
+def number(name: str, value: object) -> float:
+    """Return a real number of any kind as a float; raises a TypeError naming it if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    return float(value)
 
 
 class TaskError(ValueError):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
 from worldfast.display import html_facts
-from worldfast.errors import MismatchError, as_path, file_name, several, typed, unknown_name, whole
+from worldfast.errors import MismatchError, as_path, file_name, number, several, typed, unknown_name, whole
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
 from worldfast.rows import Shape, Stream
 
@@ -26,6 +26,16 @@ __all__ = ["Capture", "Family", "OpenCheckpoint", "Run"]
 DTYPES = ("float32", "float16")
 SCHEDULES = ("linear", "constant", "cosine")
 SPACINGS = ("even", "log", "sqrt")
+MOST_ROWS = 2**62  # that a run trains on: streams count no further
+# The least and the most of each; a checkpoint is a file.
+INTEGERS = {
+    "seed": (0, 2**63 - 1),
+    "epochs": (1, 2**31 - 1),
+    "batch": (1, 2**31 - 1),
+    "warmup": (0, MOST_ROWS),
+    "checkpoints": (1, 10**6),
+    "validation": (0, 2**31 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -220,18 +230,20 @@ class Run:
             )
         if not is_dataclass(self.data) or not type(self.data).__dataclass_params__.frozen:
             raise TypeError(f"data: expected a frozen dataclass, got a {type(self.data).__name__}, which is none")
-        for name, least in dict(seed=0, epochs=1, batch=1, warmup=0, checkpoints=1, validation=0).items():
-            self._set(name, whole(name, getattr(self, name), least))
+        for name, (least, most) in INTEGERS.items():
+            self._set(name, whole(name, getattr(self, name), least, most))
         for name, open_at_zero in dict(learning_rate=True, weight_decay=False, clip=True, eps=True).items():
             if name == "clip" and self.clip is None:
                 continue
-            self._set(name, _number(name, getattr(self, name)))
-            value = getattr(self, name)
+            value = number(name, getattr(self, name))
+            self._set(name, value)
+            if not math.isfinite(value):
+                raise ValueError(f"{name}: expected a finite number, got {value}")
             if value < 0 or (open_at_zero and value == 0):
                 raise ValueError(
                     f"{name}: expected a number {'above' if open_at_zero else 'of at least'} 0, got {value}"
                 )
-        self._set("betas", tuple(_number("betas", beta) for beta in several("betas", self.betas, "two numbers")))
+        self._set("betas", tuple(number("betas", beta) for beta in several("betas", self.betas, "two numbers")))
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {self.betas!r}")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -244,6 +256,7 @@ class Run:
         if not isinstance(self.capture, Capture):
             raise TypeError(f"capture: expected a Capture, got {self.capture!r:.100}")
         self.data.check(self.model)
+        whole("epochs times rows of an epoch", self.epochs * self.data.epoch_rows, 1, MOST_ROWS)
         self._check_start()
         self.capture.of(self.model.layers)
         self._check_readout()
@@ -440,14 +453,6 @@ def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")
-
-
-def _number(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value}")
-    return float(value)
 
 
 def _frozen(value):

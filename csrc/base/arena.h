@@ -2,10 +2,12 @@
 // it.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 namespace worldfast {
@@ -16,6 +18,7 @@ public:
     // `Scope`.
     template <class T>
     T* take(int64_t n) {
+        if (n < 0 || n > (int64_t{1} << 48)) throw std::bad_alloc();
         const size_t bytes = (static_cast<size_t>(n) * sizeof(T) + line - 1) / line * line;
         if (used_ + bytes > size_) grow(bytes);
         char* p = blocks_.back().get() + used_;
@@ -49,6 +52,20 @@ public:
         size_t block_, used_;
     };
 
+    // Of one caller for its lifetime; for a second one there is an error.
+    class Use {
+    public:
+        explicit Use(Arena& arena) : arena_(arena) {
+            if (arena.used_by_someone_.test_and_set()) throw std::runtime_error("arena: another thread is using it");
+        }
+        ~Use() { arena_.used_by_someone_.clear(); }
+        Use(const Use&) = delete;
+        Use& operator=(const Use&) = delete;
+
+    private:
+        Arena& arena_;
+    };
+
     size_t bytes() const { return total_; }
 
 private:
@@ -66,6 +83,7 @@ private:
 
     std::vector<std::unique_ptr<char, Free>> blocks_;
     size_t used_ = 0, size_ = 0, total_ = 0;
+    std::atomic_flag used_by_someone_ = ATOMIC_FLAG_INIT;
 };
 
 }  // namespace worldfast

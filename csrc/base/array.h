@@ -7,10 +7,14 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/dlpack.h"
 #include "base/float16.h"
@@ -64,7 +68,8 @@ inline std::string to_string(dlpack::Device d) {
 
 class Array {
 public:
-    static constexpr int64_t any = -1;  // a dimension that may have any size
+    // A dimension that may have any size. No size that is computed, and may have come out negative, is this.
+    static constexpr int64_t any = std::numeric_limits<int64_t>::min();
 
     // object: anything with __dlpack__. name: the argument's name in the caller's words.
     Array(const py::handle& object, const char* name) : name_(name) {
@@ -96,7 +101,12 @@ public:
         } else {
             throw py::type_error(message("a DLPack capsule", "a " + type_name(capsule_)));
         }
-        if (tensor_->data == nullptr && size() > 0) throw py::value_error(message("memory", "an array without any"));
+        if (size() == 0) return;
+        if (tensor_->data == nullptr) throw py::value_error(message("memory", "an array without any"));
+        const uintptr_t width = std::min(8, std::max(1, tensor_->dtype.bits * tensor_->dtype.lanes / 8));
+        if (!is_cuda() && reinterpret_cast<uintptr_t>(data<char>()) % width)
+            throw py::value_error(
+                message("memory that begins at a multiple of " + std::to_string(width) + " bytes", "another address"));
     }
 
     template <class T>
@@ -142,9 +152,10 @@ public:
     }
 
     const Array& contiguous() const {
+        if (size() == 0) return *this;
         int64_t expected = 1;
         for (int axis = ndim() - 1; axis >= 0; --axis) {
-            if (shape(axis) != 1 && stride(axis) != expected && size() > 0)
+            if (shape(axis) != 1 && stride(axis) != expected)
                 throw py::value_error(message("a contiguous array", "shape " + shape_string() + " with gaps"));
             expected *= shape(axis);
         }
@@ -152,7 +163,7 @@ public:
     }
 
     const Array& unit_last_stride() const {
-        if (shape(ndim() - 1) > 1 && stride(ndim() - 1) != 1)
+        if (size() > 0 && shape(ndim() - 1) > 1 && stride(ndim() - 1) != 1)
             throw py::value_error(
                 message("unit stride on the last axis", "stride " + std::to_string(stride(ndim() - 1))));
         return *this;
@@ -160,6 +171,15 @@ public:
 
     const Array& writable() const {
         if (read_only_) throw py::value_error(message("a writable array", "a read-only one"));
+        if (size() > 0 && !nested(layout()))
+            throw py::value_error(message("each element in memory of its own", "elements that share memory"));
+        return *this;
+    }
+
+    // Refuses what is written here and read, or written, there. Slices of one array may lie between one another.
+    const Array& apart_from(const Array& other) const {
+        if (overlaps(other))
+            throw py::value_error(message("memory apart from that of " + other.name_, "memory that they share"));
         return *this;
     }
 
@@ -169,13 +189,13 @@ public:
     }
 
     int ndim() const { return tensor_->ndim; }
-    int64_t shape(int axis) const { return tensor_->shape[axis]; }
+    int64_t shape(int axis) const { return tensor_->shape[there(axis)]; }
     dlpack::DataType dtype() const { return tensor_->dtype; }
     int device_id() const { return tensor_->device.id; }
     bool is_cuda() const { return is_cuda(tensor_->device.type); }
 
     int64_t stride(int axis) const {  // in elements
-        if (tensor_->strides) return tensor_->strides[axis];
+        if (tensor_->strides) return tensor_->strides[there(axis)];
         int64_t s = 1;
         for (int i = ndim() - 1; i > axis; --i) s *= shape(i);
         return s;
@@ -183,7 +203,11 @@ public:
 
     int64_t size() const {
         int64_t n = 1;
-        for (int axis = 0; axis < ndim(); ++axis) n *= shape(axis);
+        for (int axis = 0; axis < ndim(); ++axis)
+            if (shape(axis) == 0) return 0;
+        for (int axis = 0; axis < ndim(); ++axis)
+            if (__builtin_mul_overflow(n, shape(axis), &n))
+                throw py::value_error(message("fewer than 2^63 elements", "shape " + shape_string()));
         return n;
     }
 
@@ -198,6 +222,66 @@ public:
     }
 
 private:
+    struct Axis {
+        int64_t stride, count;  // stride: of bytes, not negative
+        bool operator<(const Axis& other) const { return stride < other.stride; }
+        bool operator==(const Axis& other) const { return stride == other.stride; }
+    };
+
+    // The axes along which there is more than one element, the narrowest stride first.
+    std::vector<Axis> layout() const {
+        std::vector<Axis> axes{{1, tensor_->dtype.bits * tensor_->dtype.lanes / 8}};
+        for (int axis = 0; axis < ndim(); ++axis)
+            if (shape(axis) > 1) axes.push_back({std::abs(stride(axis)) * axes[0].count, shape(axis)});
+        std::sort(axes.begin() + 1, axes.end());
+        return axes;
+    }
+
+    // Does each axis step over all that lies along those before it?
+    static bool nested(const std::vector<Axis>& axes) {
+        int64_t span = 0;
+        for (const Axis& axis : axes) {
+            if (axis.stride < span) return false;
+            span = axis.stride * (axis.count - 1) + std::max<int64_t>(span, 1);
+        }
+        return true;
+    }
+
+    // The first byte and the one after the last.
+    std::pair<intptr_t, intptr_t> bytes() const {
+        intptr_t first = reinterpret_cast<intptr_t>(data<char>()), last = first;
+        const int64_t width = tensor_->dtype.bits * tensor_->dtype.lanes / 8;
+        for (int axis = 0; axis < ndim(); ++axis)
+            (stride(axis) < 0 ? first : last) += stride(axis) * (shape(axis) - 1) * width;
+        return {first, last + width};
+    }
+
+    bool overlaps(const Array& other) const {
+        if (size() == 0 || other.size() == 0 || is_cuda() != other.is_cuda()) return false;
+        const auto [begin, end] = bytes();
+        const auto [other_begin, other_end] = other.bytes();
+        if (end <= other_begin || other_end <= begin) return false;
+        const std::vector<Axis> axes = layout(), others = other.layout();
+        return !(axes == others) || !nested(axes) || !nested(others) ||
+               meet(axes, others, axes.size() - 1, std::abs(begin - other_begin));
+    }
+
+    // Do slices with the same strides meet, `way` bytes apart? What is left of the way, stride after stride, tells.
+    static bool meet(const std::vector<Axis>& axes, const std::vector<Axis>& others, size_t i, int64_t way) {
+        if (i == 0) return way < axes[0].count;
+        int64_t span = 1;  // of what lies along the axes within this one, in either
+        for (size_t k = 0; k < i; ++k) span += axes[k].stride * (std::max(axes[k].count, others[k].count) - 1);
+        const int64_t after = way % axes[i].stride, before = axes[i].stride - after;
+        return (after < span && meet(axes, others, i - 1, after)) ||
+               (before < span && meet(axes, others, i - 1, before));
+    }
+
+    int there(int axis) const {
+        if (axis >= ndim())
+            throw py::value_error(message("at least " + std::to_string(axis + 1) + " dimensions", shape_string()));
+        return axis;
+    }
+
     static bool is_cuda(int device_type) { return device_type == dlpack::kCUDA || device_type == dlpack::kCUDAManaged; }
 
     static std::string type_name(const py::handle& object) {
@@ -219,6 +303,14 @@ template <class T = float>
 T* output(const Array& array, std::initializer_list<int64_t> shape) {
     array.writable();
     return input<T>(array, shape);
+}
+
+// Refuses written arrays that share memory with each other or with those that are read.
+inline void apart(std::initializer_list<const Array*> written, std::initializer_list<const Array*> read) {
+    for (auto one = written.begin(); one != written.end(); ++one) {
+        for (auto other = one + 1; other != written.end(); ++other) (*one)->apart_from(**other);
+        for (const Array* other : read) (*one)->apart_from(*other);
+    }
 }
 
 }  // namespace worldfast

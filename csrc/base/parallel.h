@@ -10,6 +10,9 @@
 
 namespace worldfast {
 
+constexpr int most_threads =
+    256;  // or the processors, where there are more: whoever asks for 10^9 gets the same answer
+
 inline int hardware_threads() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
 // Calls f(begin, end) on disjoint contiguous ranges that cover [0, n); the calling thread takes the first.
@@ -19,6 +22,7 @@ template <class F>
 void parallel_for(int64_t n, int64_t grain, int threads, F&& f) {
     if (n <= 0) return;
     if (threads <= 0) threads = hardware_threads();
+    threads = std::min(threads, std::max(most_threads, hardware_threads()));
     const int64_t parts = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, threads);
     if (parts == 1) {
         f(int64_t{0}, n);

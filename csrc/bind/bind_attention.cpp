@@ -3,6 +3,7 @@
 
 #include "base/array.h"
 #include "base/float16.h"
+#include "base/limits.h"
 #include "transformer/attention.h"
 #include "transformer/decode.h"
 
@@ -48,6 +49,7 @@ void forward(Object q_, Object k_, Object v_, Object cu_seqlens_, double rope_ba
         const AttentionRows rows = rows_of<S>(q, cu_seqlens, rope_base, threads);
         const Heads<const S> from[] = {heads<const S>(q, q), heads<const S>(k, q), heads<const S>(v, q)};
         const Heads<S> to = heads<S>(out, q);
+        apart({&out}, {&q, &k, &v, &cu_seqlens});
         py::gil_scoped_release nogil;
         attention_forward<S>(rows, from[0], from[1], from[2], to);
     });
@@ -64,6 +66,7 @@ void backward(Object grad_out_, Object q_, Object k_, Object v_, Object cu_seqle
         const Heads<const S> from[] = {heads<const S>(q, q), heads<const S>(k, q), heads<const S>(v, q),
                                        heads<const S>(grad_out, q)};
         const Heads<S> to[] = {heads<S>(grad_q, q), heads<S>(grad_k, q), heads<S>(grad_v, q)};
+        apart({&grad_q, &grad_k, &grad_v}, {&grad_out, &q, &k, &v, &cu_seqlens});
         py::gil_scoped_release nogil;
         attention_backward<S>(rows, from[0], from[1], from[2], from[3], to[0], to[1], to[2]);
     });
@@ -75,14 +78,15 @@ void cached(Object cache_, Object turn_, Object path_, Object length_, Object fr
         fresh(fresh_, "fresh"), out(out_, "out");
     cache.require<float>({Array::any, 3, Array::any, Array::any}).contiguous().on_cpu().writable();
     const int64_t heads = cache.shape(2), head_dim = cache.shape(3);
-    if (head_dim % 8)
+    if (head_dim % 8 || head_dim == 0)
         throw py::value_error(cache.message("a head size that is a multiple of 8", std::to_string(head_dim)));
-    if (first < 0) throw py::value_error("first: expected a place from 0, got " + std::to_string(first));
+    within("first", first, 0, cache.shape(0));
     turn.require<float>({Array::any, head_dim}).contiguous().on_cpu();
     path.require<int32_t>({Array::any, Array::any}).contiguous().on_cpu();
     length.require<int32_t>({path.shape(0)}).contiguous().on_cpu();
     fresh.require<int32_t>({path.shape(0)}).contiguous().on_cpu();
     out.require<float>({Array::any, heads, head_dim}).contiguous().on_cpu().writable();
+    apart({&cache, &out}, {&turn, &path, &length, &fresh});
     const CachedRows rows{path.shape(0),
                           path.shape(1),
                           path.data<const int32_t>(),

@@ -9,6 +9,8 @@
 
 #include "base/array.h"
 #include "base/float16.h"
+#include "base/interrupt.h"
+#include "base/limits.h"
 #include "base/parallel.h"
 #include "gram/gram.h"
 
@@ -16,7 +18,7 @@ namespace worldfast {
 namespace {
 
 using Doubles = py::array_t<double, py::array::c_style>;
-using Means = std::vector<Doubles>;
+using Objects = std::vector<py::object>;
 
 Element element_of(const Array& array) {
     if (array.holds<Float16>()) return Element::float16;
@@ -34,6 +36,8 @@ struct Blocks {
             array.on_cpu();
             if (array.ndim() != 2 || array.shape(0) != arrays[0]->shape(0))
                 throw py::value_error(array.message("shape [n, d], the same n for each", array.shape_string()));
+            within("rows", array.shape(0), 0, int64_t{1} << 36);  // so that no product of these overflows
+            within("columns", array.shape(1), 0, 1 << 22);
             rows.push_back({array.data<char>(), element_of(array), array.shape(0), array.shape(1), array.stride(0),
                             array.stride(1)});
         }
@@ -42,45 +46,61 @@ struct Blocks {
     std::vector<Rows> rows;
 };
 
-double* of_width(Doubles& vector, const Rows& rows, const char* name) {
-    if (vector.ndim() != 1 || vector.size() != rows.width)
-        throw py::value_error(std::string(name) + ": expected one value for each column");
-    return vector.mutable_data();
-}
-
-std::vector<double> add_columns_of(const py::list& objects, Means origins, Means sums, int threads) {
-    const Blocks blocks(objects);
-    const size_t models = blocks.rows.size();
-    if (origins.size() != models || sums.size() != models)
-        throw py::value_error("origins, sums: expected one for each representation");
-    std::vector<double*> origin, sum;
-    for (size_t a = 0; a < models; ++a) {
-        origin.push_back(of_width(origins[a], blocks.rows[a], "origins"));
-        sum.push_back(of_width(sums[a], blocks.rows[a], "sums"));
+// Vectors of float64, one for each representation with a value for each of its columns, held for the length of a call.
+struct Vectors {
+    Vectors(const Objects& objects, const Blocks& blocks, const char* name) {
+        if (objects.size() != blocks.rows.size())
+            throw py::value_error(std::string(name) + ": expected one for each representation");
+        for (size_t a = 0; a < objects.size(); ++a) {
+            const Array& array = *arrays.emplace_back(std::make_unique<Array>(objects[a], name));
+            data.push_back(input<double>(array, {blocks.rows[a].width}));
+        }
     }
+    std::vector<std::unique_ptr<Array>> arrays;
+    std::vector<double*> data;
+};
+
+std::vector<double> add_columns_of(const py::list& objects, const Objects& origins_, const Objects& sums_,
+                                   int threads) {
+    const Blocks blocks(objects);
+    const Vectors origins(origins_, blocks, "origins"), sums(sums_, blocks, "sums");
+    const size_t models = blocks.rows.size();
+    for (size_t a = 0; a < models; ++a) {
+        const Array& sum = sums.arrays[a]->writable();
+        for (size_t b = 0; b < models; ++b) {
+            apart({&sum}, {blocks.arrays[b].get(), origins.arrays[b].get()});
+            if (a != b) sum.apart_from(*sums.arrays[b]);
+        }
+    }
+    constexpr int64_t at_once = 1 << 18;  // rows
     std::vector<double> largest(models);
+    Interruption interruption;
     const py::gil_scoped_release nogil;
     parallel_for(static_cast<int64_t>(models), 1, threads, [&](int64_t first, int64_t last) {
         for (size_t a = static_cast<size_t>(first); a < static_cast<size_t>(last); ++a)
-            largest[a] = add_columns(blocks.rows[a], origin[a], sum[a]);
+            for (int64_t row = 0; row < blocks.rows[a].rows; row += at_once) {
+                if (interruption.end(row / at_once, first == 0)) return;
+                const int64_t count = std::min(at_once, blocks.rows[a].rows - row);
+                const double found = add_columns(blocks.rows[a].from(row, count), origins.data[a], sums.data[a]);
+                if (found > largest[a] || found != found) largest[a] = found;
+            }
     });
     return largest;
 }
 
-std::vector<Centring> centrings_of(const Blocks& blocks, Means& means, const std::vector<double>& scales) {
-    if (means.size() != blocks.rows.size() || scales.size() != blocks.rows.size())
-        throw py::value_error("means, scales: expected one for each representation");
+std::vector<Centring> centrings_of(const Vectors& means, const std::vector<double>& scales) {
+    if (scales.size() != means.data.size()) throw py::value_error("scales: expected one for each representation");
     std::vector<Centring> centrings;
-    for (size_t a = 0; a < means.size(); ++a)
-        centrings.push_back({of_width(means[a], blocks.rows[a], "means"), scales[a]});
+    for (size_t a = 0; a < scales.size(); ++a) centrings.push_back({means.data[a], scales[a]});
     return centrings;
 }
 
 template <class T>
-std::unique_ptr<Panel<T>> make_panel(const py::list& objects, Means means, const std::vector<double>& scales,
+std::unique_ptr<Panel<T>> make_panel(const py::list& objects, const Objects& means_, const std::vector<double>& scales,
                                      int threads) {
     const Blocks blocks(objects);
-    const std::vector<Centring> centrings = centrings_of(blocks, means, scales);
+    const Vectors means(means_, blocks, "means");
+    const std::vector<Centring> centrings = centrings_of(means, scales);
     const py::gil_scoped_release nogil;
     auto panel = std::make_unique<Panel<T>>();
     panel->fill(blocks.rows, centrings, Along::rows, threads);
@@ -89,10 +109,11 @@ std::unique_ptr<Panel<T>> make_panel(const py::list& objects, Means means, const
 
 // Returns the squared norms [M, n] of the rows.
 template <class T>
-Doubles add_features(FeatureProducts<T>& products, const py::list& objects, Means means,
+Doubles add_features(FeatureProducts<T>& products, const py::list& objects, const Objects& means_,
                      const std::vector<double>& scales, int threads) {
     const Blocks blocks(objects);
-    const std::vector<Centring> centrings = centrings_of(blocks, means, scales);
+    const Vectors means(means_, blocks, "means");
+    const std::vector<Centring> centrings = centrings_of(means, scales);
     const int64_t n = blocks.rows.empty() ? 0 : blocks.rows[0].rows;
     Doubles squared_norms({static_cast<int64_t>(blocks.rows.size()), n});
     double* norms = squared_norms.mutable_data();

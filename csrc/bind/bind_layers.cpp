@@ -1,6 +1,7 @@
 // The training step's kernels as Python sees them: float32 arrays on the CPU, outputs among the arguments.
 #include <pybind11/stl.h>
 
+#include <optional>
 #include <vector>
 
 #include "base/array.h"
@@ -31,6 +32,7 @@ void forward_rms_norm(Object x_, Object weight_, const std::vector<int64_t>& off
     const float* pw = input(weight, {Array::any, x.shape(1)});
     float *po = output(out, {x.shape(0), x.shape(1)}), *ps = output(scale, {x.shape(0)});
     const Members members = members_of(x, weight, offsets);
+    apart({&out, &scale}, {&x, &weight});
     py::gil_scoped_release nogil;
     rms_norm_forward(members, px, pw, eps, po, ps, threads);
 }
@@ -44,13 +46,14 @@ void backward_rms_norm(Object grad_out_, Object x_, Object weight_, Object scale
                 *pg = input(grad_out, {x.shape(0), x.shape(1)});
     float *gx = output(grad_x, {x.shape(0), x.shape(1)}), *gw = output(grad_weight, {weight.shape(0), x.shape(1)});
     const Members members = members_of(x, weight, offsets);
+    apart({&grad_x, &grad_weight}, {&grad_out, &x, &weight, &scale});
     py::gil_scoped_release nogil;
     rms_norm_backward(members, pg, px, pw, ps, gx, gw, threads);
 }
 
 int64_t half_width(const Array& gate_up) {
     gate_up.require<float>({Array::any, Array::any});
-    if (gate_up.shape(1) % 2)
+    if (gate_up.shape(1) % 2 || gate_up.shape(1) == 0)
         throw py::value_error(
             gate_up.message("an even number of columns, gate beside up", std::to_string(gate_up.shape(1))));
     return gate_up.shape(1) / 2;
@@ -61,6 +64,7 @@ void forward_swiglu(Object gate_up_, Object out_, int threads) {
     const int64_t width = half_width(gate_up), tokens = gate_up.shape(0);
     const float* pg = input(gate_up, {tokens, 2 * width});
     float* po = output(out, {tokens, width});
+    apart({&out}, {&gate_up});
     py::gil_scoped_release nogil;
     swiglu_forward(tokens, width, pg, po, width, threads);
 }
@@ -71,7 +75,10 @@ void backward_swiglu(Object grad_out_, Object gate_up_, Object grad_gate_up_, Ob
     const int64_t width = half_width(gate_up), tokens = gate_up.shape(0);
     const float *pg = input(gate_up, {tokens, 2 * width}), *po = input(grad_out, {tokens, width});
     float *gg = output(grad_gate_up, {tokens, 2 * width}), *y = nullptr;
-    if (!out_.is_none()) y = output(Array(out_, "out"), {tokens, width});
+    std::optional<Array> out;
+    if (!out_.is_none()) y = output(out.emplace(out_, "out"), {tokens, width});
+    apart({&grad_gate_up}, {&grad_out, &gate_up});
+    if (out) apart({&*out}, {&grad_gate_up, &grad_out, &gate_up});
     py::gil_scoped_release nogil;
     swiglu_backward(tokens, width, po, pg, gg, y, threads);
 }
@@ -79,11 +86,14 @@ void backward_swiglu(Object grad_out_, Object gate_up_, Object grad_gate_up_, Ob
 double loss_and_gradient(Object logits_, Object first_, Object targets_, Object weights_, Object grad_, int threads) {
     const Array logits(logits_, "logits"), first(first_, "first"), targets(targets_, "targets"), grad(grad_, "grad");
     const float* pl = input(logits, {Array::any, Array::any});
+    targets.require<int64_t>({Array::any});
+    if (logits.shape(1) == 0) throw py::value_error(logits.message("at least one class", logits.shape_string()));
     const int64_t G = logits.shape(0), V = logits.shape(1), T = targets.shape(0);
     const int64_t *pf = input<int64_t>(first, {G + 1}), *pt = input<int64_t>(targets, {T});
     float* pg = output(grad, {G, V});
     const float* pw = nullptr;
-    if (!weights_.is_none()) pw = input(Array(weights_, "weights"), {T});
+    std::optional<Array> weights;
+    if (!weights_.is_none()) pw = input(weights.emplace(weights_, "weights"), {T});
     for (int64_t g = 0; g <= G; ++g)
         if (pf[g] < (g ? pf[g - 1] : 0) || pf[g] > T || (g == G && pf[g] != T))
             throw py::value_error(first.message("offsets that ascend from 0 to " + std::to_string(T),
@@ -92,6 +102,9 @@ double loss_and_gradient(Object logits_, Object first_, Object targets_, Object 
         if (pt[t] < 0 || pt[t] >= V)
             throw py::index_error(targets.message("classes 0 to " + std::to_string(V - 1),
                                                   std::to_string(pt[t]) + " at position " + std::to_string(t)));
+    apart({&grad}, {&first, &targets});
+    if (weights) apart({&grad}, {&*weights});
+    if (pg != pl) apart({&grad}, {&logits});
     py::gil_scoped_release nogil;
     return cross_entropy(G, V, pl, pf, pt, pw, pg, threads);
 }
@@ -115,6 +128,7 @@ void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_
     one_each("grad_scale", grad_scale.size());
     for (const int64_t s : step)
         if (s < 1) throw py::value_error("step: expected a count from 1, got " + std::to_string(s));
+    apart({&param, &exp_avg, &exp_avg_sq}, {&grad, &decay_mask});
     py::gil_scoped_release nogil;
     adamw({beta1, beta2, eps, weight_decay}, M, P, pp, pg, pa, ps, pd, learning_rate.data(), step.data(),
           grad_scale.data(), threads);
@@ -142,6 +156,13 @@ void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Obje
     std::vector<const float*> others;
     for (size_t i = 1; i < held.size(); ++i) others.push_back(input(held[i], {P}) + behind);
     float* first = output(held[0], {P}) + behind;
+    const float *begin = gradient, *end = gradient + V * D;
+    for (size_t i = 0; i < held.size(); ++i)
+        if (V * D > 0 && begin < held[i].data<float>() + P && held[i].data<float>() + behind < end)
+            held[i].apart_from(embedding);
+    for (size_t i = 1; i < held.size(); ++i) held[0].apart_from(held[i]);
+    apart({&embedding}, {&tokens, &grad_embedded});
+    apart({&held[0]}, {&tokens, &grad_embedded});
     py::gil_scoped_release nogil;
     add_lanes(P - behind, others, first);
     embedding_gradient(U, D, V, pt, pg, gradient);
@@ -150,6 +171,7 @@ void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Obje
 std::vector<double> norms(Object grad_, int threads) {
     const Array grad(grad_, "grad");
     const float* pg = input(grad, {Array::any, Array::any});
+    if (grad.shape(1) == 0) throw py::value_error(grad.message("at least one parameter", grad.shape_string()));
     std::vector<double> norm(static_cast<size_t>(grad.shape(0)));
     py::gil_scoped_release nogil;
     gradient_norm(grad.shape(0), grad.shape(1), pg, norm.data(), threads);
@@ -167,7 +189,11 @@ void bind_layers(py::module_& m) {
     m.def("adamw", &step_adamw);
     m.def("gather_gradient", &gather_gradient);
     m.def("gradient_norm", &norms);
-    m.def("limit_vector_width", &limit_vector_width);
+    m.def("limit_vector_width", [](int width) {
+        if (width != 4 && width != 8 && width != 16)
+            throw py::value_error("width: expected 4, 8 or 16 floats, got " + std::to_string(width));
+        return limit_vector_width(width);
+    });
 }
 
 }  // namespace worldfast

@@ -2,6 +2,7 @@
 // CPU.
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "base/array.h"
@@ -30,25 +31,55 @@ struct Rows {
     }
 
     TileRows checked() const {
+        row_start.require<int32_t>({Array::any});
         const int64_t rows = row_start.shape(0) - 1;
+        if (rows < 0) throw py::value_error(row_start.message("at least one entry", "none"));
         TileRows t{input<int32_t>(tokens, {Array::any}),    tokens.shape(0),
                    input<int32_t>(row_start, {Array::any}), rows,
                    input<int32_t>(place, {Array::any}),     input<int32_t>(shared, {rows}),
                    input<int64_t>(sources, {Array::any}),   sources.shape(0)};
         if (!targets.empty()) t.targets = input<int64_t>(targets[0], {sources.shape(0)});
         if (!weights.empty()) t.weights = input<float>(weights[0], {sources.shape(0)});
-        if (rows < 0 || t.row_start[rows] != place.shape(0))
+        for (int64_t r = 0; r <= rows; ++r)
+            if (t.row_start[r] < (r ? t.row_start[r - 1] : 0) || (r == 0 && t.row_start[r] != 0))
+                throw py::value_error(row_start.message("offsets that ascend from 0", std::to_string(t.row_start[r])));
+        if (t.row_start[rows] != place.shape(0))
             throw py::value_error(row_start.message(
                 "the number of places, " + std::to_string(place.shape(0)) + ", as last entry", "another"));
-        for (int64_t r = 0; r < rows; ++r)
-            if (t.shared[r] < 0 || t.shared[r] > t.row_start[r + 1] - t.row_start[r])
+        require_each_computed_once(t);
+        return t;
+    }
+
+    std::vector<const Array*> all() const {
+        std::vector<const Array*> arrays{&tokens, &row_start, &place, &shared, &sources};
+        for (const auto* some : {&targets, &weights})
+            for (const Array& array : *some) arrays.push_back(&array);
+        return arrays;
+    }
+
+private:
+    // A row's first tokens stand where an earlier row has computed them, all others in places of their own.
+    void require_each_computed_once(const TileRows& t) const {
+        std::vector<bool> seen(static_cast<size_t>(t.computed));
+        for (int64_t r = 0; r < t.rows; ++r) {
+            const int64_t length = t.row_start[r + 1] - t.row_start[r];
+            if (t.shared[r] < 0 || t.shared[r] > length)
                 throw py::value_error(shared.message("no more tokens than row " + std::to_string(r) + " has",
                                                      std::to_string(t.shared[r])));
-        for (int64_t i = 0; i < place.shape(0); ++i)
-            if (t.place[i] < 0 || t.place[i] >= t.computed)
-                throw py::value_error(
-                    place.message("0 to " + std::to_string(t.computed - 1), std::to_string(t.place[i])));
-        return t;
+            for (int64_t i = 0; i < length; ++i) {
+                const int64_t at = t.place[t.row_start[r] + i];
+                if (at < 0 || at >= t.computed)
+                    throw py::value_error(place.message("0 to " + std::to_string(t.computed - 1), std::to_string(at)));
+                if (seen[static_cast<size_t>(at)] != (i < t.shared[r]))
+                    throw py::value_error(
+                        place.message(i < t.shared[r] ? "a place of an earlier row" : "a place of no other token",
+                                      std::to_string(at) + " in row " + std::to_string(r)));
+                seen[static_cast<size_t>(at)] = true;
+            }
+        }
+        const auto unused = std::find(seen.begin(), seen.end(), false) - seen.begin();
+        if (unused < t.computed)
+            throw py::value_error(place.message("each of the tokens in a row", "none for " + std::to_string(unused)));
     }
 };
 
@@ -57,14 +88,18 @@ struct Weights {
 
     Weights(Object parameters, Object packed) : parameters(parameters, "parameters"), packed(packed, "packed") {}
     Model checked(const TransformerShape& shape) const {
-        return {shape, input<float>(parameters, {Array::any}), input<uint8_t>(packed, {packed_bytes(shape)})};
+        const Model model{shape, input<float>(parameters, {Array::any}), input<uint8_t>(packed, {shape.packed_bytes})};
+        if (parameters.shape(0) < shape.parameters)
+            throw py::value_error(parameters.message("at least " + std::to_string(shape.parameters) + " numbers",
+                                                     std::to_string(parameters.shape(0))));
+        return model;
     }
 };
 
 void pack_weights(const TransformerShape& shape, Object parameters_, Object packed_, int threads) {
     const Weights weights(parameters_, packed_);
     const Model model = weights.checked(shape);
-    weights.packed.writable();
+    weights.packed.writable().apart_from(weights.parameters);
     py::gil_scoped_release nogil;
     pack_parameters(shape, model.parameters, weights.packed.data<uint8_t>(), threads);
 }
@@ -79,6 +114,9 @@ double learn(const TransformerShape& shape, Object parameters_, Object packed_, 
     if (!checked.targets) throw py::value_error("targets: expected an array, got None");
     float* g = output<float>(gradients, {weights.parameters.shape(0)});
     float* e = output<float>(grad_embedded, {checked.computed, shape.hidden});
+    apart({&gradients, &grad_embedded}, {&weights.parameters, &weights.packed});
+    for (const Array* array : rows.all()) apart({&gradients, &grad_embedded}, {array});
+    const Arena::Use use(arena);
     py::gil_scoped_release nogil;
     return learn_tile(model, checked, g, e, arena, threads);
 }
@@ -92,8 +130,11 @@ void read(const TransformerShape& shape, Object parameters_, Object packed_, con
     const TileRows checked = rows.checked();
     std::vector<Array> held;
     std::vector<float*> states;
+    if (layers.size() != states_.size())
+        throw py::value_error("states: expected one for each of " + std::to_string(layers.size()) + " layers, got " +
+                              std::to_string(states_.size()));
     for (size_t i = 0; i < states_.size(); ++i) {
-        if (layers.at(i) < 0 || layers[i] > shape.layers)
+        if (layers[i] < 0 || layers[i] > shape.layers)
             throw py::index_error("layers: expected 0 to " + std::to_string(shape.layers) + ", got " +
                                   std::to_string(layers[i]));
         held.emplace_back(states_[i], "states");
@@ -104,6 +145,12 @@ void read(const TransformerShape& shape, Object parameters_, Object packed_, con
         held.emplace_back(logits_, "logits");
         logits = output<float>(held.back(), {checked.scored, shape.outputs});
     }
+    for (size_t i = 0; i < held.size(); ++i) {
+        apart({&held[i]}, {&weights.parameters, &weights.packed});
+        for (const Array* array : rows.all()) held[i].apart_from(*array);
+        for (size_t k = 0; k < i; ++k) held[i].apart_from(held[k]);
+    }
+    const Arena::Use use(arena);
     py::gil_scoped_release nogil;
     read_tile(model, checked, layers, states, logits, arena, threads);
 }
@@ -132,9 +179,11 @@ void extend(const TransformerShape& shape, Object parameters_, Object packed_, O
                           threads};
     const int32_t* t = input<int32_t>(tokens, {Array::any});
     int32_t* out = output<int32_t>(following, {path.shape(0)});
-    if (first < 0 || first + rows.tokens > rows.places)
+    if (first < 0 || first > rows.places - rows.tokens)
         throw py::value_error("first: expected room for " + std::to_string(rows.tokens) + " tokens in " +
                               std::to_string(rows.places) + " places, got " + std::to_string(first));
+    apart({&caches, &following}, {&weights.parameters, &weights.packed, &tokens, &turn, &path, &length, &fresh});
+    const Arena::Use use(arena);
     py::gil_scoped_release nogil;
     extend_rows(model, rows, t, cache, out, arena);
 }
@@ -170,12 +219,14 @@ void linear(Object x_, Object weight_, Object out_) {
     weight.require<float>({Array::any, Array::any}).contiguous().on_cpu();
     const int64_t n = x.shape(0), lines = weight.shape(0), depth = weight.shape(1);
     float* to = output<float>(out, {n, lines});
+    apart({&out}, {&x, &weight});
     with_multiplied(x, [&](auto in, auto operand) {
         using In = decltype(in);
         using S = decltype(operand);
         x.require<In>({Array::any, depth}).unit_last_stride().on_cpu();
         if (sizeof(In) == 2 && (x.stride(0) % 2 || depth % 2))
             throw py::value_error(x.message("an even number of columns", std::to_string(depth)));
+        if (out.size() == 0) return;
         py::gil_scoped_release nogil;
         Arena arena;
         S* panel = arena.take<S>(panel_size<S>(lines, depth));
@@ -196,6 +247,8 @@ void linear_gradient(Object grad_out_, Object x_, Object gradient_) {
         using S = decltype(operand);
         x.require<In>({Array::any, Array::any}).unit_last_stride().on_cpu();
         grad_out.require<In>({n, Array::any}).unit_last_stride().on_cpu();
+        if (gradient.size() == 0) return;
+        apart({&gradient}, {&grad_out, &x});
         py::gil_scoped_release nogil;
         Arena arena;
         const auto [a, a_stride] = multiplied<S, In>(grad_out, arena);
@@ -217,13 +270,13 @@ void bind_transformer(py::module_& m) {
                  const Operand operand = !bfloat16            ? Operand::float32
                                          : multiplies_pairs() ? Operand::bfloat16
                                                               : Operand::rounded;
-                 return TransformerShape{hidden,  layers,    heads,    intermediate, vocabulary,
-                                         outputs, rope_base, norm_eps, operand,      offsets};
+                 return checked(
+                     {hidden, layers, heads, intermediate, vocabulary, outputs, rope_base, norm_eps, operand, offsets});
              }),
              py::kw_only(), py::arg("hidden"), py::arg("layers"), py::arg("heads"), py::arg("intermediate"),
              py::arg("vocabulary"), py::arg("outputs"), py::arg("rope_base"), py::arg("norm_eps"), py::arg("offsets"),
              py::arg("bfloat16"))
-        .def_property_readonly("packed_bytes", &packed_bytes)
+        .def_readonly("packed_bytes", &TransformerShape::packed_bytes)
         .def("pack", &pack_weights)
         .def("learn", &learn)
         .def("read", &read)

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
+#include "base/limits.h"
 #include "base/parallel.h"
 #include "gram/product.h"
 
@@ -296,6 +298,8 @@ WORLDFAST_GRAM(double, double)
 template <class T>
 GramOfGrams<T>::GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, const double* level)
     : models_(models), n_(n) {
+    within("models", models, 0, 1 << 20);
+    within("n", n, 0, int64_t{1} << 36);  // so that no product of these overflows
     const size_t pairs = static_cast<size_t>(shares * models * models);
     if (linear) linear_.resize(pairs);
     if (!gamma) return;
@@ -308,9 +312,9 @@ GramOfGrams<T>::GramOfGrams(int64_t models, int64_t n, bool linear, const double
 template <class T>
 void GramOfGrams<T>::add(const Panel<T>& p, int64_t p_start, const Panel<T>& q, int64_t q_start, int threads) {
     const auto fits = [this](const Panel<T>& panel, int64_t start) {
-        return panel.models() == models_ && start >= 0 && start + panel.rows() <= n_;
+        return panel.models() == models_ && start >= 0 && start <= n_ - panel.rows();
     };
-    if (!fits(p, p_start) || !fits(q, q_start) || p.depth() != q.depth())
+    if (!fits(p, p_start) || !fits(q, q_start) || p.depth() != q.depth() || (&p == &q && p_start != q_start))
         throw std::invalid_argument("Gram of Grams: the panels are not of these representations");
     const TileWork<T> work{p,
                            q,
@@ -348,6 +352,11 @@ void GramOfGrams<T>::rbf(double* products, double* row_sums) const {
 
 template <class T>
 FeatureProducts<T>::FeatureProducts(std::vector<int64_t> widths) : widths_(std::move(widths)) {
+    int64_t lines = 0, most = 0;
+    for (const int64_t width : widths_) lines += (within("widths", width, 0, 1 << 24) + edge - 1) / edge;
+    within("tiles to a side", lines, 0, 1 << 24);
+    for (const int64_t width : widths_) most += (width + edge - 1) / edge * lines;
+    sums_.reserve(static_cast<size_t>(most / 2 * edge * edge));  // what does not fit in memory is refused now
     for (int64_t a = 0; a < models(); ++a)
         for (int64_t b = 0; b <= a; ++b)
             for (int64_t row = 0; row < widths_[a]; row += edge)
@@ -400,12 +409,16 @@ void FeatureProducts<T>::linear(double* products) const {
 
 template <class T>
 std::vector<double> median_distances(const Panel<T>& panel, int threads) {
-    const int64_t count = panel.rows() * (panel.rows() - 1) / 2;
+    const int64_t count = within("rows of a panel", panel.rows(), 2, int64_t{1} << 31) * (panel.rows() - 1) / 2;
     std::vector<double> medians(static_cast<size_t>(panel.models()));
     parallel_for(panel.models(), 1, threads, [&](int64_t first, int64_t last) {
         std::vector<T> squared(static_cast<size_t>(count));
         for (int64_t a = first; a < last; ++a) {
             run(DistanceWork<T>{panel, a, squared.data()});
+            medians[a] = std::numeric_limits<double>::quiet_NaN();
+            bool some = false;  // numbers that are none have no order
+            for (const T x : squared) some |= x != x;
+            if (some) continue;
             const auto middle = squared.begin() + count / 2;
             std::nth_element(squared.begin(), middle, squared.end());
             const auto root = [](T x) { return std::sqrt(std::max(static_cast<double>(x), 0.0)); };

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/float16.h"
+#include "base/limits.h"
 #include "base/parallel.h"
 #include "base/simd.h"
 
@@ -172,6 +173,7 @@ void Panel<T>::fill(const std::vector<Rows>& blocks, const std::vector<Centring>
         depth_.push_back(along == Along::rows ? block.width : rows_);
         begin_.push_back(size);
         size += (lines_.back() + strip - 1) / strip * strip * depth_.back();
+        within("numbers in a panel", size, 0, int64_t{1} << 48);
     }
     if (size > capacity_) data_ = Aligned<T>(capacity_ = size);
     squared_norms_.resize(static_cast<size_t>(models() * rows_));

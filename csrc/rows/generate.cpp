@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "base/interrupt.h"
 #include "base/parallel.h"
 
 namespace worldfast {
@@ -79,6 +80,7 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
         });
     constexpr int64_t none = std::numeric_limits<int64_t>::max();
     std::atomic<int64_t> failed{none};
+    Interruption interruption;
     parallel_for(n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
         // Sampling and encoding take turns on small blocks, since each loop alone is short enough for the processor to
         // work on several rows at once; and of tasks that take turns, each is sampled alone, as it can then be foreseen
@@ -88,6 +90,7 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
         Sampled sampled[block];
         for (int64_t first = begin; first < end; first += block) {
             const int64_t count = std::min(block, end - first);
+            if (interruption.end((first - begin) / block, begin == 0)) return;
             for (int64_t turn = 0; turn < turns; ++turn)
                 for (int64_t b = turn; b < count; b += turns)
                     if (!sample(stream, start + first + b, sampled[b])) return keep_smallest(failed, start + first + b);
@@ -111,7 +114,9 @@ int64_t generate_packed(const StreamView& stream, int64_t start, int64_t n, Toke
             for (int64_t b = 0; b < count; ++b) place(first + b, sampled[b]);
         });
     Sampled sampled;
+    Interruption interruption;
     for (int64_t i = 0; i < n; ++i) {
+        if (i % 64 == 0) interruption.end(i / 64, true);
         if (!sample(stream, start + i, sampled)) return start + i;
         place(i, sampled);
     }

@@ -17,6 +17,7 @@ constexpr int character_tokens = 98;
 // c is printable ASCII, '!' to '~'.
 WF_HD constexpr int token_of(char c) { return c < '0' ? 4 + (c - '!') : c <= '9' ? 88 + (c - '0') : 19 + (c - ':'); }
 
+constexpr int most_digits = 15;  // of a number: put_number multiplies to beyond them
 constexpr int prompt_room = 14, most_answers = 32, answer_room = 8;  // characters, choices, characters of a choice
 
 // What stands before the first city and the choices after '=', as tokens, so that neither driver handles text.

@@ -428,7 +428,7 @@ int64_t check(const AttentionRows& rows) {
     if (!(rows.rope_base >= 0) || std::isinf(rows.rope_base))
         throw std::invalid_argument("rope_base: expected a positive number, or 0 for no RoPE, got " +
                                     std::to_string(rows.rope_base));
-    if (rows.rows > 0 && rows.row_start[0] != 0)
+    if (rows.row_start[0] != 0)
         throw std::invalid_argument("cu_seqlens: expected to start at 0, got " + std::to_string(rows.row_start[0]));
     int64_t longest = 1;
     for (int64_t r = 0; r < rows.rows; ++r) {

@@ -143,8 +143,9 @@ WORLDFAST_DISPATCH(attend, attend_heads, (const Pass& pass, int64_t begin, int64
                                 ", got " + std::to_string(came));
 }
 
-// New tokens in the rows before each, and in all.
-std::vector<int64_t> check(const CachedRows& rows) {
+}  // namespace
+
+std::vector<int64_t> new_tokens_before(const CachedRows& rows) {
     std::vector<int64_t> before{0};
     const int64_t longest = std::min(rows.width, rows.positions);
     for (int64_t row = 0; row < rows.rows; ++row) {
@@ -171,10 +172,8 @@ std::vector<int64_t> check(const CachedRows& rows) {
     return before;
 }
 
-}  // namespace
-
 void attention_cached(const CachedRows& rows, float* cache, float* out) {
-    const Pass pass{rows, check(rows), cache, out};
+    const Pass pass{rows, new_tokens_before(rows), cache, out};
     const auto each = [&](void (*work)(const Pass&, int64_t, int64_t)) {
         parallel_for(rows.rows, grain, rows.threads, [&](int64_t begin, int64_t end) { work(pass, begin, end); });
     };

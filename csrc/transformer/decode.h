@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 namespace worldfast {
 
@@ -19,6 +20,9 @@ struct CachedRows {
     const float* turn;  // [positions, head_dim]: the cosines of RoPE at a position, then its sines
     int threads;        // 0: one per processor
 };
+
+// New tokens in the rows before each, and in all. Throws std::invalid_argument where `rows` breaks its terms.
+std::vector<int64_t> new_tokens_before(const CachedRows& rows);
 
 // Turns queries and keys of the new tokens where they stand, dimensions d and d + head_dim / 2 by the d-th
 // angle of their position in their row; then out [tokens, heads, head_dim] is of each the

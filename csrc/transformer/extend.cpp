@@ -10,7 +10,11 @@ void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, f
     const Forward<S> forward(model, arena, rows.threads);
     const int64_t D = forward.D, H = model.shape.outputs, layers = model.shape.layers;
     std::vector<int64_t> last;  // the last token of each row, among the new ones
-    for (int64_t r = 0, n = 0; r < rows.rows; ++r) last.push_back((n += rows.fresh[r]) - 1);
+    const std::vector<int64_t> before = new_tokens_before(rows);
+    for (int64_t r = 0; r < rows.rows; ++r) {
+        if (rows.fresh[r] == 0) throw std::invalid_argument("fresh: expected at least 1 new token in each row, got 0");
+        last.push_back(before[static_cast<size_t>(r) + 1] - 1);
+    }
     float *x = forward.embed(tokens, rows.tokens), *mixed = arena.take<float>(rows.tokens * D);
     float* scale = arena.take<float>(rows.tokens);
     int64_t n = rows.tokens;

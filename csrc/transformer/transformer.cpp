@@ -218,11 +218,24 @@ void read(const Model& model, const TileRows& rows, const std::vector<int64_t>& 
 
 }  // namespace
 
-int64_t packed_bytes(const TransformerShape& shape) {
-    return with_operand(shape, [&](auto operand) {
+TransformerShape checked(TransformerShape shape) {
+    constexpr int64_t widest = 1 << 20, deepest = 1 << 12;  // so that no number of parameters or bytes overflows
+    within("hidden", shape.hidden, 1, widest);
+    within("layers", shape.layers, 1, deepest);
+    within("heads", shape.heads, 1, shape.hidden);
+    within("intermediate", shape.intermediate, 1, widest);
+    within("vocabulary", shape.vocabulary, 1, widest);
+    within("outputs", shape.outputs, 1, widest);
+    if (shape.hidden % shape.heads || shape.hidden / shape.heads % 8)
+        throw std::invalid_argument("heads: expected a head size that is a multiple of 8, got " +
+                                    std::to_string(shape.hidden) + " / " + std::to_string(shape.heads));
+    with_operand(shape, [&](auto operand) {
         using S = decltype(operand);
-        return Layout<S>(shape, nullptr, nullptr).size * static_cast<int64_t>(sizeof(S));
+        const Layout<S> layout(shape, nullptr, nullptr);
+        shape.parameters = layout.end;
+        shape.packed_bytes = layout.size * static_cast<int64_t>(sizeof(S));
     });
+    return shape;
 }
 
 void pack_parameters(const TransformerShape& shape, const float* parameters, void* packed, int threads) {

@@ -27,6 +27,7 @@ struct TransformerShape {
     std::vector<int64_t>
         offsets;  // of each parameter in [P]: embedding; of each block input norm, qkv [3 D, D], its bias,
                   // output [D, D], norm, gate and up [2 F, D], down [D, F]; norm, head [H, D]
+    int64_t parameters = 0, packed_bytes = 0;  // that follow from it: the least P, and bytes of what is packed
 };
 
 // Rows of one model.
@@ -43,8 +44,10 @@ struct TileRows {
     const float* weights = nullptr;    // [K]: factors of their losses; null: ones
 };
 
+// The shape with what follows from it. Throws std::invalid_argument where a size or an offset is none.
+TransformerShape checked(TransformerShape shape);
+
 // Parameters as they are multiplied, forwards and backwards.
-int64_t packed_bytes(const TransformerShape& shape);
 void pack_parameters(const TransformerShape& shape, const float* parameters, void* packed, int threads);
 
 // A model's parameters, as they are and packed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldfast._native import thread_count
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.ensemble import CpuBytes, Ensemble
 from worldfast.models.losses import summed_loss
+from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape, require_loss
 
 __all__ = ["AutogradEnsemble", "autograd_bytes"]
@@ -90,7 +91,8 @@ class AutogradEnsemble(Ensemble):
         require_loss(shape.loss)
         self.spec, self.shape, self.members, self.matmul_dtype = spec, shape, members, matmul_dtype
         self.device, self._buffer = torch.device(device), list(shapes)
-        self.threads = threads or torch.get_num_threads()
+        self.threads = thread_count(threads) or torch.get_num_threads()
+        self._threads = Threads(self.threads)
         self.parameters = torch.zeros(members, buffer_size(self._buffer), dtype=dtype, device=self.device)
         self.decayed = torch.zeros_like(self.parameters[0], dtype=torch.float32)
         for view in tensors_in(self.decayed, self._buffer):
@@ -184,13 +186,7 @@ class AutogradEnsemble(Ensemble):
         items = list(items)
         if self.threads == 1 or len(items) < 2:
             return [job(item) for item in items]
-        futures = [self._pool.submit(job, item) for item in items]
-        wait(futures)
-        return [future.result() for future in futures]
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self.threads, "worldfast")
+        return self._threads.run(lambda item, _: job(item), items)
 
     def _here(self, rows: Rows) -> Rows:
         """Return rows on the ensemble's device, vectors in its dtype."""

@@ -7,19 +7,18 @@ member's results are bit-identical to those of a single model, whatever the numb
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast._native import core
+from worldfast._native import core, thread_count
 from worldfast.models.decoding import Scratch, greedy, share
 from worldfast.models.ensemble import CpuBytes
 from worldfast.models.tiles import Piece, cut
 from worldfast.models.transformer import Transformer, TransformerSpec, buffer_size, views
+from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape
 
 __all__ = ["LANES", "LANE_LIMIT", "TILE", "CpuTransformer"]
@@ -60,9 +59,9 @@ class CpuTransformer(Transformer):
         widest = max(2 * spec.intermediate, 3 * spec.hidden)
         self._tile = min(max(TILE // widest, 512), 4096)  # tokens
         self._lanes = LANES if size - self._inner <= LANE_LIMIT else 1
-        self.threads = threads or torch.get_num_threads()
+        self.threads = thread_count(threads) or torch.get_num_threads()
         self._inside = 1 if self._lanes > 1 else self.threads  # threads of an operation
-        self._threads = _Threads(self.threads // self._inside)
+        self._threads = Threads(self.threads // self._inside, Scratch)
         self._packed: dict[str, tuple] = {}
         self._gradients = None
 
@@ -240,20 +239,3 @@ def native(spec: TransformerSpec, shape: Shape, matmul_dtype: str) -> core.Trans
         offsets=offsets[:-1],
         bfloat16=matmul_dtype == "bfloat16",
     )
-
-
-class _Threads:
-    """Threads that run jobs, each with working memory of its own."""
-
-    def __init__(self, count: int):
-        self._local = threading.local()
-        self._pool = ThreadPoolExecutor(count, "worldfast", self._start)
-
-    def _start(self):
-        self._local.scratch = Scratch()
-
-    def run(self, job: Callable, items: Iterable) -> list:
-        """Return [job(item, scratch) for item in items]; raises the first job's error when all have ended."""
-        futures = [self._pool.submit(lambda item=item: job(item, self._local.scratch)) for item in items]
-        wait(futures)
-        return [future.result() for future in futures]

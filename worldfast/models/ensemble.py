@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from worldfast.arrays import refuse
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
+from worldfast.processes import Remade
 from worldfast.rows import Rows, Shape, require_rows
 
 __all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble", "require_sizes", "with_outputs"]
 
 MATMUL_DTYPES = ("float32", "bfloat16")  # in which matrices are multiplied
+LONGEST_ANSWER = 2**16  # tokens
+WIDEST, DEEPEST = 2**20, 2**12  # as in csrc/transformer/transformer.cpp
 
 
 class CpuBytes(NamedTuple):
@@ -34,7 +37,7 @@ class CpuBytes(NamedTuple):
     shared: int
 
 
-class Ensemble(ABC):
+class Ensemble(Remade, ABC):
     """M models of one shape.
 
     A family of models implements the abstract methods; training, reading, comparing and capturing use nothing else. A
@@ -69,6 +72,17 @@ class Ensemble(ABC):
     gradients: Tensor
     decayed: Tensor
     about: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = self.__dict__
+        learned = own.get("gradients", own.get("_gradients"))  # made when they are first asked for
+        return {"about": self.about, "parameters": self.parameters, "gradients": learned}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.about = state["about"]
+        self.parameters.copy_(state["parameters"])
+        if state["gradients"] is not None:
+            self.gradients.copy_(state["gradients"])
 
     @abstractmethod
     def initialise(self, member: int, seed: int) -> None:
@@ -192,10 +206,7 @@ class Ensemble(ABC):
         if len(members) != len(prompts):
             raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
         self._require_members(members)
-        if isinstance(longest, bool) or not isinstance(longest, int):
-            raise TypeError(f"longest: expected an integer, got {longest!r}")
-        if longest < 1:
-            raise ValueError(f"longest: expected at least 1 token, got {longest}")
+        whole("longest", longest, 1, LONGEST_ANSWER)
         matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
         if matmul_dtype not in MATMUL_DTYPES:
             raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
@@ -216,10 +227,8 @@ def require_sizes(spec: Any, names: Sequence[str]) -> None:
         value = getattr(spec, name)
         if name == "outputs" and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"model.{name}: expected an integer, got {value!r}")
-        if value < 1:
-            raise ValueError(f"model.{name}: expected at least 1, got {value}")
+        found = whole(f"model.{name}", value, 1, DEEPEST if name == "layers" else WIDEST)
+        object.__setattr__(spec, name, found)
 
 
 def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:

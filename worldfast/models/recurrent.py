@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from worldfast.errors import unknown_name
+from worldfast.errors import number, unknown_name
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.buffer import tensors_in
 from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
@@ -83,8 +83,7 @@ class RecurrentSpec:
             if getattr(self, name) not in known:
                 raise unknown_name(f"model.{name}", getattr(self, name), known)
         require_sizes(self, ("hidden", "layers", "outputs"))
-        if isinstance(self.leak, bool) or not isinstance(self.leak, (int, float)):
-            raise TypeError(f"model.leak: expected a number, got {self.leak!r}")
+        object.__setattr__(self, "leak", number("model.leak", self.leak))
         if not 0 < self.leak <= 1:
             raise ValueError(f"model.leak: expected a number above 0 and at most 1, got {self.leak}")
         if not isinstance(self.bias, bool):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.errors import unknown_name
+from worldfast.errors import number, unknown_name
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble, require_sizes, with_outputs
 from worldfast.rows import Shape
@@ -75,10 +75,10 @@ class TransformerSpec:
             value = getattr(self, name)
             if name == "rope_base" and value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"model.{name}: expected a number, got {value!r}")
-            if not (math.isfinite(value) and value > 0):
+            found = number(f"model.{name}", value)
+            if not (math.isfinite(found) and found > 0):
                 raise ValueError(f"model.{name}: expected a positive number, got {value}")
+            object.__setattr__(self, name, found)
         if self.engine not in ENGINES:
             raise unknown_name("model.engine", self.engine, ENGINES)
         if self.hidden % self.heads or self.hidden // self.heads % 8:

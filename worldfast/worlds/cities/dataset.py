@@ -16,7 +16,7 @@ from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
-from worldfast.worlds.cities.sampling import CROSSINGS, Component, require_noise
+from worldfast.worlds.cities.sampling import CROSSINGS, LAST_ROW, Component, require_noise
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of
@@ -84,7 +84,7 @@ class Dataset(dataset.Dataset):
         object.__setattr__(self, "tasks", tuple(self.task(task).name for task in tasks))
         if not tasks or len(set(self.tasks)) < len(tasks):
             raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
-        object.__setattr__(self, "rows", whole("rows", self.rows, 1))
+        object.__setattr__(self, "rows", whole("rows", self.rows, 1, LAST_ROW))
         for name, known in dict(loss=LOSSES, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
@@ -101,21 +101,22 @@ class Dataset(dataset.Dataset):
             for name in ("among", "must_include"):
                 if not isinstance(getattr(part, name), (str, type(None))):
                     raise TypeError(f"mixture: {name} of {part.task}: expected an expression or None")
-            for name, least in dict(rows=1, first=0).items():
-                value = getattr(part, name)
-                if isinstance(value, bool) or not isinstance(value, int):
-                    raise TypeError(f"mixture: {name} of {part.task}: expected an integer, got {value!r}")
-                if value < least:
-                    raise ValueError(f"mixture: {name} of {part.task}: expected at least {least}, got {value}")
-            require_noise(f"mixture: noise of {part.task}", part.noise)
-        mixture = (replace(part, task=self.task(part.task).name, noise=float(part.noise)) for part in self.mixture)
-        object.__setattr__(self, "mixture", tuple(mixture))
+        object.__setattr__(self, "mixture", tuple(map(self._checked, self.mixture)))
         if not self.mixture:
             return
         if self.rows != Dataset.rows or self.among is not None:
             raise ValueError("rows and among: a mixture says how many rows it has of what; leave them out beside it")
         for task in set(self.tasks) - {part.task for part in self.mixture}:
             raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
+
+    def _checked(self, part):
+        """Return a component with the name of its task and with Python's numbers."""
+        numbers = {
+            name: whole(f"mixture: {name} of {part.task}", getattr(part, name), least, LAST_ROW)
+            for name, least in dict(rows=1, first=0).items()
+        }
+        noise = require_noise(f"mixture: noise of {part.task}", part.noise)
+        return replace(part, task=self.task(part.task).name, noise=noise, **numbers)
 
     # ---- what it is ----
 

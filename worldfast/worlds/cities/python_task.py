@@ -6,10 +6,12 @@ position, as for built-in tasks, and a rule that equals that of a built-in task 
 
 import ast
 import hashlib
+import importlib
 import inspect
 import json
 import math
 import re
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,11 +20,10 @@ import numpy as np
 
 from worldfast._native import core
 from worldfast.errors import TaskError, several
-from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register, task_from_json
 
 __all__ = ["PythonTask", "task"]
 
-MOST_DIGITS = 15
 CHECKED = 1024  # test rows for each number of cities
 
 
@@ -49,6 +50,12 @@ class PythonTask(Task):
         """Description of the task for the native core, with its rule."""
         names = ("name", "prompt", "min_cities", "max_cities", "semicolon", "balanced", "answers", "digits")
         return {name: getattr(self, name) for name in names} | {"rule": self._write_labels}
+
+    def __deepcopy__(self, memory):
+        return self  # it is frozen, and known by its name
+
+    def __reduce__(self):
+        return _found, (self.function.__module__, self.to_json())
 
     def _write_labels(self, points, labels, count):
         """Write labels for the native core, whose memory is invalid after the call: so the function gets a copy."""
@@ -146,6 +153,19 @@ class PythonTask(Task):
 
     def _error(self, what):
         return TaskError(f"task {self.name!r}: its function {what}")
+
+
+def _found(module, content):
+    """Return the task of `to_json` in this process, after its module has been imported if it is not there yet."""
+    if content["name"] not in TASKS and module not in sys.modules:
+        importlib.import_module(module)
+    try:
+        return task_from_json(content)
+    except TaskError as error:
+        raise TaskError(
+            f"{error}; a task is pickled as its name, so that the other process has to make it too: put it in a module "
+            f"that both import, not in {module}"
+        ) from None
 
 
 def task(
@@ -290,7 +310,7 @@ def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
         "semicolon: expected -1 or the number, from 0, of a city that is never the last",
         semicolon,
     )
-    require(whole(digits) and 1 <= digits <= MOST_DIGITS, f"digits: expected 1 to {MOST_DIGITS}", digits)
+    require(whole(digits) and 1 <= digits <= core.most_digits, f"digits: expected 1 to {core.most_digits}", digits)
     require(
         failure is None
         or (isinstance(failure, int | float) and not isinstance(failure, bool) and 0 < failure < math.inf),

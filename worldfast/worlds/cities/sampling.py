@@ -5,7 +5,9 @@ requests, or the number of threads. Nothing is stored, so that an epoch's shuffl
 step n costs nothing.
 """
 
+import functools
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -15,8 +17,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu
-from worldfast.errors import several, typed, unknown_name
+from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu, thread_count
+from worldfast.errors import number, several, typed, unknown_name, whole
 from worldfast.rows import Packed
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
@@ -25,7 +27,7 @@ from worldfast.worlds.cities.world import World
 
 __all__ = ["Batch", "Component", "Packed", "Stream", "sample"]
 
-LAST_ROW = 2**62
+LAST_ROW = core.last_row
 SPLITS = ("train", "validation", "test")
 CROSSINGS = ("balanced", "reshuffled")
 ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/rows/generate.h
@@ -152,6 +154,15 @@ class Stream:
         self, world, components, *, seed, split="train", vocabulary="character", shuffle=True, crossing="balanced"
     ):
         components = several("components", components, "Components")
+        self._asked = dict(
+            world=world,
+            components=components,
+            seed=seed,
+            split=split,
+            vocabulary=vocabulary,
+            shuffle=shuffle,
+            crossing=crossing,
+        )
         for i, c in enumerate(components):
             typed(f"components[{i}]", c, Component, "a Component")
             _require_count("rows", c.rows, least=1)
@@ -169,8 +180,7 @@ class Stream:
         ):
             if name not in known:
                 raise unknown_name(what, name, known)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise TypeError(f"seed: expected an integer, got {seed!r}")
+        whole("seed", seed, -(2**63), 2**64 - 1)
         if not components:
             raise ValueError("components: a stream needs at least one")
         self._components = [find(c.task) for c in components]
@@ -181,6 +191,9 @@ class Stream:
         native = [_native_component(world, c, seed, split, crossing, self._tasks) for c in components]
         make = _kept if order == "interleaved" else _native_stream
         self._native = make(world, self._entity, self._own, native, ORDERS.index(order), _key(seed, "shuffle", split))
+
+    def __reduce__(self):  # pickled and copied as the call that made it
+        return functools.partial(type(self), **self._asked), ()
 
     def empty_batch(self, n, device="cpu"):
         """Return an uninitialised Batch of n rows, for `out` of `rectangle`."""
@@ -251,7 +264,7 @@ class Stream:
             A dtype of `out` or another argument does not fit.
         """
         _require_count("n", n)
-        _require_count("threads", threads)
+        threads = thread_count(threads)
         out = _where_to(out, Batch, device, lambda where: self.empty_batch(n, where))
         fields = (out.tokens, out.length, out.answer_start, out.cities, out.label, out.task, out.failed)
         if self._goes_up(start, out):
@@ -429,6 +442,15 @@ _streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams
 _lock = threading.RLock()  # a task in Python is tried within it, and may ask for rows
 
 
+def _unlock():
+    """In a forked child no other thread is left to let go of the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
 def _kept(world, entity, own, components, order, shuffle_key):
     """Return an interleaved stream of endless components; an earlier one is reused with its copies on GPUs, if there is
     one.
@@ -513,19 +535,15 @@ def _key(*parts):
 
 
 def _require_count(name, value, least=0):
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if not least <= value <= LAST_ROW:
-        raise ValueError(f"{name}: expected {least} to {LAST_ROW:,}, got {value}")
+    whole(name, value, least, LAST_ROW)
 
 
 def require_noise(name, value):
     """Return a probability of label noise as a float; raises a TypeError or ValueError naming it if it is not one."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not 0 <= value < 1:  # so is NaN
+    found = number(name, value)
+    if not 0 <= found < 1:
         raise ValueError(f"{name}: expected at least 0 and below 1, got {value}")
-    return float(value)
+    return found
 
 
 def _position(start):

@@ -35,6 +35,7 @@ class LearnedStream(Stream):
         if loss not in LOSSES:
             raise unknown_name("loss", loss, LOSSES)
         super().__init__(world, components, **options)
+        self._asked["loss"] = loss
         self.answers_only = loss == "answer"
         self.shape = Shape(self.vocabulary.size, self.vocabulary.size)
         self.longest = self._native.width - 1  # the last token is an answer only

@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu
+from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
 from worldfast.arrays import refuse
-from worldfast.errors import TaskError, several, unknown_name, whole
+from worldfast.errors import TaskError, several, unknown_name
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
@@ -233,11 +233,11 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
         A task made in Python runs on the CPU, also for arrays on a GPU.
     world : World
     cities : array
-        int32 [n, k], indices into the world, distinct in each row; -1 after the last city of a shorter row.
+        Signed integers [n, k], indices into the world, distinct in each row; int32 is taken as it is; -1 after the last city of a shorter row.
     xy : array
-        int32 [n, k, 2], 0.1 degree, |coordinate| <= 2**20; points may coincide.
+        Signed integers [n, k, 2], 0.1 degree, |coordinate| <= 2**20; points may coincide.
     count : array, optional
-        int32 [n], number of points in each row of xy; k by default.
+        Signed integers [n], number of points in each row of xy; k by default.
     out : array, optional
         int64 [n], written; contiguous, of the kind and on the device of the input.
     threads : int
@@ -278,12 +278,17 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
         raise TypeError("label takes either a world and cities, or xy (and count)")
     if by_city and not isinstance(world, World):
         raise TypeError(f"world: expected a World, got a {type(world).__name__}")
-    threads = whole("threads", threads, 0)
+    threads = thread_count(threads)
     given, name = (cities, "cities") if by_city else (xy, "xy")
     refuse(given, name)
     refuse(count, "count")
     if not hasattr(given, "__dlpack__"):
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
+    if by_city:
+        given = cities = _narrow("cities", cities, check, f"0..{len(world) - 1}")
+    else:
+        given = xy = _narrow("xy", xy, check, "-2^20 to 2^20")
+        count = _narrow("count", count, check, f"{task.min_cities} to {task.max_cities} cities")
     if task.index < 0 and on_gpu(given):
         return _label_from_gpu(task, world, cities, xy, count, out, check)
     with current_device_of(given):
@@ -294,6 +299,25 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
         first_bad = empty(3, "int64", like=given) if check else None
         core.label(task.native, xy, cities, count, out, first_bad, threads, cuda_stream(given))
     return out
+
+
+def _narrow(name, given, check, expected):
+    """Return an array of signed integers of any width as int32, as the native core takes them; others as they are.
+
+    With check=False what int32 cannot hold becomes its last number, which no city and no coordinate is.
+    """
+    dtype = str(getattr(given, "dtype", None)).removeprefix("torch.").removeprefix(">")
+    narrow = given
+    if dtype in ("int64", "i8"):
+        narrow = given.clip(-(2**31), 2**31 - 1)
+        wide = given != narrow
+        if check and wide.any():
+            row = int(wide.reshape(len(wide), -1).any(1).nonzero()[0].ravel()[0]) if wide.ndim else 0
+            came = int(given[wide].ravel()[0])
+            raise (IndexError if name == "cities" else ValueError)(f"{name}: {came} in row {row} is outside {expected}")
+    elif dtype not in ("int8", "int16", "i4", "i2"):
+        return given
+    return narrow.int() if hasattr(narrow, "int") else narrow.astype("int32")
 
 
 def _label_from_gpu(task, world, cities, xy, count, out, check):

@@ -1,0 +1,187 @@
+"""Objects in other processes: forked while threads are there or at work, pickled, and copied."""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import worldfast as wf
+from worldfast.errors import TaskError
+from worldfast.worlds import cities
+
+SPECS = {
+    "native": wf.TransformerSpec(hidden=32, layers=1, heads=2, intermediate=32),
+    "plain": wf.TransformerSpec(hidden=32, layers=1, heads=2, intermediate=32, engine="plain"),
+    "recurrent": wf.RecurrentSpec(hidden=8),
+}
+DATA = cities.Dataset("distance", rows=50)
+
+
+def built(family):
+    ensemble = SPECS[family].build(DATA.shape, 2, threads=2)
+    for member in range(2):
+        ensemble.initialise(member, member)
+    return ensemble, DATA.stream(seed=0).batch(0, 5)
+
+
+def in_a_child(job, seconds=20):
+    """Whether a forked child does the job, which returns True, within this time."""
+    child = os.fork()
+    if child == 0:
+        done = False
+        try:
+            done = bool(job())
+        finally:
+            os._exit(0 if done else 1)
+    for _ in range(seconds * 50):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status == 0
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+@pytest.mark.parametrize("family", SPECS)
+def test_an_ensemble_after_a_fork(family):
+    ensemble, rows = built(family)
+    both = [rows, rows], [0, 1]
+    losses, outputs = ensemble.learn(*both), ensemble.outputs(rows, 1)
+    same = lambda: torch.equal(ensemble.learn(*both), losses) and torch.equal(ensemble.outputs(rows, 1), outputs)  # noqa: E731
+    assert in_a_child(same)
+    assert in_a_child(lambda: same() and in_a_child(same))
+    assert same()
+
+
+def test_a_fork_while_a_thread_computes():
+    ensemble, rows = built("native")
+    world, ended = wf.World.cities(), threading.Event()
+    sampled = wf.sample(world, "angle", 100, threads=2).tokens
+
+    def compute():
+        while not ended.is_set():
+            ensemble.outputs(rows, 0)
+            wf.sample(world, "angle", 1000, threads=2)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        for _ in range(3):
+            assert in_a_child(
+                lambda: len(ensemble.outputs(rows, 1)) and (wf.sample(world, "angle", 100).tokens == sampled).all()
+            )
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, copy.copy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("family", SPECS)
+def test_an_ensemble_again(family, again):
+    ensemble, rows = built(family)
+    ensemble.learn([rows, rows], [0, 1])
+    other = again(ensemble)
+    assert torch.equal(other.parameters, ensemble.parameters) and torch.equal(other.gradients, ensemble.gradients)
+    assert torch.equal(other.outputs(rows, 1), ensemble.outputs(rows, 1))
+    before = ensemble.parameters.clone()
+    other.initialise(0, 9)
+    assert torch.equal(ensemble.parameters, before)  # of its own
+    assert torch.equal(other.learn([rows], [1]), ensemble.learn([rows], [1]))
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_streams_datasets_runs_and_worlds_again(again):
+    run = wf.Run(DATA)
+    for thing in (DATA, run, wf.World.cities(), wf.TASKS["angle"]):
+        assert again(thing) is not None
+    assert again(run).id == run.id and again(DATA) == DATA
+    parts = (wf.Component("angle", 9, among="x > 0"), wf.Component("distance", 5, among=np.arange(5075) < 99))
+    for stream in (run.stream(), wf.Stream(wf.World.cities(), iter(parts), seed=3, shuffle=False)):
+        other = again(stream)
+        assert type(other) is type(stream)
+        assert (other.pack(0, 9).tokens == stream.pack(0, 9).tokens).all()
+
+
+def test_a_task_in_python_is_pickled_as_its_name():
+    @wf.task("west", cities=2)
+    def west(xy):
+        return xy[:, 0, 0] - xy[:, 1, 0]
+
+    assert copy.deepcopy(west) is west and pickle.loads(pickle.dumps(west)) is west
+    code = f"import worldfast, pickle; pickle.loads({pickle.dumps(west)!r})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode and "put it in a module that both import" in run.stderr or "No module" in run.stderr
+    content = west.to_json() | {"rule": "another"}
+    from worldfast.worlds.cities.python_task import _found
+
+    with pytest.raises(TaskError, match="'west'.*put it in a module that both import, not in __main__"):
+        _found("__main__", content)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(("checkpoints", n) for n in (10**9, 2**31, 2**63)),
+        *(("seed", n) for n in (2**63, 2**64, -1)),
+        *((name, n) for name in ("epochs", "batch", "validation") for n in (2**31, 2**53, 2**63, 2**64)),
+        *(("warmup", n) for n in (2**63, 2**64)),
+    ],
+)
+def test_integers_of_a_run_near_their_end(name, value):
+    with pytest.raises(ValueError, match=f"{name}: expected at (most|least)"):
+        wf.Run(DATA, **{name: value})
+
+
+def test_integers_of_rows_near_their_end():
+    world = wf.World.cities()
+    for arguments in (dict(start=2**62), dict(start=2**62 - 1), dict(start=2**63), dict(n=2**63), dict(threads=2**31)):
+        with pytest.raises((ValueError, MemoryError), match="start|n|threads"):
+            wf.sample(world, "angle", **{"n": 2} | arguments)
+    last = wf.sample(world, "angle", n=2, start=2**62 - 2).tokens
+    assert (wf.sample(world, "angle", n=1, start=2**62 - 1).tokens == last[1:]).all()
+    for rows in (2**62 + 1, 2**63, 2**64):
+        with pytest.raises(ValueError, match="rows"):
+            cities.Dataset("angle", rows=rows)
+    with pytest.raises(ValueError, match="rows of all components: expected 1 to"):
+        cities.Dataset(("angle", "inside", "crossing", "perimeter"), rows=2**62).stream(seed=0)
+    with pytest.raises(ValueError, match="epochs times rows"):
+        wf.Run(cities.Dataset("angle", rows=2**40), epochs=2**30)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64, ">i4", ">i8"])
+def test_integers_of_any_width_to_label(kind):
+    world = wf.World.cities()
+    xy = np.array([[[0, 0], [30, 40]]], kind)
+    assert wf.label("distance", xy=xy).tolist() == [50]
+    assert wf.label("distance", world, np.array([[0, 1]], kind)).tolist() == [101]
+    assert wf.label("perimeter", xy=xy, count=np.array([2], kind)).tolist() == [50]
+
+
+def test_an_int64_out_of_range_names_its_row():
+    world = wf.World.cities()
+    for arguments, error in (
+        (dict(world=world, cities=np.array([[0, 1], [0, 2**40]])), IndexError),
+        (dict(world=world, cities=torch.tensor([[0, 1], [0, 2**40]])), IndexError),
+        (dict(xy=np.array([[[0, 0], [1, 1]], [[0, 0], [0, 2**40]]])), ValueError),
+        (dict(xy=np.zeros((2, 2, 2), int), count=np.array([2, 2**40])), ValueError),
+    ):
+        with pytest.raises(error, match=f"{2**40} in row 1"):
+            wf.label("distance", **arguments)
+    assert wf.label("distance", world, np.array([[0, 1], [0, 2**40]]), check=False).tolist() == [101, -1]
+
+
+def test_scalars_of_numpy_are_numbers():
+    model = wf.RecurrentSpec(hidden=np.int64(8), leak=np.float32(0.5))
+    run = wf.Run(DATA, model=model, seed=np.int32(3), learning_rate=np.float32(0.25), clip=np.float64(1))
+    assert run.id == wf.Run(DATA, model=wf.RecurrentSpec(hidden=8, leak=0.5), seed=3, learning_rate=0.25, clip=1.0).id
+    part = wf.Component("angle", np.int64(5), first=np.int16(2), noise=np.float32(0.5))
+    assert cities.Dataset("angle", mixture=[part]).epoch_rows == 5
