@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import tenths
 
-from worldfast.worlds.cities.world import World
+from worldfast.worlds.cities.world import World, WorldSpec
 
 LIMIT = 2**20
 
@@ -45,6 +45,50 @@ def test_csv_with_degrees_alone(from_text):
     assert world.population.tolist() == [0] * 4
 
 
+PLAIN = "latitude,longitude,name,country,population\n35.7,139.7,Tōkyō,JP,37732000\n-6.2,106.8,Jakarta,ID,\n"
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("begin", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("header", "population"),
+    [
+        ("lat,lng,asciiname,country_code,pop", "37732000.0"),
+        ("latitude_deg,longitude_deg,city,iso2,population", "3.7732e7"),
+        ("Latitude,Long,NAME,Country Code,Population", "37732000"),
+        ('" lat ",lon ,"name","country",population', "37732000.00"),
+    ],
+)
+def test_csv_as_people_have_them(from_text, separator, begin, end, header, population):
+    """What is read, and with it the world's identity, does not depend on how it was written."""
+    rows = PLAIN.splitlines()[1:]
+    text = begin + end.join([header, *rows, ""]).replace("37732000", population, 1).replace(",", separator)
+    world, plain = from_text(text), from_text(PLAIN)
+    assert world.xy.tolist() == [[1397, 357], [1068, -62]] and world.name.tolist() == ["Tōkyō", "Jakarta"]
+    assert world.country.tolist() == ["JP", "ID"] and world.population.tolist() == [37732000, 0]
+    assert world.digests == plain.digests
+
+
+def test_csv_of_which_the_first_name_of_a_column_counts(from_text):
+    world = from_text("city,asciiname,name,iso2,country,lat,lng\na,b,c,d,e,1,2\n")
+    assert (world.name[0], world.country[0]) == ("c", "e")
+    assert from_text("city,asciiname,lat,lng\na,b,1,2\n").name[0] == "b"
+
+
+def test_csv_without_populations_has_no_largest_cities(tmp_path):
+    path = tmp_path / "places.tsv"
+    for population, expected in (("5", 1), ("", None)):
+        path.write_text(f"lat\tlng\tpopulation\n1\t2\t\n3\t4\t{population}\n", encoding="utf-8")
+        spec = WorldSpec(str(path), largest=1)
+        assert len(WorldSpec(str(path)).build()) == 2
+        if expected:
+            assert spec.build().xy.tolist() == [[40, 30]]
+        else:
+            with pytest.raises(ValueError, match="largest: no city of '.*places.tsv' has a population"):
+                spec.build()
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.decimals(-180, 180, places=2) | st.decimals(-180, 180, allow_nan=False))
 def test_degrees_are_rounded_half_to_even_from_their_text(from_text, degrees):
@@ -61,7 +105,7 @@ def test_degrees_are_rounded_half_to_even_from_their_text(from_text, degrees):
         ("latitude,name\n1,a\n", "the header has latitude, name"),
         ("x,y,latitude,longitude\n1,2,3,4\n", "line 1: one pair of columns"),
         ("x,y,y\n1,2,3\n", "line 1: column y stands twice"),
-        ("x;y\n1;2\n", "the header has x;y"),
+        ("x|y\n1|2\n", r"the header has x\|y"),
         ("x,y\n1,2\n3\n", "line 3: 1 values, the header has 2 columns"),
         ("x,y\n1,2,3\n", "line 2: 3 values, the header has 2 columns"),
         ("x,y\n\n1,2.5\n", "line 3: y is '2.5', not an integer"),
@@ -84,7 +128,32 @@ def test_degrees_are_rounded_half_to_even_from_their_text(from_text, degrees):
         ("x,y,population\n1,2,9223372036854775808\n", "line 2: population is 9223372036854775808, outside"),
         ("x,y\n" + "1,2\n" * 10_001, "line 10002: more than 10000 cities"),
         ('x,y,name\n1,2,"open\n3,4,b\n', "line 3: unexpected end of data"),
-        (b"x,y,name\n1,2,K\xf6ln\n", "world.csv: not UTF-8 text"),
+        ("x,y,population\n1,2,37732000.5\n", "line 2: population is '37732000.5', not an integer"),
+        ("x,y,population\n1,2,1e999999999\n", "line 2: population is 1e999999999, outside"),
+        ('x,y,population\n1,2,"37,732,000"\n', "line 2: population is '37,732,000', not an integer"),
+        ("x;y\n1;2,5\n", "line 2: y is '2,5', not an integer: write 2.5, with a decimal point"),
+        ("lat;lng\n48,85;2,35\n", "line 2: longitude is '2,35', not a number: write 2.35, with a decimal point"),
+        ("lat,lng\n48,85,2,35\n", "line 2: 4 values, the header has 2 columns; is a ',' in a number"),
+        (
+            "lat,lng\n35.7,139.7\n139.7,35.7\n",
+            "line 3: latitude is 139.7, outside .* are latitude and longitude swapped",
+        ),
+        ("lat,lng\n,\n", "line 2: every value is empty: remove the line"),
+        ("lat\tlng\n\n1\t2\n \t\n", "line 4: every value is empty"),
+        ("lat;lng\n\n\n", "line 3: no city below the header"),
+        ("lat;lon;city_id\n1;2;3\n1;2;3.0\n", "line 3: city_id 3 is taken by line 2"),
+        ("lat,lng,longitude\n1,2,3\n", "line 1: columns longitude and lng both say the longitude: keep one"),
+        ("Lat,lat,lng\n1,2,3\n", "line 1: column lat stands twice"),
+        (
+            "lattitude,lng\n1,2\n",
+            r"latitude is missing, did you mean it by 'lattitude'\?; the header has lattitude, lng",
+        ),
+        ("latitud;longitud;city\n1;2;a\n", r"longitude is missing, did you mean it by 'longitud'\?.*by 'latitud'"),
+        ("place,where\na,b\n", "longitude is missing; latitude is missing; the header has place, where"),
+        ("sep=;\nlat;lng\n1;2\n", "line 1: one pair of columns is needed"),
+        ("x,y\n1,2\n".encode("utf-16"), "world.csv: not UTF-8 text"),
+        ("x" * 200_000 + ",y\n1,2\n", "line 1: field larger than field limit"),
+        (b"x,y,name\n1,2,K\xf6ln\n", "world.csv: not UTF-8 text: .*; save it as UTF-8"),
     ],
 )
 def test_csv_refuses(from_text, text, message):

@@ -6,24 +6,19 @@ latitude, rounded half to even. Labels, tokens, samples and probes depend on a `
 
 from __future__ import annotations
 
-import csv
 import functools
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from worldfast.arrays import refuse
 from worldfast.dataset import digests_of
 from worldfast.errors import unknown_name
+from worldfast.worlds.cities.csv_file import COORDINATE_LIMIT, ID_COUNT, read_csv
 from worldfast.worlds.cities.selection import select
 
-COORDINATE_LIMIT = 1 << 20  # |x|, |y|: squares, cross products and their sums stay exact in 64-bit integers
-ID_COUNT = 10_000  # ids are written with four digits
 ID_SEED = 42
 BOX = np.array([[-1800, -900], [1800, 900]])  # the corners of the globe, 0.1 degree
 ATLANTIS = "Atlantis"
@@ -144,9 +139,12 @@ class World:
     def from_csv(path: str | os.PathLike) -> World:
         """Read a world from a UTF-8 CSV file with a header, one city a row.
 
-        The file has either columns `x`, `y` (integers, 0.1 degree) or `longitude`, `latitude` (degrees, rounded half to
-        even to 0.1). `name`, `region`, `country`, `city_id` and `population` are optional; without `city_id`, ids are
-        drawn as for `cities()`. Other columns are ignored. Texts are kept as they are, "NA" too.
+        Values are separated by ",", ";" or tabs. Columns may stand in any order, with any capitals; others are ignored.
+        Places are either `x`, `y` (integers, 0.1 degree) or `longitude`, `latitude` (degrees with a decimal point,
+        rounded half to even to 0.1), also called `lon`, `long`, `lng`, `longitude_deg` and `lat`, `latitude_deg`.
+        Optional are `city_id` (without it, ids are drawn as for `cities()`), `region`, `name` (or else `asciiname`,
+        `city`), `country` (or else `country_code`, `iso2`) and `population` (or else `pop`; empty if unknown). Texts
+        are kept as they are, "NA" too. What is read does not depend on how it was written.
 
         Parameters
         ----------
@@ -156,9 +154,9 @@ class World:
         ------
         ValueError
             A column is missing or doubled, a number cannot be parsed or is out of range, an id is used twice, or the
-            number of cities is 0 or above 10,000. The message names file and line.
+            number of cities is 0 or above 10,000. The message names file and line, and the nearest column.
         """
-        table, n = _read_csv(Path(path))
+        table, n = read_csv(Path(path))
         empty = np.full(n, "")
         x, y = (table["x"], table["y"]) if "x" in table else (table["longitude"], table["latitude"])
         return World(
@@ -321,7 +319,7 @@ class WorldSpec:
     Parameters
     ----------
     source : str
-        "cities" or the path of a CSV file (`*.csv`).
+        "cities" or the path of a CSV file (`*.csv` or `*.tsv`; see `World.from_csv`).
     atlantis : int
         Number of cities of Atlantis, 0 for none.
     layout : {"clustered", "scattered"}
@@ -352,8 +350,8 @@ class WorldSpec:
         if not isinstance(self.source, (str, os.PathLike)):
             raise TypeError(f"source must be 'cities' or the path of a CSV file, not {self.source!r}")
         source = os.fspath(self.source)
-        if source != "cities" and not source.endswith(".csv"):
-            raise unknown_name("world source", source, ["cities", "*.csv"])
+        if source != "cities" and not source.lower().endswith((".csv", ".tsv")):
+            raise unknown_name("world source", source, ["cities", "*.csv", "*.tsv"])
         if self.layout not in LAYOUTS:
             raise unknown_name("layout", self.layout, LAYOUTS)
         object.__setattr__(self, "source", source)
@@ -372,6 +370,8 @@ class WorldSpec:
 @functools.lru_cache(maxsize=64)
 def _build(spec: WorldSpec, _changed: tuple[int, ...]) -> World:
     world = World.cities() if spec.source == "cities" else World.from_csv(spec.source)
+    if spec.largest and not world.population.any():
+        raise ValueError(f"largest: no city of '{spec.source}' has a population, by which the largest are known")
     world = world.largest(spec.largest) if spec.largest else world
     return world.with_atlantis(spec.atlantis, spec.atlantis_seed, spec.layout) if spec.atlantis else world
 
@@ -441,90 +441,3 @@ def _count(argument: str, value, low: int) -> int:
     if count < low:
         raise ValueError(f"{argument} must be at least {low}, not {count}")
     return count
-
-
-# ---- CSV ----
-
-
-def _whole(column: str, low: int, high: int, text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise ValueError(f"{column} is {text!r}, not an integer") from None
-    if not low <= value <= high:
-        raise ValueError(f"{column} is {text}, outside {low}..{high}")
-    return value
-
-
-def _tenths(column: str, limit: int, text: str) -> int:
-    """Convert degrees to 0.1 degree, half to even, from the decimal text: the float 0.15 is not exactly half of 0.1."""
-    try:
-        degrees = Decimal(text)
-        if -limit <= degrees <= limit:
-            return int(10 * degrees.quantize(TENTH, ROUND_HALF_EVEN))
-    except InvalidOperation:  # no number, or "nan"
-        raise ValueError(f"{column} is {text!r}, not a number") from None
-    raise ValueError(f"{column} is {text}, outside -{limit}..{limit} degrees (for other planes give x and y)")
-
-
-TENTH = Decimal("0.1")
-READERS: dict[str, Callable[[str], int | str]] = {
-    "x": functools.partial(_whole, "x", -COORDINATE_LIMIT, COORDINATE_LIMIT),
-    "y": functools.partial(_whole, "y", -COORDINATE_LIMIT, COORDINATE_LIMIT),
-    "longitude": functools.partial(_tenths, "longitude", 180),
-    "latitude": functools.partial(_tenths, "latitude", 90),
-    "city_id": functools.partial(_whole, "city_id", 0, ID_COUNT - 1),
-    "population": functools.partial(_whole, "population", 0, 2**63 - 1),
-    "name": str,
-    "region": str,
-    "country": str,
-}
-
-
-def _read_csv(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the columns of `READERS` that the file has, and its number of cities."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        lines = csv.reader(file, strict=True)
-        try:
-            header = [column.strip() for column in next(lines, [])]
-            _check_header(header)
-            table: dict[str, list] = {column: [] for column in READERS if column in header}
-            readers = [(header.index(column), READERS[column], table[column]) for column in table]
-            line_of_id: dict[int, int] = {}
-            n = 0
-            for row in lines:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise ValueError(f"{len(row)} values, the header has {len(header)} columns")
-                for place, read, values in readers:
-                    values.append(read(row[place]))
-                if "city_id" in table:
-                    city_id = table["city_id"][-1]
-                    if city_id in line_of_id:
-                        raise ValueError(f"city_id {city_id} is taken by line {line_of_id[city_id]}")
-                    line_of_id[city_id] = lines.line_num
-                n += 1
-                if n > ID_COUNT:
-                    raise ValueError(f"more than {ID_COUNT} cities: ids have four digits")
-            if not n:
-                raise ValueError("no city below the header")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 text: {error}") from None
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
-    return table, n
-
-
-def _check_header(header: list[str]) -> None:
-    if not header:
-        raise ValueError("the file is empty, a header was expected")
-    doubled = [column for column in READERS if header.count(column) > 1]
-    if doubled:
-        raise ValueError(f"column {doubled[0]} stands twice in the header")
-    pairs = [pair for pair in (("x", "y"), ("longitude", "latitude")) if set(pair) <= set(header)]
-    if len(pairs) != 1:
-        raise ValueError(
-            "one pair of columns is needed, x, y (integers, 0.1 degree) or longitude, latitude (degrees); "
-            f"the header has {', '.join(header)}"
-        )
