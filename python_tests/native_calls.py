@@ -111,7 +111,7 @@ def calls():
     cache = [drawn(6, 3, 2, 8), drawn(4, 8), np.array([[0, 1, 4, 9], [0, 2, 3, 5]], np.int32), ints(3, 4), ints(1, 1)]
     members = [drawn(5, 8), drawn(2, 8), [0, 3, 5]]
     state = [np.abs(drawn(2, 6, seed=n)) for n in range(4)]
-    gram, products = core.GramOfGrams32(2, 10, True, [0.5, 1.0], 0.1), core.FeatureProducts32([4, 3])
+    gram, products = core.GramOfGrams32(2, 10, True, [0.5, 1.0], [0.1, 0.1]), core.FeatureProducts32([4, 3])
     arrays, means = [drawn(5, 4), drawn(5, 3).astype(np.float64)], [np.zeros(4), np.zeros(3)]
     points = np.arange(12, dtype=np.int32).reshape(3, 2, 2)
     into = [np.zeros(3, np.int64), np.zeros(3, np.int64), 2, 0]
@@ -181,8 +181,8 @@ def calls():
         "add_columns": (core.add_columns, [arrays, means, [np.zeros(4), np.zeros(3)], 2]),
         "Panel32": (core.Panel32, [arrays, means, [1.0, 2.0], 2]),
         "Panel64": (core.Panel64, [arrays, means, [1.0, 2.0], 2]),
-        "GramOfGrams32": (core.GramOfGrams32, [2, 10, True, [0.5, 1.0], 0.1]),
-        "GramOfGrams64": (core.GramOfGrams64, [2, 10, False, None, 0.0]),
+        "GramOfGrams32": (core.GramOfGrams32, [2, 10, True, [0.5, 1.0], [0.1, 0.1]]),
+        "GramOfGrams64": (core.GramOfGrams64, [2, 10, False, None, []]),
         "GramOfGrams32.add": (gram.add, [panel(), 0, panel(), 5, 2]),
         "FeatureProducts32": (core.FeatureProducts32, [[4, 3]]),
         "FeatureProducts64": (core.FeatureProducts64, [[4, 3]]),

@@ -426,8 +426,8 @@ def _blocks(n: int, row_bytes: int) -> list[slice]:
 def _centring(Xs, threads):
     """Return the column means, and for each representation the power of two that brings its values near 1."""
     n = len(Xs[0])
-    first = [X.rows(slice(0, 1)) for X in Xs]
-    origins = [x[0].double().numpy() if isinstance(x, torch.Tensor) else x[0].astype(np.float64) for x in first]
+    first = [X.rows(slice(0, 1))[0] for X in Xs]  # with gaps, where X is transposed
+    origins = [np.ascontiguousarray(x.double() if isinstance(x, torch.Tensor) else x, np.float64) for x in first]
     sums = [np.zeros(X.shape[1]) for X in Xs]
     largest = np.zeros(len(Xs))
     for rows in _blocks(n, sum(X.shape[1] for X in Xs) * 8):

@@ -188,7 +188,7 @@ def test_answer_refuses(world, ensemble):
     refuses(ValueError, "members: 2 named, but the prompts are those of 1", prompts(members=1))
     refuses(IndexError, "members: expected 0 to 1, got 2", prompts(), members=[0, 2])
     refuses(TypeError, "longest: expected an integer, got 2.0", prompts(), 2.0)
-    refuses(ValueError, "longest: expected at least 1 token, got 0", prompts(), 0)
+    refuses(ValueError, "longest: expected at least 1, got 0", prompts(), 0)
     refuses(ValueError, "unknown matmul_dtype 'bfloat': did you mean 'bfloat16'", prompts(), matmul_dtype="bfloat")
     refuses(ValueError, r"got shapes \[2\] and \[1\]", prompts(tokens=(2, 5)))
     refuses(ValueError, r"got shapes \[1, 2\] and \[2\]", prompts(length=(2, 2)))
@@ -254,7 +254,7 @@ def test_attention_over_a_cache(vector_width, size):
         (4, (1, 4), "fresh: expected 0 to 3 new tokens in row 1, got 4"),
         (4, (2, 15), "path: expected a place before 24 in row 2, got 24"),
         (5, 21, "path: expected place 21 of 40 in row 0, got 20"),
-        (5, -1, "first: expected a place from 0, got -1"),
+        (5, -1, "first: expected 0 to 40, got -1"),
         (6, None, "out: expected room for the 20 new tokens, got 19"),
         (0, None, "path: expected place 39 of 39 in row 2, got 39"),
         (1, None, "length: expected 0 to 32 tokens in row 0, got 33"),
