@@ -48,6 +48,7 @@ def reference(Xs, kernel="linear", debiased=False, sigma=None):
 
 def alike(n, widths, scale=1.0, offset=0.0, dtype=np.float64):
     """Representations that share three hidden coordinates, columns of very different size."""
+    rng = np.random.default_rng(n)  # the same whatever ran before
     hidden = rng.normal(size=(n, 3))
     Xs = []
     for d in widths:
