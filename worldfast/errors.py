@@ -126,7 +126,7 @@ class MismatchError(ValueError):
 
 
 class UnsafeError(ValueError):
-    """Error of a file that reaches outside its folder, or claims sizes that its bytes cannot hold."""
+    """Error of a file that reaches outside its folder, claims sizes that its bytes cannot hold, or could run code."""
 
 
 class DeviceError(RuntimeError):

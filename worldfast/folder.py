@@ -282,7 +282,9 @@ def spec_of(folder: str | os.PathLike) -> Run:
     try:
         content, whole = files.parse_json(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json") from None
+        other = (Path(folder) / "config.json").exists()
+        advice = "; it is a model of Hugging Face, which worldfast.import_huggingface opens" if other else ""
+        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json{advice}") from None
     if whole is False:
         files.read_json(path)  # its error
     version = content.get("origin", {}).get("worldfast", "of unknown version")

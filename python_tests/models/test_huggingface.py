@@ -192,6 +192,13 @@ def test_import_undoes_export(name, runs, opened, tmp_path):
     assert scores[0] == scores[1]
 
 
+def test_shards_as_transformers_writes_them(opened, tmp_path):
+    model_of(opened["character"]).save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / "model.safetensors.index.json").exists() and not (tmp_path / "model.safetensors").exists()
+    found, expected = (wf.import_huggingface(folder).parameters for folder in (tmp_path, opened["character"]))
+    assert torch.equal(found, expected)
+
+
 def test_a_head_that_elsewhere_learned_more(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["lm_head.weight"][98, 0] = 1

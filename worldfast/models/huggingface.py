@@ -35,8 +35,9 @@ from typing import Any
 
 import torch
 
-from worldfast.errors import DamagedError, as_path
+from worldfast.errors import DamagedError, UnsafeError, as_path
 from worldfast.models.transformer import Transformer, TransformerSpec
+from worldfast.models.weights import read_weights, require_files
 from worldfast.rows import Shape
 
 __all__ = ["export_metadata", "huggingface_config", "import_huggingface"]
@@ -64,6 +65,9 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     What `export_huggingface` wrote is checked: weights and shape are those of the export. Of a file that transformers or
     anyone else wrote there is no digest, and nothing is claimed of its bytes but that they can be read.
 
+    Weights may stand in one model.safetensors, in shards, or in pytorch_model.bin, of which tensors alone are taken.
+    Tokenizers are not read, whatever kind the folder has, or none: rows of tokens are those of the run's dataset.
+
     Its vocabulary is that of the run, which "worldfast" in config.json names. If training continued elsewhere and the
     head's weights after the first `outputs` are no longer 0, remove `outputs` from config.json.
 
@@ -82,9 +86,11 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     Raises
     ------
     FileNotFoundError
-        A file is missing.
+        A file is missing; the message names those that are there.
     DamagedError
         Weights or config.json are not what was exported, or cannot be read.
+    UnsafeError
+        A shard lies outside the folder, a .bin holds more than tensors, or sizes are claimed that no bytes are there for.
     TypeError, ValueError
         The model is not such a Qwen2, or weights do not fit; the message names file and entry.
 
@@ -98,22 +104,12 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     >>> ensemble.spec.hidden, ensemble.members
     (16, 1)
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     folder = as_path("folder", folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).exists():
-            raise FileNotFoundError(f"{folder} is no open checkpoint: it has no {name}")
+    require_files(folder)
     spec, shape = _read_config(folder / "config.json")
+    path, tensors, stated = read_weights(folder)
+    _require_held(folder / "config.json", spec, shape, tensors)
     ensemble = spec.build(shape, device=device)
-    path = folder / "model.safetensors"
-    content = path.read_bytes()  # by the path the library would take UTF-8 only
-    try:
-        tensors = load(content)
-        stated = json.loads(_metadata(content).get("worldfast", "null"))
-    except (SafetensorError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from None
     if stated is not None and _digest(tensors) != stated.get("sha256"):
         raise DamagedError(f"{path} is damaged: its weights are not those that were exported")
     head, answered = (
@@ -165,12 +161,6 @@ def huggingface_config(spec: TransformerSpec, vocabulary: int, longest: int) -> 
     }
 
 
-def _metadata(content: bytes) -> dict[str, str]:
-    """Return the metadata in the header of safetensors, which the library reads from files alone."""
-    size = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
-
-
 def export_metadata(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, str]:
     """Return the metadata of an exported model.safetensors, by which `import_huggingface` knows it again."""
     return {"format": "pt", "worldfast": json.dumps({"sha256": _digest(tensors), "config": _computes(config)})}
@@ -198,6 +188,15 @@ def _require_exported(path: Path, stated: Mapping[str, Any]) -> None:
             raise DamagedError(
                 f"{path}: {name} is {config.get(name)!r}, but the weights beside it were exported with {value!r}: put it back"
             )
+
+
+def _require_held(path: Path, spec: TransformerSpec, shape: Shape, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raise an UnsafeError if config.json claims a model for which more memory would be taken than its weights need."""
+    held = sum(map(torch.Tensor.numel, tensors.values()))
+    if spec.layers > len(tensors):
+        raise UnsafeError(f"{path} claims {spec.layers:,} layers, but the files beside it hold {len(tensors)} tensors")
+    if (claimed := spec.parameters(shape)) > 4 * held + 1_000_000:
+        raise UnsafeError(f"{path} claims {claimed:,} weights, but the files beside it hold {held:,}")
 
 
 def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:
