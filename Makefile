@@ -54,24 +54,28 @@ notebooks: $(VENV)/ready-test
 	$(BIN)/python docs/notebooks/execute.py
 
 # What the build needs stands in the environment, not in one of its own, so that a second build compiles what changed.
+# Bytecode is written as modules are imported: most of what pip would compile never is.
+INSTALL := PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-compile
+
 $(VENV)/tools: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet "setuptools>=77" "pybind11>=3.0" "cmake>=3.25" ninja
+	$(INSTALL) --upgrade pip
+	$(INSTALL) "$(TORCH)"
+	$(INSTALL) "setuptools>=77" "pybind11>=3.0" "cmake>=3.25" ninja
 	touch $@
 
 $(VENV)/ready: $(VENV)/tools $(SOURCES)
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e .
+	$(INSTALL) --no-build-isolation -e .
 	touch $@
 
-$(VENV)/ready-test: $(VENV)/ready
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test]"
-	touch $@
+# One installation brings the package and what its tests need.
+$(VENV)/ready-test: $(VENV)/tools $(SOURCES)
+	$(INSTALL) --no-build-isolation -e ".[test]"
+	touch $(VENV)/ready $@
 
-$(VENV)/ready-peers: $(VENV)/ready
-	PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation -e ".[peers]"
-	touch $@
+$(VENV)/ready-peers: $(VENV)/tools $(SOURCES)
+	$(INSTALL) --no-build-isolation -e ".[peers]"
+	touch $(VENV)/ready $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info worldfast/_core*.so

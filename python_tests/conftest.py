@@ -2,8 +2,6 @@
 number, so that workers do not wait for each other. And where there is no GPU, kernels in Triton are interpreted, which
 Triton must know before anything imports it."""
 
-import functools
-import inspect
 import os
 from importlib.util import find_spec
 
@@ -21,20 +19,7 @@ from worldfast.worlds.cities.world import World
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
     if find_spec("triton"):
-        from triton.runtime import interpreter
-
-        builtins = functools.cache(
-            lambda place: [name for name, _ in inspect.getmembers(place, interpreter.tl.core.is_builtin)]
-        )
-
-        def patch(place, builder, scope):
-            """Triton's own, which looks through all members anew at each call of a function: a third of a test's time."""
-            for name in builtins(place):
-                member = getattr(place, name)
-                if interpreter.tl.core.is_builtin(member):
-                    interpreter._patch_attr(place, name, member, builder, scope)
-
-        interpreter._patch_builtin = patch
+        import interpreted  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

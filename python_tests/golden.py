@@ -17,7 +17,7 @@ from synthetic_study import large_study
 from vectors import vectors_of
 
 import worldfast as wf
-from worldfast.analysis import trends
+from worldfast.analysis import task_matrix, trends
 from worldfast.report import report
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset, integration, studies
@@ -88,8 +88,8 @@ def tables() -> dict[str, dict]:
     tuned = runs[runs.kind == "ft"]
     found["improvement"]["metric"] = "accuracy"
     found["deviation"] = integration.deviation(found["improvement"], tuned)
-    found["trends"] = trends.trends(found["cka"], runs)
-    found["matrix"] = trends.task_matrix(found["cka"], runs)
+    found["trends"] = trends(found["cka"], runs)
+    found["matrix"] = task_matrix(found["cka"], runs)
     return {name: _summary(found[name]) for name in ("deviation", "trends", "matrix")}
 
 

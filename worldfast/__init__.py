@@ -2,18 +2,13 @@
 
 __version__ = "0.2.0"
 
-from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
-from worldfast.analysis.gram import gram_statistics
-from worldfast.models import RecurrentSpec, TransformerSpec, import_huggingface
-from worldfast.models.attention import attention
+from worldfast.analysis import cka, cka_matrix, cka_minibatch, cka_standard_error, gram_statistics
+from worldfast.models import RecurrentSpec, TransformerSpec, attention, import_huggingface
 from worldfast.reading import Activations, represent
 from worldfast.run import Capture, OpenCheckpoint, Run
 from worldfast.studies import Study, run_study
 from worldfast.training import export_huggingface, train
-from worldfast.worlds.cities import task
-from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
-from worldfast.worlds.cities.tasks import TASKS, label
-from worldfast.worlds.cities.world import World, WorldSpec
+from worldfast.worlds.cities import TASKS, Batch, Component, Stream, World, WorldSpec, label, sample, task
 
 __all__ = [
     "TASKS",

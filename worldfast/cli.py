@@ -28,7 +28,7 @@ from worldfast.options import (
     ending,
     runs,
 )
-from worldfast.studies import Study, load_study
+from worldfast.studies import Study, load_study, print_plan, print_status, run_study
 from worldfast.training import train as train_runs
 from worldfast.worlds import cities
 
@@ -90,8 +90,6 @@ def study_plan(
         memory: Memory of each device that training may use, such as 72GiB; 0.9 of what is free by default.
         scale: Factor on the rows that each model of a preset sees; 0.01 is a quick look.
     """
-    from worldfast.studies.planning import print_plan
-
     print_plan(_study(name, scale), device=device, gpus=gpus, threads=threads, memory=memory, measure=measure)
 
 
@@ -131,8 +129,6 @@ def study_status(name: str, /, out: Path = Path(".")) -> None:
         name: The name of a study below --out, or a Python file that defines `study`.
         out: Folder that holds runs/ and studies/.
     """
-    from worldfast.studies.planning import print_status
-
     print_status(out / "studies" / (load_study(name).name if _is_file(name) else name.rpartition(".")[2]))
 
 
@@ -182,12 +178,11 @@ def _command(name: str, scale: float | None) -> str:
 
 def _run(spec: Study, out: Path, command: str, **how) -> None:
     """Runs a study, writes its page and figures, and says what was found."""
-    from worldfast.report import report
-    from worldfast.studies.engine import run_study
+    from worldfast.report import publish
 
     result = run_study(spec, out, command=command, **how)
     folder = out / "studies" / result.name
-    page = report.publish(spec, result, folder) if result.runs else None
+    page = publish(spec, result, folder) if result.runs else None
     print()
     for sentence in result.findings:
         print(sentence)

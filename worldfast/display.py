@@ -1,11 +1,11 @@
-"""HTML that notebooks show for an object: a small table of its facts."""
+"""Facts for people: HTML that notebooks show for an object, and sizes in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
 
-__all__ = ["html_facts"]
+__all__ = ["html_facts", "size_text"]
 
 
 def html_facts(title: str, facts: Mapping[str, object]) -> str:
@@ -14,3 +14,11 @@ def html_facts(title: str, facts: Mapping[str, object]) -> str:
         f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items()
     )
     return f"<table><caption>{escape(title)}</caption>{rows}</table>"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes in words: "10.2 GiB"."""
+    for letter, power in (("G", 30), ("M", 20), ("K", 10)):
+        if size >= 1 << power:
+            return f"{size / (1 << power):.1f} {letter}iB"
+    return f"{size} bytes"

@@ -12,9 +12,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from worldfast.folder import done, spec_of
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
-from worldfast.worlds.cities import Dataset
-from worldfast.worlds.cities.tasks import BUILT_IN
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities import BUILT_IN, Dataset, WorldSpec
 
 __all__ = ["Data", "Kept", "Learning", "Machine", "Model", "ending", "runs"]
 

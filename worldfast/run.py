@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
 from worldfast.display import html_facts
 from worldfast.errors import unknown_name, whole
-from worldfast.models import TransformerSpec
-from worldfast.models.transformer import MATMUL_DTYPES
+from worldfast.models import MATMUL_DTYPES, TransformerSpec
 from worldfast.rows import Shape, Stream
 
 __all__ = ["Capture", "Family", "OpenCheckpoint", "Run"]

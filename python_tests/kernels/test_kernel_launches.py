@@ -44,7 +44,7 @@ for hidden, matmul_dtype in ((16, "bfloat16"), (24, "float32")):
     runs = [wf.Run(Dataset(("inside",), rows=48), seed=s, batch=48, model=spec, matmul_dtype=matmul_dtype) for s in (1, 2)]
     ensemble = GpuTransformer(spec, Shape(98, 98), 2, device="cpu", matmul_dtype=matmul_dtype)
     lockstep = GpuLockstep(ensemble, runs)
-    assert lockstep._capacity >= 2048
+    assert lockstep._learner.places >= 2048
     for C in (128, 256, 384, 512, 2048):
         with kernels.compiling():
             lockstep._work(C)

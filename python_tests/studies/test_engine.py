@@ -142,8 +142,9 @@ def test_a_report_refits_nothing(ran, tiny, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("computed again")
 
-    for name in ("probe.linear_probe", "pca.pca_over_training", "pca.mixed_over_training", "cka.gram_statistics"):
-        monkeypatch.setattr(f"worldfast.analysis.{name}", refuse)
+    for part in ("probe.linear_probe", "pca.pca_over_training", "pca.mixed_over_training", "cka.gram_statistics"):
+        module, name = part.split(".")
+        monkeypatch.setattr(importlib.import_module(f"worldfast.analysis.{module}"), name, refuse)
     monkeypatch.setattr("worldfast.studies.analyses.make", refuse)
     monkeypatch.setattr("worldfast.studies.engine.make", refuse)
     again = run_study(tiny, out, progress=False, train_missing=False)

@@ -95,8 +95,8 @@ def test_what_is_said_of_waves(tmp_path, capfd):
     lines = capfd.readouterr().err.splitlines()
     said = [line for line in lines if "wave" in line or line.startswith("training")]
     assert said == [
-        f"2 of 5 fit in {memory.text(need.shared + 2 * need.member)} "
-        f"({memory.text(need.member)} each, {memory.text(need.shared)} shared): 3 waves",
+        f"2 of 5 fit in {memory.size_text(need.shared + 2 * need.member)} "
+        f"({memory.size_text(need.member)} each, {memory.size_text(need.shared)} shared): 3 waves",
         "training pt-distance-s5 on the CPU, threads: 2",
         "wave 2 of 3",
         "training pt-distance-s4, pt-distance-s3 on the CPU, threads: 2",
@@ -109,7 +109,7 @@ def test_one_that_does_not_fit(tmp_path):
     """Said before the small ones, which would fit, have begun."""
     big = replace(RUN, model=wf.TransformerSpec(hidden=1024, layers=24, heads=16, intermediate=4096))
     need = memory.need(big, "cpu", 2)
-    message = f"memory: 'pt-distance-s42' alone needs {memory.text(sum(need))} (402,977,792 parameters, "
+    message = f"memory: 'pt-distance-s42' alone needs {memory.size_text(sum(need))} (402,977,792 parameters, "
     message += "batch 16), but there are 2.0 GiB"
     with pytest.raises(MemoryError, match=re.escape(message)):
         train([RUN, big], tmp_path, threads=2, memory="2GiB", progress=False)

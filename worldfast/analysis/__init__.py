@@ -1,6 +1,7 @@
 """Analyses of activations. Each is a function of arrays and works on any model's.
 
     cka             CKA of pairs, matrices and tables, over training; standard errors over cities
+    gram            sums over Gram matrices, of which CKA is made
     procrustes      disparity of the first principal components
     knn             mutual k-nearest-neighbour alignment
     dimension       participation ratio, two nearest neighbours
@@ -13,3 +14,55 @@ Analyses of a study's tables, or of any tables with the same columns:
     trends          means over seeds for the same, other and disjoint tasks, with standard errors
     stats           means, correlations, permutation tests and bootstrap intervals, with n and unit
 """
+
+from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_over_training, cka_standard_error, cka_table
+from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
+from worldfast.analysis.generalisation import FITTED, HELD_OUT, choose_cities, probe_generalisation
+from worldfast.analysis.gram import gram_statistics
+from worldfast.analysis.knn import mutual_knn, mutual_knn_table
+from worldfast.analysis.pca import mixed_over_training, pca_over_training
+from worldfast.analysis.probe import held_out, linear_probe, probe_over_training, probe_table
+from worldfast.analysis.procrustes import procrustes, procrustes_table
+from worldfast.analysis.stats import Mean, bootstrap, correlation, jackknife_error, mantel, mean_and_error
+from worldfast.analysis.tables import need_columns
+from worldfast.analysis.trends import CROSS_TASK, DISJOINT_TASKS, SAME_TASK, as_matrix, task_matrix, trends
+
+__all__ = [
+    "CROSS_TASK",
+    "DISJOINT_TASKS",
+    "FITTED",
+    "HELD_OUT",
+    "SAME_TASK",
+    "Mean",
+    "as_matrix",
+    "bootstrap",
+    "choose_cities",
+    "cka",
+    "cka_matrix",
+    "cka_minibatch",
+    "cka_over_training",
+    "cka_standard_error",
+    "cka_table",
+    "correlation",
+    "dimension_table",
+    "gram_statistics",
+    "held_out",
+    "jackknife_error",
+    "linear_probe",
+    "mantel",
+    "mean_and_error",
+    "mixed_over_training",
+    "mutual_knn",
+    "mutual_knn_table",
+    "need_columns",
+    "participation_ratio",
+    "pca_over_training",
+    "probe_generalisation",
+    "probe_over_training",
+    "probe_table",
+    "procrustes",
+    "procrustes_table",
+    "task_matrix",
+    "trends",
+    "two_nn",
+]

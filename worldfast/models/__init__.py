@@ -1,20 +1,34 @@
 """Models: ensembles of one shape, on a CPU or a GPU, and the operations that they are made of."""
 
+from worldfast.models.attention import attention
 from worldfast.models.cpu import CpuTransformer
-from worldfast.models.ensemble import Ensemble
-from worldfast.models.gpu import GpuTransformer, require_cuda
-from worldfast.models.huggingface import import_huggingface
+from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
+from worldfast.models.footprint import gpu_bytes, places
+from worldfast.models.gpu import GpuTransformer, longest_row, own_stream, require_cuda
+from worldfast.models.gpu_learner import GpuLearner
+from worldfast.models.huggingface import huggingface_config, import_huggingface
+from worldfast.models.optimizer import adamw_, gradient_norm
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.models.transformer import TransformerSpec
 
 __all__ = [
+    "MATMUL_DTYPES",
     "CpuTransformer",
     "Ensemble",
+    "GpuLearner",
     "GpuTransformer",
     "PlainTransformer",
     "RecurrentSpec",
     "TransformerSpec",
+    "adamw_",
+    "attention",
+    "gpu_bytes",
+    "gradient_norm",
+    "huggingface_config",
     "import_huggingface",
+    "longest_row",
+    "own_stream",
+    "places",
     "require_cuda",
 ]

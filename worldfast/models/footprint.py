@@ -6,6 +6,7 @@ worldfast.models.gpu_transformer and worldfast.models.fused allocate by the same
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from worldfast.models.transformer import TransformerSpec, buffer_size
 from worldfast.rows import Shape
@@ -14,9 +15,11 @@ __all__ = [
     "GENERAL",
     "FUSED",
     "READ",
+    "GpuBytes",
     "answered_at_once",
     "answering",
     "footprint",
+    "gpu_bytes",
     "is_fused",
     "places",
     "reading",
@@ -27,7 +30,6 @@ PLACES = 128  # the number of a member's places for tokens is a multiple of this
 READ = 1 << 16  # tokens that are read at once
 ANSWER_BYTES = 4 << 30  # for the prompts of all members that are answered at once
 ANSWERED_ROW = 512  # bytes of indices for each prompt
-CHUNK_BYTES = 1 << 28  # for rows of all members that are made ahead
 FUSED_WIDTHS = (16, 32, 64, 128)  # widths at which a token fits in one tile of a program
 
 # name -> (numbers of a token, bytes of each, number of copies). None bytes: those of the matmul dtype.
@@ -71,6 +73,27 @@ ONLY_LEARNING = ("grad", "rounded")  # prefixes of names
 ONLY_ROUNDED = ("rounded", "grad_logits")  # float32 products use the unrounded arrays
 
 
+class GpuBytes(NamedTuple):
+    """Upper bound on the memory that models take on a GPU.
+
+    Attributes
+    ----------
+    member : int
+        Bytes of each model while it learns.
+    shared : int
+        Bytes that all models share while they learn.
+    reading : int
+        Bytes of reading one model's hidden states, besides the result.
+    answering : int
+        Bytes of one model's answers to validation rows.
+    """
+
+    member: int
+    shared: int
+    reading: int
+    answering: int
+
+
 def is_fused(spec: TransformerSpec, matmul_dtype: str) -> bool:
     """Return True if worldfast.models.fused trains such a model."""
     return matmul_dtype != "float32" and spec.hidden in FUSED_WIDTHS
@@ -109,9 +132,32 @@ def places(tokens: int) -> int:
     return max(1, -(-tokens // PLACES)) * PLACES
 
 
+def gpu_bytes(
+    spec: TransformerSpec, shape: Shape, inputs: int, prompts: int, width: int, matmul_dtype: str
+) -> GpuBytes:
+    """Return an upper bound on the memory that models of one shape take on a GPU.
+
+    Parameters
+    ----------
+    spec : TransformerSpec
+    shape : Shape
+    inputs : int
+        Upper bound on the tokens of a member's rows in a step.
+    prompts : int
+        Validation rows that each member answers.
+    width : int
+        Tokens of the longest prompt and its answer.
+    matmul_dtype : {"float32", "bfloat16"}
+    """
+    one, two = (footprint(spec, shape, members, inputs, matmul_dtype) for members in (1, 2))
+    rows = min(prompts, answered_at_once(spec, shape, 1, width, matmul_dtype))
+    answers = answering(spec, shape, 1, rows, width, matmul_dtype) if rows else 0
+    return GpuBytes(two - one, 2 * one - two, reading(spec, shape), answers)
+
+
 def footprint(spec: TransformerSpec, shape: Shape, members: int, row_tokens: int, matmul_dtype: str) -> int:
-    """Return the bytes that training an ensemble takes on a GPU, besides those that a process takes for the device
-    itself.
+    """Return the bytes that training an ensemble takes on a GPU, besides its rows that are made ahead and what a process
+    takes for the device itself.
 
     Parameters
     ----------
@@ -135,7 +181,7 @@ def footprint(spec: TransformerSpec, shape: Shape, members: int, row_tokens: int
     tile = max(1, min(32, 4096 // (1 << (D - 1).bit_length())))
     parts = -(-C // tile) * (norms * D + (3 * D * spec.layers if table is FUSED else 0))
     parts = 4 * (parts + -(-C // 512) * shape.inputs * D) + 8 * C
-    return members * (P * per_parameter + C * token + parts) + 4 * P + CHUNK_BYTES
+    return members * (P * per_parameter + C * token + parts) + 4 * P
 
 
 def reading(spec: TransformerSpec, shape: Shape) -> int:

@@ -250,6 +250,7 @@ class GpuTransformer(Transformer):
 
 
 def longest_row(lengths: np.ndarray) -> int:
+    """Return the largest of some lengths of rows, at least 1; ValueError if it is more than a GPU takes."""
     longest = int(lengths.max(initial=1))
     if longest > LONGEST_ROW:
         raise ValueError(f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}")

@@ -34,7 +34,9 @@ import torch
 from worldfast.models.transformer import Transformer, TransformerSpec
 from worldfast.rows import Shape
 
-__all__ = ["import_huggingface"]
+__all__ = ["huggingface_config", "import_huggingface"]
+
+LONGEST = 128  # tokens: lower bound on what tools should allow for
 
 # fields of TransformerSpec by their names in transformers; outputs is ours
 CONFIG = {
@@ -113,6 +115,35 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return ensemble
+
+
+def huggingface_config(spec: TransformerSpec, vocabulary: int, longest: int) -> dict:
+    """Return what config.json says of a model.
+
+    Parameters
+    ----------
+    spec : TransformerSpec
+    vocabulary : int
+        Tokens that it reads.
+    longest : int
+        Tokens of the longest row.
+
+    Raises
+    ------
+    ValueError
+        The model has no positions (`rope_base=None`), which Qwen2 cannot express.
+    """
+    if spec.rope_base is None:
+        raise ValueError("run: a model without positions (rope_base=None) is no Qwen2 that transformers could open")
+    return {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "vocab_size": vocabulary,
+        **{theirs: getattr(spec, ours) for ours, theirs in CONFIG.items()},
+        "num_key_value_heads": spec.heads,
+        "max_position_embeddings": max(LONGEST, longest),
+        **FIXED,
+    }
 
 
 def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:

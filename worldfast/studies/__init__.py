@@ -2,6 +2,7 @@
 
 from worldfast.studies.analyses import Analysis, Table, Trained, each
 from worldfast.studies.engine import run_study
+from worldfast.studies.planning import print_plan, print_status
 from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult
 from worldfast.studies.study import Study, load_study
 from worldfast.studies.tables import common_tables, metrics
@@ -19,5 +20,7 @@ __all__ = [
     "each",
     "load_study",
     "metrics",
+    "print_plan",
+    "print_status",
     "run_study",
 ]

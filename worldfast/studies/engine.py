@@ -27,9 +27,7 @@ from worldfast.studies.analyses import compute, made, make, tables_of
 from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square
 from worldfast.studies.study import Study
 from worldfast.studies.tables import common_tables
-from worldfast.training import train
-from worldfast.training.cluster import run_jobs, train_on_cluster
-from worldfast.training.jobs import Job
+from worldfast.training import Job, run_jobs, train, train_on_cluster
 
 __all__ = ["ENGINES", "run_study"]
 

@@ -16,19 +16,18 @@ import numpy as np
 import torch
 
 from worldfast import files
+from worldfast.display import size_text
 from worldfast.errors import unknown_name
 from worldfast.folder import done
 from worldfast.run import Run
 from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
-from worldfast.training import base_of, lockstep_of, pack
-from worldfast.training.memory import NUMBER, captured, limit_of, plan, text
+from worldfast.training import base_of, captured_bytes, checkpoint_bytes, limit_of, lockstep_of, pack, plan
 
 __all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
 
 STEPS = 3  # timed, after one that is not
 TOGETHER = 8  # members at most, while a rate is measured
-STATES = 3  # parameters and two moments, of which a checkpoint is made
 STALE = 60.0  # seconds
 # Of an H200, counted from operations and bytes: rows times parameters of the paper's shape, and seconds that they take.
 COUNTED_WORK = 42e6 * 1_601_920
@@ -156,8 +155,8 @@ def _files(runs: Sequence[Run]) -> Iterator[tuple[int, int, int]]:
     for run in runs:
         key = run.data, run.capture
         if key not in kept:
-            kept[key] = captured(run) // (2 if run.capture.dtype == "float16" else 1)
-        yield STATES * NUMBER * run.model.parameters(run.shape), len(run.checkpoint_steps), kept[key]
+            kept[key] = captured_bytes(run) // (2 if run.capture.dtype == "float16" else 1)
+        yield checkpoint_bytes(run), len(run.checkpoint_steps), kept[key]
 
 
 def _rate(runs: Sequence[Run], device: str, threads: int) -> float:
@@ -202,10 +201,10 @@ def print_plan(
     for one in plan_study(study, device=device, threads=threads, memory=memory, measure=False):
         families.append(one)
         at_a_time = f"{one.fit}" + (f", {one.waves} waves" if one.waves > 1 else "")
-        cells = (text(one.memory), at_a_time, text(one.disk))
+        cells = (size_text(one.memory), at_a_time, size_text(one.disk))
         print(_line(one.name, (*_amounts([one]), *cells)), flush=True)
-    memory_of_all = text(max(one.memory for one in families))
-    print(_line("in all", (*_amounts(families), memory_of_all, "", text(sum(one.disk for one in families)))))
+    memory_of_all = size_text(max(one.memory for one in families))
+    print(_line("in all", (*_amounts(families), memory_of_all, "", size_text(sum(one.disk for one in families)))))
     if _is_counted(device):
         print("\ntime on one GPU, an H200: counted from operations and bytes, not measured")
     elif measure:

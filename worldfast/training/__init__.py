@@ -1,9 +1,28 @@
 """Training: runs in lockstep, in their folders, on one machine or a cluster."""
 
 from worldfast.folder import load, opened
+from worldfast.training.cluster import run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
+from worldfast.training.jobs import Job
+from worldfast.training.memory import captured_bytes, checkpoint_bytes, limit_of, plan
 from worldfast.training.packing import pack
 from worldfast.training.schedule import base_of, levels
 from worldfast.training.train import lockstep_of, train
 
-__all__ = ["base_of", "export_huggingface", "levels", "load", "lockstep_of", "opened", "pack", "train"]
+__all__ = [
+    "Job",
+    "base_of",
+    "captured_bytes",
+    "checkpoint_bytes",
+    "export_huggingface",
+    "levels",
+    "limit_of",
+    "load",
+    "lockstep_of",
+    "opened",
+    "pack",
+    "plan",
+    "run_jobs",
+    "train",
+    "train_on_cluster",
+]

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worldfast import files
+from worldfast.display import size_text
 from worldfast.errors import unknown_name
 from worldfast.folder import outcome
 from worldfast.run import Run
 from worldfast.training import start
 from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive
-from worldfast.training.memory import USED, available, limit_of, plan, text
+from worldfast.training.memory import USED, available, limit_of, plan
 from worldfast.training.packing import pack, work
 from worldfast.training.schedule import base_of
 from worldfast.training.train import train
@@ -61,7 +62,7 @@ class Places(NamedTuple):
     def text(self) -> str:
         """Describe the places in words."""
         kind = "GPUs" if self.device == "cuda" else "places on CPUs"
-        return f"{kind}: {self.count}, each with {text(self.memory)}, cores: {self.cpus}"
+        return f"{kind}: {self.count}, each with {size_text(self.memory)}, cores: {self.cpus}"
 
 
 # ---- what the engine calls ----

@@ -14,12 +14,11 @@ import torch
 from worldfast import files
 from worldfast.dataset import Tokenizer
 from worldfast.folder import saved
-from worldfast.models import TransformerSpec
-from worldfast.models.huggingface import CONFIG, FIXED
+from worldfast.models import TransformerSpec, huggingface_config
 
 __all__ = ["export_huggingface"]
 
-LONGEST, LONGEST_ANSWER = 128, 16  # tokens: lower bounds on what tools should allow for
+LONGEST_ANSWER = 16  # tokens: lower bound on what tools should allow for
 
 
 def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: int | None = None) -> Path:
@@ -87,7 +86,9 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     tensors["lm_head.weight"] = torch.cat([head, head.new_zeros(size - len(head), head.shape[1])])
     about = {"id": spec.id, "run": spec.to_json(), "step": found.step, "origin": files.origin("cpu")}
     contents = {
-        "config.json": _config(spec.model, size, spec.data.longest) | tokenizer.special | {"worldfast": about},
+        "config.json": huggingface_config(spec.model, size, spec.data.longest)
+        | tokenizer.special
+        | {"worldfast": about},
         "generation_config.json": _generation_config(len(head), size) | tokenizer.special,
         **tokenizer.files,
     }
@@ -99,23 +100,6 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         files.write_whole(whole / "model.safetensors", save(tensors, {"format": "pt"}))
         whole.replace(folder)
     return folder
-
-
-# ---- the model ----
-
-
-def _config(spec: TransformerSpec, vocabulary: int, longest: int) -> dict:
-    if spec.rope_base is None:
-        raise ValueError("run: a model without positions (rope_base=None) is no Qwen2 that transformers could open")
-    return {
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "vocab_size": vocabulary,
-        **{theirs: getattr(spec, ours) for ours, theirs in CONFIG.items()},
-        "num_key_value_heads": spec.heads,
-        "max_position_embeddings": max(LONGEST, longest),
-        **FIXED,
-    }
 
 
 def _generation_config(outputs: int, vocabulary: int) -> dict:

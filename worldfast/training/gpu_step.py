@@ -24,16 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.models import GpuTransformer
-from worldfast.models.footprint import CHUNK_BYTES, is_fused, places
-from worldfast.models.gpu import DTYPES, exact_products, longest_row, own_stream
+from worldfast.models import GpuLearner, GpuTransformer, longest_row, own_stream, places
 from worldfast.rows import DeviceStream
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
 
-__all__ = ["GpuLockstep"]
+__all__ = ["CHUNK_BYTES", "GpuLockstep"]
 
 MOST_STEPS = 256  # S, at most
+CHUNK_BYTES = 1 << 28  # for rows of all members that are made ahead
 
 
 class GpuLockstep(Lockstep):
@@ -55,15 +54,9 @@ class GpuLockstep(Lockstep):
 
     def __init__(self, ensemble: GpuTransformer, runs: Sequence[Run]):
         from worldfast.kernels import optimizer
-        from worldfast.models.fused import FusedPasses
-        from worldfast.models.gpu_transformer import Passes
 
         super().__init__(ensemble, runs)
         M, P = ensemble.parameters.shape
-        dtype = DTYPES[ensemble.matmul_dtype]
-        self._rounded = (
-            ensemble.parameters if dtype == torch.float32 else torch.empty_like(ensemble.parameters, dtype=dtype)
-        )
         for run, stream in zip(self.runs, self.streams):
             if not isinstance(stream, DeviceStream):
                 raise TypeError(
@@ -72,13 +65,7 @@ class GpuLockstep(Lockstep):
         widths = np.array([stream.longest + 1 for stream in self.streams])
         self._longest = longest_row(widths)
         self._most_rows = max(run.batch for run in self.runs)  # R
-        self._capacity = places(max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
-        models = (ensemble.spec, ensemble.stacked(ensemble.parameters), ensemble.stacked(self._rounded), self._capacity)
-        if is_fused(ensemble.spec, ensemble.matmul_dtype):
-            self._passes = FusedPasses(*models)
-        else:
-            self._passes = Passes(*models, learns=True)
-        self._gradients = ensemble.stacked(ensemble.gradients)
+        self._learner = GpuLearner(ensemble, max(run.batch * (width - 1) for run, width in zip(self.runs, widths)))
         row_bytes = 8 * self._longest  # as ids, and while they are made
         self._steps = min(MOST_STEPS, max(1, CHUNK_BYTES // (M * self._most_rows * row_bytes)))  # S
         self._make_room()
@@ -118,7 +105,7 @@ class GpuLockstep(Lockstep):
         self._schedule = self._zeros(S, M, 3)
         self._at = self._zeros(1, dtype=torch.int32)  # index of the next of the S steps
         self._bounds = self._zeros(2, M, R, dtype=torch.int32)
-        self._tokens, self._targets = self._zeros(2, M * self._capacity, dtype=torch.int32)
+        self._tokens, self._targets = self._zeros(2, M * self._learner.places, dtype=torch.int32)
 
     # ---- the public face ----
 
@@ -157,8 +144,8 @@ class GpuLockstep(Lockstep):
         S = min([self._steps, *left]) if members else 0
         if not S:
             return
-        if self._rounded is not self.ensemble.parameters:
-            self._rounded.copy_(self.ensemble.parameters)  # the parameters may have been set from outside
+        if self._learner.rounded is not None:
+            self._learner.rounded.copy_(self.ensemble.parameters)  # the parameters may have been set from outside
         rows = np.zeros((self._steps, len(self.runs), 2), dtype=np.int32)
         schedule = np.zeros((self._steps, len(self.runs), 3), dtype=np.float32)
         self._failed.fill_(-1)
@@ -232,7 +219,6 @@ class GpuLockstep(Lockstep):
         """Queue the operations of a step on the device."""
         from worldfast.kernels import optimizer
         from worldfast.kernels.rows import take_rows
-        from worldfast.models.gpu_transformer import Batch
 
         M, ensemble = len(self.runs), self.ensemble
         tokens, targets = (x[: M * C].view(M, C) for x in (self._tokens, self._targets))
@@ -249,9 +235,7 @@ class GpuLockstep(Lockstep):
             targets,
             *self._bounds,
         )
-        batch = Batch(tokens, *self._bounds, self._longest, targets)
-        with exact_products():
-            losses = self._passes.learn(batch, self._gradients, ensemble.gradients)
+        losses = self._learner.learn(tokens, *self._bounds, self._longest, targets)
         optimizer.square_sums(ensemble.gradients, self._squares)
         optimizer.decide(
             losses,
@@ -271,7 +255,7 @@ class GpuLockstep(Lockstep):
             ensemble.decayed,
             self._update,
             self._constants,
-            None if self._rounded is ensemble.parameters else self._rounded,
+            self._learner.rounded,
         )
         self._at.add_(1)
 

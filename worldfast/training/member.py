@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 
 from worldfast import checkpoint, files
-from worldfast.reading import Writer, states
-from worldfast.reading.activations import segment_path
+from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Run
 from worldfast.training import metrics, start
 from worldfast.training.step import Lockstep, Tally

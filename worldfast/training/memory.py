@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 import torch
 
-from worldfast.models.footprint import answered_at_once, answering, footprint, reading
+from worldfast.display import size_text
+from worldfast.models import gpu_bytes
 from worldfast.run import Run
+from worldfast.training.gpu_step import CHUNK_BYTES
 from worldfast.training.step import MOMENTS
 
-__all__ = ["Need", "Plan", "available", "limit_of", "need", "plan", "text"]
+__all__ = ["Need", "Plan", "available", "captured_bytes", "checkpoint_bytes", "limit_of", "need", "plan"]
 
 UNITS = {"": 1, "B": 1} | {f"{letter}iB": 1 << 10 * i for i, letter in enumerate("KMGT", 1)}
 USED = 0.9  # share of the available memory: the rest is left to other processes
@@ -78,8 +80,8 @@ class Plan:
         return map(slice, bounds, bounds[1:])
 
     def __str__(self):
-        each = f"{text(self.need.member)} each, {text(self.need.shared)} shared"
-        fit = f"{self.fit} of {self.members} fit in {text(self.limit)} ({each})"
+        each = f"{size_text(self.need.member)} each, {size_text(self.need.shared)} shared"
+        fit = f"{self.fit} of {self.members} fit in {size_text(self.limit)} ({each})"
         return f"{fit}: {self.waves} waves" if self.waves > 1 else fit
 
 
@@ -108,9 +110,9 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
     if fit < 1:
         run = kinds[max(range(len(kinds)), key=lambda i: sum(needs[i]))]
         raise MemoryError(
-            f"memory: {run.name!r} alone needs {text(sum(most))} "
+            f"memory: {run.name!r} alone needs {size_text(sum(most))} "
             f"({run.model.parameters(run.shape):,} parameters, batch {run.batch}), but there are "
-            f"{text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
+            f"{size_text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
         )
     return Plan(most, limit, len(runs), fit)
 
@@ -130,7 +132,7 @@ def _of_all(device: str) -> str:
     if ":" not in device:  # a GPU that is here has a number
         return ""
     free, total = torch.cuda.mem_get_info(device)
-    return f" ({text(free)} of the {text(total)} of {device} are free, others have taken the rest)"
+    return f" ({size_text(free)} of the {size_text(total)} of {device} are free, others have taken the rest)"
 
 
 def limit_of(memory: int | str | None, device: str) -> int:
@@ -158,12 +160,15 @@ def limit_of(memory: int | str | None, device: str) -> int:
     return int(float(found[1]) * units[found[2].lower()])
 
 
-def text(size: int) -> str:
-    """Format bytes for people: "10.2 GiB"."""
-    for unit in ("GiB", "MiB", "KiB"):
-        if size >= UNITS[unit]:
-            return f"{size / UNITS[unit]:.1f} {unit}"
-    return f"{size} bytes"
+def captured_bytes(run: Run) -> int:
+    """Return the bytes of a checkpoint's activations, in float32."""
+    layers = len(run.capture.of(run.model.layers))
+    return layers * len(run.readout().rows.scored) * run.model.hidden * NUMBER if layers else 0
+
+
+def checkpoint_bytes(run: Run) -> int:
+    """Return the bytes of a run's parameters and moments."""
+    return NUMBER * (1 + len(MOMENTS)) * run.model.parameters(run.shape)
 
 
 # ---- a GPU ----
@@ -174,18 +179,10 @@ def _need_on_gpu(run: Run) -> Need:
     a time does at a checkpoint, capturing states or answering validation rows.
     """
     longest = run.data.longest
-    shape, width = (run.model, run.shape), longest + LONGEST_ANSWER
-    one, two = (footprint(*shape, members, run.batch * longest, run.matmul_dtype) for members in (1, 2))
-    rows = min(run.validation, answered_at_once(*shape, 1, width, run.matmul_dtype))
-    answers = answering(*shape, 1, rows, width, run.matmul_dtype) if rows else 0
-    checkpoint = max(reading(*shape) + captured(run), answers)
-    return Need(two - one, 2 * one - two + checkpoint + GPU_EXTRA + WORKSPACES)
-
-
-def captured(run: Run) -> int:
-    """Return the bytes of a checkpoint's activations, in float32."""
-    layers = len(run.capture.of(run.model.layers))
-    return layers * len(run.readout().rows.scored) * run.model.hidden * NUMBER if layers else 0
+    width = longest + LONGEST_ANSWER
+    model = gpu_bytes(run.model, run.shape, run.batch * longest, run.validation, width, run.matmul_dtype)
+    checkpoint = max(model.reading + captured_bytes(run), model.answering)
+    return Need(model.member, model.shared + CHUNK_BYTES + checkpoint + GPU_EXTRA + WORKSPACES)
 
 
 # ---- the CPU ----
@@ -197,7 +194,7 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     """
     spec, shape, tokens = run.model, run.shape, run.batch * run.data.longest
     model = spec.cpu_bytes(shape, tokens, threads, run.matmul_dtype, run.data.longest)
-    states = captured(run)
+    states = captured_bytes(run)
     moments = NUMBER * spec.parameters(shape) * len(MOMENTS)
     segment = 2 * states  # a file of activations while it is made
     return Need(model.member + moments + tokens * TOKEN_EXTRA + states + MEMBER_EXTRA, model.shared + segment)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from worldfast.models import Ensemble, optimizer
+from worldfast.models import Ensemble, adamw_, gradient_norm
 from worldfast.rows import Rows
 from worldfast.run import Run
 
@@ -106,12 +106,12 @@ class Lockstep:
         """Update a member with the ensemble's gradient, that of a loss summed over `count` positions."""
         run, tally, here = self.runs[member], self.tallies[member], slice(member, member + 1)
         gradient = self.ensemble.gradients[here]  # [1, P]
-        norm = float(optimizer.gradient_norm(gradient, threads=threads)[0]) / count
+        norm = float(gradient_norm(gradient, threads=threads)[0]) / count
         if not (math.isfinite(summed) and math.isfinite(norm)):
             self.tallies[member] = tally._replace(diverged=True)
             return
         average, square = self.moments[:, here]  # [1, P] each
-        optimizer.adamw_(
+        adamw_(
             self.ensemble.parameters[here],
             gradient,
             average,

@@ -18,6 +18,7 @@ import torch
 
 from worldfast import files
 from worldfast._native import core
+from worldfast.display import size_text
 from worldfast.errors import DeviceError, unknown_name
 from worldfast.folder import outcome
 from worldfast.models import require_cuda
@@ -26,7 +27,7 @@ from worldfast.run import Family, Run
 from worldfast.training import metrics, start
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.member import Member
-from worldfast.training.memory import limit_of, plan, text
+from worldfast.training.memory import limit_of, plan
 from worldfast.training.progress import NAMED, Interrupt, Progress
 from worldfast.training.schedule import levels
 from worldfast.training.step import Lockstep
@@ -151,7 +152,7 @@ def _taken(device: str) -> str:
     """Return the message for a device that has less memory than planned."""
     free, total = torch.cuda.mem_get_info(device)
     return (
-        f"memory: {device} ran out of it, {text(free)} of {text(total)} are free: has another process taken some? "
+        f"memory: {device} ran out of it, {size_text(free)} of {size_text(total)} are free: has another process taken some? "
         "Checkpoints stay, and the same call goes on from them; with memory=... fewer runs train at once"
     )
 

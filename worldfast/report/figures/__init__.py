@@ -5,37 +5,75 @@ a RunResult return a Figure only, since their titles say everything. A figure wh
 LacksRuns, a ValueError that names what is missing. A world registers its figures in a `Catalogue`.
 """
 
-from worldfast.report.figures.canvas import distance, geographic
+from worldfast.report.figures.canvas import distance, frame, geographic, ratio
 from worldfast.report.figures.catalogue import Catalogue, Drawn
 from worldfast.report.figures.curves import dimension, over_training, probes_by_layer, training
 from worldfast.report.figures.maps import learned_map, world_map
-from worldfast.report.figures.matrices import cka_matrix, similarity
+from worldfast.report.figures.matrices import cka_matrix, sheet, similarity
 from worldfast.report.figures.patching import patching
 from worldfast.report.figures.saving import save
-from worldfast.report.figures.style import running_mean, short_count
-from worldfast.report.figures.tables import LacksRuns
+from worldfast.report.figures.style import (
+    HAIRLINE,
+    MUTED,
+    heading,
+    paper,
+    plain_log,
+    quiet,
+    running_mean,
+    short_count,
+    styled,
+)
+from worldfast.report.figures.tables import (
+    Cells,
+    LacksRuns,
+    chosen,
+    group_names,
+    groups,
+    layer_of,
+    need,
+    pairs,
+    pretrained,
+)
 from worldfast.report.figures.trends import cka_over_training, cka_trends
 from worldfast.report.figures.views import pca, views_over_training
 
 __all__ = [
     "Catalogue",
+    "Cells",
     "Drawn",
+    "HAIRLINE",
     "LacksRuns",
+    "MUTED",
+    "chosen",
     "cka_matrix",
     "cka_over_training",
     "cka_trends",
     "dimension",
     "distance",
+    "frame",
     "geographic",
+    "group_names",
+    "groups",
+    "heading",
+    "layer_of",
     "learned_map",
+    "need",
     "over_training",
+    "pairs",
+    "paper",
     "patching",
     "pca",
+    "plain_log",
+    "pretrained",
     "probes_by_layer",
+    "quiet",
+    "ratio",
     "running_mean",
     "save",
+    "sheet",
     "short_count",
     "similarity",
+    "styled",
     "training",
     "views_over_training",
     "world_map",

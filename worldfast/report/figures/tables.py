@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldfast.analysis.tables import need_columns
-from worldfast.analysis.trends import as_matrix, task_matrix
+from worldfast.analysis import as_matrix, need_columns, task_matrix
 from worldfast.report.colours import Tasks
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worldfast.analysis.trends import CROSS_TASK, DISJOINT_TASKS, SAME_TASK, trends
+from worldfast.analysis import CROSS_TASK, DISJOINT_TASKS, SAME_TASK, trends
 from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, end_labels, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from worldfast.analysis.generalisation import FITTED, HELD_OUT
+from worldfast.analysis import FITTED, HELD_OUT
 from worldfast.report import figures
 from worldfast.report.colours import Tasks, legible, ramp, run_styles
 from worldfast.report.figures.tables import groups

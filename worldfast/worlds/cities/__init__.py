@@ -2,13 +2,15 @@
 
 import importlib
 
-_DOOR = {  # a name and its module, which is imported when it is asked for
-    "Dataset": "dataset",
-    "Prompt": "prompts",
-    "Batch": "sampling",
-    "Component": "sampling",
-    "Stream": "sampling",
-    "sample": "sampling",
+from worldfast.worlds.cities.dataset import Dataset
+from worldfast.worlds.cities.prompts import Prompt
+from worldfast.worlds.cities.python_task import PythonTask, task
+from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, label
+from worldfast.worlds.cities.tokens import Vocabulary
+from worldfast.worlds.cities.world import ATLANTIS, World, WorldSpec
+
+_DOOR = {  # the other names and their modules, which import all of the instrument, on first use
     "PRESETS": "studies",
     "Recipe": "studies",
     "Study": "studies",
@@ -17,17 +19,33 @@ _DOOR = {  # a name and its module, which is imported when it is asked for
     "paper": "studies",
     "width": "studies",
     "world_update": "studies",
-    "TASKS": "tasks",
-    "Task": "tasks",
-    "label": "tasks",
-    "PythonTask": "python_task",
-    "task": "python_task",
-    "Vocabulary": "tokens",
-    "ATLANTIS": "world",
-    "World": "world",
-    "WorldSpec": "world",
 }
-__all__ = sorted(_DOOR)
+__all__ = [
+    "ATLANTIS",
+    "BUILT_IN",
+    "PRESETS",
+    "TASKS",
+    "Batch",
+    "Component",
+    "Dataset",
+    "Prompt",
+    "PythonTask",
+    "Recipe",
+    "Stream",
+    "Study",
+    "Task",
+    "Vocabulary",
+    "World",
+    "WorldSpec",
+    "demo",
+    "label",
+    "mini",
+    "paper",
+    "sample",
+    "task",
+    "width",
+    "world_update",
+]
 
 
 def __getattr__(name):

@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis.cka import cka_over_training as table_over_training
-from worldfast.analysis.cka import cka_table
-from worldfast.analysis.dimension import dimension_table
-from worldfast.analysis.generalisation import HELD_OUT, choose_cities, probe_generalisation
-from worldfast.analysis.knn import mutual_knn_table
-from worldfast.analysis.pca import mixed_over_training, pca_over_training
-from worldfast.analysis.probe import held_out, probe_over_training, probe_table
-from worldfast.analysis.procrustes import procrustes_table
-from worldfast.reading.gradients import gradient_agreement
-from worldfast.reading.patching import activation_patching
+from worldfast.analysis import (
+    HELD_OUT,
+    choose_cities,
+    cka_table,
+    dimension_table,
+    held_out,
+    mixed_over_training,
+    mutual_knn_table,
+    pca_over_training,
+    probe_generalisation,
+    probe_over_training,
+    probe_table,
+    procrustes_table,
+)
+from worldfast.analysis import cka_over_training as table_over_training
+from worldfast.reading import activation_patching, gradient_agreement
 from worldfast.run import Run
 from worldfast.studies import Analysis, Study, Trained
 from worldfast.training import load

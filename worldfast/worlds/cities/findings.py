@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis.stats import Mean, mean_and_error
+from worldfast.analysis import Mean, mean_and_error
 from worldfast.report import Tasks
 from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import integration, published

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from worldfast.analysis.generalisation import FITTED, HELD_OUT
+from worldfast.analysis import FITTED, HELD_OUT
 from worldfast.run import Run
 from worldfast.worlds.cities.world import NEW, OLD
 

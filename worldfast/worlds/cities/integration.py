@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis.tables import need_columns
+from worldfast.analysis import need_columns
 from worldfast.errors import unknown_name
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis.tables import need_columns
+from worldfast.analysis import need_columns
 from worldfast.worlds.cities.transfer import likeness_against_transfer
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldfast.analysis import trends
-from worldfast.analysis.generalisation import HELD_OUT
+from worldfast.analysis import HELD_OUT, as_matrix, task_matrix, trends
 from worldfast.run import Run
 from worldfast.studies import Study, common_tables, metrics
 from worldfast.worlds.cities import integration, prediction, transfer
@@ -57,8 +56,8 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
             if _have_teachers(tried):
                 found["deviation"] = integration.deviation(found["improvement"], runs)
     if "cka" in found and _comparable(found["cka"], runs):
-        found["trends"] = trends.trends(found["cka"], runs)
-        found["matrix"] = trends.task_matrix(found["cka"], runs)
+        found["trends"] = trends(found["cka"], runs)
+        found["matrix"] = task_matrix(found["cka"], runs)
         if "improvement" in found:
             points = _transfer(study, found, canon)
             if points is not None:
@@ -113,7 +112,7 @@ def _transfer(study: Study, found, canon: DataFrame) -> DataFrame | None:
     alone = alone[~alone.tasks.str.contains("+", regex=False) & alone.run.isin(canon.run)]
     if len(layer) < 3 or alone.tasks.nunique() < 3:
         return None
-    return transfer.transfer_points(trends.as_matrix(layer), integration.seed_averaged(alone))
+    return transfer.transfer_points(as_matrix(layer), integration.seed_averaged(alone))
 
 
 def _prediction(study: Study, found, canon: DataFrame) -> DataFrame:

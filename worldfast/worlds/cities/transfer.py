@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis.stats import mantel
+from worldfast.analysis import mantel
 
 if TYPE_CHECKING:
     import pandas

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from worldfast.analysis.trends import DISJOINT_TASKS, SAME_TASK
-from worldfast.report.figures import trends
-from worldfast.report.figures.matrices import similarity
+from worldfast.analysis import DISJOINT_TASKS, SAME_TASK
+from worldfast.report import figures
+from worldfast.report.figures import similarity
 from worldfast.worlds.cities import published
 from worldfast.worlds.cities.figures.catalogue import compared, figure
 
@@ -34,8 +34,8 @@ def cka(table, runs, layer: int | None = None, **options):
 
 @figure("cka-trends", "alike", "trends runs")
 def cka_trends(table, runs, layer: int | None = None):
-    """`trends.cka_trends` with the published values."""
-    drawing, caption = trends.cka_trends(table, runs, layer, PUBLISHED_TRENDS, PUBLISHED_LAYER)
+    """`report.figures.cka_trends` with the published values."""
+    drawing, caption = figures.cka_trends(table, runs, layer, PUBLISHED_TRENDS, PUBLISHED_LAYER)
     return drawing, (
         f"{caption} The published means for one task hold a run that failed to learn; ours leave such runs out."
     )
@@ -43,8 +43,8 @@ def cka_trends(table, runs, layer: int | None = None):
 
 @figure("cka-over-training", "alike", "cka runs")
 def cka_over_training(table, runs, layer: int | None = None):
-    """`trends.cka_over_training`, with the share of training by which the published curves have settled."""
-    drawing, caption = trends.cka_over_training(table, runs, layer, SETTLED)
+    """`report.figures.cka_over_training`, with the share of training by which the published curves have settled."""
+    drawing, caption = figures.cka_over_training(table, runs, layer, SETTLED)
     return drawing, (
         f"{caption} Some published matrices were of a fixed step rather than the last; here both models of a pair are "
         "at the same share of their own training."

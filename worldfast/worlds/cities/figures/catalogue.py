@@ -1,9 +1,7 @@
 """All figures of a study of cities: each stands with `@figure` at its function."""
 
-from worldfast.report import Catalogue
-from worldfast.report.colours import Tasks
-from worldfast.report.figures.curves import dimension, over_training, probes_by_layer
-from worldfast.report.figures.tables import LacksRuns, pretrained
+from worldfast.report import Tasks
+from worldfast.report.figures import Catalogue, LacksRuns, dimension, over_training, pretrained, probes_by_layer
 
 CATALOGUE = Catalogue()
 figure = CATALOGUE.figure

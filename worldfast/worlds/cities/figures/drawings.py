@@ -6,12 +6,18 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from worldfast.report import listed, number
-from worldfast.report.colours import INK, Tasks
-from worldfast.report.figures.canvas import geographic
-from worldfast.report.figures.maps import world_map
-from worldfast.report.figures.style import HAIRLINE, MUTED, heading, paper, styled
-from worldfast.report.figures.tables import LacksRuns, group_names
+from worldfast.report import INK, Tasks, listed, number
+from worldfast.report.figures import (
+    HAIRLINE,
+    MUTED,
+    LacksRuns,
+    geographic,
+    group_names,
+    heading,
+    paper,
+    styled,
+    world_map,
+)
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.sampling import sample
 from worldfast.worlds.cities.tasks import TASKS, Task

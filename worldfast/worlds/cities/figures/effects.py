@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldfast.report.colours import CKA_STOPS, DIVERGING_STOPS, INK, Tasks
-from worldfast.report.figures.matrices import sheet
-from worldfast.report.figures.style import styled
-from worldfast.report.figures.tables import Cells, LacksRuns, groups, need
+from worldfast.report import CKA_STOPS, DIVERGING_STOPS, INK, Tasks
+from worldfast.report.figures import Cells, LacksRuns, groups, need, sheet, styled
 from worldfast.worlds.cities.figures.catalogue import figure, taught
 from worldfast.worlds.cities.integration import deviation_summary, seed_averaged, summary
 

@@ -6,11 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from worldfast.analysis.generalisation import HELD_OUT
-from worldfast.report import count
-from worldfast.report.colours import INK, TASK_COLOURS
-from worldfast.report.figures.style import MUTED, paper, plain_log, quiet, styled
-from worldfast.report.figures.tables import LacksRuns, groups, need
+from worldfast.analysis import HELD_OUT
+from worldfast.report import INK, TASK_COLOURS, count
+from worldfast.report.figures import MUTED, LacksRuns, groups, need, paper, plain_log, quiet, styled
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart, over_seeds, seeds
 from worldfast.worlds.cities.figures.taught import called, read_of

@@ -6,12 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.analysis.generalisation import FITTED, HELD_OUT
-from worldfast.report import count
-from worldfast.report.colours import INK, NEW, Tasks, region_colours
-from worldfast.report.figures.canvas import frame, ratio
-from worldfast.report.figures.style import MUTED, heading, paper, styled
-from worldfast.report.figures.tables import LacksRuns, groups, layer_of, need
+from worldfast.analysis import FITTED, HELD_OUT
+from worldfast.report import INK, NEW, Tasks, count, region_colours
+from worldfast.report.figures import MUTED, LacksRuns, frame, groups, heading, layer_of, need, paper, ratio, styled
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart
 

@@ -6,12 +6,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report import count, listed
-from worldfast.report.colours import DIVERGING_STOPS, INK, TASK_COLOURS, Tasks
-from worldfast.report.figures.matrices import sheet
-from worldfast.report.figures.patching import patching
-from worldfast.report.figures.style import MUTED, paper, quiet, styled
-from worldfast.report.figures.tables import Cells, LacksRuns, chosen, groups, layer_of, need, pairs
+from worldfast.report import DIVERGING_STOPS, INK, TASK_COLOURS, Tasks, count, listed
+from worldfast.report.figures import (
+    MUTED,
+    Cells,
+    LacksRuns,
+    chosen,
+    groups,
+    layer_of,
+    need,
+    pairs,
+    paper,
+    patching,
+    quiet,
+    sheet,
+    styled,
+)
 from worldfast.worlds.cities import published
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import over_seeds
