@@ -21,7 +21,13 @@ from torture.tally import Tally
 from worldfast import files
 
 HERE = Path(__file__).parent
-WEIGHTS = {"kills": 15, "simulations": 10, "flat": 30}  # of the time; the rows in the order of the table
+WEIGHTS = {
+    "kills": 15,
+    "damage": 10,
+    "trouble": 10,
+    "simulations": 10,
+    "flat": 30,
+}  # of the time; the rows in the order of the table
 
 
 def carry_out(name: str, seconds: float, seed: int, target: int | None = None) -> dict:

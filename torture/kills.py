@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torture.faults import DEATHS, Child, Nursery
 from torture.tally import Tally
-from torture.work import PARTS, left, study, towns
+from torture.work import PARTS, differences, left, study, towns
 
 PROMISE = "exact resume"
 TARGET = 500  # kills
@@ -21,13 +21,6 @@ SAVING = ("open", "write", "fsync", "rename", "unlink")
 POLITE = 8  # one in so many is asked to end, not killed
 MOST = 40  # kills of one study
 DEEP = 60  # calls of a kind until one is killed in it, at most
-
-
-def differences(found: dict[str, str], expected: dict[str, str]) -> str:
-    """Return the files that differ, in words; "" if none does."""
-    said = {"missing": expected.keys() - found.keys(), "too many": found.keys() - expected.keys()}
-    said["other content"] = {name for name in found.keys() & expected.keys() if found[name] != expected[name]}
-    return "; ".join(f"{what}: {', '.join(sorted(names)[:4])}" for what, names in said.items() if names)
 
 
 def train_until(world: str, out: str, step: int, number: int) -> None:

@@ -24,7 +24,7 @@ from worldfast.worlds.cities.analyses import ANALYSES
 from worldfast.worlds.cities.studies import Study, world_update
 from worldfast.worlds.cities.world import OLD
 
-__all__ = ["PARTS", "left", "study", "towns", "work"]
+__all__ = ["PARTS", "differences", "left", "study", "towns", "work"]
 
 PARTS = ("train", "read", "export", "draw")
 KINDS = ("probes", "films", "pca")  # of tables: those that a page needs
@@ -58,7 +58,7 @@ def study(world: str | Path, seed: int = 42) -> Study:
     )
 
 
-def work(world: str, out: str, parts: Sequence[str] = PARTS, fault: Sequence = ()) -> None:
+def work(world: str, out: str, parts: Sequence[str] = PARTS, fault: Sequence = (), seed: int = 42) -> None:
     """Do what is left to do of the study, as its owner would by calling the same again."""
     import matplotlib.pyplot as plt
 
@@ -67,7 +67,7 @@ def work(world: str, out: str, parts: Sequence[str] = PARTS, fault: Sequence = (
 
     if fault:
         faults.arm(*fault)
-    place, mine = Path(out), study(world)
+    place, mine = Path(out), study(world, seed)
     runs = place / "runs"
     if "train" in parts:
         wf.train(mine.runs, runs, device="cpu", progress=False)
@@ -96,6 +96,13 @@ def left(out: Path) -> dict[str, str]:
             name = path.relative_to(out).as_posix()
             found[name] = hashlib.sha256(_content(path)).hexdigest()[:16]
     return found
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> str:
+    """Return the files that differ, in words; "" if none does."""
+    said = {"missing": expected.keys() - found.keys(), "too many": found.keys() - expected.keys()}
+    said["other content"] = {name for name in found.keys() & expected.keys() if found[name] != expected[name]}
+    return "; ".join(f"{what}: {', '.join(sorted(names)[:4])}" for what, names in said.items() if names)
 
 
 def _content(path: Path) -> bytes:
