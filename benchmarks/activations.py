@@ -8,7 +8,6 @@ that layer alone from them. Before writing, everyone removes what it wrote the t
 the system's cache. worldfast takes and checks a checksum of every array; the others do not.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from harness import Contestant, Unit, arguments, run, threads
 
+from worldfast.files import write_json
 from worldfast.reading import Activations, Writer
 
 ABOUT = {"run": "bench", "prompt": "", "spec": "{}", "origin": "{}", "token_positions": (2, 3), "dtype": "float32"}
@@ -58,7 +58,7 @@ def write_worldfast(folder, data):
     (folder / "activations").mkdir()
     captured = {"layers": list(data[0]), "prompt": ""}
     spec = {"id": "bench", "checkpoint_steps": list(range(len(data))), "captured": captured}
-    (folder / "spec.json").write_text(json.dumps(spec))
+    write_json(folder / "spec.json", spec)
     writer = Writer()
     cities = np.arange(len(next(iter(data[0].values()))), dtype=np.int32)
     for step, layers in enumerate(data):

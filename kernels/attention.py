@@ -136,8 +136,8 @@ def plan(dtype: torch.dtype, size: int, longest: int) -> dict:
 @functools.cache
 def _angles(rope_base: float, size: int, device: torch.device) -> Tensor:
     """Return cosines and sines at each position, rounded once: float32 [128, 2, D/2]."""
-    rate = rope_base ** -(torch.arange(size // 2, dtype=torch.float64) / (size // 2))  # [D/2]
-    angle = torch.arange(LONGEST_ROW)[:, None] * rate  # [T, D/2]
+    rate = rope_base ** -(torch.arange(size // 2, dtype=torch.float64, device="cpu") / (size // 2))  # [D/2]
+    angle = torch.arange(LONGEST_ROW, dtype=torch.int64, device="cpu")[:, None] * rate  # [T, D/2]
     return torch.stack([angle.cos(), angle.sin()], 1).float().to(device)
 
 

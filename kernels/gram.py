@@ -1,7 +1,7 @@
 """Gram statistics for centred kernel alignment: sums over all pairs of things, without an n x n matrix in memory.
 
 M representations X_a [n, d_a] of the same n things have Gram matrices K_a [n, n]: K_a = X_a X_a' ("linear") or K_a[i,
-j] = exp(-gamma_a |x_i - x_j|^2) - SHIFT ("rbf"). The statistics are
+j] = exp(-gamma_a |x_i - x_j|^2) - exp(-level_a) ("rbf"), made without cancelling. The statistics are
 
     products[a, b] = sum over i, j of K_a[i, j] K_b[i, j]        row_sums[a, i] = sum over j of K_a[i, j]
 
@@ -28,7 +28,7 @@ import triton.language as tl
 from torch import Tensor
 
 from worldfast._native import expect
-from worldfast.analysis.gram import KERNELS, SHIFT
+from worldfast.analysis.gram import KERNELS
 from worldfast.errors import unknown_name
 
 WORKSPACE_BYTES = 2**28
@@ -44,7 +44,7 @@ SPLIT_ROWS = 16
 SCALE = tl.constexpr(2.0**14)
 
 
-def reference_statistics(Xs, kernels, gamma=None):
+def reference_statistics(Xs, kernels, gamma=None, level=None):
     """Compute `gram_statistics` by its definition, in float64, with n x n matrices."""
     statistics = {}
     for kernel in kernels:
@@ -54,7 +54,7 @@ def reference_statistics(Xs, kernels, gamma=None):
                 Ks.append(X.double() @ X.double().T)
             else:
                 difference = X.double()[:, None] - X.double()[None, :]  # [n, n, d]
-                Ks.append(torch.exp(-gamma[a] * difference.square().sum(2)) - SHIFT)
+                Ks.append(torch.exp(-gamma[a] * difference.square().sum(2)) - torch.exp(-level[a]))
         K = torch.stack(Ks)  # [M, n, n]
         products = torch.einsum("aij,bij->ab", K, K)
         statistics[kernel] = products, K.sum(2) if kernel == "rbf" else None
@@ -88,6 +88,23 @@ def _split(
     tl.store(norms + model.to(tl.int64) * n + rows, tl.sum(norm, 1), mask=rows < n)
 
 
+@triton.jit
+def _exp2_less_one(x):
+    """Return 2^x - 1 with a relative error of 1e-7, near 0 too; x is below 127.
+
+    The terms are those of the native core: of 2^f - 1 for f in [-0.5, 0.5], the highest power first.
+    """
+    whole = tl.floor(x + 0.5)
+    f = x - whole
+    p = 1.53533620e-4 * f + 1.33988739e-3
+    p = p * f + 9.61843692e-3
+    p = p * f + 5.55033237e-2
+    p = p * f + 2.40226477e-1
+    p = (p * f + 6.93147182e-1) * f
+    power = tl.exp2(whole)
+    return p * power + (power - 1.0)
+
+
 @triton.jit(do_not_specialize_on_alignment=["tile_rows", "tile_columns"])
 def _gram_tiles(
     halves,
@@ -95,6 +112,7 @@ def _gram_tiles(
     first_columns,
     norms,
     gamma,
+    level,
     tile_rows,
     tile_columns,
     linear,
@@ -105,7 +123,6 @@ def _gram_tiles(
     plane,
     LINEAR: tl.constexpr,
     RBF: tl.constexpr,
-    SHIFT: tl.constexpr,
     TILE: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -145,7 +162,9 @@ def _gram_tiles(
         column_norm = (g.to(tl.float64) * tl.load(norms + column)).to(tl.float32)
         exponent = tl.minimum(2 * g * gram - row_norm[:, None] - column_norm[None, :], 0.0)
         exponent = tl.where(i[:, None] == j[None, :], 0.0, exponent)
-        K = tl.where(inside, tl.exp2(exponent) - SHIFT, 0.0)
+        base = tl.load(level + model)
+        exponent = tl.maximum(exponent + base, -126.0)
+        K = tl.where(inside, _exp2_less_one(exponent) * tl.exp2(-base), 0.0)
         tl.store(rbf + entry, K)
         tl.store(sums + slot * (2 * TILE) + lane, tl.sum(K, 1))
         tl.store(sums + slot * (2 * TILE) + TILE + lane, tl.sum(K, 0))
@@ -210,7 +229,7 @@ PRODUCT_OPTIONS = {"num_warps": 4, "num_stages": 3}
 
 
 def gram_statistics(
-    Xs: list[Tensor], kernels: tuple[str, ...], gamma: Tensor | None = None
+    Xs: list[Tensor], kernels: tuple[str, ...], gamma: Tensor | None = None, level: Tensor | None = None
 ) -> dict[str, tuple[Tensor, Tensor | None]]:
     """Compute products and row sums of the Gram matrices of M representations of the same n things.
 
@@ -225,8 +244,8 @@ def gram_statistics(
         by a power of two). From 4 on results are NaN; far below 1 digits are lost. Scale and centring are not checked.
     kernels : tuple of str
         Some of "linear" and "rbf"; both use the same tiles.
-    gamma : Tensor, optional
-        float64 [M] on that device, required for "rbf".
+    gamma, level : Tensor, optional
+        float64 [M] on that device, required for "rbf"; level is at most 80.
 
     Returns
     -------
@@ -239,13 +258,14 @@ def gram_statistics(
     TypeError, ValueError
         An argument has the wrong dtype, shape, layout or device, or a kernel is unknown.
     """
-    _check(Xs, kernels, gamma)
+    _check(Xs, kernels, gamma, level)
     M, n, device = len(Xs), len(Xs[0]), Xs[0].device
     with torch.cuda.device_of(Xs[0]):
         halves, widths, first_columns, norms = _split_all(Xs)
         C = halves.shape[2]
         if "rbf" in kernels:
             gamma = (gamma * (math.log2(math.e) / SCALE.value**2)).float()
+            level = (level * math.log2(math.e)).float()
         blocks = triton.cdiv(n, TILE)
         models = 16 if M <= 16 else 32 if M <= 32 else 64
         model_blocks = triton.cdiv(M, models)
@@ -254,8 +274,8 @@ def gram_statistics(
         rows, columns = torch.tril_indices(side, side, dtype=torch.int32, device=device)
         tiles, model_pairs = blocks * (blocks + 1) // 2, model_blocks * (model_blocks + 1) // 2
         T = min(tiles, max(1, WORKSPACE_BYTES // (4 * len(kernels) * M * TILE * TILE)))
-        workspaces = {kernel: torch.empty(T, M, TILE, TILE, device=device) for kernel in kernels}
-        sums = torch.empty(T, M, 2, TILE, device=device)
+        workspaces = {kernel: torch.empty(T, M, TILE, TILE, dtype=torch.float32, device=device) for kernel in kernels}
+        sums = torch.empty(T, M, 2, TILE, dtype=torch.float32, device=device)
         partials = torch.empty(T * TILE * TILE // PART, M, M, dtype=torch.float64, device=device)
         products = {kernel: torch.zeros(M, M, dtype=torch.float64, device=device) for kernel in kernels}
         row_sums = torch.zeros(M, blocks * TILE, dtype=torch.float64, device=device)
@@ -270,6 +290,7 @@ def gram_statistics(
                 first_columns,
                 norms,
                 gamma,
+                level,
                 *places,
                 linear,
                 rbf,
@@ -279,7 +300,6 @@ def gram_statistics(
                 n * C,
                 "linear" in kernels,
                 "rbf" in kernels,
-                SHIFT,
                 TILE,
                 BLOCK_K,
                 **TILE_OPTIONS,
@@ -302,7 +322,8 @@ def _split_all(Xs):
     M, n, device = len(Xs), len(Xs[0]), Xs[0].device
     widths = [X.shape[1] for X in Xs]
     *first_columns, C = accumulate((triton.cdiv(width, BLOCK_K) * BLOCK_K for width in widths), initial=0)
-    table = torch.tensor([[X.data_ptr() for X in Xs], widths, first_columns]).to(device, non_blocking=True)
+    rows = [[X.data_ptr() for X in Xs], widths, first_columns]
+    table = torch.tensor(rows, dtype=torch.int64, device="cpu").to(device, non_blocking=True)
     pointers, widths, first_columns = table
     halves = torch.empty(2, n, C, dtype=torch.float16, device=device)
     norms = torch.empty(M, n, dtype=torch.float64, device=device)
@@ -312,7 +333,7 @@ def _split_all(Xs):
     return halves, widths, first_columns, norms
 
 
-def _check(Xs, kernels, gamma):
+def _check(Xs, kernels, gamma, level):
     if not kernels:
         raise ValueError(f"kernels: expected some of {', '.join(KERNELS)}, got none")
     for kernel in kernels:
@@ -327,9 +348,10 @@ def _check(Xs, kernels, gamma):
         if not X.is_contiguous():
             raise ValueError(f"Xs[{a}]: expected a contiguous tensor, got strides {X.stride()}")
     if "rbf" in kernels:
-        _expect("gamma", gamma, torch.float64, 1, Xs[0])
-        if len(gamma) != len(Xs):
-            raise ValueError(f"gamma: expected shape [{len(Xs)}], got {list(gamma.shape)}")
+        for name, given in (("gamma", gamma), ("level", level)):
+            _expect(name, given, torch.float64, 1, Xs[0])
+            if len(given) != len(Xs):
+                raise ValueError(f"{name}: expected shape [{len(Xs)}], got {list(given.shape)}")
 
 
 def _expect(name, x, dtype, ndim, beside):

@@ -4,23 +4,29 @@ checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_
 `worldfast.models.transformer.Weights`. Its metadata has a JSON object under "worldfast": `step` (optimizer steps
 taken), `run` (the content hash of the run), `state` (everything else the trainer resumes from), `origin`, and `crc32`
 over all of that and the tensors. The position in the data follows from the step, since a dataset is a function.
+
+A file is read by its bytes, not by its path, which the safetensors library takes as UTF-8 only. Whatever it says of
+itself is compared with what was asked for: the step with its name, the run, and the number of parameters.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from worldfast.errors import DamagedError, MismatchError
-from worldfast.files import checksum, write_whole
+from worldfast.errors import DamagedError, MismatchError, UnsafeError
+from worldfast.files import checksum, read_whole, write_whole
 
-__all__ = ["Checkpoint", "newest", "of_step", "read", "remove_others", "save"]
+__all__ = ["Checkpoint", "newest", "of_step", "paths", "read", "remove_others", "save"]
 
 KEPT = 2
+NAMES = ("exp_avg", "exp_avg_sq", "parameters")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,18 @@ class Checkpoint:
     step: int
     tensors: dict[str, torch.Tensor]
     state: dict
+
+    def require_size(self, size: int, folder: str | os.PathLike) -> None:
+        """Raise a MismatchError naming the run's folder if a model with a buffer of `size` numbers did not make this."""
+        for name, tensor in sorted(self.tensors.items()):
+            if tensor.shape != (size,):
+                shape = f"{list(tensor.shape)}, expected [{size}]"
+                raise MismatchError(f"{folder}: checkpoint {name} has shape {shape}, at step {self.step}")
+
+    def parameters(self, size: int, folder: str | os.PathLike) -> torch.Tensor:
+        """Return the model, float32 [size]; raises as `require_size`."""
+        self.require_size(size, folder)
+        return self.tensors["parameters"]
 
 
 def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
@@ -76,7 +94,7 @@ def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
 
 def remove_others(folder: Path, step: int) -> None:
     """Keep the checkpoint of a step and the one before it; newer ones are damaged and were skipped."""
-    there = _files(folder)
+    there = paths(folder)
     kept = [file for file in there if file <= _path(folder, step)][-KEPT:]
     for file in there:
         if file not in kept:
@@ -84,7 +102,7 @@ def remove_others(folder: Path, step: int) -> None:
 
 
 def newest(folder: Path, run: str) -> Checkpoint | None:
-    """Return the newest intact checkpoint, or None if there is none.
+    """Return the newest intact checkpoint, or None if there is no file of one.
 
     Each damaged file that is skipped gives a warning, which says what is used instead.
 
@@ -97,16 +115,21 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
 
     Raises
     ------
-    MismatchError
-        A checkpoint belongs to another run.
+    DamagedError
+        There are files, and none is whole.
+    MismatchError, UnsafeError, OSError
+        As from `read`: a file that cannot be opened may well be whole.
     """
-    there = _files(folder)[::-1]
+    there = paths(folder)[::-1]
     for path, before in zip(there, [*there[1:], None]):
         try:
             return read(path, run)
         except DamagedError as error:
-            instead = f"the one before it, {before.name}, is used" if before else "none before it is left"
-            warnings.warn(f"{error}; {instead}", stacklevel=2)
+            if before is None:
+                raise DamagedError(
+                    f"{error}; none before it is left. Put a whole one back, or remove {folder} to begin again"
+                ) from None
+            warnings.warn(f"{error}; the one before it, {before.name}, is used", stacklevel=2)
     return None
 
 
@@ -117,10 +140,10 @@ def of_step(folder: Path, step: int, run: str) -> Checkpoint:
     ------
     FileNotFoundError
         There is no checkpoint of this step.
-    DamagedError, MismatchError
+    DamagedError, MismatchError, UnsafeError, OSError
         As from `read`.
     """
-    path, there = _path(folder, step), _files(folder)
+    path, there = _path(folder, step), paths(folder)
     if path not in there:
         stems = ", ".join(file.stem for file in there) or "none"
         raise FileNotFoundError(f"{folder} has no checkpoint of step {step}; there: {stems}")
@@ -130,26 +153,56 @@ def of_step(folder: Path, step: int, run: str) -> Checkpoint:
 def read(path: Path, run: str) -> Checkpoint:
     """Return the checkpoint in a file.
 
+    Parameters
+    ----------
+    path : Path
+    run : str
+        Content hash of the run.
+
     Raises
     ------
     DamagedError
         The content is not what was written.
     MismatchError
-        The checkpoint belongs to another run.
+        The checkpoint belongs to another run, is of another step than its name says, or of another model.
+    UnsafeError
+        The path is a link, a FIFO ...
+    OSError
+        The file cannot be opened or read.
     """
-    from safetensors import SafetensorError, safe_open
-
+    content = read_whole(path)
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})["worldfast"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        header, tensors = _parsed(content)
         if header.pop("crc32") != _checksum(header, tensors):
             raise ValueError("its checksum does not fit its content")
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        found, its_run = Checkpoint(header["step"], tensors, header["state"]), header["run"]
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DamagedError(f"checkpoint {path} is damaged: {error}") from None
-    if header["run"] != run:
-        raise MismatchError(f"checkpoint {path} belongs to run {header['run']}, expected {run}")
-    return Checkpoint(header["step"], tensors, header["state"])
+    if its_run != run:
+        raise MismatchError(f"checkpoint {path} belongs to run {its_run}, expected {run}")
+    if path.name != _path(path.parent, found.step).name:
+        raise MismatchError(f"checkpoint {path} is of step {found.step}, which its name is not: another's copy?")
+    if tuple(sorted(tensors)) != NAMES:
+        raise MismatchError(f"checkpoint {path} holds {', '.join(sorted(tensors))}, expected {', '.join(NAMES)}")
+    return found
+
+
+def _parsed(content: bytearray) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Return what `_contents` made a file of; the tensors share the memory of `content`."""
+    length = int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8 : 8 + length].decode("utf-8"))
+    header = json.loads(entries.pop("__metadata__")["worldfast"])
+    tensors, end = {}, 0
+    for name in sorted(entries):
+        entry, begin = entries[name], end
+        end = begin + 4 * math.prod(entry["shape"])
+        if entry["dtype"] != "F32" or entry["data_offsets"] != [begin, end] or 8 + length + end > len(content):
+            raise ValueError(f"the place of {name} in it is not where it was written")
+        there = torch.frombuffer(content, dtype=torch.float32, count=(end - begin) // 4, offset=8 + length + begin)
+        tensors[name] = there.view(entry["shape"])
+    if 8 + length + end != len(content):
+        raise ValueError(f"{len(content):,} bytes, of which {8 + length + end:,} were written")
+    return header, tensors
 
 
 def _contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
@@ -170,7 +223,10 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.safetensors"
 
 
-def _files(folder: Path) -> list[Path]:
+def paths(folder: Path) -> list[Path]:
+    """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link."""
+    if folder.is_symlink():
+        raise UnsafeError(f"'{folder}' is a link, expected a folder: nothing was read through it")
     return sorted(folder.glob("step-*.safetensors"))
 
 

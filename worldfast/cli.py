@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
@@ -13,6 +14,7 @@ from typing import Annotated, Literal, get_type_hints
 from tyro.conf import OmitArgPrefixes, arg
 
 from worldfast import worlds
+from worldfast.dataset import load_file
 from worldfast.errors import unknown_name
 from worldfast.options import (
     AnyNumber,
@@ -21,6 +23,7 @@ from worldfast.options import (
     AnyWhole,
     AnyWholes,
     Data,
+    Files,
     Kept,
     Learning,
     Machine,
@@ -78,6 +81,7 @@ def study_plan(
     threads: AnyWhole = None,
     memory: AnyText = None,
     scale: AnyNumber = None,
+    load: Files = (),
 ) -> None:
     """Say what a study takes: runs, rows, memory and disk at once, then the time, as it is measured.
 
@@ -90,6 +94,7 @@ def study_plan(
         memory: Memory of each device that training may use, such as 72GiB; 0.9 of what is free by default.
         scale: Factor on the rows that each model of a preset sees; 0.01 is a quick look.
     """
+    _load(load)
     print_plan(_study(name, scale), device=device, gpus=gpus, threads=threads, memory=memory, measure=measure)
 
 
@@ -103,6 +108,7 @@ def study_run(
     threads: AnyWhole = None,
     memory: AnyText = None,
     scale: AnyNumber = None,
+    load: Files = (),
 ) -> None:
     """Train the models of a study, analyse them, and write its page.
 
@@ -118,17 +124,19 @@ def study_run(
         memory: Memory that training may use, such as 8GiB; 0.9 of what is free by default.
         scale: Factor on the rows that each model of a preset sees; 0.01 is a quick look.
     """
+    _load(load)
     how = {"engine": engine, "address": address, "device": device, "threads": threads, "memory": memory}
     _run(_study(name, scale), out, _command(name, scale), **how)
 
 
-def study_status(name: str, /, out: Path = Path(".")) -> None:
+def study_status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
     """Say where each run of a study stands, also while it runs.
 
     Args:
         name: The name of a study below --out, or a Python file that defines `study`.
         out: Folder that holds runs/ and studies/.
     """
+    _load(load)
     print_status(out / "studies" / (load_study(name).name if _is_file(name) else name.rpartition(".")[2]))
 
 
@@ -140,6 +148,7 @@ def study_report(
     address: str = "auto",
     threads: AnyWhole = None,
     scale: AnyNumber = None,
+    load: Files = (),
 ) -> None:
     """Analyse what a study has trained so far and write its page; train nothing.
 
@@ -151,11 +160,17 @@ def study_report(
         threads: CPU threads; torch's number by default.
         scale: Factor on rows that the study was run with.
     """
+    _load(load)
     how = {"engine": engine, "address": address, "threads": threads, "train_missing": False}
     _run(_study(name, scale), out, _command(name, scale), **how)
 
 
 STUDY = {"list": study_list, "plan": study_plan, "run": study_run, "status": study_status, "report": study_report}
+
+
+def _load(paths: Iterable[Path]) -> None:
+    for path in paths:
+        load_file(path)
 
 
 def _is_file(name: str) -> bool:
@@ -198,6 +213,7 @@ def sample(
     split: str = "train",
     among: AnyText = None,
     noise: float = 0.0,
+    load: Files = (),
 ) -> None:
     """Print rows of a task.
 
@@ -212,6 +228,7 @@ def sample(
     """
     import worldfast as wf
 
+    _load(load)
     batch = wf.sample(wf.World.cities(), task, n, seed, start, split, among=among, noise=noise)
     for i in range(n):
         print(batch.text(i))
@@ -229,6 +246,7 @@ def train(
     Run it again to go on where it stopped: what is done is not done again. Defaults are those of arXiv
     2602.00533, one epoch of them. Grids of tasks, and rows in other proportions: docs/training.md.
     """
+    _load(machine.load)
     folders = train_runs(
         runs(data, learning, model, kept),
         machine.out,
@@ -242,7 +260,7 @@ def train(
         print(ending(folder))
 
 
-def export(run: Path, /, to: str, out: AnyPath = None, step: AnyWhole = None) -> None:
+def export(run: Path, /, to: str, out: AnyPath = None, step: AnyWhole = None, load: Files = ()) -> None:
     """Write a trained model as a folder that other tools open.
 
     Args:
@@ -253,6 +271,7 @@ def export(run: Path, /, to: str, out: AnyPath = None, step: AnyWhole = None) ->
     """
     from worldfast.training import export_huggingface
 
+    _load(load)
     formats = {"hf": export_huggingface}
     if to not in formats:
         raise unknown_name("format", to, formats)
@@ -267,6 +286,7 @@ def extract(
     layers: AnyWholes = None,
     positions: tuple[str, ...] = ("city", "delimiter"),
     cities: AnyText = None,
+    load: Files = (),
 ) -> None:
     """Write a trained model's hidden states for each city to an HDF5 file, for any prompt.
 
@@ -280,6 +300,7 @@ def extract(
     """
     from worldfast.reading import represent
 
+    _load(load)
     places = [int(at) if at.lstrip("-").isdigit() else at for at in positions]
     print(represent(run, layers=layers, prompt=prompt, positions=places, among=cities).save(out))
 
@@ -326,7 +347,7 @@ def main(arguments: list[str] | None = None) -> int:
             _call(COMMANDS, "worldfast", "command", arguments)
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
-        return 130
+        return 128 + getattr(stopped, "signum", signal.SIGINT)  # as shells count
     except (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError) as error:
         print(f"worldfast: {error}", file=sys.stderr)
         return 1

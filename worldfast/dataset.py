@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import os
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -11,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,12 +22,14 @@ from worldfast.errors import unknown_name
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
 __all__ = [
+    "LOADED",
     "Dataset",
     "Readout",
     "Score",
     "Tokenizer",
     "class_at",
     "known_fields",
+    "load_file",
     "missing_of",
     "path_of",
     "require_readout",
@@ -259,6 +264,55 @@ def _main() -> str:
     return Path(file).stem if file else "__main__"
 
 
+LOADED: dict[str, Path] = {}  # files that `load_file` has executed, by the names under which they are imported
+
+
+def load_file(path: str | os.PathLike, name: str = "load") -> ModuleType:
+    """Execute a Python file as if it were imported from its own folder, and return it as a module.
+
+    It stays imported under its own name, "ring" for ring.py, so that its classes are found by the paths that runs'
+    folders hold, and its tasks by their names. A file that is loaded again is executed again.
+
+    Parameters
+    ----------
+    path : path
+    name : str
+        Name of the argument, for errors.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        It is not a Python file, or a module of another file has its name.
+    Exception
+        Any error of the file itself.
+    """
+    path = Path(path)
+    if path.suffix != ".py":
+        raise ValueError(f"{name}: expected a Python file, got '{path}'")
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: there is no file '{path}'")
+    path, before = path.resolve(), sys.modules.get(path.stem)
+    if before and path.stem not in LOADED:
+        if getattr(before, "__file__", None) == str(path):
+            return before
+        raise ValueError(f"{name}: '{path}' has the name of the module {path.stem}, which is imported: rename the file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader  # a file of this suffix has one
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))  # as if it were run as a script
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(path.stem), LOADED.pop(path.stem, None)
+        raise
+    finally:
+        sys.path.remove(str(path.parent))
+    LOADED[path.stem] = path
+    return module
+
+
 def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
     """Return the dataclass at a path.
 
@@ -290,7 +344,8 @@ def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
         module = "__main__"
     elif module not in sys.modules:
         raise ValueError(
-            f"class {path!r}: {module or 'its module'} is not imported: import it first, then read its runs"
+            f"class {path!r}: {module or 'its module'} is not imported: import it first, then read its runs; "
+            f"on the command line, --load {module.rpartition('.')[2] or 'FILE'}.py"
         )
     found = getattr(sys.modules[module], name, None) if ours else vars(sys.modules[module]).get(name)
     if not (isinstance(found, type) and is_dataclass(found) and fits(found)):

@@ -1,4 +1,4 @@
-"""Atomic file writes, folder locks, checksums, and the recorded origin of each file."""
+"""Files: written whole or not at all, read only where they are regular files, with checksums and their origin."""
 
 from __future__ import annotations
 
@@ -6,21 +6,44 @@ import errno
 import fcntl
 import functools
 import hashlib
+import json
 import os
 import platform
+import stat
 import subprocess
 import threading
-import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
-__all__ = ["checksum", "digest", "folder", "lock", "naming", "origin", "remove_partial", "sync_folder", "write_whole"]
+from worldfast.errors import DamagedError, UnsafeError
+
+__all__ = [
+    "checksum",
+    "digest",
+    "folder",
+    "inner_folder",
+    "naming",
+    "origin",
+    "parse_json",
+    "read_json",
+    "read_whole",
+    "regular",
+    "remove_partial",
+    "sync_folder",
+    "write_json",
+    "write_whole",
+]
 
 PARTIAL = ".partial"  # suffix of a file that is being written
+LARGEST_JSON = 1 << 28  # bytes
+
+
+# ---- writing ----
 
 
 def write_whole(path: Path, *content: bytes | memoryview) -> Path:
@@ -50,7 +73,7 @@ def write_whole(path: Path, *content: bytes | memoryview) -> Path:
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     with naming(path, "nothing was written"):
         try:
-            with open(partial, "wb") as file:
+            with _begin(partial) as file:
                 for part in content:
                     file.write(part)
                 file.flush()
@@ -62,13 +85,35 @@ def write_whole(path: Path, *content: bytes | memoryview) -> Path:
     return path
 
 
+def _begin(partial: Path) -> BinaryIO:
+    """Return a new file, held by a lock while it is written, so that `remove_partial` knows whose writer is dead."""
+    while True:
+        partial.unlink(missing_ok=True)  # of a dead process that had the same number
+        file = open(partial, "xb")
+        with suppress(OSError):  # no locks on this file system: then nothing is removed either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # removed between the two calls
+
+
+def remove_partial(path: Path) -> None:
+    """Remove partial files that killed processes left in a folder and below it; those being written now stay."""
+    for partial in path.rglob(f".*{PARTIAL}"):
+        with suppress(OSError, UnsafeError), open(partial, "r+b", opener=regular) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
+
+
 @contextmanager
 def naming(path: Path, what: str) -> Iterator[None]:
-    """Convert an OSError inside the block into one that names `path` and the consequence `what`."""
+    """Convert an OSError or MemoryError inside the block into an OSError naming `path` and the consequence `what`."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}: {what}", str(path)) from None
+        raise OSError(error.errno, f"{error.strerror or error}: {what}", str(path)) from None
+    except MemoryError:
+        raise OSError(errno.ENOMEM, f"{os.strerror(errno.ENOMEM)}: {what}", str(path)) from None
 
 
 def sync_folder(path: Path) -> None:
@@ -91,10 +136,123 @@ def write_table(path: Path, table) -> Path:
     return write_whole(path, table.to_csv(index=False, na_rep="nan").encode())
 
 
-def remove_partial(path: Path) -> None:
-    """Remove partial files that killed processes left in a folder and below it."""
-    for partial in path.rglob(f".*{PARTIAL}"):
-        partial.unlink(missing_ok=True)
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON object and, under "crc32", the checksum by which `read_json` knows it again, atomically.
+
+    Raises
+    ------
+    OSError
+        As in `write_whole`.
+    """
+    return write_whole(path, json.dumps({**content, "crc32": _seal(content)}, indent=1).encode())
+
+
+# ---- reading ----
+
+
+def regular(path: str | os.PathLike, flags: int) -> int:
+    """Open a file that is none but a regular one, for ``open(path, mode, opener=regular)``.
+
+    Returns
+    -------
+    int
+        Descriptor of the file, as from `os.open`.
+
+    Raises
+    ------
+    UnsafeError
+        It is a link, which may lead out of its folder, or a folder, a FIFO or a device, which may hang.
+    OSError
+        It cannot be opened.
+    """
+    with suppress(FileNotFoundError):
+        _require_regular(path, os.lstat(path))
+    # a link that was put there after the look above is not followed, and a FIFO does not wait
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        _require_regular(path, os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _require_regular(path: str | os.PathLike, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(found.st_mode), "a device")
+        raise UnsafeError(f"'{path}' is {kind}, expected a file: nothing was read or written through it")
+
+
+def read_whole(path: str | os.PathLike, most: int | None = None) -> bytearray:
+    """Return the bytes of a file, whatever bytes its path has.
+
+    Parameters
+    ----------
+    path : path
+    most : int, optional
+        Bytes that such a file can have.
+
+    Raises
+    ------
+    UnsafeError
+        It is no regular file (see `regular`), or has more than `most` bytes.
+    OSError
+        It is not there, or cannot be read: no permission, no descriptor, no memory ...; the message names the path.
+    """
+    with naming(Path(path), "it cannot be read"), open(path, "rb", opener=regular) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise UnsafeError(f"'{path}' has {size:,} bytes, such a file at most {most:,}")
+        content = bytearray(size)
+        del content[file.readinto(content) :]  # it was cut meanwhile
+        return content
+
+
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the object that `write_json` wrote, without its checksum.
+
+    Raises
+    ------
+    DamagedError
+        The content is not what was written; the message names the file.
+    UnsafeError, OSError
+        As from `read_whole`.
+    """
+    content, whole = parse_json(path)
+    if whole is None:
+        raise DamagedError(f"'{path}' has no checksum: it is damaged, or of an earlier version of worldfast")
+    if not whole:
+        raise DamagedError(f"'{path}' is damaged: its checksum does not fit its content")
+    return content
+
+
+def parse_json(path: str | os.PathLike) -> tuple[dict[str, Any], bool | None]:
+    """Return the JSON object in a file, and its checksum's word: whole, or not, or None without one.
+
+    Raises
+    ------
+    DamagedError
+        The file holds no JSON object.
+    UnsafeError, OSError
+        As from `read_whole`.
+    """
+    raw = read_whole(path, LARGEST_JSON)
+    try:
+        content = json.loads(raw.decode("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"'{path}' is damaged: {error}") from None
+    written = content.pop("crc32", None)
+    return content, None if written is None else written == _seal(content)
+
+
+def _seal(content: Mapping[str, Any]) -> int:
+    return checksum(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode())
+
+
+# ---- folders ----
 
 
 def folder(path: str | os.PathLike, argument: str) -> Path:
@@ -122,56 +280,36 @@ def folder(path: str | os.PathLike, argument: str) -> Path:
     return path
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold a folder exclusively: no other process, and no other call in this one, can hold it too.
-
-    The operating system releases the lock when the process ends, however it ends.
+def inner_folder(path: Path) -> Path:
+    """Return a folder inside a run's or a study's, creating it if needed.
 
     Raises
     ------
-    BlockingIOError
-        The folder is held; the message names the holder.
+    UnsafeError
+        It is a link, which may lead out of the folder that it is in, or a file.
+    OSError
+        It cannot be made.
     """
-    path = folder / "lock"
-    with open(path, "a+") as file:
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.05)  # it may only be held by a check, see `locked`
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            message = f"in use by {file.read()}: wait for it, or stop it"
-            raise BlockingIOError(errno.EWOULDBLOCK, message, str(path)) from None
-        with naming(path, "the folder cannot be held"):
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
-        yield
+    with naming(path, "the folder cannot be made"), suppress(FileExistsError):
+        path.mkdir()
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        kind = "a link" if path.is_symlink() else "no folder"
+        raise UnsafeError(f"'{path}' is {kind}, expected a folder: nothing was read or written through it")
+    return path
 
 
-def locked(folder: Path) -> bool:
-    """Return True if a process holds a folder. The check takes a shared lock for a moment."""
-    path = folder / "lock"
-    if not path.exists():
-        return False
-    with open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+# ---- identities ----
 
 
-def checksum(*parts: bytes | np.ndarray) -> int:
+def checksum(*parts: bytes | bytearray | np.ndarray, begin: int = 0) -> int:
     """Return the CRC-32 of the bytes of contiguous parts, one after the other, to detect damage.
+
+    `begin` is the checksum of what stands before them.
 
     Detects every flipped bit, every burst of up to 32 bits, and other damage except once in 4 billion. Takes a third of
     the time of SHA-256, which also withstands tampering: for an identity use `digest`.
     """
-    found = 0
+    found = begin
     for part in parts:
         found = zlib.crc32(part.data if isinstance(part, np.ndarray) else part, found)
     return found

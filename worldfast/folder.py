@@ -1,20 +1,30 @@
-"""Folder of a run: its spec, its checkpoints, and its model as an ensemble of one."""
+"""Folder of a run as everything reads it: its spec, how it ended, its model and its metrics, each checked.
+
+A run that has ended is read at its last step or not at all, never at an older one under the same id; an open one at its
+newest checkpoint. These files are JSON with a checksum (worldfast.files.write_json)::
+
+    spec.json    id, run (the spec), world_sha256, steps, checkpoint_steps, captured, origin
+    done         run (the id), status ("finished" or "diverged"), step, seconds, and metrics: bytes and crc32 of
+                 metrics.jsonl. Every checkpoint says the same of metrics.jsonl as it was then
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from worldfast import checkpoint
+from worldfast import checkpoint, files
+from worldfast.errors import DamagedError, MismatchError
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
 
-__all__ = ["RunOutcome", "done", "ended_folder", "load", "opened", "outcome", "saved", "spec_of"]
+__all__ = ["RunOutcome", "done", "ended_folder", "load", "metrics", "opened", "outcome", "prefix", "saved", "spec_of"]
 
 
 class RunOutcome(NamedTuple):
@@ -58,28 +68,59 @@ def outcome(run: Run, out: Path) -> RunOutcome:
     out : Path
         Folder that holds the folders of runs. The start of `run` may stand there under any name.
     """
-    if ending := done(out / run.folder_name):
-        return RunOutcome(**ending)
+    if ending := done(out / run.folder_name, run.id):
+        return _outcome(ending)
     if not isinstance(run.start, Run):
         return RunOutcome("open")
     folder = ended_folder(run.start, out)
-    base = RunOutcome(**done(folder)) if folder else outcome(run.start, out)
+    base = _outcome(done(folder, run.start.id)) if folder else outcome(run.start, out)
     return RunOutcome("open" if base.finished else "barred" if base.settled else "waiting")
 
 
-def done(folder: Path) -> dict | None:
-    """Last record of a run by its folder: status ("finished" or "diverged"), step and seconds; None before it ended."""
+def _outcome(ending: Mapping[str, Any]) -> RunOutcome:
+    return RunOutcome(ending["status"], ending["step"], ending["seconds"])
+
+
+def done(folder: Path, run: str | None = None) -> dict[str, Any] | None:
+    """Return a run's last record, or None before it has ended.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    run : str, optional
+        Id of the run that it is thought to be.
+
+    Raises
+    ------
+    DamagedError
+        It is not what was written.
+    MismatchError
+        It is another run's.
+    UnsafeError, OSError
+        It is no regular file, or cannot be read.
+    """
     path = folder / "done"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        content = files.read_json(path)
+    except FileNotFoundError:
+        return None
+    except DamagedError as error:
+        raise DamagedError(f"{error}. Put it back, or remove it: the run's last checkpoint then ends it anew") from None
+    if missing := {"run", "status", "step", "seconds", "metrics"} - content.keys():
+        raise DamagedError(f"'{path}' lacks {', '.join(sorted(missing))}: another version of worldfast wrote it")
+    if run is not None and content["run"] != run:
+        raise MismatchError(f"'{path}' belongs to run {content['run']}, expected {run}")
+    return content
 
 
 def ended_folder(run: Run, out: Path) -> Path | None:
     """Folder below `out` in which a run has ended, whatever its name was then; None if there is none."""
-    return next((folder for folder in sorted(out.glob(f"*-{run.id}")) if done(folder)), None)
+    return next((folder for folder in sorted(out.glob(f"*-{run.id}")) if done(folder, run.id)), None)
 
 
 def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
-    """Load a run and its newest model from the run's folder.
+    """Load a run and its model from the run's folder: the last one, or of an open run the newest.
 
     Parameters
     ----------
@@ -97,7 +138,9 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     Raises
     ------
     FileNotFoundError
-        The folder is not a run's, or has no checkpoint.
+        The folder is not a run's, or its last checkpoint is missing.
+    DamagedError, MismatchError, UnsafeError, OSError
+        As from `saved`.
     DeviceError
         The device cannot be used.
 
@@ -114,7 +157,7 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     run, found = saved(folder)
     device = "cpu" if torch.device(device).type == "cpu" else require_cuda(device)
     ensemble = run.model.build(run.shape, device=device, matmul_dtype=run.matmul_dtype)
-    ensemble.parameters[0].copy_(found.tensors["parameters"])
+    ensemble.parameters[0].copy_(found.parameters(ensemble.parameters.shape[1], folder))
     return run, ensemble
 
 
@@ -151,17 +194,36 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     folder : path
         Folder of the run.
     step : int, optional
-        Step of the checkpoint; None means the newest.
+        Step of the checkpoint. None means the last one of a run that has ended, and otherwise the newest.
 
     Raises
     ------
     FileNotFoundError
         The folder is not a run's, or has no such checkpoint.
+    DamagedError
+        A file is not what was written. A run that has ended is not read at an older step in its place.
+    MismatchError
+        A file is of another run, step or model.
+    UnsafeError
+        A file is a link, a FIFO ...
+    OSError
+        A file cannot be read.
     """
     folder, run = Path(folder), spec_of(folder)
+    there, ending = folder / "checkpoint", done(folder, run.id)
     if step is not None:
-        return run, checkpoint.of_step(folder / "checkpoint", step, run.id)
-    found = checkpoint.newest(folder / "checkpoint", run.id)
+        return run, checkpoint.of_step(there, step, run.id)
+    if ending is not None:
+        advice = (
+            f"{folder} has ended at step {ending['step']}: put its checkpoint back, or remove it and train it again"
+        )
+        try:
+            return run, checkpoint.of_step(there, ending["step"], run.id)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}. {advice}") from None
+        except DamagedError as error:
+            raise DamagedError(f"{error}. {advice}") from None
+    found = checkpoint.newest(there, run.id)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint")
     return run, found
@@ -174,18 +236,78 @@ def spec_of(folder: str | os.PathLike) -> Run:
     ------
     FileNotFoundError
         The folder is not a run's.
+    DamagedError
+        The spec is not what was written.
     ValueError
-        Another version of worldfast wrote the spec, and it means something else here.
+        Another version of worldfast, or of the code that the spec names, wrote it, and it means something else here.
     """
-    spec = Path(folder) / "spec.json"
-    if not spec.exists():
-        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json")
-    content = json.loads(spec.read_text(encoding="utf-8"))
-    written = f"{spec} was written by worldfast {content.get('origin', {}).get('worldfast', 'of unknown version')}"
+    path = Path(folder) / "spec.json"
+    try:
+        content, whole = files.parse_json(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json") from None
+    if whole is False:
+        files.read_json(path)  # its error
+    version = content.get("origin", {}).get("worldfast", "of unknown version")
+    same = version == files.origin("cpu")["worldfast"]
+    written = f"{path} was written by worldfast {version}" + (", this version," if same else "")
     try:
         run = Run.from_json(content["run"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{written}, this one cannot read it: {error}") from None
+        raise ValueError(f"{written}; {'here it' if same else 'this one'} cannot read it: {error}") from None
+    files.read_json(path)  # without a checksum it is readable by chance
     if run.id != content["id"]:
-        raise ValueError(f"{written} as run {content['id']}; here the same spec is {run.id}: train it again")
+        why = ", as the code or the world that it names has changed" if same else ""
+        raise MismatchError(f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again")
     return run
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl: all of a run that has ended, otherwise those up to its checkpoint.
+
+    Raises
+    ------
+    FileNotFoundError, DamagedError
+        The file is missing, or not what was written.
+    MismatchError, UnsafeError, OSError
+        As from `saved`.
+    """
+    if ending := done(folder):
+        record, when = ending["metrics"], "when the run ended"
+    else:
+        found = checkpoint.newest(folder / "checkpoint", spec_of(folder).id)
+        if found is None:
+            return []
+        record, when = found.state["metrics"], "at its newest checkpoint"
+    return [json.loads(line) for line in prefix(folder / "metrics.jsonl", record, when).splitlines()]
+
+
+def prefix(path: Path, record: Mapping[str, int], when: str) -> bytearray:
+    """Return the first bytes of a file that only grows, checked.
+
+    Parameters
+    ----------
+    path : Path
+    record : mapping
+        bytes: how many there were; crc32: their checksum.
+    when : str
+        Moment of the record, for the error.
+
+    Raises
+    ------
+    FileNotFoundError, DamagedError
+        The file is missing, or its beginning is not what was recorded.
+    UnsafeError, OSError
+        It is no regular file, or cannot be read.
+    """
+    advice = "put it back as it was, or remove the checkpoints and `done` to begin again"
+    try:
+        content = files.read_whole(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing, but had {record['bytes']} bytes {when}: {advice}") from None
+    if len(content) < record["bytes"]:
+        raise DamagedError(f"{path} has {len(content)} bytes, but had {record['bytes']} {when}: {advice}")
+    del content[record["bytes"] :]
+    if files.checksum(content) != record["crc32"]:
+        raise DamagedError(f"{path} is damaged: its checksum is not the one {when}: {advice}")
+    return content

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, arg
+from tyro.conf import FlagConversionOff, FlagCreatePairsOff, UseAppendAction, arg
 
-from worldfast.folder import done, spec_of
-from worldfast.models import TransformerSpec
+from worldfast.errors import unknown_name
+from worldfast.folder import done, metrics, spec_of
+from worldfast.models import RecurrentSpec, TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.worlds.cities import BUILT_IN, Dataset, WorldSpec
 
-__all__ = ["Data", "Kept", "Learning", "Machine", "Model", "ending", "runs"]
+__all__ = ["Data", "Files", "Kept", "Learning", "Machine", "Model", "ending", "runs"]
+
+KINDS = ("transformer", "rnn", "lstm")
 
 Whole, Number, Text, Place = (arg(metavar=name) for name in ("N", "X", "TEXT", "PATH"))
 
@@ -25,6 +27,12 @@ def _or_none(kind, metavar: str):
 
 
 AnyWhole, AnyNumber = _or_none(int, "N"), _or_none(float, "X")
+Files = UseAppendAction[
+    Annotated[
+        tuple[Path, ...],
+        arg(metavar="FILE", help_behavior_hint="", help="A Python file with tasks or worlds of your own; repeatable."),
+    ]
+]
 AnyText, AnyPath, AnyWholes = _or_none(str, "TEXT"), _or_none(Path, "PATH"), _or_none(tuple[int, ...], "N ...")
 
 
@@ -82,12 +90,20 @@ class Learning:
     """Epsilon of AdamW."""
 
 
+def _of_kind(name: str, ours: int, theirs: int):
+    """An option whose default depends on the kind of model, and is said so in its help."""
+    hint = f"(default: {ours}; rnn, lstm: {theirs})"
+    return Annotated[int | None, arg(metavar=name, help_behavior_hint=hint)]
+
+
 @dataclass(frozen=True)
 class Model:
-    hidden: Annotated[int, Whole] = TransformerSpec.hidden
-    """Width of the residual stream."""
-    layers: Annotated[int, Whole] = TransformerSpec.layers
-    """Number of blocks."""
+    kind: Annotated[str, Text] = "transformer"
+    """Kind of model: transformer, rnn or lstm."""
+    hidden: _of_kind("N", TransformerSpec.hidden, RecurrentSpec.hidden) = None
+    """Width of the residual stream; units of a layer."""
+    layers: _of_kind("N", TransformerSpec.layers, RecurrentSpec.layers) = None
+    """Number of blocks, or of recurrent layers."""
     heads: Annotated[int, Whole] = TransformerSpec.heads
     """Attention heads; hidden / heads is a multiple of 8."""
     intermediate: Annotated[int, Whole] = TransformerSpec.intermediate
@@ -102,6 +118,29 @@ class Model:
     """Standard deviation of initial weights."""
     engine: Annotated[str, Text] = TransformerSpec.engine
     """native; or plain, which is PyTorch; auto: native if it can."""
+    nonlinearity: Annotated[str, Text] = RecurrentSpec.nonlinearity
+    """Function of an rnn: tanh or relu."""
+    leak: Annotated[float, Number] = RecurrentSpec.leak
+    """Share of an rnn unit's state that a step replaces."""
+    bias: Annotated[bool, FlagConversionOff, arg(metavar="True|False")] = RecurrentSpec.bias
+    """Biases in the layers of an rnn or lstm."""
+    init: Annotated[str, Text] = RecurrentSpec.init
+    """Initial scale of an rnn or lstm: hidden or fan_in."""
+
+    def spec(self) -> TransformerSpec | RecurrentSpec | None:
+        """The model that these options ask for; None if they are all left at their defaults.
+
+        Raises what the spec does; ValueError for an option that this kind of model does not have.
+        """
+        if self.kind not in KINDS:
+            raise unknown_name("kind", self.kind, KINDS)
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        family = RecurrentSpec if "kind" in given else TransformerSpec
+        known = [f.name for f in fields(family)]
+        for name in given:
+            if name not in known:
+                raise ValueError(f"{name}: the kind {self.kind!r} has no such option; it has {', '.join(known)}")
+        return family(**given) if given else None
 
 
 @dataclass(frozen=True)
@@ -136,6 +175,7 @@ class Machine:
     """Another place for metrics: tensorboard, wandb or trackio."""
     quiet: FlagCreatePairsOff[bool] = False
     """Print no progress on standard error."""
+    load: Files = ()
 
 
 def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
@@ -153,24 +193,21 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
     )
     how = asdict(learning) | {"epochs": epochs}
     how |= {name: getattr(kept, name) for name in ("checkpoints", "checkpoint_spacing", "validation")}
-    about["loss"], how["model"] = how.pop("loss"), TransformerSpec(**asdict(model))
+    about["loss"], spec = how.pop("loss"), model.spec()
     options = {"among": kept.capture_cities, "task": kept.capture_task}
     options = {name: value for name, value in options.items() if value is not None}
     how["capture"] = Capture(kept.capture_layers, kept.capture_dtype, options)
     if learning.start is not None:
         base = spec_of(learning.start)
-        how["start"] = base
-        if how["model"] == TransformerSpec():
-            how["model"] = base.model
+        how["start"], spec = base, spec or base.model
         if about["vocabulary"] == Dataset.vocabulary:
             about["vocabulary"] = base.data.vocabulary
     rows = Dataset(**about)
-    return [Run(rows, seed=seed, **how) for seed in seeds]
+    return [Run(rows, seed=seed, model=spec or TransformerSpec(), **how) for seed in seeds]
 
 
 def ending(folder: Path) -> str:
     """A line that says how a run ended."""
     ended = done(folder)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    loss = [f"loss {line['loss']:.4f}" for line in lines if line.get("loss") is not None][-1:] or ["no loss"]
+    loss = [f"loss {line['loss']:.4f}" for line in metrics(folder) if line.get("loss") is not None][-1:] or ["no loss"]
     return f"{folder}  {ended['status']} at step {ended['step']:,}, {loss[0]}, {ended['seconds']:,.0f} s"

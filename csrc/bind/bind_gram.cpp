@@ -110,12 +110,13 @@ void bind(py::module_& m, const std::string& suffix) {
         });
     py::class_<GramOfGrams<T>>(m, ("GramOfGrams" + suffix).c_str())
         .def(py::init([](int64_t models, int64_t n, bool linear, const std::optional<std::vector<double>>& gamma,
-                         double shift) {
-                 if (gamma && static_cast<int64_t>(gamma->size()) != models)
-                     throw py::value_error("gamma: expected one for each representation");
-                 return std::make_unique<GramOfGrams<T>>(models, n, linear, gamma ? gamma->data() : nullptr, shift);
+                         const std::vector<double>& level) {
+                 if (gamma && (static_cast<int64_t>(gamma->size()) != models || level.size() != gamma->size()))
+                     throw py::value_error("gamma, level: expected one for each representation");
+                 return std::make_unique<GramOfGrams<T>>(models, n, linear, gamma ? gamma->data() : nullptr,
+                                                         level.data());
              }),
-             py::arg("models"), py::arg("n"), py::arg("linear"), py::arg("gamma"), py::arg("shift"))
+             py::arg("models"), py::arg("n"), py::arg("linear"), py::arg("gamma"), py::arg("level"))
         .def("add", &GramOfGrams<T>::add, py::arg("p"), py::arg("p_start"), py::arg("q"), py::arg("q_start"),
              py::arg("threads"), py::call_guard<py::gil_scoped_release>())
         .def("linear",

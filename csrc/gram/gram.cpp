@@ -34,7 +34,7 @@ struct TileWork {
     int64_t p_start, q_start;
     int64_t n;
     const double* gamma;  // null: the linear kernel alone
-    double shift;
+    const double* level;
     double* linear;    // [shares, M, M], or null
     double* rbf;       // [shares, M, M]
     double* row_sums;  // [shares, M, n]
@@ -56,21 +56,25 @@ std::vector<Place> places(int64_t rows, int64_t columns, bool same) {
     return order;
 }
 
-// exp(-gamma |x_i - x_j|^2) - shift of `rows` by `columns` things; the rest of the tile is zeros.
+// exp(-gamma |x_i - x_j|^2) - exp(-level) of `rows` by `columns` things; the rest of the tile is zeros. On the diagonal
+// of the matrix the distance is 0, whatever the products were rounded to.
 template <class T, int W>
-WORLDFAST_INLINE void rbf_tile(const T* products, double gamma, double shift, const double* row_norms, int64_t rows,
-                               const double* column_norms, int64_t columns, T* out) {
+WORLDFAST_INLINE void rbf_tile(const T* products, double gamma, double level, const double* row_norms, int64_t rows,
+                               const double* column_norms, int64_t columns, bool diagonal, T* out) {
     constexpr int L = lanes_of<T, W>;
-    const T rate = static_cast<T>(gamma * 1.44269504088896341), offset = static_cast<T>(shift);
+    constexpr double per_bit = 1.44269504088896341;
+    const T rate = static_cast<T>(gamma * per_bit), base = static_cast<T>(level * per_bit);
+    const T size = static_cast<T>(std::exp(-level)), itself = static_cast<T>(-std::expm1(-level));
     alignas(64) T norms[edge] = {};
     for (int64_t j = 0; j < columns; ++j) norms[j] = static_cast<T>(column_norms[j]);
     for (int64_t i = 0; i < rows; ++i) {
         for (int64_t j = 0; j < edge; j += L) {
             typename Lanes<L, T>::Float x = at<L>(products + i * edge + j);
-            x = (x + x - static_cast<T>(row_norms[i]) - at<L>(norms + j)) * rate;
-            exp2_of<L, T>(x);
-            at<L>(out + i * edge + j) = x - offset;
+            x = (x + x - static_cast<T>(row_norms[i]) - at<L>(norms + j)) * rate + base;
+            exp2_of<L, T, true>(x);
+            at<L>(out + i * edge + j) = x * size;
         }
+        if (diagonal) out[i * edge + i] = itself;
         std::fill(out + i * edge + columns, out + (i + 1) * edge, T{});
     }
     std::fill(out + rows * edge, out + edge * edge, T{});
@@ -172,8 +176,8 @@ WORLDFAST_INLINE void tiles_of_shares(const TileWork<T>& work, int64_t first, in
                 strips = next;
                 if (!work.gamma) continue;
                 T* kernel = rbf.data() + a * area;
-                rbf_tile<T, W>(products, work.gamma[a], work.shift, work.p.squared_norms(a) + row, rows,
-                               work.q.squared_norms(a) + column, columns, kernel);
+                rbf_tile<T, W>(products, work.gamma[a], work.level[a], work.p.squared_norms(a) + row, rows,
+                               work.q.squared_norms(a) + column, columns, diagonal, kernel);
                 double* sums = row_sums + a * work.n;
                 add_row_sums<T, W>(kernel, rows, columns, sums + work.p_start + row,
                                    diagonal ? nullptr : sums + work.q_start + column);
@@ -265,12 +269,13 @@ WORLDFAST_GRAM(double, double)
 }  // namespace
 
 template <class T>
-GramOfGrams<T>::GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, double shift)
-    : models_(models), n_(n), shift_(shift) {
+GramOfGrams<T>::GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, const double* level)
+    : models_(models), n_(n) {
     const size_t pairs = static_cast<size_t>(shares * models * models);
     if (linear) linear_.resize(pairs);
     if (!gamma) return;
     gamma_.assign(gamma, gamma + models);
+    level_.assign(level, level + models);
     rbf_.resize(pairs);
     row_sums_.resize(static_cast<size_t>(shares * models * n));
 }
@@ -288,7 +293,7 @@ void GramOfGrams<T>::add(const Panel<T>& p, int64_t p_start, const Panel<T>& q, 
                            q_start,
                            n_,
                            gamma_.empty() ? nullptr : gamma_.data(),
-                           shift_,
+                           level_.data(),
                            linear_.empty() ? nullptr : linear_.data(),
                            rbf_.data(),
                            row_sums_.data(),

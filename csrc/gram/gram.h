@@ -1,7 +1,7 @@
 // Statistics of Gram matrices, tile by tile: what centred kernel alignment (CKA) is made of.
 //
 // For M representations X_a [n, d_a] of the same n things, with columns of mean zero, let K_a be X_a X_a' (linear)
-// or exp(-gamma_a |x_i - x_j|^2) - shift (RBF). Wanted are sum_ij K_a[i,j] K_b[i,j] for all a, b, and the sums over
+// or exp(-gamma_a |x_i - x_j|^2) - exp(-level_a) (RBF). Wanted are sum_ij K_a[i,j] K_b[i,j] for all a, b, and the sums over
 // the rows of K_a. No n x n matrix is ever in memory:
 //
 //   GramOfGrams     takes a tile of K_a for every a, then all products of two such tiles. Linear and RBF come out of
@@ -23,8 +23,9 @@ namespace worldfast {
 template <class T>
 class GramOfGrams {
 public:
-    // gamma [M], or null for the linear kernel alone; shift is taken off every entry of an RBF matrix.
-    GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, double shift);
+    // gamma and level [M], or null for the linear kernel alone. An entry of an RBF matrix is a difference from
+    // exp(-level), made without cancelling: where gamma is small all entries are near one, and centring takes it away.
+    GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, const double* level);
 
     // The tiles of panel p, whose first row is row p_start of the n, with those of panel q, both along rows. Each pair
     // of panels is added once, in either order; a panel with itself by add(p, s, p, s). std::invalid_argument where
@@ -40,8 +41,7 @@ private:
     void total(const std::vector<double>& by_share, double* products) const;
 
     int64_t models_, n_;
-    std::vector<double> gamma_;
-    double shift_;
+    std::vector<double> gamma_, level_;
     std::vector<double> linear_, rbf_, row_sums_;  // by share
 };
 

@@ -15,7 +15,7 @@ import worldfast
 
 ROOT = Path(worldfast.__file__).parent
 # From below; a bar begins a new rank. A module without a folder is a room of its own.
-RANKS = "errors files display _native | rows | dataset | models analysis run checkpoint folder | reading training | studies | report | worlds | options cli __init__"
+RANKS = "errors files locks display _native arrays | rows | dataset | models analysis run checkpoint folder | reading training | studies | report | worlds | options cli __init__"
 ORDER = [room for room in RANKS.split() if room != "|"]
 CALL_KERNELS = (
     "models.attention",

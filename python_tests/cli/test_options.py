@@ -5,16 +5,18 @@ what is wrong.
 import os
 import re
 import signal
+import sys
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
 
 import worldfast as wf
-from worldfast import cli, options
+from worldfast import cli, dataset, options
 from worldfast.run import Capture
 from worldfast.training.step import Lockstep
-from worldfast.worlds.cities import Dataset
+from worldfast.worlds.cities import Dataset, tasks
 from worldfast.worlds.cities.world import WorldSpec
 
 SMALL = "--rows 32 --batch 16 --hidden 16 --layers 1 --heads 2 --intermediate 24".split()
@@ -32,7 +34,7 @@ def test_every_field_has_an_option():
     of_data = {f.name for f in fields(Dataset)} - {"world", "mixture", "own"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
     of_capture = {"capture_layers", "capture_dtype", "capture_cities", "capture_task"}
-    of_model = {f.name for f in fields(wf.TransformerSpec)}
+    of_model = {f.name for kind in (wf.TransformerSpec, wf.RecurrentSpec) for f in fields(kind)}
     assert known == of_run | of_data | of_world | of_capture | of_model | {"seeds", "world"}
 
 
@@ -89,6 +91,100 @@ def test_options_reach_the_run(tmp_path, capsys):
     assert re.fullmatch("\n".join(ended), out.strip()) and err == ""
 
 
+@pytest.mark.parametrize(
+    "words,expected",
+    [
+        ("", wf.TransformerSpec()),
+        ("--kind transformer --hidden 64 --heads 8", wf.TransformerSpec(hidden=64, heads=8)),
+        ("--rope-base None", wf.TransformerSpec(rope_base=None)),
+        ("--kind lstm", wf.RecurrentSpec("lstm")),
+        ("--kind rnn --hidden 128 --layers 6", wf.RecurrentSpec("rnn", 128, 6)),
+        (
+            "--kind rnn --nonlinearity relu --leak 0.5 --bias False --init fan_in --outputs 98",
+            wf.RecurrentSpec("rnn", nonlinearity="relu", leak=0.5, bias=False, init="fan_in", outputs=98),
+        ),
+    ],
+)
+def test_a_model_of_any_kind(words, expected, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(cli, "train_runs", lambda runs, out, **how: asked.extend(runs) or [])
+    assert call("--tasks", "angle", *words.split(), "--out", tmp_path) == 0
+    assert [run.model for run in asked] == [expected]
+
+
+OWN = """
+from dataclasses import dataclass
+import worldfast as wf
+from worldfast.worlds import cities
+
+@wf.task("west", cities=2, choices=("NO", "YES"))
+def further_west(xy):
+    return xy[:, 0, 0] < xy[:, 1, 0]
+
+@dataclass(frozen=True)
+class Towns(cities.Dataset):
+    @property
+    def label(self):
+        return "towns"
+"""
+
+
+def test_files_of_ones_own_are_loaded(tmp_path, capsys, monkeypatch):
+    """A task by its name, and a run's folder whose dataset is a class of such a file; named again where they are
+    unknown, with what to say.
+    """
+    monkeypatch.setattr(dataset, "LOADED", {})
+    own = tmp_path / "own_of_mine.py"
+    own.write_text(OWN)
+    assert cli.main(["sample", "west", "--n", "2", "--load", str(own)]) == 0
+    assert re.fullmatch(r"(west\(c_\d+,c_\d+\)=(NO|YES)\n){2}", capsys.readouterr().out)
+    towns = sys.modules["own_of_mine"].Towns
+    model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    run = wf.Run(towns("west", rows=32, world=WorldSpec(largest=50)), batch=16, checkpoints=1, model=model)
+    assert run.to_json()["data"]["class"] == "own_of_mine.Towns"
+    [folder] = wf.train(run, tmp_path, device="cpu", progress=False)
+    extract = ["extract", str(folder), "--out", str(tmp_path / "states.h5")]
+    assert cli.main(extract) == 0
+    monkeypatch.delitem(sys.modules, "own_of_mine")
+    assert cli.main(extract) == 1
+    said = "class 'own_of_mine.Towns': own_of_mine is not imported: import it first, then read its runs; "
+    assert said + "on the command line, --load own_of_mine.py" in capsys.readouterr().err
+    dataset.LOADED.clear(), tasks._by_name.pop("west")
+    other = tmp_path / "nothing_of_mine.py"
+    other.write_text("x = 1")
+    assert cli.main([*extract, "--load", str(other), "--load", str(own)]) == 0
+    assert {"west"} <= set(wf.TASKS) and sys.modules["own_of_mine"].Towns is not towns
+    for name in ("own_of_mine", "nothing_of_mine"):
+        monkeypatch.delitem(sys.modules, name)
+    tasks._by_name.pop("west")
+
+
+def test_a_task_of_a_file_that_is_not_loaded(tmp_path, capsys):
+    made = wf.task("eastern", cities=1, choices=("NO", "YES"), version="1")(lambda xy: xy[:, 0, 0] > 0)
+    run = wf.Run(Dataset(made, rows=32), batch=16, checkpoints=1, model=wf.RecurrentSpec(hidden=8))
+    [folder] = wf.train(run, tmp_path, device="cpu", progress=False)
+    tasks._by_name.pop("eastern")
+    assert cli.main(["extract", str(folder), "--out", str(tmp_path / "states.h5")]) == 1
+    assert "on the command line, --load its file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name,content,said",
+    [
+        ("mine.toml", "", "load: expected a Python file, got '"),
+        ("gone.py", None, "load: there is no file '"),
+        ("numpy.py", "", "has the name of the module numpy, which is imported: rename the file"),
+        ("fails.py", "raise OSError('no such thing')", "no such thing"),
+    ],
+)
+def test_files_that_cannot_be_loaded(name, content, said, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert cli.main(["sample", "distance", "--load", str(tmp_path / name)]) == 1
+    assert said in capsys.readouterr().err
+    assert sys.modules["numpy"] is np and "fails" not in sys.modules and "gone" not in sys.modules
+
+
 def test_a_start_brings_its_model_and_vocabulary(tmp_path, capsys):
     assert (
         call("--tasks", "angle", *SMALL, "--vocabulary", "entity", "--loss", "answer", "--out", tmp_path, "--quiet")
@@ -143,6 +239,12 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
         ("--tasks angle --device cpuu", "unknown device 'cpuu': did you mean 'cpu'"),
         ("--tasks angle --log wanb", "unknown log 'wanb': did you mean 'wandb'"),
         ("--tasks angle --learning-rate nan", "learning_rate: expected a finite number, got nan"),
+        ("--tasks angle --kind ltsm", "unknown kind 'ltsm': did you mean 'lstm'"),
+        (
+            "--tasks angle --kind lstm --heads 8",
+            "heads: the kind 'lstm' has no such option; it has kind, hidden, layers",
+        ),
+        ("--tasks angle --leak 0.5", "leak: the kind 'transformer' has no such option"),
         ("--tasks angle --rows 0", "rows: expected at least 1, got 0"),
         ("--tasks angle --heads 3", "model.heads: hidden / heads must be a multiple of 8"),
         ("--tasks angle --capture-layers 7", "capture.layers: a model of 6 layers has 0 to 6, got 7"),

@@ -1,5 +1,7 @@
 """Gram statistics: against float64, interpreted where there is no GPU; and what the kernels compile to."""
 
+import math
+
 import pytest
 import torch
 
@@ -46,11 +48,16 @@ def median_gamma(Xs):
     return torch.stack([0.5 / d[d > 0].median() for d in distances]).to(DEVICE)
 
 
+def level_of(gamma):
+    """float64 [M], that of a median bandwidth."""
+    return None if gamma is None else torch.full_like(gamma, 0.5)
+
+
 def statistics(Xs, kernels, gamma=None):
     """Ours, with NaN in all memory that is not written."""
     torch.use_deterministic_algorithms(True)
     try:
-        return gram.gram_statistics(Xs, kernels, gamma)
+        return gram.gram_statistics(Xs, kernels, gamma, level_of(gamma))
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -67,7 +74,7 @@ def alignments(products, row_sums, n):
 def assert_right(Xs, kernels, gamma=None, tolerance=1e-6):
     n, found = len(Xs[0]), statistics(Xs, kernels, gamma)
     assert list(found) == list(kernels)
-    for kernel, (products, row_sums) in gram.reference_statistics(Xs, kernels, gamma).items():
+    for kernel, (products, row_sums) in gram.reference_statistics(Xs, kernels, gamma, level_of(gamma)).items():
         ours, our_sums = found[kernel]
         assert ours.dtype == torch.float64 and torch.equal(ours, ours.T)
         size = torch.outer(products.diagonal(), products.diagonal()).sqrt()
@@ -157,7 +164,7 @@ def test_a_small_column_beside_a_large_one(small):
     X, n = prepared(X), 60
     gamma = torch.full((1,), 2.0**16, dtype=torch.float64, device=DEVICE)
     [(_, row_sums)] = statistics([X], ("rbf",), gamma).values()
-    [(_, expected)] = gram.reference_statistics([X], ("rbf",), gamma).values()
+    [(_, expected)] = gram.reference_statistics([X], ("rbf",), gamma, level_of(gamma)).values()
     bound = 2 * gamma * X.double().square().sum(1).max() * 2.0**-22
     assert (row_sums - expected).abs().max() / n < bound
 
@@ -167,7 +174,7 @@ def test_no_distance_to_itself_is_exact(small):
     Xs = [prepared(independent(40, 20)[0])]
     gamma = torch.full((1,), 2.0**20, dtype=torch.float64, device=DEVICE)
     [(_, row_sums)] = statistics(Xs, ("rbf",), gamma).values()
-    torch.testing.assert_close(row_sums, torch.full_like(row_sums, 1 - 40 * gram.SHIFT), rtol=1e-6, atol=0)
+    torch.testing.assert_close(row_sums, torch.full_like(row_sums, 1 - 40 * math.exp(-0.5)), rtol=1e-6, atol=0)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -221,13 +228,15 @@ PLACES = {"tile_rows": "*i32", "tile_columns": "*i32"}
 
 
 def tiles(arch, kernels):
-    pointers = {"linear": "*fp32:16", "rbf": "*fp32:16", "gamma": "*fp32:16"}
-    absent = {name for name in pointers if name not in kernels and not (name == "gamma" and "rbf" in kernels)}
+    pointers = {"linear": "*fp32:16", "rbf": "*fp32:16", "gamma": "*fp32:16", "level": "*fp32:16"}
+    absent = {
+        name for name in pointers if name not in kernels and not (name in ("gamma", "level") and "rbf" in kernels)
+    }
     signature = {"halves": "*fp16:16", "widths": "*i64", "first_columns": "*i64", "norms": "*fp64:16"}
     signature |= PLACES | {"sums": "*fp32:16", "n": "i32", "columns": "i32:16", "plane": "i32:16"}
     signature |= {name: kind for name, kind in pointers.items() if name not in absent}
     constexprs = {"LINEAR": "linear" in kernels, "RBF": "rbf" in kernels} | dict.fromkeys(absent)
-    constexprs |= {"SHIFT": gram.SHIFT, "TILE": gram.TILE, "BLOCK_K": gram.BLOCK_K}
+    constexprs |= {"TILE": gram.TILE, "BLOCK_K": gram.BLOCK_K}
     return Build(gram._gram_tiles, signature, constexprs, arch, **gram.TILE_OPTIONS)
 
 

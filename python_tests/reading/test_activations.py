@@ -1,13 +1,12 @@
 """The representation of a city, and segments that are whole or named."""
 
-import json
-
 import h5py
 import numpy as np
 import pytest
 import torch
 
 import worldfast as wf
+from worldfast import files
 from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, Writer
 from worldfast.reading.activations import segment_path
@@ -20,6 +19,7 @@ from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import World
 
+ENDED = {"run": "abc", "seconds": 1.0, "metrics": {"bytes": 0, "crc32": 0}}
 ABOUT = {"run": "abc", "prompt": "dist(c_dddd,", "token_positions": (2, 3), "spec": "{}", "origin": "{}"}
 
 
@@ -104,7 +104,7 @@ def folder(tmp_path):
     """A run's folder with three segments of the four that there should be."""
     captured = {"layers": [3, 5], "prompt": "dist(c_dddd,"}
     spec = {"id": "abc", "checkpoint_steps": [0, 10, 20, 30], "captured": captured}
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    files.write_json(tmp_path / "spec.json", spec)
     (tmp_path / "activations").mkdir()
     writer = Writer()
     for step in (0, 10, 20):
@@ -171,7 +171,7 @@ def test_unknown_steps_and_layers(folder):
 
 
 def test_a_missing_segment_of_a_finished_run_is_named(folder):
-    (folder / "done").write_text('{"status": "finished", "step": 30}')
+    files.write_json(folder / "done", ENDED | {"status": "finished", "step": 30})
     activations = Activations(folder)
     assert activations.steps == [0, 10, 20, 30]
     with pytest.raises(FileNotFoundError, match="step-00000030.h5 is missing"):
@@ -179,7 +179,7 @@ def test_a_missing_segment_of_a_finished_run_is_named(folder):
 
 
 def test_a_diverged_run_has_the_steps_it_took(folder):
-    (folder / "done").write_text('{"status": "diverged", "step": 17}')
+    files.write_json(folder / "done", ENDED | {"status": "diverged", "step": 17})
     assert Activations(folder).steps == [0, 10]
 
 
@@ -229,7 +229,7 @@ def test_no_run_and_no_activations(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run's folder"):
         Activations(tmp_path)
     spec = {"id": "abc", "checkpoint_steps": [0, 10], "captured": {"layers": [], "prompt": ""}}
-    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    files.write_json(tmp_path / "spec.json", spec)
     assert Activations(tmp_path).steps == []
     with pytest.raises(ValueError, match="holds no activations"):
         _ = Activations(tmp_path).things

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import cli, files, worlds
+from worldfast import cli, files, locks, worlds
 from worldfast import folder as run_folder
 from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
@@ -296,7 +296,7 @@ def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     (run / "metrics.jsonl").write_text('{"step": 1, "rows": 32, "loss": 2.0}\n{"step": 2, "ro')
     first = planning.status(folder)[0]
     assert (first.state, first.step, first.rows, first.all_rows) == ("stopped", 1, 32, 64)
-    with files.lock(run):
+    with locks.lock(run.parent, [run]):
         assert planning.status(folder)[0].state == "running"
     jobs = files.folder(tmp_path / "runs" / "failed", "out")
     (jobs / "job.json").write_text(json.dumps({"about": [run.name], "error": "OSError: no space"}))
@@ -332,12 +332,12 @@ def test_bad_input(tiny, ran, tmp_path):
 
 def test_a_folder_of_another_version(ran, tiny, tmp_path):
     out, _ = ran
-    content = json.loads((out / "runs" / tiny.runs[0].folder_name / "spec.json").read_text())
-    (tmp_path / "spec.json").write_text(json.dumps(content | {"id": "0" * 12}))
+    content = files.read_json(out / "runs" / tiny.runs[0].folder_name / "spec.json")
+    files.write_json(tmp_path / "spec.json", content | {"id": "0" * 12})
     with pytest.raises(ValueError, match="written by worldfast .* as run 000000000000.*train it again"):
         run_folder.spec_of(tmp_path)
     content["run"]["lerning_rate"] = 1
-    (tmp_path / "spec.json").write_text(json.dumps(content))
+    files.write_json(tmp_path / "spec.json", content)
     with pytest.raises(ValueError, match="written by worldfast .* cannot read it: unknown field"):
         run_folder.spec_of(tmp_path)
 

@@ -13,7 +13,6 @@ from worldfast.worlds.cities.analyses import ANALYSES
 KINDS = {one.kind for one in ANALYSES}
 OF_PAIRS = {"cka", "cka_over_training", "cka_shown"}
 ANSWER = {"evaluation", "agreement", "patching"}  # the kinds for which a model computes
-OF_GRAMS = OF_PAIRS | {"procrustes", "mutual_knn", "dimension", "films", "pca"}  # by a tensor of a representation too
 
 
 @pytest.fixture
@@ -76,8 +75,8 @@ def test_words_and_layout_do_not_count(copy):
         "analysis/procrustes.py": {"procrustes"},
         "analysis/dimension.py": {"dimension"},
         "analysis/cka.py": OF_PAIRS,
-        "analysis/gram.py": OF_GRAMS,
-        "kernels/gram.py": OF_GRAMS,
+        "analysis/gram.py": OF_PAIRS,
+        "kernels/gram.py": OF_PAIRS,
         "models/cpu.py": ANSWER,
         "models/decoding.py": ANSWER,
         "reading/gradients.py": {"agreement"},
@@ -119,7 +118,7 @@ def test_native_code_counts_where_it_computes(monkeypatch):
     before = digests()
     assert len(sources.core.sources) == 64
     monkeypatch.setattr(sources.core, "sources", "other")
-    assert changed(before) == ANSWER | OF_GRAMS
+    assert changed(before) == ANSWER | OF_PAIRS
     assert "csrc" in code_of(next(one.make for one in ANALYSES if one.kind == "cka")).modules
 
 

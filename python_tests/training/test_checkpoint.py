@@ -66,8 +66,8 @@ def test_every_damaged_byte_is_found(tmp_path):
 
 def test_no_checkpoint_is_whole(tmp_path):
     checkpoint.save(tmp_path, make(1), RUN, ORIGIN).write_bytes(b"nothing")
-    with pytest.warns(UserWarning, match="damaged.*none before it is left"):
-        assert checkpoint.newest(tmp_path, RUN) is None
+    with pytest.raises(DamagedError, match="damaged.*none before it is left"):
+        checkpoint.newest(tmp_path, RUN)
 
 
 def test_a_damaged_checkpoint_takes_no_whole_ones_place(tmp_path):

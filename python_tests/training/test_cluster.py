@@ -20,7 +20,7 @@ import pytest
 from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, run, train_and_note
 
 import worldfast as wf
-from worldfast import checkpoint, cli
+from worldfast import checkpoint, cli, files
 from worldfast.training import cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order
@@ -357,7 +357,7 @@ def test_what_starts_from_a_run_that_diverged(tmp_path):
     folders = train([good, bad], tmp_path, progress=False)
     (job_before,) = training_jobs([*tunes], tmp_path, Places("cpu", 1, GIB, 1))
     done = folders[1] / "done"
-    done.write_text(json.dumps(json.loads(done.read_text()) | {"status": "diverged"}))
+    files.write_json(done, files.read_json(done) | {"status": "diverged"})
     assert not job_before.is_done()
     job_before.function(*job_before.arguments)
     assert job_before.is_done(), "the other one is, and this cannot be"

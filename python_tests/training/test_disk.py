@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import worldfast as wf
-from worldfast import checkpoint, files
+from worldfast import checkpoint, files, locks
 from worldfast.run import Capture
 from worldfast.training import memory, train
 from worldfast.worlds.cities import Dataset
@@ -122,8 +122,8 @@ def test_files_that_cannot_be_put_in_place(whole, tmp_path, monkeypatch):
     assert [left(folder) for folder in train(RUNS, tmp_path, **one_at_a_time())] == whole
 
 
-def test_a_lock_that_cannot_be_written(tmp_path):
-    folder = files.folder(tmp_path / BASE.folder_name, "out")
-    (folder / "lock").symlink_to("/dev/full")
+def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "regular", lambda path, flags: os.open("/dev/full", os.O_RDWR))
+    monkeypatch.setattr(locks, "_is_at", lambda path, file: True)
     with pytest.raises(OSError, match="the folder cannot be held: '.*lock'"):
         train(BASE, tmp_path, progress=False)

@@ -9,13 +9,12 @@ import random
 import re
 import signal
 import time
-from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from worldfast import checkpoint, files
+from worldfast.errors import DamagedError
 from worldfast.models import TransformerSpec
 from worldfast.reading import activations
 from worldfast.reading.activations import segment_path
@@ -124,7 +123,7 @@ SAVES.append(("metrics.jsonl", 76, "half written"))  # lines: it grows in place
 
 def train_and_die(out, part, number, moment):
     """Trains RUNS in a process that kills itself in the save of a file of this kind, the `number`-th."""
-    real_open, real_replace, saves = open, os.replace, itertools.count(1)
+    real_replace, saves = os.replace, itertools.count(1)
 
     def now(path, here):
         return here == moment and part in os.path.relpath(path, out) and next(saves) == number
@@ -132,17 +131,28 @@ def train_and_die(out, part, number, moment):
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def open_(path, mode):
-        file = real_open(path, mode)
-        if mode == "ab" or not now(path, "half written"):  # that is only looked at, or cut
-            return file
+    class Opened:
+        """A file, in the first write to which the process may die."""
 
-        def write(content):
-            file.write(content[: len(content) // 2])
-            file.flush()
-            die()
+        def __init__(self, path, mode, **how):
+            self.path, self.file, self.written = path, open(path, mode, **how), False
 
-        return nullcontext(SimpleNamespace(write=write))
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, content):
+            if not self.written and now(self.path, "half written"):
+                self.file.write(content[: len(content) // 2])
+                self.file.flush()
+                die()
+            self.written = True
+            return self.file.write(content)
 
     def replace_(source, target):
         if now(target, "before it is renamed"):
@@ -151,7 +161,7 @@ def train_and_die(out, part, number, moment):
         if now(target, "renamed"):
             die()
 
-    files.open = metrics.open = open_
+    files.open = metrics.open = Opened
     os.replace = replace_
     train(RUNS, out, progress=False)
 
@@ -231,35 +241,43 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(whole, tmp_pat
     assert steps == list(range(WIDE.checkpoint_steps[-2] + 1, WIDE.steps + 1))
 
 
-def test_training_begins_anew_where_no_checkpoint_is_whole(whole, tmp_path):
+def test_training_never_begins_anew_where_no_checkpoint_is_whole(whole, tmp_path):
+    """It is an error that says what to do, and nothing there is touched; without the damaged ones it begins anew."""
     folders = train(RUNS, tmp_path, progress=False)
     for path in (folders[0] / "checkpoint").iterdir():
         path.write_bytes(b"")
     for folder in folders:
         (folder / "done").unlink()
-    with pytest.warns(UserWarning) as caught:
+    before = {path: path.stat().st_mtime_ns for path in folders[0].rglob("*") if path.name != "lock"}
+    with (
+        pytest.warns(UserWarning, match="damaged.*; the one before it, step-"),
+        pytest.raises(DamagedError, match="none before it is left. Put a whole one back, or remove .* to begin again"),
+    ):
         train(RUNS, tmp_path, progress=False)
-    assert [str(each.message).partition("; ")[2][:24] for each in caught] == [
-        "the one before it, step-",
-        "none before it is left",
-    ]
+    assert {path: path.stat().st_mtime_ns for path in folders[0].rglob("*") if path.name != "lock"} == before
+    for path in (folders[0] / "checkpoint").iterdir():
+        path.unlink()
+    train(RUNS, tmp_path, progress=False)
     assert [left(folder) for folder in folders] == whole[0]
 
 
-def test_no_space_for_a_line_of_metrics(whole, tmp_path):
+def test_no_space_for_a_line_of_metrics(whole, tmp_path, monkeypatch):
     """The error names the file, and when there is space again, training goes on from the last checkpoint."""
-    path = tmp_path / RUNS[0].folder_name / "metrics.jsonl"
-    aside = path.with_name("aside")
+
+    def full(path, mode, **how):
+        file = open(path, mode, **how)
+        os.dup2(os.open("/dev/full", os.O_RDWR), file.fileno())
+        return file
 
     def fill(run, line):
         if run == RUNS[0] and line["step"] == 15:
-            path.rename(aside)
-            path.symlink_to("/dev/full")
+            monkeypatch.setattr(metrics, "open", full, raising=False)
+            monkeypatch.setattr(metrics.Lines, "_require_own", lambda self, file: None)
 
     with pytest.raises(OSError, match="No space left on device: a line is lost.*metrics.jsonl") as caught:
         train(RUNS, tmp_path, progress=False, log=fill)
     assert caught.value.errno == errno.ENOSPC
-    aside.replace(path)
+    monkeypatch.undo()
     assert [left(folder) for folder in train(RUNS, tmp_path, progress=False)] == whole[0]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast import checkpoint, errors
+from worldfast import checkpoint, errors, files
 from worldfast.folder import outcome
 from worldfast.run import Capture, OpenCheckpoint
 from worldfast.training import train
@@ -214,11 +214,12 @@ def test_how_far_a_run_has_come(tmp_path):
     assert asked() == ["open", "waiting", "waiting"]
     folder = tmp_path / f"renamed-{BASE.id}"
     folder.mkdir()
-    (folder / "done").write_text(json.dumps({"status": "finished", "step": 3, "seconds": 0.5}))
+    record = {"run": BASE.id, "seconds": 0.5, "metrics": {"bytes": 0, "crc32": 0}}
+    files.write_json(folder / "done", record | {"status": "finished", "step": 3})
     assert asked() == ["open", "open", "waiting"]  # a start is known by its id, a run by its own folder
     folder = folder.rename(tmp_path / BASE.folder_name)
     assert outcome(BASE, tmp_path) == ("finished", 3, 0.5)
-    (folder / "done").write_text(json.dumps({"status": "diverged", "step": 2, "seconds": 0.5}))
+    files.write_json(folder / "done", record | {"status": "diverged", "step": 2})
     assert asked() == ["diverged", "barred", "barred"]
     assert [outcome(run, tmp_path).settled for run in (BASE, first, last)] == [True] * 3
 

@@ -7,18 +7,22 @@ from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, eq
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from worldfast.analysis.gram import as_tensor, gram_blocks, gram_statistics, hsic_of_sums, normalised
+from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, normalised
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
+from worldfast.arrays import numbers, permuted, same_length, selection
 
 if TYPE_CHECKING:
     import pandas
+
+GATHERED_BYTES = 1 << 30  # rows of all representations that are in memory at once, in the order of their batches
 
 __all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_over_training", "cka_standard_error", "cka_table"]
 
@@ -29,7 +33,8 @@ def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None
     Parameters
     ----------
     X, Y : array [n, d1], array [n, d2]
-        numpy, torch (any device), cupy or an HDF5 dataset; any float or integer dtype.
+        numpy, torch (any device), cupy, jax or an HDF5 dataset, of any float or integer dtype; bool, complex, masked and
+        sparse arrays are refused (see `worldfast.arrays`).
     kernel : {"linear", "rbf"}
         "linear" is ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of the centred columns; "rbf" is the same ratio for the doubly
         centred Gram matrices exp(-|x_i - x_j|^2 / (2 sigma^2)).
@@ -44,10 +49,13 @@ def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None
     Returns
     -------
     float
-        Relative error below 1e-10 for float64 and integers, below 1e-5 for float32, bfloat16 and float16.
+        Relative error below 1e-10 for float64 and integers, below 1e-5 for float32, bfloat16 and float16, at any
+        bandwidth from a thousandth of the median distance up, given the bandwidth.
 
     Raises
     ------
+    TypeError
+        An array that is not of plain real numbers; the message says what to do.
     ValueError
         The numbers of rows differ, or a representation is constant (CKA is then undefined) or holds NaN or infinity.
 
@@ -107,22 +115,26 @@ def _matrix(Xs, names, kernel, debiased, bandwidth, components):
     return gram_statistics(Xs, kernel, bandwidth, names=names).cka(kernel, debiased)
 
 
-def cka_minibatch(Xs, batch=256, kernel="linear", *, bandwidth=1.0):
+def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
     """Return the CKA of all pairs, debiased, from unbiased HSIC estimates averaged over minibatches.
 
-    Suited to streams: each row is read once, the n rows need not fit in memory, and the cost grows with n, not with
-    n^2.
+    Suited to streams: the n rows need not fit in memory, and the cost grows with n, not with n^2.
 
     Parameters
     ----------
-    Xs : sequence of array [n, d_i]
-        M representations, as in `cka_matrix`.
-    batch : int
-        Smallest number of rows in a batch, at least 4. Batch b of B is rows b, b + B, b + 2B ...
+    Xs : sequence of array [n, d_i], or iterable of sequences of array [b, d_i]
+        M representations, as in `cka_matrix`, of which a keyed permutation makes the batches: the order of the rows makes
+        no difference but that of another draw. Datasets are read from front to back, once for each GiB of their rows.
+        Or an iterable of batches, such as a generator or a DataLoader, each a tuple or list of M arrays: (X, Y) pairs
+        for two representations. Its rows must be in random order; it is read once.
+    batch : int, optional
+        Smallest number of rows in a batch, at least 4; by default 256. An iterable has batches of its own.
     kernel : {"linear", "rbf"}
         As in `cka`.
     bandwidth : float or sequence of float
         As in `cka`; a multiple of the median distance is taken of each batch's own median.
+    seed : int
+        Key of the permutation.
 
     Returns
     -------
@@ -131,12 +143,13 @@ def cka_minibatch(Xs, batch=256, kernel="linear", *, bandwidth=1.0):
 
     Raises
     ------
-    ValueError
-        A batch of fewer than 4 rows, or as in `cka`.
+    TypeError, ValueError
+        A batch of fewer than 4 rows, or of another number of arrays than the first, or as in `cka`.
 
     Notes
     -----
-    Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equation 3.
+    Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equation 3. Batches
+    count by their rows, so that a short last one adds no more noise than its share.
 
     Examples
     --------
@@ -147,15 +160,52 @@ def cka_minibatch(Xs, batch=256, kernel="linear", *, bandwidth=1.0):
     array([[1., 1.],
            [1., 1.]])
     """
-    Xs = list(Xs)
+    stream = iter(Xs)
+    first = next(stream, None)
+    Xs = stream if first is None else chain([first], stream)
+    if isinstance(first, (tuple, list)) and len(first) and all(len(getattr(x, "shape", ())) == 2 for x in first):
+        if batch is not None:
+            raise ValueError(f"batch: an iterable of batches has its own, got {batch}")
+        batches = _named(Xs)
+    else:
+        batches = _drawn(list(Xs), 256 if batch is None else batch, seed)
+    hsic, rows = 0, 0
+    for Xs, names in batches:
+        statistics = gram_statistics(Xs, kernel, bandwidth, names=names)
+        if statistics.n < 4:
+            raise ValueError(f"{statistics.names[0]}: expected a batch of at least 4 rows, got {statistics.n}")
+        hsic = hsic + statistics.n * statistics.hsic(kernel, debiased=True)
+        rows += statistics.n
+    return normalised(hsic / rows, statistics.names)
+
+
+def _named(batches: Iterable[Sequence]) -> Iterator[tuple[Sequence, list[str]]]:
+    """Yield batches as they came, with names for messages; each has as many arrays as the first."""
+    count = None
+    for b, Xs in enumerate(batches):
+        if not isinstance(Xs, (tuple, list)) or len(Xs) != (count or len(Xs)):
+            what = f"{len(Xs)} arrays" if isinstance(Xs, (tuple, list)) else f"a {type(Xs).__name__}"
+            raise TypeError(f"batches[{b}]: expected a tuple of {count or 'some'} arrays, got {what}")
+        count = len(Xs)
+        yield Xs, [f"batches[{b}][{a}]" for a in range(count)]
+
+
+def _drawn(Xs: list, batch: int, seed: int) -> Iterator[tuple[list, list[str]]]:
+    """Yield batches of `batch` rows or a few more, in the order of a permutation, with names for messages."""
     if batch < 4:
         raise ValueError(f"batch: expected at least 4 rows, got {batch}")
-    batches = max(min(map(len, Xs), default=0) // batch, 1)
-    hsic = 0
-    for b in range(batches):
-        statistics = gram_statistics([X[b::batches] for X in Xs], kernel, bandwidth)
-        hsic = hsic + statistics.hsic(kernel, debiased=True)
-    return normalised(hsic, statistics.names)
+    if not Xs:
+        raise ValueError("Xs: expected at least one representation, got none")
+    Xs = [numbers(X, f"Xs[{a}]") for a, X in enumerate(Xs)]
+    n, names = same_length(*Xs), [X.name for X in Xs]
+    ends = np.arange(1, max(n // batch, 1) + 1) * n // max(n // batch, 1)
+    together = max(1, GATHERED_BYTES // max(1, sum(X.row_bytes for X in Xs) * int(np.diff(ends, prepend=0).max())))
+    order = permuted(n, seed)
+    for first in range(0, len(ends), together):
+        start, stops = int(ends[first - 1]) if first else 0, ends[first : first + together]
+        gathered = [X.read(order[start : stops[-1]]) for X in Xs]
+        for begin, end in zip([start, *stops[:-1]], stops):
+            yield [X[begin - start : end - start] for X in gathered], names
 
 
 def cka_table(
@@ -275,7 +325,10 @@ def cka_over_training(
         first, last = int(steps[0]), int(steps[-1])
         step = int(steps[np.abs(steps - (first + share * (last - first))).argmin()])
         X = run[step, layer]
-        return X if use is None else X[use]
+        if use is None:
+            return X
+        X = numbers(X, "activations")
+        return X.read(selection(use, "use", len(X)))
 
     return pd.concat(
         [
@@ -331,9 +384,10 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     >>> bool(0 < errors[0, 1] < 0.1)
     True
     """
+    Xs = [numbers(X, f"Xs[{a}]") for a, X in enumerate(Xs)]
     statistics = gram_statistics(Xs, kernel, bandwidth)
     n, scale = statistics.n, statistics.scale
-    centred = [(X - X.mean(0)) * s for X, s in zip(map(as_tensor, Xs), scale)]
+    centred = [(x - x.mean(0)) * s for x, s in zip((X.tensor() for X in Xs), scale)]
     device = centred[0].device
     gamma = None if statistics.bandwidth is None else 0.5 / (statistics.bandwidth * scale) ** 2
     whole = torch.from_numpy(statistics.cka(kernel, debiased)).to(device)  # [M, M]
@@ -344,7 +398,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
         sums, products, diagonal = (sums - diagonal, products - diagonal @ diagonal.T, torch.zeros_like(diagonal))
     totals, row_products = sums.sum(1), sums @ sums.T  # [M], [M, M]
     first = second = 0  # sums of the differences from the whole, and of their squares
-    for rows, K in gram_blocks(centred, kernel, gamma):  # K [M, B, n]
+    for rows, K in gram_blocks(centred, kernel, gamma, statistics.level):  # K [M, B, n]
         own, left_out = diagonal[:, rows].T, sums[:, rows].T  # [B, M]
         if debiased:
             K.diagonal(rows.start, 1, 2).zero_()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from worldfast.analysis.gram import as_tensor
 from worldfast.analysis.knn import nearest
+from worldfast.arrays import numbers
 
 if TYPE_CHECKING:
     import pandas
@@ -133,9 +133,7 @@ def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard:
 
 
 def _checked(X, least: int) -> torch.Tensor:
-    X = as_tensor(X)
-    if X.ndim != 2 or len(X) < least or X.shape[1] == 0:
+    X = numbers(X, "X")
+    if len(X) < least or X.shape[1] == 0:
         raise ValueError(f"X: expected [n, d] with n at least {least}, got {list(X.shape)}")
-    if not torch.isfinite(X).all():
-        raise ValueError("X: holds NaN or infinity")
-    return X
+    return X.tensor()

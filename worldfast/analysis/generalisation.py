@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis.probe import fit_map
+from worldfast.analysis.probe import fit_map, located
 from worldfast.analysis.tables import labelled
+from worldfast.arrays import labels, mask
+from worldfast.errors import whole
 
 if TYPE_CHECKING:
     import pandas
@@ -55,18 +57,14 @@ def choose_cities(
     ValueError
         A mask of the wrong shape or dtype, or too few cities.
     """
-    new = np.asarray(new)
-    use = np.ones(len(new), dtype=bool) if use is None else np.asarray(use)
-    for name, mask in (("new", new), ("use", use)):
-        if mask.dtype != bool or mask.shape != new.shape or mask.ndim != 1:
-            raise ValueError(f"{name}: expected a bool mask [n], got {mask.dtype} {list(mask.shape)}")
+    new = mask(new, "new")
+    use = np.ones(len(new), dtype=bool) if use is None else mask(use, "use", len(new))
     old = np.flatnonzero(use & ~new)
     if fit is None:
         fit = round(len(old) * PUBLISHED[1] / PUBLISHED[0])
-    if not 1 <= fit < len(old):
+    if not 1 <= whole("fit", fit, 0) < len(old):
         raise ValueError(f"fit: expected 1 to {len(old) - 1} of the {len(old)} cities that are not new, got {fit}")
-    if held_out < 1:
-        raise ValueError(f"held_out: expected at least 1 city, got {held_out}")
+    whole("held_out", held_out, 1)
     order = np.random.default_rng(seed).permutation(old)
     fit_on, others = np.zeros(len(new), dtype=bool), np.zeros(len(new), dtype=bool)
     fit_on[order[:fit]] = True
@@ -125,39 +123,32 @@ def probe_generalisation(
     """
     import pandas as pd
 
-    X, xy = np.asarray(X, dtype=np.float64), np.asarray(xy, dtype=np.float64)
-    if X.ndim != 2 or xy.shape != (len(X), 2):
-        raise ValueError(f"expected X [n, d] and xy [n, 2], got {list(X.shape)} and {list(xy.shape)}")
+    X, xy = located(X, xy)
     if FITTED in groups:
         raise ValueError(f"groups: {FITTED!r} is the name of the cities of fit_on, choose another")
-    masks = {FITTED: np.asarray(fit_on)} | {name: np.asarray(mask) for name, mask in groups.items()}
-    for name, mask in masks.items():
-        what = "fit_on" if name == FITTED else f"groups[{name!r}]"
-        if mask.dtype != bool or mask.shape != (len(X),):
-            raise ValueError(f"{what}: expected a bool mask [{len(X)}], got {mask.dtype} {list(mask.shape)}")
-        if not mask.any():
-            raise ValueError(f"{what}: selects no city")
-        if name != FITTED and (mask & masks[FITTED]).any():
-            raise ValueError(f"{what}: {int((mask & masks[FITTED]).sum())} of its cities are among those of the fit")
-    if not np.isfinite(X).all():
-        raise ValueError("X: holds NaN or infinity")
-    cities = np.arange(len(X)) if cities is None else np.asarray(cities)
-    if cities.shape != (len(X),):
-        raise ValueError(f"cities: expected [{len(X)}], got {list(cities.shape)}")
+    masks = {FITTED: mask(fit_on, "fit_on", len(X))}
+    for name, group in groups.items():
+        masks[name] = mask(group, f"groups[{name!r}]", len(X))
+        if shared := int((masks[name] & masks[FITTED]).sum()):
+            raise ValueError(f"groups[{name!r}]: {shared} of its cities are among those of the fit")
+    for name, group in masks.items():
+        if not group.any():
+            raise ValueError(f"{'fit_on' if name == FITTED else f'groups[{name!r}]'}: selects no city")
+    cities = np.arange(len(X)) if cities is None else labels(cities, "cities", len(X))
     predicted = fit_map(X[masks[FITTED]], xy[masks[FITTED]], ridge).predict(X)
     error = np.linalg.norm(predicted - xy, axis=1)
     parts = [
         pd.DataFrame(
             {
-                "city": cities[mask],
+                "city": cities[group],
                 "group": name,
-                "x": xy[mask, 0],
-                "y": xy[mask, 1],
-                "predicted_x": predicted[mask, 0],
-                "predicted_y": predicted[mask, 1],
-                "error": error[mask],
+                "x": xy[group, 0],
+                "y": xy[group, 1],
+                "predicted_x": predicted[group, 0],
+                "predicted_y": predicted[group, 1],
+                "error": error[group],
             }
         )
-        for name, mask in masks.items()
+        for name, group in masks.items()
     ]
     return labelled(pd.concat(parts, ignore_index=True), run=run, layer=layer)

@@ -15,31 +15,25 @@ import numpy as np
 import torch
 
 from worldfast._native import core, thread_count
+from worldfast.arrays import Numbers, numbers, same_length, sampled
 from worldfast.errors import unknown_name
 
-__all__ = [
-    "KERNELS",
-    "SHIFT",
-    "GramStatistics",
-    "as_tensor",
-    "gram_blocks",
-    "gram_statistics",
-    "hsic_of_sums",
-    "normalised",
-]
+__all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_of_sums", "normalised"]
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # memory for the blocks of rows in use, laid out for the kernel
 MEDIAN_ROWS = 2048  # rows at most that the median heuristic uses
-SHIFT = math.exp(-0.5)  # subtracted from every entry of an RBF matrix: centring removes it, and sums cancel less
+HIGHEST = 10 * math.log(2)  # level: what is left, exp(-level), adds no more than n^2 / 2^20 to a sum of products
+FLAT = 2.0**-40  # gamma d^2 below which exp(-gamma d^2) is 1 - gamma d^2, to 12 digits
 OUTLYING = 100.0  # gamma |x|^2 above which float32 would lose the distances between an outlier's neighbours
+CANCELLING = 100.0  # sums of products over what centring leaves of them, above which float32 would lose its digits
 
 
 @dataclass(frozen=True)
 class GramStatistics:
     """Statistics of the Gram matrices of M representations of n items.
 
-    RBF matrices are stored without the constant exp(-1/2), which centring would remove.
+    RBF matrices are stored without a constant of their own, near their mean, which centring would remove.
 
     Attributes
     ----------
@@ -57,6 +51,8 @@ class GramStatistics:
         By kernel, float64 [M, n]: K_a[i, i].
     bandwidth : ndarray or None
         float64 [M], sigma of the RBF kernel in the units of the representations; None without an RBF kernel.
+    level : ndarray or None
+        float64 [M]: exp(-level) is the constant that RBF matrices are stored without; None likewise.
     """
 
     n: int
@@ -66,6 +62,7 @@ class GramStatistics:
     row_sums: dict[str, np.ndarray]
     diagonal: dict[str, np.ndarray]
     bandwidth: np.ndarray | None
+    level: np.ndarray | None
 
     def cka(self, kernel: str = "linear", debiased: bool = False) -> np.ndarray:
         """Return the centred kernel alignment of all pairs.
@@ -162,7 +159,7 @@ def normalised(hsic: np.ndarray, names: Sequence[str]) -> np.ndarray:
     for name, value in zip(names, own, strict=True):
         if not value > 0:
             raise ValueError(f"{name}: its alignment with itself is {value:g}; CKA is undefined")
-    matrix = hsic / np.sqrt(own[:, None] * own)
+    matrix = hsic / (np.sqrt(own)[:, None] * np.sqrt(own))
     np.fill_diagonal(matrix, 1.0)
     return matrix
 
@@ -180,14 +177,16 @@ def gram_statistics(
     Parameters
     ----------
     Xs : sequence of array [n, d_a]
-        M representations with n at least 2: numpy, torch or cupy, or any object with a shape, a dtype and slices of
-        rows that convert to numpy arrays, such as an HDF5 dataset. Tiles are computed in float32 if all of them are
-        float16, bfloat16 or float32, else in float64; sums over tiles are float64.
+        M representations with n at least 2, of any kind that `worldfast.arrays` takes: numpy, torch, cupy, jax, HDF5
+        datasets; floats of any width and byte order, and integers. Tiles are computed in float32 if none has more than
+        its digits, else in float64, as they are for bandwidths at which float32 would lose too many; sums over tiles
+        are float64.
     kernels : str or sequence of str
         "linear", "rbf" or both.
     bandwidth : float or sequence of float
-        A number is sigma of the RBF kernel as a multiple of the median distance between rows (of more than 2,048 rows,
-        every k-th is used). M numbers are the sigma of each representation.
+        A number is sigma of the RBF kernel as a multiple of the median distance between rows; of more than 2,048 rows,
+        between 2,048 that a fixed permutation picks, which is within about 1% of that of all. M numbers are the sigma
+        of each representation.
     names : sequence of str, optional
         [M], used in messages.
     threads : int, optional
@@ -200,7 +199,7 @@ def gram_statistics(
     Raises
     ------
     TypeError
-        A dtype that is not real.
+        A representation is not an array of plain real numbers; see `worldfast.arrays`.
     ValueError
         A representation is not [n, d], differs from the first in n or device, holds NaN or infinity, or has equal rows.
 
@@ -221,15 +220,15 @@ def gram_statistics(
     if not Xs:
         raise ValueError("Xs: expected at least one representation, got none")
     names = [f"Xs[{a}]" for a in range(len(Xs))] if names is None else names
-    Xs = [_Representation(X, name) for X, name in zip(Xs, names, strict=True)]
-    first = Xs[0]
+    Xs = [numbers(X, name) for X, name in zip(Xs, names, strict=True)]
+    first, n = Xs[0], same_length(*Xs)
     for X in Xs:
-        if X.n != first.n:
-            raise ValueError(f"{X.name}: expected {first.n} rows as in {first.name}, got {X.n}")
+        if X.shape[1] == 0:
+            raise ValueError(f"{X.name}: without columns all rows are equal, CKA is undefined")
         if X.device != first.device:
             raise ValueError(f"{X.name}: expected device {first.device} as {first.name}, got {X.device}")
-    if first.n < 2:
-        raise ValueError(f"{first.name}: expected at least 2 rows, got {first.n}")
+    if n < 2:
+        raise ValueError(f"{first.name}: expected at least 2 rows, got {n}")
     widths = np.asarray(bandwidth, dtype=np.float64)
     if widths.shape not in ((), (len(Xs),)) or not (np.isfinite(widths) & (widths > 0)).all():
         raise ValueError(f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {widths}")
@@ -238,38 +237,8 @@ def gram_statistics(
     return _on_gpu(Xs, kernels, widths)
 
 
-class _Representation:
-    """One of the M representations: its name and shape, and its blocks of rows as the native core reads them."""
-
-    def __init__(self, X, name: str):
-        if isinstance(X, torch.Tensor):
-            X = X.detach()
-        elif hasattr(X, "__cuda_array_interface__"):
-            X = torch.from_dlpack(X)
-        elif not (hasattr(X, "shape") and hasattr(X, "dtype")):
-            X = np.asarray(X)
-        self.data, self.name = X, name
-        self.device = str(X.device) if isinstance(X, torch.Tensor) else "cpu"
-        if len(X.shape) != 2:
-            raise ValueError(f"{name}: expected shape [n, d], got {list(X.shape)}")
-        self.n, self.width = X.shape
-        if self.width == 0:
-            raise ValueError(f"{name}: without columns all rows are equal, CKA is undefined")
-        kind = str(X.dtype).removeprefix("torch.")
-        self.single = kind in ("float16", "bfloat16", "float32")
-        self.converted = not self.single and kind != "float64"
-        if self.converted and not kind.startswith(("int", "uint")):
-            raise TypeError(f"{name}: expected real numbers, got dtype {X.dtype}")
-
-    def rows(self, rows: slice):
-        block = self.data[rows]
-        if isinstance(block, torch.Tensor):
-            return block.double() if self.converted else block
-        return np.asarray(block, dtype=np.float64 if self.converted else None)
-
-
-def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
-    n, widths = Xs[0].n, [X.width for X in Xs]
+def _on_cpu(Xs: Sequence[Numbers], kernels, bandwidth, threads, single=None):
+    n, widths = len(Xs[0]), [X.shape[1] for X in Xs]
     threads = min(threads, 1 + (n * sum(widths) >> 18))  # for less work, starting a thread costs more than it saves
     single = all(X.single for X in Xs) if single is None else single
     means, scales = _centring(Xs, threads)
@@ -277,19 +246,17 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
 
     def panel(rows, models=slice(None)):
         kind = core.Panel32 if single else core.Panel64
-        arrays = [X.rows(rows) for X in Xs[models]]
-        made = kind(arrays, means[models], scales[models], threads)
-        squared_norms[models, rows] = made.squared_norms
-        return made
+        return kind([X.rows(rows) for X in Xs[models]], means[models], scales[models], threads)
 
-    sigma = gamma = None
-    if "rbf" in kernels:  # sigma and gamma are those of the scaled representations
-        sigma = bandwidth * scales
-        if bandwidth.ndim == 0:
-            together = (slice(a, a + threads) for a in range(0, len(Xs), threads))
-            medians = [core.median_distances(panel(_few(n), models=models), threads) for models in together]
-            sigma = bandwidth * _positive(Xs, np.concatenate(medians))
-        gamma = 0.5 / sigma**2
+    def few(models):  # the median distance and squared norm of some rows
+        some = panel(sampled(n, MEDIAN_ROWS), models)
+        norms = np.median(some.squared_norms, 1)
+        return np.stack([core.median_distances(some, threads) if bandwidth.ndim == 0 else norms, norms])
+
+    rbf = None
+    if "rbf" in kernels:
+        together = (slice(a, a + threads) for a in range(0, len(Xs), threads))
+        rbf = _Widths(Xs, bandwidth, scales, *np.concatenate([few(models) for models in together], 1))
     blocks = _blocks(n, sum(widths) * (4 if single else 8))
     if kernels == ("linear",) and n * sum(widths) ** 2 < n**2 * sum(widths) + n**2 * len(Xs) ** 2 / 2:
         gram = (core.FeatureProducts32 if single else core.FeatureProducts64)(widths)
@@ -297,61 +264,84 @@ def _on_cpu(Xs, kernels, bandwidth, threads, single=None):
             squared_norms[:, rows] = gram.add([X.rows(rows) for X in Xs], means, scales, threads)
     else:
         kind = core.GramOfGrams32 if single else core.GramOfGrams64
-        gram = kind(len(Xs), n, "linear" in kernels, gamma, SHIFT)
+        gram = kind(len(Xs), n, "linear" in kernels, rbf and rbf.gamma, rbf.level if rbf else [])
         for i, rows in enumerate(blocks):
             p = panel(rows)
+            squared_norms[:, rows] = p.squared_norms
             gram.add(p, rows.start, p, rows.start, threads)
             for other in blocks[:i]:
                 gram.add(p, rows.start, panel(other), other.start, threads)
-    if gamma is not None and single and (gamma * squared_norms.max(1)).max() > OUTLYING:
+    found = gram.rbf() if rbf else None
+    if rbf and found and single and (rbf.outlying(squared_norms) or _cancelling(n, *found)):
         return _on_cpu(Xs, kernels, bandwidth, threads, single=False)
-    linear = gram.linear() if "linear" in kernels else None
-    return _statistics(Xs, linear, squared_norms, gram.rbf() if "rbf" in kernels else None, sigma, scales)
+    return _statistics(Xs, gram.linear() if "linear" in kernels else None, squared_norms, found, rbf, scales)
 
 
-def _on_gpu(Xs, kernels, bandwidth):
+def _on_gpu(Xs: Sequence[Numbers], kernels, bandwidth):
     """Compute the statistics with Triton for float16, bfloat16 and float32, else with float64 products."""
-    n, widths = Xs[0].n, [X.width for X in Xs]
-    beside = torch.cat([X.data.double() for X in Xs], 1)  # [n, sum of d]: one operation for all, not one each
+    n, widths = len(Xs[0]), [X.shape[1] for X in Xs]
+    beside = torch.cat([X.tensor(finite=False) for X in Xs], 1)  # [n, sum of d]: one operation for all, not one each
     beside -= beside[0].clone()
     beside -= beside.mean(0)
     largest = torch.stack([x.abs().amax() for x in beside.split(widths, 1)])
     scales = _scales(Xs, largest.cpu().numpy())
     beside *= torch.from_numpy(np.repeat(scales, widths)).to(beside.device)
     centred = [x.contiguous() for x in beside.split(widths, 1)]
-    squared_norms = torch.stack([x.square().sum(1) for x in centred])  # [M, n]
-    sigma = gamma = None
+    squared_norms = torch.stack([x.square().sum(1) for x in centred]).cpu().numpy()  # [M, n]
+    rbf = gamma = level = None
     if "rbf" in kernels:
-        sigma = bandwidth * scales
+        few = sampled(n, MEDIAN_ROWS)
+        distances = None
         if bandwidth.ndim == 0:
-            medians = torch.stack([torch.pdist(x[_few(n)]).quantile(0.5) for x in centred])
-            sigma = bandwidth * _positive(Xs, medians.cpu().numpy())
-        gamma = 0.5 / sigma**2
-    squared_norms = squared_norms.cpu().numpy()
-    single = all(X.single for X in Xs)
-    if gamma is not None and (gamma * squared_norms.max(1)).max() > OUTLYING:
-        single = False
-    if single:
+            some = few if isinstance(few, slice) else torch.from_numpy(few).to(beside.device)
+            distances = torch.stack([torch.pdist(x[some]).quantile(0.5) for x in centred]).cpu().numpy()
+        rbf = _Widths(Xs, bandwidth, scales, distances, np.median(squared_norms[:, few], 1))
+        gamma, level = (torch.from_numpy(x).to(beside.device) for x in (rbf.gamma, rbf.level))
+    found = None
+    if all(X.single for X in Xs) and not (rbf and rbf.outlying(squared_norms)):
         from worldfast.kernels.gram import gram_statistics as kernel_statistics
 
-        gamma = None if gamma is None else torch.from_numpy(gamma).to(beside.device)
-        found = kernel_statistics([x.float() for x in centred], kernels, gamma)
-    else:
-        found = {kernel: _by_blocks(centred, kernel, gamma) for kernel in kernels}
+        found = kernel_statistics([x.float() for x in centred], kernels, gamma, level)
+        if rbf and _cancelling(n, *(x.cpu().numpy() for x in found["rbf"])):
+            found = None
+    if found is None:
+        found = {kernel: _by_blocks(centred, kernel, gamma, level) for kernel in kernels}
     linear = found["linear"][0].cpu().numpy() if "linear" in found else None
-    rbf = tuple(x.cpu().numpy() for x in found["rbf"]) if "rbf" in found else None
-    return _statistics(Xs, linear, squared_norms, rbf, sigma, scales)
+    sums = tuple(x.cpu().numpy() for x in found["rbf"]) if rbf else None
+    return _statistics(Xs, linear, squared_norms, sums, rbf, scales)
 
 
-def as_tensor(X) -> torch.Tensor:
-    """Return a whole representation as a float64 tensor on its device."""
-    if not isinstance(X, torch.Tensor):
-        on_gpu = hasattr(X, "__cuda_array_interface__")
-        X = torch.from_dlpack(X) if on_gpu else torch.as_tensor(np.asarray(X))
-    return X.detach().double()
+class _Widths:
+    """Bandwidths of RBF kernels over scaled representations, such that sums over their entries keep their digits.
+
+    Entries are exp(-gamma d^2) - exp(-level), with gamma d^2 = level at a typical distance d. A kernel wider than FLAT is
+    computed at FLAT, in which it is proportional: its entries are `unit` times those.
+    """
+
+    def __init__(self, Xs, bandwidth, scales, distances, norms):
+        self.sigma = bandwidth * scales  # [M], in the units of scaled representations
+        typical = 2 * norms
+        if bandwidth.ndim == 0:
+            self.sigma, typical = bandwidth * _positive(Xs, distances), distances**2
+        with np.errstate(over="ignore", under="ignore"):
+            gamma = np.minimum(0.5 / self.sigma / self.sigma, np.finfo(np.float64).max)
+            furthest = 16.0 * np.array([X.shape[1] for X in Xs])  # no d^2 is larger: _scales
+            self.gamma = np.maximum(gamma, FLAT / furthest)
+            self.unit = gamma / self.gamma
+            self.level = np.minimum(self.gamma * typical, HIGHEST)
+
+    def outlying(self, squared_norms) -> bool:
+        return (self.gamma * squared_norms.max(1)).max() > OUTLYING
 
 
-def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, size: int = 64):
+def _cancelling(n, products, row_sums) -> bool:
+    """Return True if centring leaves so little of some matrix that float32 products would have lost its digits."""
+    totals = row_sums.sum(1)
+    own = hsic_of_sums(n, products.diagonal(), np.square(row_sums).sum(1), totals * totals, False)
+    return not (own * CANCELLING > products.diagonal()).all()
+
+
+def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, level=None, size: int = 64):
     """Yield blocks of rows of the Gram matrices of M tensors with centred columns.
 
     The plain reference: one matrix product per block, on the tensors' device and in their dtype.
@@ -361,8 +351,8 @@ def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, size: 
     centred : sequence of Tensor [n, d_a]
         M representations.
     kernel : {"linear", "rbf"}
-        Kernel; "rbf" yields exp(-gamma_a |x_i - x_j|^2) - exp(-1/2).
-    gamma : sequence of float, optional
+        Kernel; "rbf" yields exp(-gamma_a |x_i - x_j|^2) - exp(-level_a).
+    gamma, level : sequence of float, optional
         [M], needed for "rbf".
     size : int
         Rows in a block.
@@ -380,33 +370,32 @@ def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, size: 
         K = torch.stack([x[rows] @ x.T for x in centred])
         if kernel == "rbf":
             for a, norm in enumerate(norms):
-                K[a] = torch.exp((2 * K[a] - norm - norm[rows, None]) * float(gamma[a])) - SHIFT
+                exponent = (2 * K[a] - norm - norm[rows, None]) * float(gamma[a])
+                exponent.diagonal(start).zero_()
+                K[a] = torch.expm1(exponent + float(level[a])) * math.exp(-level[a])
         yield rows, K
 
 
-def _by_blocks(centred, kernel, gamma):
+def _by_blocks(centred, kernel, gamma, level):
     products, row_sums = 0, []
-    for _, K in gram_blocks(centred, kernel, gamma):
+    for _, K in gram_blocks(centred, kernel, gamma, level):
         flat = K.flatten(1)
         products = products + flat @ flat.T
         row_sums.append(K.sum(2))
     return products, torch.cat(row_sums, 1)
 
 
-def _statistics(Xs, linear, squared_norms, rbf, sigma, scales):
+def _statistics(Xs, linear, squared_norms, sums, rbf, scales):
     products, row_sums, diagonal = {}, {}, {}
     if linear is not None:
         products["linear"], diagonal["linear"] = linear, squared_norms
         row_sums["linear"] = np.zeros_like(squared_norms)  # the columns are centred
     if rbf is not None:
-        products["rbf"], row_sums["rbf"] = rbf
-        diagonal["rbf"] = np.full_like(squared_norms, 1 - SHIFT)
-    bandwidth = None if sigma is None else sigma / scales
-    return GramStatistics(Xs[0].n, tuple(X.name for X in Xs), scales, products, row_sums, diagonal, bandwidth)
-
-
-def _few(n: int) -> slice:
-    return slice(0, n, -(-n // MEDIAN_ROWS))
+        unit = rbf.unit[:, None]
+        products["rbf"], row_sums["rbf"] = sums[0] * unit * unit.T, sums[1] * unit
+        diagonal["rbf"] = np.repeat(-np.expm1(-rbf.level)[:, None] * unit, len(Xs[0]), 1)
+    bandwidth, level = (None, None) if rbf is None else (rbf.sigma / scales, rbf.level * rbf.unit)
+    return GramStatistics(len(Xs[0]), tuple(X.name for X in Xs), scales, products, row_sums, diagonal, bandwidth, level)
 
 
 def _positive(Xs, medians) -> np.ndarray:
@@ -426,12 +415,12 @@ def _blocks(n: int, row_bytes: int) -> list[slice]:
 
 def _centring(Xs, threads):
     """Return the column means, and for each representation the power of two that brings its values near 1."""
-    n = Xs[0].n
+    n = len(Xs[0])
     first = [X.rows(slice(0, 1)) for X in Xs]
-    origins = [x.double().numpy()[0] if isinstance(x, torch.Tensor) else x[0].astype(np.float64) for x in first]
-    sums = [np.zeros(X.width) for X in Xs]
+    origins = [x[0].double().numpy() if isinstance(x, torch.Tensor) else x[0].astype(np.float64) for x in first]
+    sums = [np.zeros(X.shape[1]) for X in Xs]
     largest = np.zeros(len(Xs))
-    for rows in _blocks(n, sum(X.width for X in Xs) * 8):
+    for rows in _blocks(n, sum(X.shape[1] for X in Xs) * 8):
         largest = np.maximum(largest, core.add_columns([X.rows(rows) for X in Xs], origins, sums, threads))
     return [origin + total / n for origin, total in zip(origins, sums, strict=True)], _scales(Xs, largest)
 

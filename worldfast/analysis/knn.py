@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worldfast.analysis.gram import as_tensor
 from worldfast.analysis.tables import labelled, members, pair_table
-from worldfast.errors import unknown_name
+from worldfast.arrays import numbers
+from worldfast.errors import unknown_name, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -31,7 +31,7 @@ def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:
     Parameters
     ----------
     X, Y : array [n, d1], array [n, d2]
-        Representations of the same n items; numpy, torch or cupy.
+        Representations of the same n items, of any kind that `worldfast.arrays` takes.
     k : int
         Number of neighbours, 1 to n - 1, not counting the item itself. Ties are broken arbitrarily.
     metric : {"cosine", "euclidean"}
@@ -117,13 +117,12 @@ def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tens
     """
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    X = as_tensor(X)
-    if X.ndim != 2 or len(X) < 2:
+    X = numbers(X, name)
+    if len(X) < 2:
         raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(X.shape)}")
-    if not 1 <= k < len(X):
+    if not 1 <= whole("k", k, 0) < len(X):
         raise ValueError(f"k: expected 1 to {len(X) - 1} neighbours of {len(X)} rows of {name}, got {k}")
-    if not torch.isfinite(X).all():
-        raise ValueError(f"{name}: holds NaN or infinity")
+    X = X.tensor()
     if metric == "cosine":
         length = X.norm(dim=1, keepdim=True)
         if not (length > 0).all():

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from worldfast.analysis.gram import as_tensor
+from worldfast.arrays import mask, numbers
+from worldfast.errors import unknown_name, whole
 
 __all__ = ["Components", "MixedView", "leading_components", "mixed_over_training", "pca_over_training"]
 
@@ -62,28 +63,31 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     from scipy.linalg import orthogonal_procrustes
     from sklearn.decomposition import PCA
 
-    from worldfast.errors import unknown_name
-
     if fit not in ("last", "each"):
         raise unknown_name("fit", fit, ("last", "each"))
     steps = list(activations.steps)
     if not steps:
         raise ValueError("activations: expected at least one step, got none")
-    last = np.asarray(activations[steps[-1], layer], dtype=np.float64)
+    last = _at(activations, steps[-1], layer)
     n, d = last.shape
     chosen = np.random.default_rng(seed).permutation(n)[: max(k, round(share * n))]
-    if not 1 <= k <= min(len(chosen), d):
+    if not 1 <= whole("k", k, 0) <= min(len(chosen), d):
         raise ValueError(f"k: expected 1 to {min(len(chosen), d)} components, got {k}")
     pca = PCA(k, svd_solver="covariance_eigh").fit(last[chosen])
     projected = [pca.transform(last)]
     for step in reversed(steps[:-1]):
-        X = np.asarray(activations[step, layer], dtype=np.float64)
+        X = _at(activations, step, layer, n, d)
         if fit == "last":
             projected.append(pca.transform(X))
         else:
             own = PCA(k, svd_solver="covariance_eigh").fit(X[chosen]).transform(X)
             projected.append(own @ orthogonal_procrustes(own, projected[-1])[0])
     return Components(np.stack(projected[::-1]).astype(np.float32), pca.explained_variance_ratio_.astype(np.float64))
+
+
+def _at(activations, step, layer, n="n", d="d"):
+    """Return the float64 array [n, d] of a step and layer."""
+    return numbers(activations[step, layer], f"activations[{step}, {layer}]", (n, d)).array()
 
 
 def leading_components(X, k):
@@ -106,9 +110,12 @@ def leading_components(X, k):
     ValueError
         k is larger than n or d.
     """
-    X = as_tensor(X)
-    if X.ndim != 2 or not 1 <= k <= min(X.shape):
-        raise ValueError(f"expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}")
+    X = numbers(X, "X")
+    if not 1 <= whole("components", k, 0) <= min(X.shape):
+        raise ValueError(
+            f"{X.name}: expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}"
+        )
+    X = X.tensor()
     X = X - X.mean(0)
     if len(X) < X.shape[1]:  # the same result from the smaller matrix
         values, vectors = torch.linalg.eigh(X @ X.T)
@@ -172,13 +179,9 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     steps = list(activations.steps)
     if not steps:
         raise ValueError("activations: expected at least one step, got none")
-    last = np.asarray(activations[steps[-1], layer], dtype=np.float64)
-    xy = np.asarray(xy, dtype=np.float64)
-    if xy.shape != (len(last), 2):
-        raise ValueError(f"xy: expected [{len(last)}, 2], got {list(xy.shape)}")
-    fit_on = np.ones(len(last), dtype=bool) if fit_on is None else np.asarray(fit_on)
-    if fit_on.dtype != bool or fit_on.shape != (len(last),):
-        raise ValueError(f"fit_on: expected a bool mask [{len(last)}], got {fit_on.dtype} {list(fit_on.shape)}")
+    last = _at(activations, steps[-1], layer)
+    xy = numbers(xy, "xy", (len(last), 2)).array()
+    fit_on = np.ones(len(last), dtype=bool) if fit_on is None else mask(fit_on, "fit_on", len(last))
     slope = fit_map(last[fit_on], xy[fit_on]).slope  # [d, 2]
     lengths = np.linalg.norm(slope, axis=0)
     if not (lengths > 0).all():
@@ -193,6 +196,6 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     third = np.linalg.eigh(left.T @ left)[1][:, -1]
     third *= np.sign(third[np.abs(third).argmax()])
     directions = np.concatenate([read, third[None]])
-    projected = [(np.asarray(activations[step, layer], dtype=np.float64) - middle) @ directions.T for step in steps]
+    projected = [(_at(activations, step, layer, *last.shape) - middle) @ directions.T for step in steps]
     explained = np.square(X @ directions.T).sum(0) / np.square(X).sum()
     return MixedView(np.stack(projected).astype(np.float32), directions, explained)

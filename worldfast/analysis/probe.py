@@ -15,11 +15,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis.tables import labelled
+from worldfast.arrays import mask, numbers
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Fit", "Probe", "fit_map", "held_out", "linear_probe", "probe_over_training", "probe_table", "scored"]
+__all__ = [
+    "Fit",
+    "Probe",
+    "fit_map",
+    "held_out",
+    "linear_probe",
+    "located",
+    "probe_over_training",
+    "probe_table",
+    "scored",
+]
 
 SMALLEST = 1e-6  # smallest singular value kept, as a share of the largest; scikit-learn's threshold
 SINGULAR = 10 * SMALLEST**2  # reciprocal condition of Z'Z below which singular values are computed
@@ -105,7 +116,8 @@ def linear_probe(X, xy, test, ridge=None):
     -----
     Source: the probes of arXiv 2602.00533; scikit-learn's LinearRegression and Ridge.
     """
-    X, xy, test = _checked(X, xy, test)
+    X, xy = located(X, xy)
+    test = mask(test, "test", len(X))
     if test.sum() < 2:
         raise ValueError(f"test: expected at least 2 held-out cities, got {int(test.sum())}")
     predicted = fit_map(X[~test], xy[~test], ridge).predict(X)
@@ -113,13 +125,12 @@ def linear_probe(X, xy, test, ridge=None):
     return Probe(r2, float(errors.mean()), float(np.median(errors)), predicted.astype(np.float32))
 
 
-def _checked(X, xy, test):
-    X, xy, test = np.asarray(X, dtype=np.float64), np.asarray(xy, dtype=np.float64), np.asarray(test)
-    if X.ndim != 2 or xy.shape != (len(X), 2):
+def located(X, xy):
+    """Take representations and the coordinates of the same things: float64 [n, d] and [n, 2]."""
+    X, xy = numbers(X, "X"), numbers(xy, "xy", ("n", 2))
+    if len(X) != len(xy):
         raise ValueError(f"expected X [n, d] and xy [n, 2], got {list(X.shape)} and {list(xy.shape)}")
-    if test.dtype != bool or test.shape != (len(X),):
-        raise ValueError(f"test: expected a bool mask [{len(X)}], got {test.dtype} {list(test.shape)}")
-    return X, xy, test
+    return X.array(), xy.array()
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ class Fit:
 
     def predict(self, X):
         """Return the coordinates of representations: array [n, d] -> float64 [n, 2]."""
-        return np.asarray(X, dtype=np.float64) @ self.slope + self.intercept
+        return numbers(X, "X", ("n", len(self.slope))).array() @ self.slope + self.intercept
 
 
 def fit_map(X, xy, ridge=None):
@@ -171,10 +182,9 @@ def fit_map(X, xy, ridge=None):
     from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
     from scipy.linalg.lapack import dpocon
 
-    X, xy = np.asarray(X, dtype=np.float64), np.asarray(xy, dtype=np.float64)
+    X = numbers(X, "X").array()
     n, d = X.shape
-    if not np.isfinite(X).all():
-        raise ValueError("X: holds NaN or infinity")
+    xy = numbers(xy, "xy", (n, "k")).array()
     if ridge is not None and not ridge > 0:
         raise ValueError(f"ridge: expected a positive penalty, got {ridge}")
     if ridge is None and n <= d + 1:
@@ -224,6 +234,8 @@ def scored(xy, predicted):
     """
     from sklearn.metrics import r2_score
 
+    xy = numbers(xy, "xy").array()
+    predicted = numbers(predicted, "predicted", xy.shape).array()
     errors = np.linalg.norm(predicted - xy, axis=1)
     return np.asarray(r2_score(xy, predicted, multioutput="raw_values"), dtype=np.float64), errors
 
@@ -310,8 +322,8 @@ def probe_table(
     if rows is not None:
         seen = dict(zip(known, map(int, rows)))
         table.insert(2, "rows", table["step"].map(seen))
-    held = int(np.asarray(test).sum())
-    return labelled(table.assign(n_fitted=len(test) - held, n_held_out=held), run=run)
+    test = mask(test, "test")
+    return labelled(table.assign(n_fitted=int((~test).sum()), n_held_out=int(test.sum())), run=run)
 
 
 def _found(probe: Probe) -> dict[str, float]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worldfast.analysis.gram import as_tensor
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
+from worldfast.arrays import numbers
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +27,7 @@ def procrustes(X, Y, components: int | None = 3) -> float:
     Parameters
     ----------
     X, Y : array [n, d1], array [n, d2]
-        numpy, torch or cupy.
+        Of any kind that `worldfast.arrays` takes.
     components : int, optional
         Number of principal components; None for all columns, the narrower representation padded with zeros.
 
@@ -80,19 +80,15 @@ def procrustes_table(
 
 def _standard(X, components, name) -> torch.Tensor:
     """Return the first principal components, centred, scaled to Frobenius norm 1."""
-    X = as_tensor(X)
-    if X.ndim != 2 or len(X) < 2:
-        raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(X.shape)}")
-    if not torch.isfinite(X).all():
-        raise ValueError(f"{name}: holds NaN or infinity")
+    taken = numbers(X, name)
+    if len(taken) < 2:
+        raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(taken.shape)}")
+    X = taken.tensor()
     centred = X - X.mean(0)
-    if not centred.abs().max() > 0:
+    if not (centred != 0).any():
         raise ValueError(f"{name}: all rows are equal, the disparity is undefined")
     if components is not None:
-        try:
-            centred = leading_components(X, components)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+        centred = leading_components(taken, components)
     return centred / torch.linalg.norm(centred)
 
 

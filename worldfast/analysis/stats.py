@@ -9,6 +9,8 @@ from itertools import permutations as orderings
 
 import numpy as np
 
+from worldfast.arrays import labels, numbers
+
 __all__ = ["Correlation", "Interval", "Mean", "bootstrap", "correlation", "jackknife_error", "mantel", "mean_and_error"]
 
 
@@ -110,7 +112,7 @@ def mean_and_error(values, unit: str) -> Mean:
     ValueError
         No value, or a value that is NaN or infinite.
     """
-    values = _finite(values, "values")
+    values = numbers(values, "values", ("n",)).array()
     if len(values) == 0:
         raise ValueError("values: expected at least one, got none")
     error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
@@ -134,7 +136,7 @@ def jackknife_error(left_out) -> float:
     -----
     Source: Efron and Stein, "The Jackknife Estimate of Variance", Annals of Statistics 1981.
     """
-    left_out = np.asarray(left_out, dtype=np.float64)
+    left_out = numbers(left_out, "left_out", ("n",)).array(finite=False)
     n = len(left_out)
     if n < 2:
         return math.nan
@@ -166,7 +168,7 @@ def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int
     ValueError
         Lengths differ, an array is constant, or it holds NaN or infinity.
     """
-    x, y = _finite(x, "x"), _finite(y, "y")
+    x, y = (numbers(given, name, ("n",)).array() for given, name in ((x, "x"), (y, "y")))
     if x.shape != y.shape or len(x) < 3:
         raise ValueError(f"expected x and y of equal length, at least 3, got {list(x.shape)} and {list(y.shape)}")
     x, y = _standardised(x, "x"), _standardised(y, "y")
@@ -206,14 +208,15 @@ def mantel(
     -----
     Source: Mantel, "The Detection of Disease Clustering and a Generalized Regression Approach", Cancer Research 1967.
     """
-    A, B = np.asarray(A, dtype=np.float64), np.asarray(B, dtype=np.float64)
-    if A.ndim != 2 or A.shape[0] != A.shape[1] or A.shape != B.shape or len(A) < 4:
+    A, B = (numbers(M, name, ("m", "m")).array(finite=False) for M, name in zip((A, B), names, strict=True))
+    if A.shape[0] != A.shape[1] or A.shape != B.shape or len(A) < 4:
         raise ValueError(
             f"expected {names[0]} and {names[1]} [m, m] with m at least 4, got {list(A.shape)} and {list(B.shape)}"
         )
     above = np.triu_indices(len(A), 1)
     for name, M in zip(names, (A, B), strict=True):
-        _finite(M[above], name)
+        if not np.isfinite(M[above]).all():
+            raise ValueError(f"{name}: holds NaN or infinity")
         if not np.allclose(M[above], M.T[above], rtol=0, atol=1e-9 * np.abs(M[above]).max()):
             raise ValueError(f"{name}: expected a symmetric matrix; average another one with its transpose")
     x = _standardised(A[above], names[0])
@@ -270,8 +273,8 @@ def bootstrap(
     -----
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
-    values = _finite(values, "values")
-    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
+    values = np.atleast_1d(numbers(values, "values", None).array())
+    groups = np.arange(len(values)) if groups is None else labels(groups, "groups")
     if len(groups) != len(values):
         raise ValueError(f"groups: expected {len(values)}, one for each value, got {len(groups)}")
     if not 0 < level < 1:
@@ -285,13 +288,6 @@ def bootstrap(
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     error = float(found.std(ddof=1))
     return Interval(float(statistic(values)), float(low), float(high), error, level, len(units), unit)
-
-
-def _finite(values, name: str) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}: holds NaN or infinity")
-    return values
 
 
 def _standardised(x: np.ndarray, name: str) -> np.ndarray:

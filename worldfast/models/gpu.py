@@ -55,7 +55,7 @@ def _try(device: torch.device) -> None:
     """Run a small kernel, which is compiled for the device if necessary."""
     from worldfast.kernels.norm import norm
 
-    x, out, scale = (torch.ones(1, 1, width, device=device) for width in (16, 16, 1))
+    x, out, scale = (torch.ones(1, 1, width, dtype=torch.float32, device=device) for width in (16, 16, 1))
     norm(x, x[0], 1e-6, out, scale[0])
     if not torch.allclose(out, x, atol=1e-4):
         raise RuntimeError("what it gives is wrong")
@@ -156,7 +156,7 @@ class GpuTransformer(Transformer):
 
     @exact_products()
     def outputs(self, rows: Rows, member: int) -> Tensor:
-        out = torch.empty(len(rows.scored), self.shape.outputs, device=self.device)
+        out = torch.empty(len(rows.scored), self.shape.outputs, dtype=torch.float32, device=self.device)
         for passes, batch, at, scored in self._parts(rows, member):
             final = passes.forward(batch)
             out[scored] = passes.logits(final)[0, at]
@@ -165,7 +165,8 @@ class GpuTransformer(Transformer):
     @exact_products()
     def states(self, rows: Rows, member: int, layers: Sequence[int]) -> list[Tensor]:
         self._require_layers(layers)
-        out = {layer: torch.empty(len(rows.scored), self.spec.hidden, device=self.device) for layer in layers}
+        size, kind = (len(rows.scored), self.spec.hidden), {"dtype": torch.float32, "device": self.device}
+        out = {layer: torch.empty(size, **kind) for layer in layers}
         for passes, batch, at, scored in self._parts(rows, member):
 
             def keep(layer, x, at=at, scored=scored):
@@ -287,7 +288,7 @@ def _greedy(spec, masters: Weights, weights: Weights, prompts: list, longest: in
     final = cached.forward(Batch(to(tokens).view(m, C), starts, ends, widest))
     mixed_cache = cached.at("mixed", C).view(m * C, D)
     answers = torch.full((m, n, longest), end, dtype=torch.int32, device=device)
-    who = torch.arange(n, device=device).expand(m, n)  # index of each row of the batch
+    who = torch.arange(n, dtype=torch.int64, device=device).expand(m, n)  # index of each row of the batch
     goes_on = to(there)
     final = final.view(m * C, D)[(ends.long() - 1).clamp(min=0)]  # [m, n, D]
     for step in range(longest):

@@ -51,9 +51,10 @@ class Batch(NamedTuple):
         """Copy the rows of each member to the device, with their targets if they have some."""
         M, C = len(rows), places(max((len(of_member.inputs) for of_member in rows), default=0))
         R = max((len(of_member.row_start) - 1 for of_member in rows), default=0)
-        tokens, (starts, ends) = torch.zeros(M, C, dtype=torch.int32), torch.zeros(2, M, R, dtype=torch.int32)
+        tokens = torch.zeros(M, C, dtype=torch.int32, device="cpu")
+        starts, ends = torch.zeros(2, M, R, dtype=torch.int32, device="cpu")
         learned = any(of_member.targets is not None for of_member in rows)
-        targets = torch.full((M, C), -1, dtype=torch.int32) if learned else None
+        targets = torch.full((M, C), -1, dtype=torch.int32, device="cpu") if learned else None
         for m, of_member in enumerate(rows):
             bounds = of_member.row_start + m * C
             tokens[m, : len(of_member.inputs)] = of_member.inputs

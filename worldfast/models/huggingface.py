@@ -102,7 +102,10 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    head, answered = tensors.get("lm_head.weight", torch.empty(0)), ensemble.shape.outputs
+    head, answered = (
+        tensors.get("lm_head.weight", torch.empty(0, dtype=torch.float32, device="cpu")),
+        ensemble.shape.outputs,
+    )
     if head.shape[:1] == (shape.inputs,):
         if head[answered:].any():
             raise ValueError(

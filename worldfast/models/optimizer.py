@@ -74,7 +74,7 @@ def adamw_(
 def gradient_norm(grad: Tensor, *, threads: int | None = None) -> Tensor:
     """Return the Euclidean norm of each member's gradient, float32 [M, P] -> float64 [M]."""
     _cpu(grad)
-    return torch.tensor(core.gradient_norm(grad, thread_count(threads)), dtype=torch.float64)
+    return torch.tensor(core.gradient_norm(grad, thread_count(threads)), dtype=torch.float64, device="cpu")
 
 
 def _cpu(x: Tensor) -> None:

@@ -254,9 +254,10 @@ class _Steps(NamedTuple):
 
 def _steps(row_start: Tensor) -> _Steps:
     length, by_length = row_start.long().diff().sort(descending=True, stable=True)  # [R]
-    step = torch.arange(int(length.max()) if len(length) else 0, device=length.device)[:, None]
+    longest = int(length.max()) if len(length) else 0
+    step = torch.arange(longest, dtype=torch.int64, device=length.device)[:, None]
     going = step < length  # [T, R]
     position = (row_start.long()[by_length] + step)[going]
     place = torch.empty_like(position)
-    place[position] = torch.arange(len(position), device=place.device)
+    place[position] = torch.arange(len(position), dtype=torch.int64, device=place.device)
     return _Steps(position, place, going.sum(1).tolist())

@@ -234,9 +234,10 @@ class Transformer(Ensemble):
         self.spec, self.shape, self.members, self.matmul_dtype = spec, spec.of(shape), members, matmul_dtype
         self.device = torch.device(device)
         self._shapes = spec.shapes(shape)
-        self.parameters = torch.zeros(members, buffer_size(self._shapes.each()), device=self.device)
+        kind = {"dtype": torch.float32, "device": self.device}
+        self.parameters = torch.zeros(members, buffer_size(self._shapes.each()), **kind)
         self.weights = [views(self._shapes, row) for row in self.parameters]
-        self.decayed = torch.zeros(self.parameters.shape[1], device=self.device)
+        self.decayed = torch.zeros(self.parameters.shape[1], **kind)
         for view in views(self._shapes, self.decayed).each():
             view.fill_(view.ndim == 2)
 

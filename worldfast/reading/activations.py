@@ -16,7 +16,6 @@ representation: arXiv 2602.00533.
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +26,8 @@ import numpy as np
 
 from worldfast.dataset import Readout
 from worldfast.display import html_facts
-from worldfast.files import checksum, write_whole
+from worldfast.files import checksum, read_json, write_whole
+from worldfast.folder import done
 from worldfast.run import Run
 
 __all__ = ["Activations", "Writer"]
@@ -156,17 +156,15 @@ class Activations:
     def __init__(self, folder: str | os.PathLike):
         self.folder = Path(folder)
         try:
-            spec = json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
+            spec = read_json(self.folder / "spec.json")
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.folder} is not a run's folder: it has no spec.json") from None
         self.run = spec["id"]
         self.layers = tuple(spec["captured"]["layers"])
         self.prompt = spec["captured"].get("prompt")  # None: the world reads without one
         expected = spec["checkpoint_steps"] if self.layers else []
-        done = self.folder / "done"
-        if done.exists():
-            last = json.loads(done.read_text(encoding="utf-8"))["step"]
-            self.steps = [step for step in expected if step <= last]
+        if ending := done(self.folder, self.run):
+            self.steps = [step for step in expected if step <= ending["step"]]
         else:
             self.steps = [step for step in expected if segment_path(self.folder, step).exists()]
 
@@ -179,7 +177,7 @@ class Activations:
         ValueError
             The run was trained in another world, or was written by another version.
         """
-        spec = json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
+        spec = read_json(self.folder / "spec.json")
         run = Run.from_json(spec["run"])
         if run.data.digest != spec["world_sha256"]:
             raise ValueError(

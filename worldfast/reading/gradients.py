@@ -141,7 +141,7 @@ def task_gradients(
         raise ValueError(
             f"rows: {repeats} groups of {rows:,} rows are disjoint in {rows * repeats:,}, got {stream.rows:,}"
         )
-    means = torch.zeros(repeats, ensemble.parameters.shape[1])
+    means = torch.zeros(repeats, ensemble.parameters.shape[1], dtype=torch.float32, device="cpu")
     for k in range(repeats):
         positions = 0
         for first in range(0, rows, TOGETHER):
@@ -155,7 +155,7 @@ def task_gradients(
 
 def _chosen(ensemble: Ensemble, patterns) -> torch.Tensor:
     """The parameters whose names fit a pattern, bool [P]."""
-    chosen = torch.zeros(ensemble.parameters.shape[1], dtype=torch.bool)
+    chosen = torch.zeros(ensemble.parameters.shape[1], dtype=torch.bool, device="cpu")
     offsets = ensemble.offsets()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         fitting = [name for name in offsets if fnmatchcase(name, pattern)]
@@ -170,7 +170,7 @@ def _chosen(ensemble: Ensemble, patterns) -> torch.Tensor:
 
 def _cosines(vectors: torch.Tensor) -> np.ndarray:
     """float32 [n, C] -> float64 [n, n], summed in float64; NaN where a vector is 0."""
-    gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
+    gram = torch.zeros(len(vectors), len(vectors), dtype=torch.float64, device="cpu")
     for part in vectors.split(BLOCK, dim=1):
         part = part.double()
         gram += part @ part.T

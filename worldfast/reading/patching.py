@@ -231,13 +231,14 @@ def patched_answers(
     n, width = batch.tokens.shape
     longer = ((0, 0), (0, longest))
     tokens = torch.from_numpy(np.pad(batch.tokens.astype(np.int64), longer))  # [n, T], T with the answers' tokens
-    column = torch.arange(width + longest)
+    column = torch.arange(width + longest, dtype=torch.int64, device="cpu")
     start = torch.from_numpy(batch.answer_start.astype(np.int64))
     replaced = torch.from_numpy(np.pad(np.zeros((n, width), bool) if at is None else at, longer))
     if answer:
         replaced |= column >= start[:, None]
-    rows, answers = torch.arange(n), np.full((n, longest), EOS, dtype=np.int32)
-    given = torch.empty(0)  # the source's states of the rows that go on, [R, T, D]
+    rows = torch.arange(n, dtype=torch.int64, device="cpu")
+    answers = np.full((n, longest), EOS, dtype=np.int32)
+    given = torch.empty(0, dtype=torch.float32, device="cpu")  # the source's states of the rows that go on, [R, T, D]
     for step in range(longest if n else 0):
         length = start + step
         there = column < length[:, None]
@@ -247,7 +248,7 @@ def patched_answers(
         if layer is not None:
             name = target.name_of_layer(layer)
             if answer or step == 0:
-                given = torch.zeros(*there.shape, source.spec.hidden)
+                given = torch.zeros(*there.shape, source.spec.hidden, dtype=torch.float32, device="cpu")
                 given[there] = source.run(packed, read=[name])[name]
             patch = {name: (replaced[there], given[replaced & there])}
         following = target.run(packed, replace=patch)["outputs"].argmax(1)
@@ -258,7 +259,7 @@ def patched_answers(
         answers[rows.numpy(), step] = following.numpy()
         tokens, start, replaced = tokens[goes_on], start[goes_on], replaced[goes_on]
         given = given[goes_on] if len(given) else given
-        tokens[torch.arange(len(rows)), start + step] = following
+        tokens[torch.arange(len(rows), dtype=torch.int64, device="cpu"), start + step] = following
     return [row[:k] for row, k in zip(answers, (answers != EOS).sum(1))]
 
 

@@ -105,6 +105,8 @@ def run_study(
     say: Say = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
     where = {"device": device, "memory": memory, "progress": progress}
     folder = files.folder(out / "studies" / study.name, "out")
+    for place in (folder, out / "tables"):
+        files.remove_partial(place)
     _write_study(study, folder)
     if not train_missing:
         say("training is skipped: only finished runs are analysed")

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldfast import files
 from worldfast.display import size_text
 from worldfast.errors import unknown_name
+from worldfast.files import regular
 from worldfast.folder import done
+from worldfast.locks import locked
 from worldfast.run import Run
 from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
@@ -338,7 +339,7 @@ def status(folder: Path) -> list[Standing]:
             step = ending["step"]
             rows = run["rows"] if state == "done" else rows
             why = f"its loss or gradient was not finite at step {step + 1:,}" if state == "diverged" else ""
-        elif at.exists() and files.locked(at):
+        elif at.exists() and locked(at):
             state = "running"
         elif run["folder"] in failed:
             state, why = "failed", failed[run["folder"]]
@@ -349,11 +350,12 @@ def status(folder: Path) -> list[Standing]:
 
 
 def _last_line(path: Path) -> dict | None:
-    if not path.exists():
+    try:
+        with open(path, "rb", opener=regular) as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
         return None
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 4096))
-        lines = file.read().splitlines()
     for line in reversed(lines):
         try:
             return json.loads(line)

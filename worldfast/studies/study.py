@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from worldfast.dataset import load_file
 from worldfast.display import html_facts
 from worldfast.errors import unknown_name
 from worldfast.run import Run
@@ -148,7 +146,7 @@ def load_study(path: str | os.PathLike) -> Study:
     Parameters
     ----------
     path : path
-        A Python file, which is executed.
+        A Python file, which is executed and stays imported under its own name.
 
     Returns
     -------
@@ -159,26 +157,11 @@ def load_study(path: str | os.PathLike) -> Study:
     FileNotFoundError
         The file does not exist.
     ValueError
-        It is not a Python file, or does not define `study`.
+        It is not a Python file, has the name of a module that is imported, or does not define `study`.
     TypeError
         Its `study` is not a Study.
     """
-    path = Path(path)
-    if path.suffix != ".py":
-        raise ValueError(f"study: expected a Python file, got '{path}'")
-    if not path.is_file():
-        raise FileNotFoundError(f"study: there is no file '{path}'")
-    name = f"study_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path.resolve())
-    assert spec and spec.loader  # a file of this suffix has one
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # during execution, for dataclasses that look up their module
-    sys.path.insert(0, str(path.resolve().parent))  # as if it were run as a script
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-        del sys.modules[name]  # a cluster's workers cannot import it, so its functions are sent by value
+    module = load_file(path, "study")
     if not hasattr(module, "study"):
         near = [key for key, value in vars(module).items() if isinstance(value, Study)]
         there = f"; {near[0]!r} is one: call it `study`" if near else ""

@@ -6,13 +6,13 @@ curves   loss over training
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast.folder import metrics as read_metrics
 from worldfast.folder import outcome
 from worldfast.run import Run
 
@@ -54,9 +54,9 @@ def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame
 
 
 def metrics(run: Run, out: Path) -> Iterator[dict]:
-    """Yield the lines of a run's metrics.jsonl; none before it has started."""
-    path = out / "runs" / run.folder_name / "metrics.jsonl"
-    yield from map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else ())
+    """Yield the lines of a run's metrics.jsonl, checked (see `worldfast.folder.metrics`); none before it has started."""
+    folder = out / "runs" / run.folder_name
+    yield from read_metrics(folder) if folder.exists() else ()
 
 
 def _runs(study: Study, out: Path, curves: DataFrame) -> DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import platform
 import sys
 import time
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worldfast import files
+from worldfast.dataset import LOADED, load_file
 from worldfast.display import size_text
 from worldfast.errors import unknown_name
 from worldfast.folder import outcome
@@ -321,7 +323,9 @@ class _RayPool:
         if job.memory:
             takes["memory"] = job.memory
         task = self.remote.options(name=job.id, max_retries=0, **takes)
-        self.tasks[task.remote(job, list(needs), self.mark, _version())] = job.id
+        sent = self.ray.cloudpickle.dumps((job, needs))
+        loaded = [path for path in LOADED.values() if path.is_file()]
+        self.tasks[task.remote(sent, loaded, self.mark, _version())] = job.id
 
     def endings(self, seconds: float) -> list[tuple[str, Ending]]:
         if not self.tasks:
@@ -367,7 +371,8 @@ class _RayPool:
 # ---- in a worker ----
 
 
-def _carry_out(job: Job, needs: Sequence[Job], mark: Path, version: tuple[str, str]) -> Ending:
+def _carry_out(sent: bytes, loaded: Sequence[Path], mark: Path, version: tuple[str, str]) -> Ending:
+    """Carry out a job, sent as it was pickled: only with the files that the call has loaded can it be read."""
     where = platform.node()
     try:
         if _version() != version:
@@ -377,6 +382,10 @@ def _carry_out(job: Job, needs: Sequence[Job], mark: Path, version: tuple[str, s
             raise FileNotFoundError(
                 f"node {where} does not see {mark}: `out` must be a folder that all nodes share, under one path"
             )
+        for path in loaded:
+            if LOADED.get(path.stem) != path:
+                load_file(path, f"a file that node {where} needs")
+        job, needs = pickle.loads(sent)
         _await(needs)
         job.function(*job.arguments)
     except BlockingIOError as error:

@@ -35,7 +35,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     folder : path
         Folder to create, with its parents. It appears complete or not at all.
     step : int, optional
-        Step of the checkpoint, one of the two that a run keeps; None means the newest.
+        Step of the checkpoint, one of the two that a run keeps; None means the last (see `worldfast.training.load`).
 
     Returns
     -------
@@ -80,7 +80,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
     size, tokenizer = spec.shape.inputs, spec.data.tokenizer() or Tokenizer({}, {})
     ensemble = spec.model.build(spec.shape)
-    ensemble.parameters[0].copy_(found.tensors["parameters"])
+    ensemble.parameters[0].copy_(found.parameters(ensemble.parameters.shape[1], run))
     tensors = ensemble.to_huggingface(0)
     head = tensors["lm_head.weight"]  # [H, D]
     tensors["lm_head.weight"] = torch.cat([head, head.new_zeros(size - len(head), head.shape[1])])

@@ -70,7 +70,8 @@ class GpuLockstep(Lockstep):
         self._steps = min(MOST_STEPS, max(1, CHUNK_BYTES // (M * self._most_rows * row_bytes)))  # S
         self._make_room()
         self._squares = self._zeros(M, optimizer.blocks(P))
-        self._constants = torch.tensor([_constants(run) for run in self.runs]).to(self._device)  # [M, 4]
+        constants = [_constants(run) for run in self.runs]
+        self._constants = torch.tensor(constants, dtype=torch.float32, device=self._device)  # [M, 4]
         answers = [int(stream.answers_only) for stream in self.streams]
         self._answer_only = torch.tensor(answers, dtype=torch.int32, device=self._device)
         self._alive = torch.ones(M, dtype=torch.int32, device=self._device)
@@ -111,7 +112,8 @@ class GpuLockstep(Lockstep):
 
     def resume(self, member: int, tally: Tally) -> None:
         self._asked[member], self._found, self._ahead = tally.step, None, []
-        self._tally[member] = torch.tensor([tally.loss, tally.steps, tally.step], dtype=torch.float64)
+        found = [tally.loss, tally.steps, tally.step]
+        self._tally[member] = torch.tensor(found, dtype=torch.float64, device=self._device)
         self._alive[member] = int(not tally.diverged)
 
     def step(self, members: Sequence[int]) -> None:

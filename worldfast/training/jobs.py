@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from worldfast import files
 from worldfast.errors import unknown_name
-from worldfast.training.progress import Interrupt
+from worldfast.training.progress import Interrupt, Stopped
 
 __all__ = ["Ending", "Job", "Outcome", "Pool", "drive", "order"]
 
@@ -219,8 +219,8 @@ def drive(
 
     Ready jobs are submitted at once, the longest chain first; jobs that become ready later queue after them. Jobs that
     are done already are skipped. A job that raises an error is not retried: `failed/<id>.json` records what happened,
-    as it does for the jobs that wait for it; all others continue. Calling again retries them. Ctrl-C stops running jobs
-    at a point from which they can resume; a second Ctrl-C stops at once.
+    as it does for the jobs that wait for it; all others continue. Calling again retries them. Ctrl-C, SIGTERM and
+    SIGHUP stop running jobs at a point from which they can resume; a second one stops at once.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def drive(
     ValueError
         As from `order`; or `retries` or `patience` is below 0.
     KeyboardInterrupt
-        Ctrl-C was pressed.
+        Ctrl-C was pressed, or the process was asked to end; `signum` says by which signal.
     """
     states = {job.id: _State(job) for job in order(jobs)}
     for name, value in dict(retries=retries, patience=patience).items():
@@ -258,6 +258,7 @@ class _Drive:
         self.states, self.pool, self.say = states, pool, say
         self.retries, self.patience = retries, patience
         self.failures = files.folder(out / "failed", "out")
+        files.remove_partial(self.failures)
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
 
@@ -276,7 +277,7 @@ class _Drive:
                 for state in self._in("returned"):
                     self._look(state)
                 if interrupt.requested:
-                    self._stop()
+                    self._stop(interrupt.requested)
                 if time.monotonic() - told >= TOLD:
                     told = time.monotonic()
                     self._find_homes()
@@ -355,7 +356,7 @@ class _Drive:
             else:
                 self.say(f"{job.id} waits: {what}, in use or not; there are {self.pool.text()}")
 
-    def _stop(self) -> None:
+    def _stop(self, signum: int) -> None:
         self.say("stopping; what is in hand saves itself")
         self.pool.stop()
         until = time.monotonic() + STOPPED
@@ -366,7 +367,7 @@ class _Drive:
             if state.job.is_done():
                 state.phase = "done"
         left = f"; {len(self._in('in hand'))} did not save in time" if self._in("in hand") else ""
-        raise KeyboardInterrupt(f"stopped: {self._counts()}{left}. The same call or command goes on from here.")
+        raise Stopped(f"stopped: {self._counts()}{left}. The same call or command goes on from here.", signum)
 
     # ---- failures ----
 

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 from worldfast import checkpoint, files
+from worldfast.errors import MismatchError
+from worldfast.locks import Holder
 from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Run
 from worldfast.training import metrics, start
@@ -41,10 +43,13 @@ class Member:
     run : Run
     writer : Writer
         Writes activations.
+    holder : Holder
+        Holds the folder, which is checked before each write.
     """
 
-    def __init__(self, lockstep: Lockstep, index: int, folder: Path, run: Run, writer: Writer):
+    def __init__(self, lockstep: Lockstep, index: int, folder: Path, run: Run, writer: Writer, holder: Holder):
         self.lockstep, self.index, self.run, self.folder, self.writer = lockstep, index, run, folder, writer
+        self.holder = holder
         self.origin = files.origin(str(lockstep.ensemble.device))
         self.layers = run.capture.of(run.model.layers)
         self.readout = run.readout()
@@ -86,12 +91,18 @@ class Member:
 
         Raises
         ------
-        ValueError
-            The folder holds another run, or a checkpoint of another shape.
+        DamagedError
+            There are checkpoints, none of which is whole; or spec.json or metrics.jsonl is not what was written.
+        MismatchError
+            The folder holds another run, or a checkpoint of another run, step or shape.
+        UnsafeError
+            A file or folder of the run is a link, a FIFO ...
+        OSError
+            A file cannot be opened, which says nothing of what is in it.
         """
-        files.remove_partial(self.folder)
         for part in ("checkpoint", "activations"):
-            files.folder(self.folder / part, "out")
+            files.inner_folder(self.folder / part)
+        files.remove_partial(self.folder)
         self._write_spec()
         found = checkpoint.newest(self.folder / "checkpoint", self.run.id)
         self.loss = float("nan")
@@ -100,15 +111,11 @@ class Member:
             if self.run.start is None:
                 ensemble.initialise(self.index, self.run.seed)
             else:
-                ensemble.parameters[self.index] = start.weights(self.run, self.folder.parent)
-            self.lines.cut(0)
+                ensemble.parameters[self.index].copy_(start.weights(self.run, self.folder.parent))
+            self.lines.begin()
             return True
+        found.require_size(self.lockstep.ensemble.parameters.shape[1], self.folder)
         for name, target in self.lockstep.tensors(self.index).items():
-            came = found.tensors[name].shape
-            if came != target.shape:
-                raise ValueError(
-                    f"{self.folder}: checkpoint {name} has shape {list(came)}, expected {list(target.shape)}"
-                )
             target.copy_(found.tensors[name])
         self.step, pending = found.step, found.state["pending"]
         checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
@@ -136,13 +143,14 @@ class Member:
             "origin": self.origin,
         }
         path = self.folder / "spec.json"
-        if path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("id", "world_sha256"):
-                if before.get(name) != content[name]:
-                    raise ValueError(f"{path}: {name} is {before.get(name)}, but that of this run is {content[name]}")
-        else:
-            files.write_whole(path, json.dumps(content, indent=1).encode())
+        try:
+            before = files.read_json(path)
+        except FileNotFoundError:
+            files.write_json(path, content)
+            return
+        for name in ("id", "world_sha256"):
+            if before.get(name) != content[name]:
+                raise MismatchError(f"{path}: {name} is {before.get(name)}, but that of this run is {content[name]}")
 
     # ---- steps ----
 
@@ -168,6 +176,7 @@ class Member:
 
     def _report(self, step: int, **what) -> None:
         """Write a line of metrics and send it to the log."""
+        self.holder.check(self.folder)
         line = {"step": step, "rows": self.rows, **what, "seconds": round(self._tick(), 3)}
         line["learning_rate"] = self.run.learning_rate_at(max(step - 1, 0))
         self.lines.append(line)
@@ -184,6 +193,7 @@ class Member:
         """Pass the activations of this step to the writer."""
         if not self.layers:
             return
+        self.holder.check(self.folder)
         found = states(self.readout, self.lockstep.ensemble, self.index, self.layers)
         about = {
             "run": self.run.id,
@@ -207,17 +217,25 @@ class Member:
 
     def save(self) -> None:
         """Write a checkpoint of this step, after all lines of metrics up to it are on disk."""
+        self.holder.check(self.folder)
         tally = self.lockstep.read(self.index)
         state = {
             "seconds": self._tick(),
             "rows": self.rows,
             "pending": {"loss": tally.loss, "steps": tally.steps},  # since the last line of metrics
-            "metrics": self.lines.sync(),  # bytes
+            "metrics": self.lines.sync(),
         }
         here = checkpoint.Checkpoint(self.step, self.lockstep.tensors(self.index), state)
         checkpoint.save(self.folder / "checkpoint", here, self.run.id, self.origin)
 
     def write_done(self) -> None:
         """Mark the run as finished or diverged; this is written last."""
-        content = {"status": "diverged" if self.diverged else "finished", "step": self.step, "seconds": self.seconds}
-        files.write_whole(self.folder / "done", json.dumps(content).encode())
+        self.holder.check(self.folder)
+        content = {
+            "run": self.run.id,
+            "status": "diverged" if self.diverged else "finished",
+            "step": self.step,
+            "seconds": self.seconds,
+            "metrics": self.lines.sync(),
+        }
+        files.write_json(self.folder / "done", content)

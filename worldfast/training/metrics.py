@@ -5,14 +5,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import BinaryIO
 
-from worldfast.errors import unknown_name
-from worldfast.files import naming, sync_folder
+from worldfast.errors import DamagedError, unknown_name
+from worldfast.files import checksum, naming, regular, sync_folder
+from worldfast.folder import prefix
 from worldfast.run import Run
 
 __all__ = ["Lines", "opener"]
@@ -24,38 +26,61 @@ Opener = Callable[[Run, Path, int], AbstractContextManager[Log]]
 
 
 class Lines:
-    """File of JSON lines that only grows, except that resuming from a checkpoint cuts it back to that moment."""
+    """File of JSON lines that only grows, except that resuming from a checkpoint cuts it back to that moment.
+
+    Its length and checksum are kept here, and with them in checkpoints: a file that somebody else removed, replaced or
+    wrote to is an error at the next line, never made anew.
+    """
 
     def __init__(self, path: Path):
         self.path = path
+        self._size = self._crc32 = 0
 
-    def cut(self, size: int) -> None:
-        """Drop everything after the first `size` bytes.
+    @property
+    def record(self) -> dict[str, int]:
+        """Length in bytes and checksum of the file, as `worldfast.folder.prefix` checks them."""
+        return {"bytes": self._size, "crc32": self._crc32}
+
+    def begin(self) -> None:
+        """Begin with an empty file."""
+        with naming(self.path, "it cannot be opened"), open(self.path, "w", opener=regular):
+            pass
+        self._size = self._crc32 = 0
+        sync_folder(self.path.parent)
+
+    def cut(self, record: Mapping[str, int]) -> None:
+        """Drop everything after a record's bytes.
 
         Raises
         ------
-        ValueError
-            The file is shorter.
+        FileNotFoundError, DamagedError
+            The file is missing, shorter, or does not begin with them.
         """
-        with naming(self.path, "it cannot be opened"), open(self.path, "ab") as file:
-            if file.tell() < size:
-                raise ValueError(
-                    f"{self.path} has {file.tell()} bytes, but had {size} at the checkpoint to go on from: put "
-                    "it back as it was, or remove the checkpoints to begin again"
-                )
-            file.truncate(size)
+        prefix(self.path, record, "at the checkpoint to go on from")
+        with naming(self.path, "it cannot be opened"), open(self.path, "r+b", opener=regular) as file:
+            file.truncate(record["bytes"])
+        self._size, self._crc32 = record["bytes"], record["crc32"]
         sync_folder(self.path.parent)
 
     def append(self, line: dict) -> None:
         """Append a line; raises an OSError naming the file if it cannot be written."""
-        with naming(self.path, "a line is lost"), open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        content = (json.dumps(line) + "\n").encode()
+        with naming(self.path, "a line is lost"), open(self.path, "r+b", opener=regular) as file:
+            self._require_own(file)
+            file.write(content)
+        self._size, self._crc32 = self._size + len(content), checksum(content, begin=self._crc32)
 
-    def sync(self) -> int:
-        """Return the size of the file in bytes, once all of them are on disk."""
-        with naming(self.path, "lines are lost"), open(self.path, "ab") as file:
+    def sync(self) -> dict[str, int]:
+        """Return the record of the file, once all of it is on disk."""
+        with naming(self.path, "lines are lost"), open(self.path, "r+b", opener=regular) as file:
+            self._require_own(file)
             os.fsync(file.fileno())
-            return file.tell()
+        return self.record
+
+    def _require_own(self, file: BinaryIO) -> None:
+        """Go to the file's end, which is where it was left."""
+        if (size := file.seek(0, os.SEEK_END)) != self._size:
+            raise DamagedError(f"{self.path} has {size} bytes, but this process left {self._size}: who changed it?")
 
 
 def opener(log: Callable[[Run, dict], None] | str | None) -> Opener:

@@ -7,31 +7,50 @@ import signal
 import sys
 import threading
 import time
+from typing import Any
 
-__all__ = ["Interrupt", "Progress"]
+__all__ = ["Interrupt", "Progress", "Stopped"]
 
 NAMED = 6  # most members that are named one by one
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler or a shutdown, a closed terminal
+
+
+class Stopped(KeyboardInterrupt):
+    """Stop at a checkpoint, as a signal requested; `signum` is its number."""
+
+    def __init__(self, message: str, signum: int):
+        super().__init__(message)
+        self.signum = signum
+
+
 class Interrupt:
-    """Ctrl-C as a request: the first sets `requested`, the second raises KeyboardInterrupt."""
+    """Signals as a request, in the main thread: the first sets `requested`, a second Ctrl-C raises KeyboardInterrupt.
+
+    SIGTERM and SIGHUP often come twice, from the kernel and from a shell: that is the same request. A signal that is
+    ignored, as SIGHUP is below nohup, stays ignored.
+    """
 
     def __init__(self):
-        self.requested = False
+        self.requested = 0  # number of the signal
+        self._before: dict[int, Any] = {}
 
     def __enter__(self):
-        self._before = None
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+            for number in SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # None: not of Python's making
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
-    def _note(self, *_):
-        self.requested = True
-        signal.signal(signal.SIGINT, self._before)
+    def _note(self, number, _):
+        self.requested = self.requested or number
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
 
     def __exit__(self, *_):
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class Progress:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from worldfast import checkpoint
-from worldfast.folder import done, ended_folder
+from worldfast.folder import done, ended_folder, saved
 from worldfast.models import import_huggingface
 from worldfast.run import OpenCheckpoint, Run, require_same_shape
 
@@ -54,13 +53,12 @@ def weights(run: Run, out: Path) -> Tensor:
 
     Raises
     ------
-    DamagedError
-        The base run's checkpoint is corrupt.
+    FileNotFoundError, DamagedError, MismatchError, UnsafeError, OSError
+        As from `worldfast.folder.saved`: the base run's last checkpoint is missing, damaged ...
     """
     if isinstance(run.start, OpenCheckpoint):
         return _opened(run)
-    folder = ended_folder(run.start, out)
-    found = checkpoint.of_step(folder / "checkpoint", done(folder)["step"], run.start.id)
+    _, found = saved(ended_folder(run.start, out))
     return found.tensors["parameters"]
 
 

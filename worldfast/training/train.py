@@ -20,7 +20,8 @@ from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
 from worldfast.errors import DeviceError, unknown_name
-from worldfast.folder import outcome
+from worldfast.folder import done, outcome
+from worldfast.locks import Holder, lock
 from worldfast.models import require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Family, Run
@@ -28,7 +29,7 @@ from worldfast.training import metrics, start
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.member import Member
 from worldfast.training.memory import limit_of, plan
-from worldfast.training.progress import NAMED, Interrupt, Progress
+from worldfast.training.progress import NAMED, Interrupt, Progress, Stopped
 from worldfast.training.schedule import levels
 from worldfast.training.step import Lockstep
 
@@ -59,7 +60,8 @@ def train(
     similar length share a wave. Results do not depend on any of this, except on a GPU, where the members of an ensemble
     and the device determine the order of sums.
 
-    Ctrl-C finishes the step, saves every member and raises KeyboardInterrupt. After any error the same call resumes.
+    Ctrl-C, SIGTERM and SIGHUP finish the step, save every member and raise KeyboardInterrupt, whose `signum` says which
+    it was; signals reach the main thread only. After any error the same call resumes.
 
     Parameters
     ----------
@@ -124,14 +126,14 @@ def train(
     limit = limit_of(memory, device)
     out = files.folder(out, "out")
     folders = [out / run.folder_name for run in runs]
-    pending = {folder: run for run, folder in zip(runs, folders) if not (folder / "done").exists()}
+    pending = {folder: run for run, folder in zip(runs, folders) if not done(folder, run.id)}
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
         run.stream(), run.readout()  # errors of rows are raised now, not when their wave begins
     waves = list(_waves(pending, limit, device, threads))
-    with ExitStack() as locks:
-        for folder in pending:
-            locks.enter_context(files.lock(files.folder(folder, "out")))
+    if not pending:
+        return folders
+    with lock(out, [files.folder(folder, "out") for folder in pending]) as holder:
         stuck = []
         for wave in waves:
             ready = {at: run for at, run in wave.runs.items() if outcome(run, out).status != "barred"}
@@ -139,7 +141,7 @@ def train(
             shown.say(wave.about)
             if ready:
                 try:
-                    _train_wave(ready, device, threads, shown, open_log)
+                    _train_wave(ready, device, threads, shown, open_log, holder)
                 except torch.OutOfMemoryError as error:
                     raise MemoryError(_taken(device)) from error
     if stuck:
@@ -235,11 +237,13 @@ def _waves(pending: dict[Path, Run], limit: int, device: str, threads: int) -> I
 # ---- a wave ----
 
 
-def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Progress, open_log: metrics.Opener) -> None:
+def _train_wave(
+    runs: dict[Path, Run], device: str, threads: int, progress: Progress, open_log: metrics.Opener, holder: Holder
+) -> None:
     """Train runs of one shape, by folder, as the members of an ensemble."""
     lockstep, where = lockstep_of(list(runs.values()), device, threads)
     writer = Writer()
-    members = [Member(lockstep, i, folder, run, writer) for i, (folder, run) in enumerate(runs.items())]
+    members = [Member(lockstep, i, folder, run, writer, holder) for i, (folder, run) in enumerate(runs.items())]
     try:
         with Interrupt() as interrupt, ExitStack() as logs:
             _at_checkpoint([member for member in members if member.begin()], writer)
@@ -252,7 +256,7 @@ def _train_wave(runs: dict[Path, Run], device: str, threads: int, progress: Prog
                     member.advance()
                 _at_checkpoint([member for member in active if member.due], writer)
                 if interrupt.requested and not all(member.ended for member in members):
-                    _stop(members, writer)
+                    _stop(members, writer, interrupt.requested)
                 progress.step(members)
             writer.flush()
             for member in members:
@@ -287,7 +291,7 @@ def _at_checkpoint(members: list[Member], writer: Writer) -> None:
             member.save()
 
 
-def _stop(members: list[Member], writer: Writer) -> None:
+def _stop(members: list[Member], writer: Writer, signum: int) -> None:
     writer.flush()
     for member in members:
         member.look()
@@ -295,4 +299,4 @@ def _stop(members: list[Member], writer: Writer) -> None:
             member.save()
     steps = ", ".join(f"{m.run.name} at step {m.step:,} of {m.run.steps:,}" for m in members[:NAMED])
     more = f" and {len(members) - NAMED} more" if len(members) > NAMED else ""
-    raise KeyboardInterrupt(f"stopped and saved: {steps}{more}. The same call or command goes on from here.")
+    raise Stopped(f"stopped and saved: {steps}{more}. The same call or command goes on from here.", signum)

@@ -195,7 +195,7 @@ def task_from_json(content):
     if name not in TASKS:
         raise TaskError(
             f"task {name!r} is made in Python, and its function is not in the files of a run: first run or import the "
-            f"code that makes it with wf.task({name!r}, ...)"
+            f"code that makes it with wf.task({name!r}, ...); on the command line, --load its file"
         )
     task = find(name)
     here = task.to_json()

@@ -26,7 +26,7 @@ def copy_rows(made, out, reset=False):
     """
     with current_device_of(out.failed):
         for name in (field.name for field in fields(made) if field.name not in LEFT_OUT):
-            rows, there = torch.as_tensor(getattr(made, name)), torch.from_dlpack(getattr(out, name))
+            rows, there = torch.as_tensor(getattr(made, name), device="cpu"), torch.from_dlpack(getattr(out, name))
             there[: len(rows)].copy_(rows, non_blocking=True)
         if reset or made.failed[0] >= 0:
             torch.from_dlpack(out.failed).fill_(int(made.failed[0]))
