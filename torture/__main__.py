@@ -27,7 +27,6 @@ WEIGHTS = {  # of the time; the rows in the order of the table
     "trouble": 10,
     "everywhere": 3,
     "invariance": 2,
-    "fuzz": 5,
     "hostile": 1,
     "simulations": 10,
     "cluster": 12,
