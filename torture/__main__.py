@@ -21,7 +21,7 @@ from torture.tally import Tally
 from worldfast import files
 
 HERE = Path(__file__).parent
-WEIGHTS = {  # of the time; the rows in the order of the table
+ROWS = {  # in the order of the table, and their weights in sharing the time
     "kills": 15,
     "damage": 10,
     "trouble": 10,
@@ -72,7 +72,7 @@ def _about() -> dict[str, str]:
 def table(results: dict[str, dict]) -> str:
     """Return the lines of all rows as a table in Markdown, what failed below it."""
     lines = ["| promise | shown by | tried | of | held | minutes |", "|---|---|---:|---:|---:|---:|"]
-    for name in [name for name in WEIGHTS if name in results]:
+    for name in [name for name in ROWS if name in results]:
         row = results[name]
         held = sum(row["held"].values())
         lines.append(
@@ -95,21 +95,21 @@ def _line(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m torture", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"rows to run, by default all: {', '.join(WEIGHTS)}")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"rows to run, by default all: {', '.join(ROWS)}")
     parser.add_argument("--minutes", type=float, default=60, help="time for all of them together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE, help="folder of results.json and results.md")
     options = parser.parse_args()
-    rows = options.rows or list(WEIGHTS)
+    rows = options.rows or list(ROWS)
     for name in rows:
-        if name not in WEIGHTS:
-            parser.error(f"unknown row {name!r}: known: {', '.join(WEIGHTS)}")
+        if name not in ROWS:
+            parser.error(f"unknown row {name!r}: known: {', '.join(ROWS)}")
     files.folder(options.out, "--out")
     path = options.out / "results.json"
     results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     left = 60 * options.minutes
     for i, name in enumerate(rows):
-        share = left * WEIGHTS[name] / sum(WEIGHTS[other] for other in rows[i:])
+        share = left * ROWS[name] / sum(ROWS[other] for other in rows[i:])
         print(f"{name}: {share / 60:.1f} minutes at most", file=sys.stderr, flush=True)
         results[name] = carry_out(name, share, options.seed)
         left -= results[name]["seconds"]

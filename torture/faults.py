@@ -52,7 +52,8 @@ class Nursery:
         library = place / "faults.so"
         if not library.exists():
             subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, SOURCE, "-ldl"], check=True)
-        loaded = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
+        paths = os.pathsep.join([str(SOURCE.parents[1]), *filter(None, sys.path)])  # what is imported here is there
+        loaded = {**os.environ, "LD_PRELOAD": str(library), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self.log = open(place / "log", "ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "torture.faults", json.dumps(warm)],

@@ -56,8 +56,8 @@ class Pulse:
         """Compare the beats after warming up: memory at the end with that at the start, and the slope of the rate."""
         from scipy.stats import theilslopes
 
-        all_lines = np.array(self.lines)
-        lines = all_lines[all_lines[:, 0] >= min(WARMED, WARM * all_lines[-1, 0])]
+        all_lines = np.array(self.lines).reshape(-1, 5)
+        lines = all_lines[all_lines[:, 0] >= min(WARMED, WARM * all_lines[:, 0].max(initial=0.0))]
         if len(lines) < 20:
             tally.notes.append(f"{what}: {len(lines)} beats after warming up are too few to judge")
             return

@@ -62,7 +62,8 @@ STATISTICS = {
     "participation_ratio": Statistic(lambda X, Y: participation_ratio(X), ORDER + AGAIN + UNITS),
     "two_nn": Statistic(lambda X, Y: two_nn(X), ORDER + UNITS, 1e-6),
     "explained by components": Statistic(
-        lambda X, Y: np.square(leading_components(X, 3)).sum(0) / np.square(X - X.mean(0)).sum(), ORDER + UNITS
+        lambda X, Y: np.square(np.asarray(leading_components(X, 3))).sum(0) / np.square(X - X.mean(0)).sum(),
+        ORDER + UNITS,
     ),
     "linear_probe": Statistic(_probed, (*ORDER, "columns permuted")),
     "correlation": Statistic(lambda X, Y: correlation(X[:, 0], Y[:, 0], permutations=1).r, ORDER + AGAIN + UNITS),

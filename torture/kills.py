@@ -54,22 +54,22 @@ def ask(tally: Tally, nursery: Nursery, world: str, out: Path, chance: random.Ra
     )
 
 
-def kill(nursery: Nursery, how: tuple, chance: random.Random, seconds: float) -> tuple[Child, str]:
+def kill(nursery: Nursery, does: str, how: tuple, chance: random.Random, seconds: float) -> tuple[Child, str]:
     """Start the work, and see that it is killed; returns the process and where that was to happen."""
     if chance.random() < 0.5:
         call = chance.choice(SAVING)
         moment = chance.choice([one for one in DEATHS if one != "halfway" or call == "write"])
         number = round(DEEP ** chance.random())
         fault = (call, number, DEATHS[moment], how[1])
-        return nursery.start("torture.work:work", *how, fault), f"in a save: {moment} {call}"
-    child = nursery.start("torture.work:work", *how)
+        return nursery.start(does, *how, fault), f"in a save: {moment} {call}"
+    child = nursery.start(does, *how)
     if child.alive(chance.uniform(0, seconds)):
         child.signal(signal.SIGKILL)
     return child, "at a random moment"
 
 
-def run(tally: Tally, parts: Sequence[str] = PARTS) -> None:
-    """Kill the study until it has finished, compare what it left, and begin again."""
+def run(tally: Tally, parts: Sequence[str] = PARTS, does: str = "torture.work:work") -> None:
+    """Kill the study until it has finished, compare what it left, and begin again; `does` is what is killed."""
     chance, world = random.Random(tally.seed), str(towns(tally.place / "towns.csv"))
     whole = {n: tally.place / f"whole-{n}" for n in range(1, len(parts) + 1)}
     with Nursery(tally.place, ("torture.work:work", world, str(whole[len(parts)]), parts)) as nursery:
@@ -88,9 +88,9 @@ def run(tally: Tally, parts: Sequence[str] = PARTS) -> None:
                 if chance.randrange(POLITE) == 0:
                     ask(tally, nursery, world, out, chance)
                 if tally.going and len(kinds) < MOST:
-                    child, kind = kill(nursery, how, chance, seconds[n])
+                    child, kind = kill(nursery, does, how, chance, seconds[n])
                 else:
-                    child, kind = nursery.start("torture.work:work", *how), "while it finished"
+                    child, kind = nursery.start(does, *how), "while it finished"
                 ended = child.wait()
                 if ended["status"] == -signal.SIGKILL:
                     kinds.append(kind)

@@ -256,23 +256,24 @@ def judge(tally: Tally, name: str, seen: list[Seen]) -> None:
     if holds:
         tally.hold(name, n)
     else:
-        tally.fail(name, said)
+        tally.fail(name, said, n)
 
 
 def judge_errors(tally: Tally, name: str, values: list[Seen], squared: list[Seen]) -> None:
     """Compare the mean squared standard error with the variance of the values themselves: 0.9 to 1.3 of it, as a
     jackknife errs to the safe side.
     """
-    variance = np.var([one.value for one in values], ddof=1)
-    ratio, n = float(np.mean([one.value for one in squared]) / variance), len(values)
+    n = len(values)
     if n < FEWEST:
         return
+    variance = np.var([one.value for one in values], ddof=1)
+    ratio = float(np.mean([one.value for one in squared]) / variance)
     slack = 4 * math.sqrt(2 / n)
     tally.notes.append(f"{name}: squared standard errors are {ratio:.3f} of the variance over {n:,} simulations")
     if 0.9 - slack <= ratio <= 1.3 + slack:
         tally.hold(f"{name}: standard error", n)
     else:
-        tally.fail(f"{name}: standard error", f"{ratio:.3f}")
+        tally.fail(f"{name}: standard error", f"{ratio:.3f}", n)
 
 
 def run(tally: Tally) -> None:

@@ -64,9 +64,9 @@ class Tally:
         """Count tries that held."""
         self.held[kind] += times
 
-    def fail(self, kind: str, what: object) -> None:
-        """Count a try that did not hold, and keep the first few in words."""
-        self.failed[kind] += 1
+    def fail(self, kind: str, what: object, times: int = 1) -> None:
+        """Count tries that did not hold, and keep the first few in words."""
+        self.failed[kind] += times
         if len(kept := self.examples.setdefault(kind, [])) < SHOWN:
             kept.append(str(what)[:600])
 

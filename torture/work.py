@@ -122,8 +122,8 @@ def _csv_without(content: bytes, columns: Sequence[str]) -> bytes:
     return json.dumps([[row[i] for i in kept] for row in rows]).encode()
 
 
-def _json_without(content: bytes, names: Sequence[str]) -> bytes:
-    lines = [json.loads(line) for line in content.splitlines() if line]
+def _json_without(content: bytes, names: Sequence[str], lined: bool = False) -> bytes:
+    lines = [json.loads(line) for line in (content.splitlines() if lined else [content])]
     return json.dumps([{name: value for name, value in line.items() if name not in names} for line in lines]).encode()
 
 
@@ -131,10 +131,10 @@ def _page(content: bytes) -> bytes:
     return re.sub(rb"\d{4}-\d\d-\d\d", b"", content)  # the day
 
 
-TIMES = ("seconds", "metrics_sha256", "digest", "sha256")  # and digests of what holds them
+TIMES = ("seconds", "metrics", "crc32")  # and checksums of what holds them
 READERS = {
     "done": partial(_json_without, names=TIMES),
-    "metrics.jsonl": partial(_json_without, names=TIMES),
+    "metrics.jsonl": partial(_json_without, names=TIMES, lined=True),
     "runs.csv": partial(_csv_without, columns=TIMES),
     "report.html": _page,
 }
