@@ -61,8 +61,9 @@ def write_worldfast(folder, data):
     write_json(folder / "spec.json", spec)
     writer = Writer()
     cities = np.arange(len(next(iter(data[0].values()))), dtype=np.int32)
+    ids = cities.astype(str)
     for step, layers in enumerate(data):
-        writer.put(folder, step, layers, cities, ABOUT)
+        writer.put(folder, step, layers, cities, ABOUT, ids)
     writer.flush()
     writer.close()
 

@@ -19,8 +19,8 @@ from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, re
 from training import Together
 
 import worldfast as wf
-from worldfast.reading import Writer, states
-from worldfast.reading.activations import segment_path
+from worldfast.locks import Holder
+from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint
@@ -35,12 +35,15 @@ class Checkpoints:
 
     def __init__(self, together: Together, folder: Path, writer: Writer):
         self.together, self.writer = together, writer
+        lockstep, holder = together.lockstep, Holder(folder)
         self.members = [
-            Member(together.lockstep, i, folder / str(i), run, writer) for i, run in enumerate(together.lockstep.runs)
+            Member(lockstep, i, folder / str(i), run, writer, holder) for i, run in enumerate(lockstep.runs)
         ]
         for member in self.members:
             for part in ("checkpoint", "activations"):
                 (member.folder / part).mkdir(parents=True)
+            holder.hold(member.folder)
+            member.lines.begin()
 
     def steps(self) -> np.ndarray:
         """The losses [M, steps]."""
@@ -56,7 +59,7 @@ class Checkpoints:
     def write(self, found: list[dict[int, np.ndarray]]) -> None:
         about = {"run": "", "spec": "", "origin": "", "prompt": "", "token_positions": (), "dtype": "float32"}
         for member, layers in zip(self.members, found):
-            self.writer.put(member.folder, 0, layers, member.readout.things, about)
+            self.writer.put(member.folder, 0, layers, member.readout.things, about, member.readout.entities)
         self.writer.flush()
 
     def save(self) -> None:

@@ -20,6 +20,7 @@ BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float6
 LENGTHS = {str(n): [n] * max(4, 256 // n) for n in (1, 2, 31, 33, 57, 64, 127)}
 RESULTS = ("out", "grad_q", "grad_k", "grad_v")
 LENGTHS["mixed"] = [25, 1, 57, 0, 33, 128, 2, 40, 31, 17]
+TIMED = ((2_048, 40), (1_280, 64), (640, 128))  # rows and their tokens, of which there are as many in all
 
 
 def plain_attention(q, k, v, cu_seqlens):
@@ -99,20 +100,23 @@ def attention(part):
             for case in lengths if head_size == 32 or part.dry else ["mixed"]:
                 name = f"{dtype}, head size {head_size}, lengths {case}"
                 part.agrees(name, verify_dtype, dtype, head_size, lengths[case])
-    for rope in (True, False):
-        name = f"times {'with' if rope else 'without'} RoPE"
-        part.case(name, time_attention, part, rope, False, **size_of_case(part))
+    for size, rope in itertools.product(sizes(part), (True, False)):
+        name = f"times of {size['tokens']} tokens, {'with' if rope else 'without'} RoPE"
+        part.case(name, time_attention, part, rope, False, **size)
 
 
 def attention_peers(part):
     """Times beside what PyTorch has, which is compiled first."""
-    for rope in (True, False):
-        name = f"peers {'with' if rope else 'without'} RoPE"
-        part.case(name, time_attention, part, rope, True, **size_of_case(part))
+    for size, rope in itertools.product(sizes(part), (True, False)):
+        name = f"peers of {size['tokens']} tokens, {'with' if rope else 'without'} RoPE"
+        part.case(name, time_attention, part, rope, True, **size)
 
 
-def size_of_case(part):
-    return dict(rows=1, tokens=3, heads=1, size=16, dtype=F16) if part.dry else {}
+def sizes(part):
+    """What is timed, the shortest rows first."""
+    if part.dry:
+        return [dict(rows=1, tokens=tokens, heads=1, size=16, dtype=F16) for tokens in (3, 34)]
+    return [dict(rows=rows, tokens=tokens) for rows, tokens in TIMED]
 
 
 def peers(cos, sin, rope, tokens):
@@ -150,7 +154,7 @@ def tried(peer, prepare):
         return None
 
 
-def time_attention(part, rope, beside, rows=2_048, tokens=40, heads=4, size=32, dtype=BF16):
+def time_attention(part, rope, beside, rows, tokens, heads=4, size=32, dtype=BF16):
     """As called and replayed from graphs; ours alone, or `beside` what PyTorch has."""
     torch.manual_seed(1)
     *qkv, grad = (torch.randn(rows, heads, tokens, size, device=DEVICE).to(dtype) for _ in range(4))

@@ -26,9 +26,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 import worldfast as wf
 from worldfast.models import TransformerSpec
+from worldfast.models.huggingface import LONGEST, huggingface_config
 from worldfast.models.transformer import Block, Weights, views
 from worldfast.rows import Rows
-from worldfast.training.export import LONGEST, _config
 from worldfast.training.step import Lockstep, Tally
 from worldfast.worlds import cities
 from worldfast.worlds.cities import Dataset
@@ -171,7 +171,7 @@ def qwen2(spec: TransformerSpec, vocabulary: int):
     """A Qwen2ForCausalLM of this shape. ModuleNotFoundError where transformers is not installed."""
     import transformers
 
-    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_config(spec, vocabulary, LONGEST)))
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**huggingface_config(spec, vocabulary, LONGEST)))
 
 
 def with_trainer(run: wf.Run, start: dict[str, Tensor], steps: int, folder: Path, matmul_dtype: torch.dtype):

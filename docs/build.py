@@ -53,6 +53,7 @@ MODULES = (
     "worldfast.worlds.cities.evaluate",
     "worldfast.worlds.cities.figures",
     "worldfast.worlds.cities.integration",
+    "worldfast.worlds.cities.patching",
     "worldfast.worlds.cities.prediction",
     "worldfast.worlds.cities.prompts",
     "worldfast.worlds.cities.studies",

@@ -89,8 +89,8 @@ def _split(
 
 
 @triton.jit
-def _exp2_less_one(x):
-    """Return 2^x - 1 with a relative error of 1e-7, near 0 too; x is below 127.
+def _exp2_less(x, taken):
+    """Return 2^x - taken, which is 0 or 1, with a relative error of 1e-7, near 0 too; x is from -126 to 126.
 
     The terms are those of the native core: of 2^f - 1 for f in [-0.5, 0.5], the highest power first.
     """
@@ -102,7 +102,7 @@ def _exp2_less_one(x):
     p = p * f + 2.40226477e-1
     p = (p * f + 6.93147182e-1) * f
     power = tl.exp2(whole)
-    return p * power + (power - 1.0)
+    return p * power + (power - taken)
 
 
 @triton.jit(do_not_specialize_on_alignment=["tile_rows", "tile_columns"])
@@ -163,8 +163,10 @@ def _gram_tiles(
         exponent = tl.minimum(2 * g * gram - row_norm[:, None] - column_norm[None, :], 0.0)
         exponent = tl.where(i[:, None] == j[None, :], 0.0, exponent)
         base = tl.load(level + model)
+        taken = tl.where(base < float("inf"), 1.0, 0.0)
+        base = tl.where(base < float("inf"), base, 0.0)
         exponent = tl.maximum(exponent + base, -126.0)
-        K = tl.where(inside, _exp2_less_one(exponent) * tl.exp2(-base), 0.0)
+        K = tl.where(inside, _exp2_less(exponent, taken) * tl.exp2(-base), 0.0)
         tl.store(rbf + entry, K)
         tl.store(sums + slot * (2 * TILE) + lane, tl.sum(K, 1))
         tl.store(sums + slot * (2 * TILE) + TILE + lane, tl.sum(K, 0))
@@ -245,7 +247,8 @@ def gram_statistics(
     kernels : tuple of str
         Some of "linear" and "rbf"; both use the same tiles.
     gamma, level : Tensor, optional
-        float64 [M] on that device, required for "rbf"; level is at most 80.
+        float64 [M] on that device, required for "rbf"; level is at most 80, or
+        infinite to take nothing off.
 
     Returns
     -------

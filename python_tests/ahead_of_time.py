@@ -3,11 +3,12 @@
     [binary] = compiled([Build(kernel, {"x": "*bf16:16", "n": "i32"}, {"BLOCK": 64}, arch=90)])
     assert binary.count("HMMA") and not binary.spills
 
-Kernels are compiled in a process of their own, since one that interprets kernels compiles none; builds that are asked
-for together share it. The environment variable WORLDFAST_TRITON names a folder
-with another release of Triton to compile with: pip install --no-deps --target FOLDER triton==3.6.0
+Kernels are compiled in a process of their own, since one that interprets kernels compiles none; all tests of a worker
+share it. The environment variable WORLDFAST_TRITON names a folder with another release of Triton to compile with:
+pip install --no-deps --target FOLDER triton==3.6.0
 """
 
+import functools
 import importlib
 import importlib.util
 import json
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,17 +72,24 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def compiled(builds: list[Build]) -> list[Binary]:
-    """Each build's binary, in order."""
-    jobs = [vars(build) | {"kernel": _address(build.kernel)} for build in builds]
+@functools.cache
+def _compiler() -> subprocess.Popen:
+    """The process that compiles: it answers a line of builds with one of binaries, and ends with its input."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     other = os.environ.get("WORLDFAST_TRITON")
     environment["PYTHONPATH"] = os.pathsep.join([other, *sys.path] if other else sys.path)
-    process = subprocess.run(
-        [sys.executable, __file__], input=json.dumps(jobs), capture_output=True, text=True, env=environment, check=False
-    )
-    assert process.returncode == 0, process.stderr
-    return [Binary(**result) for result in json.loads(process.stdout)]
+    command = [sys.executable, __file__]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def compiled(builds: list[Build]) -> list[Binary]:
+    """Each build's binary, in order. AssertionError with the compiler's own words where one is refused."""
+    compiler = _compiler()
+    print(json.dumps([vars(build) | {"kernel": _address(build.kernel)} for build in builds]), file=compiler.stdin)
+    compiler.stdin.flush()
+    answer = json.loads(compiler.stdout.readline() or '"the process that compiles has ended"')
+    assert isinstance(answer, list), answer
+    return [Binary(**result) for result in answer]
 
 
 def _address(kernel) -> list[str]:
@@ -124,5 +133,13 @@ def _compile(job: dict) -> dict:
     }
 
 
+def _answer(jobs: list[dict]) -> list[dict] | str:
+    try:
+        return [_compile(job) for job in jobs]
+    except Exception:  # whatever it is, it is said by the test that asked
+        return traceback.format_exc()
+
+
 if __name__ == "__main__":
-    json.dump([_compile(job) for job in json.load(sys.stdin)], sys.stdout)
+    for line in sys.stdin:
+        print(json.dumps(_answer(json.loads(line))), flush=True)

@@ -57,3 +57,11 @@ def fail(path, kind):
 
 def never(*_):
     return False
+
+
+def read_back(folder, out):
+    out.write_text(str(len(wf.Activations(folder).readout.things)))
+
+
+def seen(folder, out):
+    return out.exists()

@@ -22,6 +22,26 @@ if not torch.cuda.is_available():
         import interpreted  # noqa: F401
 
 
+# What takes half a minute and more begins first, the longest before all, so that workers end together.
+LONG = (
+    "test_gpu_script.py::test_a_dry_run",
+    "test_sizes.py::test_a_deep",
+    "test_memory.py::test_the_plan",
+    "test_cluster.py",
+    "test_engine.py",
+    "test_notebooks.py",
+    "test_benchmarks.py::test_scripts_run",
+    "::test_instructions_and_registers",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return next((i for i, name in enumerate(LONG) if name in item.nodeid), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def forgotten():
     """Tasks that a test makes in Python are not there for others."""

@@ -325,7 +325,7 @@ def generalisation_table(world: World, runs, random, names, taught):
                 {
                     "run": run.run,
                     "layer": 5,
-                    "city": city[keep],
+                    "item": city[keep],
                     "group": group[keep],
                     "x": at[keep, 0],
                     "y": at[keep, 1],

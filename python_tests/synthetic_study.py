@@ -163,7 +163,7 @@ def _measured(runs, random) -> dict[str, pd.DataFrame]:
             for run, tasks in zip(tuned.run, tuned.tasks, strict=True)
             for city in range(3)
         ],
-        columns=["run", "layer", "city", "group", "error"],
+        columns=["run", "layer", "item", "group", "error"],
     )
     improvement = pd.DataFrame(
         [

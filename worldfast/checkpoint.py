@@ -20,8 +20,8 @@ from pathlib import Path
 
 import torch
 
-from worldfast.errors import DamagedError, MismatchError, UnsafeError
-from worldfast.files import checksum, read_whole, write_whole
+from worldfast.errors import DamagedError, MismatchError
+from worldfast.files import checksum, read_whole, require_folder, write_whole
 
 __all__ = ["Checkpoint", "newest", "of_step", "paths", "read", "remove_others", "save"]
 
@@ -176,6 +176,8 @@ def read(path: Path, run: str) -> Checkpoint:
         if header.pop("crc32") != _checksum(header, tensors):
             raise ValueError("its checksum does not fit its content")
         found, its_run = Checkpoint(header["step"], tensors, header["state"]), header["run"]
+        if not (isinstance(found.step, int) and isinstance(found.state, dict)):
+            raise ValueError("no step and state of a run are in it")
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DamagedError(f"checkpoint {path} is damaged: {error}") from None
     if its_run != run:
@@ -224,9 +226,8 @@ def _path(folder: Path, step: int) -> Path:
 
 
 def paths(folder: Path) -> list[Path]:
-    """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link."""
-    if folder.is_symlink():
-        raise UnsafeError(f"'{folder}' is a link, expected a folder: nothing was read through it")
+    """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link, a file ..."""
+    require_folder(folder)
     return sorted(folder.glob("step-*.safetensors"))
 
 

@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
@@ -16,6 +17,7 @@ from tyro.conf import OmitArgPrefixes, arg
 from worldfast import worlds
 from worldfast.dataset import load_file
 from worldfast.errors import unknown_name
+from worldfast.log import logged_to
 from worldfast.options import (
     AnyNumber,
     AnyPath,
@@ -126,7 +128,7 @@ def study_run(
     """
     _load(load)
     how = {"engine": engine, "address": address, "device": device, "threads": threads, "memory": memory}
-    _run(_study(name, scale), out, _command(name, scale), **how)
+    _run(_study(name, scale), out, _command(name, scale, load), **how)
 
 
 def study_status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
@@ -162,7 +164,7 @@ def study_report(
     """
     _load(load)
     how = {"engine": engine, "address": address, "threads": threads, "train_missing": False}
-    _run(_study(name, scale), out, _command(name, scale), **how)
+    _run(_study(name, scale), out, _command(name, scale, load), **how)
 
 
 STUDY = {"list": study_list, "plan": study_plan, "run": study_run, "status": study_status, "report": study_report}
@@ -186,18 +188,20 @@ def _study(name: str, scale: float | None) -> Study:
     return load_study(name)
 
 
-def _command(name: str, scale: float | None) -> str:
+def _command(name: str, scale: float | None, load: Iterable[Path]) -> str:
     """The command that makes the page of a study again."""
-    return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "")
+    loads = "".join(f" --load {shlex.quote(str(path))}" for path in load)
+    return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "") + loads
 
 
 def _run(spec: Study, out: Path, command: str, **how) -> None:
     """Runs a study, writes its page and figures, and says what was found."""
     from worldfast.report import publish
 
-    result = run_study(spec, out, command=command, **how)
-    folder = out / "studies" / result.name
-    page = publish(spec, result, folder) if result.runs else None
+    with logged_to(sys.stderr):
+        result = run_study(spec, out, command=command, **how)
+        folder = out / "studies" / result.name
+        page = publish(spec, result, folder) if result.runs else None
     print()
     for sentence in result.findings:
         print(sentence)
@@ -247,15 +251,9 @@ def train(
     2602.00533, one epoch of them. Grids of tasks, and rows in other proportions: docs/training.md.
     """
     _load(machine.load)
-    folders = train_runs(
-        runs(data, learning, model, kept),
-        machine.out,
-        device=machine.device,
-        threads=machine.threads,
-        memory=machine.memory,
-        progress=not machine.quiet,
-        log=machine.log,
-    )
+    how = {name: getattr(machine, name) for name in ("device", "threads", "memory", "log")}
+    with nullcontext() if machine.quiet else logged_to(sys.stderr):
+        folders = train_runs(runs(data, learning, model, kept), machine.out, progress=not machine.quiet, **how)
     for folder in folders:
         print(ending(folder))
 

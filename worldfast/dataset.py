@@ -18,7 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worldfast.errors import unknown_name
+from worldfast import files
+from worldfast.arrays import refuse
+from worldfast.errors import MismatchError, unknown_name
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
 __all__ = [
@@ -28,11 +30,14 @@ __all__ = [
     "Score",
     "Tokenizer",
     "class_at",
+    "digests_of",
+    "entity_ids",
     "known_fields",
     "load_file",
     "missing_of",
     "path_of",
     "require_readout",
+    "require_same_entities",
 ]
 
 
@@ -50,9 +55,12 @@ class Readout(NamedTuple):
     columns : tuple of str
         Names of the k attributes.
     groups : mapping of str to ndarray
-        bool [n], things that belong together: a region, the subject of a fine-tune.
+        bool [n], things that belong together: those that a fine-tune is taught.
     about : mapping
         Facts that are stored beside the states: the prompt, the token positions.
+    entities : ndarray, optional
+        str [n], what identifies each thing in any world that has it, so that models of two worlds can be compared on
+        what both have; None: they are known by their index, in this world alone.
     order : ndarray, optional
         int [n * P], scored position of each returned state; None means the order of scored positions. It allows rows
         with a common beginning to stand together, so that a model computes that beginning once.
@@ -65,6 +73,7 @@ class Readout(NamedTuple):
     groups: Mapping[str, np.ndarray]
     about: Mapping[str, Any]
     order: np.ndarray | None = None
+    entities: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,8 @@ class Tokenizer(NamedTuple):
 class Dataset(ABC):
     """Rows that models learn, as a function of a seed and a split. A world subclasses it as a frozen dataclass.
 
-    Its fields are values that JSON keeps: with the path of the class they are its identity, which is part of `Run.id`.
+    Its fields are values that JSON keeps: with the path of the class and the digest of its `content` they are its
+    identity, which is part of `Run.id`.
     A class is found again by its path, so it stands at the top of a module. `shape`, `epoch_rows` and `longest` are
     read often, for many runs; a dataset whose streams take long to build overrides them.
 
@@ -166,12 +176,28 @@ class Dataset(ABC):
         """Inputs of the longest row."""
         return self.stream(0).longest
 
+    def content(self) -> Mapping[str, Any]:
+        """Return by name what rows and readouts are made of besides the fields: arrays, numbers, texts.
+
+        It is part of `Run.id`, so that a run is not taken for one of another world: for a world in a file, the columns
+        that are read from it; for one that is computed, the numbers that it is computed from. Numbers count bit by
+        bit, so state what was read or drawn rather than what a processor computed from it.
+        """
+        return {}
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each entry of `content`, 16 hexadecimal digits by name."""
+        return digests_of(self.content())
+
     @property
     def digest(self) -> str:
-        """Hash of everything besides the fields that rows are made of, such as the coordinates in a file; "" for
-        nothing.
-        """
-        return ""
+        """SHA-256 of all of `content`."""
+        return files.digest(json.dumps(self.digests, sort_keys=True))
+
+    def identity(self) -> dict:
+        """Return the part of `to_json` that decides what is learned: without the place of a file, whose content counts."""
+        return self.to_json()
 
     def check(self, model) -> None:
         """Raise ValueError if a model of this spec cannot learn these rows; by default every model can."""
@@ -191,6 +217,17 @@ class Dataset(ABC):
         return cls(**known_fields(cls, content))
 
 
+def digests_of(content: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digest of each entry of a world's content; raises TypeError, naming it, for what has none."""
+    found = {}
+    for name, value in content.items():
+        try:
+            found[str(name)] = files.digest(value)[:16]
+        except TypeError as error:
+            raise TypeError(f"content: {name}: {error}") from None
+    return found
+
+
 def missing_of(data: Any) -> list[str]:
     """Return in words what an object lacks to be a dataset; nothing is missing of a Dataset."""
     if isinstance(data, Dataset):
@@ -203,6 +240,9 @@ def require_readout(readout: Any, shape: Shape) -> None:
     """Raise a TypeError or ValueError that names the field of a readout which does not fit the others or the shape."""
     if not isinstance(readout, Readout):
         raise TypeError(f"readout: expected a worldfast.dataset.Readout, got {readout!r:.100}")
+    given = {"things": readout.things, "attributes": readout.attributes, **readout.groups}
+    for name, array in given.items():
+        refuse(array, name)
     things, attributes = np.asarray(readout.things), np.asarray(readout.attributes)
     if things.ndim != 1 or not np.issubdtype(things.dtype, np.integer):
         raise TypeError(f"things: expected integers [n], got {things.dtype} {list(things.shape)}")
@@ -219,8 +259,46 @@ def require_readout(readout: Any, shape: Shape) -> None:
     K = len(readout.rows.scored)
     if K == 0 or K % n:
         raise ValueError(f"rows: expected as many scored positions for each of {n} things, got {K}")
+    if readout.entities is not None:
+        ids = np.asarray(readout.entities)
+        if ids.shape != (n,) or ids.dtype.kind != "U" or len(np.unique(ids)) < n:
+            raise ValueError(f"entities: expected texts [{n}], each once, got {ids.dtype} {list(ids.shape)}")
     if readout.order is not None and not np.array_equal(np.sort(readout.order), np.arange(K)):
         raise ValueError(f"order: expected each of 0 to {K - 1} once")
+
+
+def entity_ids(readout: Readout, digest: str) -> np.ndarray:
+    """Return what identifies the things of a readout, str [n]: in a world of this digest, or, if the world says so, in
+    any world.
+    """
+    if readout.entities is not None:
+        return np.asarray(readout.entities)
+    return np.array([f"{index} of {digest[:16]}" for index in np.asarray(readout.things).tolist()])
+
+
+def require_same_entities(ids: Mapping[str, np.ndarray]) -> None:
+    """Raise a MismatchError if arrays that are to be compared are not of the same entities in the same order.
+
+    Parameters
+    ----------
+    ids : mapping of str to ndarray
+        Ids of the rows' entities, str [n], by the name of the array: `Activations.entities`, `entity_ids`.
+    """
+    if not ids:
+        return
+    (first, expected), *others = ids.items()
+    for name, found in others:
+        if np.array_equal(found, expected):
+            continue
+        only = [
+            f"only {one!r} has {sorted(set(a.tolist()) - set(b.tolist()))[:3]}"
+            for one, a, b in ((first, expected, found), (name, found, expected))
+            if set(a.tolist()) - set(b.tolist())
+        ]
+        why = "; ".join(only) or "those of both are the same in another order: put the rows of one in the other's order"
+        raise MismatchError(
+            f"{first!r} and {name!r} are of different entities, {len(expected):,} and {len(found):,}: {why}"
+        )
 
 
 def known_fields(kind: type, content: Mapping) -> dict:

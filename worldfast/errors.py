@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
@@ -32,7 +36,59 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
     by_lower = {valid.lower(): valid for valid in names}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     hint = f"did you mean {by_lower[near[0]]!r}? " if near else ""
-    return ValueError(f"unknown {what} {name!r}: {hint}known: {', '.join(names)}")
+    return ValueError(f"unknown {what} {name!r}: {hint}known: {shown(', '.join(names))}")
+
+
+def file_name(argument: str, value: object) -> str:
+    """Return a name under which files or folders are written, if it can be nothing but one name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no text, is empty or longer than 200 bytes, or holds what leads elsewhere or is not shown as it is.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{argument}: expected a text, got {value!r:.100}")
+    shown_as_it_is = value.isprintable() and value == value.strip() and not value.startswith((".", "-"))
+    if not (value and shown_as_it_is and not set(value) & {"/", "\\"} and len(value.encode()) <= 200):
+        raise ValueError(
+            f"{argument}: expected a name of 1 to 200 bytes that names a file: printable, without '/' or '\\', and "
+            f"beginning with neither '.', '-' nor a space; got {value!r:.100}"
+        )
+    return value
+
+
+def shown(text: object) -> str:
+    """Return a text for a terminal or a message: control characters, of which escape sequences are made, as \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def typed(name: str, value: Any, kinds: Any, expected: str) -> Any:
+    """Return the value; raises a TypeError that names it and says what was expected, if it is of none of the kinds."""
+    if not isinstance(value, kinds):
+        raise TypeError(f"{name}: expected {expected}, got {value!r:.100}")
+    return value
+
+
+def several(name: str, values: Any, expected: str) -> tuple:
+    """Return what an iterable holds; raises a TypeError that says what was expected if it is none, or a text."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: expected {expected}, got {values!r:.100}")
+    return tuple(values)
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return a path; raises a TypeError that names it if it is none."""
+    return Path(typed(name, value, (str, os.PathLike), "a path"))
+
+
+def positive(name: str, value: Any) -> float:
+    """Return a finite number above 0; raises a TypeError or ValueError that names it if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {value!r:.100}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
+    return value
 
 
 def whole(name: str, value: object, least: int) -> int:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from worldfast.errors import DamagedError, UnsafeError
+from worldfast.errors import DamagedError, UnsafeError, as_path
 
 __all__ = [
     "checksum",
@@ -34,6 +34,7 @@ __all__ = [
     "read_whole",
     "regular",
     "remove_partial",
+    "require_folder",
     "sync_folder",
     "write_json",
     "write_whole",
@@ -126,14 +127,19 @@ def sync_folder(path: Path) -> None:
 
 
 def write_table(path: Path, table) -> Path:
-    """Write a pandas DataFrame as CSV, atomically, with NaN as "nan", so an empty string stays one.
+    """Write `table_bytes` atomically.
 
     Raises
     ------
     OSError
         As in `write_whole`.
     """
-    return write_whole(path, table.to_csv(index=False, na_rep="nan").encode())
+    return write_whole(path, table_bytes(table))
+
+
+def table_bytes(table) -> bytes:
+    """Return a pandas DataFrame as CSV, with NaN as "nan", so an empty string stays one."""
+    return table.to_csv(index=False, na_rep="nan").encode()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
@@ -166,22 +172,30 @@ def regular(path: str | os.PathLike, flags: int) -> int:
         It cannot be opened.
     """
     with suppress(FileNotFoundError):
-        _require_regular(path, os.lstat(path))
+        _require_kind(path, os.lstat(path))
     # a link that was put there after the look above is not followed, and a FIFO does not wait
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
-        _require_regular(path, os.fstat(handle))
+        _require_kind(path, os.fstat(handle))
     except BaseException:
         os.close(handle)
         raise
     return handle
 
 
-def _require_regular(path: str | os.PathLike, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kinds = {stat.S_IFLNK: "a link", stat.S_IFIFO: "a FIFO", stat.S_IFDIR: "a folder", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(found.st_mode), "a device")
-        raise UnsafeError(f"'{path}' is {kind}, expected a file: nothing was read or written through it")
+KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def _require_kind(path: str | os.PathLike, found: os.stat_result, kind: int = stat.S_IFREG) -> None:
+    if (came := stat.S_IFMT(found.st_mode)) != kind:
+        what = f"'{path}' is {KINDS.get(came, 'a device')}, expected {KINDS[kind]}"
+        raise UnsafeError(f"{what}: nothing was read or written through it")
 
 
 def read_whole(path: str | os.PathLike, most: int | None = None) -> bytearray:
@@ -271,7 +285,7 @@ def folder(path: str | os.PathLike, argument: str) -> Path:
     OSError
         The folder cannot be made: no permission, no space ...
     """
-    path = Path(path)
+    path = as_path(argument, path)
     for above in (path, *path.parents):
         if above.exists() and not above.is_dir():
             raise FileExistsError(f"{argument}: '{path}' should be a folder, but '{above}' is a file")
@@ -292,10 +306,14 @@ def inner_folder(path: Path) -> Path:
     """
     with naming(path, "the folder cannot be made"), suppress(FileExistsError):
         path.mkdir()
-    if not stat.S_ISDIR(os.lstat(path).st_mode):
-        kind = "a link" if path.is_symlink() else "no folder"
-        raise UnsafeError(f"'{path}' is {kind}, expected a folder: nothing was read or written through it")
+    require_folder(path)
     return path
+
+
+def require_folder(path: Path) -> None:
+    """Raise an UnsafeError if what is at a path inside a run's folder is no folder but a link, a file ..."""
+    with suppress(FileNotFoundError):
+        _require_kind(path, os.lstat(path), stat.S_IFDIR)
 
 
 # ---- identities ----
@@ -315,12 +333,26 @@ def checksum(*parts: bytes | bytearray | np.ndarray, begin: int = 0) -> int:
     return found
 
 
-def digest(*arrays: np.ndarray) -> str:
-    """Return the SHA-256, in hexadecimal, of the concatenated arrays' bytes."""
-    found = hashlib.sha256()
-    for array in arrays:
-        found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()
+def digest(value) -> str:
+    """Return the SHA-256, in hexadecimal, of an array, number or text: the same on every machine.
+
+    Shape and values count; integers, and floats, count alike in any width and byte order.
+
+    Raises
+    ------
+    TypeError
+        Values are neither numbers nor texts, or some are masked.
+    """
+    array = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray) or array.dtype.kind not in "biufU":
+        raise TypeError(f"expected numbers or texts, got {type(value).__name__} of {array.dtype}")
+    if array.dtype.kind == "U":
+        kind, content = "text", json.dumps(array.tolist()).encode()
+    elif array.dtype.kind == "f":
+        kind, content = "float", array.astype("<f8").tobytes()
+    else:
+        kind, content = "integer", array.astype("<u8" if array.dtype.kind == "u" else "<i8").tobytes()
+    return hashlib.sha256(f"{kind}{list(array.shape)}".encode() + content).hexdigest()
 
 
 def origin(device: str) -> dict[str, str]:

@@ -24,7 +24,22 @@ from worldfast.errors import DamagedError, MismatchError
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
 
-__all__ = ["RunOutcome", "done", "ended_folder", "load", "metrics", "opened", "outcome", "prefix", "saved", "spec_of"]
+__all__ = [
+    "RunOutcome",
+    "done",
+    "ended_folder",
+    "load",
+    "metrics",
+    "opened",
+    "outcome",
+    "prefix",
+    "require_same",
+    "saved",
+    "spec_of",
+]
+
+
+DONE = {"run": str, "status": str, "step": int, "seconds": (int, float), "metrics": dict}
 
 
 class RunOutcome(NamedTuple):
@@ -107,8 +122,9 @@ def done(folder: Path, run: str | None = None) -> dict[str, Any] | None:
         return None
     except DamagedError as error:
         raise DamagedError(f"{error}. Put it back, or remove it: the run's last checkpoint then ends it anew") from None
-    if missing := {"run", "status", "step", "seconds", "metrics"} - content.keys():
-        raise DamagedError(f"'{path}' lacks {', '.join(sorted(missing))}: another version of worldfast wrote it")
+    for name, kind in DONE.items():
+        if not isinstance(content.get(name), kind):
+            raise DamagedError(f"'{path}' was not written by this version of worldfast: no {name} of a run is in it")
     if run is not None and content["run"] != run:
         raise MismatchError(f"'{path}' belongs to run {content['run']}, expected {run}")
     return content
@@ -214,6 +230,8 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     if step is not None:
         return run, checkpoint.of_step(there, step, run.id)
     if ending is not None:
+        if ending["status"] == "finished" and ending["step"] != run.steps:
+            raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {run.steps} steps")
         advice = (
             f"{folder} has ended at step {ending['step']}: put its checkpoint back, or remove it and train it again"
         )
@@ -229,6 +247,23 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     return run, found
 
 
+def require_same(folder: Path, run: Run) -> None:
+    """Raise a MismatchError if a folder is another run's, or the run's world is no longer the one of its folder or id."""
+    path = folder / "spec.json"
+    try:
+        before = files.read_json(path)
+    except FileNotFoundError:
+        before = None
+    if before is not None:
+        for name, now in (("id", run.id), ("world_sha256", run.data.digest)):
+            if before.get(name) != now:
+                raise MismatchError(
+                    f"{path}: {name} is {before.get(name)}, but that of this run is {now}: put its world back as it "
+                    "was, or make the run anew, which is then another one"
+                )
+    run.require_same_world()
+
+
 def spec_of(folder: str | os.PathLike) -> Run:
     """Return the run to which a folder belongs.
 
@@ -240,6 +275,8 @@ def spec_of(folder: str | os.PathLike) -> Run:
         The spec is not what was written.
     ValueError
         Another version of worldfast, or of the code that the spec names, wrote it, and it means something else here.
+    MismatchError
+        The world of the run has changed.
     """
     path = Path(folder) / "spec.json"
     try:
@@ -253,6 +290,8 @@ def spec_of(folder: str | os.PathLike) -> Run:
     written = f"{path} was written by worldfast {version}" + (", this version," if same else "")
     try:
         run = Run.from_json(content["run"])
+    except MismatchError as error:
+        raise MismatchError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{written}; {'here it' if same else 'this one'} cannot read it: {error}") from None
     files.read_json(path)  # without a checksum it is readable by chance
@@ -278,7 +317,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
         found = checkpoint.newest(folder / "checkpoint", spec_of(folder).id)
         if found is None:
             return []
-        record, when = found.state["metrics"], "at its newest checkpoint"
+        record, when = found.state.get("metrics", {}), "at its newest checkpoint"
     return [json.loads(line) for line in prefix(folder / "metrics.jsonl", record, when).splitlines()]
 
 
@@ -301,6 +340,8 @@ def prefix(path: Path, record: Mapping[str, int], when: str) -> bytearray:
         It is no regular file, or cannot be read.
     """
     advice = "put it back as it was, or remove the checkpoints and `done` to begin again"
+    if not all(isinstance(record.get(name), int) for name in ("bytes", "crc32")):
+        raise DamagedError(f"{path}: nothing says how long it was {when}: another version of worldfast was here")
     try:
         content = files.read_whole(path)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
 from worldfast.display import html_facts
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import MismatchError, as_path, file_name, several, typed, unknown_name, whole
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
 from worldfast.rows import Shape, Stream
 
@@ -66,7 +66,7 @@ class Capture:
 
     def __post_init__(self):
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+            object.__setattr__(self, "layers", several("capture.layers", self.layers, "integers"))
             for layer in self.layers:
                 if isinstance(layer, bool) or not isinstance(layer, int):
                     raise TypeError(f"capture.layers: expected integers, got {layer!r}")
@@ -111,7 +111,8 @@ class OpenCheckpoint:
     sha256: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "folder", str(self.folder))
+        object.__setattr__(self, "folder", str(as_path("folder", self.folder)))
+        typed("sha256", self.sha256, str, "a text")
         object.__setattr__(self, "sha256", self.sha256 or self.sha256_now())
 
     def sha256_now(self) -> str:
@@ -175,7 +176,7 @@ class Run:
     ----------
     id : str
         First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields except the name; a start counts
-        by its id.
+        by its id, and a world by its content, wherever its file lies.
 
     Raises
     ------
@@ -230,9 +231,9 @@ class Run:
                 raise ValueError(
                     f"{name}: expected a number {'above' if open_at_zero else 'of at least'} 0, got {value}"
                 )
+        self._set("betas", tuple(_number("betas", beta) for beta in several("betas", self.betas, "two numbers")))
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {self.betas!r}")
-        self._set("betas", tuple(_number("betas", beta) for beta in self.betas))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
         for name, known in dict(matmul_dtype=MATMUL_DTYPES, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
@@ -246,9 +247,11 @@ class Run:
         self._check_start()
         self.capture.of(self.model.layers)
         self._check_readout()
+        typed("name", self.name, str, "a text")
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
             raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
+        file_name("name", self.name)
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)
@@ -276,10 +279,20 @@ class Run:
     def id(self) -> str:
         content = self.to_json()
         del content["name"]
+        content["data"] |= self.data.identity()
         if self.start is not None:
             content["start"] = self.start.id if isinstance(self.start, Run) else self.start.sha256
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """Digests of its world's content (see `Dataset.digests`) when they were first asked for, as in its id."""
+        return self.data.digests
+
+    def require_same_world(self) -> None:
+        """Raise a MismatchError if the world has changed since the run's id was computed."""
+        _require_same(self.data, self.digests, "its id was computed")
 
     @property
     def folder_name(self) -> str:
@@ -288,7 +301,7 @@ class Run:
     def to_json(self) -> dict:
         """Return the fields as values that JSON keeps; `Run.from_json` gives an equal run."""
         content = {f.name: getattr(self, f.name) for f in fields(self)}
-        content["data"] = {"class": path_of(type(self.data))} | self.data.to_json()
+        content["data"] = {"class": path_of(type(self.data)), "content": self.digests} | self.data.to_json()
         content["model"] = {"class": path_of(type(self.model))} | asdict(self.model)
         content["capture"] = asdict(self.capture) | {"readout": dict(self.capture.readout)}
         if self.start is not None:
@@ -307,8 +320,10 @@ class Run:
         ------
         ValueError
             A field is unknown, a class does not exist, or worldfast 0.1 wrote it.
+        MismatchError
+            The world is another than that of the run: its content has changed.
         """
-        if "tasks" in content:
+        if "tasks" in typed("content", content, Mapping, "the fields of a run by name"):
             raise ValueError(
                 "a run of worldfast 0.1, whose tasks stand beside its seed; here they belong to its data, as in "
                 "Run(worldfast.worlds.cities.Dataset(tasks, ...), ...): train it again, or read it with version 0.1"
@@ -316,7 +331,7 @@ class Run:
         values = known_fields(Run, content)
         for name in {"data"} - values.keys():
             raise ValueError(f"{name}: expected a dataset, got none")
-        values["data"] = _of_class(values["data"], "a Dataset", lambda kind: issubclass(kind, Dataset))
+        values["data"] = _dataset(values["data"])
         if "model" in values:
             values["model"] = _of_class(values["model"], "a spec of models", _is_spec)
         if "capture" in values:
@@ -438,6 +453,27 @@ def _number(name, value):
 def _frozen(value):
     """Return the value with tuples for lists, so that its owner can be hashed."""
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _dataset(content: Any) -> Dataset:
+    """Return the dataset of `Run.to_json`, after checking that its world still has the content that it had."""
+    stated = content.get("content") if isinstance(content, Mapping) else None
+    if stated is not None:
+        content = {name: value for name, value in content.items() if name != "content"}
+    data = _of_class(content, "a Dataset", lambda kind: issubclass(kind, Dataset))
+    if stated is not None:
+        _require_same(data, dict(stated), "it was trained")
+    return data
+
+
+def _require_same(data: Dataset, then: Mapping[str, str], when: str) -> None:
+    now = data.digests
+    if now != then:
+        changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+        raise MismatchError(
+            f"the world of its run has changed since {when}: {', '.join(changed)} of {data!r:.300} differ. Put the "
+            "world back as it was, in its order; or make the run anew, which is then another one"
+        )
 
 
 def _of_class(content: Mapping, what: str, fits) -> Any:

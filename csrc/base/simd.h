@@ -153,8 +153,8 @@ struct Exp2<double> {  // ln(2)^n / n!, relative error 4e-18
 };
 
 // x <- 2^x within 1e-7 relative (2e-16 in double): 0 where that is denormal, infinite where it is too large,
-// NaN stays NaN. Less one, x <- 2^x - 1 within the same relative error, near 0 too.
-template <int W, class T = float, bool less_one = false>
+// NaN stays NaN.
+template <int W, class T = float>
 WORLDFAST_INLINE void exp2_of(typename Lanes<W, T>::Float& x) {
     using Float = typename Lanes<W, T>::Float;
     using E = Exp2<T>;
@@ -163,17 +163,14 @@ WORLDFAST_INLINE void exp2_of(typename Lanes<W, T>::Float& x) {
     const Float t = x + round;        // round(x) is now in the low bits of t
     const Float f = x - (t - round);  // [-0.5, 0.5]
     Float p = f * E::term[0] + E::term[1];
-    for (size_t n = 2; n < std::size(E::term) - less_one; ++n) p = p * f + E::term[n];
+    for (size_t n = 2; n < std::size(E::term); ++n) p = p * f + E::term[n];
     typename Lanes<W, T>::Bits bits;
     std::memcpy(&bits, &t, sizeof bits);
     bits = (bits + Unsigned{E::bias}) << E::mantissa;  // 2^round(x)
     Float power;
     std::memcpy(&power, &bits, sizeof power);
-    if constexpr (less_one)
-        p = p * f * power + (power - T(1));
-    else
-        p = p * power;
-    p = x < T(1 - E::bias) ? Float{} - T(less_one) : p;
+    p = p * power;
+    p = x < T(1 - E::bias) ? Float{} : p;
     x = x >= T(E::bias + 1) ? Float{} + std::numeric_limits<T>::infinity() : p;
 }
 

@@ -56,6 +56,27 @@ std::vector<Place> places(int64_t rows, int64_t columns, bool same) {
     return order;
 }
 
+// x <- 2^x - taken, which is 0 or 1, within 1e-7 relative (2e-16 in double), where that is near 0 too; for x below 127.
+// As exp2_of, whose terms these are, but 2^f - 1 is never added to 1 where nothing else is.
+template <int L, class T>
+WORLDFAST_INLINE void exp2_less(typename Lanes<L, T>::Float& x, T taken) {
+    using Float = typename Lanes<L, T>::Float;
+    using E = Exp2<T>;
+    using Unsigned = typename Lanes<L, T>::Unsigned;
+    constexpr T round = T(1.5) * (Unsigned{1} << E::mantissa);
+    const Float t = x + round;
+    const Float f = x - (t - round);
+    Float p = f * E::term[0] + E::term[1];
+    for (size_t n = 2; n + 1 < std::size(E::term); ++n) p = p * f + E::term[n];
+    typename Lanes<L, T>::Bits bits;
+    std::memcpy(&bits, &t, sizeof bits);
+    bits = (bits + Unsigned{E::bias}) << E::mantissa;
+    Float power;
+    std::memcpy(&power, &bits, sizeof power);
+    p = p * f * power + (power - taken);
+    x = x < T(1 - E::bias) ? Float{} - taken : p;
+}
+
 // exp(-gamma |x_i - x_j|^2) - exp(-level) of `rows` by `columns` things; the rest of the tile is zeros. On the diagonal
 // of the matrix the distance is 0, whatever the products were rounded to.
 template <class T, int W>
@@ -63,15 +84,19 @@ WORLDFAST_INLINE void rbf_tile(const T* products, double gamma, double level, co
                                const double* column_norms, int64_t columns, bool diagonal, T* out) {
     constexpr int L = lanes_of<T, W>;
     constexpr double per_bit = 1.44269504088896341;
-    const T rate = static_cast<T>(gamma * per_bit), base = static_cast<T>(level * per_bit);
-    const T size = static_cast<T>(std::exp(-level)), itself = static_cast<T>(-std::expm1(-level));
+    const bool finite = std::isfinite(level);
+    const T rate = static_cast<T>(gamma * per_bit), base = finite ? static_cast<T>(level * per_bit) : T(0);
+    const T size = finite ? static_cast<T>(std::exp(-level)) : T(1), taken = finite ? T(1) : T(0);
+    const T itself = static_cast<T>(-std::expm1(-level));
     alignas(64) T norms[edge] = {};
     for (int64_t j = 0; j < columns; ++j) norms[j] = static_cast<T>(column_norms[j]);
     for (int64_t i = 0; i < rows; ++i) {
         for (int64_t j = 0; j < edge; j += L) {
             typename Lanes<L, T>::Float x = at<L>(products + i * edge + j);
             x = (x + x - static_cast<T>(row_norms[i]) - at<L>(norms + j)) * rate + base;
-            exp2_of<L, T, true>(x);
+            x = x > base ? typename Lanes<L, T>::Float{} + base
+                         : x;  // no distance is below 0, whatever it is rounded to
+            exp2_less<L, T>(x, taken);
             at<L>(out + i * edge + j) = x * size;
         }
         if (diagonal) out[i * edge + i] = itself;

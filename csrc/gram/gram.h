@@ -25,6 +25,7 @@ class GramOfGrams {
 public:
     // gamma and level [M], or null for the linear kernel alone. An entry of an RBF matrix is a difference from
     // exp(-level), made without cancelling: where gamma is small all entries are near one, and centring takes it away.
+    // An infinite level takes nothing off.
     GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, const double* level);
 
     // The tiles of panel p, whose first row is row p_start of the n, with those of panel q, both along rows. Each pair

@@ -1,5 +1,7 @@
 """CKA against its definition, n x n in float64, and against what is known of it."""
 
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -205,6 +207,68 @@ def test_bandwidth():
     np.testing.assert_allclose(half, reference(Xs, "rbf", sigma=medians / 2), rtol=1e-10)
 
 
+def centred_by_difference(X, sigma, dtype):
+    """The doubly centred RBF matrix, from differences of rows and without the ones that cancel."""
+    squared = sum((column[:, None] - column) ** 2 for column in np.asarray(X, dtype).T)
+    K = np.expm1(-squared / (2 * dtype(sigma) ** 2))
+    K -= K.mean(0)
+    return K - K.mean(1)[:, None]
+
+
+@pytest.mark.parametrize("n,wide", [(8, np.longdouble), (61, np.longdouble), (300, np.longdouble), (1500, np.float64)])
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("float64", 1e-10)])
+def test_any_bandwidth(n, wide, dtype, tolerance):
+    """The wider the kernel, the nearer to one are all of its entries: what differs must not be lost."""
+    Xs = alike(n, (9, 5), dtype=dtype)
+    for multiple in (1e-3, 0.01, 0.1, 0.5, 2, 30, 3_000, 1e4, 1e7, 1e15, 1e30) if n < 1000 else (30, 3_000):
+        found = wf.gram_statistics(Xs, "rbf", multiple)
+        K, L = (centred_by_difference(X, sigma, wide) for X, sigma in zip(Xs, found.bandwidth))
+        expected = float((K * L).sum() / np.sqrt((K * K).sum()) / np.sqrt((L * L).sum()))
+        assert found.cka("rbf")[0, 1] == pytest.approx(expected, rel=tolerance), multiple
+
+
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("float64", 1e-10)])
+def test_any_bandwidth_of_heavy_tails(dtype, tolerance):
+    """Outliers make up most of a wide kernel's matrix: centring leaves little of its sums."""
+    Xs = [rng.standard_cauchy(size=(200, 6)).astype(dtype) for _ in range(2)]
+    Xs[1] += Xs[0]
+    for multiple in (0.3, 1, 30, 3_000, 1e5):
+        found = wf.gram_statistics(Xs, "rbf", multiple)
+        K, L = (centred_by_difference(X, sigma, np.longdouble) for X, sigma in zip(Xs, found.bandwidth))
+        expected = float((K * L).sum() / np.sqrt((K * K).sum()) / np.sqrt((L * L).sum()))
+        assert found.cka("rbf")[0, 1] == pytest.approx(expected, rel=tolerance), multiple
+        errors = cka_standard_error(Xs, "rbf", bandwidth=multiple)
+        assert np.isfinite(errors).all() and 0 < errors[0, 1] < 1
+
+
+@pytest.mark.parametrize("debiased", [False, True])
+def test_a_kernel_ever_wider_has_a_limit(debiased):
+    """It is 1 - |x - y|^2 / (2 sigma^2), which centring makes linear; on a GPU's way too."""
+    Xs = alike(90, (9, 5))
+    limit = wf.cka(*Xs) if not debiased else None
+    for statistics in (
+        wf.gram_statistics(Xs, "rbf", 1e6),
+        wf.gram_statistics(Xs, "rbf", 1e20),
+        gram._on_gpu([numbers(torch.tensor(X), "X") for X in Xs], ("rbf",), np.asarray(1e6)),
+        gram._on_gpu([numbers(torch.tensor(X), "X") for X in Xs], ("rbf",), np.asarray(1e20)),
+    ):
+        found = statistics.cka("rbf", debiased)[0, 1]
+        limit = found if limit is None else limit
+        assert found == pytest.approx(limit, rel=1e-9)
+
+
+@pytest.mark.parametrize("bandwidth", [0.05, 0.3, 1, 100, 1e6, 1e20])
+def test_standard_error_at_any_bandwidth(bandwidth):
+    Xs = alike(30, (7, 5))
+    sigma = wf.gram_statistics(Xs, "rbf", bandwidth).bandwidth
+    without = []
+    for i in range(30):
+        K, L = (centred_by_difference(np.delete(X, i, 0), s, np.longdouble) for X, s in zip(Xs, sigma))
+        without.append(float((K * L).sum() / np.sqrt((K * K).sum()) / np.sqrt((L * L).sum())))
+    expected = np.sqrt(29 / 30 * np.square(np.array(without) - np.mean(without)).sum())
+    assert cka_standard_error(Xs, "rbf", bandwidth=bandwidth)[0, 1] == pytest.approx(expected, rel=1e-7, abs=1e-12)
+
+
 def test_components():
     X, Y = alike(50, (12, 70))
     project = lambda A: (A - A.mean(0)) @ np.linalg.svd(A - A.mean(0), full_matrices=False)[2][:3].T  # noqa: E731
@@ -251,6 +315,70 @@ def test_minibatches(tmp_path, kernel):
     assert streamed[0, 1] == pytest.approx(hsic[0, 1] / np.sqrt(hsic[0, 0] * hsic[1, 1]), rel=1e-10)
     with pytest.raises(ValueError, match="batch: expected at least 4"):
         cka_minibatch(Xs, 3)
+
+
+def test_minibatches_of_a_stream():
+    """The batches as pairs, however they come, count as rows of arrays do."""
+    X, Y = alike(1000, (8, 6), dtype=np.float32)
+    drawn = [(X[rows], Y[rows]) for rows in np.split(permuted(1000), 10)]
+    expected = cka_minibatch([X, Y], 100)
+    assert np.array_equal(cka_minibatch(iter(drawn)), expected)
+    assert np.array_equal(cka_minibatch([list(pair) for pair in drawn]), expected)
+    tensors = torch.utils.data.TensorDataset(torch.tensor(X[permuted(1000)]), torch.tensor(Y[permuted(1000)]))
+    loader = torch.utils.data.DataLoader(tensors, batch_size=100)
+    assert np.array_equal(cka_minibatch(loader), expected)
+    bandwidth = [3.0, 4.0]
+    assert np.array_equal(
+        cka_minibatch((pair for pair in drawn), None, "rbf", bandwidth=bandwidth),
+        cka_minibatch([X, Y], 100, "rbf", bandwidth=bandwidth),
+    )
+    three = cka_minibatch((*pair, pair[0]) for pair in drawn)
+    assert three.shape == (3, 3) and three[0, 2] == pytest.approx(1)
+    # a generator of representations is one of representations
+    assert np.array_equal(cka_minibatch((Z for Z in (X, Y)), 100), expected)
+    # a short last batch weighs what its rows do
+    assert cka_minibatch([*drawn, (X[:4], Y[:4])])[0, 1] == pytest.approx(expected[0, 1], abs=0.02)
+
+
+def test_refuses_streams():
+    X, Y = alike(40, (3, 2))
+    for batches, error, message in (
+        ([(X, Y), (X[:3], Y[:3])], ValueError, r"batches\[1\]\[0\]: expected a batch of at least 4 rows, got 3"),
+        ([(X, Y), (X, Y, Y)], TypeError, r"batches\[1\]: expected a tuple of 2 arrays, got 3 arrays"),
+        ([(X, Y), X], TypeError, r"batches\[1\]: expected a tuple of 2 arrays, got a ndarray"),
+        ([(X, Y), (X, Y[:-1])], ValueError, r"batches\[1\]\[1\]: expected 40 rows as in batches\[1\]\[0\], got 39"),
+        ([(X, Y), (X, X > 0)], TypeError, r"batches\[1\]\[1\]: expected real numbers, got dtype bool"),
+        (iter(()), ValueError, "Xs: expected at least one"),
+    ):
+        with pytest.raises(error, match=message):
+            cka_minibatch(batches)
+    with pytest.raises(ValueError, match="batch: an iterable of batches has its own, got 10"):
+        cka_minibatch([(X, Y)], 10)
+
+
+class Chunked:
+    """A dataset of compressed chunks that counts how often each is read."""
+
+    def __init__(self, array, rows):
+        self.shape, self.dtype, self.chunks = array.shape, array.dtype, (rows, array.shape[1])
+        self.array, self.read = array, np.zeros(-(-len(array) // rows), int)
+
+    def __getitem__(self, rows):
+        self.read[rows.start // self.chunks[0] : (rows.stop - 1) // self.chunks[0] + 1] += 1
+        return self.array[rows]
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64, 5000])
+def test_each_chunk_is_read_once(monkeypatch, rows):
+    Xs = alike(3000, (8, 6))
+    expected = cka_minibatch(Xs, 100, "rbf")
+    stored = [Chunked(X, rows) for X in Xs]
+    assert np.array_equal(cka_minibatch(stored, 100, "rbf"), expected)
+    assert all((X.read == 1).all() for X in stored)
+    monkeypatch.setattr("worldfast.arrays.BLOCK_BYTES", 5000)  # a block of few rows, but of whole chunks
+    monkeypatch.setattr(sys.modules["worldfast.analysis.cka"], "GATHERED_BYTES", sum(X.nbytes for X in Xs) // 3)
+    assert np.array_equal(cka_minibatch(stored, 100, "rbf"), expected)
+    assert all((X.read <= 5).all() for X in stored)  # once more for each third, and what is left of three
 
 
 def test_hsic_is_in_the_units_of_the_representations():

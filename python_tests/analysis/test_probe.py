@@ -8,9 +8,10 @@ from sklearn.metrics import r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from worldfast.analysis.generalisation import choose_cities, probe_generalisation
+from worldfast.analysis.generalisation import probe_generalisation
 from worldfast.analysis.pca import mixed_over_training
 from worldfast.analysis.probe import fit_map, held_out, linear_probe, probe_over_training, probe_table
+from worldfast.worlds.cities.groups import choose_cities
 
 random = np.random.default_rng(17)
 N = 240
@@ -127,12 +128,12 @@ def test_generalisation_is_a_probe_of_the_fitted_cities(xy):
     assert fit_on.sum() == round((N - 30) * 4000 / 5075) and groups["held out"].sum() == 20
     assert np.array_equal(groups["Atlantis"], new) and not (fit_on & (new | groups["held out"])).any()
     cities = np.arange(N) + 1000
-    table = probe_generalisation(X, xy, fit_on, groups, cities=cities, run="ft", layer=5)
-    assert list(table.columns) == ["run", "layer", "city", "group", "x", "y", "predicted_x", "predicted_y", "error"]
+    table = probe_generalisation(X, xy, fit_on, groups, items=cities, run="ft", layer=5)
+    assert list(table.columns) == ["run", "layer", "item", "group", "x", "y", "predicted_x", "predicted_y", "error"]
     expected = LinearRegression().fit(X[fit_on], xy[fit_on]).predict(X)
     for name, mask in ({"fitted": fit_on} | groups).items():
         part = table[table["group"] == name]
-        assert np.array_equal(part["city"], cities[mask])
+        assert np.array_equal(part["item"], cities[mask])
         assert np.array_equal(part[["x", "y"]], xy[mask])
         assert np.allclose(part[["predicted_x", "predicted_y"]], expected[mask], atol=1e-6)
         assert np.allclose(part["error"], np.hypot(*(expected[mask] - xy[mask]).T), atol=1e-6)
@@ -161,16 +162,16 @@ def test_generalisation_refuses(xy):
         ((X, xy[:-1], fit_on, groups), r"xy \[n, 2\]"),
         ((X * np.nan, xy, fit_on, groups), "NaN"),
         ((X, xy, fit_on.astype(int), groups), "fit_on: expected a bool mask"),
-        ((X, xy, fit_on, {"none": fit_on & ~fit_on}), r"groups\['none'\]: selects no city"),
-        ((X, xy, fit_on, {"all": ~new}), r"groups\['all'\]: 166 of its cities are among those of the fit"),
+        ((X, xy, fit_on, {"none": fit_on & ~fit_on}), r"groups\['none'\]: selects no item"),
+        ((X, xy, fit_on, {"all": ~new}), r"groups\['all'\]: 166 of its items are among those of the fit"),
         ((X, xy, fit_on, {"fitted": new}), "choose another"),
         ((random.normal(size=(N, 200)), xy, fit_on, groups), "ridge=1.0"),
     ):
         with pytest.raises(ValueError, match=match):
             probe_generalisation(*arguments)
     assert len(probe_generalisation(random.normal(size=(N, 200)), xy, fit_on, groups, ridge=1.0)) == N
-    with pytest.raises(ValueError, match="cities: expected"):
-        probe_generalisation(X, xy, fit_on, groups, cities=[1, 2])
+    with pytest.raises(ValueError, match="items: expected"):
+        probe_generalisation(X, xy, fit_on, groups, items=[1, 2])
     with pytest.raises(ValueError, match="fit: expected 1 to 209 of the 210"):
         choose_cities(new, fit=210)
     with pytest.raises(ValueError, match="held_out"):

@@ -440,6 +440,10 @@ def test_a_dry_run_writes_the_whole_archive(tmp_path, tmp_path_factory):
     assert {line["benchmark"] for line in lines} == {
         f"dry run: {name}" for name in ("labels", "attention", "cka", "training", "evaluation")
     }
+    assert {line["case"].split(",")[0] for line in lines if line["benchmark"] == "dry run: attention"} == {
+        "1 rows of 3",
+        "1 rows of 34",  # which take a launch of their own
+    }
     contestants = [line["contestant"] for line in lines if not line["contestant"].startswith("limit")]
     ours = [name.startswith("worldfast") for name in contestants]
     assert all(ours[: ours.index(False) - 1])  # before any peer, all of ours

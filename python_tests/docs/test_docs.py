@@ -6,6 +6,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 import worldfast as wf
 from worldfast.worlds.cities.studies import demo
@@ -13,8 +14,11 @@ from worldfast.worlds.cities.studies import demo
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 
 
-def blocks():
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+def blocks(name="training.md"):
+    return re.findall(r"```python\n(.*?)```", (PAGE.parent / name).read_text(), re.DOTALL)
+
+
+FINE_TUNES = next(block for block in blocks() if "fine_tune" in block)
 
 
 def execute(block, small, monkeypatch, tmp_path):
@@ -38,7 +42,7 @@ def test_a_grid(tmp_path, monkeypatch, capsys):
 
 
 def test_fine_tunes(tmp_path, monkeypatch):
-    names = execute(blocks()[1], "ROWS, KEPT = 10, 1", monkeypatch, tmp_path)
+    names = execute(FINE_TUNES, "ROWS, KEPT = 10, 1", monkeypatch, tmp_path)
     statuses = [json.loads((folder / "done").read_text())["status"] for folder in names["folders"]]
     assert statuses == ["finished"] * 8
     assert names["fine_tune"]("angle").epoch_rows == 2 + 10 + 7
@@ -46,7 +50,7 @@ def test_fine_tunes(tmp_path, monkeypatch):
 
 def test_the_published_proportions():
     """At the page's own size, its fine-tune has the rows of arXiv 2602.00533."""
-    source = blocks()[1].partition("folders =")[0]
+    source = FINE_TUNES.partition("folders =")[0]
     names = {}
     exec(source, names)
     assert names["fine_tune"]("distance").epoch_rows == 121_792
@@ -59,13 +63,21 @@ def test_the_model_of_the_page_is_that_of_the_demo():
 
 
 @pytest.mark.parametrize("command", re.findall(r"^worldfast train (.+)$", PAGE.read_text(), re.MULTILINE))
-def test_commands(command, tmp_path, capsys):
+def test_commands(command, tmp_path, capsys, monkeypatch):
     from worldfast import cli
 
-    small = ["--rows", "2", "--hidden", "16", "--heads", "2", "--layers", "1", "--checkpoints", "1"]
-    words = re.sub(r"--rows \d+", "", command).split()
+    (tmp_path / "midpoint.py").write_text(
+        "import worldfast as wf\n\n\n"
+        '@wf.task("mid", cities=2, unit="0.1 degree")\n'
+        "def middle(xy):\n    return (xy[:, 0, 0] + xy[:, 1, 0]) // 2\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    small = ["--rows", "2", "--hidden", "16", "--layers", "1", "--checkpoints", "1"]
+    small += [] if "--kind" in command else ["--heads", "2"]
+    words = re.sub(r"--rows \d+|#.*", "", command).split()
+    seeds = re.search(r"--seeds ([\d ]+)", command)
     assert cli.main(["train", *words, *small, "--out", str(tmp_path), "--quiet"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == len(list(wf.TASKS)) - 3
+    assert len(capsys.readouterr().out.splitlines()) == (len(seeds[1].split()) if seeds else 1)
 
 
 # ---- docs/studies.md ----
@@ -73,8 +85,9 @@ def test_commands(command, tmp_path, capsys):
 
 def test_a_study_of_ones_own(tmp_path, monkeypatch):
     text = (PAGE.parent / "studies.md").read_text()
-    block, analysis = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    block, analysis, stream = blocks("studies.md")
     exec(analysis, {})
+    exec(stream, {"torch": torch, "wf": wf, "X": torch.randn(512, 3), "Y": torch.randn(512, 4)})
     block = re.sub(r"=1000, included=5000, alive=100", "=8, included=40, alive=4", block)
     block = block.replace("test_rows=500", "test_rows=20")
     names = execute(block, "ROWS = 256", monkeypatch, tmp_path)

@@ -86,7 +86,7 @@ def test_someone_elses_model(monkeypatch):
     assert it["probes"]["('trained', 1)"] > 0.2
     assert it["probes"]["('random weights', 1)"] < 0.05
     assert it["probes"]["name, country"] > it["probes"]["name"] + 0.2  # the prompt gives the place away
-    assert "needs more than 97 cities, got 72" in it["refusal"]
+    assert "needs more than 97 items, got 72" in it["refusal"]
     assert it["noise"][0] > 0.6 and it["noise"][1] < 0.2
     assert it["agreement"] > 0.03 and abs(it["chance"][0] - it["chance"][1]) < 0.01
 

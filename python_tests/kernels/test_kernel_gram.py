@@ -130,6 +130,24 @@ def test_same_bits_again_and_alone(small):
     assert torch.equal(first["rbf"][1], again["rbf"][1]) and torch.equal(first["rbf"][1], alone["rbf"][1])
 
 
+@pytest.mark.parametrize("multiple", [0.1, 30.0, 3e3, 1e5])
+def test_any_bandwidth(small, multiple):
+    """Entries near one, or near zero, less a constant like them: the difference keeps its digits."""
+    Xs = drawn(70, [5, 40])
+    gamma = median_gamma(Xs) / multiple**2
+    level = 0.5 * torch.full_like(gamma, multiple**-2)
+    level[level > 4] = torch.inf
+    [(products, row_sums)] = gram.gram_statistics(Xs, ("rbf",), gamma, level).values()
+    Ks = []
+    for X, g, base in zip(Xs, gamma, level):
+        exponent = -g * (X.double()[:, None] - X.double()[None, :]).square().sum(2)
+        Ks.append(torch.exp(-base) * torch.expm1(exponent + base) if base.isfinite() else exponent.exp())
+    K = torch.stack(Ks)
+    torch.testing.assert_close(row_sums, K.sum(2), rtol=1e-5, atol=1e-6 * float(K.abs().max()) * 70)
+    expected = alignments(torch.einsum("aij,bij->ab", K, K), K.sum(2), 70)
+    torch.testing.assert_close(alignments(products, row_sums, 70), expected, rtol=1e-5, atol=0)
+
+
 def independent(n, d):
     return torch.randn(2, n, d, generator=torch.Generator().manual_seed(1))
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import worldfast as wf
 from worldfast import cli, files
+from worldfast.errors import DamagedError
 from worldfast.rows import Rows
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset
@@ -364,3 +365,41 @@ def test_command(runs, tmp_path, capsys):
     assert "expected a new or an empty folder" in capsys.readouterr().err
     assert cli.main(["export", str(tmp_path), "--to", "hf", "--out", str(tmp_path / "open")]) == 1
     assert "not a run's folder" in capsys.readouterr().err
+
+
+def test_a_flipped_bit_in_what_was_exported(copy):
+    """In weights, their header and config.json: named, or without effect on the model."""
+    expected, random = wf.import_huggingface(copy), np.random.default_rng(0)
+    named = 0
+    for name, places in (("model.safetensors", 40), ("config.json", 40)):
+        path = copy / name
+        whole = path.read_bytes()
+        header = 8 + int.from_bytes(whole[:8], "little") if name == "model.safetensors" else len(whole)
+        for place in (*random.choice(header, places, False), *random.choice(len(whole), places, False)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << random.integers(8))]) + whole[place + 1 :])
+            try:
+                found = wf.import_huggingface(copy)
+            except (ValueError, TypeError) as error:
+                assert str(copy) in str(error)
+                named += 1
+            else:
+                assert found.spec == expected.spec and torch.equal(found.parameters, expected.parameters)
+        path.write_bytes(whole)
+    assert named > 60
+
+
+def test_what_decides_the_numbers_is_checked_against_the_weights(copy):
+    for values in (dict(rope_theta=10001.0), dict(rms_norm_eps=2e-6), dict(outputs=None)):
+        whole = (copy / "config.json").read_text()
+        change(copy, **values)
+        with pytest.raises(DamagedError, match=f"{copy}/config.json: {next(iter(values))} is .*were exported with"):
+            wf.import_huggingface(copy)
+        (copy / "config.json").write_text(whole)
+
+
+def test_of_weights_that_others_wrote_nothing_is_claimed(copy):
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"] += 1
+    for metadata in ({"format": "pt"}, None):
+        save_file(tensors, copy / "model.safetensors", metadata)
+        assert torch.equal(wf.import_huggingface(copy).weights[0].norm, tensors["model.norm.weight"])

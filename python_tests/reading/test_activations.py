@@ -9,8 +9,8 @@ import worldfast as wf
 from worldfast import files
 from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, Writer
-from worldfast.reading.activations import segment_path
 from worldfast.reading.readout import states
+from worldfast.reading.segment import segment_path
 from worldfast.rows import Rows, Shape
 from worldfast.run import Capture
 from worldfast.worlds.cities import Dataset
@@ -21,6 +21,7 @@ from worldfast.worlds.cities.world import World
 
 ENDED = {"run": "abc", "seconds": 1.0, "metrics": {"bytes": 0, "crc32": 0}}
 ABOUT = {"run": "abc", "prompt": "dist(c_dddd,", "token_positions": (2, 3), "spec": "{}", "origin": "{}"}
+IDS = np.array(["c_0007 at 1,2", "c_0001 at 3,-4", "Zürich"])
 
 
 @pytest.mark.parametrize("depth,layers", [(1, (1,)), (2, (1, 2)), (5, (2, 3, 4, 5)), (6, (3, 4, 5, 6))])
@@ -108,7 +109,7 @@ def folder(tmp_path):
     (tmp_path / "activations").mkdir()
     writer = Writer()
     for step in (0, 10, 20):
-        writer.put(tmp_path, step, arrays(step), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"})
+        writer.put(tmp_path, step, arrays(step), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"}, IDS)
     writer.flush()
     writer.close()
     return tmp_path
@@ -128,7 +129,7 @@ def test_round_trip(folder):
         for layer in (3, 5):
             assert np.array_equal(activations[step, layer], arrays(step)[layer])
     with h5py.File(segment_path(folder, 10)) as file:  # the layout, for other readers
-        assert set(file) == {"layer_03", "layer_05", "city_index"} and file["layer_03"].shape == (3, 8)
+        assert set(file) == {"layer_03", "layer_05", "entity_index", "entity_id"} and file["layer_03"].shape == (3, 8)
         assert file.attrs["step"] == 10 and file.attrs["run"] == b"abc" and file.attrs["dtype"] == b"float32"
         assert set(ABOUT) < set(file.attrs)
     assert sorted(path.name for path in (folder / "activations").iterdir()) == [
@@ -150,11 +151,11 @@ def test_a_layer_is_read_in_slices(folder):
 
 def test_half_the_space(tmp_path, folder):
     writer = Writer()
-    writer.put(folder, 30, arrays(30), np.array([7, 1, 4]), ABOUT | {"dtype": "float16"})
+    writer.put(folder, 30, arrays(30), np.array([7, 1, 4]), ABOUT | {"dtype": "float16"}, IDS)
     writer.flush()
     got = Activations(folder)[30, 5]
     assert got.dtype == np.float16 and np.array_equal(got, arrays(30)[5].astype(np.float16))
-    writer.put(folder, 30, {3: np.array([[1e5]])}, np.array([0]), ABOUT | {"dtype": "float16"})
+    writer.put(folder, 30, {3: np.array([[1e5]])}, np.array([0]), ABOUT | {"dtype": "float16"}, IDS[:1])
     with pytest.raises(ValueError, match="layer 3 of step 30 holds 1e.05, beyond the range of float16"):
         writer.flush()
     assert np.array_equal(Activations(folder)[30, 5], got)
@@ -237,7 +238,9 @@ def test_no_run_and_no_activations(tmp_path):
 
 def test_a_writer_that_cannot_write_says_so(tmp_path):
     writer = Writer()
-    writer.put(tmp_path, 0, arrays(0), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"})  # no folder "activations"
+    writer.put(
+        tmp_path, 0, arrays(0), np.array([7, 1, 4]), ABOUT | {"dtype": "float32"}, IDS
+    )  # no folder "activations"
     with pytest.raises(FileNotFoundError, match="step-00000000.h5"):
         writer.flush()
     assert list(tmp_path.iterdir()) == []

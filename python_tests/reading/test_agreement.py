@@ -267,3 +267,15 @@ def test_a_gradient_of_nothing():
     ensemble.parameters.zero_()
     with pytest.raises(ValueError, match="the gradient of angle at 'pt-distance.angle-s42' is 0 or not finite"):
         gradient_agreement((run, ensemble), ("angle",), rows=4, repeats=2)
+
+
+def test_a_recurrent_model_is_named():
+    """Its gradients are there, but not the names by which `parameters` are chosen."""
+    run = wf.Run(Dataset("angle"), model=wf.RecurrentSpec(hidden=8, layers=1))
+    ensemble = run.model.build(run.shape)
+    ensemble.initialise(0, 1)
+    streams = {"angle": run.stream()}
+    with pytest.raises(TypeError, match="model: 'pt-angle-.*' is a RecurrentSpec; .*names of a TransformerSpec"):
+        gradients.gradient_agreement((run, ensemble), streams, rows=4, repeats=2)
+    found = gradients.task_gradients((run, ensemble), streams["angle"], rows=4, repeats=2)
+    assert found.shape == (2, ensemble.parameters.shape[1]) and found.any(1).all()

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast.folder import opened
 from worldfast.models import PlainTransformer
-from worldfast.reading.patching import POSITIONS, _ratio, activation_patching, patched_answers, token_positions
-from worldfast.rows import Rows
+from worldfast.reading import Questions, patching
+from worldfast.reading.patching import _ratio
+from worldfast.rows import Rows, Shape
 from worldfast.run import Capture
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import decode
+from worldfast.worlds.cities.patching import POSITIONS, questions_of, token_positions
 
 SPEC = wf.TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.3)
 ANSWERS = replace(SPEC, outputs=98)  # of no city
@@ -42,6 +45,19 @@ def model(folder, vocabulary, seed, spec=SPEC, loss="all"):
 def batch_of(run, task, n=12):
     world = run.data.world.build()
     return wf.sample(world, task, n, run.seed, must_include=NEW, vocabulary=run.data.vocabulary, split="test")
+
+
+def patched_answers(source, target, batch, *patch, **options):
+    asked = Questions(batch.tokens, batch.answer_start, {}, None, end=3)
+    return patching.patched_answers(source, target, asked, *patch, **options)
+
+
+def activation_patching(source, target, tasks=None, *, layers=None, longest=16, **rows):
+    """Of the tasks of both, unless some are named."""
+    (of_source, _), (run, _) = opened(source, "source"), opened(target, "target")
+    both = dict.fromkeys((*of_source.data.tasks, *run.data.tasks))
+    asked = questions_of(run, both if tasks is None else tasks, **rows)
+    return patching.activation_patching(source, target, asked, layers=layers, longest=longest)
 
 
 def included(run):
@@ -103,7 +119,7 @@ def test_what_is_recovered(folder, monkeypatch):
     def scores(task, batch, answers):
         return np.array([len(answer) + float(answer[:1].sum()) for answer in answers]), 4
 
-    monkeypatch.setattr("worldfast.reading.patching._scores", scores)
+    monkeypatch.setattr("worldfast.worlds.cities.patching._scores", scores)
     (run, source), (_, target) = model(folder, "character", 1), model(folder, "character", 2)
     groups = ("entity", "all")
     table = activation_patching((run, source), (run, target), rows=20, positions=groups, must_include=NEW, longest=3)
@@ -340,3 +356,80 @@ def test_models_that_are_unlike(folder):
         activation_patching(narrow, character)
     with pytest.raises(ValueError, match="world: its vocabulary has 5,173 tokens, that of 'pt-angle-s1' 148"):
         activation_patching(entity, entity, world=wf.World.cities())
+
+
+def recurrent():
+    run = wf.Run(Dataset("angle"), model=wf.RecurrentSpec(hidden=8, layers=1))
+    return run, run.model.build(run.shape)
+
+
+def test_a_recurrent_model_is_named(folder):
+    """Whichever of the two it is, and where answers are asked for directly."""
+    both, other = model(folder, "character", 1), recurrent()
+    asked = questions_of(both[0], rows=2)
+    for name, pair in (("source", (other, both)), ("target", (both, other))):
+        with pytest.raises(
+            TypeError, match=f"{name}: 'pt-angle-.*' is a RecurrentSpec .* in a TransformerSpec that reads"
+        ):
+            patching.activation_patching(*pair, asked)
+    with pytest.raises(TypeError, match="ensemble: expected one of a TransformerSpec, got one of a RecurrentSpec"):
+        patching.patched_answers(other[1], both[1], asked["angle"])
+
+
+def test_a_model_of_vectors_is_named():
+    spec, shape = replace(SPEC, engine="plain"), Shape(5, 3, vectors=True)
+    run = recurrent()[0]
+    with pytest.raises(
+        TypeError, match="source: .* is a TransformerSpec that reads vectors; states can be replaced in"
+    ):
+        patching.activation_patching(*[(run, spec.build(shape))] * 2, {})
+
+
+def test_questions_of_any_world(folder):
+    """Tokens of no city: what is replaced is what the mask says, under the name that the caller gave it."""
+    both = model(folder, "character", 1), model(folder, "character", 2)
+    tokens = np.random.default_rng(0).integers(4, 98, (6, 5)).astype(np.int32)
+    at = {"first": np.arange(5) < np.ones((6, 1), bool), "whole": np.ones((6, 5), bool)}
+
+    def score(answers):
+        return np.array([float(len(answer)) for answer in answers]), 1
+
+    asked = Questions(tokens, np.full(6, 5, np.int32), at, score, 3, "tokens", ("whole",))
+    table = patching.activation_patching(*both, {"any": asked}, layers=[2], longest=4)
+    assert table.positions.tolist() == ["first", "whole"] and set(table.metric) == {"tokens"} and set(table.n) == {6}
+    one = patching.activation_patching(*both, {"any": asked}, layers=[2], longest=4, positions="whole")
+    assert one.equals(table[1:].reset_index(drop=True))
+    answers = patching.patched_answers(both[0][1], both[1][1], asked, 2, at["whole"], longest=4, answer=True)
+    assert table.value[1] == score(answers)[0].mean()
+
+
+def asked_with(**other):
+    whole = Questions(np.full((2, 3), 4, np.int32), np.full(2, 3), {"all": np.ones((2, 3), bool)}, None, 3)
+    return {"any": whole._replace(**other)}
+
+
+@pytest.mark.parametrize(
+    "asked,error,message",
+    [
+        (7, TypeError, "questions: expected a mapping of tasks' names to Questions, got 7"),
+        ({"any": 7}, TypeError, "questions: expected a mapping of tasks' names to Questions"),
+        ({}, ValueError, "questions: expected those of at least one task"),
+        (asked_with(tokens=np.zeros(3, np.int32)), ValueError, r"tokens \[n, T\] and answer_start \[n\], got \[3\]"),
+        (asked_with(answer_start=np.array([3])), ValueError, r"answer_start \[n\], got \[2, 3\] and \[1\]"),
+        (asked_with(answer_start=np.array([3, 4])), ValueError, "expected answer_start from 1 to 3"),
+        (asked_with(answer_start=np.array([0, 3])), ValueError, "expected answer_start from 1 to 3"),
+        (asked_with(tokens=np.full((2, 3), 98)), ValueError, "expected tokens below 98, got 98"),
+        (asked_with(positions={"a": np.ones((2, 2), bool)}), ValueError, r"positions 'a': expected bool \[2, 3\]"),
+        (asked_with(positions={"a": np.ones((2, 3))}), ValueError, r"positions 'a': expected bool .* float64"),
+    ],
+)
+def test_questions_that_do_not_fit(asked, error, message, folder):
+    both = model(folder, "character", 1)
+    with pytest.raises(error, match=message):
+        patching.activation_patching(both, both, asked)
+
+
+def test_positions_that_the_questions_lack(folder):
+    both = model(folder, "character", 1)
+    with pytest.raises(ValueError, match="unknown positions 'entiy': did you mean 'entity'"):
+        patching.activation_patching(both, both, questions_of(both[0], rows=2), positions=("all", "entiy"))

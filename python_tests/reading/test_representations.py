@@ -81,7 +81,7 @@ def test_extract_writes_the_same(tmp_path, capsys):
     assert cli.main(["extract", str(folder), "--out", str(tmp_path / "a.h5"), *words]) == 0
     found = wf.represent(folder, layers=(2,), prompt="inside(c_0001;{city},", positions=("city", -1), among="x > 0")
     with h5py.File(tmp_path / "a.h5") as file:
-        assert np.array_equal(file["layer_02"], found[2]) and np.array_equal(file["city_index"], found.things)
+        assert np.array_equal(file["layer_02"], found[2]) and np.array_equal(file["entity_index"], found.things)
         assert (file.attrs["prompt"], file.attrs["run"]) == ("inside(c_0001;c_dddd,", RUN.id)
         assert tuple(file.attrs["token_positions"]) == found.about["token_positions"]
 

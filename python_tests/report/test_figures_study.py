@@ -485,6 +485,19 @@ def test_a_study_without_tables_draws_its_world_alone(study, small):
     assert said["cka-rbf"] == "the study has no pretrained runs on one task with n_tasks 1"
 
 
+def test_a_study_without_fine_tunes_says_so(study, small):
+    """In English, once for all figures of fine-tunes; a figure's title begins with a capital."""
+    bases = study["runs"].query("kind == 'pt' and n_tasks == 2").assign(group="")
+    tables = {"runs": bases, "curves": study["curves"], "world": small}
+    missing = [one for one in draw_study(tables, small) if one.figure is None]
+    of_tuning = [one for one in missing if one.section == "tuning"]
+    assert len(of_tuning) > 7 and {one.caption for one in of_tuning} == {"the study has no fine-tunes"}
+    assert "What was taught maps" in [one.title for one in of_tuning]
+    said = {one.name: one.caption for one in missing}
+    assert said["training"] == "no run was scored while it trained (their `validation` is 0)"
+    assert said["cka-trends"].startswith("too few pretrained runs learned their tasks")
+
+
 def test_a_layer_is_chosen_for_all_figures(study, atlantis):
     some = {name: study[name] for name in ("cka", "procrustes", "runs", "generalisation")}
     found = {name: figure for name, (figure, _) in figures_of(draw_study(some, atlantis, layer=3)).items()}

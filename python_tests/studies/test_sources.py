@@ -81,6 +81,7 @@ def test_words_and_layout_do_not_count(copy):
         "models/decoding.py": ANSWER,
         "reading/gradients.py": {"agreement"},
         "reading/patching.py": {"patching"},
+        "worlds/cities/patching.py": {"patching"},
         "worlds/cities/evaluate.py": {"evaluation"},
         "worlds/cities/transfer.py": set(),  # makes no table that is kept
         "studies/engine.py": set(),

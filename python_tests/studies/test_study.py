@@ -7,6 +7,7 @@ import pytest
 
 import worldfast as wf
 from worldfast import worlds
+from worldfast.studies import load_study
 from worldfast.worlds.cities import Dataset, studies
 from worldfast.worlds.cities.studies import cyclic, world_update
 from worldfast.worlds.cities.world import NEW, OLD
@@ -205,6 +206,18 @@ def test_notebooks_show_runs_and_studies_escaped():
     assert "Study a&lt;b" in study and "1 of the canon, 1 more" in study and "base, tune" in study
 
 
+def test_the_command_that_makes_a_page_again_is_true(tmp_path):
+    """A preset's for a preset, a file's for a file; what a user made by hand, or changed, no command makes."""
+    demo = worlds.preset("demo")
+    assert demo.command == "worldfast study run demo"
+    assert worlds.preset("cities.demo", scale=0.05).command == "worldfast study run cities.demo --scale 0.05"
+    by_hand = "worldfast.run_study(study), in the Python code that makes the study 'demo'"
+    assert worlds.preset("demo", seed=3).command == replace(demo, test_rows=1).command == by_hand
+    path = tmp_path / "my demo.py"
+    path.write_text("from worldfast.worlds import cities\nstudy = cities.demo(0.01)\n")
+    assert load_study(path).command == f"worldfast study run '{path}'"
+
+
 def test_a_study_of_any_world_has_tables_and_no_page(tmp_path):
     """Without analyses: runs and their curves. A page shows films, so it is refused."""
     from worldfast.report import publish
@@ -215,6 +228,7 @@ def test_a_study_of_any_world_has_tables_and_no_page(tmp_path):
     study = wf.Study("plain", [run], layer=1)
     result = wf.run_study(study, tmp_path, device="cpu", progress=False)
     assert result.runs == [] and result.cka.shape == (0, 0)
+    assert result.command == "worldfast.run_study(study), in the Python code that makes the study 'plain'"
     assert result.tables["runs"].status.tolist() == ["finished"] and len(result.tables["curves"])
     assert sorted(path.name for path in (tmp_path / "studies" / "plain").glob("*.csv")) == ["curves.csv", "runs.csv"]
     with pytest.raises(ValueError, match="no analysis of the study is of the kind 'films'"):

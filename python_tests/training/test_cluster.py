@@ -17,16 +17,17 @@ from pathlib import Path
 
 import cluster_jobs
 import pytest
-from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, run, train_and_note
+from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, read_back, run, seen, train_and_note
 
 import worldfast as wf
 from worldfast import checkpoint, cli, files
+from worldfast.dataset import LOADED, load_file
 from worldfast.training import cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order
 from worldfast.training.memory import plan
 from worldfast.training.packing import pack, work
-from worldfast.worlds.cities import Dataset
+from worldfast.worlds.cities import Dataset, tasks
 
 PATIENCE = 300  # seconds until a test that waits has failed: importing torch takes many on a busy machine
 
@@ -490,6 +491,9 @@ def test_errors_of_workers(connection, tmp_path, capfd, monkeypatch):
     kept = json.loads((tmp_path / "failed" / "wrong.json").read_text())
     assert kept["where"] and "in fail" in kept["traceback"]
     assert "wrong failed: ValueError: two" in capfd.readouterr().err
+    logs = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "logs").iterdir()}
+    assert logs.keys() == {"wrong", "fine"} and re.search(r"^[-\d]+ [:\d]+ begins on node .*\n.* done\n$", logs["fine"])
+    assert "begins on node" in logs["wrong"] and "in fail" in logs["wrong"] and logs["wrong"].endswith("two\nlines\n")
 
     def ending_of(one, mark):
         pool = cluster._RayPool(ray, mark)
@@ -505,6 +509,38 @@ def test_errors_of_workers(connection, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(cluster, "_version", lambda: ("0.0.1", "abc"))
     old = ending_of(made[2], tmp_path)
     assert old.how == "raised" and "the call 0.0.1 abc: install the same there" in old.what
+
+
+OWN = """
+from dataclasses import dataclass
+import worldfast as wf
+from worldfast.worlds import cities
+
+@wf.task("west", cities=2, choices=("NO", "YES"))
+def further_west(xy):
+    return xy[:, 0, 0] < xy[:, 1, 0]
+
+@dataclass(frozen=True)
+class Towns(cities.Dataset):
+    pass
+"""
+
+
+def test_files_that_the_call_has_loaded_are_on_its_workers(connection, tmp_path):
+    """A run of a class and a task of such a file is trained and read there, and its job's log says what training does."""
+    path = tmp_path / "own_of_workers.py"
+    path.write_text(OWN)
+    mine = replace(RUN, data=load_file(path).Towns("west", rows=64), checkpoints=1)
+    try:
+        made = training_jobs([mine], tmp_path, cluster.survey()._replace(memory=GIB))
+        read = Job("read", read_back, (tmp_path / mine.folder_name, tmp_path / "read"), seen, needs=(made[0].id,))
+        outcome = cluster.run_jobs([*made, read], tmp_path, progress=False)
+    finally:
+        del LOADED[path.stem], sys.modules[path.stem]
+        tasks._by_name.pop("west")
+    assert outcome == ((made[0].id, "read"), {}, {}) and (tmp_path / "read").read_text() == "20"
+    log = (tmp_path / "logs" / f"{made[0].id}.log").read_text(encoding="utf-8")
+    assert f" training {mine.name} on the CPU, threads: 1" in log and "64 of 64 rows  " in log
 
 
 CALL = """

@@ -16,8 +16,8 @@ import pytest
 from worldfast import checkpoint, files
 from worldfast.errors import DamagedError
 from worldfast.models import TransformerSpec
-from worldfast.reading import activations
-from worldfast.reading.activations import segment_path
+from worldfast.reading import segment
+from worldfast.reading.segment import segment_path
 from worldfast.run import Capture, Run
 from worldfast.training import member, metrics, train
 from worldfast.worlds.cities import Dataset
@@ -198,7 +198,7 @@ def test_a_run_is_trained_by_one_process(whole, tmp_path):
 
 def test_an_interrupt_leaves_no_checkpoint_ahead_of_its_activations(tmp_path, monkeypatch):
     """Ctrl-C while a segment is slow to be written: the checkpoint comes after it."""
-    real_write, real_save = activations.write_whole, checkpoint.save
+    real_write, real_save = segment.write_whole, checkpoint.save
 
     def slow(path, *content):
         time.sleep(0.3)
@@ -215,7 +215,7 @@ def test_an_interrupt_leaves_no_checkpoint_ahead_of_its_activations(tmp_path, mo
             os.kill(os.getpid(), signal.SIGINT)
 
     saved = []
-    monkeypatch.setattr(activations, "write_whole", slow)
+    monkeypatch.setattr(segment, "write_whole", slow)
     monkeypatch.setattr(checkpoint, "save", save)
     with pytest.raises(KeyboardInterrupt, match="stopped and saved"):
         train(WIDE, tmp_path, progress=False, log=interrupt)

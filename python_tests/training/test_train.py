@@ -17,7 +17,7 @@ import torch
 
 from worldfast import checkpoint, files
 from worldfast.models import TransformerSpec
-from worldfast.reading import Activations, activations, readout
+from worldfast.reading import Activations, readout, segment
 from worldfast.rows import Shape
 from worldfast.run import Capture, Run
 from worldfast.training import load, member, train
@@ -213,7 +213,7 @@ def test_killed_in_a_save(mixed, tmp_path, monkeypatch, moment):
     for last in range(1, 1000, 4):
         numbers = itertools.count(1)
         with monkeypatch.context() as patch:
-            for module in (files, checkpoint, activations):
+            for module in (files, checkpoint, segment):
                 patch.setattr(module, "write_whole", write_whole)
             try:
                 train(MIXED, tmp_path / str(last), progress=False)
@@ -251,7 +251,7 @@ def test_a_damaged_checkpoint_and_lost_activations_are_made_again(mixed, tmp_pat
         (folder / "done").unlink()
     newest = max((folders[0] / "checkpoint").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
-    activations.segment_path(folders[1], MIXED[1].steps).unlink()
+    segment.segment_path(folders[1], MIXED[1].steps).unlink()
     with pytest.warns(UserWarning, match=f"{newest.name} is damaged"):
         assert [results(folder) for folder in train(MIXED, tmp_path, progress=False)] == mixed
 
@@ -396,7 +396,7 @@ def test_identity_is_content():
         world=WorldSpec(atlantis=1),
     )
     assert changes.keys() | {"name", "data"} == BASE.to_json().keys()
-    assert about.keys() | {"class", "mixture"} == BASE.to_json()["data"].keys()
+    assert about.keys() | {"class", "content", "mixture"} == BASE.to_json()["data"].keys()
     others = [replace(BASE, **{name: value}) for name, value in changes.items()]
     others += [replace(BASE, data=replace(BASE.data, **{name: value})) for name, value in about.items()]
     assert len({BASE.id, *(run.id for run in others)}) == len(others) + 1

@@ -44,6 +44,9 @@ class World(Dataset):
     def stream(self, seed, split="train"):
         return Numbers(seed, ("train", "validation", "test").index(split))
 
+    def content(self):
+        return {"entities": N}
+
     def readout(self):
         things, groups = np.arange(N, dtype=np.int32), {"low": np.arange(N) < 5}
         return Readout(rows_of(range(N)), things, np.arange(N)[:, None] / N, ("number",), groups, {})
@@ -105,6 +108,10 @@ def test_cities_pass(vocabulary, tmp_path):
         ({"readout": lambda self: 3}, "readout: it raises TypeError: readout: expected a worldfast.dataset.Readout"),
         ({"score": lambda *_, **__: {"even": 0.5}}, "score: 'even': expected a worldfast.dataset.Score, got 0.5"),
         ({"score": lambda *_, **__: {}}, "score: expected a Score by name"),
+        ({"content": Dataset.content}, "content: it states nothing"),
+        ({"content": lambda self: {"drawn": np.random.default_rng().random()}}, "content: it is another when it is"),
+        ({"content": lambda self: {"texts": [None]}}, "content: it raises TypeError: content: texts: expected numbers"),
+        ({"content": lambda self: {"x": np.ma.array([1], mask=[True])}}, "content: x: expected numbers.*MaskedArray"),
         ({"to_json": lambda self: {}}, "to_json: from_json gives another dataset"),
     ],
 )

@@ -1,12 +1,12 @@
 """Analyses of activations. Each is a function of arrays and works on any model's.
 
-    cka             CKA of pairs, matrices and tables, over training; standard errors over cities
+    cka             CKA of pairs, matrices and tables, over training; standard errors over items
     gram            sums over Gram matrices, of which CKA is made
     procrustes      disparity of the first principal components
     knn             mutual k-nearest-neighbour alignment
     dimension       participation ratio, two nearest neighbours
     probe           linear probes, over layers and training
-    generalisation  a probe tested on cities it was not fitted on, and on cities learned later
+    generalisation  a probe tested on items it was not fitted on, and on items learned later
     pca             principal components in one frame over training; the mixed view
 
 Analyses of a study's tables, or of any tables with the same columns:
@@ -17,7 +17,7 @@ Analyses of a study's tables, or of any tables with the same columns:
 
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_over_training, cka_standard_error, cka_table
 from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
-from worldfast.analysis.generalisation import FITTED, HELD_OUT, choose_cities, probe_generalisation
+from worldfast.analysis.generalisation import FITTED, HELD_OUT, probe_generalisation
 from worldfast.analysis.gram import gram_statistics
 from worldfast.analysis.knn import mutual_knn, mutual_knn_table
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
@@ -36,7 +36,6 @@ __all__ = [
     "Mean",
     "as_matrix",
     "bootstrap",
-    "choose_cities",
     "cka",
     "cka_matrix",
     "cka_minibatch",

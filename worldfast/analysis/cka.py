@@ -1,4 +1,4 @@
-"""Centred kernel alignment: similarity of two representations of the same cities, invariant to rotation and scale.
+"""Centred kernel alignment: similarity of two representations of the same items, invariant to rotation and scale.
 
 Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019; the debiased estimate
 from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, equation 5, as used by Nguyen et al., ICLR
@@ -8,7 +8,7 @@ from Song et al., "Feature Selection via Dependence Maximization", JMLR 2012, eq
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, 
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers, permuted, same_length, selection
+from worldfast.dataset import require_same_entities
 
 if TYPE_CHECKING:
     import pandas
@@ -160,10 +161,10 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
     array([[1., 1.],
            [1., 1.]])
     """
-    stream = iter(Xs)
-    first = next(stream, None)
-    Xs = stream if first is None else chain([first], stream)
-    if isinstance(first, (tuple, list)) and len(first) and all(len(getattr(x, "shape", ())) == 2 for x in first):
+    rest = iter(Xs)
+    first = list(islice(rest, 1))
+    Xs = chain(first, rest)
+    if any(isinstance(x, (tuple, list)) and all(len(getattr(y, "shape", ())) == 2 for y in x) for x in first):
         if batch is not None:
             raise ValueError(f"batch: an iterable of batches has its own, got {batch}")
         batches = _named(Xs)
@@ -287,7 +288,8 @@ def cka_over_training(
     Parameters
     ----------
     activations : mapping of str to Activations
-        Runs by name, all read on the same cities; or any objects with `steps` and [step, layer] -> array [n, d].
+        Runs by name; or any objects with `steps` and [step, layer] -> array [n, d]. Those that state their `entities`,
+        as Activations do, have to be read on the same ones in the same order.
     layer : int
         Layer to compare.
     shares : sequence of float
@@ -296,7 +298,7 @@ def cka_over_training(
     kernels, debiased, components, bandwidth
         As in `cka_table`.
     use : array, optional
-        bool [n] or int indices of the cities to compare on; by default, all.
+        bool [n] or int indices of the items to compare on; by default, all.
 
     Returns
     -------
@@ -307,6 +309,8 @@ def cka_over_training(
     ------
     ValueError
         A share outside 0 to 1, no share, a run without steps, or as in `cka_table`.
+    MismatchError
+        Two runs were read on different entities, or on the same in another order: nothing is aligned.
     """
     import pandas as pd
 
@@ -319,6 +323,8 @@ def cka_over_training(
     for name, run in activations.items():
         if len(run.steps) == 0:
             raise ValueError(f"{name}: holds no activations")
+
+    require_same_entities({name: run.entities for name, run in activations.items() if hasattr(run, "entities")})
 
     def at(run, share):
         steps = np.asarray(run.steps)
@@ -348,10 +354,10 @@ def cka_over_training(
 
 
 def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
-    """Return the jackknife standard error over cities of every entry of `cka_matrix`.
+    """Return the jackknife standard error over items of every entry of `cka_matrix`.
 
-    The unit of replication is the city. Each one is left out in turn, exactly: the centring changes with it, the
-    bandwidth stays that of all cities. The cost is 2 M n^2 d multiply-adds in float64, about four times that of the
+    The unit of replication is the item. Each one is left out in turn, exactly: the centring changes with it, the
+    bandwidth stays that of all items. The cost is 2 M n^2 d multiply-adds in float64, about four times that of the
     matrix.
 
     Parameters
@@ -412,7 +418,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
             row_products - outer(left_out, left_out) - crossed - crossed.mT + shared - each,
             outer(totals - 2 * left_out + own, totals - 2 * left_out + own),
             debiased,
-        )  # [B, M, M]: one city left out in each
+        )  # [B, M, M]: one item left out in each
         alone = hsic.diagonal(0, 1, 2)  # [B, M]
         if not (alone > 0).all():
             raise ValueError(f"without one of the {n} rows the debiased CKA is undefined: too few for a standard error")

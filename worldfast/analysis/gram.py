@@ -23,10 +23,10 @@ __all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # memory for the blocks of rows in use, laid out for the kernel
 MEDIAN_ROWS = 2048  # rows at most that the median heuristic uses
-HIGHEST = 10 * math.log(2)  # level: what is left, exp(-level), adds no more than n^2 / 2^20 to a sum of products
+HIGHEST = 4.0  # level above which nothing is taken off an RBF matrix: most of its entries are near 0 then
 FLAT = 2.0**-40  # gamma d^2 below which exp(-gamma d^2) is 1 - gamma d^2, to 12 digits
-OUTLYING = 100.0  # gamma |x|^2 above which float32 would lose the distances between an outlier's neighbours
-CANCELLING = 100.0  # sums of products over what centring leaves of them, above which float32 would lose its digits
+ROUNDING = 1e-12  # share of a sum of products, of which no digit is left when it is what remains of the sum
+LOST = 100.0  # factor on float32's rounding error in an RBF matrix, from which on the tiles are float64
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ class GramStatistics:
                 raise ValueError(f"the debiased estimate needs at least 4 rows, got {self.n}")
             products, rows = products - diagonal @ diagonal.T, rows - diagonal
         totals = rows.sum(1)
-        return hsic_of_sums(self.n, products, rows @ rows.T, totals[:, None] * totals, debiased)
+        found = hsic_of_sums(self.n, products, rows @ rows.T, totals[:, None] * totals, debiased)
+        nothing = np.diagonal(found) <= ROUNDING * np.diagonal(self.products[kernel])  # all of it is rounding
+        found[nothing, nothing] = 0.0
+        return found
 
 
 def hsic_of_sums(n, products, row_products, totals, debiased):
@@ -272,7 +275,7 @@ def _on_cpu(Xs: Sequence[Numbers], kernels, bandwidth, threads, single=None):
             for other in blocks[:i]:
                 gram.add(p, rows.start, panel(other), other.start, threads)
     found = gram.rbf() if rbf else None
-    if rbf and found and single and (rbf.outlying(squared_norms) or _cancelling(n, *found)):
+    if rbf and found and single and rbf.lost(squared_norms, *found) > LOST:
         return _on_cpu(Xs, kernels, bandwidth, threads, single=False)
     return _statistics(Xs, gram.linear() if "linear" in kernels else None, squared_norms, found, rbf, scales)
 
@@ -298,11 +301,11 @@ def _on_gpu(Xs: Sequence[Numbers], kernels, bandwidth):
         rbf = _Widths(Xs, bandwidth, scales, distances, np.median(squared_norms[:, few], 1))
         gamma, level = (torch.from_numpy(x).to(beside.device) for x in (rbf.gamma, rbf.level))
     found = None
-    if all(X.single for X in Xs) and not (rbf and rbf.outlying(squared_norms)):
+    if all(X.single for X in Xs) and not (rbf and rbf.lost(squared_norms) > LOST):
         from worldfast.kernels.gram import gram_statistics as kernel_statistics
 
         found = kernel_statistics([x.float() for x in centred], kernels, gamma, level)
-        if rbf and _cancelling(n, *(x.cpu().numpy() for x in found["rbf"])):
+        if rbf and rbf.lost(squared_norms, *(x.cpu().numpy() for x in found["rbf"])) > LOST:
             found = None
     if found is None:
         found = {kernel: _by_blocks(centred, kernel, gamma, level) for kernel in kernels}
@@ -328,17 +331,23 @@ class _Widths:
             furthest = 16.0 * np.array([X.shape[1] for X in Xs])  # no d^2 is larger: _scales
             self.gamma = np.maximum(gamma, FLAT / furthest)
             self.unit = gamma / self.gamma
-            self.level = np.minimum(self.gamma * typical, HIGHEST)
+            level = self.gamma * typical
+            self.level = np.where(level > HIGHEST, np.inf, level)
 
-    def outlying(self, squared_norms) -> bool:
-        return (self.gamma * squared_norms.max(1)).max() > OUTLYING
+    def lost(self, squared_norms, products=None, row_sums=None) -> float:
+        """Return the largest factor by which the error of float32 tiles grows until it is one of HSIC.
 
-
-def _cancelling(n, products, row_sums) -> bool:
-    """Return True if centring leaves so little of some matrix that float32 products would have lost its digits."""
-    totals = row_sums.sum(1)
-    own = hsic_of_sums(n, products.diagonal(), np.square(row_sums).sum(1), totals * totals, False)
-    return not (own * CANCELLING > products.diagonal()).all()
+        Exponents grow it where gamma |x|^2 is large, as among the neighbours of an outlier; sums, where centring leaves
+        little of them (only if they are given).
+        """
+        factor = grown = np.maximum(1.0, self.gamma * squared_norms.max(1))
+        if products is not None:
+            n, own, itself = squared_norms.shape[1], products.diagonal(), -np.expm1(-self.level)
+            for debiased in (False, True) if n >= 4 else (False,):
+                size, sums = (own - n * itself**2, row_sums - itself[:, None]) if debiased else (own, row_sums)
+                left = hsic_of_sums(n, size, np.square(sums).sum(1), sums.sum(1) ** 2, debiased)
+                factor = np.maximum(factor, np.where(left > 0, grown * size / np.where(left > 0, left, 1), np.inf))
+        return float(factor.max())
 
 
 def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, level=None, size: int = 64):
@@ -370,9 +379,10 @@ def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, level=
         K = torch.stack([x[rows] @ x.T for x in centred])
         if kernel == "rbf":
             for a, norm in enumerate(norms):
-                exponent = (2 * K[a] - norm - norm[rows, None]) * float(gamma[a])
+                exponent = ((2 * K[a] - norm - norm[rows, None]) * float(gamma[a])).clamp(max=0)
                 exponent.diagonal(start).zero_()
-                K[a] = torch.expm1(exponent + float(level[a])) * math.exp(-level[a])
+                taken = math.isfinite(level[a])
+                K[a] = torch.expm1(exponent + float(level[a])) * math.exp(-level[a]) if taken else exponent.exp()
         yield rows, K
 
 

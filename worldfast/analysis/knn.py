@@ -1,4 +1,4 @@
-"""Mutual nearest-neighbour alignment: agreement of two representations on which cities are next to each other.
+"""Mutual nearest-neighbour alignment: agreement of two representations on which items are next to each other.
 
 CKA gives most weight to large distances; this measure uses only the nearest neighbours.
 Source: Huh, Cheung, Wang and Isola, "The Platonic Representation Hypothesis", ICML 2024, appendix A.

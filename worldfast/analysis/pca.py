@@ -39,11 +39,11 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     k : int
         Number of components.
     fit : {"last", "each"}
-        "last" fits once, at the last step, on a random `share` of the cities, as in the source. "each" fits at every
+        "last" fits once, at the last step, on a random `share` of the items, as in the source. "each" fits at every
         step and maps the result onto the following step by the nearest rotation or reflection, so the view shows each
         step's own spread without jumps.
     share : float
-        Share of the cities to fit on.
+        Share of the items to fit on.
     seed : int
         Seed for choosing them.
 
@@ -159,7 +159,7 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     xy : array [n, 2]
         Coordinates.
     fit_on : array of bool [n], optional
-        Cities to fit the directions on, at the last step; by default, all.
+        Items to fit the directions on, at the last step; by default, all.
 
     Returns
     -------

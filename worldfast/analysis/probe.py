@@ -1,6 +1,6 @@
 """Linear probes: tests of how well coordinates are a linear function of the representation.
 
-Ordinary least squares from representations to coordinates, scored on cities that the probe has not seen.
+Ordinary least squares from representations to coordinates, scored on items that the probe has not seen.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Probe:
     Attributes
     ----------
     r2 : ndarray
-        float64 [2], R2 of x and y on the held-out cities.
+        float64 [2], R2 of x and y on the held-out items.
     mean_error : float
-        Mean distance between true and predicted places of held-out cities, in the unit of xy.
+        Mean distance between true and predicted places of held-out items, in the unit of xy.
     median_error : float
         Median of these distances.
     predicted : ndarray
-        float32 [n, 2], the probe's place for every city.
+        float32 [n, 2], the probe's place for every item.
     """
 
     r2: np.ndarray
@@ -89,7 +89,7 @@ def held_out(n, share=0.2, seed=0):
 
 
 def linear_probe(X, xy, test, ridge=None):
-    """Fit xy from X on the cities where `test` is False, and score the probe on the others.
+    """Fit xy from X on the items where `test` is False, and score the probe on the others.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def linear_probe(X, xy, test, ridge=None):
     xy : array [n, 2]
         Coordinates.
     test : array of bool [n]
-        Held-out cities, at least 2.
+        Held-out items, at least 2.
     ridge : float, optional
         Penalty of a ridge regression on standardised features; by default, ordinary least squares.
 
@@ -109,7 +109,7 @@ def linear_probe(X, xy, test, ridge=None):
     Raises
     ------
     ValueError
-        Shapes disagree, X is not finite, or there are no more cities than features (ordinary least squares then fits
+        Shapes disagree, X is not finite, or there are no more items than features (ordinary least squares then fits
         anything).
 
     Notes
@@ -119,7 +119,7 @@ def linear_probe(X, xy, test, ridge=None):
     X, xy = located(X, xy)
     test = mask(test, "test", len(X))
     if test.sum() < 2:
-        raise ValueError(f"test: expected at least 2 held-out cities, got {int(test.sum())}")
+        raise ValueError(f"test: expected at least 2 held-out items, got {int(test.sum())}")
     predicted = fit_map(X[~test], xy[~test], ridge).predict(X)
     r2, errors = scored(xy[test], predicted[test])
     return Probe(r2, float(errors.mean()), float(np.median(errors)), predicted.astype(np.float32))
@@ -177,7 +177,7 @@ def fit_map(X, xy, ridge=None):
     Raises
     ------
     ValueError
-        X is not finite, the penalty is not positive, or there are no more cities than features and no ridge.
+        X is not finite, the penalty is not positive, or there are no more items than features and no ridge.
     """
     from scipy.linalg import LinAlgError, cho_factor, cho_solve, lstsq
     from scipy.linalg.lapack import dpocon
@@ -189,7 +189,7 @@ def fit_map(X, xy, ridge=None):
         raise ValueError(f"ridge: expected a positive penalty, got {ridge}")
     if ridge is None and n <= d + 1:
         raise ValueError(
-            f"a least-squares probe of {d} features needs more than {d + 1} cities, got {n}: "
+            f"a least-squares probe of {d} features needs more than {d + 1} items, got {n}: "
             "pass ridge=1.0 for a penalised fit"
         )
     middle, mean = X.mean(0), xy.mean(0)

@@ -6,7 +6,7 @@ from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
 from worldfast.models.footprint import gpu_bytes, places
 from worldfast.models.gpu import GpuTransformer, longest_row, own_stream, require_cuda
 from worldfast.models.gpu_learner import GpuLearner
-from worldfast.models.huggingface import huggingface_config, import_huggingface
+from worldfast.models.huggingface import export_metadata, huggingface_config, import_huggingface
 from worldfast.models.optimizer import adamw_, gradient_norm
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
@@ -23,6 +23,7 @@ __all__ = [
     "TransformerSpec",
     "adamw_",
     "attention",
+    "export_metadata",
     "gpu_bytes",
     "gradient_norm",
     "huggingface_config",

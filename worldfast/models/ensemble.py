@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldfast.arrays import refuse
 from worldfast.errors import unknown_name
 from worldfast.rows import Rows, Shape, require_rows
 
-__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble", "require_sizes"]
+__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble", "require_sizes", "with_outputs"]
 
 MATMUL_DTYPES = ("float32", "bfloat16")  # in which matrices are multiplied
 
@@ -201,6 +202,14 @@ class Ensemble(ABC):
         return [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts], members, matmul_dtype
 
 
+def with_outputs(shape: Shape, outputs: int | None) -> Shape:
+    """Return the shape of a model of such data: the data's, with `outputs` classes if that is set."""
+    if outputs is not None and outputs > shape.outputs:
+        whose = "data" if shape.vectors else "vocabulary"
+        raise ValueError(f"model.outputs: expected at most the {whose}'s {shape.outputs}, got {outputs}")
+    return shape._replace(outputs=outputs or shape.outputs)
+
+
 def require_sizes(spec: Any, names: Sequence[str]) -> None:
     """Raise a TypeError or ValueError for a field of a spec that is not an integer of at least 1; `outputs` may be None."""
     for name in names:
@@ -215,6 +224,8 @@ def require_sizes(spec: Any, names: Sequence[str]) -> None:
 
 def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts of a member as arrays, tokens [N, T] and length [N]."""
+    refuse(tokens, "tokens")
+    refuse(length, "length")
     tokens, length = np.asarray(tokens), np.asarray(length)
     if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
         got = f"{list(tokens.shape)} and {list(length.shape)}"

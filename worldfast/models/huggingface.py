@@ -3,9 +3,10 @@
 Files::
 
     config.json              shape, as of Qwen2ForCausalLM, and under "worldfast" the run, step and origin
-    model.safetensors        float32, a matrix is [out, in]
+    model.safetensors        float32, a matrix is [out, in]; its metadata has "worldfast": SHA-256 of the tensors, and
+                             the entries of config.json that decide what they compute
     generation_config.json   greedy answers, from the tokens that the head can answer
-    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or city
+    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or entity
     tokenizer_config.json    padding on the left, as generation needs it
 
 Tensors, for each layer i, D = hidden, F = intermediate, V = the vocabulary::
@@ -25,16 +26,20 @@ Source: the Qwen2 of transformers, and the tokenizer.json of its tokenizers libr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from worldfast.errors import DamagedError, as_path
 from worldfast.models.transformer import Transformer, TransformerSpec
 from worldfast.rows import Shape
 
-__all__ = ["huggingface_config", "import_huggingface"]
+__all__ = ["export_metadata", "huggingface_config", "import_huggingface"]
 
 LONGEST = 128  # tokens: lower bound on what tools should allow for
 
@@ -56,6 +61,9 @@ FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window
 def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     """Read the model of an open checkpoint as an ensemble of one, for evaluation, reading and training.
 
+    What `export_huggingface` wrote is checked: weights and shape are those of the export. Of a file that transformers or
+    anyone else wrote there is no digest, and nothing is claimed of its bytes but that they can be read.
+
     Its vocabulary is that of the run, which "worldfast" in config.json names. If training continued elsewhere and the
     head's weights after the first `outputs` are no longer 0, remove `outputs` from config.json.
 
@@ -75,6 +83,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     ------
     FileNotFoundError
         A file is missing.
+    DamagedError
+        Weights or config.json are not what was exported, or cannot be read.
     TypeError, ValueError
         The model is not such a Qwen2, or weights do not fit; the message names file and entry.
 
@@ -89,19 +99,23 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     (16, 1)
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).exists():
             raise FileNotFoundError(f"{folder} is no open checkpoint: it has no {name}")
     spec, shape = _read_config(folder / "config.json")
     ensemble = spec.build(shape, device=device)
     path = folder / "model.safetensors"
+    content = path.read_bytes()  # by the path the library would take UTF-8 only
     try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        tensors = load(content)
+        stated = json.loads(_metadata(content).get("worldfast", "null"))
+    except (SafetensorError, ValueError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from None
+    if stated is not None and _digest(tensors) != stated.get("sha256"):
+        raise DamagedError(f"{path} is damaged: its weights are not those that were exported")
     head, answered = (
         tensors.get("lm_head.weight", torch.empty(0, dtype=torch.float32, device="cpu")),
         ensemble.shape.outputs,
@@ -117,6 +131,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
         ensemble.from_huggingface(0, tensors)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
+    if stated is not None:
+        _require_exported(folder / "config.json", stated.get("config", {}))
     return ensemble
 
 
@@ -149,12 +165,47 @@ def huggingface_config(spec: TransformerSpec, vocabulary: int, longest: int) -> 
     }
 
 
+def _metadata(content: bytes) -> dict[str, str]:
+    """Return the metadata in the header of safetensors, which the library reads from files alone."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+
+
+def export_metadata(tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of an exported model.safetensors, by which `import_huggingface` knows it again."""
+    return {"format": "pt", "worldfast": json.dumps({"sha256": _digest(tensors), "config": _computes(config)})}
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        found.update(tensor.contiguous().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def _computes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of config.json that decide what the weights compute."""
+    names = ("model_type", "vocab_size", "num_key_value_heads", *CONFIG.values(), *FIXED)
+    return {name: config.get(name) for name in names}
+
+
+def _require_exported(path: Path, stated: Mapping[str, Any]) -> None:
+    """Raise a DamagedError if config.json says other than what its weights were exported with."""
+    config = _computes(json.loads(path.read_text(encoding="utf-8")))
+    for name, value in stated.items():
+        if config.get(name) != value:
+            raise DamagedError(
+                f"{path}: {name} is {config.get(name)!r}, but the weights beside it were exported with {value!r}: put it back"
+            )
+
+
 def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:
     """Return the spec and the shape of its data."""
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        raise DamagedError(f"{path} is damaged: {error}") from None
     config |= config.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
     heads = config.get("num_attention_heads")
     expected = {"model_type": "qwen2", "num_key_value_heads": heads, "rope_type": "default", **FIXED}

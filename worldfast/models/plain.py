@@ -65,7 +65,11 @@ class PlainTransformer(AutogradEnsemble, Transformer):
 
     @classmethod
     def of(cls, ensemble: Ensemble) -> PlainTransformer:
-        """Return transformers that share the parameters of another ensemble of transformers, without a copy."""
+        """Return transformers that share the parameters of another ensemble of transformers, without a copy; TypeError
+        if it is of another family.
+        """
+        if not isinstance(ensemble.spec, TransformerSpec):
+            raise TypeError(f"ensemble: expected one of a TransformerSpec, got one of a {type(ensemble.spec).__name__}")
         plain = cls(ensemble.spec, ensemble.shape, ensemble.members, device=ensemble.device)
         plain.parameters = ensemble.parameters
         return plain

@@ -15,7 +15,7 @@ from torch.nn.functional import embedding, linear
 from worldfast.errors import unknown_name
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.buffer import tensors_in
-from worldfast.models.ensemble import CpuBytes, require_sizes
+from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
 from worldfast.rows import Rows, Shape
 
 __all__ = ["Recurrent", "RecurrentSpec"]
@@ -108,10 +108,8 @@ class RecurrentSpec:
         return sum(map(math.prod, self.shapes(shape).values()))
 
     def of(self, shape: Shape) -> Shape:
-        """Return the shape of a model of such data: the data's, with `outputs` classes if that is set."""
-        if self.outputs is not None and self.outputs > shape.outputs:
-            raise ValueError(f"model.outputs: expected at most the data's {shape.outputs}, got {self.outputs}")
-        return shape._replace(outputs=self.outputs or shape.outputs)
+        """Return the shape of a model of such data."""
+        return with_outputs(shape, self.outputs)
 
     def on_gpu(self, shape: Shape, longest: int) -> bool:
         """Return True if GPU kernels take whole steps of training: there are none for recurrent networks."""

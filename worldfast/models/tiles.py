@@ -14,7 +14,7 @@ from worldfast.rows import Rows
 
 __all__ = ["Piece", "Tile", "alike_together", "cut", "places_of"]
 
-LONGEST_SHARED = 16  # tokens: the words before a row's first city are at most 11
+LONGEST_SHARED = 16  # tokens: the words before a row's first entity are at most 11
 
 
 class Tile(NamedTuple):

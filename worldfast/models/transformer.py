@@ -19,7 +19,7 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.errors import unknown_name
 from worldfast.models.buffer import buffer_size, tensors_in
-from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble, require_sizes
+from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble, require_sizes, with_outputs
 from worldfast.rows import Shape
 
 __all__ = ["MATMUL_DTYPES", "Block", "Transformer", "TransformerSpec", "Weights", "buffer_size", "views"]
@@ -161,10 +161,8 @@ class TransformerSpec:
         return ""
 
     def of(self, shape: Shape) -> Shape:
-        """Return the shape of a model of such data: the data's, with `outputs` classes if that is set."""
-        if self.outputs is not None and self.outputs > shape.outputs:
-            raise ValueError(f"model.outputs: expected at most the vocabulary's {shape.outputs}, got {self.outputs}")
-        return shape._replace(outputs=self.outputs or shape.outputs)
+        """Return the shape of a model of such data."""
+        return with_outputs(shape, self.outputs)
 
     def shapes(self, shape: Shape) -> Weights:
         """Return the shape of each parameter of a model of such data."""

@@ -1,13 +1,15 @@
 """Reading trained models: activations and hidden states, gradients, and activation patching."""
 
-from worldfast.reading.activations import Activations, Writer, segment_path
+from worldfast.reading.activations import Activations, Writer
 from worldfast.reading.gradients import gradient_agreement
-from worldfast.reading.patching import activation_patching
+from worldfast.reading.patching import Questions, activation_patching
 from worldfast.reading.readout import states
 from worldfast.reading.representations import Representations, represent
+from worldfast.reading.segment import segment_path
 
 __all__ = [
     "Activations",
+    "Questions",
     "Representations",
     "Writer",
     "activation_patching",

@@ -1,21 +1,11 @@
 """Activations of models, captured during training, streamed to HDF5 and read back lazily.
 
-This module alone knows the layout. A run's folder has one file per checkpoint, complete or absent:
-
-    activations/step-00001234.h5
-        /layer_05     [n, 2 D] float32 or float16: the hidden states of the city's last token and of the
-                      delimiter after it, side by side; attribute crc32 of its bytes
-        /city_index   int32 [n], indices into the world; attribute crc32
-        attributes    step, run (hash of the spec), prompt, token_positions, dtype, spec and origin (JSON);
-                      strings are UTF-8 of fixed length, which HDF5 itself checks, as it does all but the arrays
-
-spec.json lists the expected layers and steps, so a missing file is an error rather than a gap. Source of the
-representation: arXiv 2602.00533.
+A run's folder has one file per checkpoint, complete or absent (worldfast.reading.segment). spec.json lists the expected
+layers and steps, so a missing file is an error rather than a gap. Source of the representation: arXiv 2602.00533.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from worldfast.dataset import Readout
+from worldfast.dataset import Readout, entity_ids
 from worldfast.display import html_facts
-from worldfast.files import checksum, read_json, write_whole
+from worldfast.errors import MismatchError, as_path
+from worldfast.files import read_json
 from worldfast.folder import done
+from worldfast.reading import segment
+from worldfast.reading.segment import segment_path
 from worldfast.run import Run
 
 __all__ = ["Activations", "Writer"]
@@ -41,7 +34,13 @@ class Writer:
         self._pending: list[Future] = []
 
     def put(
-        self, folder: Path, step: int, layers: Mapping[int, np.ndarray], things: np.ndarray, about: Mapping
+        self,
+        folder: Path,
+        step: int,
+        layers: Mapping[int, np.ndarray],
+        things: np.ndarray,
+        about: Mapping,
+        ids: np.ndarray,
     ) -> None:
         """Queue one segment for writing; `flush` raises an error if it could not be written.
 
@@ -57,9 +56,13 @@ class Writer:
             int32 [n], indices of the entities in the world.
         about : mapping
             Attributes of the file; "dtype" is the dtype of the stored arrays.
+        ids : ndarray
+            str [n], what identifies the entities (`worldfast.dataset.entity_ids`).
         """
+        texts = {name: np.bytes_(value.encode()) for name, value in about.items() if isinstance(value, str)}
+        facts = {**about, **texts, "step": step}
         path = segment_path(folder, step)
-        self._pending.append(self._thread.submit(_write_segment, path, step, layers, things, about))
+        self._pending.append(self._thread.submit(segment.write, path, layers, things, ids, facts))
 
     def flush(self) -> None:
         """Wait until all segments are on disk.
@@ -76,35 +79,6 @@ class Writer:
     def close(self) -> None:
         """End the thread once the queued segments are written."""
         self._thread.shutdown()
-
-
-def segment_path(folder: Path, step: int) -> Path:
-    """Return the file of a run's activations at a step."""
-    return folder / "activations" / f"step-{step:08d}.h5"
-
-
-def _write_segment(path, step, layers, things, about):
-    import h5py
-
-    image = io.BytesIO()  # built in memory, so the disk gets a single write that succeeds or fails as a whole
-    with h5py.File(image, "w", libver="latest") as file:
-        arrays = {"city_index": np.ascontiguousarray(things, dtype=np.int32)}
-        for layer, array in layers.items():
-            arrays[f"layer_{layer:02d}"] = _stored(array, about["dtype"], f"layer {layer} of step {step}")
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array).attrs["crc32"] = np.uint32(checksum(array))
-        for name, value in {**about, "step": step}.items():
-            file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
-    write_whole(path, image.getbuffer())
-
-
-def _stored(array, dtype, what):
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(array, dtype=dtype)
-    if not np.isfinite(stored).all() and np.isfinite(array).all():
-        most = np.abs(array).max()
-        raise ValueError(f"capture.dtype: {what} holds {most:.3g}, beyond the range of float16; use 'float32'")
-    return stored
 
 
 class Activations:
@@ -130,8 +104,10 @@ class Activations:
     ------
     FileNotFoundError
         The folder is not a run's, or a segment is missing; the message names it.
-    ValueError
-        A segment is damaged; the message names it.
+    OSError
+        A segment cannot be read, for want of a handle, of permission ...
+    DamagedError, MismatchError, UnsafeError
+        A segment is damaged, is of another run, step or world, or points to another file; the message names it.
     KeyError
         The run does not have the step or layer.
 
@@ -154,14 +130,16 @@ class Activations:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        self.folder = Path(folder)
+        self.folder = as_path("folder", folder)
         try:
             spec = read_json(self.folder / "spec.json")
         except FileNotFoundError:
             raise FileNotFoundError(f"{self.folder} is not a run's folder: it has no spec.json") from None
+        captured = spec["captured"]
         self.run = spec["id"]
-        self.layers = tuple(spec["captured"]["layers"])
-        self.prompt = spec["captured"].get("prompt")  # None: the world reads without one
+        self.layers = tuple(captured["layers"])
+        self.prompt = captured.get("prompt")  # None: the world reads without one
+        self._of = (captured.get("dtype"), captured.get("things"), spec.get("world_sha256"))
         expected = spec["checkpoint_steps"] if self.layers else []
         if ending := done(self.folder, self.run):
             self.steps = [step for step in expected if step <= ending["step"]]
@@ -177,15 +155,13 @@ class Activations:
         ValueError
             The run was trained in another world, or was written by another version.
         """
-        spec = read_json(self.folder / "spec.json")
-        run = Run.from_json(spec["run"])
-        if run.data.digest != spec["world_sha256"]:
-            raise ValueError(
-                f"{self.folder}: the world of its run has changed: its file holds other entities than at training"
-            )
+        try:
+            run = Run.from_json(read_json(self.folder / "spec.json")["run"])
+        except MismatchError as error:
+            raise MismatchError(f"{self.folder}: {error}") from None
         readout = run.readout()
-        if self.steps and not np.array_equal(readout.things, self.things):
-            raise ValueError(f"{self.folder}: its segments are of other things than its spec selects")
+        if self.steps and not np.array_equal(entity_ids(readout, run.data.digest), self.entities):
+            raise MismatchError(f"{self.folder}: its segments are of other things than its spec selects")
         return readout
 
     @property
@@ -214,14 +190,29 @@ class Activations:
         """
         if not self.steps:
             raise ValueError(f"{self.folder} holds no activations")
-        return self._read(self.steps[-1], "city_index")
+        return self._read(self.steps[-1], segment.INDEX)
+
+    @cached_property
+    def entities(self) -> np.ndarray:
+        """Ids of the things, str [n], which are the same in any world that has them; for cities "c_0865 at 1215,312".
+
+        Two arrays of activations may be compared if these are equal (`worldfast.dataset.require_same_entities`).
+
+        Raises
+        ------
+        ValueError
+            The run has no activations.
+        """
+        if not self.steps:
+            raise ValueError(f"{self.folder} holds no activations")
+        return self._read(self.steps[-1], segment.ID)
 
     def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
         """Return the array [n, d] of a (step, layer); row i belongs to things[i]."""
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError(f"activations are read by [step, layer], got [{key!r}]")
         self._check(*key)
-        return self._read(key[0], f"layer_{key[1]:02d}")
+        return self._read(key[0], segment.layer_name(key[1]))
 
     def _check(self, step, layer):
         for what, value, known in (("step", step, self.steps), ("layer", layer, self.layers)):
@@ -247,16 +238,11 @@ class Activations:
 
         Raises
         ------
-        KeyError, FileNotFoundError, ValueError
+        KeyError, OSError, DamagedError, MismatchError, UnsafeError
             As for [step, layer].
         """
         self._check(step, layer)
-        import h5py
-
-        try:
-            return h5py.File(self._segment(step), "r")[f"layer_{layer:02d}"]
-        except (OSError, KeyError) as error:
-            raise ValueError(f"segment {segment_path(self.folder, step)} is damaged: {error}") from None
+        return segment.unread(self._segment(step), segment.layer_name(layer), self._expected(step))
 
     def __repr__(self):
         return f"Activations({str(self.folder)!r}: {len(self.steps)} steps, layers {list(self.layers)})"
@@ -271,17 +257,12 @@ class Activations:
             raise FileNotFoundError(f"segment {path} is missing: step {step} of this run was written there")
         return path
 
-    def _read(self, step: int, name: str) -> np.ndarray:
-        import h5py
+    def _expected(self, step: int) -> segment.Expected:
+        return segment.Expected(self.run, step, self.layers, *self._of)
 
-        path = self._segment(step)
-        try:
-            with h5py.File(path, "r") as file:
-                array, written, run = file[name][()], file[name].attrs["crc32"], file.attrs["run"].decode()
-        except (OSError, KeyError, RuntimeError) as error:
-            raise ValueError(f"segment {path} is damaged: {error}") from None
-        if checksum(array) != written:
-            raise ValueError(f"segment {path} is damaged: the checksum of {name} does not match its content")
-        if run != self.run:
-            raise ValueError(f"segment {path} belongs to run {run}, expected {self.run}")
-        return array
+    def require_whole(self, step: int) -> None:
+        """Read every array of a step. Raises for the first that is not what was written, as [step, layer] does."""
+        segment.check(self._segment(step), self._expected(step))
+
+    def _read(self, step: int, name: str) -> np.ndarray:
+        return segment.read(self._segment(step), name, self._expected(step))

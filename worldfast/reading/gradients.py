@@ -1,7 +1,7 @@
 """Gradient-direction agreement: whether tasks pull a model the same way, before it is trained on any of them.
 
 A fine-tune on a task follows, at first, minus the gradient of that task's loss at the pretrained model. Where the
-gradients of two tasks on rows of the same new cities point the same way, a step for one is a step for the other;
+gradients of two tasks on rows of the same new things point the same way, a step for one is a step for the other;
 where their cosine is 0 or below, it is none. So the table is a prediction of which tasks share what they are taught,
 made before any fine-tune.
 
@@ -23,7 +23,7 @@ import torch
 
 from worldfast.errors import unknown_name
 from worldfast.folder import opened
-from worldfast.models import Ensemble
+from worldfast.models import Ensemble, TransformerSpec
 from worldfast.rows import Stream
 from worldfast.run import Run
 
@@ -80,12 +80,19 @@ def gradient_agreement(
     ValueError
         A pattern fits no parameter, no stream is given or one has another shape or too few rows, rows are fewer than 1
         or repeats fewer than 2, or a gradient is 0 or not finite.
-    TypeError, FileNotFoundError
+    TypeError
+        The model is not a transformer.
+    FileNotFoundError
         As for `worldfast.folder.load`.
     """
     import pandas as pd
 
     run, ensemble = opened(model)
+    if not isinstance(ensemble.spec, TransformerSpec):
+        raise TypeError(
+            f"model: {run.name!r} is a {type(ensemble.spec).__name__}; `parameters` are chosen by the Hugging Face names "
+            "of a TransformerSpec. `task_gradients` returns whole gradients of every family"
+        )
     names = list(streams)
     if not names:
         raise ValueError("streams: expected rows of at least one task, got none")

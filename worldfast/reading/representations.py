@@ -6,7 +6,6 @@ run's final model.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from worldfast import files
+from worldfast.dataset import entity_ids
 from worldfast.folder import opened
 from worldfast.models import Ensemble
+from worldfast.reading import segment
 from worldfast.reading.readout import states
 from worldfast.run import Run
 
@@ -39,12 +40,18 @@ class Representations:
         Facts of the readout: for cities the prompt and the token positions.
     run : str
         Id of the run they come from.
+    world : str
+        Digest of the world's content.
+    entities : ndarray
+        str [n], what identifies the things in any world, as in `Activations.entities`.
     """
 
     states: Mapping[int, np.ndarray]
     things: np.ndarray
     about: Mapping[str, Any]
     run: str
+    world: str
+    entities: np.ndarray
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -58,7 +65,8 @@ class Representations:
         return self.states[layer]
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write an HDF5 file, atomically: /layer_05 [n, d], /city_index [n], and facts as attributes.
+        """Write an HDF5 file, atomically: /layer_05 [n, d], /entity_index and /entity_id [n], and facts as
+        attributes, as in worldfast.reading.segment.
 
         Parameters
         ----------
@@ -74,16 +82,8 @@ class Representations:
         OSError
             The file cannot be written.
         """
-        import h5py
-
-        content = io.BytesIO()
-        with h5py.File(content, "w") as file:
-            for layer, found in self.states.items():
-                file[f"layer_{layer:02d}"] = found
-            file["city_index"] = self.things
-            for name, value in {**self.about, "run": self.run, "origin": json.dumps(files.origin("cpu"))}.items():
-                file.attrs[name] = value
-        return files.write_whole(Path(path), content.getvalue())
+        about = {**self.about, "run": self.run, "world": self.world, "origin": json.dumps(files.origin("cpu"))}
+        return segment.write(Path(path), self.states, self.things, self.entities, about | {"dtype": "float32"})
 
 
 def represent(
@@ -128,4 +128,6 @@ def represent(
     run, ensemble = opened(model)
     readout = run.data.readout(**options)
     layers = tuple(range(run.model.layers + 1) if layers is None else layers)
-    return Representations(states(readout, ensemble, 0, layers), readout.things, readout.about, run.id)
+    world = run.data.digest
+    found = states(readout, ensemble, 0, layers)
+    return Representations(found, readout.things, readout.about, run.id, world, entity_ids(readout, world))

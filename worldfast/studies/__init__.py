@@ -1,6 +1,7 @@
 """Studies: lists of runs that are trained, analysed and compared together."""
 
 from worldfast.studies.analyses import Analysis, Table, Trained, each
+from worldfast.studies.audit import audit_study, audit_tables
 from worldfast.studies.engine import run_study
 from worldfast.studies.planning import print_plan, print_status
 from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult
@@ -16,6 +17,8 @@ __all__ = [
     "StudyResult",
     "Table",
     "Trained",
+    "audit_study",
+    "audit_tables",
     "common_tables",
     "each",
     "load_study",

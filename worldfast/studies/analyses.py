@@ -1,7 +1,7 @@
 """Analyses of trained runs, and their tables, each of which is computed once.
 
     <out>/tables/<kind>-<id>.csv     the table
-                 <kind>-<id>.json    its runs, options and origin; written before the table
+                 <kind>-<id>.json    its runs, options, origin and SHA-256; written before the table
 
 A table's id is the hash of its kind, its options, the ids of its runs, and the code that computes its numbers
 (worldfast.studies.sources), so an edit recomputes exactly the tables that depend on it.
@@ -10,7 +10,9 @@ A table's id is the hash of its kind, its options, the ids of its runs, and the 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +22,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast import files
+from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
+from worldfast.folder import require_same
 from worldfast.reading import Activations
 from worldfast.run import Run
 from worldfast.studies.sources import Code, code_of
@@ -27,7 +31,7 @@ from worldfast.studies.sources import Code, code_of
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Analysis", "Table", "Trained", "compute", "each", "made", "make", "tables_of"]
+__all__ = ["Analysis", "Table", "Trained", "compute", "each", "made", "make", "read_table", "tables_of"]
 
 
 class Trained:
@@ -38,10 +42,16 @@ class Trained:
     run : Run
     out : Path
         Folder that holds runs/.
+
+    Raises
+    ------
+    MismatchError
+        The run's world has changed since.
     """
 
     def __init__(self, run: Run, out: Path):
         self.run, self.name, self.folder = run, run.name, out / "runs" / run.folder_name
+        require_same(self.folder, run)
 
     @cached_property
     def activations(self) -> Activations:
@@ -52,6 +62,11 @@ class Trained:
     def things(self) -> np.ndarray:
         """Indices of the entities whose activations were captured, int32 [n]."""
         return self.activations.things
+
+    @cached_property
+    def entities(self) -> np.ndarray:
+        """What identifies those entities in any world, str [n]."""
+        return self.activations.entities
 
 
 def each(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
@@ -86,6 +101,9 @@ class Analysis:
     make: Callable[..., DataFrame]
     runs_of: Callable[..., Iterable[Sequence[Run]]] = each
     options: Callable[..., Mapping] = no_options
+
+    def __post_init__(self):
+        file_name("kind", self.kind)
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,28 @@ def tables_of(study, finished: Sequence[Run]) -> list[Table]:
     ]
 
 
+def read_table(table: Table, out: Path) -> bytes:
+    """Return the CSV of a table, as it was written.
+
+    Raises
+    ------
+    FileNotFoundError
+        It has not been made, or what says how is missing.
+    DamagedError, MismatchError
+        It is not what was written, or is another table.
+    UnsafeError, OSError
+        As from `worldfast.files.read_whole`.
+    """
+    path = table.path(out)
+    content = bytes(files.read_whole(path))
+    about = files.read_json(path.with_suffix(".json"))
+    if about.get("id") != table.id:
+        raise MismatchError(f"'{path.with_suffix('.json')}' is of table {about.get('id')}, expected {table.id}")
+    if about.get("sha256") != hashlib.sha256(content).hexdigest():
+        raise DamagedError(f"'{path}' is damaged: its SHA-256 is not the one beside it")
+    return content
+
+
 def compute(table: Table, out: Path) -> DataFrame:
     """Return a table from its file below `out`, computing and writing it first if needed.
 
@@ -171,25 +211,34 @@ def compute(table: Table, out: Path) -> DataFrame:
 
     if not made(table, out):
         make(table, out)
-    return pd.read_csv(table.path(out), keep_default_na=False, na_values=["nan"])
+    return pd.read_csv(io.BytesIO(read_table(table, out)), keep_default_na=False, na_values=["nan"])
 
 
 def made(table: Table, out: Path) -> bool:
-    """Return True if the table's file exists below `out`."""
-    return table.path(out).exists()
+    """Return True if the table's file is below `out` as it was written; a warning names one that is not."""
+    try:
+        read_table(table, out)
+    except FileNotFoundError:
+        return False
+    except (DamagedError, MismatchError, UnsafeError) as error:
+        warnings.warn(f"{error}; the table is made again", stacklevel=2)
+        return False
+    return True
 
 
 def make(table: Table, out: Path) -> None:
     """Compute a table and write it below `out`. Raises as `compute` does."""
     path = table.path(out)
-    content = table.make([Trained(run, out) for run in table.runs], **table.options)
+    content = files.table_bytes(table.make([Trained(run, out) for run in table.runs], **table.options))
     about = {
+        "id": table.id,
         "kind": table.kind,
         "runs": [run.id for run in table.runs],
         "options": dict(table.options),
         "code": table.code._asdict(),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "origin": files.origin("cpu"),
     }
     files.folder(path.parent, "out")
-    files.write_whole(path.with_suffix(".json"), _as_json(about, indent=1))
-    files.write_table(path, content)
+    files.write_json(path.with_suffix(".json"), json.loads(_as_json(about)))
+    files.write_whole(path, content)

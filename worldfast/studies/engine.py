@@ -2,26 +2,27 @@
 
 <out>/runs/<name>-<id>/             as in worldfast.training.train
       tables/                       as in worldfast.studies.analyses
-      studies/<name>/study.json     runs of the study, read by `worldfast study status`
+      studies/<name>/study.json     runs of the study, read by `worldfast study status`, and SHA-256 of its tables
                      <table>.csv    every table of the result
 """
 
 from __future__ import annotations
 
 import datetime
-import json
+import hashlib
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from worldfast import __version__, files
-from worldfast.errors import unknown_name
-from worldfast.folder import outcome
+from worldfast.errors import file_name, typed, unknown_name, whole
+from worldfast.folder import outcome, require_same
+from worldfast.log import tell
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
 from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square
@@ -33,7 +34,6 @@ __all__ = ["ENGINES", "run_study"]
 
 ENGINES = ("local", "ray")
 FILMS = "films"
-Say = Callable[[str], None]
 
 
 def run_study(
@@ -67,7 +67,8 @@ def run_study(
     progress : bool
         Report progress on standard error.
     command : str
-        Command that started the study, shown on its page.
+        Command that runs the study again, shown on its page; by default, that of a preset of `worldfast.worlds.preset`
+        or a file of `load_study`, and for any other study what to call.
     train_missing : bool
         Train the missing runs; if False, only finished runs are analysed.
 
@@ -77,6 +78,8 @@ def run_study(
 
     Raises
     ------
+    TypeError
+        `study` is not a Study.
     RuntimeError
         No run of the study finished, or a table could not be computed on the cluster.
     Exception
@@ -98,11 +101,16 @@ def run_study(
     >>> result.cka.shape
     (2, 2)
     """
+    if not isinstance(study, Study):
+        made = f"; worldfast.worlds.preset({study!r:.100}) makes the preset of a name" if isinstance(study, str) else ""
+        raise TypeError(f"study: expected a worldfast.Study, got {study!r:.100}{made}")
+    typed("command", command, str, "a text")
+    threads = threads if threads is None else whole("threads", threads, 1)
     if engine not in ENGINES:
         raise unknown_name("engine", engine, ENGINES)
     out = files.folder(out, "out")
     began = time.perf_counter()
-    say: Say = lambda text: print(text, file=sys.stderr, flush=True) if progress else None  # noqa: E731
+    say = partial(tell, shown=progress)
     where = {"device": device, "memory": memory, "progress": progress}
     folder = files.folder(out / "studies" / study.name, "out")
     for place in (folder, out / "tables"):
@@ -117,6 +125,8 @@ def run_study(
         _train(study, out, threads=threads, **where)
     trained_in = time.perf_counter() - began
     finished = [run for run in study.runs if outcome(run, out / "runs").finished]
+    for run in finished:
+        require_same(out / "runs" / run.folder_name, run)
     if not finished:
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
     found = (study.tables or common_tables)(
@@ -137,7 +147,7 @@ def run_study(
         findings=said.sentences,
         machine=_machine(threads),
         seconds=max(trained_in, float(found["runs"].seconds.max())) + read_in,  # members train side by side
-        command=command or f"worldfast study run {study.name}",
+        command=command or study.command,
         version=__version__,
         commit=files.origin("cpu")["commit"],
         date=datetime.date.today().isoformat(),
@@ -145,12 +155,15 @@ def run_study(
         published=tuple(said.published),
         specs={run.name: run.to_json() for run in study.runs},
     )
-    for name, table in found.items():
-        files.write_table(folder / f"{name}.csv", table)
+    contents = {f"{file_name('name of a table', name)}.csv": files.table_bytes(table) for name, table in found.items()}
+    for name, content in contents.items():
+        files.write_whole(folder / name, content)
+    _write_study(study, folder, {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()})
     return result
 
 
-def _write_study(study: Study, folder: Path) -> None:
+def _write_study(study: Study, folder: Path, tables: Mapping[str, str] | None = None) -> None:
+    """Write study.json: at first without its tables, whose digests are known once they are written."""
     runs = [
         {
             "name": run.name,
@@ -161,8 +174,8 @@ def _write_study(study: Study, folder: Path) -> None:
         }
         for run in study.runs
     ]
-    content = {"name": study.name, "layer": study.layer, "runs": runs, "origin": files.origin("cpu")}
-    files.write_whole(folder / "study.json", json.dumps(content, indent=1).encode())
+    content = {"name": study.name, "layer": study.layer, "runs": runs, "tables": tables, "origin": files.origin("cpu")}
+    files.write_json(folder / "study.json", content)
 
 
 def _train(study: Study, out: Path, **how) -> None:
@@ -172,7 +185,14 @@ def _train(study: Study, out: Path, **how) -> None:
 
 
 def _read(
-    study: Study, finished: list[Run], out: Path, say: Say, *, engine: str, address: str, progress: bool
+    study: Study,
+    finished: list[Run],
+    out: Path,
+    say: Callable[[str], None],
+    *,
+    engine: str,
+    address: str,
+    progress: bool,
 ) -> dict[str, list]:
     """Return the tables of a study by kind, computing those that are missing; films are computed but not returned."""
     wanted = tables_of(study, finished)

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from worldfast import files
 from worldfast.display import size_text
-from worldfast.errors import unknown_name
+from worldfast.errors import file_name, shown, unknown_name, whole
 from worldfast.files import regular
 from worldfast.folder import done
 from worldfast.locks import locked
@@ -142,7 +143,10 @@ def _limit(memory: int | str | None, device: str) -> int:
     if device not in ("cpu", "cuda"):
         raise unknown_name("device", device, ("cpu", "cuda"))
     if memory is None and _is_counted(device):
-        raise ValueError("memory: there is no GPU here to ask: say what training may use of one, such as 72GiB")
+        raise ValueError(
+            "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB), got None: there is no GPU "
+            "here to ask, and device is 'cuda'"
+        )
     return limit_of(memory, device)
 
 
@@ -192,6 +196,8 @@ def print_plan(
 
     Parameters are those of `plan_study`, and `gpus`, the number of GPUs that train side by side.
     """
+    _limit(memory, device)  # an error comes before anything is printed
+    whole("gpus", gpus, 1)
     if device == "cpu" and gpus != 1:
         raise ValueError(f"gpus: {gpus} of the device 'cpu'; ask for the device 'cuda'")
     threads = threads or torch.get_num_threads()
@@ -259,7 +265,7 @@ def _amounts(families: Sequence[Family]) -> tuple[str, str, str]:
 def _line(name: str, cells: Sequence[str]) -> str:
     """A line of a table whose widths are known before what stands below it."""
     widths = (8, 13, 15, 11, 15, 12) if len(cells) > 1 else (12,)
-    return f"{name:<30}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)).rstrip()
+    return f"{name:<29} " + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths)).rstrip()
 
 
 def _times(least: float, most: float) -> str:
@@ -321,6 +327,8 @@ def status(folder: Path) -> list[Standing]:
     ------
     FileNotFoundError
         It is not a study's folder.
+    DamagedError, UnsafeError
+        study.json, or the end of a run, is not what was written; the message names the file.
     """
     spec = folder / "study.json"
     if not spec.exists():
@@ -328,7 +336,8 @@ def status(folder: Path) -> list[Standing]:
     out = folder.parents[1]
     failed = _failed(out / "runs" / "failed") | _failed(out / "failed")
     found = []
-    for run in json.loads(spec.read_text(encoding="utf-8"))["runs"]:
+    for run in files.read_json(spec)["runs"]:
+        file_name(f"{spec}: folder of a run", run["folder"])
         at = out / "runs" / run["folder"]
         state, why, step, rows = "waiting", "", 0, 0
         last = _last_line(at / "metrics.jsonl")
@@ -345,7 +354,11 @@ def status(folder: Path) -> list[Standing]:
             state, why = "failed", failed[run["folder"]]
         elif last:
             state = "stopped"
-        found.append(Standing(run["name"], state, step, run["steps"], rows, run["rows"], why))
+        found.append(
+            Standing(
+                file_name(f"{spec}: name of a run", run["name"]), state, step, run["steps"], rows, run["rows"], why
+            )
+        )
     return found
 
 
@@ -370,7 +383,7 @@ def _failed(folder: Path) -> dict[str, str]:
     for path in folder.glob("*.json") if folder.exists() else ():
         content = json.loads(path.read_text(encoding="utf-8"))
         for about in content.get("about", ()):
-            found[about] = content["error"]
+            found[about] = shown(content["error"])
     return found
 
 

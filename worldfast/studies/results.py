@@ -30,7 +30,7 @@ def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -
 
 @dataclass(frozen=True)
 class RunResult:
-    """One trained model and its analyses at S checkpoints, for N cities.
+    """One trained model and its analyses at S checkpoints, for N entities.
 
     `loss`, `r2` and `error` may hold NaN: a failed run is a finding.
 
@@ -51,8 +51,8 @@ class RunResult:
     rows: np.ndarray  # int64 [S], rows seen at each checkpoint
     r2: np.ndarray  # float64 [S, 2], held-out R2 of the linear probe for x and y
     error: np.ndarray  # float64 [S], median held-out distance error, 0.1 degree
-    predicted: np.ndarray  # float32 [S, N, 2], the probe's place for every city, 0.1 degree
-    held_out: np.ndarray  # bool [N], cities that the probe was not fitted on
+    predicted: np.ndarray  # float32 [S, N, 2], the probe's place for every entity, 0.1 degree
+    held_out: np.ndarray  # bool [N], entities that the probe was not fitted on
     components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
     explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
     scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
@@ -64,7 +64,7 @@ class RunResult:
         return "ft" if self.spec.get("start") else "pt"
 
     def __post_init__(self):
-        count, cities = len(self.steps), len(self.held_out)
+        count, n = len(self.steps), len(self.held_out)
         if count == 0:
             raise ValueError(f"run {self.name!r}: steps is empty, expected at least one checkpoint")
         _shapes(
@@ -76,11 +76,11 @@ class RunResult:
                 "rows": (self.rows, (count,)),
                 "r2": (self.r2, (count, 2)),
                 "error": (self.error, (count,)),
-                "predicted": (self.predicted, (count, cities, 2)),
+                "predicted": (self.predicted, (count, n, 2)),
                 "held_out": (self.held_out, (-1,)),
-                "components": (self.components, (count, cities, 3)),
+                "components": (self.components, (count, n, 3)),
                 "explained": (self.explained, (3,)),
-                **({} if self.mixed is None else {"mixed": (self.mixed, (count, cities, 3))}),
+                **({} if self.mixed is None else {"mixed": (self.mixed, (count, n, 3))}),
             },
         )
         for name in ("predicted", "components", "mixed"):
@@ -149,7 +149,7 @@ class Findings(NamedTuple):
 
 @dataclass(frozen=True)
 class StudyResult:
-    """M runs over one world of N cities, compared with each other.
+    """M runs over one world of N entities, compared with each other.
 
     `runs` are those that the page shows, which may be a selection or, without films, none; the tables hold all. `world` has
     `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N. Each figure is a name, its file (PNG
@@ -158,7 +158,7 @@ class StudyResult:
     Raises
     ------
     ValueError
-        A run has other cities than the world, or `cka` is not [M, M].
+        A run has other entities than the world, or `cka` is not [M, M].
     """
 
     name: str
@@ -204,7 +204,7 @@ def run_result(
     folder : Path
         Its folder.
     film : DataFrame
-        Its table "films": S checkpoints of N cities each.
+        Its table "films": S checkpoints of N entities each.
     tables : mapping of str to DataFrame
         Tables of the study.
     layer : int
@@ -222,11 +222,11 @@ def run_result(
     if "evaluation" in of_run:
         standard = of_run["evaluation"][of_run["evaluation"].group == "standard"]
         scores = dict(zip(standard.task, standard.value))
-    cities = len(film) // film.step.nunique()
+    n = len(film) // film.step.nunique()
 
     def moving(name: str, ends: str) -> np.ndarray:
         values = film[[f"{name}_{end}" for end in ends]].to_numpy(np.float32)
-        return values.reshape(-1, cities, len(ends))
+        return values.reshape(-1, n, len(ends))
 
     return RunResult(
         name=run.name,
@@ -241,7 +241,7 @@ def run_result(
         r2=probes[["r2_x", "r2_y"]].to_numpy(np.float64),
         error=probes.median_error.to_numpy(np.float64),
         predicted=moving("predicted", "xy"),
-        held_out=film.held_out.to_numpy(bool)[:cities],
+        held_out=film.held_out.to_numpy(bool)[:n],
         components=moving("component", "123"),
         explained=of_run["pca"].explained.to_numpy(np.float64),
         scores={task: scores[task] for task in tasks_of(run) if task in scores},

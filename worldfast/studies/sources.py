@@ -27,7 +27,7 @@ MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset(
-    "errors files _native dataset run checkpoint folder training studies report options cli".split()
+    "errors files log _native dataset run checkpoint folder training studies report options cli".split()
 )
 
 

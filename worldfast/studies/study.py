@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from worldfast.dataset import load_file
 from worldfast.display import html_facts
-from worldfast.errors import unknown_name
+from worldfast.errors import file_name, several, typed, unknown_name, whole
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis
 
 __all__ = ["Study", "load_study"]
 
+OF_MANY = (
+    ("canon", Run, "a worldfast.Run", "a sequence of worldfast.Run"),
+    ("extensions", Run, "a worldfast.Run", "a sequence of worldfast.Run"),
+    ("shown", str, "the name of a run", "names of runs"),
+    ("analyses", Analysis, "a worldfast.studies.Analysis", "a sequence of worldfast.studies.Analysis"),
+)
 SHOWN = 12  # runs that the page animates unless the study names them
 
 
@@ -50,9 +57,11 @@ class Study:
 
     Raises
     ------
+    TypeError
+        A field does not fit; the message names it.
     ValueError
-        There is no run, two runs have the same name or id, a run starts from one that is not in the study, or a run
-        does not capture the layer.
+        The name cannot be that of a folder, there is no run, two runs have the same name or id, a run starts from one
+        that is not in the study, or a run does not capture the layer.
 
     Examples
     --------
@@ -78,13 +87,22 @@ class Study:
     figures: Callable | None = None
     findings: Callable | None = None
 
+    made_by = ""  # no field: the command that runs it, set by who made it; a study with other fields has another
+
     def __post_init__(self):
-        for name in ("canon", "extensions", "shown", "analyses"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        file_name("name", self.name)
+        for name, kind, each, expected in OF_MANY:
+            values = several(name, getattr(self, name), expected)
+            object.__setattr__(self, name, tuple(typed(f"{name}[{i}]", v, kind, each) for i, v in enumerate(values)))
+        for name in ("tables", "figures", "findings"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise TypeError(f"{name}: expected a function or None, got {getattr(self, name)!r:.100}")
+        object.__setattr__(self, "test_rows", whole("test_rows", self.test_rows, 0))
         if not self.canon:
             raise ValueError(f"study {self.name!r}: canon is empty, expected at least one run")
         if self.layer is None:
             object.__setattr__(self, "layer", max(1, self.canon[0].model.layers - 1))
+        object.__setattr__(self, "layer", whole("layer", self.layer, 0))
         names: dict[str, Run] = {}
         ids: dict[str, Run] = {}
         for run in self.runs:
@@ -108,6 +126,11 @@ class Study:
         for name in self.shown:
             if name not in names:
                 raise unknown_name("run", name, names)
+
+    @property
+    def command(self) -> str:
+        """Command that runs it again; in words, if it was made neither by name nor by a file."""
+        return self.made_by or f"worldfast.run_study(study), in the Python code that makes the study {self.name!r}"
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -168,4 +191,5 @@ def load_study(path: str | os.PathLike) -> Study:
         raise ValueError(f"study: '{path}' defines no `study`, such as study = Study('mine', runs){there}")
     if not isinstance(module.study, Study):
         raise TypeError(f"study: that of '{path}' should be a Study, it is of type {type(module.study).__name__}")
+    object.__setattr__(module.study, "made_by", f"worldfast study run {shlex.quote(str(path))}")
     return module.study

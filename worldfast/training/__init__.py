@@ -1,6 +1,7 @@
 """Training: runs in lockstep, in their folders, on one machine or a cluster."""
 
 from worldfast.folder import load, opened
+from worldfast.training.audit import Checked, audit, checked
 from worldfast.training.cluster import run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
 from worldfast.training.jobs import Job
@@ -10,7 +11,10 @@ from worldfast.training.schedule import base_of, levels
 from worldfast.training.train import lockstep_of, train
 
 __all__ = [
+    "Checked",
     "Job",
+    "audit",
+    "checked",
     "base_of",
     "captured_bytes",
     "checkpoint_bytes",

@@ -11,11 +11,11 @@ import hashlib
 import os
 import pickle
 import platform
-import sys
 import time
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from worldfast.dataset import LOADED, load_file
 from worldfast.display import size_text
 from worldfast.errors import unknown_name
 from worldfast.folder import outcome
+from worldfast.log import LOG, logged_to, tell
 from worldfast.run import Run
 from worldfast.training import start
 from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive
@@ -111,8 +112,7 @@ def train_on_cluster(
     with connected(address):
         places = survey(device=device, memory=memory)
         jobs = training_jobs(runs, out, places)
-        if progress:
-            _say(f"{len(jobs)} ensembles to train, for {places.text()}")
+        tell(f"{len(jobs)} ensembles to train, for {places.text()}", progress)
         return run_jobs(jobs, out, retries=retries, patience=patience, progress=progress)
 
 
@@ -166,8 +166,7 @@ def run_jobs(
     out = files.folder(out, "out").absolute()
     with connected(address) as ray, _mark(out) as mark:
         pool = _RayPool(ray, mark)
-        say = _say if progress else lambda line: None
-        return drive(jobs, out, pool, retries=retries, patience=patience, say=say)
+        return drive(jobs, out, pool, retries=retries, patience=patience, say=partial(tell, shown=progress))
 
 
 def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -> list[Job]:
@@ -386,8 +385,15 @@ def _carry_out(sent: bytes, loaded: Sequence[Path], mark: Path, version: tuple[s
             if LOADED.get(path.stem) != path:
                 load_file(path, f"a file that node {where} needs")
         job, needs = pickle.loads(sent)
-        _await(needs)
-        job.function(*job.arguments)
+        with logged_to(mark.parent / "logs" / f"{job.id}.log"):
+            LOG.info("begins on node %s, process %d", where, os.getpid())
+            try:
+                _await(needs)
+                job.function(*job.arguments)
+            except BaseException:
+                LOG.exception("ended")
+                raise
+            LOG.info("done")
     except BlockingIOError as error:
         return Ending("held", _line(error), traceback.format_exc(), where)
     except Exception as error:
@@ -430,7 +436,3 @@ def _mark(out: Path) -> Iterator[Path]:
         yield path
     finally:
         path.unlink(missing_ok=True)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

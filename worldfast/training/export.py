@@ -13,8 +13,9 @@ import torch
 
 from worldfast import files
 from worldfast.dataset import Tokenizer
+from worldfast.errors import as_path
 from worldfast.folder import saved
-from worldfast.models import TransformerSpec, huggingface_config
+from worldfast.models import TransformerSpec, export_metadata, huggingface_config
 
 __all__ = ["export_huggingface"]
 
@@ -67,7 +68,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
 
     if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
         raise TypeError(f"step: expected an integer or None, got {step!r}")
-    spec, found = saved(run, step)
+    spec, found = saved(as_path("run", run), step)
     if not isinstance(spec.model, TransformerSpec) or spec.shape.vectors:
         reads = "vectors" if spec.shape.vectors else "tokens"
         raise TypeError(
@@ -75,7 +76,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
             "TransformerSpec that reads tokens, as transformers has it as Qwen2. Its parameters by their names are "
             "those of `worldfast.training.load(folder)[1]`"
         )
-    folder = Path(folder).resolve()
+    folder = as_path("folder", folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
     size, tokenizer = spec.shape.inputs, spec.data.tokenizer() or Tokenizer({}, {})
@@ -85,6 +86,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     head = tensors["lm_head.weight"]  # [H, D]
     tensors["lm_head.weight"] = torch.cat([head, head.new_zeros(size - len(head), head.shape[1])])
     about = {"id": spec.id, "run": spec.to_json(), "step": found.step, "origin": files.origin("cpu")}
+    metadata = export_metadata(tensors, huggingface_config(spec.model, size, spec.data.longest))
     contents = {
         "config.json": huggingface_config(spec.model, size, spec.data.longest)
         | tokenizer.special
@@ -97,7 +99,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         whole = files.folder(Path(beside) / folder.name, "folder")
         for name, content in contents.items():
             files.write_whole(whole / name, json.dumps(content, indent=1).encode())
-        files.write_whole(whole / "model.safetensors", save(tensors, {"format": "pt"}))
+        files.write_whole(whole / "model.safetensors", save(tensors, metadata))
         whole.replace(folder)
     return folder
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from worldfast import files
-from worldfast.errors import unknown_name
+from worldfast.errors import file_name, unknown_name
 from worldfast.training.progress import Interrupt, Stopped
 
 __all__ = ["Ending", "Job", "Outcome", "Pool", "drive", "order"]
@@ -75,6 +75,7 @@ class Job:
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.id):
             raise ValueError(f"id: expected letters, digits, '.', '_', '+' and '-', got {self.id!r}")
+        file_name("id", self.id)
         for name in ("cpus", "gpus", "memory", "cost"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} of {self.id!r}: expected at least 0, got {getattr(self, name)!r}")

@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 
 from worldfast import checkpoint, files
+from worldfast.dataset import entity_ids
 from worldfast.errors import MismatchError
+from worldfast.folder import require_same
 from worldfast.locks import Holder
 from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Run
@@ -117,6 +119,10 @@ class Member:
         found.require_size(self.lockstep.ensemble.parameters.shape[1], self.folder)
         for name, target in self.lockstep.tensors(self.index).items():
             target.copy_(found.tensors[name])
+        if not 0 <= found.step <= self.run.steps:
+            raise MismatchError(
+                f"{self.folder}: a checkpoint of step {found.step} is none of a run of {self.run.steps}"
+            )
         self.step, pending = found.step, found.state["pending"]
         checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
         self.lockstep.resume(self.index, Tally(found.step, pending["loss"], pending["steps"], False))
@@ -143,14 +149,9 @@ class Member:
             "origin": self.origin,
         }
         path = self.folder / "spec.json"
-        try:
-            before = files.read_json(path)
-        except FileNotFoundError:
+        require_same(self.folder, self.run)
+        if not path.exists():
             files.write_json(path, content)
-            return
-        for name in ("id", "world_sha256"):
-            if before.get(name) != content[name]:
-                raise MismatchError(f"{path}: {name} is {before.get(name)}, but that of this run is {content[name]}")
 
     # ---- steps ----
 
@@ -197,12 +198,14 @@ class Member:
         found = states(self.readout, self.lockstep.ensemble, self.index, self.layers)
         about = {
             "run": self.run.id,
+            "world": self.run.data.digest,
             "spec": json.dumps(self.run.to_json()),
             "origin": json.dumps(self.origin),
             **self.readout.about,
             "dtype": self.run.capture.dtype,
         }
-        self.writer.put(self.folder, self.step, found, self.readout.things, about)
+        ids = entity_ids(self.readout, about["world"])
+        self.writer.put(self.folder, self.step, found, self.readout.things, about, ids)
 
     def validate(self) -> None:
         """Score answers to the run's validation rows, and report the scores in a line of metrics."""

@@ -1,13 +1,16 @@
-"""Progress of training on standard error, and its interruption."""
+"""Progress of training on standard error and in the log, and its interruption."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 import sys
 import threading
 import time
 from typing import Any
+
+from worldfast.log import LOG, tell
 
 __all__ = ["Interrupt", "Progress", "Stopped"]
 
@@ -54,17 +57,14 @@ class Interrupt:
 
 
 class Progress:
-    """Rate, loss and remaining time on standard error: a changing line on a terminal, otherwise a new line each 10
-    s.
-    """
+    """Rate, loss and remaining time: a changing line on a terminal, otherwise a line each 10 s, which is logged too."""
 
     def __init__(self, shown: bool):
-        self._shown, self._terminal = shown, sys.stderr.isatty()
+        self._shown, self._terminal = shown, shown and sys.stderr.isatty()
         self._open = False
 
     def say(self, text: str) -> None:
-        if self._shown:
-            print(text, file=sys.stderr, flush=True)
+        tell(text, self._shown)
 
     def start(self, members, where):
         if len(members) <= NAMED:
@@ -78,7 +78,7 @@ class Progress:
     def step(self, members):
         now = time.perf_counter()
         last = all(member.ended for member in members)
-        if not self._shown or (now < self._next and not last):
+        if not (self._shown or LOG.isEnabledFor(logging.INFO)) or (now < self._next and not last):
             return
         self._next = now + (0.2 if self._terminal else 10.0)
         done = sum(m.rows for m in members)
@@ -92,7 +92,7 @@ class Progress:
             print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
             self._open = True
         else:
-            print(text, file=sys.stderr, flush=True)
+            self.say(text)
 
     def _losses(self, members) -> str:
         """Format each member's loss; for many members the range of losses, and how many have ended."""

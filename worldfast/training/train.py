@@ -19,8 +19,8 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
-from worldfast.errors import DeviceError, unknown_name
-from worldfast.folder import done, outcome
+from worldfast.errors import DeviceError, several, unknown_name
+from worldfast.folder import done, outcome, require_same
 from worldfast.locks import Holder, lock
 from worldfast.models import require_cuda
 from worldfast.reading import Writer
@@ -117,7 +117,7 @@ def train(
     >>> sorted(path.name for path in folders[0].iterdir())
     ['activations', 'checkpoint', 'done', 'lock', 'metrics.jsonl', 'spec.json']
     """
-    runs = [runs] if isinstance(runs, Run) else list(runs)
+    runs = [runs] if isinstance(runs, Run) else list(several("runs", runs, "worldfast.Run, or several"))
     _check_runs(runs)
     shown = Progress(progress)
     device = _device(device, runs, shown)
@@ -126,6 +126,8 @@ def train(
     limit = limit_of(memory, device)
     out = files.folder(out, "out")
     folders = [out / run.folder_name for run in runs]
+    for folder, run in zip(folders, runs):
+        require_same(folder, run)
     pending = {folder: run for run, folder in zip(runs, folders) if not done(folder, run.id)}
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})

@@ -50,4 +50,8 @@ def preset(name: str, **options):
     for option in options:
         if option not in inspect.signature(make).parameters:
             raise ValueError(f"{option}: the preset {name!r} has no such option")
-    return make(**options)
+    study = make(**options)
+    if options.keys() <= {"scale"}:  # which the command line has
+        given = "".join(f" --{option} {value:g}" for option, value in options.items())
+        object.__setattr__(study, "made_by", f"worldfast study run {name}{given}")
+    return study

@@ -45,6 +45,7 @@ def check_world(data: Any, model: Any = None, *, rows: int = 8) -> None:
         "stream": lambda: _stream(data),
         "readout": lambda: _readout(data),
         "score": lambda: _score(data, model, rows),
+        "content": lambda: _content(data),
         "to_json": lambda: _identity(data),
     }
     found = []
@@ -148,6 +149,14 @@ def _score(data: Dataset, model: Any, rows: int) -> Iterator[str]:
         yield "it is another when it is asked for again"
     if not torch.equal(ensemble.parameters, before):
         yield "it changes the model"
+
+
+def _content(data: Dataset) -> Iterator[str]:
+    """What rows are made of besides the fields, by which a run is known to be of this world."""
+    if not data.content():
+        yield "it states nothing: return the columns, numbers or texts that rows and readouts are made of"
+    if data.digests != data.digests or data.digests != type(data).from_json(data.to_json()).digests:
+        yield "it is another when it is asked for again"
 
 
 def _identity(data: Dataset) -> Iterator[str]:

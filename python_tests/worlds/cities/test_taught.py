@@ -63,8 +63,8 @@ def test_arm_c_is_taught_from_end_to_end(recipe, tmp_path):
     places = tables["generalisation"]
     arm = np.flatnonzero(base.data.world.build().region == "Arm C")
     assert set(places.group) == {"fitted", "held out", "Arm C"}
-    assert set(places[places.group == "Arm C"].city) == set(arm) and len(arm) == 20
-    assert not set(places[places.group != "Arm C"].city) & set(arm)
+    assert set(places[places.group == "Arm C"]["item"]) == set(arm) and len(arm) == 20
+    assert not set(places[places.group != "Arm C"]["item"]) & set(arm)
     assert (tables["probes"].n_fitted == 48).all()  # four fifths of the 60 old cities
     assert set(tables["agreement"].group) == {"Arm C"} and "midx" in set(tables["agreement"].task)
     assert set(tables["patching"].positions) == {"included", "question", "all"}

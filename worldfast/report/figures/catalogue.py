@@ -23,6 +23,12 @@ SECTIONS = {  # key -> heading, in the order of the page
     "tuning": "What fine-tuning does",
     "tasks": "World and tasks",
 }
+UNTUNED = "the study has no fine-tunes"
+ABSENT = {  # table that a study makes only of certain runs -> what is missing where there is none
+    "validation": "no run was scored while it trained (their `validation` is 0)",
+    "evaluation": "no run was tested (the study's `test_rows` is 0)",
+    "trends": "too few pretrained runs learned their tasks to compare them by the number of tasks",
+}
 PROPER = {"cka": "CKA", "pca": "PCA", "rbf": "RBF", "knn": "kNN", "procrustes": "Procrustes"}
 
 
@@ -118,14 +124,20 @@ class Catalogue:
             A table lacks columns.
         """
         given = _Given(tables, world=world)
-        group = groups(tables["runs"]) if "runs" in tables else "what was taught"
+        runs = tables.get("runs")
+        group = "what was taught" if runs is None else groups(runs)
+        untuned = runs is not None and not (runs["kind"] == "ft").any()
         ordered = sorted(self.entries, key=lambda entry: list(SECTIONS).index(entry.section))
-        return [drawn for entry in ordered for drawn in _drawn(entry, given, group, layer)]
+        every = [drawn for entry in ordered for drawn in _drawn(entry, given, group, layer)]
+        return [
+            one._replace(caption=UNTUNED) if untuned and one.section == "tuning" and one.figure is None else one
+            for one in every
+        ]
 
 
 class _Given(dict):
     def __missing__(self, name: str):
-        raise LacksRuns(f"the study has no table {name!r}")
+        raise LacksRuns(ABSENT.get(name, f"the study has no table {name!r}"))
 
 
 def _drawn(entry: Entry, given: Mapping, group: str, layer: int | None):
@@ -134,7 +146,8 @@ def _drawn(entry: Entry, given: Mapping, group: str, layer: int | None):
     def result(variant: str, figure, caption: str) -> Drawn:
         name = "-".join(part for part in (entry.name, variant) if part)
         slug = re.sub(r"\W+", "-", group.lower())[:60].strip("-")
-        return Drawn(name.format(group=slug), entry.section, title(name).format(group=group), figure, caption)
+        words = title(name).format(group=group)
+        return Drawn(name.format(group=slug), entry.section, words[:1].upper() + words[1:], figure, caption)
 
     options = {"layer": layer} if "layer" in inspect.signature(entry.draw).parameters else {}
     try:

@@ -238,7 +238,7 @@ def dimension(table, runs):
     group = group[group["learned"]].set_index("run")
     table = table[table["run"].isin(group.index)]
     if not len(table):
-        raise LacksRuns("table 'dimension' holds no pretrained run that learned")
+        raise LacksRuns("no pretrained run that learned its tasks is in the table 'dimension'")
     table = table.assign(tasks=table["run"].map(group["tasks"]), n_tasks=table["run"].map(group["n_tasks"]))
     known = Tasks(runs["tasks"])
     figure = paper(10, 3.6)

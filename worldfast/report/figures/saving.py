@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from worldfast import files
+from worldfast.errors import file_name
 
 
 def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tuple[Path, Path]:
@@ -34,6 +35,7 @@ def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tupl
     """
     import matplotlib
 
+    file_name("name of a figure", name)
     target = files.folder(folder, "folder")
     written = []
     for suffix, extra in (("png", {}), ("svg", {"Date": None})):

@@ -82,12 +82,12 @@ def layer_of(table, name: str, layer: int | None) -> int:
 
 
 def group_names(runs) -> list[str]:
-    """Return the names of the groups that runs were taught: ["Atlantis"]."""
+    """Return the names of the groups that runs were taught: ["Arm C"]."""
     return [name for name in dict.fromkeys(runs.get("group", ())) if name]
 
 
 def groups(runs) -> str:
-    """Return the names of the groups in words: "Atlantis", "Atlantis and Arm C"."""
+    """Return the names of the groups in words: "Arm B", "Arm B and Arm C"."""
     return " and ".join(group_names(runs)) or "what was taught"
 
 

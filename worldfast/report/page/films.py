@@ -1,6 +1,6 @@
 """Data that the page's script draws: the world, and the films of the models.
 
-A film holds, for each checkpoint, the probe's place for every city and three directions of the activations. Films are
+A film holds, for each checkpoint, the probe's place for every entity and three directions of the activations. Films are
 most of a page's size: `pack` compresses them, and `unpack` in state.js reads them back.
 """
 

@@ -17,6 +17,7 @@ _DOOR = {  # the other names and their modules, which import all of the instrume
     "demo": "studies",
     "mini": "studies",
     "paper": "studies",
+    "questions_of": "patching",
     "width": "studies",
     "world_update": "studies",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "label",
     "mini",
     "paper",
+    "questions_of",
     "sample",
     "task",
     "width",

@@ -11,7 +11,6 @@ import numpy as np
 
 from worldfast.analysis import (
     HELD_OUT,
-    choose_cities,
     cka_table,
     dimension_table,
     held_out,
@@ -24,12 +23,14 @@ from worldfast.analysis import (
     procrustes_table,
 )
 from worldfast.analysis import cka_over_training as table_over_training
+from worldfast.dataset import require_same_entities
 from worldfast.reading import activation_patching, gradient_agreement
 from worldfast.run import Run
 from worldfast.studies import Analysis, Study, Trained
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.groups import STANDARD, any_of, groups_of
+from worldfast.worlds.cities.groups import STANDARD, any_of, choose_cities, groups_of
+from worldfast.worlds.cities.patching import questions_of
 from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
 from worldfast.worlds.cities.world import World
@@ -75,6 +76,10 @@ class Some:
     def __init__(self, activations, cities=slice(None), steps: Sequence[int] | None = None):
         self.activations, self.cities = activations, cities
         self.steps, self.layers = activations.steps if steps is None else steps, activations.layers
+
+    @property
+    def entities(self):
+        return self.activations.entities[self.cities]
 
     def __getitem__(self, key):
         return self.activations[key][self.cities]
@@ -130,7 +135,7 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
     return pd.concat(
         [
             probe_generalisation(
-                one.activations[last, layer], xy(one), fit_on, groups, cities=one.things, run=one.name, layer=layer
+                one.activations[last, layer], xy(one), fit_on, groups, items=one.things, run=one.name, layer=layer
             )
             for layer in one.activations.layers
         ],
@@ -188,7 +193,10 @@ def pca(trained: Sequence[Trained], layer: int) -> DataFrame:
 
 
 def last_states(trained: Sequence[Trained], layer: int, cities: str) -> dict[str, np.ndarray]:
-    """Name -> [n, d], at the last checkpoint, of the cities that an expression selects."""
+    """Name -> [n, d], at the last checkpoint, of the cities that an expression selects: the same of each, or a
+    MismatchError.
+    """
+    require_same_entities({one.name: one.entities[chosen(one, cities)] for one in trained})
     return {one.name: one.activations[one.activations.steps[-1], layer][chosen(one, cities)] for one in trained}
 
 
@@ -262,8 +270,8 @@ def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
     both = [group for name, group in target.taught.items() if name in source.taught]
     positions = [name for name in PATCHED_AT if both or name != "included"]
     include = any_of(both) if both else None
-    folders = (one.folder for one in trained)
-    return activation_patching(*folders, tasks, positions=positions, rows=rows, must_include=include)
+    asked = questions_of(trained[1].run, tasks, positions=positions, rows=rows, must_include=include)
+    return activation_patching(*(one.folder for one in trained), asked)
 
 
 # ---- of a study ----
@@ -295,7 +303,7 @@ def alike(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     """The canon's pretrained runs of one model and one world, together."""
     canon = {run.id for run in study.canon}
     runs = [run for run in finished if run.start is None and run.id in canon]
-    runs = [run for run in runs if run.model == runs[0].model and run.data.world == runs[0].data.world]
+    runs = [run for run in runs if run.model == runs[0].model and run.data.digest == runs[0].data.digest]
     return [tuple(runs)] if len(runs) > 1 else []
 
 

@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from worldfast import dataset, files
+from worldfast import dataset
 from worldfast.dataset import Readout, Score, Tokenizer, known_fields
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import several, unknown_name, whole
 from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
 from worldfast.worlds.cities.sampling import CROSSINGS, Component, require_noise
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
-from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, task_from_json
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
@@ -77,7 +77,8 @@ class Dataset(dataset.Dataset):
     def __post_init__(self):
         if callable(self.tasks) and not isinstance(self.tasks, Task):
             raise TypeError(f"tasks: expected tasks, got the function {self.tasks.__name__}: put @wf.task over it")
-        tasks = (self.tasks,) if isinstance(self.tasks, str | Task) else tuple(self.tasks)
+        tasks = one_or_more(self.tasks)
+        object.__setattr__(self, "mixture", several("mixture", self.mixture, "Components"))
         parts = [part.task for part in self.mixture if isinstance(part, Component)]
         object.__setattr__(self, "own", in_python(self.task(task) for task in (*tasks, *parts)))
         object.__setattr__(self, "tasks", tuple(self.task(task).name for task in tasks))
@@ -149,11 +150,18 @@ class Dataset(dataset.Dataset):
     def epoch_rows(self) -> int:
         return sum(part.rows for part in self.components)
 
+    def content(self) -> dict[str, np.ndarray]:
+        return self.world.build().columns
+
     @property
-    def digest(self) -> str:
-        """SHA-256 of the cities' coordinates and ids."""
-        world = self.world.build()
-        return files.digest(world.xy, world.city_id)
+    def digests(self) -> dict[str, str]:
+        return self.world.build().digests
+
+    def identity(self) -> dict:
+        content = self.to_json()
+        if content["world"]["source"] != "cities":
+            content["world"]["source"] = ""
+        return content
 
     def check(self, model) -> None:
         head, characters = getattr(model, "outputs", None), Vocabulary.characters
@@ -223,6 +231,7 @@ class Dataset(dataset.Dataset):
             groups={name: mask[things] for name, mask in self._groups(world).items()},
             about={"prompt": asked.text, "token_positions": asked.positions},
             order=asked.of_city,
+            entities=world.entities[things],
         )
 
     def _groups(self, world) -> dict[str, np.ndarray]:

@@ -6,13 +6,18 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from worldfast.analysis import FITTED, HELD_OUT
-from worldfast.run import Run
-from worldfast.worlds.cities.world import NEW, OLD
+import numpy as np
 
-__all__ = ["STANDARD", "Groups", "any_of", "groups_of", "name_of", "outside"]
+from worldfast.analysis import FITTED, HELD_OUT
+from worldfast.arrays import mask
+from worldfast.errors import whole
+from worldfast.run import Run
+from worldfast.worlds.cities.world import ATLANTIS, NEW, OLD
+
+__all__ = ["STANDARD", "Groups", "any_of", "choose_cities", "groups_of", "name_of", "outside"]
 
 STANDARD = "standard"  # in tables, rows of old cities alone
+PUBLISHED = (5075, 4000)  # cities of the published world, and how many of them the published probe is fitted on
 
 
 class Groups(NamedTuple):
@@ -69,6 +74,56 @@ def outside(group: str) -> str:
 def any_of(groups: Iterable[str]) -> str:
     """Expression for the cities of any of some groups, of which there is one at least."""
     return _joined("or", list(groups))
+
+
+def choose_cities(
+    new, fit: int | None = None, held_out: int = 100, seed: int = 0, new_name: str = ATLANTIS, use=None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Choose the cities to fit a probe on, and the groups to test it on.
+
+    Parameters
+    ----------
+    new : array of bool [n]
+        Cities learned later; may be none.
+    fit : int, optional
+        Number of the other cities to fit on; by default, 4,000 of 5,075 and the same share of any other number.
+    held_out : int
+        Number of the remaining cities to test on; all of them if there are fewer.
+    seed : int
+        Seed of the random choice.
+    new_name : str
+        Name of the group of new cities.
+    use : array of bool [n], optional
+        Cities to choose from, such as those whose id is at least 1000; by default, all.
+
+    Returns
+    -------
+    fit_on : ndarray
+        bool [n].
+    groups : dict of str to ndarray
+        bool [n] each: "held out", and "Atlantis" (or `new_name`) if there are new cities.
+
+    Raises
+    ------
+    ValueError
+        A mask of the wrong shape or dtype, or too few cities.
+    """
+    new = mask(new, "new")
+    use = np.ones(len(new), dtype=bool) if use is None else mask(use, "use", len(new))
+    old = np.flatnonzero(use & ~new)
+    if fit is None:
+        fit = round(len(old) * PUBLISHED[1] / PUBLISHED[0])
+    if not 1 <= whole("fit", fit, 0) < len(old):
+        raise ValueError(f"fit: expected 1 to {len(old) - 1} of the {len(old)} cities that are not new, got {fit}")
+    whole("held_out", held_out, 1)
+    order = np.random.default_rng(seed).permutation(old)
+    fit_on, others = np.zeros(len(new), dtype=bool), np.zeros(len(new), dtype=bool)
+    fit_on[order[:fit]] = True
+    others[order[fit : fit + held_out]] = True
+    groups = {HELD_OUT: others}
+    if (use & new).any():
+        groups[new_name] = use & new
+    return fit_on, groups
 
 
 def _joined(word: str, parts: list[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from worldfast.errors import unknown_name
+from worldfast.errors import several, typed, unknown_name
 from worldfast.rows import Rows
 from worldfast.worlds.cities.tasks import Task, find
 from worldfast.worlds.cities.tokens import BOS, Vocabulary
@@ -56,6 +56,8 @@ class Prompt:
     """
 
     def __init__(self, vocabulary: Vocabulary, text: str, cities: np.ndarray, positions=("city", "delimiter")):
+        typed("prompt", text, str, f"a text with {CITY} once, as in 'dist({CITY},'")
+        positions = several("positions", positions, "names or numbers of tokens")
         if text.count(CITY) != 1:
             raise ValueError(f"prompt: expected a text with {CITY} once, as in 'dist({CITY},', got {text!r}")
         before, after = text.split(CITY)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from worldfast._native import core
-from worldfast.errors import TaskError
+from worldfast.errors import TaskError, several
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register
 
 __all__ = ["PythonTask", "task"]
@@ -148,7 +148,9 @@ class PythonTask(Task):
         return TaskError(f"task {self.name!r}: its function {what}")
 
 
-def task(name, *, cities, choices=(), balanced=False, unit="", semicolon=-1, digits=9, failure=None, version=None):
+def task(
+    name=None, *, cities=None, choices=(), balanced=False, unit="", semicolon=-1, digits=9, failure=None, version=None
+):
     """Make a task from a Python function: a decorator.
 
     The function takes the coordinates of n rows, int32 [n, c, 2], in 0.1 degree and read-only, and returns the rows'
@@ -197,6 +199,8 @@ def task(name, *, cities, choices=(), balanced=False, unit="", semicolon=-1, dig
 
     Raises
     ------
+    TypeError
+        There is no name or number of cities, as where ``@wf.task`` stands alone, or `choices` are not words.
     TaskError
         Options do not fit; there is neither source nor version; or on random rows the function raises an error, writes
         into its input, or gives answers that are not integers of the declared range and shape, are not reproducible, or
@@ -210,7 +214,16 @@ def task(name, *, cities, choices=(), balanced=False, unit="", semicolon=-1, dig
     >>> wf.sample(wf.World.cities(), midpoint, n=1).text(0)
     'mid(c_3436,c_0860)=653'
     """
-    options = _options(name, cities, tuple(choices), balanced, unit, semicolon, digits, failure)
+    if callable(name):
+        raise TypeError(
+            f"task: expected a name and a number of cities before the function, as in @wf.task('mid', cities=2), got "
+            f"{getattr(name, '__name__', repr(name))!r} itself"
+        )
+    if name is None or cities is None:
+        missing = " and ".join(what for what, value in (("name", name), ("cities", cities)) if value is None)
+        raise TypeError(f"task: expected {missing}, as in @wf.task('mid', cities=2)")
+    choices = several("choices", choices, "words")
+    options = _options(name, cities, choices, balanced, unit, semicolon, digits, failure)
 
     def make(function):
         if not callable(function):

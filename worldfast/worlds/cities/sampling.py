@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu
-from worldfast.errors import unknown_name
+from worldfast.errors import several, typed, unknown_name
 from worldfast.rows import Packed
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
@@ -151,8 +151,9 @@ class Stream:
     def __init__(
         self, world, components, *, seed, split="train", vocabulary="character", shuffle=True, crossing="balanced"
     ):
-        components = tuple(components)
-        for c in components:
+        components = several("components", components, "Components")
+        for i, c in enumerate(components):
+            typed(f"components[{i}]", c, Component, "a Component")
             _require_count("rows", c.rows, least=1)
         order = "shuffled" if shuffle else "sequential"
         self._open(world, components, seed, split, vocabulary, order, crossing)

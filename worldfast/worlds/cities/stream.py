@@ -35,14 +35,13 @@ class LearnedStream(Stream):
         if loss not in LOSSES:
             raise unknown_name("loss", loss, LOSSES)
         super().__init__(world, components, **options)
-        self.loss = loss
         self.answers_only = loss == "answer"
         self.shape = Shape(self.vocabulary.size, self.vocabulary.size)
         self.longest = self._native.width - 1  # the last token is an answer only
 
     def batch(self, start: int, n: int) -> Rows:
         """Return rows `start` to `start + n` as a model learns them."""
-        return learned(self.pack(start, n), self.loss)
+        return learned(self.pack(start, n), self.answers_only)
 
 
 def task_stream(
@@ -70,14 +69,14 @@ def task_stream(
     )
 
 
-def learned(packed: Packed, loss: str) -> Rows:
+def learned(packed: Packed, answers_only: bool) -> Rows:
     """Return packed rows without their last tokens, which predict nothing, and with targets.
 
     Parameters
     ----------
     packed : Packed
-    loss : {"all", "answer"}
-        As for LearnedStream.
+    answers_only : bool
+        Learn the tokens after '=' rather than every token after the first.
     """
     tokens, end = packed.tokens, packed.row_start[1:] - 1
     n = len(end)
@@ -85,7 +84,7 @@ def learned(packed: Packed, loss: str) -> Rows:
     inputs[end] = False
     row_start = packed.row_start - np.arange(n + 1, dtype=np.int32)
     asked = inputs.copy()
-    if loss == "answer":
+    if answers_only:
         begin = packed.row_start[:-1] + packed.answer_start - 1
         asked = inputs & (np.arange(len(tokens)) >= np.repeat(begin, np.diff(packed.row_start)))
     at = np.flatnonzero(asked)  # among all tokens

@@ -9,19 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
-from math import inf
 
 import numpy as np
 
 from worldfast import studies
-from worldfast.errors import unknown_name
+from worldfast.errors import positive, several, typed, unknown_name, whole
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.groups import any_of, groups_of, outside
 from worldfast.worlds.cities.sampling import Component
-from worldfast.worlds.cities.tasks import BUILT_IN, Task
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, one_or_more
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import NEW, OLD, World, WorldSpec
 
@@ -47,7 +46,7 @@ class Study(studies.Study):
     test_rows : int
         Rows of each task, and of each with what is taught, on which a model is scored; 0 for none.
     patched : sequence of str
-        Names of two runs: states of the first are put into the second (worldfast.reading.patching). By default none.
+        Names of two runs: states of the first are put into the second (worldfast.reading.activation_patching). By default none.
     ...
         All others as in worldfast.studies.Study.
 
@@ -81,7 +80,8 @@ class Study(studies.Study):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         super().__post_init__()
-        object.__setattr__(self, "patched", tuple(self.patched))
+        typed("cities", self.cities, str | None, "an expression for World.select or None")
+        object.__setattr__(self, "patched", several("patched", self.patched, "names of two runs"))
         if self.cities is None:
             object.__setattr__(self, "cities", groups_of(self.runs).old)
         names = [run.name for run in self.runs]
@@ -115,6 +115,14 @@ class Study(studies.Study):
 
 
 # ---- runs ----
+
+RECIPE = (
+    ("world", WorldSpec, "a WorldSpec"),
+    ("group", str, "an expression for World.select"),
+    ("amount", Mapping, "(rows, epochs) by the number of tasks"),
+    ("updates", Mapping, "epochs by the number of tasks"),
+    ("settings", Mapping, "fields of Run and Dataset by name"),
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,13 @@ class Recipe:
     update_rate: float = 1e-5
     settings: Mapping = field(default_factory=dict)
 
-    def pretrain(self, tasks: Sequence[str | Task] | str | Task, seed: int, **changes) -> Run:
+    def __post_init__(self):
+        for name, kind, expected in RECIPE:
+            typed(name, getattr(self, name), kind, expected)
+        for name in ("standard", "included", "alive"):
+            whole(name, getattr(self, name), 0)
+
+    def pretrain(self, tasks: Sequence[str | Task] | str | Task, seed: int = Run.seed, **changes) -> Run:
         """Return a run on tasks from initial weights, without the group.
 
         Parameters
@@ -178,7 +192,7 @@ class Recipe:
         ValueError, TypeError
             A task is unknown, or a field does not fit.
         """
-        tasks = (tasks,) if isinstance(tasks, str | Task) else tuple(tasks)
+        tasks = one_or_more(tasks)
         rows, epochs = self.amount[max((n for n in self.amount if n <= len(tasks)), default=min(self.amount))]
         ours = {"world": self.world, "model": self.model, "among": outside(self.group), "rows": rows, "epochs": epochs}
         about_data, about_run = _parted(ours | dict(self.settings) | {"seed": seed} | changes)
@@ -194,7 +208,7 @@ class Recipe:
         **changes
             Arguments of `world_update`.
         """
-        tasks = (tasks,) if isinstance(tasks, str | Task) else tuple(tasks)
+        tasks = one_or_more(tasks)
         ours = {
             "group": self.group,
             "standard": self.standard,
@@ -209,6 +223,10 @@ class Recipe:
 def _parted(changes: Mapping) -> tuple[dict, dict]:
     """Split changes into those that are fields of a Dataset, and those of a Run."""
     names = {one.name for one in fields(Dataset)}
+    known = [*sorted(names), *(one.name for one in fields(Run))]
+    for name in changes:
+        if name not in known:
+            raise unknown_name("field of a Run or its Dataset", name, known)
     return {k: v for k, v in changes.items() if k in names}, {k: v for k, v in changes.items() if k not in names}
 
 
@@ -267,7 +285,11 @@ def world_update(
     >>> tuned.name, [(part.task, part.rows) for part in tuned.data.mixture]
     ('ft-angle-s42', [('angle', 20000), ('angle', 1000), ('distance', 256)])
     """
-    tasks = tuple(base.data.task(task) for task in ((tasks,) if isinstance(tasks, str | Task) else tasks))
+    typed("base", base, Run, "a worldfast.Run")
+    typed("group", group, str, "an expression for World.select")
+    tasks = tuple(map(base.data.task, one_or_more(tasks)))
+    amounts = {"standard": standard, "included": included, "alive": alive}
+    standard, included, alive = (whole(name, rows, 0) for name, rows in amounts.items())
     names = [task.name for task in tasks]
     if alive_among not in ("group", "rest"):
         raise unknown_name("alive_among", alive_among, ("group", "rest"))
@@ -341,7 +363,7 @@ def paper(scale: float = 1.0) -> Study:
     ValueError
         `scale` is not above 0.
     """
-    updates = Recipe().updates[1]
+    scale, updates = positive("scale", scale), Recipe().updates[1]
     included, epochs = _scaled(Recipe.included, updates, scale)
     recipe = Recipe(
         amount={n: _scaled(*amount, scale) for n, amount in Recipe().amount.items()},
@@ -382,12 +404,16 @@ def paper(scale: float = 1.0) -> Study:
     )
 
 
+def _rows(scale: float) -> Callable[[int], int]:
+    """Return a function that gives `scale` times as many rows, at least one."""
+    scale = positive("scale", scale)
+    return lambda rows: max(1, round(rows * scale))
+
+
 def _scaled(rows: int, epochs: int, scale: float) -> tuple[int, int]:
     """Return rows and epochs that give `scale` times as many rows in all. Epochs shrink first: repeated rows teach
     less.
     """
-    if not 0 < scale < inf:
-        raise ValueError(f"scale: expected a number above 0, got {scale!r}")
     fewer = max(1, round(epochs * scale))
     return max(1, round(rows * epochs * scale / fewer)), fewer
 
@@ -410,6 +436,7 @@ def _of_width(recipe: Recipe, widths: Mapping[int, tuple[int, int, int]], seeds:
 
 def width(seeds: Sequence[int] = (42,)) -> Study:
     """All seven tasks at widths 64 to 512, and their fine-tunes, with the rows of arXiv 2602.00533: for a GPU."""
+    seeds = several("seeds", seeds, "integers")
     recipe = Recipe(settings={"matmul_dtype": "bfloat16", "capture": Capture(layers=(3, 4, 5, 6), dtype="float16")})
     widths = {wide: (1_000_000, *rest) for wide, rest in ({128: (6, 4)} | WIDTHS).items()}
     runs = _of_width(recipe, widths, seeds)
@@ -436,7 +463,7 @@ def mini(scale: float = 1.0) -> Study:
     scale : float
         Factor of the rows that each model sees: 0.01 is a quick look.
     """
-    rows = lambda n: max(1, round(n * scale))  # noqa: E731
+    rows = _rows(scale)
     recipe = Recipe(
         world=WorldSpec(atlantis=100, largest=1000),
         amount={1: (rows(333_000), 3), 2: (rows(166_500), 3), 3: (rows(111_000), 3), 7: (rows(96_000), 3)},
@@ -468,7 +495,7 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
         Factor of the rows that each model sees; at 1 they suffice for a map.
     seed : int
     """
-    rows = lambda n: max(1, round(n * scale))  # noqa: E731
+    rows = _rows(scale)
     recipe = Recipe(
         standard=rows(20_000),
         included=rows(100_000),

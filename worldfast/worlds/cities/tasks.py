@@ -10,10 +10,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu
-from worldfast.errors import TaskError, unknown_name
+from worldfast.arrays import refuse
+from worldfast.errors import TaskError, several, unknown_name, whole
 from worldfast.worlds.cities.world import World
 
-__all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "register", "task_from_json"]
+__all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,12 @@ class Task:
         return self.name
 
 
-_by_name = {row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())}
+class _Tasks(dict):
+    def __missing__(self, name):
+        raise KeyError(str(unknown_name("task", name, self)))
+
+
+_by_name = _Tasks({row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())})
 BUILT_IN = tuple(_by_name)  # the seven
 TASKS = MappingProxyType(_by_name)  # and those made in Python, in order of definition
 
@@ -170,6 +176,11 @@ def find(task):
     if task not in TASKS:
         raise unknown_name("task", task, TASKS)
     return TASKS[task]
+
+
+def one_or_more(tasks):
+    """Return one task, or several, as a tuple; raises a TypeError if they are neither names nor Tasks."""
+    return (tasks,) if isinstance(tasks, str | Task) else several("tasks", tasks, "names or tasks, one or several")
 
 
 def in_python(tasks):
@@ -267,11 +278,11 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
         raise TypeError("label takes either a world and cities, or xy (and count)")
     if by_city and not isinstance(world, World):
         raise TypeError(f"world: expected a World, got a {type(world).__name__}")
-    if threads < 0:
-        raise ValueError(f"threads: expected at least 0 (one per processor), got {threads}")
-    given = cities if by_city else xy
+    threads = whole("threads", threads, 0)
+    given, name = (cities, "cities") if by_city else (xy, "xy")
+    refuse(given, name)
+    refuse(count, "count")
     if not hasattr(given, "__dlpack__"):
-        name = "cities" if by_city else "xy"
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
     if task.index < 0 and on_gpu(given):
         return _label_from_gpu(task, world, cities, xy, count, out, check)

@@ -8,7 +8,8 @@ import re
 
 import numpy as np
 
-from worldfast.errors import unknown_name
+from worldfast.errors import typed, unknown_name
+from worldfast.worlds.cities.world import World
 
 __all__ = ["BOS", "CHARACTERS", "EOS", "PAD", "UNK", "VOCABULARIES", "Vocabulary"]
 
@@ -50,6 +51,7 @@ class Vocabulary:
     def __init__(self, name, world):
         if name not in VOCABULARIES:
             raise unknown_name("vocabulary", name, VOCABULARIES)
+        typed("world", world, World, "a World")
         self.name = name
         self.names = [*_SPECIAL, *CHARACTERS]
         if name == "entity":

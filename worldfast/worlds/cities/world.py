@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from worldfast.arrays import refuse
+from worldfast.dataset import digests_of
 from worldfast.errors import unknown_name
 from worldfast.worlds.cities.selection import select
 
@@ -112,9 +114,25 @@ class World:
     def __repr__(self) -> str:
         return f"World({len(self)} cities, {len(np.unique(self.region))} regions)"
 
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Columns by name: all that labels, tokens, samples and selections are made of."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """Digest of each column by name, 16 hexadecimal digits; the order of cities counts."""
+        return digests_of(self.columns)
+
+    @functools.cached_property
+    def entities(self) -> np.ndarray:
+        """What identifies each city in any world, str [N]: its id, by which a model knows it, and its place."""
+        found = zip(self.city_id.tolist(), self.xy.tolist())
+        return np.array([f"c_{city_id:04d} at {x},{y}" for city_id, (x, y) in found])
+
     def __reduce__(self) -> tuple:
         # Copies and pickles go through the constructor: plainly unpickled arrays would be writable.
-        return World, tuple(getattr(self, field.name) for field in fields(self))
+        return World, tuple(self.columns.values())
 
     @staticmethod
     @functools.cache
@@ -240,7 +258,7 @@ class World:
         if n > len(self):
             raise ValueError(f"n: this world has {len(self):,} cities, the {n:,} largest were asked for")
         kept = np.sort(np.argsort(-self.population, kind="stable")[:n])
-        return World(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
+        return World(**{name: column[kept] for name, column in self.columns.items()})
 
     def select(self, which) -> np.ndarray:
         """Return a selection of cities as a mask.
@@ -279,7 +297,8 @@ class World:
             return select(which, self._columns())
         mask = _array("mask", which)
         if mask.dtype != bool:
-            raise TypeError(f"a selection is an expression or a bool mask [N], not {mask.dtype} values")
+            came = f"{mask.dtype} values" if mask.ndim else repr(which)
+            raise TypeError(f"a selection is an expression or a bool mask [N], not {came}")
         return _one_per_city("mask", mask, len(self)).copy()
 
     def _columns(self) -> dict[str, np.ndarray]:
@@ -344,11 +363,14 @@ class WorldSpec:
 
     def build(self) -> World:
         """Return the world: the same object each time in one process, until its CSV file changes."""
-        return _build(self, None if self.source == "cities" else os.stat(self.source).st_mtime_ns)
+        if self.source == "cities":
+            return _build(self, ())
+        now = os.stat(self.source)
+        return _build(self, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
 
 
 @functools.lru_cache(maxsize=64)
-def _build(spec: WorldSpec, _changed: int | None) -> World:
+def _build(spec: WorldSpec, _changed: tuple[int, ...]) -> World:
     world = World.cities() if spec.source == "cities" else World.from_csv(spec.source)
     world = world.largest(spec.largest) if spec.largest else world
     return world.with_atlantis(spec.atlantis, spec.atlantis_seed, spec.layout) if spec.atlantis else world
@@ -374,6 +396,7 @@ def _unused_ids(n: int, used=()) -> np.ndarray:
 
 
 def _array(argument: str, values) -> np.ndarray:
+    refuse(values, argument)
     try:
         return np.asarray(values)
     except ValueError as error:

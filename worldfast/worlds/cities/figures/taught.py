@@ -17,7 +17,7 @@ LAND = "#c9c5ba"
 
 def read_of(table, layer: int | None):
     """The rows of a table "generalisation" at a layer, and which of them are of cities taught after pretraining."""
-    need(table, "generalisation", "run layer city group x y predicted_x predicted_y error")
+    need(table, "generalisation", "run layer item group x y predicted_x predicted_y error")
     table = table[table["layer"] == layer_of(table, "generalisation", layer)]
     return table, ~table["group"].isin((FITTED, HELD_OUT))
 
@@ -75,13 +75,13 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
     if not len(new):
         of = f"run {run!r}" if run else "such a fine-tune"
         raise LacksRuns(f"table 'generalisation' has no {called(table[late])} of {of} at layer {layer}")
-    if len(old) and old["city"].max() >= len(world):
-        raise ValueError(f"the table has city {old['city'].max()}, the world has {len(world)} cities")
+    if len(old) and old["item"].max() >= len(world):
+        raise ValueError(f"the table has city {old['item'].max()}, the world has {len(world)} cities")
     group = called(new)
     drawing = paper(10, 10 * ratio(world) + 0.6)
     axes = drawing.subplots()
     colours = region_colours(world, new["group"].unique())
-    dots = [colours[region] for region in world.region[old["city"].to_numpy()]]
+    dots = [colours[region] for region in world.region[old["item"].to_numpy()]]
     axes.scatter(old["predicted_x"], old["predicted_y"], s=4, c=dots, linewidths=0, rasterized=True)
     ends = np.stack([new[["x", "y"]], new[["predicted_x", "predicted_y"]]])  # [2, A, 2]
     axes.plot(*ends.transpose(2, 0, 1), color=NEW, linewidth=0.5, alpha=0.45)
@@ -146,7 +146,7 @@ def taught_maps(world, generalisation, runs, layer: int | None = None, names: Se
         axes.remove()
     for axes, (run, title) in zip(grid, titles.items()):
         mine = new[new["run"] == run]
-        axes.scatter(*np.delete(world.xy, new["city"].unique(), axis=0).T, s=0.5, c=LAND, linewidths=0, rasterized=True)
+        axes.scatter(*np.delete(world.xy, new["item"].unique(), axis=0).T, s=0.5, c=LAND, linewidths=0, rasterized=True)
         axes.plot(mine["x"], mine["y"], "D", color=INK, markersize=1.6, markeredgewidth=0)
         axes.plot(mine["predicted_x"], mine["predicted_y"], "D", color=NEW, markersize=2, markeredgewidth=0)
         frame(axes, world)

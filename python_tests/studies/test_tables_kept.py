@@ -1,0 +1,141 @@
+"""Cached tables and a study's files: what was written is read, and anything else is named, made again or refused."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import worldfast as wf
+from worldfast.errors import DamagedError, MismatchError
+from worldfast.studies import Analysis, analyses, audit_study, audit_tables, planning
+from worldfast.studies.analyses import compute, made, tables_of
+from worldfast.worlds import cities
+
+RUN = wf.Run(
+    cities.Dataset("angle", rows=32, world=wf.WorldSpec(largest=50)),
+    batch=16,
+    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16),
+    checkpoints=1,
+    name="one",
+)
+MADE = []  # times that the table was made
+
+
+def numbers(trained):
+    MADE.append(trained[0].name)
+    return pd.DataFrame(
+        {"run": trained[0].name, "value": np.linspace(0, 1, 20) / 3, "text": ["", "nan", "a,b", "é"] * 5}
+    )
+
+
+STUDY = wf.Study("kept", [RUN], layer=1, analyses=(Analysis("numbers", numbers),))
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    out = tmp_path_factory.mktemp("kept")
+    return out, wf.run_study(STUDY, out, device="cpu", progress=False)
+
+
+@pytest.fixture
+def table(ran):
+    """The table of the study, as it is at the start of each test."""
+    out, _ = ran
+    [table] = tables_of(STUDY, [RUN])
+    whole = {path: path.read_bytes() for path in (table.path(out), table.path(out).with_suffix(".json"))}
+    MADE.clear()
+    yield table, out
+    for path, content in whole.items():
+        path.write_bytes(content)
+
+
+def test_a_table_is_made_once(table):
+    one, out = table
+    found = compute(one, out)
+    assert made(one, out) and not MADE and found["text"].tolist()[::4] == [""] * 5
+    pd.testing.assert_frame_equal(pd.read_csv(one.path(out)), pd.read_csv(one.path(out)))  # without this package, too
+
+
+def test_a_flipped_bit_anywhere_is_named_and_made_again(table):
+    """In the table and in what stands beside it: not one is taken."""
+    one, out = table
+    expected, random = compute(one, out), np.random.default_rng(0)
+    for path in (one.path(out), one.path(out).with_suffix(".json")):
+        whole = path.read_bytes()
+        for place in random.choice(len(whole), 15, replace=False):
+            flipped = whole[place] ^ (1 << random.integers(8))
+            path.write_bytes(whole[:place] + bytes([flipped]) + whole[place + 1 :])
+            MADE.clear()
+            with pytest.warns(UserWarning, match=f"'{path}'.*; the table is made again"):
+                pd.testing.assert_frame_equal(compute(one, out), expected)
+            assert MADE == ["one"] and made(one, out)
+            path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("what", ["cut", "empty", "swapped", "alone", "older"])
+def test_a_table_that_is_not_what_was_written(table, what):
+    one, out = table
+    path, beside = one.path(out), one.path(out).with_suffix(".json")
+    if what in ("cut", "empty"):
+        path.write_bytes(path.read_bytes()[: 40 if what == "cut" else 0])
+    elif what == "swapped":
+        about = json.loads(beside.read_text())
+        analyses.files.write_json(beside, {name: about[name] for name in about if name != "crc32"} | {"id": "0" * 12})
+    elif what == "alone":
+        beside.unlink()
+    else:
+        beside.write_text("{}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compute(one, out)
+    assert MADE == ["one"] and (what == "alone" or str(path.parent) in str(caught[0].message))
+
+
+def test_a_studys_folder_is_checked_file_by_file(ran, tmp_path):
+    folder = shutil.copytree(ran[0] / "studies" / "kept", tmp_path / "studies" / "kept")
+    names = ["study.json", "runs.csv", "numbers.csv", "curves.csv"]
+    assert [(one.path.name, one.state) for one in audit_study(folder)] == [(name, "whole") for name in names]
+    for name, state in (("runs.csv", "damaged"), ("curves.csv", "missing"), ("study.json", "damaged")):
+        whole = (folder / name).read_bytes()
+        if state == "missing":
+            (folder / name).unlink()
+        else:
+            (folder / name).write_bytes(whole[:30] + bytes([whole[30] ^ 1]) + whole[31:])
+        [bad] = [one for one in audit_study(folder) if not one.fine]
+        assert (bad.path, bad.state) == (folder / name, state) and str(folder / name) in bad.why
+        if name == "study.json":
+            with pytest.raises(DamagedError, match=f"'{folder / name}' is damaged"):
+                planning.status(folder)
+        (folder / name).write_bytes(whole)
+
+
+def test_cached_tables_are_checked_file_by_file(table):
+    one, out = table
+    path, beside = one.path(out), one.path(out).with_suffix(".json")
+    assert [(found.path, found.state) for found in audit_tables(out)] == [(path, "whole")]
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"0", b"1", 1))
+    assert [(found.path, found.state) for found in audit_tables(out)] == [(path, "damaged")]
+    path.unlink()
+    assert [(found.path, found.state) for found in audit_tables(out)] == [(path, "missing")]
+    path.write_bytes(whole)
+    shutil.move(path, path.with_name("other-0.csv")), shutil.copy(beside, beside.with_name("other-0.json"))
+    assert [found.state for found in audit_tables(out)] == ["missing", "mistaken"]
+    for other in path.parent.glob("other-*"):
+        other.unlink()
+
+
+def test_the_table_of_other_runs_is_no_answer(table):
+    one, out = table
+    with pytest.raises(MismatchError, match="is of table .*, expected"):
+        other = analyses.Table(one.kind, one.make, one.runs, {"more": 1}, one.code)
+        for suffix in (".csv", ".json"):
+            shutil.copy(one.path(out).with_suffix(suffix), other.path(out).with_suffix(suffix))
+        try:
+            analyses.read_table(other, out)
+        finally:
+            for suffix in (".csv", ".json"):
+                other.path(out).with_suffix(suffix).unlink()
