@@ -99,7 +99,7 @@ def run(tally: Tally, parts: Sequence[str] = PARTS, does: str = "torture.work:wo
             elif kinds:
                 said = differences(left(out), expected[n])
                 for kind in kinds:
-                    tally.expect(kind, not said, f"{kinds}: {said}")
+                    tally.expect(kind, not said, f"{said}, after {kinds}")
             shutil.rmtree(out)
             finished += 1
         tally.notes.append(f"{finished} studies were killed, and went on until they had finished")

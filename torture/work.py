@@ -89,11 +89,16 @@ def work(world: str, out: str, parts: Sequence[str] = PARTS, fault: Sequence = (
 
 
 def left(out: Path) -> dict[str, str]:
-    """Return a digest of every file below a folder by its path, of all that it says but for times."""
+    """Return a digest of every file below a folder by its path, of all that it says but for times.
+
+    Of two checkpoints of a run the last counts: the one before it may be of the step at which training was stopped.
+    """
     found = {}
     for path in sorted(out.rglob("*")):
         if path.is_file() and path.name != "lock":
             name = path.relative_to(out).as_posix()
+            if path.parent.name == "checkpoint" and "partial" not in name:
+                name = f"{path.parent.relative_to(out).as_posix()}/last"
             found[name] = hashlib.sha256(_content(path)).hexdigest()[:16]
     return found
 
