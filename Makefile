@@ -1,10 +1,12 @@
-# make demo, make check, make test, make bench, make docs, make notebooks: each does all the set-up it needs, in .venv.
+# make demo, make check, make test, make bench, make torture, make docs, make notebooks: each does all the set-up it needs, in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 # Any PyTorch from 2.9 on will do. Installed by name first, so that no larger build than this one is fetched.
 TORCH ?= torch==2.13.0
 # Processes that share the tests, each with one thread: two cores' worth.
 WORKERS ?= 2
+# Time for all rows of `make torture` together.
+MINUTES ?= 60
 
 BIN := $(abspath $(VENV))/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*/*)
@@ -16,7 +18,7 @@ FAST := base analysis models/test_losses studies/test_study training/test_checkp
 	$(addprefix worlds/cities/test_,world world_csv selection findings published integration prediction)
 FAST := $(foreach test,$(FAST),$(or $(wildcard python_tests/$(test).py),python_tests/$(test)))
 
-.PHONY: demo style check test bench docs notebooks clean
+.PHONY: demo style check test bench torture docs notebooks clean
 
 demo: $(VENV)/ready
 	$(BIN)/worldfast demo
@@ -45,6 +47,10 @@ bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/capture.py
+
+# The table of promises, each shown by breaking things: make torture MINUTES=600 ROWS="kills damage".
+torture: $(VENV)/ready-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m torture --minutes $(MINUTES) $(ROWS)
 
 docs: $(VENV)/ready-test
 	$(BIN)/python docs/build.py build/docs

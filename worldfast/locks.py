@@ -20,10 +20,11 @@ import secrets
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from worldfast.errors import UnsafeError
 from worldfast.files import naming, regular
 
 __all__ = ["Holder", "lock", "locked"]
@@ -47,17 +48,27 @@ class Holder:
     """
 
     def __init__(self, above: Path):
-        self._path = above / f".holder-{secrets.token_hex(16)}"
-        self._text = f"process {os.getpid()} on {platform.node()}\n{self._path.name}\n"
         self._owner = os.getpid()
+        _sweep(above)
+        while not self._begin(above):
+            pass  # another process swept it away before it was held
+        self._text = f"process {os.getpid()} on {platform.node()}\n{self._path.name}\n"
+        _HOLDERS.add(self)
+
+    def _begin(self, above: Path) -> bool:
+        """Make the holder's file and hold it; returns True if it is there then."""
+        self._path = above / f".holder-{secrets.token_hex(16)}"
         with naming(self._path, "folders cannot be held"):
             self._file = open(self._path, "x")
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._file, fcntl.LOCK_EX)  # it waits for the moment of a sweep only
             except BaseException:
                 self.close()
                 raise
-        _HOLDERS.add(self)
+            if _is_at(self._path, self._file):
+                return True
+            self._file.close()
+            return False
 
     def hold(self, folder: Path) -> None:
         """Hold a folder: no other process, and no other holder in this one, can hold it too.
@@ -173,6 +184,13 @@ def _named(file: TextIO) -> tuple[str, str]:
     file.seek(0)
     process, _, holder = file.read(4096).partition("\n")
     return process, holder.strip() if HOLDER.fullmatch(holder.strip()) else ""
+
+
+def _sweep(above: Path) -> None:
+    """Remove files of holders whose processes have ended, also those that no `lock` names yet."""
+    for path in above.glob(".holder-*"):
+        with suppress(OSError, UnsafeError):
+            _lives(above, path.name if HOLDER.fullmatch(path.name) else "")
 
 
 def _lives(above: Path, holder: str) -> bool:

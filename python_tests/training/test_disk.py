@@ -127,3 +127,20 @@ def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_is_at", lambda path, file: True)
     with pytest.raises(OSError, match="the folder cannot be held: '.*lock'"):
         train(BASE, tmp_path, progress=False)
+
+
+def test_what_killed_processes_left_beside_folders_is_removed(tmp_path):
+    """Files of holders that no lock names yet, and exports that were not finished; those in use stay."""
+    from worldfast.locks import Holder
+
+    (folder,) = train(BASE, tmp_path, progress=False)
+    living = Holder(tmp_path)
+    (tmp_path / f".holder-{'0' * 32}").touch()
+    (tmp_path / ".open.abc.partial" / "open").mkdir(parents=True)
+    (tmp_path / ".opened.abc.partial").mkdir()  # of another export
+    train(replace(BASE, seed=9, name="other"), tmp_path, progress=False)
+    wf.export_huggingface(folder, tmp_path / "open")
+    hidden = sorted(path.name for path in tmp_path.glob(".*"))
+    assert hidden == [living._path.name, ".opened.abc.partial"]
+    assert (tmp_path / "open").stat().st_mode == (tmp_path / folder.name).stat().st_mode
+    living.close()

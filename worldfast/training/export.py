@@ -4,9 +4,14 @@ format.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -94,14 +99,43 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         "generation_config.json": _generation_config(len(head), size) | tokenizer.special,
         **tokenizer.files,
     }
-    above = files.folder(folder.parent, "folder")
-    with tempfile.TemporaryDirectory(prefix=".", dir=above) as beside:
-        whole = files.folder(Path(beside) / folder.name, "folder")
+    files.folder(folder.parent, "folder")
+    with _whole_folder(folder) as whole:
         for name, content in contents.items():
             files.write_whole(whole / name, json.dumps(content, indent=1).encode())
         files.write_whole(whole / "model.safetensors", save(tensors, metadata))
-        whole.replace(folder)
     return folder
+
+
+@contextmanager
+def _whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `path` once all is in it: it appears complete or not at all.
+
+    Like a partial file it stands beside its place and is held by a lock; those of dead processes are removed first.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{files.PARTIAL}"):
+        with suppress(OSError), _held(left):
+            shutil.rmtree(left)
+    beside = Path(tempfile.mkdtemp(files.PARTIAL, f".{path.name}.", path.parent))
+    try:
+        with _held(beside):
+            whole = beside / path.name  # with the permissions of any folder
+            whole.mkdir()
+            yield whole
+            os.replace(whole, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold the lock of a folder; raises an OSError if another process does, or if it is a link."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _generation_config(outputs: int, vocabulary: int) -> dict:

@@ -1,0 +1,102 @@
+"""A few tries of each row of the table of promises; and rows notice when the code is broken. Many tries: `make torture`.
+The fast part of the row "cluster" is training/test_cluster.py.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2]))  # the folder torture stands beside the package
+
+from torture import damage, everywhere, flat, hostile, invariance, kills, simulations, trouble
+from torture.__main__ import ROWS, table
+from torture.tally import Tally
+from worldfast import checkpoint
+
+needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="faults are compiled by cc")
+
+
+def tried(row, target, place, seed=0, **how):
+    """Tally of a row after so many tries."""
+    tally = Tally(target, 300, place, seed)
+    row.run(tally, **how)
+    assert tally.tried >= target
+    return tally
+
+
+@needs_compiler
+def test_kills(tmp_path):
+    tally = tried(kills, 6, tmp_path, parts=("train",))
+    assert not tally.failed, tally.examples
+    assert any(kind.startswith("in a save") for kind in tally.held)
+
+
+@needs_compiler
+def test_kills_notice_files_written_in_place(tmp_path):
+    tally = tried(kills, 6, tmp_path, parts=("train",), does="broken:in_place")
+    assert tally.failed
+
+
+def test_damage(tmp_path):
+    tally = tried(damage, 60, tmp_path, parts=("train", "export"))
+    assert not tally.failed, tally.examples
+
+
+def test_damage_notices_a_missing_checksum(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_checksum", lambda header, tensors: 0)
+    tally = tried(damage, 60, tmp_path, parts=("train",))
+    assert any(kind.startswith("checkpoint") for kind in tally.failed)
+
+
+@needs_compiler
+def test_trouble(tmp_path):
+    tally = tried(trouble, 8, tmp_path, parts=("train",), names=())
+    assert not tally.failed, tally.examples
+
+
+FEW = (
+    "checkpoint: a tensor of 10^15",
+    "checkpoint: a pickle",
+    "segment: an external link",
+    "spec: a class of the system",
+)
+
+
+@needs_compiler
+def test_hostile(tmp_path):
+    tally = tried(hostile, len(FEW), tmp_path, names=FEW, parts=("train",))
+    assert not tally.failed, tally.examples
+
+
+@pytest.mark.parametrize("row,target", [(everywhere, 12_000), (invariance, 90), (simulations, 30)])
+def test_others(row, target, tmp_path):
+    tally = tried(row, target, tmp_path)
+    assert not tally.failed, tally.examples
+
+
+def test_flat(tmp_path):
+    tally = tried(flat, 2, tmp_path)
+    assert not tally.failed, tally.examples
+
+
+def test_simulations_notice_a_wrong_rate(tmp_path, monkeypatch):
+    def wrong(random):
+        yield simulations.Seen("a rate of 1 in 4, said to be 1 in 20", bool(random.random() < 0.25), 0.05)
+
+    monkeypatch.setattr(simulations, "CHECKS", (wrong,))
+    assert tried(simulations, 400, tmp_path).failed
+
+
+def test_the_table(tmp_path):
+    """Every row says what it promises, how much shows it, and what did not hold."""
+    tally = Tally(3, 1, tmp_path)
+    tally.hold("this", 2)
+    tally.fail("that", "a | b\nc")
+    about = dict(date="", processor="a processor", worldfast="0", commit="", python="3", torch="2")
+    row = dict(promise="exact resume", target=3, tried=3, held=dict(tally.held), failed=dict(tally.failed))
+    text = table({"kills": row | about | dict(examples=tally.examples, notes=["one"], seconds=60.0)})
+    assert "| exact resume | `python -m torture kills` | 3 | 3 | 2 | 1.0 |" in text
+    assert "that: 1 did **not** hold\n  - a \\| b c\n- one" in text
+    assert {path.stem for path in Path(kills.__file__).parent.glob("*.py")} >= set(ROWS)

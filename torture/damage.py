@@ -1,0 +1,221 @@
+"""Corruption is found: bits flipped, ends cut off, files exchanged and deleted, in every kind of file.
+
+Whoever reads such a file is told, with its name, by an error of damage or of a mismatch; or gets the same answer. An
+answer of another step, run or world is never given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import worldfast as wf
+from torture.tally import Tally
+from torture.work import differences, left, study, towns, work
+from worldfast.studies import planning, tables
+from worldfast.studies.analyses import compute, tables_of
+from worldfast.training import load
+from worldfast.worlds.cities import world as worlds
+
+PROMISE = "corruption is found"
+TARGET = 10_000  # damaged files
+DAMAGES = ("bit flipped", "cut short", "bytes added", "block of zeros", "another's content", "deleted")
+RESUMED = 200  # one in so many is a run that goes on from damaged checkpoints
+SEEDS = (42, 43)
+
+
+class Subject(NamedTuple):
+    """File that is damaged.
+
+    Attributes
+    ----------
+    kind : str
+        Kind of file.
+    path : Path
+    others : list of Path
+        Whole files of its kind: of other steps, runs, studies.
+    read : callable
+        () -> digest of what a reader gets of it.
+    """
+
+    kind: str
+    path: Path
+    others: list[Path]
+    read: Callable[[], str]
+
+    def names(self) -> tuple[str, ...]:
+        """Return what an error may name: the file, or the run that it does not fit."""
+        run = next((name for name in self.path.parts if name.startswith(("pt-", "ft-"))), self.path.name)
+        return self.path.name, run if self.kind != "world.csv" else "world of its run has changed"
+
+
+def digest(*parts) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(np.ascontiguousarray(part).tobytes() if hasattr(part, "dtype") else repr(part).encode())
+    return found.hexdigest()
+
+
+def parameters(folder: Path) -> str:
+    run, ensemble = load(folder)
+    return digest(run.id, ensemble.parameters.numpy())
+
+
+def activations(folder: Path) -> str:
+    found = wf.Activations(folder)
+    arrays = [found[step, layer] for step in found.steps for layer in found.layers]
+    return digest(found.run, found.steps, found.things, found.attributes, *arrays)
+
+
+def imported(folder: Path) -> str:
+    ensemble = wf.import_huggingface(folder)
+    return digest(ensemble.spec, ensemble.shape, ensemble.parameters.numpy())
+
+
+def everything(folder: Path) -> str:
+    return parameters(folder) + activations(folder)
+
+
+def subjects(places: list[Path], worlds_of: list[Path]) -> list[Subject]:
+    """Return the files of the first of two studies, each with the files that could be taken for it."""
+    out, other = places
+    mine, theirs = (study(world, seed) for world, seed in zip(worlds_of, SEEDS))
+    found = []
+    for run in mine.runs:
+        folder = out / "runs" / run.folder_name
+
+        def like(pattern, folder=folder):
+            runs = (one for place in places for one in sorted((place / "runs").iterdir()) if one.is_dir())
+            return [path for one in runs for path in sorted(one.glob(pattern))]
+
+        last = sorted((folder / "checkpoint").iterdir())[-1]
+        found.append(Subject("checkpoint", last, like("checkpoint/*"), lambda f=folder: parameters(f)))
+        for path in sorted((folder / "activations").iterdir()):
+            found.append(Subject("segment", path, like("activations/*"), lambda f=folder: activations(f)))
+        for name in ("spec.json", "done"):
+            found.append(Subject(name, folder / name, like(name), lambda f=folder: everything(f)))
+        lines = lambda run=run: digest(*tables.metrics(run, out))  # noqa: E731
+        found.append(Subject("metrics.jsonl", folder / "metrics.jsonl", like("metrics.jsonl"), lines))
+    for one in tables_of(mine, mine.runs) if (out / "tables").exists() else ():
+        alike = [path for place in places for path in sorted((place / "tables").glob(f"{one.kind}-*.csv"))]
+        found.append(Subject("table", one.path(out), alike, lambda one=one: digest(compute(one, out).to_csv())))
+        about = one.path(out).with_suffix(".json")
+        alike = [path.with_suffix(".json") for path in alike]
+        found.append(Subject("table's origin", about, alike, lambda one=one: digest(compute(one, out).to_csv())))
+    spec = out / "studies" / mine.name / "study.json"
+    alike = [other / "studies" / theirs.name / "study.json"]
+    if spec.exists():
+        found.append(Subject("study.json", spec, alike, lambda: digest(planning.status(spec.parent))))
+    for name in ("model.safetensors", "config.json"):
+        path = out / "open" / name
+        found.append(Subject(f"exported {name}", path, [other / "open" / name], lambda p=path: imported(p.parent)))
+    first = out / "runs" / mine.runs[0].folder_name
+    found.append(Subject("world.csv", worlds_of[0], worlds_of[1:], lambda: activations(first)))
+    return found
+
+
+def harm(subject: Subject, damage: str, content: bytes, chance: random.Random) -> bool:
+    """Damage a file; returns False if it is as it was."""
+    now = bytearray(content)
+    if damage == "deleted":
+        subject.path.unlink()
+        return True
+    if damage == "bit flipped":
+        now[chance.randrange(len(now))] ^= 1 << chance.randrange(8)
+    elif damage == "cut short":
+        del now[chance.randrange(len(now)) :]
+    elif damage == "bytes added":
+        now += bytes(chance.randrange(256) for _ in range(chance.randint(1, 40)))
+    elif damage == "block of zeros":
+        begin = chance.randrange(len(now))
+        now[begin : begin + 512] = bytes(len(now[begin : begin + 512]))
+    else:
+        now[:] = chance.choice(subject.others).read_bytes()
+    put(subject.path, bytes(now))
+    return now != content
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file anew, as an editor would: with another inode."""
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_bytes(content)
+    os.replace(beside, path)
+
+
+def verdict(subject: Subject, expected: str, damage: str) -> tuple[bool, str, str]:
+    """Read a damaged file: did it hold, in one word, and in many."""
+    worlds._build.cache_clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            answer = subject.read()
+        except FileNotFoundError as error:
+            named = any(name in str(error) for name in subject.names())
+            return damage == "deleted" and named, "missing, named" if named else "missing, not named", str(error)
+        except ValueError as error:
+            named = any(name in str(error) for name in subject.names())
+            return named, "named" if named else "not named", f"{type(error).__name__}: {error}"
+        except Exception as error:
+            return False, f"reported as {type(error).__name__}", str(error)
+    if answer == expected:
+        return True, "without effect", ""
+    told = "; ".join(str(one.message) for one in warned)
+    return False, "another answer, with a warning" if told else "ANOTHER ANSWER", told
+
+
+def resume(tally: Tally, world: Path, place: Path, chance: random.Random) -> None:
+    """Damage the newest checkpoint of a run that has not ended: it goes on from the one before, and ends the same."""
+    out = tally.place / "resumed"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(place / "runs", out / "runs")
+    expected = left(out)
+    run = study(world).runs[0]
+    folder = out / "runs" / run.folder_name
+    (folder / "done").unlink()
+    (out / "runs" / study(world).runs[2].folder_name / "done").unlink()
+    path = sorted((folder / "checkpoint").iterdir())[-1]
+    damage = chance.choice(DAMAGES[:4])
+    harm(Subject("", path, [], lambda: ""), damage, path.read_bytes(), chance)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            work(str(world), str(out), ("train",))
+            said = differences(left(out), expected)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+    tally.expect("resumed from the checkpoint before", not said, f"{damage} in {path.name}: {said}")
+
+
+def run(tally: Tally, parts: Sequence[str] = ("train", "export", "read")) -> None:
+    """Damage one file after another, each alone, of what these parts of the work leave."""
+    chance = random.Random(tally.seed)
+    worlds_of = [towns(tally.place / f"world-{seed}.csv", seed) for seed in SEEDS]
+    places = [tally.place / f"study-{seed}" for seed in SEEDS]
+    for world, place, seed in zip(worlds_of, places, SEEDS):
+        work(str(world), str(place), parts, seed=seed)
+    everyone = [one for one in subjects(places, worlds_of) if one.path.exists()]
+    kinds = sorted({one.kind for one in everyone})
+    expected = {one.path: one.read() for one in everyone}
+    number = 0
+    while tally.going:
+        number += 1
+        if number % RESUMED == RESUMED // 2:
+            resume(tally, worlds_of[0], places[0], chance)
+            continue
+        kind = kinds[number % len(kinds)]
+        subject = chance.choice([one for one in everyone if one.kind == kind])
+        damage, content = chance.choice(DAMAGES), subject.path.read_bytes()
+        if not harm(subject, damage, content, chance):
+            continue
+        held, word, said = verdict(subject, expected[subject.path], damage)
+        tally.expect(f"{kind}, {damage}: {word}", held, f"{subject.path.name}: {said}")
+        put(subject.path, content)
+    tally.notes.append(f"kinds of files: {', '.join(kinds)}")

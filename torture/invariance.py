@@ -1,0 +1,120 @@
+"""Order and units do not matter: each statistic of rows that are permuted, sorted or given in blocks, and of columns that
+are shifted, scaled or permuted, is the same within the error of its arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+import worldfast as wf
+from torture.tally import Tally
+from worldfast.analysis.dimension import participation_ratio, two_nn
+from worldfast.analysis.knn import mutual_knn
+from worldfast.analysis.pca import leading_components
+from worldfast.analysis.probe import linear_probe
+from worldfast.analysis.procrustes import procrustes
+from worldfast.analysis.stats import bootstrap, correlation, mean_and_error
+
+PROMISE = "order and units do not matter"
+TARGET = 5_000  # comparisons
+EXACT = 1e-9
+
+
+class Statistic(NamedTuple):
+    """Number of two representations, and how far it may move.
+
+    Attributes
+    ----------
+    of : callable
+        (X, Y) -> number or array.
+    changes : tuple of str
+        What must not change it.
+    within : float
+        Largest difference, as a share; where rows are sampled, of the order of their own error.
+    """
+
+    of: Callable
+    changes: tuple[str, ...]
+    within: float = EXACT
+
+
+ORDER = ("permuted", "sorted", "reversed", "strided")
+AGAIN = ("duplicated",)  # all rows twice: for statistics that are no estimates from n rows
+UNITS = ("shifted", "scaled", "columns permuted")
+
+
+def _probed(X, Y):
+    return linear_probe(X, Y[:, :2], Y[:, 2] > np.median(Y[:, 2])).r2
+
+
+STATISTICS = {
+    "cka, linear": Statistic(wf.cka, ORDER + AGAIN + UNITS),
+    "cka, rbf": Statistic(lambda X, Y: wf.cka(X, Y, "rbf"), ORDER + UNITS, 1e-6),
+    "cka, debiased": Statistic(lambda X, Y: wf.cka(X, Y, debiased=True), ORDER + UNITS),
+    "cka of components": Statistic(lambda X, Y: wf.cka(X, Y, components=3), ORDER + UNITS, 1e-7),
+    "cka_standard_error": Statistic(lambda X, Y: wf.cka_standard_error([X, Y])[0, 1], ORDER + UNITS, 1e-6),
+    "cka_minibatch": Statistic(lambda X, Y: wf.cka_minibatch([X, Y], 64)[0, 1], ORDER + UNITS, 0.2),
+    "mutual_knn": Statistic(lambda X, Y: mutual_knn(X, Y, 5, "euclidean"), ORDER + UNITS),
+    "procrustes": Statistic(procrustes, ORDER + AGAIN + UNITS, 1e-7),
+    "participation_ratio": Statistic(lambda X, Y: participation_ratio(X), ORDER + AGAIN + UNITS),
+    "two_nn": Statistic(lambda X, Y: two_nn(X), ORDER + UNITS, 1e-6),
+    "explained by components": Statistic(
+        lambda X, Y: np.square(np.asarray(leading_components(X, 3))).sum(0) / np.square(X - X.mean(0)).sum(),
+        ORDER + UNITS,
+    ),
+    "linear_probe": Statistic(_probed, (*ORDER, "columns permuted")),
+    "correlation": Statistic(lambda X, Y: correlation(X[:, 0], Y[:, 0], permutations=1).r, ORDER + AGAIN + UNITS),
+    "mean_and_error": Statistic(lambda X, Y: mean_and_error(X[:, 0], "row").standard_error, (*ORDER, "shifted")),
+    "bootstrap": Statistic(lambda X, Y: bootstrap(X[:, 0], resamples=400).standard_error, (*ORDER, "shifted"), 0.3),
+}
+
+
+def changed(X: np.ndarray, Y: np.ndarray, how: str, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the representations in another order, or X in other units."""
+    n, d = X.shape
+    orders = {
+        "permuted": lambda: random.permutation(n),
+        "sorted": lambda: np.argsort(X[:, 0]),
+        "reversed": lambda: np.arange(n)[::-1],
+        "strided": lambda: np.arange(n).reshape(-1, 8).T.ravel(),
+    }
+    if how in orders:
+        order = orders[how]()
+        return np.ascontiguousarray(X[order]), np.ascontiguousarray(Y[order])
+    if how == "duplicated":
+        return np.concatenate([X, X]), np.concatenate([Y, Y])
+    if how == "shifted":
+        return X + 10 * random.normal(size=d), Y
+    if how == "scaled":
+        return X * 10.0 ** random.integers(-6, 7), Y
+    order = random.permutation(d)
+    return (np.ascontiguousarray(X[:, order]), Y) if how == "columns permuted" else (X, Y)
+
+
+def pair(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return representations of 320 rows with a period: 40 groups of 8."""
+    n, period = 320, 8
+    phase = np.arange(n) % period
+    X = random.normal(size=(n, 6)) + np.sin(phase)[:, None] * random.normal(size=6)
+    Y = X @ random.normal(size=(6, 5)) + random.normal(size=(n, 5)) + np.cos(phase)[:, None]
+    return X, Y
+
+
+def run(tally: Tally) -> None:
+    """Compare each statistic before and after each change."""
+    number = 0
+    while tally.going:
+        random = np.random.default_rng((tally.seed, number))
+        X, Y = pair(random)
+        for name, one in STATISTICS.items():
+            before = np.asarray(one.of(X, Y), dtype=np.float64)
+            for how in one.changes:
+                if name in ("correlation",) and how == "columns permuted":
+                    continue
+                after = np.asarray(one.of(*changed(X, Y, how, random)), dtype=np.float64)
+                apart = float(np.abs(after - before).max() / max(np.abs(before).max(), 1e-12))
+                tally.expect(f"{name}, {how}", apart <= one.within, f"{before} became {after}")
+        number += 1

@@ -1,0 +1,210 @@
+"""Trouble of disk and environment: the right error, named; nothing else touched; and the same call goes on to the same files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torture.faults import FOREVER, Nursery
+from torture.tally import Tally
+from torture.work import PARTS, differences, left, study, towns, work
+
+PROMISE = "disk and environment trouble"
+TARGET = 400  # troubles
+NURSED = ("train", "export", "read")
+FAILURES = {
+    "open": (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EIO, errno.EROFS, errno.ENOSPC),
+    "write": (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG),
+    "fsync": (errno.EIO, errno.ENOSPC),
+    "rename": (errno.EACCES, errno.EIO, errno.ENOSPC, errno.EROFS),
+    "mkdir": (errno.EACCES, errno.ENOSPC, errno.EROFS),
+    "flock": (errno.ENOLCK, errno.EIO),
+}
+DEEP = 100  # calls of a kind until the first that fails, at most
+LOCALES = {
+    "C": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "POSIX": {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "Latin-1": {"LC_ALL": "en_US.ISO-8859-1", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+    "Turkish": {"LC_ALL": "tr_TR.UTF-8"},
+}
+
+
+# ---- what processes do ----
+
+
+def with_limit(limit: str, room: int, *how) -> None:
+    """Work with so much of a resource beyond what is in use: descriptors, bytes of memory, bytes of a file."""
+    if limit == "descriptors":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + room, 4096))
+    elif limit == "memory":
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + room, resource.RLIM_INFINITY))
+    else:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    work(*how)
+
+
+def with_jumps(seed: int, *how) -> None:
+    """Work while the clock of the system jumps by years, among files from 1970 and from 2100."""
+    chance, real = random.Random(seed), time.time
+    time.time = lambda: real() + chance.choice((-1, 1)) * chance.uniform(0, 1e9)
+    for path in Path(how[1]).rglob("*"):
+        os.utime(path, (0, 0) if chance.random() < 0.5 else (4102444800, 4102444800))
+    work(*how)
+
+
+def while_vanishing(part: str, step: int, world: str, out: str) -> None:
+    """Train while somebody removes a part of a run's folder."""
+    import worldfast as wf
+
+    runs = study(world).runs
+    place = Path(out) / "runs" / runs[0].folder_name / part
+
+    def log(run, line):
+        if run.id == runs[0].id and line["step"] == step:
+            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+
+    wf.train(runs, Path(out) / "runs", device="cpu", progress=False, log=log)
+
+
+# ---- judging ----
+
+
+def as_expected(ended: dict, codes: Sequence[int], out: Path) -> str:
+    """Return what is wrong with an ending; "" if it is no error, or the right one that names a file."""
+    if not ended["status"]:
+        return ""
+    if ended["status"] < 0 or "error" not in ended:
+        return f"it died: {ended}"
+    kinds, text = ended["error"], ended["text"]
+    if "MemoryError" in kinds or "memory" in text.lower():
+        return "" if errno.ENOMEM in codes else f"{kinds[0]}: {text}"
+    if "OSError" not in kinds or ended["errno"] not in codes:
+        return f"{kinds[0]} ({ended['errno']}): {text} {ended['trace'][-700:]}"
+    return "" if errno.ENOMEM in codes or str(out) in text else f"it names no file: {text} {ended['trace'][-700:]}"
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in sorted(folder.rglob("*"))}
+
+
+class Troubles:
+    """Troubles of a study that stands beside a finished run of another one."""
+
+    def __init__(self, tally: Tally, nursery: Nursery, world: str, parts: Sequence[str]):
+        self.tally, self.nursery, self.world, self.parts = tally, nursery, world, parts
+        self.chance, self.number = random.Random(tally.seed), 0
+        self.beside = tally.place / "beside"
+        nursery.call("torture.work:work", world, str(self.beside), ("train",), (), 43)
+        whole = self._out()
+        ended = nursery.call("torture.work:work", world, str(whole), parts)
+        if ended["status"]:
+            raise RuntimeError(f"an untroubled study fails: {ended}")
+        self.expected = left(whole)
+
+    def _out(self) -> Path:
+        self.number += 1
+        out = self.tally.place / str(self.number)
+        shutil.copytree(self.beside, out)
+        return out
+
+    def one(
+        self, kind: str, codes: Sequence[int], function: str, *first, goes_on: bool = True, last: tuple = ()
+    ) -> None:
+        """Work in trouble, then without: compare the error, the other run, and the final files."""
+        out = self._out()
+        others = [path for path in (out / "runs").iterdir() if path.is_dir()]
+        before = [stamps(path) for path in others]
+        how = (self.world, str(out)) + ((self.parts, *last) if goes_on else ())
+        ended = self.nursery.call(function, *first, *how)
+        said = as_expected(ended, codes, out)
+        if not said and kind != "clock jumps" and [stamps(path) for path in others] != before:
+            said = "another run was touched"
+        again = self.nursery.call("torture.work:work", self.world, str(out), self.parts) if not said else {"status": 0}
+        if again["status"]:
+            said = f"then it does not go on: {again.get('text', again)} {again.get('trace', '')[-500:]}"
+        said = said or differences(left(out), self.expected)
+        self.tally.expect(kind, not said, f"{first}{last}: {said}")
+        shutil.rmtree(out)
+
+    def fault(self) -> None:
+        call = self.chance.choice(list(FAILURES))
+        code, first = self.chance.choice(FAILURES[call]), round(DEEP ** self.chance.random())
+        times = self.chance.choice((1, FOREVER))
+        below = str(self.tally.place / str(self.number + 1))
+        fault = (call, first, code, below, times)
+        self.one(f"{call} fails: {errno.errorcode[code]}", (code,), "torture.work:work", last=(fault,))
+
+    def descriptors(self) -> None:
+        room = self.chance.randint(1, 8)
+        self.one("no descriptors", (errno.EMFILE,), "torture.trouble:with_limit", "descriptors", room)
+
+    def memory(self) -> None:
+        room = int(2 ** self.chance.uniform(16, 27))
+        self.one("no memory", (errno.ENOMEM,), "torture.trouble:with_limit", "memory", room)
+
+    def size(self) -> None:
+        room = int(2 ** self.chance.uniform(5, 17))
+        self.one("files of limited size", (errno.EFBIG,), "torture.trouble:with_limit", "size", room)
+
+    def clock(self) -> None:
+        self.one("clock jumps", (), "torture.trouble:with_jumps", self.chance.randrange(1 << 30))
+
+    def vanished(self) -> None:
+        part, step = self.chance.choice(("checkpoint", "activations", "spec.json", "lock")), self.chance.randint(1, 39)
+        function = "torture.trouble:while_vanishing"
+        self.one(f"vanished: {part}", (errno.ENOENT,), function, part, step, goes_on=False)
+
+    def path(self) -> None:
+        out = self.tally.place / os.fsdecode(b"caf\xe9 \xff\xfe")
+        shutil.copytree(self.beside, out)
+        said = ""
+        for _ in range(2):  # made, and made again
+            ended = self.nursery.call("torture.work:work", self.world, str(out), self.parts)
+            said = said or (f"{ended.get('text')} {ended.get('trace')}" if ended["status"] else "")
+        said = said or differences(left(out), self.expected)
+        self.tally.expect("a path that is not UTF-8", not said, said)
+        shutil.rmtree(out)
+
+
+def locales(tally: Tally, world: str, parts: Sequence[str], names: Sequence[str]) -> None:
+    """Do all in processes of other locales, and compare the files with each other."""
+    first: dict[str, str] = {}
+    for name in ("as it is", *names):
+        out = tally.place / f"locale {name}"
+        folder = tally.place / f"nursery {name}"
+        folder.mkdir()
+        with Nursery(folder, ("torture.work:work", world, str(out), parts), LOCALES.get(name, {})):
+            pass
+        found = left(out) if out.exists() else {}
+        first = first or found
+        said = differences(found, first)
+        text = (folder / "log").read_text(encoding="utf-8", errors="replace")[-300:] if said else ""
+        tally.expect(f"locale: {name}", not said, f"{said} {text}")
+
+
+def run(tally: Tally, parts: Sequence[str] = NURSED, names: Sequence[str] = tuple(LOCALES)) -> None:
+    """Try every kind of trouble in turn."""
+    world = str(towns(tally.place / "towns.csv"))
+    with Nursery(tally.place, ("torture.work:work", world, str(tally.place / "warm"), parts)) as nursery:
+        troubles = Troubles(tally, nursery, world, parts)
+        others = (
+            troubles.descriptors,
+            troubles.memory,
+            troubles.size,
+            troubles.clock,
+            troubles.vanished,
+            troubles.path,
+        )
+        number = 0
+        while tally.going:
+            (others[number // 2 % len(others)] if number % 2 else troubles.fault)()
+            number += 1
+    if names:
+        locales(tally, world, PARTS, names)
