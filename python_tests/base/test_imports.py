@@ -35,6 +35,7 @@ files -> errors
 folder -> checkpoint
 folder -> models
 folder -> run
+locks -> errors
 locks -> files
 run -> models
 training -> reading

@@ -404,6 +404,14 @@ def test_what_decides_the_numbers_is_checked_against_the_weights(copy):
         (copy / "config.json").write_text(whole)
 
 
+def test_weights_of_another_run_beside_a_config_are_noticed(copy):
+    about = json.loads((copy / "config.json").read_text())["worldfast"]
+    for name, other in (("id", "0123456789ab"), ("step", about["step"] + 1)):
+        change(copy, worldfast=about | {name: other})
+        with pytest.raises(DamagedError, match=f"config.json: {name} is .*were exported with {about[name]!r}"):
+            wf.import_huggingface(copy)
+
+
 def test_of_weights_that_others_wrote_nothing_is_claimed(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["model.norm.weight"] += 1

@@ -175,9 +175,10 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def _computes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of config.json that decide what the weights compute."""
+    """Return the entries of config.json that decide what the weights compute, and whose they are."""
     names = ("model_type", "vocab_size", "num_key_value_heads", *CONFIG.values(), *FIXED)
-    return {name: config.get(name) for name in names}
+    about = config.get("worldfast") or {}
+    return {name: config.get(name) for name in names} | {"id": about.get("id"), "step": about.get("step")}
 
 
 def _require_exported(path: Path, stated: Mapping[str, Any]) -> None:

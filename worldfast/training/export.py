@@ -91,11 +91,10 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     head = tensors["lm_head.weight"]  # [H, D]
     tensors["lm_head.weight"] = torch.cat([head, head.new_zeros(size - len(head), head.shape[1])])
     about = {"id": spec.id, "run": spec.to_json(), "step": found.step, "origin": files.origin("cpu")}
-    metadata = export_metadata(tensors, huggingface_config(spec.model, size, spec.data.longest))
+    config = huggingface_config(spec.model, size, spec.data.longest) | tokenizer.special | {"worldfast": about}
+    metadata = export_metadata(tensors, config)
     contents = {
-        "config.json": huggingface_config(spec.model, size, spec.data.longest)
-        | tokenizer.special
-        | {"worldfast": about},
+        "config.json": config,
         "generation_config.json": _generation_config(len(head), size) | tokenizer.special,
         **tokenizer.files,
     }
