@@ -89,6 +89,8 @@ struct Weights {
     Weights(Object parameters, Object packed) : parameters(parameters, "parameters"), packed(packed, "packed") {}
     Model checked(const TransformerShape& shape) const {
         const Model model{shape, input<float>(parameters, {Array::any}), input<uint8_t>(packed, {shape.packed_bytes})};
+        if (reinterpret_cast<uintptr_t>(model.packed) % sizeof(float))
+            throw py::value_error(packed.message("memory that begins at a multiple of 4 bytes", "another address"));
         if (parameters.shape(0) < shape.parameters)
             throw py::value_error(parameters.message("at least " + std::to_string(shape.parameters) + " numbers",
                                                      std::to_string(parameters.shape(0))));

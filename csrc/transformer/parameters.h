@@ -44,7 +44,7 @@ struct Layout {
         const int64_t* offset = shape.offsets.data();
         // Where the next parameter stands, of so many numbers.
         const auto next = [&](int64_t numbers) {
-            end = std::max(end, within("offsets", *offset, 0, last_row) + numbers);
+            end = std::max(end, within("offsets", *offset, 0, int64_t{1} << 48) + numbers);
             return *offset++;
         };
         S* to = static_cast<S*>(packed);

@@ -124,6 +124,12 @@ REFUSED = [
     ("Transformer", {5: 2**40}, "outputs: expected 1 to"),
     ("Transformer", {8: [-1, *shape()["offsets"][1:]]}, "offsets: expected 0 to"),
     ("pack", {0: drawn(100)}, "parameters: expected at least"),
+    ("Transformer", {8: [2**62 - 1, *shape()["offsets"][1:]]}, "offsets: expected 0 to"),
+    (
+        "pack",
+        {1: np.zeros(calls()["pack"][1][1].size + 1, np.uint8)[1:]},
+        "packed: expected memory that begins at a multiple",
+    ),
     ("learn", {0: drawn(2**20)[:100]}, "parameters: expected at least"),
     ("learn", {2: tile()[:3]}, "index out of range"),
     ("learn", {2: (*tile()[:5], None, None)}, "targets: expected an array, got None"),
