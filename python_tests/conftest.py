@@ -25,7 +25,6 @@ if not torch.cuda.is_available():
 # What takes half a minute and more begins first, the longest before all, so that workers end together.
 LONG = (
     "test_gpu_script.py::test_a_dry_run",
-    "test_sizes.py::test_a_deep",
     "test_memory.py::test_the_plan",
     "test_cluster.py",
     "test_engine.py",
