@@ -51,7 +51,7 @@ class Holder:
         self._text = f"process {os.getpid()} on {platform.node()}\n{self._path.name}\n"
         self._owner = os.getpid()
         with naming(self._path, "folders cannot be held"):
-            self._file = open(self._path, "x")
+            self._file = open(self._path, "xb")
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BaseException:
@@ -181,7 +181,7 @@ def _lives(above: Path, holder: str) -> bool:
         return False
     path = above / holder
     try:
-        with open(path, opener=regular) as file:
+        with open(path, "rb", opener=regular) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
     except FileNotFoundError:
