@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
@@ -336,6 +337,11 @@ def main(arguments: list[str] | None = None) -> int:
     import worldfast
 
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a city's name ends no program in a locale without its letters
     try:
         if arguments[:1] == ["--version"]:
             print(f"worldfast {worldfast.__version__}")

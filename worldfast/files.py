@@ -139,7 +139,7 @@ def write_table(path: Path, table) -> Path:
 
 def table_bytes(table) -> bytes:
     """Return a pandas DataFrame as CSV, with NaN as "nan", so an empty string stays one."""
-    return table.to_csv(index=False, na_rep="nan").encode()
+    return table.to_csv(index=False, na_rep="nan").encode("utf-8")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
@@ -372,7 +372,7 @@ def _commit() -> str:
             ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             check=False,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -387,7 +387,7 @@ def processor(device: str) -> str:
 
         return torch.cuda.get_device_name(device)
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()

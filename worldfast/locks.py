@@ -59,7 +59,7 @@ class Holder:
         """Make the holder's file and hold it; returns True if it is there then."""
         self._path = above / f".holder-{secrets.token_hex(16)}"
         with naming(self._path, "folders cannot be held"):
-            self._file = open(self._path, "x")
+            self._file = open(self._path, "xb")
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX)  # it waits for the moment of a sweep only
             except BaseException:
@@ -199,7 +199,7 @@ def _lives(above: Path, holder: str) -> bool:
         return False
     path = above / holder
     try:
-        with open(path, opener=regular) as file:
+        with open(path, "rb", opener=regular) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
     except FileNotFoundError:

@@ -205,7 +205,7 @@ def _available_on_cpu() -> int:
     physical memory.
     """
     try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         free = int(lines["MemAvailable"].split()[0]) << 10
     except FileNotFoundError:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -216,14 +216,16 @@ def _left_in_cgroups(root: Path, own: Path) -> Iterator[int]:
     """Yield the bytes left below the limit of each control group (version 2) of the process."""
     if not own.exists():
         return
-    for line in own.read_text().splitlines():
+    for line in own.read_text(encoding="utf-8").splitlines():
         if line.startswith("0::"):
             group = root / line[3:].lstrip("/")
             for folder in (group, *group.parents):
                 limit = folder / "memory.max"
-                if limit.exists() and limit.read_text().strip() != "max":
-                    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                    used = int((folder / "memory.current").read_text()) - int(stat["inactive_file"])
-                    yield int(limit.read_text()) - used
+                if limit.exists() and limit.read_text(encoding="utf-8").strip() != "max":
+                    stat = dict(
+                        line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+                    )
+                    used = int((folder / "memory.current").read_text(encoding="utf-8")) - int(stat["inactive_file"])
+                    yield int(limit.read_text(encoding="utf-8")) - used
                 if folder == root:
                     break

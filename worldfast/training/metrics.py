@@ -43,7 +43,7 @@ class Lines:
 
     def begin(self) -> None:
         """Begin with an empty file."""
-        with naming(self.path, "it cannot be opened"), open(self.path, "w", opener=regular):
+        with naming(self.path, "it cannot be opened"), open(self.path, "wb", opener=regular):
             pass
         self._size = self._crc32 = 0
         sync_folder(self.path.parent)
