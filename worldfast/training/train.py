@@ -134,6 +134,7 @@ def train(
         run.stream(), run.readout()  # errors of rows are raised now, not when their wave begins
     waves = list(_waves(pending, limit, device, threads))
     if not pending:
+        sweep(out)
         return folders
     with lock(out, [files.folder(folder, "out") for folder in pending]) as holder:
         stuck = []
