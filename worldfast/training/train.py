@@ -21,7 +21,7 @@ from worldfast._native import core
 from worldfast.display import size_text
 from worldfast.errors import DeviceError, several, unknown_name
 from worldfast.folder import done, outcome, require_same
-from worldfast.locks import Holder, lock
+from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Family, Run
