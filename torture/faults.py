@@ -13,9 +13,10 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-__all__ = ["CALLS", "DEATHS", "Child", "Nursery", "arm"]
+__all__ = ["CALLS", "DEATHS", "Child", "Nursery", "arm", "nursery_of"]
 
 CALLS = ("open", "write", "fsync", "rename", "mkdir", "unlink", "flock")  # in the order of faults.c
 DEATHS = {"before": -1, "halfway": -2, "after": -3}
@@ -67,6 +68,9 @@ class Nursery:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
         self.process.stdout.close()
@@ -87,6 +91,11 @@ class Nursery:
         if not line:
             raise RuntimeError(f"the process that forks others has ended: see {self.log.name}")
         return line
+
+
+def nursery_of(there: Nursery | None, place: Path, warm: Sequence) -> AbstractContextManager[Nursery]:
+    """Return the nursery that is there, to be left open, or a new one, to be closed."""
+    return nullcontext(there) if there else Nursery(place, warm)
 
 
 class Child:

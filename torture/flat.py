@@ -1,11 +1,13 @@
 """Long runs stay flat: hours of generation, training and writing in one process, without growth and without drift.
 
 Two stretches, each measured on its own: one call that trains for long, and many short calls that generate rows, train,
-write and read. Rates are per second of this process's processor time, as machines are shared.
+write and read. Rates are per second of this process's processor time, and beside those of
+a fixed piece of work, as machines are shared.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -40,6 +42,13 @@ RUN = wf.Run(
 )
 
 
+def yardstick() -> float:
+    """Return the processor seconds of a fixed piece of work: how slow the machine, which others share, is now."""
+    began = time.process_time()
+    hashlib.sha256(bytes(8 << 20)).hexdigest()
+    return time.process_time() - began
+
+
 class Pulse:
     """Memory, descriptors, threads and rates at moments of a stretch."""
 
@@ -50,7 +59,7 @@ class Pulse:
     def beat(self, rate: float) -> None:
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         handles, threads = (len(os.listdir(f"/proc/self/{what}")) for what in ("fd", "task"))
-        self.lines.append((time.monotonic() - self.began, resident, handles, threads, rate))
+        self.lines.append((time.monotonic() - self.began, resident, handles, threads, rate * yardstick()))
 
     def judge(self, tally: Tally, what: str) -> None:
         """Compare the beats after warming up: memory at the end with that at the start, and the slope of the rate."""

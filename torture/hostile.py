@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from torture.faults import Nursery
+from torture.faults import Nursery, nursery_of
 from torture.tally import Tally
-from torture.work import study, towns, work
+from torture.work import towns, work
 
 PROMISE = "files from strangers"
 ROOM = 700 << 20  # bytes of memory beyond what a process has
@@ -463,20 +463,23 @@ def attempt(nursery: Nursery, action: str, out: Path, outside: Path) -> str:
     return ""
 
 
-def run(tally: Tally, names: tuple[str, ...] = tuple(CASES), parts=("train", "export", "read", "draw")) -> None:
+def run(
+    tally: Tally,
+    names: tuple[str, ...] = tuple(CASES),
+    parts: tuple[str, ...] = ("train", "export", "read", "draw"),
+    there: Nursery | None = None,
+) -> None:
     """Try each case once."""
     whole = tally.place / "whole"
     whole.mkdir()
-    world = towns(whole / "towns.csv")
-    with Nursery(tally.place, ("torture.work:work", str(world), str(whole), parts)) as nursery:
-        study(world)
+    how = ("torture.work:work", str(towns(whole / "towns.csv")), str(whole), parts)
+    with nursery_of(there, tally.place, how) as nursery:
+        nursery.call(*how)
         for number, name in enumerate(names):
             if not tally.going:
                 break
             make, action = CASES[name]
             out, outside = tally.place / f"case-{number}", tally.place / f"outside-{number}"
-            if not number:
-                nursery.call("torture.hostile:act", "load", str(whole))  # waits until the study is there
             shutil.copytree(whole, out)
             outside.mkdir()
             (outside / "secret").write_bytes(SECRET)

@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from torture.faults import DEATHS, Child, Nursery
+from torture.faults import DEATHS, Child, Nursery, nursery_of
 from torture.tally import Tally
 from torture.work import PARTS, differences, left, study, towns
 
@@ -68,11 +68,15 @@ def kill(nursery: Nursery, does: str, how: tuple, chance: random.Random, seconds
     return child, "at a random moment"
 
 
-def run(tally: Tally, parts: Sequence[str] = PARTS, does: str = "torture.work:work") -> None:
-    """Kill the study until it has finished, compare what it left, and begin again; `does` is what is killed."""
+def run(
+    tally: Tally, parts: Sequence[str] = PARTS, does: str = "torture.work:work", there: Nursery | None = None
+) -> None:
+    """Kill the study until it has finished, compare what it left, and begin again; `does` is what is killed, by forks of
+    the nursery that is there, if one is.
+    """
     chance, world = random.Random(tally.seed), str(towns(tally.place / "towns.csv"))
     whole = {n: tally.place / f"whole-{n}" for n in range(1, len(parts) + 1)}
-    with Nursery(tally.place, ("torture.work:work", world, str(whole[len(parts)]), parts)) as nursery:
+    with nursery_of(there, tally.place, ("torture.work:work", world, str(tally.place / "warm"), parts)) as nursery:
         expected, seconds = {}, {}
         for n, out in whole.items():
             began = tally.elapsed

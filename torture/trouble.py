@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torture.faults import FOREVER, Nursery
+from torture.faults import FOREVER, Nursery, nursery_of
 from torture.tally import Tally
 from torture.work import PARTS, differences, left, study, towns, work
 
@@ -189,10 +189,12 @@ def locales(tally: Tally, world: str, parts: Sequence[str], names: Sequence[str]
         tally.expect(f"locale: {name}", not said, f"{said} {text}")
 
 
-def run(tally: Tally, parts: Sequence[str] = NURSED, names: Sequence[str] = tuple(LOCALES)) -> None:
+def run(
+    tally: Tally, parts: Sequence[str] = NURSED, names: Sequence[str] = tuple(LOCALES), there: Nursery | None = None
+) -> None:
     """Try every kind of trouble in turn."""
     world = str(towns(tally.place / "towns.csv"))
-    with Nursery(tally.place, ("torture.work:work", world, str(tally.place / "warm"), parts)) as nursery:
+    with nursery_of(there, tally.place, ("torture.work:work", world, str(tally.place / "warm"), parts)) as nursery:
         troubles = Troubles(tally, nursery, world, parts)
         others = (
             troubles.descriptors,

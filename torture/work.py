@@ -140,6 +140,7 @@ TIMES = ("seconds", "metrics", "crc32")  # and checksums of what holds them
 READERS = {
     "done": partial(_json_without, names=TIMES),
     "metrics.jsonl": partial(_json_without, names=TIMES, lined=True),
+    "study.json": partial(_json_without, names=("tables", "crc32")),  # digests, of runs.csv too
     "runs.csv": partial(_csv_without, columns=TIMES),
     "report.html": _page,
 }

@@ -27,7 +27,7 @@ from typing import TextIO
 from worldfast.errors import UnsafeError
 from worldfast.files import naming, regular
 
-__all__ = ["Holder", "lock", "locked"]
+__all__ = ["Holder", "lock", "locked", "sweep"]
 
 HOLDER = re.compile(r"\.holder-[0-9a-f]{32}")
 MOMENT = 5.0  # seconds for which another process may read or write a `lock`
@@ -49,7 +49,7 @@ class Holder:
 
     def __init__(self, above: Path):
         self._owner = os.getpid()
-        _sweep(above)
+        sweep(above)
         while not self._begin(above):
             pass  # another process swept it away before it was held
         self._text = f"process {os.getpid()} on {platform.node()}\n{self._path.name}\n"
@@ -186,7 +186,7 @@ def _named(file: TextIO) -> tuple[str, str]:
     return process, holder.strip() if HOLDER.fullmatch(holder.strip()) else ""
 
 
-def _sweep(above: Path) -> None:
+def sweep(above: Path) -> None:
     """Remove files of holders whose processes have ended, also those that no `lock` names yet."""
     for path in above.glob(".holder-*"):
         with suppress(OSError, UnsafeError):

@@ -21,7 +21,7 @@ from worldfast._native import core
 from worldfast.display import size_text
 from worldfast.errors import DeviceError, several, unknown_name
 from worldfast.folder import done, outcome, require_same
-from worldfast.locks import Holder, lock
+from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
 from worldfast.reading import Writer
 from worldfast.run import Family, Run
@@ -134,6 +134,7 @@ def train(
         run.stream(), run.readout()  # errors of rows are raised now, not when their wave begins
     waves = list(_waves(pending, limit, device, threads))
     if not pending:
+        sweep(out)
         return folders
     with lock(out, [files.folder(folder, "out") for folder in pending]) as holder:
         stuck = []
