@@ -153,7 +153,7 @@ class StandIn(Gpu):
         on_cpu = gram._on_cpu
 
         def statistics(Xs, kernels, bandwidth, threads, single=None):
-            if isinstance(Xs[0].data, torch.Tensor):
+            if isinstance(Xs[0]._data, torch.Tensor):
                 return gram._on_gpu(Xs, kernels, bandwidth)
             return on_cpu(Xs, kernels, bandwidth, threads, single)
 

@@ -120,7 +120,7 @@ class TimeIsUp:
     def __exit__(self, kind, error, trace):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, self._before)
-        if kind is KeyboardInterrupt and self.came:
+        if self.came and isinstance(error, KeyboardInterrupt):
             print(error or "stopped", flush=True)
             return True
         return False
