@@ -242,6 +242,56 @@ def test_any_bandwidth_of_heavy_tails(dtype, tolerance):
         assert np.isfinite(errors).all() and 0 < errors[0, 1] < 1
 
 
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("float64", 1e-10)])
+def test_error_of_the_debiased_ratio(dtype, tolerance):
+    """That of the plain one, over the share of a representation's own HSIC that is left of it."""
+    checked = 0
+    for multiple in (0.1, 0.2, 0.3, 0.5, 1, 10):
+        Xs = alike(8, (3, 2), dtype=dtype)
+        found = wf.gram_statistics(Xs, "rbf", multiple)
+        grams = [
+            np.exp(-sum((x[:, None] - x) ** 2 for x in X.astype(np.longdouble).T) / (2 * np.longdouble(s) ** 2))
+            for X, s in zip(Xs, found.bandwidth)
+        ]
+        for K in grams:
+            np.fill_diagonal(K, 0)
+
+        def hsic(K, L):
+            row, total = K.sum(0) @ L.sum(0), K.sum() * L.sum()
+            return ((K * L).sum() - row / 3 + total / 42) / 40
+
+        own = [hsic(K, K) for K in grams]
+        share = min(float(mine / plain) for mine, plain in zip(own, np.diagonal(found.hsic("rbf"))))
+        if share * 1e3 < tolerance:
+            continue  # CKA may be undefined
+        expected = float(hsic(*grams) / np.sqrt(own[0] * own[1]))
+        assert abs(found.cka("rbf", debiased=True)[0, 1] - expected) < tolerance / min(share, 1), multiple
+        checked += 1
+    assert checked >= 4
+
+
+@pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("float64", 1e-10)])
+def test_outliers_up_to_ten_thousand_times_the_median_distance(dtype, tolerance):
+    Xs = alike(60, (8, 6), dtype=dtype)
+    for X in Xs:
+        X[:2] += 1e4 * np.linalg.norm(X.std(0)) / np.sqrt(X.shape[1])
+    for multiple in (0.3, 1, 30, 1e5):
+        found = wf.gram_statistics(Xs, "rbf", multiple)
+        K, L = (centred_by_difference(X, sigma, np.longdouble) for X, sigma in zip(Xs, found.bandwidth))
+        expected = float((K * L).sum() / np.sqrt((K * K).sum()) / np.sqrt((L * L).sum()))
+        assert found.cka("rbf")[0, 1] == pytest.approx(expected, rel=tolerance), multiple
+
+
+def test_median_distance_of_many_rows():
+    """Where most distances are dropped before the middle ones are found; also where many are equal."""
+    X = rng.normal(size=(500, 3))
+    for given in (X, X.round(), np.sort(X, 0), np.repeat(X[:50], 10, 0)[:499], X.astype(np.float32)):
+        i, j = np.triu_indices(len(given), 1)
+        expected = np.median(np.linalg.norm((given[i] - given[j]).astype(np.float64), axis=1))
+        found = wf.gram_statistics([given], "rbf").bandwidth[0]
+        assert found == pytest.approx(expected, rel=1e-12 if given.dtype == np.float64 else 1e-6)
+
+
 @pytest.mark.parametrize("debiased", [False, True])
 def test_a_kernel_ever_wider_has_a_limit(debiased):
     """It is 1 - |x - y|^2 / (2 sigma^2), which centring makes linear; on a GPU's way too."""
@@ -422,6 +472,20 @@ def test_refuses_names_types_and_options():
         wf.cka(X > 0, X)
     with pytest.raises(ValueError, match="at least 4 rows, got 3"):
         wf.cka(X, X, debiased=True)
+    for call in (wf.cka_matrix, wf.cka_minibatch, wf.gram_statistics, cka_standard_error):
+        with pytest.raises(TypeError, match=r"Xs: expected a sequence of arrays \[n, d\].*, got 3"):
+            call(3)
+    for kernel in (3, [3], None):
+        with pytest.raises(TypeError, match="kernel: expected 'linear', 'rbf' or both, got"):
+            wf.cka(X, X, kernel)
+    with pytest.raises(TypeError, match="threads: expected an integer, got 'x'"):
+        wf.gram_statistics([X, X], threads="x")
+    with pytest.raises(ValueError, match="threads: expected at least 1, got 0"):
+        wf.gram_statistics([X, X], threads=0)
+    with pytest.raises(TypeError, match="batch: expected an integer, got 'x'"):
+        wf.cka_minibatch([X, X], "x")
+    with pytest.raises(TypeError, match="bandwidth: expected a positive number, .*, got 'x'"):
+        wf.cka(X, X, "rbf", bandwidth="x")
     with pytest.raises(ValueError, match="at least one"):
         wf.cka_matrix([])
     for bandwidth in (0, -1.0, np.nan, [1.0], [1.0, -1.0]):

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, normalised
+from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, kernel_names, normalised
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers, permuted, same_length, selection
 from worldfast.dataset import require_same_entities
+from worldfast.errors import several, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -50,8 +51,10 @@ def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None
     Returns
     -------
     float
-        Relative error below 1e-10 for float64 and integers, below 1e-5 for float32, bfloat16 and float16, at any
-        bandwidth from a thousandth of the median distance up, given the bandwidth.
+        The plain ratio has a relative error below 1e-10 for float64 and integers, below 1e-5 for float32, bfloat16 and
+        float16, at any bandwidth from a thousandth of the median distance up, given the bandwidth, unless outliers lie
+        more than 1e4 times the median distance away. The debiased ratio errs by as much of the plain one, divided by the
+        share of a representation's plain HSIC that is left when debiased: without bound where hardly any is.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def cka_matrix(Xs, kernel="linear", debiased=False, *, bandwidth=1.0, components
 
 def _matrix(Xs, names, kernel, debiased, bandwidth, components):
     if components is not None:
-        Xs = [leading_components(X, components) for X in Xs]
+        Xs = [leading_components(X, components) for X in several("Xs", Xs, "a sequence of arrays [n, d]")]
     return gram_statistics(Xs, kernel, bandwidth, names=names).cka(kernel, debiased)
 
 
@@ -161,6 +164,8 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
     array([[1., 1.],
            [1., 1.]])
     """
+    if not isinstance(Xs, Iterable):
+        raise TypeError(f"Xs: expected a sequence of arrays [n, d] or of batches, got {Xs!r:.100}")
     rest = iter(Xs)
     first = list(islice(rest, 1))
     Xs = chain(first, rest)
@@ -193,8 +198,7 @@ def _named(batches: Iterable[Sequence]) -> Iterator[tuple[Sequence, list[str]]]:
 
 def _drawn(Xs: list, batch: int, seed: int) -> Iterator[tuple[list, list[str]]]:
     """Yield batches of `batch` rows or a few more, in the order of a permutation, with names for messages."""
-    if batch < 4:
-        raise ValueError(f"batch: expected at least 4 rows, got {batch}")
+    batch = whole("batch", batch, 4)
     if not Xs:
         raise ValueError("Xs: expected at least one representation, got none")
     Xs = [numbers(X, f"Xs[{a}]") for a, X in enumerate(Xs)]
@@ -253,7 +257,7 @@ def cka_table(
     import pandas as pd
 
     names = members(Xs)
-    kernels = (kernels,) if isinstance(kernels, str) else tuple(kernels)
+    kernels = kernel_names(kernels)
     debiased = (debiased,) if isinstance(debiased, bool) else tuple(debiased)
     components = (components,) if isinstance(components, int) else tuple(components)
     for name, given in (("kernels", kernels), ("debiased", debiased), ("components", components)):
@@ -390,7 +394,7 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     >>> bool(0 < errors[0, 1] < 0.1)
     True
     """
-    Xs = [numbers(X, f"Xs[{a}]") for a, X in enumerate(Xs)]
+    Xs = [numbers(X, f"Xs[{a}]") for a, X in enumerate(several("Xs", Xs, "a sequence of arrays [n, d]"))]
     statistics = gram_statistics(Xs, kernel, bandwidth)
     n, scale = statistics.n, statistics.scale
     centred = [(x - x.mean(0)) * s for x, s in zip((X.tensor() for X in Xs), scale)]

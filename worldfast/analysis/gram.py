@@ -16,9 +16,9 @@ import torch
 
 from worldfast._native import core, thread_count
 from worldfast.arrays import Numbers, numbers, same_length, sampled
-from worldfast.errors import unknown_name
+from worldfast.errors import several, typed, unknown_name, whole
 
-__all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_of_sums", "normalised"]
+__all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_of_sums", "kernel_names", "normalised"]
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # memory for the blocks of rows in use, laid out for the kernel
@@ -167,6 +167,23 @@ def normalised(hsic: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return matrix
 
 
+def kernel_names(kernels) -> tuple[str, ...]:
+    """Return kernels as a tuple.
+
+    Raises
+    ------
+    TypeError
+        It is neither a name nor a sequence of names.
+    ValueError
+        There is no kernel of that name.
+    """
+    found = (kernels,) if isinstance(kernels, str) else several("kernel", kernels, "'linear', 'rbf' or both")
+    for kernel in found:
+        if typed("kernel", kernel, str, "'linear', 'rbf' or both") not in KERNELS:
+            raise unknown_name("kernel", kernel, KERNELS)
+    return found
+
+
 def gram_statistics(
     Xs: Sequence,
     kernels: str | Sequence[str] = ("linear",),
@@ -215,11 +232,10 @@ def gram_statistics(
     >>> statistics.cka("rbf", debiased=True).shape
     (3, 3)
     """
-    kernels = (kernels,) if isinstance(kernels, str) else tuple(kernels)
-    for kernel in kernels:
-        if kernel not in KERNELS:
-            raise unknown_name("kernel", kernel, KERNELS)
-    Xs = list(Xs)
+    kernels = kernel_names(kernels)
+    Xs = several("Xs", Xs, "a sequence of arrays [n, d]")
+    if threads is not None:
+        threads = whole("threads", threads, 1)
     if not Xs:
         raise ValueError("Xs: expected at least one representation, got none")
     names = [f"Xs[{a}]" for a in range(len(Xs))] if names is None else names
@@ -232,7 +248,12 @@ def gram_statistics(
             raise ValueError(f"{X.name}: expected device {first.device} as {first.name}, got {X.device}")
     if n < 2:
         raise ValueError(f"{first.name}: expected at least 2 rows, got {n}")
-    widths = np.asarray(bandwidth, dtype=np.float64)
+    try:
+        widths = np.asarray(bandwidth, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {bandwidth!r}"
+        ) from None
     if widths.shape not in ((), (len(Xs),)) or not (np.isfinite(widths) & (widths > 0)).all():
         raise ValueError(f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {widths}")
     if first.device == "cpu":
