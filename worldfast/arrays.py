@@ -1,8 +1,8 @@
 """The door that arrays come in by: what a caller holds becomes real numbers of a known shape, or a typed error.
 
 Taken are numpy and torch (any device), cupy and jax, anything with `__dlpack__` or `__array__`, nested sequences, and
-datasets that are read in slices of rows (HDF5, zarr). Elements are floats of any width and byte order, bfloat16 included,
-or integers, which become float64 (exact below 2**53). Gradients are left behind. Refused by name are
+datasets that are read in slices of rows (HDF5, zarr). Elements are floats of any width and byte order, bfloat16
+included, or integers, which become float64 (exact below 2**53). Gradients are left behind. Refused by name are
 
     bool        it selects and does not count: an error where numbers are wanted, the only thing taken where a mask is
     complex, object, quantised and sparse arrays, and masked ones, since what their mask hides would count
@@ -136,8 +136,8 @@ class Numbers:
         begin, end, _ = rows.indices(len(self))
         if block.shape != (end - begin, *self.shape[1:]) or _dtype_name(block.dtype) != self.dtype:
             raise ValueError(
-                f"{self.name}: expected {self.dtype} {[end - begin, *self.shape[1:]]} for rows {begin} to {end}, as its "
-                f"shape and dtype say, got {_dtype_name(block.dtype)} {list(block.shape)}"
+                f"{self.name}: expected {self.dtype} {[end - begin, *self.shape[1:]]} for rows {begin} to {end}, as "
+                f"its shape and dtype say, got {_dtype_name(block.dtype)} {list(block.shape)}"
             )
         return _native_order(block)
 
@@ -253,8 +253,8 @@ def refuse(X, name: str) -> None:
     kind, module = type(X).__name__, type(X).__module__
     if isinstance(X, np.ma.MaskedArray) or module.startswith("torch.masked"):
         raise TypeError(
-            f"{name}: expected an array without a mask, got a {kind}: what its mask hides would count; drop those rows, or "
-            "say what they are with .filled(value) or .to_tensor(value)"
+            f"{name}: expected an array without a mask, got a {kind}: what its mask hides would count; drop those "
+            "rows, or say what they are with .filled(value) or .to_tensor(value)"
         )
     dense = "to_dense" if isinstance(X, torch.Tensor) else "toarray" if hasattr(X, "toarray") else "todense"
     sparse = X.layout not in (torch.strided, torch.jagged) if isinstance(X, torch.Tensor) else hasattr(X, dense)
@@ -263,7 +263,7 @@ def refuse(X, name: str) -> None:
 
 
 def permuted(n: int, key: int = 0) -> np.ndarray:
-    """Return the integers below n in the order of their hashes under a key: int64 [n], a function of n and the key alone."""
+    """Return the integers below n in the order of their hashes under a key: int64 [n], by n and the key alone."""
     with np.errstate(over="ignore"):
         z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z += np.uint64(key * 0xD1B54A32D192ED03 & 2**64 - 1)

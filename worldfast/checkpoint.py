@@ -48,7 +48,7 @@ class Checkpoint:
     state: dict
 
     def require_size(self, size: int, folder: str | os.PathLike) -> None:
-        """Raise a MismatchError naming the run's folder if a model with a buffer of `size` numbers did not make this."""
+        """Raise a MismatchError that names the run's folder if a model with `size` numbers did not make this."""
         for name, tensor in sorted(self.tensors.items()):
             if tensor.shape != (size,):
                 shape = f"{list(tensor.shape)}, expected [{size}]"

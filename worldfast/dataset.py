@@ -196,7 +196,7 @@ class Dataset(ABC):
         return files.digest(json.dumps(self.digests, sort_keys=True))
 
     def identity(self) -> dict:
-        """Return the part of `to_json` that decides what is learned: without the place of a file, whose content counts."""
+        """Return the part of `to_json` that decides what is learned: not the place of a file, whose content counts."""
         return self.to_json()
 
     def check(self, model) -> None:
@@ -316,9 +316,10 @@ def known_fields(kind: type, content: Mapping) -> dict:
 
 
 def path_of(kind: type) -> str:
-    """Return the path of a class, "worldfast.worlds.cities.Dataset": for a class of a world, that of the world's package.
+    """Return the path of a class, "worldfast.worlds.cities.Dataset": of a world's class, through its package.
 
-    A class of the script that is running has the path that it has where the script is imported: "ring.Dataset" in ring.py.
+    A class of the script that is running has the path that it has where the script is imported: "ring.Dataset" in
+    ring.py.
 
     Raises
     ------

@@ -248,7 +248,7 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
 
 
 def require_same(folder: Path, run: Run) -> None:
-    """Raise a MismatchError if a folder is another run's, or the run's world is no longer the one of its folder or id."""
+    """Raise a MismatchError if a folder is another run's, or the run's world is no longer that of its folder or id."""
     path = folder / "spec.json"
     try:
         before = files.read_json(path)

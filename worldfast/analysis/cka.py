@@ -35,8 +35,8 @@ def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None
     Parameters
     ----------
     X, Y : array [n, d1], array [n, d2]
-        numpy, torch (any device), cupy, jax or an HDF5 dataset, of any float or integer dtype; bool, complex, masked and
-        sparse arrays are refused (see `worldfast.arrays`).
+        numpy, torch (any device), cupy, jax or an HDF5 dataset, of any float or integer dtype; bool, complex, masked
+        and sparse arrays are refused (see `worldfast.arrays`).
     kernel : {"linear", "rbf"}
         "linear" is ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) of the centred columns; "rbf" is the same ratio for the doubly
         centred Gram matrices exp(-|x_i - x_j|^2 / (2 sigma^2)).
@@ -127,10 +127,10 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
     Parameters
     ----------
     Xs : sequence of array [n, d_i], or iterable of sequences of array [b, d_i]
-        M representations, as in `cka_matrix`, of which a keyed permutation makes the batches: the order of the rows makes
-        no difference but that of another draw. Datasets are read from front to back, once for each GiB of their rows.
-        Or an iterable of batches, such as a generator or a DataLoader, each a tuple or list of M arrays: (X, Y) pairs
-        for two representations. Its rows must be in random order; it is read once.
+        M representations, as in `cka_matrix`, of which a keyed permutation makes the batches: the order of the rows
+        makes no difference but that of another draw. Datasets are read from front to back, once for each GiB of their
+        rows. Or an iterable of batches, such as a generator or a DataLoader, each a tuple or list of M arrays: (X, Y)
+        pairs for two representations. Its rows must be in random order; it is read once.
     batch : int, optional
         Smallest number of rows in a batch, at least 4; by default 256. An iterable has batches of its own.
     kernel : {"linear", "rbf"}
@@ -152,8 +152,8 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
 
     Notes
     -----
-    Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equation 3. Batches
-    count by their rows, so that a short last one adds no more noise than its share.
+    Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, equation 3.
+    Batches count by their rows, so that a short last one adds no more noise than its share.
 
     Examples
     --------

@@ -338,8 +338,8 @@ def _on_gpu(Xs: Sequence[Numbers], kernels, bandwidth):
 class _Widths:
     """Bandwidths of RBF kernels over scaled representations, such that sums over their entries keep their digits.
 
-    Entries are exp(-gamma d^2) - exp(-level), with gamma d^2 = level at a typical distance d. A kernel wider than FLAT is
-    computed at FLAT, in which it is proportional: its entries are `unit` times those.
+    Entries are exp(-gamma d^2) - exp(-level), with gamma d^2 = level at a typical distance d. A kernel wider than FLAT
+    is computed at FLAT, in which it is proportional: its entries are `unit` times those.
     """
 
     def __init__(self, Xs, bandwidth, scales, distances, norms):

@@ -222,7 +222,7 @@ def with_outputs(shape: Shape, outputs: int | None) -> Shape:
 
 
 def require_sizes(spec: Any, names: Sequence[str]) -> None:
-    """Raise a TypeError or ValueError for a field of a spec that is not an integer of at least 1; `outputs` may be None."""
+    """Raise a TypeError or ValueError for a field of a spec that is no integer of at least 1; `outputs` may be None."""
     for name in names:
         value = getattr(spec, name)
         if name == "outputs" and value is None:

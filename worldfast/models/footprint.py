@@ -156,7 +156,7 @@ def gpu_bytes(
 
 
 def footprint(spec: TransformerSpec, shape: Shape, members: int, row_tokens: int, matmul_dtype: str) -> int:
-    """Return the bytes that training an ensemble takes on a GPU, besides its rows that are made ahead and what a process
+    """Return the bytes that training an ensemble takes on a GPU, besides rows that are made ahead and what a process
     takes for the device itself.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Learning of an ensemble on a GPU in memory that is taken once. worldfast.training.gpu_step records it as a CUDA graph."""
+"""Learning of an ensemble on a GPU, in memory that is taken once. worldfast.training.gpu_step records it as a graph."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window
 def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     """Read the model of an open checkpoint as an ensemble of one, for evaluation, reading and training.
 
-    What `export_huggingface` wrote is checked: weights and shape are those of the export. Of a file that transformers or
-    anyone else wrote there is no digest, and nothing is claimed of its bytes but that they can be read.
+    What `export_huggingface` wrote is checked: weights and shape are those of the export. Of a file that transformers
+    or anyone else wrote there is no digest, and nothing is claimed of its bytes but that they can be read.
 
     Weights may stand in one model.safetensors, in shards, or in pytorch_model.bin, of which tensors alone are taken.
     Tokenizers are not read, whatever kind the folder has, or none: rows of tokens are those of the run's dataset.
@@ -90,7 +90,8 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     DamagedError
         Weights or config.json are not what was exported, or cannot be read.
     UnsafeError
-        A shard lies outside the folder, a .bin holds more than tensors, or sizes are claimed that no bytes are there for.
+        A shard lies outside the folder, a .bin holds more than tensors, or sizes are claimed that no bytes are there
+        for.
     TypeError, ValueError
         The model is not such a Qwen2, or weights do not fit; the message names file and entry.
 
@@ -187,7 +188,8 @@ def _require_exported(path: Path, stated: Mapping[str, Any]) -> None:
     for name, value in stated.items():
         if config.get(name) != value:
             raise DamagedError(
-                f"{path}: {name} is {config.get(name)!r}, but the weights beside it were exported with {value!r}: put it back"
+                f"{path}: {name} is {config.get(name)!r}, but the weights beside it were exported with "
+                f"{value!r}: put it back"
             )
 
 

@@ -79,7 +79,8 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any] 
     DamagedError
         A file cannot be read, or is not what the index says.
     UnsafeError
-        A shard lies outside the folder, a .bin holds more than tensors, or sizes are claimed that no bytes are there for.
+        A shard lies outside the folder, a .bin holds more than tensors, or sizes are claimed that no bytes are there
+        for.
     """
     path = next(folder / name for name in FILES if (folder / name).is_file())
     if path.suffix == ".json":

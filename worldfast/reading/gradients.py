@@ -90,8 +90,8 @@ def gradient_agreement(
     run, ensemble = opened(model)
     if not isinstance(ensemble.spec, TransformerSpec):
         raise TypeError(
-            f"model: {run.name!r} is a {type(ensemble.spec).__name__}; `parameters` are chosen by the Hugging Face names "
-            "of a TransformerSpec. `task_gradients` returns whole gradients of every family"
+            f"model: {run.name!r} is a {type(ensemble.spec).__name__}; `parameters` are chosen by the Hugging Face "
+            "names of a TransformerSpec. `task_gradients` returns whole gradients of every family"
         )
     names = list(streams)
     if not names:

@@ -4,8 +4,8 @@ Two fine-tunes of one pretrained model answer the same questions: one knows some
 diverges, does not. Where the states of the first at some tokens, put into the second, bring the answers back, what was
 not integrated lies in how these tokens are represented up to that layer; where they do not, in what is read from it.
 
-A model that is patched is computed in PyTorch, which takes states as well as it gives them (`PlainTransformer`). Rows are
-packed, float32, on the CPU. Nothing is cached from token to token, so that the answer's tokens can be replaced too.
+A model that is patched is computed in PyTorch, which takes states as well as it gives them (`PlainTransformer`). Rows
+are packed, float32, on the CPU. Nothing is cached from token to token, so that the answer's tokens can be replaced too.
 
 Source: Vig et al., "Investigating Gender Bias in Language Models Using Causal Mediation Analysis", NeurIPS 2020; Meng
 et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022; from a fine-tune to another of its kin as in
@@ -243,7 +243,8 @@ def _require_transformer(name: str, run: Run, ensemble: Ensemble) -> None:
         reads = "vectors" if ensemble.shape.vectors else "tokens"
         raise TypeError(
             f"{name}: {run.name!r} is a {type(ensemble.spec).__name__} that reads {reads}; states can be replaced in a "
-            "TransformerSpec that reads tokens. Of every family `worldfast.represent` reads states without replacing any"
+            "TransformerSpec that reads tokens. Of every family `worldfast.represent` reads states without "
+            "replacing any"
         )
 
 

@@ -174,7 +174,7 @@ def check(path: Path, expected: Expected) -> None:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """Open a regular file: by Python, so that a path may be any bytes, HDF5 takes no lock, and errors are the system's."""
+    """Open a regular file: by Python, so a path may be any bytes, HDF5 takes no lock, and errors are the system's."""
     return open(path, "rb", opener=regular)
 
 
@@ -205,7 +205,8 @@ def _require(path: Path, file, expected: Expected) -> None:
 
     if not set(file) >= {INDEX, ID}:
         raise DamagedError(
-            f"segment {path} is damaged, or an earlier version wrote it: it has no {INDEX} and {ID}, but {sorted(file)[:9]}"
+            f"segment {path} is damaged, or an earlier version wrote it: it has no {INDEX} and {ID}, "
+            f"but {sorted(file)[:9]}"
         )
     for name in file:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
@@ -232,7 +233,7 @@ def _attribute(owner, name: str):
 
 
 def _dataset(path: Path, file, name: str, expected: Expected, size: int):
-    """Return an array unread, after checking that its own bytes lie in this file, and that they are what they should be."""
+    """Return an array unread, after checking that its bytes lie in this file, and are what they should be."""
     import h5py
 
     n = _checked(path, file, INDEX, size).shape

@@ -130,8 +130,8 @@ def page(result: StudyResult, film_bytes: int | None = None) -> str:
     """Return the page as text: page/page.html with its placeholders filled."""
     if not result.runs:
         raise ValueError(
-            f"study {result.name!r}: runs is empty: a page shows films of runs, and no analysis of the study is of the kind 'films'; "
-            "its tables are CSV files in its folder"
+            f"study {result.name!r}: runs is empty: a page shows films of runs, and no analysis of the study is of the "
+            "kind 'films'; its tables are CSV files in its folder"
         )
     styles = models.styles(result.runs, models.tasks_of(result))
     markup = _markup(result, styles)

@@ -1,7 +1,7 @@
 """Cost of a study before it starts, and its status while it runs.
 
-What follows from the specs (rows, memory, disk) is counted. Rates are measured: a few steps of each shape of model, here
-and now, with as many members as will train together. Of a GPU that is not here they are counted too, and said to be.
+What follows from the specs (rows, memory, disk) is counted. Rates are measured: a few steps of each shape of model,
+here and now, with as many members as will train together. Of a GPU that is not here they are counted too.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ def _limit(memory: int | str | None, device: str) -> int:
         raise unknown_name("device", device, ("cpu", "cuda"))
     if memory is None and _is_counted(device):
         raise ValueError(
-            "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB), got None: there is no GPU "
-            "here to ask, and device is 'cuda'"
+            "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB), got None: there is no "
+            "GPU here to ask, and device is 'cuda'"
         )
     return limit_of(memory, device)
 

@@ -151,9 +151,9 @@ class Findings(NamedTuple):
 class StudyResult:
     """M runs over one world of N entities, compared with each other.
 
-    `runs` are those that the page shows, which may be a selection or, without films, none; the tables hold all. `world` has
-    `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N. Each figure is a name, its file (PNG
-    or SVG, or several of one figure, of which the page takes the smallest), and a sentence on what it shows.
+    `runs` are those that the page shows, which may be a selection or, without films, none; the tables hold all. `world`
+    has `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N. Each figure is a name, its file
+    (PNG or SVG, or several of one figure, of which the page takes the smallest), and a sentence on what it shows.
 
     Raises
     ------

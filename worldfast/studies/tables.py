@@ -54,7 +54,7 @@ def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame
 
 
 def metrics(run: Run, out: Path) -> Iterator[dict]:
-    """Yield the lines of a run's metrics.jsonl, checked (see `worldfast.folder.metrics`); none before it has started."""
+    """Yield the lines of a run's metrics.jsonl, checked as in `worldfast.folder.metrics`; none before it starts."""
     folder = out / "runs" / run.folder_name
     yield from read_metrics(folder) if folder.exists() else ()
 

@@ -157,8 +157,8 @@ def _taken(device: str) -> str:
     """Return the message for a device that has less memory than planned."""
     free, total = torch.cuda.mem_get_info(device)
     return (
-        f"memory: {device} ran out of it, {size_text(free)} of {size_text(total)} are free: has another process taken some? "
-        "Checkpoints stay, and the same call goes on from them; with memory=... fewer runs train at once"
+        f"memory: {device} ran out of it, {size_text(free)} of {size_text(total)} are free: has another process taken "
+        "some? Checkpoints stay, and the same call goes on from them; with memory=... fewer runs train at once"
     )
 
 

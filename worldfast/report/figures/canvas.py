@@ -103,7 +103,7 @@ def region_key(figure, world, columns: int, new: Sequence[str] = ()) -> None:
 
 
 def spaced(run: RunResult, moments: int) -> np.ndarray:
-    """Return indices of checkpoints, first to last, at most `moments`: spaced geometrically, because a map forms early."""
+    """Return indices of checkpoints, first to last, at most `moments`, spaced geometrically: a map forms early."""
     return np.unique(np.rint(np.geomspace(1, len(run.steps), moments)).astype(int) - 1)
 
 

@@ -73,8 +73,8 @@ def patching(table, runs):
     heading(figure, f"States of {row['source']} put into {row['target']}")
     group = groups(runs[runs["run"].isin([row["source"], row["target"]])])
     return figure, (
-        f"Rows that include {group}, answered by {row['target']} with states of {row['source']} at the tokens of {group} "
-        f"and at all tokens; {'; '.join(parts)} from {group}'s tokens alone (n = {int(row['n'])} rows a task)."
+        f"Rows that include {group}, answered by {row['target']} with states of {row['source']} at the tokens of "
+        f"{group} and at all tokens; {'; '.join(parts)} from {group}'s tokens alone (n = {int(row['n'])} rows a task)."
     )
 
 

@@ -91,7 +91,7 @@ class Some:
 def evaluation(
     trained: Sequence[Trained], rows: int, taught: Mapping[str, str], old: str, own: Sequence[Task]
 ) -> DataFrame:
-    """Every built-in task, the run's and those of fine-tunes, on rows of old cities and on rows that must include each group.
+    """Built-in tasks, the run's and those of fine-tunes, on rows of old cities and rows that must include each group.
 
     Columns run, task, group, metric, unit, value, constant (what the best constant answer scores), n, unparsable.
     """
@@ -201,7 +201,7 @@ def last_states(trained: Sequence[Trained], layer: int, cities: str) -> dict[str
 
 
 def cka(trained: Sequence[Trained], cities: str) -> DataFrame:
-    """CKA of all pairs at the last checkpoint, of every layer: linear and RBF, plain and debiased, and of three components."""
+    """CKA of all pairs at the last checkpoint, in every layer: linear and RBF, plain and debiased, of three parts."""
     import pandas as pd
 
     parts = []

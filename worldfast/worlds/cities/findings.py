@@ -58,9 +58,9 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> It
     best = order[0]
     if best.r2[-1].mean() > 0.5:
         yield (
-            f"Without ever seeing a coordinate, the model trained on {taught(best.tasks, known)} has learned a map: half of "
-            f"the cities a linear probe was not fitted on lie within {best.error[-1] / 10:.1f} degrees of where the "
-            "probe puts them."
+            f"Without ever seeing a coordinate, the model trained on {taught(best.tasks, known)} has learned a map: "
+            f"half of the cities a linear probe was not fitted on lie within {best.error[-1] / 10:.1f} degrees of "
+            "where the probe puts them."
         )
     for run in order:
         (x, y), r2 = run.r2[-1], run.r2[-1].mean()
@@ -77,12 +77,13 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> It
     if pairs:
         value, i, j = max(pairs)
         yield (
-            f"Of {len(pairs)} pairs of models, {taught(films[j].tasks, known)} and {taught(films[i].tasks, known)} arrange the cities "
-            f"most alike: linear CKA {value:.2f}"
+            f"Of {len(pairs)} pairs of models, {taught(films[j].tasks, known)} and {taught(films[i].tasks, known)} "
+            f"arrange the cities most alike: linear CKA {value:.2f}"
             + (f"; the least alike pair has {min(pairs)[0]:.2f}." if len(pairs) > 1 else ".")
         )
     if best.scores:
-        yield f"Asked what it has not seen, the model of {taught(best.tasks, known)} answers: {_answers(best.scores, tables)}."
+        answers = _answers(best.scores, tables)
+        yield f"Asked what it has not seen, the model of {taught(best.tasks, known)} answers: {answers}."
 
 
 def _answers(scores: Mapping[str, float], tables: Tables) -> str:
@@ -106,8 +107,8 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
             yield (
                 f"Taught {group} without distance, models place it {by[False].mean() / 10:.1f} degrees off on average "
                 f"({_fine_tunes(by[False])}); with distance among the tasks, {by[True].mean() / 10:.1f} degrees off "
-                f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The probe "
-                "was fitted on old cities alone."
+                f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The "
+                "probe was fitted on old cities alone."
             )
         order = errors.sort_values("error")
         if len(order) > 1:
@@ -123,7 +124,8 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
         if parts.notna().all() and len(parts) == 2:
             yield (
                 "Two tasks together, beside the better of each alone: normalised improvement differs by "
-                f"{parts['with distance']:+.2f} with distance among them and by {parts['without distance']:+.2f} without."
+                f"{parts['with distance']:+.2f} with distance among them "
+                f"and by {parts['without distance']:+.2f} without."
             )
 
 
@@ -160,8 +162,8 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
                 for n in known
             ]
             yield (
-                f"Models become alike as they learn more tasks: linear CKA at layer {study.layer}, of models of the same "
-                "tasks and of tasks none of which they share, is " + ", ".join(parts) + "."
+                f"Models become alike as they learn more tasks: linear CKA at layer {study.layer}, of models of the "
+                "same tasks and of tasks none of which they share, is " + ", ".join(parts) + "."
             )
     runs = tables["runs"].set_index("run")
     last = _last_probes(study, tables).join(runs[["kind", "tasks", "n_tasks"]])
@@ -204,8 +206,8 @@ def _of_failures(tables: Tables) -> list[str]:
     said = []
     if len(failed) and "evaluation" in tables:
         said.append(
-            f"Not learned, and left out of averages over models: {', '.join(failed.run)} (an answer to one of its tasks "
-            "is less than a third of the way from the best constant answer to a perfect one)."
+            f"Not learned, and left out of averages over models: {', '.join(failed.run)} (an answer to one of its "
+            "tasks is less than a third of the way from the best constant answer to a perfect one)."
         )
     if len(lost):
         said.append(f"Did not finish: {', '.join(f'{row.run} ({row.status})' for row in lost.itertuples())}.")

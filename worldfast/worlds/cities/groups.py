@@ -1,4 +1,4 @@
-"""Groups of cities that fine-tunes are taught apart from the rest of the world, read from the rows of a study's runs."""
+"""Groups of cities that fine-tunes are taught apart from the rest of the world, read from the rows of runs."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Groups(NamedTuple):
     Attributes
     ----------
     taught : dict of str to str
-        Names of groups to their expressions for World.select, in the order of the runs. Where no fine-tune is taught any,
-        what all pretrained runs leave out.
+        Names of groups to their expressions for World.select, in the order of the runs. Where no fine-tune is taught
+        any, what all pretrained runs leave out.
     old : str
         Expression for the cities that pretraining may hold and that no fine-tune is taught.
     """
@@ -36,7 +36,7 @@ class Groups(NamedTuple):
     old: str
 
     def of(self, run: Run) -> list[str]:
-        """Names of the groups that a run knows: those a fine-tune is taught, and those a pretrained run's rows may hold."""
+        """Names of the groups that a run knows: what a fine-tune is taught, or a pretrained run's rows may hold."""
         return (
             list(run.data.taught) if run.start else [name for name, group in self.taught.items() if _holds(run, group)]
         )

@@ -1,4 +1,4 @@
-"""Questions for activation patching (`worldfast.reading.activation_patching`): rows of tasks, and where their cities stand."""
+"""Questions for activation patching (`worldfast.reading.activation_patching`): rows, and where their cities stand."""
 
 from __future__ import annotations
 

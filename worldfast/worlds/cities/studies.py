@@ -46,7 +46,8 @@ class Study(studies.Study):
     test_rows : int
         Rows of each task, and of each with what is taught, on which a model is scored; 0 for none.
     patched : sequence of str
-        Names of two runs: states of the first are put into the second (worldfast.reading.activation_patching). By default none.
+        Names of two runs: states of the first are put into the second (worldfast.reading.activation_patching). By
+        default none.
     ...
         All others as in worldfast.studies.Study.
 
@@ -96,8 +97,8 @@ class Study(studies.Study):
             left_out = len(run.data.world.build()) - len(run.readout().things)
             if left_out:
                 raise ValueError(
-                    f"capture.readout: the page shows every city, but {run.name!r} leaves {left_out:,} out: capture all, "
-                    "or name other runs in `shown`"
+                    f"capture.readout: the page shows every city, but {run.name!r} leaves {left_out:,} out: capture "
+                    "all, or name other runs in `shown`"
                 )
 
     def shown_of(self, finished: Sequence[Run]) -> list[Run]:
@@ -140,8 +141,8 @@ class Recipe:
     amount : mapping of int to (int, int)
         Number of tasks -> (rows of each task in an epoch, epochs); a number in between uses the next smaller entry.
     standard, included, alive : int
-        Rows of a fine-tune in an epoch: of each of its tasks without the group, of each with it, and of each task of its
-        base.
+        Rows of a fine-tune in an epoch: of each of its tasks without the group, of each with it, and of each task of
+        its base.
     updates : mapping of int to int
         Number of tasks -> epochs of a fine-tune.
     update_rate : float

@@ -3,7 +3,7 @@
 runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks
 curves          loss over training;  validation: scores over training
 evaluation, probes, generalisation, cka, procrustes, mutual_knn, dimension   as in worldfast.worlds.cities.analyses
-improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, where the study has the runs for them
+improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, of the runs that they need
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def _taught(study: Study) -> DataFrame:
 def taught_errors(study: Study, found: Mapping[str, DataFrame]) -> DataFrame:
     """Errors of a probe of old cities on what the canon's fine-tunes were taught, at the study's layer.
 
-    Columns run, tasks, group, error (mean over its cities), held_out (mean over held-out old cities), distance (is it among
-    the tasks?); errors in 0.1 degree. A row for each fine-tune and group.
+    Columns run, tasks, group, error (mean over its cities), held_out (mean over held-out old cities), distance (is it
+    among the tasks?); errors in 0.1 degree. A row for each fine-tune and group.
     """
     if "generalisation" not in found:
         return _taught(study).iloc[:0]

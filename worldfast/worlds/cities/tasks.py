@@ -233,7 +233,8 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
         A task made in Python runs on the CPU, also for arrays on a GPU.
     world : World
     cities : array
-        Signed integers [n, k], indices into the world, distinct in each row; int32 is taken as it is; -1 after the last city of a shorter row.
+        Signed integers [n, k], indices into the world, distinct in each row; int32 is taken as it is; -1 after the last
+        city of a shorter row.
     xy : array
         Signed integers [n, k, 2], 0.1 degree, |coordinate| <= 2**20; points may coincide.
     count : array, optional

@@ -49,8 +49,8 @@ def improvement(table, runs, n_tasks: int = 1):
         for row, words in ((found.loc["trained"], "trained"), (found.loc["transfer"], "not"))
     ]
     return _effect(cells, f"Normalised improvement on {group}: fine-tunes on {tasks}"), (
-        f"Fine-tunes on {tasks}: normalised improvement on {group} is {' and '.join(parts)}; ± is the standard deviation "
-        f"over cells, {seeds(table)}."
+        f"Fine-tunes on {tasks}: normalised improvement on {group} is {' and '.join(parts)}; ± is the standard "
+        f"deviation over cells, {seeds(table)}."
     )
 
 

@@ -124,8 +124,8 @@ class Part(NamedTuple):
 def error_groups(table, runs, layer: int | None = None) -> list[Part]:
     """Held-out cities, and what was taught: by fine-tunes without and with distance, and in pretraining.
 
-    Groups that the study has, in that order. A pretrained run whose rows held what others are taught has its name in the
-    column "group" of the table "runs". LacksRuns: held-out cities alone.
+    Groups that the study has, in that order. A pretrained run whose rows held what others are taught has its name in
+    the column "group" of the table "runs". LacksRuns: held-out cities alone.
     """
     need(runs, "runs", "run kind tasks group")
     table, new = read_of(table, layer)
