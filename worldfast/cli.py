@@ -1,4 +1,4 @@
-"""The command line: worldfast demo | sample | train | study | extract | export | doctor."""
+"""The command line: worldfast demo | sample | train | study | extract | export | verify | doctor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from worldfast import worlds
 from worldfast.dataset import load_file
-from worldfast.errors import unknown_name
+from worldfast.errors import shown, unknown_name
 from worldfast.log import logged_to
 from worldfast.options import (
     AnyNumber,
@@ -304,36 +304,42 @@ def extract(
     print(represent(run, layers=layers, prompt=prompt, positions=places, among=cities).save(out))
 
 
-def doctor() -> None:
-    """Say what this installation has and lacks."""
-    import importlib.metadata
+def verify(folder: Path, /, quiet: bool = False) -> int:
+    """Check the files of a run, a study or a folder of them, a line each; the status is 0 if all are whole, else 1.
 
-    import torch
+    Args:
+        folder: Folder of a run, of a study, of several, or one with runs/, tables/ and studies/.
+        quiet: Print only what is not whole.
+    """
+    from worldfast.verify import verify as checks
 
-    import worldfast as wf
-    from worldfast import files
-    from worldfast._native import core, why_no_gpu
+    count = wrong = 0
+    for one in checks(folder):
+        count, wrong = count + 1, wrong + (not one.fine)
+        if not (one.fine and quiet):
+            print(shown(f"{one.state:10} {one.path}" + (f": {one.why}" if one.why else "")))
+    if not quiet or wrong:
+        print(f"{count} files, " + (f"{wrong} of them not whole" if wrong else "all whole"))
+    return int(wrong > 0)
 
-    print(f"worldfast {wf.__version__}, native core {'with' if core.cuda else 'without'} CUDA")
-    print(f"CUDA device: {torch.cuda.get_device_name() if torch.cuda.is_available() else f'none; {why_no_gpu()}'}")
-    print(f"processor: {files.processor('cpu')}; torch uses {torch.get_num_threads()} of them")
-    sets = {4: "SSE or NEON", 8: "AVX2", 16: "AVX-512"}
-    print(f"vectors: {core.vector_width()} floats ({sets[core.vector_width()]})")
-    pairs = "two to an instruction" if core.multiplies_pairs() else "multiplied as float32, no faster than float32"
-    print(f"bfloat16 products: {pairs}")
-    for name in ("torch", "numpy", "h5py", "safetensors", "scikit-learn", "matplotlib", "tyro", "transformers"):
+
+def doctor() -> int:
+    """Say what is installed and what computes here, and try each kernel; the status is 1 if one of them is wrong."""
+    from worldfast.doctor import examine
+
+    lines = examine()
+    while True:
         try:
-            print(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            print(f"{name} is not installed")
-    print(f"a row: {wf.sample(wf.World.cities(), 'distance', n=1).text(0)}")
+            print(next(lines), flush=True)
+        except StopIteration as ended:
+            return int(not ended.value)
 
 
-COMMANDS = {one.__name__: one for one in (demo, sample, train, study, extract, export, doctor)}
+COMMANDS = {one.__name__: one for one in (demo, sample, train, study, extract, export, verify, doctor)}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `worldfast`. Returns the exit status; what a user got wrong is one line, not a traceback."""
+    """The command `worldfast`. Returns the exit status (docs/errors.md); what a user got wrong is one line, not a traceback."""
     import worldfast
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -348,7 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif arguments[:1] == ["study"]:
             _call(STUDY, "worldfast study", "study command", arguments[1:])
         else:
-            _call(COMMANDS, "worldfast", "command", arguments)
+            return _call(COMMANDS, "worldfast", "command", arguments) or 0
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
         return 128 + getattr(stopped, "signum", signal.SIGINT)  # as shells count
@@ -358,8 +364,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: list[str]) -> None:
-    """Calls the command that the arguments name. SystemExit as of tyro, after a line with the option meant."""
+def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: list[str]) -> int | None:
+    """Calls the command that the arguments name, and returns its status. SystemExit as of tyro, after a line with the option meant."""
     import tyro
 
     first = arguments[0] if arguments else "-"
@@ -367,7 +373,7 @@ def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: 
         raise unknown_name(kind, first, commands)
     about = (study.__doc__ if commands is STUDY else ABOUT).strip()
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=arguments, description=about)
+        return tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=arguments, description=about)
     except SystemExit as ended:
         if ended.code and first in commands:
             for line in _meant(commands[first], arguments[1:]):

@@ -21,14 +21,15 @@ rows dataset
 models analysis run checkpoint folder
 reading training
 studies
-report
+report verify
 worlds
-options cli __init__
+options doctor cli __init__
 """
 RANK = {room: rank for rank, rooms in enumerate(RANKS.strip().splitlines()) for room in rooms.split()}
 # What a room imports from its own rank. An entry that nothing needs any more fails too.
 BESIDE = """
 _native -> errors
+cli -> doctor
 cli -> options
 dataset -> rows
 files -> errors

@@ -1,0 +1,94 @@
+"""`worldfast doctor`: one screen, and a kernel that is wrong is named."""
+
+import numpy as np
+import pytest
+import torch
+
+from worldfast import cli, doctor
+
+CPU = torch.device("cpu")
+
+
+def test_one_screen_for_a_bug_report(capsys):
+    assert cli.main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 100
+    text = "\n".join(lines)
+    for word in (
+        "worldfast 0",
+        "Python 3",
+        "torch 2",
+        "h5py",
+        "transformers ",
+        "ray ",
+        "triton ",
+        "bfloat16",
+        "CUDA device:",
+    ):
+        assert word in text
+    assert f"kernels on cpu: {len(doctor.CHECKS)} of {len(doctor.CHECKS)} agree with float64" in text
+    assert lines[-1] == "Put all of this into a bug report."
+
+
+def _half_a_percent_off(name):
+    def wrong(*arguments, **options):
+        found = getattr(doctor, name + "_kept")(*arguments, **options)
+        return found * 1.005 if isinstance(found, torch.Tensor | float) else found
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "checks"), [("attention", ["attention", "attention, gradients"]), ("cka", ["linear CKA", "RBF CKA"])]
+)
+def test_a_kernel_that_is_wrong_is_named(name, checks, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, name + "_kept", getattr(doctor, name), raising=False)
+    monkeypatch.setattr(doctor, name, _half_a_percent_off(name))
+    assert cli.main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    wrong = [line.split(": ")[1] for line in lines if line.startswith("DISAGREES on cpu: ")]
+    assert wrong == checks
+    assert any(f"{len(doctor.CHECKS) - len(checks)} of {len(doctor.CHECKS)} agree" in line for line in lines)
+    assert lines[-1].endswith("something above is wrong.")
+
+
+def test_labels_tokens_and_steps_that_are_wrong(monkeypatch):
+    """Each by one unit in one place; a step that is not taken; what is not a number; an error."""
+    by_name = {check.name: check for check in doctor.CHECKS}
+    label, sample = doctor.label, doctor.sample
+    assert all(doctor.compare(by_name[name], CPU) == "" for name in ("labels", "tokens", "AdamW"))
+
+    def one_off(*arguments):
+        found = label(*arguments)
+        found[7] += 1
+        return found
+
+    def other_token(*arguments, **options):
+        found = sample(*arguments, **options)
+        found.tokens[9, 3] += 1
+        return found
+
+    monkeypatch.setattr(doctor, "label", one_off)
+    monkeypatch.setattr(doctor, "sample", other_token)
+    monkeypatch.setattr(doctor, "adamw_", lambda *arguments: None)
+    assert all(doctor.compare(by_name[name], CPU).startswith("off by") for name in ("labels", "tokens", "AdamW"))
+    monkeypatch.setattr(doctor, "cka", lambda *arguments: np.nan)
+    assert doctor.compare(by_name["linear CKA"], CPU).startswith("off by nan")
+
+    def broken(*arguments):
+        raise RuntimeError("no\nkernel")
+
+    monkeypatch.setattr(doctor, "cka", broken)
+    assert doctor.compare(by_name["RBF CKA"], CPU) == "RuntimeError: no kernel"
+
+
+def test_a_model_with_another_weight_is_wrong(monkeypatch):
+    by_name = {check.name: check for check in doctor.CHECKS}
+    exact = doctor._exact_outputs
+
+    def other(spec, weights, tokens, starts):
+        return exact(spec, weights | {"model.norm.weight": weights["model.norm.weight"] * 1.01}, tokens, starts)
+
+    monkeypatch.setattr(doctor, "_exact_outputs", other)
+    for name in ("transformer, outputs", "transformer, gradients"):
+        assert doctor.compare(by_name[name], CPU).startswith("off by")

@@ -1,0 +1,290 @@
+"""Report on an installation: what is there, what each backend will do here, and what its kernels compute.
+
+Kernels are compared with plain formulas in float64, which share no code with them.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import locale
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldfast import files
+from worldfast._native import core, why_no_gpu
+from worldfast.analysis import cka
+from worldfast.errors import DeviceError
+from worldfast.models import TransformerSpec, adamw_, attention, require_cuda
+from worldfast.rows import Rows, Shape
+from worldfast.worlds.cities import World, label, sample
+
+__all__ = ["CHECKS", "Check", "compare", "examine"]
+
+WIDTH = 100
+PACKAGES = (
+    ("torch", "numpy", "scipy", "pandas", "scikit-learn", "h5py", "safetensors", "matplotlib", "tyro"),
+    ("transformers", "tokenizers", "triton", "ray"),
+)
+SETS = {4: "SSE or NEON", 8: "AVX2", 16: "AVX-512"}
+LENGTHS = (5, 1, 17, 40)  # tokens of the rows that kernels are tried on
+
+
+class Check(NamedTuple):
+    """Comparison of a kernel with float64.
+
+    Attributes
+    ----------
+    name : str
+        Name of the kernel.
+    compute : callable
+        Function of a device that returns pairs of what the kernel computes and what it should.
+    allowed : float
+        Largest difference, as a share of the largest number.
+    gpu : bool
+        True if there is such a kernel on a GPU too.
+    """
+
+    name: str
+    compute: Callable[[torch.device], list[tuple[Tensor, Tensor]]]
+    allowed: float
+    gpu: bool = True
+
+
+def examine() -> Iterator[str]:
+    """Yield the lines of the report, of at most 100 characters; the last says whether all kernels agree.
+
+    Returns
+    -------
+    bool
+        True if they do.
+    """
+    for line in _installed():
+        yield line[:WIDTH]
+    devices = [torch.device("cpu")]
+    try:
+        devices.append(require_cuda("cuda"))
+    except DeviceError:
+        pass
+    whole = True
+    for device in devices:
+        begin = time.perf_counter()
+        tried = [check for check in CHECKS if check.gpu or device.type == "cpu"]
+        wrong = [(check, why) for check in tried if (why := compare(check, device))]
+        for check, why in wrong:
+            yield f"DISAGREES on {device}: {check.name}: {why}"[:WIDTH]
+        seconds = time.perf_counter() - begin
+        yield f"kernels on {device}: {len(tried) - len(wrong)} of {len(tried)} agree with float64 ({seconds:.1f} s)"
+        whole = whole and not wrong
+    yield "Put all of this into a bug report" + ("." if whole else ": something above is wrong.")
+    return whole
+
+
+# ---- what is there ----
+
+
+def _version(name: str) -> str:
+    try:
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{name} is not installed"
+
+
+def _installed() -> Iterator[str]:
+    origin = files.origin("cpu")
+    commit = (
+        f", commit {origin['commit'][:12]}{'-dirty' * origin['commit'].endswith('-dirty')}" if origin["commit"] else ""
+    )
+    yield f"worldfast {origin['worldfast']}{commit}, native core {'with' if core.cuda else 'without'} CUDA"
+    yield f"Python {platform.python_version()}, {platform.system()} {platform.release()} {platform.machine()}"
+    yield f"text: {locale.getpreferredencoding(False)} locale, {sys.stdout.encoding} output; files are UTF-8"
+    for names in PACKAGES:
+        yield ", ".join(map(_version, names[: len(names) // 2 + 1]))
+        yield ", ".join(map(_version, names[len(names) // 2 + 1 :]))
+    yield f"processor: {files.processor('cpu')}; torch uses {torch.get_num_threads()} of them"
+    width = core.vector_width()
+    pairs = "two to an instruction" if core.multiplies_pairs() else "multiplied as float32, no faster than float32"
+    yield f"cpu: transformers by the native core, vectors of {width} floats ({SETS[width]})"
+    yield f"cpu: bfloat16 products: {pairs}"
+    yield "cpu: recurrent models, vectors and rows of more than 128 tokens by PyTorch"
+    try:
+        device = require_cuda("cuda")
+        yield f"cuda: {torch.cuda.get_device_name(device)}, kernels by Triton; device='auto' takes it"
+    except DeviceError as error:
+        found = torch.cuda.get_device_name() if torch.cuda.is_available() else f"none; {why_no_gpu()}"
+        yield f"CUDA device: {found}"
+        yield f"cuda: not used, {error.reason}"
+    yield f"a row: {sample(World.cities(), 'distance', n=1).text(0)}"
+
+
+# ---- what kernels compute ----
+
+
+def compare(check: Check, device: torch.device) -> str:
+    """Return by how much a kernel errs if that is more than allowed, or the error that it raises; "" if it agrees."""
+    try:
+        with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+            torch.manual_seed(0)
+            pairs = check.compute(device)
+    except Exception as error:  # whatever a broken installation raises is what the report is for
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    worst = 0.0
+    for came, expected in pairs:
+        came, expected = came.detach().cpu().double(), expected.detach().cpu().double()
+        error = float((came - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        worst = error if math.isnan(error) else max(worst, error)
+    return "" if worst <= check.allowed else f"off by {worst:.1e} of the largest number, allowed {check.allowed:.0e}"
+
+
+def _labels(device):
+    """Distances and areas of triangles from coordinates."""
+    world = World.cities()
+    index = np.random.default_rng(0).permutation(len(world))[: 3 * 1600].reshape(-1, 3).astype(np.int32)
+    a, b, c = torch.from_numpy(world.xy[index]).double().unbind(1)
+    u, v = b - a, c - a
+    expected = {"distance": u.square().sum(1).sqrt(), "trianglearea": (u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]).abs() / 2}
+    pairs = []
+    for task, value in expected.items():
+        cities = torch.from_numpy(np.ascontiguousarray(index[:, : 2 if task == "distance" else 3])).to(device)
+        came = label(task, world, cities)
+        pairs.append((came, value.round()))
+    return pairs
+
+
+def _tokens(device):
+    """Rows of tokens from cities and labels: <bos> is 2, <eos> 3, characters from 4 on, digits last."""
+    world = World.cities()
+    batch = sample(world, "distance", n=500)
+    characters = "".join(sorted(map(chr, range(33, 127)), key=lambda c: (c.isdigit(), c)))
+    expected = np.zeros_like(batch.tokens)
+    for row, cities, answer in zip(expected, batch.cities, batch.label):
+        names = ",".join(f"c_{world.city_id[city]:04d}" for city in cities[:2])
+        text = f"dist({names})={answer}"
+        row[: len(text) + 2] = [2, *(4 + characters.index(c) for c in text), 3]
+    return [(torch.from_numpy(batch.tokens), torch.from_numpy(expected))]
+
+
+def _exact_attention(q, k, v, starts, base):
+    """softmax(q k' / sqrt(D)) v of each row, causal, after rotation; [L, H, D] each."""
+    half = q.shape[2] // 2
+    found = []
+    for begin, end in zip(starts[:-1], starts[1:]):
+        angle = torch.arange(end - begin).double()[:, None] * base ** (
+            -torch.arange(half).double() / half
+        )  # [T, D / 2]
+        cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+        turned = []
+        for x in (q[begin:end], k[begin:end]):
+            a, b = x[..., :half], x[..., half:]
+            turned.append(torch.cat([a * cos - b * sin, b * cos + a * sin], -1).transpose(0, 1))  # [H, T, D]
+        scores = turned[0] @ turned[1].transpose(1, 2) / q.shape[2] ** 0.5
+        hidden = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        found.append(
+            (scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v[begin:end].transpose(0, 1)).transpose(0, 1)
+        )
+    return torch.cat(found)
+
+
+def _starts() -> list[int]:
+    return [0, *np.cumsum(LENGTHS).tolist()]
+
+
+def _attended(device):
+    """Attention of a few rows and its gradients, by the kernel and exactly."""
+    starts = _starts()
+    values = torch.randn(4, starts[-1], 2, 16, dtype=torch.float64)
+    ours, exact = values[:3].float().to(device).requires_grad_(), values[:3].float().double().requires_grad_()
+    came = attention(*ours, torch.tensor(starts, dtype=torch.int32, device=device), max_seqlen=max(LENGTHS))
+    expected = _exact_attention(*exact, starts, 10_000.0)
+    came.backward(values[3].float().to(device))
+    expected.backward(values[3].float().double())
+    return (came, expected), (ours.grad, exact.grad)
+
+
+def _model(device, matmul_dtype="float32"):
+    """A transformer's outputs and gradients, by the ensemble and exactly."""
+    spec = TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
+    ensemble = spec.build(Shape(98, 98), device=device, matmul_dtype=matmul_dtype)
+    ensemble.initialise(0, seed=0)
+    starts = _starts()
+    scored = torch.tensor([end - 1 for end in starts[1:]])
+    tokens, targets = torch.randint(98, (starts[-1],)), torch.randint(98, (len(scored),))
+    rows = Rows(tokens.int(), torch.tensor(starts, dtype=torch.int32), scored, targets)
+    exact = {name: w.cpu().double().clone().requires_grad_() for name, w in ensemble.to_huggingface(0).items()}
+    outputs = _exact_outputs(spec, exact, tokens, starts)[scored]
+    torch.nn.functional.cross_entropy(outputs, targets, reduction="sum").backward()
+    ensemble.learn([rows], [0])
+    place = ensemble.offsets()
+    ours = torch.cat([ensemble.gradients[0, place[name]].cpu() for name in exact])
+    gradient = torch.cat([weight.grad.reshape(-1) for weight in exact.values()])
+    return (ensemble.outputs(rows, 0), outputs), (ours, gradient)
+
+
+def _exact_outputs(spec, weights, tokens, starts):
+    def norm(x, name):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + spec.norm_eps) * weights[name]
+
+    def product(x, name):
+        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
+
+    x = weights["model.embed_tokens.weight"][tokens]
+    for i in range(spec.layers):
+        at = f"model.layers.{i}."
+        normed = norm(x, at + "input_layernorm.weight")
+        qkv = [product(normed, f"{at}self_attn.{part}_proj").view(len(x), spec.heads, -1) for part in "qkv"]
+        x = x + product(_exact_attention(*qkv, starts, spec.rope_base).reshape(x.shape), at + "self_attn.o_proj")
+        normed = norm(x, at + "post_attention_layernorm.weight")
+        gate = product(normed, at + "mlp.gate_proj")
+        x = x + product(gate * gate.sigmoid() * product(normed, at + "mlp.up_proj"), at + "mlp.down_proj")
+    return norm(x, "model.norm.weight") @ weights["lm_head.weight"].T
+
+
+def _step(device):
+    """Three steps of AdamW, as torch.optim.AdamW takes them in float64."""
+    weights, gradients = torch.randn(2, 3, 100).unbind(0)
+    ours, moments = weights[:1].clone(), torch.zeros(2, 1, 100)
+    exact = weights[:1].double().requires_grad_()
+    optimizer = torch.optim.AdamW([exact], 0.01, (0.9, 0.99), 1e-8, 0.1)
+    for step, gradient in enumerate(gradients, 1):
+        adamw_(ours, gradient[None], *moments, torch.ones(100), [0.01], [step], 0.1, 0.9, 0.99, 1e-8, [1.0])
+        exact.grad = gradient[None].double()
+        optimizer.step()
+    return [(ours, exact)]
+
+
+def _alignment(kernel, device):
+    """CKA of two representations, from whole Gram matrices."""
+    X = torch.randn(200, 24)
+    Y = X @ torch.randn(24, 16) + torch.randn(200, 16)
+    grams = []
+    for Z in (X.double(), Y.double()):
+        K = Z @ Z.T
+        if kernel == "rbf":
+            squared = (K.diag()[:, None] + K.diag() - 2 * K).clamp(min=0)
+            distances = squared[~torch.eye(len(Z), dtype=torch.bool)].sqrt()
+            K = torch.exp(-squared / (2 * distances.quantile(0.5) ** 2))
+        K = K - K.mean(0)
+        grams.append(K - K.mean(1, keepdim=True))
+    (aa, ab), (_, bb) = [[(K * L).sum() for L in grams] for K in grams]
+    return [(torch.tensor([float(cka(X.to(device), Y.to(device), kernel))]), (ab / (aa * bb).sqrt())[None])]
+
+
+CHECKS = (
+    Check("labels", _labels, 0.0),
+    Check("tokens", _tokens, 0.0, gpu=False),
+    Check("attention", lambda device: [_attended(device)[0]], 1e-5),
+    Check("attention, gradients", lambda device: [_attended(device)[1]], 1e-5),
+    Check("transformer, outputs", lambda device: [_model(device)[0]], 1e-4),
+    Check("transformer, gradients", lambda device: [_model(device)[1]], 1e-4),
+    Check("transformer, gradients by bfloat16 products", lambda device: [_model(device, "bfloat16")[1]], 0.1),
+    Check("AdamW", _step, 1e-5, gpu=False),
+    Check("linear CKA", lambda device: _alignment("linear", device), 1e-5),
+    Check("RBF CKA", lambda device: _alignment("rbf", device), 1e-4),
+)

@@ -1,0 +1,57 @@
+"""Check of whatever training and studies wrote below a folder, file by file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from worldfast.errors import as_path
+from worldfast.studies import audit_study, audit_tables
+from worldfast.training import Checked, audit
+
+__all__ = ["verify"]
+
+OF_A_RUN = ("spec.json", "done", "metrics.jsonl", "checkpoint", "activations")
+
+
+def verify(folder: str | os.PathLike) -> Iterator[Checked]:
+    """Check every file of a run, a study, or a folder of them, without changing one.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of a run, of a study, of many runs or studies, or one with runs/, tables/ and studies/.
+
+    Yields
+    ------
+    Checked
+        As from `worldfast.training.audit`, `worldfast.studies.audit_study` and `audit_tables`.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there, or holds nothing of the kind.
+    """
+    folder = as_path("folder", folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder: '{folder}' is no folder")
+    found = False
+    for one in _checks(folder):
+        found = True
+        yield one
+    if not found:
+        raise FileNotFoundError(f"folder: '{folder}' holds no run, no study, and no folder of them")
+
+
+def _checks(folder: Path, deeper: int = 2) -> Iterator[Checked]:
+    """Check a folder, and those in it: two levels, as runs lie in <out>/runs, so that no link leads in a circle."""
+    if (folder / "study.json").exists() or folder.parent.name == "studies":
+        yield from audit_study(folder)
+    elif any(os.path.lexists(folder / name) for name in OF_A_RUN):
+        yield from audit(folder)
+    elif deeper:
+        yield from audit_tables(folder)
+        for below in sorted(folder.iterdir()):
+            if below.is_dir():
+                yield from _checks(below, deeper - 1)
