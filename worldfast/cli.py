@@ -67,7 +67,7 @@ def study() -> None:
 
 
 def study_list() -> None:
-    """List the preset studies of each world."""
+    """List the preset studies, each with the world that it is of."""
     print("A study is one of these, or a Python file that defines `study` (docs/studies.md).\n")
     for name, make in worlds.presets().items():
         world, _, short = name.partition(".")

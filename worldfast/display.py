@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["html_facts", "size_text"]
+__all__ = ["first_of", "html_facts", "size_text"]
 
 
 def html_facts(title: str, facts: Mapping[str, object]) -> str:
@@ -14,6 +14,12 @@ def html_facts(title: str, facts: Mapping[str, object]) -> str:
         f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items()
     )
     return f"<table><caption>{escape(title)}</caption>{rows}</table>"
+
+
+def first_of(names: Sequence[str], most: int = 3) -> str:
+    """Return names in words, the first few where there are many: "a, b, c and 27 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most + 1 else ""
+    return ", ".join(names[:most] if more else names) + more
 
 
 def size_text(size: int) -> str:

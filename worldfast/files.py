@@ -126,17 +126,6 @@ def sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def write_table(path: Path, table) -> Path:
-    """Write `table_bytes` atomically.
-
-    Raises
-    ------
-    OSError
-        As in `write_whole`.
-    """
-    return write_whole(path, table_bytes(table))
-
-
 def table_bytes(table) -> bytes:
     """Return a pandas DataFrame as CSV, with NaN as "nan", so an empty string stays one."""
     return table.to_csv(index=False, na_rep="nan").encode("utf-8")

@@ -289,13 +289,13 @@ def spec_of(folder: str | os.PathLike) -> Run:
         files.read_json(path)  # its error
     version = content.get("origin", {}).get("worldfast", "of unknown version")
     same = version == files.origin("cpu")["worldfast"]
-    written = f"{path} was written by worldfast {version}" + (", this version," if same else "")
+    written = f"{path} was written by worldfast {'of this version' if same else version}"
     try:
         run = Run.from_json(content["run"])
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{written}; {'here it' if same else 'this one'} cannot read it: {error}") from None
+        raise ValueError(f"{written}{', which' if same else '; this one'} cannot read it: {error}") from None
     files.read_json(path)  # without a checksum it is readable by chance
     if run.id != content["id"]:
         why = ", as the code or the world that it names has changed" if same else ""

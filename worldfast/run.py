@@ -224,9 +224,11 @@ class Run:
 
     def __post_init__(self):
         if not isinstance(self.data, Dataset):
+            # Of what has the methods of one, say what is missing.
+            lacks = f", which lacks {', '.join(missing_of(self.data))}" if hasattr(self.data, "stream") else ""
             raise TypeError(
                 f"data: expected a dataset of a world, such as worldfast.worlds.cities.Dataset(('distance',)), "
-                f"got {self.data!r:.100}, which lacks {', '.join(missing_of(self.data))}"
+                f"got {self.data!r:.100}{lacks}"
             )
         if not is_dataclass(self.data) or not type(self.data).__dataclass_params__.frozen:
             raise TypeError(f"data: expected a frozen dataclass, got a {type(self.data).__name__}, which is none")

@@ -192,7 +192,7 @@ def test_a_task_may_stand_alone():
         recipe.finetune(base, "north")
     with pytest.raises(ValueError, match="tasks: expected at least one"):
         recipe.pretrain((), 1)
-    with pytest.raises(TypeError, match=r"data: expected a dataset of a world, such as .*Dataset.*, got 'north'"):
+    with pytest.raises(TypeError, match=r"data: expected a dataset of a world, such as .*Dataset.*, got 'north'$"):
         wf.Run("north")
 
 

@@ -227,7 +227,7 @@ def test_a_flipped_spec_is_not_blamed_on_a_version(folder):
     with pytest.raises(DamagedError, match="spec.json' is damaged: its checksum"):
         spec_of(folder)
     files.write_json(path, files.read_json(folder.parent / OTHER.folder_name / "spec.json") | {"id": "0" * 12})
-    with pytest.raises(MismatchError, match=rf"by worldfast {wf.__version__}, this version, as run 0+; .*has changed"):
+    with pytest.raises(MismatchError, match="by worldfast of this version as run 0+; .*has changed"):
         spec_of(folder)
 
 

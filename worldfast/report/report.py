@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import files
+from worldfast.display import first_of
 from worldfast.report.colours import CKA_STOPS
 from worldfast.report.figures import learned_map, save, views_over_training
-from worldfast.report.figures.catalogue import SECTIONS, lacks
+from worldfast.report.figures.catalogue import SECTIONS
 from worldfast.report.figures.tables import group_names
 from worldfast.report.page import comparison, films, gallery, models, provenance
 from worldfast.report.page.markup import duration, pairs, span
@@ -70,7 +71,7 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
 def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Path:
     """Draw every figure of a study as PNG and SVG into `folder`/figures, and write `folder`/report.html with them.
 
-    Figures that lack the runs they need are listed in the log and on the page.
+    Figures that lack the runs they need are listed on the page, with reasons, and the first of them in the log.
 
     Parameters
     ----------
@@ -99,8 +100,8 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
             files_of = save(one.figure, folder / "figures", one.name, origin)
             one = one._replace(figure=tuple(path.read_bytes() for path in files_of))
         drawn.append(one)
-    for reason, titles in lacks(drawn).items():
-        LOG.warning("not drawn: %s: %s", ", ".join(titles), reason)
+    if titles := [one.title for one in drawn if one.figure is None]:
+        LOG.warning("%s not drawn, the page says why: %s", count(len(titles), "figure"), first_of(titles))
     about = {"new": _new(result), "tasks": models.tasks_of(result)}
     for run in result.runs:
         save(learned_map(result.world, run, moments=6, **about), folder / "figures", f"map-{run.name}", origin)

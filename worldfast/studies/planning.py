@@ -259,7 +259,8 @@ def _ends(parts: Sequence[Sequence[Run]], places: int, per_row: dict[str, float]
 
 def _amounts(families: Sequence[Family]) -> tuple[str, str, str]:
     rows = sum(one.rows for one in families)
-    return (f"{sum(one.runs for one in families):,}", f"{rows / 1e6:,.1f} M", f"{sum(one.steps for one in families):,}")
+    in_all = f"{rows / 1e6:,.1f} M" if rows >= 100_000 else f"{rows:,}"
+    return (f"{sum(one.runs for one in families):,}", in_all, f"{sum(one.steps for one in families):,}")
 
 
 def _line(name: str, cells: Sequence[str]) -> str:

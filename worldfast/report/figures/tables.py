@@ -100,11 +100,16 @@ def pretrained(runs, n_tasks: int | None = None):
         There are none.
     """
     need(runs, "runs", "run kind tasks n_tasks seed width learned")
-    found = chosen(runs, "pretrained runs", kind="pt")
+    found = runs[runs["kind"] == "pt"]
+    if not len(found):
+        raise LacksRuns("the study has no pretrained runs")
     found = found[found["width"] == found["width"].mode().iloc[0]]
     if n_tasks is None:
         return found
-    return chosen(found, f"pretrained runs on {Tasks(runs['tasks']).count(n_tasks)}", n_tasks=n_tasks)
+    found = found[found["n_tasks"] == n_tasks]
+    if not len(found):
+        raise LacksRuns(f"the study has no pretrained runs on {Tasks(runs['tasks']).count(n_tasks)}")
+    return found
 
 
 @dataclass(frozen=True)

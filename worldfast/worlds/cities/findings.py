@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis import Mean, mean_and_error
+from worldfast.display import first_of
 from worldfast.report import Tasks
 from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import integration, published
@@ -206,11 +207,11 @@ def _of_failures(tables: Tables) -> list[str]:
     said = []
     if len(failed) and "evaluation" in tables:
         said.append(
-            f"Not learned, and left out of averages over models: {', '.join(failed.run)} (an answer to one of its "
-            "tasks is less than a third of the way from the best constant answer to a perfect one)."
+            f"Not learned, and left out of averages over models: {first_of(list(failed.run))} (an answer to one "
+            "of its tasks is less than a third of the way from the best constant answer to a perfect one)."
         )
     if len(lost):
-        said.append(f"Did not finish: {', '.join(f'{row.run} ({row.status})' for row in lost.itertuples())}.")
+        said.append(f"Did not finish: {first_of([f'{row.run} ({row.status})' for row in lost.itertuples()])}.")
     return said
 
 
