@@ -138,9 +138,21 @@ def test_the_mixture_of_a_published_fine_tune():
     "options,error,message",
     [
         ({"mixture": ("distance",)}, TypeError, "mixture: expected Components, got 'distance'"),
-        ({"mixture": (Component("distance", 0),)}, ValueError, "mixture: rows of distance: expected at least 1, got 0"),
-        ({"mixture": (Component("distance", 2.0),)}, TypeError, "mixture: rows of distance: expected an integer"),
-        ({"mixture": (Component("distance", 2, first=-1),)}, ValueError, "mixture: first of distance: .*got -1"),
+        (
+            {"mixture": lambda: (Component("distance", 0),)},
+            ValueError,
+            "mixture: rows of distance: expected at least 1, got 0",
+        ),
+        (
+            {"mixture": lambda: (Component("distance", 2.0),)},
+            TypeError,
+            "mixture: rows of distance: expected an integer",
+        ),
+        (
+            {"mixture": lambda: (Component("distance", 2, first=-1),)},
+            ValueError,
+            "mixture: first of distance: .*got -1",
+        ),
         (
             {"mixture": (Component("distance", 2, among=[True]),)},
             TypeError,
@@ -163,7 +175,15 @@ def test_runs_that_do_not_fit(options, error, message):
     options = dict(options)
     with pytest.raises(error, match=message):
         about = {name: options.pop(name) for name in DATA if name in options}
+        about = {name: value() if callable(value) else value for name, value in about.items()}
         wf.Run(Dataset("distance", **about), **options)
+
+
+@pytest.mark.parametrize("options", [{"rows": -4}, {"rows": 2, "first": -1}, {"rows": 2, "noise": 1.0}])
+def test_a_component_is_refused_where_it_is_made(options):
+    name, value = list(options.items())[-1]
+    with pytest.raises(ValueError, match=f"mixture: {name} of distance: expected .*, got {value}"):
+        Component("distance", **options)
 
 
 # ---- starts that cannot be ----

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -24,6 +25,7 @@ from worldfast.studies.engine import run_study
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset, sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.rule import rule_of
 from worldfast.worlds.cities.studies import Recipe, Study, demo, paper, world_update
 from worldfast.worlds.cities.tasks import BUILT_IN, task_from_json
 
@@ -461,6 +463,93 @@ def test_identity_is_content(tmp_path):
     found = asked(tmp_path / "beside", [SOURCE, *texts])
     assert found[: 1 + len(SAME)] == [first] * (1 + len(SAME))
     assert len({run for _, run in found}) == 1 + len(OTHER)
+
+
+READS = {
+    "comprehension": ("K = 2", "return np.array([x * K for x in xy[:, 0, 0]])"),
+    "inner comprehension": ("K = 2", "return np.array([sum(x * K for x in row) for row in xy[:, 0]])"),
+    "lambda": ("K = 2", "return (lambda x: x * K)(xy[:, 0, 0])"),
+    "nested": ("K = 2", "def inner(x):\n        return x * K\n    return inner(xy[:, 0, 0])"),
+    "default of a lambda": ("K = 2", "return (lambda x, k=K: x * k)(xy[:, 0, 0])"),
+    "default": ("K = 2\ndef made(xy, k=K): return xy[:, 0, 0] * k", ""),
+    "keyword-only": ("K = 2\ndef made(xy, *, k=K): return xy[:, 0, 0] * k", ""),
+    "list": ("K = 2", "return xy[:, 0, 0] * L[0]"),
+    "dict of sets": ("K = 2", "return xy[:, 0, 0] * max(D['a'])"),
+    "array": ("K = 2", "return xy[:, 0, 0] * A[1]"),
+    "number of NumPy": ("K = 2", "return xy[:, 0, 0] * N"),
+    "helper": ("K = 2\ndef times(x):\n    return [one * K for one in x]", "return np.array(times(xy[:, 0, 0]))"),
+    "helper's helper": (
+        "K = 2\ndef two(x): return x * K\ndef one(x): return two(x) if len(x) else one(x)",
+        "return one(xy[:, 0, 0])",
+    ),
+    "kept helper": ("import functools\nK = 2\n@functools.cache\ndef k(): return K", "return xy[:, 0, 0] * k()"),
+    "lambda outside": ("K = 2\ntimes = lambda x: x * K", "return times(xy[:, 0, 0])"),
+    "closure": (
+        "def around(k):\n  def made(xy):\n    return np.array([x * k for x in xy[:, 0, 0]])\n  return made\n"
+        "K = 2\nmade = around(K)",
+        "",
+    ),
+    "decorator": (
+        "K = 2\ndef by(f):\n  def made(xy): return f(xy) * K\n  return made\n@by\ndef made(xy): return xy[:, 0, 0]",
+        "",
+    ),
+    "other task": ("K = 2\n@wf.task('times', cities=1)\ndef times(xy): return xy[:, 0, 0] * K", "return times(xy)"),
+}  # what stands before the function, and its body
+
+
+def executed(path, before, body):
+    """Module of a file with a function `made`, or with this body of it."""
+    names = "\nL, D, A, N = [K, 1], {'a': {K, 0}}, np.array([0, K]), np.float32(K)\n"
+    function = f"def made(xy):\n    {body}\n" if body else ""
+    path.write_text(f"import numpy as np\nimport worldfast as wf\n{before}{names}{function}", encoding="utf-8")
+    return runpy.run_path(str(path))
+
+
+@pytest.mark.parametrize("before,body", READS.values(), ids=READS)
+def test_what_a_function_reads_is_part_of_its_identity(tmp_path, before, body):
+    xy, found = np.ones((1, 1, 2), np.int32), {}
+    for name, text in {"two": before, "same": before, "three": before.replace("K = 2", "K = 3")}.items():
+        made = executed(tmp_path / f"{name}.py", text, body)["made"]
+        found[name] = rule_of(made), int(made(xy)[0])
+    assert found["same"] == found["two"] and found["three"][0] != found["two"][0]
+    assert (found["two"][1], found["three"][1]) == ((2, 3) if "sum(" not in body else (4, 6))
+
+
+def test_identities_are_those_of_every_version_of_python(tmp_path):
+    kept = {
+        "comprehension": "4550e688a065505b",
+        "keyword-only": "f198d16d0808f3dd",
+        "array": "6463a51c85b50dbe",
+        "helper's helper": "30828608db486b93",
+    }
+    assert {name: rule_of(executed(tmp_path / "rule.py", *READS[name])["made"]) for name in kept} == kept
+
+
+@pytest.mark.parametrize(
+    "before,reads",
+    [
+        ("class Sphere: r = 2\nX = Sphere()", "X, a Sphere"),
+        ("import threading\nX = [threading.Lock()]", "X, a list"),
+        ("X = np.random.default_rng(0)", "X, a Generator"),
+        ("X = np.random.default_rng(0).random", "X, a "),
+        ("X = np.array([None])", "X, a ndarray"),
+        ("X = np.frompyfunc(lambda x: x, 1, 1)", "X, a ufunc"),
+        ("Y = {1: object()}\ndef X(): return Y", "Y, a dict"),
+        ("", "X, which has no value yet"),
+    ],
+)
+def test_what_cannot_be_known_needs_a_version(tmp_path, before, reads):
+    made = executed(tmp_path / "rule.py", f"K = 2\n{before}", "return [X for _ in xy][:0] or xy[:, 0, 0]")["made"]
+    with pytest.raises(TaskError, match=f"task 'reading': .* reads {reads}.* give version='1'"):
+        wf.task("reading", cities=1)(made)
+
+
+def test_a_name_that_is_also_outside_is_the_functions_own(tmp_path):
+    """Variables, parameters and what comprehensions count with are not read from outside, nor is what is installed."""
+    body = "row = [k for k in xy[:, 0, 0]]\n    return ptp(np.array(row)[:, None], axis=1)"
+    texts = [f"from numpy import ptp\nK, row, k, xy = 2, {value}, {value}, {value}" for value in ("1", "object()")]
+    one, other = (rule_of(executed(tmp_path / f"{i}.py", text, body)["made"]) for i, text in enumerate(texts))
+    assert one == other
 
 
 def test_the_name_of_the_function_is_no_part_of_it():

@@ -4,15 +4,11 @@ The native core draws cities and writes text, many rows to a call of the functio
 position, as for built-in tasks, and a rule that equals that of a built-in task gives equal labels.
 """
 
-import ast
 import hashlib
 import importlib
-import inspect
-import json
 import math
 import re
 import sys
-import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +16,7 @@ import numpy as np
 
 from worldfast._native import core
 from worldfast.errors import TaskError, several
+from worldfast.worlds.cities.rule import rule_of
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register, task_from_json
 
 __all__ = ["PythonTask", "task"]
@@ -182,8 +179,10 @@ def task(
     each row independently, and splits are disjoint streams. Tasks of different names draw different rows.
 
     Its identity, part of the id of a run, is its name, its options and its function's source, without comments,
-    docstring and decorators, and with the numbers and text that it reads from outside. Functions, arrays and other
-    objects from outside cannot be tracked: change the name, or give a `version`, when those change.
+    docstring and decorators, and with what that reads from outside, also in comprehensions and other nested code:
+    numbers, text and arrays, and lists, tuples, sets and dicts of them; defaults; functions, which are known in the
+    same way, and other tasks. Modules, and functions and classes of installed packages, are known by name: change the
+    name of the task, or give a `version`, when what is read through them changes. Other objects need a `version`.
 
     Parameters
     ----------
@@ -208,8 +207,8 @@ def task(
         Absolute error of an answer that is not a number. By default the spread of the answers to 1,024 random rows of
         the Earth. Scores of numbers are absolute errors, of choices accuracies.
     version : str, optional
-        Identity of the function instead of its source. Needed if there is no source, as at a prompt or in `exec`;
-        change it whenever the function changes.
+        Identity of the function instead of its source. Needed if there is no source, as at a prompt or in `exec`, or
+        if it reads an object whose content cannot be known; change it whenever the function or the object changes.
 
     Returns
     -------
@@ -222,7 +221,7 @@ def task(
     TypeError
         There is no name or number of cities, as where ``@wf.task`` stands alone, or `choices` are not words.
     TaskError
-        Options do not fit; there is neither source nor version; or on random rows the function raises an error, writes
+        Options do not fit; there is no version, and no source or known content of what it reads; or on random rows the function raises an error, writes
         into its input, or gives answers that are not integers of the declared range and shape, are not reproducible, or
         depend on other rows. It is a ValueError.
 
@@ -353,50 +352,17 @@ def _random_points(count):
     return points
 
 
-# ---- identity ----
-
-
 def _identity(name, function, version):
-    """Return a function's identity as text: `version`, or the hash of its source and of the plain values that it
-    reads.
-    """
+    """Return a function's identity as text: `version`, or the hash of its source and of all that it reads."""
     if version is not None:
         if not isinstance(version, str) or not version:
             raise TaskError(f"task {name!r}: version: expected text, got {version!r}")
         return f"version {version}"
     try:
-        [definition] = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        definition = None
-    if not isinstance(definition, ast.FunctionDef):
+        return rule_of(function)
+    except ValueError as error:
         raise TaskError(
-            f"task {name!r}: {function!r} has no source that can be read, as at a prompt, in exec or as a lambda, and a "
-            "run is known by it: write the function with def in a file or a notebook, or give version='1', and "
-            "another whenever the function changes"
-        )
-    if ast.get_docstring(definition) is not None:
-        del definition.body[0]
-    definition.name, definition.decorator_list = "", []
-    content = json.dumps([_content(definition), _plain_values(function)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _content(node):
-    """Return a syntax tree as lists that do not depend on Python's version: without empty fields."""
-    if isinstance(node, ast.AST):
-        fields = [(key, value) for key, value in ast.iter_fields(node) if key not in ("ctx", "kind", "type_comment")]
-        return [type(node).__name__, *([key, _content(value)] for key, value in fields if value not in (None, []))]
-    return [_content(part) for part in node] if isinstance(node, list) else repr(node)
-
-
-def _plain_values(function):
-    """Return the numbers and text that a function reads from outside, and tuples of them, by name."""
-    try:
-        outside = inspect.getclosurevars(function)
-    except ValueError:  # it reads a name that has no value yet
-        return {}
-    return {
-        key: repr(value)
-        for key, value in {**outside.globals, **outside.nonlocals}.items()
-        if all(isinstance(part, int | float | str | bool) for part in (value if isinstance(value, tuple) else [value]))
-    }
+            f"task {name!r}: {function!r} {error}, and a run is known by it: write the function with def in a file or a "
+            "notebook, reading numbers, text, arrays and functions, or give version='1', and another whenever the "
+            "function, or what it reads, changes"
+        ) from None

@@ -105,6 +105,11 @@ class Component:
     >>> part = wf.Component("distance", 100, among="country == 'JP'", noise=0.1)
     >>> cities.Dataset("distance", mixture=[part]).epoch_rows
     100
+
+    Raises
+    ------
+    TypeError, ValueError
+        `rows`, `first` or `noise` is no number, or out of its range.
     """
 
     task: str | Task
@@ -113,6 +118,12 @@ class Component:
     must_include: object = None
     first: int = 0
     noise: float = 0.0
+
+    def __post_init__(self):
+        task = getattr(self.task, "name", self.task)
+        for name in ("rows", "first"):
+            _require_count(f"mixture: {name} of {task}", getattr(self, name))
+        require_noise(f"mixture: noise of {task}", self.noise)
 
 
 class Stream:
@@ -409,6 +420,7 @@ def sample(
     """
     _require_count("start", start)
     _require_count("n", n)
+    require_noise("noise", noise)
     if not isinstance(task, str | Task | Iterable):
         raise TypeError(f"task: expected a name or a sequence of names, got {task!r}")
     tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
