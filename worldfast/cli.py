@@ -339,7 +339,10 @@ COMMANDS = {one.__name__: one for one in (demo, sample, train, study, extract, e
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command `worldfast`. Returns the exit status (docs/errors.md); what a user got wrong is one line, not a traceback."""
+    """The command `worldfast`. Returns the exit status (docs/errors.md).
+
+    What a user got wrong is one line, not a traceback.
+    """
     import worldfast
 
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -365,7 +368,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: list[str]) -> int | None:
-    """Calls the command that the arguments name, and returns its status. SystemExit as of tyro, after a line with the option meant."""
+    """Calls the command that the arguments name, and returns its status.
+
+    SystemExit as of tyro, after a line with the option meant.
+    """
     import tyro
 
     first = arguments[0] if arguments else "-"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -98,9 +99,12 @@ def _begin(partial: Path) -> BinaryIO:
         file.close()  # removed between the two calls
 
 
-def remove_partial(path: Path) -> None:
-    """Remove partial files that killed processes left in a folder and below it; those being written now stay."""
-    for partial in path.rglob(f".*{PARTIAL}"):
+def remove_partial(path: Path, name: str | None = None) -> None:
+    """Remove partial files that killed processes left in a folder and below it, or those of one file in the folder;
+    those being written now stay.
+    """
+    left = path.rglob(f".*{PARTIAL}") if name is None else path.glob(f".{glob.escape(name)}.*{PARTIAL}")
+    for partial in left:
         with suppress(OSError, UnsafeError), open(partial, "r+b", opener=regular) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             partial.unlink()

@@ -186,8 +186,11 @@ def test_what_dead_writers_left_is_removed_and_nothing_of_living_ones(tmp_path):
     child = fork(writer)
     os.read(ready, 1)
     files.remove_partial(tmp_path)
+    files.remove_partial(tmp_path, "c.csv")
     there = sorted(path.name[:6] for path in tmp_path.iterdir())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    files.remove_partial(tmp_path)
+    files.remove_partial(tmp_path, "d.csv")
+    assert len(list(tmp_path.iterdir())) == 2
+    files.remove_partial(tmp_path, "c.csv")
     assert there == [".b.csv", ".c.csv"] and [path.name[:6] for path in tmp_path.iterdir()] == [".b.csv"]

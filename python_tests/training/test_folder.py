@@ -382,6 +382,17 @@ def test_what_killed_studies_left_half_written_is_removed(tmp_path):
     assert not any(path.exists() for path in left)
 
 
+def test_tables_that_are_elsewhere_are_left_alone(tmp_path):
+    kept = tmp_path / "elsewhere" / f".a.csv.77-1{files.PARTIAL}"
+    kept.parent.mkdir()
+    kept.write_text("half")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "tables").symlink_to(kept.parent)
+    with pytest.raises(UnsafeError, match="tables"):
+        wf.run_study(wf.Study("one", [RUN]), tmp_path / "out", train_missing=False, progress=False)
+    assert kept.exists()
+
+
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOMEM, errno.ENOLCK, errno.ENFILE])
 def test_trouble_of_the_environment_is_never_called_damage(folder, monkeypatch, number):
     """Whatever file cannot be opened: an OSError that names it; no checkpoint is skipped or removed for that."""

@@ -83,7 +83,9 @@ class Representations:
             The file cannot be written.
         """
         about = {**self.about, "run": self.run, "world": self.world, "origin": json.dumps(files.origin("cpu"))}
-        return segment.write(Path(path), self.states, self.things, self.entities, about | {"dtype": "float32"})
+        path = Path(path)
+        files.remove_partial(path.parent, path.name)
+        return segment.write(path, self.states, self.things, self.entities, about | {"dtype": "float32"})
 
 
 def represent(

@@ -114,6 +114,7 @@ def run_study(
     where = {"device": device, "memory": memory, "progress": progress}
     folder = files.folder(out / "studies" / study.name, "out")
     for place in (folder, out / "tables"):
+        files.require_folder(place)
         files.remove_partial(place)
     _write_study(study, folder)
     if not train_missing:
