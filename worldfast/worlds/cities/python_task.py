@@ -221,9 +221,9 @@ def task(
     TypeError
         There is no name or number of cities, as where ``@wf.task`` stands alone, or `choices` are not words.
     TaskError
-        Options do not fit; there is no version, and no source or known content of what it reads; or on random rows the function raises an error, writes
-        into its input, or gives answers that are not integers of the declared range and shape, are not reproducible, or
-        depend on other rows. It is a ValueError.
+        Options do not fit; there is no version, and no source or known content of what it reads; or on random rows the
+        function raises an error, writes into its input, or gives answers that are not integers of the declared range
+        and shape, are not reproducible, or depend on other rows. It is a ValueError.
 
     Examples
     --------
@@ -362,7 +362,7 @@ def _identity(name, function, version):
         return rule_of(function)
     except ValueError as error:
         raise TaskError(
-            f"task {name!r}: {function!r} {error}, and a run is known by it: write the function with def in a file or a "
-            "notebook, reading numbers, text, arrays and functions, or give version='1', and another whenever the "
+            f"task {name!r}: {function!r} {error}, and a run is known by it: write the function with def in a file or "
+            "a notebook, reading numbers, text, arrays and functions, or give version='1', and another whenever the "
             "function, or what it reads, changes"
         ) from None
