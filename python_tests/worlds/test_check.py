@@ -75,6 +75,41 @@ def test_a_world_in_python_passes():
     check_world(World())
 
 
+def batch_of(**dtypes):
+    """Batches whose tensors, those that are named, are of these types."""
+
+    def batch(self, start, n):
+        rows = Numbers.batch(self, start, n)._replace(weights=torch.ones(n))
+        return rows._replace(**{name: getattr(rows, name).to(dtype) for name, dtype in dtypes.items()})
+
+    return batch
+
+
+@pytest.mark.parametrize("spec", [wf.TransformerSpec(8, 1, 1, 8), wf.RecurrentSpec(hidden=8)], ids=["native", "torch"])
+def test_whatever_integers_and_floats_rows_are_of_they_are_learned_alike(spec):
+    """Fields in every type that is accepted: the same weights, and the check passes."""
+    found = []
+    for whole, real in ((torch.int32, torch.float32), (torch.int64, torch.float64)):
+        dtypes = dict.fromkeys(("inputs", "row_start", "scored", "targets"), whole) | {"weights": real}
+        kind = type("World", (World,), {"stream": stream_with(batch=batch_of(**dtypes))})
+        kind.__module__ = World.__module__
+        check_world(kind())
+        ensemble = spec.build(kind().shape)
+        ensemble.initialise(0, 0)
+        loss = ensemble.learn([kind().stream(0).batch(0, 20)], [0])
+        found.append((loss, ensemble.gradients))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1]) and found[0][1].any()
+
+
+def test_a_transformer_learns_a_step_where_rows_are_tokens(monkeypatch):
+    def learn(*_):
+        raise TypeError("expected other targets")
+
+    monkeypatch.setattr("worldfast.models.cpu.CpuTransformer.learn", learn)
+    with pytest.raises(ValueError, match="learn: it raises TypeError: expected other targets"):
+        check_world(World())
+
+
 @pytest.mark.parametrize("vocabulary", ["character", "entity"])
 def test_cities_pass(vocabulary, tmp_path):
     path = tmp_path / "towns.csv"

@@ -75,8 +75,15 @@ def cut(rows: Rows, size: int, lanes: int) -> tuple[np.ndarray, list[Piece]]:
         int32 [U], the computed tokens, tile after tile.
     pieces : list of Piece
     """
-    inputs, start, scored = (x.cpu().numpy() for x in (rows.inputs, rows.row_start, rows.scored))
-    learned = [None if x is None else x.cpu().numpy() for x in (rows.targets, rows.weights)]
+    # the types of a tile, whatever integers and floats the rows came in
+    inputs, start, scored = (
+        x.cpu().numpy().astype(dtype, copy=False)
+        for x, dtype in ((rows.inputs, np.int32), (rows.row_start, np.int32), (rows.scored, np.int64))
+    )
+    learned = [
+        None if x is None else x.cpu().numpy().astype(dtype, copy=False)
+        for x, dtype in ((rows.targets, np.int64), (rows.weights, np.float32))
+    ]
     length, L = np.diff(start), len(inputs)
     column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
     beginnings = inputs[np.minimum(start[:-1, None] + column, L - 1)]

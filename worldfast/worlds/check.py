@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from worldfast.dataset import Dataset, Score, missing_of, require_readout
-from worldfast.models import RecurrentSpec
+from worldfast.models import RecurrentSpec, TransformerSpec
 from worldfast.rows import Rows, Stream, require_rows
 from worldfast.run import Run
 
@@ -22,7 +22,7 @@ TENSORS = ("inputs", "targets", "weights")
 
 
 def check_world(data: Any, model: Any = None, *, rows: int = 8) -> None:
-    """Check a world's dataset: its protocol, its rows, its readout, its scores and its identity.
+    """Check a world's dataset: its protocol, its rows, that models learn them, its readout, its scores and its identity.
 
     Parameters
     ----------
@@ -43,6 +43,7 @@ def check_world(data: Any, model: Any = None, *, rows: int = 8) -> None:
     model = model or RecurrentSpec(hidden=8)
     checks: dict[str, Callable[[], Iterator[str]]] = {
         "stream": lambda: _stream(data),
+        "learn": lambda: _learn(data, model),
         "readout": lambda: _readout(data),
         "score": lambda: _score(data, model, rows),
         "content": lambda: _content(data),
@@ -118,6 +119,20 @@ def _joined(parts: list[Rows]) -> Rows:
         for name in TENSORS
     }
     return Rows(row_start=torch.cat(starts), scored=torch.cat(scored), **tensors)
+
+
+def _learn(data: Dataset, model: Any) -> Iterator[str]:
+    """A step's gradient of the spec that is scored, and of a tiny transformer where rows are what it reads."""
+    specs = [model]
+    if not data.shape.vectors and data.shape.loss == "cross_entropy":
+        specs.append(TransformerSpec(hidden=8, layers=1, heads=1, intermediate=8))
+    for spec in specs:
+        ensemble = spec.build(data.shape)
+        ensemble.initialise(0, 0)
+        stream = data.stream(0)
+        losses = ensemble.learn([stream.batch(0, min(ROWS, stream.rows))], [0])
+        if not (losses.isfinite().all() and ensemble.gradients.isfinite().all()):
+            yield f"a {type(spec).__name__} has a loss or gradient that is not finite"
 
 
 def _readout(data: Dataset) -> Iterator[str]:
