@@ -22,7 +22,7 @@ TENSORS = ("inputs", "targets", "weights")
 
 
 def check_world(data: Any, model: Any = None, *, rows: int = 8) -> None:
-    """Check a world's dataset: its protocol, its rows, that models learn them, its readout, its scores and its identity.
+    """Check a world: its protocol, rows, that models learn them, its readout, scores and identity.
 
     Parameters
     ----------
