@@ -23,6 +23,7 @@ from worldfast.options import (
     AnyNumber,
     AnyPath,
     AnyText,
+    AnyTexts,
     AnyWhole,
     AnyWholes,
     Data,
@@ -283,25 +284,29 @@ def extract(
     out: Path,
     prompt: AnyText = None,
     layers: AnyWholes = None,
-    positions: tuple[str, ...] = ("city", "delimiter"),
+    positions: AnyTexts = None,
     cities: AnyText = None,
     load: Files = (),
 ) -> None:
-    """Write a trained model's hidden states for each city to an HDF5 file, for any prompt.
+    """Write a trained model's hidden states for each thing of its world to an HDF5 file; for cities, for any prompt.
+
+    The options prompt, positions and cities are those of cities; another world has its own, with defaults.
 
     Args:
         run: Folder of the run.
         out: The file.
         prompt: Text after <bos>, with {city} for the city, such as "angle(c_0865,{city},"; its task's by default.
         layers: Layers: 0 is the embeddings, the last is after the final norm; all by default.
-        positions: Tokens to read: city, delimiter, last, or numbers.
+        positions: Tokens to read: city, delimiter, last, or numbers; city and delimiter by default.
         cities: Cities to read, such as "city_id >= 1000"; all by default.
     """
     from worldfast.reading import represent
 
     _load(load)
-    places = [int(at) if at.lstrip("-").isdigit() else at for at in positions]
-    print(represent(run, layers=layers, prompt=prompt, positions=places, among=cities).save(out))
+    places = positions and [int(at) if at.lstrip("-").isdigit() else at for at in positions]
+    options = {"prompt": prompt, "positions": places, "among": cities}
+    given = {name: value for name, value in options.items() if value is not None}
+    print(represent(run, layers=layers, **given).save(out))
 
 
 def verify(folder: Path, /, quiet: bool = False) -> int:

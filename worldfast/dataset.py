@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
     "load_file",
     "missing_of",
     "path_of",
+    "require_options",
     "require_readout",
     "require_same_entities",
 ]
@@ -234,6 +236,18 @@ def missing_of(data: Any) -> list[str]:
         return []
     names = ("label", "stream", "readout", "score")
     return [*(name for name in names if not hasattr(data, name)), "the base class worldfast.dataset.Dataset"]
+
+
+def require_options(data: Dataset, names: Iterable[str], what: str) -> None:
+    """Raise ValueError naming the first of these names that is no option of a dataset's readout, and those that are."""
+    known = inspect.signature(data.readout).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        return
+    for name in names:
+        if name not in known and not known:
+            raise ValueError(f"unknown {what} {name!r}: the readout of {type(data).__name__} has no options")
+        if name not in known:
+            raise unknown_name(what, name, known)
 
 
 def require_readout(readout: Any, shape: Shape) -> None:

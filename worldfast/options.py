@@ -33,7 +33,8 @@ Files = UseAppendAction[
         arg(metavar="FILE", help_behavior_hint="", help="A Python file with tasks or worlds of your own; repeatable."),
     ]
 ]
-AnyText, AnyPath, AnyWholes = _or_none(str, "TEXT"), _or_none(Path, "PATH"), _or_none(tuple[int, ...], "N ...")
+AnyText, AnyPath = _or_none(str, "TEXT"), _or_none(Path, "PATH")
+AnyTexts, AnyWholes = _or_none(tuple[str, ...], "TEXT ..."), _or_none(tuple[int, ...], "N ...")
 
 
 @dataclass(frozen=True)

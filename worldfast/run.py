@@ -5,7 +5,6 @@ folder.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import re
@@ -15,7 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldfast.dataset import Dataset, Readout, class_at, known_fields, missing_of, path_of, require_readout
+from worldfast.dataset import (
+    Dataset,
+    Readout,
+    class_at,
+    known_fields,
+    missing_of,
+    path_of,
+    require_options,
+    require_readout,
+)
 from worldfast.display import html_facts
 from worldfast.errors import MismatchError, as_path, file_name, number, several, typed, unknown_name, whole
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
@@ -283,10 +291,7 @@ class Run:
             raise ValueError(f"start: {start.name!r} has the vocabulary {theirs!r}, this run {ours!r}")
 
     def _check_readout(self):
-        known = inspect.signature(self.data.readout).parameters
-        for name, _ in self.capture.readout:
-            if name not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
-                raise unknown_name("option of capture.readout", name, known)
+        require_options(self.data, dict(self.capture.readout), "option of capture.readout")
 
     # ---- identity ----
 

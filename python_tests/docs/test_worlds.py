@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 import worldfast
@@ -44,6 +45,22 @@ def test_the_ring_is_read_out_of_what_learned_its_answers(followed):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     first, *_, last = [line["validation/sides"] for line in lines if "validation/sides" in line]
     assert first < 0.8 < 0.9 < last
+
+
+def test_the_line_of_the_guide_writes_the_states(followed):
+    """`worldfast extract FOLDER --out states.h5 --load ring.py`; options of cities are refused by their names."""
+    folder, _ = followed
+    [run] = (folder / "runs").glob("*-s0-*")
+    [line] = re.findall(r"`worldfast (extract FOLDER [^`]*)`", GUIDE.read_text(encoding="utf-8"))
+    words = line.replace("FOLDER", f"runs/{run.name}").split()
+    command = "import sys; from worldfast.cli import main; sys.exit(main({}))"
+    done = python(folder, command.format(words))
+    assert done.returncode == 0, done.stderr
+    with h5py.File(folder / "states.h5") as file:
+        assert file["layer_01"].shape == (200, 32) and file["entity_index"][:].tolist() == list(range(200))
+    done = python(folder, command.format([*words, "--prompt", "x{city}"]))
+    said = "worldfast: unknown option of Ring.readout 'prompt': the readout of Ring has no options"
+    assert done.returncode == 1 and said in done.stderr
 
 
 def test_a_run_names_the_class_and_an_error_says_how_it_is_found(followed):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldfast import files
-from worldfast.dataset import entity_ids
+from worldfast.dataset import entity_ids, require_options
 from worldfast.folder import opened
 from worldfast.models import Ensemble
 from worldfast.reading import segment
@@ -110,7 +110,7 @@ def represent(
     Raises
     ------
     ValueError
-        An option does not fit.
+        An option does not fit, or the dataset's readout has no such option.
     IndexError
         The model has no such layer.
 
@@ -128,6 +128,7 @@ def represent(
     (100, 32)
     """
     run, ensemble = opened(model)
+    require_options(run.data, options, f"option of {type(run.data).__name__}.readout")
     readout = run.data.readout(**options)
     layers = tuple(range(run.model.layers + 1) if layers is None else layers)
     world = run.data.digest
