@@ -126,6 +126,8 @@ def _installed() -> Iterator[str]:
 
 # ---- what kernels compute ----
 
+SINGLE, EXACT, WHOLE = ({"dtype": dtype, "device": "cpu"} for dtype in (torch.float32, torch.float64, torch.int64))
+
 
 def compare(check: Check, device: torch.device) -> str:
     """Return by how much a kernel errs if that is more than allowed, or the error that it raises; "" if it agrees."""
@@ -176,8 +178,8 @@ def _exact_attention(q, k, v, starts, base):
     half = q.shape[2] // 2
     found = []
     for begin, end in zip(starts[:-1], starts[1:]):
-        angle = torch.arange(end - begin).double()[:, None] * base ** (
-            -torch.arange(half).double() / half
+        angle = torch.arange(end - begin, **EXACT)[:, None] * base ** (
+            -torch.arange(half, **EXACT) / half
         )  # [T, D / 2]
         cos, sin = angle.cos()[:, None], angle.sin()[:, None]
         turned = []
@@ -199,7 +201,7 @@ def _starts() -> list[int]:
 def _attended(device):
     """Attention of a few rows and its gradients, by the kernel and exactly."""
     starts = _starts()
-    values = torch.randn(4, starts[-1], 2, 16, dtype=torch.float64)
+    values = torch.randn(4, starts[-1], 2, 16, **EXACT)
     ours, exact = values[:3].float().to(device).requires_grad_(), values[:3].float().double().requires_grad_()
     came = attention(*ours, torch.tensor(starts, dtype=torch.int32, device=device), max_seqlen=max(LENGTHS))
     expected = _exact_attention(*exact, starts, 10_000.0)
@@ -214,9 +216,9 @@ def _model(device, matmul_dtype="float32"):
     ensemble = spec.build(Shape(98, 98), device=device, matmul_dtype=matmul_dtype)
     ensemble.initialise(0, seed=0)
     starts = _starts()
-    scored = torch.tensor([end - 1 for end in starts[1:]])
-    tokens, targets = torch.randint(98, (starts[-1],)), torch.randint(98, (len(scored),))
-    rows = Rows(tokens.int(), torch.tensor(starts, dtype=torch.int32), scored, targets)
+    scored = torch.tensor([end - 1 for end in starts[1:]], **WHOLE)
+    tokens, targets = torch.randint(98, (starts[-1],), **WHOLE), torch.randint(98, (len(scored),), **WHOLE)
+    rows = Rows(tokens.int(), torch.tensor(starts, dtype=torch.int32, device="cpu"), scored, targets)
     exact = {name: w.cpu().double().clone().requires_grad_() for name, w in ensemble.to_huggingface(0).items()}
     outputs = _exact_outputs(spec, exact, tokens, starts)[scored]
     torch.nn.functional.cross_entropy(outputs, targets, reduction="sum").backward()
@@ -248,12 +250,12 @@ def _exact_outputs(spec, weights, tokens, starts):
 
 def _step(device):
     """Three steps of AdamW, as torch.optim.AdamW takes them in float64."""
-    weights, gradients = torch.randn(2, 3, 100).unbind(0)
-    ours, moments = weights[:1].clone(), torch.zeros(2, 1, 100)
+    weights, gradients = torch.randn(2, 3, 100, **SINGLE).unbind(0)
+    ours, moments = weights[:1].clone(), torch.zeros(2, 1, 100, **SINGLE)
     exact = weights[:1].double().requires_grad_()
     optimizer = torch.optim.AdamW([exact], 0.01, (0.9, 0.99), 1e-8, 0.1)
     for step, gradient in enumerate(gradients, 1):
-        adamw_(ours, gradient[None], *moments, torch.ones(100), [0.01], [step], 0.1, 0.9, 0.99, 1e-8, [1.0])
+        adamw_(ours, gradient[None], *moments, torch.ones(100, **SINGLE), [0.01], [step], 0.1, 0.9, 0.99, 1e-8, [1.0])
         exact.grad = gradient[None].double()
         optimizer.step()
     return [(ours, exact)]
@@ -261,19 +263,19 @@ def _step(device):
 
 def _alignment(kernel, device):
     """CKA of two representations, from whole Gram matrices."""
-    X = torch.randn(200, 24)
-    Y = X @ torch.randn(24, 16) + torch.randn(200, 16)
+    X = torch.randn(200, 24, **SINGLE)
+    Y = X @ torch.randn(24, 16, **SINGLE) + torch.randn(200, 16, **SINGLE)
     grams = []
     for Z in (X.double(), Y.double()):
         K = Z @ Z.T
         if kernel == "rbf":
             squared = (K.diag()[:, None] + K.diag() - 2 * K).clamp(min=0)
-            distances = squared[~torch.eye(len(Z), dtype=torch.bool)].sqrt()
+            distances = squared[~torch.eye(len(Z), dtype=torch.bool, device="cpu")].sqrt()
             K = torch.exp(-squared / (2 * distances.quantile(0.5) ** 2))
         K = K - K.mean(0)
         grams.append(K - K.mean(1, keepdim=True))
     (aa, ab), (_, bb) = [[(K * L).sum() for L in grams] for K in grams]
-    return [(torch.tensor([float(cka(X.to(device), Y.to(device), kernel))]), (ab / (aa * bb).sqrt())[None])]
+    return [(torch.tensor([float(cka(X.to(device), Y.to(device), kernel))], **EXACT), (ab / (aa * bb).sqrt())[None])]
 
 
 CHECKS = (

@@ -92,7 +92,7 @@ from worldfast.worlds.cities import World
 out = Path(sys.argv[1])
 (out / "w.csv").write_bytes("lat;lng;city\\n35.7;139.7;T\\u014dky\\u014d\\n".encode("utf-8"))
 name = str(World.from_csv(out / "w.csv").name[0])
-files.write_table(out / "t.csv", pd.DataFrame({"name": [name]}))
+files.write_whole(out / "t.csv", pd.DataFrame({"name": [name]}).to_csv(index=False).encode())
 files.write_json(out / "s.json", {"name": name})
 assert files.read_json(out / "s.json") == {"name": name}
 assert (out / "t.csv").read_bytes() == "name\\nT\\u014dky\\u014d\\n".encode("utf-8")

@@ -45,7 +45,7 @@ def test_defaults_are_those_of_a_run():
 
 def test_options_reach_the_run(tmp_path, capsys):
     csv = tmp_path / "towns.csv"
-    csv.write_text("x,y\n" + "\n".join(f"{i},{i * i % 70}" for i in range(60)))
+    csv.write_text("x,y,population\n" + "\n".join(f"{i},{i * i % 70},{99 - i}" for i in range(60)))
     words = dict(
         seeds="3 4", rows=20, epochs=2, vocabulary="entity", among="x<50", crossing="reshuffled", world=csv,
         atlantis=9, layout="scattered", atlantis_seed=5, largest=59, validation=3, loss="answer", batch=16, learning_rate=1e-3,
