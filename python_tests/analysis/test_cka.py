@@ -271,10 +271,10 @@ def test_error_of_the_debiased_ratio(dtype, tolerance):
 
 
 @pytest.mark.parametrize("dtype,tolerance", [("float32", 1e-5), ("float64", 1e-10)])
-def test_outliers_up_to_ten_thousand_times_the_median_distance(dtype, tolerance):
+def test_outliers_up_to_a_thousand_times_the_median_distance(dtype, tolerance):
     Xs = alike(60, (8, 6), dtype=dtype)
     for X in Xs:
-        X[:2] += 1e4 * np.linalg.norm(X.std(0)) / np.sqrt(X.shape[1])
+        X[:2] += 1e3 * np.linalg.norm(X.std(0)) / np.sqrt(X.shape[1])
     for multiple in (0.3, 1, 30, 1e5):
         found = wf.gram_statistics(Xs, "rbf", multiple)
         K, L = (centred_by_difference(X, sigma, np.longdouble) for X, sigma in zip(Xs, found.bandwidth))

@@ -49,8 +49,11 @@ def test_kills(tmp_path, there):
 def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     monkeypatch.setattr(kills, "SAVING", ("write",))
     monkeypatch.setattr(kills, "DEEP", 12)  # among the first that a run writes
-    tally = tried(kills, 5, tmp_path, parts=("train",), does="broken:in_place", there=there)
-    assert tally.failed
+    how = dict(parts=("train",), does="broken:in_place", there=there)
+    places = [tmp_path / str(seed) for seed in range(8)]
+    for place in places:
+        place.mkdir()
+    assert any(tried(kills, 5, place, seed, **how).failed for seed, place in enumerate(places))  # until one notices
 
 
 def test_damage(tmp_path):

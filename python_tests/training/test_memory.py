@@ -163,7 +163,7 @@ def test_control_groups(tmp_path):
 
 
 def test_a_system_that_counts_nothing(monkeypatch):
-    def missing(path):
+    def missing(path, **_):
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(memory.Path, "read_text", missing)

@@ -53,7 +53,7 @@ def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None
     float
         The plain ratio has a relative error below 1e-10 for float64 and integers, below 1e-5 for float32, bfloat16 and
         float16, at any bandwidth from a thousandth of the median distance up, given the bandwidth, unless outliers lie
-        more than 1e4 times the median distance away. The debiased ratio errs by as much of the plain one, divided by
+        more than 1e3 times the median distance away. The debiased ratio errs by as much of the plain one, divided by
         the share of a representation's plain HSIC that is left when debiased: without bound where hardly any is.
 
     Raises
