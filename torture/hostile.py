@@ -20,6 +20,7 @@ import numpy as np
 from torture.faults import Nursery, nursery_of
 from torture.tally import Tally
 from torture.work import towns, work
+from worldfast import files
 
 PROMISE = "files from strangers"
 ROOM = 700 << 20  # bytes of memory beyond what a process has
@@ -139,16 +140,9 @@ def _last(out: Path, part: str) -> Path:
 
 
 def _edit(path: Path, **changes) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(_sealed(content | changes)), encoding="utf-8")
-
-
-def _sealed(content: dict) -> dict:
-    """Return the content with the checksum that its author would give it: a stranger can compute one."""
-    from worldfast.files import checksum
-
-    content.pop("crc32", None)
-    return content | {"crc32": checksum(json.dumps(content, sort_keys=True).encode())}
+    """Change a file of JSON, and give it the checksum that its author would: a stranger can compute one."""
+    content, _ = files.parse_json(path)
+    files.write_json(path, content | changes)
 
 
 def _safetensors(path: Path, header: dict, data: bytes = b"", size: int | None = None) -> None:

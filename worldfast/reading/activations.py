@@ -188,9 +188,7 @@ class Activations:
         ValueError
             The run has no activations.
         """
-        if not self.steps:
-            raise ValueError(f"{self.folder} holds no activations")
-        return self._read(self.steps[-1], segment.INDEX)
+        return self._of_last(segment.INDEX)
 
     @cached_property
     def entities(self) -> np.ndarray:
@@ -203,9 +201,12 @@ class Activations:
         ValueError
             The run has no activations.
         """
+        return self._of_last(segment.ID)
+
+    def _of_last(self, name: str) -> np.ndarray:
         if not self.steps:
             raise ValueError(f"{self.folder} holds no activations")
-        return self._read(self.steps[-1], segment.ID)
+        return self._read(self.steps[-1], name)
 
     def __getitem__(self, key: tuple[int, int]) -> np.ndarray:
         """Return the array [n, d] of a (step, layer); row i belongs to things[i]."""

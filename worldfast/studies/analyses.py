@@ -31,7 +31,19 @@ from worldfast.studies.sources import Code, code_of
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Analysis", "Table", "Trained", "compute", "each", "made", "make", "read_table", "tables_of"]
+__all__ = [
+    "Analysis",
+    "Table",
+    "Trained",
+    "compute",
+    "each",
+    "made",
+    "make",
+    "read_kept",
+    "read_known",
+    "read_table",
+    "tables_of",
+]
 
 
 class Trained:
@@ -178,13 +190,23 @@ def read_table(table: Table, out: Path) -> bytes:
     UnsafeError, OSError
         As from `worldfast.files.read_whole`.
     """
-    path = table.path(out)
-    content = bytes(files.read_whole(path))
+    return read_kept(table.path(out))
+
+
+def read_kept(path: Path) -> bytes:
+    """Return the CSV of the table at a path, as it was written. Raises as `read_table` does."""
     about = files.read_json(path.with_suffix(".json"))
-    if about.get("id") != table.id:
-        raise MismatchError(f"'{path.with_suffix('.json')}' is of table {about.get('id')}, expected {table.id}")
-    if about.get("sha256") != hashlib.sha256(content).hexdigest():
-        raise DamagedError(f"'{path}' is damaged: its SHA-256 is not the one beside it")
+    name = f"{about.get('kind')}-{about.get('id')}"
+    if name != path.stem:
+        raise MismatchError(f"'{path.with_suffix('.json')}' is of table {name}, expected {path.stem}")
+    return read_known(path, about.get("sha256"))
+
+
+def read_known(path: Path, sha256: str | None) -> bytes:
+    """Return the bytes of a file; raises a DamagedError if they do not have this SHA-256."""
+    content = bytes(files.read_whole(path))
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedError(f"'{path}' is damaged: its SHA-256 is not the one that was written")
     return content
 
 
@@ -209,21 +231,26 @@ def compute(table: Table, out: Path) -> DataFrame:
     """
     import pandas as pd
 
-    if not made(table, out):
+    content = _found(table, out)
+    if content is None:
         make(table, out)
-    return pd.read_csv(io.BytesIO(read_table(table, out)), keep_default_na=False, na_values=["nan"])
+        content = read_table(table, out)
+    return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=["nan"])
 
 
 def made(table: Table, out: Path) -> bool:
     """Return True if the table's file is below `out` as it was written; a warning names one that is not."""
+    return _found(table, out) is not None
+
+
+def _found(table: Table, out: Path) -> bytes | None:
     try:
-        read_table(table, out)
+        return read_table(table, out)
     except FileNotFoundError:
-        return False
+        return None
     except (DamagedError, MismatchError, UnsafeError) as error:
-        warnings.warn(f"{error}; the table is made again", stacklevel=2)
-        return False
-    return True
+        warnings.warn(f"{error}; the table is made again", stacklevel=3)
+        return None
 
 
 def make(table: Table, out: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from worldfast import files
-from worldfast.errors import DamagedError, MismatchError, file_name
+from worldfast.errors import file_name
+from worldfast.studies.analyses import read_kept, read_known
 from worldfast.training import Checked, checked
 
 __all__ = ["audit_study", "audit_tables"]
@@ -33,14 +33,14 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
     yield spec
     if spec.fine:
         for name, sha256 in (_study(folder)["tables"] or {}).items():
-            yield checked(folder / name, lambda name=name, sha256=sha256: _require(folder / name, sha256))
+            yield checked(folder / name, lambda name=name, sha256=sha256: read_known(folder / name, sha256))
 
 
 def audit_tables(out: str | os.PathLike) -> Iterator[Checked]:
     """Check every cached table below a folder: <out>/tables/<kind>-<id>.csv, each with the .json beside it."""
     there = Path(out) / "tables"
     for path in sorted({path.with_suffix(".csv") for path in there.glob("*-*.*") if path.suffix in (".csv", ".json")}):
-        yield checked(path, lambda path=path: _table(path))
+        yield checked(path, lambda path=path: read_kept(path))
 
 
 def _study(folder: Path) -> dict:
@@ -48,15 +48,3 @@ def _study(folder: Path) -> dict:
     for name in content["tables"] or {}:
         file_name(f"{folder / 'study.json'}: name of a table", name)
     return content
-
-
-def _table(path: Path) -> None:
-    about = files.read_json(path.with_suffix(".json"))
-    if f"{about['kind']}-{about['id']}" != path.stem:
-        raise MismatchError(f"'{path.with_suffix('.json')}' is of table {about['kind']}-{about['id']}")
-    _require(path, about["sha256"])
-
-
-def _require(path: Path, sha256: str) -> None:
-    if hashlib.sha256(files.read_whole(path)).hexdigest() != sha256:
-        raise DamagedError(f"'{path}' is damaged: its SHA-256 is not the one that was written")
