@@ -6,6 +6,7 @@ stride of the rows, or their first half, is another population than the whole.
 
 import numpy as np
 import pytest
+from stand_ins import OneCheckpoint
 
 import worldfast as wf
 from worldfast.analysis import dimension, generalisation, knn, pca, probe, procrustes, stats
@@ -22,18 +23,6 @@ X = (
 )
 Y = X @ random.normal(size=(6, 4)) + 0.2 * random.normal(size=(N, 4))
 ROWS = {"X": X, "Y": Y, "xy": PLACES + 0.1 * random.normal(size=(N, 2)), "test": np.arange(N) // PROMPTS % 4 == 0}
-
-
-class OneCheckpoint:
-    """Activations of a single step and layer."""
-
-    steps = (0,)
-
-    def __init__(self, array):
-        self.array = array
-
-    def __getitem__(self, key):
-        return self.array
 
 
 def generalised(X, Y, xy, test):

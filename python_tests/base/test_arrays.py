@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
+from stand_ins import OneCheckpoint
 
 import worldfast as wf
 from worldfast import arrays
@@ -17,18 +18,6 @@ X = (random.integers(-100, 100, (40, 6)) / 8).astype(np.float32)  # every float 
 Y = X @ random.normal(size=(6, 4)) + random.normal(size=(40, 4))
 XY = random.normal(size=(40, 2))
 TEST = np.arange(40) % 4 == 0
-
-
-class OneCheckpoint:
-    """Activations of a single step and layer."""
-
-    steps = (0,)
-
-    def __init__(self, array):
-        self.array = array
-
-    def __getitem__(self, key):
-        return self.array
 
 
 class Shared:

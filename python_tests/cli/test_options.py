@@ -11,6 +11,7 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+from stand_ins import OWN
 
 import worldfast as wf
 from worldfast import cli, dataset, options
@@ -110,23 +111,6 @@ def test_a_model_of_any_kind(words, expected, monkeypatch, tmp_path):
     monkeypatch.setattr(cli, "train_runs", lambda runs, out, **how: asked.extend(runs) or [])
     assert call("--tasks", "angle", *words.split(), "--out", tmp_path) == 0
     assert [run.model for run in asked] == [expected]
-
-
-OWN = """
-from dataclasses import dataclass
-import worldfast as wf
-from worldfast.worlds import cities
-
-@wf.task("west", cities=2, choices=("NO", "YES"))
-def further_west(xy):
-    return xy[:, 0, 0] < xy[:, 1, 0]
-
-@dataclass(frozen=True)
-class Towns(cities.Dataset):
-    @property
-    def label(self):
-        return "towns"
-"""
 
 
 def test_files_of_ones_own_are_loaded(tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from stand_ins import PassingOn
 
 import worldfast as wf
 from worldfast.analysis.cka import cka_over_training
@@ -147,18 +148,9 @@ def test_trouble_of_the_environment_is_no_damage(path, tmp_path, monkeypatch):
 def test_an_error_while_a_file_is_read_names_it(path, monkeypatch):
     """It comes out of HDF5, which has asked for more bytes."""
 
-    class Failing:
+    class Failing(PassingOn):
         def __init__(self, *_, **__):
-            self.file = open(path, "rb")
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
+            super().__init__(open(path, "rb"))
 
         def readinto(self, buffer):
             raise OSError(errno.EIO, "Input/output error")

@@ -18,6 +18,7 @@ from pathlib import Path
 import cluster_jobs
 import pytest
 from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, read_back, run, seen, train_and_note
+from stand_ins import OWN
 
 import worldfast as wf
 from worldfast import checkpoint, cli, files
@@ -509,21 +510,6 @@ def test_errors_of_workers(connection, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(cluster, "_version", lambda: ("0.0.1", "abc"))
     old = ending_of(made[2], tmp_path)
     assert old.how == "raised" and "the call 0.0.1 abc: install the same there" in old.what
-
-
-OWN = """
-from dataclasses import dataclass
-import worldfast as wf
-from worldfast.worlds import cities
-
-@wf.task("west", cities=2, choices=("NO", "YES"))
-def further_west(xy):
-    return xy[:, 0, 0] < xy[:, 1, 0]
-
-@dataclass(frozen=True)
-class Towns(cities.Dataset):
-    pass
-"""
 
 
 def test_files_that_the_call_has_loaded_are_on_its_workers(connection, tmp_path):

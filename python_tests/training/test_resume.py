@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from stand_ins import PassingOn
 
 from worldfast import checkpoint, files
 from worldfast.errors import DamagedError
@@ -131,20 +132,12 @@ def train_and_die(out, part, number, moment):
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
-    class Opened:
+    class Opened(PassingOn):
         """A file, in the first write to which the process may die."""
 
         def __init__(self, path, mode, **how):
-            self.path, self.file, self.written = path, open(path, mode, **how), False
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
+            super().__init__(open(path, mode, **how))
+            self.path, self.written = path, False
 
         def write(self, content):
             if not self.written and now(self.path, "half written"):
