@@ -85,15 +85,10 @@ void label_rows_or_throw(const py::object& task_object, const py::object& xy_obj
             };
             result = label_given(in, given->component, out.data<int64_t>(), rule);
         } else if (xy.is_cuda()) {
-#ifdef WORLDFAST_CUDA
             const auto there = first_bad ? first_bad->data<LabelResult>() : nullptr;
             const auto queue = reinterpret_cast<void*>(cuda_stream);
             label_rows_cuda(in, out.data<int64_t>(), there, xy.device_id(), queue);
             if (there) result = read_cuda(there, xy.device_id(), queue);
-#else
-            (void)cuda_stream;
-            no_cuda();
-#endif
         } else {
             result = label_rows(in, out.data<int64_t>(), threads);
         }

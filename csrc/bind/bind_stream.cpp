@@ -128,15 +128,10 @@ public:
             int64_t* const first = failed.data<int64_t>();
             py::gil_scoped_release nogil;
             if (tokens.is_cuda()) {
-#ifdef WORLDFAST_CUDA
                 const auto queue = reinterpret_cast<void*>(cuda_stream);
                 const DeviceStream& stream = on_device(tokens.device_id());
                 if (reset) forget_failures_cuda(first, tokens.device_id(), queue);
                 generate_rectangle_cuda(stream, start.get(), n, out, first, queue);
-#else
-                (void)cuda_stream;
-                no_cuda();
-#endif
                 return;
             }
             if (reset) *first = -1;
@@ -171,16 +166,11 @@ public:
         require_no_given(tokens.is_cuda() || in_tiles);
         py::gil_scoped_release nogil;
         if (tokens.is_cuda()) {
-#ifdef WORLDFAST_CUDA
             const auto queue = reinterpret_cast<void*>(cuda_stream);
             const DeviceStream& stream = on_device(tokens.device_id());
             if (reset) forget_failures_cuda(first, tokens.device_id(), queue);
             const auto pack = stream_.entity ? generate_packed_cuda<int32_t> : generate_packed_cuda<uint8_t>;
             pack(stream, start.get(), n, width_, out, first, queue);
-#else
-            (void)cuda_stream;
-            no_cuda();
-#endif
             return;
         }
         if (reset) *first = -1;
@@ -278,7 +268,6 @@ private:
     Stream stream_;
     std::vector<GivenTask> given_;
     int64_t width_ = 0, cities_width_ = 0, last_ = last_row;
-#ifdef WORLDFAST_CUDA
     const DeviceStream& on_device(int device) {  // is called without the GIL; a copy stays where it is
         const std::lock_guard<std::mutex> guard(copying_);
         DeviceStreamPtr& copy = copies_[device];
@@ -288,7 +277,6 @@ private:
 
     std::mutex copying_;
     std::map<int, DeviceStreamPtr> copies_;
-#endif
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The Python module. What comes in is checked in the files beside this one, a file a room; no arithmetic stands here.
 #include "base/array.h"
 #include "base/interrupt.h"
+#include "rows/stream.h"
 
 namespace worldfast {
 
@@ -25,11 +26,7 @@ void ask_python() {
 
 PYBIND11_MODULE(_core, m) {
     m.doc() = "worldfast's native core. Its users are the modules of the package, not scripts.";
-#ifdef WORLDFAST_CUDA
-    m.attr("cuda") = true;
-#else
-    m.attr("cuda") = false;
-#endif
+    m.attr("cuda") = has_cuda;
     m.attr("sources") = sources_digest();
     interruption() = &ask_python;
     // A field of a dict that is of another type, as an argument that is.

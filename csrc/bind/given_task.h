@@ -4,7 +4,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -13,12 +12,6 @@
 #include "rows/given.h"
 
 namespace worldfast {
-
-#ifndef WORLDFAST_CUDA
-[[noreturn]] inline void no_cuda() {
-    throw std::runtime_error("worldfast was built without CUDA: reinstall it where nvcc is found (WORLDFAST_CUDA=ON)");
-}
-#endif
 
 // A task whose rule is a Python function of two buffers: int32 points [n, count, 2] to read, int64 labels [n] to write.
 class GivenTask {

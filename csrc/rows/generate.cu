@@ -151,6 +151,8 @@ private:
     DeviceBuffer<Component> components_;
 };
 
+const bool has_cuda = true;
+
 void DeviceStreamDeleter::operator()(DeviceStream* stream) const { delete stream; }
 
 DeviceStreamPtr upload(const Stream& stream, int device) {

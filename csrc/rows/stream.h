@@ -91,7 +91,10 @@ template <class Token>
 void packed_in_tiles(const StreamView& stream, const Start& start, int64_t n, int64_t width, const Packed& out,
                      int64_t* failed);
 
-#ifdef WORLDFAST_CUDA
+// From here on generate.cu; or no_cuda.cpp, where there is no nvcc: then uploads and labels throw, and the others are not
+// reached.
+extern const bool has_cuda;
+
 // Errors of the CUDA runtime are thrown as std::runtime_error. `cuda_stream` is a cudaStream_t; all work is queued on
 // it, and only `read_cuda` waits. All pointers are to the device's memory.
 DeviceStreamPtr upload(const Stream& stream, int device);
@@ -112,6 +115,5 @@ void generate_packed_cuda(const DeviceStream& stream, const Start& start, int64_
 // The first bad row goes to `result`, unless it is null.
 void label_rows_cuda(const LabelInput& input, int64_t* out, LabelResult* result, int device, void* cuda_stream);
 LabelResult read_cuda(const LabelResult* result, int device, void* cuda_stream);
-#endif
 
 }  // namespace worldfast

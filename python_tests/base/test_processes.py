@@ -4,14 +4,13 @@ import copy
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
+import warm
 
 import worldfast as wf
 from worldfast.errors import TaskError
@@ -118,7 +117,7 @@ def test_a_task_in_python_is_pickled_as_its_name():
 
     assert copy.deepcopy(west) is west and pickle.loads(pickle.dumps(west)) is west
     code = f"import worldfast, pickle; pickle.loads({pickle.dumps(west)!r})"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = warm.python("-c", code)
     assert run.returncode and "put it in a module that both import" in run.stderr or "No module" in run.stderr
     content = west.to_json() | {"rule": "another"}
     from worldfast.worlds.cities.python_task import _found

@@ -5,7 +5,6 @@ import importlib.util
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import warm
 
 import worldfast as wf
 from worldfast.worlds.cities import Dataset
@@ -166,12 +166,8 @@ def test_a_benchmark_that_is_stopped_keeps_what_was_timed(tmp_path):
 
 def script(text, *arguments, **environment):
     """Runs a Python script beside the benchmarks."""
-    environment = (
-        os.environ | {"PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"} | environment
-    )
-    return subprocess.run(
-        [sys.executable, "-c", text, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False
-    )
+    path = f"{BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    return warm.python("-c", text, *arguments, PYTHONPATH=path, **environment)
 
 
 # ---- the processor ----
@@ -286,12 +282,12 @@ def test_gains_of_threads(load):
 )
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
-    command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
+    command = [BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
     if script == "activations":
         command += ["--folder", tmp_path]
     if script in ("evaluation", "training"):  # more threads than cores wait for each other
         command += ["--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.python(*command)
     assert done.returncode == 0, done.stderr
     assert "worldfast" in done.stdout
     assert "limit: " in done.stdout
@@ -299,8 +295,8 @@ def test_scripts_run(script, harness, tmp_path):
 
 
 def test_capture(tmp_path):
-    command = [sys.executable, BENCHMARKS / "capture.py", "--quick", "--no-record", "--repeats", "2", "--threads", "1"]
-    done = subprocess.run([*command, "--folder", tmp_path], capture_output=True, text=True, check=False)
+    command = [BENCHMARKS / "capture.py", "--quick", "--no-record", "--repeats", "2", "--threads", "1"]
+    done = warm.python(*command, "--folder", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("overhead of 41 checkpoints in ") == done.stdout.count(" are below 3% from ") == 2
 
@@ -318,8 +314,8 @@ def test_overheads_of_checkpoints(load):
 def test_parity(tmp_path):
     """Twenty losses within 1e-4 of transformers; the figure is there."""
     figure = tmp_path / "parity.png"
-    command = [sys.executable, BENCHMARKS / "parity.py", "--quick", "--no-record", "--threads", "1", "--figure", figure]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [BENCHMARKS / "parity.py", "--quick", "--no-record", "--threads", "1", "--figure", figure]
+    done = warm.python(*command)
     assert done.returncode == 0, done.stderr
     [apart] = re.findall(r"worldfast, float32: the first 20 losses within (\S+) of transformers", done.stdout)
     assert float(apart) < 1e-4

@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import pytest
+import warm
 
 import worldfast
 
@@ -19,10 +18,7 @@ FOLLOWS = "\n".join(code for name, code in BLOCKS if not name)
 
 
 def python(folder, code, **more):
-    path = {"PYTHONPATH": f"{GUIDE.parents[1]}{os.pathsep}{folder}"}
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={**os.environ, **path}, capture_output=True, text=True, **more
-    )
+    return warm.python("-c", code, cwd=folder, PYTHONPATH=f"{GUIDE.parents[1]}{os.pathsep}{folder}", **more)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +81,7 @@ if __name__ == "__main__":
     print(wf.Run(Ring(), seed=3).id)
 """
     (folder / "ring.py").write_text(WORLD + end)
-    env = {**os.environ, "PYTHONPATH": str(GUIDE.parents[1])}
-    script = subprocess.run([sys.executable, "ring.py"], cwd=folder, env=env, capture_output=True, text=True)
+    script = warm.python("ring.py", cwd=folder, PYTHONPATH=str(GUIDE.parents[1]))
     assert not script.returncode, script.stderr
     imported = python(folder, "import worldfast as wf, ring; print(wf.Run(ring.Ring(), seed=3).id)", check=True)
     assert script.stdout == imported.stdout

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +12,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+import warm
 from safetensors.torch import load_file, save_file
 
 import worldfast as wf
@@ -268,8 +267,7 @@ def test_export_needs_neither_transformers_nor_tokenizers(runs, tmp_path):
         worldfast.export_huggingface(*sys.argv[1:])
         print([name for name in ("transformers", "tokenizers") if name in sys.modules])
     """
-    command = [sys.executable, "-c", code, runs["entity"], tmp_path / "open"]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert warm.python("-c", code, runs["entity"], tmp_path / "open", check=True).stdout.strip() == "[]"
 
 
 # ------------------------------------------------------------------------------------------------- bad input

@@ -34,13 +34,27 @@ def save(figure, folder: str | os.PathLike, name: str, origin: str = "") -> tupl
         A file cannot be written; FileExistsError if `folder` is a file.
     """
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file_name("name of a figure", name)
     target = files.folder(folder, "folder")
-    written = []
-    for suffix, extra in (("png", {}), ("svg", {"Date": None})):
-        buffer = io.BytesIO()
+    about = {"Description": origin, "Title": name}
+    png, svg = io.BytesIO(), io.BytesIO()
+    engine, dpi, canvas = figure.get_layout_engine(), figure.dpi, figure.canvas
+    try:
+        figure.dpi = 160
         with matplotlib.rc_context({"svg.hashsalt": name}):
-            figure.savefig(buffer, format=suffix, dpi=160, metadata={"Description": origin, "Title": name, **extra})
-        written.append(files.write_whole(target / f"{name}.{suffix}", buffer.getvalue()))
-    return written[0], written[1]
+            # Not by savefig, which computes the layout and goes through all artists once more for each format.
+            FigureCanvasAgg(figure).print_png(png, metadata=about)
+            figure.set_layout_engine("none")  # it is there now
+            FigureCanvasSVG(figure).print_svg(svg, metadata={**about, "Date": None})
+    finally:
+        if engine is not None:
+            figure.set_layout_engine(engine)
+        figure.dpi = dpi
+        figure.set_canvas(canvas)
+    return (
+        files.write_whole(target / f"{name}.png", png.getvalue()),
+        files.write_whole(target / f"{name}.svg", svg.getvalue()),
+    )
