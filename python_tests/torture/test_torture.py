@@ -4,6 +4,7 @@ The fast part of the row "cluster" is training/test_cluster.py.
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_kills(tmp_path, there):
 @needs_compiler
 def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     monkeypatch.setattr(kills, "SAVING", ("write",))
-    monkeypatch.setattr(kills, "DEEP", 12)  # among the first that a run writes
+    monkeypatch.setattr(kills, "DEEP", 6)  # among the first that a run writes
     how = dict(parts=("train",), does="broken:in_place", there=there)
     places = [tmp_path / str(seed) for seed in range(8)]
     for place in places:
@@ -94,9 +95,25 @@ def test_others(row, target, tmp_path):
     assert not tally.failed, tally.examples
 
 
-def test_flat(tmp_path):
-    tally = tried(flat, 2, tmp_path)
+def test_flat(tmp_path, monkeypatch):
+    monkeypatch.setattr(flat, "EACH", 0.05)
+    monkeypatch.setattr(flat, "RUN", replace(flat.RUN, data=replace(flat.RUN.data, rows=640)))
+    tally = tried(flat, 1, tmp_path)
     assert not tally.failed, tally.examples
+
+
+@pytest.mark.parametrize(
+    "growth,slower,more,failed",
+    [(0, 0, 0, ""), (0.05, 0, 0, "memory"), (0, 0.2, 0, "rate"), (0, 0, 5, "descriptors and threads")],
+)
+def test_flat_notices(growth, slower, more, failed, tmp_path):
+    tally, pulse = Tally(9, 9, tmp_path), flat.Pulse()
+    pulse.lines = [
+        (10.0 * i, 1e8 * (1 + growth * i / 99), 5 + more * i // 99, 4, 1 - slower * i / 99 + i % 7 / 1000)
+        for i in range(100)
+    ]
+    pulse.judge(tally, "it")
+    assert set(tally.failed) == ({f"it: {failed}"} if failed else set()) and tally.tried == 3
 
 
 def test_simulations_notice_a_wrong_rate(tmp_path, monkeypatch):
