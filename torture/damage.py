@@ -217,13 +217,19 @@ def attempt(subject: Subject, damage: str, expected: str, seed: int) -> tuple[bo
             worlds._build.cache_clear()
 
 
-def run(tally: Tally, parts: Sequence[str] = ("train", "export", "read")) -> None:
-    """Damage one file after another, each alone, of what these parts of the work leave."""
+def made(place: Path, parts: Sequence[str] = ("train", "export", "read")) -> tuple[list[Path], list[Path]]:
+    """Do these parts of the work for each seed below a folder; returns the studies' folders and their worlds."""
+    worlds_of = [towns(place / f"world-{seed}.csv", seed) for seed in SEEDS]
+    places = [place / f"study-{seed}" for seed in SEEDS]
+    for world, out, seed in zip(worlds_of, places, SEEDS):
+        work(str(world), str(out), parts, seed=seed)
+    return places, worlds_of
+
+
+def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None) -> None:
+    """Damage one file after another, each alone, of the studies that are there, or of ones made for it."""
     chance = random.Random(tally.seed)
-    worlds_of = [towns(tally.place / f"world-{seed}.csv", seed) for seed in SEEDS]
-    places = [tally.place / f"study-{seed}" for seed in SEEDS]
-    for world, place, seed in zip(worlds_of, places, SEEDS):
-        work(str(world), str(place), parts, seed=seed)
+    places, worlds_of = there or made(tally.place)
     everyone = [one for one in subjects(places, worlds_of) if one.path.exists()]
     kinds = sorted({one.kind for one in everyone})
     expected = {one.path: one.read() for one in everyone}

@@ -133,7 +133,8 @@ class Troubles:
         self, kind: str, codes: Sequence[int], function: str, *first, goes_on: bool = True, last: tuple = ()
     ) -> None:
         """Work in trouble, then without: compare the error, the other run, and the final files."""
-        out = self._copy(self.chance.choice((self.beside, self.trained)) if goes_on else self.beside)
+        done_before = goes_on and len(self.parts) > 1 and self.chance.random() < 0.5
+        out = self._copy(self.trained if done_before else self.beside)
         before = [stamps(out / path) for path in self.others]
         how = (self.world, str(out)) + ((self.parts, *last) if goes_on else ())
         ended = self.nursery.call(function, *first, *how)

@@ -41,9 +41,9 @@ def towns(path: Path, seed: int = 3) -> Path:
 def study(world: str | Path, seed: int = 42) -> Study:
     """Return a study of two models of one task and a fine-tune of the first."""
     spec = wf.WorldSpec(str(world), atlantis=20)
-    data = cities.Dataset(("distance",), rows=256, loss="answer", among=OLD, vocabulary="entity", world=spec)
+    data = cities.Dataset(("distance",), rows=192, loss="answer", among=OLD, vocabulary="entity", world=spec)
     model = wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98)
-    how = {"batch": 16, "learning_rate": 3e-3, "warmup": 5, "checkpoints": 4, "validation": 2}
+    how = {"batch": 16, "learning_rate": 3e-3, "warmup": 5, "checkpoints": 3, "validation": 1}
     one = wf.Run(data, seed=seed, model=model, capture=Capture(layers=(1, 2)), **how)
     other = replace(one, data=replace(data, tasks=("angle",)), name="")
     tuned = world_update(one, "angle", standard=8, included=40, alive=4, epochs=2, learning_rate=1e-3)

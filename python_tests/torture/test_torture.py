@@ -2,10 +2,13 @@
 The fast part of the row "cluster" is training/test_cluster.py.
 """
 
+import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -57,15 +60,37 @@ def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     assert any(tried(kills, 5, place, seed, **how).failed for seed, place in enumerate(places))  # until one notices
 
 
-def test_damage(tmp_path):
-    tally = tried(damage, 60, tmp_path, parts=("train",))
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Two studies that can be damaged, as long as each file is put back."""
+    return damage.made(tmp_path_factory.mktemp("studies"), ("train",))
+
+
+def test_damage(tmp_path, studies):
+    tally = tried(damage, 60, tmp_path, there=studies)
     assert not tally.failed, tally.examples
 
 
-def test_damage_notices_a_missing_checksum(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_checksum", lambda header, tensors: 0)
+def test_damage_notices_a_process_that_dies(tmp_path, studies, monkeypatch):
+    """The file is put back, and the others go on."""
+    here, read = os.getpid(), damage.activations
+
+    def activations(folder, *steps):
+        if steps and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(folder, *steps)
+
+    monkeypatch.setattr(damage, "activations", activations)
+    whole = {path: path.read_bytes() for place in studies[0] for path in place.rglob("*.h5")}
+    tally = tried(damage, 12, tmp_path, there=studies)
+    assert {kind.partition(",")[0] for kind in tally.failed} == {"segment"} and "status -9" in str(tally.failed)
+    assert whole == {path: path.read_bytes() for path in whole}
+
+
+def test_damage_notices_a_missing_checksum(tmp_path, studies, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_checksum", lambda header, tensors: ANY)  # equal to whatever a file says
     monkeypatch.setattr(damage, "DAMAGES", ("bit flipped",))
-    tally = tried(damage, 90, tmp_path, parts=("train",))
+    tally = tried(damage, 90, tmp_path, there=studies)
     assert {kind.partition(",")[0] for kind in tally.failed} == {"checkpoint"}
 
 
