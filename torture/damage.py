@@ -1,7 +1,8 @@
 """Corruption is found: bits flipped, ends cut off, files exchanged and deleted, in every kind of file.
 
 Whoever reads such a file is told, with its name, by an error of damage or of a mismatch; or gets the same answer. An
-answer of another step, run or world is never given.
+answer of another step, run or world is never given. Files are damaged and read in forks: nothing that is read may end a
+process.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import random
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import worldfast as wf
+from torture.forks import Died, forked
 from torture.tally import Tally
 from torture.work import differences, left, study, towns, work
 from worldfast.studies import planning, tables
@@ -29,6 +32,7 @@ PROMISE = "corruption is found"
 TARGET = 10_000  # damaged files
 DAMAGES = ("bit flipped", "cut short", "bytes added", "block of zeros", "another's content", "deleted")
 RESUMED = 200  # one in so many is a run that goes on from damaged checkpoints
+TOGETHER = 25  # of one fork
 SEEDS = (42, 43)
 
 
@@ -69,9 +73,10 @@ def parameters(folder: Path) -> str:
     return digest(run.id, ensemble.parameters.numpy())
 
 
-def activations(folder: Path) -> str:
+def activations(folder: Path, *steps: int) -> str:
+    """Digest of these steps, or of the first and the last: the others are read as they are."""
     found = wf.Activations(folder)
-    arrays = [found[step, layer] for step in found.steps for layer in found.layers]
+    arrays = [found[step, layer] for step in steps or (found.steps[0], found.steps[-1]) for layer in found.layers]
     return digest(found.run, found.steps, found.things, found.attributes, *arrays)
 
 
@@ -99,7 +104,8 @@ def subjects(places: list[Path], worlds_of: list[Path]) -> list[Subject]:
         last = sorted((folder / "checkpoint").iterdir())[-1]
         found.append(Subject("checkpoint", last, like("checkpoint/*"), lambda f=folder: parameters(f)))
         for path in sorted((folder / "activations").iterdir()):
-            found.append(Subject("segment", path, like("activations/*"), lambda f=folder: activations(f)))
+            step = int(path.stem[5:])
+            found.append(Subject("segment", path, like("activations/*"), partial(activations, folder, step)))
         for name in ("spec.json", "done"):
             found.append(Subject(name, folder / name, like(name), lambda f=folder: everything(f)))
         lines = lambda run=run: digest(*tables.metrics(run, out))  # noqa: E731
@@ -152,7 +158,6 @@ def put(path: Path, content: bytes) -> None:
 
 def verdict(subject: Subject, expected: str, damage: str) -> tuple[bool, str, str]:
     """Read a damaged file: did it hold, in one word, and in many."""
-    worlds._build.cache_clear()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
@@ -171,10 +176,11 @@ def verdict(subject: Subject, expected: str, damage: str) -> tuple[bool, str, st
     return False, "another answer, with a warning" if told else "ANOTHER ANSWER", told
 
 
-def resume(tally: Tally, world: Path, place: Path, chance: random.Random) -> None:
-    """Damage the newest checkpoint of a run that has not ended: it goes on from the one before, and ends the same."""
-    out = tally.place / "resumed"
-    shutil.rmtree(out, ignore_errors=True)
+def resume(world: Path, place: Path, out: Path, seed: int) -> tuple[str, str]:
+    """Damage the newest checkpoint of a run that has not ended: it goes on from the one before, and ends the same;
+    returns the damage and what differs.
+    """
+    chance = random.Random(seed)
     shutil.copytree(place / "runs", out / "runs")
     expected = left(out)
     run = study(world).runs[0]
@@ -191,31 +197,61 @@ def resume(tally: Tally, world: Path, place: Path, chance: random.Random) -> Non
             said = differences(left(out), expected)
         except Exception as error:
             said = f"{type(error).__name__}: {error}"
-    tally.expect("resumed from the checkpoint before", not said, f"{damage} in {path.name}: {said}")
+    shutil.rmtree(out)
+    return damage, said
 
 
-def run(tally: Tally, parts: Sequence[str] = ("train", "export", "read")) -> None:
-    """Damage one file after another, each alone, of what these parts of the work leave."""
+def attempt(subject: Subject, damage: str, expected: str, seed: int) -> tuple[bool, str, str] | None:
+    """Damage a file, read it, and put it back; None if the damage left it as it was."""
+    content = subject.path.read_bytes()
+    of_world = subject.kind == "world.csv"
+    try:
+        if not harm(subject, damage, content, random.Random(seed)):
+            return None
+        if of_world:
+            worlds._build.cache_clear()
+        return verdict(subject, expected, damage)
+    finally:
+        put(subject.path, content)
+        if of_world:
+            worlds._build.cache_clear()
+
+
+def made(place: Path, parts: Sequence[str] = ("train", "export", "read")) -> tuple[list[Path], list[Path]]:
+    """Do these parts of the work for each seed below a folder; returns the studies' folders and their worlds."""
+    worlds_of = [towns(place / f"world-{seed}.csv", seed) for seed in SEEDS]
+    places = [place / f"study-{seed}" for seed in SEEDS]
+    for world, out, seed in zip(worlds_of, places, SEEDS):
+        work(str(world), str(out), parts, seed=seed)
+    return places, worlds_of
+
+
+def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None) -> None:
+    """Damage one file after another, each alone, of the studies that are there, or of ones made for it."""
     chance = random.Random(tally.seed)
-    worlds_of = [towns(tally.place / f"world-{seed}.csv", seed) for seed in SEEDS]
-    places = [tally.place / f"study-{seed}" for seed in SEEDS]
-    for world, place, seed in zip(worlds_of, places, SEEDS):
-        work(str(world), str(place), parts, seed=seed)
+    places, worlds_of = there or made(tally.place)
     everyone = [one for one in subjects(places, worlds_of) if one.path.exists()]
     kinds = sorted({one.kind for one in everyone})
     expected = {one.path: one.read() for one in everyone}
     number = 0
     while tally.going:
-        number += 1
-        if number % RESUMED == RESUMED // 2:
-            resume(tally, worlds_of[0], places[0], chance)
-            continue
-        kind = kinds[number % len(kinds)]
-        subject = chance.choice([one for one in everyone if one.kind == kind])
-        damage, content = chance.choice(DAMAGES), subject.path.read_bytes()
-        if not harm(subject, damage, content, chance):
-            continue
-        held, word, said = verdict(subject, expected[subject.path], damage)
-        tally.expect(f"{kind}, {damage}: {word}", held, f"{subject.path.name}: {said}")
-        put(subject.path, content)
+        drawn = []
+        for _ in range(min(TOGETHER, tally.target - tally.tried)):
+            number += 1
+            kind = kinds[number % len(kinds)]
+            subject = chance.choice([one for one in everyone if one.kind == kind])
+            drawn.append((subject, chance.choice(DAMAGES), expected[subject.path], chance.randrange(1 << 30)))
+        kept = {subject.path: subject.path.read_bytes() for subject, *_ in drawn}
+        for (subject, damage, *_), told in zip(drawn, forked([partial(attempt, *one) for one in drawn])):
+            if isinstance(told, Died):
+                put(subject.path, kept[subject.path])
+                told = (False, told, "")
+            if told:
+                held, word, said = told
+                tally.expect(f"{subject.kind}, {damage}: {word}", held, f"{subject.path.name}: {said}")
+        if number % RESUMED < TOGETHER:
+            out = tally.place / f"resumed-{number}"
+            for told in forked([partial(resume, worlds_of[0], places[0], out, number)]):
+                damage, said = ("", told) if isinstance(told, Died) else told
+                tally.expect("resumed from the checkpoint before", not said, f"{damage}: {said}")
     tally.notes.append(f"kinds of files: {', '.join(kinds)}")

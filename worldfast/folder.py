@@ -30,6 +30,7 @@ __all__ = [
     "ended_folder",
     "load",
     "metrics",
+    "no_spec",
     "opened",
     "outcome",
     "prefix",
@@ -282,9 +283,7 @@ def spec_of(folder: str | os.PathLike) -> Run:
     try:
         content, whole = files.parse_json(path)
     except FileNotFoundError:
-        other = (Path(folder) / "config.json").exists()
-        advice = "; it is a model of Hugging Face, which worldfast.import_huggingface opens" if other else ""
-        raise FileNotFoundError(f"{folder} is not a run's folder: it has no spec.json{advice}") from None
+        raise no_spec(path) from None
     if whole is False:
         files.read_json(path)  # its error
     version = content.get("origin", {}).get("worldfast", "of unknown version")
@@ -301,6 +300,16 @@ def spec_of(folder: str | os.PathLike) -> Run:
         why = ", as the code or the world that it names has changed" if same else ""
         raise MismatchError(f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again")
     return run
+
+
+def no_spec(path: Path) -> FileNotFoundError:
+    """Return the error for a spec.json that is not there; the caller raises it."""
+    advice = ""
+    if (path.parent / "config.json").exists():
+        advice = "; it is a model of Hugging Face, which worldfast.import_huggingface opens"
+    elif any((path.parent / name).exists() for name in ("checkpoint", "done", "metrics.jsonl")):
+        advice = "; a run was trained there: put it back, or call train with that run again, which writes it anew"
+    return FileNotFoundError(f"{path.parent} is not a run's folder: it has no {path.name}{advice}")
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
+from worldfast import files
 from worldfast.errors import DamagedError, MismatchError
 from worldfast.studies import Analysis, analyses, audit_study, audit_tables, planning
 from worldfast.studies.analyses import compute, made, tables_of
@@ -110,6 +111,25 @@ def test_a_studys_folder_is_checked_file_by_file(ran, tmp_path):
             with pytest.raises(DamagedError, match=f"'{folder / name}' is damaged"):
                 planning.status(folder)
         (folder / name).write_bytes(whole)
+
+
+def test_a_studys_file_is_not_believed_beside_another_studys_tables(ran, tmp_path):
+    """A study of the same name is told by its tables, and a run's end by its id; one edited table is only damaged."""
+    out = shutil.copytree(ran[0], tmp_path / "out")
+    folder, run = out / "studies" / "kept", out / "runs" / RUN.folder_name
+    content = files.read_json(folder / "study.json")
+    (folder / "runs.csv").write_text("")
+    assert [one.state for one in planning.status(folder)] == ["done"]
+    other = {name: sha256[::-1] for name, sha256 in content["tables"].items()}
+    files.write_json(folder / "study.json", content | {"tables": other})
+    with pytest.raises(MismatchError, match=f"'{folder / 'study.json'}' is of other tables than runs.csv, .*another"):
+        planning.status(folder)
+    assert [(one.path.name, one.state) for one in audit_study(folder)] == [("study.json", "mistaken")]
+    files.write_json(folder / "study.json", content | {"tables": None})  # as while it runs
+    assert [one.state for one in planning.status(folder)] == ["done"]
+    files.write_json(run / "done", files.read_json(run / "done") | {"run": "0" * 12})
+    with pytest.raises(MismatchError, match="done' belongs to run 000000000000"):
+        planning.status(folder)
 
 
 def test_cached_tables_are_checked_file_by_file(table):

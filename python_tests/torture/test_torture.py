@@ -2,9 +2,13 @@
 The fast part of the row "cluster" is training/test_cluster.py.
 """
 
+import os
 import shutil
+import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -48,7 +52,7 @@ def test_kills(tmp_path, there):
 @needs_compiler
 def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     monkeypatch.setattr(kills, "SAVING", ("write",))
-    monkeypatch.setattr(kills, "DEEP", 12)  # among the first that a run writes
+    monkeypatch.setattr(kills, "DEEP", 6)  # among the first that a run writes
     how = dict(parts=("train",), does="broken:in_place", there=there)
     places = [tmp_path / str(seed) for seed in range(8)]
     for place in places:
@@ -56,15 +60,37 @@ def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     assert any(tried(kills, 5, place, seed, **how).failed for seed, place in enumerate(places))  # until one notices
 
 
-def test_damage(tmp_path):
-    tally = tried(damage, 60, tmp_path, parts=("train",))
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Two studies that can be damaged, as long as each file is put back."""
+    return damage.made(tmp_path_factory.mktemp("studies"), ("train",))
+
+
+def test_damage(tmp_path, studies):
+    tally = tried(damage, 60, tmp_path, there=studies)
     assert not tally.failed, tally.examples
 
 
-def test_damage_notices_a_missing_checksum(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_checksum", lambda header, tensors: 0)
+def test_damage_notices_a_process_that_dies(tmp_path, studies, monkeypatch):
+    """The file is put back, and the others go on."""
+    here, read = os.getpid(), damage.activations
+
+    def activations(folder, *steps):
+        if steps and os.getpid() != here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(folder, *steps)
+
+    monkeypatch.setattr(damage, "activations", activations)
+    whole = {path: path.read_bytes() for place in studies[0] for path in place.rglob("*.h5")}
+    tally = tried(damage, 12, tmp_path, there=studies)
+    assert {kind.partition(",")[0] for kind in tally.failed} == {"segment"} and "status -9" in str(tally.failed)
+    assert whole == {path: path.read_bytes() for path in whole}
+
+
+def test_damage_notices_a_missing_checksum(tmp_path, studies, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_checksum", lambda header, tensors: ANY)  # equal to whatever a file says
     monkeypatch.setattr(damage, "DAMAGES", ("bit flipped",))
-    tally = tried(damage, 90, tmp_path, parts=("train",))
+    tally = tried(damage, 90, tmp_path, there=studies)
     assert {kind.partition(",")[0] for kind in tally.failed} == {"checkpoint"}
 
 
@@ -94,9 +120,25 @@ def test_others(row, target, tmp_path):
     assert not tally.failed, tally.examples
 
 
-def test_flat(tmp_path):
-    tally = tried(flat, 2, tmp_path)
+def test_flat(tmp_path, monkeypatch):
+    monkeypatch.setattr(flat, "EACH", 0.05)
+    monkeypatch.setattr(flat, "RUN", replace(flat.RUN, data=replace(flat.RUN.data, rows=640)))
+    tally = tried(flat, 1, tmp_path)
     assert not tally.failed, tally.examples
+
+
+@pytest.mark.parametrize(
+    "growth,slower,more,failed",
+    [(0, 0, 0, ""), (0.05, 0, 0, "memory"), (0, 0.2, 0, "rate"), (0, 0, 5, "descriptors and threads")],
+)
+def test_flat_notices(growth, slower, more, failed, tmp_path):
+    tally, pulse = Tally(9, 9, tmp_path), flat.Pulse()
+    pulse.lines = [
+        (10.0 * i, 1e8 * (1 + growth * i / 99), 5 + more * i // 99, 4, 1 - slower * i / 99 + i % 7 / 1000)
+        for i in range(100)
+    ]
+    pulse.judge(tally, "it")
+    assert set(tally.failed) == ({f"it: {failed}"} if failed else set()) and tally.tried == 3
 
 
 def test_simulations_notice_a_wrong_rate(tmp_path, monkeypatch):

@@ -17,8 +17,9 @@ from worldfast import checkpoint, files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
 from worldfast.folder import done, metrics, outcome, saved, spec_of
 from worldfast.locks import locked
+from worldfast.reading import segment_path
 from worldfast.studies.analyses import Analysis, compute, made, tables_of
-from worldfast.training import audit, load, train
+from worldfast.training import audit, load, start, train
 from worldfast.worlds.cities import Dataset
 
 RUN = wf.Run(
@@ -66,6 +67,54 @@ def table(out):
     study = wf.Study("one", [RUN], analyses=(Analysis("sums", last_loss),))
     (found,) = tables_of(study, [RUN])
     return found
+
+
+# ---- what is gone ----
+
+
+def test_a_spec_that_is_gone_is_named_and_written_anew(out, folder):
+    """Whatever needs it says what to do, that is so, and no other run is touched."""
+    whole = (folder / "spec.json").read_bytes()
+    (folder / "spec.json").unlink()
+    other = {path: path.stat().st_mtime_ns for path in (out / OTHER.folder_name).rglob("*")}
+    for read in (load, wf.Activations, lambda _: train(TUNED, out, device="cpu", progress=False)):
+        with pytest.raises(FileNotFoundError) as caught:
+            read(folder)
+        assert f"{folder} is not a run's folder: it has no spec.json; a run was trained there: put" in str(caught.value)
+    go_on(out)
+    assert (folder / "spec.json").read_bytes() == whole
+    assert outcome(TUNED, out).step == 0 and train(TUNED, out, device="cpu", progress=False) and done(folder)
+    assert other == {path: path.stat().st_mtime_ns for path in (out / OTHER.folder_name).rglob("*")}
+
+
+def test_a_spec_that_vanishes_while_it_trains_is_there_at_the_end(trained, tmp_path):
+    def vanish(run, line):
+        if run == RUN:
+            (tmp_path / RUN.folder_name / "spec.json").unlink(missing_ok=True)
+
+    train([RUN, TUNED], tmp_path, device="cpu", progress=False, log=vanish)
+    specs = [(out / RUN.folder_name / "spec.json").read_bytes() for out in (trained, tmp_path)]
+    assert specs[0] == specs[1]
+
+
+def test_a_base_that_is_gone_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"start: {RUN.name!r} .* is not trained below '{tmp_path}'"):
+        start.weights(TUNED, tmp_path)
+
+
+def test_a_run_goes_on_with_all_of_its_activations(out, folder, trained):
+    """Those of its newest checkpoint are made again; earlier ones are missed, and made only from the beginning."""
+    newest, first = (segment_path(folder, step) for step in (4, 0))
+    (folder / "done").unlink(), newest.unlink()
+    go_on(out)
+    assert newest.exists()
+    (folder / "done").unlink(), first.unlink()
+    with pytest.raises(FileNotFoundError, match="step-00000000.h5 is missing, and the run has gone on to step 4: put"):
+        go_on(out)
+    shutil.rmtree(folder / "checkpoint")
+    go_on(out)
+    for path in (newest, first):
+        assert path.read_bytes() == (trained / path.relative_to(out)).read_bytes()
 
 
 # ---- the last step, or none ----

@@ -18,7 +18,7 @@ from worldfast.dataset import Readout, entity_ids
 from worldfast.display import html_facts
 from worldfast.errors import MismatchError, as_path
 from worldfast.files import read_json
-from worldfast.folder import done
+from worldfast.folder import done, no_spec
 from worldfast.reading import segment
 from worldfast.reading.segment import segment_path
 from worldfast.run import Run
@@ -134,7 +134,7 @@ class Activations:
         try:
             spec = read_json(self.folder / "spec.json")
         except FileNotFoundError:
-            raise FileNotFoundError(f"{self.folder} is not a run's folder: it has no spec.json") from None
+            raise no_spec(self.folder / "spec.json") from None
         captured = spec["captured"]
         self.run = spec["id"]
         self.layers = tuple(captured["layers"])

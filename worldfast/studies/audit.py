@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from worldfast import files
-from worldfast.errors import file_name
+from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.studies.analyses import read_kept, read_known
 from worldfast.training import Checked, checked
 
-__all__ = ["audit_study", "audit_tables"]
+__all__ = ["audit_study", "audit_tables", "read_study"]
 
 
 def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
@@ -29,10 +30,10 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
         from the tables, and are not checked.
     """
     folder = Path(folder)
-    spec = checked(folder / "study.json", lambda: _study(folder))
+    spec = checked(folder / "study.json", lambda: read_study(folder))
     yield spec
     if spec.fine:
-        for name, sha256 in (_study(folder)["tables"] or {}).items():
+        for name, sha256 in (read_study(folder)["tables"] or {}).items():
             yield checked(folder / name, lambda name=name, sha256=sha256: read_known(folder / name, sha256))
 
 
@@ -43,8 +44,33 @@ def audit_tables(out: str | os.PathLike) -> Iterator[Checked]:
         yield checked(path, lambda path=path: read_kept(path))
 
 
-def _study(folder: Path) -> dict:
-    content = files.read_json(folder / "study.json")
-    for name in content["tables"] or {}:
-        file_name(f"{folder / 'study.json'}: name of a table", name)
+def read_study(folder: Path) -> dict[str, Any]:
+    """Return what study.json in a study's folder says.
+
+    Raises
+    ------
+    DamagedError, UnsafeError, OSError
+        It is not what was written, or cannot be read.
+    MismatchError
+        It is of tables that none of those beside it is: another study's, of the same name.
+    """
+    path = folder / "study.json"
+    content = files.read_json(path)
+    tables = content["tables"] or {}
+    for name in tables:
+        file_name(f"{path}: name of a table", name)
+    there = [name for name in tables if (folder / name).exists()]
+    if there and not any(_is_known(folder / name, tables[name]) for name in there):
+        raise MismatchError(
+            f"'{path}' is of other tables than {', '.join(there[:4])} beside it: it is another study's of that name. "
+            "Put it back, or run the study again"
+        )
     return content
+
+
+def _is_known(path: Path, sha256: str) -> bool:
+    try:
+        read_known(path, sha256)
+    except (DamagedError, UnsafeError):
+        return False
+    return True

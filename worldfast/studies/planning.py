@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldfast import files
 from worldfast.display import size_text
 from worldfast.errors import file_name, shown, unknown_name, whole
 from worldfast.files import regular
 from worldfast.folder import done
 from worldfast.locks import locked
 from worldfast.run import Run
+from worldfast.studies.audit import read_study
 from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
 from worldfast.training import base_of, captured_bytes, checkpoint_bytes, limit_of, lockstep_of, pack, plan
@@ -330,6 +330,8 @@ def status(folder: Path) -> list[Standing]:
         It is not a study's folder.
     DamagedError, UnsafeError
         study.json, or the end of a run, is not what was written; the message names the file.
+    MismatchError
+        study.json, or the end of a run, is another one's.
     """
     spec = folder / "study.json"
     if not spec.exists():
@@ -337,14 +339,14 @@ def status(folder: Path) -> list[Standing]:
     out = folder.parents[1]
     failed = _failed(out / "runs" / "failed") | _failed(out / "failed")
     found = []
-    for run in files.read_json(spec)["runs"]:
+    for run in read_study(folder)["runs"]:
         file_name(f"{spec}: folder of a run", run["folder"])
         at = out / "runs" / run["folder"]
         state, why, step, rows = "waiting", "", 0, 0
         last = _last_line(at / "metrics.jsonl")
         if last:
             step, rows = last["step"], last["rows"]
-        if ending := done(at):
+        if ending := done(at, run["folder"].rpartition("-")[2]):
             state = "done" if ending["status"] == "finished" else ending["status"]
             step = ending["step"]
             rows = run["rows"] if state == "done" else rows

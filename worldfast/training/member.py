@@ -27,7 +27,7 @@ from worldfast.run import Run
 from worldfast.training import metrics, start
 from worldfast.training.step import Lockstep, Tally
 
-__all__ = ["Member"]
+__all__ = ["Member", "write_spec"]
 
 METRIC_LINES = 200  # for each run
 
@@ -100,12 +100,13 @@ class Member:
         UnsafeError
             A file or folder of the run is a link, a FIFO ...
         OSError
-            A file cannot be opened, which says nothing of what is in it.
+            A file cannot be opened, which says nothing of what is in it; or activations of earlier steps are missing.
         """
         for part in ("checkpoint", "activations"):
             files.inner_folder(self.folder / part)
         files.remove_partial(self.folder)
-        self._write_spec()
+        require_same(self.folder, self.run)
+        write_spec(self.folder, self.run, self.origin)
         found = checkpoint.newest(self.folder / "checkpoint", self.run.id)
         self.loss = float("nan")
         if found is None:
@@ -123,6 +124,7 @@ class Member:
             raise MismatchError(
                 f"{self.folder}: a checkpoint of step {found.step} is none of a run of {self.run.steps}"
             )
+        self._require_captured(found.step)
         self.step, pending = found.step, found.state["pending"]
         checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
         self.lockstep.resume(self.index, Tally(found.step, pending["loss"], pending["steps"], False))
@@ -132,26 +134,15 @@ class Member:
         captured = self.step not in self.run.checkpoint_steps or segment_path(self.folder, self.step).exists()
         return not captured and bool(self.layers)
 
-    def _write_spec(self):
-        captured = {
-            "layers": list(self.layers),
-            "dtype": self.run.capture.dtype,
-            **self.readout.about,
-            "things": len(self.readout.things),
-        }
-        content = {
-            "id": self.run.id,
-            "run": self.run.to_json(),
-            "world_sha256": self.run.data.digest,
-            "steps": self.run.steps,
-            "checkpoint_steps": list(self.run.checkpoint_steps),
-            "captured": captured,
-            "origin": self.origin,
-        }
-        path = self.folder / "spec.json"
-        require_same(self.folder, self.run)
-        if not path.exists():
-            files.write_json(path, content)
+    def _require_captured(self, until: int) -> None:
+        """Raise a FileNotFoundError if activations of earlier steps are gone, which no checkpoint makes again."""
+        for step in self.run.checkpoint_steps if self.layers else ():
+            path = segment_path(self.folder, step)
+            if step < until and not path.exists():
+                raise FileNotFoundError(
+                    f"segment {path} is missing, and the run has gone on to step {until}: put it back, or remove "
+                    f"{self.folder / 'checkpoint'} to begin again"
+                )
 
     # ---- steps ----
 
@@ -234,6 +225,7 @@ class Member:
     def write_done(self) -> None:
         """Mark the run as finished or diverged; this is written last."""
         self.holder.check(self.folder)
+        write_spec(self.folder, self.run, self.origin)
         content = {
             "run": self.run.id,
             "status": "diverged" if self.diverged else "finished",
@@ -242,3 +234,27 @@ class Member:
             "metrics": self.lines.sync(),
         }
         files.write_json(self.folder / "done", content)
+
+
+def write_spec(folder: Path, run: Run, origin: dict[str, str]) -> None:
+    """Write a run's spec.json if there is none, as in a folder from which somebody removed it."""
+    path = folder / "spec.json"
+    if path.exists():
+        return
+    readout = run.readout()
+    captured = {
+        "layers": list(run.capture.of(run.model.layers)),
+        "dtype": run.capture.dtype,
+        **readout.about,
+        "things": len(readout.things),
+    }
+    content = {
+        "id": run.id,
+        "run": run.to_json(),
+        "world_sha256": run.data.digest,
+        "steps": run.steps,
+        "checkpoint_steps": list(run.checkpoint_steps),
+        "captured": captured,
+        "origin": origin,
+    }
+    files.write_json(path, content)

@@ -38,12 +38,7 @@ def require(run: Run, out: Path, first: Collection[str]) -> None:
     elif isinstance(start, Run):
         _require_same_inputs(repr(start.name), start.shape.inputs, run)
         if start.id not in first:
-            folder = ended_folder(start, out)
-            if folder is None:
-                raise FileNotFoundError(
-                    f"start: {start.name!r} ({start.id}), from which {run.name!r} starts, is not trained "
-                    f"below '{out}': train it first, or in the same call"
-                )
+            folder = _base(run, start, out)
             if done(folder)["status"] == "diverged":
                 raise ValueError(f"start: {start.name!r}, from which {run.name!r} starts, diverged: {folder}")
 
@@ -58,8 +53,19 @@ def weights(run: Run, out: Path) -> Tensor:
     """
     if isinstance(run.start, OpenCheckpoint):
         return _opened(run)
-    _, found = saved(ended_folder(run.start, out))
+    _, found = saved(_base(run, run.start, out))
     return found.tensors["parameters"]
+
+
+def _base(run: Run, start: Run, out: Path) -> Path:
+    """Return the folder of the run that a run starts from; raises a FileNotFoundError if it has not ended there."""
+    folder = ended_folder(start, out)
+    if folder is None:
+        raise FileNotFoundError(
+            f"start: {start.name!r} ({start.id}), from which {run.name!r} starts, is not trained "
+            f"below '{out}': train it first, or in the same call"
+        )
+    return folder
 
 
 def _opened(run: Run) -> Tensor:

@@ -27,7 +27,7 @@ from worldfast.reading import Writer
 from worldfast.run import Family, Run
 from worldfast.training import metrics, start
 from worldfast.training.gpu_step import GpuLockstep
-from worldfast.training.member import Member
+from worldfast.training.member import Member, write_spec
 from worldfast.training.memory import limit_of, plan
 from worldfast.training.progress import NAMED, Interrupt, Progress, Stopped
 from worldfast.training.schedule import levels
@@ -129,6 +129,9 @@ def train(
     for folder, run in zip(folders, runs):
         require_same(folder, run)
     pending = {folder: run for run, folder in zip(runs, folders) if not done(folder, run.id)}
+    for folder, run in zip(folders, runs):
+        if folder not in pending:
+            write_spec(folder, run, files.origin(device))
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
         run.stream(), run.readout()  # errors of rows are raised now, not when their wave begins
