@@ -13,7 +13,11 @@ namespace worldfast {
 constexpr int most_threads =
     256;  // or the processors, where there are more: whoever asks for 10^9 gets the same answer
 
-inline int hardware_threads() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
+// Asked once: each time the system reads a file, which takes as long as a small matrix product.
+inline int hardware_threads() {
+    static const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+    return threads;
+}
 
 // Calls f(begin, end) on disjoint contiguous ranges that cover [0, n); the calling thread takes the first.
 // No range is shorter than `grain` unless n is; threads <= 0 means one per processor. The first range's
