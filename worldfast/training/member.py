@@ -7,7 +7,7 @@
                                        at checkpoints of a run with validation, a line with validation/<task>
                                        (mean absolute error or accuracy) and unparsable/<task> instead of loss
                       lock             held while a process trains the run, with the name of that process
-                      checkpoint/  activations/
+                      checkpoint/  activations/  weights/ (of a run that keeps them)
                       done             written last: how training ended
 """
 
@@ -102,7 +102,7 @@ class Member:
         OSError
             A file cannot be opened, which says nothing of what is in it.
         """
-        for part in ("checkpoint", "activations"):
+        for part in ("checkpoint", "activations", *(("weights",) if self.run.kept_steps else ())):
             files.inner_folder(self.folder / part)
         files.remove_partial(self.folder)
         self._write_spec()
@@ -150,7 +150,7 @@ class Member:
         }
         path = self.folder / "spec.json"
         require_same(self.folder, self.run)
-        if not path.exists():
+        if not path.exists() or files.read_json(path)["run"].get("keep") != content["run"]["keep"]:
             files.write_json(path, content)
 
     # ---- steps ----
@@ -229,6 +229,8 @@ class Member:
             "metrics": self.lines.sync(),
         }
         here = checkpoint.Checkpoint(self.step, self.lockstep.tensors(self.index), state)
+        if self.step in self.run.kept_steps:  # first, so that no checkpoint is without what was to be kept before it
+            checkpoint.save_weights(self.folder / "weights", here, self.run.id, self.origin)
         checkpoint.save(self.folder / "checkpoint", here, self.run.id, self.origin)
 
     def write_done(self) -> None:

@@ -313,6 +313,7 @@ def world_update(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "capture": replace(base.capture, readout=options),
+        "keep": base.keep if base.keep == "all" else (),  # steps are those of one run
     } | about_run
     return replace(base, data=replace(base.data, **data), **about_run)
 
