@@ -52,7 +52,7 @@ MODULES = (
     "worldfast.report.figures",
     "worldfast.worlds.cities.evaluate",
     "worldfast.worlds.cities.figures",
-    "worldfast.worlds.cities.integration",
+    "worldfast.worlds.cities.improvement",
     "worldfast.worlds.cities.patching",
     "worldfast.worlds.cities.prediction",
     "worldfast.worlds.cities.prompts",

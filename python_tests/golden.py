@@ -20,7 +20,7 @@ import worldfast as wf
 from worldfast.analysis import task_matrix, trends
 from worldfast.report import report
 from worldfast.training import load
-from worldfast.worlds.cities import Dataset, integration, studies
+from worldfast.worlds.cities import Dataset, improvement, studies
 from worldfast.worlds.cities.tasks import TASKS
 
 GOLDEN = Path(__file__).with_suffix(".json")
@@ -87,7 +87,7 @@ def tables() -> dict[str, dict]:
     runs = found["runs"]
     tuned = runs[runs.kind == "ft"]
     found["improvement"]["metric"] = "accuracy"
-    found["deviation"] = integration.deviation(found["improvement"], tuned)
+    found["deviation"] = improvement.deviation(found["improvement"], tuned)
     found["trends"] = trends(found["cka"], runs)
     found["matrix"] = task_matrix(found["cka"], runs)
     return {name: _summary(found[name]) for name in ("deviation", "trends", "matrix")}

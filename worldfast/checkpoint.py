@@ -1,5 +1,8 @@
 """Checkpoints: one checksummed safetensors file for a member and a step; the last two are kept.
 
+weights/step-00001234.safetensors, of a run that keeps more (`Run.keep`), is the same without the moments: the model at
+a step, from which nothing resumes.
+
 checkpoint/step-00001234.safetensors holds `parameters`, `exp_avg` and `exp_avg_sq`, float32 [P] in the order of
 `worldfast.models.transformer.Weights`. Its metadata has a JSON object under "worldfast": `step` (optimizer steps
 taken), `run` (the content hash of the run), `state` (everything else the trainer resumes from), `origin`, and `crc32`
@@ -15,18 +18,21 @@ import json
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from worldfast.errors import DamagedError, MismatchError
+from worldfast.display import first_of
+from worldfast.errors import DamagedError, MismatchError, nearest_steps
 from worldfast.files import checksum, read_whole, require_folder, write_whole
 
-__all__ = ["Checkpoint", "newest", "of_step", "paths", "read", "remove_others", "save"]
+__all__ = ["Checkpoint", "newest", "of_step", "paths", "read", "remove_others", "save", "save_weights", "steps"]
 
 KEPT = 2
 NAMES = ("exp_avg", "exp_avg_sq", "parameters")
+WEIGHTS = ("parameters",)  # of a file in weights/
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,22 @@ def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
     OSError
         The file cannot be written; earlier checkpoints remain.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    path = _write(folder, checkpoint, NAMES, run, origin)
+    remove_others(folder, checkpoint.step)
+    return path
+
+
+def save_weights(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
+    """Write the parameters of a checkpoint alone; parameters as for `save`, whose error it raises."""
+    return _write(folder, checkpoint, WEIGHTS, run, origin)
+
+
+def _write(folder: Path, checkpoint: Checkpoint, names: Sequence[str], run: str, origin: dict) -> Path:
+    tensors = {name: checkpoint.tensors[name].detach().cpu().contiguous() for name in names}
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
     header["crc32"] = _checksum(header, tensors)
     path = _path(folder, checkpoint.step)
     write_whole(path, *_contents(tensors, {"worldfast": json.dumps(header)}))
-    remove_others(folder, checkpoint.step)
     return path
 
 
@@ -133,24 +149,41 @@ def newest(folder: Path, run: str) -> Checkpoint | None:
     return None
 
 
-def of_step(folder: Path, step: int, run: str) -> Checkpoint:
+def of_step(folder: Path, step: int, run: str, weights: Path | None = None) -> Checkpoint:
     """Return the checkpoint of a step.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run's checkpoints.
+    step : int
+    run : str
+        Content hash of the run.
+    weights : Path, optional
+        Folder of weights that the run kept: those of steps without a checkpoint are read there.
 
     Raises
     ------
     FileNotFoundError
-        There is no checkpoint of this step.
+        Nothing of this step is there; the message names the nearest steps that are.
     DamagedError, MismatchError, UnsafeError, OSError
         As from `read`.
     """
-    path, there = _path(folder, step), paths(folder)
-    if path not in there:
-        stems = ", ".join(file.stem for file in there) or "none"
-        raise FileNotFoundError(f"{folder} has no checkpoint of step {step}; there: {stems}")
-    return read(path, run)
+    there = paths(folder)
+    if _path(folder, step) in there:
+        return read(_path(folder, step), run)
+    kept = paths(weights) if weights is not None else []
+    if weights is not None and _path(weights, step) in kept:
+        return read(_path(weights, step), run, WEIGHTS)
+    names = sorted({file.stem for file in (*there, *kept)})
+    known = sorted({*steps(folder), *(steps(weights) if weights is not None else ())})
+    raise FileNotFoundError(
+        f"{folder} has no checkpoint of step {step}; there: {first_of(names, 4) or 'none'}; "
+        f"{nearest_steps(step, known)}. A run with keep='all' keeps the weights of each checkpoint"
+    )
 
 
-def read(path: Path, run: str) -> Checkpoint:
+def read(path: Path, run: str, names: Sequence[str] = NAMES) -> Checkpoint:
     """Return the checkpoint in a file.
 
     Parameters
@@ -158,6 +191,8 @@ def read(path: Path, run: str) -> Checkpoint:
     path : Path
     run : str
         Content hash of the run.
+    names : sequence of str
+        Tensors that the file holds, sorted: NAMES of a checkpoint, WEIGHTS of weights that were kept.
 
     Raises
     ------
@@ -184,8 +219,8 @@ def read(path: Path, run: str) -> Checkpoint:
         raise MismatchError(f"checkpoint {path} belongs to run {its_run}, expected {run}")
     if path.name != _path(path.parent, found.step).name:
         raise MismatchError(f"checkpoint {path} is of step {found.step}, which its name is not: another's copy?")
-    if tuple(sorted(tensors)) != NAMES:
-        raise MismatchError(f"checkpoint {path} holds {', '.join(sorted(tensors))}, expected {', '.join(NAMES)}")
+    if tuple(sorted(tensors)) != tuple(names):
+        raise MismatchError(f"checkpoint {path} holds {', '.join(sorted(tensors))}, expected {', '.join(names)}")
     return found
 
 
@@ -229,6 +264,11 @@ def paths(folder: Path) -> list[Path]:
     """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link, a file ..."""
     require_folder(folder)
     return sorted(folder.glob("step-*.safetensors"))
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the files in a folder of checkpoints, ascending."""
+    return sorted(int(path.stem[5:]) for path in paths(folder) if path.stem[5:].isdigit())
 
 
 def _checksum(header: dict, tensors: dict[str, torch.Tensor]) -> int:

@@ -260,14 +260,14 @@ def train(
         print(ending(folder))
 
 
-def export(run: Path, /, to: str, out: AnyPath = None, step: AnyWhole = None, load: Files = ()) -> None:
+def export(run: Path, /, to: str, out: AnyPath = None, step: AnyText = None, load: Files = ()) -> None:
     """Write a trained model as a folder that other tools open.
 
     Args:
         run: Folder of the run.
         to: hf, for Hugging Face transformers.
         out: A new folder; <run>/<to> by default.
-        step: Step of the checkpoint; the newest by default.
+        step: Step of the model; the newest by default. all: every one that is there, in a folder each.
     """
     from worldfast.training import export_huggingface
 
@@ -275,7 +275,7 @@ def export(run: Path, /, to: str, out: AnyPath = None, step: AnyWhole = None, lo
     formats = {"hf": export_huggingface}
     if to not in formats:
         raise unknown_name("format", to, formats)
-    print(formats[to](run, out or run / to, step))
+    print(formats[to](run, out or run / to, int(step) if step and step.isdecimal() else step))
 
 
 def extract(
@@ -286,6 +286,7 @@ def extract(
     layers: AnyWholes = None,
     positions: AnyTexts = None,
     cities: AnyText = None,
+    step: AnyWhole = None,
     load: Files = (),
 ) -> None:
     """Write a trained model's hidden states for each thing of its world to an HDF5 file; for cities, for any prompt.
@@ -299,6 +300,7 @@ def extract(
         layers: Layers: 0 is the embeddings, the last is after the final norm; all by default.
         positions: Tokens to read: city, delimiter, last, or numbers; city and delimiter by default.
         cities: Cities to read, such as "city_id >= 1000"; all by default.
+        step: Step of an earlier model, of a run that kept it (worldfast train --keep); the newest by default.
     """
     from worldfast.reading import represent
 
@@ -306,7 +308,7 @@ def extract(
     places = positions and [int(at) if at.lstrip("-").isdigit() else at for at in positions]
     options = {"prompt": prompt, "positions": places, "among": cities}
     given = {name: value for name, value in options.items() if value is not None}
-    print(represent(run, layers=layers, **given).save(out))
+    print(represent(run, layers=layers, step=step, **given).save(out))
 
 
 def verify(folder: Path, /, quiet: bool = False) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,12 @@ def whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
     if found > most:
         raise ValueError(f"{name}: expected at most {most:,}, got {found}")
     return found
+
+
+def nearest_steps(step: int, known: Sequence[int]) -> str:
+    """Return which of some steps come before and after another, in words."""
+    before, after = ([s for s in known if s < step][-1:], [s for s in known if s > step][:1])
+    return "nearest: " + (" and ".join(f"{one:,}" for one in (*before, *after)) or "none")
 
 
 def number(name: str, value: object) -> float:

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import torch
 
 from worldfast import checkpoint, files
-from worldfast.errors import DamagedError, MismatchError
+from worldfast.display import first_of
+from worldfast.errors import DamagedError, MismatchError, whole
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
 
@@ -34,9 +35,11 @@ __all__ = [
     "opened",
     "outcome",
     "prefix",
+    "require_kept",
     "require_same",
     "saved",
     "spec_of",
+    "steps_of",
 ]
 
 
@@ -136,7 +139,7 @@ def ended_folder(run: Run, out: Path) -> Path | None:
     return next((folder for folder in sorted(out.glob(f"*-{run.id}")) if done(folder, run.id)), None)
 
 
-def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
+def load(folder: str | os.PathLike, device="cpu", step: int | None = None) -> tuple[Run, Ensemble]:
     """Load a run and its model from the run's folder: the last one, or of an open run the newest.
 
     Parameters
@@ -145,6 +148,8 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
         Folder of the run.
     device : str or torch.device
         Device of the ensemble.
+    step : int, optional
+        Step of an earlier model: one of the last two checkpoints, or one that the run kept (`Run.keep`).
 
     Returns
     -------
@@ -154,8 +159,10 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
 
     Raises
     ------
+    TypeError, ValueError
+        `step` is not a step.
     FileNotFoundError
-        The folder is not a run's, or its last checkpoint is missing.
+        The folder is not a run's, its last checkpoint is missing, or there is none of `step`.
     DamagedError, MismatchError, UnsafeError, OSError
         As from `saved`.
     DeviceError
@@ -171,14 +178,16 @@ def load(folder: str | os.PathLike, device="cpu") -> tuple[Run, Ensemble]:
     >>> same == run, ensemble.members
     (True, 1)
     """
-    run, found = saved(folder)
+    run, found = saved(folder, step)
     device = "cpu" if torch.device(device).type == "cpu" else require_cuda(device)
     ensemble = run.model.build(run.shape, device=device, matmul_dtype=run.matmul_dtype)
     ensemble.parameters[0].copy_(found.parameters(ensemble.parameters.shape[1], folder))
     return run, ensemble
 
 
-def opened(model: str | os.PathLike | tuple[Run, Ensemble], name: str = "model") -> tuple[Run, Ensemble]:
+def opened(
+    model: str | os.PathLike | tuple[Run, Ensemble], name: str = "model", step: int | None = None
+) -> tuple[Run, Ensemble]:
     """Return a run and an ensemble whose member 0 is its model.
 
     Parameters
@@ -187,16 +196,22 @@ def opened(model: str | os.PathLike | tuple[Run, Ensemble], name: str = "model")
         Folder of the run, which is loaded (see `load`), or the pair itself.
     name : str
         Name of the argument, for the error.
+    step : int, optional
+        Step of the model, as for `load`.
 
     Raises
     ------
     TypeError
         `model` is neither.
+    ValueError
+        A step of a pair, whose weights are those that it has.
     FileNotFoundError
-        The folder is not a run's, or has no checkpoint.
+        The folder is not a run's, or has no such checkpoint.
     """
     if isinstance(model, (str, os.PathLike)):
-        return load(model)
+        return load(model, step=step)
+    if step is not None:
+        raise ValueError(f"step: {step!r} of a run's folder; (run, ensemble) has the weights of one step already")
     match model:
         case (Run(), Ensemble()):
             return model
@@ -211,10 +226,13 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     folder : path
         Folder of the run.
     step : int, optional
-        Step of the checkpoint. None means the last one of a run that has ended, and otherwise the newest.
+        Step of the checkpoint, or of weights that the run kept, which have no moments. None means the last one of a run
+        that has ended, and otherwise the newest.
 
     Raises
     ------
+    TypeError, ValueError
+        `step` is not a step.
     FileNotFoundError
         The folder is not a run's, or has no such checkpoint.
     DamagedError
@@ -229,7 +247,7 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
     folder, run = Path(folder), spec_of(folder)
     there, ending = folder / "checkpoint", done(folder, run.id)
     if step is not None:
-        return run, checkpoint.of_step(there, step, run.id)
+        return run, checkpoint.of_step(there, whole("step", step, 0), run.id, folder / "weights")
     if ending is not None:
         if ending["status"] == "finished" and ending["step"] != run.steps:
             raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {run.steps} steps")
@@ -265,6 +283,28 @@ def require_same(folder: Path, run: Run) -> None:
     run.require_same_world()
 
 
+def steps_of(folder: str | os.PathLike) -> list[int]:
+    """Return the steps at which a run's model can be loaded: its last checkpoints, and weights that it kept."""
+    folder = Path(folder)
+    return sorted({*checkpoint.steps(folder / "checkpoint"), *checkpoint.steps(folder / "weights")})
+
+
+def require_kept(folder: Path, run: Run) -> None:
+    """Raise a ValueError if a run has passed steps whose weights it is asked to keep, and they are not there."""
+    if not run.kept_steps:
+        return
+    ending = done(folder, run.id)
+    reached = ending["step"] if ending else max(checkpoint.steps(folder / "checkpoint"), default=-1)
+    there = checkpoint.steps(folder / "weights")
+    missing = [f"{step:,}" for step in run.kept_steps if step <= reached and step not in there]
+    if missing:
+        raise ValueError(
+            f"keep: '{folder}' is at step {reached:,} of {run.steps:,} and has not kept the weights of step "
+            f"{first_of(missing)}; kept: {first_of([f'{step:,}' for step in there]) or 'none'}. Remove the folder to "
+            "train it again with all of them, or ask for none before this step"
+        )
+
+
 def spec_of(folder: str | os.PathLike) -> Run:
     """Return the run to which a folder belongs.
 
@@ -281,10 +321,10 @@ def spec_of(folder: str | os.PathLike) -> Run:
     """
     path = Path(folder) / "spec.json"
     try:
-        content, whole = files.parse_json(path)
+        content, intact = files.parse_json(path)
     except FileNotFoundError:
         raise no_spec(path) from None
-    if whole is False:
+    if intact is False:
         files.read_json(path)  # its error
     version = content.get("origin", {}).get("worldfast", "of unknown version")
     same = version == files.origin("cpu")["worldfast"]

@@ -160,6 +160,8 @@ class Kept:
     """Task whose prompt is read for activations; the first by default."""
     capture_dtype: Annotated[str, Text] = Capture.dtype
     """Type of activations on disk: float32 or float16."""
+    keep: AnyTexts = None
+    """Checkpoints whose weights stay on disk: all, or steps; the last two by default."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
     how = asdict(learning) | {"epochs": epochs}
     how |= {name: getattr(kept, name) for name in ("checkpoints", "checkpoint_spacing", "validation")}
     about["loss"], spec = how.pop("loss"), model.spec()
+    how["keep"] = _kept(kept.keep or ())
     options = {"among": kept.capture_cities, "task": kept.capture_task}
     options = {name: value for name, value in options.items() if value is not None}
     how["capture"] = Capture(kept.capture_layers, kept.capture_dtype, options)
@@ -205,6 +208,16 @@ def runs(data: Data, learning: Learning, model: Model, kept: Kept) -> list[Run]:
             about["vocabulary"] = base.data.vocabulary
     rows = Dataset(**about)
     return [Run(rows, seed=seed, model=spec or TransformerSpec(), **how) for seed in seeds]
+
+
+def _kept(words: tuple[str, ...]) -> str | tuple[int, ...]:
+    """The argument `keep` of a run: "all", or steps. ValueError for a word that is neither."""
+    if words == ("all",):
+        return "all"
+    for word in words:
+        if not word.isdecimal():
+            raise ValueError(f"keep: expected all, or steps of checkpoints, got {' '.join(words)!r}")
+    return tuple(map(int, words))
 
 
 def ending(folder: Path) -> str:

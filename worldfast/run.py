@@ -25,7 +25,17 @@ from worldfast.dataset import (
     require_readout,
 )
 from worldfast.display import html_facts
-from worldfast.errors import MismatchError, as_path, file_name, number, several, typed, unknown_name, whole
+from worldfast.errors import (
+    MismatchError,
+    as_path,
+    file_name,
+    nearest_steps,
+    number,
+    several,
+    typed,
+    unknown_name,
+    whole,
+)
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
 from worldfast.rows import Shape, Stream
 
@@ -189,12 +199,15 @@ class Run:
         Rows of each kind that are answered and scored at each checkpoint; 0 for none.
     capture : Capture
         Activations that are written at checkpoints.
+    keep : "all" or sequence of int
+        Steps of checkpoints whose weights stay on disk, float32 [P] each, for `worldfast.training.load(folder, step=)`.
+        Of the others the last two are kept. Not part of the identity: it changes no number.
 
     Attributes
     ----------
     id : str
-        First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields except the name; a start counts
-        by its id, and a world by its content, wherever its file lies.
+        First 12 hexadecimal digits of the SHA-256 of the canonical JSON of all fields except the name and `keep`; a
+        start counts by its id, and a world by its content, wherever its file lies.
 
     Raises
     ------
@@ -229,6 +242,7 @@ class Run:
     checkpoint_spacing: str = "even"
     validation: int = 0
     capture: Capture = field(default_factory=Capture)
+    keep: Any = ()
 
     def __post_init__(self):
         if not isinstance(self.data, Dataset):
@@ -270,6 +284,7 @@ class Run:
         self._check_start()
         self.capture.of(self.model.layers)
         self._check_readout()
+        self._check_keep()
         typed("name", self.name, str, "a text")
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
@@ -293,12 +308,24 @@ class Run:
     def _check_readout(self):
         require_options(self.data, dict(self.capture.readout), "option of capture.readout")
 
+    def _check_keep(self):
+        if isinstance(self.keep, str) and self.keep == "all":
+            return
+        steps = several("keep", self.keep, "'all' or steps of checkpoints")
+        self._set("keep", tuple(sorted({whole("keep", step, 0) for step in steps})))
+        for step in self.keep:
+            if step not in self.checkpoint_steps:
+                raise ValueError(
+                    f"keep: step {step:,} is not a checkpoint of this run of {self.steps:,} steps; "
+                    + nearest_steps(step, self.checkpoint_steps)
+                )
+
     # ---- identity ----
 
     @cached_property
     def id(self) -> str:
         content = self.to_json()
-        del content["name"]
+        del content["name"], content["keep"]
         content["data"] |= self.data.identity()
         if self.start is not None:
             content["start"] = self.start.id if isinstance(self.start, Run) else self.start.sha256
@@ -423,6 +450,11 @@ class Run:
         else:
             after = [self.steps * i / n for i in range(1, n + 1)]
         return tuple(sorted({0, *map(round, after)}))
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps of checkpoints whose weights stay on disk."""
+        return self.checkpoint_steps if self.keep == "all" else self.keep
 
     def rows_at(self, step: int) -> tuple[int, int]:
         """Return the first row of the stream that a step (from 0) takes, and the number of rows."""

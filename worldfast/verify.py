@@ -12,7 +12,7 @@ from worldfast.training import Checked, audit
 
 __all__ = ["verify"]
 
-OF_A_RUN = ("spec.json", "done", "metrics.jsonl", "checkpoint", "activations")
+OF_A_RUN = ("spec.json", "done", "metrics.jsonl", "checkpoint", "activations", "weights")
 
 
 def verify(folder: str | os.PathLike) -> Iterator[Checked]:

@@ -18,7 +18,7 @@ from worldfast import analysis
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-ELSEWHERE = [f"worldfast.worlds.cities.{name}" for name in ("integration", "patching", "prediction", "transfer")]
+ELSEWHERE = [f"worldfast.worlds.cities.{name}" for name in ("improvement", "patching", "prediction", "transfer")]
 ELSEWHERE += ["worldfast.reading.gradients", "worldfast.reading.patching"]
 
 

@@ -7,6 +7,7 @@
     dimension       participation ratio, two nearest neighbours
     probe           linear probes, over layers and training
     generalisation  a probe tested on items it was not fitted on, and on items learned later
+    alone           a probe of some items alone, tried on those left out in turn
     pca             principal components in one frame over training; the mixed view
 
 Analyses of a study's tables, or of any tables with the same columns:
@@ -15,6 +16,7 @@ Analyses of a study's tables, or of any tables with the same columns:
     stats           means, correlations, permutation tests and bootstrap intervals, with n and unit
 """
 
+from worldfast.analysis.alone import probe_alone
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_over_training, cka_standard_error, cka_table
 from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
 from worldfast.analysis.generalisation import FITTED, HELD_OUT, probe_generalisation
@@ -56,6 +58,7 @@ __all__ = [
     "need_columns",
     "participation_ratio",
     "pca_over_training",
+    "probe_alone",
     "probe_generalisation",
     "probe_over_training",
     "probe_table",

@@ -51,7 +51,8 @@ def gradient_agreement(
     Parameters
     ----------
     model : path or (Run, Ensemble)
-        Folder of a run, or a run and an ensemble of transformers whose member 0 is its model.
+        Folder of a run, or a run and an ensemble of transformers whose member 0 is its model, such as that of an
+        earlier step: `worldfast.training.load(folder, step=step)`.
     streams : mapping of str to Stream
         Rows by task, of the model's shape; the run need not have trained on them. For cities:
         `worldfast.worlds.cities.stream.task_stream`.

@@ -84,7 +84,8 @@ def activation_patching(
     Parameters
     ----------
     source, target : path or (Run, Ensemble)
-        Folders of runs, or a run and an ensemble whose member 0 is its model; transformers of one shape and vocabulary.
+        Folders of runs, or a run and an ensemble whose member 0 is its model, such as that of an earlier step:
+        `worldfast.training.load(folder, step=step)`. Transformers of one shape and vocabulary.
     questions : mapping of str to Questions
         Questions by task. For cities: `worldfast.worlds.cities.questions_of`.
     layers : sequence of int, optional

@@ -37,7 +37,7 @@ class Representations:
     things : ndarray
         int32 [n], their indices in the world.
     about : mapping
-        Facts of the readout: for cities the prompt and the token positions.
+        Facts of the readout: for cities the prompt and the token positions; and the step, if one was asked for.
     run : str
         Id of the run they come from.
     world : str
@@ -89,7 +89,11 @@ class Representations:
 
 
 def represent(
-    model: str | os.PathLike | tuple[Run, Ensemble], *, layers: Sequence[int] | None = None, **options
+    model: str | os.PathLike | tuple[Run, Ensemble],
+    *,
+    layers: Sequence[int] | None = None,
+    step: int | None = None,
+    **options,
 ) -> Representations:
     """Return hidden states of a model for each thing that its dataset can be read about.
 
@@ -99,6 +103,8 @@ def represent(
         A run's folder, or a run and an ensemble whose member 0 is its model.
     layers : sequence of int, optional
         As in Hugging Face: 0 is the embeddings, the last is after the final norm. By default, all.
+    step : int, optional
+        Step of an earlier model, of a run that kept it (`Run.keep`); a run's folder only.
     **options
         Options of the dataset's `readout`: for cities `worldfast.worlds.cities.Dataset.readout`, by default the
         published prompt of the first task, "dist({city}," for distance, about every city.
@@ -111,6 +117,8 @@ def represent(
     ------
     ValueError
         An option does not fit, or the dataset's readout has no such option.
+    FileNotFoundError
+        The run kept no weights of this step; the message names the nearest that are there.
     IndexError
         The model has no such layer.
 
@@ -127,10 +135,11 @@ def represent(
     >>> found[2].shape
     (100, 32)
     """
-    run, ensemble = opened(model)
+    run, ensemble = opened(model, step=step)
     require_options(run.data, options, f"option of {type(run.data).__name__}.readout")
     readout = run.data.readout(**options)
     layers = tuple(range(run.model.layers + 1) if layers is None else layers)
     world = run.data.digest
     found = states(readout, ensemble, 0, layers)
-    return Representations(found, readout.things, readout.about, run.id, world, entity_ids(readout, world))
+    about = dict(readout.about) if step is None else {**readout.about, "step": step}
+    return Representations(found, readout.things, about, run.id, world, entity_ids(readout, world))

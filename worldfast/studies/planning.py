@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +25,16 @@ from worldfast.run import Run
 from worldfast.studies.audit import read_study
 from worldfast.studies.results import tasks_of
 from worldfast.studies.study import Study
-from worldfast.training import base_of, captured_bytes, checkpoint_bytes, limit_of, lockstep_of, pack, plan
+from worldfast.training import (
+    base_of,
+    captured_bytes,
+    checkpoint_bytes,
+    limit_of,
+    lockstep_of,
+    pack,
+    plan,
+    weights_bytes,
+)
 
 __all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
 
@@ -121,7 +131,7 @@ def plan_study(
             memory=planned.need.member * planned.fit + planned.need.shared,
             fit=planned.fit,
             waves=planned.waves,
-            disk=sum(2 * saved + files * kept for saved, files, kept in _files(runs)),
+            disk=sum(2 * one.checkpoint + one.files * one.states + one.weights for one in _files(runs)),
         )
         yield _timed(family, device, threads, rates) if measure else family
 
@@ -154,14 +164,26 @@ def _is_counted(device: str) -> bool:
     return device != "cpu" and not torch.cuda.is_available()
 
 
-def _files(runs: Sequence[Run]) -> Iterator[tuple[int, int, int]]:
-    """Yield each run's bytes of a checkpoint, of which two are kept, checkpoints, and bytes of activations at each."""
+class _Files(NamedTuple):
+    """Files of a run: bytes of a checkpoint, of which two stay, number of checkpoints, bytes of activations at each,
+    and bytes of all weights that are kept besides.
+    """
+
+    checkpoint: int
+    files: int
+    states: int
+    weights: int
+
+
+def _files(runs: Sequence[Run]) -> Iterator[_Files]:
+    """Yield what each run leaves on disk."""
     kept: dict[tuple, int] = {}
     for run in runs:
         key = run.data, run.capture
         if key not in kept:
             kept[key] = captured_bytes(run) // (2 if run.capture.dtype == "float16" else 1)
-        yield checkpoint_bytes(run), len(run.checkpoint_steps), kept[key]
+        weights = len(run.kept_steps) * weights_bytes(run)
+        yield _Files(checkpoint_bytes(run), len(run.checkpoint_steps), kept[key], weights)
 
 
 def _rate(runs: Sequence[Run], device: str, threads: int) -> float:
@@ -237,9 +259,9 @@ def _print_places(study: Study, timed: Sequence[Family], gpus: int, limit: int, 
     print(f"\n{gpus} GPU{'s' if gpus > 1 else ''}: {len(parts)} ensembles of up to {max(map(len, parts))} runs")
     print(f"  pretrained after {_times(*bases)}, all after {_times(*every)}, if no GPU waits for rows or files")
     of_runs = list(_files(study.runs))
-    written = sum(files * (saved + kept) for saved, files, kept in of_runs)
+    written = sum(one.files * (one.checkpoint + one.states) + one.weights for one in of_runs)
     rates = " to ".join(dict.fromkeys(f"{written / one / 1e9:.1f}" for one in reversed(every)))
-    segments = sum(files for _, files, _ in of_runs)
+    segments = sum(one.files for one in of_runs)
     print(f"  {written / 1e12:.1f} TB are written meanwhile, {rates} GB/s; activations are {segments:,} files")
     pairs = len(of_runs) * (len(of_runs) - 1) // 2
     print(f"  {pairs:,} pairs of runs may be compared, in each layer at each checkpoint")

@@ -5,7 +5,7 @@ from worldfast.training.audit import Checked, audit, checked
 from worldfast.training.cluster import run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
 from worldfast.training.jobs import Job
-from worldfast.training.memory import captured_bytes, checkpoint_bytes, limit_of, plan
+from worldfast.training.memory import captured_bytes, checkpoint_bytes, limit_of, plan, weights_bytes
 from worldfast.training.packing import pack
 from worldfast.training.schedule import base_of, levels
 from worldfast.training.train import lockstep_of, train
@@ -29,4 +29,5 @@ __all__ = [
     "run_jobs",
     "train",
     "train_on_cluster",
+    "weights_bytes",
 ]

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from worldfast import checkpoint, files
 from worldfast.errors import MismatchError, UnsafeError
-from worldfast.folder import done, load, metrics, spec_of
+from worldfast.folder import done, load, metrics, require_kept, spec_of
 from worldfast.locks import locked
 from worldfast.reading import Activations, segment_path
+from worldfast.run import Run
 
 __all__ = ["Checked", "audit", "checked"]
 
@@ -49,8 +50,9 @@ def audit(folder: str | os.PathLike) -> Iterator[Checked]:
     Yields
     ------
     Checked
-        spec.json, done, metrics.jsonl, each checkpoint, the model as `worldfast.training.load` gives it, each segment
-        of activations. While a process trains the run its files change, and the folder itself comes first, as "held".
+        spec.json, done, metrics.jsonl, each checkpoint, weights that were kept, the model as `worldfast.training.load`
+        gives it, each segment of activations. While a process trains the run its files change, and the folder itself
+        comes first, as "held".
     """
     folder = Path(folder)
     if locked(folder):
@@ -67,12 +69,29 @@ def audit(folder: str | os.PathLike) -> Iterator[Checked]:
     whole = checked(there, lambda: files.require_folder(there))
     for path in checkpoint.paths(there) if whole.fine else ():
         yield checked(path, lambda path=path: checkpoint.read(path, run.id))
+    yield from _kept(folder, run, ended_as_written=ending.fine)
     yield checked(there, lambda: load(folder))
     if not ending.fine:
         return
     activations = Activations(folder)
     for step in activations.steps:
         yield checked(segment_path(folder, step), lambda step=step: activations.require_whole(step))
+
+
+def _kept(folder: Path, run: Run, ended_as_written: bool) -> Iterator[Checked]:
+    """Yield the state of weights that a run kept, and of those that it should have."""
+    there = folder / "weights"
+    if not there.exists() and not run.kept_steps:
+        return
+    whole = checked(there, lambda: files.require_folder(there))
+    if not whole.fine:
+        yield whole
+        return
+    for path in checkpoint.paths(there):
+        yield checked(path, lambda path=path: checkpoint.read(path, run.id, checkpoint.WEIGHTS))
+    lacking = checked(there, lambda: require_kept(folder, run))
+    if ended_as_written and not lacking.fine:
+        yield lacking._replace(state="missing")
 
 
 def checked(path: Path, read: Callable[[], object]) -> Checked:

@@ -23,7 +23,7 @@ from worldfast import files
 from worldfast.dataset import LOADED, load_file
 from worldfast.display import size_text
 from worldfast.errors import unknown_name
-from worldfast.folder import outcome
+from worldfast.folder import outcome, require_kept
 from worldfast.log import LOG, logged_to, tell
 from worldfast.run import Run
 from worldfast.training import start
@@ -192,6 +192,8 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
     """
     out = Path(out).absolute()
     runs = list(runs)
+    for run in runs:
+        require_kept(out / run.folder_name, run)
     left = [run for run in runs if not outcome(run, out).settled]
     for run in left:
         start.require(run, out, {other.id for other in left})

@@ -1,5 +1,5 @@
-"""Export of a run's checkpoint as a folder for Hugging Face transformers; worldfast.models.huggingface describes the
-format.
+"""Export of a run's checkpoint as a folder for Hugging Face transformers, or of all as one such folder each;
+worldfast.models.huggingface describes the format.
 """
 
 from __future__ import annotations
@@ -10,24 +10,29 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
 from worldfast import files
+from worldfast.checkpoint import Checkpoint
 from worldfast.dataset import Tokenizer
 from worldfast.errors import as_path
-from worldfast.folder import saved
+from worldfast.folder import saved, steps_of
 from worldfast.models import TransformerSpec, export_metadata, huggingface_config
+from worldfast.run import Run
 
 __all__ = ["export_huggingface"]
 
 LONGEST_ANSWER = 16  # tokens: lower bound on what tools should allow for
 
 
-def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: int | None = None) -> Path:
+ALL = "all"
+
+
+def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: int | str | None = None) -> Path:
     """Write a run's model as a folder that AutoModelForCausalLM and AutoTokenizer open.
 
     Logits and hidden states are those of the run's ensemble. If the head covers only part of the vocabulary, the logits
@@ -40,8 +45,10 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         Folder of the run.
     folder : path
         Folder to create, with its parents. It appears complete or not at all.
-    step : int, optional
-        Step of the checkpoint, one of the two that a run keeps; None means the last (see `worldfast.training.load`).
+    step : int or "all", optional
+        Step of the model: one of the last two checkpoints, or one that the run kept (`Run.keep`). None means the last
+        (see `worldfast.training.load`). "all" means every one that is there: `folder` then holds a folder for each,
+        step-00000120, and a model card, README.md, which says how they become revisions on the Hugging Face Hub.
 
     Returns
     -------
@@ -55,7 +62,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     FileExistsError
         `folder` exists and is not empty.
     TypeError
-        `step` is not an integer, or the model is not a transformer of tokens.
+        `step` is neither an integer nor "all", or the model is not a transformer of tokens.
     ValueError
         The model has no positions (`rope_base=None`), which Qwen2 cannot express.
 
@@ -69,11 +76,10 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     >>> sorted(path.name for path in opened.iterdir())[:2]
     ['config.json', 'generation_config.json']
     """
-    from safetensors.torch import save
-
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
-        raise TypeError(f"step: expected an integer or None, got {step!r}")
-    spec, found = saved(as_path("run", run), step)
+    if step not in (None, ALL) and (isinstance(step, bool) or not isinstance(step, int)):
+        raise TypeError(f"step: expected an integer or None, got {step!r}; or 'all' for every step that is there")
+    run = as_path("run", run)
+    spec, found = saved(run, None if step == ALL else step)
     if not isinstance(spec.model, TransformerSpec) or spec.shape.vectors:
         reads = "vectors" if spec.shape.vectors else "tokens"
         raise TypeError(
@@ -84,6 +90,27 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     folder = as_path("folder", folder).resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
+    files.folder(folder.parent, "folder")
+    with _whole_folder(folder) as whole:
+        if step != ALL:
+            _write(run, spec, found, whole)
+            return folder
+        there = steps_of(run)
+        for one in there:
+            (whole / _named(one)).mkdir()
+            _write(run, spec, saved(run, one)[1], whole / _named(one))
+        files.write_whole(whole / "README.md", _card(spec, there).encode())
+    return folder
+
+
+def _named(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _write(run: Path, spec: Run, found: Checkpoint, whole: Path) -> None:
+    """Write the model of a checkpoint into a folder that is there."""
+    from safetensors.torch import save
+
     size, tokenizer = spec.shape.inputs, spec.data.tokenizer() or Tokenizer({}, {})
     ensemble = spec.model.build(spec.shape)
     ensemble.parameters[0].copy_(found.parameters(ensemble.parameters.shape[1], run))
@@ -98,12 +125,38 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         "generation_config.json": _generation_config(len(head), size) | tokenizer.special,
         **tokenizer.files,
     }
-    files.folder(folder.parent, "folder")
-    with _whole_folder(folder) as whole:
-        for name, content in contents.items():
-            files.write_whole(whole / name, json.dumps(content, indent=1).encode())
-        files.write_whole(whole / "model.safetensors", save(tensors, metadata))
-    return folder
+    for name, content in contents.items():
+        files.write_whole(whole / name, json.dumps(content, indent=1).encode())
+    files.write_whole(whole / "model.safetensors", save(tensors, metadata))
+
+
+def _card(spec: Run, steps: Sequence[int]) -> str:
+    """Return the model card of a run at several steps, in Markdown with the metadata that the Hub reads."""
+    origin = files.origin("cpu")
+    start = f", from the last weights of `{getattr(spec.start, 'folder_name', spec.start)}`" if spec.start else ""
+    rows = "".join(f"| `{_named(step)}` | {step:,} | {spec.rows_at(step)[0]:,} |\n" for step in steps)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- worldfast
+- training-dynamics
+---
+
+# {spec.name}
+
+A {type(spec.model).__name__} of {spec.model.parameters(spec.shape):,} parameters, trained by worldfast
+{origin["worldfast"]} for {spec.steps:,} steps of {spec.batch:,} rows with seed {spec.seed}{start}. Its specification,
+run `{spec.id}`, is in each `config.json` under `worldfast`.
+
+Its model at {len(steps):,} steps, each in a folder that `AutoModelForCausalLM.from_pretrained` opens:
+
+| folder | step | rows seen |
+|---|---|---|
+{rows}
+On the Hub, `hf upload NAME {_named(steps[-1])} . --revision {_named(steps[-1])}` makes a revision of one, and
+`from_pretrained(NAME, revision="{_named(steps[-1])}")` opens it.
+"""
 
 
 @contextmanager

@@ -7,7 +7,7 @@
                                        at checkpoints of a run with validation, a line with validation/<task>
                                        (mean absolute error or accuracy) and unparsable/<task> instead of loss
                       lock             held while a process trains the run, with the name of that process
-                      checkpoint/  activations/
+                      checkpoint/  activations/  weights/ (of a run that keeps them)
                       done             written last: how training ended
 """
 
@@ -102,7 +102,7 @@ class Member:
         OSError
             A file cannot be opened, which says nothing of what is in it; or activations of earlier steps are missing.
         """
-        for part in ("checkpoint", "activations"):
+        for part in ("checkpoint", "activations", *(("weights",) if self.run.kept_steps else ())):
             files.inner_folder(self.folder / part)
         files.remove_partial(self.folder)
         require_same(self.folder, self.run)
@@ -220,6 +220,8 @@ class Member:
             "metrics": self.lines.sync(),
         }
         here = checkpoint.Checkpoint(self.step, self.lockstep.tensors(self.index), state)
+        if self.step in self.run.kept_steps:  # first, so that no checkpoint is without what was to be kept before it
+            checkpoint.save_weights(self.folder / "weights", here, self.run.id, self.origin)
         checkpoint.save(self.folder / "checkpoint", here, self.run.id, self.origin)
 
     def write_done(self) -> None:
@@ -237,9 +239,9 @@ class Member:
 
 
 def write_spec(folder: Path, run: Run, origin: dict[str, str]) -> None:
-    """Write a run's spec.json if there is none, as in a folder from which somebody removed it."""
+    """Write a run's spec.json if there is none, or one that says of fewer steps that their weights are kept."""
     path = folder / "spec.json"
-    if path.exists():
+    if path.exists() and files.read_json(path)["run"].get("keep") == run.to_json()["keep"]:
         return
     readout = run.readout()
     captured = {

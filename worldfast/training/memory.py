@@ -21,7 +21,17 @@ from worldfast.run import Run
 from worldfast.training.gpu_step import CHUNK_BYTES
 from worldfast.training.step import MOMENTS
 
-__all__ = ["Need", "Plan", "available", "captured_bytes", "checkpoint_bytes", "limit_of", "need", "plan"]
+__all__ = [
+    "Need",
+    "Plan",
+    "available",
+    "captured_bytes",
+    "checkpoint_bytes",
+    "limit_of",
+    "need",
+    "plan",
+    "weights_bytes",
+]
 
 UNITS = {"": 1, "B": 1} | {f"{letter}iB": 1 << 10 * i for i, letter in enumerate("KMGT", 1)}
 USED = 0.9  # share of the available memory: the rest is left to other processes
@@ -169,6 +179,11 @@ def captured_bytes(run: Run) -> int:
 def checkpoint_bytes(run: Run) -> int:
     """Return the bytes of a run's parameters and moments."""
     return NUMBER * (1 + len(MOMENTS)) * run.model.parameters(run.shape)
+
+
+def weights_bytes(run: Run) -> int:
+    """Return the bytes of a run's parameters at one step."""
+    return NUMBER * run.model.parameters(run.shape)
 
 
 # ---- a GPU ----

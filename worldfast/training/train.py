@@ -20,7 +20,7 @@ from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
 from worldfast.errors import DeviceError, several, unknown_name
-from worldfast.folder import done, outcome, require_same
+from worldfast.folder import done, outcome, require_kept, require_same
 from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
 from worldfast.reading import Writer
@@ -93,8 +93,8 @@ def train(
     FileExistsError
         `out` is a file.
     ValueError
-        A run is given twice, a start does not fit, a world is too small for its rows, or (later) a folder holds another
-        run.
+        A run is given twice, a start does not fit, a world is too small for its rows, a run has passed steps whose
+        weights it is to keep (`Run.keep`), or (later) a folder holds another run.
     FileNotFoundError
         A start is not trained.
     MemoryError
@@ -128,6 +128,7 @@ def train(
     folders = [out / run.folder_name for run in runs]
     for folder, run in zip(folders, runs):
         require_same(folder, run)
+        require_kept(folder, run)
     pending = {folder: run for run, folder in zip(runs, folders) if not done(folder, run.id)}
     for folder, run in zip(folders, runs):
         if folder not in pending:

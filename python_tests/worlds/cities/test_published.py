@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from worldfast.worlds.cities import published
-from worldfast.worlds.cities.integration import deviation_summary, summary
+from worldfast.worlds.cities.improvement import deviation_summary, summary
 from worldfast.worlds.cities.tasks import TASKS
 
 

@@ -12,7 +12,7 @@ from worldfast.analysis import Mean, mean_and_error
 from worldfast.display import first_of
 from worldfast.report import Tasks
 from worldfast.studies import Comparison, Findings, RunResult, Study
-from worldfast.worlds.cities import integration, published
+from worldfast.worlds.cities import improvement, published
 from worldfast.worlds.cities.groups import STANDARD
 from worldfast.worlds.cities.tables import taught_errors
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
@@ -120,8 +120,8 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
                 f"({worst.error / 10:.1f} degrees)."
             )
     if "deviation" in tables:
-        matrix = integration.seed_averaged(tables["deviation"], "deviation")
-        parts = integration.deviation_summary(matrix).set_index("what")["mean"]
+        matrix = improvement.seed_averaged(tables["deviation"], "deviation")
+        parts = improvement.deviation_summary(matrix).set_index("what")["mean"]
         if parts.notna().all() and len(parts) == 2:
             yield (
                 "Two tasks together, beside the better of each alone: normalised improvement differs by "
@@ -291,11 +291,11 @@ def _integration(tables: Tables) -> Iterator[Comparison]:
         for number, chosen in (("one", ~several), ("two", several)):
             if not chosen.any():
                 continue
-            for part, found in _by_seed(table[chosen], "improvement", integration.summary).items():
+            for part, found in _by_seed(table[chosen], "improvement", improvement.summary).items():
                 what = f"{number}-task fine-tunes: normalised improvement, {part}"
                 yield _beside(f"{number}_task_fine_tune_{part}", what, found)
     if "deviation" in tables:
-        for part, found in _by_seed(tables["deviation"], "deviation", integration.deviation_summary).items():
+        for part, found in _by_seed(tables["deviation"], "deviation", improvement.deviation_summary).items():
             what = f"two-task fine-tunes: deviation from the best teacher, {part}"
             name = f"deviation_{part.replace(' ', '_')}"
             yield _beside(name, what, found)
@@ -305,7 +305,7 @@ def _by_seed(table: pandas.DataFrame, value: str, summary) -> dict[str, Mean]:
     """A summary of each seed's own matrix, averaged over seeds: those are what was repeated, cells are not."""
     found: dict[str, list[float]] = {}
     for _, of_seed in table.groupby("seed"):
-        for row in summary(integration.seed_averaged(of_seed, value)).itertuples():
+        for row in summary(improvement.seed_averaged(of_seed, value)).itertuples():
             if row.n:
                 found.setdefault(row.what, []).append(row.mean)
     return {what: mean_and_error(values, "seed") for what, values in found.items()}

@@ -14,7 +14,7 @@ from worldfast.errors import whole
 from worldfast.run import Run
 from worldfast.worlds.cities.world import ATLANTIS, NEW, OLD
 
-__all__ = ["STANDARD", "Groups", "any_of", "choose_cities", "groups_of", "name_of", "outside"]
+__all__ = ["STANDARD", "Groups", "any_of", "choose_cities", "groups_of", "holds", "name_of", "outside"]
 
 STANDARD = "standard"  # in tables, rows of old cities alone
 PUBLISHED = (5075, 4000)  # cities of the published world, and how many of them the published probe is fitted on
@@ -38,7 +38,7 @@ class Groups(NamedTuple):
     def of(self, run: Run) -> list[str]:
         """Names of the groups that a run knows: what a fine-tune is taught, or a pretrained run's rows may hold."""
         return (
-            list(run.data.taught) if run.start else [name for name, group in self.taught.items() if _holds(run, group)]
+            list(run.data.taught) if run.start else [name for name, group in self.taught.items() if holds(run, group)]
         )
 
 
@@ -130,8 +130,8 @@ def _joined(word: str, parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f" {word} ".join(f"({part})" for part in parts)
 
 
-def _holds(run: Run, group: str) -> bool:
-    """True if a row of the run may have a city of the group."""
+def holds(run: Run, group: str) -> bool:
+    """Return True if a row of the run may have a city of the group."""
     world = run.data.world.build()
     cities = world.select(group)
     return any(

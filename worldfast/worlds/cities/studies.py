@@ -18,13 +18,14 @@ from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis
 from worldfast.worlds.cities.dataset import Dataset
+from worldfast.worlds.cities.doses import integration
 from worldfast.worlds.cities.groups import any_of, groups_of, outside
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, one_or_more
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import NEW, OLD, World, WorldSpec
 
-__all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "mini", "paper", "width", "world_update"]
+__all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "integration", "mini", "paper", "width", "world_update"]
 
 
 def draw(tables: Mapping, world, layer: int) -> list:
@@ -313,6 +314,7 @@ def world_update(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "capture": replace(base.capture, readout=options),
+        "keep": base.keep if base.keep == "all" else (),  # steps are those of one run
     } | about_run
     return replace(base, data=replace(base.data, **data), **about_run)
 
@@ -405,7 +407,7 @@ def paper(scale: float = 1.0) -> Study:
     )
 
 
-def _rows(scale: float) -> Callable[[int], int]:
+def rows_of(scale: float) -> Callable[[int], int]:
     """Return a function that gives `scale` times as many rows, at least one."""
     scale = positive("scale", scale)
     return lambda rows: max(1, round(rows * scale))
@@ -445,7 +447,7 @@ def width(seeds: Sequence[int] = (42,)) -> Study:
     return Study("width", runs, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000, shown=shown)
 
 
-def _small(layers: int, **settings) -> dict:
+def small(layers: int, **settings) -> dict:
     """Return a model and settings that learn in minutes: one token for each city, and a loss on answers alone."""
     head = Vocabulary.characters
     return {
@@ -464,7 +466,7 @@ def mini(scale: float = 1.0) -> Study:
     scale : float
         Factor of the rows that each model sees: 0.01 is a quick look.
     """
-    rows = _rows(scale)
+    rows = rows_of(scale)
     recipe = Recipe(
         world=WorldSpec(atlantis=100, largest=1000),
         amount={1: (rows(333_000), 3), 2: (rows(166_500), 3), 3: (rows(111_000), 3), 7: (rows(96_000), 3)},
@@ -473,7 +475,7 @@ def mini(scale: float = 1.0) -> Study:
         alive=rows(128),
         updates={1: 2},
         update_rate=1.2e-3,
-        **_small(
+        **small(
             3,
             matmul_dtype="bfloat16",
             checkpoints=20,
@@ -496,14 +498,14 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
         Factor of the rows that each model sees; at 1 they suffice for a map.
     seed : int
     """
-    rows = _rows(scale)
+    rows = rows_of(scale)
     recipe = Recipe(
         standard=rows(20_000),
         included=rows(100_000),
         alive=rows(256),
         updates={1: 1},
         update_rate=1.2e-3,
-        **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
+        **small(2, checkpoints=40, capture=Capture(layers=(1,))),
     )
     amount = {("distance",): 300_000, ("angle",): 300_000, BUILT_IN: 140_000}  # rows of each task
     runs = [recipe.pretrain(tasks, seed, rows=rows(n), epochs=1) for tasks, n in amount.items()]
@@ -511,4 +513,4 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
     return Study("demo", runs, layer=1)
 
 
-PRESETS = {"demo": demo, "mini": mini, "paper": paper, "width": width}
+PRESETS = {"demo": demo, "integration": integration, "mini": mini, "paper": paper, "width": width}

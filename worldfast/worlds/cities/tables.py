@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from worldfast.analysis import HELD_OUT, as_matrix, task_matrix, trends
 from worldfast.run import Run
 from worldfast.studies import Study, common_tables, metrics
-from worldfast.worlds.cities import integration, prediction, transfer
+from worldfast.worlds.cities import improvement, prediction, transfer
 from worldfast.worlds.cities.groups import STANDARD, groups_of
 from worldfast.worlds.cities.tasks import find
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["LEARNED", "learned", "tables", "taught_errors"]
+__all__ = ["LEARNED", "described", "learned", "tables", "taught_errors"]
 
 LEARNED = 1 / 3  # of the way from the best constant answer to a perfect one, in each of a run's tasks
 R2 = 0.5  # where answers were not scored
@@ -30,6 +30,31 @@ R2 = 0.5  # where answers were not scored
 
 def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
     """All tables of a study from those that its analyses made, by kind."""
+    found = described(study, out, made)
+    runs = found["runs"]
+    canon = runs[runs.canon]
+    if "evaluation" in found:
+        known = set(found["evaluation"].run)
+        tried = runs[runs.run.isin(known) & ((runs.kind == "pt") | runs.base.isin(known))]
+        tried = tried.drop(columns="group").merge(_taught(study))
+        if len(tried):
+            found["improvement"] = improvement.improvement(found["evaluation"], tried)
+            if _have_teachers(tried):
+                found["deviation"] = improvement.deviation(found["improvement"], runs)
+    if "cka" in found and _comparable(found["cka"], runs):
+        found["trends"] = trends(found["cka"], runs)
+        found["matrix"] = task_matrix(found["cka"], runs)
+        if "improvement" in found:
+            points = _transfer(study, found, canon)
+            if points is not None:
+                found["transfer"] = points
+    if "agreement" in found and "deviation" in found:
+        found["prediction"] = _prediction(study, found, canon)
+    return found
+
+
+def described(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+    """Tables that the analyses of a study made, its losses and scores, and its runs: what each is, if it learned."""
     import pandas as pd
 
     found = common_tables(study, out, made)
@@ -46,24 +71,6 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
     runs.insert(9, "group", [" and ".join(groups.of(run)) for run in study.runs])
     finished = runs.status == "finished"
     runs.insert(14, "learned", [done and learned(run, found) for run, done in zip(study.runs, finished)])
-    canon = runs[runs.canon]
-    if "evaluation" in found:
-        known = set(found["evaluation"].run)
-        tried = runs[runs.run.isin(known) & ((runs.kind == "pt") | runs.base.isin(known))]
-        tried = tried.drop(columns="group").merge(_taught(study))
-        if len(tried):
-            found["improvement"] = integration.improvement(found["evaluation"], tried)
-            if _have_teachers(tried):
-                found["deviation"] = integration.deviation(found["improvement"], runs)
-    if "cka" in found and _comparable(found["cka"], runs):
-        found["trends"] = trends(found["cka"], runs)
-        found["matrix"] = task_matrix(found["cka"], runs)
-        if "improvement" in found:
-            points = _transfer(study, found, canon)
-            if points is not None:
-                found["transfer"] = points
-    if "agreement" in found and "deviation" in found:
-        found["prediction"] = _prediction(study, found, canon)
     return found
 
 
@@ -112,7 +119,7 @@ def _transfer(study: Study, found, canon: DataFrame) -> DataFrame | None:
     alone = alone[~alone.tasks.str.contains("+", regex=False) & alone.run.isin(canon.run)]
     if len(layer) < 3 or alone.tasks.nunique() < 3:
         return None
-    return transfer.transfer_points(as_matrix(layer), integration.seed_averaged(alone))
+    return transfer.transfer_points(as_matrix(layer), improvement.seed_averaged(alone))
 
 
 def _prediction(study: Study, found, canon: DataFrame) -> DataFrame:
@@ -121,7 +128,7 @@ def _prediction(study: Study, found, canon: DataFrame) -> DataFrame:
     alone = of_canon["improvement"]
     alone = alone[~alone.tasks.str.contains("+", regex=False)]
     targets = {
-        "transfer of one-task fine-tunes": integration.seed_averaged(alone),
+        "transfer of one-task fine-tunes": improvement.seed_averaged(alone),
         "deviation of two-task fine-tunes": prediction.of_pairs(of_canon["deviation"], "deviation"),
     }
     for group, errors in taught_errors(study, found).groupby("group", sort=False):

@@ -7,7 +7,7 @@ import numpy as np
 from worldfast.report import CKA_STOPS, DIVERGING_STOPS, INK, Tasks
 from worldfast.report.figures import Cells, LacksRuns, groups, need, sheet, styled
 from worldfast.worlds.cities.figures.catalogue import figure, taught
-from worldfast.worlds.cities.integration import deviation_summary, seed_averaged, summary
+from worldfast.worlds.cities.improvement import deviation_summary, seed_averaged, summary
 
 
 @figure("improvement", "tuning", "improvement runs", taught)
@@ -94,7 +94,7 @@ def deviation(table):
 
 
 def over_seeds(table, value: str, n_tasks: int | None = None) -> Cells:
-    """Means over seeds, `integration.seed_averaged`, of fine-tunes on x evaluated on y, trained ones marked.
+    """Means over seeds, `improvement.seed_averaged`, of fine-tunes on x evaluated on y, trained ones marked.
 
     Rows: fewer tasks first, and sets with distance before others, each in the table's order, as columns are.
     LacksRuns: no fine-tune on so many tasks (None: any).

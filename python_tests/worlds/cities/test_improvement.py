@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from worldfast.worlds.cities.integration import (
+from worldfast.worlds.cities.improvement import (
     deviation,
     deviation_summary,
     improvement,

@@ -1,0 +1,264 @@
+"""Dose and response: the study `integration`, its tables from planted curves, and a small study from end to end."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import worldfast as wf
+from worldfast import worlds
+from worldfast.analysis import probe_alone
+from worldfast.report import report
+from worldfast.report.figures import LacksRuns
+from worldfast.studies import run_study
+from worldfast.worlds import cities
+from worldfast.worlds.cities import dose_analyses, dose_findings, response
+from worldfast.worlds.cities import doses as doses_module
+from worldfast.worlds.cities.doses import design_of, dose_at, dose_runs, integration
+from worldfast.worlds.cities.figures import doses as figures
+
+
+def test_the_study_has_every_task_and_pair_at_several_doses():
+    study = worlds.preset("integration", seeds=(1,))
+    assert len({run.id for run in study.runs}) == len(study.runs) == 1 + 7 + 21 + 21 + 21 + 6 * (3 + 2)
+    default = integration(tasks="angle")
+    assert [run.seed for run in default.runs if not run.start] == [0, 1, 2] and len(default.runs) == 3 * (1 + 1 + 3)
+    of_seed = [run for run in study.runs if run.seed == 1 and run.start]
+    about = pd.DataFrame([design_of(run) | {"steps": run.steps, "keep": run.keep} for run in of_seed])
+    one = about[~about.tasks.str.contains("+", regex=False)]
+    assert (one[one.schedule == "constant"].groupby("tasks").size() == 1).all() and one.tasks.nunique() == 7
+    assert (one[one.schedule == "linear"].groupby("tasks").steps.nunique() == 3).all()
+    whole = about[(about.share == 1) & (about.noise == 0)]
+    assert (whole.query("schedule == 'constant'").tasks.str.contains("+", regex=False)).sum() == 21
+    assert sorted(about.share.unique()) == [0.1, 0.25, 0.5, 1] and sorted(about.noise.unique()) == [0, 0.5, 0.9]
+    assert set(about[(about.share < 1) | (about.noise > 0)].tasks.str.contains("distance")) == {True}
+    assert all(run.checkpoint_steps[:2] == (0, round(run.steps / 64)) for run in of_seed if run.schedule == "constant")
+
+
+def test_a_dose_is_rows_of_each_task():
+    """Shares take rows from distance alone: the dose of the other task, and its rows, stay."""
+    study = integration(scale=0.1, seeds=(4,), tasks=("distance", "angle"), doses=(2,))
+    by_name = {run.name: run for run in study.runs}
+    pair, few = by_name["ft-distance+angle-constant-s4"], by_name["ft-distance+angle-share0.25-s4"]
+    noisy = by_name["ft-distance+angle-noise0.9-s4"]
+    assert pair.keep == "all" and few.keep == () and pair.epochs == 1 and by_name["ft-angle-linear2-s4"].epochs == 2
+    rows = [{(p.task, p.must_include): p.rows for p in run.data.mixture[:4]} for run in (pair, few)]
+    assert rows[0]["angle", None] == rows[1]["angle", None] == 4 * rows[1]["distance", None] == 2000
+    assert abs(dose_at(pair, pair.steps) - dose_at(few, few.steps)) <= 1 and dose_at(pair, pair.steps) == 12_026
+    assert [part.noise for part in noisy.data.mixture[:4]] == [0.9, 0, 0.9, 0]
+    assert sum(part.noise for part in noisy.data.mixture[4:]) == 0 and noisy.data.epoch_rows == pair.data.epoch_rows
+
+
+def test_what_is_refused():
+    for given, message in {
+        "doses=(0, 1)": "doses: expected epochs, at least 1, got 0: a dose of 0 is the base itself",
+        "doses=()": "doses: expected at least one, got none",
+        "seeds=()": "seeds: expected at least one, each once",
+        "seeds=(1, 1)": "seeds: expected at least one, each once",
+        "tasks=()": "tasks: expected at least one, got none",
+        "tasks='angel'": "unknown task 'angel': did you mean 'angle'",
+        "shares=(1,)": "shares: expected numbers above 0 and below 1",
+        "noise=(1,)": "noise",
+        "scale=0": "scale: expected a number above 0",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            eval(f"integration({given})")
+    with pytest.raises(TypeError, match="doses: expected an integer, got 1.5"):
+        integration(doses=(1.5,))
+    knows = cities.Recipe().pretrain("distance", among=None)
+    with pytest.raises(
+        ValueError, match="group: 'pt-distance-s42' already knows Atlantis: rows of its pretraining may"
+    ):
+        dose_runs(cities.Recipe(), knows, ("angle",))
+
+
+# ---- tables ----
+
+
+def planted(seeds=(0, 1, 2), doses=(0, 10, 20, 40)):
+    """Angle halves every 10 rows down to 100, distance stays at 800, beside distance angle has twice the error."""
+    lines = []
+    for seed in seeds:
+        for tasks, share, noise, error in (
+            ("angle", 1, 0, [800, 400, 200, 100]),
+            ("distance", 1, 0, [800, 800, 800, 800]),
+            ("distance+angle", 1, 0, [800, 600, 400, 200]),
+            ("distance+angle", 0.1, 0, [800, 500, 300, 110]),
+            ("distance+angle", 1, 0.9, [800, 500, 300, 100]),
+        ):
+            for step, (dose, one) in enumerate(zip(doses, error)):
+                scale = 1 + 0.1 * (seed - 1) if "+" in tasks else 1
+                run = f"{tasks}-{share}-{noise}-s{seed}"
+                where = (run, f"base-s{seed}", seed, "Atlantis", tasks, "constant", share, noise, step, dose)
+                lines.append((*where, one * scale, 30.0, 0.9 if "distance" not in tasks else 0.7, 0.99, 0.2, 8.0))
+    columns = "run base seed group tasks schedule share noise step dose error held_out alone_r2 old_cka old_moved"
+    return pd.DataFrame(lines, columns=[*columns.split(), "moved_dimension"])
+
+
+def test_responses_are_means_over_seeds_with_errors():
+    table = response.response(planted()).set_index(["tasks", "share", "noise", "dose", "what"])
+    row = table.loc[("distance+angle", 1, 0, 20, "error")]
+    assert (row["mean"], row.n, row.unit) == (400, 3, "seed") and row.standard_error == pytest.approx(40 / 3**0.5)
+    assert np.isnan(response.response(planted(seeds=(1,))).standard_error).all()
+
+
+def test_at_a_falling_rate_only_the_end_is_a_dose():
+    table = planted().assign(schedule="linear")
+    assert sorted(response.response(table).dose.unique()) == [0, 40]
+
+
+def test_levels_and_the_rows_to_half_of_the_error():
+    table = response.levels(planted()).set_index(["tasks", "share", "noise"])
+    angle, distance = table.loc[("angle", 1, 0)], table.loc[("distance", 1, 0)]
+    assert (angle.start, angle.level, angle.half_dose, angle.reached, angle.n) == (800, 150, 10, 3, 3)
+    assert distance.reached == 0 and np.isnan(distance.half_dose) and distance.level == 800
+    pair = table.loc[("distance+angle", 1, 0)]
+    assert pair.half_dose == 20 and pair.level_standard_error == pytest.approx(30 / 3**0.5)  # scaled, start and all
+
+
+def test_what_is_left_beside_another_task_at_equal_rows():
+    table = response.beside(planted())
+    rows = table.set_index(["task", "beside", "share", "noise"])
+    full = rows.loc[("angle", "distance", 1, 0)]
+    assert full.alone == 100 and full.together == pytest.approx(200) and full.n == 3 and full.dose == 40
+    expected = np.log([1.8, 2.0, 2.2])
+    assert full.log_ratio == pytest.approx(expected.mean())
+    assert full.standard_error == pytest.approx(expected.std(ddof=1) / 3**0.5)
+    assert 0 < full.p < 0.05 and "t-test" in full.test
+    assert full.kept == pytest.approx(np.mean(np.log([4.0 * 0.9 / 0.9] * 3) / np.log([7.2, 8, 8.8])))
+    assert rows.loc[("angle", "distance", 0.1, 0)].ratio == pytest.approx(1.1 * np.prod([0.9, 1, 1.1]) ** (1 / 3))
+    assert ("distance", "angle", 0.1, 0) not in rows.index and ("distance", "angle", 1, 0) in rows.index
+    one = response.beside(planted(seeds=(1,))).iloc[0]
+    assert np.isnan(one.standard_error) and np.isnan(one.p) and one.test == "none: one seed, and nothing was repeated"
+    longer = planted(doses=(0, 10, 20, 40))
+    longer.loc[longer.tasks.str.contains("+", regex=False), "dose"] *= 2
+    assert not len(response.beside(longer))  # nothing alone at that dose
+
+
+def test_tables_say_what_they_lack():
+    with pytest.raises(ValueError, match="doses: it has no rows: no fine-tune was taught a group"):
+        response.response(planted().iloc[:0])
+    with pytest.raises(ValueError, match="doses.*lacks.*schedule|schedule"):
+        response.levels(planted().drop(columns="schedule"))
+
+
+def tables_of(table) -> dict:
+    runs = table.drop_duplicates("run")[["run", "tasks"]].assign(kind="ft", base="base", group="Atlantis")
+    tables = {"runs": runs, "doses": table, "response": response.response(table), "levels": response.levels(table)}
+    return tables | {"beside": response.beside(table)}
+
+
+def said(table) -> str:
+    study = integration(scale=0.01, seeds=(0,), tasks="angle", doses=(1,))
+    return " ".join(dose_findings.findings(study, tables_of(table), [], np.eye(0)).sentences)
+
+
+def test_findings_have_uncertainties_or_say_why_not():
+    text = said(planted())
+    assert "angle alone leaves Atlantis 10.0 degrees off, and angle with distance 20.0: 1.99 times (" in text
+    assert "n = 3 seeds, p 0.0" in text and "angle 15.0 ± 0.0, halved after 10 rows; distance 80.0" in text
+    assert "distance 80.0 ± 0.0, never halved" in text
+    assert "1.10 with 0.1, 1.99 with 1 rows of distance for each of angle" in text
+    assert "1.99 with 0, 1.00 with 0.9 of distance's answers mistaken" in text
+    alone = said(planted(seeds=(1,)))
+    assert "There is one seed of the base, so no standard error is given: nothing was repeated." in alone
+    assert "±" not in alone and "p nan" not in alone and "nan" not in alone
+
+
+def test_figures_say_what_bands_are():
+    for seeds, words in (((0, 1, 2), "standard errors over 3 seeds"), ((1,), "one seed: there is no standard error")):
+        tables = tables_of(planted(seeds))
+        _, caption = figures.dose_response(tables["response"], tables["runs"])
+        assert words in caption.lower().replace("\n", " ") and "angle 10.0, distance + angle 20.0" in caption
+    _, caption = figures.beside_distance(tables["beside"], tables["runs"])
+    assert "angle 2.00. Above 1 distance does harm." in caption
+    assert "a map of its own 0.70 and 0.90" in figures.what_moves(tables["response"], tables["runs"])[1]
+    falling = response.response(planted().assign(schedule="linear"))
+    with pytest.raises(LacksRuns, match="at a constant rate has more than one dose"):
+        figures.what_moves(falling, tables["runs"])
+    with pytest.raises(LacksRuns, match="no fine-tune of the study has more than one dose"):
+        figures.dose_response(falling[falling.dose > 0], tables["runs"])
+
+
+# ---- a probe of some items alone ----
+
+
+def test_a_map_elsewhere_is_found_and_none_is_not():
+    random = np.random.default_rng(0)
+    xy = random.normal(size=(60, 2)) * 30
+    there = xy @ random.normal(size=(2, 100)) + 5 * random.normal(size=(60, 100))
+    found, nowhere = probe_alone(there, xy), probe_alone(random.normal(size=(60, 100)), xy)
+    assert found.r2 > 0.8 and found.mean_error < 0.5 * found.constant_error and found.n == 60
+    assert nowhere.r2 < 0.1 and nowhere.mean_error > 0.9 * nowhere.constant_error
+    with pytest.raises(ValueError, match="X: expected at least 10 items, one for each fold, got 9"):
+        probe_alone(there[:9], xy[:9])
+
+
+# ---- from end to end ----
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A study of 60 old cities and 20 new ones, and where it ran."""
+    out = tmp_path_factory.mktemp("doses")
+    random = np.random.default_rng(5)
+    places = random.integers(-900, 900, (80, 2))
+    rows = [f"{i},{x},{y},{'Old' if i % 4 else 'Atlantis'},JP" for i, (x, y) in enumerate(places)]
+    (out / "world.csv").write_text("city_id,x,y,region,country\n" + "\n".join(rows) + "\n")
+    recipe = cities.Recipe(
+        world=wf.WorldSpec(str(out / "world.csv")),
+        model=wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98),
+        amount={1: (128, 1)},
+        standard=16,
+        included=64,
+        alive=8,
+        update_rate=1e-3,
+        settings=dict(vocabulary="entity", loss="answer", batch=16, checkpoints=1, capture=wf.Capture(layers=(1,))),
+    )
+    bases = [recipe.pretrain(("distance", "angle"), seed) for seed in (0, 1)]
+    tasks = ("distance", "angle")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(doses_module, "CHECKPOINTS", 2)
+        runs = dose_runs(recipe, bases[0], tasks, (1,), (0.5,), (0.5,)) + dose_runs(recipe, bases[1], tasks, (1,))
+    study = cities.Study(
+        "doses",
+        [*bases, *runs],
+        layer=1,
+        test_rows=4,
+        shown=[bases[0].name, "ft-distance+angle-constant-s0"],
+        analyses=dose_analyses.ANALYSES,
+        tables=dose_analyses.tables,
+        figures=figures.draw_doses,
+        findings=dose_findings.findings,
+    )
+    return study, out, run_study(study, out, device="cpu", progress=False)
+
+
+def test_a_small_study_from_end_to_end(small):
+    study, out, result = small
+    tables = result.tables
+    doses = tables["doses"]
+    assert set(doses.run) == {run.name for run in study.runs if run.start} and set(doses.group) == {"Atlantis"}
+    first = doses[doses.step == 0]
+    assert (first.old_cka.round(9) == 1).all() and first.moved_dimension.isna().all() and (first.moved == 0).all()
+    last = doses[doses.step == doses.groupby("run").step.transform("max")]
+    assert (last.moved > 0).all() and last.moved_dimension.between(1, 32).all() and (last.old_cka < 1).all()
+    pull = tables["pull"]
+    pairs = [run for run in study.runs if run.keep == "all"]
+    assert len(pairs) == 2 and sorted(pull.step.unique()) == sorted(pairs[0].checkpoint_steps)
+    assert set(pull.columns) >= {"run", "dose", "task", "other", "cosine", "corrected", "group"}
+    assert set(tables["beside"].schedule) == {"constant", "linear"} and (tables["response"].n <= 2).all()
+    assert set(tables["generalisation"].run) == {run.name for run in study.shown_runs}
+    text = " ".join(result.findings)
+    assert "standard errors over 2 seeds" in text and "nan" not in text
+    assert "ft-distance+angle-constant-s0" in report.page(result)
+    drawn = {entry.name: entry for entry in figures.DOSES.entries}
+    assert list(drawn)[:3] == ["dose-response", "beside-distance", "what-moves"] and set(figures.REUSED) < set(drawn)
+
+
+def test_a_study_without_a_fine_tune_says_so(small):
+    study, out, _ = small
+    alone = replace(study, name="alone", canon=study.canon[:1], shown=())
+    with pytest.raises(ValueError, match="study 'alone': no finished run of it is a fine-tune that was taught a group"):
+        run_study(alone, out, device="cpu", progress=False)

@@ -1,0 +1,173 @@
+"""Findings of a study of doses in plain sentences, each with its uncertainty, or the reason why it has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis import Mean, mean_and_error
+from worldfast.report import Tasks, count
+from worldfast.studies import Findings, Study
+from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
+from worldfast.worlds.cities.response import tested
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["findings"]
+
+Tables = Mapping[str, "pandas.DataFrame"]
+WHOLE = "share == 1 and noise == 0"
+SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
+READ = 0.5  # R2 of a probe above which it reads a map
+
+
+def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> Findings:
+    """Return what a study of doses found, in sentences; errors are in degrees."""
+    known = Tasks(tables["runs"].tasks)
+    said = [*_of_pairs(tables, known), *_of_levels(tables, known), *_of_shares(tables, known)]
+    said += [*_of_place(tables), *_of_old(tables), *_of_pull(tables)]
+    seeds = int(tables["response"].n.max())
+    if seeds == 1:
+        said.append("There is one seed of the base, so no standard error is given: nothing was repeated.")
+    else:
+        said.append(
+            f"After \u00b1 stand standard errors over {seeds} seeds of the base, each with its own rows and weights."
+        )
+    for run, group in already_known(study.runs):
+        said.append(f"{run} was taught {group}, which its base may have known: its dose-response says nothing.")
+    return Findings(said)
+
+
+def _of_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
+    """Say what distance leaves of another task's effect, and what other tasks leave of each other's."""
+    if "beside" not in tables:
+        return
+    table = tables["beside"].query(WHOLE)
+    for schedule, some in table.groupby("schedule", sort=False):
+        ours = some[(some.beside == APART) & (some.task != APART)]
+        for row in ours.sort_values("ratio", ascending=False).itertuples():
+            yield (
+                f"{SCHEDULES[schedule].capitalize()}, after {row.dose:,.0f} rows of each task, {known.label(row.task)} "
+                f"alone leaves {row.group} {row.alone / 10:.1f} degrees off, and {known.label(row.task)} with {APART} "
+                f"{row.together / 10:.1f}: {_times(row)}; {row.kept:.0%} of its effect is left."
+            )
+        others = some[(some.beside != APART) & (some.task != APART)]
+        if len(ours) and len(others):
+            far, near = (tested(part.groupby("task").log_ratio.mean()) for part in (ours, others))
+            yield (
+                f"{SCHEDULES[schedule].capitalize()}, over tasks: beside {APART} the error of the others is "
+                f"{np.exp(far['log_ratio']):.2f} times what each leaves alone, beside another task "
+                f"{np.exp(near['log_ratio']):.2f} times."
+            )
+
+
+def _times(row) -> str:
+    """The ratio of two errors with its range of one standard error and its test."""
+    times = f"{row.ratio:.2f} times"
+    if row.n == 1:
+        return times
+    low, high = (np.exp(row.log_ratio + sign * row.standard_error) for sign in (-1, 1))
+    return f"{times} ({low:.2f} to {high:.2f} within one standard error, n = {row.n} seeds, p {row.p:.2g})"
+
+
+def _of_levels(tables: Tables, known: Tasks) -> Iterator[str]:
+    """Say where each task by itself levels off, and how many rows halve its error."""
+    table = tables["levels"].query(WHOLE)
+    for schedule, some in table[~table.tasks.str.contains("+", regex=False)].groupby("schedule", sort=False):
+        parts = []
+        for row in some.sort_values("level").itertuples():
+            half = f"halved after {row.half_dose:,.0f} rows" if row.reached else "never halved"
+            if 0 < row.reached < row.n:
+                half += f" in {row.reached} of {count(row.n, 'seed')}"
+            parts.append(f"{known.label(row.tasks)} {_degrees(row.level, row.level_standard_error)}, {half}")
+        yield f"{SCHEDULES[schedule].capitalize()}, one task levels off at: {'; '.join(parts)} (degrees of error)."
+
+
+def _degrees(mean: float, error: float) -> str:
+    return f"{mean / 10:.1f}" + (f" \u00b1 {error / 10:.1f}" if np.isfinite(error) else "")
+
+
+def _of_shares(tables: Tables, known: Tasks) -> Iterator[str]:
+    """Say what fewer rows of distance do, and rows of it whose answers are wrong."""
+    if "beside" not in tables:
+        return
+    table = tables["beside"]
+    table = table[(table.beside == APART) & (table.task != APART) & (table.schedule == CONSTANT)]
+    for task, some in table.groupby("task", sort=False):
+        for column, what in (("share", "rows of distance for each of {}"), ("noise", "of distance's answers mistaken")):
+            other = "noise" if column == "share" else "share"
+            line = some[some[other] == (0 if other == "noise" else 1)].sort_values(column)
+            if line[column].nunique() > 1:
+                parts = [f"{row.ratio:.2f} with {getattr(row, column):g}" for row in line.itertuples()]
+                yield (
+                    f"At equal rows of {known.label(task)}, the error beside {APART} is so many times that without it: "
+                    f"{', '.join(parts)} {what.format(known.label(task))}."
+                )
+
+
+def _last(tables: Tables, what: str) -> pandas.DataFrame:
+    """A measure at the largest dose at a constant rate, a row a fine-tune."""
+    table = tables["doses"].query(WHOLE)
+    table = table[(table.schedule == CONSTANT) & table[what].notna()]
+    return table.loc[table.groupby("run").dose.idxmax()]
+
+
+def _with(table: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame]]:
+    far = table.tasks.str.split("+").map(lambda tasks: APART in tasks)
+    for words, some in ((f"taught with {APART}", table[far]), ("taught without it", table[~far])):
+        if len(some):
+            yield words, some
+
+
+def _over_seeds(some: pandas.DataFrame, what: str) -> Mean:
+    return mean_and_error(some.groupby("seed")[what].mean(), "seed")
+
+
+def _of_place(tables: Tables) -> Iterator[str]:
+    """Say if a group that the old map misplaces is somewhere else, or nowhere."""
+    parts = []
+    for words, some in _with(_last(tables, "alone_r2")):
+        found = _over_seeds(some, "alone_r2")
+        where = "a map of its own can be read" if found.mean > READ else "no map of it can be read"
+        parts.append(f"{words}, R\u00b2 {found.mean:.2f}{_and_error(found)}, {where}")
+    group = tables["doses"].group.iloc[0]
+    if parts:
+        yield f"A probe fitted on {group} alone, and tried on cities of it that were left out: {'; '.join(parts)}."
+
+
+def _and_error(found: Mean) -> str:
+    return f" \u00b1 {found.standard_error:.2f}" if found.n > 1 else ""
+
+
+def _of_old(tables: Tables) -> Iterator[str]:
+    """Say what fine-tuning moved: the new cities, and the old map."""
+    parts = []
+    for words, some in _with(_last(tables, "moved_dimension")):
+        kept, moved, wide = (_over_seeds(some, name) for name in ("old_cka", "old_moved", "moved_dimension"))
+        parts.append(
+            f"{words}, linear CKA of old cities before and after is {kept.mean:.2f}{_and_error(kept)}, they move by "
+            f"{moved.mean:.2f}{_and_error(moved)} of their spread, and what is new moves along "
+            f"{wide.mean:.1f}{_and_error(wide)} directions"
+        )
+    if parts:
+        yield f"The old world meanwhile: {'; '.join(parts)}."
+
+
+def _of_pull(tables: Tables) -> Iterator[str]:
+    """Say if a pair's tasks pull the same way, at first and at last."""
+    if "pull" not in tables:
+        return
+    table = tables["pull"]
+    table = table[table.task != table.other].merge(tables["doses"][["run", "seed", "tasks"]].drop_duplicates())
+    parts = []
+    for words, some in _with(table):
+        ends = [some.loc[some.groupby("run").dose.agg(which)] for which in ("idxmin", "idxmax")]
+        first, last = (_over_seeds(end, "cosine") for end in ends)
+        parts.append(
+            f"{words}, {first.mean:+.2f}{_and_error(first)} before and {last.mean:+.2f}{_and_error(last)} after"
+        )
+    if parts:
+        yield f"The cosine of the gradients of a pair's two tasks: {'; '.join(parts)}.".replace("-0.", "\u22120.")

@@ -1,0 +1,250 @@
+"""Study of doses: how many rows it takes until new cities stand on the map that is there, and what keeps them off it.
+
+A dose is the number of rows that a fine-tune has seen of each of its tasks; of tasks in unequal shares, of the one with
+most. At a constant learning rate one fine-tune gives the whole curve, since its beginning is a shorter fine-tune. At a
+rate that falls to 0 it is not, so each dose is a fine-tune of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from worldfast.errors import number, several, whole
+from worldfast.run import Capture, Run
+from worldfast.worlds.cities.groups import groups_of, holds, name_of
+from worldfast.worlds.cities.sampling import require_noise
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, one_or_more
+from worldfast.worlds.cities.world import NEW, WorldSpec
+
+if TYPE_CHECKING:
+    from worldfast.worlds.cities.studies import Recipe, Study
+
+__all__ = ["CONSTANT", "FALLING", "design_of", "dose_at", "dose_runs", "integration"]
+
+CONSTANT, FALLING = "constant", "linear"  # as Run.schedule calls them
+APART = "distance"  # the task whose share and labels vary
+STANDARD, INCLUDED, ALIVE = 20_000, 100_000, 256  # rows of an epoch of a fine-tune, as of arXiv 2602.00533
+BASE_ROWS = 140_000  # of each task
+RATE = 1.2e-3
+CHECKPOINTS = 8  # of a fine-tune, after the one at dose 0: closer together where the curve is steep
+DOSES = (1, 2, 4)  # epochs
+SHARES = (0.1, 0.25, 0.5)
+NOISE = (0.5, 0.9)
+SHOWN = ("perimeter", "distance", "angle+perimeter", "distance+perimeter")
+
+
+def integration(
+    scale: float = 1.0,
+    seeds: Sequence[int] = (0, 1, 2),
+    tasks: Sequence[str | Task] = tuple(BUILT_IN),
+    group: str = NEW,
+    doses: Sequence[int] = DOSES,
+    shares: Sequence[float] = SHARES,
+    noise: Sequence[float] = NOISE,
+) -> Study:
+    """Error of Atlantis over rows of fine-tuning, by task and pair, and what distance does beside them: for a night.
+
+    Bases of all seven tasks over 5,075 cities, one for each seed. From each: every task and every pair at a constant
+    rate, up to the largest dose (of pairs half of it); every task at each dose, and every pair at half of the largest,
+    at a rate that falls to 0; distance beside each other task with fewer rows than it; and the same with label noise of
+    distance, the control. ``tasks=("distance", "perimeter")`` and one seed take minutes.
+
+    Parameters
+    ----------
+    scale : float
+        Factor of the rows that each model sees: 0.01 is a quick look.
+    seeds : sequence of int
+        Seeds of the bases; standard errors are over them.
+    tasks : sequence of str or Task
+        Tasks by which the group is taught, alone and in pairs.
+    group : str
+        Cities that pretraining leaves out and fine-tunes teach, an expression for World.select.
+    doses : sequence of int
+        Epochs of the fine-tunes at a falling rate, of 120,000 rows of each task; the largest is that of all others.
+    shares : sequence of float
+        Rows of distance in a pair, as shares of the other task's.
+    noise : sequence of float
+        Label noise of distance in a pair; see Component.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit; the message names it.
+    """
+    from worldfast.worlds.cities.dose_analyses import ANALYSES, tables
+    from worldfast.worlds.cities.dose_findings import findings
+    from worldfast.worlds.cities.figures.doses import draw_doses
+    from worldfast.worlds.cities.studies import Recipe, Study, rows_of, small
+
+    rows = rows_of(scale)
+    seeds = tuple(whole("seeds", seed, 0) for seed in several("seeds", seeds, "integers"))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected at least one, each once, got {list(seeds)}")
+    capture = Capture(layers=(1,), dtype="float16")
+    recipe = Recipe(
+        world=WorldSpec(atlantis=100),
+        group=group,
+        standard=rows(STANDARD),
+        included=rows(INCLUDED),
+        alive=rows(ALIVE),
+        update_rate=RATE,
+        **small(2, checkpoints=10, capture=capture),
+    )
+    bases = [recipe.pretrain(tuple(BUILT_IN), seed, rows=rows(BASE_ROWS), epochs=1) for seed in seeds]
+    runs = [run for base in bases for run in dose_runs(recipe, base, tasks, doses, shares, noise)]
+    names = {run.name for run in runs}
+    shown = [f"ft-{label}-{CONSTANT}-s{seeds[0]}" for label in SHOWN]
+    patched = [name for name in shown[2:] if name in names]
+    return Study(
+        "integration",
+        [*bases, *runs],
+        layer=1,
+        shown=[bases[0].name, *(name for name in shown if name in names)],
+        test_rows=200,
+        patched=patched if len(patched) == 2 else (),
+        analyses=ANALYSES,
+        tables=tables,
+        figures=draw_doses,
+        findings=findings,
+    )
+
+
+def dose_runs(
+    recipe: Recipe,
+    base: Run,
+    tasks: Sequence[str | Task],
+    doses: Sequence[int] = DOSES,
+    shares: Sequence[float] = (),
+    noise: Sequence[float] = (),
+) -> list[Run]:
+    """Return fine-tunes that teach a base the recipe's group at several doses.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Its rows of an epoch, group and rate.
+    base : Run
+        Run that they start from, which has not seen the group.
+    tasks, doses, shares, noise
+        As for `integration`.
+
+    Returns
+    -------
+    list of Run
+        Names say what each is: "ft-angle-constant-s0", "ft-angle-linear2-s0" (2 epochs at a falling rate),
+        "ft-distance+angle-share0.1-s0", "ft-distance+angle-noise0.5-s0".
+
+    Raises
+    ------
+    ValueError
+        There is no task or dose, a dose is 0, a share or noise is out of its range, or the base knows the group.
+    """
+    tasks, doses = one_or_more(tasks), several("doses", doses, "numbers of epochs")
+    for dose in doses:
+        if whole("doses", dose, 0) == 0:
+            raise ValueError(
+                "doses: expected epochs, at least 1, got 0: a dose of 0 is the base itself, which each fine-tune has "
+                "as its step 0"
+            )
+    for what, given in (("tasks", tasks), ("doses", doses)):
+        if not given:
+            raise ValueError(f"{what}: expected at least one, got none")
+    if holds(base, recipe.group):
+        raise ValueError(
+            f"group: {base.name!r} already knows {name_of(recipe.group)}: rows of its pretraining may hold it, so that "
+            "no dose would teach it. Leave it out, as Recipe.pretrain does, or name another group"
+        )
+    shares = [_share(share) for share in several("shares", shares, "numbers")]
+    noise = [require_noise("noise", one) for one in several("noise", noise, "numbers")]
+    most, half = max(doses), max(1, max(doses) // 2)
+    steady = {"schedule": CONSTANT, "checkpoints": CHECKPOINTS, "checkpoint_spacing": "sqrt"}
+    pairs = list(combinations(tasks, 2))
+    found = []
+
+    def add(of: Sequence[str | Task], mark: str, **changes) -> Run:
+        run = recipe.finetune(base, of, **changes)
+        return replace(run, name=f"{run.name.rsplit('-', 1)[0]}-{mark}-s{base.seed}")
+
+    found += [add([task], CONSTANT, epochs=most, **steady) for task in tasks]
+    found += [add(pair, CONSTANT, epochs=half, keep="all", **steady) for pair in pairs]
+    found += [
+        add([task], f"{FALLING}{dose}", epochs=dose, checkpoints=1) for task in tasks for dose in sorted(set(doses))
+    ]
+    found += [add(pair, f"{FALLING}{half}", epochs=half, checkpoints=1) for pair in pairs]
+    for pair in (pair for pair in pairs if APART in map(str, _names(base, pair))):
+        whole_pair = add(pair, CONSTANT, epochs=half, **steady)
+        found += [_changed(whole_pair, f"share{share:g}", share=share) for share in shares]
+        found += [_changed(whole_pair, f"noise{one:g}", noise=one) for one in noise if one]
+    return found
+
+
+def _names(base: Run, tasks: Sequence[str | Task]) -> list[str]:
+    return [base.data.task(task).name for task in tasks]
+
+
+def _share(value: object) -> float:
+    found = number("shares", value)
+    if not 0 < found < 1:
+        raise ValueError(f"shares: expected numbers above 0 and below 1, which a pair by itself has, got {value!r}")
+    return found
+
+
+def _changed(run: Run, mark: str, share: float = 1.0, noise: float = 0.0) -> Run:
+    """Return a pair with a share of distance's rows, or with noise in their answers."""
+    own = 2 * len(run.data.tasks)  # the first parts of a mixture; behind them are the rows that keep tasks alive
+    mixture = tuple(
+        replace(part, rows=max(1, round(part.rows * share)), noise=noise) if i < own and part.task == APART else part
+        for i, part in enumerate(run.data.mixture)
+    )
+    name = run.name.replace(f"-{CONSTANT}-", f"-{mark}-")
+    return replace(run, data=replace(run.data, mixture=mixture), name=name)
+
+
+# ---- what a run is ----
+
+
+def design_of(run: Run) -> dict:
+    """Return what distinguishes a fine-tune from others of its base: tasks, schedule, share and noise.
+
+    share is the rows of the task that has fewest over those of the one that has most, to two digits; noise the largest
+    of its parts.
+    """
+    rows = _task_rows(run)
+    return {
+        "tasks": "+".join(run.data.tasks),
+        "schedule": run.schedule,
+        "share": round(min(rows.values()) / max(rows.values()), 2),
+        "noise": max(part.noise for part in run.data.components),
+    }
+
+
+def dose_at(run: Run, step: int) -> int:
+    """Return the rows that a fine-tune has seen at a step of its task with most rows, on average over orders."""
+    return round(run.rows_at(step)[0] * max(_task_rows(run).values()) / run.epoch_rows)
+
+
+def _task_rows(run: Run) -> Mapping[str, int]:
+    rows: Counter = Counter()
+    for part in run.data.components:
+        rows[part.task] += part.rows
+    return {task: rows[task] for task in run.data.tasks}
+
+
+def already_known(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return (run, group) of fine-tunes that were taught a group which their base's rows may hold."""
+    return [
+        (run.name, name)
+        for run in runs
+        if isinstance(run.start, Run)
+        for name, group in run.data.taught.items()
+        if holds(run.start, group)
+    ]
+
+
+def has_group(runs: Sequence[Run]) -> bool:
+    """Return True if a fine-tune among the runs was taught a group."""
+    return any(run.start for run in runs) and bool(groups_of(runs).taught)

@@ -1,0 +1,238 @@
+"""Figures of a study of doses: error over rows of fine-tuning, what distance does beside a task, and what moves."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldfast.report import INK, TASK_COLOURS, Tasks
+from worldfast.report.figures import (
+    MUTED,
+    Catalogue,
+    LacksRuns,
+    heading,
+    need,
+    paper,
+    plain_log,
+    quiet,
+    short_count,
+    styled,
+)
+from worldfast.report.figures.style import end_labels
+from worldfast.worlds.cities.figures.catalogue import CATALOGUE
+from worldfast.worlds.cities.figures.effects import apart
+
+DOSES = Catalogue()
+REUSED = ("{group}-maps", "gradient-agreement", "patching", "tasks")
+RESPONSE = "group tasks schedule share noise dose what mean standard_error n unit"
+BESIDE = "group task beside schedule share noise dose alone together ratio log_ratio standard_error n"
+SCHEDULES = {"constant": "constant rate", "linear": "rate that falls to 0"}
+
+
+def draw_doses(tables, world, layer: int | None = None) -> list:
+    """Draw the figures of a study of doses, and return them with captions."""
+    return DOSES.draw(tables, world, layer)
+
+
+def whole(table):
+    """Return the rows of fine-tunes whose tasks have equal shares and no noise."""
+    return table[(table["share"] == 1) & (table["noise"] == 0)]
+
+
+def uncertain(table) -> str:
+    """Say what bands and bars are, or why there are none."""
+    n = int(table["n"].max())
+    return f"bands and bars: standard errors over {n} seeds" if n > 1 else "one seed: there is no standard error"
+
+
+@DOSES.figure("dose-response", "tuning", "response runs")
+@styled
+def dose_response(response, runs):
+    """Plot the error of what was taught over the rows of each task: single tasks, and pairs with and without distance.
+
+    Parameters
+    ----------
+    response, runs : DataFrame
+        The study's tables of these names.
+
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        No fine-tune has more than one dose.
+    ValueError
+        A column is missing.
+    """
+    table = whole(need(response, "response", RESPONSE))
+    table = table[table["what"] == "error"].assign(mean=table["mean"] / 10, error=table["standard_error"] / 10)
+    known = Tasks(runs["tasks"])
+    two = table["tasks"].str.contains("+", regex=False)
+    panels = [("One task", table[~two]), ("Two tasks", table[two])]
+    panels = [(title, some) for title, some in panels if some["dose"].nunique() > 1]
+    if not panels:
+        raise LacksRuns("no fine-tune of the study has more than one dose")
+    figure = paper(10 if len(panels) > 1 else 6, 4.4)
+    for axes, (title, some) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+        ends = []
+        for tasks, lines in some.groupby("tasks", sort=False):
+            pair = "+" in tasks
+            far = bool(apart([tasks])[0])
+            colour = known.colour(tasks) if not pair else TASK_COLOURS["distance"] if far else MUTED
+            for schedule, line in lines.groupby("schedule"):
+                _curve(axes, line.sort_values("dose"), colour, schedule, pale=pair)
+            last = lines[lines["schedule"] == lines["schedule"].iloc[0]].sort_values("dose").iloc[-1]
+            ends.append((last["mean"], known.label(tasks, short=pair), colour))
+        axes.set(title=title, xlabel="rows of each task")
+        axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
+        axes.margins(x=0.02)
+        axes.set_ylim(bottom=0)
+        quiet(axes)
+        end_labels(axes, ends, height=3.2)
+    group = table["group"].iloc[0]
+    figure.axes[0].set_ylabel(f"error of {group}, degrees")
+    heading(figure, f"{group} on the map: a probe of old cities, over rows of fine-tuning")
+    marks = "lines: constant rate; rings: fine-tunes of their own at a rate that falls to 0; "
+    figure.supxlabel(marks + uncertain(table), x=0.99, ha="right", fontsize=8, color=MUTED)
+    ends = table[table["schedule"] == "constant"]
+    ends = ends.loc[ends.groupby("tasks")["dose"].idxmax()].sort_values("mean") if len(ends) else table.iloc[:0]
+    said = [f"{known.label(row.tasks)} {row.mean:.1f}" for row in ends.itertuples()]
+    shown = ", ".join(said if len(said) < 9 else [*said[:3], "...", *said[-3:]])
+    return figure, (
+        f"Error of {group} by a probe that was fitted on old cities alone, in degrees, at the largest dose: {shown}. "
+        f"In pairs blue is with distance. {uncertain(table).capitalize()}."
+    )
+
+
+def _curve(axes, line, colour: str, schedule: str, pale: bool) -> None:
+    if schedule == "constant":
+        axes.plot(line["dose"], line["mean"], color=colour, linewidth=1.2 if pale else 1.8, alpha=0.8 if pale else 1)
+        low, high = line["mean"] - line["error"], line["mean"] + line["error"]
+        if np.isfinite(low).all():
+            axes.fill_between(line["dose"], low, high, color=colour, alpha=0.15, linewidth=0)
+        return
+    line = line[line["dose"] > 0]
+    style = {"color": colour, "fillstyle": "none", "markersize": 4.5, "linewidth": 0, "elinewidth": 0.9}
+    axes.errorbar(line["dose"], line["mean"], line["error"].fillna(0), marker="o", **style)
+
+
+@DOSES.figure("beside-distance", "tuning", "beside runs")
+@styled
+def beside_distance(beside, runs):
+    """Plot by how much distance multiplies the error that another task leaves alone, over its share of the rows.
+
+    Parameters
+    ----------
+    beside, runs : DataFrame
+        The study's tables of these names.
+
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        No pair has distance beside another task at a constant rate.
+    ValueError
+        A column is missing.
+    """
+    table = need(beside, "beside", BESIDE)
+    table = table[(table["beside"] == "distance") & (table["schedule"] == "constant")]
+    if not len(table):
+        raise LacksRuns("no fine-tune of the study has distance beside another task at a constant rate")
+    known = Tasks(runs["tasks"])
+    panels = [("share", "Fewer rows of distance", "rows of distance for each of the other task", table["noise"] == 0)]
+    panels.append(("noise", "Distance with wrong answers", "share of wrong answers", table["share"] == 1))
+    panels = [one for one in panels if table[one[3]][one[0]].nunique() > 1] or panels[:1]
+    figure = paper(4.2 * len(panels) + 1.6, 4)
+    for axes, (column, title, unit, there) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels
+    ):
+        ends = []
+        for task, line in table[there].groupby("task", sort=False):
+            line, colour = line.sort_values(column), known.colour(task)
+            low, high = (np.exp(line["log_ratio"] + sign * line["standard_error"].fillna(0)) for sign in (-1, 1))
+            bars = np.stack([line["ratio"] - low, high - line["ratio"]])
+            axes.errorbar(line[column], line["ratio"], bars, color=colour, marker="o", markersize=4, capsize=2)
+            ends.append((float(line["ratio"].iloc[-1]), known.label(task), colour))
+        axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+        plain_log(axes, "y")
+        axes.set(title=title, xlabel=unit)
+        quiet(axes)
+        end_labels(axes, ends, height=2.8)
+    figure.axes[0].set_ylabel("error with distance / without, equal rows")
+    group = table["group"].iloc[0]
+    heading(figure, f"What distance does to {group} beside another task")
+    figure.supxlabel(f"dotted: no difference; {uncertain(table)}", x=0.99, ha="right", fontsize=8, color=MUTED)
+    full = table[(table["share"] == 1) & (table["noise"] == 0)].sort_values("ratio")
+    parts = [f"{known.label(row.task)} {row.ratio:.2f}" for row in full.itertuples()]
+    return figure, (
+        f"Error of {group} with distance beside a task, over that of the task alone at as many rows of it: "
+        f"{', '.join(parts)}. Above 1 distance does harm. {uncertain(table).capitalize()}."
+    )
+
+
+WHY = {
+    "alone_r2": ("A map of its own", "R\u00b2 of a probe of it alone"),
+    "old_cka": ("The old map", "linear CKA with before"),
+    "moved_dimension": ("What moves", "directions (participation ratio)"),
+}
+
+
+@DOSES.figure("what-moves", "tuning", "response runs")
+@styled
+def what_moves(response, runs):
+    """Plot what becomes of the new cities and of the old map over the dose, means of fine-tunes with and without
+    distance.
+
+    Parameters
+    ----------
+    response, runs : DataFrame
+        The study's tables of these names.
+
+    Returns
+    -------
+    The figure and its caption.
+
+    Raises
+    ------
+    LacksRuns
+        No fine-tune at a constant rate was measured so.
+    ValueError
+        A column is missing.
+    """
+    table = whole(need(response, "response", RESPONSE))
+    table = table[(table["schedule"] == "constant") & table["what"].isin(WHY)]
+    if table["dose"].nunique() < 2:
+        raise LacksRuns("no fine-tune of the study at a constant rate has more than one dose")
+    known = Tasks(runs["tasks"])
+    figure = paper(10, 3.6)
+    for axes, (what, (title, unit)) in zip(figure.subplots(1, len(WHY)), WHY.items()):
+        for tasks, line in table[table["what"] == what].groupby("tasks", sort=False):
+            line, pair = line.sort_values("dose"), "+" in tasks
+            far = bool(apart([tasks])[0])
+            colour = known.colour(tasks) if not pair else TASK_COLOURS["distance"] if far else MUTED
+            axes.plot(
+                line["dose"], line["mean"], color=colour, linewidth=0.9 if pair else 1.7, alpha=0.7 if pair else 1
+            )
+        axes.set(title=title, ylabel=unit, xlabel="rows of each task")
+        axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
+        quiet(axes)
+    group = table["group"].iloc[0]
+    heading(figure, f"{group} and the old world inside the models, over rows of fine-tuning")
+    far = table["tasks"].str.split("+").map(lambda tasks: "distance" in tasks)
+    last = table.loc[table.groupby(["tasks", "what"])["dose"].idxmax()]
+    parts = []
+    for what, (title, _) in WHY.items():
+        some = last[last["what"] == what]
+        means = [f"{some['mean'][rows].mean():.2f}" for rows in (far, ~far) if rows[some.index].any()]
+        parts.append(f"{title.lower()} {' and '.join(means)}")
+    return figure, (
+        f"At the largest dose, with distance and without: {'; '.join(parts)}. Thick lines are single tasks, thin ones "
+        "pairs, blue with distance."
+    )
+
+
+DOSES.entries += [entry for entry in CATALOGUE.entries if entry.name in REUSED]

@@ -1,0 +1,236 @@
+"""Dose and response: what a table of fine-tunes at several doses says over seeds. Functions of tables.
+
+A table of doses has a row for each fine-tune and checkpoint: columns run, base, seed, tasks ("distance+angle"),
+schedule ("constant" or "linear"), share, noise, group, dose, error, and what else was measured
+(worldfast.worlds.cities.dose_analyses). At a rate that falls, only a fine-tune's last checkpoint is a dose.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.analysis import Mean, mean_and_error, need_columns
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["beside", "levels", "response", "tested"]
+
+KEYS = ["group", "tasks", "schedule", "share", "noise"]
+NEED = ("base", "seed", "run", *KEYS, "step", "dose", "error")
+MEASURED = (
+    "error",
+    "held_out",
+    "alone_r2",
+    "alone_error",
+    "constant_error",
+    "old_cka",
+    "moved",
+    "old_moved",
+    "moved_dimension",
+    "old_moved_dimension",
+)
+LATE = 1 / 2  # of the largest dose, from which on an error counts as its level
+ALIKE = 0.05  # as a share: doses that count as one
+
+
+def usable(doses: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows that are doses: all at a constant rate; at a falling one the first and the last of each run."""
+    need_columns(doses, "doses", NEED)
+    if not len(doses):
+        raise ValueError("doses: it has no rows: no fine-tune was taught a group")
+    ends = doses["step"] == doses.groupby("run")["step"].transform("max")
+    return doses[(doses["schedule"] == "constant") | ends | (doses["dose"] == 0)]
+
+
+def response(doses: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the mean over seeds of whatever was measured, at each dose.
+
+    Parameters
+    ----------
+    doses : DataFrame
+        A table of doses.
+
+    Returns
+    -------
+    DataFrame
+        Columns group, tasks, schedule, share, noise, dose, what ("error", "alone_r2" ...), mean, standard_error (NaN
+        for one seed), n, unit ("seed").
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or there is no row.
+    """
+    import pandas as pd
+
+    table, lines = usable(doses), []
+    for keys, some in table.groupby([*KEYS, "dose"], sort=False):
+        of_seed = some.groupby("seed")[[what for what in MEASURED if what in some]].mean()
+        for what in of_seed:
+            values = of_seed[what].dropna()
+            if len(values):
+                lines.append((*keys, what, *_parts(mean_and_error(values, "seed"))))
+    columns = [*KEYS, "dose", "what", "mean", "standard_error", "n", "unit"]
+    return pd.DataFrame(lines, columns=columns).sort_values([*KEYS, "what", "dose"], ignore_index=True)
+
+
+def levels(doses: pandas.DataFrame) -> pandas.DataFrame:
+    """Return how many rows halve the error of each kind of fine-tune, and where it levels off.
+
+    Parameters
+    ----------
+    doses : DataFrame
+        A table of doses.
+
+    Returns
+    -------
+    DataFrame
+        Columns group, tasks, schedule, share, noise; largest (dose); start, level (mean error at dose 0 and over doses
+        from half of the largest on), level_standard_error; half_dose (least dose at which the error is half of that at
+        dose 0, between two doses by a straight line; mean over the seeds that reached it, NaN if none did),
+        half_standard_error, reached (number of those); n, unit ("seed").
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or there is no row.
+    """
+    import pandas as pd
+
+    table, lines = usable(doses), []
+    for keys, some in table.groupby(KEYS, sort=False):
+        start, level, half = [], [], []
+        for _, of_seed in some.groupby("seed"):
+            curve = of_seed.groupby("dose")["error"].mean()
+            dose, error = curve.index.to_numpy(float), curve.to_numpy()
+            start.append(error[0])
+            level.append(error[dose >= LATE * dose[-1]].mean())
+            half.append(_crossing(dose, error, error[0] / 2))
+        there = [dose for dose in half if np.isfinite(dose)]
+        found, halved = mean_and_error(level, "seed"), mean_and_error(there, "seed") if there else None
+        parts = (halved.mean, halved.standard_error) if halved else (np.nan, np.nan)
+        of = (some["dose"].max(), np.mean(start), found.mean, found.standard_error)
+        lines.append((*keys, *of, *parts, len(there), found.n, found.unit))
+    names = "largest start level level_standard_error half_dose half_standard_error reached n unit"
+    return pd.DataFrame(lines, columns=[*KEYS, *names.split()])
+
+
+def _crossing(dose: np.ndarray, error: np.ndarray, half: float) -> float:
+    """Return the least dose at which a curve comes down to `half`; NaN if it does not."""
+    below = np.flatnonzero(error <= half)
+    if not len(below):
+        return float("nan")
+    i = below[0]
+    if i == 0:
+        return float(dose[0])
+    return float(np.interp(half, [error[i], error[i - 1]], [dose[i], dose[i - 1]]))
+
+
+def beside(doses: pandas.DataFrame) -> pandas.DataFrame:
+    """Return what a second task leaves of a first one's effect, at equal rows of the first.
+
+    Each pair at its largest dose is compared with the fine-tune on one of its tasks from the same base, at the same
+    schedule and dose.
+
+    Parameters
+    ----------
+    doses : DataFrame
+        A table of doses.
+
+    Returns
+    -------
+    DataFrame
+        Columns group, task, beside (the second task), schedule, share and noise (of the second task); dose; alone,
+        together (mean error of the task by itself, and of the pair); ratio (together / alone, geometric mean over
+        seeds: above 1 the second task does harm), log_ratio, standard_error (of log_ratio, NaN for one seed); kept
+        (mean of log(start / together) / log(start / alone): the share of the first task's effect that is left),
+        kept_standard_error; p, test, n, unit ("seed"). A pair without its first task by itself at that dose is left
+        out.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or there is no row.
+    """
+    import pandas as pd
+
+    table, lines = usable(doses), []
+    two = table["tasks"].str.count(r"\+") == 1
+    whole = (table["share"] == 1) & (table["noise"] == 0)
+    curves = {
+        keys: some.groupby("dose")["error"].mean()
+        for keys, some in table[~two & whole].groupby(["group", "tasks", "schedule", "base"])
+    }
+    for (group, tasks, schedule, share, noise), some in table[two].groupby(KEYS, sort=False):
+        names = tasks.split("+")
+        for task, other in (names, names[::-1]):
+            if (share < 1 or noise > 0) and other != "distance":
+                continue  # the rows that were taken away, or mistaken, are those of distance
+            found = []
+            for base, of_base in some.groupby("base"):
+                pair = of_base.groupby("dose")["error"].mean()
+                curve = curves.get((group, task, schedule, base))
+                alone = None if curve is None else _at(curve, pair.index[-1])
+                if alone is not None:
+                    found.append((pair.index[-1], pair.iloc[0], alone, pair.iloc[-1]))
+            if found:
+                line = {"group": group, "task": task, "beside": other, "schedule": schedule}
+                lines.append(line | {"share": share, "noise": noise} | _compared(*np.array(found, dtype=float).T))
+    return pd.DataFrame(lines)
+
+
+def _at(curve: pandas.Series, dose: float) -> float | None:
+    """Return the error of a curve at a dose, between two doses by a straight line; None beyond its largest."""
+    if dose > (1 + ALIKE) * curve.index[-1]:
+        return None
+    return float(np.interp(dose, curve.index.to_numpy(float), curve.to_numpy()))
+
+
+def _compared(dose: np.ndarray, start: np.ndarray, alone: np.ndarray, together: np.ndarray) -> dict:
+    ratio = tested(np.log(together / alone))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = np.log(start / together) / np.log(start / alone)
+    left = mean_and_error(kept, "seed") if np.isfinite(kept).all() else Mean(np.nan, np.nan, len(kept), "seed")
+    return {
+        "dose": dose.mean(),
+        "alone": alone.mean(),
+        "together": together.mean(),
+        "ratio": float(np.exp(ratio["log_ratio"])),
+        **ratio,
+        "kept": left.mean,
+        "kept_standard_error": left.standard_error,
+    }
+
+
+def tested(log_ratios) -> dict:
+    """Return the mean of one logarithm of a ratio a seed, its standard error, and a test that it is 0.
+
+    Parameters
+    ----------
+    log_ratios : array [n]
+        At least one.
+
+    Returns
+    -------
+    dict
+        log_ratio, standard_error, p, test, n, unit. p is NaN, and test says why, for one seed.
+    """
+    from scipy.stats import ttest_1samp
+
+    found = mean_and_error(log_ratios, "seed")
+    same = found.n > 1 and found.standard_error == 0
+    if found.n == 1:
+        p, test = np.nan, "none: one seed, and nothing was repeated"
+    elif same:
+        p, test = np.nan, "none: all seeds are equal"
+    else:
+        p, test = float(ttest_1samp(log_ratios, 0).pvalue), "two-sided, t-test that the logarithm of the ratio is 0"
+    about = {"log_ratio": found.mean, "standard_error": found.standard_error}
+    return about | {"p": p, "test": test, "n": found.n, "unit": found.unit}
+
+
+def _parts(found: Mean) -> tuple:
+    return found.mean, found.standard_error, found.n, found.unit
