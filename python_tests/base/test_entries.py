@@ -81,9 +81,12 @@ WRONG = {
         "positions: expected names or numbers of tokens, got 3",
     ),
     "a prompt of a number": (lambda: DATA.readout(prompt=3), "prompt: expected a text with {city} once, as in"),
-    "a stream of a text": (lambda: wf.Stream(WORLD, "angle", seed=1), "components: expected Components, got 'angle'"),
+    "a stream of a text": (
+        lambda: cities.Stream(WORLD, "angle", seed=1),
+        "components: expected Components, got 'angle'",
+    ),
     "a stream of texts": (
-        lambda: wf.Stream(WORLD, ["angle"], seed=1),
+        lambda: cities.Stream(WORLD, ["angle"], seed=1),
         "components[0]: expected a Component, got 'angle'",
     ),
     "threads of labels": (
