@@ -18,7 +18,7 @@ import torch
 
 from worldfast import files
 from worldfast.dataset import Tokenizer
-from worldfast.errors import as_path
+from worldfast.errors import as_path, whole
 from worldfast.folder import saved
 from worldfast.models import TransformerSpec, export_metadata, huggingface_config
 
@@ -71,8 +71,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     """
     from safetensors.torch import save
 
-    if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
-        raise TypeError(f"step: expected an integer or None, got {step!r}")
+    step = None if step is None else whole("step", step)
     spec, found = saved(as_path("run", run), step)
     if not isinstance(spec.model, TransformerSpec) or spec.shape.vectors:
         reads = "vectors" if spec.shape.vectors else "tokens"
@@ -99,10 +98,10 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         **tokenizer.files,
     }
     files.folder(folder.parent, "folder")
-    with _whole_folder(folder) as whole:
+    with _whole_folder(folder) as new:
         for name, content in contents.items():
-            files.write_whole(whole / name, json.dumps(content, indent=1).encode())
-        files.write_whole(whole / "model.safetensors", save(tensors, metadata))
+            files.write_whole(new / name, json.dumps(content, indent=1).encode())
+        files.write_whole(new / "model.safetensors", save(tensors, metadata))
     return folder
 
 
