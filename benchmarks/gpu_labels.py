@@ -8,6 +8,7 @@ import torch
 from harness import Contestant, Unit, copying, run_on_device
 
 import worldfast as wf
+from worldfast.worlds.cities import Stream
 
 GPU = gpu_device.DEVICE
 DEVICE = GPU.place
@@ -19,7 +20,7 @@ VOCABULARIES = ("character", "entity")
 def stream_of(world, tasks, rows, seed=42, vocabulary="character", **options):
     """Rows of one task in order, or of several shuffled."""
     parts = [wf.Component(task, rows // len(tasks), **options) for task in tasks]
-    return wf.Stream(world, parts, seed=seed, vocabulary=vocabulary, shuffle=len(tasks) > 1)
+    return Stream(world, parts, seed=seed, vocabulary=vocabulary, shuffle=len(tasks) > 1)
 
 
 def pinned(batch):

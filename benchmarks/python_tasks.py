@@ -11,6 +11,7 @@ import numpy as np
 from harness import Contestant, Unit, arguments, copying, run
 
 import worldfast as wf
+from worldfast.worlds.cities import Stream
 
 STEP = 128  # rows of a training step
 
@@ -79,7 +80,7 @@ def main():
     for task in CASES:
         name = task if isinstance(task, str) else f"{task.name} in Python"
         again = wf.sample(world, task, n=n)
-        stream = wf.Stream(world, [wf.Component(task, n)], seed=1)
+        stream = Stream(world, [wf.Component(task, n)], seed=1)
         expected = stream.pack((n // STEP - 1) * STEP, STEP)
         unit = Unit("M rows/s", lambda seconds: n / seconds / 1e6)
         contestants = [

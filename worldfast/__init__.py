@@ -8,7 +8,7 @@ from worldfast.reading import Activations, represent
 from worldfast.run import Capture, OpenCheckpoint, Run
 from worldfast.studies import Study, run_study
 from worldfast.training import export_huggingface, train
-from worldfast.worlds.cities import TASKS, Batch, Component, Stream, World, WorldSpec, label, sample, task
+from worldfast.worlds.cities import TASKS, Batch, Component, World, WorldSpec, label, sample, task
 
 __all__ = [
     "TASKS",
@@ -19,7 +19,6 @@ __all__ = [
     "OpenCheckpoint",
     "RecurrentSpec",
     "Run",
-    "Stream",
     "Study",
     "TransformerSpec",
     "World",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 import signal
 import sys
@@ -10,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, arg
 
 from worldfast import worlds
-from worldfast.dataset import load_file
-from worldfast.errors import shown, unknown_name
+from worldfast.dataset import Dataset, load_defined, load_file
+from worldfast.errors import shown, unknown_name, whole
 from worldfast.log import logged_to
 from worldfast.options import (
     AnyNumber,
@@ -32,7 +34,9 @@ from worldfast.options import (
     Learning,
     Machine,
     Model,
+    Named,
     ending,
+    named,
     runs,
 )
 from worldfast.studies import Study, load_study, print_plan, print_status, run_study
@@ -41,6 +45,8 @@ from worldfast.worlds import cities
 
 __all__ = ["main"]
 
+IN_FILE = re.compile(r"(?!-).*\.py(:\w+)?$")
+InFile = Annotated[str, arg(metavar="FILE.py")]
 ABOUT = "Train ensembles of tiny models on a world, and read the world back out of them. --version prints the version."
 
 
@@ -177,6 +183,14 @@ def _load(paths: Iterable[Path]) -> None:
         load_file(path)
 
 
+def _data(name: str) -> Dataset:
+    """The dataset of FILE.py, or of FILE.py:NAME. Raises what load_defined does."""
+    path, colon, given = name.rpartition(":")
+    return load_defined(
+        path or name, given if colon else "data", Dataset, "Ring(), of a class that derives from Dataset"
+    )
+
+
 def _is_file(name: str) -> bool:
     return name.endswith(".py") or "/" in name or Path(name).is_file()
 
@@ -221,7 +235,9 @@ def sample(
     noise: float = 0.0,
     load: Files = (),
 ) -> None:
-    """Print rows of a task.
+    """Print rows of a task about cities.
+
+    worldfast sample FILE.py prints rows of the dataset `data` of a Python file, which may be of any world.
 
     Args:
         task: Name of the task, such as distance.
@@ -240,6 +256,40 @@ def sample(
         print(batch.text(i))
 
 
+def sample_file(
+    file: InFile, /, n: int = 10, start: int = 0, seed: int = 42, split: str = "train", load: Files = ()
+) -> None:
+    """Print rows of the dataset `data` of a Python file: inputs -> targets, as text if the dataset decodes them.
+
+    FILE.py:NAME takes another name than `data`.
+
+    Args:
+        n: Number of rows.
+        start: Index of the first.
+        seed: Seed of the rows.
+        split: train, validation or test.
+    """
+    _load(load)
+    data = _data(file)
+    rows = data.stream(seed, split).batch(whole("start", start, 0), whole("n", n, 1))
+    shape, ends = data.shape, rows.row_start.tolist()
+    answers_are_tokens = not shape.vectors and shape.loss == "cross_entropy" and shape.outputs == shape.inputs
+    for first, end in pairwise(ends):
+        inputs = rows.inputs[first:end]
+        line = _numbers(inputs) if shape.vectors else data.decode(inputs.numpy())
+        if rows.targets is not None:
+            targets = rows.targets[(first <= rows.scored) & (rows.scored < end)]
+            line += " -> " + (data.decode(targets.numpy()) if answers_are_tokens else _numbers(targets))
+        print(line)
+
+
+def _numbers(values) -> str:
+    """Numbers of a row, [n] or [n, d], its positions apart."""
+    if values.ndim == 1:
+        return " ".join(f"{value:.4g}" for value in values.tolist())
+    return "; ".join(map(_numbers, values))
+
+
 def train(
     data: OmitArgPrefixes[Data],
     learning: OmitArgPrefixes[Learning] = Learning(),
@@ -247,12 +297,35 @@ def train(
     kept: OmitArgPrefixes[Kept] = Kept(),
     machine: OmitArgPrefixes[Machine] = Machine(),
 ) -> None:
-    """Train a model for each seed, all of them together.
+    """Train a model of cities for each seed, all of them together.
 
     Run it again to go on where it stopped: what is done is not done again. Defaults are those of arXiv
     2602.00533, one epoch of them. Grids of tasks, and rows in other proportions: docs/training.md.
+
+    worldfast train FILE.py trains on the dataset `data` of a Python file, which may be of any world.
     """
     _load(machine.load)
+    _train(data, learning, model, kept, machine)
+
+
+def train_file(
+    file: InFile,
+    /,
+    learning: OmitArgPrefixes[Learning] = Learning(),
+    model: OmitArgPrefixes[Model] = Model(),
+    kept: OmitArgPrefixes[Kept] = Kept(),
+    machine: OmitArgPrefixes[Machine] = Machine(),
+) -> None:
+    """Train a model for each seed on the dataset `data` of a Python file, all of them together.
+
+    FILE.py:NAME takes another name than `data`. Run it again to go on where it stopped: what is done is not done
+    again. Defaults are those of arXiv 2602.00533; what rows there are, the file says (docs/worlds.md).
+    """
+    _load(machine.load)
+    _train(_data(file), learning, model, kept, machine)
+
+
+def _train(data: Data | Dataset, learning: Learning, model: Model, kept: Kept, machine: Machine) -> None:
     how = {name: getattr(machine, name) for name in ("device", "threads", "memory", "log")}
     with nullcontext() if machine.quiet else logged_to(sys.stderr):
         folders = train_runs(runs(data, learning, model, kept), machine.out, progress=not machine.quiet, **how)
@@ -287,11 +360,12 @@ def extract(
     positions: AnyTexts = None,
     cities: AnyText = None,
     step: AnyWhole = None,
+    readout: Named = (),
     load: Files = (),
 ) -> None:
     """Write a trained model's hidden states for each thing of its world to an HDF5 file; for cities, for any prompt.
 
-    The options prompt, positions and cities are those of cities; another world has its own, with defaults.
+    The options prompt, positions and cities are those of cities; those of another world are given to --readout.
 
     Args:
         run: Folder of the run.
@@ -301,6 +375,7 @@ def extract(
         positions: Tokens to read: city, delimiter, last, or numbers; city and delimiter by default.
         cities: Cities to read, such as "city_id >= 1000"; all by default.
         step: Step of an earlier model, of a run that kept it (worldfast train --keep); the newest by default.
+        readout: Options of the readout of the run's dataset; its own by default.
     """
     from worldfast.reading import represent
 
@@ -308,7 +383,7 @@ def extract(
     places = positions and [int(at) if at.lstrip("-").isdigit() else at for at in positions]
     options = {"prompt": prompt, "positions": places, "among": cities}
     given = {name: value for name, value in options.items() if value is not None}
-    print(represent(run, layers=layers, step=step, **given).save(out))
+    print(represent(run, layers=layers, step=step, **given, **named("readout", readout)).save(out))
 
 
 def verify(folder: Path, /, quiet: bool = False) -> int:
@@ -343,6 +418,7 @@ def doctor() -> int:
 
 
 COMMANDS = {one.__name__: one for one in (demo, sample, train, study, extract, export, verify, doctor)}
+OF_FILE = {"sample": sample_file, "train": train_file}  # of a dataset in a Python file
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -364,7 +440,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif arguments[:1] == ["study"]:
             _call(STUDY, "worldfast study", "study command", arguments[1:])
         else:
-            return _call(COMMANDS, "worldfast", "command", arguments) or 0
+            in_file = any(IN_FILE.match(word) and before != "--load" for before, word in pairwise(arguments))
+            return _call(COMMANDS | OF_FILE if in_file else COMMANDS, "worldfast", "command", arguments) or 0
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
         return 128 + getattr(stopped, "signum", signal.SIGINT)  # as shells count

@@ -34,6 +34,7 @@ __all__ = [
     "digests_of",
     "entity_ids",
     "known_fields",
+    "load_defined",
     "load_file",
     "missing_of",
     "path_of",
@@ -204,6 +205,10 @@ class Dataset(ABC):
     def check(self, model) -> None:
         """Raise ValueError if a model of this spec cannot learn these rows; by default every model can."""
         return
+
+    def decode(self, tokens: np.ndarray) -> str:
+        """Return tokens of a row as text, which `worldfast sample` prints; by default as their numbers."""
+        return " ".join(map(str, np.asarray(tokens).tolist()))
 
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that `export_huggingface` writes beside a model, or None."""
@@ -404,6 +409,39 @@ def load_file(path: str | os.PathLike, name: str = "load") -> ModuleType:
         sys.path.remove(str(path.parent))
     LOADED[path.stem] = path
     return module
+
+
+def load_defined(path: str | os.PathLike, name: str, kind: type, example: str) -> Any:
+    """Return what a Python file defines under a name.
+
+    Parameters
+    ----------
+    path : path
+        A Python file, as for `load_file`.
+    name : str
+    kind : type
+        Class of which it is an instance.
+    example : str
+        Expression that makes one, for errors.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file does not exist.
+    ValueError
+        It is not a Python file, has the name of a module that is imported, or does not define the name.
+    TypeError
+        What it defines is of another type.
+    """
+    module = load_file(path, name)
+    if not hasattr(module, name):
+        near = [key for key, value in vars(module).items() if isinstance(value, kind)]
+        there = f"; {near[0]!r} is one: call it `{name}`" if near else ""
+        raise ValueError(f"{name}: '{path}' defines no `{name}`, such as {name} = {example}{there}")
+    found = getattr(module, name)
+    if not isinstance(found, kind):
+        raise TypeError(f"{name}: that of '{path}' should be a {kind.__name__}, it is of type {type(found).__name__}")
+    return found
 
 
 def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from numbers import Real
@@ -83,22 +84,33 @@ def as_path(name: str, value: Any) -> Path:
     return Path(typed(name, value, (str, os.PathLike), "a path"))
 
 
-def positive(name: str, value: Any) -> float:
-    """Return a finite number above 0; raises a TypeError or ValueError that names it if it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def number(name: str, value: object) -> float:
+    """Return a real number of any kind, NumPy's too, as a float; raises a TypeError that names it if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {value!r:.100}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a number above 0, got {value!r}")
-    return value
+    return float(value)
 
 
-def whole(name: str, value: object, least: int, most: int = 2**63 - 1) -> int:
-    """Return an integer of any kind as an int; raises a TypeError or ValueError naming it if it is none, or not between
-    `least` and `most`.
+def positive(name: str, value: object) -> float:
+    """Return a finite number above 0 as a float; raises a TypeError or ValueError that names it if it is none."""
+    found = number(name, value)
+    if not 0 < found < math.inf:
+        expected = "a number above 0" if math.isfinite(found) else "a finite number"
+        raise ValueError(f"{name}: expected {expected}, got {value}")
+    return found
+
+
+def whole(name: str, value: Any, least: int = -(2**63), most: int = 2**63 - 1) -> int:
+    """Return an integer of any kind, NumPy's too, as an int.
+
+    Raises a TypeError or ValueError that names it if it is none, or not between `least` and `most`.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    found = value.__index__()
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {value!r:.100}")
     if found < least:
         raise ValueError(f"{name}: expected at least {least}, got {found}")
     if found > most:
@@ -110,13 +122,6 @@ def nearest_steps(step: int, known: Sequence[int]) -> str:
     """Return which of some steps come before and after another, in words."""
     before, after = ([s for s in known if s < step][-1:], [s for s in known if s > step][:1])
     return "nearest: " + (" and ".join(f"{one:,}" for one in (*before, *after)) or "none")
-
-
-def number(name: str, value: object) -> float:
-    """Return a real number of any kind as a float; raises a TypeError naming it if it is none."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    return float(value)
 
 
 class TaskError(ValueError):

@@ -31,6 +31,7 @@ from worldfast.errors import (
     file_name,
     nearest_steps,
     number,
+    positive,
     several,
     typed,
     unknown_name,
@@ -94,10 +95,8 @@ class Capture:
 
     def __post_init__(self):
         if self.layers is not None:
-            object.__setattr__(self, "layers", several("capture.layers", self.layers, "integers"))
-            for layer in self.layers:
-                if isinstance(layer, bool) or not isinstance(layer, int):
-                    raise TypeError(f"capture.layers: expected integers, got {layer!r}")
+            layers = several("capture.layers", self.layers, "integers")
+            object.__setattr__(self, "layers", tuple(whole("capture.layers", layer) for layer in layers))
         if self.dtype not in DTYPES:
             raise unknown_name("capture.dtype", self.dtype, DTYPES)
         try:
@@ -256,17 +255,11 @@ class Run:
             raise TypeError(f"data: expected a frozen dataclass, got a {type(self.data).__name__}, which is none")
         for name, (least, most) in INTEGERS.items():
             self._set(name, whole(name, getattr(self, name), least, most))
-        for name, open_at_zero in dict(learning_rate=True, weight_decay=False, clip=True, eps=True).items():
-            if name == "clip" and self.clip is None:
-                continue
-            value = number(name, getattr(self, name))
-            self._set(name, value)
-            if not math.isfinite(value):
-                raise ValueError(f"{name}: expected a finite number, got {value}")
-            if value < 0 or (open_at_zero and value == 0):
-                raise ValueError(
-                    f"{name}: expected a number {'above' if open_at_zero else 'of at least'} 0, got {value}"
-                )
+        for name in ("learning_rate", "eps", *(() if self.clip is None else ("clip",))):
+            self._set(name, positive(name, getattr(self, name)))
+        self._set("weight_decay", number("weight_decay", self.weight_decay))
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay: expected a number of at least 0, got {self.weight_decay}")
         self._set("betas", tuple(number("betas", beta) for beta in several("betas", self.betas, "two numbers")))
         if len(self.betas) != 2:
             raise ValueError(f"betas: expected two numbers, got {self.betas!r}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import worldfast as wf
+from worldfast.errors import number, positive, whole
 from worldfast.studies.planning import print_plan
 from worldfast.worlds import cities
 
@@ -81,9 +82,12 @@ WRONG = {
         "positions: expected names or numbers of tokens, got 3",
     ),
     "a prompt of a number": (lambda: DATA.readout(prompt=3), "prompt: expected a text with {city} once, as in"),
-    "a stream of a text": (lambda: wf.Stream(WORLD, "angle", seed=1), "components: expected Components, got 'angle'"),
+    "a stream of a text": (
+        lambda: cities.Stream(WORLD, "angle", seed=1),
+        "components: expected Components, got 'angle'",
+    ),
     "a stream of texts": (
-        lambda: wf.Stream(WORLD, ["angle"], seed=1),
+        lambda: cities.Stream(WORLD, ["angle"], seed=1),
         "components[0]: expected a Component, got 'angle'",
     ),
     "threads of labels": (
@@ -116,3 +120,25 @@ def test_a_plan_for_a_gpu_that_is_not_here(monkeypatch, capsys):
     with pytest.raises(ValueError, match="gpus: expected at least 1, got 0"):
         print_plan(study(), device="cuda", memory="72GiB", gpus=0)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.uint64, np.float32, np.float64, int, float])
+def test_numbers_are_of_any_kind(kind):
+    """NumPy's as Python's; what is kept is Python's, which JSON keeps."""
+    found = positive("x", kind(2))
+    assert found == number("x", kind(2)) == 2 and type(found) is float
+    assert wf.Run(RUN.data, learning_rate=kind(2), eps=kind(2)).learning_rate == 2
+    if np.issubdtype(kind, np.integer):
+        assert type(whole("x", kind(2), 0)) is int
+        assert wf.Capture(layers=[kind(2)]) == wf.Capture(layers=(2,))
+        assert wf.WorldSpec(largest=kind(50)) == wf.WorldSpec(largest=50)
+    else:
+        with pytest.raises(TypeError, match=r"x: expected an integer, got .*2\.0"):
+            whole("x", kind(2), 0)
+
+
+@pytest.mark.parametrize("value", [True, "2", None, np.bool_(True), np.ones(2), [2]])
+def test_what_is_no_number(value):
+    for check, expected in ((whole, "an integer"), (number, "a number"), (positive, "a number")):
+        with pytest.raises(TypeError, match=f"x: expected {expected}, got {re.escape(repr(value))}"):
+            check("x", value)

@@ -104,7 +104,7 @@ def test_streams_datasets_runs_and_worlds_again(again):
         assert again(thing) is not None
     assert again(run).id == run.id and again(DATA) == DATA
     parts = (wf.Component("angle", 9, among="x > 0"), wf.Component("distance", 5, among=np.arange(5075) < 99))
-    for stream in (run.stream(), wf.Stream(wf.World.cities(), iter(parts), seed=3, shuffle=False)):
+    for stream in (run.stream(), cities.Stream(wf.World.cities(), iter(parts), seed=3, shuffle=False)):
         other = again(stream)
         assert type(other) is type(stream)
         assert (other.pack(0, 9).tokens == stream.pack(0, 9).tokens).all()

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def test_every_field_has_an_option():
     of_run = {f.name for f in fields(wf.Run)} - {"data", "seed", "name", "model", "capture"}
     of_data = {f.name for f in fields(Dataset)} - {"world", "mixture", "own"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
-    of_capture = {"capture_layers", "capture_dtype", "capture_cities", "capture_task"}
+    of_capture = {"capture_layers", "capture_dtype", "capture_cities", "capture_task", "readout"}
     of_model = {f.name for kind in (wf.TransformerSpec, wf.RecurrentSpec) for f in fields(kind)}
     assert known == of_run | of_data | of_world | of_capture | of_model | {"seeds", "world"}
 
@@ -42,6 +43,23 @@ def test_every_field_has_an_option():
 def test_defaults_are_those_of_a_run():
     groups = options.Data(("distance",)), options.Learning(), options.Model(), options.Kept()
     assert options.runs(*groups) == [wf.Run(Dataset("distance"))]
+
+
+@pytest.mark.parametrize(
+    "group,kinds",
+    [
+        (options.Data, (WorldSpec, Dataset)),
+        (options.Learning, (wf.Run,)),
+        (options.Kept, (wf.Run,)),
+        (options.Model, (wf.RecurrentSpec, wf.TransformerSpec)),
+    ],
+)
+def test_a_default_is_that_of_the_field(group, kinds):
+    """Of the field of that name; but for those that have a meaning of their own on the command line."""
+    known = {f.name: f.default for kind in kinds for f in fields(kind)}
+    own = {"tasks", "world", "start", "kind", "hidden", "layers"}
+    shared = [f for f in fields(group) if f.name in known.keys() - own]
+    assert len(shared) > 2 and all(f.default == known[f.name] for f in shared)
 
 
 def test_options_reach_the_run(tmp_path, capsys):
@@ -232,10 +250,19 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
         ("--tasks angle --rows 0", "rows: expected at least 1, got 0"),
         ("--tasks angle --heads 3", "model.heads: hidden / heads must be a multiple of 8"),
         ("--tasks angle --capture-layers 7", "capture.layers: a model of 6 layers has 0 to 6, got 7"),
+        ("--tasks angle --readout index", "readout: expected NAME=VALUE, got 'index'"),
+        ("--tasks angle --readout amongst=x>3", "unknown option of capture.readout 'amongst': did you mean 'among'?"),
         ("--tasks angle --capture-cities index<0", "capture.readout: among: 'index<0' selects none of 5,075 cities"),
         ("--tasks angle --seeds 1 2 1", "runs: 2 is 0 again, 'pt-angle-s1' with the id"),
         ("--tasks angle --seeds", "seeds: expected at least one"),
         ("--tasks", "tasks: expected at least one"),
+        ("none.py", "data: there is no file 'none.py'"),
+        (
+            "own.py",
+            "data: 'own.py' defines no `data`, such as data = Ring(), of a class that derives from Dataset; 'few' is one: ",
+        ),
+        ("own.py:more", "more: that of 'own.py' should be a Dataset, it is of type int"),
+        ("own.py:few --readout among=index<0", "capture.readout: among: 'index<0' selects none of 5,075 cities"),
         ("--tasks angle --threads 0", "threads: expected at least 1, got 0"),
         ("--tasks angle --memory 8GB", "memory: expected bytes or a text such as '8GiB'"),
         ("--tasks angle --memory 1MiB", "memory: 'pt-angle-s42' alone needs"),
@@ -246,6 +273,9 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
 def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
     """One line that says what, and status 1; nothing has begun."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dataset, "LOADED", {})
+    monkeypatch.setitem(sys.modules, "own", None)
+    Path("own.py").write_text("from worldfast.worlds import cities\nfew = cities.Dataset('angle')\nmore = 3")
     assert call(*words.split(), "--out", tmp_path / "runs") == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("worldfast: ") and said in err and err.count("\n") == 1
@@ -266,6 +296,7 @@ def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
         (["--tasks", "angle", "--lr", "1"], "unknown option '--lr': did you mean '--learning-rate'?"),
         (["--tasks", "angle", "--xyz=1"], "unknown option '--xyz'\n"),
         ([], "--tasks TASK"),
+        (["own.py", "--tasks", "angle"], "unknown option '--tasks'"),
     ],
 )
 def test_options_that_are_wrong(words, said, capsys):
@@ -287,7 +318,8 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"worldfast {wf.__version__}\n"
 
 
-COMMANDS = [[name] for name in cli.COMMANDS] + [["study", name] for name in cli.STUDY]
+COMMANDS = [[name, "own.py"] for name in cli.OF_FILE]
+COMMANDS += [[name] for name in cli.COMMANDS] + [["study", name] for name in cli.STUDY]
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

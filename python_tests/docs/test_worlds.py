@@ -59,6 +59,22 @@ def test_the_line_of_the_guide_writes_the_states(followed):
     assert done.returncode == 1 and said in done.stderr
 
 
+def test_the_commands_of_the_guide(followed):
+    """The runs are those that Python trained, so that nothing is left to do; each row is printed with its answers."""
+    folder, _ = followed
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}
+    found = re.findall(r"^worldfast ((?:sample|train) .*)$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
+    calls = "".join(f"main({words.split()}); " for words in found)
+    done = python(folder, f"from worldfast.cli import main; {calls}", check=True)
+    *rows, first, second = done.stdout.splitlines()
+    numbers = r"(-?[\d.]+(e-\d+)? ){15}-?[\d.]+(e-\d+)?"
+    assert len(rows) == 3 and all(
+        re.fullmatch(rf"({numbers}; ){{3}}{numbers} -> [01]( [01]){{3}}", row) for row in rows
+    )
+    assert "pt-ring-s0-" in first and "finished at step" in second
+    assert {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*")}.keys() == before.keys()
+
+
 def test_a_run_names_the_class_and_an_error_says_how_it_is_found(followed):
     folder, _ = followed
     [run] = (folder / "runs").glob("*-s1-*")

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from models.check import CHECKS, family_of
 
+from worldfast.models.check import CHECKS, check_family, family_of
 from worldfast.models.plain import PlainTransformer
-from worldfast.models.recurrent import RecurrentSpec
+from worldfast.models.recurrent import Recurrent, RecurrentSpec
 from worldfast.models.transformer import TransformerSpec
 from worldfast.rows import Shape
 
@@ -44,3 +44,28 @@ def family(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family(name, check):
     check(family(name))
+
+
+def doubled_gradients(learn):
+    def learned(ensemble, rows, members):
+        losses = learn(ensemble, rows, members)
+        ensemble.gradients *= 2
+        return losses
+
+    return learned
+
+
+def test_what_a_family_does_not_pass_is_said(monkeypatch):
+    """A sentence for each check, also where the family raises; nothing is said of one that is sound."""
+    checks = [one for one in CHECKS if one.__name__.startswith(("first", "gradients", "states"))]
+    monkeypatch.setattr("worldfast.models.check.CHECKS", checks)
+    spec = RecurrentSpec(hidden=4)
+    check_family(spec, TOKENS)
+    monkeypatch.setattr(Recurrent, "learn", doubled_gradients(Recurrent.learn))
+    monkeypatch.setattr(Recurrent, "states", lambda *_: {}["layer"])
+    with pytest.raises(ValueError) as said:
+        check_family(spec, TOKENS)
+    first, gradients, states = str(said.value).splitlines()
+    assert first == "RecurrentSpec does not pass:"
+    assert gradients.startswith("gradients are those of the loss: expected a gradient in float64 that is the loss's, ")
+    assert states == "states are of layers: it raises KeyError: 'layer'"

@@ -247,7 +247,7 @@ def test_a_step(runs, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"of step 3; there: step-{steps[0]:08d}, step-"):
         wf.export_huggingface(folder, tmp_path / "3", 3)
     for wrong in ("5", 5.0, True):
-        with pytest.raises(TypeError, match="step: expected an integer or None, got"):
+        with pytest.raises(TypeError, match="step: expected an integer, got"):
             wf.export_huggingface(folder, tmp_path / "3", wrong)
     assert not (tmp_path / "3").exists()
 
@@ -324,7 +324,7 @@ def change(folder, **values):
         (dict(num_attention_heads=5, num_key_value_heads=5), "multiple of 8, got 48 / 5"),
         (dict(vocab_size="98"), "vocab_size is '98', expected a positive integer"),
         (dict(vocab_size=97), "outputs: expected at most the vocabulary's 97, got 98"),
-        (dict(rms_norm_eps=0), "model.norm_eps: expected a positive number, got 0"),
+        (dict(rms_norm_eps=0), "model.norm_eps: expected a number above 0, got 0"),
         (dict(vocab_size=100), r"'model.embed_tokens.weight' has shape \[5173, 48\], expected \[100, 48\]"),
         (dict(intermediate_size=48), r"gate_proj.weight' has shape \[40, 48\], expected \[48, 48\]"),
         (dict(num_hidden_layers=2), "'model.layers.2.* is no weight of this model"),

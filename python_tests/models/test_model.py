@@ -294,8 +294,8 @@ def test_hidden_states_of_chosen_layers():
         ("layers", 0, ValueError, "model.layers: expected at least 1, got 0"),
         ("layers", 2.0, TypeError, "model.layers: expected an integer, got 2.0"),
         ("outputs", 0, ValueError, "model.outputs"),
-        ("init_std", float("nan"), ValueError, "model.init_std: expected a positive number, got nan"),
-        ("rope_base", 0, ValueError, "model.rope_base: expected a positive number, got 0"),
+        ("init_std", float("nan"), ValueError, "model.init_std: expected a finite number, got nan"),
+        ("rope_base", 0, ValueError, "model.rope_base: expected a number above 0, got 0"),
         ("norm_eps", "1e-6", TypeError, "model.norm_eps: expected a number"),
     ],
 )

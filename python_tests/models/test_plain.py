@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models.check import family_of, near
 
 from worldfast.models import CpuTransformer, PlainTransformer, TransformerSpec
+from worldfast.models.check import family_of, near
 from worldfast.rows import Rows, Shape
 
 SPEC = TransformerSpec(hidden=32, layers=2, heads=2, intermediate=40, init_std=0.3)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from models.check import family_of
 
+from worldfast.models.check import family_of
 from worldfast.models.recurrent import Recurrent, RecurrentSpec
 from worldfast.rows import Rows, Shape
 

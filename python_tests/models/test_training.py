@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from models.check import family_of
 
 import worldfast as wf
 from worldfast.checkpoint import newest
 from worldfast.dataset import Dataset, Readout, Score
 from worldfast.errors import DeviceError
+from worldfast.models.check import family_of
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.rows import Rows, Shape, Stream

@@ -34,7 +34,7 @@ def test_the_upper_half_by_default(depth, layers):
 @pytest.mark.parametrize(
     "options,error,message",
     [
-        ({"layers": (1.0,)}, TypeError, "capture.layers: expected integers, got 1.0"),
+        ({"layers": (1.0,)}, TypeError, "capture.layers: expected an integer, got 1.0"),
         ({"dtype": "float61"}, ValueError, "unknown capture.dtype 'float61': did you mean 'float16'"),
         ({"readout": 3}, TypeError, "capture.readout: expected options by name, got 3"),
     ],

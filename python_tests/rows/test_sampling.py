@@ -12,6 +12,7 @@ import torch
 from scipy import stats
 
 import worldfast as wf
+from worldfast.worlds.cities import Stream
 
 PAIRED = ("distance", "compass")  # never repeat an unordered pair
 FREE = ("trianglearea", "angle", "perimeter")  # cities drawn at will, no answer to balance
@@ -426,7 +427,7 @@ def test_a_world_without_a_true_row_says_so(task):
 
 def test_a_position_without_a_row_is_kept_where_nobody_checks():
     line = wf.World.from_array(np.stack([np.arange(50), 2 * np.arange(50)], 1).astype(np.int32))
-    stream = wf.Stream(line, [wf.Component("angle", 20), wf.Component("crossing", 9)], seed=1, shuffle=False)
+    stream = Stream(line, [wf.Component("angle", 20), wf.Component("crossing", 9)], seed=1, shuffle=False)
     for make, empty in ((stream.rectangle, stream.empty_batch), (stream.pack, stream.empty_pack)):
         out = empty(29)
         assert make(0, 29, out=out, check=False).failed.tolist() == out.failed.tolist()

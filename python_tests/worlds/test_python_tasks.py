@@ -210,7 +210,7 @@ def test_rows_are_the_same_however_they_are_batched(world, start, n, vocabulary,
         wf.Component(east(), 3000, noise=0.1),
         wf.Component(spread(), 900, must_include="index < 50"),
     ]
-    stream = wf.Stream(world, parts, seed=2, vocabulary=vocabulary, shuffle=shuffle)
+    stream = sampling.Stream(world, parts, seed=2, vocabulary=vocabulary, shuffle=shuffle)
     assert stream.rows == 8600
     rows, packed = stream.rectangle(start, n), stream.pack(start, n)
     for i in {0, n // 2, n - 1} & set(range(n)):
@@ -226,8 +226,8 @@ def test_rows_are_the_same_however_they_are_batched(world, start, n, vocabulary,
 
 def test_an_epoch_has_each_row_once_in_an_order_of_its_own(world):
     parts = [wf.Component(mid(), 300), wf.Component("distance", 200), wf.Component(east(), 100)]
-    stream = wf.Stream(world, parts, seed=1)
-    ordered = wf.Stream(world, parts, seed=1, shuffle=False).rectangle(0, 600)
+    stream = sampling.Stream(world, parts, seed=1)
+    ordered = sampling.Stream(world, parts, seed=1, shuffle=False).rectangle(0, 600)
     epochs = [stream.rectangle(first, 600) for first in (0, 600)]
     texts = [sorted(rows.text(i) for i in range(600)) for rows in (ordered, *epochs)]
     assert texts[0] == texts[1] == texts[2]
@@ -692,7 +692,7 @@ def test_rows_are_made_ahead_and_uploaded(world, as_if_on_a_gpu):
         return (xy[:, 0, 0] + xy[:, 1, 0]) // 2
 
     parts = [wf.Component(midpoint, 300), wf.Component(east(), 300), wf.Component("angle", 100)]
-    stream, plain = (wf.Stream(world, parts, seed=1) for _ in range(2))
+    stream, plain = (sampling.Stream(world, parts, seed=1) for _ in range(2))
     stretches = [(0, 60), (60, 60), (120, 60), (180, 40), (500, 300), (800, 300), (0, 10), (10, 10)]
     ahead = 0
     for start, n in stretches:
@@ -724,7 +724,7 @@ def test_what_goes_wrong_ahead_is_said_when_its_rows_are_asked_for(small, as_if_
             raise ZeroDivisionError("now")
         return np.zeros(len(xy), np.int64) if once["raise"] is None else xy[:, 0, 0] > 0
 
-    stream = wf.Stream(small, [wf.Component(later, 100)], seed=1)
+    stream = sampling.Stream(small, [wf.Component(later, 100)], seed=1)
     out = as_tensors(stream.empty_pack(20))
     out.failed.fill_(-1)
     stream.pack(0, 20, out=out, check=False)

@@ -259,7 +259,7 @@ def cka_table(
     names = members(Xs)
     kernels = kernel_names(kernels)
     debiased = (debiased,) if isinstance(debiased, bool) else tuple(debiased)
-    components = (components,) if isinstance(components, int) else tuple(components)
+    components = (components,) if isinstance(components, int | np.integer) else tuple(components)
     for name, given in (("kernels", kernels), ("debiased", debiased), ("components", components)):
         if not given:
             raise ValueError(f"{name}: expected at least one, got none")

@@ -1,6 +1,7 @@
 """Models: ensembles of one shape, on a CPU or a GPU, and the operations that they are made of."""
 
 from worldfast.models.attention import attention
+from worldfast.models.check import check_family
 from worldfast.models.cpu import CpuTransformer
 from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
 from worldfast.models.footprint import gpu_bytes, places
@@ -23,6 +24,7 @@ __all__ = [
     "TransformerSpec",
     "adamw_",
     "attention",
+    "check_family",
     "export_metadata",
     "gpu_bytes",
     "gradient_norm",

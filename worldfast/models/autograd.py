@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldfast._native import thread_count
+from worldfast.errors import whole
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.ensemble import CpuBytes, Ensemble
 from worldfast.models.losses import summed_loss
@@ -84,8 +85,7 @@ class AutogradEnsemble(Ensemble):
         matmul_dtype: str = "float32",
         dtype: torch.dtype = torch.float32,
     ):
-        if members < 1:
-            raise ValueError(f"members: expected at least 1, got {members}")
+        members = whole("members", members, 1)
         if matmul_dtype != "float32":
             raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
         require_loss(shape.loss)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.errors import number, unknown_name
+from worldfast.errors import positive, unknown_name, whole
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble, require_sizes, with_outputs
 from worldfast.rows import Shape
@@ -75,10 +75,7 @@ class TransformerSpec:
             value = getattr(self, name)
             if name == "rope_base" and value is None:
                 continue
-            found = number(f"model.{name}", value)
-            if not (math.isfinite(found) and found > 0):
-                raise ValueError(f"model.{name}: expected a positive number, got {value}")
-            object.__setattr__(self, name, found)
+            object.__setattr__(self, name, positive(f"model.{name}", value))
         if self.engine not in ENGINES:
             raise unknown_name("model.engine", self.engine, ENGINES)
         if self.hidden % self.heads or self.hidden // self.heads % 8:
@@ -225,8 +222,7 @@ class Transformer(Ensemble):
     def __init__(
         self, spec: TransformerSpec, shape: Shape, members: int, device: str | torch.device, matmul_dtype: str
     ):
-        if members < 1:
-            raise ValueError(f"members: expected at least 1, got {members}")
+        members = whole("members", members, 1)
         if matmul_dtype not in MATMUL_DTYPES:
             raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         self.spec, self.shape, self.members, self.matmul_dtype = spec, spec.of(shape), members, matmul_dtype

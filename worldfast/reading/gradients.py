@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, TransformerSpec
 from worldfast.rows import Stream
@@ -97,8 +97,7 @@ def gradient_agreement(
     names = list(streams)
     if not names:
         raise ValueError("streams: expected rows of at least one task, got none")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 2:
-        raise ValueError(f"repeats: expected an integer of at least 2, to compare a task with itself, got {repeats!r}")
+    repeats = whole("repeats", repeats, 2)  # a task is compared with itself too
     chosen = _chosen(ensemble, parameters)
     means = [task_gradients((run, ensemble), stream, rows=rows, repeats=repeats) for stream in streams.values()]
     gradients = torch.stack([of_task[:, chosen] for of_task in means])  # [T, R, C]
@@ -140,9 +139,7 @@ def task_gradients(
         float32 [repeats, P] on the CPU, in the order of `Ensemble.parameters`.
     """
     run, ensemble = opened(model)
-    for name, value in (("rows", rows), ("repeats", repeats)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+    rows, repeats = whole("rows", rows, 1), whole("repeats", repeats, 1)
     if stream.shape != run.shape:
         raise ValueError(f"streams: expected rows of {run.name!r}'s {run.shape}, got {stream.shape}")
     if stream.rows < rows * repeats:

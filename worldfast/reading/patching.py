@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from worldfast.dataset import entity_ids, require_same_entities
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, PlainTransformer, TransformerSpec
 from worldfast.rows import Rows
@@ -126,8 +126,7 @@ def activation_patching(
     _require_transformer("target", target_run, taking)
     _require_alike(source_run, giving, target_run, taking)
     layers = _layers(taking, layers)
-    if isinstance(longest, bool) or not isinstance(longest, int) or longest < 1:
-        raise ValueError(f"longest: expected an integer of at least 1, got {longest!r}")
+    longest = whole("longest", longest, 1)
     _require_questions(questions, taking)
     chosen = [positions] if isinstance(positions, str) else None if positions is None else list(positions)
     for asked in questions.values():
@@ -300,8 +299,8 @@ def _require_alike(source_run: Run, source: Ensemble, target_run: Run, target: E
 
 def _layers(ensemble: Ensemble, layers: Sequence[int] | None) -> list[int]:
     depth = ensemble.spec.layers
-    layers = list(range(depth + 1) if layers is None else layers)
-    for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= depth:
-            raise IndexError(f"layers: expected 0 to {depth}, got {layer!r}")
-    return layers
+    found = [whole("layers", layer) for layer in (range(depth + 1) if layers is None else layers)]
+    for layer in found:
+        if not 0 <= layer <= depth:
+            raise IndexError(f"layers: expected 0 to {depth}, got {layer}")
+    return found

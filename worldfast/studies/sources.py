@@ -174,7 +174,8 @@ def _imported_by_all_of(module: str, folder: Path) -> frozenset[str]:
     if module == NATIVE:
         return frozenset()
     if module == ENSEMBLE:  # a run's spec says which family computes: all of them count
-        return frozenset(f"{MODELS}.{path.stem}" for path in ROOT.joinpath("models").glob("[!_]*.py"))
+        stems = (path.stem for path in ROOT.joinpath("models").glob("[!_]*.py"))
+        return frozenset(f"{MODELS}.{stem}" for stem in stems if stem != "check")
     tree = _tree(_path(module, folder))
     return frozenset(_imported([tree], tree, folder))
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from worldfast.dataset import load_file
+from worldfast.dataset import load_defined
 from worldfast.display import html_facts
 from worldfast.errors import file_name, several, typed, unknown_name, whole
 from worldfast.run import Run
@@ -184,12 +184,6 @@ def load_study(path: str | os.PathLike) -> Study:
     TypeError
         Its `study` is not a Study.
     """
-    module = load_file(path, "study")
-    if not hasattr(module, "study"):
-        near = [key for key, value in vars(module).items() if isinstance(value, Study)]
-        there = f"; {near[0]!r} is one: call it `study`" if near else ""
-        raise ValueError(f"study: '{path}' defines no `study`, such as study = Study('mine', runs){there}")
-    if not isinstance(module.study, Study):
-        raise TypeError(f"study: that of '{path}' should be a Study, it is of type {type(module.study).__name__}")
-    object.__setattr__(module.study, "made_by", f"worldfast study run {shlex.quote(str(path))}")
-    return module.study
+    study = load_defined(path, "study", Study, "Study('mine', runs)")
+    object.__setattr__(study, "made_by", f"worldfast study run {shlex.quote(str(path))}")
+    return study

@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast.checkpoint import Checkpoint
 from worldfast.dataset import Tokenizer
-from worldfast.errors import as_path
+from worldfast.errors import as_path, whole
 from worldfast.folder import saved, steps_of
 from worldfast.models import TransformerSpec, export_metadata, huggingface_config
 from worldfast.run import Run
@@ -76,8 +76,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     >>> sorted(path.name for path in opened.iterdir())[:2]
     ['config.json', 'generation_config.json']
     """
-    if step not in (None, ALL) and (isinstance(step, bool) or not isinstance(step, int)):
-        raise TypeError(f"step: expected an integer or None, got {step!r}; or 'all' for every step that is there")
+    step = step if step in (None, ALL) else whole("step", step)
     run = as_path("run", run)
     spec, found = saved(run, None if step == ALL else step)
     if not isinstance(spec.model, TransformerSpec) or spec.shape.vectors:
@@ -91,15 +90,15 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
     files.folder(folder.parent, "folder")
-    with _whole_folder(folder) as whole:
+    with _whole_folder(folder) as new:
         if step != ALL:
-            _write(run, spec, found, whole)
+            _write(run, spec, found, new)
             return folder
         there = steps_of(run)
         for one in there:
-            (whole / _named(one)).mkdir()
-            _write(run, spec, saved(run, one)[1], whole / _named(one))
-        files.write_whole(whole / "README.md", _card(spec, there).encode())
+            (new / _named(one)).mkdir()
+            _write(run, spec, saved(run, one)[1], new / _named(one))
+        files.write_whole(new / "README.md", _card(spec, there).encode())
     return folder
 
 
@@ -107,7 +106,7 @@ def _named(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def _write(run: Path, spec: Run, found: Checkpoint, whole: Path) -> None:
+def _write(run: Path, spec: Run, found: Checkpoint, folder: Path) -> None:
     """Write the model of a checkpoint into a folder that is there."""
     from safetensors.torch import save
 
@@ -126,8 +125,8 @@ def _write(run: Path, spec: Run, found: Checkpoint, whole: Path) -> None:
         **tokenizer.files,
     }
     for name, content in contents.items():
-        files.write_whole(whole / name, json.dumps(content, indent=1).encode())
-    files.write_whole(whole / "model.safetensors", save(tensors, metadata))
+        files.write_whole(folder / name, json.dumps(content, indent=1).encode())
+    files.write_whole(folder / "model.safetensors", save(tensors, metadata))
 
 
 def _card(spec: Run, steps: Sequence[int]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from worldfast import files
-from worldfast.errors import file_name, unknown_name
+from worldfast.errors import file_name, number, unknown_name
 from worldfast.training.progress import Interrupt, Stopped
 
 __all__ = ["Ending", "Job", "Outcome", "Pool", "drive", "order"]
@@ -249,7 +249,7 @@ def drive(
     """
     states = {job.id: _State(job) for job in order(jobs)}
     for name, value in dict(retries=retries, patience=patience).items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        if not number(name, value) >= 0:
             raise ValueError(f"{name}: expected at least 0, got {value!r}")
     return _Drive(states, out, pool, retries, patience, say).run()
 

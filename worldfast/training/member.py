@@ -241,7 +241,7 @@ class Member:
 def write_spec(folder: Path, run: Run, origin: dict[str, str]) -> None:
     """Write a run's spec.json if there is none, or one that says of fewer steps that their weights are kept."""
     path = folder / "spec.json"
-    if path.exists() and files.read_json(path)["run"].get("keep") == run.to_json()["keep"]:
+    if path.exists() and (done(folder, run.id) or files.read_json(path)["run"].get("keep") == run.to_json()["keep"]):
         return
     readout = run.readout()
     captured = {

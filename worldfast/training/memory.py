@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -161,7 +162,7 @@ def limit_of(memory: int | str | None, device: str) -> int:
     """
     if memory is None:
         return int(USED * available(device))
-    if isinstance(memory, bool) or not isinstance(memory, (int, str)):
+    if isinstance(memory, bool) or not isinstance(memory, Integral | str):
         raise TypeError(f"memory: expected bytes, a text such as '8GiB' or None, got {memory!r}")
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w*)\s*", str(memory))
     units = {unit.lower(): size for unit, size in UNITS.items()}

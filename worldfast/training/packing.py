@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.run import Run
 from worldfast.training.memory import plan
 from worldfast.training.schedule import base_of, depth, levels
@@ -53,8 +53,7 @@ def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", thre
     ValueError
         There is no place, the device is unknown, or a run is given twice.
     """
-    if isinstance(places, bool) or not isinstance(places, int) or places < 1:
-        raise ValueError(f"places: expected a whole number of at least 1, got {places!r}")
+    places = whole("places", places, 1)
     if device not in ("cpu", "cuda"):
         raise unknown_name("device", device, ("cpu", "cuda"))
     by_id = {run.id: run for run in runs}

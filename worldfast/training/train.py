@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
-from worldfast.errors import DeviceError, several, unknown_name
+from worldfast.errors import DeviceError, several, unknown_name, whole
 from worldfast.folder import done, outcome, require_kept, require_same
 from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
@@ -207,13 +207,7 @@ def _of_the_cpu(runs: Iterable[Run]) -> Run | None:
 
 
 def _threads(threads: int | None) -> int:
-    if threads is None:
-        return torch.get_num_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int):
-        raise TypeError(f"threads: expected an integer or None, got {threads!r}")
-    if threads < 1:
-        raise ValueError(f"threads: expected at least 1, got {threads}")
-    return threads
+    return torch.get_num_threads() if threads is None else whole("threads", threads, 1)
 
 
 # ---- waves ----

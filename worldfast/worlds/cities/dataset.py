@@ -175,6 +175,9 @@ class Dataset(dataset.Dataset):
 
     # ---- what it gives ----
 
+    def decode(self, tokens) -> str:
+        return Vocabulary(self.vocabulary, self.world.build()).decode(tokens)
+
     def stream(self, seed: int, split: str = "train") -> LearnedStream:
         return LearnedStream(
             self.world.build(),

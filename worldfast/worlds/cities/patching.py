@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.reading import Questions
 from worldfast.run import Run
 from worldfast.worlds.cities.sampling import Batch, sample
@@ -62,8 +62,7 @@ def questions_of(
         Positions are unknown, "included" is given without must_include, or the world has not as many entities as the
         run's. Also the errors of `sample`.
     """
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise ValueError(f"rows: expected an integer of at least 1, got {rows!r}")
+    rows = whole("rows", rows, 1)
     groups = [positions] if isinstance(positions, str) else list(positions)
     for group in groups:
         _require_positions(group, must_include)

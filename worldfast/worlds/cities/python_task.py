@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -267,7 +268,7 @@ def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
             raise TaskError(f"task {name!r}: {what}, got {came!r}")
 
     def whole(value):
-        return isinstance(value, int | np.integer) and not isinstance(value, bool)
+        return isinstance(value, Integral) and not isinstance(value, bool)
 
     require(
         isinstance(name, str) and re.fullmatch(rf"[a-z][a-z0-9_]{{0,{core.prompt_room - 1}}}", name),
@@ -311,8 +312,7 @@ def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
     )
     require(whole(digits) and 1 <= digits <= core.most_digits, f"digits: expected 1 to {core.most_digits}", digits)
     require(
-        failure is None
-        or (isinstance(failure, int | float) and not isinstance(failure, bool) and 0 < failure < math.inf),
+        failure is None or (isinstance(failure, Real) and not isinstance(failure, bool) and 0 < failure < math.inf),
         "failure: expected a number above 0",
         failure,
     )

@@ -155,7 +155,7 @@ class Stream:
 
     Examples
     --------
-    >>> stream = wf.Stream(wf.World.cities(), [wf.Component("distance", 100)], seed=42)
+    >>> stream = cities.Stream(wf.World.cities(), [wf.Component("distance", 100)], seed=42)
     >>> batch = stream.rectangle(0, 8)
     >>> stream.rectangle(3, 1).text(0) == batch.text(3)  # however rows are batched
     True

@@ -15,7 +15,7 @@ import numpy as np
 
 from worldfast.arrays import refuse
 from worldfast.dataset import digests_of
-from worldfast.errors import unknown_name
+from worldfast.errors import unknown_name, whole
 from worldfast.worlds.cities.csv_file import COORDINATE_LIMIT, ID_COUNT, read_csv
 from worldfast.worlds.cities.selection import select
 
@@ -221,7 +221,7 @@ class World:
             n is below 1 or above the number of unused ids, the layout is unknown, the seed is negative, or the world
             has an Atlantis already.
         """
-        n, seed = _count("n", n, 1), _count("seed", seed, 0)
+        n, seed = whole("n", n, 1), whole("seed", seed, 0)
         if layout not in LAYOUTS:
             raise unknown_name("layout", layout, LAYOUTS)
         if ATLANTIS in self.region:
@@ -252,7 +252,7 @@ class World:
         ValueError
             n is below 1 or above the number of cities.
         """
-        n = _count("n", n, 1)
+        n = whole("n", n, 1)
         if n > len(self):
             raise ValueError(f"n: this world has {len(self):,} cities, the {n:,} largest were asked for")
         kept = np.sort(np.argsort(-self.population, kind="stable")[:n])
@@ -355,9 +355,9 @@ class WorldSpec:
         if self.layout not in LAYOUTS:
             raise unknown_name("layout", self.layout, LAYOUTS)
         object.__setattr__(self, "source", source)
-        object.__setattr__(self, "largest", _count("largest", self.largest, 0))
-        object.__setattr__(self, "atlantis", _count("atlantis", self.atlantis, 0))
-        object.__setattr__(self, "atlantis_seed", _count("atlantis_seed", self.atlantis_seed, 0))
+        object.__setattr__(self, "largest", whole("largest", self.largest, 0))
+        object.__setattr__(self, "atlantis", whole("atlantis", self.atlantis, 0))
+        object.__setattr__(self, "atlantis_seed", whole("atlantis_seed", self.atlantis_seed, 0))
 
     def build(self) -> World:
         """Return the world: the same object each time in one process, until its CSV file changes."""
@@ -432,12 +432,3 @@ def _texts(argument: str, values, n: int) -> np.ndarray:
     if array.dtype.kind != "U":
         raise TypeError(f"{argument} must hold strings, not {array.dtype}")
     return array.copy()
-
-
-def _count(argument: str, value, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{argument} must be an integer, not {value!r}")
-    count = int(value)
-    if count < low:
-        raise ValueError(f"{argument} must be at least {low}, not {count}")
-    return count

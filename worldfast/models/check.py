@@ -1,20 +1,25 @@
-"""What every family of models must pass: `check_family(spec, shape)`, or one of CHECKS at a time.
+"""Checks that every family of models must pass.
 
-A new family is held to all of it by a line in test_families.py. Nothing here knows a family: an ensemble is built by its
-spec and asked through the five operations of worldfast.models.ensemble.Ensemble, its parameters are a buffer.
+Nothing here knows a family: an ensemble is built by its spec and asked through the five operations of
+worldfast.models.ensemble.Ensemble, its parameters are a buffer.
 """
 
+from __future__ import annotations
+
+import math
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 import torch
 
 from worldfast._native import core
 from worldfast.models.ensemble import Ensemble
 from worldfast.models.losses import summed_loss
 from worldfast.rows import Rows, Shape
+
+__all__ = ["CHECKS", "Family", "check_family", "family_of", "near"]
 
 
 class Family(NamedTuple):
@@ -67,15 +72,60 @@ def family_of(spec, shape, exact=None) -> Family:
     return Family(spec, shape, exact or same_class)
 
 
-def check_family(spec, shape: Shape, exact: Callable[[], Ensemble] | None = None) -> None:
-    """Raise an AssertionError for the first check that a family does not pass.
+def check_family(spec: Any, shape: Shape, exact: Callable[[], Ensemble] | None = None) -> None:
+    """Check a family of models: members, first weights, gradients, losses, what it learns, states, bad rows.
 
-    `exact` builds an ensemble of one member in float64 whose parameters stand as the family's do; None: the class that
-    the spec builds, given `dtype=torch.float64`.
+    Parameters
+    ----------
+    spec : spec of models
+        Frozen spec with `layers`, `hidden`, `parameters`, `cpu_bytes`, `on_gpu` and `build`; a small one, so that the
+        checks take seconds.
+    shape : Shape
+        Shape of the rows that it is checked on.
+    exact : callable, optional
+        Builds the reference: an ensemble of one member in float64 whose parameters stand as the family's do. None: the
+        class that the spec builds, given `dtype=torch.float64`.
+
+    Raises
+    ------
+    ValueError
+        One sentence a line says what does not hold.
+
+    Examples
+    --------
+    >>> from worldfast.models import check_family
+    >>> from worldfast.rows import Shape
+    >>> check_family(wf.RecurrentSpec(hidden=8), Shape(inputs=5, outputs=3))
     """
-    family = family_of(spec, shape, exact)
+    family, found = family_of(spec, shape, exact), []
     for check in CHECKS:
-        check(family)
+        try:
+            check(family)
+        except Exception as error:  # a family may raise anything; the other checks still say what they find
+            kind = "" if type(error) is ValueError else f"it raises {type(error).__name__}: "
+            found.append(f"{check.__name__.replace('_', ' ')}: {kind}{error}")
+    if found:
+        raise ValueError(f"{type(spec).__name__} does not pass:\n" + "\n".join(found))
+
+
+def require(holds: object, expected: str) -> None:
+    """Raise a ValueError that says what was expected, unless it holds; not an assertion, which -O leaves out."""
+    if not holds:
+        raise ValueError(f"expected {expected}")
+
+
+def require_same(found: list, expected: list, what: str) -> None:
+    require(all(map(torch.equal, found, expected)), f"the same bits of {what}")
+
+
+def require_error(call: Callable[[], Any], kinds: type | tuple, said: str) -> None:
+    """Raise a ValueError unless the call raises one of these errors, which says so."""
+    try:
+        call()
+    except kinds as error:
+        require(re.search(said, str(error)), f"an error that says {said!r}, got: {error}")
+    else:
+        raise ValueError(f"expected an error that says {said!r}, got none")
 
 
 def everything(ensemble: Ensemble, rows: Rows, member: int) -> list:
@@ -105,28 +155,29 @@ def a_member_has_the_bits_that_it_has_alone(family):
         together = family.build(3, threads=2)
         together.gradients.fill_(7)
         losses = together.learn([rows[m] for m in order], order)
-        assert losses.dtype == torch.float64 and losses.shape == (len(order),)
+        require(losses.dtype == torch.float64 and losses.shape == (len(order),), "learn to return float64 [members]")
         for member in range(3):
             if member not in order:
-                assert (together.gradients[member] == 7).all()
+                require((together.gradients[member] == 7).all(), "gradients of other members left as they were")
                 continue
             alone = family.build(1, threads=1)
             alone.parameters[0] = together.parameters[member]
             loss, gradient, *read = everything(alone, rows[member], 0)
-            assert torch.equal(loss[0], losses[order.index(member)])
-            assert torch.equal(gradient, together.gradients[member])
-            assert all(map(torch.equal, read, everything(together, rows[member], member)[2:]))
+            require_same([loss[0]], [losses[order.index(member)]], "a member's loss, alone and among others")
+            require_same([gradient], [together.gradients[member]], "a member's gradients, alone and among others")
+            others = everything(together, rows[member], member)[2:]
+            require_same(read, others, "a member's outputs and states, alone and among others")
 
 
 def first_weights_are_a_function_of_the_seed(family):
     ensemble, alone = family.spec.build(family.shape, 3), family.spec.build(family.shape)
     for member, seed in enumerate((5, 6, 5)):
-        assert not ensemble.parameters[member].any()
+        require(not ensemble.parameters[member].any(), "parameters of 0 before initialise")
         ensemble.initialise(member, seed)
     alone.initialise(0, 6)
-    assert torch.equal(ensemble.parameters[0], ensemble.parameters[2])
-    assert torch.equal(ensemble.parameters[1], alone.parameters[0])
-    assert not torch.equal(ensemble.parameters[0], ensemble.parameters[1])
+    require_same([ensemble.parameters[0]], [ensemble.parameters[2]], "members of one seed")
+    require_same([ensemble.parameters[1]], [alone.parameters[0]], "a member's first weights, alone and among others")
+    require(not torch.equal(ensemble.parameters[0], ensemble.parameters[1]), "other first weights of another seed")
 
 
 def parameters_are_all_that_is_kept(family):
@@ -137,17 +188,22 @@ def parameters_are_all_that_is_kept(family):
         ensemble.learn([rows], [0])
         ensemble.parameters -= 0.01 * ensemble.gradients
         other.parameters[1] = ensemble.parameters[0]
-        assert all(map(torch.equal, everything(ensemble, rows, 0), everything(other, rows, 1)))
+        require_same(everything(ensemble, rows, 0), everything(other, rows, 1), "a member whose parameters were copied")
 
 
 def the_buffer_holds_the_parameters(family):
     """Each begins at a multiple of 64 bytes, and weight decay applies to some of them."""
     ensemble = family.spec.build(family.shape, 2)
     P, count = ensemble.parameters.shape[1], family.spec.parameters(family.shape)
-    assert ensemble.parameters.dtype == torch.float32 and ensemble.gradients.shape == ensemble.parameters.shape
-    assert P % 16 == 0 and count <= P < count + 16 * 100
-    assert ensemble.decayed.shape == (P,) and ensemble.decayed.dtype == torch.float32
-    assert set(ensemble.decayed.unique().tolist()) == {0, 1} and ensemble.decayed.sum() <= count
+    float32 = ensemble.parameters.dtype == torch.float32
+    require(
+        float32 and ensemble.gradients.shape == ensemble.parameters.shape, "parameters and gradients float32 [M, P]"
+    )
+    require(P % 16 == 0 and count <= P < count + 16 * 100, f"P of {count} parameters, each from 64 bytes on, got {P}")
+    decayed = ensemble.decayed
+    require(decayed.shape == (P,) and decayed.dtype == torch.float32, "decayed float32 [P]")
+    some = set(decayed.unique().tolist()) == {0, 1} and decayed.sum() <= count
+    require(some, "decayed to be 1 for some parameters and 0 for others")
 
 
 # ---- losses and gradients ----
@@ -155,7 +211,7 @@ def the_buffer_holds_the_parameters(family):
 
 def exact_of(family, ensemble, member=0):
     exact = family.exact()
-    assert exact.parameters.dtype == torch.float64
+    require(exact.parameters.dtype == torch.float64, "a reference in float64")
     exact.parameters[0] = ensemble.parameters[member].double()
     return exact
 
@@ -174,41 +230,48 @@ def gradients_are_those_of_the_loss(family):
         for h in (1e-5, -1e-5):
             exact.parameters[0] = at + h * direction
             ends.append(exact.learn([rows], [0])[0])
-        assert float((ends[0] - ends[1]) / 2e-5) == pytest.approx(float(gradient @ direction), rel=1e-6, abs=1e-7)
-    assert near(ensemble.learn([rows], [0]), loss, 1e-5) and near(ensemble.gradients[0], gradient, 1e-4)
+        slope, expected = float((ends[0] - ends[1]) / 2e-5), float(gradient @ direction)
+        right = math.isclose(slope, expected, rel_tol=1e-6, abs_tol=1e-7)
+        require(right, f"a gradient in float64 that is the loss's, {slope} along a direction, got {expected}")
+    require(near(ensemble.learn([rows], [0]), loss, 1e-5), "the loss in float32 near that in float64")
+    require(near(ensemble.gradients[0], gradient, 1e-4), "the gradients in float32 near those in float64")
 
 
 def losses_are_those_of_the_outputs(family):
     """Added in float64: half of a long list of losses is not lost beside the other half."""
     ensemble, rows = family.build(), family.rows((11,) * 300, scored=2)
     outputs = ensemble.outputs(rows, 0)
-    assert outputs.dtype == torch.float32 and outputs.shape == (len(rows.scored), family.outputs)
-    expected = summed_loss(family.shape.loss, outputs.double(), rows.targets)
-    assert float(ensemble.learn([rows], [0])[0]) == pytest.approx(float(expected), rel=1e-6)
+    right = outputs.dtype == torch.float32 and outputs.shape == (len(rows.scored), family.outputs)
+    require(right, f"outputs float32 [K, {family.outputs}]")
+    expected = float(summed_loss(family.shape.loss, outputs.double(), rows.targets))
+    loss = float(ensemble.learn([rows], [0])[0])
+    require(math.isclose(loss, expected, rel_tol=1e-6), f"the loss of the outputs, {expected}, got {loss}")
 
 
 def weights_are_factors_of_losses(family):
     rows, ensemble = family.rows(), family.build()
     K = len(rows.scored)
     plain = everything(ensemble, rows, 0)[:2]
-    assert all(map(torch.equal, everything(ensemble, rows._replace(weights=torch.ones(K)), 0)[:2], plain))
+    ones = everything(ensemble, rows._replace(weights=torch.ones(K)), 0)[:2]
+    require_same(ones, plain, "loss and gradients with weights of 1 and without weights")
     double = everything(ensemble, rows._replace(weights=torch.full((K,), 2.0)), 0)[:2]
-    assert all(near(found, 2 * x) for found, x in zip(double, plain))
+    twice = all(near(found, 2 * x) for found, x in zip(double, plain))
+    require(twice, "loss and gradients doubled by weights of 2")
     kept = torch.arange(K) % 3 > 0
     fewer = rows._replace(scored=rows.scored[kept], targets=rows.targets[kept])
     zeros = everything(ensemble, rows._replace(weights=kept.float()), 0)[:2]
-    assert all(map(near, zeros, everything(ensemble, fewer, 0)[:2]))
-    assert not near(zeros[0], plain[0])
+    left_out = all(map(near, zeros, everything(ensemble, fewer, 0)[:2])) and not near(zeros[0], plain[0])
+    require(left_out, "positions with weights of 0 to count as if they were not scored")
 
 
 def nothing_scored_is_nothing_learned(family):
     ensemble, rows = family.build(), family.rows(scored=-1)
     ensemble.gradients.fill_(7)
-    assert len(rows.scored) == 0
-    assert ensemble.learn([rows], [0]).tolist() == [0] and not ensemble.gradients.any()
-    assert ensemble.outputs(rows, 0).shape == (0, family.outputs)
-    for states in ensemble.states(rows, 0, range(family.spec.layers + 1)):
-        assert len(states) == 0
+    nothing = ensemble.learn([rows], [0]).tolist() == [0] and not ensemble.gradients.any()
+    require(nothing, "loss and gradients of 0 where no position is scored")
+    none = ensemble.outputs(rows, 0).shape == (0, family.outputs)
+    none = none and not any(map(len, ensemble.states(rows, 0, range(family.spec.layers + 1))))
+    require(none, "no outputs or states where no position is scored")
 
 
 def it_learns(family):
@@ -221,7 +284,7 @@ def it_learns(family):
         losses.append(float(ensemble.learn([rows], [0])[0]))
         state = ensemble.parameters, ensemble.gradients, average, square, ensemble.decayed
         core.adamw(*state, [1e-2], [step], 0.01, 0.9, 0.999, 1e-8, [1 / len(rows.scored)], 1)
-    assert losses[-1] < 0.7 * losses[0], losses
+    require(losses[-1] < 0.7 * losses[0], f"a loss that falls in 100 steps, got {losses[0]} to {losses[-1]}")
 
 
 # ---- rows and states ----
@@ -232,13 +295,13 @@ def states_are_of_layers(family):
     depth = family.spec.layers
     states = ensemble.states(rows, 0, range(depth + 1))
     for state in states:
-        assert state.dtype == torch.float32 and state.ndim == 2 and len(state) == len(rows.scored)
-    for found, layer in zip(ensemble.states(rows, 0, [depth, 0]), (depth, 0)):
-        assert torch.equal(found, states[layer])
-    assert ensemble.states(rows, 0, []) == []
+        right = state.dtype == torch.float32 and state.ndim == 2 and len(state) == len(rows.scored)
+        require(right, "states float32 [K, D]")
+    require_same(ensemble.states(rows, 0, [depth, 0]), [states[depth], states[0]], "states in any order of layers")
+    require(ensemble.states(rows, 0, []) == [], "no states of no layers")
     for layer in (-1, depth + 1):
-        with pytest.raises(IndexError, match=f"layers: expected 0 to {depth}, got {layer}"):
-            ensemble.states(rows, 0, [0, layer])
+        said = f"layers: expected 0 to {depth}, got {layer}"
+        require_error(lambda layer=layer: ensemble.states(rows, 0, [0, layer]), IndexError, said)
 
 
 def a_position_knows_what_stood_before_it_in_its_row(family):
@@ -256,7 +319,7 @@ def a_position_knows_what_stood_before_it_in_its_row(family):
     reached = torch.arange(19)[:, None]
     for x, y, is_reached in zip(before, after, (reached == 8, *[(8 <= reached) & (reached < 15)] * 2)):
         moved = ((x - y).abs() > 1e-5 * x.abs().max()).any(1, keepdim=True)
-        assert torch.equal(moved, is_reached)
+        require(torch.equal(moved, is_reached), "layer 0 to read its own input, later ones those before it in its row")
 
 
 def rows_are_alone(family):
@@ -272,9 +335,10 @@ def rows_are_alone(family):
             torch.arange(end - begin),
             rows.targets[begin:end],
         )
-        assert near(ensemble.outputs(row, 0), together[begin:end])
+        require(near(ensemble.outputs(row, 0), together[begin:end]), "a row's outputs alone as among others")
         loss += float(ensemble.learn([row], [0])[0])
-    assert float(ensemble.learn([rows], [0])[0]) == pytest.approx(loss, rel=1e-5)
+    right = math.isclose(float(ensemble.learn([rows], [0])[0]), loss, rel_tol=1e-5)
+    require(right, "the sum of the rows' losses")
 
 
 def bad_rows_are_refused(family):
@@ -305,14 +369,13 @@ def bad_rows_are_refused(family):
     else:
         wrong += [("targets", dict(targets=rows.targets[:, 1:])), ("targets", dict(targets=rows.targets.long()))]
     for field, change in wrong:
-        with pytest.raises((TypeError, ValueError), match=field):
-            ensemble.learn([rows._replace(**change)], [0])
+        bad = rows._replace(**change)
+        require_error(lambda bad=bad: ensemble.learn([bad], [0]), (TypeError, ValueError), field)
     for members, of in ([[0], []], [[], [0]], [[0, 0], [0, 0]]):
-        with pytest.raises(ValueError, match="members"):
-            ensemble.learn([rows] * len(of), members)
-    assert (ensemble.gradients == 7).all()
-    with pytest.raises(ValueError, match="members: expected at least 1, got 0"):
-        family.spec.build(shape, 0)
+        both = [rows] * len(of), members
+        require_error(lambda both=both: ensemble.learn(*both), ValueError, "members")
+    require((ensemble.gradients == 7).all(), "gradients left as they were by rows that are refused")
+    require_error(lambda: family.spec.build(shape, 0), ValueError, "members: expected at least 1, got 0")
 
 
 CHECKS = (
