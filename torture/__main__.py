@@ -28,6 +28,7 @@ ROWS = {  # in the order of the table, and their weights in sharing the time
     "everywhere": 3,
     "invariance": 2,
     "hostile": 1,
+    "fuzz": 8,
     "simulations": 10,
     "cluster": 12,
     "flat": 30,

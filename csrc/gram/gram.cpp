@@ -299,7 +299,7 @@ template <class T>
 GramOfGrams<T>::GramOfGrams(int64_t models, int64_t n, bool linear, const double* gamma, const double* level)
     : models_(models), n_(n) {
     within("models", models, 0, 1 << 20);
-    within("n", n, 0, int64_t{1} << 36);  // so that no product of these overflows
+    within("n", n, 0, 1 << 24);  // so that no product of these overflows, and no request is beyond any machine
     const size_t pairs = static_cast<size_t>(shares * models * models);
     if (linear) linear_.resize(pairs);
     if (!gamma) return;
@@ -354,7 +354,7 @@ template <class T>
 FeatureProducts<T>::FeatureProducts(std::vector<int64_t> widths) : widths_(std::move(widths)) {
     int64_t lines = 0, most = 0;
     for (const int64_t width : widths_) lines += (within("widths", width, 0, 1 << 24) + edge - 1) / edge;
-    within("tiles to a side", lines, 0, 1 << 24);
+    within("tiles to a side", lines, 0, 1 << 12);  // sums of 256 GiB
     for (const int64_t width : widths_) most += (width + edge - 1) / edge * lines;
     sums_.reserve(static_cast<size_t>(most / 2 * edge * edge));  // what does not fit in memory is refused now
     for (int64_t a = 0; a < models(); ++a)

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # the folder torture stands beside the package
 
-from torture import damage, everywhere, flat, hostile, invariance, kills, simulations, trouble
+from torture import damage, everywhere, flat, fuzz, hostile, invariance, kills, simulations, trouble
 from torture.__main__ import ROWS, table
 from torture.faults import Nursery
 from torture.tally import Tally
@@ -139,6 +139,26 @@ def test_flat_notices(growth, slower, more, failed, tmp_path):
     ]
     pulse.judge(tally, "it")
     assert set(tally.failed) == ({f"it: {failed}"} if failed else set()) and tally.tried == 3
+
+
+def test_fuzz(tmp_path):
+    tally = tried(fuzz, 300, tmp_path, guided=False)
+    assert not tally.failed, tally.examples
+    assert any(kind.startswith("answered") for kind in tally.held)
+    assert any(kind.startswith("refused") for kind in tally.held)
+
+
+@pytest.mark.parametrize("known, words", [("crash", "a crash"), ("hang", "a hang"), ("error", "another error")])
+def test_fuzz_notices(known, words, tmp_path):
+    """And says how to make the call again."""
+    tally = tried(fuzz, 30, tmp_path, guided=False, known=f"broken_calls:{known}", hang=0.2)
+    (kind,) = {kind for kind in tally.failed if kind.startswith(words)}
+    assert f"python -m torture.fuzz {known!r} " in tally.examples[kind][0]
+
+
+def test_fuzz_notices_lost_memory(tmp_path):
+    tally = tried(fuzz, 60, tmp_path, guided=False, known="broken_calls:leak")
+    assert any(kind.startswith("memory") for kind in tally.failed)
 
 
 def test_simulations_notice_a_wrong_rate(tmp_path, monkeypatch):
