@@ -9,6 +9,7 @@ from worldfast.report.figures import (
     MUTED,
     Catalogue,
     LacksRuns,
+    end_labels,
     heading,
     need,
     paper,
@@ -17,7 +18,6 @@ from worldfast.report.figures import (
     short_count,
     styled,
 )
-from worldfast.report.figures.style import end_labels
 from worldfast.worlds.cities.figures.catalogue import CATALOGUE
 from worldfast.worlds.cities.figures.effects import apart
 
