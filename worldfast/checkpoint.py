@@ -19,7 +19,7 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -89,18 +89,19 @@ def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
     OSError
         The file cannot be written; earlier checkpoints remain.
     """
-    path = _write(folder, checkpoint, NAMES, run, origin)
+    path = _write(folder, checkpoint, run, origin)
     remove_others(folder, checkpoint.step)
     return path
 
 
 def save_weights(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
     """Write the parameters of a checkpoint alone; parameters as for `save`, whose error it raises."""
-    return _write(folder, checkpoint, WEIGHTS, run, origin)
+    weights = {name: checkpoint.tensors[name] for name in WEIGHTS}
+    return _write(folder, replace(checkpoint, tensors=weights), run, origin)
 
 
-def _write(folder: Path, checkpoint: Checkpoint, names: Sequence[str], run: str, origin: dict) -> Path:
-    tensors = {name: checkpoint.tensors[name].detach().cpu().contiguous() for name in names}
+def _write(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
     header["crc32"] = _checksum(header, tensors)
     path = _path(folder, checkpoint.step)

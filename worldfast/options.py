@@ -142,7 +142,11 @@ Kept = _group(
     capture_layers=(AnyWholes, None, "Layers whose activations are written; the upper half by default."),
     readout=(Named, (), "Options of the readout that is written; its own defaults if left out."),
     capture_dtype=(TYPES["str"], Capture.dtype, "Type of activations on disk: float32 or float16."),
-    keep=(AnyTexts, None, "Checkpoints whose weights stay on disk: all, or steps; the last two by default."),
+    keep=(
+        Annotated[tuple[str, ...], arg(metavar="all|N ...")],
+        Run.keep,
+        "Checkpoints whose weights stay on disk: all, or steps; the last two by default.",
+    ),
 )
 Machine = _group(
     "Machine",
@@ -199,7 +203,7 @@ def runs(data: Data | Dataset, learning: Learning, model: Model, kept: Kept) -> 
         raise ValueError("seeds: expected at least one")
     how |= {name: getattr(kept, name) for name in ("checkpoints", "checkpoint_spacing", "validation")}
     readout = named("readout", kept.readout)
-    how["keep"] = _kept(kept.keep or ())
+    how["keep"] = _kept(kept.keep)
     if learning.start is not None:
         how["start"] = spec_of(learning.start)
         spec = spec or how["start"].model
