@@ -145,7 +145,7 @@ Kept = _group(
     keep=(
         Annotated[tuple[str, ...], arg(metavar="all|N ...")],
         Run.keep,
-        "Checkpoints whose weights stay on disk: all, or steps; the last two by default.",
+        "Checkpoints whose weights stay on disk: all, or steps; else the last two.",
     ),
 )
 Machine = _group(
