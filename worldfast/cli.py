@@ -51,14 +51,14 @@ ABOUT = "Train ensembles of tiny models on a world, and read the world back out 
 
 
 def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: AnyWhole = None) -> None:
-    """Train three small models on the map of the world, teach one of them Atlantis twice, and show it on a page.
+    """Train three seeds of a small model on the map of the world, teach each Atlantis twice, and show it on a page.
 
     Run it again to go on where it stopped, or to make the page again.
 
     Args:
         out: Folder for runs/ and studies/.
         scale: Factor on the rows that each model sees; 0.01 is a quick look, after which no model knows anything.
-        seed: Seed for data and initial weights.
+        seed: First of three seeds for data and initial weights.
         threads: CPU threads; torch's number by default.
     """
     command = "worldfast demo" + (f" --scale {scale:g}" if scale != 1 else "") + (f" --seed {seed}" if seed else "")

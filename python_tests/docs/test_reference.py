@@ -18,7 +18,9 @@ from worldfast import analysis
 
 DOCS = Path(__file__).parents[2] / "docs"
 
-ELSEWHERE = [f"worldfast.worlds.cities.{name}" for name in ("improvement", "patching", "prediction", "transfer")]
+ELSEWHERE = [
+    f"worldfast.worlds.cities.{name}" for name in ("improvement", "patching", "prediction", "response", "transfer")
+]
 ELSEWHERE += ["worldfast.reading.gradients", "worldfast.reading.patching"]
 
 

@@ -25,6 +25,7 @@ __all__ = ["comparisons", "findings", "taught"]
 
 Tables = Mapping[str, "pandas.DataFrame"]
 SETTLED = 0.9  # of the last R2
+READ = 0.5  # R2 above which a probe reads a map
 
 
 def taught(tasks: Sequence[str], known: Tasks) -> str:
@@ -53,38 +54,62 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> It
     """Yield sentences on a few models, one by one."""
     known = Tasks(tables["runs"].tasks)
     old = [i for i, run in enumerate(films) if not run.spec.get("start")]
-    order = sorted((films[i] for i in old), key=lambda run: -run.r2[-1].mean())
+    sets: dict[tuple[str, ...], list[RunResult]] = {}
+    for i in old:
+        sets.setdefault(tuple(films[i].tasks), []).append(films[i])
+    order = sorted(sets.values(), key=lambda some: -np.mean([run.r2[-1].mean() for run in some]))
     if not order:
         return
-    best = order[0]
-    if best.r2[-1].mean() > 0.5:
+    best, name = order[0], taught(order[0][0].tasks, known)
+    if all(run.r2[-1].mean() > READ for run in best):
+        models = f"each of {len(best)} models" if len(best) > 1 else "the model"
+        within = _span([run.error[-1] / 10 for run in best], ".1f")
         yield (
-            f"Without ever seeing a coordinate, the model trained on {taught(best.tasks, known)} has learned a map: "
-            f"half of the cities a linear probe was not fitted on lie within {best.error[-1] / 10:.1f} degrees of "
-            "where the probe puts them."
+            f"Without ever seeing a coordinate, {models} trained on {name} has learned a map: half of the cities a "
+            f"linear probe was not fitted on lie within {within} degrees of where the probe puts them."
         )
-    for run in order:
-        (x, y), r2 = run.r2[-1], run.r2[-1].mean()
-        reached = run.steps[int(np.argmax(run.r2.mean(1) >= SETTLED * r2))] / run.steps[-1]
-        yield (
-            f"{taught(run.tasks, known).capitalize()}: R\u00b2 {x:.2f} for x and {y:.2f} for y, "
-            + (
-                f"nine tenths of it after {reached:.0%} of training."
-                if r2 > 0.5
-                else "no map that a linear probe can read."
-            )
-        )
+    for some in order:
+        yield f"{taught(some[0].tasks, known).capitalize()}{_seeds(some)}: {_map_of(some)}."
     pairs = [(cka[i, j], i, j) for i in old for j in old if j < i]
-    if pairs:
+    if pairs and len(order) == 1:
+        alike = _span([value for value, *_ in pairs], ".2f")
+        yield f"Models of {len(best)} seeds arrange the cities alike: linear CKA {alike} ({len(pairs)} pairs)."
+    elif pairs:
         value, i, j = max(pairs)
         yield (
             f"Of {len(pairs)} pairs of models, {taught(films[j].tasks, known)} and {taught(films[i].tasks, known)} "
             f"arrange the cities most alike: linear CKA {value:.2f}"
             + (f"; the least alike pair has {min(pairs)[0]:.2f}." if len(pairs) > 1 else ".")
         )
-    if best.scores:
-        answers = _answers(best.scores, tables)
-        yield f"Asked what it has not seen, the model of {taught(best.tasks, known)} answers: {answers}."
+    if all(run.scores for run in best):
+        answers = _answers(
+            {task: float(np.mean([run.scores[task] for run in best])) for task in best[0].scores}, tables
+        )
+        if len(best) > 1:
+            yield f"Asked what they have not seen, the models of {name} answer, on average over {len(best)}: {answers}."
+        else:
+            yield f"Asked what it has not seen, the model of {name} answers: {answers}."
+
+
+def _seeds(some: Sequence[RunResult]) -> str:
+    return f" ({len(some)} seeds)" if len(some) > 1 else ""
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    """Return a number, or the least and the largest of several."""
+    return " to ".join(dict.fromkeys(f"{value:{form}}" for value in (min(values), max(values))))
+
+
+def _map_of(some: Sequence[RunResult]) -> str:
+    """Say how much of the map a linear probe reads in models of the same tasks, and how soon."""
+    x, y = (_span([run.r2[-1][i] for run in some], ".2f") for i in (0, 1))
+    said = f"R\u00b2 {x} for x and {y} for y, "
+    read = [run for run in some if run.r2[-1].mean() > READ]
+    if not read:
+        return f"{said}no map that a linear probe can read"
+    at = [run.steps[int(np.argmax(run.r2.mean(1) >= SETTLED * run.r2[-1].mean()))] / run.steps[-1] for run in read]
+    without = f", and no map that a linear probe can read in {len(some) - len(read)} of {len(some)} seeds"
+    return f"{said}nine tenths of it after {_span(at, '.0%')} of training" + (without if len(read) < len(some) else "")
 
 
 def _answers(scores: Mapping[str, float], tables: Tables) -> str:
@@ -107,9 +132,10 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
         if len(by[True]) and len(by[False]):
             yield (
                 f"Taught {group} without distance, models place it {by[False].mean() / 10:.1f} degrees off on average "
-                f"({_fine_tunes(by[False])}); with distance among the tasks, {by[True].mean() / 10:.1f} degrees off "
-                f"({_fine_tunes(by[True])}). Held-out cities of the old world are {world / 10:.1f} degrees off. The "
-                "probe was fitted on old cities alone."
+                f"({_fine_tunes(by[False])}){_range(by[False])}; with distance among the tasks, "
+                f"{by[True].mean() / 10:.1f} degrees off ({_fine_tunes(by[True])}){_range(by[True])}. Held-out cities "
+                f"of the old world are {world / 10:.1f} degrees off. The probe was fitted on old cities alone."
+                + _of_each_seed(errors.merge(tables["runs"][["run", "seed"]]))
             )
         order = errors.sort_values("error")
         if len(order) > 1:
@@ -145,6 +171,21 @@ def _of_prediction(tables: Tables) -> Iterator[str]:
             "How far the gradients of two tasks agree at the pretrained models, before any fine-tuning, against what "
             f"fine-tunes then did (Mantel's test over pairs of tasks): {'; '.join(parts)}."
         )
+
+
+def _range(errors: pandas.Series) -> str:
+    """Return the least and the largest error, where there are several that differ."""
+    span = _span((errors / 10).tolist(), ".1f")
+    return f", from {span}" if " to " in span else ""
+
+
+def _of_each_seed(errors: pandas.DataFrame) -> str:
+    """Say in how many seeds what was taught is nearer to its place without distance."""
+    means = errors.groupby(["seed", "distance"]).error.mean().unstack().dropna()
+    if len(means) < 2:
+        return ""
+    near = int((means[False] < means[True]).sum())
+    return f" It is nearer to its place without distance in {near} of {len(means)} seeds."
 
 
 def _fine_tunes(some: Sequence) -> str:
