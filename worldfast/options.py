@@ -143,7 +143,7 @@ Kept = _group(
     readout=(Named, (), "Options of the readout that is written; its own defaults if left out."),
     capture_dtype=(TYPES["str"], Capture.dtype, "Type of activations on disk: float32 or float16."),
     keep=(
-        Annotated[tuple[str, ...], arg(metavar="all|N ...")],
+        Annotated[tuple[str, ...], arg(metavar="all|N ...", help_behavior_hint="")],
         Run.keep,
         "Checkpoints whose weights stay on disk: all, or steps; else the last two.",
     ),
