@@ -242,7 +242,7 @@ def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None) -> Non
             subject = chance.choice([one for one in everyone if one.kind == kind])
             drawn.append((subject, chance.choice(DAMAGES), expected[subject.path], chance.randrange(1 << 30)))
         kept = {subject.path: subject.path.read_bytes() for subject, *_ in drawn}
-        for (subject, damage, *_), told in zip(drawn, forked([partial(attempt, *one) for one in drawn])):
+        for (subject, damage, *_), told in zip(drawn, forked([partial(attempt, *one) for one in drawn]), strict=True):
             if isinstance(told, Died):
                 put(subject.path, kept[subject.path])
                 told = (False, told, "")

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["Died", "forked"]
 
-SECONDS = 60  # for one job
+SECONDS = 60.0  # for one job
 
 
 class Died(str):
@@ -35,14 +35,14 @@ def forked(jobs: Sequence[Callable[[], Any]]) -> Iterator[Any]:
                 at += 1
         ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if at < len(jobs):
-            yield Died(f"hung for {SECONDS} s" if ended == -signal.SIGALRM else f"died with status {ended}")
+            yield Died(f"hung for {SECONDS:g} s" if ended == -signal.SIGALRM else f"died with status {ended}")
             at += 1
 
 
 def _work(jobs: Sequence[Callable[[], Any]], pipe: int) -> None:
     try:
         for job in jobs:
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS)
             os.write(pipe, json.dumps(job()).encode() + b"\n")  # short enough to be written at once
         os._exit(0)
     except BaseException:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
@@ -14,7 +15,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # the folder torture stands beside the package
 
-from torture import damage, everywhere, flat, fuzz, hostile, invariance, kills, simulations, trouble
+from torture import damage, everywhere, flat, forks, fuzz, hostile, invariance, kills, simulations, trouble
 from torture.__main__ import ROWS, table
 from torture.faults import Nursery
 from torture.tally import Tally
@@ -58,6 +59,16 @@ def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     for place in places:
         place.mkdir()
     assert any(tried(kills, 5, place, seed, **how).failed for seed, place in enumerate(places))  # until one notices
+
+
+def test_jobs_of_which_some_die(monkeypatch):
+    """Each is told, the others go on, and no process is left."""
+    monkeypatch.setattr(forks, "SECONDS", 0.05)
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = children.read_text()
+    jobs = [lambda: 1, lambda: os._exit(3), lambda: [2], lambda: time.sleep(9), lambda: {}]
+    assert list(forks.forked(jobs)) == [1, "died with status 3", [2], "hung for 0.05 s", {}]
+    assert children.read_text() == before
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if stated is not None:
-        _require_exported(folder / "config.json", stated.get("config", {}))
+        _require_exported(folder / "config.json", path, stated.get("config", {}))
     return ensemble
 
 
@@ -182,14 +182,14 @@ def _computes(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: config.get(name) for name in names} | {"id": about.get("id"), "step": about.get("step")}
 
 
-def _require_exported(path: Path, stated: Mapping[str, Any]) -> None:
-    """Raise a DamagedError if config.json says other than what its weights were exported with."""
+def _require_exported(path: Path, weights: Path, stated: Mapping[str, Any]) -> None:
+    """Raise a DamagedError that names both files if config.json says other than what its weights were exported with."""
     config = _computes(json.loads(path.read_text(encoding="utf-8")))
     for name, value in stated.items():
         if config.get(name) != value:
             raise DamagedError(
-                f"{path}: {name} is {config.get(name)!r}, but the weights beside it were exported with "
-                f"{value!r}: put it back"
+                f"{path}: {name} is {config.get(name)!r}, but the weights in {weights.name} beside it were exported "
+                f"with {value!r}: put back the one that was changed"
             )
 
 
