@@ -26,6 +26,7 @@ PROMISE = "cluster faults"
 TARGET = 20  # kills: one every 30 s for 10 minutes
 EVERY = 30.0  # seconds
 RUNS = 8
+TRIES = 4  # to start a node
 PATIENCE = 300.0  # seconds without progress after which a row has failed
 
 RUN = wf.Run(
@@ -55,34 +56,46 @@ def runs(count: int, rows: int) -> list[wf.Run]:
 @contextmanager
 def two_nodes() -> Iterator[str]:
     """Start a cluster of a head without cores and two nodes with one core each; yields its address."""
-    from ray.cluster_utils import Cluster
-
     root = str(Path(__file__).parents[1])
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    from ray.cluster_utils import Cluster
+
     small = {"object_store_memory": 80 << 20}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
     try:
         for _ in range(2):
-            made.add_node(num_cpus=1, **small)
+            _add(made, num_cpus=1, **small)
         yield made.address
     finally:
         made.shutdown()
 
 
+def _add(made, **node) -> None:
+    """Add a node; Ray gives it 30 seconds to begin, which on a busy machine are too few now and then."""
+    for _ in range(TRIES):
+        try:
+            made.add_node(**node)
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            if "timed out during startup" not in str(error):
+                raise
+    made.add_node(**node)
+
+
 def workers(out: Path) -> list[int]:
     """Return the processes that hold runs' folders."""
-    found = []
+    found = set()
     for lock in out.glob("*/lock"):
-        words = lock.read_text().split()
-        if len(words) > 1 and words[1].isdigit() and _holds(int(words[1]), lock):
-            found.append(int(words[1]))
-    return sorted(set(found))
+        words = lock.read_text(encoding="utf-8", errors="replace").split()  # "process 17 on here", the holder's file
+        if len(words) == 5 and words[1].isdigit() and _holds(int(words[1]), out / words[4]):
+            found.add(int(words[1]))
+    return sorted(found)
 
 
-def _holds(pid: int, lock: Path) -> bool:
+def _holds(pid: int, path: Path) -> bool:
     try:
-        return any(os.readlink(handle) == str(lock.resolve()) for handle in Path(f"/proc/{pid}/fd").iterdir())
+        return any(os.readlink(handle) == str(path.resolve()) for handle in Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
 
@@ -92,50 +105,65 @@ def _started(address: str, out: Path, count: int, rows: int, log) -> subprocess.
     return subprocess.Popen(command, stderr=log, stdout=log)
 
 
+def _of_runs(out: Path, mine: list[wf.Run]) -> dict[str, str]:
+    """Return digests of the files in runs' folders; beside those stand logs and what names processes."""
+    folders = {one.folder_name for one in mine}
+    return {name: one for name, one in left(out).items() if name.partition("/")[0] in folders}
+
+
 def run(tally: Tally, count: int = RUNS, rows: int = RUN.data.rows, every: float = EVERY) -> None:
-    """Kill workers, and once in a while the call, until as many kills are done as are asked; then let it finish."""
-    chance, out = random.Random(tally.seed), tally.place / "runs"
-    out.mkdir()
-    alone = tally.place / "alone"
-    mine = runs(count, rows)
-    wf.train(mine, alone, device="cpu", threads=1, progress=False)
-    expected = left(alone)
-    with two_nodes() as address, open(tally.place / "log", "w") as log:
-        call, kills, until = _started(address, out, count, rows, log), 0, time.monotonic() + tally.seconds
-        started, done, last = 1, 0, time.monotonic()
-        while call.poll() is None and time.monotonic() - last < PATIENCE:
-            time.sleep(min(1.0, every / 4))
-            ended = len(list(out.glob("*/done")))
-            if ended > done:
-                done, last = ended, time.monotonic()
-            if kills >= tally.target or time.monotonic() > until:
-                continue
-            victims = workers(out)
-            if not victims or time.monotonic() - tally.began < every * (kills + 1):
-                continue
-            kills, last = kills + 1, time.monotonic()
-            if kills % 4 == 0:
+    """Kill workers, and once in a while the call, until as many kills are done as are asked: in one study after another, each
+    of which is let finish.
+    """
+    chance, mine = random.Random(tally.seed), runs(count, rows)
+    wf.train(mine, tally.place / "alone", device="cpu", threads=1, progress=False)
+    expected = _of_runs(tally.place / "alone", mine)
+    kills = calls = studies = 0
+    with two_nodes() as address, open(tally.place / "log", "w+") as log:
+        while (studies == 0 or kills < tally.target) and tally.elapsed < tally.seconds:
+            out, studies = tally.place / f"runs-{studies}", studies + 1
+            out.mkdir()
+            call, calls = _started(address, out, count, rows, log), calls + 1
+            moved = killed = time.monotonic()
+            seen: set[Path] = set()
+            while call.poll() is None and time.monotonic() - moved < PATIENCE:
+                time.sleep(min(1.0, every / 4))
+                if saved := {*out.glob("*/checkpoint/step-*"), *out.glob("*/done")} - seen:
+                    moved, seen = time.monotonic(), seen | saved
+                if kills >= tally.target or tally.elapsed > tally.seconds or time.monotonic() - killed < every:
+                    continue
+                if not (victims := workers(out)):
+                    continue
+                kills, killed = kills + 1, time.monotonic()
+                if kills % 4 == 0:
+                    call.kill()
+                    status = call.wait()
+                    tally.expect("the call killed", status == -signal.SIGKILL, status)
+                    call, calls = _started(address, out, count, rows, log), calls + 1
+                else:
+                    os.kill(chance.choice(victims), signal.SIGKILL)
+                    tally.hold("a worker killed")
+            if call.poll() is None:
+                tally.fail("progress", f"none in {PATIENCE} seconds: {_said(log)}")
                 call.kill()
-                status = call.wait()
-                tally.expect("the call killed", status == -signal.SIGKILL, status)
-                call, started = _started(address, out, count, rows, log), started + 1
-            else:
-                os.kill(chance.choice(victims), signal.SIGKILL)
-                tally.hold("a worker killed")
-        if call.poll() is None:
-            call.kill()
-        status = call.wait()
-        again = _started(address, out, count, rows, log).wait()
-        endings = [
-            json.loads((out / one.folder_name / "done").read_text())["status"]
-            for one in mine
-            if (out / one.folder_name / "done").exists()
-        ]
-        all_done = endings == ["finished"] * len(mine)
-        said = (tally.place / "log").read_text()[-800:]
-        tally.expect("exit status 0 only where all is done", (status == 0) == all_done, f"{status}: {said}")
-        tally.expect("all runs complete", all_done, f"{len(endings)} of {len(mine)}: {said}")
-        tally.expect("another call finds all done", again == 0, again)
-        found = {name: one for name, one in left(out).items() if not name.startswith("failed/")}
-        tally.expect("files as of one process", not differences(found, expected), differences(found, expected))
-        tally.notes.append(f"{kills} kills, {started} calls, {len(mine)} runs")
+            status = call.wait()
+            _check(tally, out, mine, expected, status, log)
+            again = _started(address, out, count, rows, log).wait()
+            tally.expect("another call finds all done", again == 0, f"{again}: {_said(log)}")
+    tally.notes.append(f"{kills} kills, {calls} calls, {studies} studies of {len(mine)} runs on two nodes")
+
+
+def _check(tally: Tally, out: Path, mine: list[wf.Run], expected: dict[str, str], status: int, log) -> None:
+    """Check what a call has left that came to its end."""
+    paths = [out / one.folder_name / "done" for one in mine]
+    endings = [json.loads(path.read_text())["status"] for path in paths if path.exists()]
+    all_done = endings == ["finished"] * len(mine)
+    tally.expect("exit status 0 only where all is done", (status == 0) == all_done, f"{status}: {_said(log)}")
+    tally.expect("all runs complete", all_done, f"{len(endings)} of {len(mine)}: {_said(log)}")
+    what = differences(_of_runs(out, mine), expected)
+    tally.expect("files as of one process", not what, what)
+
+
+def _said(log) -> str:
+    log.flush()
+    return Path(log.name).read_text(errors="replace")[-800:]

@@ -1,5 +1,5 @@
 """Same everywhere: labels and tokens on any number of threads, cut anywhere, at each width of vectors that the processor
-has, and in builds with sanitizers where they are; weights on any number of threads. Every bit is equal.
+has, and in builds with sanitizers; weights on any number of threads. Every bit is equal.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ TARGET = 5_000_000  # rows compared
 THREADS = (1, 2, 7)
 WIDTHS = {4: "SSE2", 8: "AVX2", 16: "AVX-512"}
 ROWS = 2_000
-SANITIZED = Path(__file__).parents[1] / "build"
-RUNTIMES = {"address": "libasan.so", "thread": "libtsan.so"}
+ROOT = Path(__file__).parents[1]
+SANITIZERS = {"address,undefined": "libasan.so", "thread": "libtsan.so"}  # as .ci/sanitize names them
 
 RUN = wf.Run(
     cities.Dataset(("distance", "angle"), rows=160, loss="answer"),
@@ -89,39 +89,64 @@ def weights(threads: int, place: Path) -> str:
         return hashlib.sha256(b"".join(arrays)).hexdigest()
 
 
-def of_seeds(seeds: list[int], n: int) -> list[str]:
-    return [rows(case(seed), n) for seed in seeds]
+def of_seeds(seeds: list[int], n: int, widths: list[int], threads: int) -> list[str]:
+    """Return digests of the rows of each seed, at each width of vectors."""
+    found = []
+    for width in widths:
+        core.limit_vector_width(width)
+        found += [rows(case(seed), n, threads) for seed in seeds]
+    return found
 
 
-def sanitized(tally: Tally, seeds: list[int], expected: list[str], n: int) -> None:
-    """Make the same rows in builds with sanitizers, where .ci/sanitize has made them."""
-    for kind, runtime in RUNTIMES.items():
-        site = SANITIZED / f"sanitize-{kind}" / "site"
-        if not site.exists():
-            tally.notes.append(f"no build with the {kind} sanitizer: .ci/sanitize makes it")
+def site_of(kind: str, make: bool) -> Path:
+    """Return the folder of a package with a sanitizer, made by .ci/sanitize; raises an OSError where there is none."""
+    if make:
+        command = [ROOT / ".ci" / "sanitize", kind]
+        environment = {**os.environ, "PYTHON": sys.executable}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise OSError(f".ci/sanitize {kind}: {(done.stdout + done.stderr)[-300:]}")
+    site = ROOT / "build" / f"sanitize-{kind.partition(',')[0]}" / "site"
+    if not list(site.glob("worldfast/_core*.so")):
+        raise OSError(f"no build with the {kind} sanitizer: .ci/sanitize makes it")
+    return site
+
+
+def sanitized(tally: Tally, seeds: list[int], expected: list[str], n: int, widths: list[int], make: bool) -> None:
+    """Make the same rows in builds with sanitizers, at each width of vectors."""
+    for kind, runtime in SANITIZERS.items():
+        try:
+            site = site_of(kind, make)
+            libraries = [
+                subprocess.check_output(["g++", f"-print-file-name={one}"], text=True).strip()
+                for one in (runtime, "libstdc++.so.6")
+            ]
+        except OSError as error:
+            tally.notes.append(str(error))
             continue
-        found = [
-            subprocess.check_output(["g++", f"-print-file-name={one}"], text=True).strip()
-            for one in (runtime, "libstdc++.so.6")
-        ]
         environment = {
             **os.environ,
-            "LD_PRELOAD": " ".join(found),
+            "LD_PRELOAD": " ".join(libraries),
             "ASAN_OPTIONS": "detect_leaks=0",
-            "PYTHONPATH": f"{site}{os.pathsep}{SANITIZED.parent}",
+            "UBSAN_OPTIONS": "halt_on_error=1",
+            "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66:suppressions={ROOT / '.ci' / 'tsan.supp'}",
+            "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
             "OMP_NUM_THREADS": "1",
         }
-        code = f"import json; from torture.everywhere import of_seeds; print(json.dumps(of_seeds({seeds}, {n})))"
+        made = f"of_seeds({seeds}, {n}, {widths}, threads=2)"
+        code = f"import json; from torture.everywhere import of_seeds; print(json.dumps({made}))"
         done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=site, capture_output=True, text=True)
         answers = json.loads(done.stdout) if done.returncode == 0 else []
-        if answers == expected:
-            tally.hold(f"rows under the {kind} sanitizer", n * len(seeds))
+        if answers == expected * len(widths):
+            tally.hold(f"rows under the {kind} sanitizer", n * len(answers))
         else:
-            tally.fail(f"rows under the {kind} sanitizer", done.stderr[-500:])
+            tally.fail(f"rows under the {kind} sanitizer", f"exit code {done.returncode}: {done.stderr[-500:]}")
 
 
-def run(tally: Tally) -> None:
-    """Compare rows of drawn streams, made in every way, with those of one thread in one piece at the widest vectors."""
+def run(tally: Tally, make: bool = True) -> None:
+    """Compare rows of drawn streams, made in every way, with those of one thread in one piece at the widest vectors; builds
+    with sanitizers are made, or used where they are.
+    """
     chance = random.Random(tally.seed)
     widths = [width for width in WIDTHS if core.limit_vector_width(width) == width]
     tally.notes.append(f"widths of vectors here: {', '.join(WIDTHS[width] for width in widths)}")
@@ -152,4 +177,4 @@ def run(tally: Tally) -> None:
                 tally.expect(f"weights: {WIDTHS[width]}", len(set(ways.values())) == 1, ways)
             core.limit_vector_width(max(widths))
         number += 1
-    sanitized(tally, seeds, expected, ROWS)
+    sanitized(tally, seeds, expected, ROWS, widths, make)

@@ -7,11 +7,9 @@ kept = []
 
 
 def broken(does):
-    """Return {name: (function, arguments)} of an entry that takes 1, and breaks at any other number."""
+    """Return {name: (function, arguments)} of an entry that takes 1, and breaks at anything else."""
 
     def entry(x):
-        if not isinstance(x, int | float):
-            raise TypeError("x: expected a number")
         if x != 1:
             does(x)
 

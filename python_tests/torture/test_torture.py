@@ -2,6 +2,7 @@
 The fast part of the row "cluster" is training/test_cluster.py.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -15,12 +16,13 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # the folder torture stands beside the package
 
-from torture import damage, everywhere, flat, forks, fuzz, hostile, invariance, kills, simulations, trouble
+from torture import damage, everywhere, flat, forks, fuzz, hand_made, hostile, invariance, kills, simulations, trouble
 from torture.__main__ import ROWS, table
 from torture.faults import Nursery
 from torture.tally import Tally
 from torture.work import towns
 from worldfast import checkpoint
+from worldfast._native import core
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="faults are compiled by cc")
 
@@ -125,9 +127,11 @@ def test_hostile(tmp_path, there):
     assert not tally.failed, tally.examples
 
 
-@pytest.mark.parametrize("row,target", [(everywhere, 12_000), (invariance, 90), (simulations, 30)])
-def test_others(row, target, tmp_path):
-    tally = tried(row, target, tmp_path)
+@pytest.mark.parametrize(
+    "row,target,how", [(everywhere, 12_000, {"make": False}), (invariance, 90, {}), (simulations, 30, {})]
+)
+def test_others(row, target, how, tmp_path):
+    tally = tried(row, target, tmp_path, **how)
     assert not tally.failed, tally.examples
 
 
@@ -152,24 +156,45 @@ def test_flat_notices(growth, slower, more, failed, tmp_path):
     assert set(tally.failed) == ({f"it: {failed}"} if failed else set()) and tally.tried == 3
 
 
-def test_fuzz(tmp_path):
-    tally = tried(fuzz, 300, tmp_path, guided=False)
-    assert not tally.failed, tally.examples
-    assert any(kind.startswith("answered") for kind in tally.held)
-    assert any(kind.startswith("refused") for kind in tally.held)
+def called(known, times, place):
+    """What a process of the row reports after so many calls, made in this one."""
+    width = core.vector_width()
+    fuzz.go_on(width=width, seed=0, seconds=300, calls=times, place=str(place), path=None, known=known, hang=20)
+    core.limit_vector_width(width)
+    return json.loads((place / "now").read_text())
 
 
-@pytest.mark.parametrize("known, words", [("crash", "a crash"), ("hang", "a hang"), ("error", "another error")])
-def test_fuzz_notices(known, words, tmp_path):
+@pytest.mark.parametrize("known", fuzz.KNOWN)
+def test_fuzz(known, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for function, arguments in fuzz.calls_of(known).values():
+        function(*arguments)
+    report = called(known, 300, tmp_path)
+    assert not report["wrong"]
+    assert report["counts"]["answered"] > 30 and report["counts"]["refused"] > 30
+
+
+@pytest.mark.parametrize("known, words", [("crash", "a crash"), ("hang", "a hang")])
+def test_fuzz_notices(known, words, tmp_path, monkeypatch):
     """And says how to make the call again."""
-    tally = tried(fuzz, 30, tmp_path, guided=False, known=f"broken_calls:{known}", hang=0.2)
-    (kind,) = {kind for kind in tally.failed if kind.startswith(words)}
-    assert f"python -m torture.fuzz {known!r} " in tally.examples[kind][0]
+    monkeypatch.setattr(fuzz, "WIDTHS", (4,))
+    how = dict(guided=False, known=(f"broken_calls:{known}",), by_hand=False, hang=0.2)
+    (kind,) = tried(fuzz, 1, tmp_path, **how).failed
+    assert kind.startswith(words)
 
 
-def test_fuzz_notices_lost_memory(tmp_path):
-    tally = tried(fuzz, 60, tmp_path, guided=False, known="broken_calls:leak")
-    assert any(kind.startswith("memory") for kind in tally.failed)
+def test_fuzz_notices_errors_and_lost_memory(tmp_path):
+    report = called("broken_calls:error", 10, tmp_path)
+    assert "python -m torture.fuzz --known broken_calls:error 'error' " in report["wrong"][0]
+    assert called("broken_calls:leak", 60, tmp_path)["grown"] > fuzz.LEAK
+
+
+def test_cases_written_by_hand(tmp_path):
+    (tmp_path / "test_one.py").write_text("def test_holds(): pass\ndef test_not():\n    raise ValueError('here')\n")
+    tally = Tally(2, 300, tmp_path)
+    hand_made.count(tally, None, 4, (str(tmp_path / "test_one.py"),))
+    (kind,) = tally.held
+    assert tally.held[kind] == 1 and "here" in tally.examples[kind][0]
 
 
 def test_simulations_notice_a_wrong_rate(tmp_path, monkeypatch):

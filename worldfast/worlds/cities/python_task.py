@@ -16,7 +16,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from worldfast._native import core
-from worldfast.errors import TaskError, several
+from worldfast.errors import TaskError, several, typed
 from worldfast.worlds.cities.rule import rule_of
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register, task_from_json
 
@@ -138,10 +138,9 @@ class PythonTask(Task):
 
     def parse(self, text):
         """Return the label that an answer's text stands for, or None. A number may have a minus sign."""
-        if self.answers:
-            return super().parse(text)
-        number = super().parse(text.removeprefix("-"))
-        return -number if number is not None and text.startswith("-") else number
+        negative = not self.answers and typed("text", text, str, "a text").startswith("-")
+        number = super().parse(text[1:] if negative else text)
+        return -number if number is not None and negative else number
 
     def to_json(self):
         """Return everything that determines rows and scores; the function is represented by its identity."""

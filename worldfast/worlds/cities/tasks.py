@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
 from worldfast.arrays import refuse
-from worldfast.errors import TaskError, several, unknown_name
+from worldfast.errors import TaskError, several, typed, unknown_name
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
@@ -95,6 +95,7 @@ class Task:
 
     def parse(self, text):
         """Return the label that an answer's text stands for, or None if it stands for none."""
+        text = typed("text", text, str, "a text")
         if self.answers:
             return self.answers.index(text) if text in self.answers else None
         return int(text) if text.isascii() and text.isdigit() else None
@@ -119,7 +120,7 @@ class Task:
         unparsable : int
             Number of answers that cannot be parsed.
         """
-        answers = [self.parse(text) for text in texts]
+        answers = [self.parse(text) for text in several("texts", texts, "a sequence of texts")]
         unparsable = sum(answer is None for answer in answers)
         if self.answers:
             scores = [float(answer == label) for answer, label in zip(answers, labels, strict=True)]

@@ -1,0 +1,91 @@
+"""A call that works of every public entry that takes numbers, arrays, texts or specs: torture/fuzz.py changes them.
+
+Entries that train, draw figures or write files stand in base/test_entries.py, where each is called wrongly: a call with
+other numbers that is right may take hours.
+"""
+
+import numpy as np
+import torch
+
+import worldfast as wf
+from worldfast import analysis
+from worldfast.worlds import cities
+
+random = np.random.default_rng(7)
+X, Y = (random.normal(size=(24, width)).astype(np.float32) for width in (5, 3))
+XY = random.normal(size=(24, 2))
+TEST = np.arange(24) % 4 == 0
+WORLD = wf.World.from_array(random.integers(-200, 200, (30, 2)).astype(np.int32), region=["Here", "There"] * 15)
+MODEL = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+DATA = cities.Dataset("distance", rows=32)
+
+
+def made(kind, *names):
+    """Return a function of values by position, for a class or function that takes them by name."""
+    return lambda *values: kind(**dict(zip(names, values)))
+
+
+def spec(kind, **fields):
+    """Return (function, arguments) that make a spec of these fields."""
+    return made(kind, *fields), [*fields.values()]
+
+
+def taken(stream, start, n):
+    return stream.pack(start, min(n, 64)) if isinstance(n, int) else stream.pack(start, n)
+
+
+def calls():
+    """Return {name: (function, arguments)}."""
+    vocabulary = cities.Vocabulary("character", WORLD)
+    stream = wf.Stream(WORLD, [wf.Component("distance", 40), wf.Component("angle", 30)], seed=1)
+    q = [torch.from_numpy(random.normal(size=(9, 2, 8)).astype(np.float32)) for _ in range(3)]
+    task, sampled = cities.TASKS["distance"], [WORLD, "distance", 5]
+    return {
+        "cka": (wf.cka, [X, Y, "linear", False]),
+        "cka rbf": (made(wf.cka, "X", "Y", "kernel", "bandwidth"), [X, Y, "rbf", 1.0]),
+        "cka of components": (made(wf.cka, "X", "Y", "components"), [X, Y, 2]),
+        "cka_matrix": (wf.cka_matrix, [[X, Y, X], "linear", True]),
+        "cka_minibatch": (wf.cka_minibatch, [[X, Y], 8]),
+        "cka_standard_error": (wf.cka_standard_error, [[X, Y]]),
+        "gram_statistics": (lambda *given: wf.gram_statistics(*given).hsic(), [[X, Y]]),
+        "procrustes": (analysis.procrustes, [X, Y, 2]),
+        "mutual_knn": (analysis.mutual_knn, [X, Y, 5, "cosine"]),
+        "participation_ratio": (analysis.participation_ratio, [X]),
+        "two_nn": (analysis.two_nn, [X, 0.1]),
+        "linear_probe": (analysis.linear_probe, [X, XY, TEST, 0.1]),
+        "probe_generalisation": (analysis.probe_generalisation, [X, XY, ~TEST, {"rest": TEST}]),
+        "held_out": (analysis.held_out, [24, 0.2, 3]),
+        "mean_and_error": (analysis.mean_and_error, [XY[:, 0], "seed"]),
+        "jackknife_error": (analysis.jackknife_error, [XY[:, 0]]),
+        "attention": (wf.attention, [*q, torch.tensor([0, 4, 9], dtype=torch.int32), 1e4]),
+        "label": (wf.label, ["distance", WORLD, np.arange(6, dtype=np.int32).reshape(3, 2)]),
+        "label of points": (made(wf.label, "task", "xy"), ["crossing", np.arange(16, dtype=np.int32).reshape(2, 4, 2)]),
+        "sample": (made(wf.sample, "world", "task", "n", "seed"), [*sampled, 3]),
+        "sample of tasks": (made(wf.sample, "world", "task", "n", "noise"), [WORLD, ["distance", "angle"], 5, 0.2]),
+        "sample somewhere": (made(wf.sample, "world", "task", "n", "start", "split"), [*sampled, 4, "test"]),
+        "sample of a vocabulary": (made(wf.sample, "world", "task", "n", "vocabulary"), [*sampled, "entity"]),
+        "Stream": (made(wf.Stream, "world", "components", "seed"), [WORLD, [wf.Component("distance", 40)], 3]),
+        "pack of a stream": (lambda *given: taken(stream, *given), [2, 5]),
+        "Component": (wf.Component, ["distance", 40]),
+        "World.from_array": (wf.World.from_array, [WORLD.xy, WORLD.city_id, WORLD.name.tolist()]),
+        "World.select": (lambda which: WORLD.select(which), ['region == "Here" and x < 10']),
+        "World.largest": (lambda n: WORLD.largest(n), [10]),
+        "World.with_atlantis": (lambda *given: WORLD.with_atlantis(*given), [3, 42, "clustered"]),
+        "WorldSpec": spec(wf.WorldSpec, source="cities", atlantis=3, layout="clustered", atlantis_seed=42, largest=9),
+        "encode": (vocabulary.encode, ["distance(c_0001,c_0002)=5"]),
+        "decode": (vocabulary.decode, [[1, 2, 3, 4]]),
+        "score of a task": (task.score, [np.arange(3), ["1", "2", "x"]]),
+        "parse of a task": (task.parse, ["12"]),
+        "Dataset": spec(cities.Dataset, tasks=("distance", "angle"), rows=32, loss="answer", vocabulary="entity"),
+        "readout": (made(DATA.readout, "among", "prompt"), ["index < 5", "dist({city},"]),
+        "TransformerSpec": spec(wf.TransformerSpec, hidden=16, layers=1, heads=2, intermediate=24),
+        "RecurrentSpec": spec(wf.RecurrentSpec, hidden=16, layers=1),
+        "Capture": spec(wf.Capture, layers=(1,), readout={"among": "index < 5"}),
+        "Run": (
+            lambda *given: (
+                made(wf.Run, "data", "model", "seed", "name", "batch", "learning_rate", "checkpoints")(*given).id
+            ),
+            [DATA, MODEL, 3, "x", 16, 1e-3, 4],
+        ),
+        "Run.from_json": (wf.Run.from_json, [wf.Run(DATA, model=MODEL, batch=16).to_json()]),
+    }
