@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from worldfast import worlds
-from worldfast.dataset import Dataset, load_defined, load_file
+from worldfast.dataset import Dataset, load_defined
 from worldfast.errors import shown, unknown_name, whole
 from worldfast.log import logged_to
 from worldfast.options import (
-    AnyNumber,
     AnyPath,
     AnyText,
     AnyTexts,
@@ -39,7 +36,7 @@ from worldfast.options import (
     named,
     runs,
 )
-from worldfast.studies import Study, load_study, print_plan, print_status, run_study
+from worldfast.study_cli import STUDY, load_files, run_and_publish
 from worldfast.training import train as train_runs
 from worldfast.worlds import cities
 
@@ -62,125 +59,12 @@ def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: AnyW
         threads: CPU threads; torch's number by default.
     """
     command = "worldfast demo" + (f" --scale {scale:g}" if scale != 1 else "") + (f" --seed {seed}" if seed else "")
-    _run(cities.demo(scale, seed), out, command, threads=threads)
-
-
-# ---- studies ----
+    run_and_publish(cities.demo(scale, seed), out, command, threads=threads)
 
 
 def study() -> None:
     """List, plan, run or watch studies: worldfast study list | plan | run | status | report."""
     raise AssertionError("its commands stand in STUDY")
-
-
-def study_list() -> None:
-    """List the preset studies, each with the world that it is of."""
-    print("A study is one of these, or a Python file that defines `study` (docs/studies.md).\n")
-    for name, make in worlds.presets().items():
-        world, _, short = name.partition(".")
-        about = (make.__doc__ or "").strip().partition("\n")[0]
-        print(f"{short:<10} {world:<10} {about}")
-
-
-def study_plan(
-    name: str,
-    /,
-    device: str = "cpu",
-    gpus: Annotated[int, arg(metavar="N")] = 1,
-    measure: bool = True,
-    threads: AnyWhole = None,
-    memory: AnyText = None,
-    scale: AnyNumber = None,
-    load: Files = (),
-) -> None:
-    """Say what a study takes: runs, rows, memory and disk at once, then the time, as it is measured.
-
-    Args:
-        name: A preset of `worldfast study list`, or a Python file that defines `study`.
-        device: cpu; or cuda, whose rates are counted where there is none to measure them on.
-        gpus: Number of such devices that the study would train on side by side.
-        measure: Train a few steps of each kind of model to say how long all will take.
-        threads: CPU threads; torch's number by default.
-        memory: Memory of each device that training may use, such as 72GiB; 0.9 of what is free by default.
-        scale: Factor on the rows that each model of a preset sees; 0.01 is a quick look.
-    """
-    _load(load)
-    print_plan(_study(name, scale), device=device, gpus=gpus, threads=threads, memory=memory, measure=measure)
-
-
-def study_run(
-    name: str,
-    /,
-    out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
-    device: str = "auto",
-    threads: AnyWhole = None,
-    memory: AnyText = None,
-    scale: AnyNumber = None,
-    load: Files = (),
-) -> None:
-    """Train the models of a study, analyse them, and write its page.
-
-    What is done is not done again: run it again to go on where it stopped.
-
-    Args:
-        name: A preset of `worldfast study list`, or a Python file that defines `study`.
-        out: Folder for runs/, tables/ and studies/; with Ray, one that all nodes share.
-        engine: local: in this process; ray: on a Ray cluster (docs/cluster.md).
-        address: Address of the cluster; auto: the one that runs here or that RAY_ADDRESS names; local: starts one.
-        device: auto, cpu or cuda.
-        threads: CPU threads; torch's number by default.
-        memory: Memory that training may use, such as 8GiB; 0.9 of what is free by default.
-        scale: Factor on the rows that each model of a preset sees; 0.01 is a quick look.
-    """
-    _load(load)
-    how = {"engine": engine, "address": address, "device": device, "threads": threads, "memory": memory}
-    _run(_study(name, scale), out, _command(name, scale, load), **how)
-
-
-def study_status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
-    """Say where each run of a study stands, also while it runs.
-
-    Args:
-        name: The name of a study below --out, or a Python file that defines `study`.
-        out: Folder that holds runs/ and studies/.
-    """
-    _load(load)
-    print_status(out / "studies" / (load_study(name).name if _is_file(name) else name.rpartition(".")[2]))
-
-
-def study_report(
-    name: str,
-    /,
-    out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
-    threads: AnyWhole = None,
-    scale: AnyNumber = None,
-    load: Files = (),
-) -> None:
-    """Analyse what a study has trained so far and write its page; train nothing.
-
-    Args:
-        name: A preset of `worldfast study list`, or a Python file that defines `study`.
-        out: Folder that holds runs/, tables/ and studies/.
-        engine: local: in this process; ray: on a Ray cluster (docs/cluster.md).
-        address: Address of the cluster; auto: the one that runs here or that RAY_ADDRESS names; local: starts one.
-        threads: CPU threads; torch's number by default.
-        scale: Factor on rows that the study was run with.
-    """
-    _load(load)
-    how = {"engine": engine, "address": address, "threads": threads, "train_missing": False}
-    _run(_study(name, scale), out, _command(name, scale, load), **how)
-
-
-STUDY = {"list": study_list, "plan": study_plan, "run": study_run, "status": study_status, "report": study_report}
-
-
-def _load(paths: Iterable[Path]) -> None:
-    for path in paths:
-        load_file(path)
 
 
 def _data(name: str) -> Dataset:
@@ -189,39 +73,6 @@ def _data(name: str) -> Dataset:
     return load_defined(
         path or name, given if colon else "data", Dataset, "Ring(), of a class that derives from Dataset"
     )
-
-
-def _is_file(name: str) -> bool:
-    return name.endswith(".py") or "/" in name or Path(name).is_file()
-
-
-def _study(name: str, scale: float | None) -> Study:
-    """The study of a Python file, or a preset. Raises what load_study and worlds.preset do."""
-    if not _is_file(name):
-        return worlds.preset(name, **({} if scale is None else {"scale": scale}))
-    if scale is not None:
-        raise ValueError(f"scale: only presets have one; how many rows a model sees, '{name}' says itself")
-    return load_study(name)
-
-
-def _command(name: str, scale: float | None, load: Iterable[Path]) -> str:
-    """The command that makes the page of a study again."""
-    loads = "".join(f" --load {shlex.quote(str(path))}" for path in load)
-    return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "") + loads
-
-
-def _run(spec: Study, out: Path, command: str, **how) -> None:
-    """Runs a study, writes its page and figures, and says what was found."""
-    from worldfast.report import publish
-
-    with logged_to(sys.stderr):
-        result = run_study(spec, out, command=command, **how)
-        folder = out / "studies" / result.name
-        page = publish(spec, result, folder) if result.runs else None
-    print()
-    for sentence in result.findings:
-        print(sentence)
-    print(f"\nThe page: {page}" if page else f"\nThe tables, without films for a page: {folder}")
 
 
 def sample(
@@ -250,7 +101,7 @@ def sample(
     """
     import worldfast as wf
 
-    _load(load)
+    load_files(load)
     batch = wf.sample(wf.World.cities(), task, n, seed, start, split, among=among, noise=noise)
     for i in range(n):
         print(batch.text(i))
@@ -269,7 +120,7 @@ def sample_file(
         seed: Seed of the rows.
         split: train, validation or test.
     """
-    _load(load)
+    load_files(load)
     data = _data(file)
     rows = data.stream(seed, split).batch(whole("start", start, 0), whole("n", n, 1))
     shape, ends = data.shape, rows.row_start.tolist()
@@ -304,7 +155,7 @@ def train(
 
     worldfast train FILE.py trains on the dataset `data` of a Python file, which may be of any world.
     """
-    _load(machine.load)
+    load_files(machine.load)
     _train(data, learning, model, kept, machine)
 
 
@@ -321,7 +172,7 @@ def train_file(
     FILE.py:NAME takes another name than `data`. Run it again to go on where it stopped: what is done is not done
     again. Defaults are those of arXiv 2602.00533; what rows there are, the file says (docs/worlds.md).
     """
-    _load(machine.load)
+    load_files(machine.load)
     _train(_data(file), learning, model, kept, machine)
 
 
@@ -344,7 +195,7 @@ def export(run: Path, /, to: str, out: AnyPath = None, step: AnyText = None, loa
     """
     from worldfast.training import export_huggingface
 
-    _load(load)
+    load_files(load)
     formats = {"hf": export_huggingface}
     if to not in formats:
         raise unknown_name("format", to, formats)
@@ -379,7 +230,7 @@ def extract(
     """
     from worldfast.reading import represent
 
-    _load(load)
+    load_files(load)
     places = positions and [int(at) if at.lstrip("-").isdigit() else at for at in positions]
     options = {"prompt": prompt, "positions": places, "among": cities}
     given = {name: value for name, value in options.items() if value is not None}

@@ -16,14 +16,14 @@ import worldfast
 ROOT = Path(worldfast.__file__).parent
 # From below, a rank on each line. A module without a folder is a room of its own.
 RANKS = """
-errors files locks display log processes _native arrays
+errors files locks display log processes syntax _native arrays
 rows dataset
 models analysis run checkpoint folder
 reading training
 studies
 report verify
 worlds
-options doctor cli __init__
+options doctor study_cli cli __init__
 """
 RANK = {room: rank for rank, rooms in enumerate(RANKS.strip().splitlines()) for room in rooms.split()}
 # What a room imports from its own rank. An entry that nothing needs any more fails too.
@@ -31,6 +31,7 @@ BESIDE = """
 _native -> errors
 cli -> doctor
 cli -> options
+cli -> study_cli
 dataset -> rows
 files -> errors
 folder -> checkpoint
@@ -39,6 +40,7 @@ folder -> run
 locks -> errors
 locks -> files
 run -> models
+study_cli -> options
 training -> reading
 """
 CALL_KERNELS = (

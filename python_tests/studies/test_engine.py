@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import cli, files, locks, worlds
+from worldfast import cli, files, locks, study_cli, worlds
 from worldfast import folder as run_folder
 from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
@@ -379,7 +379,7 @@ def test_command_line(capsys, tmp_path):
 
 def test_a_study_of_fewer_rows_is_asked_for_by_name(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(cli, "_run", lambda spec, out, command, **how: asked.append((spec, command)))
+    monkeypatch.setattr(study_cli, "run_and_publish", lambda spec, out, command, **how: asked.append((spec, command)))
     assert cli.main(["study", "run", "paper", "--scale", "0.05", "--out", str(tmp_path)]) == 0
     assert asked == [(studies.paper(0.05), "worldfast study run paper --scale 0.05")]
 
@@ -410,7 +410,9 @@ def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, ca
     path = tmp_path / "my study.py"
     path.write_text(IN_A_FILE)
     asked = []
-    monkeypatch.setattr(cli, "_run", lambda spec, out, command, **how: asked.append((spec.name, command)))
+    monkeypatch.setattr(
+        study_cli, "run_and_publish", lambda spec, out, command, **how: asked.append((spec.name, command))
+    )
     assert cli.main(["study", "run", str(path)]) == cli.main(["study", "report", str(path)]) == 0
     assert asked == [("mine", f"worldfast study run '{path}'")] * 2
     assert cli.main(["study", "plan", str(path), "--no-measure"]) == 0

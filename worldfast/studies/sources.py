@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worldfast._native import core
+from worldfast.syntax import canonical
 
 __all__ = ["Code", "code_of"]
 
@@ -27,7 +28,8 @@ MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset(
-    "errors files log _native dataset run checkpoint folder training studies report options cli".split()
+    "errors files log syntax _native dataset run checkpoint folder training studies report options".split()
+    + ["cli", "study_cli"]
 )
 
 
@@ -75,7 +77,7 @@ def code_of(function: Callable) -> Code:
     while ahead:
         modules |= ahead
         ahead = {more for one in ahead for more in _imported_by_all_of(one, folder)} - modules
-    parts = [f"{key} {_canonical(node)}" for key, node in sorted(needed.items())]
+    parts = [f"{key} {canonical(node)}" for key, node in sorted(needed.items())]
     parts += [f"{one} {core.sources if one == NATIVE else _digest_of_all(_path(one, folder))}" for one in modules]
     return Code(_digest("\n".join(sorted(parts))), tuple(sorted(modules)))
 
@@ -112,7 +114,7 @@ def _for_annotations(node: ast.stmt) -> bool:
 
 @cache
 def _digest_of_all(path: Path) -> str:
-    return _digest(_canonical(_tree(path)))
+    return _digest(str(canonical(_tree(path))))
 
 
 def _digest(text: str) -> str:
@@ -142,15 +144,6 @@ def _needed(tree: ast.Module, name: str) -> dict[str, ast.stmt]:
 
 def _names(node: ast.AST) -> set[str]:
     return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
-
-
-def _canonical(node) -> str:
-    """Return a syntax tree as text that does not depend on the version of Python or the layout of the file."""
-    if isinstance(node, ast.AST):
-        fields = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
-        inner = ",".join(f"{name}={_canonical(value)}" for name, value in fields if name != "ctx")
-        return f"{type(node).__name__}({inner})"
-    return f"[{','.join(map(_canonical, node))}]" if isinstance(node, list) else repr(node)
 
 
 # ---- from file to file ----

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import files
+from worldfast.syntax import canonical
 from worldfast.worlds.cities.tasks import Task
 
 __all__ = ["rule_of"]
@@ -95,7 +96,7 @@ class _Reader:
         named = {name: self.named(name, value) for name, value in (function.__kwdefaults__ or {}).items()}
         if isinstance(statement, ast.FunctionDef):
             statement.name = ""
-        return [_content(statement), values, *(more for more in (defaults, named) if more)]
+        return [canonical(statement), values, *(more for more in (defaults, named) if more)]
 
 
 def _statement(code):
@@ -175,11 +176,3 @@ def _installed_name(value):
     inside = file and any(Path(file).resolve().is_relative_to(folder) for folder in _installed())
     ours = path.partition(".")[0] in ("worldfast", *sys.builtin_module_names)
     return f"{path}.{name}" if inside or ours else None
-
-
-def _content(node):
-    """Return a syntax tree as lists that do not depend on Python's version: without empty fields."""
-    if isinstance(node, ast.AST):
-        fields = [(key, value) for key, value in ast.iter_fields(node) if key not in ("ctx", "kind", "type_comment")]
-        return [type(node).__name__, *([key, _content(value)] for key, value in fields if value not in (None, []))]
-    return [_content(part) for part in node] if isinstance(node, list) else repr(node)
