@@ -64,13 +64,18 @@ WORLDFAST_INLINE void pack_strip(const From* from, int64_t stride, int64_t n, in
     for (int64_t k = 0; k < depth; k += paired<S>)
         pack_step<W, N>(from + k * stride, stride, k + 1 < depth, n, to + k * N);
 }
+// Some rows at a time through all strips: memory is read as it stands.
 template <int W, int N, class From, class S>
 WORLDFAST_INLINE void pack_columns(const From* from, int64_t stride, int64_t lines, int64_t depth, S* to) {
+    constexpr int64_t few = 8;
     const int64_t size = N * round_up(depth, paired<S>);
-    int64_t first = 0;
-    for (; first + N <= lines; first += N, to += size)
-        pack_strip<W, N>(from + first, stride, N, depth, to);  // a constant: vectors are whole
-    if (first < lines) pack_strip<W, N>(from + first, stride, lines - first, depth, to);
+    for (int64_t k = 0; k < depth; k += few, from += few * stride, to += few * N) {
+        const int64_t steps = std::min(few, depth - k);
+        int64_t first = 0;
+        for (; first + N <= lines; first += N)
+            pack_strip<W, N>(from + first, stride, N, steps, to + first / N * size);  // a constant: vectors are whole
+        if (first < lines) pack_strip<W, N>(from + first, stride, lines - first, steps, to + first / N * size);
+    }
 }
 
 // A strip of n lines that are rows, `stride` apart: blocks of W by W are transposed.
