@@ -15,6 +15,7 @@ from worldfast.report.figures.saving import save
 from worldfast.report.figures.style import (
     HAIRLINE,
     MUTED,
+    end_labels,
     heading,
     paper,
     plain_log,
@@ -50,6 +51,7 @@ __all__ = [
     "cka_trends",
     "dimension",
     "distance",
+    "end_labels",
     "frame",
     "geographic",
     "group_names",
