@@ -1,8 +1,11 @@
 """What is said of a study, and what stands beside the published numbers, from planted tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from synthetic import SEVEN, evaluation, run_result
 
 import worldfast as wf
 from worldfast.report import report
@@ -129,3 +132,51 @@ def test_figures_are_of_the_canon():
     )
     assert len(kept["agreement"]) == 1
     assert list(report._canon({"cka": pairs})) == ["cka"]
+
+
+def of_seeds(world, n, **changes):
+    """Films of models of all tasks, one a seed; the last one's R2 and error as given."""
+    films = [run_result(world, SEVEN, seed, checkpoints=3) for seed in range(n)]
+    films = [replace(film, scores={"compass": 0.9 + film.spec["seed"] / 50}) for film in films]
+    tables = {"runs": pd.DataFrame({"tasks": ["+".join(SEVEN)] * n}), "evaluation": evaluation()}
+    return [*films[:-1], replace(films[-1], **changes)], 0.5 * np.eye(n) + 0.5, tables
+
+
+def test_seeds_of_one_model_are_said_as_ranges(small):
+    films, cka, tables = of_seeds(
+        small, 3, r2=np.array([[0, 0], [0.8, 0.9], [0.81, 0.97]]), error=np.array([9, 9, 42.0])
+    )
+    films[0] = replace(films[0], r2=np.array([[0, 0], [0.1, 0.2], [0.91, 0.93]]), error=np.array([9, 9, 31.0]))
+    films[1] = replace(films[1], r2=np.array([[0, 0], [0.1, 0.2], [0.85, 0.95]]), error=np.array([9, 9, 35.0]))
+    map_, r2, alike, answers = findings._of_films(films, cka, tables)
+    assert "each of 3 models trained on all seven tasks has learned a map" in map_
+    assert "lie within 3.1 to 4.2 degrees" in map_
+    assert r2 == (
+        "All seven tasks (3 seeds): R² 0.81 to 0.91 for x and 0.93 to 0.97 for y, nine tenths of it after 50% to 100% of "
+        "training."
+    )
+    assert alike == "Models of 3 seeds arrange the cities alike: linear CKA 0.50 (3 pairs)."
+    assert "on average over 3: compass 92% right" in answers
+
+
+def test_no_sentence_on_seeds_contradicts_another(small):
+    """One of two seeds without a map: there is no sentence that says all have one, and it is counted."""
+    blind = np.full((3, 2), 0.1)
+    films, cka, tables = of_seeds(small, 2, r2=blind)
+    said = list(findings._of_films(films, cka, tables))
+    assert not any("learned a map" in one for one in said)
+    assert "no map that a linear probe can read in 1 of 2 seeds" in said[0]
+    alone = list(findings._of_films([replace(films[0], r2=blind)], np.eye(1), tables))
+    assert "no map that a linear probe can read." in alone[0] and "seeds" not in alone[0]
+
+
+def test_taught_by_several_seeds(planted):
+    spec, tables = planted
+    table = tables["generalisation"].copy()
+    of = dict(zip(tables["runs"].run, tables["runs"].seed))
+    late = (table.group == "Atlantis") & (table.run.map(of) == 43)
+    table.loc[late, "error"] += 50
+    first = next(findings._of_taught(spec, tables | {"generalisation": table}))
+    assert "12.5 degrees off on average (42 fine-tunes), from 10.0 to 15.0; with distance among the tasks" in first
+    assert "52.5 degrees off (14 fine-tunes), from 50.0 to 55.0." in first
+    assert first.endswith("It is nearer to its place without distance in 2 of 2 seeds.")

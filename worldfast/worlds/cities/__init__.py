@@ -16,7 +16,7 @@ _DOOR = {  # the other names and their modules, which import all of the instrume
     "Study": "studies",
     "demo": "studies",
     "dose_runs": "doses",
-    "integration": "doses",
+    "integration": "studies",
     "mini": "studies",
     "paper": "studies",
     "questions_of": "patching",

@@ -11,25 +11,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import Any
 
 from worldfast.errors import number, several, whole
-from worldfast.run import Capture, Run
-from worldfast.worlds.cities.groups import groups_of, holds, name_of
+from worldfast.run import Run
+from worldfast.worlds.cities.groups import holds, name_of
 from worldfast.worlds.cities.sampling import require_noise
-from worldfast.worlds.cities.tasks import BUILT_IN, Task, one_or_more
-from worldfast.worlds.cities.world import NEW, WorldSpec
+from worldfast.worlds.cities.tasks import Task, one_or_more
 
-if TYPE_CHECKING:
-    from worldfast.worlds.cities.studies import Recipe, Study
-
-__all__ = ["CONSTANT", "FALLING", "design_of", "dose_at", "dose_runs", "integration"]
+__all__ = ["CONSTANT", "FALLING", "already_known", "design_of", "dose_at", "dose_runs", "grid"]
 
 CONSTANT, FALLING = "constant", "linear"  # as Run.schedule calls them
 APART = "distance"  # the task whose share and labels vary
-STANDARD, INCLUDED, ALIVE = 20_000, 100_000, 256  # rows of an epoch of a fine-tune, as of arXiv 2602.00533
-BASE_ROWS = 140_000  # of each task
-RATE = 1.2e-3
 CHECKPOINTS = 8  # of a fine-tune, after the one at dose 0: closer together where the curve is steep
 DOSES = (1, 2, 4)  # epochs
 SHARES = (0.1, 0.25, 0.5)
@@ -37,84 +30,32 @@ NOISE = (0.5, 0.9)
 SHOWN = ("perimeter", "distance", "angle+perimeter", "distance+perimeter")
 
 
-def integration(
-    scale: float = 1.0,
-    seeds: Sequence[int] = (0, 1, 2),
-    tasks: Sequence[str | Task] = tuple(BUILT_IN),
-    group: str = NEW,
+def grid(
+    recipe: Any,
+    bases: Sequence[Run],
+    tasks: Sequence[str | Task],
     doses: Sequence[int] = DOSES,
     shares: Sequence[float] = SHARES,
     noise: Sequence[float] = NOISE,
-) -> Study:
-    """Error of Atlantis over rows of fine-tuning, by task and pair, and what distance does beside them: for a night.
-
-    Bases of all seven tasks over 5,075 cities, one for each seed. From each: every task and every pair at a constant
-    rate, up to the largest dose (of pairs half of it); every task at each dose, and every pair at half of the largest,
-    at a rate that falls to 0; distance beside each other task with fewer rows than it; and the same with label noise of
-    distance, the control. ``tasks=("distance", "perimeter")`` and one seed take minutes.
+) -> tuple[list[Run], list[str], list[str]]:
+    """Return the fine-tunes of several bases, names of runs for the page, and the two that patching compares, if any.
 
     Parameters
     ----------
-    scale : float
-        Factor of the rows that each model sees: 0.01 is a quick look.
-    seeds : sequence of int
-        Seeds of the bases; standard errors are over them.
-    tasks : sequence of str or Task
-        Tasks by which the group is taught, alone and in pairs.
-    group : str
-        Cities that pretraining leaves out and fine-tunes teach, an expression for World.select.
-    doses : sequence of int
-        Epochs of the fine-tunes at a falling rate, of 120,000 rows of each task; the largest is that of all others.
-    shares : sequence of float
-        Rows of distance in a pair, as shares of the other task's.
-    noise : sequence of float
-        Label noise of distance in a pair; see Component.
-
-    Raises
-    ------
-    TypeError, ValueError
-        An argument does not fit; the message names it.
+    recipe, tasks, doses, shares, noise
+        As for `dose_runs`, whose errors it raises.
+    bases : sequence of Run
+        One for each seed.
     """
-    from worldfast.worlds.cities.dose_analyses import ANALYSES, tables
-    from worldfast.worlds.cities.dose_findings import findings
-    from worldfast.worlds.cities.figures.doses import draw_doses
-    from worldfast.worlds.cities.studies import Recipe, Study, rows_of, small
-
-    rows = rows_of(scale)
-    seeds = tuple(whole("seeds", seed, 0) for seed in several("seeds", seeds, "integers"))
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds: expected at least one, each once, got {list(seeds)}")
-    capture = Capture(layers=(1,), dtype="float16")
-    recipe = Recipe(
-        world=WorldSpec(atlantis=100),
-        group=group,
-        standard=rows(STANDARD),
-        included=rows(INCLUDED),
-        alive=rows(ALIVE),
-        update_rate=RATE,
-        **small(2, checkpoints=10, capture=capture),
-    )
-    bases = [recipe.pretrain(tuple(BUILT_IN), seed, rows=rows(BASE_ROWS), epochs=1) for seed in seeds]
     runs = [run for base in bases for run in dose_runs(recipe, base, tasks, doses, shares, noise)]
     names = {run.name for run in runs}
-    shown = [f"ft-{label}-{CONSTANT}-s{seeds[0]}" for label in SHOWN]
-    patched = [name for name in shown[2:] if name in names]
-    return Study(
-        "integration",
-        [*bases, *runs],
-        layer=1,
-        shown=[bases[0].name, *(name for name in shown if name in names)],
-        test_rows=200,
-        patched=patched if len(patched) == 2 else (),
-        analyses=ANALYSES,
-        tables=tables,
-        figures=draw_doses,
-        findings=findings,
-    )
+    first = [name for label in SHOWN if (name := f"ft-{label}-{CONSTANT}-s{bases[0].seed}") in names]
+    patched = [name for name in first if "+" in name]
+    return runs, [bases[0].name, *first], patched if len(patched) == 2 else []
 
 
 def dose_runs(
-    recipe: Recipe,
+    recipe: Any,
     base: Run,
     tasks: Sequence[str | Task],
     doses: Sequence[int] = DOSES,
@@ -129,8 +70,14 @@ def dose_runs(
         Its rows of an epoch, group and rate.
     base : Run
         Run that they start from, which has not seen the group.
-    tasks, doses, shares, noise
-        As for `integration`.
+    tasks : sequence of str or Task
+        Tasks by which the group is taught, alone and in pairs.
+    doses : sequence of int
+        Epochs of the fine-tunes at a falling rate; the largest is that of all others, and of pairs half of it.
+    shares : sequence of float
+        Rows of distance in a pair, as shares of the other task's.
+    noise : sequence of float
+        Label noise of distance in a pair; see Component.
 
     Returns
     -------
@@ -243,8 +190,3 @@ def already_known(runs: Sequence[Run]) -> list[tuple[str, str]]:
         for name, group in run.data.taught.items()
         if holds(run.start, group)
     ]
-
-
-def has_group(runs: Sequence[Run]) -> bool:
-    """Return True if a fine-tune among the runs was taught a group."""
-    return any(run.start for run in runs) and bool(groups_of(runs).taught)

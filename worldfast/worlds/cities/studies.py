@@ -18,7 +18,7 @@ from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis
 from worldfast.worlds.cities.dataset import Dataset
-from worldfast.worlds.cities.doses import integration
+from worldfast.worlds.cities.doses import DOSES, NOISE, SHARES, grid
 from worldfast.worlds.cities.groups import any_of, groups_of, outside
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, one_or_more
@@ -407,7 +407,7 @@ def paper(scale: float = 1.0) -> Study:
     )
 
 
-def rows_of(scale: float) -> Callable[[int], int]:
+def _rows(scale: float) -> Callable[[int], int]:
     """Return a function that gives `scale` times as many rows, at least one."""
     scale = positive("scale", scale)
     return lambda rows: max(1, round(rows * scale))
@@ -447,7 +447,7 @@ def width(seeds: Sequence[int] = (42,)) -> Study:
     return Study("width", runs, layer=5, cities=f"{OLD} and city_id >= 1000", test_rows=10_000, shown=shown)
 
 
-def small(layers: int, **settings) -> dict:
+def _small(layers: int, **settings) -> dict:
     """Return a model and settings that learn in minutes: one token for each city, and a loss on answers alone."""
     head = Vocabulary.characters
     return {
@@ -466,7 +466,7 @@ def mini(scale: float = 1.0) -> Study:
     scale : float
         Factor of the rows that each model sees: 0.01 is a quick look.
     """
-    rows = rows_of(scale)
+    rows = _rows(scale)
     recipe = Recipe(
         world=WorldSpec(atlantis=100, largest=1000),
         amount={1: (rows(333_000), 3), 2: (rows(166_500), 3), 3: (rows(111_000), 3), 7: (rows(96_000), 3)},
@@ -475,7 +475,7 @@ def mini(scale: float = 1.0) -> Study:
         alive=rows(128),
         updates={1: 2},
         update_rate=1.2e-3,
-        **small(
+        **_small(
             3,
             matmul_dtype="bfloat16",
             checkpoints=20,
@@ -500,19 +500,72 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
         The first of three seeds, which train together.
     """
     seed = whole("seed", seed, 0)
-    rows = rows_of(scale)
+    rows = _rows(scale)
     recipe = Recipe(
         standard=rows(20_000),
         included=rows(80_000),
         alive=rows(256),
         updates={1: 1},
         update_rate=1.2e-3,
-        **small(2, checkpoints=40, capture=Capture(layers=(1,))),
+        **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
     )
     bases = [recipe.pretrain(BUILT_IN, one, rows=rows(100_000), epochs=1) for one in range(seed, seed + 3)]
     taught = (("angle", "perimeter"), ("distance", "perimeter"))
     updates = [recipe.finetune(base, tasks, checkpoints=20) for tasks in taught for base in bases]
     return Study("demo", bases + updates, layer=1)
+
+
+def integration(
+    scale: float = 1.0,
+    seeds: Sequence[int] = (0, 1, 2),
+    tasks: Sequence[str | Task] = BUILT_IN,
+    group: str = NEW,
+    doses: Sequence[int] = DOSES,
+    shares: Sequence[float] = SHARES,
+    noise: Sequence[float] = NOISE,
+) -> Study:
+    """Error of Atlantis over rows of fine-tuning, by task and pair, and what distance does beside them: for a night.
+
+    Bases of all seven tasks over 5,075 cities, one for each seed. From each: every task and pair at a constant rate;
+    every task at each dose, and every pair, at a rate that falls to 0; distance beside each other task with fewer rows
+    than it; and with label noise, the control. ``tasks=("distance", "perimeter")`` and one seed take minutes.
+
+    Parameters
+    ----------
+    scale : float
+        Factor of the rows that each model sees: 0.01 is a quick look.
+    seeds : sequence of int
+        Seeds of the bases; standard errors are over them.
+    group : str
+        Cities that pretraining leaves out and fine-tunes teach, an expression for World.select.
+    tasks, doses, shares, noise
+        As for `worldfast.worlds.cities.dose_runs`; an epoch has 120,000 rows of each task.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit; the message names it.
+    """
+    from worldfast.worlds.cities.dose_analyses import ANALYSES, tables
+    from worldfast.worlds.cities.dose_findings import findings
+    from worldfast.worlds.cities.figures import draw_doses
+
+    rows = _rows(scale)
+    seeds = tuple(whole("seeds", seed, 0) for seed in several("seeds", seeds, "integers"))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds: expected at least one, each once, got {list(seeds)}")
+    recipe = Recipe(
+        group=group,
+        standard=rows(20_000),
+        included=rows(100_000),
+        alive=rows(256),
+        update_rate=1.2e-3,
+        **_small(2, checkpoints=10, capture=Capture(layers=(1,), dtype="float16")),
+    )
+    bases = [recipe.pretrain(BUILT_IN, seed, rows=rows(140_000), epochs=1) for seed in seeds]
+    runs, shown, patched = grid(recipe, bases, tasks, doses, shares, noise)
+    made_of = {"analyses": ANALYSES, "tables": tables, "figures": draw_doses, "findings": findings}
+    return Study("integration", [*bases, *runs], layer=1, shown=shown, test_rows=200, patched=patched, **made_of)
 
 
 PRESETS = {"demo": demo, "integration": integration, "mini": mini, "paper": paper, "width": width}

@@ -29,8 +29,10 @@ SCHEDULES = {"constant": "constant rate", "linear": "rate that falls to 0"}
 
 
 def draw_doses(tables, world, layer: int | None = None) -> list:
-    """Draw the figures of a study of doses, and return them with captions."""
-    return DOSES.draw(tables, world, layer)
+    """Draw the figures of a study of doses, its own and those of any study of cities that fit, with captions."""
+    both = Catalogue()
+    both.entries = [*DOSES.entries, *(entry for entry in CATALOGUE.entries if entry.name in REUSED)]
+    return both.draw(tables, world, layer)
 
 
 def whole(table):
@@ -233,6 +235,3 @@ def what_moves(response, runs):
         f"At the largest dose, with distance and without: {'; '.join(parts)}. Thick lines are single tasks, thin ones "
         "pairs, blue with distance."
     )
-
-
-DOSES.entries += [entry for entry in CATALOGUE.entries if entry.name in REUSED]
