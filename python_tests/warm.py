@@ -74,7 +74,8 @@ def _be(paths: list[str], arguments: list[str], cwd: str, environment: dict[str,
     """The exit status of this process as a fresh interpreter with these arguments."""
     for number, path in zip((0, 1, 2), (os.devnull, *files)):
         os.dup2(os.open(path, os.O_RDWR), number)
-    sys.stdin, sys.stdout, sys.stderr = (open(number, mode, buffering=1) for number, mode in zip(range(3), "rww"))
+    opened = (open(number, mode, buffering=1, encoding="utf-8") for number, mode in zip(range(3), "rww"))
+    sys.stdin, sys.stdout, sys.stderr = opened
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
