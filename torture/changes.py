@@ -76,7 +76,13 @@ def changed(chance: random.Random, value: object, others: list) -> object:
         if chance.random() < 0.75:
             return kind([*value[:at], changed(chance, value[at], others), *value[at + 1 :]])
         return chance.choice(
-            [kind(), kind([*value[:at], *value[at + 1 :]]), kind([*value, value[at]]), value * 9, None]
+            [
+                kind(),
+                kind([*value[:at], *value[at + 1 :]]),
+                kind([*value, value[at]]),
+                value * (9 if len(value) < 20 else 1),
+                None,
+            ]
         )
     if callable(value) and not isinstance(value, type):
         return one_of(chance, tests().in_place_of(value))

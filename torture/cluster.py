@@ -119,12 +119,13 @@ def run(tally: Tally, count: int = RUNS, rows: int = RUN.data.rows, every: float
     wf.train(mine, tally.place / "alone", device="cpu", threads=1, progress=False)
     expected = _of_runs(tally.place / "alone", mine)
     kills = calls = studies = 0
+    killed = time.monotonic()
     with two_nodes() as address, open(tally.place / "log", "w+") as log:
         while (studies == 0 or kills < tally.target) and tally.elapsed < tally.seconds:
             out, studies = tally.place / f"runs-{studies}", studies + 1
             out.mkdir()
             call, calls = _started(address, out, count, rows, log), calls + 1
-            moved = killed = time.monotonic()
+            moved = time.monotonic()
             seen: set[Path] = set()
             while call.poll() is None and time.monotonic() - moved < PATIENCE:
                 time.sleep(min(1.0, every / 4))

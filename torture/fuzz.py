@@ -175,16 +175,13 @@ def spell(tally: Tally, place: Path, width: int, seed: int, **how) -> int:
 def run(
     tally: Tally, guided: bool = True, known: tuple[str, ...] = KNOWN, hang: float = HANG, by_hand: bool = True
 ) -> None:
-    """Count cases written by hand, then change the calls that functions return: a crash or a hang ends a process, not the
-    row.
+    """Change the calls that functions return (a crash or a hang ends a process, not the row), then count cases written by
+    hand.
     """
     path = build(tally) if guided else None
     core = tests().core
     widths = [width for width in WIDTHS if core.limit_vector_width(width) == width]
     core.limit_vector_width(max(widths))
-    if by_hand:
-        for width in widths:
-            count(tally, path, width)
     ways = [(one, width) for one in known for width in widths]
     chance, reached = random.Random(tally.seed), {}
     while tally.going:
@@ -195,6 +192,9 @@ def run(
                 how = dict(seconds=seconds, calls=calls, path=path, known=one, hang=hang)
                 place = tally.place / f"{one.partition(':')[0]}-{width}"
                 reached[f"{one.partition('_')[0]} {width}"] = spell(tally, place, width, chance.randrange(2**32), **how)
+    if by_hand:
+        for width in widths:
+            count(tally, path, width)
     grown = [note for note in tally.notes if "MiB more" in note]
     tally.notes = [note for note in tally.notes if note not in grown] + grown[-len(ways) :]
     if path:

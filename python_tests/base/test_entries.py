@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import worldfast as wf
+from worldfast import analysis
 from worldfast.errors import number, positive, whole
 from worldfast.studies.planning import print_plan
 from worldfast.worlds import cities
@@ -99,6 +100,15 @@ WRONG = {
     "an answer of nothing": (lambda: wf.TASKS["inside"].parse(None), "text: expected a text, got None"),
     "answers of a text": (lambda: wf.TASKS["inside"].score([0], "1"), "texts: expected a sequence of texts, got '1'"),
     "answers of numbers": (lambda: wf.TASKS["angle"].score([0], [1]), "text: expected a text, got 1"),
+    "groups of an array": (
+        lambda: analysis.probe_generalisation(np.eye(9), np.ones((9, 2)), np.arange(9) < 3, np.ones(9)),
+        "groups: expected a mapping of name to array of bool [n], got array(",
+    ),
+    "dimensions of a list": (lambda: analysis.dimension_table([np.eye(9)]), "Xs: expected a mapping of name to array"),
+    "activations of a list": (
+        lambda: analysis.cka_over_training(["a"], 1),
+        "activations: expected a mapping of name to Activations, got ['a']",
+    ),
     "a selection of a number": (lambda: WORLD.select(3), "a selection is an expression or a bool mask [N], not 3"),
     "a scale of a text": (lambda: cities.demo("x"), "scale: expected a number, got 'x'"),
     "a scale below 0": (lambda: cities.mini(-1), "scale: expected a number above 0, got -1"),

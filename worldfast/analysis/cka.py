@@ -19,7 +19,7 @@ from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers, permuted, same_length, selection
 from worldfast.dataset import require_same_entities
-from worldfast.errors import several, whole
+from worldfast.errors import several, typed, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -324,7 +324,7 @@ def cka_over_training(
             raise ValueError(f"shares: expected numbers from 0 to 1, got {share}")
     if not shares:
         raise ValueError("shares: expected at least one, got none")
-    for name, run in activations.items():
+    for name, run in typed("activations", activations, Mapping, "a mapping of name to Activations").items():
         if len(run.steps) == 0:
             raise ValueError(f"{name}: holds no activations")
 

@@ -9,6 +9,7 @@ import torch
 
 from worldfast.analysis.knn import nearest
 from worldfast.arrays import numbers
+from worldfast.errors import typed
 
 if TYPE_CHECKING:
     import pandas
@@ -121,7 +122,7 @@ def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard:
     import pandas as pd
 
     rows = []
-    for name, X in Xs.items():
+    for name, X in typed("Xs", Xs, Mapping, "a mapping of name to array [n, d]").items():
         try:
             rows.append({"run": name, "participation_ratio": participation_ratio(X), "two_nn": two_nn(X, discard)})
         except ValueError as error:

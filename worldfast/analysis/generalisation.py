@@ -14,6 +14,7 @@ import numpy as np
 from worldfast.analysis.probe import fit_map, located
 from worldfast.analysis.tables import labelled
 from worldfast.arrays import labels, mask
+from worldfast.errors import typed
 
 if TYPE_CHECKING:
     import pandas
@@ -72,7 +73,7 @@ def probe_generalisation(
     import pandas as pd
 
     X, xy = located(X, xy)
-    if FITTED in groups:
+    if FITTED in typed("groups", groups, Mapping, "a mapping of name to array of bool [n]"):
         raise ValueError(f"groups: {FITTED!r} is the name of the items of fit_on, choose another")
     masks = {FITTED: mask(fit_on, "fit_on", len(X))}
     for name, group in groups.items():

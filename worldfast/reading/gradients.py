@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import typed, unknown_name, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, TransformerSpec
 from worldfast.rows import Stream
@@ -94,7 +94,7 @@ def gradient_agreement(
             f"model: {run.name!r} is a {type(ensemble.spec).__name__}; `parameters` are chosen by the Hugging Face "
             "names of a TransformerSpec. `task_gradients` returns whole gradients of every family"
         )
-    names = list(streams)
+    names = list(typed("streams", streams, Mapping, "a mapping of task to Stream"))
     if not names:
         raise ValueError("streams: expected rows of at least one task, got none")
     repeats = whole("repeats", repeats, 2)  # a task is compared with itself too
