@@ -46,6 +46,7 @@ MODULES = (
     "worldfast.reading.representations",
     "worldfast.folder",
     "worldfast.studies.analyses",
+    "worldfast.studies.scene",
     "worldfast.studies.study",
     "worldfast.studies.engine",
     "worldfast.report.report",

@@ -2,7 +2,9 @@
 
 import numpy as np
 
+from worldfast.report.figures import group_names
 from worldfast.studies import RunResult, StudyResult
+from worldfast.worlds.cities.scene import scene_of
 from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import World
 
@@ -55,9 +57,10 @@ def evaluation():
 
 def study_result(world: World, runs: list[RunResult], **changes) -> StudyResult:
     m = len(runs)
+    new = group_names(changes.get("tables", {}).get("runs", {}))
     values = {
         "name": "demo",
-        "world": world,
+        "world": scene_of(world, [name for name in new if name in world.region]),
         "runs": runs,
         "cka": np.full((m, m), 0.4) + 0.6 * np.eye(m),
         "cka_layer": 2,

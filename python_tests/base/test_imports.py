@@ -150,6 +150,21 @@ def test_no_test_imports_a_test():
     assert [str(path) for path in tests if importing.search(path.read_text())] == []
 
 
+# A world's own words, and those of the world that came first: below it, only the examples of docstrings have them.
+OWN = re.compile(r"(?i)\b(city|cities|atlantis|longitude|latitude|regions?|geonames)\b")
+
+
+def test_the_report_and_studies_speak_of_no_world():
+    said = []
+    for path in sorted(path for name in ("report", "studies") for path in (ROOT / name).rglob("*.*")):
+        if path.suffix not in (".py", ".js", ".html", ".css"):
+            continue
+        for at, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if OWN.search(line) and not line.lstrip().startswith((">>>", "#")):
+                said.append(f"{path.relative_to(ROOT)}:{at}: {line.strip()}")
+    assert said == []
+
+
 def test_import_is_light():
     """numpy and torch are all that `import worldfast` brings in."""
     heavy = "h5py pandas sklearn matplotlib safetensors tyro scipy ray transformers triton".split()

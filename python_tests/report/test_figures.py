@@ -9,6 +9,7 @@ from sight import VISION, apart, oklab, texts
 from synthetic import SEVEN, run_result, study_result
 
 from worldfast.report import colours, figures
+from worldfast.worlds.cities.scene import REGION_COLOURS, region_colours, scene_of
 from worldfast.worlds.cities.world import ATLANTIS, World
 
 NEIGHBOURS = [
@@ -35,14 +36,14 @@ NEIGHBOURS = [
 
 
 def test_every_region_of_the_bundled_world_has_its_own_colour(world):
-    regions = colours.region_colours(world.with_atlantis())
-    assert len(regions) == 15 and regions == colours.REGION_COLOURS
-    assert list(colours.region_colours(world)) == list(colours.REGION_COLOURS)[:14]
+    regions = region_colours(world.with_atlantis())
+    assert len(regions) == 15 and regions == REGION_COLOURS
+    assert list(region_colours(world)) == list(REGION_COLOURS)[:14]
 
 
 @pytest.mark.parametrize("vision", VISION)
 def test_regions_can_be_told_apart(vision):
-    table = colours.REGION_COLOURS
+    table = REGION_COLOURS
     assert all(apart(table[a], table[b], vision) >= 0.095 for a, b in NEIGHBOURS)
     assert all(apart(a, b, vision) >= 0.045 for a, b in itertools.combinations(table.values(), 2))
 
@@ -56,15 +57,15 @@ def test_tasks_can_be_told_apart(vision):
 
 def test_unknown_regions_get_free_colours_from_west_to_east():
     xy = np.array([[900, 0], [-900, 0], [0, 0], [1, 1]], dtype=np.int32)
-    found = colours.region_colours(World.from_array(xy, region=["right", "left", "Oceania", ATLANTIS]))
+    found = region_colours(World.from_array(xy, region=["right", "left", "Oceania", ATLANTIS]))
     assert list(found) == ["Oceania", ATLANTIS, "left", "right"]
     assert len(set(found.values())) == 4
-    assert colours.region_colours(World.from_array(xy)) == {"": colours.INK}
+    assert region_colours(World.from_array(xy)) == {"": colours.INK}
 
 
 def test_more_regions_than_colours_still_have_one_each():
     xy = np.arange(80, dtype=np.int32).reshape(40, 2)
-    found = colours.region_colours(World.from_array(xy, region=[f"r{i}" for i in range(40)]))
+    found = region_colours(World.from_array(xy, region=[f"r{i}" for i in range(40)]))
     assert len(found) == 40
 
 
@@ -91,12 +92,12 @@ def test_every_figure_draws_and_says_its_numbers(world, models, tmp_path):
     result = study_result(world, runs)
     names = [label for label, _, _ in colours.run_styles(runs)]
     drawn = {
-        "world": figures.world_map(world)[0],
-        "training": figures.training(runs),
-        "learned": figures.learned_map(world, runs[-1]),
-        "film": figures.learned_map(world, runs[-1], moments=4),
+        "world": figures.world_map(scene_of(world))[0],
+        "training": figures.training(scene_of(world), runs),
+        "learned": figures.learned_map(scene_of(world), runs[-1]),
+        "film": figures.learned_map(scene_of(world), runs[-1], moments=4),
         "cka": figures.cka_matrix(result.cka, names, result.cka_layer),
-        "pca": figures.pca(world, runs[-1]),
+        "pca": figures.pca(scene_of(world), runs[-1]),
     }
     held = f"{runs[-1].held_out.sum():,}"
     assert "5,075 cities in 14 regions" in texts(drawn["world"])
@@ -116,8 +117,8 @@ def test_every_figure_draws_and_says_its_numbers(world, models, tmp_path):
 def test_saved_figures_carry_their_origin_and_repeat_bit_for_bit(small, tmp_path):
     from PIL import Image
 
-    first = figures.save(figures.world_map(small)[0], tmp_path / "a", "map", origin="spec 123, commit abc")
-    again = figures.save(figures.world_map(small)[0], tmp_path / "b", "map", origin="spec 123, commit abc")
+    first = figures.save(figures.world_map(scene_of(small))[0], tmp_path / "a", "map", origin="spec 123, commit abc")
+    again = figures.save(figures.world_map(scene_of(small))[0], tmp_path / "b", "map", origin="spec 123, commit abc")
     assert Image.open(first[0]).text["Description"] == "spec 123, commit abc"
     assert "spec 123, commit abc" in first[1].read_text()
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
@@ -127,28 +128,28 @@ def test_figures_leave_the_callers_style_alone(small):
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 31.0, "axes.titlelocation": "right"}):
-        figure = figures.world_map(small)[0]
+        figure = figures.world_map(scene_of(small))[0]
         assert matplotlib.rcParams["font.size"] == 31.0
     assert figure.axes[0].get_title(loc="left").startswith("The world: 60 cities")
 
 
 def test_a_window_shows_every_city_and_is_the_same_for_truth_and_prediction(small):
-    truth, learned = figures.learned_map(small, run_result(small)).axes
+    truth, learned = figures.learned_map(scene_of(small), run_result(small)).axes
     assert truth.get_xlim() == learned.get_xlim() and truth.get_ylim() == learned.get_ylim()
     assert truth.get_xlim()[0] < small.xy[:, 0].min() and small.xy[:, 1].max() < truth.get_ylim()[1]
 
 
 def test_other_planes_speak_no_degrees():
     plane = World.from_array(np.array([[0, 0], [2**20, 5], [9, -(2**20)]], dtype=np.int32))
-    assert figures.distance(plane, 41.3) == "41" and figures.distance(plane, np.nan) == "–"
-    assert figures.distance(World.cities(), 41.3) == "4.1°"
-    assert "°" not in texts(figures.learned_map(plane, run_result(plane)))
+    assert scene_of(plane).distance(41.3) == "41" and scene_of(plane).distance(np.nan) == "–"
+    assert scene_of(World.cities()).distance(41.3) == "4.1°"
+    assert "°" not in texts(figures.learned_map(scene_of(plane), run_result(plane)))
 
 
 def test_a_run_that_failed_is_drawn_with_gaps(small):
     broken = run_result(small, loss=np.full(100, np.nan), r2=np.full((9, 2), np.nan), error=np.full(9, np.nan))
-    assert "distance" in texts(figures.training([broken, run_result(small, ("angle",))]))
-    assert "median error –" in texts(figures.learned_map(small, broken))
+    assert "distance" in texts(figures.training(scene_of(small), [broken, run_result(small, ("angle",))]))
+    assert "median error –" in texts(figures.learned_map(scene_of(small), broken))
 
 
 def test_running_mean_keeps_levels_and_flattens_noise():
@@ -166,18 +167,18 @@ def test_short_count():
 def test_what_figures_refuse(small, tmp_path):
     run = run_result(small)
     with pytest.raises(ValueError, match="runs is empty"):
-        figures.training([])
+        figures.training(scene_of(small), [])
     with pytest.raises(ValueError, match="names is empty"):
         figures.cka_matrix(np.zeros((0, 0)), [])
     with pytest.raises(ValueError, match=r"shape \(2, 2\), expected \(3, 3\)"):
         figures.cka_matrix(np.eye(2), ["a", "b", "c"])
     with pytest.raises(ValueError, match="moments must be at least 1, not 0"):
-        figures.learned_map(small, run, moments=0)
+        figures.learned_map(scene_of(small), run, moments=0)
     with pytest.raises(IndexError, match="checkpoint 9 of a run with 9"):
-        figures.pca(small, run, checkpoint=9)
+        figures.pca(scene_of(small), run, checkpoint=9)
     for draw in (figures.learned_map, figures.pca):
         with pytest.raises(ValueError, match="has 60 cities, the world has 5075"):
-            draw(World.cities(), run)
+            draw(scene_of(World.cities()), run)
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError, match="folder"):
-        figures.save(figures.world_map(small)[0], tmp_path / "file", "map")
+        figures.save(figures.world_map(scene_of(small))[0], tmp_path / "file", "map")

@@ -19,6 +19,7 @@ from worldfast.worlds.cities import figures as city_figures
 from worldfast.worlds.cities.figures import CATALOGUE, draw_study, drawings
 from worldfast.worlds.cities.figures.effects import over_seeds
 from worldfast.worlds.cities.figures.histograms import error_groups
+from worldfast.worlds.cities.scene import scene_of
 from worldfast.worlds.cities.world import ATLANTIS, World
 
 
@@ -371,14 +372,14 @@ def test_areas_and_lengths_in_words():
 
 def test_views_over_training_turn_the_components(small):
     run = run_result(small)
-    figure = figures.views_over_training(small, run, moments=3)
+    figure = figures.views_over_training(scene_of(small), run, moments=3)
     assert len(figure.axes) == 9
     points = run.components[-1]
     assert np.allclose(views.turned(points, 0, 90), points[:, :2], atol=1e-6)
     assert np.allclose(views.turned(points, 0, 0), points[:, [0, 2]], atol=1e-6)
     assert np.allclose(views.turned(points, 90, 0), points[:, [1, 2]], atol=1e-6)
     with pytest.raises(ValueError, match="moments must be at least 2, not 1"):
-        figures.views_over_training(small, run, moments=1)
+        figures.views_over_training(scene_of(small), run, moments=1)
 
 
 def test_spread_moves_as_little_as_it_can():

@@ -219,7 +219,7 @@ def test_films_are_a_selection_and_the_page_says_so(page, large):
     assert f"Shown are {len(large.runs)} of the study’s 100 models" in page.text
     assert [run["kind"] for run in page.study["runs"]] == ["pt"] * 8 + ["ft"] * 3
     assert page.study["runs"][8]["label"] == "angle, fine-tuned" and page.study["runs"][2]["label"] == "angle"
-    regions = [region["name"] for region in page.study["regions"]]
+    regions = [group["name"] for group in page.study["groups"]]
     assert [regions[at] for at in page.study["new"]] == [
         ATLANTIS
     ] and "Diamonds are the cities of Atlantis" in page.text

@@ -65,11 +65,11 @@ def test_no_place_of_the_template_is_left_open(demo):
 def test_the_map_decodes_to_what_went_in(page, demo):
     n = len(demo.world)
     study = page.study
-    assert study["quantum"] == 1 and study["geographic"] is True
+    assert study["quantum"] == [1, 1] and study["metric"] is True and study["axes"][1]["signs"] == ["N", "S"]
     assert study["names"] == demo.world.name.tolist()
     assert (unpack(study["xy"], 1, 2, n)[0].T == demo.world.xy).all()
-    regions = np.array([region["name"] for region in study["regions"]])
-    assert (regions[unpack(study["region"], 1, n)[0]] == demo.world.region).all()
+    regions = np.array([group["name"] for group in study["groups"]])
+    assert (regions[unpack(study["group"], 1, n)[0]] == demo.world.group).all()
     for shown, run in zip(study["runs"], demo.runs, strict=True):
         assert (np.moveaxis(unpack(shown["map"], 41, 2, n), 1, 2) == np.rint(run.predicted)).all()
         assert (unpack(shown["held"], 1, n)[0].astype(bool) == run.held_out).all()
@@ -169,9 +169,9 @@ def test_planes_beyond_the_globe_are_measured_in_larger_steps():
     far[0, 0] = 1e12  # an unregularised probe on noise
     page = Page(report.page(study_result(plane, [dataclasses.replace(run, predicted=far)])))
     study = page.study
-    assert study["geographic"] is False and study["regions"] == [{"name": "no region", "colour": None, "cities": 50}]
-    shown = np.moveaxis(unpack(study["runs"][0]["map"], 9, 2, 50), 1, 2).astype(float) * study["quantum"]
-    assert np.abs(shown[1:] - far[1:]).max() <= study["quantum"] / 2 + 0.1
+    assert study["axes"][0]["signs"] == [] and study["groups"] == [{"name": "no region", "colour": None, "members": 50}]
+    shown = np.moveaxis(unpack(study["runs"][0]["map"], 9, 2, 50), 1, 2).astype(float) * study["quantum"][0]
+    assert np.abs(shown[1:] - far[1:]).max() <= study["quantum"][0] / 2 + 0.1
     assert (shown[0, 0] > 2**20).all()
 
 

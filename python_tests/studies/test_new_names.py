@@ -10,9 +10,11 @@ from sight import texts
 from synthetic import SEVEN, evaluation, run_result, study_result, tables
 
 from worldfast.report import Tasks, report
-from worldfast.report.colours import INK, NEW, TASK_COLOURS, region_colours
+from worldfast.report.colours import INK, NEW, TASK_COLOURS
 from worldfast.worlds.cities import figures, findings
 from worldfast.worlds.cities.figures import draw_study
+from worldfast.worlds.cities.scene import region_colours
+from worldfast.worlds.cities.studies import draw
 from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import World
 
@@ -107,7 +109,7 @@ def test_a_kind_of_fine_tune_that_is_not_there_is_said(arm):
 
 
 def test_what_is_not_drawn_is_logged_and_on_the_page(small, tmp_path, caplog):
-    study = SimpleNamespace(figures=draw_study)
+    study = SimpleNamespace(figures=draw)
     path = report.publish(study, study_result(small, [run_result(small)]), tmp_path)
     page = path.read_text(encoding="utf-8")
     (line,) = (one.getMessage() for one in caplog.records if "not drawn" in one.getMessage())

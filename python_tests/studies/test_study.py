@@ -225,7 +225,7 @@ def test_a_study_of_any_world_has_tables_and_no_page(tmp_path):
     data = Dataset("distance", rows=64, world=wf.WorldSpec(largest=60))
     model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=16)
     run = wf.Run(data, batch=32, model=model, checkpoints=1, capture=wf.Capture(layers=(1,)))
-    study = wf.Study("plain", [run], layer=1)
+    study = wf.Study("plain", [run], layer=1, analyses=())
     result = wf.run_study(study, tmp_path, device="cpu", progress=False)
     assert result.runs == [] and result.cka.shape == (0, 0)
     assert result.command == "worldfast.run_study(study), in the Python code that makes the study 'plain'"

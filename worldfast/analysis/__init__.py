@@ -8,6 +8,7 @@
     probe           linear probes, over layers and training
     generalisation  a probe tested on items it was not fitted on, and on items learned later
     alone           a probe of some items alone, tried on those left out in turn
+    film            where a probe places each item over training, and its principal components
     pca             principal components in one frame over training; the mixed view
 
 Analyses of a study's tables, or of any tables with the same columns:
@@ -19,6 +20,7 @@ Analyses of a study's tables, or of any tables with the same columns:
 from worldfast.analysis.alone import probe_alone
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_over_training, cka_standard_error, cka_table
 from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
+from worldfast.analysis.film import film_table
 from worldfast.analysis.generalisation import FITTED, HELD_OUT, probe_generalisation
 from worldfast.analysis.gram import gram_statistics
 from worldfast.analysis.knn import mutual_knn, mutual_knn_table
@@ -46,6 +48,7 @@ __all__ = [
     "cka_table",
     "correlation",
     "dimension_table",
+    "film_table",
     "gram_statistics",
     "held_out",
     "jackknife_error",

@@ -44,13 +44,13 @@ class Probe:
     Attributes
     ----------
     r2 : ndarray
-        float64 [2], R2 of x and y on the held-out items.
+        float64 [k], R2 of each attribute on the held-out items.
     mean_error : float
-        Mean distance between true and predicted places of held-out items, in the unit of xy.
+        Mean distance between true and predicted attributes of held-out items, in the unit of xy.
     median_error : float
         Median of these distances.
     predicted : ndarray
-        float32 [n, 2], the probe's place for every item.
+        float32 [n, k], the probe's attributes of every item.
     """
 
     r2: np.ndarray
@@ -95,8 +95,8 @@ def linear_probe(X, xy, test, ridge=None):
     ----------
     X : array [n, d]
         Representations.
-    xy : array [n, 2]
-        Coordinates.
+    xy : array [n, k]
+        Attributes, such as the two coordinates of a place.
     test : array of bool [n]
         Held-out items, at least 2.
     ridge : float, optional
@@ -116,7 +116,7 @@ def linear_probe(X, xy, test, ridge=None):
     -----
     Source: the probes of arXiv 2602.00533; scikit-learn's LinearRegression and Ridge.
     """
-    X, xy = located(X, xy)
+    X, xy = located(X, xy, "k")
     test = mask(test, "test", len(X))
     if test.sum() < 2:
         raise ValueError(f"test: expected at least 2 held-out items, got {int(test.sum())}")
@@ -125,11 +125,11 @@ def linear_probe(X, xy, test, ridge=None):
     return Probe(r2, float(errors.mean()), float(np.median(errors)), predicted.astype(np.float32))
 
 
-def located(X, xy):
-    """Take representations and the coordinates of the same things: float64 [n, d] and [n, 2]."""
-    X, xy = numbers(X, "X"), numbers(xy, "xy", ("n", 2))
+def located(X, xy, k=2):
+    """Take representations and k attributes ("k": any number) of the same things: float64 [n, d] and [n, k]."""
+    X, xy = numbers(X, "X"), numbers(xy, "xy", ("n", k))
     if len(X) != len(xy):
-        raise ValueError(f"expected X [n, d] and xy [n, 2], got {list(X.shape)} and {list(xy.shape)}")
+        raise ValueError(f"expected X [n, d] and xy [n, {k}], got {list(X.shape)} and {list(xy.shape)}")
     return X.array(), xy.array()
 
 
@@ -140,16 +140,16 @@ class Fit:
     Attributes
     ----------
     slope : ndarray
-        float64 [d, 2].
+        float64 [d, k].
     intercept : ndarray
-        float64 [2].
+        float64 [k].
     """
 
     slope: np.ndarray
     intercept: np.ndarray
 
     def predict(self, X):
-        """Return the coordinates of representations: array [n, d] -> float64 [n, 2]."""
+        """Return the coordinates of representations: array [n, d] -> float64 [n, k]."""
         return numbers(X, "X", ("n", len(self.slope))).array() @ self.slope + self.intercept
 
 
@@ -165,7 +165,7 @@ def fit_map(X, xy, ridge=None):
     ----------
     X : array [n, d]
         Representations.
-    xy : array [n, 2]
+    xy : array [n, k]
         Coordinates.
     ridge : float, optional
         Penalty on standardised features; by default, ordinary least squares.
@@ -221,13 +221,13 @@ def scored(xy, predicted):
 
     Parameters
     ----------
-    xy, predicted : array [n, 2]
+    xy, predicted : array [n, k]
         True and predicted coordinates.
 
     Returns
     -------
     r2 : ndarray
-        float64 [2], scikit-learn's r2_score of x and y: 1 - residual / variance. For a coordinate that does not vary it
+        float64 [k], scikit-learn's r2_score of each: 1 - residual / variance. For a coordinate that does not vary it
         is 1 if the prediction is exact, else 0.
     errors : ndarray
         float64 [n], distance of each prediction from its true place.
@@ -276,6 +276,7 @@ def probe_table(
     steps: Sequence[int] | None = None,
     ridge: float | None = None,
     run: str | None = None,
+    columns: Sequence[str] = ("x", "y"),
 ) -> pandas.DataFrame:
     """Probe every layer at every checkpoint, and return the scores as a table.
 
@@ -295,12 +296,14 @@ def probe_table(
         As in `linear_probe`.
     run : str, optional
         Value of a column of this name.
+    columns : sequence of str
+        [k], names of the attributes.
 
     Returns
     -------
     DataFrame
-        Columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), mean_error, median_error (in the unit of xy),
-        n_fitted, n_held_out.
+        Columns run, layer, step, rows, r2_<name> of each attribute, r2 (their mean), mean_error,
+        median_error (in the unit of xy), n_fitted, n_held_out.
 
     Raises
     ------
@@ -318,7 +321,9 @@ def probe_table(
             raise ValueError(f"steps: {step} is not among the steps of the activations, {known}")
     work = list(product(layers, steps))
     probes = _in_parallel(lambda key: linear_probe(activations[key[1], key[0]], xy, test, ridge), work)
-    table = pd.DataFrame([{"layer": layer, "step": step} | _found(probe) for (layer, step), probe in zip(work, probes)])
+    table = pd.DataFrame(
+        [{"layer": layer, "step": step} | _found(probe, columns) for (layer, step), probe in zip(work, probes)]
+    )
     if rows is not None:
         seen = dict(zip(known, map(int, rows)))
         table.insert(2, "rows", table["step"].map(seen))
@@ -326,10 +331,9 @@ def probe_table(
     return labelled(table.assign(n_fitted=int((~test).sum()), n_held_out=int(test.sum())), run=run)
 
 
-def _found(probe: Probe) -> dict[str, float]:
+def _found(probe: Probe, columns: Sequence[str]) -> dict[str, float]:
     return {
-        "r2_x": float(probe.r2[0]),
-        "r2_y": float(probe.r2[1]),
+        **{f"r2_{name}": float(r2) for name, r2 in zip(columns, probe.r2, strict=True)},
         "r2": float(probe.r2.mean()),
         "mean_error": probe.mean_error,
         "median_error": probe.median_error,

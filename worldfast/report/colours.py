@@ -1,11 +1,9 @@
 """Colours and names shared by the figures and the page, so that readers learn them once.
 
-A region or a task has one colour in every figure of every study. The hues of the 14 regions go around the circle as the
-regions go around the globe, west to east, so a city placed in the wrong part of the world shows as a wrong colour;
-lightness then separates neighbours. In OKLab, regions that share a border differ by at least 0.095 and any two by at
-least 0.045, for full colour vision and for simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009).
-Fourteen colours cannot all be far apart for every reader, so no figure relies on colour alone: position, label or line
-style carry the same information.
+A group or a task has one colour in every figure of a study. The hues of PALETTE go around the circle; lightness then
+separates neighbours. In OKLab, any two differ by at least 0.045, for full colour vision and for simulated protanopia,
+deuteranopia and tritanopia (Machado et al. 2009). Fourteen colours cannot all be far apart for every reader, so no
+figure relies on colour alone: position, label or line style carry the same information.
 """
 
 from __future__ import annotations
@@ -16,26 +14,25 @@ from itertools import cycle
 import numpy as np
 
 from worldfast.report.words import number
-from worldfast.studies import RunResult
+from worldfast.studies import RunResult, Scene
 
-NEW = "#ff2d95"  # regions that models are taught after pretraining
-REGION_COLOURS = {
-    "North America": "#a72e4f",
-    "Middle America": "#e4756b",
-    "South America": "#a6700e",
-    "West and Central Africa": "#7b5109",
-    "North Africa": "#bcbc0a",
-    "Western Europe": "#769d19",
-    "Eastern Europe": "#6ac68f",
-    "East and Southern Africa": "#077b70",
-    "Western Asia": "#0b97bd",
-    "Central Asia": "#095ba8",
-    "South Asia": "#9bb2fe",
-    "Southeast Asia": "#8060af",
-    "East Asia": "#c36cdf",
-    "Oceania": "#f191cd",
-    "Atlantis": NEW,
-}
+NEW = "#ff2d95"  # groups that models are taught after pretraining
+PALETTE = (  # of groups, around the circle of hues
+    "#a72e4f",
+    "#e4756b",
+    "#a6700e",
+    "#7b5109",
+    "#bcbc0a",
+    "#769d19",
+    "#6ac68f",
+    "#077b70",
+    "#0b97bd",
+    "#095ba8",
+    "#9bb2fe",
+    "#8060af",
+    "#c36cdf",
+    "#f191cd",
+)
 TASK_COLOURS = {  # Okabe and Ito's, except their yellow, which is too pale on paper; at least 0.07 apart
     "distance": "#0072b2",
     "trianglearea": "#e69f00",
@@ -47,6 +44,7 @@ TASK_COLOURS = {  # Okabe and Ito's, except their yellow, which is too pale on p
 }
 SPARE_COLOURS = ("#9f6efe", "#b30108", "#0105c0", "#570580")  # for other tasks, at the same distance
 INK = "#23272d"  # text, and models of several tasks
+MUTED = "#6b6f76"  # what stands behind
 TASK_LETTERS = {  # for the columns of wide matrices, as in the published figures
     "distance": "D",
     "trianglearea": "T",
@@ -62,36 +60,20 @@ CKA_STOPS = ("#f4f0e6", "#c3d8c6", "#6dadaa", "#2b6f92", "#14315c")  # 0 to 1, w
 DIVERGING_STOPS = ("#8f4a08", "#d08a45", "#f4f0e6", "#5f9cc0", "#123f66")  # -1, 0, 1: brown, paper, blue
 
 
-def region_colours(world, new: Sequence[str] = ()) -> dict[str, str]:
-    """Return the colours of a world's regions, those of REGION_COLOURS first and in its order.
+def group_colours(world: Scene) -> dict[str, str]:
+    """Return "#rrggbb" of each group of a scene, in order: its own, or hues far apart; ink without groups."""
+    if world.colours:
+        return dict(world.colours)
+    names = [name for name in dict.fromkeys(world.group.tolist()) if name]
+    hues = spread_hues(PALETTE, [name for name in names if name not in world.new])
+    rest = {"": INK if not names else MUTED} if (world.group == "").any() else {}
+    return hues | dict.fromkeys(world.new, NEW) | rest
 
-    Other regions follow from west to east by their median x, in the hues that are left; a world without regions is one
-    region "" in ink.
 
-    Parameters
-    ----------
-    world
-        An object with `region`, strings [N], and `xy` [N, 2].
-    new : sequence of str
-        Regions that models are taught after pretraining; they share the colour NEW.
-
-    Returns
-    -------
-    dict of str to str
-        Region to "#rrggbb".
-    """
-    present = set(world.region.tolist())
-    table = {region: colour for region, colour in REGION_COLOURS.items() if colour != NEW or not new}
-    table |= dict.fromkeys(new, NEW)
-    colours = {region: colour for region, colour in table.items() if region in present}
-    middle = {region: np.median(world.xy[world.region == region, 0]) for region in present - colours.keys()}
-    others = sorted(middle, key=lambda region: (middle[region], region))
-    if others == [""] and not colours:
-        return {"": INK}
-    hues = [colour for region, colour in REGION_COLOURS.items() if colour != NEW and region not in present]
-    hues = hues or list(REGION_COLOURS.values())
-    stride = max(1, len(hues) // max(1, len(others)))
-    return colours | {region: hues[i * stride % len(hues)] for i, region in enumerate(others)}
+def spread_hues(hues: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """Return a hue for each name, as far apart on the circle as their number allows."""
+    stride = max(1, len(hues) // max(1, len(names)))
+    return {name: hues[i * stride % len(hues)] for i, name in enumerate(names)}
 
 
 class Tasks:

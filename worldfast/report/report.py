@@ -19,13 +19,13 @@ import numpy as np
 from worldfast import files
 from worldfast.display import first_of
 from worldfast.report.colours import CKA_STOPS
-from worldfast.report.figures import learned_map, save, views_over_training
+from worldfast.report.figures import learned_map, save, standard, views_over_training
 from worldfast.report.figures.catalogue import SECTIONS
-from worldfast.report.figures.tables import group_names
+from worldfast.report.figures.curves import r2_of
 from worldfast.report.page import comparison, films, gallery, models, provenance
 from worldfast.report.page.markup import duration, pairs, span
-from worldfast.report.words import count
-from worldfast.studies import Study, StudyResult
+from worldfast.report.words import count, joined
+from worldfast.studies import Scene, Study, StudyResult
 
 LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
@@ -91,10 +91,12 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
     ValueError, OSError
         As in `write`.
     """
+    _require_films(result)
     folder = files.folder(folder, "folder")
     origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
     drawn = []
-    figures = study.figures(_canon(result.tables), result.world, result.cka_layer) if study.figures else []
+    tables = _canon(result.tables)
+    figures = study.figures(tables, result.world, result.cka_layer) if study.figures else standard.draw(result, tables)
     for one in figures:
         if one.figure is not None:
             files_of = save(one.figure, folder / "figures", one.name, origin)
@@ -102,10 +104,10 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
         drawn.append(one)
     if titles := [one.title for one in drawn if one.figure is None]:
         LOG.warning("%s not drawn, the page says why: %s", count(len(titles), "figure"), first_of(titles))
-    about = {"new": _new(result), "tasks": models.tasks_of(result)}
+    tasks = models.tasks_of(result)
     for run in result.runs:
-        save(learned_map(result.world, run, moments=6, **about), folder / "figures", f"map-{run.name}", origin)
-        save(views_over_training(result.world, run, **about), folder / "figures", f"views-{run.name}", origin)
+        save(learned_map(result.world, run, moments=6, tasks=tasks), folder / "figures", f"map-{run.name}", origin)
+        save(views_over_training(result.world, run, tasks=tasks), folder / "figures", f"views-{run.name}", origin)
     return write(replace(result, figures=drawn), folder / "report.html")
 
 
@@ -122,24 +124,23 @@ def _canon(tables):
     return kept
 
 
-def _new(result: StudyResult) -> list[str]:
-    """Return the regions of the world that models are taught after pretraining."""
-    return [name for name in group_names(result.tables.get("runs", {})) if name in result.world.region]
-
-
-def page(result: StudyResult, film_bytes: int | None = None) -> str:
-    """Return the page as text: page/page.html with its placeholders filled."""
+def _require_films(result: StudyResult) -> None:
     if not result.runs:
         raise ValueError(
             f"study {result.name!r}: runs is empty: a page shows films of runs, and no analysis of the study is of the "
             "kind 'films'; its tables are CSV files in its folder"
         )
+
+
+def page(result: StudyResult, film_bytes: int | None = None) -> str:
+    """Return the page as text: page/page.html with its placeholders filled."""
+    _require_films(result)
     styles = models.styles(result.runs, models.tasks_of(result))
     markup = _markup(result, styles)
     if film_bytes is None:
         left = PAGE_BYTES - sum(map(len, markup.values()))
         film_bytes = max(0, min(FILM_BYTES * len(result.runs), ALL_FILMS_BYTES, left))
-    data = films.data(result.world, result.runs, styles, film_bytes, _new(result))
+    data = films.data(result.world, result.runs, styles, film_bytes)
     places = {name: escape(text) for name, text in _texts(result, data).items()} | markup
     places["data"] = films.as_json(data)
     template = (PAGE / "page.html").read_text(encoding="utf-8")
@@ -149,27 +150,44 @@ def page(result: StudyResult, film_bytes: int | None = None) -> str:
 def _texts(result: StudyResult, data: dict) -> dict[str, str]:
     """Return the plain-text placeholders."""
     world, runs = result.world, result.runs
+    mapped = world.xy is not None
     held = [int(run.held_out.sum()) for run in runs]
     checkpoints = span([len(run.steps) for run in runs])
     shown = span([len(run["rows"]) for run in data["runs"]])
     everything = len(result.tables["runs"]) if "runs" in result.tables else len(runs)
     byline = [
         count(everything, "model"),
-        count(len(world), "city", "cities"),
+        count(len(world), world.one, world.many),
         f"{checkpoints} checkpoints each",
         duration(result.seconds),
         result.date,
     ]
     between = result.cka[~np.eye(len(runs), dtype=bool) & np.isfinite(result.cka)]
     return {
-        "title": f"{result.name}: the map inside the model (worldfast)",
+        "title": f"{result.name}: {world.title[:1].lower()}{world.title[1:]} (worldfast)",
+        "heading": world.title,
+        "question": world.question,
+        "setup": _setup(result) if world.question else "",
+        "notes": world.notes,
+        "loss": world.loss,
+        "map_title": "The world as the model has it" if mapped else f"{world.many.capitalize()} as the model has them",
+        "map_label": f"Map of {world.many} where the model places them",
+        "where": f"where a linear probe of the model’s activations puts it{_ways(world)}; the faint dots beneath are "
+        f"where the {world.many} are."
+        if mapped
+        else "along the first two principal components of the model’s activations.",
+        "r2": r2_of(runs[0].columns),
+        "one": world.one,
+        "an_entity": f"{'an' if world.one[:1] in 'aeiou' else 'a'} {world.one}",
+        "many": world.many,
+        "grouping": world.grouping[0],
         "name": result.name,
         "version": result.version,
         "commit": result.commit or "commit unknown",
         "date": result.date,
         "byline": " · ".join(part.replace(" ", "\u00a0") for part in byline),
         "example": world.name[data["landmarks"][0] if data["landmarks"] else 0],
-        "cities": f"{len(world):,}",
+        "number": f"{len(world):,}",
         "fitted": span([len(world) - n for n in held]),
         "held": span(held),
         "thinned": f"The slider shows {shown} of the {checkpoints} checkpoints." if shown != checkpoints else "",
@@ -180,8 +198,33 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
         "alike": f"from {between.min():.2f} to {between.max():.2f}" if len(between) else "–",
         "test_rows": f"{result.test_rows:,}",
         "command": result.command,
-        "taught": " and ".join(_new(result)),
+        "taught": " and ".join(world.new),
     }
+
+
+def _ways(world: Scene) -> str:
+    """Return which attribute is which way on the map, unless its grid says so."""
+    x, y = world.axes
+    return "" if x.grid else f" ({x.name} to the right, {y.name} upward)"
+
+
+def _setup(result: StudyResult) -> str:
+    """Return how the models of a study were trained and read, in words."""
+    world, runs = result.world, result.runs
+    fitted, held = (
+        span([int(part.sum()) for part in parts]) for parts in zip(*((~r.held_out, r.held_out) for r in runs))
+    )
+    rows = span([int(run.rows[-1]) for run in runs])
+    probe = (
+        f"A linear probe reads {joined(world.columns)} from its states, fitted on {fitted} of them and tried on the "
+        f"other {held}."
+        if world.columns
+        else "The world states no attribute that a probe could read."
+    )
+    return (
+        f"Each model learns from {rows} rows, and is read at layer {result.cka_layer} at every checkpoint, at "
+        f"{count(len(world), world.one, world.many)}. {probe}"
+    )
 
 
 def _markup(result: StudyResult, styles) -> dict[str, str]:
@@ -212,7 +255,13 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         **{f"{key}_title": heading for key, heading in SECTIONS.items()},
         **{f"no_{key}": "" if there else "hidden" for key, there in present.items()},
         "compared": compared,
-        "no_new": "" if _new(result) else "hidden",
+        "no_new": "" if result.world.new else "hidden",
+        "no_probe": "" if runs[0].columns else "hidden",
+        "no_question": "" if result.world.question else "hidden",
+        "sources": "".join(
+            f'<a href="{escape(link)}">{escape(text)}</a>' if link else escape(text)
+            for text, link in result.world.sources
+        ),
         "missing": gallery.missing(result.figures),
         "runs": models.every(result) if listed else models.few(result.world, runs, styles),
         "specs": provenance.specifications(specs),

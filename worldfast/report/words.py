@@ -17,6 +17,11 @@ def count(n: int, one: str, many: str = "") -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
+def joined(names: Sequence[str]) -> str:
+    """Return names in words: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)
+
+
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Return names in one line, abbreviated after the first `most`: "a, b, c, d and 3 more"."""
     more = f" and {len(names) - most} more" if len(names) > most else ""

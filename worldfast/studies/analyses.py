@@ -98,8 +98,8 @@ class Analysis:
     Attributes
     ----------
     kind : str
-        Name of the table. Tables of one kind are concatenated. The page uses the kinds "probes", "films", "pca" and
-        "cka_shown", as defined by the analyses of worldfast.worlds.cities.
+        Name of the table. Tables of one kind are concatenated. The page uses the kinds "probes", "films", "pca", "cka"
+        and "cka_shown", as the default analyses make them.
     make : callable
         (list of Trained, ``**options``) -> DataFrame. A function at the top level of a file: the code it needs is part
         of the table's identity.

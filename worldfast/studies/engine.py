@@ -26,6 +26,7 @@ from worldfast.log import tell
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
 from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square
+from worldfast.studies.scene import Scene
 from worldfast.studies.study import Study
 from worldfast.studies.tables import common_tables
 from worldfast.training import Job, run_jobs, train, train_on_cluster
@@ -134,13 +135,14 @@ def run_study(
         study, out, _read(study, finished, out, say, engine=engine, address=address, progress=progress)
     )
     shown = study.shown_of(finished)
-    films = _films(study, shown, found, out)
+    scene = study.scene_of(shown[0])
+    films = _films(study, shown, found, out, scene)
     cka = _cka(study, films, found)
     read_in = time.perf_counter() - began - trained_in
     said = study.findings(study, found, films, cka) if study.findings else Findings([])
     result = StudyResult(
         name=study.name,
-        world=study.world_of(shown[0]),
+        world=scene,
         runs=films,
         cka=cka,
         cka_layer=study.layer,
@@ -216,11 +218,13 @@ def _read(
     return read
 
 
-def _films(study: Study, shown: list[Run], found: Mapping, out: Path) -> list[RunResult]:
+def _films(study: Study, shown: list[Run], found: Mapping, out: Path, scene: Scene) -> list[RunResult]:
     """Return the page's results of runs, loading one film at a time, since films are large."""
     seconds = dict(zip(found["runs"].run, found["runs"].seconds))
     return [
-        run_result(run, out / "runs" / run.folder_name, compute(table, out), found, study.layer, seconds[run.name])
+        run_result(
+            run, out / "runs" / run.folder_name, compute(table, out), found, study.layer, seconds[run.name], scene
+        )
         for table in tables_of(study, shown)
         for run in table.runs
         if table.kind == FILMS

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from worldfast.display import html_facts
 from worldfast.run import Run
+from worldfast.studies.scene import Scene
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -49,19 +50,25 @@ class RunResult:
     loss: np.ndarray  # float64 [K]
     steps: np.ndarray  # int64 [S], optimizer steps at each checkpoint
     rows: np.ndarray  # int64 [S], rows seen at each checkpoint
-    r2: np.ndarray  # float64 [S, 2], held-out R2 of the linear probe for x and y
-    error: np.ndarray  # float64 [S], median held-out distance error, 0.1 degree
-    predicted: np.ndarray  # float32 [S, N, 2], the probe's place for every entity, 0.1 degree
+    r2: np.ndarray  # float64 [S, k], held-out R2 of the linear probe for each of `columns`
+    error: np.ndarray  # float64 [S], median held-out distance error on the map; NaN without a map, or a unit
+    predicted: np.ndarray  # float32 [S, N, 2], the probe's place for every entity; without a map, two components
     held_out: np.ndarray  # bool [N], entities that the probe was not fitted on
     components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
     explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
     scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
-    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probe directions of x and y, and the rest
+    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probe directions of the map's axes, and the rest
+    columns: tuple[str, ...] = ("x", "y")  # attributes that the probe reads
 
     @property
     def kind(self) -> str:
         """ "ft" (fine-tuned) if the run started from another run's weights, else "pt" (pretrained)."""
         return "ft" if self.spec.get("start") else "pt"
+
+    @property
+    def fit(self) -> np.ndarray:
+        """Mean of R2 over the attributes at each checkpoint, float64 [S]; NaN if there are none."""
+        return self.r2.mean(1) if self.columns else np.full(len(self.steps), nan)
 
     def __post_init__(self):
         count, n = len(self.steps), len(self.held_out)
@@ -74,7 +81,7 @@ class RunResult:
                 "loss_rows": (self.loss_rows, (-1,)),
                 "steps": (self.steps, (-1,)),
                 "rows": (self.rows, (count,)),
-                "r2": (self.r2, (count, 2)),
+                "r2": (self.r2, (count, len(self.columns))),
                 "error": (self.error, (count,)),
                 "predicted": (self.predicted, (count, n, 2)),
                 "held_out": (self.held_out, (-1,)),
@@ -151,9 +158,9 @@ class Findings(NamedTuple):
 class StudyResult:
     """M runs over one world of N entities, compared with each other.
 
-    `runs` are those that the page shows, which may be a selection or, without films, none; the tables hold all. `world`
-    has `xy`, numbers [N, 2], `name`, `region` and `population`, [N], and a length N. Each figure is a name, its file
-    (PNG or SVG, or several of one figure, of which the page takes the smallest), and a sentence on what it shows.
+    `runs` are those that the page shows, which may be a selection or, without films, none; the tables hold all. Each
+    figure is a name, its file (PNG or SVG, or several of one figure, of which the page takes the smallest), and a
+    sentence on what it shows.
 
     Raises
     ------
@@ -162,7 +169,7 @@ class StudyResult:
     """
 
     name: str
-    world: Any
+    world: Scene
     runs: list[RunResult]
     cka: np.ndarray  # float64 [M, M], linear CKA of the runs' activations at the last checkpoint
     cka_layer: int
@@ -194,7 +201,7 @@ class StudyResult:
 
 
 def run_result(
-    run: Run, folder: Path, film: DataFrame, tables: Mapping[str, DataFrame], layer: int, seconds: float
+    run: Run, folder: Path, film: DataFrame, tables: Mapping[str, DataFrame], layer: int, seconds: float, scene: Scene
 ) -> RunResult:
     """Return the page's results of a run.
 
@@ -211,18 +218,21 @@ def run_result(
         Layer of the film and of its curves.
     seconds : float
         Training time.
+    scene : Scene
+        Its world.
 
     Returns
     -------
     RunResult
     """
     of_run = {name: table[table.run == run.name] for name, table in tables.items() if "run" in table}
-    probes = of_run["probes"][of_run["probes"].layer == layer].sort_values("step")
-    scores = {}
+    steps, scores = film.step.unique(), {}
+    probes = of_run["probes"] if scene.columns else film.drop_duplicates("step").assign(layer=layer)
+    probes = probes[probes.layer == layer].set_index("step").reindex(steps)
     if "evaluation" in of_run:
         standard = of_run["evaluation"][of_run["evaluation"].group == "standard"]
         scores = dict(zip(standard.task, standard.value))
-    n = len(film) // film.step.nunique()
+    n = len(film) // len(steps)
 
     def moving(name: str, ends: str) -> np.ndarray:
         values = film[[f"{name}_{end}" for end in ends]].to_numpy(np.float32)
@@ -236,17 +246,27 @@ def run_result(
         seconds=seconds,
         loss_rows=of_run["curves"].rows.to_numpy(np.int64),
         loss=of_run["curves"].loss.to_numpy(np.float64),
-        steps=probes.step.to_numpy(np.int64),
-        rows=probes.rows.to_numpy(np.int64),
-        r2=probes[["r2_x", "r2_y"]].to_numpy(np.float64),
-        error=probes.median_error.to_numpy(np.float64),
-        predicted=moving("predicted", "xy"),
+        steps=steps.astype(np.int64),
+        rows=np.array([run.rows_at(int(step))[0] for step in steps]),
+        r2=probes[[f"r2_{name}" for name in scene.columns]].to_numpy(np.float64),
+        error=probes.median_error.to_numpy() if "median_error" in probes else _off(film, scene, len(steps)),
+        predicted=moving("predicted", "xy") if "predicted_x" in film else moving("component", "12"),
         held_out=film.held_out.to_numpy(bool)[:n],
         components=moving("component", "123"),
         explained=of_run["pca"].explained.to_numpy(np.float64),
-        scores={task: scores[task] for task in tasks_of(run) if task in scores},
-        mixed=moving("mixed", "123"),
+        scores={task: scores[task] for task in getattr(run.data, "tasks", scores) if task in scores},
+        mixed=moving("mixed", "123") if "mixed_1" in film else None,
+        columns=scene.columns,
     )
+
+
+def _off(film: DataFrame, scene: Scene, steps: int) -> np.ndarray:
+    """Return the median distance of held-out entities from their places at each step; NaN where it has no unit."""
+    if scene.xy is None or not scene.metric:
+        return np.full(steps, nan)
+    held = film.held_out.to_numpy(bool)
+    off = film[["predicted_x", "predicted_y"]].to_numpy(np.float64) - np.tile(scene.xy, (steps, 1))
+    return np.median(np.linalg.norm(off[held], axis=1).reshape(steps, -1), axis=1)
 
 
 def tasks_of(run: Run) -> tuple[str, ...]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from worldfast.dataset import load_defined
+from worldfast.dataset import entity_ids, load_defined
 from worldfast.display import html_facts
 from worldfast.errors import file_name, several, typed, unknown_name, whole
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis
+from worldfast.studies.scene import Scene, Subject, scene_of
+from worldfast.studies.standard import ANALYSES, findings
 
 __all__ = ["Study", "load_study"]
 
@@ -28,7 +30,7 @@ SHOWN = 12  # runs that the page animates unless the study names them
 class Study:
     """Runs that are trained, analysed and compared together.
 
-    Each world has its own subclass that fills in the last four fields: worldfast.worlds.cities.Study.
+    A world may have its own subclass with analyses, tables, figures and findings of its own.
 
     Attributes
     ----------
@@ -45,15 +47,19 @@ class Study:
         Names of the runs that the page animates; by default, the first 12.
     test_rows : int
         Test rows per task; 0 for no test.
-    analyses : sequence of Analysis
-        Analyses of its runs.
+    analyses : sequence of Analysis, optional
+        Analyses of its runs; by default, worldfast.studies.ANALYSES, which suit any world.
     tables : callable, optional
         (study, out, {kind: tables of the analyses}) -> {name: DataFrame}: those tables, and others derived from them.
         By default, worldfast.studies.common_tables.
     figures : callable, optional
-        ({name: DataFrame of the canon}, world, layer) -> [(name, matplotlib Figure, caption)].
+        ({name: DataFrame of the canon}, scene, layer) -> [worldfast.report.figures.Drawn]. By default, those of
+        worldfast.report that suit any world.
     findings : callable, optional
-        (study, {name: DataFrame}, runs shown on the page, their CKA [M, M]) -> Findings.
+        (study, {name: DataFrame}, runs shown on the page, their CKA [M, M]) -> Findings. By default, what the default
+        analyses found.
+    subject : Subject
+        What its page calls the entities of its world, units, and which attributes are drawn as a map.
 
     Raises
     ------
@@ -82,21 +88,26 @@ class Study:
     layer: int | None = None
     shown: tuple[str, ...] = ()
     test_rows: int = 1000
-    analyses: tuple[Analysis, ...] = ()
+    analyses: tuple[Analysis, ...] = None  # type: ignore[assignment]  # those of __post_init__
     tables: Callable | None = None
     figures: Callable | None = None
     findings: Callable | None = None
+    subject: Subject = field(default_factory=Subject)
 
     made_by = ""  # no field: the command that runs it, set by who made it; a study with other fields has another
 
     def __post_init__(self):
         file_name("name", self.name)
+        if self.analyses is None:
+            object.__setattr__(self, "analyses", ANALYSES)
+            object.__setattr__(self, "findings", self.findings or findings)
         for name, kind, each, expected in OF_MANY:
             values = several(name, getattr(self, name), expected)
             object.__setattr__(self, name, tuple(typed(f"{name}[{i}]", v, kind, each) for i, v in enumerate(values)))
         for name in ("tables", "figures", "findings"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise TypeError(f"{name}: expected a function or None, got {getattr(self, name)!r:.100}")
+        typed("subject", self.subject, Subject, "a worldfast.studies.Subject")
         object.__setattr__(self, "test_rows", whole("test_rows", self.test_rows, 0))
         if not self.canon:
             raise ValueError(f"study {self.name!r}: canon is empty, expected at least one run")
@@ -144,20 +155,32 @@ class Study:
         return tuple(by_name[name] for name in self.shown) or self.runs[:SHOWN]
 
     def shown_of(self, finished: Sequence[Run]) -> list[Run]:
-        """Return the finished runs that the page animates, or the first finished run if none of the chosen ones
-        finished.
+        """Return the finished runs that the page animates, all of one world, or the first finished run if none of the
+        chosen ones finished.
         """
         ids = {run.id for run in finished}
-        return [run for run in self.shown_runs if run.id in ids] or list(finished[:1])
+        return self.of_one_world([run for run in self.shown_runs if run.id in ids] or list(finished[:1]))
+
+    def of_one_world(self, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs that are read at the same entities as the first."""
+        known: dict[str, list[str]] = {}
+
+        def entities(run: Run) -> list[str]:
+            key = f"{run.data.digest} {run.capture.readout!r}"
+            if key not in known:
+                known[key] = entity_ids(run.readout(), run.data.digest).tolist()
+            return known[key]
+
+        return [run for run in runs if entities(run) == entities(runs[0])]
 
     def _repr_html_(self) -> str:
         facts = {"runs": f"{len(self.canon):,} of the canon, {len(self.extensions):,} more", "layer": self.layer}
         facts["analyses"] = ", ".join(one.kind for one in self.analyses)
         return html_facts(f"Study {self.name}", facts | {"shown": ", ".join(run.name for run in self.shown_runs)})
 
-    def world_of(self, run: Run) -> object | None:
-        """Return the world of a run for figures and the page; None unless a world's own study defines one."""
-        return None
+    def scene_of(self, run: Run) -> Scene:
+        """Return the scene of a run's world, which figures and the page draw."""
+        return scene_of(self.subject, run.data, run.readout())
 
 
 # ---- from a file ----

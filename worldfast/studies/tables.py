@@ -1,6 +1,7 @@
 """Tables that every study has, in any world: those of its analyses, its runs, and their losses.
 
-runs     one row per run: its specification, and how it ended
+runs     one row per run: its specification, and how it ended; a world's own tables say which group it was taught, and
+         whether it learned
 curves   loss over training
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from worldfast.folder import metrics as read_metrics
 from worldfast.folder import outcome
 from worldfast.run import Run
+from worldfast.studies.results import tasks_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -73,12 +75,17 @@ def _runs(study: Study, out: Path, curves: DataFrame) -> DataFrame:
                 "id": run.id,
                 "kind": "ft" if run.start else "pt",
                 "canon": run.id in canon,
+                "tasks": "+".join(tasks_of(run)),
+                "n_tasks": len(tasks_of(run)),
                 "seed": run.seed,
                 "base": run.start.name if isinstance(run.start, Run) else "",
+                "width": run.model.hidden,
+                "group": "",
                 "steps": ending.step,
                 "rows": run.rows_at(ending.step)[0],
                 "seconds": ending.seconds,
                 "status": ending.status if ending.ended else "not run",
+                "learned": ending.finished,
                 "loss": losses.get(run.name, np.nan),
             }
         )

@@ -5,10 +5,10 @@ a RunResult return a Figure only, since their titles say everything. A figure wh
 LacksRuns, a ValueError that names what is missing. A world registers its figures in a `Catalogue`.
 """
 
-from worldfast.report.figures.canvas import distance, frame, geographic, ratio
+from worldfast.report.figures.canvas import frame, ratio
 from worldfast.report.figures.catalogue import Catalogue, Drawn
 from worldfast.report.figures.curves import dimension, over_training, probes_by_layer, training
-from worldfast.report.figures.maps import learned_map, world_map
+from worldfast.report.figures.maps import aligned_maps, learned_map, world_map
 from worldfast.report.figures.matrices import cka_matrix, sheet, similarity
 from worldfast.report.figures.patching import patching
 from worldfast.report.figures.saving import save
@@ -45,15 +45,14 @@ __all__ = [
     "HAIRLINE",
     "LacksRuns",
     "MUTED",
+    "aligned_maps",
     "chosen",
     "cka_matrix",
     "cka_over_training",
     "cka_trends",
     "dimension",
-    "distance",
     "end_labels",
     "frame",
-    "geographic",
     "group_names",
     "groups",
     "heading",

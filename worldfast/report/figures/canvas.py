@@ -1,47 +1,30 @@
-"""Drawing a world: its window, its cities, the key of its regions.
+"""Drawing a scene: its window, its entities, the key of its groups.
 
-A world is any object with `xy`, numbers [N, 2], `region`, strings [N], and a length N. Regions in `new` are taught
-after pretraining: their cities are diamonds, larger and on top.
+Groups in `new` of the scene are taught after pretraining: their entities are diamonds, larger and on top.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from worldfast.report.colours import region_colours
+from worldfast.report.colours import group_colours
 from worldfast.report.figures.style import HAIRLINE
-from worldfast.studies import RunResult
-
-GLOBE = (-1800, -900), (1800, 900)  # 0.1 degree
+from worldfast.studies import RunResult, Scene
 
 
-def geographic(world) -> bool:
-    """Return True if every city is on the globe, in coordinates of 0.1 degree; other planes have their own units."""
-    return bool((world.xy >= GLOBE[0]).all() and (world.xy <= GLOBE[1]).all())
-
-
-def distance(world, value: float) -> str:
-    """Return a distance in words: 41.3 -> "4.1°" on the globe, "41" on another plane, "–" if it is not finite."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{value / 10:.1f}°" if geographic(world) else f"{value:,.0f}"
-
-
-def draw_cities(axes, world, places: np.ndarray, size: float, new: Sequence[str] = ()) -> None:
-    """Draw one dot per city at `places` [N, 2], in random order so that no region hides another.
+def draw_entities(axes, world: Scene, places: np.ndarray, size: float) -> None:
+    """Draw one dot per entity at `places` [N, 2], in random order so that no group hides another.
 
     Dots are rasterized inside the SVG, because thousands of circles are slow to open.
     """
-    colours = region_colours(world, new)
+    colours = group_colours(world)
     shuffled = np.random.default_rng(0).permutation(len(world))
-    late = np.isin(world.region[shuffled], list(new))
-    for cities, scale, marker in ((shuffled[~late], 1, "o"), (shuffled[late], 3, "D")):
+    late = np.isin(world.group[shuffled], list(world.new))
+    for some, scale, marker in ((shuffled[~late], 1, "o"), (shuffled[late], 3, "D")):
         axes.scatter(
-            *places[cities].T,
+            *places[some].T,
             s=scale * size,
-            c=[colours[region] for region in world.region[cities]],
+            c=[colours[group] for group in world.group[some]],
             marker=marker,
             linewidths=0,
             zorder=2,
@@ -49,33 +32,44 @@ def draw_cities(axes, world, places: np.ndarray, size: float, new: Sequence[str]
         )
 
 
-def ratio(world) -> float:
-    """Return the height of the world's window over its width, clipped to what fits a page."""
-    width, height = np.maximum(np.ptp(world.xy, axis=0), 1)
+def ratio(world: Scene) -> float:
+    """Return the height of the map's window over its width, clipped to what fits a page."""
+    if world.xy is None or not world.metric:
+        return 0.8
+    width, height = np.ptp(world.xy, axis=0)
+    height, width = (height, width) if width > 0 else (1, 1)
     return float(np.clip(height / width, 0.3, 1.2)) * 1.06
 
 
-def frame(axes, world) -> None:
-    """Set the same window for truth and prediction: the world's box and a margin; a 30 degree grid on the globe."""
-    low, high = world.xy.min(0), world.xy.max(0)
-    margin = max(1, 0.035 * (high - low).max())
+def frame(axes, world: Scene, reach: float | None = None) -> None:
+    """Set the same window for truth and prediction: the map's box and a margin, with its grid.
+
+    Without a map, or with a `reach`, it is the square of this reach about 0.
+    """
     axes.spines[:].set_color(HAIRLINE)
-    if geographic(world):
-        axes.set_xticks(range(-1800, 1801, 300), [])
-        axes.set_yticks(range(-900, 901, 300), [])
-        axes.grid(True, color=HAIRLINE, linewidth=0.5)
-    else:
-        axes.set(xticks=[], yticks=[])
-    axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin), aspect="equal")
     axes.tick_params(length=0)
+    axes.set(xticks=[], yticks=[])
+    if world.xy is None or reach:
+        reach = reach or 1.0
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        return
+    low, high = world.xy.min(0), world.xy.max(0)
+    margin = 0.035 * np.where(world.metric, (high - low).max(), high - low)
+    margin = np.where(margin > 0, margin, 1)
+    for set_ticks, axis, start, end in zip((axes.set_xticks, axes.set_yticks), world.axes, low - margin, high + margin):
+        if axis.grid:
+            set_ticks(np.arange(np.ceil(start / axis.grid), end / axis.grid + 1e-9) * axis.grid, [])
+            axes.grid(True, color=HAIRLINE, linewidth=0.5)
+    limits = zip(low - margin, high + margin)
+    axes.set(xlim=next(limits), ylim=next(limits), aspect="equal" if world.metric else "auto")
     axes.set_axisbelow(True)
 
 
-def region_key(figure, world, columns: int, new: Sequence[str] = ()) -> None:
-    """Draw the legend of region colours below everything else; nothing if there are no regions."""
+def group_key(figure, world: Scene, columns: int) -> None:
+    """Draw the legend of the groups' colours below everything else; nothing if there are no groups."""
     from matplotlib.lines import Line2D
 
-    colours = region_colours(world, new)
+    colours = group_colours(world)
     if list(colours) == [""]:
         return
     dots = [
@@ -83,13 +77,13 @@ def region_key(figure, world, columns: int, new: Sequence[str] = ()) -> None:
             [],
             [],
             linestyle="",
-            marker="D" if region in new else "o",
+            marker="D" if group in world.new else "o",
             markersize=5,
             markeredgewidth=0,
             color=colour,
-            label=region or "no region",
+            label=group or f"no {world.grouping[0]}",
         )
-        for region, colour in colours.items()
+        for group, colour in colours.items()
     ]
     figure.legend(
         handles=dots,
@@ -107,7 +101,7 @@ def spaced(run: RunResult, moments: int) -> np.ndarray:
     return np.unique(np.rint(np.geomspace(1, len(run.steps), moments)).astype(int) - 1)
 
 
-def same_world(world, run: RunResult) -> None:
-    """Raise ValueError if a run has another number of cities than the world."""
+def same_world(world: Scene, run: RunResult) -> None:
+    """Raise ValueError if a run has another number of entities than the world."""
     if run.predicted.shape[1] != len(world):
-        raise ValueError(f"run {run.name!r} has {run.predicted.shape[1]} cities, the world has {len(world)}")
+        raise ValueError(f"run {run.name!r} has {run.predicted.shape[1]} {world.many}, the world has {len(world)}")

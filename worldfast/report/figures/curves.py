@@ -21,18 +21,19 @@ from worldfast.report.figures.style import (
     styled,
 )
 from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
-from worldfast.report.words import count
-from worldfast.studies import RunResult
+from worldfast.report.words import count, joined
+from worldfast.studies import RunResult, Scene
 
 
 @styled
-def training(runs: Sequence[RunResult]):
-    """Plot loss, and R2 of the linear probe (held-out cities, mean of x and y), against rows seen: one line per model.
+def training(world: Scene, runs: Sequence[RunResult]):
+    """Plot loss, and mean R2 of the linear probe on held-out entities, against rows seen: one line per model.
 
     Loss is drawn as recorded (pale) and as a running mean over a fortieth of training.
 
     Parameters
     ----------
+    world : Scene
     runs : sequence of RunResult
 
     Returns
@@ -51,18 +52,18 @@ def training(runs: Sequence[RunResult]):
         style = {"color": colour, "linestyle": (0, [float(d) / 2 for d in dashes.split()]) if dashes else "-"}
         left.plot(run.loss_rows, run.loss, color=colour, alpha=0.25, linewidth=0.7)
         left.plot(run.loss_rows, running_mean(run.loss), linewidth=1.7, label=label, **style)
-        right.plot(run.rows, run.r2.mean(1), linewidth=1.9, label=label, **style)
-    left.set(title="Loss", ylabel="cross entropy, nats a token")
+        right.plot(run.rows, run.fit, linewidth=1.9, label=label, **style)
+    left.set(title="Loss", ylabel=world.loss)
     losses = np.concatenate([run.loss[np.isfinite(run.loss) & (run.loss > 0)] for run in runs])
     if len(losses) and losses.max() > 20 * losses.min():
         left.set_yscale("log")
     held = [int(run.held_out.sum()) for run in runs]
     count = f"{min(held):,}" + (f" to {max(held):,}" if max(held) > min(held) else "")
-    right.set(title="What a linear probe reads", ylabel="R², mean of x and y", ylim=(-0.05, 1.02))
+    right.set(title="What a linear probe reads", ylabel=r2_of(runs[0].columns), ylim=(-0.05, 1.02))
     right.text(
         0.98,
         0.09,
-        f"on {count} cities the probe was not fitted on",
+        f"on {count} {world.many} the probe was not fitted on",
         transform=right.transAxes,
         ha="right",
         fontsize=8,
@@ -74,6 +75,11 @@ def training(runs: Sequence[RunResult]):
         quiet(axes)
     left.legend(frameon=False, loc="upper right")
     return figure
+
+
+def r2_of(columns: Sequence[str]) -> str:
+    """Return the name of the mean R2 of some attributes: "R² of depth", "R², mean of x and y"."""
+    return f"R², mean of {joined(columns)}" if len(columns) > 1 else " of ".join(["R²", *columns])
 
 
 @styled
@@ -124,7 +130,7 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
     relative = asked.assign(value=asked["value"] / first)
     panels = [
         ("Loss", "nats a token", parts["curves"], "loss", "tasks"),
-        (f"Probe R², layer {layer}", "mean of x and y, held-out cities", parts["probes"], "r2", "tasks"),
+        (f"Probe R², layer {layer}", "mean over attributes, held out", parts["probes"], "r2", "tasks"),
         ("Accuracy", "share of answers that are right", asked[choice], "value", "task"),
         ("Mean absolute error", "first checkpoint = 1", relative[~choice], "value", "task"),
     ]
@@ -173,7 +179,7 @@ def _lines(axes, table, value: str, by: str, known: Tasks) -> list[tuple[float, 
 
 @styled
 def probes_by_layer(probes, runs):
-    """Show probe R2 on held-out cities at the last checkpoint: sets of tasks by layers, means over seeds.
+    """Show probe R2 on held-out entities at the last checkpoint: sets of tasks by layers, means over seeds.
 
     Parameters
     ----------
@@ -203,10 +209,10 @@ def probes_by_layer(probes, runs):
     mean = table.pivot_table(index="tasks", columns="layer", values="r2", aggfunc="mean")
     rows = [tasks for tasks in sizes.index if tasks in mean.index]
     layers = mean.mean()
-    figure = layered(mean.loc[rows], Tasks(runs["tasks"]), sizes.loc[rows], "Probe R² on held-out cities")
+    figure = layered(mean.loc[rows], Tasks(runs["tasks"]), sizes.loc[rows], "Probe R², held out")
     return figure, (
-        "R² of linear probes at the last checkpoint, mean of x and y on held-out cities and over seeds. Over all "
-        f"{len(rows)} sets of tasks, layer {layers.idxmax()} has the highest mean, {layers.max():.2f}."
+        "R² of linear probes at the last checkpoint, mean over attributes and seeds, on entities it was not fitted on. "
+        f"Over all {len(rows)} sets of tasks, layer {layers.idxmax()} has the highest mean, {layers.max():.2f}."
     )
 
 

@@ -89,7 +89,7 @@ LIKENESS = {  # name of the table -> measure
     "mutual_knn": Likeness(
         "value",
         {"k": None},
-        "Shared among the {k} nearest cities, models of {tasks}, layer {layer}",
+        "Shared among the {k} nearest neighbours, models of {tasks}, layer {layer}",
         "share of {k} nearest neighbours",
     ),
 }

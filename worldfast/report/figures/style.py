@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report.colours import INK
+from worldfast.report.colours import INK, MUTED
 
-MUTED = "#6b6f76"
 HAIRLINE = "#d9d5cb"
 STYLE = {
     "font.family": ["DejaVu Sans"],  # ships with matplotlib, so figures are the same on every machine

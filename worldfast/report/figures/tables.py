@@ -1,7 +1,7 @@
 """Selections of a study's tables for figures: checks of columns and runs, and means over pairs of runs.
 
 A figure without the runs it needs raises LacksRuns, a ValueError that names what is missing. The table "runs" has a row
-per run; its column "group" names what a run was taught besides its world, such as a region that only fine-tunes see,
+per run; its column "group" names what a run was taught besides its world, such as one that only fine-tunes see,
 and is "" for all other runs.
 """
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from worldfast.report.colours import Tasks, run_styles
-from worldfast.report.figures.canvas import draw_cities, frame, region_key, same_world, spaced
-from worldfast.report.figures.style import HAIRLINE, heading, paper, short_count, styled
-from worldfast.studies import RunResult
+from worldfast.report.figures.canvas import draw_entities, frame, group_key, same_world, spaced
+from worldfast.report.figures.maps import reach_of
+from worldfast.report.figures.style import heading, paper, short_count, styled
+from worldfast.report.words import count
+from worldfast.studies import RunResult, Scene
 
 
 @styled
-def pca(world, run: RunResult, checkpoint: int = -1, new: Sequence[str] = (), tasks: Tasks | None = None):
-    """Draw three views of the first three principal components at one checkpoint, coloured by region.
+def pca(world: Scene, run: RunResult, checkpoint: int = -1, tasks: Tasks | None = None):
+    """Draw three views of the first three principal components at one checkpoint, coloured by group.
 
     Parameters
     ----------
-    world
-        The true world.
+    world : Scene
     run : RunResult
     checkpoint : int
         Index of the checkpoint; by default, the last.
-    new : sequence of str
-        Regions taught later.
     tasks : Tasks, optional
         Tasks of the study.
 
@@ -44,34 +41,32 @@ def pca(world, run: RunResult, checkpoint: int = -1, new: Sequence[str] = (), ta
         raise IndexError(f"checkpoint {checkpoint} of a run with {len(run.steps)} checkpoints")
     points = run.components[checkpoint]  # [N, 3]
     figure = paper(11.4, 4.4)
-    reach = 1.06 * np.abs(points).max() or 1.0
+    reach = reach_of(points)
     last = checkpoint in (-1, len(run.steps) - 1)
     for axes, (i, j) in zip(figure.subplots(1, 3), ((0, 1), (0, 2), (1, 2))):
-        draw_cities(axes, world, points[:, [i, j]], 2.6, new)
+        draw_entities(axes, world, points[:, [i, j]], 2.6)
         for k, name in ((i, axes.set_xlabel), (j, axes.set_ylabel)):
             name(f"component {k + 1}" + (f" ({run.explained[k]:.0%})" if last else ""))
-        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
-        axes.spines[:].set_color(HAIRLINE)
+        frame(axes, world, reach)
     rows = short_count(run.rows[checkpoint])
     figure.suptitle(
-        f"Inside the model ({run_styles([run], tasks)[0][0]}) after {rows} rows: {len(world):,} cities, "
-        "first three principal components",
+        f"Inside the model ({run_styles([run], tasks)[0][0]}) after {rows} rows: "
+        f"{count(len(world), world.one, world.many)}, first three principal components",
         x=0.01,
         ha="left",
         fontsize=12,
     )
-    region_key(figure, world, 8, new)
+    group_key(figure, world, 8)
     return figure
 
 
 @styled
 def views_over_training(
-    world,
+    world: Scene,
     run: RunResult,
     moments: int = 4,
     azimuth: float = 35.0,
     elevation: float = 25.0,
-    new: Sequence[str] = (),
     tasks: Tasks | None = None,
 ):
     """Draw views of a model over training: principal components, the same rotated in space, and the probe's map.
@@ -80,15 +75,12 @@ def views_over_training(
 
     Parameters
     ----------
-    world
-        The true world.
+    world : Scene
     run : RunResult
     moments : int
         Number of checkpoints, spaced geometrically from first to last, because a map forms early.
     azimuth, elevation : float
         Viewpoint of the second row, in degrees.
-    new : sequence of str
-        Regions taught later.
     tasks : Tasks, optional
         Tasks of the study.
 
@@ -105,25 +97,26 @@ def views_over_training(
     if moments < 2:
         raise ValueError(f"moments must be at least 2, not {moments}")
     steps = spaced(run, moments)
-    figure = paper(10, 2.5 * 2 + 2.5 * 0.62 + 1.2)
-    heights = [1, 1, 0.62]
-    grid = figure.subplots(3, len(steps), squeeze=False, height_ratios=heights)
-    reach = 1.06 * np.abs(run.components).max() or 1.0
+    mapped = world.xy is not None
+    heights = [1, 1, 0.62][: 2 + mapped]
+    figure = paper(10, 2.5 * sum(heights) + 1.2)
+    grid = figure.subplots(len(heights), len(steps), squeeze=False, height_ratios=heights)
+    reach = reach_of(run.components)
     for column, step in enumerate(steps):
         points = run.components[step]  # [N, 3]
         places = (points[:, :2], turned(points, azimuth, elevation), run.predicted[step])
         for axes, at in zip(grid[:, column], places):
-            draw_cities(axes, world, at, 1.4, new)
+            draw_entities(axes, world, at, 1.4)
         for axes in grid[:2, column]:
-            axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
-            axes.spines[:].set_color(HAIRLINE)
-        frame(grid[2, column], world)
+            frame(axes, world, reach)
         grid[0, column].set_title(f"{short_count(run.rows[step])} rows", fontsize=9.5)
-        grid[2, column].set_title(f"R² {round(run.r2[step].mean(), 2) + 0.0:.2f}", fontsize=9)
+        if mapped:
+            frame(grid[2, column], world)
+            grid[2, column].set_title(f"R² {round(run.fit[step], 2) + 0.0:.2f}", fontsize=9)
     for axes, name in zip(grid[:, 0], ("components 1 and 2", "1, 2 and 3, turned", "the probe's map")):
         axes.set_ylabel(name)
     heading(figure, f"Inside the model ({run_styles([run], tasks)[0][0]}) over training")
-    region_key(figure, world, 8, new)
+    group_key(figure, world, 8)
     return figure
 
 

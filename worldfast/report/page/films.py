@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldfast.report import figures
-from worldfast.report.colours import INK, region_colours
-from worldfast.studies import RunResult
+from worldfast.report.colours import INK, group_colours
+from worldfast.studies import RunResult, Scene
 
 RADIUS = 255  # levels from the centre of the 3D view to its edge
 CURVE_POINTS = 400  # points of the loss curve per model
@@ -41,59 +41,75 @@ def pack(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(halves, 9)).decode("ascii")
 
 
-def data(world, runs: Sequence[RunResult], styles, film_bytes: int, new: Sequence[str] = ()) -> dict:
+def data(world: Scene, runs: Sequence[RunResult], styles, film_bytes: int) -> dict:
     """Return everything the script draws, for `as_json`.
 
     Parameters
     ----------
-    world
-        The true world.
+    world : Scene
     runs : sequence of RunResult
     styles : sequence of (str, str, str)
         As from `run_styles`.
     film_bytes : int
         Upper bound on the size of all films; they never have fewer than two moments.
-    new : sequence of str
-        Regions that models are taught after pretraining, if the world has them.
     """
-    low, high = world.xy.min(0), world.xy.max(0)
-    extent = int(max(1, (high - low).max()))
-    quantum = max(1, -(-extent // 4000), -(-int(np.abs(world.xy).max()) // 16_000))  # the globe: 1, that is 0.1 degree
-    margin = max(1, 0.035 * extent)
-    box = np.concatenate([low - margin, high + margin]) / quantum
-    colours = region_colours(world, new)
-    index = {region: i for i, region in enumerate(colours)}
-    members = np.array([index[region] for region in world.region.tolist()])
-    largest = [int(np.argmax(np.where(members == i, world.population, -1))) for i in range(len(colours))]
-    size = 100 * np.sqrt(world.population / max(1, world.population.max()))
-    size[np.isin(world.region, list(new))] = 60  # readers look for these cities, which may have no population
-    films = _films(runs, quantum, film_bytes)
-    final = [run.r2[-1].mean() if run.kind == "pt" else -np.inf for run in runs]
+    mapped = world.xy is not None
+    origin, quantum = _grid(world)
+    xy = _steps(world.xy, origin, quantum) if mapped else RADIUS * np.array([[-1.2, -1.2], [1.2, 1.2]])
+    low, high = xy.min(0), xy.max(0)
+    spans = np.full(2, (high - low).max()) if world.metric else high - low
+    margin = np.maximum(1, 0.035 * spans)
+    colours = group_colours(world)
+    index = {group: i for i, group in enumerate(colours)}
+    members = np.array([index[group] for group in world.group.tolist()])
+    weight = np.zeros(len(world)) if world.weight is None else world.weight
+    largest = [int(np.argmax(np.where(members == i, weight, -1))) for i in range(len(colours))]
+    size = 100 * np.sqrt(weight / max(1, weight.max())) if world.weight is not None else np.full(len(world), 25.0)
+    size[np.isin(world.group, list(world.new))] = 60  # readers look for these, which may weigh nothing
+    films = _films(runs, (origin, quantum) if mapped else None, film_bytes)
+    final = [run.fit[-1] if run.kind == "pt" else -np.inf for run in runs]
     return {
         "names": world.name.tolist(),
-        "xy": pack(_steps(world.xy, quantum).T[None]),
-        "region": pack(members[None]),
+        "one": world.one,
+        "many": world.many,
+        "xy": pack(xy.T[None]) if mapped else None,
+        "group": pack(members[None]),
         "size": pack(np.rint(size)[None]),
-        "regions": [
+        "groups": [
             {
-                "name": region or "no region",
+                "name": group or f"no {world.grouping[0]}",
                 "colour": None if colour == INK else colour,
-                "cities": int((members == index[region]).sum()),
+                "members": int((members == index[group]).sum()),
             }
-            for region, colour in colours.items()
+            for group, colour in colours.items()
         ],
-        "new": [index[region] for region in new if region in index],
-        "landmarks": sorted(
-            (i for i in largest if world.population[i] > 0 and world.name[i]), key=lambda i: -int(world.population[i])
-        ),
-        "quantum": quantum,
-        "extent": extent / quantum,
+        "new": [index[group] for group in world.new if group in index],
+        "landmarks": sorted((i for i in largest if weight[i] > 0 and world.name[i]), key=lambda i: -weight[i]),
+        "columns": list(runs[0].columns),
+        "axes": [axis._asdict() for axis in world.axes],
+        "metric": world.metric,
+        "origin": origin.tolist(),
+        "quantum": quantum.tolist(),
+        "extent": float(max(1, (high - low).max())),
         "radius": RADIUS,
-        "box": _numbers(box),
-        "geographic": figures.geographic(world),
+        "box": _numbers(np.concatenate([low - margin, high + margin])),
         "best": int(np.argmax(np.nan_to_num(final, nan=-np.inf))),
         "runs": [_run_data(run, style, *film) for run, style, film in zip(runs, styles, films, strict=True)],
     }
+
+
+def _grid(world: Scene) -> tuple[np.ndarray, np.ndarray]:
+    """Return the origin and the step of each axis, [2], in which films hold places: 4,000 steps span the map.
+
+    Places that are integers, as tenths of a degree, keep their origin and whole steps.
+    """
+    if world.xy is None:
+        return np.zeros(2), np.ones(2)
+    low, spans, far = world.xy.min(0), np.ptp(world.xy, axis=0), np.abs(world.xy).max()
+    spans = np.full(2, spans.max()) if world.metric else spans
+    if np.issubdtype(world.xy.dtype, np.integer):
+        return np.zeros(2, int), np.maximum(1, np.maximum(-(-spans.astype(int) // 4000), -(-int(far) // 16_000)))
+    return low + spans / 2, np.where(spans > 0, spans / 4000, 1.0)
 
 
 def as_json(content: dict) -> str:
@@ -112,9 +128,8 @@ def _run_data(run: RunResult, style, moments: np.ndarray, film: dict[str, str]) 
         "colour": None if colour == INK else colour,  # ink is the page's own, dark or light
         "dashes": dashes,
         "rows": run.rows[moments].tolist(),
-        "r2": _numbers(run.r2[moments].mean(1)),
-        "r2_x": _numbers(run.r2[moments, 0]),
-        "r2_y": _numbers(run.r2[moments, 1]),
+        "r2": _numbers(run.fit[moments]),
+        "r2_of": [_numbers(of_one) for of_one in run.r2[moments].T],
         "error": _numbers(run.error[moments]),
         "held_out": int(run.held_out.sum()),
         "held": pack(run.held_out[None].astype(int)),
@@ -122,19 +137,18 @@ def _run_data(run: RunResult, style, moments: np.ndarray, film: dict[str, str]) 
         "loss_rows": run.loss_rows[some].tolist(),
         "loss": _numbers(figures.running_mean(run.loss)[some]),
         "curve_rows": run.rows.tolist(),
-        "curve_r2": _numbers(run.r2.mean(1)),
+        "curve_r2": _numbers(run.fit),
         **film,
     }
 
 
-def _films(runs: Sequence[RunResult], quantum: int, film_bytes: int) -> list[tuple[np.ndarray, dict[str, str]]]:
+def _films(runs: Sequence[RunResult], grid: tuple | None, film_bytes: int) -> list[tuple[np.ndarray, dict[str, str]]]:
     """Return for each run the checkpoints kept, int64 [K], and its films as text."""
     kept = [np.arange(len(run.steps)) for run in runs]
     while True:
         films = []
         for run, moments in zip(runs, kept, strict=True):
-            places = _steps(run.predicted[moments], quantum)  # [K, N, 2]
-            film = {"map": pack(np.moveaxis(places, 2, 1)), "space": _space(run.components[moments])}
+            film = {"map": _map(run, moments, grid), "space": _space(run.components[moments])}
             if run.mixed is not None:
                 film["mixed"] = _space(run.mixed[moments])
             films.append(film)
@@ -144,16 +158,23 @@ def _films(runs: Sequence[RunResult], quantum: int, film_bytes: int) -> list[tup
         kept = [np.append(moments[:-1:2], moments[-1]) if len(moments) > 2 else moments for moments in kept]
 
 
+def _map(run: RunResult, moments: np.ndarray, grid: tuple | None) -> str:
+    """Pack the places that a probe gives, [K, N, 2], in steps; without a map, the first two components."""
+    if grid is None:
+        return _space(run.components[moments, :, :2])
+    return pack(np.moveaxis(_steps(run.predicted[moments], *grid), 2, 1))
+
+
 def _space(inner: np.ndarray) -> str:
-    """Pack points [K, N, 3], scaled so that 98% of each moment's points lie within RADIUS."""
+    """Pack points [K, N, 2 or 3], scaled so that 98% of each moment's points lie within RADIUS."""
     reach = np.quantile(np.linalg.norm(inner, axis=2), 0.98, axis=1)[:, None, None]  # [K, 1, 1]
     levels = np.clip(inner / np.where(reach > 0, reach, 1), -8, 8) * RADIUS
     return pack(np.moveaxis(np.rint(levels), 2, 1))
 
 
-def _steps(places: np.ndarray, quantum: int) -> np.ndarray:
-    """Convert 0.1 degree to steps of `quantum`, clipping far-off predictions to 16 bits."""
-    return np.clip(np.rint(np.asarray(places, dtype=np.float64) / quantum), -(2**15), 2**15 - 1)
+def _steps(places: np.ndarray, origin: np.ndarray, quantum: np.ndarray) -> np.ndarray:
+    """Convert places [..., 2] to steps of `quantum` from `origin`, clipping far-off predictions to 16 bits."""
+    return np.clip(np.rint((np.asarray(places, dtype=np.float64) - origin) / quantum), -(2**15), 2**15 - 1)
 
 
 def _numbers(values) -> list[float | None]:

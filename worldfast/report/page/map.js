@@ -1,4 +1,4 @@
-// The flat map: where the model places every city, where it is, and the way between.
+// The flat map: where the model places every entity, where it is, and the way between; without a map, two components.
 
 const mapView = {
   canvas: byId("map"),
@@ -10,7 +10,7 @@ const mapView = {
   height: 0,
   seen: true,
 };
-const labelShown = new Map(); // city -> how visible its name is, 0..1
+const labelShown = new Map(); // entity -> how visible its name is, 0..1
 
 // Fits a canvas to its box in device pixels; returns its context, or null while it has no size.
 function fit(view, height) {
@@ -55,11 +55,11 @@ function drawMap() {
     py = i => oy - scale * shown.map[count + i];
   const tx = i => ox + scale * truth[i],
     ty = i => oy - scale * truth[count + i];
-  const dot = Math.max(0.95, Math.min(1.9, width / 640)) * Math.sqrt(zoom);
+  const dot = Math.max(0.95, Math.min(1.9, width / 640)) * Math.sqrt(zoom) * sparse;
   const radius = i => dot * (0.72 + size[i] / 90);
 
-  if (study.geographic) graticule(c, scale, ox, oy);
-  if (state.view !== "truth") {
+  graticule(c, scale, ox, oy);
+  if (mapped && state.view !== "truth") {
     // the real coastlines, faintly, beneath
     c.fillStyle = ink.ghost;
     c.beginPath();
@@ -68,11 +68,11 @@ function drawMap() {
   }
   if (state.view === "errors") {
     c.lineWidth = 0.8;
-    c.globalAlpha = state.region === null ? 0.38 : 0.75;
-    for (const group of [...drawOrder, {region: study.new[0], cities: taught}]) {
-      c.strokeStyle = ink.region[group.region];
+    c.globalAlpha = state.group === null ? 0.38 : 0.75;
+    for (const group of [...drawOrder, {index: study.new[0], members: taught}]) {
+      c.strokeStyle = ink.group[group.index];
       c.beginPath();
-      for (const i of group.cities)
+      for (const i of group.members)
         if (visible(i)) {
           c.moveTo(tx(i), ty(i));
           c.lineTo(px(i), py(i));
@@ -85,14 +85,14 @@ function drawMap() {
       // what is not chosen stays as a shadow
       if (
         lit
-          ? state.region !== null && group.region !== state.region
-          : state.region === null || group.region === state.region
+          ? state.group !== null && group.index !== state.group
+          : state.group === null || group.index === state.group
       )
         continue;
       c.globalAlpha = lit ? 0.92 : 0.1;
-      c.fillStyle = ink.region[group.region];
+      c.fillStyle = ink.group[group.index];
       c.beginPath();
-      for (const i of group.cities) {
+      for (const i of group.members) {
         if (state.held && !films[state.run].held[i]) continue;
         const x = px(i),
           y = py(i),
@@ -104,10 +104,14 @@ function drawMap() {
     }
   drawTaught(c, px, py, tx, ty, dot);
   const fading = drawNames(c, px, py);
-  for (const i of new Set([state.city, state.over]))
+  for (const i of new Set([state.picked, state.over]))
     if (i !== null) {
       c.strokeStyle = c.fillStyle = ink.ink;
       c.lineWidth = 1.4;
+      c.beginPath();
+      c.arc(px(i), py(i), radius(i) + 4, 0, 7);
+      c.stroke();
+      if (!mapped) continue;
       c.setLineDash([3, 3]);
       c.beginPath();
       c.moveTo(tx(i), ty(i));
@@ -115,16 +119,13 @@ function drawMap() {
       c.stroke();
       c.setLineDash([]);
       c.beginPath();
-      c.arc(px(i), py(i), radius(i) + 4, 0, 7);
-      c.stroke();
-      c.beginPath();
       c.moveTo(tx(i) - 4, ty(i));
       c.lineTo(tx(i) + 4, ty(i));
       c.moveTo(tx(i), ty(i) - 4);
       c.lineTo(tx(i), ty(i) + 4);
       c.stroke();
     }
-  const i = state.over ?? state.city;
+  const i = state.over ?? state.picked;
   fillTip(mapView.tip, i, i === null || mapView.quiet ? null : px(i), i === null ? 0 : py(i), mapView);
   byId("map-reset").hidden = zoom === 1;
   mapView.canvas.classList.toggle("zoomed", zoom > 1);
@@ -139,26 +140,26 @@ function graticule(c, scale, ox, oy) {
   c.globalAlpha = 0.75;
   c.beginPath();
   const named = [];
-  for (let d = -180; d <= 180; d += 30) {
-    const x = Math.round(ox + (scale * d * 10) / study.quantum) + 0.5,
-      y = Math.round(oy - (scale * d * 10) / study.quantum) + 0.5;
-    c.moveTo(x, 0);
-    c.lineTo(x, mapView.height);
-    if (Math.abs(d) <= 90) {
-      c.moveTo(0, y);
-      c.lineTo(mapView.width, y);
+  study.axes.forEach(({grid, scale: factor, unit, signs}, k) => {
+    if (!grid) return;
+    const at = steps => study.origin[k] + steps * study.quantum[k]; // in the attribute's own numbers
+    for (let n = Math.ceil(at(study.box[k]) / grid) - 1; n * grid <= at(study.box[k + 2]) + grid; n++) {
+      const steps = (n * grid - study.origin[k]) / study.quantum[k],
+        p = Math.round(k ? oy - scale * steps : ox + scale * steps) + 0.5;
+      c.moveTo(k ? 0 : p, k ? p : 0);
+      c.lineTo(k ? mapView.width : p, k ? p : mapView.height);
+      const sign = n && signs.length ? ` ${signs[n > 0 ? 0 : 1]}` : "",
+        text = `${number.format(Math.abs(n * grid * factor) * (signs.length ? 1 : Math.sign(n)))}${unit}${sign}`;
+      if (n % 2 === 0 && !k && p > 20 && p < mapView.width - 30) named.push([text, p + 4, mapView.height - 6]);
+      if (n % 2 === 0 && k && p > 14 && p < mapView.height - 20) named.push([text, 6, p - 4]);
     }
-    if (d % 60 === 0 && x > 20 && x < mapView.width - 30)
-      named.push([`${Math.abs(d)}°${d > 0 ? " E" : d < 0 ? " W" : ""}`, x + 4, mapView.height - 6]);
-    if (Math.abs(d) <= 60 && y > 14 && y < mapView.height - 20)
-      named.push([`${Math.abs(d)}°${d > 0 ? " N" : d < 0 ? " S" : ""}`, 6, y - 4]);
-  }
+  });
   c.stroke();
   if (mapView.width > 600) for (const [text, x, y] of named) c.fillText(text, x, y);
   c.globalAlpha = 1;
 }
 
-// The largest city of each region by name, where the names do not collide; they fade in and out as the map forms.
+// The largest entity of each group by name, where the names do not collide; they fade in and out as the map forms.
 function drawNames(c, px, py) {
   const taken = [...mapView.taken];
   let fading = false;
@@ -190,7 +191,7 @@ function drawNames(c, px, py) {
     c.fillText(study.names[i], x, y);
     c.beginPath();
     c.arc(px(i), py(i), 3.6, 0, 7);
-    c.fillStyle = ink.region[region[i]];
+    c.fillStyle = ink.group[groupOf[i]];
     c.fill();
     c.lineWidth = 1.2;
     c.strokeStyle = ink.ink;
@@ -200,7 +201,7 @@ function drawNames(c, px, py) {
   return fading;
 }
 
-function cityNear(x, y, reach = 16) {
+function nearestOnMap(x, y, reach = 16) {
   const [scale, ox, oy] = projection();
   let best = null,
     least = reach * reach;
@@ -217,9 +218,9 @@ function cityNear(x, y, reach = 16) {
   return best;
 }
 
-// The next city from the chosen one in a direction, for the arrow keys: near, and not far off the axis.
-function cityTowards(dx, dy) {
-  const from = state.city ?? study.landmarks[0] ?? 0;
+// The next entity from the chosen one in a direction, for the arrow keys: near, and not far off the axis.
+function nextOnMap(dx, dy) {
+  const from = state.picked ?? study.landmarks[0] ?? 0;
   let best = from,
     least = Infinity;
   for (let i = 0; i < count; i++) {
@@ -330,10 +331,10 @@ function startMap() {
     zoom: zoomMap,
     tap: (x, y) => {
       state.over = null;
-      pick(cityNear(x, y, 24), mapView);
+      pick(nearestOnMap(x, y, 24), mapView);
     },
     hover: (x, y) => {
-      const over = x === null ? null : cityNear(x, y);
+      const over = x === null ? null : nearestOnMap(x, y);
       if (over === state.over) return;
       state.over = over;
       mapView.quiet = false;
@@ -343,7 +344,7 @@ function startMap() {
   });
   mapView.canvas.addEventListener("keydown", event => {
     const way = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1]}[event.key];
-    if (way) pick(cityTowards(...way), mapView);
+    if (way) pick(nextOnMap(...way), mapView);
     else if (event.key === "+" || event.key === "=") zoomMap(1.3, mapView.width / 2, mapView.height / 2);
     else if (event.key === "-") zoomMap(1 / 1.3, mapView.width / 2, mapView.height / 2);
     else if (event.key === "Escape") pick(null, mapView);

@@ -78,11 +78,16 @@ def scores(result: StudyResult, styles) -> str:
         said = [metric] if metric in ("", ACCURACY) else [f"mean {metric}", unit]
         return "<br>".join(escape(part) for part in [name, *said] if part)
 
-    def cell(run: RunResult, name: str) -> str:
-        choice = about.get(name, {}).get("metric") == ACCURACY
-        return plain(run.scores.get(name, np.nan), ".1%" if choice else ",.1f")
+    def written(value: float, name: str) -> str:
+        return plain(value, {ACCURACY: ".1%", "": ",.3f"}.get(about.get(name, {}).get("metric"), ",.1f"))
 
-    rows = [(named(style), [cell(run, name) for name in names]) for run, style in zip(result.runs, styles, strict=True)]
+    rows = [
+        (named(style), [written(run.scores.get(name, np.nan), name) for name in names])
+        for run, style in zip(result.runs, styles, strict=True)
+    ]
+    if known is not None and "constant" in known:
+        constant = known[known.group == "standard"].groupby("task").constant.mean()
+        rows.append(("best constant answer", [written(constant.get(name, np.nan), name) for name in names]))
     return table("runs", ["model", *map(head, names)], rows)
 
 
@@ -94,10 +99,9 @@ def few(world, runs: Sequence[RunResult], styles) -> str:
         "training": lambda run: duration(run.seconds),
         "rows a second": lambda run: f"{run.rows[-1] / run.seconds:,.0f}" if run.seconds > 0 else "–",
         "loss at the end": lambda run: plain(figures.running_mean(run.loss)[-1], ".3f") if len(run.loss) else "–",
-        "probe R² x": lambda run: plain(run.r2[-1, 0], ".3f"),
-        "probe R² y": lambda run: plain(run.r2[-1, 1], ".3f"),
-        "median error": lambda run: figures.distance(world, run.error[-1]),
-        "held-out cities": lambda run: f"{run.held_out.sum():,}",
+        **{f"probe R² {name}": lambda run, k=k: plain(run.r2[-1, k], ".3f") for k, name in enumerate(runs[0].columns)},
+        **({"median error": lambda run: world.distance(run.error[-1])} if world.metric else {}),
+        f"held-out {world.many}": lambda run: f"{run.held_out.sum():,}",
         "folder": lambda run: run.folder,
     }
     rows = [(named(style), [text(run) for text in columns.values()]) for run, style in zip(runs, styles, strict=True)]
@@ -133,8 +137,8 @@ def every(result: StudyResult) -> str:
         "training": measure("seconds", duration),
         "loss": number("loss", ".3f"),
         "probe R²": number("r2", ".3f"),
-        "median error": measure("median_error", lambda value: figures.distance(result.world, value)),
-        f"{groups(frame)}, median error": measure("taught", lambda value: figures.distance(result.world, value)),
+        "median error": measure("median_error", lambda value: result.world.distance(value)),
+        f"{groups(frame)}, median error": measure("taught", lambda value: result.world.distance(value)),
         "improvement, trained": number("trained", ".2f"),
         "improvement, transfer": number("transfer", ".2f"),
     }
@@ -180,7 +184,7 @@ def _found(result: StudyResult) -> dict[str, dict[str, float]]:
     tables, layer = result.tables, result.cka_layer
     if (probes := tables.get("probes")) is not None:
         last = probes[probes.layer == layer].sort_values("step").groupby("run").last()
-        found["r2"], found["median_error"] = last.r2.to_dict(), last.median_error.to_dict()
+        found |= {name: last[name].to_dict() for name in ("r2", "median_error") if name in last}
     if (places := tables.get("generalisation")) is not None:
         taught = places[(places.layer == layer) & ~places.group.isin((FITTED, HELD_OUT))]
         found["taught"] = taught.groupby("run").error.median().to_dict()

@@ -10,7 +10,7 @@ from worldfast.report.words import count, number
 
 
 def flatten(spec: Mapping, prefix: str = "") -> dict[str, str]:
-    """Return a nested specification as rows of a table: {"world": {"atlantis": 0}} -> {"world.atlantis": "0"}.
+    """Return a nested specification as rows of a table: {"model": {"layers": 2}} -> {"model.layers": "2"}.
 
     A run that another starts from is given by its name, since it has a specification of its own.
     """

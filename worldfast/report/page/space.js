@@ -1,4 +1,4 @@
-// The first three principal components of the activations, a point a city, turned by hand.
+// The first three principal components of the activations, a point an entity, turned by hand.
 
 const HOME = {yaw: -0.5, pitch: 0.32, zoom: 1};
 const spaceView = {
@@ -31,8 +31,8 @@ function turn(width, height) {
   };
 }
 
-// Where a city is drawn now: x, y in pixels and its depth, kept in `turned` for who asks later.
-function turnCity(i, project) {
+// Where an entity is drawn now: x, y in pixels and its depth, kept in `turned` for who asks later.
+function turnOne(i, project) {
   const far = study.radius;
   const drawn = project(
     shown.space[i] / far,
@@ -51,22 +51,22 @@ function drawSpace() {
   drawAxes(c, project);
   const layers = Array.from({length: LAYERS}, () => new Map());
   for (const group of drawOrder)
-    for (const i of group.cities) {
+    for (const i of group.members) {
       if (state.held && !films[state.run].held[i]) continue;
-      const [, , near] = turnCity(i, project);
+      const [, , near] = turnOne(i, project);
       const layer = layers[Math.max(0, Math.min(LAYERS - 1, Math.floor(((near + 1) * LAYERS) / 2)))];
-      if (!layer.has(group.region)) layer.set(group.region, []);
-      layer.get(group.region).push(i);
+      if (!layer.has(group.index)) layer.set(group.index, []);
+      layer.get(group.index).push(i);
     }
-  const dot = Math.max(1.05, Math.min(1.9, width / 330)) * Math.sqrt(spaceView.zoom);
+  const dot = Math.max(1.05, Math.min(1.9, width / 330)) * Math.sqrt(spaceView.zoom) * sparse;
   layers.forEach((layer, depth) => {
     const close = (depth + 0.5) / LAYERS; // far points smaller and paler
-    for (const [r, cities] of layer) {
-      const lit = state.region === null || state.region === r;
+    for (const [r, members] of layer) {
+      const lit = state.group === null || state.group === r;
       c.globalAlpha = lit ? 0.34 + 0.6 * close : 0.06;
-      c.fillStyle = ink.region[r];
+      c.fillStyle = ink.group[r];
       c.beginPath();
-      for (const i of cities) {
+      for (const i of members) {
         const radius = dot * (0.62 + 0.5 * close) * (0.8 + size[i] / 150);
         c.moveTo(turned[i] + radius, turned[count + i]);
         c.arc(turned[i], turned[count + i], radius, 0, 7);
@@ -77,11 +77,11 @@ function drawSpace() {
   const newcomers = taught.filter(i => !state.held || films[state.run].held[i]);
   c.beginPath();
   for (const i of newcomers) {
-    const [x, y, near] = turnCity(i, project);
+    const [x, y, near] = turnOne(i, project);
     diamond(c, x, y, 2.1 * dot * (0.8 + 0.3 * near));
   }
-  c.globalAlpha = state.region === null || isTaught(state.region) ? 0.95 : 0.08;
-  c.fillStyle = ink.region[study.new[0]];
+  c.globalAlpha = state.group === null || isTaught(state.group) ? 0.95 : 0.08;
+  c.fillStyle = ink.group[study.new[0]];
   c.strokeStyle = ink.sea;
   c.lineWidth = 0.8;
   if (newcomers.length) {
@@ -89,7 +89,7 @@ function drawSpace() {
     c.stroke();
   }
   c.globalAlpha = 1;
-  for (const i of new Set([state.city, state.over]))
+  for (const i of new Set([state.picked, state.over]))
     if (i !== null) {
       c.strokeStyle = ink.ink;
       c.lineWidth = 1.4;
@@ -97,7 +97,7 @@ function drawSpace() {
       c.arc(turned[i], turned[count + i], 6.5, 0, 7);
       c.stroke();
     }
-  const i = state.over ?? state.city;
+  const i = state.over ?? state.picked;
   fillTip(
     spaceView.tip,
     i,
@@ -125,7 +125,7 @@ function drawAxes(c, project) {
     c.stroke();
     const mixed = inner(state.run) === films[state.run].mixed;
     const label = mixed
-        ? ["probe of x", "probe of y", "first component of the rest"][k]
+        ? [...study.axes.map(({name}) => `probe of ${name}`), "first component of the rest"][k]
         : `component ${k + 1}, ${Math.round(100 * current().explained[k])}%`,
       w = c.measureText(label).width;
     c.fillText(
@@ -136,7 +136,7 @@ function drawAxes(c, project) {
   });
 }
 
-function cityInSpace(x, y, reach = 14) {
+function nearestInSpace(x, y, reach = 14) {
   let best = null,
     least = reach * reach;
   for (let i = 0; i < count; i++) {
@@ -169,10 +169,10 @@ function startSpace() {
     tap: (x, y) => {
       state.over = null;
       spaceView.touched = true;
-      pick(cityInSpace(x, y, 22), spaceView);
+      pick(nearestInSpace(x, y, 22), spaceView);
     },
     hover: (x, y) => {
-      const over = x === null ? null : cityInSpace(x, y);
+      const over = x === null ? null : nearestInSpace(x, y);
       if (over === state.over) return;
       state.over = over;
       spaceView.quiet = false;

@@ -1,12 +1,12 @@
 // Buttons, sliders and words; then everything is set going.
 
-function pick(city, view) {
-  state.city = city;
+function pick(one, view) {
+  state.picked = one;
   mapView.quiet = view !== mapView;
   spaceView.quiet = view !== spaceView;
-  if (city !== null) {
-    const {name, region: r, lines} = describe(city);
-    byId("said").textContent = `${name}, ${study.regions[r].name}: ${lines.join("; ")}`;
+  if (one !== null) {
+    const {name, group: r, lines} = describe(one);
+    byId("said").textContent = `${name}, ${study.groups[r].name}: ${lines.join("; ")}`;
   }
   wake();
 }
@@ -41,18 +41,15 @@ function segments(box, name, options, chosen, act) {
 
 function startControls() {
   const views = ["model", "truth", "errors"];
-  const headings = ["The world as the model has it", "The world as it is", "How far off each city is"];
-  segments(
-    byId("view"),
-    "view",
-    [{label: "As the model has it"}, {label: "As it is"}, {label: "Errors"}],
-    0,
-    k => {
+  const headings = ["The world as the model has it", "The world as it is", `How far off each ${study.one} is`];
+  const choices = [{label: "As the model has it"}, {label: "As it is"}, {label: "Errors"}];
+  byId("view").hidden = !mapped;
+  if (mapped)
+    segments(byId("view"), "view", choices, 0, k => {
       state.view = views[k];
       byId("map-title").textContent = headings[k];
       wake();
-    },
-  );
+    });
   byId("models").setAttribute("role", "radiogroup");
   byId("models").setAttribute("aria-label", "Model");
   segments(
@@ -95,22 +92,22 @@ function startControls() {
     wake();
   });
 
-  if (study.regions.length > 1)
-    byId("regions").replaceChildren(
-      ...study.regions.map((r, k) => {
+  if (study.groups.length > 1)
+    byId("groups").replaceChildren(
+      ...study.groups.map((r, k) => {
         const mark = make("i"),
           button = make(
             "button",
-            {"aria-pressed": "false", title: `${number.format(r.cities)} cities`},
+            {"aria-pressed": "false", title: `${number.format(r.members)} ${study.many}`},
             mark,
             r.name,
           );
         mark.style.setProperty("--c", r.colour);
         mark.classList.toggle("diamond", isTaught(k));
         button.addEventListener("click", () => {
-          state.region = state.region === k ? null : k;
-          [...byId("regions").children].forEach((other, j) =>
-            other.setAttribute("aria-pressed", `${state.region === j}`),
+          state.group = state.group === k ? null : k;
+          [...byId("groups").children].forEach((other, j) =>
+            other.setAttribute("aria-pressed", `${state.group === j}`),
           );
           wake();
         });
@@ -128,8 +125,8 @@ function startControls() {
     for (let i = 0; i < count && near.length < 12; i++)
       if (folded[i].startsWith(typed)) near.push(study.names[i]);
     byId("names").replaceChildren(...[...new Set(near)].map(name => make("option", {value: name})));
-    const city = exact >= 0 ? exact : near.length === 1 ? folded.indexOf(near[0].toLowerCase()) : null;
-    if (city !== null) pick(city, mapView);
+    const found = exact >= 0 ? exact : near.length === 1 ? folded.indexOf(near[0].toLowerCase()) : null;
+    if (found !== null) pick(found, mapView);
   });
 
   const copy = byId("copy");
@@ -141,7 +138,7 @@ function startControls() {
   });
 }
 
-// How far the probe puts the cities that models are taught from where they are, at the moment: the median.
+// How far the probe puts the entities that models are taught from where they are, at the moment: the median.
 function taughtOff() {
   const {map} = films[state.run],
     low = Math.floor(state.at),
@@ -149,7 +146,7 @@ function taughtOff() {
     b = Math.min(low + 1, lastMoment()) * 2 * count;
   const at = k => map[a + k] + (map[b + k] - map[a + k]) * (state.at - low);
   const off = i => Math.hypot(at(i) - truth[i], at(count + i) - truth[count + i]);
-  return median(taught.map(off)) * study.quantum;
+  return median(taught.map(off)) * study.quantum[0];
 }
 
 // What the pictures show of the chosen model, in words.
@@ -159,8 +156,9 @@ function drawWords() {
   byId("directions").hidden = !mixed;
   byId("space-what").textContent =
     inner(state.run) === mixed
-      ? "The same model’s activations at the same moment along three directions, a point a city: those in which a linear " +
-        "probe reads x and y, and the first principal component of what is left; scaled to fill the frame."
+      ? `The same model’s activations at the same moment along three directions, one point per ${study.one}: those in ` +
+        `which a linear probe reads ${study.axes.map(({name}) => name).join(" and ")}, and the first principal component ` +
+        "of what is left; scaled to fill the frame."
       : components;
   const among = peers().length;
   byId("peers").hidden = among === study.runs.length;
@@ -171,26 +169,28 @@ function drawNumbers() {
   const run = current(),
     rows = between(run.rows),
     r2 = between(run.r2),
-    x = between(run.r2_x),
-    y = between(run.r2_y),
+    each = run.r2_of.map(between),
     error = between(run.error);
   const score = v =>
     v === null ? "none" : Math.abs(v) < 10 ? v.toFixed(2).replace("-", "−") : v.toExponential(0);
   const facts = [
     [short(rows), "rows seen"],
-    [score(r2), `R² (x ${score(x)}, y ${score(y)})`],
-    [error === null ? "none" : length(error), "median error"],
-    [number.format(run.held_out), "held-out cities"],
   ];
-  const names = study.new.map(r => study.regions[r].name).join(" and ");
-  if (taught.length) facts.push([length(taughtOff()), `${names}, median error`]);
+  if (each.length) {
+    const names = study.columns.map((name, k) => `${name} ${score(each[k])}`);
+    facts.push([score(r2), each.length < 2 ? `R² of ${study.columns[0]}` : `R² (${names.slice(0, 4).join(", ")}${each.length > 4 ? " …" : ""})`]);
+    if (study.metric) facts.push([error === null ? "none" : length(error), "median error"]);
+    facts.push([number.format(run.held_out), `held-out ${study.many}`]);
+  }
+  const names = study.new.map(r => study.groups[r].name).join(" and ");
+  if (taught.length && study.metric) facts.push([length(taughtOff()), `${names}, median error`]);
   byId("numbers").replaceChildren(
     ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );
   const moment = byId("moment");
   moment.max = lastMoment();
   moment.value = state.at;
-  moment.setAttribute("aria-valuetext", `${short(rows)} rows seen, R² ${score(r2)}`);
+  moment.setAttribute("aria-valuetext", `${short(rows)} rows seen` + (each.length ? `, R² ${score(r2)}` : ""));
   byId("clock").replaceChildren(`${short(rows)} rows`, make("span", {}, " seen"));
   byId("play").classList.toggle("playing", state.playing);
   byId("play").setAttribute("aria-label", state.playing ? "Pause" : "Play training");

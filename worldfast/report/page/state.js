@@ -4,6 +4,8 @@ const study = JSON.parse(document.getElementById("study").textContent);
 const byId = id => document.getElementById(id);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 const count = study.names.length;
+const sparse = Math.max(1, Math.min(2.4, Math.sqrt(900 / count))); // few entities are drawn larger
+const mapped = study.xy !== null; // two attributes are drawn as a map; else the first two principal components
 const number = new Intl.NumberFormat("en");
 const KINDS = {pt: "Pretrained", ft: "Fine-tuned"};
 
@@ -11,11 +13,11 @@ const state = {
   run: study.best, // index of the model shown
   at: 0, // moment of training, in checkpoints of that model; fractions lie between two
   view: "model", // model | truth | errors
-  region: null, // the one region shown, or null
-  city: null, // the city picked
-  over: null, // the city under the pointer
+  group: null, // the one group shown, or null
+  picked: null, // the entity picked
+  over: null, // the entity under the pointer
   directions: "space", // space: principal components; mixed: along the probes
-  held: false, // only cities the probe was not fitted on
+  held: false, // only entities the probe was not fitted on
   playing: false,
 };
 
@@ -34,7 +36,7 @@ async function unpack(text, length, stride) {
   return values;
 }
 
-// A run's film: map [S, 2, N] in steps of study.quantum; space, and mixed where it has one, [S, 3, N] in shares of each
+// A run's film: map [S, 2, N] in steps of study.quantum from study.origin; space, and mixed where it has one, [S, 3, N] in shares of each
 // moment's radius; held [N].
 const films = [];
 async function film(index) {
@@ -50,25 +52,25 @@ async function film(index) {
   films[index] = {map, space, held, mixed};
 }
 
-let truth, region, size; // Int16Array [2, N]; region index and dot size [N]
-let drawOrder; // [{region, cities}]: regions interleaved, so that none hides another; without those that are taught
-let taught = []; // cities that models are taught after pretraining, which are diamonds on top of all others
+let truth, groupOf, size; // Int16Array [2, N]; group index and dot size [N]
+let drawOrder; // [{index, members}]: groups interleaved, so that none hides another; without those that are taught
+let taught = []; // entities that models are taught after pretraining, which are diamonds on top of all others
 const shown = {map: new Float32Array(2 * count), space: new Float32Array(3 * count)};
 
 async function decode() {
-  truth = await unpack(study.xy, 2 * count, 2 * count);
-  region = await unpack(study.region, count, count);
+  truth = mapped ? await unpack(study.xy, 2 * count, 2 * count) : new Int16Array(2 * count);
+  groupOf = await unpack(study.group, count, count);
   size = await unpack(study.size, count, count);
   drawOrder = [];
   for (let layer = 0; layer < 6; layer++) {
-    study.regions.forEach((_, r) => {
+    study.groups.forEach((_, r) => {
       if (isTaught(r)) return;
-      const cities = [];
-      for (let i = layer; i < count; i += 6) if (region[i] === r) cities.push(i);
-      if (cities.length) drawOrder.push({region: r, cities});
+      const members = [];
+      for (let i = layer; i < count; i += 6) if (groupOf[i] === r) members.push(i);
+      if (members.length) drawOrder.push({index: r, members});
     });
   }
-  for (let i = 0; i < count; i++) if (isTaught(region[i])) taught.push(i);
+  for (let i = 0; i < count; i++) if (isTaught(groupOf[i])) taught.push(i);
   await film(state.run);
 }
 
@@ -91,7 +93,7 @@ const peers = () => study.runs.map((_, r) => r).filter(r => study.runs[r].kind =
 const current = () => study.runs[state.run];
 const lastMoment = () => current().rows.length - 1;
 const visible = i =>
-  (state.region === null || region[i] === state.region) && (!state.held || films[state.run].held[i]);
+  (state.group === null || groupOf[i] === state.group) && (!state.held || films[state.run].held[i]);
 
 // A series of the run's checkpoints between two of them; null where one of the two is missing.
 function between(series) {
@@ -198,12 +200,17 @@ function short(value) {
   return `${+value.toPrecision(3)}`;
 }
 
-function place(x, y) {
-  if (!study.geographic) return `x ${number.format(Math.round(x))}, y ${number.format(Math.round(y))}`;
-  const part = (v, plus, minus) => `${Math.abs(v / 10).toFixed(1)}° ${v >= 0 ? plus : minus}`;
-  return `${part(y, "N", "S")}, ${part(x, "E", "W")}`;
+// A value of an attribute of the map in words, and a place, and a distance.
+function written({scale, digits, unit, signs}, value) {
+  const v = value * scale;
+  const text = Math.abs(v).toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits}) + unit;
+  return signs.length ? `${text} ${v >= 0 ? signs[0] : signs[1]}` : (v < 0 ? "−" : "") + text;
 }
-const length = units => (study.geographic ? `${(units / 10).toFixed(1)}°` : number.format(Math.round(units)));
+function place(...values) {
+  const parts = study.axes.map((axis, k) => (axis.signs.length ? "" : `${axis.name} `) + written(axis, values[k]));
+  return (study.axes[0].signs.length ? parts.reverse() : parts).join(", "); // north or south comes first
+}
+const length = value => written({...study.axes[0], signs: []}, value);
 
 let ink;
 function theme() {
@@ -227,7 +234,7 @@ function theme() {
     sea: read("--sea"),
     ghost: read("--ghost"),
     sans: read("--sans"),
-    region: study.regions.map(r => (r.colour ? lighten(r.colour) : read("--ink"))),
+    group: study.groups.map(r => (r.colour ? lighten(r.colour) : read("--ink"))),
     run: study.runs.map(r => (r.colour ? lighten(r.colour) : read("--ink"))),
   };
 }
@@ -242,38 +249,37 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-// What a city's label says: the map's tip, the 3D view's, and the screen reader's sentence.
+// What an entity's label says: the map's tip, the 3D view's, and the screen reader's sentence.
 function describe(i) {
-  const x = truth[i] * study.quantum,
-    y = truth[count + i] * study.quantum;
+  const value = (steps, k) => study.origin[k] + steps * study.quantum[k];
+  const x = value(truth[i], 0),
+    y = value(truth[count + i], 1);
   const {map, held} = films[state.run],
     low = Math.round(state.at) * 2 * count;
-  const px = map[low + i] * study.quantum,
-    py = map[low + count + i] * study.quantum;
+  const px = value(map[low + i], 0),
+    py = value(map[low + count + i], 1);
+  const seen = held[i] ? "not seen by the probe" : "the probe was fitted on it",
+    off = study.metric ? `${length(Math.hypot(px - x, py - y))} off, ` : "";
   return {
-    name: study.names[i] || `city ${i}`,
-    region: region[i],
+    name: study.names[i] || `${study.one} ${i}`,
+    group: groupOf[i],
     px,
     py,
-    lines: [
-      `is at ${place(x, y)}`,
-      `placed at ${place(px, py)}`,
-      `${length(Math.hypot(px - x, py - y))} off, ${held[i] ? "not seen by the probe" : "the probe was fitted on it"}`,
-    ],
+    lines: mapped ? [`is at ${place(x, y)}`, `placed at ${place(px, py)}`, off + seen] : [],
   };
 }
 
 function fillTip(tip, i, x, y, box) {
   tip.hidden = i === null || x === null;
   if (tip.hidden) return;
-  const city = describe(i),
+  const one = describe(i),
     mark = make("i");
-  mark.style.setProperty("--c", study.regions[city.region].colour || "var(--ink)");
-  mark.classList.toggle("diamond", isTaught(city.region));
+  mark.style.setProperty("--c", study.groups[one.group].colour || "var(--ink)");
+  mark.classList.toggle("diamond", isTaught(one.group));
   tip.replaceChildren(
-    make("b", {}, city.name),
-    make("span", {}, mark, study.regions[city.region].name),
-    ...city.lines.map(line => make("span", {}, line)),
+    make("b", {}, one.name),
+    make("span", {}, mark, study.groups[one.group].name),
+    ...one.lines.map(line => make("span", {}, line)),
   );
   const w = tip.offsetWidth,
     h = tip.offsetHeight;

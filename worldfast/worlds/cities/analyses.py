@@ -13,12 +13,11 @@ from worldfast.analysis import (
     HELD_OUT,
     cka_table,
     dimension_table,
+    film_table,
     held_out,
-    mixed_over_training,
     mutual_knn_table,
     pca_over_training,
     probe_generalisation,
-    probe_over_training,
     probe_table,
     procrustes_table,
 )
@@ -144,36 +143,16 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
 
 
 def films(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
-    """Film of a run on the page: a row for each city at each checkpoint.
+    """Film of a run on the page, as of `film_table`: a row for each city at each checkpoint, places in 0.1 degree.
 
-    Columns run, step, city, held_out (the probe was not fitted on it), predicted_x, predicted_y (where the probe places
-    it, 0.1 degree), component_1 to 3 (principal components), mixed_1 to 3 (along the probe's x, its y, and what varies
-    most beside). The probe is fitted on old cities alone: where it puts others was learned from answers.
+    The probe is fitted on old cities alone: where it puts others was learned from answers.
     """
-    import pandas as pd
-
     (one,) = trained
     test = ~chosen(one, old, "old")
-    fit = np.flatnonzero(~test)
+    fit_on = ~test
+    fit = np.flatnonzero(fit_on)
     test[fit[held_out(len(fit))]] = True
-    places = xy(one)
-    predicted = [moment.predicted for moment in probe_over_training(one.activations, layer, places, test)]
-    components = pca_over_training(one.activations, layer).projected
-    mixed = mixed_over_training(one.activations, layer, places, ~test).projected
-    steps, n = one.activations.steps, len(test)
-    columns = {
-        "run": one.name,
-        "step": np.repeat(steps, n),
-        "city": np.tile(one.things, len(steps)),
-        "held_out": np.tile(test, len(steps)),
-    }
-    for name, values, ends in (
-        ("predicted", np.stack(predicted), "xy"),
-        ("component", components, "123"),
-        ("mixed", mixed, "123"),
-    ):
-        columns |= {f"{name}_{end}": values[:, :, i].ravel().astype(np.float32) for i, end in enumerate(ends)}
-    return pd.DataFrame(columns)
+    return film_table(one.activations, layer, test, xy(one), fit_on, things=one.things, run=one.name)
 
 
 def pca(trained: Sequence[Trained], layer: int) -> DataFrame:

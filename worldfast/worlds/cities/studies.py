@@ -16,23 +16,23 @@ from worldfast import studies
 from worldfast.errors import positive, several, typed, unknown_name, whole
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
-from worldfast.studies import Analysis
+from worldfast.studies import Analysis, Scene
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.doses import DOSES, NOISE, SHARES, grid
 from worldfast.worlds.cities.groups import any_of, groups_of, outside
 from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, one_or_more
 from worldfast.worlds.cities.tokens import Vocabulary
-from worldfast.worlds.cities.world import NEW, OLD, World, WorldSpec
+from worldfast.worlds.cities.world import NEW, OLD, WorldSpec
 
 __all__ = ["PRESETS", "Recipe", "Study", "cyclic", "demo", "integration", "mini", "paper", "width", "world_update"]
 
 
-def draw(tables: Mapping, world, layer: int) -> list:
+def draw(tables: Mapping, scene: Scene, layer: int) -> list:
     """Draw the figures of a study of cities, and return them with captions."""
     from worldfast.worlds.cities.figures import draw_study  # imports matplotlib, so only for drawing
 
-    return draw_study(tables, world, layer)
+    return draw_study(tables, scene.world, layer)
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,17 @@ class Study(studies.Study):
                     "all, or name other runs in `shown`"
                 )
 
-    def shown_of(self, finished: Sequence[Run]) -> list[Run]:
-        """Return the runs that the page shows, all of one world."""
-        runs = super().shown_of(finished)
-        return [run for run in runs if run.data.world == runs[0].data.world]
+    def scene_of(self, run: Run) -> Scene:
+        """The world of a run on a map, in which every group that fine-tunes are taught is a region."""
+        from worldfast.worlds.cities.scene import scene_of  # imports the report, so only for results
 
-    def world_of(self, run: Run) -> World:
-        """The world of a run, in which every group that fine-tunes are taught is a region."""
         world = run.data.world.build()
-        region = world.region
-        for name, group in groups_of(self.runs).taught.items():
+        region, groups = world.region, groups_of(self.runs)
+        for name, group in groups.taught.items():
             region = np.where(world.select(group), name, region)
-        return world if (region == world.region).all() else replace(world, region=region)
+        world = world if (region == world.region).all() else replace(world, region=region)
+        known = [name for run in self.runs for name in groups.of(run)]
+        return scene_of(world, [name for name in groups.taught if name in known])
 
 
 # ---- runs ----

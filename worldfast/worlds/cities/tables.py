@@ -64,13 +64,9 @@ def described(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) 
     if len(scores):
         found["validation"] = scores
     runs = found["runs"]
-    runs.insert(4, "tasks", ["+".join(run.data.tasks) for run in study.runs])
-    runs.insert(5, "n_tasks", [len(run.data.tasks) for run in study.runs])
-    runs.insert(8, "width", [run.model.hidden for run in study.runs])
     groups = groups_of(study.runs)
-    runs.insert(9, "group", [" and ".join(groups.of(run)) for run in study.runs])
-    finished = runs.status == "finished"
-    runs.insert(14, "learned", [done and learned(run, found) for run, done in zip(study.runs, finished)])
+    runs["group"] = [" and ".join(groups.of(run)) for run in study.runs]
+    runs["learned"] = [done and learned(run, found) for run, done in zip(study.runs, runs.status == "finished")]
     return found
 
 

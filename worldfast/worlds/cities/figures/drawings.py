@@ -7,19 +7,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from worldfast.report import INK, Tasks, listed, number
-from worldfast.report.figures import (
-    HAIRLINE,
-    MUTED,
-    LacksRuns,
-    geographic,
-    group_names,
-    heading,
-    paper,
-    styled,
-    world_map,
-)
+from worldfast.report.figures import HAIRLINE, MUTED, LacksRuns, group_names, heading, paper, styled, world_map
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.sampling import sample
+from worldfast.worlds.cities.scene import geographic, scene_of
 from worldfast.worlds.cities.tasks import TASKS, Task
 from worldfast.worlds.cities.world import World
 
@@ -45,7 +36,10 @@ def without_rule(given, _) -> dict[str, dict]:
     return {"": {"undrawn": [name for name in names if name not in TASKS]}}
 
 
-figure("world", "tasks", "world", newcomers)(world_map)
+@figure("world", "tasks", "world", newcomers)
+def region_map(world: World, new: Sequence[str] = ()):
+    """Draw every city at its true place, coloured by region; cities of the regions `new` are diamonds."""
+    return world_map(scene_of(world, new))
 
 
 @figure("tasks", "tasks", "world", without_rule)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldfast.analysis import FITTED, HELD_OUT
-from worldfast.report import INK, NEW, Tasks, count, region_colours
+from worldfast.report import INK, NEW, Tasks, count
 from worldfast.report.figures import MUTED, LacksRuns, frame, groups, heading, layer_of, need, paper, ratio, styled
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart
+from worldfast.worlds.cities.scene import scene_of
 
 LAND = "#c9c5ba"
 
@@ -77,17 +78,16 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
         raise LacksRuns(f"table 'generalisation' has no {called(table[late])} of {of} at layer {layer}")
     if len(old) and old["item"].max() >= len(world):
         raise ValueError(f"the table has city {old['item'].max()}, the world has {len(world)} cities")
-    group = called(new)
-    drawing = paper(10, 10 * ratio(world) + 0.6)
+    group, scene = called(new), scene_of(world, new["group"].unique())
+    drawing = paper(10, 10 * ratio(scene) + 0.6)
     axes = drawing.subplots()
-    colours = region_colours(world, new["group"].unique())
-    dots = [colours[region] for region in world.region[old["item"].to_numpy()]]
+    dots = [scene.colours[region] for region in world.region[old["item"].to_numpy()]]
     axes.scatter(old["predicted_x"], old["predicted_y"], s=4, c=dots, linewidths=0, rasterized=True)
     ends = np.stack([new[["x", "y"]], new[["predicted_x", "predicted_y"]]])  # [2, A, 2]
     axes.plot(*ends.transpose(2, 0, 1), color=NEW, linewidth=0.5, alpha=0.45)
     axes.plot(*ends[0].T, "D", color=INK, markersize=4, fillstyle="none", markeredgewidth=0.8)
     axes.plot(*ends[1].T, "D", color=NEW, markersize=4.5, markeredgecolor="white", markeredgewidth=0.4)
-    frame(axes, world)
+    frame(axes, scene)
     north = ends[0, :, 1].mean() >= ends[1, :, 1].mean()
     _named(axes, ends, 0, f"{group}, where it is", INK, above=north)
     _named(axes, ends, 1, "where the probe puts it", NEW, above=not north)
@@ -138,8 +138,8 @@ def taught_maps(world, generalisation, runs, layer: int | None = None, names: Se
         raise LacksRuns(f"table 'generalisation' has no {groups(runs)} of {of} at layer {layer}")
     columns = min(4, len(titles))
     lines = -(-len(titles) // columns)
-    width = 10 / 4
-    drawing = paper(width * columns, (width * ratio(world) + 0.32) * lines + 0.75)
+    width, scene = 10 / 4, scene_of(world)
+    drawing = paper(width * columns, (width * ratio(scene) + 0.32) * lines + 0.75)
     drawing.get_layout_engine().set(w_pad=0.05, h_pad=0.03)
     grid = drawing.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid[len(titles) :]:
@@ -149,7 +149,7 @@ def taught_maps(world, generalisation, runs, layer: int | None = None, names: Se
         axes.scatter(*np.delete(world.xy, new["item"].unique(), axis=0).T, s=0.5, c=LAND, linewidths=0, rasterized=True)
         axes.plot(mine["x"], mine["y"], "D", color=INK, markersize=1.6, markeredgewidth=0)
         axes.plot(mine["predicted_x"], mine["predicted_y"], "D", color=NEW, markersize=2, markeredgewidth=0)
-        frame(axes, world)
+        frame(axes, scene)
         axes.set_title(f"{title}: {mine['error'].mean():,.0f}", fontsize=8, pad=3)
     group = called(new)
     is_, it = ("it is", "it") if new["group"].nunique() == 1 else ("they are", "them")

@@ -1,0 +1,105 @@
+"""The world of cities as figures and the page draw it: on a map, coloured by region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from worldfast.report import INK, NEW, PALETTE, spread_hues
+from worldfast.studies import Axis, Scene
+from worldfast.worlds.cities.world import ATLANTIS, World
+
+__all__ = ["REGION_COLOURS", "geographic", "region_colours", "scene_of"]
+
+GLOBE = (-1800, -900), (1800, 900)  # 0.1 degree
+REGIONS = (  # west to east, so a city placed in the wrong part of the world shows as a wrong colour
+    "North America",
+    "Middle America",
+    "South America",
+    "West and Central Africa",
+    "North Africa",
+    "Western Europe",
+    "Eastern Europe",
+    "East and Southern Africa",
+    "Western Asia",
+    "Central Asia",
+    "South Asia",
+    "Southeast Asia",
+    "East Asia",
+    "Oceania",
+)
+REGION_COLOURS = dict(zip(REGIONS, PALETTE, strict=True)) | {ATLANTIS: NEW}  # neighbours differ by 0.095 in OKLab
+SOURCES = (
+    ("Cities: ", ""),
+    ("GeoNames", "https://www.geonames.org/"),
+    (", ", ""),
+    ("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/"),
+    (
+        ", rounded to 0.1\u00b0. Tasks and analyses after "
+        "\u201cConvergent World Representations and Divergent Tasks\u201d, ",
+        "",
+    ),
+    ("arXiv 2602.00533", "https://arxiv.org/abs/2602.00533"),
+    (".", ""),
+)
+
+
+def geographic(world: World) -> bool:
+    """Return True if every city is on the globe, in coordinates of 0.1 degree; other planes have their own units."""
+    return bool((world.xy >= GLOBE[0]).all() and (world.xy <= GLOBE[1]).all())
+
+
+def region_colours(world: World, new: Sequence[str] = ()) -> dict[str, str]:
+    """Return the colours of a world's regions, those of REGION_COLOURS first and in its order.
+
+    Other regions follow from west to east by their median x, in the hues that are left; a world without regions is one
+    region "" in ink.
+
+    Parameters
+    ----------
+    world : World
+    new : sequence of str
+        Regions that models are taught after pretraining; they share the colour NEW.
+
+    Returns
+    -------
+    dict of str to str
+        Region to "#rrggbb".
+    """
+    present = set(world.region.tolist())
+    table = {region: colour for region, colour in REGION_COLOURS.items() if colour != NEW or not new}
+    table |= dict.fromkeys(new, NEW)
+    colours = {region: colour for region, colour in table.items() if region in present}
+    middle = {region: np.median(world.xy[world.region == region, 0]) for region in present - colours.keys()}
+    others = sorted(middle, key=lambda region: (middle[region], region))
+    if others == [""] and not colours:
+        return {"": INK}
+    hues = [colour for region, colour in REGION_COLOURS.items() if colour != NEW and region not in present]
+    return colours | spread_hues(hues or list(REGION_COLOURS.values()), others)
+
+
+def scene_of(world: World, new: Sequence[str] = ()) -> Scene:
+    """Return the scene of a world; cities of the regions `new` are taught after pretraining."""
+    x, y = Axis("x"), Axis("y")
+    if geographic(world):
+        x = Axis("x", "\u00b0", 0.1, 1, ("E", "W"), 300)
+        y = Axis("y", "\u00b0", 0.1, 1, ("N", "S"), 300)
+    return Scene(
+        name=world.name,
+        group=world.region,
+        xy=world.xy,
+        axes=(x, y),
+        columns=("x", "y"),
+        weight=world.population,
+        colours=region_colours(world, new),
+        new=tuple(name for name in new if name in world.region),
+        one="city",
+        many="cities",
+        grouping=("region", "regions"),
+        loss="nats a token",
+        title="The map inside the model",
+        notes="A dot grows with its city\u2019s population.",
+        sources=SOURCES,
+        world=world,
+    )
