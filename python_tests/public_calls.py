@@ -37,7 +37,7 @@ def taken(stream, start, n):
 def calls():
     """Return {name: (function, arguments)}."""
     vocabulary = cities.Vocabulary("character", WORLD)
-    stream = wf.Stream(WORLD, [wf.Component("distance", 40), wf.Component("angle", 30)], seed=1)
+    stream = cities.Stream(WORLD, [wf.Component("distance", 40), wf.Component("angle", 30)], seed=1)
     q = [torch.from_numpy(random.normal(size=(9, 2, 8)).astype(np.float32)) for _ in range(3)]
     task, sampled = cities.TASKS["distance"], [WORLD, "distance", 5]
     return {

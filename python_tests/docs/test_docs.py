@@ -85,8 +85,9 @@ def test_commands(command, tmp_path, capsys, monkeypatch):
 
 def test_a_study_of_ones_own(tmp_path, monkeypatch):
     text = (PAGE.parent / "studies.md").read_text()
-    block, analysis, stream = blocks("studies.md")
+    block, analysis, doses, stream = blocks("studies.md")
     exec(analysis, {})
+    exec(doses, {})
     exec(stream, {"torch": torch, "wf": wf, "X": torch.randn(512, 3), "Y": torch.randn(512, 4)})
     block = re.sub(r"=1000, included=5000, alive=100", "=8, included=40, alive=4", block)
     block = block.replace("test_rows=500", "test_rows=20")

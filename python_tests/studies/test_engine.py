@@ -217,7 +217,11 @@ def test_editing_one_thing_redoes_what_depends_on_it(ran, tiny):
         "dimension",
     }
     rows = replace(tiny, test_rows=8)
-    assert {one.kind for one in tables_of(rows, rows.runs) if one.id not in here} == {"evaluation", "patching"}
+    assert {one.kind for one in tables_of(rows, rows.runs) if one.id not in here} == {
+        "evaluation",
+        "patching",
+        "agreement",
+    }
 
 
 def test_a_run_that_diverges_is_marked(tiny, tmp_path):
@@ -348,14 +352,14 @@ def test_a_folder_of_another_version(ran, tiny, tmp_path):
 def test_the_demo_is_what_it_says():
     demo = studies.demo()
     assert [run.data.tasks for run in demo.runs] == [
-        ("distance",),
-        ("angle",),
-        tuple(wf.TASKS),
-        ("angle", "perimeter"),
-        ("distance", "perimeter"),
+        *3 * [tuple(wf.TASKS)],
+        *3 * [("angle", "perimeter")],
+        *3 * [("distance", "perimeter")],
     ]
+    assert [run.seed for run in demo.runs] == 3 * [0, 1, 2]
+    assert [run.start for run in demo.runs[3:]] == 2 * demo.runs[:3]
     assert all(run.data.vocabulary == "entity" and run.data.loss == "answer" for run in demo.runs)
-    assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == [3_000, 3_000, 9_800]
+    assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == 3 * [6_300]
     assert len(demo.runs[0].data.world.build()) == 5175
 
 

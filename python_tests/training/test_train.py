@@ -395,7 +395,7 @@ def test_identity_is_content():
         loss="answer",
         world=WorldSpec(atlantis=1),
     )
-    assert changes.keys() | {"name", "data"} == BASE.to_json().keys()
+    assert changes.keys() | {"name", "data", "keep"} == BASE.to_json().keys()
     assert about.keys() | {"class", "content", "mixture"} == BASE.to_json()["data"].keys()
     others = [replace(BASE, **{name: value}) for name, value in changes.items()]
     others += [replace(BASE, data=replace(BASE.data, **{name: value})) for name, value in about.items()]

@@ -38,7 +38,12 @@ class Family(NamedTuple):
 
     def draw(self, ensemble, member, seed):
         ensemble.initialise(member, seed)
-        noise = torch.randn(ensemble.parameters[member].shape, generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(
+            ensemble.parameters[member].shape,
+            generator=torch.Generator().manual_seed(seed),
+            dtype=torch.float32,
+            device="cpu",
+        )
         ensemble.parameters[member] += 0.1 * noise
 
     @property
@@ -219,13 +224,13 @@ def exact_of(family, ensemble, member=0):
 def gradients_are_those_of_the_loss(family):
     """In float64 by differences along directions, and in float32 by those of float64."""
     rows, ensemble = family.rows(), family.build()
-    rows = rows._replace(weights=torch.linspace(-0.5, 2, len(rows.scored)))
+    rows = rows._replace(weights=torch.linspace(-0.5, 2, len(rows.scored), dtype=torch.float32, device="cpu"))
     exact = exact_of(family, ensemble)
     loss = exact.learn([rows], [0])
     gradient, at = exact.gradients[0].clone(), exact.parameters[0].clone()
     random = torch.Generator().manual_seed(0)
     for _ in range(4):
-        direction = torch.randn(at.shape, generator=random, dtype=torch.float64)
+        direction = torch.randn(at.shape, generator=random, dtype=torch.float64, device="cpu")
         ends = []
         for h in (1e-5, -1e-5):
             exact.parameters[0] = at + h * direction
@@ -252,12 +257,14 @@ def weights_are_factors_of_losses(family):
     rows, ensemble = family.rows(), family.build()
     K = len(rows.scored)
     plain = everything(ensemble, rows, 0)[:2]
-    ones = everything(ensemble, rows._replace(weights=torch.ones(K)), 0)[:2]
+    ones = everything(ensemble, rows._replace(weights=torch.ones(K, dtype=torch.float32, device="cpu")), 0)[:2]
     require_same(ones, plain, "loss and gradients with weights of 1 and without weights")
-    double = everything(ensemble, rows._replace(weights=torch.full((K,), 2.0)), 0)[:2]
+    double = everything(ensemble, rows._replace(weights=torch.full((K,), 2.0, dtype=torch.float32, device="cpu")), 0)[
+        :2
+    ]
     twice = all(near(found, 2 * x) for found, x in zip(double, plain))
     require(twice, "loss and gradients doubled by weights of 2")
-    kept = torch.arange(K) % 3 > 0
+    kept = torch.arange(K, dtype=torch.int64, device="cpu") % 3 > 0
     fewer = rows._replace(scored=rows.scored[kept], targets=rows.targets[kept])
     zeros = everything(ensemble, rows._replace(weights=kept.float()), 0)[:2]
     left_out = all(map(near, zeros, everything(ensemble, fewer, 0)[:2])) and not near(zeros[0], plain[0])
@@ -316,7 +323,7 @@ def a_position_knows_what_stood_before_it_in_its_row(family):
         *ensemble.states(rows._replace(inputs=changed), 0, layers),
         ensemble.outputs(rows._replace(inputs=changed), 0),
     ]
-    reached = torch.arange(19)[:, None]
+    reached = torch.arange(19, dtype=torch.int64, device="cpu")[:, None]
     for x, y, is_reached in zip(before, after, (reached == 8, *[(8 <= reached) & (reached < 15)] * 2)):
         moved = ((x - y).abs() > 1e-5 * x.abs().max()).any(1, keepdim=True)
         require(torch.equal(moved, is_reached), "layer 0 to read its own input, later ones those before it in its row")
@@ -331,8 +338,8 @@ def rows_are_alone(family):
     for begin, end in zip(rows.row_start.tolist(), rows.row_start.tolist()[1:]):
         row = Rows(
             rows.inputs[begin:end],
-            torch.tensor([0, end - begin], dtype=torch.int32),
-            torch.arange(end - begin),
+            torch.tensor([0, end - begin], dtype=torch.int32, device="cpu"),
+            torch.arange(end - begin, dtype=torch.int64, device="cpu"),
             rows.targets[begin:end],
         )
         require(near(ensemble.outputs(row, 0), together[begin:end]), "a row's outputs alone as among others")
@@ -353,7 +360,7 @@ def bad_rows_are_refused(family):
         ("scored", dict(scored=rows.scored.flip(0))),
         ("targets", dict(targets=None)),
         ("targets", dict(targets=rows.targets[1:])),
-        ("weights", dict(weights=torch.ones(K + 1))),
+        ("weights", dict(weights=torch.ones(K + 1, dtype=torch.float32, device="cpu"))),
         ("weights", dict(weights=[1.0] * K)),
         ("inputs", dict(inputs=rows.inputs.tolist())),
     ]

@@ -217,7 +217,7 @@ def dimension(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
 # ---- what pulls and what carries ----
 
 
-def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task]) -> DataFrame:
+def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task], rows: int) -> DataFrame:
     """The cosine of tasks' gradients on rows with what fine-tunes are taught, at the model that they start from.
 
     Columns as of `gradient_agreement`, and group.
@@ -232,12 +232,12 @@ def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequen
         if not late:
             continue
         pairs = late * (2 * every - late - 1) // 2  # that distance and compass have to give, once each; 80% to train
-        rows = min(AGREEMENT_ROWS, pairs * 8 // 10 // AGREEMENT_GROUPS)
+        enough = min(rows, pairs * 8 // 10 // AGREEMENT_GROUPS)
         streams = {
-            task.name: task_stream(run.data, task, rows * AGREEMENT_GROUPS, run.seed, must_include=group)
+            task.name: task_stream(run.data, task, enough * AGREEMENT_GROUPS, run.seed, must_include=group)
             for task in map(run.data.task, [*BUILT_IN, *own])
         }
-        found = gradient_agreement(one.folder, streams, rows=rows, repeats=AGREEMENT_GROUPS)
+        found = gradient_agreement(one.folder, streams, rows=enough, repeats=AGREEMENT_GROUPS)
         parts.append(found.assign(group=name))
     return pd.concat(parts, ignore_index=True)
 
@@ -266,6 +266,8 @@ def shown(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
 
 def bases(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     """Runs that the canon's fine-tunes start from to learn of a group, and whose world has cities of one."""
+    if not study.test_rows:
+        return []
     started = {run.start.id for run in study.canon if isinstance(run.start, Run) and run.data.taught}
     taught = groups_of(study.runs).taught.values()
     bases = [run for run in finished if run.id in started]
@@ -326,6 +328,10 @@ def asked(study: Study) -> dict:
     return taught_and_own(study) | old_cities(study) | {"rows": study.test_rows}
 
 
+def agreement_rows(study: Study) -> dict:
+    return taught_and_own(study) | {"rows": min(AGREEMENT_ROWS, study.test_rows)}
+
+
 def patched_rows(study: Study) -> dict:
     return {"rows": min(PATCHED_ROWS, study.test_rows)}
 
@@ -336,7 +342,7 @@ ANALYSES = (
     Analysis("evaluation", evaluation, scored, asked),
     Analysis("films", films, shown, layer_and_old),
     Analysis("pca", pca, shown, layer),
-    Analysis("agreement", agreement, bases, taught_and_own),
+    Analysis("agreement", agreement, bases, agreement_rows),
     Analysis("patching", patching, patched, patched_rows),
     Analysis("cka", cka, alike, cities),
     Analysis("cka_over_training", cka_over_training, alike, layer_and_cities),

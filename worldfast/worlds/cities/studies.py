@@ -511,7 +511,7 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
     bases = [recipe.pretrain(BUILT_IN, one, rows=rows(90_000), epochs=1) for one in range(seed, seed + 3)]
     taught = (("angle", "perimeter"), ("distance", "perimeter"))
     updates = [recipe.finetune(base, tasks, checkpoints=20) for tasks in taught for base in bases]
-    return Study("demo", bases + updates, layer=1)
+    return Study("demo", bases + updates, layer=1, test_rows=max(50, min(1000, rows(1000))))
 
 
 def integration(
