@@ -64,7 +64,7 @@ def calls():
         "sample of tasks": (made(wf.sample, "world", "task", "n", "noise"), [WORLD, ["distance", "angle"], 5, 0.2]),
         "sample somewhere": (made(wf.sample, "world", "task", "n", "start", "split"), [*sampled, 4, "test"]),
         "sample of a vocabulary": (made(wf.sample, "world", "task", "n", "vocabulary"), [*sampled, "entity"]),
-        "Stream": (made(wf.Stream, "world", "components", "seed"), [WORLD, [wf.Component("distance", 40)], 3]),
+        "Stream": (made(cities.Stream, "world", "components", "seed"), [WORLD, [wf.Component("distance", 40)], 3]),
         "pack of a stream": (lambda *given: taken(stream, *given), [2, 5]),
         "Component": (wf.Component, ["distance", 40]),
         "World.from_array": (wf.World.from_array, [WORLD.xy, WORLD.city_id, WORLD.name.tolist()]),

@@ -359,7 +359,7 @@ def test_the_demo_is_what_it_says():
     assert [run.seed for run in demo.runs] == 3 * [0, 1, 2]
     assert [run.start for run in demo.runs[3:]] == 2 * demo.runs[:3]
     assert all(run.data.vocabulary == "entity" and run.data.loss == "answer" for run in demo.runs)
-    assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == 3 * [6_300]
+    assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == 3 * [9_800]
     assert len(demo.runs[0].data.world.build()) == 5175
 
 

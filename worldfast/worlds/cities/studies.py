@@ -501,14 +501,14 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
     seed = whole("seed", seed, 0)
     rows = _rows(scale)
     recipe = Recipe(
-        standard=rows(16_000),
-        included=rows(64_000),
+        standard=rows(20_000),
+        included=rows(100_000),
         alive=rows(256),
         updates={1: 1},
         update_rate=1.2e-3,
         **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
     )
-    bases = [recipe.pretrain(BUILT_IN, one, rows=rows(90_000), epochs=1) for one in range(seed, seed + 3)]
+    bases = [recipe.pretrain(BUILT_IN, one, rows=rows(140_000), epochs=1) for one in range(seed, seed + 3)]
     taught = (("angle", "perimeter"), ("distance", "perimeter"))
     updates = [recipe.finetune(base, tasks, checkpoints=20) for tasks in taught for base in bases]
     return Study("demo", bases + updates, layer=1, test_rows=max(50, min(1000, rows(1000))))
