@@ -23,7 +23,7 @@ import torch
 from worldfast.errors import DamagedError, MismatchError
 from worldfast.files import checksum, read_whole, require_folder, write_whole
 
-__all__ = ["Checkpoint", "newest", "of_step", "paths", "read", "remove_others", "save"]
+__all__ = ["Checkpoint", "contents", "newest", "of_step", "paths", "read", "remove_others", "save"]
 
 KEPT = 2
 NAMES = ("exp_avg", "exp_avg_sq", "parameters")
@@ -87,7 +87,7 @@ def save(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path:
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
     header["crc32"] = _checksum(header, tensors)
     path = _path(folder, checkpoint.step)
-    write_whole(path, *_contents(tensors, {"worldfast": json.dumps(header)}))
+    write_whole(path, *contents(tensors, {"worldfast": json.dumps(header)}))
     remove_others(folder, checkpoint.step)
     return path
 
@@ -190,7 +190,7 @@ def read(path: Path, run: str) -> Checkpoint:
 
 
 def _parsed(content: bytearray) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Return what `_contents` made a file of; the tensors share the memory of `content`."""
+    """Return what `contents` made a file of; the tensors share the memory of `content`."""
     length = int.from_bytes(content[:8], "little")
     entries = json.loads(content[8 : 8 + length].decode("utf-8"))
     header = json.loads(entries.pop("__metadata__")["worldfast"])
@@ -207,9 +207,11 @@ def _parsed(content: bytearray) -> tuple[dict, dict[str, torch.Tensor]]:
     return header, tensors
 
 
-def _contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
-    """Return the parts of a file of float32 tensors: the bytes of safetensors.torch.save, which copies the tensors
-    twice (10 GB for a model of 400 million parameters).
+def contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
+    """Return the parts of a safetensors file of contiguous float32 tensors and texts, the same whenever it is made.
+
+    safetensors.torch.save copies the tensors twice (10 GB for a model of 400 million parameters), and writes several
+    texts in an order that differs from call to call.
     """
     tensors = dict(sorted(tensors.items()))
     header, end = {"__metadata__": metadata}, 0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from worldfast import files
+from worldfast import checkpoint, files
 from worldfast.dataset import Tokenizer
 from worldfast.errors import as_path
 from worldfast.folder import saved
@@ -69,8 +69,6 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     >>> sorted(path.name for path in opened.iterdir())[:2]
     ['config.json', 'generation_config.json']
     """
-    from safetensors.torch import save
-
     if step is not None and (isinstance(step, bool) or not isinstance(step, int)):
         raise TypeError(f"step: expected an integer or None, got {step!r}")
     spec, found = saved(as_path("run", run), step)
@@ -92,6 +90,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     tensors["lm_head.weight"] = torch.cat([head, head.new_zeros(size - len(head), head.shape[1])])
     about = {"id": spec.id, "run": spec.to_json(), "step": found.step, "origin": files.origin("cpu")}
     config = huggingface_config(spec.model, size, spec.data.longest) | tokenizer.special | {"worldfast": about}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     metadata = export_metadata(tensors, config)
     contents = {
         "config.json": config,
@@ -102,7 +101,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
     with _whole_folder(folder) as whole:
         for name, content in contents.items():
             files.write_whole(whole / name, json.dumps(content, indent=1).encode())
-        files.write_whole(whole / "model.safetensors", save(tensors, metadata))
+        files.write_whole(whole / "model.safetensors", *checkpoint.contents(tensors, metadata))
     return folder
 
 
