@@ -197,7 +197,7 @@ def locales(tally: Tally, world: str, parts: Sequence[str], names: Sequence[str]
     first: dict[str, str] = {}
     for name in ("as it is", *names):
         out = tally.place / f"locale {name}"
-        folder = tally.place / f"nursery {name}"
+        folder = tally.place / f"nursery-{name.replace(' ', '-')}"  # LD_PRELOAD is parted by spaces
         folder.mkdir()
         with Nursery(folder, ("torture.work:work", world, str(out), parts), LOCALES.get(name, {})):
             pass

@@ -28,7 +28,18 @@ from worldfast.display import first_of
 from worldfast.errors import DamagedError, MismatchError, nearest_steps
 from worldfast.files import checksum, read_whole, require_folder, write_whole
 
-__all__ = ["Checkpoint", "newest", "of_step", "paths", "read", "remove_others", "save", "save_weights", "steps"]
+__all__ = [
+    "Checkpoint",
+    "contents",
+    "newest",
+    "of_step",
+    "paths",
+    "read",
+    "remove_others",
+    "save",
+    "save_weights",
+    "steps",
+]
 
 KEPT = 2
 NAMES = ("exp_avg", "exp_avg_sq", "parameters")
@@ -105,7 +116,7 @@ def _write(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
     header["crc32"] = _checksum(header, tensors)
     path = _path(folder, checkpoint.step)
-    write_whole(path, *_contents(tensors, {"worldfast": json.dumps(header)}))
+    write_whole(path, *contents(tensors, {"worldfast": json.dumps(header)}))
     return path
 
 
@@ -226,7 +237,7 @@ def read(path: Path, run: str, names: Sequence[str] = NAMES) -> Checkpoint:
 
 
 def _parsed(content: bytearray) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Return what `_contents` made a file of; the tensors share the memory of `content`."""
+    """Return what `contents` made a file of; the tensors share the memory of `content`."""
     length = int.from_bytes(content[:8], "little")
     entries = json.loads(content[8 : 8 + length].decode("utf-8"))
     header = json.loads(entries.pop("__metadata__")["worldfast"])
@@ -243,9 +254,11 @@ def _parsed(content: bytearray) -> tuple[dict, dict[str, torch.Tensor]]:
     return header, tensors
 
 
-def _contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
-    """Return the parts of a file of float32 tensors: the bytes of safetensors.torch.save, which copies the tensors
-    twice (10 GB for a model of 400 million parameters).
+def contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
+    """Return the parts of a safetensors file of contiguous float32 tensors and texts, the same whenever it is made.
+
+    safetensors.torch.save copies the tensors twice (10 GB for a model of 400 million parameters), and writes several
+    texts in an order that differs from call to call.
     """
     tensors = dict(sorted(tensors.items()))
     header, end = {"__metadata__": metadata}, 0

@@ -13,6 +13,7 @@ import oracle
 import pytest
 import torch
 import warm
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import worldfast as wf
@@ -233,6 +234,16 @@ def test_tensors_are_as_documented(opened):
     tensors = load_file(opened["entity"] / "model.safetensors")
     assert {name: list(tensor.shape) for name, tensor in tensors.items()} == documented
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_an_export_has_the_same_bytes_whenever_it_is_made(runs, opened, tmp_path):
+    """Names of the metadata too, which the library of safetensors writes in an order of chance."""
+    path = opened["character"] / "model.safetensors"
+    for i in range(6):
+        again = wf.export_huggingface(runs["character"], tmp_path / str(i))
+        assert (again / path.name).read_bytes() == path.read_bytes()
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["format"] == "pt"
 
 
 def test_a_step(runs, tmp_path):

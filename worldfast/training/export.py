@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from worldfast import files
+from worldfast import checkpoint, files
 from worldfast.checkpoint import Checkpoint
 from worldfast.dataset import Tokenizer
 from worldfast.errors import as_path, whole
@@ -108,8 +108,6 @@ def _named(step: int) -> str:
 
 def _write(run: Path, spec: Run, found: Checkpoint, folder: Path) -> None:
     """Write the model of a checkpoint into a folder that is there."""
-    from safetensors.torch import save
-
     size, tokenizer = spec.shape.inputs, spec.data.tokenizer() or Tokenizer({}, {})
     ensemble = spec.model.build(spec.shape)
     ensemble.parameters[0].copy_(found.parameters(ensemble.parameters.shape[1], run))
@@ -118,6 +116,7 @@ def _write(run: Path, spec: Run, found: Checkpoint, folder: Path) -> None:
     tensors["lm_head.weight"] = torch.cat([head, head.new_zeros(size - len(head), head.shape[1])])
     about = {"id": spec.id, "run": spec.to_json(), "step": found.step, "origin": files.origin("cpu")}
     config = huggingface_config(spec.model, size, spec.data.longest) | tokenizer.special | {"worldfast": about}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     metadata = export_metadata(tensors, config)
     contents = {
         "config.json": config,
@@ -126,7 +125,7 @@ def _write(run: Path, spec: Run, found: Checkpoint, folder: Path) -> None:
     }
     for name, content in contents.items():
         files.write_whole(folder / name, json.dumps(content, indent=1).encode())
-    files.write_whole(folder / "model.safetensors", save(tensors, metadata))
+    files.write_whole(folder / "model.safetensors", *checkpoint.contents(tensors, metadata))
 
 
 def _card(spec: Run, steps: Sequence[int]) -> str:
