@@ -9,6 +9,7 @@
     generalisation  a probe tested on items it was not fitted on, and on items learned later
     alone           a probe of some items alone, tried on those left out in turn
     pca             principal components in one frame over training; the mixed view
+    scale           what makes a statistic the same in any unit
 
 Analyses of a study's tables, or of any tables with the same columns:
 
