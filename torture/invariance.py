@@ -4,6 +4,7 @@ are shifted, scaled or permuted, is the same within the error of its arithmetic.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -43,11 +44,19 @@ class Statistic(NamedTuple):
 
 ORDER = ("permuted", "sorted", "reversed", "strided")
 AGAIN = ("duplicated",)  # all rows twice: for statistics that are no estimates from n rows
-UNITS = ("shifted", "scaled", "columns permuted")
+ENDS = (1e155, 1e-155, 1e300, 1e-300)  # units near the ends of float64, where squares overflow or vanish
+UNITS = ("shifted", "scaled", "columns permuted", *(f"times {size:g}" for size in ENDS))
 
 
 def _probed(X, Y):
     return linear_probe(X, Y[:, :2], Y[:, 2] > np.median(Y[:, 2])).r2
+
+
+def _explained(X, Y):
+    size = np.abs(X).max()
+    return (
+        np.square(np.asarray(leading_components(X, 3)) / size).sum(0) / np.square(X / size - (X / size).mean(0)).sum()
+    )
 
 
 STATISTICS = {
@@ -61,11 +70,8 @@ STATISTICS = {
     "procrustes": Statistic(procrustes, ORDER + AGAIN + UNITS, 1e-7),
     "participation_ratio": Statistic(lambda X, Y: participation_ratio(X), ORDER + AGAIN + UNITS),
     "two_nn": Statistic(lambda X, Y: two_nn(X), ORDER + UNITS, 1e-6),
-    "explained by components": Statistic(
-        lambda X, Y: np.square(np.asarray(leading_components(X, 3))).sum(0) / np.square(X - X.mean(0)).sum(),
-        ORDER + UNITS,
-    ),
-    "linear_probe": Statistic(_probed, (*ORDER, "columns permuted")),
+    "explained by components": Statistic(_explained, ORDER + UNITS),
+    "linear_probe": Statistic(_probed, (*ORDER, *UNITS), 1e-7),
     "correlation": Statistic(lambda X, Y: correlation(X[:, 0], Y[:, 0], permutations=1).r, ORDER + AGAIN + UNITS),
     "mean_and_error": Statistic(lambda X, Y: mean_and_error(X[:, 0], "row").standard_error, (*ORDER, "shifted")),
     "bootstrap": Statistic(lambda X, Y: bootstrap(X[:, 0], resamples=400).standard_error, (*ORDER, "shifted"), 0.3),
@@ -86,6 +92,8 @@ def changed(X: np.ndarray, Y: np.ndarray, how: str, random: np.random.Generator)
         return np.ascontiguousarray(X[order]), np.ascontiguousarray(Y[order])
     if how == "duplicated":
         return np.concatenate([X, X]), np.concatenate([Y, Y])
+    if how.startswith("times "):
+        return X * float(how.removeprefix("times ")), Y
     if how == "shifted":
         return X + 10 * random.normal(size=d), Y
     if how == "scaled":
@@ -114,7 +122,8 @@ def run(tally: Tally) -> None:
             for how in one.changes:
                 if name in ("correlation",) and how == "columns permuted":
                     continue
-                after = np.asarray(one.of(*changed(X, Y, how, random)), dtype=np.float64)
+                with warnings.catch_warnings(action="error"):
+                    after = np.asarray(one.of(*changed(X, Y, how, random)), dtype=np.float64)
                 apart = float(np.abs(after - before).max() / max(np.abs(before).max(), 1e-12))
                 tally.expect(f"{name}, {how}", apart <= one.within, f"{before} became {after}")
         number += 1

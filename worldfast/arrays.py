@@ -2,9 +2,10 @@
 
 Taken are numpy and torch (any device), cupy and jax, anything with `__dlpack__` or `__array__`, nested sequences, and
 datasets that are read in slices of rows (HDF5, zarr). Elements are floats of any width and byte order, bfloat16
-included, or integers, which become float64 (exact below 2**53). Gradients are left behind. Refused by name are
+included, or integers, which become float64. Gradients are left behind. Refused by name are
 
     bool        it selects and does not count: an error where numbers are wanted, the only thing taken where a mask is
+    integers    of 2**53 or more, which float64 would round, and long doubles beyond its range
     complex, object, quantised and sparse arrays, and masked ones, since what their mask hides would count
     a dataset   whose rows come in another shape or dtype than it says it has
 
@@ -14,11 +15,25 @@ Nothing here depends on torch's default dtype or device.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Real
 
 import numpy as np
 import torch
 
-__all__ = ["Numbers", "labels", "mask", "numbers", "permuted", "refuse", "same_length", "sampled", "selection"]
+__all__ = [
+    "Numbers",
+    "labels",
+    "mask",
+    "numbers",
+    "permuted",
+    "refuse",
+    "same_length",
+    "sampled",
+    "selection",
+    "sequence",
+    "sequence_of",
+]
 
 NATIVE = ("float16", "bfloat16", "float32", "float64")  # read by the native core as they are
 SINGLE = re.compile(r"float32|b?float16|float[468]_\w+")  # at most float32's digits
@@ -50,7 +65,7 @@ class Numbers:
         self.name, self.shape = name, tuple(int(size) for size in self._data.shape)
         self.dtype = _dtype_name(self._data.dtype)
         if not REAL.fullmatch(self.dtype):
-            raise _no_number(name, self._data.dtype, self.dtype)
+            raise _no_number(name, X, self._data, self.dtype)
         self.single = SINGLE.fullmatch(self.dtype) is not None
         self.device = str(self._data.device) if isinstance(self._data, torch.Tensor) else "cpu"
 
@@ -99,13 +114,20 @@ class Numbers:
         return found
 
     def rows(self, rows: slice | np.ndarray = slice(None)):
-        """Return some rows as the native core reads them: as `read`, in one of NATIVE."""
+        """Return some rows as the native core reads them: as `read`, in one of NATIVE.
+
+        Raises
+        ------
+        ValueError
+            As in `read`, or float64 cannot hold a value.
+        """
         block = self.read(rows)
         if self.dtype in NATIVE and (isinstance(block, torch.Tensor) or self.dtype != "bfloat16"):
             return block
         if isinstance(block, torch.Tensor):
-            return block.float() if self.single else block.double()
-        return block.astype(np.float32 if self.single else np.float64)
+            return block.float() if self.single else self._kept(block, block.double())
+        with np.errstate(over="ignore"):
+            return block.astype(np.float32) if self.single else self._kept(block, block.astype(np.float64))
 
     def tensor(self, finite: bool = True) -> torch.Tensor:
         """Return all of it as a float64 tensor on its device, which may share its memory.
@@ -126,6 +148,17 @@ class Numbers:
     def array(self, finite: bool = True) -> np.ndarray:
         """Return all of it as a float64 array in main memory; otherwise as `tensor`."""
         return self.tensor(finite).cpu().numpy()
+
+    def _kept(self, block, wide):
+        """Return what became of rows in float64, if it is the same numbers."""
+        if self.dtype in ("int64", "uint64") and (abs(wide) >= 2.0**53).any():
+            raise ValueError(
+                f"{self.name}: holds integers of 2**53 or more in size, which float64 does not hold exactly: subtract "
+                f"what they have in common, or pass {self.name}.astype('float64') to round them"
+            )
+        if not self.dtype.startswith(("int", "uint")) and (np.isinf(wide) & np.isfinite(block)).any():
+            raise ValueError(f"{self.name}: holds {self.dtype} beyond float64's range, use another unit")
+        return wide
 
     def _block(self, rows: slice):
         block = self._data[rows]
@@ -178,8 +211,64 @@ def numbers(X, name: str, shape: tuple[str | int, ...] | None = ("n", "d")) -> N
     if shape is not None:
         fits = (isinstance(wanted, str) or wanted == size for wanted, size in zip(shape, X.shape))
         if len(X.shape) != len(shape) or not all(fits):
-            raise ValueError(f"{name}: expected [{', '.join(map(str, shape))}], got {list(X.shape)}")
+            got = list(X.shape) if X.shape else "a single number"
+            raise ValueError(f"{name}: expected [{', '.join(map(str, shape))}], got {got}")
     return X
+
+
+def sequence_of(Xs, name: str, expected: str = "a sequence of arrays [n, d]") -> Iterable:
+    """Check that a sequence or stream of arrays is none of what is iterable but holds other things.
+
+    Parameters
+    ----------
+    Xs : iterable
+        Sequence or stream, or an array of three dimensions.
+    name, expected : str
+        Name of the argument and what it has to be, for messages.
+
+    Raises
+    ------
+    TypeError
+        It is a single array, a table, a mapping, a set, a text, or no iterable.
+    """
+    if isinstance(Xs, memoryview):
+        Xs = np.asarray(Xs)
+    shape = getattr(Xs, "shape", None)
+    if isinstance(shape, tuple) and len(shape) < 3:
+        raise TypeError(f"{name}: expected {expected}, got a single array {list(shape)}: pass a list of arrays")
+    if isinstance(Xs, str | bytes | Mapping | Set) or not isinstance(Xs, Iterable):
+        raise TypeError(f"{name}: expected {expected}, got {_described(Xs)}")
+    return Xs
+
+
+def sequence(Xs, name: str, names: Sequence[str] | None = None) -> list[Numbers]:
+    """Take a sequence of arrays of real numbers [n, d].
+
+    Parameters
+    ----------
+    Xs : sequence of array
+        Any that this module takes.
+    name : str
+        Name of the argument, for messages.
+    names : sequence of str, optional
+        Names of the arrays, for messages; by default, `name` with an index.
+
+    Raises
+    ------
+    TypeError
+        It is no sequence of arrays, or as in `numbers`.
+    ValueError
+        An array of other than two dimensions.
+    """
+    Xs = tuple(sequence_of(Xs, name))
+    names = [f"{name}[{a}]" for a in range(len(Xs))] if names is None else names
+    taken = [numbers(X, one, None) for X, one in zip(Xs, names, strict=True)]
+    for X in taken:
+        if len(X.shape) < 2 and X.name.startswith(f"{name}["):
+            got = list(X.shape) if X.shape else "a single number"
+            raise ValueError(f"{X.name}: expected [n, d], got {got}: {name} is a list of arrays, not a single one")
+        numbers(X, X.name)
+    return taken
 
 
 def same_length(*taken: Numbers) -> int:
@@ -309,15 +398,35 @@ def _held(X, name: str):
         raise TypeError(f"{name}: expected an array, got a {type(X).__name__} that is none: {error}") from None
 
 
-def _no_number(name: str, dtype, known: str) -> TypeError:
+def _no_number(name: str, X, held, known: str) -> TypeError:
     advice = ""
     if known == "bool":
         advice = f": a mask selects rows; for numbers 0 and 1 pass {name}.astype('float32')"
     elif known.startswith("complex"):
         advice = f": pass {name}.real and {name}.imag side by side, as real columns"
     elif known == "object":
-        advice = f": pass {name}.astype('float64') if all of its elements are numbers"
-    return TypeError(f"{name}: expected real numbers, got dtype {dtype}{advice}")
+        advice = _not_all_numbers(name, X, held)
+    return TypeError(f"{name}: expected real numbers, got dtype {held.dtype}{advice}")
+
+
+def _not_all_numbers(name: str, X, held) -> str:
+    """Say what of an array of objects is no number, or how to make it one of numbers if all of it is."""
+    if not held.shape:
+        return f": {_described(X)} is no array"
+    values = np.asarray(held[:])
+    odd = [value for value in values.flat if not isinstance(value, Real)][:1]
+    if odd and hasattr(X, "columns"):
+        columns = [
+            str(column) for i, column in enumerate(X.columns) if any(not isinstance(v, Real) for v in values[:, i])
+        ]
+        return f": drop or fill {', '.join(columns[:5])}, of which not all values are numbers, such as {odd[0]!r:.50}"
+    if odd:
+        return f": {odd[0]!r:.50} is no number"
+    return f": pass {name}.astype('float64')" if hasattr(X, "astype") else f": pass numpy.asarray({name}, 'float64')"
+
+
+def _described(X) -> str:
+    return f"{X!r:.100}" if X is None or isinstance(X, str | bytes | Real) else f"a {type(X).__name__}"
 
 
 def _dtype_name(dtype) -> str:

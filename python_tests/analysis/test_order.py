@@ -1,4 +1,5 @@
-"""Invariances of the statistics: order and units do not matter, within the error that each states.
+"""Invariances of the statistics: order and units do not matter, within the error that each states, and what does not
+vary is refused.
 
 The rows are as people have them: groups of five prompts one after another, each group near its own centre, so that a
 stride of the rows, or their first half, is another population than the whole.
@@ -9,7 +10,7 @@ import pytest
 from stand_ins import OneCheckpoint
 
 import worldfast as wf
-from worldfast.analysis import dimension, generalisation, knn, pca, probe, procrustes, stats
+from worldfast.analysis import dimension, generalisation, knn, pca, probe, probe_alone, procrustes, stats
 
 random = np.random.default_rng(5)
 GROUPS, PROMPTS = 512, 5
@@ -121,6 +122,88 @@ def test_order_and_units_do_not_matter(name, change, before):
     statistic, within = STATISTICS[name]
     tolerance = within["order" if change == "sorted" else change]
     np.testing.assert_allclose(statistic(**another(ROWS, change)), before[name], rtol=tolerance, atol=tolerance / 100)
+
+
+def few(rows, scale=1.0, offset=0.0):
+    """The first rows, with X in another unit."""
+    some = {name: values[:200] for name, values in rows.items()}
+    return some | {"X": some["X"] * scale + offset}
+
+
+IN_UNITS = {"mean_and_error", "jackknife_error", "bootstrap"}  # the answer is in the unit of X
+ABSOLUTE = {"cka, rbf of a sigma": "bandwidths that are given", "cka, float32": "float32 ends at 1e38"}
+LARGE = {
+    name: statistic
+    for name, (statistic, _) in STATISTICS.items()
+    if name not in ABSOLUTE and name != "bootstrap"  # of np.std, which overflows by itself
+} | {"bootstrap": lambda X, **_: stats.bootstrap(X[:, 0], resamples=50).standard_error}
+LARGE |= {
+    "mantel": lambda X, Y, **_: stats.mantel(np.abs(X[:9, None, 0] - X[:9, 0]), distances(Y)[:9, :9], permutations=2).r,
+    "probe_alone": lambda X, xy, **_: probe_alone(X, xy).r2,
+    "median bandwidth": lambda X, **_: wf.gram_statistics([X], "rbf").bandwidth / np.abs(X).max(),
+    "cka_table": lambda X, Y, **_: wf.analysis.cka_table({"a": X, "b": Y}, debiased=True).value[0],
+}
+
+
+@pytest.fixture(scope="module")
+def at_one():
+    return {name: statistic(**few(ROWS)) for name, statistic in LARGE.items()}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e155, 1e-155, 1e300, 1e-300])
+@pytest.mark.parametrize("name", LARGE)
+def test_units_near_the_ends_of_float64(name, scale, at_one):
+    found = np.asarray(LARGE[name](**few(ROWS, scale)))
+    np.testing.assert_allclose(found / scale if name in IN_UNITS else found, at_one[name], rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [0.1, 7.3e200, -1.1e-300])
+@pytest.mark.parametrize("name", sorted(set(STATISTICS) - IN_UNITS))
+def test_rows_that_are_equal(name, value):
+    """No number comes of rounding errors: an error, or what a probe of nothing is worth."""
+    if name == "cka, float32" and value != 0.1:
+        value = 0.7
+    rows = few(ROWS) | {"X": np.full((200, 6), value)}
+    if "probe" in name:
+        alone = few(ROWS) | {"X": np.zeros((200, 6))}
+        np.testing.assert_allclose(STATISTICS[name][0](**rows), STATISTICS[name][0](**alone), rtol=1e-9)
+    else:
+        with pytest.raises(
+            ValueError, match="all rows|rows are equal|is constant|distinct points, got 1|nothing is left"
+        ):
+            STATISTICS[name][0](**rows)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-300, 1.0, 1e200])
+def test_targets_in_any_unit(scale):
+    rows = few(ROWS)
+    X, xy, test = rows["X"], rows["xy"], rows["test"]
+    expected, found = (probe.linear_probe(X, places, test) for places in (xy, xy * scale))
+    np.testing.assert_allclose(found.r2, expected.r2, rtol=1e-9)
+    np.testing.assert_allclose(found.predicted / scale, expected.predicted, rtol=1e-5, atol=1e-7)
+    assert found.mean_error / scale == pytest.approx(expected.mean_error)
+    assert found.median_error / scale == pytest.approx(expected.median_error)
+    one, other = (generalised(X, None, places, test) for places in (xy, xy * scale))
+    np.testing.assert_allclose(other / scale, one, rtol=1e-9)
+    for constant in (np.full_like(xy, 0.1 * scale), np.where(test[:, None], 0.1, xy) * scale):
+        with pytest.raises(ValueError, match="xy: column 0 does not vary among the held-out items"):
+            probe.linear_probe(X, constant, test)
+
+
+@pytest.mark.filterwarnings("error")
+def test_means_at_the_end_of_float64():
+    values = np.array([1.0, 1.5, 1.2])
+    for size in (1e308, 1e-308):
+        found, expected = (stats.mean_and_error(x, "seed") for x in (values * size, values))
+        assert found.mean / size == pytest.approx(expected.mean)
+        assert found.standard_error / size == pytest.approx(expected.standard_error)
+        assert stats.jackknife_error(values * size) / size == pytest.approx(stats.jackknife_error(values))
+        found, expected = (stats.bootstrap(x, resamples=50) for x in (values * size, values))
+        for part in ("value", "low", "high", "standard_error"):
+            assert getattr(found, part) / size == pytest.approx(getattr(expected, part)), part
 
 
 def test_mantel_of_items_in_another_order():

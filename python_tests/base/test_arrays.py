@@ -176,6 +176,62 @@ def test_every_entry_refuses_by_name(kind):
             entry(made(X))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "made,message",
+    [
+        (lambda: None, "None is no array"),
+        (lambda: {1.0, 2.0}, "a set is no array"),
+        (lambda: {"a": X}, "a dict is no array"),
+        (lambda: (x for x in X), "a generator is no array"),
+        (lambda: [[1.0, None], [2.0, 3.0]], "None is no number"),
+        (lambda: pd.DataFrame(X).assign(city="x"), "drop or fill city, .* such as 'x'"),
+        (lambda: pd.DataFrame(X).astype("Float64").mask(X > 10), "drop or fill 0, .* such as <NA>"),
+        (lambda: [[2**70, 1], [2, 3]], r"pass numpy\.asarray\(X, 'float64'\)"),
+    ],
+)
+def test_advice_fits_what_came(made, message):
+    with pytest.raises(TypeError, match=f"X: expected real numbers, got dtype object: {message}"):
+        wf.cka(made(), Y)
+
+
+def test_a_number_is_no_array():
+    with pytest.raises(ValueError, match=r"X: expected \[n, d\], got a single number"):
+        wf.cka(3, Y)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("entry", [wf.cka_matrix, wf.cka_minibatch, wf.cka_standard_error, wf.gram_statistics])
+def test_sequences_of_arrays_have_one_door(entry):
+    for single in (X, memoryview(X), pd.DataFrame(X), torch.tensor(X)):
+        with pytest.raises(TypeError, match=r"Xs: .*got a single array \[40, 6\]: pass a list of arrays"):
+            entry(single)
+    for wrong, kind in (({"a": X}, "a dict"), ({1}, "a set"), (None, "None"), ("ab", "'ab'"), (3, "3")):
+        with pytest.raises(TypeError, match=f"Xs: expected a sequence of arrays .*got {kind}"):
+            entry(wrong)
+    with pytest.raises(ValueError, match=r"Xs\[0\]: expected \[n, d\], got \[6\]: Xs is a list of arrays"):
+        entry(X.tolist())
+    both = np.stack([Y, Y[:, ::-1] ** 2])
+    of = (lambda found: found.hsic()) if entry is wf.gram_statistics else np.asarray
+    np.testing.assert_array_equal(of(entry(memoryview(both))), of(entry(list(both))))
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_integers_that_float64_would_round_are_refused(entry):
+    whole = (X * 8).astype(np.int64)
+    far = 2**60 + whole
+    for given in (far, -far, far.astype(np.uint64), torch.tensor(far), whole.astype(np.uint64) + np.uint64(2**63)):
+        with pytest.raises(ValueError, match=r"holds integers of 2\*\*53 or more"):
+            ENTRIES[entry](given)
+    np.testing.assert_allclose(ENTRIES[entry](2**20 + whole), ENTRIES[entry](2.0**20 + whole), rtol=1e-9)
+
+
+def test_long_doubles_beyond_float64_are_refused():
+    if np.finfo(np.longdouble).max > np.finfo(np.float64).max:
+        with pytest.raises(ValueError, match="X: holds float128 beyond float64's range"):
+            wf.cka(X * np.longdouble("1e4000"), Y)
+
+
 def test_masked_tensors_are_refused():
     from torch.masked import masked_tensor
 

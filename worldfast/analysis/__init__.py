@@ -10,6 +10,7 @@
     alone           a probe of some items alone, tried on those left out in turn
     film            where a probe places each item over training, and its principal components
     pca             principal components in one frame over training; the mixed view
+    scale           what makes a statistic the same in any unit
 
 Analyses of a study's tables, or of any tables with the same columns:
 

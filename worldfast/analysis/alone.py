@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis.probe import located, scored
+from worldfast.analysis.scale import lengths, magnitude, mean
 from worldfast.errors import whole
 
 __all__ = ["Alone", "probe_alone"]
@@ -60,7 +61,7 @@ def probe_alone(X, xy, folds: int = FOLDS, seed: int = 0) -> Alone:
     Raises
     ------
     ValueError
-        Shapes disagree, X is not finite, or there are fewer items than folds.
+        Shapes disagree, X is not finite, a coordinate does not vary, or there are fewer items than folds.
 
     Notes
     -----
@@ -74,6 +75,8 @@ def probe_alone(X, xy, folds: int = FOLDS, seed: int = 0) -> Alone:
     folds = whole("folds", folds, 2)
     if len(X) < folds:
         raise ValueError(f"X: expected at least {folds} items, one for each fold, got {len(X)}")
+    X, size = X / magnitude(X, 0), magnitude(xy)
+    xy = xy / size
     part = np.empty(len(X), dtype=int)
     part[np.random.default_rng(seed).permutation(len(X))] = np.arange(len(X)) % folds
     predicted, constant = np.empty_like(xy), np.empty_like(xy)
@@ -82,4 +85,4 @@ def probe_alone(X, xy, folds: int = FOLDS, seed: int = 0) -> Alone:
         probe = make_pipeline(StandardScaler(), RidgeCV(PENALTIES)).fit(X[~test], xy[~test])
         predicted[test], constant[test] = probe.predict(X[test]), xy[~test].mean(0)
     r2, errors = scored(xy, predicted)
-    return Alone(float(r2.mean()), float(errors.mean()), float(scored(xy, constant)[1].mean()), len(X))
+    return Alone(float(r2.mean()), mean(errors) * size, mean(lengths(constant - xy)) * size, len(X))

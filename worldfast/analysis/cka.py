@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, kernel_names, normalised
+from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, kernel_names, normalised, rescaled
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
-from worldfast.arrays import numbers, permuted, same_length, selection
+from worldfast.arrays import numbers, permuted, same_length, selection, sequence, sequence_of
 from worldfast.dataset import require_same_entities
-from worldfast.errors import several, typed, whole
+from worldfast.errors import typed, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -115,7 +115,7 @@ def cka_matrix(Xs, kernel="linear", debiased=False, *, bandwidth=1.0, components
 
 def _matrix(Xs, names, kernel, debiased, bandwidth, components):
     if components is not None:
-        Xs = [leading_components(X, components) for X in several("Xs", Xs, "a sequence of arrays [n, d]")]
+        Xs = [leading_components(X, components) for X in sequence(Xs, "Xs", names)]
     return gram_statistics(Xs, kernel, bandwidth, names=names).cka(kernel, debiased)
 
 
@@ -164,9 +164,7 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
     array([[1., 1.],
            [1., 1.]])
     """
-    if not isinstance(Xs, Iterable):
-        raise TypeError(f"Xs: expected a sequence of arrays [n, d] or of batches, got {Xs!r:.100}")
-    rest = iter(Xs)
+    rest = iter(sequence_of(Xs, "Xs", "a sequence of arrays [n, d] or of batches"))
     first = list(islice(rest, 1))
     Xs = chain(first, rest)
     if any(isinstance(x, (tuple, list)) and all(len(getattr(y, "shape", ())) == 2 for y in x) for x in first):
@@ -175,12 +173,14 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
         batches = _named(Xs)
     else:
         batches = _drawn(list(Xs), 256 if batch is None else batch, seed)
-    hsic, rows = 0, 0
+    hsic, rows, scale = 0.0, 0, None
     for Xs, names in batches:
         statistics = gram_statistics(Xs, kernel, bandwidth, names=names)
         if statistics.n < 4:
             raise ValueError(f"{statistics.names[0]}: expected a batch of at least 4 rows, got {statistics.n}")
-        hsic = hsic + statistics.n * statistics.hsic(kernel, debiased=True)
+        before = statistics.scale if scale is None else scale
+        scale = np.minimum(before, statistics.scale)  # that of the largest values so far
+        hsic = hsic * rescaled(kernel, scale / before) + statistics.n * statistics.hsic(kernel, True, scale)
         rows += statistics.n
     return normalised(hsic / rows, statistics.names)
 
@@ -201,7 +201,7 @@ def _drawn(Xs: list, batch: int, seed: int) -> Iterator[tuple[list, list[str]]]:
     batch = whole("batch", batch, 4)
     if not Xs:
         raise ValueError("Xs: expected at least one representation, got none")
-    Xs = [numbers(X, f"Xs[{a}]") for a, X in enumerate(Xs)]
+    Xs = sequence(Xs, "Xs")
     n, names = same_length(*Xs), [X.name for X in Xs]
     ends = np.arange(1, max(n // batch, 1) + 1) * n // max(n // batch, 1)
     together = max(1, GATHERED_BYTES // max(1, sum(X.row_bytes for X in Xs) * int(np.diff(ends, prepend=0).max())))
@@ -265,11 +265,11 @@ def cka_table(
             raise ValueError(f"{name}: expected at least one, got none")
     parts = []
     for k in components:
-        chosen = [leading_components(X, k) if k else X for X in Xs.values()]
+        chosen = [leading_components(numbers(X, name), k) if k else X for name, X in Xs.items()]
         statistics = gram_statistics(chosen, kernels, bandwidth, names=names)
         for kernel in kernels:
             for unbiased in debiased:
-                hsic = statistics.hsic(kernel, unbiased)
+                hsic = statistics.hsic(kernel, unbiased, statistics.scale)
                 own = np.where(np.diagonal(hsic) > 0, np.diagonal(hsic), np.nan)
                 table = pair_table(names, hsic / np.sqrt(own[:, None] * own))
                 parts.append(labelled(table, kernel=kernel, debiased=unbiased, components=k))
@@ -394,10 +394,11 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     >>> bool(0 < errors[0, 1] < 0.1)
     True
     """
-    Xs = [numbers(X, f"Xs[{a}]") for a, X in enumerate(several("Xs", Xs, "a sequence of arrays [n, d]"))]
+    Xs = sequence(Xs, "Xs")
     statistics = gram_statistics(Xs, kernel, bandwidth)
     n, scale = statistics.n, statistics.scale
-    centred = [(x - x.mean(0)) * s for x, s in zip((X.tensor() for X in Xs), scale)]
+    near = (X.tensor() * s for X, s in zip(Xs, scale))
+    centred = [x - x.mean(0) for x in near]
     device = centred[0].device
     gamma = None if statistics.bandwidth is None else 0.5 / (statistics.bandwidth * scale) ** 2
     whole = torch.from_numpy(statistics.cka(kernel, debiased)).to(device)  # [M, M]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from worldfast.analysis.knn import nearest
+from worldfast.analysis.scale import centred, lengths, magnitude
 from worldfast.arrays import numbers
 from worldfast.errors import typed
 
@@ -42,12 +43,8 @@ def participation_ratio(X) -> float:
     -----
     Source: Gao et al., "A theory of multineuronal dimensionality, dynamics and measurement", bioRxiv 214262, 2017.
     """
-    X = _checked(X, 2)
-    X = X - X.mean(0)
-    largest = X.abs().max()
-    if not largest > 0:
-        raise ValueError("X: all rows are equal, its dimension is undefined")
-    X = X / largest
+    X, _ = centred(_checked(X, 2), "X", "its dimension is undefined")
+    X = X / X.abs().max()
     product = X @ X.T if len(X) < X.shape[1] else X.T @ X  # the same nonzero eigenvalues
     return float(product.trace() ** 2 / product.square().sum())
 
@@ -76,17 +73,20 @@ def two_nn(X, discard: float = 0.1) -> float:
     ValueError
         X is not [n, d], has fewer than 10 distinct points, or holds NaN or infinity.
 
-    Notes ----- Source: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a
-    minimal neighborhood information", Scientific Reports 2017.
+    Notes
+    -----
+    Source: Facco, d'Errico, Rodriguez and Laio, "Estimating the intrinsic dimension of datasets by a minimal
+    neighborhood information", Scientific Reports 2017.
     """
     if not 0 <= discard < 1:
         raise ValueError(f"discard: expected a share from 0 to below 1, got {discard}")
-    X = torch.unique(_checked(X, 1), dim=0)
+    X = _checked(X, 1)
+    X = torch.unique(X / magnitude(X), dim=0)
     if len(X) < 10:
         raise ValueError(f"X: expected at least 10 distinct points, got {len(X)}")
     near = nearest(X, 2)  # [n, 2]
     # Computed from differences: subtracting squared norms would lose the digits of close points.
-    distances = torch.stack([(X[near[:, i]] - X).norm(dim=1) for i in range(2)], 1).sort(1).values
+    distances = torch.stack([lengths(X[near[:, i]] - X) for i in range(2)], 1).sort(1).values
     log_ratio = torch.log(distances[:, 1] / distances[:, 0]).sort().values
     n = len(log_ratio)
     kept = min(max(2, round((1 - discard) * n)), n - 1)  # the last has F = 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis.probe import fit_map, located
+from worldfast.analysis.scale import lengths
 from worldfast.analysis.tables import labelled
 from worldfast.arrays import labels, mask
 from worldfast.errors import typed
@@ -85,7 +86,7 @@ def probe_generalisation(
             raise ValueError(f"{'fit_on' if name == FITTED else f'groups[{name!r}]'}: selects no item")
     items = np.arange(len(X)) if items is None else labels(items, "items", len(X))
     predicted = fit_map(X[masks[FITTED]], xy[masks[FITTED]], ridge).predict(X)
-    error = np.linalg.norm(predicted - xy, axis=1)
+    error = lengths(predicted - xy)
     parts = [
         pd.DataFrame(
             {

@@ -15,10 +15,19 @@ import numpy as np
 import torch
 
 from worldfast._native import core, thread_count
-from worldfast.arrays import Numbers, numbers, same_length, sampled
+from worldfast.arrays import Numbers, same_length, sampled, sequence
 from worldfast.errors import several, typed, unknown_name, whole
 
-__all__ = ["KERNELS", "GramStatistics", "gram_blocks", "gram_statistics", "hsic_of_sums", "kernel_names", "normalised"]
+__all__ = [
+    "KERNELS",
+    "GramStatistics",
+    "gram_blocks",
+    "gram_statistics",
+    "hsic_of_sums",
+    "kernel_names",
+    "normalised",
+    "rescaled",
+]
 
 KERNELS = ("linear", "rbf")
 PANEL_BYTES = 128 << 20  # memory for the blocks of rows in use, laid out for the kernel
@@ -87,7 +96,7 @@ class GramStatistics:
         """
         return normalised(self._hsic(kernel, debiased), self.names)
 
-    def hsic(self, kernel: str = "linear", debiased: bool = False) -> np.ndarray:
+    def hsic(self, kernel: str = "linear", debiased: bool = False, scale=None) -> np.ndarray:
         """Return the Hilbert-Schmidt independence criterion of all pairs.
 
         tr(K H L H) / (n - 1)^2 (Gretton et al., ALT 2005), or its unbiased estimate (Song et al., JMLR 2012, equation
@@ -99,15 +108,18 @@ class GramStatistics:
             One of the kernels that were computed.
         debiased : bool
             Use the unbiased estimate; needs n >= 4.
+        scale : ndarray, optional
+            float64 [M], powers of two: HSIC of the representations times these. By default, of themselves, which may
+            be beyond float64 where their values are far from 1.
 
         Returns
         -------
         ndarray
-            float64 [M, M], in the units of the representations.
+            float64 [M, M].
         """
-        scale = self.scale**2 if kernel == "linear" else np.ones_like(self.scale)
         count = self.n * (self.n - 3) if debiased else (self.n - 1) ** 2
-        return self._hsic(kernel, debiased) / (scale[:, None] * scale * count)
+        factor = rescaled(kernel, (1.0 if scale is None else scale) / self.scale)
+        return self._hsic(kernel, debiased) / count * factor
 
     def _hsic(self, kernel, debiased):
         if kernel not in self.products:
@@ -148,6 +160,12 @@ def hsic_of_sums(n, products, row_products, totals, debiased):
     if debiased:
         return products - 2 / (n - 2) * row_products + totals / ((n - 1) * (n - 2))
     return products - 2 / n * row_products + totals / n**2
+
+
+def rescaled(kernel: str, factor: np.ndarray) -> np.ndarray:
+    """Return the factors on HSIC, [M, M], of factors on representations, [M]."""
+    squares = factor**2 if kernel == "linear" else np.ones_like(factor)
+    return squares[:, None] * squares
 
 
 def normalised(hsic: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -233,13 +251,11 @@ def gram_statistics(
     (3, 3)
     """
     kernels = kernel_names(kernels)
-    Xs = several("Xs", Xs, "a sequence of arrays [n, d]")
+    Xs = sequence(Xs, "Xs", names)
     if threads is not None:
         threads = whole("threads", threads, 1)
     if not Xs:
         raise ValueError("Xs: expected at least one representation, got none")
-    names = [f"Xs[{a}]" for a in range(len(Xs))] if names is None else names
-    Xs = [numbers(X, name) for X, name in zip(Xs, names, strict=True)]
     first, n = Xs[0], same_length(*Xs)
     for X in Xs:
         if X.shape[1] == 0:
@@ -459,7 +475,7 @@ def _centring(Xs, threads):
 def _scales(Xs, largest) -> np.ndarray:
     for X, size in zip(Xs, largest, strict=True):
         if not math.isfinite(size):
-            raise ValueError(f"{X.name}: holds NaN or infinity")
+            raise ValueError(f"{X.name}: holds NaN or infinity, or values so large that their differences are infinite")
         if size == 0:
             raise ValueError(f"{X.name}: all rows are equal, CKA is undefined")
-    return np.ldexp(1.0, 1 - np.frexp(largest)[1])  # from 1 to 2
+    return np.ldexp(1.0, np.minimum(1 - np.frexp(largest)[1], 1023))  # from 1 to 2, or less than 2**-1022 was

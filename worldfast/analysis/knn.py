@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from worldfast.analysis.scale import centred, magnitude
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers
 from worldfast.errors import unknown_name, whole
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "chance", "mutual_knn", "mutual_knn_table", "nearest"]
 
 METRICS = ("cosine", "euclidean")
+PARALLEL = 1e-8  # difference of directions at or below which cosines, which end near 1, cannot tell them apart
 BLOCK = 512  # rows at a time for which the distances to all others are held
 
 
@@ -45,8 +47,8 @@ def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:
     Raises
     ------
     ValueError
-        The numbers of rows differ, k is out of range, the metric is unknown, an array holds NaN or infinity, or a row
-        is all zeros under "cosine".
+        The numbers of rows differ, k is out of range, the metric is unknown, an array holds NaN or infinity, all of
+        its rows are equal, or under "cosine" have the same direction, or a row is all zeros under "cosine".
     """
     return _overlap(nearest(X, k, metric, "X"), nearest(Y, k, metric, "Y"))
 
@@ -124,12 +126,15 @@ def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tens
         raise ValueError(f"k: expected 1 to {len(X) - 1} neighbours of {len(X)} rows of {name}, got {k}")
     X = X.tensor()
     if metric == "cosine":
+        X = X / magnitude(X, 1)
         length = X.norm(dim=1, keepdim=True)
         if not (length > 0).all():
             raise ValueError(f"{name}: a row of zeros has no direction; metric='euclidean' needs none")
         X, half = X / length, None
+        if not ((X - X[0]).abs() > PARALLEL).any():
+            raise ValueError(f"{name}: all rows have the same direction, none is nearer than another")
     else:
-        X = X - X.mean(0)  # a common offset would cost digits
+        X, _ = centred(X, name, "none is nearer than another")  # a common offset would cost digits
         half = X.square().sum(1) / 2
     found = []
     for start in range(0, len(X), BLOCK):

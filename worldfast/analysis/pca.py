@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from worldfast.analysis.scale import centred, magnitude, single, varies
 from worldfast.arrays import mask, numbers
 from worldfast.errors import unknown_name, whole
 
@@ -18,7 +19,7 @@ class Components:
     Attributes
     ----------
     projected : ndarray
-        float32 [S, n, k], every step in one frame.
+        float32 [S, n, k], every step in one frame; float64 where they are beyond float32's range.
     explained : ndarray
         float64 [k], share of the variance at the last step.
     """
@@ -54,7 +55,7 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     Raises
     ------
     ValueError
-        k is larger than n or d, the fit is unknown, or there are no steps.
+        k is larger than n or d, the fit is unknown, there are no steps, or all rows of the last are equal.
 
     Notes
     -----
@@ -73,16 +74,20 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     chosen = np.random.default_rng(seed).permutation(n)[: max(k, round(share * n))]
     if not 1 <= whole("k", k, 0) <= min(len(chosen), d):
         raise ValueError(f"k: expected 1 to {min(len(chosen), d)} components, got {k}")
+    size = magnitude(last)
+    last = last / size
+    if not varies(last[chosen]).any():
+        raise ValueError(f"activations[{steps[-1]}, {layer}]: all rows are equal, it has no components")
     pca = PCA(k, svd_solver="covariance_eigh").fit(last[chosen])
     projected = [pca.transform(last)]
     for step in reversed(steps[:-1]):
-        X = _at(activations, step, layer, n, d)
+        X = _at(activations, step, layer, n, d) / size
         if fit == "last":
             projected.append(pca.transform(X))
         else:
             own = PCA(k, svd_solver="covariance_eigh").fit(X[chosen]).transform(X)
             projected.append(own @ orthogonal_procrustes(own, projected[-1])[0])
-    return Components(np.stack(projected[::-1]).astype(np.float32), pca.explained_variance_ratio_.astype(np.float64))
+    return Components(single(np.stack(projected[::-1]) * size), pca.explained_variance_ratio_.astype(np.float64))
 
 
 def _at(activations, step, layer, n="n", d="d"):
@@ -108,15 +113,21 @@ def leading_components(X, k):
     Raises
     ------
     ValueError
-        k is larger than n or d.
+        k is larger than n or d, or all rows are equal.
     """
     X = numbers(X, "X")
+    if not len(X):
+        raise ValueError(f"{X.name}: expected at least 1 row, got none")
+    near, size = centred(X.tensor(), X.name, "it has no components")
+    return leading_directions(near, k, X.name) * size
+
+
+def leading_directions(X: torch.Tensor, k: int, name: str) -> torch.Tensor:
+    """Return the first k principal components of columns that are centred already, in a unit near theirs."""
     if not 1 <= whole("components", k, 0) <= min(X.shape):
         raise ValueError(
-            f"{X.name}: expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}"
+            f"{name}: expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}"
         )
-    X = X.tensor()
-    X = X - X.mean(0)
     if len(X) < X.shape[1]:  # the same result from the smaller matrix
         values, vectors = torch.linalg.eigh(X @ X.T)
         return vectors[:, -k:].flip(1) * values[-k:].flip(0).clamp(min=0).sqrt()
@@ -131,7 +142,8 @@ class MixedView:
     Attributes
     ----------
     projected : ndarray
-        float32 [S, n, 3], coordinates along the three directions, relative to the mean of the last step.
+        float32 [S, n, 3], coordinates along the three directions, relative to the mean of the last step; float64 where
+        they are beyond float32's range.
     directions : ndarray
         float64 [3, d], unit vectors. The third is orthogonal to the first two, which need not be orthogonal to each
         other.
@@ -182,9 +194,11 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     last = _at(activations, steps[-1], layer)
     xy = numbers(xy, "xy", (len(last), 2)).array()
     fit_on = np.ones(len(last), dtype=bool) if fit_on is None else mask(fit_on, "fit_on", len(last))
-    slope = fit_map(last[fit_on], xy[fit_on]).slope  # [d, 2]
+    size = magnitude(last)
+    last = last / size
+    slope = fit_map(last[fit_on], xy[fit_on] / magnitude(xy, 0)).slope  # [d, 2]
     lengths = np.linalg.norm(slope, axis=0)
-    if not (lengths > 0).all():
+    if not varies(xy[fit_on]).all() or not (lengths > 0).all():
         raise ValueError("xy: a coordinate is constant, it has no direction")
     read = (slope / lengths).T  # [2, d]
     middle = last[fit_on].mean(0)
@@ -196,6 +210,6 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     third = np.linalg.eigh(left.T @ left)[1][:, -1]
     third *= np.sign(third[np.abs(third).argmax()])
     directions = np.concatenate([read, third[None]])
-    projected = [(_at(activations, step, layer, *last.shape) - middle) @ directions.T for step in steps]
+    projected = [(_at(activations, step, layer, *last.shape) / size - middle) @ directions.T for step in steps]
     explained = np.square(X @ directions.T).sum(0) / np.square(X).sum()
-    return MixedView(np.stack(projected).astype(np.float32), directions, explained)
+    return MixedView(single(np.stack(projected) * size), directions, explained)

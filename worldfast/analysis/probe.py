@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast.analysis.scale import CONSTANT, lengths, magnitude, mean, single, varies
 from worldfast.analysis.tables import labelled
 from worldfast.arrays import mask, numbers
 
@@ -34,7 +35,6 @@ __all__ = [
 
 SMALLEST = 1e-6  # smallest singular value kept, as a share of the largest; scikit-learn's threshold
 SINGULAR = 10 * SMALLEST**2  # reciprocal condition of Z'Z below which singular values are computed
-CONSTANT = 1e-14  # a feature's spread as a share of its mean, at or below which it is rounding error
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Probe:
     median_error : float
         Median of these distances.
     predicted : ndarray
-        float32 [n, k], the probe's attributes of every item.
+        float32 [n, k], the probe's attributes of every item; float64 where they are beyond the range of float32.
     """
 
     r2: np.ndarray
@@ -109,8 +109,8 @@ def linear_probe(X, xy, test, ridge=None):
     Raises
     ------
     ValueError
-        Shapes disagree, X is not finite, or there are no more items than features (ordinary least squares then fits
-        anything).
+        Shapes disagree, X is not finite, a coordinate does not vary among the held-out items (it has no R2 then), or
+        there are no more items than features (ordinary least squares then fits anything).
 
     Notes
     -----
@@ -122,7 +122,8 @@ def linear_probe(X, xy, test, ridge=None):
         raise ValueError(f"test: expected at least 2 held-out items, got {int(test.sum())}")
     predicted = fit_map(X[~test], xy[~test], ridge).predict(X)
     r2, errors = scored(xy[test], predicted[test])
-    return Probe(r2, float(errors.mean()), float(np.median(errors)), predicted.astype(np.float32))
+    size = magnitude(errors)
+    return Probe(r2, mean(errors), float(np.median(errors / size)) * size, single(predicted))
 
 
 def located(X, xy, k=2):
@@ -139,18 +140,26 @@ class Fit:
 
     Attributes
     ----------
-    slope : ndarray
-        float64 [d, k].
+    gain : ndarray
+        float64 [d, k], change of the attributes where a feature grows by its `size`.
     intercept : ndarray
         float64 [k].
+    size : float or ndarray
+        Powers of two near the largest values of the features that were fitted: of all, or float64 [1, d].
     """
 
-    slope: np.ndarray
+    gain: np.ndarray
     intercept: np.ndarray
+    size: float | np.ndarray
+
+    @property
+    def slope(self) -> np.ndarray:
+        """float64 [d, k], change of the coordinates where a feature grows by 1."""
+        return self.gain / np.reshape(self.size, (-1, 1))
 
     def predict(self, X):
         """Return the coordinates of representations: array [n, d] -> float64 [n, k]."""
-        return numbers(X, "X", ("n", len(self.slope))).array() @ self.slope + self.intercept
+        return numbers(X, "X", ("n", len(self.gain))).array() / self.size @ self.gain + self.intercept
 
 
 def fit_map(X, xy, ridge=None):
@@ -192,8 +201,10 @@ def fit_map(X, xy, ridge=None):
             f"a least-squares probe of {d} features needs more than {d + 1} items, got {n}: "
             "pass ridge=1.0 for a penalised fit"
         )
-    middle, mean = X.mean(0), xy.mean(0)
-    Z, Y = X - middle, xy - mean
+    sizes, unit = magnitude(X, None if ridge is None else 0), magnitude(xy, 0)
+    X, xy = X / sizes, xy / unit
+    middle, place = X.mean(0), xy.mean(0)
+    Z, Y = X - middle, xy - place
     if ridge is not None:
         spread = Z.std(0)
         spread[spread <= CONSTANT * np.abs(middle)] = 1.0
@@ -201,7 +212,7 @@ def fit_map(X, xy, ridge=None):
         G = Z.T @ Z
         G[np.diag_indices(d)] += ridge
         slope = np.linalg.solve(G, Z.T @ Y) / spread[:, None]
-        return Fit(slope, mean - middle @ slope)
+        return Fit(slope * unit, (place - middle @ slope) * unit[0], sizes)
     G = Z.T @ Z
     try:
         factor = cho_factor(G, check_finite=False)
@@ -213,7 +224,7 @@ def fit_map(X, xy, ridge=None):
         slope += cho_solve(factor, Z.T @ (Y - Z @ slope), check_finite=False)
     else:
         slope = lstsq(Z, Y, cond=SMALLEST, check_finite=False)[0]
-    return Fit(slope, mean - middle @ slope)
+    return Fit(slope * unit, (place - middle @ slope) * unit[0], sizes)
 
 
 def scored(xy, predicted):
@@ -227,17 +238,24 @@ def scored(xy, predicted):
     Returns
     -------
     r2 : ndarray
-        float64 [k], scikit-learn's r2_score of each: 1 - residual / variance. For a coordinate that does not vary it
-        is 1 if the prediction is exact, else 0.
+        float64 [k], scikit-learn's r2_score of each: 1 - residual / variance.
     errors : ndarray
         float64 [n], distance of each prediction from its true place.
+
+    Raises
+    ------
+    ValueError
+        A coordinate does not vary.
     """
     from sklearn.metrics import r2_score
 
     xy = numbers(xy, "xy").array()
     predicted = numbers(predicted, "predicted", xy.shape).array()
-    errors = np.linalg.norm(predicted - xy, axis=1)
-    return np.asarray(r2_score(xy, predicted, multioutput="raw_values"), dtype=np.float64), errors
+    if not (varying := varies(xy)).all():
+        raise ValueError(f"xy: column {varying.argmin()} does not vary among the held-out items, it has no R2")
+    size = magnitude(xy, 0)
+    r2 = r2_score(xy / size, predicted / size, multioutput="raw_values")
+    return np.asarray(r2, dtype=np.float64), lengths(predicted - xy)
 
 
 def probe_over_training(activations, layer, xy, test, ridge=None):

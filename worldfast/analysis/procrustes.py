@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worldfast.analysis.pca import leading_components
+from worldfast.analysis.pca import leading_directions
+from worldfast.analysis.scale import centred
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers
 
@@ -83,13 +84,10 @@ def _standard(X, components, name) -> torch.Tensor:
     taken = numbers(X, name)
     if len(taken) < 2:
         raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(taken.shape)}")
-    X = taken.tensor()
-    centred = X - X.mean(0)
-    if not (centred != 0).any():
-        raise ValueError(f"{name}: all rows are equal, the disparity is undefined")
+    X, _ = centred(taken.tensor(), name, "the disparity is undefined")
     if components is not None:
-        centred = leading_components(taken, components)
-    return centred / torch.linalg.norm(centred)
+        X = leading_directions(X, components, name)
+    return X / torch.linalg.norm(X)
 
 
 def _disparity(A, B, first="X", second="Y") -> float:

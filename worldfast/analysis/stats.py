@@ -9,6 +9,7 @@ from itertools import permutations as orderings
 
 import numpy as np
 
+from worldfast.analysis.scale import magnitude, mean
 from worldfast.arrays import labels, numbers
 
 __all__ = ["Correlation", "Interval", "Mean", "bootstrap", "correlation", "jackknife_error", "mantel", "mean_and_error"]
@@ -115,8 +116,9 @@ def mean_and_error(values, unit: str) -> Mean:
     values = numbers(values, "values", ("n",)).array()
     if len(values) == 0:
         raise ValueError("values: expected at least one, got none")
-    error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return Mean(float(values.mean()), error, len(values), unit)
+    size = magnitude(values)
+    error = float((values / size).std(ddof=1) / math.sqrt(len(values))) * size if len(values) > 1 else math.nan
+    return Mean(mean(values), error, len(values), unit)
 
 
 def jackknife_error(left_out) -> float:
@@ -130,7 +132,7 @@ def jackknife_error(left_out) -> float:
     Returns
     -------
     float
-        NaN for fewer than 2 values, or if one is NaN. For a mean it is exactly s / sqrt(n).
+        NaN for fewer than 2 values, or if one is NaN or infinite. For a mean it is exactly s / sqrt(n).
 
     Notes
     -----
@@ -138,9 +140,11 @@ def jackknife_error(left_out) -> float:
     """
     left_out = numbers(left_out, "left_out", ("n",)).array(finite=False)
     n = len(left_out)
-    if n < 2:
+    if n < 2 or not np.isfinite(left_out).all():
         return math.nan
-    return float(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum()))
+    size = magnitude(left_out)
+    left_out = left_out / size
+    return float(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum())) * size
 
 
 def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int = 0) -> Correlation:
@@ -171,7 +175,7 @@ def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int
     x, y = (numbers(given, name, ("n",)).array() for given, name in ((x, "x"), (y, "y")))
     if x.shape != y.shape or len(x) < 3:
         raise ValueError(f"expected x and y of equal length, at least 3, got {list(x.shape)} and {list(y.shape)}")
-    x, y = _standardised(x, "x"), _standardised(y, "y")
+    x, y = _standardised(x / magnitude(x), "x"), _standardised(y / magnitude(y), "y")
     found = [float(x @ y[order]) for order in _orders(len(x), permutations, seed)]
     return _tested(found, len(x), unit, "permutation of the points", permutations, len(x))
 
@@ -213,12 +217,8 @@ def mantel(
         raise ValueError(
             f"expected {names[0]} and {names[1]} [m, m] with m at least 4, got {list(A.shape)} and {list(B.shape)}"
         )
+    A, B = (_symmetric(M, name) for M, name in zip((A, B), names, strict=True))
     above = np.triu_indices(len(A), 1)
-    for name, M in zip(names, (A, B), strict=True):
-        if not np.isfinite(M[above]).all():
-            raise ValueError(f"{name}: holds NaN or infinity")
-        if not np.allclose(M[above], M.T[above], rtol=0, atol=1e-9 * np.abs(M[above]).max()):
-            raise ValueError(f"{name}: expected a symmetric matrix; average another one with its transpose")
     x = _standardised(A[above], names[0])
     _standardised(B[above], names[1])  # every order has the same entries, so one check is enough
     found = []
@@ -230,7 +230,7 @@ def mantel(
 
 def bootstrap(
     values,
-    statistic: Callable = np.mean,
+    statistic: Callable = mean,
     *,
     groups=None,
     unit: str = "value",
@@ -247,7 +247,7 @@ def bootstrap(
     values : array [n] or [n, ...]
         Values.
     statistic : callable
-        Array of values -> number.
+        Array of values -> number; by default, the mean.
     groups : array [n], optional
         Unit of each value, such as its seed or its set of tasks; the values of a unit stay together. By default, each
         value is a unit.
@@ -285,9 +285,22 @@ def bootstrap(
     random = np.random.default_rng(seed)
     draws = random.integers(len(units), size=(resamples, len(units)))
     found = np.array([statistic(values[np.concatenate([units[i] for i in draw])]) for draw in draws], dtype=np.float64)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    error = float(found.std(ddof=1))
+    size = magnitude(found)
+    low, high = np.quantile(found / size, [(1 - level) / 2, (1 + level) / 2]) * size
+    error = float((found / size).std(ddof=1)) * size
     return Interval(float(statistic(values)), float(low), float(high), error, level, len(units), unit)
+
+
+def _symmetric(M: np.ndarray, name: str) -> np.ndarray:
+    """Check what is off the diagonal of a matrix, and return it near 1, with zeros on the diagonal."""
+    above = np.triu_indices(len(M), 1)
+    M = np.where(np.eye(len(M), dtype=bool), 0.0, M)
+    if not np.isfinite(M[above]).all():
+        raise ValueError(f"{name}: holds NaN or infinity")
+    M = M / magnitude(M)
+    if not np.allclose(M[above], M.T[above], rtol=0, atol=1e-9 * np.abs(M[above]).max()):
+        raise ValueError(f"{name}: expected a symmetric matrix; average another one with its transpose")
+    return M
 
 
 def _standardised(x: np.ndarray, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast.analysis.scale import lengths, mean
 from worldfast.analysis.stats import jackknife_error
 from worldfast.analysis.tables import need_columns
 from worldfast.errors import unknown_name
@@ -72,7 +73,7 @@ def task_matrix(
                 error, n = _left_out_in_turn(values, [(runs_a, runs_b)]), len({*runs_a, *runs_b})
             else:
                 error, n = _left_out_in_turn(values, [(runs_a,), (runs_b,)]), len({*runs_a}) + len({*runs_b})
-            rows.append((*key, a, b, float(values.mean()), error, len(values), n, "run, left out in turn"))
+            rows.append((*key, a, b, mean(values), error, len(values), n, "run, left out in turn"))
     columns = [*by, "tasks", "other", "mean", "standard_error", "pairs", "n", "unit"]
     table = pd.DataFrame(rows, columns=columns)
     names = ("tasks", "other")
@@ -126,7 +127,7 @@ def trends(
                 found = float(alone["standard_error"]), int(alone["n"]), "run"
             else:
                 found = _left_out_in_turn(means, [(a[mask], b[mask])]), len(sets), "set of tasks"
-            rows.append((what, *key, float(means.mean()), *found))
+            rows.append((what, *key, mean(means), *found))
     found = pd.DataFrame(rows, columns=["what", *by, "mean", "standard_error", "n", "unit"])
     found.attrs["left_out"] = table.attrs["left_out"]
     return found
@@ -226,11 +227,11 @@ def _left_out_in_turn(values, samples):
     samples : list of tuple of array [n]
         For each sample, the columns that name its units; a unit's pairs are those in which one of the columns holds it.
     """
-    variance = 0.0
+    errors = []
     for columns in samples:
         means = []
         for unit in dict.fromkeys([x for column in columns for x in column]):
             rest = values[~np.any([column == unit for column in columns], axis=0)]
-            means.append(rest.mean() if len(rest) else np.nan)
-        variance += jackknife_error(means) ** 2
-    return float(np.sqrt(variance))
+            means.append(mean(rest) if len(rest) else np.nan)
+        errors.append(jackknife_error(means))
+    return float(lengths(np.array([errors]))[0])
