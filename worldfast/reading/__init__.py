@@ -5,6 +5,7 @@ from worldfast.reading.gradients import gradient_agreement
 from worldfast.reading.patching import Questions, activation_patching
 from worldfast.reading.readout import states
 from worldfast.reading.representations import Representations, represent
+from worldfast.reading.segment import check as check_segment
 from worldfast.reading.segment import segment_path
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Representations",
     "Writer",
     "activation_patching",
+    "check_segment",
     "gradient_agreement",
     "represent",
     "segment_path",

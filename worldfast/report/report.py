@@ -92,6 +92,7 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
         As in `write`.
     """
     folder = files.folder(folder, "folder")
+    files.require_folder(folder / "figures")
     origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
     drawn = []
     figures = study.figures(_canon(result.tables), result.world, result.cka_layer) if study.figures else []
