@@ -6,7 +6,7 @@ from worldfast.reading.patching import Questions, activation_patching
 from worldfast.reading.readout import states
 from worldfast.reading.representations import Representations, represent
 from worldfast.reading.segment import check as check_segment
-from worldfast.reading.segment import segment_path
+from worldfast.reading.segment import expected_by, segment_path
 
 __all__ = [
     "Activations",
@@ -15,6 +15,7 @@ __all__ = [
     "Writer",
     "activation_patching",
     "check_segment",
+    "expected_by",
     "gradient_agreement",
     "represent",
     "segment_path",

@@ -174,11 +174,8 @@ def unread(path: Path, name: str, expected: Expected):
         raise
 
 
-def check(path: Path, spec: Mapping[str, Any], step: int) -> None:
-    """Read all arrays of a step's segment, by the spec.json of its run. Raises as `read` does for the first that is not
-    as it should be.
-    """
-    expected = expected_by(spec, step)
+def check(path: Path, expected: Expected) -> None:
+    """Read all arrays of a segment. Raises as `read` does for the first that is not as it should be."""
     for name in sorted(expected.names):
         read(path, name, expected)
 

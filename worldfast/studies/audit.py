@@ -35,13 +35,11 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
             yield there
     spec = checked(folder / "study.json", lambda: read_study(folder))
     yield spec
-    tables = (read_study(folder)["tables"] or {}) if spec.fine else {path.name: "" for path in folder.glob("*.csv")}
+    tables = (read_study(folder)["tables"] or {}) if spec.fine else {}
     for name, sha256 in tables.items():
-        if not spec.fine:
-            yield Checked(folder / name, "unchecked", "study.json, which says what it was, is not whole")
-        else:
-            yield checked(folder / name, lambda name=name, sha256=sha256: read_known(folder / name, sha256))
-    yield from others(folder, {"study.json", "figures", "report.html", *tables})
+        yield checked(folder / name, lambda name=name, sha256=sha256: read_known(folder / name, sha256))
+    unknown = set() if spec.fine and tables else {path.name for path in folder.glob("*.csv")}  # perhaps its tables
+    yield from others(folder, {"study.json", "figures", "report.html", *tables, *unknown})
 
 
 def audit_tables(out: str | os.PathLike) -> Iterator[Checked]:

@@ -13,7 +13,7 @@ from worldfast import checkpoint, files
 from worldfast.errors import MismatchError, UnsafeError
 from worldfast.folder import done, ending_of, named_id, prefix, require_kept, spec_content, spec_of
 from worldfast.locks import locked
-from worldfast.reading import check_segment, segment_path
+from worldfast.reading import check_segment, expected_by, segment_path
 from worldfast.run import Run
 
 __all__ = ["OF_A_RUN", "Checked", "audit", "checked", "others"]
@@ -203,7 +203,7 @@ def _segments(
             if step not in steps or step > last:
                 yield Checked(path, "mistaken", f"step {step} is none of the steps of run {run.id}")
                 continue
-            state = checked(path, lambda path=path, step=step: check_segment(path, spec, step))
+            state = checked(path, lambda path=path, step=step: check_segment(path, expected_by(spec, step)))
             if state.fine and cut_off and step > cut_off.step:
                 state = Checked(path, "beyond", _newest(cut_off))
             yield state
