@@ -26,6 +26,7 @@ from torture.work import differences, left, study, towns, work
 from worldfast.studies import planning, tables
 from worldfast.studies.analyses import compute, tables_of
 from worldfast.training import load
+from worldfast.verify import verify
 from worldfast.worlds.cities import world as worlds
 
 PROMISE = "corruption is found"
@@ -217,6 +218,52 @@ def attempt(subject: Subject, damage: str, expected: str, seed: int) -> tuple[bo
             worlds._build.cache_clear()
 
 
+def exchanged(ours: Path, theirs: Path, chance: random.Random) -> tuple[str, set[str]]:
+    """Change the folder of a run by what is whole in itself; returns how, and the files that must be blamed for it."""
+    checkpoints = sorted(path.name for path in (ours / "checkpoint").iterdir())
+    last, segments = f"checkpoint/{checkpoints[-1]}", sorted((ours / "activations").iterdir())
+    how = chance.choice(("a whole folder", "done", "spec.json", "the last checkpoint", "a link", "two deleted"))
+    if how == "a whole folder":
+        shutil.rmtree(ours)
+        shutil.copytree(theirs, ours)
+        return how, {"spec.json", "done", *(f"checkpoint/{path.name}" for path in (ours / "checkpoint").iterdir())}
+    if how in ("done", "spec.json"):
+        shutil.copy(theirs / how, ours / how)
+        return how, {how}
+    if how == "the last checkpoint":
+        shutil.copy(sorted((theirs / "checkpoint").iterdir())[-1], ours / last)
+        return how, {last}
+    if how == "a link":
+        name = chance.choice(("checkpoint", "activations"))
+        (ours / name).rename(ours.with_name("elsewhere"))
+        (ours / name).symlink_to(ours.with_name("elsewhere"))
+        return f"{how} for {name}", {name}
+    gone = chance.sample([last, "metrics.jsonl", f"activations/{segments[0].name}"], 2)
+    for name in gone:
+        (ours / name).unlink()
+    return how, set(gone)
+
+
+def blame(place: Path, out: Path, seed: int) -> tuple[str, str]:
+    """Exchange or delete files of one run, in a copy, and compare what `verify` says with what was done: returns how it
+    was done, and what differs.
+    """
+    chance = random.Random(f"blame {seed}")  # alike seeds that are numbers begin alike
+    shutil.copytree(place / "runs", out / "runs")
+    ours, theirs = chance.sample([path for path in sorted((out / "runs").iterdir()) if path.is_dir()], 2)
+    how, expected = exchanged(ours, theirs, chance)
+    try:
+        wrong = [one for one in verify(out) if not one.fine and one.state != "unchecked"]
+        named = [
+            one.path.relative_to(ours).as_posix() if one.path.is_relative_to(ours) else str(one.path) for one in wrong
+        ]
+        said = "" if sorted(named) == sorted(expected) else f"blamed {sorted(named)}, expected {sorted(expected)}"
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    shutil.rmtree(out)
+    return how, said
+
+
 def made(place: Path, parts: Sequence[str] = ("train", "export", "read")) -> tuple[list[Path], list[Path]]:
     """Do these parts of the work for each seed below a folder; returns the studies' folders and their worlds."""
     worlds_of = [towns(place / f"world-{seed}.csv", seed) for seed in SEEDS]
@@ -254,4 +301,8 @@ def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None) -> Non
             for told in forked([partial(resume, worlds_of[0], places[0], out, number)]):
                 damage, said = ("", told) if isinstance(told, Died) else told
                 tally.expect("resumed from the checkpoint before", not said, f"{damage}: {said}")
+        out = tally.place / f"blamed-{number}"
+        for told in forked([partial(blame, places[0], out, number)]):
+            how, said = ("", told) if isinstance(told, Died) else told
+            tally.expect(f"verify blames what was done: {how}", not said, said)
     tally.notes.append(f"kinds of files: {', '.join(kinds)}")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ __all__ = [
     "contents",
     "newest",
     "of_step",
+    "path_of",
     "paths",
     "read",
     "remove_others",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 KEPT = 2
+NAME = re.compile(r"step-(-[0-9]{7,}|[0-9]{8,})\.safetensors")  # of a file; others are nobody's, and stay as they are
 NAMES = ("exp_avg", "exp_avg_sq", "parameters")
 WEIGHTS = ("parameters",)  # of a file in weights/
 
@@ -115,7 +118,7 @@ def _write(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
     header = {"step": checkpoint.step, "run": run, "state": checkpoint.state, "origin": origin}
     header["crc32"] = _checksum(header, tensors)
-    path = _path(folder, checkpoint.step)
+    path = path_of(folder, checkpoint.step)
     write_whole(path, *contents(tensors, {"worldfast": json.dumps(header)}))
     return path
 
@@ -123,7 +126,7 @@ def _write(folder: Path, checkpoint: Checkpoint, run: str, origin: dict) -> Path
 def remove_others(folder: Path, step: int) -> None:
     """Keep the checkpoint of a step and the one before it; newer ones are damaged and were skipped."""
     there = paths(folder)
-    kept = [file for file in there if file <= _path(folder, step)][-KEPT:]
+    kept = [file for file in there if file <= path_of(folder, step)][-KEPT:]
     for file in there:
         if file not in kept:
             file.unlink()
@@ -182,11 +185,11 @@ def of_step(folder: Path, step: int, run: str, weights: Path | None = None) -> C
         As from `read`.
     """
     there = paths(folder)
-    if _path(folder, step) in there:
-        return read(_path(folder, step), run)
+    if path_of(folder, step) in there:
+        return read(path_of(folder, step), run)
     kept = paths(weights) if weights is not None else []
-    if weights is not None and _path(weights, step) in kept:
-        return read(_path(weights, step), run, WEIGHTS)
+    if weights is not None and path_of(weights, step) in kept:
+        return read(path_of(weights, step), run, WEIGHTS)
     names = sorted({file.stem for file in (*there, *kept)})
     known = sorted({*steps(folder), *(steps(weights) if weights is not None else ())})
     raise FileNotFoundError(
@@ -195,14 +198,14 @@ def of_step(folder: Path, step: int, run: str, weights: Path | None = None) -> C
     )
 
 
-def read(path: Path, run: str, names: Sequence[str] = NAMES) -> Checkpoint:
+def read(path: Path, run: str | None, names: Sequence[str] = NAMES) -> Checkpoint:
     """Return the checkpoint in a file.
 
     Parameters
     ----------
     path : Path
-    run : str
-        Content hash of the run.
+    run : str or None
+        Content hash of the run; None if nobody knows it.
     names : sequence of str
         Tensors that the file holds, sorted: NAMES of a checkpoint, WEIGHTS of weights that were kept.
 
@@ -221,15 +224,18 @@ def read(path: Path, run: str, names: Sequence[str] = NAMES) -> Checkpoint:
     try:
         header, tensors = _parsed(content)
         if header.pop("crc32") != _checksum(header, tensors):
-            raise ValueError("its checksum does not fit its content")
+            raise DamagedError("its checksum does not fit its content")
         found, its_run = Checkpoint(header["step"], tensors, header["state"]), header["run"]
         if not (isinstance(found.step, int) and isinstance(found.state, dict)):
-            raise ValueError("no step and state of a run are in it")
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise DamagedError("no step and state of a run are in it")
+    except DamagedError as error:
         raise DamagedError(f"checkpoint {path} is damaged: {error}") from None
-    if its_run != run:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        expected = "the length, the JSON header and the float32 tensors of a safetensors file of a run"
+        raise DamagedError(f"checkpoint {path} is damaged: expected {expected}") from None
+    if run not in (None, its_run):
         raise MismatchError(f"checkpoint {path} belongs to run {its_run}, expected {run}")
-    if path.name != _path(path.parent, found.step).name:
+    if path.name != path_of(path.parent, found.step).name:
         raise MismatchError(f"checkpoint {path} is of step {found.step}, which its name is not: another's copy?")
     if tuple(sorted(tensors)) != tuple(names):
         raise MismatchError(f"checkpoint {path} holds {', '.join(sorted(tensors))}, expected {', '.join(names)}")
@@ -246,11 +252,11 @@ def _parsed(content: bytearray) -> tuple[dict, dict[str, torch.Tensor]]:
         entry, begin = entries[name], end
         end = begin + 4 * math.prod(entry["shape"])
         if entry["dtype"] != "F32" or entry["data_offsets"] != [begin, end] or 8 + length + end > len(content):
-            raise ValueError(f"the place of {name} in it is not where it was written")
+            raise DamagedError(f"the place of {name:.100} in it is not where it was written")
         there = torch.frombuffer(content, dtype=torch.float32, count=(end - begin) // 4, offset=8 + length + begin)
         tensors[name] = there.view(entry["shape"])
     if 8 + length + end != len(content):
-        raise ValueError(f"{len(content):,} bytes, of which {8 + length + end:,} were written")
+        raise DamagedError(f"it has {len(content):,} bytes, of which {8 + length + end:,} were written")
     return header, tensors
 
 
@@ -270,19 +276,20 @@ def contents(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> list
     return [len(text).to_bytes(8, "little"), text, *(tensor.numpy().data for tensor in tensors.values())]
 
 
-def _path(folder: Path, step: int) -> Path:
+def path_of(folder: Path, step: int) -> Path:
+    """Return the file of the checkpoint of a step."""
     return folder / f"step-{step:08d}.safetensors"
 
 
 def paths(folder: Path) -> list[Path]:
     """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link, a file ..."""
     require_folder(folder)
-    return sorted(folder.glob("step-*.safetensors"))
+    return sorted(path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name))
 
 
 def steps(folder: Path) -> list[int]:
     """Return the steps of the files in a folder of checkpoints, ascending."""
-    return sorted(int(path.stem[5:]) for path in paths(folder) if path.stem[5:].isdigit())
+    return sorted(int(path.stem[5:]) for path in paths(folder))
 
 
 def _checksum(header: dict, tensors: dict[str, torch.Tensor]) -> int:

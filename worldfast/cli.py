@@ -37,6 +37,7 @@ from worldfast.options import (
     runs,
 )
 from worldfast.study_cli import STUDY, load_files, run_and_publish
+from worldfast.training import STOPPED, ended_by_signals
 from worldfast.training import train as train_runs
 from worldfast.worlds import cities
 
@@ -242,14 +243,14 @@ def verify(folder: Path, /, quiet: bool = False) -> int:
 
     Args:
         folder: Folder of a run, of a study, of several, or one with runs/, tables/ and studies/.
-        quiet: Print only what is not whole.
+        quiet: Print only what is not whole, and what is said of a whole file.
     """
     from worldfast.verify import verify as checks
 
     count = wrong = 0
     for one in checks(folder):
-        count, wrong = count + 1, wrong + (not one.fine)
-        if not (one.fine and quiet):
+        count, wrong = count + (one.state != "other"), wrong + (not one.fine)
+        if one.why or not (one.fine and quiet):
             print(shown(f"{one.state:10} {one.path}" + (f": {one.why}" if one.why else "")))
     if not quiet or wrong:
         print(f"{count} files, " + (f"{wrong} of them not whole" if wrong else "all whole"))
@@ -286,24 +287,24 @@ def main(arguments: list[str] | None = None) -> int:
                 errors="backslashreplace"
             )  # a city's name ends no program in a locale without its letters
     try:
-        if arguments[:1] == ["--version"]:
-            print(f"worldfast {worldfast.__version__}")
-        elif arguments[:1] == ["study"]:
-            _call(STUDY, "worldfast study", "study command", arguments[1:])
-        else:
+        with ended_by_signals():
+            if arguments[:1] == ["--version"]:
+                print(f"worldfast {worldfast.__version__}")
+                return 0
+            if arguments[:1] == ["study"]:
+                return _call(STUDY, "worldfast study", "study command", arguments[1:]) or 0
             in_file = any(IN_FILE.match(word) and before != "--load" for before, word in pairwise(arguments))
             return _call(COMMANDS | OF_FILE if in_file else COMMANDS, "worldfast", "command", arguments) or 0
     except KeyboardInterrupt as stopped:
-        print(f"\n{stopped}" if str(stopped) else "\nstopped", file=sys.stderr)
+        print(f"\n{str(stopped) or STOPPED}", file=sys.stderr)
         return 128 + getattr(stopped, "signum", signal.SIGINT)  # as shells count
     except (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError) as error:
         print(f"worldfast: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: list[str]) -> int | None:
-    """Calls the command that the arguments name, and returns its status.
+    """Calls the command that the arguments name, and returns its status: 2 if there is none of the name.
 
     SystemExit as of tyro, after a line with the option meant.
     """
@@ -311,7 +312,8 @@ def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: 
 
     first = arguments[0] if arguments else "-"
     if not first.startswith("-") and first not in commands:
-        raise unknown_name(kind, first, commands)
+        print(f"worldfast: {unknown_name(kind, first, commands)}", file=sys.stderr)
+        return 2
     about = (study.__doc__ if commands is STUDY else ABOUT).strip()
     try:
         return tyro.extras.subcommand_cli_from_dict(commands, prog=program, args=arguments, description=about)

@@ -28,6 +28,7 @@ __all__ = [
     "digest",
     "folder",
     "inner_folder",
+    "json_object",
     "naming",
     "origin",
     "parse_json",
@@ -244,15 +245,24 @@ def parse_json(path: str | os.PathLike) -> tuple[dict[str, Any], bool | None]:
     UnsafeError, OSError
         As from `read_whole`.
     """
-    raw = read_whole(path, LARGEST_JSON)
-    try:
-        content = json.loads(raw.decode("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds no JSON object")
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"'{path}' is damaged: {error}") from None
+    content = json_object(path, read_whole(path, LARGEST_JSON))
     written = content.pop("crc32", None)
     return content, None if written is None else written == _seal(content)
+
+
+def json_object(path: str | os.PathLike, raw: bytes | bytearray) -> dict[str, Any]:
+    """Return the JSON object that the bytes of a file are; raises a DamagedError that names it if they are none."""
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        begins = bytes(raw[:20]).decode("utf-8", "replace")
+        raise DamagedError(
+            f"'{path}' is damaged: expected a JSON object in UTF-8, which its {len(raw):,} bytes are not; "
+            f"they begin with {begins!r}"
+        )
+    return content
 
 
 def _seal(content: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,20 +30,23 @@ __all__ = [
     "RunOutcome",
     "done",
     "ended_folder",
+    "ending_of",
     "load",
     "metrics",
-    "no_spec",
+    "named_id",
     "opened",
     "outcome",
     "prefix",
     "require_kept",
     "require_same",
     "saved",
+    "spec_content",
     "spec_of",
     "steps_of",
 ]
 
 
+ID_IN_NAME = re.compile(r".*-([0-9a-f]{12})", re.DOTALL)
 DONE = {"run": str, "status": str, "step": int, "seconds": (int, float), "metrics": dict}
 
 
@@ -132,6 +136,14 @@ def done(folder: Path, run: str | None = None) -> dict[str, Any] | None:
     if run is not None and content["run"] != run:
         raise MismatchError(f"'{path}' belongs to run {content['run']}, expected {run}")
     return content
+
+
+def ending_of(folder: Path, run: Run) -> dict[str, Any] | None:
+    """Return the last record of a run, as `done` does, after comparing its step with those of the run."""
+    ending = done(folder, run.id)
+    if ending and ending["status"] == "finished" and ending["step"] != run.steps:
+        raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {run.steps} steps")
+    return ending
 
 
 def ended_folder(run: Run, out: Path) -> Path | None:
@@ -245,12 +257,11 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
         A file cannot be read.
     """
     folder, run = Path(folder), spec_of(folder)
-    there, ending = folder / "checkpoint", done(folder, run.id)
+    there = folder / "checkpoint"
     if step is not None:
+        done(folder, run.id)
         return run, checkpoint.of_step(there, whole("step", step, 0), run.id, folder / "weights")
-    if ending is not None:
-        if ending["status"] == "finished" and ending["step"] != run.steps:
-            raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {run.steps} steps")
+    if ending := ending_of(folder, run):
         advice = (
             f"{folder} has ended at step {ending['step']}: put its checkpoint back, or remove it and train it again"
         )
@@ -305,6 +316,40 @@ def require_kept(folder: Path, run: Run) -> None:
         )
 
 
+def named_id(folder: str | os.PathLike) -> str | None:
+    """Return the id of a run in which the name of a folder ends, or None: a folder may be renamed."""
+    found = ID_IN_NAME.fullmatch(Path(os.path.abspath(folder)).name)
+    return found[1] if found else None
+
+
+def spec_content(folder: str | os.PathLike) -> dict[str, Any]:
+    """Return what spec.json in a run's folder says; the spec itself, and the world that it names, are not looked at.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder is not a run's.
+    DamagedError
+        It is not what was written.
+    MismatchError
+        It is of another run than the one in whose id the name of the folder ends.
+    UnsafeError, OSError
+        As from `worldfast.files.read_whole`.
+    """
+    path = Path(folder) / "spec.json"
+    try:
+        content = files.read_json(path)
+    except FileNotFoundError:
+        raise _no_spec(path) from None
+    named = named_id(folder)
+    if named not in (None, content.get("id")):
+        raise MismatchError(
+            f"'{path}' is of run {content.get('id')}, but the name of its folder ends in {named}, another's id: put "
+            "that run's files back, or give the folder the name of the run that is in it"
+        )
+    return content
+
+
 def spec_of(folder: str | os.PathLike) -> Run:
     """Return the run to which a folder belongs.
 
@@ -317,13 +362,13 @@ def spec_of(folder: str | os.PathLike) -> Run:
     ValueError
         Another version of worldfast, or of the code that the spec names, wrote it, and it means something else here.
     MismatchError
-        The world of the run has changed.
+        The world of the run has changed, or the spec is another run's than the name of the folder says.
     """
     path = Path(folder) / "spec.json"
     try:
         content, intact = files.parse_json(path)
     except FileNotFoundError:
-        raise no_spec(path) from None
+        raise _no_spec(path) from None
     if intact is False:
         files.read_json(path)  # its error
     version = content.get("origin", {}).get("worldfast", "of unknown version")
@@ -339,11 +384,11 @@ def spec_of(folder: str | os.PathLike) -> Run:
     if run.id != content["id"]:
         why = ", as the code or the world that it names has changed" if same else ""
         raise MismatchError(f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again")
+    spec_content(folder)  # its error, if the folder is named as another run's
     return run
 
 
-def no_spec(path: Path) -> FileNotFoundError:
-    """Return the error for a spec.json that is not there; the caller raises it."""
+def _no_spec(path: Path) -> FileNotFoundError:
     advice = ""
     if (path.parent / "config.json").exists():
         advice = "; it is a model of Hugging Face, which worldfast.import_huggingface opens"
@@ -362,10 +407,11 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     MismatchError, UnsafeError, OSError
         As from `saved`.
     """
-    if ending := done(folder):
+    run = spec_content(folder)["id"]
+    if ending := done(folder, run):
         record, when = ending["metrics"], "when the run ended"
     else:
-        found = checkpoint.newest(folder / "checkpoint", spec_of(folder).id)
+        found = checkpoint.newest(folder / "checkpoint", run)
         if found is None:
             return []
         record, when = found.state.get("metrics", {}), "at its newest checkpoint"

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from worldfast.errors import as_path
 from worldfast.studies import audit_study, audit_tables
-from worldfast.training import Checked, audit
+from worldfast.training import OF_A_RUN, Checked, audit
 
 __all__ = ["verify"]
-
-OF_A_RUN = ("spec.json", "done", "metrics.jsonl", "checkpoint", "activations", "weights")
 
 
 def verify(folder: str | os.PathLike) -> Iterator[Checked]:

@@ -4,6 +4,7 @@ what is wrong.
 
 import os
 import re
+import runpy
 import signal
 import sys
 from dataclasses import fields
@@ -15,7 +16,7 @@ import torch
 from stand_ins import OWN
 
 import worldfast as wf
-from worldfast import cli, dataset, options
+from worldfast import cli, dataset, files, options, study_cli
 from worldfast.run import Capture
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset, tasks
@@ -306,11 +307,45 @@ def test_options_that_are_wrong(words, said, capsys):
 
 
 def test_a_command_that_is_wrong(capsys):
-    assert cli.main(["trian"]) == 1
+    assert cli.main(["trian"]) == 2
     assert capsys.readouterr().err == (
         "worldfast: unknown command 'trian': did you mean 'train'? "
         "known: demo, sample, train, study, extract, export, verify, doctor\n"
     )
+
+
+def test_a_study_command_that_is_wrong(capsys):
+    assert (
+        cli.main(["study", "rnu"]) == 2
+        and "unknown study command 'rnu': did you mean 'run'?" in capsys.readouterr().err
+    )
+
+
+def test_the_package_is_a_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["worldfast", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("worldfast", run_name="__main__")
+    assert ended.value.code == 0 and capsys.readouterr().out == f"worldfast {wf.__version__}\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_outside_of_training(number, tmp_path, monkeypatch, capsys):
+    """While tables are made: a sentence, the status of the signal, and no half-written file; twice is once."""
+
+    def interrupted(*_, **how):
+        try:
+            files.write_whole(tmp_path / "table.csv", b"half")
+        finally:
+            if number != signal.SIGINT:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(os, "fsync", lambda _: os.kill(os.getpid(), number))  # where a file stands half written
+    monkeypatch.setattr(study_cli, "run_study", interrupted)
+    before = signal.getsignal(number)
+    assert cli.main(["demo", "--out", str(tmp_path)]) == 128 + number
+    out, err = capsys.readouterr()
+    assert out == "" and err == "\nstopped: what is finished stays. The same command goes on from here.\n"
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) == before
 
 
 def test_the_version(capsys):

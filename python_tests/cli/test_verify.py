@@ -73,6 +73,47 @@ def test_a_run_that_lost_a_file(lost, out, capsys):
         assert status == 1 and any(line.startswith(("missing", "damaged")) and lost in line for line in lines)
 
 
+def test_one_that_is_mistaken_hides_no_other(out, capsys):
+    """An exchanged `done` is blamed alone, and later folders are checked."""
+    run, other = sorted((out / "runs").iterdir())
+    shutil.copy(other / "done", run / "done")
+    (other / "metrics.jsonl").unlink()
+    status, lines = call(capsys, out, "--quiet")
+    assert status == 1 and [line.split(": ")[0].split() for line in lines[:-1]] == [
+        ["mistaken", str(run / "done")],
+        ["missing", str(other / "metrics.jsonl")],
+    ]
+
+
+def test_what_is_not_of_a_run_is_named_and_is_no_error(out, capsys):
+    run = sorted((out / "runs").iterdir())[0]
+    strays = [run / "activations" / "foo.txt", out / "studies" / "small" / "mine.txt", out / "tables" / "note"]
+    for path in strays:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("a")
+    status, lines = call(capsys, out, "--quiet")
+    assert status == 0 and {line.split(": ")[0] for line in lines} == {f"other      {path}" for path in strays}
+
+
+@pytest.mark.parametrize("name", ["tables", "studies/small", "studies/small/figures"])
+def test_a_folder_of_a_study_that_leads_elsewhere(out, tmp_path, name, capsys):
+    place = out / name
+    place.mkdir(exist_ok=True)
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    status, lines = call(capsys, out, "--quiet")
+    assert status == 1 and lines[0].startswith(f"unsafe     {place}: ") and len(lines) == 2
+
+
+def test_a_study_under_another_name(out, capsys):
+    shutil.copytree(out / "studies" / "small", out / "studies" / "large")
+    status, lines = call(capsys, out, "--quiet")
+    spec = out / "studies" / "large" / "study.json"
+    assert status == 1 and lines[0] == (
+        f"mistaken   {spec}: '{spec}' is of the study 'small', expected 'large', as its folder is called"
+    )
+
+
 def test_a_study_that_lost_its_spec(out, capsys):
     (out / "studies" / "small" / "study.json").unlink()
     status, lines = call(capsys, out, "--quiet")

@@ -364,6 +364,10 @@ def test_files_that_are_damaged_or_not_there(copy):
             with pytest.raises(ValueError, match=f"{copy / name} is damaged"):
                 wf.import_huggingface(copy)
         (copy / name).write_bytes(content)
+    (copy / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=f"{copy / 'config.json'} is damaged: expected a JSON object"):
+        wf.import_huggingface(copy)
+    (copy / "config.json").write_bytes(content)
     for name in ("model.safetensors", "config.json"):
         (copy / name).unlink()
         with pytest.raises(FileNotFoundError, match=f"is no open checkpoint: it has no {name}"):

@@ -107,6 +107,14 @@ def test_damage_notices_a_missing_checksum(tmp_path, studies, monkeypatch):
     assert {kind.partition(",")[0] for kind in tally.failed} == {"checkpoint"}
 
 
+def test_what_verify_blames(tmp_path, studies, monkeypatch):
+    """What was exchanged, linked or deleted, and nothing besides; an exchange that is not noticed is."""
+    found = dict(damage.blame(studies[0][0], tmp_path / "out", seed) for seed in range(14))
+    assert len(found) > 4 and not any(found.values()), found
+    monkeypatch.setattr(damage, "exchanged", lambda *_: ("nothing", {"done"}))
+    assert damage.blame(studies[0][0], tmp_path / "out", 0) == ("nothing", "blamed [], expected ['done']")
+
+
 @needs_compiler
 def test_trouble(tmp_path, there):
     tally = tried(trouble, 6, tmp_path, parts=("train",), names=(), there=there)

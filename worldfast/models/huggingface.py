@@ -206,8 +206,8 @@ def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:
     """Return the spec and the shape of its data."""
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from None
+    except (RecursionError, TypeError, ValueError):
+        raise DamagedError(f"{path} is damaged: expected a JSON object in UTF-8") from None
     config |= config.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta
     heads = config.get("num_attention_heads")
     expected = {"model_type": "qwen2", "num_key_value_heads": heads, "rope_type": "default", **FIXED}

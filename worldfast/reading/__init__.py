@@ -5,7 +5,8 @@ from worldfast.reading.gradients import gradient_agreement
 from worldfast.reading.patching import Questions, activation_patching
 from worldfast.reading.readout import states
 from worldfast.reading.representations import Representations, represent
-from worldfast.reading.segment import segment_path
+from worldfast.reading.segment import check as check_segment
+from worldfast.reading.segment import expected_by, segment_path
 
 __all__ = [
     "Activations",
@@ -13,6 +14,8 @@ __all__ = [
     "Representations",
     "Writer",
     "activation_patching",
+    "check_segment",
+    "expected_by",
     "gradient_agreement",
     "represent",
     "segment_path",

@@ -17,8 +17,8 @@ import numpy as np
 from worldfast.dataset import Readout, entity_ids
 from worldfast.display import html_facts
 from worldfast.errors import MismatchError, as_path
-from worldfast.files import read_json
-from worldfast.folder import done, no_spec
+from worldfast.files import require_folder
+from worldfast.folder import done, spec_content
 from worldfast.reading import segment
 from worldfast.reading.segment import segment_path
 from worldfast.run import Run
@@ -131,16 +131,13 @@ class Activations:
 
     def __init__(self, folder: str | os.PathLike):
         self.folder = as_path("folder", folder)
-        try:
-            spec = read_json(self.folder / "spec.json")
-        except FileNotFoundError:
-            raise no_spec(self.folder / "spec.json") from None
-        captured = spec["captured"]
-        self.run = spec["id"]
+        self._spec = spec_content(self.folder)
+        captured = self._spec["captured"]
+        self.run = self._spec["id"]
         self.layers = tuple(captured["layers"])
         self.prompt = captured.get("prompt")  # None: the world reads without one
-        self._of = (captured.get("dtype"), captured.get("things"), spec.get("world_sha256"))
-        expected = spec["checkpoint_steps"] if self.layers else []
+        expected = self._spec["checkpoint_steps"] if self.layers else []
+        require_folder(self.folder / "activations")
         if ending := done(self.folder, self.run):
             self.steps = [step for step in expected if step <= ending["step"]]
         else:
@@ -156,7 +153,7 @@ class Activations:
             The run was trained in another world, or was written by another version.
         """
         try:
-            run = Run.from_json(read_json(self.folder / "spec.json")["run"])
+            run = Run.from_json(self._spec["run"])
         except MismatchError as error:
             raise MismatchError(f"{self.folder}: {error}") from None
         readout = run.readout()
@@ -254,16 +251,13 @@ class Activations:
 
     def _segment(self, step: int) -> Path:
         path = segment_path(self.folder, step)
+        require_folder(path.parent)  # a link may have been put there meanwhile
         if not path.exists():
             raise FileNotFoundError(f"segment {path} is missing: step {step} of this run was written there")
         return path
 
     def _expected(self, step: int) -> segment.Expected:
-        return segment.Expected(self.run, step, self.layers, *self._of)
-
-    def require_whole(self, step: int) -> None:
-        """Read every array of a step. Raises for the first that is not what was written, as [step, layer] does."""
-        segment.check(self._segment(step), self._expected(step))
+        return segment.expected_by(self._spec, step)
 
     def _read(self, step: int, name: str) -> np.ndarray:
         return segment.read(self._segment(step), name, self._expected(step))

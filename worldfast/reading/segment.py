@@ -29,7 +29,7 @@ import numpy as np
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
 from worldfast.files import checksum, regular, write_whole
 
-__all__ = ["INDEX", "Expected", "check", "layer_name", "read", "segment_path", "unread", "write"]
+__all__ = ["INDEX", "Expected", "check", "expected_by", "layer_name", "read", "segment_path", "unread", "write"]
 
 INDEX, ID = "entity_index", "entity_id"
 
@@ -62,6 +62,13 @@ class Expected(NamedTuple):
     def names(self) -> set[str]:
         """Names of the file's arrays."""
         return {INDEX, ID, *map(layer_name, self.layers)}
+
+
+def expected_by(spec: Mapping[str, Any], step: int) -> Expected:
+    """Return what the segment of a step is by the spec.json of its run."""
+    captured = spec["captured"]
+    of = (captured.get("dtype"), captured.get("things"), spec.get("world_sha256"))
+    return Expected(spec["id"], step, tuple(captured["layers"]), *of)
 
 
 def segment_path(folder: Path, step: int) -> Path:

@@ -93,6 +93,7 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
     """
     _require_films(result)
     folder = files.folder(folder, "folder")
+    files.require_folder(folder / "figures")
     origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
     drawn = []
     tables = _canon(result.tables)

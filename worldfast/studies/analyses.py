@@ -195,6 +195,7 @@ def read_table(table: Table, out: Path) -> bytes:
 
 def read_kept(path: Path) -> bytes:
     """Return the CSV of the table at a path, as it was written. Raises as `read_table` does."""
+    files.require_folder(path.parent)
     about = files.read_json(path.with_suffix(".json"))
     name = f"{about.get('kind')}-{about.get('id')}"
     if name != path.stem:

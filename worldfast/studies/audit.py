@@ -10,7 +10,7 @@ from typing import Any
 from worldfast import files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.studies.analyses import read_kept, read_known
-from worldfast.training import Checked, checked
+from worldfast.training import Checked, checked, others
 
 __all__ = ["audit_study", "audit_tables", "read_study"]
 
@@ -26,22 +26,33 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
     Yields
     ------
     Checked
-        study.json, and each table whose digest it has: none before the study has ended. Figures and the page are drawn
-        from the tables, and are not checked.
+        study.json, and each table whose digest it has: none before the study has ended; then what else lies there.
+        Figures and the page are drawn from the tables, and are not checked.
     """
     folder = Path(folder)
+    for place in (folder, folder / "figures"):
+        if not (there := checked(place, lambda place=place: files.require_folder(place))).fine:
+            yield there
     spec = checked(folder / "study.json", lambda: read_study(folder))
     yield spec
-    if spec.fine:
-        for name, sha256 in (read_study(folder)["tables"] or {}).items():
-            yield checked(folder / name, lambda name=name, sha256=sha256: read_known(folder / name, sha256))
+    tables = (read_study(folder)["tables"] or {}) if spec.fine else {}
+    for name, sha256 in tables.items():
+        yield checked(folder / name, lambda name=name, sha256=sha256: read_known(folder / name, sha256))
+    unknown = set() if spec.fine and tables else {path.name for path in folder.glob("*.csv")}  # perhaps its tables
+    yield from others(folder, {"study.json", "figures", "report.html", *tables, *unknown})
 
 
 def audit_tables(out: str | os.PathLike) -> Iterator[Checked]:
     """Check every cached table below a folder: <out>/tables/<kind>-<id>.csv, each with the .json beside it."""
     there = Path(out) / "tables"
-    for path in sorted({path.with_suffix(".csv") for path in there.glob("*-*.*") if path.suffix in (".csv", ".json")}):
+    whole = checked(there, lambda: files.require_folder(there))
+    if not whole.fine:
+        yield whole
+        return
+    found = [path for path in there.glob("*-*.*") if path.suffix in (".csv", ".json")]
+    for path in sorted({path.with_suffix(".csv") for path in found}):
         yield checked(path, lambda path=path: read_kept(path))
+    yield from others(there, {path.name for path in found})
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -52,10 +63,15 @@ def read_study(folder: Path) -> dict[str, Any]:
     DamagedError, UnsafeError, OSError
         It is not what was written, or cannot be read.
     MismatchError
-        It is of tables that none of those beside it is: another study's, of the same name.
+        It is of a study of another name than its folder, or of tables that none of those beside it is: another study's,
+        of the same name.
     """
     path = folder / "study.json"
     content = files.read_json(path)
+    if (named := Path(os.path.abspath(folder)).name) != content["name"]:
+        raise MismatchError(
+            f"'{path}' is of the study {content['name']!r}, expected {named!r}, as its folder is called"
+        )
     tables = content["tables"] or {}
     for name in tables:
         file_name(f"{path}: name of a table", name)

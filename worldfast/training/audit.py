@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from worldfast import checkpoint, files
 from worldfast.errors import MismatchError, UnsafeError
-from worldfast.folder import done, load, metrics, require_kept, spec_of
+from worldfast.folder import done, ending_of, named_id, prefix, require_kept, spec_content, spec_of
 from worldfast.locks import locked
-from worldfast.reading import Activations, segment_path
+from worldfast.reading import check_segment, expected_by, segment_path
 from worldfast.run import Run
 
-__all__ = ["Checked", "audit", "checked"]
+__all__ = ["OF_A_RUN", "Checked", "audit", "checked", "others"]
+
+OF_A_RUN = ("spec.json", "done", "metrics.jsonl", "checkpoint", "activations", "weights")
+BESIDE = ("lock", "tensorboard")  # of a run too, and not checked
+SEGMENT = re.compile(r"step-(\d{8,})\.h5")
 
 
 class Checked(NamedTuple):
@@ -24,10 +30,12 @@ class Checked(NamedTuple):
     ----------
     path : Path
     state : str
-        "whole"; "absent" and need not be there; "missing", "damaged", "mistaken" (of another run, step or model),
-        "unsafe" (a link, a FIFO ...), "unreadable" (no permission, no descriptor ...); of the folder itself: "held".
+        "whole"; "absent" and need not be there; "beyond": whole, but later than the newest checkpoint of a run that has
+        not ended; "other": no file of a run or a study; "missing", "damaged", "mistaken" (of another run, step or
+        model), "unsafe" (a link, a FIFO ...), "unreadable" (no permission, no descriptor ...); "unchecked", as the file
+        that says what it should be is not whole; of the folder itself: "held".
     why : str
-        The error, "" if there is none.
+        The error or the reason, "" if there is none.
     """
 
     path: Path
@@ -36,11 +44,13 @@ class Checked(NamedTuple):
 
     @property
     def fine(self) -> bool:
-        return self.state in ("whole", "absent")
+        return self.state in ("whole", "absent", "beyond", "other")
 
 
 def audit(folder: str | os.PathLike) -> Iterator[Checked]:
     """Check every file that a run's folder has or should have, without changing one.
+
+    A file that is not whole ends nothing: the others are checked by what is left, such as the name of the folder.
 
     Parameters
     ----------
@@ -50,48 +60,163 @@ def audit(folder: str | os.PathLike) -> Iterator[Checked]:
     Yields
     ------
     Checked
-        spec.json, done, metrics.jsonl, each checkpoint, weights that were kept, the model as `worldfast.training.load`
-        gives it, each segment of activations. While a process trains the run its files change, and the folder itself
-        comes first, as "held".
+        spec.json, done, metrics.jsonl, each checkpoint, weights that were kept, each segment of activations; then what
+        else lies there. While a process trains the run its files change, and the folder itself comes first, as "held".
     """
     folder = Path(folder)
-    if locked(folder):
+    held: list[bool] = []
+    lock = checked(folder / "lock", lambda: held.append(locked(folder)))
+    if not lock.fine:
+        yield lock
+    if any(held):
         yield Checked(folder, "held", "a process trains the run")
     spec = checked(folder / "spec.json", lambda: spec_of(folder))
     yield spec
-    ending = checked(folder / "done", lambda: done(folder))
-    yield ending if (folder / "done").exists() or not ending.fine else Checked(folder / "done", "absent")
-    if not spec.fine:
-        return
-    run = spec_of(folder)
-    yield checked(folder / "metrics.jsonl", lambda: metrics(folder))
+    run = spec_of(folder) if spec.fine else None
+    known = run.id if run else named_id(folder)
+    ending: list[dict[str, Any] | None] = []
+    mark = checked(folder / "done", lambda: ending.append(ending_of(folder, run) if run else done(folder, known)))
+    end = next(iter(ending), None)
+    yield mark if end or not mark.fine else mark._replace(state="absent")
+    saved, newest = _checkpoints(folder, known, run, end)
+    cut_off = newest if not end and not any(held) else None
+    yield _metrics(folder, end, newest, cut_off)
+    yield from saved
+    yield from _kept(folder, known, run, ended_as_written=mark.fine)
+    yield from _segments(folder, run, end, newest, cut_off)
+    yield from others(folder, {*OF_A_RUN, *BESIDE})
+
+
+def _checkpoints(
+    folder: Path, known: str | None, run: Run | None, end: Mapping | None
+) -> tuple[list[Checked], checkpoint.Checkpoint | None]:
+    """Return the states of a run's checkpoints, and the newest whole one without its tensors."""
     there = folder / "checkpoint"
     whole = checked(there, lambda: files.require_folder(there))
-    for path in checkpoint.paths(there) if whole.fine else ():
-        yield checked(path, lambda path=path: checkpoint.read(path, run.id))
-    yield from _kept(folder, run, ended_as_written=ending.fine)
-    yield checked(there, lambda: load(folder))
-    if not ending.fine:
-        return
-    activations = Activations(folder)
-    for step in activations.steps:
-        yield checked(segment_path(folder, step), lambda step=step: activations.require_whole(step))
+    if not whole.fine:
+        return [whole], None
+    paths, found, rows = checkpoint.paths(there), [], []
+    size = run.model.build(run.shape).parameters.shape[1] if run and paths else None
+
+    def read(path: Path) -> None:
+        one = checkpoint.read(path, known)
+        if size is not None:
+            one.require_size(size, folder)
+        if run and not 0 <= one.step <= run.steps:
+            raise MismatchError(f"checkpoint {path} is of step {one.step}, but its run has {run.steps} steps")
+        found[:] = [checkpoint.Checkpoint(one.step, {}, one.state)]
+
+    rows = [checked(path, lambda path=path: read(path)) for path in paths]
+    last = checkpoint.path_of(there, end["step"]) if end else None
+    if last and last not in paths:
+        rows.append(
+            Checked(last, "missing", f"{folder} has ended at step {end['step']}, whose checkpoint is not there")
+        )
+    elif not paths:
+        rows.append(Checked(there, "missing", f"{folder} has no checkpoint"))
+    else:
+        rows.append(whole)
+    return rows + list(others(there, {path.name for path in paths})), next(iter(found), None)
 
 
-def _kept(folder: Path, run: Run, ended_as_written: bool) -> Iterator[Checked]:
+def _metrics(
+    folder: Path, end: Mapping | None, newest: checkpoint.Checkpoint | None, cut_off: checkpoint.Checkpoint | None
+) -> Checked:
+    path = folder / "metrics.jsonl"
+    if end:
+        return checked(path, lambda: prefix(path, end["metrics"], "when the run ended"))
+    if newest:
+        record = newest.state.get("metrics", {})
+        state = checked(path, lambda: prefix(path, record, f"at the checkpoint of step {newest.step}"))
+        if state.fine and cut_off and path.stat().st_size > record["bytes"]:
+            return Checked(path, "beyond", f"it goes on to step {_last_step(path)}; {_newest(cut_off)}")
+        return state
+    state = checked(path, lambda: files.read_whole(path))
+    if state.state == "missing":
+        return Checked(path, "absent")
+    return state._replace(state="unchecked", why="no whole checkpoint says what was written") if state.fine else state
+
+
+def _newest(cut_off: checkpoint.Checkpoint) -> str:
+    return (
+        f"the newest checkpoint is of step {cut_off.step}: training was killed there, or later checkpoints and `done` "
+        "were removed. The same call makes them anew"
+    )
+
+
+def _last_step(path: Path) -> str:
+    """Return the step of the last line of a file of metrics that can be read, for a message."""
+    for line in reversed(files.read_whole(path).splitlines()):
+        try:
+            return str(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # half a line
+    return "?"
+
+
+def _kept(folder: Path, known: str | None, run: Run | None, ended_as_written: bool) -> Iterator[Checked]:
     """Yield the state of weights that a run kept, and of those that it should have."""
     there = folder / "weights"
-    if not there.exists() and not run.kept_steps:
+    if not os.path.lexists(there) and not (run and run.kept_steps):
         return
     whole = checked(there, lambda: files.require_folder(there))
     if not whole.fine:
         yield whole
         return
-    for path in checkpoint.paths(there):
-        yield checked(path, lambda path=path: checkpoint.read(path, run.id, checkpoint.WEIGHTS))
-    lacking = checked(there, lambda: require_kept(folder, run))
+    paths = checkpoint.paths(there)
+    for path in paths:
+        state = checked(path, lambda path=path: checkpoint.read(path, known, checkpoint.WEIGHTS))
+        if state.fine and run and int(path.stem[5:]) not in run.checkpoint_steps:
+            state = Checked(path, "mistaken", f"step {int(path.stem[5:])} is no checkpoint of its run")
+        yield state
+    lacking = checked(there, lambda: run and require_kept(folder, run))
     if ended_as_written and not lacking.fine:
         yield lacking._replace(state="missing")
+    yield from others(there, {path.name for path in paths})
+
+
+def _segments(
+    folder: Path,
+    run: Run | None,
+    end: Mapping | None,
+    newest: checkpoint.Checkpoint | None,
+    cut_off: checkpoint.Checkpoint | None,
+) -> Iterator[Checked]:
+    """Yield the state of each segment of activations that is there or should be."""
+    there = folder / "activations"
+    whole = checked(there, lambda: files.require_folder(there))
+    if not whole.fine:
+        yield whole
+        return
+    matches = [SEGMENT.fullmatch(path.name) for path in there.iterdir()] if there.exists() else []
+    present = {int(match[1]): there / match[0] for match in matches if match}
+    if run is None:
+        for path in sorted(present.values()):
+            yield Checked(path, "unchecked", "spec.json, which says what it should hold, is not whole")
+    else:
+        spec = spec_content(folder)
+        steps = spec["checkpoint_steps"] if spec["captured"]["layers"] else []
+        last = end["step"] if end else run.steps
+        reached = end["step"] + 1 if end else newest.step if newest else 0  # before it, all are there
+        due = {step: segment_path(folder, step) for step in steps if step < reached}
+        for step, path in sorted((due | present).items()):
+            if step not in steps or step > last:
+                yield Checked(path, "mistaken", f"step {step} is none of the steps of run {run.id}")
+                continue
+            state = checked(path, lambda path=path, step=step: check_segment(path, expected_by(spec, step)))
+            if state.fine and cut_off and step > cut_off.step:
+                state = Checked(path, "beyond", _newest(cut_off))
+            yield state
+    yield from others(there, {path.name for path in present.values()})
+
+
+def others(folder: Path, known: set[str]) -> Iterator[Checked]:
+    """Yield what lies in a folder besides names that are known: nothing of it is read."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith(".") and path.name.endswith(files.PARTIAL):
+            yield Checked(path, "other", "half written: by a process that writes it now, or by one that was killed")
+        elif path.name not in known:
+            yield Checked(path, "other", "not written by training or a study, and not checked")
 
 
 def checked(path: Path, read: Callable[[], object]) -> Checked:

@@ -8,16 +8,21 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from worldfast.log import LOG, tell
 
-__all__ = ["Interrupt", "Progress", "Stopped"]
+__all__ = ["STOPPED", "Interrupt", "Progress", "Stopped", "ended_by_signals"]
 
 NAMED = 6  # most members that are named one by one
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, a scheduler or a shutdown, a closed terminal
+
+
+STOPPED = "stopped: what is finished stays. The same command goes on from here."
 
 
 class Stopped(KeyboardInterrupt):
@@ -26,6 +31,28 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, signum: int):
         super().__init__(message)
         self.signum = signum
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise Stopped inside the block, in the main thread, when the process is asked to end, so that it says so and
+    leaves no half-written file. A signal that comes twice counts once, one that is ignored stays ignored.
+    """
+    before: dict[int, Any] = {}
+
+    def end(number, _):
+        signal.signal(number, signal.SIG_IGN)
+        raise Stopped(STOPPED, number)
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) == signal.SIG_DFL:  # Ctrl-C raises as it is
+                    before[number] = signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Interrupt:
