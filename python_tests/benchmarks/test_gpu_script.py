@@ -182,6 +182,19 @@ def test_sigterm_in_the_middle(script, tmp_path):
     assert "FAULT: stopped by SIGTERM" in printed and "peers.jsonl" not in files
 
 
+def test_what_ended_is_there_when_the_call_is_killed(script, tmp_path):
+    """An archive after each part: nothing that comes after a limit of the machine's own can write one."""
+    kills = "import os\ndef cka(part):\n    part.case('kills', os.kill, os.getppid(), 9)\n"
+    table = "date,benchmark,case,contestant,median,unit,limit_share\n"
+    labels = f"def labels(part):\n    part.case('one', lambda: (part.out / 'results.csv').write_text({table!r}))\n"
+    process = script({"labels": labels, "cka": kills}, "--scratch", tmp_path / "scratch")
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    files = content(tmp_path / "out" / ARCHIVE)
+    assert cases(files, "labels") == cases(files, "attention") == {"one": ""}
+    assert (tmp_path / "out" / "dry-run-results.csv").read_text() == table
+
+
 def test_sigterm_in_science_keeps_its_checkpoints(script, tmp_path):
     source = """
 import time
@@ -256,6 +269,47 @@ def test_comparisons_are_shared_out(gpu, tmp_path):
     assert [one for one in seen if one[0] == "d"] == [("d", "timed")]
 
 
+def test_comparisons_run_side_by_side_before_anything_is_timed(gpu, script, tmp_path, monkeypatch):
+    """As on a GPU: all of a part's processes wait here until the last of them is there."""
+    compares = """
+import time
+def {name}(part):
+    def meet():
+        name, _, _ = part.name.partition("-")
+        for _ in range(200):
+            if len(list(part.out.glob(name + "-*.jsonl"))) == {processes}:
+                return
+            time.sleep(0.05)
+        raise RuntimeError("alone")
+    for i in range({processes}):
+        part.agrees(str(i), meet)
+    part.case("timed", lambda: 1)
+"""
+    counts = {"labels": 2, "attention": 6}
+    parts = {name: compares.format(name=name, processes=count) for name, count in counts.items()}
+    script(parts, "--minutes", "0", "peers").communicate(timeout=60)  # writes the parts
+    monkeypatch.setattr(gpu, "__file__", str(tmp_path / "benchmarks" / "gpu.py"))
+    asked = []
+    monkeypatch.setattr(gpu, "built", lambda: bool(asked))
+    monkeypatch.setattr(gpu, "install", lambda log, architecture, limit: asked.append((architecture, limit)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a device in the CPU's place")
+    options = {"dry_run": False, "minutes": 2, "scratch": tmp_path / "real", "resume": None, "checkpoints": None}
+    options |= {"out": tmp_path / "real-out", "parts": ["labels", "attention", "peers"], "pieces": None}
+    call = gpu.Call(SimpleNamespace(**options, science=None, scale=None))
+    call.run()
+    [(architecture, limit)] = asked
+    assert architecture == "90-real" and 0 < limit <= 2 * 60
+    assert not call.failed(), call.summary()
+    files = content(tmp_path / "real-out" / "worldfast-gpu.tar.gz")
+    for part, count in counts.items():
+        compared = [cases(files, f"{part}-{i}") for i in range(count)]
+        assert sorted(case for found in compared for case in found) == [str(i) for i in range(count)]
+        assert cases(files, part) == {"timed": ""}
+    assert cases(files, "peers") == {"one": ""}
+
+
 # ---- the build ----
 
 
@@ -294,6 +348,20 @@ def test_a_build_is_of_these_sources(gpu, tmp_path, monkeypatch):
     answer.stdout = ""  # not built with CUDA
     source.write_text("1")
     assert not gpu.built()
+
+
+def test_a_build_that_hangs_is_ended_and_counts_as_none(gpu, tmp_path, monkeypatch):
+    """With what it started, as ninja and nvcc are."""
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    pip = tmp_path / "pip"
+    pip.write_text("#!/bin/sh\nsleep 600 &\necho $! > started\nwait\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr(gpu.sys, "executable", str(pip))
+    with pytest.raises(subprocess.TimeoutExpired):
+        gpu.install(tmp_path / "build.log", "90-real", 0.3)
+    stat = Path(f"/proc/{(tmp_path / 'started').read_text().strip()}/stat")
+    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    assert not gpu.digest_file().exists()
 
 
 # ---- science ----

@@ -1,4 +1,4 @@
-"""A step of training and answers compile each kernel once, however many tokens and prompts there are.
+"""A step of training, answers and attention compile each kernel once, however many tokens and prompts there are.
 
 Kernels are compiled for an H100 that need not be there, and not run."""
 
@@ -15,10 +15,12 @@ from ahead_of_time import needs_compiler
 COMPILED = """
 import importlib, json, pkgutil
 import numpy as np
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 import worldfast as wf
 from worldfast import kernels
+from worldfast.kernels.attention import attention_backward, attention_forward
 from worldfast.models import GpuTransformer
 from worldfast.rows import Shape
 from worldfast.training.gpu_step import GpuLockstep
@@ -55,6 +57,13 @@ for n in (1, 5, 16):
     with kernels.compiling():
         ensemble.answer(prompts, 3, end=3)
     found.append((f"answers to {n}", compiled()))
+for tokens in (264, 256, 1):  # a multiple of 8, of 16, and the number that Triton makes a constant
+    given = *torch.zeros(3, tokens, 1, 16, dtype=torch.float16), torch.zeros(2, dtype=torch.int32), 1e4, 16
+    out = torch.zeros(4, tokens, 1, 16, dtype=torch.float16)
+    with kernels.compiling():
+        attention_forward(*given, out[0])
+        attention_backward(out[0], *given, *out[1:])
+    found.append((f"attention of {tokens}", compiled()))
 print(json.dumps(found))
 """
 
