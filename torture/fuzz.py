@@ -180,8 +180,9 @@ def run(
     """
     path = build(tally) if guided else None
     core = tests().core
+    own = core.vector_width()
     widths = [width for width in WIDTHS if core.limit_vector_width(width) == width]
-    core.limit_vector_width(max(widths))
+    core.limit_vector_width(own)
     ways = [(one, width) for one in known for width in widths]
     chance, reached = random.Random(tally.seed), {}
     while tally.going:
