@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import traceback
@@ -50,7 +51,7 @@ def carry_out(name: str, seconds: float, seed: int, target: int | None = None) -
         "tried": tally.tried,
         "held": dict(sorted(tally.held.items())),
         "failed": dict(sorted(tally.failed.items())),
-        "examples": tally.examples,
+        "examples": {kind: [_own(text) for text in texts] for kind, texts in tally.examples.items()},
         "notes": tally.notes,
         "seconds": round(tally.elapsed, 1),
         "seed": seed,
@@ -88,6 +89,11 @@ def table(results: dict[str, dict]) -> str:
             lines += [f"- {kind}: {count:,} did **not** hold", *("  - " + _line(one) for one in row["examples"][kind])]
         lines += [f"- {_line(note)}" for note in row["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def _own(text: str) -> str:
+    """Return a text without the folders of this machine that stand before what is the project's or the row's."""
+    return re.sub(r"(?:/[^/\s'\"]+)+/torture-\w+-\w+/", "", text.replace(f"{HERE.parent}{os.sep}", ""))
 
 
 def _line(text: str) -> str:
