@@ -68,7 +68,8 @@ def test_probe_refuses(xy):
     with pytest.raises(ValueError, match="test"):
         linear_probe(X, xy, test.astype(int))
     with pytest.raises(ValueError, match="xy"):
-        linear_probe(X, xy[:, :1], test)
+        linear_probe(X, xy[:, 0], test)
+    assert linear_probe(X, xy[:, :1], test, ridge=10.0).r2.shape == (1,)
     with pytest.raises(ValueError, match="NaN"):
         linear_probe(X * np.nan, xy, test)
     with pytest.raises(ValueError, match="share"):

@@ -357,7 +357,7 @@ def test_the_demo_is_what_it_says():
         *3 * [("distance", "perimeter")],
     ]
     assert [run.seed for run in demo.runs] == 3 * [0, 1, 2]
-    assert [run.start for run in demo.runs[3:]] == 2 * demo.runs[:3]
+    assert [run.start for run in demo.runs[3:]] == 2 * list(demo.runs[:3])
     assert all(run.data.vocabulary == "entity" and run.data.loss == "answer" for run in demo.runs)
     assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == 3 * [9_800]
     assert len(demo.runs[0].data.world.build()) == 5175
@@ -440,7 +440,7 @@ def test_presets_are_listed_with_a_line_each(capsys, monkeypatch):
     assert all(len(line.split()) > 5 for line in lines)
     assert cli.main(["study", "plan", "width", "--scale", "0.1"]) == 1
     assert "scale: the preset 'width' has no such option" in capsys.readouterr().err
-    assert cli.main(["study", "pln", "demo"]) == 1
+    assert cli.main(["study", "pln", "demo"]) == 2
     assert "unknown study command 'pln': did you mean 'plan'" in capsys.readouterr().err
     twice = {"cities.demo": studies.demo, "graphs.demo": lambda: Study("another", studies.demo().canon)}
     monkeypatch.setattr(worlds, "presets", lambda: twice)

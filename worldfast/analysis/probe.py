@@ -127,7 +127,27 @@ def linear_probe(X, xy, test, ridge=None):
 
 
 def located(X, xy, k=2):
-    """Take representations and k attributes ("k": any number) of the same things: float64 [n, d] and [n, k]."""
+    """Take representations and attributes of the same things as float64.
+
+    Parameters
+    ----------
+    X : array [n, d]
+    xy : array [n, k]
+    k : int or str
+        Number of attributes; "k" takes any.
+
+    Returns
+    -------
+    X : ndarray
+        float64 [n, d].
+    xy : ndarray
+        float64 [n, k].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An array is none, of another shape, not finite, or they are of different lengths; the message names it.
+    """
     X, xy = numbers(X, "X"), numbers(xy, "xy", ("n", k))
     if len(X) != len(xy):
         raise ValueError(f"expected X [n, d] and xy [n, {k}], got {list(X.shape)} and {list(xy.shape)}")

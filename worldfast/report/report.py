@@ -260,7 +260,7 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         "no_probe": "" if runs[0].columns else "hidden",
         "no_question": "" if result.world.question else "hidden",
         "sources": "".join(
-            f'<a href="{escape(link)}">{escape(text)}</a>' if link else escape(text)
+            f"<a href='{escape(link)}'>{escape(text)}</a>" if link else escape(text)
             for text, link in result.world.sources
         ),
         "missing": gallery.missing(result.figures),

@@ -16,7 +16,7 @@ from worldfast import studies
 from worldfast.errors import positive, several, typed, unknown_name, whole
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
-from worldfast.studies import Analysis, Scene
+from worldfast.studies import Analysis, Scene, Subject
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.doses import DOSES, NOISE, SHARES, grid
 from worldfast.worlds.cities.groups import any_of, groups_of, outside
@@ -69,6 +69,7 @@ class Study(studies.Study):
     tables: Callable | None = None
     figures: Callable | None = None
     findings: Callable | None = None
+    subject: Subject = field(default_factory=lambda: Subject("city", "cities"))
     cities: str | None = None
     patched: tuple[str, ...] = ()
 
