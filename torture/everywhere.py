@@ -127,7 +127,7 @@ def sanitized(tally: Tally, seeds: list[int], expected: list[str], n: int, width
         environment = {
             **os.environ,
             "LD_PRELOAD": " ".join(libraries),
-            "ASAN_OPTIONS": "detect_leaks=0",
+            "ASAN_OPTIONS": "detect_leaks=0:alloc_dealloc_mismatch=0",
             "UBSAN_OPTIONS": "halt_on_error=1",
             "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66:suppressions={ROOT / '.ci' / 'tsan.supp'}",
             "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
