@@ -1,5 +1,5 @@
-"""The native core, built once more: with the address and undefined sanitizers, and such that it counts the places of its
-code that were reached.
+"""The native core under sanitizers: the environment of a process that loads it, and a build that also counts the places of
+its code that were reached.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ from pathlib import Path
 
 from torture.tally import Tally
 
-__all__ = ["build", "environment", "load"]
+__all__ = ["RUNTIMES", "build", "environment", "load", "sanitized"]
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "fuzz"
-SANITIZERS = {
+RUNTIMES = {"address,undefined": "libasan.so", "thread": "libtsan.so"}  # by the names of .ci/sanitize
+OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024:soft_rss_limit_mb=6144"
     ":alloc_dealloc_mismatch=0:quarantine_size_mb=8",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66:suppressions={ROOT / '.ci' / 'tsan.supp'}",
 }
 
 
@@ -52,20 +54,23 @@ def build(tally: Tally) -> str | None:
 
 
 def environment(path: str | None) -> dict[str, str]:
-    """Return the environment of a process that loads the core from this path; the sanitizer is loaded before all else."""
+    """Return the environment of a process that loads the core from this path."""
     found = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "1",
         "PYTHONPATH": os.pathsep.join((str(ROOT), *sys.path)),
     }
-    if path is None:
-        return found
+    return found if path is None else found | sanitized("address,undefined")
+
+
+def sanitized(kind: str) -> dict[str, str]:
+    """Return the variables of a process with a sanitizer, which is loaded before all else; OSError without a compiler."""
     libraries = [
         subprocess.check_output(["g++", f"-print-file-name={one}"], text=True).strip()
-        for one in ("libasan.so", "libstdc++.so.6")
+        for one in (RUNTIMES[kind], "libstdc++.so.6")
     ]
-    return found | SANITIZERS | {"LD_PRELOAD": " ".join(libraries)}
+    return OPTIONS | {"LD_PRELOAD": " ".join(libraries)}
 
 
 def load(path: str | None) -> Callable[[], int]:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import worldfast as wf
+from torture.core import RUNTIMES, sanitized
 from torture.tally import Tally
 from worldfast._native import core
 from worldfast.run import Capture
@@ -28,7 +29,6 @@ THREADS = (1, 2, 7)
 WIDTHS = {4: "SSE2", 8: "AVX2", 16: "AVX-512"}
 ROWS = 2_000
 ROOT = Path(__file__).parents[1]
-SANITIZERS = {"address,undefined": "libasan.so", "thread": "libtsan.so"}  # as .ci/sanitize names them
 
 RUN = wf.Run(
     cities.Dataset(("distance", "angle"), rows=160, loss="answer"),
@@ -112,27 +112,15 @@ def site_of(kind: str, make: bool) -> Path:
     return site
 
 
-def sanitized(tally: Tally, seeds: list[int], expected: list[str], n: int, widths: list[int], make: bool) -> None:
+def in_sanitizers(tally: Tally, seeds: list[int], expected: list[str], n: int, widths: list[int], make: bool) -> None:
     """Make the same rows in builds with sanitizers, at each width of vectors."""
-    for kind, runtime in SANITIZERS.items():
+    for kind in RUNTIMES:
         try:
-            site = site_of(kind, make)
-            libraries = [
-                subprocess.check_output(["g++", f"-print-file-name={one}"], text=True).strip()
-                for one in (runtime, "libstdc++.so.6")
-            ]
+            site, variables = site_of(kind, make), sanitized(kind)
         except OSError as error:
             tally.notes.append(str(error))
             continue
-        environment = {
-            **os.environ,
-            "LD_PRELOAD": " ".join(libraries),
-            "ASAN_OPTIONS": "detect_leaks=0:alloc_dealloc_mismatch=0",
-            "UBSAN_OPTIONS": "halt_on_error=1",
-            "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66:suppressions={ROOT / '.ci' / 'tsan.supp'}",
-            "PYTHONPATH": f"{site}{os.pathsep}{ROOT}",
-            "OMP_NUM_THREADS": "1",
-        }
+        environment = {**os.environ, **variables, "PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
         made = f"of_seeds({seeds}, {n}, {widths}, threads=2)"
         code = f"import json; from torture.everywhere import of_seeds; print(json.dumps({made}))"
         done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=site, capture_output=True, text=True)
@@ -177,4 +165,4 @@ def run(tally: Tally, make: bool = True) -> None:
                 tally.expect(f"weights: {WIDTHS[width]}", len(set(ways.values())) == 1, ways)
             core.limit_vector_width(max(widths))
         number += 1
-    sanitized(tally, seeds, expected, ROWS, widths, make)
+    in_sanitizers(tally, seeds, expected, ROWS, widths, make)
