@@ -341,13 +341,18 @@ def spec_content(folder: str | os.PathLike) -> dict[str, Any]:
         content = files.read_json(path)
     except FileNotFoundError:
         raise _no_spec(path) from None
-    named = named_id(folder)
+    _require_own_name(path, content)
+    return content
+
+
+def _require_own_name(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise a MismatchError if the name of a spec's folder ends in the id of another run."""
+    named = named_id(path.parent)
     if named not in (None, content.get("id")):
         raise MismatchError(
             f"'{path}' is of run {content.get('id')}, but the name of its folder ends in {named}, another's id: put "
             "that run's files back, or give the folder the name of the run that is in it"
         )
-    return content
 
 
 def spec_of(folder: str | os.PathLike) -> Run:
@@ -384,7 +389,9 @@ def spec_of(folder: str | os.PathLike) -> Run:
     if run.id != content["id"]:
         why = ", as the code or the world that it names has changed" if same else ""
         raise MismatchError(f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again")
-    spec_content(folder)  # its error, if the folder is named as another run's
+    if intact is None:
+        files.read_json(path)  # its error
+    _require_own_name(path, content)
     return run
 
 

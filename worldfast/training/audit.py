@@ -70,9 +70,9 @@ def audit(folder: str | os.PathLike) -> Iterator[Checked]:
         yield lock
     if any(held):
         yield Checked(folder, "held", "a process trains the run")
-    spec = checked(folder / "spec.json", lambda: spec_of(folder))
-    yield spec
-    run = spec_of(folder) if spec.fine else None
+    specs: list[Run] = []
+    yield checked(folder / "spec.json", lambda: specs.append(spec_of(folder)))
+    run = next(iter(specs), None)
     known = run.id if run else named_id(folder)
     ending: list[dict[str, Any] | None] = []
     mark = checked(folder / "done", lambda: ending.append(ending_of(folder, run) if run else done(folder, known)))

@@ -179,7 +179,7 @@ def captured_bytes(run: Run) -> int:
 
 def checkpoint_bytes(run: Run) -> int:
     """Return the bytes of a run's parameters and moments."""
-    return NUMBER * (1 + len(MOMENTS)) * run.model.parameters(run.shape)
+    return (1 + len(MOMENTS)) * weights_bytes(run)
 
 
 def weights_bytes(run: Run) -> int:
