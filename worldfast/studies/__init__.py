@@ -1,12 +1,12 @@
 """Studies: lists of runs that are trained, analysed and compared together."""
 
-from worldfast.studies.analyses import Analysis, Table, Trained, each
+from worldfast.studies.analyses import Analysis, Some, Table, Trained, each, layer_of, scored, shown
 from worldfast.studies.audit import audit_study, audit_tables
 from worldfast.studies.engine import run_study
 from worldfast.studies.planning import print_plan, print_status
 from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult
 from worldfast.studies.scene import Axis, Scene, Subject, scene_of
-from worldfast.studies.standard import ANALYSES
+from worldfast.studies.standard import ANALYSES, pca
 from worldfast.studies.study import Study, load_study
 from worldfast.studies.tables import common_tables, metrics
 
@@ -18,6 +18,7 @@ __all__ = [
     "Findings",
     "RunResult",
     "Scene",
+    "Some",
     "Study",
     "StudyResult",
     "Subject",
@@ -27,10 +28,14 @@ __all__ = [
     "audit_tables",
     "common_tables",
     "each",
+    "layer_of",
     "load_study",
     "metrics",
+    "pca",
     "print_plan",
     "print_status",
     "run_study",
     "scene_of",
+    "scored",
+    "shown",
 ]

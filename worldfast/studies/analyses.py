@@ -33,15 +33,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Analysis",
+    "Some",
     "Table",
     "Trained",
     "compute",
     "each",
+    "layer_of",
     "made",
     "make",
     "read_kept",
     "read_known",
     "read_table",
+    "scored",
+    "shown",
     "tables_of",
 ]
 
@@ -81,9 +85,39 @@ class Trained:
         return self.activations.entities
 
 
+class Some:
+    """Activations of some of the things, at some of the steps."""
+
+    def __init__(self, activations, things=slice(None), steps: Sequence[int] | None = None):
+        self.activations, self.things = activations, things
+        self.steps, self.layers = activations.steps if steps is None else steps, activations.layers
+
+    @property
+    def entities(self):
+        return self.activations.entities[self.things]
+
+    def __getitem__(self, key):
+        return self.activations[key][self.things]
+
+
 def each(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
     """Return the groups of an analysis of single runs: each finished run alone."""
     return [(run,) for run in finished]
+
+
+def scored(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
+    """Return each finished run alone, if the study asks for test rows."""
+    return each(study, finished) if study.test_rows else []
+
+
+def shown(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
+    """Return each run that the page shows alone."""
+    return [(run,) for run in study.shown_of(finished)]
+
+
+def layer_of(study) -> dict:
+    """Return the study's layer as an option."""
+    return {"layer": study.layer}
 
 
 def no_options(study) -> dict:

@@ -19,14 +19,14 @@ from worldfast.analysis import (
     probe_table,
 )
 from worldfast.run import Run
-from worldfast.studies.analyses import Analysis, Trained, each
+from worldfast.studies.analyses import Analysis, Some, Trained, each, layer_of, scored, shown
 from worldfast.studies.results import Findings, RunResult
 from worldfast.training import load
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["ANALYSES", "findings"]
+__all__ = ["ANALYSES", "findings", "pca"]
 
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
 RIDGE = 1.0  # where there are no more entities than features, and least squares fits anything
@@ -104,13 +104,17 @@ def films(trained: Sequence[Trained], layer: int, drawn: Sequence[int]) -> DataF
 
 
 def pca(trained: Sequence[Trained], layer: int) -> DataFrame:
-    """Share of the variance along the three components of `films`. Columns run, layer, component, explained."""
+    """Share of the variance along the three components of `films`, which the last checkpoint has.
+
+    Columns run, layer, component, explained.
+    """
     import pandas as pd
 
     (one,) = trained
-    width = min(3, *one.activations[one.activations.steps[-1], layer].shape)
+    last = Some(one.activations, steps=one.activations.steps[-1:])
+    width = min(3, *last[last.steps[-1], layer].shape)
     explained = np.zeros(3)
-    explained[:width] = pca_over_training(one.activations, layer, width).explained
+    explained[:width] = pca_over_training(last, layer, width).explained
     return pd.DataFrame({"run": one.name, "layer": layer, "component": [1, 2, 3], "explained": explained})
 
 
@@ -136,10 +140,6 @@ def cka(trained: Sequence[Trained], layer: int) -> DataFrame:
 # ---- of a study ----
 
 
-def scored(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    return [(run,) for run in finished if study.test_rows]
-
-
 def probed(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [(run,) for run in finished if run.readout().columns]
 
@@ -148,18 +148,10 @@ def grouped(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [(run,) for run in finished if run.readout().columns and run.readout().groups]
 
 
-def shown(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    return [(run,) for run in study.shown_of(finished)]
-
-
 def alike(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     """Runs that are read at the same entities as the first, together."""
     runs = study.of_one_world(finished)
     return [tuple(runs)] if len(runs) > 1 else []
-
-
-def layer_of(study) -> dict:
-    return {"layer": study.layer}
 
 
 def layer_and_axes(study) -> dict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -16,7 +16,6 @@ from worldfast.analysis import (
     film_table,
     held_out,
     mutual_knn_table,
-    pca_over_training,
     probe_generalisation,
     probe_table,
     procrustes_table,
@@ -25,11 +24,12 @@ from worldfast.analysis import cka_over_training as table_over_training
 from worldfast.dataset import require_same_entities
 from worldfast.reading import activation_patching, gradient_agreement
 from worldfast.run import Run
-from worldfast.studies import Analysis, Study, Trained
+from worldfast.studies import Analysis, Some, Study, Trained, layer_of, pca, scored, shown
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import STANDARD, any_of, choose_cities, groups_of
 from worldfast.worlds.cities.patching import questions_of
+from worldfast.worlds.cities.sampling import Stream
 from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
 from worldfast.worlds.cities.world import World
@@ -67,21 +67,6 @@ def chosen(one: Trained, cities: str, name: str = "cities") -> np.ndarray:
     if not found.any():
         raise ValueError(f"{name}: {cities!r} selects none of the {len(found):,} cities captured of {one.name!r}")
     return found
-
-
-class Some:
-    """Activations of some of the cities, at some of the steps."""
-
-    def __init__(self, activations, cities=slice(None), steps: Sequence[int] | None = None):
-        self.activations, self.cities = activations, cities
-        self.steps, self.layers = activations.steps if steps is None else steps, activations.layers
-
-    @property
-    def entities(self):
-        return self.activations.entities[self.cities]
-
-    def __getitem__(self, key):
-        return self.activations[key][self.cities]
 
 
 # ---- of one run ----
@@ -155,19 +140,6 @@ def films(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
     return film_table(one.activations, layer, test, xy(one), fit_on, things=one.things, run=one.name)
 
 
-def pca(trained: Sequence[Trained], layer: int) -> DataFrame:
-    """Share of the variance along the three components of `films` at the last checkpoint.
-
-    Columns run, layer, component, explained.
-    """
-    import pandas as pd
-
-    (one,) = trained
-    last = Some(one.activations, steps=one.activations.steps[-1:])
-    explained = pca_over_training(last, layer).explained
-    return pd.DataFrame({"run": one.name, "layer": layer, "component": [1, 2, 3], "explained": explained})
-
-
 # ---- of several together ----
 
 
@@ -217,6 +189,21 @@ def dimension(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
 # ---- what pulls and what carries ----
 
 
+def streams_with(
+    run: Run, group: str, tasks: Iterable[str | Task], rows: int, repeats: int
+) -> tuple[dict[str, Stream], int]:
+    """Streams of tasks on rows with cities of a group, and rows of each of `repeats` parts: fewer in a small world."""
+    world = run.data.world.build()
+    late, every = int(world.select(group).sum()), len(world)
+    pairs = late * (2 * every - late - 1) // 2  # that distance and compass have to give, once each; 80% to train
+    enough = min(rows, pairs * 8 // 10 // repeats)
+    streams = {
+        task.name: task_stream(run.data, task, enough * repeats, run.seed, must_include=group)
+        for task in map(run.data.task, tasks)
+    }
+    return streams, enough
+
+
 def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task], rows: int) -> DataFrame:
     """The cosine of tasks' gradients on rows with what fine-tunes are taught, at the model that they start from.
 
@@ -228,15 +215,9 @@ def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequen
     world, run = world_of(one), one.run
     parts = []
     for name, group in taught.items():
-        late, every = int(world.select(group).sum()), len(world)
-        if not late:
+        if not world.select(group).any():
             continue
-        pairs = late * (2 * every - late - 1) // 2  # that distance and compass have to give, once each; 80% to train
-        enough = min(rows, pairs * 8 // 10 // AGREEMENT_GROUPS)
-        streams = {
-            task.name: task_stream(run.data, task, enough * AGREEMENT_GROUPS, run.seed, must_include=group)
-            for task in map(run.data.task, [*BUILT_IN, *own])
-        }
+        streams, enough = streams_with(run, group, [*BUILT_IN, *own], rows, AGREEMENT_GROUPS)
         found = gradient_agreement(one.folder, streams, rows=enough, repeats=AGREEMENT_GROUPS)
         parts.append(found.assign(group=name))
     return pd.concat(parts, ignore_index=True)
@@ -254,14 +235,6 @@ def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
 
 
 # ---- of a study ----
-
-
-def scored(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    return [(run,) for run in finished if study.test_rows]
-
-
-def shown(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    return [(run,) for run in study.shown_of(finished)]
 
 
 def bases(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
@@ -295,16 +268,12 @@ def shown_pairs(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [(a, b) for a, b in pairs if not {a.id, b.id} <= compared]
 
 
-def layer(study: Study) -> dict:
-    return {"layer": study.layer}
-
-
 def cities(study: Study) -> dict:
     return {"cities": study.cities}
 
 
 def layer_and_cities(study: Study) -> dict:
-    return layer(study) | cities(study)
+    return layer_of(study) | cities(study)
 
 
 def old_cities(study: Study) -> dict:
@@ -312,7 +281,7 @@ def old_cities(study: Study) -> dict:
 
 
 def layer_and_old(study: Study) -> dict:
-    return layer(study) | old_cities(study)
+    return layer_of(study) | old_cities(study)
 
 
 def taught_and_old(study: Study) -> dict:
@@ -341,7 +310,7 @@ ANALYSES = (
     Analysis("generalisation", generalisation, options=taught_and_old),
     Analysis("evaluation", evaluation, scored, asked),
     Analysis("films", films, shown, layer_and_old),
-    Analysis("pca", pca, shown, layer),
+    Analysis("pca", pca, shown, layer_of),
     Analysis("agreement", agreement, bases, agreement_rows),
     Analysis("patching", patching, patched, patched_rows),
     Analysis("cka", cka, alike, cities),

@@ -11,13 +11,12 @@ import numpy as np
 from worldfast.analysis import HELD_OUT, cka, participation_ratio, probe_alone, probe_generalisation
 from worldfast.reading import gradient_agreement
 from worldfast.run import Run
-from worldfast.studies import Analysis, Study, Trained
+from worldfast.studies import Analysis, Study, Trained, shown
 from worldfast.training import load
 from worldfast.worlds.cities import analyses, response
-from worldfast.worlds.cities.analyses import chosen, taught_cities, world_of, xy
+from worldfast.worlds.cities.analyses import chosen, streams_with, taught_cities, xy
 from worldfast.worlds.cities.doses import CONSTANT, design_of, dose_at
 from worldfast.worlds.cities.groups import choose_cities
-from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tables import described
 
 if TYPE_CHECKING:
@@ -78,13 +77,7 @@ def pull(trained: Sequence[Trained]) -> DataFrame:
     (one,) = trained
     run, parts = one.run, []
     for name, group in run.data.taught.items():
-        late, every = int(world_of(one).select(group).sum()), len(world_of(one))
-        pairs = late * (2 * every - late - 1) // 2  # that distance and compass have to give, once each; 80% to train
-        rows = min(GRADIENT_ROWS, pairs * 8 // 10 // GRADIENT_GROUPS)
-        streams = {
-            task: task_stream(run.data, run.data.task(task), rows * GRADIENT_GROUPS, run.seed, must_include=group)
-            for task in run.data.tasks
-        }
+        streams, rows = streams_with(run, group, run.data.tasks, GRADIENT_ROWS, GRADIENT_GROUPS)
         for step in run.kept_steps:
             found = gradient_agreement(load(one.folder, step=step), streams, rows=rows, repeats=GRADIENT_GROUPS)
             at = {"run": one.name, "step": step, "rows": run.rows_at(step)[0], "dose": dose_at(run, step)}
@@ -110,7 +103,7 @@ AS_EVER = ("evaluation", "films", "pca", "cka_shown", "agreement", "patching")
 ANALYSES = (
     Analysis("doses", doses, tuned, analyses.layer_and_old),
     Analysis("pull", pull, pairs_kept),
-    *(Analysis(one.kind, one.make, analyses.shown, one.options) for one in analyses.ANALYSES if one.kind in SHOWN),
+    *(Analysis(one.kind, one.make, shown, one.options) for one in analyses.ANALYSES if one.kind in SHOWN),
     *(one for one in analyses.ANALYSES if one.kind in AS_EVER),
 )
 
