@@ -11,7 +11,7 @@ from worldfast.analysis import Mean, mean_and_error
 from worldfast.report import Tasks, count
 from worldfast.studies import Findings, Study
 from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
-from worldfast.worlds.cities.response import tested
+from worldfast.worlds.cities.response import tested, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["findings"]
 
 Tables = Mapping[str, "pandas.DataFrame"]
-WHOLE = "share == 1 and noise == 0"
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
 READ = 0.5  # R2 of a probe above which it reads a map
 
@@ -45,7 +44,7 @@ def _of_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
     """Say what distance leaves of another task's effect, and what other tasks leave of each other's."""
     if "beside" not in tables:
         return
-    table = tables["beside"].query(WHOLE)
+    table = whole(tables["beside"])
     for schedule, some in table.groupby("schedule", sort=False):
         ours = some[(some.beside == APART) & (some.task != APART)]
         for row in ours.sort_values("ratio", ascending=False).itertuples():
@@ -75,7 +74,7 @@ def _times(row) -> str:
 
 def _of_levels(tables: Tables, known: Tasks) -> Iterator[str]:
     """Say where each task by itself levels off, and how many rows halve its error."""
-    table = tables["levels"].query(WHOLE)
+    table = whole(tables["levels"])
     for schedule, some in table[~table.tasks.str.contains("+", regex=False)].groupby("schedule", sort=False):
         parts = []
         for row in some.sort_values("level").itertuples():
@@ -110,7 +109,7 @@ def _of_shares(tables: Tables, known: Tasks) -> Iterator[str]:
 
 def _last(tables: Tables, what: str) -> pandas.DataFrame:
     """A measure at the largest dose at a constant rate, a row a fine-tune."""
-    table = tables["doses"].query(WHOLE)
+    table = whole(tables["doses"])
     table = table[(table.schedule == CONSTANT) & table[what].notna()]
     return table.loc[table.groupby("run").dose.idxmax()]
 

@@ -16,7 +16,7 @@ from worldfast.analysis import Mean, mean_and_error, need_columns
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["beside", "levels", "response", "tested"]
+__all__ = ["beside", "levels", "response", "tested", "whole"]
 
 KEYS = ["group", "tasks", "schedule", "share", "noise"]
 NEED = ("base", "seed", "run", *KEYS, "step", "dose", "error")
@@ -43,6 +43,11 @@ def usable(doses: pandas.DataFrame) -> pandas.DataFrame:
         raise ValueError("doses: it has no rows: no fine-tune was taught a group")
     ends = doses["step"] == doses.groupby("run")["step"].transform("max")
     return doses[(doses["schedule"] == "constant") | ends | (doses["dose"] == 0)]
+
+
+def whole(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows of fine-tunes whose tasks have equal shares and no noise."""
+    return table[(table["share"] == 1) & (table["noise"] == 0)]
 
 
 def response(doses: pandas.DataFrame) -> pandas.DataFrame:
@@ -159,10 +164,9 @@ def beside(doses: pandas.DataFrame) -> pandas.DataFrame:
 
     table, lines = usable(doses), []
     two = table["tasks"].str.count(r"\+") == 1
-    whole = (table["share"] == 1) & (table["noise"] == 0)
     curves = {
         keys: some.groupby("dose")["error"].mean()
-        for keys, some in table[~two & whole].groupby(["group", "tasks", "schedule", "base"])
+        for keys, some in whole(table[~two]).groupby(["group", "tasks", "schedule", "base"])
     }
     for (group, tasks, schedule, share, noise), some in table[two].groupby(KEYS, sort=False):
         names = tasks.split("+")

@@ -20,12 +20,12 @@ from worldfast.report.figures import (
 )
 from worldfast.worlds.cities.figures.catalogue import CATALOGUE
 from worldfast.worlds.cities.figures.effects import apart
+from worldfast.worlds.cities.response import whole
 
 DOSES = Catalogue()
 REUSED = ("{group}-maps", "gradient-agreement", "patching", "tasks")
 RESPONSE = "group tasks schedule share noise dose what mean standard_error n unit"
 BESIDE = "group task beside schedule share noise dose alone together ratio log_ratio standard_error n"
-SCHEDULES = {"constant": "constant rate", "linear": "rate that falls to 0"}
 
 
 def draw_doses(tables, world, layer: int | None = None) -> list:
@@ -35,9 +35,11 @@ def draw_doses(tables, world, layer: int | None = None) -> list:
     return both.draw(tables, world, layer)
 
 
-def whole(table):
-    """Return the rows of fine-tunes whose tasks have equal shares and no noise."""
-    return table[(table["share"] == 1) & (table["noise"] == 0)]
+def colour_of(known: Tasks, tasks: str) -> str:
+    """Return the colour of a task, and of a pair that of distance if it is among them."""
+    if "+" not in tasks:
+        return known.colour(tasks)
+    return TASK_COLOURS["distance"] if apart([tasks])[0] else MUTED
 
 
 def uncertain(table) -> str:
@@ -79,9 +81,7 @@ def dose_response(response, runs):
     for axes, (title, some) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
         ends = []
         for tasks, lines in some.groupby("tasks", sort=False):
-            pair = "+" in tasks
-            far = bool(apart([tasks])[0])
-            colour = known.colour(tasks) if not pair else TASK_COLOURS["distance"] if far else MUTED
+            pair, colour = "+" in tasks, colour_of(known, tasks)
             for schedule, line in lines.groupby("schedule"):
                 _curve(axes, line.sort_values("dose"), colour, schedule, pale=pair)
             last = lines[lines["schedule"] == lines["schedule"].iloc[0]].sort_values("dose").iloc[-1]
@@ -168,7 +168,7 @@ def beside_distance(beside, runs):
     group = table["group"].iloc[0]
     heading(figure, f"What distance does to {group} beside another task")
     figure.supxlabel(f"dotted: no difference; {uncertain(table)}", x=0.99, ha="right", fontsize=8, color=MUTED)
-    full = table[(table["share"] == 1) & (table["noise"] == 0)].sort_values("ratio")
+    full = whole(table).sort_values("ratio")
     parts = [f"{known.label(row.task)} {row.ratio:.2f}" for row in full.itertuples()]
     return figure, (
         f"Error of {group} with distance beside a task, over that of the task alone at as many rows of it: "
@@ -213,9 +213,7 @@ def what_moves(response, runs):
     figure = paper(10, 3.6)
     for axes, (what, (title, unit)) in zip(figure.subplots(1, len(WHY)), WHY.items()):
         for tasks, line in table[table["what"] == what].groupby("tasks", sort=False):
-            line, pair = line.sort_values("dose"), "+" in tasks
-            far = bool(apart([tasks])[0])
-            colour = known.colour(tasks) if not pair else TASK_COLOURS["distance"] if far else MUTED
+            line, pair, colour = line.sort_values("dose"), "+" in tasks, colour_of(known, tasks)
             axes.plot(
                 line["dose"], line["mean"], color=colour, linewidth=0.9 if pair else 1.7, alpha=0.7 if pair else 1
             )
@@ -224,12 +222,12 @@ def what_moves(response, runs):
         quiet(axes)
     group = table["group"].iloc[0]
     heading(figure, f"{group} and the old world inside the models, over rows of fine-tuning")
-    far = table["tasks"].str.split("+").map(lambda tasks: "distance" in tasks)
     last = table.loc[table.groupby(["tasks", "what"])["dose"].idxmax()]
     parts = []
     for what, (title, _) in WHY.items():
         some = last[last["what"] == what]
-        means = [f"{some['mean'][rows].mean():.2f}" for rows in (far, ~far) if rows[some.index].any()]
+        far = apart(some["tasks"])
+        means = [f"{some['mean'][rows].mean():.2f}" for rows in (far, ~far) if rows.any()]
         parts.append(f"{title.lower()} {' and '.join(means)}")
     return figure, (
         f"At the largest dose, with distance and without: {'; '.join(parts)}. Thick lines are single tasks, thin ones "
