@@ -66,20 +66,23 @@ INSTALL := PATH="$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-compil
 $(VENV)/tools: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip
-	$(INSTALL) "$(TORCH)"
 	$(INSTALL) "setuptools>=77" "pybind11>=3.0" "cmake>=3.25" ninja
 	touch $@
 
-$(VENV)/ready: $(VENV)/tools $(SOURCES)
+$(VENV)/torch: $(VENV)/tools
+	$(INSTALL) "$(TORCH)"
+	touch $@
+
+$(VENV)/ready: $(VENV)/torch $(SOURCES)
 	$(INSTALL) --no-build-isolation -e .
 	touch $@
 
 # One installation brings the package and what its tests need.
-$(VENV)/ready-test: $(VENV)/tools $(SOURCES)
+$(VENV)/ready-test: $(VENV)/torch $(SOURCES)
 	$(INSTALL) --no-build-isolation -e ".[test]"
 	touch $(VENV)/ready $@
 
-$(VENV)/ready-peers: $(VENV)/tools $(SOURCES)
+$(VENV)/ready-peers: $(VENV)/torch $(SOURCES)
 	$(INSTALL) --no-build-isolation -e ".[peers]"
 	touch $(VENV)/ready $@
 

@@ -55,6 +55,7 @@ COLUMNS = [
 PAUSE = 0.1  # seconds, in which threads that the last contestant left spinning go to sleep
 SAID = 1.0  # seconds; a turn that takes longer is said when it ends
 QUICK = 10.0  # seconds that a contestant may take with --quick
+SIDE, COPIED = 2048, 2**25  # rows of the matrix and numbers of the array by which a CPU's limits are measured
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -99,12 +100,24 @@ def arguments(doc: str, repeats: int, threads: list[int]) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(description=doc.split("\n")[0])
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--threads", type=int, nargs="+", default=threads, metavar="N")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run, not how fast")
+    parser.add_argument("--quick", action=Quick, help="tiny sizes: does it run, not how fast")
     parser.add_argument(
         "--patience", type=float, default=5.0, metavar="MINUTES", help="contestants that take longer are left out"
     )
     parser.add_argument("--no-record", dest="results", action="store_const", const=None, default=RESULTS)
     return parser
+
+
+class Quick(argparse.Action):
+    """--quick: the machine's limits are measured by little too."""
+
+    def __init__(self, **options):
+        super().__init__(nargs=0, default=False, **options)
+
+    def __call__(self, parser, namespace, *_):
+        global SIDE, COPIED
+        SIDE, COPIED = 256, 2**20
+        setattr(namespace, self.dest, True)
 
 
 @contextlib.contextmanager
@@ -205,7 +218,7 @@ def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu") -> C
     """
     if device == "cpu" and emulated(dtype):
         dtype = torch.float32
-    side = 2048 if device == "cpu" else 8192
+    side = SIDE if device == "cpu" else 8192
     x = torch.randn(side, side, device=device).to(dtype)
     name = f"limit: {operations / 1e9:.3g} GFLOP of {str(dtype).removeprefix('torch.')} products"
     run = _core_product(x) if device == "cpu" and dtype == torch.float32 else lambda: torch.mm(x, x)
@@ -225,7 +238,7 @@ def _core_product(x):
 
 @functools.cache
 def _large(device):
-    size = 2**25 if device == "cpu" else 2**29  # 128 MiB, 2 GiB
+    size = COPIED if device == "cpu" else 2**29  # 128 MiB, 2 GiB
     return torch.ones(size, device=device), torch.empty(size, device=device)
 
 

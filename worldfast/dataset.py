@@ -245,6 +245,8 @@ def missing_of(data: Any) -> list[str]:
 
 def require_options(data: Dataset, names: Iterable[str], what: str) -> None:
     """Raise ValueError naming the first of these names that is no option of a dataset's readout, and those that are."""
+    if not (names := list(names)):
+        return
     known = inspect.signature(data.readout).parameters
     if any(one.kind is one.VAR_KEYWORD for one in known.values()):
         return

@@ -317,11 +317,9 @@ class Run:
 
     @cached_property
     def id(self) -> str:
-        content = self.to_json()
+        content = self._content(self.start and (self.start.id if isinstance(self.start, Run) else self.start.sha256))
         del content["name"], content["keep"]
         content["data"] |= self.data.identity()
-        if self.start is not None:
-            content["start"] = self.start.id if isinstance(self.start, Run) else self.start.sha256
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
@@ -340,12 +338,16 @@ class Run:
 
     def to_json(self) -> dict:
         """Return the fields as values that JSON keeps; `Run.from_json` gives an equal run."""
-        content = {f.name: getattr(self, f.name) for f in fields(self)}
+        return self._content(
+            self.start and (self.start.to_json() if isinstance(self.start, Run) else asdict(self.start))
+        )
+
+    def _content(self, start) -> dict:
+        """Return the fields as values that JSON keeps, with this in the place of the run that it starts from."""
+        content = {f.name: getattr(self, f.name) for f in fields(self)} | {"start": start}
         content["data"] = {"class": path_of(type(self.data)), "content": self.digests} | self.data.to_json()
         content["model"] = {"class": path_of(type(self.model))} | asdict(self.model)
         content["capture"] = asdict(self.capture) | {"readout": dict(self.capture.readout)}
-        if self.start is not None:
-            content["start"] = self.start.to_json() if isinstance(self.start, Run) else asdict(self.start)
         return json.loads(json.dumps(content))
 
     @staticmethod
@@ -435,13 +437,13 @@ class Run:
     @cached_property
     def checkpoint_steps(self) -> tuple[int, ...]:
         """Steps taken at each checkpoint: 0 first, `steps` last; fewer than `checkpoints` + 1 if two would coincide."""
-        n = self.checkpoints
+        n, steps = self.checkpoints, self.steps
         if self.checkpoint_spacing == "log":
-            after = [self.steps ** (i / (n - 1)) if n > 1 else self.steps for i in range(n)]
+            after = [steps ** (i / (n - 1)) if n > 1 else steps for i in range(n)]
         elif self.checkpoint_spacing == "sqrt":
-            after = [self.steps * (i / n) ** 2 for i in range(1, n + 1)]
+            after = [steps * (i / n) ** 2 for i in range(1, n + 1)]
         else:
-            after = [self.steps * i / n for i in range(1, n + 1)]
+            after = [steps * i / n for i in range(1, n + 1)]
         return tuple(sorted({0, *map(round, after)}))
 
     @property

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import warm
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ARCHIVE = "worldfast-gpu-dry-run.tar.gz"
@@ -487,15 +488,8 @@ def test_a_dry_run_writes_the_whole_archive(tmp_path, tmp_path_factory):
     start = tmp_path_factory.mktemp("start")
     (start / "sitecustomize.py").write_text("import interpreted")  # in the processes of parts too
     path = [str(start), str(Path(interpreted.__file__).parent), os.environ.get("PYTHONPATH")]
-    command = [sys.executable, BENCHMARKS / "gpu.py", "--dry-run", "--out", tmp_path, "--minutes", 40, "--science", 20]
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))},
-    )
+    options = ["--dry-run", "--out", tmp_path, "--minutes", 40, "--science", 20]
+    done = warm.python(BENCHMARKS / "gpu.py", *options, PYTHONPATH=os.pathsep.join(filter(None, path)))
     assert done.returncode == 0, done.stdout + done.stderr
     assert (BENCHMARKS / "results.csv").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dry-run-results.csv", ARCHIVE]

@@ -34,8 +34,13 @@ def study(atlantis) -> dict:
 
 
 @pytest.fixture(scope="module")
-def drawn(study, atlantis) -> dict:
-    return figures_of(draw_study(study, atlantis))
+def of_study(study, atlantis) -> list:
+    return draw_study(study, atlantis)
+
+
+@pytest.fixture(scope="module")
+def drawn(of_study) -> dict:
+    return figures_of(of_study)
 
 
 def figures_of(drawn) -> dict:
@@ -400,8 +405,7 @@ def test_labels_of_lines_stay_beside_their_axes():
     assert places["x"] == pytest.approx(0.03) and places["y"] > places["x"] + 0.06
 
 
-def test_a_study_is_drawn_whole_and_each_figure_has_a_sentence(study, atlantis, drawn):
-    of_study = draw_study(study, atlantis)
+def test_a_study_is_drawn_whole_and_each_figure_has_a_sentence(of_study, drawn):
     assert [(one.name, one.caption) for one in of_study if one.figure is None] == [
         ("patching", "the study has no table 'patching'")
     ]
@@ -449,9 +453,8 @@ def test_no_text_stands_on_another_or_beyond_the_page(drawn):
     for name, (figure, _) in drawn.items():
         if name in alike:  # laid out as another that is looked at
             continue
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        renderer = canvas.get_renderer()
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw_without_rendering()
         beyond = beyond_the_axes(figure)
         boxes = [
             (text.get_text(), text.get_window_extent(renderer))

@@ -359,7 +359,10 @@ def test_the_demo_is_what_it_says():
     assert [run.seed for run in demo.runs] == 3 * [0, 1, 2]
     assert [run.start for run in demo.runs[3:]] == 2 * list(demo.runs[:3])
     assert all(run.data.vocabulary == "entity" and run.data.loss == "answer" for run in demo.runs)
-    assert [run.epoch_rows for run in studies.demo(0.01).runs[:3]] == 3 * [9_800]
+    assert [run.checkpoints for run in demo.runs] == 3 * [40] + 6 * [20]
+    small = studies.demo(0.01).runs
+    assert [run.epoch_rows for run in small[:3]] == 3 * [9_800] and {run.checkpoints for run in small} == {4}
+    assert [run.checkpoints for run in studies.demo(0.5).runs] == 3 * [20] + 6 * [10]
     assert len(demo.runs[0].data.world.build()) == 5175
 
 

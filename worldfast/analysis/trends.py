@@ -66,9 +66,9 @@ def task_matrix(
     by = ["layer", "n_tasks"] if layered else ["n_tasks"]
     order = {tasks: i for i, tasks in enumerate(dict.fromkeys(runs["tasks"]))}
     for key, group in chosen.groupby(by, sort=True):
-        for (a, b), cell in group.groupby(["tasks_a", "tasks_b"], sort=False):
-            values = cell[value].to_numpy(dtype=float)
-            runs_a, runs_b = cell["run"].to_numpy(), cell["other"].to_numpy()
+        of_pairs = group[value].to_numpy(dtype=float), group["run"].to_numpy(), group["other"].to_numpy()
+        for (a, b), cell in group.groupby(["tasks_a", "tasks_b"], sort=False).indices.items():
+            values, runs_a, runs_b = (column[cell] for column in of_pairs)
             if a == b:
                 error, n = _left_out_in_turn(values, [(runs_a, runs_b)]), len({*runs_a, *runs_b})
             else:

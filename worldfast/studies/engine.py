@@ -14,6 +14,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from worldfast.studies.results import Findings, RunResult, StudyResult, run_resu
 from worldfast.studies.scene import Scene
 from worldfast.studies.study import Study
 from worldfast.studies.tables import common_tables
-from worldfast.training import Job, run_jobs, train, train_on_cluster
+from worldfast.training import Job, connected, run_jobs, train, train_on_cluster
 
 __all__ = ["ENGINES", "run_study"]
 
@@ -118,22 +119,22 @@ def run_study(
         files.require_folder(place)
         files.remove_partial(place)
     _write_study(study, folder)
-    if not train_missing:
-        say("training is skipped: only finished runs are analysed")
-    elif engine == "ray":
-        for job, error in train_on_cluster(study.runs, out / "runs", address=address, **where).failed.items():
-            say(f"{job} failed: {error} (see {out / 'runs' / 'failed'})")
-    else:
-        _train(study, out, threads=threads, **where)
-    trained_in = time.perf_counter() - began
-    finished = [run for run in study.runs if outcome(run, out / "runs").finished]
-    for run in finished:
-        require_same(out / "runs" / run.folder_name, run)
-    if not finished:
-        raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
-    found = (study.tables or common_tables)(
-        study, out, _read(study, finished, out, say, engine=engine, address=address, progress=progress)
-    )
+    with connected(address) if engine == "ray" else nullcontext():  # one cluster for training and reading
+        if not train_missing:
+            say("training is skipped: only finished runs are analysed")
+        elif engine == "ray":
+            for job, error in train_on_cluster(study.runs, out / "runs", address=address, **where).failed.items():
+                say(f"{job} failed: {error} (see {out / 'runs' / 'failed'})")
+        else:
+            _train(study, out, threads=threads, **where)
+        trained_in = time.perf_counter() - began
+        finished = [run for run in study.runs if outcome(run, out / "runs").finished]
+        for run in finished:
+            require_same(out / "runs" / run.folder_name, run)
+        if not finished:
+            raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
+        read = _read(study, finished, out, say, engine=engine, address=address, progress=progress)
+    found = (study.tables or common_tables)(study, out, read)
     shown = study.shown_of(finished)
     scene = study.scene_of(shown[0])
     films = _films(study, shown, found, out, scene)

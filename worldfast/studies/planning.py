@@ -46,6 +46,17 @@ COUNTED_WORK = 42e6 * 1_601_920
 COUNTED_SECONDS = (80.0, 105.0)
 
 
+class Files(NamedTuple):
+    """Files of a run: bytes of a checkpoint, of which two stay, number of checkpoints, bytes of activations at each,
+    and bytes of all weights that are kept besides.
+    """
+
+    checkpoint: int
+    files: int
+    states: int
+    weights: int
+
+
 @dataclass(frozen=True)
 class Family:
     """Runs of one shape and kind.
@@ -61,8 +72,8 @@ class Family:
         Bytes of the members that train together and of what they share.
     fit, waves : int
         Members that fit in memory at a time; times that they are trained one after the other.
-    disk : int
-        Bytes left on disk.
+    files : tuple of Files
+        What each member writes.
     seconds, most : float
         Training time on one device, least and most: one number where it was measured; NaN where it is not known.
     """
@@ -74,13 +85,18 @@ class Family:
     memory: int
     fit: int
     waves: int
-    disk: int
+    files: tuple[Files, ...]
     seconds: float = float("nan")
     most: float = float("nan")
 
     @property
     def runs(self) -> int:
         return len(self.members)
+
+    @property
+    def disk(self) -> int:
+        """Bytes left on disk."""
+        return sum(2 * one.checkpoint + one.files * one.states + one.weights for one in self.files)
 
 
 def plan_study(
@@ -131,7 +147,7 @@ def plan_study(
             memory=planned.need.member * planned.fit + planned.need.shared,
             fit=planned.fit,
             waves=planned.waves,
-            disk=sum(2 * one.checkpoint + one.files * one.states + one.weights for one in _files(runs)),
+            files=tuple(_files(runs)),
         )
         yield _timed(family, device, threads, rates) if measure else family
 
@@ -164,18 +180,7 @@ def _is_counted(device: str) -> bool:
     return device != "cpu" and not torch.cuda.is_available()
 
 
-class _Files(NamedTuple):
-    """Files of a run: bytes of a checkpoint, of which two stay, number of checkpoints, bytes of activations at each,
-    and bytes of all weights that are kept besides.
-    """
-
-    checkpoint: int
-    files: int
-    states: int
-    weights: int
-
-
-def _files(runs: Sequence[Run]) -> Iterator[_Files]:
+def _files(runs: Sequence[Run]) -> Iterator[Files]:
     """Yield what each run leaves on disk."""
     kept: dict[tuple, int] = {}
     for run in runs:
@@ -183,7 +188,7 @@ def _files(runs: Sequence[Run]) -> Iterator[_Files]:
         if key not in kept:
             kept[key] = captured_bytes(run) // (2 if run.capture.dtype == "float16" else 1)
         weights = len(run.kept_steps) * weights_bytes(run)
-        yield _Files(checkpoint_bytes(run), len(run.checkpoint_steps), kept[key], weights)
+        yield Files(checkpoint_bytes(run), len(run.checkpoint_steps), kept[key], weights)
 
 
 def _rate(runs: Sequence[Run], device: str, threads: int) -> float:
@@ -258,7 +263,7 @@ def _print_places(study: Study, timed: Sequence[Family], gpus: int, limit: int, 
     bases, every = zip(*(_ends(parts, gpus, {key: value[i] for key, value in per_row.items()}) for i in (0, 1)))
     print(f"\n{gpus} GPU{'s' if gpus > 1 else ''}: {len(parts)} ensembles of up to {max(map(len, parts))} runs")
     print(f"  pretrained after {_times(*bases)}, all after {_times(*every)}, if no GPU waits for rows or files")
-    of_runs = list(_files(study.runs))
+    of_runs = [of_run for one in timed for of_run in one.files]
     written = sum(one.files * (one.checkpoint + one.states) + one.weights for one in of_runs)
     rates = " to ".join(dict.fromkeys(f"{written / one / 1e9:.1f}" for one in reversed(every)))
     segments = sum(one.files for one in of_runs)

@@ -2,7 +2,7 @@
 
 from worldfast.folder import load, opened
 from worldfast.training.audit import OF_A_RUN, Checked, audit, checked, others
-from worldfast.training.cluster import run_jobs, train_on_cluster
+from worldfast.training.cluster import connected, run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
 from worldfast.training.jobs import Job
 from worldfast.training.memory import captured_bytes, checkpoint_bytes, limit_of, plan, weights_bytes
@@ -21,6 +21,7 @@ __all__ = [
     "base_of",
     "captured_bytes",
     "checkpoint_bytes",
+    "connected",
     "ended_by_signals",
     "export_huggingface",
     "levels",

@@ -495,23 +495,27 @@ def demo(scale: float = 1.0, seed: int = 0) -> Study:
     Parameters
     ----------
     scale : float
-        Factor of the rows that each model sees; at 1 they suffice for a map.
+        Factor of the rows that each model sees; at 1 they suffice for a map. Below 1, checkpoints are fewer too.
     seed : int
         The first of three seeds, which train together.
     """
     seed = whole("seed", seed, 0)
     rows = _rows(scale)
+
+    def kept(checkpoints: int) -> int:
+        return max(4, round(checkpoints * min(1, scale)))
+
     recipe = Recipe(
         standard=rows(20_000),
         included=rows(100_000),
         alive=rows(256),
         updates={1: 1},
         update_rate=1.2e-3,
-        **_small(2, checkpoints=40, capture=Capture(layers=(1,))),
+        **_small(2, checkpoints=kept(40), capture=Capture(layers=(1,))),
     )
     bases = [recipe.pretrain(BUILT_IN, one, rows=rows(140_000), epochs=1) for one in range(seed, seed + 3)]
     taught = (("angle", "perimeter"), ("distance", "perimeter"))
-    updates = [recipe.finetune(base, tasks, checkpoints=20) for tasks in taught for base in bases]
+    updates = [recipe.finetune(base, tasks, checkpoints=kept(20)) for tasks in taught for base in bases]
     return Study("demo", bases + updates, layer=1, test_rows=max(50, min(1000, rows(1000))))
 
 
