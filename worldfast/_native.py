@@ -16,8 +16,6 @@ LEAST_CAPABILITY = 8  # CUDA compute capability: bfloat16 in matrix units, and t
 
 CUDA = (2, 13)  # device types of __dlpack_device__: CUDA memory and managed memory
 
-__all__ = ["core", "cuda_device", "cuda_stream", "current_device_of", "empty", "expect", "on_gpu", "thread_count"]
-
 
 def cuda_device(device):
     """Return torch's device, including its number, for a name such as "cuda" or "cuda:1".

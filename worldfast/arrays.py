@@ -21,20 +21,6 @@ from numbers import Real
 import numpy as np
 import torch
 
-__all__ = [
-    "Numbers",
-    "labels",
-    "mask",
-    "numbers",
-    "permuted",
-    "refuse",
-    "same_length",
-    "sampled",
-    "selection",
-    "sequence",
-    "sequence_of",
-]
-
 NATIVE = ("float16", "bfloat16", "float32", "float64")  # read by the native core as they are
 SINGLE = re.compile(r"float32|b?float16|float[468]_\w+")  # at most float32's digits
 REAL = re.compile(r"b?float\d+\w*|u?int\d+")

@@ -29,20 +29,6 @@ from worldfast.display import first_of
 from worldfast.errors import DamagedError, MismatchError, nearest_steps
 from worldfast.files import checksum, read_whole, require_folder, write_whole
 
-__all__ = [
-    "Checkpoint",
-    "contents",
-    "newest",
-    "of_step",
-    "path_of",
-    "paths",
-    "read",
-    "remove_others",
-    "save",
-    "save_weights",
-    "steps",
-]
-
 KEPT = 2
 NAME = re.compile(r"step-(-[0-9]{7,}|[0-9]{8,})\.safetensors")  # of a file; others are nobody's, and stay as they are
 NAMES = ("exp_avg", "exp_avg_sq", "parameters")

@@ -41,8 +41,6 @@ from worldfast.training import STOPPED, ended_by_signals
 from worldfast.training import train as train_runs
 from worldfast.worlds import cities
 
-__all__ = ["main"]
-
 IN_FILE = re.compile(r"(?!-).*\.py(:\w+)?$")
 InFile = Annotated[str, arg(metavar="FILE.py")]
 ABOUT = "Train ensembles of tiny models on a world, and read the world back out of them. --version prints the version."

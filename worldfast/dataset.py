@@ -24,25 +24,6 @@ from worldfast.arrays import refuse
 from worldfast.errors import MismatchError, unknown_name
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
-__all__ = [
-    "LOADED",
-    "Dataset",
-    "Readout",
-    "Score",
-    "Tokenizer",
-    "class_at",
-    "digests_of",
-    "entity_ids",
-    "known_fields",
-    "load_defined",
-    "load_file",
-    "missing_of",
-    "path_of",
-    "require_options",
-    "require_readout",
-    "require_same_entities",
-]
-
 
 class Readout(NamedTuple):
     """Rows about n things, at whose scored positions a model's hidden states represent the things.

@@ -26,8 +26,6 @@ from worldfast.models import TransformerSpec, adamw_, attention, require_cuda
 from worldfast.rows import Rows, Shape
 from worldfast.worlds.cities import World, label, sample
 
-__all__ = ["CHECKS", "Check", "compare", "examine"]
-
 WIDTH = 100
 PACKAGES = (
     ("torch", "numpy", "scipy", "pandas", "scikit-learn", "h5py", "safetensors", "matplotlib", "tyro"),

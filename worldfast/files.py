@@ -23,25 +23,6 @@ import numpy as np
 
 from worldfast.errors import DamagedError, UnsafeError, as_path
 
-__all__ = [
-    "checksum",
-    "digest",
-    "folder",
-    "inner_folder",
-    "json_object",
-    "naming",
-    "origin",
-    "parse_json",
-    "read_json",
-    "read_whole",
-    "regular",
-    "remove_partial",
-    "require_folder",
-    "sync_folder",
-    "write_json",
-    "write_whole",
-]
-
 PARTIAL = ".partial"  # suffix of a file that is being written
 LARGEST_JSON = 1 << 28  # bytes
 

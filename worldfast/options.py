@@ -20,8 +20,6 @@ from worldfast.models import RecurrentSpec, TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.worlds import cities
 
-__all__ = ["Data", "Files", "Kept", "Learning", "Machine", "Model", "ending", "named", "runs"]
-
 KINDS = ("transformer", "rnn", "lstm")
 
 

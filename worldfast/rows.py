@@ -10,8 +10,6 @@ from torch import Tensor
 
 from worldfast.errors import unknown_name
 
-__all__ = ["LOSSES", "DeviceStream", "Packed", "Rows", "Shape", "Stream", "require_loss", "require_rows"]
-
 INTEGERS = (torch.int32, torch.int64)
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square")
 

@@ -16,8 +16,6 @@ from worldfast.log import logged_to
 from worldfast.options import AnyNumber, AnyText, AnyWhole, Files
 from worldfast.studies import Study, load_study, print_plan, print_status, run_study
 
-__all__ = ["STUDY", "load_files", "run_and_publish"]
-
 
 def list_presets() -> None:
     """List the preset studies, each with the world that it is of."""

@@ -22,9 +22,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from worldfast._native import core, expect, thread_count
 
-__all__ = ["attention", "attention_backward", "attention_forward"]
-
-
 # ---- attention ----
 
 

@@ -19,8 +19,6 @@ from worldfast.models.losses import summed_loss
 from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape, require_loss
 
-__all__ = ["AutogradEnsemble", "autograd_bytes"]
-
 NUMBER = 4  # bytes of a float32
 
 

@@ -21,8 +21,6 @@ from worldfast.models.transformer import Transformer, TransformerSpec, buffer_si
 from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape
 
-__all__ = ["LANES", "LANE_LIMIT", "TILE", "CpuTransformer"]
-
 NUMBER = 4  # bytes of a float32
 LANES = 4  # a constant, so that results do not depend on the machine
 LANE_LIMIT = 1 << 22  # parameters after the embeddings; a larger model is one lane, its operations use threads

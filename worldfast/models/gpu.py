@@ -18,8 +18,6 @@ from worldfast.models.footprint import READ, answered_at_once, places
 from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
 from worldfast.rows import Rows, Shape
 
-__all__ = ["DTYPES", "GpuTransformer", "exact_products", "longest_row", "own_stream", "require_cuda"]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # in which matrices are multiplied
 LONGEST_ROW = 128  # tokens, limit of the attention kernel
 STREAMS = 32  # in torch's pool for one device, reused in turn

@@ -35,8 +35,6 @@ from worldfast.models.ensemble import CpuBytes, Ensemble
 from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
 from worldfast.rows import Rows, Shape
 
-__all__ = ["PlainTransformer", "Replacement"]
-
 PARTS = ("query", "key", "value", "heads", "attention", "middle", "neurons", "mlp")
 
 # (positions, values): values broadcast to [n, width], at positions int64 [n] or bool [L]. Or a function that maps the

@@ -18,8 +18,6 @@ from worldfast.models.buffer import tensors_in
 from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
 from worldfast.rows import Rows, Shape
 
-__all__ = ["Recurrent", "RecurrentSpec"]
-
 KINDS = {"rnn": 1, "lstm": 4}  # gates
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 INITS = ("hidden", "fan_in")

@@ -20,8 +20,6 @@ from torch import Tensor
 from worldfast import files
 from worldfast.errors import DamagedError, UnsafeError
 
-__all__ = ["read_weights", "require_files"]
-
 # in the order in which transformers looks for them
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 LARGEST_INDEX = 1 << 26  # bytes

@@ -29,8 +29,6 @@ import numpy as np
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
 from worldfast.files import checksum, regular, write_whole
 
-__all__ = ["INDEX", "Expected", "check", "expected_by", "layer_name", "read", "segment_path", "unread", "write"]
-
 INDEX, ID = "entity_index", "entity_id"
 
 

@@ -12,8 +12,6 @@ from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.studies.analyses import read_kept, read_known
 from worldfast.training import Checked, checked, others
 
-__all__ = ["audit_study", "audit_tables", "read_study"]
-
 
 def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
     """Check every file that a study's folder should have, without changing one.

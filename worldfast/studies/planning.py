@@ -36,8 +36,6 @@ from worldfast.training import (
     weights_bytes,
 )
 
-__all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
-
 STEPS = 3  # timed, after one that is not
 TOGETHER = 8  # members at most, while a rate is measured
 STALE = 60.0  # seconds

@@ -17,8 +17,6 @@ from worldfast.studies.scene import Scene
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["Comparison", "Findings", "RunResult", "StudyResult", "run_result", "square", "tasks_of"]
-
 
 def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
     """Raise ValueError for the first array that does not have its shape; -1 stands for any length."""

@@ -18,8 +18,6 @@ from typing import NamedTuple
 from worldfast._native import core
 from worldfast.syntax import canonical
 
-__all__ = ["Code", "code_of"]
-
 PACKAGE = "worldfast"
 ROOT = Path(__file__).parents[1]
 KERNELS = Path(str(find_spec(f"{PACKAGE}.kernels").origin)).parent  # beside the package in a checkout

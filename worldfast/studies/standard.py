@@ -26,8 +26,6 @@ from worldfast.training import load
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["ANALYSES", "findings", "pca"]
-
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
 RIDGE = 1.0  # where there are no more entities than features, and least squares fits anything
 

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from worldfast.studies.study import Study
 
-__all__ = ["common_tables", "metrics"]
-
 
 def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
     """Return the tables of a study.

@@ -16,8 +16,6 @@ from worldfast.locks import locked
 from worldfast.reading import check_segment, expected_by, segment_path
 from worldfast.run import Run
 
-__all__ = ["OF_A_RUN", "Checked", "audit", "checked", "others"]
-
 OF_A_RUN = ("spec.json", "done", "metrics.jsonl", "checkpoint", "activations", "weights")
 BESIDE = ("lock", "tensorboard")  # of a run too, and not checked
 SEGMENT = re.compile(r"step-(\d{8,})\.h5")

@@ -33,8 +33,6 @@ from worldfast.training.packing import pack, work
 from worldfast.training.schedule import base_of
 from worldfast.training.train import train
 
-__all__ = ["Places", "connected", "run_jobs", "survey", "train_on_cluster", "training_jobs"]
-
 DEVICES = ("auto", "cuda", "cpu")
 # most cores of a place on a CPU: many cores are used better by more ensembles than by more threads
 CORES = 4

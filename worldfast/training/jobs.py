@@ -19,8 +19,6 @@ from worldfast import files
 from worldfast.errors import file_name, number, unknown_name
 from worldfast.training.progress import Interrupt, Stopped
 
-__all__ = ["Ending", "Job", "Outcome", "Pool", "drive", "order"]
-
 LOOK = 1.0  # seconds between two looks at endings
 TOLD = 10.0  # seconds between two lines of progress
 AGAIN = 5.0  # seconds until a held lock is tried again

@@ -27,8 +27,6 @@ from worldfast.run import Run
 from worldfast.training import metrics, start
 from worldfast.training.step import Lockstep, Tally
 
-__all__ = ["Member", "write_spec"]
-
 METRIC_LINES = 200  # for each run
 
 

@@ -17,8 +17,6 @@ from worldfast.files import checksum, naming, regular, sync_folder
 from worldfast.folder import prefix
 from worldfast.run import Run
 
-__all__ = ["Lines", "opener"]
-
 PROJECT = "worldfast"
 
 Log = Callable[[dict], None]

@@ -14,8 +14,6 @@ from worldfast.run import Run
 from worldfast.training.memory import plan
 from worldfast.training.schedule import base_of, depth, levels
 
-__all__ = ["pack", "work"]
-
 ROUNDS = 4  # most ensembles for each place and level that are tried beyond those that memory requires
 HALVINGS = 40  # bisections in the search for the smallest largest ensemble
 

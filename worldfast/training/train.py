@@ -33,8 +33,6 @@ from worldfast.training.progress import NAMED, Interrupt, Progress, Stopped
 from worldfast.training.schedule import levels
 from worldfast.training.step import Lockstep
 
-__all__ = ["Run", "lockstep_of", "train"]
-
 DEVICES = ("auto", "cpu", "cuda")
 
 

@@ -37,8 +37,6 @@ from worldfast.worlds.cities.world import World
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["ANALYSES"]
-
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75)  # of training, for CKA over it; its end has a table of its own
 NEIGHBOURS = 10
 AGREEMENT_ROWS, AGREEMENT_GROUPS = 1024, 4  # of each task in a group

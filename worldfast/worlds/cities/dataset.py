@@ -23,8 +23,6 @@ from worldfast.worlds.cities.tokenizer import tokenizer_of
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
 
-__all__ = ["Dataset"]
-
 
 @dataclass(frozen=True)
 class Dataset(dataset.Dataset):

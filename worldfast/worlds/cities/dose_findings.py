@@ -16,8 +16,6 @@ from worldfast.worlds.cities.response import tested, whole
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["findings"]
-
 Tables = Mapping[str, "pandas.DataFrame"]
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
 READ = 0.5  # R2 of a probe above which it reads a map

@@ -21,8 +21,6 @@ from worldfast.worlds.cities.world import ATLANTIS
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["comparisons", "findings", "taught"]
-
 Tables = Mapping[str, "pandas.DataFrame"]
 SETTLED = 0.9  # of the last R2
 READ = 0.5  # R2 above which a probe reads a map

@@ -16,8 +16,6 @@ from worldfast.errors import unknown_name
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Published", "matrices", "matrix", "value", "values"]
-
 
 @dataclass(frozen=True)
 class Published:

@@ -25,8 +25,6 @@ from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.upload import Ahead, copy_rows
 from worldfast.worlds.cities.world import World
 
-__all__ = ["Batch", "Component", "Packed", "Stream", "sample"]
-
 LAST_ROW = core.last_row
 SPLITS = ("train", "validation", "test")
 CROSSINGS = ("balanced", "reshuffled")

@@ -10,8 +10,6 @@ from worldfast.report import INK, NEW, PALETTE, spread_hues
 from worldfast.studies import Axis, Scene
 from worldfast.worlds.cities.world import ATLANTIS, World
 
-__all__ = ["REGION_COLOURS", "geographic", "region_colours", "scene_of"]
-
 GLOBE = (-1800, -900), (1800, 900)  # 0.1 degree
 REGIONS = (  # west to east, so a city placed in the wrong part of the world shows as a wrong colour
     "North America",

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from worldfast.worlds.cities.dataset import Dataset
     from worldfast.worlds.cities.tasks import Task
 
-__all__ = ["LOSSES", "LearnedStream", "learned", "task_stream"]
-
 LOSSES = ("all", "answer")
 
 

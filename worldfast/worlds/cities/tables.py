@@ -22,8 +22,6 @@ from worldfast.worlds.cities.tasks import find
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["LEARNED", "described", "learned", "tables", "taught_errors"]
-
 LEARNED = 1 / 3  # of the way from the best constant answer to a perfect one, in each of a run's tasks
 R2 = 0.5  # where answers were not scored
 
