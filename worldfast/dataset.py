@@ -21,7 +21,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast.arrays import refuse
-from worldfast.errors import MismatchError, unknown_name
+from worldfast.errors import MismatchError, one_of, typed
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
 
@@ -232,14 +232,12 @@ def require_options(data: Dataset, names: Iterable[str], what: str) -> None:
     for name in names:
         if name not in known and not known:
             raise ValueError(f"unknown {what} {name!r}: the readout of {type(data).__name__} has no options")
-        if name not in known:
-            raise unknown_name(what, name, known)
+        one_of(what, name, known)
 
 
 def require_readout(readout: Any, shape: Shape) -> None:
     """Raise a TypeError or ValueError that names the field of a readout which does not fit the others or the shape."""
-    if not isinstance(readout, Readout):
-        raise TypeError(f"readout: expected a worldfast.dataset.Readout, got {readout!r:.100}")
+    typed("readout", readout, Readout, "a worldfast.dataset.Readout")
     given = {"things": readout.things, "attributes": readout.attributes, **readout.groups}
     for name, array in given.items():
         refuse(array, name)
@@ -303,12 +301,9 @@ def require_same_entities(ids: Mapping[str, np.ndarray]) -> None:
 
 def known_fields(kind: type, content: Mapping) -> dict:
     """Return `content` as keyword arguments for a dataclass; raises ValueError for a name that is not a field."""
-    if not isinstance(content, Mapping):
-        raise TypeError(f"{kind.__name__}: expected its fields by name, got {content!r:.100}")
     names = [f.name for f in fields(kind)]
-    for name in content:
-        if name not in names:
-            raise unknown_name(f"field of {kind.__name__}", name, names)
+    for name in typed(kind.__name__, content, Mapping, "its fields by name"):
+        one_of(f"field of {kind.__name__}", name, names)
     return dict(content)
 
 

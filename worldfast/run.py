@@ -31,10 +31,10 @@ from worldfast.errors import (
     file_name,
     nearest_steps,
     number,
+    one_of,
     positive,
     several,
     typed,
-    unknown_name,
     whole,
 )
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
@@ -97,8 +97,7 @@ class Capture:
         if self.layers is not None:
             layers = several("capture.layers", self.layers, "integers")
             object.__setattr__(self, "layers", tuple(whole("capture.layers", layer) for layer in layers))
-        if self.dtype not in DTYPES:
-            raise unknown_name("capture.dtype", self.dtype, DTYPES)
+        one_of("capture.dtype", self.dtype, DTYPES)
         try:
             options = {str(name): _frozen(value) for name, value in dict(self.readout).items()}
         except (TypeError, ValueError):
@@ -266,12 +265,10 @@ class Run:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
         for name, known in dict(matmul_dtype=MATMUL_DTYPES, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+            one_of(name, getattr(self, name), known)
         if not _is_spec(type(self.model)):
             raise TypeError(f"model: expected a spec of models, such as TransformerSpec(), got {self.model!r:.100}")
-        if not isinstance(self.capture, Capture):
-            raise TypeError(f"capture: expected a Capture, got {self.capture!r:.100}")
+        typed("capture", self.capture, Capture, "a Capture")
         self.data.check(self.model)
         whole("epochs times rows of an epoch", self.epochs * self.data.epoch_rows, 1, MOST_ROWS)
         self._check_start()
@@ -291,8 +288,7 @@ class Run:
         start = self.start
         if start is None or isinstance(start, OpenCheckpoint):
             return  # what stands in the folder is looked at when training starts
-        if not isinstance(start, Run):
-            raise TypeError(f"start: expected a Run, an OpenCheckpoint or None, got {start!r}")
+        typed("start", start, Run, "a Run, an OpenCheckpoint or None")
         require_same_shape(f"{start.name!r}", start.model, self.model)
         theirs, ours = start.data.vocabulary, self.data.vocabulary
         if theirs != ours:

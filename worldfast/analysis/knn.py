@@ -15,7 +15,7 @@ import torch
 from worldfast.analysis.scale import centred, magnitude
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 
 if TYPE_CHECKING:
     import pandas
@@ -117,8 +117,7 @@ def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tens
     ValueError
         As in `mutual_knn`.
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    one_of("metric", metric, METRICS)
     X = numbers(X, name)
     if len(X) < 2:
         raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(X.shape)}")

@@ -7,7 +7,7 @@ import torch
 
 from worldfast.analysis.scale import centred, magnitude, single, varies
 from worldfast.arrays import mask, numbers
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 
 __all__ = ["Components", "MixedView", "leading_components", "mixed_over_training", "pca_over_training"]
 
@@ -64,8 +64,7 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     from scipy.linalg import orthogonal_procrustes
     from sklearn.decomposition import PCA
 
-    if fit not in ("last", "each"):
-        raise unknown_name("fit", fit, ("last", "each"))
+    one_of("fit", fit, ("last", "each"))
     steps = list(activations.steps)
     if not steps:
         raise ValueError("activations: expected at least one step, got none")

@@ -12,7 +12,7 @@ import numpy as np
 from worldfast.analysis.scale import lengths, mean
 from worldfast.analysis.stats import jackknife_error
 from worldfast.analysis.tables import need_columns
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 
 if TYPE_CHECKING:
     import pandas
@@ -174,8 +174,7 @@ def _chosen(pairs, runs, value, failed, kept):
     need_columns(pairs, "pairs", ("run", "other", value))
     need_columns(runs, "runs", ("run", "tasks", "n_tasks"))
     for column in kept:
-        if column not in KEPT:
-            raise unknown_name("column to choose by", column, KEPT)
+        one_of("column to choose by", column, KEPT)
         need_columns(pairs, "pairs", (column,))
     for column, default in KEPT.items():
         if column in pairs.columns:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldfast.arrays import refuse
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 from worldfast.processes import Remade
 from worldfast.rows import Rows, Shape, require_rows
 
@@ -208,8 +208,7 @@ class Ensemble(Remade, ABC):
         self._require_members(members)
         whole("longest", longest, 1, LONGEST_ANSWER)
         matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
-        if matmul_dtype not in MATMUL_DTYPES:
-            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        one_of("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         return [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts], members, matmul_dtype
 
 

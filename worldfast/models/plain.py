@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.models.attention import attention
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.ensemble import CpuBytes, Ensemble
@@ -142,8 +142,7 @@ class PlainTransformer(AutogradEnsemble, Transformer):
         """
         read, replace = set(read), dict(replace or {})
         for name in (*read, *replace):
-            if name not in self.names:
-                raise unknown_name("inner value", name, self.names)
+            one_of("inner value", name, self.names)
         self._require_rows([rows], [member])
         return self._run(self.parameters[member], self._here(rows), read, replace)
 

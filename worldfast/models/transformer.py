@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.errors import positive, unknown_name, whole
+from worldfast.errors import one_of, positive, whole
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble, require_sizes, with_outputs
 from worldfast.rows import Shape
@@ -76,8 +76,7 @@ class TransformerSpec:
             if name == "rope_base" and value is None:
                 continue
             object.__setattr__(self, name, positive(f"model.{name}", value))
-        if self.engine not in ENGINES:
-            raise unknown_name("model.engine", self.engine, ENGINES)
+        one_of("model.engine", self.engine, ENGINES)
         if self.hidden % self.heads or self.hidden // self.heads % 8:
             raise ValueError(
                 "model.heads: hidden / heads must be a multiple of 8, "
@@ -223,8 +222,7 @@ class Transformer(Ensemble):
         self, spec: TransformerSpec, shape: Shape, members: int, device: str | torch.device, matmul_dtype: str
     ):
         members = whole("members", members, 1)
-        if matmul_dtype not in MATMUL_DTYPES:
-            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        one_of("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         self.spec, self.shape, self.members, self.matmul_dtype = spec, spec.of(shape), members, matmul_dtype
         self.device = torch.device(device)
         self._shapes = spec.shapes(shape)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from worldfast.dataset import entity_ids, require_same_entities
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, PlainTransformer, TransformerSpec
 from worldfast.rows import Rows
@@ -131,8 +131,7 @@ def activation_patching(
     chosen = [positions] if isinstance(positions, str) else None if positions is None else list(positions)
     for asked in questions.values():
         for group in chosen or ():
-            if group not in asked.positions:
-                raise unknown_name("positions", group, asked.positions)
+            one_of("positions", group, asked.positions)
     lines = []
     for task, asked in questions.items():
         alone = [asked.score(patched_answers(one, one, asked, longest=longest))[0] for one in (giving, taking)]

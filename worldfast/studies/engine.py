@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import __version__, files
-from worldfast.errors import file_name, typed, unknown_name, whole
+from worldfast.errors import file_name, one_of, typed, whole
 from worldfast.folder import outcome, require_same
 from worldfast.log import tell
 from worldfast.run import Run
@@ -107,8 +107,7 @@ def run_study(
         raise TypeError(f"study: expected a worldfast.Study, got {study!r:.100}{made}")
     typed("command", command, str, "a text")
     threads = threads if threads is None else whole("threads", threads, 1)
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    one_of("engine", engine, ENGINES)
     out = files.folder(out, "out")
     began = time.perf_counter()
     say = partial(tell, shown=progress)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from worldfast.display import size_text
-from worldfast.errors import file_name, shown, unknown_name, whole
+from worldfast.errors import file_name, one_of, shown, whole
 from worldfast.files import regular
 from worldfast.folder import done
 from worldfast.locks import locked
@@ -148,8 +148,7 @@ def _timed(family: Family, device: str, threads: int, rates: dict[tuple, float])
 
 
 def _limit(memory: int | str | None, device: str) -> int:
-    if device not in ("cpu", "cuda"):
-        raise unknown_name("device", device, ("cpu", "cuda"))
+    one_of("device", device, ("cpu", "cuda"))
     if memory is None and _is_counted(device):
         raise ValueError(
             "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB), got None: there is no "

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from worldfast import files
 from worldfast.dataset import LOADED, load_file
 from worldfast.display import size_text
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.folder import outcome, require_kept
 from worldfast.log import LOG, logged_to, tell
 from worldfast.run import Run
@@ -281,8 +281,7 @@ def survey(*, address: str = "auto", device: str = "auto", memory: int | str | N
     RuntimeError
         No node has a GPU or a core.
     """
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    one_of("device", device, DEVICES)
     with connected(address) as ray:
         nodes = _nodes(ray)
         with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]

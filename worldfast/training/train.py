@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
-from worldfast.errors import DeviceError, several, unknown_name, whole
+from worldfast.errors import DeviceError, several, typed, unknown_name, whole
 from worldfast.folder import done, outcome, require_kept, require_same
 from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
@@ -167,9 +167,7 @@ def _taken(device: str) -> str:
 def _check_runs(runs: list[Run]) -> None:
     seen: dict[str, int] = {}
     for i, run in enumerate(runs):
-        if not isinstance(run, Run):
-            raise TypeError(f"runs: expected worldfast.Run, got {run!r:.100}")
-        if run.id in seen:
+        if typed("runs", run, Run, "worldfast.Run").id in seen:
             raise ValueError(
                 f"runs: {i} is {seen[run.id]} again, {run.name!r} with the id {run.id}: give each a seed or "
                 "whatever makes it another run; its name does not"

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.report.figures.tables import LacksRuns, groups
 
 SECTIONS = {  # key -> heading, in the order of the page
@@ -91,8 +91,7 @@ class Catalogue:
         ValueError
             The section is unknown.
         """
-        if section not in SECTIONS:
-            raise unknown_name("section", section, SECTIONS)
+        one_of("section", section, SECTIONS)
 
         def register(draw: Callable) -> Callable:
             self.entries.append(Entry(name, section, tuple(needs.split()), draw, variants or {"": {}}))

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast import dataset
 from worldfast.dataset import Readout, Score, Tokenizer, known_fields
-from worldfast.errors import several, unknown_name, whole
+from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
@@ -84,21 +84,16 @@ class Dataset(dataset.Dataset):
             raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
         object.__setattr__(self, "rows", whole("rows", self.rows, 1, LAST_ROW))
         for name, known in dict(loss=LOSSES, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
-        if not isinstance(self.world, WorldSpec):
-            raise TypeError(f"world: expected a WorldSpec, got {self.world!r}")
-        if self.among is not None and not isinstance(self.among, str):
-            raise TypeError(f"among: expected an expression or None, got {self.among!r}")
+            one_of(name, getattr(self, name), known)
+        typed("world", self.world, WorldSpec, "a WorldSpec")
+        typed("among", self.among, str | None, "an expression or None")
         self._check_mixture()
 
     def _check_mixture(self):
         for part in self.mixture:
-            if not isinstance(part, Component):
-                raise TypeError(f"mixture: expected Components, got {part!r}")
+            typed("mixture", part, Component, "Components")
             for name in ("among", "must_include"):
-                if not isinstance(getattr(part, name), (str, type(None))):
-                    raise TypeError(f"mixture: {name} of {part.task}: expected an expression or None")
+                typed(f"mixture: {name} of {part.task}", getattr(part, name), str | None, "an expression or None")
         object.__setattr__(self, "mixture", tuple(map(self._checked, self.mixture)))
         if not self.mixture:
             return

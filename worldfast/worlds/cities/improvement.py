@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis import need_columns
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 
 if TYPE_CHECKING:
     import pandas
@@ -60,8 +60,7 @@ def normalised_improvement(value, base_group, base_standard, kind: str = "error"
     ValueError
         An error is negative, or the kind is unknown.
     """
-    if kind not in KINDS:
-        raise unknown_name("kind", kind, KINDS)
+    one_of("kind", kind, KINDS)
     given = (np.asarray(x, dtype=float) for x in (value, base_group, base_standard))
     v, group, standard = np.broadcast_arrays(*given)
     if kind == "accuracy":
@@ -212,9 +211,9 @@ def seed_averaged(table: pandas.DataFrame, value: str = "improvement", statistic
     """
     need_columns(table, "table", ("tasks", "task", value))
     of = {"mean": "mean", "standard_error": "sem", "n": "count"}
-    if statistic not in of:
-        raise unknown_name("statistic", statistic, of)
-    cells = table.groupby(["tasks", "task"], sort=False)[value].agg(of[statistic]).unstack("task")
+    cells = (
+        table.groupby(["tasks", "task"], sort=False)[value].agg(of[one_of("statistic", statistic, of)]).unstack("task")
+    )
     return cells.loc[list(dict.fromkeys(table["tasks"])), list(dict.fromkeys(table["task"]))]
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 
 if TYPE_CHECKING:
     import pandas
@@ -84,9 +84,7 @@ def matrix(name: str) -> pandas.DataFrame:
     import pandas as pd
 
     known = _data()["matrices"]
-    if name not in known:
-        raise unknown_name("published matrix", name, known)
-    found = known[name]
+    found = known[one_of("published matrix", name, known)]
     table = pd.DataFrame(found["values"], index=found["rows"], columns=found["columns"], dtype=float)
     table.attrs = {"what": found["what"], "source": found["source"]}
     return table
@@ -106,9 +104,7 @@ def value(name: str) -> Published:
     -0.185
     """
     known = {row["name"]: row for row in _data()["values"]}
-    if name not in known:
-        raise unknown_name("published value", name, known)
-    return Published(**known[name])
+    return Published(**known[one_of("published value", name, known)])
 
 
 def values() -> pandas.DataFrame:

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu, thread_count
-from worldfast.errors import number, several, typed, unknown_name, whole
+from worldfast.errors import number, one_of, several, typed, unknown_name, whole
 from worldfast.rows import Packed
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
@@ -187,8 +187,7 @@ class Stream:
             ("vocabulary", vocabulary, VOCABULARIES),
             ("crossing", crossing, CROSSINGS),
         ):
-            if name not in known:
-                raise unknown_name(what, name, known)
+            one_of(what, name, known)
         whole("seed", seed, -(2**63), 2**64 - 1)
         if not components:
             raise ValueError("components: a stream needs at least one")
@@ -419,8 +418,7 @@ def sample(
     _require_count("start", start)
     _require_count("n", n)
     require_noise("noise", noise)
-    if not isinstance(task, str | Task | Iterable):
-        raise TypeError(f"task: expected a name or a sequence of names, got {task!r}")
+    typed("task", task, str | Task | Iterable, "a name or a sequence of names")
     tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
     rows = -(-(start + n) // max(len(tasks), 1))
     components = tuple(Component(t, rows, among, must_include, noise=noise) for t in tasks)

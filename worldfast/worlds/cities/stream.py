@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.rows import Packed, Rows, Shape
 from worldfast.worlds.cities.sampling import Component, Stream
 
@@ -30,8 +30,7 @@ class LearnedStream(Stream):
     """
 
     def __init__(self, world, components, *, loss: str, **options):
-        if loss not in LOSSES:
-            raise unknown_name("loss", loss, LOSSES)
+        one_of("loss", loss, LOSSES)
         super().__init__(world, components, **options)
         self._asked["loss"] = loss
         self.answers_only = loss == "answer"

@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from worldfast import studies
-from worldfast.errors import positive, several, typed, unknown_name, whole
+from worldfast.errors import one_of, positive, several, typed, whole
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis, Scene, Subject
@@ -89,8 +89,7 @@ class Study(studies.Study):
             object.__setattr__(self, "cities", groups_of(self.runs).old)
         names = [run.name for run in self.runs]
         for name in self.patched:
-            if name not in names:
-                raise unknown_name("run", name, names)
+            one_of("run", name, names)
         if len(self.patched) not in (0, 2):
             raise ValueError(f"patched: expected the names of two runs or none, got {list(self.patched)}")
         for run in self.shown_runs:
@@ -227,8 +226,7 @@ def _parted(changes: Mapping) -> tuple[dict, dict]:
     names = {one.name for one in fields(Dataset)}
     known = [*sorted(names), *(one.name for one in fields(Run))]
     for name in changes:
-        if name not in known:
-            raise unknown_name("field of a Run or its Dataset", name, known)
+        one_of("field of a Run or its Dataset", name, known)
     return {k: v for k, v in changes.items() if k in names}, {k: v for k, v in changes.items() if k not in names}
 
 
@@ -293,8 +291,7 @@ def world_update(
     amounts = {"standard": standard, "included": included, "alive": alive}
     standard, included, alive = (whole(name, rows, 0) for name, rows in amounts.items())
     names = [task.name for task in tasks]
-    if alive_among not in ("group", "rest"):
-        raise unknown_name("alive_among", alive_among, ("group", "rest"))
+    one_of("alive_among", alive_among, ("group", "rest"))
     rest, every, seen = outside(group), None, base.data.among
     if seen is not None and not base.data.world.build().select(any_of((seen, group))).all():
         rest, every = f"({seen}) and ({rest})", any_of((seen, group))  # what the base has never seen beside the group

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
 from worldfast.arrays import refuse
-from worldfast.errors import TaskError, several, typed, unknown_name
+from worldfast.errors import TaskError, one_of, several, typed, unknown_name
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
@@ -172,11 +172,7 @@ def find(task):
     """
     if isinstance(task, Task):
         return task
-    if not isinstance(task, str):
-        raise TypeError(f"task: expected a name or a task, got {task!r}")
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
-    return TASKS[task]
+    return TASKS[one_of("task", typed("task", task, str, "a name or a task"), TASKS)]
 
 
 def one_or_more(tasks):
