@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from worldfast.models.transformer import TransformerSpec, buffer_size
+from worldfast.models.buffer import buffer_size
+from worldfast.models.transformer import TransformerSpec
 from worldfast.rows import Shape
 
 PLACES = 128  # the number of a member's places for tokens is a multiple of this

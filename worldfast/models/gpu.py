@@ -142,10 +142,6 @@ class GpuTransformer(Transformer):
             size = spec.hidden // spec.heads
             raise ValueError(f"model.heads: a GPU's attention has heads of at most 128 numbers, got {size}")
 
-    @functools.cached_property
-    def gradients(self) -> Tensor:
-        return torch.zeros_like(self.parameters)
-
     def stacked(self, buffer: Tensor) -> Weights:
         """Return views [M, ...] of a buffer [M, P]."""
         return views(self._shapes, buffer)
@@ -194,17 +190,7 @@ class GpuTransformer(Transformer):
     # ---- answering ----
 
     @exact_products()
-    def answer(
-        self,
-        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
-        longest: int = 16,
-        members: Sequence[int] | None = None,
-        matmul_dtype: str | None = None,
-        *,
-        end: int,
-    ) -> list[list[np.ndarray]]:
-        prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
-        members = list(members)
+    def _answer(self, prompts, longest, members, matmul_dtype, end) -> list[list[np.ndarray]]:
         answers: list[list] = [[None] * len(length) for _, length in prompts]
         most = max((len(length) for _, length in prompts), default=0)
         widest = max((int(length.max(initial=1)) for _, length in prompts), default=1) + longest - 1

@@ -32,7 +32,7 @@ from worldfast.errors import one_of
 from worldfast.models.attention import attention
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.ensemble import CpuBytes, Ensemble
-from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
+from worldfast.models.transformer import Transformer, TransformerSpec, views
 from worldfast.rows import Rows, Shape
 
 PARTS = ("query", "key", "value", "heads", "attention", "middle", "neurons", "mlp")
@@ -78,10 +78,6 @@ class PlainTransformer(AutogradEnsemble, Transformer):
         D, F = spec.hidden, spec.intermediate
         kept = D * (8 + 20 * spec.layers) + F * 6 * spec.layers + 5 * spec.of(shape).outputs
         return autograd_bytes(spec.shapes(shape).each(), inputs, kept + (shape.inputs if shape.vectors else 2), threads)
-
-    @property
-    def weights(self) -> list[Weights]:
-        return [views(self._shapes, row) for row in self.parameters]
 
     @property
     def names(self) -> tuple[str, ...]:
