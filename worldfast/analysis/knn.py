@@ -7,18 +7,15 @@ Source: Huh, Cheung, Wang and Isola, "The Platonic Representation Hypothesis", I
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from worldfast import frames as pd
 from worldfast.analysis.scale import centred, magnitude
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers
 from worldfast.errors import one_of, whole
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["METRICS", "chance", "mutual_knn", "mutual_knn_table", "nearest"]
 
@@ -55,7 +52,7 @@ def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:
 
 def mutual_knn_table(
     Xs: Mapping[str, object], k: int = 10, metric: str = "cosine", layer: int | None = None
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Return the `mutual_knn` of all pairs as a table; the neighbours of each representation are found once.
 
     Parameters

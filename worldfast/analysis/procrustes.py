@@ -6,18 +6,15 @@ Source: Gower, "Generalized Procrustes Analysis", Psychometrika 1975; defined as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from worldfast import frames as pd
 from worldfast.analysis.pca import leading_directions
 from worldfast.analysis.scale import centred
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["procrustes", "procrustes_table"]
 
@@ -46,9 +43,7 @@ def procrustes(X, Y, components: int | None = 3) -> float:
     return _disparity(_standard(X, components, "X"), _standard(Y, components, "Y"))
 
 
-def procrustes_table(
-    Xs: Mapping[str, object], components: int | None = 3, layer: int | None = None
-) -> pandas.DataFrame:
+def procrustes_table(Xs: Mapping[str, object], components: int | None = 3, layer: int | None = None) -> pd.DataFrame:
     """Return the disparity of all pairs as a table.
 
     Parameters

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.errors import unknown_name
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["labelled", "members", "need_columns", "pair_table"]
 
 
-def need_columns(table: pandas.DataFrame, name: str, columns: Iterable[str]) -> None:
+def need_columns(table: pd.DataFrame, name: str, columns: Iterable[str]) -> None:
     """Check that a table has the columns.
 
     Parameters
@@ -37,7 +34,7 @@ def need_columns(table: pandas.DataFrame, name: str, columns: Iterable[str]) -> 
             raise ValueError(f"{name}: " + str(unknown_name("column", column, table.columns)))
 
 
-def labelled(table: pandas.DataFrame, **labels) -> pandas.DataFrame:
+def labelled(table: pd.DataFrame, **labels) -> pd.DataFrame:
     """Insert constant columns before a table's own, one for each label that is not None, and return the table."""
     for place, (name, label) in enumerate((k, v) for k, v in labels.items() if v is not None):
         table.insert(place, name, label)
@@ -61,7 +58,7 @@ def members(Xs: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(Xs)
 
 
-def pair_table(names: Iterable[str], matrix: np.ndarray, value: str = "value") -> pandas.DataFrame:
+def pair_table(names: Iterable[str], matrix: np.ndarray, value: str = "value") -> pd.DataFrame:
     """Return a symmetric matrix as a table of its unordered pairs, without the diagonal.
 
     Parameters
@@ -78,8 +75,6 @@ def pair_table(names: Iterable[str], matrix: np.ndarray, value: str = "value") -
     DataFrame
         Columns run, other and `value`.
     """
-    import pandas as pd
-
     names = list(names)
     pairs = list(combinations(range(len(names)), 2))
     return pd.DataFrame(

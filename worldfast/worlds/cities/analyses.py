@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import (
     HELD_OUT,
     cka_table,
@@ -33,9 +33,6 @@ from worldfast.worlds.cities.sampling import Stream
 from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
 from worldfast.worlds.cities.world import World
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75)  # of training, for CKA over it; its end has a table of its own
 NEIGHBOURS = 10
@@ -72,13 +69,11 @@ def chosen(one: Trained, cities: str, name: str = "cities") -> np.ndarray:
 
 def evaluation(
     trained: Sequence[Trained], rows: int, taught: Mapping[str, str], old: str, own: Sequence[Task]
-) -> DataFrame:
+) -> pd.DataFrame:
     """Built-in tasks, the run's and those of fine-tunes, on rows of old cities and rows that must include each group.
 
     Columns run, task, group, metric, unit, value, constant (what the best constant answer scores), n, unparsable.
     """
-    import pandas as pd
-
     (one,) = trained
     run, ensemble = load(one.folder)
     world = world_of(one)
@@ -93,7 +88,7 @@ def evaluation(
     return pd.DataFrame(table)
 
 
-def probes(trained: Sequence[Trained], old: str) -> DataFrame:
+def probes(trained: Sequence[Trained], old: str) -> pd.DataFrame:
     """A linear probe of every captured layer at every checkpoint, fitted and tried on old cities."""
     (one,) = trained
     use = chosen(one, old, "old")
@@ -102,13 +97,11 @@ def probes(trained: Sequence[Trained], old: str) -> DataFrame:
     return probe_table(read, read.layers, xy(one)[use], held_out(int(use.sum())), rows=rows, run=one.name)
 
 
-def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: str) -> DataFrame:
+def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: str) -> pd.DataFrame:
     """Places of old, other and taught cities by a probe fitted on old ones, in each layer at the last checkpoint.
 
     Of a fine-tune, the groups that it was taught; of a pretrained model, all.
     """
-    import pandas as pd
-
     (one,) = trained
     fit_on, groups = choose_cities(~chosen(one, old, "old"))
     own = one.run.data.taught if one.run.start else taught
@@ -125,7 +118,7 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
     )
 
 
-def films(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
+def films(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
     """Film of a run on the page, as of `film_table`: a row for each city at each checkpoint, places in 0.1 degree.
 
     The probe is fitted on old cities alone: where it puts others was learned from answers.
@@ -149,10 +142,8 @@ def last_states(trained: Sequence[Trained], layer: int, cities: str) -> dict[str
     return {one.name: one.activations[one.activations.steps[-1], layer][chosen(one, cities)] for one in trained}
 
 
-def cka(trained: Sequence[Trained], cities: str) -> DataFrame:
+def cka(trained: Sequence[Trained], cities: str) -> pd.DataFrame:
     """CKA of all pairs at the last checkpoint, in every layer: linear and RBF, plain and debiased, of three parts."""
-    import pandas as pd
-
     parts = []
     for layer in trained[0].activations.layers:
         states = last_states(trained, layer, cities)
@@ -161,26 +152,26 @@ def cka(trained: Sequence[Trained], cities: str) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def cka_shown(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def cka_shown(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     """Linear CKA at the last checkpoint of a pair that the page shows and `cka` leaves out. Columns as in `cka`."""
     return cka_table(last_states(trained, layer, cities), "linear", False, layer=layer, step_share=1.0)
 
 
-def cka_over_training(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def cka_over_training(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     """Linear CKA of all pairs at shares of their training."""
     read = {one.name: one.activations for one in trained}
     return table_over_training(read, layer, SHARES, use=chosen(trained[0], cities))
 
 
-def procrustes(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def procrustes(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     return procrustes_table(last_states(trained, layer, cities), layer=layer)
 
 
-def mutual_knn(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def mutual_knn(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     return mutual_knn_table(last_states(trained, layer, cities), NEIGHBOURS, layer=layer)
 
 
-def dimension(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def dimension(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     return dimension_table(last_states(trained, layer, cities), layer=layer)
 
 
@@ -202,13 +193,11 @@ def streams_with(
     return streams, enough
 
 
-def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task], rows: int) -> DataFrame:
+def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task], rows: int) -> pd.DataFrame:
     """The cosine of tasks' gradients on rows with what fine-tunes are taught, at the model that they start from.
 
     Columns as of `gradient_agreement`, and group.
     """
-    import pandas as pd
-
     (one,) = trained
     world, run = world_of(one), one.run
     parts = []
@@ -221,7 +210,7 @@ def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequen
     return pd.concat(parts, ignore_index=True)
 
 
-def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
+def patching(trained: Sequence[Trained], rows: int) -> pd.DataFrame:
     """The first run's hidden states put into the second, on rows that include what both were taught."""
     source, target = (one.run.data for one in trained)
     tasks = sorted(set(source.tasks) | set(target.tasks), key=list(TASKS).index)

@@ -9,12 +9,9 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from worldfast import frames as pd
 from worldfast.errors import one_of
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def matrices() -> tuple[str, ...]:
     return tuple(_data()["matrices"])
 
 
-def matrix(name: str) -> pandas.DataFrame:
+def matrix(name: str) -> pd.DataFrame:
     """Return a published matrix, rows and columns named by tasks ("distance+angle" for a row of several).
 
     Parameters
@@ -81,8 +78,6 @@ def matrix(name: str) -> pandas.DataFrame:
     >>> float(worldfast.worlds.cities.published.matrix("ftwb1_NI").loc["angle", "perimeter"])
     0.74
     """
-    import pandas as pd
-
     known = _data()["matrices"]
     found = known[one_of("published matrix", name, known)]
     table = pd.DataFrame(found["values"], index=found["rows"], columns=found["columns"], dtype=float)
@@ -107,8 +102,6 @@ def value(name: str) -> Published:
     return Published(**known[one_of("published value", name, known)])
 
 
-def values() -> pandas.DataFrame:
+def values() -> pd.DataFrame:
     """Return all published numbers, one in each row, with the fields of `Published` as columns."""
-    import pandas as pd
-
     return pd.DataFrame(_data()["values"]).astype({"uncertainty": float})
