@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
 from worldfast.errors import DamagedError, UnsafeError, as_path
 
@@ -367,8 +368,6 @@ def _commit() -> str:
 def processor(device: str) -> str:
     """Return the name of the GPU, for a CUDA device, or else of the CPU with its number of threads."""
     if device.startswith("cuda"):
-        import torch
-
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -30,6 +30,7 @@ RANK = {room: rank for rank, rooms in enumerate(RANKS.strip().splitlines()) for 
 # What a room imports from its own rank. An entry that nothing needs any more fails too.
 BESIDE = """
 _native -> errors
+arrays -> _native
 cli -> doctor
 cli -> options
 cli -> study_cli

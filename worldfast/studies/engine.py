@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from worldfast import __version__, files
 from worldfast.errors import file_name, one_of, typed, whole
@@ -238,8 +239,6 @@ def _cka(study: Study, films: list[RunResult], found: Mapping) -> np.ndarray:
 
 
 def _machine(threads: int | None) -> dict[str, str]:
-    import torch
-
     return {
         "processor": files.origin("cpu")["device"].removeprefix("cpu: "),
         "threads used": str(threads or torch.get_num_threads()),

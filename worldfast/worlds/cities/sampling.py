@@ -16,6 +16,7 @@ from functools import cached_property
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu, thread_count
 from worldfast.errors import number, one_of, several, typed, unknown_name, whole
@@ -585,8 +586,6 @@ def _allocator(device):
         return np.empty
     if kind != "cuda":
         raise unknown_name("device", str(device), ("cpu", "cuda"))
-    import torch
-
     where = cuda_device(device)
 
     def empty(shape, dtype):

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
 from worldfast.arrays import refuse
@@ -320,8 +321,6 @@ def _narrow(name, given, check, expected):
 
 def _label_from_gpu(task, world, cities, xy, count, out, check):
     """Compute `label` on the CPU for arrays on a GPU."""
-    import torch
-
     given = xy if cities is None else cities
     here = [None if x is None else torch.from_dlpack(x).cpu().numpy() for x in (cities, xy, count)]
     labels = label(task, world, here[0], xy=here[1], count=here[2], check=check)
@@ -338,8 +337,6 @@ def _xy_on_gpu(world, device):
     """Return a world's coordinates on a GPU, int32 [N, 2]: a torch tensor, ready on return, that lives as long as the
     world.
     """
-    import torch
-
     copies = _on_gpus.setdefault(world, {})
     if device not in copies:
         copies[device] = torch.as_tensor(np.array(world.xy), device=f"cuda:{device}")
