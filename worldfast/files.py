@@ -210,11 +210,16 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         As from `read_whole`.
     """
     content, whole = parse_json(path)
+    require_sealed(path, whole)
+    return content
+
+
+def require_sealed(path: str | os.PathLike, whole: bool | None) -> None:
+    """Raise a DamagedError unless a JSON object's checksum says that it is whole, as `parse_json` returns it."""
     if whole is None:
         raise DamagedError(f"'{path}' has no checksum: it is damaged, or of an earlier version of worldfast")
     if not whole:
         raise DamagedError(f"'{path}' is damaged: its checksum does not fit its content")
-    return content
 
 
 def parse_json(path: str | os.PathLike) -> tuple[dict[str, Any], bool | None]:
