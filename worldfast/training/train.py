@@ -119,7 +119,7 @@ def train(
     _check_runs(runs)
     shown = Progress(progress)
     device = _device(device, runs, shown)
-    threads = _threads(threads)
+    threads = torch.get_num_threads() if threads is None else whole("threads", threads, 1)
     open_log = metrics.opener(log)
     limit = limit_of(memory, device)
     out = files.folder(out, "out")
@@ -129,7 +129,7 @@ def train(
         require_kept(folder, run)
     pending = {folder: run for run, folder in zip(runs, folders) if not done(folder, run.id)}
     for folder, run in zip(folders, runs):
-        if folder not in pending:
+        if folder not in pending and not (folder / "spec.json").exists():
             write_spec(folder, run, files.origin(device))
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
@@ -200,10 +200,6 @@ def _device(device, runs: Iterable[Run], shown: Progress) -> str:
 def _of_the_cpu(runs: Iterable[Run]) -> Run | None:
     """Return the first run whose model trains on the CPU only, or None."""
     return next((run for run in runs if not run.model.on_gpu(run.shape, run.data.longest)), None)
-
-
-def _threads(threads: int | None) -> int:
-    return torch.get_num_threads() if threads is None else whole("threads", threads, 1)
 
 
 # ---- waves ----
