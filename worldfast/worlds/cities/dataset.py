@@ -16,7 +16,7 @@ from worldfast.rows import Shape
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
-from worldfast.worlds.cities.sampling import CROSSINGS, LAST_ROW, Component, require_noise
+from worldfast.worlds.cities.sampling import CROSSINGS, LAST_ROW, Component
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of
@@ -92,24 +92,17 @@ class Dataset(dataset.Dataset):
     def _check_mixture(self):
         for part in self.mixture:
             typed("mixture", part, Component, "Components")
+            whole(f"mixture: rows of {part.task}", part.rows, 1)
             for name in ("among", "must_include"):
                 typed(f"mixture: {name} of {part.task}", getattr(part, name), str | None, "an expression or None")
-        object.__setattr__(self, "mixture", tuple(map(self._checked, self.mixture)))
+        named = tuple(replace(part, task=self.task(part.task).name) for part in self.mixture)
+        object.__setattr__(self, "mixture", named)
         if not self.mixture:
             return
         if self.rows != Dataset.rows or self.among is not None:
             raise ValueError("rows and among: a mixture says how many rows it has of what; leave them out beside it")
         for task in set(self.tasks) - {part.task for part in self.mixture}:
             raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
-
-    def _checked(self, part):
-        """Return a component with the name of its task and with Python's numbers."""
-        numbers = {
-            name: whole(f"mixture: {name} of {part.task}", getattr(part, name), least, LAST_ROW)
-            for name, least in dict(rows=1, first=0).items()
-        }
-        noise = require_noise(f"mixture: noise of {part.task}", part.noise)
-        return replace(part, task=self.task(part.task).name, noise=noise, **numbers)
 
     # ---- what it is ----
 

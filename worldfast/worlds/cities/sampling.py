@@ -22,7 +22,7 @@ from worldfast._native import core, cuda_device, cuda_stream, current_device_of,
 from worldfast.errors import number, one_of, several, typed, unknown_name, whole
 from worldfast.rows import Packed
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
-from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
+from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.upload import Ahead, copy_rows
 from worldfast.worlds.cities.world import World
 
@@ -121,8 +121,8 @@ class Component:
     def __post_init__(self):
         task = getattr(self.task, "name", self.task)
         for name in ("rows", "first"):
-            _require_count(f"mixture: {name} of {task}", getattr(self, name))
-        require_noise(f"mixture: noise of {task}", self.noise)
+            object.__setattr__(self, name, _count(f"mixture: {name} of {task}", getattr(self, name)))
+        object.__setattr__(self, "noise", require_noise(f"mixture: noise of {task}", self.noise))
 
 
 class Stream:
@@ -175,20 +175,15 @@ class Stream:
         )
         for i, c in enumerate(components):
             typed(f"components[{i}]", c, Component, "a Component")
-            _require_count("rows", c.rows, least=1)
+            _count("rows", c.rows, least=1)
         order = "shuffled" if shuffle else "sequential"
         self._open(world, components, seed, split, vocabulary, order, crossing)
         self.rows = sum(c.rows for c in components)
 
     def _open(self, world, components, seed, split, vocabulary, order, crossing):
-        if not isinstance(world, World):
-            raise TypeError(f"world: expected a World, got a {type(world).__name__}")
-        for what, name, known in (
-            ("split", split, SPLITS),
-            ("vocabulary", vocabulary, VOCABULARIES),
-            ("crossing", crossing, CROSSINGS),
-        ):
-            one_of(what, name, known)
+        typed("world", world, World, "a World")
+        one_of("split", split, SPLITS)
+        one_of("crossing", crossing, CROSSINGS)
         whole("seed", seed, -(2**63), 2**64 - 1)
         if not components:
             raise ValueError("components: a stream needs at least one")
@@ -206,7 +201,7 @@ class Stream:
 
     def empty_batch(self, n, device="cpu"):
         """Return an uninitialised Batch of n rows, for `out` of `rectangle`."""
-        _require_count("n", n)
+        _count("n", n)
         empty = _allocator(device)
         return Batch(
             tokens=empty((n, self._native.width), "int32" if self._entity else "uint8"),
@@ -222,7 +217,7 @@ class Stream:
 
     def empty_pack(self, n, device="cpu"):
         """Return an uninitialised Packed with room for n rows of the largest length, for `out` of `pack`."""
-        _require_count("n", n)
+        _count("n", n)
         empty = _allocator(device)
         return Packed(
             tokens=empty(self._native.packed_room(n), "int32"),
@@ -272,7 +267,7 @@ class Stream:
         TypeError
             A dtype of `out` or another argument does not fit.
         """
-        _require_count("n", n)
+        _count("n", n)
         threads = thread_count(threads)
         out = _where_to(out, Batch, device, lambda where: self.empty_batch(n, where))
         fields = (out.tokens, out.length, out.answer_start, out.cities, out.label, out.task, out.failed)
@@ -308,7 +303,7 @@ class Stream:
         TypeError
             As from `rectangle`.
         """
-        _require_count("n", n)
+        _count("n", n)
         trains = out is not None and not check  # training requests the rows after these next
         out = _where_to(out, Packed, device, lambda where: self.empty_pack(n, where))
         fields = (out.tokens, out.row_start, out.answer_start, out.failed, out.scratch)
@@ -331,7 +326,7 @@ class Stream:
         if hasattr(start, "__dlpack__"):
             name = self._own[0].name
             raise TypeError(f"start: rows of task {name!r} are made on the CPU, which takes an integer, got an array")
-        _require_count("start", start)
+        _count("start", start)
         return True
 
     @cached_property
@@ -416,8 +411,8 @@ def sample(
     >>> int(batch.label[0])
     154
     """
-    _require_count("start", start)
-    _require_count("n", n)
+    _count("start", start)
+    _count("n", n)
     require_noise("noise", noise)
     typed("task", task, str | Task | Iterable, "a name or a sequence of names")
     tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
@@ -482,8 +477,6 @@ def _native_component(world, c, seed, split, crossing, tasks):
     pools of cities as indices, keys, and the split's share of the pairs.
     """
     task = find(c.task)
-    _require_count("first", c.first)
-    noise = require_noise("noise", c.noise)
     pool = np.ones(len(world), dtype=bool) if c.among is None else world.select(c.among)
     group = np.zeros(len(world), dtype=bool) if c.must_include is None else world.select(c.must_include) & pool
     if c.must_include is not None and not group.any():
@@ -517,7 +510,7 @@ def _native_component(world, c, seed, split, crossing, tasks):
         "pair_key": _key(seed, task.name, "pairs", cities),
         "pair_count": pair_count,
         "pair_offset": pair_offset,
-        "noise": int(noise * 2.0**64),  # exact: only the exponent changes
+        "noise": int(c.noise * 2.0**64),  # exact: only the exponent changes
         "noise_key": _key(seed, task.name, "noise", split, cities),
         "reshuffled": task.name == "crossing" and crossing == "reshuffled",
     }
@@ -543,8 +536,9 @@ def _key(*parts):
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
 
 
-def _require_count(name, value, least=0):
-    whole(name, value, least, LAST_ROW)
+def _count(name, value, least=0):
+    """Return a number of rows, or a position among them, as an int."""
+    return whole(name, value, least, LAST_ROW)
 
 
 def require_noise(name, value):
@@ -557,9 +551,7 @@ def require_noise(name, value):
 
 def _position(start):
     """Return a start in the form of the native stream: an integer, or an array that is read on its device."""
-    if not hasattr(start, "__dlpack__"):
-        _require_count("start", start)
-    return start
+    return start if hasattr(start, "__dlpack__") else _count("start", start)
 
 
 def _where_to(out, kind, device, make):
