@@ -119,13 +119,11 @@ def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard:
     rows = []
     for name, X in typed("Xs", Xs, Mapping, "a mapping of name to array [n, d]").items():
         try:
-            rows.append({"run": name, "participation_ratio": participation_ratio(X), "two_nn": two_nn(X, discard)})
+            rows.append((name, layer, participation_ratio(X), two_nn(X, discard)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    table = pd.DataFrame(rows, columns=["run", "participation_ratio", "two_nn"])
-    if layer is not None:
-        table.insert(1, "layer", layer)
-    return table
+    table = pd.DataFrame(rows, columns=["run", "layer", "participation_ratio", "two_nn"])
+    return table.drop(columns="layer") if layer is None else table
 
 
 def _checked(X, least: int) -> torch.Tensor:

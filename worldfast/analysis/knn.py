@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from worldfast import frames as pd
@@ -76,13 +75,8 @@ def mutual_knn_table(
     """
     names = members(Xs)
     found = [nearest(Xs[name], k, metric, name) for name in names]
-    matrix = np.eye(len(names))
-    for i in range(len(names)):
-        for j in range(i):
-            matrix[i, j] = matrix[j, i] = _overlap(found[i], found[j], names[i], names[j])
-    table = labelled(pair_table(names, matrix), layer=layer, k=k)
-    table["chance"] = chance(len(found[0]), k)
-    return table
+    table = pair_table(names, lambda i, j: _overlap(found[i], found[j], names[i], names[j]))
+    return labelled(table, layer=layer, k=k).assign(chance=chance(len(found[0]), k))
 
 
 def chance(n: int, k: int) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 
 from worldfast import frames as pd
@@ -67,11 +66,11 @@ def procrustes_table(Xs: Mapping[str, object], components: int | None = 3, layer
     """
     names = members(Xs)
     standard = [_standard(Xs[name], components, name) for name in names]
-    matrix = np.zeros((len(names), len(names)))
-    for i in range(len(names)):
-        for j in range(i):
-            matrix[i, j] = matrix[j, i] = _disparity(standard[i], standard[j], names[i], names[j])
-    return labelled(pair_table(names, matrix, "disparity"), layer=layer, components=components or 0)
+
+    def disparity(i: int, j: int) -> float:  # of the later beside the earlier, whose bits the other order may change
+        return _disparity(standard[j], standard[i], names[j], names[i])
+
+    return labelled(pair_table(names, disparity, "disparity"), layer=layer, components=components or 0)
 
 
 def _standard(X, components, name) -> torch.Tensor:
