@@ -14,7 +14,7 @@ from worldfast.folder import outcome
 from worldfast.run import Capture, OpenCheckpoint
 from worldfast.training import train
 from worldfast.worlds.cities import Dataset
-from worldfast.worlds.cities.sampling import Component
+from worldfast.worlds.cities.components import Component
 
 TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(

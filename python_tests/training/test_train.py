@@ -23,8 +23,8 @@ from worldfast.run import Capture, Run
 from worldfast.training import load, member, train
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset
+from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import WorldSpec
 

@@ -2,10 +2,11 @@
 
 import importlib
 
+from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.prompts import Prompt
 from worldfast.worlds.cities.python_task import PythonTask, task
-from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
+from worldfast.worlds.cities.sampling import Batch, Stream, sample
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, label
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import ATLANTIS, World, WorldSpec

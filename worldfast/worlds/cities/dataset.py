@@ -13,10 +13,10 @@ from worldfast import dataset
 from worldfast.dataset import Readout, Score, Tokenizer, known_fields
 from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import Shape
+from worldfast.worlds.cities.components import CROSSINGS, LAST_ROW, Component
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
-from worldfast.worlds.cities.sampling import CROSSINGS, LAST_ROW, Component
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of

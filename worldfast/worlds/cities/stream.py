@@ -9,7 +9,8 @@ import torch
 
 from worldfast.errors import one_of
 from worldfast.rows import Packed, Rows, Shape
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 
 if TYPE_CHECKING:
     from worldfast.worlds.cities.dataset import Dataset

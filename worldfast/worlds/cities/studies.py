@@ -17,10 +17,10 @@ from worldfast.errors import one_of, positive, several, typed, whole
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis, Scene, Subject
+from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.doses import DOSES, NOISE, SHARES, grid
 from worldfast.worlds.cities.groups import any_of, groups_of, outside
-from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, one_or_more
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import NEW, OLD, WorldSpec
