@@ -16,7 +16,8 @@ from typing import Annotated, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from worldfast.dataset import Dataset, load_defined
+from worldfast.classes import load_defined
+from worldfast.dataset import Dataset
 from worldfast.errors import one_of, shown, unknown_name, whole
 from worldfast.log import logged_to
 from worldfast.options import (

@@ -14,16 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldfast.dataset import (
-    Dataset,
-    Readout,
-    class_at,
-    known_fields,
-    missing_of,
-    path_of,
-    require_options,
-    require_readout,
-)
+from worldfast.classes import class_at, known_fields, path_of
+from worldfast.dataset import Dataset, Readout, missing_of, require_options, require_readout
 from worldfast.display import html_facts
 from worldfast.errors import (
     MismatchError,

@@ -17,7 +17,7 @@ ROOT = Path(worldfast.__file__).parent
 # From below, a rank on each line. A module without a folder is a room of its own.
 RANKS = """
 errors files locks display log processes syntax frames _native arrays
-rows dataset
+classes rows dataset
 models analysis run checkpoint folder
 reading training
 studies
@@ -34,6 +34,7 @@ arrays -> _native
 cli -> doctor
 cli -> options
 cli -> study_cli
+dataset -> classes
 dataset -> rows
 files -> errors
 folder -> checkpoint

@@ -26,8 +26,8 @@ MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset(
-    "errors files log syntax frames _native dataset run checkpoint folder training studies report options".split()
-    + ["cli", "study_cli"]
+    "errors files log syntax frames _native classes dataset run checkpoint folder training studies report".split()
+    + ["options", "cli", "study_cli"]
 )
 
 

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from worldfast.dataset import entity_ids, load_defined
+from worldfast.classes import load_defined
+from worldfast.dataset import entity_ids
 from worldfast.display import html_facts
 from worldfast.errors import file_name, one_of, several, typed, whole
 from worldfast.run import Run

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worldfast import files
-from worldfast.dataset import LOADED, load_file
+from worldfast.classes import LOADED, load_file
 from worldfast.display import size_text
 from worldfast.errors import one_of
 from worldfast.folder import outcome, require_kept

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from worldfast import dataset
-from worldfast.dataset import Readout, Score, Tokenizer, known_fields
+from worldfast.classes import known_fields
+from worldfast.dataset import Readout, Score, Tokenizer
 from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import Shape
 from worldfast.worlds.cities.components import CROSSINGS, LAST_ROW, Component
