@@ -25,8 +25,9 @@ from worldfast.studies.engine import run_study
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset, components, sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.recipe import Recipe, world_update
 from worldfast.worlds.cities.rule import rule_of
-from worldfast.worlds.cities.studies import Recipe, Study, demo, paper, world_update
+from worldfast.worlds.cities.studies import Study, demo, paper
 from worldfast.worlds.cities.tasks import BUILT_IN, task_from_json
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from worldfast.worlds.cities.world import ATLANTIS, World, WorldSpec
 
 _DOOR = {  # the other names and their modules, which import all of the instrument, on first use
     "PRESETS": "studies",
-    "Recipe": "studies",
+    "Recipe": "recipe",
     "Study": "studies",
     "demo": "studies",
     "dose_runs": "doses",
@@ -22,7 +22,7 @@ _DOOR = {  # the other names and their modules, which import all of the instrume
     "paper": "studies",
     "questions_of": "patching",
     "width": "studies",
-    "world_update": "studies",
+    "world_update": "recipe",
 }
 __all__ = [
     "ATLANTIS",
