@@ -268,7 +268,7 @@ def cka_table(
                 hsic = statistics.hsic(kernel, unbiased, statistics.scale)
                 own = np.where(np.diagonal(hsic) > 0, np.diagonal(hsic), np.nan)
                 cka = hsic / np.sqrt(own[:, None] * own)
-                table = pair_table(names, lambda i, j, cka=cka: cka[i, j])
+                table = pair_table(names, cka.item)
                 parts.append(labelled(table, kernel=kernel, debiased=unbiased, components=k))
     return labelled(pd.concat(parts, ignore_index=True), layer=layer, step_share=step_share)
 
