@@ -8,19 +8,7 @@ import numpy as np
 
 from worldfast.analysis import FITTED, HELD_OUT
 from worldfast.report import INK, NEW, Tasks, count
-from worldfast.report.figures import (
-    MUTED,
-    LacksRuns,
-    frame,
-    groups,
-    heading,
-    layer_of,
-    need,
-    panels,
-    paper,
-    ratio,
-    styled,
-)
+from worldfast.report.figures import MUTED, LacksRuns, frame, groups, heading, layer_of, need, panels, paper, ratio
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart
 from worldfast.worlds.cities.scene import scene_of
@@ -55,7 +43,6 @@ def examples(given, layer) -> dict[str, dict]:
 
 
 @figure("{group}", "tuning", "world generalisation", examples)
-@styled
 def taught_map(world, generalisation, run: str | None, layer: int | None = None):
     """Draw the world as decoded by a probe of one run: its cities by region, and the taught ones with lines to their
     true places.
@@ -114,7 +101,6 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
 
 
 @figure("{group}-maps", "tuning", "world generalisation runs")
-@styled
 def taught_maps(world, generalisation, runs, layer: int | None = None, names: Sequence[str] | None = None):
     """Draw small maps of the taught cities as decoded from several fine-tunes, with the mean error.
 
