@@ -110,16 +110,17 @@ class AutogradEnsemble(Ensemble):
 
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         self._require_targets(rows, members)
-        return torch.stack(self.each(lambda job: self._learn(*job), list(zip(rows, members))))
+        gradients = self.gradients  # made once, before threads write to it
+        return torch.stack(self.each(lambda job: self._learn(*job, gradients), list(zip(rows, members))))
 
-    def _learn(self, rows: Rows, member: int) -> Tensor:
+    def _learn(self, rows: Rows, member: int, gradients: Tensor) -> Tensor:
         rows = self._here(rows)
         with torch.enable_grad():
             parameters = self.parameters[member].detach().requires_grad_()
             outputs, _ = self.forward(parameters, rows, ())
             loss = summed_loss(self.shape.loss, outputs, rows.targets, rows.weights)
             (gradient,) = torch.autograd.grad(loss, parameters)
-        self.gradients[member].copy_(gradient)
+        gradients[member].copy_(gradient)
         return loss.detach().cpu()
 
     @torch.no_grad()
