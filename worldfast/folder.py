@@ -268,10 +268,8 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
         )
         try:
             return run, checkpoint.of_step(there, ending["step"], run.id)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}. {advice}") from None
-        except DamagedError as error:
-            raise DamagedError(f"{error}. {advice}") from None
+        except (FileNotFoundError, DamagedError) as error:
+            raise type(error)(f"{error}. {advice}") from None
     found = checkpoint.newest(there, run.id)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint")

@@ -265,7 +265,7 @@ class Run:
         whole("epochs times rows of an epoch", self.epochs * self.data.epoch_rows, 1, MOST_ROWS)
         self._check_start()
         self.capture.of(self.model.layers)
-        self._check_readout()
+        require_options(self.data, dict(self.capture.readout), "option of capture.readout")
         self._check_keep()
         typed("name", self.name, str, "a text")
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
@@ -285,9 +285,6 @@ class Run:
         theirs, ours = start.data.vocabulary, self.data.vocabulary
         if theirs != ours:
             raise ValueError(f"start: {start.name!r} has the vocabulary {theirs!r}, this run {ours!r}")
-
-    def _check_readout(self):
-        require_options(self.data, dict(self.capture.readout), "option of capture.readout")
 
     def _check_keep(self):
         if isinstance(self.keep, str) and self.keep == "all":

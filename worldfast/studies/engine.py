@@ -131,9 +131,8 @@ def run_study(
         require_same(out / "runs" / run.folder_name, run)
     if not finished:
         raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
-    found = (study.tables or common_tables)(
-        study, out, _read(study, finished, out, say, engine=engine, address=address, progress=progress)
-    )
+    pooled = partial(run_jobs, out=out, address=address, progress=progress) if engine == "ray" else None
+    found = (study.tables or common_tables)(study, out, _read(study, finished, out, say, pooled))
     shown = study.shown_of(finished)
     scene = study.scene_of(shown[0])
     films = _films(study, shown, found, out, scene)
@@ -187,24 +186,14 @@ def _train(study: Study, out: Path, **how) -> None:
         train(ready, out / "runs", **how)
 
 
-def _read(
-    study: Study,
-    finished: list[Run],
-    out: Path,
-    say: Callable[[str], None],
-    *,
-    engine: str,
-    address: str,
-    progress: bool,
-) -> dict[str, list]:
+def _read(study: Study, finished: list[Run], out: Path, say: Callable[[str], None], pooled: Callable | None) -> dict:
     """Return the tables of a study by kind, computing those that are missing; films are computed but not returned."""
     wanted = tables_of(study, finished)
     missing = [table for table in wanted if not made(table, out)]
     say(f"reading {len(finished)} runs: {len(missing)} of {len(wanted)} tables to make")
-    if engine == "ray":
+    if pooled:
         jobs = [Job(table.name, make, (table, out.absolute()), made, cpus=1) for table in missing]
-        failed = run_jobs(jobs, out, address=address, progress=progress).failed
-        if failed:
+        if failed := pooled(jobs).failed:
             name, error = next(iter(failed.items()))
             raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")
     read: dict[str, list] = {}

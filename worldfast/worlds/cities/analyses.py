@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from worldfast.analysis import cka_over_training as table_over_training
 from worldfast.dataset import require_same_entities
 from worldfast.reading import activation_patching, gradient_agreement
 from worldfast.run import Run
-from worldfast.studies import Analysis, Some, Study, Trained, layer_of, pca, scored, shown
+from worldfast.studies import Analysis, Some, Study, Trained, pca, scored, shown
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import STANDARD, any_of, choose_cities, groups_of
@@ -255,55 +256,43 @@ def shown_pairs(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [(a, b) for a, b in pairs if not {a.id, b.id} <= compared]
 
 
-def cities(study: Study) -> dict:
-    return {"cities": study.cities}
+def own_of(study: Study) -> tuple[Task, ...]:
+    """Return the tasks in Python of a study's fine-tunes."""
+    return in_python(task for run in study.runs if run.start for task in run.data.own)
 
 
-def layer_and_cities(study: Study) -> dict:
-    return layer_of(study) | cities(study)
+VALUES: dict[str, Callable[[Study], Any]] = {  # of a study by the names of options
+    "layer": lambda study: study.layer,
+    "cities": lambda study: study.cities,
+    "old": lambda study: groups_of(study.runs).old,
+    "taught": lambda study: groups_of(study.runs).taught,
+    "own": own_of,
+    "rows": lambda study: study.test_rows,
+}
 
 
-def old_cities(study: Study) -> dict:
-    return {"old": groups_of(study.runs).old}
+def given(*names: str, most: int | None = None) -> Callable[[Study], dict]:
+    """Return the options of an analysis: a study's values of these names, and `most` of its test rows."""
 
+    def options(study: Study) -> dict:
+        rows = {} if most is None else {"rows": min(most, study.test_rows)}
+        return {name: VALUES[name](study) for name in names} | rows
 
-def layer_and_old(study: Study) -> dict:
-    return layer_of(study) | old_cities(study)
-
-
-def taught_and_old(study: Study) -> dict:
-    return groups_of(study.runs)._asdict()
-
-
-def taught_and_own(study: Study) -> dict:
-    own = in_python(task for run in study.runs if run.start for task in run.data.own)
-    return {"taught": groups_of(study.runs).taught, "own": own}
-
-
-def asked(study: Study) -> dict:
-    return taught_and_own(study) | old_cities(study) | {"rows": study.test_rows}
-
-
-def agreement_rows(study: Study) -> dict:
-    return taught_and_own(study) | {"rows": min(AGREEMENT_ROWS, study.test_rows)}
-
-
-def patched_rows(study: Study) -> dict:
-    return {"rows": min(PATCHED_ROWS, study.test_rows)}
+    return options
 
 
 ANALYSES = (
-    Analysis("probes", probes, options=old_cities),
-    Analysis("generalisation", generalisation, options=taught_and_old),
-    Analysis("evaluation", evaluation, scored, asked),
-    Analysis("films", films, shown, layer_and_old),
-    Analysis("pca", pca, shown, layer_of),
-    Analysis("agreement", agreement, bases, agreement_rows),
-    Analysis("patching", patching, patched, patched_rows),
-    Analysis("cka", cka, alike, cities),
-    Analysis("cka_over_training", cka_over_training, alike, layer_and_cities),
-    Analysis("cka_shown", cka_shown, shown_pairs, layer_and_cities),
-    Analysis("procrustes", procrustes, alike, layer_and_cities),
-    Analysis("mutual_knn", mutual_knn, alike, layer_and_cities),
-    Analysis("dimension", dimension, alike, layer_and_cities),
+    Analysis("probes", probes, options=given("old")),
+    Analysis("generalisation", generalisation, options=given("taught", "old")),
+    Analysis("evaluation", evaluation, scored, given("rows", "taught", "old", "own")),
+    Analysis("films", films, shown, given("layer", "old")),
+    Analysis("pca", pca, shown, given("layer")),
+    Analysis("agreement", agreement, bases, given("taught", "own", most=AGREEMENT_ROWS)),
+    Analysis("patching", patching, patched, given(most=PATCHED_ROWS)),
+    Analysis("cka", cka, alike, given("cities")),
+    Analysis("cka_over_training", cka_over_training, alike, given("layer", "cities")),
+    Analysis("cka_shown", cka_shown, shown_pairs, given("layer", "cities")),
+    Analysis("procrustes", procrustes, alike, given("layer", "cities")),
+    Analysis("mutual_knn", mutual_knn, alike, given("layer", "cities")),
+    Analysis("dimension", dimension, alike, given("layer", "cities")),
 )

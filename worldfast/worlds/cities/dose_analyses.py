@@ -94,7 +94,7 @@ def pairs_kept(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
 SHOWN = ("probes", "generalisation")  # of these, only of runs that the page shows: each is large
 AS_EVER = ("evaluation", "films", "pca", "cka_shown", "agreement", "patching")
 ANALYSES = (
-    Analysis("doses", doses, tuned, analyses.layer_and_old),
+    Analysis("doses", doses, tuned, analyses.given("layer", "old")),
     Analysis("pull", pull, pairs_kept),
     *(Analysis(one.kind, one.make, shown, one.options) for one in analyses.ANALYSES if one.kind in SHOWN),
     *(one for one in analyses.ANALYSES if one.kind in AS_EVER),
