@@ -26,7 +26,8 @@ from worldfast.run import Run
 from worldfast.studies.analyses import made, make, tables_of
 from worldfast.studies.engine import run_study
 from worldfast.worlds.cities import Dataset
-from worldfast.worlds.cities.studies import SEEDS, Study, paper, world_update
+from worldfast.worlds.cities.recipe import world_update
+from worldfast.worlds.cities.studies import SEEDS, Study, paper
 from worldfast.worlds.cities.world import OLD
 
 GPU = gpu_device.DEVICE

@@ -19,7 +19,8 @@ from training import Padded, Plain, operations, padded, plain_loss, rows_of
 
 import worldfast as wf
 from worldfast.models import GpuTransformer, TransformerSpec
-from worldfast.models.transformer import buffer_size, views
+from worldfast.models.buffer import buffer_size
+from worldfast.models.transformer import views
 from worldfast.training.gpu_step import GpuLockstep
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset

@@ -59,6 +59,7 @@ MODULES = (
     "worldfast.worlds.cities.patching",
     "worldfast.worlds.cities.prediction",
     "worldfast.worlds.cities.prompts",
+    "worldfast.worlds.cities.recipe",
     "worldfast.worlds.cities.response",
     "worldfast.worlds.cities.studies",
     "worldfast.worlds.cities.tasks",

@@ -14,7 +14,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+
+from torture.forks import begin, status_of
 
 __all__ = ["CALLS", "DEATHS", "Child", "Nursery", "arm", "nursery_of"]
 
@@ -134,8 +137,9 @@ def _call(function: str, *arguments):
     return getattr(importlib.import_module(module), name)(*arguments)
 
 
-def _be_born(function: str, arguments: list, pipe: int) -> None:
-    """Call the function, tell its answer or its error through the pipe, and end."""
+def _be_born(function: str, arguments: list, tell: int, pipe: int) -> int:
+    """Call the function, tell its answer or its error through the pipe, and return the status."""
+    os.close(tell)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:
         told = {"answer": _call(function, *arguments)}
@@ -143,8 +147,7 @@ def _be_born(function: str, arguments: list, pipe: int) -> None:
         told = _told(error)
     arm(CALLS[0], FOREVER, 0, "/")
     os.write(pipe, json.dumps(told).encode())
-    sys.stderr.flush()
-    os._exit(1 if "error" in told else 0)
+    return int("error" in told)
 
 
 def _serve(warm: Sequence) -> None:
@@ -153,18 +156,11 @@ def _serve(warm: Sequence) -> None:
     _call(*warm)
     for line in sys.stdin.buffer:
         function, *arguments = json.loads(line)
-        read, write = os.pipe()
-        pid = os.fork()
-        if not pid:
-            os.close(read)
-            os.close(tell)
-            _be_born(function, arguments, write)
-        os.close(write)
+        pid, read = begin(partial(_be_born, function, arguments, tell))
         os.write(tell, b"%d\n" % pid)
         with open(read, "rb") as pipe:
             told = json.loads(pipe.read() or b"{}")
-        ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        os.write(tell, json.dumps({"status": ended, **told}).encode() + b"\n")
+        os.write(tell, json.dumps({"status": status_of(pid), **told}).encode() + b"\n")
 
 
 if __name__ == "__main__":

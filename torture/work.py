@@ -21,7 +21,8 @@ from worldfast.run import Capture
 from worldfast.studies.engine import run_study
 from worldfast.worlds import cities
 from worldfast.worlds.cities.analyses import ANALYSES
-from worldfast.worlds.cities.studies import Study, world_update
+from worldfast.worlds.cities.recipe import world_update
+from worldfast.worlds.cities.studies import Study
 from worldfast.worlds.cities.world import OLD
 
 __all__ = ["PARTS", "differences", "left", "study", "towns", "work"]

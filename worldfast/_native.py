@@ -1,8 +1,12 @@
 """Sole importer of the compiled module, with helpers for passing arrays to it."""
 
 import contextlib
+import os
 
 import numpy as np
+import torch
+
+from worldfast.errors import DeviceError, whole
 
 try:
     from worldfast import _core as core
@@ -16,8 +20,6 @@ LEAST_CAPABILITY = 8  # CUDA compute capability: bfloat16 in matrix units, and t
 
 CUDA = (2, 13)  # device types of __dlpack_device__: CUDA memory and managed memory
 
-__all__ = ["core", "cuda_device", "cuda_stream", "current_device_of", "empty", "expect", "on_gpu", "thread_count"]
-
 
 def cuda_device(device):
     """Return torch's device, including its number, for a name such as "cuda" or "cuda:1".
@@ -27,10 +29,6 @@ def cuda_device(device):
     DeviceError
         The native core cannot work on it; the message says what is missing.
     """
-    import torch
-
-    from worldfast.errors import DeviceError
-
     if not core.cuda:
         raise DeviceError(device, "worldfast was built without CUDA (reinstall it where nvcc is found)")
     if not torch.cuda.is_available():
@@ -49,10 +47,6 @@ def cuda_device(device):
 
 def why_no_gpu():
     """Return the reason why torch finds no CUDA device, as far as it is known."""
-    import os
-
-    import torch
-
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
     reason, visible = "torch finds no CUDA device", os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -67,8 +61,6 @@ def current_device_of(like):
     """Return a context in which the GPU of an array (torch, cupy) is current, as its __dlpack__ requires."""
     kind = type(like).__module__.partition(".")[0]
     if kind == "torch" and like.is_cuda:
-        import torch
-
         return torch.cuda.device(like.device)
     return like.device if kind == "cupy" else contextlib.nullcontext()
 
@@ -84,8 +76,6 @@ def empty(shape, dtype, like):
     """
     kind = type(like).__module__.partition(".")[0]
     if kind == "torch":
-        import torch
-
         return torch.empty(shape, dtype=getattr(torch, dtype), device=like.device)
     if kind == "cupy":
         import cupy
@@ -99,8 +89,6 @@ def cuda_stream(like):
     """Return the address of the current CUDA stream of the library that owns `like`; 0 for arrays on the CPU."""
     kind = type(like).__module__.partition(".")[0]
     if kind == "torch" and like.is_cuda:
-        import torch
-
         return torch.cuda.current_stream(like.device).cuda_stream
     if kind == "cupy":
         import cupy
@@ -119,8 +107,6 @@ def expect(name, x, dtypes, ndim):
     ValueError
         Another number of dimensions.
     """
-    import torch
-
     if not isinstance(x, torch.Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(x).__name__}")
     if x.dtype not in dtypes:
@@ -133,10 +119,4 @@ def thread_count(threads):
     """Return `threads` after its check, or torch's number of threads if it is None. The core starts at most 256, or one
     per processor; results do not depend on it.
     """
-    if threads is None:
-        import torch
-
-        return torch.get_num_threads()
-    from worldfast.errors import whole
-
-    return whole("threads", threads, 0, 2**31 - 1)
+    return torch.get_num_threads() if threads is None else whole("threads", threads, 0, 2**31 - 1)

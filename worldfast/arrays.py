@@ -21,25 +21,12 @@ from numbers import Real
 import numpy as np
 import torch
 
-__all__ = [
-    "Numbers",
-    "labels",
-    "mask",
-    "numbers",
-    "permuted",
-    "refuse",
-    "same_length",
-    "sampled",
-    "selection",
-    "sequence",
-    "sequence_of",
-]
+from worldfast._native import on_gpu
 
 NATIVE = ("float16", "bfloat16", "float32", "float64")  # read by the native core as they are
 SINGLE = re.compile(r"float32|b?float16|float[468]_\w+")  # at most float32's digits
 REAL = re.compile(r"b?float\d+\w*|u?int\d+")
 BLOCK_BYTES = 64 << 20  # of a dataset in memory at once, where rows are picked out of it
-GPU = (2, 13)  # device types of __dlpack_device__: CUDA memory and managed memory
 DEVICES = ("cpu", "cuda")  # of torch, that sums are computed on; arrays on others are copied to the first
 
 
@@ -380,9 +367,7 @@ def _held(X, name: str):
     if isinstance(X, np.ndarray):
         return np.asarray(X)
     try:
-        if hasattr(X, "__cuda_array_interface__") or (
-            hasattr(X, "__dlpack_device__") and X.__dlpack_device__()[0] in GPU
-        ):
+        if hasattr(X, "__cuda_array_interface__") or (hasattr(X, "__dlpack_device__") and on_gpu(X)):
             return torch.from_dlpack(X)
         if hasattr(X, "__dlpack__"):  # in memory: jax is sliced only at the price of a compilation
             return np.asarray(X) if hasattr(X, "__array__") else torch.from_dlpack(X)

@@ -29,20 +29,6 @@ from worldfast.display import first_of
 from worldfast.errors import DamagedError, MismatchError, nearest_steps
 from worldfast.files import checksum, read_whole, require_folder, write_whole
 
-__all__ = [
-    "Checkpoint",
-    "contents",
-    "newest",
-    "of_step",
-    "path_of",
-    "paths",
-    "read",
-    "remove_others",
-    "save",
-    "save_weights",
-    "steps",
-]
-
 KEPT = 2
 NAME = re.compile(r"step-(-[0-9]{7,}|[0-9]{8,})\.safetensors")  # of a file; others are nobody's, and stay as they are
 NAMES = ("exp_avg", "exp_avg_sq", "parameters")
@@ -184,14 +170,12 @@ def of_step(folder: Path, step: int, run: str, weights: Path | None = None) -> C
     DamagedError, MismatchError, UnsafeError, OSError
         As from `read`.
     """
-    there = paths(folder)
-    if path_of(folder, step) in there:
-        return read(path_of(folder, step), run)
-    kept = paths(weights) if weights is not None else []
-    if weights is not None and path_of(weights, step) in kept:
-        return read(path_of(weights, step), run, WEIGHTS)
-    names = sorted({file.stem for file in (*there, *kept)})
-    known = sorted({*steps(folder), *(steps(weights) if weights is not None else ())})
+    places = {folder: NAMES} if weights is None else {folder: NAMES, weights: WEIGHTS}
+    for place, names in places.items():
+        if path_of(place, step) in paths(place):
+            return read(path_of(place, step), run, names)
+    known = sorted({one for place in places for one in steps(place)})
+    names = [path_of(folder, one).stem for one in known]
     raise FileNotFoundError(
         f"{folder} has no checkpoint of step {step}; there: {first_of(names, 4) or 'none'}; "
         f"{nearest_steps(step, known)}. A run with keep='all' keeps the weights of each checkpoint"

@@ -16,8 +16,9 @@ from typing import Annotated, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from worldfast.dataset import Dataset, load_defined
-from worldfast.errors import shown, unknown_name, whole
+from worldfast.classes import load_defined
+from worldfast.dataset import Dataset
+from worldfast.errors import one_of, shown, unknown_name, whole
 from worldfast.log import logged_to
 from worldfast.options import (
     AnyPath,
@@ -40,8 +41,6 @@ from worldfast.study_cli import STUDY, load_files, run_and_publish
 from worldfast.training import STOPPED, ended_by_signals
 from worldfast.training import train as train_runs
 from worldfast.worlds import cities
-
-__all__ = ["main"]
 
 IN_FILE = re.compile(r"(?!-).*\.py(:\w+)?$")
 InFile = Annotated[str, arg(metavar="FILE.py")]
@@ -198,9 +197,9 @@ def export(run: Path, /, to: str, out: AnyPath = None, step: AnyText = None, loa
 
     load_files(load)
     formats = {"hf": export_huggingface}
-    if to not in formats:
-        raise unknown_name("format", to, formats)
-    print(formats[to](run, out or run / to, int(step) if step and step.isdecimal() else step))
+    print(
+        formats[one_of("format", to, formats)](run, out or run / to, int(step) if step and step.isdecimal() else step)
+    )
 
 
 def extract(

@@ -2,46 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import json
-import os
-import re
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from worldfast import files
 from worldfast.arrays import refuse
-from worldfast.errors import MismatchError, unknown_name
+from worldfast.classes import known_fields
+from worldfast.errors import MismatchError, one_of, typed
 from worldfast.rows import Rows, Shape, Stream, require_rows
-
-__all__ = [
-    "LOADED",
-    "Dataset",
-    "Readout",
-    "Score",
-    "Tokenizer",
-    "class_at",
-    "digests_of",
-    "entity_ids",
-    "known_fields",
-    "load_defined",
-    "load_file",
-    "missing_of",
-    "path_of",
-    "require_options",
-    "require_readout",
-    "require_same_entities",
-]
 
 
 class Readout(NamedTuple):
@@ -253,14 +228,12 @@ def require_options(data: Dataset, names: Iterable[str], what: str) -> None:
     for name in names:
         if name not in known and not known:
             raise ValueError(f"unknown {what} {name!r}: the readout of {type(data).__name__} has no options")
-        if name not in known:
-            raise unknown_name(what, name, known)
+        one_of(what, name, known)
 
 
 def require_readout(readout: Any, shape: Shape) -> None:
     """Raise a TypeError or ValueError that names the field of a readout which does not fit the others or the shape."""
-    if not isinstance(readout, Readout):
-        raise TypeError(f"readout: expected a worldfast.dataset.Readout, got {readout!r:.100}")
+    typed("readout", readout, Readout, "a worldfast.dataset.Readout")
     given = {"things": readout.things, "attributes": readout.attributes, **readout.groups}
     for name, array in given.items():
         refuse(array, name)
@@ -320,168 +293,3 @@ def require_same_entities(ids: Mapping[str, np.ndarray]) -> None:
         raise MismatchError(
             f"{first!r} and {name!r} are of different entities, {len(expected):,} and {len(found):,}: {why}"
         )
-
-
-def known_fields(kind: type, content: Mapping) -> dict:
-    """Return `content` as keyword arguments for a dataclass; raises ValueError for a name that is not a field."""
-    if not isinstance(content, Mapping):
-        raise TypeError(f"{kind.__name__}: expected its fields by name, got {content!r:.100}")
-    names = [f.name for f in fields(kind)]
-    for name in content:
-        if name not in names:
-            raise unknown_name(f"field of {kind.__name__}", name, names)
-    return dict(content)
-
-
-# ---- classes by their paths ----
-
-
-def path_of(kind: type) -> str:
-    """Return the path of a class, "worldfast.worlds.cities.Dataset": of a world's class, through its package.
-
-    A class of the script that is running has the path that it has where the script is imported: "ring.Dataset" in
-    ring.py.
-
-    Raises
-    ------
-    ValueError
-        The class is defined inside a function or a class, where nothing finds it again.
-    """
-    if "." in kind.__qualname__:
-        raise ValueError(f"class {kind.__qualname__}: define it at the top level of a file, where it is found again")
-    module = _main() if kind.__module__ == "__main__" else kind.__module__
-    if module.startswith(("worldfast.worlds.", "worldfast.models.")):
-        module = ".".join(module.split(".")[: 3 if "worlds" in module else 2])
-    return f"{module}.{kind.__qualname__}"
-
-
-def _main() -> str:
-    """Name under which the script that is running could be imported; "__main__" in a notebook or a prompt."""
-    main = sys.modules["__main__"]
-    if spec := getattr(main, "__spec__", None):
-        return spec.name
-    file = getattr(main, "__file__", None)
-    return Path(file).stem if file else "__main__"
-
-
-LOADED: dict[str, Path] = {}  # files that `load_file` has executed, by the names under which they are imported
-
-
-def load_file(path: str | os.PathLike, name: str = "load") -> ModuleType:
-    """Execute a Python file as if it were imported from its own folder, and return it as a module.
-
-    It stays imported under its own name, "ring" for ring.py, so that its classes are found by the paths that runs'
-    folders hold, and its tasks by their names. A file that is loaded again is executed again.
-
-    Parameters
-    ----------
-    path : path
-    name : str
-        Name of the argument, for errors.
-
-    Raises
-    ------
-    FileNotFoundError
-        The file does not exist.
-    ValueError
-        It is not a Python file, or a module of another file has its name.
-    Exception
-        Any error of the file itself.
-    """
-    path = Path(path)
-    if path.suffix != ".py":
-        raise ValueError(f"{name}: expected a Python file, got '{path}'")
-    if not path.is_file():
-        raise FileNotFoundError(f"{name}: there is no file '{path}'")
-    path, before = path.resolve(), sys.modules.get(path.stem)
-    if before and path.stem not in LOADED:
-        if getattr(before, "__file__", None) == str(path):
-            return before
-        raise ValueError(f"{name}: '{path}' has the name of the module {path.stem}, which is imported: rename the file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader  # a file of this suffix has one
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))  # as if it were run as a script
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(path.stem), LOADED.pop(path.stem, None)
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-    LOADED[path.stem] = path
-    return module
-
-
-def load_defined(path: str | os.PathLike, name: str, kind: type, example: str) -> Any:
-    """Return what a Python file defines under a name.
-
-    Parameters
-    ----------
-    path : path
-        A Python file, as for `load_file`.
-    name : str
-    kind : type
-        Class of which it is an instance.
-    example : str
-        Expression that makes one, for errors.
-
-    Raises
-    ------
-    FileNotFoundError
-        The file does not exist.
-    ValueError
-        It is not a Python file, has the name of a module that is imported, or does not define the name.
-    TypeError
-        What it defines is of another type.
-    """
-    module = load_file(path, name)
-    if not hasattr(module, name):
-        near = [key for key, value in vars(module).items() if isinstance(value, kind)]
-        there = f"; {near[0]!r} is one: call it `{name}`" if near else ""
-        raise ValueError(f"{name}: '{path}' defines no `{name}`, such as {name} = {example}{there}")
-    found = getattr(module, name)
-    if not isinstance(found, kind):
-        raise TypeError(f"{name}: that of '{path}' should be a {kind.__name__}, it is of type {type(found).__name__}")
-    return found
-
-
-def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
-    """Return the dataclass at a path.
-
-    A path comes from a file, which anyone may have written. So only packages of worldfast are imported; a class of
-    another module is found if that module is already imported.
-
-    Parameters
-    ----------
-    path : str
-        As from `path_of`.
-    what : str
-        Expected kind of class, in words.
-    fits : callable
-        Predicate for a class of that kind.
-
-    Raises
-    ------
-    ValueError
-        The path leads to no such dataclass.
-    """
-    module, _, name = str(path).rpartition(".")
-    ours = re.fullmatch(r"worldfast\.(worlds\.[A-Za-z]\w*|models)", module)
-    if ours:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError:
-            raise ValueError(f"class {path!r}: this version of worldfast has no {module}") from None
-    elif module == _main():
-        module = "__main__"
-    elif module not in sys.modules:
-        raise ValueError(
-            f"class {path!r}: {module or 'its module'} is not imported: import it first, then read its runs; "
-            f"on the command line, --load {module.rpartition('.')[2] or 'FILE'}.py"
-        )
-    found = getattr(sys.modules[module], name, None) if ours else vars(sys.modules[module]).get(name)
-    if not (isinstance(found, type) and is_dataclass(found) and fits(found)):
-        advice = "; define it here as it was, or in a file that is imported" if module == "__main__" else ""
-        raise ValueError(f"class {path!r}: {module} has no dataclass {name!r} that is {what}{advice}")
-    return found

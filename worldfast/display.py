@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["first_of", "html_facts", "size_text"]
-
 
 def html_facts(title: str, facts: Mapping[str, object]) -> str:
     """Return HTML, without styles: a title and a row for each fact. Text is escaped."""

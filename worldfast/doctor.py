@@ -12,6 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +23,9 @@ from worldfast import files
 from worldfast._native import core, why_no_gpu
 from worldfast.analysis import cka
 from worldfast.errors import DeviceError
-from worldfast.models import TransformerSpec, adamw_, attention, require_cuda
+from worldfast.models import TransformerSpec, adamw_, attention, attention_of_row, require_cuda
 from worldfast.rows import Rows, Shape
 from worldfast.worlds.cities import World, label, sample
-
-__all__ = ["CHECKS", "Check", "compare", "examine"]
 
 WIDTH = 100
 PACKAGES = (
@@ -174,24 +173,8 @@ def _tokens(device):
 
 
 def _exact_attention(q, k, v, starts, base):
-    """softmax(q k' / sqrt(D)) v of each row, causal, after rotation; [L, H, D] each."""
-    half = q.shape[2] // 2
-    found = []
-    for begin, end in zip(starts[:-1], starts[1:]):
-        angle = torch.arange(end - begin, **EXACT)[:, None] * base ** (
-            -torch.arange(half, **EXACT) / half
-        )  # [T, D / 2]
-        cos, sin = angle.cos()[:, None], angle.sin()[:, None]
-        turned = []
-        for x in (q[begin:end], k[begin:end]):
-            a, b = x[..., :half], x[..., half:]
-            turned.append(torch.cat([a * cos - b * sin, b * cos + a * sin], -1).transpose(0, 1))  # [H, T, D]
-        scores = turned[0] @ turned[1].transpose(1, 2) / q.shape[2] ** 0.5
-        hidden = torch.ones_like(scores, dtype=torch.bool).triu(1)
-        found.append(
-            (scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v[begin:end].transpose(0, 1)).transpose(0, 1)
-        )
-    return torch.cat(found)
+    """Attention within rows, causal, after rotation, by PyTorch in the dtype of its arguments; [L, H, D] each."""
+    return torch.cat([attention_of_row(*(x[begin:end] for x in (q, k, v)), base) for begin, end in pairwise(starts)])
 
 
 def _starts() -> list[int]:

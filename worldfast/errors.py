@@ -41,7 +41,14 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {name!r}: {hint}known: {shown(', '.join(names))}")
 
 
-def file_name(argument: str, value: object) -> str:
+def one_of(what: str, name: Any, known: Iterable[str]) -> Any:
+    """Return a name that is in a table; raises the ValueError of `unknown_name` for another."""
+    if name not in known:
+        raise unknown_name(what, name, known)
+    return name
+
+
+def file_name(argument: str, value: Any) -> str:
     """Return a name under which files or folders are written, if it can be nothing but one name.
 
     Raises
@@ -49,8 +56,7 @@ def file_name(argument: str, value: object) -> str:
     TypeError, ValueError
         It is no text, is empty or longer than 200 bytes, or holds what leads elsewhere or is not shown as it is.
     """
-    if not isinstance(value, str):
-        raise TypeError(f"{argument}: expected a text, got {value!r:.100}")
+    typed(argument, value, str, "a text")
     shown_as_it_is = value.isprintable() and value == value.strip() and not value.startswith((".", "-"))
     if not (value and shown_as_it_is and not set(value) & {"/", "\\"} and len(value.encode()) <= 200):
         raise ValueError(

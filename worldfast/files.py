@@ -20,27 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
 from worldfast.errors import DamagedError, UnsafeError, as_path
-
-__all__ = [
-    "checksum",
-    "digest",
-    "folder",
-    "inner_folder",
-    "json_object",
-    "naming",
-    "origin",
-    "parse_json",
-    "read_json",
-    "read_whole",
-    "regular",
-    "remove_partial",
-    "require_folder",
-    "sync_folder",
-    "write_json",
-    "write_whole",
-]
 
 PARTIAL = ".partial"  # suffix of a file that is being written
 LARGEST_JSON = 1 << 28  # bytes
@@ -228,11 +210,16 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
         As from `read_whole`.
     """
     content, whole = parse_json(path)
+    require_sealed(path, whole)
+    return content
+
+
+def require_sealed(path: str | os.PathLike, whole: bool | None) -> None:
+    """Raise a DamagedError unless a JSON object's checksum says that it is whole, as `parse_json` returns it."""
     if whole is None:
         raise DamagedError(f"'{path}' has no checksum: it is damaged, or of an earlier version of worldfast")
     if not whole:
         raise DamagedError(f"'{path}' is damaged: its checksum does not fit its content")
-    return content
 
 
 def parse_json(path: str | os.PathLike) -> tuple[dict[str, Any], bool | None]:
@@ -386,8 +373,6 @@ def _commit() -> str:
 def processor(device: str) -> str:
     """Return the name of the GPU, for a CUDA device, or else of the CPU with its number of threads."""
     if device.startswith("cuda"):
-        import torch
-
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

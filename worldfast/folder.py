@@ -37,6 +37,7 @@ __all__ = [
     "opened",
     "outcome",
     "prefix",
+    "read_spec",
     "require_kept",
     "require_same",
     "saved",
@@ -267,10 +268,8 @@ def saved(folder: str | os.PathLike, step: int | None = None) -> tuple[Run, chec
         )
         try:
             return run, checkpoint.of_step(there, ending["step"], run.id)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}. {advice}") from None
-        except DamagedError as error:
-            raise DamagedError(f"{error}. {advice}") from None
+        except (FileNotFoundError, DamagedError) as error:
+            raise type(error)(f"{error}. {advice}") from None
     found = checkpoint.newest(there, run.id)
     if found is None:
         raise FileNotFoundError(f"{folder} has no checkpoint")
@@ -356,7 +355,12 @@ def _require_own_name(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def spec_of(folder: str | os.PathLike) -> Run:
-    """Return the run to which a folder belongs.
+    """Return the run to which a folder belongs; raises as `read_spec` does."""
+    return read_spec(folder)[0]
+
+
+def read_spec(folder: str | os.PathLike) -> tuple[Run, dict[str, Any]]:
+    """Return the run to which a folder belongs, and all that its spec.json says.
 
     Raises
     ------
@@ -371,11 +375,11 @@ def spec_of(folder: str | os.PathLike) -> Run:
     """
     path = Path(folder) / "spec.json"
     try:
-        content, intact = files.parse_json(path)
+        content, sealed = files.parse_json(path)
     except FileNotFoundError:
         raise _no_spec(path) from None
-    if intact is False:
-        files.read_json(path)  # its error
+    if sealed is False:
+        files.require_sealed(path, sealed)
     version = content.get("origin", {}).get("worldfast", "of unknown version")
     same = version == files.origin("cpu")["worldfast"]
     written = f"{path} was written by worldfast {'of this version' if same else version}"
@@ -385,14 +389,12 @@ def spec_of(folder: str | os.PathLike) -> Run:
         raise MismatchError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{written}{', which' if same else '; this one'} cannot read it: {error}") from None
-    files.read_json(path)  # without a checksum it is readable by chance
+    files.require_sealed(path, sealed)  # without a checksum it is readable by chance
     if run.id != content["id"]:
         why = ", as the code or the world that it names has changed" if same else ""
         raise MismatchError(f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again")
-    if intact is None:
-        files.read_json(path)  # its error
     _require_own_name(path, content)
-    return run
+    return run, content
 
 
 def _no_spec(path: Path) -> FileNotFoundError:

@@ -27,8 +27,6 @@ from typing import TextIO
 from worldfast.errors import UnsafeError
 from worldfast.files import naming, regular
 
-__all__ = ["Holder", "lock", "locked", "sweep"]
-
 HOLDER = re.compile(r"\.holder-[0-9a-f]{32}")
 MOMENT = 5.0  # seconds for which another process may read or write a `lock`
 

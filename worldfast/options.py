@@ -14,13 +14,11 @@ from typing import Annotated, Any
 from tyro.conf import FlagConversionOff, FlagCreatePairsOff, UseAppendAction, arg
 
 from worldfast.dataset import Dataset
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.folder import done, metrics, spec_of
 from worldfast.models import RecurrentSpec, TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.worlds import cities
-
-__all__ = ["Data", "Files", "Kept", "Learning", "Machine", "Model", "ending", "named", "runs"]
 
 KINDS = ("transformer", "rnn", "lstm")
 
@@ -165,8 +163,7 @@ def _spec(model) -> TransformerSpec | RecurrentSpec | None:
 
     Raises what the spec does; ValueError for an option that this kind of model does not have.
     """
-    if model.kind not in KINDS:
-        raise unknown_name("kind", model.kind, KINDS)
+    one_of("kind", model.kind, KINDS)
     given = {f.name: getattr(model, f.name) for f in fields(model) if getattr(model, f.name) != f.default}
     family = RecurrentSpec if "kind" in given else TransformerSpec
     known = [f.name for f in fields(family)]

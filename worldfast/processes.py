@@ -10,9 +10,6 @@ from typing import Any
 
 import torch
 
-__all__ = ["Remade", "Threads"]
-
-
 # torch's own threads do not outlive a fork either, and OpenMP would wait for them for ever: a child has one, as a
 # worker of torch's DataLoader does.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from worldfast.errors import unknown_name
-
-__all__ = ["LOSSES", "DeviceStream", "Packed", "Rows", "Shape", "Stream", "require_loss", "require_rows"]
+from worldfast.errors import one_of
 
 INTEGERS = (torch.int32, torch.int64)
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square")
@@ -138,9 +136,7 @@ class DeviceStream(Stream, Protocol):
 
 def require_loss(loss: str) -> str:
     """Return the name of a loss; raises ValueError for a name that is not in LOSSES."""
-    if loss not in LOSSES:
-        raise unknown_name("loss", loss, LOSSES)
-    return loss
+    return one_of("loss", loss, LOSSES)
 
 
 def require_rows(rows: Rows, shape: Shape) -> None:

@@ -14,16 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldfast.dataset import (
-    Dataset,
-    Readout,
-    class_at,
-    known_fields,
-    missing_of,
-    path_of,
-    require_options,
-    require_readout,
-)
+from worldfast.classes import class_at, known_fields, path_of
+from worldfast.dataset import Dataset, Readout, missing_of, require_options, require_readout
 from worldfast.display import html_facts
 from worldfast.errors import (
     MismatchError,
@@ -31,10 +23,10 @@ from worldfast.errors import (
     file_name,
     nearest_steps,
     number,
+    one_of,
     positive,
     several,
     typed,
-    unknown_name,
     whole,
 )
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
@@ -97,8 +89,7 @@ class Capture:
         if self.layers is not None:
             layers = several("capture.layers", self.layers, "integers")
             object.__setattr__(self, "layers", tuple(whole("capture.layers", layer) for layer in layers))
-        if self.dtype not in DTYPES:
-            raise unknown_name("capture.dtype", self.dtype, DTYPES)
+        one_of("capture.dtype", self.dtype, DTYPES)
         try:
             options = {str(name): _frozen(value) for name, value in dict(self.readout).items()}
         except (TypeError, ValueError):
@@ -266,17 +257,15 @@ class Run:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected numbers from 0 to below 1, got {self.betas}")
         for name, known in dict(matmul_dtype=MATMUL_DTYPES, schedule=SCHEDULES, checkpoint_spacing=SPACINGS).items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
+            one_of(name, getattr(self, name), known)
         if not _is_spec(type(self.model)):
             raise TypeError(f"model: expected a spec of models, such as TransformerSpec(), got {self.model!r:.100}")
-        if not isinstance(self.capture, Capture):
-            raise TypeError(f"capture: expected a Capture, got {self.capture!r:.100}")
+        typed("capture", self.capture, Capture, "a Capture")
         self.data.check(self.model)
         whole("epochs times rows of an epoch", self.epochs * self.data.epoch_rows, 1, MOST_ROWS)
         self._check_start()
         self.capture.of(self.model.layers)
-        self._check_readout()
+        require_options(self.data, dict(self.capture.readout), "option of capture.readout")
         self._check_keep()
         typed("name", self.name, str, "a text")
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
@@ -291,15 +280,11 @@ class Run:
         start = self.start
         if start is None or isinstance(start, OpenCheckpoint):
             return  # what stands in the folder is looked at when training starts
-        if not isinstance(start, Run):
-            raise TypeError(f"start: expected a Run, an OpenCheckpoint or None, got {start!r}")
+        typed("start", start, Run, "a Run, an OpenCheckpoint or None")
         require_same_shape(f"{start.name!r}", start.model, self.model)
         theirs, ours = start.data.vocabulary, self.data.vocabulary
         if theirs != ours:
             raise ValueError(f"start: {start.name!r} has the vocabulary {theirs!r}, this run {ours!r}")
-
-    def _check_readout(self):
-        require_options(self.data, dict(self.capture.readout), "option of capture.readout")
 
     def _check_keep(self):
         if isinstance(self.keep, str) and self.keep == "all":

@@ -11,12 +11,10 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from worldfast import worlds
-from worldfast.dataset import load_file
+from worldfast.classes import load_file
 from worldfast.log import logged_to
 from worldfast.options import AnyNumber, AnyText, AnyWhole, Files
 from worldfast.studies import Study, load_study, print_plan, print_status, run_study
-
-__all__ = ["STUDY", "load_files", "run_and_publish"]
 
 
 def list_presets() -> None:

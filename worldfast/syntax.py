@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-__all__ = ["canonical"]
-
 
 def canonical(node: Any) -> Any:
     """Return a syntax tree as lists and texts that depend neither on Python's version nor on the file's layout."""

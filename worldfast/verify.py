@@ -10,8 +10,6 @@ from worldfast.errors import as_path
 from worldfast.studies import audit_study, audit_tables
 from worldfast.training import OF_A_RUN, Checked, audit
 
-__all__ = ["verify"]
-
 
 def verify(folder: str | os.PathLike) -> Iterator[Checked]:
     """Check every file of a run, a study, or a folder of them, without changing one.

@@ -13,8 +13,9 @@ import torch
 
 import worldfast as wf
 from worldfast import _native
-from worldfast.worlds.cities import sampling, tasks
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities import components, tasks
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 
 CURRENT = [0]
 
@@ -113,9 +114,9 @@ def test_the_device_of_a_tensor_is_made_current(monkeypatch):
 @pytest.fixture
 def made(monkeypatch):
     """The native streams that were made since; each has its own copies on devices."""
-    made, make = [], sampling._native_stream
-    monkeypatch.setattr(sampling, "_native_stream", lambda *given: made.append(make(*given)) or made[-1])
-    monkeypatch.setattr(sampling, "_streams", type(sampling._streams)())
+    made, make = [], components._made
+    monkeypatch.setattr(components, "_made", lambda *given: made.append(make(*given)) or made[-1])
+    monkeypatch.setattr(components, "_streams", type(components._streams)())
     return made
 
 
@@ -140,9 +141,9 @@ def test_a_second_call_has_the_stream_of_the_first(made, small):
         for _ in range(2):
             wf.sample(small, **dict(task=["distance", "inside"], n=20, seed=3) | other)
             assert len(made) == count, other
-    for seed in range(100, 100 + sampling.KEPT):
+    for seed in range(100, 100 + components.KEPT):
         wf.sample(small, "distance", 1, seed=seed)
-    assert len(sampling._streams[small]) == sampling.KEPT
+    assert len(components._streams[small]) == components.KEPT
 
 
 def test_copies_go_with_their_world(monkeypatch, made):
@@ -155,7 +156,7 @@ def test_copies_go_with_their_world(monkeypatch, made):
     for _ in range(2):
         assert tasks._xy_on_gpu(world, 1).tolist() == world.xy.tolist()
     assert tasks._xy_on_gpu(world, 0) is tasks._xy_on_gpu(world, 0) and copied == ["cuda:1", "cuda:0"]
-    before = len(sampling._streams), len(tasks._on_gpus)
+    before = len(components._streams), len(tasks._on_gpus)
     del world
     gc.collect()
-    assert (len(sampling._streams), len(tasks._on_gpus)) == (before[0] - 1, before[1] - 1)
+    assert (len(components._streams), len(tasks._on_gpus)) == (before[0] - 1, before[1] - 1)

@@ -16,8 +16,8 @@ import worldfast
 ROOT = Path(worldfast.__file__).parent
 # From below, a rank on each line. A module without a folder is a room of its own.
 RANKS = """
-errors files locks display log processes syntax _native arrays
-rows dataset
+errors files locks display log processes syntax frames _native arrays
+classes rows dataset
 models analysis run checkpoint folder
 reading training
 studies
@@ -30,9 +30,11 @@ RANK = {room: rank for rank, rooms in enumerate(RANKS.strip().splitlines()) for 
 # What a room imports from its own rank. An entry that nothing needs any more fails too.
 BESIDE = """
 _native -> errors
+arrays -> _native
 cli -> doctor
 cli -> options
 cli -> study_cli
+dataset -> classes
 dataset -> rows
 files -> errors
 folder -> checkpoint

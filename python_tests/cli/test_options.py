@@ -16,7 +16,7 @@ import torch
 from stand_ins import OWN
 
 import worldfast as wf
-from worldfast import cli, dataset, files, options, study_cli
+from worldfast import classes, cli, files, options, study_cli
 from worldfast.run import Capture
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset, tasks
@@ -136,7 +136,7 @@ def test_files_of_ones_own_are_loaded(tmp_path, capsys, monkeypatch):
     """A task by its name, and a run's folder whose dataset is a class of such a file; named again where they are
     unknown, with what to say.
     """
-    monkeypatch.setattr(dataset, "LOADED", {})
+    monkeypatch.setattr(classes, "LOADED", {})
     own = tmp_path / "own_of_mine.py"
     own.write_text(OWN)
     assert cli.main(["sample", "west", "--n", "2", "--load", str(own)]) == 0
@@ -152,7 +152,7 @@ def test_files_of_ones_own_are_loaded(tmp_path, capsys, monkeypatch):
     assert cli.main(extract) == 1
     said = "class 'own_of_mine.Towns': own_of_mine is not imported: import it first, then read its runs; "
     assert said + "on the command line, --load own_of_mine.py" in capsys.readouterr().err
-    dataset.LOADED.clear(), tasks._by_name.pop("west")
+    classes.LOADED.clear(), tasks._by_name.pop("west")
     other = tmp_path / "nothing_of_mine.py"
     other.write_text("x = 1")
     assert cli.main([*extract, "--load", str(other), "--load", str(own)]) == 0
@@ -274,7 +274,7 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
 def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
     """One line that says what, and status 1; nothing has begun."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dataset, "LOADED", {})
+    monkeypatch.setattr(classes, "LOADED", {})
     monkeypatch.setitem(sys.modules, "own", None)
     Path("own.py").write_text("from worldfast.worlds import cities\nfew = cities.Dataset('angle')\nmore = 3")
     assert call(*words.split(), "--out", tmp_path / "runs") == 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from qwen import qwen2
 
 from worldfast.models import TransformerSpec, cpu, tiles
 from worldfast.rows import Rows, Shape
@@ -52,27 +52,6 @@ def rows_of(spec, vocabulary, counts, share_scored=0.4, seed=0):
     return found
 
 
-def qwen2(spec, vocabulary, tensors, dtype):
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=spec.hidden,
-        num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads,
-        num_key_value_heads=spec.heads,
-        intermediate_size=spec.intermediate,
-        rms_norm_eps=spec.norm_eps,
-        rope_theta=spec.rope_base or 1.0,
-        tie_word_embeddings=False,
-        attn_implementation="eager",
-    )
-    config.rope_parameters = {"rope_type": "default", "rope_theta": spec.rope_base or 1.0}
-    theirs = Qwen2ForCausalLM(config).to(dtype)
-    head = tensors["lm_head.weight"]
-    below = torch.zeros(vocabulary - len(head), spec.hidden)  # tokens that our head cannot answer
-    theirs.load_state_dict(tensors | {"lm_head.weight": torch.cat([head, below])})
-    return theirs
-
-
 def run_qwen2(theirs, rows, outputs, told=True):
     """(logits, hidden states by layer, loss) at the scored positions, row by row without any packing; if not told
     positions, as if all tokens stood at 0."""
@@ -100,8 +79,7 @@ def test_equals_transformers(name):
     losses = ensemble.learn(rows, [0, 1])
     for member, part in enumerate(rows):
         logits, states = ensemble.outputs(part, member), ensemble.states(part, member, range(spec.layers + 1))
-        tensors = ensemble.to_huggingface(member)
-        plain, exact = (qwen2(spec, vocabulary, tensors, dtype) for dtype in (torch.float32, torch.float64))
+        plain, exact = (qwen2(ensemble, member, dtype) for dtype in (torch.float32, torch.float64))
         ours = logits, torch.stack(states), losses[member]
         results = [run_qwen2(theirs, part, ensemble.shape.outputs, spec.rope_base) for theirs in (plain, exact)]
         for _, _, loss in results:
@@ -129,9 +107,7 @@ def test_learning_in_bfloat16_errs_less_than_twice_what_autocast_does(name):
     spec, vocabulary = SHAPES[name]
     ensemble = ensemble_of(spec, vocabulary, members=1, matmul_dtype="bfloat16")
     [rows] = rows_of(spec, vocabulary, counts=(80,))
-    exact, plain = (
-        qwen2(spec, vocabulary, ensemble.to_huggingface(0), dtype) for dtype in (torch.float64, torch.float32)
-    )
+    exact, plain = (qwen2(ensemble, 0, dtype) for dtype in (torch.float64, torch.float32))
     loss = run_qwen2(exact, rows, ensemble.shape.outputs, spec.rope_base)[2].sum()
     with torch.autocast("cpu", torch.bfloat16):
         rounded = run_qwen2(plain, rows, ensemble.shape.outputs, spec.rope_base)[2].sum()
@@ -153,7 +129,7 @@ def test_every_position_scored():
     ensemble = ensemble_of(spec, vocabulary, members=1)
     [rows] = rows_of(spec, vocabulary, counts=(20,), share_scored=2.0)
     assert len(rows.scored) == len(rows.inputs)
-    exact = qwen2(spec, vocabulary, ensemble.to_huggingface(0), torch.float64)
+    exact = qwen2(ensemble, 0, torch.float64)
     logits, _, loss = run_qwen2(exact, rows, vocabulary)
     assert (ensemble.outputs(rows, 0) - logits).abs().max() < 1e-5
     assert ensemble.learn([rows], [0])[0] == pytest.approx(loss.sum().item(), rel=1e-6)

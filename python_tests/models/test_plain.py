@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from qwen import qwen2
 
 from worldfast.models import CpuTransformer, PlainTransformer, TransformerSpec
 from worldfast.models.check import family_of, near
@@ -26,26 +27,6 @@ def plain_of(spec=SPEC, shape=SHAPE, dtype=torch.float64):
 
 def rows_of(lengths=LENGTHS, scored=2.0, shape=SHAPE):
     return family_of(SPEC, shape).rows(lengths, scored=scored)
-
-
-def qwen2(plain):
-    transformers = pytest.importorskip("transformers")
-    spec = plain.spec
-    config = transformers.Qwen2Config(
-        vocab_size=plain.shape.inputs,
-        hidden_size=spec.hidden,
-        num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads,
-        num_key_value_heads=spec.heads,
-        intermediate_size=spec.intermediate,
-        rms_norm_eps=spec.norm_eps,
-        tie_word_embeddings=False,
-        attn_implementation="eager",
-    )
-    config.rope_parameters = {"rope_type": "default", "rope_theta": spec.rope_base}
-    theirs = transformers.Qwen2ForCausalLM(config).double()
-    theirs.load_state_dict(plain.to_huggingface(0))
-    return theirs
 
 
 def hook_points(theirs):
@@ -85,7 +66,7 @@ def change(theirs, name, use):
 def test_rows_of_any_length_are_those_of_transformers():
     """Outputs, states, losses and gradients, as nearly as their angles, float32's, allow at 300 positions."""
     plain, rows = plain_of(), rows_of()
-    theirs, outputs, states = qwen2(plain), [], []
+    theirs, outputs, states = qwen2(plain, 0, torch.float64), [], []
     for begin, end in zip(rows.row_start.tolist(), rows.row_start.tolist()[1:]):
         out = theirs(rows.inputs[begin:end][None].long(), output_hidden_states=True)
         outputs.append(out.logits[0])
@@ -105,7 +86,7 @@ def test_rows_of_any_length_are_those_of_transformers():
 
 def test_inner_values_are_those_of_hooks():
     plain, rows = plain_of(), rows_of((9,))
-    found, theirs, expected = plain.run(rows, read=plain.names), qwen2(plain), {}
+    found, theirs, expected = plain.run(rows, read=plain.names), qwen2(plain, 0, torch.float64), {}
     for name in hook_points(theirs):
         change(theirs, name, lambda value, name=name: expected.update({name: value[0]}))
     with torch.no_grad():
@@ -119,7 +100,7 @@ def test_inner_values_are_those_of_hooks():
 def test_a_replaced_value_does_what_a_hook_does(name):
     """And what is read under the same name is what was put in its place."""
     plain, rows = plain_of(), rows_of((9,))
-    theirs, at = qwen2(plain), torch.tensor([2, 5])
+    theirs, at = qwen2(plain, 0, torch.float64), torch.tensor([2, 5])
     new = torch.randn(2, plain.run(rows, read=[name])[name].shape[1], dtype=torch.float64)
 
     def use(value):

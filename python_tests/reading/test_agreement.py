@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from qwen import qwen2
 
 import worldfast as wf
 from worldfast.folder import opened as opened_
@@ -48,22 +49,7 @@ def task_gradients(model, task, *, rows, repeats=1, **which):
 
 def reference(run, ensemble, batch, loss):
     """The mean gradient by transformers in float64, row by row, by Hugging Face name."""
-    transformers = pytest.importorskip("transformers")
-    qwen = transformers.Qwen2ForCausalLM(
-        transformers.Qwen2Config(
-            vocab_size=ensemble.shape.inputs,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            rope_theta=10_000.0,
-            rms_norm_eps=1e-6,
-            tie_word_embeddings=False,
-        )
-    )
-    qwen.load_state_dict(ensemble.to_huggingface(0))
-    qwen = qwen.double()
+    qwen = qwen2(ensemble, 0, torch.float64)
     total, count = 0.0, 0
     for i in range(len(batch)):
         row = torch.tensor(batch.tokens[i, : batch.length[i]].astype(np.int64))

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from qwen import qwen2
 
 import worldfast as wf
 from worldfast.folder import opened
@@ -199,23 +200,8 @@ def hooked_answer(giving, taking, row, length, layer, at, longest):
 
 
 def test_answers_are_those_of_transformers_with_hooks(folder):
-    transformers = pytest.importorskip("transformers")
     (run, source), (_, target) = model(folder, "character", 1), model(folder, "character", 2)
-    qwens = []
-    for ensemble in (source, target):
-        config = transformers.Qwen2Config(
-            vocab_size=98,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            rope_theta=10_000.0,
-            rms_norm_eps=1e-6,
-            tie_word_embeddings=False,
-        )
-        qwens.append(transformers.Qwen2ForCausalLM(config).eval())
-        qwens[-1].load_state_dict(ensemble.to_huggingface(0))
+    qwens = qwen2(source), qwen2(target)
     batch = batch_of(run, ("inside"), 5)
     alone = patched_answers(target, target, batch, longest=4)
     for layer in range(3):

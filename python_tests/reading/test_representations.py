@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from qwen import qwen2
 
 import worldfast as wf
 from worldfast import cli
@@ -33,23 +34,8 @@ def model(request):
 
 
 def test_any_prompt_as_transformers_has_it(model):
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     run, ensemble = model
-    spec = run.model
-    config = Qwen2Config(
-        vocab_size=run.shape.inputs,
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=24,
-        rms_norm_eps=spec.norm_eps,
-        rope_theta=spec.rope_base,
-        tie_word_embeddings=False,
-    )
-    theirs = Qwen2ForCausalLM(config)
-    theirs.load_state_dict(ensemble.to_huggingface(0))
+    theirs = qwen2(ensemble)
     text = "angle(c_0865,{city},"
     found = represent(model, prompt=text, layers=(0, 2, 3), positions=("city", 1, -1), among="x > 1000")
     world = run.data.world.build()

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import worldfast as wf
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 from worldfast.worlds.cities.tokens import Vocabulary
 
 LIMIT = 2**20

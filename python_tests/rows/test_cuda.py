@@ -11,7 +11,8 @@ import torch
 
 import worldfast as wf
 from worldfast._native import core
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 
 needs_gpu = pytest.mark.skipif(not (core.cuda and torch.cuda.is_available()), reason="no GPU, or built without CUDA")
 FIELDS = ("tokens", "length", "answer_start", "cities", "label", "task")

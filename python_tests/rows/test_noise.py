@@ -13,7 +13,8 @@ from tiles_on_cpu import assert_same, packed_in_tiles
 import worldfast as wf
 from worldfast import cli
 from worldfast.worlds.cities import Dataset
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 
 LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason
 NEW = "region == 'Atlantis'"

@@ -10,7 +10,8 @@ from scipy import stats
 
 import worldfast as wf
 from worldfast import rows
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 from worldfast.worlds.cities.stream import LearnedStream
 
 LEAST_P = 1e-4  # seeds are fixed: a test that fails fails for a reason

@@ -6,7 +6,8 @@ import pytest
 from tiles_on_cpu import FIELDS, assert_same, packed_in_tiles
 
 import worldfast as wf
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 
 TILE = 256
 SIZES = (0, 1, 2, TILE - 1, TILE, TILE + 1, 1000)

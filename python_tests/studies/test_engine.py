@@ -20,7 +20,8 @@ from worldfast.studies import load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
 from worldfast.worlds.cities import Dataset, evaluate, studies
-from worldfast.worlds.cities.studies import Study, world_update
+from worldfast.worlds.cities.recipe import world_update
+from worldfast.worlds.cities.studies import Study
 from worldfast.worlds.cities.world import OLD
 
 MODEL = wf.TransformerSpec(hidden=16, layers=2, heads=2, intermediate=16, outputs=98)

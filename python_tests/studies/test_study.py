@@ -9,7 +9,8 @@ import worldfast as wf
 from worldfast import worlds
 from worldfast.studies import load_study
 from worldfast.worlds.cities import Dataset, studies
-from worldfast.worlds.cities.studies import cyclic, world_update
+from worldfast.worlds.cities.recipe import world_update
+from worldfast.worlds.cities.studies import cyclic
 from worldfast.worlds.cities.world import NEW, OLD
 
 SHORT = {

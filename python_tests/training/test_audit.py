@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import tiny
 
 import worldfast as wf
 from worldfast import checkpoint, files
@@ -11,17 +12,8 @@ from worldfast.errors import MismatchError, UnsafeError
 from worldfast.folder import metrics, spec_of
 from worldfast.reading import segment_path
 from worldfast.training import audit, load, train
-from worldfast.worlds.cities import Dataset
 
-RUN = wf.Run(
-    Dataset("distance", rows=64, world=wf.WorldSpec(largest=60)),
-    batch=16,
-    checkpoints=2,
-    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
-    capture=wf.Capture(layers=(1,), readout={"among": "index < 9"}),
-    name="same",
-    keep="all",
-)  # steps 0, 2, 4
+RUN = replace(tiny.RUN, name="same", keep="all")
 OTHER = replace(RUN, learning_rate=2 * RUN.learning_rate)
 LAST = "checkpoint/step-00000004.safetensors"
 READERS = (load, wf.Activations, metrics, spec_of)

@@ -22,7 +22,7 @@ from stand_ins import OWN
 
 import worldfast as wf
 from worldfast import checkpoint, cli, files
-from worldfast.dataset import LOADED, load_file
+from worldfast.classes import LOADED, load_file
 from worldfast.training import cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from tiny import RUN
 
 import worldfast as wf
 from worldfast import checkpoint, files
@@ -20,15 +21,7 @@ from worldfast.locks import locked
 from worldfast.reading import segment_path
 from worldfast.studies.analyses import Analysis, compute, made, tables_of
 from worldfast.training import audit, load, start, train
-from worldfast.worlds.cities import Dataset
 
-RUN = wf.Run(
-    Dataset("distance", rows=64, world=wf.WorldSpec(largest=60)),
-    batch=16,
-    checkpoints=2,
-    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
-    capture=wf.Capture(layers=(1,), readout={"among": "index < 9"}),
-)  # steps 0, 2, 4
 OTHER = replace(RUN, seed=7, name="")
 TUNED = replace(RUN, start=RUN, name="tuned")
 

@@ -5,26 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny import TINY
+from tiny import UNREAD as RUN
 
-import worldfast as wf
 from worldfast import checkpoint
 from worldfast.rows import Shape
-from worldfast.run import Capture
 from worldfast.training import train
 from worldfast.training.step import Lockstep, Tally
-from worldfast.worlds.cities import Dataset
-
-TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
-RUN = wf.Run(
-    Dataset("distance", rows=64),
-    seed=7,
-    batch=16,
-    learning_rate=0.01,
-    warmup=0,
-    model=TINY,
-    checkpoints=1,
-    capture=Capture(layers=()),
-)
 
 
 def lockstep(*runs):

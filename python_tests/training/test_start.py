@@ -7,26 +7,17 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+from tiny import TINY, UNREAD
 
 import worldfast as wf
 from worldfast import checkpoint, errors, files
 from worldfast.folder import outcome
-from worldfast.run import Capture, OpenCheckpoint
+from worldfast.run import OpenCheckpoint
 from worldfast.training import train
 from worldfast.worlds.cities import Dataset
-from worldfast.worlds.cities.sampling import Component
+from worldfast.worlds.cities.components import Component
 
-TINY = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
-BASE = wf.Run(
-    Dataset("angle", rows=64),
-    seed=3,
-    batch=16,
-    learning_rate=0.01,
-    warmup=0,
-    model=TINY,
-    checkpoints=1,
-    capture=Capture(layers=()),
-)  # 4 steps
+BASE = replace(UNREAD, data=Dataset("angle", rows=64), seed=3, name="")  # 4 steps
 DATA = {field.name for field in fields(Dataset)}
 OLD, NEW = "region != 'Atlantis'", "region == 'Atlantis'"
 

@@ -14,6 +14,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from qwen import qwen2
 
 from worldfast import checkpoint, files
 from worldfast.models import TransformerSpec
@@ -23,8 +24,8 @@ from worldfast.run import Capture, Run
 from worldfast.training import load, member, train
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset
+from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.evaluate import evaluate
-from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import WorldSpec
 
@@ -95,28 +96,16 @@ def mixed(tmp_path_factory):
 def test_twenty_steps_are_those_of_plain_pytorch(tmp_path):
     """Losses within 1e-4 of transformers' Qwen2 with torch's AdamW, clipping and schedule on the same
     rows."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM, get_linear_schedule_with_warmup
+    from transformers import get_linear_schedule_with_warmup
 
     run = replace(
         BASE, data=replace(BASE.data, tasks=tuple(TASKS), rows=64), name="", learning_rate=0.01, checkpoints=1
     )
     (folder,) = train(run, tmp_path, progress=False)
     assert run.steps == 28
-    config = Qwen2Config(
-        vocab_size=98,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=24,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
-        pad_token_id=0,
-    )
-    model = Qwen2ForCausalLM(config)
     ensemble = TINY.build(Shape(98, 98))
     ensemble.initialise(0, run.seed)
-    model.load_state_dict(ensemble.to_huggingface(0))
+    model = qwen2(ensemble, pad_token_id=0)
     decayed = [p for p in model.parameters() if p.ndim == 2]
     spared = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": spared, "weight_decay": 0.0}]

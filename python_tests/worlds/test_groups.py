@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import worldfast as wf
 from worldfast.worlds.cities import Dataset, studies
+from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.groups import groups_of
-from worldfast.worlds.cities.sampling import Component
 from worldfast.worlds.cities.world import WorldSpec
 
 BASE = wf.Run(Dataset("distance", among="region != 'Atlantis'", world=WorldSpec(atlantis=20, largest=300)))

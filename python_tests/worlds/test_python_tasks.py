@@ -23,10 +23,11 @@ from worldfast.errors import TaskError
 from worldfast.report.report import publish
 from worldfast.studies.engine import run_study
 from worldfast.training import load
-from worldfast.worlds.cities import Dataset, sampling, tasks
+from worldfast.worlds.cities import Dataset, components, sampling, tasks
 from worldfast.worlds.cities.evaluate import evaluate
+from worldfast.worlds.cities.recipe import Recipe, world_update
 from worldfast.worlds.cities.rule import rule_of
-from worldfast.worlds.cities.studies import Recipe, Study, demo, paper, world_update
+from worldfast.worlds.cities.studies import Study, demo, paper
 from worldfast.worlds.cities.tasks import BUILT_IN, task_from_json
 
 ROOT = Path(__file__).parents[1]
@@ -131,8 +132,10 @@ def test_labels_of_a_built_in_task(name, world):
 @pytest.mark.parametrize("name", AGAIN)
 def test_rows_of_a_built_in_task(name, noise, vocabulary, world, monkeypatch):
     """Where the random numbers are those of its name: cities, answers, noise and text."""
-    task, key = again(name), sampling._key
-    monkeypatch.setattr(sampling, "_key", lambda *parts: key(*(name if part == task.name else part for part in parts)))
+    task, key = again(name), components._key
+    monkeypatch.setattr(
+        components, "_key", lambda *parts: key(*(name if part == task.name else part for part in parts))
+    )
     chosen = dict(seed=5, start=11, noise=noise, vocabulary=vocabulary, among="index < 900", must_include="index < 90")
     rows, expected = (wf.sample(world, which, 9000, **chosen) for which in (task, name))
     assert np.array_equal(rows.cities, expected.cities)

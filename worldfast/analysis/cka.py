@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from worldfast import frames as pd
 from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, kernel_names, normalised, rescaled
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers, permuted, same_length, selection, sequence, sequence_of
 from worldfast.dataset import require_same_entities
 from worldfast.errors import typed, whole
-
-if TYPE_CHECKING:
-    import pandas
 
 GATHERED_BYTES = 1 << 30  # rows of all representations that are in memory at once, in the order of their batches
 
@@ -222,7 +220,7 @@ def cka_table(
     bandwidth: float = 1.0,
     layer: int | None = None,
     step_share: float | None = None,
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Return the CKA of all pairs of representations, for several variants at once, as a table.
 
     Parameters
@@ -254,8 +252,6 @@ def cka_table(
     TypeError, ValueError
         As in `cka`; the message names the representation.
     """
-    import pandas as pd
-
     names = members(Xs)
     kernels = kernel_names(kernels)
     debiased = (debiased,) if isinstance(debiased, bool) else tuple(debiased)
@@ -271,7 +267,8 @@ def cka_table(
             for unbiased in debiased:
                 hsic = statistics.hsic(kernel, unbiased, statistics.scale)
                 own = np.where(np.diagonal(hsic) > 0, np.diagonal(hsic), np.nan)
-                table = pair_table(names, hsic / np.sqrt(own[:, None] * own))
+                cka = hsic / np.sqrt(own[:, None] * own)
+                table = pair_table(names, cka.item)
                 parts.append(labelled(table, kernel=kernel, debiased=unbiased, components=k))
     return labelled(pd.concat(parts, ignore_index=True), layer=layer, step_share=step_share)
 
@@ -286,7 +283,7 @@ def cka_over_training(
     *,
     bandwidth: float = 1.0,
     use=None,
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Return the `cka_table` of runs at the same shares of their training, from 0.0 (first checkpoint) to 1.0 (last).
 
     Parameters
@@ -316,8 +313,6 @@ def cka_over_training(
     MismatchError
         Two runs were read on different entities, or on the same in another order: nothing is aligned.
     """
-    import pandas as pd
-
     shares = list(shares)
     for share in shares:
         if not 0 <= share <= 1:

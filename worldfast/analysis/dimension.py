@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 
+from worldfast import frames as pd
 from worldfast.analysis.knn import nearest
 from worldfast.analysis.scale import centred, lengths, magnitude
 from worldfast.arrays import numbers
 from worldfast.errors import typed
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["dimension_table", "participation_ratio", "two_nn"]
 
@@ -97,7 +94,7 @@ def two_nn(X, discard: float = 0.1) -> float:
     return float((x * y).sum() / x.square().sum())
 
 
-def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard: float = 0.1) -> pandas.DataFrame:
+def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard: float = 0.1) -> pd.DataFrame:
     """Return both estimates of every representation as a table.
 
     Parameters
@@ -119,18 +116,14 @@ def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard:
     ValueError
         As in `participation_ratio` and `two_nn`; the message names the representation.
     """
-    import pandas as pd
-
     rows = []
     for name, X in typed("Xs", Xs, Mapping, "a mapping of name to array [n, d]").items():
         try:
-            rows.append({"run": name, "participation_ratio": participation_ratio(X), "two_nn": two_nn(X, discard)})
+            rows.append((name, layer, participation_ratio(X), two_nn(X, discard)))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    table = pd.DataFrame(rows, columns=["run", "participation_ratio", "two_nn"])
-    if layer is not None:
-        table.insert(1, "layer", layer)
-    return table
+    table = pd.DataFrame(rows, columns=["run", "layer", "participation_ratio", "two_nn"])
+    return table.drop(columns="layer") if layer is None else table
 
 
 def _checked(X, least: int) -> torch.Tensor:

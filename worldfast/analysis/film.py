@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import probe_over_training
 
@@ -44,8 +45,6 @@ def film_table(activations, layer, test, places=None, fit_on=None, *, ridge=None
     ValueError
         As in the functions that compute these.
     """
-    import pandas as pd
-
     steps, n = list(activations.steps), len(test)
     width = min(3, n, np.shape(activations[steps[-1], layer])[1])
     found = []

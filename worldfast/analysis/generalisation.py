@@ -7,18 +7,15 @@ added them to its existing map. Source: arXiv 2602.00533.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis.probe import fit_map, located
 from worldfast.analysis.scale import lengths
 from worldfast.analysis.tables import labelled
 from worldfast.arrays import labels, mask
 from worldfast.errors import typed
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["FITTED", "HELD_OUT", "probe_generalisation"]
 
@@ -35,7 +32,7 @@ def probe_generalisation(
     ridge: float | None = None,
     run: str | None = None,
     layer: int | None = None,
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Fit a probe of x and y on some items, and return the places it gives to these and to others.
 
     Parameters
@@ -71,8 +68,6 @@ def probe_generalisation(
     -----
     Source: the probe generalisation of arXiv 2602.00533.
     """
-    import pandas as pd
-
     X, xy = located(X, xy)
     if FITTED in typed("groups", groups, Mapping, "a mapping of name to array of bool [n]"):
         raise ValueError(f"groups: {FITTED!r} is the name of the items of fit_on, choose another")

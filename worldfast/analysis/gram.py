@@ -16,7 +16,7 @@ import torch
 
 from worldfast._native import core, thread_count
 from worldfast.arrays import Numbers, same_length, sampled, sequence
-from worldfast.errors import several, typed, unknown_name, whole
+from worldfast.errors import one_of, several, typed, whole
 
 __all__ = [
     "KERNELS",
@@ -122,8 +122,7 @@ class GramStatistics:
         return self._hsic(kernel, debiased) / count * factor
 
     def _hsic(self, kernel, debiased):
-        if kernel not in self.products:
-            raise unknown_name("kernel", kernel, tuple(self.products))
+        one_of("kernel", kernel, self.products)
         products, rows, diagonal = self.products[kernel], self.row_sums[kernel], self.diagonal[kernel]
         if debiased:
             if self.n < 4:
@@ -197,8 +196,7 @@ def kernel_names(kernels) -> tuple[str, ...]:
     """
     found = (kernels,) if isinstance(kernels, str) else several("kernel", kernels, "'linear', 'rbf' or both")
     for kernel in found:
-        if typed("kernel", kernel, str, "'linear', 'rbf' or both") not in KERNELS:
-            raise unknown_name("kernel", kernel, KERNELS)
+        one_of("kernel", typed("kernel", kernel, str, "'linear', 'rbf' or both"), KERNELS)
     return found
 
 

@@ -7,18 +7,14 @@ Source: Huh, Cheung, Wang and Isola, "The Platonic Representation Hypothesis", I
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from worldfast import frames as pd
 from worldfast.analysis.scale import centred, magnitude
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers
-from worldfast.errors import unknown_name, whole
-
-if TYPE_CHECKING:
-    import pandas
+from worldfast.errors import one_of, whole
 
 __all__ = ["METRICS", "chance", "mutual_knn", "mutual_knn_table", "nearest"]
 
@@ -55,7 +51,7 @@ def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:
 
 def mutual_knn_table(
     Xs: Mapping[str, object], k: int = 10, metric: str = "cosine", layer: int | None = None
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Return the `mutual_knn` of all pairs as a table; the neighbours of each representation are found once.
 
     Parameters
@@ -79,13 +75,8 @@ def mutual_knn_table(
     """
     names = members(Xs)
     found = [nearest(Xs[name], k, metric, name) for name in names]
-    matrix = np.eye(len(names))
-    for i in range(len(names)):
-        for j in range(i):
-            matrix[i, j] = matrix[j, i] = _overlap(found[i], found[j], names[i], names[j])
-    table = labelled(pair_table(names, matrix), layer=layer, k=k)
-    table["chance"] = chance(len(found[0]), k)
-    return table
+    table = pair_table(names, lambda i, j: _overlap(found[i], found[j], names[i], names[j]))
+    return labelled(table, layer=layer, k=k).assign(chance=chance(len(found[0]), k))
 
 
 def chance(n: int, k: int) -> float:
@@ -117,8 +108,7 @@ def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tens
     ValueError
         As in `mutual_knn`.
     """
-    if metric not in METRICS:
-        raise unknown_name("metric", metric, METRICS)
+    one_of("metric", metric, METRICS)
     X = numbers(X, name)
     if len(X) < 2:
         raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(X.shape)}")

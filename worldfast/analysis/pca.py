@@ -7,7 +7,7 @@ import torch
 
 from worldfast.analysis.scale import centred, magnitude, single, varies
 from worldfast.arrays import mask, numbers
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 
 __all__ = ["Components", "MixedView", "leading_components", "mixed_over_training", "pca_over_training"]
 
@@ -64,12 +64,8 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     from scipy.linalg import orthogonal_procrustes
     from sklearn.decomposition import PCA
 
-    if fit not in ("last", "each"):
-        raise unknown_name("fit", fit, ("last", "each"))
-    steps = list(activations.steps)
-    if not steps:
-        raise ValueError("activations: expected at least one step, got none")
-    last = _at(activations, steps[-1], layer)
+    one_of("fit", fit, ("last", "each"))
+    steps, last = _last(activations, layer)
     n, d = last.shape
     chosen = np.random.default_rng(seed).permutation(n)[: max(k, round(share * n))]
     if not 1 <= whole("k", k, 0) <= min(len(chosen), d):
@@ -88,6 +84,14 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
             own = PCA(k, svd_solver="covariance_eigh").fit(X[chosen]).transform(X)
             projected.append(own @ orthogonal_procrustes(own, projected[-1])[0])
     return Components(single(np.stack(projected[::-1]) * size), pca.explained_variance_ratio_.astype(np.float64))
+
+
+def _last(activations, layer):
+    """Return the steps of a run, and the array of the last."""
+    steps = list(activations.steps)
+    if not steps:
+        raise ValueError("activations: expected at least one step, got none")
+    return steps, _at(activations, steps[-1], layer)
 
 
 def _at(activations, step, layer, n="n", d="d"):
@@ -188,10 +192,7 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     """
     from worldfast.analysis.probe import fit_map
 
-    steps = list(activations.steps)
-    if not steps:
-        raise ValueError("activations: expected at least one step, got none")
-    last = _at(activations, steps[-1], layer)
+    steps, last = _last(activations, layer)
     xy = numbers(xy, "xy", (len(last), 2)).array()
     fit_on = np.ones(len(last), dtype=bool) if fit_on is None else mask(fit_on, "fit_on", len(last))
     size = magnitude(last)

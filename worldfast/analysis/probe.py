@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis.scale import CONSTANT, lengths, magnitude, mean, single, varies
 from worldfast.analysis.tables import labelled
 from worldfast.arrays import mask, numbers
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = [
     "Fit",
@@ -315,7 +312,7 @@ def probe_table(
     ridge: float | None = None,
     run: str | None = None,
     columns: Sequence[str] = ("x", "y"),
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Probe every layer at every checkpoint, and return the scores as a table.
 
     Parameters
@@ -348,8 +345,6 @@ def probe_table(
     ValueError
         As in `linear_probe`, or `rows` has another length, or a step is unknown.
     """
-    import pandas as pd
-
     known = [int(step) for step in activations.steps]
     if rows is not None and len(rows) != len(known):
         raise ValueError(f"rows: expected {len(known)}, one for each step of the activations, got {len(rows)}")

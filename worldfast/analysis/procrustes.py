@@ -6,18 +6,14 @@ Source: Gower, "Generalized Procrustes Analysis", Psychometrika 1975; defined as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
+from worldfast import frames as pd
 from worldfast.analysis.pca import leading_directions
 from worldfast.analysis.scale import centred
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import numbers
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["procrustes", "procrustes_table"]
 
@@ -46,9 +42,7 @@ def procrustes(X, Y, components: int | None = 3) -> float:
     return _disparity(_standard(X, components, "X"), _standard(Y, components, "Y"))
 
 
-def procrustes_table(
-    Xs: Mapping[str, object], components: int | None = 3, layer: int | None = None
-) -> pandas.DataFrame:
+def procrustes_table(Xs: Mapping[str, object], components: int | None = 3, layer: int | None = None) -> pd.DataFrame:
     """Return the disparity of all pairs as a table.
 
     Parameters
@@ -72,11 +66,11 @@ def procrustes_table(
     """
     names = members(Xs)
     standard = [_standard(Xs[name], components, name) for name in names]
-    matrix = np.zeros((len(names), len(names)))
-    for i in range(len(names)):
-        for j in range(i):
-            matrix[i, j] = matrix[j, i] = _disparity(standard[i], standard[j], names[i], names[j])
-    return labelled(pair_table(names, matrix, "disparity"), layer=layer, components=components or 0)
+
+    def disparity(i: int, j: int) -> float:  # of the later beside the earlier, whose bits the other order may change
+        return _disparity(standard[j], standard[i], names[j], names[i])
+
+    return labelled(pair_table(names, disparity, "disparity"), layer=layer, components=components or 0)
 
 
 def _standard(X, components, name) -> torch.Tensor:

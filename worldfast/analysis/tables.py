@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from worldfast.errors import unknown_name
-
-if TYPE_CHECKING:
-    import pandas
+from worldfast import frames as pd
+from worldfast.errors import typed, unknown_name
 
 __all__ = ["labelled", "members", "need_columns", "pair_table"]
 
 
-def need_columns(table: pandas.DataFrame, name: str, columns: Iterable[str]) -> None:
+def need_columns(table: pd.DataFrame, name: str, columns: Iterable[str]) -> None:
     """Check that a table has the columns.
 
     Parameters
@@ -37,7 +32,7 @@ def need_columns(table: pandas.DataFrame, name: str, columns: Iterable[str]) -> 
             raise ValueError(f"{name}: " + str(unknown_name("column", column, table.columns)))
 
 
-def labelled(table: pandas.DataFrame, **labels) -> pandas.DataFrame:
+def labelled(table: pd.DataFrame, **labels) -> pd.DataFrame:
     """Insert constant columns before a table's own, one for each label that is not None, and return the table."""
     for place, (name, label) in enumerate((k, v) for k, v in labels.items() if v is not None):
         table.insert(place, name, label)
@@ -54,22 +49,20 @@ def members(Xs: Mapping[str, object]) -> tuple[str, ...]:
     ValueError
         Xs has fewer than two representations.
     """
-    if not isinstance(Xs, Mapping):
-        raise TypeError(f"Xs: expected a mapping of name to array [n, d], got a {type(Xs).__name__}")
-    if len(Xs) < 2:
+    if len(typed("Xs", Xs, Mapping, "a mapping of name to array [n, d]")) < 2:
         raise ValueError(f"Xs: expected at least 2 representations to compare, got {len(Xs)}")
     return tuple(Xs)
 
 
-def pair_table(names: Iterable[str], matrix: np.ndarray, value: str = "value") -> pandas.DataFrame:
-    """Return a symmetric matrix as a table of its unordered pairs, without the diagonal.
+def pair_table(names: Sequence[str], compare: Callable[[int, int], float], value: str = "value") -> pd.DataFrame:
+    """Return a table of the unordered pairs of M things.
 
     Parameters
     ----------
-    names : iterable of str
-        [M], names of the rows and columns.
-    matrix : array [M, M]
-        Symmetric.
+    names : sequence of str
+        [M].
+    compare : function (int, int) -> float
+        Gives the value of the pair (i, j), i < j, once.
     value : str
         Name of the column of values.
 
@@ -78,14 +71,6 @@ def pair_table(names: Iterable[str], matrix: np.ndarray, value: str = "value") -
     DataFrame
         Columns run, other and `value`.
     """
-    import pandas as pd
-
-    names = list(names)
-    pairs = list(combinations(range(len(names)), 2))
-    return pd.DataFrame(
-        {
-            "run": [names[i] for i, _ in pairs],
-            "other": [names[j] for _, j in pairs],
-            value: [float(matrix[i, j]) for i, j in pairs],
-        }
-    )
+    pairs = combinations(range(len(names)), 2)
+    rows = [(names[i], names[j], float(compare(i, j))) for i, j in pairs]
+    return pd.DataFrame(rows, columns=["run", "other", value])

@@ -5,17 +5,13 @@ Computed from a table of pairs (of `cka_table`, `procrustes_table` or `mutual_kn
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis.scale import lengths, mean
 from worldfast.analysis.stats import jackknife_error
 from worldfast.analysis.tables import need_columns
-from worldfast.errors import unknown_name
-
-if TYPE_CHECKING:
-    import pandas
+from worldfast.errors import one_of
 
 __all__ = ["CROSS_TASK", "DISJOINT_TASKS", "SAME_TASK", "as_matrix", "task_matrix", "trends"]
 
@@ -24,8 +20,8 @@ KEPT = {"kernel": "linear", "debiased": False, "components": 0, "step_share": 1.
 
 
 def task_matrix(
-    pairs: pandas.DataFrame, runs: pandas.DataFrame, *, value: str = "value", failed: bool = False, **kept
-) -> pandas.DataFrame:
+    pairs: pd.DataFrame, runs: pd.DataFrame, *, value: str = "value", failed: bool = False, **kept
+) -> pd.DataFrame:
     """Return the seed-averaged matrix over sets of tasks, by layer and number of tasks, with standard errors.
 
     Cells on the diagonal use pairs of different runs (seeds) only. Pairs are taken among runs with the same number of
@@ -58,8 +54,6 @@ def task_matrix(
     ValueError
         A missing or unknown column, a pair listed twice or of a run with itself, a run not in `runs`, or no pair left.
     """
-    import pandas as pd
-
     chosen, left_out = _chosen(pairs, runs, value, failed, kept)
     rows = []
     layered = "layer" in chosen.columns
@@ -83,8 +77,8 @@ def task_matrix(
 
 
 def trends(
-    pairs: pandas.DataFrame, runs: pandas.DataFrame, *, value: str = "value", failed: bool = False, **kept
-) -> pandas.DataFrame:
+    pairs: pd.DataFrame, runs: pd.DataFrame, *, value: str = "value", failed: bool = False, **kept
+) -> pd.DataFrame:
     """Return mean similarities of sets of tasks that are the same, different, and disjoint, by number of tasks.
 
     The cells of `task_matrix` are averaged with equal weight: "same task" is its diagonal, "cross task" the rest, and
@@ -109,8 +103,6 @@ def trends(
     ValueError
         As in `task_matrix`.
     """
-    import pandas as pd
-
     table = task_matrix(pairs, runs, value=value, failed=failed, **kept)
     by = [column for column in ("layer", "n_tasks") if column in table.columns]
     rows = []
@@ -133,7 +125,7 @@ def trends(
     return found
 
 
-def as_matrix(table: pandas.DataFrame, value: str = "mean") -> pandas.DataFrame:
+def as_matrix(table: pd.DataFrame, value: str = "mean") -> pd.DataFrame:
     """Return a column of `task_matrix`, of one layer and one number of tasks, as a symmetric matrix.
 
     Parameters
@@ -174,8 +166,7 @@ def _chosen(pairs, runs, value, failed, kept):
     need_columns(pairs, "pairs", ("run", "other", value))
     need_columns(runs, "runs", ("run", "tasks", "n_tasks"))
     for column in kept:
-        if column not in KEPT:
-            raise unknown_name("column to choose by", column, KEPT)
+        one_of("column to choose by", column, KEPT)
         need_columns(pairs, "pairs", (column,))
     for column, default in KEPT.items():
         if column in pairs.columns:

@@ -1,6 +1,6 @@
 """Models: ensembles of one shape, on a CPU or a GPU, and the operations that they are made of."""
 
-from worldfast.models.attention import attention
+from worldfast.models.attention import attention, attention_of_row
 from worldfast.models.check import check_family
 from worldfast.models.cpu import CpuTransformer
 from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
@@ -24,6 +24,7 @@ __all__ = [
     "TransformerSpec",
     "adamw_",
     "attention",
+    "attention_of_row",
     "check_family",
     "export_metadata",
     "gpu_bytes",

@@ -22,9 +22,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from worldfast._native import core, expect, thread_count
 
-__all__ = ["attention", "attention_backward", "attention_forward"]
-
-
 # ---- attention ----
 
 
@@ -236,7 +233,7 @@ def _attention(q, k, v, cu_seqlens, rope_base, max_seqlen):
     for rows, part, longest in _stretches(cu_seqlens, len(q), max_seqlen):
         inputs = [_readable(x[part]) for x in (q, k, v)]
         if rows is None:
-            out[part] = _long_row(*inputs, rope_base)
+            out[part] = attention_of_row(*inputs, rope_base)
         else:
             attention_forward(*inputs, rows, rope_base, out=out[part], max_seqlen=longest)
     return out
@@ -247,7 +244,7 @@ def _attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
     for rows, part, longest in _stretches(cu_seqlens, len(q), max_seqlen):
         inputs = [_readable(x[part]) for x in (grad_out, q, k, v)]
         if rows is None:
-            grad[part] = torch.stack(_long_row_backward(*inputs, rope_base), 1)
+            grad[part] = torch.stack(_row_backward(*inputs, rope_base), 1)
         else:
             grads = dict(zip(("grad_q", "grad_k", "grad_v"), grad[part].unbind(1)))
             attention_backward(*inputs, rows, rope_base, **grads, max_seqlen=longest)
@@ -290,8 +287,8 @@ def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
         first = row + 1
 
 
-def _long_row(q, k, v, rope_base):
-    """Compute attention of one row [T, H, D] by PyTorch."""
+def attention_of_row(q, k, v, rope_base):
+    """Compute causal attention of one row by PyTorch, in the dtype of its arguments, [T, H, D] each."""
     if rope_base:
         half = q.shape[2] // 2
         position = torch.arange(max(half, len(q)), dtype=torch.float64, device=q.device)
@@ -305,10 +302,10 @@ def _long_row(q, k, v, rope_base):
         return scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)
 
 
-def _long_row_backward(grad_out, q, k, v, rope_base):
+def _row_backward(grad_out, q, k, v, rope_base):
     with torch.enable_grad():
         inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-        return torch.autograd.grad(_long_row(*inputs, rope_base), inputs, grad_out)
+        return torch.autograd.grad(attention_of_row(*inputs, rope_base), inputs, grad_out)
 
 
 @functools.cache

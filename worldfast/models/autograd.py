@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,11 @@ import torch
 from torch import Tensor
 
 from worldfast._native import thread_count
-from worldfast.errors import whole
-from worldfast.models.buffer import buffer_size, tensors_in
+from worldfast.models.buffer import buffer_size
 from worldfast.models.ensemble import CpuBytes, Ensemble
 from worldfast.models.losses import summed_loss
 from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape, require_loss
-
-__all__ = ["AutogradEnsemble", "autograd_bytes"]
 
 NUMBER = 4  # bytes of a float32
 
@@ -85,22 +81,11 @@ class AutogradEnsemble(Ensemble):
         matmul_dtype: str = "float32",
         dtype: torch.dtype = torch.float32,
     ):
-        members = whole("members", members, 1)
-        if matmul_dtype != "float32":
-            raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
+        self._require_float32(matmul_dtype)
         require_loss(shape.loss)
-        self.spec, self.shape, self.members, self.matmul_dtype = spec, shape, members, matmul_dtype
-        self.device, self._buffer = torch.device(device), list(shapes)
+        Ensemble.__init__(self, spec, shape, shapes, members, device, matmul_dtype, dtype)  # not that of a sibling
         self.threads = thread_count(threads) or torch.get_num_threads()
         self._threads = Threads(self.threads)
-        self.parameters = torch.zeros(members, buffer_size(self._buffer), dtype=dtype, device=self.device)
-        self.decayed = torch.zeros_like(self.parameters[0], dtype=torch.float32)
-        for view in tensors_in(self.decayed, self._buffer):
-            view.fill_(view.ndim == 2)
-
-    @cached_property
-    def gradients(self) -> Tensor:
-        return torch.zeros_like(self.parameters)
 
     @abstractmethod
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
@@ -125,16 +110,17 @@ class AutogradEnsemble(Ensemble):
 
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         self._require_targets(rows, members)
-        return torch.stack(self.each(lambda job: self._learn(*job), list(zip(rows, members))))
+        gradients = self.gradients  # made once, before threads write to it
+        return torch.stack(self.each(lambda job: self._learn(*job, gradients), list(zip(rows, members))))
 
-    def _learn(self, rows: Rows, member: int) -> Tensor:
+    def _learn(self, rows: Rows, member: int, gradients: Tensor) -> Tensor:
         rows = self._here(rows)
         with torch.enable_grad():
             parameters = self.parameters[member].detach().requires_grad_()
             outputs, _ = self.forward(parameters, rows, ())
             loss = summed_loss(self.shape.loss, outputs, rows.targets, rows.weights)
             (gradient,) = torch.autograd.grad(loss, parameters)
-        self.gradients[member].copy_(gradient)
+        gradients[member].copy_(gradient)
         return loss.detach().cpu()
 
     @torch.no_grad()
@@ -148,22 +134,16 @@ class AutogradEnsemble(Ensemble):
         self._require_rows([rows], [member])
         return self.forward(self.parameters[member], self._here(rows), layers)[1]
 
-    def answer(
-        self,
-        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
-        longest: int = 16,
-        members: Sequence[int] | None = None,
-        matmul_dtype: str | None = None,
-        *,
-        end: int,
-    ) -> list[list[np.ndarray]]:
-        """Answer greedily, as `Ensemble.answer` describes; the whole row is computed again for each token."""
-        prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
+    def _require_float32(self, matmul_dtype: str) -> None:
         if matmul_dtype != "float32":
             raise ValueError(f"matmul_dtype: {type(self).__name__} multiplies in 'float32' only, got {matmul_dtype!r}")
-        return self.each(lambda job: self._answer(*job[0], longest, job[1], end), list(zip(prompts, members)))
 
-    def _answer(self, tokens: np.ndarray, length: np.ndarray, longest: int, member: int, end: int) -> list[np.ndarray]:
+    def _answer(self, prompts, longest, members, matmul_dtype, end) -> list[list[np.ndarray]]:
+        self._require_float32(matmul_dtype)
+        return self.each(lambda job: self._greedy(*job[0], longest, job[1], end), list(zip(prompts, members)))
+
+    def _greedy(self, tokens: np.ndarray, length: np.ndarray, longest: int, member: int, end: int) -> list[np.ndarray]:
+        """Return the answers of a member; the whole row is computed again for each token."""
         rows = [row[:n] for row, n in zip(tokens, length)]
         going = list(range(len(rows)))
         for _ in range(longest):

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-__all__ = ["buffer_size", "tensors_in"]
-
 ALIGN = 16  # numbers, so 64 bytes of float32, in every member of an ensemble
 
 

@@ -19,8 +19,6 @@ from worldfast.models.ensemble import Ensemble
 from worldfast.models.losses import summed_loss
 from worldfast.rows import Rows, Shape
 
-__all__ = ["CHECKS", "Family", "check_family", "family_of", "near"]
-
 
 class Family(NamedTuple):
     """A spec and a shape, and what builds an ensemble of them in float64 with the same buffer, the reference."""

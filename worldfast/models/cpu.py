@@ -8,20 +8,20 @@ member's results are bit-identical to those of a single model, whatever the numb
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldfast._native import core, thread_count
+from worldfast.models.buffer import buffer_size
 from worldfast.models.decoding import Scratch, greedy, share
 from worldfast.models.ensemble import CpuBytes
 from worldfast.models.tiles import Piece, cut
-from worldfast.models.transformer import Transformer, TransformerSpec, buffer_size, views
+from worldfast.models.transformer import Transformer, TransformerSpec, views
 from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape
-
-__all__ = ["LANES", "LANE_LIMIT", "TILE", "CpuTransformer"]
 
 NUMBER = 4  # bytes of a float32
 LANES = 4  # a constant, so that results do not depend on the machine
@@ -63,16 +63,12 @@ class CpuTransformer(Transformer):
         self._inside = 1 if self._lanes > 1 else self.threads  # threads of an operation
         self._threads = Threads(self.threads // self._inside, Scratch)
         self._packed: dict[str, tuple] = {}
-        self._gradients = None
 
-    @property
-    def gradients(self) -> Tensor:
-        if self._gradients is None:
-            self._gradients = torch.zeros_like(self.parameters)
-            more = np.zeros((self.members, self._lanes - 1, self.parameters.shape[1]), dtype=np.float32)
-            # [M][lanes] of [P]; the first lane is the gradient itself
-            self._lane_sums = [[first, *others] for first, others in zip(self._gradients.numpy(), more)]
-        return self._gradients
+    @cached_property
+    def _lane_sums(self) -> list[list[np.ndarray]]:
+        """Gradients summed by each lane, [M][lanes] of [P]; the first lane's is the gradient itself."""
+        more = np.zeros((self.members, self._lanes - 1, self.parameters.shape[1]), dtype=np.float32)
+        return [[first, *others] for first, others in zip(self.gradients.numpy(), more)]
 
     def each(self, job: Callable, items: Iterable) -> list:
         return self._threads.run(lambda item, _: job(item), items)
@@ -146,16 +142,7 @@ class CpuTransformer(Transformer):
 
         self._threads.run(read, pieces)
 
-    def answer(
-        self,
-        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
-        longest: int = 16,
-        members: Sequence[int] | None = None,
-        matmul_dtype: str | None = None,
-        *,
-        end: int,
-    ) -> list[list[np.ndarray]]:
-        prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
+    def _answer(self, prompts, longest, members, matmul_dtype, end) -> list[list[np.ndarray]]:
         tiles = [share(*of_member, self._tile) for of_member in prompts]
         transformer, packed = self._pack(members, matmul_dtype)
         answers = [[None] * len(length) for _, length in prompts]
@@ -174,7 +161,7 @@ class CpuTransformer(Transformer):
 
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         self._require_targets(rows, members)
-        gradients = self.gradients
+        gradients, lane_sums = self.gradients, self._lane_sums
         tokens, pieces = zip(*self.each(self._cut, rows)) if rows else ((), ())
         transformer, packed = self._pack(members, self.matmul_dtype)
         losses = np.zeros((len(members), self._lanes))
@@ -184,7 +171,7 @@ class CpuTransformer(Transformer):
         def lane(job, scratch):
             slot, k = job
             member = members[slot]
-            sums = self._lane_sums[member][k]
+            sums = lane_sums[member][k]
             sums[self._inner :].fill(0)
             for piece in pieces[slot][k :: self._lanes]:
                 losses[slot, k] += transformer.learn(
@@ -198,7 +185,7 @@ class CpuTransformer(Transformer):
                 )
 
         def gather(slot):
-            lanes = self._lane_sums[members[slot]][: len(pieces[slot])]
+            lanes = lane_sums[members[slot]][: len(pieces[slot])]
             embedding = views(self._shapes, gradients[members[slot]]).embed
             core.gather_gradient(lanes, self._inner, tokens[slot], arrived[slot], embedding)
 

@@ -17,8 +17,6 @@ from worldfast._native import core
 from worldfast.models.tiles import alike_together, places_of
 from worldfast.models.transformer import TransformerSpec
 
-__all__ = ["Prompts", "Scratch", "greedy", "share"]
-
 
 class Scratch:
     """Working memory of one thread, reused from tile to tile."""

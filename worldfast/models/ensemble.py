@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from worldfast.arrays import refuse
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
+from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.processes import Remade
 from worldfast.rows import Rows, Shape, require_rows
 
@@ -55,11 +57,23 @@ class Ensemble(Remade, ABC):
     threads : int
         CPU threads in use.
     parameters, gradients : Tensor
-        float32 [M, P].
+        float32 [M, P]; gradients are made when they are first asked for.
     decayed : Tensor
         float32 [P]: 1 where weight decay applies, otherwise 0.
     about : str
         Remark on the engine that was chosen, for the first line of progress; "" for none.
+
+    Parameters
+    ----------
+    shapes : sequence of tuple of int
+        Shapes of a member's parameters, in the order of its buffer.
+    dtype : torch.dtype
+        Type of the parameters.
+
+    Raises
+    ------
+    ValueError
+        `members` is below 1, or `matmul_dtype` is unknown.
     """
 
     spec: Any
@@ -69,14 +83,32 @@ class Ensemble(Remade, ABC):
     matmul_dtype: str
     threads: int = 1
     parameters: Tensor
-    gradients: Tensor
     decayed: Tensor
     about: str = ""
 
+    def __init__(
+        self,
+        spec: Any,
+        shape: Shape,
+        shapes: Sequence[tuple[int, ...]],
+        members: int,
+        device: str | torch.device,
+        matmul_dtype: str,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.spec, self.shape, self.members = spec, shape, whole("members", members, 1)
+        self.device, self.matmul_dtype = torch.device(device), one_of("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        self.parameters = torch.zeros(self.members, buffer_size(shapes), dtype=dtype, device=self.device)
+        self.decayed = torch.zeros_like(self.parameters[0], dtype=torch.float32)
+        for view in tensors_in(self.decayed, shapes):
+            view.fill_(view.ndim == 2)
+
+    @cached_property
+    def gradients(self) -> Tensor:
+        return torch.zeros_like(self.parameters)
+
     def __getstate__(self) -> dict[str, Any]:
-        own = self.__dict__
-        learned = own.get("gradients", own.get("_gradients"))  # made when they are first asked for
-        return {"about": self.about, "parameters": self.parameters, "gradients": learned}
+        return {"about": self.about, "parameters": self.parameters, "gradients": self.__dict__.get("gradients")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.about = state["about"]
@@ -135,7 +167,6 @@ class Ensemble(Remade, ABC):
         """Return [job(item) for item in items], computed on the ensemble's own threads if it has some."""
         return [job(item) for item in items]
 
-    @abstractmethod
     def answer(
         self,
         prompts: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -168,6 +199,26 @@ class Ensemble(Remade, ABC):
         list of list of ndarray
             For each member and prompt the tokens before `end`, int32 [up to `longest`].
         """
+        members = range(self.members) if members is None else members
+        if len(members) != len(prompts):
+            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
+        self._require_members(members)
+        longest = whole("longest", longest, 1, LONGEST_ANSWER)
+        matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
+        one_of("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
+        asked = [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts]
+        return self._answer(asked, longest, list(members), matmul_dtype, end)
+
+    @abstractmethod
+    def _answer(
+        self,
+        prompts: list[tuple[np.ndarray, np.ndarray]],
+        longest: int,
+        members: list[int],
+        matmul_dtype: str,
+        end: int,
+    ) -> list[list[np.ndarray]]:
+        """Return what `answer` does, for arguments that it has checked."""
 
     # ---- checks ----
 
@@ -199,18 +250,6 @@ class Ensemble(Remade, ABC):
         for member in members:
             if not 0 <= member < self.members:
                 raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
-
-    def _asked(self, prompts, longest, members, matmul_dtype) -> tuple[list, Sequence[int], str]:
-        """Return prompts as arrays, their members, and the matmul dtype of their answers."""
-        members = range(self.members) if members is None else members
-        if len(members) != len(prompts):
-            raise ValueError(f"members: {len(members)} named, but the prompts are those of {len(prompts)}")
-        self._require_members(members)
-        whole("longest", longest, 1, LONGEST_ANSWER)
-        matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
-        if matmul_dtype not in MATMUL_DTYPES:
-            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
-        return [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts], members, matmul_dtype
 
 
 def with_outputs(shape: Shape, outputs: int | None) -> Shape:

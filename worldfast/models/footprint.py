@@ -8,23 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from worldfast.models.transformer import TransformerSpec, buffer_size
+from worldfast.models.buffer import buffer_size
+from worldfast.models.transformer import TransformerSpec
 from worldfast.rows import Shape
-
-__all__ = [
-    "GENERAL",
-    "FUSED",
-    "READ",
-    "GpuBytes",
-    "answered_at_once",
-    "answering",
-    "footprint",
-    "gpu_bytes",
-    "is_fused",
-    "places",
-    "reading",
-    "sizes",
-]
 
 PLACES = 128  # the number of a member's places for tokens is a multiple of this
 READ = 1 << 16  # tokens that are read at once

@@ -22,8 +22,6 @@ from worldfast.models.gpu import own_stream
 from worldfast.models.gpu_transformer import Batch, Passes, product
 from worldfast.models.transformer import Weights
 
-__all__ = ["FusedPasses"]
-
 
 class FusedPasses(Passes):
     """Passes that learn, for models that `footprint.is_fused` accepts."""

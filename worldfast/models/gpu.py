@@ -18,8 +18,6 @@ from worldfast.models.footprint import READ, answered_at_once, places
 from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
 from worldfast.rows import Rows, Shape
 
-__all__ = ["DTYPES", "GpuTransformer", "exact_products", "longest_row", "own_stream", "require_cuda"]
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # in which matrices are multiplied
 LONGEST_ROW = 128  # tokens, limit of the attention kernel
 STREAMS = 32  # in torch's pool for one device, reused in turn
@@ -144,10 +142,6 @@ class GpuTransformer(Transformer):
             size = spec.hidden // spec.heads
             raise ValueError(f"model.heads: a GPU's attention has heads of at most 128 numbers, got {size}")
 
-    @functools.cached_property
-    def gradients(self) -> Tensor:
-        return torch.zeros_like(self.parameters)
-
     def stacked(self, buffer: Tensor) -> Weights:
         """Return views [M, ...] of a buffer [M, P]."""
         return views(self._shapes, buffer)
@@ -196,17 +190,7 @@ class GpuTransformer(Transformer):
     # ---- answering ----
 
     @exact_products()
-    def answer(
-        self,
-        prompts: Sequence[tuple[np.ndarray, np.ndarray]],
-        longest: int = 16,
-        members: Sequence[int] | None = None,
-        matmul_dtype: str | None = None,
-        *,
-        end: int,
-    ) -> list[list[np.ndarray]]:
-        prompts, members, matmul_dtype = self._asked(prompts, longest, members, matmul_dtype)
-        members = list(members)
+    def _answer(self, prompts, longest, members, matmul_dtype, end) -> list[list[np.ndarray]]:
         answers: list[list] = [[None] * len(length) for _, length in prompts]
         most = max((len(length) for _, length in prompts), default=0)
         widest = max((int(length.max(initial=1)) for _, length in prompts), default=1) + longest - 1

@@ -8,8 +8,6 @@ from torch import Tensor
 from worldfast.models.footprint import is_fused, places
 from worldfast.models.gpu import DTYPES, GpuTransformer, exact_products
 
-__all__ = ["GpuLearner"]
-
 
 class GpuLearner:
     """Gradients of all members of a GpuTransformer, in memory of its own: what it does can be recorded as a CUDA graph.

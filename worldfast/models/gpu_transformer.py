@@ -22,8 +22,6 @@ from worldfast.models.footprint import GENERAL, ONLY_LEARNING, places, sizes
 from worldfast.models.transformer import TransformerSpec, Weights
 from worldfast.rows import Rows
 
-__all__ = ["Batch", "Passes"]
-
 
 class Batch(NamedTuple):
     """Rows of all members on the device.

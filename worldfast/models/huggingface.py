@@ -40,8 +40,6 @@ from worldfast.models.transformer import Transformer, TransformerSpec
 from worldfast.models.weights import read_weights, require_files
 from worldfast.rows import Shape
 
-__all__ = ["export_metadata", "huggingface_config", "import_huggingface"]
-
 LONGEST = 128  # tokens: lower bound on what tools should allow for
 
 # fields of TransformerSpec by their names in transformers; outputs is ours

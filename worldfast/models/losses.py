@@ -7,8 +7,6 @@ from torch.nn import functional
 
 from worldfast.rows import require_loss
 
-__all__ = ["position_losses", "summed_loss"]
-
 
 def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the loss at each position.

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from worldfast._native import core, thread_count
 
-__all__ = ["adamw_", "gradient_norm"]
-
 
 def adamw_(
     param: Tensor,

@@ -28,14 +28,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.models.attention import attention
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.ensemble import CpuBytes, Ensemble
-from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
+from worldfast.models.transformer import Transformer, TransformerSpec, views
 from worldfast.rows import Rows, Shape
-
-__all__ = ["PlainTransformer", "Replacement"]
 
 PARTS = ("query", "key", "value", "heads", "attention", "middle", "neurons", "mlp")
 
@@ -80,10 +78,6 @@ class PlainTransformer(AutogradEnsemble, Transformer):
         D, F = spec.hidden, spec.intermediate
         kept = D * (8 + 20 * spec.layers) + F * 6 * spec.layers + 5 * spec.of(shape).outputs
         return autograd_bytes(spec.shapes(shape).each(), inputs, kept + (shape.inputs if shape.vectors else 2), threads)
-
-    @property
-    def weights(self) -> list[Weights]:
-        return [views(self._shapes, row) for row in self.parameters]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -144,8 +138,7 @@ class PlainTransformer(AutogradEnsemble, Transformer):
         """
         read, replace = set(read), dict(replace or {})
         for name in (*read, *replace):
-            if name not in self.names:
-                raise unknown_name("inner value", name, self.names)
+            one_of("inner value", name, self.names)
         self._require_rows([rows], [member])
         return self._run(self.parameters[member], self._here(rows), read, replace)
 

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from worldfast.errors import number, unknown_name
+from worldfast.errors import number, one_of, typed
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.buffer import tensors_in
 from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
 from worldfast.rows import Rows, Shape
-
-__all__ = ["Recurrent", "RecurrentSpec"]
 
 KINDS = {"rnn": 1, "lstm": 4}  # gates
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
@@ -80,14 +78,12 @@ class RecurrentSpec:
 
     def __post_init__(self):
         for name, known in dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS).items():
-            if getattr(self, name) not in known:
-                raise unknown_name(f"model.{name}", getattr(self, name), known)
+            one_of(f"model.{name}", getattr(self, name), known)
         require_sizes(self, ("hidden", "layers", "outputs"))
         object.__setattr__(self, "leak", number("model.leak", self.leak))
         if not 0 < self.leak <= 1:
             raise ValueError(f"model.leak: expected a number above 0 and at most 1, got {self.leak}")
-        if not isinstance(self.bias, bool):
-            raise TypeError(f"model.bias: expected True or False, got {self.bias!r}")
+        typed("model.bias", self.bias, bool, "True or False")
         if self.kind == "lstm" and (self.nonlinearity, self.leak) != ("tanh", 1):
             raise ValueError("model.kind: nonlinearity and leak are those of an 'rnn'; leave them out for an 'lstm'")
 

@@ -12,8 +12,6 @@ import numpy as np
 
 from worldfast.rows import Rows
 
-__all__ = ["Piece", "Tile", "alike_together", "cut", "places_of"]
-
 LONGEST_SHARED = 16  # tokens: the words before a row's first entity are at most 11
 
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.errors import positive, unknown_name, whole
-from worldfast.models.buffer import buffer_size, tensors_in
-from worldfast.models.ensemble import MATMUL_DTYPES, CpuBytes, Ensemble, require_sizes, with_outputs
+from worldfast.errors import one_of, positive
+from worldfast.models.buffer import tensors_in
+from worldfast.models.ensemble import CpuBytes, Ensemble, require_sizes, with_outputs
 from worldfast.rows import Shape
 
-__all__ = ["MATMUL_DTYPES", "Block", "Transformer", "TransformerSpec", "Weights", "buffer_size", "views"]
+__all__ = ["Block", "Transformer", "TransformerSpec", "Weights", "views"]
 
 ENGINES = ("auto", "native", "plain")
 
@@ -76,8 +76,7 @@ class TransformerSpec:
             if name == "rope_base" and value is None:
                 continue
             object.__setattr__(self, name, positive(f"model.{name}", value))
-        if self.engine not in ENGINES:
-            raise unknown_name("model.engine", self.engine, ENGINES)
+        one_of("model.engine", self.engine, ENGINES)
         if self.hidden % self.heads or self.hidden // self.heads % 8:
             raise ValueError(
                 "model.heads: hidden / heads must be a multiple of 8, "
@@ -222,18 +221,12 @@ class Transformer(Ensemble):
     def __init__(
         self, spec: TransformerSpec, shape: Shape, members: int, device: str | torch.device, matmul_dtype: str
     ):
-        members = whole("members", members, 1)
-        if matmul_dtype not in MATMUL_DTYPES:
-            raise unknown_name("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
-        self.spec, self.shape, self.members, self.matmul_dtype = spec, spec.of(shape), members, matmul_dtype
-        self.device = torch.device(device)
         self._shapes = spec.shapes(shape)
-        kind = {"dtype": torch.float32, "device": self.device}
-        self.parameters = torch.zeros(members, buffer_size(self._shapes.each()), **kind)
-        self.weights = [views(self._shapes, row) for row in self.parameters]
-        self.decayed = torch.zeros(self.parameters.shape[1], **kind)
-        for view in views(self._shapes, self.decayed).each():
-            view.fill_(view.ndim == 2)
+        super().__init__(spec, spec.of(shape), list(self._shapes.each()), members, device, matmul_dtype)
+
+    @property
+    def weights(self) -> list[Weights]:
+        return [views(self._shapes, row) for row in self.parameters]
 
     # ---- weights in and out ----
 
@@ -279,7 +272,7 @@ class Transformer(Ensemble):
 
     def _huggingface(self, member: int) -> dict[str, Tensor]:
         """Return parameters of a member as views, by Hugging Face name, in the order of initialisation."""
-        w = self.weights[member]
+        w = views(self._shapes, self.parameters[member])
         named = {"model.embed_tokens.weight": w.embed}
         for layer, block in enumerate(w.blocks):
             at = f"model.layers.{layer}."

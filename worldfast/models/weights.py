@@ -20,8 +20,6 @@ from torch import Tensor
 from worldfast import files
 from worldfast.errors import DamagedError, UnsafeError
 
-__all__ = ["read_weights", "require_files"]
-
 # in the order in which transformers looks for them
 FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 LARGEST_INDEX = 1 << 26  # bytes
@@ -89,7 +87,7 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any] 
     try:
         return path, tensors, json.loads(metadata.get("worldfast", "null"))
     except ValueError as error:
-        raise DamagedError(f"{path} is damaged: {error}") from None
+        raise DamagedError(f"{path} is damaged: its metadata are not those of an export: copy it again") from error
 
 
 # ---- shards ----
@@ -121,7 +119,8 @@ def _shards(index: Path) -> tuple[dict[Path, set[str]], int]:
         named = dict(content["weight_map"])
         total = (content.get("metadata") or {}).get("total_size", 0)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{index} is damaged: {error!r:.100}") from None
+        expected = "a JSON object whose `weight_map` names the file of each weight"
+        raise DamagedError(f"{index} is damaged: expected {expected}: copy it again") from error
     if not named or not all(isinstance(name, str) for name in named.values()) or not isinstance(total, int | float):
         raise DamagedError(f"{index} is damaged: it names no files of weights, or claims no number of bytes")
     shards: dict[Path, set[str]] = {}
@@ -163,7 +162,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
         size = int.from_bytes(content[:8], "little")  # of the header, whose metadata the library reads from files alone
         return tensors, json.loads(content[8 : 8 + size]).get("__metadata__") or {}
     except (SafetensorError, ValueError) as error:
-        raise DamagedError(f"{path} is damaged: {error}") from None
+        expected = "the JSON header of a safetensors file and all tensors that it names"
+        raise DamagedError(f"{path} is damaged: expected {expected}: copy it again") from error
 
 
 def _read_bin(path: Path) -> dict[str, Tensor]:
@@ -174,8 +174,9 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
                 packed = [part.filename for part in parts.infolist() if part.file_size > part.compress_size]
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise DamagedError(
-                f"{path} is damaged, or of a torch before 1.6: {error}; open it with transformers and save it again"
-            ) from None
+                f"{path} is damaged, or of a torch before 1.6, which wrote no zip: open it with transformers and save "
+                "it again"
+            ) from error
         if packed:
             raise UnsafeError(
                 f"{path}: {packed[0]!r:.100} is compressed, which torch.save does not do: nothing was read"
@@ -184,15 +185,14 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
         try:
             found = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            first = str(error).partition("\n")[0]
             raise UnsafeError(
                 f"{path} holds more than tensors, which could run code: nothing was built of it. If you trust whoever "
-                f"wrote it, open it with transformers and write it with save_pretrained ({first:.200})"
-            ) from None
+                "wrote it, open it with transformers and write it with save_pretrained"
+            ) from error
         except (OSError, MemoryError):
             raise
         except Exception as error:  # of any kind: what a damaged pickle says is its own
-            raise DamagedError(f"{path} is damaged: {str(error).partition(chr(10))[0]:.200}") from None
+            raise DamagedError(f"{path} is damaged: torch finds no weights in it: copy it again") from error
     if not isinstance(found, dict):
         raise DamagedError(f"{path} holds a {type(found).__name__}, expected weights by name")
     return found

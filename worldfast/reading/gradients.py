@@ -16,19 +16,16 @@ import os
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from worldfast import frames as pd
 from worldfast.errors import typed, unknown_name, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, TransformerSpec
 from worldfast.rows import Stream
 from worldfast.run import Run
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["gradient_agreement", "task_gradients"]
 
@@ -43,7 +40,7 @@ def gradient_agreement(
     rows: int = 1024,
     repeats: int = 4,
     parameters: str | Iterable[str] = "model.layers.*",
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Compute cosines between the mean gradients of tasks' rows at a model, without training it.
 
     Memory: the tasks' gradients, 4 bytes x parameters x tasks x repeats.
@@ -86,8 +83,6 @@ def gradient_agreement(
     FileNotFoundError
         As for `worldfast.folder.load`.
     """
-    import pandas as pd
-
     run, ensemble = opened(model)
     if not isinstance(ensemble.spec, TransformerSpec):
         raise TypeError(

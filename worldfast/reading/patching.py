@@ -17,20 +17,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from worldfast import frames as pd
 from worldfast.dataset import entity_ids, require_same_entities
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, PlainTransformer, TransformerSpec
 from worldfast.rows import Rows
 from worldfast.run import Run
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["Questions", "activation_patching", "patched_answers"]
 
@@ -74,7 +72,7 @@ def activation_patching(
     layers: Sequence[int] | None = None,
     positions: str | Iterable[str] | None = None,
     longest: int = 16,
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Measure how far answers of `target` move towards those of `source` when it is given the states of `source`.
 
     After the replaced states the target continues with its own weights, so that all tokens at the last layer are the
@@ -118,8 +116,6 @@ def activation_patching(
     IndexError
         The models do not have a layer.
     """
-    import pandas as pd
-
     source_run, giving = opened(source, "source")
     target_run, taking = opened(target, "target")
     _require_transformer("source", source_run, giving)
@@ -131,8 +127,7 @@ def activation_patching(
     chosen = [positions] if isinstance(positions, str) else None if positions is None else list(positions)
     for asked in questions.values():
         for group in chosen or ():
-            if group not in asked.positions:
-                raise unknown_name("positions", group, asked.positions)
+            one_of("positions", group, asked.positions)
     lines = []
     for task, asked in questions.items():
         alone = [asked.score(patched_answers(one, one, asked, longest=longest))[0] for one in (giving, taking)]

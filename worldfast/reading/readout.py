@@ -9,8 +9,6 @@ import numpy as np
 from worldfast.dataset import Readout
 from worldfast.models import Ensemble
 
-__all__ = ["states"]
-
 
 def states(readout: Readout, ensemble: Ensemble, member: int, layers: Sequence[int]) -> dict[int, np.ndarray]:
     """Return a member's hidden states of each thing.

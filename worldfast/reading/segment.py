@@ -29,8 +29,6 @@ import numpy as np
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
 from worldfast.files import checksum, regular, write_whole
 
-__all__ = ["INDEX", "Expected", "check", "expected_by", "layer_name", "read", "segment_path", "unread", "write"]
-
 INDEX, ID = "entity_index", "entity_id"
 
 
@@ -198,12 +196,13 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (DamagedError, MismatchError, UnsafeError, MemoryError):
         raise
-    except OSError as error:
-        if error.errno:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-        raise DamagedError(f"segment {path} is damaged: {error}") from None
     except Exception as error:  # HDF5 has one for each kind of damage
-        raise DamagedError(f"segment {path} is damaged: {error}") from None
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        raise DamagedError(
+            f"segment {path} is damaged: HDF5 does not find in it what was written: put a whole one back, or train its "
+            "run again"
+        ) from error
 
 
 def _require(path: Path, file, expected: Expected) -> None:

@@ -17,19 +17,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worldfast import files
+from worldfast import frames as pd
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.folder import require_same
 from worldfast.reading import Activations
 from worldfast.run import Run
 from worldfast.studies.sources import Code, code_of
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 __all__ = [
     "Analysis",
@@ -144,7 +141,7 @@ class Analysis:
     """
 
     kind: str
-    make: Callable[..., DataFrame]
+    make: Callable[..., pd.DataFrame]
     runs_of: Callable[..., Iterable[Sequence[Run]]] = each
     options: Callable[..., Mapping] = no_options
 
@@ -166,7 +163,7 @@ class Table:
     """
 
     kind: str
-    make: Callable[..., DataFrame]
+    make: Callable[..., pd.DataFrame]
     runs: tuple[Run, ...]
     options: Mapping
     code: Code
@@ -245,7 +242,7 @@ def read_known(path: Path, sha256: str | None) -> bytes:
     return content
 
 
-def compute(table: Table, out: Path) -> DataFrame:
+def compute(table: Table, out: Path) -> pd.DataFrame:
     """Return a table from its file below `out`, computing and writing it first if needed.
 
     Parameters
@@ -264,8 +261,6 @@ def compute(table: Table, out: Path) -> DataFrame:
     Exception
         Any error of the analysis; nothing is then written.
     """
-    import pandas as pd
-
     content = _found(table, out)
     if content is None:
         make(table, out)

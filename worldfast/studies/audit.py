@@ -10,9 +10,7 @@ from typing import Any
 from worldfast import files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.studies.analyses import read_kept, read_known
-from worldfast.training import Checked, checked, others
-
-__all__ = ["audit_study", "audit_tables", "read_study"]
+from worldfast.training import Checked, checked, others, tried
 
 
 def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
@@ -31,27 +29,27 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
     """
     folder = Path(folder)
     for place in (folder, folder / "figures"):
-        if not (there := checked(place, lambda place=place: files.require_folder(place))).fine:
+        if not (there := checked(place, files.require_folder, place)).fine:
             yield there
-    spec = checked(folder / "study.json", lambda: read_study(folder))
-    yield spec
-    tables = (read_study(folder)["tables"] or {}) if spec.fine else {}
+    state, spec = tried(folder / "study.json", read_study, folder)
+    yield state
+    tables = spec and spec["tables"] or {}
     for name, sha256 in tables.items():
-        yield checked(folder / name, lambda name=name, sha256=sha256: read_known(folder / name, sha256))
-    unknown = set() if spec.fine and tables else {path.name for path in folder.glob("*.csv")}  # perhaps its tables
+        yield checked(folder / name, read_known, folder / name, sha256)
+    unknown = set() if tables else {path.name for path in folder.glob("*.csv")}  # perhaps its tables
     yield from others(folder, {"study.json", "figures", "report.html", *tables, *unknown})
 
 
 def audit_tables(out: str | os.PathLike) -> Iterator[Checked]:
     """Check every cached table below a folder: <out>/tables/<kind>-<id>.csv, each with the .json beside it."""
     there = Path(out) / "tables"
-    whole = checked(there, lambda: files.require_folder(there))
+    whole = checked(there, files.require_folder, there)
     if not whole.fine:
         yield whole
         return
     found = [path for path in there.glob("*-*.*") if path.suffix in (".csv", ".json")]
     for path in sorted({path.with_suffix(".csv") for path in found}):
-        yield checked(path, lambda path=path: read_kept(path))
+        yield checked(path, read_kept, path)
     yield from others(there, {path.name for path in found})
 
 

@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from worldfast import __version__, files
-from worldfast.errors import file_name, typed, unknown_name, whole
+from worldfast.errors import file_name, one_of, typed, whole
 from worldfast.folder import outcome, require_same
 from worldfast.log import tell
 from worldfast.run import Run
@@ -108,8 +109,7 @@ def run_study(
         raise TypeError(f"study: expected a worldfast.Study, got {study!r:.100}{made}")
     typed("command", command, str, "a text")
     threads = threads if threads is None else whole("threads", threads, 1)
-    if engine not in ENGINES:
-        raise unknown_name("engine", engine, ENGINES)
+    one_of("engine", engine, ENGINES)
     out = files.folder(out, "out")
     began = time.perf_counter()
     say = partial(tell, shown=progress)
@@ -133,7 +133,8 @@ def run_study(
             require_same(out / "runs" / run.folder_name, run)
         if not finished:
             raise RuntimeError(f"study {study.name!r}: no run finished; see metrics.jsonl in {out / 'runs'}")
-        read = _read(study, finished, out, say, engine=engine, address=address, progress=progress)
+        pooled = partial(run_jobs, out=out, address=address, progress=progress) if engine == "ray" else None
+        read = _read(study, finished, out, say, pooled)
     found = (study.tables or common_tables)(study, out, read)
     shown = study.shown_of(finished)
     scene = study.scene_of(shown[0])
@@ -188,24 +189,14 @@ def _train(study: Study, out: Path, **how) -> None:
         train(ready, out / "runs", **how)
 
 
-def _read(
-    study: Study,
-    finished: list[Run],
-    out: Path,
-    say: Callable[[str], None],
-    *,
-    engine: str,
-    address: str,
-    progress: bool,
-) -> dict[str, list]:
+def _read(study: Study, finished: list[Run], out: Path, say: Callable[[str], None], pooled: Callable | None) -> dict:
     """Return the tables of a study by kind, computing those that are missing; films are computed but not returned."""
     wanted = tables_of(study, finished)
     missing = [table for table in wanted if not made(table, out)]
     say(f"reading {len(finished)} runs: {len(missing)} of {len(wanted)} tables to make")
-    if engine == "ray":
+    if pooled:
         jobs = [Job(table.name, make, (table, out.absolute()), made, cpus=1) for table in missing]
-        failed = run_jobs(jobs, out, address=address, progress=progress).failed
-        if failed:
+        if failed := pooled(jobs).failed:
             name, error = next(iter(failed.items()))
             raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")
     read: dict[str, list] = {}
@@ -240,8 +231,6 @@ def _cka(study: Study, films: list[RunResult], found: Mapping) -> np.ndarray:
 
 
 def _machine(threads: int | None) -> dict[str, str]:
-    import torch
-
     return {
         "processor": files.origin("cpu")["device"].removeprefix("cpu: "),
         "threads used": str(threads or torch.get_num_threads()),

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from worldfast.display import size_text
-from worldfast.errors import file_name, shown, unknown_name, whole
+from worldfast.errors import file_name, one_of, shown, whole
 from worldfast.files import regular
 from worldfast.folder import done
 from worldfast.locks import locked
@@ -35,8 +35,6 @@ from worldfast.training import (
     plan,
     weights_bytes,
 )
-
-__all__ = ["Family", "Standing", "plan_study", "print_plan", "print_status", "status"]
 
 STEPS = 3  # timed, after one that is not
 TOGETHER = 8  # members at most, while a rate is measured
@@ -166,8 +164,7 @@ def _timed(family: Family, device: str, threads: int, rates: dict[tuple, float])
 
 
 def _limit(memory: int | str | None, device: str) -> int:
-    if device not in ("cpu", "cuda"):
-        raise unknown_name("device", device, ("cpu", "cuda"))
+    one_of("device", device, ("cpu", "cuda"))
     if memory is None and _is_counted(device):
         raise ValueError(
             "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB), got None: there is no "

@@ -6,18 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.display import html_facts
 from worldfast.run import Run
 from worldfast.studies.scene import Scene
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-__all__ = ["Comparison", "Findings", "RunResult", "StudyResult", "run_result", "square", "tasks_of"]
 
 
 def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
@@ -181,7 +177,7 @@ class StudyResult:
     version: str
     commit: str
     date: str
-    tables: dict[str, DataFrame] = field(default_factory=dict)  # of every run: "runs", "probes", ...
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of every run: "runs", "probes", ...
     figures: Sequence[tuple[str, bytes | tuple[bytes, ...], str]] = ()
     published: Sequence[Comparison] = ()
     specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {} for those of `runs`
@@ -201,7 +197,13 @@ class StudyResult:
 
 
 def run_result(
-    run: Run, folder: Path, film: DataFrame, tables: Mapping[str, DataFrame], layer: int, seconds: float, scene: Scene
+    run: Run,
+    folder: Path,
+    film: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+    layer: int,
+    seconds: float,
+    scene: Scene,
 ) -> RunResult:
     """Return the page's results of a run.
 
@@ -260,7 +262,7 @@ def run_result(
     )
 
 
-def _off(film: DataFrame, scene: Scene, steps: int) -> np.ndarray:
+def _off(film: pd.DataFrame, scene: Scene, steps: int) -> np.ndarray:
     """Return the median distance of held-out entities from their places at each step; NaN where it has no unit."""
     if scene.xy is None or not scene.metric:
         return np.full(steps, nan)
@@ -274,7 +276,7 @@ def tasks_of(run: Run) -> tuple[str, ...]:
     return tuple(getattr(run.data, "tasks", (run.data.label,)))
 
 
-def square(names: Sequence[str], *tables: DataFrame, value: str = "value") -> np.ndarray:
+def square(names: Sequence[str], *tables: pd.DataFrame, value: str = "value") -> np.ndarray:
     """Return tables of pairs as one symmetric matrix.
 
     Parameters

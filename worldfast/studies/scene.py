@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldfast.dataset import Dataset, Readout
-from worldfast.errors import several, typed, unknown_name
+from worldfast.errors import one_of, several, typed
 
 __all__ = ["Axis", "Scene", "Subject", "scene_of"]
 
@@ -169,8 +169,7 @@ class Subject:
             The readout has no attribute of a name.
         """
         for name in (*self.units, *(self.axes or ())):
-            if name not in readout.columns:
-                raise unknown_name("attribute of subject", name, readout.columns)
+            one_of("attribute of subject", name, readout.columns)
         drawn = readout.columns[:2] if self.axes is None else self.axes
         return tuple(readout.columns.index(name) for name in drawn) if len(drawn) == 2 else ()
 

@@ -18,8 +18,6 @@ from typing import NamedTuple
 from worldfast._native import core
 from worldfast.syntax import canonical
 
-__all__ = ["Code", "code_of"]
-
 PACKAGE = "worldfast"
 ROOT = Path(__file__).parents[1]
 KERNELS = Path(str(find_spec(f"{PACKAGE}.kernels").origin)).parent  # beside the package in a checkout
@@ -28,8 +26,8 @@ MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset(
-    "errors files log syntax _native dataset run checkpoint folder training studies report options".split()
-    + ["cli", "study_cli"]
+    "errors files log syntax frames _native classes dataset run checkpoint folder training studies report".split()
+    + ["options", "cli", "study_cli"]
 )
 
 

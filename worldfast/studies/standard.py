@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import (
     cka_over_training,
     film_table,
@@ -22,11 +22,6 @@ from worldfast.run import Run
 from worldfast.studies.analyses import Analysis, Some, Trained, each, layer_of, scored, shown
 from worldfast.studies.results import Findings, RunResult
 from worldfast.training import load
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-__all__ = ["ANALYSES", "findings", "pca"]
 
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
 RIDGE = 1.0  # where there are no more entities than features, and least squares fits anything
@@ -45,13 +40,11 @@ class Probe:
         self.ridge = None if (~self.test).sum() > width + 1 else RIDGE
 
 
-def probes(trained: Sequence[Trained]) -> DataFrame:
+def probes(trained: Sequence[Trained]) -> pd.DataFrame:
     """A linear probe of every attribute in every captured layer at every checkpoint.
 
     Columns run, layer, step, rows, r2_<attribute>, r2 (their mean), n_fitted, n_held_out, ridge (the penalty; 0: none).
     """
-    import pandas as pd
-
     (one,) = trained
     parts, read = [], one.activations
     for layer in read.layers:
@@ -62,13 +55,11 @@ def probes(trained: Sequence[Trained]) -> DataFrame:
     return pd.concat(parts, ignore_index=True).drop(columns=["mean_error", "median_error"])
 
 
-def groups(trained: Sequence[Trained], layer: int) -> DataFrame:
+def groups(trained: Sequence[Trained], layer: int) -> pd.DataFrame:
     """Errors of the probe at the last checkpoint on held-out entities of each group, beside those of the rest.
 
     Columns run, layer, group, attribute, error and rest (medians, in the attribute's unit; NaN of none), n, n_rest.
     """
-    import pandas as pd
-
     (one,) = trained
     how, last = Probe(one, layer), one.activations[one.activations.steps[-1], layer]
     off = np.abs(linear_probe(last, how.attributes, how.test, how.ridge).predicted - how.attributes)
@@ -82,10 +73,8 @@ def groups(trained: Sequence[Trained], layer: int) -> DataFrame:
     return pd.DataFrame(table)
 
 
-def evaluation(trained: Sequence[Trained], rows: int) -> DataFrame:
+def evaluation(trained: Sequence[Trained], rows: int) -> pd.DataFrame:
     """Scores on test rows. Columns run, task, group, metric, unit, value, constant, n, unparsable."""
-    import pandas as pd
-
     (one,) = trained
     run, ensemble = load(one.folder)
     n = min(rows, run.data.stream(run.seed, "test").rows)
@@ -94,7 +83,7 @@ def evaluation(trained: Sequence[Trained], rows: int) -> DataFrame:
     return pd.DataFrame([{"run": one.name, "task": name} | about | asdict(score) for name, score in scores.items()])
 
 
-def films(trained: Sequence[Trained], layer: int, drawn: Sequence[int]) -> DataFrame:
+def films(trained: Sequence[Trained], layer: int, drawn: Sequence[int]) -> pd.DataFrame:
     """Film of a run on the page, as of `film_table`; `drawn` are the indices of two attributes, or none."""
     (one,) = trained
     how = Probe(one, layer)
@@ -103,13 +92,11 @@ def films(trained: Sequence[Trained], layer: int, drawn: Sequence[int]) -> DataF
     return film_table(one.activations, layer, how.test, places, **how_run)
 
 
-def pca(trained: Sequence[Trained], layer: int) -> DataFrame:
+def pca(trained: Sequence[Trained], layer: int) -> pd.DataFrame:
     """Share of the variance along the three components of `films`, which the last checkpoint has.
 
     Columns run, layer, component, explained.
     """
-    import pandas as pd
-
     (one,) = trained
     last = Some(one.activations, steps=one.activations.steps[-1:])
     width = min(3, *last[last.steps[-1], layer].shape)
@@ -118,10 +105,8 @@ def pca(trained: Sequence[Trained], layer: int) -> DataFrame:
     return pd.DataFrame({"run": one.name, "layer": layer, "component": [1, 2, 3], "explained": explained})
 
 
-def dimension(trained: Sequence[Trained], layer: int) -> DataFrame:
+def dimension(trained: Sequence[Trained], layer: int) -> pd.DataFrame:
     """Participation ratio of a layer over training; 0 where all states are equal."""
-    import pandas as pd
-
     (one,) = trained
     table = []
     for step in one.activations.steps:
@@ -132,7 +117,7 @@ def dimension(trained: Sequence[Trained], layer: int) -> DataFrame:
     return pd.DataFrame(table)
 
 
-def cka(trained: Sequence[Trained], layer: int) -> DataFrame:
+def cka(trained: Sequence[Trained], layer: int) -> pd.DataFrame:
     """Linear CKA of all pairs at shares of their training."""
     return cka_over_training({one.name: one.activations for one in trained}, layer, SHARES)
 
@@ -172,7 +157,7 @@ ANALYSES = (
 # ---- in sentences ----
 
 
-def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
+def findings(study, tables: Mapping[str, pd.DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
     """Return what these analyses found, in plain sentences."""
     return Findings([*_read(films, study), *_scores(tables), *_groups(tables), *_alike(films, matrix, study)])
 
@@ -190,7 +175,7 @@ def _read(films: Sequence[RunResult], study) -> Iterator[str]:
     )
 
 
-def _scores(tables: Mapping[str, DataFrame]) -> Iterator[str]:
+def _scores(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if "evaluation" not in tables:
         return
     for task, scores in tables["evaluation"].groupby("task", sort=False):
@@ -199,7 +184,7 @@ def _scores(tables: Mapping[str, DataFrame]) -> Iterator[str]:
         yield f"Asked {task}: {between} on test rows; the best constant answer has {scores.constant.mean():.3g}."
 
 
-def _groups(tables: Mapping[str, DataFrame]) -> Iterator[str]:
+def _groups(tables: Mapping[str, pd.DataFrame]) -> Iterator[str]:
     if "groups" not in tables:
         return
     for group, part in tables["groups"].groupby("group", sort=False):

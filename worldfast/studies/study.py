@@ -7,9 +7,10 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from worldfast.dataset import entity_ids, load_defined
+from worldfast.classes import load_defined
+from worldfast.dataset import entity_ids
 from worldfast.display import html_facts
-from worldfast.errors import file_name, several, typed, unknown_name, whole
+from worldfast.errors import file_name, one_of, several, typed, whole
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis
 from worldfast.studies.scene import Scene, Subject, scene_of
@@ -105,8 +106,7 @@ class Study:
             values = several(name, getattr(self, name), expected)
             object.__setattr__(self, name, tuple(typed(f"{name}[{i}]", v, kind, each) for i, v in enumerate(values)))
         for name in ("tables", "figures", "findings"):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise TypeError(f"{name}: expected a function or None, got {getattr(self, name)!r:.100}")
+            typed(name, getattr(self, name), Callable | None, "a function or None")
         typed("subject", self.subject, Subject, "a worldfast.studies.Subject")
         object.__setattr__(self, "test_rows", whole("test_rows", self.test_rows, 0))
         if not self.canon:
@@ -135,8 +135,7 @@ class Study:
                     "in the study: add it"
                 )
         for name in self.shown:
-            if name not in names:
-                raise unknown_name("run", name, names)
+            one_of("run", name, names)
 
     @property
     def command(self) -> str:

@@ -13,20 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.folder import metrics as read_metrics
 from worldfast.folder import outcome
 from worldfast.run import Run
 from worldfast.studies.results import tasks_of
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from worldfast.studies.study import Study
 
-__all__ = ["common_tables", "metrics"]
 
-
-def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """Return the tables of a study.
 
     Parameters
@@ -42,8 +39,6 @@ def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame
     dict of str to DataFrame
         "runs", "curves", and a table of each kind.
     """
-    import pandas as pd
-
     losses = [
         {"run": run.name} | {name: line[name] for name in ("step", "rows", "loss")}
         for run in study.runs
@@ -61,9 +56,7 @@ def metrics(run: Run, out: Path) -> Iterator[dict]:
     yield from read_metrics(folder) if folder.exists() else ()
 
 
-def _runs(study: Study, out: Path, curves: DataFrame) -> DataFrame:
-    import pandas as pd
-
+def _runs(study: Study, out: Path, curves: pd.DataFrame) -> pd.DataFrame:
     losses = curves.groupby("run").loss.last()
     canon = {run.id for run in study.canon}
     table = []

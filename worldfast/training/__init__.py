@@ -1,7 +1,7 @@
 """Training: runs in lockstep, in their folders, on one machine or a cluster."""
 
 from worldfast.folder import load, opened
-from worldfast.training.audit import OF_A_RUN, Checked, audit, checked, others
+from worldfast.training.audit import OF_A_RUN, Checked, audit, checked, others, tried
 from worldfast.training.cluster import connected, run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
 from worldfast.training.jobs import Job
@@ -35,5 +35,6 @@ __all__ = [
     "run_jobs",
     "train",
     "train_on_cluster",
+    "tried",
     "weights_bytes",
 ]

@@ -11,15 +11,20 @@ from typing import Any, NamedTuple
 
 from worldfast import checkpoint, files
 from worldfast.errors import MismatchError, UnsafeError
-from worldfast.folder import done, ending_of, named_id, prefix, require_kept, spec_content, spec_of
+from worldfast.folder import done, ending_of, named_id, prefix, read_spec, require_kept
 from worldfast.locks import locked
 from worldfast.reading import check_segment, expected_by, segment_path
 from worldfast.run import Run
 
-__all__ = ["OF_A_RUN", "Checked", "audit", "checked", "others"]
-
 OF_A_RUN = ("spec.json", "done", "metrics.jsonl", "checkpoint", "activations", "weights")
 BESIDE = ("lock", "tensorboard")  # of a run too, and not checked
+STATES = {  # of a file by the error of what reads it, the first that fits
+    UnsafeError: "unsafe",
+    MismatchError: "mistaken",
+    FileNotFoundError: "missing",
+    OSError: "unreadable",
+    ValueError: "damaged",
+}
 SEGMENT = re.compile(r"step-(\d{8,})\.h5")
 
 
@@ -64,26 +69,23 @@ def audit(folder: str | os.PathLike) -> Iterator[Checked]:
         else lies there. While a process trains the run its files change, and the folder itself comes first, as "held".
     """
     folder = Path(folder)
-    held: list[bool] = []
-    lock = checked(folder / "lock", lambda: held.append(locked(folder)))
+    lock, held = tried(folder / "lock", locked, folder)
     if not lock.fine:
         yield lock
-    if any(held):
+    if held:
         yield Checked(folder, "held", "a process trains the run")
-    specs: list[Run] = []
-    yield checked(folder / "spec.json", lambda: specs.append(spec_of(folder)))
-    run = next(iter(specs), None)
+    state, spec = tried(folder / "spec.json", read_spec, folder)
+    yield state
+    run, content = spec or (None, {})
     known = run.id if run else named_id(folder)
-    ending: list[dict[str, Any] | None] = []
-    mark = checked(folder / "done", lambda: ending.append(ending_of(folder, run) if run else done(folder, known)))
-    end = next(iter(ending), None)
+    mark, end = tried(folder / "done", *((ending_of, folder, run) if run else (done, folder, known)))
     yield mark if end or not mark.fine else mark._replace(state="absent")
     saved, newest = _checkpoints(folder, known, run, end)
-    cut_off = newest if not end and not any(held) else None
+    cut_off = newest if not (end or held) else None
     yield _metrics(folder, end, newest, cut_off)
     yield from saved
     yield from _kept(folder, known, run, ended_as_written=mark.fine)
-    yield from _segments(folder, run, end, newest, cut_off)
+    yield from _segments(folder, run, content, end, newest, cut_off)
     yield from others(folder, {*OF_A_RUN, *BESIDE})
 
 
@@ -92,21 +94,22 @@ def _checkpoints(
 ) -> tuple[list[Checked], checkpoint.Checkpoint | None]:
     """Return the states of a run's checkpoints, and the newest whole one without its tensors."""
     there = folder / "checkpoint"
-    whole = checked(there, lambda: files.require_folder(there))
+    whole = checked(there, files.require_folder, there)
     if not whole.fine:
         return [whole], None
-    paths, found, rows = checkpoint.paths(there), [], []
+    paths = checkpoint.paths(there)
     size = run.model.build(run.shape).parameters.shape[1] if run and paths else None
 
-    def read(path: Path) -> None:
+    def read(path: Path) -> checkpoint.Checkpoint:
         one = checkpoint.read(path, known)
         if size is not None:
             one.require_size(size, folder)
         if run and not 0 <= one.step <= run.steps:
             raise MismatchError(f"checkpoint {path} is of step {one.step}, but its run has {run.steps} steps")
-        found[:] = [checkpoint.Checkpoint(one.step, {}, one.state)]
+        return checkpoint.Checkpoint(one.step, {}, one.state)
 
-    rows = [checked(path, lambda path=path: read(path)) for path in paths]
+    found = [tried(path, read, path) for path in paths]
+    rows = [state for state, _ in found]
     last = checkpoint.path_of(there, end["step"]) if end else None
     if last and last not in paths:
         rows.append(
@@ -116,7 +119,8 @@ def _checkpoints(
         rows.append(Checked(there, "missing", f"{folder} has no checkpoint"))
     else:
         rows.append(whole)
-    return rows + list(others(there, {path.name for path in paths})), next(iter(found), None)
+    newest = next((one for _, one in reversed(found) if one), None)
+    return rows + list(others(there, {path.name for path in paths})), newest
 
 
 def _metrics(
@@ -124,14 +128,14 @@ def _metrics(
 ) -> Checked:
     path = folder / "metrics.jsonl"
     if end:
-        return checked(path, lambda: prefix(path, end["metrics"], "when the run ended"))
+        return checked(path, prefix, path, end["metrics"], "when the run ended")
     if newest:
         record = newest.state.get("metrics", {})
-        state = checked(path, lambda: prefix(path, record, f"at the checkpoint of step {newest.step}"))
+        state = checked(path, prefix, path, record, f"at the checkpoint of step {newest.step}")
         if state.fine and cut_off and path.stat().st_size > record["bytes"]:
             return Checked(path, "beyond", f"it goes on to step {_last_step(path)}; {_newest(cut_off)}")
         return state
-    state = checked(path, lambda: files.read_whole(path))
+    state = checked(path, files.read_whole, path)
     if state.state == "missing":
         return Checked(path, "absent")
     return state._replace(state="unchecked", why="no whole checkpoint says what was written") if state.fine else state
@@ -159,18 +163,17 @@ def _kept(folder: Path, known: str | None, run: Run | None, ended_as_written: bo
     there = folder / "weights"
     if not os.path.lexists(there) and not (run and run.kept_steps):
         return
-    whole = checked(there, lambda: files.require_folder(there))
+    whole = checked(there, files.require_folder, there)
     if not whole.fine:
         yield whole
         return
     paths = checkpoint.paths(there)
     for path in paths:
-        state = checked(path, lambda path=path: checkpoint.read(path, known, checkpoint.WEIGHTS))
+        state = checked(path, checkpoint.read, path, known, checkpoint.WEIGHTS)
         if state.fine and run and int(path.stem[5:]) not in run.checkpoint_steps:
             state = Checked(path, "mistaken", f"step {int(path.stem[5:])} is no checkpoint of its run")
         yield state
-    lacking = checked(there, lambda: run and require_kept(folder, run))
-    if ended_as_written and not lacking.fine:
+    if run and ended_as_written and not (lacking := checked(there, require_kept, folder, run)).fine:
         yield lacking._replace(state="missing")
     yield from others(there, {path.name for path in paths})
 
@@ -178,13 +181,14 @@ def _kept(folder: Path, known: str | None, run: Run | None, ended_as_written: bo
 def _segments(
     folder: Path,
     run: Run | None,
+    spec: Mapping[str, Any],
     end: Mapping | None,
     newest: checkpoint.Checkpoint | None,
     cut_off: checkpoint.Checkpoint | None,
 ) -> Iterator[Checked]:
     """Yield the state of each segment of activations that is there or should be."""
     there = folder / "activations"
-    whole = checked(there, lambda: files.require_folder(there))
+    whole = checked(there, files.require_folder, there)
     if not whole.fine:
         yield whole
         return
@@ -194,7 +198,6 @@ def _segments(
         for path in sorted(present.values()):
             yield Checked(path, "unchecked", "spec.json, which says what it should hold, is not whole")
     else:
-        spec = spec_content(folder)
         steps = spec["checkpoint_steps"] if spec["captured"]["layers"] else []
         last = end["step"] if end else run.steps
         reached = end["step"] + 1 if end else newest.step if newest else 0  # before it, all are there
@@ -203,7 +206,7 @@ def _segments(
             if step not in steps or step > last:
                 yield Checked(path, "mistaken", f"step {step} is none of the steps of run {run.id}")
                 continue
-            state = checked(path, lambda path=path, step=step: check_segment(path, expected_by(spec, step)))
+            state = checked(path, check_segment, path, expected_by(spec, step))
             if state.fine and cut_off and step > cut_off.step:
                 state = Checked(path, "beyond", _newest(cut_off))
             yield state
@@ -219,18 +222,15 @@ def others(folder: Path, known: set[str]) -> Iterator[Checked]:
             yield Checked(path, "other", "not written by training or a study, and not checked")
 
 
-def checked(path: Path, read: Callable[[], object]) -> Checked:
-    """Return the state of a file that `read` reads, by the error that it raises."""
+def tried(path: Path, read: Callable[..., Any], *arguments: Any) -> tuple[Checked, Any]:
+    """Return the state of a file by the error that `read(*arguments)` raises, and what it returns: None with one."""
     try:
-        read()
-    except UnsafeError as error:
-        return Checked(path, "unsafe", str(error))
-    except MismatchError as error:
-        return Checked(path, "mistaken", str(error))
-    except FileNotFoundError as error:
-        return Checked(path, "missing", str(error))
-    except OSError as error:
-        return Checked(path, "unreadable", str(error))
-    except ValueError as error:
-        return Checked(path, "damaged", str(error))
-    return Checked(path, "whole")
+        return Checked(path, "whole"), read(*arguments)
+    except (OSError, ValueError) as error:
+        state = next(state for kind, state in STATES.items() if isinstance(error, kind))
+        return Checked(path, state, str(error)), None
+
+
+def checked(path: Path, read: Callable[..., Any], *arguments: Any) -> Checked:
+    """Return the state of a file by the error that `read(*arguments)` raises."""
+    return tried(path, read, *arguments)[0]

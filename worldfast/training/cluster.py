@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from worldfast import files
-from worldfast.dataset import LOADED, load_file
+from worldfast.classes import LOADED, load_file
 from worldfast.display import size_text
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.folder import outcome, require_kept
 from worldfast.log import LOG, logged_to, tell
 from worldfast.run import Run
@@ -32,8 +32,6 @@ from worldfast.training.memory import USED, available, limit_of, plan
 from worldfast.training.packing import pack, work
 from worldfast.training.schedule import base_of
 from worldfast.training.train import train
-
-__all__ = ["Places", "connected", "run_jobs", "survey", "train_on_cluster", "training_jobs"]
 
 DEVICES = ("auto", "cuda", "cpu")
 # most cores of a place on a CPU: many cores are used better by more ensembles than by more threads
@@ -283,8 +281,7 @@ def survey(*, address: str = "auto", device: str = "auto", memory: int | str | N
     RuntimeError
         No node has a GPU or a core.
     """
-    if device not in DEVICES:
-        raise unknown_name("device", device, DEVICES)
+    one_of("device", device, DEVICES)
     with connected(address) as ray:
         nodes = _nodes(ray)
         with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]

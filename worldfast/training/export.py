@@ -24,8 +24,6 @@ from worldfast.folder import saved, steps_of
 from worldfast.models import TransformerSpec, export_metadata, huggingface_config
 from worldfast.run import Run
 
-__all__ = ["export_huggingface"]
-
 LONGEST_ANSWER = 16  # tokens: lower bound on what tools should allow for
 
 

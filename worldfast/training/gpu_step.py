@@ -29,8 +29,6 @@ from worldfast.rows import DeviceStream
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
 
-__all__ = ["CHUNK_BYTES", "GpuLockstep"]
-
 MOST_STEPS = 256  # S, at most
 CHUNK_BYTES = 1 << 28  # for rows of all members that are made ahead
 

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from worldfast import files
-from worldfast.errors import file_name, number, unknown_name
+from worldfast.errors import file_name, number, one_of
 from worldfast.training.progress import Interrupt, Stopped
-
-__all__ = ["Ending", "Job", "Outcome", "Pool", "drive", "order"]
 
 LOOK = 1.0  # seconds between two looks at endings
 TOLD = 10.0  # seconds between two lines of progress
@@ -161,8 +159,7 @@ def order(jobs: Iterable[Job]) -> list[Job]:
     behind: dict[str, list[str]] = {job.id: [] for job in jobs}
     for job in jobs:
         for need in job.needs:
-            if need not in by_id:
-                raise unknown_name(f"need of {job.id!r},", need, by_id)
+            one_of(f"need of {job.id!r},", need, by_id)
             behind[need].append(job.id)
     missing = {job.id: len(set(job.needs)) for job in jobs}
     forward = [name for name, count in missing.items() if not count]

@@ -22,18 +22,6 @@ from worldfast.run import Run
 from worldfast.training.gpu_step import CHUNK_BYTES
 from worldfast.training.step import MOMENTS
 
-__all__ = [
-    "Need",
-    "Plan",
-    "available",
-    "captured_bytes",
-    "checkpoint_bytes",
-    "limit_of",
-    "need",
-    "plan",
-    "weights_bytes",
-]
-
 UNITS = {"": 1, "B": 1} | {f"{letter}iB": 1 << 10 * i for i, letter in enumerate("KMGT", 1)}
 USED = 0.9  # share of the available memory: the rest is left to other processes
 NUMBER = 4  # bytes of a float32

@@ -12,12 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
-from worldfast.errors import DamagedError, unknown_name
+from worldfast.errors import DamagedError, one_of, typed
 from worldfast.files import checksum, naming, regular, sync_folder
 from worldfast.folder import prefix
 from worldfast.run import Run
-
-__all__ = ["Lines", "opener"]
 
 PROJECT = "worldfast"
 
@@ -102,11 +100,7 @@ def opener(log: Callable[[Run, dict], None] | str | None) -> Opener:
         return lambda run, folder, step: nullcontext(lambda line: None)
     if callable(log):
         return lambda run, folder, step: nullcontext(partial(log, run))
-    if not isinstance(log, str):
-        raise TypeError(f"log: expected a callable, a name or None, got {log!r}")
-    if log not in TRACKERS:
-        raise unknown_name("log", log, TRACKERS)
-    module, tracker = TRACKERS[log]
+    module, tracker = TRACKERS[one_of("log", typed("log", log, str, "a callable, a name or None"), TRACKERS)]
     try:
         return partial(tracker, importlib.import_module(module))
     except ModuleNotFoundError as error:

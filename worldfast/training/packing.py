@@ -9,12 +9,10 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 from worldfast.run import Run
 from worldfast.training.memory import plan
 from worldfast.training.schedule import base_of, depth, levels
-
-__all__ = ["pack", "work"]
 
 ROUNDS = 4  # most ensembles for each place and level that are tried beyond those that memory requires
 HALVINGS = 40  # bisections in the search for the smallest largest ensemble
@@ -54,8 +52,7 @@ def pack(runs: Sequence[Run], places: int, limit: int, device: str = "cpu", thre
         There is no place, the device is unknown, or a run is given twice.
     """
     places = whole("places", places, 1)
-    if device not in ("cpu", "cuda"):
-        raise unknown_name("device", device, ("cpu", "cuda"))
+    one_of("device", device, ("cpu", "cuda"))
     by_id = {run.id: run for run in runs}
     if len(by_id) < len(runs):
         again = next(run for i, run in enumerate(runs) if run.id in {other.id for other in runs[:i]})

@@ -14,8 +14,6 @@ from typing import Any
 
 from worldfast.log import LOG, tell
 
-__all__ = ["STOPPED", "Interrupt", "Progress", "Stopped", "ended_by_signals"]
-
 NAMED = 6  # most members that are named one by one
 
 

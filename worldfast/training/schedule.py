@@ -6,8 +6,6 @@ from collections.abc import Collection, Iterable
 
 from worldfast.run import Run
 
-__all__ = ["base_of", "depth", "levels"]
-
 
 def base_of(run: Run, ids: Collection[str]) -> Run | None:
     """Return the run that a run starts from if its id is among `ids`, otherwise None."""

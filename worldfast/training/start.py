@@ -11,8 +11,6 @@ from worldfast.folder import done, ended_folder, saved
 from worldfast.models import import_huggingface
 from worldfast.run import OpenCheckpoint, Run, require_same_shape
 
-__all__ = ["require", "weights"]
-
 
 def require(run: Run, out: Path, first: Collection[str]) -> None:
     """Check that a run can start from its base.

@@ -16,8 +16,6 @@ from worldfast.models import Ensemble, adamw_, gradient_norm
 from worldfast.rows import Rows
 from worldfast.run import Run
 
-__all__ = ["MOMENTS", "Lockstep", "Tally"]
-
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 

@@ -19,7 +19,7 @@ import torch
 from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
-from worldfast.errors import DeviceError, several, unknown_name, whole
+from worldfast.errors import DeviceError, several, typed, unknown_name, whole
 from worldfast.folder import done, outcome, require_kept, require_same
 from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
@@ -32,8 +32,6 @@ from worldfast.training.memory import limit_of, plan
 from worldfast.training.progress import NAMED, Interrupt, Progress, Stopped
 from worldfast.training.schedule import levels
 from worldfast.training.step import Lockstep
-
-__all__ = ["Run", "lockstep_of", "train"]
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -121,7 +119,7 @@ def train(
     _check_runs(runs)
     shown = Progress(progress)
     device = _device(device, runs, shown)
-    threads = _threads(threads)
+    threads = torch.get_num_threads() if threads is None else whole("threads", threads, 1)
     open_log = metrics.opener(log)
     limit = limit_of(memory, device)
     out = files.folder(out, "out")
@@ -131,7 +129,7 @@ def train(
         require_kept(folder, run)
     pending = {folder: run for run, folder in zip(runs, folders) if not done(folder, run.id)}
     for folder, run in zip(folders, runs):
-        if folder not in pending:
+        if folder not in pending and not (folder / "spec.json").exists():
             write_spec(folder, run, files.origin(device))
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
@@ -169,9 +167,7 @@ def _taken(device: str) -> str:
 def _check_runs(runs: list[Run]) -> None:
     seen: dict[str, int] = {}
     for i, run in enumerate(runs):
-        if not isinstance(run, Run):
-            raise TypeError(f"runs: expected worldfast.Run, got {run!r:.100}")
-        if run.id in seen:
+        if typed("runs", run, Run, "worldfast.Run").id in seen:
             raise ValueError(
                 f"runs: {i} is {seen[run.id]} again, {run.name!r} with the id {run.id}: give each a seed or "
                 "whatever makes it another run; its name does not"
@@ -204,10 +200,6 @@ def _device(device, runs: Iterable[Run], shown: Progress) -> str:
 def _of_the_cpu(runs: Iterable[Run]) -> Run | None:
     """Return the first run whose model trains on the CPU only, or None."""
     return next((run for run in runs if not run.model.on_gpu(run.shape, run.data.longest)), None)
-
-
-def _threads(threads: int | None) -> int:
-    return torch.get_num_threads() if threads is None else whole("threads", threads, 1)
 
 
 # ---- waves ----

@@ -14,8 +14,6 @@ from worldfast.models import RecurrentSpec, TransformerSpec
 from worldfast.rows import Rows, Stream, require_rows
 from worldfast.run import Run
 
-__all__ = ["check_world"]
-
 SPLITS = ("train", "validation", "test")
 ROWS = 60  # looked at in each split
 TENSORS = ("inputs", "targets", "weights")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from qwen import qwen2
 
 import worldfast as wf
 from worldfast._native import core
@@ -28,23 +29,7 @@ def ensemble(world):
 
 
 def test_answers_are_those_of_generate(world, ensemble):
-    transformers = pytest.importorskip("transformers")
-    config = transformers.Qwen2Config(
-        vocab_size=98,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=48,
-        rope_theta=10_000.0,
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=False,
-        bos_token_id=2,
-        eos_token_id=3,
-        pad_token_id=0,
-    )
-    model = transformers.Qwen2ForCausalLM(config).eval()
-    model.load_state_dict(ensemble.to_huggingface(1))
+    model = qwen2(ensemble, 1, bos_token_id=2, eos_token_id=3, pad_token_id=0)
     batch = wf.sample(world, ("distance", "inside", "perimeter"), n=12)
     answers = decode(ensemble, 1, batch, longest=6)
     for i, answer in enumerate(answers):

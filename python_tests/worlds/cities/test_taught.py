@@ -7,7 +7,8 @@ import worldfast as wf
 from worldfast.report.report import publish
 from worldfast.studies.engine import run_study
 from worldfast.worlds.cities.groups import groups_of
-from worldfast.worlds.cities.studies import Recipe, Study, world_update
+from worldfast.worlds.cities.recipe import Recipe, world_update
+from worldfast.worlds.cities.studies import Study
 
 ARM = "region == 'Arm C'"
 FEW = {"standard": 40, "included": 80, "alive": 8, "epochs": 1, "learning_rate": 1e-3}

@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
+from worldfast.report.figures.style import styled
 from worldfast.report.figures.tables import LacksRuns, groups
 
 SECTIONS = {  # key -> heading, in the order of the page
@@ -72,7 +73,7 @@ class Catalogue:
         self.entries: list[Entry] = []
 
     def figure(self, name: str, section: str, needs: str, variants=None) -> Callable[[Callable], Callable]:
-        """Return a decorator that registers a function (tables, then options by name) -> (figure, caption).
+        """Return a decorator that registers a function (tables, then options by name) -> (figure, caption), `styled`.
 
         Parameters
         ----------
@@ -91,10 +92,10 @@ class Catalogue:
         ValueError
             The section is unknown.
         """
-        if section not in SECTIONS:
-            raise unknown_name("section", section, SECTIONS)
+        one_of("section", section, SECTIONS)
 
         def register(draw: Callable) -> Callable:
+            draw = styled(draw)
             self.entries.append(Entry(name, section, tuple(needs.split()), draw, variants or {"": {}}))
             return draw
 

@@ -14,6 +14,7 @@ from worldfast.report.figures.style import (
     heading,
     need_some,
     over_rows,
+    panels,
     paper,
     plain_log,
     quiet,
@@ -128,19 +129,15 @@ def over_training(curves, validation, probes, runs, n_tasks: int = 1, layer: int
     choice = asked["metric"] == "accuracy"
     first = asked.sort_values("rows").groupby(["run", "task"])["value"].transform("first")
     relative = asked.assign(value=asked["value"] / first)
-    panels = [
+    drawn = [
         ("Loss", "nats a token", parts["curves"], "loss", "tasks"),
         (f"Probe R², layer {layer}", "mean over attributes, held out", parts["probes"], "r2", "tasks"),
         ("Accuracy", "share of answers that are right", asked[choice], "value", "task"),
         ("Mean absolute error", "first checkpoint = 1", relative[~choice], "value", "task"),
     ]
-    panels = [panel for panel in panels if len(panel[2])]
-    lines = -(-len(panels) // 2)
-    figure = paper(10, 0.5 + 2.9 * lines)
-    grid = figure.subplots(lines, 2, squeeze=False).ravel()
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    for axes, (title, unit, table, value, by) in zip(grid, panels):
+    drawn = [panel for panel in drawn if len(panel[2])]
+    figure, grid = panels(len(drawn), 2, 10, 2.9, 0.5)
+    for axes, (title, unit, table, value, by) in zip(grid, drawn):
         ends = _lines(axes, table, value, by, known)
         axes.set_title(title)
         axes.set_ylabel(unit)

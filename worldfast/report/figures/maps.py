@@ -8,7 +8,7 @@ import numpy as np
 
 from worldfast.report.colours import Tasks, group_colours, run_styles
 from worldfast.report.figures.canvas import draw_entities, frame, group_key, ratio, same_world, spaced
-from worldfast.report.figures.style import paper, short_count, styled
+from worldfast.report.figures.style import panels, paper, short_count, styled
 from worldfast.report.words import count
 from worldfast.studies import RunResult, Scene
 
@@ -71,19 +71,15 @@ def learned_map(world: Scene, run: RunResult, moments: int = 1, tasks: Tasks | N
         for axes in true:
             draw_entities(axes, world, world.xy, 2.6)
             axes.set_title(f"The world: {count(len(world), world.one, world.many)}")
-        panels = [(learned, len(run.steps) - 1)]
+        drawn = [(learned, len(run.steps) - 1)]
         columns = 8
     else:
         steps = spaced(run, moments)
         columns = min(3, len(steps))
-        lines = -(-len(steps) // columns)
-        figure = paper(4.2 * columns, (4.2 * ratio(world) + 0.28) * lines + 0.95)
-        grid = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axes in grid[len(steps) :]:
-            axes.remove()
-        panels = list(zip(grid, steps))
+        figure, grid = panels(len(steps), columns, 4.2 * columns, 4.2 * ratio(world) + 0.28, 0.95)
+        drawn = list(zip(grid, steps))
         columns = 2 * columns + 1
-    for axes, step in panels:
+    for axes, step in drawn:
         places = run.predicted[step] if reach is None else run.components[step, :, :2]
         draw_entities(axes, world, places, 2.6 if moments == 1 else 1.2)
         read = f"R² {run.fit[step]:.2f}" if run.columns else "components 1 and 2"
@@ -131,11 +127,7 @@ def aligned_maps(world: Scene, runs: Sequence[RunResult], tasks: Tasks | None = 
     """
     mapped = world.xy is not None
     columns = min(3, len(runs) + mapped)
-    lines = -(-(len(runs) + mapped) // columns)
-    figure = paper(3.3 * columns, (3.3 * ratio(world) + 0.3) * lines + 0.6)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in grid[len(runs) + mapped :]:
-        axes.remove()
+    figure, grid = panels(len(runs) + mapped, columns, 3.3 * columns, 3.3 * ratio(world) + 0.3, 0.6)
     if mapped:
         draw_entities(grid[0], world, world.xy, 1.6)
         grid[0].set_title("The world")

@@ -9,7 +9,7 @@ import numpy as np
 from worldfast.report.colours import INK, MUTED, PALETTE, Tasks, spread_hues
 from worldfast.report.figures.catalogue import Catalogue, Drawn
 from worldfast.report.figures.maps import aligned_maps, world_map
-from worldfast.report.figures.style import end_labels, over_rows, paper, quiet, styled
+from worldfast.report.figures.style import end_labels, over_rows, paper, quiet
 from worldfast.report.figures.tables import LacksRuns, layer_of, need
 from worldfast.report.words import count, listed
 from worldfast.studies import StudyResult
@@ -25,7 +25,6 @@ def draw(result: StudyResult, tables: Mapping) -> list[Drawn]:
 
 
 @CATALOGUE.figure("attributes-over-training", "know", "probes world")
-@styled
 def attributes(probes, world, layer: int | None = None):
     """Plot R2 of the probe of each attribute over rows seen: pale lines for runs, strong for their mean."""
     need(probes, "probes", "run layer rows r2")
@@ -56,7 +55,6 @@ def attributes(probes, world, layer: int | None = None):
 
 
 @CATALOGUE.figure("groups", "know", "groups world")
-@styled
 def groups(table, world):
     """Plot the probe's error on each group over that on the rest, by attribute: a pale dot per run, and the mean."""
     ratio = (table["error"] / table["rest"]).replace([np.inf, -np.inf], np.nan)
@@ -83,7 +81,6 @@ def groups(table, world):
 
 
 @CATALOGUE.figure("cka-over-training", "alike", "cka")
-@styled
 def alike(cka, layer: int | None = None):
     """Plot linear CKA of the pairs of runs at shares of their training: pale lines for pairs, a strong one for all."""
     need(cka, "cka", "run other layer step_share value")
@@ -105,7 +102,6 @@ def alike(cka, layer: int | None = None):
 
 
 @CATALOGUE.figure("dimension-over-training", "alike", "dimension runs")
-@styled
 def dimension(table, runs):
     """Plot the participation ratio of the states over rows seen, a line for each run, coloured by its task."""
     need(table, "dimension", "run layer rows participation_ratio")

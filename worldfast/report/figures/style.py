@@ -46,6 +46,18 @@ def paper(width: float, height: float):
     return figure
 
 
+def panels(count: int, columns: int, width: float, line: float, rest: float):
+    """Return a Figure `width` inches wide, `rest` and `line` for each line of panels high, and the Axes of its panels,
+    [count], at most `columns` beside each other.
+    """
+    lines = -(-count // columns)
+    figure = paper(width, line * lines + rest)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.remove()
+    return figure, grid[:count]
+
+
 def heading(figure, text: str) -> None:
     """Set a title over the whole figure, at its left edge."""
     figure.suptitle(text, x=0.01, ha="left", fontsize=12)

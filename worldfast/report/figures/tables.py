@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import as_matrix, need_columns, task_matrix
 from worldfast.report.colours import Tasks
 
@@ -154,8 +155,6 @@ class Cells:
 
     def frame(self):
         """Return the means as a DataFrame, as the functions of `worldfast.analysis` expect them."""
-        import pandas as pd
-
         return pd.DataFrame(self.mean, index=self.rows, columns=self.columns)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import CROSS_TASK, DISJOINT_TASKS, SAME_TASK, trends
 from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, end_labels, paper, quiet, styled
@@ -173,8 +174,6 @@ def cka_over_training(table, runs, layer: int | None = None, mark: tuple[float, 
 
 def training_trends(table, runs, layer: int | None = None):
     """Return `analysis.trends.trends` of pretrained runs at every share of training: its columns and step_share."""
-    import pandas as pd
-
     need(table, "cka", "layer step_share kernel debiased components run other value")
     group = pretrained(runs)
     group = group[group["learned"]]

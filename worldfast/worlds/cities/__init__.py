@@ -2,17 +2,18 @@
 
 import importlib
 
+from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.prompts import Prompt
 from worldfast.worlds.cities.python_task import PythonTask, task
-from worldfast.worlds.cities.sampling import Batch, Component, Stream, sample
+from worldfast.worlds.cities.sampling import Batch, Stream, sample
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, label
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import ATLANTIS, World, WorldSpec
 
 _DOOR = {  # the other names and their modules, which import all of the instrument, on first use
     "PRESETS": "studies",
-    "Recipe": "studies",
+    "Recipe": "recipe",
     "Study": "studies",
     "demo": "studies",
     "dose_runs": "doses",
@@ -21,7 +22,7 @@ _DOOR = {  # the other names and their modules, which import all of the instrume
     "paper": "studies",
     "questions_of": "patching",
     "width": "studies",
-    "world_update": "studies",
+    "world_update": "recipe",
 }
 __all__ = [
     "ATLANTIS",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import (
     HELD_OUT,
     cka_table,
@@ -24,7 +25,7 @@ from worldfast.analysis import cka_over_training as table_over_training
 from worldfast.dataset import require_same_entities
 from worldfast.reading import activation_patching, gradient_agreement
 from worldfast.run import Run
-from worldfast.studies import Analysis, Some, Study, Trained, layer_of, pca, scored, shown
+from worldfast.studies import Analysis, Some, Study, Trained, pca, scored, shown
 from worldfast.training import load
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import STANDARD, any_of, choose_cities, groups_of
@@ -33,11 +34,6 @@ from worldfast.worlds.cities.sampling import Stream
 from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
 from worldfast.worlds.cities.world import World
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-__all__ = ["ANALYSES"]
 
 SHARES = (0.0, 0.05, 0.1, 0.15, 0.25, 0.5, 0.75)  # of training, for CKA over it; its end has a table of its own
 NEIGHBOURS = 10
@@ -74,13 +70,11 @@ def chosen(one: Trained, cities: str, name: str = "cities") -> np.ndarray:
 
 def evaluation(
     trained: Sequence[Trained], rows: int, taught: Mapping[str, str], old: str, own: Sequence[Task]
-) -> DataFrame:
+) -> pd.DataFrame:
     """Built-in tasks, the run's and those of fine-tunes, on rows of old cities and rows that must include each group.
 
     Columns run, task, group, metric, unit, value, constant (what the best constant answer scores), n, unparsable.
     """
-    import pandas as pd
-
     (one,) = trained
     run, ensemble = load(one.folder)
     world = world_of(one)
@@ -95,7 +89,7 @@ def evaluation(
     return pd.DataFrame(table)
 
 
-def probes(trained: Sequence[Trained], old: str) -> DataFrame:
+def probes(trained: Sequence[Trained], old: str) -> pd.DataFrame:
     """A linear probe of every captured layer at every checkpoint, fitted and tried on old cities."""
     (one,) = trained
     use = chosen(one, old, "old")
@@ -104,13 +98,11 @@ def probes(trained: Sequence[Trained], old: str) -> DataFrame:
     return probe_table(read, read.layers, xy(one)[use], held_out(int(use.sum())), rows=rows, run=one.name)
 
 
-def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: str) -> DataFrame:
+def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: str) -> pd.DataFrame:
     """Places of old, other and taught cities by a probe fitted on old ones, in each layer at the last checkpoint.
 
     Of a fine-tune, the groups that it was taught; of a pretrained model, all.
     """
-    import pandas as pd
-
     (one,) = trained
     fit_on, groups = choose_cities(~chosen(one, old, "old"))
     own = one.run.data.taught if one.run.start else taught
@@ -127,7 +119,7 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
     )
 
 
-def films(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
+def films(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
     """Film of a run on the page, as of `film_table`: a row for each city at each checkpoint, places in 0.1 degree.
 
     The probe is fitted on old cities alone: where it puts others was learned from answers.
@@ -151,10 +143,8 @@ def last_states(trained: Sequence[Trained], layer: int, cities: str) -> dict[str
     return {one.name: one.activations[one.activations.steps[-1], layer][chosen(one, cities)] for one in trained}
 
 
-def cka(trained: Sequence[Trained], cities: str) -> DataFrame:
+def cka(trained: Sequence[Trained], cities: str) -> pd.DataFrame:
     """CKA of all pairs at the last checkpoint, in every layer: linear and RBF, plain and debiased, of three parts."""
-    import pandas as pd
-
     parts = []
     for layer in trained[0].activations.layers:
         states = last_states(trained, layer, cities)
@@ -163,26 +153,26 @@ def cka(trained: Sequence[Trained], cities: str) -> DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def cka_shown(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def cka_shown(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     """Linear CKA at the last checkpoint of a pair that the page shows and `cka` leaves out. Columns as in `cka`."""
     return cka_table(last_states(trained, layer, cities), "linear", False, layer=layer, step_share=1.0)
 
 
-def cka_over_training(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def cka_over_training(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     """Linear CKA of all pairs at shares of their training."""
     read = {one.name: one.activations for one in trained}
     return table_over_training(read, layer, SHARES, use=chosen(trained[0], cities))
 
 
-def procrustes(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def procrustes(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     return procrustes_table(last_states(trained, layer, cities), layer=layer)
 
 
-def mutual_knn(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def mutual_knn(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     return mutual_knn_table(last_states(trained, layer, cities), NEIGHBOURS, layer=layer)
 
 
-def dimension(trained: Sequence[Trained], layer: int, cities: str) -> DataFrame:
+def dimension(trained: Sequence[Trained], layer: int, cities: str) -> pd.DataFrame:
     return dimension_table(last_states(trained, layer, cities), layer=layer)
 
 
@@ -204,13 +194,11 @@ def streams_with(
     return streams, enough
 
 
-def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task], rows: int) -> DataFrame:
+def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequence[Task], rows: int) -> pd.DataFrame:
     """The cosine of tasks' gradients on rows with what fine-tunes are taught, at the model that they start from.
 
     Columns as of `gradient_agreement`, and group.
     """
-    import pandas as pd
-
     (one,) = trained
     world, run = world_of(one), one.run
     parts = []
@@ -223,7 +211,7 @@ def agreement(trained: Sequence[Trained], taught: Mapping[str, str], own: Sequen
     return pd.concat(parts, ignore_index=True)
 
 
-def patching(trained: Sequence[Trained], rows: int) -> DataFrame:
+def patching(trained: Sequence[Trained], rows: int) -> pd.DataFrame:
     """The first run's hidden states put into the second, on rows that include what both were taught."""
     source, target = (one.run.data for one in trained)
     tasks = sorted(set(source.tasks) | set(target.tasks), key=list(TASKS).index)
@@ -268,55 +256,43 @@ def shown_pairs(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [(a, b) for a, b in pairs if not {a.id, b.id} <= compared]
 
 
-def cities(study: Study) -> dict:
-    return {"cities": study.cities}
+def own_of(study: Study) -> tuple[Task, ...]:
+    """Return the tasks in Python of a study's fine-tunes."""
+    return in_python(task for run in study.runs if run.start for task in run.data.own)
 
 
-def layer_and_cities(study: Study) -> dict:
-    return layer_of(study) | cities(study)
+VALUES: dict[str, Callable[[Study], Any]] = {  # of a study by the names of options
+    "layer": lambda study: study.layer,
+    "cities": lambda study: study.cities,
+    "old": lambda study: groups_of(study.runs).old,
+    "taught": lambda study: groups_of(study.runs).taught,
+    "own": own_of,
+    "rows": lambda study: study.test_rows,
+}
 
 
-def old_cities(study: Study) -> dict:
-    return {"old": groups_of(study.runs).old}
+def given(*names: str, most: int | None = None) -> Callable[[Study], dict]:
+    """Return the options of an analysis: a study's values of these names, and `most` of its test rows."""
 
+    def options(study: Study) -> dict:
+        rows = {} if most is None else {"rows": min(most, study.test_rows)}
+        return {name: VALUES[name](study) for name in names} | rows
 
-def layer_and_old(study: Study) -> dict:
-    return layer_of(study) | old_cities(study)
-
-
-def taught_and_old(study: Study) -> dict:
-    return groups_of(study.runs)._asdict()
-
-
-def taught_and_own(study: Study) -> dict:
-    own = in_python(task for run in study.runs if run.start for task in run.data.own)
-    return {"taught": groups_of(study.runs).taught, "own": own}
-
-
-def asked(study: Study) -> dict:
-    return taught_and_own(study) | old_cities(study) | {"rows": study.test_rows}
-
-
-def agreement_rows(study: Study) -> dict:
-    return taught_and_own(study) | {"rows": min(AGREEMENT_ROWS, study.test_rows)}
-
-
-def patched_rows(study: Study) -> dict:
-    return {"rows": min(PATCHED_ROWS, study.test_rows)}
+    return options
 
 
 ANALYSES = (
-    Analysis("probes", probes, options=old_cities),
-    Analysis("generalisation", generalisation, options=taught_and_old),
-    Analysis("evaluation", evaluation, scored, asked),
-    Analysis("films", films, shown, layer_and_old),
-    Analysis("pca", pca, shown, layer_of),
-    Analysis("agreement", agreement, bases, agreement_rows),
-    Analysis("patching", patching, patched, patched_rows),
-    Analysis("cka", cka, alike, cities),
-    Analysis("cka_over_training", cka_over_training, alike, layer_and_cities),
-    Analysis("cka_shown", cka_shown, shown_pairs, layer_and_cities),
-    Analysis("procrustes", procrustes, alike, layer_and_cities),
-    Analysis("mutual_knn", mutual_knn, alike, layer_and_cities),
-    Analysis("dimension", dimension, alike, layer_and_cities),
+    Analysis("probes", probes, options=given("old")),
+    Analysis("generalisation", generalisation, options=given("taught", "old")),
+    Analysis("evaluation", evaluation, scored, given("rows", "taught", "old", "own")),
+    Analysis("films", films, shown, given("layer", "old")),
+    Analysis("pca", pca, shown, given("layer")),
+    Analysis("agreement", agreement, bases, given("taught", "own", most=AGREEMENT_ROWS)),
+    Analysis("patching", patching, patched, given(most=PATCHED_ROWS)),
+    Analysis("cka", cka, alike, given("cities")),
+    Analysis("cka_over_training", cka_over_training, alike, given("layer", "cities")),
+    Analysis("cka_shown", cka_shown, shown_pairs, given("layer", "cities")),
+    Analysis("procrustes", procrustes, alike, given("layer", "cities")),
+    Analysis("mutual_knn", mutual_knn, alike, given("layer", "cities")),
+    Analysis("dimension", dimension, alike, given("layer", "cities")),
 )

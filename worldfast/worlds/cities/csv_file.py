@@ -10,8 +10,6 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COORDINATE_LIMIT", "ID_COUNT", "read_csv"]
-
 COORDINATE_LIMIT = 1 << 20  # |x|, |y|: squares, cross products and their sums stay exact in 64-bit integers
 ID_COUNT = 10_000  # ids are written with four digits
 TENTH = Decimal("0.1")

@@ -10,20 +10,19 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from worldfast import dataset
-from worldfast.dataset import Readout, Score, Tokenizer, known_fields
-from worldfast.errors import several, unknown_name, whole
+from worldfast.classes import known_fields
+from worldfast.dataset import Readout, Score, Tokenizer
+from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import Shape
+from worldfast.worlds.cities.components import CROSSINGS, LAST_ROW, Component
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
-from worldfast.worlds.cities.sampling import CROSSINGS, LAST_ROW, Component, require_noise
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
 from worldfast.worlds.cities.world import WorldSpec
-
-__all__ = ["Dataset"]
 
 
 @dataclass(frozen=True)
@@ -86,37 +85,25 @@ class Dataset(dataset.Dataset):
             raise ValueError(f"tasks: expected at least one, each once, got {list(self.tasks)}")
         object.__setattr__(self, "rows", whole("rows", self.rows, 1, LAST_ROW))
         for name, known in dict(loss=LOSSES, vocabulary=VOCABULARIES, crossing=CROSSINGS).items():
-            if getattr(self, name) not in known:
-                raise unknown_name(name, getattr(self, name), known)
-        if not isinstance(self.world, WorldSpec):
-            raise TypeError(f"world: expected a WorldSpec, got {self.world!r}")
-        if self.among is not None and not isinstance(self.among, str):
-            raise TypeError(f"among: expected an expression or None, got {self.among!r}")
+            one_of(name, getattr(self, name), known)
+        typed("world", self.world, WorldSpec, "a WorldSpec")
+        typed("among", self.among, str | None, "an expression or None")
         self._check_mixture()
 
     def _check_mixture(self):
         for part in self.mixture:
-            if not isinstance(part, Component):
-                raise TypeError(f"mixture: expected Components, got {part!r}")
+            typed("mixture", part, Component, "Components")
+            whole(f"mixture: rows of {part.task}", part.rows, 1)
             for name in ("among", "must_include"):
-                if not isinstance(getattr(part, name), (str, type(None))):
-                    raise TypeError(f"mixture: {name} of {part.task}: expected an expression or None")
-        object.__setattr__(self, "mixture", tuple(map(self._checked, self.mixture)))
+                typed(f"mixture: {name} of {part.task}", getattr(part, name), str | None, "an expression or None")
+        named = tuple(replace(part, task=self.task(part.task).name) for part in self.mixture)
+        object.__setattr__(self, "mixture", named)
         if not self.mixture:
             return
         if self.rows != Dataset.rows or self.among is not None:
             raise ValueError("rows and among: a mixture says how many rows it has of what; leave them out beside it")
         for task in set(self.tasks) - {part.task for part in self.mixture}:
             raise ValueError(f"mixture: it has no rows of {task}, which tasks says the run is about")
-
-    def _checked(self, part):
-        """Return a component with the name of its task and with Python's numbers."""
-        numbers = {
-            name: whole(f"mixture: {name} of {part.task}", getattr(part, name), least, LAST_ROW)
-            for name, least in dict(rows=1, first=0).items()
-        }
-        noise = require_noise(f"mixture: noise of {part.task}", part.noise)
-        return replace(part, task=self.task(part.task).name, noise=noise, **numbers)
 
     # ---- what it is ----
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import HELD_OUT, cka, participation_ratio, probe_alone, probe_generalisation
 from worldfast.reading import gradient_agreement
 from worldfast.run import Run
@@ -19,15 +19,12 @@ from worldfast.worlds.cities.doses import CONSTANT, design_of, dose_at
 from worldfast.worlds.cities.groups import choose_cities
 from worldfast.worlds.cities.tables import described
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 __all__ = ["ANALYSES", "tables"]
 
 GRADIENT_ROWS, GRADIENT_GROUPS = 512, 4  # of each task in a group
 
 
-def doses(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
+def doses(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
     """A fine-tune at each checkpoint: where the group is that it is taught, and what became of the old map.
 
     Columns run, group, step, rows, dose; error (of a probe of old cities on the group, 0.1 degree), held_out (on old
@@ -36,8 +33,6 @@ def doses(trained: Sequence[Trained], layer: int, old: str) -> DataFrame:
     since step 0: moved, old_moved (root mean square of the way, in that of states about their mean at step 0),
     moved_dimension, old_moved_dimension (participation ratio of the ways), NaN at step 0.
     """
-    import pandas as pd
-
     (one,) = trained
     is_old = chosen(one, old, "old")
     fit_on, groups = choose_cities(~is_old)
@@ -67,13 +62,11 @@ def _length(ways: np.ndarray) -> float:
     return float(np.sqrt(np.square(ways).sum(1).mean()))
 
 
-def pull(trained: Sequence[Trained]) -> DataFrame:
+def pull(trained: Sequence[Trained]) -> pd.DataFrame:
     """Cosines of the gradients of a pair's two tasks on rows with the group, at each step whose weights it kept.
 
     Columns as of `gradient_agreement`, but for base; and run, step, rows, dose, group.
     """
-    import pandas as pd
-
     (one,) = trained
     run, parts = one.run, []
     for name, group in run.data.taught.items():
@@ -101,14 +94,14 @@ def pairs_kept(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
 SHOWN = ("probes", "generalisation")  # of these, only of runs that the page shows: each is large
 AS_EVER = ("evaluation", "films", "pca", "cka_shown", "agreement", "patching")
 ANALYSES = (
-    Analysis("doses", doses, tuned, analyses.layer_and_old),
+    Analysis("doses", doses, tuned, analyses.given("layer", "old")),
     Analysis("pull", pull, pairs_kept),
     *(Analysis(one.kind, one.make, shown, one.options) for one in analyses.ANALYSES if one.kind in SHOWN),
     *(one for one in analyses.ANALYSES if one.kind in AS_EVER),
 )
 
 
-def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+def tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """All tables of a study of doses: those that its analyses made, and what follows over seeds.
 
     Raises
@@ -116,8 +109,6 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
     ValueError
         No fine-tune of it was taught a group.
     """
-    import pandas as pd
-
     found = described(study, out, made)
     if "doses" not in found:
         raise ValueError(

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
 from worldfast.report import Tasks, count
 from worldfast.studies import Findings, Study
 from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
 from worldfast.worlds.cities.response import tested, whole
 
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["findings"]
-
-Tables = Mapping[str, "pandas.DataFrame"]
+Tables = Mapping[str, "pd.DataFrame"]
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
 READ = 0.5  # R2 of a probe above which it reads a map
 
@@ -107,21 +102,21 @@ def _of_shares(tables: Tables, known: Tasks) -> Iterator[str]:
                 )
 
 
-def _last(tables: Tables, what: str) -> pandas.DataFrame:
+def _last(tables: Tables, what: str) -> pd.DataFrame:
     """A measure at the largest dose at a constant rate, a row a fine-tune."""
     table = whole(tables["doses"])
     table = table[(table.schedule == CONSTANT) & table[what].notna()]
     return table.loc[table.groupby("run").dose.idxmax()]
 
 
-def _with(table: pandas.DataFrame) -> Iterator[tuple[str, pandas.DataFrame]]:
+def _with(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     far = table.tasks.str.split("+").map(lambda tasks: APART in tasks)
     for words, some in ((f"taught with {APART}", table[far]), ("taught without it", table[~far])):
         if len(some):
             yield words, some
 
 
-def _over_seeds(some: pandas.DataFrame, what: str) -> Mean:
+def _over_seeds(some: pd.DataFrame, what: str) -> Mean:
     return mean_and_error(some.groupby("seed")[what].mean(), "seed")
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from worldfast.errors import number, several, whole
 from worldfast.run import Run
+from worldfast.worlds.cities.components import require_noise
 from worldfast.worlds.cities.groups import holds, name_of
-from worldfast.worlds.cities.sampling import require_noise
 from worldfast.worlds.cities.tasks import Task, one_or_more
 
 __all__ = ["CONSTANT", "FALLING", "already_known", "design_of", "dose_at", "dose_runs", "grid"]

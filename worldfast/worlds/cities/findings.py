@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
 from worldfast.display import first_of
 from worldfast.report import Tasks
@@ -18,12 +18,7 @@ from worldfast.worlds.cities.tables import taught_errors
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS
 
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["comparisons", "findings", "taught"]
-
-Tables = Mapping[str, "pandas.DataFrame"]
+Tables = Mapping[str, "pd.DataFrame"]
 SETTLED = 0.9  # of the last R2
 READ = 0.5  # R2 above which a probe reads a map
 
@@ -173,13 +168,13 @@ def _of_prediction(tables: Tables) -> Iterator[str]:
         )
 
 
-def _range(errors: pandas.Series) -> str:
+def _range(errors: pd.Series) -> str:
     """Return the least and the largest error, where there are several that differ."""
     span = _span((errors / 10).tolist(), ".1f")
     return f", from {span}" if " to " in span else ""
 
 
-def _of_each_seed(errors: pandas.DataFrame) -> str:
+def _of_each_seed(errors: pd.DataFrame) -> str:
     """Say in how many seeds what was taught is nearer to its place without distance."""
     means = errors.groupby(["seed", "distance"]).error.mean().unstack().dropna()
     if len(means) < 2:
@@ -224,13 +219,13 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
             yield f"Asked what they have not seen, models of {said} answer: {_answers(means, tables)}."
 
 
-def _last_probes(study: Study, tables: Tables) -> pandas.DataFrame:
+def _last_probes(study: Study, tables: Tables) -> pd.DataFrame:
     """The probe of the study's layer at each run's last checkpoint, by run."""
     probes = tables["probes"]
     return probes[probes.layer == study.layer].sort_values("step").groupby("run").last()
 
 
-def _scores_of_all(tables: Tables, names: Sequence[str]) -> pandas.DataFrame | None:
+def _scores_of_all(tables: Tables, names: Sequence[str]) -> pd.DataFrame | None:
     """Return scores of models of all of these tasks on rows without the group taught later; None without any."""
     if "evaluation" not in tables:
         return None
@@ -342,7 +337,7 @@ def _integration(tables: Tables) -> Iterator[Comparison]:
             yield _beside(name, what, found)
 
 
-def _by_seed(table: pandas.DataFrame, value: str, summary) -> dict[str, Mean]:
+def _by_seed(table: pd.DataFrame, value: str, summary) -> dict[str, Mean]:
     """A summary of each seed's own matrix, averaged over seeds: those are what was repeated, cells are not."""
     found: dict[str, list[float]] = {}
     for _, of_seed in table.groupby("seed"):

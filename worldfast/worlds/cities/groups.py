@@ -14,8 +14,6 @@ from worldfast.errors import whole
 from worldfast.run import Run
 from worldfast.worlds.cities.world import ATLANTIS, NEW, OLD
 
-__all__ = ["STANDARD", "Groups", "any_of", "choose_cities", "groups_of", "holds", "name_of", "outside"]
-
 STANDARD = "standard"  # in tables, rows of old cities alone
 PUBLISHED = (5075, 4000)  # cities of the published world, and how many of them the published probe is fitted on
 

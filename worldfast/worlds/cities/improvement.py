@@ -6,15 +6,11 @@ Source: the evaluation of arXiv 2602.00533.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import need_columns
-from worldfast.errors import unknown_name
-
-if TYPE_CHECKING:
-    import pandas
+from worldfast.errors import one_of
 
 __all__ = [
     "CEILING",
@@ -60,8 +56,7 @@ def normalised_improvement(value, base_group, base_standard, kind: str = "error"
     ValueError
         An error is negative, or the kind is unknown.
     """
-    if kind not in KINDS:
-        raise unknown_name("kind", kind, KINDS)
+    one_of("kind", kind, KINDS)
     given = (np.asarray(x, dtype=float) for x in (value, base_group, base_standard))
     v, group, standard = np.broadcast_arrays(*given)
     if kind == "accuracy":
@@ -79,7 +74,7 @@ def normalised_improvement(value, base_group, base_standard, kind: str = "error"
     return share if share.ndim else float(share)
 
 
-def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.DataFrame:
+def improvement(evaluation: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Return the normalised improvement of every fine-tune on every task on which it was evaluated, relative to its
     base model.
 
@@ -134,7 +129,7 @@ def improvement(evaluation: pandas.DataFrame, runs: pandas.DataFrame) -> pandas.
     return table[["run", "tasks", "seed", "task", "group", "metric", "value", *bases, "improvement", "trained"]]
 
 
-def deviation(improvement: pandas.DataFrame, runs: pandas.DataFrame, clip: bool = False) -> pandas.DataFrame:
+def deviation(improvement: pd.DataFrame, runs: pd.DataFrame, clip: bool = False) -> pd.DataFrame:
     """Compare fine-tunes on several tasks with the better of their teachers.
 
     A teacher is the fine-tune on one of the tasks, from the same base, taught the same group. The expected value on an
@@ -196,7 +191,7 @@ def deviation(improvement: pandas.DataFrame, runs: pandas.DataFrame, clip: bool 
     return found
 
 
-def seed_averaged(table: pandas.DataFrame, value: str = "improvement", statistic: str = "mean") -> pandas.DataFrame:
+def seed_averaged(table: pd.DataFrame, value: str = "improvement", statistic: str = "mean") -> pd.DataFrame:
     """Average a column over seeds, as a matrix: rows are the tasks fine-tuned on, columns the tasks evaluated, in the
     order of the table.
 
@@ -212,13 +207,13 @@ def seed_averaged(table: pandas.DataFrame, value: str = "improvement", statistic
     """
     need_columns(table, "table", ("tasks", "task", value))
     of = {"mean": "mean", "standard_error": "sem", "n": "count"}
-    if statistic not in of:
-        raise unknown_name("statistic", statistic, of)
-    cells = table.groupby(["tasks", "task"], sort=False)[value].agg(of[statistic]).unstack("task")
+    cells = (
+        table.groupby(["tasks", "task"], sort=False)[value].agg(of[one_of("statistic", statistic, of)]).unstack("task")
+    )
     return cells.loc[list(dict.fromkeys(table["tasks"])), list(dict.fromkeys(table["task"]))]
 
 
-def summary(matrix: pandas.DataFrame) -> pandas.DataFrame:
+def summary(matrix: pd.DataFrame) -> pd.DataFrame:
     """Return the trained and the transfer average of a seed-averaged matrix, as published.
 
     Parameters
@@ -238,7 +233,7 @@ def summary(matrix: pandas.DataFrame) -> pandas.DataFrame:
     return _described(matrix, {"trained": trained, "transfer": ~trained})
 
 
-def deviation_summary(matrix: pandas.DataFrame, task: str = "distance") -> pandas.DataFrame:
+def deviation_summary(matrix: pd.DataFrame, task: str = "distance") -> pd.DataFrame:
     """Return the mean deviation of fine-tunes with a task among theirs, and of those without, over all evaluated tasks.
 
     Parameters
@@ -259,8 +254,6 @@ def deviation_summary(matrix: pandas.DataFrame, task: str = "distance") -> panda
 
 
 def _described(matrix, masks):
-    import pandas as pd
-
     values, rows = matrix.to_numpy(dtype=float), []
     for what, mask in masks.items():
         cells = values[mask & np.isfinite(values)]

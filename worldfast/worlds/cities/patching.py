@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, whole
 from worldfast.reading import Questions
 from worldfast.run import Run
 from worldfast.worlds.cities.sampling import Batch, sample
@@ -134,7 +134,6 @@ def _scores(task: Task, batch: Batch, answers: list[np.ndarray]) -> tuple[np.nda
 
 
 def _require_positions(group: str, included) -> None:
-    if group not in POSITIONS:
-        raise unknown_name("positions", group, POSITIONS)
+    one_of("positions", group, POSITIONS)
     if group == "included" and included is None:
         raise ValueError("positions: 'included' are tokens of cities from must_include, which is None")

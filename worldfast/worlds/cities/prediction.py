@@ -7,20 +7,17 @@ number for a pair from the pretrained models, and one from their fine-tunes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import need_columns
 from worldfast.worlds.cities.transfer import likeness_against_transfer
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["of_pairs", "prediction", "square"]
 
 
-def square(table: pandas.DataFrame, value: str = "cosine") -> pandas.DataFrame:
+def square(table: pd.DataFrame, value: str = "cosine") -> pd.DataFrame:
     """Return the symmetric matrix of tasks of an `agreement` table, averaged over its models.
 
     Parameters
@@ -36,7 +33,7 @@ def square(table: pandas.DataFrame, value: str = "cosine") -> pandas.DataFrame:
     return _symmetric(names, {pair: float(mean) for pair, mean in means.items()})
 
 
-def of_pairs(table: pandas.DataFrame, value: str) -> pandas.DataFrame:
+def of_pairs(table: pd.DataFrame, value: str) -> pd.DataFrame:
     """Return the symmetric matrix of a column over fine-tunes on two tasks, averaged over seeds and evaluated tasks.
 
     Parameters
@@ -58,18 +55,14 @@ def of_pairs(table: pandas.DataFrame, value: str) -> pandas.DataFrame:
     return _symmetric(names, {tuple(tasks.split("+")): float(mean) for tasks, mean in means.items()})
 
 
-def _symmetric(names: list[str], values: Mapping[tuple[str, str], float]) -> pandas.DataFrame:
-    import pandas as pd
-
+def _symmetric(names: list[str], values: Mapping[tuple[str, str], float]) -> pd.DataFrame:
     found = pd.DataFrame(np.nan, index=names, columns=names)
     for (a, b), value in values.items():
         found.loc[a, b] = found.loc[b, a] = value
     return found
 
 
-def prediction(
-    agreement: pandas.DataFrame, targets: Mapping[str, pandas.DataFrame], apart: str = "distance"
-) -> pandas.DataFrame:
+def prediction(agreement: pd.DataFrame, targets: Mapping[str, pd.DataFrame], apart: str = "distance") -> pd.DataFrame:
     """Correlate agreement with effects of fine-tuning, over unordered pairs, with and without one task.
 
     Parameters
@@ -86,8 +79,6 @@ def prediction(
     DataFrame
         Column predicted and those of `likeness_against_transfer`: what, r, r2, p, n, unit, test.
     """
-    import pandas as pd
-
     parts = []
     for name, target in targets.items():
         found = likeness_against_transfer(agreement, target, without=(), apart=apart)

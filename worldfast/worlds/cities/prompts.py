@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from worldfast.errors import several, typed, unknown_name
+from worldfast.errors import one_of, several, typed
 from worldfast.rows import Rows
 from worldfast.worlds.cities.tasks import Task, find
 from worldfast.worlds.cities.tokens import BOS, Vocabulary
@@ -96,8 +96,7 @@ def prompt_of(task: str | Task) -> str:
 
 def _position(at: int | str, named: Mapping[str, int], length: int, text: str) -> int:
     if isinstance(at, str):
-        if at not in named:
-            raise unknown_name("position", at, named)
+        one_of("position", at, named)
         number = named[at]
     else:
         number = at + length if at < 0 else at

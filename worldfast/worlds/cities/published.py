@@ -9,14 +9,9 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from worldfast.errors import unknown_name
-
-if TYPE_CHECKING:
-    import pandas
-
-__all__ = ["Published", "matrices", "matrix", "value", "values"]
+from worldfast import frames as pd
+from worldfast.errors import one_of
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ def matrices() -> tuple[str, ...]:
     return tuple(_data()["matrices"])
 
 
-def matrix(name: str) -> pandas.DataFrame:
+def matrix(name: str) -> pd.DataFrame:
     """Return a published matrix, rows and columns named by tasks ("distance+angle" for a row of several).
 
     Parameters
@@ -83,12 +78,8 @@ def matrix(name: str) -> pandas.DataFrame:
     >>> float(worldfast.worlds.cities.published.matrix("ftwb1_NI").loc["angle", "perimeter"])
     0.74
     """
-    import pandas as pd
-
     known = _data()["matrices"]
-    if name not in known:
-        raise unknown_name("published matrix", name, known)
-    found = known[name]
+    found = known[one_of("published matrix", name, known)]
     table = pd.DataFrame(found["values"], index=found["rows"], columns=found["columns"], dtype=float)
     table.attrs = {"what": found["what"], "source": found["source"]}
     return table
@@ -108,13 +99,9 @@ def value(name: str) -> Published:
     -0.185
     """
     known = {row["name"]: row for row in _data()["values"]}
-    if name not in known:
-        raise unknown_name("published value", name, known)
-    return Published(**known[name])
+    return Published(**known[one_of("published value", name, known)])
 
 
-def values() -> pandas.DataFrame:
+def values() -> pd.DataFrame:
     """Return all published numbers, one in each row, with the fields of `Published` as columns."""
-    import pandas as pd
-
     return pd.DataFrame(_data()["values"]).astype({"uncertainty": float})

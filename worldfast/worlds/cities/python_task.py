@@ -20,8 +20,6 @@ from worldfast.errors import TaskError, several, typed
 from worldfast.worlds.cities.rule import rule_of
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register, task_from_json
 
-__all__ = ["PythonTask", "task"]
-
 CHECKED = 1024  # test rows for each number of cities
 
 

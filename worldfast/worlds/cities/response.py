@@ -7,14 +7,10 @@ schedule ("constant" or "linear"), share, noise, group, dose, error, and what el
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error, need_columns
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["beside", "levels", "response", "tested", "whole"]
 
@@ -36,7 +32,7 @@ LATE = 1 / 2  # of the largest dose, from which on an error counts as its level
 ALIKE = 0.05  # as a share: doses that count as one
 
 
-def usable(doses: pandas.DataFrame) -> pandas.DataFrame:
+def usable(doses: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that are doses: all at a constant rate; at a falling one the first and the last of each run."""
     need_columns(doses, "doses", NEED)
     if not len(doses):
@@ -45,12 +41,12 @@ def usable(doses: pandas.DataFrame) -> pandas.DataFrame:
     return doses[(doses["schedule"] == "constant") | ends | (doses["dose"] == 0)]
 
 
-def whole(table: pandas.DataFrame) -> pandas.DataFrame:
+def whole(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of fine-tunes whose tasks have equal shares and no noise."""
     return table[(table["share"] == 1) & (table["noise"] == 0)]
 
 
-def response(doses: pandas.DataFrame) -> pandas.DataFrame:
+def response(doses: pd.DataFrame) -> pd.DataFrame:
     """Return the mean over seeds of whatever was measured, at each dose.
 
     Parameters
@@ -69,8 +65,6 @@ def response(doses: pandas.DataFrame) -> pandas.DataFrame:
     ValueError
         A column is missing, or there is no row.
     """
-    import pandas as pd
-
     table, lines = usable(doses), []
     for keys, some in table.groupby([*KEYS, "dose"], sort=False):
         of_seed = some.groupby("seed")[[what for what in MEASURED if what in some]].mean()
@@ -82,7 +76,7 @@ def response(doses: pandas.DataFrame) -> pandas.DataFrame:
     return pd.DataFrame(lines, columns=columns).sort_values([*KEYS, "what", "dose"], ignore_index=True)
 
 
-def levels(doses: pandas.DataFrame) -> pandas.DataFrame:
+def levels(doses: pd.DataFrame) -> pd.DataFrame:
     """Return how many rows halve the error of each kind of fine-tune, and where it levels off.
 
     Parameters
@@ -103,8 +97,6 @@ def levels(doses: pandas.DataFrame) -> pandas.DataFrame:
     ValueError
         A column is missing, or there is no row.
     """
-    import pandas as pd
-
     table, lines = usable(doses), []
     for keys, some in table.groupby(KEYS, sort=False):
         start, level, half = [], [], []
@@ -134,7 +126,7 @@ def _crossing(dose: np.ndarray, error: np.ndarray, half: float) -> float:
     return float(np.interp(half, [error[i], error[i - 1]], [dose[i], dose[i - 1]]))
 
 
-def beside(doses: pandas.DataFrame) -> pandas.DataFrame:
+def beside(doses: pd.DataFrame) -> pd.DataFrame:
     """Return what a second task leaves of a first one's effect, at equal rows of the first.
 
     Each pair at its largest dose is compared with the fine-tune on one of its tasks from the same base, at the same
@@ -160,8 +152,6 @@ def beside(doses: pandas.DataFrame) -> pandas.DataFrame:
     ValueError
         A column is missing, or there is no row.
     """
-    import pandas as pd
-
     table, lines = usable(doses), []
     two = table["tasks"].str.count(r"\+") == 1
     curves = {
@@ -186,7 +176,7 @@ def beside(doses: pandas.DataFrame) -> pandas.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _at(curve: pandas.Series, dose: float) -> float | None:
+def _at(curve: pd.Series, dose: float) -> float | None:
     """Return the error of a curve at a dose, between two doses by a straight line; None beyond its largest."""
     if dose > (1 + ALIKE) * curve.index[-1]:
         return None

@@ -24,8 +24,6 @@ from worldfast import files
 from worldfast.syntax import canonical
 from worldfast.worlds.cities.tasks import Task
 
-__all__ = ["rule_of"]
-
 PLAIN = (int, float, complex, str, bytes, range, type(None))
 
 

@@ -6,31 +6,21 @@ step n costs nothing.
 """
 
 import functools
-import hashlib
-import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu, thread_count
-from worldfast.errors import number, several, typed, unknown_name, whole
+from worldfast.errors import one_of, several, typed, unknown_name, whole
 from worldfast.rows import Packed
+from worldfast.worlds.cities.components import CROSSINGS, SPLITS, Component, native_stream, require_noise, row_count
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
-from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
+from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.upload import Ahead, copy_rows
 from worldfast.worlds.cities.world import World
-
-__all__ = ["Batch", "Component", "Packed", "Stream", "sample"]
-
-LAST_ROW = core.last_row
-SPLITS = ("train", "validation", "test")
-CROSSINGS = ("balanced", "reshuffled")
-ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/rows/generate.h
 
 
 @dataclass(frozen=True)
@@ -76,54 +66,6 @@ class Batch:
     def text(self, i):
         """Return row i as text: "dist(c_0865,c_4879)=769"."""
         return self.vocabulary.decode(self.tokens[i, : int(self.length[i])].tolist())
-
-
-@dataclass(frozen=True)
-class Component:
-    """Block of a mixture: rows first .. first + rows - 1 of a task's own stream.
-
-    Parameters
-    ----------
-    task : str or Task
-        Name, or a task made with `worldfast.task`.
-    rows : int
-        Number of rows.
-    among : str or array, optional
-        Cities that rows may use: an expression for World.select or a mask bool [N]; None means all.
-    must_include : str or array, optional
-        Cities of which each row has at least one (among those of `among`).
-    first : int
-        First row of the task's stream.
-    noise : float
-        Label noise, 0 to below 1: the probability that a row's answer, in its text and label, is that of another row of
-        the task with as many cities, drawn independently from all possible rows of the component. It is a function of
-        the row: the noisy rows of a smaller noise are among those of a larger. Answers are as frequent as without
-        noise, so that some are right by chance: half of those of inside and crossing.
-
-    Examples
-    --------
-    >>> part = wf.Component("distance", 100, among="country == 'JP'", noise=0.1)
-    >>> cities.Dataset("distance", mixture=[part]).epoch_rows
-    100
-
-    Raises
-    ------
-    TypeError, ValueError
-        `rows`, `first` or `noise` is no number, or out of its range.
-    """
-
-    task: str | Task
-    rows: int
-    among: object = None
-    must_include: object = None
-    first: int = 0
-    noise: float = 0.0
-
-    def __post_init__(self):
-        task = getattr(self.task, "name", self.task)
-        for name in ("rows", "first"):
-            _require_count(f"mixture: {name} of {task}", getattr(self, name))
-        require_noise(f"mixture: noise of {task}", self.noise)
 
 
 class Stream:
@@ -176,21 +118,15 @@ class Stream:
         )
         for i, c in enumerate(components):
             typed(f"components[{i}]", c, Component, "a Component")
-            _require_count("rows", c.rows, least=1)
+            row_count("rows", c.rows, least=1)
         order = "shuffled" if shuffle else "sequential"
         self._open(world, components, seed, split, vocabulary, order, crossing)
         self.rows = sum(c.rows for c in components)
 
     def _open(self, world, components, seed, split, vocabulary, order, crossing):
-        if not isinstance(world, World):
-            raise TypeError(f"world: expected a World, got a {type(world).__name__}")
-        for what, name, known in (
-            ("split", split, SPLITS),
-            ("vocabulary", vocabulary, VOCABULARIES),
-            ("crossing", crossing, CROSSINGS),
-        ):
-            if name not in known:
-                raise unknown_name(what, name, known)
+        typed("world", world, World, "a World")
+        one_of("split", split, SPLITS)
+        one_of("crossing", crossing, CROSSINGS)
         whole("seed", seed, -(2**63), 2**64 - 1)
         if not components:
             raise ValueError("components: a stream needs at least one")
@@ -199,16 +135,15 @@ class Stream:
         self._entity = vocabulary == "entity"
         self._own = in_python(self._components)
         self._tasks = BUILT_IN + tuple(task.name for task in self._own)
-        native = [_native_component(world, c, seed, split, crossing, self._tasks) for c in components]
-        make = _kept if order == "interleaved" else _native_stream
-        self._native = make(world, self._entity, self._own, native, ORDERS.index(order), _key(seed, "shuffle", split))
+        asked = dict(seed=seed, split=split, crossing=crossing, order=order)
+        self._native = native_stream(world, self._entity, self._own, self._tasks, components, **asked)
 
     def __reduce__(self):  # pickled and copied as the call that made it
         return functools.partial(type(self), **self._asked), ()
 
     def empty_batch(self, n, device="cpu"):
         """Return an uninitialised Batch of n rows, for `out` of `rectangle`."""
-        _require_count("n", n)
+        row_count("n", n)
         empty = _allocator(device)
         return Batch(
             tokens=empty((n, self._native.width), "int32" if self._entity else "uint8"),
@@ -224,7 +159,7 @@ class Stream:
 
     def empty_pack(self, n, device="cpu"):
         """Return an uninitialised Packed with room for n rows of the largest length, for `out` of `pack`."""
-        _require_count("n", n)
+        row_count("n", n)
         empty = _allocator(device)
         return Packed(
             tokens=empty(self._native.packed_room(n), "int32"),
@@ -274,7 +209,7 @@ class Stream:
         TypeError
             A dtype of `out` or another argument does not fit.
         """
-        _require_count("n", n)
+        row_count("n", n)
         threads = thread_count(threads)
         out = _where_to(out, Batch, device, lambda where: self.empty_batch(n, where))
         fields = (out.tokens, out.length, out.answer_start, out.cities, out.label, out.task, out.failed)
@@ -310,7 +245,7 @@ class Stream:
         TypeError
             As from `rectangle`.
         """
-        _require_count("n", n)
+        row_count("n", n)
         trains = out is not None and not check  # training requests the rows after these next
         out = _where_to(out, Packed, device, lambda where: self.empty_pack(n, where))
         fields = (out.tokens, out.row_start, out.answer_start, out.failed, out.scratch)
@@ -333,7 +268,7 @@ class Stream:
         if hasattr(start, "__dlpack__"):
             name = self._own[0].name
             raise TypeError(f"start: rows of task {name!r} are made on the CPU, which takes an integer, got an array")
-        _require_count("start", start)
+        row_count("start", start)
         return True
 
     @cached_property
@@ -418,11 +353,10 @@ def sample(
     >>> int(batch.label[0])
     154
     """
-    _require_count("start", start)
-    _require_count("n", n)
+    row_count("start", start)
+    row_count("n", n)
     require_noise("noise", noise)
-    if not isinstance(task, str | Task | Iterable):
-        raise TypeError(f"task: expected a name or a sequence of names, got {task!r}")
+    typed("task", task, str | Task | Iterable, "a name or a sequence of names")
     tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
     rows = -(-(start + n) // max(len(tasks), 1))
     components = tuple(Component(t, rows, among, must_include, noise=noise) for t in tasks)
@@ -431,138 +365,9 @@ def sample(
     return stream.rectangle(start, n, device, threads, out=out)
 
 
-def _native_stream(world, entity, own, components, order, shuffle_key):
-    for task in own:
-        pools = [c["pool"] for c in components if c["task"] == len(BUILT_IN) + own.index(task)]
-        _try(task, world.xy if pools[0] is None else world.xy[pools[0]])
-    given = [task.native for task in own]
-    return core.Stream(world.xy, world.city_id, entity, given, components, order, shuffle_key)
-
-
-TRIED = 256  # rows of each number of cities
-
-
-def _try(task, xy):
-    """Raise a TaskError if a task in Python fails on cities that rows have."""
-    for count in range(task.min_cities, task.max_cities + 1):
-        at = (np.arange(TRIED)[:, None] * 5 + np.arange(count) * 7) % len(xy)
-        task.check(xy[at])
-
-
-KEPT = 16  # streams of a world
-_streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams, by content
-_lock = threading.RLock()  # a task in Python is tried within it, and may ask for rows
-
-
-def _unlock():
-    """In a forked child no other thread is left to let go of the lock."""
-    global _lock
-    _lock = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_unlock)
-
-
-def _kept(world, entity, own, components, order, shuffle_key):
-    """Return an interleaved stream of endless components; an earlier one is reused with its copies on GPUs, if there is
-    one.
-    """
-    components = [{**c, "rows": 1} for c in components]  # interleaved components are endless
-    content = [(k, v.tobytes() if isinstance(v, np.ndarray) else v) for c in components for k, v in c.items()]
-    key = (entity, own, tuple(task.function for task in own), order, shuffle_key, *content)
-    with _lock:
-        latest = _streams.setdefault(world, OrderedDict())
-        if key not in latest:
-            latest[key] = _native_stream(world, entity, own, components, order, shuffle_key)
-        latest.move_to_end(key)
-        while len(latest) > KEPT:
-            latest.popitem(last=False)
-        return latest[key]
-
-
-def _native_component(world, c, seed, split, crossing, tasks):
-    """Return a component in the form of the native stream: the task as an index into the names of the stream's tasks,
-    pools of cities as indices, keys, and the split's share of the pairs.
-    """
-    task = find(c.task)
-    _require_count("first", c.first)
-    noise = require_noise("noise", c.noise)
-    pool = np.ones(len(world), dtype=bool) if c.among is None else world.select(c.among)
-    group = np.zeros(len(world), dtype=bool) if c.must_include is None else world.select(c.must_include) & pool
-    if c.must_include is not None and not group.any():
-        raise ValueError(f"must_include: {c.must_include!r} selects no city that rows may use")
-    if pool.sum() < task.max_cities:
-        raise ValueError(
-            f"the world is too small: task {task.name} needs {task.max_cities} cities, rows may use {pool.sum()}"
-        )
-    # The key depends on the cities that rows may use, not on the rest of the world: the same cities give the same rows
-    # with and without Atlantis.
-    cities = hashlib.sha256(_indices(pool).tobytes() + b"/" + _indices(group).tobytes()).hexdigest()
-    pair_count = pair_offset = 0
-    if task.unique_pairs:
-        size, held = int(pool.sum()), int(group.sum())
-        within = size * (size - 1) // 2
-        pair_count = held * (held - 1) // 2 + held * (size - held) if held else within
-        pair_offset, share = _pair_share(pair_count, split)
-        if c.first + c.rows > share:
-            raise ValueError(
-                f"rows: task {task.name} never repeats a pair, and the {split} split of these cities holds "
-                f"{share:,} pairs; rows up to {c.first + c.rows:,} were asked for"
-            )
-    return {
-        "task": tasks.index(task.name),
-        "pool": None if pool.all() else _indices(pool),
-        "group": _indices(group) if group.any() else None,
-        "rest": _indices(pool & ~group) if group.any() else None,
-        "key": _key(seed, task.name, split, cities),
-        "first": c.first,
-        "rows": c.rows,
-        "pair_key": _key(seed, task.name, "pairs", cities),
-        "pair_count": pair_count,
-        "pair_offset": pair_offset,
-        "noise": int(noise * 2.0**64),  # exact: only the exponent changes
-        "noise_key": _key(seed, task.name, "noise", split, cities),
-        "reshuffled": task.name == "crossing" and crossing == "reshuffled",
-    }
-
-
-def _pair_share(count, split):
-    """Return the offset and the size of a split's share of all pairs, in keyed order."""
-    tenth = count // 10
-    sizes = {"train": count - 2 * tenth, "validation": tenth, "test": tenth}
-    offset = 0
-    for name in SPLITS:
-        if name == split:
-            return offset, sizes[name]
-        offset += sizes[name]
-
-
-def _indices(mask):
-    return np.flatnonzero(mask).astype(np.int32)
-
-
-def _key(*parts):
-    """Return 64 bits that no other combination of parts is likely to share."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
-
-
-def _require_count(name, value, least=0):
-    whole(name, value, least, LAST_ROW)
-
-
-def require_noise(name, value):
-    """Return a probability of label noise as a float; raises a TypeError or ValueError naming it if it is not one."""
-    found = number(name, value)
-    if not 0 <= found < 1:
-        raise ValueError(f"{name}: expected at least 0 and below 1, got {value}")
-    return found
-
-
 def _position(start):
     """Return a start in the form of the native stream: an integer, or an array that is read on its device."""
-    if not hasattr(start, "__dlpack__"):
-        _require_count("start", start)
-    return start
+    return start if hasattr(start, "__dlpack__") else row_count("start", start)
 
 
 def _where_to(out, kind, device, make):
@@ -589,8 +394,6 @@ def _allocator(device):
         return np.empty
     if kind != "cuda":
         raise unknown_name("device", str(device), ("cpu", "cuda"))
-    import torch
-
     where = cuda_device(device)
 
     def empty(shape, dtype):

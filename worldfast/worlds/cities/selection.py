@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 
 ALLOWED = (
     "allowed are columns, numbers, strings, comparisons, and, or, not, in and not in a literal list, "
@@ -66,9 +66,7 @@ def _evaluate(node: ast.expr, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the value of one node: bool, float64 or str, [N], or [] for a constant."""
     match node:
         case ast.Name(id=name):
-            if name not in columns:
-                raise unknown_name("column", name, columns)
-            return columns[name]
+            return columns[one_of("column", name, columns)]
         case ast.Constant(value=str() as text):
             return np.asarray(text)
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from worldfast.errors import unknown_name
+from worldfast.errors import one_of
 from worldfast.rows import Packed, Rows, Shape
-from worldfast.worlds.cities.sampling import Component, Stream
+from worldfast.worlds.cities.components import Component
+from worldfast.worlds.cities.sampling import Stream
 
 if TYPE_CHECKING:
     from worldfast.worlds.cities.dataset import Dataset
     from worldfast.worlds.cities.tasks import Task
-
-__all__ = ["LOSSES", "LearnedStream", "learned", "task_stream"]
 
 LOSSES = ("all", "answer")
 
@@ -32,8 +31,7 @@ class LearnedStream(Stream):
     """
 
     def __init__(self, world, components, *, loss: str, **options):
-        if loss not in LOSSES:
-            raise unknown_name("loss", loss, LOSSES)
+        one_of("loss", loss, LOSSES)
         super().__init__(world, components, **options)
         self._asked["loss"] = loss
         self.answers_only = loss == "answer"

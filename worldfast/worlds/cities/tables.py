@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from worldfast import frames as pd
 from worldfast.analysis import HELD_OUT, as_matrix, task_matrix, trends
 from worldfast.run import Run
 from worldfast.studies import Study, common_tables, metrics
@@ -19,16 +19,11 @@ from worldfast.worlds.cities import improvement, prediction, transfer
 from worldfast.worlds.cities.groups import STANDARD, groups_of
 from worldfast.worlds.cities.tasks import find
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
-__all__ = ["LEARNED", "described", "learned", "tables", "taught_errors"]
-
 LEARNED = 1 / 3  # of the way from the best constant answer to a perfect one, in each of a run's tasks
 R2 = 0.5  # where answers were not scored
 
 
-def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+def tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """All tables of a study from those that its analyses made, by kind."""
     found = described(study, out, made)
     runs = found["runs"]
@@ -53,10 +48,8 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> 
     return found
 
 
-def described(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+def described(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """Tables that the analyses of a study made, its losses and scores, and its runs: what each is, if it learned."""
-    import pandas as pd
-
     found = common_tables(study, out, made)
     if "cka_over_training" in found:
         found["cka"] = pd.concat([found["cka"], found.pop("cka_over_training")], ignore_index=True)
@@ -70,28 +63,26 @@ def described(study: Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) 
     return found
 
 
-def _comparable(pairs: DataFrame, runs: DataFrame) -> bool:
+def _comparable(pairs: pd.DataFrame, runs: pd.DataFrame) -> bool:
     """Return True if two runs that learned have equally many tasks and were compared."""
     learned = runs[runs.learned & runs.run.isin([*pairs.run, *pairs.other])]
     return bool((learned.n_tasks.value_counts() > 1).any())
 
 
-def _have_teachers(runs: DataFrame) -> bool:
+def _have_teachers(runs: pd.DataFrame) -> bool:
     """Return True if a fine-tune on several tasks has a teacher for each: one from its base, taught the same group."""
     alone = {(row.base, row.group, row.tasks) for row in runs.itertuples() if row.n_tasks == 1}
     several = [row for row in runs.itertuples() if row.n_tasks > 1]
     return any(all((row.base, row.group, task) in alone for task in row.tasks.split("+")) for row in several)
 
 
-def _taught(study: Study) -> DataFrame:
+def _taught(study: Study) -> pd.DataFrame:
     """Run and group, a row for each group that a fine-tune was taught."""
-    import pandas as pd
-
     rows = [(run.name, group) for run in study.runs if run.start for group in run.data.taught]
     return pd.DataFrame(rows, columns=["run", "group"], dtype=str)
 
 
-def taught_errors(study: Study, found: Mapping[str, DataFrame]) -> DataFrame:
+def taught_errors(study: Study, found: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Errors of a probe of old cities on what the canon's fine-tunes were taught, at the study's layer.
 
     Columns run, tasks, group, error (mean over its cities), held_out (mean over held-out old cities), distance (is it
@@ -107,7 +98,7 @@ def taught_errors(study: Study, found: Mapping[str, DataFrame]) -> DataFrame:
     return errors.assign(distance=[("distance" in tasks.split("+")) for tasks in errors.tasks])
 
 
-def _transfer(study: Study, found, canon: DataFrame) -> DataFrame | None:
+def _transfer(study: Study, found, canon: pd.DataFrame) -> pd.DataFrame | None:
     """CKA of one-task models against one-task improvement; None where the study has too few of either."""
     matrix = found["matrix"]
     layer = matrix[(matrix.layer == study.layer) & (matrix.n_tasks == 1)]
@@ -118,7 +109,7 @@ def _transfer(study: Study, found, canon: DataFrame) -> DataFrame | None:
     return transfer.transfer_points(as_matrix(layer), improvement.seed_averaged(alone))
 
 
-def _prediction(study: Study, found, canon: DataFrame) -> DataFrame:
+def _prediction(study: Study, found, canon: pd.DataFrame) -> pd.DataFrame:
     """Agreement of gradients against what the canon's fine-tunes then did."""
     of_canon = {name: found[name][found[name].run.isin(canon.run)] for name in ("improvement", "deviation")}
     alone = of_canon["improvement"]
@@ -132,10 +123,8 @@ def _prediction(study: Study, found, canon: DataFrame) -> DataFrame:
     return prediction.prediction(prediction.square(found["agreement"]), targets)
 
 
-def _validation(study: Study, out: Path) -> DataFrame:
+def _validation(study: Study, out: Path) -> pd.DataFrame:
     """Scores over training from the lines of metrics."""
-    import pandas as pd
-
     scores = []
     for run in study.runs:
         for line in metrics(run, out):
@@ -148,7 +137,7 @@ def _validation(study: Study, out: Path) -> DataFrame:
     return pd.DataFrame(scores)
 
 
-def learned(run: Run, found: Mapping[str, DataFrame]) -> bool:
+def learned(run: Run, found: Mapping[str, pd.DataFrame]) -> bool:
     """Return True if a run learned its tasks.
 
     It did if its answers to test rows of each task are at least a third of the way from the best constant answer to a

@@ -8,10 +8,11 @@ from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import torch
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
 from worldfast.arrays import refuse
-from worldfast.errors import TaskError, several, typed, unknown_name
+from worldfast.errors import TaskError, one_of, several, typed, unknown_name
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
@@ -172,11 +173,7 @@ def find(task):
     """
     if isinstance(task, Task):
         return task
-    if not isinstance(task, str):
-        raise TypeError(f"task: expected a name or a task, got {task!r}")
-    if task not in TASKS:
-        raise unknown_name("task", task, TASKS)
-    return TASKS[task]
+    return TASKS[one_of("task", typed("task", task, str, "a name or a task"), TASKS)]
 
 
 def one_or_more(tasks):
@@ -324,8 +321,6 @@ def _narrow(name, given, check, expected):
 
 def _label_from_gpu(task, world, cities, xy, count, out, check):
     """Compute `label` on the CPU for arrays on a GPU."""
-    import torch
-
     given = xy if cities is None else cities
     here = [None if x is None else torch.from_dlpack(x).cpu().numpy() for x in (cities, xy, count)]
     labels = label(task, world, here[0], xy=here[1], count=here[2], check=check)
@@ -342,8 +337,6 @@ def _xy_on_gpu(world, device):
     """Return a world's coordinates on a GPU, int32 [N, 2]: a torch tensor, ready on return, that lives as long as the
     world.
     """
-    import torch
-
     copies = _on_gpus.setdefault(world, {})
     if device not in copies:
         copies[device] = torch.as_tensor(np.array(world.xy), device=f"cuda:{device}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 from worldfast.dataset import Tokenizer
 from worldfast.worlds.cities.tokens import BOS, EOS, PAD, UNK, Vocabulary
 
-__all__ = ["tokenizer_of"]
-
 SPECIAL = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
 LONGEST = 128  # tokens that tools should expect; a row about cities has at most 57
 

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from worldfast.errors import typed, unknown_name
+from worldfast.errors import one_of, typed
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BOS", "CHARACTERS", "EOS", "PAD", "UNK", "VOCABULARIES", "Vocabulary"]
@@ -49,8 +49,7 @@ class Vocabulary:
     characters = len(_SPECIAL) + len(CHARACTERS)
 
     def __init__(self, name, world):
-        if name not in VOCABULARIES:
-            raise unknown_name("vocabulary", name, VOCABULARIES)
+        one_of("vocabulary", name, VOCABULARIES)
         typed("world", world, World, "a World")
         self.name = name
         self.names = [*_SPECIAL, *CHARACTERS]

@@ -9,21 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.analysis import mantel
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["likeness_against_transfer", "transfer_points"]
 
 
-def transfer_points(
-    likeness: pandas.DataFrame, improvement: pandas.DataFrame, without: Sequence[str] = ()
-) -> pandas.DataFrame:
+def transfer_points(likeness: pd.DataFrame, improvement: pd.DataFrame, without: Sequence[str] = ()) -> pd.DataFrame:
     """Return each unordered pair of tasks once.
 
     Only tasks that both tables have are used.
@@ -48,8 +43,6 @@ def transfer_points(
     ValueError
         Fewer than 2 tasks are shared, or likeness is not square.
     """
-    import pandas as pd
-
     tasks = _tasks(likeness, improvement, without, 2)
     rows = [
         (
@@ -65,13 +58,13 @@ def transfer_points(
 
 
 def likeness_against_transfer(
-    likeness: pandas.DataFrame,
-    improvement: pandas.DataFrame,
+    likeness: pd.DataFrame,
+    improvement: pd.DataFrame,
     without: Sequence[str] = ("crossing",),
     apart: str = "distance",
     permutations: int = 10_000,
     seed: int = 0,
-) -> pandas.DataFrame:
+) -> pd.DataFrame:
     """Correlate likeness and transfer over unordered pairs, with and without one task.
 
     Parameters
@@ -90,8 +83,6 @@ def likeness_against_transfer(
         tasks. A row that cannot be computed (fewer than 4 tasks, or a pair without a value) has NaN, and its test gives
         the reason.
     """
-    import pandas as pd
-
     rows = []
     for what, left_out in (("all tasks", ()), (f"without {apart}", (apart,))):
         tasks = _tasks(likeness, improvement, (*without, *left_out), 0)

@@ -7,8 +7,6 @@ import torch
 
 from worldfast._native import current_device_of
 
-__all__ = ["Ahead", "copy_rows"]
-
 LEFT_OUT = ("vocabulary", "tasks", "scratch", "failed")  # fields of Batch and Packed that are not rows
 
 

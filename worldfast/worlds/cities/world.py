@@ -15,7 +15,7 @@ import numpy as np
 
 from worldfast.arrays import refuse
 from worldfast.dataset import digests_of
-from worldfast.errors import unknown_name, whole
+from worldfast.errors import one_of, unknown_name, whole
 from worldfast.worlds.cities.csv_file import COORDINATE_LIMIT, ID_COUNT, read_csv
 from worldfast.worlds.cities.selection import select
 
@@ -222,8 +222,7 @@ class World:
             has an Atlantis already.
         """
         n, seed = whole("n", n, 1), whole("seed", seed, 0)
-        if layout not in LAYOUTS:
-            raise unknown_name("layout", layout, LAYOUTS)
+        one_of("layout", layout, LAYOUTS)
         if ATLANTIS in self.region:
             raise ValueError("this world has an Atlantis already: add it once, with the n it should have")
         random = np.random.default_rng(seed)
@@ -352,8 +351,7 @@ class WorldSpec:
         source = os.fspath(self.source)
         if source != "cities" and not source.lower().endswith((".csv", ".tsv")):
             raise unknown_name("world source", source, ["cities", "*.csv", "*.tsv"])
-        if self.layout not in LAYOUTS:
-            raise unknown_name("layout", self.layout, LAYOUTS)
+        one_of("layout", self.layout, LAYOUTS)
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "largest", whole("largest", self.largest, 0))
         object.__setattr__(self, "atlantis", whole("atlantis", self.atlantis, 0))

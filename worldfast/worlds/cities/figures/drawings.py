@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from worldfast.report import INK, Tasks, listed, number
-from worldfast.report.figures import HAIRLINE, MUTED, LacksRuns, group_names, heading, paper, styled, world_map
+from worldfast.report.figures import HAIRLINE, MUTED, LacksRuns, group_names, heading, paper, world_map
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.sampling import sample
 from worldfast.worlds.cities.scene import geographic, scene_of
@@ -43,7 +43,6 @@ def region_map(world: World, new: Sequence[str] = ()):
 
 
 @figure("tasks", "tasks", "world", without_rule)
-@styled
 def task_drawings(world: World, tasks: Iterable[Task] = tuple(TASKS.values()), undrawn: Sequence[str] = ()):
     """Draw each task with a row of its training stream: cities by name, the quantity asked for, the row's text and its
     answer.

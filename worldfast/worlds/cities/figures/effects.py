@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from worldfast.report import CKA_STOPS, DIVERGING_STOPS, INK, Tasks
-from worldfast.report.figures import Cells, LacksRuns, groups, need, sheet, styled
+from worldfast.report.figures import Cells, LacksRuns, groups, need, sheet
 from worldfast.worlds.cities.figures.catalogue import figure, taught
 from worldfast.worlds.cities.improvement import deviation_summary, seed_averaged, summary
 
 
 @figure("improvement", "tuning", "improvement runs", taught)
-@styled
 def improvement(table, runs, n_tasks: int = 1):
     """Draw the normalised improvement of fine-tunes (rows) on every task (columns), averaged over seeds; trained
     cells are framed.
@@ -55,7 +54,6 @@ def improvement(table, runs, n_tasks: int = 1):
 
 
 @figure("deviation", "tuning", "deviation")
-@styled
 def deviation(table):
     """Draw two-task fine-tunes minus the better of their one-task teachers, task by task, averaged over seeds.
 

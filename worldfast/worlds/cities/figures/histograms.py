@@ -7,17 +7,17 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis import HELD_OUT
-from worldfast.report import INK, TASK_COLOURS, count
-from worldfast.report.figures import MUTED, LacksRuns, groups, need, paper, plain_log, quiet, styled
+from worldfast.report import INK, count
+from worldfast.report.figures import MUTED, LacksRuns, groups, need, paper, plain_log, quiet
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart, over_seeds, seeds
 from worldfast.worlds.cities.figures.taught import called, read_of
+from worldfast.worlds.cities.scene import TASK_COLOURS
 
 WITH, WITHOUT = TASK_COLOURS["distance"], "#b0571b"
 
 
 @figure("deviation-histogram", "tuning", "deviation")
-@styled
 def deviation_histogram(table):
     """Draw histograms of the cells of the seed-averaged deviation matrix: fine-tunes with distance, and without.
 
@@ -62,7 +62,6 @@ def deviation_histogram(table):
 
 
 @figure("errors", "tuning", "generalisation runs")
-@styled
 def error_histograms(table, runs, layer: int | None = None):
     """Draw histograms of the distances from cities to where a probe puts them: held-out cities, and taught ones.
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldfast.analysis import FITTED, HELD_OUT
 from worldfast.report import INK, NEW, Tasks, count
-from worldfast.report.figures import MUTED, LacksRuns, frame, groups, heading, layer_of, need, paper, ratio, styled
+from worldfast.report.figures import MUTED, LacksRuns, frame, groups, heading, layer_of, need, panels, paper, ratio
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart
 from worldfast.worlds.cities.scene import scene_of
@@ -43,7 +43,6 @@ def examples(given, layer) -> dict[str, dict]:
 
 
 @figure("{group}", "tuning", "world generalisation", examples)
-@styled
 def taught_map(world, generalisation, run: str | None, layer: int | None = None):
     """Draw the world as decoded by a probe of one run: its cities by region, and the taught ones with lines to their
     true places.
@@ -102,7 +101,6 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
 
 
 @figure("{group}-maps", "tuning", "world generalisation runs")
-@styled
 def taught_maps(world, generalisation, runs, layer: int | None = None, names: Sequence[str] | None = None):
     """Draw small maps of the taught cities as decoded from several fine-tunes, with the mean error.
 
@@ -137,13 +135,9 @@ def taught_maps(world, generalisation, runs, layer: int | None = None, names: Se
         of = ", ".join(lacking) or "any run"
         raise LacksRuns(f"table 'generalisation' has no {groups(runs)} of {of} at layer {layer}")
     columns = min(4, len(titles))
-    lines = -(-len(titles) // columns)
     width, scene = 10 / 4, scene_of(world)
-    drawing = paper(width * columns, (width * ratio(scene) + 0.32) * lines + 0.75)
+    drawing, grid = panels(len(titles), columns, width * columns, width * ratio(scene) + 0.32, 0.75)
     drawing.get_layout_engine().set(w_pad=0.05, h_pad=0.03)
-    grid = drawing.subplots(lines, columns, squeeze=False).ravel()
-    for axes in grid[len(titles) :]:
-        axes.remove()
     for axes, (run, title) in zip(grid, titles.items()):
         mine = new[new["run"] == run]
         axes.scatter(*np.delete(world.xy, new["item"].unique(), axis=0).T, s=0.5, c=LAND, linewidths=0, rasterized=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report import DIVERGING_STOPS, INK, TASK_COLOURS, Tasks, count, listed
+from worldfast.report import DIVERGING_STOPS, INK, Tasks, count, listed
 from worldfast.report.figures import (
     MUTED,
     Cells,
@@ -20,16 +20,15 @@ from worldfast.report.figures import (
     patching,
     quiet,
     sheet,
-    styled,
 )
 from worldfast.worlds.cities import published
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import over_seeds
+from worldfast.worlds.cities.scene import TASK_COLOURS
 from worldfast.worlds.cities.transfer import likeness_against_transfer, transfer_points
 
 
 @figure("cka-against-improvement", "tuning", "cka improvement runs")
-@styled
 def cka_against_improvement(cka, improvement, runs, layer: int | None = None, without: Sequence[str] = ("crossing",)):
     """Plot the CKA of two one-task models against transfer in fine-tuning from one task to the other, a point for each
     pair.
@@ -90,7 +89,6 @@ def cka_against_improvement(cka, improvement, runs, layer: int | None = None, wi
 
 
 @figure("gradient-agreement", "tuning", "agreement runs")
-@styled
 def agreement(table, runs, base: str | None = None):
     """Draw the cosines of tasks' gradients at a pretrained model, before any fine-tuning; the diagonal compares
     different rows.

@@ -1,0 +1,203 @@
+"""Components of a stream, and the native streams that are made of them.
+
+A native stream takes a component as pools of cities by their indices, keys of its random numbers, and its share of the
+pairs that never repeat.
+"""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from worldfast._native import core
+from worldfast.errors import number, whole
+from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
+
+LAST_ROW = core.last_row
+SPLITS = ("train", "validation", "test")
+CROSSINGS = ("balanced", "reshuffled")
+ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/rows/generate.h
+KEPT = 16  # interleaved streams of a world
+TRIED = 256  # rows of each number of cities
+
+
+@dataclass(frozen=True)
+class Component:
+    """Block of a mixture: rows first .. first + rows - 1 of a task's own stream.
+
+    Parameters
+    ----------
+    task : str or Task
+        Name, or a task made with `worldfast.task`.
+    rows : int
+        Number of rows.
+    among : str or array, optional
+        Cities that rows may use: an expression for World.select or a mask bool [N]; None means all.
+    must_include : str or array, optional
+        Cities of which each row has at least one (among those of `among`).
+    first : int
+        First row of the task's stream.
+    noise : float
+        Label noise, 0 to below 1: the probability that a row's answer, in its text and label, is that of another row of
+        the task with as many cities, drawn independently from all possible rows of the component. It is a function of
+        the row: the noisy rows of a smaller noise are among those of a larger. Answers are as frequent as without
+        noise, so that some are right by chance: half of those of inside and crossing.
+
+    Examples
+    --------
+    >>> part = wf.Component("distance", 100, among="country == 'JP'", noise=0.1)
+    >>> cities.Dataset("distance", mixture=[part]).epoch_rows
+    100
+
+    Raises
+    ------
+    TypeError, ValueError
+        `rows`, `first` or `noise` is no number, or out of its range.
+    """
+
+    task: str | Task
+    rows: int
+    among: object = None
+    must_include: object = None
+    first: int = 0
+    noise: float = 0.0
+
+    def __post_init__(self):
+        task = getattr(self.task, "name", self.task)
+        for name in ("rows", "first"):
+            object.__setattr__(self, name, row_count(f"mixture: {name} of {task}", getattr(self, name)))
+        object.__setattr__(self, "noise", require_noise(f"mixture: noise of {task}", self.noise))
+
+
+def row_count(name, value, least=0):
+    """Return a number of rows, or a position among them, as an int."""
+    return whole(name, value, least, LAST_ROW)
+
+
+def require_noise(name, value):
+    """Return a probability of label noise as a float; raises a TypeError or ValueError naming it if it is not one."""
+    found = number(name, value)
+    if not 0 <= found < 1:
+        raise ValueError(f"{name}: expected at least 0 and below 1, got {value}")
+    return found
+
+
+# ---- native streams ----
+
+
+def native_stream(world, entity, own, tasks, components, *, seed, split, crossing, order):
+    """Return the native stream of components, with one token for a city if `entity`; `tasks` are the names of all its
+    tasks, of which `own` are made in Python.
+    """
+    native = [_native_component(world, c, seed, split, crossing, tasks) for c in components]
+    make = _kept if order == "interleaved" else _made
+    return make(world, entity, own, native, ORDERS.index(order), _key(seed, "shuffle", split))
+
+
+def _made(world, entity, own, components, order, shuffle_key):
+    for task in own:
+        pools = [c["pool"] for c in components if c["task"] == len(BUILT_IN) + own.index(task)]
+        _try(task, world.xy if pools[0] is None else world.xy[pools[0]])
+    given = [task.native for task in own]
+    return core.Stream(world.xy, world.city_id, entity, given, components, order, shuffle_key)
+
+
+def _try(task, xy):
+    """Raise a TaskError if a task in Python fails on cities that rows have."""
+    for count in range(task.min_cities, task.max_cities + 1):
+        at = (np.arange(TRIED)[:, None] * 5 + np.arange(count) * 7) % len(xy)
+        task.check(xy[at])
+
+
+_streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams, by content
+_lock = threading.RLock()  # a task in Python is tried within it, and may ask for rows
+
+
+def _unlock():
+    """In a forked child no other thread is left to let go of the lock."""
+    global _lock
+    _lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_unlock)
+
+
+def _kept(world, entity, own, components, order, shuffle_key):
+    """Return an interleaved stream of endless components; an earlier one is reused with its copies on GPUs, if there is
+    one.
+    """
+    components = [{**c, "rows": 1} for c in components]  # interleaved components are endless
+    content = [(k, v.tobytes() if isinstance(v, np.ndarray) else v) for c in components for k, v in c.items()]
+    key = (entity, own, tuple(task.function for task in own), order, shuffle_key, *content)
+    with _lock:
+        latest = _streams.setdefault(world, OrderedDict())
+        if key not in latest:
+            latest[key] = _made(world, entity, own, components, order, shuffle_key)
+        latest.move_to_end(key)
+        while len(latest) > KEPT:
+            latest.popitem(last=False)
+        return latest[key]
+
+
+def _native_component(world, c, seed, split, crossing, tasks):
+    """Return a component in the form of the native stream: the task as an index into the names of the stream's tasks,
+    pools of cities as indices, keys, and the split's share of the pairs.
+    """
+    task = find(c.task)
+    pool = np.ones(len(world), dtype=bool) if c.among is None else world.select(c.among)
+    group = np.zeros(len(world), dtype=bool) if c.must_include is None else world.select(c.must_include) & pool
+    if c.must_include is not None and not group.any():
+        raise ValueError(f"must_include: {c.must_include!r} selects no city that rows may use")
+    if pool.sum() < task.max_cities:
+        raise ValueError(
+            f"the world is too small: task {task.name} needs {task.max_cities} cities, rows may use {pool.sum()}"
+        )
+    # The key depends on the cities that rows may use, not on the rest of the world: the same cities give the same rows
+    # with and without Atlantis.
+    cities = hashlib.sha256(_indices(pool).tobytes() + b"/" + _indices(group).tobytes()).hexdigest()
+    pair_count = pair_offset = 0
+    if task.unique_pairs:
+        size, held = int(pool.sum()), int(group.sum())
+        within = size * (size - 1) // 2
+        pair_count = held * (held - 1) // 2 + held * (size - held) if held else within
+        pair_offset, share = _pair_share(pair_count, split)
+        if c.first + c.rows > share:
+            raise ValueError(
+                f"rows: task {task.name} never repeats a pair, and the {split} split of these cities holds "
+                f"{share:,} pairs; rows up to {c.first + c.rows:,} were asked for"
+            )
+    return {
+        "task": tasks.index(task.name),
+        "pool": None if pool.all() else _indices(pool),
+        "group": _indices(group) if group.any() else None,
+        "rest": _indices(pool & ~group) if group.any() else None,
+        "key": _key(seed, task.name, split, cities),
+        "first": c.first,
+        "rows": c.rows,
+        "pair_key": _key(seed, task.name, "pairs", cities),
+        "pair_count": pair_count,
+        "pair_offset": pair_offset,
+        "noise": int(c.noise * 2.0**64),  # exact: only the exponent changes
+        "noise_key": _key(seed, task.name, "noise", split, cities),
+        "reshuffled": task.name == "crossing" and crossing == "reshuffled",
+    }
+
+
+def _pair_share(count, split):
+    """Return the offset and the size of a split's share of all pairs, in keyed order."""
+    tenth = count // 10
+    sizes = dict(zip(SPLITS, (count - 2 * tenth, tenth, tenth)))
+    return sum(sizes[before] for before in SPLITS[: SPLITS.index(split)]), sizes[split]
+
+
+def _indices(mask):
+    return np.flatnonzero(mask).astype(np.int32)
+
+
+def _key(*parts):
+    """Return 64 bits that no other combination of parts is likely to share."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
