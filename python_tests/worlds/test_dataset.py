@@ -147,6 +147,12 @@ def test_a_dataset_without_a_method_of_the_protocol():
         Unfinished()
 
 
+@pytest.mark.parametrize("own", ("distance", ("distance",), (b"angle", None), 3, ({"name": "angle"},)))
+def test_tasks_of_its_own_that_are_none(own):
+    with pytest.raises(TypeError, match="own: expected Tasks"):
+        cities.Dataset("angle", own=own)
+
+
 @dataclass(frozen=True)
 class Mute(cities.Dataset):
     """A dataset that has no tokenizer."""

@@ -76,7 +76,10 @@ class Dataset(dataset.Dataset):
     def __post_init__(self):
         if callable(self.tasks) and not isinstance(self.tasks, Task):
             raise TypeError(f"tasks: expected tasks, got the function {self.tasks.__name__}: put @wf.task over it")
-        tasks = one_or_more(self.tasks)
+        tasks, own = one_or_more(self.tasks), several("own", self.own, "Tasks")
+        for task in own:
+            typed("own", task, Task, "Tasks made in Python")
+        object.__setattr__(self, "own", own)
         object.__setattr__(self, "mixture", several("mixture", self.mixture, "Components"))
         parts = [part.task for part in self.mixture if isinstance(part, Component)]
         object.__setattr__(self, "own", in_python(self.task(task) for task in (*tasks, *parts)))
