@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import sys
+import sysconfig
 import tempfile
 import traceback
 from importlib.metadata import version
@@ -92,8 +93,10 @@ def table(results: dict[str, dict]) -> str:
 
 
 def _own(text: str) -> str:
-    """Return a text without the folders of this machine that stand before what is the project's or the row's."""
-    return re.sub(r"(?:/[^/\s'\"]+)+/torture-\w+-\w+/", "", text.replace(f"{HERE.parent}{os.sep}", ""))
+    """Return a text without the folders of this machine that stand before what is Python's, the project's or the row's."""
+    for folder in (HERE.parent, sysconfig.get_path("purelib"), sysconfig.get_path("stdlib")):
+        text = text.replace(f"{folder}{os.sep}", "")
+    return re.sub(r"(?:/[^/\s'\"]+)+/torture-\w+-\w+/", "", text)
 
 
 def _line(text: str) -> str:

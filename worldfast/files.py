@@ -105,12 +105,13 @@ def naming(path: Path, what: str) -> Iterator[None]:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names of a folder's files are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    """Wait until the names of a folder's files are on disk; raises an OSError naming the folder if that cannot be had."""
+    with naming(path, "the names of its files may be lost"):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def table_bytes(table) -> bytes:

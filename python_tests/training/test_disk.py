@@ -3,6 +3,7 @@ and the same call goes on to the same bytes.
 """
 
 import errno
+import fcntl
 import fnmatch
 import itertools
 import os
@@ -15,7 +16,7 @@ import pytest
 import worldfast as wf
 from worldfast import checkpoint, files, locks
 from worldfast.run import Capture
-from worldfast.training import memory, train
+from worldfast.training import memory, metrics, train
 from worldfast.worlds.cities import Dataset
 
 BASE = wf.Run(
@@ -127,6 +128,40 @@ def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_is_at", lambda path, file: True)
     with pytest.raises(OSError, match="the folder cannot be held: '.*lock'"):
         train(BASE, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("file", ("spec.json", "metrics.jsonl", "done"))
+def test_a_folder_that_cannot_be_synced(whole, tmp_path, monkeypatch, file):
+    sync = files.sync_folder
+
+    def failing(path):
+        with monkeypatch.context() as patch:
+            if (path / file).exists():
+                patch.setattr(os, "fsync", full)
+            sync(path)
+
+    monkeypatch.setattr(files, "sync_folder", failing)
+    monkeypatch.setattr(metrics, "sync_folder", failing)
+    with pytest.raises(OSError, match=f"No space left on device: the names of its files may be lost.*{tmp_path}"):
+        train(BASE, tmp_path, progress=False)
+    monkeypatch.undo()
+    assert [left(folder) for folder in train(RUNS, tmp_path, **one_at_a_time())] == whole
+
+
+@pytest.mark.parametrize("what", ("open", "flock"))
+def test_an_export_that_cannot_be_held(tmp_path, monkeypatch, what):
+    (folder,) = train(BASE, tmp_path / "runs", progress=False)
+    real = os.open
+
+    def opened(path, flags, *more, **how):
+        return denied() if flags & os.O_DIRECTORY and "partial" in str(path) else real(path, flags, *more, **how)
+
+    monkeypatch.setattr(*{"open": (os, "open", opened), "flock": (fcntl, "flock", denied)}[what])
+    with pytest.raises(
+        PermissionError, match=f"denied: it cannot be held: '{re.escape(str(tmp_path))}/.open.*partial'"
+    ):
+        wf.export_huggingface(folder, tmp_path / "open")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
 
 
 def test_what_killed_processes_left_beside_folders_is_removed(tmp_path):

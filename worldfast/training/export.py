@@ -178,9 +178,11 @@ def _whole_folder(path: Path) -> Iterator[Path]:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold the lock of a folder; raises an OSError if another process does, or if it is a link."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    with files.naming(path, "it cannot be held"):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with files.naming(path, "it cannot be held"):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(handle)
