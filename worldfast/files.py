@@ -105,7 +105,7 @@ def naming(path: Path, what: str) -> Iterator[None]:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names of a folder's files are on disk; raises an OSError naming the folder if that cannot be had."""
+    """Wait until the names of a folder's files are on disk; raises an OSError that names the folder if they are not."""
     with naming(path, "the names of its files may be lost"):
         handle = os.open(path, os.O_RDONLY)
         try:
