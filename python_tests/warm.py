@@ -4,7 +4,7 @@
     done = python(script, "--quick")
 
 To import torch takes three seconds of a processor. The process that waits computes nothing, so that it has no threads
-that a fork would miss. What tests of imports, of memory or of a fresh interpreter needs `subprocess`.
+that a fork would miss. What tests imports, or a fresh interpreter needs `subprocess`.
 """
 
 import atexit

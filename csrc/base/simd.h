@@ -29,16 +29,28 @@
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
+// Floats of the widest vectors that are compiled: a build that runs on this machine alone needs no wider ones than it has.
+#ifndef WORLDFAST_WIDEST
+#define WORLDFAST_WIDEST 16
+#endif
+
 // Both of these compile the kernel template `body<W>(arguments)` once for each instruction set.
 // WORLDFAST_EACH_WIDTH defines `void name<W>(parameters)`, for kernels to call; WORLDFAST_DISPATCH defines
 // `void name(parameters)`, which runs at the widest W there is.
 #if defined(__x86_64__)
-#define WORLDFAST_COMPILE(name, body, parameters, arguments)                                                           \
+#if WORLDFAST_WIDEST >= 16
+#define WORLDFAST_COMPILE_16(name, body, parameters, arguments)                                                        \
     __attribute__((                                                                                                    \
         noinline,                                                                                                      \
         target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma" WORLDFAST_LOOPS_256))) void name##_16 parameters {        \
         body<16> arguments;                                                                                            \
-    }                                                                                                                  \
+    }
+#else
+#define WORLDFAST_COMPILE_16(name, body, parameters, arguments)                                                        \
+    void name##_16 parameters { __builtin_trap(); }
+#endif
+#define WORLDFAST_COMPILE(name, body, parameters, arguments)                                                           \
+    WORLDFAST_COMPILE_16(name, body, parameters, arguments)                                                            \
     __attribute__((noinline, target("avx2,fma"))) void name##_8 parameters { body<8> arguments; }                      \
     __attribute__((noinline)) void name##_4 parameters { body<4> arguments; }
 #define WORLDFAST_EACH_WIDTH(name, body, parameters, arguments)                                                        \

@@ -366,7 +366,7 @@ WORLDFAST_DISPATCH(work, multiply_body, (const FloatProduct& m), (m))
 WORLDFAST_DISPATCH(work, multiply_body, (const RoundedProduct& m), (m))
 WORLDFAST_DISPATCH(work, add_products_body, (const Sums<float>& s), (s))
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && WORLDFAST_WIDEST >= 16
 #define WORLDFAST_PAIRS __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
 WORLDFAST_PAIRS void work(const Multiplication<Pair, BFloat16>& m) { multiply_body<16>(m); }
 WORLDFAST_PAIRS void work(const Multiplication<Pair, float>& m) { multiply_body<16>(m); }

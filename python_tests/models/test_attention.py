@@ -39,25 +39,27 @@ def packed(lengths, heads=2, head_dim=32, seed=0, dtype=torch.float32):
 
 
 def rotate(x, base):
-    """RoPE of one row [T, H, D], Hugging Face's rotate_half."""
+    """RoPE of rows of one length [R, T, H, D], Hugging Face's rotate_half."""
     half = x.shape[-1] // 2
-    angle = torch.arange(len(x)).double()[:, None] / base ** (torch.arange(half).double() / half)  # [T, D/2]
+    angle = torch.arange(x.shape[1]).double()[:, None] / base ** (torch.arange(half).double() / half)  # [T, D/2]
     angle = torch.cat([angle, angle], -1)[:, None]  # [T, 1, D]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
 
 def attention_reference(q, k, v, cu_seqlens, rope_base=10_000.0):
-    """Row by row through PyTorch's math path, in the dtype of q."""
-    out = []
-    for begin, end in zip(cu_seqlens[:-1], cu_seqlens[1:]):
-        row = [x[begin:end] for x in (q, k, v)]
+    """Rows of one length after those of another through PyTorch's math path, in the dtype of q."""
+    lengths, places, out = cu_seqlens.diff(), [], []
+    for length in lengths.unique().tolist():
+        at = cu_seqlens[:-1][lengths == length][:, None] + torch.arange(length)  # [R, T]
+        rows = [x[at] for x in (q, k, v)]  # [R, T, H, D]
         if rope_base:
-            row[:2] = (rotate(x, rope_base) for x in row[:2])
-        row = [x.transpose(0, 1) for x in row]  # [H, T, D]
+            rows[:2] = (rotate(x, rope_base) for x in rows[:2])
         with sdpa_kernel(SDPBackend.MATH):
-            out.append(scaled_dot_product_attention(*row, is_causal=True).transpose(0, 1))
-    return torch.cat(out)
+            mixed = scaled_dot_product_attention(*(x.transpose(1, 2) for x in rows), is_causal=True)
+        places.append(at.flatten())
+        out.append(mixed.transpose(1, 2).flatten(0, 1))
+    return torch.cat(out)[torch.cat(places).argsort()]
 
 
 def both_ways(attention, qkv, grad_out, *args):
