@@ -175,9 +175,9 @@ def of_step(folder: Path, step: int, run: str, weights: Path | None = None) -> C
         if path_of(place, step) in paths(place):
             return read(path_of(place, step), run, names)
     known = sorted({one for place in places for one in steps(place)})
-    names = [path_of(folder, one).stem for one in known]
+    there = [path_of(folder, one).stem for one in known]
     raise FileNotFoundError(
-        f"{folder} has no checkpoint of step {step}; there: {first_of(names, 4) or 'none'}; "
+        f"{folder} has no checkpoint of step {step}; there: {first_of(there, 4) or 'none'}; "
         f"{nearest_steps(step, known)}. A run with keep='all' keeps the weights of each checkpoint"
     )
 

@@ -10,10 +10,10 @@ from sight import texts
 from synthetic import SEVEN, evaluation, run_result, study_result, tables
 
 from worldfast.report import Tasks, report
-from worldfast.report.colours import INK, NEW
+from worldfast.report.colours import INK, NEW, TASK_COLOURS
 from worldfast.worlds.cities import figures, findings
 from worldfast.worlds.cities.figures import draw_study
-from worldfast.worlds.cities.scene import TASK_COLOURS, region_colours
+from worldfast.worlds.cities.scene import region_colours
 from worldfast.worlds.cities.studies import draw
 from worldfast.worlds.cities.tasks import TASKS
 from worldfast.worlds.cities.world import World

@@ -20,7 +20,7 @@ from pathlib import Path
 from worldfast import checkpoint, files
 from worldfast.dataset import entity_ids
 from worldfast.errors import MismatchError
-from worldfast.folder import require_same
+from worldfast.folder import done, require_same
 from worldfast.locks import Holder
 from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Run
@@ -239,7 +239,7 @@ class Member:
 def write_spec(folder: Path, run: Run, origin: dict[str, str]) -> None:
     """Write a run's spec.json if there is none, or one that says of fewer steps that their weights are kept."""
     path = folder / "spec.json"
-    if path.exists() and files.read_json(path)["run"].get("keep") == run.to_json()["keep"]:
+    if path.exists() and (done(folder, run.id) or files.read_json(path)["run"].get("keep") == run.to_json()["keep"]):
         return
     readout = run.readout()
     captured = {

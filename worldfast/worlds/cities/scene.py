@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report import INK, NEW, PALETTE, TASK_HUES, Tasks, spread_hues
+from worldfast.report import INK, NEW, PALETTE, spread_hues
 from worldfast.studies import Axis, Scene
-from worldfast.worlds.cities.tasks import BUILT_IN
 from worldfast.worlds.cities.world import ATLANTIS, World
 
 GLOBE = (-1800, -900), (1800, 900)  # 0.1 degree
@@ -29,9 +28,6 @@ REGIONS = (  # west to east, so a city placed in the wrong part of the world sho
     "Oceania",
 )
 REGION_COLOURS = dict(zip(REGIONS, PALETTE, strict=True)) | {ATLANTIS: NEW}  # neighbours differ by 0.095 in OKLab
-TASK_COLOURS = dict(zip(BUILT_IN, TASK_HUES))
-LETTERS = ("D", "T", "A", "Co", "I", "P", "Cr")  # of the tasks, as in the published figures
-Tasks.known |= {task: (TASK_COLOURS[task], letters) for task, letters in zip(BUILT_IN, LETTERS, strict=True)}
 SOURCES = (
     ("Cities: ", ""),
     ("GeoNames", "https://www.geonames.org/"),

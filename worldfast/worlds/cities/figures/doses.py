@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldfast.report import INK, Tasks
+from worldfast.report import INK, TASK_COLOURS, Tasks
 from worldfast.report.figures import (
     MUTED,
     Catalogue,
@@ -21,7 +21,6 @@ from worldfast.report.figures import (
 from worldfast.worlds.cities.figures.catalogue import CATALOGUE
 from worldfast.worlds.cities.figures.effects import apart
 from worldfast.worlds.cities.response import whole
-from worldfast.worlds.cities.scene import TASK_COLOURS
 
 DOSES = Catalogue()
 REUSED = ("{group}-maps", "gradient-agreement", "patching", "tasks")

@@ -7,12 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis import HELD_OUT
-from worldfast.report import INK, count
+from worldfast.report import INK, TASK_COLOURS, count
 from worldfast.report.figures import MUTED, LacksRuns, groups, need, paper, plain_log, quiet
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart, over_seeds, seeds
 from worldfast.worlds.cities.figures.taught import called, read_of
-from worldfast.worlds.cities.scene import TASK_COLOURS
 
 WITH, WITHOUT = TASK_COLOURS["distance"], "#b0571b"
 

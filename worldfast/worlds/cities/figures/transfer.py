@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report import DIVERGING_STOPS, INK, Tasks, count, listed
+from worldfast.report import DIVERGING_STOPS, INK, TASK_COLOURS, Tasks, count, listed
 from worldfast.report.figures import (
     MUTED,
     Cells,
@@ -24,7 +24,6 @@ from worldfast.report.figures import (
 from worldfast.worlds.cities import published
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import over_seeds
-from worldfast.worlds.cities.scene import TASK_COLOURS
 from worldfast.worlds.cities.transfer import likeness_against_transfer, transfer_points
 
 
