@@ -2,13 +2,16 @@
 
 import itertools
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from sight import VISION, apart, oklab, texts
+from scipy.spatial import cKDTree
+from sight import VISION, apart, beyond, difference, lab, oklab, texts
 from synthetic import SEVEN, run_result, study_result
 
 from worldfast.report import colours, figures
+from worldfast.report.figures import style
 from worldfast.worlds.cities.scene import REGION_COLOURS, region_colours, scene_of
 from worldfast.worlds.cities.world import ATLANTIS, World
 
@@ -39,6 +42,33 @@ def test_every_region_of_the_bundled_world_has_its_own_colour(world):
     regions = region_colours(world.with_atlantis())
     assert len(regions) == 15 and regions == REGION_COLOURS
     assert list(region_colours(world)) == list(REGION_COLOURS)[:14]
+
+
+def neighbours(world: World) -> list[tuple[str, str]]:
+    """Regions of which several cities lie within five degrees of the other's."""
+    trees = {region: cKDTree(world.xy[world.region == region]) for region in dict.fromkeys(world.region.tolist())}
+    near = {(a, b): (trees[b].query(trees[a].data)[0] <= 50).sum() for a in trees for b in trees if a != b}
+    return [(a, b) for a, b in near if a < b and min(near[a, b], near[b, a]) > 1]
+
+
+def test_differences_of_colours_are_those_of_their_source():
+    """Pairs 1, 17 and 25 of the table of Sharma, Wu and Dalal."""
+    for one, other, expected in (
+        ((50, 2.6772, -79.7751), (50, 0, -82.7485), 2.0425),
+        ((50, 2.5, 0), (73, 25, -18), 27.1492),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ):
+        assert difference(np.array(one, float), np.array(other, float)) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_neighbours_on_the_map_differ_by_ten_at_least(vision, world):
+    """As CIEDE2000 has it, on a map of the bundled cities; what is taught later differs from every region."""
+    found = neighbours(world)
+    assert len(found) > 18 and ("Eastern Europe", "Western Europe") in found
+    pairs = found + [(ATLANTIS, region) for region in REGION_COLOURS if region != ATLANTIS]
+    far = {pair: difference(*(lab(REGION_COLOURS[one], vision) for one in pair)) for pair in pairs}
+    assert min(far.values()) >= 10, min(far, key=far.get)
 
 
 @pytest.mark.parametrize("vision", VISION)
@@ -112,6 +142,30 @@ def test_every_figure_draws_and_says_its_numbers(world, models, tmp_path):
         assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         ElementTree.parse(svg)
     assert len(list((tmp_path / "figures").iterdir())) == 2 * len(drawn)  # and no partial file
+
+
+LONG = "country in [JP] and region == Arm A or population > 1_000_000 and not region == The Far Side"
+
+
+def test_no_title_is_cut_however_long_the_names(small):
+    long = run_result(small, ("distance_with_a_long_name", "angle_with_a_long_name", "another_long_name"), name=LONG)
+    runs, scene = [long, replace(long, tasks=("angle",))], replace(scene_of(small), many="settlements of all kinds")
+    for figure in (
+        figures.world_map(scene)[0],
+        figures.learned_map(scene, long),
+        figures.learned_map(scene, long, moments=3),
+        figures.views_over_training(scene, long, moments=2),
+        figures.aligned_maps(scene, runs)[0],
+        figures.pca(scene, long),
+    ):
+        assert not beyond(figure)
+
+
+def test_a_text_is_broken_where_it_is_too_wide():
+    assert style.fitted("a few words", 9, 12) == "a few words"
+    lines = style.fitted("word " * 30 + "x" * 80, 3, 12).split("\n")
+    assert len(lines) > 5 and "".join(lines).replace(" ", "") == "word" * 30 + "x" * 80
+    assert all(style._inches(line, 12) <= 3.05 for line in lines)
 
 
 def test_saved_figures_carry_their_origin_and_repeat_bit_for_bit(small, tmp_path):

@@ -1,5 +1,6 @@
 """Figures of a study's tables: what is drawn is what the tables hold, and what they lack is named."""
 
+import io
 import re
 
 import matplotlib.text
@@ -8,11 +9,11 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
-from sight import apart, texts
+from sight import apart, beyond, texts
 from synthetic import SEVEN, run_result, tables
 
 from worldfast.report import colours, figures
-from worldfast.report.figures import style, views
+from worldfast.report.figures import numbers, style, views
 from worldfast.report.figures.catalogue import SECTIONS
 from worldfast.report.figures.tables import pairs
 from worldfast.worlds.cities import figures as city_figures
@@ -199,6 +200,29 @@ def test_the_deviation_histogram_counts_every_cell_once(study):
     assert f"mean {far:+.3f}".replace("-", "−") in texts(figure.axes[0])
 
 
+def test_no_histogram_has_all_but_a_few_cells_in_two_bins(study):
+    """One answer of far too many digits is a deviation of hundreds: the others are seen all the same."""
+    table = study["deviation"].copy()
+    table.loc[table.index[3], "deviation"] = -400.0
+    figure, _ = city_figures.deviation_histogram(table)
+    for axes in figure.axes:
+        heights = [bar.get_height() for bar in axes.patches]
+        assert np.count_nonzero(heights) > 8 and max(heights) < 0.4 * sum(heights)
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 42  # none is left out
+    assert "1 cell beyond this scale" in texts(figure) and not beyond(figure)
+    few, _ = city_figures.deviation_histogram(table[table.tasks.isin(["distance+angle", "angle+inside"])])
+    assert [len(axes.patches) for axes in few.axes] == [0, 0]  # seven cells each: dots
+    assert [len(axes.lines[0].get_xdata()) for axes in few.axes] == [7, 7]
+
+
+def test_errors_are_in_degrees_where_the_world_is_the_globe(study, atlantis):
+    table = study["generalisation"]
+    far = table[(table.group == "Atlantis") & table.run.str.contains("distance")].error.mean()
+    figure, caption = city_figures.error_histograms(table, study["runs"], atlantis)
+    assert f"mean {far / 10:,.1f}" in texts(figure.axes[2]) and "place, degrees" in texts(figure)
+    assert f"{far / 10:.1f} ±" in caption and "in degrees" in caption
+
+
 def test_error_histograms_hold_all_cities_and_the_mean_over_runs(study):
     figure, _ = city_figures.error_histograms(study["generalisation"], study["runs"])
     assert len(figure.axes) == 3
@@ -227,7 +251,7 @@ def test_atlantis_is_drawn_where_it_is_and_where_the_probe_puts_it(study, atlant
     diamonds = [line for line in figure.axes[0].lines if line.get_marker() == "D"]
     assert np.allclose(diamonds[0].get_xydata(), new[["x", "y"]])
     assert np.allclose(diamonds[1].get_xydata(), new[["predicted_x", "predicted_y"]])
-    assert f"{new.error.mean():,.0f} units" in texts(figure)
+    assert f"Atlantis is {new.error.mean() / 10:,.1f}° off" in texts(figure)
     world_cities = figure.axes[0].collections[0].get_offsets()
     assert len(world_cities) == 300
 
@@ -237,7 +261,7 @@ def test_small_maps_are_one_a_set_of_tasks_with_its_mean_error(study, atlantis):
     assert len(figure.axes) == 28
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     table = study["generalisation"].query("run == 'ft-distance+angle-s0' and group == 'Atlantis'")
-    assert f"distance + angle: {table.error.mean():,.0f}" in titles
+    assert f"distance + angle: {table.error.mean() / 10:,.1f}°" in titles
     assert [title.split(":")[0] for title in titles[:7]] == list(SEVEN)
     assert all("distance" in title for title in titles[7:13])
     names = ["ft-angle-s1", "ft-distance-s0"]
@@ -423,8 +447,8 @@ def test_captions_are_computed_from_the_tables(study, drawn):
     new = table[table.group == "Atlantis"]
     far = new.run.str.contains("distance")
     with_distance, without = new[far].error.mean(), new[~far].error.mean()
-    assert f"with distance place Atlantis {with_distance:.0f} units" in caption["atlantis-maps"]
-    assert f"without it {without:.0f} units of 0.1 degree off (42 runs)" in caption["atlantis-maps"]
+    assert f"with distance place Atlantis {with_distance / 10:.1f}° off" in caption["atlantis-maps"]
+    assert f"without it {without / 10:.1f}° off (42 runs)" in caption["atlantis-maps"]
     trained = over_seeds(study["improvement"], "improvement", 1)
     inside = trained.mean[trained.marked]
     assert f"{inside.mean():.2f} ± {inside.std():.2f} where trained (n = 7 cells)" in caption["improvement-one-task"]
@@ -470,6 +494,47 @@ def test_no_text_stands_on_another_or_beyond_the_page(drawn):
                 wide = min(box.x1, there.x1) - max(box.x0, there.x0)
                 high = min(box.y1, there.y1) - max(box.y0, there.y0)
                 assert wide <= 1 or high <= 2, (name, text, other)
+
+
+def test_no_panel_is_empty(drawn):
+    for name, (figure, _) in drawn.items():
+        for axes in figure.axes:
+            parts = [*axes.lines, *axes.collections, *axes.images, *axes.patches, *axes.texts]
+            assert parts, (name, axes.get_title("left"))
+
+
+def test_the_numbers_of_a_figure_are_those_that_it_draws(study, drawn):
+    """As a reader saves them: a matrix by its rows and columns, lines by name with their errors, bars, dots."""
+    table = pd.read_csv(io.StringIO(numbers.as_csv(drawn["improvement-one-task"][0])))
+    expected = study["improvement"].query("tasks == 'angle' and task == 'perimeter'")["improvement"].mean()
+    cell = table.query("series == 'angle' and x == 'perimeter'")
+    assert len(table) == 49 and cell["y"].item() == pytest.approx(expected, rel=1e-4)
+    table = pd.read_csv(io.StringIO(numbers.as_csv(drawn["cka-trends"][0])))
+    row = study["trends"].query("layer == 5 and what == 'same task' and n_tasks == 2").iloc[0]
+    points = table.query("panel == 'Layer 5' and series == 'same task'").sort_values("x").dropna(subset="error")
+    assert (points["y"].iloc[1], points["error"].iloc[1]) == pytest.approx((row["mean"], row.standard_error), rel=1e-4)
+    table = pd.read_csv(io.StringIO(numbers.as_csv(drawn["deviation-histogram"][0])))
+    assert table.groupby("panel")["y"].sum().tolist() == [42, 105]
+    assert len(pd.read_csv(io.StringIO(numbers.as_csv(drawn["cka-against-improvement"][0])))) == 15
+
+
+def test_curves_are_those_that_a_reader_can_point_at(study, drawn):
+    charts = {name: numbers.chart(figure) for name, (figure, _) in drawn.items()}
+    assert {name for name, chart in charts.items() if chart} == {
+        "training-one-task",
+        "training-all-tasks",
+        "dimension",
+        "cka-trends",
+        "cka-over-training",
+    }
+    loss, r2, accuracy, error = charts["training-one-task"]
+    assert [line["name"] for line in r2["lines"] if line["name"]] == list(SEVEN) and loss["log"] == [False, True]
+    angle = next(line for line in r2["lines"] if line["name"] == "angle")
+    probes = study["probes"].query("layer == 5 and run.str.startswith('pt-angle-s')")
+    assert np.allclose(angle["y"], probes.groupby("rows")["r2"].mean(), rtol=1e-4)
+    over = charts["cka-over-training"][0]
+    band = next(line for line in over["lines"] if line["name"] == "same task")
+    assert over["percent"] and len(band["error"]) == 5 and max(band["error"]) > 0
 
 
 def test_no_figure_is_wider_than_a_page_or_smaller_printed_than_can_be_read(drawn):

@@ -1,13 +1,17 @@
 """The page of a large study: figures, published numbers, a table of all runs, specifications by family."""
 
 import base64
+import html
+import json
 import re
 import subprocess
+import zlib
 from dataclasses import replace
 from math import nan
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 from browser import CHROMIUM, HOSTILE, LINKS, Page, unpack
 from synthetic import run_result, study_result
@@ -16,7 +20,10 @@ from synthetic_study import PUBLISHED, large_study, spec, taught
 from worldfast.report import report
 from worldfast.report.figures.catalogue import SECTIONS, Drawn, title
 from worldfast.report.page import comparison, gallery, models, provenance
+from worldfast.report.page.taught import known_groups, pair
+from worldfast.report.page.terms import glossary
 from worldfast.studies import Comparison
+from worldfast.worlds.cities.scene import scene_of
 from worldfast.worlds.cities.world import ATLANTIS
 
 PNG = base64.b64decode(
@@ -324,17 +331,21 @@ addEventListener("error", event => document.title += "ERROR " + event.message);
 """
 
 
+def browsed(uri, folder, size=(1280, 800)):
+    flags = f"""--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
+        --disable-background-networking --disable-component-update --enable-logging=stderr --window-size={size[0]},{size[1]}
+        --force-prefers-reduced-motion --virtual-time-budget=20000""".split()
+    command = [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", uri]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_reader_sorts_filters_and_looks_closer(medium, tmp_path):
     few = replace(medium, figures=[drawn("cka", (SVG,), "A sentence.")])
     page = report.page(few).replace("<title>", f"<script>{FRAMES}</script><title>")
     page = page.replace("</body>", f"<script>{READER}</script></body>")
     (tmp_path / "report.html").write_text(page)
-    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
-        --disable-background-networking --disable-component-update --enable-logging=stderr
-        --force-prefers-reduced-motion --virtual-time-budget=20000""".split()
-    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "report.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = browsed((tmp_path / "report.html").as_uri(), tmp_path)
     said = re.search(r"<title>(.*?)</title>", done.stdout)[1].split(" | ")
     assert said == [
         "Pretrained 8, Fine-tuned 3",
@@ -354,3 +365,173 @@ def test_a_reader_sorts_filters_and_looks_closer(medium, tmp_path):
         "true",
     ], done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr
+
+
+def test_runs_know_the_groups_that_they_were_taught(small):
+    world = scene_of(small.with_atlantis(20), [ATLANTIS])
+    runs = [run_result(small.with_atlantis(20), name=name) for name in ("a", "b", "c", "d")]
+    table = pd.DataFrame({"run": list("abcd"), "group": ["", "x and Atlantis", "New Atlantis", "Atlantis and x"]})
+    result = study_result(small, runs[:0])
+    result = replace(result, world=world, runs=runs, cka=np.eye(4), tables={"runs": table})
+    assert known_groups(result) == [(), (ATLANTIS,), (), (ATLANTIS,)]
+
+
+def test_the_two_fine_tunes_at_the_head_are_of_one_base_and_the_middle_seed(small):
+    world = small.with_atlantis(20)
+    scene = scene_of(world, [ATLANTIS])
+    off = {("angle",): 20, ("distance",): 400, ("inside",): 26}
+    runs = [run_result(world)]
+    for seed in (1, 2, 3):  # the farther one by 2, 4 and 20 times
+        for tasks, far in off.items():
+            far *= {1: 0.15, 2: 0.5, 3: 1}[seed] if far > 100 else 1
+            runs.append(taught(world, tasks, seed, far, f"base-s{seed}"))
+    known = [(ATLANTIS,) if run.kind == "ft" else () for run in runs]
+    near, away = pair(scene, runs, known)
+    assert (runs[near].name, runs[away].name) == ("ft-angle-s2", "ft-distance-s2")
+    assert pair(scene, runs[:2], known[:2]) == [] and pair(scene, runs, [()] * len(runs)) == []
+    assert pair(scene, [runs[1], runs[3]], known[1:3]) == []  # too little apart
+    assert pair(replace(scene, xy=None), runs, known) == []
+
+
+def test_where_it_was_not_taught_no_error_is_said(medium):
+    """A table may say where a probe puts Atlantis in models that never saw it; the page does not."""
+    places = medium.tables["generalisation"]
+    more = places[places.run == "ft-distance-s1"].assign(run="pt-all-s1")
+    rows = cells(
+        models.every(replace(medium, tables=medium.tables | {"generalisation": pd.concat([places, more])})), "id=every"
+    )
+    off = {row[0]: row[-3] for row in rows}
+    assert off["ft-distance-s1"] == "401" and off["pt-all-s1"] == "–"  # a plane that has no degrees
+
+
+def test_terms_are_defined_where_they_stand(small):
+    world = scene_of(small)
+    said = Page(glossary("<p>Mean deviation over held-out cities &amp; R² 0.5<svg>CKA</svg></p>", world)).text
+    assert said.startswith("Deviation normalised improvement of a fine-tune on two tasks, less that of the better")
+    assert "Held out cities that the probe was not fitted on" in said and "R² share" in said and "CKA" not in said
+    assert glossary("nothing of the kind", world) == ""
+
+
+def test_files_of_a_figure_are_in_the_page(medium):
+    one = drawn("cka two", (PNG + b"\0" * 900, SVG))._replace(numbers="panel,x\n,1\n")
+    page = Page(report.page(replace(medium, figures=[one, drawn("photo", (PNG, SVG + b"<!--" + b"x" * 900 + b"-->"))])))
+    held = {
+        name: {kind: zlib.decompress(base64.b64decode(text)) for kind, text in kinds.items()}
+        for name, kinds in page.study["files"].items()
+    }
+    assert held == {"cka-two": {"csv": b"panel,x\n,1\n"}, "photo": {"svg": SVG + b"<!--" + b"x" * 900 + b"-->"}}
+    kinds = [a["data-kind"] for tag, a in page.tags if tag == "button" and "data-kind" in a]
+    assert kinds == ["svg", "png", "csv", "svg", "png"]
+
+
+def test_a_page_says_how_to_cite_it_and_to_make_it_again(medium):
+    page = Page(report.page(replace(medium, name="my {study}", command="worldfast study run 'my study.py'")))
+    assert "@software{worldfast-my-study," in page.text and "the study my (study)}}" in page.text
+    assert "eprint = {2602.00533}" in page.text and page.text.count("worldfast study run 'my study.py'") == 2
+
+
+def test_three_drawings_say_how_it_was_set_up(page):
+    drawings = [a["aria-label"] for tag, a in page.tags if tag == "svg" and "aria-label" in a]
+    assert len(drawings) == 3 and "5,175 cities, each with x and y" in drawings[0] and "Atlantis" in drawings[0]
+    assert "a row" in page.text and "linear probe, fitted on" in drawings[2]
+
+
+# What a page's head shows, at 1440 x 900 with an address and at 390 x 844 without, put in the document's title.
+HEAD = """
+const wait = () => new Promise(done => setTimeout(done, 50));
+const labels = [], write = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  if (this.canvas.id === "map") labels.push([text, x, y]);
+  write.call(this, text, x, y);
+};
+const saved = [];
+URL.createObjectURL = blob => { saved.push(blob); return "#"; };
+(async () => {
+  const until = async seen => { for (let k = 0; k < 100 && !seen(); k++) await wait(); return seen(); };
+  await until(() => document.documentElement.dataset.ready);
+  const one = selector => document.querySelector(selector), all = selector => [...document.querySelectorAll(selector)];
+  const low = node => Math.round(node.getBoundingClientRect().bottom + scrollY), said = {};
+  said.bottoms = [low(one(".lede")), low(one("#map")), low(one("#far"))];
+  said.pair = [one("#near-says").textContent, one("#far-says").textContent];
+  said.sizes = [...new Set(all("body *").filter(node => node.getClientRects().length && node.textContent.trim() && !node.closest("script, svg"))
+    .map(node => parseFloat(getComputedStyle(node).fontSize)))].filter(size => size < 9 && size > 0);
+  said.clock = one("#clock").textContent;
+  said.model = one("#models select").selectedOptions[0].textContent;
+  said.view = one("#view input:checked + span").textContent;
+  said.numbers = one("#numbers").textContent.includes("Atlantis, median error");
+  said.label = labels.filter(([text]) => text.startsWith("Atlantis")).pop();
+  all("#view input")[0].click();
+  all("#models option").find(option => option.textContent === "distance, fine-tuned").selected = true;
+  one("#models select").dispatchEvent(new Event("change"));
+  await until(() => location.hash.includes("ft-distance"));
+  said.hash = location.hash;
+  said.taught = one("#numbers").textContent.includes("Atlantis, median error");
+  all("details.fold").forEach(node => (node.open = true));
+  const chart = one("[data-chart] svg") ?? (await until(() => one("[data-chart] svg")), one("[data-chart] svg"));
+  const box = chart.getBoundingClientRect(), dot = chart.querySelector("circle").getBoundingClientRect();
+  chart.dispatchEvent(new PointerEvent("pointermove", {clientX: dot.x + 3, clientY: dot.y + 3}));
+  said.pointed = one("[data-chart] .tip").textContent;
+  said.chartText = Math.min(...[...chart.querySelectorAll("text")].map(node => parseFloat(getComputedStyle(node).fontSize)));
+  const image = one("figure:not(.has-chart) > .enlarge img");
+  said.image = image.clientWidth / parseFloat(image.getAttribute("width"));
+  for (const button of all("[data-files='dose'] button, #map-files button, #space-files button, #curves-files button"))
+    button.click();
+  await until(() => saved.length === 3 + 3 + 3 + 5);
+  said.saved = saved.map(blob => blob.type).sort().join(" ");
+  const texts = await Promise.all(saved.filter(blob => blob.type !== "image/png").map(blob => blob.text()));
+  said.map = texts.find(text => text.startsWith("<svg") && text.includes("Atlantis"))?.match(/<path/g).length > 3;
+  said.csv = texts.find(text => text.startsWith("city,group"))?.split("\\n").slice(0, 2);
+  one("#moment").value = 0; one("#moment").dispatchEvent(new Event("input"));
+  await until(() => one("#clock").textContent.startsWith("0 rows"));
+  dispatchEvent(new Event("beforeprint"));
+  said.printed = [one("#clock").textContent, all("details").every(node => node.open)];
+  dispatchEvent(new Event("afterprint"));
+  await until(() => one("#clock").textContent.startsWith("0 rows"));
+  said.after = one("#clock").textContent;
+  location.hash = "#model=nobody&step=NaN&view=upside";
+  await wait();
+  said.astray = [one("#failed").hidden, one("#clock").textContent];
+  parent.postMessage(said, "*");
+})();
+"""
+# Both sizes in one browser.
+FRAME = """
+const said = [];
+addEventListener("message", event => {
+  said[+(event.source !== frames[0])] = event.data;
+  if (said[0] && said[1]) document.title = JSON.stringify(said);
+});
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_the_head_of_the_page_shows_the_map_and_keeps_its_state_in_the_address(medium, tmp_path):
+    line = {"name": "angle", "colour": "#d55e00", "x": [0, 500, 1000], "y": [90, 20, 10], "error": [1, 2, 3]}
+    panel = {"title": "One", "x": "rows", "y": "degrees", "log": [False, False], "percent": False, "low": 0}
+    image = SVG.replace(b"<svg", b'<svg xmlns="http://www.w3.org/2000/svg"')
+    chart = [panel | {"lines": [line | {"joined": True}]}]
+    one = Drawn("dose", "know", "Dose", (image,), "A sentence.", "panel,x\n", chart)
+    page = report.page(replace(medium, figures=[one, drawn("cka", (SVG,))]))
+    page = page.replace("<title>", f"<script>{FRAMES}</script><title>")
+    (tmp_path / "report.html").write_text(page.replace("</body>", f"<script>{HEAD}</script></body>"))
+    sizes = {(1440, 900): "#model=ft-angle-s1&step=150&view=errors", (390, 844): ""}
+    views = "".join(f'<iframe src="report.html{at}" width={w} height={h}></iframe>' for (w, h), at in sizes.items())
+    (tmp_path / "both.html").write_text(f"<style>*{{border:0}}</style><script>{FRAME}</script><body>{views}")
+    done = browsed((tmp_path / "both.html").as_uri(), tmp_path, (1600, 1900))
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+    for seen, ((_, high), address) in zip(found, sizes.items(), strict=True):
+        assert max(seen["bottoms"]) < high - 60 and not seen["sizes"] and seen["chartText"] >= 9
+        near, far = seen["pair"]  # on the slider of the map
+        assert near.startswith("Atlantis: " if address else "Atlantis taken in: ")
+        assert far.startswith("Atlantis: " if address else "Atlantis left out: ")
+        assert f"taught by distance, after {15 if address else 24}k rows" in far
+        assert seen["view"] == ("Errors" if address else "As the model has it")
+        assert (seen["model"] == "angle, fine-tuned") == seen["numbers"] == bool(address) and seen["taught"]
+        assert seen["hash"] == "#model=ft-distance-s1&step=" + ("150" if address else "240") + "&view=model"
+        assert seen["label"][0] == ("Atlantis" if address else "Atlantis, not taught")
+        assert seen["pointed"].startswith("angle") and "degrees: 90 ± 1" in seen["pointed"] and seen["image"] >= 0.9
+        assert seen["saved"].split().count("image/svg+xml") == seen["saved"].split().count("image/png") == 5
+        assert seen["map"] and seen["csv"][0] == "city,group,x (true),y (true),x (model),y (model)"
+        assert seen["printed"] == ["24k rows seen", True] and seen["after"].startswith("0 rows")
+        assert seen["astray"][0] and seen["astray"][1].startswith("0 rows")

@@ -166,4 +166,4 @@ def test_sentences_count_the_studys_tasks(eight):
     assert set(findings._scores_of_all(eight | {"evaluation": scores}, EIGHT).task) == set(EIGHT)
     assert findings._scores_of_all(eight | {"evaluation": scores}, SEVEN) is None  # no model of the seven alone
     said = findings._answers({"midpoint": 120.0, "inside": 0.5}, {"evaluation": scores})
-    assert said == "midpoint off by 120 (0.1 degree), inside 50% right"
+    assert said == "midpoint off by 12.0 degrees, inside 50% right"

@@ -16,20 +16,20 @@ import numpy as np
 from worldfast.report.words import number
 from worldfast.studies import RunResult, Scene
 
-NEW = "#ff2d95"  # groups that models are taught after pretraining
+NEW = "#f13589"  # groups that models are taught after pretraining
 PALETTE = (  # of groups, around the circle of hues
     "#a72e4f",
-    "#e4756b",
+    "#da8166",
     "#a6700e",
     "#7b5109",
     "#bcbc0a",
-    "#769d19",
-    "#6ac68f",
+    "#7d9b1f",
+    "#64ca92",
     "#077b70",
-    "#0b97bd",
-    "#095ba8",
-    "#9bb2fe",
-    "#8060af",
+    "#089bbf",
+    "#1155ae",
+    "#9abcf8",
+    "#795bb3",
     "#c36cdf",
     "#f191cd",
 )

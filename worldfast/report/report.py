@@ -18,21 +18,37 @@ import numpy as np
 
 from worldfast import files
 from worldfast.display import first_of
-from worldfast.report.colours import CKA_STOPS
-from worldfast.report.figures import learned_map, save, standard, views_over_training
+from worldfast.report.colours import CKA_STOPS, INK
+from worldfast.report.figures import learned_map, numbers, save, standard, views_over_training
 from worldfast.report.figures.catalogue import SECTIONS
 from worldfast.report.figures.curves import r2_of
-from worldfast.report.page import comparison, films, gallery, models, provenance
+from worldfast.report.page import citation, comparison, films, gallery, models, provenance, taught
+from worldfast.report.page.drawings import drawings
 from worldfast.report.page.markup import duration, pairs, span
-from worldfast.report.words import count, joined
+from worldfast.report.page.terms import glossary
+from worldfast.report.words import count
 from worldfast.studies import Scene, Study, StudyResult
 
 LOG = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
-SCRIPTS = ("state", "taught", "map", "space", "curves", "table", "start")  # concatenated in this order, in one scope
+SCRIPTS = (
+    "state",
+    "pen",
+    "taught",
+    "map",
+    "pair",
+    "space",
+    "curves",
+    "chart",
+    "table",
+    "files",
+    "address",
+    "start",
+)  # concatenated in this order, in one scope
 PAGE_BYTES = 14_500_000  # upper bound on a page's size
 FILM_BYTES = 1_230_000  # budget per model's film, as text; short films leave their share to the others
 ALL_FILMS_BYTES = 6_000_000
+FINDINGS = 3  # that are not folded
 
 
 def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None = None) -> Path:
@@ -69,7 +85,7 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
 
 
 def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Path:
-    """Draw every figure of a study as PNG and SVG into `folder`/figures, and write `folder`/report.html with them.
+    """Draw every figure of a study as PNG, SVG and CSV into `folder`/figures, and write `folder`/report.html with them.
 
     Figures that lack the runs they need are listed on the page, with reasons, and the first of them in the log.
 
@@ -100,8 +116,10 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
     figures = study.figures(tables, result.world, result.cka_layer) if study.figures else standard.draw(result, tables)
     for one in figures:
         if one.figure is not None:
+            read = {"numbers": numbers.as_csv(one.figure), "chart": numbers.chart(one.figure)}
             files_of = save(one.figure, folder / "figures", one.name, origin)
-            one = one._replace(figure=tuple(path.read_bytes() for path in files_of))
+            files.write_whole(folder / "figures" / f"{one.name}.csv", read["numbers"].encode())
+            one = one._replace(figure=tuple(path.read_bytes() for path in files_of), **read)
         drawn.append(one)
     if titles := [one.title for one in drawn if one.figure is None]:
         LOG.warning("%s not drawn, the page says why: %s", count(len(titles), "figure"), first_of(titles))
@@ -138,10 +156,16 @@ def page(result: StudyResult, film_bytes: int | None = None) -> str:
     _require_films(result)
     styles = models.styles(result.runs, models.tasks_of(result))
     markup = _markup(result, styles)
+    more = {
+        "study": result.name,
+        "ink": INK,
+        "files": gallery.files(result.figures),
+        "charts": gallery.charts(result.figures),
+    }
     if film_bytes is None:
-        left = PAGE_BYTES - sum(map(len, markup.values()))
+        left = PAGE_BYTES - sum(map(len, markup.values())) - len(films.as_json(more))
         film_bytes = max(0, min(FILM_BYTES * len(result.runs), ALL_FILMS_BYTES, left))
-    data = films.data(result.world, result.runs, styles, film_bytes)
+    data = films.data(result.world, result.runs, styles, film_bytes, taught.known_groups(result)) | more
     places = {name: escape(text) for name, text in _texts(result, data).items()} | markup
     places["data"] = films.as_json(data)
     template = (PAGE / "page.html").read_text(encoding="utf-8")
@@ -152,7 +176,7 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
     """Return the plain-text placeholders."""
     world, runs = result.world, result.runs
     mapped = world.xy is not None
-    held = [int(run.held_out.sum()) for run in runs]
+    fitted, held = _sizes(result)
     checkpoints = span([len(run.steps) for run in runs])
     shown = span([len(run["rows"]) for run in data["runs"]])
     everything = len(result.tables["runs"]) if "runs" in result.tables else len(runs)
@@ -168,7 +192,6 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
         "title": f"{result.name}: {world.title[:1].lower()}{world.title[1:]} (worldfast)",
         "heading": world.title,
         "question": world.question,
-        "setup": _setup(result) if world.question else "",
         "notes": world.notes,
         "loss": world.loss,
         "map_title": "The world as the model has it" if mapped else f"{world.many.capitalize()} as the model has them",
@@ -189,8 +212,8 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
         "byline": " · ".join(part.replace(" ", "\u00a0") for part in byline),
         "example": world.name[data["landmarks"][0] if data["landmarks"] else 0],
         "number": f"{len(world):,}",
-        "fitted": span([len(world) - n for n in held]),
-        "held": span(held),
+        "fitted": fitted,
+        "held": held,
         "thinned": f"The slider shows {shown} of the {checkpoints} checkpoints." if shown != checkpoints else "",
         "selected": f"Shown are {len(runs)} of the study’s {everything} models; the table of all runs is below."
         if everything > len(runs)
@@ -199,6 +222,7 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
         "alike": f"from {between.min():.2f} to {between.max():.2f}" if len(between) else "–",
         "test_rows": f"{result.test_rows:,}",
         "command": result.command,
+        "citation": citation.bibtex(result),
         "taught": " and ".join(world.new),
     }
 
@@ -209,23 +233,11 @@ def _ways(world: Scene) -> str:
     return "" if x.grid else f" ({x.name} to the right, {y.name} upward)"
 
 
-def _setup(result: StudyResult) -> str:
-    """Return how the models of a study were trained and read, in words."""
-    world, runs = result.world, result.runs
-    fitted, held = (
-        span([int(part.sum()) for part in parts]) for parts in zip(*((~r.held_out, r.held_out) for r in runs))
-    )
-    rows = span([int(run.rows[-1]) for run in runs])
-    probe = (
-        f"A linear probe reads {joined(world.columns)} from its states, fitted on {fitted} of them and tried on the "
-        f"other {held}."
-        if world.columns
-        else "The world states no attribute that a probe could read."
-    )
-    return (
-        f"Each model learns from {rows} rows, and is read at layer {result.cka_layer} at every checkpoint, at "
-        f"{count(len(world), world.one, world.many)}. {probe}"
-    )
+def _sizes(result: StudyResult) -> tuple[str, str]:
+    """Return how many entities probes are fitted on, and tried on."""
+    runs = result.runs
+    held = [int(run.held_out.sum()) for run in runs]
+    return span([len(result.world) - n for n in held]), span(held)
 
 
 def _markup(result: StudyResult, styles) -> dict[str, str]:
@@ -243,9 +255,12 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         "published": bool(compared),
     }
     specs = result.specs or {run.name: run.spec for run in runs}
+    said = [f"<li>{escape(finding)}</li>" for finding in result.findings]
     return {
         "style": (PAGE / "style.css").read_text(encoding="utf-8"),
-        "findings": "".join(f"<li>{escape(finding)}</li>" for finding in result.findings),
+        "drawings": drawings(result, *_sizes(result)),
+        "findings": f"<ol>{''.join(said[:FINDINGS])}</ol>{_folded(said[FINDINGS:])}",
+        "findings_terms": glossary("".join(said), result.world),
         "contents": _contents(present) if result.figures or compared else "",
         "no_pairs": "" if len(runs) > 1 else "hidden",
         "cka": models.cka(result.cka, styles),
@@ -253,6 +268,9 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         "no_scores": "" if scores else "hidden",
         "scores": scores,
         **{f"{key}_figures": drawn.get(key, "") for key in SECTIONS},
+        **{f"{key}_terms": glossary(drawn.get(key, ""), result.world) for key in SECTIONS},
+        **{f"{key}_holds": _holds(result, key) for key in SECTIONS},
+        "published_terms": glossary(compared, result.world),
         **{f"{key}_title": heading for key, heading in SECTIONS.items()},
         **{f"no_{key}": "" if there else "hidden" for key, there in present.items()},
         "compared": compared,
@@ -273,6 +291,21 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
 
 def _origin(result: StudyResult) -> dict[str, str]:
     return {"worldfast": f"{result.version}, commit {result.commit or 'unknown'}", "date": result.date}
+
+
+def _folded(more: list[str]) -> str:
+    """Return the findings after the first few, behind a line that says how many there are."""
+    return (
+        f"<details><summary>{count(len(more), 'more finding')}</summary><ol>{''.join(more)}</ol></details>"
+        if more
+        else ""
+    )
+
+
+def _holds(result: StudyResult, section: str) -> str:
+    """Return what a section holds, for the line that it is folded behind."""
+    n = sum(one.figure is not None and one.section == section for one in result.figures)
+    return count(n, "figure") if n else ""
 
 
 def _contents(present: dict[str, bool]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from worldfast.dataset import Dataset, Readout
 from worldfast.errors import one_of, several, typed
+from worldfast.rows import Shape
 
 __all__ = ["Axis", "Scene", "Subject", "scene_of"]
 
@@ -79,16 +80,24 @@ class Scene:
         Groups that models are taught after pretraining.
     one, many : str
         Noun of an entity, and its plural.
+    units : mapping of str to (float, str)
+        Unit of a table -> factor, and the unit in which the page says it.
     grouping : (str, str)
         Noun of a group of colour, and its plural.
     loss : str
         Name of the loss, with its unit.
     title, question : str
         Heading of the page; what the study asks, or "".
+    example : (str, str)
+        A row of the world: what a model reads, and the answer that it learns.
     notes : str
         Sentences below the map, such as what the dots' size says.
+    terms : mapping of str to str
+        Terms of the world's own figures and findings, and what each means; the page says it where one stands.
     sources : sequence of (str, str)
         Parts of the footer, each a text and a link or "".
+    cite : str
+        BibTeX of what the world's studies are after, or "".
     world : object, optional
         The world itself, for figures that are its own.
     """
@@ -103,12 +112,16 @@ class Scene:
     new: tuple[str, ...] = ()
     one: str = "entity"
     many: str = "entities"
+    units: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     grouping: tuple[str, str] = ("group", "groups")
     loss: str = "loss"
     title: str = "Inside the model"
     question: str = ""
+    example: tuple[str, str] = ("a row", "its answer")
     notes: str = ""
+    terms: Mapping[str, str] = field(default_factory=dict)
     sources: tuple[tuple[str, str], ...] = ()
+    cite: str = ""
     world: Any = None
 
     def __len__(self) -> int:
@@ -220,7 +233,15 @@ def scene_of(subject: Subject, data: Dataset, readout: Readout) -> Scene:
         loss=LOSSES.get(data.shape.loss, data.shape.loss),
         title=f"What models know of the {subject.many}",
         question=subject.question or f"What does a model that is trained on {data.label} know of {known}?",
+        example=_example(data.shape),
     )
+
+
+def _example(shape: Shape) -> tuple[str, str]:
+    """Return what a model reads of a row and what it learns to give, where only the shape of both is known."""
+    read = f"{shape.inputs:,} numbers" if shape.vectors else f"tokens of {shape.inputs:,} kinds"
+    one_of_many = shape.loss == "cross_entropy"
+    return read, f"one of {shape.outputs:,} answers" if one_of_many else f"{shape.outputs:,} numbers"
 
 
 def _digits(span: float) -> int:

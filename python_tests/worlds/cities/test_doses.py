@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from sight import beyond
 
 import worldfast as wf
 from worldfast import worlds
 from worldfast.analysis import probe_alone
 from worldfast.report import report
-from worldfast.report.figures import LacksRuns
+from worldfast.report.figures import LacksRuns, numbers
 from worldfast.studies import run_study
 from worldfast.worlds import cities
 from worldfast.worlds.cities import dose_analyses, dose_findings, response
@@ -166,6 +167,23 @@ def test_findings_have_uncertainties_or_say_why_not():
     alone = said(planted(seeds=(1,)))
     assert "There is one seed of the base, so no standard error is given: nothing was repeated." in alone
     assert "±" not in alone and "p nan" not in alone and "nan" not in alone
+
+
+def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
+    tables = tables_of(planted())
+    tables["response"]["group"] = "country in ['JP'] and region == 'Arm A' or country in ['KR', 'CN']"
+    for draw, table in (("dose_response", "response"), ("beside_distance", "beside"), ("what_moves", "response")):
+        figure, _ = getattr(figures, draw)(tables[table], tables["runs"])
+        assert not beyond(figure)
+        assert numbers.chart(figure) or draw == "beside_distance"
+    (one, two) = numbers.chart(figures.dose_response(tables["response"], tables["runs"])[0])
+    angle = next(line for line in one["lines"] if line["name"] == "angle")
+    assert angle["x"] == [0, 10, 20, 40] and angle["y"] == [80, 40, 20, 10] and two["title"] == "Two tasks"
+    pair = next(line for line in two["lines"] if line["name"] == "distance + angle")
+    assert pair["error"] == pytest.approx([80 * 0.1 / 3**0.5, 60 * 0.1 / 3**0.5, 40 * 0.1 / 3**0.5, 20 * 0.1 / 3**0.5])
+    alone = tables_of(planted((1,)))
+    for panel in numbers.chart(figures.dose_response(alone["response"], alone["runs"])[0]):
+        assert all(line["error"] is None for line in panel["lines"])  # one seed
 
 
 def test_figures_say_what_bands_are():

@@ -17,6 +17,7 @@ from worldfast.report.figures.style import (
     MUTED,
     end_labels,
     heading,
+    note,
     panels,
     paper,
     plain_log,
@@ -24,6 +25,7 @@ from worldfast.report.figures.style import (
     running_mean,
     short_count,
     styled,
+    titled,
 )
 from worldfast.report.figures.tables import (
     Cells,
@@ -60,6 +62,7 @@ __all__ = [
     "layer_of",
     "learned_map",
     "need",
+    "note",
     "over_training",
     "pairs",
     "panels",
@@ -77,6 +80,7 @@ __all__ = [
     "short_count",
     "similarity",
     "styled",
+    "titled",
     "training",
     "views_over_training",
     "world_map",

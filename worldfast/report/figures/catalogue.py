@@ -47,6 +47,10 @@ class Drawn(NamedTuple):
         A matplotlib Figure, or bytes of its files (PNG, SVG); None if the study lacks the data.
     caption : str
         A sentence or two on what it shows, with numbers; if there is no figure, what the study lacks.
+    numbers : str
+        CSV of what it draws (`numbers.as_csv`), or "".
+    chart : list of dict
+        Its curves, for the page to draw (`numbers.chart`); [] for any other figure.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Drawn(NamedTuple):
     title: str
     figure: object
     caption: str
+    numbers: str = ""
+    chart: list[dict] = []  # of a tuple, and never changed
 
 
 class Entry(NamedTuple):

@@ -253,6 +253,7 @@ def dimension(table, runs):
         for i, (size, line) in enumerate(found.groupby("n_tasks")):
             line = line.droplevel("n_tasks")
             style = {"color": INK, "alpha": 0.4 + 0.2 * min(i, 3), "marker": "os^D"[i % 4], "markersize": 5}
+            style["label"] = known.count(size)
             axes.errorbar(line.index, line["mean"], line["sem"].fillna(0), linewidth=1.5, capsize=2, **style)
             ends.append((float(line["mean"].iloc[-1]), known.count(size), INK))
         axes.set(title=title, xlabel="layer", xticks=sorted(table["layer"].unique()))

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldfast.report.colours import Tasks, group_colours, run_styles
 from worldfast.report.figures.canvas import draw_entities, frame, group_key, ratio, same_world, spaced
-from worldfast.report.figures.style import panels, paper, short_count, styled
+from worldfast.report.figures.style import heading, panels, paper, short_count, styled, titled
 from worldfast.report.words import count
 from worldfast.studies import RunResult, Scene
 
@@ -29,7 +29,7 @@ def world_map(world: Scene):
     groups = len(group_colours(world))
     title = f"The world: {count(len(world), world.one, world.many)}"
     title += f" in {count(groups, *world.grouping)}" if groups > 1 else ""
-    axes.set_title(title)
+    titled(axes, title, 9.6)
     group_key(figure, world, 5)
     return figure, f"{title}, each where it is{f', coloured by {world.grouping[0]}' if groups > 1 else ''}."
 
@@ -70,7 +70,7 @@ def learned_map(world: Scene, run: RunResult, moments: int = 1, tasks: Tasks | N
         *true, learned = figure.subplots(1, 2 if reach is None else 1, squeeze=False)[0]
         for axes in true:
             draw_entities(axes, world, world.xy, 2.6)
-            axes.set_title(f"The world: {count(len(world), world.one, world.many)}")
+            titled(axes, f"The world: {count(len(world), world.one, world.many)}", 5.8)
         drawn = [(learned, len(run.steps) - 1)]
         columns = 8
     else:
@@ -83,9 +83,8 @@ def learned_map(world: Scene, run: RunResult, moments: int = 1, tasks: Tasks | N
         places = run.predicted[step] if reach is None else run.components[step, :, :2]
         draw_entities(axes, world, places, 2.6 if moments == 1 else 1.2)
         read = f"R² {run.fit[step]:.2f}" if run.columns else "components 1 and 2"
-        axes.set_title(
-            f"{short_count(run.rows[step])} rows · {read}" if moments > 1 else f"As the model knows it: {label}"
-        )
+        after = f"{short_count(run.rows[step])} rows · {read}"
+        titled(axes, after if moments > 1 else f"As the model knows it: {label}", 3.9 if moments > 1 else 5.8)
         if moments == 1:
             off = f", median error {world.distance(run.error[step])}" if world.metric else ""
             axes.set_xlabel(
@@ -96,7 +95,7 @@ def learned_map(world: Scene, run: RunResult, moments: int = 1, tasks: Tasks | N
     for axes in figure.axes:
         frame(axes, world, reach)
     if moments > 1:
-        figure.suptitle(f"A map forms: {label}", x=0.01, ha="left", fontsize=13)
+        heading(figure, f"A map forms: {label}")
     group_key(figure, world, columns)
     return figure
 
@@ -136,7 +135,7 @@ def aligned_maps(world: Scene, runs: Sequence[RunResult], tasks: Tasks | None = 
         places = [_onto(points, places[0]) for points in places]
     for axes, points, (label, _, _) in zip(grid[mapped:], places, run_styles(runs, tasks)):
         draw_entities(axes, world, points, 1.6)
-        axes.set_title(label)
+        titled(axes, label, 2.7)
     for axes in figure.axes:
         frame(axes, world, None if mapped else reach_of(np.stack(places)))
     group_key(figure, world, 2 * columns + 1)

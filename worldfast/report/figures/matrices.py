@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.report.colours import CKA_STOPS, INK, legible_on
-from worldfast.report.figures.style import heading, need_some, paper, styled
+from worldfast.report.figures.style import heading, need_some, note, paper, styled
 from worldfast.report.figures.tables import Cells, LacksRuns, layer_of, need, pairs
 from worldfast.report.words import count, listed
 
@@ -140,7 +140,7 @@ def similarity(kind: str, table, runs, layer: int | None = None, n_tasks: int = 
         words["of"] = f", first {components} principal components" if components else ""
     figure = sheet(cells, measure.title.format(**words), measure.stops)
     if cells.failed:
-        figure.supxlabel("* none of its runs learned", x=0.99, ha="right", fontsize=8)
+        note(figure, "* none of its runs learned")
     chance = f" Unrelated models would share {table['chance'].mean():.3f}." if "chance" in table else ""
     return figure, _alike(cells, measure.said.format(**words)) + chance
 

@@ -58,9 +58,51 @@ def panels(count: int, columns: int, width: float, line: float, rest: float):
     return figure, grid[:count]
 
 
-def heading(figure, text: str) -> None:
-    """Set a title over the whole figure, at its left edge."""
-    figure.suptitle(text, x=0.01, ha="left", fontsize=12)
+def heading(figure, text: str, size: float = 12) -> None:
+    """Set a title over the whole figure, at its left edge, in as many lines as it takes."""
+    figure.suptitle(fitted(text, figure.get_figwidth() - 0.3, size), x=0.01, ha="left", fontsize=size)
+
+
+def note(figure, text: str) -> None:
+    """Set a small line below the whole figure, at its right edge, in as many lines as it takes."""
+    figure.supxlabel(fitted(text, figure.get_figwidth() - 0.3, 8), x=0.99, ha="right", fontsize=8, color=MUTED)
+
+
+def titled(axes, text: str, inches: float, size: float = STYLE["axes.titlesize"], **how) -> None:
+    """Set the title of a panel of about this width, in as many lines as it takes."""
+    axes.set_title(fitted(text, inches, size), fontsize=size, **how)
+
+
+def fitted(text: str, inches: float, size: float) -> str:
+    """Return a text in lines that are no wider than `inches` in a font of `size` points.
+
+    It breaks between words, and within a word that is wider by itself.
+    """
+    if 0.8 * len(text) * size / 72 <= inches:  # whatever its letters are, but for many capitals
+        return text
+    lines, used, space = [""], 0.0, _inches("n n", size) - _inches("nn", size)
+    for word in text.split(" "):
+        wide = _inches(word, size)
+        if lines[-1] and used + space + wide > inches:
+            lines.append(word)
+            used = wide
+        else:
+            used += wide + space * bool(lines[-1])
+            lines[-1] = f"{lines[-1]} {word}".lstrip(" ")
+        while used > inches and len(lines[-1]) > 1:  # a word alone
+            most = max(1, min(len(lines[-1]) - 1, int(len(lines[-1]) * inches / used)))
+            lines[-1:] = [lines[-1][:most], lines[-1][most:]]
+            used = _inches(lines[-1], size)
+    return "\n".join(lines)
+
+
+def _inches(text: str, size: float) -> float:
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont(STYLE["font.family"][0]))
+    font.set_size(size, 72)
+    font.set_text(text, 0.0)
+    return font.get_width_height()[0] / 64 / 72
 
 
 def quiet(axes, grid: str = "both") -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis import CROSS_TASK, DISJOINT_TASKS, SAME_TASK, trends
 from worldfast.report.colours import Tasks
-from worldfast.report.figures.style import MUTED, end_labels, paper, quiet, styled
+from worldfast.report.figures.style import MUTED, end_labels, note, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
 
 KINDS = {  # pairs compared: colour, marker, dashes
@@ -68,7 +68,7 @@ def cka_trends(
                 continue
             x = line["n_tasks"].map(places) + 0.07 * (k - 1)
             errors = line["standard_error"].fillna(0)
-            style = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 5}
+            style = {"color": colour, "linestyle": dashes, "marker": marker, "markersize": 5, "label": what}
             axes.errorbar(x, line["mean"], errors, linewidth=1.6, capsize=2, **style)
             ends.append((float(line["mean"].iloc[-1]), what, colour))
             theirs = {n: v for (name, n), v in (published or {}).items() if name == what and n in places}
@@ -83,7 +83,7 @@ def cka_trends(
     panels[0].set_ylim(top=1.0)
     end_labels(panels[-1], ends, height=2.6)
     if published:
-        figure.supxlabel(f"large hollow: as published, layer {published_layer}", x=0.99, ha="right", fontsize=8)
+        note(figure, f"large hollow: as published, layer {published_layer}")
     of = table[table["layer"] == beside].sort_values("n_tasks")
     parts = []
     for what in (SAME_TASK, DISJOINT_TASKS):
@@ -141,7 +141,7 @@ def cka_over_training(table, runs, layer: int | None = None, mark: tuple[float, 
             colour, marker, dashes = KINDS[what]
             x, mean, error = line["step_share"], line["mean"], line["standard_error"].fillna(0)
             axes.fill_between(x, mean - error, mean + error, color=colour, alpha=0.15, linewidth=0)
-            axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.6)
+            axes.plot(x, mean, color=colour, linestyle=dashes, marker=marker, markersize=4, linewidth=1.6, label=what)
             ends[size].append((float(mean.iloc[-1]), what, colour))
         axes.set(title=known.count(size).capitalize(), xlabel="share of training", xlim=(0, 1.03))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -156,7 +156,7 @@ def cka_over_training(table, runs, layer: int | None = None, mark: tuple[float, 
     for i in {full, len(sizes) - 1}:  # a panel with a single set has no others to compare with
         end_labels(panels[i], ends[sizes[i]], height=2.6)
     if mark:
-        figure.supxlabel(f"dotted: {mark[0]:.0%} of training, {mark[1]}", x=0.99, ha="right", fontsize=8)
+        note(figure, f"dotted: {mark[0]:.0%} of training, {mark[1]}")
     parts = []
     for what in (SAME_TASK, CROSS_TASK):
         line = (

@@ -49,12 +49,10 @@ def pca(world: Scene, run: RunResult, checkpoint: int = -1, tasks: Tasks | None 
             name(f"component {k + 1}" + (f" ({run.explained[k]:.0%})" if last else ""))
         frame(axes, world, reach)
     rows = short_count(run.rows[checkpoint])
-    figure.suptitle(
+    heading(
+        figure,
         f"Inside the model ({run_styles([run], tasks)[0][0]}) after {rows} rows: "
         f"{count(len(world), world.one, world.many)}, first three principal components",
-        x=0.01,
-        ha="left",
-        fontsize=12,
     )
     group_key(figure, world, 8)
     return figure

@@ -15,6 +15,7 @@ import numpy as np
 
 from worldfast.report import figures
 from worldfast.report.colours import INK, group_colours
+from worldfast.report.page import taught
 from worldfast.studies import RunResult, Scene
 
 RADIUS = 255  # levels from the centre of the 3D view to its edge
@@ -41,8 +42,8 @@ def pack(values: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(halves, 9)).decode("ascii")
 
 
-def data(world: Scene, runs: Sequence[RunResult], styles, film_bytes: int) -> dict:
-    """Return everything the script draws, for `as_json`.
+def data(world: Scene, runs: Sequence[RunResult], styles, film_bytes: int, known: Sequence[Sequence[str]]) -> dict:
+    """Return everything the script draws of the world and the models, for `as_json`.
 
     Parameters
     ----------
@@ -52,6 +53,8 @@ def data(world: Scene, runs: Sequence[RunResult], styles, film_bytes: int) -> di
         As from `run_styles`.
     film_bytes : int
         Upper bound on the size of all films; they never have fewer than two moments.
+    known : sequence of sequence of str
+        New groups that each run was taught.
     """
     mapped = world.xy is not None
     origin, quantum = _grid(world)
@@ -94,7 +97,11 @@ def data(world: Scene, runs: Sequence[RunResult], styles, film_bytes: int) -> di
         "radius": RADIUS,
         "box": _numbers(np.concatenate([low - margin, high + margin])),
         "best": int(np.argmax(np.nan_to_num(final, nan=-np.inf))),
-        "runs": [_run_data(run, style, *film) for run, style, film in zip(runs, styles, films, strict=True)],
+        "pair": taught.pair(world, runs, known),
+        "runs": [
+            _run_data(run, style, *film) | {"taught": [index[group] for group in groups if group in index]}
+            for run, style, film, groups in zip(runs, styles, films, known, strict=True)
+        ],
     }
 
 
@@ -127,6 +134,7 @@ def _run_data(run: RunResult, style, moments: np.ndarray, film: dict[str, str]) 
         "label": label,
         "colour": None if colour == INK else colour,  # ink is the page's own, dark or light
         "dashes": dashes,
+        "steps": run.steps[moments].tolist(),
         "rows": run.rows[moments].tolist(),
         "r2": _numbers(run.fit[moments]),
         "r2_of": [_numbers(of_one) for of_one in run.r2[moments].T],

@@ -1,10 +1,14 @@
-"""Figures inside the page: each as a data URI in its section with its caption, and a list of those not drawn."""
+"""Figures inside the page: each as a data URI in its section with its caption, and a list of those not drawn.
+
+The other files of a figure, its SVG or PNG and its numbers, are in the page too, compressed, for a reader to save.
+"""
 
 from __future__ import annotations
 
 import base64
 import re
 import struct
+import zlib
 from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote
@@ -54,19 +58,74 @@ def uri(name: str, image: bytes) -> tuple[str, float, float]:
     return min(plain, f"data:image/svg+xml;base64,{encoded}", key=len), *_svg_inches(tag[0].decode())
 
 
+def files(drawn: Iterable[Drawn]) -> dict[str, dict[str, str]]:
+    """Return for each figure, by its anchor, the files that the page does not show, by kind: "svg", "png", "csv".
+
+    Each is base64 of zlib. A PNG is left out beside an SVG that is shown: the page draws it from that.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for one in drawn:
+        if one.figure is not None:
+            shown = _shown(one)[0]
+            others = {_kind(file): file for file in _images(one) if file != shown}
+            if _kind(shown) == "svg":
+                others.pop("png", None)
+            if one.numbers:
+                others["csv"] = one.numbers.encode()
+            found[anchor(one.name)] = {kind: packed(content) for kind, content in others.items()}
+    return found
+
+
+def charts(drawn: Iterable[Drawn]) -> dict[str, list[dict]]:
+    """Return the curves of the figures that have some, by anchor."""
+    return {anchor(one.name): one.chart for one in drawn if one.figure is not None and one.chart}
+
+
+def packed(content: bytes) -> str:
+    """Return bytes as text: base64 of zlib."""
+    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+
+
+def anchor(name: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9]+", "-", name)
+
+
+def _kind(image: bytes) -> str:
+    return "png" if image.startswith(PNG) else "svg"
+
+
+def _images(drawn: Drawn) -> list[bytes]:
+    figure = drawn.figure
+    found = [bytes(file) for file in ((figure,) if isinstance(figure, (bytes, bytearray)) else tuple(figure))]
+    if not found:
+        raise ValueError(f"figure {drawn.name!r}: no image, expected a PNG or an SVG")
+    return found
+
+
+def _shown(drawn: Drawn) -> tuple[bytes, tuple[str, float, float]]:
+    """Return the file of a figure that is shortest as a data URI, and that URI with its width and height."""
+    found = [(file, uri(drawn.name, file)) for file in _images(drawn)]
+    return min(found, key=lambda one: len(one[1][0]))
+
+
 def _figure(drawn: Drawn) -> str:
-    name, images = drawn.name, drawn.figure
-    files = (images,) if isinstance(images, (bytes, bytearray)) else tuple(images)
-    if not files:
-        raise ValueError(f"figure {name!r}: no image, expected a PNG or an SVG")
-    source, width, height = min((uri(name, bytes(file)) for file in files), key=lambda found: len(found[0]))
+    shown, (source, width, height) = _shown(drawn)
     across, down = round(96 * ENLARGED * width), round(96 * ENLARGED * height)
-    label, anchor = escape(drawn.title), re.sub(r"[^a-zA-Z0-9]+", "-", name)
+    label, key = escape(drawn.title), anchor(drawn.name)
+    kinds = dict.fromkeys(
+        [*sorted(map(_kind, _images(drawn)), reverse=True), "png", *(["csv"] if drawn.numbers else [])]
+    )
+    buttons = "".join(
+        f"<button class=ghost type=button data-kind={kind} aria-label='{name} of {label}'>{name}</button>"
+        for kind, name in ((kind, kind.upper()) for kind in kinds)
+    )
+    chart = f"<div class=chart data-chart={key} hidden></div>" if drawn.chart else ""
     return (
-        f'<figure style="--w:{across}px" id="figure-{anchor}">'
+        f'<figure style="--w:{across}px" id="figure-{key}">{chart}'
         f'<button class=enlarge type=button title="Enlarge" aria-label="Enlarge: {label}">'
         f'<img src="{escape(source)}" alt="{label}" width={across} height={down}></button>'
-        f"<figcaption><b>{label}.</b> {escape(drawn.caption)}</figcaption></figure>"
+        f"<figcaption><b>{label}.</b> {escape(drawn.caption)}</figcaption>"
+        f"<div class=files data-files={key} hidden>{buttons}</div></figure>"
     )
 
 

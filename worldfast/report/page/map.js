@@ -21,6 +21,7 @@ function fit(view, height) {
     Object.assign(view, {width, height, ratio});
     view.canvas.width = Math.round(width * ratio);
     view.canvas.height = Math.round(height * ratio);
+    if (view.canvas !== spaceView.canvas) view.canvas.style.height = `${height}px`;
   }
   const context = view.canvas.getContext("2d");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -29,47 +30,64 @@ function fit(view, height) {
 }
 
 // Map units (quantum steps) to pixels: [scale, x offset, y offset].
-function projection() {
+function projection(view = mapView) {
   const [left, bottom, right, top] = study.box,
-    {width, height, zoom} = mapView;
+    {width, height, zoom} = view;
   const scale = zoom * Math.min(width / (right - left), height / (top - bottom));
   return [
     scale,
-    width / 2 - scale * ((left + right) / 2 + mapView.x),
-    height / 2 + scale * ((bottom + top) / 2 + mapView.y),
+    width / 2 - scale * ((left + right) / 2 + view.x),
+    height / 2 + scale * ((bottom + top) / 2 + view.y),
   ];
 }
 
-function drawMap() {
+// The height of a map of some width; of a small one, at most so many times that.
+function heightOf(wide, tallest = 1) {
   const [left, bottom, right, top] = study.box;
-  const wide = mapView.canvas.clientWidth;
-  const height = Math.round(
-    wide * Math.max(wide < 600 ? 0.56 : 0.3, Math.min(wide < 600 ? 1 : 0.6, (top - bottom) / (right - left))),
-  );
-  mapView.canvas.style.height = `${height}px`;
+  const ratio = (top - bottom) / (right - left);
+  return Math.round(wide * (wide < 600 ? Math.max(0.46, Math.min(tallest, ratio)) : Math.max(0.3, Math.min(0.6, ratio))));
+}
+
+function drawMap() {
+  const height = heightOf(mapView.canvas.clientWidth);
   const c = fit(mapView, height);
   if (!c) return;
-  const {width, zoom} = mapView,
+  const fading = paintMap(c, mapView, state.run, shown.map, state.view);
+  const i = state.over ?? state.picked,
     [scale, ox, oy] = projection();
-  const px = i => ox + scale * shown.map[i],
-    py = i => oy - scale * shown.map[count + i];
+  const x = i === null || mapView.quiet ? null : ox + scale * shown.map[i];
+  fillTip(mapView.tip, i, x, i === null ? 0 : oy - scale * shown.map[count + i], mapView);
+  byId("map-reset").hidden = mapView.zoom === 1;
+  mapView.canvas.classList.toggle("zoomed", mapView.zoom > 1);
+  return fading;
+}
+
+// Draws a run's map on a context: where it has every entity in `places`. True while names fade in or out.
+function paintMap(c, view, run, places, what) {
+  const {width, zoom} = view,
+    [scale, ox, oy] = projection(view);
+  const px = i => ox + scale * places[i],
+    py = i => oy - scale * places[count + i];
   const tx = i => ox + scale * truth[i],
     ty = i => oy - scale * truth[count + i];
+  const held = films[run].held,
+    visible = i => (state.group === null || groupOf[i] === state.group) && (!state.held || held[i]);
   const dot = Math.max(0.95, Math.min(1.9, width / 640)) * Math.sqrt(zoom) * sparse;
   const radius = i => dot * (0.72 + size[i] / 90);
 
-  graticule(c, scale, ox, oy);
-  if (mapped && state.view !== "truth") {
-    // the real coastlines, faintly, beneath
+  graticule(c, view, scale, ox, oy);
+  if (mapped && what !== "truth") {
+    // where all are, faintly, beneath
     c.fillStyle = ink.ghost;
     c.beginPath();
     for (let i = 0; i < count; i++) if (visible(i)) c.rect(tx(i) - 0.75, ty(i) - 0.75, 1.5, 1.5);
     c.fill();
   }
-  if (state.view === "errors") {
+  if (what === "errors") {
     c.lineWidth = 0.8;
     c.globalAlpha = state.group === null ? 0.38 : 0.75;
-    for (const group of [...drawOrder, {index: study.new[0], members: taught}]) {
+    const late = {index: study.new[0], members: taught.filter(i => knows(run, i))};
+    for (const group of [...drawOrder, late]) {
       c.strokeStyle = ink.group[group.index];
       c.beginPath();
       for (const i of group.members)
@@ -93,7 +111,7 @@ function drawMap() {
       c.fillStyle = ink.group[group.index];
       c.beginPath();
       for (const i of group.members) {
-        if (state.held && !films[state.run].held[i]) continue;
+        if (state.held && !held[i]) continue;
         const x = px(i),
           y = py(i),
           r = radius(i);
@@ -102,7 +120,8 @@ function drawMap() {
       }
       c.fill();
     }
-  drawTaught(c, px, py, tx, ty, dot);
+  drawTaught(c, view, run, px, py, tx, ty, dot);
+  if (view !== mapView) return false;
   const fading = drawNames(c, px, py);
   for (const i of new Set([state.picked, state.over]))
     if (i !== null) {
@@ -125,14 +144,10 @@ function drawMap() {
       c.lineTo(tx(i), ty(i) + 4);
       c.stroke();
     }
-  const i = state.over ?? state.picked;
-  fillTip(mapView.tip, i, i === null || mapView.quiet ? null : px(i), i === null ? 0 : py(i), mapView);
-  byId("map-reset").hidden = zoom === 1;
-  mapView.canvas.classList.toggle("zoomed", zoom > 1);
   return fading;
 }
 
-function graticule(c, scale, ox, oy) {
+function graticule(c, view, scale, ox, oy) {
   c.strokeStyle = ink.line;
   c.lineWidth = 1;
   c.fillStyle = ink.muted;
@@ -147,15 +162,15 @@ function graticule(c, scale, ox, oy) {
       const steps = (n * grid - study.origin[k]) / study.quantum[k],
         p = Math.round(k ? oy - scale * steps : ox + scale * steps) + 0.5;
       c.moveTo(k ? 0 : p, k ? p : 0);
-      c.lineTo(k ? mapView.width : p, k ? p : mapView.height);
+      c.lineTo(k ? view.width : p, k ? p : view.height);
       const sign = n && signs.length ? ` ${signs[n > 0 ? 0 : 1]}` : "",
         text = `${number.format(Math.abs(n * grid * factor) * (signs.length ? 1 : Math.sign(n)))}${unit}${sign}`;
-      if (n % 2 === 0 && !k && p > 20 && p < mapView.width - 30) named.push([text, p + 4, mapView.height - 6]);
-      if (n % 2 === 0 && k && p > 14 && p < mapView.height - 20) named.push([text, 6, p - 4]);
+      if (n % 2 === 0 && !k && p > 20 && p < view.width - 30) named.push([text, p + 4, view.height - 6]);
+      if (n % 2 === 0 && k && p > 14 && p < view.height - 20) named.push([text, 6, p - 4]);
     }
   });
   c.stroke();
-  if (mapView.width > 600) for (const [text, x, y] of named) c.fillText(text, x, y);
+  if (view.width > 600) for (const [text, x, y] of named) c.fillText(text, x, y);
   c.globalAlpha = 1;
 }
 

@@ -73,13 +73,18 @@ def scores(result: StudyResult, styles) -> str:
     )
     names = [name for name in about if name in scored] + [name for name in scored if name not in about]
 
+    factors = {name: result.world.units.get(one["unit"], (1, one["unit"])) for name, one in about.items()}
+
     def head(name: str) -> str:
-        metric, unit = about.get(name, {"metric": "", "unit": ""}).values()
+        metric, unit = about.get(name, {"metric": ""})["metric"], factors.get(name, (1, ""))[1]
         said = [metric] if metric in ("", ACCURACY) else [f"mean {metric}", unit]
         return "<br>".join(escape(part) for part in [name, *said] if part)
 
     def written(value: float, name: str) -> str:
-        return plain(value, {ACCURACY: ".1%", "": ",.3f"}.get(about.get(name, {}).get("metric"), ",.1f"))
+        return plain(
+            value * factors.get(name, (1, ""))[0],
+            {ACCURACY: ".1%", "": ",.3f"}.get(about.get(name, {}).get("metric"), ",.1f"),
+        )
 
     rows = [
         (named(style), [written(run.scores.get(name, np.nan), name) for name in names])
@@ -186,7 +191,9 @@ def _found(result: StudyResult) -> dict[str, dict[str, float]]:
         last = probes[probes.layer == layer].sort_values("step").groupby("run").last()
         found |= {name: last[name].to_dict() for name in ("r2", "median_error") if name in last}
     if (places := tables.get("generalisation")) is not None:
-        taught = places[(places.layer == layer) & ~places.group.isin((FITTED, HELD_OUT))]
+        runs = tables["runs"]
+        knows = runs["run"][runs["group"] != ""]  # of others the table may say where a probe puts what they never saw
+        taught = places[(places.layer == layer) & ~places.group.isin((FITTED, HELD_OUT)) & places.run.isin(knows)]
         found["taught"] = taught.groupby("run").error.median().to_dict()
     if (gains := tables.get("improvement")) is not None:
         for name, chosen in (("trained", gains.trained), ("transfer", ~gains.trained.astype(bool))):

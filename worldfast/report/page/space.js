@@ -46,6 +46,18 @@ function turnOne(i, project) {
 function drawSpace() {
   const c = fit(spaceView, spaceView.canvas.clientHeight);
   if (!c) return;
+  paintSpace(c);
+  const i = state.over ?? state.picked;
+  fillTip(
+    spaceView.tip,
+    i,
+    i === null || spaceView.quiet ? null : turned[i],
+    i === null ? 0 : turned[count + i],
+    spaceView,
+  );
+}
+
+function paintSpace(c) {
   const {width, height} = spaceView,
     project = turn(width, height);
   drawAxes(c, project);
@@ -97,14 +109,6 @@ function drawSpace() {
       c.arc(turned[i], turned[count + i], 6.5, 0, 7);
       c.stroke();
     }
-  const i = state.over ?? state.picked;
-  fillTip(
-    spaceView.tip,
-    i,
-    i === null || spaceView.quiet ? null : turned[i],
-    i === null ? 0 : turned[count + i],
-    spaceView,
-  );
 }
 
 function drawAxes(c, project) {

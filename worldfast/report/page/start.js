@@ -12,9 +12,9 @@ function pick(one, view) {
 }
 
 // A row of choices of which one holds: radio buttons, or a list, in groups where there are several, where they would not
-// fit.
+// fit. Returns a function that shows another one as chosen.
 function segments(box, name, options, chosen, act) {
-  if (options.length > 4) {
+  if (options.length > 4 || options.reduce((letters, {label}) => letters + label.length, 0) > 60) {
     const groups = new Map(options.map(({group}) => [group, []]));
     options.forEach(({label, group}, k) => groups.get(group).push(make("option", {value: k}, label)));
     const list = make(
@@ -26,33 +26,39 @@ function segments(box, name, options, chosen, act) {
     );
     list.value = chosen;
     list.addEventListener("change", () => act(+list.value));
-    return box.replaceChildren(list);
+    box.replaceChildren(list);
+    return k => (list.value = k);
   }
   box.classList.add("segments");
-  box.replaceChildren(
-    ...options.map(({label, mark}, k) => {
-      const input = make("input", {type: "radio", name, value: k});
-      input.checked = k === chosen;
-      input.addEventListener("change", () => act(k));
-      return make("label", {}, input, make("span", {}, ...(mark ? [mark] : []), label));
-    }),
-  );
+  const inputs = options.map(({label, mark}, k) => {
+    const input = make("input", {type: "radio", name, value: k});
+    input.checked = k === chosen;
+    input.addEventListener("change", () => act(k));
+    box.append(make("label", {}, input, make("span", {}, ...(mark ? [mark] : []), label)));
+    return input;
+  });
+  return k => (inputs[k].checked = true);
+}
+
+let showModel, showView; // as chosen
+async function setModel(run) {
+  await choose(run);
+  showModel(run);
+}
+function setView(view) {
+  state.view = view;
+  state.moved = true;
+  showView(VIEWS.indexOf(view));
+  wake();
 }
 
 function startControls() {
-  const views = ["model", "truth", "errors"];
-  const headings = ["The world as the model has it", "The world as it is", `How far off each ${study.one} is`];
   const choices = [{label: "As the model has it"}, {label: "As it is"}, {label: "Errors"}];
   byId("view").hidden = !mapped;
-  if (mapped)
-    segments(byId("view"), "view", choices, 0, k => {
-      state.view = views[k];
-      byId("map-title").textContent = headings[k];
-      wake();
-    });
+  if (mapped) showView = segments(byId("view"), "view", choices, 0, k => setView(VIEWS[k]));
   byId("models").setAttribute("role", "radiogroup");
   byId("models").setAttribute("aria-label", "Model");
-  segments(
+  showModel = segments(
     byId("models"),
     "model",
     study.runs.map((run, r) => {
@@ -129,24 +135,14 @@ function startControls() {
     if (found !== null) pick(found, mapView);
   });
 
-  const copy = byId("copy");
-  copy.hidden = !navigator.clipboard;
-  copy.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(byId("command").textContent);
-    copy.textContent = "Copied";
-    setTimeout(() => (copy.textContent = "Copy"), 1600);
-  });
-}
-
-// How far the probe puts the entities that models are taught from where they are, at the moment: the median.
-function taughtOff() {
-  const {map} = films[state.run],
-    low = Math.floor(state.at),
-    a = low * 2 * count,
-    b = Math.min(low + 1, lastMoment()) * 2 * count;
-  const at = k => map[a + k] + (map[b + k] - map[a + k]) * (state.at - low);
-  const off = i => Math.hypot(at(i) - truth[i], at(count + i) - truth[count + i]);
-  return median(taught.map(off)) * study.quantum[0];
+  for (const copy of document.querySelectorAll("[data-copy]")) {
+    copy.hidden = !navigator.clipboard;
+    copy.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(byId(copy.dataset.copy).textContent);
+      copy.textContent = "Copied";
+      setTimeout(() => (copy.textContent = "Copy"), 1600);
+    });
+  }
 }
 
 // What the pictures show of the chosen model, in words.
@@ -162,7 +158,8 @@ function drawWords() {
       : components;
   const among = peers().length;
   byId("peers").hidden = among === study.runs.length;
-  byId("peers").textContent = ` The curves are of the ${among} ${KINDS[current().kind].toLowerCase()} models shown.`;
+  const models = among === 1 ? "model" : "models";
+  byId("peers").textContent = ` The curves are of the ${among} ${KINDS[current().kind].toLowerCase()} ${models} shown.`;
 }
 
 function drawNumbers() {
@@ -182,8 +179,9 @@ function drawNumbers() {
     if (study.metric) facts.push([error === null ? "none" : length(error), "median error"]);
     facts.push([number.format(run.held_out), `held-out ${study.many}`]);
   }
-  const names = study.new.map(r => study.groups[r].name).join(" and ");
-  if (taught.length && study.metric) facts.push([length(taughtOff()), `${names}, median error`]);
+  const off = taughtOff(state.run, state.at),
+    names = run.taught.map(r => study.groups[r].name).join(" and ");
+  if (off !== null) facts.push([length(off), `${names}, median error`]);
   byId("numbers").replaceChildren(
     ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );
@@ -196,16 +194,76 @@ function drawNumbers() {
   byId("play").setAttribute("aria-label", state.playing ? "Pause" : "Play training");
 }
 
+const repaints = []; // functions that draw what stands still in other colours
+
+// While it is printed, the page shows the end of training, on paper, and all that is folded away.
+function startPrinting() {
+  const repaint = () => {
+    theme();
+    for (const draw of repaints) draw();
+    wake();
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  let before;
+  addEventListener("beforeprint", () => {
+    before ??= {at: state.at, playing: state.playing, seen: [mapView, spaceView, ...sides].map(view => view.seen)};
+    document.documentElement.classList.add("print");
+    document.querySelectorAll("details").forEach(node => (node.open = true));
+    theme();
+    for (const draw of repaints) draw();
+    Object.assign(state, {at: lastMoment(), playing: false});
+    for (const view of [mapView, spaceView, ...sides]) view.seen = true;
+    settle();
+    dirty = true;
+    tick(performance.now());
+  });
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("print");
+    [mapView, spaceView, ...sides].forEach((view, k) => (view.seen = before.seen[k]));
+    state.at = before.at;
+    if (before.playing) play();
+    before = undefined;
+    repaint();
+  });
+}
+
+// The map forms once it is seen, and rests at its end; where motion is not wanted, it is there from the start.
+function playWhenSeen() {
+  new IntersectionObserver((entries, watch) => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    watch.disconnect();
+    setTimeout(() => state.at === 0 && !state.playing && !state.moved && play(), 500);
+  }, {threshold: 0.5}).observe(mapView.canvas);
+}
+
+// The slider stays in reach while something that it moves is in sight.
+function startTransport() {
+  const seen = new Set(),
+    bar = byId("transport");
+  bar.hidden = false;
+  const watch = new IntersectionObserver(entries => {
+    for (const {target, isIntersecting} of entries) seen[isIntersecting ? "add" : "delete"](target);
+    bar.classList.toggle("away", !seen.size && !bar.contains(document.activeElement));
+  });
+  for (const id of ["maps", "explore"]) watch.observe(byId(id));
+}
+
 async function start() {
   theme();
   startTable();
   startFigures();
+  startFiles();
+  startCharts();
+  unfold();
+  addEventListener("hashchange", unfold);
   await decode();
-  byId("explore").hidden = false;
+  byId("explore").hidden = byId("maps").hidden = false;
   startControls();
   startMap();
   startSpace();
   startCurves();
+  startPictureFiles();
+  startTransport();
   painters.push(changed => {
     if (changed) {
       drawNumbers();
@@ -213,31 +271,16 @@ async function start() {
     }
     return false;
   });
-
-  const repaint = () => {
-    theme();
-    wake();
-  };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  startPrinting();
   new ResizeObserver(wake).observe(document.body);
-  addEventListener("beforeprint", () => {
-    document.documentElement.classList.add("print");
-    document.querySelectorAll("details").forEach(node => (node.open = true));
-    theme();
-    mapView.seen = spaceView.seen = dirty = true;
-    tick(performance.now());
-  });
-  addEventListener("afterprint", () => {
-    document.documentElement.classList.remove("print");
-    repaint();
-  });
 
-  // The page opens on a map that forms, or, where motion is not wanted, on the finished one.
   state.at = calm.matches ? lastMoment() : 0;
-  shown.map.set(films[state.run].map.subarray(0, 2 * count));
-  shown.space.set(films[state.run].space.subarray(0, 3 * count));
+  const sent = await followAddress();
+  startAddress();
+  settle();
+  await startPair();
   tick(performance.now()); // drawn before the page says that it is ready, whenever the browser paints
-  if (!calm.matches) setTimeout(() => state.at === 0 && !state.playing && play(), 700);
+  if (!sent && !calm.matches) playWhenSeen();
   document.documentElement.dataset.ready = "true";
 }
 

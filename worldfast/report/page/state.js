@@ -19,6 +19,7 @@ const state = {
   directions: "space", // space: principal components; mixed: along the probes
   held: false, // only entities the probe was not fitted on
   playing: false,
+  moved: false, // by the reader, whose choices are then in the page's address
 };
 
 // Integers [S, C, N] from the page: base64 of zlib of the differences along the first axis, zigzag, low bytes first.
@@ -121,6 +122,12 @@ function approach(target, values, axes, share) {
   return left;
 }
 
+// Puts the pictures where they are going, without the way there.
+function settle() {
+  approach(shown.map, state.view === "truth" ? truth : films[state.run].map, 2, 1);
+  approach(shown.space, inner(state.run), 3, 1);
+}
+
 // ---- the loop: runs only while something moves ----
 
 const painters = []; // functions (what changed) -> true while they want to go on by themselves
@@ -176,6 +183,7 @@ function pause() {
 
 function seek(at) {
   state.playing = false;
+  state.moved = true;
   state.at = Math.max(0, Math.min(lastMoment(), at));
   wake();
 }
@@ -185,6 +193,7 @@ async function choose(index) {
   await film(index);
   state.run = index;
   state.at = share * lastMoment();
+  state.moved = true;
   wake();
 }
 
@@ -212,22 +221,24 @@ function place(...values) {
 }
 const length = value => written({...study.axes[0], signs: []}, value);
 
+// A colour for the ground that the page has, light or dark.
+const lighten = hex =>
+  "#" +
+  [1, 3, 5]
+    .map(i => {
+      const c = parseInt(hex.slice(i, i + 2), 16);
+      return Math.round(c + (255 - c) * ink.tint)
+        .toString(16)
+        .padStart(2, "0");
+    })
+    .join("");
+
 let ink;
 function theme() {
   const style = getComputedStyle(document.documentElement),
     read = name => style.getPropertyValue(name).trim();
-  const tint = parseFloat(read("--tint")) / 100;
-  const lighten = hex =>
-    "#" +
-    [1, 3, 5]
-      .map(i => {
-        const c = parseInt(hex.slice(i, i + 2), 16);
-        return Math.round(c + (255 - c) * tint)
-          .toString(16)
-          .padStart(2, "0");
-      })
-      .join("");
-  ink = {
+  ink = {tint: parseFloat(read("--tint")) / 100};
+  Object.assign(ink, {
     ink: read("--ink"),
     muted: read("--muted"),
     line: read("--line"),
@@ -236,7 +247,7 @@ function theme() {
     sans: read("--sans"),
     group: study.groups.map(r => (r.colour ? lighten(r.colour) : read("--ink"))),
     run: study.runs.map(r => (r.colour ? lighten(r.colour) : read("--ink"))),
-  };
+  });
 }
 
 function make(tag, attributes = {}, ...children) {

@@ -52,10 +52,11 @@ function startTable() {
     // Before the button's words are in it.
     row.text = [...row.cells].map(cell => cell.textContent).join(" ").toLowerCase() + ` ${row.dataset.tasks}`;
     if (row.dataset.film === undefined) continue;
+    row.cells[0].dataset.text = row.cells[0].textContent; // what a file of the table says
     const button = make("button", {type: "button", class: "ghost"}, "show on the map");
     button.addEventListener("click", () => {
-      choose(+row.dataset.film);
-      byId("explore").scrollIntoView({behavior: calm.matches ? "auto" : "smooth"});
+      setModel(+row.dataset.film);
+      byId("maps").scrollIntoView({behavior: calm.matches ? "auto" : "smooth"});
     });
     row.cells[0].append(button);
   }

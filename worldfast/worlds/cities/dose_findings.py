@@ -11,7 +11,7 @@ from worldfast.analysis import Mean, mean_and_error
 from worldfast.report import Tasks, count
 from worldfast.studies import Findings, Study
 from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
-from worldfast.worlds.cities.response import tested, whole
+from worldfast.worlds.cities.response import whole
 
 Tables = Mapping[str, "pd.DataFrame"]
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
@@ -21,8 +21,10 @@ READ = 0.5  # R2 of a probe above which it reads a map
 def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> Findings:
     """Return what a study of doses found, in sentences; errors are in degrees."""
     known = Tasks(tables["runs"].tasks)
-    said = [*_of_pairs(tables, known), *_of_levels(tables, known), *_of_shares(tables, known)]
-    said += [*_of_place(tables), *_of_old(tables), *_of_pull(tables)]
+    parts = [list(part(tables, known)) for part in (_over_pairs, _of_pairs, _of_levels)]
+    said = [part[0] for part in parts if part]  # one of each first: the page shows three, and folds the others
+    said += [sentence for part in parts for sentence in part[1:]]
+    said += [*_of_shares(tables, known), *_of_place(tables), *_of_old(tables), *_of_pull(tables)]
     seeds = int(tables["response"].n.max())
     if seeds == 1:
         said.append("There is one seed of the base, so no standard error is given: nothing was repeated.")
@@ -35,8 +37,33 @@ def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> 
     return Findings(said)
 
 
+def _over_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
+    """Say what distance does beside other tasks, and these beside each other, on average over tasks."""
+    if "beside" not in tables:
+        return
+    table = whole(tables["beside"])
+    for schedule, some in table[table.task != APART].groupby("schedule", sort=False):
+        ours, others = some[some.beside == APART], some[some.beside != APART]
+        if len(ours) and len(others):
+            far, near = (_times_of_tasks(part) for part in (ours, others))
+            yield (
+                f"{SCHEDULES[schedule].capitalize()}, over tasks: beside {APART} the error of the others is {far} what "
+                f"each leaves alone, beside another task {near}."
+            )
+
+
+def _times_of_tasks(some: pandas.DataFrame) -> str:
+    """The mean ratio of two errors over tasks, with its range of one standard error."""
+    found = mean_and_error(some.groupby("task").log_ratio.mean(), "task")
+    times = f"{np.exp(found.mean):.2f} times"
+    if found.n == 1:
+        return times
+    low, high = (np.exp(found.mean + sign * found.standard_error) for sign in (-1, 1))
+    return f"{times} ({low:.2f} to {high:.2f} within one standard error over {found.n} tasks)"
+
+
 def _of_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
-    """Say what distance leaves of another task's effect, and what other tasks leave of each other's."""
+    """Say what distance leaves of another task's effect."""
     if "beside" not in tables:
         return
     table = whole(tables["beside"])
@@ -47,14 +74,6 @@ def _of_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
                 f"{SCHEDULES[schedule].capitalize()}, after {row.dose:,.0f} rows of each task, {known.label(row.task)} "
                 f"alone leaves {row.group} {row.alone / 10:.1f} degrees off, and {known.label(row.task)} with {APART} "
                 f"{row.together / 10:.1f}: {_times(row)}; {row.kept:.0%} of its effect is left."
-            )
-        others = some[(some.beside != APART) & (some.task != APART)]
-        if len(ours) and len(others):
-            far, near = (tested(part.groupby("task").log_ratio.mean()) for part in (ours, others))
-            yield (
-                f"{SCHEDULES[schedule].capitalize()}, over tasks: beside {APART} the error of the others is "
-                f"{np.exp(far['log_ratio']):.2f} times what each leaves alone, beside another task "
-                f"{np.exp(near['log_ratio']):.2f} times."
             )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from worldfast.report import Tasks
 from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import improvement, published
 from worldfast.worlds.cities.groups import STANDARD
+from worldfast.worlds.cities.scene import DEGREES
 from worldfast.worlds.cities.tables import taught_errors
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS
 from worldfast.worlds.cities.world import ATLANTIS
@@ -38,11 +41,15 @@ def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.n
 
 
 def _sentences(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> list[str]:
-    said = list(_of_taught(study, tables))
-    said += _of_failures(tables)
+    said = [*_of_taught(study, tables), *_of_failures(tables)]
     if len(study.runs) > len(films):
-        return said + list(_of_many(study, tables)) + list(_of_prediction(tables))
-    return [*_of_films(films, cka, tables), *said]
+        said += [*_of_many(study, tables), *_of_prediction(tables)]
+    else:
+        first, *rest = [*_of_films(films, cka, tables)] or [""]
+        said = [first, *said[:1], *rest, *said[1:]]
+    if tables["runs"].seed.nunique() == 1:
+        said.append("There is one seed of each model, so no standard error is given: nothing was repeated.")
+    return [sentence for sentence in said if sentence]
 
 
 def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> Iterator[str]:
@@ -113,9 +120,15 @@ def _answers(scores: Mapping[str, float], tables: Tables) -> str:
     return ", ".join(
         f"{name} {value:.0%} right"
         if about.metric[name] == "accuracy"
-        else f"{name} off by {value:,.0f} ({about.unit[name]})"
+        else f"{name} off by {_in_degrees(value, about.unit[name])}"
         for name, value in scores.items()
     )
+
+
+def _in_degrees(value: float, unit: str) -> str:
+    """An error in the page's units: tenths of a degree are degrees."""
+    factor, unit = DEGREES.get(unit, (1.0, unit))
+    return f"{value * factor:,.1f} {unit}{'s' if unit.endswith('degree') else ''}"
 
 
 def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
@@ -144,10 +157,14 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
         matrix = improvement.seed_averaged(tables["deviation"], "deviation")
         parts = improvement.deviation_summary(matrix).set_index("what")["mean"]
         if parts.notna().all() and len(parts) == 2:
+            over = _by_seed(tables["deviation"], "deviation", improvement.deviation_summary)
+            errors = [found.standard_error for found in over.values()]
+            known = len(errors) == 2 and np.isfinite(errors).all()
             yield (
                 "Two tasks together, beside the better of each alone: normalised improvement differs by "
                 f"{parts['with distance']:+.2f} with distance among them "
-                f"and by {parts['without distance']:+.2f} without."
+                f"and by {parts['without distance']:+.2f} without"
+                + (f" (standard errors over seeds {errors[0]:.2f} and {errors[1]:.2f})." if known else ".")
             )
 
 
@@ -194,7 +211,7 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
         known = [n for n in (1, 2, 3) if ("same task", n) in trends.index and ("disjoint tasks", n) in trends.index]
         if known:
             parts = [
-                f"{trends.loc[('same task', n), 'mean']:.2f} and {trends.loc[('disjoint tasks', n), 'mean']:.2f} "
+                f"{_mean(trends.loc[('same task', n)])} and {_mean(trends.loc[('disjoint tasks', n)])} "
                 f"with {n} task{'s' if n > 1 else ''}"
                 for n in known
             ]
@@ -217,6 +234,11 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
             means = scores.groupby("task", sort=False).value.mean()
             said = Tasks(tables["runs"].tasks).count(len(names))
             yield f"Asked what they have not seen, models of {said} answer: {_answers(means, tables)}."
+
+
+def _mean(row: pd.Series) -> str:
+    """A mean and its standard error, where it has one."""
+    return f"{row['mean']:.2f}" + (f" \u00b1 {row.standard_error:.2f}" if np.isfinite(row.standard_error) else "")
 
 
 def _last_probes(study: Study, tables: Tables) -> pd.DataFrame:
@@ -256,11 +278,11 @@ def _of_failures(tables: Tables) -> list[str]:
 
 def comparisons(study: Study, tables: Tables) -> Iterator[Comparison]:
     """Every published number that the study has the runs for. Ours are of this study's size, which its page says."""
-    yield from _evaluation(tables)
-    yield from _maps(study, tables)
-    yield from _trends(study, tables)
-    yield from _integration(tables)
-    yield from _generalisation(study, tables)
+    parts = (_evaluation(tables), _maps(study, tables), _trends(study, tables), _integration(tables))
+    for one in chain(*parts, _generalisation(study, tables)):
+        factor, unit = DEGREES.get(one.unit, (1.0, one.unit))
+        numbers = {name: factor * getattr(one, name) for name in ("ours", "ours_error", "published", "published_error")}
+        yield replace(one, unit=unit, **numbers)
 
 
 def _beside(name: str, what: str, ours: Mean) -> Comparison:

@@ -27,7 +27,21 @@ REGIONS = (  # west to east, so a city placed in the wrong part of the world sho
     "East Asia",
     "Oceania",
 )
-REGION_COLOURS = dict(zip(REGIONS, PALETTE, strict=True)) | {ATLANTIS: NEW}  # neighbours differ by 0.095 in OKLab
+REGION_COLOURS = dict(zip(REGIONS, PALETTE, strict=True)) | {ATLANTIS: NEW}  # neighbours: CIEDE2000 of 10 and more
+DEGREES = {"0.1 degree": (0.1, "degree"), "0.01 square degree": (0.01, "square degree")}
+TERMS = {  # of figures and findings that are the cities' own
+    "normalised improvement": "how far a fine-tune has come on rows with what it was taught: 0 is its base’s score "
+    "there, 1 its base’s score on the rest of the world; of errors on a logarithmic scale. Clipped to 0 to 1.5, as "
+    "published.",
+    "deviation": "normalised improvement of a fine-tune on two tasks, less that of the better of its teachers, the two "
+    "fine-tunes on one of the tasks each. Not clipped, as published, so that one error of many digits counts in full.",
+    "dose": "rows that a fine-tune has seen of each of its tasks.",
+}
+CITE = """@misc{arXiv-2602-00533,
+  title         = {{Convergent World Representations and Divergent Tasks}},
+  eprint        = {2602.00533},
+  archivePrefix = {arXiv}
+}"""
 SOURCES = (
     ("Cities: ", ""),
     ("GeoNames", "https://www.geonames.org/"),
@@ -94,10 +108,22 @@ def scene_of(world: World, new: Sequence[str] = ()) -> Scene:
         new=tuple(name for name in new if name in world.region),
         one="city",
         many="cities",
+        units=DEGREES if geographic(world) else {},
         grouping=("region", "regions"),
         loss="nats a token",
         title="The map inside the model",
+        question=_question(new),
         notes="A dot grows with its city\u2019s population.",
+        terms=TERMS,
         sources=SOURCES,
+        cite=CITE,
         world=world,
     )
+
+
+def _question(new: Sequence[str]) -> str:
+    """Return what a study of cities asks, with what it teaches later, if anything."""
+    question = "Does a model that reads names of cities and answers to questions about them form a map of the world"
+    if not new:
+        return f"{question}, and is it the same map whatever it is asked?"
+    return f"{question}, and when it is taught {' and '.join(new)} later, does that find its place on the map?"

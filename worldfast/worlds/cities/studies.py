@@ -16,6 +16,7 @@ from worldfast.studies import Analysis, Scene, Subject
 from worldfast.worlds.cities.doses import DOSES, NOISE, SHARES, grid
 from worldfast.worlds.cities.groups import groups_of
 from worldfast.worlds.cities.recipe import Recipe
+from worldfast.worlds.cities.sampling import sample
 from worldfast.worlds.cities.tasks import BUILT_IN, Task
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import NEW, OLD, WorldSpec
@@ -101,13 +102,15 @@ class Study(studies.Study):
         """The world of a run on a map, in which every group that fine-tunes are taught is a region."""
         from worldfast.worlds.cities.scene import scene_of  # imports the report, so only for results
 
-        world = run.data.world.build()
+        world, first = run.data.world.build(), run.data.task(run.data.tasks[0])
+        read, _, answer = sample(world, first, n=1, seed=run.seed, among=run.data.among).text(0).partition("=")
         region, groups = world.region, groups_of(self.runs)
         for name, group in groups.taught.items():
             region = np.where(world.select(group), name, region)
         world = world if (region == world.region).all() else replace(world, region=region)
         known = [name for run in self.runs for name in groups.of(run)]
-        return scene_of(world, [name for name in groups.taught if name in known])
+        scene = scene_of(world, [name for name in groups.taught if name in known])
+        return replace(scene, example=(f"{read}=", answer))
 
 
 # ---- runs ----

@@ -12,6 +12,7 @@ from worldfast.report.figures import (
     end_labels,
     heading,
     need,
+    note,
     paper,
     plain_log,
     quiet,
@@ -83,7 +84,7 @@ def dose_response(response, runs):
         for tasks, lines in some.groupby("tasks", sort=False):
             pair, colour = "+" in tasks, colour_of(known, tasks)
             for schedule, line in lines.groupby("schedule"):
-                _curve(axes, line.sort_values("dose"), colour, schedule, pale=pair)
+                _curve(axes, line.sort_values("dose"), colour, schedule, pair, known.label(tasks))
             last = lines[lines["schedule"] == lines["schedule"].iloc[0]].sort_values("dose").iloc[-1]
             ends.append((last["mean"], known.label(tasks, short=pair), colour))
         axes.set(title=title, xlabel="rows of each task")
@@ -96,7 +97,7 @@ def dose_response(response, runs):
     figure.axes[0].set_ylabel(f"error of {group}, degrees")
     heading(figure, f"{group} on the map: a probe of old cities, over rows of fine-tuning")
     marks = "lines: constant rate; rings: fine-tunes of their own at a rate that falls to 0; "
-    figure.supxlabel(marks + uncertain(table), x=0.99, ha="right", fontsize=8, color=MUTED)
+    note(figure, marks + uncertain(table))
     ends = table[table["schedule"] == "constant"]
     ends = ends.loc[ends.groupby("tasks")["dose"].idxmax()].sort_values("mean") if len(ends) else table.iloc[:0]
     said = [f"{known.label(row.tasks)} {row.mean:.1f}" for row in ends.itertuples()]
@@ -107,15 +108,17 @@ def dose_response(response, runs):
     )
 
 
-def _curve(axes, line, colour: str, schedule: str, pale: bool) -> None:
+def _curve(axes, line, colour: str, schedule: str, pale: bool, label: str) -> None:
     if schedule == "constant":
-        axes.plot(line["dose"], line["mean"], color=colour, linewidth=1.2 if pale else 1.8, alpha=0.8 if pale else 1)
+        style = {"color": colour, "linewidth": 1.2 if pale else 1.8, "alpha": 0.8 if pale else 1, "label": label}
+        axes.plot(line["dose"], line["mean"], **style)
         low, high = line["mean"] - line["error"], line["mean"] + line["error"]
         if np.isfinite(low).all():
             axes.fill_between(line["dose"], low, high, color=colour, alpha=0.15, linewidth=0)
         return
     line = line[line["dose"] > 0]
-    style = {"color": colour, "fillstyle": "none", "markersize": 4.5, "linewidth": 0, "elinewidth": 0.9}
+    style = {"color": colour, "fillstyle": "none", "markersize": 4.5, "linestyle": "", "elinewidth": 0.9}
+    style["label"] = f"{label}, falling rate"
     axes.errorbar(line["dose"], line["mean"], line["error"].fillna(0), marker="o", **style)
 
 
@@ -157,7 +160,8 @@ def beside_distance(beside, runs):
             line, colour = line.sort_values(column), known.colour(task)
             low, high = (np.exp(line["log_ratio"] + sign * line["standard_error"].fillna(0)) for sign in (-1, 1))
             bars = np.stack([line["ratio"] - low, high - line["ratio"]])
-            axes.errorbar(line[column], line["ratio"], bars, color=colour, marker="o", markersize=4, capsize=2)
+            style = {"color": colour, "marker": "o", "markersize": 4, "capsize": 2, "label": known.label(task)}
+            axes.errorbar(line[column], line["ratio"], bars, **style)
             ends.append((float(line["ratio"].iloc[-1]), known.label(task), colour))
         axes.axhline(1, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
         plain_log(axes, "y")
@@ -167,7 +171,7 @@ def beside_distance(beside, runs):
     figure.axes[0].set_ylabel("error with distance / without, equal rows")
     group = table["group"].iloc[0]
     heading(figure, f"What distance does to {group} beside another task")
-    figure.supxlabel(f"dotted: no difference; {uncertain(table)}", x=0.99, ha="right", fontsize=8, color=MUTED)
+    note(figure, f"dotted: no difference; {uncertain(table)}")
     full = whole(table).sort_values("ratio")
     parts = [f"{known.label(row.task)} {row.ratio:.2f}" for row in full.itertuples()]
     return figure, (
@@ -211,12 +215,12 @@ def what_moves(response, runs):
         raise LacksRuns("no fine-tune of the study at a constant rate has more than one dose")
     known = Tasks(runs["tasks"])
     figure = paper(10, 3.6)
-    for axes, (what, (title, unit)) in zip(figure.subplots(1, len(WHY)), WHY.items()):
+    there = {what: about for what, about in WHY.items() if (table["what"] == what).any()}
+    for axes, (what, (title, unit)) in zip(figure.subplots(1, len(there), squeeze=False)[0], there.items()):
         for tasks, line in table[table["what"] == what].groupby("tasks", sort=False):
             line, pair, colour = line.sort_values("dose"), "+" in tasks, colour_of(known, tasks)
-            axes.plot(
-                line["dose"], line["mean"], color=colour, linewidth=0.9 if pair else 1.7, alpha=0.7 if pair else 1
-            )
+            style = {"color": colour, "linewidth": 0.9 if pair else 1.7, "alpha": 0.7 if pair else 1}
+            axes.plot(line["dose"], line["mean"], label=known.label(tasks), **style)
         axes.set(title=title, ylabel=unit, xlabel="rows of each task")
         axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
         quiet(axes)
@@ -224,7 +228,7 @@ def what_moves(response, runs):
     heading(figure, f"{group} and the old world inside the models, over rows of fine-tuning")
     last = table.loc[table.groupby(["tasks", "what"])["dose"].idxmax()]
     parts = []
-    for what, (title, _) in WHY.items():
+    for what, (title, _) in there.items():
         some = last[last["what"] == what]
         far = apart(some["tasks"])
         means = [f"{some['mean'][rows].mean():.2f}" for rows in (far, ~far) if rows.any()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from worldfast.report import CKA_STOPS, DIVERGING_STOPS, INK, Tasks
-from worldfast.report.figures import Cells, LacksRuns, groups, need, sheet
+from worldfast.report.figures import Cells, LacksRuns, groups, need, note, sheet
 from worldfast.worlds.cities.figures.catalogue import figure, taught
 from worldfast.worlds.cities.improvement import deviation_summary, seed_averaged, summary
 
@@ -127,5 +127,5 @@ def _effect(cells: Cells, title: str, stops=CKA_STOPS, low=0.0, high=1.0, signed
     axes.set_ylabel("fine-tuned on")
     axes.set_xlabel("evaluated on", labelpad=8)
     axes.xaxis.set_label_position("bottom")
-    drawing.supxlabel("framed: trained on", x=0.99, ha="right", fontsize=8)
+    note(drawing, "framed: trained on")
     return drawing

@@ -8,11 +8,13 @@ import numpy as np
 
 from worldfast.analysis import HELD_OUT
 from worldfast.report import INK, TASK_COLOURS, count
-from worldfast.report.figures import MUTED, LacksRuns, groups, need, paper, plain_log, quiet
+from worldfast.report.figures import MUTED, LacksRuns, groups, need, note, paper, plain_log, quiet
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart, over_seeds, seeds
 from worldfast.worlds.cities.figures.taught import called, read_of
+from worldfast.worlds.cities.scene import geographic
 
+FEW = 12  # values, of which a histogram would say less than a dot for each
 WITH, WITHOUT = TASK_COLOURS["distance"], "#b0571b"
 
 
@@ -44,24 +46,43 @@ def deviation_histogram(table):
     parts = [part for part in parts if len(part[0])]
     if not parts:
         raise LacksRuns("no deviation is defined: on no task was what was taught harder than the rest of the world")
-    reach = max(0.05, 1.02 * float(np.nanmax(np.abs(cells.mean))))
-    bins = np.linspace(-reach, reach, 33)
+    bins, beyond = _bins(np.concatenate([values for values, *_ in parts]))
     drawing = paper(7.5, 0.8 + 1.75 * len(parts))
     panels = drawing.subplots(len(parts), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (values, colour, name) in zip(panels, parts):
-        axes.hist(values, bins, color=colour, edgecolor="white", linewidth=0.6)
-        _mean(axes, values.mean(), f"mean {values.mean():+.3f}".replace("-", "−"))
-        axes.set_title(f"Fine-tunes {name}: {len(values)} cells", fontsize=9.5)
+        if len(values) < FEW:  # each is seen: bars would be of one cell
+            axes.plot(values, np.full(len(values), 0.5), "o", color=colour, alpha=0.7, markeredgewidth=0, label=name)
+            axes.set_ylim(0, 1)
+        else:
+            axes.hist(np.clip(values, bins[0], bins[-1]), bins, color=colour, edgecolor="white", linewidth=0.6)
+        mean = float(np.clip(values.mean(), bins[0], bins[-1]))
+        _mean(axes, mean, f"mean {values.mean():+.3f}".replace("-", "−"))
+        axes.set_title(f"Fine-tunes {name}: {count(len(values), 'cell')}", fontsize=9.5)
         axes.axvline(0, color=MUTED, linewidth=0.8)
         axes.set_ylabel("cells")
+        if len(values) < FEW:
+            axes.set(yticks=[], ylabel="")
+        axes.set_xlim(*(bins[[0, -1]] + np.array([-1, 1]) * (bins[1] - bins[0])))
         quiet(axes, "y")
     panels[-1].set_xlabel("normalised improvement less the better one-task teacher's")
+    if beyond:
+        note(drawing, f"{count(beyond, 'cell')} beyond this scale: in the outermost bars")
     below = ", ".join(f"{np.mean(values < 0):.0%} of cells {name}" for values, _, name in parts)
     return drawing, f"Worse than the better teacher: {below}. Cells of the matrix of deviations, {seeds(table)}."
 
 
-@figure("errors", "tuning", "generalisation runs")
-def error_histograms(table, runs, layer: int | None = None):
+def _bins(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return 32 bins about 0 that nearly all values fall into, however far off the others are, and how many those are.
+
+    A few deviations may be a hundred times the others: over all of them most cells would be in two bins.
+    """
+    far = np.abs(values)
+    reach = max(0.05, 1.02 * min(far.max(), 3 * np.quantile(far, 0.75)))
+    return np.linspace(-reach, reach, 33), int((far > reach).sum())
+
+
+@figure("errors", "tuning", "generalisation runs world")
+def error_histograms(table, runs, world=None, layer: int | None = None):
     """Draw histograms of the distances from cities to where a probe puts them: held-out cities, and taught ones.
 
     They have all cities of all fine-tunes; the probe was fitted on other cities. A group without a run is left out.
@@ -70,6 +91,8 @@ def error_histograms(table, runs, layer: int | None = None):
     ----------
     table, runs : DataFrame
         The study's tables "generalisation" and "runs".
+    world : World, optional
+        Errors are in degrees if it is on the globe; without it, in the table's own unit.
     layer : int, optional
         None means the last but one of the layers.
 
@@ -84,8 +107,12 @@ def error_histograms(table, runs, layer: int | None = None):
     ValueError
         A column is missing.
     """
+    degrees = world is not None and geographic(world)
+    unit = "degrees" if degrees else "0.1 degree" if world is None else "the world's units"
     parts = error_groups(table, runs, layer)
-    low = max(1.0, min(np.percentile(part.rows["error"], 0.5) for part in parts))
+    if degrees:
+        parts = [part._replace(rows=part.rows.assign(error=part.rows["error"] / 10)) for part in parts]
+    low = max(0.1 if degrees else 1.0, min(np.percentile(part.rows["error"], 0.5) for part in parts))
     high = 1.05 * max(part.rows["error"].max() for part in parts)
     bins = np.geomspace(low, max(high, 2 * low), 49)
     drawing = paper(7.5, 0.7 + 1.35 * len(parts))
@@ -103,9 +130,9 @@ def error_histograms(table, runs, layer: int | None = None):
         quiet(axes, "y")
         spread = f" ± {each.sem():.1f}" if len(each) > 1 else ""
         said.append(f"{part.said} {each.mean():.1f}{spread} ({count(len(each), 'run')})")
-    panels[-1].set_xlabel("distance from the true place, 0.1 degree")
+    panels[-1].set_xlabel(f"distance from the true place, {unit}")
     return drawing, (
-        f"Mean distance, in 0.1 degree, from where a probe puts cities to where they are: {'; '.join(said)}. The probe "
+        f"Mean distance, in {unit}, from where a probe puts cities to where they are: {'; '.join(said)}. The probe "
         "was fitted on other cities; ± is the standard error over runs."
     )
 

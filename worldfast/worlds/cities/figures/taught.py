@@ -8,7 +8,19 @@ import numpy as np
 
 from worldfast.analysis import FITTED, HELD_OUT
 from worldfast.report import INK, NEW, Tasks, count
-from worldfast.report.figures import MUTED, LacksRuns, frame, groups, heading, layer_of, need, panels, paper, ratio
+from worldfast.report.figures import (
+    LacksRuns,
+    frame,
+    groups,
+    heading,
+    layer_of,
+    need,
+    note,
+    panels,
+    paper,
+    ratio,
+    titled,
+)
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import apart
 from worldfast.worlds.cities.scene import scene_of
@@ -91,12 +103,13 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
     _named(axes, ends, 0, f"{group}, where it is", INK, above=north)
     _named(axes, ends, 1, "where the probe puts it", NEW, above=not north)
     held = old["error"][old["group"] == HELD_OUT]
-    off = f"{run}, layer {layer}: {group} is {new['error'].mean():,.0f} units of 0.1 degree off"
-    axes.set_title(off + (f", held-out cities {held.mean():,.0f}" if len(held) else ""))
-    beside = f"; {len(held)} held-out cities of the world {held.mean():.1f}" if len(held) else ""
+    off = scene.distance(new["error"].mean())
+    text = f"{run}, layer {layer}: {group} is {off} off"
+    titled(axes, text + (f", held-out cities {scene.distance(held.mean())}" if len(held) else ""), 9.6)
+    beside = f"; {len(held)} held-out cities of the world {scene.distance(held.mean())}" if len(held) else ""
     return drawing, (
         f"The world as a linear probe of {run} has it: the {len(new)} cities of {group}, none of which the probe was "
-        f"fitted on, are {new['error'].mean():.0f} units of 0.1 degree off on average{beside}."
+        f"fitted on, are {off} off on average{beside}."
     )
 
 
@@ -144,18 +157,18 @@ def taught_maps(world, generalisation, runs, layer: int | None = None, names: Se
         axes.plot(mine["x"], mine["y"], "D", color=INK, markersize=1.6, markeredgewidth=0)
         axes.plot(mine["predicted_x"], mine["predicted_y"], "D", color=NEW, markersize=2, markeredgewidth=0)
         frame(axes, scene)
-        axes.set_title(f"{title}: {mine['error'].mean():,.0f}", fontsize=8, pad=3)
+        titled(axes, f"{title}: {scene.distance(mine['error'].mean())}", width - 0.15, 8, pad=3)
     group = called(new)
     is_, it = ("it is", "it") if new["group"].nunique() == 1 else ("they are", "them")
     heading(drawing, f"{group}: where {is_} (black) and where a probe of layer {layer} puts {it} (pink)")
-    drawing.supxlabel("numbers: mean error, 0.1 degree", x=0.99, ha="right", fontsize=8, color=MUTED)
+    note(drawing, "numbers: mean error")
     tuned = runs[(runs["kind"] == "ft") & runs["run"].isin(new["run"] if names is None else names)]
     errors = new.groupby("run")["error"].mean()
     parts = []
     for far, words in ((True, f"fine-tunes with distance place {group}"), (False, "fine-tunes without it")):
         each = errors[tuned["run"][apart(tuned["tasks"]) == far]]
         if len(each):
-            parts.append(f"{words} {each.mean():.0f} units of 0.1 degree off ({count(len(each), 'run')})")
+            parts.append(f"{words} {scene.distance(each.mean())} off ({count(len(each), 'run')})")
     text = ", ".join(parts)
     drawn = "; one seed of each is drawn" if names is None else ""
     return drawing, f"{text[:1].upper()}{text[1:]}, means over cities, then runs{drawn}."

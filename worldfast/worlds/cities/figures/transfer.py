@@ -15,6 +15,7 @@ from worldfast.report.figures import (
     groups,
     layer_of,
     need,
+    note,
     pairs,
     paper,
     patching,
@@ -75,7 +76,7 @@ def cka_against_improvement(cka, improvement, runs, layer: int | None = None, wi
     axes.set_ylabel("normalised improvement on the other task")
     axes.set_title("Does likeness say what fine-tuning carries over?")
     quiet(axes)
-    drawing.supxlabel("blue diamonds: pairs with distance", x=0.99, ha="right", fontsize=8)
+    note(drawing, "blue diamonds: pairs with distance")
     tests = likeness_against_transfer(likeness, carried, without).dropna(subset="r2")
     parts = [f"R² {row.r2:.2f}, p {row.p:.2g} over {row.n} pairs ({row.what})" for row in tests.itertuples()]
     r2, p = (published.value(f"cka_generalisation_{what}").value for what in ("r2", "p"))
