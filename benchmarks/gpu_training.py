@@ -345,7 +345,7 @@ def training(part):
 
 def answering(part):
     """What the CPU answers, then times of ours alone."""
-    models = part.case("models that have learned a little", Answering, part)
+    models = part.anew("models that have learned a little", Answering, part)
     if models:
         part.case("answers of the CPU", models.compare_with_cpu, *((1, 2) if part.dry else ()))
         with GPU.results_unread():
@@ -357,6 +357,6 @@ def training_peers(part):
     with GPU.results_unread():
         for members, steps in sizes(part):
             part.case(f"training peers of {members} models", time_beside, part, members, min(steps, 32))
-        models = part.case("models for peers that answer", Answering, part)
+        models = part.anew("models for peers that answer", Answering, part)
         if models:
             part.case("peers that answer", models.time_beside, part.out)
