@@ -1,7 +1,9 @@
 """benchmarks/gpu.py without a GPU: a dry run takes every step, and whatever fails, hangs or is stopped, the rest comes
 back in the archive."""
 
+import contextlib
 import csv
+import gc
 import importlib
 import io
 import json
@@ -331,6 +333,93 @@ def {name}(part):
         assert sorted(case for found in compared for case in found) == [str(i) for i in range(count)]
         assert cases(files, part) == {"timed": ""}
     assert cases(files, "peers") == {"one": ""}
+
+
+@pytest.mark.parametrize("what", ["outputs", "states of layer 1", "the loss", "gradients", None])
+def test_what_is_read_or_learned_is_compared(gpu, monkeypatch, what):
+    training = importlib.import_module("gpu_training")
+    [(_, [run])] = training.tiny_cases()
+    run = training.wf.Run.from_json(run.to_json() | {"matmul_dtype": "float32"})
+    lockstep_of = training.lockstep_of
+
+    class Off:
+        """The CPU's ensemble, of which one thing is off by a thousandth."""
+
+        def __init__(self, ensemble):
+            self.ensemble, self.gradients = ensemble, None
+
+        def outputs(self, *rows):
+            return self.ensemble.outputs(*rows) * (1.001 if what == "outputs" else 1)
+
+        def states(self, *rows):
+            first, second = self.ensemble.states(*rows)
+            return first, second * (1.001 if what == "states of layer 1" else 1)
+
+        def learn(self, *rows):
+            losses = self.ensemble.learn(*rows) * (1.001 if what == "the loss" else 1)
+            self.gradients = self.ensemble.gradients * (1.001 if what == "gradients" else 1)
+            return losses
+
+    def made(runs, device):
+        ensemble = lockstep_of(runs, "cpu").ensemble
+        return SimpleNamespace(ensemble=ensemble if device == "cpu" else Off(ensemble))
+
+    monkeypatch.setattr(training, "lockstep_of", made)
+    if what is None:
+        return training.verify_reading(run)
+    with pytest.raises(AssertionError, match=f"^{what}: 1.0e-03 from the CPU's$"):
+        training.verify_reading(run)
+
+
+def test_what_doctor_finds_is_a_fault(gpu, monkeypatch):
+    """Kernels that disagree, and a GPU that is there and not used."""
+    training = importlib.import_module("gpu_training")
+    lines = ["cuda: a device, kernels by Triton", "kernels on cpu: 2 of 2 agree", "kernels on cuda:0: 2 of 2 agree"]
+    monkeypatch.setattr(training, "examine", lambda: iter(lines))
+    training.verify_installation()
+    lines[2:] = []
+    with pytest.raises(AssertionError, match="cuda: a device"):
+        training.verify_installation()
+    lines += ["DISAGREES on cuda:0: labels: off", "kernels on cuda:0: 1 of 2 agree"]
+    with pytest.raises(AssertionError, match="^DISAGREES on cuda:0: labels: off$"):
+        training.verify_installation()
+
+
+def test_a_recorded_call_has_a_stream_of_its_own(gpu, monkeypatch):
+    """Warmed up and captured there, without a collection of garbage in the capture; free again with the recording."""
+    device, seen, streams = importlib.import_module("gpu_device"), [], iter(range(100))
+
+    class Stream(int):
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            seen.append("replayed")
+
+    @contextlib.contextmanager
+    def on(stream):
+        seen.append(stream)
+        yield
+        seen.append("left")
+
+    capture = lambda graph, stream: on(("captured", stream, gc.isenabled()))  # noqa: E731
+    monkeypatch.setattr(gc, "collect", lambda: None)  # which takes its time
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(next(streams) % 32))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(-1))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    replays = [device.Gpu().recorded(lambda: seen.append("called"), warm=2) for _ in range(2)]
+    (first, second), each = [one for one in seen if isinstance(one, Stream)], ["called", "called", "left"]
+    assert first != second
+    calls = [[one, *each, ("captured", one, False), "called", "left"] for one in (first, second)]
+    assert seen == sum(calls, []) and gc.isenabled()
+    replays[0]()
+    assert seen[-1] == "replayed"
+    replays.clear()
+    for _ in range(40):  # more than there are streams
+        device.Gpu().recorded(lambda: None)
 
 
 @pytest.mark.parametrize("dies", ["models that have learned a little", "answers of the CPU"])

@@ -29,7 +29,7 @@ from worldfast.rows import DeviceStream
 from worldfast.run import Run
 from worldfast.training.step import Lockstep, Tally
 
-__all__ = ["CHUNK_BYTES", "GpuLockstep"]
+__all__ = ["CHUNK_BYTES", "GpuLockstep", "no_collection"]
 
 MOST_STEPS = 256  # S, at most
 CHUNK_BYTES = 1 << 28  # for rows of all members that are made ahead
@@ -213,7 +213,7 @@ class GpuLockstep(Lockstep):
         self._alive.copy_(alive)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values())).pool() if self._graphs else None
-        with _no_collection(), torch.cuda.graph(graph, pool=pool, stream=self._stream):
+        with no_collection(), torch.cuda.graph(graph, pool=pool, stream=self._stream):
             self._work(C)
         return graph
 
@@ -263,7 +263,7 @@ class GpuLockstep(Lockstep):
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Collect garbage first, and none inside: memory returned to the device or a destroyed graph would spoil the
     capture.
     """
