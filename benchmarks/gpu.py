@@ -9,7 +9,8 @@ compared with the CPU, side by side in processes; then worldfast is timed, one p
 longest. A part that is over its share of the time is ended, one that dies goes on after the case that killed it.
 
 After each part the folder --out has worldfast-gpu.tar.gz (all that was printed, figures, tables, page) and results.csv;
-also where the call fails or is stopped. Ends with 1 where anything failed. --dry-run takes every step with a stand-in
+also where the call fails or is stopped. Those of an earlier call are moved to a folder earlier-* beside them, and no
+archive of checkpoints is replaced by one that holds less. Ends with 1 where anything failed. --dry-run takes every step with a stand-in
 for the GPU and tiny sizes: its figures say nothing and are marked.
 """
 
@@ -62,6 +63,14 @@ NEEDED = {
 # ---- the build ----
 
 
+def digest_of_build(architecture: str) -> str:
+    """SHA-256 of all that the compiled module is made from and made for: the sources, the GPU, torch, CUDA."""
+    import torch
+
+    made_for = (architecture, torch.__version__, torch.version.cuda, os.environ.get("CMAKE_ARGS", ""))
+    return hashlib.sha256(repr((made_for, digest_of_sources())).encode()).hexdigest()
+
+
 def digest_of_sources() -> str:
     """SHA-256 of all that the compiled module is made from."""
     found = hashlib.sha256()
@@ -75,15 +84,16 @@ def digest_file() -> Path:
     return ROOT / "build" / f"gpu-sources-{sys.implementation.cache_tag}.sha256"
 
 
-def built() -> bool:
-    """Whether this tree's package can be imported with CUDA and was built from these sources by `install`."""
+def built(architecture: str) -> bool:
+    """Whether this tree's package can be imported with CUDA and was built by `install` for this GPU, torch and CUDA
+    from these sources."""
     probe = "from worldfast import _native, kernels; print(_native.core.__file__ if _native.core.cuda else '')"
     command = [sys.executable, "-c", probe]
     found = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
     module = Path(found.stdout.strip())
     if found.returncode or not module.is_relative_to(ROOT) or not digest_file().exists():
         return False
-    return digest_file().read_text() == digest_of_sources()
+    return digest_file().read_text() == digest_of_build(architecture)
 
 
 def install(log: Path, architecture: str, limit: float) -> None:
@@ -93,7 +103,7 @@ def install(log: Path, architecture: str, limit: float) -> None:
     environment = os.environ | {"WORLDFAST_CUDA": "ON", "CMAKE_ARGS": options, "PATH": os.pathsep.join(tools)}
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     command = [*pip, "install", "--no-build-isolation", "--no-deps", "-e", "."]
-    digest = digest_of_sources()
+    digest = digest_of_build(architecture)
     with open(log, "w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
         try:
@@ -225,9 +235,10 @@ class Call:
         self.work = (self.scratch or Path(self.temporary.name)) / ("dry-run" if options.dry_run else "gpu")
         self.faults: list[str] = []  # of the call itself
         self.out.mkdir(parents=True, exist_ok=True)
+        self.set_aside()
         if self.work.exists():
             for path in self.work.glob("*.*"):  # of a call before, whose cases are not this one's; science goes on
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.work.mkdir(parents=True, exist_ok=True)
 
     def left(self) -> float:
@@ -245,8 +256,8 @@ class Call:
 
     def run(self) -> None:
         dry, parts = self.options.dry_run, self.runnable()
-        if self.options.resume:
-            self.tried("resume", self.unpack)
+        if self.options.resume and not self.tried("resume", self.unpack):
+            parts = [part for part in parts if part != "science"]  # which would begin anew
         if not dry and not self.tried("build", self.build):
             return
         self.tried("about", self.describe)
@@ -300,12 +311,13 @@ class Call:
 
         if not torch.cuda.is_available():
             raise RuntimeError("torch finds no CUDA device; --dry-run does without one")
-        if not built():
-            major, minor = torch.cuda.get_device_capability()
+        major, minor = torch.cuda.get_device_capability()
+        architecture = f"{major}{minor}-real"
+        if not built(architecture):
             begun = time.monotonic()
-            install(self.work / "build.log", f"{major}{minor}-real", min(BUILDING, self.left()))
+            install(self.work / "build.log", architecture, min(BUILDING, self.left()))
             print(f"built in {time.monotonic() - begun:.0f} s", flush=True)
-        if not built():
+        if not built(architecture):
             raise RuntimeError("the package was built, but not with CUDA, or not here; see build.log")
 
     def describe(self) -> None:
@@ -350,16 +362,30 @@ class Call:
     def unpack(self) -> None:
         """Puts the checkpoints of an earlier call, an archive or a folder `science`, where science goes on from."""
         came, there = self.options.resume, self.work / "science"
-        if came.is_dir():
-            shutil.copytree(came, there, dirs_exist_ok=True)
-        else:
-            with tarfile.open(came) as archive:
-                archive.extractall(there, filter="data")
-        if not (there / "runs").is_dir():
+        if came.resolve() == there.resolve():
+            return self.require_runs(came, there)
+        if there.exists() and any(there.iterdir()):
+            raise ValueError(f"{there} is not empty: go on from it without --resume, or give another --scratch")
+        with tempfile.TemporaryDirectory(prefix="science.", dir=self.work) as beside:
+            whole = Path(beside) / "science"
+            if came.is_dir():
+                shutil.copytree(came, whole)
+            else:
+                with tarfile.open(came) as archive:
+                    archive.extractall(whole, filter="data")
+            self.require_runs(came, whole)
+            whole.rename(there)
+
+    @staticmethod
+    def require_runs(came: Path, folder: Path) -> None:
+        if not (folder / "runs").is_dir():
             raise ValueError(f"{came} holds no checkpoints: expected runs/ in it")
 
     def keep_checkpoints(self) -> None:
-        """All that a later call goes on from: runs with checkpoints and activations, what was read, the scale."""
+        """All that a later call goes on from: runs with checkpoints and activations, what was read, the scale.
+
+        ValueError where an archive is there that holds what this one lacks; this one then stands beside it as .new.
+        """
         path, science = self.options.checkpoints, self.work / "science"
         partial = path.with_name(path.name + ".partial")
         try:
@@ -369,7 +395,12 @@ class Call:
                         archive.add(
                             science / name, name, filter=lambda one: None if one.name.endswith(".partial") else one
                         )
-            partial.replace(path)
+            new = path.with_name(path.name + ".new") if path.exists() else path
+            partial.replace(new)
+            if new != path:
+                if lost := kept(path) - kept(new):
+                    raise ValueError(f"{path} stays, for it holds {min(lost)}, which this call has not: see {new}")
+                new.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         print(f"{path}: {path.stat().st_size / 2**20:,.0f} MiB to go on from with --resume", flush=True)
@@ -377,15 +408,32 @@ class Call:
     # ---- what comes back ----
 
     def pack(self) -> None:
-        """Writes the summary, the archive and results.csv; never raises, since what is there must come back."""
+        """Writes the summary, the archive and results.csv; never raises, so that all three are tried."""
         self.tried("summary", lambda: (self.work / "summary.txt").write_text(self.summary()))
         self.tried("archive", self.archive)
         if (self.work / "results.csv").exists():
-            name = "dry-run-results.csv" if self.options.dry_run else "results.csv"
-            self.tried(name, shutil.copyfile, self.work / "results.csv", self.out / name)
+            table = self.files[1]
+            self.tried(table.name, shutil.copyfile, self.work / "results.csv", table)
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """The archive and the table, in the folder --out."""
+        names = ("worldfast-gpu-dry-run", "dry-run-results") if self.options.dry_run else (ARCHIVE, "results")
+        return self.out / f"{names[0]}.tar.gz", self.out / f"{names[1]}.csv"
+
+    def set_aside(self) -> None:
+        """Moves what an earlier call wrote to a folder of its own: this call may end with less, or without a GPU."""
+        archive, table = self.files
+        there = [path for path in (archive, *archive.parent.glob(f"{archive.name}.[0-9][0-9]"), table) if path.exists()]
+        if there:
+            when = time.strftime("%Y%m%d-%H%M%S-", time.localtime(max(path.stat().st_mtime for path in there)))
+            earlier = Path(tempfile.mkdtemp(prefix=f"earlier-{when}", dir=self.out))
+            for path in there:
+                path.rename(earlier / path.name)
+            print(f"what an earlier call wrote is now in {earlier}", flush=True)
 
     def archive(self) -> None:
-        path = self.out / f"{ARCHIVE}{'-dry-run' if self.options.dry_run else ''}.tar.gz"
+        path, _ = self.files
         partial = path.with_name(path.name + ".partial")
         with tarfile.open(partial, "w:gz", compresslevel=5) as archive:
             for file in sorted(self.work.rglob("*")):
@@ -430,6 +478,13 @@ class Call:
         return bool(self.faults) or any(line.get("fault") for line in lines)
 
 
+def kept(archive: Path) -> set[str]:
+    """What an archive of checkpoints must not lose: each file of it, and of each run one checkpoint, the latest."""
+    with tarfile.open(archive) as opened:
+        names = [Path(one.name) for one in opened if one.isfile() and Path(one.name).name != "lock"]
+    return {str(name.parent if name.parent.name == "checkpoint" else name) for name in names}
+
+
 def here(options) -> None:
     """A part in this process. Exit codes are those of gpu_part."""
     import gpu_device
@@ -453,7 +508,7 @@ def main() -> None:
     hidden = argparse.SUPPRESS
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu", help="where the archive is written")
-    parser.add_argument("--minutes", type=float, default=9.0, help="of all, by the clock on the wall")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of all, of wall-clock time")
     parser.add_argument("--science", type=float, help="minutes of these for the paper's canon; none by default")
     parser.add_argument("--scale", type=float, help="of the canon's rows; as fits by default")
     parser.add_argument("--resume", type=Path, help="what --checkpoints wrote, or a folder science/, to go on from")

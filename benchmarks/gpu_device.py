@@ -1,7 +1,7 @@
 """The device that parts of benchmarks/gpu.py work on: a GPU, or in a dry run what stands in for one.
 
 The stand-in is the CPU: launches of Triton's kernels are counted, and interpreted where results are compared; a
-recorded graph is the call itself; times are those of the clock on the wall and say nothing, and all that is written says so.
+recorded graph is the call itself; times are wall-clock times of the CPU and say nothing, and all that is written says so.
 """
 
 import argparse
@@ -41,21 +41,24 @@ class Gpu:
         return tensor.pin_memory()
 
     def recorded(self, call, warm=3):
-        """A call recorded as a CUDA graph: the device's time without the launches'."""
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(warm):
-                call()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            result = call()
+        """A call recorded as a CUDA graph: the device's time without the launches'. Its stream is its own, as long as
+        it lives: torch drops what a stream's graphs work in once any of them is destroyed."""
+        from worldfast.models import own_stream
+        from worldfast.training.gpu_step import no_collection
 
         def replay():
             graph.replay()
             return result
 
+        side, current = own_stream(torch.device(self.place), replay), torch.cuda.current_stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(warm):
+                call()
+        current.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with no_collection(), torch.cuda.graph(graph, stream=side):
+            result = call()
         return replay
 
     def peak_memory(self) -> int:

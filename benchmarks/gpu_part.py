@@ -20,7 +20,7 @@ class Part:
 
     out      folder for results.csv and what else the part writes
     name     of the part
-    seconds  that it may take, by the clock on the wall
+    seconds  of wall-clock time that it may take
     device   gpu_device.Gpu or StandIn
     options  what the command was told: .scale ...
     what     "agreement", "times" or "all": which cases
@@ -32,7 +32,9 @@ class Part:
         self.deadline = time.monotonic() + seconds
         self.faults: list[str] = []
         self._what, (self._first, self._of), self._compared = what, map(int, share.split("/")), 0
-        self._seen = {line["case"] for line in read(self.out, name)}
+        lines = read(self.out, name)
+        self._seen = {line["case"] for line in lines}
+        self._failed = {line["case"] for line in lines if line.get("fault")}
 
     @property
     def dry(self) -> bool:
@@ -54,8 +56,10 @@ class Part:
         return None if self._what == "agreement" else self._tried(name, run, *arguments, **options)
 
     def anew(self, name: str, run, *arguments, **options):
-        """A case that the cases after it need: what `run` gives in each process, also after one before it died."""
-        self._seen.discard(name)
+        """A case that the cases after it need: what `run` gives in each process, also after one before it died; None
+        where it was this case that failed or killed that process."""
+        if name not in self._failed:
+            self._seen.discard(name)
         return self.case(name, run, *arguments, **options)
 
     def _tried(self, name: str, run, *arguments, **options):

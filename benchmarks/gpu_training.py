@@ -18,6 +18,7 @@ from harness import Contestant, Unit, copying, multiplying, run_on_device
 from training import Padded, Plain, operations, padded, plain_loss, rows_of
 
 import worldfast as wf
+from worldfast.doctor import examine
 from worldfast.models import GpuTransformer, TransformerSpec
 from worldfast.models.buffer import buffer_size
 from worldfast.models.transformer import views
@@ -30,6 +31,7 @@ GPU = gpu_device.DEVICE
 DEVICE = GPU.place
 PUBLISHED_STEPS = 328_128  # of a model of seven tasks: 42 million rows
 STEPS = 20  # of an agreement
+READ_ALLOWED = 1e-4  # of the size of what is read or learned in float32 on the CPU
 # how far weights may be from those of the CPU in float32, and a member's from its own alone: of how far they
 # moved
 ALLOWED = {"float32": (1e-3, 1e-3), "bfloat16": (0.15, 0.1)}
@@ -97,6 +99,36 @@ def verify_training(runs, steps=STEPS):
     if not torch.equal(found, resumed):
         faults.append("going on from a checkpoint differs")
     return faults, beside, apart
+
+
+def far(found, expected):
+    """How far numbers are from those of the CPU, of the size of these."""
+    return float((found.cpu() - expected).norm() / expected.norm())
+
+
+def verify_reading(run):
+    """AssertionError where outputs, states of a layer, a loss or gradients in float32 are not the CPU's."""
+    [rows] = rows_of(run, 1)
+    cpu, gpu = (lockstep_of([run], device).ensemble for device in ("cpu", DEVICE + ":0"))
+    layers = range(run.model.layers + 1)
+    pairs = {"outputs": (gpu.outputs(rows, 0), cpu.outputs(rows, 0))}
+    for layer, *both in zip(layers, gpu.states(rows, 0, layers), cpu.states(rows, 0, layers), strict=True):
+        pairs[f"states of layer {layer}"] = both
+    pairs["the loss"] = gpu.learn([rows], [0]), cpu.learn([rows], [0])
+    pairs["gradients"] = gpu.gradients[0], cpu.gradients[0]
+    errors = {what: far(*both) for what, both in pairs.items()}
+    print(f"reading and learning: at most {max(errors.values()):.1e} from the CPU's", flush=True)
+    require([f"{what}: {error:.1e} from the CPU's" for what, error in errors.items() if not error <= READ_ALLOWED])
+
+
+def verify_installation():
+    """AssertionError with what `worldfast doctor` finds wrong; all of its lines are printed."""
+    lines = list(examine())
+    print("\n".join(lines), flush=True)
+    wrong = [line for line in lines if line.startswith("DISAGREES")]
+    if not GPU.dry and not any(line.startswith("kernels on cuda") for line in lines):
+        wrong += [line for line in lines if line.startswith("cuda: ")]
+    require(wrong)
 
 
 TINY = dict(hidden=16, layers=1, heads=2, intermediate=24)
@@ -337,7 +369,11 @@ def sizes(part):
 
 def training(part):
     """Faults, then times of ours alone."""
+    part.agrees("worldfast doctor", verify_installation)
     for name, runs in tiny_cases() if part.dry else cases():
+        if (shape := name.removesuffix(", bfloat16")) != name:  # of each shape once
+            run = wf.Run.from_json(runs[0].to_json() | {"matmul_dtype": "float32"})
+            part.agrees(f"reading and learning, {shape}", verify_reading, run)
         part.agrees(name, verify_case, name, runs, 2 if part.dry else STEPS)
     with GPU.results_unread():
         for members, steps in sizes(part):
@@ -346,7 +382,7 @@ def training(part):
 
 def answering(part):
     """What the CPU answers, then times of ours alone."""
-    models = part.case("models that have learned a little", Answering, part)
+    models = part.anew("models that have learned a little", Answering, part)
     if models:
         part.case("answers of the CPU", models.compare_with_cpu, *((1, 2) if part.dry else ()))
         with GPU.results_unread():
@@ -358,6 +394,6 @@ def training_peers(part):
     with GPU.results_unread():
         for members, steps in sizes(part):
             part.case(f"training peers of {members} models", time_beside, part, members, min(steps, 32))
-        models = part.case("models for peers that answer", Answering, part)
+        models = part.anew("models for peers that answer", Answering, part)
         if models:
             part.case("peers that answer", models.time_beside, part.out)

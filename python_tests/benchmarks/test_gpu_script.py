@@ -1,7 +1,9 @@
 """benchmarks/gpu.py without a GPU: a dry run takes every step, and whatever fails, hangs or is stopped, the rest comes
 back in the archive."""
 
+import contextlib
 import csv
+import gc
 import importlib
 import io
 import json
@@ -244,6 +246,29 @@ def test_a_large_archive_comes_in_pieces(script, tmp_path):
         assert archive.getmember("worldfast-gpu/a.bin").size == 300_000
 
 
+def test_what_an_earlier_call_wrote_is_kept(script, tmp_path):
+    """That of a call with a GPU, by one that finds none; pieces and the table with it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    earlier = {name: os.urandom(8) for name in ("worldfast-gpu.tar.gz", "worldfast-gpu.tar.gz.00", "results.csv")}
+    earlier |= {ARCHIVE: b"of a dry run", "dry-run-results.csv": b"a table"}
+    for name, bytes_ in earlier.items():
+        (out / name).write_bytes(bytes_)
+
+    def kept():
+        found = {path.name: path.read_bytes() for path in out.glob("earlier-*/*")}
+        return found | {path.name: path.read_bytes() for path in out.glob("*.*") if path.name not in found}
+
+    command = script({}, "labels")
+    command.communicate(timeout=60)
+    assert command.returncode == 0 and kept() == earlier
+    real = [one for one in command.args if one != "--dry-run"]
+    done = subprocess.run(real, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1 and "torch finds no CUDA device" in done.stdout
+    assert kept() == earlier
+    assert b"torch finds no CUDA device" in content(out / "worldfast-gpu.tar.gz")["summary.txt"]
+
+
 # ---- who compares what ----
 
 
@@ -291,7 +316,7 @@ def {name}(part):
     script(parts, "--minutes", "0", "peers").communicate(timeout=60)  # writes the parts
     monkeypatch.setattr(gpu, "__file__", str(tmp_path / "benchmarks" / "gpu.py"))
     asked = []
-    monkeypatch.setattr(gpu, "built", lambda: bool(asked))
+    monkeypatch.setattr(gpu, "built", lambda architecture: bool(asked))
     monkeypatch.setattr(gpu, "install", lambda log, architecture, limit: asked.append((architecture, limit)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
@@ -311,11 +336,128 @@ def {name}(part):
     assert cases(files, "peers") == {"one": ""}
 
 
+@pytest.mark.parametrize("what", ["outputs", "states of layer 1", "the loss", "gradients", None])
+def test_what_is_read_or_learned_is_compared(gpu, monkeypatch, what):
+    training = importlib.import_module("gpu_training")
+    [(_, [run])] = training.tiny_cases()
+    run = training.wf.Run.from_json(run.to_json() | {"matmul_dtype": "float32"})
+    lockstep_of = training.lockstep_of
+
+    class Off:
+        """The CPU's ensemble, of which one thing is off by a thousandth."""
+
+        def __init__(self, ensemble):
+            self.ensemble, self.gradients = ensemble, None
+
+        def outputs(self, *rows):
+            return self.ensemble.outputs(*rows) * (1.001 if what == "outputs" else 1)
+
+        def states(self, *rows):
+            first, second = self.ensemble.states(*rows)
+            return first, second * (1.001 if what == "states of layer 1" else 1)
+
+        def learn(self, *rows):
+            losses = self.ensemble.learn(*rows) * (1.001 if what == "the loss" else 1)
+            self.gradients = self.ensemble.gradients * (1.001 if what == "gradients" else 1)
+            return losses
+
+    def made(runs, device):
+        ensemble = lockstep_of(runs, "cpu").ensemble
+        return SimpleNamespace(ensemble=ensemble if device == "cpu" else Off(ensemble))
+
+    monkeypatch.setattr(training, "lockstep_of", made)
+    if what is None:
+        return training.verify_reading(run)
+    with pytest.raises(AssertionError, match=f"^{what}: 1.0e-03 from the CPU's$"):
+        training.verify_reading(run)
+
+
+def test_what_doctor_finds_is_a_fault(gpu, monkeypatch):
+    """Kernels that disagree, and a GPU that is there and not used."""
+    training = importlib.import_module("gpu_training")
+    lines = ["cuda: a device, kernels by Triton", "kernels on cpu: 2 of 2 agree", "kernels on cuda:0: 2 of 2 agree"]
+    monkeypatch.setattr(training, "examine", lambda: iter(lines))
+    training.verify_installation()
+    lines[2:] = []
+    with pytest.raises(AssertionError, match="cuda: a device"):
+        training.verify_installation()
+    lines += ["DISAGREES on cuda:0: labels: off", "kernels on cuda:0: 1 of 2 agree"]
+    with pytest.raises(AssertionError, match="^DISAGREES on cuda:0: labels: off$"):
+        training.verify_installation()
+
+
+def test_a_recorded_call_has_a_stream_of_its_own(gpu, monkeypatch):
+    """Warmed up and captured there, without a collection of garbage in the capture; free again with the recording."""
+    device, seen, streams = importlib.import_module("gpu_device"), [], iter(range(100))
+
+    class Stream(int):
+        def wait_stream(self, other):
+            pass
+
+    class Graph:
+        def replay(self):
+            seen.append("replayed")
+
+    @contextlib.contextmanager
+    def on(stream):
+        seen.append(stream)
+        yield
+        seen.append("left")
+
+    capture = lambda graph, stream: on(("captured", stream, gc.isenabled()))  # noqa: E731
+    monkeypatch.setattr(gc, "collect", lambda: None)  # which takes its time
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(next(streams) % 32))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(-1))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    replays = [device.Gpu().recorded(lambda: seen.append("called"), warm=2) for _ in range(2)]
+    (first, second), each = [one for one in seen if isinstance(one, Stream)], ["called", "called", "left"]
+    assert first != second
+    calls = [[one, *each, ("captured", one, False), "called", "left"] for one in (first, second)]
+    assert seen == sum(calls, []) and gc.isenabled()
+    replays[0]()
+    assert seen[-1] == "replayed"
+    replays.clear()
+    for _ in range(40):  # more than there are streams
+        device.Gpu().recorded(lambda: None)
+
+
+@pytest.mark.parametrize("dies", ["models that have learned a little", "answers of the CPU"])
+def test_times_of_answers_after_the_process_died(gpu, tmp_path, monkeypatch, dies):
+    """The models are made again in the process that goes on, unless it was they who killed the first."""
+    training = importlib.import_module("gpu_training")
+
+    class Models:
+        def __init__(self, part):
+            if dies.startswith("models"):
+                raise SystemExit(1)
+
+        def compare_with_cpu(self):
+            raise SystemExit(1)
+
+        def time(self, out):
+            (out / "timed").touch()
+
+    monkeypatch.setattr(training, "Answering", Models)
+
+    def part():
+        return gpu.Part(tmp_path, "answering", 10, SimpleNamespace(dry=False))
+
+    with pytest.raises(SystemExit):
+        training.answering(part())
+    with open(tmp_path / "answering.jsonl", "a") as file:  # as the call that looks after it writes
+        file.write(json.dumps({"case": dies, "seconds": None, "fault": "its process ended"}) + "\n")
+    training.answering(part())
+    assert (tmp_path / "timed").exists() == (dies == "answers of the CPU")
+
+
 # ---- the build ----
 
 
 def test_a_build_is_of_these_sources(gpu, tmp_path, monkeypatch):
-    """What counts is what the sources hold, not when they were written."""
+    """What counts is what the sources hold, not when they were written; and for which GPU, torch and CUDA it is."""
+    monkeypatch.delenv("CMAKE_ARGS", raising=False)
     monkeypatch.setattr(gpu, "ROOT", tmp_path)
     (tmp_path / "csrc" / "deep").mkdir(parents=True)
     source = tmp_path / "csrc" / "deep" / "a.cu"
@@ -335,20 +477,28 @@ def test_a_build_is_of_these_sources(gpu, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gpu.subprocess, "Popen", Pip)
     monkeypatch.setattr(gpu, "end", lambda process: None)
-    assert not gpu.built()
+    assert not gpu.built("90-real")
     gpu.install(tmp_path / "build.log", "90-real", 60)
     [(command, environment)] = started
     assert "--disable-pip-version-check" in command and "--no-build-isolation" in command
     assert environment["CMAKE_ARGS"].endswith("-DCMAKE_CUDA_ARCHITECTURES=90-real")
     assert environment["WORLDFAST_CUDA"] == "ON"
-    assert gpu.built()
+    assert gpu.built("90-real") and not gpu.built("80-real")
+    for owner, name, other in (
+        (torch, "__version__", "9.9"),
+        (torch.version, "cuda", "99.9"),
+        (os, "environ", os.environ | {"CMAKE_ARGS": "-DCMAKE_BUILD_TYPE=Debug"}),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, other)
+            assert not gpu.built("90-real"), name
     os.utime(source, (time.time() + 100,) * 2)
-    assert gpu.built()
+    assert gpu.built("90-real")
     source.write_text("2")
-    assert not gpu.built()
+    assert not gpu.built("90-real")
     answer.stdout = ""  # not built with CUDA
     source.write_text("1")
-    assert not gpu.built()
+    assert not gpu.built("90-real")
 
 
 def test_a_build_that_hangs_is_ended_and_counts_as_none(gpu, tmp_path, monkeypatch):
@@ -469,6 +619,85 @@ def test_cases_of_a_call_before_are_not_this_ones(gpu, tmp_path):
     assert not (again.work / "science.jsonl").exists() and (again.work / "science" / "runs").is_dir()
 
 
+SCIENCE = """
+def science(part):
+    runs = part.out / "science" / "runs"
+    one = runs / "one" / "checkpoint"
+    for path in one.glob("*"):
+        path.unlink()
+    one.mkdir(parents=True, exist_ok=True)
+    (one / "step-2.safetensors").write_text("2")
+    {more}
+"""
+
+
+def archive_of(path, files):
+    with tarfile.open(path, "w") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    return path
+
+
+def files_of(path):
+    with tarfile.open(path) as archive:
+        return {one.name: archive.extractfile(one).read() for one in archive if one.isfile()}
+
+
+BEFORE = {"runs/one/checkpoint/step-1.safetensors": b"1", "runs/two/done": b"{}", "science.json": b"{}"}
+
+
+@pytest.mark.parametrize("came", ["cut", "no runs", "not there"])
+def test_a_call_that_cannot_resume_leaves_checkpoints_alone(script, tmp_path, came):
+    """It has no science, and does all else."""
+    kept = tmp_path / "checkpoints.tar"
+    if came == "cut":
+        whole = archive_of(kept, BEFORE | {"runs/three/activations": bytes(100_000)}).read_bytes()
+        kept.write_bytes(whole[: len(whole) // 2])
+    elif came == "no runs":
+        archive_of(kept, {"science.json": b"{}"})
+    before = kept.read_bytes() if kept.exists() else None
+    scratch = tmp_path / "scratch"
+    options = "--resume", kept, "--checkpoints", kept, "--scratch", scratch, "--science", 1, "cka", "science"
+    process = script({"science": SCIENCE.format(more="")}, *options)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "FAULT: resume: " in printed
+    assert (kept.read_bytes() if kept.exists() else None) == before
+    assert [path.name for path in tmp_path.glob("checkpoints*")] == ["checkpoints.tar"] * kept.exists()
+    files = content(tmp_path / "out" / ARCHIVE)
+    assert cases(files, "cka") == {"one": ""} and "science.jsonl" not in files
+    assert not list((scratch / "dry-run").glob("science*"))
+
+
+def test_checkpoints_are_replaced_by_what_holds_them(script, tmp_path):
+    """Given to --resume and --checkpoints; a later checkpoint is in an earlier one's place."""
+    kept = archive_of(tmp_path / "checkpoints.tar", BEFORE)
+    process = script(
+        {"science": SCIENCE.format(more="")}, "--resume", kept, "--checkpoints", kept, "--science", 1, "science"
+    )
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, printed
+    later = {"runs/one/checkpoint/step-2.safetensors": b"2", "runs/two/done": b"{}", "science.json": b"{}"}
+    assert files_of(kept) == later
+    assert [path.name for path in tmp_path.glob("checkpoints*")] == ["checkpoints.tar"]
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_checkpoints_are_not_replaced_by_fewer(script, tmp_path, resumes):
+    """Of a call that lost some of them, and of one that did not go on from them."""
+    kept = archive_of(tmp_path / "checkpoints.tar", BEFORE)
+    before = kept.read_bytes()
+    more = "import shutil; shutil.rmtree(runs / 'two')" if resumes else ""
+    options = ["--checkpoints", kept, "--science", 1, "science"] + ["--resume", kept] * resumes
+    process = script({"science": SCIENCE.format(more=more)}, *options)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "FAULT: checkpoints: ValueError" in printed
+    assert kept.read_bytes() == before
+    new = files_of(tmp_path / "checkpoints.tar.new")
+    assert new["runs/one/checkpoint/step-2.safetensors"] == b"2" and "runs/two/done" not in new
+
+
 def test_what_is_no_archive_of_checkpoints(gpu, tmp_path):
     (tmp_path / "empty").mkdir()
     options = {"minutes": 1, "scratch": tmp_path, "dry_run": True, "resume": tmp_path / "empty"}
@@ -486,7 +715,8 @@ def test_a_dry_run_writes_the_whole_archive(tmp_path, tmp_path_factory):
 
     before = (BENCHMARKS / "results.csv").read_bytes()
     start = tmp_path_factory.mktemp("start")
-    (start / "sitecustomize.py").write_text("import interpreted")  # in the processes of parts too
+    # in the processes of parts too; and a bare machine has no tyro
+    (start / "sitecustomize.py").write_text("import interpreted, sys\nsys.modules['tyro'] = None")
     path = [str(start), str(Path(interpreted.__file__).parent), os.environ.get("PYTHONPATH")]
     options = ["--dry-run", "--out", tmp_path, "--minutes", 40, "--science", 20]
     done = warm.python(BENCHMARKS / "gpu.py", *options, PYTHONPATH=os.pathsep.join(filter(None, path)))
@@ -506,9 +736,13 @@ def test_a_dry_run_writes_the_whole_archive(tmp_path, tmp_path_factory):
         "1 rows of 3",
         "1 rows of 34",  # which take a launch of their own
     }
-    contestants = [line["contestant"] for line in lines if not line["contestant"].startswith("limit")]
-    ours = [name.startswith("worldfast") for name in contestants]
-    assert all(ours[: ours.index(False) - 1])  # before any peer, all of ours
+    timed = [line for line in lines if not line["contestant"].startswith("limit")]
+    ours = [line["contestant"].startswith("worldfast") for line in timed]
+    # before any peer all of ours; those beside peers are timed once more
+    case = lambda line: (line["benchmark"], line["case"].replace(", beside peers", ""))  # noqa: E731
+    before = {(case(line), line["contestant"]) for line in timed[: ours.index(False)]}
+    assert {(case(line), line["contestant"]) for line, our in zip(timed, ours) if our} == before
+    assert {case(line) for line in timed} == {found for found, _ in before}
     assert all(line["limit_share"] for line in lines if not line["contestant"].startswith("limit"))
     for part, kernels in {
         "attention": {"_forward", "_backward"},

@@ -211,7 +211,7 @@ class GpuLockstep(Lockstep):
         self._alive.copy_(alive)
         graph = torch.cuda.CUDAGraph()
         pool = next(iter(self._graphs.values())).pool() if self._graphs else None
-        with _no_collection(), torch.cuda.graph(graph, pool=pool, stream=self._stream):
+        with no_collection(), torch.cuda.graph(graph, pool=pool, stream=self._stream):
             self._work(C)
         return graph
 
@@ -261,7 +261,7 @@ class GpuLockstep(Lockstep):
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Collect garbage first, and none inside: memory returned to the device or a destroyed graph would spoil the
     capture.
     """

@@ -52,7 +52,7 @@ def _over_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
             )
 
 
-def _times_of_tasks(some: pandas.DataFrame) -> str:
+def _times_of_tasks(some: pd.DataFrame) -> str:
     """The mean ratio of two errors over tasks, with its range of one standard error."""
     found = mean_and_error(some.groupby("task").log_ratio.mean(), "task")
     times = f"{np.exp(found.mean):.2f} times"
