@@ -174,7 +174,7 @@ const blank = canvas => {
       seen(node) && node.getBoundingClientRect().right > width + 1 && !node.closest(".scroll, .groups, .visually-hidden, svg"));
     const bad = [...page.querySelectorAll("figure img")].filter(img => !img.complete || !img.naturalWidth);
     const lines = [...page.querySelectorAll(".curve")].filter(node => seen(node) && !node.querySelector("path.line"));
-    const words = /undefined|NaN|null|\\{\\{/.exec(page.body.innerText);
+    const words = /undefined|NaN|null|\\{\\{\\w+\\}\\}/.exec(page.body.innerText);
     const wide = page.documentElement.scrollWidth;
     frame.contentWindow.dispatchEvent(new Event("beforeprint")); // also draws what is out of sight
     const empty = [...page.querySelectorAll("canvas")].filter(blank).map(node => node.id);

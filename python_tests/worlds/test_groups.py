@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import worldfast as wf
-from worldfast.worlds.cities import Dataset, studies
+from worldfast.worlds.cities import Dataset, world_update
 from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.groups import groups_of
 from worldfast.worlds.cities.world import WorldSpec
@@ -22,12 +22,12 @@ def of(run, name="", **data):
 
 def test_a_region_is_called_by_its_name_and_any_other_group_by_its_expression():
     groups = ("region == 'Arm C'", "country in ['JP', 'KR']")
-    runs = [BASE, *(studies.world_update(BASE, "angle", group, seed=seed) for seed, group in enumerate(groups))]
+    runs = [BASE, *(world_update(BASE, "angle", group, seed=seed) for seed, group in enumerate(groups))]
     assert names(runs) == [groups[1], "Arm C", groups[1]]  # the base has seen Japan and Korea
 
 
 def test_a_pretrained_run_has_what_its_rows_may_hold_of_what_others_are_taught():
-    tuned = studies.world_update(BASE, "angle")
+    tuned = world_update(BASE, "angle")
     seen = of(BASE, name="seen", among=None)
     bare = of(seen, name="bare", world=WorldSpec(largest=300))
     assert names([BASE, tuned, seen, bare]) == ["", "Atlantis", "Atlantis", ""]

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldfast.report.colours import Tasks, group_colours, run_styles
 from worldfast.report.figures.canvas import draw_entities, frame, group_key, ratio, same_world, spaced
-from worldfast.report.figures.style import heading, panels, paper, short_count, styled, titled
+from worldfast.report.figures.style import fitted, heading, panels, paper, short_count, styled, titled
 from worldfast.report.words import count
 from worldfast.studies import RunResult, Scene
 
@@ -126,16 +126,26 @@ def aligned_maps(world: Scene, runs: Sequence[RunResult], tasks: Tasks | None = 
     """
     mapped = world.xy is not None
     columns = min(3, len(runs) + mapped)
+<<<<<<< HEAD
     figure, grid = panels(len(runs) + mapped, columns, 3.3 * columns, 3.3 * ratio(world) + 0.3, 0.6)
+=======
+    lines = -(-(len(runs) + mapped) // columns)
+    labels = [fitted(label, 2.7, 10.5) for label, _, _ in run_styles(runs, tasks)]
+    title = 0.3 + 0.2 * max(label.count("\n") for label in labels)
+    figure = paper(3.3 * columns, (3.3 * ratio(world) + title) * lines + 0.6)
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in grid[len(runs) + mapped :]:
+        axes.remove()
+>>>>>>> page
     if mapped:
         draw_entities(grid[0], world, world.xy, 1.6)
         grid[0].set_title("The world")
     places = [run.predicted[-1] if mapped else run.components[-1, :, :2] for run in runs]
     if not mapped:
         places = [_onto(points, places[0]) for points in places]
-    for axes, points, (label, _, _) in zip(grid[mapped:], places, run_styles(runs, tasks)):
+    for axes, points, label in zip(grid[mapped:], places, labels):
         draw_entities(axes, world, points, 1.6)
-        titled(axes, label, 2.7)
+        axes.set_title(label)
     for axes in figure.axes:
         frame(axes, world, None if mapped else reach_of(np.stack(places)))
     group_key(figure, world, 2 * columns + 1)
