@@ -126,17 +126,9 @@ def aligned_maps(world: Scene, runs: Sequence[RunResult], tasks: Tasks | None = 
     """
     mapped = world.xy is not None
     columns = min(3, len(runs) + mapped)
-<<<<<<< HEAD
-    figure, grid = panels(len(runs) + mapped, columns, 3.3 * columns, 3.3 * ratio(world) + 0.3, 0.6)
-=======
-    lines = -(-(len(runs) + mapped) // columns)
     labels = [fitted(label, 2.7, 10.5) for label, _, _ in run_styles(runs, tasks)]
     title = 0.3 + 0.2 * max(label.count("\n") for label in labels)
-    figure = paper(3.3 * columns, (3.3 * ratio(world) + title) * lines + 0.6)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in grid[len(runs) + mapped :]:
-        axes.remove()
->>>>>>> page
+    figure, grid = panels(len(runs) + mapped, columns, 3.3 * columns, 3.3 * ratio(world) + title, 0.6)
     if mapped:
         draw_entities(grid[0], world, world.xy, 1.6)
         grid[0].set_title("The world")
