@@ -152,7 +152,7 @@ def spell(tally: Tally, place: Path, width: int, seed: int, **how) -> int:
     if not now.exists():
         raise RuntimeError(f"no call was made (exit code {done.returncode}): {said[-400:]}")
     report = json.loads(now.read_text())
-    kind = f"{how['known'].partition('_')[0]}, {width} floats to a vector"
+    kind = f"{how['known'].partition('_')[0]}, {width} floats per vector"
     for name in ("answered", "refused"):
         if times := report["counts"].get(name, 0):
             tally.hold(f"{name}: {kind}", times)
