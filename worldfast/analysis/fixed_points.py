@@ -48,7 +48,7 @@ def fixed_points(
     Parameters
     ----------
     step : callable
-        F, from states, float64 [n, d], to states; autograd passes through it.
+        F, from states, float64 [n, d], to states, each by itself; autograd passes through it.
     starts : array [n, d]
         States from which points are sought.
     iterations : int
@@ -86,10 +86,10 @@ def fixed_points(
         labels = DBSCAN(eps=apart, min_samples=1).fit_predict(ends.numpy())
         kept = [min(np.flatnonzero(labels == label), key=lambda i: speeds[i]) for label in range(labels.max() + 1)]
         kept.sort(key=lambda i: speeds[i])
-        found = []
-        for i in kept:
-            slope = torch.autograd.functional.jacobian(lambda x: step(x[None])[0] - x, ends[i])
-            values = np.linalg.eigvals(slope.numpy())
-            found.append(values[np.argsort(-values.real, kind="stable")])
+        at = ends[kept].requires_grad_()
+        moved = step(at) - at
+        slopes = [torch.autograd.grad(moved[:, j].sum(), at, retain_graph=True)[0] for j in range(at.shape[1])]
+    values = np.linalg.eigvals(torch.stack(slopes, 1).numpy()).astype(np.complex128)  # of all points, [P, d]
+    eigenvalues = np.take_along_axis(values, np.argsort(-values.real, axis=1, kind="stable"), axis=1)
     counts = np.array([(labels == labels[i]).sum() for i in kept])
-    return FixedPoints(ends[kept].numpy(), speeds[kept], counts, np.array(found, dtype=np.complex128))
+    return FixedPoints(ends[kept].numpy(), speeds[kept], counts, eigenvalues)

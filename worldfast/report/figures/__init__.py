@@ -12,11 +12,13 @@ from worldfast.report.figures.maps import aligned_maps, learned_map, world_map
 from worldfast.report.figures.matrices import cka_matrix, sheet, similarity
 from worldfast.report.figures.patching import patching
 from worldfast.report.figures.saving import save
+from worldfast.report.figures.standard import CATALOGUE as STANDARD
 from worldfast.report.figures.style import (
     HAIRLINE,
     MUTED,
     end_labels,
     heading,
+    over_rows,
     paper,
     plain_log,
     quiet,
@@ -45,6 +47,7 @@ __all__ = [
     "HAIRLINE",
     "LacksRuns",
     "MUTED",
+    "STANDARD",
     "aligned_maps",
     "chosen",
     "cka_matrix",
@@ -59,6 +62,7 @@ __all__ = [
     "layer_of",
     "learned_map",
     "need",
+    "over_rows",
     "over_training",
     "pairs",
     "paper",

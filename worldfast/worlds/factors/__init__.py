@@ -4,12 +4,34 @@ import importlib
 
 from worldfast.worlds.factors.dataset import Dataset, Trials
 
-_DOOR = {  # the other names and their modules, on first use
+_DOOR = {  # the other names and their modules, which import all of the instrument, on first use
+    "ANALYSES": "analyses",
+    "FAMILIES": "studies",
+    "PRESETS": "studies",
+    "Study": "studies",
     "best_accuracy": "theory",
     "bound": "theory",
+    "demo": "studies",
+    "mini": "studies",
+    "net": "studies",
+    "paper": "studies",
     "trilaterated": "theory",
 }
-__all__ = ["Dataset", "Trials", "best_accuracy", "bound", "trilaterated"]
+__all__ = [
+    "ANALYSES",
+    "FAMILIES",
+    "PRESETS",
+    "Dataset",
+    "Study",
+    "Trials",
+    "best_accuracy",
+    "bound",
+    "demo",
+    "mini",
+    "net",
+    "paper",
+    "trilaterated",
+]
 
 
 def __getattr__(name):

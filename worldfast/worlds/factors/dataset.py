@@ -379,26 +379,38 @@ class Trials:
 
     def batch(self, start: int, n: int) -> Rows:
         """Return rows `start` to `start + n` as a model learns them; the loss is a mean over questions."""
-        drawn, T = self.drawn(start, n), self.longest
-        targets = drawn.targets.reshape(-1, self.data.n)
-        scored = np.arange(n * T) if len(targets) == n * T else np.arange(1, n + 1) * T - 1
+        drawn, N = self.drawn(start, n), self.data.n
+        every = drawn.targets.shape[1] > 1
+        rows = self.packed(drawn.inputs, _scored(n, self.longest, every))
+        targets = torch.from_numpy(drawn.targets.reshape(-1, N))
         if self.data.questions == "context":
-            weights = np.ascontiguousarray(drawn.inputs.reshape(n * T, -1)[scored, -2:])
+            weights = rows.inputs[rows.scored, -2:].contiguous()
         else:  # a mean square is twice the loss of that name
-            weights = np.full(len(targets), (1 + (self.shape.loss == "mean_square")) / self.data.n, np.float32)
-        return self.packed(drawn.inputs, scored)._replace(
-            targets=torch.from_numpy(targets), weights=torch.from_numpy(weights)
-        )
+            weights = _equal(len(targets), (1 + (self.shape.loss == "mean_square")) / N)
+        return rows._replace(targets=targets, weights=weights)
 
-    def packed(self, inputs: np.ndarray, scored: np.ndarray) -> Rows:
+    def packed(self, inputs: np.ndarray, scored: np.ndarray | torch.Tensor) -> Rows:
         """Return trials [n, T, width] as rows, scored at positions of them all."""
         n, T, width = inputs.shape
-        return Rows(torch.from_numpy(inputs.reshape(n * T, width)), _row_start(n, T), torch.from_numpy(scored))
+        return Rows(torch.from_numpy(inputs.reshape(n * T, width)), _row_start(n, T), torch.as_tensor(scored))
+
+
+# What batches of one size share.
 
 
 @lru_cache(maxsize=16)
 def _row_start(n: int, T: int) -> torch.Tensor:
     return torch.arange(n + 1, dtype=torch.int32, device="cpu") * T
+
+
+@lru_cache(maxsize=16)
+def _scored(n: int, T: int, every: bool) -> torch.Tensor:
+    return torch.from_numpy(np.arange(n * T) if every else np.arange(1, n + 1) * T - 1)
+
+
+@lru_cache(maxsize=16)
+def _equal(n: int, weight: float) -> torch.Tensor:
+    return torch.full((n,), weight, dtype=torch.float32, device="cpu")
 
 
 def _steps(positions: str | Sequence[int], length: int) -> np.ndarray:
