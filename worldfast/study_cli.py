@@ -23,7 +23,7 @@ def list_presets() -> None:
     for name, make in worlds.presets().items():
         world, _, short = name.partition(".")
         about = (make.__doc__ or "").strip().partition("\n")[0]
-        print(f"{short:<10} {world:<10} {about}")
+        print(f"{short:<13} {world:<10} {about}")
 
 
 def plan(
