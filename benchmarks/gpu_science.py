@@ -3,7 +3,7 @@
     science/  runs/ tables/ studies/paper/ (tables, figures, the page)  science.json (its scale)
 
 Runs train in waves, those that say most first. Where time is up, the wave that trains is saved and what has ended is
-read; the next call in the same folder goes on there, as does `worldfast study run paper --scale <its scale>`.
+read, and drawn as far as it was read; the next call in the same folder goes on there, as does `worldfast study run paper --scale <its scale>`.
 """
 
 import json
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import gpu_device
 import torch
+from gpu_part import first_line, require
 from gpu_training import TINY, lockstep_of, take
 
 import worldfast as wf
@@ -33,6 +34,7 @@ from worldfast.worlds.cities.world import OLD
 GPU = gpu_device.DEVICE
 SCALES = (0.4, 0.2, 0.1, 0.05, 0.025, 0.0125, 0.005)  # so that two machines of about one speed train the same runs
 TRAINED = 0.6  # share of the time that training may take; the rest is for reading
+TABLED = 0.6  # share of what is then left that tables may take; the rest is for drawing
 FIRST = 0.6  # share of it that the first two waves should take, as measured
 TEST_ROWS = 500  # of each task and group; 10,000 take minutes a model
 STEPS = 32  # behind which a rate is measured, and of which it is measured
@@ -180,15 +182,31 @@ def replace_runs(study: Study, runs: list[Run]) -> Study:
 
 
 def read(part, study: Study, out: Path) -> None:
-    """Makes the tables, those of single runs side by side in processes, then the figures and the page."""
-    missing = [table for table in tables_of(study, study.runs) if not made(table, out)]
-    workers = 1 if part.dry else max(1, len(os.sched_getaffinity(0)) - 1)
-    if workers > 1:
-        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            for done in as_completed([pool.submit(make, table, out) for table in missing]):
-                done.result()
-    print(f"{len(missing)} tables made", flush=True)
+    """Makes the tables, then the figures and the page of those runs whose own tables were made in time."""
+    faults = make_tables(part, study, out)
+    left = [table for table in tables_of(study, study.runs) if not made(table, out)]
+    unread = {run.name for table in left if len(table.runs) == 1 for run in table.runs}
+    drawn = [run for run in study.canon if not unread & {run.name, run.start and run.start.name}]
+    print(f"{len(left)} tables are not made; drawn: {len(drawn)} of {len(study.canon)} runs", flush=True)
+    study = replace_runs(study, drawn or study.canon[:1])
     scale = "" if part.dry else f" --scale {json.loads((out / 'science.json').read_text())['scale']:g}"
     result = run_study(study, out, command=f"worldfast study run paper{scale}", train_missing=False)
     page = report.publish(study, result, out / "studies" / study.name)
     print("\n".join(["", *result.findings, "", f"The page: {page.relative_to(part.out)}"]), flush=True)
+    require(faults)
+
+
+def make_tables(part, study: Study, out: Path) -> list[str]:
+    """Makes tables side by side in processes until their share of the time is gone, run after run, those of several
+    runs last. Gives the faults of those that could not be made."""
+    order, faults = {run.name: i for i, run in enumerate(study.canon)}, []
+    missing = [table for table in tables_of(study, study.runs) if not made(table, out)]
+    missing.sort(key=lambda table: (len(table.runs) > 1, max(order[run.name] for run in table.runs)))
+    workers = 1 if part.dry else max(1, len(os.sched_getaffinity(0)) - 1)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,))
+    with TimeIsUp(part.left() * TABLED):
+        for done in as_completed([pool.submit(make, table, out) for table in missing]):
+            if error := done.exception():
+                faults.append(first_line(error))
+    pool.shutdown(wait=False, cancel_futures=True)
+    return faults

@@ -175,7 +175,7 @@ def limit_peers() -> None:
 
 @functools.cache
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, str]:
-    """The processor's maker, family and model, and its instruction sets: "" where the system does not say."""
+    """The processor's maker, family, model and name, and its instruction sets: "" where the system does not say."""
     first = cpuinfo.read_text().partition("\n\n")[0] if cpuinfo.exists() else ""
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
     flags = f"{fields.get('flags', '')} {fields.get('Features', '')}".split()
@@ -183,7 +183,7 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, str]:
         flags.append("asimd")
     numbers = {
         "vendor_id": "{}", "cpu family": "family {}", "model": "model {}",
-        "CPU implementer": "implementer {}", "CPU part": "part {}",
+        "CPU implementer": "implementer {}", "CPU part": "part {}", "model name": "{}",
     }  # fmt: skip
     model = ", ".join(form.format(fields[name]) for name, form in numbers.items() if name in fields)
     return model, " ".join(name for flag, name in SETS.items() if flag in flags)
@@ -213,16 +213,24 @@ def copying(size: float, device: str = "cpu", threads: int | None = None) -> Con
 def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu") -> Contestant:
     """What `operations` additions and multiplications take in a product of square matrices.
 
-    On a CPU in float32 by the core, which is the faster where torch's library leaves half a vector unused; also
-    for bfloat16 where its products are emulated, which is a hundred times as slow and limits nobody.
+    On a CPU in float32 by the core or by torch, whichever is faster here; also for bfloat16 where its products are
+    emulated, which is a hundred times as slow and limits nobody.
     """
     if device == "cpu" and emulated(dtype):
         dtype = torch.float32
     side = SIDE if device == "cpu" else 8192
     x = torch.randn(side, side, device=device).to(dtype)
     name = f"limit: {operations / 1e9:.3g} GFLOP of {str(dtype).removeprefix('torch.')} products"
-    run = _core_product(x) if device == "cpu" and dtype == torch.float32 else lambda: torch.mm(x, x)
+    by_core = device == "cpu" and dtype == torch.float32 and _core_is_faster(torch.get_num_threads())
+    run = _core_product(x) if by_core else lambda: torch.mm(x, x)
     return Contestant(name, run, times=operations / (2 * side**3))
+
+
+@functools.cache
+def _core_is_faster(threads: int) -> bool:
+    x = torch.randn(1024, 1024)
+    core, torchs = (min(seconds(run) for _ in range(3)) for run in (_core_product(x), lambda: torch.mm(x, x)))
+    return core < torchs
 
 
 def _core_product(x):
@@ -268,7 +276,7 @@ def verify(contestants: list[Contestant]) -> dict[Contestant, float]:
 
 
 def affordable(contestants: list[Contestant], options, clock) -> list[Contestant]:
-    """Those that take no longer than .patience minutes, by a part of their work. The others are left out aloud."""
+    """Those that take no longer than .patience minutes, by a part of their work. The others are left out, and named."""
     measured, found = {}, []
     for contestant in contestants:
         if contestant.part:
@@ -284,7 +292,7 @@ def affordable(contestants: list[Contestant], options, clock) -> list[Contestant
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """What one call takes by the clock on the wall."""
+    """Wall-clock time of one call."""
     time.sleep(PAUSE)
     start = time.perf_counter()
     run()

@@ -38,7 +38,7 @@ TARGET = 1_000_000  # calls
 WIDTHS = (4, 8, 16)
 SPELL = 120.0  # seconds that a process goes on for at most
 HANG = 20  # seconds of processor that a call may take
-STILL = 300  # seconds by the clock, in which a call that waits for ever is told from a busy machine
+STILL = 300  # wall-clock seconds, in which a call that waits for ever is told from a busy machine
 ROOM = 6 << 30  # bytes of addresses: more are refused, and that is a MemoryError
 KNOWN = ("native_calls:calls", "public_calls:calls")
 LEAK = 24 << 20  # bytes that a process may grow by once it has made a third of its calls
@@ -152,7 +152,7 @@ def spell(tally: Tally, place: Path, width: int, seed: int, **how) -> int:
     if not now.exists():
         raise RuntimeError(f"no call was made (exit code {done.returncode}): {said[-400:]}")
     report = json.loads(now.read_text())
-    kind = f"{how['known'].partition('_')[0]}, {width} floats to a vector"
+    kind = f"{how['known'].partition('_')[0]}, {width} floats per vector"
     for name in ("answered", "refused"):
         if times := report["counts"].get(name, 0):
             tally.hold(f"{name}: {kind}", times)

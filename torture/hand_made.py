@@ -49,7 +49,7 @@ def count(tally: Tally, path: str | None, width: int, cases: tuple[str, ...] = C
         )
         log.seek(0)
         said = log.read()
-    kind = f"written by hand: {width} floats to a vector"
+    kind = f"written by hand: {width} floats per vector"
     if done.returncode not in (0, 1) or not report.exists():
         tally.fail(kind, f"the process ended with {done.returncode}: {said[-500:]}")
         return

@@ -98,7 +98,7 @@ inline int widest_vector() {
     return 4;
 }
 
-// Floats to a vector in every kernel from now on. A test lowers it to reach the narrower kernels on a wide
+// Floats per vector in every kernel from now on. A test lowers it to reach the narrower kernels on a wide
 // machine.
 inline std::atomic<int>& vector_width_in_use() {
     static std::atomic<int> width{widest_vector()};

@@ -126,7 +126,7 @@ WORLDFAST_INLINE void add_row_sums(const T* tile, int64_t rows, int64_t columns,
     for (int64_t j = 0; j < columns; ++j) column_sums[j] += static_cast<double>(down[j / L][j % L]);
 }
 
-// Sums of pairs of representations in one share, eight to a pair: floats are widened as vectors and added up last.
+// Sums of pairs of representations in one share, eight per pair: floats are widened as vectors and added up last.
 constexpr int64_t slots = 8;
 
 // sums[a, b] += weight * sum of tile a times tile b, b <= a, in blocks of B by B that fill the registers. A part of the

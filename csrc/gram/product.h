@@ -9,15 +9,15 @@
 
 namespace worldfast {
 
-constexpr int64_t edge = 64;    // lines to a side of a tile: a tile of each of 60 representations is 1 MB
-constexpr int64_t chain = 128;  // terms to a chain of sums; two strips of that depth stay in the first cache
+constexpr int64_t edge = 64;    // lines per side of a tile: a tile of each of 60 representations is 1 MB
+constexpr int64_t chain = 128;  // terms per chain of sums; two strips of that depth stay in the first cache
 
-// Numbers to a vector that holds W floats.
+// Numbers per vector that holds W floats.
 template <class T, int W>
 constexpr int lanes_of = 4 * W / static_cast<int>(sizeof(T));
 
-// A register tile: R lines of a by C lines of b, two vectors, in as many registers as there are. Meanwhile memory is
-// asked for what lies `ahead`, `step` bytes at a time.
+// A register tile: R lines of a by C lines of b, two vectors, whose sums are half of the registers of AVX2 and AVX-512.
+// Meanwhile memory is asked for what lies `ahead`, `step` bytes at a time.
 template <class T, int W>
 struct RegisterTile {
     static constexpr int L = lanes_of<T, W>, R = W == 16 ? 8 : 4, C = 2 * L;

@@ -23,12 +23,12 @@ namespace {
 
 constexpr int64_t forward_grain = 512, backward_grain = 256;  // tokens that are worth a thread
 
-// A register tile: 4 rows of 2 vectors are 8 accumulators, enough to hide the latency of a multiply-add, few
-// enough for 16 registers, and little waste along the diagonal. 4 divides every W, so a tile there stays in
-// one vector of queries.
+// A register tile: 4 rows of 2 vectors are 8 accumulators, enough to hide the latency of a multiply-add, with
+// little waste along the diagonal. 4 divides every W, so a tile there stays in one vector of queries. Registers
+// are not its limit: 6 rows would stay in them too.
 constexpr int tile_rows = 4, tile_vectors = 2;
 
-// Terms to a chain of sums: chains are then added up, which halves the rounding of the longest.
+// Terms per chain of sums: chains are then added up, which halves the rounding of the longest.
 constexpr int64_t chain = 32;
 
 template <int W, int C, class T>
@@ -145,7 +145,7 @@ struct Places {
 template <class S>
 using arithmetic_of = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
-// Lanes of a vector of T on a processor with `lanes` floats to a vector.
+// Lanes of a vector of T on a processor with `lanes` floats per vector.
 template <int lanes, class T>
 constexpr int lanes_of = lanes * sizeof(float) / sizeof(T);
 

@@ -127,7 +127,7 @@ WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t begin, int64_t end) 
 }
 
 WORLDFAST_DISPATCH(turn, turn_body, (const Pass& pass, int64_t begin, int64_t end), (pass, begin, end))
-// Whole vectors to a head: a head's dimensions are a multiple of 8.
+// Whole vectors per head: a head's dimensions are a multiple of 8.
 template <int W>
 WORLDFAST_INLINE void attend_heads(const Pass& pass, int64_t begin, int64_t end) {
     if constexpr (W > 8) {

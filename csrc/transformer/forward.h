@@ -30,7 +30,7 @@ auto with_operand(const TransformerShape& shape, F&& f) {
     return f(float{});
 }
 
-// Numbers to a row of what is multiplied.
+// Numbers per row of what is multiplied.
 template <class S>
 constexpr int64_t row_of(int64_t width) {
     return round_up(width, paired<S>);

@@ -10,7 +10,7 @@
 namespace worldfast {
 namespace {
 
-constexpr int64_t token_block = 64;        // tokens to a partial sum of a weight's gradient
+constexpr int64_t token_block = 64;        // tokens per partial sum of a weight's gradient
 constexpr int64_t parameter_block = 4096;  // parameters to a partial sum of a norm
 constexpr int64_t grain = 1 << 15;         // numbers that are worth a thread
 constexpr float log2_e = 1.44269504f;

@@ -12,8 +12,9 @@
 namespace worldfast {
 namespace {
 
-// Rows of a register tile: AVX-512 and NEON have 32 registers, AVX2 and SSE2 16, and SSE2 needs one more for
-// each product, since it has no multiply-add. Two rows more keep sums in memory with AVX2.
+// Rows of a register tile. With AVX2 they are at their limit: 12 sums, two vectors of lines and a number of a row are 15
+// of 16 registers, and two rows more would keep sums in memory. The others are not: 6 rows with SSE2 and 10 with AVX-512
+// would stay in registers too; how fast they are was not measured.
 #if defined(__aarch64__)
 template <int W>
 constexpr int tile_rows = 8;
@@ -24,7 +25,7 @@ constexpr int tile_rows = W == 16  ? 8
                                    : 4;
 #endif
 
-// Terms to a chain of sums in float32, which are then added up. Rounded numbers have the chains that pairs
+// Terms per chain of sums in float32, which are then added up. Rounded numbers have the chains that pairs
 // have.
 template <class S>
 constexpr int64_t chain = std::is_same_v<S, float> ? 256 : 512;
@@ -319,7 +320,7 @@ WORLDFAST_INLINE void add_column(const Sums<S>& s, int64_t line, int64_t column,
 
 template <int W, class S>
 WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
-    constexpr int R = tile_rows<W>, N = R == 6 ? 12 : strip;  // lines to a strip of a: whole tiles
+    constexpr int R = tile_rows<W>, N = R == 6 ? 12 : strip;  // lines per strip of a: whole tiles
     for (int64_t block = s.from; block < s.to; block += block_lines) {
         const int64_t lines = std::min(block_lines, s.to - block);
         pack_columns<W, N>(s.a + block, s.a_stride, lines, s.depth, s.packed);

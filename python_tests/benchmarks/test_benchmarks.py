@@ -101,6 +101,22 @@ def test_limits_move_and_multiply_as_much_as_they_say(harness):
     assert product.name == "limit: 2 GFLOP of float64 products"
 
 
+@pytest.mark.parametrize("faster", ["core", "torch"])
+def test_the_limit_of_products_is_the_faster_of_two(harness, monkeypatch, faster):
+    took = []
+
+    def seconds(run):
+        took.append(run)
+        return {"core": 1.0, "torch": 2.0}["core" if (len(took) <= 3) == (faster == "core") else "torch"]
+
+    monkeypatch.setattr(harness, "seconds", seconds)
+    monkeypatch.setattr(harness, "_core_product", lambda x: "core")
+    for _ in range(2):
+        product = harness.multiplying(2e9, torch.float32)
+        assert (product.run == "core") == (faster == "core")
+    assert len(took) == 6 and took[:3] == ["core"] * 3  # compared once
+
+
 def test_lines_say_who_is_at_work(harness, capsys):
     long, short = (harness.Contestant(name, lambda name=name: name) for name in ("long", "short"))
     clock = {"long": 1.5, "short": 0.5}
@@ -178,7 +194,7 @@ def script(text, *arguments, **environment):
     [
         (
             "vendor_id : AuthenticAMD\ncpu family : 25\nmodel : 1\nmodel name : AMD EPYC\nflags : fpu fma avx avx2",
-            "AuthenticAMD, family 25, model 1",
+            "AuthenticAMD, family 25, model 1, AMD EPYC",
             "AVX2 FMA",
         ),
         (

@@ -13,7 +13,9 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -607,6 +609,42 @@ def test_science_reads_what_ended_before_its_process_died(gpu, science, tmp_path
     assert read == []
     science.science(part())  # goes on after the case in which it died
     assert read == [[study.canon[0].name]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_science_draws_what_was_read_in_time(science, tmp_path, monkeypatch, fails):
+    """The second run's table takes too long, or cannot be made; the others' are there, and a fine-tune of it is not drawn."""
+    study, there, drawn, pools = science.tiny_study(), set(), [], []
+    both = study.canon[2]
+    tables = [SimpleNamespace(runs=(run,)) for run in study.canon] + [SimpleNamespace(runs=tuple(study.canon))]
+    late = threading.Event()
+
+    def make(table, out):
+        if table.runs == (both,):
+            assert not fails, "no such file"
+            late.wait(20)
+        else:
+            there.add(table.runs)
+
+    def in_threads(*_):
+        pools.append(ThreadPoolExecutor(2))
+        return pools[0]
+
+    monkeypatch.setattr(science, "ProcessPoolExecutor", in_threads)
+    monkeypatch.setattr(science, "make", make)
+    monkeypatch.setattr(science, "made", lambda table, out: table.runs in there)
+    monkeypatch.setattr(science, "tables_of", lambda study, runs: tables)
+    monkeypatch.setattr(
+        science, "run_study", lambda study, *_, **how: drawn.append(study) or SimpleNamespace(findings=[])
+    )
+    monkeypatch.setattr(science.report, "publish", lambda *_: tmp_path / "report.html")
+    part = SimpleNamespace(dry=True, out=tmp_path, left=lambda: 0.5)
+    try:
+        with pytest.raises(AssertionError, match="no such file") if fails else contextlib.nullcontext():
+            science.read(part, study, tmp_path)
+    finally:
+        late.set()
+    assert [run.name for run in drawn[0].canon] == [run.name for run in study.canon[:2]]
 
 
 def test_cases_of_a_call_before_are_not_this_ones(gpu, tmp_path):

@@ -171,7 +171,7 @@ const blank = canvas => {
     const page = frame.contentDocument, width = frame.contentWindow.innerWidth;
     const seen = node => node.getClientRects().length;
     const over = [...page.body.querySelectorAll("*")].filter(node =>
-      seen(node) && node.getBoundingClientRect().right > width + 1 && !node.closest(".scroll, .groups, .visually-hidden, svg"));
+      seen(node) && node.getBoundingClientRect().right > width + 1 && !node.closest(".scroll, .groups, .enlarge, .visually-hidden, svg"));
     const bad = [...page.querySelectorAll("figure img")].filter(img => !img.complete || !img.naturalWidth);
     const lines = [...page.querySelectorAll(".curve")].filter(node => seen(node) && !node.querySelector("path.line"));
     const words = /undefined|NaN|null|\\{\\{\\w+\\}\\}/.exec(page.body.innerText);

@@ -426,7 +426,7 @@ def test_files_of_a_figure_are_in_the_page(medium):
 
 def test_a_page_says_how_to_cite_it_and_to_make_it_again(medium):
     page = Page(report.page(replace(medium, name="my {study}", command="worldfast study run 'my study.py'")))
-    assert "@software{worldfast-my-study," in page.text and "the study my (study)}}" in page.text
+    assert "@software{worldfast-my-study," in page.text and 'the study my (study)}"' in page.text
     assert "eprint = {2602.00533}" in page.text and page.text.count("worldfast study run 'my study.py'") == 2
 
 

@@ -93,7 +93,7 @@ def test_a_paper_at_full_scale_is_the_paper(paper):
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
-def test_scales_that_there_are_not(scale):
+def test_bad_scales(scale):
     with pytest.raises(ValueError, match="scale: expected a (number above 0|finite number)"):
         studies.paper(scale)
 

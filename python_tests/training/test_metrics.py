@@ -139,7 +139,7 @@ def test_tensorboard_is_purged_of_steps_that_are_taken_again(tmp_path, monkeypat
         ("tensorboard", ModuleNotFoundError, "log='tensorboard' needs tensorboard, .*: pip install tensorboard"),
     ],
 )
-def test_logs_that_there_are_not(tmp_path, monkeypatch, log, error, message):
+def test_bad_logs(tmp_path, monkeypatch, log, error, message):
     """Said before anything is made."""
     for name in ("wandb", "tensorboard"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import worldfast as wf
-from worldfast.worlds.cities import Dataset, world_update
+from worldfast.worlds.cities import Dataset, paper, world_update
 from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.groups import groups_of
 from worldfast.worlds.cities.world import WorldSpec
@@ -37,7 +37,7 @@ def test_a_pretrained_run_has_what_its_rows_may_hold_of_what_others_are_taught()
 
 
 def test_the_paper_has_one_model_that_knew_atlantis_before():
-    runs = studies.paper().runs
+    runs = paper().runs
     found = dict(zip((run.name for run in runs), names(runs), strict=True))
     assert [name for name, group in found.items() if group and name.startswith("pt")] == ["pt-all-atlantis-s42"]
     assert all(group == "Atlantis" for name, group in found.items() if name.startswith("ft"))

@@ -17,6 +17,7 @@ from worldfast.report.figures.style import (
     HAIRLINE,
     MUTED,
     end_labels,
+    fitted,
     heading,
     note,
     over_rows,
@@ -44,6 +45,7 @@ from worldfast.report.figures.trends import cka_over_training, cka_trends
 from worldfast.report.figures.views import pca, views_over_training
 
 __all__ = [
+    "fitted",
     "Catalogue",
     "Cells",
     "Drawn",

@@ -100,9 +100,9 @@ def _inches(text: str, size: float) -> float:
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont(STYLE["font.family"][0]))
-    font.set_size(size, 72)
+    font.set_size(size, 100)  # as figures are laid out: hints widen letters
     font.set_text(text, 0.0)
-    return font.get_width_height()[0] / 64 / 72
+    return font.get_width_height()[0] / 64 / 100
 
 
 def quiet(axes, grid: str = "both") -> None:

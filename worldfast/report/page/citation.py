@@ -13,8 +13,8 @@ def bibtex(result: StudyResult) -> str:
     commit = f", commit {result.commit}" if result.commit else ""
     ours = (
         f"@software{{worldfast-{key},\n"
-        "  author  = {{The worldfast authors}},\n"
-        f"  title   = {{{{worldfast: the study {_plain(result.name)}}}}},\n"
+        '  author  = "{The worldfast authors}",\n'
+        f'  title   = "{{worldfast: the study {_plain(result.name)}}}",\n'
         f"  version = {{{_plain(result.version + commit)}}},\n"
         f"  date    = {{{_plain(result.date)}}},\n"
         f"  note    = {{{_plain(result.command)}}}\n"

@@ -38,7 +38,7 @@ TERMS = {  # of figures and findings that are the cities' own
     "dose": "rows that a fine-tune has seen of each of its tasks.",
 }
 CITE = """@misc{arXiv-2602-00533,
-  title         = {{Convergent World Representations and Divergent Tasks}},
+  title         = "{Convergent World Representations and Divergent Tasks}",
   eprint        = {2602.00533},
   archivePrefix = {arXiv}
 }"""

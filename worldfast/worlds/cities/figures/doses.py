@@ -10,6 +10,7 @@ from worldfast.report.figures import (
     Catalogue,
     LacksRuns,
     end_labels,
+    fitted,
     heading,
     need,
     note,
@@ -94,7 +95,7 @@ def dose_response(response, runs):
         quiet(axes)
         end_labels(axes, ends, height=3.2)
     group = table["group"].iloc[0]
-    figure.axes[0].set_ylabel(f"error of {group}, degrees")
+    figure.axes[0].set_ylabel(fitted(f"error of {group}, degrees", 2.6, 10))
     heading(figure, f"{group} on the map: a probe of old cities, over rows of fine-tuning")
     marks = "lines: constant rate; rings: fine-tunes of their own at a rate that falls to 0; "
     note(figure, marks + uncertain(table))
