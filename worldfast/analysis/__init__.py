@@ -30,7 +30,7 @@ from worldfast.analysis.gram import gram_statistics
 from worldfast.analysis.knn import mutual_knn, mutual_knn_table
 from worldfast.analysis.left_out import LeftOut, adam_decoders, angles, left_out, r2_of
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
-from worldfast.analysis.probe import held_out, linear_probe, probe_over_training, probe_table
+from worldfast.analysis.probe import held_out, linear_probe, penalty, probe_over_training, probe_table
 from worldfast.analysis.procrustes import procrustes, procrustes_table
 from worldfast.analysis.stats import Mean, bootstrap, correlation, jackknife_error, mantel, mean_and_error
 from worldfast.analysis.tables import need_columns
@@ -74,6 +74,7 @@ __all__ = [
     "need_columns",
     "participation_ratio",
     "pca_over_training",
+    "penalty",
     "probe_alone",
     "probe_generalisation",
     "probe_over_training",
