@@ -153,7 +153,7 @@ def near(found, expected, tolerance=1e-5):
 
 
 def a_member_has_the_bits_that_it_has_alone(family):
-    """Of losses, gradients, outputs and states, in any order of members and on any number of threads."""
+    """Compare losses, gradients, outputs and states in any order of members and on any number of threads."""
     rows = [family.rows(seed=0), family.rows((1,), 1, scored=2), family.rows((40, 2, 17, 1) * 3, 2)]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2)):
         together = family.build(3, threads=2)

@@ -28,7 +28,7 @@ SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
 
 
 class Probe:
-    """How the entities of a run are split for probes, and the penalty of these."""
+    """Split of a run's entities for probes, and the penalty of these."""
 
     def __init__(self, one: Trained, layer: int):
         self.attributes, self.columns = one.activations.attributes, one.activations.columns
