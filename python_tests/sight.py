@@ -17,10 +17,14 @@ def texts(figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
 
 
-def oklab(colour: str, vision: str) -> np.ndarray:
+def seen_as(colour: str, vision: str) -> np.ndarray:
+    """Linear RGB of a colour as an eye sees it."""
     channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(np.asarray(VISION[vision]) @ linear, 0, 1)
+    return np.clip(np.asarray(VISION[vision]) @ linear, 0, 1)
+
+
+def oklab(colour: str, vision: str) -> np.ndarray:
     to_cones = [
         [0.41222147, 0.53633254, 0.05144599],
         [0.2119035, 0.68069955, 0.10739696],
@@ -31,21 +35,20 @@ def oklab(colour: str, vision: str) -> np.ndarray:
         [1.9779985, -2.42859221, 0.45059371],
         [0.0259040, 0.78277177, -0.80867577],
     ]
-    return np.asarray(to_lab) @ np.cbrt(np.asarray(to_cones) @ seen)
+    return np.asarray(to_lab) @ np.cbrt(np.asarray(to_cones) @ seen_as(colour, vision))
 
 
 def apart(one: str, other: str, vision: str) -> float:
     return float(np.linalg.norm(oklab(one, vision) - oklab(other, vision)))
 
 
-def beyond(figure) -> list[str]:
-    """Texts of a figure that are cut at its edge, once it is laid out."""
+def boxes_of(figure) -> list[tuple]:
+    """Texts of a figure that are drawn, each with its box, once it is laid out."""
     import matplotlib.text
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    page, renderer = figure.bbox, canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw_without_rendering()
     away = {  # labels of ticks outside their axis, which are not drawn
         label
         for axes in figure.axes
@@ -54,24 +57,27 @@ def beyond(figure) -> list[str]:
         for label in (tick.label1, tick.label2)
         if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
     }
-    boxes = {
-        text.get_text(): text.get_window_extent(renderer)
+    return [
+        (text.get_text(), text.get_window_extent(renderer))
         for text in figure.findobj(matplotlib.text.Text)
         if text.get_text().strip() and text.get_visible() and text not in away
-    }
+    ]
+
+
+def beyond(figure) -> list[str]:
+    """Texts of a figure that are cut at its edge."""
+    page = figure.bbox
     return [
         text
-        for text, box in boxes.items()
+        for text, box in boxes_of(figure)
         if not (page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1 and page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1)
     ]
 
 
 def lab(colour: str, vision: str) -> np.ndarray:
     """CIELAB of a colour (D65) as an eye sees it."""
-    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    seen = np.clip(np.asarray(VISION[vision]) @ linear, 0, 1)
-    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ seen
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = np.array(to_xyz) @ seen_as(colour, vision)
     f = np.cbrt(np.maximum(xyz / [0.9505, 1, 1.089], 1e-9))
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 

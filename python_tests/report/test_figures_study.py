@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
-from sight import apart, beyond, texts
+from sight import apart, beyond, boxes_of, texts
 from synthetic import SEVEN, run_result, tables
 
 from worldfast.report import colours, figures
@@ -65,18 +65,6 @@ def frames(figure) -> set[tuple[int, int]]:
         if isinstance(patch, Rectangle)
     ]
     return {(round(y), round(x)) for y, x in middles}
-
-
-def beyond_the_axes(figure) -> set:
-    """Labels of ticks that lie outside their axis' limits, which are not drawn."""
-    return {
-        label
-        for axes in figure.axes
-        for axis in (axes.xaxis, axes.yaxis)
-        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
-        for label in (tick.label1, tick.label2)
-        if not min(axis.get_view_interval()) <= tick.get_loc() <= max(axis.get_view_interval())
-    }
 
 
 def mean_of_pairs(study, table, value, one, other, **wanted) -> float:
@@ -471,21 +459,11 @@ def test_captions_own_up_to_the_published_errors(drawn):
 
 
 def test_no_text_stands_on_another_or_beyond_the_page(drawn):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     alike = {"cka-two-tasks", "cka-debiased", "cka-rbf", "procrustes", "mutual-knn", "atlantis-with-distance"}
     for name, (figure, _) in drawn.items():
         if name in alike:  # laid out as another that is looked at
             continue
-        renderer = FigureCanvasAgg(figure).get_renderer()
-        figure.draw_without_rendering()
-        beyond = beyond_the_axes(figure)
-        boxes = [
-            (text.get_text(), text.get_window_extent(renderer))
-            for text in figure.findobj(matplotlib.text.Text)
-            if text.get_text().strip() and text.get_visible() and text not in beyond
-        ]
-        page = figure.bbox
+        boxes, page = boxes_of(figure), figure.bbox
         for text, box in boxes:
             assert page.x0 - 1 <= box.x0 and box.x1 <= page.x1 + 1, (name, text)
             assert page.y0 - 1 <= box.y0 and box.y1 <= page.y1 + 1, (name, text)

@@ -1,16 +1,12 @@
 // The flat map: where the model places every entity, where it is, and the way between; without a map, two components.
 
-const mapView = {
-  canvas: byId("map"),
-  tip: byId("map-tip"),
-  zoom: 1,
-  x: 0,
-  y: 0,
-  width: 0,
-  height: 0,
-  seen: true,
-};
+const mapView = {...flatView("map"), tip: byId("map-tip")};
 const labelShown = new Map(); // entity -> how visible its name is, 0..1
+
+// A canvas that shows all of a map; its size follows.
+function flatView(id) {
+  return {canvas: byId(id), zoom: 1, x: 0, y: 0, width: 0, height: 0, seen: true};
+}
 
 // Fits a canvas to its box in device pixels; returns its context, or null while it has no size.
 function fit(view, height) {

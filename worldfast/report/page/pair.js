@@ -2,17 +2,11 @@
 // at the same share of their own training as the model of the map does of its.
 
 const sides = study.pair.map((run, k) => ({
+  ...flatView(["near", "far"][k]),
   run,
-  canvas: byId(["near", "far"][k]),
   says: byId(["near-says", "far-says"][k]),
   verdict: ["taken in", "left out"][k],
   places: new Float32Array(2 * count),
-  zoom: 1,
-  x: 0,
-  y: 0,
-  width: 0,
-  height: 0,
-  seen: true,
 }));
 let share = 0; // of its training that the model of the map has had
 
@@ -20,17 +14,13 @@ function drawSide(side) {
   const run = study.runs[side.run],
     last = run.rows.length - 1,
     at = share * last,
-    low = Math.min(Math.floor(at), last),
-    stride = 2 * count,
-    {map} = films[side.run];
-  const a = low * stride,
-    b = Math.min(low + 1, last) * stride;
-  for (let i = 0; i < stride; i++) side.places[i] = map[a + i] + (map[b + i] - map[a + i]) * (at - low);
+    place = placedAt(side.run, at);
+  for (let k = 0; k < 2 * count; k++) side.places[k] = place(k);
   const c = fit(side, heightOf(side.canvas.clientWidth, 0.6));
   if (c) paintMap(c, side, side.run, side.places, "model");
   const name = study.groups[run.taught[0]].name,
     off = taughtOff(side.run, at),
-    after = short(run.rows[low] + (run.rows[Math.min(low + 1, last)] - run.rows[low]) * (at - low));
+    after = short(between(run.rows, at));
   const done = at > last - 1e-6;
   side.says.replaceChildren(
     make("b", {}, done ? `${name} ${side.verdict}: ` : `${name}: `),

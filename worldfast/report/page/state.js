@@ -96,21 +96,34 @@ const lastMoment = () => current().rows.length - 1;
 const visible = i =>
   (state.group === null || groupOf[i] === state.group) && (!state.held || films[state.run].held[i]);
 
-// A series of the run's checkpoints between two of them; null where one of the two is missing.
-function between(series) {
-  const low = Math.min(Math.floor(state.at), series.length - 1),
-    high = Math.min(low + 1, series.length - 1);
+// The moments on both sides of one of `moments`, and the share of the way to the later.
+function around(at, moments) {
+  const low = Math.min(Math.floor(at), moments - 1);
+  return [low, Math.min(low + 1, moments - 1), at - low];
+}
+
+// A series of a run's checkpoints between two of them; null where one of the two is missing.
+function between(series, at = state.at) {
+  const [low, high, f] = around(at, series.length);
   if (series[low] === null || series[high] === null) return null;
-  return series[low] + (series[high] - series[low]) * (state.at - low);
+  return series[low] + (series[high] - series[low]) * f;
+}
+
+// Where a run's map has the entities at a moment: a function of an index into [2, N].
+function placedAt(run, at) {
+  const {map} = films[run],
+    [low, high, f] = around(at, study.runs[run].rows.length);
+  const a = low * 2 * count,
+    b = high * 2 * count;
+  return k => map[a + k] + (map[b + k] - map[a + k]) * f;
 }
 
 // Moves what is shown towards the chosen model, moment and view; returns the largest step that is left.
 function approach(target, values, axes, share) {
   const stride = axes * count,
-    low = Math.min(Math.floor(state.at), lastMoment());
+    [low, high, f] = around(state.at, current().rows.length);
   const a = low * stride,
-    b = Math.min(low + 1, lastMoment()) * stride,
-    f = state.at - low;
+    b = high * stride;
   let left = 0;
   for (let i = 0; i < stride; i++) {
     const goal = values === truth ? truth[i] : values[a + i] + (values[b + i] - values[a + i]) * f;

@@ -72,12 +72,7 @@ function nameGroup(c, view, r, known, members, x, y) {
 function taughtOff(run, at) {
   const known = taught.filter(i => knows(run, i));
   if (!known.length || !study.metric || !films[run]) return null;
-  const {map} = films[run],
-    last = study.runs[run].rows.length - 1,
-    low = Math.min(Math.floor(at), last),
-    a = low * 2 * count,
-    b = Math.min(low + 1, last) * 2 * count;
-  const place = k => map[a + k] + (map[b + k] - map[a + k]) * (at - low);
+  const place = placedAt(run, at);
   const off = i => Math.hypot(place(i) - truth[i], place(count + i) - truth[count + i]);
   return median(known.map(off)) * study.quantum[0];
 }
