@@ -104,7 +104,7 @@ def test_batches_of_published_decoders():
 def test_analyses_of_other_datasets(tmp_path):
     """More latent numbers, free reaction times and correlated points have those analyses that are about them."""
     fields = [{"questions": "random", "n": 4, "dims": 3}, {"n": 3, "reaction": "free"}, {"n": 2, "correlation": 0.5}]
-    runs = [net("rnn", 0, 20, 1, **one) for one in fields]
+    runs = [net("rnn", 0, 5, 1, **one) for one in fields]
     kinds = ("decoders", "observers", "units", "left_out")
     some = study("others", runs, [], fits=1, batches=10)
     some = replace(some, analyses=tuple(one for one in some.analyses if one.kind in kinds), test_rows=0)
