@@ -390,8 +390,9 @@ def head():
         made.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def connection(head):
+    """Of this process, and one for all tests: each connection has workers of its own, which import torch."""
     ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
     yield head
     ray.shutdown()
