@@ -52,7 +52,8 @@ def write_whole(path: Path, *content: bytes | memoryview) -> Path:
     Raises
     ------
     OSError
-        No space, no permission ...; the message names the path, and no partial file remains.
+        No space, no permission ...; the message names the path, and no partial file remains. Or the file was written
+        and renamed, but the folder cannot be synced: the message names the folder.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
@@ -66,7 +67,7 @@ def write_whole(path: Path, *content: bytes | memoryview) -> Path:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        sync_folder(path.parent)
+    sync_folder(path.parent)  # outside: what fails here has been written
     return path
 
 

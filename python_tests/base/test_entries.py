@@ -131,9 +131,13 @@ def test_a_plan_for_a_gpu_that_is_not_here(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match=r"memory: expected what training may use of a GPU, such as 72GiB .* got None"):
         print_plan(study(), device="cuda")
+    with pytest.raises(ValueError, match="72GiB.* of one with 80 GB, 21GiB with 24 GB, 126GiB with 141 GB"):
+        print_plan(study(), device="cuda")
     with pytest.raises(ValueError, match="gpus: expected at least 1, got 0"):
         print_plan(study(), device="cuda", memory="72GiB", gpus=0)
     assert capsys.readouterr().out == ""
+    print_plan(study(), device="cuda", memory="21GiB")
+    assert "time on one GPU, an H200 with 21.0 GiB for training: counted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", [np.int16, np.uint64, np.float32, np.float64, int, float])

@@ -8,7 +8,7 @@ import pytest
 import worldfast as wf
 from worldfast import worlds
 from worldfast.studies import load_study
-from worldfast.worlds.cities import Dataset, studies
+from worldfast.worlds.cities import Dataset, WorldSpec, studies
 from worldfast.worlds.cities.recipe import world_update
 from worldfast.worlds.cities.studies import cyclic
 from worldfast.worlds.cities.world import NEW, OLD
@@ -181,6 +181,21 @@ def test_studies_refuse():
     assert [one.name for one in extended.runs] == ["pt-distance-s42", "ft"]
 
 
+def test_rows_that_no_world_has_are_refused_before_anything_begins():
+    """The error says how many there are, in a mixture too and of cities that are few; exactly as many are fine."""
+    small = WorldSpec(largest=20)  # 190 pairs, a tenth of them for validation and a tenth for the test
+    for data in (
+        Dataset("distance", rows=153, world=small),
+        Dataset("distance", mixture=[wf.Component("distance", 100, first=53)], world=small),
+        Dataset("distance", rows=153, among="index < 20"),
+    ):
+        with pytest.raises(ValueError, match="task distance never repeats a pair.* holds 152 pairs; rows up to 153"):
+            wf.Study("many", [wf.Run(Dataset("angle")), wf.Run(data)])
+    with pytest.raises(ValueError, match="holds 10,300,221 pairs; rows up to 1,000,000,000 were"):
+        wf.Study("many", [wf.Run(Dataset("distance", rows=10**9))])
+    wf.Study("all", [wf.Run(Dataset("distance", rows=152, world=small))])
+
+
 def test_a_task_may_stand_alone():
     recipe = studies.Recipe()
     base = recipe.pretrain("distance", 1)
@@ -198,7 +213,7 @@ def test_a_task_may_stand_alone():
 
 
 def test_notebooks_show_runs_and_studies_escaped():
-    base = wf.Run(Dataset("distance", among="x < 5"), name="base")
+    base = wf.Run(Dataset("distance", rows=1000, among="x < 5"), name="base")
     tune = replace(base, start=base, seed=1, name="tune")
     shown = tune._repr_html_()
     assert f"<th>start</th><td>base-{base.id}</td>" in shown and "among=&#x27;x &lt; 5&#x27;" in shown

@@ -8,6 +8,7 @@ import fnmatch
 import itertools
 import os
 import re
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,16 @@ def test_a_lock_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_is_at", lambda path, file: True)
     with pytest.raises(OSError, match="the folder cannot be held: '.*lock'"):
         train(BASE, tmp_path, progress=False)
+
+
+def test_a_folder_that_cannot_be_synced_after_its_file_was_written(tmp_path, monkeypatch):
+    """The error does not say that nothing was written: the file is there, whole."""
+    sync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: full() if stat.S_ISDIR(os.fstat(handle).st_mode) else sync(handle))
+    with pytest.raises(OSError) as told:
+        files.write_whole(tmp_path / "a", b"new")
+    assert str(told.value) == f"[Errno 28] No space left on device: the names of its files may be lost: '{tmp_path}'"
+    assert (tmp_path / "a").read_bytes() == b"new" and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("file", ("spec.json", "metrics.jsonl", "done"))

@@ -275,6 +275,24 @@ def test_a_world_with_hardly_an_answer(small):
         wf.sample(small, never, 100, seed=next(s for s in range(9) if wanted(small, never, s)))
 
 
+def test_a_task_of_one_answer_is_refused(world, small):
+    """Its rows teach nothing; but the answers of one region, and those of every number of cities, may be alike."""
+
+    def asked(rule, cities=2, **options):
+        made = wf.task("alike", cities=cities, version="1")(rule)
+        return wf.sample(small, made, 20, **options).label
+
+    with pytest.raises(TaskError, match="task 'alike': its function gave 7 to each of 16,384 rows of random cities"):
+        asked(lambda xy: np.full(len(xy), 7))
+    with pytest.raises(TaskError, match="gave 0 to each .* integers in 0.1 degree"):
+        asked(lambda xy: (abs(xy[:, :, 0]).max(1) > 18_000).astype(np.int64))
+    assert set(asked(lambda xy: np.full(len(xy), xy.shape[1]), cities=(2, 3))) == {2, 3}
+    north = asked(
+        lambda xy: (xy[:, 0, 1] > small.xy[:, 1].mean()).astype(int), among=small.xy[:, 1] > np.median(small.xy[:, 1])
+    )
+    assert len(north) == 20
+
+
 def wanted(world, task, seed):
     """Does row 0 want the answer that never comes? Then one row fails."""
     try:

@@ -167,8 +167,8 @@ def _limit(memory: int | str | None, device: str) -> int:
     one_of("device", device, ("cpu", "cuda"))
     if memory is None and _is_counted(device):
         raise ValueError(
-            "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB), got None: there is no "
-            "GPU here to ask, and device is 'cuda'"
+            "memory: expected what training may use of a GPU, such as 72GiB (--memory 72GiB) of one with 80 GB, 21GiB "
+            "with 24 GB, 126GiB with 141 GB, got None: there is no GPU here to ask, and device is 'cuda'"
         )
     return limit_of(memory, device)
 
@@ -237,7 +237,8 @@ def print_plan(
     memory_of_all = size_text(max(one.memory for one in families))
     print(_line("in all", (*_amounts(families), memory_of_all, "", size_text(sum(one.disk for one in families)))))
     if _is_counted(device):
-        print("\ntime on one GPU, an H200: counted from operations and bytes, not measured")
+        of = size_text(_limit(memory, device))
+        print(f"\ntime on one GPU, an H200 with {of} for training: counted from operations and bytes, not measured")
     elif measure:
         where = torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads here"
         print(f"\ntime of training alone, at the rate of {STEPS} steps measured on {where}")

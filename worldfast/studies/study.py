@@ -68,7 +68,7 @@ class Study:
         A field does not fit; the message names it.
     ValueError
         The name cannot be that of a folder, there is no run, two runs have the same name or id, a run starts from one
-        that is not in the study, or a run does not capture the layer.
+        that is not in the study, a run does not capture the layer, or its dataset has no such rows.
 
     Examples
     --------
@@ -128,6 +128,8 @@ class Study:
             if self.layer not in captured:
                 raise ValueError(f"layer: {run.name!r} captures layers {list(captured)}, not {self.layer}")
             names[run.name] = ids[run.id] = run
+        for run in {(type(run.data), str(run.data.to_json())): run for run in self.runs}.values():
+            run.data.stream(run.seed)  # what is wrong with its rows is said now, not when the study has begun
         for run in self.runs:
             if isinstance(run.start, Run) and run.start.id not in ids:
                 raise ValueError(

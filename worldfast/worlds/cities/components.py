@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core
-from worldfast.errors import number, whole
+from worldfast.errors import TaskError, number, whole
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
 
 LAST_ROW = core.last_row
@@ -23,6 +23,7 @@ CROSSINGS = ("balanced", "reshuffled")
 ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/rows/generate.h
 KEPT = 16  # interleaved streams of a world
 TRIED = 256  # rows of each number of cities
+CONSTANT = 1 << 14  # rows that all have the same answer, before a task is refused
 
 
 @dataclass(frozen=True)
@@ -101,16 +102,31 @@ def native_stream(world, entity, own, tasks, components, *, seed, split, crossin
 def _made(world, entity, own, components, order, shuffle_key):
     for task in own:
         pools = [c["pool"] for c in components if c["task"] == len(BUILT_IN) + own.index(task)]
-        _try(task, world.xy if pools[0] is None else world.xy[pools[0]])
+        _try(task, world, world.xy if pools[0] is None else world.xy[pools[0]])
     given = [task.native for task in own]
     return core.Stream(world.xy, world.city_id, entity, given, components, order, shuffle_key)
 
 
-def _try(task, xy):
-    """Raise a TaskError if a task in Python fails on cities that rows have."""
-    for count in range(task.min_cities, task.max_cities + 1):
+def _try(task, world, xy):
+    """Raise a TaskError if a task in Python fails on cities that rows have, or has one answer in all of the world.
+
+    Cities of one region may well have one answer. A balanced task that has one says so of the rows that it cannot make.
+    """
+    counts = range(task.min_cities, task.max_cities + 1)
+    found = set()
+    for count in counts:
         at = (np.arange(TRIED)[:, None] * 5 + np.arange(count) * 7) % len(xy)
-        task.check(xy[at])
+        found |= set(task.check(xy[at]).tolist())
+    if len(found) > 1 or task.balanced:
+        return
+    rng = np.random.default_rng(0)
+    for count in counts:
+        found |= set(task.labels(world.xy[rng.integers(len(world), size=(CONSTANT, count))]).tolist())
+    if len(found) == 1:
+        raise TaskError(
+            f"task {task.name!r}: its function gave {found.pop()} to each of {CONSTANT:,} rows of random cities: a "
+            "model has nothing to learn; coordinates are integers in 0.1 degree, xy[:, i, 0] is x of city i"
+        )
 
 
 _streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams, by content
