@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +25,7 @@ from worldfast.analysis.trends import task_matrix, trends
 PROMISE = "statistics are right"
 TARGET = 200_000  # numbers that simulations give
 LEVEL = 1e-4
+LAYERS = 8  # of a table, each a simulation of its own: most of what a table takes is one for all of them
 FEWEST = 200  # of a kind, before a ratio or a rate is judged
 
 
@@ -115,31 +115,36 @@ def errors_of_means(random) -> Iterator[Seen]:
     yield Seen("bootstrap of groups: squared error", found.standard_error**2, 19 / 20**2 * (1 + 0.04 / 4))
 
 
+def pairs_of(runs, effect: np.ndarray):
+    """Return a table of similarities of pairs of runs: in each layer, the sum of both runs' effects [LAYERS, runs]."""
+    import pandas as pd
+
+    a, b = np.triu_indices(len(runs), 1)
+    names = runs.run.to_numpy()
+    columns = {"layer": np.repeat(np.arange(LAYERS), len(a)), "run": np.tile(names[a], LAYERS)}
+    return pd.DataFrame(columns | {"other": np.tile(names[b], LAYERS), "value": (effect[:, a] + effect[:, b]).ravel()})
+
+
 def errors_of_trends(random) -> Iterator[Seen]:
     """Similarities that are sums of effects of runs, of sets of tasks, and noise: their means' errors, squared."""
     import pandas as pd
 
     sets, seeds, of_run, noise = ("a", "b"), 6, 0.5, 0.3
     runs = pd.DataFrame([(f"{s}{i}", s, 1) for s in sets for i in range(seeds)], columns=["run", "tasks", "n_tasks"])
-    effect = dict(zip(runs.run, of_run * random.normal(size=len(runs))))
-    rows = [(a, b, effect[a] + effect[b] + noise * random.normal()) for a, b in combinations(runs.run, 2)]
-    table = task_matrix(pd.DataFrame(rows, columns=["run", "other", "value"]), runs).set_index(["tasks", "other"])
-    cross, same = table.loc[("a", "b")], table.loc[("a", "a")]
+    pairs = pairs_of(runs, of_run * random.normal(size=(LAYERS, len(runs))))
+    pairs["value"] += noise * random.normal(size=len(pairs))
+    table = task_matrix(pairs, runs).set_index(["layer", "tasks", "other"])
     # A jackknife is right on sums over units, and too large, never too small, on products of them (Efron and Stein).
-    yield Seen(
-        "task_matrix, two sets: squared error",
-        cross.standard_error**2,
-        2 * of_run**2 / seeds + noise**2 / seeds**2 * (2 * seeds / (seeds - 1)),
-        noise**2 / seeds**2 * 0.3,
-    )
-    pairs = seeds * (seeds - 1) / 2
-    yield Seen("task_matrix: mean", cross["mean"], 0.0)
-    yield Seen(
-        "task_matrix, one set: squared error",
-        same.standard_error**2,
-        4 * of_run**2 / seeds + 2 * noise**2 / pairs * (seeds - 1) / (seeds - 2),
-        2 * noise**2 / pairs * 0.35,
-    )
+    both = 2 * of_run**2 / seeds + noise**2 / seeds**2 * (2 * seeds / (seeds - 1))
+    pairs_of_one = seeds * (seeds - 1) / 2
+    one = 4 * of_run**2 / seeds + 2 * noise**2 / pairs_of_one * (seeds - 1) / (seeds - 2)
+    for layer in range(LAYERS):
+        cross, same = table.loc[(layer, "a", "b")], table.loc[(layer, "a", "a")]
+        error = cross.standard_error**2
+        yield Seen("task_matrix, two sets: squared error", error, both, noise**2 / seeds**2 * 0.3)
+        yield Seen("task_matrix: mean", cross["mean"], 0.0)
+        error = same.standard_error**2
+        yield Seen("task_matrix, one set: squared error", error, one, 2 * noise**2 / pairs_of_one * 0.35)
     yield from _errors_over_sets(random)
 
 
@@ -148,12 +153,11 @@ def _errors_over_sets(random) -> Iterator[Seen]:
 
     sets = [f"t{i}" for i in range(7)]
     runs = pd.DataFrame([(f"{s}-{i}", s, 1) for s in sets for i in range(2)], columns=["run", "tasks", "n_tasks"])
-    effect = dict(zip(sets, random.normal(size=7)))
-    tasks = dict(zip(runs.run, runs.tasks))
-    rows = [(a, b, effect[tasks[a]] + effect[tasks[b]]) for a, b in combinations(runs.run, 2)]
-    found = trends(pd.DataFrame(rows, columns=["run", "other", "value"]), runs).set_index("what")
+    effect = np.repeat(random.normal(size=(LAYERS, 7)), 2, axis=1)
+    found = trends(pairs_of(runs, effect), runs)
     for what in ("same task", "cross task"):
-        yield Seen(f"trends, {what}: squared error", found.loc[what].standard_error ** 2, 4 / 7)
+        for error in found[found.what == what].standard_error:
+            yield Seen(f"trends, {what}: squared error", error**2, 4 / 7)
 
 
 # ---- alignment ----
@@ -231,7 +235,16 @@ def probes(random) -> Iterator[Seen]:
     )
 
 
-CHECKS = (tests_of_points, tests_of_pairs, errors_of_means, errors_of_trends, alignment, shapes, probes)
+# How many simulations each makes at a time: so many in turn pass before it is called again.
+CHECKS = {
+    tests_of_points: 1,
+    tests_of_pairs: 1,
+    errors_of_means: 1,
+    errors_of_trends: LAYERS,
+    alignment: 1,
+    shapes: 1,
+    probes: 1,
+}
 
 
 # ---- judging ----
@@ -281,8 +294,8 @@ def run(tally: Tally) -> None:
     found: dict[str, list[Seen]] = defaultdict(list)
     count = number = 0
     while count < tally.target and tally.elapsed < tally.seconds:
-        for i, check in enumerate(CHECKS):
-            for seen in check(np.random.default_rng((tally.seed, number, i))):
+        for i, (check, together) in enumerate(CHECKS.items()):
+            for seen in () if number % together else check(np.random.default_rng((tally.seed, number, i))):
                 found[seen.of].append(seen)
                 count += 1
         number += 1

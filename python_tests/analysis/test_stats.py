@@ -50,6 +50,14 @@ def test_many_points_are_permuted_at_random():
     assert correlation(x, y, permutations=500, seed=1) == correlation(x, y, permutations=500, seed=1)
 
 
+def test_orders_are_the_same_in_blocks_of_any_size(monkeypatch):
+    x, y, A, B = *random.normal(size=(2, 30)), symmetric(9), symmetric(9)
+    before = correlation(x, y, permutations=70), mantel(A, B, permutations=70)
+    monkeypatch.setattr("worldfast.analysis.stats.BLOCK", 100)
+    for found, whole in zip((correlation(x, y, permutations=70), mantel(A, B, permutations=70)), before, strict=True):
+        assert (found.p, found.permutations) == (whole.p, 71) and found.r == pytest.approx(whole.r, rel=1e-14)
+
+
 def symmetric(m):
     A = random.normal(size=(m, m))
     return A + A.T
@@ -122,6 +130,15 @@ def test_bootstrap_keeps_groups_together():
     apart = bootstrap(np.repeat(x, 10), resamples=3000)
     assert copied.standard_error == pytest.approx(once.standard_error) and (copied.n, copied.unit) == (8, "seed")
     assert apart.standard_error < once.standard_error / 2
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e306])
+def test_bootstrap_of_a_mean_is_that_of_any_statistic(unit):
+    x, groups = unit * random.normal(size=(9, 2)), np.array([0, 1, 1, 2, 2, 2, 3, 3, 4])
+    found = bootstrap(x, groups=groups, resamples=50)
+    expected = bootstrap(x, lambda values: unit * np.mean(values / unit), groups=groups, resamples=50)
+    for name in ("value", "low", "high", "standard_error"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12)
 
 
 def test_bootstrap_refuses():

@@ -209,7 +209,7 @@ def test_simulations_notice_a_wrong_rate(tmp_path, monkeypatch):
     def wrong(random):
         yield simulations.Seen("a rate of 1 in 4, said to be 1 in 20", bool(random.random() < 0.25), 0.05)
 
-    monkeypatch.setattr(simulations, "CHECKS", (wrong,))
+    monkeypatch.setattr(simulations, "CHECKS", {wrong: 1})
     assert tried(simulations, 400, tmp_path).failed
 
 

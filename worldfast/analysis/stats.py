@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from itertools import permutations as orderings
 
 import numpy as np
@@ -13,6 +14,8 @@ from worldfast.analysis.scale import magnitude, mean
 from worldfast.arrays import labels, numbers
 
 __all__ = ["Correlation", "Interval", "Mean", "bootstrap", "correlation", "jackknife_error", "mantel", "mean_and_error"]
+
+BLOCK = 1 << 18  # values that are permuted at a time
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int
     if x.shape != y.shape or len(x) < 3:
         raise ValueError(f"expected x and y of equal length, at least 3, got {list(x.shape)} and {list(y.shape)}")
     x, y = _standardised(x / magnitude(x), "x"), _standardised(y / magnitude(y), "y")
-    found = [float(x @ y[order]) for order in _orders(len(x), permutations, seed)]
+    found = [y[orders] @ x for orders in _orders(len(x), permutations, seed, len(x))]
     return _tested(found, len(x), unit, "permutation of the points", permutations, len(x))
 
 
@@ -220,11 +223,10 @@ def mantel(
     A, B = (_symmetric(M, name) for M, name in zip((A, B), names, strict=True))
     above = np.triu_indices(len(A), 1)
     x = _standardised(A[above], names[0])
-    _standardised(B[above], names[1])  # every order has the same entries, so one check is enough
-    found = []
-    for order in _orders(len(A), permutations, seed):
-        y = B[np.ix_(order, order)][above]
-        found.append(float(x @ _standardised(y, names[1])))
+    y = np.zeros_like(B)
+    y[above] = _standardised(B[above], names[1])  # once: every order has the same entries
+    y += y.T
+    found = [y[orders[:, above[0]], orders[:, above[1]]] @ x for orders in _orders(len(A), permutations, seed, len(x))]
     return _tested(found, len(x), unit, "Mantel: rows and columns permuted together", permutations, len(A))
 
 
@@ -284,11 +286,21 @@ def bootstrap(
         raise ValueError(f"values: expected at least 2 units to draw from, got {len(units)}")
     random = np.random.default_rng(seed)
     draws = random.integers(len(units), size=(resamples, len(units)))
-    found = np.array([statistic(values[np.concatenate([units[i] for i in draw])]) for draw in draws], dtype=np.float64)
+    if statistic is mean:
+        found = _means(values, units, draws)
+    else:
+        found = np.array([statistic(values[np.concatenate([units[i] for i in draw])]) for draw in draws], np.float64)
     size = magnitude(found)
     low, high = np.quantile(found / size, [(1 - level) / 2, (1 + level) / 2]) * size
     error = float((found / size).std(ddof=1)) * size
     return Interval(float(statistic(values)), float(low), float(high), error, level, len(units), unit)
+
+
+def _means(values: np.ndarray, units: list[np.ndarray], draws: np.ndarray) -> np.ndarray:
+    """Return the mean of the values of each draw of units."""
+    size = magnitude(values)
+    sums, counts = (np.array([of(values[unit]) for unit in units]) for of in (lambda x: (x / size).sum(), np.size))
+    return sums[draws].sum(1) / counts[draws].sum(1) * size
 
 
 def _symmetric(M: np.ndarray, name: str) -> np.ndarray:
@@ -312,20 +324,24 @@ def _standardised(x: np.ndarray, name: str) -> np.ndarray:
     return centred / length
 
 
-def _orders(n: int, permutations: int, seed: int):
-    """Yield the given order, then others: all of them if there are no more than `permutations`, else random ones."""
+def _orders(n: int, permutations: int, seed: int, values: int) -> Iterator[np.ndarray]:
+    """Yield blocks [k, n] of orders of n things, small enough for k times so many values: the given order first, then
+    all others if there are no more than `permutations`, else random ones.
+    """
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
     if math.factorial(n) <= permutations:
-        yield from (np.array(order) for order in orderings(range(n)))
+        orders = orderings(range(n))
     else:
         random = np.random.default_rng(seed)
-        yield np.arange(n)
-        yield from (random.permutation(n) for _ in range(permutations))
+        orders = chain([range(n)], (random.permutation(n) for _ in range(permutations)))
+    while block := list(islice(orders, max(1, BLOCK // values))):
+        yield np.array(block)
 
 
-def _tested(found: list[float], n: int, unit: str, test: str, permutations: int, things: int) -> Correlation:
-    r, sizes = found[0], np.abs(found)
+def _tested(blocks: list[np.ndarray], n: int, unit: str, test: str, permutations: int, things: int) -> Correlation:
+    found = np.concatenate(blocks)
+    r, sizes = float(found[0]), np.abs(found)
     # Orders that leave the points unchanged differ from the first only by rounding.
     p = float(np.mean(sizes >= sizes[0] - 1e-12))
     exact = "all orders" if math.factorial(things) <= permutations else f"{permutations:,} random orders"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from worldfast import frames as pd
-from worldfast.analysis.scale import lengths, mean
+from worldfast.analysis.scale import lengths, magnitude, mean
 from worldfast.analysis.stats import jackknife_error
 from worldfast.analysis.tables import need_columns
 from worldfast.errors import one_of
@@ -218,11 +218,15 @@ def _left_out_in_turn(values, samples):
     samples : list of tuple of array [n]
         For each sample, the columns that name its units; a unit's pairs are those in which one of the columns holds it.
     """
+    size = magnitude(values)
+    values = values / size
+    values = values - values.mean()  # sums that lack a unit are differences of sums
     errors = []
     for columns in samples:
-        means = []
-        for unit in dict.fromkeys([x for column in columns for x in column]):
-            rest = values[~np.any([column == unit for column in columns], axis=0)]
-            means.append(mean(rest) if len(rest) else np.nan)
-        errors.append(jackknife_error(means))
-    return float(lengths(np.array([errors]))[0])
+        units = np.unique(np.concatenate(columns), return_inverse=True)[1].reshape(len(columns), len(values))
+        once = np.ones_like(units, dtype=bool)
+        once[1:] = units[1:] != units[:1]  # of a pair that one unit holds twice
+        sums = np.bincount(units[once], np.broadcast_to(values, units.shape)[once])
+        with np.errstate(divide="ignore", invalid="ignore"):  # no pair is left: no error
+            errors.append(jackknife_error((values.sum() - sums) / (len(values) - np.bincount(units[once]))))
+    return float(lengths(np.array([errors]))[0]) * size
