@@ -124,11 +124,11 @@ Model = _group(
     engine="native; or plain, which is PyTorch; auto: native if it can.",
     nonlinearity="Function of an rnn: tanh or relu.",
     leak="Share of an rnn unit's state that a step replaces.",
-    decays="False: a step adds to an rnn unit's state, of which nothing is lost.",
+    decays="False: steps add to an rnn unit's state, which loses nothing.",
     noise="Standard deviation of noise in an rnn's steps of training.",
     bias="Biases in the layers of an rnn or lstm.",
     init="Initial scale of an rnn or lstm: hidden or fan_in.",
-    recurrence="Recurrent weights of a new rnn: uniform, sparse or orthogonal.",
+    recurrence="First recurrent weights of an rnn: uniform, sparse, orthogonal.",
 )
 Kept = _group(
     "Kept",
