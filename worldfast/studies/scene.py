@@ -139,7 +139,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Subject:
-    """What a study says of its world, for the words of its page.
+    """Words and places of a study's world, for its page.
 
     Attributes
     ----------
