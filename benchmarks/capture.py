@@ -1,4 +1,4 @@
-"""What it costs a training to write its activations and checkpoints: 41 times, with the states of all cities.
+"""Cost of writing activations and checkpoints while training: 41 times, with the states of all cities.
 
     python benchmarks/capture.py [--steps 10] [--repeats 7] [--threads 2]
 

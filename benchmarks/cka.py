@@ -94,7 +94,7 @@ def reference(Xs, kernel="linear"):
 
 
 def relative_error(matrix, exact):
-    """Of the first models' CKA."""
+    """Error of the first models' CKA."""
     return float(np.abs(np.asarray(matrix)[: len(exact), : len(exact)] / exact - 1).max())
 
 

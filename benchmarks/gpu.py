@@ -85,7 +85,7 @@ def digest_file() -> Path:
 
 
 def built(architecture: str) -> bool:
-    """Whether this tree's package can be imported with CUDA and was built by `install` for this GPU, torch and CUDA
+    """Return True if this tree's package can be imported with CUDA and was built by `install` for this GPU, torch and CUDA
     from these sources."""
     probe = "from worldfast import _native, kernels; print(_native.core.__file__ if _native.core.cuda else '')"
     command = [sys.executable, "-c", probe]
@@ -341,7 +341,7 @@ class Call:
         print(f"{content['device']}; torch {content['torch']}, triton {content['triton']}", flush=True)
 
     def comparisons(self, part: str, limit: float) -> list[Job]:
-        processes = PARTS[part][3]
+        processes = 1 if self.options.dry_run else PARTS[part][3]  # to start one takes longer than its comparisons
         return [
             self.job(f"{part}-{i}", part, limit, limit / 2, "agreement", f"{i}/{processes}") for i in range(processes)
         ]
@@ -479,7 +479,7 @@ class Call:
 
 
 def kept(archive: Path) -> set[str]:
-    """What an archive of checkpoints must not lose: each file of it, and of each run one checkpoint, the latest."""
+    """Names that an archive of checkpoints must not lose: each file of it, and of each run one checkpoint, the latest."""
     with tarfile.open(archive) as opened:
         names = [Path(one.name) for one in opened if one.isfile() and Path(one.name).name != "lock"]
     return {str(name.parent if name.parent.name == "checkpoint" else name) for name in names}

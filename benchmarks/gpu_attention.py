@@ -113,7 +113,7 @@ def attention_peers(part):
 
 
 def sizes(part):
-    """What is timed, the shortest rows first."""
+    """Cases that are timed, the shortest rows first."""
     if part.dry:
         return [dict(rows=1, tokens=tokens, heads=1, size=16, dtype=F16) for tokens in (3, 34)]
     return [dict(rows=rows, tokens=tokens) for rows, tokens in TIMED]

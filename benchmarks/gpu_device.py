@@ -16,7 +16,7 @@ DRY = "DRY RUN, no GPU"
 
 
 class Gpu:
-    """What parts ask of the CUDA device."""
+    """CUDA device as parts use it."""
 
     place = "cuda"
     dry = False

@@ -1,4 +1,4 @@
-"""What worldfast is timed beside on a GPU; last, since peers compile longest."""
+"""Peers that worldfast is timed beside on a GPU; last, since they compile longest."""
 
 from gpu_attention import attention_peers
 from gpu_cka import cka_peers

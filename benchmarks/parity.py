@@ -1,4 +1,4 @@
-"""Whether worldfast learns what transformers' Qwen2 learns: the same rows from the same weights, step by step.
+"""Comparison of what worldfast and transformers' Qwen2 learn: the same rows from the same weights, step by step.
 
     python benchmarks/parity.py [--steps 2000] [--seeds 42 1 2] [--threads 2] [--figure docs/parity.png]
 

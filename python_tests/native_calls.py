@@ -102,6 +102,16 @@ def panel(n=5):
     return core.Panel32([drawn(n, 4), drawn(n, 3)], [np.zeros(4), np.zeros(3)], [1.0, 2.0], 1)
 
 
+def trials(kind=-1.0, **changes):
+    rule = dict(key=5, steps=3, block=0, noise=0, correlation=0.0, square=False, free=False, truncated=True, every=True)
+    layers = [drawn(2, 16), drawn(16), drawn(16, 32), drawn(32), drawn(30, 16), drawn(16)]
+    questions = drawn(4, 2).astype(np.float64), np.full(4, kind), np.full(2, 0.2)
+    rule |= changes
+    length = 3 if rule["free"] else 5
+    into = floats(6, length, 9 + (not rule["free"])), floats(6, length, 4), floats(6, 2)
+    return [rule, layers, *questions, 1, 6, *into, 2]
+
+
 def calls():
     """Return {name: (function, arguments)}: all arguments by position but those of Transformer, which has names."""
     stream = core.Stream(*stream_arguments())
@@ -177,6 +187,9 @@ def calls():
             [[drawn(40), drawn(40, seed=1)], 24, ints(0, 2, 1), drawn(3, 8), floats(3, 8)],
         ),
         "gradient_norm": (core.gradient_norm, [drawn(2, 6), 2]),
+        "trials": (core.trials, trials()),
+        "trials of products": (core.trials, trials(0.1, noise=2, correlation=0.5)),
+        "trials at free times": (core.trials, trials(free=True, noise=1, square=True)),
         "limit_vector_width": (core.limit_vector_width, [core.vector_width()]),
         "add_columns": (core.add_columns, [arrays, means, [np.zeros(4), np.zeros(3)], 2]),
         "Panel32": (core.Panel32, [arrays, means, [1.0, 2.0], 2]),

@@ -9,7 +9,8 @@ import torch
 
 import worldfast as wf
 from worldfast import analysis
-from worldfast.worlds import cities
+from worldfast.models import GPTSpec
+from worldfast.worlds import cities, factors
 
 random = np.random.default_rng(7)
 X, Y = (random.normal(size=(24, width)).astype(np.float32) for width in (5, 3))
@@ -18,6 +19,7 @@ TEST = np.arange(24) % 4 == 0
 WORLD = wf.World.from_array(random.integers(-200, 200, (30, 2)).astype(np.int32), region=["Here", "There"] * 15)
 MODEL = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 DATA = cities.Dataset("distance", rows=32)
+TRIALS = factors.Dataset(n=4, steps=3, rows=64).stream(0)
 
 
 def made(kind, *names):
@@ -57,6 +59,12 @@ def calls():
         "held_out": (analysis.held_out, [24, 0.2, 3]),
         "mean_and_error": (analysis.mean_and_error, [XY[:, 0], "seed"]),
         "jackknife_error": (analysis.jackknife_error, [XY[:, 0]]),
+        "left_out": (analysis.left_out, [X, XY, np.arange(24) % 3, TEST, 0.5, 1.0]),
+        "adam_decoders": (analysis.adam_decoders, [X, XY, np.arange(24).reshape(2, 3, 4), 1e-2, 3]),
+        "angles": (analysis.angles, [X[:, :3]]),
+        "r2_of": (analysis.r2_of, [XY, XY + 1, 0.5]),
+        "sparsity": (analysis.sparsity, [X]),
+        "mixed_selectivity": (analysis.mixed_selectivity, [X, (4, 6)]),
         "attention": (wf.attention, [*q, torch.tensor([0, 4, 9], dtype=torch.int32), 1e4]),
         "label": (wf.label, ["distance", WORLD, np.arange(6, dtype=np.int32).reshape(3, 2)]),
         "label of points": (made(wf.label, "task", "xy"), ["crossing", np.arange(16, dtype=np.int32).reshape(2, 4, 2)]),
@@ -80,6 +88,11 @@ def calls():
         "readout": (made(DATA.readout, "among", "prompt"), ["index < 5", "dist({city},"]),
         "TransformerSpec": spec(wf.TransformerSpec, hidden=16, layers=1, heads=2, intermediate=24),
         "RecurrentSpec": spec(wf.RecurrentSpec, hidden=16, layers=1),
+        "GPTSpec": spec(GPTSpec, hidden=16, layers=1, heads=2, intermediate=24, dropout=0.1),
+        "factors.Dataset": spec(factors.Dataset, questions="even", n=4, rows=32, sigma=0.2, steps=3, correlation=0.5),
+        "factors.Dataset of products": spec(factors.Dataset, questions="products", n=8, thresholds=(0.1, 0.2)),
+        "rows of factors": (lambda start, n: TRIALS.batch(start, min(n, 64) if isinstance(n, int) else n), [2, 5]),
+        "readout of factors": (made(TRIALS.data.readout, "trials", "positions", "sigma"), [64, (0, 3), 0.1]),
         "Capture": spec(wf.Capture, layers=(1,), readout={"among": "index < 5"}),
         "Run": (
             lambda *given: (

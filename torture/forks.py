@@ -17,7 +17,7 @@ SECONDS = 60.0  # for one job
 
 
 class Died(str):
-    """How a fork ended in the middle of a job, in words."""
+    """End of a fork in the middle of a job, in words."""
 
 
 def begin(job: Callable[[int], int | None]) -> tuple[int, int]:

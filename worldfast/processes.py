@@ -20,7 +20,7 @@ def _in_a_child() -> None:
     # compute in an engine that the other destroys. A child of a process that uses a GPU has no gradients at all.
     if not torch.cuda.is_initialized():
         with torch.inference_mode(False), torch.enable_grad():
-            torch.zeros((), requires_grad=True).backward()
+            torch.zeros((), dtype=torch.float32, device="cpu", requires_grad=True).backward()
 
 
 os.register_at_fork(after_in_child=_in_a_child)

@@ -50,7 +50,8 @@ class Rows(NamedTuple):
     targets : Tensor, optional
         Classes, int64 [K], or numbers, float32 [K, outputs]; None if nothing is learned.
     weights : Tensor, optional
-        float32 [K], factors of the losses; None means ones.
+        float32 [K], factors of the losses, or [K, outputs] of those of each output, where the loss is a sum over
+        outputs; None means ones.
 
     Examples
     --------
@@ -163,7 +164,8 @@ def require_rows(rows: Rows, shape: Shape) -> None:
         else:
             _require("targets", rows.targets, (torch.float32, torch.float64), (K, shape.outputs))
     if rows.weights is not None:
-        _require("weights", rows.weights, (torch.float32, torch.float64), (K,))
+        each = shape.loss != "cross_entropy" and isinstance(rows.weights, Tensor) and rows.weights.ndim == 2
+        _require("weights", rows.weights, (torch.float32, torch.float64), (K, shape.outputs) if each else (K,))
 
 
 def _require(name: str, x: object, dtypes: tuple[torch.dtype, ...], size: tuple[int | None, ...]) -> None:

@@ -468,7 +468,7 @@ def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
     """
     if type(theirs) is not type(ours):
         raise ValueError(f"start: {start} is of {type(theirs).__name__}, this run of {type(ours).__name__}")
-    for name in (f.name for f in fields(ours) if f.name not in ("init_std", "init", "engine")):
+    for name in (f.name for f in fields(ours) if f.name not in ("init_std", "init", "recurrence", "engine")):
         came, expected = getattr(theirs, name), getattr(ours, name)
         if came != expected:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")

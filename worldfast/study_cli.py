@@ -18,12 +18,12 @@ from worldfast.studies import Study, load_study, print_plan, print_status, run_s
 
 
 def list_presets() -> None:
-    """List the preset studies, each with the world that it is of."""
+    """List the preset studies and the world of each."""
     print("A study is one of these, or a Python file that defines `study` (docs/studies.md).\n")
     for name, make in worlds.presets().items():
         world, _, short = name.partition(".")
         about = (make.__doc__ or "").strip().partition("\n")[0]
-        print(f"{short:<10} {world:<10} {about}")
+        print(f"{short:<13} {world:<10} {about}")
 
 
 def plan(

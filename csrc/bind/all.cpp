@@ -6,4 +6,5 @@
 #include "bind/bind_layers.cpp"
 #include "bind/bind_stream.cpp"
 #include "bind/bind_transformer.cpp"
+#include "bind/bind_trials.cpp"
 #include "bind/bindings.cpp"

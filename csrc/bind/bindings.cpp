@@ -11,6 +11,7 @@ void bind_label(py::module_& m);
 void bind_layers(py::module_& m);
 void bind_stream(py::module_& m);
 void bind_transformer(py::module_& m);
+void bind_trials(py::module_& m);
 
 const char* sources_digest();  // made by csrc/sources.cmake
 
@@ -43,6 +44,7 @@ PYBIND11_MODULE(_core, m) {
     bind_layers(m);
     bind_stream(m);
     bind_transformer(m);
+    bind_trials(m);
 }
 
 }  // namespace worldfast

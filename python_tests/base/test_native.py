@@ -21,6 +21,7 @@ from native_calls import (
     shape,
     stream_arguments,
     tile,
+    trials,
 )
 
 from worldfast._native import core
@@ -79,6 +80,14 @@ REFUSED = [
     ("label", {0: -1}, "task: expected 0 to 6, got -1"),
     ("label", {1: np.zeros((), np.int32)}, r"xy: expected shape \[any, any, 2\], got shape \[\]"),
     ("label", {4: np.broadcast_to(np.int64(0), 3)}, "out: expected a (writable|contiguous) array"),
+    ("trials", {6: -1}, "n: expected 0 to"),
+    ("trials", {5: LAST}, f"start: expected 0 to {LAST - 6}, got {LAST}"),
+    ("trials", {0: {}}, "rule: expected the field key"),
+    ("trials", {1: [floats(2, 16)]}, "encoder: expected weight and bias of 3 layers, got 1 arrays"),
+    ("trials", {1: [floats(3, 16), *trials()[1][1:]]}, "encoder: expected a layer that reads the 2 before it"),
+    ("trials", {2: np.zeros((4, 65))}, "latents: expected 1 to 64, got 65"),
+    ("trials", {7: floats(6, 5, 18)}, "inputs: expected as many numbers as the observation has, and 1"),
+    ("trials of products", {2: np.zeros((4, 1)), 4: np.zeros(1)}, "correlation: expected 0 of one latent number"),
     ("rectangle", {1: -1}, "n: expected 0 to"),
     ("rectangle", {1: 2**63 - 1}, "n: expected 0 to"),
     ("rectangle", {0: -1}, "start: expected 0 to"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from worldfast.models.check import CHECKS, check_family, family_of
+from worldfast.models.gpt import GPTSpec
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import Recurrent, RecurrentSpec
 from worldfast.models.transformer import TransformerSpec
@@ -27,6 +28,14 @@ FAMILIES = {
     "plain-numbers": (SMALL, NUMBERS),
     "rnn-tokens": (RNN, TOKENS),
     "rnn-vectors": (RecurrentSpec("rnn", hidden=33, nonlinearity="relu", leak=0.4, init="fan_in"), VECTORS),
+    "rnn-disturbed": (RecurrentSpec("rnn", hidden=20, layers=2, noise=0.3, decays=False, leak=0.2), NUMBERS),
+    "rnn-sparse": (RecurrentSpec("rnn", hidden=32, recurrence="sparse"), TOKENS),
+    "rnn-orthogonal": (RecurrentSpec("rnn", hidden=15, recurrence="orthogonal", bias=False), VECTORS),
+    "gpt-vectors": (GPTSpec(hidden=24, heads=3, intermediate=40), VECTORS),
+    "gpt-tokens": (
+        GPTSpec(hidden=16, layers=2, heads=2, intermediate=24, dropout=0.0, init_std=0.3, outputs=9),
+        TOKENS,
+    ),
     "lstm-tokens": (LSTM, TOKENS._replace(loss="mean_square")),
     "lstm-vectors": (RecurrentSpec("lstm", hidden=16, layers=2, bias=False), VECTORS),
     "lstm-numbers": (LSTM, NUMBERS),

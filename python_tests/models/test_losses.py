@@ -32,6 +32,16 @@ def test_losses(loss):
     assert float(summed_loss(loss, outputs, targets, weights)) == pytest.approx((expected * weights.numpy()).sum())
 
 
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_square"])
+def test_weights_of_outputs(loss):
+    """An output with a weight of 0 is not learned."""
+    targets, _ = by_formula(loss)
+    kept = np.array([1, 0, 0.5, 0])[None] * np.ones((9, 1))
+    each = [summed_loss(loss, *(torch.from_numpy(x[:, [k]]) for x in (OUTPUTS, targets))) for k in (0, 2)]
+    found = summed_loss(loss, *map(torch.from_numpy, (OUTPUTS, targets, kept)))
+    assert float(found) == pytest.approx(float(each[0] + each[1] / 2), rel=1e-12)
+
+
 def test_losses_are_added_in_float64():
     """2^25 + 1 is no number of float32."""
     outputs = torch.tensor([[2.0**13], [1.0], [1.0]])  # losses of 2^25, 1/2 and 1/2

@@ -83,6 +83,62 @@ def test_a_leaky_unit_by_hand():
         np.testing.assert_allclose(state, r, rtol=1e-12)
 
 
+def test_a_unit_that_keeps_its_state_by_hand():
+    """r <- r + a tanh(W x + b + U r + c)"""
+    spec = RecurrentSpec(hidden=6, leak=0.3, decays=False)
+    ensemble = Recurrent(spec, VECTORS, dtype=torch.float64)
+    family_of(spec, VECTORS).draw(ensemble, 0, 3)
+    inputs = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
+    rows = Rows(inputs, torch.tensor([0, 9]), torch.arange(9))
+    named = {name: x.numpy() for name, x in ensemble.tensors(0).items()}
+    r = np.zeros(6)
+    for x, state in zip(inputs.double().numpy(), ensemble.states(rows, 0, [1])[0].numpy()):
+        driven = named["rnn.weight_ih_l0"] @ x + named["rnn.bias_ih_l0"]
+        r = r + 0.3 * np.tanh(driven + named["rnn.weight_hh_l0"] @ r + named["rnn.bias_hh_l0"])
+        np.testing.assert_allclose(state, r, rtol=1e-12)
+
+
+@pytest.mark.parametrize("fields", [{}, {"leak": 0.4, "nonlinearity": "relu"}, {"decays": False, "bias": False}])
+def test_a_step_by_itself(fields):
+    """The map of states is what a network does at each step of a constant input."""
+    spec = RecurrentSpec(hidden=6, **fields)
+    ensemble = family_of(spec, VECTORS).build(2)
+    inputs = torch.randn(5, generator=torch.Generator().manual_seed(0))
+    rows = Rows(inputs.expand(9, 5).contiguous(), torch.tensor([0, 9]), torch.arange(9))
+    h, step = torch.zeros(1, 6, dtype=torch.float64), ensemble.step_of(1, inputs)
+    for state in ensemble.states(rows, 1, [1])[0]:
+        h = step(h)
+        torch.testing.assert_close(h[0].float(), state, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="expected an 'rnn' of one layer that reads vectors"):
+        SPECS["lstm"].build(VECTORS).step_of(0, inputs)
+
+
+def test_recurrent_weights_that_are_not_uniform():
+    def drawn(**fields):
+        ensemble = RecurrentSpec(hidden=64, init="fan_in", **fields).build(VECTORS)
+        ensemble.initialise(0, 1)
+        return ensemble.tensors(0)["rnn.weight_hh_l0"].double(), ensemble.tensors(0)["rnn.bias_hh_l0"]
+
+    sparse, bias = drawn(recurrence="sparse")
+    there = sparse != 0
+    assert float(there.double().mean()) == pytest.approx(0.15, abs=0.02)
+    assert float(sparse[there].std()) == pytest.approx(math.sqrt(2 / 9.6), rel=0.1)
+    assert 0.1 < float(bias.abs().max()) <= 0.125
+    turned, _ = drawn(recurrence="orthogonal")
+    torch.testing.assert_close(turned @ turned.T, torch.eye(64, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+def test_noise_is_added_while_learning_alone():
+    """Of the stated deviation, to what f is applied to; another at every step of a row."""
+    spec = RecurrentSpec(hidden=400, noise=0.5)
+    ensemble = spec.build(Shape(5, 400, vectors=True, loss="mean_square"))
+    ensemble.tensors(0)["head.weight"].copy_(torch.eye(400))
+    rows = Rows(torch.randn(30, 5), torch.tensor([0, 30]), torch.arange(30), torch.zeros(30, 400))
+    noise = torch.atanh(ensemble.learning(ensemble.parameters[0], rows))
+    assert float(noise.std()) == pytest.approx(0.5, rel=0.03) and abs(float(noise.mean())) < 0.02
+    assert len(noise.unique()) > 11_900 and not ensemble.outputs(rows, 0).any()
+
+
 @pytest.mark.parametrize("init", ["hidden", "fan_in"])
 @pytest.mark.parametrize("kind", ["rnn", "lstm"])
 def test_first_weights_are_distributed_as_in_pytorch(kind, init):
@@ -120,6 +176,10 @@ def test_size_of_the_published_network():
         ({"nonlinearity": "rely"}, ValueError, "unknown model.nonlinearity 'rely': did you mean 'relu'"),
         ({"leak": 0}, ValueError, "model.leak: expected a number above 0 and at most 1, got 0"),
         ({"leak": "slow"}, TypeError, "model.leak: expected a number"),
+        ({"noise": -1}, ValueError, "model.noise: expected a number of at least 0, got -1"),
+        ({"decays": 0}, TypeError, "model.decays: expected True or False, got 0"),
+        ({"recurrence": "sparce"}, ValueError, "unknown model.recurrence 'sparce': did you mean 'sparse'"),
+        ({"kind": "lstm", "recurrence": "sparse"}, ValueError, "leave them out for an 'lstm'"),
         ({"bias": 1}, TypeError, "model.bias: expected True or False, got 1"),
         ({"init": "xavier"}, ValueError, "unknown model.init 'xavier'"),
         ({"kind": "lstm", "leak": 0.5}, ValueError, "leave them out for an 'lstm'"),

@@ -19,6 +19,7 @@ from worldfast.run import Capture
 from worldfast.studies import load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
+from worldfast.worlds import factors
 from worldfast.worlds.cities import Dataset, evaluate, studies
 from worldfast.worlds.cities.recipe import world_update
 from worldfast.worlds.cities.studies import Study
@@ -327,9 +328,12 @@ def test_bad_input(tiny, ran, tmp_path):
             compute(table, out)
         assert not made(table, out)
     some = replace(tiny.canon[0], capture=Capture(layers=(1,), readout={"among": "index < 30"}))
-    with pytest.raises(ValueError, match="more than 33 items, got .*ridge=1.0"):
-        few = (tiny.canon[0], replace(some, name="few"))
-        run_study(Study("few", few, layer=1, test_rows=0, shown=few[0].name.split()), tmp_path, progress=False)
+    few = Study("few", (tiny.canon[0], replace(some, name="few")), layer=1, test_rows=0, shown=("pt-distance-s42",))
+    few = replace(few, analyses=tuple(one for one in few.analyses if one.kind in ("probes", "pca", "films")))
+    ridge = run_study(few, tmp_path, progress=False).tables["probes"].groupby("run").ridge.unique()
+    assert ridge["few"].tolist() == [1] and ridge["pt-distance-s42"].tolist() == [0], (
+        "penalised: 24 cities, 32 features"
+    )
     with pytest.raises(
         ValueError, match="every city, but 'pt-distance-s42' leaves 70 out: .* name other runs in `shown`"
     ):
@@ -441,7 +445,8 @@ def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, ca
 def test_presets_are_listed_with_a_line_each(capsys, monkeypatch):
     assert cli.main(["study", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line.split()[:2] for line in lines] == [[name, "cities"] for name in studies.PRESETS]
+    expected = [(name, "cities") for name in studies.PRESETS] + [(name, "factors") for name in factors.PRESETS]
+    assert [tuple(line.split()[:2]) for line in lines] == expected
     assert all(len(line.split()) > 5 for line in lines)
     assert cli.main(["study", "plan", "width", "--scale", "0.1"]) == 1
     assert "scale: the preset 'width' has no such option" in capsys.readouterr().err

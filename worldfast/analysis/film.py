@@ -54,7 +54,7 @@ def film_table(activations, layer, test, places=None, fit_on=None, *, ridge=None
     components = pca_over_training(activations, layer, width).projected
     found.append(("component", np.pad(components, ((0, 0), (0, 0), (0, 3 - width))), "123"))
     if fit_on is not None:
-        found.append(("mixed", mixed_over_training(activations, layer, places, fit_on).projected, "123"))
+        found.append(("mixed", mixed_over_training(activations, layer, places, fit_on, ridge).projected, "123"))
     columns = {
         "run": run,
         "step": np.repeat(steps, n),

@@ -160,7 +160,7 @@ class MixedView:
     explained: np.ndarray
 
 
-def mixed_over_training(activations, layer, xy, fit_on=None):
+def mixed_over_training(activations, layer, xy, fit_on=None, ridge=None):
     """Return the "mixed" view: the unit probe directions of x and y, and the first principal component of the rest.
 
     A probe direction is the gradient of a least-squares probe's x or y; the rest is orthogonal to both. The sign of the
@@ -176,6 +176,8 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
         Coordinates.
     fit_on : array of bool [n], optional
         Items to fit the directions on, at the last step; by default, all.
+    ridge : float, optional
+        As in `worldfast.analysis.linear_probe`.
 
     Returns
     -------
@@ -197,7 +199,7 @@ def mixed_over_training(activations, layer, xy, fit_on=None):
     fit_on = np.ones(len(last), dtype=bool) if fit_on is None else mask(fit_on, "fit_on", len(last))
     size = magnitude(last)
     last = last / size
-    slope = fit_map(last[fit_on], xy[fit_on] / magnitude(xy, 0)).slope  # [d, 2]
+    slope = fit_map(last[fit_on], xy[fit_on] / magnitude(xy, 0), ridge).slope  # [d, 2]
     lengths = np.linalg.norm(slope, axis=0)
     if not varies(xy[fit_on]).all() or not (lengths > 0).all():
         raise ValueError("xy: a coordinate is constant, it has no direction")

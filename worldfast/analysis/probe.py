@@ -301,6 +301,14 @@ def probe_over_training(activations, layer, xy, test, ridge=None):
     return _in_parallel(lambda key: linear_probe(activations[key], xy, test, ridge), work)
 
 
+def penalty(items: int, features: int) -> float | None:
+    """Return the penalty of a probe of some features fitted on some items: None where least squares will do, else 1.
+
+    With no more items than features least squares fits anything.
+    """
+    return None if items > features + 1 else 1.0
+
+
 def probe_table(
     activations,
     layers: Sequence[int],

@@ -5,6 +5,7 @@ from worldfast.models.check import check_family
 from worldfast.models.cpu import CpuTransformer
 from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
 from worldfast.models.footprint import gpu_bytes, places
+from worldfast.models.gpt import GPTSpec
 from worldfast.models.gpu import GpuTransformer, longest_row, own_stream, require_cuda
 from worldfast.models.gpu_learner import GpuLearner
 from worldfast.models.huggingface import export_metadata, huggingface_config, import_huggingface
@@ -17,6 +18,7 @@ __all__ = [
     "MATMUL_DTYPES",
     "CpuTransformer",
     "Ensemble",
+    "GPTSpec",
     "GpuLearner",
     "GpuTransformer",
     "PlainTransformer",

@@ -108,6 +108,10 @@ class AutogradEnsemble(Ensemble):
             [K, D] for each of `layers`.
         """
 
+    def learning(self, parameters: Tensor, rows: Rows) -> Tensor:
+        """Compute outputs [K, outputs] while learning; of `forward`, unless the family is disturbed while it learns."""
+        return self.forward(parameters, rows, ())[0]
+
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         self._require_targets(rows, members)
         gradients = self.gradients  # made once, before threads write to it
@@ -117,7 +121,7 @@ class AutogradEnsemble(Ensemble):
         rows = self._here(rows)
         with torch.enable_grad():
             parameters = self.parameters[member].detach().requires_grad_()
-            outputs, _ = self.forward(parameters, rows, ())
+            outputs = self.learning(parameters, rows)
             loss = summed_loss(self.shape.loss, outputs, rows.targets, rows.weights)
             (gradient,) = torch.autograd.grad(loss, parameters)
         gradients[member].copy_(gradient)

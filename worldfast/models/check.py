@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,7 +153,7 @@ def near(found, expected, tolerance=1e-5):
 
 
 def a_member_has_the_bits_that_it_has_alone(family):
-    """Of losses, gradients, outputs and states, in any order of members and on any number of threads."""
+    """Compare losses, gradients, outputs and states in any order of members and on any number of threads."""
     rows = [family.rows(seed=0), family.rows((1,), 1, scored=2), family.rows((40, 2, 17, 1) * 3, 2)]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2)):
         together = family.build(3, threads=2)
@@ -241,8 +242,17 @@ def gradients_are_those_of_the_loss(family):
 
 
 def losses_are_those_of_the_outputs(family):
-    """Added in float64: half of a long list of losses is not lost beside the other half."""
+    """Added in float64: half of a long list of losses is not lost beside the other half.
+
+    A family that is disturbed while it learns has the outputs of one that is not, and another loss.
+    """
     ensemble, rows = family.build(), family.rows((11,) * 300, scored=2)
+    if disturbed := [name for name in ("dropout", "noise") if getattr(family.spec, name, 0)]:
+        calm = family._replace(spec=replace(family.spec, **dict.fromkeys(disturbed, 0.0))).build()
+        require_same([ensemble.outputs(rows, 0)], [calm.outputs(rows, 0)], "outputs with and without disturbance")
+        losses = [float(one.learn([rows], [0])[0]) for one in (ensemble, calm)]
+        require(losses[0] != losses[1], f"another loss where learning is disturbed than {losses[1]}")
+        ensemble = calm
     outputs = ensemble.outputs(rows, 0)
     right = outputs.dtype == torch.float32 and outputs.shape == (len(rows.scored), family.outputs)
     require(right, f"outputs float32 [K, {family.outputs}]")
@@ -262,6 +272,10 @@ def weights_are_factors_of_losses(family):
     ]
     twice = all(near(found, 2 * x) for found, x in zip(double, plain))
     require(twice, "loss and gradients doubled by weights of 2")
+    if family.shape.loss != "cross_entropy":
+        each = torch.full((K, family.outputs), 2.0, dtype=torch.float32, device="cpu")
+        of_outputs = all(map(near, everything(ensemble, rows._replace(weights=each), 0)[:2], double))
+        require(of_outputs, "weights of each output to be factors of what is summed over them")
     kept = torch.arange(K, dtype=torch.int64, device="cpu") % 3 > 0
     fewer = rows._replace(scored=rows.scored[kept], targets=rows.targets[kept])
     zeros = everything(ensemble, rows._replace(weights=kept.float()), 0)[:2]

@@ -8,7 +8,7 @@ from torch.nn import functional
 from worldfast.rows import require_loss
 
 
-def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
+def position_losses(loss: str, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the loss at each position.
 
     Parameters
@@ -20,6 +20,8 @@ def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
         [K, outputs].
     targets : Tensor
         Classes, int64 [K], for cross entropy, otherwise numbers [K, outputs].
+    weights : Tensor, optional
+        [K, outputs], factors of what is summed over outputs; None means ones.
 
     Returns
     -------
@@ -30,8 +32,11 @@ def position_losses(loss: str, outputs: Tensor, targets: Tensor) -> Tensor:
         return functional.cross_entropy(outputs, targets.long(), reduction="none")
     targets = targets.to(outputs.dtype)
     if loss == "binary_cross_entropy":
-        return functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none").sum(1)
-    return (outputs - targets).square().sum(1) / 2
+        each = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
+    else:
+        each = (outputs - targets).square()
+    summed = (each if weights is None else each * weights.to(each.dtype)).sum(1)
+    return summed if loss == "binary_cross_entropy" else summed / 2
 
 
 def summed_loss(loss: str, outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -44,12 +49,14 @@ def summed_loss(loss: str, outputs: Tensor, targets: Tensor, weights: Tensor | N
     loss, outputs, targets
         As for `position_losses`.
     weights : Tensor, optional
-        [K], factors of the losses; None means ones.
+        Factors of the losses, [K], or of those of each output, [K, outputs]; None means ones.
 
     Returns
     -------
     Tensor
         float64 scalar.
     """
+    if weights is not None and weights.ndim == 2:
+        return position_losses(loss, outputs, targets, weights).double().sum()
     each = position_losses(loss, outputs, targets).double()
     return (each if weights is None else each * weights.double()).sum()

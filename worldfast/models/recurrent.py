@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,12 +16,16 @@ from worldfast.classes import Named
 from worldfast.errors import number, one_of, typed
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.buffer import tensors_in
+from worldfast.models.chance import generators
 from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
 from worldfast.rows import Rows, Shape
 
 KINDS = {"rnn": 1, "lstm": 4}  # gates
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 INITS = ("hidden", "fan_in")
+RECURRENCES = ("uniform", "sparse", "orthogonal")
+OF_RNN = {"nonlinearity": "tanh", "leak": 1, "decays": True, "noise": 0, "recurrence": "uniform"}
+DENSITY = 0.15  # of sparse recurrent weights
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,20 @@ class RecurrentSpec(Named):
     leak : float
         Share, above 0 to 1, of an "rnn" unit's state that a step replaces: h = (1 - leak) h + leak f(...). It is dt /
         tau of a leaky unit.
+    decays : bool
+        False: nothing of an "rnn" unit's state is lost, h = h + leak f(...).
+    noise : float
+        Standard deviation of normal noise that is added to what f is applied to, in an "rnn" while it learns. It is a
+        function of the row (worldfast.models.chance), drawn afresh at each step of it.
     bias : bool
         Give the layers their two biases.
     init : {"hidden", "fan_in"}
         Initial weights and biases of the layers are uniform up to 1 / sqrt(hidden), as in PyTorch, or up to 1 /
         sqrt(inputs of the matrix), as in torch.nn.Linear. Embeddings are normal with standard deviation 1; the output
         map is uniform up to 1 / sqrt(hidden).
+    recurrence : {"uniform", "sparse", "orthogonal"}
+        Initial recurrent weights of an "rnn": as `init` has them; normal with standard deviation sqrt(2 / (0.15
+        hidden)), each with a chance of 0.15, and 0 otherwise; or a random orthogonal matrix. None of them is held at 0.
     outputs : int, optional
         Number of classes that can be answered, the first ones; None means all outputs of the data.
 
@@ -73,20 +85,32 @@ class RecurrentSpec(Named):
     layers: int = 1
     nonlinearity: str = "tanh"
     leak: float = 1.0
+    decays: bool = True
+    noise: float = 0.0
     bias: bool = True
     init: str = "hidden"
+    recurrence: str = "uniform"
     outputs: int | None = None
 
     def __post_init__(self):
-        for name, known in dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS).items():
+        names = dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS, recurrence=RECURRENCES)
+        for name, known in names.items():
             one_of(f"model.{name}", getattr(self, name), known)
         require_sizes(self, ("hidden", "layers", "outputs"))
         object.__setattr__(self, "leak", number("model.leak", self.leak))
         if not 0 < self.leak <= 1:
             raise ValueError(f"model.leak: expected a number above 0 and at most 1, got {self.leak}")
-        typed("model.bias", self.bias, bool, "True or False")
-        if self.kind == "lstm" and (self.nonlinearity, self.leak) != ("tanh", 1):
-            raise ValueError("model.kind: nonlinearity and leak are those of an 'rnn'; leave them out for an 'lstm'")
+        object.__setattr__(self, "noise", number("model.noise", self.noise))
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"model.noise: expected a number of at least 0, got {self.noise}")
+        for name in ("bias", "decays"):
+            typed(f"model.{name}", getattr(self, name), bool, "True or False")
+        if self.kind == "lstm":
+            for name, default in OF_RNN.items():
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"model.kind: {' and '.join(OF_RNN)} are those of an 'rnn'; leave them out for an 'lstm'"
+                    )
 
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter, named as in PyTorch's modules `embed`, `rnn` and `head`."""
@@ -169,6 +193,9 @@ class Recurrent(AutogradEnsemble):
         for name, view in self.tensors(member).items():
             if name == "embed.weight":
                 drawn = random.standard_normal(view.shape, dtype=np.float32)
+            elif "weight_hh" in name and self.spec.recurrence != "uniform":
+                fan_in[name] = self.spec.hidden
+                drawn = _recurrence(self.spec, random)
             else:
                 layer = name.replace("bias", "weight")
                 fan_in[name] = view.shape[-1] if view.ndim == 2 else fan_in[layer]
@@ -176,7 +203,48 @@ class Recurrent(AutogradEnsemble):
                 drawn = (2 * random.random(view.shape, dtype=np.float32) - 1) * np.float32(1 / math.sqrt(reads))
             view.copy_(torch.from_numpy(drawn))
 
+    def step_of(self, member: int, inputs: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return the map of states [n, hidden], float64, to those after a constant input, of an "rnn" of one layer.
+
+        Parameters
+        ----------
+        member : int
+        inputs : Tensor
+            [inputs], a vector.
+
+        Raises
+        ------
+        ValueError
+            The network is another, or reads tokens.
+        """
+        spec = self.spec
+        if spec.kind != "rnn" or spec.layers != 1 or not self.shape.vectors:
+            raise ValueError(f"member: expected an 'rnn' of one layer that reads vectors, got {spec}")
+        named = {name: view.detach().double().cpu() for name, view in self.tensors(member).items()}
+        driven = named["rnn.weight_ih_l0"] @ inputs.double()
+        if spec.bias:
+            driven = driven + named["rnn.bias_ih_l0"] + named["rnn.bias_hh_l0"]
+        f, weight = NONLINEARITIES[spec.nonlinearity], named["rnn.weight_hh_l0"]
+        return lambda h: (1 - spec.leak if spec.decays else 1) * h + spec.leak * f(driven + h @ weight.T)
+
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        return self._run(parameters, rows, layers, None)
+
+    def learning(self, parameters: Tensor, rows: Rows) -> Tensor:
+        noise = None
+        if self.spec.noise:
+            width = self.spec.layers * self.spec.hidden
+            drawn = [
+                random.standard_normal((length, width), dtype=np.float32)
+                for random, length in zip(generators(rows, "noise"), rows.row_start.diff().tolist())
+            ]
+            noise = torch.from_numpy(np.concatenate(drawn) * np.float32(self.spec.noise)).to(parameters)
+        return self._run(parameters, rows, (), noise)[0]
+
+    def _run(
+        self, parameters: Tensor, rows: Rows, layers: Sequence[int], noise: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Compute outputs and states; `noise` is of every layer, [L, layers * hidden]."""
         named, steps = self._named(parameters), _steps(rows.row_start)
         x = rows.inputs[steps.position]
         if not self.shape.vectors:
@@ -188,6 +256,8 @@ class Recurrent(AutogradEnsemble):
             bias = named[f"rnn.bias_ih_l{layer}"] + named[f"rnn.bias_hh_l{layer}"] if self.spec.bias else None
             before: list[Tensor] = []  # states that each step reads
             driven = linear(found[-1], w_ih, bias)  # all steps at once
+            if noise is not None:
+                driven = driven + noise.chunk(self.spec.layers, 1)[layer][steps.position]
             driven = _WithRecurrentWeight.apply(driven, w_hh, before).split(steps.sizes)
             states = run(driven, w_hh.detach().T, before)
             found.append(torch.cat(states) if states else x.new_empty(0, self.spec.hidden))
@@ -203,7 +273,10 @@ class Recurrent(AutogradEnsemble):
             h = h[: len(part)]  # rows that have ended are the last ones
             before.append(h.detach())
             new = f(torch.addmm(part, h, weight))
-            h = new if leak == 1 else h + leak * (new - h)
+            if not self.spec.decays:
+                h = h + leak * new
+            else:
+                h = new if leak == 1 else h + leak * (new - h)
             states.append(h)
         return states
 
@@ -218,6 +291,18 @@ class Recurrent(AutogradEnsemble):
             h = out.sigmoid() * c.tanh()
             states.append(h)
         return states
+
+
+def _recurrence(spec: RecurrentSpec, random: np.random.Generator) -> np.ndarray:
+    """Return initial recurrent weights that are not uniform, float32 [hidden, hidden]."""
+    H = spec.hidden
+    drawn = random.standard_normal((H, H))
+    if spec.recurrence == "sparse":
+        drawn *= (random.random((H, H)) < DENSITY) * math.sqrt(2 / (DENSITY * H))
+    else:
+        q, r = np.linalg.qr(drawn)
+        drawn = q * np.sign(np.diag(r))  # uniform among orthogonal matrices
+    return drawn.astype(np.float32)
 
 
 class _WithRecurrentWeight(torch.autograd.Function):

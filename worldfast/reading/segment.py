@@ -33,7 +33,7 @@ INDEX, ID = "entity_index", "entity_id"
 
 
 class Expected(NamedTuple):
-    """What a segment has to be of, as the spec of its run says; None: the spec does not say.
+    """Contents that the spec of its run asks of a segment; None: the spec does not say.
 
     Attributes
     ----------

@@ -79,7 +79,7 @@ class Trained:
 
     @cached_property
     def entities(self) -> np.ndarray:
-        """What identifies those entities in any world, str [n]."""
+        """Identities of those entities in any world, str [n]."""
         return self.activations.entities
 
 

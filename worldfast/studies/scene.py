@@ -140,7 +140,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Subject(Named):
-    """What a study says of its world, for the words of its page.
+    """Words and places of a study's world, for its page.
 
     Attributes
     ----------

@@ -16,6 +16,7 @@ from worldfast.analysis import (
     linear_probe,
     participation_ratio,
     pca_over_training,
+    penalty,
     probe_table,
 )
 from worldfast.run import Run
@@ -24,11 +25,10 @@ from worldfast.studies.results import Findings, RunResult
 from worldfast.training import load
 
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of training, for CKA over it
-RIDGE = 1.0  # where there are no more entities than features, and least squares fits anything
 
 
 class Probe:
-    """How the entities of a run are split for probes, and the penalty of these."""
+    """Split of a run's entities for probes, and the penalty of these."""
 
     def __init__(self, one: Trained, layer: int):
         self.attributes, self.columns = one.activations.attributes, one.activations.columns
@@ -37,7 +37,7 @@ class Probe:
             raise ValueError(f"{one.name}: a probe needs 3 entities at least, the readout has {n}")
         self.test = held_out(n, max(0.2, 2 / n))
         width = one.activations[one.activations.steps[-1], layer].shape[1]
-        self.ridge = None if (~self.test).sum() > width + 1 else RIDGE
+        self.ridge = penalty(int((~self.test).sum()), width)
 
 
 def probes(trained: Sequence[Trained]) -> pd.DataFrame:

@@ -165,7 +165,7 @@ def _score(data: Dataset, model: Any, rows: int) -> Iterator[str]:
 
 
 def _content(data: Dataset) -> Iterator[str]:
-    """What rows are made of besides the fields, by which a run is known to be of this world."""
+    """Content that rows are made of besides the fields; it identifies the world of a run."""
     if not data.content():
         yield "it states nothing: return the columns, numbers or texts that rows and readouts are made of"
     if data.digests != data.digests or data.digests != type(data).from_json(data.to_json()).digests:

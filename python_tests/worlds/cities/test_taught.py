@@ -1,5 +1,7 @@
 """Studies that teach a group of their own, from end to end: tables, findings and the page speak of it alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,7 @@ def test_arm_c_is_taught_from_end_to_end(recipe, tmp_path):
     assert study.cities == f"not ({ARM})"
     result, page = page_of(study, tmp_path)
     tables = result.tables
+    assert (tables["probes"].ridge == 0).all()
     assert dict(zip(tables["runs"].run, tables["runs"].group)) == {base.name: ""} | dict.fromkeys(names, "Arm C")
     assert set(tables["evaluation"].group) == {"standard", "Arm C"}
     assert {*wf.TASKS} >= set(tables["evaluation"].task) >= {"midx", "inside"}
@@ -103,6 +106,8 @@ def test_two_groups_of_one_study_are_told_apart(recipe, tmp_path):
 
 
 def test_a_world_without_a_taught_group(recipe, tmp_path):
+    """And with more features than cities, where probes are penalised."""
+    recipe = replace(recipe, model=replace(recipe.model, hidden=96))
     bases = [recipe.pretrain((task,), 1, among=None) for task in ("distance", "angle")]
     study = Study("plain", bases, layer=1, test_rows=6)
     assert groups_of(study.runs).taught == {}
@@ -110,4 +115,5 @@ def test_a_world_without_a_taught_group(recipe, tmp_path):
     assert set(result.tables["evaluation"].group) == {"standard"} and (result.tables["runs"].group == "").all()
     assert set(result.tables["generalisation"].group) == {"fitted", "held out"}
     assert not {"agreement", "improvement", "deviation"} & set(result.tables)
+    assert (result.tables["probes"].ridge == 1).all() and result.tables["probes"].r2.notna().all()
     assert "Atlantis" not in page

@@ -12,6 +12,7 @@ from worldfast.report.figures.maps import aligned_maps, learned_map, world_map
 from worldfast.report.figures.matrices import cka_matrix, sheet, similarity
 from worldfast.report.figures.patching import patching
 from worldfast.report.figures.saving import save
+from worldfast.report.figures.standard import CATALOGUE as STANDARD
 from worldfast.report.figures.style import (
     HAIRLINE,
     MUTED,
@@ -19,6 +20,7 @@ from worldfast.report.figures.style import (
     fitted,
     heading,
     note,
+    over_rows,
     panels,
     paper,
     plain_log,
@@ -50,6 +52,7 @@ __all__ = [
     "HAIRLINE",
     "LacksRuns",
     "MUTED",
+    "STANDARD",
     "aligned_maps",
     "chosen",
     "cka_matrix",
@@ -65,6 +68,7 @@ __all__ = [
     "learned_map",
     "need",
     "note",
+    "over_rows",
     "over_training",
     "pairs",
     "panels",

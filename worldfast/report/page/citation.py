@@ -1,4 +1,4 @@
-"""How to cite a study: the software that made it, and what its world's studies are after."""
+"""Citation of a study: the software that made it, and the publications its world asks to cite."""
 
 from __future__ import annotations
 

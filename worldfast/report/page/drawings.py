@@ -1,4 +1,4 @@
-"""How a study was set up, in three drawings: what is hidden, what a model learns, how it is read."""
+"""Set-up of a study in three drawings: what is hidden, what a model learns, how it is read."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from worldfast.analysis import (
     film_table,
     held_out,
     mutual_knn_table,
+    penalty,
     probe_generalisation,
     probe_table,
     procrustes_table,
@@ -65,6 +66,12 @@ def chosen(one: Trained, cities: str, name: str = "cities") -> np.ndarray:
     return found
 
 
+def ridge_of(one: Trained, fitted: int) -> float | None:
+    """Penalty of a probe that is fitted on so many cities, None where there are more of them than features."""
+    last = one.activations.steps[-1]
+    return penalty(fitted, max(one.activations[last, layer].shape[1] for layer in one.activations.layers))
+
+
 # ---- of one run ----
 
 
@@ -90,12 +97,18 @@ def evaluation(
 
 
 def probes(trained: Sequence[Trained], old: str) -> pd.DataFrame:
-    """A linear probe of every captured layer at every checkpoint, fitted and tried on old cities."""
+    """A linear probe of every captured layer at every checkpoint, fitted and tried on old cities.
+
+    Columns are those of `probe_table`, and ridge (the penalty; 0: none).
+    """
     (one,) = trained
     use = chosen(one, old, "old")
     read = Some(one.activations, use)
     rows = [one.run.rows_at(step)[0] for step in read.steps]  # seen before the next
-    return probe_table(read, read.layers, xy(one)[use], held_out(int(use.sum())), rows=rows, run=one.name)
+    test = held_out(int(use.sum()))
+    ridge = ridge_of(one, int((~test).sum()))
+    table = probe_table(read, read.layers, xy(one)[use], test, rows=rows, ridge=ridge, run=one.name)
+    return table.assign(ridge=ridge or 0.0)
 
 
 def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: str) -> pd.DataFrame:
@@ -107,11 +120,11 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
     fit_on, groups = choose_cities(~chosen(one, old, "old"))
     own = one.run.data.taught if one.run.start else taught
     groups = {HELD_OUT: groups[HELD_OUT]} | taught_cities(one, own)
-    last = one.activations.steps[-1]
+    last, how = one.activations.steps[-1], {"ridge": ridge_of(one, int(fit_on.sum())), "items": one.things}
     return pd.concat(
         [
             probe_generalisation(
-                one.activations[last, layer], xy(one), fit_on, groups, items=one.things, run=one.name, layer=layer
+                one.activations[last, layer], xy(one), fit_on, groups, **how, run=one.name, layer=layer
             )
             for layer in one.activations.layers
         ],
@@ -129,7 +142,8 @@ def films(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
     fit_on = ~test
     fit = np.flatnonzero(fit_on)
     test[fit[held_out(len(fit))]] = True
-    return film_table(one.activations, layer, test, xy(one), fit_on, things=one.things, run=one.name)
+    how = {"ridge": ridge_of(one, int((~test).sum())), "things": one.things, "run": one.name}
+    return film_table(one.activations, layer, test, xy(one), fit_on, **how)
 
 
 # ---- of several together ----

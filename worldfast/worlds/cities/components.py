@@ -185,7 +185,7 @@ def _native_component(world, c, seed, split, crossing, tasks):
         if c.first + c.rows > share:
             raise ValueError(
                 f"rows: task {task.name} never repeats a pair, and the {split} split of these cities holds "
-                f"{share:,} pairs; rows up to {c.first + c.rows:,} were asked for"
+                f"{share:,} pairs; rows up to {c.first + c.rows:,} were asked for: ask for fewer, or for more cities"
             )
     return {
         "task": tasks.index(task.name),

@@ -113,7 +113,7 @@ def _places(header: list[str]) -> dict[str, int]:
 
 
 def _nearest(found: list[str], places: dict[str, int]) -> str:
-    """What is missing of the pair that is begun, or else of degrees, and the columns that are nearest to it."""
+    """Missing column of the pair that is begun, or else of degrees, and the columns nearest to it by name."""
     pair = max(reversed(PAIRS), key=lambda pair: sum(column in places for column in pair))
     others = [name for at, name in enumerate(found) if at not in places.values()]
     told = ""

@@ -14,7 +14,7 @@ from worldfast.run import Run
 from worldfast.studies import Analysis, Study, Trained, shown
 from worldfast.training import load
 from worldfast.worlds.cities import analyses, response
-from worldfast.worlds.cities.analyses import chosen, streams_with, taught_cities, xy
+from worldfast.worlds.cities.analyses import chosen, ridge_of, streams_with, taught_cities, xy
 from worldfast.worlds.cities.doses import CONSTANT, design_of, dose_at
 from worldfast.worlds.cities.groups import choose_cities
 from worldfast.worlds.cities.tables import described
@@ -43,7 +43,8 @@ def doses(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
         tried = {HELD_OUT: groups[HELD_OUT], name: group}
         for step in one.activations.steps:
             X = one.activations[step, layer].astype(np.float64)
-            errors = probe_generalisation(X, places, fit_on, tried).groupby("group").error.mean()
+            found = probe_generalisation(X, places, fit_on, tried, ridge=ridge_of(one, int(fit_on.sum())))
+            errors = found.groupby("group").error.mean()
             alone = probe_alone(X[group], places[group])
             at = {"run": one.name, "group": name, "step": step, "rows": one.run.rows_at(step)[0]}
             at |= {"dose": dose_at(one.run, step), "error": errors[name], "held_out": errors[HELD_OUT]}

@@ -1,4 +1,4 @@
-"""How well fine-tuning works new cities into a model: improvement, what two teachers promise, and what they give.
+"""Success of fine-tuning at working new cities into a model: improvement, what two teachers promise and give.
 
 Every function takes and gives the tables of a study, and works on anyone's that have the columns.
 Source: the evaluation of arXiv 2602.00533.

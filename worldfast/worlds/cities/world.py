@@ -122,7 +122,7 @@ class World:
 
     @functools.cached_property
     def entities(self) -> np.ndarray:
-        """What identifies each city in any world, str [N]: its id, by which a model knows it, and its place."""
+        """Identity of each city in any world, str [N]: its id, by which a model knows it, and its place."""
         found = zip(self.city_id.tolist(), self.xy.tolist())
         return np.array([f"c_{city_id:04d} at {x},{y}" for city_id, (x, y) in found])
 

@@ -1,4 +1,4 @@
-"""How alike models are, beside the published numbers; captions say where the published analysis was wrong."""
+"""Likeness of models, beside the published numbers; captions say where the published analysis was wrong."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def apart(sets) -> np.ndarray:
 
 
 def seeds(table) -> str:
-    """How many seeds a table's means are over, in words."""
+    """Number of seeds that a table's means are over, in words."""
     count = table["seed"].nunique()
     return f"which are means over {count} seeds" if count > 1 else "of one seed"
 

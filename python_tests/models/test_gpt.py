@@ -1,0 +1,123 @@
+"""GPT-2 without positions beside PyTorch's own layers in float64, and its dropout."""
+
+import math
+
+import pytest
+import torch
+
+from worldfast.models.chance import generators
+from worldfast.models.check import family_of
+from worldfast.models.gpt import GPTSpec
+from worldfast.rows import Rows, Shape
+
+VECTORS = Shape(inputs=5, outputs=7, vectors=True, loss="mean_square")
+SPEC = GPTSpec(hidden=24, layers=2, heads=3, intermediate=40, dropout=0.0)
+
+
+class Reference(torch.nn.Module):
+    """The same model of PyTorch's layers."""
+
+    def __init__(self, spec, shape, tensors):
+        super().__init__()
+        D = spec.hidden
+        self.embed, self.head = torch.nn.Linear(shape.inputs, D), torch.nn.Linear(D, shape.outputs)
+        self.norm = torch.nn.LayerNorm(D, spec.norm_eps)
+        gelu = torch.nn.GELU(approximate="tanh")
+        options = dict(layer_norm_eps=spec.norm_eps, batch_first=True, norm_first=True)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.TransformerEncoderLayer(D, spec.heads, spec.intermediate, 0.0, gelu, **options)
+            for _ in range(spec.layers)
+        )
+        names = {
+            "norm_1": "norm1",
+            "norm_2": "norm2",
+            "mixed": "self_attn.out_proj",
+            "up": "linear1",
+            "down": "linear2",
+        }
+        theirs = {}
+        for name, x in tensors.items():
+            parts = name.split(".")
+            if parts[0] == "block":
+                part = names.get(parts[2], "self_attn.in_proj_")
+                name = f"blocks.{parts[1]}.{part}" + (parts[3] if part.endswith("_") else f".{parts[3]}")
+            theirs[name] = x
+        self.load_state_dict(theirs)
+
+    def forward(self, row):
+        x, states = self.embed(row.double())[None], []
+        mask = torch.triu(torch.full((len(row), len(row)), -math.inf, dtype=torch.float64), 1)
+        for block in self.blocks:
+            x = block(x, src_mask=mask)
+            states.append(x[0])
+        return self.head(self.norm(x))[0], [*states[:-1], self.norm(x)[0]]
+
+
+def test_equals_layers_of_pytorch():
+    family = family_of(SPEC, VECTORS)
+    ensemble, rows = family.build(2), family.rows(scored=2)
+    states, outputs = ensemble.states(rows, 1, [1, 2]), ensemble.outputs(rows, 1)
+    reference = Reference(SPEC, VECTORS, ensemble.tensors(1)).double()
+    loss = 0.0
+    for begin, end in zip(rows.row_start.tolist(), rows.row_start.tolist()[1:]):
+        expected, hidden = reference(rows.inputs[begin:end])
+        loss = loss + torch.nn.functional.mse_loss(expected, rows.targets[begin:end].double(), reduction="sum") / 2
+        torch.testing.assert_close(outputs[begin:end].double(), expected, rtol=1e-4, atol=1e-4)
+        for found, layer in zip(states, hidden):
+            torch.testing.assert_close(found[begin:end].double(), layer, rtol=1e-4, atol=1e-4)
+    assert float(ensemble.learn([rows], [1])[0]) == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_first_weights_are_those_of_gpt_2():
+    ensemble = GPTSpec(layers=2).build(Shape(41, 24, vectors=True))
+    ensemble.initialise(0, 1)
+    for name, x in ensemble.tensors(0).items():
+        if x.ndim == 1:
+            assert (x == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
+        else:
+            residual = "mixed" in name or "down" in name
+            assert float(x.std()) == pytest.approx(0.01 if residual else 0.02, rel=0.08), name
+
+
+def test_dropout_is_of_rows():
+    """A row drops the same wherever it stands; in the mean over many rows dropout changes a linear output nothing."""
+    rows = family_of(SPEC, VECTORS).rows((3, 4))
+    one, other = (random.random(5) for random in generators(rows, "dropout"))
+    assert (one != other).all()
+    alone = Rows(rows.inputs[3:], torch.tensor([0, 4]), torch.arange(4))
+    assert (generators(alone, "dropout")[0].random(5) == other).all()
+    assert (generators(alone, "noise")[0].random(5) != other).all()
+    double = rows._replace(inputs=rows.inputs.double())
+    assert (generators(double, "dropout")[1].random(5) == other).all()
+
+
+def test_dropout_drops_its_share():
+    """Of the embedded inputs, which a residual stream of blocks with weights of 0 carries to the outputs."""
+    spec = GPTSpec(hidden=64, heads=4, intermediate=8, dropout=0.25)
+    shape = Shape(inputs=3, outputs=64, vectors=True, loss="mean_square")
+    ensemble = spec.build(shape)
+    named = ensemble.tensors(0)
+    named["embed.bias"].copy_(torch.linspace(1, 2, 64))
+    named["norm.weight"].fill_(1)
+    named["head.weight"].copy_(torch.eye(64))
+    inputs = torch.arange(300.0)[:, None].expand(300, 3).contiguous()
+    rows = Rows(inputs, torch.arange(301, dtype=torch.int32), torch.arange(300), torch.zeros(300, 64))
+    kept = ensemble.learning(ensemble.parameters[0], rows)
+    low = kept.min(1, keepdim=True).values  # the norm moves all that is dropped to one number
+    assert float((kept == low).float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert len(kept.unique(dim=0)) == 300 and len(ensemble.outputs(rows, 0).unique(dim=0)) == 1
+
+
+@pytest.mark.parametrize(
+    "options,error,message",
+    [
+        ({"heads": 7}, ValueError, "model.heads: expected a divisor of hidden, 64, got 7"),
+        ({"dropout": 1}, ValueError, "model.dropout: expected at least 0 and below 1, got 1"),
+        ({"dropout": "some"}, TypeError, "model.dropout: expected a number, got 'some'"),
+        ({"init_std": 0}, ValueError, "model.init_std: expected a number above 0, got 0"),
+        ({"intermediate": 0}, ValueError, "model.intermediate: expected at least 1, got 0"),
+    ],
+)
+def test_bad_specs(options, error, message):
+    with pytest.raises(error, match=message):
+        GPTSpec(**options)

@@ -1,0 +1,75 @@
+"""What observers of trials can know, beside simulated observers."""
+
+import numpy as np
+import pytest
+
+from worldfast.worlds import factors
+from worldfast.worlds.factors import theory
+
+N = 20_000
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Points, and the means of 20 observations of each."""
+    random = np.random.default_rng(0)
+    x = random.random((N, 2)) - 0.5
+    return x, x + random.normal(size=(N, 2)) * 0.2 / np.sqrt(20)
+
+
+@pytest.mark.parametrize("n,best", [(24, 0.960), (2, 0.952)])
+def test_the_best_accuracy(n, best, seen):
+    """As published from theory; an observer who takes the side of the mean has it."""
+    boundary = factors.Dataset(n=n).asked.boundary
+    found = factors.best_accuracy(boundary, 0.2, 20)
+    assert found == pytest.approx(best, abs=5e-4)
+    x, m = seen
+    assert ((m @ boundary.T > 0) == (x @ boundary.T > 0)).mean() == pytest.approx(found, abs=0.002)
+
+
+def test_the_best_accuracy_of_more_latent_numbers():
+    boundary = factors.Dataset("random", n=6, dims=4).asked.boundary
+    random = np.random.default_rng(1)
+    x = random.random((N, 4)) - 0.5
+    m = x + random.normal(size=x.shape) * 0.2 / np.sqrt(20)
+    right = ((m @ boundary.T > 0) == (x @ boundary.T > 0)).mean()
+    assert factors.best_accuracy(boundary, 0.2, 20) == pytest.approx(right, abs=0.003)
+
+
+@pytest.mark.parametrize("questions,n", [("even", 24), ("even", 3), ("random", 5)])
+def test_the_point_follows_from_the_best_answers(questions, n, seen):
+    """Exactly the mean of the observations, with an R2 of 0.976."""
+    x, m = seen
+    given = factors.Dataset(questions, n=n).asked.boundary, 0.2, 20
+    found = factors.trilaterated(*theory.optimal(m, *given), *given)
+    np.testing.assert_allclose(found, m, atol=1e-9)
+    assert 1 - ((found - x) ** 2).mean() * 12 == pytest.approx(factors.bound(0.2, 20), abs=1e-3)
+    assert factors.bound(0.2, 20) == pytest.approx(0.976)
+
+
+def test_chances_that_are_clipped_lose_the_point(seen):
+    """As published: clipped at 1e-9, R2 falls to 0.878."""
+    x, m = seen
+    given = factors.Dataset(n=24).asked.boundary, 0.2, 20
+    clipped = np.clip(np.exp(theory.optimal(m, *given)), 1e-9, 1 - 1e-9)
+    found = factors.trilaterated(np.log(clipped[0]), np.log1p(-clipped[0]), *given)
+    assert 1 - ((found - x) ** 2).mean() * 12 == pytest.approx(0.878, abs=0.01)
+
+
+def test_logits_stand_for_distances(seen):
+    """A sigmoid is near a normal distribution function, so that answers of a linear readout are a map too."""
+    x, m = seen
+    given = factors.Dataset(n=24).asked.boundary, 0.2, 20
+    z = m @ theory.unit(given[0]).T * np.sqrt(20) / 0.2
+    yes, no = theory.log_shares(z / 0.589)
+    np.testing.assert_allclose(np.exp(yes) + np.exp(no), 1, rtol=1e-12)
+    assert np.abs(np.exp(yes) - np.exp(theory.optimal(m, *given)[0])).max() < 0.0098
+
+
+def test_the_loss_of_the_best_observer(seen):
+    """(21 ln 2 + 0.0904) / 22 = 0.66575, below which no net falls at 24 questions."""
+    x, m = seen
+    given = factors.Dataset(n=24).asked.boundary, 0.2, 20
+    yes, no = theory.optimal(m, *given)
+    decision = -np.where(x @ given[0].T > 0, yes, no).mean()
+    assert (21 * np.log(2) + decision) / 22 == pytest.approx(0.66575, abs=2e-4)

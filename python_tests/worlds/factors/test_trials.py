@@ -1,0 +1,218 @@
+"""Trials: their numbers beside a second statement of them, their distribution, their bits in every batch, and bad fields."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from trials_by_hand import encoded, trial
+
+import worldfast as wf
+from worldfast._native import core
+from worldfast.errors import MismatchError
+from worldfast.worlds import factors
+from worldfast.worlds.check import check_world
+from worldfast.worlds.factors import questions
+from worldfast.worlds.factors.dataset import quadrants
+
+DATA = factors.Dataset(n=6, rows=2000)
+KINDS = {
+    "even": DATA,
+    "an odd number": factors.Dataset(n=3, noise="gumbel"),
+    "random": factors.Dataset("random", n=7, dims=5, draw=3, encoder="square"),
+    "products": factors.Dataset("products", correlation=0.8, noise="anisotropic"),
+    "context": factors.Dataset("context", n=2, block=3, noise="encoded", sigma=0.1),
+    "no encoder": factors.Dataset(n=4, encoder=None, steps=7, noise="ar1"),
+    "decision": factors.Dataset("random", n=4, target="decision", correlation=-0.5),
+    "free": factors.Dataset(n=5, reaction="free", encoder=None),
+    "free, not truncated": factors.Dataset("random", n=5, dims=3, reaction="free", truncated=False, steps=60),
+}
+
+
+def by_hand(data, seed, row):
+    rule, layers, boundary, threshold, _ = data.stream(seed)._given
+    found = {name: getattr(data, name) for name in ("dims", "steps", "sigma", "noise", "correlation", "channels")}
+    found |= dict(layers=layers, square=data.encoder == "square", free=data.reaction == "free", block=rule["block"])
+    return trial(rule["key"], row, boundary=boundary, threshold=threshold, **found)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_trial_by_hand(name):
+    data = KINDS[name]
+    drawn = data.stream(4).drawn(11, 9)
+    assert drawn.inputs.shape[1:] == (data.longest, data.shape.inputs)
+    for i in range(9):
+        inputs, targets, x = by_hand(data, 4, 11 + i)
+        np.testing.assert_allclose(drawn.latents[i], x, atol=1e-7)
+        np.testing.assert_allclose(drawn.inputs[i], inputs, rtol=2e-5, atol=2e-6)
+        if data.target == "decision":
+            targets = targets[-1:]
+        if data.reaction == "free" and data.truncated:
+            near = np.abs(targets - np.round(targets)) < 1e-5  # which float32 observations may put on either side
+            assert (near | (drawn.targets[i] == np.trunc(targets))).all() and near.mean() < 0.7
+            assert (drawn.targets[i] % 1 == 0).all()
+        else:
+            np.testing.assert_allclose(drawn.targets[i], targets, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_world_that_passes(name):
+    data = replace(KINDS[name], rows=100, steps=4)
+    check_world(data)
+    drawn = data.stream(0).drawn(0, 8)
+    if data.questions != "context" and data.reaction == "fixed":
+        np.testing.assert_array_equal(drawn.targets[:, -1] > 0.5, data.asked.answers(drawn.latents.astype(float)))
+
+
+def test_a_trial_has_the_same_bits_at_every_width_and_on_every_number_of_threads():
+    width, bits = core.vector_width(), []
+    for name in ("even", "random", "free"):
+        given, shape = KINDS[name].stream(0)._given, KINDS[name].stream(0).drawn(0, 70)
+        for limit in (4, 8, 16):
+            core.limit_vector_width(limit)
+            for threads in (1, 3):
+                made = [np.empty_like(x) for x in shape]
+                core.trials(*given, 0, 70, *made, threads)
+                bits.append([x.tobytes() for x in made] == [x.tobytes() for x in shape])
+        core.limit_vector_width(width)
+    assert all(bits)
+
+
+def test_points_and_noise_are_distributed_as_stated():
+    def seen(**fields):
+        data = factors.Dataset(n=4, encoder=None, **fields)
+        drawn = data.stream(0).drawn(0, 4000)
+        return drawn.latents, drawn.inputs[:, 1:-1, 1:] - drawn.latents[:, None]
+
+    x, noise = seen()
+    assert stats.kstest(x.ravel() + 0.5, "uniform").pvalue > 1e-3
+    assert stats.kstest(noise.ravel() / 0.2, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(x.T)[0, 1]) < 0.05 and abs(np.corrcoef(noise[:, 0].T)[0, 1]) < 0.05
+    _, noise = seen(noise="anisotropic")
+    np.testing.assert_allclose(noise.std((0, 1)), [0.2, 0.4], rtol=0.02)
+    _, noise = seen(noise="gumbel")
+    assert noise.mean() == pytest.approx(0.115, abs=0.005)  # Euler's constant times 0.2, not removed
+    _, noise = seen(noise="ar1")
+    np.testing.assert_allclose(noise.std(0), 0.2, rtol=0.06)  # stationary from the first step on
+    assert np.corrcoef(noise[:, 3, 0], noise[:, 4, 0])[0, 1] == pytest.approx(0.7, abs=0.04)
+    x, _ = seen(correlation=0.9)
+    assert stats.kstest(x[:, 1] + 0.5, "uniform").pvalue > 1e-3
+    assert np.corrcoef(stats.norm.ppf(x.T + 0.5))[0, 1] == pytest.approx(0.9, abs=0.02)
+
+
+def test_every_answer_is_yes_half_the_time():
+    for name in ("even", "an odd number", "random", "context"):
+        yes = KINDS[name].stream(1).drawn(0, 8000).targets[:, -1].mean(0)
+        np.testing.assert_allclose(yes, 0.5, atol=0.03, err_msg=name)
+
+
+def test_encoder_and_hyperplanes_are_those_of_the_draw():
+    one, other = (factors.Dataset("random", n=8, draw=draw) for draw in (0, 1))
+    layers = questions.encoder(2, 0)
+    assert [x.shape for x in layers] == [(2, 112), (112,), (100, 112), (112,), (100, 48), (48,)]
+    for weight, bias, units in zip(layers[::2], layers[1::2], (100, 100, 40)):
+        bound = 1 / np.sqrt(len(weight))
+        for x in (weight, bias):
+            assert not x[..., units:].any() and 0.85 * bound < np.abs(x).max() <= bound
+    assert np.abs(np.linalg.norm(one.asked.boundary, axis=1) - 1).max() < 1e-12
+    assert one.digest != other.digest and wf.Run(one).id != wf.Run(other).id
+    rows = one.stream(3).batch(5, 2)
+    assert not torch.equal(rows.inputs, other.stream(3).batch(5, 2).inputs)
+    np.testing.assert_allclose(rows.inputs[0, 1:], encoded(np.zeros(2), layers, False)[:40], atol=1e-6)
+
+
+def test_a_run_of_another_encoder_is_refused(monkeypatch):
+    """Its content, which a run's folder states, is another."""
+    content = wf.Run(DATA).to_json()
+    monkeypatch.setattr(questions, "HIDDEN", 101)
+    questions.encoder.cache_clear()
+    with pytest.raises(MismatchError, match="encoder of Dataset"):
+        wf.Run.from_json(content)
+    questions.encoder.cache_clear()
+
+
+def test_readouts():
+    every, last, some = (DATA.readout(trials=40, positions=p) for p in ("every", "decision", (0, 3)))
+    assert len(every.rows.scored) == 40 * 22 and last.rows.scored.tolist() == list(range(21, 40 * 22, 22))
+    assert some.rows.scored[:4].tolist() == [0, 3, 22, 25] and some.about["steps"] == [0, 3]
+    np.testing.assert_array_equal(sum(last.groups.values()), 1)
+    assert (last.groups["quadrant 3"] == ((last.attributes[:, 0] > 0) & (last.attributes[:, 1] < 0))).all()
+    other = factors.Dataset("random", n=9, draw=5, correlation=0.9).readout(trials=40)
+    assert other.entities.tolist() == last.entities.tolist()
+    quiet = replace(DATA, encoder=None).readout(trials=40, sigma=0)
+    seen = quiet.rows.inputs.reshape(40, 22, 3)[:, 1:-1, 1:].numpy()
+    np.testing.assert_array_equal(seen, np.repeat(quiet.attributes[:, None].astype(np.float32), 20, 1))
+
+
+@pytest.mark.parametrize("name", ["even", "random", "no encoder", "free"])
+def test_given_points_are_seen_as_drawn_ones_are_without_noise(name):
+    drawn = factors.Trials(KINDS[name], 0, "readout", 0.0).drawn(0, 12)
+    np.testing.assert_allclose(KINDS[name].seen_without_noise(drawn.latents), drawn.inputs, rtol=1e-5, atol=1e-6)
+
+
+def test_quadrants_are_every_fourth_orthant():
+    orthants = np.array(np.meshgrid(*[[-1, 1]] * 4, indexing="ij")).reshape(4, -1).T  # last coordinate fastest
+    np.testing.assert_array_equal(quadrants(orthants), np.arange(16) % 4)
+
+
+def test_the_loss_before_training_and_below_which_it_never_falls():
+    """A mean over batch, steps and questions, as published: 0.694; (21 ln 2 + 0.0904) / 22 = 0.66575 of 24 questions."""
+    data = factors.Dataset(rows=2000)
+    ensemble = wf.RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in").build(data.shape)
+    ensemble.initialise(0, 0)
+    rows = data.stream(0).batch(0, 200)
+    assert float(ensemble.learn([rows], [0])[0]) / len(rows.scored) == pytest.approx(0.694, abs=0.003)
+
+
+@pytest.mark.parametrize(
+    "fields,error,said",
+    [
+        ({"n": 1}, ValueError, "n: expected at least dims, 2, got 1: fewer questions do not place a point"),
+        ({"questions": "evn"}, ValueError, "unknown questions 'evn': did you mean 'even'"),
+        ({"dims": 3}, ValueError, "dims: expected 2, got 3"),
+        ({"sigma": 0}, ValueError, "sigma: expected a number above 0, got 0: without noise every answer is certain"),
+        ({"sigma": -0.1}, ValueError, "sigma: expected a number above 0, got -0.1"),
+        ({"correlation": 1}, ValueError, "correlation: expected a number from -0.999999 to 0.999999, got 1.0"),
+        ({"correlation": "high"}, TypeError, "correlation: expected a number, got 'high'"),
+        ({"steps": 2**17}, ValueError, "steps: expected at most 65,536, got 131072"),
+        ({"noise": "ar2"}, ValueError, "unknown noise 'ar2': did you mean 'ar1'"),
+        ({"encoder": "tanh"}, ValueError, "unknown encoder 'tanh': known: relu, square"),
+        ({"questions": "products", "thresholds": [5] * 6}, ValueError, "thresholds: expected 0 to below 1/4, .* got 5"),
+        ({"questions": "products", "n": 12}, ValueError, "n: expected 24 or 48, got 12"),
+        ({"questions": "products", "n": 12, "thresholds": [0.1]}, ValueError, "thresholds: expected n / 4 for each"),
+        ({"thresholds": [0.1]}, ValueError, "thresholds: those are of 'products', not of 'even'"),
+        ({"questions": "products", "reaction": "free"}, ValueError, "reaction: 'free' is for questions that are half"),
+        ({"questions": "context", "n": 3}, ValueError, "n: expected 2 questions of 'context', got 3"),
+        ({"truncated": 1}, TypeError, "truncated: expected True or False, got 1"),
+        ({"target": "last"}, ValueError, "unknown target 'last': known: every, decision"),
+    ],
+)
+def test_bad_fields(fields, error, said):
+    with pytest.raises(error, match=said):
+        factors.Dataset(**fields)
+
+
+@pytest.mark.parametrize(
+    "options,error,said",
+    [
+        ({"trials": 3}, ValueError, "trials: quadrant . has none of 3: take more"),
+        ({"positions": "last"}, ValueError, "unknown positions 'last': known: every, decision"),
+        ({"positions": [22]}, ValueError, "positions: expected at most 21, got 22"),
+        ({"positions": [3, 1]}, ValueError, "positions: expected ascending steps, each once"),
+        ({"sigma": -1}, ValueError, "sigma: expected a number of at least 0, got -1"),
+    ],
+)
+def test_bad_readouts(options, error, said):
+    with pytest.raises(error, match=said):
+        DATA.readout(**options)
+
+
+def test_a_model_too_long_for_memory_is_refused_before_training(tmp_path):
+    data = replace(DATA, steps=20_000, rows=64)
+    with pytest.raises(ValueError, match="trials: 1,600 of 20,002 steps are 1,312,131,200 numbers, .* take fewer"):
+        data.readout()
+    capture = wf.Capture(layers=(), readout={"trials": 9})
+    run = wf.Run(data, batch=64, model=wf.RecurrentSpec(hidden=8), capture=capture)
+    with pytest.raises(MemoryError, match="memory: .* alone needs .* take a smaller model, batch or capture"):
+        wf.train(run, tmp_path, memory="16MiB")

@@ -1,0 +1,177 @@
+"""Decoders that are fitted on some regions of a world and tried on the one that was left out.
+
+Source: arXiv 2407.11249, where regions are the quadrants of a square: does a decoder hold beyond what it has seen?
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from worldfast.analysis.probe import fit_map, located
+from worldfast.arrays import labels, mask, numbers
+
+__all__ = ["LeftOut", "adam_decoders", "angles", "left_out", "r2_of"]
+
+ADAM = (0.9, 0.999, 1e-8)
+
+
+class LeftOut(NamedTuple):
+    """Scores of decoders, one for each region that is left out.
+
+    Attributes
+    ----------
+    regions : ndarray
+        int64 [R], their labels, ascending.
+    ood : ndarray
+        float64 [R], R2 in a region of the decoder that was fitted on the others.
+    inside : ndarray
+        float64 [R], R2 in a region of the decoder that was fitted on all.
+    angle : ndarray
+        float64 [R], mean angle between the attributes' directions in the former, in degrees; NaN of one attribute.
+    """
+
+    regions: np.ndarray
+    ood: np.ndarray
+    inside: np.ndarray
+    angle: np.ndarray
+
+
+def r2_of(y, predicted, variance):
+    """Return 1 - mean squared error / variance, of a variance that is given rather than that of y.
+
+    Parameters
+    ----------
+    y, predicted : array [..., n, k]
+        True and decoded attributes.
+    variance : float
+        Variance of an attribute in the whole world, 1/12 on a square of side 1. A decoder that knows the region alone
+        then has an R2 above 0.
+
+    Returns
+    -------
+    ndarray
+        float64 [...].
+    """
+    y, predicted = np.asarray(y, np.float64), np.asarray(predicted, np.float64)
+    return 1 - np.square(y - predicted).mean((-1, -2)) / variance
+
+
+def angles(weight):
+    """Return the angles between the directions along which a decoder reads its attributes.
+
+    Parameters
+    ----------
+    weight : array [d, k]
+        Decoder, k of at least 2.
+
+    Returns
+    -------
+    ndarray
+        float64 [k (k - 1) / 2], in degrees, 0 to 180, of all pairs; NaN of a direction of length 0.
+    """
+    weight = numbers(weight, "weight").array()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = weight / np.linalg.norm(weight, axis=0)
+    cosines = (unit.T @ unit)[np.triu_indices(weight.shape[1], 1)]
+    return np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+
+
+def left_out(X, y, regions, test, variance, ridge=None) -> LeftOut:
+    """Leave each region out of a least-squares fit, and try the decoder there.
+
+    Parameters
+    ----------
+    X : array [n, d]
+        Representations.
+    y : array [n, k]
+        Attributes.
+    regions : array of int [n]
+        Region of each item.
+    test : array of bool [n]
+        Items on which decoders are tried; they are fitted on others.
+    variance : float
+        As in `r2_of`.
+    ridge : float, optional
+        Penalty of a ridge regression on standardised features; by default, ordinary least squares.
+
+    Returns
+    -------
+    LeftOut
+
+    Raises
+    ------
+    ValueError
+        Shapes disagree, X is not finite, a region has no item to try, all items are of one region, or as in
+        `linear_probe`.
+    """
+    X, y = located(X, y, "k")
+    regions, test = labels(regions, "regions", len(X)), mask(test, "test", len(X))
+    known = np.unique(regions)
+    if len(known) < 2:
+        raise ValueError(f"regions: expected at least 2, got {known.tolist()}")
+    for region in known:
+        if not (test & (regions == region)).any():
+            raise ValueError(f"test: region {region} has no item to try a decoder on")
+    whole = fit_map(X[~test], y[~test], ridge).predict(X)
+    found = []
+    for region in known:
+        inside, tried = regions == region, test & (regions == region)
+        fit = fit_map(X[~test & ~inside], y[~test & ~inside], ridge)
+        pairs = angles(fit.slope) if y.shape[1] > 1 else np.array([np.nan])
+        scores = r2_of(y[tried], fit.predict(X[tried]), variance), r2_of(y[tried], whole[tried], variance)
+        found.append((*scores, pairs.mean()))
+    ood, inside, angle = np.array(found).T
+    return LeftOut(known, ood, inside, angle)
+
+
+def adam_decoders(X, y, batches, learning_rate=3e-3, seed=0):
+    """Fit linear decoders by Adam on batches of items, as published: each as if it were alone.
+
+    Parameters
+    ----------
+    X : array [n, d]
+        Representations.
+    y : array [n, k]
+        Attributes.
+    batches : array of int [F, S, B]
+        Items of each of S steps, for F decoders.
+    learning_rate : float
+    seed : int
+        Seed of initial weights, uniform up to 1 / sqrt(d) as in torch.nn.Linear.
+
+    Returns
+    -------
+    weight : ndarray
+        float32 [F, d, k].
+    bias : ndarray
+        float32 [F, k].
+
+    Raises
+    ------
+    ValueError, IndexError
+        Shapes disagree, X is not finite, or there is no such item.
+
+    Notes
+    -----
+    Source: the decoders of arXiv 2407.11249: mean square error, Adam with its usual betas, a constant learning rate.
+    """
+    X, y = (x.astype(np.float32) for x in located(X, y, "k"))
+    batches = np.asarray(batches)
+    if batches.ndim != 3 or not np.issubdtype(batches.dtype, np.integer):
+        raise ValueError(f"batches: expected integers [F, S, B], got {batches.dtype} {list(batches.shape)}")
+    (F, steps, size), (d, k) = batches.shape, (X.shape[1], y.shape[1])
+    X = np.concatenate([X, np.ones((len(X), 1), np.float32)], axis=1)  # the bias is the weight of a 1
+    drawn = np.random.default_rng(seed).uniform(-1, 1, (F, d + 1, k)) / np.sqrt(d)
+    weight = drawn.astype(np.float32)
+    average, square = np.zeros_like(weight), np.zeros_like(weight)
+    beta_1, beta_2, eps = ADAM
+    for step in range(steps):
+        seen, wanted = X[batches[:, step]], y[batches[:, step]]  # [F, B, d + 1], [F, B, k]
+        slope = seen.swapaxes(1, 2) @ (seen @ weight - wanted) * np.float32(2 / (size * k))
+        average += (1 - beta_1) * (slope - average)
+        square += (1 - beta_2) * (slope * slope - square)
+        root = np.sqrt(square / (1 - beta_2 ** (step + 1))) + eps
+        weight -= (learning_rate / (1 - beta_1 ** (step + 1))) * average / root
+    return weight[:, :d], weight[:, d]

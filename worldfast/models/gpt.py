@@ -1,0 +1,224 @@
+"""GPT-2 on vectors or tokens, without positions, in PyTorch, with dropout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, gelu, layer_norm, linear
+
+from worldfast.errors import number, positive
+from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
+from worldfast.models.buffer import tensors_in
+from worldfast.models.chance import generators
+from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
+from worldfast.rows import Rows, Shape
+
+__all__ = ["GPT", "GPTSpec"]
+
+
+@dataclass(frozen=True)
+class GPTSpec:
+    """GPT-2 without position embeddings: pre-norm blocks of causal attention and an MLP with gelu in its tanh form.
+
+    Vectors enter through a linear map with a bias, tokens through an embedding. Weights are normal with standard
+    deviation `init_std`, those of maps into the residual stream divided by sqrt(2 layers); biases are 0, norms 1. The
+    defaults are those of arXiv 2407.11249.
+
+    Parameters
+    ----------
+    hidden, layers, heads, intermediate : int
+        Widths and depth.
+    dropout : float
+        Share of the embedded inputs, of attention and of what enters the residual stream that is dropped while
+        learning. What is dropped is a function of the row (worldfast.models.chance).
+    norm_eps, init_std : float
+    outputs : int, optional
+        Number of outputs, the first ones; None means all of the data.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A field does not fit; the message names it.
+
+    Examples
+    --------
+    >>> from worldfast.models import GPTSpec
+    >>> from worldfast.rows import Shape
+    >>> GPTSpec().parameters(Shape(inputs=41, outputs=24, vectors=True, loss="binary_cross_entropy"))
+    54360
+    """
+
+    hidden: int = 64
+    layers: int = 1
+    heads: int = 8
+    intermediate: int = 256
+    dropout: float = 0.1
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+    outputs: int | None = None
+
+    def __post_init__(self):
+        require_sizes(self, ("hidden", "layers", "heads", "intermediate", "outputs"))
+        for name in ("norm_eps", "init_std"):
+            object.__setattr__(self, name, positive(f"model.{name}", getattr(self, name)))
+        object.__setattr__(self, "dropout", number("model.dropout", self.dropout))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout: expected at least 0 and below 1, got {self.dropout}")
+        if self.hidden % self.heads:
+            raise ValueError(f"model.heads: expected a divisor of hidden, {self.hidden}, got {self.heads}")
+
+    def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter by name; a matrix is [out, in]."""
+        D, F = self.hidden, self.intermediate
+        if shape.vectors:
+            found: dict[str, tuple[int, ...]] = {"embed.weight": (D, shape.inputs), "embed.bias": (D,)}
+        else:
+            found = {"embed.weight": (shape.inputs, D)}
+        for k in range(self.layers):
+            maps = {"attention": (3 * D, D), "mixed": (D, D), "up": (F, D), "down": (D, F)}
+            for norm in ("norm_1", "norm_2"):
+                found |= {f"block.{k}.{norm}.weight": (D,), f"block.{k}.{norm}.bias": (D,)}
+            for name, size in maps.items():
+                found |= {f"block.{k}.{name}.weight": size, f"block.{k}.{name}.bias": size[:1]}
+        found |= {"norm.weight": (D,), "norm.bias": (D,)}
+        outputs = self.of(shape).outputs
+        return found | {"head.weight": (outputs, D), "head.bias": (outputs,)}
+
+    def parameters(self, shape: Shape) -> int:
+        """Return the number of parameters."""
+        return sum(map(math.prod, self.shapes(shape).values()))
+
+    def of(self, shape: Shape) -> Shape:
+        """Return the shape of a model of such data."""
+        return with_outputs(shape, self.outputs)
+
+    def on_gpu(self, shape: Shape, longest: int) -> bool:
+        """Return True if GPU kernels take whole steps of training: there are none for this family."""
+        return False
+
+    def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
+        """Return an upper bound on memory while learning from batches of `inputs` inputs, of up to `longest` a row."""
+        block = 24 * self.hidden + 6 * self.intermediate + 6 * self.heads * longest
+        kept = 8 * self.hidden + self.layers * block + 5 * self.of(shape).outputs
+        return autograd_bytes(
+            self.shapes(shape).values(), inputs, kept + (shape.inputs if shape.vectors else 2), threads
+        )
+
+    def build(
+        self,
+        shape: Shape,
+        members: int = 1,
+        *,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
+        matmul_dtype: str = "float32",
+        longest: int | None = None,
+    ) -> GPT:
+        """Return an ensemble of `members` models with parameters of 0, for rows of any length."""
+        return GPT(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
+
+
+class GPT(AutogradEnsemble):
+    """M such models of one shape. The last layer's states are those after the final norm.
+
+    Parameters
+    ----------
+    spec : GPTSpec
+    shape : Shape
+        Shape of the data.
+    members : int
+    **options
+        Those of AutogradEnsemble.
+    """
+
+    def __init__(self, spec: GPTSpec, shape: Shape, members: int = 1, **options):
+        self._named_shapes = spec.shapes(shape)
+        super().__init__(spec, spec.of(shape), list(self._named_shapes.values()), members, **options)
+
+    def tensors(self, member: int) -> dict[str, Tensor]:
+        """Return a member's parameters as views, by name."""
+        return self._named(self.parameters[member])
+
+    def _named(self, parameters: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._named_shapes, tensors_in(parameters, list(self._named_shapes.values()))))
+
+    def initialise(self, member: int, seed: int) -> None:
+        random = np.random.Generator(np.random.Philox(seed))
+        for name, view in self.tensors(member).items():
+            if view.ndim == 2:
+                residual = name.endswith(("mixed.weight", "down.weight"))
+                std = self.spec.init_std / (math.sqrt(2 * self.spec.layers) if residual else 1)
+                view.copy_(torch.from_numpy(random.standard_normal(view.shape, dtype=np.float32) * np.float32(std)))
+            else:
+                view.fill_("norm" in name and name.endswith("weight"))
+
+    def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        return self._run(parameters, rows, layers, None)
+
+    def learning(self, parameters: Tensor, rows: Rows) -> Tensor:
+        kept = _Kept(self.spec, rows, parameters) if self.spec.dropout else None
+        return self._run(parameters, rows, (), kept)[0]
+
+    def _run(self, parameters, rows: Rows, layers: Sequence[int], kept: _Kept | None):
+        spec, w = self.spec, self._named(parameters)
+        drop = kept or (lambda x, *_: x)
+
+        def norm(x, name):
+            return layer_norm(x, (spec.hidden,), w[f"{name}.weight"], w[f"{name}.bias"], spec.norm_eps)
+
+        def mapped(x, name):
+            return linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
+
+        lengths = rows.row_start.long().diff()
+        R, T = len(lengths), int(lengths.max())
+        step = torch.arange(T, dtype=torch.int64, device=lengths.device)
+        there = step < lengths[:, None]  # [R, T]
+        at = (rows.row_start[:-1].long()[:, None] + step).clamp(max=len(rows.inputs) - 1)  # padding reads any input
+        hidden_from = ~(step[None, :] <= step[:, None])  # [T, T], of later ones
+        x = mapped(rows.inputs, "embed") if self.shape.vectors else embedding(rows.inputs, w["embed.weight"])
+        found = [x]
+        x = drop(x, "embed")
+        for k in range(spec.layers):
+            block = f"block.{k}"
+            qkv = mapped(norm(x, f"{block}.norm_1"), f"{block}.attention")
+            q, key, value = (
+                part[at].reshape(R, T, spec.heads, -1).transpose(1, 2) for part in qkv.chunk(3, 1)
+            )  # [R, heads, T, width]
+            score = q @ key.transpose(2, 3) / math.sqrt(q.shape[-1])
+            share = score.masked_fill(hidden_from, -math.inf).softmax(-1)
+            mixed = (drop(share, k) @ value).transpose(1, 2).reshape(R, T, -1)[there]
+            x = x + drop(mapped(mixed, f"{block}.mixed"), k, "mixed")
+            middle = gelu(mapped(norm(x, f"{block}.norm_2"), f"{block}.up"), approximate="tanh")
+            x = x + drop(mapped(middle, f"{block}.down"), k, "down")
+            found.append(x)
+        found[-1] = x = norm(x, "norm")
+        outputs = mapped(x.index_select(0, rows.scored), "head")
+        return outputs, [found[layer].index_select(0, rows.scored) for layer in layers]
+
+
+class _Kept:
+    """Factors of dropout, 0 or 1 / (1 - dropout), of a batch of rows."""
+
+    def __init__(self, spec: GPTSpec, rows: Rows, like: Tensor):
+        lengths = rows.row_start.diff().tolist()
+        D, H, T = spec.hidden, spec.heads, max(lengths)
+        flat: dict[tuple, list[np.ndarray]] = {}
+        self.factors: dict[tuple, Tensor] = {}
+        attention = np.ones((spec.layers, len(lengths), H, T, T), dtype=bool)
+        for r, (random, n) in enumerate(zip(generators(rows, "dropout"), lengths)):
+            flat.setdefault(("embed",), []).append(random.random((n, D), np.float32) >= spec.dropout)
+            for k in range(spec.layers):
+                attention[k, r, :, :n, :n] = random.random((H, n, n), np.float32) >= spec.dropout
+                for name in ("mixed", "down"):
+                    flat.setdefault((k, name), []).append(random.random((n, D), np.float32) >= spec.dropout)
+        kept = {site: np.concatenate(parts) for site, parts in flat.items()}
+        for site, mask in (kept | {(k,): attention[k] for k in range(spec.layers)}).items():
+            self.factors[site] = torch.from_numpy(mask).to(like.device, like.dtype) / (1 - spec.dropout)
+
+    def __call__(self, x: Tensor, *site) -> Tensor:
+        return x * self.factors[site]

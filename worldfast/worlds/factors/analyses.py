@@ -1,0 +1,267 @@
+"""Analyses of models of trials: does the map of a decoder hold in the quadrant that it was not fitted on?
+
+Source: arXiv 2407.11249.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from worldfast.analysis import (
+    adam_decoders,
+    angles,
+    film_table,
+    fixed_points,
+    held_out,
+    left_out,
+    linear_probe,
+    mixed_selectivity,
+    r2_of,
+    sparsity,
+)
+from worldfast.models import RecurrentSpec
+from worldfast.rows import Rows
+from worldfast.run import Run
+from worldfast.studies import ANALYSES as OF_ANY_WORLD
+from worldfast.studies import Analysis, Trained, each, layer_of, shown
+from worldfast.training import load
+from worldfast.worlds.factors import theory
+from worldfast.worlds.factors.dataset import Dataset, Trials, quadrants
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["ANALYSES", "VARIANCE", "published_batches"]
+
+VARIANCE = 1 / 12  # of a latent number
+BATCH, TESTED, RATE = 16, 40 * 16, 3e-3  # trials of a batch and of a test, and learning rate of published decoders
+BATCHES = {2: 3000, 3: 3000, 6: 2000, 12: 1000, 24: 1000}  # published, by the number of questions
+LEFT = 0  # the quadrant that is left out of films: both of the last two latent numbers below 0
+SHARE = 0.25  # of trials, on which decoders by least squares are tried
+TRIALS = 40  # without noise, from whose states fixed points are sought
+QUIET = 1000  # trials without noise, for sparsity
+GRID = 8  # points along each latent number, for mixed selectivity
+AT_ONCE = 4096  # trials that a model reads
+
+
+def published_batches(n: int) -> int:
+    """Return the batches of a published decoder for n questions: of the nearest number that was published."""
+    return BATCHES[min(BATCHES, key=lambda known: (abs(np.log(known / n)), known))]
+
+
+# ---- of captured states ----
+
+
+def regions_of(one: Trained) -> np.ndarray:
+    """Return the quadrant of each trial that a run is read at, int64 [n]."""
+    return quadrants(one.activations.attributes)
+
+
+def left_out_over_training(trained: Sequence[Trained], layer: int) -> DataFrame:
+    """Decoders by least squares at every checkpoint, tried in the quadrant that they were not fitted on.
+
+    Columns run, layer, step, rows, quadrant, ood (R2 there, 1 - 12 MSE), inside (that of a decoder of all quadrants),
+    angle (mean of the pairs of latent numbers' directions, degrees), n_fitted, n_tried.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    read, regions, table = one.activations, regions_of(one), []
+    test = held_out(len(regions), SHARE)
+    for step in read.steps:
+        found = left_out(read[step, layer], read.attributes, regions, test, VARIANCE)
+        at = {"run": one.name, "layer": layer, "step": step, "rows": one.run.rows_at(step)[0]}
+        for q, ood, inside, angle in zip(*found):
+            counts = {"n_fitted": int((~test & (regions != q)).sum()), "n_tried": int((test & (regions == q)).sum())}
+            table.append(at | {"quadrant": q + 1, "ood": ood, "inside": inside, "angle": angle} | counts)
+    return pd.DataFrame(table)
+
+
+def probes(trained: Sequence[Trained]) -> DataFrame:
+    """The decoder of the films at every checkpoint and layer: fitted on all quadrants but the first, and tried there.
+
+    Columns run, layer, step, rows, r2_<attribute> (1 - 12 MSE), r2 (their mean), n_fitted, n_held_out, ridge (0: none).
+    """
+    import pandas as pd
+
+    (one,) = trained
+    read, y, table = one.activations, one.activations.attributes, []
+    test = regions_of(one) == LEFT
+    for layer in read.layers:
+        for step in read.steps:
+            predicted = linear_probe(read[step, layer], y, test).predicted[test]
+            r2 = {
+                name: float(r2_of(y[test][:, [k]], predicted[:, [k]], VARIANCE)) for k, name in enumerate(read.columns)
+            }
+            at = {"run": one.name, "layer": layer, "step": step, "rows": one.run.rows_at(step)[0]}
+            at |= {f"r2_{name}": value for name, value in r2.items()} | {"r2": np.mean([*r2.values()])}
+            table.append(at | {"n_fitted": int((~test).sum()), "n_held_out": int(test.sum()), "ridge": 0.0})
+    return pd.DataFrame(table)
+
+
+def films(trained: Sequence[Trained], layer: int) -> DataFrame:
+    """The square as a model sees it, as of `film_table`: a decoder of three quadrants places the trials of all four."""
+    (one,) = trained
+    places = one.activations.attributes[:, -2:]
+    return film_table(one.activations, layer, regions_of(one) == LEFT, places, things=one.things, run=one.name)
+
+
+# ---- of models ----
+
+
+def read(ensemble, data: Dataset, stream: Trials, start: int, n: int, layer: int, step: int | None = None):
+    """Return a model's states in new trials, float32 [n, H], at a step or at the decision, and the latents [n, D]."""
+    step = data.decision if step is None else step
+    states, latents = [], []
+    for at in range(start, start + n, AT_ONCE):
+        drawn = stream.drawn(at, min(AT_ONCE, start + n - at))
+        rows: Rows = stream.packed(drawn.inputs, np.arange(len(drawn.inputs)) * data.longest + step)
+        states.append(ensemble.states(rows, 0, [layer])[0].numpy(force=True))
+        latents.append(drawn.latents)
+    return np.concatenate(states), np.concatenate(latents)
+
+
+def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, sigma: float | None) -> DataFrame:
+    """Decoders as published, of the last checkpoint: by Adam, on new trials of three quadrants; tried in the fourth.
+
+    `batches` of 16 trials; 0: as many as published for the number of questions. Points are uncorrelated; `sigma` is
+    that of their noise, None: that of training. Columns run, layer, quadrant, fit, sigma, batches, ood (R2 there, 1 -
+    12 MSE), inside (of a decoder that was fitted on all four), angle (mean of the pairs of latent numbers, degrees).
+    """
+    import pandas as pd
+
+    (one,) = trained
+    run, ensemble = load(one.folder)
+    data, table = run.data, []
+    stream = Trials(data.decorrelated, run.seed, "decoders", sigma)
+    S = batches or published_batches(data.n)
+    kinds = 1 << min(2, data.dims)
+    pool = S * BATCH * kinds // (kinds - 1) * 11 // 10 + 64 * kinds  # of which a quadrant less holds enough
+    tried, where = read(
+        ensemble, data, stream, 0, TESTED * kinds * 5 // 4, layer
+    )  # of each quadrant enough, beyond doubt
+    for fit in range(fits):
+        X, y = read(ensemble, data, stream, (1 << 24) * (fit + 1), pool, layer)
+        regions = quadrants(y)
+        chosen = [np.flatnonzero(regions != q)[: S * BATCH] for q in range(kinds)] + [np.arange(S * BATCH)]
+        weight, bias = adam_decoders(X, y, np.stack(chosen).reshape(kinds + 1, S, BATCH), RATE, seed=fit)
+        for q in range(kinds):
+            here = np.flatnonzero(quadrants(where) == q)[:TESTED]
+            ood, inside = (float(r2_of(where[here], tried[here] @ weight[k] + bias[k], VARIANCE)) for k in (q, kinds))
+            angle = angles(weight[q]).mean() if data.dims > 1 else np.nan
+            at = {"run": one.name, "layer": layer, "quadrant": q + 1, "fit": fit, "sigma": stream.sigma, "batches": S}
+            table.append(at | {"ood": ood, "inside": inside, "angle": angle})
+    return pd.DataFrame(table)
+
+
+def observers(trained: Sequence[Trained], trials: int) -> DataFrame:
+    """A model's answers at the decision beside what any observer could give, for half-spaces and normal noise.
+
+    Columns run, sigma, steps, accuracy and best_accuracy; bound (1 - 12 sigma^2 / t), and the R2 (1 - 12 MSE) of points
+    that follow from the model's answers (trilaterated) and from the best ones (optimal).
+    """
+    import pandas as pd
+
+    (one,) = trained
+    run, ensemble = load(one.folder)
+    data = run.data
+    stream, given = Trials(data.decorrelated, run.seed, "observers"), (data.asked.boundary, data.sigma, data.steps)
+    drawn = stream.drawn(0, trials)
+    rows = stream.packed(drawn.inputs, np.arange(1, trials + 1) * data.longest - 1)
+    logits = ensemble.outputs(rows, 0).numpy(force=True).astype(np.float64)
+    right = (logits > 0) == (drawn.targets[:, -1] > 0.5)
+    noise = np.random.default_rng(run.seed).normal(size=drawn.latents.shape)
+    means = drawn.latents + noise * data.sigma / np.sqrt(data.steps)
+    points = {
+        "trilaterated": theory.trilaterated(*theory.log_shares(logits), *given),
+        "optimal": theory.trilaterated(*theory.optimal(means, *given), *given),
+    }
+    at = {"run": one.name, "sigma": data.sigma, "steps": data.steps, "accuracy": float(right.mean())}
+    at |= {"best_accuracy": theory.best_accuracy(*given), "bound": theory.bound(data.sigma, data.steps)}
+    return pd.DataFrame([at | {name: float(r2_of(drawn.latents, x, VARIANCE)) for name, x in points.items()}])
+
+
+def units(trained: Sequence[Trained], layer: int) -> DataFrame:
+    """Units at the last step of the stimulus, without noise.
+
+    Columns run, layer, unit, sparsity (over random points), x1 and x2: correlations of the last two latent numbers with
+    its rate averaged over the other, on a grid; NaN of models whose latent numbers are not two.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    run, ensemble = load(one.folder)
+    data = run.data
+    stream, last = Trials(data.decorrelated, run.seed, "units", 0.0), data.decision - (data.reaction == "fixed")
+    X, _ = read(ensemble, data, stream, 0, QUIET, layer, last)
+    mixed = np.full((X.shape[1], 2), np.nan)
+    if data.dims == 2:
+        inputs = data.seen_without_noise(_grid())
+        rows = stream.packed(inputs, np.arange(len(inputs)) * data.longest + last)
+        mixed = mixed_selectivity(ensemble.states(rows, 0, [layer])[0].numpy(force=True), (GRID, GRID))
+    columns = {"unit": np.arange(X.shape[1]), "sparsity": sparsity(X), "x1": mixed[:, 0], "x2": mixed[:, 1]}
+    return pd.DataFrame({"run": one.name, "layer": layer} | columns)
+
+
+def _grid() -> np.ndarray:
+    at = (np.arange(GRID) + 0.5) / GRID - 0.5
+    return np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
+
+
+def attractor(trained: Sequence[Trained], layer: int, starts: int, iterations: int) -> DataFrame:
+    """Fixed points of an RNN under fixation at x = 0, from states of noise-free trials with noise of 0 to 6 a unit.
+
+    Columns run, point, starts, speed (length of F(h) - h), directions (eigenvalues of the derivative of F(h) - h with a
+    real part above -0.1: along them nothing returns within 10 steps), eigenvalue_1 to 4 (real parts, descending).
+    """
+    import pandas as pd
+
+    (one,) = trained
+    run, ensemble = load(one.folder)
+    data, random = run.data, np.random.default_rng(run.seed)
+    drawn = Trials(data.decorrelated, run.seed, "attractor", 0.0).drawn(0, TRIALS)
+    rows = Trials(data, run.seed).packed(drawn.inputs, np.arange(TRIALS * data.longest))
+    states = ensemble.states(rows, 0, [layer])[0].numpy(force=True)
+    begin = states[random.integers(0, len(states), starts)] + random.uniform(0, 6, (starts, states.shape[1]))
+    at_rest = torch.from_numpy(data.seen_without_noise(np.zeros((1, data.dims)))[0, 0])
+    found = fixed_points(ensemble.step_of(0, at_rest), begin, iterations)
+    columns = {"point": np.arange(len(found.points)), "starts": found.starts, "speed": found.speed}
+    columns["directions"] = (found.eigenvalues.real > -0.1).sum(1)
+    columns |= {f"eigenvalue_{k + 1}": found.eigenvalues.real[:, k] for k in range(min(4, states.shape[1]))}
+    return pd.DataFrame({"run": one.name} | columns)
+
+
+# ---- of a study ----
+
+
+def recurrent(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Runs of RNNs of one layer at fixed reaction times."""
+    plain = (run for run in finished if isinstance(run.model, RecurrentSpec) and run.data.reaction == "fixed")
+    return [(run,) for run in plain if run.model.kind == "rnn" and run.model.layers == 1]
+
+
+def answering(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Runs whose questions are half-spaces, answered at a decision under normal noise that is alike in all numbers."""
+    alike = {"noise": "isotropic", "reaction": "fixed", "correlation": 0.0}
+    return [
+        (run,)
+        for run in finished
+        if run.data.questions in ("even", "random")
+        and all(getattr(run.data, name) == value for name, value in alike.items())
+    ]
+
+
+ANALYSES = (
+    *(one for one in OF_ANY_WORLD if one.kind in ("evaluation", "pca", "dimension", "cka")),
+    Analysis("probes", probes),
+    Analysis("films", films, shown, layer_of),
+    Analysis("left_out", left_out_over_training, each, layer_of),
+    Analysis("decoders", decoders, each, lambda study: layer_of(study) | {"batches": 0, "fits": 5, "sigma": None}),
+    Analysis("observers", observers, answering, lambda study: {"trials": 20_000}),
+    Analysis("units", units, each, layer_of),
+    Analysis("attractor", attractor, recurrent, lambda study: layer_of(study) | {"starts": 128, "iterations": 10_000}),
+)

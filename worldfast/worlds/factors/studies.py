@@ -1,0 +1,242 @@
+"""Studies of trials: how many yes-no questions force a map that holds where no decoder was fitted? arXiv 2407.11249."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worldfast import studies
+from worldfast.errors import positive
+from worldfast.models import GPTSpec, RecurrentSpec
+from worldfast.run import Capture, Run
+from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
+from worldfast.worlds.factors.analyses import ANALYSES, decoders
+from worldfast.worlds.factors.dataset import Dataset
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["FAMILIES", "PRESETS", "Study", "demo", "mini", "net", "paper"]
+
+FAMILIES: dict[str, Any] = {  # models of the source; GPT learns a fifth as long
+    "rnn": RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in"),
+    "kept": RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in", decays=False),
+    "lstm": RecurrentSpec("lstm", hidden=64),
+    "gpt": GPTSpec(),
+}
+QUESTIONS = (2, 3, 6, 12, 24)
+BATCH, BATCHES, GPT_BATCHES = 16, 100_000, 20_000
+FIELDS = {name: name for name in ("questions", "n", "dims", "sigma", "correlation")} | {"stimulus": "steps"}
+QUESTION = (
+    "A net answers yes-no questions about points that it sees through noise and a random encoder. How many does it "
+    "take until a linear decoder of its states, fitted on three quadrants of the square, holds in the fourth?"
+)
+NOTES = (
+    "Coloured by quadrant; held out of the decoder is quadrant 1, lower left. R² is 1 − MSE / (1/12), the variance of "
+    "the whole square: who knows the quadrant alone has 0.75."
+)
+
+
+def draw(tables: Mapping, scene: Scene, layer: int) -> list:
+    """Draw the figures of a study of trials, and return them with captions."""
+    from worldfast.worlds.factors import figures  # imports matplotlib, so only for drawing
+
+    return figures.draw(tables, scene, layer)
+
+
+def tables(study: studies.Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
+    """Return the tables of a study; that of runs also says what differs between datasets, and which family they are."""
+    found = common_tables(study, out, made)
+    for name, of_data in FIELDS.items():
+        found["runs"][name] = [getattr(run.data, of_data) for run in study.runs]
+    found["runs"]["family"] = [family_of(run) for run in study.runs]
+    return found
+
+
+def family_of(run: Run) -> str:
+    """Return the name of a run's family: that of FAMILIES, or of its spec's class."""
+    return next((name for name, spec in FAMILIES.items() if spec == run.model), type(run.model).__name__)
+
+
+@dataclass(frozen=True)
+class Study(studies.Study):
+    """Study of trials: all as in worldfast.studies.Study, with the analyses, figures and findings of this world."""
+
+    analyses: tuple[Analysis, ...] = ANALYSES
+    tables: Any = tables
+    figures: Any = draw
+    findings: Any = None
+    subject: Subject = field(default_factory=lambda: Subject("trial", "trials", question=QUESTION))
+
+    def __post_init__(self):
+        object.__setattr__(self, "findings", self.findings or findings)
+        super().__post_init__()
+
+    def scene_of(self, run: Run) -> Scene:
+        scene = super().scene_of(run)
+        return replace(scene, title="The square inside the net", grouping=("quadrant", "quadrants"), notes=NOTES)
+
+
+# ---- in sentences ----
+
+
+def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
+    """Return what was found, in plain sentences."""
+    return Findings([*_maps(tables), *_answers(tables), *_angles(tables), *_attractors(tables)])
+
+
+def _maps(tables: Mapping[str, DataFrame]) -> Iterator[str]:
+    if "decoders" not in tables:
+        return
+    runs, table = tables["runs"], tables["decoders"]
+    table = table.merge(runs[["run", "family", "tasks", "sigma", "stimulus"]], on="run", suffixes=("_read", ""))
+    for (family, tasks), part in table.groupby(["family", "tasks"], sort=False):
+        low, middle, high = part.ood.quantile([0.25, 0.5, 0.75])
+        nets, limit = part.run.nunique(), 1 - 12 * part.sigma.iloc[0] ** 2 / part.stimulus.iloc[0]
+        yield (
+            f"{family}, {tasks}: a decoder has an R² of {middle:.3f} in the quadrant that it was not fitted on "
+            f"(quartiles {low:.3f} to {high:.3f}; {nets} {'net' if nets == 1 else 'nets'}), and "
+            f"{part.inside.median():.3f} when it was; no estimate exceeds {limit:.3f}."
+        )
+
+
+def _answers(tables: Mapping[str, DataFrame]) -> Iterator[str]:
+    if "observers" not in tables:
+        return
+    table = tables["observers"]
+    yield (
+        f"At the decision nets answer right {table.accuracy.min():.3f} to {table.accuracy.max():.3f} of the time, the "
+        f"best observer {table.best_accuracy.min():.3f} to {table.best_accuracy.max():.3f}. From a net's answers alone "
+        f"the point follows with an R² of {table.trilaterated.median():.3f} (median), from the best answers with "
+        f"{table.optimal.median():.3f}."
+    )
+
+
+def _angles(tables: Mapping[str, DataFrame]) -> Iterator[str]:
+    if "decoders" in tables and tables["decoders"].angle.notna().any():
+        low, middle, high = tables["decoders"].angle.quantile([0.25, 0.5, 0.75])
+        quartiles = f"quartiles {low:.0f}° to {high:.0f}°"
+        yield f"Decoders read the latent numbers along directions {middle:.0f}° apart ({quartiles})."
+
+
+def _attractors(tables: Mapping[str, DataFrame]) -> Iterator[str]:
+    if "attractor" in tables:
+        directions = tables["attractor"].groupby("run").directions.median()
+        yield (
+            f"At the fixed points of RNNs under fixation states hardly return along {directions.median():g} directions "
+            f"(median over {len(directions)} nets, {directions.min():g} to {directions.max():g}); a plane has 2."
+        )
+
+
+# ---- runs ----
+
+
+def net(family: str = "rnn", seed: int = 0, batches: int | None = None, checkpoints: int = 20, **fields) -> Run:
+    """Return a run of the source: Adam at 1e-3, batches of 16 new trials, encoder and hyperplanes of its own.
+
+    Parameters
+    ----------
+    family : {"rnn", "kept", "lstm", "gpt"}
+        A ReLU network without a leak, as the published leak of dt / tau = 1 has it; one whose units keep their state;
+        an LSTM; GPT-2.
+    seed : int
+    batches : int, optional
+        Steps of training; by default, as published.
+    checkpoints : int
+    **fields
+        Of the dataset.
+    """
+    batches = batches or (GPT_BATCHES if family == "gpt" else BATCHES)
+    data = Dataset(rows=batches * BATCH, draw=seed, **fields)
+    marks = [f"{name}{value:g}" for name, value in fields.items() if name in ("sigma", "steps", "correlation")]
+    marks += [data.encoder or "bare"] if data.encoder != "relu" else []
+    return Run(
+        data,
+        seed=seed,
+        name="-".join([family, data.label, *marks, f"s{seed}"]),
+        model=FAMILIES[family],
+        batch=BATCH,
+        learning_rate=1e-3,
+        warmup=0,
+        schedule="constant",
+        weight_decay=0.0,
+        clip=None,
+        checkpoints=checkpoints,
+        capture=Capture(layers=(1,)),
+    )
+
+
+def study(name: str, runs: Sequence[Run], shown: Sequence[str], fits: int, batches: int = 0) -> Study:
+    """Return a study with as many fits of published decoders, and batches of a fit; 0: as many as published."""
+    options = {"batches": batches, "fits": fits, "sigma": None}
+    made = Analysis("decoders", decoders, options=lambda study: {"layer": study.layer} | options)
+    analyses = tuple(made if one.kind == "decoders" else one for one in ANALYSES)
+    return Study(name, tuple(runs), layer=1, shown=tuple(shown), analyses=analyses)
+
+
+def _batches(number: int, scale: float) -> int:
+    return max(20, round(number * positive("scale", scale)))
+
+
+def demo(scale: float = 1.0) -> Study:
+    """Six small RNNs that answer 2 or 24 questions: does the map reach into a quadrant that no decoder saw?
+
+    Parameters
+    ----------
+    scale : float
+        Factor of the batches that each net sees.
+    """
+    runs = [net("rnn", seed, _batches(5000, scale), 20, n=n) for n in (2, 24) for seed in range(3)]
+    return study("factors-demo", runs, [run.name for run in runs if run.seed == 0], fits=1, batches=1000)
+
+
+def mini(scale: float = 1.0) -> Study:
+    """RNN, LSTM and GPT, 2 to 24 questions, five nets each, at equal batches: arXiv 2407.11249, small.
+
+    Parameters
+    ----------
+    scale : float
+        Factor of the batches that each net sees.
+    """
+    batches = _batches(2000, scale)
+    runs = [
+        net(family, seed, batches, 10, n=n) for family in ("rnn", "lstm", "gpt") for n in QUESTIONS for seed in range(5)
+    ]
+    shown = [run.name for run in runs if run.seed == 0 and run.data.n in (2, 24)]
+    return study("factors-mini", runs, shown, fits=1, batches=1000)
+
+
+def paper(scale: float = 1.0) -> Study:
+    """Every sweep of arXiv 2407.11249: questions, noise, dimension, duration and correlation, five nets a point.
+
+    Parameters
+    ----------
+    scale : float
+        Factor of the batches that each net sees.
+    """
+    points: list[tuple[str, dict]] = [(family, {"n": n}) for family in FAMILIES for n in QUESTIONS]
+    points += [("rnn", {"n": n, "encoder": "square"}) for n in QUESTIONS]
+    points += [("rnn", {"n": n, "sigma": s}) for n in (2, 6, 24) for s in (0.1, 0.3, 0.4, 0.6)]
+    points += [(of, {"questions": "random", "n": n, "dims": d}) for of in ("rnn", "gpt") for n, d in _dimensions()]
+    points += [("rnn", {"n": 24, "steps": steps}) for steps in (5, 10, 40)]
+    points += [("rnn", {"n": 24, "correlation": rho}) for rho in (0.25, 0.5, 0.75, 0.9)]
+    points += [("rnn", {"n": n, "reaction": "free"}) for n in QUESTIONS]
+    runs = []
+    for family, fields in points:
+        for seed in range(5):
+            batches = _batches(GPT_BATCHES if family == "gpt" else BATCHES, scale)
+            runs.append(net(family, seed, batches, 40, **fields))
+    shown = [f"{family}-even{n}-s0" for family in ("rnn", "gpt") for n in (2, 24)]
+    return study("factors", runs, shown, fits=5)
+
+
+def _dimensions() -> list[tuple[int, int]]:
+    """(N, D) of the sweep of dimensions; fewer questions than latent numbers place no point."""
+    return [(n, d) for d in (2, 4, 6, 8, 10) for n in (6, 12, 24, 48) if n >= d]
+
+
+PRESETS = {"factors-demo": demo, "factors-mini": mini, "factors": paper}
