@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import sys
@@ -13,7 +14,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from worldfast.errors import one_of, typed
+from worldfast.errors import one_of, typed, unknown_name
+
+
+class Named:
+    """Base of the dataclasses that users make: a misspelt keyword argument is said with the nearest field.
+
+    Python does so by itself from 3.13 on, for functions too.
+    """
+
+    def __new__(cls, *args: Any, **given: Any):
+        if unknown := [name for name in given if name not in getattr(cls, "__dataclass_fields__", ())]:
+            known = inspect.signature(cls).parameters
+            if unknown[0] not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+                raise TypeError(str(unknown_name(f"argument of {cls.__name__}", unknown[0], known)))
+        return super().__new__(cls)
 
 
 def known_fields(kind: type, content: Mapping) -> dict:

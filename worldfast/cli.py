@@ -26,7 +26,6 @@ from worldfast.options import (
     AnyTexts,
     AnyWhole,
     AnyWholes,
-    Data,
     Files,
     Kept,
     Learning,
@@ -37,6 +36,7 @@ from worldfast.options import (
     named,
     runs,
 )
+from worldfast.run import Run
 from worldfast.study_cli import STUDY, load_files, run_and_publish
 from worldfast.training import STOPPED, ended_by_signals
 from worldfast.training import train as train_runs
@@ -142,7 +142,7 @@ def _numbers(values) -> str:
 
 
 def train(
-    data: OmitArgPrefixes[Data],
+    data: OmitArgPrefixes[cities.Data],
     learning: OmitArgPrefixes[Learning] = Learning(),
     model: OmitArgPrefixes[Model] = Model(),
     kept: OmitArgPrefixes[Kept] = Kept(),
@@ -156,7 +156,8 @@ def train(
     worldfast train FILE.py trains on the dataset `data` of a Python file, which may be of any world.
     """
     load_files(machine.load)
-    _train(data, learning, model, kept, machine)
+    dataset, readout = cities.asked(data, learning.start)
+    _train(runs(dataset, learning, model, kept, readout), machine)
 
 
 def train_file(
@@ -173,13 +174,13 @@ def train_file(
     again. Defaults are those of arXiv 2602.00533; what rows there are, the file says (docs/worlds.md).
     """
     load_files(machine.load)
-    _train(_data(file), learning, model, kept, machine)
+    _train(runs(_data(file), learning, model, kept), machine)
 
 
-def _train(data: Data | Dataset, learning: Learning, model: Model, kept: Kept, machine: Machine) -> None:
+def _train(asked: list[Run], machine: Machine) -> None:
     how = {name: getattr(machine, name) for name in ("device", "threads", "memory", "log")}
     with nullcontext() if machine.quiet else logged_to(sys.stderr):
-        folders = train_runs(runs(data, learning, model, kept), machine.out, progress=not machine.quiet, **how)
+        folders = train_runs(asked, machine.out, progress=not machine.quiet, **how)
     for folder in folders:
         print(ending(folder))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast.arrays import refuse
-from worldfast.classes import known_fields
+from worldfast.classes import Named, known_fields
 from worldfast.errors import MismatchError, one_of, typed
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
@@ -91,7 +91,7 @@ class Tokenizer(NamedTuple):
     files: dict[str, dict]
 
 
-class Dataset(ABC):
+class Dataset(Named, ABC):
     """Rows that models learn, as a function of a seed and a split. A world subclasses it as a frozen dataclass.
 
     Its fields are values that JSON keeps: with the path of the class and the digest of its `content` they are its

@@ -19,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast import files
+from worldfast import files, worlds
 from worldfast._native import core, why_no_gpu
 from worldfast.analysis import cka
 from worldfast.errors import DeviceError
 from worldfast.models import TransformerSpec, adamw_, attention, attention_of_row, require_cuda
 from worldfast.rows import Rows, Shape
-from worldfast.worlds.cities import World, label, sample
 
 WIDTH = 100
 PACKAGES = (
@@ -120,7 +119,6 @@ def _installed() -> Iterator[str]:
         found = torch.cuda.get_device_name() if torch.cuda.is_available() else f"none; {why_no_gpu()}"
         yield f"CUDA device: {found}"
         yield f"cuda: not used, {error.reason}"
-    yield f"a row: {sample(World.cities(), 'distance', n=1).text(0)}"
 
 
 # ---- what kernels compute ----
@@ -142,34 +140,6 @@ def compare(check: Check, device: torch.device) -> str:
         error = float((came - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
         worst = error if math.isnan(error) else max(worst, error)
     return "" if worst <= check.allowed else f"off by {worst:.1e} of the largest number, allowed {check.allowed:.0e}"
-
-
-def _labels(device):
-    """Distances and areas of triangles from coordinates."""
-    world = World.cities()
-    index = np.random.default_rng(0).permutation(len(world))[: 3 * 1600].reshape(-1, 3).astype(np.int32)
-    a, b, c = torch.from_numpy(world.xy[index]).double().unbind(1)
-    u, v = b - a, c - a
-    expected = {"distance": u.square().sum(1).sqrt(), "trianglearea": (u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]).abs() / 2}
-    pairs = []
-    for task, value in expected.items():
-        cities = torch.from_numpy(np.ascontiguousarray(index[:, : 2 if task == "distance" else 3])).to(device)
-        came = label(task, world, cities)
-        pairs.append((came, value.round()))
-    return pairs
-
-
-def _tokens(device):
-    """Rows of tokens from cities and labels: <bos> is 2, <eos> 3, characters from 4 on, digits last."""
-    world = World.cities()
-    batch = sample(world, "distance", n=500)
-    characters = "".join(sorted(map(chr, range(33, 127)), key=lambda c: (c.isdigit(), c)))
-    expected = np.zeros_like(batch.tokens)
-    for row, cities, answer in zip(expected, batch.cities, batch.label):
-        names = ",".join(f"c_{world.city_id[city]:04d}" for city in cities[:2])
-        text = f"dist({names})={answer}"
-        row[: len(text) + 2] = [2, *(4 + characters.index(c) for c in text), 3]
-    return [(torch.from_numpy(batch.tokens), torch.from_numpy(expected))]
 
 
 def _exact_attention(q, k, v, starts, base):
@@ -263,8 +233,7 @@ def _alignment(kernel, device):
 
 
 CHECKS = (
-    Check("labels", _labels, 0.0),
-    Check("tokens", _tokens, 0.0, gpu=False),
+    *(Check(*one) for own in worlds.handed("CHECKS").values() for one in own),
     Check("attention", lambda device: [_attended(device)[0]], 1e-5),
     Check("attention, gradients", lambda device: [_attended(device)[1]], 1e-5),
     Check("transformer, outputs", lambda device: [_model(device)[0]], 1e-4),

@@ -1,4 +1,4 @@
-"""Options of `worldfast train`: fields of a run by name, in groups, each with a line of help.
+"""Options of `worldfast train` for any world: fields of a run by name, in groups, each with a line of help.
 
 Names, types and defaults are read off the dataclasses; what stands here is the help, and what has no such field.
 """
@@ -6,8 +6,8 @@ Names, types and defaults are read off the dataclasses; what stands here is the 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
-from dataclasses import MISSING, asdict, field, fields, make_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, field, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,6 @@ from worldfast.errors import one_of
 from worldfast.folder import done, metrics, spec_of
 from worldfast.models import RecurrentSpec, TransformerSpec
 from worldfast.run import Capture, Run
-from worldfast.worlds import cities
 
 KINDS = ("transformer", "rnn", "lstm")
 
@@ -46,7 +45,7 @@ TYPES = {  # of options, by the annotations of the fields
 }
 
 
-def _group(name: str, *kinds: type, **options: str | tuple) -> Any:
+def group(name: str, *kinds: type, **options: str | tuple) -> Any:
     """A dataclass of options: each has its help if it is a field of one of the kinds, else (type, default, help)."""
     known = {f.name: f for kind in kinds for f in fields(kind)}
     made = []
@@ -58,29 +57,7 @@ def _group(name: str, *kinds: type, **options: str | tuple) -> Any:
     return make_dataclass(name, made, frozen=True, namespace={"__doc__": "", "__module__": __name__})
 
 
-Data = _group(
-    "Data",
-    cities.Dataset,
-    cities.WorldSpec,
-    tasks=(
-        Annotated[tuple[str, ...], arg(metavar="TASK ...")],
-        MISSING,
-        "Tasks of each model, such as distance angle; or all.",
-    ),
-    rows="Rows of each task in an epoch.",
-    vocabulary="character; or entity: one token a city, easier to learn.",
-    loss="Tokens to learn: all after the first, or answer, those after '='.",
-    among="Cities that rows may use, such as \"region != 'Atlantis'\"; all by default.",
-    crossing="Rows of crossing: balanced, or reshuffled, 26 % TRUE.",
-    world=(TYPES["str"], cities.WorldSpec.source, "cities, or the path of a CSV file."),
-    atlantis="Number of cities of Atlantis to add to the world.",
-    layout="Layout of Atlantis: clustered or scattered.",
-    atlantis_seed="Seed for the places of Atlantis's cities.",
-    largest="Keep only the N most populous cities of the world; 0 keeps all.",
-    capture_cities=(AnyText, None, 'Cities to write activations of, such as "city_id >= 1000"; all by default.'),
-    capture_task=(AnyText, None, "Task whose prompt is read for activations; the first by default."),
-)
-Learning = _group(
+Learning = group(
     "Learning",
     Run,
     seeds=(
@@ -108,7 +85,7 @@ def _of_kind(name: str):
     return Annotated[int | None, arg(metavar="N", help_behavior_hint=f"(default: {ours}; rnn, lstm: {theirs})")]
 
 
-Model = _group(
+Model = group(
     "Model",
     RecurrentSpec,
     TransformerSpec,
@@ -130,7 +107,7 @@ Model = _group(
     init="Initial scale of an rnn or lstm: hidden or fan_in.",
     recurrence="First recurrent weights of an rnn: uniform, sparse, orthogonal.",
 )
-Kept = _group(
+Kept = group(
     "Kept",
     Run,
     checkpoints="Number of checkpoints after the one at step 0.",
@@ -149,7 +126,7 @@ Kept = _group(
         "Checkpoints whose weights stay on disk: all, or steps; else the last two.",
     ),
 )
-Machine = _group(
+Machine = group(
     "Machine",
     out=(Annotated[Path, arg(metavar="PATH")], Path("runs"), "Folder in which each run has its own."),
     device=(TYPES["str"], "auto", "cpu, cuda or cuda:1; auto takes a GPU if there is one."),
@@ -193,8 +170,9 @@ def named(name: str, texts: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def runs(data: Data | Dataset, learning: Learning, model: Model, kept: Kept) -> list[Run]:
-    """A run for each seed. With a start, model and vocabulary that are not asked for are the start's.
+def runs(data: Dataset, learning: Learning, model: Model, kept: Kept, readout: Mapping[str, Any] = {}) -> list[Run]:
+    """A run for each seed, with these options of the readout by default. With a start, a model that is not asked for
+    is the start's.
 
     Raises what Run does; ValueError without a seed, FileNotFoundError where `start` is no run's folder.
     """
@@ -202,22 +180,11 @@ def runs(data: Data | Dataset, learning: Learning, model: Model, kept: Kept) -> 
     if not (seeds := how.pop("seeds")):
         raise ValueError("seeds: expected at least one")
     how |= {name: getattr(kept, name) for name in ("checkpoints", "checkpoint_spacing", "validation")}
-    readout = named("readout", kept.readout)
     how["keep"] = _kept(kept.keep)
     if learning.start is not None:
         how["start"] = spec_of(learning.start)
         spec = spec or how["start"].model
-    if isinstance(data, Data):
-        about = asdict(data)
-        asked = {"among": about.pop("capture_cities"), "task": about.pop("capture_task")}
-        readout = {name: value for name, value in asked.items() if value is not None} | readout
-        names = ("world", "atlantis", "layout", "atlantis_seed", "largest")
-        about["world"] = cities.WorldSpec(*(about.pop(name) for name in names))
-        about["tasks"] = cities.BUILT_IN if data.tasks == ("all",) else data.tasks
-        if how["start"] and data.vocabulary == cities.Dataset.vocabulary:
-            about["vocabulary"] = how["start"].data.vocabulary
-        data = cities.Dataset(**about)
-    how["capture"] = Capture(kept.capture_layers, kept.capture_dtype, readout)
+    how["capture"] = Capture(kept.capture_layers, kept.capture_dtype, {**readout, **named("readout", kept.readout)})
     return [Run(data, seed=seed, model=spec or TransformerSpec(), **how) for seed in seeds]
 
 

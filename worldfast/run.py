@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldfast.classes import class_at, known_fields, path_of
+from worldfast.classes import Named, class_at, known_fields, path_of
 from worldfast.dataset import Dataset, Readout, missing_of, require_options, require_readout
 from worldfast.display import html_facts
 from worldfast.errors import (
@@ -50,7 +50,7 @@ INTEGERS = {
 
 
 @dataclass(frozen=True)
-class Capture:
+class Capture(Named):
     """Activations that are written at each checkpoint.
 
     The dataset decides what is read, since it knows what its rows are about: `readout` holds options of its `readout`
@@ -109,7 +109,7 @@ class Capture:
 
 
 @dataclass(frozen=True)
-class OpenCheckpoint:
+class OpenCheckpoint(Named):
     """Folder written by `export_huggingface` or transformers, for a run to start from (docs/checkpoints.md).
 
     Parameters
@@ -147,7 +147,7 @@ class Family(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Named):
     """Training of one model, from initial to final weights. Defaults are those of arXiv 2602.00533.
 
     Parameters

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import analysis
@@ -12,9 +13,8 @@ from worldfast.errors import number, positive, whole
 from worldfast.studies.planning import print_plan
 from worldfast.worlds import cities
 
-MODEL = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 DATA = cities.Dataset("distance", rows=32)
-RUN = wf.Run(DATA, batch=16, model=MODEL, capture=wf.Capture(layers=(1,)))
+RUN = wf.Run(DATA, batch=16, model=TINY, capture=wf.Capture(layers=(1,)))
 RECIPE = cities.Recipe()
 WORLD = wf.World.cities()
 
@@ -52,6 +52,20 @@ WRONG = {
         "task: expected a name and a number of cities before the function, as in @wf.task('mid', cities=2), got 'study'",
     ),
     "an empty decorator": (lambda: wf.task(), "task: expected name and cities, as in @wf.task('mid', cities=2)"),
+    "a field of a spec": (
+        lambda: wf.TransformerSpec(hiden=64),
+        "unknown argument of TransformerSpec 'hiden': did you mean 'hidden'? known: hidden, layers, ",
+    ),
+    "a field of a run": (lambda: wf.Run(DATA, sed=3), "unknown argument of Run 'sed': did you mean 'seed'?"),
+    "a field of a dataset": (
+        lambda: cities.Dataset("distance", rws=10),
+        "unknown argument of Dataset 'rws': did you mean 'rows'?",
+    ),
+    "a field of a study": (lambda: study(lyer=1), "unknown argument of Study 'lyer': did you mean 'layer'?"),
+    "a field of a component": (
+        lambda: wf.Component("distance", 10, nois=0.5),
+        "unknown argument of Component 'nois': did you mean 'noise'?",
+    ),
     "no cities": (lambda: wf.task("mid"), "task: expected cities, as in @wf.task('mid', cities=2)"),
     "choices of letters": (lambda: wf.task("mid", cities=2, choices="ab"), "choices: expected words, got 'ab'"),
     "data by name": (lambda: wf.Run("north"), "data: expected a dataset of a world, such as worldfast.worlds.cities."),

@@ -21,9 +21,9 @@ classes rows dataset
 models analysis run checkpoint folder
 reading training
 studies
-report verify
+report verify options
 worlds
-options doctor study_cli cli __init__
+doctor study_cli cli __init__
 __main__
 """
 RANK = {room: rank for rank, rooms in enumerate(RANKS.strip().splitlines()) for room in rooms.split()}
@@ -32,7 +32,6 @@ BESIDE = """
 _native -> errors
 arrays -> _native
 cli -> doctor
-cli -> options
 cli -> study_cli
 dataset -> classes
 dataset -> rows
@@ -43,7 +42,6 @@ folder -> run
 locks -> errors
 locks -> files
 run -> models
-study_cli -> options
 training -> reading
 """
 CALL_KERNELS = (

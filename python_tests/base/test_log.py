@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import cli
@@ -51,7 +52,7 @@ def test_a_file_is_written_to_its_end_with_times(tmp_path):
 
 
 def test_training_is_logged_where_nothing_is_shown(tmp_path, capsys, caplog):
-    model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    model = TINY
     run = wf.Run(cities.Dataset("distance", rows=32), batch=16, checkpoints=1, model=model)
     with caplog.at_level(logging.INFO, "worldfast"):
         wf.train(run, tmp_path, device="cpu", progress=False)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import warm
+from tiny import TINY
 
 import worldfast as wf
 from worldfast.worlds.cities import Dataset
@@ -370,7 +371,7 @@ def test_faults_of_training_are_found(load, monkeypatch, fault):
     """The checks of a GPU's training, interpreted, with a fault put in."""
     pytest.importorskip("triton")
     gpu = load("gpu_training")
-    shape = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    shape = TINY
     runs = [wf.Run(Dataset("distance", rows=2), batch=1, seed=seed, model=shape, warmup=0) for seed in (1, 2)]
     made = []
 

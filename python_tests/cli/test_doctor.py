@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from worldfast import cli, doctor
+from worldfast.worlds.cities import checks
 
 CPU = torch.device("cpu")
 
@@ -55,7 +56,7 @@ def test_a_kernel_that_is_wrong_is_named(name, checks, monkeypatch, capsys):
 def test_labels_tokens_and_steps_that_are_wrong(monkeypatch):
     """Each by one unit in one place; a step that is not taken; what is not a number; an error."""
     by_name = {check.name: check for check in doctor.CHECKS}
-    label, sample = doctor.label, doctor.sample
+    label, sample = checks.label, checks.sample
     assert all(doctor.compare(by_name[name], CPU) == "" for name in ("labels", "tokens", "AdamW"))
 
     def one_off(*arguments):
@@ -68,8 +69,8 @@ def test_labels_tokens_and_steps_that_are_wrong(monkeypatch):
         found.tokens[9, 3] += 1
         return found
 
-    monkeypatch.setattr(doctor, "label", one_off)
-    monkeypatch.setattr(doctor, "sample", other_token)
+    monkeypatch.setattr(checks, "label", one_off)
+    monkeypatch.setattr(checks, "sample", other_token)
     monkeypatch.setattr(doctor, "adamw_", lambda *arguments: None)
     assert all(doctor.compare(by_name[name], CPU).startswith("off by") for name in ("labels", "tokens", "AdamW"))
     monkeypatch.setattr(doctor, "cka", lambda *arguments: np.nan)

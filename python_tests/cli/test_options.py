@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from stand_ins import OWN
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import classes, cli, files, options, study_cli
 from worldfast.run import Capture
 from worldfast.training.step import Lockstep
+from worldfast.worlds import cities
 from worldfast.worlds.cities import Dataset, tasks
 from worldfast.worlds.cities.world import WorldSpec
 
@@ -32,7 +34,7 @@ def call(*arguments):
 
 def test_every_field_has_an_option():
     """By its own name, but for those that the command line says otherwise."""
-    known = {f.name for group in (options.Data, options.Learning, options.Model, options.Kept) for f in fields(group)}
+    known = {f.name for group in (cities.Data, options.Learning, options.Model, options.Kept) for f in fields(group)}
     of_run = {f.name for f in fields(wf.Run)} - {"data", "seed", "name", "model", "capture"}
     of_data = {f.name for f in fields(Dataset)} - {"world", "mixture", "own"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
@@ -42,14 +44,15 @@ def test_every_field_has_an_option():
 
 
 def test_defaults_are_those_of_a_run():
-    groups = options.Data(("distance",)), options.Learning(), options.Model(), options.Kept()
-    assert options.runs(*groups) == [wf.Run(Dataset("distance"))]
+    data, readout = cities.asked(cities.Data(("distance",)), None)
+    asked = options.runs(data, options.Learning(), options.Model(), options.Kept(), readout)
+    assert asked == [wf.Run(Dataset("distance"))]
 
 
 @pytest.mark.parametrize(
     "group,kinds",
     [
-        (options.Data, (WorldSpec, Dataset)),
+        (cities.Data, (WorldSpec, Dataset)),
         (options.Learning, (wf.Run,)),
         (options.Kept, (wf.Run,)),
         (options.Model, (wf.RecurrentSpec, wf.TransformerSpec)),
@@ -142,7 +145,7 @@ def test_files_of_ones_own_are_loaded(tmp_path, capsys, monkeypatch):
     assert cli.main(["sample", "west", "--n", "2", "--load", str(own)]) == 0
     assert re.fullmatch(r"(west\(c_\d+,c_\d+\)=(NO|YES)\n){2}", capsys.readouterr().out)
     towns = sys.modules["own_of_mine"].Towns
-    model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    model = TINY
     run = wf.Run(towns("west", rows=32, world=WorldSpec(largest=50)), batch=16, checkpoints=1, model=model)
     assert run.to_json()["data"]["class"] == "own_of_mine.Towns"
     [folder] = wf.train(run, tmp_path, device="cpu", progress=False)
@@ -373,7 +376,7 @@ def test_help_is_a_line_an_option(capsys, monkeypatch):
     lines = [line.strip() for line in printed if line.startswith(" ") and line.strip()]
     titles = [line.split()[0] for line in lines if line.endswith(" options")]
     assert titles == "data learning model kept machine".split()
-    groups = (options.Data, options.Learning, options.Model, options.Kept, options.Machine)
+    groups = (cities.Data, options.Learning, options.Model, options.Kept, options.Machine)
     said = [line.split()[0] for line in lines if re.match(r"-{1,2}\w", line)]
     assert said == ["-h,", *("--" + f.name.replace("_", "-") for group in groups for f in fields(group))]
     assert len(lines) == len(said) + 2 * (len(groups) + 1)  # a title and a rule for each

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import cli
@@ -14,7 +15,7 @@ from worldfast.worlds.cities import Dataset
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
-    model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
+    model = TINY
     data = Dataset("distance", rows=32, world=wf.WorldSpec(largest=20))
     runs = [wf.Run(data, batch=16, checkpoints=1, model=model, seed=seed) for seed in (0, 1)]
     wf.run_study(wf.Study("small", tuple(runs), analyses=()), out, device="cpu", progress=False)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import checkpoint, files, locks
@@ -28,7 +29,7 @@ BASE = wf.Run(
     warmup=5,
     checkpoints=3,
     name="long",
-    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    model=TINY,
     capture=Capture(layers=(1,), readout={"among": "index < 50"}),
 )
 RUNS = [

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 pytest.importorskip("triton")
+from tiny import TINY
+
 import worldfast as wf
 from worldfast import checkpoint
 from worldfast.errors import DeviceError
-from worldfast.models import GpuTransformer, TransformerSpec
+from worldfast.models import GpuTransformer
 from worldfast.run import Capture
 from worldfast.training import memory
 from worldfast.training.step import MOMENTS
@@ -21,12 +23,11 @@ from worldfast.worlds.cities import Dataset
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 APPROXIMATE = 4 if DEVICE == "cuda" else 1  # a GPU's exp2, quotient and root err 2^-22 of their result, IEEE's 2^-24
-SPEC = TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 BASE = wf.Run(
     Dataset(("distance",), rows=6),
     seed=1,
     batch=2,
-    model=SPEC,
+    model=TINY,
     warmup=1,
     learning_rate=0.01,
     checkpoints=2,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import checkpoint, cli
@@ -26,7 +27,7 @@ RUN = wf.Run(
     warmup=2,
     learning_rate=3e-3,
     checkpoints=4,
-    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    model=TINY,
     capture=wf.Capture(layers=(1,)),
     keep="all",
 )  # 12 steps, checkpoints at 0, 3, 6, 9, 12

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import checkpoint
@@ -22,7 +23,7 @@ RUN = wf.Run(
     warmup=0,
     checkpoints=1,
     capture=Capture(layers=(0,), readout={"among": "index < 9"}),
-    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    model=TINY,
 )
 RUNS = [replace(RUN, seed=seed, data=replace(RUN.data, rows=16 * seed), name="") for seed in (2, 4, 1, 3, 5)]
 

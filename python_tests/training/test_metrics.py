@@ -7,8 +7,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from tiny import TINY
 
-from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.training import train
 from worldfast.worlds.cities import Dataset
@@ -20,7 +20,7 @@ BASE = Run(
     warmup=5,
     checkpoints=4,
     capture=Capture(layers=()),
-    model=TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
+    model=TINY,
 )
 WILD = replace(BASE, data=replace(BASE.data, tasks=("angle",)), name="", learning_rate=1e30, warmup=0)  # diverges
 NUMBERS = ["rows", "loss", "diverged", "seconds", "learning_rate"]  # of a line, where it has them

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from tiny import TINY
 
 import worldfast as wf
 from worldfast import checkpoint
@@ -16,11 +17,7 @@ from worldfast.training.progress import SIGNALS, Interrupt
 from worldfast.worlds.cities import Dataset
 
 RUN = wf.Run(
-    Dataset("distance", rows=64),
-    batch=16,
-    checkpoints=1,
-    model=wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24),
-    capture=wf.Capture(layers=()),
+    Dataset("distance", rows=64), batch=16, checkpoints=1, model=TINY, capture=wf.Capture(layers=())
 )  # 4 steps, saved at 0 and 4 only
 
 

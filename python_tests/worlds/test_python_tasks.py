@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny import TINY
 
 import worldfast as wf
 from worldfast.errors import TaskError
@@ -31,7 +32,6 @@ from worldfast.worlds.cities.studies import Study, demo, paper
 from worldfast.worlds.cities.tasks import BUILT_IN, task_from_json
 
 ROOT = Path(__file__).parents[1]
-SPEC = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 
 
 def mid(**options):
@@ -403,7 +403,7 @@ def test_what_a_function_does_with_cities_of_a_world_it_was_not_tried_on(small, 
             raise ZeroDivisionError("now")
         return xy[:, 0, 0]
 
-    run = wf.Run(Dataset((later, "distance"), rows=64), seed=1, model=SPEC)
+    run = wf.Run(Dataset((later, "distance"), rows=64), seed=1, model=TINY)
     stream = run.data.stream(1)
     stream.pack(0, 8)
     once["raise"] = True
@@ -586,7 +586,7 @@ def test_the_name_of_the_function_is_no_part_of_it():
 
 
 def test_a_run_in_a_new_process_needs_the_function_again(tmp_path):
-    run = wf.Run(Dataset(("distance", mid()), rows=32), seed=3, model=SPEC)
+    run = wf.Run(Dataset(("distance", mid()), rows=32), seed=3, model=TINY)
     assert wf.Run.from_json(json.loads(json.dumps(run.to_json()))) == run
     assert run.data.tasks == ("distance", "mid") and run.name == "pt-distance+mid-s3"
     assert replace(run.data, rows=4).own == run.data.own == (mid(),)
@@ -647,7 +647,7 @@ def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(tmp_path):
         seed=4,
         batch=18,
         learning_rate=3e-3,
-        model=SPEC,
+        model=TINY,
         checkpoints=5,
         validation=8,
     )
@@ -769,9 +769,9 @@ def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
 
     monkeypatch.setattr(gpu_step, "MOST_STEPS", 2)
     monkeypatch.setattr(sampling, "on_gpu", lambda array: isinstance(array, torch.Tensor))
-    run = wf.Run(Dataset((mid(), "inside"), rows=20, loss="answer"), seed=4, batch=8, model=SPEC)
+    run = wf.Run(Dataset((mid(), "inside"), rows=20, loss="answer"), seed=4, batch=8, model=TINY)
     assert run.steps == 5
-    lockstep = gpu_step.GpuLockstep(GpuTransformer(SPEC, run.shape, 1, device="cpu"), [run])
+    lockstep = gpu_step.GpuLockstep(GpuTransformer(TINY, run.shape, 1, device="cpu"), [run])
     monkeypatch.setattr(lockstep, "_take", lambda places: lockstep._at.add_(1))
     for step in range(run.steps):
         lockstep.step([0])
@@ -787,7 +787,7 @@ def test_steps_on_a_gpu_take_the_rows_that_were_uploaded(monkeypatch):
 
 RECIPE = Recipe(
     world=wf.WorldSpec(atlantis=20, largest=300),
-    model=SPEC,
+    model=TINY,
     amount={1: (64, 1)},
     settings=dict(vocabulary="entity", loss="answer", batch=32, checkpoints=1, capture=wf.Capture(layers=(1,))),
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
+from worldfast.classes import Named
 from worldfast.errors import number, one_of, typed
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.buffer import tensors_in
@@ -28,7 +29,7 @@ DENSITY = 0.15  # of sparse recurrent weights
 
 
 @dataclass(frozen=True)
-class RecurrentSpec:
+class RecurrentSpec(Named):
     """Recurrent network: its kind, its size and its initial scale.
 
     Tokens pass through an embedding of width `hidden`; vectors enter the first layer as they are. With the defaults the

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
+from worldfast.classes import Named
 from worldfast.errors import one_of, positive
 from worldfast.models.buffer import tensors_in
 from worldfast.models.ensemble import CpuBytes, Ensemble, require_sizes, with_outputs
@@ -28,7 +29,7 @@ ENGINES = ("auto", "native", "plain")
 
 
 @dataclass(frozen=True)
-class TransformerSpec:
+class TransformerSpec(Named):
     """Shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
     Parameters

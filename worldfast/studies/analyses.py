@@ -22,6 +22,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast import frames as pd
+from worldfast.classes import Named
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.folder import require_same
 from worldfast.reading import Activations
@@ -123,7 +124,7 @@ def no_options(study) -> dict:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Named):
     """A kind of table that a study computes from its runs.
 
     Attributes

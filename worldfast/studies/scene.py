@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from worldfast.classes import Named
 from worldfast.dataset import Dataset, Readout
 from worldfast.errors import one_of, several, typed
 from worldfast.rows import Shape
@@ -138,7 +139,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Subject(Named):
     """Words and places of a study's world, for its page.
 
     Attributes

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from worldfast.classes import load_defined
+from worldfast.classes import Named, load_defined
 from worldfast.dataset import entity_ids
 from worldfast.display import html_facts
 from worldfast.errors import file_name, one_of, several, typed, whole
@@ -28,7 +28,7 @@ SHOWN = 12  # runs that the page animates unless the study names them
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Named):
     """Runs that are trained, analysed and compared together.
 
     A world may have its own subclass with analyses, tables, figures and findings of its own.

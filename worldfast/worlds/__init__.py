@@ -6,20 +6,24 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
 from worldfast.errors import unknown_name
 
-__all__ = ["preset", "presets"]
+__all__ = ["handed", "preset", "presets"]
+
+
+def handed(name: str) -> dict[str, Any]:
+    """Return what worlds hand over under a name, by world: "PRESETS", or "CHECKS", the checks of `worldfast doctor`."""
+    folders = [world.name for world in pkgutil.iter_modules(__path__) if world.ispkg]
+    given = {world: getattr(importlib.import_module(f"{__name__}.{world}"), name, None) for world in folders}
+    return {world: own for world, own in given.items() if own is not None}
 
 
 def presets() -> dict[str, Callable]:
     """Return the preset studies of all worlds by name, "cities.demo"; a world lists its own in `PRESETS`."""
-    found = {}
-    for world in pkgutil.iter_modules(__path__):
-        if world.ispkg:
-            own = getattr(importlib.import_module(f"{__name__}.{world.name}"), "PRESETS", {})
-            found |= {f"{world.name}.{name}": make for name, make in own.items()}
-    return found
+    of_worlds = handed("PRESETS").items()
+    return {f"{world}.{name}": make for world, own in of_worlds for name, make in own.items()}
 
 
 def preset(name: str, **options):

@@ -12,9 +12,12 @@ from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import ATLANTIS, World, WorldSpec
 
 _DOOR = {  # the other names and their modules, which import all of the instrument, on first use
+    "CHECKS": "checks",
+    "Data": "options",
     "PRESETS": "studies",
     "Recipe": "recipe",
     "Study": "studies",
+    "asked": "options",
     "demo": "studies",
     "dose_runs": "doses",
     "integration": "studies",
@@ -27,10 +30,12 @@ _DOOR = {  # the other names and their modules, which import all of the instrume
 __all__ = [
     "ATLANTIS",
     "BUILT_IN",
+    "CHECKS",
     "PRESETS",
     "TASKS",
     "Batch",
     "Component",
+    "Data",
     "Dataset",
     "Prompt",
     "PythonTask",
@@ -41,6 +46,7 @@ __all__ = [
     "Vocabulary",
     "World",
     "WorldSpec",
+    "asked",
     "demo",
     "dose_runs",
     "integration",

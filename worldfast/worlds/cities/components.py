@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from worldfast._native import core
+from worldfast.classes import Named
 from worldfast.errors import TaskError, number, whole
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
 
@@ -27,7 +28,7 @@ CONSTANT = 1 << 14  # rows that all have the same answer, before a task is refus
 
 
 @dataclass(frozen=True)
-class Component:
+class Component(Named):
     """Block of a mixture: rows first .. first + rows - 1 of a task's own stream.
 
     Parameters

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
+from worldfast.classes import Named
 from worldfast.errors import one_of, typed, whole
 from worldfast.models import TransformerSpec
 from worldfast.run import Run
@@ -28,7 +29,7 @@ RECIPE = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Named):
     """Training of a study's runs; the defaults are those of arXiv 2602.00533.
 
     Parameters

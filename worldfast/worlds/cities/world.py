@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast.arrays import refuse
+from worldfast.classes import Named
 from worldfast.dataset import digests_of
 from worldfast.errors import one_of, unknown_name, whole
 from worldfast.worlds.cities.csv_file import COORDINATE_LIMIT, ID_COUNT, read_csv
@@ -312,7 +313,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class WorldSpec:
+class WorldSpec(Named):
     """Spec of a world, in values that JSON keeps (`dataclasses.asdict`, and back with `WorldSpec(**fields)`).
 
     Parameters
