@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from itertools import permutations as orderings
@@ -331,7 +331,7 @@ def _orders(n: int, permutations: int, seed: int, values: int) -> Iterator[np.nd
     if permutations < 1:
         raise ValueError(f"permutations: expected at least 1, got {permutations}")
     if math.factorial(n) <= permutations:
-        orders = orderings(range(n))
+        orders: Iterator[Iterable[int]] = orderings(range(n))
     else:
         random = np.random.default_rng(seed)
         orders = chain([range(n)], (random.permutation(n) for _ in range(permutations)))
