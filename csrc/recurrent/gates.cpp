@@ -150,7 +150,8 @@ template <int W>
 WORLDFAST_INLINE void losses_body(const NumberLosses& l, float* outputs, double& total) {
     using Float = typename Lanes<W>::Float;
     using Double = typename Lanes<W, double>::Float;
-    constexpr float certain = 128;  // of lanes behind the last output: their loss is 0, and e^-|z| too
+    const bool logistic = l.kind == NumberLoss::logistic;
+    constexpr float certain = 128;  // of lanes behind the last output: their loss is 0, and e^-|z| too; tanh is 1
     for (int64_t k = 0; k < l.positions; ++k) {
         float* z_at = outputs + k * l.outputs;
         const float *y_at = l.targets + k * l.outputs, *weight_at = l.each ? l.weights + k * l.outputs : nullptr;
@@ -161,12 +162,14 @@ WORLDFAST_INLINE void losses_body(const NumberLosses& l, float* outputs, double&
         for (int64_t j = 0; j < l.outputs; j += W) {
             const int64_t n = l.outputs - j;
             Float z, y, factor = Float{} + weight;
-            load<W>(z_at + j, n, z, l.logistic ? certain : 1);
-            load<W>(y_at + j, n, y, 1);
+            load<W>(z_at + j, n, z, certain);
+            load<W>(y_at + j, n, y, logistic || l.kind == NumberLoss::tanh_square ? 1 : certain);
             if (weight_at) load<W>(weight_at + j, n, factor);
-            if (!l.logistic) {
+            if (!logistic) {
+                Float slope = Float{} + 1;
+                if (l.kind == NumberLoss::tanh_square) tanh_of<W>(z), slope = 1 - z * z;
                 const Float away = z - y;
-                store<W>(z_at + j, n, away * factor);
+                store<W>(z_at + j, n, away * slope * factor);
                 linear += (weight_at ? factor : Float{} + 1) * (away * away);
                 continue;
             }
@@ -183,7 +186,7 @@ WORLDFAST_INLINE void losses_body(const NumberLosses& l, float* outputs, double&
             product *= 1 + __builtin_convertvector(e, Double);
             if ((j / W + 1) % factors_at_once == 0) sum += log_of_product<W>(product), product = Double{} + 1;
         }
-        sum += l.logistic ? log_of_product<W>(product) + double(sum_of<W>(linear)) : 0.5 * double(sum_of<W>(linear));
+        sum += logistic ? log_of_product<W>(product) + double(sum_of<W>(linear)) : 0.5 * double(sum_of<W>(linear));
         total += double(weight) * sum;
     }
 }

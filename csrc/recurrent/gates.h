@@ -29,11 +29,14 @@ void forward(const CellStep& step, float* h);
 // From the gradient at h, and at c from the step behind; dc becomes that at `before`.
 void backward(const CellStep& step, const float* dh, float* dc);
 
-// The summed loss of outputs [K, O], which become its gradient: of a logistic unit each, or half of squared differences.
+// The summed loss of outputs [K, O], which become its gradient: of a logistic unit each, or half of the squared
+// differences of the outputs or of their tanh.
+enum class NumberLoss : int { logistic, square, tanh_square };
 // weights: factors of the losses, [K], or [K, O] where `each`; null: ones.
 struct NumberLosses {
     int64_t positions, outputs;
-    bool logistic, each;
+    NumberLoss kind;
+    bool each;
     const float *targets, *weights;
 };
 double loss_of(const NumberLosses& losses, float* outputs);

@@ -254,9 +254,12 @@ private:
     // outputs [K, O] become the gradient of the summed loss.
     double loss_and_gradient(float* outputs) {
         const int64_t K = rows.positions, O = s.outputs;
-        if (s.loss != RecurrentLoss::cross_entropy)
-            return loss_of({K, O, s.loss == RecurrentLoss::binary_cross_entropy, rows.each, rows.numbers, rows.weights},
-                           outputs);
+        if (s.loss != RecurrentLoss::cross_entropy) {
+            const NumberLoss kind = s.loss == RecurrentLoss::binary_cross_entropy ? NumberLoss::logistic
+                                    : s.loss == RecurrentLoss::mean_square        ? NumberLoss::square
+                                                                                  : NumberLoss::tanh_square;
+            return loss_of({K, O, kind, rows.each, rows.numbers, rows.weights}, outputs);
+        }
         int64_t* first = arena.take<int64_t>(K + 1);
         std::iota(first, first + K + 1, 0);
         return cross_entropy(K, O, outputs, first, rows.classes, rows.weights, outputs, 1);

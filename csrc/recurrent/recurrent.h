@@ -14,8 +14,8 @@
 
 namespace worldfast {
 
-enum class RecurrentLoss : int { cross_entropy, binary_cross_entropy, mean_square };
-constexpr int recurrent_losses = 3;
+enum class RecurrentLoss : int { cross_entropy, binary_cross_entropy, mean_square, tanh_square };
+constexpr int recurrent_losses = 4;
 
 struct RecurrentShape {
     int64_t inputs, hidden, layers, outputs;  // inputs: numbers of a vector, or tokens

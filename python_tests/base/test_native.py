@@ -167,7 +167,7 @@ REFUSED = [
     ("Recurrent", {0: 0}, "inputs: expected 1 to"),
     ("Recurrent", {1: 2**40}, "hidden: expected 1 to"),
     ("Recurrent", {2: 2}, "offsets: expected 10 of so many layers, got 6"),
-    ("Recurrent", {10: 3}, "loss: expected 0 to 2, got 3"),
+    ("Recurrent", {10: 4}, "loss: expected 0 to 3, got 4"),
     ("Recurrent", {11: [-1, 1, 2, 3, 4, 5]}, "offsets: expected 0 to"),
     ("learn recurrent", {0: drawn(223)}, "parameters: expected at least 224 numbers, got 223"),
     ("learn recurrent", {1: recurrent_rows()[:5]}, "rows: expected inputs, row_start, scored, .*, got 5 arrays"),

@@ -23,6 +23,7 @@ CASES = {
     "relu": (RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in"), QUESTIONS),
     "leak": (RecurrentSpec(hidden=33, nonlinearity="relu", leak=0.4, bias=False), VECTORS),
     "kept": (RecurrentSpec(hidden=7, layers=3, leak=0.2, decays=False), VECTORS),
+    "tanh": (RecurrentSpec(hidden=12), VECTORS._replace(outputs=13, loss="tanh_square")),
     "noise": (RecurrentSpec(hidden=20, layers=2, noise=0.3), TOKENS),
     "lstm": (RecurrentSpec("lstm", hidden=21, layers=2), QUESTIONS),
     "lstm-tokens": (RecurrentSpec("lstm", hidden=16, bias=False, outputs=5), TOKENS),

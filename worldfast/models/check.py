@@ -62,6 +62,7 @@ class Family(NamedTuple):
             "cross_entropy": random.integers(0, self.outputs, len(at)),
             "binary_cross_entropy": random.integers(0, 2, (len(at), shape.outputs)).astype(np.float32),
             "mean_square": random.normal(size=(len(at), shape.outputs)).astype(np.float32),
+            "tanh_square": random.uniform(-1, 1, (len(at), shape.outputs)).astype(np.float32),
         }[shape.loss]
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         tensors = (torch.from_numpy(x) for x in (inputs, starts, at, wanted))

@@ -17,7 +17,7 @@ from worldfast.rows import Rows, Shape
 
 NUMBER = 4  # bytes of a float32
 PIECE = 1 << 15  # inputs that are read at once
-LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square")  # in the core's order
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square")  # in the core's order
 
 
 class CpuRecurrent(Recurrent):

@@ -140,7 +140,7 @@ class RecurrentSpec:
 
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
         """Return an upper bound on memory while learning from batches of `inputs` inputs."""
-        from worldfast.models.cpu_recurrent import CpuRecurrent
+        from worldfast.models import CpuRecurrent
 
         if self.engine != "plain":
             return CpuRecurrent.cpu_bytes(self, shape, inputs, threads)
@@ -166,7 +166,7 @@ class RecurrentSpec:
         ValueError
             The engine is "native" and the device no CPU, or an argument does not fit.
         """
-        from worldfast.models.cpu_recurrent import CpuRecurrent
+        from worldfast.models import CpuRecurrent
 
         on_cpu = torch.device(device).type == "cpu"
         if self.engine == "native" and not on_cpu:

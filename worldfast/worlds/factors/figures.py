@@ -237,3 +237,34 @@ def attractor(table, runs):
         f"Eigenvalues of the derivative of F(h) − h at {len(table)} fixed points of {table['run'].nunique()} RNNs at "
         f"fixation, a line for each. Directions along which a state hardly returns (above −0.1), median: {each}."
     )
+
+
+@figure("alike-by-left-out", "alike", "cka decoders runs")
+@styled
+def alike(cka, decoders, runs):
+    """Plot linear CKA of two nets at the end against their R2 in the quadrant left out, a dot a pair."""
+    need(cka, "cka", "step_share run other value")
+    r2, about = decoders.groupby("run")["ood"].median(), runs.set_index("run")
+    pairs = cka[
+        (cka["step_share"] == cka["step_share"].max()) & cka["run"].isin(r2.index) & cka["other"].isin(r2.index)
+    ]
+    if not len(pairs):
+        raise LacksRuns("no two nets that are compared have decoders")
+    same = [
+        (pairs["run"].map(about[name]) == pairs["other"].map(about[name])).to_numpy() for name in ("family", "tasks")
+    ]
+    kinds = np.select([same[0] & same[1], same[0]], ["other seeds", "other questions"], "other architectures")
+    pairs = pairs.assign(r2=(pairs["run"].map(r2) + pairs["other"].map(r2)) / 2, kind=kinds)
+    figure = paper(6, 3.6)
+    axes, said = figure.subplots(), []
+    for i, (kind, part) in enumerate(pairs.groupby("kind")):
+        axes.plot(part["r2"], part["value"], "o", color=PALETTE[2 * i], alpha=0.6, markersize=4, label=kind)
+        said.append(f"{kind} {part['value'].median():.2f}")
+    axes.set(xlabel="R² in the quadrant left out, mean of both", ylabel="linear CKA", ylim=(-0.02, 1.02))
+    axes.set_title("How alike two nets are, and how far their maps reach")
+    axes.legend(frameon=False)
+    quiet(axes)
+    return figure, (
+        f"Linear CKA of {len(pairs)} pairs of nets at the end of training; median by what differs: {', '.join(said)}. "
+        "R² is the median over quadrants and fits, in the mean of both nets."
+    )
