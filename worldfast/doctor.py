@@ -188,8 +188,8 @@ def _attended(device):
     ours, exact = values[:3].float().to(device).requires_grad_(), values[:3].float().double().requires_grad_()
     came = attention(*ours, torch.tensor(starts, dtype=torch.int32, device=device), max_seqlen=max(LENGTHS))
     expected = _exact_attention(*exact, starts, 10_000.0)
-    came.backward(values[3].float().to(device))
-    expected.backward(values[3].float().double())
+    (came * values[3].float().to(device)).sum().backward()
+    (expected * values[3].float().double()).sum().backward()
     return (came, expected), (ours.grad, exact.grad)
 
 
@@ -232,15 +232,16 @@ def _exact_outputs(spec, weights, tokens, starts):
 
 
 def _step(device):
-    """Three steps of AdamW, as torch.optim.AdamW takes them in float64."""
+    """Three steps of AdamW, and the formula of arXiv 1711.05101 in float64."""
     weights, gradients = torch.randn(2, 3, 100, **SINGLE).unbind(0)
     ours, moments = weights[:1].clone(), torch.zeros(2, 1, 100, **SINGLE)
-    exact = weights[:1].double().requires_grad_()
-    optimizer = torch.optim.AdamW([exact], 0.01, (0.9, 0.99), 1e-8, 0.1)
+    exact, mean, square = weights[:1].double(), *torch.zeros(2, 1, 100, **EXACT)
     for step, gradient in enumerate(gradients, 1):
         adamw_(ours, gradient[None], *moments, torch.ones(100, **SINGLE), [0.01], [step], 0.1, 0.9, 0.99, 1e-8, [1.0])
-        exact.grad = gradient[None].double()
-        optimizer.step()
+        mean = 0.9 * mean + 0.1 * gradient.double()
+        square = 0.99 * square + 0.01 * gradient.double() ** 2
+        moved = mean / (1 - 0.9**step) / ((square / (1 - 0.99**step)).sqrt() + 1e-8)
+        exact = (1 - 0.01 * 0.1) * exact - 0.01 * moved
     return [(ours, exact)]
 
 

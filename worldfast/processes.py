@@ -10,9 +10,20 @@ from typing import Any
 
 import torch
 
-# torch's own threads do not outlive a fork either, and OpenMP would wait for them for ever: a child has one, as a
-# worker of torch's DataLoader does.
-os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+def _in_a_child() -> None:
+    """Make torch usable by threads of a forked child."""
+    # torch's own threads do not outlive a fork either, and OpenMP would wait for them for ever: a child has one, as a
+    # worker of torch's DataLoader does.
+    torch.set_num_threads(1)
+    # A child's first gradient replaces torch's engine, without a lock: of two threads that both came first, one would
+    # compute in an engine that the other destroys. A child of a process that uses a GPU has no gradients at all.
+    if not torch.cuda.is_initialized():
+        with torch.inference_mode(False), torch.enable_grad():
+            torch.zeros((), dtype=torch.float32, device="cpu", requires_grad=True).backward()
+
+
+os.register_at_fork(after_in_child=_in_a_child)
 
 
 class Threads:

@@ -15,26 +15,63 @@ OF_PAIRS = {"cka", "cka_over_training", "cka_shown"}
 ANSWER = {"evaluation", "agreement", "patching"}  # the kinds for which a model computes
 
 
-@pytest.fixture
-def copy(tmp_path, monkeypatch):
-    """The package's Python files in another place, where they are edited; nothing there is run."""
+def once_a_text(function):
+    """What a file comes to, worked out once for each text that it has had."""
+    found = {}
+
+    def of(path):
+        about = path.stat()
+        key = path, about.st_mtime_ns, about.st_size
+        if key not in found:
+            found[key] = function(path)
+        return found[key]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    """Patches of `sources` by which the package's Python files lie in another place, and each is parsed once."""
 
     def only_python(folder, names):
         return [name for name in names if not (name.endswith(".py") or os.path.isdir(os.path.join(folder, name)))]
 
-    root = tmp_path / "worldfast"
+    root = tmp_path_factory.mktemp("twin") / "worldfast"
     shutil.copytree(sources.ROOT, root, ignore=only_python)
     shutil.copytree(sources.KERNELS, root / "kernels", ignore=only_python, dirs_exist_ok=True)
-    monkeypatch.setattr(sources, "ROOT", root)
-    monkeypatch.setattr(sources, "KERNELS", root / "kernels")
+    read = {name: once_a_text(getattr(sources, name).__wrapped__) for name in ("_tree", "_digest_of_all")}
+    return {"ROOT": root, "KERNELS": root / "kernels", **read}
+
+
+@pytest.fixture
+def copy(twin, monkeypatch):
+    """The package's Python files where they may be edited; nothing there is run."""
+    use(twin, monkeypatch)
+    texts = {path: path.read_bytes() for path in twin["ROOT"].rglob("*.py")}
     forget()
-    yield root
+    yield twin["ROOT"]
+    for path, text in texts.items():
+        if path.read_bytes() != text:
+            path.write_bytes(text)
     forget()
+
+
+@pytest.fixture(scope="module")
+def before(twin):
+    """Digests of the files as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        use(twin, patch)
+        return digests()
+
+
+def use(twin, patch):
+    for name, other in twin.items():
+        patch.setattr(sources, name, other)
 
 
 def forget():
     for kept in (sources._tree, sources._digest_of_all, sources._imported_by_all_of):
-        kept.cache_clear()
+        getattr(kept, "cache_clear", lambda: None)()
 
 
 def digests():
@@ -59,8 +96,7 @@ def with_other_words(text):
     return "# A comment.\n" + "".join(lines).replace("\ndef ", "\n\n\n\ndef ") + "\n\n\n# The end.\n"
 
 
-def test_words_and_layout_do_not_count(copy):
-    before = digests()
+def test_words_and_layout_do_not_count(copy, before):
     for name in ("analysis/probe.py", "analysis/gram.py", "worlds/cities/world.py", "worlds/cities/analyses.py"):
         path = copy / name
         text = path.read_text()
@@ -89,15 +125,13 @@ def test_words_and_layout_do_not_count(copy):
         "files.py": set(),
     }.items(),
 )
-def test_code_that_is_edited_remakes_what_it_makes(copy, name, kinds):
-    before = digests()
+def test_code_that_is_edited_remakes_what_it_makes(copy, before, name, kinds):
     with open(copy / name, "a") as file:
         file.write("\nEDITED = 1\n")
     assert changed(before) == kinds
 
 
-def test_of_its_own_file_only_what_an_analysis_needs_counts(copy):
-    before = digests()
+def test_of_its_own_file_only_what_an_analysis_needs_counts(copy, before):
     path = copy / "worlds/cities/analyses.py"
     text = path.read_text()
     for edit, kinds in {
@@ -115,8 +149,7 @@ def test_of_its_own_file_only_what_an_analysis_needs_counts(copy):
         assert changed(before) == kinds, edit
 
 
-def test_native_code_counts_where_it_computes(monkeypatch):
-    before = digests()
+def test_native_code_counts_where_it_computes(copy, before, monkeypatch):
     assert len(sources.core.sources) == 64
     monkeypatch.setattr(sources.core, "sources", "other")
     assert changed(before) == ANSWER | OF_PAIRS

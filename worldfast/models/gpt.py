@@ -195,7 +195,7 @@ class GPT(AutogradEnsemble):
 
         lengths = rows.row_start.long().diff()
         R, T = len(lengths), int(lengths.max())
-        step = torch.arange(T, device=lengths.device)
+        step = torch.arange(T, dtype=torch.int64, device=lengths.device)
         there = step < lengths[:, None]  # [R, T]
         at = (rows.row_start[:-1].long()[:, None] + step).clamp(max=len(rows.inputs) - 1)  # padding reads any input
         hidden_from = ~(step[None, :] <= step[:, None])  # [T, T], of later ones

@@ -109,7 +109,8 @@ class Trials:
     def packed(self, inputs: np.ndarray, scored: np.ndarray | torch.Tensor) -> Rows:
         """Return trials [n, T, width] as rows, scored at positions of them all."""
         n, T, width = inputs.shape
-        return Rows(torch.from_numpy(inputs.reshape(n * T, width)), _row_start(n, T), torch.as_tensor(scored))
+        flat = torch.from_numpy(inputs.reshape(n * T, width))
+        return Rows(flat, _row_start(n, T), torch.as_tensor(scored, device="cpu"))
 
 
 # What batches of one size share.
