@@ -112,11 +112,33 @@ def trials(kind=-1.0, **changes):
     return [rule, layers, *questions, 1, 6, *into, 2]
 
 
+def recurrent_shape(**changes):
+    sizes = [
+        20 * 3,
+        20 * 5,
+        20,
+        20,
+        4 * 5,
+        4,
+    ]  # an LSTM of 5 units that reads vectors of 3 numbers and answers 4 questions
+    offsets = np.cumsum([0, *sizes])[:-1].tolist()
+    common = dict(inputs=3, hidden=5, layers=1, outputs=4, vectors=True, lstm=True, relu=False, bias=True)
+    return common | dict(keep=0.0, share=1.0, loss=1, offsets=offsets) | changes
+
+
+def recurrent_rows(**changes):  # rows of 3, 1 and 4 vectors, of which four are scored
+    rows = dict(inputs=drawn(8, 3), row_start=ints(0, 3, 4, 8), scored=longs(1, 2, 3, 7), targets=drawn(4, 4))
+    return tuple((rows | dict(weights=drawn(4), noise=None) | changes).values())
+
+
 def calls():
-    """Return {name: (function, arguments)}: all arguments by position but those of Transformer, which has names."""
+    """Return {name: (function, arguments)}: all arguments by position but those of Transformer and Recurrent, which have
+    names.
+    """
     stream = core.Stream(*stream_arguments())
     native = core.Stream(*stream_arguments()[:3], [], stream_arguments()[4][:2], 2, 9)
     transformer, parameters, packed = model()
+    network = core.Recurrent(**recurrent_shape())
     attended = [drawn(9, 2, 8, seed=n) for n in range(4)]
     cache = [drawn(6, 3, 2, 8), drawn(4, 8), np.array([[0, 1, 4, 9], [0, 2, 3, 5]], np.int32), ints(3, 4), ints(1, 1)]
     members = [drawn(5, 8), drawn(2, 8), [0, 3, 5]]
@@ -166,6 +188,19 @@ def calls():
                 ints(0, 0),
                 core.Arena(),
                 1,
+            ],
+        ),
+        "Recurrent": (lambda *of: core.Recurrent(**dict(zip(recurrent_shape(), of))), [*recurrent_shape().values()]),
+        "learn recurrent": (network.learn, [drawn(224), recurrent_rows(), floats(224), core.Arena()]),
+        "read recurrent": (
+            network.read,
+            [
+                drawn(224),
+                recurrent_rows(targets=None),
+                [0, 1],
+                [floats(4, 3), floats(4, 5)],
+                floats(4, 4),
+                core.Arena(),
             ],
         ),
         "linear": (core.linear, [drawn(5, 4), drawn(3, 4), floats(5, 3)]),

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldfast.errors import one_of
 
 INTEGERS = (torch.int32, torch.int64)
-LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square")
+LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square")
 
 
 class Shape(NamedTuple):
@@ -25,9 +25,9 @@ class Shape(NamedTuple):
         Numbers that the model gives at each scored position.
     vectors : bool
         Inputs are vectors, float32 [L, inputs], instead of tokens, int32 [L].
-    loss : {"cross_entropy", "binary_cross_entropy", "mean_square"}
+    loss : {"cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square"}
         Loss at a scored position: the cross entropy of softmax(outputs) and a class, the sum of the binary cross
-        entropies of sigmoid(outputs), or half the summed squared error.
+        entropies of sigmoid(outputs), or half the summed squared error of the outputs or of tanh(outputs).
     """
 
     inputs: int

@@ -4,6 +4,7 @@
 #include "bind/bind_gram.cpp"
 #include "bind/bind_label.cpp"
 #include "bind/bind_layers.cpp"
+#include "bind/bind_recurrent.cpp"
 #include "bind/bind_stream.cpp"
 #include "bind/bind_transformer.cpp"
 #include "bind/bind_trials.cpp"

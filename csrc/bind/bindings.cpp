@@ -9,6 +9,7 @@ void bind_attention(py::module_& m);
 void bind_gram(py::module_& m);
 void bind_label(py::module_& m);
 void bind_layers(py::module_& m);
+void bind_recurrent(py::module_& m);
 void bind_stream(py::module_& m);
 void bind_transformer(py::module_& m);
 void bind_trials(py::module_& m);
@@ -42,6 +43,7 @@ PYBIND11_MODULE(_core, m) {
     bind_gram(m);
     bind_label(m);
     bind_layers(m);
+    bind_recurrent(m);
     bind_stream(m);
     bind_transformer(m);
     bind_trials(m);

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldfast.analysis import fixed_points
+from worldfast.analysis import fixed_points, steps_of_return
 
 STARTS = np.random.default_rng(0).normal(size=(30, 2)) * 2
 
@@ -28,6 +28,12 @@ def test_a_line_of_fixed_points_and_a_turn():
     spiral = fixed_points(lambda h: h @ turn.T, STARTS, 300, 0.1)
     np.testing.assert_allclose(spiral.points, [[0, 0]], atol=1e-3)
     np.testing.assert_allclose(sorted(spiral.eigenvalues[0], key=lambda z: z.imag), [-1 - 0.5j, -1 + 0.5j], atol=1e-9)
+
+
+def test_steps_of_return():
+    """Per step what is off shrinks by half, changes sides and shrinks, turns by 90 degrees, grows, stays, is gone."""
+    found = steps_of_return([-0.5, -1.5, -1 + 0.5j, 1, 0, -1])
+    np.testing.assert_allclose(found, [1 / np.log(2)] * 4 + [np.inf, 0], rtol=1e-12)
 
 
 def test_bad_input():

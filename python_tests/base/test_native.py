@@ -18,6 +18,7 @@ from native_calls import (
     ints,
     longs,
     panel,
+    recurrent_rows,
     shape,
     stream_arguments,
     tile,
@@ -58,7 +59,7 @@ def test_anything_in_place_of_an_argument(entry):
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_a_wrong_number_of_arguments(entry):
     function, arguments = calls()[entry]
-    if entry == "Transformer":
+    if entry in ("Transformer", "Recurrent"):
         return
     for wrong in ([*arguments, None, None], arguments[: len(arguments) // 2], [None] * len(arguments)):
         if arguments:
@@ -163,6 +164,22 @@ REFUSED = [
         "fresh: expected at",
     ),
     ("extend", {7: ints(0, 2)}, "path: expected a place before 4"),
+    ("Recurrent", {0: 0}, "inputs: expected 1 to"),
+    ("Recurrent", {1: 2**40}, "hidden: expected 1 to"),
+    ("Recurrent", {2: 2}, "offsets: expected 10 of so many layers, got 6"),
+    ("Recurrent", {10: 4}, "loss: expected 0 to 3, got 4"),
+    ("Recurrent", {11: [-1, 1, 2, 3, 4, 5]}, "offsets: expected 0 to"),
+    ("learn recurrent", {0: drawn(223)}, "parameters: expected at least 224 numbers, got 223"),
+    ("learn recurrent", {1: recurrent_rows()[:5]}, "rows: expected inputs, row_start, scored, .*, got 5 arrays"),
+    ("learn recurrent", {1: recurrent_rows(targets=None)}, "targets: expected an array, got None"),
+    ("learn recurrent", {1: recurrent_rows(targets=drawn(4, 3))}, r"targets: expected shape \[4, 4\]"),
+    ("learn recurrent", {1: recurrent_rows(inputs=drawn(8, 4))}, r"inputs: expected shape \[any, 3\]"),
+    ("learn recurrent", {1: recurrent_rows(row_start=ints(0, 4, 3, 8))}, "row_start: expected offsets that ascend"),
+    ("learn recurrent", {1: recurrent_rows(row_start=ints(0, 4))}, "row_start: expected the number of inputs, 8"),
+    ("learn recurrent", {1: recurrent_rows(scored=longs(1, 2, 3, 8))}, "scored: expected 0 to 7, got 8"),
+    ("learn recurrent", {1: recurrent_rows(noise=drawn(8, 5))}, "noise: expected None of an LSTM, got an array"),
+    ("read recurrent", {2: [0, 2]}, "layers: expected 0 to 1, got 2"),
+    ("read recurrent", {3: []}, "states: expected one for each of 2 layers, got 0"),
     ("linear", {0: np.zeros((), np.float32)}, "x: expected at least 1 dimensions"),
     ("linear", {2: np.broadcast_to(np.float32(0), (5, 3))}, "out: expected a writable array"),
     ("swiglu_forward", {0: floats(5, 0), 1: floats(5, 0)}, "gate_up: expected an even number"),
@@ -194,6 +211,9 @@ def test_refusals(entry, changes, words):
         function(*arguments)
 
 
+UNWRITTEN = ("Stream", "Transformer", "Recurrent", "packed_room")
+
+
 @functools.cache
 def outputs(entry):
     """Places of the arguments that an entry writes: those that it refuses where they are read-only."""
@@ -222,7 +242,7 @@ def test_what_is_written_is_asked_to_be_writable(entry):
     assert {at for at, one in arrays.items() if one.tobytes() != before[at]} <= set(outputs(entry))
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry not in ("Stream", "Transformer")])
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry not in ("Stream", "Transformer", "Recurrent")])
 def test_inputs_of_any_layout_give_the_same_answer(entry):
     """With gaps and backwards: refused or read right."""
     _, arguments = calls()[entry]
@@ -256,7 +276,7 @@ def backwards(x):
     return x[::-1].copy()[::-1]
 
 
-@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry not in ("Stream", "Transformer", "packed_room")])
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry not in UNWRITTEN])
 def test_what_is_written_lies_apart(entry):
     """An output that is also another argument is refused, but where the core says that it may be."""
     if entry == "cross_entropy":

@@ -295,14 +295,15 @@ def test_gains_of_threads(load):
 
 
 @pytest.mark.parametrize(
-    "script", ["labels", "python_tasks", "products", "attention", "cka", "activations", "evaluation", "training"]
+    "script",
+    ["labels", "python_tasks", "products", "attention", "cka", "activations", "evaluation", "training", "recurrent"],
 )
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()
     command = [BENCHMARKS / f"{script}.py", "--quick", "--no-record", "--repeats", "1"]
     if script == "activations":
         command += ["--folder", tmp_path]
-    if script in ("evaluation", "training"):  # more threads than cores wait for each other
+    if script in ("evaluation", "training", "recurrent"):  # more threads than cores wait for each other
         command += ["--threads", "1"]
     done = warm.python(*command)
     assert done.returncode == 0, done.stderr

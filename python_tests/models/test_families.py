@@ -27,6 +27,7 @@ FAMILIES = {
     "plain-vectors": (replace(SMALL, heads=4, intermediate=24, rope_base=None), VECTORS),
     "plain-numbers": (SMALL, NUMBERS),
     "rnn-tokens": (RNN, TOKENS),
+    "rnn-plain": (replace(RNN, engine="plain"), TOKENS),
     "rnn-vectors": (RecurrentSpec("rnn", hidden=33, nonlinearity="relu", leak=0.4, init="fan_in"), VECTORS),
     "rnn-disturbed": (RecurrentSpec("rnn", hidden=20, layers=2, noise=0.3, decays=False, leak=0.2), NUMBERS),
     "rnn-sparse": (RecurrentSpec("rnn", hidden=32, recurrence="sparse"), TOKENS),
@@ -37,6 +38,7 @@ FAMILIES = {
         TOKENS,
     ),
     "lstm-tokens": (LSTM, TOKENS._replace(loss="mean_square")),
+    "lstm-plain": (replace(LSTM, engine="plain"), VECTORS),
     "lstm-vectors": (RecurrentSpec("lstm", hidden=16, layers=2, bias=False), VECTORS),
     "lstm-numbers": (LSTM, NUMBERS),
 }
@@ -68,7 +70,7 @@ def test_what_a_family_does_not_pass_is_said(monkeypatch):
     """A sentence for each check, also where the family raises; nothing is said of one that is sound."""
     checks = [one for one in CHECKS if one.__name__.startswith(("first", "gradients", "states"))]
     monkeypatch.setattr("worldfast.models.check.CHECKS", checks)
-    spec = RecurrentSpec(hidden=4)
+    spec = RecurrentSpec(hidden=4, engine="plain")
     check_family(spec, TOKENS)
     monkeypatch.setattr(Recurrent, "learn", doubled_gradients(Recurrent.learn))
     monkeypatch.setattr(Recurrent, "states", lambda *_: {}["layer"])

@@ -68,6 +68,25 @@ def test_equals_layers_of_pytorch():
     assert float(ensemble.learn([rows], [1])[0]) == pytest.approx(loss.item(), rel=1e-5)
 
 
+def test_value_vectors():
+    """Of the first layer a function of a position alone; of the second what PyTorch's own layers project."""
+    family = family_of(SPEC, VECTORS)
+    ensemble, rows = family.build(2), family.rows(scored=0.5)
+    w = {name: x.double() for name, x in ensemble.tensors(1).items()}
+    every = rows._replace(scored=torch.arange(len(rows.inputs)), targets=None)
+    before = [ensemble.states(every, 1, [layer])[0].double() for layer in (0, 1)]
+    before[0] = before[0] @ w["embed.weight"].T + w["embed.bias"] if before[0].shape[1] == 5 else before[0]
+    for layer, x in enumerate(before):
+        norm = torch.nn.functional.layer_norm(
+            x, (24,), w[f"block.{layer}.norm_1.weight"], w[f"block.{layer}.norm_1.bias"]
+        )
+        expected = norm @ w[f"block.{layer}.attention.weight"][48:].T + w[f"block.{layer}.attention.bias"][48:]
+        found = ensemble.values(rows, 1, layer + 1)
+        torch.testing.assert_close(found.double(), expected[rows.scored], rtol=1e-4, atol=1e-4)
+    with pytest.raises(IndexError, match="layer: expected 1 to 2, got 0"):
+        ensemble.values(rows, 1, 0)
+
+
 def test_first_weights_are_those_of_gpt_2():
     ensemble = GPTSpec(layers=2).build(Shape(41, 24, vectors=True))
     ensemble.initialise(0, 1)

@@ -19,10 +19,10 @@ def by_formula(loss):
     if loss == "binary_cross_entropy":
         yes = 1 / (1 + np.exp(-OUTPUTS))
         return CHANCES, -(CHANCES * np.log(yes) + (1 - CHANCES) * np.log(1 - yes)).sum(1)
-    return NUMBERS, ((OUTPUTS - NUMBERS) ** 2).sum(1) / 2
+    return NUMBERS, (((np.tanh(OUTPUTS) if loss == "tanh_square" else OUTPUTS) - NUMBERS) ** 2).sum(1) / 2
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mean_square"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square"])
 def test_losses(loss):
     targets, expected = by_formula(loss)
     outputs, targets = torch.from_numpy(OUTPUTS), torch.from_numpy(targets)
@@ -32,7 +32,7 @@ def test_losses(loss):
     assert float(summed_loss(loss, outputs, targets, weights)) == pytest.approx((expected * weights.numpy()).sum())
 
 
-@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_square"])
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mean_square", "tanh_square"])
 def test_weights_of_outputs(loss):
     """An output with a weight of 0 is not learned."""
     targets, _ = by_formula(loss)

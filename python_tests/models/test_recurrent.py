@@ -192,6 +192,10 @@ def test_bad_specs(options, error, message):
 
 def test_what_it_cannot_do_is_said():
     with pytest.raises(ValueError, match="matmul_dtype: Recurrent multiplies in 'float32' only, got 'bfloat16'"):
+        RecurrentSpec(engine="plain").build(TOKENS, matmul_dtype="bfloat16")
+    with pytest.raises(ValueError, match="matmul_dtype: CpuRecurrent multiplies in 'float32' only, got 'bfloat16'"):
         RecurrentSpec().build(TOKENS, matmul_dtype="bfloat16")
+    with pytest.raises(ValueError, match="model.engine: 'native' is for a CPU, not meta; use 'plain', .* or 'auto'"):
+        RecurrentSpec(engine="native").build(TOKENS, device="meta")
     with pytest.raises(ValueError, match="unknown loss 'mean_squared': did you mean 'mean_square'"):
         RecurrentSpec().build(TOKENS._replace(loss="mean_squared"))

@@ -24,7 +24,7 @@ from worldfast.analysis.alone import probe_alone
 from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_over_training, cka_standard_error, cka_table
 from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
 from worldfast.analysis.film import film_table
-from worldfast.analysis.fixed_points import FixedPoints, fixed_points
+from worldfast.analysis.fixed_points import FixedPoints, fixed_points, steps_of_return
 from worldfast.analysis.generalisation import FITTED, HELD_OUT, probe_generalisation
 from worldfast.analysis.gram import gram_statistics
 from worldfast.analysis.knn import mutual_knn, mutual_knn_table
@@ -83,6 +83,7 @@ __all__ = [
     "procrustes_table",
     "r2_of",
     "sparsity",
+    "steps_of_return",
     "task_matrix",
     "trends",
     "two_nn",

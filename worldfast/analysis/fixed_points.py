@@ -16,7 +16,7 @@ from worldfast.analysis.left_out import ADAM
 from worldfast.arrays import numbers
 from worldfast.errors import positive, whole
 
-__all__ = ["FixedPoints", "fixed_points"]
+__all__ = ["FixedPoints", "fixed_points", "steps_of_return"]
 
 
 class FixedPoints(NamedTuple):
@@ -98,3 +98,20 @@ def fixed_points(
     eigenvalues = np.take_along_axis(values, np.argsort(-values.real, axis=1, kind="stable"), axis=1)
     counts = np.array([(labels == labels[i]).sum() for i in kept])
     return FixedPoints(ends[kept].numpy(), speeds[kept], counts, eigenvalues)
+
+
+def steps_of_return(eigenvalues):
+    """Return the steps in which what is off a fixed point shrinks, or grows, by a factor of e along each direction.
+
+    Parameters
+    ----------
+    eigenvalues : array
+        Of the derivative of F(h) - h, any shape.
+
+    Returns
+    -------
+    ndarray
+        float64, of that shape: 1 / |ln |1 + eigenvalue||; infinite where nothing moves, 0 where it returns at once.
+    """
+    with np.errstate(divide="ignore"):
+        return 1 / np.abs(np.log(np.abs(1 + np.asarray(eigenvalues))))

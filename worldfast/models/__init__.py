@@ -3,6 +3,7 @@
 from worldfast.models.attention import attention, attention_of_row
 from worldfast.models.check import check_family
 from worldfast.models.cpu import CpuTransformer
+from worldfast.models.cpu_recurrent import CpuRecurrent
 from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
 from worldfast.models.footprint import gpu_bytes, places
 from worldfast.models.gpt import GPTSpec
@@ -16,6 +17,7 @@ from worldfast.models.transformer import TransformerSpec
 
 __all__ = [
     "MATMUL_DTYPES",
+    "CpuRecurrent",
     "CpuTransformer",
     "Ensemble",
     "GPTSpec",

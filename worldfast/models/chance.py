@@ -24,7 +24,7 @@ def generators(rows: Rows, what: str) -> list[np.random.Generator]:
     what : str
         Purpose of the numbers; others have others.
     """
-    inputs = rows.inputs.float() if rows.inputs.is_floating_point() else rows.inputs
+    inputs = rows.inputs.float() if rows.inputs.is_floating_point() else rows.inputs.long()
     inputs, starts = inputs.cpu().contiguous().numpy(), rows.row_start.tolist()
     keys = (
         hashlib.blake2b(inputs[a:b].tobytes(), digest_size=16, person=what.encode()) for a, b in zip(starts, starts[1:])

@@ -62,6 +62,7 @@ class Family(NamedTuple):
             "cross_entropy": random.integers(0, self.outputs, len(at)),
             "binary_cross_entropy": random.integers(0, 2, (len(at), shape.outputs)).astype(np.float32),
             "mean_square": random.normal(size=(len(at), shape.outputs)).astype(np.float32),
+            "tanh_square": random.uniform(-1, 1, (len(at), shape.outputs)).astype(np.float32),
         }[shape.loss]
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         tensors = (torch.from_numpy(x) for x in (inputs, starts, at, wanted))
@@ -71,7 +72,8 @@ class Family(NamedTuple):
 
 def family_of(spec, shape, exact=None) -> Family:
     def same_class():
-        return type(spec.build(shape))(spec, shape, dtype=torch.float64)
+        plain = replace(spec, engine="plain") if hasattr(spec, "engine") else spec
+        return type(plain.build(shape))(plain, shape, dtype=torch.float64)
 
     return Family(spec, shape, exact or same_class)
 
@@ -88,7 +90,7 @@ def check_family(spec: Any, shape: Shape, exact: Callable[[], Ensemble] | None =
         Shape of the rows that it is checked on.
     exact : callable, optional
         Builds the reference: an ensemble of one member in float64 whose parameters stand as the family's do. None: the
-        class that the spec builds, given `dtype=torch.float64`.
+        class that the spec builds, or its engine "plain" if it has engines, given `dtype=torch.float64`.
 
     Raises
     ------

@@ -157,6 +157,22 @@ class GPT(AutogradEnsemble):
             else:
                 view.fill_("norm" in name and name.endswith("weight"))
 
+    @torch.no_grad()
+    def values(self, rows: Rows, member: int, layer: int = 1) -> Tensor:
+        """Return the value vectors of a layer's attention at the scored positions, heads side by side, [K, hidden].
+
+        Raises
+        ------
+        IndexError
+            The model has no such layer; the first one is 1.
+        """
+        self._require_rows([rows], [member])
+        if not 1 <= layer <= self.spec.layers:
+            raise IndexError(f"layer: expected 1 to {self.spec.layers}, got {layer}")
+        found: list[Tensor] = []
+        self._run(self.parameters[member], self._here(rows), (), None, found)
+        return found[layer - 1].index_select(0, rows.scored.to(self.device))
+
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         return self._run(parameters, rows, layers, None)
 
@@ -164,7 +180,10 @@ class GPT(AutogradEnsemble):
         kept = _Kept(self.spec, rows, parameters) if self.spec.dropout else None
         return self._run(parameters, rows, (), kept)[0]
 
-    def _run(self, parameters, rows: Rows, layers: Sequence[int], kept: _Kept | None):
+    def _run(
+        self, parameters, rows: Rows, layers: Sequence[int], kept: _Kept | None, values: list[Tensor] | None = None
+    ):
+        """Compute outputs and states; value vectors of each layer, [L, hidden], go to `values`."""
         spec, w = self.spec, self._named(parameters)
         drop = kept or (lambda x, *_: x)
 
@@ -189,6 +208,8 @@ class GPT(AutogradEnsemble):
             q, key, value = (
                 part[at].reshape(R, T, spec.heads, -1).transpose(1, 2) for part in qkv.chunk(3, 1)
             )  # [R, heads, T, width]
+            if values is not None:
+                values.append(qkv.chunk(3, 1)[2])
             score = q @ key.transpose(2, 3) / math.sqrt(q.shape[-1])
             share = score.masked_fill(hidden_from, -math.inf).softmax(-1)
             mixed = (drop(share, k) @ value).transpose(1, 2).reshape(R, T, -1)[there]

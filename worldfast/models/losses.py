@@ -13,7 +13,7 @@ def position_losses(loss: str, outputs: Tensor, targets: Tensor, weights: Tensor
 
     Parameters
     ----------
-    loss : {"cross_entropy", "binary_cross_entropy", "mean_square"}
+    loss : {"cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square"}
         -log softmax(outputs)[target]; the binary cross entropies of sigmoid(outputs) and targets from 0 to 1, summed
         over outputs; or half the squared differences, summed over outputs.
     outputs : Tensor
@@ -34,7 +34,7 @@ def position_losses(loss: str, outputs: Tensor, targets: Tensor, weights: Tensor
     if loss == "binary_cross_entropy":
         each = functional.binary_cross_entropy_with_logits(outputs, targets, reduction="none")
     else:
-        each = (outputs - targets).square()
+        each = ((outputs.tanh() if loss == "tanh_square" else outputs) - targets).square()
     summed = (each if weights is None else each * weights.to(each.dtype)).sum(1)
     return summed if loss == "binary_cross_entropy" else summed / 2
 

@@ -24,6 +24,7 @@ KINDS = {"rnn": 1, "lstm": 4}  # gates
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 INITS = ("hidden", "fan_in")
 RECURRENCES = ("uniform", "sparse", "orthogonal")
+ENGINES = ("auto", "native", "plain")
 OF_RNN = {"nonlinearity": "tanh", "leak": 1, "decays": True, "noise": 0, "recurrence": "uniform"}
 DENSITY = 0.15  # of sparse recurrent weights
 
@@ -63,6 +64,8 @@ class RecurrentSpec(Named):
         hidden)), each with a chance of 0.15, and 0 otherwise; or a random orthogonal matrix. None of them is held at 0.
     outputs : int, optional
         Number of classes that can be answered, the first ones; None means all outputs of the data.
+    engine : {"auto", "native", "plain"}
+        Implementation: the native core, which is for a CPU, or PyTorch. "auto" is "native" on a CPU, else "plain".
 
     Raises
     ------
@@ -91,9 +94,10 @@ class RecurrentSpec(Named):
     init: str = "hidden"
     recurrence: str = "uniform"
     outputs: int | None = None
+    engine: str = "auto"
 
     def __post_init__(self):
-        names = dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS, recurrence=RECURRENCES)
+        names = dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS, recurrence=RECURRENCES, engine=ENGINES)
         for name, known in names.items():
             one_of(f"model.{name}", getattr(self, name), known)
         require_sizes(self, ("hidden", "layers", "outputs"))
@@ -137,6 +141,10 @@ class RecurrentSpec(Named):
 
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
         """Return an upper bound on memory while learning from batches of `inputs` inputs."""
+        from worldfast.models import CpuRecurrent
+
+        if self.engine != "plain":
+            return CpuRecurrent.cpu_bytes(self, shape, inputs, threads)
         gates = KINDS[self.kind]
         kept = self.hidden * (2 + self.layers * (2 * gates + (10 if self.kind == "lstm" else 5)))
         kept += (shape.inputs if shape.vectors else 2) + 5 * self.of(shape).outputs
@@ -152,8 +160,25 @@ class RecurrentSpec(Named):
         matmul_dtype: str = "float32",
         longest: int | None = None,
     ) -> Recurrent:
-        """Return an ensemble of `members` networks with parameters of 0, for rows of any length."""
-        return Recurrent(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
+        """Return an ensemble of `members` networks with parameters of 0, for rows of any length.
+
+        Raises
+        ------
+        ValueError
+            The engine is "native" and the device no CPU, or an argument does not fit.
+        """
+        from worldfast.models import CpuRecurrent
+
+        on_cpu = torch.device(device).type == "cpu"
+        if self.engine == "native" and not on_cpu:
+            raise ValueError(
+                f"model.engine: 'native' is for a CPU, not {device}; use 'plain', which is PyTorch, or 'auto'"
+            )
+        if self.engine != "plain" and on_cpu:
+            return CpuRecurrent(self, shape, members, threads=threads, matmul_dtype=matmul_dtype)
+        built = Recurrent(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
+        built.about = "models in PyTorch"
+        return built
 
 
 class Recurrent(AutogradEnsemble):
@@ -231,15 +256,17 @@ class Recurrent(AutogradEnsemble):
         return self._run(parameters, rows, layers, None)
 
     def learning(self, parameters: Tensor, rows: Rows) -> Tensor:
-        noise = None
-        if self.spec.noise:
-            width = self.spec.layers * self.spec.hidden
-            drawn = [
-                random.standard_normal((length, width), dtype=np.float32)
-                for random, length in zip(generators(rows, "noise"), rows.row_start.diff().tolist())
-            ]
-            noise = torch.from_numpy(np.concatenate(drawn) * np.float32(self.spec.noise)).to(parameters)
+        noise = torch.from_numpy(self.noise(rows)).to(parameters) if self.spec.noise else None
         return self._run(parameters, rows, (), noise)[0]
+
+    def noise(self, rows: Rows) -> np.ndarray:
+        """Return the noise that learning adds to what f is applied to in every layer, float32 [L, layers * hidden]."""
+        width = self.spec.layers * self.spec.hidden
+        drawn = [
+            random.standard_normal((length, width), dtype=np.float32)
+            for random, length in zip(generators(rows, "noise"), rows.row_start.diff().tolist())
+        ]
+        return np.concatenate(drawn) * np.float32(self.spec.noise)
 
     def _run(
         self, parameters: Tensor, rows: Rows, layers: Sequence[int], noise: Tensor | None

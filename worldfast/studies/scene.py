@@ -24,6 +24,7 @@ LOSSES = {
     "cross_entropy": "cross entropy, nats",
     "binary_cross_entropy": "binary cross entropy, nats",
     "mean_square": "mean square error",
+    "tanh_square": "mean square error of tanh",
 }
 
 

@@ -183,7 +183,7 @@ def _device(device, runs: Iterable[Run], shown: Progress) -> str:
         return "cpu"
     if str(device) != "auto":
         if run := _of_the_cpu(runs):
-            raise DeviceError(device, f"{run.name!r} is a model in PyTorch, which trains on the CPU")
+            raise DeviceError(device, f"{run.name!r} has no kernels for a GPU, it trains on the CPU")
         return str(require_cuda(device))
     try:
         found = str(require_cuda("cuda"))
@@ -192,7 +192,7 @@ def _device(device, runs: Iterable[Run], shown: Progress) -> str:
             shown.say(f"on the CPU: {error.reason}")
         return "cpu"
     if run := _of_the_cpu(runs):
-        shown.say(f"on the CPU: {run.name!r} is a model in PyTorch")
+        shown.say(f"on the CPU: {run.name!r} has no kernels for a GPU")
         return "cpu"
     return found
 

@@ -72,7 +72,7 @@ def test_figures_and_page(made):
     drawn = tiny.figures(result.tables, result.world, result.cka_layer)
     names = {one.name for one in drawn if one.figure is not None}
     assert {"left-out-by-n", "angles-by-n", "left-out-over-training"} < names
-    assert {"observers", "sparsity", "attractor", "world"} < names
+    assert {"observers", "sparsity", "attractor", "alike-by-left-out", "world"} < names
     labels = [axes.get_ylabel() for one in drawn if one.figure for axes in one.figure.axes]
     assert any("held-out trials" in label for label in labels)
     few = replace(tiny, figures=lambda *_: [one for one in drawn if one.name in ("left-out-by-n", "attractor")])
@@ -94,7 +94,7 @@ def test_presets():
     assert rnn.learning_rate_at(0) == rnn.learning_rate_at(99_999) == 1e-3 and rnn.data.draw == 3
     assert published["gpt-even24-s0"].steps == 20_000
     assert rnn.model.parameters(rnn.shape) == 8408
-    assert worlds.preset("factors-demo", scale=0.01).runs[0].steps == 50
+    assert worlds.preset("factors-demo", scale=0.01).runs[0].steps == 150
 
 
 def test_batches_of_published_decoders():

@@ -165,6 +165,23 @@ def test_the_loss_before_training_and_below_which_it_never_falls():
     assert float(ensemble.learn([rows], [0])[0]) / len(rows.scored) == pytest.approx(0.694, abs=0.003)
 
 
+@pytest.mark.parametrize("squash", [("fixed", "tanh"), ("free", None), ("free", "linear")])
+def test_losses_of_numbers_by_hand(squash):
+    """A mean square over batch, steps and questions: of tanh to -1, 0 and 1, of 5 tanh to evidence, or of neither."""
+    reaction, output = squash
+    data = factors.Dataset(n=6, reaction=reaction, output=output, rows=64)
+    ensemble = wf.RecurrentSpec(hidden=8).build(data.shape)
+    ensemble.initialise(0, 0)
+    rows, drawn = data.stream(0).batch(0, 5), data.stream(0).drawn(0, 5).targets.reshape(-1, 6).astype(float)
+    z = ensemble.outputs(rows, 0).numpy().astype(float)
+    if reaction == "fixed":
+        assert set(np.unique(drawn)) == {0, 0.5, 1}
+        away = np.tanh(z) - np.select([drawn == 0, drawn == 1], [-1, 1])
+    else:
+        away = (z if output else 5 * np.tanh(z)) - drawn
+    assert float(ensemble.learn([rows], [0])[0]) / len(z) == pytest.approx((away**2).mean(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     "fields,error,said",
     [
@@ -185,6 +202,12 @@ def test_the_loss_before_training_and_below_which_it_never_falls():
         ({"questions": "products", "reaction": "free"}, ValueError, "reaction: 'free' is for questions that are half"),
         ({"questions": "context", "n": 3}, ValueError, "n: expected 2 questions of 'context', got 3"),
         ({"truncated": 1}, TypeError, "truncated: expected True or False, got 1"),
+        (
+            {"output": "linear"},
+            ValueError,
+            "output: expected 'logistic' or 'tanh' at fixed reaction times, got 'linear'",
+        ),
+        ({"output": "tahn"}, ValueError, "unknown output 'tahn': did you mean 'tanh'"),
         ({"target": "last"}, ValueError, "unknown target 'last': known: every, decision"),
     ],
 )

@@ -2,7 +2,8 @@
 
 import importlib
 
-from worldfast.worlds.factors.dataset import Dataset, Trials
+from worldfast.worlds.factors.dataset import Dataset
+from worldfast.worlds.factors.trials import Trials
 
 _DOOR = {  # the other names and their modules, which import all of the instrument, on first use
     "ANALYSES": "analyses",

@@ -6,6 +6,7 @@ Source: arXiv 2407.11249.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,15 +23,17 @@ from worldfast.analysis import (
     mixed_selectivity,
     r2_of,
     sparsity,
+    steps_of_return,
 )
-from worldfast.models import RecurrentSpec
+from worldfast.models import GPTSpec, RecurrentSpec
 from worldfast.rows import Rows
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
 from worldfast.training import load
 from worldfast.worlds.factors import theory
-from worldfast.worlds.factors.dataset import Dataset, Trials, quadrants
+from worldfast.worlds.factors.dataset import Dataset, quadrants
+from worldfast.worlds.factors.trials import Trials
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -129,7 +132,8 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
     """Decoders as published, of the last checkpoint: by Adam, on new trials of three quadrants; tried in the fourth.
 
     `batches` of 16 trials; 0: as many as published for the number of questions. Points are uncorrelated; `sigma` is
-    that of their noise, None: that of training. Columns run, layer, quadrant, fit, sigma, batches, ood (R2 there, 1 -
+    that of their noise, None: that of training. At free reaction times there is a step of stimulus more than in
+    training, as in the source. Columns run, layer, quadrant, fit, sigma, batches, ood (R2 there, 1 -
     12 MSE), inside (of a decoder that was fitted on all four), angle (mean of the pairs of latent numbers, degrees).
     """
     import pandas as pd
@@ -137,7 +141,8 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
     (one,) = trained
     run, ensemble = load(one.folder)
     data, table = run.data, []
-    stream = Trials(data.decorrelated, run.seed, "decoders", sigma)
+    data = replace(data, correlation=0.0, steps=data.steps + (data.reaction == "free"))
+    stream = Trials(data, run.seed, "decoders", sigma)
     S = batches or published_batches(data.n)
     kinds = 1 << min(2, data.dims)
     pool = S * BATCH * kinds // (kinds - 1) * 11 // 10 + 64 * kinds  # of which a quadrant less holds enough
@@ -173,6 +178,8 @@ def observers(trained: Sequence[Trained], trials: int) -> DataFrame:
     drawn = stream.drawn(0, trials)
     rows = stream.packed(drawn.inputs, np.arange(1, trials + 1) * data.longest - 1)
     logits = ensemble.outputs(rows, 0).numpy(force=True).astype(np.float64)
+    if data.squashed == "tanh":  # between -1 and 1: half of 1 + tanh z is the logistic function of 2 z
+        logits *= 2
     right = (logits > 0) == (drawn.targets[:, -1] > 0.5)
     noise = np.random.default_rng(run.seed).normal(size=drawn.latents.shape)
     means = drawn.latents + noise * data.sigma / np.sqrt(data.steps)
@@ -189,7 +196,8 @@ def units(trained: Sequence[Trained], layer: int) -> DataFrame:
     """Units at the last step of the stimulus, without noise.
 
     Columns run, layer, unit, sparsity (over random points), x1 and x2: correlations of the last two latent numbers with
-    its rate averaged over the other, on a grid; NaN of models whose latent numbers are not two.
+    its rate averaged over the other, on a grid; NaN of models whose latent numbers are not two. The latter of GPT are
+    those of value vectors, as in the source.
     """
     import pandas as pd
 
@@ -202,7 +210,9 @@ def units(trained: Sequence[Trained], layer: int) -> DataFrame:
     if data.dims == 2:
         inputs = data.seen_without_noise(_grid())
         rows = stream.packed(inputs, np.arange(len(inputs)) * data.longest + last)
-        mixed = mixed_selectivity(ensemble.states(rows, 0, [layer])[0].numpy(force=True), (GRID, GRID))
+        of_gpt = isinstance(run.model, GPTSpec)
+        responses = ensemble.values(rows, 0, max(layer, 1)) if of_gpt else ensemble.states(rows, 0, [layer])[0]
+        mixed = mixed_selectivity(responses.numpy(force=True), (GRID, GRID))
     columns = {"unit": np.arange(X.shape[1]), "sparsity": sparsity(X), "x1": mixed[:, 0], "x2": mixed[:, 1]}
     return pd.DataFrame({"run": one.name, "layer": layer} | columns)
 
@@ -216,7 +226,9 @@ def attractor(trained: Sequence[Trained], layer: int, starts: int, iterations: i
     """Fixed points of an RNN under fixation at x = 0, from states of noise-free trials with noise of 0 to 6 a unit.
 
     Columns run, point, starts, speed (length of F(h) - h), directions (eigenvalues of the derivative of F(h) - h with a
-    real part above -0.1: along them nothing returns within 10 steps), eigenvalue_1 to 4 (real parts, descending).
+    real part above -0.1: along them nothing returns within 10 steps), eigenvalue_1 to 4 (real parts, descending),
+    amplification_1 and 2 (times along the first two directions in units of a unit's own, dt / |ln |1 + eigenvalue|| /
+    tau, where the leak is dt / tau).
     """
     import pandas as pd
 
@@ -232,6 +244,10 @@ def attractor(trained: Sequence[Trained], layer: int, starts: int, iterations: i
     columns = {"point": np.arange(len(found.points)), "starts": found.starts, "speed": found.speed}
     columns["directions"] = (found.eigenvalues.real > -0.1).sum(1)
     columns |= {f"eigenvalue_{k + 1}": found.eigenvalues.real[:, k] for k in range(min(4, states.shape[1]))}
+    columns |= {
+        f"amplification_{k + 1}": run.model.leak * steps_of_return(found.eigenvalues[:, k])
+        for k in range(min(2, states.shape[1]))
+    }
     return pd.DataFrame({"run": one.name} | columns)
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
 
 from worldfast import dataset
-from worldfast._native import core, thread_count
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, positive, several, typed, unknown_name, whole
-from worldfast.rows import Rows, Shape
+from worldfast.rows import Shape
 from worldfast.worlds.factors.questions import (
     CHANNELS,
     KINDS,
@@ -22,38 +20,20 @@ from worldfast.worlds.factors.questions import (
     Questions,
     encoded,
     encoder,
-    key_of,
     normals,
     questions,
 )
+from worldfast.worlds.factors.trials import NOISES, Trials
 
-__all__ = ["Dataset", "Drawn", "Trials", "quadrants"]
+__all__ = ["Dataset", "quadrants"]
 
-NOISES = {"isotropic": 0, "anisotropic": 0, "gumbel": 1, "ar1": 2, "encoded": 3}  # and their numbers in the core
 ENCODERS = ("relu", "square")
 TARGETS = ("every", "decision")
 REACTIONS = ("fixed", "free")
+OUTPUTS = {"fixed": ("logistic", "tanh"), "free": ("tanh", "linear")}  # by the reaction; the first is the source's
 MOST_STEPS, MOST_LATENTS, MOST_QUESTIONS = 2**16, 64, 2**16  # as in csrc/rows/trials.h
 MOST_READ = 2**28  # numbers of a readout's inputs: 1 GiB
 NEAREST = 0.999999  # correlation
-
-
-class Drawn(NamedTuple):
-    """Trials as arrays.
-
-    Attributes
-    ----------
-    inputs : ndarray
-        float32 [n, T, width].
-    targets : ndarray
-        float32 [n, T, N], or [n, 1, N] of the decision alone.
-    latents : ndarray
-        float32 [n, D].
-    """
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    latents: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -97,9 +77,14 @@ class Dataset(dataset.Dataset):
     reaction : {"fixed", "free"}
         Answer at the decision; or say at each step of stimulus how much the observations up to it speak for yes: the
         sum of c . X, held at -5 or 5 once it is beyond. Rows then have no fixation, no step before and none after the
-        stimulus, and the loss is the mean square of the outputs themselves; the source has 5 tanh of them.
+        stimulus.
+    output : {"logistic", "tanh", "linear"}, optional
+        At fixed reaction times "logistic", by default: chances of yes, learned by their cross entropy; or "tanh": -1
+        for no to 1 for yes, 0 before the decision, learned by their mean square, as the source had it before September
+        2024. At free ones "tanh", by default: 5 tanh of the outputs, as in the source; or "linear": the outputs
+        themselves, both learned by their mean square.
     truncated : bool
-        Such targets are truncated to integers, as in the source, surely unintended.
+        Targets at free reaction times are truncated to integers, as in the source, surely unintended.
     thresholds : sequence of float, optional
         Those of products, of each quadrant; by default the published ones of 24 and 48 questions.
     block : int
@@ -131,6 +116,7 @@ class Dataset(dataset.Dataset):
     draw: int = 0
     target: str = "every"
     reaction: str = "fixed"
+    output: str | None = None
     truncated: bool = True
     thresholds: tuple[float, ...] = ()
     block: int = 16
@@ -140,6 +126,11 @@ class Dataset(dataset.Dataset):
         for name, values in (known | ({} if self.encoder is None else {"encoder": ENCODERS})).items():
             if getattr(self, name) not in values:
                 raise unknown_name(name, getattr(self, name), values)
+        if self.output is not None and self.output not in OUTPUTS[self.reaction]:
+            if self.output in {name for names in OUTPUTS.values() for name in names}:
+                expected = " or ".join(map(repr, OUTPUTS[self.reaction]))
+                raise ValueError(f"output: expected {expected} at {self.reaction} reaction times, got {self.output!r}")
+            raise unknown_name("output", self.output, OUTPUTS[self.reaction])
         limits = {"n": (1, MOST_QUESTIONS), "dims": (1, MOST_LATENTS), "rows": (1, 2**62), "steps": (1, MOST_STEPS)}
         for name, (least, most) in (limits | {"draw": (0, 2**63 - 1), "block": (1, 2**62)}).items():
             self._set(name, whole(name, getattr(self, name), least, most))
@@ -202,6 +193,11 @@ class Dataset(dataset.Dataset):
         return f"{self.questions}{self.n}{of}{'-free' if self.reaction == 'free' else ''}"
 
     @property
+    def squashed(self) -> str:
+        """What its outputs pass through: "logistic", "tanh" or "linear"."""
+        return self.output or OUTPUTS[self.reaction][0]
+
+    @property
     def asked(self) -> Questions:
         """Its questions."""
         return questions(self.questions, self.n, self.dims, self.draw, self.thresholds)
@@ -224,7 +220,8 @@ class Dataset(dataset.Dataset):
     @property
     def shape(self) -> Shape:
         free, context = self.reaction == "free", self.questions == "context"
-        loss = "mean_square" if free else "binary_cross_entropy"
+        losses = {"logistic": "binary_cross_entropy", "tanh": "tanh_square", "linear": "mean_square"}
+        loss = losses[self.squashed]
         return Shape(self.channels + (not free) + 2 * context, self.n, vectors=True, loss=loss)
 
     @property
@@ -324,95 +321,6 @@ class Dataset(dataset.Dataset):
         counted = drawn.inputs[:, -1, -2:] > 0 if self.questions == "context" else np.ones_like(yes)
         constant = np.maximum(yes.mean(0), 1 - yes.mean(0)).mean()
         return {"answers": Score(float(right[counted].mean()), float(constant), n, unparsable=0)}
-
-
-class Trials:
-    """Trials of a dataset, seed and split: a worldfast.rows.Stream.
-
-    Parameters
-    ----------
-    data : Dataset
-    seed : int
-    split : str
-    sigma : float, optional
-        Standard deviation of the noise, from 0 on; by default, that of the dataset.
-
-    Raises
-    ------
-    TypeError, ValueError
-        sigma is no such number.
-    """
-
-    def __init__(self, data: Dataset, seed: int, split: str = "train", sigma: float | None = None):
-        self.data, self.shape, self.rows, self.longest = data, data.shape, data.rows, data.longest
-        self.sigma = data.sigma if sigma is None else number("sigma", sigma)
-        if not 0 <= self.sigma < np.inf:
-            raise ValueError(f"sigma: expected a number of at least 0, got {sigma}")
-        asked = data.asked
-        scale = np.full(data.dims, self.sigma)
-        if data.noise == "anisotropic":
-            scale[1] *= 2
-        rule = {
-            "key": key_of("trials", seed, split),
-            "steps": data.steps,
-            "block": data.block if data.questions == "context" else 0,
-            "noise": NOISES[data.noise],
-            "correlation": data.correlation,
-            "square": data.encoder == "square",
-            "free": data.reaction == "free",
-            "truncated": data.truncated,
-            "every": data.target == "every",
-        }
-        layers = encoder(data.dims, data.draw) if data.encoder else ()
-        self._given = rule, list(layers), asked.boundary, asked.threshold, scale
-
-    def drawn(self, start: int, n: int) -> Drawn:
-        """Return trials `start` to `start + n`."""
-        targets = self.longest if self.data.target == "every" or self.data.reaction == "free" else 1
-        made = Drawn(
-            np.empty((n, self.longest, self.shape.inputs), np.float32),
-            np.empty((n, targets, self.data.n), np.float32),
-            np.empty((n, self.data.dims), np.float32),
-        )
-        core.trials(*self._given, start, n, *made, thread_count(None))
-        return made
-
-    def batch(self, start: int, n: int) -> Rows:
-        """Return rows `start` to `start + n` as a model learns them; the loss is a mean over questions."""
-        drawn, N = self.drawn(start, n), self.data.n
-        every = drawn.targets.shape[1] > 1
-        rows = self.packed(drawn.inputs, _scored(n, self.longest, every))
-        targets = torch.from_numpy(drawn.targets.reshape(-1, N))
-        if self.data.questions == "context":
-            weights = rows.inputs[rows.scored, -2:].contiguous()
-        else:  # a mean square is twice the loss of that name
-            weights = _equal(len(targets), (1 + (self.shape.loss == "mean_square")) / N)
-        return rows._replace(targets=targets, weights=weights)
-
-    def packed(self, inputs: np.ndarray, scored: np.ndarray | torch.Tensor) -> Rows:
-        """Return trials [n, T, width] as rows, scored at positions of them all."""
-        n, T, width = inputs.shape
-        return Rows(
-            torch.from_numpy(inputs.reshape(n * T, width)), _row_start(n, T), torch.as_tensor(scored, device="cpu")
-        )
-
-
-# What batches of one size share.
-
-
-@lru_cache(maxsize=16)
-def _row_start(n: int, T: int) -> torch.Tensor:
-    return torch.arange(n + 1, dtype=torch.int32, device="cpu") * T
-
-
-@lru_cache(maxsize=16)
-def _scored(n: int, T: int, every: bool) -> torch.Tensor:
-    return torch.from_numpy(np.arange(n * T) if every else np.arange(1, n + 1) * T - 1)
-
-
-@lru_cache(maxsize=16)
-def _equal(n: int, weight: float) -> torch.Tensor:
-    return torch.full((n,), weight, dtype=torch.float32, device="cpu")
 
 
 def _steps(positions: str | Sequence[int], length: int) -> np.ndarray:

@@ -130,7 +130,9 @@ def by_angle(decoders, runs, field: str):
     axes = figure.subplots()
     found = along(axes, decoders, runs, field, "angle")
     axes.axhline(90, color=MUTED, linewidth=0.9, linestyle="--")
-    axes.set(ylim=(60, 120), ylabel="angle, degrees", title="Between what a decoder reads x1 and x2 along")
+    values = decoders["angle"].dropna()
+    limits = min(60, values.min() - 2), max(120, values.max() + 2)
+    axes.set(ylim=limits, ylabel="angle, degrees", title="Between what a decoder reads x1 and x2 along")
     return figure, f"{said(found, field, 0)} Angles in degrees, of the decoders with a quadrant left out."
 
 
@@ -141,7 +143,7 @@ def over_training(left_out, runs):
     need(left_out, "left_out", "run step rows quadrant ood inside")
     tasks, of_run = Tasks(runs["tasks"]), runs.set_index("run")["tasks"]
     figure = paper(8, 3.6)
-    panels, ends = figure.subplots(1, 2, sharey=True), []
+    panels, ends, lowest = figure.subplots(1, 2, sharey=True), [], 1.0
     for axes, value, title in zip(panels, ("ood", "inside"), ("in the quadrant left out", "fitted on all quadrants")):
         nets = left_out.groupby(["run", "rows"])[value].median().reset_index()
         nets["tasks"] = nets["run"].map(of_run)
@@ -153,10 +155,10 @@ def over_training(left_out, runs):
             if value == "ood":
                 ends.append((float(middle.iloc[-1]), name, tasks.colour(name)))
         axes.set_title(title)
-        axes.set_ylim(max(-0.2, float(nets[value].min()) - 0.05), 1.02)
+        lowest = min(lowest, float(nets[value].min()) - 0.05)
         over_rows(axes)
         quiet(axes)
-    panels[0].set_ylabel("R², 1 − 12 MSE")
+    panels[0].set(ylabel="R², 1 − 12 MSE", ylim=(max(-0.2, lowest), 1.02))
     end_labels(panels[0], ends, height=2.6)
     last = ", ".join(f"{name} {value:.2f}" for value, name, _ in sorted(ends, reverse=True))
     return figure, (
@@ -234,4 +236,35 @@ def attractor(table, runs):
     return figure, (
         f"Eigenvalues of the derivative of F(h) − h at {len(table)} fixed points of {table['run'].nunique()} RNNs at "
         f"fixation, a line for each. Directions along which a state hardly returns (above −0.1), median: {each}."
+    )
+
+
+@figure("alike-by-left-out", "alike", "cka decoders runs")
+@styled
+def alike(cka, decoders, runs):
+    """Plot linear CKA of two nets at the end against their R2 in the quadrant left out, a dot a pair."""
+    need(cka, "cka", "step_share run other value")
+    r2, about = decoders.groupby("run")["ood"].median(), runs.set_index("run")
+    pairs = cka[
+        (cka["step_share"] == cka["step_share"].max()) & cka["run"].isin(r2.index) & cka["other"].isin(r2.index)
+    ]
+    if not len(pairs):
+        raise LacksRuns("no two nets that are compared have decoders")
+    same = [
+        (pairs["run"].map(about[name]) == pairs["other"].map(about[name])).to_numpy() for name in ("family", "tasks")
+    ]
+    kinds = np.select([same[0] & same[1], same[0]], ["other seeds", "other questions"], "other architectures")
+    pairs = pairs.assign(r2=(pairs["run"].map(r2) + pairs["other"].map(r2)) / 2, kind=kinds)
+    figure = paper(6, 3.6)
+    axes, said = figure.subplots(), []
+    for i, (kind, part) in enumerate(pairs.groupby("kind")):
+        axes.plot(part["r2"], part["value"], "o", color=PALETTE[2 * i], alpha=0.6, markersize=4, label=kind)
+        said.append(f"{kind} {part['value'].median():.2f}")
+    axes.set(xlabel="R² in the quadrant left out, mean of both", ylabel="linear CKA", ylim=(-0.02, 1.02))
+    axes.set_title("How alike two nets are, and how far their maps reach")
+    axes.legend(frameon=False)
+    quiet(axes)
+    return figure, (
+        f"Linear CKA of {len(pairs)} pairs of nets at the end of training; median by what differs: {', '.join(said)}. "
+        "R² is the median over quadrants and fits, in the mean of both nets."
     )

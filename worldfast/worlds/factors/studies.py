@@ -190,7 +190,7 @@ def demo(scale: float = 1.0) -> Study:
     scale : float
         Factor of the batches that each net sees.
     """
-    runs = [net("rnn", seed, _batches(5000, scale), 20, n=n) for n in (2, 24) for seed in range(3)]
+    runs = [net("rnn", seed, _batches(15_000, scale), 20, n=n) for n in (2, 24) for seed in range(3)]
     return study("factors-demo", runs, [run.name for run in runs if run.seed == 0], fits=1, batches=1000)
 
 
@@ -202,7 +202,7 @@ def mini(scale: float = 1.0) -> Study:
     scale : float
         Factor of the batches that each net sees.
     """
-    batches = _batches(2000, scale)
+    batches = _batches(8000, scale)
     runs = [
         net(family, seed, batches, 10, n=n) for family in ("rnn", "lstm", "gpt") for n in QUESTIONS for seed in range(5)
     ]
