@@ -36,7 +36,7 @@ from torture.tally import Tally
 PROMISE = "bad input never crashes"
 TARGET = 1_000_000  # calls
 WIDTHS = (4, 8, 16)
-SPELL = 120.0  # seconds that a process goes on for at most
+SPELL = 300.0  # seconds that a process goes on for at most: each begins with all that reached new places
 HANG = 20  # seconds of processor that a call may take
 STILL = 300  # wall-clock seconds, in which a call that waits for ever is told from a busy machine
 ROOM = 6 << 30  # bytes of addresses: more are refused, and that is a MemoryError
