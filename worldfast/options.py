@@ -124,8 +124,11 @@ Model = _group(
     engine="native; or plain, which is PyTorch; auto: native if it can.",
     nonlinearity="Function of an rnn: tanh or relu.",
     leak="Share of an rnn unit's state that a step replaces.",
+    decays="False: an rnn unit's state is kept, and a step adds to it.",
+    noise="Deviation of noise in an rnn's units while learning.",
     bias="Biases in the layers of an rnn or lstm.",
     init="Initial scale of an rnn or lstm: hidden or fan_in.",
+    recurrence="First recurrent weights: uniform, sparse or orthogonal.",
 )
 Kept = _group(
     "Kept",
