@@ -94,7 +94,7 @@ def test_presets():
     assert rnn.learning_rate_at(0) == rnn.learning_rate_at(99_999) == 1e-3 and rnn.data.draw == 3
     assert published["gpt-even24-s0"].steps == 20_000
     assert rnn.model.parameters(rnn.shape) == 8408
-    assert worlds.preset("factors-demo", scale=0.01).runs[0].steps == 150
+    assert worlds.preset("factors-demo", scale=0.01).runs[0].steps == 50
 
 
 def test_batches_of_published_decoders():

@@ -14,7 +14,7 @@ from worldfast.errors import positive
 from worldfast.models import GPTSpec, RecurrentSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
-from worldfast.worlds.factors.analyses import ANALYSES, decoders
+from worldfast.worlds.factors.analyses import ANALYSES
 from worldfast.worlds.factors.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -170,11 +170,21 @@ def net(family: str = "rnn", seed: int = 0, batches: int | None = None, checkpoi
     )
 
 
-def study(name: str, runs: Sequence[Run], shown: Sequence[str], fits: int, batches: int = 0) -> Study:
-    """Return a study with as many fits of published decoders, and batches of a fit; 0: as many as published."""
-    options = {"batches": batches, "fits": fits, "sigma": None}
-    made = Analysis("decoders", decoders, options=lambda study: {"layer": study.layer} | options)
-    analyses = tuple(made if one.kind == "decoders" else one for one in ANALYSES)
+def study(
+    name: str, runs: Sequence[Run], shown: Sequence[str], fits: int, batches: int = 0, points: tuple = (128, 10_000)
+) -> Study:
+    """Return a study with as many fits of published decoders, and batches of a fit; 0: as many as published. `points`
+    are starts and steps of the search for fixed points.
+    """
+    given = {
+        "decoders": {"batches": batches, "fits": fits, "sigma": None},
+        "attractor": {"starts": points[0], "iterations": points[1]},
+    }
+
+    def as_given(one: Analysis) -> Analysis:
+        return replace(one, options=lambda study: {"layer": study.layer} | given[one.kind])
+
+    analyses = tuple(as_given(one) if one.kind in given else one for one in ANALYSES)
     return Study(name, tuple(runs), layer=1, shown=tuple(shown), analyses=analyses)
 
 
@@ -190,8 +200,8 @@ def demo(scale: float = 1.0) -> Study:
     scale : float
         Factor of the batches that each net sees.
     """
-    runs = [net("rnn", seed, _batches(15_000, scale), 20, n=n) for n in (2, 24) for seed in range(3)]
-    return study("factors-demo", runs, [run.name for run in runs if run.seed == 0], fits=1, batches=1000)
+    runs = [net("rnn", seed, _batches(5000, scale), 20, n=n) for n in (2, 24) for seed in range(3)]
+    return study("factors-demo", runs, [run.name for run in runs if run.seed == 0], 1, 1000, points=(32, 4000))
 
 
 def mini(scale: float = 1.0) -> Study:
@@ -202,7 +212,7 @@ def mini(scale: float = 1.0) -> Study:
     scale : float
         Factor of the batches that each net sees.
     """
-    batches = _batches(8000, scale)
+    batches = _batches(5000, scale)
     runs = [
         net(family, seed, batches, 10, n=n) for family in ("rnn", "lstm", "gpt") for n in QUESTIONS for seed in range(5)
     ]
