@@ -112,6 +112,22 @@ def trials(kind=-1.0, **changes):
     return [rule, layers, *questions, 1, 6, *into, 2]
 
 
+def walks():  # a row of two states, the second of which is never left, and one of three names
+    whole = 2**53
+    table = np.array([[[whole // 3, whole], [0, whole], [whole // 2, whole]]] * 2)
+    return [
+        5,
+        table,
+        longs(whole // 4, whole),
+        3,
+        whole // 2,
+        1,
+        6,
+        *(np.zeros(n, np.int32) for n in ((6, 5), 6, (6, 2))),
+        2,
+    ]
+
+
 def calls():
     """Return {name: (function, arguments)}: all arguments by position but those of Transformer, which has names."""
     stream = core.Stream(*stream_arguments())
@@ -190,6 +206,7 @@ def calls():
         "trials": (core.trials, trials()),
         "trials of products": (core.trials, trials(0.1, noise=2, correlation=0.5)),
         "trials at free times": (core.trials, trials(free=True, noise=1, square=True)),
+        "walks": (core.walks, walks()),
         "limit_vector_width": (core.limit_vector_width, [core.vector_width()]),
         "add_columns": (core.add_columns, [arrays, means, [np.zeros(4), np.zeros(3)], 2]),
         "Panel32": (core.Panel32, [arrays, means, [1.0, 2.0], 2]),
