@@ -59,7 +59,7 @@ def calls():
         "held_out": (analysis.held_out, [24, 0.2, 3]),
         "mean_and_error": (analysis.mean_and_error, [XY[:, 0], "seed"]),
         "jackknife_error": (analysis.jackknife_error, [XY[:, 0]]),
-        "left_out": (analysis.left_out, [X, XY, np.arange(24) % 2, TEST, 0.5, 1.0]),
+        "left_out": (analysis.left_out, [X, XY, np.arange(24) % 3, TEST, 0.5, 1.0]),
         "adam_decoders": (analysis.adam_decoders, [X, XY, np.arange(24).reshape(2, 3, 4), 1e-2, 3]),
         "angles": (analysis.angles, [X[:, :3]]),
         "r2_of": (analysis.r2_of, [XY, XY + 1, 0.5]),

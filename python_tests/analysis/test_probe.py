@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from worldfast.analysis.generalisation import probe_generalisation
 from worldfast.analysis.pca import mixed_over_training
-from worldfast.analysis.probe import fit_map, held_out, linear_probe, probe_over_training, probe_table
+from worldfast.analysis.probe import fit_map, held_out, linear_probe, penalty, probe_over_training, probe_table
 from worldfast.worlds.cities.groups import choose_cities
 
 random = np.random.default_rng(17)
@@ -70,9 +70,9 @@ def test_fit_of_singular_features_is_the_shortest(xy):
 def test_ridge_is_scikit_learns(xy):
     X, test = planted(xy) * np.geomspace(1, 1e3, 10), held_out(N)
     X = np.concatenate([X, np.full((N, 1), 2.0)], axis=1)
-    for penalty in (0.1, 10.0):
-        theirs = make_pipeline(StandardScaler(), Ridge(penalty)).fit(X[~test], xy[~test]).predict(X)
-        assert np.allclose(linear_probe(X, xy, test, penalty).predicted, theirs, atol=1e-3)
+    for ridge in (0.1, 10.0):
+        theirs = make_pipeline(StandardScaler(), Ridge(ridge)).fit(X[~test], xy[~test]).predict(X)
+        assert np.allclose(linear_probe(X, xy, test, ridge).predicted, theirs, atol=1e-3)
     wide = random.normal(size=(N, 400))  # more features than cities
     theirs = make_pipeline(StandardScaler(), Ridge(1.0)).fit(wide[~test], xy[~test]).predict(wide)
     assert np.allclose(linear_probe(wide, xy, test, 1.0).predicted, theirs, atol=1e-2)
@@ -170,6 +170,11 @@ def test_generalisation_refuses(xy):
         with pytest.raises(ValueError, match=match):
             probe_generalisation(*arguments)
     assert len(probe_generalisation(random.normal(size=(N, 200)), xy, fit_on, groups, ridge=1.0)) == N
+    few = random.normal(size=(30, 32))
+    with pytest.raises(ValueError, match="32 features needs more than 33 items, got 24: pass ridge=1.0"):
+        linear_probe(few, xy[:30], np.arange(30) >= 24)
+    assert np.isfinite(linear_probe(few, xy[:30], np.arange(30) >= 24, ridge=penalty(24, 32)).r2).all()
+    assert penalty(34, 32) is None and penalty(33, 32) == 1
     with pytest.raises(ValueError, match="items: expected"):
         probe_generalisation(X, xy, fit_on, groups, items=[1, 2])
     with pytest.raises(ValueError, match="fit: expected 1 to 209 of the 210"):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldfast.analysis.left_out import ADAM
 from worldfast.arrays import numbers
 from worldfast.errors import positive, whole
 
@@ -76,11 +77,15 @@ def fixed_points(
         h = torch.from_numpy(begin).clone().requires_grad_()
         if (came := step(h)).shape != h.shape:
             raise ValueError(f"step: expected states {list(h.shape)}, got {list(came.shape)}")
-        optimizer = torch.optim.Adam([h], lr=learning_rate)
-        for _ in range(iterations):
-            optimizer.zero_grad()
-            (step(h) - h).square().mean().backward()
-            optimizer.step()
+        average, square = torch.zeros_like(h), torch.zeros_like(h)
+        beta_1, beta_2, eps = ADAM
+        for t in range(1, iterations + 1):  # not torch.optim, which takes seconds to import
+            (slope,) = torch.autograd.grad((step(h) - h).square().mean(), h)
+            with torch.no_grad():
+                average.lerp_(slope, 1 - beta_1)
+                square.mul_(beta_2).addcmul_(slope, slope, value=1 - beta_2)
+                root = (square / (1 - beta_2**t)).sqrt_().add_(eps)
+                h.addcdiv_(average, root, value=-learning_rate / (1 - beta_1**t))
         ends = h.detach()
         speeds = (step(ends) - ends).norm(dim=1).detach().numpy()
         labels = DBSCAN(eps=apart, min_samples=1).fit_predict(ends.numpy())

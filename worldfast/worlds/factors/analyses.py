@@ -42,7 +42,7 @@ BATCH, TESTED, RATE = 16, 40 * 16, 3e-3  # trials of a batch and of a test, and 
 BATCHES = {2: 3000, 3: 3000, 6: 2000, 12: 1000, 24: 1000}  # published, by the number of questions
 LEFT = 0  # the quadrant that is left out of films: both of the last two latent numbers below 0
 SHARE = 0.25  # of trials, on which decoders by least squares are tried
-TRIALS, STARTS = 40, 128  # for fixed points
+TRIALS = 40  # without noise, from whose states fixed points are sought
 QUIET = 1000  # trials without noise, for sparsity
 GRID = 8  # points along each latent number, for mixed selectivity
 AT_ONCE = 4096  # trials that a model reads
@@ -141,7 +141,9 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
     S = batches or published_batches(data.n)
     kinds = 1 << min(2, data.dims)
     pool = S * BATCH * kinds // (kinds - 1) * 11 // 10 + 64 * kinds  # of which a quadrant less holds enough
-    tried, where = read(ensemble, data, stream, 0, TESTED * kinds * 2, layer)
+    tried, where = read(
+        ensemble, data, stream, 0, TESTED * kinds * 5 // 4, layer
+    )  # of each quadrant enough, beyond doubt
     for fit in range(fits):
         X, y = read(ensemble, data, stream, (1 << 24) * (fit + 1), pool, layer)
         regions = quadrants(y)
@@ -210,7 +212,7 @@ def _grid() -> np.ndarray:
     return np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
-def attractor(trained: Sequence[Trained], layer: int, iterations: int) -> DataFrame:
+def attractor(trained: Sequence[Trained], layer: int, starts: int, iterations: int) -> DataFrame:
     """Fixed points of an RNN under fixation at x = 0, from states of noise-free trials with noise of 0 to 6 a unit.
 
     Columns run, point, starts, speed (length of F(h) - h), directions (eigenvalues of the derivative of F(h) - h with a
@@ -224,7 +226,7 @@ def attractor(trained: Sequence[Trained], layer: int, iterations: int) -> DataFr
     drawn = Trials(data.decorrelated, run.seed, "attractor", 0.0).drawn(0, TRIALS)
     rows = Trials(data, run.seed).packed(drawn.inputs, np.arange(TRIALS * data.longest))
     states = ensemble.states(rows, 0, [layer])[0].numpy(force=True)
-    begin = states[random.integers(0, len(states), STARTS)] + random.uniform(0, 6, (STARTS, states.shape[1]))
+    begin = states[random.integers(0, len(states), starts)] + random.uniform(0, 6, (starts, states.shape[1]))
     at_rest = torch.from_numpy(data.seen_without_noise(np.zeros((1, data.dims)))[0, 0])
     found = fixed_points(ensemble.step_of(0, at_rest), begin, iterations)
     columns = {"point": np.arange(len(found.points)), "starts": found.starts, "speed": found.speed}
@@ -261,5 +263,5 @@ ANALYSES = (
     Analysis("decoders", decoders, each, lambda study: layer_of(study) | {"batches": 0, "fits": 5, "sigma": None}),
     Analysis("observers", observers, answering, lambda study: {"trials": 20_000}),
     Analysis("units", units, each, layer_of),
-    Analysis("attractor", attractor, recurrent, lambda study: layer_of(study) | {"iterations": 10_000}),
+    Analysis("attractor", attractor, recurrent, lambda study: layer_of(study) | {"starts": 128, "iterations": 10_000}),
 )
