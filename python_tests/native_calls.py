@@ -131,6 +131,22 @@ def recurrent_rows(**changes):  # rows of 3, 1 and 4 vectors, of which four are 
     return tuple((rows | dict(weights=drawn(4), noise=None) | changes).values())
 
 
+def walks():  # a row of two states, the second of which is never left, and one of three names
+    whole = 2**53
+    table = np.array([[[whole // 3, whole], [0, whole], [whole // 2, whole]]] * 2)
+    return [
+        5,
+        table,
+        longs(whole // 4, whole),
+        3,
+        whole // 2,
+        1,
+        6,
+        *(np.zeros(n, np.int32) for n in ((6, 5), 6, (6, 2))),
+        2,
+    ]
+
+
 def calls():
     """Return {name: (function, arguments)}: all arguments by position but those of Transformer and Recurrent, which have
     names.
@@ -203,6 +219,21 @@ def calls():
                 core.Arena(),
             ],
         ),
+        "extend, all logits": (
+            transformer.extend,
+            [
+                parameters,
+                packed,
+                ints(3, 4),
+                floats(2, 6, 3 * D),
+                drawn(4, 8),
+                *cache[2:],
+                4,
+                floats(2, H),
+                core.Arena(),
+                1,
+            ],
+        ),
         "linear": (core.linear, [drawn(5, 4), drawn(3, 4), floats(5, 3)]),
         "linear_gradient": (core.linear_gradient, [drawn(5, 3), drawn(5, 4), floats(3, 4)]),
         "rms_norm_forward": (core.rms_norm_forward, [*members, 1e-6, floats(5, 8), floats(5), 2]),
@@ -225,6 +256,7 @@ def calls():
         "trials": (core.trials, trials()),
         "trials of products": (core.trials, trials(0.1, noise=2, correlation=0.5)),
         "trials at free times": (core.trials, trials(free=True, noise=1, square=True)),
+        "walks": (core.walks, walks()),
         "limit_vector_width": (core.limit_vector_width, [core.vector_width()]),
         "add_columns": (core.add_columns, [arrays, means, [np.zeros(4), np.zeros(3)], 2]),
         "Panel32": (core.Panel32, [arrays, means, [1.0, 2.0], 2]),

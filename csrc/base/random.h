@@ -42,6 +42,8 @@ WF_HD uint64_t divide(uint64_t value, uint64_t n, uint64_t& rest) {
 
 class Random {
 public:
+    Random() = default;
+
     WF_HD Random(uint64_t key, uint64_t row) : state_(key ^ mix(row)) {}
 
     WF_HD uint64_t next() { return mix(state_ += 0x9E3779B97F4A7C15ull); }
@@ -60,7 +62,7 @@ public:
     }
 
 private:
-    uint64_t state_;
+    uint64_t state_ = 0;
 };
 
 // A keyed permutation of 0 .. size-1: a Feistel network on a grid of `rows` x `columns` >= size (Black and Rogaway 2002),

@@ -8,4 +8,5 @@
 #include "bind/bind_stream.cpp"
 #include "bind/bind_transformer.cpp"
 #include "bind/bind_trials.cpp"
+#include "bind/bind_walks.cpp"
 #include "bind/bindings.cpp"

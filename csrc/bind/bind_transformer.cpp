@@ -180,14 +180,16 @@ void extend(const TransformerShape& shape, Object parameters_, Object packed_, O
                           input<float>(turn, {Array::any, head_dim}),
                           threads};
     const int32_t* t = input<int32_t>(tokens, {Array::any});
-    int32_t* out = output<int32_t>(following, {path.shape(0)});
+    const bool all = following.holds<float>();  // logits of all tokens, in place of the likeliest one
+    float* logits = all ? output(following, {path.shape(0), shape.outputs}) : nullptr;
+    int32_t* out = all ? nullptr : output<int32_t>(following, {path.shape(0)});
     if (first < 0 || first > rows.places - rows.tokens)
         throw py::value_error("first: expected room for " + std::to_string(rows.tokens) + " tokens in " +
                               std::to_string(rows.places) + " places, got " + std::to_string(first));
     apart({&caches, &following}, {&weights.parameters, &weights.packed, &tokens, &turn, &path, &length, &fresh});
     const Arena::Use use(arena);
     py::gil_scoped_release nogil;
-    extend_rows(model, rows, t, cache, out, arena);
+    extend_rows(model, rows, t, cache, out, logits, arena);
 }
 
 // A product and its gradient at the weight, in blocks of tokens as in training, for tests and for timing them

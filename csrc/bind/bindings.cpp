@@ -13,6 +13,7 @@ void bind_recurrent(py::module_& m);
 void bind_stream(py::module_& m);
 void bind_transformer(py::module_& m);
 void bind_trials(py::module_& m);
+void bind_walks(py::module_& m);
 
 const char* sources_digest();  // made by csrc/sources.cmake
 
@@ -47,6 +48,7 @@ PYBIND11_MODULE(_core, m) {
     bind_stream(m);
     bind_transformer(m);
     bind_trials(m);
+    bind_walks(m);
 }
 
 }  // namespace worldfast

@@ -1,4 +1,4 @@
-// A step of greedy decoding: new tokens of rows whose earlier ones are in the caches.
+// A step of decoding: new tokens of rows whose earlier ones are in the caches.
 #include "transformer/forward.h"
 
 namespace worldfast {
@@ -6,7 +6,7 @@ namespace {
 
 template <class S>
 void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches, int32_t* following,
-            Arena& arena) {
+            float* logits, Arena& arena) {
     const Forward<S> forward(model, arena, rows.threads);
     const int64_t D = forward.D, H = model.shape.outputs, layers = model.shape.layers;
     std::vector<int64_t> last;  // the last token of each row, among the new ones
@@ -39,20 +39,22 @@ void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, f
     forward.each_block(n, [&](int64_t t, int64_t count) {
         float* normed = arena.take<float>(count * D);
         forward.norm(x + t * D, forward.layout.norm, count, normed, scale);
-        const float* logits = forward.logits_of(normed, count);
-        for (int64_t r = 0; r < count; ++r)
+        const float* found = forward.logits_of(normed, count);
+        if (logits) std::copy(found, found + count * H, logits + t * H);
+        for (int64_t r = 0; following && r < count; ++r)
             following[t + r] =
-                static_cast<int32_t>(std::max_element(logits + r * H, logits + (r + 1) * H) - (logits + r * H));
+                static_cast<int32_t>(std::max_element(found + r * H, found + (r + 1) * H) - found - r * H);
     });
 }
 
 }  // namespace
 
 void extend_rows(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches, int32_t* following,
-                 Arena& arena) {
+                 float* logits, Arena& arena) {
     arena.clear();
-    with_operand(model.shape,
-                 [&](auto operand) { extend<decltype(operand)>(model, rows, tokens, caches, following, arena); });
+    with_operand(model.shape, [&](auto operand) {
+        extend<decltype(operand)>(model, rows, tokens, caches, following, logits, arena);
+    });
 }
 
 }  // namespace worldfast

@@ -67,9 +67,9 @@ double learn_tile(const Model& model, const TileRows& rows, float* gradients, fl
 void read_tile(const Model& model, const TileRows& rows, const std::vector<int64_t>& layers,
                const std::vector<float*>& states, float* logits, Arena& arena, int threads);
 
-// The likeliest token behind each row: following [rows]. Of the rows, `tokens` [rows.tokens] are new, and go
+// The likeliest token behind each row, following [rows], or the logits of all, [rows, H]: either may be null. Of the rows, `tokens` [rows.tokens] are new, and go
 // to their places in the blocks' caches [layers][rows.places, 3, heads, head_dim].
 void extend_rows(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches, int32_t* following,
-                 Arena& arena);
+                 float* logits, Arena& arena);
 
 }  // namespace worldfast

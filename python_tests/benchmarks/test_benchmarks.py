@@ -296,7 +296,10 @@ def test_gains_of_threads(load):
 
 @pytest.mark.parametrize(
     "script",
-    ["labels", "python_tasks", "products", "attention", "cka", "activations", "evaluation", "training", "recurrent"],
+    [
+        *("labels", "walks", "python_tasks", "products", "attention", "cka", "activations", "evaluation", "training"),
+        "recurrent",
+    ],
 )
 def test_scripts_run(script, harness, tmp_path):
     before = harness.RESULTS.read_bytes()

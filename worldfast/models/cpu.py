@@ -16,7 +16,7 @@ from torch import Tensor
 
 from worldfast._native import core, thread_count
 from worldfast.models.buffer import buffer_size
-from worldfast.models.decoding import Scratch, greedy, share
+from worldfast.models.decoding import Scratch, drawn, greedy, share
 from worldfast.models.ensemble import CpuBytes
 from worldfast.models.tiles import Piece, cut
 from worldfast.models.transformer import Transformer, TransformerSpec, views
@@ -156,6 +156,18 @@ class CpuTransformer(Transformer):
 
         self._threads.run(read, [(slot, tile) for slot, of_member in enumerate(tiles) for tile in of_member])
         return answers
+
+    def _sample(self, prompts, rows, draws, longest, member, choice, end) -> np.ndarray:
+        tiles = share(*prompts, max(1, self._tile // (draws * longest)))
+        transformer, packed = self._pack([member], "float32")
+        model, found = (self.parameters[member], packed[member]), np.empty((len(rows), draws, longest), np.int32)
+
+        def read(tile, scratch):
+            given = self.spec, transformer, model, tile, rows[tile.rows], draws, longest, choice, end
+            found[tile.rows] = drawn(*given, self.shape.outputs, scratch, self._inside)
+
+        self._threads.run(read, tiles)
+        return found
 
     # ---- learning ----
 

@@ -1,4 +1,4 @@
-"""Greedy decoding of one transformer with a cache of keys and values: first the prompt, then one token of each row at a
+"""Decoding of one transformer with a cache of keys and values: first the prompt, then one token of each row at a
 time.
 
 Answers are short, so prompts take most of the time: a row of dist has 21 tokens before the 4 of its answer. But the
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast._native import core
+from worldfast.models.sampling import Choice
 from worldfast.models.tiles import alike_together, places_of
 from worldfast.models.transformer import TransformerSpec
 
@@ -155,6 +156,50 @@ def greedy(
             path[np.arange(len(rows)), length] = first + np.arange(len(rows))
         length, fresh = length + 1, np.ones_like(length)
     return [answer[:n] for answer, n in zip(answers, (answers != end).sum(1))]
+
+
+def drawn(
+    spec: TransformerSpec,
+    transformer: core.Transformer,
+    model,
+    prompts: Prompts,
+    numbers: np.ndarray,
+    draws: int,
+    longest: int,
+    choice: Choice,
+    end: int,
+    outputs: int,
+    scratch: Scratch,
+    threads: int,
+) -> np.ndarray:
+    """Draw answers to N prompts, of which R differ: these are computed once, and all their draws share their places.
+
+    Parameters are those of `greedy`, and `numbers`, the row of each prompt for its random numbers; answers are int32
+    [N, draws, longest], filled with `end`.
+    """
+    N = len(prompts.rows)
+    found = np.full((N * draws, longest), end, dtype=np.int32)
+    caches = scratch.cache(spec.layers, len(prompts.tokens) + N * draws * (longest - 1), 3 * spec.hidden)
+    path = np.pad(prompts.path, ((0, 0), (0, longest - 1)))
+    turn = _turns(spec, path.shape[1])
+    row, draw, going = np.repeat(numbers, draws), np.tile(np.arange(draws), N), np.arange(N * draws)
+    tokens, length, fresh, first = prompts.tokens, prompts.length, prompts.fresh, 0
+    for place in range(longest):
+        logits = np.empty((len(path), outputs), dtype=np.float32)
+        transformer.extend(*model, tokens, caches, turn, path, length, fresh, first, logits, scratch.arena, threads)
+        first += len(tokens)
+        if place == 0:
+            which = np.repeat(prompts.answer, draws)
+            logits, path, length = logits[which], path[which], length[which]
+        tokens = choice.tokens(logits, row[going], draw[going], place)
+        found[going, place] = tokens
+        goes_on = tokens != end
+        tokens, going, path, length = (x[goes_on] for x in (tokens, going, path, length))
+        if not len(going) or place == longest - 1:
+            break
+        path[np.arange(len(going)), length] = first + np.arange(len(going))
+        length, fresh = length + 1, np.ones_like(length)
+    return found.reshape(N, draws, longest)
 
 
 def _turns(spec: TransformerSpec, positions: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 from worldfast.arrays import refuse
 from worldfast.errors import one_of, whole
 from worldfast.models.buffer import buffer_size, tensors_in
+from worldfast.models.sampling import Choice, answered
 from worldfast.processes import Remade
 from worldfast.rows import Rows, Shape, require_rows
 
@@ -219,6 +220,79 @@ class Ensemble(Remade, ABC):
         end: int,
     ) -> list[list[np.ndarray]]:
         """Return what `answer` does, for arguments that it has checked."""
+
+    def sample(
+        self,
+        prompts: tuple[np.ndarray, np.ndarray],
+        longest: int = 16,
+        member: int = 0,
+        *,
+        draws: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int = 0,
+        first: int = 0,
+        end: int | None = None,
+    ) -> np.ndarray:
+        """Draw what may follow prompts, token by token; inputs and classes are tokens.
+
+        The random number of a token is a function of (seed, row, draw, place), so that a draw does not depend on the
+        prompts and draws beside it, except where rounding decides between two tokens.
+
+        Parameters
+        ----------
+        prompts : (ndarray, ndarray)
+            Tokens, integers [N, T], and length, integers [N], 1 to T: prompt i is tokens[i, :length[i]].
+        longest : int
+            Most tokens of an answer.
+        member : int
+        draws : int
+            Answers to each prompt.
+        temperature : float
+            Logits are divided by it; 0 takes the likeliest token each time, as `answer` does.
+        top_k : int, optional
+            Only so many of the likeliest tokens are drawn; None: all.
+        seed : int
+        first : int
+            Row of the first prompt, where they are a part of more.
+        end : int, optional
+            Token that ends an answer; None: answers have `longest` tokens.
+
+        Returns
+        -------
+        ndarray
+            int32 [N, draws, longest], filled with `end` from the end of an answer on.
+
+        Examples
+        --------
+        >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32)
+        >>> ensemble = spec.build(worldfast.rows.Shape(inputs=10, outputs=10))
+        >>> ensemble.initialise(0, seed=0)
+        >>> tokens, length = np.array([[3, 1, 4], [1, 5, 0]]), np.array([3, 2])
+        >>> ensemble.sample((tokens, length), longest=5, draws=7, temperature=0.8).shape
+        (2, 7, 5)
+        """
+        self._require_members([member])
+        longest, draws = whole("longest", longest, 1, LONGEST_ANSWER), whole("draws", draws, 1, 2**31)
+        choice = Choice(temperature, top_k, seed).checked()
+        end = -1 if end is None else whole("end", end, 0, self.shape.outputs - 1)
+        tokens, length = _prompts(*prompts, self.shape.inputs)
+        rows = whole("first", first, 0, 2**62) + np.arange(len(length))
+        if not len(length):
+            return np.zeros((0, draws, longest), np.int32)
+        return self._sample((tokens, length), rows, draws, longest, member, choice, end)
+
+    def _sample(self, prompts, rows, draws: int, longest: int, member: int, choice: Choice, end: int) -> np.ndarray:
+        """Return what `sample` does, for arguments that it has checked."""
+
+        def outputs(rows: list[np.ndarray]) -> np.ndarray:
+            last = torch.from_numpy(np.cumsum([len(row) for row in rows]))
+            packed = torch.from_numpy(np.concatenate(rows).astype(np.int32))
+            asked = Rows(packed, torch.cat([last.new_zeros(1), last]), last - 1)
+            return self.outputs(asked, member).float().numpy(force=True)
+
+        given = [row[:n] for row, n in zip(*prompts)]
+        return answered(outputs, given, rows, draws, longest, choice, end)
 
     # ---- checks ----
 

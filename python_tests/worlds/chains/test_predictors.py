@@ -1,0 +1,104 @@
+"""Predictors beside sums over everything that could have happened, on small chains; divergences by closed form."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from worldfast.worlds import chains
+from worldfast.worlds.chains import laws
+from worldfast.worlds.chains.dataset import Walks
+from worldfast.worlds.chains.predictors import NAMES, divergence, predict
+
+DATA = chains.Dataset(chains=3, states=3, length=9)
+
+
+def by_hand(of, row):
+    """The four predictions after a row, a factor after the other."""
+    N, k = of.stationary.shape
+    seen, moved, counts = of.prior.copy(), of.prior * of.stationary[:, row[0]], np.ones((k, k))
+    for n in range(N):
+        for state in row:
+            seen[n] *= of.stationary[n, state]
+        for a, b in zip(row, row[1:]):
+            moved[n] *= of.transitions[n, a, b]
+    for a, b in zip(row, row[1:]):
+        counts[a, b] += 1
+    matrix = counts / counts.sum(1, keepdims=True)
+    rest = np.linalg.matrix_power(matrix, 4096)[0]
+    looked = [sum(w[n] * shares[n] for n in range(N)) / w.sum() for w, shares in
+              ((seen, of.stationary), (moved, of.transitions[:, row[-1]]))]  # fmt: skip
+    return dict(zip(NAMES, (*looked, rest, matrix[row[-1]])))
+
+
+@pytest.mark.parametrize("positions", [range(9), (0, 4), (8,)])
+def test_predictors_by_hand(positions):
+    of, tokens = DATA.set_of("trained"), DATA.stream(0).drawn(0, 12).tokens
+    found = predict(of, tokens, positions)
+    assert list(found) == list(NAMES)
+    for i in range(12):
+        for p, t in enumerate(positions):
+            for name, expected in by_hand(of, tokens[i, : t + 1]).items():
+                np.testing.assert_allclose(found[name][i, p], expected, atol=1e-12, err_msg=name)
+    assert list(predict(of, tokens, positions, ("Bi-Inf",))) == ["Bi-Inf"]
+
+
+def test_looking_up_by_steps_is_what_follows_from_all_walks():
+    """Bi-Ret is P(next | context): the shares of all walks that begin so, by enumeration."""
+    of, context = DATA.set_of("trained"), (2, 0, 0, 1)
+
+    def share(row):
+        start = of.prior * of.stationary[:, row[0]]
+        return float(np.prod([of.transitions[:, a, b] for a, b in zip(row, row[1:])], axis=0) @ start)
+
+    shares = np.array([share((*context, j)) for j in range(3)])
+    found = predict(of, np.array([context]), [3])["Bi-Ret"][0, 0]
+    np.testing.assert_allclose(found, shares / shares.sum(), atol=1e-14)
+
+
+def test_inference_from_steps_is_the_mean_of_chains_drawn_by_their_law():
+    """(c + 1) / (c + k) is the posterior mean of a row that is Dirichlet(1, ..., 1): over many chains Bi-Ret comes near."""
+    many = chains.Dataset(chains=60_000, states=2, prior="equal").set_of("trained")
+    context = np.array([[0, 1, 1, 0, 1, 0, 0, 1, 1, 1]])
+    flat = many._replace(stationary=np.full_like(many.stationary, 0.5))  # Bi-Inf does not ask how the walk began
+    found = predict(flat, context, [9], ("Bi-Ret", "Bi-Inf"))
+    np.testing.assert_allclose(found["Bi-Ret"], found["Bi-Inf"], atol=0.01)
+    np.testing.assert_allclose(found["Bi-Inf"][0, 0], [(2 + 1) / (5 + 2), (3 + 1) / (5 + 2)])
+
+
+def test_a_chain_that_a_step_rules_out():
+    one, other = [[0.5, 0.5], [1.0, 0.0]], [[0.25, 0.75], [0.1, 0.9]]
+    of = chains.Dataset(transitions=(one, other)).set_of("trained")
+    found = predict(of, np.array([[0, 1, 1]]), [2])["Bi-Ret"][0, 0]
+    np.testing.assert_allclose(found, other[1])
+
+
+def test_long_contexts_of_many_chains_in_pieces(monkeypatch):
+    data = chains.Dataset(chains=40, states=4, length=300)
+    of, tokens = data.set_of("trained"), data.stream(0).drawn(0, 9).tokens
+    whole = predict(of, tokens, (10, 299))
+    monkeypatch.setattr("worldfast.worlds.chains.predictors.AT_ONCE", 1)
+    for name, one in predict(of, tokens, (10, 299)).items():
+        np.testing.assert_allclose(one, whole[name], atol=1e-12)
+        np.testing.assert_allclose(one.sum(-1), 1)
+    chain = data.stream(0).drawn(0, 9).chain  # by 300 steps it is known
+    np.testing.assert_allclose(whole["Bi-Ret"][:, 1], of.transitions[chain, tokens[:, 299]], atol=0.05)
+
+
+def test_divergences():
+    p, q = np.array([[0.2, 0.8], [1.0, 0.0]]), np.array([0.5, 0.5])
+    np.testing.assert_allclose(divergence(p, q), stats.entropy(p.T, np.array([q, q]).T))
+    assert divergence(p, p).tolist() == [0, 0] and divergence(q, p[1]) == np.inf
+    assert (divergence(laws.stationary(np.ones((3, 3)) / 3), np.ones(3) / 3) < 1e-15).all()
+
+
+def test_no_predictor_comes_nearer_to_truth_than_looking_up_by_steps_in_walks_that_were_trained_on():
+    data = chains.Dataset(chains=6, states=4, length=60)
+    off = {}
+    for of in ("trained", "fresh"):
+        stream = Walks(data, 0, "test", of)
+        walked = stream.drawn(0, 400)
+        truth = stream.truth(walked, np.array([59]))
+        found = predict(data.set_of("trained"), walked.tokens, [59])
+        off[of] = {name: float(divergence(truth, one).mean()) for name, one in found.items()}
+    assert min(off["trained"], key=off["trained"].get) == "Bi-Ret" and off["trained"]["Bi-Ret"] < 0.02
+    assert min(off["fresh"], key=off["fresh"].get) == "Bi-Inf" and off["fresh"]["Bi-Inf"] < 0.1

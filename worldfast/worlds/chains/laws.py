@@ -1,0 +1,153 @@
+"""Transition matrices, drawn from a seed: their rows, stationary shares, prior, and the thresholds by which walks go.
+
+Nothing here depends on a mathematical library, whose last bits differ from machine to machine: there are sums,
+products, quotients and sorted numbers alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from worldfast._native import core
+
+__all__ = ["BLOCK", "LAWS", "PRIORS", "WHOLE", "WITHIN", "Chains", "drawn", "given", "key_of", "stationary"]
+
+LAWS = ("dirichlet", "blocks")
+PRIORS = ("random", "equal")
+BLOCK, WITHIN = 5, 5  # states of a block, and the Dirichlet parameter of steps within one
+WHOLE = 1 << core.walk_bits
+REST = 1e-9  # by which the shares of a row that is given may miss 1
+
+
+class Chains(NamedTuple):
+    """N chains of k states.
+
+    Attributes
+    ----------
+    transitions : ndarray
+        float64 [N, k, k], shares of the next state from each.
+    stationary : ndarray
+        float64 [N, k], shares of states in a long walk, which are those of the first one.
+    prior : ndarray
+        float64 [N], shares of the rows that follow each chain.
+    """
+
+    transitions: np.ndarray
+    stationary: np.ndarray
+    prior: np.ndarray
+
+    def thresholds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the native sampler reads: int64 [N, k + 1, k] and int64 [N], cumulative shares of 2^53."""
+        steps = np.concatenate([self.transitions, self.stationary[:, None]], axis=1)
+        return _cumulative(steps), _cumulative(self.prior)
+
+
+def _cumulative(shares: np.ndarray) -> np.ndarray:
+    found = np.rint(np.minimum(np.cumsum(shares, axis=-1), 1) * WHOLE).astype(np.int64)
+    possible = shares > 0  # from the last such state on the threshold is the whole, so that no other is reached
+    after = np.cumsum(possible[..., ::-1], axis=-1)[..., ::-1] - possible
+    return np.where(after == 0, WHOLE, found)
+
+
+def key_of(*parts: object) -> int:
+    """Return 64 bits that no other parts are likely to share."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
+
+
+@lru_cache(maxsize=32)
+def drawn(n: int, states: int, law: str, concentration: int, prior: str, key: tuple) -> Chains:
+    """Draw n chains; those of a smaller n and the same key are the first of them.
+
+    Parameters
+    ----------
+    n, states : int
+    law : {"dirichlet", "blocks"}
+        Each row from a Dirichlet distribution of one parameter; or, within blocks of 5 states, of 5, elsewhere of 1.
+    concentration : int
+        Parameter of the former. Sorted uniform numbers are cut at every so many of them, which is exact, and the same
+        everywhere, for whole numbers.
+    prior : {"random", "equal"}
+        Of chains: in proportion to uniform numbers, or the same for all.
+    key : tuple
+        What the draw depends on besides.
+    """
+    random = np.random.Generator(np.random.Philox(key_of("transitions", states, law, concentration, *key)))
+    parameter = np.full((states, states), concentration)
+    if law == "blocks":
+        block = np.arange(states) // BLOCK
+        parameter = np.where(block[:, None] == block, WITHIN, 1)
+    ends = np.cumsum(parameter, axis=1)  # [k, k]
+    points = np.sort(random.random((n, states, ends[0, -1] - 1)), axis=-1)
+    cuts = np.take_along_axis(points, np.broadcast_to(ends[:, :-1] - 1, (n, states, states - 1)), axis=-1)
+    transitions = np.diff(cuts, axis=-1, prepend=0, append=1)
+    weight = np.ones(n)
+    if prior == "random":
+        weight = np.random.Generator(np.random.Philox(key_of("prior", *key))).random(n)
+    return _frozen(transitions, weight)
+
+
+@lru_cache(maxsize=32)
+def given(transitions: tuple, prior: str, key: tuple) -> Chains:
+    """Return chains whose transitions are given, as nested tuples.
+
+    Raises
+    ------
+    ValueError
+        They are no transitions, or a walk through one of the chains does not come to every state.
+    """
+    try:
+        found = np.array(transitions, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("transitions: expected a square of numbers for each chain, all of one size") from None
+    if found.ndim != 3 or found.shape[1] != found.shape[2] or found.shape[1] < 2:
+        raise ValueError(f"transitions: expected shape [chains, states, states], got {list(found.shape)}")
+    wrong = ~(np.isfinite(found).all(-1) & (found >= 0).all(-1) & (abs(found.sum(-1) - 1) <= REST))
+    if wrong.any():
+        n, i = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"transitions: expected shares of at least 0 that sum to 1, got {found[n, i].tolist()} from state {i} of "
+            f"chain {n}"
+        )
+    reached = found > 0
+    for _ in range(int(found.shape[1]).bit_length()):  # twice as many steps each time
+        reached = (reached.astype(np.float32) @ reached.astype(np.float32) > 0) | reached
+    if not reached.all():
+        n, i, j = np.argwhere(~reached)[0]
+        stays = found[n, i, i] == 1
+        raise ValueError(
+            f"transitions: chain {n} {'cannot leave' if stays else 'does not lead to every state from'} state {i}"
+            + ("" if stays else f", such as {j}")
+            + ": what a model reads there soon says nothing of the chain"
+        )
+    weight = np.ones(len(found))
+    if prior == "random":
+        weight = np.random.Generator(np.random.Philox(key_of("prior", *key))).random(len(found))
+    return _frozen(found, weight)
+
+
+def _frozen(transitions: np.ndarray, weight: np.ndarray) -> Chains:
+    chains = Chains(transitions, stationary(transitions), weight / np.cumsum(weight)[-1])
+    for one in chains:
+        one.flags.writeable = False
+    return chains
+
+
+def stationary(transitions: np.ndarray) -> np.ndarray:
+    """Return the stationary shares of chains [..., k, k] that lead from each state to all: float64 [..., k].
+
+    States are taken away one after the other (Grassmann, Taksar, Heyman 1985): there is no difference of numbers, so
+    that nearly no digit is lost.
+    """
+    P = np.moveaxis(np.asarray(transitions, np.float64), (-2, -1), (0, 1)).copy()  # sums run along the first axis
+    k = len(P)
+    for n in range(k - 1, 0, -1):
+        P[:n, n] /= P[n, :n].sum(axis=0)
+        P[:n, :n] += P[:n, None, n] * P[None, n, :n]
+    shares = np.ones_like(P[0])
+    for n in range(1, k):
+        shares[n] = (shares[:n] * P[:n, n]).sum(axis=0)
+    return np.moveaxis(shares / shares.sum(axis=0), 0, -1)

@@ -1,0 +1,102 @@
+"""Four predictors of the next state, exact in float64: what a model of walks could compute. Source: arXiv 2412.01003.
+
+Two look chains up: a posterior over those that were trained on, from the states of the context or from its steps. Two
+infer the next state from counts of the context, of states or of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from worldfast.worlds.chains.laws import Chains, stationary
+
+__all__ = ["NAMES", "divergence", "predict"]
+
+NAMES = ("Uni-Ret", "Bi-Ret", "Uni-Inf", "Bi-Inf")
+AT_ONCE = 2**22  # numbers of a posterior: 32 MiB
+
+
+def predict(
+    chains: Chains, tokens: np.ndarray, positions: Sequence[int] | np.ndarray, names: Sequence[str] = NAMES
+) -> dict[str, np.ndarray]:
+    """Return the shares of the next state that predictors give after the first t + 1 states of each row.
+
+    Parameters
+    ----------
+    chains : Chains
+        Those that are looked up.
+    tokens : ndarray
+        Integers [n, l], states.
+    positions : sequence of int
+        The t, ascending.
+    names : sequence of str
+        Of NAMES. Uni-Ret: of a posterior p_n prod_i pi_n(s_i) over chains, sum_n u_n pi_n. Bi-Ret: of p_n pi_n(s_1)
+        prod_i T_n(s_i, s_i+1), sum_n b_n T_n(s_t, .). Bi-Inf: (c(s_t, j) + 1) / (c(s_t) + k), c the steps of the
+        context. Uni-Inf: the stationary shares of the matrix that these are the rows of.
+
+    Returns
+    -------
+    dict of str to ndarray
+        float64 [n, p, k].
+    """
+    tokens, positions = np.asarray(tokens, np.int64), np.asarray(positions, np.int64)
+    k, found = chains.transitions.shape[-1], {}
+    with np.errstate(divide="ignore"):  # a step without a share rules a chain out
+        first, states, steps = (np.log(x) for x in (chains.prior, chains.stationary, chains.transitions))
+    if "Uni-Ret" in names:
+        found["Uni-Ret"] = _looked_up(first, states.T[tokens], positions, lambda w, rows: w @ chains.stationary)
+    if "Bi-Ret" in names:
+        moved = np.concatenate([states.T[tokens[:, :1]], np.moveaxis(steps, 0, -1)[tokens[:, :-1], tokens[:, 1:]]], 1)
+        at = tokens[:, positions]
+
+        def of_steps(weight, rows):
+            here, shares = at[rows], np.empty((*at[rows].shape, k))
+            for state in range(k):  # one product for all contexts that end in a state
+                shares[here == state] = weight[here == state] @ chains.transitions[:, state]
+            return shares
+
+        found["Bi-Ret"] = _looked_up(first, moved, positions, of_steps)
+    if "Uni-Inf" in names or "Bi-Inf" in names:
+        matrices = _inferred(tokens, positions, k)
+        if "Uni-Inf" in names:
+            found["Uni-Inf"] = stationary(matrices)
+        if "Bi-Inf" in names:
+            here = tokens[:, positions, None, None]
+            found["Bi-Inf"] = np.take_along_axis(matrices, here, axis=2)[:, :, 0]
+    return {name: found[name] for name in NAMES if name in found}
+
+
+def _looked_up(prior, logs, positions, mean) -> np.ndarray:
+    """Weigh chains by a prior [N] and what each position says of them [n, l, N], and take a mean of theirs."""
+    parts, each = [], max(1, AT_ONCE // max(1, logs[0].size))
+    for begin in range(0, len(logs), each):
+        rows = slice(begin, begin + each)
+        weight = prior + np.cumsum(logs[rows], axis=1)[:, positions]
+        weight = np.exp(weight - weight.max(axis=-1, keepdims=True))
+        parts.append(mean(weight / weight.sum(axis=-1, keepdims=True), rows))
+    return np.concatenate(parts)
+
+
+def _inferred(tokens, positions, k: int) -> np.ndarray:
+    """Return the matrices of steps counted up to each position, one more of each: float64 [n, p, k, k]."""
+    n, length = tokens.shape
+    counts = np.zeros((n, len(positions), k, k))
+    row, step = np.indices((n, length - 1))
+    since = np.searchsorted(positions, step + 1)  # the first of the positions that has seen the step
+    seen = since < len(positions)
+    np.add.at(counts, (row[seen], since[seen], tokens[:, :-1][seen], tokens[:, 1:][seen]), 1)
+    counts = np.cumsum(counts, axis=1) + 1
+    return counts / counts.sum(axis=-1, keepdims=True)
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Return the Kullback-Leibler divergence of q from p along the last axis, sum_j p_j log(p_j / q_j), in nats.
+
+    Infinite where q has no share of what p has.
+    """
+    p, q = np.broadcast_arrays(np.asarray(p, np.float64), np.asarray(q, np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
+    return np.maximum(terms.sum(axis=-1), 0.0)
