@@ -27,9 +27,10 @@ __all__ = ["CATALOGUE", "draw"]
 
 CATALOGUE = Catalogue()
 figure = CATALOGUE.figure
-COLOURS = dict(zip(NAMES, (PALETTE[0], PALETTE[1], PALETTE[2], PALETTE[3])))
-SETS = {"trained": "chains that were trained on", "fresh": "chains never seen"}
 COLUMNS = 6  # of panels, for their labels to be read
+HUES = tuple(PALETTE[i * len(PALETTE) // COLUMNS] for i in range(COLUMNS))
+COLOURS = dict(zip(NAMES, (HUES[0], HUES[1], HUES[3], HUES[4])))
+SETS = {"trained": "chains that were trained on", "fresh": "chains never seen"}
 LEAST = 1e-3  # nats, below which a line is drawn as if it were there
 
 
@@ -134,7 +135,7 @@ def phases(weights, runs, of: str):
     made.legend([_patch(COLOURS[name]) for name in names], names, loc="outside right upper", frameon=False)
     return made, (
         f"The predictor with the largest weight in the nearest mixture, on {SETS[of]}, whole rows; the paler, the "
-        f"smaller its weight. Mean over {table.groupby('chains')['run'].nunique().max()} seeds."
+        f"smaller its weight. Mean over seeds."
     )
 
 
@@ -220,7 +221,7 @@ def shuffled(table, runs):
     need(table, "shuffled", "run set kind model")
     table, counts = by_chains(table, runs)
     made, panels = grid(counts)
-    names = ["model", *named(table)]
+    names, labels = ["model", *named(table)], {}
     for column, n in enumerate(counts):
         for line, (of, title) in enumerate(SETS.items()):
             axes = panels[line, column]
@@ -231,14 +232,16 @@ def shuffled(table, runs):
                 axes.plot(
                     range(4), mean[name], "o-", color=colour, markersize=4, linewidth=2 if name == "model" else 0.8
                 )
-            axes.set(ylim=(0, None), xlim=(-0.3, 3.3))
+            axes.set_xlim(-0.3, 3.3)
             axes.set_xticks(range(4), [kind.replace("all but", "all but\n") for kind in KINDS], rotation=60)
             quiet(axes, "y")
             if column == 0:
                 axes.set_ylabel(f"nats to truth,\n{title}")
             if column == len(counts) - 1:
-                ends = [(float(mean[name].iloc[-1]), name, COLOURS.get(name, "black")) for name in names]
-                end_labels(axes, ends, height=1.4)
+                labels[axes] = [(float(mean[name].iloc[-1]), name, COLOURS.get(name, "black")) for name in names]
+    panels[0, 0].set_ylim(bottom=0)  # once all lines are there, whose axis it is
+    for axes, ends in labels.items():
+        end_labels(axes, ends, height=1.4)
     off = table[table["set"] == "fresh"].groupby(["chains", "kind"])["model"].mean()
     said = "; ".join(f"N = {n:,}: {off[n]['in order']:.3f} in order, {off[n]['all']:.3f} shuffled" for n in counts)
     return made, (
@@ -260,7 +263,7 @@ def nearness(table, runs):
             part = table[(table["chains"] == n) & (table["set"] == of)]
             ratio = (part["trained"] / part["others"]).groupby(part["rows"]).mean()
             ratio = ratio[ratio.index > 0]
-            colour = PALETTE[i % len(PALETTE)]
+            colour = HUES[i]
             axes.plot(ratio.index, ratio, color=colour, linewidth=1.6)
             ends.append((float(ratio.iloc[-1]), f"N = {n:,}", colour))
         axes.axhline(1, color=MUTED, linewidth=0.9, linestyle="--")
@@ -296,7 +299,7 @@ def attention(table, runs):
         for line, score in enumerate(("previous", "induction")):
             axes, ends = panels[line, column], []
             for (block, _), part in first[first["rows"] > 0].groupby(["block", "head"]):
-                colour = PALETTE[(block - 1) % len(PALETTE)]
+                colour = HUES[3 * (block - 1) % COLUMNS]
                 axes.plot(part["rows"], part[score], color=colour, linewidth=1.2, alpha=0.8)
                 ends.append((block, colour))
             if score == "induction":
@@ -334,10 +337,10 @@ def controls(weights, runs):
         for i, basis in enumerate(bases):
             part = table[(table["set"] == of) & (table["basis"] == basis)].groupby("chains")
             mean = part["divergence"].mean().reindex(counts)
-            axes.plot(range(len(counts)), mean, "o-", color=PALETTE[i], label=basis, linewidth=1.4)
+            axes.plot(range(len(counts)), mean, "o-", color=HUES[2 * i], label=basis, linewidth=1.4)
             if of == "fresh" and basis == "predictors":
                 moved = part["transferred"].mean().reindex(counts)
-                axes.plot(range(len(counts)), moved, "x--", color=PALETTE[i], label="weights of trained chains")
+                axes.plot(range(len(counts)), moved, "x--", color=HUES[2 * i], label="weights of trained chains")
         axes.set_xticks(range(len(counts)), [f"{n:,}" for n in counts])
         axes.set(xlabel="chains N", title=f"on {title}", ylim=(0, None))
         quiet(axes, "y")
