@@ -7,7 +7,7 @@ import pytest
 import torch
 from qwen import qwen2
 
-from worldfast.models import CpuTransformer, PlainTransformer, TransformerSpec
+from worldfast.models import CpuTransformer, PlainTransformer, RecurrentSpec, TransformerSpec, attention_weights
 from worldfast.models.check import family_of, near
 from worldfast.rows import Rows, Shape
 
@@ -252,3 +252,22 @@ def test_rows_need_be_no_tensors_of_one_dtype():
     other = Rows(*(x.long() for x in rows[:4]))
     assert torch.equal(plain.outputs(rows, 0), plain.outputs(other, 0))
     assert np.isfinite(float(plain.learn([other], [0])[0]))
+
+
+@pytest.mark.parametrize("rope_base", [1e4, None])
+def test_weights_of_attention_mix_values_as_the_heads_do(rope_base):
+    spec = TransformerSpec(hidden=16, layers=2, heads=2, intermediate=24, rope_base=rope_base, init_std=0.5)
+    ensemble = spec.build(Shape(9, 9), 2)
+    ensemble.initialise(1, 3)
+    rows = Rows(torch.arange(12, dtype=torch.int32) % 9, torch.tensor([0, 5, 12]), torch.tensor([4, 11]))
+    names = [f"block.{k}.{part}" for k in (1, 2) for part in ("value", "heads")]
+    inner = PlainTransformer.of(ensemble).run(rows, 1, names)
+    for k, of_rows in enumerate(attention_weights(ensemble, rows, 1), 1):
+        for part, weights in zip((slice(0, 5), slice(5, 12)), of_rows):
+            assert weights.shape[0] == 2 and not weights.triu(1).any()
+            torch.testing.assert_close(weights.sum(2), torch.ones_like(weights[:, :, 0]))
+            value = inner[f"block.{k}.value"][part].reshape(-1, 2, 8).double()
+            mixed = torch.einsum("hij,jhd->ihd", weights, value).reshape(-1, 16)
+            torch.testing.assert_close(mixed.float(), inner[f"block.{k}.heads"][part], atol=1e-5, rtol=1e-4)
+    with pytest.raises(TypeError, match="ensemble: expected one of a TransformerSpec, got one of a RecurrentSpec"):
+        attention_weights(RecurrentSpec(hidden=4).build(Shape(9, 9)), rows)

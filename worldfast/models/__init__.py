@@ -11,7 +11,7 @@ from worldfast.models.gpu import GpuTransformer, longest_row, own_stream, requir
 from worldfast.models.gpu_learner import GpuLearner
 from worldfast.models.huggingface import export_metadata, huggingface_config, import_huggingface
 from worldfast.models.optimizer import adamw_, gradient_norm
-from worldfast.models.plain import PlainTransformer
+from worldfast.models.plain import PlainTransformer, attention_weights
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.models.transformer import TransformerSpec
 
@@ -29,6 +29,7 @@ __all__ = [
     "adamw_",
     "attention",
     "attention_of_row",
+    "attention_weights",
     "check_family",
     "export_metadata",
     "gpu_bytes",

@@ -289,17 +289,30 @@ def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
 
 def attention_of_row(q, k, v, rope_base):
     """Compute causal attention of one row by PyTorch, in the dtype of its arguments, [T, H, D] each."""
-    if rope_base:
-        half = q.shape[2] // 2
-        position = torch.arange(max(half, len(q)), dtype=torch.float64, device=q.device)
-        rate = position[:half].div(-half).mul(math.log(rope_base)).exp()
-        angle = position[: len(q), None, None] * rate  # [T, 1, D/2]
-        cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
-        pairs = (x.split(half, -1) for x in (q, k))
-        q, k = (torch.cat([a * cos - b * sin, b * cos + a * sin], -1) for a, b in pairs)
+    q, k = _rotated(q, k, rope_base)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H, T, D]
     with torch.autocast(q.device.type, enabled=False):
         return scaled_dot_product_attention(q, k, v, is_causal=True)[0].transpose(0, 1)
+
+
+def weights_of_row(q: Tensor, k: Tensor, rope_base: float | None) -> Tensor:
+    """Return the weights of causal attention of one row, of queries and keys [T, H, D]: float64 [H, T, T]."""
+    q, k = _rotated(q.double(), k.double(), rope_base)
+    scores = torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(q.shape[2])
+    later = torch.ones(len(q), len(q), dtype=torch.bool, device=q.device).triu(1)
+    return scores.masked_fill(later, -torch.inf).softmax(2)
+
+
+def _rotated(q, k, rope_base):
+    if not rope_base:
+        return q, k
+    half = q.shape[2] // 2
+    position = torch.arange(max(half, len(q)), dtype=torch.float64, device=q.device)
+    rate = position[:half].div(-half).mul(math.log(rope_base)).exp()
+    angle = position[: len(q), None, None] * rate  # [T, 1, D/2]
+    cos, sin = angle.cos().to(q.dtype), angle.sin().to(q.dtype)
+    pairs = (x.split(half, -1) for x in (q, k))
+    return [torch.cat([a * cos - b * sin, b * cos + a * sin], -1) for a, b in pairs]
 
 
 def _row_backward(grad_out, q, k, v, rope_base):

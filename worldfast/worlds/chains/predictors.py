@@ -46,9 +46,12 @@ def predict(
     with np.errstate(divide="ignore"):  # a step without a share rules a chain out
         first, states, steps = (np.log(x) for x in (chains.prior, chains.stationary, chains.transitions))
     if "Uni-Ret" in names:
-        found["Uni-Ret"] = _looked_up(first, states.T[tokens], positions, lambda w, rows: w @ chains.stationary)
+        seen = states.T  # [k, N]
+        mean = lambda weight, _: weight @ chains.stationary  # noqa: E731
+        found["Uni-Ret"] = _looked_up(first, lambda rows: seen[tokens[rows]], tokens.shape, positions, mean)
     if "Bi-Ret" in names:
-        moved = np.concatenate([states.T[tokens[:, :1]], np.moveaxis(steps, 0, -1)[tokens[:, :-1], tokens[:, 1:]]], 1)
+        moved = np.ascontiguousarray(np.moveaxis(np.concatenate([steps, states[:, None]], axis=1), 0, -1))
+        came = np.concatenate([np.full_like(tokens[:, :1], k), tokens[:, :-1]], axis=1)  # k: from nowhere
         at = tokens[:, positions]
 
         def of_steps(weight, rows):
@@ -57,7 +60,8 @@ def predict(
                 shares[here == state] = weight[here == state] @ chains.transitions[:, state]
             return shares
 
-        found["Bi-Ret"] = _looked_up(first, moved, positions, of_steps)
+        said = lambda rows: moved[came[rows], tokens[rows]]  # noqa: E731
+        found["Bi-Ret"] = _looked_up(first, said, tokens.shape, positions, of_steps)
     if "Uni-Inf" in names or "Bi-Inf" in names:
         matrices = _inferred(tokens, positions, k)
         if "Uni-Inf" in names:
@@ -68,12 +72,12 @@ def predict(
     return {name: found[name] for name in NAMES if name in found}
 
 
-def _looked_up(prior, logs, positions, mean) -> np.ndarray:
-    """Weigh chains by a prior [N] and what each position says of them [n, l, N], and take a mean of theirs."""
-    parts, each = [], max(1, AT_ONCE // max(1, logs[0].size))
-    for begin in range(0, len(logs), each):
+def _looked_up(prior, logs, shape, positions, mean) -> np.ndarray:
+    """Weigh chains by a prior [N] and logs(rows) [n, l, N], what each position says, and take a mean of theirs."""
+    parts, each = [], max(1, AT_ONCE // (shape[1] * len(prior)))
+    for begin in range(0, shape[0], each):
         rows = slice(begin, begin + each)
-        weight = prior + np.cumsum(logs[rows], axis=1)[:, positions]
+        weight = prior + np.cumsum(logs(rows), axis=1)[:, positions]
         weight = np.exp(weight - weight.max(axis=-1, keepdims=True))
         parts.append(mean(weight / weight.sum(axis=-1, keepdims=True), rows))
     return np.concatenate(parts)

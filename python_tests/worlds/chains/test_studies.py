@@ -1,0 +1,149 @@
+"""Studies of walks, small: every table, figure, sentence and part of the page."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import worldfast as wf
+from worldfast import worlds
+from worldfast.report import publish
+from worldfast.training import load
+from worldfast.worlds import chains
+from worldfast.worlds.chains import analyses
+from worldfast.worlds.chains.analyses import contexts_of, induction, least, shares, shuffled_rows, tried
+from worldfast.worlds.chains.predictors import NAMES, divergence
+from worldfast.worlds.chains.studies import Study, model
+
+SMALL = chains.Dataset(states=5, length=16)
+PERMUTED = replace(SMALL, chains=8, permuted=True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A study of three tiny models, its result and its folder."""
+    out = tmp_path_factory.mktemp("chains")
+    sets = [replace(SMALL, chains=3), replace(SMALL, chains=50), PERMUTED]
+    runs = [model(data, 0, 12, 1, hidden=32, batch=8, validation=8) for data in sets]
+    options = {"attention": lambda study: {"walks": 3}}
+    some = tuple(
+        replace(one, options=options.get(one.kind, lambda study: {"walks": 24}))
+        if one.kind in ("divergences", "apart", "weights", "shuffled", "nearness", "attention")
+        else one
+        for one in chains.ANALYSES
+    )
+    study = Study("tiny", tuple(runs), layer=2, shown=(runs[0].name, runs[1].name), analyses=some, test_rows=20)
+    return study, wf.run_study(study, out, threads=1), out
+
+
+def test_tables(made):
+    study, result, out = made
+    tables = result.tables
+    assert tables["runs"].chains.tolist() == [3, 50, 8] and tables["runs"].permuted.sum() == 1
+    off, steps = tables["divergences"], len(study.runs[0].checkpoint_steps)
+    assert len(off) == 3 * steps * 3 * 5 and set(off.context) == {1, 2, 5, 10, 16}
+    assert set(off["set"]) == {"trained", "fresh", "blocks"} and (off.truth > 0).all()
+    named = off[off.run != study.runs[2].name]
+    assert named[[f"from {name}" for name in NAMES]].notna().all().all()
+    own = named[(named["set"] == "trained") & (named.context == 16)]
+    assert (own["truth to Bi-Ret"] < own["truth to Bi-Inf"]).all()
+    assert off[off.run == study.runs[2].name]["to Bi-Ret"].isna().all()
+    weights = tables["weights"]
+    assert np.allclose(weights[[*NAMES, *analyses.CONTROLS]].sum(axis=1), 1)
+    assert (weights.divergence <= weights.transferred + weights.gap + 1e-9).all()
+    assert set(weights.basis) == {"predictors", "with controls", "controls"}
+    near = tables["nearness"]
+    assert set(near.run) == {run.name for run in study.runs[:2]} and near.share.between(0, 1).all()
+    heads = tables["attention"]
+    assert len(heads) == 3 * steps * 2 * 4 and heads.previous.between(0, 1).all()
+    assert heads.chance.nunique() == 1  # the same walks, of other names at most
+    told = tables["shuffled"]
+    assert len(told) == 3 * 2 * 4
+    same = told.groupby(["run", "set"])["Uni-Inf"]
+    assert same.apply(np.ptp).max() < 0.5
+
+
+def test_a_model_is_no_distance_from_itself_and_divergences_are_those_of_its_outputs(made):
+    study, result, out = made
+    run = study.runs[1]
+    _, ensemble = load(out / "runs" / run.folder_name)
+    found = tried(run.data, "fresh", run.seed, 24)
+    said = shares(ensemble, found.rows, 24)
+    assert said.shape == (24, 5, 5) and np.allclose(said.sum(-1), 1)
+    assert (divergence(said, said) == 0).all()
+    table = result.tables["divergences"].query("run == @run.name and set == 'fresh' and step == @run.steps")
+    np.testing.assert_allclose(table.truth, (found.truth * np.log(found.truth / said)).sum(-1).mean(0), rtol=1e-9)
+    bi = found.predicted["Bi-Inf"]
+    np.testing.assert_allclose(table["to Bi-Inf"], (said * np.log(said / bi)).sum(-1).mean(0), rtol=1e-9)
+
+
+def test_sentences_and_page(made):
+    study, result, out = made
+    said = " ".join(result.findings)
+    assert "Of 3 chains a model ended as" in said and "Of 50 chains a model ended as" in said
+    assert "once the order of its context is shuffled" in said and "attends to the state before" in said
+    page = publish(study, result, out / "page").read_text(encoding="utf-8")
+    names = set(re.findall(r'id="figure-([\w-]+)"', page))
+    own = {
+        "weights",
+        "phases-on-trained",
+        "phases-on-fresh",
+        "divergences",
+        "context",
+        "shuffled",
+        "nearness",
+        "attention",
+    }
+    assert own | {"controls"} <= names
+    assert "Contexts inside the model" in page and "held-out contexts" in page
+
+
+def test_presets():
+    found = {name: worlds.preset(name) for name in ("chains-demo", "chains-mini", "chains")}
+    assert [len(one.runs) for one in found.values()] == [2, 10, 10]
+    demo, mini, paper = found.values()
+    run = demo.runs[1]
+    assert (run.data.chains, run.data.states, run.data.length, run.model.hidden) == (1024, 5, 100, 32)
+    assert run.epoch_rows == run.steps * run.batch and run.kept_steps == run.checkpoint_steps  # no row comes twice
+    assert {run.data.chains for run in mini.runs} == {4, 16, 64, 256, 1024} and mini.runs[0].data.length == 128
+    assert paper.runs[-1].data.chains == 2048 and paper.runs[0].clip == 0.01
+    assert worlds.preset("chains-demo", scale=0.1).runs[0].steps == 150
+
+
+def test_what_is_shuffled():
+    tokens = np.arange(24).reshape(1, 24)
+    for kind, kept in zip(analyses.KINDS, (slice(None), slice(0), slice(14, None), slice(0, 14))):
+        found = shuffled_rows(tokens, kind, 0)
+        assert sorted(found[0]) == list(range(24)) and (found[:, kept] == tokens[:, kept]).all()
+        assert (found != tokens).any() == (kind != "in order")
+
+
+def test_scores_of_heads():
+    """A head that looks one back, one that looks at what came after the present token, and one that looks evenly."""
+    tokens = np.array([0, 1, 2, 0, 1, 0])
+    back = np.eye(6, k=-1)
+    back[0, 0] = 1
+    after = np.eye(6)
+    after[3], after[4], after[5] = np.eye(6)[1], np.eye(6)[2], (np.eye(6)[1] + np.eye(6)[4]) / 2
+    even = np.tril(np.ones((6, 6))) / np.arange(1, 7)[:, None]
+    found = induction(tokens, np.stack([back, after, even]))
+    np.testing.assert_allclose(found["previous"], [1, (0 + 0 + 0 + 0 + 0.5) / 5, even[range(1, 6), range(5)].mean()])
+    np.testing.assert_allclose(found["induction"][1:], [1, (1 / 4 + 1 / 5 + 2 / 6) / 3])
+    np.testing.assert_allclose(found["chance"], (1 / 4 + 1 / 5 + 2 / 6) / 3)
+    assert np.isnan(induction(np.arange(4), np.stack([np.eye(4)]))["induction"]).all()
+
+
+def test_the_nearest_chain():
+    of = replace(SMALL, chains=9).set_of("trained")
+    found = least(of.transitions[[4, 2]], of)
+    np.testing.assert_allclose(found, 0, atol=1e-12)
+    one = of._replace(transitions=of.transitions[:1], stationary=of.stationary[:1])
+    P, Q = of.transitions[4], of.transitions[0]
+    expected = sum(of.stationary[0, i] * P[i, j] * np.log(P[i, j] / Q[i, j]) for i in range(5) for j in range(5))
+    np.testing.assert_allclose(least(of.transitions[[4]], one), expected)
+
+
+def test_contexts():
+    assert contexts_of(2).tolist() == [1, 2] and contexts_of(100).tolist() == [1, 2, 5, 10, 20, 50, 100]
+    assert contexts_of(128).tolist() == [1, 2, 5, 10, 20, 50, 100, 128]

@@ -1,0 +1,336 @@
+"""Analyses of models of walks: do they look chains up, or infer the next state from their context?
+
+Source: arXiv 2412.01003. All divergences are of shares of the next state, in nats, and means over rows, whose last
+states are distributed as a walk visits them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from worldfast.models import TransformerSpec, attention_weights
+from worldfast.rows import Rows
+from worldfast.run import Run
+from worldfast.studies import ANALYSES as OF_ANY_WORLD
+from worldfast.studies import Analysis, Trained, each
+from worldfast.training import load
+from worldfast.worlds.chains.dataset import SETS, Dataset, Walks
+from worldfast.worlds.chains.interpolation import interpolate
+from worldfast.worlds.chains.laws import BLOCK, Chains, drawn
+from worldfast.worlds.chains.predictors import NAMES, divergence, predict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["ALIKE", "ANALYSES", "CONTROLS", "KINDS", "basis_of", "contexts_of", "induction", "shuffled_rows"]
+
+CONTROLS = ("uniform", "Uni-Ret of others", "Bi-Ret of others")
+KINDS = ("in order", "all", "all but the last", "only the last")  # of the context, what is shuffled
+LAST = 10  # states that are the last ones
+ALIKE = 0.01  # nats, nearer than which two predictors are not told apart
+WALKS, HEADED = 256, 32  # rows of a set that are tried, and at which attention is read
+
+
+def contexts_of(length: int) -> np.ndarray:
+    """Return numbers of states that are read before the next one is asked for: 1, 2, 5, 10 ... and the whole row."""
+    steps = [m * 10**e for e in range(4) for m in (1, 2, 5) if m * 10**e < length]
+    return np.array([*steps, length])
+
+
+def basis_of(data: Dataset) -> tuple[str, ...]:
+    """Return the predictors of a dataset: where states are named anew in each row, none can look chains up."""
+    return NAMES[2:] if data.permuted else NAMES
+
+
+def sets_of(data: Dataset) -> tuple[str, ...]:
+    return SETS if data.states % BLOCK == 0 and data.law != "blocks" else SETS[:2]
+
+
+class Tried(NamedTuple):
+    """Rows on which models of a dataset are tried."""
+
+    rows: Rows
+    tokens: np.ndarray  # [n, l]
+    truth: np.ndarray  # [n, c, k]
+    predicted: Mapping[str, np.ndarray]  # [n, c, k] each
+
+
+@lru_cache(maxsize=16)
+def tried(data: Dataset, of: str, seed: int, n: int) -> Tried:
+    stream, at = Walks(data, seed, "tried", of), contexts_of(data.length) - 1
+    walked = stream.drawn(0, n)
+    scored = (np.arange(n)[:, None] * data.length + at).ravel()
+    predicted = predict(data.set_of("trained"), walked.tokens, at, basis_of(data))
+    return Tried(stream.packed(walked.tokens, scored), walked.tokens, stream.truth(walked, at), predicted)
+
+
+@lru_cache(maxsize=2)
+def others(data: Dataset) -> Chains:
+    """As many chains as were trained on, that no row follows."""
+    return drawn(data.chains, data.states, data.law, data.concentration, "equal", ("others", data.draw))
+
+
+def shares(ensemble, rows: Rows, n: int) -> np.ndarray:
+    """Return what a model says of the next state at the scored positions of n rows: float64 [n, c, k]."""
+    logits = ensemble.outputs(rows, 0).to(torch.float64)
+    return torch.softmax(logits, 1).numpy(force=True).reshape(n, -1, logits.shape[1])
+
+
+def models(one: Trained):
+    """Yield (step, model) of every checkpoint whose weights a run kept."""
+    for step in one.run.kept_steps or (one.run.steps,):
+        yield step, load(one.folder, step=step)[1]
+
+
+def where(one: Trained, step: int) -> dict:
+    return {"run": one.name, "step": step, "rows": one.run.rows_at(step)[0]}
+
+
+# ---- over training and context ----
+
+
+def divergences(trained: Sequence[Trained], walks: int) -> DataFrame:
+    """Divergence of models from truth and from each predictor, and back, over training and context.
+
+    Columns run, step, rows, set, context, n, truth (KL of the model from the truth), then for each predictor P its own
+    KL from the truth ("truth to P"), KL(model || P) ("to P") and KL(P || model) ("from P").
+    """
+    import pandas as pd
+
+    (one,) = trained
+    data, table = one.run.data, []
+    for step, ensemble in models(one):
+        for of in sets_of(data):
+            found = tried(data, of, one.run.seed, walks)
+            said = shares(ensemble, found.rows, walks)
+            columns = {"truth": divergence(found.truth, said)}
+            for name, p in found.predicted.items():
+                columns |= {f"truth to {name}": divergence(found.truth, p), f"to {name}": divergence(said, p)}
+                columns |= {f"from {name}": divergence(p, said)}
+            means = {name: value.mean(axis=0) for name, value in columns.items()}
+            at = where(one, step) | {"set": of, "context": contexts_of(data.length), "n": walks}
+            table.append(pd.DataFrame(at | means))
+    return pd.concat(table, ignore_index=True)
+
+
+def apart(trained: Sequence[Trained], walks: int) -> DataFrame:
+    """Divergence of predictors from each other: what is not apart cannot be told from what a model says.
+
+    Columns run, set, context, of, to, divergence (KL(of || to)), alike (both ways below 0.01 nats).
+    """
+    import pandas as pd
+
+    (one,) = trained
+    data, table = one.run.data, []
+    for of in sets_of(data):
+        predicted = tried(data, of, one.run.seed, walks).predicted
+        far = {(a, b): divergence(p, q).mean(axis=0) for a, p in predicted.items() for b, q in predicted.items()}
+        for (a, b), values in far.items():
+            if a != b:
+                at = {"run": one.name, "set": of, "context": contexts_of(data.length), "of": a, "to": b}
+                alike = np.maximum(values, far[b, a]) < ALIKE
+                table.append(pd.DataFrame(at | {"divergence": values, "alike": alike}))
+    return pd.concat(table, ignore_index=True)
+
+
+def weights(trained: Sequence[Trained], walks: int) -> DataFrame:
+    """Models as mixtures of predictors over training and context, fitted on each set of chains for itself.
+
+    Columns run, step, rows, set, context, basis ("predictors"; at the end also "with controls", "controls"), a weight
+    for each predictor and control (NaN: not in the basis), divergence (KL(model || mixture)), gap (by which it is above
+    the least one, at most) and transferred (that of the mixture by the weights of trained chains). Controls are
+    predictors that say nothing of the row's chain: equal shares, and looking up other chains than those that were
+    trained on.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    data, table = one.run.data, []
+    for step, ensemble in models(one):
+        of_trained = {}
+        for of in SETS[:2]:
+            found = tried(data, of, one.run.seed, walks)
+            said = shares(ensemble, found.rows, walks)
+            for basis, parts in bases(data, of, one.run.seed, walks).items():
+                if basis != "predictors" and step < one.run.steps:
+                    continue
+                stack = np.stack([*parts.values()])
+                fit = interpolate(said, stack)
+                of_trained.setdefault(basis, fit.weights)
+                moved = divergence(said, np.einsum("ca,anck->nck", of_trained[basis], stack)).mean(axis=0)
+                at = where(one, step) | {"set": of, "context": contexts_of(data.length), "basis": basis}
+                own = {name: fit.weights[:, i] for i, name in enumerate(parts)}
+                rest = {"divergence": fit.divergence, "gap": fit.gap, "transferred": moved}
+                table.append(pd.DataFrame(at | dict.fromkeys((*NAMES, *CONTROLS), np.nan) | own | rest))
+    return pd.concat(table, ignore_index=True)
+
+
+@lru_cache(maxsize=16)
+def bases(data: Dataset, of: str, seed: int, n: int) -> dict[str, dict[str, np.ndarray]]:
+    found = tried(data, of, seed, n)
+    looked = predict(others(data), found.tokens, contexts_of(data.length) - 1, NAMES[:2])
+    equal = np.full_like(found.truth, 1 / data.states)
+    controls = dict(zip(CONTROLS, (equal, *looked.values())))
+    predicted = dict(found.predicted)
+    return {"predictors": predicted, "with controls": predicted | controls, "controls": controls}
+
+
+# ---- order, and what is near ----
+
+
+def shuffled_rows(tokens: np.ndarray, kind: str, seed: int) -> np.ndarray:
+    """Return rows [n, l] whose states are shuffled: "all" of them, "all but the last" 10, or "only the last" 10."""
+    tokens, random = tokens.copy(), np.random.default_rng(seed)
+    cut = max(1, tokens.shape[1] - LAST)
+    part = {
+        "in order": slice(0, 0),
+        "all": slice(None),
+        "all but the last": slice(cut),
+        "only the last": slice(cut, None),
+    }
+    tokens[:, part[kind]] = random.permuted(tokens[:, part[kind]], axis=1)
+    return tokens
+
+
+def shuffled(trained: Sequence[Trained], walks: int) -> DataFrame:
+    """Divergence from truth after the whole row, its states shuffled: predictors that do not use their order keep it.
+
+    Columns run, set, kind (of "in order", "all", "all but the last" 10, "only the last" 10), model, and each predictor.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    run, ensemble = load(one.folder)
+    data, last, table = run.data, np.array([run.data.length - 1]), []
+    for of in SETS[:2]:
+        stream = Walks(data, run.seed, "shuffled", of)
+        walked = stream.drawn(0, walks)
+        for kind in KINDS:
+            changed = walked._replace(tokens=shuffled_rows(walked.tokens, kind, run.seed))
+            rows = stream.packed(changed.tokens, np.arange(1, walks + 1) * data.length - 1)
+            truth, said = stream.truth(changed, last), shares(ensemble, rows, walks)
+            found = {"model": said} | predict(data.set_of("trained"), changed.tokens, last, basis_of(data))
+            off = {name: float(divergence(truth, p).mean()) for name, p in found.items()}
+            table.append({"run": one.name, "set": of, "kind": kind} | off)
+    return pd.DataFrame(table)
+
+
+def nearness(trained: Sequence[Trained], walks: int) -> DataFrame:
+    """Distance of a model's transition matrix from the nearest chain that was trained on, and from the nearest other.
+
+    The matrix of a row has for each state what the model says where that state was last; KL(matrix || T_n) is weighted
+    by the stationary shares of T_n. Rows without some state are left out. As many other chains are compared as were
+    trained on. Columns run, step, rows, set, n, trained, others (means of the least), share (of rows that are nearer to
+    trained ones).
+    """
+    import pandas as pd
+
+    (one,) = trained
+    data, table = one.run.data, []
+    for of in SETS[:2]:
+        stream = Walks(data, one.run.seed, "nearness", of)
+        tokens = stream.drawn(0, walks).tokens
+        back = tokens[:, ::-1, None] == np.arange(data.states)
+        last = data.length - 1 - back.argmax(axis=1)  # [n, k]
+        last, tokens = (x[back.any(axis=1).all(axis=1)] for x in (last, tokens))
+        order = np.argsort(last, axis=1)
+        scored = np.arange(len(tokens))[:, None] * data.length + np.take_along_axis(last, order, 1)
+        rows = stream.packed(tokens, scored.ravel())
+        for step, ensemble in models(one) if len(tokens) else ():
+            matrix = np.empty((len(tokens), data.states, data.states))
+            np.put_along_axis(matrix, order[:, :, None], shares(ensemble, rows, len(tokens)), axis=1)
+            near = [least(matrix, chains) for chains in (data.set_of("trained"), others(data))]
+            found = {"n": len(tokens), "trained": near[0].mean(), "others": near[1].mean()}
+            table.append(where(one, step) | {"set": of} | found | {"share": (near[0] < near[1]).mean()})
+    return pd.DataFrame(table, columns=["run", "step", "rows", "set", "n", "trained", "others", "share"])
+
+
+def least(matrix: np.ndarray, chains: Chains) -> np.ndarray:
+    """Return the least divergence of any chain from matrices [n, k, k], float64 [n]."""
+    with np.errstate(divide="ignore"):
+        own = (matrix * np.log(matrix)).sum(axis=-1) @ chains.stationary.T  # [n, N]
+        weighed = chains.stationary[:, :, None] * np.log(np.maximum(chains.transitions, 1e-300))
+    k = matrix.shape[1] ** 2
+    return (own - matrix.reshape(-1, k) @ weighed.reshape(-1, k).T).min(axis=1)
+
+
+# ---- attention ----
+
+
+def induction(tokens: np.ndarray, attended: np.ndarray) -> dict[str, np.ndarray]:
+    """Score heads by whom they attend to.
+
+    Parameters
+    ----------
+    tokens : ndarray
+        Integers [T].
+    attended : ndarray
+        float64 [H, T, T], weights of each position over those up to it.
+
+    Returns
+    -------
+    dict of str to ndarray
+        [H]: "previous", mean weight on the state before; "induction", mean weight on states that came after the present
+        state earlier, where there are such; "chance", what even attention would have there.
+    """
+    T = len(tokens)
+    before = attended[:, np.arange(1, T), np.arange(T - 1)].mean(axis=1)
+    after = np.zeros((T, T), dtype=bool)
+    after[:, 1:] = (tokens[:, None] == tokens[None, :-1]) & (np.arange(T)[:, None] > np.arange(T - 1))
+    some = after.any(axis=1)
+    even = (after.sum(axis=1) / np.arange(1, T + 1))[some].mean() if some.any() else np.nan
+    found = (attended * after).sum(axis=2)[:, some].mean(axis=1) if some.any() else np.full(len(attended), np.nan)
+    return {"previous": before, "induction": found, "chance": np.full(len(attended), even)}
+
+
+def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
+    """Scores of heads over training, on rows of fresh chains, as of `induction`.
+
+    Columns run, step, rows, block, head, previous, induction, chance.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    data, table = one.run.data, []
+    stream = Walks(data, one.run.seed, "attention", "fresh")
+    tokens = stream.drawn(0, walks).tokens
+    rows = stream.packed(tokens, np.arange(1, walks + 1) * data.length - 1)
+    for step, ensemble in models(one):
+        for block, of_rows in enumerate(attention_weights(ensemble, rows), 1):
+            scores = [induction(row, weights.numpy(force=True)) for row, weights in zip(tokens, of_rows)]
+            means = {name: np.mean([score[name] for score in scores], axis=0) for name in scores[0]}
+            heads = {"block": block, "head": np.arange(1, len(means["previous"]) + 1)}
+            table.append(pd.DataFrame(where(one, step) | heads | means))
+    return pd.concat(table, ignore_index=True)
+
+
+# ---- of a study ----
+
+
+def transformers(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    return [(run,) for run in finished if isinstance(run.model, TransformerSpec)]
+
+
+def looking_up(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Runs whose chains could be looked up."""
+    return [(run,) for run in finished if not run.data.permuted]
+
+
+def tried_on(study) -> dict:
+    return {"walks": WALKS}
+
+
+ANALYSES = (
+    *(one for one in OF_ANY_WORLD if one.kind in ("evaluation", "probes", "films", "pca", "dimension", "cka")),
+    Analysis("divergences", divergences, each, tried_on),
+    Analysis("apart", apart, each, tried_on),
+    Analysis("weights", weights, each, tried_on),
+    Analysis("shuffled", shuffled, each, tried_on),
+    Analysis("nearness", nearness, looking_up, tried_on),
+    Analysis("attention", attention, transformers, lambda study: {"walks": HEADED}),
+)
