@@ -654,6 +654,7 @@ def test_the_scripts_of_the_page(tmp_path):
 
 
 def test_no_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests of this process may be connected
     monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(ConnectionError, match="no Ray cluster at 'here'. Start one with `ray start --head`.*nobody"):
         cluster.train_on_cluster([], tmp_path, address="here")
