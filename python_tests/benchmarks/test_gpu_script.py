@@ -39,6 +39,16 @@ def {name}(part):
 """
 
 
+def ends(pid, seconds=60):
+    """Return True if a process, which has been killed, ends when its turn comes."""
+    stat, until = Path(f"/proc/{pid.strip()}/stat"), time.monotonic() + seconds
+    while stat.exists() and stat.read_text().split()[2] != "Z":
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 def content(path):
     """File of the archive -> its bytes."""
     with tarfile.open(path) as archive:
@@ -166,8 +176,7 @@ def labels(part):
     found = cases(files, "labels")
     assert found["first"] == found["last"] == "" and found["hangs"].startswith("ended after ")
     assert files["kept.txt"] == b"kept" and cases(files, "cka") == {"one": ""}
-    stat = Path(f"/proc/{files['pid.txt'].decode()}/stat")
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    assert ends(files["pid.txt"].decode())
 
 
 def test_sigterm_in_the_middle(script, tmp_path):
@@ -512,11 +521,7 @@ def test_a_build_that_hangs_is_ended_and_counts_as_none(gpu, tmp_path, monkeypat
     monkeypatch.setattr(gpu.sys, "executable", str(pip))
     with pytest.raises(subprocess.TimeoutExpired):
         gpu.install(tmp_path / "build.log", "90-real", 0.3)
-    stat = Path(f"/proc/{(tmp_path / 'started').read_text().strip()}/stat")
-    until = time.monotonic() + 60  # a process that has been killed ends when its turn comes
-    while time.monotonic() < until and stat.exists() and stat.read_text().split()[2] != "Z":
-        time.sleep(0.01)
-    assert not stat.exists() or stat.read_text().split()[2] == "Z"
+    assert ends((tmp_path / "started").read_text())
     assert not gpu.digest_file().exists()
 
 

@@ -272,7 +272,7 @@ class Walks:
     def packed(self, tokens: np.ndarray, scored: np.ndarray | torch.Tensor) -> Rows:
         """Return walks [n, l] as rows, scored at positions of them all."""
         n, length = tokens.shape
-        return Rows(torch.from_numpy(tokens.reshape(-1)), _row_start(n, length), torch.as_tensor(scored))
+        return Rows(torch.from_numpy(tokens.reshape(-1)), _row_start(n, length), torch.as_tensor(scored, device="cpu"))
 
     def truth(self, walked: Drawn, positions: np.ndarray) -> np.ndarray:
         """Return the shares of the next token after each of these positions: float64 [n, p, k]."""

@@ -87,7 +87,7 @@ def mixtures(weights, runs):
             mean = table[(table["chains"] == n) & (table["set"] == of)].groupby("rows")[names].mean().fillna(0)
             x = np.maximum(mean.index.to_numpy(dtype=float), 1)
             axes.stackplot(x, mean.to_numpy().T, colors=[COLOURS[name] for name in names], linewidth=0)
-            axes.set(xscale="log", ylim=(0, 1), xlim=(x[1] if len(x) > 1 else None, x[-1]))
+            axes.set(xscale="log", ylim=(0, 1), xlim=(x[1] if len(x) > 2 else None, x[-1]))
             quiet(axes)
             if column == 0:
                 axes.set_ylabel(f"weight,\n{title}")
