@@ -43,7 +43,7 @@ def unknown_name(what: str, name: object, known: Iterable[str]) -> ValueError:
 
 def one_of(what: str, name: Any, known: Iterable[str]) -> Any:
     """Return a name that is in a table; raises the ValueError of `unknown_name` for another."""
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise unknown_name(what, name, known)
     return name
 

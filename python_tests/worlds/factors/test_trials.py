@@ -195,6 +195,8 @@ def test_losses_of_numbers_by_hand(squash):
         ({"steps": 2**17}, ValueError, "steps: expected at most 65,536, got 131072"),
         ({"noise": "ar2"}, ValueError, "unknown noise 'ar2': did you mean 'ar1'"),
         ({"encoder": "tanh"}, ValueError, "unknown encoder 'tanh': known: relu, square"),
+        ({"noise": ["ar1"]}, ValueError, r"unknown noise \['ar1'\]: .*known: isotropic"),
+        ({"output": ["tanh"]}, ValueError, r"unknown output \['tanh'\]: "),
         ({"questions": "products", "thresholds": [5] * 6}, ValueError, "thresholds: expected 0 to below 1/4, .* got 5"),
         ({"questions": "products", "n": 12}, ValueError, "n: expected 24 or 48, got 12"),
         ({"questions": "products", "n": 12, "thresholds": [0.1]}, ValueError, "thresholds: expected n / 4 for each"),
@@ -239,3 +241,20 @@ def test_a_model_too_long_for_memory_is_refused_before_training(tmp_path):
     run = wf.Run(data, batch=64, model=wf.RecurrentSpec(hidden=8), capture=capture)
     with pytest.raises(MemoryError, match="memory: .* alone needs .* take a smaller model, batch or capture"):
         wf.train(run, tmp_path, memory="16MiB")
+
+
+class Knows:
+    """A model that gives the evidence, or the answers, as the trials have them."""
+
+    def __init__(self, data):
+        self.drawn = replace(data, truncated=False).stream(5, "validation").drawn(0, 400)
+
+    def outputs(self, rows, member):
+        return torch.from_numpy(self.drawn.targets[:, -1]) - (0.5 if self.drawn.targets.max() <= 1 else 0)
+
+
+@pytest.mark.parametrize("name", ["even", "context", "free"])
+def test_who_knows_the_answers_is_right(name):
+    """Evidence between -1 and 1 is truncated to 0, but has a sign; of context the question that is not asked is none."""
+    score = KINDS[name].score(Knows(KINDS[name]), 0, 400, seed=5)["answers"]
+    assert score.value == 1 and 0.5 <= score.constant < 0.6

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast import dataset
 from worldfast.dataset import Readout, Score
-from worldfast.errors import number, positive, several, typed, unknown_name, whole
+from worldfast.errors import number, one_of, positive, several, typed, unknown_name, whole
 from worldfast.rows import Shape
 from worldfast.worlds.factors.questions import (
     CHANNELS,
@@ -124,10 +124,9 @@ class Dataset(dataset.Dataset):
     def __post_init__(self):
         known = {"questions": KINDS, "noise": NOISES, "target": TARGETS, "reaction": REACTIONS}
         for name, values in (known | ({} if self.encoder is None else {"encoder": ENCODERS})).items():
-            if getattr(self, name) not in values:
-                raise unknown_name(name, getattr(self, name), values)
-        if self.output is not None and self.output not in OUTPUTS[self.reaction]:
-            if self.output in {name for names in OUTPUTS.values() for name in names}:
+            one_of(name, getattr(self, name), values)
+        if self.output is not None and self.output not in tuple(OUTPUTS[self.reaction]):
+            if self.output in [name for names in OUTPUTS.values() for name in names]:
                 expected = " or ".join(map(repr, OUTPUTS[self.reaction]))
                 raise ValueError(f"output: expected {expected} at {self.reaction} reaction times, got {self.output!r}")
             raise unknown_name("output", self.output, OUTPUTS[self.reaction])
@@ -311,15 +310,20 @@ class Dataset(dataset.Dataset):
         )
 
     def score(self, ensemble, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
-        """Score a member's answers at the decision of n trials: the share that is right."""
-        stream = self.stream(seed, split)
+        """Score a member's answers at the decision of n trials: the share that is right.
+
+        At free reaction times the answer is the sign of the evidence before it is truncated. Of two questions by
+        context the one that is asked counts.
+        """
+        stream = replace(self, truncated=False).stream(seed, split)
         drawn = stream.drawn(0, n)
         rows = stream.packed(drawn.inputs, np.arange(1, n + 1) * self.longest - 1)
         middle = 0.0 if self.reaction == "free" else 0.5
         yes = drawn.targets[:, -1] > middle
         right = (ensemble.outputs(rows, member).numpy(force=True) > 0) == yes
         counted = drawn.inputs[:, -1, -2:] > 0 if self.questions == "context" else np.ones_like(yes)
-        constant = np.maximum(yes.mean(0), 1 - yes.mean(0)).mean()
+        often = (yes & counted).sum(0)  # yes, of each question
+        constant = np.maximum(often, counted.sum(0) - often).sum() / counted.sum()
         return {"answers": Score(float(right[counted].mean()), float(constant), n, unparsable=0)}
 
 
