@@ -343,9 +343,15 @@ def permuted(n: int, key: int = 0) -> np.ndarray:
     with np.errstate(over="ignore"):
         z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z += np.uint64(key * 0xD1B54A32D192ED03 & 2**64 - 1)
-        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # SplitMix64's finalizer
+    return np.argsort(mixed(z), kind="stable")
+
+
+def mixed(z: np.ndarray) -> np.ndarray:
+    """Return hashes of uint64 numbers: the finalizer of SplitMix64, as in csrc/base/random.h."""
+    with np.errstate(over="ignore"):
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
-    return np.argsort(z ^ (z >> np.uint64(31)), kind="stable")
+    return z ^ (z >> np.uint64(31))
 
 
 def sampled(n: int, most: int) -> slice | np.ndarray:

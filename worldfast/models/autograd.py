@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldfast._native import thread_count
-from worldfast.models.buffer import buffer_size
+from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.ensemble import CpuBytes, Ensemble
 from worldfast.models.losses import summed_loss
 from worldfast.processes import Threads
@@ -153,10 +153,7 @@ class AutogradEnsemble(Ensemble):
         for _ in range(longest):
             if not going:
                 break
-            last = torch.from_numpy(np.cumsum([len(rows[i]) for i in going]))
-            packed = torch.from_numpy(np.concatenate([rows[i] for i in going]).astype(np.int32))
-            asked = Rows(packed, torch.cat([last.new_zeros(1), last]), last - 1)
-            found = self.outputs(asked, member).argmax(1).numpy(force=True)
+            found = self._after([rows[i] for i in going], member).argmax(1).numpy(force=True)
             rows_left = []
             for i, token in zip(going, found):
                 if token != end:
@@ -176,3 +173,29 @@ class AutogradEnsemble(Ensemble):
         """Return rows on the ensemble's device, vectors in its dtype."""
         rows = Rows(*(None if x is None else x.to(self.device) for x in rows))
         return rows._replace(inputs=rows.inputs.to(self.parameters.dtype if self.shape.vectors else torch.int64))
+
+
+class NamedEnsemble(AutogradEnsemble):
+    """M models of a family whose spec names its parameters in `shapes`.
+
+    Parameters
+    ----------
+    spec
+        Spec that builds the ensemble.
+    shape : Shape
+        Shape of the data.
+    members : int
+    **options
+        Those of AutogradEnsemble.
+    """
+
+    def __init__(self, spec: Any, shape: Shape, members: int = 1, **options):
+        self._named_shapes = spec.shapes(shape)
+        super().__init__(spec, spec.of(shape), list(self._named_shapes.values()), members, **options)
+
+    def tensors(self, member: int) -> dict[str, Tensor]:
+        """Return a member's parameters as views, by name."""
+        return self._named(self.parameters[member])
+
+    def _named(self, parameters: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._named_shapes, tensors_in(parameters, list(self._named_shapes.values()))))

@@ -284,15 +284,15 @@ class Ensemble(Remade, ABC):
 
     def _sample(self, prompts, rows, draws: int, longest: int, member: int, choice: Choice, end: int) -> np.ndarray:
         """Return what `sample` does, for arguments that it has checked."""
-
-        def outputs(rows: list[np.ndarray]) -> np.ndarray:
-            last = torch.from_numpy(np.cumsum([len(row) for row in rows]))
-            packed = torch.from_numpy(np.concatenate(rows).astype(np.int32))
-            asked = Rows(packed, torch.cat([last.new_zeros(1), last]), last - 1)
-            return self.outputs(asked, member).float().numpy(force=True)
-
+        outputs = lambda rows: self._after(rows, member).float().numpy(force=True)  # noqa: E731
         given = [row[:n] for row, n in zip(*prompts)]
         return answered(outputs, given, rows, draws, longest, choice, end)
+
+    def _after(self, rows: Sequence[np.ndarray], member: int) -> Tensor:
+        """Return the outputs after the last token of each row, [n, outputs]."""
+        last = torch.from_numpy(np.cumsum([len(row) for row in rows]))
+        packed = torch.from_numpy(np.concatenate(rows).astype(np.int32))
+        return self.outputs(Rows(packed, torch.cat([last.new_zeros(1), last]), last - 1), member)
 
     # ---- checks ----
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, linear
 
+from worldfast.classes import Named
 from worldfast.errors import number, positive
-from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
-from worldfast.models.buffer import tensors_in
+from worldfast.models.autograd import NamedEnsemble, autograd_bytes
 from worldfast.models.chance import generators
 from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
 from worldfast.rows import Rows, Shape
@@ -22,7 +22,7 @@ __all__ = ["GPT", "GPTSpec"]
 
 
 @dataclass(frozen=True)
-class GPTSpec:
+class GPTSpec(Named):
     """GPT-2 without position embeddings: pre-norm blocks of causal attention and an MLP with gelu in its tanh form.
 
     Vectors enter through a linear map with a bias, tokens through an embedding. Weights are normal with standard
@@ -123,7 +123,7 @@ class GPTSpec:
         return GPT(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
 
 
-class GPT(AutogradEnsemble):
+class GPT(NamedEnsemble):
     """M such models of one shape. The last layer's states are those after the final norm.
 
     Parameters
@@ -135,17 +135,6 @@ class GPT(AutogradEnsemble):
     **options
         Those of AutogradEnsemble.
     """
-
-    def __init__(self, spec: GPTSpec, shape: Shape, members: int = 1, **options):
-        self._named_shapes = spec.shapes(shape)
-        super().__init__(spec, spec.of(shape), list(self._named_shapes.values()), members, **options)
-
-    def tensors(self, member: int) -> dict[str, Tensor]:
-        """Return a member's parameters as views, by name."""
-        return self._named(self.parameters[member])
-
-    def _named(self, parameters: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self._named_shapes, tensors_in(parameters, list(self._named_shapes.values()))))
 
     def initialise(self, member: int, seed: int) -> None:
         random = np.random.Generator(np.random.Philox(seed))

@@ -14,8 +14,7 @@ from torch.nn.functional import embedding, linear
 
 from worldfast.classes import Named
 from worldfast.errors import number, one_of, typed
-from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
-from worldfast.models.buffer import tensors_in
+from worldfast.models.autograd import NamedEnsemble, autograd_bytes
 from worldfast.models.chance import generators
 from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
 from worldfast.rows import Rows, Shape
@@ -181,11 +180,14 @@ class RecurrentSpec(Named):
         return built
 
 
-class Recurrent(AutogradEnsemble):
+class Recurrent(NamedEnsemble):
     """M recurrent networks of one shape.
 
     The state of layer 0 is the input of the first layer: the embedding of a token, or the vector itself. The state of
     layer k is the output of the k-th layer; of an LSTM, h.
+
+    `tensors` are named as in a torch.nn.Module with an Embedding `embed`, an RNN or LSTM `rnn` and a Linear `head`, so
+    that its `load_state_dict` takes them.
 
     Parameters
     ----------
@@ -196,21 +198,6 @@ class Recurrent(AutogradEnsemble):
     **options
         Those of AutogradEnsemble.
     """
-
-    def __init__(self, spec: RecurrentSpec, shape: Shape, members: int = 1, **options):
-        self._named_shapes = spec.shapes(shape)
-        super().__init__(spec, spec.of(shape), list(self._named_shapes.values()), members, **options)
-
-    def tensors(self, member: int) -> dict[str, Tensor]:
-        """Return a member's parameters as views, by name.
-
-        Names are those of a torch.nn.Module with an Embedding `embed`, an RNN or LSTM `rnn` and a Linear `head`, so
-        that its `load_state_dict` takes them.
-        """
-        return self._named(self.parameters[member])
-
-    def _named(self, parameters: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self._named_shapes, tensors_in(parameters, list(self._named_shapes.values()))))
 
     def initialise(self, member: int, seed: int) -> None:
         random = np.random.Generator(np.random.Philox(seed))

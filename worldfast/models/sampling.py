@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldfast.arrays import mixed
 from worldfast.errors import number, whole
 
 __all__ = ["Choice", "uniform"]
@@ -54,19 +55,12 @@ class Choice(NamedTuple):
         return np.minimum(over, last).astype(np.int32)
 
 
-def _mixed(z: np.ndarray) -> np.ndarray:
-    """Return the finalizer of SplitMix64, as in csrc/base/random.h."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def uniform(seed: int, rows: np.ndarray, draws: np.ndarray, place: int) -> np.ndarray:
     """Return numbers from 0 to below 1, float64 [n], a function of seed, row, draw and place."""
     with np.errstate(over="ignore"):
-        state = _mixed(np.array([seed], np.uint64) + GOLDEN)
+        state = mixed(np.array([seed], np.uint64) + GOLDEN)
         for part in (rows, draws, np.array([place])):
-            state = _mixed((state ^ _mixed(np.asarray(part).astype(np.uint64))) + GOLDEN)
+            state = mixed((state ^ mixed(np.asarray(part).astype(np.uint64))) + GOLDEN)
     return (state >> np.uint64(11)) * 2.0**-53
 
 

@@ -334,3 +334,16 @@ ANALYSES = (
     Analysis("nearness", nearness, looking_up, tried_on),
     Analysis("attention", attention, transformers, lambda study: {"walks": HEADED}),
 )
+
+
+# ---- lines of tables ----
+
+
+def whole_rows(table):
+    """Return the lines of whole rows."""
+    return table[table["context"] == table.groupby("run")["context"].transform("max")]
+
+
+def at_end(table):
+    """Return the lines of the last checkpoint."""
+    return table[table["step"] == table.groupby("run")["step"].transform("max")]

@@ -20,7 +20,7 @@ from worldfast.report.figures import (
     plain_log,
     quiet,
 )
-from worldfast.worlds.chains.analyses import CONTROLS, KINDS
+from worldfast.worlds.chains.analyses import CONTROLS, KINDS, at_end, whole_rows
 from worldfast.worlds.chains.predictors import NAMES
 
 __all__ = ["CATALOGUE", "draw"]
@@ -46,16 +46,6 @@ def by_chains(table, runs):
     if len(counts) > COLUMNS:
         counts = counts[np.unique(np.linspace(0, len(counts) - 1, COLUMNS).round().astype(int))]
     return table, counts.tolist()
-
-
-def whole_rows(table):
-    """Return the lines of whole rows."""
-    return table[table["context"] == table.groupby("run")["context"].transform("max")]
-
-
-def at_end(table):
-    """Return the lines of the last checkpoint."""
-    return table[table["step"] == table.groupby("run")["step"].transform("max")]
 
 
 def named(table) -> list[str]:

@@ -14,7 +14,7 @@ from worldfast.errors import positive
 from worldfast.models import TransformerSpec
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
-from worldfast.worlds.chains.analyses import ANALYSES
+from worldfast.worlds.chains.analyses import ANALYSES, at_end, whole_rows
 from worldfast.worlds.chains.dataset import Dataset
 from worldfast.worlds.chains.predictors import NAMES
 
@@ -72,17 +72,15 @@ def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult],
     return Findings([*_mixtures(tables), *_transience(tables), *_untold(tables), *_order(tables), *_heads(tables)])
 
 
-def at_end(table):
-    """Return the lines of whole rows at the last checkpoint of each run."""
-    last = table.groupby("run")[["step", "context"]].transform("max")
-    return table[(table.step == last.step) & (table.context == last.context)]
-
-
 def _mixtures(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "weights" not in tables:
         return
-    table = at_end(tables["weights"]).query("basis == 'predictors'").merge(tables["runs"][["run", "chains"]], on="run")
-    off = at_end(tables["divergences"]) if "divergences" in tables else None
+    table = (
+        at_end(whole_rows(tables["weights"]))
+        .query("basis == 'predictors'")
+        .merge(tables["runs"][["run", "chains"]], on="run")
+    )
+    off = at_end(whole_rows(tables["divergences"])) if "divergences" in tables else None
     for chains, part in table.groupby("chains"):
         said = []
         for of, title in (("trained", "its own chains"), ("fresh", "chains it has never seen")):
@@ -101,7 +99,7 @@ def _transience(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "divergences" not in tables:
         return
     table = tables["divergences"]
-    whole = table[(table.context == table.groupby("run").context.transform("max")) & (table.set == "fresh")]
+    whole = whole_rows(table).query("set == 'fresh'")
     for run, part in whole.groupby("run", sort=False):
         best, last, first = part.loc[part.truth.idxmin()], part.loc[part.step.idxmax()], part.loc[part.step.idxmin()]
         if best.truth < 0.6 * first.truth and last.truth > 1.2 * best.truth:
@@ -115,9 +113,8 @@ def _untold(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "apart" not in tables:
         return
     table = tables["apart"].merge(tables["runs"][["run", "chains"]], on="run")
-    table = table[
-        (table.context == table.groupby("run").context.transform("max")) & table.alike & (table.of < table.to)
-    ]
+    table = whole_rows(table)
+    table = table[table.alike & (table.of < table.to)]
     for (chains, a, b), part in table.groupby(["chains", "of", "to"]):
         where = " and ".join(dict.fromkeys(part.set))
         yield (
@@ -142,8 +139,7 @@ def _heads(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "attention" not in tables:
         return
     table = tables["attention"]
-    last = table[table.step == table.groupby("run").step.transform("max")]
-    for run, part in last.groupby("run", sort=False):
+    for run, part in at_end(table).groupby("run", sort=False):
         before, after = part.loc[part.previous.idxmax()], part.loc[(part.induction - part.chance).idxmax()]
         yield (
             f"{run}: head {int(before['head'])} of block {int(before.block)} attends to the state before with a "

@@ -20,6 +20,7 @@ from worldfast.report.figures import (
     quiet,
     styled,
 )
+from worldfast.worlds.factors import theory
 
 __all__ = ["CATALOGUE", "draw"]
 
@@ -93,7 +94,7 @@ def said(found, field: str, digits: int) -> str:
 
 def bound(axes, runs, field: str) -> None:
     """Draw the bound 1 - 12 sigma^2 / t of each value of a field."""
-    limit = (1 - 12 * runs["sigma"] ** 2 / runs["stimulus"]).groupby(runs[field]).max()
+    limit = theory.bound(runs["sigma"], runs["stimulus"]).groupby(runs[field]).max()
     axes.plot(limit.index, limit, color=MUTED, linewidth=0.9, linestyle="--")
 
 

@@ -16,6 +16,7 @@ from worldfast.run import Capture, Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
 from worldfast.worlds.factors.analyses import ANALYSES
 from worldfast.worlds.factors.dataset import Dataset
+from worldfast.worlds.factors.theory import bound
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -96,7 +97,7 @@ def _maps(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     table = table.merge(runs[["run", "family", "tasks", "sigma", "stimulus"]], on="run", suffixes=("_read", ""))
     for (family, tasks), part in table.groupby(["family", "tasks"], sort=False):
         low, middle, high = part.ood.quantile([0.25, 0.5, 0.75])
-        nets, limit = part.run.nunique(), 1 - 12 * part.sigma.iloc[0] ** 2 / part.stimulus.iloc[0]
+        nets, limit = part.run.nunique(), bound(part.sigma.iloc[0], part.stimulus.iloc[0])
         yield (
             f"{family}, {tasks}: a decoder has an R² of {middle:.3f} in the quadrant that it was not fitted on "
             f"(quartiles {low:.3f} to {high:.3f}; {nets} {'net' if nets == 1 else 'nets'}), and "
