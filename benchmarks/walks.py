@@ -15,8 +15,8 @@ from harness import Contestant, Unit, arguments, copying, run
 from worldfast._native import core
 from worldfast.worlds import chains
 
-tests = Path(__file__).parent.parent / "python_tests"
-sys.path[:0] = [str(tests), str(tests / "worlds" / "chains")]
+sys.path.insert(0, str(Path(__file__).parent.parent / "python_tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "python_tests" / "worlds" / "chains"))
 import walks_by_hand
 
 CASES = {  # name: chains, states, length
