@@ -156,6 +156,7 @@ def calls():
     transformer, parameters, packed = model()
     network = core.Recurrent(**recurrent_shape())
     attended = [drawn(9, 2, 8, seed=n) for n in range(4)]
+    long = [drawn(134, 2, 8, seed=n) for n in range(4)]
     cache = [drawn(6, 3, 2, 8), drawn(4, 8), np.array([[0, 1, 4, 9], [0, 2, 3, 5]], np.int32), ints(3, 4), ints(1, 1)]
     members = [drawn(5, 8), drawn(2, 8), [0, 3, 5]]
     state = [np.abs(drawn(2, 6, seed=n)) for n in range(4)]
@@ -179,6 +180,14 @@ def calls():
         "attention_backward": (
             core.attention_backward,
             [*attended, ints(0, 4, 4, 9), 0.0, *(floats(9, 2, 8) for _ in range(3)), 2],
+        ),
+        "attention_forward of a long row": (
+            core.attention_forward,
+            [*long[:3], ints(0, 4, 134), 1e4, floats(134, 2, 8), 2],
+        ),
+        "attention_backward of a long row": (
+            core.attention_backward,
+            [*long, ints(0, 4, 134), 0.0, *(floats(134, 2, 8) for _ in range(3)), 2],
         ),
         "attention_cached": (core.attention_cached, [*cache, 4, floats(2, 2, 8), 2]),
         "Transformer": (lambda *fields: core.Transformer(**dict(zip(shape(), fields))), [*shape().values()]),

@@ -111,7 +111,8 @@ def _installed() -> Iterator[str]:
     pairs = "two to an instruction" if core.multiplies_pairs() else "multiplied as float32, no faster than float32"
     yield f"cpu: transformers of tokens, RNNs and LSTMs by the native core, vectors of {width} floats ({SETS[width]})"
     yield f"cpu: bfloat16 products: {pairs}"
-    yield "cpu: transformers of vectors, rows of more than 128 tokens and all other models by PyTorch"
+    limit = core.attention_row_limit
+    yield f"cpu: transformers of vectors, rows of more than {limit:,} tokens and all other models by PyTorch"
     try:
         device = require_cuda("cuda")
         yield f"cuda: {torch.cuda.get_device_name(device)}, kernels by Triton; device='auto' takes it"

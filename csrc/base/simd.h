@@ -165,12 +165,13 @@ struct Exp2<double> {  // ln(2)^n / n!, relative error 4e-18
 };
 
 // x <- 2^x within 1e-7 relative (2e-16 in double): 0 where that is denormal, infinite where it is too large,
-// NaN stays NaN.
-template <int W, class T = float>
+// NaN stays NaN. `negative`: no x is above 0, which saves a comparison.
+template <int W, class T = float, bool negative = false>
 WORLDFAST_INLINE void exp2_of(typename Lanes<W, T>::Float& x) {
     using Float = typename Lanes<W, T>::Float;
     using E = Exp2<T>;
     using Unsigned = typename Lanes<W, T>::Unsigned;
+    if constexpr (negative) x = x < T(-E::bias) ? Float{} + T(-E::bias) : x;  // whose power is 0
     constexpr T round = T(1.5) * (Unsigned{1} << E::mantissa);
     const Float t = x + round;        // round(x) is now in the low bits of t
     const Float f = x - (t - round);  // [-0.5, 0.5]
@@ -182,6 +183,10 @@ WORLDFAST_INLINE void exp2_of(typename Lanes<W, T>::Float& x) {
     Float power;
     std::memcpy(&power, &bits, sizeof power);
     p = p * power;
+    if constexpr (negative) {
+        x = p;
+        return;
+    }
     p = x < T(1 - E::bias) ? Float{} : p;
     x = x >= T(E::bias + 1) ? Float{} + std::numeric_limits<T>::infinity() : p;
 }

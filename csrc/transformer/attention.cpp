@@ -1,211 +1,16 @@
 // One (row, head) at a time, whole: a row of the task mix has 25 to 57 tokens, so its q, k, v and scores fit
 // in the first caches and there is nothing to tile over, no running softmax, and nothing to save for the
 // backward pass.
-//
-// Scores are kept transposed, [key, query] with the queries in the lanes of a vector. Softmax then is
-// vertical arithmetic, and every product of both passes is one kernel, `product`, with different strides.
-//
-// S is the type of the arrays, T that of the arithmetic: double where S is, else float. Rows are widened on
-// their way into a tile and rounded on their way out, so nothing between knows of S: it is compiled for two
-// types, not four, and both passes share it.
-#include "transformer/attention.h"
-
-#include <cmath>
 #include <stdexcept>
 #include <string>
 
-#include "base/float16.h"
 #include "base/parallel.h"
-#include "base/simd.h"
+#include "transformer/attention_tiles.h"
 
 namespace worldfast {
 namespace {
 
 constexpr int64_t forward_grain = 512, backward_grain = 256;  // tokens that are worth a thread
-
-// A register tile: 4 rows of 2 vectors are 8 accumulators, enough to hide the latency of a multiply-add, with
-// little waste along the diagonal. 4 divides every W, so a tile there stays in one vector of queries. Registers
-// are not its limit: 6 rows would stay in them too.
-constexpr int tile_rows = 4, tile_vectors = 2;
-
-// Terms per chain of sums: chains are then added up, which halves the rounding of the longest.
-constexpr int64_t chain = 32;
-
-template <int W, int C, class T>
-WORLDFAST_INLINE void product_tile(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int64_t n, T* out,
-                                   int64_t out_row) {
-    constexpr int R = tile_rows;
-    for (int64_t done = 0; done < n; done += chain) {
-        typename Lanes<W, T>::Float sum[R][C] = {};
-        for (int64_t k = done; k < std::min(done + chain, n); ++k, a += a_k, b += b_k) {
-            WORLDFAST_UNROLL
-            for (int r = 0; r < R; ++r) {
-                WORLDFAST_UNROLL
-                for (int c = 0; c < C; ++c) sum[r][c] += a[r * a_row] * at<W>(b + c * W);
-            }
-        }
-        WORLDFAST_UNROLL
-        for (int r = 0; r < R; ++r) {
-            WORLDFAST_UNROLL
-            for (int c = 0; c < C; ++c) {
-                T* to = out + r * out_row + c * W;
-                if (done) sum[r][c] += at<W>(to);
-                at<W>(to) = sum[r][c];
-            }
-        }
-    }
-}
-
-// out[r, c] = sum over k < n of a[r, k] b[k, c] for one tile of rows and `columns`, a multiple of W.
-template <int W, class T>
-WORLDFAST_INLINE void product(const T* a, int64_t a_row, int64_t a_k, const T* b, int64_t b_k, int64_t n, T* out,
-                              int64_t out_row, int64_t columns) {
-    constexpr int C = tile_vectors;
-    int64_t c = 0;
-    for (; c + C * W <= columns; c += C * W) product_tile<W, C>(a, a_row, a_k, b + c, b_k, n, out + c, out_row);
-    for (; c < columns; c += W) product_tile<W, 1>(a, a_row, a_k, b + c, b_k, n, out + c, out_row);
-}
-
-// out [columns, rows] = in [rows, columns], both multiples of W.
-template <int W, class T>
-WORLDFAST_INLINE void transpose(const T* in, int64_t in_row, T* out, int64_t out_row, int64_t rows, int64_t columns) {
-    for (int64_t row = 0; row < rows; row += W) {
-        for (int64_t column = 0; column < columns; column += W) {
-            typename Lanes<W, T>::Float line[W];
-            WORLDFAST_UNROLL
-            for (int i = 0; i < W; ++i) line[i] = at<W>(in + (row + i) * in_row + column);
-            transpose_lines<W, T>(line);
-            WORLDFAST_UNROLL
-            for (int i = 0; i < W; ++i) at<W>(out + (column + i) * out_row + row) = line[i];
-        }
-    }
-}
-
-// Cosine and sine of every angle, [positions, half].
-template <class T>
-struct Rope {
-    std::vector<T> cosine, sine;
-    int64_t half;
-
-    // Angles add: each position turns the one before, in the next wider type.
-    Rope(double base, int64_t head_dim, int64_t positions) : half(head_dim / 2) {
-        using Wide = std::conditional_t<std::is_same_v<T, double>, long double, double>;
-        if (base == 0) return;
-        cosine.resize(static_cast<size_t>(positions * half));
-        sine.resize(cosine.size());
-        for (int64_t d = 0; d < half; ++d) {
-            const Wide step = std::pow(Wide(base), -static_cast<Wide>(d) / static_cast<Wide>(half));
-            const Wide turn_c = std::cos(step), turn_s = std::sin(step);
-            Wide c = 1, s = 0;
-            for (int64_t p = 0; p < positions; ++p) {
-                cosine[static_cast<size_t>(p * half + d)] = static_cast<T>(c);
-                sine[static_cast<size_t>(p * half + d)] = static_cast<T>(s);
-                const Wide next = c * turn_c - s * turn_s;
-                s = s * turn_c + c * turn_s;
-                c = next;
-            }
-        }
-    }
-    bool none() const { return cosine.empty(); }
-
-    // out = in, or out += in, turned by `position` forwards (sign 1) or backwards (sign -1).
-    template <bool add = false, class In, class Out>
-    WORLDFAST_INLINE void turn(const In* __restrict in, Out* __restrict out, int64_t position, T sign) const {
-        const T* __restrict c = cosine.data() + position * half;
-        const T* __restrict s = sine.data() + position * half;
-        for (int64_t d = 0; d < half; ++d) {
-            const T a = in[d], b = in[d + half], t = sign * s[d];
-            out[d] = Out(a * c[d] - b * t + (add ? T(out[d]) : T(0)));
-            out[d + half] = Out(b * c[d] + a * t + (add ? T(out[d + half]) : T(0)));
-        }
-    }
-};
-
-template <int write, class S>
-WORLDFAST_INLINE void prefetch(const S* p, int64_t n) {
-    for (int64_t d = 0; d < n; d += 64 / sizeof(S)) __builtin_prefetch(p + d, write, 2);
-}
-
-// Whole heads are multiples of 8; a call to memcpy costs more than moving one.
-template <bool add = false, class In, class Out>
-WORLDFAST_INLINE void copy(const In* __restrict from, Out* __restrict to, int64_t n) {
-    for (int64_t d = 0; d < n; d += 8) {
-        WORLDFAST_UNROLL
-        for (int i = 0; i < 8; ++i) to[d + i] = add ? Out(to[d + i] + from[d + i]) : Out(from[d + i]);
-    }
-}
-
-// Where a row's tokens stand.
-struct Places {
-    int64_t first;
-    const int32_t* place;  // null: from `first` on
-    int64_t operator()(int64_t i) const { return place ? place[i] : first + i; }
-};
-
-template <class S>
-using arithmetic_of = std::conditional_t<std::is_same_v<S, double>, double, float>;
-
-// Lanes of a vector of T on a processor with `lanes` floats per vector.
-template <int lanes, class T>
-constexpr int lanes_of = lanes * sizeof(float) / sizeof(T);
-
-// The tiles of one (row, head), reused from row to row. `padded` and `width` are rounded up to whole vectors
-// and register tiles; what lies past the row's end is zero on the way in and never stored on the way out.
-struct Extent {
-    int64_t block;  // of queries: whole vectors and whole tiles
-    int64_t tokens, padded, head_dim, width;
-    int64_t query, first;  // the first token that is a query, and where its vector of queries begins
-
-    Extent(int64_t vector, int64_t tokens, int64_t head_dim, int64_t query = 0)
-        : block(std::max<int64_t>(vector, tile_rows)),
-          tokens(tokens),
-          padded(round_up(tokens, block)),
-          head_dim(head_dim),
-          width(round_up(head_dim, vector)),
-          query(query),
-          first(query / block * block) {}
-};
-
-// ---- between arrays and tiles, for each type of array ----
-
-// to [padded, width] <- the row's tokens from `begin` on; zeros before them, as far as anybody looks
-template <int lanes, class S, class T>
-WORLDFAST_INLINE void load_body(const Extent& row, Heads<const S> from, Places at, int64_t head, T* to,
-                                const Rope<T>* rope, int64_t begin) {
-    const int64_t look = begin / row.block * row.block, width = row.width, head_dim = row.head_dim;
-    std::memset(to + look * width, 0, static_cast<size_t>((begin - look) * width) * sizeof(T));
-    for (int64_t i = begin; i < row.tokens; ++i) {
-        if (!at.place) prefetch<0>(from.of(at(row.tokens + i), head), head_dim);
-        if (rope)
-            rope->turn(from.of(at(i), head), to + i * width, i, T(1));
-        else
-            copy(from.of(at(i), head), to + i * width, head_dim);
-    }
-    const int64_t rest = (row.padded - row.tokens) * width;
-    std::memset(to + row.tokens * width, 0, static_cast<size_t>(rest) * sizeof(T));
-}
-
-template <bool add, class S, class T>
-WORLDFAST_INLINE void store_as(const Extent& row, const T* from, Heads<S> to, Places at, int64_t head,
-                               const Rope<T>* rope, int64_t begin) {
-    for (int64_t i = begin; i < row.tokens; ++i) {
-        if (!at.place) prefetch<1>(to.of(at(row.tokens + i), head), row.head_dim);
-        if (rope)
-            rope->template turn<add>(from + i * row.width, to.of(at(i), head), i, T(-1));
-        else
-            copy<add>(from + i * row.width, to.of(at(i), head), row.head_dim);
-    }
-}
-
-// Gradients are added up in float: no other type is asked for where rows share tokens.
-template <int lanes, class S, class T>
-WORLDFAST_INLINE void store_body(const Extent& row, const T* from, Heads<S> to, bool add, Places at, int64_t head,
-                                 const Rope<T>* rope, int64_t begin) {
-    if constexpr (std::is_same_v<S, float>) {
-        if (add) return store_as<true>(row, from, to, at, head, rope, begin);
-    }
-    store_as<false>(row, from, to, at, head, rope, begin);
-}
 
 // ---- from tile to tile, for each type of arithmetic ----
 
@@ -296,15 +101,6 @@ WORLDFAST_INLINE void softmax_backward_body(const Extent& row, const T* probabil
     }
 }
 
-#define WORLDFAST_ARRAYS(S, T)                                                                                         \
-    WORLDFAST_EACH_WIDTH(                                                                                              \
-        load, load_body,                                                                                               \
-        (const Extent& row, Heads<const S> from, Places at, int64_t head, T* to, const Rope<T>* rope, int64_t begin),  \
-        (row, from, at, head, to, rope, begin))                                                                        \
-    WORLDFAST_EACH_WIDTH(store, store_body,                                                                            \
-                         (const Extent& row, const T* from, Heads<S> to, bool add, Places at, int64_t head,            \
-                          const Rope<T>* rope, int64_t begin),                                                         \
-                         (row, from, to, add, at, head, rope, begin))
 WORLDFAST_ARRAYS(float, float)
 WORLDFAST_ARRAYS(double, double)
 WORLDFAST_ARRAYS(BFloat16, float)
@@ -325,19 +121,6 @@ WORLDFAST_TILES(double)
 
 // ---- passes ----
 
-template <class S, class G = S>
-struct Pass {
-    AttentionRows rows;
-    Rope<arithmetic_of<S>> rope;
-    int64_t longest;
-    Heads<const S> q, k, v, grad_out{};
-    Heads<S> out{};
-    Heads<G> grad_q{}, grad_k{}, grad_v{};
-
-    Places places(const int32_t* start) const { return {*start, rows.place ? rows.place + *start : nullptr}; }
-    int64_t query(const int32_t* start) const { return rows.query ? rows.query[start - rows.row_start] : 0; }
-};
-
 // Rows whose first token is in [begin, end): ranges of tokens balance the threads better than ranges of rows.
 template <int lanes, class S>
 WORLDFAST_INLINE void forward_body(const Pass<S>& pass, int64_t begin, int64_t end) {
@@ -354,7 +137,7 @@ WORLDFAST_INLINE void forward_body(const Pass<S>& pass, int64_t begin, int64_t e
     const int32_t* start = std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
         const Extent row(vector, start[1] - start[0], rows.head_dim, pass.query(start));
-        if (row.query == row.tokens) continue;
+        if (row.query == row.tokens || row.tokens > attention_short_row) continue;
         const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
             load<lanes>(row, pass.q, at, head, q, rope, row.query);
@@ -386,7 +169,7 @@ WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64
     const int32_t* start = std::lower_bound(rows.row_start, rows.row_start + rows.rows, static_cast<int32_t>(begin));
     for (; start < rows.row_start + rows.rows && *start < end; ++start) {
         const Extent row(vector, start[1] - start[0], rows.head_dim, pass.query(start));
-        if (row.query == row.tokens) continue;
+        if (row.query == row.tokens || row.tokens > attention_short_row) continue;
         const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
             load<lanes>(row, pass.q, at, head, q, rope, row.query);
@@ -420,8 +203,12 @@ WORLDFAST_ATTENTION(Float16)
 using Mixed = Pass<BFloat16, float>;
 WORLDFAST_DISPATCH(backward, backward_body, (const Mixed& pass, int64_t begin, int64_t end), (pass, begin, end))
 
-// The longest row, at least 1.
-int64_t check(const AttentionRows& rows) {
+// Tokens of the longest row at least 1, and of the longest short one.
+struct Longest {
+    int64_t row = 1, short_row = 1;
+};
+
+Longest check(const AttentionRows& rows) {
     if (rows.head_dim < 8 || rows.head_dim > 128 || rows.head_dim % 8)
         throw std::invalid_argument("head_dim: expected a multiple of 8 from 8 to 128, got " +
                                     std::to_string(rows.head_dim));
@@ -430,13 +217,14 @@ int64_t check(const AttentionRows& rows) {
                                     std::to_string(rows.rope_base));
     if (rows.row_start[0] != 0)
         throw std::invalid_argument("cu_seqlens: expected to start at 0, got " + std::to_string(rows.row_start[0]));
-    int64_t longest = 1;
+    Longest longest;
     for (int64_t r = 0; r < rows.rows; ++r) {
         const int64_t length = int64_t{rows.row_start[r + 1]} - rows.row_start[r];
         if (length < 0 || length > attention_row_limit)
             throw std::invalid_argument("cu_seqlens: expected rows of 0 to " + std::to_string(attention_row_limit) +
                                         " tokens, got " + std::to_string(length) + " in row " + std::to_string(r));
-        longest = std::max(longest, length);
+        longest.row = std::max(longest.row, length);
+        if (length <= attention_short_row) longest.short_row = std::max(longest.short_row, length);
     }
     return longest;
 }
@@ -445,24 +233,33 @@ int64_t check(const AttentionRows& rows) {
 
 template <class S>
 void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v, Heads<S> out) {
-    const int64_t longest = check(rows);
-    Pass<S> pass{rows, {rows.rope_base, rows.head_dim, longest}, longest, q, k, v};
+    const Longest longest = check(rows);
+    const Rope<arithmetic_of<S>> rope(rows.rope_base, rows.head_dim, longest.row);
+    Pass<S> pass{rows, rope, longest.short_row, q, k, v};
     pass.out = out;
     parallel_for(rows.row_start[rows.rows], forward_grain, rows.threads,
                  [&](int64_t begin, int64_t end) { forward(pass, begin, end); });
+    if (longest.row <= attention_short_row) return;
+    pass.longest = longest.row;
+    long_rows_forward(pass);
 }
 
 template <class S, class G>
 void attention_backward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v,
                         Heads<const S> grad_out, Heads<G> grad_q, Heads<G> grad_k, Heads<G> grad_v) {
-    const int64_t longest = check(rows);
-    Pass<S, G> pass{rows, {rows.rope_base, rows.head_dim, longest}, longest, q, k, v};
+    const Longest longest = check(rows);
+    const Rope<arithmetic_of<S>> rope(rows.rope_base, rows.head_dim, longest.row);
+    Pass<S, G> pass{rows, rope, longest.short_row, q, k, v};
     pass.grad_out = grad_out;
     pass.grad_q = grad_q;
     pass.grad_k = grad_k;
     pass.grad_v = grad_v;
-    parallel_for(rows.row_start[rows.rows], backward_grain, rows.place ? 1 : rows.threads,
+    if (rows.place) pass.rows.threads = 1;
+    parallel_for(rows.row_start[rows.rows], backward_grain, pass.rows.threads,
                  [&](int64_t begin, int64_t end) { backward(pass, begin, end); });
+    if (longest.row <= attention_short_row) return;
+    pass.longest = longest.row;
+    long_rows_backward(pass);
 }
 
 #define WORLDFAST_ATTENTION(S)                                                                                         \

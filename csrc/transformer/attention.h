@@ -1,11 +1,13 @@
-// Causal attention over packed short rows, with rotary position embedding (RoPE), on the CPU.
+// Causal attention over packed rows, with rotary position embedding (RoPE), on the CPU.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace worldfast {
 
-constexpr int64_t attention_row_limit = 128;  // tokens: a row's tiles must stay in the nearest caches
+constexpr int64_t attention_row_limit = 2048;  // tokens
+constexpr int64_t attention_short_row = 128;   // tokens: all tiles of such a row stay in the nearest caches
 
 // A [tokens, heads, head_dim] array; strides in elements, unit stride along head_dim.
 template <class T>
@@ -27,6 +29,10 @@ struct AttentionRows {
     const int32_t* place = nullptr;  // [tokens]
     const int32_t* query = nullptr;  // [rows]
 };
+
+// In which numbers of type S are computed with.
+template <class S>
+using arithmetic_of = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 // out[i] = sum over j <= i in the row of softmax(q'[i] k'[j] / sqrt(head_dim)) v[j], with q' and k' turned by
 // their position in the row: dimensions d and d + head_dim / 2 by the angle position * rope_base^(-2 d /

@@ -15,13 +15,14 @@ ROOT = Path(__file__).resolve().parents[2]
 # and of its gradient; those of Gram matrices from features, of shares of their sums, and of distances; of attention,
 # whose tile of one row has one for each of two vectors; of cached keys and values, one vector at a time.
 ATTENTION = ("pair", "gather", "scatter")
+LONG = ("pair_tiles", "gather_tiles", "scatter_tiles")
 LINEAR = {"work": (3, 2)}
 GRAM = {
     f"{tile}_{T}": (1, 4)
     for tile in ("feature_tiles", "tiles_of_shares", "squared_distances")
     for T in ("float", "double")
 }
-PAIRS = dict.fromkeys(ATTENTION, (2, 2))  # of floats and of doubles
+PAIRS = dict.fromkeys(ATTENTION, (2, 2)) | dict.fromkeys(LONG, (2, 4))  # of floats and of doubles
 CACHED = {"attend": (1, 1)}
 TILES = LINEAR | GRAM | PAIRS | CACHED
 PRODUCT = re.compile(
@@ -101,6 +102,7 @@ OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", f"-I{ROOT / 'csrc'}"
     [
         ("transformer/linear", {"work": 3}),
         ("transformer/attention", {f"{tile}_4": 2 for tile in ATTENTION}),
+        ("transformer/long_attention", {f"{tile}_4": 2 for tile in LONG}),
         ("transformer/decode", {"attend": 1}),
         ("gram/gram", dict.fromkeys(GRAM, 1)),
     ],

@@ -22,6 +22,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from worldfast._native import core, expect, thread_count
 
+LONGEST_ON_GPU = 128  # tokens of a row, limit of the GPU's kernels; the CPU's is core.attention_row_limit
+
 # ---- attention ----
 
 
@@ -37,7 +39,7 @@ def attention(
     """Causal attention within packed rows, with rotary position embedding (RoPE). Differentiable in q, k, v.
 
     Arithmetic is in float32, or in float64 for float64; on the CPU results are rounded once, to nearest even. Rows of
-    more than 128 tokens go to PyTorch's own attention; the first time, a warning says so.
+    more than 2,048 tokens, on a GPU of more than 128, go to PyTorch's own attention; the first time, a warning says so.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def attention_forward(
     out : Tensor, optional
         [L, H, D], set to the result; None allocates it.
     max_seqlen : int, optional
-        Upper bound on the tokens of a row, at most 128; required on a GPU.
+        Upper bound on the tokens of a row; required on a GPU, and at most 128 there.
     threads : int, optional
         CPU threads.
 
@@ -130,7 +132,7 @@ def attention_forward(
     Raises
     ------
     ValueError
-        A row has more than 128 tokens, or max_seqlen is missing on a GPU.
+        A row has more than 2,048 tokens, or max_seqlen is missing on a GPU or above 128.
     """
     out = q.new_empty(q.shape) if out is None else out
     if _on_gpu(q):
@@ -253,14 +255,14 @@ def _attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
 
 def _vouched(cu_seqlens: Tensor, max_seqlen: int | None) -> bool:
     """Return True if rows are taken on trust, so that nothing waits for a GPU."""
-    return _on_gpu(cu_seqlens) and max_seqlen is not None and max_seqlen <= core.attention_row_limit
+    return _on_gpu(cu_seqlens) and max_seqlen is not None and max_seqlen <= LONGEST_ON_GPU
 
 
 def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
-    """Yield (cu_seqlens from 0, its tokens, its longest row) for each stretch of short rows, and (None, its tokens,
-    their number) for each long row.
+    """Yield (cu_seqlens from 0, its tokens, its longest row) for each stretch of rows that the device's kernels take,
+    and (None, its tokens, their number) for each longer row.
     """
-    cu_seqlens, limit = cu_seqlens.contiguous(), core.attention_row_limit
+    cu_seqlens, limit = cu_seqlens.contiguous(), LONGEST_ON_GPU if _on_gpu(cu_seqlens) else core.attention_row_limit
     if _vouched(cu_seqlens, max_seqlen):
         yield cu_seqlens, slice(None), max_seqlen
         return
@@ -371,9 +373,8 @@ def _on_gpu(x: Tensor) -> bool:
 
 def _triton(max_seqlen: int | None):
     """Return the GPU kernels, for rows of at most max_seqlen tokens."""
-    limit = core.attention_row_limit
-    if max_seqlen is None or not 0 <= max_seqlen <= limit:
-        raise ValueError(f"max_seqlen: expected 0 to {limit}, the longest row's tokens, got {max_seqlen}")
+    if max_seqlen is None or not 0 <= max_seqlen <= LONGEST_ON_GPU:
+        raise ValueError(f"max_seqlen: expected 0 to {LONGEST_ON_GPU}, the longest row's tokens, got {max_seqlen}")
     from worldfast.kernels import attention as kernels
 
     return kernels

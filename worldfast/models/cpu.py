@@ -74,8 +74,10 @@ class CpuTransformer(Transformer):
         return self._threads.run(lambda item, _: job(item), items)
 
     @staticmethod
-    def cpu_bytes(spec: TransformerSpec, shape: Shape, inputs: int, threads: int, matmul_dtype: str) -> CpuBytes:
-        """Return an upper bound on memory while learning from batches of `inputs` tokens.
+    def cpu_bytes(
+        spec: TransformerSpec, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int
+    ) -> CpuBytes:
+        """Return an upper bound on memory while learning from batches of `inputs` tokens, of up to `longest` a row.
 
         A member has parameters, gradients in lanes, packed matrices and gradients at tokens; all together have the sum
         of a gradient and a tile for each thread.
@@ -85,7 +87,7 @@ class CpuTransformer(Transformer):
         lanes = LANES if P - buffer_size([shapes.embed]) <= LANE_LIMIT else 1
         # packed copies, one for each side of a product: in float32 for reading, and in the dtype of training
         packed = 2 if matmul_dtype == "float32" else 3 if core.multiplies_pairs() else 4
-        tile = min(inputs, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)))  # tokens
+        tile = min(inputs, int(1.5 * max(TILE // max(2 * F, 3 * D), 512)) + longest)  # tokens
         kept = spec.layers * (11 * D + 2 * F) + 8 * D + 4 * F + shapes.head[0]  # numbers for each of them
         scratch = NUMBER * tile * kept * 2  # it doubles when it grows
         member = NUMBER * (P * (1 + lanes + packed) + inputs * D)

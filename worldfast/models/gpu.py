@@ -14,12 +14,12 @@ from torch import Tensor
 
 from worldfast._native import cuda_device
 from worldfast.errors import DeviceError
+from worldfast.models.attention import LONGEST_ON_GPU
 from worldfast.models.footprint import READ, answered_at_once, places
 from worldfast.models.transformer import Transformer, TransformerSpec, Weights, views
 from worldfast.rows import Rows, Shape
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}  # in which matrices are multiplied
-LONGEST_ROW = 128  # tokens, limit of the attention kernel
 STREAMS = 32  # in torch's pool for one device, reused in turn
 
 
@@ -179,7 +179,7 @@ class GpuTransformer(Transformer):
         start, scored = rows.row_start.cpu().numpy(), rows.scored.cpu().numpy()
         longest, L = longest_row(np.diff(start)), len(rows.inputs)
         masters = self.stacked(self.parameters[member : member + 1])
-        passes = Passes(self.spec, masters, masters, places(min(READ + LONGEST_ROW, L)), learns=False)
+        passes = Passes(self.spec, masters, masters, places(min(READ + LONGEST_ON_GPU, L)), learns=False)
         cuts = np.searchsorted(start, np.arange(READ, L, READ), "right") - 1  # where a row begins
         for r0, r1 in pairwise(np.unique([0, *cuts, len(start) - 1])):
             t0, t1 = start[[r0, r1]]
@@ -237,8 +237,8 @@ class GpuTransformer(Transformer):
 def longest_row(lengths: np.ndarray) -> int:
     """Return the largest of some lengths of rows, at least 1; ValueError if it is more than a GPU takes."""
     longest = int(lengths.max(initial=1))
-    if longest > LONGEST_ROW:
-        raise ValueError(f"rows: on a GPU a row, with its answer, has at most {LONGEST_ROW} tokens, got {longest}")
+    if longest > LONGEST_ON_GPU:
+        raise ValueError(f"rows: on a GPU a row, with its answer, has at most {LONGEST_ON_GPU} tokens, got {longest}")
     return longest
 
 

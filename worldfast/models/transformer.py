@@ -19,6 +19,7 @@ from torch import Tensor
 from worldfast._native import core
 from worldfast.classes import Named
 from worldfast.errors import one_of, positive
+from worldfast.models.attention import LONGEST_ON_GPU
 from worldfast.models.buffer import tensors_in
 from worldfast.models.ensemble import CpuBytes, Ensemble, require_sizes, with_outputs
 from worldfast.rows import Shape
@@ -45,8 +46,9 @@ class TransformerSpec(Named):
     outputs : int, optional
         Number of tokens that the head can answer, the first of the vocabulary; None means all.
     engine : {"auto", "native", "plain"}
-        Implementation: the native core on a CPU and kernels on a GPU, or PyTorch, which is slower but supports vectors,
-        other losses, weights of scored positions and rows of any length. "auto" is "native" if that suffices.
+        Implementation: the native core on a CPU, for rows of up to 2,048 tokens, and kernels on a GPU, for up to 128,
+        or PyTorch, which is slower but supports vectors, other losses, weights of scored positions and rows of any
+        length. "auto" is "native" if that suffices.
 
     Raises
     ------
@@ -123,7 +125,8 @@ class TransformerSpec(Named):
         """
         from worldfast.models import CpuTransformer, GpuTransformer, PlainTransformer
 
-        lacks = self._native_lacks(shape, longest)
+        on_gpu = torch.device(device).type != "cpu"
+        lacks = self._native_lacks(shape, longest, on_gpu)
         if self.engine == "native" and lacks:
             raise ValueError(f"model.engine: 'native' takes {lacks}; use 'plain', which is PyTorch, or 'auto'")
         options = {"device": device, "threads": threads, "matmul_dtype": matmul_dtype}
@@ -131,30 +134,31 @@ class TransformerSpec(Named):
             built = PlainTransformer(self, shape, members, **options)
             built.about = f"models in PyTorch (the native engine takes {lacks})" if lacks else "models in PyTorch"
             return built
-        if torch.device(device).type == "cpu":
-            return CpuTransformer(self, shape, members, threads=threads, matmul_dtype=matmul_dtype)
-        return GpuTransformer(self, shape, members, device=device, matmul_dtype=matmul_dtype)
+        if on_gpu:
+            return GpuTransformer(self, shape, members, device=device, matmul_dtype=matmul_dtype)
+        return CpuTransformer(self, shape, members, threads=threads, matmul_dtype=matmul_dtype)
 
     def on_gpu(self, shape: Shape, longest: int) -> bool:
         """Return True if GPU kernels take whole steps of training."""
-        return self.engine != "plain" and not self._native_lacks(shape, longest)
+        return self.engine != "plain" and not self._native_lacks(shape, longest, on_gpu=True)
 
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
         """Return an upper bound on memory while learning from batches of `inputs` tokens or vectors."""
         from worldfast.models import CpuTransformer, PlainTransformer
 
-        if self.engine == "plain" or self._native_lacks(shape, longest):
+        if self.engine == "plain" or self._native_lacks(shape, longest, on_gpu=False):
             return PlainTransformer.cpu_bytes(self, shape, inputs, threads)
-        return CpuTransformer.cpu_bytes(self, shape, inputs, threads, matmul_dtype)
+        return CpuTransformer.cpu_bytes(self, shape, inputs, threads, matmul_dtype, longest)
 
-    def _native_lacks(self, shape: Shape, longest: int | None) -> str:
+    def _native_lacks(self, shape: Shape, longest: int | None, on_gpu: bool) -> str:
         """Return in words what the native engine takes instead of such data; "" if it takes them."""
         if shape.vectors:
             return "tokens, not vectors"
         if shape.loss != "cross_entropy":
             return f"the loss 'cross_entropy', not {shape.loss!r}"
-        if longest is not None and longest > core.attention_row_limit:
-            return f"rows of at most {core.attention_row_limit} tokens, not {longest}"
+        limit = LONGEST_ON_GPU if on_gpu else core.attention_row_limit
+        if longest is not None and longest > limit:
+            return f"rows of at most {limit} tokens{' on a GPU' * on_gpu}, not {longest}"
         return ""
 
     def of(self, shape: Shape) -> Shape:
