@@ -38,25 +38,30 @@ WORLDFAST_INLINE void turn_back_body(int64_t width, const T* b_t, T* b) {
     transpose<lanes_of<lanes, T>>(b_t, side, b, width, width, side);
 }
 
-// score[j, i] = a[j] . b[i] where query i sees key j, else `hidden`; a [side, width], b_t [width, side],
+// score[j, i] = a[j] . b[i] where query i sees key j, and in some other places; a [side, width], b_t [width, side],
 // score [side, side]
 template <int lanes, class T>
-WORLDFAST_INLINE void pair_tiles_body(const Tile& tile, const T* a, const T* b_t, T hidden, T* score) {
+WORLDFAST_INLINE void pair_tiles_body(const Tile& tile, const T* a, const T* b_t, T* score) {
     constexpr int W = lanes_of<lanes, T>, R = register_rows<lanes>;
-    using Lane = Lanes<W, T>;
     for (int64_t j = 0; j < tile.keys; j += R) {
         const int64_t i = tile.diagonal ? j / W * W : 0;
         product<W, R>(a + j * tile.width, tile.width, 1, b_t + i, side, tile.head_dim, score + j * side + i, side,
                       tile.queries - i);
     }
-    if (!tile.diagonal) return;
+}
+
+// score[j, i] = value where query i does not see key j
+template <int lanes, class T>
+WORLDFAST_INLINE void hide_body(const Tile& tile, T value, T* score) {
+    constexpr int W = lanes_of<lanes, T>;
+    using Lane = Lanes<W, T>;
     typename Lane::Int lane{};
     for (int n = 0; n < W; ++n) lane[n] = n;
-    for (int64_t j = 0; j < tile.keys; ++j) {
+    for (int64_t j = 0; tile.diagonal && j < tile.keys; ++j) {
         for (int64_t i = 0; i <= j; i += W) {
-            const auto key = static_cast<typename Lane::Signed>(j - i);
             T* const s = score + j * side + i;
-            at<W>(s) = lane >= key ? typename Lane::Float(at<W>(s)) : typename Lane::Float{} + hidden;
+            const auto key = static_cast<typename Lane::Signed>(j - i);
+            at<W>(s) = lane >= key ? typename Lane::Float(at<W>(s)) : typename Lane::Float{} + value;
         }
     }
 }
@@ -189,9 +194,9 @@ WORLDFAST_ARRAYS(Float16, float)
 #define WORLDFAST_TILES(T)                                                                                             \
     WORLDFAST_EACH_WIDTH(turn, turn_body, (int64_t width, const T* b, T* b_t), (width, b, b_t))                        \
     WORLDFAST_EACH_WIDTH(turn_back, turn_back_body, (int64_t width, const T* b_t, T* b), (width, b_t, b))              \
-    WORLDFAST_EACH_WIDTH(pair_tiles, pair_tiles_body,                                                                  \
-                         (const Tile& tile, const T* a, const T* b_t, T hidden, T* score),                             \
-                         (tile, a, b_t, hidden, score))                                                                \
+    WORLDFAST_EACH_WIDTH(pair_tiles, pair_tiles_body, (const Tile& tile, const T* a, const T* b_t, T* score),          \
+                         (tile, a, b_t, score))                                                                        \
+    WORLDFAST_EACH_WIDTH(hide, hide_body, (const Tile& tile, T value, T* score), (tile, value, score))                 \
     WORLDFAST_EACH_WIDTH(gather_tiles, gather_tiles_body,                                                              \
                          (const Tile& tile, const T* weight, const T* value, T* out_t), (tile, weight, value, out_t))  \
     WORLDFAST_EACH_WIDTH(scatter_tiles, scatter_tiles_body,                                                            \
@@ -253,7 +258,8 @@ WORLDFAST_INLINE void forward_body(const Pass<S>& pass, const Starts& starts, in
             std::fill_n(out_t, side * width, T(0));
             for (int64_t j = 0; j <= i; j += side) {
                 const Tile tile = tile_of<lanes, T>(row, i, j);
-                pair_tiles<lanes>(tile, k + j * width, q_t, nothing, score);
+                pair_tiles<lanes>(tile, k + j * width, q_t, score);
+                hide<lanes>(tile, nothing, score);
                 std::copy_n(most, side, before);
                 largest<lanes>(tile, score, most);
                 shrink<lanes>(tile, before, most, total, out_t);
@@ -304,7 +310,8 @@ WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, const Starts& starts
             std::fill_n(grad_t, side * width, T(0));
             for (int64_t j = 0; j <= i; j += side) {
                 const Tile tile = tile_of<lanes, T>(row, i, j);
-                pair_tiles<lanes>(tile, k + j * width, q_t, nothing, weight + j * side);
+                pair_tiles<lanes>(tile, k + j * width, q_t, weight + j * side);
+                hide<lanes>(tile, nothing, weight + j * side);
                 largest<lanes>(tile, weight + j * side, most);
             }
             for (int64_t j = 0; j <= i; j += side)
@@ -313,7 +320,8 @@ WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, const Starts& starts
             turn<lanes>(width, g + i * width, g_t);
             for (int64_t j = 0; j <= i; j += side) {
                 const Tile tile = tile_of<lanes, T>(row, i, j);
-                pair_tiles<lanes>(tile, v + j * width, g_t, T(0), grad_weight + j * side);
+                pair_tiles<lanes>(tile, v + j * width, g_t, grad_weight + j * side);
+                hide<lanes>(tile, T(0), grad_weight + j * side);
                 along<lanes>(tile, weight + j * side, grad_weight + j * side, mean);
             }
             divide<lanes>(1, total, mean);
