@@ -393,7 +393,7 @@ class Run(Named):
         except ValueError as error:
             raise ValueError(f"capture.readout: {error}") from None
         try:
-            require_readout(found, self.shape)
+            require_readout(found, self.data)
         except (TypeError, ValueError) as error:
             raise type(error)(f"readout of {type(self.data).__name__}: {error}") from None
         return found

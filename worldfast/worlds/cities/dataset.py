@@ -141,6 +141,10 @@ class Dataset(dataset.Dataset):
     def epoch_rows(self) -> int:
         return sum(part.rows for part in self.components)
 
+    @property
+    def entity_count(self) -> int:
+        return len(self.world.build())
+
     def content(self) -> dict[str, np.ndarray]:
         return self.world.build().columns
 
