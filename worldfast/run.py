@@ -388,15 +388,7 @@ class Run(Named):
         TypeError, ValueError
             An option does not fit the dataset, or a field of its readout does not fit the others or the shape.
         """
-        try:
-            found = self.data.readout(**dict(self.capture.readout))
-        except ValueError as error:
-            raise ValueError(f"capture.readout: {error}") from None
-        try:
-            require_readout(found, self.data)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"readout of {type(self.data).__name__}: {error}") from None
-        return found
+        return readout_of(self.data, self.capture)
 
     @property
     def shape(self) -> Shape:
@@ -460,6 +452,19 @@ SPEC = ("build", "parameters", "layers", "hidden", "cpu_bytes", "on_gpu")  # tha
 def _is_spec(kind: type) -> bool:
     """Return True for a spec of models: a dataclass that builds ensembles."""
     return is_dataclass(kind) and all(hasattr(kind, name) for name in SPEC)
+
+
+def readout_of(data: Dataset, capture: Capture) -> Readout:
+    """Return the rows at which a run on this data is read; raises what `Run.readout` does."""
+    try:
+        found = data.readout(**dict(capture.readout))
+    except ValueError as error:
+        raise ValueError(f"capture.readout: {error}") from None
+    try:
+        require_readout(found, data)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"readout of {type(data).__name__}: {error}") from None
+    return found
 
 
 def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
