@@ -1,7 +1,7 @@
 """Models: ensembles of one shape, on a CPU or a GPU, and the operations that they are made of."""
 
 from worldfast.models.attention import attention, attention_of_row
-from worldfast.models.check import check_family
+from worldfast.models.check import FAMILY_CHECKS, family_of
 from worldfast.models.cpu import CpuTransformer
 from worldfast.models.cpu_recurrent import CpuRecurrent
 from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
@@ -16,6 +16,7 @@ from worldfast.models.recurrent import RecurrentSpec
 from worldfast.models.transformer import TransformerSpec
 
 __all__ = [
+    "FAMILY_CHECKS",
     "MATMUL_DTYPES",
     "CpuRecurrent",
     "CpuTransformer",
@@ -30,8 +31,8 @@ __all__ = [
     "attention",
     "attention_of_row",
     "attention_weights",
-    "check_family",
     "export_metadata",
+    "family_of",
     "gpu_bytes",
     "gradient_norm",
     "huggingface_config",
