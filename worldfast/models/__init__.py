@@ -13,6 +13,7 @@ from worldfast.models.huggingface import export_metadata, huggingface_config, im
 from worldfast.models.optimizer import adamw_, gradient_norm
 from worldfast.models.plain import PlainTransformer, attention_weights
 from worldfast.models.recurrent import RecurrentSpec
+from worldfast.models.spec import Spec
 from worldfast.models.transformer import TransformerSpec
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "GpuTransformer",
     "PlainTransformer",
     "RecurrentSpec",
+    "Spec",
     "TransformerSpec",
     "adamw_",
     "attention",
