@@ -80,7 +80,7 @@ class Ensemble(Remade, ABC):
         device: str | torch.device,
         matmul_dtype: str,
         dtype: torch.dtype = torch.float32,
-    ):
+    ) -> None:
         self.spec, self.shape, self.members = spec, shape, whole("members", members, 1)
         self.device, self.matmul_dtype = torch.device(device), one_of("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         self.parameters = torch.zeros(self.members, buffer_size(shapes), dtype=dtype, device=self.device)
@@ -266,7 +266,16 @@ class Ensemble(Remade, ABC):
             return np.zeros((0, draws, longest), np.int32)
         return self._sample((tokens, length), rows, draws, longest, member, choice, end)
 
-    def _sample(self, prompts, rows, draws: int, longest: int, member: int, choice: Choice, end: int) -> np.ndarray:
+    def _sample(
+        self,
+        prompts: tuple[np.ndarray, np.ndarray],
+        rows: np.ndarray,
+        draws: int,
+        longest: int,
+        member: int,
+        choice: Choice,
+        end: int,
+    ) -> np.ndarray:
         """Return what `sample` does, for arguments that it has checked."""
         outputs = lambda rows: self._after(rows, member).float().numpy(force=True)  # noqa: E731
         given = [row[:n] for row, n in zip(*prompts)]
@@ -310,7 +319,7 @@ class Ensemble(Remade, ABC):
                 raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
 
 
-def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+def _prompts(tokens: np.ndarray, length: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts of a member as arrays, tokens [N, T] and length [N]."""
     refuse(tokens, "tokens")
     refuse(length, "length")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ class RecurrentSpec(Spec["Recurrent"]):
     outputs: int | None = None
     engine: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS, recurrence=RECURRENCES, engine=ENGINES)
         for name, known in names.items():
             one_of(f"model.{name}", getattr(self, name), known)
@@ -308,13 +308,13 @@ class _WithRecurrentWeight(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, driven, weight, before):
+    def forward(ctx: Any, driven: Tensor, weight: Tensor, before: list[Tensor]) -> Tensor:
         ctx.before, ctx.weight_shape = before, weight.shape
         return driven.view_as(driven)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         before = torch.cat(ctx.before) if ctx.before else grad.new_empty(0, ctx.weight_shape[1])
         return grad, grad.T @ before, None
 

@@ -69,7 +69,7 @@ class TransformerSpec(Spec["Transformer"]):
     outputs: int | None = None
     engine: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_sizes(self, ("hidden", "layers", "heads", "intermediate", "outputs"))
         for name in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, name)
@@ -187,7 +187,7 @@ class Transformer(Ensemble):
 
     def __init__(
         self, spec: TransformerSpec, shape: Shape, members: int, device: str | torch.device, matmul_dtype: str
-    ):
+    ) -> None:
         self._shapes = spec.shapes(shape)
         super().__init__(spec, spec.of(shape), list(self._shapes.each()), members, device, matmul_dtype)
 
