@@ -65,8 +65,8 @@ class Capture(Named):
     dtype : {"float32", "float16"}
         Type of the stored numbers; float16 takes half the space.
     readout : mapping
-        Options of `Dataset.readout`, values that JSON keeps: for cities ``{"among": "city_id >= 1000"}``. Kept as
-        pairs, sorted by name.
+        Options of `Dataset.readout`, values that JSON keeps, such as ``{"among": "index < 50"}``. Kept as pairs, sorted
+        by name.
 
     Raises
     ------

@@ -6,7 +6,7 @@ Files::
     model.safetensors        float32, a matrix is [out, in]; its metadata has "worldfast": SHA-256 of the tensors, and
                              the entries of config.json that decide what they compute
     generation_config.json   greedy answers, from the tokens that the head can answer
-    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or entity
+    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or name
     tokenizer_config.json    padding on the left, as generation needs it
 
 Tensors, for each layer i, D = hidden, F = intermediate, V = the vocabulary::

@@ -169,12 +169,12 @@ class Activations:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the attributes, [k]; for cities ("x", "y")."""
+        """Names of the attributes, [k]."""
         return self.readout.columns
 
     @property
     def groups(self) -> Mapping[str, np.ndarray]:
-        """Masks bool [n] by name; for cities, the regions and the cities that the run's rows had to include."""
+        """Masks bool [n] by name, of which things belong to a group."""
         return self.readout.groups
 
     @property
@@ -190,7 +190,7 @@ class Activations:
 
     @cached_property
     def entities(self) -> np.ndarray:
-        """Ids of the things, str [n], which are the same in any world that has them; for cities "c_0865 at 1215,312".
+        """Ids of the things, str [n], which are the same in any world that has them.
 
         Two arrays of activations may be compared if these are equal (`worldfast.dataset.require_same_entities`).
 
