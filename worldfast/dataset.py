@@ -118,11 +118,11 @@ class Dataset(Named, ABC):
         """Return the rows of a seed and a split."""
 
     @abstractmethod
-    def readout(self, **options) -> Readout:
+    def readout(self, **options: Any) -> Readout:
         """Return the rows at which models of the dataset are read; the options have defaults."""
 
     @abstractmethod
-    def score(self, ensemble, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
+    def score(self, ensemble: Any, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
         """Score a member on n rows of each kind in the dataset.
 
         Parameters
@@ -184,7 +184,7 @@ class Dataset(Named, ABC):
         """Return the part of `to_json` that decides what is learned: not the place of a file, whose content counts."""
         return self.to_json()
 
-    def check(self, model) -> None:
+    def check(self, model: Any) -> None:
         """Raise ValueError if a model of this spec cannot learn these rows; by default every model can."""
         return
 

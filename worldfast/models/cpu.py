@@ -17,7 +17,7 @@ from torch import Tensor
 from worldfast._native import core, thread_count
 from worldfast.models.buffer import buffer_size
 from worldfast.models.decoding import Scratch, drawn, greedy, share
-from worldfast.models.ensemble import CpuBytes
+from worldfast.models.spec import CpuBytes
 from worldfast.models.tiles import Piece, cut
 from worldfast.models.transformer import Transformer, TransformerSpec, views
 from worldfast.processes import Threads

@@ -31,7 +31,8 @@ from torch.nn.functional import embedding, linear
 from worldfast.errors import one_of
 from worldfast.models.attention import attention, weights_of_row
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
-from worldfast.models.ensemble import CpuBytes, Ensemble
+from worldfast.models.ensemble import Ensemble
+from worldfast.models.spec import CpuBytes
 from worldfast.models.transformer import Transformer, TransformerSpec, views
 from worldfast.rows import Rows, Shape
 

@@ -6,8 +6,7 @@ parameters with gaps.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.classes import Named
 from worldfast.errors import one_of, positive
 from worldfast.models.buffer import tensors_in
-from worldfast.models.ensemble import CpuBytes, Ensemble, require_sizes, with_outputs
+from worldfast.models.ensemble import Ensemble
+from worldfast.models.spec import CpuBytes, Spec, require_sizes
 from worldfast.rows import Shape
 
 __all__ = ["Block", "Transformer", "TransformerSpec", "Weights", "views"]
@@ -29,7 +28,7 @@ ENGINES = ("auto", "native", "plain")
 
 
 @dataclass(frozen=True)
-class TransformerSpec(Named):
+class TransformerSpec(Spec["Transformer"]):
     """Shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
     Parameters
@@ -70,7 +69,7 @@ class TransformerSpec(Named):
     outputs: int | None = None
     engine: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_sizes(self, ("hidden", "layers", "heads", "intermediate", "outputs"))
         for name in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, name)
@@ -84,43 +83,15 @@ class TransformerSpec(Named):
                 f"got {self.hidden} / {self.heads} = {self.hidden / self.heads:g}"
             )
 
-    def build(
+    def _build(
         self,
         shape: Shape,
-        members: int = 1,
-        *,
-        device: str | torch.device = "cpu",
-        threads: int | None = None,
-        matmul_dtype: str = "float32",
-        longest: int | None = None,
+        members: int,
+        device: str | torch.device,
+        threads: int | None,
+        matmul_dtype: str,
+        longest: int | None,
     ) -> Transformer:
-        """Build an ensemble of such transformers, with parameters of 0.
-
-        Parameters
-        ----------
-        shape : Shape
-            Shape of the data.
-        members : int
-            Number of models.
-        device : str or torch.device
-            With the native engine, "cpu" builds a CpuTransformer, a CUDA device a GpuTransformer.
-        threads : int, optional
-            CPU threads; None means torch's number. Results do not depend on it.
-        matmul_dtype : {"float32", "bfloat16"}
-            Type in which matrices are multiplied while learning; sums, parameters, norms and residual stream are
-            float32.
-        longest : int, optional
-            Inputs of the longest row, if known.
-
-        Returns
-        -------
-        Transformer
-
-        Raises
-        ------
-        ValueError
-            The engine was chosen by name and cannot compute this, or an argument does not fit.
-        """
         from worldfast.models import CpuTransformer, GpuTransformer, PlainTransformer
 
         lacks = self._native_lacks(shape, longest)
@@ -157,19 +128,14 @@ class TransformerSpec(Named):
             return f"rows of at most {core.attention_row_limit} tokens, not {longest}"
         return ""
 
-    def of(self, shape: Shape) -> Shape:
-        """Return the shape of a model of such data."""
-        return with_outputs(shape, self.outputs)
-
     def shapes(self, shape: Shape) -> Weights:
         """Return the shape of each parameter of a model of such data."""
         D, F, (inputs, outputs, *_) = self.hidden, self.intermediate, self.of(shape)
         block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
         return Weights((inputs, D), (block,) * self.layers, (D,), (outputs, D))
 
-    def parameters(self, shape: Shape) -> int:
-        """Return the number of parameters of a model of such data."""
-        return sum(map(math.prod, self.shapes(shape).each()))
+    def sizes(self, shape: Shape) -> Iterable[tuple[int, ...]]:
+        return self.shapes(shape).each()
 
 
 class Block(NamedTuple):
@@ -221,7 +187,7 @@ class Transformer(Ensemble):
 
     def __init__(
         self, spec: TransformerSpec, shape: Shape, members: int, device: str | torch.device, matmul_dtype: str
-    ):
+    ) -> None:
         self._shapes = spec.shapes(shape)
         super().__init__(spec, spec.of(shape), list(self._shapes.each()), members, device, matmul_dtype)
 

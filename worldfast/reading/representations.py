@@ -93,7 +93,7 @@ def represent(
     *,
     layers: Sequence[int] | None = None,
     step: int | None = None,
-    **options,
+    **options: Any,
 ) -> Representations:
     """Return hidden states of a model for each thing that its dataset can be read about.
 
