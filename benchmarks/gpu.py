@@ -15,10 +15,8 @@ for the GPU and tiny sizes: its figures say nothing and are marked.
 """
 
 import argparse
-import contextlib
 import csv
 import ctypes
-import hashlib
 import importlib
 import importlib.util
 import io
@@ -27,21 +25,19 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from gpu_part import FAULTS, LOST, Part, first_line, read
+from gpu_build import ROOT, built, digest_of_sources, install
+from gpu_jobs import Job, run
+from gpu_part import FAULTS, Part, first_line, read
 
-ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE = "worldfast-gpu"
 PACKING = 12.0  # seconds that are kept for the last archive
 BUILDING = 300.0  # seconds that a build may take
-POLL = 0.1
 
 # part -> module, function in it, share of the time of its kind, processes that compare with the CPU
 PARTS = {
@@ -58,165 +54,6 @@ NEEDED = {
     "": ("numpy", "torch", "triton", "threadpoolctl"),
     "science": ("h5py", "safetensors", "sklearn", "pandas", "scipy", "matplotlib"),
 }
-
-
-# ---- the build ----
-
-
-def digest_of_build(architecture: str) -> str:
-    """SHA-256 of all that the compiled module is made from and made for: the sources, the GPU, torch, CUDA."""
-    import torch
-
-    made_for = (architecture, torch.__version__, torch.version.cuda, os.environ.get("CMAKE_ARGS", ""))
-    return hashlib.sha256(repr((made_for, digest_of_sources())).encode()).hexdigest()
-
-
-def digest_of_sources() -> str:
-    """SHA-256 of all that the compiled module is made from."""
-    found = hashlib.sha256()
-    for path in [ROOT / "CMakeLists.txt", ROOT / "setup.py", *sorted((ROOT / "csrc").rglob("*"))]:
-        if path.is_file():
-            found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
-
-
-def digest_file() -> Path:
-    return ROOT / "build" / f"gpu-sources-{sys.implementation.cache_tag}.sha256"
-
-
-def built(architecture: str) -> bool:
-    """Return True if this tree's package can be imported with CUDA and was built by `install` for this GPU, torch and CUDA
-    from these sources."""
-    probe = "from worldfast import _native, kernels; print(_native.core.__file__ if _native.core.cuda else '')"
-    command = [sys.executable, "-c", probe]
-    found = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False, timeout=60)
-    module = Path(found.stdout.strip())
-    if found.returncode or not module.is_relative_to(ROOT) or not digest_file().exists():
-        return False
-    return digest_file().read_text() == digest_of_build(architecture)
-
-
-def install(log: Path, architecture: str, limit: float) -> None:
-    """Builds for one architecture alone, which takes a third of the time. CalledProcessError, TimeoutExpired."""
-    tools = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
-    options = f"{os.environ.get('CMAKE_ARGS', '')} -DCMAKE_CUDA_ARCHITECTURES={architecture}".strip()
-    environment = os.environ | {"WORLDFAST_CUDA": "ON", "CMAKE_ARGS": options, "PATH": os.pathsep.join(tools)}
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    command = [*pip, "install", "--no-build-isolation", "--no-deps", "-e", "."]
-    digest = digest_of_build(architecture)
-    with open(log, "w") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file, start_new_session=True)
-        try:
-            code = process.wait(limit)
-        finally:
-            end(process)
-    if code:
-        raise subprocess.CalledProcessError(code, command)
-    digest_file().parent.mkdir(exist_ok=True)
-    digest_file().write_text(digest)
-
-
-# ---- processes ----
-
-
-def end(process: subprocess.Popen, patience: float = 2.0) -> None:
-    """Ends a process and all that it started, where they still run."""
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sent)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-
-
-@dataclass(eq=False)
-class Job:
-    """A part, or one of the processes of it that compare, with a log <name>.log, what it prints <name>.txt, and its
-    cases <name>.jsonl (gpu_part), in the folder `work`.
-
-    command   what is run, with the seconds that are left behind it
-    limit     seconds that it may take
-    longest   seconds that a case may take: then it is ended, and the process goes on behind it
-    """
-
-    name: str
-    command: list[str]
-    work: Path
-    limit: float
-    longest: float
-    environment: dict = field(default_factory=lambda: dict(os.environ))
-    process: subprocess.Popen | None = None
-    ended: bool = False
-
-    def start(self) -> None:
-        self.deadline = time.monotonic() + self.limit
-        self._run()
-
-    def poll(self) -> None:
-        """Looks after the process; sets `ended`."""
-        now, code = time.monotonic(), self.process.poll()
-        if code is None and now < self.deadline and self._age() < self.longest:
-            return
-        end(self.process)
-        if code in (0, FAULTS):
-            self.ended = True
-            return
-        if code is not None:
-            why = f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
-        elif now >= self.deadline:
-            why = f"not done when the part's {self.limit:.0f} s were over"
-        else:
-            why = f"ended after {self.longest:.0f} s"
-        begun = self._begun()
-        open_case = bool(begun)
-        if code != LOST or open_case:  # who has lost its device has said so
-            self._fault(begun or "all of it", why if open_case else f"{why}: {self._last_words()}")
-        self.ended = now >= self.deadline - 0.1 * self.limit or not (open_case or code == LOST)
-        if not self.ended:
-            self._run()
-
-    def _run(self) -> None:
-        self.started = time.monotonic()
-        left = str(self.deadline - self.started)
-        with open(self.work / f"{self.name}.txt", "a") as out, open(self.work / f"{self.name}.log", "a") as log:
-            self.process = subprocess.Popen(
-                [*self.command, left], stdout=out, stderr=log, env=self.environment, start_new_session=True
-            )
-
-    def _begun(self) -> str:
-        """The case that has begun and not ended; "": none."""
-        lines = read(self.work, self.name)
-        return lines[-1]["case"] if lines and "begun" in lines[-1] else ""
-
-    def _age(self) -> float:
-        """Seconds since the case that is open has begun."""
-        if not self._begun():
-            return 0.0
-        return time.time() - (self.work / f"{self.name}.jsonl").stat().st_mtime
-
-    def _fault(self, case: str, why: str) -> None:
-        with open(self.work / f"{self.name}.jsonl", "a") as file:
-            file.write(json.dumps({"case": case, "seconds": None, "fault": why}) + "\n")
-
-    def _last_words(self) -> str:
-        return ((self.work / f"{self.name}.log").read_text().strip().splitlines() or ["nothing was logged"])[-1][:300]
-
-
-def run(jobs: list[Job]) -> None:
-    """Runs jobs side by side until all have ended, whatever becomes of this process."""
-    try:
-        for job in jobs:
-            job.start()
-        while going := [job for job in jobs if not job.ended]:
-            for job in going:
-                job.poll()
-            time.sleep(POLL)
-    finally:
-        for job in jobs:
-            if job.process:
-                end(job.process)
-
-
-# ---- a call ----
 
 
 class Stopped(BaseException):

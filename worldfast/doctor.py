@@ -109,9 +109,9 @@ def _installed() -> Iterator[str]:
     yield f"processor: {files.processor('cpu')}; torch uses {torch.get_num_threads()} of them"
     width = core.vector_width()
     pairs = "two to an instruction" if core.multiplies_pairs() else "multiplied as float32, no faster than float32"
-    yield f"cpu: transformers by the native core, vectors of {width} floats ({SETS[width]})"
+    yield f"cpu: transformers of tokens, RNNs and LSTMs by the native core, vectors of {width} floats ({SETS[width]})"
     yield f"cpu: bfloat16 products: {pairs}"
-    yield "cpu: recurrent models, vectors and rows of more than 128 tokens by PyTorch"
+    yield "cpu: transformers of vectors, rows of more than 128 tokens and all other models by PyTorch"
     try:
         device = require_cuda("cuda")
         yield f"cuda: {torch.cuda.get_device_name(device)}, kernels by Triton; device='auto' takes it"

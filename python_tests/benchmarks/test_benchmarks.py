@@ -93,6 +93,18 @@ def test_a_wrong_answer_is_not_timed(harness, tmp_path, error):
     assert not options.results.exists()
 
 
+def test_a_peer_that_is_wrong_is_left_out_and_named(harness, tmp_path, capsys):
+    ours, wrong, right = (
+        harness.Contestant(name, lambda: 0, error=lambda result, error=error: error, allowed=1.0)
+        for name, error in (("ours", 0.0), ("wrong", math.nan), ("right", 1.0))
+    )
+    options = SimpleNamespace(repeats=2, results=tmp_path / "results.csv")
+    found = harness.run("b", "case", [ours, wrong, right], options, clock=lambda run: 1.0)
+    assert [row.contestant for row in found] == ["ours", "right"]
+    assert "left out: wrong errs by nan, allowed 1.00e+00" in capsys.readouterr().out
+    assert "wrong" not in options.results.read_text()
+
+
 def test_limits_move_and_multiply_as_much_as_they_say(harness):
     copy = harness.copying(10 * 2**20)
     assert copy.times == 10 * 2**20 / (2 * 2**27)  # 128 MiB are read and as much is written

@@ -68,7 +68,7 @@ def script(tmp_path):
     """Starts gpu.py as it is, with parts of the test's own: name -> source of gpu_<name>.py. No torch is imported."""
     place = tmp_path / "benchmarks"
     place.mkdir()
-    for name in ("gpu.py", "gpu_part.py"):
+    for name in ("gpu.py", "gpu_build.py", "gpu_jobs.py", "gpu_part.py"):
         shutil.copy(BENCHMARKS / name, place)
     (place / "gpu_device.py").write_text(DEVICE)
     (place / "torch.py").write_text(
@@ -466,15 +466,20 @@ def test_times_of_answers_after_the_process_died(gpu, tmp_path, monkeypatch, die
 # ---- the build ----
 
 
-def test_a_build_is_of_these_sources(gpu, tmp_path, monkeypatch):
+@pytest.fixture
+def gpu_build(gpu):
+    return importlib.import_module("gpu_build")
+
+
+def test_a_build_is_of_these_sources(gpu_build, tmp_path, monkeypatch):
     """What counts is what the sources hold, not when they were written; and for which GPU, torch and CUDA it is."""
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_build, "ROOT", tmp_path)
     (tmp_path / "csrc" / "deep").mkdir(parents=True)
     source = tmp_path / "csrc" / "deep" / "a.cu"
     source.write_text("1")
     answer = SimpleNamespace(returncode=0, stdout=str(tmp_path / "worldfast" / "_core.so"))
-    monkeypatch.setattr(gpu.subprocess, "run", lambda *_, **how: answer if how["timeout"] else None)
+    monkeypatch.setattr(gpu_build.subprocess, "run", lambda *_, **how: answer if how["timeout"] else None)
     started = []
 
     class Pip:
@@ -486,15 +491,15 @@ def test_a_build_is_of_these_sources(gpu, tmp_path, monkeypatch):
         def wait(self, limit):
             return 0
 
-    monkeypatch.setattr(gpu.subprocess, "Popen", Pip)
-    monkeypatch.setattr(gpu, "end", lambda process: None)
-    assert not gpu.built("90-real")
-    gpu.install(tmp_path / "build.log", "90-real", 60)
+    monkeypatch.setattr(gpu_build.subprocess, "Popen", Pip)
+    monkeypatch.setattr(gpu_build, "end", lambda process: None)
+    assert not gpu_build.built("90-real")
+    gpu_build.install(tmp_path / "build.log", "90-real", 60)
     [(command, environment)] = started
     assert "--disable-pip-version-check" in command and "--no-build-isolation" in command
     assert environment["CMAKE_ARGS"].endswith("-DCMAKE_CUDA_ARCHITECTURES=90-real")
     assert environment["WORLDFAST_CUDA"] == "ON"
-    assert gpu.built("90-real") and not gpu.built("80-real")
+    assert gpu_build.built("90-real") and not gpu_build.built("80-real")
     for owner, name, other in (
         (torch, "__version__", "9.9"),
         (torch.version, "cuda", "99.9"),
@@ -502,27 +507,27 @@ def test_a_build_is_of_these_sources(gpu, tmp_path, monkeypatch):
     ):
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, other)
-            assert not gpu.built("90-real"), name
+            assert not gpu_build.built("90-real"), name
     os.utime(source, (time.time() + 100,) * 2)
-    assert gpu.built("90-real")
+    assert gpu_build.built("90-real")
     source.write_text("2")
-    assert not gpu.built("90-real")
+    assert not gpu_build.built("90-real")
     answer.stdout = ""  # not built with CUDA
     source.write_text("1")
-    assert not gpu.built("90-real")
+    assert not gpu_build.built("90-real")
 
 
-def test_a_build_that_hangs_is_ended_and_counts_as_none(gpu, tmp_path, monkeypatch):
+def test_a_build_that_hangs_is_ended_and_counts_as_none(gpu_build, tmp_path, monkeypatch):
     """With what it started, as ninja and nvcc are."""
-    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu_build, "ROOT", tmp_path)
     pip = tmp_path / "pip"
     pip.write_text("#!/bin/sh\nsleep 600 &\necho $! > started\nwait\n")
     pip.chmod(0o755)
-    monkeypatch.setattr(gpu.sys, "executable", str(pip))
+    monkeypatch.setattr(gpu_build.sys, "executable", str(pip))
     with pytest.raises(subprocess.TimeoutExpired):
-        gpu.install(tmp_path / "build.log", "90-real", 0.3)
+        gpu_build.install(tmp_path / "build.log", "90-real", 0.3)
     assert ends((tmp_path / "started").read_text())
-    assert not gpu.digest_file().exists()
+    assert not gpu_build.digest_file().exists()
 
 
 # ---- science ----

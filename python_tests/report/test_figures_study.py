@@ -266,7 +266,7 @@ def test_training_curves_end_where_the_tables_do(study):
         task: probes[probes.run.isin([f"pt-{task}-s0", f"pt-{task}-s1"])].groupby("rows")["r2"].mean() for task in SEVEN
     }
     for line in strong:
-        task = next(name for name, colour in colours.TASK_COLOURS.items() if colour == line.get_color())
+        task = SEVEN[colours.TASK_HUES.index(line.get_color())]
         assert np.allclose(line.get_ydata(), expected[task])
     assert len(strong) == 7 and len(r2.lines) == 7 + 14
     assert len([line for line in accuracy.lines if line.get_alpha() is None]) == 3
@@ -661,7 +661,7 @@ def test_sets_of_tasks_have_names_and_colours():
     assert seven.label("+".join(SEVEN)) == "all 7 tasks" and seven.label("+".join(SEVEN), short=True) == "all"
     assert seven.label("compass+inside", short=True) == "Co I"
     assert seven.label("a+b+c+d") == "4 tasks"
-    assert seven.colour("angle") == colours.TASK_COLOURS["angle"]
+    assert seven.colour("angle") == colours.TASK_HUES[SEVEN.index("angle")]
     assert seven.colour("angle+inside") == colours.INK == seven.colour("mytask")
     assert len(set(seven.letters.values())) == 7 == len(set(seven.colours.values()))
     assert [seven.count(n) for n in (1, 3, 4, 7)] == ["one task", "three tasks", "4 tasks", "all seven tasks"]

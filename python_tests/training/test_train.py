@@ -2,12 +2,14 @@
 
 import errno
 import importlib
+import io
 import itertools
 import json
 import math
 import os
 import re
 import signal
+import sys
 import time
 from dataclasses import fields, replace
 
@@ -335,6 +337,26 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, capfd):
     assert lines[1].startswith("training pt-distance-s7 on the CPU, threads: ")
     assert lines[-1].startswith("320 of 320 rows  ") and "rows/s  loss " in lines[-1] and "0:00 left" in lines[-1]
     assert not any("\r" in line for line in lines)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(tmp_path, monkeypatch):
+    """It shows the loss, begins where training goes on from, and is closed where training is stopped."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.Interrupt, "requested", signal.SIGTERM, raising=False)
+        patch.setattr(training.Interrupt, "__init__", lambda self: setattr(self, "_before", {}))
+        train(BASE, tmp_path, device="cpu")
+    assert "| 0.00/320 [" in sys.stderr.getvalue() and sys.stderr.getvalue().endswith("\n")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    train(BASE, tmp_path, device="cpu")
+    *_, first, last = sys.stderr.getvalue().split("\r")
+    assert "| 16.0/320 [" in sys.stderr.getvalue()
+    assert re.search(r"\| 320/320 \[.* rows/s, loss [0-9.]+\]\n$", last), last
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ _DOOR = {  # name -> its module, imported on first use
     "DIVERGING_STOPS": "colours",
     "INK": "colours",
     "NEW": "colours",
-    "TASK_COLOURS": "colours",
+    "TASK_HUES": "colours",
     "Tasks": "colours",
     "PALETTE": "colours",
     "group_colours": "colours",

@@ -33,27 +33,21 @@ PALETTE = (  # of groups, around the circle of hues
     "#c36cdf",
     "#f191cd",
 )
-TASK_COLOURS = {  # Okabe and Ito's, except their yellow, which is too pale on paper; at least 0.07 apart
-    "distance": "#0072b2",
-    "trianglearea": "#e69f00",
-    "angle": "#d55e00",
-    "compass": "#56b4e9",
-    "inside": "#009e73",
-    "perimeter": "#cc79a7",
-    "crossing": "#882255",
-}
-SPARE_COLOURS = ("#9f6efe", "#b30108", "#0105c0", "#570580")  # for other tasks, at the same distance
+TASK_HUES = (  # of tasks in their order: Okabe and Ito's without their yellow, which is too pale on paper; 0.07 apart
+    "#0072b2",
+    "#e69f00",
+    "#d55e00",
+    "#56b4e9",
+    "#009e73",
+    "#cc79a7",
+    "#882255",
+    "#9f6efe",
+    "#b30108",
+    "#0105c0",
+    "#570580",
+)
 INK = "#23272d"  # text, and models of several tasks
 MUTED = "#6b6f76"  # what stands behind
-TASK_LETTERS = {  # for the columns of wide matrices, as in the published figures
-    "distance": "D",
-    "trianglearea": "T",
-    "angle": "A",
-    "compass": "Co",
-    "inside": "I",
-    "perimeter": "P",
-    "crossing": "Cr",
-}
 DASHES = ("", "7 3", "2 3", "9 3 2 3")  # distinguish lines of one colour, as in SVG's stroke-dasharray
 CKA_STOPS = ("#f4f0e6", "#c3d8c6", "#6dadaa", "#2b6f92", "#14315c")  # 0 to 1, with evenly decreasing lightness
 
@@ -89,20 +83,20 @@ class Tasks:
     names : tuple of str
         The tasks, in order of first appearance.
     colours : dict of str to str
-        Task to "#rrggbb": from TASK_COLOURS, with spare colours for other tasks; the same everywhere in a study.
+        Task to "#rrggbb", the same everywhere in a study.
     letters : dict of str to str
-        Task to the letters that stand for it over the columns of a wide matrix.
+        Task to the letters that stand for it over the columns of a wide matrix: as many as no other task begins with.
     """
 
     def __init__(self, sets: Iterable[str]):
         self.names = tuple(dict.fromkeys(name for tasks in sets for name in tasks.split("+")))
-        spare = cycle((*SPARE_COLOURS, *TASK_COLOURS.values()))
-        self.colours = {name: TASK_COLOURS.get(name) or next(spare) for name in self.names}
-        self.letters: dict[str, str] = {}
+        self.colours = dict(zip(self.names, cycle(TASK_HUES)))
+        self.letters = {}
         for name in self.names:
-            taken = {*TASK_LETTERS.values(), *self.letters.values()}
-            starts = (name[:end].capitalize() for end in range(1, len(name) + 1))
-            self.letters[name] = TASK_LETTERS.get(name) or next((start for start in starts if start not in taken), name)
+            others = [other for other in self.names if other != name]
+            starts = (name[:end] for end in range(1, len(name) + 1))
+            own = (start for start in starts if not any(other.startswith(start) for other in others))
+            self.letters[name] = next(own, "").capitalize() or name
 
     @classmethod
     def of(cls, runs: Sequence[RunResult]) -> Tasks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 import sys
 import threading
@@ -82,11 +81,10 @@ class Interrupt:
 
 
 class Progress:
-    """Rate, loss and remaining time: a changing line on a terminal, otherwise a line each 10 s, which is logged too."""
+    """Rate, loss and time left: a bar on a terminal and in a notebook, elsewhere and in the log a line each 10 s."""
 
     def __init__(self, shown: bool):
-        self._shown, self._terminal = shown, shown and sys.stderr.isatty()
-        self._open = False
+        self._shown, self._bar = shown, None
 
     def say(self, text: str) -> None:
         tell(text, self._shown)
@@ -99,25 +97,28 @@ class Progress:
         self.say(f"training {names} on {where}")
         self._began, self._next = time.perf_counter(), 0.0
         self._before = sum(m.rows for m in members)
+        if self._shown and _shows_bars():
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(
+                initial=self._before, total=_total(members), unit=" rows", unit_scale=True, dynamic_ncols=True
+            )
 
     def step(self, members):
         now = time.perf_counter()
         last = all(member.ended for member in members)
         if not (self._shown or LOG.isEnabledFor(logging.INFO)) or (now < self._next and not last):
             return
-        self._next = now + (0.2 if self._terminal else 10.0)
-        done = sum(m.rows for m in members)
-        total = sum(m.rows if m.diverged else m.run.epoch_rows * m.run.epochs for m in members)
+        self._next = now + (10.0 if self._bar is None else 0.2)
+        done, total, losses = sum(m.rows for m in members), _total(members), self._losses(members)
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.set_postfix_str(f"loss {losses}", refresh=False)
+            self._bar.update(done - self._bar.n)
+            return
         rate = (done - self._before) / (now - self._began)
         left = round((total - done) / rate) if rate else 0
-        text = f"{done:,} of {total:,} rows  {rate:,.0f} rows/s  loss {self._losses(members)}  "
-        text += f"{left // 60}:{left % 60:02d} left"
-        if self._terminal:
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
-            self._open = True
-        else:
-            self.say(text)
+        self.say(f"{done:,} of {total:,} rows  {rate:,.0f} rows/s  loss {losses}  {left // 60}:{left % 60:02d} left")
 
     def _losses(self, members) -> str:
         """Format each member's loss; for many members the range of losses, and how many have ended."""
@@ -130,6 +131,16 @@ class Progress:
         return text + (f", {ended} ended" if ended else "") + (f", {diverged} diverged" if diverged else "")
 
     def end(self):
-        if self._open:
-            print(file=sys.stderr)
-            self._open = False
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def _total(members) -> int:
+    """Return the rows of all members' training; of one that diverged those that it saw."""
+    return sum(m.rows if m.diverged else m.run.epoch_rows * m.run.epochs for m in members)
+
+
+def _shows_bars() -> bool:
+    """Tell if standard error is a terminal or the output of a notebook's cell."""
+    return sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel.")

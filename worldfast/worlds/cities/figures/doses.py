@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldfast.report import INK, TASK_COLOURS, Tasks
+from worldfast.report import INK, Tasks
 from worldfast.report.figures import (
     MUTED,
     Catalogue,
@@ -41,7 +41,7 @@ def colour_of(known: Tasks, tasks: str) -> str:
     """Return the colour of a task, and of a pair that of distance if it is among them."""
     if "+" not in tasks:
         return known.colour(tasks)
-    return TASK_COLOURS["distance"] if apart([tasks])[0] else MUTED
+    return known.colour("distance") if apart([tasks])[0] else MUTED
 
 
 def uncertain(table) -> str:

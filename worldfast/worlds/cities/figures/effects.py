@@ -9,6 +9,8 @@ from worldfast.report.figures import Cells, LacksRuns, groups, need, note, sheet
 from worldfast.worlds.cities.figures.catalogue import figure, taught
 from worldfast.worlds.cities.improvement import deviation_summary, seed_averaged, summary
 
+WITH, WITHOUT = "#0072b2", "#b0571b"  # sets of tasks with distance among them, and without
+
 
 @figure("improvement", "tuning", "improvement runs", taught)
 def improvement(table, runs, n_tasks: int = 1):

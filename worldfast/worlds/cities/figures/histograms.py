@@ -7,15 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis import HELD_OUT
-from worldfast.report import INK, TASK_COLOURS, count
+from worldfast.report import INK, count
 from worldfast.report.figures import MUTED, LacksRuns, groups, need, note, paper, plain_log, quiet
 from worldfast.worlds.cities.figures.catalogue import figure
-from worldfast.worlds.cities.figures.effects import apart, over_seeds, seeds
+from worldfast.worlds.cities.figures.effects import WITH, WITHOUT, apart, over_seeds, seeds
 from worldfast.worlds.cities.figures.taught import called, read_of
 from worldfast.worlds.cities.scene import geographic
 
 FEW = 12  # values, of which a histogram would say less than a dot for each
-WITH, WITHOUT = TASK_COLOURS["distance"], "#b0571b"
 
 
 @figure("deviation-histogram", "tuning", "deviation")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report import DIVERGING_STOPS, INK, TASK_COLOURS, Tasks, count, listed
+from worldfast.report import DIVERGING_STOPS, INK, Tasks, count, listed
 from worldfast.report.figures import (
     MUTED,
     Cells,
@@ -24,7 +24,7 @@ from worldfast.report.figures import (
 )
 from worldfast.worlds.cities import published
 from worldfast.worlds.cities.figures.catalogue import figure
-from worldfast.worlds.cities.figures.effects import over_seeds
+from worldfast.worlds.cities.figures.effects import WITH, over_seeds
 from worldfast.worlds.cities.transfer import likeness_against_transfer, transfer_points
 
 
@@ -68,7 +68,7 @@ def cka_against_improvement(cka, improvement, runs, layer: int | None = None, wi
         raise LacksRuns("no pair of tasks has both a CKA and an improvement")
     drawing = paper(6.4, 4.6)
     axes = drawing.subplots()
-    for far, colour, marker in ((False, INK, "o"), (True, TASK_COLOURS["distance"], "D")):
+    for far, colour, marker in ((False, INK, "o"), (True, WITH, "D")):
         some = points[points["distance"] == far]
         axes.plot(some["likeness"], some["improvement"], marker, color=colour, markersize=5.5)
     _beside(axes, points, Tasks(runs["tasks"]).letters)
