@@ -128,7 +128,7 @@ def test_sentences_and_page(made):
         f"{name}-grid3-{kind}" for name in ("context", "learned", "layers", "ablation") for kind in ("own", "fixed")
     }
     assert of_graph | {"homes-grid3", "rule-grid3", "heads", "shares-grid3"} <= names
-    assert {f"maps-{run.name}-own" for run in study.runs[:2]} <= names
+    assert {f"maps-{run.name}-own".replace(".", "-") for run in study.runs[:2]} <= names
     assert "graph inside the model" in page
 
 

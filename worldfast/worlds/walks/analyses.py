@@ -175,7 +175,7 @@ class Means:
 def probes(trained: Sequence[Trained]) -> DataFrame:
     """Places that follow from two principal components of nodes, at every checkpoint and layer, tried on half of them.
 
-    Columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), n_fitted, n_held_out.
+    Columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), n_fitted, n_held_out, ridge (the penalty; 0: none).
     """
     import pandas as pd
 
@@ -187,7 +187,7 @@ def probes(trained: Sequence[Trained]) -> DataFrame:
             off = np.square(found.predicted - places)[test].sum(axis=0)
             x, y = 1 - off / np.square(places[test] - places[test].mean(axis=0)).sum(axis=0)
             at = {"run": one.name, "layer": layer, "step": step, "rows": one.run.rows_at(step)[0]}
-            counts = {"n_fitted": int((~test).sum()), "n_held_out": int(test.sum())}
+            counts = {"n_fitted": int((~test).sum()), "n_held_out": int(test.sum()), "ridge": 0.0}
             table.append(at | {"r2_x": x, "r2_y": y, "r2": (x + y) / 2} | counts)
     return pd.DataFrame(table)
 

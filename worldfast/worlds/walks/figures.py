@@ -148,7 +148,7 @@ def maps(table, run: str, names: str):
                 for other in (int(one) for one in str(neighbours).split() if int(one) > node):
                     axes.plot(part.loc[[node, other], "x"], part.loc[[node, other], "y"], color=MUTED, linewidth=0.7)
             axes.scatter(part["x"], part["y"], c=part.index, cmap="viridis", s=16, zorder=3)
-            axes.set_aspect("equal", "datalim")
+            axes.set_aspect("equal")
             axes.set_xticks([])
             axes.set_yticks([])
             if kind == "model":
