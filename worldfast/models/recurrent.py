@@ -49,8 +49,9 @@ class RecurrentSpec(Spec["Recurrent"]):
     decays : bool
         False: nothing of an "rnn" unit's state is lost, h = h + leak f(...).
     noise : float
-        Standard deviation of normal noise that is added to what f is applied to, in an "rnn" while it learns. It is a
-        function of the row (worldfast.models.chance), drawn afresh at each step of it.
+        Standard deviation of normal noise that is added to what f is applied to, in an "rnn" while it learns, drawn
+        afresh at each step. Each row has its own, a function of its inputs (worldfast.models.chance), so that a model
+        learns the same alone as in an ensemble; the code of arXiv 2407.11249 draws one for all rows of a batch.
     bias : bool
         Give the layers their two biases.
     init : {"hidden", "fan_in"}
@@ -111,7 +112,8 @@ class RecurrentSpec(Spec["Recurrent"]):
             for name, default in OF_RNN.items():
                 if getattr(self, name) != default:
                     raise ValueError(
-                        f"model.kind: {' and '.join(OF_RNN)} are those of an 'rnn'; leave them out for an 'lstm'"
+                        f"model.{name}: expected {default!r}, its default, got {getattr(self, name)!r}: it is for "
+                        "model.kind 'rnn'; leave it out for an 'lstm'"
                     )
 
     def shapes(self, shape: Shape) -> dict[str, tuple[int, ...]]:

@@ -228,6 +228,10 @@ def run_result(
     RunResult
     """
     of_run = {name: table[table.run == run.name] for name, table in tables.items() if "run" in table}
+    if scene.columns and "probes" not in of_run:
+        raise ValueError(
+            f"analyses: 'films' of {run.name!r} need 'probes' beside them, the scores of the probe that they show"
+        )
     steps, scores = film.step.unique(), {}
     probes = of_run["probes"] if scene.columns else film.drop_duplicates("step").assign(layer=layer)
     probes = probes[probes.layer == layer].set_index("step").reindex(steps)

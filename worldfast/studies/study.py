@@ -109,6 +109,12 @@ class Study(Named):
             typed(name, getattr(self, name), Callable | None, "a function or None")
         typed("subject", self.subject, Subject, "a worldfast.studies.Subject")
         object.__setattr__(self, "test_rows", whole("test_rows", self.test_rows, 0))
+        kinds = [one.kind for one in self.analyses]
+        if "films" in kinds and "pca" not in kinds:
+            raise ValueError(
+                "analyses: 'films' needs 'pca' beside it, the share of variance along the components that it shows; "
+                f"got {', '.join(kinds)}: add that of worldfast.studies.ANALYSES"
+            )
         if not self.canon:
             raise ValueError(f"study {self.name!r}: canon is empty, expected at least one run")
         if self.layer is None:
