@@ -71,7 +71,7 @@ def test_tables(made):
     heads = tables["heads"]
     assert len(heads) == 3 * steps * 2 * 4 and heads.previous.between(0, 1).all()
     gone = tables["ablation"]
-    assert set(gone["heads"]) == {"none", "induction", "previous", "others"} and set(gone.k) == {0, 1, 2, 4}
+    assert set(gone["heads"]) == {"none", "induction", "previous", "others"} and set(gone.k) == {0, 1, 2}
     assert set(tables["maps"].of) == {"model", "recall", "mixed"}
     assert tables["probes"].r2.le(1).all() and set(tables["probes"].layer) == {1, 2}
 
@@ -121,7 +121,7 @@ def test_sentences_and_page(made):
     said = " ".join(result.findings)
     assert "grid3, 2 layers, 0.5 of rows fixed; in rows with names of their own, R²" in said
     assert "mixed with the name before" in said and "saying the name before would give 1" in said
-    assert "of the places that they have elsewhere" in said and "without 4 induction heads" in said
+    assert "of the places that they have elsewhere" in said and "without 2 induction heads" in said
     page = publish(study, result, out / "page").read_text(encoding="utf-8")
     names = set(re.findall(r'id="figure-([\w.-]+)"', page))
     of_graph = {
@@ -136,7 +136,7 @@ def test_presets():
     demo, mini, paper = (worlds.preset(name) for name in ("walks-demo", "walks-mini", "walks"))
     assert [len(one.runs) for one in (demo, mini, paper)] == [1, 24, 48]
     (run,) = demo.runs
-    assert (run.data.graph, run.data.fixed, run.data.length, run.model.hidden) == ("grid4", 0.5, 128, 32)
+    assert (run.data.graph, run.data.fixed, run.data.length, run.model.hidden) == ("grid4", 0, 128, 32)
     assert run.epoch_rows == run.steps * run.batch and run.kept_steps == run.checkpoint_steps  # no row comes twice
     assert {run.data.fixed for run in mini.runs} == {0, 0.5, 0.9, 0.99} and {r.model.layers for r in mini.runs} == {
         2,
@@ -144,7 +144,7 @@ def test_presets():
     }
     assert {run.data.graph for run in mini.runs} == {"grid4", "ring10", "hexagonal2"}
     assert {run.data.length for run in paper.runs} == {1400}
-    assert worlds.preset("walks-demo", scale=0.1).runs[0].steps == 250
+    assert worlds.preset("walks-demo", scale=0.1).runs[0].steps == 300
 
 
 def test_scores_of_heads():

@@ -97,7 +97,7 @@ def ablation(trained: Sequence[Trained], layer: int, namings: int, walks: int, w
     rank = {kind: np.argsort(-scores[kind], axis=None, kind="stable") for kind in KINDS[:2]}
     shape, total = scores["previous"].shape, scores["previous"].size
     sets: list[tuple[str, int, np.ndarray]] = [("none", 0, np.zeros(0, int))]
-    for k in [2**i for i in range(total.bit_length()) if 2 ** (i + 1) <= total]:
+    for k in [2**i for i in range(total.bit_length()) if 2 ** (i + 2) <= total]:  # so that others are left
         sets += [(kind, k, rank[kind][:k]) for kind in rank]
         rest = np.setdiff1d(np.arange(total), np.concatenate([rank[kind][:k] for kind in rank]))
         sets += [("others", k, random.choice(rest, k, replace=False)) for _ in range(DRAWS) if len(rest) >= k]
