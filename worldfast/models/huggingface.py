@@ -57,7 +57,7 @@ CONFIG = {
 FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window": False, "rope_scaling": None}
 
 
-def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
+def import_huggingface(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Transformer:
     """Read the model of an open checkpoint as an ensemble of one, for evaluation, reading and training.
 
     What `export_huggingface` wrote is checked: weights and shape are those of the export. Of a file that transformers
