@@ -19,7 +19,7 @@ from worldfast.run import Capture
 from worldfast.studies import load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
-from worldfast.worlds import chains, factors
+from worldfast.worlds import chains, factors, walks
 from worldfast.worlds.cities import Dataset, evaluate, studies
 from worldfast.worlds.cities.recipe import world_update
 from worldfast.worlds.cities.studies import Study
@@ -121,10 +121,7 @@ def test_films_and_findings(ran, tiny):
     assert film.held_out[80:].all()  # where the probe puts Atlantis, it was not fitted on
     assert "Taught Atlantis without distance" in result.findings[0]
     assert any(sentence.startswith("Not learned") for sentence in result.findings)
-    compared = {one.what: one for one in result.published}
-    distance = compared["all seven tasks: distance, absolute error"]
-    assert (distance.published, distance.unit) == (pytest.approx(0.238), "degree")
-    assert any("fine-tunes with distance" in what for what in compared)
+    assert not result.published  # whose numbers are of all 5,075 cities
 
 
 def test_what_is_done_is_not_done_again(ran, tiny):
@@ -448,7 +445,7 @@ def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, ca
 def test_presets_are_listed_with_a_line_each(capsys, monkeypatch):
     assert cli.main(["study", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    of = {"chains": chains.PRESETS, "cities": studies.PRESETS, "factors": factors.PRESETS}
+    of = {"chains": chains.PRESETS, "cities": studies.PRESETS, "factors": factors.PRESETS, "walks": walks.PRESETS}
     expected = [(name, world) for world, presets in of.items() for name in presets]
     assert [tuple(line.split()[:2]) for line in lines] == expected
     assert all(len(line.split()) > 5 for line in lines)
