@@ -104,6 +104,7 @@ def panel(n=5):
 
 def trials(kind=-1.0, **changes):
     rule = dict(key=5, steps=3, block=0, noise=0, correlation=0.0, square=False, free=False, truncated=True, every=True)
+    rule["given"] = False
     layers = [drawn(2, 16), drawn(16), drawn(16, 32), drawn(32), drawn(30, 16), drawn(16)]
     questions = drawn(4, 2).astype(np.float64), np.full(4, kind), np.full(2, 0.2)
     rule |= changes
@@ -131,7 +132,7 @@ def recurrent_rows(**changes):  # rows of 3, 1 and 4 vectors, of which four are 
     return tuple((rows | dict(weights=drawn(4), noise=None) | changes).values())
 
 
-def walks():  # a row of two states, the second of which is never left, and one of three names
+def walks():  # two chains of two states, the second of which is never left; of the second one some have new names
     whole = 2**53
     table = np.array([[[whole // 3, whole], [0, whole], [whole // 2, whole]]] * 2)
     return [
@@ -139,7 +140,7 @@ def walks():  # a row of two states, the second of which is never left, and one 
         table,
         longs(whole // 4, whole),
         3,
-        whole // 2,
+        longs(0, whole // 2),
         1,
         6,
         *(np.zeros(n, np.int32) for n in ((6, 5), 6, (6, 2))),
@@ -255,6 +256,7 @@ def calls():
         "gradient_norm": (core.gradient_norm, [drawn(2, 6), 2]),
         "trials": (core.trials, trials()),
         "trials of products": (core.trials, trials(0.1, noise=2, correlation=0.5)),
+        "trials of points": (core.trials, trials(given=True, correlation=0.5)),
         "trials at free times": (core.trials, trials(free=True, noise=1, square=True)),
         "walks": (core.walks, walks()),
         "limit_vector_width": (core.limit_vector_width, [core.vector_width()]),

@@ -153,6 +153,6 @@ class UnsafeError(ValueError):
 class DeviceError(RuntimeError):
     """Error of a device that cannot be used; `reason` says why, in words that also make sense alone."""
 
-    def __init__(self, device: object, reason: str):
+    def __init__(self, device: object, reason: str) -> None:
         super().__init__(f"device {str(device)!r}: {reason}; use device='cpu'")
         self.reason = reason

@@ -115,7 +115,7 @@ def sync_folder(path: Path) -> None:
             os.close(handle)
 
 
-def table_bytes(table) -> bytes:
+def table_bytes(table: Any) -> bytes:
     """Return a pandas DataFrame as CSV, with NaN as "nan", so an empty string stays one."""
     return table.to_csv(index=False, na_rep="nan").encode("utf-8")
 
@@ -343,7 +343,7 @@ def checksum(*parts: bytes | bytearray | np.ndarray, begin: int = 0) -> int:
     return found
 
 
-def digest(value) -> str:
+def digest(value: Any) -> str:
     """Return the SHA-256, in hexadecimal, of an array, number or text: the same on every machine.
 
     Shape and values count; integers, and floats, count alike in any width and byte order.

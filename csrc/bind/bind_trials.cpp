@@ -23,7 +23,8 @@ double finite(const char* name, double value, double low, double high) {
 }
 
 // Rows that a model reads, of trials start .. start+n-1. `encoder`: none, or weight and bias of its three layers, whose
-// units are filled up to a multiple of 16. `inputs` [n, length, width], `targets` [n, steps, questions], `latents`.
+// units are filled up to a multiple of 16. `inputs` [n, length, width], `targets` [n, steps, questions], `latents`
+// [n, latents], which are read where the rule says that they are given.
 void trials(const py::dict& rule_, const std::vector<py::object>& encoder_, const py::object& boundary_,
             const py::object& threshold_, const py::object& scale_, int64_t start, int64_t n, const py::object& inputs_,
             const py::object& targets_, const py::object& latents_, int threads) {
@@ -34,11 +35,12 @@ void trials(const py::dict& rule_, const std::vector<py::object>& encoder_, cons
     rule.steps = within("steps", field<int64_t>(rule_, "steps"), 1, most_steps);
     rule.block = within("block", field<int64_t>(rule_, "block"), 0, last_row);
     rule.noise = static_cast<TrialNoise>(within("noise", field<int>(rule_, "noise"), 0, trial_noises - 1));
-    rule.correlation = finite("correlation", field<double>(rule_, "correlation"), -0.999999, 0.999999);
+    rule.correlation = finite("correlation", field<double>(rule_, "correlation"), -most_correlation, most_correlation);
     rule.square = field<bool>(rule_, "square");
     rule.free = field<bool>(rule_, "free");
     rule.truncated = field<bool>(rule_, "truncated");
     rule.every = field<bool>(rule_, "every");
+    rule.given = field<bool>(rule_, "given");
     rule.boundary = input<double>(boundary, {Array::any, Array::any});
     rule.questions = within("questions", boundary.shape(0), 1, most_questions);
     rule.latents = within("latents", boundary.shape(1), 1, most_latents);
@@ -89,6 +91,9 @@ void trials(const py::dict& rule_, const std::vector<py::object>& encoder_, cons
 void bind_trials(py::module_& m) {
     m.def("trials", &trials);
     m.attr("unit_block") = unit_block;
+    m.attr("trial_limits") = py::dict(py::arg("latents") = most_latents, py::arg("steps") = most_steps,
+                                      py::arg("questions") = most_questions, py::arg("evidence") = most_evidence,
+                                      py::arg("correlation") = most_correlation);
 }
 
 }  // namespace worldfast

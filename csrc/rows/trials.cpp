@@ -15,7 +15,6 @@ namespace {
 
 constexpr int64_t thread_trials = 16;  // that a thread takes at least
 constexpr double persistence = 0.7;    // of autoregressive noise, from step to step
-constexpr double most_evidence = 5;
 
 // ---- the encoder ----
 
@@ -89,8 +88,13 @@ struct Buffers {
 
 class Trial {
 public:
-    Trial(const TrialRule& rule, uint64_t row) : rule_(rule), random_(rule.key, row) {
+    // `point`: its latents, or null to draw them.
+    Trial(const TrialRule& rule, uint64_t row, const float* point) : rule_(rule), random_(rule.key, row) {
         for (int64_t j = 0; j < rule.latents; ++j) x_[j] = short_uniform(random_.next());
+        if (point) {
+            std::copy(point, point + rule.latents, x_);
+            return;
+        }
         if (rule.correlation != 0) {
             const double rest = std::sqrt(1 - rule.correlation * rule.correlation);
             x_[1] = normal_share(rule.correlation * normal(x_[0]) + rest * normal(x_[1]));
@@ -173,10 +177,10 @@ void make_trials(const TrialRule& rule, int64_t start, int64_t n, float* inputs,
         Buffers buffers(rule);
         for (int64_t i = begin; i < end; ++i) {
             const auto row = static_cast<uint64_t>(start + i);
-            Trial trial(rule, row);
+            float* x = latents + i * rule.latents;
+            Trial trial(rule, row, rule.given ? x : nullptr);
             float *in = inputs + i * T * width, *out = targets + i * rule.targets() * N;
-            for (int64_t j = 0; j < rule.latents; ++j)
-                latents[i * rule.latents + j] = static_cast<float>(trial.latents()[j]);
+            for (int64_t j = 0; j < rule.latents; ++j) x[j] = static_cast<float>(trial.latents()[j]);
             trial.observe(buffers.rows[0].data(), buffers.line);
             if (rule.free)
                 for (int64_t q = 0; q < N; ++q) trial.evidence(q, buffers.rows[0].data(), buffers.line, out);

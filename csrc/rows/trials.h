@@ -7,6 +7,8 @@
 namespace worldfast {
 
 constexpr int64_t most_latents = 64, most_steps = 1 << 16, most_units = 1 << 12, most_questions = 1 << 16;
+constexpr double most_evidence = 5;  // of a question, at free reaction times
+constexpr double most_correlation = 0.999999;
 constexpr int64_t unit_block = 16;  // numbers of outputs of a layer are multiples of it, the last ones padding
 
 enum class TrialNoise : int { isotropic, gumbel, autoregressive, encoded };
@@ -32,13 +34,15 @@ struct TrialRule {
     const double* threshold;  // [questions]; below 0: the answer is c.x > 0, else c1 x1 > 0, c2 x2 > 0, |x1 x2| > it
     bool free, truncated;     // evidence at every step in place of answers; in integers
     bool every;               // targets at every step, not at the decision alone
+    bool given;               // points are those that stand in `latents`, rather than drawn
 
     int64_t length() const { return free ? steps : steps + 2; }
     int64_t width() const { return channels + (free ? 0 : 1) + (block ? 2 : 0); }
     int64_t targets() const { return every || free ? length() : 1; }
 };
 
-// Trials start .. start+n-1: inputs [n, length, width], targets [n, targets, questions], latents [n, latents].
+// Trials start .. start+n-1: inputs [n, length, width], targets [n, targets, questions], latents [n, latents], which are
+// read where points are given: a trial of the point that it would draw has the same bits.
 void make_trials(const TrialRule& rule, int64_t start, int64_t n, float* inputs, float* targets, float* latents,
                  int threads);
 

@@ -179,10 +179,11 @@ def test_size_of_the_published_network():
         ({"noise": -1}, ValueError, "model.noise: expected a number of at least 0, got -1"),
         ({"decays": 0}, TypeError, "model.decays: expected True or False, got 0"),
         ({"recurrence": "sparce"}, ValueError, "unknown model.recurrence 'sparce': did you mean 'sparse'"),
-        ({"kind": "lstm", "recurrence": "sparse"}, ValueError, "leave them out for an 'lstm'"),
+        ({"kind": "lstm", "recurrence": "sparse"}, ValueError, "model.recurrence: expected 'uniform', .* 'rnn'; leave"),
+        ({"kind": "lstm", "nonlinearity": "relu"}, ValueError, "model.nonlinearity: expected 'tanh', .* got 'relu'"),
         ({"bias": 1}, TypeError, "model.bias: expected True or False, got 1"),
         ({"init": "xavier"}, ValueError, "unknown model.init 'xavier'"),
-        ({"kind": "lstm", "leak": 0.5}, ValueError, "leave them out for an 'lstm'"),
+        ({"kind": "lstm", "leak": 0.5}, ValueError, "model.leak: expected 1, .* got 0.5: .*leave it out for an 'lstm'"),
     ],
 )
 def test_bad_specs(options, error, message):

@@ -7,7 +7,7 @@ import pytest
 
 import worldfast as wf
 from worldfast import worlds
-from worldfast.studies import load_study
+from worldfast.studies import ANALYSES, load_study
 from worldfast.worlds.cities import Dataset, WorldSpec, studies
 from worldfast.worlds.cities.recipe import world_update
 from worldfast.worlds.cities.studies import cyclic
@@ -232,6 +232,14 @@ def test_the_command_that_makes_a_page_again_is_true(tmp_path):
     path = tmp_path / "my demo.py"
     path.write_text("from worldfast.worlds import cities\nstudy = cities.demo(0.01)\n")
     assert load_study(path).command == f"worldfast study run '{path}'"
+
+
+def test_films_without_what_they_are_shown_with_are_refused():
+    """Before anything is trained."""
+    some = tuple(one for one in ANALYSES if one.kind != "pca")
+    run = wf.Run(Dataset("distance", rows=64), model=wf.RecurrentSpec(hidden=8))
+    with pytest.raises(ValueError, match="analyses: 'films' needs 'pca' beside it, .* got .*films.*: add that of"):
+        wf.Study("bare", [run], analyses=some)
 
 
 def test_a_study_of_any_world_has_tables_and_no_page(tmp_path):

@@ -271,7 +271,7 @@ def _markup(result: StudyResult, styles) -> dict[str, str]:
         **{f"{key}_terms": glossary(drawn.get(key, ""), result.world) for key in SECTIONS},
         **{f"{key}_holds": _holds(result, key) for key in SECTIONS},
         "published_terms": glossary(compared, result.world),
-        **{f"{key}_title": heading for key, heading in SECTIONS.items()},
+        **{f"{key}_title": heading if present[key] else "" for key, heading in SECTIONS.items()},
         **{f"no_{key}": "" if there else "hidden" for key, there in present.items()},
         "compared": compared,
         "no_new": "" if result.world.new else "hidden",

@@ -66,7 +66,7 @@ class RunResult:
         """Mean of R2 over the attributes at each checkpoint, float64 [S]; NaN if there are none."""
         return self.r2.mean(1) if self.columns else np.full(len(self.steps), nan)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         count, n = len(self.steps), len(self.held_out)
         if count == 0:
             raise ValueError(f"run {self.name!r}: steps is empty, expected at least one checkpoint")
@@ -182,7 +182,7 @@ class StudyResult:
     published: Sequence[Comparison] = ()
     specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {} for those of `runs`
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for run in self.runs:
             _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
         _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})
@@ -228,6 +228,10 @@ def run_result(
     RunResult
     """
     of_run = {name: table[table.run == run.name] for name, table in tables.items() if "run" in table}
+    if scene.columns and "probes" not in of_run:
+        raise ValueError(
+            f"analyses: 'films' of {run.name!r} need 'probes' beside them, the scores of the probe that they show"
+        )
     steps, scores = film.step.unique(), {}
     probes = of_run["probes"] if scene.columns else film.drop_duplicates("step").assign(layer=layer)
     probes = probes[probes.layer == layer].set_index("step").reindex(steps)

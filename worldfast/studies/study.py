@@ -97,7 +97,7 @@ class Study(Named):
 
     made_by = ""  # no field: the command that runs it, set by who made it; a study with other fields has another
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         file_name("name", self.name)
         if self.analyses is None:
             object.__setattr__(self, "analyses", ANALYSES)
@@ -109,6 +109,12 @@ class Study(Named):
             typed(name, getattr(self, name), Callable | None, "a function or None")
         typed("subject", self.subject, Subject, "a worldfast.studies.Subject")
         object.__setattr__(self, "test_rows", whole("test_rows", self.test_rows, 0))
+        kinds = [one.kind for one in self.analyses]
+        if "films" in kinds and "pca" not in kinds:
+            raise ValueError(
+                "analyses: 'films' needs 'pca' beside it, the share of variance along the components that it shows; "
+                f"got {', '.join(kinds)}: add that of worldfast.studies.ANALYSES"
+            )
         if not self.canon:
             raise ValueError(f"study {self.name!r}: canon is empty, expected at least one run")
         if self.layer is None:

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import worldfast as wf
@@ -11,12 +12,11 @@ from worldfast import worlds
 from worldfast.report import publish
 from worldfast.run import Capture
 from worldfast.worlds.factors.analyses import published_batches
+from worldfast.worlds.factors.figures import lines_of
+from worldfast.worlds.factors.kinds import OF_RUN, kinds_of
 from worldfast.worlds.factors.studies import net, study
 
-FEW = {
-    "observers": lambda study: {"trials": 300},
-    "attractor": lambda study: {"layer": 1, "starts": 9, "iterations": 20},
-}
+FEW = {"observers": lambda study: {"trials": 300}, "attractor": lambda study: {"starts": 9, "iterations": 20}}
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +63,21 @@ def test_the_film_leaves_the_first_quadrant_out(made):
 def test_sentences(made):
     _, result, _ = made
     said = " ".join(result.findings)
-    assert "rnn, even24: a decoder has an R² of" in said and "2 nets" in said and "no estimate exceeds 0.976" in said
-    assert "the best observer" in said and "apart" in said
+    decoders = result.tables["decoders"]
+    of_24 = decoders[decoders.run.str.contains("rnn-even24")]
+    nets = of_24.groupby("run").ood.median()
+    assert f"rnn, even24: a decoder has a median R² of {of_24.ood.median():.3f} in the quadrant" in said
+    assert f"medians of its 2 nets {nets.min():.3f} to {nets.max():.3f}" in said
+    assert "no unbiased estimate exceeds 0.976" in said and "gpt, even2: a decoder" in said and "one net" in said
+    assert "the best observer" in said and "rnn: decoders read" in said and "apart" in said
+    assert "rnn, even24: near fixed points under fixation" in said and "gpt, even2: near" not in said
 
 
 def test_figures_and_page(made):
     tiny, result, out = made
     drawn = tiny.figures(result.tables, result.world, result.cka_layer)
     names = {one.name for one in drawn if one.figure is not None}
-    assert {"left-out-by-n", "angles-by-n", "left-out-over-training"} < names
+    assert {"left-out-by-n", "angles-by-n", "left-out-over-training-rnn", "left-out-over-training-gpt"} < names
     assert {"observers", "sparsity", "attractor", "alike-by-left-out", "world"} < names
     labels = [axes.get_ylabel() for one in drawn if one.figure for axes in one.figure.axes]
     assert any("held-out trials" in label for label in labels)
@@ -79,6 +85,7 @@ def test_figures_and_page(made):
     page = publish(few, result, out / "page").read_text(encoding="utf-8")
     assert re.findall(r'id="figure-([\w-]+)"', page) == ["left-out-by-n", "attractor"]
     assert "The square inside the net" in page and "quadrant 1" in page
+    assert "What fine-tuning does" not in page  # of worlds that have none
 
 
 def test_presets():
@@ -113,3 +120,27 @@ def test_analyses_of_other_datasets(tmp_path):
     assert set(tables["decoders"].run) == set(tables["units"].run) == {run.name for run in runs}
     units = tables["units"].set_index("run")
     assert units.loc[runs[0].name].x1.isna().all() and units.loc[runs[1].name].x1.notna().all()
+
+
+def runs_table(*fields):
+    """The table of runs of two seeds each of nets with some fields, as studies make it."""
+    runs = [net(seed=seed, **{"n": 6} | one) for one in fields for seed in range(2)]
+    table = pd.DataFrame({"run": [run.name for run in runs], "tasks": [run.data.label for run in runs]})
+    return table.assign(**{name: [of(run) for run in runs] for name, of in OF_RUN.items()})
+
+
+def test_nets_that_differ_are_never_of_one_kind():
+    """By whatever they differ: encoders and families too, of which labels say nothing."""
+    fields = [{}, {"n": 2}, {"sigma": 0.3}, {"encoder": "square"}, {"encoder": None}, {"noise": "gumbel"}]
+    fields += [{"steps": 5}, {"target": "decision"}, {"output": "tanh"}, {"reaction": "free"}, {"family": "kept"}]
+    fields += [{"reaction": "free", "truncated": False}, {"batches": 7}, {"correlation": 0.5}]
+    runs = runs_table(*fields)
+    kinds = kinds_of(runs)
+    assert kinds.groupby(kinds).size().eq(2).all() and kinds.nunique() == len(fields)
+    assert "rnn, even6, sigma 0.3" in kinds.iloc[4] and "encoder square" in kinds.iloc[6]
+    assert [name for name, members in lines_of(runs, "n")] == ["rnn"]
+    (line,) = lines_of(runs, "sigma")
+    assert sorted(line[1]) == sorted(runs.run[[0, 1, 4, 5]])
+    assert kinds_of(runs_table({}, {"family": "gpt"})).nunique() == 2
+    alike = kinds_of(runs_table({}))
+    assert alike.tolist() == ["rnn, even6"] * 2

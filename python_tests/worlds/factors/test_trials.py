@@ -145,15 +145,35 @@ def test_readouts():
     np.testing.assert_array_equal(seen, np.repeat(quiet.attributes[:, None].astype(np.float32), 20, 1))
 
 
-@pytest.mark.parametrize("name", ["even", "random", "no encoder", "free"])
-def test_given_points_are_seen_as_drawn_ones_are_without_noise(name):
-    drawn = factors.Trials(KINDS[name], 0, "readout", 0.0).drawn(0, 12)
-    np.testing.assert_allclose(KINDS[name].seen_without_noise(drawn.latents), drawn.inputs, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("name", KINDS)
+def test_given_points_have_the_noise_of_drawn_ones(name):
+    """A trial of the point that it draws has the same bits; of another point, the noise and rule of the drawn one."""
+    stream = KINDS[name].stream(2)
+    drawn = stream.drawn(3, 12)
+    assert all(map(np.array_equal, stream.drawn(3, 12, drawn.latents), drawn))
+    moved = replace(KINDS[name], encoder=None, noise="gumbel", rows=100).stream(2)
+    x = np.full((12, moved.data.dims), 0.25)
+    here, there = moved.drawn(3, 12, x), moved.drawn(3, 12)
+    np.testing.assert_array_equal(here.latents, x)
+    away = np.zeros_like(here.inputs)
+    first = moved.data.reaction == "fixed"
+    away[:, first : moved.longest - first, first : first + moved.data.dims] = (x - there.latents)[:, None]
+    np.testing.assert_allclose(here.inputs - there.inputs, away, atol=1e-6)
+
+
+def test_noise_after_the_encoder_is_that_of_the_source():
+    """N(0, 0.1^2) in place of 0.2 before it; a sigma that is given counts."""
+    assert factors.Dataset(noise="encoded").sigma == 0.1 and factors.Dataset().sigma == 0.2
+    assert factors.Dataset(noise="encoded", sigma=0.3).sigma == 0.3
+    stream = factors.Dataset(noise="encoded").stream(0)
+    quiet = factors.Trials(stream.data, 0, sigma=0).drawn(0, 300)
+    noise = (stream.drawn(0, 300).inputs - quiet.inputs)[:, 1:-1, 1:]
+    assert stats.kstest(noise.ravel() / 0.1, "norm").pvalue > 1e-3
 
 
 def test_quadrants_are_every_fourth_orthant():
     orthants = np.array(np.meshgrid(*[[-1, 1]] * 4, indexing="ij")).reshape(4, -1).T  # last coordinate fastest
-    np.testing.assert_array_equal(quadrants(orthants), np.arange(16) % 4)
+    np.testing.assert_array_equal(quadrants(orthants), np.arange(16) % 4 + 1)
 
 
 def test_the_loss_before_training_and_below_which_it_never_falls():
@@ -187,7 +207,13 @@ def test_losses_of_numbers_by_hand(squash):
     [
         ({"n": 1}, ValueError, "n: expected at least dims, 2, got 1: fewer questions do not place a point"),
         ({"questions": "evn"}, ValueError, "unknown questions 'evn': did you mean 'even'"),
-        ({"dims": 3}, ValueError, "dims: expected 2, got 3"),
+        ({"dims": 3}, ValueError, "dims: expected 2 with questions='even', got 3: other numbers of latents need"),
+        ({"questions": "random", "dims": 3, "correlation": 0.5}, ValueError, "dims: expected 2 with correlation=0.5"),
+        ({"questions": "random", "dims": 1, "noise": "anisotropic"}, ValueError, "dims: expected 2 with noise='ani"),
+        ({"noise": "encoded", "encoder": None}, ValueError, "noise: 'encoded' is added to the encoder's outputs"),
+        ({"reaction": "free", "target": "decision"}, ValueError, "target: expected 'every' with reaction='free', got"),
+        ({"truncated": False}, ValueError, "truncated: False is for reaction='free'"),
+        ({"block": 8}, ValueError, "block: 8 rows share a question of questions='context' only; 'even' rows are asked"),
         ({"sigma": 0}, ValueError, "sigma: expected a number above 0, got 0: without noise every answer is certain"),
         ({"sigma": -0.1}, ValueError, "sigma: expected a number above 0, got -0.1"),
         ({"correlation": 1}, ValueError, "correlation: expected a number from -0.999999 to 0.999999, got 1.0"),
@@ -247,7 +273,8 @@ class Knows:
     """A model that gives the evidence, or the answers, as the trials have them."""
 
     def __init__(self, data):
-        self.drawn = replace(data, truncated=False).stream(5, "validation").drawn(0, 400)
+        data = replace(data, truncated=False) if data.reaction == "free" else data
+        self.drawn = data.stream(5, "validation").drawn(0, 400)
 
     def outputs(self, rows, member):
         return torch.from_numpy(self.drawn.targets[:, -1]) - (0.5 if self.drawn.targets.max() <= 1 else 0)

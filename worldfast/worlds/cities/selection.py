@@ -78,7 +78,7 @@ def unknown_texts(which: object, columns: Mapping[str, np.ndarray]) -> str:
     str
         "" if every text is there.
     """
-    said = {}
+    said: dict[str, None] = {}  # in order, each once
     compared = ast.walk(ast.parse(which.strip(), mode="eval")) if isinstance(which, str) else ()
     for parts in (list(ast.walk(node)) for node in compared if isinstance(node, ast.Compare)):
         texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]

@@ -3,6 +3,7 @@
 import importlib
 
 from worldfast.worlds.factors.dataset import Dataset
+from worldfast.worlds.factors.questions import Questions
 from worldfast.worlds.factors.trials import Trials
 
 _DOOR = {  # the other names and their modules, which import all of the instrument, on first use
@@ -23,6 +24,7 @@ __all__ = [
     "FAMILIES",
     "PRESETS",
     "Dataset",
+    "Questions",
     "Study",
     "Trials",
     "best_accuracy",

@@ -43,7 +43,7 @@ __all__ = ["ANALYSES", "VARIANCE", "published_batches"]
 VARIANCE = 1 / 12  # of a latent number
 BATCH, TESTED, RATE = 16, 40 * 16, 3e-3  # trials of a batch and of a test, and learning rate of published decoders
 BATCHES = {2: 3000, 3: 3000, 6: 2000, 12: 1000, 24: 1000}  # published, by the number of questions
-LEFT = 0  # the quadrant that is left out of films: both of the last two latent numbers below 0
+LEFT = 1  # the quadrant that is left out of films: both of the last two latent numbers below 0
 SHARE = 0.25  # of trials, on which decoders by least squares are tried
 TRIALS = 40  # without noise, from whose states fixed points are sought
 QUIET = 1000  # trials without noise, for sparsity
@@ -80,7 +80,7 @@ def left_out_over_training(trained: Sequence[Trained], layer: int) -> DataFrame:
         at = {"run": one.name, "layer": layer, "step": step, "rows": one.run.rows_at(step)[0]}
         for q, ood, inside, angle in zip(*found):
             counts = {"n_fitted": int((~test & (regions != q)).sum()), "n_tried": int((test & (regions == q)).sum())}
-            table.append(at | {"quadrant": q + 1, "ood": ood, "inside": inside, "angle": angle} | counts)
+            table.append(at | {"quadrant": q, "ood": ood, "inside": inside, "angle": angle} | counts)
     return pd.DataFrame(table)
 
 
@@ -133,8 +133,11 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
 
     `batches` of 16 trials; 0: as many as published for the number of questions. Points are uncorrelated; `sigma` is
     that of their noise, None: that of training. At free reaction times there is a step of stimulus more than in
-    training, as in the source. Columns run, layer, quadrant, fit, sigma, batches, ood (R2 there, 1 -
-    12 MSE), inside (of a decoder that was fitted on all four), angle (mean of the pairs of latent numbers, degrees).
+    training, as in the source.
+
+    Columns run, layer, quadrant, fit, sigma, steps (of stimulus), batches, ood (R2 there, 1 - 12 MSE), inside (of a
+    decoder that was fitted on all four), angle (mean of the pairs of latent numbers, degrees), bound (1 - 12 sigma^2 /
+    steps; NaN of noise that is not fresh at every step, alike in all latent numbers and before the encoder).
     """
     import pandas as pd
 
@@ -143,6 +146,7 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
     data, table = run.data, []
     data = replace(data, correlation=0.0, steps=data.steps + (data.reaction == "free"))
     stream = Trials(data, run.seed, "decoders", sigma)
+    limit = theory.bound(stream.sigma, data.steps) if data.noise in ("isotropic", "gumbel") else np.nan
     S = batches or published_batches(data.n)
     kinds = 1 << min(2, data.dims)
     pool = S * BATCH * kinds // (kinds - 1) * 11 // 10 + 64 * kinds  # of which a quadrant less holds enough
@@ -152,14 +156,16 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
     for fit in range(fits):
         X, y = read(ensemble, data, stream, (1 << 24) * (fit + 1), pool, layer)
         regions = quadrants(y)
-        chosen = [np.flatnonzero(regions != q)[: S * BATCH] for q in range(kinds)] + [np.arange(S * BATCH)]
+        chosen = [np.flatnonzero(regions != k + 1)[: S * BATCH] for k in range(kinds)] + [np.arange(S * BATCH)]
         weight, bias = adam_decoders(X, y, np.stack(chosen).reshape(kinds + 1, S, BATCH), RATE, seed=fit)
-        for q in range(kinds):
+        for k in range(kinds):
+            q = k + 1
             here = np.flatnonzero(quadrants(where) == q)[:TESTED]
-            ood, inside = (float(r2_of(where[here], tried[here] @ weight[k] + bias[k], VARIANCE)) for k in (q, kinds))
-            angle = angles(weight[q]).mean() if data.dims > 1 else np.nan
-            at = {"run": one.name, "layer": layer, "quadrant": q + 1, "fit": fit, "sigma": stream.sigma, "batches": S}
-            table.append(at | {"ood": ood, "inside": inside, "angle": angle})
+            ood, inside = (float(r2_of(where[here], tried[here] @ weight[i] + bias[i], VARIANCE)) for i in (k, kinds))
+            angle = angles(weight[k]).mean() if data.dims > 1 else np.nan
+            at = {"run": one.name, "layer": layer, "quadrant": q, "fit": fit, "sigma": stream.sigma}
+            at |= {"steps": data.steps, "batches": S, "ood": ood, "inside": inside, "angle": angle}
+            table.append(at | {"bound": limit})
     return pd.DataFrame(table)
 
 
@@ -174,7 +180,7 @@ def observers(trained: Sequence[Trained], trials: int) -> DataFrame:
     (one,) = trained
     run, ensemble = load(one.folder)
     data = run.data
-    stream, given = Trials(data.decorrelated, run.seed, "observers"), (data.asked.boundary, data.sigma, data.steps)
+    stream, given = Trials(data.decorrelated, run.seed, "observers"), (data.asked, data.sigma, data.steps)
     drawn = stream.drawn(0, trials)
     rows = stream.packed(drawn.inputs, np.arange(1, trials + 1) * data.longest - 1)
     logits = ensemble.outputs(rows, 0).numpy(force=True).astype(np.float64)
@@ -208,7 +214,8 @@ def units(trained: Sequence[Trained], layer: int) -> DataFrame:
     X, _ = read(ensemble, data, stream, 0, QUIET, layer, last)
     mixed = np.full((X.shape[1], 2), np.nan)
     if data.dims == 2:
-        inputs = data.seen_without_noise(_grid())
+        points = _grid()
+        inputs = stream.drawn(0, len(points), points).inputs
         rows = stream.packed(inputs, np.arange(len(inputs)) * data.longest + last)
         of_gpt = isinstance(run.model, GPTSpec)
         responses = ensemble.values(rows, 0, max(layer, 1)) if of_gpt else ensemble.states(rows, 0, [layer])[0]
@@ -222,7 +229,7 @@ def _grid() -> np.ndarray:
     return np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
 
 
-def attractor(trained: Sequence[Trained], layer: int, starts: int, iterations: int) -> DataFrame:
+def attractor(trained: Sequence[Trained], starts: int, iterations: int) -> DataFrame:
     """Fixed points of an RNN under fixation at x = 0, from states of noise-free trials with noise of 0 to 6 a unit.
 
     Columns run, point, starts, speed (length of F(h) - h), directions (eigenvalues of the derivative of F(h) - h with a
@@ -237,9 +244,9 @@ def attractor(trained: Sequence[Trained], layer: int, starts: int, iterations: i
     data, random = run.data, np.random.default_rng(run.seed)
     drawn = Trials(data.decorrelated, run.seed, "attractor", 0.0).drawn(0, TRIALS)
     rows = Trials(data, run.seed).packed(drawn.inputs, np.arange(TRIALS * data.longest))
-    states = ensemble.states(rows, 0, [layer])[0].numpy(force=True)
+    states = ensemble.states(rows, 0, [1])[0].numpy(force=True)
     begin = states[random.integers(0, len(states), starts)] + random.uniform(0, 6, (starts, states.shape[1]))
-    at_rest = torch.from_numpy(data.seen_without_noise(np.zeros((1, data.dims)))[0, 0])
+    at_rest = torch.from_numpy(drawn.inputs[0, 0].copy())  # the step before the stimulus
     found = fixed_points(ensemble.step_of(0, at_rest), begin, iterations)
     columns = {"point": np.arange(len(found.points)), "starts": found.starts, "speed": found.speed}
     columns["directions"] = (found.eigenvalues.real > -0.1).sum(1)
@@ -279,5 +286,5 @@ ANALYSES = (
     Analysis("decoders", decoders, each, lambda study: layer_of(study) | {"batches": 0, "fits": 5, "sigma": None}),
     Analysis("observers", observers, answering, lambda study: {"trials": 20_000}),
     Analysis("units", units, each, layer_of),
-    Analysis("attractor", attractor, recurrent, lambda study: layer_of(study) | {"starts": 128, "iterations": 10_000}),
+    Analysis("attractor", attractor, recurrent, lambda study: {"starts": 128, "iterations": 10_000}),
 )

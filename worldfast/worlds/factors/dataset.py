@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 
 from worldfast import dataset
+from worldfast._native import core
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, positive, several, typed, unknown_name, whole
 from worldfast.rows import Shape
-from worldfast.worlds.factors.questions import (
-    CHANNELS,
-    KINDS,
-    THRESHOLDS,
-    Questions,
-    encoded,
-    encoder,
-    normals,
-    questions,
-)
+from worldfast.worlds.factors.questions import CHANNELS, KINDS, THRESHOLDS, Questions, encoder, normals, questions
 from worldfast.worlds.factors.trials import NOISES, Trials
 
 __all__ = ["Dataset", "quadrants"]
@@ -30,10 +22,11 @@ __all__ = ["Dataset", "quadrants"]
 ENCODERS = ("relu", "square")
 TARGETS = ("every", "decision")
 REACTIONS = ("fixed", "free")
+SIGMA, SIGMA_ENCODED = 0.2, 0.1  # the source's, of noise before and after the encoder
+BLOCK = 16  # the source's batches
 OUTPUTS = {"fixed": ("logistic", "tanh"), "free": ("tanh", "linear")}  # by the reaction; the first is the source's
-MOST_STEPS, MOST_LATENTS, MOST_QUESTIONS = 2**16, 64, 2**16  # as in csrc/rows/trials.h
+LIMITS = core.trial_limits  # of sizes and numbers, as the native core has them
 MOST_READ = 2**28  # numbers of a readout's inputs: 1 GiB
-NEAREST = 0.999999  # correlation
 
 
 @dataclass(frozen=True)
@@ -59,12 +52,13 @@ class Dataset(dataset.Dataset):
         Trials of an epoch; those of later epochs are new.
     sigma : float
         Standard deviation of the noise, above 0: without it answers are certain, and so do not say how far a point is
-        from a boundary.
+        from a boundary. By default as in the source: 0.2, or 0.1 for noise "encoded".
     steps : int
         Steps of stimulus.
     noise : {"isotropic", "anisotropic", "gumbel", "ar1", "encoded"}
         Normal; normal, of twice the deviation in the second latent number; Gumbel of scale sigma, whose mean of 0.577
-        sigma stays, as in the source; normal with a correlation of 0.7 from step to step; or normal after the encoder.
+        sigma stays, as in the source; normal with a correlation of 0.7 from step to step; or normal, added to the
+        encoder's outputs instead of its inputs.
     correlation : float
         Correlation of the normal numbers of which x1 and x2 are shares (a Gaussian copula); D = 2.
     encoder : {"relu", "square"}, optional
@@ -73,7 +67,7 @@ class Dataset(dataset.Dataset):
         Seed of encoder and random hyperplanes. In the source each network has its own.
     target : {"every", "decision"}
         Learn every step, those before the decision with a target of 1/2 as in the source, where they are most of the
-        loss; or the decision alone.
+        loss; or the decision alone. At free reaction times every step is learned.
     reaction : {"fixed", "free"}
         Answer at the decision; or say at each step of stimulus how much the observations up to it speak for yes: the
         sum of c . X, held at -5 or 5 once it is beyond. Rows then have no fixation, no step before and none after the
@@ -84,11 +78,13 @@ class Dataset(dataset.Dataset):
         2024. At free ones "tanh", by default: 5 tanh of the outputs, as in the source; or "linear": the outputs
         themselves, both learned by their mean square.
     truncated : bool
-        Targets at free reaction times are truncated to integers, as in the source, surely unintended.
+        Targets at free reaction times are truncated to integers, as in the source, where this was surely unintended.
+        At fixed ones there is nothing to truncate, and only the default is accepted.
     thresholds : sequence of float, optional
         Those of products, of each quadrant; by default the published ones of 24 and 48 questions.
     block : int
-        Rows that are asked the same of two questions ("context"): in the source, those of a batch.
+        Consecutive rows that are asked the same one of the two questions of "context": in the source, those of a batch.
+        Other questions accept only the default.
 
     Raises
     ------
@@ -108,7 +104,7 @@ class Dataset(dataset.Dataset):
     n: int = 24
     dims: int = 2
     rows: int = 1_600_000
-    sigma: float = 0.2
+    sigma: float = None  # type: ignore[assignment]  # that of __post_init__
     steps: int = 20
     noise: str = "isotropic"
     correlation: float = 0.0
@@ -119,7 +115,7 @@ class Dataset(dataset.Dataset):
     output: str | None = None
     truncated: bool = True
     thresholds: tuple[float, ...] = ()
-    block: int = 16
+    block: int = BLOCK
 
     def __post_init__(self):
         known = {"questions": KINDS, "noise": NOISES, "target": TARGETS, "reaction": REACTIONS}
@@ -130,10 +126,13 @@ class Dataset(dataset.Dataset):
                 expected = " or ".join(map(repr, OUTPUTS[self.reaction]))
                 raise ValueError(f"output: expected {expected} at {self.reaction} reaction times, got {self.output!r}")
             raise unknown_name("output", self.output, OUTPUTS[self.reaction])
-        limits = {"n": (1, MOST_QUESTIONS), "dims": (1, MOST_LATENTS), "rows": (1, 2**62), "steps": (1, MOST_STEPS)}
+        sizes = {"n": LIMITS["questions"], "dims": LIMITS["latents"], "steps": LIMITS["steps"], "rows": 2**62}
+        limits = {name: (1, most) for name, most in sizes.items()}
         for name, (least, most) in (limits | {"draw": (0, 2**63 - 1), "block": (1, 2**62)}).items():
             self._set(name, whole(name, getattr(self, name), least, most))
         typed("truncated", self.truncated, bool, "True or False")
+        if self.sigma is None:
+            self._set("sigma", SIGMA_ENCODED if self.noise == "encoded" else SIGMA)
         if number("sigma", self.sigma) == 0:
             raise ValueError(
                 "sigma: expected a number above 0, got 0: without noise every answer is certain, so that no answer "
@@ -141,21 +140,28 @@ class Dataset(dataset.Dataset):
             )
         self._set("sigma", positive("sigma", self.sigma))
         self._set("correlation", number("correlation", self.correlation))
-        if not abs(self.correlation) <= NEAREST:
+        nearest = LIMITS["correlation"]
+        if not abs(self.correlation) <= nearest:
             raise ValueError(
-                f"correlation: expected a number from {-NEAREST} to {NEAREST}, got {self.correlation}: of latent "
+                f"correlation: expected a number from {-nearest} to {nearest}, got {self.correlation}: of latent "
                 "numbers that are one there is no map of two"
             )
         self._check_questions()
+        self._check_used()
 
     def _set(self, name, value):
         object.__setattr__(self, name, value)
 
     def _check_questions(self):
-        if self.dims != 2 and (self.questions != "random" or self.correlation or self.noise == "anisotropic"):
+        of_two = {
+            "questions": self.questions != "random",
+            "correlation": self.correlation != 0,
+            "noise": self.noise == "anisotropic",
+        }
+        for name in [name for name, needs in of_two.items() if needs and self.dims != 2]:
             raise ValueError(
-                f"dims: expected 2, got {self.dims}: other numbers are for random hyperplanes, without correlation, "
-                "under noise that is alike in each"
+                f"dims: expected 2 with {name}={getattr(self, name)!r}, got {self.dims}: other numbers of latents need "
+                "questions='random', correlation=0 and any noise but 'anisotropic'"
             )
         if self.n < self.dims:
             raise ValueError(
@@ -183,6 +189,30 @@ class Dataset(dataset.Dataset):
                     f"thresholds: expected 0 to below 1/4, the largest |x1 x2|, got {theta}: no point is beyond it, "
                     "and every answer is no"
                 )
+
+    def _check_used(self):
+        """Refuse fields that would change nothing."""
+        free, context = self.reaction == "free", self.questions == "context"
+        if self.noise == "encoded" and self.encoder is None:
+            raise ValueError(
+                "noise: 'encoded' is added to the encoder's outputs, and encoder is None: choose an encoder, or noise "
+                "'isotropic', which a model without one sees as it is"
+            )
+        if free and self.target != "every":
+            raise ValueError(
+                f"target: expected 'every' with reaction='free', got {self.target!r}: evidence is learned at every "
+                "step of the stimulus, and there is no decision"
+            )
+        if not free and not self.truncated:
+            raise ValueError(
+                "truncated: False is for reaction='free', whose targets are evidence; at fixed reaction times targets "
+                "are 0, 1/2 and 1: leave it out"
+            )
+        if not context and self.block != BLOCK:
+            raise ValueError(
+                f"block: {self.block} rows share a question of questions='context' only; {self.questions!r} rows are "
+                "asked all: leave it out"
+            )
 
     # ---- what it is ----
 
@@ -244,23 +274,6 @@ class Dataset(dataset.Dataset):
     def stream(self, seed: int, split: str = "train") -> Trials:
         return Trials(self, seed, split)
 
-    def seen_without_noise(self, x: np.ndarray) -> np.ndarray:
-        """Return the inputs of trials of given points [n, D], float32 [n, T, width], asked the first of two rules."""
-        fixed, T = self.reaction == "fixed", self.longest
-        square = self.encoder == "square"
-        seen, rest = (
-            encoded(points, self.dims, self.draw, square) if self.encoder else points
-            for points in (np.asarray(x, np.float32), np.zeros((1, self.dims), np.float32))
-        )
-        inputs = np.zeros((len(seen), T, self.shape.inputs), np.float32)
-        inputs[:, :, fixed : fixed + self.channels] = seen[:, None]
-        if fixed:
-            inputs[:, :-1, 0] = 1
-            inputs[:, [0, -1], 1 : 1 + self.channels] = rest
-        if self.questions == "context":
-            inputs[:, :, -2] = 1
-        return inputs
-
     def readout(  # type: ignore[override]  # the options of this world by name
         self, trials: int = 1600, positions: str | Sequence[int] = "decision", sigma: float | None = None
     ) -> Readout:
@@ -296,15 +309,16 @@ class Dataset(dataset.Dataset):
         drawn, steps = stream.drawn(0, n), _steps(positions, self.longest)
         scored = (np.arange(n)[:, None] * self.longest + steps).ravel()
         where = quadrants(drawn.latents)
-        for q in range(1 << min(2, self.dims)):
+        known = range(1, 1 + (1 << min(2, self.dims)))
+        for q in known:
             if not (where == q).any():
-                raise ValueError(f"trials: quadrant {q + 1} has none of {n}: take more")
+                raise ValueError(f"trials: quadrant {q} has none of {n}: take more")
         return Readout(
             rows=stream.packed(drawn.inputs, scored),
             things=np.arange(n, dtype=np.int32),
             attributes=drawn.latents.astype(np.float64),
             columns=tuple(f"x{j + 1}" for j in range(self.dims)),
-            groups={f"quadrant {q + 1}": where == q for q in range(1 << min(2, self.dims))},
+            groups={f"quadrant {q}": where == q for q in known},
             about={"trials": n, "steps": steps.tolist(), "sigma": stream.sigma},
             entities=np.array([" ".join(f"{x:+.7f}" for x in point) for point in drawn.latents]),
         )
@@ -315,7 +329,8 @@ class Dataset(dataset.Dataset):
         At free reaction times the answer is the sign of the evidence before it is truncated. Of two questions by
         context the one that is asked counts.
         """
-        stream = replace(self, truncated=False).stream(seed, split)
+        whole_evidence = replace(self, truncated=False) if self.reaction == "free" else self
+        stream = whole_evidence.stream(seed, split)
         drawn = stream.drawn(0, n)
         rows = stream.packed(drawn.inputs, np.arange(1, n + 1) * self.longest - 1)
         middle = 0.0 if self.reaction == "free" else 0.5
@@ -339,10 +354,10 @@ def _steps(positions: str | Sequence[int], length: int) -> np.ndarray:
 
 
 def quadrants(x: np.ndarray) -> np.ndarray:
-    """Return the quadrant of each of latent points [n, D], by the signs of the last two numbers: int64 [n], 0 to 3.
+    """Return the quadrant of each of latent points [n, D], by the signs of the last two numbers: int64 [n], 1 to 4.
 
-    Quadrants 0 and 1 have the former number below 0, 0 and 2 the latter: of orthants in lexicographic order, every
-    fourth.
+    In quadrants 1 and 2 the former number is below 0, in 1 and 3 the latter. Of D numbers a quadrant is every fourth
+    orthant in lexicographic order; of one number there are two, 1 and 2.
     """
     above = x[:, -2:] > 0
-    return above @ (2 ** np.arange(above.shape[1])[::-1])
+    return 1 + above @ (2 ** np.arange(above.shape[1])[::-1])

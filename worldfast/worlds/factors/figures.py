@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from worldfast import frames as pd
 from worldfast.report import INK, PALETTE, Tasks
 from worldfast.report.figures import (
     MUTED,
@@ -20,7 +22,7 @@ from worldfast.report.figures import (
     quiet,
     styled,
 )
-from worldfast.worlds.factors import theory
+from worldfast.worlds.factors.kinds import OF_RUN, in_words, kinds_of, telling
 
 __all__ = ["CATALOGUE", "draw"]
 
@@ -45,18 +47,21 @@ def varied(given, _) -> dict[str, dict]:
     runs = given["runs"]
     found = {f"by-{name}": {"field": name} for name in FIELDS if len(lines_of(runs, name))}
     if not found:
-        raise LacksRuns("all runs of the study have as many questions, latent numbers, steps and as much noise")
+        raise LacksRuns(
+            "no two runs differ in the number of questions, latents or steps, in noise or correlation alone"
+        )
     return found
 
 
 def lines_of(runs, field: str) -> list[tuple[str, list]]:
     """Return lines along a field: a name, and the runs of two values of it at least that are alike in all else."""
-    rest = ["family", "questions", *(name for name in FIELDS if name != field)]
-    lines = [(dict(zip(rest, key)), part) for key, part in runs.groupby(rest, sort=False)]
-    lines = [(key, part) for key, part in lines if part[field].nunique() > 1]
-    differ = [name for name in rest if len({key[name] for key, _ in lines}) > 1] or ["family"]
-    said = lambda name, value: str(value) if name in ("family", "questions") else f"{name} {value:g}"  # noqa: E731
-    return [(", ".join(said(name, key[name]) for name in differ), list(part["run"])) for key, part in lines]
+    rest = [name for name in OF_RUN if name != field]
+    lines = [(key, part) for key, part in runs.groupby(rest, sort=False) if part[field].nunique() > 1]
+    names = telling(pd.DataFrame([key for key, _ in lines], columns=rest), rest) or ["family"]
+    of = [dict(zip(rest, key)) for key, _ in lines]
+    return [
+        (", ".join(in_words(name, key[name]) for name in names), [*part["run"]]) for key, (_, part) in zip(of, lines)
+    ]
 
 
 def along(axes, table, runs, field: str, value: str) -> list[tuple[str, Mapping]]:
@@ -92,22 +97,29 @@ def said(found, field: str, digits: int) -> str:
     return f"Medians by {FIELDS[field]}: {'; '.join(lines)}."
 
 
-def bound(axes, runs, field: str) -> None:
-    """Draw the bound 1 - 12 sigma^2 / t of each value of a field."""
-    limit = theory.bound(runs["sigma"], runs["stimulus"]).groupby(runs[field]).max()
-    axes.plot(limit.index, limit, color=MUTED, linewidth=0.9, linestyle="--")
+def bounds(axes, decoders, runs, field: str) -> bool:
+    """Draw the bound 1 - 12 sigma^2 / t along each line that has one; return True if any has."""
+    at, drawn = runs.set_index("run")[field], set()
+    for _, members in lines_of(runs, field):
+        part = decoders[decoders["run"].isin(members)].dropna(subset="bound")
+        limit = part.groupby(part["run"].map(at))["bound"].max()
+        line = tuple(limit.items())
+        if len(line) and line not in drawn:
+            axes.plot(limit.index, limit, color=MUTED, linewidth=0.9, linestyle="--")
+            drawn.add(line)
+    return bool(drawn)
 
 
 @figure("left-out", "know", "decoders runs", varied)
 @styled
 def by_field(decoders, runs, field: str):
     """Plot R2 in the quadrant that was left out, and in those that were not, of decoders as published."""
-    need(decoders, "decoders", "run quadrant fit ood inside angle batches")
+    need(decoders, "decoders", "run quadrant fit ood inside angle batches bound")
     figure = paper(8, 3.6)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, value, title in zip(panels, ("ood", "inside"), ("in the quadrant left out", "fitted on all quadrants")):
         found = along(axes, decoders, runs, field, value)
-        bound(axes, runs, field)
+        limited = bounds(axes, decoders, runs, field)
         axes.set_title(title)
         if value == "ood":
             first = found
@@ -116,10 +128,11 @@ def by_field(decoders, runs, field: str):
     if len(ends) > 1:
         end_labels(panels[1], [(y, name, colour) for y, name, colour in ends], height=2.6)
     nets, values = decoders["run"].nunique(), len(decoders)
+    dashed = " Dashed: 1 − 12σ²/t, which no unbiased estimate exceeds." if limited else ""
     return figure, (
         f"{said(first, field, 3)} R² of a linear decoder in the quadrant that it was not fitted on: medians and "
-        f"quartiles of {values} values from {nets} nets, four quadrants and {decoders['fit'].nunique()} fits; pale "
-        "dots are nets. Dashed: the bound 1 − 12σ²/t of any estimate."
+        f"quartiles of {values} values from {nets} nets, {decoders['quadrant'].nunique()} quadrants and "
+        f"{decoders['fit'].nunique()} fits; pale dots are medians of a net.{dashed}"
     )
 
 
@@ -137,12 +150,28 @@ def by_angle(decoders, runs, field: str):
     return figure, f"{said(found, field, 0)} Angles in degrees, of the decoders with a quadrant left out."
 
 
-@figure("left-out-over-training", "know", "left_out runs")
+def of_training(given, _) -> dict[str, dict]:
+    """Return the sets of runs that differ in their questions and seeds alone, each a variant of a figure."""
+    runs = given["runs"]
+    names = telling(runs, [name for name in OF_RUN if name not in ("questions", "n", "dims", "reaction")])
+    if not names:
+        return {"": {"members": [*runs["run"]], "kind": ""}}
+    found = {}
+    for _, part in runs.groupby(names, sort=False):
+        kind = ", ".join(in_words(name, part[name].iloc[0]) for name in names)
+        found[re.sub(r"[^\w.]+", "-", kind).strip("-")] = {"members": [*part["run"]], "kind": kind}
+    return found
+
+
+@figure("left-out-over-training", "know", "left_out runs", of_training)
 @styled
-def over_training(left_out, runs):
+def over_training(left_out, runs, members, kind):
     """Plot R2 in the quadrant left out over training: pale lines for nets, strong ones for medians of a dataset."""
     need(left_out, "left_out", "run step rows quadrant ood inside")
     tasks, of_run = Tasks(runs["tasks"]), runs.set_index("run")["tasks"]
+    left_out = left_out[left_out["run"].isin(members)]
+    if not len(left_out):
+        raise LacksRuns(f"no run of {kind or 'the study'} has states to decode")
     figure = paper(8, 3.6)
     panels, ends, lowest = figure.subplots(1, 2, sharey=True), [], 1.0
     for axes, value, title in zip(panels, ("ood", "inside"), ("in the quadrant left out", "fitted on all quadrants")):
@@ -163,8 +192,8 @@ def over_training(left_out, runs):
     end_labels(panels[0], ends, height=2.6)
     last = ", ".join(f"{name} {value:.2f}" for value, name, _ in sorted(ends, reverse=True))
     return figure, (
-        f"R² of a least-squares decoder in the quadrant that it was not fitted on, at each checkpoint; at the end, "
-        f"median over nets and quadrants: {last}. Pale lines are nets."
+        f"{f'{kind}: ' if kind else ''}R² of a least-squares decoder in the quadrant that it was not fitted on, at "
+        f"each checkpoint; at the end, median over nets of their medians over quadrants: {last}. Pale lines are nets."
     )
 
 
@@ -176,22 +205,32 @@ def answers(observers, runs):
     figure = paper(8, 3.4)
     left, right = figure.subplots(1, 2)
     tasks, of_run = Tasks(runs["tasks"]), runs.set_index("run")["tasks"]
-    colours = [tasks.colour(of_run[run]) for run in observers["run"]]
+    family = observers["run"].map(runs.set_index("run")["family"])
+    markers = dict(zip(family.unique(), "osD^vP*X"))
     for axes, x, y, title in (
         (left, "best_accuracy", "accuracy", "right answers"),
         (right, "bound", "trilaterated", "R² of the point that follows from answers"),
     ):
-        axes.scatter(observers[x], observers[y], s=14, color=colours)
+        for name, marker in markers.items():
+            part = observers[family == name]
+            colours = [tasks.colour(of_run[run]) for run in part["run"]]
+            axes.scatter(part[x], part[y], s=14, color=colours, marker=marker, label=name)
         ends = [min(observers[y].min(), observers[x].min()), max(observers[x].max(), observers[y].max())]
         axes.plot(ends, ends, color=MUTED, linewidth=0.9, linestyle="--")
         axes.set(title=title, xlabel="of the best observer" if axes is left else "bound", ylabel="of the net")
         quiet(axes)
-    short = (observers["best_accuracy"] - observers["accuracy"]).median()
+    if len(markers) > 1:
+        right.legend(frameon=False)
+    short = observers["best_accuracy"] - observers["accuracy"]
+    each = "; ".join(
+        f"{name} {short[family == name].median():.3f} less often, with an R² of "
+        f"{observers.loc[family == name, 'trilaterated'].median():.3f}"
+        for name in markers
+    )
     return figure, (
-        f"Nets answer right {observers['accuracy'].min():.3f} to {observers['accuracy'].max():.3f} of the time, "
-        f"{short:.3f} less often than the best observer (median over {len(observers)} nets). The point that follows "
-        f"from a net's answers has an R² of {observers['trilaterated'].median():.3f}, that from the best answers "
-        f"{observers['optimal'].median():.3f}, where the bound is {observers['bound'].median():.3f} (medians)."
+        f"Share of right answers, beside the best observer's, and R² of the point that follows from the answers, "
+        f"beside the bound. Medians over nets, {len(observers)} in all: {each}; from the best answers it has "
+        f"{observers['optimal'].median():.3f}. A dot is a net, in the colour of its questions."
     )
 
 
@@ -201,7 +240,7 @@ def sparsity(units, runs):
     """Plot mean sparsity of the units, a dot for each net."""
     need(units, "units", "run unit sparsity")
     nets = units.groupby("run", sort=False)["sparsity"].mean()
-    names = runs.set_index("run")["tasks"]
+    names = kinds_of(runs)
     groups = list(dict.fromkeys(names[run] for run in nets.index))
     figure = paper(6, 1.2 + 0.3 * len(groups))
     axes = figure.subplots()
@@ -214,7 +253,7 @@ def sparsity(units, runs):
     quiet(axes, "x")
     return figure, (
         f"Sparsity of the units at the last step of the stimulus, without noise (Vinje and Gallant): {nets.min():.2f} "
-        f"to {nets.max():.2f}, mean over units. A dot is a net."
+        f"to {nets.max():.2f}, mean over units. A dot is a net, a diamond the median of a kind."
     )
 
 
@@ -232,7 +271,7 @@ def attractor(table, runs):
     axes.axhline(0, color=MUTED, linewidth=0.9, linestyle="--")
     axes.set(xticks=range(1, 5), xlabel="eigenvalue, by real part", ylabel="real part", title="At fixed points, x = 0")
     quiet(axes)
-    directions = table.groupby("run")["directions"].median().groupby(of_run).median()
+    directions = table.groupby("run", sort=False)["directions"].median().groupby(kinds_of(runs), sort=False).median()
     each = ", ".join(f"{name} {value:g}" for name, value in directions.items())
     return figure, (
         f"Eigenvalues of the derivative of F(h) − h at {len(table)} fixed points of {table['run'].nunique()} RNNs at "
@@ -251,10 +290,9 @@ def alike(cka, decoders, runs):
     ]
     if not len(pairs):
         raise LacksRuns("no two nets that are compared have decoders")
-    same = [
-        (pairs["run"].map(about[name]) == pairs["other"].map(about[name])).to_numpy() for name in ("family", "tasks")
-    ]
-    kinds = np.select([same[0] & same[1], same[0]], ["other seeds", "other questions"], "other architectures")
+    of = kinds_of(runs), about["family"]
+    same = [(pairs["run"].map(names) == pairs["other"].map(names)).to_numpy() for names in of]
+    kinds = np.select(same, ["other seeds", "other data"], "other architectures")
     pairs = pairs.assign(r2=(pairs["run"].map(r2) + pairs["other"].map(r2)) / 2, kind=kinds)
     figure = paper(6, 3.6)
     axes, said = figure.subplots(), []

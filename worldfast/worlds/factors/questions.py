@@ -10,7 +10,7 @@ import numpy as np
 
 from worldfast._native import core
 
-__all__ = ["CHANNELS", "KINDS", "THRESHOLDS", "Questions", "encoded", "encoder", "key_of", "normals", "questions"]
+__all__ = ["CHANNELS", "KINDS", "THRESHOLDS", "Questions", "encoder", "key_of", "normals", "questions"]
 
 KINDS = ("even", "random", "products", "context")
 THRESHOLDS = {  # of |x1 x2|, by the number of questions: as many for each quadrant
@@ -97,14 +97,3 @@ def encoder(dims: int, draw: int) -> tuple[np.ndarray, ...]:
             filled.flags.writeable = False
             found.append(filled)
     return tuple(found)
-
-
-def encoded(x: np.ndarray, dims: int, draw: int, square: bool) -> np.ndarray:
-    """Return what the encoder makes of observations [n, dims], float32 [n, 40], to within rounding."""
-    layers = encoder(dims, draw)
-    x = np.asarray(x, np.float32)
-    for at in (0, 2, 4):
-        x = x[:, : len(layers[at])] @ layers[at] + layers[at + 1]
-        if at < 4:
-            x = np.square(x) if square else np.maximum(x, 0)
-    return x[:, :CHANNELS]

@@ -11,27 +11,19 @@ import numpy as np
 
 from worldfast import studies
 from worldfast.errors import positive
-from worldfast.models import GPTSpec, RecurrentSpec
 from worldfast.run import Capture, Run
-from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
+from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables, layer_of
 from worldfast.worlds.factors.analyses import ANALYSES
 from worldfast.worlds.factors.dataset import Dataset
-from worldfast.worlds.factors.theory import bound
+from worldfast.worlds.factors.kinds import FAMILIES, OF_RUN, kinds_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["FAMILIES", "PRESETS", "Study", "demo", "mini", "net", "paper"]
 
-FAMILIES: dict[str, Any] = {  # models of the source; GPT learns a fifth as long
-    "rnn": RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in"),
-    "kept": RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in", decays=False),
-    "lstm": RecurrentSpec("lstm", hidden=64),
-    "gpt": GPTSpec(),
-}
 QUESTIONS = (2, 3, 6, 12, 24)
 BATCH, BATCHES, GPT_BATCHES = 16, 100_000, 20_000
-FIELDS = {name: name for name in ("questions", "n", "dims", "sigma", "correlation")} | {"stimulus": "steps"}
 QUESTION = (
     "A net answers yes-no questions about points that it sees through noise and a random encoder. How many does it "
     "take until a linear decoder of its states, fitted on three quadrants of the square, holds in the fourth?"
@@ -50,17 +42,11 @@ def draw(tables: Mapping, scene: Scene, layer: int) -> list:
 
 
 def tables(study: studies.Study, out: Path, made: Mapping[str, Sequence[DataFrame]]) -> dict[str, DataFrame]:
-    """Return the tables of a study; that of runs also says what differs between datasets, and which family they are."""
+    """Return the tables of a study; that of runs also has what tells runs apart."""
     found = common_tables(study, out, made)
-    for name, of_data in FIELDS.items():
-        found["runs"][name] = [getattr(run.data, of_data) for run in study.runs]
-    found["runs"]["family"] = [family_of(run) for run in study.runs]
+    for name, value_of in OF_RUN.items():
+        found["runs"][name] = [value_of(run) for run in study.runs]
     return found
-
-
-def family_of(run: Run) -> str:
-    """Return the name of a run's family: that of FAMILIES, or of its spec's class."""
-    return next((name for name, spec in FAMILIES.items() if spec == run.model), type(run.model).__name__)
 
 
 @dataclass(frozen=True)
@@ -93,15 +79,17 @@ def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult],
 def _maps(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "decoders" not in tables:
         return
-    runs, table = tables["runs"], tables["decoders"]
-    table = table.merge(runs[["run", "family", "tasks", "sigma", "stimulus"]], on="run", suffixes=("_read", ""))
-    for (family, tasks), part in table.groupby(["family", "tasks"], sort=False):
+    table = tables["decoders"]
+    for kind, part in table.groupby(table.run.map(kinds_of(tables["runs"])), sort=False):
         low, middle, high = part.ood.quantile([0.25, 0.5, 0.75])
-        nets, limit = part.run.nunique(), bound(part.sigma.iloc[0], part.stimulus.iloc[0])
+        nets = part.groupby("run").ood.median()
+        of_nets = f"medians of its {len(nets)} nets {nets.min():.3f} to {nets.max():.3f}"
+        limit = part["bound"].max()
         yield (
-            f"{family}, {tasks}: a decoder has an R² of {middle:.3f} in the quadrant that it was not fitted on "
-            f"(quartiles {low:.3f} to {high:.3f}; {nets} {'net' if nets == 1 else 'nets'}), and "
-            f"{part.inside.median():.3f} when it was; no estimate exceeds {limit:.3f}."
+            f"{kind}: a decoder has a median R² of {middle:.3f} in the quadrant that it was not fitted on (quartiles "
+            f"{low:.3f} to {high:.3f} over quadrants and fits, {of_nets if len(nets) > 1 else 'one net'}), and "
+            f"{part.inside.median():.3f} when it was"
+            f"{f'; no unbiased estimate exceeds {limit:.3f}' if np.isfinite(limit) else ''}."
         )
 
 
@@ -109,27 +97,38 @@ def _answers(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "observers" not in tables:
         return
     table = tables["observers"]
-    yield (
-        f"At the decision nets answer right {table.accuracy.min():.3f} to {table.accuracy.max():.3f} of the time, the "
-        f"best observer {table.best_accuracy.min():.3f} to {table.best_accuracy.max():.3f}. From a net's answers alone "
-        f"the point follows with an R² of {table.trilaterated.median():.3f} (median), from the best answers with "
-        f"{table.optimal.median():.3f}."
-    )
+    for kind, part in table.groupby(table.run.map(kinds_of(tables["runs"])), sort=False):
+        yield (
+            f"{kind}: at the decision {part.accuracy.median():.3f} of the answers are right, where the best observer "
+            f"has {part.best_accuracy.median():.3f}. From a net's answers alone the point follows with an R² of "
+            f"{part.trilaterated.median():.3f}, from the best answers with {part.optimal.median():.3f} (medians of "
+            f"{len(part)} {'net' if len(part) == 1 else 'nets'})."
+        )
 
 
 def _angles(tables: Mapping[str, DataFrame]) -> Iterator[str]:
-    if "decoders" in tables and tables["decoders"].angle.notna().any():
-        low, middle, high = tables["decoders"].angle.quantile([0.25, 0.5, 0.75])
-        quartiles = f"quartiles {low:.0f}° to {high:.0f}°"
-        yield f"Decoders read the latent numbers along directions {middle:.0f}° apart ({quartiles})."
+    if "decoders" not in tables:
+        return
+    table = tables["decoders"].dropna(subset="angle")
+    family = tables["runs"].set_index("run").family
+    for name, part in table.groupby(table.run.map(family), sort=False):
+        low, middle, high = part.angle.quantile([0.25, 0.5, 0.75])
+        yield (
+            f"{name}: decoders read the latent numbers along directions {middle:.0f}° apart (median of "
+            f"{part.run.nunique()} nets, four quadrants and {part.fit.nunique()} fits; quartiles {low:.0f}° to "
+            f"{high:.0f}°)."
+        )
 
 
 def _attractors(tables: Mapping[str, DataFrame]) -> Iterator[str]:
-    if "attractor" in tables:
-        directions = tables["attractor"].groupby("run").directions.median()
+    if "attractor" not in tables:
+        return
+    directions = tables["attractor"].groupby("run", sort=False).directions.median()
+    for kind, part in directions.groupby(directions.index.map(kinds_of(tables["runs"])), sort=False):
         yield (
-            f"At the fixed points of RNNs under fixation states hardly return along {directions.median():g} directions "
-            f"(median over {len(directions)} nets, {directions.min():g} to {directions.max():g}); a plane has 2."
+            f"{kind}: near fixed points under fixation states hardly return along {part.median():g} directions (median "
+            f"of {len(part)} {'net' if len(part) == 1 else 'nets'}, {part.min():g} to {part.max():g}); near those of a "
+            "plane it would be 2."
         )
 
 
@@ -178,14 +177,10 @@ def study(
     are starts and steps of the search for fixed points.
     """
     given = {
-        "decoders": {"batches": batches, "fits": fits, "sigma": None},
-        "attractor": {"starts": points[0], "iterations": points[1]},
+        "decoders": lambda study: layer_of(study) | {"batches": batches, "fits": fits, "sigma": None},
+        "attractor": lambda study: {"starts": points[0], "iterations": points[1]},
     }
-
-    def as_given(one: Analysis) -> Analysis:
-        return replace(one, options=lambda study: {"layer": study.layer} | given[one.kind])
-
-    analyses = tuple(as_given(one) if one.kind in given else one for one in ANALYSES)
+    analyses = tuple(replace(one, options=given.get(one.kind, one.options)) for one in ANALYSES)
     return Study(name, tuple(runs), layer=1, shown=tuple(shown), analyses=analyses)
 
 

@@ -1,8 +1,8 @@
-"""What any observer of the trials can know: the best answers, and the point that follows from answers.
+"""Best answers that an observer of trials can give, and the point that follows from answers.
 
-Of normal noise alike in every latent number, the mean m of t observations says all there is, and the Fisher information
-of a latent number is t / sigma^2. The best answer to a half-space c . x > 0 of unit normal c is Phi(c . m sqrt(t) /
-sigma), so that answers give m back: trilateration. Source: arXiv 2407.11249.
+Of normal noise that is alike in every latent number and fresh at every step, the mean m of t observations says all
+there is, and the Fisher information of a latent number is t / sigma^2. The best answer to a half-space c . x > 0 of
+unit normal c is Phi(c . m sqrt(t) / sigma), so that answers give m back: trilateration. Source: arXiv 2407.11249.
 """
 
 from __future__ import annotations
@@ -10,24 +10,61 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
-__all__ = ["best_accuracy", "bound", "log_shares", "optimal", "trilaterated"]
+from worldfast.errors import number, positive, typed, whole
+from worldfast.worlds.factors.questions import Questions
+
+__all__ = ["best_accuracy", "bound", "log_shares", "optimal", "trilaterated", "unit_normals"]
 
 GRID = 512  # points along each latent number over which accuracy is averaged; of more than two, as many random ones
 
 
 def bound(sigma: float, t: int) -> float:
-    """Return the R2 that no unbiased estimate of a point from t observations exceeds: 1 - 12 sigma^2 / t."""
-    return 1 - 12 * sigma**2 / t
+    """Return the R2 that no unbiased estimate of a point exceeds: 1 - 12 sigma^2 / t, the Cramer-Rao bound.
+
+    Estimates that use the prior of points are biased, and can be slightly better.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of normal noise, or scale of Gumbel noise, alike in each latent number; 0: none.
+    t : int
+        Observations, at least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is no such number.
+    """
+    if not 0 <= number("sigma", sigma) < np.inf:
+        raise ValueError(f"sigma: expected a number of at least 0, got {sigma}")
+    return 1 - 12 * float(sigma) ** 2 / whole("t", t, 1)
 
 
-def unit(boundary: np.ndarray) -> np.ndarray:
-    """Return boundaries [N, D] with normals of length 1."""
-    return boundary / np.linalg.norm(boundary, axis=1, keepdims=True)
+def unit_normals(asked: Questions) -> np.ndarray:
+    """Return the normals of half-spaces at length 1, float64 [N, D].
+
+    Raises
+    ------
+    TypeError, ValueError
+        `asked` is no Questions, or holds questions that are no half-spaces.
+    """
+    typed("asked", asked, Questions, "questions, such as factors.Dataset(n=6).asked")
+    if (asked.threshold >= 0).any():
+        raise ValueError(
+            "asked: expected half-spaces c . x > 0, got questions of products, which are true in one quadrant alone: "
+            "their answers follow another rule"
+        )
+    return asked.boundary / np.linalg.norm(asked.boundary, axis=1, keepdims=True)
 
 
-def optimal(m: np.ndarray, boundary: np.ndarray, sigma: float, t: int) -> tuple[np.ndarray, np.ndarray]:
+def _precision(sigma: float, t: int) -> float:
+    """Return sqrt(t) / sigma."""
+    return np.sqrt(whole("t", t, 1)) / positive("sigma", sigma)
+
+
+def optimal(m: np.ndarray, asked: Questions, sigma: float, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the logarithms of the chances of yes and of no, float64 [n, N] each, of an observer of means m [n, D]."""
-    z = m @ unit(boundary).T * (np.sqrt(t) / sigma)
+    z = m @ unit_normals(asked).T * _precision(sigma, t)
     return log_ndtr(z), log_ndtr(-z)
 
 
@@ -36,33 +73,58 @@ def log_shares(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
 
 
-def trilaterated(yes: np.ndarray, no: np.ndarray, boundary: np.ndarray, sigma: float, t: int) -> np.ndarray:
+def trilaterated(yes: np.ndarray, no: np.ndarray, asked: Questions, sigma: float, t: int) -> np.ndarray:
     """Return the points that follow from answers: (C'C)^-1 C' (sigma / sqrt(t)) Phi^-1(Y).
 
     Parameters
     ----------
     yes, no : ndarray
         [n, N], logarithms of the chances of yes and of no: of chances themselves near 0 or 1 too few digits are left.
-    boundary : ndarray
-        [N, D], half-spaces through the origin, of rank D.
+    asked : Questions
+        Half-spaces through the origin, such as `Dataset.asked`, with normals that span all D latent numbers.
     sigma, t : float, int
-        Noise and number of observations.
+        Noise, above 0, and number of observations.
 
     Returns
     -------
     ndarray
         float64 [n, D].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit, the questions are those of products, or their normals do not span.
     """
+    normals = unit_normals(asked)
+    if (rank := np.linalg.matrix_rank(normals)) < normals.shape[1]:
+        raise ValueError(
+            f"asked: expected normals that span {normals.shape[1]} dimensions, got {rank}: the point is not determined"
+        )
+    scale = 1 / _precision(sigma, t)
     z = np.where(yes < no, ndtri_exp(np.minimum(yes, no)), -ndtri_exp(np.minimum(yes, no)))
-    return (sigma / np.sqrt(t)) * z @ np.linalg.pinv(unit(boundary)).T
+    return scale * z @ np.linalg.pinv(normals).T
 
 
-def best_accuracy(boundary: np.ndarray, sigma: float, t: int) -> float:
-    """Return the largest share of right answers to half-spaces, for points that are uniform on the square or cube."""
-    D = boundary.shape[1]
+def best_accuracy(asked: Questions, sigma: float, t: int) -> float:
+    """Return the largest expected share of right answers of any observer, for points uniform on the square or cube.
+
+    Parameters
+    ----------
+    asked : Questions
+        Half-spaces through the origin, such as `Dataset.asked`.
+    sigma, t : float, int
+        Noise, above 0, and number of observations.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit, or the questions are those of products.
+    """
+    normals, precision = unit_normals(asked), _precision(sigma, t)
+    D = normals.shape[1]
     if D == 2:
         at = (np.arange(GRID) + 0.5) / GRID - 0.5
         x = np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2)
     else:
         x = np.random.default_rng(0).random((GRID**2, D)) - 0.5
-    return float(np.mean([ndtr(np.abs(x @ c) * (np.sqrt(t) / sigma)).mean() for c in unit(boundary)]))
+    return float(np.mean([ndtr(np.abs(x @ c) * precision).mean() for c in normals]))

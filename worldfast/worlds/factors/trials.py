@@ -16,7 +16,7 @@ from worldfast.worlds.factors.questions import encoder, key_of
 __all__ = ["NOISES", "Drawn", "Trials"]
 
 NOISES = {"isotropic": 0, "anisotropic": 0, "gumbel": 1, "ar1": 2, "encoded": 3}  # and their numbers in the core
-MOST_EVIDENCE = 5  # as in csrc/rows/trials.cpp
+MOST_EVIDENCE = core.trial_limits["evidence"]
 
 
 class Drawn(NamedTuple):
@@ -73,19 +73,31 @@ class Trials:
             "free": data.reaction == "free",
             "truncated": data.truncated,
             "every": data.target == "every",
+            "given": False,
         }
         layers = encoder(data.dims, data.draw) if data.encoder else ()
         self._given = rule, list(layers), asked.boundary, asked.threshold, scale
 
-    def drawn(self, start: int, n: int) -> Drawn:
-        """Return trials `start` to `start + n`."""
+    def drawn(self, start: int, n: int, points: np.ndarray | None = None) -> Drawn:
+        """Return trials `start` to `start + n`.
+
+        Parameters
+        ----------
+        start, n : int
+        points : ndarray, optional
+            [n, D], latent points in place of those that are drawn; noise, and the question asked by context, are those
+            of the trials all the same.
+        """
         targets = self.longest if self.data.target == "every" or self.data.reaction == "free" else 1
         made = Drawn(
             np.empty((n, self.longest, self.shape.inputs), np.float32),
             np.empty((n, targets, self.data.n), np.float32),
             np.empty((n, self.data.dims), np.float32),
         )
-        core.trials(*self._given, start, n, *made, thread_count(None))
+        rule, *given = self._given
+        if points is not None:
+            made.latents[:] = points
+        core.trials(rule | {"given": points is not None}, *given, start, n, *made, thread_count(None))
         return made
 
     def batch(self, start: int, n: int) -> Rows:
