@@ -325,20 +325,33 @@ def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: 
 
 
 def _meant(command: Callable, arguments: list[str]) -> list[str]:
-    """A line for each unknown option: its nearest name, or the one that it begins or abbreviates (--lr)."""
+    """A line for each unknown option: its nearest name, or the one that it begins or abbreviates (--lr); and one for
+    tasks without the option that takes them.
+    """
     known = ["--help"]
     for name, kind in get_type_hints(command).items():
         names = [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
         known += ["--" + one.replace("_", "-") for one in names if one != "return"]
     known += [name.replace("--", "--no-", 1) for name in known]
     short = {"--" + "".join(part[0] for part in name[2:].split("-")): name for name in reversed(known)}
-    lines = []
+    lines = _tasks_meant(arguments) if command is train else []
     for given in (word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")):
         if given not in known:
             begins = [name for name in known if name.startswith(given)]
             near = [short[given]] if given in short else begins or difflib.get_close_matches(given, known, n=1)
             lines.append(f"unknown option '{given}'" + (f": did you mean '{near[0]}'?" if near else ""))
     return lines
+
+
+def _tasks_meant(arguments: list[str]) -> list[str]:
+    """A line with --tasks before the words that are or resemble tasks and are no option's, if there are some."""
+    left = [
+        word for before, word in pairwise(["", *arguments]) if not word.startswith("-") and not before.startswith("-")
+    ]
+    near = [difflib.get_close_matches(word, ("all", *cities.TASKS), n=1) for word in left]
+    if "--tasks" in arguments or not any(near):
+        return []
+    return [f"tasks are an option: say --tasks {' '.join(name for names in near for name in names)}"]
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ def version_of(content: Mapping[str, Any]) -> str | None:
 
 def advice_on(version: str) -> str:
     """Return what to do with what a version of worldfast wrote that this one cannot read."""
-    return f"make it again with this version, {_this_version()}, or read it with that one ({version})"
+    return f"make it again with this version, {_this_version()}, or read it with {version}"
 
 
 def _this_version() -> str:

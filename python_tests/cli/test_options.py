@@ -270,7 +270,13 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
         ("--tasks angle --threads 0", "threads: expected at least 1, got 0"),
         ("--tasks angle --memory 8GB", "memory: expected bytes or a text such as '8GiB'"),
         ("--tasks angle --memory 1MiB", "memory: 'pt-angle-s42' alone needs"),
-        ("--tasks angle --among x>9999", "the world is too small: task angle needs 3 cities, rows may use 0"),
+        ("--tasks angle --among x>9999", "among: 'x>9999' selects none of 5,075 cities"),
+        ("--tasks angle --among index<2", "task angle needs 3 cities, rows may use 2, which among='index<2' selects"),
+        (
+            "--tasks angle --among name=='toky'",
+            "selects none of 5,075 cities; no name is 'toky': did you mean 'Tokyo'?",
+        ),
+        ("--tasks angle --world none.csv", "world source: there is no file 'none.csv' in '"),
         ("--tasks distance --rows 99000000", "the train split of these cities holds"),
     ],
 )
@@ -300,6 +306,10 @@ def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
         (["--tasks", "angle", "--lr", "1"], "unknown option '--lr': did you mean '--learning-rate'?"),
         (["--tasks", "angle", "--xyz=1"], "unknown option '--xyz'\n"),
         ([], "--tasks TASK"),
+        (["distance"], "worldfast: tasks are an option: say --tasks distance\n"),
+        (["distnace", "--rows", "32"], "say --tasks distance\n"),
+        (["--rows", "32", "compass", "angel"], "say --tasks compass angle\n"),
+        (["all"], "say --tasks all\n"),
         (["own.py", "--tasks", "angle"], "unknown option '--tasks'"),
     ],
 )

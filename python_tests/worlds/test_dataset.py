@@ -9,6 +9,7 @@ import pytest
 
 import worldfast as wf
 from worldfast import dataset
+from worldfast.errors import VersionError
 from worldfast.folder import spec_of
 from worldfast.reading import Activations
 from worldfast.rows import DeviceStream, Stream
@@ -219,8 +220,10 @@ def test_the_class_of_a_model_is_kept_too():
 def test_a_folder_of_version_0_1(tmp_path):
     spec = {"id": "0123456789ab", "run": {"tasks": ["angle"], "seed": 1, "rows": 64}, "origin": {"worldfast": "0.1.0"}}
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    with pytest.raises(ValueError, match=r"written by worldfast 0.1.0: make it again with this version"):
+    with pytest.raises(VersionError, match=r"written by worldfast 0.1.0: make it again .* or read it with 0.1.0$"):
         spec_of(tmp_path)
+    with pytest.raises(ValueError, match=r"a run of worldfast 0.1, whose tasks stand beside its seed"):
+        Run.from_json(spec["run"])
 
 
 def test_runs_of_one_family_differ_in_all_but_shape():

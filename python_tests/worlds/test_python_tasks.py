@@ -323,6 +323,7 @@ BAD = {
     "floats": (lambda xy: xy[:, 0, 0] / 2, dict(), r"has to give integers, got float64"),
     "bools": (lambda xy: xy[:, 0, 0] > 2, dict(), r"has to give integers, got bool"),
     "words": (lambda xy: ["E"] * len(xy), dict(), r"has to give integers, got <U1"),
+    "nothing": (lambda xy: None, dict(), r"returned None, expected integers \[n\]: does it end with return\?"),
     "shape": (lambda xy: xy[:, 0], dict(), r"shape \[1024\], got \[1024, 2\]"),
     "a scalar": (lambda xy: 3, dict(), r"shape \[1024\], got \[\]"),
     "squeezed": (lambda xy: np.squeeze(xy[:, 0, 0]), dict(), r"shape \[1\], got \[\]"),
@@ -585,6 +586,17 @@ def test_the_name_of_the_function_is_no_part_of_it():
     assert wf.task("first", cities=2)(other) == first
 
 
+def test_a_function_that_is_no_task_is_named(world):
+    def middle(xy):
+        return xy[:, 0, 0]
+
+    for call in (Dataset, lambda task: Dataset(("angle", task)), lambda task: wf.sample(world, task, 1), wf.label):
+        with pytest.raises(
+            TypeError, match="^task: expected a name or a task, got the function 'middle': put @wf.task"
+        ):
+            call(middle)
+
+
 def test_a_run_in_a_new_process_needs_the_function_again(tmp_path):
     run = wf.Run(Dataset(("distance", mid()), rows=32), seed=3, model=TINY)
     assert wf.Run.from_json(json.loads(json.dumps(run.to_json()))) == run
@@ -611,7 +623,7 @@ def test_a_function_without_source_needs_a_version():
         exec(text.format(""), names)
     exec(text.format(', version="1"'), names)
     assert names["typed"].rule == "version 1"
-    with pytest.raises(TaskError, match="as a lambda"):
+    with pytest.raises(TaskError, match="^task 'short': its function '<lambda>' has no source .* as a lambda"):
         wf.task("short", cities=2)(lambda xy: xy[:, 0, 0])
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldfast.worlds.cities.selection import unknown_texts
 from worldfast.worlds.cities.world import World
 
 FIELDS = ("xy", "city_id", "name", "region", "country", "population")
@@ -170,3 +171,16 @@ def test_select_checks_and_copies_a_mask(world):
 def test_select_refuses_a_mask(world, mask, error, message):
     with pytest.raises(error, match=message):
         world.select(mask)
+
+
+def test_a_text_that_no_row_has_is_named_with_the_nearest():
+    columns = {"region": np.array(["Oceania", "East Asia", ""]), "name": np.array(["Perth", "Osaka", "Tokyo"])}
+    for expression, said in {
+        "region == 'Ocenia'": "; no region is 'Ocenia': did you mean 'Oceania'?",
+        "not region != 'east asia'": "; no region is 'east asia': did you mean 'East Asia'?",
+        "region == 'Atlantis' and x > 3": "; no region is 'Atlantis'",
+        "'Perht' == name and region in ['Oceania', 'Asia']": "; no name is 'Perht': did you mean 'Perth'?; no region is 'Asia': did you mean 'East Asia'?",
+        "region == 'Oceania' and name == 'Osaka'": "",
+    }.items():
+        assert unknown_texts(expression, columns) == said
+    assert unknown_texts(np.zeros(3, bool), columns) == ""

@@ -162,7 +162,10 @@ def test_csv_refuses(from_text, text, message):
 
 
 def test_csv_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.csv"):
-        World.from_csv(tmp_path / "nowhere.csv")
+    nowhere = tmp_path / "nowhere.csv"
+    with pytest.raises(FileNotFoundError, match=f"^path: there is no file '{nowhere}'$"):
+        World.from_csv(nowhere)
+    with pytest.raises(FileNotFoundError, match=f"^world source: there is no file '{nowhere}'$"):
+        WorldSpec(nowhere).build()
     with pytest.raises(IsADirectoryError):
         World.from_csv(tmp_path)

@@ -32,6 +32,7 @@ from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import STANDARD, any_of, choose_cities, groups_of
 from worldfast.worlds.cities.patching import questions_of
 from worldfast.worlds.cities.sampling import Stream
+from worldfast.worlds.cities.selection import unknown_texts
 from worldfast.worlds.cities.stream import task_stream
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, in_python
 from worldfast.worlds.cities.world import World
@@ -62,7 +63,10 @@ def chosen(one: Trained, cities: str, name: str = "cities") -> np.ndarray:
     """Captured cities that an expression selects, bool [n]. ValueError where it selects none."""
     found = world_of(one).select(cities)[one.things]
     if not found.any():
-        raise ValueError(f"{name}: {cities!r} selects none of the {len(found):,} cities captured of {one.name!r}")
+        unknown = unknown_texts(cities, world_of(one).columns)
+        raise ValueError(
+            f"{name}: {cities!r} selects none of the {len(found):,} cities captured of {one.name!r}{unknown}"
+        )
     return found
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from worldfast._native import core
 from worldfast.errors import TaskError, several, typed
 from worldfast.worlds.cities.rule import rule_of
-from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register, task_from_json
+from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, named, register, task_from_json
 
 Rule = Callable[[np.ndarray], Any]  # int32 [n, c, 2] -> integers [n]
 
@@ -89,6 +89,8 @@ class PythonTask(Task):
             if isinstance(error, ValueError) and "read-only" in str(error):
                 raise self._error("writes into its input, which is read-only: take a copy first") from error
             raise self._error(f"raised {type(error).__name__}: {error}") from error
+        if found is None:
+            raise self._error("returned None, expected integers [n]: does it end with return?")
         if isinstance(found, np.ma.MaskedArray):
             raise self._error("has to give integers [n], got a masked array")
         labels = np.asarray(found)
@@ -248,7 +250,7 @@ def task(
     if callable(name):
         raise TypeError(
             f"task: expected a name and a number of cities before the function, as in @wf.task('mid', cities=2), got "
-            f"{getattr(name, '__name__', repr(name))!r} itself"
+            f"{named(name)} itself"
         )
     if name is None or cities is None:
         missing = " and ".join(what for what, value in (("name", name), ("cities", cities)) if value is None)
@@ -376,7 +378,7 @@ def _identity(name: str, function: Rule, version: Any) -> str:
         return rule_of(function)
     except ValueError as error:
         raise TaskError(
-            f"task {name!r}: {function!r} {error}, and a run is known by it: write the function with def in a file or "
-            "a notebook, reading numbers, text, arrays and functions, or give version='1', and another whenever the "
-            "function, or what it reads, changes"
+            f"task {name!r}: its function {named(function)} {error}, and a run is known by it: write the function with "
+            "def in a file or a notebook, reading numbers, text, arrays and functions, or give version='1', and "
+            "another whenever the function, or what it reads, changes"
         ) from None

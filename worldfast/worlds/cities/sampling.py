@@ -396,8 +396,8 @@ def sample(
     row_count("start", start)
     row_count("n", n)
     require_noise("noise", noise)
-    typed("task", task, str | Task | Iterable, "a name or a sequence of names")
-    tasks = [find(name) for name in ([task] if isinstance(task, str | Task) else task)]
+    asked = (task,) if isinstance(task, str | Task) or callable(task) else task
+    tasks = [find(one) for one in typed("task", asked, Iterable, "a name or a sequence of names")]
     rows = -(-(start + n) // max(len(tasks), 1))
     components = tuple(Component(t, rows, among, must_include, noise=noise) for t in tasks)
     stream = Stream.__new__(Stream)

@@ -6,6 +6,7 @@ It walks Python's own syntax tree, whitelisted node by node, on whole columns at
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import operator
 from collections.abc import Mapping
@@ -60,6 +61,36 @@ def select(expression: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     if chosen.dtype != bool or chosen.shape != (n,):
         raise ValueError(f"{expression!r:.100} is no condition on {', '.join(columns)}; {ALLOWED}")
     return chosen
+
+
+def unknown_texts(which: object, columns: Mapping[str, np.ndarray]) -> str:
+    """Return what to say of texts in an expression that no row has: "; no region is 'Ocenia': did you mean 'Oceania'?".
+
+    Parameters
+    ----------
+    which : str or array
+        An expression for `select`, or a mask, of which there is nothing to say.
+    columns : mapping of str to ndarray
+        Columns [N]; those of str count.
+
+    Returns
+    -------
+    str
+        "" if every text is there.
+    """
+    said: dict[str, None] = {}  # in order, each once
+    compared = ast.walk(ast.parse(which.strip(), mode="eval")) if isinstance(which, str) else ()
+    for parts in (list(ast.walk(node)) for node in compared if isinstance(node, ast.Compare)):
+        texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        names = [part.id for part in parts if isinstance(part, ast.Name) and part.id in columns]
+        for name in (name for name in names if columns[name].dtype.kind == "U"):
+            known = {text.lower(): text for text in columns[name].tolist() if text}
+            for text in texts:
+                if text not in known.values():
+                    near = difflib.get_close_matches(text.lower(), known, n=1)
+                    hint = f": did you mean {known[near[0]]!r}?" if near else ""
+                    said[f"; no {name} is {text!r}{hint}"] = None
+    return "".join(said)
 
 
 def _evaluate(node: ast.expr, columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -161,6 +161,11 @@ BUILT_IN = tuple(_by_name)  # the seven
 TASKS = MappingProxyType(_by_name)  # and those made in Python, in order of definition
 
 
+def named(function: object) -> str:
+    """Return the name of a function for a message, or of the type of another thing that can be called."""
+    return repr(getattr(function, "__name__", type(function).__name__))
+
+
 def register(task: T) -> T:
     """Register a task under its name, replacing one of that name, and return it."""
     _by_name[task.name] = task
@@ -179,12 +184,16 @@ def find(task: str | Task) -> Task:
     """
     if isinstance(task, Task):
         return task
+    if callable(task):
+        raise TypeError(f"task: expected a name or a task, got the function {named(task)}: put @wf.task over it")
     return TASKS[one_of("task", typed("task", task, str, "a name or a task"), TASKS)]
 
 
 def one_or_more(tasks: str | Task | Sequence[str | Task]) -> tuple:
     """Return one task, or several, as a tuple; raises a TypeError if they are neither names nor Tasks."""
-    return (tasks,) if isinstance(tasks, str | Task) else several("tasks", tasks, "names or tasks, one or several")
+    if isinstance(tasks, str | Task) or callable(tasks):
+        return (tasks,)
+    return several("tasks", tasks, "names or tasks, one or several")
 
 
 def in_python(tasks: Iterable[Task]) -> tuple:

@@ -154,11 +154,16 @@ class World:
 
         Raises
         ------
+        FileNotFoundError
+            There is no such file.
         ValueError
             A column is missing or doubled, a number cannot be parsed or is out of range, an id is used twice, or the
             number of cities is 0 or above 10,000. The message names file and line, and the nearest column.
         """
-        table, n = read_csv(Path(path))
+        try:
+            table, n = read_csv(Path(path))
+        except FileNotFoundError:
+            raise _no_file("path", path) from None
         empty = np.full(n, "")
         x, y = (table["x"], table["y"]) if "x" in table else (table["longitude"], table["latitude"])
         return World(
@@ -362,11 +367,27 @@ class WorldSpec(Named):
         object.__setattr__(self, "atlantis_seed", whole("atlantis_seed", self.atlantis_seed, 0))
 
     def build(self) -> World:
-        """Return the world: the same object each time in one process, until its CSV file changes."""
+        """Return the world: the same object each time in one process, until its CSV file changes.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no such file.
+        ValueError
+            As from `World.from_csv`, `largest` and `with_atlantis`.
+        """
         if self.source == "cities":
             return _build(self, ())
-        now = os.stat(self.source)
+        try:
+            now = os.stat(self.source)
+        except FileNotFoundError:
+            raise _no_file("world source", self.source) from None
         return _build(self, (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns))
+
+
+def _no_file(argument: str, path: str | os.PathLike) -> FileNotFoundError:
+    where = "" if os.path.isabs(path) else f" in '{os.getcwd()}'"
+    return FileNotFoundError(f"{argument}: there is no file '{os.fspath(path)}'{where}")
 
 
 @functools.lru_cache(maxsize=64)
