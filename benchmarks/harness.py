@@ -25,6 +25,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 import numpy as np
 import torch
@@ -137,12 +138,12 @@ def threads(count: int):
 # ---- the processor ----
 
 # What holds the peers' libraries back to a vector width, if it is set before they are loaded: PyTorch's own
-# loops, oneDNN, MKL, and NumPy's OpenBLAS.
+# loops, oneDNN, MKL, and NumPy's OpenBLAS. What torch.compile has compiled for another width gives NaN, or crashes.
 PEERS = {
     8: {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        "OPENBLAS_CORETYPE": "Haswell"},
+        "OPENBLAS_CORETYPE": "Haswell", "TORCHINDUCTOR_CACHE_DIR": f"{gettempdir()}/torchinductor-8"},
     4: {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
-        "OPENBLAS_CORETYPE": "Nehalem"},
+        "OPENBLAS_CORETYPE": "Nehalem", "TORCHINDUCTOR_CACHE_DIR": f"{gettempdir()}/torchinductor-4"},
 }  # fmt: skip
 SETS = {
     "avx2": "AVX2", "fma": "FMA", "avx512f": "AVX-512", "avx512_bf16": "AVX512-BF16", "amx_bf16": "AMX-BF16",

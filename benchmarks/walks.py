@@ -16,7 +16,6 @@ from worldfast._native import core
 from worldfast.worlds import chains
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "python_tests"))
-sys.path.insert(0, str(Path(__file__).parent.parent / "python_tests" / "worlds" / "chains"))
 import walks_by_hand
 
 CASES = {  # name: chains, states, length
@@ -30,7 +29,7 @@ CASES = {  # name: chains, states, length
 def wrong_tokens(data, given, tokens, among=200):
     """How many tokens of the first rows are others than those of the second statement."""
     key, table, prior, names, renamed = given
-    arguments = key, table.tolist(), prior.tolist(), names, renamed, data.length
+    arguments = key, table.tolist(), prior.tolist(), names, renamed.tolist(), data.length
     rows = min(among, len(tokens))
     return float(sum((tokens[i] != walks_by_hand.walk(*arguments, i)[0]).sum() for i in range(rows)))
 

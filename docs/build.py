@@ -37,6 +37,7 @@ ROOT = DOCS.parent
 MODULES = (
     "worldfast",
     "worldfast.run",
+    "worldfast.models.spec",
     "worldfast.models.ensemble",
     "worldfast.models.transformer",
     "worldfast.analysis",

@@ -132,7 +132,7 @@ def recurrent_rows(**changes):  # rows of 3, 1 and 4 vectors, of which four are 
     return tuple((rows | dict(weights=drawn(4), noise=None) | changes).values())
 
 
-def walks():  # a row of two states, the second of which is never left, and one of three names
+def walks():  # two chains of two states, the second of which is never left; of the second one some have new names
     whole = 2**53
     table = np.array([[[whole // 3, whole], [0, whole], [whole // 2, whole]]] * 2)
     return [
@@ -140,7 +140,7 @@ def walks():  # a row of two states, the second of which is never left, and one 
         table,
         longs(whole // 4, whole),
         3,
-        whole // 2,
+        longs(0, whole // 2),
         1,
         6,
         *(np.zeros(n, np.int32) for n in ((6, 5), 6, (6, 2))),

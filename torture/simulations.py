@@ -276,7 +276,7 @@ def judge_errors(tally: Tally, name: str, values: list[Seen], squared: list[Seen
     """Compare the mean squared standard error with the variance of the values themselves: 0.9 to 1.3 of it, as a
     jackknife errs to the safe side.
     """
-    n = len(values)
+    n, both = len(values), len(values) + len(squared)
     if n < FEWEST:
         return
     variance = np.var([one.value for one in values], ddof=1)
@@ -284,9 +284,9 @@ def judge_errors(tally: Tally, name: str, values: list[Seen], squared: list[Seen
     slack = 4 * math.sqrt(2 / n)
     tally.notes.append(f"{name}: squared standard errors are {ratio:.3f} of the variance over {n:,} simulations")
     if 0.9 - slack <= ratio <= 1.3 + slack:
-        tally.hold(f"{name}: standard error", n)
+        tally.hold(f"{name}: standard error", both)
     else:
-        tally.fail(f"{name}: standard error", f"{ratio:.3f}", n)
+        tally.fail(f"{name}: standard error", f"{ratio:.3f}", both)
 
 
 def run(tally: Tally) -> None:

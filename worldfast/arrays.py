@@ -17,8 +17,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Real
+from typing import Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from worldfast._native import on_gpu
@@ -28,6 +30,17 @@ SINGLE = re.compile(r"float32|b?float16|float[468]_\w+")  # at most float32's di
 REAL = re.compile(r"b?float\d+\w*|u?int\d+")
 BLOCK_BYTES = 64 << 20  # of a dataset in memory at once, where rows are picked out of it
 DEVICES = ("cpu", "cuda")  # of torch, that sums are computed on; arrays on others are copied to the first
+ArrayLike: TypeAlias = npt.ArrayLike | torch.Tensor  # and what else has `__array__` or `__dlpack__`
+
+
+class ByStep(Protocol):
+    """Representations [n, d] of the same things at steps of a run: `worldfast.Activations`, or anything like it."""
+
+    @property
+    def steps(self) -> Sequence[int]: ...
+
+    def __getitem__(self, key: tuple[int, int]) -> ArrayLike:
+        """Return the array of a (step, layer)."""
 
 
 class Numbers:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from worldfast.errors import one_of, typed, unknown_name
+
+N = TypeVar("N", bound="Named")
 
 
 class Named:
@@ -23,7 +25,7 @@ class Named:
     Python does so by itself from 3.13 on, for functions too.
     """
 
-    def __new__(cls, *args: Any, **given: Any):
+    def __new__(cls: type[N], *args: Any, **given: Any) -> N:
         if unknown := [name for name in given if name not in getattr(cls, "__dataclass_fields__", ())]:
             known = inspect.signature(cls).parameters
             if unknown[0] not in known and not any(one.kind is one.VAR_KEYWORD for one in known.values()):

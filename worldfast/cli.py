@@ -210,14 +210,14 @@ def extract(
     prompt: AnyText = None,
     layers: AnyWholes = None,
     positions: AnyTexts = None,
-    cities: AnyText = None,
+    among: AnyText = None,
     step: AnyWhole = None,
     readout: Named = (),
     load: Files = (),
 ) -> None:
     """Write a trained model's hidden states for each thing of its world to an HDF5 file; for cities, for any prompt.
 
-    The options prompt, positions and cities are those of cities; those of another world are given to --readout.
+    The options prompt, positions and among are those of cities; those of another world are given to --readout.
 
     Args:
         run: Folder of the run.
@@ -225,7 +225,7 @@ def extract(
         prompt: Text after <bos>, with {city} for the city, such as "angle(c_0865,{city},"; its task's by default.
         layers: Layers: 0 is the embeddings, the last is after the final norm; all by default.
         positions: Tokens to read: city, delimiter, last, or numbers; city and delimiter by default.
-        cities: Cities to read, such as "city_id >= 1000"; all by default.
+        among: Cities to read, such as "city_id >= 1000"; all by default.
         step: Step of an earlier model, of a run that kept it (worldfast train --keep); the newest by default.
         readout: Options of the readout of the run's dataset; its own by default.
     """
@@ -233,7 +233,7 @@ def extract(
 
     load_files(load)
     places = positions and [int(at) if at.lstrip("-").isdigit() else at for at in positions]
-    options = {"prompt": prompt, "positions": places, "among": cities}
+    options = {"prompt": prompt, "positions": places, "among": among}
     given = {name: value for name, value in options.items() if value is not None}
     print(represent(run, layers=layers, step=step, **given, **named("readout", readout)).save(out))
 

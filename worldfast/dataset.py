@@ -15,7 +15,7 @@ import numpy as np
 from worldfast import files
 from worldfast.arrays import refuse
 from worldfast.classes import Named, known_fields
-from worldfast.errors import MismatchError, one_of, typed
+from worldfast.errors import MismatchError, one_of, typed, whole
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
 
@@ -27,7 +27,7 @@ class Readout(NamedTuple):
     rows : Rows
         P scored positions for each thing.
     things : ndarray
-        int32 [n], indices of the world's entities.
+        int32 [n], indices of the world's entities, below `Dataset.entity_count`.
     attributes : ndarray
         float64 [n, k], properties of each thing: coordinates, factors ...
     columns : tuple of str
@@ -118,11 +118,11 @@ class Dataset(Named, ABC):
         """Return the rows of a seed and a split."""
 
     @abstractmethod
-    def readout(self, **options) -> Readout:
+    def readout(self, **options: Any) -> Readout:
         """Return the rows at which models of the dataset are read; the options have defaults."""
 
     @abstractmethod
-    def score(self, ensemble, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
+    def score(self, ensemble: Any, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
         """Score a member on n rows of each kind in the dataset.
 
         Parameters
@@ -154,6 +154,13 @@ class Dataset(Named, ABC):
         """Inputs of the longest row."""
         return self.stream(0).longest
 
+    @property
+    def entity_count(self) -> int | None:
+        """Number of the world's entities, of which a readout may name a part; None: the n things of a readout are all
+        of them, 0 to n - 1.
+        """
+        return None
+
     def content(self) -> Mapping[str, Any]:
         """Return by name what rows and readouts are made of besides the fields: arrays, numbers, texts.
 
@@ -177,7 +184,7 @@ class Dataset(Named, ABC):
         """Return the part of `to_json` that decides what is learned: not the place of a file, whose content counts."""
         return self.to_json()
 
-    def check(self, model) -> None:
+    def check(self, model: Any) -> None:
         """Raise ValueError if a model of this spec cannot learn these rows; by default every model can."""
         return
 
@@ -231,8 +238,8 @@ def require_options(data: Dataset, names: Iterable[str], what: str) -> None:
         one_of(what, name, known)
 
 
-def require_readout(readout: Any, shape: Shape) -> None:
-    """Raise a TypeError or ValueError that names the field of a readout which does not fit the others or the shape."""
+def require_readout(readout: Any, data: Dataset) -> None:
+    """Raise a TypeError or ValueError naming the field of a readout that does not fit the others or its dataset."""
     typed("readout", readout, Readout, "a worldfast.dataset.Readout")
     given = {"things": readout.things, "attributes": readout.attributes, **readout.groups}
     for name, array in given.items():
@@ -243,13 +250,14 @@ def require_readout(readout: Any, shape: Shape) -> None:
     n = len(things)
     if n == 0 or things.min() < 0 or len(np.unique(things)) < n:
         raise ValueError(f"things: expected indices of entities, from 0 on and each once, got {things[:8].tolist()}")
+    _require_entities(things, data.entity_count)
     if attributes.shape != (n, len(readout.columns)) or not np.isfinite(attributes).all():
         expected = f"finite numbers [{n}, {len(readout.columns)}], of each thing what columns names"
         raise ValueError(f"attributes: expected {expected}, got {attributes.dtype} {list(attributes.shape)}")
     for name, mask in readout.groups.items():
         if np.shape(mask) != (n,) or np.asarray(mask).dtype != bool:
             raise ValueError(f"groups: {name!r}: expected bool [{n}], of each thing, got shape {list(np.shape(mask))}")
-    require_rows(readout.rows, shape)
+    require_rows(readout.rows, data.shape)
     K = len(readout.rows.scored)
     if K == 0 or K % n:
         raise ValueError(f"rows: expected as many scored positions for each of {n} things, got {K}")
@@ -259,6 +267,16 @@ def require_readout(readout: Any, shape: Shape) -> None:
             raise ValueError(f"entities: expected texts [{n}], each once, got {ids.dtype} {list(ids.shape)}")
     if readout.order is not None and not np.array_equal(np.sort(readout.order), np.arange(K)):
         raise ValueError(f"order: expected each of 0 to {K - 1} once")
+
+
+def _require_entities(things: np.ndarray, count: int | None) -> None:
+    if count is not None and things.max() >= whole("entity_count", count, 1):
+        raise ValueError(f"things: entity {things.max()} is not there: the world has {count:,}, 0 to {count - 1}")
+    if count is None and things.max() >= len(things):
+        raise ValueError(
+            f"things: entity {things.max()} of {len(things):,} is not there, they are 0 to {len(things) - 1}; a world "
+            "that reads only some of its entities states as `entity_count` how many it has"
+        )
 
 
 def entity_ids(readout: Readout, digest: str) -> np.ndarray:

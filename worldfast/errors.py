@@ -142,6 +142,10 @@ class MismatchError(ValueError):
     """Error of a whole file, or an object, that is not of what was asked for: another run, step, world or entities."""
 
 
+class VersionError(ValueError):
+    """Error of a file that another version of worldfast wrote and that this version cannot read."""
+
+
 class UnsafeError(ValueError):
     """Error of a file that reaches outside its folder, claims sizes that its bytes cannot hold, or could run code."""
 
@@ -149,6 +153,6 @@ class UnsafeError(ValueError):
 class DeviceError(RuntimeError):
     """Error of a device that cannot be used; `reason` says why, in words that also make sense alone."""
 
-    def __init__(self, device: object, reason: str):
+    def __init__(self, device: object, reason: str) -> None:
         super().__init__(f"device {str(device)!r}: {reason}; use device='cpu'")
         self.reason = reason

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from worldfast.errors import DamagedError, UnsafeError, as_path
+from worldfast.errors import DamagedError, UnsafeError, VersionError, as_path
 
 PARTIAL = ".partial"  # suffix of a file that is being written
 LARGEST_JSON = 1 << 28  # bytes
@@ -115,7 +115,7 @@ def sync_folder(path: Path) -> None:
             os.close(handle)
 
 
-def table_bytes(table) -> bytes:
+def table_bytes(table: Any) -> bytes:
     """Return a pandas DataFrame as CSV, with NaN as "nan", so an empty string stays one."""
     return table.to_csv(index=False, na_rep="nan").encode("utf-8")
 
@@ -208,20 +208,38 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     ------
     DamagedError
         The content is not what was written; the message names the file.
+    VersionError
+        It has no checksum, and says that another version of worldfast wrote it.
     UnsafeError, OSError
         As from `read_whole`.
     """
     content, whole = parse_json(path)
-    require_sealed(path, whole)
-    return content
-
-
-def require_sealed(path: str | os.PathLike, whole: bool | None) -> None:
-    """Raise a DamagedError unless a JSON object's checksum says that it is whole, as `parse_json` returns it."""
     if whole is None:
+        version = version_of(content)
+        if version not in (None, _this_version()):
+            raise VersionError(f"'{path}' was written by worldfast {version}: {advice_on(version)}")
         raise DamagedError(f"'{path}' has no checksum: it is damaged, or of an earlier version of worldfast")
     if not whole:
         raise DamagedError(f"'{path}' is damaged: its checksum does not fit its content")
+    return content
+
+
+def version_of(content: Mapping[str, Any]) -> str | None:
+    """Return the version of worldfast that wrote a JSON object, by its own word; None if it does not say."""
+    of = content.get("origin")
+    version = of.get("worldfast") if isinstance(of, Mapping) else None
+    return version if isinstance(version, str) else None
+
+
+def advice_on(version: str) -> str:
+    """Return what to do with what a version of worldfast wrote that this one cannot read."""
+    return f"make it again with this version, {_this_version()}, or read it with that one ({version})"
+
+
+def _this_version() -> str:
+    from worldfast import __version__  # imports this module
+
+    return __version__
 
 
 def parse_json(path: str | os.PathLike) -> tuple[dict[str, Any], bool | None]:
@@ -325,7 +343,7 @@ def checksum(*parts: bytes | bytearray | np.ndarray, begin: int = 0) -> int:
     return found
 
 
-def digest(value) -> str:
+def digest(value: Any) -> str:
     """Return the SHA-256, in hexadecimal, of an array, number or text: the same on every machine.
 
     Shape and values count; integers, and floats, count alike in any width and byte order.
@@ -349,9 +367,7 @@ def digest(value) -> str:
 
 def origin(device: str) -> dict[str, str]:
     """Return the origin of a result: version and commit of worldfast ("" outside a checkout), and the device."""
-    from worldfast import __version__
-
-    return {"worldfast": __version__, "commit": _commit(), "device": f"{device}: {processor(device)}"}
+    return {"worldfast": _this_version(), "commit": _commit(), "device": f"{device}: {processor(device)}"}
 
 
 @functools.cache

@@ -22,7 +22,7 @@ import torch
 
 from worldfast import checkpoint, files
 from worldfast.display import first_of
-from worldfast.errors import DamagedError, MismatchError, whole
+from worldfast.errors import DamagedError, MismatchError, VersionError, whole
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
 
@@ -330,6 +330,8 @@ def spec_content(folder: str | os.PathLike) -> dict[str, Any]:
         The folder is not a run's.
     DamagedError
         It is not what was written.
+    VersionError
+        An earlier version of worldfast wrote it, without a checksum.
     MismatchError
         It is of another run than the one in whose id the name of the folder ends.
     UnsafeError, OSError
@@ -368,19 +370,19 @@ def read_spec(folder: str | os.PathLike) -> tuple[Run, dict[str, Any]]:
         The folder is not a run's.
     DamagedError
         The spec is not what was written.
+    VersionError
+        Another version of worldfast wrote it, and it means something else here.
     ValueError
-        Another version of worldfast, or of the code that the spec names, wrote it, and it means something else here.
+        The code that the spec names is not here, or is another version of it.
     MismatchError
         The world of the run has changed, or the spec is another run's than the name of the folder says.
     """
     path = Path(folder) / "spec.json"
     try:
-        content, sealed = files.parse_json(path)
+        content = files.read_json(path)
     except FileNotFoundError:
         raise _no_spec(path) from None
-    if sealed is False:
-        files.require_sealed(path, sealed)
-    version = content.get("origin", {}).get("worldfast", "of unknown version")
+    version = files.version_of(content) or "of unknown version"
     same = version == files.origin("cpu")["worldfast"]
     written = f"{path} was written by worldfast {'of this version' if same else version}"
     try:
@@ -388,11 +390,13 @@ def read_spec(folder: str | os.PathLike) -> tuple[Run, dict[str, Any]]:
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{written}{', which' if same else '; this one'} cannot read it: {error}") from None
-    files.require_sealed(path, sealed)  # without a checksum it is readable by chance
+        if same:
+            raise ValueError(f"{written}, which cannot read it: {error}") from None
+        raise VersionError(f"{written}; this one cannot read it ({error}): {files.advice_on(version)}") from None
     if run.id != content["id"]:
         why = ", as the code or the world that it names has changed" if same else ""
-        raise MismatchError(f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again")
+        other = f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again"
+        raise (MismatchError if same else VersionError)(other)
     _require_own_name(path, content)
     return run, content
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,8 +65,8 @@ class Capture(Named):
     dtype : {"float32", "float16"}
         Type of the stored numbers; float16 takes half the space.
     readout : mapping
-        Options of `Dataset.readout`, values that JSON keeps: for cities ``{"among": "city_id >= 1000"}``. Kept as
-        pairs, sorted by name.
+        Options of `Dataset.readout`, values that JSON keeps, such as ``{"among": "index < 50"}``. Kept as pairs, sorted
+        by name.
 
     Raises
     ------
@@ -85,7 +85,7 @@ class Capture(Named):
     dtype: str = "float32"
     readout: Any = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.layers is not None:
             layers = several("capture.layers", self.layers, "integers")
             object.__setattr__(self, "layers", tuple(whole("capture.layers", layer) for layer in layers))
@@ -128,7 +128,7 @@ class OpenCheckpoint(Named):
     folder: str
     sha256: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "folder", str(as_path("folder", self.folder)))
         typed("sha256", self.sha256, str, "a text")
         object.__setattr__(self, "sha256", self.sha256 or self.sha256_now())
@@ -234,7 +234,7 @@ class Run(Named):
     capture: Capture = field(default_factory=Capture)
     keep: Any = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.data, Dataset):
             # Of what has the methods of one, say what is missing.
             lacks = f", which lacks {', '.join(missing_of(self.data))}" if hasattr(self.data, "stream") else ""
@@ -273,10 +273,10 @@ class Run(Named):
             raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
         file_name("name", self.name)
 
-    def _set(self, name, value):
+    def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _check_start(self):
+    def _check_start(self) -> None:
         start = self.start
         if start is None or isinstance(start, OpenCheckpoint):
             return  # what stands in the folder is looked at when training starts
@@ -286,7 +286,7 @@ class Run(Named):
         if theirs != ours:
             raise ValueError(f"start: {start.name!r} has the vocabulary {theirs!r}, this run {ours!r}")
 
-    def _check_keep(self):
+    def _check_keep(self) -> None:
         if isinstance(self.keep, str) and self.keep == "all":
             return
         steps = several("keep", self.keep, "'all' or steps of checkpoints")
@@ -327,7 +327,7 @@ class Run(Named):
             self.start and (self.start.to_json() if isinstance(self.start, Run) else asdict(self.start))
         )
 
-    def _content(self, start) -> dict:
+    def _content(self, start: Any) -> dict:
         """Return the fields as values that JSON keeps, with this in the place of the run that it starts from."""
         content = {f.name: getattr(self, f.name) for f in fields(self)} | {"start": start}
         content["data"] = {"class": path_of(type(self.data)), "content": self.digests} | self.data.to_json()
@@ -388,15 +388,7 @@ class Run(Named):
         TypeError, ValueError
             An option does not fit the dataset, or a field of its readout does not fit the others or the shape.
         """
-        try:
-            found = self.data.readout(**dict(self.capture.readout))
-        except ValueError as error:
-            raise ValueError(f"capture.readout: {error}") from None
-        try:
-            require_readout(found, self.shape)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"readout of {type(self.data).__name__}: {error}") from None
-        return found
+        return readout_of(self.data, self.capture)
 
     @property
     def shape(self) -> Shape:
@@ -462,6 +454,19 @@ def _is_spec(kind: type) -> bool:
     return is_dataclass(kind) and all(hasattr(kind, name) for name in SPEC)
 
 
+def readout_of(data: Dataset, capture: Capture) -> Readout:
+    """Return the rows at which a run on this data is read; raises what `Run.readout` does."""
+    try:
+        found = data.readout(**dict(capture.readout))
+    except ValueError as error:
+        raise ValueError(f"capture.readout: {error}") from None
+    try:
+        require_readout(found, data)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"readout of {type(data).__name__}: {error}") from None
+    return found
+
+
 def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
     """Raise a ValueError naming both if a start's weights are those of another model; initial scale and engine may
     differ.
@@ -474,7 +479,7 @@ def require_same_shape(start: str, theirs: Any, ours: Any) -> None:
             raise ValueError(f"start: {start} has model.{name} {came}, this run {expected}")
 
 
-def _frozen(value):
+def _frozen(value: Any) -> Any:
     """Return the value with tuples for lists, so that its owner can be hashed."""
     return tuple(map(_frozen, value)) if isinstance(value, (list, tuple)) else value
 
@@ -500,7 +505,7 @@ def _require_same(data: Dataset, then: Mapping[str, str], when: str) -> None:
         )
 
 
-def _of_class(content: Mapping, what: str, fits) -> Any:
+def _of_class(content: Mapping, what: str, fits: Callable[[type], bool]) -> Any:
     """Return an instance of the class whose path stands beside its fields."""
     if not isinstance(content, Mapping) or "class" not in content:
         raise ValueError(f"expected the fields of {what} and its class, got {content!r:.100}")

@@ -20,7 +20,7 @@ public:
     T* take(int64_t n) {
         if (n < 0 || n > (int64_t{1} << 48)) throw std::bad_alloc();
         const size_t bytes = (static_cast<size_t>(n) * sizeof(T) + line - 1) / line * line;
-        if (used_ + bytes > size_) grow(bytes);
+        if (blocks_.empty() || used_ + bytes > size_) grow(bytes);  // also of no numbers there is a place
         char* p = blocks_.back().get() + used_;
         used_ += bytes;
         return reinterpret_cast<T*>(p);

@@ -15,7 +15,7 @@ void bind_transformer(py::module_& m);
 void bind_trials(py::module_& m);
 void bind_walks(py::module_& m);
 
-const char* sources_digest();  // made by csrc/sources.cmake
+const char* sources_digests();  // made by csrc/sources.cmake
 
 namespace {
 
@@ -30,7 +30,10 @@ void ask_python() {
 PYBIND11_MODULE(_core, m) {
     m.doc() = "worldfast's native core. Its users are the modules of the package, not scripts.";
     m.attr("cuda") = has_cuda;
-    m.attr("sources") = sources_digest();
+    py::dict sources;  // room -> digest of what its numbers come from
+    const py::list words = py::str(sources_digests()).attr("split")();
+    for (size_t i = 0; i < words.size(); i += 2) sources[words[i]] = words[i + 1];
+    m.attr("sources") = sources;
     interruption() = &ask_python;
     // A field of a dict that is of another type, as an argument that is.
     py::register_local_exception_translator([](std::exception_ptr thrown) {
@@ -40,15 +43,24 @@ PYBIND11_MODULE(_core, m) {
             py::set_error(PyExc_TypeError, error.what());
         }
     });
-    bind_attention(m);
-    bind_gram(m);
-    bind_label(m);
-    bind_layers(m);
-    bind_recurrent(m);
-    bind_stream(m);
-    bind_transformer(m);
-    bind_trials(m);
-    bind_walks(m);
+    py::dict rooms;  // name -> room that computes what it gives
+    const py::dict names = m.attr("__dict__");
+    const auto bind = [&](void (*add_to)(py::module_&), const char* room) {
+        const py::set before(names);
+        add_to(m);
+        for (const auto& name : py::list(names))
+            if (!before.contains(name)) rooms[name] = room;
+    };
+    bind(bind_attention, "transformer");
+    bind(bind_gram, "gram");
+    bind(bind_label, "rows");
+    bind(bind_layers, "transformer");
+    bind(bind_recurrent, "recurrent");
+    bind(bind_stream, "rows");
+    bind(bind_transformer, "transformer");
+    bind(bind_trials, "rows");
+    bind(bind_walks, "rows");
+    m.attr("rooms") = rooms;
 }
 
 }  // namespace worldfast

@@ -31,8 +31,23 @@ inline void advance(const int64_t** at, const int64_t* number, int64_t n) {
     }
 }
 
+// Names of the states of a row through a chain, drawn by numbers that its walk does not see. `all` is memory for a
+// permutation of the names.
+void name(const WalkRule& rule, uint64_t row, int32_t chain, std::vector<int32_t>& all, int32_t* names) {
+    Random random(~rule.key, row);
+    std::iota(names, names + rule.states, 0);
+    if (share(random) >= rule.renamed[chain]) return;
+    std::iota(all.begin(), all.end(), 0);
+    for (int64_t i = 0; i < rule.states; ++i) {
+        const auto rest = static_cast<uint32_t>(rule.names - i);
+        std::swap(all[static_cast<size_t>(i)], all[static_cast<size_t>(i + random.below(rest))]);
+        names[i] = all[static_cast<size_t>(i)];
+    }
+}
+
 template <int R>
-void walk(const WalkRule& rule, uint64_t first, int32_t* tokens, int32_t* chain, const int32_t* names) {
+void walk(const WalkRule& rule, uint64_t first, int32_t* tokens, int32_t* chain, std::vector<int32_t>& all,
+          int32_t* names) {
     const int64_t S = rule.states, T = rule.length;
     Random random[R];
     const int64_t *table[R], *from[R], *at[R];
@@ -45,6 +60,7 @@ void walk(const WalkRule& rule, uint64_t first, int32_t* tokens, int32_t* chain,
     advance<R>(at, number, rule.chains);
     for (int i = 0; i < R; ++i) {
         chain[i] = static_cast<int32_t>(at[i] - rule.prior);
+        name(rule, first + static_cast<uint64_t>(i), chain[i], all, names + i * S);
         table[i] = rule.table + chain[i] * (S + 1) * S;
         from[i] = table[i] + S * S;
     }
@@ -62,19 +78,6 @@ void walk(const WalkRule& rule, uint64_t first, int32_t* tokens, int32_t* chain,
     }
 }
 
-// Names of a row's states, drawn by numbers that its walk does not see. `all` is a permutation of the names, left so.
-void name(const WalkRule& rule, uint64_t row, std::vector<int32_t>& all, int32_t* names) {
-    Random random(~rule.key, row);
-    std::iota(names, names + rule.states, 0);
-    if (share(random) >= rule.renamed) return;
-    std::iota(all.begin(), all.end(), 0);
-    for (int64_t i = 0; i < rule.states; ++i) {
-        const auto rest = static_cast<uint32_t>(rule.names - i);
-        std::swap(all[static_cast<size_t>(i)], all[static_cast<size_t>(i + random.below(rest))]);
-        names[i] = all[static_cast<size_t>(i)];
-    }
-}
-
 }  // namespace
 
 void make_walks(const WalkRule& rule, int64_t start, int64_t n, int32_t* tokens, int32_t* chain, int32_t* names,
@@ -82,11 +85,11 @@ void make_walks(const WalkRule& rule, int64_t start, int64_t n, int32_t* tokens,
     parallel_for(n, thread_walks, threads, [&](int64_t begin, int64_t end) {
         std::vector<int32_t> all(static_cast<size_t>(rule.names));
         const auto row = [&](int64_t i) { return static_cast<uint64_t>(start + i); };
-        for (int64_t i = begin; i < end; ++i) name(rule, row(i), all, names + i * rule.states);
+        const int64_t S = rule.states, T = rule.length;
         int64_t i = begin;
         for (; i + together <= end; i += together)
-            walk<together>(rule, row(i), tokens + i * rule.length, chain + i, names + i * rule.states);
-        for (; i < end; ++i) walk<1>(rule, row(i), tokens + i * rule.length, chain + i, names + i * rule.states);
+            walk<together>(rule, row(i), tokens + i * T, chain + i, all, names + i * S);
+        for (; i < end; ++i) walk<1>(rule, row(i), tokens + i * T, chain + i, all, names + i * S);
     });
 }
 

@@ -11,10 +11,11 @@ constexpr int walk_bits = 53;  // thresholds are shares of 2^53, so that a doubl
 struct WalkRule {
     uint64_t key;
     int64_t chains, states, length;
-    int64_t names;         // tokens of which a row takes its states' names, at least as many as states
-    const int64_t* table;  // [chains, states + 1, states]: thresholds from each state, then those of the first one
-    const int64_t* prior;  // [chains]: thresholds
-    int64_t renamed;       // threshold of the rows whose names are drawn; in the others a state's name is its number
+    int64_t names;           // tokens of which a row takes its states' names, at least as many as states
+    const int64_t* table;    // [chains, states + 1, states]: thresholds from each state, then those of the first one
+    const int64_t* prior;    // [chains]: thresholds
+    const int64_t* renamed;  // [chains]: thresholds of the rows of each chain whose names are drawn; in the others a
+                             // state's name is its number
 };
 
 // Rows start .. start+n-1: tokens [n, length], the chain of each [n], and the names of its states [n, states].

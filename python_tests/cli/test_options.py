@@ -38,7 +38,7 @@ def test_every_field_has_an_option():
     of_run = {f.name for f in fields(wf.Run)} - {"data", "seed", "name", "model", "capture"}
     of_data = {f.name for f in fields(Dataset)} - {"world", "mixture", "own"}
     of_world = {f.name for f in fields(WorldSpec)} - {"source"}
-    of_capture = {"capture_layers", "capture_dtype", "capture_cities", "capture_task", "readout"}
+    of_capture = {"capture_layers", "capture_dtype", "capture_among", "capture_task", "readout"}
     of_model = {f.name for kind in (wf.TransformerSpec, wf.RecurrentSpec) for f in fields(kind)}
     assert known == of_run | of_data | of_world | of_capture | of_model | {"seeds", "world"}
 
@@ -74,7 +74,7 @@ def test_options_reach_the_run(tmp_path, capsys):
         atlantis=9, layout="scattered", atlantis_seed=5, largest=59, validation=3, loss="answer", batch=16, learning_rate=1e-3,
         warmup=2, schedule="cosine", checkpoint_spacing="log", weight_decay=0.1, clip=2, betas="0.8 0.9", eps=1e-7, hidden=32, layers=1, heads=2,
         intermediate=24, outputs=98, rope_base=500, norm_eps=1e-5, init_std=0.2, checkpoints=2,
-        capture_layers="0 1", capture_cities="x>3", capture_task="inside", capture_dtype="float16",
+        capture_layers="0 1", capture_among="x>3", capture_task="inside", capture_dtype="float16",
     )  # fmt: skip
     given = [word for name, value in words.items() for word in ("--" + name.replace("_", "-"), *str(value).split())]
     assert call("--tasks", "all", *given, "--out", tmp_path, "--threads", 1, "--memory", "2GiB", "--quiet") == 0
@@ -256,7 +256,7 @@ def test_ctrl_c_and_again(tmp_path, capsys, monkeypatch):
         ("--tasks angle --capture-layers 7", "capture.layers: a model of 6 layers has 0 to 6, got 7"),
         ("--tasks angle --readout index", "readout: expected NAME=VALUE, got 'index'"),
         ("--tasks angle --readout amongst=x>3", "unknown option of capture.readout 'amongst': did you mean 'among'?"),
-        ("--tasks angle --capture-cities index<0", "capture.readout: among: 'index<0' selects none of 5,075 cities"),
+        ("--tasks angle --capture-among index<0", "capture.readout: among: 'index<0' selects none of 5,075 cities"),
         ("--tasks angle --seeds 1 2 1", "runs: 2 is 0 again, 'pt-angle-s1' with the id"),
         ("--tasks angle --seeds", "seeds: expected at least one"),
         ("--tasks", "tasks: expected at least one"),

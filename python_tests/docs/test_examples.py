@@ -10,7 +10,7 @@ import torch
 
 import worldfast as wf
 from worldfast import models, training
-from worldfast.worlds import chains, cities, factors
+from worldfast.worlds import chains, cities, factors, walks
 
 # Public names whose examples import all that they use.
 PUBLIC = "cka cka_matrix cka_minibatch cka_standard_error gram_statistics Activations represent Study run_study".split()
@@ -21,7 +21,7 @@ KNOWN = {"wf": wf, "worldfast": wf, "cities": cities, "np": np, "torch": torch}
 def examples():
     """Return the examples of each docstring that has some."""
     modules = list(OTHERS)
-    for package in (chains, cities, factors, models, training):
+    for package in (chains, cities, factors, models, training, walks):
         modules += [part.name for part in pkgutil.iter_modules(package.__path__, package.__name__ + ".")]
     finder = doctest.DocTestFinder()
     found = [test for name in modules for test in finder.find(importlib.import_module(name), extraglobs=KNOWN)]

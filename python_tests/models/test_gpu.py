@@ -422,6 +422,12 @@ def test_reading(pair, member, monkeypatch):
     torch.testing.assert_close(device.outputs(rows, member).cpu(), cpu.outputs(rows, member), **close)
     for found, expected in zip(device.states(rows, member, [2, 0, 1]), cpu.states(rows, member, [2, 0, 1])):
         torch.testing.assert_close(found.cpu(), expected, **close)
+    gain = np.array([[1.0, 0.0], [2.0, 1.0]])
+    ablated = device.outputs(rows, member, gain=gain).cpu()
+    torch.testing.assert_close(ablated, cpu.outputs(rows, member, gain=gain), **close)
+    states = [one.states(rows, member, [1], gain=gain)[0].cpu() for one in (device, cpu)]
+    torch.testing.assert_close(*states, **close)
+    assert not torch.allclose(ablated, cpu.outputs(rows, member), **close)
     with pytest.raises(IndexError, match="expected 0 to 2, got 3"):
         device.states(rows, member, [3])
     with pytest.raises(IndexError, match="members: expected 0 to 2, got 3"):

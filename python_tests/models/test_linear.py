@@ -84,3 +84,14 @@ def test_refuses():
         core.linear_gradient(drawn(2, 5), x, torch.empty(5, 4))
     with pytest.raises(ValueError, match="gradient: expected a writable array"):
         core.linear_gradient(drawn(3, 5), x, np.broadcast_to(np.float32(0), (5, 4)).view())
+
+
+def test_no_columns_are_a_product_of_zeros(vector_width):
+    """Of nothing, no memory is taken: neither of an arena that has none yet."""
+    out = torch.full((5, 3), torch.nan)
+    core.linear(drawn(5, 0), drawn(3, 0), out)
+    assert (out == 0).all()
+    core.linear(drawn(0, 4), drawn(3, 4), torch.empty(0, 3))
+    gradient = torch.ones(3, 4)
+    core.linear_gradient(drawn(0, 3), drawn(0, 4), gradient)
+    assert (gradient == 1).all()

@@ -271,3 +271,52 @@ def test_weights_of_attention_mix_values_as_the_heads_do(rope_base):
             torch.testing.assert_close(mixed.float(), inner[f"block.{k}.heads"][part], atol=1e-5, rtol=1e-4)
     with pytest.raises(TypeError, match="ensemble: expected one of a TransformerSpec, got one of a RecurrentSpec"):
         attention_weights(RecurrentSpec(hidden=4).build(Shape(9, 9)), rows)
+
+
+# ---- gains of heads ----
+
+
+def without_heads(plain, heads, factor=0.0):
+    """The outputs and states of a model whose output matrices do not read some heads (block, head), both from 0."""
+    other = PlainTransformer(plain.spec, plain.shape, dtype=plain.parameters.dtype)
+    other.parameters[0] = plain.parameters[0]
+    width = SPEC.hidden // SPEC.heads
+    for block, head in heads:
+        other.weights[0].blocks[block].output[:, head * width : (head + 1) * width] *= factor
+    return other
+
+
+@pytest.mark.parametrize("heads", [[(0, 1)], [(1, 0), (1, 1)], []])
+def test_a_gain_of_0_is_a_head_whose_columns_of_the_output_matrix_are_0(heads):
+    plain, rows, layers = plain_of(), rows_of((9, 1, 40)), (0, 1, 2)
+    gain = np.ones((2, 2))
+    for at in heads:
+        gain[at] = 0
+    other = without_heads(plain, heads)
+    expected = [other.outputs(rows, 0), *other.states(rows, 0, layers)]
+    found = [plain.outputs(rows, 0, gain=gain), *plain.states(rows, 0, layers, gain=gain)]
+    for x, y in zip(found, expected):
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    assert torch.equal(plain.outputs(rows, 0), found[0]) == (not heads)
+    native = CpuTransformer(SPEC, SHAPE, 2, threads=1)
+    native.parameters[1] = plain.parameters[0].float()
+    before = native.parameters.clone()
+    for x, y in zip([native.outputs(rows, 1, gain=gain), *native.states(rows, 1, layers, gain=gain)], expected):
+        torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-4)
+    assert torch.equal(native.parameters, before)
+    assert near(native.outputs(rows, 1).double(), plain.outputs(rows, 0), 1e-4)  # the next reading has no gain
+
+
+def test_a_gain_is_a_factor_and_must_fit():
+    plain, rows = plain_of(), rows_of((9, 1, 40))
+    gain = torch.tensor([[1.0, 2.5], [1.0, 1.0]])
+    expected = without_heads(plain, [(0, 1)], 2.5).outputs(rows, 0)
+    torch.testing.assert_close(plain.outputs(rows, 0, gain=gain), expected, rtol=1e-12, atol=1e-12)
+    native = CpuTransformer(SPEC, SHAPE, threads=1)
+    for model in (plain, native):
+        with pytest.raises(ValueError, match=r"gain: expected \[2, 2\], got \[1, 2\]"):
+            model.outputs(rows, 0, gain=gain[:1])
+        with pytest.raises((TypeError, ValueError), match="gain: "):
+            model.states(rows, 0, [1], gain=[["a", "b"]] * 2)
+        with pytest.raises(ValueError, match="gain: "):
+            model.outputs(rows, 0, gain=gain * np.nan)

@@ -63,7 +63,7 @@ def test_the_default_is_what_training_captures(tmp_path):
 
 def test_extract_writes_the_same(tmp_path, capsys):
     (folder,) = wf.train(RUN, tmp_path, progress=False)
-    words = ["--prompt", "inside(c_0001;{city},", "--layers", "2", "--positions", "city", "-1", "--cities", "x > 0"]
+    words = ["--prompt", "inside(c_0001;{city},", "--layers", "2", "--positions", "city", "-1", "--among", "x > 0"]
     assert cli.main(["extract", str(folder), "--out", str(tmp_path / "a.h5"), *words]) == 0
     found = wf.represent(folder, layers=(2,), prompt="inside(c_0001;{city},", positions=("city", -1), among="x > 0")
     with h5py.File(tmp_path / "a.h5") as file:

@@ -458,6 +458,19 @@ def test_captions_own_up_to_the_published_errors(drawn):
     assert "fixed step" in caption["cka-over-training"]
 
 
+def test_captions_of_another_world_know_no_published_number(study):
+    """Nor of tasks of one's own, of another group, or of runs of which nothing says it."""
+    for runs in (study["runs"].assign(comparable=False), study["runs"].drop(columns="comparable")):
+        of = {
+            "cka": city_figures.cka(study["cka"], runs, n_tasks=1),
+            "trends": city_figures.cka_trends(study["trends"], runs),
+            "over training": city_figures.cka_over_training(study["cka"], runs),
+            "transfer": city_figures.cka_against_improvement(study["cka"], study["improvement"], runs),
+        }
+        for name, (figure, caption) in of.items():
+            assert "published" not in caption + texts(figure) and "paper" not in texts(figure), name
+
+
 def test_no_text_stands_on_another_or_beyond_the_page(drawn):
     alike = {"cka-two-tasks", "cka-debiased", "cka-rbf", "procrustes", "mutual-knn", "atlantis-with-distance"}
     for name, (figure, _) in drawn.items():

@@ -459,6 +459,7 @@ URL.createObjectURL = blob => { saved.push(blob); return "#"; };
   said.model = one("#models select").selectedOptions[0].textContent;
   said.view = one("#view input:checked + span").textContent;
   said.numbers = one("#numbers").textContent.includes("Atlantis, median error");
+  said.each = one("#numbers").textContent;
   said.label = labels.filter(([text]) => text.startsWith("Atlantis")).pop();
   all("#view input")[0].click();
   all("#models option").find(option => option.textContent === "distance, fine-tuned").selected = true;
@@ -512,6 +513,7 @@ def test_the_head_of_the_page_shows_the_map_and_keeps_its_state_in_the_address(m
     chart = [panel | {"lines": [line | {"joined": True}]}]
     one = Drawn("dose", "know", "Dose", (image,), "A sentence.", "panel,x\n", chart)
     page = report.page(replace(medium, figures=[one, drawn("cka", (SVG,))]))
+    study = Page(page).study
     page = page.replace("<title>", f"<script>{FRAMES}</script><title>")
     (tmp_path / "report.html").write_text(page.replace("</body>", f"<script>{HEAD}</script></body>"))
     sizes = {(1440, 900): "#model=ft-angle-s1&step=150&view=errors", (390, 844): ""}
@@ -529,6 +531,14 @@ def test_the_head_of_the_page_shows_the_map_and_keeps_its_state_in_the_address(m
         assert seen["view"] == ("Errors" if address else "As the model has it")
         assert (seen["model"] == "angle, fine-tuned") == seen["numbers"] == bool(address) and seen["taught"]
         assert seen["hash"] == "#model=ft-distance-s1&step=" + ("150" if address else "240") + "&view=model"
+        shown = (
+            next(run for run in study["runs"] if run["name"] == "ft-angle-s1")
+            if address
+            else study["runs"][study["best"]]
+        )
+        at = shown["steps"].index(150) if address else -1
+        of_each = [f"{name} {of_moments[at]:.2f}" for name, of_moments in zip("xy", shown["r2_of"])]
+        assert f"R² ({', '.join(of_each)})".replace("-", "−") in seen["each"]
         assert seen["label"][0] == ("Atlantis" if address else "Atlantis, not taught")
         assert seen["pointed"].startswith("angle") and "degrees: 90 ± 1" in seen["pointed"] and seen["image"] >= 0.9
         assert seen["saved"].split().count("image/svg+xml") == seen["saved"].split().count("image/png") == 5

@@ -19,7 +19,7 @@ from worldfast.run import Capture
 from worldfast.studies import load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
-from worldfast.worlds import chains, factors
+from worldfast.worlds import chains, factors, walks
 from worldfast.worlds.cities import Dataset, evaluate, studies
 from worldfast.worlds.cities.recipe import world_update
 from worldfast.worlds.cities.studies import Study
@@ -448,7 +448,7 @@ def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, ca
 def test_presets_are_listed_with_a_line_each(capsys, monkeypatch):
     assert cli.main(["study", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    of = {"chains": chains.PRESETS, "cities": studies.PRESETS, "factors": factors.PRESETS}
+    of = {"chains": chains.PRESETS, "cities": studies.PRESETS, "factors": factors.PRESETS, "walks": walks.PRESETS}
     expected = [(name, world) for world, presets in of.items() for name in presets]
     assert [tuple(line.split()[:2]) for line in lines] == expected
     assert all(len(line.split()) > 5 for line in lines)

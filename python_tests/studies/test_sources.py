@@ -3,6 +3,8 @@
 import ast
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -150,10 +152,43 @@ def test_of_its_own_file_only_what_an_analysis_needs_counts(copy, before):
 
 
 def test_native_code_counts_where_it_computes(copy, before, monkeypatch):
-    assert len(sources.core.sources) == 64
-    monkeypatch.setattr(sources.core, "sources", "other")
-    assert changed(before) == ANSWER | OF_PAIRS
-    assert "csrc" in code_of(next(one.make for one in ANALYSES if one.kind == "cka")).modules
+    """Room by room: a kernel of attention remakes no CKA."""
+    digests = sources.core.sources
+    assert {*sources.core.rooms.values()} < {*digests} and all(len(digest) == 64 for digest in digests.values())
+    for room, kinds in {"gram": OF_PAIRS, "transformer": ANSWER, "rows": ANSWER, "base": set()}.items():
+        monkeypatch.setattr(sources.core, "sources", digests | {room: "other"})
+        assert changed(before) == kinds, room
+    assert "csrc/gram" in code_of(next(one.make for one in ANALYSES if one.kind == "cka")).modules
+
+
+def test_a_native_room_counts_with_what_it_includes_and_what_binds_it(tmp_path):
+    """base lies below all; a comment changes nothing."""
+    csrc = tmp_path / "csrc"
+    shutil.copytree(Path(__file__).parents[2] / "csrc", csrc)
+
+    def digests():
+        made = tmp_path / "made.cpp"
+        script = [f"-DSOURCES={csrc}", f"-DOUTPUT={made}", "-P", csrc / "sources.cmake"]
+        subprocess.run(["cmake", *map(str, script)], check=True)
+        words = made.read_text().split('"')[1].split()
+        return dict(zip(words[::2], words[1::2]))
+
+    first = digests()
+    assert {*first} == {"base", "gram", "recurrent", "rows", "transformer"}
+    for name, rooms in {
+        "gram/gram.cpp": {"gram"},
+        "bind/bind_gram.cpp": {"gram"},
+        "transformer/linear.cpp": {"transformer", "recurrent"},
+        "base/simd.h": {*first},
+    }.items():
+        with open(csrc / name, "a") as file:
+            file.write("// said\n")
+        assert digests() == first, name
+        text = (csrc / name).read_text()
+        (csrc / name).write_text(text + "int edited;\n")
+        now = digests()
+        assert {room for room in first if now[room] != first[room]} == rooms, name
+        (csrc / name).write_text(text)
 
 
 # ---- anyone's file ----

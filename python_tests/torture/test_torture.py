@@ -3,6 +3,7 @@ The fast part of the row "cluster" is training/test_cluster.py.
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -203,6 +204,19 @@ def test_cases_written_by_hand(tmp_path):
     hand_made.count(tally, None, 4, (str(tmp_path / "test_one.py"),))
     (kind,) = tally.held
     assert tally.held[kind] == 1 and "here" in tally.examples[kind][0]
+
+
+def test_simulations_count_every_number_that_is_judged(tmp_path, monkeypatch):
+    """Of a standard error, that of the value and that of the error."""
+
+    def error(random):
+        yield simulations.Seen("a mean: value", random.normal(), math.nan)
+        yield simulations.Seen("a mean: squared error", 1.1, math.nan)
+
+    monkeypatch.setattr(simulations, "CHECKS", {error: 1})
+    assert tried(simulations, 2 * simulations.FEWEST, tmp_path).held == {
+        "a mean: standard error": 2 * simulations.FEWEST
+    }
 
 
 def test_simulations_notice_a_wrong_rate(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """`audit`, file by file: which file is blamed, that none hides another, and what lies there besides."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,8 +8,8 @@ import pytest
 import tiny
 
 import worldfast as wf
-from worldfast import checkpoint, files
-from worldfast.errors import MismatchError, UnsafeError
+from worldfast import __version__, checkpoint, files
+from worldfast.errors import MismatchError, UnsafeError, VersionError
 from worldfast.folder import metrics, spec_of
 from worldfast.reading import segment_path
 from worldfast.training import audit, load, train
@@ -50,6 +51,36 @@ def test_a_folder_under_the_name_of_another_run(both, tmp_path):
     assert found["spec.json"] == found["done"] == found[LAST] == "mistaken"
     renamed = theirs.rename(tmp_path / "renamed")
     assert states(renamed) == {} and load(renamed)[0] == OTHER and wf.Activations(renamed).run == OTHER.id
+
+
+def of_an_earlier_version(folder):
+    """The folder as worldfast 0.1 left one: JSON without checksums, a run of other fields."""
+    run = {"tasks": ["distance"], "rows": 32, "seed": 42}
+    spec = {"id": RUN.id, "run": run, "captured": {"layers": []}, "origin": {"worldfast": "0.1.0", "commit": ""}}
+    (folder / "spec.json").write_text(json.dumps(spec))
+    (folder / "done").write_text(json.dumps({"status": "finished", "step": 4}))
+    return folder
+
+
+def test_a_folder_of_an_earlier_version_is_not_damaged(both):
+    """Whatever reads it names both versions and says what to do."""
+    old = of_an_earlier_version(both[0])
+    for read in READERS:
+        with pytest.raises(
+            VersionError, match=f"spec.json' was written by worldfast 0.1.0: make it again.*{__version__}"
+        ):
+            read(old)
+    rest = ("done", "metrics.jsonl", "checkpoint", "activations", "weights")
+    assert states(old) == {"spec.json": "foreign"} | dict.fromkeys(rest, "unchecked")
+    spec = json.loads((old / "spec.json").read_text())
+    files.write_json(old / "spec.json", spec)
+    for version, error in (("0.1.0", VersionError), (__version__, ValueError)):  # with a checksum
+        files.write_json(old / "spec.json", spec | {"origin": {"worldfast": version}})
+        with pytest.raises(ValueError, match="cannot read it") as caught:
+            spec_of(old)
+        assert type(caught.value) is error
+    (old / "spec.json").write_text(json.dumps(spec | {"origin": "?"}))
+    assert states(old)["spec.json"] == "damaged"
 
 
 def test_an_exchanged_mark_is_blamed_alone(both):

@@ -135,6 +135,12 @@ def test_cities_pass(vocabulary, tmp_path):
         ({"stream": lambda *_: [1, 2]}, r"stream: expected shape, rows, longest and batch\(start, n\), got a list"),
         ({"longest": 9}, "its longest is 3, that of the dataset 9"),
         ({"readout": readout_with(things=np.arange(N) - 1)}, "things: expected indices of entities, from 0 on"),
+        (
+            {"readout": readout_with(things=np.arange(N) + 1000)},
+            "things: entity 1019 of 20 is not there.*`entity_count`",
+        ),
+        ({"entity_count": N - 1}, "things: entity 19 is not there: the world has 19, 0 to 18"),
+        ({"entity_count": "many"}, "entity_count: expected an integer"),
         ({"readout": readout_with(things=np.arange(3))}, r"attributes: expected finite numbers \[3, 1\]"),
         ({"readout": readout_with(columns=("x", "y"))}, r"attributes: expected finite numbers \[20, 2\]"),
         ({"readout": readout_with(groups={"low": np.ones(3, bool)})}, r"groups: 'low': expected bool \[20\]"),
@@ -182,8 +188,21 @@ def test_a_run_needs_an_identity():
         _ = wf.Run(Inside()).id
 
 
-def test_a_readout_of_what_is_not_there_ends_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(World, "readout", readout_with(things=np.arange(N) - 1))
-    with pytest.raises(ValueError, match="readout of World: things: expected indices of entities, from 0 on"):
+def test_a_readout_of_some_entities_is_one_of_a_world_that_says_how_many_it_has():
+    kind = type("World", (World,), {"readout": readout_with(things=2 * np.arange(N)), "entity_count": 2 * N})
+    kind.__module__ = World.__module__
+    check_world(kind())
+
+
+@pytest.mark.parametrize(
+    "things,message",
+    [
+        (np.arange(N) - 1, "expected indices of entities, from 0 on"),
+        (np.arange(N) + 1000, "entity 1019 of 20 is not there"),
+    ],
+)
+def test_a_readout_of_what_is_not_there_ends_before_anything_is_written(things, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "readout", readout_with(things=things))
+    with pytest.raises(ValueError, match=f"readout of World: things: {message}"):
         wf.train(wf.Run(World(), model=wf.RecurrentSpec(hidden=8)), tmp_path / "runs", progress=False)
     assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())

@@ -8,6 +8,7 @@ import numpy as np
 
 from worldfast.analysis.probe import located, scored
 from worldfast.analysis.scale import lengths, magnitude, mean
+from worldfast.arrays import ArrayLike
 from worldfast.errors import whole
 
 __all__ = ["Alone", "probe_alone"]
@@ -37,7 +38,7 @@ class Alone(NamedTuple):
     n: int
 
 
-def probe_alone(X, xy, folds: int = FOLDS, seed: int = 0) -> Alone:
+def probe_alone(X: ArrayLike, xy: ArrayLike, folds: int = FOLDS, seed: int = 0) -> Alone:
     """Fit a ridge probe on nine tenths of some items, and score it on the other tenth, in turn.
 
     A probe of other items may miss these because they are nowhere, or because they are elsewhere. The penalty is chosen

@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldfast import frames as pd
 from worldfast.analysis.gram import gram_blocks, gram_statistics, hsic_of_sums, kernel_names, normalised, rescaled
 from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
-from worldfast.arrays import numbers, permuted, same_length, selection, sequence, sequence_of
+from worldfast.arrays import ArrayLike, ByStep, numbers, permuted, same_length, selection, sequence, sequence_of
 from worldfast.dataset import require_same_entities
 from worldfast.errors import typed, whole
 
@@ -27,7 +28,15 @@ GATHERED_BYTES = 1 << 30  # rows of all representations that are in memory at on
 __all__ = ["cka", "cka_matrix", "cka_minibatch", "cka_over_training", "cka_standard_error", "cka_table"]
 
 
-def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
+def cka(
+    X: ArrayLike,
+    Y: ArrayLike,
+    kernel: str = "linear",
+    debiased: bool = False,
+    *,
+    bandwidth: float | Sequence[float] = 1.0,
+    components: int | None = None,
+) -> float:
     """Return the CKA of two representations of the same n items.
 
     Parameters
@@ -73,7 +82,14 @@ def cka(X, Y, kernel="linear", debiased=False, *, bandwidth=1.0, components=None
     return float(_matrix([X, Y], ["X", "Y"], kernel, debiased, bandwidth, components)[0, 1])
 
 
-def cka_matrix(Xs, kernel="linear", debiased=False, *, bandwidth=1.0, components=None):
+def cka_matrix(
+    Xs: Sequence[ArrayLike],
+    kernel: str = "linear",
+    debiased: bool = False,
+    *,
+    bandwidth: float | Sequence[float] = 1.0,
+    components: int | None = None,
+) -> np.ndarray:
     """Return the CKA of all pairs of M representations.
 
     The linear and the RBF matrix together, or the plain and the debiased one, come from a single
@@ -111,13 +127,27 @@ def cka_matrix(Xs, kernel="linear", debiased=False, *, bandwidth=1.0, components
     return _matrix(Xs, None, kernel, debiased, bandwidth, components)
 
 
-def _matrix(Xs, names, kernel, debiased, bandwidth, components):
+def _matrix(
+    Xs: Sequence[ArrayLike],
+    names: Sequence[str] | None,
+    kernel: str,
+    debiased: bool,
+    bandwidth: float | Sequence[float],
+    components: int | None,
+) -> np.ndarray:
     if components is not None:
         Xs = [leading_components(X, components) for X in sequence(Xs, "Xs", names)]
     return gram_statistics(Xs, kernel, bandwidth, names=names).cka(kernel, debiased)
 
 
-def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
+def cka_minibatch(
+    Xs: Iterable[ArrayLike] | Iterable[Sequence[ArrayLike]],
+    batch: int | None = None,
+    kernel: str = "linear",
+    *,
+    bandwidth: float | Sequence[float] = 1.0,
+    seed: int = 0,
+) -> np.ndarray:
     """Return the CKA of all pairs, debiased, from unbiased HSIC estimates averaged over minibatches.
 
     Suited to streams: the n rows need not fit in memory, and the cost grows with n, not with n^2.
@@ -171,7 +201,8 @@ def cka_minibatch(Xs, batch=None, kernel="linear", *, bandwidth=1.0, seed=0):
         batches = _named(Xs)
     else:
         batches = _drawn(list(Xs), 256 if batch is None else batch, seed)
-    hsic, rows, scale = 0.0, 0, None
+    hsic: Any = 0.0
+    rows, scale = 0, None
     for Xs, names in batches:
         statistics = gram_statistics(Xs, kernel, bandwidth, names=names)
         if statistics.n < 4:
@@ -282,7 +313,7 @@ def cka_over_training(
     components: int | Sequence[int] = 0,
     *,
     bandwidth: float = 1.0,
-    use=None,
+    use: ArrayLike | None = None,
 ) -> pd.DataFrame:
     """Return the `cka_table` of runs at the same shares of their training, from 0.0 (first checkpoint) to 1.0 (last).
 
@@ -325,7 +356,7 @@ def cka_over_training(
 
     require_same_entities({name: run.entities for name, run in activations.items() if hasattr(run, "entities")})
 
-    def at(run, share):
+    def at(run: ByStep, share: float) -> Any:
         steps = np.asarray(run.steps)
         first, last = int(steps[0]), int(steps[-1])
         step = int(steps[np.abs(steps - (first + share * (last - first))).argmin()])
@@ -352,7 +383,9 @@ def cka_over_training(
     )
 
 
-def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
+def cka_standard_error(
+    Xs: Sequence[ArrayLike], kernel: str = "linear", debiased: bool = False, *, bandwidth: float | Sequence[float] = 1.0
+) -> np.ndarray:
     """Return the jackknife standard error over items of every entry of `cka_matrix`.
 
     The unit of replication is the item. Each one is left out in turn, exactly: the centring changes with it, the
@@ -403,7 +436,8 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     if debiased:
         sums, products, diagonal = (sums - diagonal, products - diagonal @ diagonal.T, torch.zeros_like(diagonal))
     totals, row_products = sums.sum(1), sums @ sums.T  # [M], [M, M]
-    first = second = 0  # sums of the differences from the whole, and of their squares
+    first: Any = 0
+    second: Any = 0  # sums of the differences from the whole, and of their squares
     for rows, K in gram_blocks(centred, kernel, gamma, statistics.level):  # K [M, B, n]
         own, left_out = diagonal[:, rows].T, sums[:, rows].T  # [B, M]
         if debiased:
@@ -428,6 +462,6 @@ def cka_standard_error(Xs, kernel="linear", debiased=False, *, bandwidth=1.0):
     return variance.clamp(min=0).fill_diagonal_(0).sqrt().cpu().numpy()
 
 
-def outer(x, y):
+def outer(x: Tensor, y: Tensor) -> Tensor:
     """Return the outer product of each pair of rows: [B, M] and [B, M] -> [B, M, M]."""
     return x[:, :, None] * y[:, None, :]

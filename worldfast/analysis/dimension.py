@@ -9,13 +9,13 @@ import torch
 from worldfast import frames as pd
 from worldfast.analysis.knn import nearest
 from worldfast.analysis.scale import centred, lengths, magnitude
-from worldfast.arrays import numbers
+from worldfast.arrays import ArrayLike, numbers
 from worldfast.errors import typed
 
 __all__ = ["dimension_table", "participation_ratio", "two_nn"]
 
 
-def participation_ratio(X) -> float:
+def participation_ratio(X: ArrayLike) -> float:
     """Return the participation ratio (sum of l)^2 / sum of l^2 of the eigenvalues l of the covariance.
 
     Equal variance along k directions and none along the others gives k. This is a linear measure: a curved surface
@@ -46,7 +46,7 @@ def participation_ratio(X) -> float:
     return float(product.trace() ** 2 / product.square().sum())
 
 
-def two_nn(X, discard: float = 0.1) -> float:
+def two_nn(X: ArrayLike, discard: float = 0.1) -> float:
     """Return the intrinsic dimension of points, estimated from the ratio of the distances to their two nearest
     neighbours.
 
@@ -126,7 +126,7 @@ def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard:
     return table.drop(columns="layer") if layer is None else table
 
 
-def _checked(X, least: int) -> torch.Tensor:
+def _checked(X: ArrayLike, least: int) -> torch.Tensor:
     X = numbers(X, "X")
     if len(X) < least or X.shape[1] == 0:
         raise ValueError(f"X: expected [n, d] with n at least {least}, got {list(X.shape)}")

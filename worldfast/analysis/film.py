@@ -7,11 +7,22 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import probe_over_training
+from worldfast.arrays import ArrayLike, ByStep
 
 __all__ = ["film_table"]
 
 
-def film_table(activations, layer, test, places=None, fit_on=None, *, ridge=None, things=None, run=None):
+def film_table(
+    activations: ByStep,
+    layer: int,
+    test: np.ndarray,
+    places: ArrayLike | None = None,
+    fit_on: ArrayLike | None = None,
+    *,
+    ridge: float | None = None,
+    things: ArrayLike | None = None,
+    run: str | None = None,
+) -> pd.DataFrame:
     """Return a film of a layer: a row for each thing at each step.
 
     Parameters

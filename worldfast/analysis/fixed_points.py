@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldfast.analysis.left_out import ADAM
-from worldfast.arrays import numbers
+from worldfast.arrays import ArrayLike, numbers
 from worldfast.errors import positive, whole
 
 __all__ = ["FixedPoints", "fixed_points", "steps_of_return"]
@@ -42,7 +42,11 @@ class FixedPoints(NamedTuple):
 
 
 def fixed_points(
-    step: Callable[[Tensor], Tensor], starts, iterations: int = 10_000, learning_rate: float = 0.01, apart: float = 0.5
+    step: Callable[[Tensor], Tensor],
+    starts: ArrayLike,
+    iterations: int = 10_000,
+    learning_rate: float = 0.01,
+    apart: float = 0.5,
 ) -> FixedPoints:
     """Look for fixed points of a map from many starts.
 
@@ -100,7 +104,7 @@ def fixed_points(
     return FixedPoints(ends[kept].numpy(), speeds[kept], counts, eigenvalues)
 
 
-def steps_of_return(eigenvalues):
+def steps_of_return(eigenvalues: ArrayLike) -> np.ndarray:
     """Return the steps in which what is off a fixed point shrinks, or grows, by a factor of e along each direction.
 
     Parameters

@@ -14,7 +14,7 @@ from worldfast import frames as pd
 from worldfast.analysis.probe import fit_map, located
 from worldfast.analysis.scale import lengths
 from worldfast.analysis.tables import labelled
-from worldfast.arrays import labels, mask
+from worldfast.arrays import ArrayLike, labels, mask
 from worldfast.errors import typed
 
 __all__ = ["FITTED", "HELD_OUT", "probe_generalisation"]
@@ -23,12 +23,12 @@ FITTED, HELD_OUT = "fitted", "held out"
 
 
 def probe_generalisation(
-    X,
-    xy,
-    fit_on,
+    X: ArrayLike,
+    xy: ArrayLike,
+    fit_on: ArrayLike,
     groups: Mapping[str, np.ndarray],
     *,
-    items=None,
+    items: ArrayLike | None = None,
     ridge: float | None = None,
     run: str | None = None,
     layer: int | None = None,

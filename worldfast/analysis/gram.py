@@ -8,8 +8,9 @@ memory either: HDF5 datasets are read in blocks of rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class GramStatistics:
         """
         return normalised(self._hsic(kernel, debiased), self.names)
 
-    def hsic(self, kernel: str = "linear", debiased: bool = False, scale=None) -> np.ndarray:
+    def hsic(self, kernel: str = "linear", debiased: bool = False, scale: np.ndarray | None = None) -> np.ndarray:
         """Return the Hilbert-Schmidt independence criterion of all pairs.
 
         tr(K H L H) / (n - 1)^2 (Gretton et al., ALT 2005), or its unbiased estimate (Song et al., JMLR 2012, equation
@@ -121,7 +122,7 @@ class GramStatistics:
         factor = rescaled(kernel, (1.0 if scale is None else scale) / self.scale)
         return self._hsic(kernel, debiased) / count * factor
 
-    def _hsic(self, kernel, debiased):
+    def _hsic(self, kernel: str, debiased: bool) -> np.ndarray:
         one_of("kernel", kernel, self.products)
         products, rows, diagonal = self.products[kernel], self.row_sums[kernel], self.diagonal[kernel]
         if debiased:
@@ -135,7 +136,7 @@ class GramStatistics:
         return found
 
 
-def hsic_of_sums(n, products, row_products, totals, debiased):
+def hsic_of_sums(n: int, products: Any, row_products: Any, totals: Any, debiased: bool) -> Any:
     """Return HSIC, up to a factor that depends on n, from sums over uncentred Gram matrices K and L.
 
     Parameters
@@ -184,7 +185,7 @@ def normalised(hsic: np.ndarray, names: Sequence[str]) -> np.ndarray:
     return matrix
 
 
-def kernel_names(kernels) -> tuple[str, ...]:
+def kernel_names(kernels: str | Sequence[str]) -> tuple[str, ...]:
     """Return kernels as a tuple.
 
     Raises
@@ -275,18 +276,20 @@ def gram_statistics(
     return _on_gpu(Xs, kernels, widths)
 
 
-def _on_cpu(Xs: Sequence[Numbers], kernels, bandwidth, threads, single=None):
+def _on_cpu(
+    Xs: Sequence[Numbers], kernels: tuple[str, ...], bandwidth: np.ndarray, threads: int, single: bool | None = None
+) -> GramStatistics:
     n, widths = len(Xs[0]), [X.shape[1] for X in Xs]
     threads = min(threads, 1 + (n * sum(widths) >> 18))  # for less work, starting a thread costs more than it saves
     single = all(X.single for X in Xs) if single is None else single
     means, scales = _centring(Xs, threads)
     squared_norms = np.empty((len(Xs), n))
 
-    def panel(rows, models=slice(None)):
+    def panel(rows: slice | np.ndarray, models: slice = slice(None)) -> Any:
         kind = core.Panel32 if single else core.Panel64
         return kind([X.rows(rows) for X in Xs[models]], means[models], scales[models], threads)
 
-    def few(models):  # the median distance and squared norm of some rows
+    def few(models: slice) -> np.ndarray:  # the median distance and squared norm of some rows
         some = panel(sampled(n, MEDIAN_ROWS), models)
         norms = np.median(some.squared_norms, 1)
         return np.stack([core.median_distances(some, threads) if bandwidth.ndim == 0 else norms, norms])
@@ -315,7 +318,7 @@ def _on_cpu(Xs: Sequence[Numbers], kernels, bandwidth, threads, single=None):
     return _statistics(Xs, gram.linear() if "linear" in kernels else None, squared_norms, found, rbf, scales)
 
 
-def _on_gpu(Xs: Sequence[Numbers], kernels, bandwidth):
+def _on_gpu(Xs: Sequence[Numbers], kernels: tuple[str, ...], bandwidth: np.ndarray) -> GramStatistics:
     """Compute the statistics with Triton for float16, bfloat16 and float32, else with float64 products."""
     n, widths = len(Xs[0]), [X.shape[1] for X in Xs]
     beside = torch.cat([X.tensor(finite=False) for X in Xs], 1)  # [n, sum of d]: one operation for all, not one each
@@ -356,7 +359,9 @@ class _Widths:
     is computed at FLAT, in which it is proportional: its entries are `unit` times those.
     """
 
-    def __init__(self, Xs, bandwidth, scales, distances, norms):
+    def __init__(
+        self, Xs: Sequence[Numbers], bandwidth: np.ndarray, scales: np.ndarray, distances: Any, norms: np.ndarray
+    ) -> None:
         self.sigma = bandwidth * scales  # [M], in the units of scaled representations
         typical = 2 * norms
         if bandwidth.ndim == 0:
@@ -369,14 +374,16 @@ class _Widths:
             level = self.gamma * typical
             self.level = np.where(level > HIGHEST, np.inf, level)
 
-    def lost(self, squared_norms, products=None, row_sums=None) -> float:
+    def lost(
+        self, squared_norms: np.ndarray, products: np.ndarray | None = None, row_sums: np.ndarray | None = None
+    ) -> float:
         """Return the largest factor by which the error of float32 tiles grows until it is one of HSIC.
 
         Exponents grow it where gamma |x|^2 is large, as among the neighbours of an outlier; sums, where centring leaves
         little of them (only if they are given).
         """
         factor = grown = np.maximum(1.0, self.gamma * squared_norms.max(1))
-        if products is not None:
+        if products is not None and row_sums is not None:
             n, own, itself = squared_norms.shape[1], products.diagonal(), -np.expm1(-self.level)
             for debiased in (False, True) if n >= 4 else (False,):
                 size, sums = (own - n * itself**2, row_sums - itself[:, None]) if debiased else (own, row_sums)
@@ -385,7 +392,9 @@ class _Widths:
         return float(factor.max())
 
 
-def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, level=None, size: int = 64):
+def gram_blocks(
+    centred: Sequence[torch.Tensor], kernel: str, gamma: Any = None, level: Any = None, size: int = 64
+) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield blocks of rows of the Gram matrices of M tensors with centred columns.
 
     The plain reference: one matrix product per block, on the tensors' device and in their dtype.
@@ -421,7 +430,9 @@ def gram_blocks(centred: Sequence[torch.Tensor], kernel: str, gamma=None, level=
         yield rows, K
 
 
-def _by_blocks(centred, kernel, gamma, level):
+def _by_blocks(
+    centred: Sequence[torch.Tensor], kernel: str, gamma: Any, level: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     products, row_sums = 0, []
     for _, K in gram_blocks(centred, kernel, gamma, level):
         flat = K.flatten(1)
@@ -430,12 +441,19 @@ def _by_blocks(centred, kernel, gamma, level):
     return products, torch.cat(row_sums, 1)
 
 
-def _statistics(Xs, linear, squared_norms, sums, rbf, scales):
+def _statistics(
+    Xs: Sequence[Numbers],
+    linear: np.ndarray | None,
+    squared_norms: np.ndarray,
+    sums: tuple[np.ndarray, np.ndarray] | None,
+    rbf: _Widths | None,
+    scales: np.ndarray,
+) -> GramStatistics:
     products, row_sums, diagonal = {}, {}, {}
     if linear is not None:
         products["linear"], diagonal["linear"] = linear, squared_norms
         row_sums["linear"] = np.zeros_like(squared_norms)  # the columns are centred
-    if rbf is not None:
+    if rbf is not None and sums is not None:
         unit = rbf.unit[:, None]
         products["rbf"], row_sums["rbf"] = sums[0] * unit * unit.T, sums[1] * unit
         diagonal["rbf"] = np.repeat(-np.expm1(-rbf.level)[:, None] * unit, len(Xs[0]), 1)
@@ -443,7 +461,7 @@ def _statistics(Xs, linear, squared_norms, sums, rbf, scales):
     return GramStatistics(len(Xs[0]), tuple(X.name for X in Xs), scales, products, row_sums, diagonal, bandwidth, level)
 
 
-def _positive(Xs, medians) -> np.ndarray:
+def _positive(Xs: Sequence[Numbers], medians: np.ndarray) -> np.ndarray:
     for X, median in zip(Xs, medians, strict=True):
         if not median > 0:
             raise ValueError(
@@ -458,7 +476,7 @@ def _blocks(n: int, row_bytes: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _centring(Xs, threads):
+def _centring(Xs: Sequence[Numbers], threads: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Return the column means, and for each representation the power of two that brings its values near 1."""
     n = len(Xs[0])
     first = [X.rows(slice(0, 1))[0] for X in Xs]  # with gaps, where X is transposed
@@ -470,7 +488,7 @@ def _centring(Xs, threads):
     return [origin + total / n for origin, total in zip(origins, sums, strict=True)], _scales(Xs, largest)
 
 
-def _scales(Xs, largest) -> np.ndarray:
+def _scales(Xs: Sequence[Numbers], largest: np.ndarray) -> np.ndarray:
     for X, size in zip(Xs, largest, strict=True):
         if not math.isfinite(size):
             raise ValueError(f"{X.name}: holds NaN or infinity, or values so large that their differences are infinite")

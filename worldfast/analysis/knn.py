@@ -13,7 +13,7 @@ import torch
 from worldfast import frames as pd
 from worldfast.analysis.scale import centred, magnitude
 from worldfast.analysis.tables import labelled, members, pair_table
-from worldfast.arrays import numbers
+from worldfast.arrays import ArrayLike, numbers
 from worldfast.errors import one_of, whole
 
 __all__ = ["METRICS", "chance", "mutual_knn", "mutual_knn_table", "nearest"]
@@ -23,7 +23,7 @@ PARALLEL = 1e-8  # difference of directions at or below which cosines, which end
 BLOCK = 512  # rows at a time for which the distances to all others are held
 
 
-def mutual_knn(X, Y, k: int = 10, metric: str = "cosine") -> float:
+def mutual_knn(X: ArrayLike, Y: ArrayLike, k: int = 10, metric: str = "cosine") -> float:
     """Return the share of an item's k nearest neighbours that two representations have in common, averaged over items.
 
     Parameters
@@ -84,7 +84,7 @@ def chance(n: int, k: int) -> float:
     return k / (n - 1)
 
 
-def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tensor:
+def nearest(X: ArrayLike, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tensor:
     """Return the k nearest other rows of every row, nearest first.
 
     Computed in float64, a block of rows at a time: 2 n^2 d operations, without an n x n matrix in memory.
@@ -136,7 +136,7 @@ def nearest(X, k: int, metric: str = "euclidean", name: str = "X") -> torch.Tens
     return torch.cat(found)
 
 
-def _overlap(a: torch.Tensor, b: torch.Tensor, first="X", second="Y") -> float:
+def _overlap(a: torch.Tensor, b: torch.Tensor, first: str = "X", second: str = "Y") -> float:
     """Return the share of entries that the rows of two arrays [n, k] have in common."""
     if len(a) != len(b):
         raise ValueError(f"{second}: expected {len(a)} rows as in {first}, got {len(b)}")

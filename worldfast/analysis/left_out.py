@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis.probe import fit_map, located
-from worldfast.arrays import labels, mask, numbers
+from worldfast.arrays import ArrayLike, labels, mask, numbers
 
 __all__ = ["LeftOut", "adam_decoders", "angles", "left_out", "r2_of"]
 
@@ -38,7 +38,7 @@ class LeftOut(NamedTuple):
     angle: np.ndarray
 
 
-def r2_of(y, predicted, variance):
+def r2_of(y: ArrayLike, predicted: ArrayLike, variance: float) -> np.ndarray:
     """Return 1 - mean squared error / variance, of a variance that is given rather than that of y.
 
     Parameters
@@ -58,7 +58,7 @@ def r2_of(y, predicted, variance):
     return 1 - np.square(y - predicted).mean((-1, -2)) / variance
 
 
-def angles(weight):
+def angles(weight: ArrayLike) -> np.ndarray:
     """Return the angles between the directions along which a decoder reads its attributes.
 
     Parameters
@@ -78,7 +78,9 @@ def angles(weight):
     return np.degrees(np.arccos(np.clip(cosines, -1, 1)))
 
 
-def left_out(X, y, regions, test, variance, ridge=None) -> LeftOut:
+def left_out(
+    X: ArrayLike, y: ArrayLike, regions: ArrayLike, test: ArrayLike, variance: float, ridge: float | None = None
+) -> LeftOut:
     """Leave each region out of a least-squares fit, and try the decoder there.
 
     Parameters
@@ -126,7 +128,9 @@ def left_out(X, y, regions, test, variance, ridge=None) -> LeftOut:
     return LeftOut(known, ood, inside, angle)
 
 
-def adam_decoders(X, y, batches, learning_rate=3e-3, seed=0):
+def adam_decoders(
+    X: ArrayLike, y: ArrayLike, batches: ArrayLike, learning_rate: float = 3e-3, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Fit linear decoders by Adam on batches of items, as published: each as if it were alone.
 
     Parameters

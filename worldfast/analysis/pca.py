@@ -1,12 +1,14 @@
 """Principal components of a representation, in one frame over training."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from worldfast.analysis.scale import centred, magnitude, single, varies
-from worldfast.arrays import mask, numbers
+from worldfast.arrays import ArrayLike, ByStep, mask, numbers
 from worldfast.errors import one_of, whole
 
 __all__ = ["Components", "MixedView", "leading_components", "mixed_over_training", "pca_over_training"]
@@ -28,7 +30,9 @@ class Components:
     explained: np.ndarray
 
 
-def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
+def pca_over_training(
+    activations: ByStep, layer: int, k: int = 3, fit: str = "last", share: float = 0.6, seed: int = 0
+) -> Components:
     """Return the first k principal components of every step of a run.
 
     Parameters
@@ -86,7 +90,7 @@ def pca_over_training(activations, layer, k=3, fit="last", share=0.6, seed=0):
     return Components(single(np.stack(projected[::-1]) * size), pca.explained_variance_ratio_.astype(np.float64))
 
 
-def _last(activations, layer):
+def _last(activations: ByStep, layer: int) -> tuple[list[int], np.ndarray]:
     """Return the steps of a run, and the array of the last."""
     steps = list(activations.steps)
     if not steps:
@@ -94,12 +98,12 @@ def _last(activations, layer):
     return steps, _at(activations, steps[-1], layer)
 
 
-def _at(activations, step, layer, n="n", d="d"):
+def _at(activations: ByStep, step: int, layer: int, n: str | int = "n", d: str | int = "d") -> np.ndarray:
     """Return the float64 array [n, d] of a step and layer."""
     return numbers(activations[step, layer], f"activations[{step}, {layer}]", (n, d)).array()
 
 
-def leading_components(X, k):
+def leading_components(X: ArrayLike, k: int) -> torch.Tensor:
     """Return the first k principal components of a representation.
 
     Parameters
@@ -160,7 +164,9 @@ class MixedView:
     explained: np.ndarray
 
 
-def mixed_over_training(activations, layer, xy, fit_on=None, ridge=None):
+def mixed_over_training(
+    activations: ByStep, layer: int, xy: ArrayLike, fit_on: ArrayLike | None = None, ridge: float | None = None
+) -> MixedView:
     """Return the "mixed" view: the unit probe directions of x and y, and the first principal component of the rest.
 
     A probe direction is the gradient of a least-squares probe's x or y; the rest is orthogonal to both. The sign of the

@@ -6,7 +6,7 @@ Ordinary least squares from representations to coordinates, scored on items that
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -16,7 +16,7 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis.scale import CONSTANT, lengths, magnitude, mean, single, varies
 from worldfast.analysis.tables import labelled
-from worldfast.arrays import mask, numbers
+from worldfast.arrays import ArrayLike, ByStep, mask, numbers
 
 __all__ = [
     "Fit",
@@ -56,7 +56,7 @@ class Probe:
     predicted: np.ndarray
 
 
-def held_out(n, share=0.2, seed=0):
+def held_out(n: int, share: float = 0.2, seed: int = 0) -> np.ndarray:
     """Choose at random the items to leave out of a fit.
 
     Parameters
@@ -85,7 +85,7 @@ def held_out(n, share=0.2, seed=0):
     return mask
 
 
-def linear_probe(X, xy, test, ridge=None):
+def linear_probe(X: ArrayLike, xy: ArrayLike, test: ArrayLike, ridge: float | None = None) -> Probe:
     """Fit xy from X on the items where `test` is False, and score the probe on the others.
 
     Parameters
@@ -123,7 +123,7 @@ def linear_probe(X, xy, test, ridge=None):
     return Probe(r2, mean(errors), float(np.median(errors / size)) * size, single(predicted))
 
 
-def located(X, xy, k=2):
+def located(X: ArrayLike, xy: ArrayLike, k: int | str = 2) -> tuple[np.ndarray, np.ndarray]:
     """Take representations and attributes of the same things as float64.
 
     Parameters
@@ -174,12 +174,12 @@ class Fit:
         """float64 [d, k], change of the coordinates where a feature grows by 1."""
         return self.gain / np.reshape(self.size, (-1, 1))
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the coordinates of representations: array [n, d] -> float64 [n, k]."""
         return numbers(X, "X", ("n", len(self.gain))).array() / self.size @ self.gain + self.intercept
 
 
-def fit_map(X, xy, ridge=None):
+def fit_map(X: ArrayLike, xy: ArrayLike, ridge: float | None = None) -> Fit:
     """Fit coordinates from representations by least squares or ridge regression.
 
     Solved by the normal equations, with one step of refinement on the residuals to recover the digits they lose
@@ -244,7 +244,7 @@ def fit_map(X, xy, ridge=None):
     return Fit(slope * unit, (place - middle @ slope) * unit[0], sizes)
 
 
-def scored(xy, predicted):
+def scored(xy: ArrayLike, predicted: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Score predicted coordinates.
 
     Parameters
@@ -275,7 +275,9 @@ def scored(xy, predicted):
     return np.asarray(r2, dtype=np.float64), lengths(predicted - xy)
 
 
-def probe_over_training(activations, layer, xy, test, ridge=None):
+def probe_over_training(
+    activations: ByStep, layer: int, xy: ArrayLike, test: ArrayLike, ridge: float | None = None
+) -> list[Probe]:
     """Fit a probe at every step of a run.
 
     Parameters
@@ -310,10 +312,10 @@ def penalty(items: int, features: int) -> float | None:
 
 
 def probe_table(
-    activations,
+    activations: ByStep,
     layers: Sequence[int],
-    xy,
-    test,
+    xy: ArrayLike,
+    test: ArrayLike,
     *,
     rows: Sequence[int] | None = None,
     steps: Sequence[int] | None = None,
@@ -381,7 +383,7 @@ def _found(probe: Probe, columns: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _in_parallel(function, work):
+def _in_parallel(function: Callable[[tuple[int, int]], Probe], work: Sequence[tuple[int, int]]) -> list[Probe]:
     from threadpoolctl import threadpool_limits
 
     # The matrix products of one probe are too small to split among threads, so whole probes run in parallel.

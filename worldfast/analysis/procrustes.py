@@ -13,12 +13,12 @@ from worldfast import frames as pd
 from worldfast.analysis.pca import leading_directions
 from worldfast.analysis.scale import centred
 from worldfast.analysis.tables import labelled, members, pair_table
-from worldfast.arrays import numbers
+from worldfast.arrays import ArrayLike, numbers
 
 __all__ = ["procrustes", "procrustes_table"]
 
 
-def procrustes(X, Y, components: int | None = 3) -> float:
+def procrustes(X: ArrayLike, Y: ArrayLike, components: int | None = 3) -> float:
     """Return the Procrustes disparity of two representations of the same n items, on their first principal components.
 
     Parameters
@@ -73,7 +73,7 @@ def procrustes_table(Xs: Mapping[str, object], components: int | None = 3, layer
     return labelled(pair_table(names, disparity, "disparity"), layer=layer, components=components or 0)
 
 
-def _standard(X, components, name) -> torch.Tensor:
+def _standard(X: ArrayLike, components: int | None, name: str) -> torch.Tensor:
     """Return the first principal components, centred, scaled to Frobenius norm 1."""
     taken = numbers(X, name)
     if len(taken) < 2:
@@ -84,7 +84,7 @@ def _standard(X, components, name) -> torch.Tensor:
     return X / torch.linalg.norm(X)
 
 
-def _disparity(A, B, first="X", second="Y") -> float:
+def _disparity(A: torch.Tensor, B: torch.Tensor, first: str = "X", second: str = "Y") -> float:
     if len(A) != len(B):
         raise ValueError(f"{second}: expected {len(A)} rows as in {first}, got {len(B)}")
     alike = float(torch.linalg.svdvals(A.T @ B).sum())

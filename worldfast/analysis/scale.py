@@ -6,6 +6,8 @@ by a power of two. That is exact: where nothing would have overflowed, no bit of
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -14,7 +16,7 @@ __all__ = ["CONSTANT", "centred", "lengths", "magnitude", "mean", "single", "var
 CONSTANT = 1e-14  # spread of a column, as a share of its largest value, at or below which it is rounding error
 
 
-def magnitude(X, axis=None):
+def magnitude(X: np.ndarray | torch.Tensor, axis: int | None = None) -> Any:
     """Return the power of two that brings the largest absolute value to from 1 to 2 (1 for NaN and infinity).
 
     Parameters
@@ -37,7 +39,7 @@ def magnitude(X, axis=None):
     return found if isinstance(X, np.ndarray) else torch.from_numpy(found).to(X.device)
 
 
-def varies(X) -> np.ndarray:
+def varies(X: np.ndarray | torch.Tensor) -> np.ndarray:
     """Return which columns of float64 [n, d] hold more than one value and its rounding errors: bool [d]."""
     return _largest(X - X[:1], 0)[0] > CONSTANT * _largest(X, 0)[0]
 
@@ -74,7 +76,7 @@ def centred(X: torch.Tensor, name: str, consequence: str) -> tuple[torch.Tensor,
     return torch.where(kept, X - X.mean(0), 0.0), size
 
 
-def lengths(X):
+def lengths(X: Any) -> Any:
     """Return the Euclidean length of each row of float64 [n, d]: [n], of the same kind."""
     size = magnitude(X, 1)
     norm = np.linalg.norm if isinstance(X, np.ndarray) else torch.linalg.norm
@@ -94,7 +96,7 @@ def single(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float32) if fits else values
 
 
-def _largest(X, axis=None) -> np.ndarray:
+def _largest(X: np.ndarray | torch.Tensor, axis: int | None = None) -> np.ndarray:
     if isinstance(X, torch.Tensor):
         if not X.numel():
             return np.zeros(() if axis is None else [1 if i == axis else size for i, size in enumerate(X.shape)])

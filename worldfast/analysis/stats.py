@@ -11,7 +11,7 @@ from itertools import permutations as orderings
 import numpy as np
 
 from worldfast.analysis.scale import magnitude, mean
-from worldfast.arrays import labels, numbers
+from worldfast.arrays import ArrayLike, labels, numbers
 
 __all__ = ["Correlation", "Interval", "Mean", "bootstrap", "correlation", "jackknife_error", "mantel", "mean_and_error"]
 
@@ -97,7 +97,7 @@ class Interval:
     unit: str
 
 
-def mean_and_error(values, unit: str) -> Mean:
+def mean_and_error(values: ArrayLike, unit: str) -> Mean:
     """Return the mean and standard error of independent values.
 
     Parameters
@@ -124,7 +124,7 @@ def mean_and_error(values, unit: str) -> Mean:
     return Mean(mean(values), error, len(values), unit)
 
 
-def jackknife_error(left_out) -> float:
+def jackknife_error(left_out: ArrayLike) -> float:
     """Return the jackknife standard error of a statistic.
 
     Parameters
@@ -150,7 +150,9 @@ def jackknife_error(left_out) -> float:
     return float(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum())) * size
 
 
-def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int = 0) -> Correlation:
+def correlation(
+    x: ArrayLike, y: ArrayLike, unit: str = "point", permutations: int = 10_000, seed: int = 0
+) -> Correlation:
     """Return Pearson's correlation of independent points, tested by permuting y.
 
     For entries of symmetric matrices, which are not independent, use `mantel`.
@@ -184,7 +186,12 @@ def correlation(x, y, unit: str = "point", permutations: int = 10_000, seed: int
 
 
 def mantel(
-    A, B, unit: str = "unordered pair", permutations: int = 10_000, seed: int = 0, names: Sequence[str] = ("A", "B")
+    A: ArrayLike,
+    B: ArrayLike,
+    unit: str = "unordered pair",
+    permutations: int = 10_000,
+    seed: int = 0,
+    names: Sequence[str] = ("A", "B"),
 ) -> Correlation:
     """Return the correlation of two symmetric matrices over their unordered pairs, with Mantel's test.
 
@@ -231,10 +238,10 @@ def mantel(
 
 
 def bootstrap(
-    values,
+    values: ArrayLike,
     statistic: Callable = mean,
     *,
-    groups=None,
+    groups: ArrayLike | None = None,
     unit: str = "value",
     resamples: int = 10_000,
     level: float = 0.95,

@@ -32,7 +32,7 @@ def need_columns(table: pd.DataFrame, name: str, columns: Iterable[str]) -> None
             raise ValueError(f"{name}: " + str(unknown_name("column", column, table.columns)))
 
 
-def labelled(table: pd.DataFrame, **labels) -> pd.DataFrame:
+def labelled(table: pd.DataFrame, **labels: object) -> pd.DataFrame:
     """Insert constant columns before a table's own, one for each label that is not None, and return the table."""
     for place, (name, label) in enumerate((k, v) for k, v in labels.items() if v is not None):
         table.insert(place, name, label)

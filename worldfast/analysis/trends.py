@@ -5,6 +5,9 @@ Computed from a table of pairs (of `cka_table`, `procrustes_table` or `mutual_kn
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
 from worldfast import frames as pd
@@ -20,7 +23,7 @@ KEPT = {"kernel": "linear", "debiased": False, "components": 0, "step_share": 1.
 
 
 def task_matrix(
-    pairs: pd.DataFrame, runs: pd.DataFrame, *, value: str = "value", failed: bool = False, **kept
+    pairs: pd.DataFrame, runs: pd.DataFrame, *, value: str = "value", failed: bool = False, **kept: Any
 ) -> pd.DataFrame:
     """Return the seed-averaged matrix over sets of tasks, by layer and number of tasks, with standard errors.
 
@@ -77,7 +80,7 @@ def task_matrix(
 
 
 def trends(
-    pairs: pd.DataFrame, runs: pd.DataFrame, *, value: str = "value", failed: bool = False, **kept
+    pairs: pd.DataFrame, runs: pd.DataFrame, *, value: str = "value", failed: bool = False, **kept: Any
 ) -> pd.DataFrame:
     """Return mean similarities of sets of tasks that are the same, different, and disjoint, by number of tasks.
 
@@ -153,7 +156,9 @@ def as_matrix(table: pd.DataFrame, value: str = "mean") -> pd.DataFrame:
     return half.combine_first(half.T).reindex(index=names, columns=names).rename_axis(index=None, columns=None)
 
 
-def _chosen(pairs, runs, value, failed, kept):
+def _chosen(
+    pairs: pd.DataFrame, runs: pd.DataFrame, value: str, failed: bool, kept: Mapping[str, Any]
+) -> tuple[pd.DataFrame, list[str]]:
     """Select the pairs asked for, of runs with the same number of tasks, with each pair's sets in a fixed order.
 
     Returns
@@ -207,7 +212,7 @@ def _chosen(pairs, runs, value, failed, kept):
     return table, left_out
 
 
-def _left_out_in_turn(values, samples):
+def _left_out_in_turn(values: np.ndarray, samples: Sequence[tuple[np.ndarray, ...]]) -> float:
     """Return the jackknife standard error of a mean over pairs, leaving out each unit of each sample with all its
     pairs.
 

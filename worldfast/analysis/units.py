@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldfast.arrays import numbers
+from worldfast.arrays import ArrayLike, numbers
 
 __all__ = ["mixed_selectivity", "sparsity"]
 
 
-def sparsity(X):
+def sparsity(X: ArrayLike) -> np.ndarray:
     """Return the sparseness of each unit's activity.
 
     (1 - mean(r)^2 / mean(r^2)) / (1 - 1 / n) of its activities r: 0 if it is equally active at all items, 1 if it is at
@@ -40,7 +40,7 @@ def sparsity(X):
     return np.where(size > 0, found, 1.0)
 
 
-def mixed_selectivity(X, shape):
+def mixed_selectivity(X: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
     """Return how each unit's activity goes with each coordinate of a grid, averaged over the other.
 
     Parameters

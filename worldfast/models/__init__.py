@@ -1,7 +1,7 @@
 """Models: ensembles of one shape, on a CPU or a GPU, and the operations that they are made of."""
 
 from worldfast.models.attention import attention, attention_of_row
-from worldfast.models.check import check_family
+from worldfast.models.check import FAMILY_CHECKS, family_of
 from worldfast.models.cpu import CpuTransformer
 from worldfast.models.cpu_recurrent import CpuRecurrent
 from worldfast.models.ensemble import MATMUL_DTYPES, Ensemble
@@ -13,9 +13,11 @@ from worldfast.models.huggingface import export_metadata, huggingface_config, im
 from worldfast.models.optimizer import adamw_, gradient_norm
 from worldfast.models.plain import PlainTransformer, attention_weights
 from worldfast.models.recurrent import RecurrentSpec
+from worldfast.models.spec import Spec
 from worldfast.models.transformer import TransformerSpec
 
 __all__ = [
+    "FAMILY_CHECKS",
     "MATMUL_DTYPES",
     "CpuRecurrent",
     "CpuTransformer",
@@ -25,13 +27,14 @@ __all__ = [
     "GpuTransformer",
     "PlainTransformer",
     "RecurrentSpec",
+    "Spec",
     "TransformerSpec",
     "adamw_",
     "attention",
     "attention_of_row",
     "attention_weights",
-    "check_family",
     "export_metadata",
+    "family_of",
     "gpu_bytes",
     "gradient_norm",
     "huggingface_config",

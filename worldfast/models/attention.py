@@ -14,6 +14,8 @@ from __future__ import annotations
 import functools
 import math
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,45 +177,55 @@ def attention_backward(
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(q, k, v, cu_seqlens, rope_base, max_seqlen):
+    def forward(
+        q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None, max_seqlen: int | None
+    ) -> Tensor:
         return torch.ops.worldfast.attention(q, k, v, cu_seqlens, rope_base, max_seqlen)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         *tensors, ctx.rope_base, ctx.max_seqlen = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx, grad_out):
+    def backward(ctx: Any, grad_out: Tensor) -> tuple:
         grad = _AttentionBackward.apply(grad_out, *ctx.saved_tensors, ctx.rope_base, ctx.max_seqlen)
         return *grad.unbind(1), None, None, None  # of [L, 3, H, D]
 
     @staticmethod
-    def vmap(info, in_dims, *inputs):
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
         out = _Attention.apply(*_fold(info.batch_size, in_dims, inputs))
         return out.unflatten(0, (info.batch_size, -1)), 0
 
 
 class _AttentionBackward(torch.autograd.Function):
     @staticmethod
-    def forward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
+    def forward(
+        grad_out: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cu_seqlens: Tensor,
+        rope_base: float | None,
+        max_seqlen: int | None,
+    ) -> Tensor:
         return torch.ops.worldfast.attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple:
         raise NotImplementedError("attention: second derivatives are not implemented")
 
     @staticmethod
-    def vmap(info, in_dims, *inputs):
+    def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple[Tensor, int]:
         grad = _AttentionBackward.apply(*_fold(info.batch_size, in_dims, inputs))
         return grad.unflatten(0, (info.batch_size, -1)), 0
 
 
-def _fold(batch: int, in_dims, inputs) -> list:
+def _fold(batch: int, in_dims: tuple, inputs: tuple) -> list:
     """Fold a batch dimension into the rows: [B, L, ...] -> [B L, ...], with one cu_seqlens for all."""
     *tensors, rope_base, max_seqlen = inputs
     *tensors, cu_seqlens = (
@@ -228,26 +240,36 @@ def _fold(batch: int, in_dims, inputs) -> list:
     return [*(x.flatten(0, 1) for x in tensors), cu_seqlens, rope_base, max_seqlen]
 
 
-def _attention(q, k, v, cu_seqlens, rope_base, max_seqlen):
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None, max_seqlen: int | None
+) -> Tensor:
     out = q.new_empty(q.shape)
     for rows, part, longest in _stretches(cu_seqlens, len(q), max_seqlen):
-        inputs = [_readable(x[part]) for x in (q, k, v)]
+        of_q, of_k, of_v = (_readable(x[part]) for x in (q, k, v))
         if rows is None:
-            out[part] = attention_of_row(*inputs, rope_base)
+            out[part] = attention_of_row(of_q, of_k, of_v, rope_base)
         else:
-            attention_forward(*inputs, rows, rope_base, out=out[part], max_seqlen=longest)
+            attention_forward(of_q, of_k, of_v, rows, rope_base, out=out[part], max_seqlen=longest)
     return out
 
 
-def _attention_backward(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
+def _attention_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    rope_base: float | None,
+    max_seqlen: int | None,
+) -> Tensor:
     grad = q.new_empty(len(q), 3, *q.shape[1:])
     for rows, part, longest in _stretches(cu_seqlens, len(q), max_seqlen):
-        inputs = [_readable(x[part]) for x in (grad_out, q, k, v)]
+        given, of_q, of_k, of_v = (_readable(x[part]) for x in (grad_out, q, k, v))
         if rows is None:
-            grad[part] = torch.stack(_row_backward(*inputs, rope_base), 1)
+            grad[part] = torch.stack(_row_backward(given, of_q, of_k, of_v, rope_base), 1)
         else:
             grads = dict(zip(("grad_q", "grad_k", "grad_v"), grad[part].unbind(1)))
-            attention_backward(*inputs, rows, rope_base, **grads, max_seqlen=longest)
+            attention_backward(given, of_q, of_k, of_v, rows, rope_base, **grads, max_seqlen=longest)
     return grad
 
 
@@ -256,7 +278,9 @@ def _vouched(cu_seqlens: Tensor, max_seqlen: int | None) -> bool:
     return _on_gpu(cu_seqlens) and max_seqlen is not None and max_seqlen <= core.attention_row_limit
 
 
-def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
+def _stretches(
+    cu_seqlens: Tensor, tokens: int, max_seqlen: int | None
+) -> Iterator[tuple[Tensor | None, slice, int | None]]:
     """Yield (cu_seqlens from 0, its tokens, its longest row) for each stretch of short rows, and (None, its tokens,
     their number) for each long row.
     """
@@ -287,7 +311,7 @@ def _stretches(cu_seqlens: Tensor, tokens: int, max_seqlen: int | None):
         first = row + 1
 
 
-def attention_of_row(q, k, v, rope_base):
+def attention_of_row(q: Tensor, k: Tensor, v: Tensor, rope_base: float | None) -> Tensor:
     """Compute causal attention of one row by PyTorch, in the dtype of its arguments, [T, H, D] each."""
     q, k = _rotated(q, k, rope_base)
     q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H, T, D]
@@ -303,7 +327,7 @@ def weights_of_row(q: Tensor, k: Tensor, rope_base: float | None) -> Tensor:
     return scores.masked_fill(later, -torch.inf).softmax(2)
 
 
-def _rotated(q, k, rope_base):
+def _rotated(q: Tensor, k: Tensor, rope_base: float | None) -> Sequence[Tensor]:
     if not rope_base:
         return q, k
     half = q.shape[2] // 2
@@ -315,10 +339,10 @@ def _rotated(q, k, rope_base):
     return [torch.cat([a * cos - b * sin, b * cos + a * sin], -1) for a, b in pairs]
 
 
-def _row_backward(grad_out, q, k, v, rope_base):
+def _row_backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, rope_base: float | None) -> Sequence[Tensor]:
     with torch.enable_grad():
-        inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-        return torch.autograd.grad(attention_of_row(*inputs, rope_base), inputs, grad_out)
+        q, k, v = (x.detach().requires_grad_() for x in (q, k, v))
+        return torch.autograd.grad(attention_of_row(q, k, v, rope_base), (q, k, v), grad_out)
 
 
 @functools.cache
@@ -341,12 +365,20 @@ for _device in ("CPU", "CUDA"):
 
 
 @torch.library.register_fake("worldfast::attention", lib=_library)
-def _(q, k, v, cu_seqlens, rope_base, max_seqlen):
+def _(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, rope_base: float | None, max_seqlen: int | None) -> Tensor:
     return q.new_empty(q.shape)
 
 
 @torch.library.register_fake("worldfast::attention_backward", lib=_library)
-def _(grad_out, q, k, v, cu_seqlens, rope_base, max_seqlen):
+def _(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens: Tensor,
+    rope_base: float | None,
+    max_seqlen: int | None,
+) -> Tensor:
     return q.new_empty(q.shape[0], 3, *q.shape[1:])
 
 
@@ -369,7 +401,7 @@ def _on_gpu(x: Tensor) -> bool:
     return x.device.type == "cuda"
 
 
-def _triton(max_seqlen: int | None):
+def _triton(max_seqlen: int | None) -> Any:
     """Return the GPU kernels, for rows of at most max_seqlen tokens."""
     limit = core.attention_row_limit
     if max_seqlen is None or not 0 <= max_seqlen <= limit:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from worldfast._native import thread_count
 from worldfast.models.buffer import buffer_size, tensors_in
-from worldfast.models.ensemble import CpuBytes, Ensemble
+from worldfast.models.ensemble import Ensemble
 from worldfast.models.losses import summed_loss
+from worldfast.models.spec import CpuBytes
 from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape, require_loss
 

@@ -1,4 +1,5 @@
-"""Checks that every family of models must pass.
+"""Checks of what every family of models computes. worldfast.training.check holds a family to them, and to what training
+makes of it.
 
 Nothing here knows a family: an ensemble is built by its spec and asked through the five operations of
 worldfast.models.ensemble.Ensemble, its parameters are a buffer.
@@ -76,42 +77,6 @@ def family_of(spec, shape, exact=None) -> Family:
         return type(plain.build(shape))(plain, shape, dtype=torch.float64)
 
     return Family(spec, shape, exact or same_class)
-
-
-def check_family(spec: Any, shape: Shape, exact: Callable[[], Ensemble] | None = None) -> None:
-    """Check a family of models: members, first weights, gradients, losses, what it learns, states, bad rows.
-
-    Parameters
-    ----------
-    spec : spec of models
-        Frozen spec with `layers`, `hidden`, `parameters`, `cpu_bytes`, `on_gpu` and `build`; a small one, so that the
-        checks take seconds.
-    shape : Shape
-        Shape of the rows that it is checked on.
-    exact : callable, optional
-        Builds the reference: an ensemble of one member in float64 whose parameters stand as the family's do. None: the
-        class that the spec builds, or its engine "plain" if it has engines, given `dtype=torch.float64`.
-
-    Raises
-    ------
-    ValueError
-        One sentence a line says what does not hold.
-
-    Examples
-    --------
-    >>> from worldfast.models import check_family
-    >>> from worldfast.rows import Shape
-    >>> check_family(wf.RecurrentSpec(hidden=8), Shape(inputs=5, outputs=3))
-    """
-    family, found = family_of(spec, shape, exact), []
-    for check in CHECKS:
-        try:
-            check(family)
-        except Exception as error:  # a family may raise anything; the other checks still say what they find
-            kind = "" if type(error) is ValueError else f"it raises {type(error).__name__}: "
-            found.append(f"{check.__name__.replace('_', ' ')}: {kind}{error}")
-    if found:
-        raise ValueError(f"{type(spec).__name__} does not pass:\n" + "\n".join(found))
 
 
 def require(holds: object, expected: str) -> None:
@@ -399,7 +364,7 @@ def bad_rows_are_refused(family):
     require_error(lambda: family.spec.build(shape, 0), ValueError, "members: expected at least 1, got 0")
 
 
-CHECKS = (
+FAMILY_CHECKS = (
     a_member_has_the_bits_that_it_has_alone,
     first_weights_are_a_function_of_the_seed,
     parameters_are_all_that_is_kept,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from worldfast._native import core, thread_count
 from worldfast.models.buffer import buffer_size
 from worldfast.models.decoding import Scratch, drawn, greedy, share
-from worldfast.models.ensemble import CpuBytes
+from worldfast.models.spec import CpuBytes
 from worldfast.models.tiles import Piece, cut
 from worldfast.models.transformer import Transformer, TransformerSpec, views
 from worldfast.processes import Threads
@@ -108,28 +109,32 @@ class CpuTransformer(Transformer):
 
     # ---- reading ----
 
-    def outputs(self, rows: Rows, member: int) -> Tensor:
+    def outputs(self, rows: Rows, member: int, *, gain: Any = None) -> Tensor:
         out = np.empty((len(rows.scored), self.shape.outputs), dtype=np.float32)
-        self._read(rows, member, (), [], out)
+        self._read(rows, member, gain, (), [], out)
         return torch.from_numpy(out)
 
-    def states(self, rows: Rows, member: int, layers: Sequence[int]) -> list[Tensor]:
+    def states(self, rows: Rows, member: int, layers: Sequence[int], *, gain: Any = None) -> list[Tensor]:
         self._require_layers(layers)
         states = [np.empty((len(rows.scored), self.spec.hidden), dtype=np.float32) for _ in layers]
-        self._read(rows, member, layers, states, None)
+        self._read(rows, member, gain, layers, states, None)
         return [torch.from_numpy(state) for state in states]
 
-    def _read(self, rows: Rows, member: int, layers: Sequence[int], states: list[np.ndarray], outputs) -> None:
+    def _read(self, rows: Rows, member: int, gain: Any, layers: Sequence[int], states: list[np.ndarray], outputs):
         self._require_rows([rows], [member])
         _, pieces = self._cut(rows)
         transformer, packed = self._pack([member], "float32")
+        parameters, of_member = self._gained(member, gain), packed[member]
+        if gain is not None:
+            of_member = np.empty_like(of_member)
+            transformer.pack(parameters, of_member, self.threads)
 
         def read(piece, scratch):
             wanted = [*states] if outputs is None else [*states, outputs]
             found = [np.empty((len(piece.scored), array.shape[1]), dtype=np.float32) for array in wanted]
             transformer.read(
-                self.parameters[member],
-                packed[member],
+                parameters,
+                of_member,
                 piece.tile,
                 layers,
                 found[: len(states)],

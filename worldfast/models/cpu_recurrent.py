@@ -10,8 +10,8 @@ from torch import Tensor
 
 from worldfast._native import core
 from worldfast.models.buffer import buffer_size
-from worldfast.models.ensemble import CpuBytes
 from worldfast.models.recurrent import KINDS, Recurrent, RecurrentSpec
+from worldfast.models.spec import CpuBytes
 from worldfast.processes import Threads
 from worldfast.rows import Rows, Shape
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,26 +18,10 @@ from worldfast.models.sampling import Choice, answered
 from worldfast.processes import Remade
 from worldfast.rows import Rows, Shape, require_rows
 
-__all__ = ["MATMUL_DTYPES", "CpuBytes", "Ensemble", "require_sizes", "with_outputs"]
+__all__ = ["MATMUL_DTYPES", "Ensemble"]
 
 MATMUL_DTYPES = ("float32", "bfloat16")  # in which matrices are multiplied
 LONGEST_ANSWER = 2**16  # tokens
-WIDEST, DEEPEST = 2**20, 2**12  # as in csrc/transformer/transformer.cpp
-
-
-class CpuBytes(NamedTuple):
-    """Upper bound on the memory that models take on a CPU while they learn.
-
-    Attributes
-    ----------
-    member : int
-        Bytes of each model.
-    shared : int
-        Bytes that all models share.
-    """
-
-    member: int
-    shared: int
 
 
 class Ensemble(Remade, ABC):
@@ -96,7 +80,7 @@ class Ensemble(Remade, ABC):
         device: str | torch.device,
         matmul_dtype: str,
         dtype: torch.dtype = torch.float32,
-    ):
+    ) -> None:
         self.spec, self.shape, self.members = spec, shape, whole("members", members, 1)
         self.device, self.matmul_dtype = torch.device(device), one_of("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         self.parameters = torch.zeros(self.members, buffer_size(shapes), dtype=dtype, device=self.device)
@@ -282,7 +266,16 @@ class Ensemble(Remade, ABC):
             return np.zeros((0, draws, longest), np.int32)
         return self._sample((tokens, length), rows, draws, longest, member, choice, end)
 
-    def _sample(self, prompts, rows, draws: int, longest: int, member: int, choice: Choice, end: int) -> np.ndarray:
+    def _sample(
+        self,
+        prompts: tuple[np.ndarray, np.ndarray],
+        rows: np.ndarray,
+        draws: int,
+        longest: int,
+        member: int,
+        choice: Choice,
+        end: int,
+    ) -> np.ndarray:
         """Return what `sample` does, for arguments that it has checked."""
         outputs = lambda rows: self._after(rows, member).float().numpy(force=True)  # noqa: E731
         given = [row[:n] for row, n in zip(*prompts)]
@@ -326,25 +319,7 @@ class Ensemble(Remade, ABC):
                 raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
 
 
-def with_outputs(shape: Shape, outputs: int | None) -> Shape:
-    """Return the shape of a model of such data: the data's, with `outputs` classes if that is set."""
-    if outputs is not None and outputs > shape.outputs:
-        whose = "data" if shape.vectors else "vocabulary"
-        raise ValueError(f"model.outputs: expected at most the {whose}'s {shape.outputs}, got {outputs}")
-    return shape._replace(outputs=outputs or shape.outputs)
-
-
-def require_sizes(spec: Any, names: Sequence[str]) -> None:
-    """Raise a TypeError or ValueError for a field of a spec that is no integer of at least 1; `outputs` may be None."""
-    for name in names:
-        value = getattr(spec, name)
-        if name == "outputs" and value is None:
-            continue
-        found = whole(f"model.{name}", value, 1, DEEPEST if name == "layers" else WIDEST)
-        object.__setattr__(spec, name, found)
-
-
-def _prompts(tokens, length, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+def _prompts(tokens: np.ndarray, length: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts of a member as arrays, tokens [N, T] and length [N]."""
     refuse(tokens, "tokens")
     refuse(length, "length")

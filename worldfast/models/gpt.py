@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, linear
 
-from worldfast.classes import Named
 from worldfast.errors import number, positive
 from worldfast.models.autograd import NamedEnsemble, autograd_bytes
 from worldfast.models.chance import generators
-from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
+from worldfast.models.spec import CpuBytes, Spec, require_sizes
 from worldfast.rows import Rows, Shape
 
 __all__ = ["GPT", "GPTSpec"]
 
 
 @dataclass(frozen=True)
-class GPTSpec(Named):
+class GPTSpec(Spec["GPT"]):
     """GPT-2 without position embeddings: pre-norm blocks of causal attention and an MLP with gelu in its tanh form.
 
     Vectors enter through a linear map with a bias, tokens through an embedding. Weights are normal with standard
@@ -90,37 +89,24 @@ class GPTSpec(Named):
         outputs = self.of(shape).outputs
         return found | {"head.weight": (outputs, D), "head.bias": (outputs,)}
 
-    def parameters(self, shape: Shape) -> int:
-        """Return the number of parameters."""
-        return sum(map(math.prod, self.shapes(shape).values()))
-
-    def of(self, shape: Shape) -> Shape:
-        """Return the shape of a model of such data."""
-        return with_outputs(shape, self.outputs)
-
-    def on_gpu(self, shape: Shape, longest: int) -> bool:
-        """Return True if GPU kernels take whole steps of training: there are none for this family."""
-        return False
+    def sizes(self, shape: Shape) -> Iterable[tuple[int, ...]]:
+        return self.shapes(shape).values()
 
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
         """Return an upper bound on memory while learning from batches of `inputs` inputs, of up to `longest` a row."""
         block = 24 * self.hidden + 6 * self.intermediate + 6 * self.heads * longest
         kept = 8 * self.hidden + self.layers * block + 5 * self.of(shape).outputs
-        return autograd_bytes(
-            self.shapes(shape).values(), inputs, kept + (shape.inputs if shape.vectors else 2), threads
-        )
+        return autograd_bytes(self.sizes(shape), inputs, kept + (shape.inputs if shape.vectors else 2), threads)
 
-    def build(
+    def _build(
         self,
         shape: Shape,
-        members: int = 1,
-        *,
-        device: str | torch.device = "cpu",
-        threads: int | None = None,
-        matmul_dtype: str = "float32",
-        longest: int | None = None,
+        members: int,
+        device: str | torch.device,
+        threads: int | None,
+        matmul_dtype: str,
+        longest: int | None,
     ) -> GPT:
-        """Return an ensemble of `members` models with parameters of 0, for rows of any length."""
         return GPT(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
 
 

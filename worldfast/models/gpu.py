@@ -7,6 +7,7 @@ import functools
 import weakref
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -149,19 +150,19 @@ class GpuTransformer(Transformer):
     # ---- reading ----
 
     @exact_products()
-    def outputs(self, rows: Rows, member: int) -> Tensor:
+    def outputs(self, rows: Rows, member: int, *, gain: Any = None) -> Tensor:
         out = torch.empty(len(rows.scored), self.shape.outputs, dtype=torch.float32, device=self.device)
-        for passes, batch, at, scored in self._parts(rows, member):
+        for passes, batch, at, scored in self._parts(rows, member, gain):
             final = passes.forward(batch)
             out[scored] = passes.logits(final)[0, at]
         return out
 
     @exact_products()
-    def states(self, rows: Rows, member: int, layers: Sequence[int]) -> list[Tensor]:
+    def states(self, rows: Rows, member: int, layers: Sequence[int], *, gain: Any = None) -> list[Tensor]:
         self._require_layers(layers)
         size, kind = (len(rows.scored), self.spec.hidden), {"dtype": torch.float32, "device": self.device}
         out = {layer: torch.empty(size, **kind) for layer in layers}
-        for passes, batch, at, scored in self._parts(rows, member):
+        for passes, batch, at, scored in self._parts(rows, member, gain):
 
             def keep(layer, x, at=at, scored=scored):
                 if layer in out:
@@ -171,14 +172,14 @@ class GpuTransformer(Transformer):
             keep(self.spec.layers, final)
         return [out[layer] for layer in layers]
 
-    def _parts(self, rows: Rows, member: int) -> Iterator[tuple]:
+    def _parts(self, rows: Rows, member: int, gain: Any) -> Iterator[tuple]:
         """Yield (passes, a batch of about READ tokens, its tokens [k] to read out, their slice of the K)."""
         from worldfast.models.gpu_transformer import Batch, Passes
 
         self._require_rows([rows], [member])
         start, scored = rows.row_start.cpu().numpy(), rows.scored.cpu().numpy()
         longest, L = longest_row(np.diff(start)), len(rows.inputs)
-        masters = self.stacked(self.parameters[member : member + 1])
+        masters = self.stacked(self._gained(member, gain)[None])
         passes = Passes(self.spec, masters, masters, places(min(READ + LONGEST_ROW, L)), learns=False)
         cuts = np.searchsorted(start, np.arange(READ, L, READ), "right") - 1  # where a row begins
         for r0, r1 in pairwise(np.unique([0, *cuts, len(start) - 1])):

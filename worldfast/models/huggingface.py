@@ -6,7 +6,7 @@ Files::
     model.safetensors        float32, a matrix is [out, in]; its metadata has "worldfast": SHA-256 of the tensors, and
                              the entries of config.json that decide what they compute
     generation_config.json   greedy answers, from the tokens that the head can answer
-    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or entity
+    tokenizer.json           the run's vocabulary: <bos> before a text, one token for each character or name
     tokenizer_config.json    padding on the left, as generation needs it
 
 Tensors, for each layer i, D = hidden, F = intermediate, V = the vocabulary::
@@ -57,7 +57,7 @@ CONFIG = {
 FIXED = {"hidden_act": "silu", "tie_word_embeddings": False, "use_sliding_window": False, "rope_scaling": None}
 
 
-def import_huggingface(folder: str | os.PathLike, device="cpu") -> Transformer:
+def import_huggingface(folder: str | os.PathLike, device: str | torch.device = "cpu") -> Transformer:
     """Read the model of an open checkpoint as an ensemble of one, for evaluation, reading and training.
 
     What `export_huggingface` wrote is checked: weights and shape are those of the export. Of a file that transformers

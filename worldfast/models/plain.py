@@ -23,6 +23,7 @@ Inner values have names; k counts blocks from 1, and [L, D] is one value for eac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ from torch.nn.functional import embedding, linear
 from worldfast.errors import one_of
 from worldfast.models.attention import attention, weights_of_row
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
-from worldfast.models.ensemble import CpuBytes, Ensemble
+from worldfast.models.ensemble import Ensemble
+from worldfast.models.spec import CpuBytes
 from worldfast.models.transformer import Transformer, TransformerSpec, views
 from worldfast.rows import Rows, Shape
 
@@ -142,9 +144,29 @@ class PlainTransformer(AutogradEnsemble, Transformer):
         self._require_rows([rows], [member])
         return self._run(self.parameters[member], self._here(rows), read, replace)
 
+    @torch.no_grad()
+    def outputs(self, rows: Rows, member: int, *, gain: Any = None) -> Tensor:
+        self._require_rows([rows], [member])
+        return self._run(self.parameters[member], self._here(rows), {"outputs"}, self._ablated(gain))["outputs"]
+
+    @torch.no_grad()
+    def states(self, rows: Rows, member: int, layers: Sequence[int], *, gain: Any = None) -> list[Tensor]:
+        self._require_layers(layers)
+        self._require_rows([rows], [member])
+        return self._read(self.parameters[member], self._here(rows), layers, self._ablated(gain))[1]
+
+    def _ablated(self, gain: Any) -> dict[str, Replacement]:
+        """Return replacements that multiply what heads give, before the output matrix."""
+        if gain is None:
+            return {}
+        return {f"block.{k}.heads": lambda heads, by=by: heads * by for k, by in enumerate(self._gain(gain), 1)}
+
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        return self._read(parameters, rows, layers, {})
+
+    def _read(self, parameters: Tensor, rows: Rows, layers: Sequence[int], replace: Mapping[str, Replacement]):
         names = [self.name_of_layer(layer) for layer in layers]
-        found = self._run(parameters, rows, {*names, "outputs"}, {})
+        found = self._run(parameters, rows, {*names, "outputs"}, replace)
         return found["outputs"], [found[name].index_select(0, rows.scored) for name in names]
 
     def _run(self, parameters, rows: Rows, read: set[str], replace: Mapping[str, Replacement]) -> dict[str, Tensor]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, linear
 
-from worldfast.classes import Named
 from worldfast.errors import number, one_of, typed
 from worldfast.models.autograd import NamedEnsemble, autograd_bytes
 from worldfast.models.chance import generators
-from worldfast.models.ensemble import CpuBytes, require_sizes, with_outputs
+from worldfast.models.spec import CpuBytes, Spec, require_sizes
 from worldfast.rows import Rows, Shape
 
 KINDS = {"rnn": 1, "lstm": 4}  # gates
@@ -29,7 +28,7 @@ DENSITY = 0.15  # of sparse recurrent weights
 
 
 @dataclass(frozen=True)
-class RecurrentSpec(Named):
+class RecurrentSpec(Spec["Recurrent"]):
     """Recurrent network: its kind, its size and its initial scale.
 
     Tokens pass through an embedding of width `hidden`; vectors enter the first layer as they are. With the defaults the
@@ -96,7 +95,7 @@ class RecurrentSpec(Named):
     outputs: int | None = None
     engine: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = dict(kind=KINDS, nonlinearity=NONLINEARITIES, init=INITS, recurrence=RECURRENCES, engine=ENGINES)
         for name, known in names.items():
             one_of(f"model.{name}", getattr(self, name), known)
@@ -128,17 +127,8 @@ class RecurrentSpec(Named):
                 found |= {f"rnn.bias_ih_l{layer}": (rows,), f"rnn.bias_hh_l{layer}": (rows,)}
         return found | {"head.weight": (outputs, H), "head.bias": (outputs,)}
 
-    def parameters(self, shape: Shape) -> int:
-        """Return the number of parameters."""
-        return sum(map(math.prod, self.shapes(shape).values()))
-
-    def of(self, shape: Shape) -> Shape:
-        """Return the shape of a model of such data."""
-        return with_outputs(shape, self.outputs)
-
-    def on_gpu(self, shape: Shape, longest: int) -> bool:
-        """Return True if GPU kernels take whole steps of training: there are none for recurrent networks."""
-        return False
+    def sizes(self, shape: Shape) -> Iterable[tuple[int, ...]]:
+        return self.shapes(shape).values()
 
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
         """Return an upper bound on memory while learning from batches of `inputs` inputs."""
@@ -149,25 +139,17 @@ class RecurrentSpec(Named):
         gates = KINDS[self.kind]
         kept = self.hidden * (2 + self.layers * (2 * gates + (10 if self.kind == "lstm" else 5)))
         kept += (shape.inputs if shape.vectors else 2) + 5 * self.of(shape).outputs
-        return autograd_bytes(self.shapes(shape).values(), inputs, kept, threads)
+        return autograd_bytes(self.sizes(shape), inputs, kept, threads)
 
-    def build(
+    def _build(
         self,
         shape: Shape,
-        members: int = 1,
-        *,
-        device: str | torch.device = "cpu",
-        threads: int | None = None,
-        matmul_dtype: str = "float32",
-        longest: int | None = None,
+        members: int,
+        device: str | torch.device,
+        threads: int | None,
+        matmul_dtype: str,
+        longest: int | None,
     ) -> Recurrent:
-        """Return an ensemble of `members` networks with parameters of 0, for rows of any length.
-
-        Raises
-        ------
-        ValueError
-            The engine is "native" and the device no CPU, or an argument does not fit.
-        """
         from worldfast.models import CpuRecurrent
 
         on_cpu = torch.device(device).type == "cpu"
@@ -328,13 +310,13 @@ class _WithRecurrentWeight(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, driven, weight, before):
+    def forward(ctx: Any, driven: Tensor, weight: Tensor, before: list[Tensor]) -> Tensor:
         ctx.before, ctx.weight_shape = before, weight.shape
         return driven.view_as(driven)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         before = torch.cat(ctx.before) if ctx.before else grad.new_empty(0, ctx.weight_shape[1])
         return grad, grad.T @ before, None
 

@@ -1,6 +1,6 @@
 """Rows of one model in tiles: rows with a common beginning stand together, and the shared beginning is computed once.
 
-Rows of one task begin alike ("<bos>perimeter("), and causal attention makes a beginning independent of its row.
+Rows of one task often begin alike, and causal attention makes a beginning independent of its row.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from worldfast.rows import Rows
 
-LONGEST_SHARED = 16  # tokens: the words before a row's first entity are at most 11
+LONGEST_SHARED = 16  # tokens at the beginning of rows that are compared
 
 
 class Tile(NamedTuple):

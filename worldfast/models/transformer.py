@@ -6,22 +6,23 @@ parameters with gaps.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.classes import Named
+from worldfast.arrays import numbers
 from worldfast.errors import one_of, positive
 from worldfast.models.buffer import tensors_in
-from worldfast.models.ensemble import CpuBytes, Ensemble, require_sizes, with_outputs
-from worldfast.rows import Shape
+from worldfast.models.ensemble import Ensemble
+from worldfast.models.spec import CpuBytes, Spec, require_sizes
+from worldfast.rows import Rows, Shape
 
 __all__ = ["Block", "Transformer", "TransformerSpec", "Weights", "views"]
 
@@ -29,7 +30,7 @@ ENGINES = ("auto", "native", "plain")
 
 
 @dataclass(frozen=True)
-class TransformerSpec(Named):
+class TransformerSpec(Spec["Transformer"]):
     """Shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
     Parameters
@@ -70,7 +71,7 @@ class TransformerSpec(Named):
     outputs: int | None = None
     engine: str = "auto"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_sizes(self, ("hidden", "layers", "heads", "intermediate", "outputs"))
         for name in ("rope_base", "norm_eps", "init_std"):
             value = getattr(self, name)
@@ -84,43 +85,15 @@ class TransformerSpec(Named):
                 f"got {self.hidden} / {self.heads} = {self.hidden / self.heads:g}"
             )
 
-    def build(
+    def _build(
         self,
         shape: Shape,
-        members: int = 1,
-        *,
-        device: str | torch.device = "cpu",
-        threads: int | None = None,
-        matmul_dtype: str = "float32",
-        longest: int | None = None,
+        members: int,
+        device: str | torch.device,
+        threads: int | None,
+        matmul_dtype: str,
+        longest: int | None,
     ) -> Transformer:
-        """Build an ensemble of such transformers, with parameters of 0.
-
-        Parameters
-        ----------
-        shape : Shape
-            Shape of the data.
-        members : int
-            Number of models.
-        device : str or torch.device
-            With the native engine, "cpu" builds a CpuTransformer, a CUDA device a GpuTransformer.
-        threads : int, optional
-            CPU threads; None means torch's number. Results do not depend on it.
-        matmul_dtype : {"float32", "bfloat16"}
-            Type in which matrices are multiplied while learning; sums, parameters, norms and residual stream are
-            float32.
-        longest : int, optional
-            Inputs of the longest row, if known.
-
-        Returns
-        -------
-        Transformer
-
-        Raises
-        ------
-        ValueError
-            The engine was chosen by name and cannot compute this, or an argument does not fit.
-        """
         from worldfast.models import CpuTransformer, GpuTransformer, PlainTransformer
 
         lacks = self._native_lacks(shape, longest)
@@ -157,19 +130,14 @@ class TransformerSpec(Named):
             return f"rows of at most {core.attention_row_limit} tokens, not {longest}"
         return ""
 
-    def of(self, shape: Shape) -> Shape:
-        """Return the shape of a model of such data."""
-        return with_outputs(shape, self.outputs)
-
     def shapes(self, shape: Shape) -> Weights:
         """Return the shape of each parameter of a model of such data."""
         D, F, (inputs, outputs, *_) = self.hidden, self.intermediate, self.of(shape)
         block = Block((D,), (3 * D, D), (3 * D,), (D, D), (D,), (2 * F, D), (D, F))
         return Weights((inputs, D), (block,) * self.layers, (D,), (outputs, D))
 
-    def parameters(self, shape: Shape) -> int:
-        """Return the number of parameters of a model of such data."""
-        return sum(map(math.prod, self.shapes(shape).each()))
+    def sizes(self, shape: Shape) -> Iterable[tuple[int, ...]]:
+        return self.shapes(shape).each()
 
 
 class Block(NamedTuple):
@@ -221,13 +189,50 @@ class Transformer(Ensemble):
 
     def __init__(
         self, spec: TransformerSpec, shape: Shape, members: int, device: str | torch.device, matmul_dtype: str
-    ):
+    ) -> None:
         self._shapes = spec.shapes(shape)
         super().__init__(spec, spec.of(shape), list(self._shapes.each()), members, device, matmul_dtype)
 
     @property
     def weights(self) -> list[Weights]:
         return [views(self._shapes, row) for row in self.parameters]
+
+    @abstractmethod
+    def outputs(self, rows: Rows, member: int, *, gain: Any = None) -> Tensor:
+        """Return a member's outputs at the scored positions, float32 [K, outputs].
+
+        Parameters
+        ----------
+        rows : Rows
+        member : int
+        gain : array, optional
+            [layers, heads], factors of what each head adds to the residual stream: 0 ablates a head. None means ones.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The gain is no finite number for each head.
+        """
+
+    @abstractmethod
+    def states(self, rows: Rows, member: int, layers: Sequence[int], *, gain: Any = None) -> list[Tensor]:
+        """Return a member's hidden states at the scored positions, as `Ensemble.states`; `gain` as in `outputs`."""
+
+    def _gain(self, gain: Any) -> Tensor:
+        """Return a gain, checked, [layers, hidden]: a factor for each number that heads give, side by side."""
+        size = self.spec.layers, self.spec.heads
+        found = numbers(gain, "gain", size).tensor().to(self.device, self.parameters.dtype)
+        return found.repeat_interleave(self.spec.hidden // self.spec.heads, 1)
+
+    def _gained(self, member: int, gain: Any) -> Tensor:
+        """Return the parameters [P] of a member with a gain: its output matrices read heads with these factors."""
+        parameters = self.parameters[member]
+        if gain is None:
+            return parameters
+        factors, parameters = self._gain(gain), parameters.clone()
+        for factor, block in zip(factors, views(self._shapes, parameters).blocks):
+            block.output.mul_(factor)
+        return parameters
 
     # ---- weights in and out ----
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ __all__ = ["Activations", "Writer"]
 class Writer:
     """Writes segments on its own thread while training continues."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "worldfast-activations")
         self._pending: list[Future] = []
 
@@ -129,7 +130,7 @@ class Activations:
     (('x', 'y'), (100, 2))
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = as_path("folder", folder)
         self._spec = spec_content(self.folder)
         captured = self._spec["captured"]
@@ -168,12 +169,12 @@ class Activations:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the attributes, [k]; for cities ("x", "y")."""
+        """Names of the attributes, [k]."""
         return self.readout.columns
 
     @property
     def groups(self) -> Mapping[str, np.ndarray]:
-        """Masks bool [n] by name; for cities, the regions and the cities that the run's rows had to include."""
+        """Masks bool [n] by name, of which things belong to a group."""
         return self.readout.groups
 
     @property
@@ -189,7 +190,7 @@ class Activations:
 
     @cached_property
     def entities(self) -> np.ndarray:
-        """Ids of the things, str [n], which are the same in any world that has them; for cities "c_0865 at 1215,312".
+        """Ids of the things, str [n], which are the same in any world that has them.
 
         Two arrays of activations may be compared if these are equal (`worldfast.dataset.require_same_entities`).
 
@@ -212,14 +213,14 @@ class Activations:
         self._check(*key)
         return self._read(key[0], segment.layer_name(key[1]))
 
-    def _check(self, step, layer):
+    def _check(self, step: int, layer: int) -> None:
         for what, value, known in (("step", step, self.steps), ("layer", layer, self.layers)):
             if value not in known:
                 near = min(known, key=lambda other: abs(other - value), default=None)
                 known = list(known)
                 raise KeyError(f"{self.folder} has no {what} {value}: the nearest is {near}, known: {known}")
 
-    def dataset(self, step: int, layer: int):
+    def dataset(self, step: int, layer: int) -> Any:
         """Return the array of a (step, layer) unread, as an HDF5 dataset that reads slices of rows on demand.
 
         For arrays that do not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not verified.
@@ -242,7 +243,7 @@ class Activations:
         self._check(step, layer)
         return segment.unread(self._segment(step), segment.layer_name(layer), self._expected(step))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Activations({str(self.folder)!r}: {len(self.steps)} steps, layers {list(self.layers)})"
 
     def _repr_html_(self) -> str:

@@ -51,8 +51,7 @@ def gradient_agreement(
         Folder of a run, or a run and an ensemble of transformers whose member 0 is its model, such as that of an
         earlier step: `worldfast.training.load(folder, step=step)`.
     streams : mapping of str to Stream
-        Rows by task, of the model's shape; the run need not have trained on them. For cities:
-        `worldfast.worlds.cities.stream.task_stream`.
+        Rows by task, of the model's shape; the run need not have trained on them.
     rows, repeats : int
         `repeats` disjoint groups of `rows` rows of each task. A cosine is the mean over pairs of different groups, so
         that of a task with itself compares different rows: the ceiling that noise leaves.

@@ -85,7 +85,7 @@ def activation_patching(
         Folders of runs, or a run and an ensemble whose member 0 is its model, such as that of an earlier step:
         `worldfast.training.load(folder, step=step)`. Transformers of one shape and vocabulary.
     questions : mapping of str to Questions
-        Questions by task. For cities: `worldfast.worlds.cities.questions_of`.
+        Questions by task; a world makes them, as `worldfast.worlds.cities.questions_of` does.
     layers : sequence of int, optional
         Layers as in Hugging Face: 0 the embeddings, k after block k, the last after the final norm; None means all.
     positions : str or iterable of str, optional

@@ -37,7 +37,7 @@ class Representations:
     things : ndarray
         int32 [n], their indices in the world.
     about : mapping
-        Facts of the readout: for cities the prompt and the token positions; and the step, if one was asked for.
+        Facts of the readout, such as its prompt; and the step, if one was asked for.
     run : str
         Id of the run they come from.
     world : str
@@ -93,7 +93,7 @@ def represent(
     *,
     layers: Sequence[int] | None = None,
     step: int | None = None,
-    **options,
+    **options: Any,
 ) -> Representations:
     """Return hidden states of a model for each thing that its dataset can be read about.
 
@@ -106,8 +106,7 @@ def represent(
     step : int, optional
         Step of an earlier model, of a run that kept it (`Run.keep`); a run's folder only.
     **options
-        Options of the dataset's `readout`: for cities `worldfast.worlds.cities.Dataset.readout`, by default the
-        published prompt of the first task, "dist({city}," for distance, about every city.
+        Options of the dataset's `readout`, such as those of `worldfast.worlds.cities.Dataset.readout`.
 
     Returns
     -------

@@ -3,8 +3,7 @@
 This module alone knows the layout:
 
     activations/step-00001234.h5
-        /layer_05      [n, P D] float32 or float16: hidden states of P tokens, for cities the city's last one and the
-                       delimiter after it, side by side
+        /layer_05      [n, P D] float32 or float16: hidden states of P tokens, side by side
         /entity_index  int32 [n], indices into the world
         /entity_id     UTF-8 [n], what identifies each entity in any world (`worldfast.dataset.entity_ids`)
         attributes     run (hash of the spec), step, dtype, world (digest of its content), spec and origin (JSON), and

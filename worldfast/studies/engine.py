@@ -48,7 +48,7 @@ def run_study(
     device: str = "auto",
     threads: int | None = None,
     memory: int | str | None = None,
-    progress=True,
+    progress: bool = True,
     command: str = "",
     train_missing: bool = True,
 ) -> StudyResult:

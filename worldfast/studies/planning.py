@@ -179,13 +179,10 @@ def _is_counted(device: str) -> bool:
 
 def _files(runs: Sequence[Run]) -> Iterator[Files]:
     """Yield what each run leaves on disk."""
-    kept: dict[tuple, int] = {}
     for run in runs:
-        key = run.data, run.capture
-        if key not in kept:
-            kept[key] = captured_bytes(run) // (2 if run.capture.dtype == "float16" else 1)
+        captured = captured_bytes(run) // (2 if run.capture.dtype == "float16" else 1)
         weights = len(run.kept_steps) * weights_bytes(run)
-        yield Files(checkpoint_bytes(run), len(run.checkpoint_steps), kept[key], weights)
+        yield Files(checkpoint_bytes(run), len(run.checkpoint_steps), captured, weights)
 
 
 def _rate(runs: Sequence[Run], device: str, threads: int) -> float:

@@ -66,7 +66,7 @@ class RunResult:
         """Mean of R2 over the attributes at each checkpoint, float64 [S]; NaN if there are none."""
         return self.r2.mean(1) if self.columns else np.full(len(self.steps), nan)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         count, n = len(self.steps), len(self.held_out)
         if count == 0:
             raise ValueError(f"run {self.name!r}: steps is empty, expected at least one checkpoint")
@@ -182,7 +182,7 @@ class StudyResult:
     published: Sequence[Comparison] = ()
     specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {} for those of `runs`
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for run in self.runs:
             _shapes(f"run {run.name!r}", {"held_out": (run.held_out, (len(self.world),))})
         _shapes(f"study {self.name!r}", {"cka": (self.cka, (len(self.runs), len(self.runs)))})

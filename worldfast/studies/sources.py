@@ -39,7 +39,7 @@ class Code(NamedTuple):
     digest : str
         SHA-256, in hexadecimal.
     modules : tuple of str
-        Modules that count as a whole, sorted; "csrc" is the native core.
+        Modules that count as a whole, sorted; "csrc/gram" is a room of the native core.
     """
 
     digest: str
@@ -76,7 +76,7 @@ def code_of(function: Callable) -> Code:
         modules |= ahead
         ahead = {more for one in ahead for more in _imported_by_all_of(one, folder)} - modules
     parts = [f"{key} {canonical(node)}" for key, node in sorted(needed.items())]
-    parts += [f"{one} {core.sources if one == NATIVE else _digest_of_all(_path(one, folder))}" for one in modules]
+    parts += [f"{one} {_digest_of_module(one, folder)}" for one in modules]
     return Code(_digest("\n".join(sorted(parts))), tuple(sorted(modules)))
 
 
@@ -108,6 +108,16 @@ def _tree(path: Path) -> ast.Module:
 
 def _for_annotations(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _is_native(module: str) -> bool:
+    return module.startswith(f"{NATIVE}/")
+
+
+def _digest_of_module(module: str, folder: Path) -> str:
+    if _is_native(module):
+        return core.sources[module.removeprefix(f"{NATIVE}/")]
+    return _digest_of_all(_path(module, folder))
 
 
 @cache
@@ -162,7 +172,7 @@ def _path(module: str, folder: Path) -> Path | None:
 
 @cache
 def _imported_by_all_of(module: str, folder: Path) -> frozenset[str]:
-    if module == NATIVE:
+    if _is_native(module):
         return frozenset()
     if module == ENSEMBLE:  # a run's spec says which family computes: all of them count
         stems = (path.stem for path in ROOT.joinpath("models").glob("[!_]*.py"))
@@ -187,11 +197,15 @@ def _imported(nodes: Iterable[ast.AST], tree: ast.Module, folder: Path) -> set[s
                 module = _provider(node.module or "", alias.name, folder)
             else:
                 module = alias.name
-            path = module and module != NATIVE and _path(module, folder)
+            used = [each for each in inside if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name)]
+            used = [each.attr for each in used if each.value.id == bound]
+            if module == NATIVE:
+                found |= {f"{NATIVE}/{core.rooms[name]}" for name in used if name in core.rooms}
+                continue
+            path = module and _path(module, folder)
             if path and path.name == "__init__.py":  # a door: follow the names used through it
-                used = (each for each in inside if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name))
-                found |= {_provider(module, each.attr, folder) for each in used if each.value.id == bound}
-            elif path or module == NATIVE:
+                found |= {_provider(module, name, folder) for name in used}
+            elif path:
                 found.add(module)
     return {module for module in found if module and _counts(module)}
 

@@ -97,7 +97,7 @@ class Study(Named):
 
     made_by = ""  # no field: the command that runs it, set by who made it; a study with other fields has another
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         file_name("name", self.name)
         if self.analyses is None:
             object.__setattr__(self, "analyses", ANALYSES)

@@ -2,6 +2,7 @@
 
 from worldfast.folder import load, opened
 from worldfast.training.audit import OF_A_RUN, Checked, audit, checked, others, tried
+from worldfast.training.check import check_family
 from worldfast.training.cluster import connected, run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
 from worldfast.training.jobs import Job
@@ -20,6 +21,7 @@ __all__ = [
     "checked",
     "base_of",
     "captured_bytes",
+    "check_family",
     "checkpoint_bytes",
     "connected",
     "ended_by_signals",

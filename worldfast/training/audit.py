@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldfast import checkpoint, files
-from worldfast.errors import MismatchError, UnsafeError
+from worldfast.errors import MismatchError, UnsafeError, VersionError
 from worldfast.folder import done, ending_of, named_id, prefix, read_spec, require_kept
 from worldfast.locks import locked
 from worldfast.reading import check_segment, expected_by, segment_path
@@ -21,6 +21,7 @@ BESIDE = ("lock", "tensorboard")  # of a run too, and not checked
 STATES = {  # of a file by the error of what reads it, the first that fits
     UnsafeError: "unsafe",
     MismatchError: "mistaken",
+    VersionError: "foreign",
     FileNotFoundError: "missing",
     OSError: "unreadable",
     ValueError: "damaged",
@@ -37,8 +38,9 @@ class Checked(NamedTuple):
     state : str
         "whole"; "absent" and need not be there; "beyond": whole, but later than the newest checkpoint of a run that has
         not ended; "other": no file of a run or a study; "missing", "damaged", "mistaken" (of another run, step or
-        model), "unsafe" (a link, a FIFO ...), "unreadable" (no permission, no descriptor ...); "unchecked", as the file
-        that says what it should be is not whole; of the folder itself: "held".
+        model), "foreign" (of another version of worldfast, which this one cannot read), "unsafe" (a link, a FIFO ...),
+        "unreadable" (no permission, no descriptor ...); "unchecked", as the file that says what it should be is not
+        whole; of the folder itself: "held".
     why : str
         The error or the reason, "" if there is none.
     """
@@ -76,6 +78,11 @@ def audit(folder: str | os.PathLike) -> Iterator[Checked]:
         yield Checked(folder, "held", "a process trains the run")
     state, spec = tried(folder / "spec.json", read_spec, folder)
     yield state
+    if state.state == "foreign":
+        there = [folder / name for name in OF_A_RUN if os.path.lexists(folder / name) and folder / name != state.path]
+        yield from (Checked(path, "unchecked", "spec.json is of another version of worldfast") for path in there)
+        yield from others(folder, {*OF_A_RUN, *BESIDE})
+        return
     run, content = spec or (None, {})
     known = run.id if run else named_id(folder)
     mark, end = tried(folder / "done", *((ending_of, folder, run) if run else (done, folder, known)))

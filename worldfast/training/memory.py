@@ -10,15 +10,17 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from worldfast.dataset import Dataset
 from worldfast.display import size_text
 from worldfast.models import gpu_bytes
-from worldfast.run import Run
+from worldfast.run import Capture, Run, readout_of
 from worldfast.training.gpu_step import CHUNK_BYTES
 from worldfast.training.step import MOMENTS
 
@@ -162,7 +164,13 @@ def limit_of(memory: int | str | None, device: str) -> int:
 def captured_bytes(run: Run) -> int:
     """Return the bytes of a checkpoint's activations, in float32."""
     layers = len(run.capture.of(run.model.layers))
-    return layers * len(run.readout().rows.scored) * run.model.hidden * NUMBER if layers else 0
+    return layers * _captured(run.data, run.capture) * run.model.hidden * NUMBER if layers else 0
+
+
+@lru_cache(maxsize=1024)
+def _captured(data: Dataset, capture: Capture) -> int:
+    """Return the number of positions that are captured: a study has few captures, and plans each for many runs."""
+    return len(readout_of(data, capture).rows.scored)
 
 
 def checkpoint_bytes(run: Run) -> int:

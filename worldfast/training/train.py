@@ -40,10 +40,10 @@ def train(
     runs: Run | Iterable[Run],
     out: str | os.PathLike = "runs",
     *,
-    device="auto",
+    device: str | torch.device = "auto",
     threads: int | None = None,
     memory: int | str | None = None,
-    progress=True,
+    progress: bool = True,
     log: Callable[[Run, dict], None] | str | None = None,
 ) -> list[Path]:
     """Train runs, those of one shape and matmul dtype together.
@@ -175,7 +175,7 @@ def _check_runs(runs: list[Run]) -> None:
         seen[run.id] = i
 
 
-def _device(device, runs: Iterable[Run], shown: Progress) -> str:
+def _device(device: str | torch.device, runs: Iterable[Run], shown: Progress) -> str:
     """Return "cpu", or a GPU with its number, on which all of the runs can train."""
     if str(device).partition(":")[0] not in DEVICES:
         raise unknown_name("device", device, DEVICES)

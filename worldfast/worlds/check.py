@@ -135,7 +135,7 @@ def _learn(data: Dataset, model: Any) -> Iterator[str]:
 
 def _readout(data: Dataset) -> Iterator[str]:
     readout = data.readout()
-    require_readout(readout, data.shape)
+    require_readout(readout, data)
     longest = int(readout.rows.row_start.diff().max())
     if longest > data.longest:
         yield f"a row has {longest} inputs, more than longest, {data.longest}"

@@ -28,7 +28,7 @@ KINDS = {
 def made(given, names, renamed, start, n, length, threads=1):
     key, table, prior = given
     out = [np.empty(shape, np.int32) for shape in ((n, length), n, (n, table.shape[2]))]
-    core.walks(key, table, prior, names, renamed, start, n, *out, threads)
+    core.walks(key, table, prior, names, np.full(len(prior), renamed), start, n, *out, threads)
     return out
 
 
@@ -38,7 +38,7 @@ def test_a_walk_by_hand(name):
     stream = data.stream(3)
     walked, (key, table, prior, names, renamed) = stream.drawn(5, 30), stream._given
     for i in range(30):
-        found = walk(key, table.tolist(), prior.tolist(), names, renamed, data.length, 5 + i)
+        found = walk(key, table.tolist(), prior.tolist(), names, renamed.tolist(), data.length, 5 + i)
         assert (walked.tokens[i].tolist(), walked.chain[i], walked.names[i].tolist()) == found
     assert (walked.names.argsort(1).argsort(1) == walked.names).all()
     np.testing.assert_array_equal(np.take_along_axis(walked.names, walked.states, 1), walked.tokens)
@@ -50,10 +50,26 @@ def test_names_out_of_more_tokens_in_some_of_the_rows():
     plain = (names == np.arange(5)).all(1)
     assert 0.4 < plain.mean() < 0.6 and names.max() == 8 and all(len(set(row)) == 5 for row in names.tolist())
     for row in range(40):
-        found = walk(key, table.tolist(), prior.tolist(), 9, 2**52, 6, row)
+        found = walk(key, table.tolist(), prior.tolist(), 9, [2**52] * 7, 6, row)
         assert (tokens[row].tolist(), chain[row], names[row].tolist()) == found
     first = np.bincount(names[~plain][:, 0], minlength=9)
     assert stats.chisquare(first).pvalue > 1e-3
+
+
+def test_each_chain_says_how_many_of_its_rows_have_drawn_names():
+    key, table, prior, *_ = DATA.stream(0)._given
+    shares = np.array([0, 2**53, 2**52, 0, 2**53, 2**51, 0])
+    out = [np.empty(shape, np.int32) for shape in ((900, 6), 900, (900, 5))]
+    core.walks(key, table, prior, 9, shares, 0, 900, *out, 1)
+    tokens, chain, names = out
+    assert (chain == made((key, table, prior), 9, 0, 0, 900, 6)[1]).all()
+    plain = (names == np.arange(5)).all(1)
+    for n, share in enumerate(shares / 2**53):
+        rows = plain[chain == n]
+        assert len(rows) > 20 and (rows.mean() == 1 - share if share in (0, 1) else abs(1 - share - rows.mean()) < 0.15)
+    for row in range(40):
+        found = walk(key, table.tolist(), prior.tolist(), 9, shares.tolist(), 6, row)
+        assert (tokens[row].tolist(), chain[row], names[row].tolist()) == found
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -91,6 +107,11 @@ def test_chains_steps_and_first_states_are_distributed_as_stated():
         assert stats.chi2.sf(((steps - expected) ** 2 / expected).sum(), 20) > 1e-4
     last = np.bincount(walked.tokens[:, -1], minlength=5)
     assert stats.chisquare(last, (of.prior @ of.stationary) * 40_000).pvalue > 1e-4  # stationary from the first on
+
+
+def test_transitions_may_be_an_array():
+    assert chains.Dataset(transitions=np.array(TWO), length=30, rows=400) == KINDS["given"]
+    assert chains.Dataset(transitions=[*np.array(TWO)], length=30, rows=400) == KINDS["given"]
 
 
 def test_steps_are_never_taken_that_have_no_share():

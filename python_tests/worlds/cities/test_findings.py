@@ -10,7 +10,8 @@ from synthetic import SEVEN, evaluation, run_result
 import worldfast as wf
 from worldfast.report import report
 from worldfast.worlds.cities import Dataset, findings, studies
-from worldfast.worlds.cities.tables import learned, taught_errors
+from worldfast.worlds.cities.scene import scene_of
+from worldfast.worlds.cities.tables import comparable, learned, taught_errors
 from worldfast.worlds.cities.tasks import TASKS
 
 
@@ -111,6 +112,52 @@ def test_beside_the_published(planted):
         "seed",
     )  # seeds were repeated, cells were not
     assert one.published == -0.185 and one.difference == pytest.approx(-0.015)
+
+
+def in_another_world(path):
+    """Every city of the bundled world, one of them moved by 0.1 degree, in a file."""
+    world = wf.World.cities()
+    rows = zip(world.xy.tolist(), world.city_id.tolist(), world.region.tolist())
+    lines = [f"{x + (city_id == 8132)},{y},{city_id},{region}" for (x, y), city_id, region in rows]
+    path.write_text("\n".join(["x,y,city_id,region", *lines]))
+    return wf.WorldSpec(str(path), atlantis=100)
+
+
+@wf.task("westward", cities=2)
+def westward(xy):
+    return abs(xy[:, 0, 0] - xy[:, 1, 0])
+
+
+def test_published_numbers_stand_beside_a_study_of_their_kind_alone(planted, tmp_path):
+    """Another world, a task of one's own, another group, or a pretrained model that never saw Oceania: none."""
+    recipe = studies.Recipe(amount={1: (1000, 1)})
+    base = recipe.pretrain("distance", 0)
+    alike = [
+        [base],
+        [base, recipe.finetune(base, "angle")],
+        [recipe.pretrain("distance", 0, among=None)],
+        [recipe.pretrain("distance", 0, world=wf.WorldSpec(largest=500))],
+    ]
+    moved = in_another_world(tmp_path / "world.csv")
+    unlike = [
+        [recipe.pretrain("distance", 0, world=moved)],
+        [base, recipe.pretrain(westward, 0)],
+        [base, recipe.finetune(base, "angle", group="region == 'Oceania'")],
+        [recipe.pretrain("distance", 0, among="region != 'Oceania'")],
+    ]
+    for i, runs in enumerate([*alike, *unlike]):
+        study = studies.Study("one", runs, layer=5)
+        assert comparable(study) is (i < len(alike)), runs
+    spec, tables = planted
+    assert comparable(spec)
+    assert not list(findings.comparisons(spec, tables | {"runs": tables["runs"].assign(comparable=False)}))
+
+
+def test_the_page_names_geonames_as_the_source_of_its_own_cities_alone(tmp_path):
+    ours, theirs = wf.World.cities().with_atlantis(), wf.World.from_array(np.arange(8, dtype=np.int32).reshape(4, 2))
+    of = {world: "".join(text for text, _ in scene_of(world).sources) for world in (ours, theirs)}
+    assert "GeoNames" in of[ours] and "GeoNames" not in of[theirs]
+    assert all(text.endswith("arXiv 2602.00533.") for text in of.values())
 
 
 def test_failures_are_named(planted):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import numpy as np
 
 from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, heading, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, groups, need
 
-LINES = {"entity": ":", "included": "-", "last": (0, (1, 1)), "equals": "-.", "question": "--", "all": (0, (6, 2))}
+LINES = ("-", "--", ":", "-.", (0, (6, 2)), (0, (1, 1)))  # of groups of positions, in their order
 TOLD = 0.25  # largest standard error of the recovered share for a task to be drawn
 
 
@@ -43,7 +45,7 @@ def patching(table, runs):
     figure = paper(3.4 * len(tasks) + 1.2, 3.4)
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
         of_task = table[table["task"] == task]
-        for positions, part in of_task.groupby("positions", sort=False):
+        for (positions, part), line in zip(of_task.groupby("positions", sort=False), cycle(LINES)):
             part = part.sort_values("layer")
             axes.errorbar(
                 part["layer"],
@@ -51,7 +53,7 @@ def patching(table, runs):
                 part["standard_error"],
                 label=positions,
                 color=colours[task],
-                linestyle=LINES.get(positions, "-"),
+                linestyle=line,
                 marker="o",
                 markersize=3.5,
                 elinewidth=0.8,

@@ -166,7 +166,7 @@ function drawNumbers() {
   const run = current(),
     rows = between(run.rows),
     r2 = between(run.r2),
-    each = run.r2_of.map(between),
+    each = run.r2_of.map(series => between(series)),
     error = between(run.error);
   const score = v =>
     v === null ? "none" : Math.abs(v) < 10 ? v.toFixed(2).replace("-", "−") : v.toExponential(0);

@@ -4,48 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import torch
 
 from worldfast import dataset
-from worldfast._native import core, thread_count
 from worldfast.dataset import Readout, Score
 from worldfast.errors import one_of, several, typed, whole
-from worldfast.rows import Rows, Shape
-from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of
+from worldfast.rows import Shape
+from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of, nested
+from worldfast.worlds.chains.sampler import LONGEST, MOST_STATES, Drawn, Sampler
 
-__all__ = ["SETS", "Dataset", "Drawn", "Walks"]
+__all__ = ["SETS", "Dataset", "Walks"]
 
 SETS = ("trained", "fresh", "blocks")  # of chains, on which a model is tried
 FRESH = 256  # chains of a set that no model was trained on
-LONGEST, MOST_STATES = 2**11, 2**12  # as in csrc/rows/walks.h
 MOST_SHARES = 2**27  # of all chains together: their transitions and thresholds are 2 GiB
-
-
-class Drawn(NamedTuple):
-    """Walks as arrays.
-
-    Attributes
-    ----------
-    tokens : ndarray
-        int32 [n, l].
-    chain : ndarray
-        int32 [n], the chain of each.
-    names : ndarray
-        int32 [n, k], the token of each state.
-    """
-
-    tokens: np.ndarray
-    chain: np.ndarray
-    names: np.ndarray
-
-    @property
-    def states(self) -> np.ndarray:
-        """The states behind the tokens, int64 [n, l]."""
-        return np.take_along_axis(np.argsort(self.names, axis=1), self.tokens.astype(np.int64), axis=1)
 
 
 @dataclass(frozen=True)
@@ -111,7 +86,7 @@ class Dataset(dataset.Dataset):
         one_of("law", self.law, LAWS)
         one_of("prior", self.prior, PRIORS)
         typed("permuted", self.permuted, bool, "True or False")
-        self._set("transitions", _nested(several("transitions", self.transitions, "matrices")))
+        self._set("transitions", nested(several("transitions", self.transitions, "matrices")))
         if self.transitions:
             for name, size in zip(("chains", "states"), self.set_of("trained").transitions.shape):
                 self._set(name, size)
@@ -232,11 +207,7 @@ class Dataset(dataset.Dataset):
         return found
 
 
-def _nested(value):
-    return tuple(map(_nested, value)) if isinstance(value, (list, tuple)) or hasattr(value, "tolist") else value
-
-
-class Walks:
+class Walks(Sampler):
     """Walks of a dataset, seed and split: a worldfast.rows.Stream.
 
     Parameters
@@ -249,45 +220,12 @@ class Walks:
     """
 
     def __init__(self, data: Dataset, seed: int, split: str = "train", of: str = "trained"):
-        self.data, self.shape, self.rows, self.longest = data, data.shape, data.rows, data.length
         self.chains = data.set_of(of)
         key = key_of("walks", seed, split) if of == "trained" else key_of("walks", seed, split, of)
-        renamed = WHOLE if data.permuted else 0
-        self._given = key, *self.chains.thresholds(), data.states, renamed
-
-    def drawn(self, start: int, n: int) -> Drawn:
-        """Return walks `start` to `start + n`."""
-        data = self.data
-        shapes = (n, data.length), (n,), (n, data.states)
-        made = Drawn(*(np.empty(shape, np.int32) for shape in shapes))
-        core.walks(*self._given, start, n, *made, thread_count(None))
-        return made
-
-    def batch(self, start: int, n: int) -> Rows:
-        """Return rows `start` to `start + n`: every state but the last is scored for the next one."""
-        tokens = self.drawn(start, n).tokens
-        targets = torch.from_numpy(tokens[:, 1:].astype(np.int64).ravel())
-        return self.packed(tokens, _scored(n, self.longest))._replace(targets=targets)
-
-    def packed(self, tokens: np.ndarray, scored: np.ndarray | torch.Tensor) -> Rows:
-        """Return walks [n, l] as rows, scored at positions of them all."""
-        n, length = tokens.shape
-        return Rows(torch.from_numpy(tokens.reshape(-1)), _row_start(n, length), torch.as_tensor(scored, device="cpu"))
+        renamed = np.full(len(self.chains.prior), WHOLE if data.permuted else 0)
+        super().__init__(key, *self.chains.thresholds(), data.states, renamed, data.length, data.rows)
 
     def truth(self, walked: Drawn, positions: np.ndarray) -> np.ndarray:
         """Return the shares of the next token after each of these positions: float64 [n, p, k]."""
         shares = self.chains.transitions[walked.chain[:, None], walked.states[:, positions]]  # of states
         return np.take_along_axis(shares, np.argsort(walked.names, axis=1)[:, None], axis=2)
-
-
-# What batches of one size share.
-
-
-@lru_cache(maxsize=16)
-def _row_start(n: int, length: int) -> torch.Tensor:
-    return torch.arange(n + 1, dtype=torch.int32, device="cpu") * length
-
-
-@lru_cache(maxsize=16)
-def _scored(n: int, length: int) -> torch.Tensor:
-    return torch.from_numpy(np.arange(n * length).reshape(n, length)[:, :-1].ravel())

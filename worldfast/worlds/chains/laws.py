@@ -14,7 +14,19 @@ import numpy as np
 
 from worldfast._native import core
 
-__all__ = ["BLOCK", "LAWS", "PRIORS", "WHOLE", "WITHIN", "Chains", "drawn", "given", "key_of", "stationary"]
+__all__ = [
+    "BLOCK",
+    "LAWS",
+    "PRIORS",
+    "WHOLE",
+    "WITHIN",
+    "Chains",
+    "cumulative",
+    "drawn",
+    "given",
+    "key_of",
+    "stationary",
+]
 
 LAWS = ("dirichlet", "blocks")
 PRIORS = ("random", "equal")
@@ -43,10 +55,11 @@ class Chains(NamedTuple):
     def thresholds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the native sampler reads: int64 [N, k + 1, k] and int64 [N], cumulative shares of 2^53."""
         steps = np.concatenate([self.transitions, self.stationary[:, None]], axis=1)
-        return _cumulative(steps), _cumulative(self.prior)
+        return cumulative(steps), cumulative(self.prior)
 
 
-def _cumulative(shares: np.ndarray) -> np.ndarray:
+def cumulative(shares: np.ndarray) -> np.ndarray:
+    """Return thresholds of shares [..., k] for the native sampler: their cumulative sums in 2^53rds, int64 [..., k]."""
     found = np.rint(np.minimum(np.cumsum(shares, axis=-1), 1) * WHOLE).astype(np.int64)
     possible = shares > 0  # from the last such state on the threshold is the whole, so that no other is reached
     after = np.cumsum(possible[..., ::-1], axis=-1)[..., ::-1] - possible
@@ -56,6 +69,12 @@ def _cumulative(shares: np.ndarray) -> np.ndarray:
 def key_of(*parts: object) -> int:
     """Return 64 bits that no other parts are likely to share."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
+
+
+def nested(value):
+    """Return arrays and lists as nested tuples, which a dataset can have as a field."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(nested, value)) if isinstance(value, (list, tuple)) else value
 
 
 @lru_cache(maxsize=32)

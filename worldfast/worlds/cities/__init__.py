@@ -1,6 +1,9 @@
 """Cities on a plane, which a model knows only through answers to questions: arXiv 2602.00533."""
 
+from __future__ import annotations
+
 import importlib
+from typing import Any
 
 from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.dataset import Dataset
@@ -61,7 +64,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> Any:
     if name not in _DOOR:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)

@@ -4,11 +4,15 @@ A native stream takes a component as pools of cities by their indices, keys of i
 pairs that never repeat.
 """
 
+from __future__ import annotations
+
 import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,7 +20,9 @@ import numpy as np
 from worldfast._native import core
 from worldfast.classes import Named
 from worldfast.errors import TaskError, number, whole
+from worldfast.worlds.cities.python_task import PythonTask
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
+from worldfast.worlds.cities.world import World
 
 LAST_ROW = core.last_row
 SPLITS = ("train", "validation", "test")
@@ -63,24 +69,24 @@ class Component(Named):
 
     task: str | Task
     rows: int
-    among: object = None
-    must_include: object = None
+    among: Any = None
+    must_include: Any = None
     first: int = 0
     noise: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         task = getattr(self.task, "name", self.task)
         for name in ("rows", "first"):
             object.__setattr__(self, name, row_count(f"mixture: {name} of {task}", getattr(self, name)))
         object.__setattr__(self, "noise", require_noise(f"mixture: noise of {task}", self.noise))
 
 
-def row_count(name, value, least=0):
+def row_count(name: str, value: Any, least: int = 0) -> int:
     """Return a number of rows, or a position among them, as an int."""
     return whole(name, value, least, LAST_ROW)
 
 
-def require_noise(name, value):
+def require_noise(name: str, value: Any) -> float:
     """Return a probability of label noise as a float; raises a TypeError or ValueError naming it if it is not one."""
     found = number(name, value)
     if not 0 <= found < 1:
@@ -91,7 +97,18 @@ def require_noise(name, value):
 # ---- native streams ----
 
 
-def native_stream(world, entity, own, tasks, components, *, seed, split, crossing, order):
+def native_stream(
+    world: World,
+    entity: bool,
+    own: Sequence[PythonTask],
+    tasks: tuple[str, ...],
+    components: Sequence[Component],
+    *,
+    seed: int,
+    split: str,
+    crossing: str,
+    order: str,
+) -> Any:
     """Return the native stream of components, with one token for a city if `entity`; `tasks` are the names of all its
     tasks, of which `own` are made in Python.
     """
@@ -100,7 +117,9 @@ def native_stream(world, entity, own, tasks, components, *, seed, split, crossin
     return make(world, entity, own, native, ORDERS.index(order), _key(seed, "shuffle", split))
 
 
-def _made(world, entity, own, components, order, shuffle_key):
+def _made(
+    world: World, entity: bool, own: Sequence[PythonTask], components: Sequence[dict], order: int, shuffle_key: int
+) -> Any:
     for task in own:
         pools = [c["pool"] for c in components if c["task"] == len(BUILT_IN) + own.index(task)]
         _try(task, world, world.xy if pools[0] is None else world.xy[pools[0]])
@@ -108,7 +127,7 @@ def _made(world, entity, own, components, order, shuffle_key):
     return core.Stream(world.xy, world.city_id, entity, given, components, order, shuffle_key)
 
 
-def _try(task, world, xy):
+def _try(task: PythonTask, world: World, xy: np.ndarray) -> None:
     """Raise a TaskError if a task in Python fails on cities that rows have, or has one answer in all of the world.
 
     Cities of one region may well have one answer. A balanced task that has one says so of the rows that it cannot make.
@@ -134,7 +153,7 @@ _streams: WeakKeyDictionary = WeakKeyDictionary()  # World -> its latest streams
 _lock = threading.RLock()  # a task in Python is tried within it, and may ask for rows
 
 
-def _unlock():
+def _unlock() -> None:
     """In a forked child no other thread is left to let go of the lock."""
     global _lock
     _lock = threading.RLock()
@@ -143,7 +162,9 @@ def _unlock():
 os.register_at_fork(after_in_child=_unlock)
 
 
-def _kept(world, entity, own, components, order, shuffle_key):
+def _kept(
+    world: World, entity: bool, own: Sequence[PythonTask], components: Sequence[dict], order: int, shuffle_key: int
+) -> Any:
     """Return an interleaved stream of endless components; an earlier one is reused with its copies on GPUs, if there is
     one.
     """
@@ -160,7 +181,9 @@ def _kept(world, entity, own, components, order, shuffle_key):
         return latest[key]
 
 
-def _native_component(world, c, seed, split, crossing, tasks):
+def _native_component(
+    world: World, c: Component, seed: int, split: str, crossing: str, tasks: tuple[str, ...]
+) -> dict[str, Any]:
     """Return a component in the form of the native stream: the task as an index into the names of the stream's tasks,
     pools of cities as indices, keys, and the split's share of the pairs.
     """
@@ -204,17 +227,17 @@ def _native_component(world, c, seed, split, crossing, tasks):
     }
 
 
-def _pair_share(count, split):
+def _pair_share(count: int, split: str) -> tuple[int, int]:
     """Return the offset and the size of a split's share of all pairs, in keyed order."""
     tenth = count // 10
     sizes = dict(zip(SPLITS, (count - 2 * tenth, tenth, tenth)))
     return sum(sizes[before] for before in SPLITS[: SPLITS.index(split)]), sizes[split]
 
 
-def _indices(mask):
+def _indices(mask: np.ndarray) -> np.ndarray:
     return np.flatnonzero(mask).astype(np.int32)
 
 
-def _key(*parts):
+def _key(*parts: object) -> int:
     """Return 64 bits that no other combination of parts is likely to share."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")

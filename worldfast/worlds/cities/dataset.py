@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from worldfast import dataset
 from worldfast.classes import known_fields
 from worldfast.dataset import Readout, Score, Tokenizer
 from worldfast.errors import one_of, several, typed, whole
+from worldfast.models import Ensemble
 from worldfast.rows import Shape
 from worldfast.worlds.cities.components import CROSSINGS, LAST_ROW, Component
 from worldfast.worlds.cities.evaluate import evaluate
@@ -22,7 +24,7 @@ from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities.world import World, WorldSpec
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,10 @@ class Dataset(dataset.Dataset):
     world: WorldSpec = field(default_factory=WorldSpec)
     own: tuple[Task, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if callable(self.tasks) and not isinstance(self.tasks, Task):
-            raise TypeError(f"tasks: expected tasks, got the function {self.tasks.__name__}: put @wf.task over it")
+            name = getattr(self.tasks, "__name__", self.tasks)
+            raise TypeError(f"tasks: expected tasks, got the function {name}: put @wf.task over it")
         tasks, own = one_or_more(self.tasks), several("own", self.own, "Tasks")
         for task in own:
             typed("own", task, Task, "Tasks made in Python")
@@ -93,7 +96,7 @@ class Dataset(dataset.Dataset):
         typed("among", self.among, str | None, "an expression or None")
         self._check_mixture()
 
-    def _check_mixture(self):
+    def _check_mixture(self) -> None:
         for part in self.mixture:
             typed("mixture", part, Component, "Components")
             whole(f"mixture: rows of {part.task}", part.rows, 1)
@@ -141,6 +144,10 @@ class Dataset(dataset.Dataset):
     def epoch_rows(self) -> int:
         return sum(part.rows for part in self.components)
 
+    @property
+    def entity_count(self) -> int:
+        return len(self.world.build())
+
     def content(self) -> dict[str, np.ndarray]:
         return self.world.build().columns
 
@@ -154,7 +161,7 @@ class Dataset(dataset.Dataset):
             content["world"]["source"] = ""
         return content
 
-    def check(self, model) -> None:
+    def check(self, model: Any) -> None:
         head, characters = getattr(model, "outputs", None), Vocabulary.characters
         if head is not None and head < characters:
             raise ValueError(f"model.outputs: answers need the {characters} characters, got {head}")
@@ -165,7 +172,7 @@ class Dataset(dataset.Dataset):
 
     # ---- what it gives ----
 
-    def decode(self, tokens) -> str:
+    def decode(self, tokens: np.ndarray) -> str:
         return Vocabulary(self.vocabulary, self.world.build()).decode(tokens)
 
     def stream(self, seed: int, split: str = "train") -> LearnedStream:
@@ -228,12 +235,14 @@ class Dataset(dataset.Dataset):
             entities=world.entities[things],
         )
 
-    def _groups(self, world) -> dict[str, np.ndarray]:
+    def _groups(self, world: World) -> dict[str, np.ndarray]:
         """Return masks bool [N] of the world's regions, and of the groups that rows must include."""
         groups = {str(region): world.region == region for region in np.unique(world.region) if region}
         return groups | {name: world.select(group) for name, group in self.taught.items()}
 
-    def score(self, ensemble, member: int, n: int, *, seed: int, split: str = "validation") -> dict[str, Score]:
+    def score(
+        self, ensemble: Ensemble, member: int, n: int, *, seed: int, split: str = "validation"
+    ) -> dict[str, Score]:
         """Score a member on n rows of each task, drawn as the task's largest component draws them."""
         found = {}
         for task in self.tasks:

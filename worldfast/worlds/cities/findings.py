@@ -277,7 +277,13 @@ def _of_failures(tables: Tables) -> list[str]:
 
 
 def comparisons(study: Study, tables: Tables) -> Iterator[Comparison]:
-    """Every published number that the study has the runs for. Ours are of this study's size, which its page says."""
+    """Yield every published number that the study has the runs for, beside ours.
+
+    Ours are of this study's size, which its page says. There are none if a run's world, tasks or group are others than
+    the published ones (the column `comparable` of the table "runs").
+    """
+    if not tables["runs"].comparable.all():
+        return
     parts = (_evaluation(tables), _maps(study, tables), _trends(study, tables), _integration(tables))
     for one in chain(*parts, _generalisation(study, tables)):
         factor, unit = DEGREES.get(one.unit, (1.0, one.unit))

@@ -33,7 +33,7 @@ Data = group(
     layout="Layout of Atlantis: clustered or scattered.",
     atlantis_seed="Seed for the places of Atlantis's cities.",
     largest="Keep only the N most populous cities of the world; 0 keeps all.",
-    capture_cities=(AnyText, None, 'Cities to write activations of, such as "city_id >= 1000"; all by default.'),
+    capture_among=(AnyText, None, 'Cities to write activations of, such as "city_id >= 1000"; all by default.'),
     capture_task=(AnyText, None, "Task whose prompt is read for activations; the first by default."),
 )
 
@@ -43,7 +43,7 @@ def asked(data: Data, start: Path | None) -> tuple[Dataset, dict[str, Any]]:
     is not asked for is the start's.
     """
     about = asdict(data)
-    readout = {"among": about.pop("capture_cities"), "task": about.pop("capture_task")}
+    readout = {"among": about.pop("capture_among"), "task": about.pop("capture_task")}
     about["world"] = WorldSpec(*map(about.pop, ("world", "atlantis", "layout", "atlantis_seed", "largest")))
     about["tasks"] = BUILT_IN if data.tasks == ("all",) else data.tasks
     if start is not None and data.vocabulary == Dataset.vocabulary:

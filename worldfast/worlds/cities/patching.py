@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from worldfast.arrays import ArrayLike
 from worldfast.errors import one_of, whole
 from worldfast.reading import Questions
 from worldfast.run import Run
@@ -26,8 +27,8 @@ def questions_of(
     *,
     positions: str | Iterable[str] = ("entity", "equals", "all"),
     rows: int = 200,
-    must_include=None,
-    among=None,
+    must_include: str | ArrayLike | None = None,
+    among: str | ArrayLike | None = None,
     world: World | None = None,
     seed: int | None = None,
     split: str = "test",

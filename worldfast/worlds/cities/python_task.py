@@ -4,14 +4,17 @@ The native core draws cities and writes text, many rows to a call of the functio
 position, as for built-in tasks, and a rule that equals that of a built-in task gives equal labels.
 """
 
+from __future__ import annotations
+
 import hashlib
 import importlib
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +22,8 @@ from worldfast._native import core
 from worldfast.errors import TaskError, several, typed
 from worldfast.worlds.cities.rule import rule_of
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, register, task_from_json
+
+Rule = Callable[[np.ndarray], Any]  # int32 [n, c, 2] -> integers [n]
 
 CHECKED = 1024  # test rows for each number of cities
 
@@ -39,26 +44,26 @@ class PythonTask(Task):
 
     digits: int
     rule: str
-    function: Callable = field(compare=False, repr=False)
+    function: Rule = field(compare=False, repr=False)
 
     @property
-    def native(self):
+    def native(self) -> dict[str, Any]:
         """Description of the task for the native core, with its rule."""
         names = ("name", "prompt", "min_cities", "max_cities", "semicolon", "balanced", "answers", "digits")
         return {name: getattr(self, name) for name in names} | {"rule": self._write_labels}
 
-    def __deepcopy__(self, memory):
+    def __deepcopy__(self, memory: dict) -> PythonTask:
         return self  # it is frozen, and known by its name
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return _found, (self.function.__module__, self.to_json())
 
-    def _write_labels(self, points, labels, count):
+    def _write_labels(self, points: Any, labels: Any, count: int) -> None:
         """Write labels for the native core, whose memory is invalid after the call: so the function gets a copy."""
         xy = np.frombuffer(points, np.int32).reshape(-1, count, 2).copy()
         np.frombuffer(labels, np.int64)[:] = self.labels(xy)
 
-    def labels(self, xy):
+    def labels(self, xy: np.ndarray) -> np.ndarray:
         """Labels of points, checked.
 
         Parameters
@@ -102,7 +107,7 @@ class PythonTask(Task):
 
     __call__ = labels
 
-    def _require_range(self, least, most):
+    def _require_range(self, least: int, most: int) -> None:
         if not self.answers:
             limit = 10**self.digits - 1
             if least < -limit or most > limit:
@@ -114,7 +119,7 @@ class PythonTask(Task):
             came = least if least < 0 else most
             raise self._error(f"gave {came}, but its {len(self.answers)} choices are 0 to {len(self.answers) - 1}")
 
-    def check(self, xy):
+    def check(self, xy: np.ndarray) -> np.ndarray:
         """Return the labels of points, int32 [n, c, 2]; raises a TaskError if they depend on more than their own
         row.
         """
@@ -134,23 +139,23 @@ class PythonTask(Task):
             )
         return labels
 
-    def parse(self, text):
+    def parse(self, text: str) -> int | None:
         """Return the label that an answer's text stands for, or None. A number may have a minus sign."""
         negative = not self.answers and typed("text", text, str, "a text").startswith("-")
         number = super().parse(text[1:] if negative else text)
         return -number if number is not None and negative else number
 
-    def to_json(self):
+    def to_json(self) -> dict[str, Any]:
         """Return everything that determines rows and scores; the function is represented by its identity."""
         names = ("name", "semicolon", "balanced", "unit", "failure", "digits", "rule")
         content = {name: getattr(self, name) for name in names}
         return content | {"cities": [self.min_cities, self.max_cities], "choices": list(self.answers)}
 
-    def _error(self, what):
+    def _error(self, what: str) -> TaskError:
         return TaskError(f"task {self.name!r}: its function {what}")
 
 
-def _found(module, content):
+def _found(module: str, content: Mapping[str, Any]) -> Task:
     """Return the task of `to_json` in this process, after its module has been imported if it is not there yet."""
     if content["name"] not in TASKS and module not in sys.modules:
         importlib.import_module(module)
@@ -164,8 +169,17 @@ def _found(module, content):
 
 
 def task(
-    name=None, *, cities=None, choices=(), balanced=False, unit="", semicolon=-1, digits=9, failure=None, version=None
-):
+    name: str | None = None,
+    *,
+    cities: int | tuple[int, int] | None = None,
+    choices: Sequence[str] = (),
+    balanced: bool = False,
+    unit: str = "",
+    semicolon: int = -1,
+    digits: int = 9,
+    failure: float | None = None,
+    version: str | None = None,
+) -> Callable[[Rule], PythonTask]:
     """Make a task from a Python function: a decorator.
 
     The function takes the coordinates of n rows, int32 [n, c, 2], in 0.1 degree and read-only, and returns the rows'
@@ -242,7 +256,7 @@ def task(
     choices = several("choices", choices, "words")
     options = _options(name, cities, choices, balanced, unit, semicolon, digits, failure)
 
-    def make(function):
+    def make(function: Rule) -> PythonTask:
         if not callable(function):
             raise TaskError(f"task {name!r}: expected a function, got {function!r}")
         made = PythonTask(**options, rule=_identity(name, function, version), function=function)
@@ -255,16 +269,18 @@ def task(
     return make
 
 
-def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
+def _options(
+    name: Any, cities: Any, choices: tuple, balanced: Any, unit: Any, semicolon: Any, digits: Any, failure: Any
+) -> dict[str, Any]:
     """Return the fields of a PythonTask from the options of `task`; raises a TaskError naming the option that does not
     fit.
     """
 
-    def require(fits, what, came):
+    def require(fits: object, what: str, came: object) -> None:
         if not fits:
             raise TaskError(f"task {name!r}: {what}, got {came!r}")
 
-    def whole(value):
+    def whole(value: object) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool)
 
     require(
@@ -309,7 +325,8 @@ def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
     )
     require(whole(digits) and 1 <= digits <= core.most_digits, f"digits: expected 1 to {core.most_digits}", digits)
     require(
-        failure is None or (isinstance(failure, Real) and not isinstance(failure, bool) and 0 < failure < math.inf),
+        failure is None
+        or (isinstance(failure, Real) and not isinstance(failure, bool) and 0 < float(failure) < math.inf),
         "failure: expected a number above 0",
         failure,
     )
@@ -335,7 +352,7 @@ def _options(name, cities, choices, balanced, unit, semicolon, digits, failure):
     )
 
 
-def _random_points(count):
+def _random_points(count: int) -> np.ndarray:
     """Return points of the Earth that are the same in every process, int32 [n, count, 2]; those of the first row
     coincide, those of the second are collinear.
     """
@@ -349,7 +366,7 @@ def _random_points(count):
     return points
 
 
-def _identity(name, function, version):
+def _identity(name: str, function: Rule, version: Any) -> str:
     """Return a function's identity as text: `version`, or the hash of its source and of all that it reads."""
     if version is not None:
         if not isinstance(version, str) or not version:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from worldfast.classes import Named
 from worldfast.errors import one_of, typed, whole
@@ -143,7 +144,7 @@ def world_update(
     alive_among: str = "group",
     epochs: int = 30,
     learning_rate: float = 1e-5,
-    **changes,
+    **changes: Any,
 ) -> Run:
     """Return a fine-tune that teaches a pretrained model a group of cities by some tasks.
 

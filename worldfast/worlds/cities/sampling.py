@@ -5,15 +5,19 @@ requests, or the number of threads. Nothing is stored, so that an epoch's shuffl
 step n costs nothing.
 """
 
+from __future__ import annotations
+
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu, thread_count
+from worldfast.arrays import ArrayLike
 from worldfast.errors import one_of, several, typed, unknown_name, whole
 from worldfast.rows import Packed
 from worldfast.worlds.cities.components import CROSSINGS, SPLITS, Component, native_stream, require_noise, row_count
@@ -21,6 +25,8 @@ from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.upload import Ahead, copy_rows
 from worldfast.worlds.cities.world import World
+
+T = TypeVar("T", "Batch", Packed)
 
 
 @dataclass(frozen=True)
@@ -50,20 +56,20 @@ class Batch:
         Names of the built-in tasks, then of the stream's own in Python.
     """
 
-    tokens: object
-    length: object
-    answer_start: object
-    cities: object
-    label: object
-    task: object
-    failed: object
+    tokens: Any
+    length: Any
+    answer_start: Any
+    cities: Any
+    label: Any
+    task: Any
+    failed: Any
     vocabulary: Vocabulary
     tasks: tuple[str, ...]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.label)
 
-    def text(self, i):
+    def text(self, i: int) -> str:
         """Return row i as text: "dist(c_0865,c_4879)=769"."""
         return self.vocabulary.decode(self.tokens[i, : int(self.length[i])].tolist())
 
@@ -104,10 +110,18 @@ class Stream:
     """
 
     def __init__(
-        self, world, components, *, seed, split="train", vocabulary="character", shuffle=True, crossing="balanced"
-    ):
+        self,
+        world: World,
+        components: Sequence[Component],
+        *,
+        seed: int,
+        split: str = "train",
+        vocabulary: str = "character",
+        shuffle: bool = True,
+        crossing: str = "balanced",
+    ) -> None:
         components = several("components", components, "Components")
-        self._asked = dict(
+        self._asked: dict[str, Any] = dict(
             world=world,
             components=components,
             seed=seed,
@@ -123,7 +137,16 @@ class Stream:
         self._open(world, components, seed, split, vocabulary, order, crossing)
         self.rows = sum(c.rows for c in components)
 
-    def _open(self, world, components, seed, split, vocabulary, order, crossing):
+    def _open(
+        self,
+        world: World,
+        components: Sequence[Component],
+        seed: int,
+        split: str,
+        vocabulary: str,
+        order: str,
+        crossing: str,
+    ) -> None:
         typed("world", world, World, "a World")
         one_of("split", split, SPLITS)
         one_of("crossing", crossing, CROSSINGS)
@@ -135,13 +158,13 @@ class Stream:
         self._entity = vocabulary == "entity"
         self._own = in_python(self._components)
         self._tasks = BUILT_IN + tuple(task.name for task in self._own)
-        asked = dict(seed=seed, split=split, crossing=crossing, order=order)
+        asked: dict[str, Any] = dict(seed=seed, split=split, crossing=crossing, order=order)
         self._native = native_stream(world, self._entity, self._own, self._tasks, components, **asked)
 
-    def __reduce__(self):  # pickled and copied as the call that made it
+    def __reduce__(self) -> tuple:  # pickled and copied as the call that made it
         return functools.partial(type(self), **self._asked), ()
 
-    def empty_batch(self, n, device="cpu"):
+    def empty_batch(self, n: int, device: str | torch.device = "cpu") -> Batch:
         """Return an uninitialised Batch of n rows, for `out` of `rectangle`."""
         row_count("n", n)
         empty = _allocator(device)
@@ -157,7 +180,7 @@ class Stream:
             tasks=self._tasks,
         )
 
-    def empty_pack(self, n, device="cpu"):
+    def empty_pack(self, n: int, device: str | torch.device = "cpu") -> Packed:
         """Return an uninitialised Packed with room for n rows of the largest length, for `out` of `pack`."""
         row_count("n", n)
         empty = _allocator(device)
@@ -169,7 +192,16 @@ class Stream:
             scratch=empty(self._native.packed_scratch(n), "uint8"),
         )
 
-    def rectangle(self, start, n, device=None, threads=0, *, out=None, check=True):
+    def rectangle(
+        self,
+        start: Any,
+        n: int,
+        device: str | torch.device | None = None,
+        threads: int = 0,
+        *,
+        out: Batch | None = None,
+        check: bool = True,
+    ) -> Batch:
         """Make rows start .. start + n - 1 of the stream as a Batch.
 
         Rows of tasks in Python are made on one CPU thread, and copied to the device of `out`.
@@ -222,7 +254,15 @@ class Stream:
             self._require_rows(out.failed)
         return replace(out, vocabulary=self.vocabulary, tasks=self._tasks)
 
-    def pack(self, start, n, device=None, *, out=None, check=True):
+    def pack(
+        self,
+        start: Any,
+        n: int,
+        device: str | torch.device | None = None,
+        *,
+        out: Packed | None = None,
+        check: bool = True,
+    ) -> Packed:
         """Make rows start .. start + n - 1 of the stream as Packed, for a training step.
 
         Parameters
@@ -261,7 +301,7 @@ class Stream:
         self._require_rows(out.failed)
         return replace(out, tokens=out.tokens[: int(out.row_start[-1])])
 
-    def _goes_up(self, start, out):
+    def _goes_up(self, start: Any, out: Batch | Packed) -> bool:
         """Return True if rows must be made on the CPU and copied to a GPU, because their tasks are in Python."""
         if not self._own or not on_gpu(out.failed):
             return False
@@ -272,10 +312,10 @@ class Stream:
         return True
 
     @cached_property
-    def _ahead(self):
+    def _ahead(self) -> Ahead:
         return Ahead(self)
 
-    def _require_rows(self, failed):
+    def _require_rows(self, failed: Any) -> None:
         position = int(failed[0])
         if position >= 0:
             balanced = " or ".join(sorted({task.name for task in self._components if task.balanced}))
@@ -286,21 +326,21 @@ class Stream:
 
 
 def sample(
-    world,
-    task,
-    n,
-    seed=42,
-    start=0,
-    split="train",
-    device=None,
-    among=None,
-    must_include=None,
-    vocabulary="character",
-    crossing="balanced",
-    threads=0,
-    out=None,
-    noise=0.0,
-):
+    world: World,
+    task: str | Task | Iterable[str | Task],
+    n: int,
+    seed: int = 42,
+    start: int = 0,
+    split: str = "train",
+    device: str | torch.device | None = None,
+    among: str | ArrayLike | None = None,
+    must_include: str | ArrayLike | None = None,
+    vocabulary: str = "character",
+    crossing: str = "balanced",
+    threads: int = 0,
+    out: Batch | None = None,
+    noise: float = 0.0,
+) -> Batch:
     """Sample, label and encode rows start .. start + n - 1 of a task's stream in one pass.
 
     Source of the rules: arXiv 2602.00533 and its published code.
@@ -365,12 +405,14 @@ def sample(
     return stream.rectangle(start, n, device, threads, out=out)
 
 
-def _position(start):
+def _position(start: Any) -> Any:
     """Return a start in the form of the native stream: an integer, or an array that is read on its device."""
     return start if hasattr(start, "__dlpack__") else row_count("start", start)
 
 
-def _where_to(out, kind, device, make):
+def _where_to(
+    out: T | None, kind: type[T], device: str | torch.device | None, make: Callable[[str | torch.device], T]
+) -> T:
     """Return `out` after its checks, or a new one from make(device)."""
     if out is None:
         return make("cpu" if device is None else device)
@@ -381,13 +423,13 @@ def _where_to(out, kind, device, make):
     return out
 
 
-def _none_failed(empty):
+def _none_failed(empty: Callable[..., Any]) -> Any:
     failed = empty(1, "int64")
     failed[0] = -1
     return failed
 
 
-def _allocator(device):
+def _allocator(device: str | torch.device) -> Callable[..., Any]:
     """Return empty(shape, dtype) for a device."""
     kind = str(device).partition(":")[0]
     if kind == "cpu":
@@ -396,7 +438,7 @@ def _allocator(device):
         raise unknown_name("device", str(device), ("cpu", "cuda"))
     where = cuda_device(device)
 
-    def empty(shape, dtype):
+    def empty(shape: int | tuple[int, ...], dtype: str) -> torch.Tensor:
         return torch.empty(shape, dtype=getattr(torch, dtype), device=where)
 
     return empty

@@ -42,16 +42,15 @@ CITE = """@misc{arXiv-2602-00533,
   eprint        = {2602.00533},
   archivePrefix = {arXiv}
 }"""
-SOURCES = (
+SOURCE_OF_CITIES = (
     ("Cities: ", ""),
     ("GeoNames", "https://www.geonames.org/"),
     (", ", ""),
     ("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/"),
-    (
-        ", rounded to 0.1\u00b0. Tasks and analyses after "
-        "\u201cConvergent World Representations and Divergent Tasks\u201d, ",
-        "",
-    ),
+    (", rounded to 0.1\u00b0. ", ""),
+)
+SOURCES = (
+    ("Tasks and analyses after \u201cConvergent World Representations and Divergent Tasks\u201d, ", ""),
     ("arXiv 2602.00533", "https://arxiv.org/abs/2602.00533"),
     (".", ""),
 )
@@ -94,6 +93,7 @@ def region_colours(world: World, new: Sequence[str] = ()) -> dict[str, str]:
 def scene_of(world: World, new: Sequence[str] = ()) -> Scene:
     """Return the scene of a world; cities of the regions `new` are taught after pretraining."""
     x, y = Axis("x"), Axis("y")
+    bundled = np.isin(world.entities, World.cities().entities).any()
     if geographic(world):
         x = Axis("x", "\u00b0", 0.1, 1, ("E", "W"), 300)
         y = Axis("y", "\u00b0", 0.1, 1, ("N", "S"), 300)
@@ -115,7 +115,7 @@ def scene_of(world: World, new: Sequence[str] = ()) -> Scene:
         question=_question(new),
         notes="A dot grows with its city\u2019s population.",
         terms=TERMS,
-        sources=SOURCES,
+        sources=(*SOURCE_OF_CITIES, *SOURCES) if bundled else SOURCES,
         cite=CITE,
         world=world,
     )

@@ -1,6 +1,7 @@
 """The tables of a study of cities: those that its analyses made, and those that follow from them.
 
-runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks
+runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks, and
+                whether published numbers may stand beside it (`comparable`)
 curves          loss over training;  validation: scores over training
 evaluation, probes, generalisation, cka, procrustes, mutual_knn, dimension   as in worldfast.worlds.cities.analyses
 improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, of the runs that they need
@@ -11,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from worldfast import frames as pd
 from worldfast.analysis import HELD_OUT, as_matrix, task_matrix, trends
 from worldfast.run import Run
@@ -18,6 +21,7 @@ from worldfast.studies import Study, common_tables, metrics
 from worldfast.worlds.cities import improvement, prediction, transfer
 from worldfast.worlds.cities.groups import STANDARD, groups_of
 from worldfast.worlds.cities.tasks import find
+from worldfast.worlds.cities.world import ATLANTIS, World
 
 LEARNED = 1 / 3  # of the way from the best constant answer to a perfect one, in each of a run's tasks
 R2 = 0.5  # where answers were not scored
@@ -36,7 +40,7 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) 
             found["improvement"] = improvement.improvement(found["evaluation"], tried)
             if _have_teachers(tried):
                 found["deviation"] = improvement.deviation(found["improvement"], runs)
-    if "cka" in found and _comparable(found["cka"], runs):
+    if "cka" in found and _have_pairs(found["cka"], runs):
         found["trends"] = trends(found["cka"], runs)
         found["matrix"] = task_matrix(found["cka"], runs)
         if "improvement" in found:
@@ -59,11 +63,28 @@ def described(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]
     runs = found["runs"]
     groups = groups_of(study.runs)
     runs["group"] = [" and ".join(groups.of(run)) for run in study.runs]
+    runs["comparable"] = comparable(study)
     runs["learned"] = [done and learned(run, found) for run, done in zip(study.runs, runs.status == "finished")]
     return found
 
 
-def _comparable(pairs: pd.DataFrame, runs: pd.DataFrame) -> bool:
+def comparable(study: Study) -> bool:
+    """Return True if published numbers are of this study's kind, however many rows, cities and parameters it has.
+
+    They are of cities of `World.cities()`, of the built-in tasks, and of models that know every city but those of
+    Atlantis, which fine-tunes teach.
+    """
+    groups = groups_of(study.runs)
+    if set(groups.taught) - {ATLANTIS} or any(run.data.own for run in study.runs):
+        return False
+    for world in {run.data.world.build() for run in study.runs}:
+        others = world.region != ATLANTIS
+        if not (world.select(groups.old) & np.isin(world.entities, World.cities().entities))[others].all():
+            return False
+    return True
+
+
+def _have_pairs(pairs: pd.DataFrame, runs: pd.DataFrame) -> bool:
     """Return True if two runs that learned have equally many tasks and were compared."""
     learned = runs[runs.learned & runs.run.isin([*pairs.run, *pairs.other])]
     return bool((learned.n_tasks.value_counts() > 1).any())

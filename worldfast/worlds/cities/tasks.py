@@ -3,8 +3,12 @@
 The seven built-in tasks and their rules stand in csrc/rows/tasks.h, which this module reads; `python_task` adds others.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, NoReturn, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,6 +20,8 @@ from worldfast.errors import TaskError, one_of, several, typed, unknown_name
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
+
+T = TypeVar("T", bound="Task")
 
 
 @dataclass(frozen=True)
@@ -63,26 +69,26 @@ class Task:
     failure: float
 
     @property
-    def native(self):
+    def native(self) -> Any:
         """Task in the form that the native core takes: its number there."""
         return self.index
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """ "choice" if the label is an index into `answers`, otherwise "number"."""
         return "choice" if self.answers else "number"
 
     @property
-    def metric(self):
+    def metric(self) -> str:
         """Name of the score that `score` returns."""
         return "accuracy" if self.answers else "absolute error"
 
     @property
-    def delimiter(self):
+    def delimiter(self) -> str:
         """Character after the first city."""
         return ";" if self.semicolon == 0 else "," if self.max_cities > 1 else ")"
 
-    def question(self, city_ids):
+    def question(self, city_ids: Sequence[int]) -> str:
         """Return the text of a row up to and including '=': question([865, 4879]) -> "dist(c_0865,c_4879)="."""
         text = f"{self.prompt}("
         for i, city_id in enumerate(city_ids):
@@ -90,18 +96,18 @@ class Task:
             text += f"c_{city_id:04d}" + (")" if last else ";" if i == self.semicolon else ",")
         return text + "="
 
-    def answer(self, label):
+    def answer(self, label: int) -> str:
         """Return the text of a label: answer(0) -> "FALSE" for inside, "0" for distance."""
         return self.answers[label] if self.answers else str(label)
 
-    def parse(self, text):
+    def parse(self, text: str) -> int | None:
         """Return the label that an answer's text stands for, or None if it stands for none."""
         text = typed("text", text, str, "a text")
         if self.answers:
             return self.answers.index(text) if text in self.answers else None
         return int(text) if text.isascii() and text.isdigit() else None
 
-    def score(self, labels, texts):
+    def score(self, labels: Any, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """Score answers against labels.
 
         A score is the absolute error in the task's unit for numbers, 1 or 0 for choices. An answer that cannot be
@@ -132,7 +138,7 @@ class Task:
             ]
         return np.asarray(scores, dtype=np.float64), unparsable
 
-    def constant(self, labels):
+    def constant(self, labels: np.ndarray) -> float:
         """Return the score of the best constant answer to these labels: the baseline of a model that has learned
         nothing.
         """
@@ -140,13 +146,13 @@ class Task:
             return float(np.bincount(labels).max() / len(labels))
         return float(np.abs(labels - np.median(labels)).mean())
 
-    def to_json(self):
+    def to_json(self) -> Any:
         """Return the task in the form that JSON keeps, for `task_from_json`: the name of a built-in one."""
         return self.name
 
 
 class _Tasks(dict):
-    def __missing__(self, name):
+    def __missing__(self, name: object) -> NoReturn:
         raise KeyError(str(unknown_name("task", name, self)))
 
 
@@ -155,13 +161,13 @@ BUILT_IN = tuple(_by_name)  # the seven
 TASKS = MappingProxyType(_by_name)  # and those made in Python, in order of definition
 
 
-def register(task):
+def register(task: T) -> T:
     """Register a task under its name, replacing one of that name, and return it."""
     _by_name[task.name] = task
     return task
 
 
-def find(task):
+def find(task: str | Task) -> Task:
     """Return the Task of a name, or the Task itself.
 
     Raises
@@ -176,21 +182,21 @@ def find(task):
     return TASKS[one_of("task", typed("task", task, str, "a name or a task"), TASKS)]
 
 
-def one_or_more(tasks):
+def one_or_more(tasks: str | Task | Sequence[str | Task]) -> tuple:
     """Return one task, or several, as a tuple; raises a TypeError if they are neither names nor Tasks."""
     return (tasks,) if isinstance(tasks, str | Task) else several("tasks", tasks, "names or tasks, one or several")
 
 
-def in_python(tasks):
+def in_python(tasks: Iterable[Task]) -> tuple:
     """Return those of some Tasks that were made in Python, each once; raises TaskError if two of one name differ."""
-    own = {}
+    own: dict[str, Task] = {}
     for task in tasks:
         if task.index < 0 and own.setdefault(task.name, task) != task:
             raise TaskError(f"task {task.name!r}: expected one task of a name, got two that differ")
     return tuple(own.values())
 
 
-def task_from_json(content):
+def task_from_json(content: str | Mapping[str, Any]) -> Task:
     """Return the Task of `Task.to_json`.
 
     Raises
@@ -219,7 +225,17 @@ def task_from_json(content):
     raise TaskError(f"task {name!r}: its options are not those that were asked for ({'; '.join(differs)})")
 
 
-def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threads=0, check=True):
+def label(
+    task: str | Task,
+    world: World | None = None,
+    cities: Any = None,
+    *,
+    xy: Any = None,
+    count: Any = None,
+    out: Any = None,
+    threads: int = 0,
+    check: bool = True,
+) -> Any:
     """Compute labels in bulk, exactly.
 
     Call either label("inside", world, cities) or label("inside", xy=xy). Source: arXiv 2602.00533, section 2 and its
@@ -283,7 +299,7 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     refuse(count, "count")
     if not hasattr(given, "__dlpack__"):
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
-    if by_city:
+    if world is not None:
         given = cities = _narrow("cities", cities, check, f"0..{len(world) - 1}")
     else:
         given = xy = _narrow("xy", xy, check, "-2^20 to 2^20")
@@ -291,7 +307,7 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     if task.index < 0 and on_gpu(given):
         return _label_from_gpu(task, world, cities, xy, count, out, check)
     with current_device_of(given):
-        if by_city:
+        if world is not None:
             xy = _xy_on_gpu(world, given.__dlpack_device__()[1]) if on_gpu(given) else world.xy
         if out is None:
             out = empty(given.shape[:1], "int64", like=given)
@@ -300,7 +316,7 @@ def label(task, world=None, cities=None, *, xy=None, count=None, out=None, threa
     return out
 
 
-def _narrow(name, given, check, expected):
+def _narrow(name: str, given: Any, check: bool, expected: str) -> Any:
     """Return an array of signed integers of any width as int32, as the native core takes them; others as they are.
 
     With check=False what int32 cannot hold becomes its last number, which no city and no coordinate is.
@@ -319,7 +335,7 @@ def _narrow(name, given, check, expected):
     return narrow.int() if hasattr(narrow, "int") else narrow.astype("int32")
 
 
-def _label_from_gpu(task, world, cities, xy, count, out, check):
+def _label_from_gpu(task: Task, world: World | None, cities: Any, xy: Any, count: Any, out: Any, check: bool) -> Any:
     """Compute `label` on the CPU for arrays on a GPU."""
     given = xy if cities is None else cities
     here = [None if x is None else torch.from_dlpack(x).cpu().numpy() for x in (cities, xy, count)]
@@ -333,7 +349,7 @@ def _label_from_gpu(task, world, cities, xy, count, out, check):
 _on_gpus: WeakKeyDictionary = WeakKeyDictionary()  # World -> {device: its coordinates}
 
 
-def _xy_on_gpu(world, device):
+def _xy_on_gpu(world: World, device: int) -> torch.Tensor:
     """Return a world's coordinates on a GPU, int32 [N, 2]: a torch tensor, ready on return, that lives as long as the
     world.
     """

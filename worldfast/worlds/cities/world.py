@@ -10,10 +10,11 @@ import functools
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from worldfast.arrays import refuse
+from worldfast.arrays import ArrayLike, refuse
 from worldfast.classes import Named
 from worldfast.dataset import digests_of
 from worldfast.errors import one_of, unknown_name, whole
@@ -170,7 +171,9 @@ class World:
         )
 
     @staticmethod
-    def from_array(xy, city_id=None, name=None, region=None) -> World:
+    def from_array(
+        xy: ArrayLike, city_id: ArrayLike | None = None, name: ArrayLike | None = None, region: ArrayLike | None = None
+    ) -> World:
         """Make a world from coordinates.
 
         Parameters
@@ -193,9 +196,9 @@ class World:
         empty = np.full(n, "")
         return World(
             xy=xy,
-            city_id=_unused_ids(n) if city_id is None else city_id,
-            name=empty if name is None else name,
-            region=empty if region is None else region,
+            city_id=_unused_ids(n) if city_id is None else _array("city_id", city_id),
+            name=empty if name is None else _array("name", name),
+            region=empty if region is None else _array("region", region),
             country=empty,
             population=np.zeros(n, dtype=np.int64),
         )
@@ -258,7 +261,7 @@ class World:
         kept = np.sort(np.argsort(-self.population, kind="stable")[:n])
         return World(**{name: column[kept] for name, column in self.columns.items()})
 
-    def select(self, which) -> np.ndarray:
+    def select(self, which: str | ArrayLike) -> np.ndarray:
         """Return a selection of cities as a mask.
 
         An expression consists of column names, numbers, strings, comparisons (chained too), `and`, `or`, `not`, `in`
@@ -375,7 +378,7 @@ def _build(spec: WorldSpec, _changed: tuple[int, ...]) -> World:
     return world.with_atlantis(spec.atlantis, spec.atlantis_seed, spec.layout) if spec.atlantis else world
 
 
-def _unused_ids(n: int, used=()) -> np.ndarray:
+def _unused_ids(n: int, used: Any = ()) -> np.ndarray:
     """Return the next n unused ids, int32 [n], in one fixed order of all ids, which world and Atlantis share, so that
     Atlantis has its ids before it exists.
 
@@ -394,7 +397,7 @@ def _unused_ids(n: int, used=()) -> np.ndarray:
 # ---- checks: each returns what it checked and names the argument in its error ----
 
 
-def _array(argument: str, values) -> np.ndarray:
+def _array(argument: str, values: Any) -> np.ndarray:
     refuse(values, argument)
     try:
         return np.asarray(values)
@@ -410,21 +413,21 @@ def _in_range(argument: str, values: np.ndarray, low: int, high: int) -> np.ndar
     return values
 
 
-def _one_per_city(argument: str, values, n: int) -> np.ndarray:
+def _one_per_city(argument: str, values: Any, n: int) -> np.ndarray:
     array = _array(argument, values)
     if array.shape != (n,):
         raise ValueError(f"{argument} must have the shape [{n}], one per city, not {list(array.shape)}")
     return array
 
 
-def _integers(argument: str, values, n: int, high: int) -> np.ndarray:
+def _integers(argument: str, values: Any, n: int, high: int) -> np.ndarray:
     array = _one_per_city(argument, values, n)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{argument} must hold integers, not {array.dtype}")
     return _in_range(argument, array, 0, high)
 
 
-def _texts(argument: str, values, n: int) -> np.ndarray:
+def _texts(argument: str, values: Any, n: int) -> np.ndarray:
     array = _one_per_city(argument, values, n)
     if array.dtype.kind in "OT" and all(isinstance(text, str) for text in array):
         array = array.astype(str)

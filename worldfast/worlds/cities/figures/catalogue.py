@@ -7,6 +7,11 @@ CATALOGUE = Catalogue()
 figure = CATALOGUE.figure
 
 
+def is_comparable(runs) -> bool:
+    """Return True if the table of runs says of each that published numbers may stand beside it."""
+    return "comparable" in runs and bool(runs["comparable"].all())
+
+
 def by_size(runs, sizes) -> dict[str, dict]:
     """Variants of a figure by number of tasks: "one-task", "two-tasks", "all-tasks" to its option."""
     tasks = Tasks(runs["tasks"])

@@ -23,7 +23,7 @@ from worldfast.report.figures import (
     sheet,
 )
 from worldfast.worlds.cities import published
-from worldfast.worlds.cities.figures.catalogue import figure
+from worldfast.worlds.cities.figures.catalogue import figure, is_comparable
 from worldfast.worlds.cities.figures.effects import WITH, over_seeds
 from worldfast.worlds.cities.transfer import likeness_against_transfer, transfer_points
 
@@ -79,13 +79,15 @@ def cka_against_improvement(cka, improvement, runs, layer: int | None = None, wi
     note(drawing, "blue diamonds: pairs with distance")
     tests = likeness_against_transfer(likeness, carried, without).dropna(subset="r2")
     parts = [f"R² {row.r2:.2f}, p {row.p:.2g} over {row.n} pairs ({row.what})" for row in tests.itertuples()]
-    r2, p = (published.value(f"cka_generalisation_{what}").value for what in ("r2", "p"))
     said = f"CKA against improvement: {'; '.join(parts)}; " if parts else "Too few tasks for a test; "
     said += f"without {listed(without)}, not learned alone; " if without else ""
-    return drawing, (
-        f"{said}unit: an unordered pair of tasks, means over seeds; p from permuting the tasks (Mantel). The published "
-        f"R² of {r2} (p {p}) counts 15 symmetric values twice, and most of it is the distance task."
-    )
+    said += "unit: an unordered pair of tasks, means over seeds; p from permuting the tasks (Mantel)."
+    if is_comparable(runs):
+        r2, p = (published.value(f"cka_generalisation_{what}").value for what in ("r2", "p"))
+        said += (
+            f" The published R² of {r2} (p {p}) counts 15 symmetric values twice, and most of it is the distance task."
+        )
+    return drawing, said
 
 
 @figure("gradient-agreement", "tuning", "agreement runs")

@@ -8,7 +8,9 @@ from splitmix import MASK, words
 
 
 def walk(key, table, prior, names, renamed, length, row):
-    """Return (tokens, chain, names of the states) of a row; thresholds are lists of whole numbers up to 2^53."""
+    """Return (tokens, chain, names of the states) of a row; thresholds are lists of whole numbers up to 2^53, those of
+    `renamed` one for each chain.
+    """
     word = words(key, row)
     place = lambda thresholds: bisect_right(thresholds[:-1], next(word) >> 11)  # noqa: E731
     chain = place(prior)
@@ -18,7 +20,7 @@ def walk(key, table, prior, names, renamed, length, row):
         states.append(state)
     other = words(key ^ MASK, row)
     called = list(range(len(table[chain]) - 1))
-    if next(other) >> 11 < renamed:
+    if next(other) >> 11 < renamed[chain]:
         left = list(range(names))
         for i in range(len(called)):
             at = i + (next(other) * (names - i) >> 64)

@@ -1,0 +1,178 @@
+"""Studies of walks on graphs, small: every table, figure, sentence and part of the page."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import worldfast as wf
+from worldfast import worlds
+from worldfast.report import publish
+from worldfast.training import load
+from worldfast.worlds import walks
+from worldfast.worlds.walks.dataset import contexts
+from worldfast.worlds.walks.geometry import class_means, measures
+from worldfast.worlds.walks.heads import head_scores, repeated
+from worldfast.worlds.walks.reading import following, said_by, states_of
+from worldfast.worlds.walks.studies import Study, model
+
+SMALL = walks.Dataset("grid3", length=24)
+READ = {"namings": 2, "walks": 4, "window": 12}
+LESS = {  # options of analyses
+    "rule": ("namings", "walks"),
+    "geometry": ("namings", "walks", "window"),
+    "nulls": ("namings", "walks", "window"),
+    "ablation": ("namings", "walks", "window"),
+    "maps": ("walks", "window"),
+}
+
+
+def smaller(one):
+    if one.kind not in LESS:
+        return one
+    less = {name: READ[name] for name in LESS[one.kind]}
+    return replace(one, options=lambda study, of=one.options: {**of(study), **less})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A study of three tiny models, its result and its folder."""
+    out = tmp_path_factory.mktemp("walks")
+    runs = [
+        model(replace(SMALL, fixed=fixed), 0, 12, 1, hidden=32, batch=8, layers=2, validation=8)
+        for fixed in (0.0, 0.5, 0.9)
+    ]
+    names = (runs[0].name, runs[1].name)
+    study = Study("tiny", tuple(runs), layer=2, shown=names, analyses=tuple(map(smaller, walks.ANALYSES)), test_rows=20)
+    return study, wf.run_study(study, out, threads=1), out
+
+
+def test_tables(made):
+    study, result, out = made
+    tables, steps = result.tables, len(study.runs[0].checkpoint_steps)
+    assert tables["runs"].fixed.tolist() == [0, 0.5, 0.9] and set(tables["runs"].depth) == {2}
+    found = tables["geometry"]
+    assert set(found.context) == {1, 2, 5, 10, 20, 24}
+    contexts_read = 6
+    assert len(found) == 5 * steps * 2 * contexts_read  # kinds of names of three runs, layers
+    late = found[found.context == 24]
+    assert late[["ratio", "r2", "cka"]].notna().all().all() and late.r2.between(0, 1).all()
+    assert found[(found.names == "fixed") | (found.run == study.runs[0].name)].r2_home.isna().all()
+    assert (
+        found[(found.names == "own") & (found.run == study.runs[1].name) & (found.context == 24)].r2_home.notna().all()
+    )
+    null = tables["nulls"]
+    assert set(null.of) == {"names", "recall", "mixed", "whole graph"} and len(null) == 5 * 4 * contexts_read
+    assert null[null.of == "whole graph"].groupby(["run", "names"]).r2.nunique().eq(1).all()
+    assert null[(null.of == "mixed") & (null.context > 1)].following.min() > 0.9  # the name before
+    assert null[null.of == "names"].following.isna().all()
+    assert len(tables["rule"]) == 5 * steps * contexts_read and tables["rule"].following.between(0, 1).all()
+    heads = tables["heads"]
+    assert len(heads) == 3 * steps * 2 * 4 and heads.previous.between(0, 1).all()
+    gone = tables["ablation"]
+    assert set(gone["heads"]) == {"none", "induction", "previous", "others"} and set(gone.k) == {0, 1, 2}
+    assert set(tables["maps"].of) == {"model", "recall", "mixed"}
+    assert tables["probes"].r2.le(1).all() and set(tables["probes"].layer) == {1, 2}
+
+
+def test_measures_are_those_of_the_models_states(made):
+    study, result, out = made
+    run = study.runs[1]
+    _, ensemble = load(out / "runs" / run.folder_name)
+    read, graph = contexts(run.data, "own", run.seed, "reading", 2, 4), run.data.graph_of("own")
+    (states,) = states_of(ensemble, run.data, read, [1])
+    flat = np.concatenate(read.tokens)  # walk after walk
+    rows = walks.Walks(run.data, 0).packed(flat.astype(np.int32), np.arange(flat.size))
+    np.testing.assert_array_equal(states.reshape(flat.size, -1), ensemble.states(rows, 0, [1])[0].numpy())
+    table = result.tables["geometry"].query("run == @run.name and names == 'own' and layer == 1 and context == 24")
+    expected = [measures(class_means(states[g], read.nodes[g], 9, 24, 12), graph) for g in range(2)]
+    last = table[table.step == run.steps].iloc[0]
+    for name in ("energy", "ratio", "r2", "cka"):
+        np.testing.assert_allclose(last[name], np.mean([one[name] for one in expected]), rtol=1e-9)
+    said = said_by(ensemble, run.data, read, np.array([23]))
+    by_hand = np.mean(
+        [
+            sum(said[g, w, 0, read.names[g, j]] for j in np.flatnonzero(graph.adjacency[read.nodes[g, w, 23]]))
+            for g in range(2)
+            for w in range(4)
+        ]
+    )
+    rule = result.tables["rule"].query("run == @run.name and names == 'own' and context == 24 and step == @run.steps")
+    np.testing.assert_allclose(rule.following.item(), by_hand, rtol=1e-9)
+
+
+def test_what_is_ablated_gives_nothing(made):
+    study, result, out = made
+    run = study.runs[0]
+    _, ensemble = load(out / "runs" / run.folder_name)
+    read = contexts(run.data, "own", run.seed, "reading", 2, 4)
+    before = said_by(ensemble, run.data, read, np.array([23]))
+    gain = np.ones((2, 4))
+    gain[1] = 0
+    after = said_by(ensemble, run.data, read, np.array([23]), gain=gain)
+    ensemble.weights[0].blocks[1].output.zero_()
+    np.testing.assert_allclose(said_by(ensemble, run.data, read, np.array([23])), after, atol=1e-6)
+    assert not np.allclose(before, after, atol=1e-6)
+
+
+def test_sentences_and_page(made):
+    study, result, out = made
+    said = " ".join(result.findings)
+    assert "grid3, 2 layers, 0.5 of rows fixed; in rows with names of their own, R²" in said
+    assert "mixed with the name before" in said and "saying the name before would give 1" in said
+    assert "of the places that they have elsewhere" in said and "without 2 induction heads" in said
+    page = publish(study, result, out / "page").read_text(encoding="utf-8")
+    names = set(re.findall(r'id="figure-([\w.-]+)"', page))
+    of_graph = {
+        f"{name}-grid3-{kind}" for name in ("context", "learned", "layers", "ablation") for kind in ("own", "fixed")
+    }
+    assert of_graph | {"homes-grid3", "rule-grid3", "heads", "shares-grid3"} <= names
+    assert {f"maps-{run.name}-own".replace(".", "-") for run in study.runs[:2]} <= names
+    assert "graph inside the model" in page
+
+
+def test_presets():
+    demo, mini, paper = (worlds.preset(name) for name in ("walks-demo", "walks-mini", "walks"))
+    assert [len(one.runs) for one in (demo, mini, paper)] == [1, 24, 48]
+    (run,) = demo.runs
+    assert (run.data.graph, run.data.fixed, run.data.length, run.model.hidden) == ("grid4", 0, 128, 32)
+    assert run.epoch_rows == run.steps * run.batch and run.kept_steps == run.checkpoint_steps  # no row comes twice
+    assert {run.data.fixed for run in mini.runs} == {0, 0.5, 0.9, 0.99} and {r.model.layers for r in mini.runs} == {
+        2,
+        4,
+    }
+    assert {run.data.graph for run in mini.runs} == {"grid4", "ring10", "hexagonal2"}
+    assert {run.data.length for run in paper.runs} == {1400}
+    assert worlds.preset("walks-demo", scale=0.1).runs[0].steps == 300
+
+
+def test_scores_of_heads():
+    """A head that looks one back, one that looks at what came after the same name, and one that looks evenly."""
+    T = 8
+    back, after = np.eye(T, k=-1), np.eye(T)
+    for t in range(4, T):
+        after[t] = np.eye(T)[t - 3]
+    even = np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None]
+    found = head_scores(np.stack([back, after, even]))
+    np.testing.assert_allclose(found["previous"], [1, 0, (1 / np.arange(2, 9)).mean()])
+    np.testing.assert_allclose(found["induction"], [0, 1, (1 / np.arange(5, 9)).mean()])
+    tokens = repeated(replace(SMALL, names=40, length=40), 0)
+    assert tokens.shape == (16, 40) and (tokens[:, :20] == tokens[:, 20:]).all()
+    assert all(len(set(row)) == 20 for row in tokens.tolist())
+    assert repeated(SMALL, 0).shape == (16, 18)  # nine names
+
+
+def test_who_gives_all_to_neighbours_follows_the_rule():
+    data = replace(SMALL, names=14)
+    read, A = contexts(data, "own", 0, "reading", 3, 5), data.graph_of("own").adjacency
+    at = np.array([0, 23])
+    said = np.zeros((3, 5, 2, 14))
+    for g in range(3):
+        for w in range(5):
+            for c, t in enumerate(at):
+                beside = np.flatnonzero(A[read.nodes[g, w, t]])
+                said[g, w, c, read.names[g, beside]] = 1 / len(beside)
+    np.testing.assert_allclose(following(said, read, at, A), 1)
+    even = np.full_like(said, 1 / 14)
+    np.testing.assert_allclose(following(even, read, at, A), A.sum(1)[read.nodes[:, :, at]] / 14)

@@ -1,0 +1,39 @@
+"""Walks on graphs, whose nodes carry fixed names or names of the row: arXiv 2501.00070."""
+
+import importlib
+
+from worldfast.worlds.walks.dataset import Dataset, Walks
+from worldfast.worlds.walks.graphs import Graph, graph_of
+
+_DOOR = {  # the other names and their modules, which import all of the instrument, on first use
+    "ANALYSES": "analyses",
+    "PRESETS": "studies",
+    "Study": "studies",
+    "demo": "studies",
+    "measures": "geometry",
+    "mini": "studies",
+    "model": "studies",
+    "paper": "studies",
+    "wide_limit": "geometry",
+}
+__all__ = [
+    "ANALYSES",
+    "PRESETS",
+    "Dataset",
+    "Graph",
+    "Study",
+    "Walks",
+    "demo",
+    "graph_of",
+    "measures",
+    "mini",
+    "model",
+    "paper",
+    "wide_limit",
+]
+
+
+def __getattr__(name):
+    if name not in _DOOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)

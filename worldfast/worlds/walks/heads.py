@@ -1,0 +1,115 @@
+"""Heads of attention: who looks at the name before, who at what came after the same name, what is left without them.
+
+Source: arXiv 2501.00070, and the critique of it whose scores and ablations these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from worldfast.models import attention_weights
+from worldfast.studies import Trained
+from worldfast.training import load
+from worldfast.worlds.chains.analyses import models, where
+from worldfast.worlds.walks.dataset import Dataset, Walks, contexts
+from worldfast.worlds.walks.geometry import MEASURES
+from worldfast.worlds.walks.reading import following, in_context, said_by, states_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["KINDS", "ablation", "head_scores", "heads", "heads_of", "repeated"]
+
+HALF, REPEATS = 32, 16  # names of a half at most, and rows of them, at which heads are scored
+KINDS = ("induction", "previous", "others")  # heads that are ablated
+DRAWS = 4  # sets of other heads
+
+
+def repeated(data: Dataset, seed: int) -> np.ndarray:
+    """Return rows of random names, each once, that come twice: integers [n, 2 h]; h is at most 32."""
+    half = min(HALF, data.names, data.length // 2)
+    random = np.random.default_rng([seed, half])
+    first = np.argsort(random.random((REPEATS, data.names)), axis=1)[:, :half]
+    return np.concatenate([first, first], axis=1)
+
+
+def head_scores(attended: np.ndarray) -> dict[str, np.ndarray]:
+    """Score heads on rows whose first half comes again.
+
+    Parameters
+    ----------
+    attended : ndarray
+        [H, 2 h, 2 h], weights of each position over those up to it.
+
+    Returns
+    -------
+    dict of str to ndarray
+        [H]: "previous", mean weight on the name before; "induction", mean weight in the second half on what came after
+        the present name in the first.
+    """
+    T = attended.shape[1]
+    again = np.arange(T // 2, T)
+    return {
+        "previous": attended[:, np.arange(1, T), np.arange(T - 1)].mean(axis=1),
+        "induction": attended[:, again, again - T // 2 + 1].mean(axis=1),
+    }
+
+
+def heads_of(ensemble, data: Dataset, seed: int) -> dict[str, np.ndarray]:
+    """Return the scores of all heads of a transformer, [layers, heads] each."""
+    tokens = repeated(data, seed).astype(np.int32)
+    n, T = tokens.shape
+    rows = Walks(data, 0, "heads").packed(tokens, np.arange(1, n + 1) * T - 1)
+    found = [[head_scores(row.numpy(force=True)) for row in block] for block in attention_weights(ensemble, rows)]
+    return {kind: np.array([np.mean([row[kind] for row in block], axis=0) for block in found]) for kind in found[0][0]}
+
+
+def heads(trained: Sequence[Trained]) -> DataFrame:
+    """Scores of heads over training. Columns run, step, rows, block, head, previous, induction."""
+    import pandas as pd
+
+    (one,) = trained
+    table = []
+    for step, ensemble in models(one):
+        scores = heads_of(ensemble, one.run.data, one.run.seed)
+        for block, head in np.ndindex(scores["previous"].shape):
+            of_head = {kind: float(score[block, head]) for kind, score in scores.items()}
+            table.append(where(one, step) | {"block": block + 1, "head": head + 1} | of_head)
+    return pd.DataFrame(table)
+
+
+def ablation(trained: Sequence[Trained], layer: int, namings: int, walks: int, window: int) -> DataFrame:
+    """What is left without some heads, at the end: those of the highest scores, and as many others at random.
+
+    Columns run, names, heads ("none", "induction", "previous", "others"), k (how many give nothing), following, ratio,
+    r2, cka after the whole row; of others means over 4 draws.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    run, ensemble = load(one.folder)
+    data, random, table = run.data, np.random.default_rng(run.seed), []
+    last = np.array([data.length - 1])
+    scores = heads_of(ensemble, data, run.seed)
+    rank = {kind: np.argsort(-scores[kind], axis=None, kind="stable") for kind in KINDS[:2]}
+    shape, total = scores["previous"].shape, scores["previous"].size
+    sets: list[tuple[str, int, np.ndarray]] = [("none", 0, np.zeros(0, int))]
+    for k in [2**i for i in range(total.bit_length()) if 2 ** (i + 2) <= total]:  # so that others are left
+        sets += [(kind, k, rank[kind][:k]) for kind in rank]
+        rest = np.setdiff1d(np.arange(total), np.concatenate([rank[kind][:k] for kind in rank]))
+        sets += [("others", k, random.choice(rest, k, replace=False)) for _ in range(DRAWS) if len(rest) >= k]
+    for of in data.tried:
+        read, adjacency = contexts(data, of, run.seed, "reading", namings, walks), data.graph_of(of).adjacency
+        for kind, k, gone in sets:
+            gain = np.ones(total)
+            gain[gone] = 0
+            how = {"gain": gain.reshape(shape)}
+            mass = following(said_by(ensemble, data, read, last, **how), read, last, adjacency).mean()
+            (states,) = states_of(ensemble, data, read, [layer], **how)
+            (found,) = in_context(states, data, of, read, [data.length], window)
+            kept = {name: found[name] for name in MEASURES[1:]}
+            table.append({"run": one.name, "names": of, "heads": kind, "k": k, "following": float(mass)} | kept)
+    return pd.DataFrame(table).groupby(["run", "names", "heads", "k"], sort=False).mean().reset_index()

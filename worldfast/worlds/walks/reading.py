@@ -1,0 +1,73 @@
+"""What a model says and holds at every position of walks, with the labels of each walk's own nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from worldfast.rows import Rows
+from worldfast.worlds.walks.dataset import Contexts, Dataset, Walks
+from worldfast.worlds.walks.geometry import LEAST, class_means, measures, r2_of
+
+__all__ = ["following", "in_context", "packed", "said_by", "states_of"]
+
+
+def packed(data: Dataset, read: Contexts, scored: np.ndarray) -> Rows:
+    """Return walks as rows, each scored at the same positions [c]."""
+    tokens = read.tokens.reshape(-1, data.length).astype(np.int32)
+    at = (np.arange(len(tokens))[:, None] * data.length + scored).ravel()
+    return Walks(data, 0, "reading").packed(tokens, at)
+
+
+def following(said: np.ndarray, read: Contexts, at: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
+    """Return the shares of the next name that fall to neighbours of the present node, float64 [g, w, c].
+
+    Parameters
+    ----------
+    said : ndarray
+        [g, w, c, names], after positions `at`.
+    read : Contexts
+    at : ndarray
+        Integers [c].
+    adjacency : ndarray
+        bool [n, n].
+    """
+    names = read.names[:, None, None, :]
+    of_nodes = np.take_along_axis(said, np.broadcast_to(names, (*said.shape[:3], names.shape[-1])), axis=3)
+    return (of_nodes * adjacency[read.nodes[:, :, at]]).sum(axis=3)
+
+
+def said_by(ensemble, data: Dataset, read: Contexts, at: np.ndarray, **gain) -> np.ndarray:
+    """Return what a model says of the next name after positions, float64 [g, w, c, names]."""
+    logits = ensemble.outputs(packed(data, read, at), 0, **gain).double()
+    return torch.softmax(logits, 1).numpy(force=True).reshape(*read.nodes.shape[:2], len(at), -1)
+
+
+def states_of(ensemble, data: Dataset, read: Contexts, layers: Sequence[int], **gain) -> list[np.ndarray]:
+    """Return a model's states at every position, [g, w, T, D] of each layer."""
+    found = ensemble.states(packed(data, read, np.arange(data.length)), 0, layers, **gain)
+    return [state.numpy(force=True).reshape(*read.nodes.shape, -1) for state in found]
+
+
+def in_context(
+    states: np.ndarray, data: Dataset, of: str, read: Contexts, at: Sequence[int], window: int
+) -> list[dict]:
+    """Measure class means of states [g, w, T, D] after some numbers of names: means over the g sets of names.
+
+    "r2_home" is R2 of the places that names have where they are fixed; NaN of rows in which they have those. "error" is
+    the standard error of "r2".
+    """
+    graph, home, found = data.graph_of(of), data.graph_of("fixed"), []
+    for context in at:
+        each_set = []
+        for g, names in enumerate(read.names):
+            X = class_means(states[g], read.nodes[g], len(graph.adjacency), context, window)
+            known = np.isfinite(X).all(axis=1) & (names < len(home.places)) & bool(of == "own" and data.fixed)
+            at_home = r2_of(X[known], home.places[names[known]]) if known.sum() >= LEAST else np.nan
+            each_set.append(measures(X, graph) | {"r2_home": at_home})
+        table = {name: np.array([one[name] for one in each_set], float) for name in each_set[0]}
+        error = table["r2"].std(ddof=1) / np.sqrt(len(each_set)) if len(each_set) > 1 else np.nan
+        found.append({"context": int(context)} | {k: float(v.mean()) for k, v in table.items()} | {"error": error})
+    return found
