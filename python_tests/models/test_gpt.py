@@ -87,11 +87,13 @@ def test_value_vectors():
         ensemble.values(rows, 1, 0)
 
 
-def test_first_weights_are_those_of_gpt_2():
+def test_first_weights_are_those_of_gpt_2_and_of_a_linear_readout():
     ensemble = GPTSpec(layers=2).build(Shape(41, 24, vectors=True))
     ensemble.initialise(0, 1)
     for name, x in ensemble.tensors(0).items():
-        if x.ndim == 1:
+        if name.startswith("head."):
+            assert 0.8 / 8 < float(x.abs().max()) <= 1 / 8 and float(x.std()) == pytest.approx(0.125 / 3**0.5, rel=0.3)
+        elif x.ndim == 1:
             assert (x == (1 if "norm" in name and name.endswith("weight") else 0)).all(), name
         else:
             residual = "mixed" in name or "down" in name

@@ -26,7 +26,8 @@ class GPTSpec(Spec["GPT"]):
 
     Vectors enter through a linear map with a bias, tokens through an embedding. Weights are normal with standard
     deviation `init_std`, those of maps into the residual stream divided by sqrt(2 layers); biases are 0, norms 1. The
-    defaults are those of arXiv 2407.11249.
+    output map is a torch.nn.Linear: its weights and biases are uniform up to 1 / sqrt(hidden). The defaults, and this
+    map, are those of arXiv 2407.11249.
 
     Parameters
     ----------
@@ -125,7 +126,10 @@ class GPT(NamedEnsemble):
     def initialise(self, member: int, seed: int) -> None:
         random = np.random.Generator(np.random.Philox(seed))
         for name, view in self.tensors(member).items():
-            if view.ndim == 2:
+            if name.startswith("head."):
+                drawn = 2 * random.random(view.shape, dtype=np.float32) - 1
+                view.copy_(torch.from_numpy(drawn * np.float32(1 / math.sqrt(self.spec.hidden))))
+            elif view.ndim == 2:
                 residual = name.endswith(("mixed.weight", "down.weight"))
                 std = self.spec.init_std / (math.sqrt(2 * self.spec.layers) if residual else 1)
                 view.copy_(torch.from_numpy(random.standard_normal(view.shape, dtype=np.float32) * np.float32(std)))

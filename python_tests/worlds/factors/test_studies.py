@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import pytest
 
 import worldfast as wf
 from worldfast import worlds
+from worldfast.analysis import held_out
 from worldfast.report import publish
 from worldfast.run import Capture
-from worldfast.worlds.factors.analyses import published_batches
+from worldfast.worlds.factors import figures
+from worldfast.worlds.factors.analyses import half_spaces, published_batches
 from worldfast.worlds.factors.figures import lines_of
 from worldfast.worlds.factors.kinds import OF_RUN, kinds_of
 from worldfast.worlds.factors.studies import net, study
@@ -41,11 +44,15 @@ def test_tables(made):
     left = tables["left_out"]
     assert len(left) == 4 * 3 * 4 and (left.ood < 1).all() and left.inside.gt(0).any()
     assert (left.groupby(["run", "step"]).n_tried.sum() == 100).all()
+    halves = tables["half_spaces"]
+    assert len(halves) == 4 * 2 * 2 and (halves.ood < 1).all() and (halves.step == 10).all()
+    assert (halves.groupby(["run", "latent"]).n_tried.sum() == 100).all()
     seen = tables["observers"]
     assert seen.bound.eq(1 - 0.48 / 20).all() and seen.optimal.between(0.96, 0.99).all()
     assert (seen.accuracy < seen.best_accuracy).all()
     points = tables["attractor"]
     assert set(points.run) == set(tables["runs"].run[:3]) and (points.groupby("run").starts.sum() == 9).all()
+    assert (points.directions + points.unstable).between(0, 64).all() and (points.length > 0).all()
     units = tables["units"]
     assert len(units) == 4 * 64 and units.sparsity.between(0, 1).all() and units.x1.abs().max() <= 1
 
@@ -68,9 +75,16 @@ def test_sentences(made):
     nets = of_24.groupby("run").ood.median()
     assert f"rnn, even24: a decoder has a median R² of {of_24.ood.median():.3f} in the quadrant" in said
     assert f"medians of its 2 nets {nets.min():.3f} to {nets.max():.3f}" in said
+    last = result.tables["left_out"].query("step == 10 and run.str.contains('rnn-even24')").groupby("run").ood.median()
+    halves = result.tables["half_spaces"].query("run.str.contains('rnn-even24')").groupby("run").ood.median()
+    assert f"By least squares it is {last.median():.3f} (medians of nets {last.min():.3f} to {last.max():.3f})" in said
+    assert f", and {halves.median():.3f} in a half of the square that is left out." in said
     assert "no unbiased estimate exceeds 0.976" in said and "gpt, even2: a decoder" in said and "one net" in said
     assert "the best observer" in said and "rnn: decoders read" in said and "apart" in said
-    assert "rnn, even24: near fixed points under fixation" in said and "gpt, even2: near" not in said
+    points = result.tables["attractor"].query("run.str.contains('rnn-even2-')")
+    moved = f"a step moves a state by {(points.speed / points.length).median():.1%} of its length"
+    assert f"rnn, even2: at the slowest points under fixation that the search finds, {moved}" in said
+    assert "gpt, even2: at the slowest" not in said
 
 
 def test_figures_and_page(made):
@@ -122,11 +136,49 @@ def test_analyses_of_other_datasets(tmp_path):
     assert units.loc[runs[0].name].x1.isna().all() and units.loc[runs[1].name].x1.notna().all()
 
 
+class Folded:
+    """Activations in which the left half of the square lies on the right one: (-|x1|, x2)."""
+
+    steps, columns = [0, 7], ("x1", "x2")
+
+    def __init__(self):
+        self.attributes = np.random.default_rng(0).random((400, 2)) - 0.5
+
+    def __getitem__(self, key):
+        assert key == (7, 1)  # the last checkpoint
+        return np.column_stack([-abs(self.attributes[:, 0]), self.attributes[:, 1]])
+
+
+def test_decoders_of_half_the_square():
+    """One that is exact on either side of x1 = 0 has the wrong sign on the other."""
+    folded = Folded()
+    found = half_spaces([SimpleNamespace(activations=folded, name="folded")], 1).set_index(["latent", "side"])
+    test, x1 = held_out(400, 0.25), folded.attributes[:, 0]
+    for side, sign in (("below", -1), ("above", 1)):
+        left = test & (sign * x1 > 0)
+        one = found.loc["x1", side]
+        assert one.ood == pytest.approx(1 - 12 * (4 * x1[left] ** 2).mean() / 2, abs=1e-9)
+        assert one.n_tried == left.sum() and one.n_fitted == (~test & (sign * x1 <= 0)).sum()
+        assert found.ood["x2", side] > one.ood
+
+
+def test_equal_labels():
+    """Twelve times the questions have as many labels after a twelfth of the trials."""
+    runs = runs_table({"n": 2}, {"n": 24})
+    at = [(run, step, rows) for run in runs.run for step, rows in ((0, 0), (1, 1000), (2, 12_000))]
+    table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=1.0)
+    table["ood"] = np.where(table.run.str.contains("even24"), 0.1, 0.5) + table.rows / 40_000
+    (one,) = figures.CATALOGUE.draw({"runs": runs, "left_out": table}, None)[3:4]
+    assert one.name == "left-out-over-labels" and one.figure is not None
+    assert "nearest to 24,000 labels" in one.caption and "even24 0.12 (24,000)" in one.caption
+    assert "even2 0.80 (24,000)" in one.caption
+
+
 def runs_table(*fields):
     """The table of runs of two seeds each of nets with some fields, as studies make it."""
     runs = [net(seed=seed, **{"n": 6} | one) for one in fields for seed in range(2)]
     table = pd.DataFrame({"run": [run.name for run in runs], "tasks": [run.data.label for run in runs]})
-    return table.assign(**{name: [of(run) for run in runs] for name, of in OF_RUN.items()})
+    return table.assign(kind="pt", **{name: [of(run) for run in runs] for name, of in OF_RUN.items()})
 
 
 def test_nets_that_differ_are_never_of_one_kind():

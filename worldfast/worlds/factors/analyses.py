@@ -48,6 +48,7 @@ SHARE = 0.25  # of trials, on which decoders by least squares are tried
 TRIALS = 40  # without noise, from whose states fixed points are sought
 QUIET = 1000  # trials without noise, for sparsity
 GRID = 8  # points along each latent number, for mixed selectivity
+NEUTRAL = 0.1  # share by which a state grows or shrinks in a step, up to which a direction counts as neutral
 AT_ONCE = 4096  # trials that a model reads
 
 
@@ -81,6 +82,28 @@ def left_out_over_training(trained: Sequence[Trained], layer: int) -> DataFrame:
         for q, ood, inside, angle in zip(*found):
             counts = {"n_fitted": int((~test & (regions != q)).sum()), "n_tried": int((test & (regions == q)).sum())}
             table.append(at | {"quadrant": q, "ood": ood, "inside": inside, "angle": angle} | counts)
+    return pd.DataFrame(table)
+
+
+def half_spaces(trained: Sequence[Trained], layer: int) -> DataFrame:
+    """Decoders by least squares at the last checkpoint, fitted where a latent number has one sign, tried in the rest.
+
+    Columns run, layer, step, latent, side ("below" or "above": which half is left out), ood (R2 there, 1 - 12 MSE over
+    all latent numbers), inside (that of a decoder of both halves), angle (degrees), n_fitted, n_tried.
+    """
+    import pandas as pd
+
+    (one,) = trained
+    read, y, table = one.activations, one.activations.attributes, []
+    test, step = held_out(len(y), SHARE), read.steps[-1]
+    for j, latent in enumerate(read.columns):
+        above = y[:, j] > 0
+        found = left_out(read[step, layer], y, above.astype(np.int64), test, VARIANCE)
+        for side, ood, inside, angle in zip(("below", "above"), *found[1:]):
+            left = above == (side == "above")
+            counts = {"n_fitted": int((~test & ~left).sum()), "n_tried": int((test & left).sum())}
+            at = {"run": one.name, "layer": layer, "step": step, "latent": latent, "side": side}
+            table.append(at | {"ood": ood, "inside": inside, "angle": angle} | counts)
     return pd.DataFrame(table)
 
 
@@ -232,10 +255,13 @@ def _grid() -> np.ndarray:
 def attractor(trained: Sequence[Trained], starts: int, iterations: int) -> DataFrame:
     """Fixed points of an RNN under fixation at x = 0, from states of noise-free trials with noise of 0 to 6 a unit.
 
-    Columns run, point, starts, speed (length of F(h) - h), directions (eigenvalues of the derivative of F(h) - h with a
-    real part above -0.1: along them nothing returns within 10 steps), eigenvalue_1 to 4 (real parts, descending),
-    amplification_1 and 2 (times along the first two directions in units of a unit's own, dt / |ln |1 + eigenvalue|| /
-    tau, where the leak is dt / tau).
+    Where no fixed point is near a start, the search ends at a point that is merely slow: `speed` says how slow.
+
+    Columns run, point, starts, length (of h), speed (length of F(h) - h), directions (eigenvalues of the derivative of
+    F(h) - h of at most 0.1 in size: along them a state neither returns nor leaves within 10 steps), unstable (those
+    along which it leaves: |1 + eigenvalue| above 1.1), eigenvalue_1 to 4 (real parts, descending), amplification_1 and
+    2 (times along the first two directions in units of a unit's own, dt / |ln |1 + eigenvalue|| / tau, where the leak
+    is dt / tau).
     """
     import pandas as pd
 
@@ -248,8 +274,10 @@ def attractor(trained: Sequence[Trained], starts: int, iterations: int) -> DataF
     begin = states[random.integers(0, len(states), starts)] + random.uniform(0, 6, (starts, states.shape[1]))
     at_rest = torch.from_numpy(drawn.inputs[0, 0].copy())  # the step before the stimulus
     found = fixed_points(ensemble.step_of(0, at_rest), begin, iterations)
-    columns = {"point": np.arange(len(found.points)), "starts": found.starts, "speed": found.speed}
-    columns["directions"] = (found.eigenvalues.real > -0.1).sum(1)
+    columns = {"point": np.arange(len(found.points)), "starts": found.starts}
+    columns |= {"length": np.linalg.norm(found.points, axis=1), "speed": found.speed}
+    columns["directions"] = (np.abs(found.eigenvalues) <= NEUTRAL).sum(1)
+    columns["unstable"] = (np.abs(1 + found.eigenvalues) > 1 + NEUTRAL).sum(1)
     columns |= {f"eigenvalue_{k + 1}": found.eigenvalues.real[:, k] for k in range(min(4, states.shape[1]))}
     columns |= {
         f"amplification_{k + 1}": run.model.leak * steps_of_return(found.eigenvalues[:, k])
@@ -283,6 +311,7 @@ ANALYSES = (
     Analysis("probes", probes),
     Analysis("films", films, shown, layer_of),
     Analysis("left_out", left_out_over_training, each, layer_of),
+    Analysis("half_spaces", half_spaces, each, layer_of),
     Analysis("decoders", decoders, each, lambda study: layer_of(study) | {"batches": 0, "fits": 5, "sigma": None}),
     Analysis("observers", observers, answering, lambda study: {"trials": 20_000}),
     Analysis("units", units, each, layer_of),

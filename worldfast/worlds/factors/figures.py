@@ -197,6 +197,42 @@ def over_training(left_out, runs, members, kind):
     )
 
 
+@figure("left-out-over-labels", "know", "left_out runs", of_training)
+@styled
+def over_labels(left_out, runs, members, kind):
+    """Plot R2 in the quadrant left out against the labels seen: those of all questions of a trial count."""
+    need(left_out, "left_out", "run step rows quadrant ood inside")
+    about = runs.set_index("run")
+    seen = left_out[left_out["run"].isin(members) & (left_out["rows"] > 0)]
+    seen = seen.assign(labels=seen["rows"] * seen["run"].map(about["n"]), tasks=seen["run"].map(about["tasks"]))
+    if seen["run"].map(about["n"]).nunique() < 2:
+        raise LacksRuns(f"all nets of {kind or 'the study'} answer as many questions")
+    nets = seen.groupby(["tasks", "run", "labels"], sort=False)["ood"].median().reset_index()
+    fewest = nets.groupby("run")["labels"].max().min()
+    tasks, said = Tasks(runs["tasks"]), []
+    figure = paper(6, 3.4)
+    axes, ends = figure.subplots(), []
+    for name, of_one in nets.groupby("tasks", sort=False):
+        for _, net in of_one.groupby("run"):
+            axes.plot(net["labels"], net["ood"], color=tasks.colour(name), alpha=0.3, linewidth=0.7)
+        middle = of_one.groupby("labels")["ood"].median()
+        axes.plot(middle.index, middle, color=tasks.colour(name), linewidth=1.8)
+        ends.append((float(middle.iloc[-1]), name, tasks.colour(name)))
+        near = middle.index[np.abs(np.log(middle.index / fewest)).argmin()]
+        said.append(f"{name} {middle[near]:.2f} ({near:,})")
+    axes.axvline(fewest, color=MUTED, linewidth=0.9, linestyle="--")
+    axes.set(xscale="log", xlabel="labels seen: trials × questions", ylabel="R², 1 − 12 MSE")
+    axes.set_ylim(max(-0.2, float(nets["ood"].min()) - 0.05), 1.02)
+    axes.set_title("In the quadrant left out, at equal labels")
+    quiet(axes)
+    end_labels(axes, ends, height=2.6)
+    return figure, (
+        f"{f'{kind}: ' if kind else ''}R² of a least-squares decoder in the quadrant that it was not fitted on, "
+        f"against labels rather than trials. Medians over nets at the checkpoint nearest to {fewest:,} labels, which "
+        f"every net reaches (dashed), with the labels of that checkpoint: {', '.join(said)}. Pale lines are nets."
+    )
+
+
 @figure("observers", "know", "observers runs")
 @styled
 def answers(observers, runs):
@@ -260,8 +296,12 @@ def sparsity(units, runs):
 @figure("attractor", "know", "attractor runs")
 @styled
 def attractor(table, runs):
-    """Plot the leading eigenvalues at each net's fixed points: 0 is a direction along which nothing moves."""
-    need(table, "attractor", "run point starts directions eigenvalue_1 eigenvalue_2 eigenvalue_3 eigenvalue_4")
+    """Plot the leading eigenvalues at the points where the search for fixed points ends: 0 is a neutral direction."""
+    need(
+        table,
+        "attractor",
+        "run point length speed directions unstable eigenvalue_1 eigenvalue_2 eigenvalue_3 eigenvalue_4",
+    )
     tasks, of_run = Tasks(runs["tasks"]), runs.set_index("run")["tasks"]
     figure = paper(6, 3.2)
     axes = figure.subplots()
@@ -269,13 +309,20 @@ def attractor(table, runs):
         values = points[[f"eigenvalue_{k}" for k in range(1, 5)]].to_numpy()
         axes.plot(range(1, 5), values.T, color=tasks.colour(of_run[run]), alpha=0.25, linewidth=0.7)
     axes.axhline(0, color=MUTED, linewidth=0.9, linestyle="--")
-    axes.set(xticks=range(1, 5), xlabel="eigenvalue, by real part", ylabel="real part", title="At fixed points, x = 0")
+    axes.set(
+        xticks=range(1, 5),
+        xlabel="eigenvalue, by real part",
+        ylabel="real part",
+        title="At fixed or slow points, x = 0",
+    )
     quiet(axes)
-    directions = table.groupby("run", sort=False)["directions"].median().groupby(kinds_of(runs), sort=False).median()
-    each = ", ".join(f"{name} {value:g}" for name, value in directions.items())
+    nets = table.groupby("run", sort=False)[["directions", "unstable"]].median().groupby(kinds_of(runs), sort=False)
+    each = "; ".join(f"{name} {one.directions:g} and {one.unstable:g}" for name, one in nets.median().iterrows())
+    moved = (table["speed"] / table["length"]).median()
     return figure, (
-        f"Eigenvalues of the derivative of F(h) − h at {len(table)} fixed points of {table['run'].nunique()} RNNs at "
-        f"fixation, a line for each. Directions along which a state hardly returns (above −0.1), median: {each}."
+        f"Eigenvalues of the derivative of F(h) − h at {len(table)} points of {table['run'].nunique()} RNNs at "
+        f"fixation, a line for each; a step moves the median one by {moved:.1%} of its length. Directions that neither "
+        f"shrink nor grow by more than a tenth a step, and those that grow faster, median over nets: {each}."
     )
 
 

@@ -79,8 +79,8 @@ def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult],
 def _maps(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "decoders" not in tables:
         return
-    table = tables["decoders"]
-    for kind, part in table.groupby(table.run.map(kinds_of(tables["runs"])), sort=False):
+    table, kinds = tables["decoders"], kinds_of(tables["runs"])
+    for kind, part in table.groupby(table.run.map(kinds), sort=False):
         low, middle, high = part.ood.quantile([0.25, 0.5, 0.75])
         nets = part.groupby("run").ood.median()
         of_nets = f"medians of its {len(nets)} nets {nets.min():.3f} to {nets.max():.3f}"
@@ -90,7 +90,22 @@ def _maps(tables: Mapping[str, DataFrame]) -> Iterator[str]:
             f"{low:.3f} to {high:.3f} over quadrants and fits, {of_nets if len(nets) > 1 else 'one net'}), and "
             f"{part.inside.median():.3f} when it was"
             f"{f'; no unbiased estimate exceeds {limit:.3f}' if np.isfinite(limit) else ''}."
+            f"{_by_least_squares(tables, kinds[kinds == kind].index)}"
         )
+
+
+def _by_least_squares(tables: Mapping[str, DataFrame], runs) -> str:
+    """Return what decoders by least squares have at the end of training, in a quadrant and in a half left out."""
+    said = ""
+    if "left_out" in tables:
+        ends = tables["left_out"].query("run in @runs")
+        nets = ends[ends.step == ends.groupby("run").step.transform("max")].groupby("run").ood.median()
+        said = f" By least squares it is {nets.median():.3f} (medians of nets {nets.min():.3f} to {nets.max():.3f})"
+        if "half_spaces" in tables:
+            halves = tables["half_spaces"].query("run in @runs").groupby("run").ood.median()
+            said += f", and {halves.median():.3f} in a half of the square that is left out"
+        said += "."
+    return said
 
 
 def _answers(tables: Mapping[str, DataFrame]) -> Iterator[str]:
@@ -114,21 +129,24 @@ def _angles(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     for name, part in table.groupby(table.run.map(family), sort=False):
         low, middle, high = part.angle.quantile([0.25, 0.5, 0.75])
         yield (
-            f"{name}: decoders read the latent numbers along directions {middle:.0f}° apart (median of "
-            f"{part.run.nunique()} nets, four quadrants and {part.fit.nunique()} fits; quartiles {low:.0f}° to "
-            f"{high:.0f}°)."
+            f"{name}: decoders read the latent numbers along directions {middle:.0f}° apart (median over "
+            f"{part.run.nunique()} nets, their quadrants and fits; quartiles {low:.0f}° to {high:.0f}°)."
         )
 
 
 def _attractors(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "attractor" not in tables:
         return
-    directions = tables["attractor"].groupby("run", sort=False).directions.median()
-    for kind, part in directions.groupby(directions.index.map(kinds_of(tables["runs"])), sort=False):
+    table = tables["attractor"]
+    nets = table.assign(moved=table.speed / table.length).groupby("run", sort=False)
+    nets = nets[["moved", "directions", "unstable"]].median()
+    for kind, part in nets.groupby(nets.index.map(kinds_of(tables["runs"])), sort=False):
+        middle = part.median()
         yield (
-            f"{kind}: near fixed points under fixation states hardly return along {part.median():g} directions (median "
-            f"of {len(part)} {'net' if len(part) == 1 else 'nets'}, {part.min():g} to {part.max():g}); near those of a "
-            "plane it would be 2."
+            f"{kind}: at the slowest points under fixation that the search finds, a step moves a state by "
+            f"{middle.moved:.1%} of its length. {middle.directions:g} directions neither shrink nor grow there by more "
+            f"than a tenth, {middle.unstable:g} grow faster (medians of {len(part)} "
+            f"{'net' if len(part) == 1 else 'nets'}). A plane of fixed points would have no movement, 2 and 0."
         )
 
 
