@@ -2,6 +2,7 @@
 #     cmake -DSOURCES=<folder> -DOUTPUT=<file> -P sources.cmake
 # A room is a folder; with it count the rooms that it includes, and what binds it. Comments and the layout of the text do
 # not count.
+cmake_minimum_required(VERSION 3.25)  # of the policies below, where this runs as a script
 file(GLOB_RECURSE files RELATIVE "${SOURCES}" "${SOURCES}/*.h" "${SOURCES}/*.cpp" "${SOURCES}/*.cu")
 list(SORT files)
 set(rooms "")

@@ -54,7 +54,7 @@ def test_it_errs_no_more_than_pytorch(name, width):
     for ours, theirs, right in zip(found, everything(plain, rows, 0), everything(exact, rows, 0), strict=True):
         assert ours.shape == right.shape
         errors = [float((x.double() - right).abs().max() / right.abs().max()) for x in (ours, theirs)]
-        assert errors[0] <= max(2 * errors[1], 3e-7), errors
+        assert errors[0] <= max(2 * errors[1], 5e-7), errors
 
 
 def test_weights_of_each_output():

@@ -121,10 +121,7 @@ def test_films_and_findings(ran, tiny):
     assert film.held_out[80:].all()  # where the probe puts Atlantis, it was not fitted on
     assert "Taught Atlantis without distance" in result.findings[0]
     assert any(sentence.startswith("Not learned") for sentence in result.findings)
-    compared = {one.what: one for one in result.published}
-    distance = compared["all seven tasks: distance, absolute error"]
-    assert (distance.published, distance.unit) == (pytest.approx(0.238), "degree")
-    assert any("fine-tunes with distance" in what for what in compared)
+    assert not result.published  # whose numbers are of all 5,075 cities
 
 
 def test_what_is_done_is_not_done_again(ran, tiny):

@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import pearsonr
 
 from worldfast.worlds.cities import prediction
-from worldfast.worlds.cities.tasks import TASKS
+from worldfast.worlds.cities.tasks import BUILT_IN
 
-NAMES = list(TASKS)
+NAMES = list(BUILT_IN)
 
 
 def agreement(rng, models=2):
