@@ -177,8 +177,9 @@ def test_equal_labels():
     at = [(run, step, rows) for run in runs.run for step, rows in ((0, 0), (1, 1000), (2, 12_000))]
     table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=1.0)
     table["ood"] = np.where(table.run.str.contains("even24"), 0.1, 0.5) + table.rows / 40_000
-    (one,) = figures.CATALOGUE.draw({"runs": runs, "left_out": table}, None)[3:4]
-    assert one.name == "left-out-over-labels" and one.figure is not None
+    drawn = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "left_out": table}, None)}
+    one = drawn["left-out-over-labels"]
+    assert one.figure is not None
     assert "nearest to 24,000 labels" in one.caption and "even24 0.12 (24,000)" in one.caption
     assert "even2 0.80 (24,000)" in one.caption
 
