@@ -125,12 +125,21 @@ def test_batches_of_published_decoders():
 def test_analyses_of_other_datasets(tmp_path):
     """More latent numbers, free reaction times and correlated points have those analyses that are about them."""
     fields = [{"questions": "random", "n": 4, "dims": 3}, {"n": 3, "reaction": "free"}, {"n": 2, "correlation": 0.5}]
+    fields += [{"n": 2}, {"n": 2, "sigma": 0.4}]
     runs = [net("rnn", 0, 5, 1, **one) for one in fields]
-    kinds = ("decoders", "observers", "units", "left_out")
+    kinds = ("decoders", "decoders_at_default", "observers", "units", "left_out")
     some = study("others", runs, [], fits=1, batches=10)
     some = replace(some, analyses=tuple(one for one in some.analyses if one.kind in kinds), test_rows=0)
     tables = wf.run_study(some, tmp_path, threads=1).tables
-    assert set(tables["observers"].run) == {runs[0].name}
+    assert set(tables["observers"].run) == {runs[0].name, runs[3].name, runs[4].name}
+    again = tables["decoders_at_default"]
+    assert set(again.run) == {runs[4].name} and (again.sigma == 0.2).all() and (again.bound == 0.976).all()
+    own = tables["decoders"].set_index("run").loc[runs[4].name]
+    assert (own.sigma == 0.4).all() and own.bound.to_numpy() == pytest.approx(1 - 12 * 0.16 / 20)
+    free = tables["decoders"].set_index("run").loc[runs[1].name]
+    assert free.bound.to_numpy() == pytest.approx(1 - 0.48 / 21)  # evidence of a step more
+    drawn = {one.name: one for one in figures.CATALOGUE.draw(tables, None)}
+    assert f"{again.ood.median():.3f} at 0.4" in drawn["left-out-at-default-noise"].caption
     assert set(tables["decoders"].run) == set(tables["units"].run) == {run.name for run in runs}
     units = tables["units"].set_index("run")
     assert units.loc[runs[0].name].x1.isna().all() and units.loc[runs[1].name].x1.notna().all()
@@ -168,8 +177,9 @@ def test_equal_labels():
     at = [(run, step, rows) for run in runs.run for step, rows in ((0, 0), (1, 1000), (2, 12_000))]
     table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=1.0)
     table["ood"] = np.where(table.run.str.contains("even24"), 0.1, 0.5) + table.rows / 40_000
-    (one,) = figures.CATALOGUE.draw({"runs": runs, "left_out": table}, None)[3:4]
-    assert one.name == "left-out-over-labels" and one.figure is not None
+    drawn = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "left_out": table}, None)}
+    one = drawn["left-out-over-labels"]
+    assert one.figure is not None
     assert "nearest to 24,000 labels" in one.caption and "even24 0.12 (24,000)" in one.caption
     assert "even2 0.80 (24,000)" in one.caption
 

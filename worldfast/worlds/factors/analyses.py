@@ -32,7 +32,7 @@ from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
 from worldfast.training import load
 from worldfast.worlds.factors import theory
-from worldfast.worlds.factors.dataset import Dataset, quadrants
+from worldfast.worlds.factors.dataset import SIGMA, Dataset, quadrants
 from worldfast.worlds.factors.trials import Trials
 
 if TYPE_CHECKING:
@@ -295,6 +295,11 @@ def recurrent(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [(run,) for run in plain if run.model.kind == "rnn" and run.model.layers == 1]
 
 
+def of_other_noise(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Runs that were trained with other noise than the default: the source does not say with which decoders were."""
+    return [(run,) for run in finished if run.data.sigma != SIGMA and run.data.noise != "encoded"]
+
+
 def answering(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     """Runs whose questions are half-spaces, answered at a decision under normal noise that is alike in all numbers."""
     alike = {"noise": "isotropic", "reaction": "fixed", "correlation": 0.0}
@@ -313,6 +318,12 @@ ANALYSES = (
     Analysis("left_out", left_out_over_training, each, layer_of),
     Analysis("half_spaces", half_spaces, each, layer_of),
     Analysis("decoders", decoders, each, lambda study: layer_of(study) | {"batches": 0, "fits": 5, "sigma": None}),
+    Analysis(
+        "decoders_at_default",
+        decoders,
+        of_other_noise,
+        lambda study: layer_of(study) | {"batches": 0, "fits": 5, "sigma": SIGMA},
+    ),
     Analysis("observers", observers, answering, lambda study: {"trials": 20_000}),
     Analysis("units", units, each, layer_of),
     Analysis("attractor", attractor, recurrent, lambda study: {"starts": 128, "iterations": 10_000}),

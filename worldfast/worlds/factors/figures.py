@@ -136,6 +136,26 @@ def by_field(decoders, runs, field: str):
     )
 
 
+@figure("left-out-at-default-noise", "know", "decoders decoders_at_default runs")
+@styled
+def at_default(decoders, elsewhere, runs):
+    """Plot R2 in the quadrant left out by the noise of training, where all decoders see the same noise."""
+    need(elsewhere, "decoders_at_default", "run quadrant fit sigma ood bound")
+    sigma = elsewhere["sigma"].iloc[0]
+    same = pd.concat([decoders[decoders["sigma"] == sigma], elsewhere])
+    figure = paper(5, 3.4)
+    axes = figure.subplots()
+    found = along(axes, same, runs, "sigma", "ood")
+    axes.axhline(elsewhere["bound"].max(), color=MUTED, linewidth=0.9, linestyle="--")
+    axes.set(ylabel="R², 1 − 12 MSE", title=f"In the quadrant left out, decoders at noise {sigma:g}")
+    if len(found) > 1:
+        end_labels(axes, [([*medians.values()][-1], name, colour) for name, medians, colour in found], height=2.6)
+    return figure, (
+        f"{said(found, 'sigma', 3)} All decoders were fitted and tried at noise {sigma:g}, whatever the noise in "
+        "training; medians, quartiles and dots as in the figure by noise, where decoders see that of training."
+    )
+
+
 @figure("angles", "know", "decoders runs", varied)
 @styled
 def by_angle(decoders, runs, field: str):

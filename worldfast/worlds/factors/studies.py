@@ -14,7 +14,7 @@ from worldfast.errors import positive
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables, layer_of
 from worldfast.worlds.factors.analyses import ANALYSES
-from worldfast.worlds.factors.dataset import Dataset
+from worldfast.worlds.factors.dataset import SIGMA, Dataset
 from worldfast.worlds.factors.kinds import FAMILIES, OF_RUN, kinds_of
 
 if TYPE_CHECKING:
@@ -144,9 +144,10 @@ def _attractors(tables: Mapping[str, DataFrame]) -> Iterator[str]:
         middle = part.median()
         yield (
             f"{kind}: at the slowest points under fixation that the search finds, a step moves a state by "
-            f"{middle.moved:.1%} of its length. {middle.directions:g} directions neither shrink nor grow there by more "
-            f"than a tenth, {middle.unstable:g} grow faster (medians of {len(part)} "
-            f"{'net' if len(part) == 1 else 'nets'}). A plane of fixed points would have no movement, 2 and 0."
+            f"{middle.moved:.1%} of its length. The number of directions that neither shrink nor grow there by more "
+            f"than a tenth is {middle.directions:g}, that of those which grow faster {middle.unstable:g} (medians of "
+            f"{len(part)} {'net' if len(part) == 1 else 'nets'}). On a plane of fixed points nothing would move, and "
+            "the numbers be 2 and 0."
         )
 
 
@@ -196,6 +197,7 @@ def study(
     """
     given = {
         "decoders": lambda study: layer_of(study) | {"batches": batches, "fits": fits, "sigma": None},
+        "decoders_at_default": lambda study: layer_of(study) | {"batches": batches, "fits": fits, "sigma": SIGMA},
         "attractor": lambda study: {"starts": points[0], "iterations": points[1]},
     }
     analyses = tuple(replace(one, options=given.get(one.kind, one.options)) for one in ANALYSES)
