@@ -20,10 +20,10 @@ LINEAR = {  # the gradient's; a product's, plain and of rounded numbers, whose l
 }
 PAIRS_OF_BFLOAT16 = [{16}, *[{16, 8, 2}] * 2]  # which AVX-512 alone multiplies
 GRAM = {}
-for T in ("float", "double"):
-    GRAM[f"feature_tiles_{T}"] = GRAM[f"squared_distances_{T}"] = {4: [{8}], 8: [{8}], 16: [{16}]}
-    # and sums of products of tiles, two by two models or four by four
-    GRAM[f"tiles_of_shares_{T}"] = {4: [{8, 4}], 8: [{8, 4}], 16: [{16}]}
+for T in ("float", "double"):  # with AVX2 two tiles of six rows and one of four
+    GRAM[f"feature_tiles_{T}"] = GRAM[f"squared_distances_{T}"] = {4: [{8}], 8: [{12, 8}], 16: [{16}]}
+    # and sums of products of tiles: two by two models, four by two, four by four
+    GRAM[f"tiles_of_shares_{T}"] = {4: [{8, 4}], 8: [{12, 8}], 16: [{16}]}
 ATTENTION = {tile: {4: [TWO] * 2, 8: [TWO] * 2, 16: [TWO] * 2} for tile in ("pair", "gather", "scatter")}
 LONG = {
     "pair_tiles": {4: [TWO] * 2, 8: [TWO] * 2, 16: [{16, 8}] * 2},
@@ -133,37 +133,54 @@ def test_sums_stay_in_registers_of_neon(tmp_path, source, tiles):
     require(list(spills(disassembled("aarch64-linux-gnu-objdump", built), "aarch64")), tiles)
 
 
-# The linear layer's gradient at each width alone, and its target.
 WIDTHS = {4: "", 8: '__attribute__((target("avx2,fma"))) ', 16: '__attribute__((target("avx512f,avx512vl,avx2,fma"))) '}
-INSTANCE = """{target}void work_{width}(const Sums<float>& s) {{ add_products_body<{width}>(s); }}
-void (*const made)(const Sums<float>&) = work_{width};
-}}
-const void* used() {{ return reinterpret_cast<const void*>(made); }}
-}}
-"""
+ALONE = {  # the linear layer's gradient, and products of features; what they are compiled from, to where
+    "work": (
+        "transformer/linear",
+        "// ---- an instance for each instruction set ----",
+        "void work_{width}(const Sums<float>& s) {{ add_products_body<{width}>(s); }}\n"
+        "void (*const made)(const Sums<float>&) = work_{width};",
+    ),
+    "feature_tiles_float": (
+        "gram/gram",
+        "// ---- distances ----",
+        "void feature_tiles_float_{width}(const FeatureWork<float>& work) {{ feature_tiles<{width}>(work); }}\n"
+        "void (*const made)(const FeatureWork<float>&) = feature_tiles_float_{width};",
+    ),
+}
+END = "\n}\nconst void* used() { return reinterpret_cast<const void*>(made); }\n}\n"
+
+
+def compiled_alone(folder, tile, width, rows):
+    """What `spills` finds in a tile of other rows."""
+    source, end, instance = ALONE[tile]
+    text = (ROOT / "csrc" / f"{source}.cpp").read_text().split(end)[0]
+    header = ROOT / "csrc" / "gram" / "product.h"
+    text = text.replace('#include "gram/product.h"', header.read_text().replace("#pragma once", ""))
+    text, changed = re.subn(
+        r"constexpr int tile_rows = W == 16[^;]*;", f"constexpr int tile_rows = W == {width} ? {rows} : 1;", text
+    )
+    assert changed == 1
+    (folder / "tile.cpp").write_text(text + WIDTHS[width] + instance.format(width=width) + END)
+    subprocess.run(["g++", *OPTIONS, "-c", folder / "tile.cpp", "-o", folder / "tile.o"], check=True)
+    return list(spills(disassembled("objdump", folder / "tile.o"), "x86_64"))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None or shutil.which("objdump") is None, reason="no g++ or no objdump")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor's instructions")
+@pytest.mark.parametrize("tile", ALONE)
 @pytest.mark.parametrize(("width", "more"), [(4, 2), (8, -2), (8, 0), (8, 2), (16, 2)])
-def test_other_rows_are_seen(tmp_path, width, more):
-    """Two rows more or less; with AVX2, where the tile is at its limit, two more would spill too."""
-    source = (ROOT / "csrc" / "transformer" / "linear.cpp").read_text()
-    tiles, *_ = source.split("// ---- an instance for each instruction set ----")
-    rows = {4: "4;\n#endif", 8: "6\n", 16: "8\n"}[width]
-    assert tiles.count(f" {rows}") == 1
-    tiles = tiles.replace(f" {rows}", f" {int(rows[0]) + more}{rows[1:]}")
-    (tmp_path / "tile.cpp").write_text(tiles + INSTANCE.format(target=WIDTHS[width], width=width))
-    subprocess.run(["g++", *OPTIONS, "-c", tmp_path / "tile.cpp", "-o", tmp_path / "tile.o"], check=True)
-    found = list(spills(disassembled("objdump", tmp_path / "tile.o"), "x86_64"))
-    assert [(products, bool(moved)) for _, _, products, moved in found] == [
-        (2 * (int(rows[0]) + more), (width, more) == (8, 2))
-    ]
-    as_written = {f"work_{width}": LINEAR["work"][width][:1]}
+def test_other_rows_are_seen(tmp_path, tile, width, more):
+    """Two rows more or less; with AVX2, where the tiles are at their limit, two more would spill too."""
+    as_written = TILES[tile][width][:1]
+    rows = max(as_written[0]) // 2 + more
+    found = compiled_alone(tmp_path, tile, width, rows)
+    assert max(products for _, _, products, _ in found) == 2 * rows
+    assert any(moved for _, _, _, moved in found) == ((width, more) == (8, 2))
     if not more:
-        return require(found, as_written)
+        return require(found, {f"{tile}_{width}": as_written})
     with pytest.raises(AssertionError):
-        require(found, as_written)
+        require(found, {f"{tile}_{width}": as_written})
 
 
 def disassembly(*lines, frame=False):
