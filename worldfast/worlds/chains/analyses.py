@@ -75,9 +75,9 @@ def others(data: Dataset) -> Chains:
     return drawn(data.chains, data.states, data.law, data.concentration, "equal", ("others", data.draw))
 
 
-def shares(ensemble, rows: Rows, n: int) -> np.ndarray:
+def shares(ensemble, rows: Rows, n: int, **gain) -> np.ndarray:
     """Return what a model says of the next state at the scored positions of n rows: float64 [n, c, k]."""
-    logits = ensemble.outputs(rows, 0).to(torch.float64)
+    logits = ensemble.outputs(rows, 0, **gain).to(torch.float64)
     return torch.softmax(logits, 1).numpy(force=True).reshape(n, -1, logits.shape[1])
 
 
@@ -288,6 +288,23 @@ def induction(tokens: np.ndarray, attended: np.ndarray) -> dict[str, np.ndarray]
     return {"previous": before, "induction": found, "chance": np.full(len(attended), even)}
 
 
+def scores_of_heads(ensemble, rows: Rows, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Return `induction` of all heads of a transformer, means over rows of tokens [n, T]: [layers, heads] each."""
+    found = [
+        [induction(row, weights.numpy(force=True)) for row, weights in zip(tokens, of_rows)]
+        for of_rows in attention_weights(ensemble, rows)
+    ]
+    return {name: np.array([np.mean([one[name] for one in block], axis=0) for block in found]) for name in found[0][0]}
+
+
+def of_heads(about: dict, scores: Mapping[str, np.ndarray]) -> list[dict]:
+    """Return a line for each head, counted from 1, with its scores."""
+    return [
+        about | {"block": block + 1, "head": head + 1} | {name: float(of[block, head]) for name, of in scores.items()}
+        for block, head in np.ndindex(next(iter(scores.values())).shape)
+    ]
+
+
 def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
     """Scores of heads over training, on rows of fresh chains, as of `induction`.
 
@@ -301,12 +318,8 @@ def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
     tokens = stream.drawn(0, walks).tokens
     rows = stream.packed(tokens, np.arange(1, walks + 1) * data.length - 1)
     for step, ensemble in models(one):
-        for block, of_rows in enumerate(attention_weights(ensemble, rows), 1):
-            scores = [induction(row, weights.numpy(force=True)) for row, weights in zip(tokens, of_rows)]
-            means = {name: np.mean([score[name] for score in scores], axis=0) for name in scores[0]}
-            heads = {"block": block, "head": np.arange(1, len(means["previous"]) + 1)}
-            table.append(pd.DataFrame(where(one, step) | heads | means))
-    return pd.concat(table, ignore_index=True)
+        table += of_heads(where(one, step), scores_of_heads(ensemble, rows, tokens))
+    return pd.DataFrame(table)
 
 
 # ---- of a study ----

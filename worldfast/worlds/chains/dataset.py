@@ -14,7 +14,7 @@ from worldfast.dataset import Readout, Score
 from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import Shape
 from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of, nested
-from worldfast.worlds.chains.sampler import LONGEST, MOST_STATES, Drawn, Sampler
+from worldfast.worlds.chains.sampler import LIMITS, Drawn, Sampler
 
 __all__ = ["SETS", "Dataset", "Walks"]
 
@@ -90,7 +90,8 @@ class Dataset(dataset.Dataset):
         if self.transitions:
             for name, size in zip(("chains", "states"), self.set_of("trained").transitions.shape):
                 self._set(name, size)
-        limits = {"chains": (1, 2**31 - 1), "states": (2, MOST_STATES), "length": (2, LONGEST), "rows": (1, 2**62)}
+        limits = {name: (2, LIMITS[name]) for name in ("states", "length")}
+        limits |= {"chains": (1, 2**31 - 1), "rows": (1, 2**62)}
         for name, (least, most) in (limits | {"concentration": (1, 2**10), "draw": (0, 2**63 - 1)}).items():
             self._set(name, whole(name, getattr(self, name), least, most))
         if self.law == "blocks" and self.states % BLOCK:

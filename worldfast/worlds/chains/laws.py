@@ -14,19 +14,7 @@ import numpy as np
 
 from worldfast._native import core
 
-__all__ = [
-    "BLOCK",
-    "LAWS",
-    "PRIORS",
-    "WHOLE",
-    "WITHIN",
-    "Chains",
-    "cumulative",
-    "drawn",
-    "given",
-    "key_of",
-    "stationary",
-]
+__all__ = ["BLOCK", "LAWS", "PRIORS", "WHOLE", "WITHIN", "Chains", "drawn", "given", "key_of", "nested", "stationary"]
 
 LAWS = ("dirichlet", "blocks")
 PRIORS = ("random", "equal")
@@ -55,11 +43,10 @@ class Chains(NamedTuple):
     def thresholds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the native sampler reads: int64 [N, k + 1, k] and int64 [N], cumulative shares of 2^53."""
         steps = np.concatenate([self.transitions, self.stationary[:, None]], axis=1)
-        return cumulative(steps), cumulative(self.prior)
+        return _cumulative(steps), _cumulative(self.prior)
 
 
-def cumulative(shares: np.ndarray) -> np.ndarray:
-    """Return thresholds of shares [..., k] for the native sampler: their cumulative sums in 2^53rds, int64 [..., k]."""
+def _cumulative(shares: np.ndarray) -> np.ndarray:
     found = np.rint(np.minimum(np.cumsum(shares, axis=-1), 1) * WHOLE).astype(np.int64)
     possible = shares > 0  # from the last such state on the threshold is the whole, so that no other is reached
     after = np.cumsum(possible[..., ::-1], axis=-1)[..., ::-1] - possible

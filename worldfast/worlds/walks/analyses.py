@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis import cka_over_training, film_table, held_out, pca_over_training, probe_over_training
-from worldfast.models import TransformerSpec
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
 from worldfast.training import load
-from worldfast.worlds.chains.analyses import contexts_of, models, where
+from worldfast.worlds.chains.analyses import contexts_of, models, transformers, where
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import NULLS, class_means, components, measures, mixed, null_states, placed, recall
 from worldfast.worlds.walks.heads import ablation, heads
@@ -229,10 +228,6 @@ def mapped(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
 
 def mapped_and_shown(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return mapped(study, [run for (run,) in shown(study, finished)])
-
-
-def transformers(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    return [(run,) for run in finished if isinstance(run.model, TransformerSpec)]
 
 
 def layers_of(study) -> dict:

@@ -115,13 +115,15 @@ def placed(X: np.ndarray, places: np.ndarray) -> np.ndarray:
 
     Of nodes without a state NaN.
     """
+    from scipy.linalg import orthogonal_procrustes
+
     seen, found = np.isfinite(X).all(axis=1), np.full(places.shape, np.nan)
     if seen.sum() < LEAST:
         return found
     two, y = components(X[seen]), places[seen] - places[seen].mean(axis=0)
-    left, sizes, right = np.linalg.svd(two.T @ y)
-    scale = sizes.sum() / max(np.square(two).sum(), np.finfo(float).tiny)
-    found[seen] = two @ left @ right * scale + places[seen].mean(axis=0)
+    turn, sizes = orthogonal_procrustes(two, y)
+    scale = sizes / max(np.square(two).sum(), np.finfo(float).tiny)
+    found[seen] = two @ turn * scale + places[seen].mean(axis=0)
     return found
 
 
