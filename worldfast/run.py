@@ -123,6 +123,16 @@ class OpenCheckpoint(Named):
     ------
     FileNotFoundError
         The file is to be read and does not exist.
+
+    Examples
+    --------
+    >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32)
+    >>> data = cities.Dataset("distance", rows=64)
+    >>> run = wf.Run(data, model=spec, batch=32, checkpoints=1, capture=wf.Capture(layers=()))
+    >>> [folder] = wf.train(run, "runs", device="cpu", progress=False)
+    >>> opened = wf.OpenCheckpoint(wf.export_huggingface(folder, "open/distance"))
+    >>> wf.Run(cities.Dataset("angle", rows=64), start=opened, model=spec, capture=run.capture).name
+    'ft-angle-s42'
     """
 
     folder: str

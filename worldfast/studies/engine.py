@@ -91,14 +91,13 @@ def run_study(
     Examples
     --------
     >>> import worldfast as wf
-    >>> from worldfast.studies.engine import run_study
     >>> from worldfast.worlds import cities
     >>> data = cities.Dataset(("distance",), rows=64, world=wf.WorldSpec(largest=100))
     >>> model = wf.TransformerSpec(hidden=16, layers=2, heads=2)
     >>> fixed = dict(batch=32, model=model, checkpoints=1, capture=wf.Capture(layers=(1, 2)))
     >>> runs = [wf.Run(data, seed=seed, name=f"distance-s{seed}", **fixed) for seed in (0, 1)]
     >>> study = cities.Study("seeds", runs, layer=1, test_rows=10)
-    >>> result = run_study(study, "out", device="cpu", progress=False)
+    >>> result = wf.run_study(study, "out", device="cpu", progress=False)
     >>> result.tables["runs"].status.tolist()
     ['finished', 'finished']
     >>> result.cka.shape
