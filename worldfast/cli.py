@@ -18,6 +18,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from worldfast.classes import load_defined
 from worldfast.dataset import Dataset
+from worldfast.display import count
 from worldfast.errors import one_of, shown, unknown_name, whole
 from worldfast.log import logged_to
 from worldfast.options import (
@@ -251,13 +252,13 @@ def verify(folder: Path, /, quiet: Flag = False) -> int:
     """
     from worldfast.verify import verify as checks
 
-    count = wrong = 0
+    files = wrong = 0
     for one in checks(folder):
-        count, wrong = count + (one.state != "other"), wrong + (not one.fine)
+        files, wrong = files + (one.state != "other"), wrong + (not one.fine)
         if one.why or not (one.fine and quiet):
             print(shown(f"{one.state:10} {one.path}" + (f": {one.why}" if one.why else "")))
     if not quiet or wrong:
-        print(f"{count} files, " + (f"{wrong} of them not whole" if wrong else "all whole"))
+        print(f"{count(files, 'file')}, " + (f"{wrong} of them not whole" if wrong else "all whole"))
     return int(wrong > 0)
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from worldfast import checkpoint, files
-from worldfast.display import first_of
+from worldfast.display import count, first_of
 from worldfast.errors import DamagedError, MismatchError, VersionError, whole
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
@@ -143,7 +143,8 @@ def ending_of(folder: Path, run: Run) -> dict[str, Any] | None:
     """Return the last record of a run, as `done` does, after comparing its step with those of the run."""
     ending = done(folder, run.id)
     if ending and ending["status"] == "finished" and ending["step"] != run.steps:
-        raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {run.steps} steps")
+        steps = count(run.steps, "step")
+        raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {steps}")
     return ending
 
 
@@ -455,9 +456,10 @@ def prefix(path: Path, record: Mapping[str, int], when: str) -> bytearray:
     try:
         content = files.read_whole(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing, but had {record['bytes']} bytes {when}: {advice}") from None
+        had = count(record["bytes"], "byte")
+        raise FileNotFoundError(f"{path} is missing, but had {had} {when}: {advice}") from None
     if len(content) < record["bytes"]:
-        raise DamagedError(f"{path} has {len(content)} bytes, but had {record['bytes']} {when}: {advice}")
+        raise DamagedError(f"{path} has {count(len(content), 'byte')}, but had {record['bytes']:,} {when}: {advice}")
     del content[record["bytes"] :]
     if files.checksum(content) != record["crc32"]:
         raise DamagedError(f"{path} is damaged: its checksum is not the one {when}: {advice}")

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from worldfast import __version__, files
+from worldfast.display import count
 from worldfast.errors import file_name, one_of, typed, whole
 from worldfast.folder import outcome, require_same
 from worldfast.log import tell
@@ -192,12 +193,13 @@ def _read(study: Study, finished: list[Run], out: Path, say: Callable[[str], Non
     """Return the tables of a study by kind, computing those that are missing; films are computed but not returned."""
     wanted = tables_of(study, finished)
     missing = [table for table in wanted if not made(table, out)]
-    say(f"reading {len(finished)} runs: {len(missing)} of {len(wanted)} tables to make")
+    say(f"reading {count(len(finished), 'run')}: {len(missing)} of {count(len(wanted), 'table')} to make")
     if pooled:
         jobs = [Job(table.name, make, (table, out.absolute()), made, cpus=1) for table in missing]
         if failed := pooled(jobs).failed:
             name, error = next(iter(failed.items()))
-            raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")
+            tables = count(len(failed), "table")
+            raise RuntimeError(f"{tables} could not be made, {name} first: {error} (see {out / 'failed'})")
     read: dict[str, list] = {}
     for i, table in enumerate(wanted):
         if i % 50 == 49:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast import frames as pd
-from worldfast.display import html_facts
+from worldfast.display import count, html_facts
 from worldfast.run import Run
 from worldfast.studies.scene import Scene
 
@@ -258,7 +258,7 @@ class StudyResult:
 
     def _repr_html_(self) -> str:
         facts = {"runs": ", ".join(run.name for run in self.runs), "findings": " ".join(self.findings)}
-        facts["tables"] = ", ".join(f"{name} ({len(table):,} rows)" for name, table in self.tables.items())
+        facts["tables"] = ", ".join(f"{name} ({count(len(table), 'row')})" for name, table in self.tables.items())
         return html_facts(f"Results of the study {self.name}", facts | {"made again by": self.command})
 
 
