@@ -52,7 +52,7 @@ DONE = {"run": str, "status": str, "step": int, "seconds": (int, float), "metric
 
 
 class RunOutcome(NamedTuple):
-    """The state of a run's training.
+    """The state of a run's training, in the words that tables, pages and `worldfast study status` use too.
 
     Attributes
     ----------
@@ -82,6 +82,16 @@ class RunOutcome(NamedTuple):
         """True if nothing is left to train: the run has ended, or can never begin."""
         return self.ended or self.status == "barred"
 
+    @property
+    def following(self) -> RunOutcome:
+        """State of a run that starts from this one and has not ended."""
+        return RunOutcome("open" if self.finished else "barred" if self.settled else "waiting")
+
+    @staticmethod
+    def of(ending: Mapping[str, Any]) -> RunOutcome:
+        """State of a run that has ended, by its last record."""
+        return RunOutcome(ending["status"], ending["step"], ending["seconds"])
+
 
 def outcome(run: Run, out: Path) -> RunOutcome:
     """State of a run's training, and with it which runs wait for which others.
@@ -93,16 +103,12 @@ def outcome(run: Run, out: Path) -> RunOutcome:
         Folder that holds the folders of runs. The start of `run` may stand there under any name.
     """
     if ending := done(out / run.folder_name, run.id):
-        return _outcome(ending)
+        return RunOutcome.of(ending)
     if not isinstance(run.start, Run):
         return RunOutcome("open")
     folder = ended_folder(run.start, out)
-    base = _outcome(done(folder, run.start.id)) if folder else outcome(run.start, out)
-    return RunOutcome("open" if base.finished else "barred" if base.settled else "waiting")
-
-
-def _outcome(ending: Mapping[str, Any]) -> RunOutcome:
-    return RunOutcome(ending["status"], ending["step"], ending["seconds"])
+    base = RunOutcome.of(done(folder, run.start.id)) if folder else outcome(run.start, out)
+    return base.following
 
 
 def done(folder: Path, run: str | None = None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ import torch
 from worldfast.display import count, size_text
 from worldfast.errors import file_name, one_of, shown, whole
 from worldfast.files import regular
-from worldfast.folder import done
+from worldfast.folder import RunOutcome, done
 from worldfast.locks import locked
 from worldfast.run import Run
 from worldfast.studies.audit import read_study
@@ -316,7 +316,8 @@ class Standing:
     name : str
         Name of the run.
     state : str
-        "done", "running", "stopped" (has a checkpoint, but is not being trained), "waiting", "diverged" or "failed".
+        Status of its `worldfast.folder.RunOutcome`; of one that is open, "running", "failed" or "stopped" (has begun,
+        but is not being trained) where that is known.
     step, steps : int
         Steps done, and all steps.
     rows, all_rows : int
@@ -360,23 +361,25 @@ def status(folder: Path) -> list[Standing]:
         raise FileNotFoundError(f"{folder} is not a study's folder: it has no study.json")
     out = folder.parents[1]
     failed = _failed(out / "runs" / "failed") | _failed(out / "failed")
+    runs = {file_name(f"{spec}: folder of a run", run["folder"]): run for run in read_study(folder)["runs"]}
+    starts = {name: run["start"] and file_name(f"{spec}: start of a run", run["start"]) for name, run in runs.items()}
+    endings = {name: done(out / "runs" / name, name.rpartition("-")[2]) for name in runs}
     found = []
-    for run in read_study(folder)["runs"]:
-        file_name(f"{spec}: folder of a run", run["folder"])
-        at = out / "runs" / run["folder"]
-        state, why, step, rows = "waiting", "", 0, 0
+    for name, run in runs.items():
+        at = out / "runs" / name
+        now, why, step, rows = _outcome(name, starts, endings), "", 0, 0
+        state = now.status
         last = _last_line(at / "metrics.jsonl")
         if last:
             step, rows = last["step"], last["rows"]
-        if ending := done(at, run["folder"].rpartition("-")[2]):
-            state = "done" if ending["status"] == "finished" else ending["status"]
-            step = ending["step"]
-            rows = run["rows"] if state == "done" else rows
-            why = f"its loss or gradient was not finite at step {step + 1:,}" if state == "diverged" else ""
+        if now.ended:
+            step = now.step
+            rows = run["rows"] if now.finished else rows
+            why = "" if now.finished else f"its loss or gradient was not finite at step {step + 1:,}"
         elif at.exists() and locked(at):
             state = "running"
-        elif run["folder"] in failed:
-            state, why = "failed", failed[run["folder"]]
+        elif name in failed:
+            state, why = "failed", failed[name]
         elif last:
             state = "stopped"
         found.append(
@@ -384,6 +387,18 @@ def status(folder: Path) -> list[Standing]:
                 file_name(f"{spec}: name of a run", run["name"]), state, step, run["steps"], rows, run["rows"], why
             )
         )
+    return found
+
+
+def _outcome(name: str, starts: Mapping[str, str], endings: Mapping[str, Mapping | None]) -> RunOutcome:
+    """Return the outcome of the run in a folder, by the folders that runs start from and the last records of all."""
+    chain = []  # of runs that have not ended, each started from the next
+    while not (ending := endings.get(name)) and starts.get(name) and name not in chain:
+        chain.append(name)
+        name = starts[name]
+    found = RunOutcome.of(ending) if ending else RunOutcome("open")
+    for _ in chain:
+        found = found.following
     return found
 
 
@@ -430,5 +445,5 @@ def print_status(folder: Path) -> None:
     for one in now:
         if one.state == "running":
             print(f"  {one.name}  step {one.step:,} of {one.steps:,}")
-        elif one.state not in ("done", "waiting"):
+        elif one.state not in ("finished", "open", "waiting"):
             print(f"  {one.name}  {one.state} at step {one.step:,} of {one.steps:,}{': ' + one.why if one.why else ''}")
