@@ -13,8 +13,11 @@ from tyro.conf import arg
 from worldfast import worlds
 from worldfast.classes import load_file
 from worldfast.log import logged_to
-from worldfast.options import AnyNumber, AnyText, AnyWhole, Files
+from worldfast.options import AnyNumber, AnyText, AnyWhole, Files, Text, Whole
 from worldfast.studies import Study, load_study, print_plan, print_status, run_study
+
+Name = Annotated[str, arg(metavar="STUDY")]
+Engine = Annotated[Literal["local", "ray"], arg(metavar="TEXT")]
 
 
 def list_presets() -> None:
@@ -27,10 +30,10 @@ def list_presets() -> None:
 
 
 def plan(
-    name: str,
+    name: Name,
     /,
-    device: str = "cpu",
-    gpus: Annotated[int, arg(metavar="N")] = 1,
+    device: Text = "cpu",
+    gpus: Whole = 1,
     measure: bool = True,
     threads: AnyWhole = None,
     memory: AnyText = None,
@@ -53,12 +56,12 @@ def plan(
 
 
 def run(
-    name: str,
+    name: Name,
     /,
     out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
-    device: str = "auto",
+    engine: Engine = "local",
+    address: Text = "auto",
+    device: Text = "auto",
     threads: AnyWhole = None,
     memory: AnyText = None,
     scale: AnyNumber = None,
@@ -83,7 +86,7 @@ def run(
     run_and_publish(_study(name, scale), out, _command(name, scale, load), **how)
 
 
-def status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
+def status(name: Name, /, out: Path = Path("."), load: Files = ()) -> None:
     """Say where each run of a study stands, also while it runs.
 
     Args:
@@ -95,11 +98,11 @@ def status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
 
 
 def report(
-    name: str,
+    name: Name,
     /,
     out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
+    engine: Engine = "local",
+    address: Text = "auto",
     threads: AnyWhole = None,
     scale: AnyNumber = None,
     load: Files = (),
