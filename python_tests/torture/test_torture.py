@@ -2,7 +2,9 @@
 The fast part of the row "cluster" is training/test_cluster.py.
 """
 
+import errno
 import json
+import locale
 import math
 import os
 import shutil
@@ -116,10 +118,51 @@ def test_what_verify_blames(tmp_path, studies, monkeypatch):
     assert damage.blame(studies[0][0], tmp_path / "out", 0) == ("nothing", "blamed [], expected ['done']")
 
 
+@pytest.fixture(scope="module")
+def troubles(tmp_path_factory, there):
+    """Troubles of a study, with a tally that each test replaces."""
+    place = tmp_path_factory.mktemp("troubles")
+    return trouble.Troubles(Tally(0, 0, place), there, str(towns(place / "towns.csv")), ("train",))
+
+
 @needs_compiler
-def test_trouble(tmp_path, there):
-    tally = tried(trouble, 6, tmp_path, parts=("train",), names=(), there=there)
-    assert not tally.failed, tally.examples
+def test_trouble(troubles):
+    tally = troubles.tally = Tally(6, 300, troubles.tally.place)
+    trouble.go_through(troubles)
+    assert tally.tried >= 6 and not tally.failed, tally.examples
+
+
+@needs_compiler
+def test_trouble_that_does_not_come_does_not_count(troubles):
+    tally = troubles.tally = Tally(6, 300, troubles.tally.place)
+    quiet, (of, calls) = troubles.quiet, *troubles.calls.items()
+    troubles.failing(of, "mkdir", calls["mkdir"] + 1, errno.ENOSPC, 1)
+    assert tally.tried == 0 and troubles.quiet == quiet + 1
+    troubles.failing(of, "mkdir", calls["mkdir"], errno.ENOSPC, 1)
+    assert tally.held == {"mkdir fails: ENOSPC": 1} and troubles.quiet == quiet + 1
+    troubles.one("a limit far away", (errno.EFBIG,), "torture.trouble:with_limit", "size", 1 << 30)
+    assert tally.tried == 1 and troubles.quiet == quiet + 2
+
+
+@needs_compiler
+def test_trouble_notices_an_error_that_names_no_file(troubles, monkeypatch):
+    """Even where no fault came."""
+    monkeypatch.setattr(trouble, "as_expected", lambda *_: "it names no file")
+    tally = troubles.tally = Tally(6, 300, troubles.tally.place)
+    troubles.failing(*troubles.calls, "mkdir", 1 << 30, errno.ENOSPC, 1)
+    assert tally.failed == {"mkdir fails: ENOSPC": 1}
+
+
+def test_locales_are_there(tmp_path, monkeypatch):
+    """A process in a locale that is not installed would have that of C, unnoticed."""
+    tally = Tally(6, 300, tmp_path)
+    if trouble.make_locale(tally, "Turkish"):
+        monkeypatch.setenv("LOCPATH", str(tmp_path))
+        before = locale.setlocale(locale.LC_ALL)
+        assert locale.setlocale(locale.LC_ALL, "tr_TR.UTF-8") and not tally.notes
+        locale.setlocale(locale.LC_ALL, before)
+    monkeypatch.setenv("PATH", "")
+    assert not trouble.make_locale(Tally(6, 300, tmp_path / "none"), "Latin-1")
 
 
 FEW = (
