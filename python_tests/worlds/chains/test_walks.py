@@ -11,6 +11,7 @@ from walks_by_hand import walk
 
 import worldfast as wf
 from worldfast._native import core
+from worldfast.training import plan
 from worldfast.worlds import chains
 from worldfast.worlds.chains import laws
 from worldfast.worlds.check import check_world
@@ -179,6 +180,16 @@ def test_memory_that_chains_take_is_below_what_is_planned(n, states, law, number
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 0.2 < most / (n * states * numbers * laws.SHARE_BYTES) < 1
+
+
+def test_the_table_of_a_stream_is_part_of_the_plan_of_memory():
+    few, many = (wf.Run(replace(DATA, chains=n)) for n in (7, 5000))
+    table, prior = many.data.stream(0)._given[1:3]
+    assert many.data.stream_bytes == table.nbytes + prior.nbytes == 5000 * 31 * 8
+    needs = [plan([run], 2**40, "cpu", 1).need for run in (few, many)]
+    assert needs[1].member - needs[0].member == many.data.stream_bytes - few.data.stream_bytes
+    with pytest.raises(MemoryError, match="1.2 MiB are what its rows are drawn from"):
+        plan([many], 2**20, "cpu", 1)
 
 
 def test_truth_follows_the_names_of_a_row():

@@ -132,6 +132,10 @@ class Dataset(dataset.Dataset):
     def longest(self) -> int:
         return self.length
 
+    @property
+    def stream_bytes(self) -> int:
+        return 8 * self.chains * (self.states * (self.states + 1) + 1)  # thresholds
+
     def set_of(self, name: str) -> Chains:
         """Return a set of chains: "trained", those of its rows; "fresh", others of one law; or "blocks", of the other.
 
