@@ -130,7 +130,7 @@ def test_sentences_and_page(made):
     }
     assert of_graph | {"homes-grid3", "rule-grid3", "heads", "shares-grid3"} <= names
     assert {f"maps-{run.name}-own".replace(".", "-") for run in study.runs[:2]} <= names
-    assert "graph inside the model" in page
+    assert "graph inside the model" in page and "saying what came after the present name before" in page
 
 
 def test_presets():

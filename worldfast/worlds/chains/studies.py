@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESETS", "Study", "demo", "mini", "model", "paper"]
 
+WORDS = {"trained": "chains that were trained on", "fresh": "chains never seen", "blocks": "chains of the other law"}
 QUESTION = (
     "A model reads walks through one of N Markov chains. Does it look the chain up among those it was trained on, or "
     "does it infer the next state from its context, so that it holds for chains it has never seen?"
 )
+TERMS = {
+    "Uni-Ret": "chains looked up by how often states came: the posterior mean of their stationary shares",
+    "Bi-Ret": "chains looked up by their steps: the posterior mean of what follows the present state",
+    "Uni-Inf": "how often states come in the long run, by the steps that were counted in the context",
+    "Bi-Inf": "what came after the present state earlier, counted, and one more of each",
+    "nearest mixture": "the weighted mean of the four predictors that is nearest to what a model says",
+}
 NOTES = "Contexts are rows of chains that no model was trained on, coloured by the state that they end in."
 
 
@@ -61,7 +69,14 @@ class Study(studies.Study):
 
     def scene_of(self, run: Run) -> Scene:
         scene = super().scene_of(run)
-        return replace(scene, title="Contexts inside the model", grouping=("last state", "last states"), notes=NOTES)
+        return replace(
+            scene,
+            title="Contexts inside the model",
+            grouping=("last state", "last states"),
+            notes=NOTES,
+            terms=TERMS,
+            example=("the states of a walk", "the state that comes next"),
+        )
 
 
 # ---- in sentences ----
@@ -116,9 +131,9 @@ def _untold(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     table = whole_rows(table)
     table = table[table.alike & (table.of < table.to)]
     for (chains, a, b), part in table.groupby(["chains", "of", "to"]):
-        where = " and ".join(dict.fromkeys(part.set))
+        where = ", ".join(WORDS[of] for of in dict.fromkeys(part.set))
         yield (
-            f"Of {chains:,} chains {a} and {b} are {part.divergence.mean():.4f} nats apart on {where} ones: what a "
+            f"With {chains:,} chains {a} and {b} are {part.divergence.mean():.4f} nats apart ({where}): what a "
             "model says does not tell which of them it is, nor do the weights."
         )
 

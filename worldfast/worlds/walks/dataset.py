@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldfast import dataset
-from worldfast._native import core
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, whole
-from worldfast.models import TransformerSpec
 from worldfast.rows import Shape
 from worldfast.worlds.chains.laws import WHOLE, Chains, key_of, nested
 from worldfast.worlds.chains.sampler import LIMITS, Sampler
@@ -140,13 +138,7 @@ class Dataset(dataset.Dataset):
         return {"walks": walks, "neighbours": own, "neighbours of fixed names": fixed}
 
     def check(self, model) -> None:
-        """Raise ValueError if a model of this spec cannot read these rows."""
-        native = isinstance(model, TransformerSpec) and model.engine == "native"
-        if native and self.length > core.attention_row_limit:
-            raise ValueError(
-                f"length: the engine 'native' reads rows of at most {core.attention_row_limit} tokens, got "
-                f"{self.length}: take shorter rows, or the engine 'auto', which goes to PyTorch"
-            )
+        """Raise ValueError if a model of this spec cannot say every name."""
         if getattr(model, "outputs", None) not in (None, self.names):
             raise ValueError(f"model.outputs: expected {self.names}, the names, or None, got {model.outputs}")
 

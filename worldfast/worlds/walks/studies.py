@@ -28,6 +28,13 @@ QUESTION = (
     "A model reads walks on a graph whose nodes have names that mean nothing, or something else. Does the graph form "
     "in its states as it reads, and is there more of it than in sums of random vectors?"
 )
+TERMS = {
+    "class mean": "the mean state of a node over its visits in the last names of a context",
+    "spectral embedding": "the eigenvectors of the second and third eigenvalue of a graph’s Laplacian matrix",
+    "recall of bigrams": "saying what came after the present name before, by how often; no model",
+    "induction heads": "heads that attend to what came after the same name earlier",
+    "previous-name heads": "heads that attend to the name before",
+}
 NOTES = (
     "Places follow from two principal components of the mean states of nodes, after whole rows with names of their own."
 )
@@ -70,6 +77,7 @@ class Study(studies.Study):
             title="The context’s graph inside the model",
             grouping=("part", "parts"),
             notes=NOTES,
+            terms=TERMS,
             example=("the names of a walk", "the name of a neighbour"),
         )
 
