@@ -1,4 +1,4 @@
-"""Checks that every family of models must pass. worldfast.training.check runs them on a family, with others of training.
+"""Checks that every family of models must pass; worldfast.training.check runs them on one, with others of training.
 
 None of them depends on the family: an ensemble is built from its spec and used through the five operations of
 worldfast.models.ensemble.Ensemble and its parameter buffer.
