@@ -156,6 +156,11 @@ class Dataset(Named, ABC):
         return self.stream(0).longest
 
     @property
+    def stream_bytes(self) -> int:
+        """Bytes that a stream holds beside its rows, such as a table that it draws from; memory is planned for them."""
+        return 0
+
+    @property
     def entity_count(self) -> int | None:
         """Number of the world's entities, of which a readout may name a part; None: the n things of a readout are all
         of them, 0 to n - 1.

@@ -107,8 +107,9 @@ class Activations:
         The folder is not a run's, or a segment is missing; the message names it.
     OSError
         A segment cannot be read, for want of a handle, of permission ...
-    DamagedError, MismatchError, UnsafeError
-        A segment is damaged, is of another run, step or world, or points to another file; the message names it.
+    DamagedError, MismatchError, UnsafeError, VersionError
+        A segment is damaged, is of another run, step or world, points to another file, or was written by an earlier
+        version; the message names it.
     KeyError
         The run does not have the step or layer.
 
@@ -184,9 +185,13 @@ class Activations:
         Raises
         ------
         ValueError
-            The run has no activations.
+            The run has no activations, or what `readout` raises: its world has changed, where an index is of another
+            thing.
         """
-        return self._of_last(segment.INDEX)
+        things = self._of_last(segment.INDEX)
+        if not np.array_equal(things, self.readout.things):
+            raise MismatchError(f"{self.folder}: its segments are of other things than its spec selects")
+        return things
 
     @cached_property
     def entities(self) -> np.ndarray:
@@ -237,7 +242,7 @@ class Activations:
 
         Raises
         ------
-        KeyError, OSError, DamagedError, MismatchError, UnsafeError
+        KeyError, OSError, DamagedError, MismatchError, UnsafeError, VersionError
             As for [step, layer].
         """
         self._check(step, layer)

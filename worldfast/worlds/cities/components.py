@@ -22,7 +22,7 @@ from worldfast.classes import Named
 from worldfast.display import count
 from worldfast.errors import TaskError, number, whole
 from worldfast.worlds.cities.python_task import PythonTask
-from worldfast.worlds.cities.selection import unknown_texts
+from worldfast.worlds.cities.selection import named, unknown_texts
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
 from worldfast.worlds.cities.world import World
 
@@ -194,14 +194,14 @@ def _native_component(
     group = np.zeros(len(world), dtype=bool) if c.must_include is None else world.select(c.must_include) & pool
     if c.must_include is not None and not group.any():
         unknown = unknown_texts(c.must_include, world.columns)
-        raise ValueError(f"must_include: {c.must_include!r} selects no city that rows may use{unknown}")
+        raise ValueError(f"must_include: {named(c.must_include)} selects no city that rows may use{unknown}")
     if not pool.any():
         unknown = unknown_texts(c.among, world.columns)
-        raise ValueError(f"among: {c.among!r} selects none of {count(len(world), 'city', 'cities')}{unknown}")
+        raise ValueError(f"among: {named(c.among)} selects none of {count(len(world), 'city', 'cities')}{unknown}")
     if pool.sum() < task.max_cities:
         raise ValueError(
             f"the world is too small: task {task.name} needs {count(task.max_cities, 'city', 'cities')}, "
-            f"rows may use {pool.sum()}" + ("" if c.among is None else f", which among={c.among!r} selects")
+            f"rows may use {pool.sum()}" + ("" if c.among is None else f", which among={named(c.among)} selects")
         )
     # The key depends on the cities that rows may use, not on the rest of the world: the same cities give the same rows
     # with and without Atlantis.
