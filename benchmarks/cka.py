@@ -239,7 +239,7 @@ def linear_matrix(Xs, pytorch_cka):
 
 
 def all_matrices(arrays, device=None):
-    """What RBF and the debiased estimates cost beside the linear matrix; device: None: of NumPy arrays."""
+    """Time RBF and the debiased estimates beside the linear matrix; a device of None means NumPy arrays."""
     size = len(arrays), *arrays[0].shape
     exact = {kernel: reference(arrays[:CHECKED], kernel) for kernel in KERNELS}
     Xs = [torch.from_numpy(X).to(device) for X in arrays] if device else arrays

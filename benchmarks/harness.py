@@ -1,4 +1,4 @@
-"""What every benchmark does: verify, warm up, let the contestants take turns, print a table, append to
+"""The frame of every benchmark: verify, warm up, let the contestants take turns, print a table, append to
 results.csv.
 
 A time is worth nothing for a wrong answer, so each contestant's result is compared with a reference before it
@@ -87,7 +87,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Unit:
-    """How seconds are shown; "MB/s" goes down where seconds go up."""
+    """Format of seconds in the table; a rate such as "MB/s" goes down where seconds go up."""
 
     name: str
     of: Callable[[np.ndarray], np.ndarray]
@@ -201,7 +201,7 @@ def emulated(dtype: torch.dtype) -> bool:
 
 
 def copying(size: float, device: str = "cpu", threads: int | None = None) -> Contestant:
-    """What moving `size` bytes takes, read and written counted alike: a copy larger than any cache."""
+    """Return the contestant that moves `size` bytes, reads and writes counted alike, by a copy larger than any cache."""
     source, target = _large(device)
 
     def run():
@@ -214,7 +214,7 @@ def copying(size: float, device: str = "cpu", threads: int | None = None) -> Con
 
 
 def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu") -> Contestant:
-    """What `operations` additions and multiplications take in a product of square matrices.
+    """Return the contestant that spends `operations` additions and multiplications on a product of square matrices.
 
     On a CPU in float32 by the core or by torch, whichever is faster here; also for bfloat16 where its products are
     emulated, which is a hundred times as slow and limits nobody.
@@ -303,7 +303,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def device_seconds(run: Callable[[], object], calls: int = 1) -> float:
-    """What one of `calls` calls in a row takes by the CUDA device's own clock."""
+    """Time of one call, by the CUDA device's own clock, over `calls` calls in a row."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(calls):
