@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 import worldfast as wf
 from torture.core import RUNTIMES, sanitized
@@ -28,6 +29,7 @@ TARGET = 5_000_000  # rows compared
 THREADS = (1, 2, 7)
 WIDTHS = {4: "SSE2", 8: "AVX2", 16: "AVX-512"}
 ROWS = 2_000
+OF_A_GPU = "its rows are compared by python_tests/rows/test_cuda.py"
 ROOT = Path(__file__).parents[1]
 
 RUN = wf.Run(
@@ -138,6 +140,7 @@ def run(tally: Tally, make: bool = True) -> None:
     chance = random.Random(tally.seed)
     widths = [width for width in WIDTHS if core.limit_vector_width(width) == width]
     tally.notes.append(f"widths of vectors here: {', '.join(WIDTHS[width] for width in widths)}")
+    tally.notes.append(f"GPU: not run{'' if torch.cuda.is_available() else ', none is here'}: {OF_A_GPU}")
     core.limit_vector_width(max(widths))
     seeds, expected, number = [], [], 0
     while tally.going:

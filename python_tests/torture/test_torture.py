@@ -1,5 +1,5 @@
 """A few tries of each row of the table of promises; and rows notice when the code is broken. Many tries: `make torture`.
-The fast part of the row "cluster" is training/test_cluster.py.
+The fast part of the row "cluster" is training/test_cluster.py; here is what it says of exit statuses, without Ray.
 """
 
 import errno
@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
@@ -19,13 +20,28 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # the folder torture stands beside the package
 
-from torture import damage, everywhere, flat, forks, fuzz, hand_made, hostile, invariance, kills, simulations, trouble
+import worldfast as wf
+from torture import (
+    cluster,
+    damage,
+    everywhere,
+    flat,
+    forks,
+    fuzz,
+    hand_made,
+    hostile,
+    invariance,
+    kills,
+    simulations,
+    trouble,
+)
 from torture.__main__ import ROWS, table
 from torture.faults import Nursery
 from torture.tally import Tally
 from torture.work import towns
 from worldfast import checkpoint
 from worldfast._native import core
+from worldfast.studies import load_study
 
 needs_compiler = pytest.mark.skipif(not shutil.which("cc"), reason="faults are compiled by cc")
 
@@ -238,6 +254,30 @@ def test_flat_does_not_hold_what_it_could_not_judge(beats, tmp_path):
     pulse.lines = [(float(i), 1e8, 5, 4, 1.0) for i in range(beats)]
     pulse.judge(tally, "it", whole=True)
     assert tally.failed and not tally.held
+
+
+@pytest.mark.parametrize("status, held", [(3, True), (0, False), (1, False)])
+def test_the_status_of_the_command_on_a_cluster_is_judged(status, held, tmp_path, monkeypatch):
+    """The first run fails, as its checkpoints are damaged, and is removed; then all is done."""
+    out = tmp_path / "study-0" / "runs"
+    monkeypatch.setattr(cluster, "two_nodes", lambda: nullcontext("here"))
+    statuses = [status, 0, 0]
+
+    def until_it_ends(killer, start, runs):
+        mine = load_study(tmp_path / "study.py").runs
+        if len(statuses) == 3:
+            with pytest.raises(ValueError, match="checkpoint.*to begin again"):
+                wf.train(mine, runs, progress=False)
+        else:
+            wf.train(mine, runs, progress=False)
+        return statuses.pop(0), 1
+
+    monkeypatch.setattr(cluster.Killer, "until_it_ends", until_it_ends)
+    tally = Tally(0, 300, tmp_path)
+    cluster.run(tally, count=2, rows=64)
+    kind = "exit status 0 where all is done, 3 where runs failed"
+    assert tally.held[kind] == (2 if held else 1) and tally.failed == ({} if held else {kind: 1}), tally.examples
+    assert len(list(out.glob("*/done"))) == 3 and not statuses
 
 
 def called(known, times, place):
