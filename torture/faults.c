@@ -1,6 +1,6 @@
 /* Calls of the system that fail, or in which the process dies, on request: loaded before the C library (LD_PRELOAD).
 
-   Calls on paths below one folder are counted by kind; from the `first`-th on, `times` of them fail with an errno, or the
+   Calls on paths below one folder are counted, by kind; of one kind, from the `first`-th on, `times` of them fail with an errno, or the
    process kills itself before, halfway through or after the call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,37 +17,38 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, UNLINK, LOCK, NONE = -1 };
+enum { OPEN, WRITE, FSYNC, RENAME, MKDIR, UNLINK, LOCK, KINDS, NONE = -1 };
 enum { BEFORE = -1, HALFWAY = -2, AFTER = -3 };
 
 static int kind = NONE, how;
 static long first, times;
 static char below[PATH_MAX];
-static atomic_long seen;
+static atomic_long seen[KINDS];
 
 void fault_arm(int kind_, long first_, long times_, int how_, const char *below_) {
     kind = NONE;
     snprintf(below, sizeof below, "%s", below_);
-    atomic_store(&seen, 0);
+    for (int i = 0; i < KINDS; i++) atomic_store(&seen[i], 0);
     first = first_, times = times_, how = how_;
     kind = kind_;
 }
 
-long fault_seen(void) { return atomic_load(&seen); }
+/* How many calls of a kind there were since faults were armed. */
+long fault_seen(int kind_) { return atomic_load(&seen[kind_]); }
 
 static void die(void) { kill(getpid(), SIGKILL); }
 
 /* The errno to fail with, 0 to go on, or when to die. */
 static int fate(int call, const char *path) {
-    if (call != kind || !path || strncmp(path, below, strlen(below))) return 0;
-    long number = atomic_fetch_add(&seen, 1) + 1;
-    if (number < first || number >= first + times) return 0;
+    if (kind == NONE || !path || strncmp(path, below, strlen(below))) return 0;
+    long number = atomic_fetch_add(&seen[call], 1) + 1;
+    if (call != kind || number < first || number >= first + times) return 0;
     if (how == BEFORE) die();
     return how;
 }
 
 static int fate_of(int call, int handle) {
-    if (call != kind) return 0;
+    if (kind == NONE) return 0;
     char link[32], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", handle);
     ssize_t size = readlink(link, path, sizeof path - 1);

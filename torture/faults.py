@@ -19,7 +19,7 @@ from pathlib import Path
 
 from torture.forks import begin, status_of
 
-__all__ = ["CALLS", "DEATHS", "Child", "Nursery", "arm", "nursery_of"]
+__all__ = ["CALLS", "DEATHS", "Child", "Nursery", "arm", "nursery_of", "seen"]
 
 CALLS = ("open", "write", "fsync", "rename", "mkdir", "unlink", "flock")  # in the order of faults.c
 DEATHS = {"before": -1, "halfway": -2, "after": -3}
@@ -32,6 +32,11 @@ def arm(call: str, first: int, how: int, below: str | os.PathLike, times: int = 
     arm_ = ctypes.CDLL(None).fault_arm
     arm_.argtypes = (ctypes.c_int, ctypes.c_long, ctypes.c_long, ctypes.c_int, ctypes.c_char_p)
     arm_(CALLS.index(call), first, times, how, os.fsencode(below))
+
+
+def seen() -> dict[str, int]:
+    """Return how many calls of each kind there were on paths below the folder since faults were armed."""
+    return {call: ctypes.CDLL(None).fault_seen(number) for number, call in enumerate(CALLS)}
 
 
 class Nursery:
@@ -116,7 +121,7 @@ class Child:
             os.kill(self.pid, number)
 
     def wait(self) -> dict:
-        """Return its ending: `status`, negative for a signal, and `answer`, or `error`, `errno` and `text`."""
+        """Return its ending: `status`, negative for a signal, `seen`, and `answer`, or `error`, `errno` and `text`."""
         return json.loads(self.nursery.stdout.readline())
 
 
@@ -145,6 +150,7 @@ def _be_born(function: str, arguments: list, tell: int, pipe: int) -> int:
         told = {"answer": _call(function, *arguments)}
     except BaseException as error:
         told = _told(error)
+    told["seen"] = seen()
     arm(CALLS[0], FOREVER, 0, "/")
     os.write(pipe, json.dumps(told).encode())
     return int("error" in told)

@@ -1,4 +1,7 @@
-"""Trouble of disk and environment: the right error, named; nothing else touched; and the same call goes on to the same files."""
+"""Trouble of disk and environment: the right error, named; nothing else touched; and the same call goes on to the same files.
+
+A try counts only where the trouble came: the call that was to fail was made, a limit was reached, a part was removed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import os
 import random
 import resource
 import shutil
+import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from torture.faults import FOREVER, Nursery, nursery_of
+from torture.faults import CALLS, FOREVER, Nursery, nursery_of
 from torture.tally import Tally
 from torture.work import PARTS, differences, left, study, towns, work
 
@@ -26,13 +30,13 @@ FAILURES = {
     "mkdir": (errno.EACCES, errno.ENOSPC, errno.EROFS),
     "flock": (errno.ENOLCK, errno.EIO),
 }
-DEEP = 100  # calls of a kind until the first that fails, at most
 LOCALES = {
     "C": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
     "POSIX": {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
     "Latin-1": {"LC_ALL": "en_US.ISO-8859-1", "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
     "Turkish": {"LC_ALL": "tr_TR.UTF-8"},
 }
+MADE = ("Latin-1", "Turkish")  # by localedef: few machines have them
 
 
 # ---- what processes do ----
@@ -59,18 +63,21 @@ def with_jumps(seed: int, *how) -> None:
     work(*how)
 
 
-def while_vanishing(part: str, step: int, world: str, out: str) -> None:
-    """Train while somebody removes a part of a run's folder."""
+def while_vanishing(part: str, step: int, world: str, out: str) -> bool:
+    """Train while somebody removes a part of a run's folder; returns True if it was there."""
     import worldfast as wf
 
     runs = study(world).runs
     place = Path(out) / "runs" / runs[0].folder_name / part
+    removed = []
 
     def log(run, line):
         if run.id == runs[0].id and line["step"] == step:
+            removed.append(place.exists())
             shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
 
     wf.train(runs, Path(out) / "runs", device="cpu", progress=False, log=log)
+    return any(removed)
 
 
 # ---- judging ----
@@ -89,6 +96,11 @@ def as_expected(ended: dict, codes: Sequence[int], out: Path) -> str:
     if "OSError" not in kinds or (ended["errno"] or missing) not in codes:
         return f"{kinds[0]} ({ended['errno']}): {text} {ended['trace'][-700:]}"
     return "" if errno.ENOMEM in codes or str(out) in text else f"it names no file: {text} {ended['trace'][-700:]}"
+
+
+def ended_in_error(ended: dict) -> bool:
+    """Return True if a process ended so: of a limit, which is reached or not, nothing else is known."""
+    return bool(ended["status"])
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
@@ -119,28 +131,53 @@ class Troubles:
         self._do(self.trained, ("train",))
         self._do(whole := self._copy(self.trained), parts)
         self.expected = left(whole)
+        self.begun = (self.beside, self.trained) if len(parts) > 1 else (self.beside,)  # what stands before trouble
+        self.calls = {of: self._calls(of) for of in self.begun}
+        self.quiet = 0  # tries in which no trouble came
 
-    def _do(self, out: Path, *how) -> None:
+    def _do(self, out: Path, *how) -> dict:
         ended = self.nursery.call("torture.work:work", self.world, str(out), *how)
         if ended["status"]:
             raise RuntimeError(f"an untroubled study fails: {ended}")
+        return ended
+
+    def _calls(self, of: Path) -> dict[str, int]:
+        """Count the calls of each kind that the work makes, from a copy of this folder on."""
+        out = self._copy(of)
+        seen = self._do(out, self.parts, (CALLS[0], FOREVER, 0, str(out)))["seen"]
+        shutil.rmtree(out)
+        return seen
 
     def _copy(self, of: Path) -> Path:
         self.number += 1
         return Path(shutil.copytree(of, self.tally.place / str(self.number)))
 
     def one(
-        self, kind: str, codes: Sequence[int], function: str, *first, goes_on: bool = True, last: tuple = ()
+        self,
+        kind: str,
+        codes: Sequence[int],
+        function: str,
+        *first,
+        came: Callable[[dict], bool] = ended_in_error,
+        of: Path | None = None,
+        goes_on: bool = True,
+        last: tuple = (),
     ) -> None:
-        """Work in trouble, then without: compare the error, the other run, and the final files."""
-        done_before = goes_on and len(self.parts) > 1 and self.chance.random() < 0.5
-        out = self._copy(self.trained if done_before else self.beside)
+        """Work in trouble, then without: compare the error, the other run, and the final files.
+
+        Counts if the trouble `came`, by the ending of the process; what fails counts at any time.
+        """
+        out = self._copy(of or (self.chance.choice(self.begun) if goes_on else self.beside))
         before = [stamps(out / path) for path in self.others]
         how = (self.world, str(out)) + ((self.parts, *last) if goes_on else ())
         ended = self.nursery.call(function, *first, *how)
         said = as_expected(ended, codes, out)
         if not said and kind != "clock jumps" and [stamps(out / path) for path in self.others] != before:
             said = "another run was touched"
+        if not said and not came(ended):
+            self.quiet += 1
+            shutil.rmtree(out)
+            return
         if not said:
             again = self.nursery.call("torture.work:work", self.world, str(out), self.parts)
             if again["status"] and not goes_on and begun_again(again["text"], out):
@@ -152,12 +189,23 @@ class Troubles:
         shutil.rmtree(out)
 
     def fault(self) -> None:
-        call = self.chance.choice(list(FAILURES))
-        code, first = self.chance.choice(FAILURES[call]), round(DEEP ** self.chance.random())
-        times = self.chance.choice((1, FOREVER))
-        below = str(self.tally.place / str(self.number + 1))
-        fault = (call, first, code, below, times)
-        self.one(f"{call} fails: {errno.errorcode[code]}", (code,), "torture.work:work", last=(fault,))
+        of = self.chance.choice(self.begun)
+        call = self.chance.choice([one for one in FAILURES if self.calls[of][one]])
+        code, times = self.chance.choice(FAILURES[call]), self.chance.choice((1, FOREVER))
+        first = max(1, round(self.calls[of][call] ** self.chance.random()))
+        self.failing(of, call, first, code, times)
+
+    def failing(self, of: Path, call: str, first: int, code: int, times: int) -> None:
+        """Let calls of a kind fail, from the first to fail on."""
+        fault = (call, first, code, str(self.tally.place / str(self.number + 1)), times)
+        self.one(
+            f"{call} fails: {errno.errorcode[code]}",
+            (code,),
+            "torture.work:work",
+            came=lambda ended: ended.get("seen", {}).get(call, 0) >= first,
+            of=of,
+            last=(fault,),
+        )
 
     def descriptors(self) -> None:
         room = self.chance.randint(1, 8)
@@ -172,13 +220,21 @@ class Troubles:
         self.one("files of limited size", (errno.EFBIG,), "torture.trouble:with_limit", "size", room)
 
     def clock(self) -> None:
-        self.one("clock jumps", (), "torture.trouble:with_jumps", self.chance.randrange(1 << 30))
+        seed = self.chance.randrange(1 << 30)
+        self.one("clock jumps", (), "torture.trouble:with_jumps", seed, came=lambda ended: True)
 
     def vanished(self) -> None:
         part = self.chance.choice(("checkpoint", "activations", "metrics.jsonl", "spec.json", "lock"))
         step = self.chance.randint(1, study(self.world).runs[0].steps)
         function = "torture.trouble:while_vanishing"
-        self.one(f"vanished: {part}", (errno.ENOENT,), function, part, step, goes_on=False)
+        self.one(
+            f"vanished: {part}",
+            (errno.ENOENT,),
+            function,
+            *(part, step),
+            came=lambda ended: bool(ended["status"] or ended["answer"]),
+            goes_on=False,
+        )
 
     def path(self) -> None:
         out = self.tally.place / os.fsdecode(b"caf\xe9 \xff\xfe")
@@ -192,14 +248,27 @@ class Troubles:
         shutil.rmtree(out)
 
 
+def make_locale(tally: Tally, name: str) -> bool:
+    """Make a locale where processes look for it; returns False, with a note, if this machine cannot."""
+    language, _, charmap = LOCALES[name]["LC_ALL"].partition(".")
+    place = tally.place / LOCALES[name]["LC_ALL"]
+    if shutil.which("localedef"):  # it warns by its status
+        subprocess.run(["localedef", "-c", "-i", language, "-f", charmap, place], capture_output=True)
+    if not place.exists():
+        tally.notes.append(f"locale: {name}: not tried, as localedef does not make it here")
+    return place.exists()
+
+
 def locales(tally: Tally, world: str, parts: Sequence[str], names: Sequence[str]) -> None:
     """Do all in processes of other locales, and compare the files with each other."""
+    names = [name for name in names if name not in MADE or make_locale(tally, name)]
     first: dict[str, str] = {}
     for name in ("as it is", *names):
         out = tally.place / f"locale {name}"
         folder = tally.place / f"nursery-{name.replace(' ', '-')}"  # LD_PRELOAD is parted by spaces
         folder.mkdir()
-        with Nursery(folder, ("torture.work:work", world, str(out), parts), LOCALES.get(name, {})):
+        variables = LOCALES.get(name, {}) | ({"LOCPATH": str(tally.place)} if name in MADE else {})
+        with Nursery(folder, ("torture.work:work", world, str(out), parts), variables):
             pass
         found = left(out) if out.exists() else {}
         first = first or found
@@ -214,18 +283,16 @@ def run(
     """Try every kind of trouble in turn."""
     world = str(towns(tally.place / "towns.csv"))
     with nursery_of(there, tally.place, ("torture.work:work", world, str(tally.place / "warm"), parts)) as nursery:
-        troubles = Troubles(tally, nursery, world, parts)
-        others = (
-            troubles.descriptors,
-            troubles.memory,
-            troubles.size,
-            troubles.clock,
-            troubles.vanished,
-            troubles.path,
-        )
-        number = 0
-        while tally.going:
-            (others[number // 2 % len(others)] if number % 2 else troubles.fault)()
-            number += 1
+        go_through(Troubles(tally, nursery, world, parts))
     if names:
         locales(tally, world, PARTS, names)
+
+
+def go_through(troubles: Troubles) -> None:
+    """Try every kind of trouble but locales: every second one is a call of the system that fails."""
+    others = (troubles.descriptors, troubles.memory, troubles.size, troubles.clock, troubles.vanished, troubles.path)
+    number = 0
+    while troubles.tally.going:
+        (others[number // 2 % len(others)] if number % 2 else troubles.fault)()
+        number += 1
+    troubles.tally.notes.append(f"{troubles.quiet} tries in which no trouble came are not counted")

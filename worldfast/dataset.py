@@ -15,6 +15,7 @@ import numpy as np
 from worldfast import files
 from worldfast.arrays import refuse
 from worldfast.classes import Named, known_fields
+from worldfast.display import count
 from worldfast.errors import MismatchError, one_of, typed, whole
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
@@ -265,7 +266,7 @@ def require_readout(readout: Any, data: Dataset) -> None:
     require_rows(readout.rows, data.shape)
     K = len(readout.rows.scored)
     if K == 0 or K % n:
-        raise ValueError(f"rows: expected as many scored positions for each of {n} things, got {K}")
+        raise ValueError(f"rows: expected as many scored positions for each of {count(n, 'thing')}, got {K}")
     if readout.entities is not None:
         ids = np.asarray(readout.entities)
         if ids.shape != (n,) or ids.dtype.kind != "U" or len(np.unique(ids)) < n:

@@ -12,9 +12,14 @@ from tyro.conf import arg
 
 from worldfast import worlds
 from worldfast.classes import load_file
+from worldfast.folder import outcome
 from worldfast.log import logged_to
-from worldfast.options import AnyNumber, AnyText, AnyWhole, Files
+from worldfast.options import AnyNumber, AnyText, AnyWhole, Files, Text, Whole
 from worldfast.studies import Study, load_study, print_plan, print_status, run_study
+
+Name = Annotated[str, arg(metavar="STUDY")]
+Engine = Annotated[Literal["local", "ray"], arg(metavar="TEXT")]
+UNDONE = 3  # exit status where runs of a study have not ended
 
 
 def list_presets() -> None:
@@ -27,10 +32,10 @@ def list_presets() -> None:
 
 
 def plan(
-    name: str,
+    name: Name,
     /,
-    device: str = "cpu",
-    gpus: Annotated[int, arg(metavar="N")] = 1,
+    device: Text = "cpu",
+    gpus: Whole = 1,
     measure: bool = True,
     threads: AnyWhole = None,
     memory: AnyText = None,
@@ -53,20 +58,21 @@ def plan(
 
 
 def run(
-    name: str,
+    name: Name,
     /,
     out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
-    device: str = "auto",
+    engine: Engine = "local",
+    address: Text = "auto",
+    device: Text = "auto",
     threads: AnyWhole = None,
     memory: AnyText = None,
     scale: AnyNumber = None,
     load: Files = (),
-) -> None:
+) -> int:
     """Train the models of a study, analyse them, and write its page.
 
-    What is done is not done again: run it again to go on where it stopped.
+    What is done is not done again: run it again to go on where it stopped. With Ray, models that fail do not keep the
+    others from being trained and analysed; the exit status is then 3.
 
     Args:
         name: A preset of `worldfast study list`, or a Python file that defines `study`.
@@ -80,10 +86,26 @@ def run(
     """
     load_files(load)
     how = {"engine": engine, "address": address, "device": device, "threads": threads, "memory": memory}
-    run_and_publish(_study(name, scale), out, _command(name, scale, load), **how)
+    return run_and_publish(_study(name, scale), out, _command(name, scale, load), **how)
 
 
-def status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
+def _left_undone(spec: Study, out: Path) -> int:
+    """Return UNDONE, and say so on standard error, if runs of a study have not ended; 0 if all have, or start from one
+    that has diverged, which is a finding.
+    """
+    names = [run.name for run in spec.runs if not outcome(run, out / "runs").settled]
+    if not names:
+        return 0
+    listed = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+    print(
+        f"worldfast: {len(names)} of {len(spec.runs)} runs have not ended: {listed} (see {out / 'runs' / 'failed'}); "
+        "the page is of the others, and the same command tries these again",
+        file=sys.stderr,
+    )
+    return UNDONE
+
+
+def status(name: Name, /, out: Path = Path("."), load: Files = ()) -> None:
     """Say where each run of a study stands, also while it runs.
 
     Args:
@@ -95,11 +117,11 @@ def status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
 
 
 def report(
-    name: str,
+    name: Name,
     /,
     out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
+    engine: Engine = "local",
+    address: Text = "auto",
     threads: AnyWhole = None,
     scale: AnyNumber = None,
     load: Files = (),
@@ -147,15 +169,16 @@ def _command(name: str, scale: float | None, load: Iterable[Path]) -> str:
     return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "") + loads
 
 
-def run_and_publish(spec: Study, out: Path, command: str, **how) -> None:
-    """Run a study, write its page and figures, and print what was found."""
+def run_and_publish(spec: Study, out: Path, command: str, *, train_missing: bool = True, **how) -> int:
+    """Run a study, write its page and figures, and print what was found; returns the exit status."""
     from worldfast.report import publish
 
     with logged_to(sys.stderr):
-        result = run_study(spec, out, command=command, **how)
+        result = run_study(spec, out, command=command, train_missing=train_missing, **how)
         folder = out / "studies" / result.name
         page = publish(spec, result, folder) if result.runs else None
     print()
     for sentence in result.findings:
         print(sentence)
     print(f"\nThe page: {page}" if page else f"\nThe tables, without films for a page: {folder}")
+    return _left_undone(spec, out) if train_missing else 0

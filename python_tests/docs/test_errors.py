@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import worldfast as wf
-from worldfast import cli, errors
+from worldfast import cli, errors, study_cli
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (?:`(\w+)` )?\|", PAGE, re.MULTILINE))
@@ -59,4 +59,5 @@ def test_every_status_is_what_the_command_line_returns(monkeypatch, capsys):
     for signum in (signal.SIGHUP, signal.SIGTERM):
         found.add(status_of(stopped(signum), monkeypatch))
     found.add(status_of(KeyboardInterrupt(), monkeypatch))
+    found.add(study_cli.UNDONE)  # returned, by studies/test_engine.py
     assert sorted(found) == STATUSES

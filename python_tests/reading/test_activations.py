@@ -124,12 +124,12 @@ def test_round_trip(folder):
     shown = activations._repr_html_()
     assert f"<caption>Activations of {folder}</caption>" in shown and activations.run in shown
     assert (activations.steps, activations.layers, activations.prompt) == ([0, 10, 20], (3, 5), "dist(c_dddd,")
-    assert activations.things.tolist() == [7, 1, 4] and activations.things.dtype == np.int32
     for step in (0, 10, 20):
         for layer in (3, 5):
             assert np.array_equal(activations[step, layer], arrays(step)[layer])
     with h5py.File(segment_path(folder, 10)) as file:  # the layout, for other readers
         assert set(file) == {"layer_03", "layer_05", "entity_index", "entity_id"} and file["layer_03"].shape == (3, 8)
+        assert file["entity_index"][()].tolist() == [7, 1, 4] and file["entity_index"].dtype == np.int32
         assert file.attrs["step"] == 10 and file.attrs["run"] == b"abc" and file.attrs["dtype"] == b"float32"
         assert set(ABOUT) < set(file.attrs)
     assert sorted(path.name for path in (folder / "activations").iterdir()) == [

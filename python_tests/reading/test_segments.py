@@ -14,7 +14,7 @@ from stand_ins import PassingOn
 import worldfast as wf
 from worldfast.analysis.cka import cka_over_training
 from worldfast.dataset import require_same_entities
-from worldfast.errors import DamagedError, MismatchError, UnsafeError
+from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError
 from worldfast.reading import Activations, segment
 from worldfast.studies import Trained
 from worldfast.training import audit
@@ -56,6 +56,55 @@ def test_a_file_of_something_else(path, changes, message):
     for door in (segment.read, segment.unread):
         with pytest.raises(MismatchError, match=f"{path}.*{message}"):
             door(path, "entity_index", EXPECTED._replace(**changes))
+
+
+def places_of(file, a, b):
+    """The arrays under each other's names."""
+    file.move(a, "meanwhile")
+    file.move(b, a)
+    file.move("meanwhile", b)
+
+
+def contents_of(file, a, b):
+    file[a][...], file[b][...] = file[b][()], file[a][()]
+
+
+def contents_and_checksums_of(file, a, b):
+    contents_of(file, a, b)
+    file[a].attrs["crc32"], file[b].attrs["crc32"] = file[b].attrs["crc32"], file[a].attrs["crc32"]
+
+
+@pytest.mark.parametrize("exchange", [places_of, contents_of, contents_and_checksums_of])
+def test_layers_that_changed_places_are_found_out(tmp_path, exchange):
+    path = segment.write(tmp_path / "s.h5", {1: STATES, 2: -STATES, 11: 2 * STATES}, np.arange(N), IDS, ABOUT)
+    expected = EXPECTED._replace(layers=(1, 2, 11))
+    with h5py.File(path, "a") as file:
+        exchange(file, "layer_01", "layer_11")
+    for name in ("layer_01", "layer_11"):
+        with pytest.raises(DamagedError, match=f"{path} is damaged: .*{name}.*train its run again"):
+            segment.read(path, name, expected)
+    if exchange is places_of:  # nothing but names is read of an array that is left unread
+        with pytest.raises(DamagedError, match=f"{path} is damaged: in the place of layer_11 stands 'layer_01'"):
+            segment.unread(path, "layer_11", expected)
+    assert np.array_equal(segment.read(path, "layer_02", expected), -STATES)
+    with pytest.raises(DamagedError, match=str(path)):
+        segment.check(path, expected)
+
+
+@pytest.mark.parametrize("origin, words", [({}, "worldfast: "), ({"worldfast": "0.2.0"}, "worldfast, 0.2.0: ")])
+def test_a_file_whose_checksums_cover_no_names(tmp_path, origin, words):
+    """As earlier versions wrote it: two of its arrays may have changed places, and nothing would tell."""
+    about = ABOUT | {"origin": np.bytes_(json.dumps(origin).encode())}
+    path = segment.write(tmp_path / "s.h5", {1: STATES}, np.arange(N), IDS, about)
+    with h5py.File(path, "a") as file:
+        for array in file.values():
+            del array.attrs["name"]
+            array.attrs["crc32"] = np.uint32(segment.checksum(array[()]))
+    for door in (segment.read, segment.unread):
+        with pytest.raises(
+            VersionError, match=f"{path} was written by an earlier version of {words}.*train its run again"
+        ):
+            door(path, "layer_01", EXPECTED)
 
 
 def external_link(file, secret):

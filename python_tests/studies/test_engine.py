@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +17,10 @@ from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
 from worldfast.report import report
 from worldfast.run import Capture
-from worldfast.studies import load_study, planning
+from worldfast.studies import engine, load_study, planning
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
+from worldfast.training.jobs import Outcome
 from worldfast.worlds import chains, factors, walks
 from worldfast.worlds.cities import Dataset, evaluate, studies
 from worldfast.worlds.cities.recipe import world_update
@@ -229,12 +231,12 @@ def test_a_run_that_diverges_is_marked(tiny, tmp_path):
     tuned = replace(tiny.canon[3], start=bad, name="ft-bad")
     made = Study("bad", (tiny.canon[0], bad, tuned), layer=1, test_rows=2)
     result = run_study(made, tmp_path, progress=False)
-    assert result.tables["runs"].status.tolist() == ["finished", "diverged", "not run"]
+    assert result.tables["runs"].status.tolist() == ["finished", "diverged", "barred"]
     assert not result.tables["runs"].learned.iloc[1]
-    assert any("Did not finish: bad (diverged), ft-bad (not run)" in sentence for sentence in result.findings)
+    assert any("Did not finish: bad (diverged), ft-bad (barred)" in sentence for sentence in result.findings)
     standing = {one.name: one for one in planning.status(tmp_path / "studies" / "bad")}
     assert standing["bad"].state == "diverged" and "not finite" in standing["bad"].why
-    assert standing["ft-bad"].state == "waiting"
+    assert standing["ft-bad"].state == "barred"
     with pytest.raises(RuntimeError, match="no run finished"):
         run_study(Study("worse", (replace(bad, seed=1, name="worse"),), layer=1), tmp_path, progress=False)
 
@@ -291,10 +293,11 @@ def test_what_a_run_leaves_is_what_the_plan_says(ran, tiny):
 
 def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     out, _ = ran
-    assert {one.state for one in planning.status(out / "studies" / "tiny")} == {"done"}
+    assert {one.state for one in planning.status(out / "studies" / "tiny")} == {"finished"}
     folder = files.folder(tmp_path / "studies" / "tiny", "out")
     (folder / "study.json").write_text((out / "studies" / "tiny" / "study.json").read_text())
-    assert {one.state for one in planning.status(folder)} == {"waiting"}
+    expected = ["waiting" if run.start else "open" for run in tiny.runs]
+    assert [one.state for one in planning.status(folder)] == expected and {"open", "waiting"} == {*expected}
     run = tmp_path / "runs" / tiny.runs[0].folder_name
     files.folder(run, "out")
     (run / "metrics.jsonl").write_text('{"step": 1, "rows": 32, "loss": 2.0}\n{"step": 2, "ro')
@@ -307,7 +310,8 @@ def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     first = planning.status(folder)[0]
     assert (first.state, first.why) == ("failed", "OSError: no space")
     planning.print_status(folder)
-    assert "1 failed, 5 waiting" in capsys.readouterr().out
+    n = expected.count("waiting")
+    assert f"1 failed, {5 - n} open, {n} waiting" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="not a study's folder"):
         planning.status(tmp_path)
 
@@ -417,6 +421,34 @@ from worldfast.worlds.cities import Dataset, Study
 model = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 study = Study("mine", [wf.Run(Dataset("distance", rows=32), seed=seed, batch=16, model=model) for seed in (1, 2)])
 """
+
+
+def test_a_study_of_which_runs_failed_on_a_cluster_is_not_done(monkeypatch, tmp_path, capsys):
+    """The others are analysed, and the exit status says that not all is; a report, which trains nothing, is done."""
+    path, ends = tmp_path / "mine.py", Outcome((), {}, {})
+    path.write_text(
+        IN_A_FILE.replace("Dataset, Study", "Dataset")
+        .replace("Study(", "wf.Study(")
+        .replace("2)])", "2)], analyses=())")
+    )
+    failing = {"train-1": "OSError: no space"}
+    trains = []
+
+    def some(runs, out, *, address, device, memory, progress):
+        trains.append(wf.train(runs[:1] if failing else runs, out, progress=False))
+        return ends._replace(failed=failing)
+
+    monkeypatch.setattr(engine, "connected", lambda address: nullcontext())
+    monkeypatch.setattr(engine, "train_on_cluster", some)
+    monkeypatch.setattr(engine, "run_jobs", lambda jobs, **how: ends)
+    run = ["study", "run", str(path), "--engine", "ray", "--out", str(tmp_path)]
+    assert cli.main(run) == study_cli.UNDONE == 3
+    said = capsys.readouterr()
+    assert "train-1 failed: OSError: no space" in said.err
+    assert "worldfast: 1 of 2 runs have not ended: pt-distance-s2 (see " in said.err and "The tables" in said.out
+    assert cli.main(["study", "report", str(path), "--out", str(tmp_path)]) == 0
+    failing.clear()
+    assert cli.main(run) == 0 and len(trains) == 2
 
 
 def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, capsys):

@@ -2,7 +2,9 @@
 The fast part of the row "cluster" is training/test_cluster.py.
 """
 
+import errno
 import json
+import locale
 import math
 import os
 import shutil
@@ -116,10 +118,51 @@ def test_what_verify_blames(tmp_path, studies, monkeypatch):
     assert damage.blame(studies[0][0], tmp_path / "out", 0) == ("nothing", "blamed [], expected ['done']")
 
 
+@pytest.fixture(scope="module")
+def troubles(tmp_path_factory, there):
+    """Troubles of a study, with a tally that each test replaces."""
+    place = tmp_path_factory.mktemp("troubles")
+    return trouble.Troubles(Tally(0, 0, place), there, str(towns(place / "towns.csv")), ("train",))
+
+
 @needs_compiler
-def test_trouble(tmp_path, there):
-    tally = tried(trouble, 6, tmp_path, parts=("train",), names=(), there=there)
-    assert not tally.failed, tally.examples
+def test_trouble(troubles):
+    tally = troubles.tally = Tally(6, 300, troubles.tally.place)
+    trouble.go_through(troubles)
+    assert tally.tried >= 6 and not tally.failed, tally.examples
+
+
+@needs_compiler
+def test_trouble_that_does_not_come_does_not_count(troubles):
+    tally = troubles.tally = Tally(6, 300, troubles.tally.place)
+    quiet, (of, calls) = troubles.quiet, *troubles.calls.items()
+    troubles.failing(of, "mkdir", calls["mkdir"] + 1, errno.ENOSPC, 1)
+    assert tally.tried == 0 and troubles.quiet == quiet + 1
+    troubles.failing(of, "mkdir", calls["mkdir"], errno.ENOSPC, 1)
+    assert tally.held == {"mkdir fails: ENOSPC": 1} and troubles.quiet == quiet + 1
+    troubles.one("a limit far away", (errno.EFBIG,), "torture.trouble:with_limit", "size", 1 << 30)
+    assert tally.tried == 1 and troubles.quiet == quiet + 2
+
+
+@needs_compiler
+def test_trouble_notices_an_error_that_names_no_file(troubles, monkeypatch):
+    """Even where no fault came."""
+    monkeypatch.setattr(trouble, "as_expected", lambda *_: "it names no file")
+    tally = troubles.tally = Tally(6, 300, troubles.tally.place)
+    troubles.failing(*troubles.calls, "mkdir", 1 << 30, errno.ENOSPC, 1)
+    assert tally.failed == {"mkdir fails: ENOSPC": 1}
+
+
+def test_locales_are_there(tmp_path, monkeypatch):
+    """A process in a locale that is not installed would have that of C, unnoticed."""
+    tally = Tally(6, 300, tmp_path)
+    if trouble.make_locale(tally, "Turkish"):
+        monkeypatch.setenv("LOCPATH", str(tmp_path))
+        before = locale.setlocale(locale.LC_ALL)
+        assert locale.setlocale(locale.LC_ALL, "tr_TR.UTF-8") and not tally.notes
+        locale.setlocale(locale.LC_ALL, before)
+    monkeypatch.setenv("PATH", "")
+    assert not trouble.make_locale(Tally(6, 300, tmp_path / "none"), "Latin-1")
 
 
 FEW = (
@@ -144,25 +187,57 @@ def test_others(row, target, how, tmp_path):
     assert not tally.failed, tally.examples
 
 
-def test_flat(tmp_path, monkeypatch):
-    monkeypatch.setattr(flat, "EACH", 0.05)
-    monkeypatch.setattr(flat, "RUN", replace(flat.RUN, data=replace(flat.RUN.data, rows=640)))
-    tally = tried(flat, 1, tmp_path)
-    assert not tally.failed, tally.examples
+@pytest.mark.parametrize("asked", [0.5, 7200])
+def test_flat(asked, tmp_path, monkeypatch):
+    """All kinds of work are judged, and as held only after the time that is promised."""
+    judged = {}
+    monkeypatch.setattr(flat, "RUN", replace(flat.RUN, data=replace(flat.RUN.data, rows=320)))
+    monkeypatch.setattr(flat, "EACH", 0.02)
+    monkeypatch.setattr(flat, "ASKED", asked)
+    monkeypatch.setattr(flat.Pulse, "judge", lambda pulse, tally, *how: judged.update({how: len(pulse.lines)}))
+    tally = Tally(flat.TARGET, 0.5, tmp_path)
+    flat.run(tally)
+    whole = asked < 1
+    assert set(judged) == {(what, whole) for what in ("generation", "short calls", "one long call")}
+    assert all(judged.values()) and tally.elapsed >= 0.5
+    assert ("nothing counts as held: that takes the whole time" in tally.notes) == (not whole)
 
 
 @pytest.mark.parametrize(
-    "growth,slower,more,failed",
-    [(0, 0, 0, ""), (0.05, 0, 0, "memory"), (0, 0.2, 0, "rate"), (0, 0, 5, "descriptors and threads")],
+    "growth,slower,more,noise,failed",
+    [
+        (0, 0, 0, 0, ""),
+        (0.05, 0, 0, 0, "memory"),
+        (0, 0.2, 0, 0, "rate"),
+        (0, 0, 5, 0, "descriptors and threads"),
+        (0, 0, 0, 0.9, "rate"),
+    ],
 )
-def test_flat_notices(growth, slower, more, failed, tmp_path):
-    tally, pulse = Tally(9, 9, tmp_path), flat.Pulse()
+def test_flat_notices(growth, slower, more, noise, failed, tmp_path):
+    pulse = flat.Pulse()
     pulse.lines = [
-        (10.0 * i, 1e8 * (1 + growth * i / 99), 5 + more * i // 99, 4, 1 - slower * i / 99 + i % 7 / 1000)
+        (
+            10.0 * i,
+            1e8 * (1 + growth * i / 99),
+            5 + more * i // 99,
+            4,
+            1 - slower * i / 99 + i % 7 / 1000 + noise * (i * 37 % 11 / 10 - 0.5),
+        )
         for i in range(100)
     ]
-    pulse.judge(tally, "it")
+    tally, short = Tally(9, 9, tmp_path), Tally(9, 9, tmp_path)
+    pulse.judge(tally, "it", whole=True)
     assert set(tally.failed) == ({f"it: {failed}"} if failed else set()) and tally.tried == 3
+    pulse.judge(short, "it", whole=False)
+    assert not short.held and short.failed == ({} if noise else tally.failed)
+
+
+@pytest.mark.parametrize("beats", [3, 25])
+def test_flat_does_not_hold_what_it_could_not_judge(beats, tmp_path):
+    tally, pulse = Tally(9, 9, tmp_path), flat.Pulse()
+    pulse.lines = [(float(i), 1e8, 5, 4, 1.0) for i in range(beats)]
+    pulse.judge(tally, "it", whole=True)
+    assert tally.failed and not tally.held
 
 
 def called(known, times, place):

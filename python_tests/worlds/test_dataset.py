@@ -114,9 +114,9 @@ def test_activations_know_their_things(tmp_path):
     assert found.columns == ("x", "y") and np.array_equal(found.attributes[:, 0], found.things)
     assert found.groups["Here"].all() and not found.groups["There"].any()
     path.write_text(path.read_text().replace("59,", "58,"))
-    assert len(Activations(folder).things) == 40
-    with pytest.raises(ValueError, match="the world of its run has changed"):
-        _ = Activations(folder).attributes
+    for name in ("things", "attributes"):
+        with pytest.raises(ValueError, match="the world of its run has changed"):
+            getattr(Activations(folder), name)
 
 
 def test_options_of_a_readout_that_do_not_fit(tmp_path):

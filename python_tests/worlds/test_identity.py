@@ -86,6 +86,7 @@ def trained(tmp_path_factory):
 OPENED = {
     "load": load,
     "represent": wf.represent,
+    "things": lambda folder: wf.Activations(folder).things,
     "attributes": lambda folder: wf.Activations(folder).attributes,
     "groups": lambda folder: wf.Activations(folder).groups,
     "export": lambda folder: wf.export_huggingface(folder, Path(tempfile.mkdtemp()) / "open"),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldfast.dataset import Readout, entity_ids
-from worldfast.display import html_facts
+from worldfast.display import count, html_facts
 from worldfast.errors import MismatchError, as_path
 from worldfast.files import require_folder
 from worldfast.folder import done, spec_content
@@ -107,8 +107,9 @@ class Activations:
         The folder is not a run's, or a segment is missing; the message names it.
     OSError
         A segment cannot be read, for want of a handle, of permission ...
-    DamagedError, MismatchError, UnsafeError
-        A segment is damaged, is of another run, step or world, or points to another file; the message names it.
+    DamagedError, MismatchError, UnsafeError, VersionError
+        A segment is damaged, is of another run, step or world, points to another file, or was written by an earlier
+        version; the message names it.
     KeyError
         The run does not have the step or layer.
 
@@ -184,9 +185,13 @@ class Activations:
         Raises
         ------
         ValueError
-            The run has no activations.
+            The run has no activations, or what `readout` raises: its world has changed, where an index is of another
+            thing.
         """
-        return self._of_last(segment.INDEX)
+        things = self._of_last(segment.INDEX)
+        if not np.array_equal(things, self.readout.things):
+            raise MismatchError(f"{self.folder}: its segments are of other things than its spec selects")
+        return things
 
     @cached_property
     def entities(self) -> np.ndarray:
@@ -237,14 +242,14 @@ class Activations:
 
         Raises
         ------
-        KeyError, OSError, DamagedError, MismatchError, UnsafeError
+        KeyError, OSError, DamagedError, MismatchError, UnsafeError, VersionError
             As for [step, layer].
         """
         self._check(step, layer)
         return segment.unread(self._segment(step), segment.layer_name(layer), self._expected(step))
 
     def __repr__(self) -> str:
-        return f"Activations({str(self.folder)!r}: {len(self.steps)} steps, layers {list(self.layers)})"
+        return f"Activations({str(self.folder)!r}: {count(len(self.steps), 'step')}, layers {list(self.layers)})"
 
     def _repr_html_(self) -> str:
         facts = {"run": self.run, "steps": list(self.steps), "layers": list(self.layers), "prompt": self.prompt}

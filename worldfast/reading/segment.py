@@ -9,7 +9,8 @@ This module alone knows the layout:
         attributes     run (hash of the spec), step, dtype, world (digest of its content), spec and origin (JSON), and
                        facts of the readout: prompt, token_positions
 
-Each array has the attribute crc32 of its bytes, and is contiguous and uncompressed; strings are of fixed length, which
+Each array has the attributes name, its own, and crc32, the checksum of that name and its bytes, so that arrays which
+changed places are found out. Each is contiguous and uncompressed; strings are of fixed length, which
 HDF5 itself checks, as it does all but the arrays. A file may come from a stranger: nothing that points elsewhere is
 followed, and no memory is taken before a size is found in the file's own bytes.
 """
@@ -25,10 +26,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from worldfast.errors import DamagedError, MismatchError, UnsafeError
-from worldfast.files import checksum, regular, write_whole
+from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError
+from worldfast.files import checksum, json_object, regular, version_of, write_whole
 
 INDEX, ID = "entity_index", "entity_id"
+MEND = "put a whole one back, or train its run again"
 
 
 class Expected(NamedTuple):
@@ -115,7 +117,8 @@ def write(
         for layer, array in layers.items():
             arrays[layer_name(layer)] = _stored(array, about["dtype"], f"layer {layer} of step {about.get('step')}")
         for name, array in arrays.items():
-            file.create_dataset(name, data=array).attrs["crc32"] = np.uint32(checksum(array))
+            of = file.create_dataset(name, data=array).attrs
+            of["name"], of["crc32"] = np.bytes_(name.encode()), np.uint32(checksum(name.encode(), array))
         for name, value in about.items():
             file.attrs[name] = value
     return write_whole(path, image.getbuffer())
@@ -146,13 +149,15 @@ def read(path: Path, name: str, expected: Expected) -> np.ndarray:
         It is of another run, step, dtype, world or number of entities.
     UnsafeError
         It is no regular file, points to another one, or claims more than its bytes hold.
+    VersionError
+        An earlier version wrote it, whose checksums do not say of which array they are.
     """
     with _opened(path) as raw, _naming(path), _hdf5(raw) as file:
         _require(path, file, expected)
         dataset = _dataset(path, file, name, expected, os.fstat(raw.fileno()).st_size)
         array, written = dataset[()], int(_attribute(dataset, "crc32"))
-        if checksum(array) != written:
-            raise DamagedError(f"segment {path} is damaged: the checksum of {name} does not match its content")
+        if checksum(name.encode(), array) != written:
+            raise DamagedError(f"segment {path} is damaged: the checksum of {name} does not match its content: {MEND}")
         return np.char.decode(array, "utf-8") if name == ID else array
 
 
@@ -193,15 +198,12 @@ def _naming(path: Path) -> Iterator[None]:
     """Convert errors of HDF5 into ones that name the file; those of the environment, which have a number, stay such."""
     try:
         yield
-    except (DamagedError, MismatchError, UnsafeError, MemoryError):
+    except (DamagedError, MismatchError, UnsafeError, VersionError, MemoryError):
         raise
     except Exception as error:  # HDF5 has one for each kind of damage
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, error.strerror or str(error), str(path)) from None
-        raise DamagedError(
-            f"segment {path} is damaged: HDF5 does not find in it what was written: put a whole one back, or train its "
-            "run again"
-        ) from error
+        raise DamagedError(f"segment {path} is damaged: HDF5 does not find in it what was written: {MEND}") from error
 
 
 def _require(path: Path, file, expected: Expected) -> None:
@@ -227,6 +229,17 @@ def _require(path: Path, file, expected: Expected) -> None:
             raise MismatchError(f"segment {path} {to} {what} {found}, expected {wanted}")
     if set(file) != expected.names:
         raise MismatchError(f"segment {path} has {sorted(file)}, expected {sorted(expected.names)}")
+
+
+def _of_an_earlier_version(path: Path, file) -> VersionError:
+    """Return the error of a file whose arrays do not say which they are: two that changed places would be believed."""
+    origin = _attribute(file, "origin") if "origin" in file.attrs else b"{}"
+    version = version_of({"origin": json_object(path, origin)}) if isinstance(origin, bytes) else None
+    return VersionError(
+        f"segment {path} was written by an earlier version of worldfast{f', {version}' if version else ''}: its "
+        "checksums do not cover the names of its arrays, so that two that changed places would not be found out: train "
+        "its run again with this version, or read it with the one that wrote it"
+    )
 
 
 def _attribute(owner, name: str):
@@ -277,4 +290,9 @@ def _checked(path: Path, file, name: str, size: int):
         raise UnsafeError(
             f"segment {path}: {name} claims {dataset.nbytes:,} bytes, {stored:,} are stored, the file has {size:,}"
         )
+    if "name" not in dataset.attrs:
+        raise _of_an_earlier_version(path, file)
+    if (written := _attribute(dataset, "name")) != name.encode():
+        other = written.decode(errors="replace") if isinstance(written, bytes) else written
+        raise DamagedError(f"segment {path} is damaged: in the place of {name} stands {other!r:.100}: {MEND}")
     return dataset

@@ -6,9 +6,10 @@ from html import escape
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import INK, group_colours
 from worldfast.report.page.markup import span
-from worldfast.report.words import count, joined
+from worldfast.report.words import joined
 from worldfast.studies import Scene, StudyResult
 
 WIDE, HIGH = 360, 200  # of each drawing; its text is as large on a phone as on a desktop

@@ -35,7 +35,7 @@ def geometry(trained: Sequence[Trained], layers: Sequence[int], namings: int, wa
     """The map of a context in a model's states, over training, layers and context.
 
     Columns run, step, rows, layer, names ("own", or "fixed"), context, nodes (visited in the window, mean), energy,
-    ratio, r2, cka (as of geometry.measures), r2_home, error.
+    ratio, r2, cka, sides (as of geometry.measures), r2_home, error.
     """
     import pandas as pd
 
@@ -74,8 +74,8 @@ def nulls(trained: Sequence[Trained], namings: int, walks: int, window: int) -> 
     """The same measures without a model, of random vectors as wide as the run's states, in the same walks.
 
     Columns run, names, of ("names": vectors alone; "recall" of bigrams; "mixed" with the name before; "whole graph":
-    mixed with all neighbours, at every context), context, nodes, energy, ratio, r2, cka, error, following: the share
-    that recall gives to neighbours; of mixed states the share whose nearest other name is that of a neighbour.
+    mixed with all neighbours, at every context), context, nodes, measures as of `geometry`, error, following: the
+    share that recall gives to neighbours; of mixed states the share whose nearest other name is that of a neighbour.
     """
     import pandas as pd
 

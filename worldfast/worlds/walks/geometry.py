@@ -12,12 +12,12 @@ import numpy as np
 from worldfast.analysis import cka
 from worldfast.arrays import numbers
 from worldfast.errors import typed
-from worldfast.worlds.walks.graphs import Graph, spectral
+from worldfast.worlds.walks.graphs import Graph, sides, spectral
 
 __all__ = ["LEAST", "MEASURES", "NULLS", "class_means", "components", "energy", "measures", "mixed", "null_states"]
 __all__ += ["placed", "r2_of", "recall", "wide_limit"]
 
-MEASURES = ("energy", "ratio", "r2", "cka")
+MEASURES = ("energy", "ratio", "r2", "cka", "sides")
 NULLS = ("names", "recall", "mixed")
 LEAST = 4  # nodes, of fewer of which nothing is measured
 
@@ -67,7 +67,7 @@ def components(X: np.ndarray) -> np.ndarray:
 
 
 def r2_of(X: np.ndarray, places: np.ndarray) -> float:
-    """Return R2 of places [n, 2] from two principal components of states [n, D] by least squares, mean of coordinates.
+    """Return R2 of places [n, d] from two principal components of states [n, D] by least squares, mean of coordinates.
 
     NaN if a coordinate is constant, or the states are equal.
     """
@@ -94,8 +94,9 @@ def measures(X: np.ndarray, graph: Graph) -> dict[str, float]:
     dict of str to float
         "nodes", those that have a state; "energy", the Dirichlet energy; "ratio", mean squared distance of neighbours
         over that of all pairs, so that states which shrink are no nearer: 1 of random ones; "r2", of places from two
-        principal components; "cka", linear CKA with the spectral embedding of the graph. NaN of fewer than 4 nodes, or
-        if all states are equal.
+        principal components; "cka", linear CKA with the spectral embedding of the graph; "sides", R2 of the sides of a
+        bipartite graph from two principal components. NaN of fewer than 4 nodes, or if all states are equal; "sides"
+        also of other graphs.
 
     Raises
     ------
@@ -115,6 +116,7 @@ def measures(X: np.ndarray, graph: Graph) -> dict[str, float]:
         "ratio": near / float(adjacency.sum()) / (float(apart.sum()) / (n * (n - 1))),
         "r2": r2_of(X, graph.places[seen]),
         "cka": float(cka(X, spectral(graph.adjacency)[seen])),
+        "sides": r2_of(X, sides(graph.adjacency)[seen, None]),
     }
 
 

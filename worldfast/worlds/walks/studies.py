@@ -116,6 +116,13 @@ def _maps(tables: Mapping[str, DataFrame], layer: int) -> Iterator[str]:
             f"{ratio['names']:.2f}); CKA with the spectral embedding is {part.cka.mean():.2f} (nulls "
             f"{cka['recall']:.2f}, {cka['mixed']:.2f}, {cka['whole graph']:.2f}, {cka['names']:.2f})."
         )
+        if part.sides.notna().any():
+            of_null = null.sides.mean()
+            yield (
+                f"{what}, R² of the two sides of the graph, between which a walk goes to and fro, is "
+                f"{part.sides.mean():.2f} from the same two components (nulls {of_null['recall']:.2f}, "
+                f"{of_null['mixed']:.2f}, {of_null['whole graph']:.2f}, {of_null['names']:.2f})."
+            )
 
 
 def _homes(tables: Mapping[str, DataFrame], layer: int) -> Iterator[str]:
