@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from worldfast._native import on_gpu
+from worldfast.display import count
 
 NATIVE = ("float16", "bfloat16", "float32", "float64")  # read by the native core as they are
 SINGLE = re.compile(r"float32|b?float16|float[468]_\w+")  # at most float32's digits
@@ -276,7 +277,7 @@ def same_length(*taken: Numbers) -> int:
     first = taken[0]
     for other in taken[1:]:
         if len(other) != len(first):
-            raise ValueError(f"{other.name}: expected {len(first)} rows as in {first.name}, got {len(other)}")
+            raise ValueError(f"{other.name}: expected {count(len(first), 'row')} as in {first.name}, got {len(other)}")
     return len(first)
 
 

@@ -18,6 +18,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from worldfast.classes import load_defined
 from worldfast.dataset import Dataset
+from worldfast.display import count
 from worldfast.errors import one_of, shown, unknown_name, whole
 from worldfast.log import logged_to
 from worldfast.options import (
@@ -27,11 +28,15 @@ from worldfast.options import (
     AnyWhole,
     AnyWholes,
     Files,
+    Flag,
     Kept,
     Learning,
     Machine,
     Model,
     Named,
+    Number,
+    Text,
+    Whole,
     ending,
     named,
     runs,
@@ -47,7 +52,7 @@ InFile = Annotated[str, arg(metavar="FILE.py")]
 ABOUT = "Train ensembles of tiny models on a world, and read the world back out of them. --version prints the version."
 
 
-def demo(out: Path = Path("."), scale: float = 1.0, seed: int = 0, threads: AnyWhole = None) -> None:
+def demo(out: Path = Path("."), scale: Number = 1.0, seed: Whole = 0, threads: AnyWhole = None) -> None:
     """Train three seeds of a small model on the map of the world, teach each Atlantis twice, and show it on a page.
 
     Run it again to go on where it stopped, or to make the page again.
@@ -76,14 +81,14 @@ def _data(name: str) -> Dataset:
 
 
 def sample(
-    task: str,
+    task: Annotated[str, arg(metavar="TASK")],
     /,
-    n: int = 10,
-    start: int = 0,
-    seed: int = 42,
-    split: str = "train",
+    n: Whole = 10,
+    start: Whole = 0,
+    seed: Whole = 42,
+    split: Text = "train",
     among: AnyText = None,
-    noise: float = 0.0,
+    noise: Number = 0.0,
     load: Files = (),
 ) -> None:
     """Print rows of a task about cities.
@@ -108,7 +113,7 @@ def sample(
 
 
 def sample_file(
-    file: InFile, /, n: int = 10, start: int = 0, seed: int = 42, split: str = "train", load: Files = ()
+    file: InFile, /, n: Whole = 10, start: Whole = 0, seed: Whole = 42, split: Text = "train", load: Files = ()
 ) -> None:
     """Print rows of the dataset `data` of a Python file: inputs -> targets, as text if the dataset decodes them.
 
@@ -185,7 +190,7 @@ def _train(asked: list[Run], machine: Machine) -> None:
         print(ending(folder))
 
 
-def export(run: Path, /, to: str, out: AnyPath = None, step: AnyText = None, load: Files = ()) -> None:
+def export(run: Path, /, to: Text, out: AnyPath = None, step: AnyText = None, load: Files = ()) -> None:
     """Write a trained model as a folder that other tools open.
 
     Args:
@@ -238,22 +243,22 @@ def extract(
     print(represent(run, layers=layers, step=step, **given, **named("readout", readout)).save(out))
 
 
-def verify(folder: Path, /, quiet: bool = False) -> int:
+def verify(folder: Path, /, quiet: Flag = False) -> int:
     """Check the files of a run, a study or a folder of them, a line each; the status is 0 if all are whole, else 1.
 
     Args:
         folder: Folder of a run, of a study, of several, or one with runs/, tables/ and studies/.
-        quiet: Print only what is not whole, and what is said of a whole file.
+        quiet: Print only the lines of files that are not whole, and of those that something is said of.
     """
     from worldfast.verify import verify as checks
 
-    count = wrong = 0
+    files = wrong = 0
     for one in checks(folder):
-        count, wrong = count + (one.state != "other"), wrong + (not one.fine)
+        files, wrong = files + (one.state != "other"), wrong + (not one.fine)
         if one.why or not (one.fine and quiet):
             print(shown(f"{one.state:10} {one.path}" + (f": {one.why}" if one.why else "")))
     if not quiet or wrong:
-        print(f"{count} files, " + (f"{wrong} of them not whole" if wrong else "all whole"))
+        print(f"{count(files, 'file')}, " + (f"{wrong} of them not whole" if wrong else "all whole"))
     return int(wrong > 0)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from worldfast import files
 from worldfast.arrays import refuse
 from worldfast.classes import Named, known_fields
+from worldfast.display import count
 from worldfast.errors import MismatchError, one_of, typed, whole
 from worldfast.rows import Rows, Shape, Stream, require_rows
 
@@ -155,6 +156,11 @@ class Dataset(Named, ABC):
         return self.stream(0).longest
 
     @property
+    def stream_bytes(self) -> int:
+        """Bytes that a stream holds beside its rows, such as a table that it draws from; memory is planned for them."""
+        return 0
+
+    @property
     def entity_count(self) -> int | None:
         """Number of the world's entities, of which a readout may name a part; None: the n things of a readout are all
         of them, 0 to n - 1.
@@ -260,7 +266,7 @@ def require_readout(readout: Any, data: Dataset) -> None:
     require_rows(readout.rows, data.shape)
     K = len(readout.rows.scored)
     if K == 0 or K % n:
-        raise ValueError(f"rows: expected as many scored positions for each of {n} things, got {K}")
+        raise ValueError(f"rows: expected as many scored positions for each of {count(n, 'thing')}, got {K}")
     if readout.entities is not None:
         ids = np.asarray(readout.entities)
         if ids.shape != (n,) or ids.dtype.kind != "U" or len(np.unique(ids)) < n:

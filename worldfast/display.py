@@ -1,4 +1,4 @@
-"""Facts for people: HTML that notebooks show for an object, and sizes in words."""
+"""Facts for people: HTML that notebooks show for an object, and counts and sizes in words."""
 
 from __future__ import annotations
 
@@ -20,9 +20,14 @@ def first_of(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most] if more else names) + more
 
 
+def count(n: int, one: str, many: str = "") -> str:
+    """Return a number of items: "1 model", "1,200 models"; `many` is the plural if it is not `one` + "s"."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def size_text(size: int) -> str:
     """Return a number of bytes in words: "10.2 GiB"."""
     for letter, power in (("G", 30), ("M", 20), ("K", 10)):
         if size >= 1 << power:
             return f"{size / (1 << power):.1f} {letter}iB"
-    return f"{size} bytes"
+    return count(size, "byte")

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from worldfast.display import count
 from worldfast.errors import DamagedError, UnsafeError, VersionError, as_path
 
 PARTIAL = ".partial"  # suffix of a file that is being written
@@ -195,7 +196,7 @@ def read_whole(path: str | os.PathLike, most: int | None = None) -> bytearray:
     with naming(Path(path), "it cannot be read"), open(path, "rb", opener=regular) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
-            raise UnsafeError(f"'{path}' has {size:,} bytes, such a file at most {most:,}")
+            raise UnsafeError(f"'{path}' has {count(size, 'byte')}, such a file at most {most:,}")
         content = bytearray(size)
         del content[file.readinto(content) :]  # it was cut meanwhile
         return content

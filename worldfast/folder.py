@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from worldfast import checkpoint, files
-from worldfast.display import first_of
+from worldfast.display import count, first_of
 from worldfast.errors import DamagedError, MismatchError, VersionError, whole
 from worldfast.models import Ensemble, require_cuda
 from worldfast.run import Run
@@ -52,7 +52,7 @@ DONE = {"run": str, "status": str, "step": int, "seconds": (int, float), "metric
 
 
 class RunOutcome(NamedTuple):
-    """The state of a run's training.
+    """The state of a run's training, in the words that tables, pages and `worldfast study status` use too.
 
     Attributes
     ----------
@@ -82,6 +82,16 @@ class RunOutcome(NamedTuple):
         """True if nothing is left to train: the run has ended, or can never begin."""
         return self.ended or self.status == "barred"
 
+    @property
+    def following(self) -> RunOutcome:
+        """State of a run that starts from this one and has not ended."""
+        return RunOutcome("open" if self.finished else "barred" if self.settled else "waiting")
+
+    @staticmethod
+    def of(ending: Mapping[str, Any]) -> RunOutcome:
+        """State of a run that has ended, by its last record."""
+        return RunOutcome(ending["status"], ending["step"], ending["seconds"])
+
 
 def outcome(run: Run, out: Path) -> RunOutcome:
     """State of a run's training, and with it which runs wait for which others.
@@ -93,16 +103,12 @@ def outcome(run: Run, out: Path) -> RunOutcome:
         Folder that holds the folders of runs. The start of `run` may stand there under any name.
     """
     if ending := done(out / run.folder_name, run.id):
-        return _outcome(ending)
+        return RunOutcome.of(ending)
     if not isinstance(run.start, Run):
         return RunOutcome("open")
     folder = ended_folder(run.start, out)
-    base = _outcome(done(folder, run.start.id)) if folder else outcome(run.start, out)
-    return RunOutcome("open" if base.finished else "barred" if base.settled else "waiting")
-
-
-def _outcome(ending: Mapping[str, Any]) -> RunOutcome:
-    return RunOutcome(ending["status"], ending["step"], ending["seconds"])
+    base = RunOutcome.of(done(folder, run.start.id)) if folder else outcome(run.start, out)
+    return base.following
 
 
 def done(folder: Path, run: str | None = None) -> dict[str, Any] | None:
@@ -143,7 +149,8 @@ def ending_of(folder: Path, run: Run) -> dict[str, Any] | None:
     """Return the last record of a run, as `done` does, after comparing its step with those of the run."""
     ending = done(folder, run.id)
     if ending and ending["status"] == "finished" and ending["step"] != run.steps:
-        raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {run.steps} steps")
+        steps = count(run.steps, "step")
+        raise MismatchError(f"'{folder / 'done'}' is of step {ending['step']}, but its run has {steps}")
     return ending
 
 
@@ -455,9 +462,10 @@ def prefix(path: Path, record: Mapping[str, int], when: str) -> bytearray:
     try:
         content = files.read_whole(path)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path} is missing, but had {record['bytes']} bytes {when}: {advice}") from None
+        had = count(record["bytes"], "byte")
+        raise FileNotFoundError(f"{path} is missing, but had {had} {when}: {advice}") from None
     if len(content) < record["bytes"]:
-        raise DamagedError(f"{path} has {len(content)} bytes, but had {record['bytes']} {when}: {advice}")
+        raise DamagedError(f"{path} has {count(len(content), 'byte')}, but had {record['bytes']:,} {when}: {advice}")
     del content[record["bytes"] :]
     if files.checksum(content) != record["crc32"]:
         raise DamagedError(f"{path} is damaged: its checksum is not the one {when}: {advice}")

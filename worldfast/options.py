@@ -27,6 +27,9 @@ def _or_none(kind, metavar: str):
     return Annotated[kind | None, arg(metavar=metavar, help_behavior_hint="")]
 
 
+Whole, Number = Annotated[int, arg(metavar="N")], Annotated[float, arg(metavar="X")]
+Text = Annotated[str, arg(metavar="TEXT")]
+Flag = FlagCreatePairsOff[bool]
 AnyWhole, AnyNumber = _or_none(int, "N"), _or_none(float, "X")
 AnyText, AnyPath = _or_none(str, "TEXT"), _or_none(Path, "PATH")
 AnyTexts, AnyWholes = _or_none(tuple[str, ...], "TEXT ..."), _or_none(tuple[int, ...], "N ...")
@@ -34,9 +37,9 @@ Named = Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...", help_behavior_h
 OWN = "A Python file with tasks or worlds of your own; repeatable."
 Files = UseAppendAction[Annotated[tuple[Path, ...], arg(metavar="FILE", help_behavior_hint="", help=OWN)]]
 TYPES = {  # of options, by the annotations of the fields
-    "int": Annotated[int, arg(metavar="N")],
-    "float": Annotated[float, arg(metavar="X")],
-    "str": Annotated[str, arg(metavar="TEXT")],
+    "int": Whole,
+    "float": Number,
+    "str": Text,
     "bool": Annotated[bool, FlagConversionOff, arg(metavar="True|False")],
     "int | None": AnyWhole,
     "float | None": AnyNumber,
@@ -89,7 +92,7 @@ Model = group(
     "Model",
     RecurrentSpec,
     TransformerSpec,
-    kind=(TYPES["str"], KINDS[0], "Kind of model: transformer, rnn or lstm."),
+    kind=(Text, KINDS[0], "Kind of model: transformer, rnn or lstm."),
     hidden=(_of_kind("hidden"), None, "Width of the residual stream; units of a layer."),
     layers=(_of_kind("layers"), None, "Number of blocks, or of recurrent layers."),
     heads="Attention heads; hidden / heads is a multiple of 8.",
@@ -112,14 +115,14 @@ Kept = group(
     Run,
     checkpoints="Number of checkpoints after the one at step 0.",
     checkpoint_spacing=(
-        Annotated[str, arg(metavar="HOW")],
+        Annotated[str, arg(metavar="HOW")],  # with TEXT, names would be too wide for help beside them
         Run.checkpoint_spacing,
         "Spacing of checkpoints: even, log or sqrt.",
     ),
     validation="Rows of each task to score at each checkpoint.",
     capture_layers=(AnyWholes, None, "Layers whose activations are written; the upper half by default."),
     readout=(Named, (), "Options of the readout that is written; its own defaults if left out."),
-    capture_dtype=(TYPES["str"], Capture.dtype, "Type of activations on disk: float32 or float16."),
+    capture_dtype=(Text, Capture.dtype, "Type of activations on disk: float32 or float16."),
     keep=(
         Annotated[tuple[str, ...], arg(metavar="all|N ...", help_behavior_hint="")],
         Run.keep,
@@ -129,11 +132,11 @@ Kept = group(
 Machine = group(
     "Machine",
     out=(Annotated[Path, arg(metavar="PATH")], Path("runs"), "Folder in which each run has its own."),
-    device=(TYPES["str"], "auto", "cpu, cuda or cuda:1; auto takes a GPU if there is one."),
+    device=(Text, "auto", "cpu, cuda or cuda:1; auto takes a GPU if there is one."),
     threads=(AnyWhole, None, "CPU threads; torch's number by default."),
     memory=(AnyText, None, "Memory that training may use, such as 8GiB; 0.9 of what is free by default."),
     log=(AnyText, None, "Another place for metrics: tensorboard, wandb or trackio."),
-    quiet=(FlagCreatePairsOff[bool], False, "Print no progress on standard error."),
+    quiet=(Flag, False, "Print no progress on standard error."),
     load=(Files, (), OWN),
 )
 

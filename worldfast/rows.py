@@ -147,16 +147,16 @@ def require_rows(rows: Rows, shape: Shape) -> None:
     if not shape.vectors:
         _require_within("inputs", rows.inputs, shape.inputs)
     _require("row_start", rows.row_start, INTEGERS, (None,))
-    L, start = len(rows.inputs), rows.row_start
-    if not len(start) or start[0] != 0 or start[-1] != L or (start.diff() < 0).any():
+    L, start = len(rows.inputs), rows.row_start.numpy(force=True)  # NumPy compares few numbers sooner
+    if not len(start) or start[0] != 0 or start[-1] != L or (start[1:] < start[:-1]).any():
         raise ValueError(
             f"row_start: expected offsets that ascend from 0 to {L}, the inputs, got {start.tolist()[:12]}"
         )
     _require("scored", rows.scored, INTEGERS, (None,))
     _require_within("scored", rows.scored, L)
-    if (rows.scored.diff() <= 0).any():
+    scored, K = rows.scored.numpy(force=True), len(rows.scored)
+    if (scored[1:] <= scored[:-1]).any():
         raise ValueError("scored: expected ascending positions, each once")
-    K = len(rows.scored)
     if rows.targets is not None:
         if shape.loss == "cross_entropy":
             _require("targets", rows.targets, INTEGERS, (K,))
@@ -179,5 +179,6 @@ def _require(name: str, x: object, dtypes: tuple[torch.dtype, ...], size: tuple[
 
 
 def _require_within(name: str, x: Tensor, end: int) -> None:
-    if x.numel() and (int(x.min()) < 0 or int(x.max()) >= end):
-        raise ValueError(f"{name}: expected 0 to {end - 1}, got {int(x[(x < 0) | (x >= end)][0])}")
+    values = x.numpy(force=True)
+    if values.size and (values.min() < 0 or values.max() >= end):
+        raise ValueError(f"{name}: expected 0 to {end - 1}, got {values[(values < 0) | (values >= end)][0]}")

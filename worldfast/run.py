@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from worldfast.classes import Named, class_at, known_fields, path_of
 from worldfast.dataset import Dataset, Readout, missing_of, require_options, require_readout
-from worldfast.display import html_facts
+from worldfast.display import count, html_facts
 from worldfast.errors import (
     MismatchError,
     as_path,
@@ -104,7 +104,7 @@ class Capture(Named):
             return tuple(range(max(1, depth // 2), depth + 1))
         for layer in self.layers:
             if not 0 <= layer <= depth:
-                raise IndexError(f"capture.layers: a model of {depth} layers has 0 to {depth}, got {layer}")
+                raise IndexError(f"capture.layers: a model of {count(depth, 'layer')} has 0 to {depth}, got {layer}")
         return self.layers
 
 
@@ -123,6 +123,16 @@ class OpenCheckpoint(Named):
     ------
     FileNotFoundError
         The file is to be read and does not exist.
+
+    Examples
+    --------
+    >>> spec = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=32)
+    >>> data = cities.Dataset("distance", rows=64)
+    >>> run = wf.Run(data, model=spec, batch=32, checkpoints=1, capture=wf.Capture(layers=()))
+    >>> [folder] = wf.train(run, "runs", device="cpu", progress=False)
+    >>> opened = wf.OpenCheckpoint(wf.export_huggingface(folder, "open/distance"))
+    >>> wf.Run(cities.Dataset("angle", rows=64), start=opened, model=spec, capture=run.capture).name
+    'ft-angle-s42'
     """
 
     folder: str
@@ -294,7 +304,7 @@ class Run(Named):
         for step in self.keep:
             if step not in self.checkpoint_steps:
                 raise ValueError(
-                    f"keep: step {step:,} is not a checkpoint of this run of {self.steps:,} steps; "
+                    f"keep: step {step:,} is not a checkpoint of this run of {count(self.steps, 'step')}; "
                     + nearest_steps(step, self.checkpoint_steps)
                 )
 

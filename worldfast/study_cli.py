@@ -14,9 +14,11 @@ from worldfast import worlds
 from worldfast.classes import load_file
 from worldfast.folder import outcome
 from worldfast.log import logged_to
-from worldfast.options import AnyNumber, AnyText, AnyWhole, Files
+from worldfast.options import AnyNumber, AnyText, AnyWhole, Files, Text, Whole
 from worldfast.studies import Study, load_study, print_plan, print_status, run_study
 
+Name = Annotated[str, arg(metavar="STUDY")]
+Engine = Annotated[Literal["local", "ray"], arg(metavar="TEXT")]
 UNDONE = 3  # exit status where runs of a study have not ended
 
 
@@ -30,10 +32,10 @@ def list_presets() -> None:
 
 
 def plan(
-    name: str,
+    name: Name,
     /,
-    device: str = "cpu",
-    gpus: Annotated[int, arg(metavar="N")] = 1,
+    device: Text = "cpu",
+    gpus: Whole = 1,
     measure: bool = True,
     threads: AnyWhole = None,
     memory: AnyText = None,
@@ -56,12 +58,12 @@ def plan(
 
 
 def run(
-    name: str,
+    name: Name,
     /,
     out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
-    device: str = "auto",
+    engine: Engine = "local",
+    address: Text = "auto",
+    device: Text = "auto",
     threads: AnyWhole = None,
     memory: AnyText = None,
     scale: AnyNumber = None,
@@ -91,7 +93,7 @@ def _left_undone(spec: Study, out: Path) -> int:
     """Return UNDONE, and say so on standard error, if runs of a study have not ended; 0 if all have, or start from one
     that has diverged, which is a finding.
     """
-    names = [run.name for run in spec.runs if outcome(run, out / "runs").status in ("open", "waiting")]
+    names = [run.name for run in spec.runs if not outcome(run, out / "runs").settled]
     if not names:
         return 0
     listed = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
@@ -103,7 +105,7 @@ def _left_undone(spec: Study, out: Path) -> int:
     return UNDONE
 
 
-def status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
+def status(name: Name, /, out: Path = Path("."), load: Files = ()) -> None:
     """Say where each run of a study stands, also while it runs.
 
     Args:
@@ -115,11 +117,11 @@ def status(name: str, /, out: Path = Path("."), load: Files = ()) -> None:
 
 
 def report(
-    name: str,
+    name: Name,
     /,
     out: Path = Path("."),
-    engine: Literal["local", "ray"] = "local",
-    address: str = "auto",
+    engine: Engine = "local",
+    address: Text = "auto",
     threads: AnyWhole = None,
     scale: AnyNumber = None,
     load: Files = (),

@@ -39,6 +39,8 @@ void walks(uint64_t key, const py::object& table_, const py::object& prior_, int
 void bind_walks(py::module_& m) {
     m.def("walks", &walks);
     m.attr("walk_bits") = walk_bits;
+    m.attr("walk_limits") =
+        py::dict(py::arg("length") = longest_walk, py::arg("states") = most_states, py::arg("names") = most_walk_names);
 }
 
 }  // namespace worldfast

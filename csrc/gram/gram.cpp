@@ -129,31 +129,32 @@ WORLDFAST_INLINE void add_row_sums(const T* tile, int64_t rows, int64_t columns,
 // Sums of pairs of representations in one share, eight per pair: floats are widened as vectors and added up last.
 constexpr int64_t slots = 8;
 
-// sums[a, b] += weight * sum of tile a times tile b, b <= a, in blocks of B by B that fill the registers. A part of the
-// tiles at a time: those of B representations stay in the first cache while those of the others pass by.
+// sums[a, b] += weight * sum of tile a times tile b, b <= a, in blocks of A by B that fill the registers. A part of the
+// tiles at a time: those of A representations stay in the first cache while those of the others pass by. Sums above the
+// diagonal, in the blocks that it crosses, are not read.
 template <class T, int W>
 WORLDFAST_INLINE void add_products(const T* tiles, int64_t padded, double weight, double* sums) {
-    constexpr int B = W == 16 ? 4 : 2, L = lanes_of<T, W>;
+    constexpr int A = W == 4 ? 2 : 4, B = W == 16 ? 4 : 2, L = lanes_of<T, W>;
     constexpr int64_t part = 4096 / sizeof(T);
     using Vector = typename Lanes<L, T>::Float;
     for (int64_t k0 = 0; k0 < edge * edge; k0 += part) {
-        for (int64_t a = 0; a < padded; a += B) {
-            for (int64_t b = 0; b <= a; b += B) {
+        for (int64_t a = 0; a < padded; a += A) {
+            for (int64_t b = 0; b < a + A; b += B) {
                 const T *left = tiles + a * edge * edge + k0, *right = tiles + b * edge * edge + k0;
-                Vector sum[B][B] = {};
+                Vector sum[A][B] = {};
                 for (int64_t k = 0; k < part; k += L) {
                     Vector y[B];
                     WORLDFAST_UNROLL
                     for (int j = 0; j < B; ++j) y[j] = at<L>(right + j * edge * edge + k);
                     WORLDFAST_UNROLL
-                    for (int i = 0; i < B; ++i) {
+                    for (int i = 0; i < A; ++i) {
                         const Vector x = at<L>(left + i * edge * edge + k);
                         WORLDFAST_UNROLL
                         for (int j = 0; j < B; ++j) sum[i][j] += x * y[j];
                     }
                 }
                 WORLDFAST_UNROLL
-                for (int i = 0; i < B; ++i) {
+                for (int i = 0; i < A; ++i) {
                     WORLDFAST_UNROLL
                     for (int j = 0; j < B; ++j) {
                         T number[L];

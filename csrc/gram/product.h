@@ -16,13 +16,26 @@ constexpr int64_t chain = 128;  // terms per chain of sums; two strips of that d
 template <class T, int W>
 constexpr int lanes_of = 4 * W / static_cast<int>(sizeof(T));
 
-// A register tile: R lines of a by C lines of b, two vectors, whose sums are half of the registers of AVX2 and AVX-512.
-// Meanwhile memory is asked for what lies `ahead`, `step` bytes at a time.
-template <class T, int W>
+// Rows of a register tile, by two vectors. With AVX2 they are at their limit, as those of a linear layer are: 12 sums, the
+// two vectors and a number of a row are 15 of 16 registers. Four rows with AVX2 read each vector again for every four
+// lines of a, and their eight sums only just hide the latency of a multiply-add.
+template <int W>
+constexpr int tile_rows = W == 16  ? 8
+                          : W == 8 ? 6
+                                   : 4;
+
+// Lines that are whole tiles and lie in one strip: of six rows two tiles, and then one of four.
+constexpr int64_t group = 16;
+
+// A register tile: R lines of a by C lines of b, which are two vectors. Meanwhile memory is asked for what lies `ahead`,
+// `step` bytes at a time.
+template <class T, int W, int R>
 struct RegisterTile {
-    static constexpr int L = lanes_of<T, W>, R = W == 16 ? 8 : 4, C = 2 * L;
+    static constexpr int L = lanes_of<T, W>, C = 2 * L;
     static constexpr int64_t strip = Panel<T>::strip;
-    static constexpr int64_t step = 2 * R * C * sizeof(T) / edge;  // all of two strips of lines in the time of a tile
+    static constexpr int64_t tiles = round_up(group, tile_rows<W>) / tile_rows<W>;  // of a group
+    // all of two strips of lines in the time of a tile of `edge` by `edge`
+    static constexpr int64_t step = (2 * group * C * sizeof(T) / edge + tiles - 1) / tiles;
 
     static WORLDFAST_INLINE void add(const T* a, const T* b, int64_t depth, T* out, bool more, const char* ahead) {
         typename Lanes<L, T>::Float sum[R][2] = {};
@@ -58,18 +71,25 @@ struct Strips {
 // out [edge, edge] = the products over depth [from, to) of lines a with lines b; `next` are the strips of the next tile.
 template <class T, int W>
 WORLDFAST_INLINE void product_tile(const Strips<T>& strips, int64_t from, int64_t to, T* out, const Strips<T>& next) {
-    using Tile = RegisterTile<T, W>;
+    constexpr int R = tile_rows<W>;
+    using Tile = RegisterTile<T, W, R>;
     const auto line = [&strips](const T* first, int64_t i, int64_t k) {
         return first + (i / Tile::strip * strips.depth + k) * Tile::strip + i % Tile::strip;
     };
     int64_t done = 0;
     for (int64_t k = from; k < to; k += chain)
         for (int64_t j = 0; j < strips.b_lines; j += Tile::C)
-            for (int64_t i = 0; i < strips.a_lines; i += Tile::R, ++done) {
-                if (strips.lower && i + Tile::R <= j) continue;
+            for (int64_t i = 0, rows = R; i < strips.a_lines; i += rows, ++done) {
+                if constexpr (group % R) rows = std::min<int64_t>(R, group - i % group);
+                if (strips.lower && i + rows <= j) continue;
+                const T *a = line(strips.a, i, k), *b = line(strips.b, j, k);
                 const char* ahead = reinterpret_cast<const char*>(done % 2 ? next.a : next.b);
-                Tile::add(line(strips.a, i, k), line(strips.b, j, k), std::min(chain, to - k), out + i * edge + j,
-                          k > from, ahead + done / 2 * chain * Tile::step);
+                ahead += done / 2 * chain * Tile::step;
+                const int64_t depth = std::min(chain, to - k);
+                if (rows == R)
+                    Tile::add(a, b, depth, out + i * edge + j, k > from, ahead);
+                else if constexpr (group % R)
+                    RegisterTile<T, W, group % R>::add(a, b, depth, out + i * edge + j, k > from, ahead);
             }
 }
 

@@ -31,10 +31,12 @@ RANK = {room: rank for rank, rooms in enumerate(RANKS.strip().splitlines()) for 
 BESIDE = """
 _native -> errors
 arrays -> _native
+arrays -> display
 cli -> doctor
 cli -> study_cli
 dataset -> classes
 dataset -> rows
+files -> display
 files -> errors
 folder -> checkpoint
 folder -> models

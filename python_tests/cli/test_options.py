@@ -376,6 +376,8 @@ def test_help_says_no_python(words, capsys):
         cli.main([*words, "--help"])
     out = capsys.readouterr().out
     assert ended.value.code == 0 and "usage: worldfast" in out and "{None}" not in out and "default: None" not in out
+    metavars = out.replace("{list,plan,run,status,report}", "").replace("{city}", "").replace("{city},", "")
+    assert not re.search(r"\b(STR|INT|FLOAT|BOOL)\b|[{}]", metavars), "expected N, X, TEXT, PATH or the name of a thing"
 
 
 def test_help_is_a_line_an_option(capsys, monkeypatch):

@@ -35,6 +35,7 @@ FAMILIES = {
     "rnn-sparse": (RecurrentSpec("rnn", hidden=32, recurrence="sparse"), TOKENS),
     "rnn-orthogonal": (RecurrentSpec("rnn", hidden=15, recurrence="orthogonal", bias=False), VECTORS),
     "gpt-vectors": (GPTSpec(hidden=24, heads=3, intermediate=40), VECTORS),
+    "gpt-positions": (GPTSpec(hidden=16, layers=2, heads=2, intermediate=24, init_std=0.3, positions=64), TOKENS),
     "gpt-tokens": (
         GPTSpec(hidden=16, layers=2, heads=2, intermediate=24, dropout=0.0, init_std=0.3, outputs=9),
         TOKENS,

@@ -1,6 +1,7 @@
-"""GPT-2 without positions beside PyTorch's own layers in float64, and its dropout."""
+"""GPT-2 without positions, and with learned ones, beside PyTorch's own layers in float64, and its dropout."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -66,6 +67,37 @@ def test_equals_layers_of_pytorch():
         for found, layer in zip(states, hidden):
             torch.testing.assert_close(found[begin:end].double(), layer, rtol=1e-4, atol=1e-4)
     assert float(ensemble.learn([rows], [1])[0]) == pytest.approx(loss.item(), rel=1e-5)
+
+
+def test_learned_positions_are_added_to_what_is_embedded():
+    """Beside the same model without them, whose weights are the others."""
+    spec = replace(SPEC, positions=9)
+    with_them, without = (one.build(VECTORS, longest=9) for one in (spec, SPEC))
+    for ensemble in (with_them, without):
+        ensemble.initialise(0, 3)
+    known = with_them.tensors(0)
+    assert known.keys() - without.tensors(0).keys() == {"position.weight"}
+    assert all(torch.equal(known[name], x) for name, x in without.tensors(0).items())
+    rows = family_of(spec, VECTORS).rows((4, 9, 1), scored=2)
+    place = torch.cat([torch.arange(n) for n in (4, 9, 1)])
+    known["position.weight"].normal_(generator=torch.Generator().manual_seed(0))
+    (state,) = with_them.states(rows, 0, [0])
+    (plain,) = without.states(rows, 0, [0])
+    torch.testing.assert_close(state, plain + known["position.weight"][place[rows.scored]])
+    before = with_them.outputs(rows, 0)
+    known["position.weight"].zero_()
+    after, plain = with_them.outputs(rows, 0), without.outputs(rows, 0)
+    assert torch.equal(after, plain) and not torch.allclose(before, plain, atol=1e-3)
+
+
+def test_rows_longer_than_the_learned_positions():
+    spec = replace(SPEC, positions=9)
+    with pytest.raises(ValueError, match="model.positions: expected at least 10, the inputs of a row, got 9"):
+        spec.build(VECTORS, longest=10)
+    with pytest.raises(ValueError, match="model.positions: expected at least 12, the inputs of a row, got 9"):
+        spec.build(VECTORS).outputs(family_of(SPEC, VECTORS).rows((12,)), 0)
+    with pytest.raises(ValueError, match="model.positions: expected at least 0, got -1"):
+        replace(SPEC, positions=-1)
 
 
 def test_value_vectors():

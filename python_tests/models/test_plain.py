@@ -218,7 +218,7 @@ def test_the_engine_is_chosen_openly():
     named = replace(SPEC, engine="plain").build(SHAPE)
     assert type(named) is PlainTransformer and named.about == "models in PyTorch"
     for shape, longest, lacks in (
-        (SHAPE, 129, "rows of at most 128 tokens, not 129"),
+        (SHAPE, 2049, "rows of at most 2,048 tokens, not 2,049"),
         (SHAPE._replace(vectors=True), None, "tokens, not vectors"),
         (SHAPE._replace(loss="mean_square"), None, "the loss 'cross_entropy', not 'mean_square'"),
     ):
@@ -228,7 +228,7 @@ def test_the_engine_is_chosen_openly():
         with pytest.raises(ValueError, match=f"model.engine: 'native' takes {lacks}; use 'plain'"):
             replace(SPEC, engine="native").build(shape, longest=longest)
     with pytest.raises(ValueError, match="matmul_dtype: PlainTransformer multiplies in 'float32' only"):
-        SPEC.build(SHAPE, matmul_dtype="bfloat16", longest=600)
+        SPEC.build(SHAPE, matmul_dtype="bfloat16", longest=2049)
     with pytest.raises(ValueError, match="unknown model.engine 'pytorch'"):
         replace(SPEC, engine="pytorch")
 

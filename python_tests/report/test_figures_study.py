@@ -405,6 +405,9 @@ def test_spread_moves_as_little_as_it_can():
     assert np.allclose(style.spread([3, 3, 3], 2), [1, 3, 5])
     assert np.allclose(style.spread([0, 0.5, 10], 1), [-0.25, 0.75, 10])
     assert len(style.spread([], 1)) == 0
+    # what is moved from a bound moves nothing that has room
+    assert np.allclose(style.spread([0, 0, 5, 9.5, 10], 1, 0, 10), [0, 1, 5, 9, 10])
+    assert np.allclose(style.spread([1, 1, 1], 2, 0, 3), [0, 2, 4])
 
 
 def test_labels_of_lines_stay_beside_their_axes():

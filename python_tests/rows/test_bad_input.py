@@ -374,8 +374,8 @@ def test_selections(argument, world):
     ):
         with pytest.raises(error, match=naming(*words)):
             wf.sample(world, "angle", n=1, **{argument: bad})
-    for nothing in (np.zeros(40, bool), "x > 1000"):
-        with pytest.raises(ValueError, match="must_include" if argument == "must_include" else "angle"):
+    for nothing, said in ((np.zeros(40, bool), "a mask"), ("x > 1000", "'x > 1000'")):
+        with pytest.raises(ValueError, match=f"{argument}: {said} selects (no city|none of 40 cities)"):
             wf.sample(world, "angle", n=1, **{argument: nothing})
 
 

@@ -231,12 +231,12 @@ def test_a_run_that_diverges_is_marked(tiny, tmp_path):
     tuned = replace(tiny.canon[3], start=bad, name="ft-bad")
     made = Study("bad", (tiny.canon[0], bad, tuned), layer=1, test_rows=2)
     result = run_study(made, tmp_path, progress=False)
-    assert result.tables["runs"].status.tolist() == ["finished", "diverged", "not run"]
+    assert result.tables["runs"].status.tolist() == ["finished", "diverged", "barred"]
     assert not result.tables["runs"].learned.iloc[1]
-    assert any("Did not finish: bad (diverged), ft-bad (not run)" in sentence for sentence in result.findings)
+    assert any("Did not finish: bad (diverged), ft-bad (barred)" in sentence for sentence in result.findings)
     standing = {one.name: one for one in planning.status(tmp_path / "studies" / "bad")}
     assert standing["bad"].state == "diverged" and "not finite" in standing["bad"].why
-    assert standing["ft-bad"].state == "waiting"
+    assert standing["ft-bad"].state == "barred"
     with pytest.raises(RuntimeError, match="no run finished"):
         run_study(Study("worse", (replace(bad, seed=1, name="worse"),), layer=1), tmp_path, progress=False)
 
@@ -293,10 +293,11 @@ def test_what_a_run_leaves_is_what_the_plan_says(ran, tiny):
 
 def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     out, _ = ran
-    assert {one.state for one in planning.status(out / "studies" / "tiny")} == {"done"}
+    assert {one.state for one in planning.status(out / "studies" / "tiny")} == {"finished"}
     folder = files.folder(tmp_path / "studies" / "tiny", "out")
     (folder / "study.json").write_text((out / "studies" / "tiny" / "study.json").read_text())
-    assert {one.state for one in planning.status(folder)} == {"waiting"}
+    expected = ["waiting" if run.start else "open" for run in tiny.runs]
+    assert [one.state for one in planning.status(folder)] == expected and {"open", "waiting"} == {*expected}
     run = tmp_path / "runs" / tiny.runs[0].folder_name
     files.folder(run, "out")
     (run / "metrics.jsonl").write_text('{"step": 1, "rows": 32, "loss": 2.0}\n{"step": 2, "ro')
@@ -309,7 +310,8 @@ def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     first = planning.status(folder)[0]
     assert (first.state, first.why) == ("failed", "OSError: no space")
     planning.print_status(folder)
-    assert "1 failed, 5 waiting" in capsys.readouterr().out
+    n = expected.count("waiting")
+    assert f"1 failed, {5 - n} open, {n} waiting" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="not a study's folder"):
         planning.status(tmp_path)
 

@@ -119,14 +119,14 @@ def test_a_studys_file_is_not_believed_beside_another_studys_tables(ran, tmp_pat
     folder, run = out / "studies" / "kept", out / "runs" / RUN.folder_name
     content = files.read_json(folder / "study.json")
     (folder / "runs.csv").write_text("")
-    assert [one.state for one in planning.status(folder)] == ["done"]
+    assert [one.state for one in planning.status(folder)] == ["finished"]
     other = {name: sha256[::-1] for name, sha256 in content["tables"].items()}
     files.write_json(folder / "study.json", content | {"tables": other})
     with pytest.raises(MismatchError, match=f"'{folder / 'study.json'}' is of other tables than runs.csv, .*another"):
         planning.status(folder)
     assert [(one.path.name, one.state) for one in audit_study(folder)] == [("study.json", "mistaken")]
     files.write_json(folder / "study.json", content | {"tables": None})  # as while it runs
-    assert [one.state for one in planning.status(folder)] == ["done"]
+    assert [one.state for one in planning.status(folder)] == ["finished"]
     files.write_json(run / "done", files.read_json(run / "done") | {"run": "0" * 12})
     with pytest.raises(MismatchError, match="done' belongs to run 000000000000"):
         planning.status(folder)

@@ -14,6 +14,7 @@ from worldfast import frames as pd
 from worldfast.analysis.scale import centred, magnitude
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import ArrayLike, numbers
+from worldfast.display import count
 from worldfast.errors import one_of, whole
 
 __all__ = ["METRICS", "chance", "mutual_knn", "mutual_knn_table", "nearest"]
@@ -113,7 +114,7 @@ def nearest(X: ArrayLike, k: int, metric: str = "euclidean", name: str = "X") ->
     if len(X) < 2:
         raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(X.shape)}")
     if not 1 <= whole("k", k, 0) < len(X):
-        raise ValueError(f"k: expected 1 to {len(X) - 1} neighbours of {len(X)} rows of {name}, got {k}")
+        raise ValueError(f"k: expected 1 to {len(X) - 1} neighbours of {count(len(X), 'row')} of {name}, got {k}")
     X = X.tensor()
     if metric == "cosine":
         X = X / magnitude(X, 1)
@@ -139,7 +140,7 @@ def nearest(X: ArrayLike, k: int, metric: str = "euclidean", name: str = "X") ->
 def _overlap(a: torch.Tensor, b: torch.Tensor, first: str = "X", second: str = "Y") -> float:
     """Return the share of entries that the rows of two arrays [n, k] have in common."""
     if len(a) != len(b):
-        raise ValueError(f"{second}: expected {len(a)} rows as in {first}, got {len(b)}")
+        raise ValueError(f"{second}: expected {count(len(a), 'row')} as in {first}, got {len(b)}")
     shared = 0
     for start in range(0, len(a), 4 * BLOCK):
         rows = slice(start, start + 4 * BLOCK)

@@ -9,6 +9,7 @@ import torch
 
 from worldfast.analysis.scale import centred, magnitude, single, varies
 from worldfast.arrays import ArrayLike, ByStep, mask, numbers
+from worldfast.display import count
 from worldfast.errors import one_of, whole
 
 __all__ = ["Components", "MixedView", "leading_components", "mixed_over_training", "pca_over_training"]
@@ -134,7 +135,7 @@ def leading_directions(X: torch.Tensor, k: int, name: str) -> torch.Tensor:
     """Return the first k principal components of columns that are centred already, in a unit near theirs."""
     if not 1 <= whole("components", k, 0) <= min(X.shape):
         raise ValueError(
-            f"{name}: expected [n, d] of at least {k} rows and columns for {k} components, got {list(X.shape)}"
+            f"{name}: expected [n, d] of at least {k} rows and columns for {count(k, 'component')}, got {list(X.shape)}"
         )
     if len(X) < X.shape[1]:  # the same result from the smaller matrix
         values, vectors = torch.linalg.eigh(X @ X.T)

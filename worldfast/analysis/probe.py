@@ -17,6 +17,7 @@ from worldfast import frames as pd
 from worldfast.analysis.scale import CONSTANT, lengths, magnitude, mean, single, varies
 from worldfast.analysis.tables import labelled
 from worldfast.arrays import ArrayLike, ByStep, mask, numbers
+from worldfast.display import count
 
 __all__ = [
     "Fit",
@@ -215,7 +216,7 @@ def fit_map(X: ArrayLike, xy: ArrayLike, ridge: float | None = None) -> Fit:
         raise ValueError(f"ridge: expected a positive penalty, got {ridge}")
     if ridge is None and n <= d + 1:
         raise ValueError(
-            f"a least-squares probe of {d} features needs more than {d + 1} items, got {n}: "
+            f"a least-squares probe of {count(d, 'feature')} needs more than {d + 1} items, got {n}: "
             "pass ridge=1.0 for a penalised fit"
         )
     sizes, unit = magnitude(X, None if ridge is None else 0), magnitude(xy, 0)

@@ -14,6 +14,7 @@ from worldfast.analysis.pca import leading_directions
 from worldfast.analysis.scale import centred
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import ArrayLike, numbers
+from worldfast.display import count
 
 __all__ = ["procrustes", "procrustes_table"]
 
@@ -86,6 +87,6 @@ def _standard(X: ArrayLike, components: int | None, name: str) -> torch.Tensor:
 
 def _disparity(A: torch.Tensor, B: torch.Tensor, first: str = "X", second: str = "Y") -> float:
     if len(A) != len(B):
-        raise ValueError(f"{second}: expected {len(A)} rows as in {first}, got {len(B)}")
+        raise ValueError(f"{second}: expected {count(len(A), 'row')} as in {first}, got {len(B)}")
     alike = float(torch.linalg.svdvals(A.T @ B).sum())
     return max(0.0, 1.0 - alike**2)

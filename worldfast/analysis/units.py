@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from worldfast.arrays import ArrayLike, numbers
+from worldfast.display import count
 
 __all__ = ["mixed_selectivity", "sparsity"]
 
@@ -63,7 +64,8 @@ def mixed_selectivity(X: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
     X = numbers(X, "X").array()
     rows, columns = (int(n) for n in shape)
     if min(rows, columns) < 2 or len(X) != rows * columns:
-        raise ValueError(f"shape: expected a grid of {len(X)} points, 2 at least along each, got {tuple(shape)}")
+        points = count(len(X), "point")
+        raise ValueError(f"shape: expected a grid of {points}, 2 at least along each, got {tuple(shape)}")
     grid, found = X.reshape(rows, columns, -1), []
     for other in (1, 0):
         rate = grid.mean(other)

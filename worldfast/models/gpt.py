@@ -1,4 +1,4 @@
-"""GPT-2 on vectors or tokens, without positions, in PyTorch, with dropout."""
+"""GPT-2 on vectors or tokens, without positions or with learned ones, in PyTorch, with dropout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding, gelu, layer_norm, linear
 
-from worldfast.errors import number, positive
+from worldfast.errors import number, positive, whole
 from worldfast.models.autograd import NamedEnsemble, autograd_bytes
 from worldfast.models.chance import generators
 from worldfast.models.spec import CpuBytes, Spec, require_sizes
@@ -22,7 +22,7 @@ __all__ = ["GPT", "GPTSpec"]
 
 @dataclass(frozen=True)
 class GPTSpec(Spec["GPT"]):
-    """GPT-2 without position embeddings: pre-norm blocks of causal attention and an MLP with gelu in its tanh form.
+    """GPT-2: pre-norm blocks of causal attention and an MLP with gelu in its tanh form, by default without positions.
 
     Vectors enter through a linear map with a bias, tokens through an embedding. Weights are normal with standard
     deviation `init_std`, those of maps into the residual stream divided by sqrt(2 layers); biases are 0, norms 1. The
@@ -37,6 +37,9 @@ class GPTSpec(Spec["GPT"]):
         Share of the embedded inputs, of attention and of what enters the residual stream that is dropped while
         learning. What is dropped is a function of the row (worldfast.models.chance).
     norm_eps, init_std : float
+    positions : int
+        Learned positions, for rows of up to so many inputs, added to what is embedded; 0: none, so that order is seen
+        through the causal mask alone.
     outputs : int, optional
         Number of outputs, the first ones; None means all of the data.
 
@@ -61,6 +64,7 @@ class GPTSpec(Spec["GPT"]):
     norm_eps: float = 1e-5
     init_std: float = 0.02
     outputs: int | None = None
+    positions: int = 0
 
     def __post_init__(self):
         require_sizes(self, ("hidden", "layers", "heads", "intermediate", "outputs"))
@@ -69,6 +73,7 @@ class GPTSpec(Spec["GPT"]):
         object.__setattr__(self, "dropout", number("model.dropout", self.dropout))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout: expected at least 0 and below 1, got {self.dropout}")
+        object.__setattr__(self, "positions", whole("model.positions", self.positions, 0, 2**20))
         if self.hidden % self.heads:
             raise ValueError(f"model.heads: expected a divisor of hidden, {self.hidden}, got {self.heads}")
 
@@ -87,7 +92,8 @@ class GPTSpec(Spec["GPT"]):
                 found |= {f"block.{k}.{name}.weight": size, f"block.{k}.{name}.bias": size[:1]}
         found |= {"norm.weight": (D,), "norm.bias": (D,)}
         outputs = self.of(shape).outputs
-        return found | {"head.weight": (outputs, D), "head.bias": (outputs,)}
+        found |= {"head.weight": (outputs, D), "head.bias": (outputs,)}
+        return found | ({"position.weight": (self.positions, D)} if self.positions else {})
 
     def sizes(self, shape: Shape) -> Iterable[tuple[int, ...]]:
         return self.shapes(shape).values()
@@ -95,7 +101,7 @@ class GPTSpec(Spec["GPT"]):
     def cpu_bytes(self, shape: Shape, inputs: int, threads: int, matmul_dtype: str, longest: int) -> CpuBytes:
         """Return an upper bound on memory while learning from batches of `inputs` inputs, of up to `longest` a row."""
         block = 24 * self.hidden + 6 * self.intermediate + 6 * self.heads * longest
-        kept = 8 * self.hidden + self.layers * block + 5 * self.of(shape).outputs
+        kept = (10 if self.positions else 8) * self.hidden + self.layers * block + 5 * self.of(shape).outputs
         return autograd_bytes(self.sizes(shape), inputs, kept + (shape.inputs if shape.vectors else 2), threads)
 
     def _build(
@@ -107,7 +113,13 @@ class GPTSpec(Spec["GPT"]):
         matmul_dtype: str,
         longest: int | None,
     ) -> GPT:
+        if self.positions:
+            self._require_positions(longest or 0)
         return GPT(self, shape, members, device=device, threads=threads, matmul_dtype=matmul_dtype)
+
+    def _require_positions(self, longest: int) -> None:
+        if longest > self.positions:
+            raise ValueError(f"model.positions: expected at least {longest}, the inputs of a row, got {self.positions}")
 
 
 class GPT(NamedEnsemble):
@@ -179,6 +191,9 @@ class GPT(NamedEnsemble):
         at = (rows.row_start[:-1].long()[:, None] + step).clamp(max=len(rows.inputs) - 1)  # padding reads any input
         hidden_from = ~(step[None, :] <= step[:, None])  # [T, T], of later ones
         x = mapped(rows.inputs, "embed") if self.shape.vectors else embedding(rows.inputs, w["embed.weight"])
+        if spec.positions:
+            spec._require_positions(T)
+            x = x + embedding(step.expand(R, T)[there], w["position.weight"])
         found = [x]
         x = drop(x, "embed")
         for k in range(spec.layers):

@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 
+from worldfast.display import count
 from worldfast.errors import DamagedError, UnsafeError, as_path
 from worldfast.models.transformer import Transformer, TransformerSpec
 from worldfast.models.weights import read_weights, require_files
@@ -195,7 +196,8 @@ def _require_held(path: Path, spec: TransformerSpec, shape: Shape, tensors: Mapp
     """Raise an UnsafeError if config.json claims a model for which more memory would be taken than its weights need."""
     held = sum(map(torch.Tensor.numel, tensors.values()))
     if spec.layers > len(tensors):
-        raise UnsafeError(f"{path} claims {spec.layers:,} layers, but the files beside it hold {len(tensors)} tensors")
+        said = f"{path} claims {count(spec.layers, 'layer')}"
+        raise UnsafeError(f"{said}, but the files beside it hold {count(len(tensors), 'tensor')}")
     if (claimed := spec.parameters(shape)) > 4 * held + 1_000_000:
         raise UnsafeError(f"{path} claims {claimed:,} weights, but the files beside it hold {held:,}")
 

@@ -131,7 +131,7 @@ class TransformerSpec(Spec["Transformer"]):
             return f"the loss 'cross_entropy', not {shape.loss!r}"
         limit = LONGEST_ON_GPU if on_gpu else core.attention_row_limit
         if longest is not None and longest > limit:
-            return f"rows of at most {limit} tokens{' on a GPU' * on_gpu}, not {longest}"
+            return f"rows of at most {limit:,} tokens{' on a GPU' * on_gpu}, not {longest:,}"
         return ""
 
     def shapes(self, shape: Shape) -> Weights:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from worldfast import files
+from worldfast.display import count
 from worldfast.errors import DamagedError, UnsafeError
 
 # in the order in which transformers looks for them
@@ -140,7 +141,7 @@ def _content(path: Path, most: int | None = None) -> bytes:
     """Bytes of a file, by which any path can be read: the libraries would take it as UTF-8."""
     with files.naming(path, "it cannot be read"):
         if most is not None and path.stat().st_size > most:
-            raise UnsafeError(f"{path} has {path.stat().st_size:,} bytes, such a file at most {most:,}")
+            raise UnsafeError(f"{path} has {count(path.stat().st_size, 'byte')}, such a file at most {most:,}")
         return path.read_bytes()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldfast.dataset import Readout, entity_ids
-from worldfast.display import html_facts
+from worldfast.display import count, html_facts
 from worldfast.errors import MismatchError, as_path
 from worldfast.files import require_folder
 from worldfast.folder import done, spec_content
@@ -249,7 +249,7 @@ class Activations:
         return segment.unread(self._segment(step), segment.layer_name(layer), self._expected(step))
 
     def __repr__(self) -> str:
-        return f"Activations({str(self.folder)!r}: {len(self.steps)} steps, layers {list(self.layers)})"
+        return f"Activations({str(self.folder)!r}: {count(len(self.steps), 'step')}, layers {list(self.layers)})"
 
     def _repr_html_(self) -> str:
         facts = {"run": self.run, "steps": list(self.steps), "layers": list(self.layers), "prompt": self.prompt}

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from worldfast import frames as pd
+from worldfast.display import count
 from worldfast.errors import typed, unknown_name, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, TransformerSpec
@@ -138,7 +139,8 @@ def task_gradients(
         raise ValueError(f"streams: expected rows of {run.name!r}'s {run.shape}, got {stream.shape}")
     if stream.rows < rows * repeats:
         raise ValueError(
-            f"rows: {repeats} groups of {rows:,} rows are disjoint in {rows * repeats:,}, got {stream.rows:,}"
+            f"rows: {count(repeats, 'group')} of {count(rows, 'row')} are disjoint in {rows * repeats:,}, "
+            f"got {stream.rows:,}"
         )
     means = torch.zeros(repeats, ensemble.parameters.shape[1], dtype=torch.float32, device="cpu")
     for k in range(repeats):

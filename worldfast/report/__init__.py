@@ -14,7 +14,6 @@ _DOOR = {  # name -> its module, imported on first use
     "spread_hues": "colours",
     "publish": "report",
     "write": "report",
-    "count": "words",
     "listed": "words",
     "number": "words",
 }

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import files
-from worldfast.display import first_of
+from worldfast.display import count, first_of
 from worldfast.report.colours import CKA_STOPS, INK
 from worldfast.report.figures import learned_map, numbers, save, standard, views_over_training
 from worldfast.report.figures.catalogue import SECTIONS
@@ -26,7 +26,6 @@ from worldfast.report.page import citation, comparison, films, gallery, models, 
 from worldfast.report.page.drawings import drawings
 from worldfast.report.page.markup import duration, pairs, span
 from worldfast.report.page.terms import glossary
-from worldfast.report.words import count
 from worldfast.studies import Scene, Study, StudyResult
 
 LOG = logging.getLogger(__name__)
@@ -183,7 +182,7 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
     byline = [
         count(everything, "model"),
         count(len(world), world.one, world.many),
-        f"{checkpoints} checkpoints each",
+        f"{checkpoints} checkpoint{'' if checkpoints == '1' else 's'} each",
         duration(result.seconds),
         result.date,
     ]

@@ -12,11 +12,6 @@ def number(n: int) -> str:
     return NUMBERS[n] if n < len(NUMBERS) else f"{n:,}"
 
 
-def count(n: int, one: str, many: str = "") -> str:
-    """Return a number of items: "1 model", "1,200 models"; `many` is the plural if it is not `one` + "s"."""
-    return f"{n:,} {one if n == 1 else many or one + 's'}"
-
-
 def joined(names: Sequence[str]) -> str:
     """Return names in words: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), *names[-1:]] if len(names) > 1 else names)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from worldfast import __version__, files
+from worldfast.display import count
 from worldfast.errors import file_name, one_of, typed, whole
 from worldfast.folder import outcome, require_same
 from worldfast.log import tell
@@ -91,14 +92,13 @@ def run_study(
     Examples
     --------
     >>> import worldfast as wf
-    >>> from worldfast.studies.engine import run_study
     >>> from worldfast.worlds import cities
     >>> data = cities.Dataset(("distance",), rows=64, world=wf.WorldSpec(largest=100))
     >>> model = wf.TransformerSpec(hidden=16, layers=2, heads=2)
     >>> fixed = dict(batch=32, model=model, checkpoints=1, capture=wf.Capture(layers=(1, 2)))
     >>> runs = [wf.Run(data, seed=seed, name=f"distance-s{seed}", **fixed) for seed in (0, 1)]
     >>> study = cities.Study("seeds", runs, layer=1, test_rows=10)
-    >>> result = run_study(study, "out", device="cpu", progress=False)
+    >>> result = wf.run_study(study, "out", device="cpu", progress=False)
     >>> result.tables["runs"].status.tolist()
     ['finished', 'finished']
     >>> result.cka.shape
@@ -193,12 +193,13 @@ def _read(study: Study, finished: list[Run], out: Path, say: Callable[[str], Non
     """Return the tables of a study by kind, computing those that are missing; films are computed but not returned."""
     wanted = tables_of(study, finished)
     missing = [table for table in wanted if not made(table, out)]
-    say(f"reading {len(finished)} runs: {len(missing)} of {len(wanted)} tables to make")
+    say(f"reading {count(len(finished), 'run')}: {len(missing)} of {count(len(wanted), 'table')} to make")
     if pooled:
         jobs = [Job(table.name, make, (table, out.absolute()), made, cpus=1) for table in missing]
         if failed := pooled(jobs).failed:
             name, error = next(iter(failed.items()))
-            raise RuntimeError(f"{len(failed)} tables could not be made, {name} first: {error} (see {out / 'failed'})")
+            tables = count(len(failed), "table")
+            raise RuntimeError(f"{tables} could not be made, {name} first: {error} (see {out / 'failed'})")
     read: dict[str, list] = {}
     for i, table in enumerate(wanted):
         if i % 50 == 49:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from worldfast.display import size_text
+from worldfast.display import count, size_text
 from worldfast.errors import file_name, one_of, shown, whole
 from worldfast.files import regular
-from worldfast.folder import done
+from worldfast.folder import RunOutcome, done
 from worldfast.locks import locked
 from worldfast.run import Run
 from worldfast.studies.audit import read_study
@@ -138,7 +138,7 @@ def plan_study(
         planned = plan(runs, limit, device, threads)
         width = f", width {runs[0].model.hidden}" if widths > 1 else ""
         family = Family(
-            name=f"{'fine-tuned' if tuned else 'pretrained'}, {tasks} task{'s' if tasks > 1 else ''}{width}",
+            name=f"{'fine-tuned' if tuned else 'pretrained'}, {count(tasks, 'task')}{width}",
             members=tuple(runs),
             rows=sum(run.epochs * run.epoch_rows for run in runs),
             steps=sum(run.steps for run in runs),
@@ -222,7 +222,7 @@ def print_plan(
     if device == "cpu" and gpus != 1:
         raise ValueError(f"gpus: {gpus} of the device 'cpu'; ask for the device 'cuda'")
     threads = threads or torch.get_num_threads()
-    print(f"study {study.name}: {len(study.canon):,} runs of the canon, {len(study.extensions):,} more\n")
+    print(f"study {study.name}: {count(len(study.canon), 'run')} of the canon, {len(study.extensions):,} more\n")
     head = ("runs", "rows", "steps", "memory", "at a time", "disk")
     print(_line("", head))
     families = []
@@ -237,7 +237,7 @@ def print_plan(
         of = size_text(_limit(memory, device))
         print(f"\ntime on one GPU, an H200 with {of} for training: counted from operations and bytes, not measured")
     elif measure:
-        where = torch.cuda.get_device_name() if device == "cuda" else f"{threads} threads here"
+        where = torch.cuda.get_device_name() if device == "cuda" else f"{count(threads, 'thread')} here"
         print(f"\ntime of training alone, at the rate of {STEPS} steps measured on {where}")
     else:
         return print("\ntime: not measured")
@@ -256,15 +256,15 @@ def _print_places(study: Study, timed: Sequence[Family], gpus: int, limit: int, 
     parts = pack(study.runs, gpus, limit, "cuda", threads)
     per_row = {run.id: (one.seconds / one.rows, one.most / one.rows) for one in timed for run in one.members}
     bases, every = zip(*(_ends(parts, gpus, {key: value[i] for key, value in per_row.items()}) for i in (0, 1)))
-    print(f"\n{gpus} GPU{'s' if gpus > 1 else ''}: {len(parts)} ensembles of up to {max(map(len, parts))} runs")
+    print(f"\n{count(gpus, 'GPU')}: {count(len(parts), 'ensemble')} of up to {count(max(map(len, parts)), 'run')}")
     print(f"  pretrained after {_times(*bases)}, all after {_times(*every)}, if no GPU waits for rows or files")
     of_runs = [of_run for one in timed for of_run in one.files]
     written = sum(one.files * (one.checkpoint + one.states) + one.weights for one in of_runs)
     rates = " to ".join(dict.fromkeys(f"{written / one / 1e9:.1f}" for one in reversed(every)))
     segments = sum(one.files for one in of_runs)
-    print(f"  {written / 1e12:.1f} TB are written meanwhile, {rates} GB/s; activations are {segments:,} files")
+    print(f"  {written / 1e12:.1f} TB are written meanwhile, {rates} GB/s; activations are {count(segments, 'file')}")
     pairs = len(of_runs) * (len(of_runs) - 1) // 2
-    print(f"  {pairs:,} pairs of runs may be compared, in each layer at each checkpoint")
+    print(f"  {count(pairs, 'pair')} of runs may be compared, in each layer at each checkpoint")
 
 
 def _ends(parts: Sequence[Sequence[Run]], places: int, per_row: dict[str, float]) -> tuple[float, float]:
@@ -316,7 +316,8 @@ class Standing:
     name : str
         Name of the run.
     state : str
-        "done", "running", "stopped" (has a checkpoint, but is not being trained), "waiting", "diverged" or "failed".
+        Status of its `worldfast.folder.RunOutcome`; of one that is open, "running", "failed" or "stopped" (has begun,
+        but is not being trained) where that is known.
     step, steps : int
         Steps done, and all steps.
     rows, all_rows : int
@@ -360,23 +361,25 @@ def status(folder: Path) -> list[Standing]:
         raise FileNotFoundError(f"{folder} is not a study's folder: it has no study.json")
     out = folder.parents[1]
     failed = _failed(out / "runs" / "failed") | _failed(out / "failed")
+    runs = {file_name(f"{spec}: folder of a run", run["folder"]): run for run in read_study(folder)["runs"]}
+    starts = {name: run["start"] and file_name(f"{spec}: start of a run", run["start"]) for name, run in runs.items()}
+    endings = {name: done(out / "runs" / name, name.rpartition("-")[2]) for name in runs}
     found = []
-    for run in read_study(folder)["runs"]:
-        file_name(f"{spec}: folder of a run", run["folder"])
-        at = out / "runs" / run["folder"]
-        state, why, step, rows = "waiting", "", 0, 0
+    for name, run in runs.items():
+        at = out / "runs" / name
+        now, why, step, rows = _outcome(name, starts, endings), "", 0, 0
+        state = now.status
         last = _last_line(at / "metrics.jsonl")
         if last:
             step, rows = last["step"], last["rows"]
-        if ending := done(at, run["folder"].rpartition("-")[2]):
-            state = "done" if ending["status"] == "finished" else ending["status"]
-            step = ending["step"]
-            rows = run["rows"] if state == "done" else rows
-            why = f"its loss or gradient was not finite at step {step + 1:,}" if state == "diverged" else ""
+        if now.ended:
+            step = now.step
+            rows = run["rows"] if now.finished else rows
+            why = "" if now.finished else f"its loss or gradient was not finite at step {step + 1:,}"
         elif at.exists() and locked(at):
             state = "running"
-        elif run["folder"] in failed:
-            state, why = "failed", failed[run["folder"]]
+        elif name in failed:
+            state, why = "failed", failed[name]
         elif last:
             state = "stopped"
         found.append(
@@ -384,6 +387,18 @@ def status(folder: Path) -> list[Standing]:
                 file_name(f"{spec}: name of a run", run["name"]), state, step, run["steps"], rows, run["rows"], why
             )
         )
+    return found
+
+
+def _outcome(name: str, starts: Mapping[str, str], endings: Mapping[str, Mapping | None]) -> RunOutcome:
+    """Return the outcome of the run in a folder, by the folders that runs start from and the last records of all."""
+    chain = []  # of runs that have not ended, each started from the next
+    while not (ending := endings.get(name)) and starts.get(name) and name not in chain:
+        chain.append(name)
+        name = starts[name]
+    found = RunOutcome.of(ending) if ending else RunOutcome("open")
+    for _ in chain:
+        found = found.following
     return found
 
 
@@ -424,11 +439,11 @@ def print_status(folder: Path) -> None:
         rate = (sum(one.rows for one in now) - sum(one.rows for one in before)) / (time.perf_counter() - began)
     counts = {state: sum(one.state == state for one in now) for state in dict.fromkeys(one.state for one in now)}
     rows, every = sum(one.rows for one in now), sum(one.all_rows for one in now)
-    print(f"{folder.name}: {len(now)} runs, " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    print(f"{folder.name}: {count(len(now), 'run')}, " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     left = f", {rate:,.0f} rows/s, {_time((every - rows) / rate)} left" if rate else ""
-    print(f"{rows:,} of {every:,} rows{left}")
+    print(f"{rows:,} of {count(every, 'row')}{left}")
     for one in now:
         if one.state == "running":
             print(f"  {one.name}  step {one.step:,} of {one.steps:,}")
-        elif one.state not in ("done", "waiting"):
+        elif one.state not in ("finished", "open", "waiting"):
             print(f"  {one.name}  {one.state} at step {one.step:,} of {one.steps:,}{': ' + one.why if one.why else ''}")

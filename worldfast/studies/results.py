@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast import frames as pd
-from worldfast.display import html_facts
+from worldfast.display import count, html_facts
 from worldfast.run import Run
 from worldfast.studies.scene import Scene
 
@@ -31,6 +31,45 @@ class RunResult:
 
     `loss`, `r2` and `error` may hold NaN: a failed run is a finding.
 
+    Parameters
+    ----------
+    name : str
+        Name of the run.
+    tasks : tuple of str
+        Names of its tasks, or the label of its dataset.
+    spec : dict
+        The run as `Run.to_json` writes it.
+    folder : str
+        Folder of the run.
+    seconds : float
+        Training time.
+    loss_rows : ndarray
+        int64 [K], rows seen when each loss was measured.
+    loss : ndarray
+        float64 [K], mean training loss per scored place.
+    steps : ndarray
+        int64 [S], optimizer steps at each checkpoint.
+    rows : ndarray
+        int64 [S], rows seen at each checkpoint.
+    r2 : ndarray
+        float64 [S, k], held-out R2 of the linear probe for each of `columns`.
+    error : ndarray
+        float64 [S], median distance of held-out entities from their places on the map; NaN without a map or a unit.
+    predicted : ndarray
+        float32 [S, N, 2], the probe's place for every entity; without a map, its first two components.
+    held_out : ndarray
+        bool [N], entities that the probe was not fitted on.
+    components : ndarray
+        float32 [S, N, 3], first three principal components, aligned over steps.
+    explained : ndarray
+        float64 [3], share of variance along them at the last checkpoint.
+    scores : dict
+        Test metric by task, a mean absolute error or an accuracy; may be empty.
+    mixed : ndarray, optional
+        float32 [S, N, 3], coordinates along the probe's directions of the map's axes, and the rest.
+    columns : tuple of str
+        Attributes that the probe reads.
+
     Raises
     ------
     ValueError
@@ -41,20 +80,20 @@ class RunResult:
     tasks: tuple[str, ...]
     spec: dict
     folder: str
-    seconds: float  # training time
-    loss_rows: np.ndarray  # int64 [K], rows seen
-    loss: np.ndarray  # float64 [K]
-    steps: np.ndarray  # int64 [S], optimizer steps at each checkpoint
-    rows: np.ndarray  # int64 [S], rows seen at each checkpoint
-    r2: np.ndarray  # float64 [S, k], held-out R2 of the linear probe for each of `columns`
-    error: np.ndarray  # float64 [S], median held-out distance error on the map; NaN without a map, or a unit
-    predicted: np.ndarray  # float32 [S, N, 2], the probe's place for every entity; without a map, two components
-    held_out: np.ndarray  # bool [N], entities that the probe was not fitted on
-    components: np.ndarray  # float32 [S, N, 3], first three principal components, aligned over steps
-    explained: np.ndarray  # float64 [3], share of variance at the last checkpoint
-    scores: dict[str, float]  # task -> test metric (mean absolute error or accuracy); may be empty
-    mixed: np.ndarray | None = None  # float32 [S, N, 3], along the probe directions of the map's axes, and the rest
-    columns: tuple[str, ...] = ("x", "y")  # attributes that the probe reads
+    seconds: float
+    loss_rows: np.ndarray
+    loss: np.ndarray
+    steps: np.ndarray
+    rows: np.ndarray
+    r2: np.ndarray
+    error: np.ndarray
+    predicted: np.ndarray
+    held_out: np.ndarray
+    components: np.ndarray
+    explained: np.ndarray
+    scores: dict[str, float]
+    mixed: np.ndarray | None = None
+    columns: tuple[str, ...] = ("x", "y")
 
     @property
     def kind(self) -> str:
@@ -154,9 +193,39 @@ class Findings(NamedTuple):
 class StudyResult:
     """M runs over one world of N entities, compared with each other.
 
-    `runs` are those that the page shows, which may be a selection or, without films, none; the tables hold all. Each
-    figure is a name, its file (PNG or SVG, or several of one figure, of which the page takes the smallest), and a
-    sentence on what it shows.
+    Parameters
+    ----------
+    name : str
+        Name of the study.
+    world : Scene
+        The entities, as the page draws them.
+    runs : list of RunResult
+        Runs that the page shows: all, a selection or, without films, none.
+    cka : ndarray
+        float64 [M, M], linear CKA of their activations at the last checkpoint.
+    cka_layer : int
+        Layer of those activations.
+    test_rows : int
+        Test rows per task of a model.
+    findings : list of str
+        Conclusions in plain sentences, the main one first.
+    machine : dict
+        Processor, threads, system and versions, in words.
+    seconds : float
+        Time that training and reading took.
+    command : str
+        Command that runs the study again.
+    version, commit, date : str
+        Version and commit of worldfast, and the day, in ISO 8601.
+    tables : dict
+        DataFrames of every run by name: "runs", "probes" ...
+    figures : sequence of tuple
+        Each a name, its file (PNG or SVG, or several of one figure, of which the page takes the smallest), and a
+        sentence on what it shows.
+    published : sequence of Comparison
+        Our numbers beside published ones.
+    specs : dict
+        Specs of every run by name; {} for those of `runs`.
 
     Raises
     ------
@@ -167,20 +236,20 @@ class StudyResult:
     name: str
     world: Scene
     runs: list[RunResult]
-    cka: np.ndarray  # float64 [M, M], linear CKA of the runs' activations at the last checkpoint
+    cka: np.ndarray
     cka_layer: int
-    test_rows: int  # test rows per task of a model
-    findings: list[str]  # plain sentences, the main one first
+    test_rows: int
+    findings: list[str]
     machine: dict[str, str]
     seconds: float
     command: str
     version: str
     commit: str
     date: str
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)  # of every run: "runs", "probes", ...
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: Sequence[tuple[str, bytes | tuple[bytes, ...], str]] = ()
     published: Sequence[Comparison] = ()
-    specs: dict[str, dict] = field(default_factory=dict)  # of every run, by name; {} for those of `runs`
+    specs: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for run in self.runs:
@@ -189,7 +258,7 @@ class StudyResult:
 
     def _repr_html_(self) -> str:
         facts = {"runs": ", ".join(run.name for run in self.runs), "findings": " ".join(self.findings)}
-        facts["tables"] = ", ".join(f"{name} ({len(table):,} rows)" for name, table in self.tables.items())
+        facts["tables"] = ", ".join(f"{name} ({count(len(table), 'row')})" for name, table in self.tables.items())
         return html_facts(f"Results of the study {self.name}", facts | {"made again by": self.command})
 
 

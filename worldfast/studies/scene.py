@@ -15,6 +15,7 @@ import numpy as np
 
 from worldfast.classes import Named
 from worldfast.dataset import Dataset, Readout
+from worldfast.display import count
 from worldfast.errors import one_of, several, typed
 from worldfast.rows import Shape
 
@@ -241,9 +242,9 @@ def scene_of(subject: Subject, data: Dataset, readout: Readout) -> Scene:
 
 def _example(shape: Shape) -> tuple[str, str]:
     """Return what a model reads of a row and what it learns to give, where only the shape of both is known."""
-    read = f"{shape.inputs:,} numbers" if shape.vectors else f"tokens of {shape.inputs:,} kinds"
+    read = count(shape.inputs, "number") if shape.vectors else f"tokens of {shape.inputs:,} kinds"
     one_of_many = shape.loss == "cross_entropy"
-    return read, f"one of {shape.outputs:,} answers" if one_of_many else f"{shape.outputs:,} numbers"
+    return read, f"one of {shape.outputs:,} answers" if one_of_many else count(shape.outputs, "number")
 
 
 def _digits(span: float) -> int:

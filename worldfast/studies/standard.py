@@ -19,6 +19,7 @@ from worldfast.analysis import (
     penalty,
     probe_table,
 )
+from worldfast.display import count
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis, Some, Trained, each, layer_of, scored, shown
 from worldfast.studies.results import Findings, RunResult
@@ -171,7 +172,7 @@ def _read(films: Sequence[RunResult], study) -> Iterator[str]:
     among = f"Of {len(read)} models, {best.name} holds most" if len(read) > 1 else f"{best.name}"
     yield (
         f"{among}: a linear probe of layer {study.layer} reads {each} (R² on {int(best.held_out.sum()):,} held-out "
-        f"{study.subject.many}, after {int(best.rows[-1]):,} rows)."
+        f"{study.subject.many}, after {count(int(best.rows[-1]), 'row')})."
     )
 
 

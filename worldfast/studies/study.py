@@ -73,10 +73,9 @@ class Study(Named):
     Examples
     --------
     >>> import worldfast as wf
-    >>> from worldfast.studies import Study
     >>> from worldfast.worlds import cities
     >>> data = cities.Dataset(("distance", "angle"), rows=10_000)
-    >>> study = Study("seeds", [wf.Run(data, seed=seed, name=f"pair-s{seed}") for seed in range(3)])
+    >>> study = wf.Study("seeds", [wf.Run(data, seed=seed, name=f"pair-s{seed}") for seed in range(3)])
     >>> [run.name for run in study.runs]
     ['pair-s0', 'pair-s1', 'pair-s2']
     >>> study.layer

@@ -77,7 +77,7 @@ def _runs(study: Study, out: Path, curves: pd.DataFrame) -> pd.DataFrame:
                 "steps": ending.step,
                 "rows": run.rows_at(ending.step)[0],
                 "seconds": ending.seconds,
-                "status": ending.status if ending.ended else "not run",
+                "status": ending.status,
                 "learned": ending.finished,
                 "loss": losses.get(run.name, np.nan),
             }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldfast import checkpoint, files
+from worldfast.display import count
 from worldfast.errors import MismatchError, UnsafeError, VersionError
 from worldfast.folder import done, ending_of, named_id, prefix, read_spec, require_kept
 from worldfast.locks import locked
@@ -112,7 +113,7 @@ def _checkpoints(
         if size is not None:
             one.require_size(size, folder)
         if run and not 0 <= one.step <= run.steps:
-            raise MismatchError(f"checkpoint {path} is of step {one.step}, but its run has {run.steps} steps")
+            raise MismatchError(f"checkpoint {path} is of step {one.step}, but its run has {count(run.steps, 'step')}")
         return checkpoint.Checkpoint(one.step, {}, one.state)
 
     found = [tried(path, read, path) for path in paths]

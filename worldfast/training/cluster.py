@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from worldfast import files
 from worldfast.classes import LOADED, load_file
-from worldfast.display import size_text
+from worldfast.display import count, size_text
 from worldfast.errors import one_of
 from worldfast.folder import outcome, require_kept
 from worldfast.log import LOG, logged_to, tell
@@ -110,7 +110,7 @@ def train_on_cluster(
     with connected(address):
         places = survey(device=device, memory=memory)
         jobs = training_jobs(runs, out, places)
-        tell(f"{len(jobs)} ensembles to train, for {places.text()}", progress)
+        tell(f"{count(len(jobs), 'ensemble')} to train, for {places.text()}", progress)
         return run_jobs(jobs, out, retries=retries, patience=patience, progress=progress)
 
 
@@ -363,7 +363,7 @@ class _RayPool:
         nodes = _nodes(self.ray)
         parts = [(len(nodes), "node")]
         parts += [(int(sum(node.get(name, 0) for node in nodes)), name) for name in ("CPU", "GPU")]
-        return ", ".join(f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in parts)
+        return ", ".join(count(n, name) for n, name in parts)
 
 
 # ---- in a worker ----

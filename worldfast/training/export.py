@@ -19,6 +19,7 @@ import torch
 from worldfast import checkpoint, files
 from worldfast.checkpoint import Checkpoint
 from worldfast.dataset import Tokenizer
+from worldfast.display import count
 from worldfast.errors import as_path, whole
 from worldfast.folder import saved, steps_of
 from worldfast.models import TransformerSpec, export_metadata, huggingface_config
@@ -131,6 +132,7 @@ def _card(spec: Run, steps: Sequence[int]) -> str:
     origin = files.origin("cpu")
     start = f", from the last weights of `{getattr(spec.start, 'folder_name', spec.start)}`" if spec.start else ""
     rows = "".join(f"| `{_named(step)}` | {step:,} | {spec.rows_at(step)[0]:,} |\n" for step in steps)
+    trained = f"{count(spec.steps, 'step')} of {count(spec.batch, 'row')}"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -142,10 +144,10 @@ tags:
 # {spec.name}
 
 A {type(spec.model).__name__} of {spec.model.parameters(spec.shape):,} parameters, trained by worldfast
-{origin["worldfast"]} for {spec.steps:,} steps of {spec.batch:,} rows with seed {spec.seed}{start}. Its specification,
+{origin["worldfast"]} for {trained} with seed {spec.seed}{start}. Its specification,
 run `{spec.id}`, is in each `config.json` under `worldfast`.
 
-Its model at {len(steps):,} steps, each in a folder that `AutoModelForCausalLM.from_pretrained` opens:
+Its model at {count(len(steps), "step")}, each in a folder that `AutoModelForCausalLM.from_pretrained` opens:
 
 | folder | step | rows seen |
 |---|---|---|

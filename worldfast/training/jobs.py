@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from worldfast import files
+from worldfast.display import count
 from worldfast.errors import file_name, number, one_of
 from worldfast.training.progress import Interrupt, Stopped
 
@@ -291,7 +292,7 @@ class _Drive:
         phases = [state.phase for state in self.states.values()]
         parts = [f"{phases.count(what):,} {what}" for what in ("in hand", "waiting", "failed", "blocked")]
         named = [part for part in parts if not part.startswith("0 ")]
-        return ", ".join([f"{phases.count('done'):,} of {len(phases):,} jobs done", *named])
+        return ", ".join([f"{phases.count('done'):,} of {count(len(phases), 'job')} done", *named])
 
     def _begin(self) -> None:
         """Submit ready jobs, the longest chain first."""

@@ -113,7 +113,7 @@ def plan(runs: Sequence[Run], limit: int, device: str, threads: int) -> Plan:
         raise MemoryError(
             f"memory: {run.name!r} alone needs {size_text(sum(most))} "
             f"({run.model.parameters(run.shape):,} parameters, batch {run.batch}), but there are "
-            f"{size_text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more"
+            f"{size_text(limit)}{_of_all(device)}: take a smaller model, batch or capture, or give it more{_table(run)}"
         )
     return Plan(most, limit, len(runs), fit)
 
@@ -126,6 +126,11 @@ def need(run: Run, device: str, threads: int) -> Need:
 def available(device: str) -> int:
     """Return the free bytes of a device."""
     return _available_on_cpu() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+
+
+def _table(run: Run) -> str:
+    size = run.data.stream_bytes
+    return f"; {size_text(size)} are what its rows are drawn from" if size else ""
 
 
 def _of_all(device: str) -> str:
@@ -209,7 +214,8 @@ def _need_on_cpu(run: Run, threads: int) -> Need:
     states = captured_bytes(run)
     moments = NUMBER * spec.parameters(shape) * len(MOMENTS)
     segment = 2 * states  # a file of activations while it is made
-    return Need(model.member + moments + tokens * TOKEN_EXTRA + states + MEMBER_EXTRA, model.shared + segment)
+    batch = tokens * TOKEN_EXTRA + run.data.stream_bytes
+    return Need(model.member + moments + batch + states + MEMBER_EXTRA, model.shared + segment)
 
 
 def _available_on_cpu() -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
+from worldfast.display import count
 from worldfast.errors import DamagedError, one_of, typed
 from worldfast.files import checksum, naming, regular, sync_folder
 from worldfast.folder import prefix
@@ -78,7 +79,8 @@ class Lines:
     def _require_own(self, file: BinaryIO) -> None:
         """Go to the file's end, which is where it was left."""
         if (size := file.seek(0, os.SEEK_END)) != self._size:
-            raise DamagedError(f"{self.path} has {size} bytes, but this process left {self._size}: who changed it?")
+            has = count(size, "byte")
+            raise DamagedError(f"{self.path} has {has}, but this process left {self._size:,}: who changed it?")
 
 
 def opener(log: Callable[[Run, dict], None] | str | None) -> Opener:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from worldfast.display import count
 from worldfast.log import LOG, tell
 
 NAMED = 6  # most members that are named one by one
@@ -118,7 +119,8 @@ class Progress:
             return
         rate = (done - self._before) / (now - self._began)
         left = round((total - done) / rate) if rate else 0
-        self.say(f"{done:,} of {total:,} rows  {rate:,.0f} rows/s  loss {losses}  {left // 60}:{left % 60:02d} left")
+        of = count(total, "row")
+        self.say(f"{done:,} of {of}  {rate:,.0f} rows/s  loss {losses}  {left // 60}:{left % 60:02d} left")
 
     def _losses(self, members) -> str:
         """Format each member's loss; for many members the range of losses, and how many have ended."""

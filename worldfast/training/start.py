@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from worldfast.display import count
 from worldfast.folder import done, ended_folder, saved
 from worldfast.models import import_huggingface
 from worldfast.run import OpenCheckpoint, Run, require_same_shape
@@ -81,9 +82,9 @@ def _opened(run: Run) -> Tensor:
 def _require_same_inputs(start: str, theirs: int, run: Run) -> None:
     ours = run.shape.inputs
     if ours != theirs and run.shape.vectors:
-        raise ValueError(f"start: {start} reads vectors of {theirs:,} numbers, {run.name!r} of {ours:,}")
+        raise ValueError(f"start: {start} reads vectors of {count(theirs, 'number')}, {run.name!r} of {ours:,}")
     if ours != theirs:
         raise ValueError(
-            f"start: {start} has a vocabulary of {theirs:,} tokens, {run.name!r} one of {ours:,}: where entities are "
-            "tokens, both need a world of as many"
+            f"start: {start} has a vocabulary of {count(theirs, 'token')}, {run.name!r} one of {ours:,}: where "
+            "entities are tokens, both need a world of as many"
         )

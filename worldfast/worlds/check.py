@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from worldfast.dataset import Dataset, Score, missing_of, require_readout
+from worldfast.display import count
 from worldfast.models import RecurrentSpec, TransformerSpec
 from worldfast.rows import Rows, Stream, require_rows
 from worldfast.run import Run
@@ -68,7 +69,7 @@ def _stream(data: Dataset) -> Iterator[str]:
     n = min(ROWS, stream.rows)
     whole = stream.batch(0, n)
     if len(whole.row_start) != n + 1:
-        yield f"batch(0, {n}) gives {len(whole.row_start) - 1} rows"
+        yield f"batch(0, {n}) gives {count(len(whole.row_start) - 1, 'row')}"
         return
     require_rows(whole, stream.shape)
     if whole.targets is None:
@@ -157,7 +158,7 @@ def _score(data: Dataset, model: Any, rows: int) -> Iterator[str]:
         if not isinstance(score, Score):
             yield f"{name!r}: expected a worldfast.dataset.Score, got {score!r:.100}"
         elif score.n != rows:
-            yield f"{name!r}: it is of {score.n} rows, {rows} were asked for"
+            yield f"{name!r}: it is of {count(score.n, 'row')}, {rows:,} were asked for"
     if data.score(ensemble, 0, rows, seed=0) != found:
         yield "it is another when it is asked for again"
     if not torch.equal(ensemble.parameters, before):

@@ -12,7 +12,7 @@ from worldfast.report import publish
 from worldfast.training import load
 from worldfast.worlds import chains
 from worldfast.worlds.chains import analyses
-from worldfast.worlds.chains.analyses import contexts_of, induction, least, shares, shuffled_rows, tried
+from worldfast.worlds.chains.analyses import contexts_of, induction, least, shares, shuffled_rows, tried, untold
 from worldfast.worlds.chains.predictors import NAMES, divergence
 from worldfast.worlds.chains.studies import Study, model
 
@@ -53,6 +53,12 @@ def test_tables(made):
     assert np.allclose(weights[[*NAMES, *analyses.CONTROLS]].sum(axis=1), 1)
     assert (weights.divergence <= weights.transferred + weights.gap + 1e-9).all()
     assert set(weights.basis) == {"predictors", "with controls", "controls"}
+    alike = tables["apart"].query("alike and of < to").groupby(["run", "set", "context"])
+    for at, pairs in alike:
+        told = weights.query("basis == 'predictors'").set_index(["run", "set", "context"]).untold
+        if at in told.index:
+            assert set(told[at]) == {"not told apart: " + ", ".join(f"{a} and {b}" for a, b in zip(pairs.of, pairs.to))}
+    assert (weights.untold == "all are told apart").any() and len(alike)
     near = tables["nearness"]
     assert set(near.run) == {run.name for run in study.runs[:2]} and near.share.between(0, 1).all()
     heads = tables["attention"]
@@ -96,6 +102,7 @@ def test_sentences_and_page(made):
         "attention",
     }
     assert own | {"controls"} <= names
+    assert "the posterior mean of what follows the present state" in page and "the state that comes next" in page
     assert "Contexts inside the model" in page and "held-out contexts" in page
 
 
@@ -132,6 +139,16 @@ def test_scores_of_heads():
     np.testing.assert_allclose(found["induction"][1:], [1, (1 / 4 + 1 / 5 + 2 / 6) / 3])
     np.testing.assert_allclose(found["chance"], (1 / 4 + 1 / 5 + 2 / 6) / 3)
     assert np.isnan(induction(np.arange(4), np.stack([np.eye(4)]))["induction"]).all()
+
+
+def test_predictors_that_are_equal_are_said_not_to_be_told_apart():
+    some = np.random.default_rng(0).dirichlet(np.ones(3), (20, 2))
+    other = some.copy()
+    other[:, 1] = 1 / 3
+    assert untold({"a": some, "b": other, "c": some}) == [
+        "not told apart: a and b, a and c, b and c",
+        "not told apart: a and c",
+    ]
 
 
 def test_the_nearest_chain():

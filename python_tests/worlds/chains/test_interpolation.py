@@ -42,3 +42,25 @@ def test_equal_predictors_share_their_weight_and_one_without_a_share_of_what_is_
     never /= never.sum(-1, keepdims=True)
     found = interpolate(part, np.stack([never, np.full_like(part, 0.2)]))
     assert np.isfinite(found.divergence).all() and 0 < found.weights[0, 1] <= 1
+
+
+ONE = shares(6, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "model,predictors,error,said",
+    [
+        (ONE[0], ONE[None], ValueError, r"model: expected \[n, c, k\], got \[2, 3\]"),
+        (ONE, ONE[None, :4], ValueError, r"predictors: expected \[A, 6, 2, 3\], got \[1, 4, 2, 3\]"),
+        (ONE, ONE, ValueError, r"predictors: expected \[A, 6, 2, 3\], got \[6, 2, 3\]"),
+        (ONE, np.zeros((0, 6, 2, 3)), ValueError, r"predictors: expected some shares, got shape \[0, 6, 2, 3\]"),
+        (ONE * 2, ONE[None], ValueError, "model: expected shares .* that sum to 1 .*, theirs miss it by up to 1"),
+        (ONE, ONE[None] - 0.5, ValueError, "predictors: expected shares of at least 0 .*, got -0.4"),
+        (ONE * np.nan, ONE[None], ValueError, "model: holds NaN or infinity"),
+        ("text", ONE[None], TypeError, "model: "),
+        (np.eye(3)[[[0]]], np.eye(3)[[[[1]], [[2]]]], ValueError, "predictors: none has a share of state 0 in row 0"),
+    ],
+)
+def test_bad_input(model, predictors, error, said):
+    with pytest.raises(error, match=said):
+        interpolate(model, predictors)

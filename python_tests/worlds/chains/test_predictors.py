@@ -84,6 +84,29 @@ def test_long_contexts_of_many_chains_in_pieces(monkeypatch):
     np.testing.assert_allclose(whole["Bi-Ret"][:, 1], of.transitions[chain, tokens[:, 299]], atol=0.05)
 
 
+@pytest.mark.parametrize(
+    "given,error,said",
+    [
+        ({"positions": [9]}, ValueError, r"positions: expected ascending ones of a row, 0 to 8, got \[9\]"),
+        ({"positions": [-1]}, ValueError, "positions: expected ascending ones of a row"),
+        ({"positions": [5, 2]}, ValueError, "positions: expected ascending ones of a row"),
+        ({"positions": []}, ValueError, "expected rows of tokens .* and some positions"),
+        ({"positions": [0.5]}, TypeError, "positions: expected integers, got float64"),
+        ({"tokens": np.full((2, 9), 3)}, ValueError, "tokens: expected states of the chains, 0 to 2, got 3"),
+        ({"tokens": np.full((2, 9), -1)}, ValueError, "tokens: expected states of the chains, 0 to 2, got -1"),
+        ({"tokens": np.zeros(9, int)}, ValueError, r"rows of tokens \[n, l\] .*, got shapes \[9\] and \[1\]"),
+        ({"tokens": np.zeros((2, 9))}, TypeError, "tokens: expected integers, got float64"),
+        ({"names": ("BiInf",)}, ValueError, "unknown predictor 'BiInf': did you mean 'Bi-Inf'"),
+        ({"names": "Bi-Inf"}, TypeError, "names: expected names of predictors, got 'Bi-Inf'"),
+        ({"chains": DATA}, TypeError, "chains: expected a set of chains, as `set_of` of a dataset returns it, got"),
+    ],
+)
+def test_bad_input(given, error, said):
+    asked = {"chains": DATA.set_of("trained"), "tokens": np.zeros((2, 9), int), "positions": [3]}
+    with pytest.raises(error, match=said):
+        predict(**asked | given)
+
+
 def test_divergences():
     p, q = np.array([[0.2, 0.8], [1.0, 0.0]]), np.array([0.5, 0.5])
     np.testing.assert_allclose(divergence(p, q), stats.entropy(p.T, np.array([q, q]).T))

@@ -1,5 +1,6 @@
 """Walks: every number beside a second statement of them, their distribution, their bits in every batch, and bad fields."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from walks_by_hand import walk
 
 import worldfast as wf
 from worldfast._native import core
+from worldfast.training import plan
 from worldfast.worlds import chains
 from worldfast.worlds.chains import laws
 from worldfast.worlds.check import check_world
@@ -158,6 +160,38 @@ def test_chains_of_fewer_are_the_first_of_more_and_those_tried_are_no_others():
     assert len({wf.Run(data).id for data in (few, many, other)}) == 3
 
 
+def test_memory_of_chains_is_planned_before_it_is_taken(monkeypatch):
+    data = chains.Dataset(chains=40_000, states=10, draw=99)
+    monkeypatch.setattr("worldfast.training.limit_of", lambda memory, device: 200 << 20)
+    with pytest.raises(
+        MemoryError, match="40,000 of 10 states take 259.4 MiB .* there are 200.0 MiB: take fewer chains"
+    ):
+        data.stream(0)
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "n,states,law,numbers", [(2000, 10, "dirichlet", 10), (30_000, 2, "dirichlet", 2), (700, 10, "blocks", 30)]
+)
+def test_memory_that_chains_take_is_below_what_is_planned(n, states, law, numbers):
+    tracemalloc.start()
+    made = laws.drawn.__wrapped__(n, states, law, 1, "random", (99,))
+    made.thresholds()
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.2 < most / (n * states * numbers * laws.SHARE_BYTES) < 1
+
+
+def test_the_table_of_a_stream_is_part_of_the_plan_of_memory():
+    few, many = (wf.Run(replace(DATA, chains=n)) for n in (7, 5000))
+    table, prior = many.data.stream(0)._given[1:3]
+    assert many.data.stream_bytes == table.nbytes + prior.nbytes == 5000 * 31 * 8
+    needs = [plan([run], 2**40, "cpu", 1).need for run in (few, many)]
+    assert needs[1].member - needs[0].member == many.data.stream_bytes - few.data.stream_bytes
+    with pytest.raises(MemoryError, match="1.2 MiB are what its rows are drawn from"):
+        plan([many], 2**20, "cpu", 1)
+
+
 def test_truth_follows_the_names_of_a_row():
     data = replace(KINDS["permuted"], length=20)
     stream = data.stream(0)
@@ -190,7 +224,12 @@ def test_readouts():
         ({"states": 1}, ValueError, "states: expected at least 2, got 1"),
         ({"chains": 0}, ValueError, "chains: expected at least 1, got 0"),
         ({"chains": 2.5}, TypeError, "chains: expected an integer, got 2.5"),
-        ({"chains": 10**8}, ValueError, "chains: 100,000,000 of 10 states take .* numbers, more than .*: take fewer"),
+        ({"chains": 10**8}, ValueError, "chains: 100,000,000 chains of 10 states take .* numbers, more than .*: take"),
+        (
+            {"states": 1000},
+            ValueError,
+            "states: 256 chains of 1,000 states take .*: take fewer states .256 chains that",
+        ),
         ({"concentration": 0.5}, TypeError, "concentration: expected an integer, got 0.5"),
         ({"law": "block"}, ValueError, "unknown law 'block': did you mean 'blocks'"),
         ({"law": "blocks", "states": 7}, ValueError, "states: expected a multiple of 5, the states of a block, got 7"),
@@ -226,5 +265,7 @@ def test_bad_fields(fields, error, said):
 def test_bad_readouts(options, error, said):
     with pytest.raises(error, match=said):
         DATA.readout(**options)
+    with pytest.raises(ValueError, match="model.outputs: expected 5, the states, or None, got 4"):
+        wf.Run(DATA, model=wf.TransformerSpec(outputs=4))
     with pytest.raises(ValueError, match="set: 'blocks' is for multiples of 5 states, got 2"):
         KINDS["given"].set_of("blocks")

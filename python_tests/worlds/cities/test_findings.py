@@ -206,6 +206,20 @@ def test_seeds_of_one_model_are_said_as_ranges(small):
     assert "on average over 3: compass 92% right" in answers
 
 
+def test_one_pair_is_no_pairs(small):
+    """Two models of other tasks are one pair, and two seeds of one are; three models of other tasks are three pairs."""
+    films, cka, tables = of_seeds(small, 2)
+    assert any(one.endswith(": linear CKA 0.50 (1 pair).") for one in findings._of_films(films, cka, tables))
+    films = [replace(film, tasks=SEVEN[i : i + 2]) for i, film in enumerate(of_seeds(small, 3)[0])]
+    (said,) = (one for one in findings._of_films(films[:2], cka, tables) if "CKA" in one)
+    assert said.startswith("The one pair of models, ") and said.endswith(", has linear CKA 0.50.")
+    (said,) = (one for one in findings._of_films(films, 0.5 * np.eye(3) + 0.5, tables) if "CKA" in one)
+    assert (
+        said.startswith("Of 3 pairs of models, ")
+        and "arrange the cities most alike: linear CKA 0.50; the least" in said
+    )
+
+
 def test_no_sentence_on_seeds_contradicts_another(small):
     """One of two seeds without a map: there is no sentence that says all have one, and it is counted."""
     blind = np.full((3, 2), 0.1)

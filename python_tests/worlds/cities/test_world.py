@@ -78,7 +78,7 @@ def test_cities_shapes_dtypes_and_bounds(cities):
     for field in ("name", "region", "country"):
         assert getattr(cities, field).shape == (5_075,) and getattr(cities, field).dtype.kind == "U"
     assert np.all(np.abs(cities.xy) <= [1800, 900])
-    assert repr(cities) == "World(5075 cities, 14 regions)"
+    assert repr(cities) == "World(5,075 cities, 14 regions)"
 
 
 def test_cities_are_the_rows_of_the_file_rounded_half_to_even(cities, rows):

@@ -18,13 +18,19 @@ from worldfast.worlds.walks.geometry import (
     recall,
     wide_limit,
 )
-from worldfast.worlds.walks.graphs import graph_of
+from worldfast.worlds.walks.graphs import graph_of, sides
 
 GRAPHS = ("grid3", "grid4", "ring10", "hexagonal2", "random16")
 
 
 def states(n, D=7, seed=0):
     return np.random.default_rng(seed).normal(size=(n, D)) + 3
+
+
+def bipartite(graph):
+    """The eigenvalues of a bipartite graph, and of no other connected one, are those of its negative."""
+    values = np.linalg.eigvalsh(graph.adjacency)
+    return np.allclose(values, -values[::-1])
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -58,6 +64,21 @@ def test_places_themselves_and_their_turns_are_read_whole():
     found = measures(graph.places @ turn, graph)
     assert found["r2"] > 1 - 1e-9 and found["cka"] > 0.97 and found["nodes"] == 16
     np.testing.assert_allclose(placed(graph.places @ turn, graph.places), graph.places, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_sides_are_those_between_which_a_walk_alternates(name):
+    graph = graph_of(name)
+    found = sides(graph.adjacency)
+    X = states(len(graph.adjacency))
+    if not bipartite(graph):
+        assert np.isnan(found).all() and np.isnan(measures(X, graph)["sides"])
+        return
+    assert (found[:, None] != found)[graph.adjacency].all() and set(found) == {1, -1}
+    assert measures(X + 1e5 * found[:, None], graph)["sides"] > 1 - 1e-6  # of nothing else
+    two = PCA(2, svd_solver="full").fit_transform(X)
+    expected = LinearRegression().fit(two, found).score(two, found)
+    np.testing.assert_allclose(measures(X, graph)["sides"], expected, rtol=1e-9)
 
 
 def test_nodes_without_a_state_are_left_out():
@@ -117,8 +138,11 @@ def test_wide_mixing_approaches_its_limit(name):
     graph = graph_of(name)
     n, limit = len(graph.adjacency), wide_limit(graph)
     wide = mean_of(4, lambda random: measures(mixed(random.normal(size=(n, 8192)), graph) / np.sqrt(8192), graph))
-    for measure in ("energy", "ratio", "r2", "cka"):
-        np.testing.assert_allclose(wide[measure], limit[measure], rtol=0.03)
+    for measure in ("energy", "ratio", "r2", "cka", "sides"):
+        if measure == "sides" and not bipartite(graph):
+            assert np.isnan(limit[measure])
+            continue
+        np.testing.assert_allclose(wide[measure], limit[measure], rtol=0.03, atol=1e-3)
     P = np.eye(n) + graph.adjacency / graph.adjacency.sum(1, keepdims=True)
     gram = P @ P.T
     expected = sum(

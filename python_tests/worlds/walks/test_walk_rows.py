@@ -9,7 +9,6 @@ from scipy import stats
 from walks_by_hand import walk
 
 import worldfast as wf
-from worldfast._native import core
 from worldfast.worlds import walks
 from worldfast.worlds.check import check_world
 from worldfast.worlds.walks.dataset import contexts
@@ -186,11 +185,6 @@ def test_bad_readouts(options, error, said):
         walks.Walks(DATA, 0, of="new")
 
 
-def test_what_a_model_cannot_read_is_said_before_training(monkeypatch):
-    monkeypatch.setattr(core, "attention_row_limit", 64)
-    data = walks.Dataset(length=65)
-    with pytest.raises(ValueError, match="length: the engine 'native' reads rows of at most 64 tokens, got 65"):
-        wf.Run(data, model=wf.TransformerSpec(engine="native"))
-    wf.Run(data, model=wf.TransformerSpec(engine="auto"))
+def test_what_a_model_cannot_say_is_said_before_training():
     with pytest.raises(ValueError, match="model.outputs: expected 16, the names, or None, got 8"):
         wf.Run(walks.Dataset(), model=wf.TransformerSpec(outputs=8))

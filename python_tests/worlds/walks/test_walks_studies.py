@@ -11,9 +11,10 @@ from worldfast import worlds
 from worldfast.report import publish
 from worldfast.training import load
 from worldfast.worlds import walks
+from worldfast.worlds.chains.analyses import induction
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import class_means, measures
-from worldfast.worlds.walks.heads import head_scores, repeated
+from worldfast.worlds.walks.heads import repeated
 from worldfast.worlds.walks.reading import following, said_by, states_of
 from worldfast.worlds.walks.studies import Study, model
 
@@ -129,7 +130,7 @@ def test_sentences_and_page(made):
     }
     assert of_graph | {"homes-grid3", "rule-grid3", "heads", "shares-grid3"} <= names
     assert {f"maps-{run.name}-own".replace(".", "-") for run in study.runs[:2]} <= names
-    assert "graph inside the model" in page
+    assert "graph inside the model" in page and "saying what came after the present name before" in page
 
 
 def test_presets():
@@ -154,7 +155,7 @@ def test_scores_of_heads():
     for t in range(4, T):
         after[t] = np.eye(T)[t - 3]
     even = np.tril(np.ones((T, T))) / np.arange(1, T + 1)[:, None]
-    found = head_scores(np.stack([back, after, even]))
+    found = induction(np.arange(T) % 4, np.stack([back, after, even]))
     np.testing.assert_allclose(found["previous"], [1, 0, (1 / np.arange(2, 9)).mean()])
     np.testing.assert_allclose(found["induction"], [0, 1, (1 / np.arange(5, 9)).mean()])
     tokens = repeated(replace(SMALL, names=40, length=40), 0)

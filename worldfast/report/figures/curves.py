@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import INK, Tasks, run_styles
 from worldfast.report.figures.matrices import layered
 from worldfast.report.figures.style import (
@@ -22,7 +23,7 @@ from worldfast.report.figures.style import (
     styled,
 )
 from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
-from worldfast.report.words import count, joined
+from worldfast.report.words import joined
 from worldfast.studies import RunResult, Scene
 
 
@@ -209,7 +210,7 @@ def probes_by_layer(probes, runs):
     figure = layered(mean.loc[rows], Tasks(runs["tasks"]), sizes.loc[rows], "Probe R², held out")
     return figure, (
         "R² of linear probes at the last checkpoint, mean over attributes and seeds, on entities it was not fitted on. "
-        f"Over all {len(rows)} sets of tasks, layer {layers.idxmax()} has the highest mean, {layers.max():.2f}."
+        f"Over {count(len(rows), 'set')} of tasks, layer {layers.idxmax()} has the highest mean, {layers.max():.2f}."
     )
 
 

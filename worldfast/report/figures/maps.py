@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import Tasks, group_colours, run_styles
 from worldfast.report.figures.canvas import draw_entities, frame, group_key, ratio, same_world, spaced
 from worldfast.report.figures.style import fitted, heading, panels, paper, short_count, styled, titled
-from worldfast.report.words import count
 from worldfast.studies import RunResult, Scene
 
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import CKA_STOPS, INK, legible_on
 from worldfast.report.figures.style import heading, need_some, note, paper, styled
 from worldfast.report.figures.tables import Cells, LacksRuns, layer_of, need, pairs
-from worldfast.report.words import count, listed
+from worldfast.report.words import listed
 
 
 @styled

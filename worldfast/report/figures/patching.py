@@ -6,6 +6,7 @@ from itertools import cycle
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, heading, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, groups, need
@@ -76,7 +77,8 @@ def patching(table, runs):
     group = groups(runs[runs["run"].isin([row["source"], row["target"]])])
     return figure, (
         f"Rows that include {group}, answered by {row['target']} with states of {row['source']} at the tokens of "
-        f"{group} and at all tokens; {'; '.join(parts)} from {group}'s tokens alone (n = {int(row['n'])} rows a task)."
+        f"{group} and at all tokens; {'; '.join(parts)} from {group}'s tokens alone "
+        f"(n = {count(int(row['n']), 'row')} a task)."
     )
 
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import INK, MUTED, PALETTE, Tasks, spread_hues
 from worldfast.report.figures.catalogue import Catalogue, Drawn
 from worldfast.report.figures.maps import aligned_maps, world_map
 from worldfast.report.figures.style import end_labels, over_rows, paper, quiet
 from worldfast.report.figures.tables import LacksRuns, layer_of, need
-from worldfast.report.words import count, listed
+from worldfast.report.words import listed
 from worldfast.studies import StudyResult
 
 CATALOGUE = Catalogue()

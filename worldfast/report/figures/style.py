@@ -152,11 +152,11 @@ def running_mean(values: np.ndarray, share: float = 1 / 40) -> np.ndarray:
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
-def spread(places: Sequence[float], gap: float) -> np.ndarray:
+def spread(places: Sequence[float], gap: float, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
     """Return the nearest places (least squares) that keep the order and are at least `gap` apart: [K] -> [K].
 
     Ties keep the given order. Neighbours that would touch are moved as one pool (isotonic regression of the places
-    minus their share of the gaps).
+    minus their share of the gaps). Places are from `low` to `high` where there is room for all, else from `low` up.
     """
     places = np.asarray(places, dtype=np.float64)
     order = np.argsort(places, kind="stable")
@@ -169,6 +169,7 @@ def spread(places: Sequence[float], gap: float) -> np.ndarray:
             pools[-1][1] += count
     level = np.concatenate([np.full(count, total / count) for total, count in pools] or [np.zeros(0)])
     moved = np.empty(len(places))
+    level = np.clip(level, low, max(low, high - gap * (len(places) - 1)))
     moved[order] = level + gap * np.arange(len(places))
     return moved
 
@@ -191,9 +192,6 @@ def end_labels(axes, ends: Sequence[tuple[float, str, str]], height: float, size
     ends = [end for end in ends if np.isfinite(end[0])]
     to_axes = axes.transAxes.inverted()
     at = [to_axes.transform(axes.transData.transform((axes.get_xlim()[1], y)))[1] for y, _, _ in ends]
-    places = spread(np.clip(at, 0, 1), 1.25 * size / 72 / height)
-    if len(places):  # keep labels inside the axes as far as there is room
-        places -= max(0, places.max() - 1)
-        places += max(0, 0.03 - places.min())
+    places = spread(np.clip(at, 0, 1), 1.25 * size / 72 / height, 0.03, 1)
     for place, (_, text, colour) in zip(places, ends, strict=True):
         axes.text(1.02, place, text, transform=axes.transAxes, color=colour, va="center", fontsize=size)

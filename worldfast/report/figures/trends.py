@@ -8,6 +8,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import CROSS_TASK, DISJOINT_TASKS, SAME_TASK, trends
+from worldfast.display import count
 from worldfast.report.colours import Tasks
 from worldfast.report.figures.style import MUTED, end_labels, note, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, layer_of, need, pretrained
@@ -182,7 +183,8 @@ def training_trends(table, runs, layer: int | None = None):
     table = table[table["run"].isin(group["run"]) & table["other"].isin(group["run"])]
     shares = sorted(table["step_share"].unique())
     if len(shares) < 2:
-        raise LacksRuns(f"the study compares pretrained runs at {len(shares)} moments of training, expected 2 or more")
+        moments = count(len(shares), "moment")
+        raise LacksRuns(f"the study compares pretrained runs at {moments} of training, expected 2 or more")
     if group[group["run"].isin([*table["run"], *table["other"]])]["n_tasks"].value_counts().max() < 2:
         raise LacksRuns("of the pretrained runs that learned, no two have the same number of tasks")
     parts = [

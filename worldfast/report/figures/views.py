@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import Tasks, run_styles
 from worldfast.report.figures.canvas import draw_entities, frame, group_key, same_world, spaced
 from worldfast.report.figures.maps import reach_of
 from worldfast.report.figures.style import heading, paper, short_count, styled
-from worldfast.report.words import count
 from worldfast.studies import RunResult, Scene
 
 
@@ -38,7 +38,7 @@ def pca(world: Scene, run: RunResult, checkpoint: int = -1, tasks: Tasks | None 
     """
     same_world(world, run)
     if not -len(run.steps) <= checkpoint < len(run.steps):
-        raise IndexError(f"checkpoint {checkpoint} of a run with {len(run.steps)} checkpoints")
+        raise IndexError(f"checkpoint {checkpoint} of a run with {count(len(run.steps), 'checkpoint')}")
     points = run.components[checkpoint]  # [N, 3]
     figure = paper(11.4, 4.4)
     reach = reach_of(points)

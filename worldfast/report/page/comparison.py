@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from math import floor, isfinite, log10
 
-from worldfast.report.words import count
+from worldfast.display import count
 from worldfast.studies import Comparison
 
 HEADS = ("", "ours", "n", "published", "difference", "unit", "source")

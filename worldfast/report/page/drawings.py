@@ -6,9 +6,10 @@ from html import escape
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report.colours import INK, group_colours
 from worldfast.report.page.markup import span
-from worldfast.report.words import count, joined
+from worldfast.report.words import joined
 from worldfast.studies import Scene, StudyResult
 
 WIDE, HIGH = 360, 200  # of each drawing; its text is as large on a phone as on a desktop
@@ -22,7 +23,7 @@ def drawings(result: StudyResult, fitted: str, held: str) -> str:
     hidden = f"each with {joined(world.columns)}" if world.columns else "none with a stated attribute"
     world_says = f"A world: {n}, {hidden}. No model ever sees {'these' if len(world.columns) > 1 else 'this'}."
     rows = span([int(run.rows[-1]) for run in result.runs])
-    learns = f"What a model learns from: {rows} rows, each of which has a question and its answer, and nothing else."
+    learns = f"What a model learns from: {rows} rows such as this one, and nothing else."
     if new:
         world_says += f" {new} (the diamonds) is left out at first."
         learns += f" Fine-tunes then learn {new}, each from rows of its own tasks."

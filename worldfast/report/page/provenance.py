@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
+from worldfast.display import count
 from worldfast.report.page.markup import pairs, table
-from worldfast.report.words import count, number
+from worldfast.report.words import number
 
 
 def flatten(spec: Mapping, prefix: str = "") -> dict[str, str]:

@@ -75,9 +75,9 @@ def others(data: Dataset) -> Chains:
     return drawn(data.chains, data.states, data.law, data.concentration, "equal", ("others", data.draw))
 
 
-def shares(ensemble, rows: Rows, n: int) -> np.ndarray:
+def shares(ensemble, rows: Rows, n: int, **gain) -> np.ndarray:
     """Return what a model says of the next state at the scored positions of n rows: float64 [n, c, k]."""
-    logits = ensemble.outputs(rows, 0).to(torch.float64)
+    logits = ensemble.outputs(rows, 0, **gain).to(torch.float64)
     return torch.softmax(logits, 1).numpy(force=True).reshape(n, -1, logits.shape[1])
 
 
@@ -128,14 +128,26 @@ def apart(trained: Sequence[Trained], walks: int) -> DataFrame:
     (one,) = trained
     data, table = one.run.data, []
     for of in sets_of(data):
-        predicted = tried(data, of, one.run.seed, walks).predicted
-        far = {(a, b): divergence(p, q).mean(axis=0) for a, p in predicted.items() for b, q in predicted.items()}
+        far = far_of(tried(data, of, one.run.seed, walks).predicted)
         for (a, b), values in far.items():
-            if a != b:
-                at = {"run": one.name, "set": of, "context": contexts_of(data.length), "of": a, "to": b}
-                alike = np.maximum(values, far[b, a]) < ALIKE
-                table.append(pd.DataFrame(at | {"divergence": values, "alike": alike}))
+            at = {"run": one.name, "set": of, "context": contexts_of(data.length), "of": a, "to": b}
+            alike = np.maximum(values, far[b, a]) < ALIKE
+            table.append(pd.DataFrame(at | {"divergence": values, "alike": alike}))
     return pd.concat(table, ignore_index=True)
+
+
+def far_of(parts: Mapping[str, np.ndarray]) -> dict[tuple[str, str], np.ndarray]:
+    """Return the mean divergence of each of some predictors [n, c, k] from each other one, by two names: [c]."""
+    return {(a, b): divergence(p, q).mean(axis=0) for a, p in parts.items() for b, q in parts.items() if a != b}
+
+
+def untold(parts: Mapping[str, np.ndarray]) -> list[str]:
+    """Return for each context, in words, which predictors [n, c, k] are alike, so that their weights say nothing."""
+    far, said = far_of(parts), [[] for _ in range(next(iter(parts.values())).shape[1])]
+    for (a, b), values in far.items():
+        for context in np.flatnonzero(np.maximum(values, far[b, a]) < ALIKE) if a < b else ():
+            said[context].append(f"{a} and {b}")
+    return [f"not told apart: {', '.join(pairs)}" if pairs else "all are told apart" for pairs in said]
 
 
 def weights(trained: Sequence[Trained], walks: int) -> DataFrame:
@@ -143,9 +155,10 @@ def weights(trained: Sequence[Trained], walks: int) -> DataFrame:
 
     Columns run, step, rows, set, context, basis ("predictors"; at the end also "with controls", "controls"), a weight
     for each predictor and control (NaN: not in the basis), divergence (KL(model || mixture)), gap (by which it is above
-    the least one, at most) and transferred (that of the mixture by the weights of trained chains). Controls are
-    predictors that say nothing of the row's chain: equal shares, and looking up other chains than those that were
-    trained on.
+    the least one, at most), transferred (that of the mixture by the weights of trained chains) and untold (which of
+    the basis are alike both ways, in words: how weights are shared between them says nothing). Controls know nothing of
+    the chains that were trained on: equal shares, and looking up as many other chains. The more of these there are, the
+    nearer they come to what can be inferred from the row itself.
     """
     import pandas as pd
 
@@ -166,6 +179,7 @@ def weights(trained: Sequence[Trained], walks: int) -> DataFrame:
                 at = where(one, step) | {"set": of, "context": contexts_of(data.length), "basis": basis}
                 own = {name: fit.weights[:, i] for i, name in enumerate(parts)}
                 rest = {"divergence": fit.divergence, "gap": fit.gap, "transferred": moved}
+                rest |= {"untold": alike_of(data, of, one.run.seed, walks)[basis]}
                 table.append(pd.DataFrame(at | dict.fromkeys((*NAMES, *CONTROLS), np.nan) | own | rest))
     return pd.concat(table, ignore_index=True)
 
@@ -178,6 +192,11 @@ def bases(data: Dataset, of: str, seed: int, n: int) -> dict[str, dict[str, np.n
     controls = dict(zip(CONTROLS, (equal, *looked.values())))
     predicted = dict(found.predicted)
     return {"predictors": predicted, "with controls": predicted | controls, "controls": controls}
+
+
+@lru_cache(maxsize=16)
+def alike_of(data: Dataset, of: str, seed: int, n: int) -> dict[str, list[str]]:
+    return {basis: untold(parts) for basis, parts in bases(data, of, seed, n).items()}
 
 
 # ---- order, and what is near ----
@@ -288,6 +307,23 @@ def induction(tokens: np.ndarray, attended: np.ndarray) -> dict[str, np.ndarray]
     return {"previous": before, "induction": found, "chance": np.full(len(attended), even)}
 
 
+def scores_of_heads(ensemble, rows: Rows, tokens: np.ndarray) -> dict[str, np.ndarray]:
+    """Return `induction` of all heads of a transformer, means over rows of tokens [n, T]: [layers, heads] each."""
+    found = [
+        [induction(row, weights.numpy(force=True)) for row, weights in zip(tokens, of_rows)]
+        for of_rows in attention_weights(ensemble, rows)
+    ]
+    return {name: np.array([np.mean([one[name] for one in block], axis=0) for block in found]) for name in found[0][0]}
+
+
+def of_heads(about: dict, scores: Mapping[str, np.ndarray]) -> list[dict]:
+    """Return a line for each head, counted from 1, with its scores."""
+    return [
+        about | {"block": block + 1, "head": head + 1} | {name: float(of[block, head]) for name, of in scores.items()}
+        for block, head in np.ndindex(next(iter(scores.values())).shape)
+    ]
+
+
 def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
     """Scores of heads over training, on rows of fresh chains, as of `induction`.
 
@@ -301,12 +337,8 @@ def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
     tokens = stream.drawn(0, walks).tokens
     rows = stream.packed(tokens, np.arange(1, walks + 1) * data.length - 1)
     for step, ensemble in models(one):
-        for block, of_rows in enumerate(attention_weights(ensemble, rows), 1):
-            scores = [induction(row, weights.numpy(force=True)) for row, weights in zip(tokens, of_rows)]
-            means = {name: np.mean([score[name] for score in scores], axis=0) for name in scores[0]}
-            heads = {"block": block, "head": np.arange(1, len(means["previous"]) + 1)}
-            table.append(pd.DataFrame(where(one, step) | heads | means))
-    return pd.concat(table, ignore_index=True)
+        table += of_heads(where(one, step), scores_of_heads(ensemble, rows, tokens))
+    return pd.DataFrame(table)
 
 
 # ---- of a study ----

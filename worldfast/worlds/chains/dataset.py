@@ -14,13 +14,13 @@ from worldfast.dataset import Readout, Score
 from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import Shape
 from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of, nested
-from worldfast.worlds.chains.sampler import LONGEST, MOST_STATES, Drawn, Sampler
+from worldfast.worlds.chains.sampler import LIMITS, Drawn, Sampler
 
 __all__ = ["SETS", "Dataset", "Walks"]
 
 SETS = ("trained", "fresh", "blocks")  # of chains, on which a model is tried
 FRESH = 256  # chains of a set that no model was trained on
-MOST_SHARES = 2**27  # of all chains together: their transitions and thresholds are 2 GiB
+MOST_SHARES = 2**27  # of all chains together: they take up to 8.5 GiB while they are made
 
 
 @dataclass(frozen=True)
@@ -90,16 +90,20 @@ class Dataset(dataset.Dataset):
         if self.transitions:
             for name, size in zip(("chains", "states"), self.set_of("trained").transitions.shape):
                 self._set(name, size)
-        limits = {"chains": (1, 2**31 - 1), "states": (2, MOST_STATES), "length": (2, LONGEST), "rows": (1, 2**62)}
+        limits = {name: (2, LIMITS[name]) for name in ("states", "length")}
+        limits |= {"chains": (1, 2**31 - 1), "rows": (1, 2**62)}
         for name, (least, most) in (limits | {"concentration": (1, 2**10), "draw": (0, 2**63 - 1)}).items():
             self._set(name, whole(name, getattr(self, name), least, most))
         if self.law == "blocks" and self.states % BLOCK:
             raise ValueError(f"states: expected a multiple of {BLOCK}, the states of a block, got {self.states}")
         shares = max(self.chains, FRESH) * self.states**2 * (WITHIN if self.law == "blocks" else self.concentration)
         if shares > MOST_SHARES:
+            fresh = self.chains < FRESH
             raise ValueError(
-                f"chains: {self.chains:,} of {self.states:,} states take {shares:,} numbers, more than {MOST_SHARES:,}"
-                ": take fewer chains or states"
+                f"{'states' if fresh else 'chains'}: {max(self.chains, FRESH):,} chains of {self.states:,} states take "
+                f"{shares:,} numbers, more than {MOST_SHARES:,}: take fewer {'' if fresh else 'chains or '}states"
+                + f" ({FRESH} chains that no model was trained on are drawn besides)"
+                * fresh
             )
 
     def _set(self, name, value):
@@ -128,6 +132,10 @@ class Dataset(dataset.Dataset):
     def longest(self) -> int:
         return self.length
 
+    @property
+    def stream_bytes(self) -> int:
+        return 8 * self.chains * (self.states * (self.states + 1) + 1)  # thresholds
+
     def set_of(self, name: str) -> Chains:
         """Return a set of chains: "trained", those of its rows; "fresh", others of one law; or "blocks", of the other.
 
@@ -152,6 +160,11 @@ class Dataset(dataset.Dataset):
             "prior": trained.prior,
             "fresh": fresh.transitions,
         }
+
+    def check(self, model: Any) -> None:
+        """Raise ValueError if a model of this spec cannot say every state."""
+        if getattr(model, "outputs", None) not in (None, self.states):
+            raise ValueError(f"model.outputs: expected {self.states}, the states, or None, got {model.outputs}")
 
     # ---- what it gives ----
 

@@ -168,8 +168,8 @@ def divergences(table, runs):
         for n in counts
     )
     return made, (
-        "KL(model || predictor) after a whole row, over training, and KL(truth || model), dashed. The latter at the "
-        f"end, in nats, on chains that were trained on and never seen: {said}."
+        "KL(model || predictor) after a whole row, over training, and KL(truth || model), dashed; what is below 0.001 "
+        f"is drawn there. The latter at the end, in nats, on chains that were trained on and never seen: {said}."
     )
 
 
@@ -201,7 +201,8 @@ def context(table, runs):
                 end_labels(axes, ends, height=1.6)
     return made, (
         "KL from the truth of models at the end of training (black) and of the exact predictors, over the states that "
-        "were read. A model below the line of Bi-Inf knows its chains; one that stands on it infers."
+        "were read; what is below 0.001 is drawn there. A model below the line of Bi-Inf knows its chains; one that "
+        "stands on it infers."
     )
 
 
@@ -341,6 +342,7 @@ def controls(weights, runs):
     said = "; ".join(f"N = {n:,} {weight[n]:.2f}" for n in counts)
     return made, (
         "What is left between models and the nearest mixture after whole rows: of the predictors, with controls that "
-        "say nothing of the row's chain, and of controls alone; crosses, of the predictors by the weights that were "
+        "know nothing of the chains that were trained on (equal shares, and looking up as many others, which of many "
+        "chains infers as well), and of controls alone; crosses, of the predictors by the weights that were "
         f"fitted on trained chains. Weight of controls beside predictors on chains never seen: {said}."
     )

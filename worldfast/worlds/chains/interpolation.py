@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldfast.arrays import numbers
 from worldfast.worlds.chains.predictors import divergence
 
 __all__ = ["Mixture", "interpolate"]
 
 GAP = 1e-4  # nats, above the least divergence
 MOST = 2000  # steps
+REST = 1e-5  # by which the shares of a state may miss 1, as those of a softmax in float32 do
 
 
 class Mixture(NamedTuple):
@@ -49,8 +51,21 @@ def interpolate(model: np.ndarray, predictors: np.ndarray) -> Mixture:
     Returns
     -------
     Mixture
+
+    Raises
+    ------
+    TypeError, ValueError
+        The arrays are not of these shapes, their shares are not, or no predictor has a share of what the model says.
     """
+    model = _shares(model, "model", ("n", "c", "k"))
+    predictors = _shares(predictors, "predictors", ("A", *model.shape))
     A, n, c, k = predictors.shape
+    if len(never := np.argwhere((model > 0) & (predictors == 0).all(axis=0))):
+        row, context, state = never[0]
+        raise ValueError(
+            f"predictors: none has a share of state {state} in row {row}, context {context}, where the model has one: "
+            "every mixture is infinitely far from it"
+        )
     weights, gaps = np.empty((c, A)), np.empty(c)
     for context in range(c):
         target = model[:, context].ravel() / n
@@ -58,6 +73,16 @@ def interpolate(model: np.ndarray, predictors: np.ndarray) -> Mixture:
         weights[context], gaps[context] = _nearest(target, parts)
     mixed = np.einsum("ca,anck->nck", weights, predictors)
     return Mixture(weights, divergence(model, mixed).mean(axis=0), gaps)
+
+
+def _shares(X, name: str, shape: tuple) -> np.ndarray:
+    found = numbers(X, name, shape).array()
+    if not found.size:
+        raise ValueError(f"{name}: expected some shares, got shape {list(found.shape)}")
+    if (found < 0).any() or (off := abs(found.sum(axis=-1) - 1).max()) > REST:
+        what = f"got {found.min():g}" if (found < 0).any() else f"theirs miss it by up to {off:g}"
+        raise ValueError(f"{name}: expected shares of at least 0 that sum to 1 along the last axis, {what}")
+    return found
 
 
 def _nearest(target: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, float]:

@@ -13,25 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast._native import core
+from worldfast.display import size_text
 
-__all__ = [
-    "BLOCK",
-    "LAWS",
-    "PRIORS",
-    "WHOLE",
-    "WITHIN",
-    "Chains",
-    "cumulative",
-    "drawn",
-    "given",
-    "key_of",
-    "stationary",
-]
+__all__ = ["BLOCK", "LAWS", "PRIORS", "WHOLE", "WITHIN", "Chains", "drawn", "given", "key_of", "nested", "stationary"]
 
 LAWS = ("dirichlet", "blocks")
 PRIORS = ("random", "equal")
 BLOCK, WITHIN = 5, 5  # states of a block, and the Dirichlet parameter of steps within one
 WHOLE = 1 << core.walk_bits
+SHARE_BYTES = 68  # at most, of a number that is drawn, while chains and their thresholds are made
+PLANNED = 2**20  # shares, from which on their memory is planned
 REST = 1e-9  # by which the shares of a row that is given may miss 1
 
 
@@ -55,11 +46,10 @@ class Chains(NamedTuple):
     def thresholds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the native sampler reads: int64 [N, k + 1, k] and int64 [N], cumulative shares of 2^53."""
         steps = np.concatenate([self.transitions, self.stationary[:, None]], axis=1)
-        return cumulative(steps), cumulative(self.prior)
+        return _cumulative(steps), _cumulative(self.prior)
 
 
-def cumulative(shares: np.ndarray) -> np.ndarray:
-    """Return thresholds of shares [..., k] for the native sampler: their cumulative sums in 2^53rds, int64 [..., k]."""
+def _cumulative(shares: np.ndarray) -> np.ndarray:
     found = np.rint(np.minimum(np.cumsum(shares, axis=-1), 1) * WHOLE).astype(np.int64)
     possible = shares > 0  # from the last such state on the threshold is the whole, so that no other is reached
     after = np.cumsum(possible[..., ::-1], axis=-1)[..., ::-1] - possible
@@ -93,6 +83,11 @@ def drawn(n: int, states: int, law: str, concentration: int, prior: str, key: tu
         Of chains: in proportion to uniform numbers, or the same for all.
     key : tuple
         What the draw depends on besides.
+
+    Raises
+    ------
+    MemoryError
+        The memory that is left does not hold them.
     """
     random = np.random.Generator(np.random.Philox(key_of("transitions", states, law, concentration, *key)))
     parameter = np.full((states, states), concentration)
@@ -100,6 +95,7 @@ def drawn(n: int, states: int, law: str, concentration: int, prior: str, key: tu
         block = np.arange(states) // BLOCK
         parameter = np.where(block[:, None] == block, WITHIN, 1)
     ends = np.cumsum(parameter, axis=1)  # [k, k]
+    _planned(n, states, n * states * int(ends[0, -1]))
     points = np.sort(random.random((n, states, ends[0, -1] - 1)), axis=-1)
     cuts = np.take_along_axis(points, np.broadcast_to(ends[:, :-1] - 1, (n, states, states - 1)), axis=-1)
     transitions = np.diff(cuts, axis=-1, prepend=0, append=1)
@@ -107,6 +103,20 @@ def drawn(n: int, states: int, law: str, concentration: int, prior: str, key: tu
     if prior == "random":
         weight = np.random.Generator(np.random.Philox(key_of("prior", *key))).random(n)
     return _frozen(transitions, weight)
+
+
+def _planned(n: int, states: int, shares: int) -> None:
+    """Raise a MemoryError if memory does not hold as many shares, before any is taken."""
+    if shares < PLANNED:
+        return
+    from worldfast.training import limit_of  # imports all of training, so only for large ones
+
+    need, limit = shares * SHARE_BYTES, limit_of(None, "cpu")
+    if need > limit:
+        raise MemoryError(
+            f"chains: {n:,} of {states:,} states take {size_text(need)} while they are drawn, but there are "
+            f"{size_text(limit)}: take fewer chains or states"
+        )
 
 
 @lru_cache(maxsize=32)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldfast.arrays import refuse
+from worldfast.errors import one_of, several, typed
 from worldfast.worlds.chains.laws import Chains, stationary
 
 __all__ = ["NAMES", "divergence", "predict"]
@@ -40,9 +42,16 @@ def predict(
     -------
     dict of str to ndarray
         float64 [n, p, k].
+
+    Raises
+    ------
+    TypeError, ValueError
+        A token is no state of the chains, the positions do not ascend within a row, or a name is none of a predictor.
     """
-    tokens, positions = np.asarray(tokens, np.int64), np.asarray(positions, np.int64)
-    k, found = chains.transitions.shape[-1], {}
+    typed("chains", chains, Chains, "a set of chains, as `set_of` of a dataset returns it")
+    k = chains.transitions.shape[-1]
+    tokens, positions, names = _checked(tokens, positions, names, k)
+    found: dict[str, np.ndarray] = {}
     with np.errstate(divide="ignore"):  # a step without a share rules a chain out
         first, states, steps = (np.log(x) for x in (chains.prior, chains.stationary, chains.transitions))
     if "Uni-Ret" in names:
@@ -70,6 +79,28 @@ def predict(
             here = tokens[:, positions, None, None]
             found["Bi-Inf"] = np.take_along_axis(matrices, here, axis=2)[:, :, 0]
     return {name: found[name] for name in NAMES if name in found}
+
+
+def _checked(tokens, positions, names, k: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return rows of tokens, positions in them and names of predictors, if that is what they are."""
+    for name, values in (("tokens", tokens), ("positions", positions)):
+        refuse(values, name)
+    tokens, positions = np.asarray(tokens), np.asarray(positions)
+    if tokens.ndim != 2 or positions.ndim != 1 or not tokens.shape[1] or not len(positions):
+        raise ValueError(
+            "tokens, positions: expected rows of tokens [n, l] and some positions [p], got shapes "
+            f"{list(tokens.shape)} and {list(positions.shape)}"
+        )
+    for name, values in (("tokens", tokens), ("positions", positions)):
+        if not np.issubdtype(values.dtype, np.integer):
+            raise TypeError(f"{name}: expected integers, got {values.dtype}")
+    if len(outside := tokens[(tokens < 0) | (tokens >= k)]):
+        raise ValueError(f"tokens: expected states of the chains, 0 to {k - 1}, got {outside[0]}")
+    last = tokens.shape[1] - 1
+    if positions[0] < 0 or positions[-1] > last or (np.diff(positions) <= 0).any():
+        raise ValueError(f"positions: expected ascending ones of a row, 0 to {last}, got {positions.tolist()}")
+    names = tuple(one_of("predictor", name, NAMES) for name in several("names", names, "names of predictors"))
+    return tokens.astype(np.int64), positions.astype(np.int64), names
 
 
 def _looked_up(prior, logs, shape, positions, mean) -> np.ndarray:

@@ -11,9 +11,9 @@ import torch
 from worldfast._native import core, thread_count
 from worldfast.rows import Rows, Shape
 
-__all__ = ["LONGEST", "MOST_NAMES", "MOST_STATES", "Drawn", "Sampler"]
+__all__ = ["LIMITS", "Drawn", "Sampler"]
 
-LONGEST, MOST_STATES, MOST_NAMES = 2**11, 2**12, 2**16  # as in csrc/rows/walks.h
+LIMITS = core.walk_limits  # of sizes, as the native core has them
 
 
 class Drawn(NamedTuple):

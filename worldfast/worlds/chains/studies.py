@@ -23,10 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESETS", "Study", "demo", "mini", "model", "paper"]
 
+WORDS = {"trained": "chains that were trained on", "fresh": "chains never seen", "blocks": "chains of the other law"}
 QUESTION = (
     "A model reads walks through one of N Markov chains. Does it look the chain up among those it was trained on, or "
     "does it infer the next state from its context, so that it holds for chains it has never seen?"
 )
+TERMS = {
+    "Uni-Ret": "chains looked up by how often states came: the posterior mean of their stationary shares",
+    "Bi-Ret": "chains looked up by their steps: the posterior mean of what follows the present state",
+    "Uni-Inf": "how often states come in the long run, by the steps that were counted in the context",
+    "Bi-Inf": "what came after the present state earlier, counted, and one more of each",
+    "nearest mixture": "the weighted mean of the four predictors that is nearest to what a model says",
+}
 NOTES = "Contexts are rows of chains that no model was trained on, coloured by the state that they end in."
 
 
@@ -61,7 +69,14 @@ class Study(studies.Study):
 
     def scene_of(self, run: Run) -> Scene:
         scene = super().scene_of(run)
-        return replace(scene, title="Contexts inside the model", grouping=("last state", "last states"), notes=NOTES)
+        return replace(
+            scene,
+            title="Contexts inside the model",
+            grouping=("last state", "last states"),
+            notes=NOTES,
+            terms=TERMS,
+            example=("the states of a walk", "the state that comes next"),
+        )
 
 
 # ---- in sentences ----
@@ -116,9 +131,9 @@ def _untold(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     table = whole_rows(table)
     table = table[table.alike & (table.of < table.to)]
     for (chains, a, b), part in table.groupby(["chains", "of", "to"]):
-        where = " and ".join(dict.fromkeys(part.set))
+        where = ", ".join(WORDS[of] for of in dict.fromkeys(part.set))
         yield (
-            f"Of {chains:,} chains {a} and {b} are {part.divergence.mean():.4f} nats apart on {where} ones: what a "
+            f"With {chains:,} chains {a} and {b} are {part.divergence.mean():.4f} nats apart ({where}): what a "
             "model says does not tell which of them it is, nor do the weights."
         )
 
@@ -152,38 +167,40 @@ def _heads(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 # ---- runs ----
 
 
-def model(data: Dataset, seed: int, steps: int, checkpoints: int, *, hidden: int, batch: int, **fields) -> Run:
-    """Return a run on walks: a transformer of two layers, a constant learning rate, log-spaced checkpoints.
+def model(
+    data: Any, seed: int, steps: int, checkpoints: int, *, hidden: int, batch: int, layers: int = 2, **fields
+) -> Run:
+    """Return a run on walks: a transformer, a constant learning rate, log-spaced checkpoints.
 
     Parameters
     ----------
     data : Dataset
         Its rows are set to those of `steps` batches, so that each is new.
     seed, steps, checkpoints : int
-    hidden, batch : int
-        Width of the model, and rows of a batch.
+    hidden, batch, layers : int
+        Width of the model, rows of a batch, and depth.
     **fields
-        Further fields of the run.
+        Further fields of the run, and others of those that it has here.
     """
-    fields = {"learning_rate": 3e-3, "weight_decay": 0.0, "clip": 1.0} | fields
-    return Run(
-        replace(data, rows=steps * batch),
-        seed=seed,
-        name=f"{data.label}-s{seed}",
-        model=TransformerSpec(hidden=hidden, layers=2, heads=4, intermediate=4 * hidden),
-        batch=batch,
-        epochs=1,
-        warmup=0,
-        schedule="constant",
-        checkpoints=checkpoints,
-        checkpoint_spacing="log",
-        keep="all",
-        capture=Capture(layers=(1, 2)),
-        **fields,
-    )
+    given = {
+        "name": f"{data.label}-s{seed}",
+        "model": TransformerSpec(hidden=hidden, layers=layers, heads=4, intermediate=4 * hidden),
+        "epochs": 1,
+        "learning_rate": 3e-3,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+        "warmup": 0,
+        "schedule": "constant",
+        "checkpoints": checkpoints,
+        "checkpoint_spacing": "log",
+        "keep": "all",
+        "capture": Capture(layers=tuple(range(1, layers + 1))),
+    }
+    return Run(replace(data, rows=steps * batch), seed=seed, batch=batch, **given | fields)
 
 
-def _steps(number: int, scale: float) -> int:
+def scaled(number: int, scale: float) -> int:
+    """Return a number of steps by a factor, of which there are at least 10."""
     return max(10, round(number * positive("scale", scale)))
 
 
@@ -201,7 +218,7 @@ def demo(scale: float = 1.0) -> Study:
         Factor of the batches that each model sees.
     """
     sets = [Dataset(n, states=5, length=100) for n in (4, 1024)]
-    runs = [model(data, 0, _steps(1500, scale), 16, hidden=32, batch=32) for data in sets]
+    runs = [model(data, 0, scaled(1500, scale), 16, hidden=32, batch=32) for data in sets]
     return _study("chains-demo", runs, (4, 1024))
 
 
@@ -214,7 +231,7 @@ def mini(scale: float = 1.0) -> Study:
         Factor of the batches that each model sees.
     """
     runs = [
-        model(Dataset(n), seed, _steps(3000, scale), 24, hidden=64, batch=64)
+        model(Dataset(n), seed, scaled(3000, scale), 24, hidden=64, batch=64)
         for n in (4, 16, 64, 256, 1024)
         for seed in range(2)
     ]
@@ -231,7 +248,7 @@ def paper(scale: float = 1.0) -> Study:
     """
     published = {"learning_rate": 6e-4, "betas": (0.9, 0.95), "weight_decay": 0.1, "clip": 0.01}
     runs = [
-        model(Dataset(2**n), 0, _steps(4 * 107_979, scale), 50, hidden=64, batch=128, **published) for n in range(2, 12)
+        model(Dataset(2**n), 0, scaled(4 * 107_979, scale), 50, hidden=64, batch=128, **published) for n in range(2, 12)
     ]
     return _study("chains", runs, (4, 128, 2048))
 

@@ -24,6 +24,7 @@ from worldfast.analysis import (
 )
 from worldfast.analysis import cka_over_training as table_over_training
 from worldfast.dataset import require_same_entities
+from worldfast.display import count
 from worldfast.reading import activation_patching, gradient_agreement
 from worldfast.run import Run
 from worldfast.studies import Analysis, Some, Study, Trained, pca, scored, shown
@@ -65,7 +66,8 @@ def chosen(one: Trained, cities: str, name: str = "cities") -> np.ndarray:
     if not found.any():
         unknown = unknown_texts(cities, world_of(one).columns)
         raise ValueError(
-            f"{name}: {cities!r} selects none of the {len(found):,} cities captured of {one.name!r}{unknown}"
+            f"{name}: {cities!r} selects none of the {count(len(found), 'city', 'cities')} captured of {one.name!r}"
+            f"{unknown}"
         )
     return found
 

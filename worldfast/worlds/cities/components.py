@@ -19,9 +19,10 @@ import numpy as np
 
 from worldfast._native import core
 from worldfast.classes import Named
+from worldfast.display import count
 from worldfast.errors import TaskError, number, whole
 from worldfast.worlds.cities.python_task import PythonTask
-from worldfast.worlds.cities.selection import unknown_texts
+from worldfast.worlds.cities.selection import named, unknown_texts
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
 from worldfast.worlds.cities.world import World
 
@@ -135,14 +136,14 @@ def _try(task: PythonTask, world: World, xy: np.ndarray) -> None:
     """
     counts = range(task.min_cities, task.max_cities + 1)
     found = set()
-    for count in counts:
-        at = (np.arange(TRIED)[:, None] * 5 + np.arange(count) * 7) % len(xy)
+    for each in counts:
+        at = (np.arange(TRIED)[:, None] * 5 + np.arange(each) * 7) % len(xy)
         found |= set(task.check(xy[at]).tolist())
     if len(found) > 1 or task.balanced:
         return
     rng = np.random.default_rng(0)
-    for count in counts:
-        found |= set(task.labels(world.xy[rng.integers(len(world), size=(CONSTANT, count))]).tolist())
+    for each in counts:
+        found |= set(task.labels(world.xy[rng.integers(len(world), size=(CONSTANT, each))]).tolist())
     if len(found) == 1:
         raise TaskError(
             f"task {task.name!r}: its function gave {found.pop()} to each of {CONSTANT:,} rows of random cities: a "
@@ -193,14 +194,14 @@ def _native_component(
     group = np.zeros(len(world), dtype=bool) if c.must_include is None else world.select(c.must_include) & pool
     if c.must_include is not None and not group.any():
         unknown = unknown_texts(c.must_include, world.columns)
-        raise ValueError(f"must_include: {c.must_include!r} selects no city that rows may use{unknown}")
+        raise ValueError(f"must_include: {named(c.must_include)} selects no city that rows may use{unknown}")
     if not pool.any():
         unknown = unknown_texts(c.among, world.columns)
-        raise ValueError(f"among: {c.among!r} selects none of {len(world):,} cities{unknown}")
+        raise ValueError(f"among: {named(c.among)} selects none of {count(len(world), 'city', 'cities')}{unknown}")
     if pool.sum() < task.max_cities:
         raise ValueError(
-            f"the world is too small: task {task.name} needs {task.max_cities} cities, rows may use {pool.sum()}"
-            + ("" if c.among is None else f", which among={c.among!r} selects")
+            f"the world is too small: task {task.name} needs {count(task.max_cities, 'city', 'cities')}, "
+            f"rows may use {pool.sum()}" + ("" if c.among is None else f", which among={named(c.among)} selects")
         )
     # The key depends on the cities that rows may use, not on the rest of the world: the same cities give the same rows
     # with and without Atlantis.
@@ -214,7 +215,8 @@ def _native_component(
         if c.first + c.rows > share:
             raise ValueError(
                 f"rows: task {task.name} never repeats a pair, and the {split} split of these cities holds "
-                f"{share:,} pairs; rows up to {c.first + c.rows:,} were asked for: ask for fewer, or for more cities"
+                f"{count(share, 'pair')}; rows up to {c.first + c.rows:,} were asked for: ask for fewer, or for "
+                "more cities"
             )
     return {
         "task": tasks.index(task.name),

@@ -10,6 +10,8 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from worldfast.display import count
+
 COORDINATE_LIMIT = 1 << 20  # |x|, |y|: squares, cross products and their sums stay exact in 64-bit integers
 ID_COUNT = 10_000  # ids are written with four digits
 TENTH = Decimal("0.1")
@@ -129,7 +131,7 @@ def _nearest(found: list[str], places: dict[str, int]) -> str:
 def _read_row(row: list[str], header: list[str], places: dict[str, int], table: dict[str, list]) -> None:
     if len(row) != len(header):
         comma = "; is a ',' in a number or a text, without quotes?" if len(row) > len(header) else ""
-        raise ValueError(f"{len(row)} values, the header has {len(header)} columns{comma}")
+        raise ValueError(f"{count(len(row), 'value')}, the header has {count(len(header), 'column')}{comma}")
     if not any(map(str.strip, row)):
         raise ValueError("every value is empty: remove the line")
     try:

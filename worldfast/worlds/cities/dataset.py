@@ -13,6 +13,7 @@ import numpy as np
 from worldfast import dataset
 from worldfast.classes import known_fields
 from worldfast.dataset import Readout, Score, Tokenizer
+from worldfast.display import count
 from worldfast.errors import one_of, several, typed, whole
 from worldfast.models import Ensemble
 from worldfast.rows import Shape
@@ -20,7 +21,7 @@ from worldfast.worlds.cities.components import CROSSINGS, LAST_ROW, Component
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of
-from worldfast.worlds.cities.selection import unknown_texts
+from worldfast.worlds.cities.selection import named, unknown_texts
 from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of
@@ -219,7 +220,7 @@ class Dataset(dataset.Dataset):
         chosen = np.ones(len(world), bool) if among is None else world.select(among)
         if not chosen.any():
             unknown = unknown_texts(among, world.columns)
-            raise ValueError(f"among: {among!r} selects none of {len(world):,} cities{unknown}")
+            raise ValueError(f"among: {named(among)} selects none of {count(len(world), 'city', 'cities')}{unknown}")
         things = np.flatnonzero(chosen).astype(np.int32)
         text = prompt_of(self.task(task or self.tasks[0])) if prompt is None else prompt
         asked = Prompt(Vocabulary(self.vocabulary, world), text, things, positions)

@@ -8,7 +8,8 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
-from worldfast.report import Tasks, count
+from worldfast.display import count
+from worldfast.report import Tasks
 from worldfast.studies import Findings, Study
 from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
 from worldfast.worlds.cities.response import whole
@@ -59,7 +60,7 @@ def _times_of_tasks(some: pd.DataFrame) -> str:
     if found.n == 1:
         return times
     low, high = (np.exp(found.mean + sign * found.standard_error) for sign in (-1, 1))
-    return f"{times} ({low:.2f} to {high:.2f} within one standard error over {found.n} tasks)"
+    return f"{times} ({low:.2f} to {high:.2f} within one standard error over {count(found.n, 'task')})"
 
 
 def _of_pairs(tables: Tables, known: Tasks) -> Iterator[str]:

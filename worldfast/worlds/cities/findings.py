@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
-from worldfast.display import first_of
+from worldfast.display import count, first_of
 from worldfast.report import Tasks
 from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import improvement, published
@@ -75,14 +75,17 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> It
     pairs = [(cka[i, j], i, j) for i in old for j in old if j < i]
     if pairs and len(order) == 1:
         alike = _span([value for value, *_ in pairs], ".2f")
-        yield f"Models of {len(best)} seeds arrange the cities alike: linear CKA {alike} ({len(pairs)} pairs)."
+        yield f"Models of {len(best)} seeds arrange the cities alike: linear CKA {alike} ({count(len(pairs), 'pair')})."
     elif pairs:
         value, i, j = max(pairs)
-        yield (
-            f"Of {len(pairs)} pairs of models, {taught(films[j].tasks, known)} and {taught(films[i].tasks, known)} "
-            f"arrange the cities most alike: linear CKA {value:.2f}"
-            + (f"; the least alike pair has {min(pairs)[0]:.2f}." if len(pairs) > 1 else ".")
-        )
+        a, b = (taught(films[k].tasks, known) for k in (j, i))
+        if len(pairs) > 1:
+            yield (
+                f"Of {len(pairs)} pairs of models, {a} and {b} arrange the cities most alike: linear CKA {value:.2f}; "
+                f"the least alike pair has {min(pairs)[0]:.2f}."
+            )
+        else:
+            yield f"The one pair of models, {a} and {b}, has linear CKA {value:.2f}."
     if all(run.scores for run in best):
         answers = _answers(
             {task: float(np.mean([run.scores[task] for run in best])) for task in best[0].scores}, tables
@@ -177,7 +180,7 @@ def _of_prediction(tables: Tables) -> Iterator[str]:
     for row in table.itertuples():
         apart = "" if row.what == "all tasks" else f", {row.what}"
         r = f"{row.r:+.2f}".replace("-", "\u2212")
-        parts.append(f"{row.predicted}{apart}: r {r}, p {row.p:.2f}, {row.n} pairs")
+        parts.append(f"{row.predicted}{apart}: r {r}, p {row.p:.2f}, {count(row.n, 'pair')}")
     if parts:
         yield (
             "How far the gradients of two tasks agree at the pretrained models, before any fine-tuning, against what "
@@ -201,7 +204,7 @@ def _of_each_seed(errors: pd.DataFrame) -> str:
 
 
 def _fine_tunes(some: Sequence) -> str:
-    return f"{len(some)} fine-tune{'' if len(some) == 1 else 's'}"
+    return count(len(some), "fine-tune")
 
 
 def _of_many(study: Study, tables: Tables) -> Iterator[str]:
@@ -212,7 +215,7 @@ def _of_many(study: Study, tables: Tables) -> Iterator[str]:
         if known:
             parts = [
                 f"{_mean(trends.loc[('same task', n)])} and {_mean(trends.loc[('disjoint tasks', n)])} "
-                f"with {n} task{'s' if n > 1 else ''}"
+                f"with {count(n, 'task')}"
                 for n in known
             ]
             yield (
@@ -344,7 +347,7 @@ def _trends(study: Study, tables: Tables) -> Iterator[Comparison]:
     for (what, n), name in names.items():
         if (what, n) in table.index:
             row = table.loc[(what, n)]
-            text = f"CKA, {what}, {n} task{'s' if n > 1 else ''}"
+            text = f"CKA, {what}, {count(n, 'task')}"
             yield _beside(name, text, Mean(row["mean"], row.standard_error, row.n, row.unit))
 
 

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from worldfast.arrays import ArrayLike
+from worldfast.display import count
 from worldfast.errors import one_of, whole
 from worldfast.reading import Questions
 from worldfast.run import Run
@@ -85,7 +86,7 @@ def questions_of(
         )
         if batch.vocabulary.size != run.shape.inputs:
             raise ValueError(
-                f"world: its vocabulary has {batch.vocabulary.size:,} tokens, that of {run.name!r} "
+                f"world: its vocabulary has {count(batch.vocabulary.size, 'token')}, that of {run.name!r} "
                 f"{run.shape.inputs:,}: with entities, both need as many cities"
             )
         at = {group: token_positions(batch, task, group, included) for group in groups}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from worldfast.display import count
 from worldfast.errors import one_of, several, typed
 from worldfast.rows import Rows
 from worldfast.worlds.cities.tasks import Task, find
@@ -101,5 +102,7 @@ def _position(at: int | str, named: Mapping[str, int], length: int, text: str) -
     else:
         number = at + length if at < 0 else at
     if not 0 <= number < length:
-        raise ValueError(f"positions: {at!r} is not in the prompt {text!r}, which has {length} tokens with <bos>")
+        raise ValueError(
+            f"positions: {at!r} is not in the prompt {text!r}, which has {count(length, 'token')} with <bos>"
+        )
     return number

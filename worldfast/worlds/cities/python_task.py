@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldfast._native import core
+from worldfast.display import count
 from worldfast.errors import TaskError, several, typed
 from worldfast.worlds.cities.rule import rule_of
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, named, register, task_from_json
@@ -115,7 +116,8 @@ class PythonTask(Task):
             if least < -limit or most > limit:
                 came = least if least < -limit else most
                 raise self._error(
-                    f"gave {came}, which has more than {self.digits} digits: declare digits={len(str(abs(came)))}"
+                    f"gave {came}, which has more than {count(self.digits, 'digit')}: declare "
+                    f"digits={len(str(abs(came)))}"
                 )
         elif least < 0 or most >= len(self.answers):
             came = least if least < 0 else most
@@ -136,8 +138,8 @@ class PythonTask(Task):
         if (labels != apart).any():
             row = int((labels != apart).argmax())
             raise self._error(
-                f"looks at other rows: its answer to {xy[row].tolist()} is {labels[row]} among {len(xy)} rows and "
-                f"{apart[row]} among fewer"
+                f"looks at other rows: its answer to {xy[row].tolist()} is {labels[row]} among "
+                f"{count(len(xy), 'row')} and {apart[row]} among fewer"
             )
         return labels
 

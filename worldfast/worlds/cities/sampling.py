@@ -54,6 +54,16 @@ class Batch:
         Vocabulary of the tokens.
     tasks : tuple of str
         Names of the built-in tasks, then of the stream's own in Python.
+
+    Examples
+    --------
+    >>> batch = wf.sample(wf.World.cities(), ("distance", "crossing"), n=2, seed=1)
+    >>> batch.tokens.shape, batch.length.tolist()
+    ((2, 42), [25, 41])
+    >>> [batch.tasks[task] for task in batch.task], batch.cities.tolist()
+    (['distance', 'crossing'], [[75, 1472, -1, -1], [1417, 3971, 2252, 1766]])
+    >>> batch.text(0)
+    'dist(c_6864,c_8515)=154'
     """
 
     tokens: Any

@@ -63,6 +63,11 @@ def select(expression: str, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     return chosen
 
 
+def named(which: object) -> str:
+    """Return how an error names a selection: an expression as it was given, an array as a mask."""
+    return repr(which) if isinstance(which, str) else "a mask"
+
+
 def unknown_texts(which: object, columns: Mapping[str, np.ndarray]) -> str:
     """Return what to say of texts in an expression that no row has: "; no region is 'Ocenia': did you mean 'Oceania'?".
 

@@ -158,7 +158,18 @@ class _Tasks(dict):
 
 _by_name = _Tasks({row["name"]: Task(index=i, **row) for i, row in enumerate(core.task_table())})
 BUILT_IN = tuple(_by_name)  # the seven
-TASKS = MappingProxyType(_by_name)  # and those made in Python, in order of definition
+TASKS = MappingProxyType(_by_name)
+"""Every `Task` by name, read-only: the seven built-in ones, then those made in Python in order of definition.
+
+A name that is no task raises a KeyError with the nearest one.
+
+Examples
+--------
+>>> list(wf.TASKS)[:3]
+['distance', 'trianglearea', 'angle']
+>>> wf.TASKS["compass"].answers
+('E', 'NE', 'N', 'NW', 'W', 'SW', 'S', 'SE')
+"""
 
 
 def named(function: object) -> str:

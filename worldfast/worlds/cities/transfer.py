@@ -14,6 +14,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import mantel
+from worldfast.display import count
 
 __all__ = ["likeness_against_transfer", "transfer_points"]
 
@@ -103,5 +104,5 @@ def _tasks(likeness, improvement, without, least):
     known = [task for task in likeness.index if task in improvement.index and task in improvement.columns]
     tasks = [task for task in known if task not in without]
     if len(tasks) < least:
-        raise ValueError(f"expected at least {least} tasks that likeness and improvement share, got {tasks}")
+        raise ValueError(f"expected at least {count(least, 'task')} that likeness and improvement share, got {tasks}")
     return tasks

@@ -17,6 +17,7 @@ import numpy as np
 from worldfast.arrays import ArrayLike, refuse
 from worldfast.classes import Named
 from worldfast.dataset import digests_of
+from worldfast.display import count
 from worldfast.errors import one_of, unknown_name, whole
 from worldfast.worlds.cities.csv_file import COORDINATE_LIMIT, ID_COUNT, read_csv
 from worldfast.worlds.cities.selection import select
@@ -65,7 +66,7 @@ class World:
     --------
     >>> world = wf.World.cities()
     >>> world
-    World(5075 cities, 14 regions)
+    World(5,075 cities, 14 regions)
     >>> str(world.name[0]), world.xy[0].tolist(), int(world.city_id[0])
     ('Shanghai', [1215, 312], 8132)
     >>> wf.World.from_array(np.array([[0, 0], [10, 20]]), region=["west", "east"]).select("x > 5").tolist()
@@ -109,7 +110,7 @@ class World:
         return len(self.xy)
 
     def __repr__(self) -> str:
-        return f"World({len(self)} cities, {len(np.unique(self.region))} regions)"
+        return f"World({count(len(self), 'city', 'cities')}, {count(len(np.unique(self.region)), 'region')})"
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
@@ -262,7 +263,9 @@ class World:
         """
         n = whole("n", n, 1)
         if n > len(self):
-            raise ValueError(f"n: this world has {len(self):,} cities, the {n:,} largest were asked for")
+            raise ValueError(
+                f"n: this world has {count(len(self), 'city', 'cities')}, the {n:,} largest were asked for"
+            )
         kept = np.sort(np.argsort(-self.population, kind="stable")[:n])
         return World(**{name: column[kept] for name, column in self.columns.items()})
 
@@ -345,7 +348,7 @@ class WorldSpec(Named):
     Examples
     --------
     >>> wf.WorldSpec(atlantis=100, largest=1000).build()
-    World(1100 cities, 15 regions)
+    World(1,100 cities, 15 regions)
     """
 
     source: str = "cities"
@@ -411,7 +414,9 @@ def _unused_ids(n: int, used: Any = ()) -> np.ndarray:
     order = np.random.default_rng(ID_SEED).permutation(ID_COUNT)
     free = order[~np.isin(order, used)]
     if n > len(free):
-        raise ValueError(f"{n} cities need an id, but {len(free)} of the {ID_COUNT} four-digit ids are left")
+        raise ValueError(
+            f"{count(n, 'city needs', 'cities need')} an id, but {len(free)} of the {ID_COUNT} four-digit ids are left"
+        )
     return free[:n].astype(np.int32)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from worldfast import frames as pd
+from worldfast.display import count
 from worldfast.report import INK, PALETTE, Tasks
 from worldfast.report.figures import (
     MUTED,
@@ -129,10 +130,11 @@ def by_field(decoders, runs, field: str):
         end_labels(panels[1], [(y, name, colour) for y, name, colour in ends], height=2.6)
     nets, values = decoders["run"].nunique(), len(decoders)
     dashed = " Dashed: 1 − 12σ²/t, which no unbiased estimate exceeds." if limited else ""
+    quadrants = count(decoders["quadrant"].nunique(), "quadrant")
     return figure, (
         f"{said(first, field, 3)} R² of a linear decoder in the quadrant that it was not fitted on: medians and "
-        f"quartiles of {values} values from {nets} nets, {decoders['quadrant'].nunique()} quadrants and "
-        f"{decoders['fit'].nunique()} fits; pale dots are medians of a net.{dashed}"
+        f"quartiles of {count(values, 'value')} from {count(nets, 'net')}, {quadrants} and "
+        f"{count(decoders['fit'].nunique(), 'fit')}; pale dots are medians of a net.{dashed}"
     )
 
 
@@ -248,8 +250,8 @@ def over_labels(left_out, runs, members, kind):
     end_labels(axes, ends, height=2.6)
     return figure, (
         f"{f'{kind}: ' if kind else ''}R² of a least-squares decoder in the quadrant that it was not fitted on, "
-        f"against labels rather than trials. Medians over nets at the checkpoint nearest to {fewest:,} labels, which "
-        f"every net reaches (dashed), with the labels of that checkpoint: {', '.join(said)}. Pale lines are nets."
+        f"against labels rather than trials. Medians over nets at the checkpoint nearest to {count(fewest, 'label')}, "
+        f"which every net reaches (dashed), with the labels of that checkpoint: {', '.join(said)}. Pale lines are nets."
     )
 
 
@@ -339,10 +341,11 @@ def attractor(table, runs):
     nets = table.groupby("run", sort=False)[["directions", "unstable"]].median().groupby(kinds_of(runs), sort=False)
     each = "; ".join(f"{name} {one.directions:g} and {one.unstable:g}" for name, one in nets.median().iterrows())
     moved = (table["speed"] / table["length"]).median()
+    points = f"{count(len(table), 'point')} of {count(table['run'].nunique(), 'RNN')} at fixation"
     return figure, (
-        f"Eigenvalues of the derivative of F(h) − h at {len(table)} points of {table['run'].nunique()} RNNs at "
-        f"fixation, a line for each; a step moves the median one by {moved:.1%} of its length. Directions that neither "
-        f"shrink nor grow by more than a tenth a step, and those that grow faster, median over nets: {each}."
+        f"Eigenvalues of the derivative of F(h) − h at {points}, a line for each; a step moves the median one "
+        f"by {moved:.1%} of its length. Directions that neither shrink nor grow by more than a tenth "
+        f"a step, and those that grow faster, median over nets: {each}."
     )
 
 
@@ -371,6 +374,6 @@ def alike(cka, decoders, runs):
     axes.legend(frameon=False)
     quiet(axes)
     return figure, (
-        f"Linear CKA of {len(pairs)} pairs of nets at the end of training; median by what differs: {', '.join(said)}. "
-        "R² is the median over quadrants and fits, in the mean of both nets."
+        f"Linear CKA of {count(len(pairs), 'pair')} of nets at the end of training; median by what differs: "
+        f"{', '.join(said)}. R² is the median over quadrants and fits, in the mean of both nets."
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldfast import studies
+from worldfast.display import count
 from worldfast.errors import positive
 from worldfast.run import Capture, Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables, layer_of
@@ -130,7 +131,7 @@ def _angles(tables: Mapping[str, DataFrame]) -> Iterator[str]:
         low, middle, high = part.angle.quantile([0.25, 0.5, 0.75])
         yield (
             f"{name}: decoders read the latent numbers along directions {middle:.0f}° apart (median over "
-            f"{part.run.nunique()} nets, their quadrants and fits; quartiles {low:.0f}° to {high:.0f}°)."
+            f"{count(part.run.nunique(), 'net')}, their quadrants and fits; quartiles {low:.0f}° to {high:.0f}°)."
         )
 
 

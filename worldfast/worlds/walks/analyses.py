@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast.analysis import cka_over_training, film_table, held_out, pca_over_training, probe_over_training
-from worldfast.models import TransformerSpec
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
 from worldfast.training import load
-from worldfast.worlds.chains.analyses import contexts_of, models, where
+from worldfast.worlds.chains.analyses import contexts_of, models, transformers, where
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import NULLS, class_means, components, measures, mixed, null_states, placed, recall
 from worldfast.worlds.walks.heads import ablation, heads
@@ -36,7 +35,7 @@ def geometry(trained: Sequence[Trained], layers: Sequence[int], namings: int, wa
     """The map of a context in a model's states, over training, layers and context.
 
     Columns run, step, rows, layer, names ("own", or "fixed"), context, nodes (visited in the window, mean), energy,
-    ratio, r2, cka (as of geometry.measures), r2_home, error.
+    ratio, r2, cka, sides (as of geometry.measures), r2_home, error.
     """
     import pandas as pd
 
@@ -75,8 +74,8 @@ def nulls(trained: Sequence[Trained], namings: int, walks: int, window: int) -> 
     """The same measures without a model, of random vectors as wide as the run's states, in the same walks.
 
     Columns run, names, of ("names": vectors alone; "recall" of bigrams; "mixed" with the name before; "whole graph":
-    mixed with all neighbours, at every context), context, nodes, energy, ratio, r2, cka, error, following: the share
-    that recall gives to neighbours; of mixed states the share whose nearest other name is that of a neighbour.
+    mixed with all neighbours, at every context), context, nodes, measures as of `geometry`, error, following: the
+    share that recall gives to neighbours; of mixed states the share whose nearest other name is that of a neighbour.
     """
     import pandas as pd
 
@@ -229,10 +228,6 @@ def mapped(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
 
 def mapped_and_shown(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return mapped(study, [run for (run,) in shown(study, finished)])
-
-
-def transformers(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    return [(run,) for run in finished if isinstance(run.model, TransformerSpec)]
 
 
 def layers_of(study) -> dict:

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldfast import dataset
-from worldfast._native import core
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, whole
-from worldfast.models import TransformerSpec
 from worldfast.rows import Shape
 from worldfast.worlds.chains.laws import WHOLE, Chains, key_of, nested
-from worldfast.worlds.chains.sampler import LONGEST, MOST_NAMES, Sampler
+from worldfast.worlds.chains.sampler import LIMITS, Sampler
 from worldfast.worlds.walks.graphs import Graph, given, graph_of
 
 __all__ = ["ROWS_OF", "Contexts", "Dataset", "Walks", "contexts"]
@@ -80,7 +78,11 @@ class Dataset(dataset.Dataset):
     adjacency: tuple = ()
 
     def __post_init__(self):
-        for name, (least, most) in {"length": (2, LONGEST), "rows": (1, 2**62), "draw": (0, 2**63 - 1)}.items():
+        for name, (least, most) in {
+            "length": (2, LIMITS["length"]),
+            "rows": (1, 2**62),
+            "draw": (0, 2**63 - 1),
+        }.items():
             self._set(name, whole(name, getattr(self, name), least, most))
         self._set("adjacency", nested(several("adjacency", self.adjacency, "a square of 0 and 1")))
         if self.adjacency:
@@ -91,7 +93,7 @@ class Dataset(dataset.Dataset):
         if not 0 <= self.fixed <= 1:
             raise ValueError(f"fixed: expected a share from 0 to 1, got {self.fixed}")
         largest = max(nodes, key=nodes.__getitem__)
-        self._set("names", whole("names", self.names, 0, MOST_NAMES) or nodes[largest])
+        self._set("names", whole("names", self.names, 0, LIMITS["names"]) or nodes[largest])
         if self.names < nodes[largest]:
             graph = self.home if largest == "fixed" and self.home else self.graph
             raise ValueError(
@@ -136,13 +138,7 @@ class Dataset(dataset.Dataset):
         return {"walks": walks, "neighbours": own, "neighbours of fixed names": fixed}
 
     def check(self, model) -> None:
-        """Raise ValueError if a model of this spec cannot read these rows."""
-        native = isinstance(model, TransformerSpec) and model.engine == "native"
-        if native and self.length > core.attention_row_limit:
-            raise ValueError(
-                f"length: the engine 'native' reads rows of at most {core.attention_row_limit} tokens, got "
-                f"{self.length}: take shorter rows, or the engine 'auto', which goes to PyTorch"
-            )
+        """Raise ValueError if a model of this spec cannot say every name."""
         if getattr(model, "outputs", None) not in (None, self.names):
             raise ValueError(f"model.outputs: expected {self.names}, the names, or None, got {model.outputs}")
 

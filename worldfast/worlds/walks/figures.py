@@ -39,6 +39,7 @@ LABELS = {
     "ratio": "distance of neighbours /\nof all pairs",
     "r2": "R² of places from\ntwo components",
     "cka": "CKA with the\nspectral embedding",
+    "sides": "R² of the two sides\nof the graph",
     "following": "share given to neighbours",
     "r2_home": "R² of the places that\nnames have when fixed",
 }
@@ -122,6 +123,11 @@ def of_graph(table, runs, graph: str, names: str):
     return table[table["run"].isin(runs[runs["graph"] == graph]["run"]) & (table["names"] == names)]
 
 
+def measured(table) -> tuple[str, ...]:
+    """Return the measures of a graph's map: a graph that is not bipartite has no sides."""
+    return ("ratio", "r2", "cka") + ("sides",) * bool(table["sides"].notna().any())
+
+
 def said(lines, nulls, value: str) -> str:
     """Return the numbers at the end of models and nulls, in words."""
     last = {label: part[part["context"] == part["context"].max()][value].mean() for label, _, _, part in lines}
@@ -170,11 +176,12 @@ def _each_run(given) -> dict[str, dict]:
 @figure("context", "know", "geometry nulls runs", graphs)
 def context(table, nulls, runs, layer: int, graph: str, names: str):
     """Plot the measures of a context's map over its length, at the end of training."""
-    need(table, "geometry", "run layer names context ratio r2 cka")
+    need(table, "geometry", "run layer names context ratio r2 cka sides")
     table = at_end(of_graph(table[table["layer"] == layer], runs, graph, names))
     lines, nulls = lines_of(table, runs), of_graph(nulls, runs, graph, names)
-    made, panels = panels_of(3)
-    curves(panels, ("ratio", "r2", "cka"), lines, nulls, "context")
+    values = measured(table)
+    made, panels = panels_of(len(values))
+    curves(panels, values, lines, nulls, "context")
     return made, (
         f"Class means of layer {layer} over the last names of a context on {graph}, {NAMED[names]}, at the end of "
         f"training. {BESIDE} R² after whole rows: {said(lines, nulls, 'r2')}."
@@ -184,11 +191,12 @@ def context(table, nulls, runs, layer: int, graph: str, names: str):
 @figure("learned", "know", "geometry nulls runs", graphs)
 def learned(table, nulls, runs, layer: int, graph: str, names: str):
     """Plot the measures of the map of whole rows over training."""
-    need(table, "geometry", "run layer rows names context ratio r2 cka")
+    need(table, "geometry", "run layer rows names context ratio r2 cka sides")
     table = whole_rows(of_graph(table[table["layer"] == layer], runs, graph, names))
     lines, nulls = lines_of(table, runs), of_graph(nulls, runs, graph, names)
-    made, panels = panels_of(3)
-    curves(panels, ("ratio", "r2", "cka"), lines, nulls, "rows")
+    values = measured(table)
+    made, panels = panels_of(len(values))
+    curves(panels, values, lines, nulls, "rows")
     last = [(*line[:3], at_end(line[3])) for line in lines]
     return made, (
         f"The same after whole rows, over training: layer {layer}, {graph}, {NAMED[names]}. {BESIDE} Distance of "

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from worldfast.analysis import cka
-from worldfast.worlds.walks.graphs import Graph, spectral
+from worldfast.worlds.walks.graphs import Graph, sides, spectral
 
 __all__ = ["LEAST", "MEASURES", "NULLS", "class_means", "components", "energy", "measures", "mixed", "null_states"]
 __all__ += ["placed", "r2_of", "recall", "wide_limit"]
 
-MEASURES = ("energy", "ratio", "r2", "cka")
+MEASURES = ("energy", "ratio", "r2", "cka", "sides")
 NULLS = ("names", "recall", "mixed")
 LEAST = 4  # nodes, of fewer of which nothing is measured
 
@@ -65,7 +65,7 @@ def components(X: np.ndarray) -> np.ndarray:
 
 
 def r2_of(X: np.ndarray, places: np.ndarray) -> float:
-    """Return R2 of places [n, 2] from two principal components of states [n, D] by least squares, mean of coordinates.
+    """Return R2 of places [n, d] from two principal components of states [n, D] by least squares, mean of coordinates.
 
     NaN if a coordinate is constant, or the states are equal.
     """
@@ -92,8 +92,9 @@ def measures(X: np.ndarray, graph: Graph) -> dict[str, float]:
     dict of str to float
         "nodes", those that have a state; "energy", the Dirichlet energy; "ratio", mean squared distance of neighbours
         over that of all pairs, so that states which shrink are no nearer: 1 of random ones; "r2", of places from two
-        principal components; "cka", linear CKA with the spectral embedding of the graph. NaN of fewer than 4 nodes, or
-        if all states are equal.
+        principal components; "cka", linear CKA with the spectral embedding of the graph; "sides", R2 of the sides of a
+        bipartite graph from two principal components. NaN of fewer than 4 nodes, or if all states are equal; "sides"
+        also of other graphs.
     """
     seen = np.isfinite(X).all(axis=1)
     X, adjacency, n = X[seen].astype(np.float64), graph.adjacency[np.ix_(seen, seen)], int(seen.sum())
@@ -107,6 +108,7 @@ def measures(X: np.ndarray, graph: Graph) -> dict[str, float]:
         "ratio": near / float(adjacency.sum()) / (float(apart.sum()) / (n * (n - 1))),
         "r2": r2_of(X, graph.places[seen]),
         "cka": float(cka(X, spectral(graph.adjacency)[seen])),
+        "sides": r2_of(X, sides(graph.adjacency)[seen, None]),
     }
 
 
@@ -115,13 +117,15 @@ def placed(X: np.ndarray, places: np.ndarray) -> np.ndarray:
 
     Of nodes without a state NaN.
     """
+    from scipy.linalg import orthogonal_procrustes
+
     seen, found = np.isfinite(X).all(axis=1), np.full(places.shape, np.nan)
     if seen.sum() < LEAST:
         return found
     two, y = components(X[seen]), places[seen] - places[seen].mean(axis=0)
-    left, sizes, right = np.linalg.svd(two.T @ y)
-    scale = sizes.sum() / max(np.square(two).sum(), np.finfo(float).tiny)
-    found[seen] = two @ left @ right * scale + places[seen].mean(axis=0)
+    turn, sizes = orthogonal_procrustes(two, y)
+    scale = sizes / max(np.square(two).sum(), np.finfo(float).tiny)
+    found[seen] = two @ turn * scale + places[seen].mean(axis=0)
     return found
 
 

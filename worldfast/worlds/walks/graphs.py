@@ -15,7 +15,7 @@ import numpy as np
 from worldfast.errors import one_of, whole
 from worldfast.worlds.chains.laws import key_of
 
-__all__ = ["KINDS", "MOST", "Graph", "given", "graph_of", "laplacian", "spectral"]
+__all__ = ["KINDS", "MOST", "Graph", "given", "graph_of", "laplacian", "sides", "spectral"]
 
 MOST = 512  # nodes
 EACH = 3  # neighbours of a node of a random graph, on average
@@ -189,6 +189,18 @@ def _reached(linked: np.ndarray) -> np.ndarray:
 def laplacian(adjacency: np.ndarray) -> np.ndarray:
     """Return L = D - A, float64 [n, n]."""
     return np.diag(adjacency.sum(axis=1)).astype(np.float64) - adjacency
+
+
+def sides(adjacency: np.ndarray) -> np.ndarray:
+    """Return which side each node of a bipartite graph is on, 1 or -1, float64 [n]; NaN of a graph that is not one.
+
+    A walk on a bipartite graph, such as a grid, goes from one side to the other at every step.
+    """
+    from scipy.sparse.csgraph import shortest_path
+
+    side = 1 - 2 * (shortest_path(adjacency, unweighted=True)[0] % 2)
+    within = adjacency & (side[:, None] == side)
+    return np.full(len(side), np.nan) if within.any() else side
 
 
 def spectral(adjacency: np.ndarray) -> np.ndarray:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.models import attention_weights
 from worldfast.studies import Trained
 from worldfast.training import load
-from worldfast.worlds.chains.analyses import models, where
+from worldfast.worlds.chains.analyses import models, of_heads, scores_of_heads, where
 from worldfast.worlds.walks.dataset import Dataset, Walks, contexts
 from worldfast.worlds.walks.geometry import MEASURES
 from worldfast.worlds.walks.reading import following, in_context, said_by, states_of
@@ -21,7 +20,7 @@ from worldfast.worlds.walks.reading import following, in_context, said_by, state
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["KINDS", "ablation", "head_scores", "heads", "heads_of", "repeated"]
+__all__ = ["KINDS", "ablation", "heads", "heads_of", "repeated"]
 
 HALF, REPEATS = 32, 16  # names of a half at most, and rows of them, at which heads are scored
 KINDS = ("induction", "previous", "others")  # heads that are ablated
@@ -36,35 +35,13 @@ def repeated(data: Dataset, seed: int) -> np.ndarray:
     return np.concatenate([first, first], axis=1)
 
 
-def head_scores(attended: np.ndarray) -> dict[str, np.ndarray]:
-    """Score heads on rows whose first half comes again.
-
-    Parameters
-    ----------
-    attended : ndarray
-        [H, 2 h, 2 h], weights of each position over those up to it.
-
-    Returns
-    -------
-    dict of str to ndarray
-        [H]: "previous", mean weight on the name before; "induction", mean weight in the second half on what came after
-        the present name in the first.
-    """
-    T = attended.shape[1]
-    again = np.arange(T // 2, T)
-    return {
-        "previous": attended[:, np.arange(1, T), np.arange(T - 1)].mean(axis=1),
-        "induction": attended[:, again, again - T // 2 + 1].mean(axis=1),
-    }
-
-
 def heads_of(ensemble, data: Dataset, seed: int) -> dict[str, np.ndarray]:
-    """Return the scores of all heads of a transformer, [layers, heads] each."""
+    """Return what heads of a transformer score on names that come twice, as of `induction`: [layers, heads] each."""
     tokens = repeated(data, seed).astype(np.int32)
     n, T = tokens.shape
     rows = Walks(data, 0, "heads").packed(tokens, np.arange(1, n + 1) * T - 1)
-    found = [[head_scores(row.numpy(force=True)) for row in block] for block in attention_weights(ensemble, rows)]
-    return {kind: np.array([np.mean([row[kind] for row in block], axis=0) for block in found]) for kind in found[0][0]}
+    scores = scores_of_heads(ensemble, rows, tokens)
+    return {kind: scores[kind] for kind in KINDS[:2]}
 
 
 def heads(trained: Sequence[Trained]) -> DataFrame:
@@ -74,10 +51,7 @@ def heads(trained: Sequence[Trained]) -> DataFrame:
     (one,) = trained
     table = []
     for step, ensemble in models(one):
-        scores = heads_of(ensemble, one.run.data, one.run.seed)
-        for block, head in np.ndindex(scores["previous"].shape):
-            of_head = {kind: float(score[block, head]) for kind, score in scores.items()}
-            table.append(where(one, step) | {"block": block + 1, "head": head + 1} | of_head)
+        table += of_heads(where(one, step), heads_of(ensemble, one.run.data, one.run.seed))
     return pd.DataFrame(table)
 
 

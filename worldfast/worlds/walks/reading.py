@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from worldfast.rows import Rows
+from worldfast.worlds.chains.analyses import shares
 from worldfast.worlds.walks.dataset import Contexts, Dataset, Walks
 from worldfast.worlds.walks.geometry import LEAST, class_means, measures, r2_of
 
@@ -41,8 +41,8 @@ def following(said: np.ndarray, read: Contexts, at: np.ndarray, adjacency: np.nd
 
 def said_by(ensemble, data: Dataset, read: Contexts, at: np.ndarray, **gain) -> np.ndarray:
     """Return what a model says of the next name after positions, float64 [g, w, c, names]."""
-    logits = ensemble.outputs(packed(data, read, at), 0, **gain).double()
-    return torch.softmax(logits, 1).numpy(force=True).reshape(*read.nodes.shape[:2], len(at), -1)
+    g, w = read.nodes.shape[:2]
+    return shares(ensemble, packed(data, read, at), g * w, **gain).reshape(g, w, len(at), -1)
 
 
 def states_of(ensemble, data: Dataset, read: Contexts, layers: Sequence[int], **gain) -> list[np.ndarray]:

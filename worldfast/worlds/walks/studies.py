@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldfast import studies
-from worldfast.errors import positive
-from worldfast.models import TransformerSpec
-from worldfast.run import Capture, Run
+from worldfast.run import Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
 from worldfast.worlds.chains.analyses import at_end, whole_rows
+from worldfast.worlds.chains.studies import model as of_walks
+from worldfast.worlds.chains.studies import scaled
 from worldfast.worlds.walks.analyses import ANALYSES
 from worldfast.worlds.walks.dataset import Dataset
 
@@ -28,6 +28,13 @@ QUESTION = (
     "A model reads walks on a graph whose nodes have names that mean nothing, or something else. Does the graph form "
     "in its states as it reads, and is there more of it than in sums of random vectors?"
 )
+TERMS = {
+    "class mean": "the mean state of a node over its visits in the last names of a context",
+    "spectral embedding": "the eigenvectors of the second and third eigenvalue of a graph’s Laplacian matrix",
+    "recall of bigrams": "saying what came after the present name before, by how often; no model",
+    "induction heads": "heads that attend to what came after the same name earlier",
+    "previous-name heads": "heads that attend to the name before",
+}
 NOTES = (
     "Places follow from two principal components of the mean states of nodes, after whole rows with names of their own."
 )
@@ -70,6 +77,7 @@ class Study(studies.Study):
             title="The context’s graph inside the model",
             grouping=("part", "parts"),
             notes=NOTES,
+            terms=TERMS,
             example=("the names of a walk", "the name of a neighbour"),
         )
 
@@ -108,6 +116,13 @@ def _maps(tables: Mapping[str, DataFrame], layer: int) -> Iterator[str]:
             f"{ratio['names']:.2f}); CKA with the spectral embedding is {part.cka.mean():.2f} (nulls "
             f"{cka['recall']:.2f}, {cka['mixed']:.2f}, {cka['whole graph']:.2f}, {cka['names']:.2f})."
         )
+        if part.sides.notna().any():
+            of_null = null.sides.mean()
+            yield (
+                f"{what}, R² of the two sides of the graph, between which a walk goes to and fro, is "
+                f"{part.sides.mean():.2f} from the same two components (nulls {of_null['recall']:.2f}, "
+                f"{of_null['mixed']:.2f}, {of_null['whole graph']:.2f}, {of_null['names']:.2f})."
+            )
 
 
 def _homes(tables: Mapping[str, DataFrame], layer: int) -> Iterator[str]:
@@ -166,41 +181,19 @@ def _ablated(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 # ---- runs ----
 
 
-def model(
-    data: Dataset, seed: int, steps: int, checkpoints: int, *, hidden: int, batch: int, layers: int = 2, **fields
-) -> Run:
-    """Return a run on walks: a transformer, a constant learning rate, log-spaced checkpoints.
+def model(data: Dataset, seed: int, steps: int, checkpoints: int, *, layers: int = 2, **fields) -> Run:
+    """Return a run on walks as `worldfast.worlds.chains.studies.model` makes it, warmed up, of small first weights.
 
     Parameters
     ----------
     data : Dataset
-        Its rows are set to those of `steps` batches, so that each is new.
-    seed, steps, checkpoints : int
-    hidden, batch, layers : int
-        Width of the model, rows of a batch, and depth.
+    seed, steps, checkpoints, layers : int
     **fields
-        Further fields of the run.
+        Its others.
     """
-    fields = {"learning_rate": 3e-3, "weight_decay": 0.0, "clip": 1.0} | fields
-    return Run(
-        replace(data, rows=steps * batch),
-        seed=seed,
-        name=f"{data.label}-{layers}layers-s{seed}",
-        model=TransformerSpec(hidden=hidden, layers=layers, heads=4, intermediate=4 * hidden, init_std=INIT),
-        batch=batch,
-        epochs=1,
-        warmup=50,
-        schedule="constant",
-        checkpoints=checkpoints,
-        checkpoint_spacing="log",
-        keep="all",
-        capture=Capture(layers=tuple(range(1, layers + 1))),
-        **fields,
-    )
-
-
-def _steps(number: int, scale: float) -> int:
-    return max(10, round(number * positive("scale", scale)))
+    given = {"warmup": 50, "name": f"{data.label}-{layers}layers-s{seed}"}
+    run = of_walks(data, seed, steps, checkpoints, layers=layers, **given | fields)
+    return replace(run, model=replace(run.model, init_std=INIT))
 
 
 def demo(scale: float = 1.0) -> Study:
@@ -211,7 +204,7 @@ def demo(scale: float = 1.0) -> Study:
     scale : float
         Factor of the batches that it sees.
     """
-    run = model(Dataset("grid4"), 0, _steps(3000, scale), 12, hidden=32, batch=32)
+    run = model(Dataset("grid4"), 0, scaled(3000, scale), 12, hidden=32, batch=32)
     return Study("walks-demo", (run,), layer=2)
 
 
@@ -224,7 +217,7 @@ def mini(scale: float = 1.0) -> Study:
         Factor of the batches that each model sees.
     """
     runs = [
-        model(Dataset(graph, fixed=fixed), 0, _steps(5000, scale), 10, hidden=32, batch=32, layers=layers)
+        model(Dataset(graph, fixed=fixed), 0, scaled(5000, scale), 10, hidden=32, batch=32, layers=layers)
         for graph in ("grid4", "ring10", "hexagonal2")
         for layers in (2, 4)
         for fixed in (0.0, 0.5, 0.9, 0.99)
@@ -245,7 +238,7 @@ def paper(scale: float = 1.0) -> Study:
         model(
             Dataset(graph, fixed=fixed, length=1400, names=128),
             seed,
-            _steps(20_000, scale),
+            scaled(20_000, scale),
             20,
             hidden=128,
             batch=64,

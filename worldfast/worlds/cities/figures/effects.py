@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from worldfast.display import count
 from worldfast.report import CKA_STOPS, DIVERGING_STOPS, INK, Tasks
 from worldfast.report.figures import Cells, LacksRuns, groups, need, note, sheet
 from worldfast.worlds.cities.figures.catalogue import figure, taught
@@ -46,7 +47,7 @@ def improvement(table, runs, n_tasks: int = 1):
     group = groups(runs[runs["run"].isin(table["run"])])
     found = summary(cells.frame()).set_index("what")
     parts = [
-        f"{row['mean']:.2f} ± {row['standard_deviation']:.2f} where {words} (n = {row['n']} cells)"
+        f"{row['mean']:.2f} ± {row['standard_deviation']:.2f} where {words} (n = {count(row['n'], 'cell')})"
         for row, words in ((found.loc["trained"], "trained"), (found.loc["transfer"], "not"))
     ]
     return _effect(cells, f"Normalised improvement on {group}: fine-tunes on {tasks}"), (
@@ -83,7 +84,7 @@ def deviation(table):
     if 0 < far < len(cells.rows):
         drawing.axes[0].axhline(far - 0.5, color=INK, linewidth=1.6, zorder=3)
     parts = [
-        f"{mean:+.3f} {what} (n = {n} cells)".replace("-", "−")
+        f"{mean:+.3f} {what} (n = {count(n, 'cell')})".replace("-", "−")
         for what, mean, n in deviation_summary(cells.frame())[["what", "mean", "n"]].itertuples(index=False)
         if n
     ]

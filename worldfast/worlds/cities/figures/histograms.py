@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis import HELD_OUT
-from worldfast.report import INK, count
+from worldfast.display import count
+from worldfast.report import INK
 from worldfast.report.figures import MUTED, LacksRuns, groups, need, note, paper, plain_log, quiet
 from worldfast.worlds.cities.figures.catalogue import figure
 from worldfast.worlds.cities.figures.effects import WITH, WITHOUT, apart, over_seeds, seeds

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldfast.analysis import FITTED, HELD_OUT
-from worldfast.report import INK, NEW, Tasks, count
+from worldfast.display import count
+from worldfast.report import INK, NEW, Tasks
 from worldfast.report.figures import (
     LacksRuns,
     frame,
@@ -88,7 +89,7 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
         of = f"run {run!r}" if run else "such a fine-tune"
         raise LacksRuns(f"table 'generalisation' has no {called(table[late])} of {of} at layer {layer}")
     if len(old) and old["item"].max() >= len(world):
-        raise ValueError(f"the table has city {old['item'].max()}, the world has {len(world)} cities")
+        raise ValueError(f"the table has city {old['item'].max()}, the world has {count(len(world), 'city', 'cities')}")
     group, scene = called(new), scene_of(world, new["group"].unique())
     drawing = paper(10, 10 * ratio(scene) + 0.6)
     axes = drawing.subplots()
@@ -106,7 +107,8 @@ def taught_map(world, generalisation, run: str | None, layer: int | None = None)
     off = scene.distance(new["error"].mean())
     text = f"{run}, layer {layer}: {group} is {off} off"
     titled(axes, text + (f", held-out cities {scene.distance(held.mean())}" if len(held) else ""), 9.6)
-    beside = f"; {len(held)} held-out cities of the world {scene.distance(held.mean())}" if len(held) else ""
+    others = count(len(held), "held-out city", "held-out cities")
+    beside = f"; {others} of the world {scene.distance(held.mean())}" if len(held) else ""
     return drawing, (
         f"The world as a linear probe of {run} has it: the {len(new)} cities of {group}, none of which the probe was "
         f"fitted on, are {off} off on average{beside}."

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.report import DIVERGING_STOPS, INK, Tasks, count, listed
+from worldfast.display import count
+from worldfast.report import DIVERGING_STOPS, INK, Tasks, listed
 from worldfast.report.figures import (
     MUTED,
     Cells,
@@ -78,7 +79,7 @@ def cka_against_improvement(cka, improvement, runs, layer: int | None = None, wi
     quiet(axes)
     note(drawing, "blue diamonds: pairs with distance")
     tests = likeness_against_transfer(likeness, carried, without).dropna(subset="r2")
-    parts = [f"R² {row.r2:.2f}, p {row.p:.2g} over {row.n} pairs ({row.what})" for row in tests.itertuples()]
+    parts = [f"R² {row.r2:.2f}, p {row.p:.2g} over {count(row.n, 'pair')} ({row.what})" for row in tests.itertuples()]
     said = f"CKA against improvement: {'; '.join(parts)}; " if parts else "Too few tasks for a test; "
     said += f"without {listed(without)}, not learned alone; " if without else ""
     said += "unit: an unordered pair of tasks, means over seeds; p from permuting the tasks (Mantel)."
