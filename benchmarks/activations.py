@@ -36,7 +36,7 @@ class Format:
         self._write(self.folder, data)
 
     def differences(self, data):
-        """How many of the numbers that are read are not those that were written."""
+        """Count the numbers read that differ from those written."""
         return sum(
             int((array != data[step][layer]).sum())
             for layer in data[0]

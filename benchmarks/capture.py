@@ -15,7 +15,20 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from harness import CORES, MILLISECONDS, Contestant, Row, arguments, compare, record, rows, show, threads, verify
+from harness import (
+    CORES,
+    MILLISECONDS,
+    Contestant,
+    Row,
+    arguments,
+    compare,
+    keeping,
+    record,
+    rows,
+    show,
+    threads,
+    verify,
+)
 from training import Together
 
 import worldfast as wf
@@ -118,6 +131,7 @@ def main():
 def measure(name: str, runs: list[wf.Run], options) -> None:
     """Times, shows and records a case."""
     count = options.threads[0]
+    case = f"{name}, {len(runs)} models, {count} threads"
     with threads(count), tempfile.TemporaryDirectory(dir=options.folder) as folder:
         writer = Writer()
         ways = Checkpoints(Together(runs, options.steps, count), Path(folder), writer)
@@ -138,10 +152,10 @@ def measure(name: str, runs: list[wf.Run], options) -> None:
             Contestant("saving weights and optimizer", ways.save),
         ]
         errors = verify(contestants)
-        taken = compare(contestants, options.repeats)
+        keep = keeping(options.results, "capture", case, errors, MILLISECONDS)
+        taken = compare(contestants, options.repeats, keep=keep)
         writer.close()
     without, behind = list(taken.values())[:2]
-    case = f"{name}, {len(runs)} models, {count} threads"
     timed = rows(taken, errors, MILLISECONDS)
     show(case, timed, MILLISECONDS.name)
     record(options.results, "capture", case, timed, MILLISECONDS.name)

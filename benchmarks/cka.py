@@ -239,7 +239,7 @@ def linear_matrix(Xs, pytorch_cka):
 
 
 def all_matrices(arrays, device=None):
-    """What RBF and the debiased estimates cost beside the linear matrix; device: None: of NumPy arrays."""
+    """Time RBF and the debiased estimates beside the linear matrix; a device of None means NumPy arrays."""
     size = len(arrays), *arrays[0].shape
     exact = {kernel: reference(arrays[:CHECKED], kernel) for kernel in KERNELS}
     Xs = [torch.from_numpy(X).to(device) for X in arrays] if device else arrays
@@ -292,15 +292,15 @@ def peak_beyond_inputs(models, n, d, kernel):
 
 
 def memory(models, n, d, options):
+    case = f"{models} models, n {n:,}, d {d}, peak memory beyond inputs of {models * n * d * 4 / 1e6:.0f} MB"
     found, context = [], multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worldfast.analysis.gram"])  # with torch, once
     for kernel in KERNELS:
         with context.Pool(1) as process:
             most = process.apply(peak_beyond_inputs, (models, n, d, kernel))
         found.append(Row(f"worldfast, {kernel}", median=most, p20=most, p80=most, repeats=1))
-    case = f"{models} models, n {n:,}, d {d}, peak memory beyond inputs of {models * n * d * 4 / 1e6:.0f} MB"
+        record(options.results, "cka", case, found[-1:], "MB")
     show(case, found, "MB")
-    record(options.results, "cka", case, found, "MB")
 
 
 def main():

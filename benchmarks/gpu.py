@@ -34,6 +34,7 @@ from pathlib import Path
 from gpu_build import ROOT, built, digest_of_sources, install
 from gpu_jobs import Job, run
 from gpu_part import FAULTS, Part, first_line, read
+from kept_rows import gather
 
 ARCHIVE = "worldfast-gpu"
 PACKING = 12.0  # seconds that are kept for the last archive
@@ -245,7 +246,9 @@ class Call:
     # ---- what comes back ----
 
     def pack(self) -> None:
-        """Writes the summary, the archive and results.csv; never raises, so that all three are tried."""
+        """Writes the summary, the archive and results.csv; never raises, so that all three are tried. Rows that a part had
+        timed when its process died are among them."""
+        self.tried("rows that were kept", gather, self.work / "results.csv")
         self.tried("summary", lambda: (self.work / "summary.txt").write_text(self.summary()))
         self.tried("archive", self.archive)
         if (self.work / "results.csv").exists():

@@ -144,7 +144,7 @@ def peers(cos, sin, rope, tokens):
 
 
 def tried(peer, prepare):
-    """What `prepare` gives; None where the peer cannot do it, which is said."""
+    """Return what `prepare` gives, or None, with a message, where the peer cannot do it."""
     try:
         return prepare()
     except Exception as problem:  # whatever it is, it is the peer's, and is said

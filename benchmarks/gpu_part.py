@@ -52,7 +52,7 @@ class Part:
         return self._tried(name, run, *arguments, **options)
 
     def case(self, name: str, run, *arguments, **options):
-        """What `run` gives; None where it raised, which is a fault, or where a process before this one had begun it."""
+        """Return what `run` gives, or None where it raised (a fault) or an earlier process had begun it."""
         return None if self._what == "agreement" else self._tried(name, run, *arguments, **options)
 
     def anew(self, name: str, run, *arguments, **options):

@@ -102,12 +102,12 @@ def verify_training(runs, steps=STEPS):
 
 
 def far(found, expected):
-    """How far numbers are from those of the CPU, of the size of these."""
+    """Relative distance of numbers from those of the CPU."""
     return float((found.cpu() - expected).norm() / expected.norm())
 
 
 def verify_reading(run):
-    """AssertionError where outputs, states of a layer, a loss or gradients in float32 are not the CPU's."""
+    """Raise an AssertionError where outputs, states of a layer, a loss or gradients in float32 are not the CPU's."""
     [rows] = rows_of(run, 1)
     cpu, gpu = (lockstep_of([run], device).ensemble for device in ("cpu", DEVICE + ":0"))
     layers = range(run.model.layers + 1)
@@ -167,7 +167,7 @@ def cases():
 
 
 def bytes_moved(spec, tokens, outputs, parameters, members):
-    """What a step of the fused kernels moves at least: see worldfast.kernels.fused, attention, loss,
+    """Least bytes that a step of the fused kernels moves: see worldfast.kernels.fused, attention, loss,
     optimizer."""
     D, F = spec.hidden, spec.intermediate
     of_token = spec.layers * (102 * D + 12 * F) + 20 * D + 14 * outputs
@@ -182,7 +182,7 @@ def runs_of(members, tiny):
 
 
 def limits_of(runs, lockstep, steps):
-    """What so many steps need: products of real tokens, bytes of the kernels."""
+    """Operations of products of real tokens, and bytes of the kernels, of so many steps."""
     spec, outputs, members = runs[0].model, lockstep.ensemble.shape.outputs, len(runs)
     batches = [rows_of(run, 8) for run in runs[:4]]
     total = sum(operations(spec, of_run, outputs) for of_run in batches) / 8 / len(batches)
@@ -268,7 +268,7 @@ def time_beside(part, members, steps):
 
 
 def profile(run, path, steps):
-    """Where the device's time goes, by kernel: all to a file, the first to the screen."""
+    """Report the device's time by kernel: all of it to a file, the largest to the screen."""
     kernels = GPU.kernels(run)
     lines = [f"{'us/step':>10}{'calls/step':>12}  kernel"]
     for name, (count, spent) in sorted(kernels.items(), key=lambda item: -item[1][1]):
@@ -381,7 +381,7 @@ def training(part):
 
 
 def answering(part):
-    """What the CPU answers, then times of ours alone."""
+    """Compare with the CPU's answers, then time ours alone."""
     models = part.anew("models that have learned a little", Answering, part)
     if models:
         part.case("answers of the CPU", models.compare_with_cpu, *((1, 2) if part.dry else ()))

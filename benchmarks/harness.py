@@ -1,11 +1,11 @@
-"""What every benchmark does: verify, warm up, let the contestants take turns, print a table, append to
+"""The frame of every benchmark: verify, warm up, let the contestants take turns, print a table, append to
 results.csv.
 
 A time is worth nothing for a wrong answer, so each contestant's result is compared with a reference before it
 is timed; that call is also its warm-up. Contestants run in turn (A B C A B C ...), so that a machine
 that slows down slows all of them, and among them runs what limits them: a copy of as many bytes, or a matrix
-product of as many operations, with as many threads. A line says who is at work; a benchmark that is stopped
-keeps the rows of all that was timed.
+product of as many operations, with as many threads. A line says who is at work. Each turn is on disk before the
+next begins: a benchmark that is stopped or killed keeps the rows of all that was timed (`kept_rows`).
 
 WIDTH=8 in the environment measures what a processor with AVX2 does on one with AVX-512, WIDTH=4 one with
 SSE2: worldfast and the libraries of its peers alike.
@@ -16,17 +16,19 @@ import contextlib
 import csv
 import datetime
 import functools
+import io
 import os
 import platform
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 
+import kept_rows
 import numpy as np
 import torch
 
@@ -85,7 +87,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Unit:
-    """How seconds are shown; "MB/s" goes down where seconds go up."""
+    """Format of seconds in the table; a rate such as "MB/s" goes down where seconds go up."""
 
     name: str
     of: Callable[[np.ndarray], np.ndarray]
@@ -199,7 +201,7 @@ def emulated(dtype: torch.dtype) -> bool:
 
 
 def copying(size: float, device: str = "cpu", threads: int | None = None) -> Contestant:
-    """What moving `size` bytes takes, read and written counted alike: a copy larger than any cache."""
+    """Return the contestant that moves `size` bytes, reads and writes counted alike, by a copy larger than any cache."""
     source, target = _large(device)
 
     def run():
@@ -212,7 +214,7 @@ def copying(size: float, device: str = "cpu", threads: int | None = None) -> Con
 
 
 def multiplying(operations: float, dtype: torch.dtype, device: str = "cpu") -> Contestant:
-    """What `operations` additions and multiplications take in a product of square matrices.
+    """Return the contestant that spends `operations` additions and multiplications on a product of square matrices.
 
     On a CPU in float32 by the core or by torch, whichever is faster here; also for bfloat16 where its products are
     emulated, which is a hundred times as slow and limits nobody.
@@ -301,7 +303,7 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def device_seconds(run: Callable[[], object], calls: int = 1) -> float:
-    """What one of `calls` calls in a row takes by the CUDA device's own clock."""
+    """Time of one call, by the CUDA device's own clock, over `calls` calls in a row."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(calls):
@@ -319,12 +321,14 @@ def turn(contestant: Contestant, number: int, repeats: int, clock) -> float:
     return taken * contestant.times
 
 
-def compare(contestants: list[Contestant], repeats: int, clock=seconds) -> dict[Contestant, np.ndarray]:
-    """Seconds [repeats] that each takes for the whole work, measured in turns."""
-    taken = {contestant: [] for contestant in contestants}
+def compare(contestants: list[Contestant], repeats: int, clock=seconds, keep=None) -> dict[Contestant, np.ndarray]:
+    """Seconds [repeats] that each takes for the whole work, measured in turns. `keep` is given all of them after each."""
+    taken = {}
     for number in range(repeats):
         for contestant in contestants:
-            taken[contestant].append(turn(contestant, number, repeats, clock))
+            taken.setdefault(contestant, []).append(turn(contestant, number, repeats, clock))
+            if keep:
+                keep(taken)
     return {contestant: np.array(values) for contestant, values in taken.items()}
 
 
@@ -343,13 +347,13 @@ class Row:
     share: float | None = None
 
 
-def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float], unit: Unit) -> list[Row]:
+def rows(taken: dict[Contestant, Sequence[float]], errors: dict[Contestant, float], unit: Unit) -> list[Row]:
     """In the order of `taken`; each with its share of the slowest of its limits that are among them."""
     medians = {contestant: np.median(values) for contestant, values in taken.items()}
     first = next(iter(medians.values()))
     found = []
     for contestant, values in taken.items():
-        median, p20, p80 = np.quantile(unit.of(values), [0.5, 0.2, 0.8])
+        median, p20, p80 = np.quantile(unit.of(np.asarray(values)), [0.5, 0.2, 0.8])
         binding = max((one for one in contestant.limits if one in medians), key=medians.get, default=None)
         limit = {"limit": binding.name, "share": medians[binding] / medians[contestant]} if binding else {}
         error, ratio = errors.get(contestant), medians[contestant] / first
@@ -360,8 +364,8 @@ def rows(taken: dict[Contestant, np.ndarray], errors: dict[Contestant, float], u
 def run(benchmark, case, contestants, options, unit=MILLISECONDS, clock=seconds, device=None) -> list[Row]:
     """Verifies, times, prints and records the contestants of a case.
 
-    Each has its first turn once it is verified, so that there is a row of it wherever the benchmark is stopped. The
-    first is ours: it must be right. A peer that is wrong here is left out, and named.
+    Each has its first turn once it is verified, and a row on disk from then on, wherever the benchmark is stopped or
+    killed. The first is ours: it must be right. A peer that is wrong here is left out, and named.
 
     options   .repeats, and .results: the file to append to, or None; .patience and .quick where contestants have
               parts
@@ -372,6 +376,12 @@ def run(benchmark, case, contestants, options, unit=MILLISECONDS, clock=seconds,
     contestants = affordable(contestants, options, clock)
     limits = dict.fromkeys(limit for contestant in contestants for limit in contestant.limits)
     taken, errors, found = {}, {}, []
+    keep = keeping(options.results, benchmark, case, errors, unit, device)
+
+    def timed(contestant, number):
+        taken.setdefault(contestant, []).append(turn(contestant, number, options.repeats, clock))
+        found[:] = keep(taken)
+
     try:
         for contestant in [*contestants, *limits]:
             try:
@@ -381,13 +391,12 @@ def run(benchmark, case, contestants, options, unit=MILLISECONDS, clock=seconds,
                     raise
                 print(f"  left out: {wrong}", flush=True)
                 continue
-            taken[contestant] = [turn(contestant, 0, options.repeats, clock)]
+            timed(contestant, 0)
         for number in range(1, options.repeats):
-            for contestant in taken:
-                taken[contestant].append(turn(contestant, number, options.repeats, clock))
+            for contestant in list(taken):
+                timed(contestant, number)
     finally:
-        if taken:
-            found = rows({contestant: np.array(values) for contestant, values in taken.items()}, errors, unit)
+        if found:
             show(case, found, unit.name)
             record(options.results, benchmark, case, found, unit.name, device)
     return found
@@ -423,18 +432,47 @@ def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit:
     """Appends a line for each row; path None: nothing. ValueError where the file has other columns."""
     if path is None:
         return
-    new = not path.exists()
-    if not new and (header := path.read_text().splitlines()[0].split(",")) != COLUMNS:
+    require_columns(path)
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        file.write(table(benchmark, case, found, unit, device, header=not file.tell()))
+    kept_rows.discard(path)
+
+
+def keeping(path: Path | None, benchmark: str, case: str, errors: dict[Contestant, float], unit: Unit, device=None):
+    """A function of the seconds that contestants have taken so far: it returns their rows, which are on disk by then, and
+    stay there if this process is killed. First come the rows that a killed process has left. ValueError as `record`."""
+    if path:
+        require_columns(path)
+        if killed := kept_rows.gather(path):
+            print(f"  {killed} rows of a benchmark that was killed are now in {path}", flush=True)
+
+    def keep(taken: dict[Contestant, Sequence[float]]) -> list[Row]:
+        found = rows(taken, errors, unit)
+        if path:
+            kept_rows.keep(path, table(benchmark, case, found, unit.name, device, header=True))
+        return found
+
+    return keep
+
+
+def require_columns(path: Path) -> None:
+    """ValueError where the file is there and has other columns."""
+    if path.exists() and (header := path.read_text(encoding="utf-8").splitlines()[0].split(",")) != COLUMNS:
         raise ValueError(f"{path}: expected the columns {COLUMNS}, got {header}")
+
+
+def table(benchmark: str, case: str, found: list[Row], unit: str, device=None, header: bool = False) -> str:
+    """The lines of these rows as they stand in results.csv."""
     today, commit = datetime.date.today().isoformat(), origin("cpu")["commit"][:12]
     stamp = [today, commit, device or machine(), benchmark, case]
     by = ["", "", ""] if device else [*processor(), vector_width()]
-    with open(path, "a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(COLUMNS)
-        for row in found:
-            quantiles = [f"{value:.4g}" for value in (row.median, row.p20, row.p80)]
-            error = "" if row.error is None else f"{row.error:.2g}"
-            share = "" if row.share is None else f"{row.share:.3f}"
-            writer.writerow([*stamp, row.contestant, *quantiles, unit, row.repeats, error, row.limit, share, *by])
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines)
+    if header:
+        writer.writerow(COLUMNS)
+    for row in found:
+        quantiles = [f"{value:.4g}" for value in (row.median, row.p20, row.p80)]
+        error = "" if row.error is None else f"{row.error:.2g}"
+        share = "" if row.share is None else f"{row.share:.3f}"
+        writer.writerow([*stamp, row.contestant, *quantiles, unit, row.repeats, error, row.limit, share, *by])
+    return lines.getvalue()

@@ -19,7 +19,7 @@ import oracle
 
 
 def wrong_labels(world, batch, among=20_000):
-    """How many of the first rows have another label than the oracle gives them."""
+    """Count the first rows whose label differs from the oracle's."""
     task, cities, label = batch.task[:among], batch.cities[:among], batch.label[:among]
     count = (cities >= 0).sum(1).astype(np.int32)
     xy = world.xy[np.maximum(cities, 0)]  # [n, k, 2]
@@ -50,7 +50,7 @@ def contestants(world, tasks, n, threads):
 
 
 def gains(found, threads):
-    """How many times as fast more threads are than the first number, medians over medians, in words."""
+    """Speed of more threads relative to the first number of threads, as ratios of medians, in words."""
     medians = [row.median for row in found if not row.contestant.startswith("limit: ")]
     new, there = medians[::2], medians[1::2]  # in the order of `contestants`
     return "\n".join(

@@ -27,7 +27,7 @@ CASES = {  # name: chains, states, length
 
 
 def wrong_tokens(data, given, tokens, among=200):
-    """How many tokens of the first rows are others than those of the second statement."""
+    """Count the tokens of the first rows that differ from those of the second statement."""
     key, table, prior, names, renamed = given
     arguments = key, table.tolist(), prior.tolist(), names, renamed.tolist(), data.length
     rows = min(among, len(tokens))

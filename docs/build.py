@@ -122,7 +122,7 @@ def _reference(names, out):
 
 
 def _is_field(doc):
-    """Whether it is a field of a dataclass, of which the table of the class and the constructor have said all."""
+    """Return True for a field of a dataclass, which the tables of its class and constructor already describe."""
     module = sys.modules[doc.modulename]
     owner = getattr(module, doc.qualname.rpartition(".")[0], None)
     return dataclasses.is_dataclass(owner) and doc.name in [field.name for field in dataclasses.fields(owner)]

@@ -1,6 +1,7 @@
 """Sole importer of the compiled module, with helpers for passing arrays to it."""
 
 import contextlib
+import functools
 import os
 
 import numpy as np
@@ -42,7 +43,27 @@ def cuda_device(device):
         name = torch.cuda.get_device_name(number)
         has = f"{name} has compute capability {major}.{minor}"
         raise DeviceError(device, f"{has}, but {LEAST_CAPABILITY}.0 or later is needed")
-    return torch.device("cuda", number)
+    found = torch.device("cuda", number)
+    try:
+        _try(found)
+    except Exception as error:  # from CUDA's runtime or the driver, or for want of memory
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise DeviceError(device, f"the native core's kernels do not run on it: {why}") from error
+    return found
+
+
+@functools.cache
+def _try(device):
+    """Label a row on the device: the driver may be older than the CUDA that the core was built with, which need not be
+    torch's, and the core may have been built for other GPUs.
+    """
+    xy = torch.tensor([[[0, 0], [30, 40]]], dtype=torch.int32, device=device)
+    label = torch.zeros(1, dtype=torch.int64, device=device)
+    distance = [row["name"] for row in core.task_table()].index("distance")
+    with current_device_of(xy):
+        core.label(distance, xy, None, None, label, None, 1, cuda_stream(xy))
+    if label.item() != 50:
+        raise RuntimeError("what they give is wrong")
 
 
 def why_no_gpu():

@@ -5,6 +5,7 @@ import importlib.util
 import math
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,7 +178,7 @@ calls = []
 def stops():
     calls.append(1)
     if len(calls) == 3:  # verified, timed, and timed again
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), int(sys.argv[2]))
 options = harness.arguments("", 5, [1]).parse_args(["--repeats", "5"])
 options.results = Path(sys.argv[1])
 others = [harness.Contestant("first", int), harness.Contestant("stops", stops), harness.Contestant("last", int)]
@@ -185,12 +186,54 @@ harness.run("b", "case", others, options)
 """
 
 
+def contestants_of(path):
+    """[(contestant, repeats)] of a table of results."""
+    with open(path, newline="") as file:
+        return [(line["contestant"], line["repeats"]) for line in csv.DictReader(file)]
+
+
 def test_a_benchmark_that_is_stopped_keeps_what_was_timed(tmp_path):
-    done = script(STOPPED, tmp_path / "results.csv")
+    done = script(STOPPED, tmp_path / "results.csv", signal.SIGTERM.value)
     assert done.returncode == 128 + 15, done.stderr
-    with open(tmp_path / "results.csv", newline="") as file:
-        found = [(line["contestant"], line["repeats"]) for line in csv.DictReader(file)]
-    assert found == [("first", "2"), ("stops", "1"), ("last", "1")]
+    assert contestants_of(tmp_path / "results.csv") == [("first", "2"), ("stops", "1"), ("last", "1")]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_a_benchmark_that_is_killed_keeps_what_was_timed(harness, tmp_path, capsys):
+    """Its rows stand beside the results at once, and the next case of any benchmark puts them among its own."""
+    path = tmp_path / "results.csv"
+    done = script(STOPPED, path, signal.SIGKILL.value)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    [kept] = tmp_path.iterdir()
+    killed = [("first", "2"), ("stops", "1"), ("last", "1")]
+    assert contestants_of(kept) == killed
+    living = path.with_name(f"results.csv.{os.getppid()}")
+    living.write_bytes(kept.read_bytes())
+    harness.run("b", "next", [harness.Contestant("ours", int)], SimpleNamespace(repeats=1, results=path))
+    assert contestants_of(path) == [*killed, ("ours", "1")]
+    assert f"3 rows of a benchmark that was killed are now in {path}" in capsys.readouterr().out
+    assert {path, living} == set(tmp_path.iterdir())
+
+
+def test_rows_that_were_kept_are_in_the_results_once(load, tmp_path):
+    """A process that dies between writing them into the results and removing its own has left them twice."""
+    kept_rows, path = load("kept_rows"), tmp_path / "results.csv"
+    path.write_bytes(b"a,b\r\n1,2\r\n")
+    ended = warm.python("-c", "import os; print(os.getpid())").stdout.strip()
+    path.with_name(f"results.csv.{ended}").write_bytes(b"a,b\r\n1,2\r\n3,4\r\n")
+    path.with_name(f"results.csv.{ended}.partial").write_bytes(b"a,b\r\n1,")
+    assert kept_rows.gather(path) == 1
+    assert path.read_bytes() == b"a,b\r\n1,2\r\n3,4\r\n"
+    assert kept_rows.gather(path) == 0
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_results_with_other_columns_are_refused_before_anything_is_timed(harness, tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("date,commit\n")
+    ours = harness.Contestant("ours", lambda: pytest.fail("it ran"))
+    with pytest.raises(ValueError, match="expected the columns"):
+        harness.run("b", "case", [ours], SimpleNamespace(repeats=1, results=path))
 
 
 def script(text, *arguments, **environment):

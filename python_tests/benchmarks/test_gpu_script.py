@@ -68,7 +68,7 @@ def script(tmp_path):
     """Starts gpu.py as it is, with parts of the test's own: name -> source of gpu_<name>.py. No torch is imported."""
     place = tmp_path / "benchmarks"
     place.mkdir()
-    for name in ("gpu.py", "gpu_build.py", "gpu_jobs.py", "gpu_part.py"):
+    for name in ("gpu.py", "gpu_build.py", "gpu_jobs.py", "gpu_part.py", "kept_rows.py"):
         shutil.copy(BENCHMARKS / name, place)
     (place / "gpu_device.py").write_text(DEVICE)
     (place / "torch.py").write_text(
@@ -123,13 +123,16 @@ def test_without_faults(script, tmp_path):
 
 
 def test_a_process_that_dies_goes_on_after_the_case(script, tmp_path):
-    """Killed in one case; and its device lost in another, behind which no case of that process can run."""
+    """Killed in one case, whose times come back; and its device lost in another, behind which no case of that process
+    can run."""
     parts = {
         "attention": """
 import os
 def attention(part):
     part.case("first", lambda: 1)
-    part.case("killed", lambda: os.kill(os.getpid(), 9))
+    kept = part.out / f"results.csv.{os.getpid()}"  # as the harness keeps what it has timed of a case
+    rows = "benchmark,case,contestant,median,unit,limit_share\\nattention,killed,ours,1,ms,\\n"
+    part.case("killed", lambda: (kept.write_text(rows), os.kill(os.getpid(), 9)))
     part.case("last", lambda: 1)
 """,
         "cka": """
@@ -148,6 +151,8 @@ def cka(part):
     assert process.returncode == 1
     files = content(tmp_path / "out" / ARCHIVE)
     assert cases(files, "attention") == {"first": "", "killed": "its process ended with signal 9", "last": ""}
+    assert "attention,killed,ours,1" in (tmp_path / "out" / "dry-run-results.csv").read_text()
+    assert b"attention: killed: ours: 1 ms" in files["summary.txt"]
     assert cases(files, "cka") == {"lost": "RuntimeError: an illegal memory access was encountered", "last": ""}
     assert cases(files, "peers") == {"one": ""}
 

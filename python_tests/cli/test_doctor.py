@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from worldfast import cli, doctor
+from worldfast.errors import DeviceError
 from worldfast.worlds.cities import checks
 
 CPU = torch.device("cpu")
@@ -29,6 +30,28 @@ def test_one_screen_for_a_bug_report(capsys):
         assert word in text
     assert f"kernels on cpu: {len(doctor.CHECKS)} of {len(doctor.CHECKS)} agree with float64" in text
     assert lines[-1] == "Put all of this into a bug report."
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_gpu_that_is_not_used_is_said_with_the_reason(monkeypatch, capsys, there):
+    """One that is not there, as with an empty CUDA_VISIBLE_DEVICES, and one on which kernels do not run."""
+    reason = "the driver is older than the build" if there else "torch finds no CUDA device"
+
+    def refuses(device):
+        raise DeviceError(device, reason)
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Quadro T1000")
+    monkeypatch.setattr(doctor, "require_cuda", refuses)
+    monkeypatch.setattr(doctor, "CHECKS", doctor.CHECKS[:1])
+    assert cli.main(["doctor"]) == 0, "a GPU that is not used is no fault"
+    lines = capsys.readouterr().out.splitlines()
+    found = "Quadro T1000" if there else "none; torch finds no CUDA device (CUDA_VISIBLE_DEVICES is '')"
+    assert f"CUDA device: {found}" in lines and f"cuda: not used, {reason}" in lines
+    assert [line for line in lines if line.startswith("kernels on")][0].startswith("kernels on cpu: 1 of 1 agree")
 
 
 def _half_a_percent_off(name):

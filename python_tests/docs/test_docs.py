@@ -127,3 +127,13 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
     assert said == re.search(r"# (mid\(.*)$", text, re.MULTILINE)[1]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {"validation/mid", "validation/near", "validation/distance"} <= set(lines[-1])
+
+
+def test_tests_that_a_guide_names_are_there():
+    """docs/gpu.md: each row of what was mended names them by file and function."""
+    there = "\n".join(path.read_text() for path in PAGE.parents[1].glob("python_tests/**/test_*.py"))
+    named = re.findall(r"`(test_\w+)`", (PAGE.parent / "gpu.md").read_text())
+    assert len(named) > 20
+    assert not [name for name in named if f"def {name}(" not in there]
+    files = re.findall(r"`(\w+/test_\w+\.py)`", (PAGE.parent / "gpu.md").read_text())
+    assert files and all((PAGE.parents[1] / "python_tests" / file).exists() for file in files)

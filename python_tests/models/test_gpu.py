@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import worldfast as wf
 from worldfast import _native
+from worldfast._native import core
 from worldfast.errors import DeviceError
 from worldfast.models import CpuTransformer, GpuTransformer, TransformerSpec, gpu, require_cuda
 from worldfast.models import footprint as footprints
@@ -574,6 +575,7 @@ def test_bad_input():
 
 
 needs_no_gpu = pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
+OLDER = "cudaGetDevice: CUDA driver version is insufficient for CUDA runtime version"  # than the core's CUDA
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040).\nPlease update it"
 
 
@@ -581,8 +583,11 @@ TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040).\nP
 def machine(monkeypatch):
     """machine(...): what a build, torch and the driver say of devices."""
 
-    def says(built=True, torch_cuda="13.0", count=0, capability=(9, 0), visible=None, init=lambda: None):
+    def says(
+        built=True, torch_cuda="13.0", count=0, capability=(9, 0), visible=None, init=lambda: None, native=lambda: None
+    ):
         monkeypatch.setattr(_native, "core", type("core", (), {"cuda": built}))
+        monkeypatch.setattr(_native, "_try", lambda device: native())
         monkeypatch.setattr(torch.version, "cuda", torch_cuda)
         answers = dict(
             is_available=count > 0,
@@ -618,6 +623,8 @@ def machine(monkeypatch):
         ),
         ({"count": 2}, "there are 2, counted from 0"),
         ({"count": 4, "capability": (7, 5)}, "Quadro T1000 has compute capability 7.5, but 8.0 or later is needed"),
+        ({"count": 4, "native": lambda: refuse(OLDER)}, f"the native core's kernels do not run on it: {OLDER}"),
+        ({"count": 4, "native": lambda: refuse("")}, "the native core's kernels do not run on it: RuntimeError"),
     ],
     ids=lambda x: str(x)[:30] if isinstance(x, str) else "",
 )
@@ -643,6 +650,14 @@ def test_kernels_that_do_not_run_on_a_device(machine, monkeypatch):
     monkeypatch.setattr("worldfast.kernels.norm.norm", lambda x, weight, eps, out, scale: out.zero_())
     with pytest.raises(RuntimeError, match="what it gives is wrong"):
         gpu._try.__wrapped__(torch.device("cpu"))
+
+
+def test_native_kernels_are_tried_too(monkeypatch):
+    """By a label, here on the CPU."""
+    _native._try.__wrapped__(torch.device(DEVICE))
+    monkeypatch.setattr(_native, "core", type("core", (), {"task_table": core.task_table, "label": lambda *_: None}))
+    with pytest.raises(RuntimeError, match="what they give is wrong"):
+        _native._try.__wrapped__(torch.device(DEVICE))
 
 
 # ---- memory ----

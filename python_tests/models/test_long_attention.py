@@ -221,7 +221,9 @@ def test_answers_after_long_prompts_are_those_of_pytorch():
 
 def test_a_row_beyond_the_limit():
     for engine, longest in (("native", 2049), ("native", 2**20)):
-        with pytest.raises(ValueError, match=f"'native' takes rows of at most 2048 tokens, not {longest}; use 'plain'"):
+        with pytest.raises(
+            ValueError, match=f"'native' takes rows of at most 2,048 tokens, not {longest:,}; use 'plain'"
+        ):
             TransformerSpec(hidden=8, heads=1, layers=1, intermediate=8, engine=engine).build(SHAPE, longest=longest)
     with pytest.raises(ValueError, match="rows of at most 128 tokens on a GPU, not 129"):
         TransformerSpec(engine="native").build(SHAPE, device="cuda", longest=129)

@@ -643,7 +643,7 @@ def test_figures_say_which_runs_a_study_lacks(study, atlantis):
         city_figures.taught_maps(atlantis, places[places.group != ATLANTIS], runs)
     with pytest.raises(lacks, match="holds no run that knows Atlantis"):
         city_figures.error_histograms(places[places.group != ATLANTIS], runs)
-    with pytest.raises(lacks, match="at 1 moments of training, expected 2 or more"):
+    with pytest.raises(lacks, match="at 1 moment of training, expected 2 or more"):
         figures.cka_over_training(table[table.step_share == 1], runs)
     with pytest.raises(lacks, match="at 0 moments of training"):
         figures.cka_over_training(table, runs.assign(learned=False))

@@ -497,7 +497,7 @@ def test_a_plan_says_what_is_counted_before_it_measures(tiny, capsys, monkeypatc
     monkeypatch.setattr(planning, "_rate", lambda *_: seen.append(capsys.readouterr().out) or 16.0)
     planning.print_plan(tiny, threads=1)
     rest = capsys.readouterr().out
-    assert re.search(r"^in all +6 ", seen[0], re.MULTILINE) and "measured on 1 threads here" in seen[0]
+    assert re.search(r"^in all +6 ", seen[0], re.MULTILINE) and "measured on 1 thread here" in seen[0]
     assert len(seen) > 1 and seen[1].startswith("pretrained, 1 task") and seen[1].endswith(" 8 s\n")
     assert rest.splitlines()[-1].startswith("in all")
 

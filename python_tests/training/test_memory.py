@@ -125,7 +125,7 @@ def test_slices_are_few_and_of_about_one_size():
         assert [i for part in parts for i in part] == list(range(members))
     plan = Plan(Need(5 << 28, 3 << 10), round(10.2 * 2**30), 20, 8)
     assert str(plan) == "8 of 20 fit in 10.2 GiB (1.2 GiB each, 3.0 KiB shared): 3 waves"
-    assert str(Plan(Need(7, 1), 3 << 20, 8, 8)) == "8 of 8 fit in 3.0 MiB (7 bytes each, 1 bytes shared)"
+    assert str(Plan(Need(7, 1), 3 << 20, 8, 8)) == "8 of 8 fit in 3.0 MiB (7 bytes each, 1 byte shared)"
 
 
 @pytest.mark.parametrize(

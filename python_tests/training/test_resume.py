@@ -295,5 +295,5 @@ def test_metrics_that_are_gone_are_missed(tmp_path):
     (folder / "done").unlink()
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:-1]))
-    with pytest.raises(ValueError, match=r"metrics.jsonl has \d+ bytes, but had \d+ at the checkpoint"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl has [\d,]+ bytes, but had [\d,]+ at the checkpoint"):
         train(WIDE, tmp_path, progress=False)

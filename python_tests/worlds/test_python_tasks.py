@@ -339,7 +339,7 @@ BAD = {
     "writes": (lambda xy: np.subtract(xy, 1, out=xy)[:, 0, 0], dict(), r"writes into its input"),
     "assigns": (lambda xy: xy.__setitem__(0, 1), dict(), r"writes into its input"),
     "chance": (lambda xy: np.random.default_rng().integers(0, 900, len(xy)), dict(), r"not deterministic: asked twice"),
-    "neighbours": (lambda xy: xy[:, 0, 0] - xy[:, 0, 0].min(), dict(), r"looks at other rows.*among 1024 rows"),
+    "neighbours": (lambda xy: xy[:, 0, 0] - xy[:, 0, 0].min(), dict(), r"looks at other rows.*among 1,024 rows"),
 }
 
 

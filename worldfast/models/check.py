@@ -1,8 +1,7 @@
-"""Checks of what every family of models computes. worldfast.training.check holds a family to them, and to what training
-makes of it.
+"""Checks that every family of models must pass; worldfast.training.check runs them on one, with others of training.
 
-Nothing here knows a family: an ensemble is built by its spec and asked through the five operations of
-worldfast.models.ensemble.Ensemble, its parameters are a buffer.
+None of them depends on the family: an ensemble is built from its spec and used through the five operations of
+worldfast.models.ensemble.Ensemble and its parameter buffer.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from worldfast.rows import Rows, Shape
 
 
 class Family(NamedTuple):
-    """A spec and a shape, and what builds an ensemble of them in float64 with the same buffer, the reference."""
+    """A spec, a shape, and a function that builds the reference: an ensemble in float64 with the same buffer."""
 
     spec: Any
     shape: Shape
     exact: Callable[[], Ensemble]
 
     def build(self, members=1, seed=1, **options) -> Ensemble:
-        """An ensemble whose parameters are all drawn, biases and norms too."""
+        """Return an ensemble with random parameters throughout, biases and norms included."""
         ensemble = self.spec.build(self.shape, members, **options)
         for member in range(members):
             self.draw(ensemble, member, seed + member)
@@ -48,11 +47,11 @@ class Family(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """Outputs of the model, which may be fewer than the data's classes."""
+        """Number of outputs of the model, which may be fewer than the data's classes."""
         return self.spec.build(self.shape).shape.outputs
 
     def rows(self, lengths=(5, 1, 9, 3, 1, 12, 9, 7), seed=0, scored=0.5, targets=True) -> Rows:
-        """Rows of these lengths, some of whose positions are scored."""
+        """Return random rows of these lengths, with a share `scored` of their positions scored."""
         random, shape, L = np.random.default_rng(seed), self.shape, sum(lengths)
         if shape.vectors:
             inputs = random.normal(size=(L, shape.inputs)).astype(np.float32)
@@ -72,6 +71,8 @@ class Family(NamedTuple):
 
 
 def family_of(spec, shape, exact=None) -> Family:
+    """Return the family of a spec; without `exact`, its reference is its own plain engine in float64."""
+
     def same_class():
         plain = replace(spec, engine="plain") if hasattr(spec, "engine") else spec
         return type(plain.build(shape))(plain, shape, dtype=torch.float64)
@@ -80,7 +81,7 @@ def family_of(spec, shape, exact=None) -> Family:
 
 
 def require(holds: object, expected: str) -> None:
-    """Raise a ValueError that says what was expected, unless it holds; not an assertion, which -O leaves out."""
+    """Raise a ValueError that states the expectation if it does not hold. Unlike assert, python -O keeps it."""
     if not holds:
         raise ValueError(f"expected {expected}")
 
@@ -90,7 +91,7 @@ def require_same(found: list, expected: list, what: str) -> None:
 
 
 def require_error(call: Callable[[], Any], kinds: type | tuple, said: str) -> None:
-    """Raise a ValueError unless the call raises one of these errors, which says so."""
+    """Raise a ValueError unless the call raises one of these errors with a message that matches."""
     try:
         call()
     except kinds as error:
@@ -100,7 +101,7 @@ def require_error(call: Callable[[], Any], kinds: type | tuple, said: str) -> No
 
 
 def everything(ensemble: Ensemble, rows: Rows, member: int) -> list:
-    """All that the five operations give of a member."""
+    """Return every result for a member: loss, gradients, outputs, and states of each layer."""
     loss = ensemble.learn([rows], [member])
     layers = range(ensemble.spec.layers + 1)
     return [
@@ -112,6 +113,7 @@ def everything(ensemble: Ensemble, rows: Rows, member: int) -> list:
 
 
 def near(found, expected, tolerance=1e-5):
+    """Return True if tensors of one shape differ by at most `tolerance` times the largest expected value."""
     scale = float(expected.abs().max()) if expected.numel() else 0.0
     return found.shape == expected.shape and float((found - expected).abs().max() if scale else 0) <= tolerance * scale
 
@@ -120,7 +122,7 @@ def near(found, expected, tolerance=1e-5):
 
 
 def a_member_has_the_bits_that_it_has_alone(family):
-    """Compare losses, gradients, outputs and states in any order of members and on any number of threads."""
+    """Losses, gradients, outputs and states do not depend on the order of members or the number of threads."""
     rows = [family.rows(seed=0), family.rows((1,), 1, scored=2), family.rows((40, 2, 17, 1) * 3, 2)]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2)):
         together = family.build(3, threads=2)
@@ -141,6 +143,7 @@ def a_member_has_the_bits_that_it_has_alone(family):
 
 
 def first_weights_are_a_function_of_the_seed(family):
+    """Members of one seed begin alike, of another seed differently, and parameters are 0 before that."""
     ensemble, alone = family.spec.build(family.shape, 3), family.spec.build(family.shape)
     for member, seed in enumerate((5, 6, 5)):
         require(not ensemble.parameters[member].any(), "parameters of 0 before initialise")
@@ -152,7 +155,7 @@ def first_weights_are_a_function_of_the_seed(family):
 
 
 def parameters_are_all_that_is_kept(family):
-    """Copied out, and into another member of another ensemble, they give the same next steps."""
+    """Parameters copied into another member of another ensemble continue with the same steps."""
     rows = family.rows()
     ensemble, other = family.build(1), family.build(2, seed=9)
     for _ in range(3):
@@ -163,7 +166,7 @@ def parameters_are_all_that_is_kept(family):
 
 
 def the_buffer_holds_the_parameters(family):
-    """Each begins at a multiple of 64 bytes, and weight decay applies to some of them."""
+    """Each parameter begins at a multiple of 64 bytes, and weight decay applies to some of them but not to all."""
     ensemble = family.spec.build(family.shape, 2)
     P, count = ensemble.parameters.shape[1], family.spec.parameters(family.shape)
     float32 = ensemble.parameters.dtype == torch.float32
@@ -181,6 +184,7 @@ def the_buffer_holds_the_parameters(family):
 
 
 def exact_of(family, ensemble, member=0):
+    """Return the reference in float64 with a member's parameters."""
     exact = family.exact()
     require(exact.parameters.dtype == torch.float64, "a reference in float64")
     exact.parameters[0] = ensemble.parameters[member].double()
@@ -188,7 +192,7 @@ def exact_of(family, ensemble, member=0):
 
 
 def gradients_are_those_of_the_loss(family):
-    """In float64 by differences along directions, and in float32 by those of float64."""
+    """Compare float64 gradients with finite differences of the loss, and float32 ones with float64."""
     rows, ensemble = family.rows(), family.build()
     rows = rows._replace(weights=torch.linspace(-0.5, 2, len(rows.scored), dtype=torch.float32, device="cpu"))
     exact = exact_of(family, ensemble)
@@ -209,9 +213,9 @@ def gradients_are_those_of_the_loss(family):
 
 
 def losses_are_those_of_the_outputs(family):
-    """Added in float64: half of a long list of losses is not lost beside the other half.
+    """The loss is that of the outputs, summed in float64, so that long lists of losses keep their digits.
 
-    A family that is disturbed while it learns has the outputs of one that is not, and another loss.
+    A family with dropout or noise in training has the same outputs as one without, and another loss.
     """
     ensemble, rows = family.build(), family.rows((11,) * 300, scored=2)
     if disturbed := [name for name in ("dropout", "noise") if getattr(family.spec, name, 0)]:
@@ -229,6 +233,7 @@ def losses_are_those_of_the_outputs(family):
 
 
 def weights_are_factors_of_losses(family):
+    """Weights of 1 change nothing, weights of 2 double losses and gradients, weights of 0 leave positions out."""
     rows, ensemble = family.rows(), family.build()
     K = len(rows.scored)
     plain = everything(ensemble, rows, 0)[:2]
@@ -251,6 +256,7 @@ def weights_are_factors_of_losses(family):
 
 
 def nothing_scored_is_nothing_learned(family):
+    """Rows without a scored position give a loss and gradients of 0, and empty outputs and states."""
     ensemble, rows = family.build(), family.rows(scored=-1)
     ensemble.gradients.fill_(7)
     nothing = ensemble.learn([rows], [0]).tolist() == [0] and not ensemble.gradients.any()
@@ -261,7 +267,7 @@ def nothing_scored_is_nothing_learned(family):
 
 
 def it_learns(family):
-    """The optimizer's steps that training takes make the loss of the same rows smaller."""
+    """A hundred steps of AdamW on the same rows reduce their loss."""
     ensemble, rows = family.spec.build(family.shape), family.rows()
     ensemble.initialise(0, 0)
     average, square = torch.zeros_like(ensemble.parameters), torch.zeros_like(ensemble.parameters)
@@ -277,6 +283,7 @@ def it_learns(family):
 
 
 def states_are_of_layers(family):
+    """States are float32 [K, D] of each layer, in the order asked for; other layers raise an IndexError."""
     ensemble, rows = family.build(), family.rows(targets=False)
     depth = family.spec.layers
     states = ensemble.states(rows, 0, range(depth + 1))
@@ -291,7 +298,7 @@ def states_are_of_layers(family):
 
 
 def a_position_knows_what_stood_before_it_in_its_row(family):
-    """Layer 0 its own input alone; the last layer and the outputs every input up to it and no other."""
+    """Layer 0 depends on its own input alone; the last layer and the outputs on every input up to it and no other."""
     ensemble = family.build()
     rows = family.rows((6, 9, 4), scored=2, targets=False)
     layers = [0, family.spec.layers]
@@ -309,7 +316,7 @@ def a_position_knows_what_stood_before_it_in_its_row(family):
 
 
 def rows_are_alone(family):
-    """Each gives what it gives by itself, wherever it stands and whatever the lengths of the others."""
+    """A row's results do not depend on its place among other rows or on their lengths."""
     ensemble, lengths = family.build(), (5, 1, 9, 3, 1, 12, 9, 7)
     rows = family.rows(lengths, scored=2)
     together = ensemble.outputs(rows, 0)
@@ -328,7 +335,7 @@ def rows_are_alone(family):
 
 
 def bad_rows_are_refused(family):
-    """By an error that names what does not fit; the gradients stay as they were."""
+    """Malformed rows raise an error that names the field and leave the gradients unchanged."""
     ensemble, rows, shape = family.build(), family.rows(), family.shape
     ensemble.gradients.fill_(7)
     K = len(rows.scored)

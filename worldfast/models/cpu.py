@@ -125,7 +125,7 @@ class CpuTransformer(Transformer):
     def _read(self, rows: Rows, member: int, gain: Any, layers: Sequence[int], states: list[np.ndarray], outputs):
         self._require_rows([rows], [member])
         _, pieces = self._cut(rows)
-        transformer, packed = self._pack([member], "float32")
+        transformer, packed = self._pack([member] if gain is None else [], "float32")
         parameters, of_member = self._gained(member, gain), packed[member]
         if gain is not None:
             of_member = np.empty_like(of_member)

@@ -1,4 +1,4 @@
-"""Drawn tokens: which one follows, by what a model says and a number of seed, row, draw and place alone."""
+"""Sampling of the next token from a model's logits, by a generator keyed by seed, row, draw and place."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Choice(NamedTuple):
-    """How a token is chosen from logits.
+    """Rule by which the next token is chosen from logits.
 
     Attributes
     ----------
     temperature : float
-        Logits are divided by it; 0 takes the likeliest token.
+        Divisor of the logits; 0 takes the most likely token.
     top_k : int, optional
-        Only so many of the likeliest tokens are drawn; of equal ones those of the lowest index. None: all.
+        Number of most likely tokens to draw from; of equal ones those of the lowest index. None draws from all.
     seed : int
+        Seed of the draws.
     """
 
     temperature: float = 1.0

@@ -26,8 +26,8 @@ MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset(
-    "errors files log syntax frames _native classes dataset run checkpoint folder training studies report".split()
-    + ["options", "cli", "study_cli"]
+    "errors files log display syntax frames _native classes dataset run checkpoint folder training studies".split()
+    + ["report", "options", "cli", "study_cli"]
 )
 
 
@@ -185,6 +185,10 @@ def _imported(nodes: Iterable[ast.AST], tree: ast.Module, folder: Path) -> set[s
     """Return the modules that some statements of a file use, through the file's imports or their own."""
     inside = [each for node in nodes for each in ast.walk(node)]
     names = {each.id for each in inside if isinstance(each, ast.Name)}
+    used: dict[str, set[str]] = {}  # attributes, by the name that they are taken from
+    for each in inside:
+        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name):
+            used.setdefault(each.value.id, set()).add(each.attr)
     at_top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     within = [each for each in inside if isinstance(each, (ast.Import, ast.ImportFrom))]
     found: set[str] = set()
@@ -197,14 +201,13 @@ def _imported(nodes: Iterable[ast.AST], tree: ast.Module, folder: Path) -> set[s
                 module = _provider(node.module or "", alias.name, folder)
             else:
                 module = alias.name
-            used = [each for each in inside if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name)]
-            used = [each.attr for each in used if each.value.id == bound]
+            through = used.get(bound, ())
             if module == NATIVE:
-                found |= {f"{NATIVE}/{core.rooms[name]}" for name in used if name in core.rooms}
+                found |= {f"{NATIVE}/{core.rooms[name]}" for name in through if name in core.rooms}
                 continue
             path = module and _path(module, folder)
             if path and path.name == "__init__.py":  # a door: follow the names used through it
-                found |= {_provider(module, name, folder) for name in used}
+                found |= {_provider(module, name, folder) for name in through}
             elif path:
                 found.add(module)
     return {module for module in found if module and _counts(module)}

@@ -106,7 +106,7 @@ def test_degrees_are_rounded_half_to_even_from_their_text(from_text, degrees):
         ("x,y,latitude,longitude\n1,2,3,4\n", "line 1: one pair of columns"),
         ("x,y,y\n1,2,3\n", "line 1: column y stands twice"),
         ("x|y\n1|2\n", r"the header has x\|y"),
-        ("x,y\n1,2\n3\n", "line 3: 1 values, the header has 2 columns"),
+        ("x,y\n1,2\n3\n", "line 3: 1 value, the header has 2 columns"),
         ("x,y\n1,2,3\n", "line 2: 3 values, the header has 2 columns"),
         ("x,y\n\n1,2.5\n", "line 3: y is '2.5', not an integer"),
         ("x,y\n,2\n", "line 2: x is '', not an integer"),

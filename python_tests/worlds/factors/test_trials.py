@@ -68,12 +68,12 @@ def test_a_world_that_passes(name):
 def test_a_trial_has_the_same_bits_at_every_width_and_on_every_number_of_threads():
     width, bits = core.vector_width(), []
     for name in ("even", "random", "free"):
-        given, shape = KINDS[name].stream(0)._given, KINDS[name].stream(0).drawn(0, 70)
+        (rule, *given), shape = KINDS[name].stream(0)._given, KINDS[name].stream(0).drawn(0, 70)
         for limit in (4, 8, 16):
             core.limit_vector_width(limit)
             for threads in (1, 3):
                 made = [np.empty_like(x) for x in shape]
-                core.trials(*given, 0, 70, *made, threads)
+                core.trials(rule | {"given": False}, *given, 0, 70, *made, threads)
                 bits.append([x.tobytes() for x in made] == [x.tobytes() for x in shape])
         core.limit_vector_width(width)
     assert all(bits)

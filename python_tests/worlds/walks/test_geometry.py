@@ -96,6 +96,18 @@ def test_nodes_without_a_state_are_left_out():
     assert np.isnan(placed(X, graph.places)).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_bad_input_and_no_states_at_all():
+    graph = graph_of("grid4")
+    assert measures(np.full((16, 3), np.nan), graph)["nodes"] == 0
+    with pytest.raises(ValueError, match=r"X: expected \[16, D\], got \[15, 7\]"):
+        measures(states(15), graph)
+    with pytest.raises(ValueError, match=r"X: expected \[16, D\], got \[16\]"):
+        measures(states(16)[:, 0], graph)
+    with pytest.raises(TypeError, match="graph: expected a Graph, as `graph_of` returns it, got 'grid4'"):
+        measures(states(16), "grid4")
+
+
 def test_class_means_by_hand():
     nodes = np.array([[0, 1, 0, 2, 1], [1, 0, 1, 0, 2]])
     X = np.arange(10.0).reshape(2, 5, 1)

@@ -71,6 +71,7 @@ def test_tables(made):
     assert len(tables["rule"]) == 5 * steps * contexts_read and tables["rule"].following.between(0, 1).all()
     heads = tables["heads"]
     assert len(heads) == 3 * steps * 2 * 4 and heads.previous.between(0, 1).all()
+    np.testing.assert_allclose(heads.chance, np.mean([1 / (t + 1) for t in range(9, 18)]))  # of nine names, twice
     gone = tables["ablation"]
     assert set(gone["heads"]) == {"none", "induction", "previous", "others"} and set(gone.k) == {0, 1, 2}
     assert set(tables["maps"].of) == {"model", "recall", "mixed"}

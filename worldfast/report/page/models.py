@@ -120,19 +120,15 @@ def every(result: StudyResult) -> str:
     films = {run.name: i for i, run in enumerate(result.runs)}
     found = _found(result)
 
-    def number(name: str, form: str) -> Callable[[dict], tuple[float, str]]:
-        def cell(line: dict) -> tuple[float, str]:
-            value = float(line.get(name, found.get(name, {}).get(line["run"], np.nan)))
-            return value, plain(value, form)
-
-        return cell
-
     def measure(name: str, write: Callable[[float], str]) -> Callable[[dict], tuple[float, str]]:
         def cell(line: dict) -> tuple[float, str]:
             value = float(line.get(name, found.get(name, {}).get(line["run"], np.nan)))
             return value, write(value) if np.isfinite(value) else "–"
 
         return cell
+
+    def number(name: str, form: str) -> Callable[[dict], tuple[float, str]]:
+        return measure(name, lambda value: plain(value, form))
 
     columns = {
         "seed": number("seed", ".0f"),

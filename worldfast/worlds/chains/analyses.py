@@ -71,7 +71,7 @@ def tried(data: Dataset, of: str, seed: int, n: int) -> Tried:
 
 @lru_cache(maxsize=2)
 def others(data: Dataset) -> Chains:
-    """As many chains as were trained on, that no row follows."""
+    """Return as many chains as were trained on, drawn anew: no training row follows them."""
     return drawn(data.chains, data.states, data.law, data.concentration, "equal", ("others", data.draw))
 
 

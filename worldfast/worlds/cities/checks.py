@@ -1,4 +1,4 @@
-"""What the native core makes of cities, by plain formulas: rows of CHECKS for `worldfast doctor`."""
+"""Checks of the native core on cities against plain formulas, for `worldfast doctor`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldfast.worlds.cities.world import World
 
 
 def _labels(device):
-    """Distances and areas of triangles from coordinates."""
+    """Pairs of native and plain labels: distances, and areas of triangles, from coordinates."""
     world = World.cities()
     index = np.random.default_rng(0).permutation(len(world))[: 3 * 1600].reshape(-1, 3).astype(np.int32)
     a, b, c = torch.from_numpy(world.xy[index]).double().unbind(1)
@@ -26,7 +26,7 @@ def _labels(device):
 
 
 def _tokens(device):
-    """Rows of tokens from cities and labels: <bos> is 2, <eos> 3, characters from 4 on, digits last."""
+    """Pair of native and plain tokens of rows: <bos> is 2, <eos> 3, characters from 4 on, digits last."""
     world = World.cities()
     batch = sample(world, "distance", n=500)
     characters = "".join(sorted(map(chr, range(33, 127)), key=lambda c: (c.isdigit(), c)))

@@ -415,7 +415,8 @@ def _unused_ids(n: int, used: Any = ()) -> np.ndarray:
     free = order[~np.isin(order, used)]
     if n > len(free):
         raise ValueError(
-            f"{count(n, 'city needs', 'cities need')} an id, but {len(free)} of the {ID_COUNT} four-digit ids are left"
+            f"{count(n, 'city needs', 'cities need')} an id, but {len(free):,} of the {ID_COUNT:,} four-digit ids are "
+            "left"
         )
     return free[:n].astype(np.int32)
 

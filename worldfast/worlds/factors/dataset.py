@@ -191,7 +191,7 @@ class Dataset(dataset.Dataset):
                 )
 
     def _check_used(self):
-        """Refuse fields that would change nothing."""
+        """Raise a ValueError for a field that has no effect with the values of the others."""
         free, context = self.reaction == "free", self.questions == "context"
         if self.noise == "encoded" and self.encoder is None:
             raise ValueError(
@@ -223,7 +223,7 @@ class Dataset(dataset.Dataset):
 
     @property
     def squashed(self) -> str:
-        """What its outputs pass through: "logistic", "tanh" or "linear"."""
+        """Function that its outputs pass through: "logistic", "tanh" or "linear"."""
         return self.output or OUTPUTS[self.reaction][0]
 
     @property
@@ -233,7 +233,7 @@ class Dataset(dataset.Dataset):
 
     @property
     def decorrelated(self) -> Dataset:
-        """The same with latent numbers that are independent, as decoders are tried on."""
+        """The same dataset with independent latent numbers, on which decoders are tested."""
         return replace(self, correlation=0.0)
 
     @property

@@ -73,7 +73,6 @@ class Trials:
             "free": data.reaction == "free",
             "truncated": data.truncated,
             "every": data.target == "every",
-            "given": False,
         }
         layers = encoder(data.dims, data.draw) if data.encoder else ()
         self._given = rule, list(layers), asked.boundary, asked.threshold, scale

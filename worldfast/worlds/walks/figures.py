@@ -288,7 +288,7 @@ def ablation(table, nulls, runs, graph: str, names: str):
 @figure("heads", "know", "heads runs")
 def heads(table, runs):
     """Plot scores of heads over training, the largest of each run."""
-    need(table, "heads", "run rows block head previous induction")
+    need(table, "heads", "run rows block head previous induction chance")
     made, panels = panels_of(2)
     most = table.groupby(["run", "rows"])[["previous", "induction"]].max().reset_index()
     for axes, kind in zip(panels, ("previous", "induction")):
@@ -297,6 +297,10 @@ def heads(table, runs):
             mean = part[part["rows"] > 0].groupby("rows")[kind].mean()
             axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=2)
             ends.append((float(mean.iloc[-1]), label, colour))
+        if kind == "induction":
+            even = float(table["chance"].mean())
+            axes.axhline(even, color=MUTED, linewidth=0.9, linestyle="--")
+            ends.append((even, "even attention", MUTED))
         axes.set(xscale="log", ylim=(0, 1))
         axes.set_title(
             "weight on the\nname before" if kind == "previous" else "weight on what came\nafter the same name"
@@ -307,8 +311,8 @@ def heads(table, runs):
     last = at_end(table)[["previous", "induction"]].max()
     return made, (
         "The largest score of a head over training, on random names that come twice: on the name before, and in the "
-        f"second half on what came after the same name. At the end at most {last.previous:.2f} and "
-        f"{last.induction:.2f}."
+        "second half on what came after the same name; dashed, what even attention has there. At the end at most "
+        f"{last.previous:.2f} and {last.induction:.2f}."
     )
 
 

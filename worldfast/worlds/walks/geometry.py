@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from worldfast.analysis import cka
+from worldfast.arrays import numbers
+from worldfast.errors import typed
 from worldfast.worlds.walks.graphs import Graph, sides, spectral
 
 __all__ = ["LEAST", "MEASURES", "NULLS", "class_means", "components", "energy", "measures", "mixed", "null_states"]
@@ -95,11 +97,17 @@ def measures(X: np.ndarray, graph: Graph) -> dict[str, float]:
         principal components; "cka", linear CKA with the spectral embedding of the graph; "sides", R2 of the sides of a
         bipartite graph from two principal components. NaN of fewer than 4 nodes, or if all states are equal; "sides"
         also of other graphs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such array with a row for each node, or no graph.
     """
+    typed("graph", graph, Graph, "a Graph, as `graph_of` returns it")
+    X = numbers(X, "X", (len(graph.adjacency), "D")).array(finite=False)
     seen = np.isfinite(X).all(axis=1)
-    X, adjacency, n = X[seen].astype(np.float64), graph.adjacency[np.ix_(seen, seen)], int(seen.sum())
-    apart = _apart(X)
-    if n < LEAST or not adjacency.any() or not apart.max() > 0:
+    X, adjacency, n = X[seen], graph.adjacency[np.ix_(seen, seen)], int(seen.sum())
+    if n < LEAST or not adjacency.any() or not (apart := _apart(X)).max() > 0:
         return {"nodes": n} | dict.fromkeys(MEASURES, np.nan)
     near = float((apart * adjacency).sum())
     return {

@@ -36,16 +36,18 @@ def repeated(data: Dataset, seed: int) -> np.ndarray:
 
 
 def heads_of(ensemble, data: Dataset, seed: int) -> dict[str, np.ndarray]:
-    """Return what heads of a transformer score on names that come twice, as of `induction`: [layers, heads] each."""
+    """Return what heads of a transformer score on names that come twice, as of `induction`: [layers, heads] each.
+
+    "chance" is what even attention has on what came after the same name.
+    """
     tokens = repeated(data, seed).astype(np.int32)
     n, T = tokens.shape
     rows = Walks(data, 0, "heads").packed(tokens, np.arange(1, n + 1) * T - 1)
-    scores = scores_of_heads(ensemble, rows, tokens)
-    return {kind: scores[kind] for kind in KINDS[:2]}
+    return scores_of_heads(ensemble, rows, tokens)
 
 
 def heads(trained: Sequence[Trained]) -> DataFrame:
-    """Scores of heads over training. Columns run, step, rows, block, head, previous, induction."""
+    """Scores of heads over training. Columns run, step, rows, block, head, previous, induction, chance."""
     import pandas as pd
 
     (one,) = trained
