@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
+import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
@@ -149,9 +150,19 @@ def _number(column: str, kind: str, text: str) -> Decimal:
     except InvalidOperation:
         value = Decimal("nan")
     if value.is_nan():
-        comma = f": write {text.replace(',', '.')}, with a decimal point" if _is_within(1e18, text, ",") else ""
-        raise ValueError(f"{column} is {text!r}, not {kind}{comma}")
+        raise ValueError(f"{column} is {text!r}, not {kind}{_advice(text)}")
     return value
+
+
+def _advice(text: str) -> str:
+    """Return how to write a number with separators of thousands or a decimal comma; "" for another text."""
+    digits = re.sub(r"[,.'\s_]", "", text)
+    parted = f"write {digits}, without separators of thousands"
+    if re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})\s*", text):  # a decimal comma as well
+        return f": {parted}, or {text.strip().replace(',', '.')}, with a decimal point"
+    if re.fullmatch(r"\s*[+-]?[1-9]\d{0,2}([,.'\s_])\d{3}(\1\d{3})*\s*", text):
+        return f": {parted}"
+    return f": write {text.replace(',', '.')}, with a decimal point" if _is_within(1e18, text, ",") else ""
 
 
 def _is_within(limit: float, text: str, point: str = ".") -> bool:

@@ -267,12 +267,12 @@ def label(
         A task made in Python runs on the CPU, also for arrays on a GPU.
     world : World
     cities : array
-        Signed integers [n, k], indices into the world, distinct in each row; int32 is taken as it is; -1 after the last
-        city of a shorter row.
+        Integers [n, k], indices into the world, distinct in each row; int32 is taken as it is; -1 after the last city
+        of a shorter row.
     xy : array
-        Signed integers [n, k, 2], 0.1 degree, |coordinate| <= 2**20; points may coincide.
+        Integers [n, k, 2], 0.1 degree, |coordinate| <= 2**20; points may coincide.
     count : array, optional
-        Signed integers [n], number of points in each row of xy; k by default.
+        Integers [n], number of points in each row of xy; k by default.
     out : array, optional
         int64 [n], written; contiguous, of the kind and on the device of the input.
     threads : int
@@ -336,21 +336,30 @@ def label(
     return out
 
 
+NARROW = ("int8", "int16", "uint8", "uint16", "i2", "u2", "i4")  # that int32 holds; i4: in another order of bytes
+WIDE = ("int64", "uint32", "uint64", "i8", "u4", "u8")
+
+
 def _narrow(name: str, given: Any, check: bool, expected: str) -> Any:
-    """Return an array of signed integers of any width as int32, as the native core takes them; others as they are.
+    """Return an array of integers of any width as int32, as the native core takes them; others as they are.
 
     With check=False what int32 cannot hold becomes its last number, which no city and no coordinate is.
     """
     dtype = str(getattr(given, "dtype", None)).removeprefix("torch.").removeprefix(">")
-    narrow = given
-    if dtype in ("int64", "i8"):
-        narrow = given.clip(-(2**31), 2**31 - 1)
+    if dtype in WIDE:
+        unsigned = dtype.startswith("u")
+        if unsigned and hasattr(given, "long"):  # torch does little with these; beyond int64 they turn negative
+            given = given.long()
+            given = given.masked_fill(given < 0, 2**63 - 1)
+        narrow = given.clip(0 if unsigned else -(2**31), 2**31 - 1)
         wide = given != narrow
         if check and wide.any():
             row = int(wide.reshape(len(wide), -1).any(1).nonzero()[0].ravel()[0]) if wide.ndim else 0
             came = int(given[wide].ravel()[0])
             raise (IndexError if name == "cities" else ValueError)(f"{name}: {came} in row {row} is outside {expected}")
-    elif dtype not in ("int8", "int16", "i4", "i2"):
+    elif dtype in NARROW:
+        narrow = given
+    else:
         return given
     return narrow.int() if hasattr(narrow, "int") else narrow.astype("int32")
 
