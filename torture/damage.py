@@ -8,6 +8,7 @@ process.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import random
 import shutil
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 
 import worldfast as wf
@@ -32,6 +34,20 @@ from worldfast.worlds.cities import world as worlds
 PROMISE = "corruption is found"
 TARGET = 10_000  # damaged files
 DAMAGES = ("bit flipped", "cut short", "bytes added", "block of zeros", "another's content", "deleted")
+EXCHANGED = "layers exchanged"  # of a segment, each whole in itself
+KINDS = (
+    *(
+        "checkpoint",
+        "done",
+        "exported config.json",
+        "exported model.safetensors",
+        "metrics.jsonl",
+        "segment",
+        "spec.json",
+    ),
+    *("study.json", "table", "table's origin", "world.csv"),
+)
+OFTEN = 20  # one in so many of what is tried, at least, is a file of each kind
 RESUMED = 200  # one in so many is a run that goes on from damaged checkpoints
 TOGETHER = 25  # of one fork
 SEEDS = (42, 43)
@@ -56,10 +72,14 @@ class Subject(NamedTuple):
     others: list[Path]
     read: Callable[[], str]
 
-    def names(self) -> tuple[str, ...]:
-        """Return what an error may name: the file, or the run that it does not fit."""
-        run = next((name for name in self.path.parts if name.startswith(("pt-", "ft-"))), self.path.name)
-        return self.path.name, run if self.kind != "world.csv" else "world of its run has changed"
+    def named_by(self, error: Exception) -> bool:
+        """Return True if an error names this file: its whole path, as others have its name and stand in its folder; or,
+        of one that is missing, the folder and its name.
+        """
+        said = str(error)
+        if isinstance(error, FileNotFoundError) and f"{self.path.parent} " in said.replace(":", " "):
+            return self.path.name in said
+        return str(self.path) in said
 
 
 def digest(*parts) -> str:
@@ -135,7 +155,9 @@ def harm(subject: Subject, damage: str, content: bytes, chance: random.Random) -
     if damage == "deleted":
         subject.path.unlink()
         return True
-    if damage == "bit flipped":
+    if damage == EXCHANGED:
+        now[:] = with_layers_exchanged(content, chance)
+    elif damage == "bit flipped":
         now[chance.randrange(len(now))] ^= 1 << chance.randrange(8)
     elif damage == "cut short":
         del now[chance.randrange(len(now)) :]
@@ -148,6 +170,17 @@ def harm(subject: Subject, damage: str, content: bytes, chance: random.Random) -
         now[:] = chance.choice(subject.others).read_bytes()
     put(subject.path, bytes(now))
     return now != content
+
+
+def with_layers_exchanged(content: bytes, chance: random.Random) -> bytes:
+    """Return a segment of which two layers stand in each other's places."""
+    image = io.BytesIO(content)
+    with h5py.File(image, "r+") as file:
+        a, b = chance.sample([name for name in file if name.startswith("layer")], 2)
+        file.move(a, "meanwhile")
+        file.move(b, a)
+        file.move("meanwhile", b)
+    return image.getvalue()
 
 
 def put(path: Path, content: bytes) -> None:
@@ -164,10 +197,10 @@ def verdict(subject: Subject, expected: str, damage: str) -> tuple[bool, str, st
         try:
             answer = subject.read()
         except FileNotFoundError as error:
-            named = any(name in str(error) for name in subject.names())
+            named = subject.named_by(error)
             return damage == "deleted" and named, "missing, named" if named else "missing, not named", str(error)
         except ValueError as error:
-            named = any(name in str(error) for name in subject.names())
+            named = subject.named_by(error)
             return named, "named" if named else "not named", f"{type(error).__name__}: {error}"
         except Exception as error:
             return False, f"reported as {type(error).__name__}", str(error)
@@ -273,12 +306,17 @@ def made(place: Path, parts: Sequence[str] = ("train", "export", "read")) -> tup
     return places, worlds_of
 
 
-def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None) -> None:
-    """Damage one file after another, each alone, of the studies that are there, or of ones made for it."""
+def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None, kinds: Sequence[str] = KINDS) -> None:
+    """Damage one file after another, each alone, of the studies that are there, or of ones made for it. All `kinds` must be
+    among them, and each damaged often enough.
+    """
     chance = random.Random(tally.seed)
     places, worlds_of = there or made(tally.place)
     everyone = [one for one in subjects(places, worlds_of) if one.path.exists()]
-    kinds = sorted({one.kind for one in everyone})
+    found = {one.kind for one in everyone}
+    for kind in sorted(found ^ set(kinds)):
+        tally.fail("kinds of files", f"{kind}: {'not expected' if kind in found else 'not there'}")
+    kinds = [kind for kind in kinds if kind in found]
     expected = {one.path: one.read() for one in everyone}
     number = 0
     while tally.going:
@@ -287,7 +325,8 @@ def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None) -> Non
             number += 1
             kind = kinds[number % len(kinds)]
             subject = chance.choice([one for one in everyone if one.kind == kind])
-            drawn.append((subject, chance.choice(DAMAGES), expected[subject.path], chance.randrange(1 << 30)))
+            damages = (*DAMAGES, EXCHANGED) if kind == "segment" else DAMAGES
+            drawn.append((subject, chance.choice(damages), expected[subject.path], chance.randrange(1 << 30)))
         kept = {subject.path: subject.path.read_bytes() for subject, *_ in drawn}
         for (subject, damage, *_), told in zip(drawn, forked([partial(attempt, *one) for one in drawn]), strict=True):
             if isinstance(told, Died):
@@ -305,4 +344,9 @@ def run(tally: Tally, there: tuple[list[Path], list[Path]] | None = None) -> Non
         for told in forked([partial(blame, places[0], out, number)]):
             how, said = ("", told) if isinstance(told, Died) else told
             tally.expect(f"verify blames what was done: {how}", not said, said)
-    tally.notes.append(f"kinds of files: {', '.join(kinds)}")
+    counts = tally.held + tally.failed
+    times = {kind: sum(n for one, n in counts.items() if one.startswith(f"{kind}, ")) for kind in kinds}
+    least = tally.tried // OFTEN
+    for kind in (kind for kind in kinds if times[kind] < least):
+        tally.fail("kinds of files", f"{kind}: damaged {times[kind]} times, expected {least} at least")
+    tally.notes.append("kinds of files, and times: " + ", ".join(f"{kind} {n:,}" for kind, n in times.items()))

@@ -41,7 +41,11 @@ HANG = 20  # seconds of processor that a call may take
 STILL = 300  # wall-clock seconds, in which a call that waits for ever is told from a busy machine
 ROOM = 6 << 30  # bytes of addresses: more are refused, and that is a MemoryError
 KNOWN = ("native_calls:calls", "public_calls:calls")
-LEAK = 24 << 20  # bytes that a process may grow by once it has made a third of its calls
+SPANS = 12  # of a process, of which the first WARM are for what is made once
+WARM = 4
+LEAK = (
+    8 << 20
+)  # bytes that a process may grow by in the others, if each had grown by their median: a leak goes on in all
 LONGEST = 8  # changes of one call
 OWN = ("division", "without CUDA", "another thread", "NULL object")  # errors of a rule's own, or of this build
 
@@ -103,7 +107,8 @@ def go_on(
     before = places = reached()
     counts: Counter[str] = Counter()
     wrong: list[str] = []
-    first, began = 0, time.monotonic()
+    held: list[int] = []  # memory at the beginning of each span
+    began = time.monotonic()
 
     def write(entry: str, chain: list[int], **more) -> None:
         report = dict(entry=entry, chain=chain, counts=counts, wrong=wrong, places=places, **more)
@@ -112,8 +117,8 @@ def go_on(
     for number in range(calls):
         if (spent := time.monotonic() - began) > seconds:
             break
-        if not first and (number > calls // 3 or spent > seconds / 3):
-            first = memory()
+        if SPANS * max(number / calls, spent / seconds) >= WARM + len(held):
+            held.append(memory())
         entry = chance.choice(entries)
         base = chance.choice(kept[entry]) if chance.random() < 0.8 else []
         chain = [*base[: LONGEST - 1], *(chance.randrange(2**32) for _ in range(chance.choice((1, 1, 2))))]
@@ -128,7 +133,14 @@ def go_on(
             kept[entry].append(chain)
             corpus.write(json.dumps([entry, chain]) + "\n")
             corpus.flush()
-    write("", [], grown=memory() - first if first else 0)
+    write("", [], held=[*held, memory()])
+
+
+def grown(held: list[int]) -> float:
+    """Return by how much a process grew that held so much memory at the beginning of each span and at the end: the median
+    of the spans, times their number. What a rare call leaves once, in a cache or in gaps of the heap, is no leak.
+    """
+    return float(np.median(np.diff(held)) * (len(held) - 1)) if len(held) > 1 else 0.0
 
 
 def replay(known: str, entry: str, chain: list[int]) -> str:
@@ -165,10 +177,13 @@ def spell(tally: Tally, place: Path, width: int, seed: int, **how) -> int:
         what = "a hang" if hung else f"a crash (exit code {done.returncode})"
         said = said[max(said.find("ERROR: AddressSanitizer"), said.find("runtime error") - 60, len(said) - 3000, 0) :]
         tally.fail(f"{what}: {kind}", f"{replay(how['known'], report['entry'], report['chain'])}: {said}")
-    elif report["grown"] > LEAK:
-        tally.fail(f"memory: {kind}", f"{report['grown'] >> 20} MiB more after {sum(report['counts'].values())} calls")
-    if "grown" in report:
-        tally.notes.append(f"{kind}, seed {seed}: {report['grown'] / 2**20:.1f} MiB more at the end of a process")
+    elif (more := grown(report["held"])) > LEAK:
+        calls = sum(report["counts"].values())
+        tally.fail(f"memory: {kind}", f"{more / 2**20:.0f} MiB more after {calls} calls: {report['held']}")
+    if "held" in report:
+        before, after = report["held"][0], report["held"][-1]
+        goes_on = f"{grown(report['held']) / 2**20:+.1f} MiB of growth that goes on"
+        tally.notes.append(f"{kind}, seed {seed}: {(after - before) / 2**20:.1f} MiB more at the end, {goes_on}")
     return report["places"]
 
 
@@ -196,8 +211,8 @@ def run(
     if by_hand:
         for width in widths:
             count(tally, path, width)
-    grown = [note for note in tally.notes if "MiB more" in note]
-    tally.notes = [note for note in tally.notes if note not in grown] + grown[-len(ways) :]
+    of_memory = [note for note in tally.notes if "MiB more" in note]
+    tally.notes = [note for note in tally.notes if note not in of_memory] + of_memory[-len(ways) :]
     if path:
         tally.notes.append(f"address and undefined sanitizers; places of the code reached, by width: {reached}")
 

@@ -22,6 +22,10 @@ from worldfast.analysis.stats import bootstrap, correlation, mean_and_error
 PROMISE = "order and units do not matter"
 TARGET = 5_000  # comparisons
 EXACT = 1e-9
+RESAMPLES = 400
+BY_RESAMPLES = 5 / np.sqrt(
+    RESAMPLES
+)  # 5 sigmas of the difference of two standard deviations, each within 1 / sqrt(2 n)
 
 
 class Statistic(NamedTuple):
@@ -33,13 +37,14 @@ class Statistic(NamedTuple):
         (X, Y) -> number or array.
     changes : tuple of str
         What must not change it.
-    within : float
-        Largest difference, as a share; where rows are sampled, of the order of their own error.
+    within : float or callable
+        Largest difference, as a share: of rounding; or, where rows or resamples are drawn, (X, Y) -> what it may be by
+        the error that the statistic states.
     """
 
     of: Callable
     changes: tuple[str, ...]
-    within: float = EXACT
+    within: float | Callable = EXACT
 
 
 ORDER = ("permuted", "sorted", "reversed", "strided")
@@ -59,13 +64,18 @@ def _explained(X, Y):
     )
 
 
+def _by_batches(X, Y):
+    """Share by which the drawing of batches may move CKA: twice its standard error over all rows."""
+    return 2 * wf.cka_standard_error([X, Y])[0, 1] / wf.cka(X, Y, debiased=True)
+
+
 STATISTICS = {
     "cka, linear": Statistic(wf.cka, ORDER + AGAIN + UNITS),
     "cka, rbf": Statistic(lambda X, Y: wf.cka(X, Y, "rbf"), ORDER + UNITS, 1e-6),
     "cka, debiased": Statistic(lambda X, Y: wf.cka(X, Y, debiased=True), ORDER + UNITS),
     "cka of components": Statistic(lambda X, Y: wf.cka(X, Y, components=3), ORDER + UNITS, 1e-7),
     "cka_standard_error": Statistic(lambda X, Y: wf.cka_standard_error([X, Y])[0, 1], ORDER + UNITS, 1e-6),
-    "cka_minibatch": Statistic(lambda X, Y: wf.cka_minibatch([X, Y], 64)[0, 1], ORDER + UNITS, 0.2),
+    "cka_minibatch": Statistic(lambda X, Y: wf.cka_minibatch([X, Y], 64)[0, 1], ORDER + UNITS, _by_batches),
     "mutual_knn": Statistic(lambda X, Y: mutual_knn(X, Y, 5, "euclidean"), ORDER + UNITS),
     "procrustes": Statistic(procrustes, ORDER + AGAIN + UNITS, 1e-7),
     "participation_ratio": Statistic(lambda X, Y: participation_ratio(X), ORDER + AGAIN + UNITS),
@@ -74,7 +84,9 @@ STATISTICS = {
     "linear_probe": Statistic(_probed, (*ORDER, *UNITS), 1e-7),
     "correlation": Statistic(lambda X, Y: correlation(X[:, 0], Y[:, 0], permutations=1).r, ORDER + AGAIN + UNITS),
     "mean_and_error": Statistic(lambda X, Y: mean_and_error(X[:, 0], "row").standard_error, (*ORDER, "shifted")),
-    "bootstrap": Statistic(lambda X, Y: bootstrap(X[:, 0], resamples=400).standard_error, (*ORDER, "shifted"), 0.3),
+    "bootstrap": Statistic(
+        lambda X, Y: bootstrap(X[:, 0], resamples=RESAMPLES).standard_error, (*ORDER, "shifted"), BY_RESAMPLES
+    ),
 }
 
 
@@ -124,6 +136,7 @@ def run(tally: Tally) -> None:
                     continue
                 with warnings.catch_warnings(action="error"):
                     after = np.asarray(one.of(*changed(X, Y, how, random)), dtype=np.float64)
+                within = one.within(X, Y) if callable(one.within) else one.within
                 apart = float(np.abs(after - before).max() / max(np.abs(before).max(), 1e-12))
-                tally.expect(f"{name}, {how}", apart <= one.within, f"{before} became {after}")
+                tally.expect(f"{name}, {how}", apart <= within, f"{before} became {after}")
         number += 1

@@ -177,8 +177,9 @@ def of_step(folder: Path, step: int, run: str, weights: Path | None = None) -> C
     known = sorted({one for place in places for one in steps(place)})
     there = [path_of(folder, one).stem for one in known]
     raise FileNotFoundError(
-        f"{folder} has no checkpoint of step {step}; there: {first_of(there, 4) or 'none'}; "
-        f"{nearest_steps(step, known)}. A run with keep='all' keeps the weights of each checkpoint"
+        f"{path_of(folder, step)} is missing, and there is no checkpoint of step {step}; there: "
+        f"{first_of(there, 4) or 'none'}; {nearest_steps(step, known)}. A run with keep='all' keeps the weights of each"
+        " checkpoint"
     )
 
 

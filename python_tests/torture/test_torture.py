@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
 
+import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))  # the folder torture stands beside the package
@@ -92,6 +93,9 @@ def test_jobs_of_which_some_die(monkeypatch):
     assert children.read_text() == before
 
 
+TRAINED = ("checkpoint", "done", "metrics.jsonl", "segment", "spec.json", "world.csv")  # kinds of files of training
+
+
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory):
     """Two studies that can be damaged, as long as each file is put back."""
@@ -99,7 +103,7 @@ def studies(tmp_path_factory):
 
 
 def test_damage(tmp_path, studies):
-    tally = tried(damage, 60, tmp_path, there=studies)
+    tally = tried(damage, 60, tmp_path, there=studies, kinds=TRAINED)
     assert not tally.failed, tally.examples
 
 
@@ -114,7 +118,7 @@ def test_damage_notices_a_process_that_dies(tmp_path, studies, monkeypatch):
 
     monkeypatch.setattr(damage, "activations", activations)
     whole = {path: path.read_bytes() for place in studies[0] for path in place.rglob("*.h5")}
-    tally = tried(damage, 12, tmp_path, there=studies)
+    tally = tried(damage, 12, tmp_path, there=studies, kinds=TRAINED)
     assert {kind.partition(",")[0] for kind in tally.failed} == {"segment"} and "status -9" in str(tally.failed)
     assert whole == {path: path.read_bytes() for path in whole}
 
@@ -122,8 +126,50 @@ def test_damage_notices_a_process_that_dies(tmp_path, studies, monkeypatch):
 def test_damage_notices_a_missing_checksum(tmp_path, studies, monkeypatch):
     monkeypatch.setattr(checkpoint, "_checksum", lambda header, tensors: ANY)  # equal to whatever a file says
     monkeypatch.setattr(damage, "DAMAGES", ("bit flipped",))
-    tally = tried(damage, 90, tmp_path, there=studies)
+    tally = tried(damage, 90, tmp_path, there=studies, kinds=TRAINED)
     assert {kind.partition(",")[0] for kind in tally.failed} == {"checkpoint"}
+
+
+def test_damage_misses_kinds_of_files(tmp_path, studies, monkeypatch):
+    tally = tried(damage, 6, tmp_path, there=studies, kinds=(*TRAINED[1:], "table"))
+    assert tally.failed == {"kinds of files": 2}
+    assert tally.examples["kinds of files"] == ["checkpoint: not expected", "table: not there"]
+    monkeypatch.setattr(damage, "OFTEN", 1)
+    tally = tried(damage, 6, tmp_path, there=studies, kinds=TRAINED)
+    assert tally.failed == {"kinds of files": 6} and "damaged 1 times, expected " in str(tally.examples)
+
+
+def test_damage_wants_the_right_file_named(studies):
+    """One of the same name in another run's folder is not it, nor is the run."""
+
+    def elsewhere(folder, step):
+        try:
+            return damage.activations(folder, step)
+        except ValueError as error:
+            raise type(error)(str(error).replace(folder.name, f"{folder.name}-2")) from None
+
+    subject = next(one for one in damage.subjects(*studies) if one.kind == "segment")
+    subject = subject._replace(read=lambda: elsewhere(subject.path.parents[1], int(subject.path.stem[5:])))
+    held, word, said = damage.attempt(subject, damage.EXCHANGED, "", 1)
+    assert (held, word) == (False, "not named") and subject.path.name in said
+
+
+def test_invariance_notices_what_is_beyond_the_stated_error(tmp_path, monkeypatch):
+    """Batches of rows as they come, which follow a period."""
+    within = invariance.STATISTICS["cka_minibatch"].within
+    assert callable(within) and 0.02 < within(*invariance.pair(np.random.default_rng(0))) < 0.15
+
+    def in_order(X, Y):
+        return np.mean([wf.cka(X[a : a + 64], Y[a : a + 64], debiased=True) for a in range(0, len(X), 64)])
+
+    wrong = invariance.STATISTICS["cka_minibatch"]._replace(of=in_order)
+    monkeypatch.setattr(invariance, "STATISTICS", {"in order": wrong})
+    assert "in order, sorted" in tried(invariance, 60, tmp_path).failed
+
+
+def test_layers_that_changed_places_in_a_segment(studies):
+    for subject in (one for one in damage.subjects(*studies) if one.kind == "segment"):
+        assert damage.attempt(subject, damage.EXCHANGED, "", 1)[:2] == (True, "named")
 
 
 def test_what_verify_blames(tmp_path, studies, monkeypatch):
@@ -310,7 +356,12 @@ def test_fuzz_notices(known, words, tmp_path, monkeypatch):
 def test_fuzz_notices_errors_and_lost_memory(tmp_path):
     report = called("broken_calls:error", 10, tmp_path)
     assert "python -m torture.fuzz --known broken_calls:error 'error' " in report["wrong"][0]
-    assert called("broken_calls:leak", 60, tmp_path)["grown"] > fuzz.LEAK
+    assert fuzz.grown(called("broken_calls:leak", 60, tmp_path)["held"]) > fuzz.LEAK
+
+
+def test_memory_that_is_taken_once_is_no_leak():
+    once = [0, 1, 1, 2, 30 << 20, 30 << 20, 30 << 20, 40 << 20]
+    assert fuzz.grown(once) < fuzz.LEAK < fuzz.grown([i * 2 << 20 for i in range(9)]) and not fuzz.grown([7])
 
 
 def test_cases_written_by_hand(tmp_path):
