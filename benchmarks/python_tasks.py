@@ -104,7 +104,7 @@ def main():
         if not isinstance(task, str) and task.max_cities == 2 and not options.quick:
             share = found[0].median / (LEAST[task.balanced] / 1e6)
             print(f"{share:.1f} times the least that is asked for")
-            slow += [name] * (share < 1)
+            slow += [name] * bool(share < 1)
     if slow:
         sys.exit(f"slower than is asked for: {', '.join(slow)}")
 
