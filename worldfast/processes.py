@@ -27,7 +27,7 @@ os.register_at_fork(after_in_child=_in_a_child)
 
 
 class Threads:
-    """Pool of threads, each with working memory of its own, started when they are first used.
+    """Pool of threads, each with working memory of its own, started when they are first used; they end with the pool.
 
     A forked child has none of its parent's threads, so it starts its own; so does a copy that was pickled.
 
@@ -48,16 +48,18 @@ class Threads:
     def run(self, job: Callable, items: Iterable) -> list:
         """Return [job(item, working memory) for item in items]; raises the first job's error when all have ended."""
         if self._process != os.getpid():
-            self._own = local()
-            self._pool = ThreadPoolExecutor(self.count, "worldfast", self._start)
+            self._own = own = local()
+            # A thread keeps what it was started with: if that led back here, no pool would ever end.
+            self._pool = ThreadPoolExecutor(self.count, "worldfast", _remember, (own, self.memory))
             self._process = os.getpid()
         own = self._own
         futures = [self._pool.submit(lambda item=item: job(item, own.memory)) for item in items]
         wait(futures)
         return [future.result() for future in futures]
 
-    def _start(self) -> None:
-        self._own.memory = self.memory()
+
+def _remember(own: local, memory: Callable[[], Any]) -> None:
+    own.memory = memory()
 
 
 class Remade:

@@ -1,6 +1,7 @@
 """Objects in other processes: forked while threads are there or at work, pickled, and copied."""
 
 import copy
+import gc
 import os
 import pickle
 import signal
@@ -213,3 +214,18 @@ def test_scalars_of_numpy_are_numbers():
     assert run.id == wf.Run(DATA, model=wf.RecurrentSpec(hidden=8, leak=0.5), seed=3, learning_rate=0.25, clip=1.0).id
     part = wf.Component("angle", np.int64(5), first=np.int16(2), noise=np.float32(0.5))
     assert cities.Dataset("angle", mixture=[part]).epoch_rows == 5
+
+
+@pytest.mark.parametrize("family", SPECS)
+def test_threads_end_with_their_ensemble(family):
+    """And their working memory with them: a study reads hundreds of models, one after another."""
+    others = set(threading.enumerate())
+    ensemble, rows = built(family)
+    ensemble.learn([rows, rows], [0, 1])
+    own = [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("worldfast")]
+    assert own
+    del ensemble
+    gc.collect()
+    for thread in own:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in own)
