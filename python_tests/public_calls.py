@@ -10,7 +10,7 @@ import torch
 import worldfast as wf
 from worldfast import analysis
 from worldfast.models import GPTSpec
-from worldfast.worlds import cities, factors
+from worldfast.worlds import chains, cities, factors, walks
 
 random = np.random.default_rng(7)
 X, Y = (random.normal(size=(24, width)).astype(np.float32) for width in (5, 3))
@@ -20,6 +20,11 @@ WORLD = wf.World.from_array(random.integers(-200, 200, (30, 2)).astype(np.int32)
 MODEL = wf.TransformerSpec(hidden=16, layers=1, heads=2, intermediate=24)
 DATA = cities.Dataset("distance", rows=32)
 TRIALS = factors.Dataset(n=4, steps=3, rows=64).stream(0)
+CHAINS = chains.Dataset(chains=3, states=5, length=12, rows=64)
+WALKS = walks.Dataset("ring10", length=40, rows=64)
+SHARES = random.dirichlet(np.ones(5), (3, 6, 2))
+ENSEMBLE = MODEL.build(CHAINS.shape)
+ENSEMBLE.initialise(0, seed=0)
 
 
 def made(kind, *names):
@@ -34,6 +39,16 @@ def spec(kind, **fields):
 
 def taken(stream, start, n):
     return stream.pack(start, min(n, 64)) if isinstance(n, int) else stream.pack(start, n)
+
+
+def few(n):
+    """Return a number that is at most 64: more of them would only take longer."""
+    return min(n, 64) if isinstance(n, int) else n
+
+
+def drawn(prompts, longest, draws, temperature, top_k, seed, end):
+    how = dict(draws=few(draws), temperature=temperature, top_k=top_k, seed=seed, end=end)
+    return ENSEMBLE.sample(prompts, few(longest), **how)
 
 
 def calls():
@@ -93,6 +108,18 @@ def calls():
         "factors.Dataset of products": spec(factors.Dataset, questions="products", n=8, thresholds=(0.1, 0.2)),
         "rows of factors": (lambda start, n: TRIALS.batch(start, min(n, 64) if isinstance(n, int) else n), [2, 5]),
         "readout of factors": (made(TRIALS.data.readout, "trials", "positions", "sigma"), [64, (0, 3), 0.1]),
+        "chains.Dataset": spec(chains.Dataset, chains=4, states=10, length=9, law="blocks", prior="equal", draw=1),
+        "chains.Dataset of matrices": spec(chains.Dataset, transitions=(((0.5, 0.5), (0.9, 0.1)),), rows=9),
+        "rows of chains": (lambda start, n: CHAINS.stream(0).batch(start, few(n)), [2, 5]),
+        "readout of chains": (lambda n, *given: CHAINS.readout(few(n), *given), [8, "fresh", 3]),
+        "predict": (chains.predict, [CHAINS.set_of("trained"), random.integers(0, 5, (4, 9)), [0, 8], ["Bi-Ret"]]),
+        "interpolate": (chains.interpolate, [SHARES[0], SHARES]),
+        "walks.Dataset": spec(walks.Dataset, graph="grid4", fixed=0.5, home="ring10", length=9, names=20, draw=1),
+        "walks.Dataset of a graph": spec(walks.Dataset, adjacency=((0, 1, 0), (1, 0, 1), (0, 1, 0)), rows=9),
+        "rows of walks": (lambda start, n: WALKS.stream(0).batch(start, few(n)), [2, 5]),
+        "readout of walks": (lambda at, n, *given: WALKS.readout(at, few(n), *given), ["nodes", 32, "own", 40]),
+        "measures": (walks.measures, [random.normal(size=(10, 3)), WALKS.graph_of("own")]),
+        "sample of a model": (drawn, [(random.integers(0, 5, (2, 3)), np.array([3, 2])), 4, 2, 0.8, 3, 1, None]),
         "Capture": spec(wf.Capture, layers=(1,), readout={"among": "index < 5"}),
         "Run": (
             lambda *given: (

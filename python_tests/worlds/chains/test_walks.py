@@ -246,6 +246,8 @@ def test_readouts():
         ({"transitions": [[0.5, 0.5]]}, ValueError, r"transitions: expected shape \[chains, states, states\]"),
         ({"transitions": [["a", "b"]]}, ValueError, "transitions: expected a square of numbers for each chain"),
         ({"transitions": 4}, TypeError, "transitions: expected matrices, got 4"),
+        ({"transitions": [[[0.5, 0.5], [1, 0]]], "states": 7}, ValueError, "states: transitions have 2, got 7"),
+        ({"transitions": [[[0.5, 0.5], [1, 0]]], "chains": 3}, ValueError, "chains: transitions have 1, got 3"),
         ({"transitions": [4]}, ValueError, r"transitions: expected shape \[chains, states, states\], got \[1\]"),
     ],
 )

@@ -55,7 +55,7 @@ class Dataset(dataset.Dataset):
     permuted : bool
         States are named anew in each row, so that there is nothing to look up but how steps are distributed.
     transitions : sequence, optional
-        Transition matrices [N, k, k] of one's own, in place of those that are drawn.
+        Transition matrices [N, k, k] of one's own, in place of those that are drawn; N and k follow from them.
 
     Raises
     ------
@@ -89,6 +89,8 @@ class Dataset(dataset.Dataset):
         self._set("transitions", nested(several("transitions", self.transitions, "matrices")))
         if self.transitions:
             for name, size in zip(("chains", "states"), self.set_of("trained").transitions.shape):
+                if getattr(self, name) not in (getattr(Dataset, name), size):
+                    raise ValueError(f"{name}: transitions have {size:,}, got {getattr(self, name)}")
                 self._set(name, size)
         limits = {name: (2, LIMITS[name]) for name in ("states", "length")}
         limits |= {"chains": (1, 2**31 - 1), "rows": (1, 2**62)}

@@ -239,7 +239,7 @@ def mini(scale: float = 1.0) -> Study:
 
 
 def paper(scale: float = 1.0) -> Study:
-    """Transformers of 4 to 2,048 chains at the published budget of rows of 128 states: days of a GPU.
+    """Transformers of 4 to 2,048 chains as published, rows of 512 states, one seed: days of a GPU.
 
     Parameters
     ----------
@@ -248,7 +248,8 @@ def paper(scale: float = 1.0) -> Study:
     """
     published = {"learning_rate": 6e-4, "betas": (0.9, 0.95), "weight_decay": 0.1, "clip": 0.01}
     runs = [
-        model(Dataset(2**n), 0, scaled(4 * 107_979, scale), 50, hidden=64, batch=128, **published) for n in range(2, 12)
+        model(Dataset(2**n, length=512), 0, scaled(107_979, scale), 50, hidden=64, batch=128, **published)
+        for n in range(2, 12)
     ]
     return _study("chains", runs, (4, 128, 2048))
 
