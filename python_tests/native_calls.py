@@ -217,7 +217,10 @@ def calls():
             ],
         ),
         "Recurrent": (lambda *of: core.Recurrent(**dict(zip(recurrent_shape(), of))), [*recurrent_shape().values()]),
-        "learn recurrent": (network.learn, [drawn(224), recurrent_rows(), floats(224), core.Arena()]),
+        "learn recurrent": (
+            network.learn,
+            [drawn(2, 224), [1, 0], [recurrent_rows(), recurrent_rows()], floats(2, 224), [core.Arena()]],
+        ),
         "read recurrent": (
             network.read,
             [
@@ -257,12 +260,12 @@ def calls():
             core.cross_entropy,
             [drawn(3, 5), longs(0, 1, 2, 4), longs(0, 4, 2, 2), drawn(4), floats(3, 5), 2],
         ),
-        "adamw": (core.adamw, [*state, drawn(6), [0.1, 0.2], [1, 2], 0.1, 0.9, 0.99, 1e-8, [1.0, 1.0], 2]),
+        "adamw": (core.adamw, [*state, drawn(6), [0, 1], [0.1, 0.2], [1, 2], 0.1, 0.9, 0.99, 1e-8, [1.0, 1.0], 2]),
         "gather_gradient": (
             core.gather_gradient,
             [[drawn(40), drawn(40, seed=1)], 24, ints(0, 2, 1), drawn(3, 8), floats(3, 8)],
         ),
-        "gradient_norm": (core.gradient_norm, [drawn(2, 6), 2]),
+        "gradient_norm": (core.gradient_norm, [drawn(2, 6), [0, 1], 2]),
         "trials": (core.trials, trials()),
         "trials of products": (core.trials, trials(0.1, noise=2, correlation=0.5)),
         "trials of points": (core.trials, trials(given=True, correlation=0.5)),

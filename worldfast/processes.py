@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import local
@@ -27,13 +28,16 @@ os.register_at_fork(after_in_child=_in_a_child)
 
 
 class Threads:
-    """Pool of threads, each with working memory of its own, started when they are first used; they end with the pool.
+    """Threads that share a list of jobs, each with working memory of its own. The caller is one of them, so that short
+    jobs do not wait for another thread to wake; the others are started when they are first used, and end with this
+    object.
 
     A forked child has none of its parent's threads, so it starts its own; so does a copy that was pickled.
 
     Parameters
     ----------
     count : int
+        Threads, that of the caller among them.
     memory : callable
         Function that makes a thread's working memory.
     """
@@ -47,19 +51,53 @@ class Threads:
 
     def run(self, job: Callable, items: Iterable) -> list:
         """Return [job(item, working memory) for item in items]; raises the first job's error when all have ended."""
+        self._begin()
+        jobs = _Jobs(job, list(items), self._own, self.memory)
+        others = [self._pool.submit(jobs.work) for _ in range(min(self.count, len(jobs.items)) - 1)]
+        try:
+            jobs.work()
+        finally:
+            wait(others)
+        for error in filter(None, jobs.errors):
+            raise error
+        return jobs.found
+
+    def memories(self) -> list:
+        """Return working memory for `count` threads, for a call that starts them itself."""
+        self._begin()
+        if not self._memories:
+            self._memories = [self.memory() for _ in range(self.count)]
+        return self._memories
+
+    def _begin(self) -> None:
         if self._process != os.getpid():
-            self._own = own = local()
-            # A thread keeps what it was started with: if that led back here, no pool would ever end.
-            self._pool = ThreadPoolExecutor(self.count, "worldfast", _remember, (own, self.memory))
+            self._own, self._memories = local(), []
+            self._pool = ThreadPoolExecutor(max(self.count - 1, 1), "worldfast")
             self._process = os.getpid()
-        own = self._own
-        futures = [self._pool.submit(lambda item=item: job(item, own.memory)) for item in items]
-        wait(futures)
-        return [future.result() for future in futures]
 
 
-def _remember(own: local, memory: Callable[[], Any]) -> None:
-    own.memory = memory()
+class _Jobs:
+    """Jobs that threads take one by one. They do not lead back to Threads, which would then never end."""
+
+    def __init__(self, job: Callable, items: list, own: local, memory: Callable[[], Any]):
+        self.job, self.items, self.own, self.memory = job, items, own, memory
+        self.left = deque(range(len(items)))
+        self.found: list[Any] = [None] * len(items)
+        self.errors: list[BaseException | None] = [None] * len(items)
+
+    def work(self) -> None:
+        """Do jobs until none is left."""
+        if not hasattr(self.own, "memory"):
+            self.own.memory = self.memory()
+        while self.left:
+            try:
+                i = self.left.popleft()
+            except IndexError:  # another thread has taken the last one
+                return
+            try:
+                self.found[i] = self.job(self.items[i], self.own.memory)
+            except BaseException as error:
+                self.errors[i] = error
 
 
 class Remade:

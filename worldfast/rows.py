@@ -153,9 +153,10 @@ def require_rows(rows: Rows, shape: Shape) -> None:
             f"row_start: expected offsets that ascend from 0 to {L}, the inputs, got {start.tolist()[:12]}"
         )
     _require("scored", rows.scored, INTEGERS, (None,))
-    _require_within("scored", rows.scored, L)
     scored, K = rows.scored.numpy(force=True), len(rows.scored)
-    if (scored[1:] <= scored[:-1]).any():
+    ascending = (scored[1:] > scored[:-1]).all()
+    if not ascending or K and not 0 <= scored[0] <= scored[-1] < L:  # the others are between these two
+        _require_within("scored", rows.scored, L)
         raise ValueError("scored: expected ascending positions, each once")
     if rows.targets is not None:
         if shape.loss == "cross_entropy":

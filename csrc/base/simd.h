@@ -126,21 +126,58 @@ WORLDFAST_INLINE typename Lanes<W, T>::Unaligned& at(T* p) {
     return *reinterpret_cast<typename Lanes<W, T>::Unaligned*>(p);
 }
 
-// The first n lanes of x from p, the others `rest`; all of them where n >= W. Likewise back.
+// All bits set in the first n lanes, none in the others.
+template <int W>
+WORLDFAST_INLINE void first_lanes(int64_t n, typename Lanes<W>::Int& mask) {
+    typename Lanes<W>::Int lane;
+    for (int i = 0; i < W; ++i) lane[i] = i;
+    mask = lane < static_cast<int32_t>(n);
+}
+
+// The first n lanes of x from p, the others `rest`; all of them where n >= W. Likewise back. Fewer than W move by the
+// processor's masks where it has some: memcpy of so few is a call, and what it wrote to the stack is not read at once.
 template <int W>
 WORLDFAST_INLINE void load(const float* p, int64_t n, typename Lanes<W>::Float& x, float rest = 0) {
-    x = typename Lanes<W>::Float{} + rest;
-    if (n >= W)
+    if (n >= W) {
         x = at<W>(p);
-    else
-        std::memcpy(&x, p, static_cast<size_t>(n) * sizeof(float));
+        return;
+    }
+    typename Lanes<W>::Float some = typename Lanes<W>::Float{} + rest;
+#if defined(__x86_64__)
+    const auto& first = *reinterpret_cast<const float (*)[W]>(p);
+    if constexpr (W == 16) {
+        asm("vmovups %1, %0 %{%2%}" : "+v"(some) : "m"(first), "Yk"(static_cast<uint16_t>((1u << n) - 1)));
+    } else if constexpr (W == 8) {
+        typename Lanes<W>::Int mask;
+        typename Lanes<W>::Float there;
+        first_lanes<W>(n, mask);
+        asm("vmaskmovps %1, %2, %0" : "=x"(there) : "m"(first), "x"(mask));
+        some = mask ? there : some;
+    } else
+#endif
+        std::memcpy(&some, p, static_cast<size_t>(n) * sizeof(float));
+    x = some;
 }
 template <int W>
 WORLDFAST_INLINE void store(float* p, int64_t n, const typename Lanes<W>::Float& x) {
-    if (n >= W)
+    if (n >= W) {
         at<W>(p) = x;
-    else
-        std::memcpy(p, &x, static_cast<size_t>(n) * sizeof(float));
+        return;
+    }
+#if defined(__x86_64__)
+    auto& first = *reinterpret_cast<float (*)[W]>(p);
+    const typename Lanes<W>::Float all = x;  // a reference in an asm would keep it in memory
+    if constexpr (W == 16) {
+        asm("vmovups %1, %0 %{%2%}" : "+m"(first) : "v"(all), "Yk"(static_cast<uint16_t>((1u << n) - 1)));
+        return;
+    } else if constexpr (W == 8) {
+        typename Lanes<W>::Int mask;
+        first_lanes<W>(n, mask);
+        asm("vmaskmovps %1, %2, %0" : "+m"(first) : "x"(all), "x"(mask));
+        return;
+    }
+#endif
+    std::memcpy(p, &x, static_cast<size_t>(n) * sizeof(float));
 }
 
 // 2^f for f in [-0.5, 0.5], the highest power of f first, and the layout of the number.

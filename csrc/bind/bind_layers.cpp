@@ -109,18 +109,28 @@ double loss_and_gradient(Object logits_, Object first_, Object targets_, Object 
     return cross_entropy(G, V, pl, pf, pt, pw, pg, threads);
 }
 
+// Rows of [M, P]: which, ascending.
+void require_members(const std::vector<int64_t>& members, int64_t M) {
+    for (size_t i = 0; i < members.size(); ++i)
+        if (members[i] < (i ? members[i - 1] + 1 : 0) || members[i] >= M)
+            throw py::index_error("members: expected ascending numbers from 0 to " + std::to_string(M - 1) + ", got " +
+                                  std::to_string(members[i]));
+}
+
 void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_, Object decay_mask_,
-                const std::vector<double>& learning_rate, const std::vector<int64_t>& step, double weight_decay,
-                double beta1, double beta2, double eps, const std::vector<double>& grad_scale, int threads) {
+                const std::vector<int64_t>& members, const std::vector<double>& learning_rate,
+                const std::vector<int64_t>& step, double weight_decay, double beta1, double beta2, double eps,
+                const std::vector<double>& grad_scale, int threads) {
     const Array param(param_, "param"), grad(grad_, "grad"), exp_avg(exp_avg_, "exp_avg"),
         exp_avg_sq(exp_avg_sq_, "exp_avg_sq"), decay_mask(decay_mask_, "decay_mask");
     float* pp = output(param, {Array::any, Array::any});
     const int64_t M = param.shape(0), P = param.shape(1);
     const float *pg = input(grad, {M, P}), *pd = input(decay_mask, {P});
     float *pa = output(exp_avg, {M, P}), *ps = output(exp_avg_sq, {M, P});
-    const auto one_each = [M](const char* name, size_t n) {
-        if (static_cast<int64_t>(n) != M)
-            throw py::value_error(std::string(name) + ": expected one for each of " + std::to_string(M) +
+    require_members(members, M);
+    const auto one_each = [&](const char* name, size_t n) {
+        if (n != members.size())
+            throw py::value_error(std::string(name) + ": expected one for each of " + std::to_string(members.size()) +
                                   " members, got " + std::to_string(n));
     };
     one_each("learning_rate", learning_rate.size());
@@ -130,7 +140,7 @@ void step_adamw(Object param_, Object grad_, Object exp_avg_, Object exp_avg_sq_
         if (s < 1) throw py::value_error("step: expected a count from 1, got " + std::to_string(s));
     apart({&param, &exp_avg, &exp_avg_sq}, {&grad, &decay_mask});
     py::gil_scoped_release nogil;
-    adamw({beta1, beta2, eps, weight_decay}, M, P, pp, pg, pa, ps, pd, learning_rate.data(), step.data(),
+    adamw({beta1, beta2, eps, weight_decay}, members, P, pp, pg, pa, ps, pd, learning_rate.data(), step.data(),
           grad_scale.data(), threads);
 }
 
@@ -168,13 +178,14 @@ void gather_gradient(const std::vector<py::object>& lanes_, int64_t behind, Obje
     embedding_gradient(U, D, V, pt, pg, gradient);
 }
 
-std::vector<double> norms(Object grad_, int threads) {
+std::vector<double> norms(Object grad_, const std::vector<int64_t>& members, int threads) {
     const Array grad(grad_, "grad");
     const float* pg = input(grad, {Array::any, Array::any});
     if (grad.shape(1) == 0) throw py::value_error(grad.message("at least one parameter", grad.shape_string()));
-    std::vector<double> norm(static_cast<size_t>(grad.shape(0)));
+    require_members(members, grad.shape(0));
+    std::vector<double> norm(members.size());
     py::gil_scoped_release nogil;
-    gradient_norm(grad.shape(0), grad.shape(1), pg, norm.data(), threads);
+    gradient_norm(members, grad.shape(1), pg, norm.data(), threads);
     return norm;
 }
 

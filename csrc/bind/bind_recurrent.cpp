@@ -1,11 +1,16 @@
 // Recurrent networks as Python sees them: a shape that knows what to do with parameters and rows in arrays on the CPU.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <atomic>
+#include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/array.h"
 #include "base/limits.h"
+#include "base/parallel.h"
 #include "recurrent/recurrent.h"
 
 namespace worldfast {
@@ -84,29 +89,60 @@ private:
     std::optional<Array> arrays_[6];
 };
 
-const float* weights_of(const RecurrentShape& shape, const Array& parameters) {
-    const float* p = input<float>(parameters, {Array::any});
-    if (parameters.shape(0) < shape.parameters)
-        throw py::value_error(parameters.message("at least " + std::to_string(shape.parameters) + " numbers",
-                                                 std::to_string(parameters.shape(0))));
+// Parameters [P], or those of members, [M, P].
+const float* weights_of(const RecurrentShape& shape, const Array& parameters, std::initializer_list<int64_t> axes) {
+    const float* p = input<float>(parameters, axes);
+    const int64_t P = parameters.shape(static_cast<int>(axes.size()) - 1);
+    if (P < shape.parameters)
+        throw py::value_error(
+            parameters.message("at least " + std::to_string(shape.parameters) + " numbers", std::to_string(P)));
     return p;
 }
 
-double learn_recurrent(const RecurrentShape& shape, const py::object& parameters_, const py::tuple& rows_,
-                       const py::object& gradients_, Arena& arena) {
+// The losses of `members` of [M, P], each with rows of its own: a thread for each arena takes one after another.
+std::vector<double> learn_recurrent(const RecurrentShape& shape, const py::object& parameters_,
+                                    const std::vector<int64_t>& members, const std::vector<py::tuple>& rows_,
+                                    const py::object& gradients_, const std::vector<Arena*>& arenas) {
     const Array parameters(parameters_, "parameters"), gradients(gradients_, "gradients");
-    const RowArrays held(rows_);
-    const float* p = weights_of(shape, parameters);
-    const RecurrentRows rows = held.checked(shape);
-    if (!rows.classes && !rows.numbers) throw py::value_error("targets: expected an array, got None");
-    float* g = output<float>(gradients, {parameters.shape(0)});
+    const float* p = weights_of(shape, parameters, {Array::any, Array::any});
+    const int64_t M = parameters.shape(0), P = parameters.shape(1);
+    float* g = output<float>(gradients, {M, P});
     apart({&gradients}, {&parameters});
-    held.apart_from(gradients);
-    const int64_t P = gradients.shape(0);
-    const Arena::Use use(arena);
+    if (rows_.size() != members.size())
+        throw py::value_error("rows: expected those of " + std::to_string(members.size()) + " members, got " +
+                              std::to_string(rows_.size()));
+    const std::set<Arena*> unlike(arenas.begin(), arenas.end());
+    if (arenas.empty() || unlike.size() < arenas.size() || unlike.count(nullptr))
+        throw py::value_error("arenas: expected one for each thread");
+    std::vector<RowArrays> held;
+    std::vector<RecurrentRows> rows;
+    std::vector<bool> taken(static_cast<size_t>(M));
+    held.reserve(members.size());
+    for (size_t i = 0; i < members.size(); ++i) {
+        if (members[i] < 0 || members[i] >= M || taken[static_cast<size_t>(members[i])])
+            throw py::index_error("members: expected numbers from 0 to " + std::to_string(M - 1) + ", each once, got " +
+                                  std::to_string(members[i]));
+        taken[static_cast<size_t>(members[i])] = true;
+        held.emplace_back(rows_[i]);
+        rows.push_back(held[i].checked(shape));
+        if (!rows[i].classes && !rows[i].numbers) throw py::value_error("targets: expected an array, got None");
+        held[i].apart_from(gradients);
+    }
+    std::vector<std::unique_ptr<Arena::Use>> uses;
+    for (Arena* arena : arenas) uses.push_back(std::make_unique<Arena::Use>(*arena));
+    std::vector<double> losses(members.size());
+    std::atomic<size_t> next{0};
     py::gil_scoped_release nogil;
-    std::fill(g, g + P, 0.0f);
-    return learn_rows(shape, p, rows, g, arena);
+    const auto threads = static_cast<int>(std::min(arenas.size(), members.size()));
+    parallel_for(threads, 1, threads, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t)
+            for (size_t i; (i = next++) < members.size();) {
+                float* gradient = g + members[i] * P;
+                std::fill(gradient, gradient + P, 0.0f);
+                losses[i] = learn_rows(shape, p + members[i] * P, rows[i], gradient, *arenas[static_cast<size_t>(t)]);
+            }
+    });
+    return losses;
 }
 
 void read_recurrent(const RecurrentShape& shape, const py::object& parameters_, const py::tuple& rows_,
@@ -114,7 +150,7 @@ void read_recurrent(const RecurrentShape& shape, const py::object& parameters_, 
                     const py::object& outputs_, Arena& arena) {
     const Array parameters(parameters_, "parameters");
     const RowArrays held(rows_);
-    const float* p = weights_of(shape, parameters);
+    const float* p = weights_of(shape, parameters, {Array::any});
     const RecurrentRows rows = held.checked(shape);
     if (layers.size() != states_.size())
         throw py::value_error("states: expected one for each of " + std::to_string(layers.size()) + " layers, got " +

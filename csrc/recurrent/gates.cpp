@@ -130,10 +130,26 @@ WORLDFAST_INLINE void cells_backward(const CellStep& s, const float* dh, float* 
     }
 }
 
+// ---- sums ----
+
+template <int W>
+WORLDFAST_INLINE void sums_body(const float* from, int64_t lines, int64_t width, float* to) {
+    typename Lanes<W>::Float sum, x;
+    for (int64_t d = 0; d < width; d += W) {
+        const int64_t n = width - d;
+        load<W>(to + d, n, sum);
+        for (int64_t i = 0; i < lines; ++i) {
+            load<W>(from + i * width + d, n, x);
+            sum += x;
+        }
+        store<W>(to + d, n, sum);
+    }
+}
+
 // ---- losses ----
 
-// The logarithm of a product of up to so many vectors of factors from 1 to 2 is taken at once.
-constexpr int64_t factors_at_once = 64;
+// Logarithms of factors from 1 to 2 are taken of their products, of up to so many vectors.
+constexpr int factors_at_once = 64;
 
 template <int W>
 WORLDFAST_INLINE double log_of_product(const typename Lanes<W, double>::Float& x) {
@@ -145,20 +161,48 @@ WORLDFAST_INLINE double log_of_product(const typename Lanes<W, double>::Float& x
     return W % 8 ? sum + std::log(product) : sum;
 }
 
+// A sum of numbers and of logarithms, for outputs whose factor is the same.
+template <int W>
+struct Total {
+    using Double = typename Lanes<W, double>::Float;
+    Double linear{}, product = Double{} + 1;
+    int factors = 0;
+    double logs = 0;
+
+    WORLDFAST_INLINE void add(const typename Lanes<W>::Float& term) { linear += __builtin_convertvector(term, Double); }
+    WORLDFAST_INLINE void add_log(const typename Lanes<W>::Float& more) {  // of 1 + more
+        product *= 1 + __builtin_convertvector(more, Double);
+        if (++factors == factors_at_once) take_logs();
+    }
+    WORLDFAST_INLINE void take_logs() {
+        logs += log_of_product<W>(product);
+        product = Double{} + 1;
+        factors = 0;
+    }
+    WORLDFAST_INLINE double end() {
+        take_logs();
+        double sum = logs;
+        for (int i = 0; i < W; ++i) sum += linear[i];
+        *this = Total{};
+        return sum;
+    }
+};
+
 // -y log s - (1 - y) log(1 - s) = max(z, 0) - z y + log(1 + e^-|z|), where s = 1 / (1 + e^-z).
 template <int W>
 WORLDFAST_INLINE void losses_body(const NumberLosses& l, float* outputs, double& total) {
     using Float = typename Lanes<W>::Float;
-    using Double = typename Lanes<W, double>::Float;
     const bool logistic = l.kind == NumberLoss::logistic;
     constexpr float certain = 128;  // of lanes behind the last output: their loss is 0, and e^-|z| too; tanh is 1
+    Total<W> sum;
+    float weight = 1;
     for (int64_t k = 0; k < l.positions; ++k) {
         float* z_at = outputs + k * l.outputs;
         const float *y_at = l.targets + k * l.outputs, *weight_at = l.each ? l.weights + k * l.outputs : nullptr;
-        const float weight = l.weights && !l.each ? l.weights[k] : 1;
-        Float linear{};
-        Double product = Double{} + 1;
-        double sum = 0;
+        if (l.weights && !l.each && l.weights[k] != weight) {
+            total += double(weight) * sum.end();
+            weight = l.weights[k];
+        }
         for (int64_t j = 0; j < l.outputs; j += W) {
             const int64_t n = l.outputs - j;
             Float z, y, factor = Float{} + weight;
@@ -170,31 +214,31 @@ WORLDFAST_INLINE void losses_body(const NumberLosses& l, float* outputs, double&
                 if (l.kind == NumberLoss::tanh_square) tanh_of<W>(z), slope = 1 - z * z;
                 const Float away = z - y;
                 store<W>(z_at + j, n, away * slope * factor);
-                linear += (weight_at ? factor : Float{} + 1) * (away * away);
+                sum.add(0.5f * (weight_at ? factor : Float{} + 1) * (away * away));
                 continue;
             }
             Float e = z < 0 ? z : -z;
             e *= log2_e;
-            exp2_of<W>(e);
+            exp2_of<W, float, true>(e);
             const Float s = (z < 0 ? e : Float{} + 1) / (1 + e), term = (z < 0 ? Float{} : z) - z * y;
             store<W>(z_at + j, n, (s - y) * factor);
             if (weight_at) {
-                for (int i = 0; i < W; ++i) sum += double(factor[i]) * (double(term[i]) + std::log1p(double(e[i])));
+                for (int i = 0; i < W; ++i) total += double(factor[i]) * (double(term[i]) + std::log1p(double(e[i])));
                 continue;
             }
-            linear += term;
-            product *= 1 + __builtin_convertvector(e, Double);
-            if ((j / W + 1) % factors_at_once == 0) sum += log_of_product<W>(product), product = Double{} + 1;
+            sum.add(term);
+            sum.add_log(e);
         }
-        sum += logistic ? log_of_product<W>(product) + double(sum_of<W>(linear)) : 0.5 * double(sum_of<W>(linear));
-        total += double(weight) * sum;
     }
+    total += double(weight) * sum.end();
 }
 
 WORLDFAST_DISPATCH(run_forward, units_forward, (const UnitStep& s, const float* before, float* h), (s, before, h))
 WORLDFAST_DISPATCH(run_backward, units_backward, (const UnitStep& s, const float* dh, float* dpre), (s, dh, dpre))
 WORLDFAST_DISPATCH(run_cells_forward, cells_forward, (const CellStep& s, float* h), (s, h))
 WORLDFAST_DISPATCH(run_cells_backward, cells_backward, (const CellStep& s, const float* dh, float* dc), (s, dh, dc))
+WORLDFAST_DISPATCH(run_sums, sums_body, (const float* from, int64_t lines, int64_t width, float* to),
+                   (from, lines, width, to))
 WORLDFAST_DISPATCH(add_losses, losses_body, (const NumberLosses& l, float* outputs, double& total), (l, outputs, total))
 
 }  // namespace
@@ -203,6 +247,8 @@ void forward(const UnitStep& step, const float* before, float* h) { run_forward(
 void backward(const UnitStep& step, const float* dh, float* dpre) { run_backward(step, dh, dpre); }
 void forward(const CellStep& step, float* h) { run_cells_forward(step, h); }
 void backward(const CellStep& step, const float* dh, float* dc) { run_cells_backward(step, dh, dc); }
+
+void add_sums(const float* from, int64_t n, int64_t width, float* to) { run_sums(from, n, width, to); }
 
 double loss_of(const NumberLosses& losses, float* outputs) {
     double total = 0;

@@ -29,6 +29,9 @@ void forward(const CellStep& step, float* h);
 // From the gradient at h, and at c from the step behind; dc becomes that at `before`.
 void backward(const CellStep& step, const float* dh, float* dc);
 
+// to [width] += each line of [n, width], the first one first.
+void add_sums(const float* from, int64_t n, int64_t width, float* to);
+
 // The summed loss of outputs [K, O], which become its gradient: of a logistic unit each, or half of the squared
 // differences of the outputs or of their tanh.
 enum class NumberLoss : int { logistic, square, tanh_square };

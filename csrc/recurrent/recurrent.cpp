@@ -77,35 +77,51 @@ struct Steps {
     int64_t size() const { return static_cast<int64_t>(position.size()); }
 };
 
+// Lines [L, width] and the way from one to the next.
+struct Lines {
+    const float* first;
+    int64_t stride;
+};
+
 // What the backward pass needs of a layer.
 struct Kept {
-    const float* read;  // [L, I]
-    float* gates;       // [L, G]: f of an RNN
+    Lines read;
+    float* gates;  // [L, G]: f of an RNN
     float *c, *squashed;
-    const float* states;  // [L, D]
+    Lines states;
 };
 
 class Network {
 public:
     Network(const RecurrentShape& shape, const float* parameters, const RecurrentRows& rows, Arena& arena)
-        : s(shape), w(parameters), at(shape), rows(rows), steps(rows), arena(arena), L(rows.size), D(shape.hidden) {}
+        : s(shape),
+          w(parameters),
+          at(shape),
+          rows(rows),
+          steps(rows),
+          arena(arena),
+          L(rows.size),
+          D(shape.hidden),
+          every(all_are_scored()) {}
 
     // What the first layer reads, and every layer up to `layers`.
     std::vector<Kept> forward(int64_t layers) {
-        const int64_t I = s.read_by(0);
-        float* read = take(L * I);
+        const int64_t I = s.read_by(0), stride = round_up(I, 2 * strip);  // so that a gradient reads it as it stands
+        float* read = take(L * stride);
         for (int64_t i = 0; i < L; ++i) {
-            const int64_t from = steps.position[static_cast<size_t>(i)];
-            copy(s.vectors ? rows.vectors + from * I : w + at.embedding + rows.tokens[from] * I, I, read + i * I);
+            const int64_t from = position(i);
+            float* to = read + i * stride;
+            copy(s.vectors ? rows.vectors + from * I : w + at.embedding + rows.tokens[from] * I, I, to);
+            std::fill(to + I, to + stride, 0.0f);
         }
-        std::vector<Kept> kept{{nullptr, nullptr, nullptr, nullptr, read}};
+        std::vector<Kept> kept{{{nullptr, 0}, nullptr, nullptr, nullptr, {read, stride}}};
         for (int64_t layer = 0; layer < layers; ++layer) kept.push_back(run(layer, kept.back().states));
         return kept;
     }
 
-    // [K, width] <- from [L, width] at the scored positions.
-    float* scored(const float* from, int64_t width, float* to) const {
-        for (int64_t k = 0; k < rows.positions; ++k) copy(from + place(k) * width, width, to + k * width);
+    // [K, width] <- lines at the scored positions.
+    float* scored(const Lines& from, int64_t width, float* to) const {
+        for (int64_t k = 0; k < rows.positions; ++k) copy(from.first + place(k) * from.stride, width, to + k * width);
         return to;
     }
 
@@ -117,20 +133,21 @@ public:
     double learn(float* gradients) {
         const std::vector<Kept> kept = forward(s.layers);
         const int64_t K = rows.positions, O = s.outputs;
-        const float* last = scored(kept.back().states, D, take(K * D));
+        // where every position is scored, outputs stand in the order of the steps, and no state moves
+        const float* last = every ? kept.back().states.first : scored(kept.back().states, D, take(K * D));
         float* outputs = take(K * O);
         head(last, outputs);
         const double loss = loss_and_gradient(outputs);
         add_gradient(outputs, O, O, last, D, D, K, gradients + at.head, arena, 1);
-        add_lines(outputs, K, O, gradients + at.head_bias);
-        float *of_scored = take(K * D), *dh = zeros(L * D);
+        add_sums(outputs, K, O, gradients + at.head_bias);
+        float *dh = every ? take(L * D) : zeros(L * D), *of_scored = every ? dh : take(K * D);
         multiply(Product<float, float>{outputs, K, O, turned(at.head, O, D), D, O, of_scored, D});
-        for (int64_t k = 0; k < K; ++k) add(of_scored + k * D, D, dh + place(k) * D);
+        if (!every)
+            for (int64_t k = 0; k < K; ++k) add(of_scored + k * D, D, dh + place(k) * D);
         for (int64_t layer = s.layers - 1; layer >= 0; --layer)
             dh = run_back(layer, kept[static_cast<size_t>(layer + 1)], dh, gradients);
         if (!s.vectors)
-            for (int64_t i = 0; i < L; ++i)
-                add(dh + i * D, D, gradients + at.embedding + rows.tokens[steps.position[static_cast<size_t>(i)]] * D);
+            for (int64_t i = 0; i < L; ++i) add(dh + i * D, D, gradients + at.embedding + rows.tokens[position(i)] * D);
         return loss;
     }
 
@@ -145,10 +162,13 @@ private:
     static void add(const float* from, int64_t n, float* to) {
         for (int64_t i = 0; i < n; ++i) to[i] += from[i];
     }
-    static void add_lines(const float* from, int64_t n, int64_t width, float* to) {
-        for (int64_t i = 0; i < n; ++i) add(from + i * width, width, to);
+    bool all_are_scored() const {
+        int64_t k = 0;
+        while (k < rows.positions && rows.scored[k] == k) ++k;
+        return k == rows.size;
     }
     int64_t place(int64_t k) const { return steps.place[static_cast<size_t>(rows.scored[k])]; }
+    int64_t position(int64_t i) const { return steps.position[static_cast<size_t>(i)]; }
 
     // A matrix [lines, depth] of parameters as it is multiplied, and its transpose.
     const float* packed(int64_t offset, int64_t lines, int64_t depth) {
@@ -162,22 +182,21 @@ private:
         return panel;
     }
 
-    Kept run(int64_t layer, const float* read) {
+    Kept run(int64_t layer, const Lines& read) {
         const LayerAt& of = at.layers[static_cast<size_t>(layer)];
         const int64_t G = s.gates(), I = s.read_by(layer);
-        Kept kept{read, take(L * G), nullptr, nullptr, nullptr};
+        Kept kept{read, take(L * G), nullptr, nullptr, {nullptr, D}};
         float* bias = nullptr;
         if (s.bias) {
             bias = take(G);
             for (int64_t g = 0; g < G; ++g) bias[g] = w[of.input_bias + g] + w[of.recurrent_bias + g];
         }
-        multiply(Product<float, float>{read, L, I, packed(of.input, G, I), G, I, kept.gates, G, bias});
+        multiply(Product<float, float>{read.first, L, read.stride, packed(of.input, G, I), G, I, kept.gates, G, bias});
         if (rows.noise)
             for (int64_t i = 0; i < L; ++i)
-                add(rows.noise + (steps.position[static_cast<size_t>(i)] * s.layers + layer) * D, D,
-                    kept.gates + i * G);
+                add(rows.noise + (position(i) * s.layers + layer) * D, D, kept.gates + i * G);
         float* states = s.lstm || s.keep != 0 || s.share != 1 ? take(L * D) : kept.gates;
-        kept.states = states;
+        kept.states.first = states;
         if (s.lstm) kept.c = take(L * D), kept.squashed = take(L * D);
         const float* recurrent = packed(of.recurrent, G, D);
         for (int64_t t = 0; t < steps.count(); ++t) {
@@ -224,14 +243,17 @@ private:
             multiply(
                 Product<float, float>{gates + steps.first(t) * G, n, G, recurrent, D, G, before, D, nullptr, before});
         }
-        add_gradient(gates, G, G, kept.read, I, I, L, gradients + of.input, arena, 1);
+        const int64_t stride = kept.read.stride;
+        float* of_input = stride == I ? gradients + of.input : zeros(G * stride);
+        add_gradient(gates, G, G, kept.read.first, stride, stride, L, of_input, arena, 1);
+        for (int64_t g = 0; stride != I && g < G; ++g) add(of_input + g * stride, I, gradients + of.input + g * I);
         if (steps.count() > 1) {
             const int64_t later = steps.first(1);
-            add_gradient(gates + later * G, G, G, before_each(kept.states), D, D, L - later, gradients + of.recurrent,
-                         arena, 1);
+            add_gradient(gates + later * G, G, G, before_each(kept.states.first), D, D, L - later,
+                         gradients + of.recurrent, arena, 1);
         }
         if (s.bias) {
-            add_lines(gates, L, G, gradients + of.input_bias);
+            add_sums(gates, L, G, gradients + of.input_bias);
             copy(gradients + of.input_bias, G, gradients + of.recurrent_bias);
         }
         if (s.vectors && layer == 0) return nullptr;
@@ -251,18 +273,28 @@ private:
         return found;
     }
 
+    // Lines of what belongs to the scored positions, `width` numbers each, in the order of their outputs.
+    template <class T>
+    const T* of_outputs(const T* from, int64_t width) {
+        if (!every || !from) return from;
+        T *found = arena.take<T>(L * width), *to = found;
+        for (int64_t i = 0; i < L; ++i, to += width) std::copy_n(from + position(i) * width, width, to);
+        return found;
+    }
+
     // outputs [K, O] become the gradient of the summed loss.
     double loss_and_gradient(float* outputs) {
         const int64_t K = rows.positions, O = s.outputs;
+        const float* weights = of_outputs(rows.weights, rows.each ? O : 1);
         if (s.loss != RecurrentLoss::cross_entropy) {
             const NumberLoss kind = s.loss == RecurrentLoss::binary_cross_entropy ? NumberLoss::logistic
                                     : s.loss == RecurrentLoss::mean_square        ? NumberLoss::square
                                                                                   : NumberLoss::tanh_square;
-            return loss_of({K, O, kind, rows.each, rows.numbers, rows.weights}, outputs);
+            return loss_of({K, O, kind, rows.each, of_outputs(rows.numbers, O), weights}, outputs);
         }
         int64_t* first = arena.take<int64_t>(K + 1);
         std::iota(first, first + K + 1, 0);
-        return cross_entropy(K, O, outputs, first, rows.classes, rows.weights, outputs, 1);
+        return cross_entropy(K, O, outputs, first, of_outputs(rows.classes, 1), weights, outputs, 1);
     }
 
     const RecurrentShape& s;
@@ -272,6 +304,7 @@ private:
     const Steps steps;
     Arena& arena;
     const int64_t L, D;
+    const bool every;  // position is scored
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// A product and a sum are rounded one after the other, and each number of a layer is added up in the order of what it
-// reads: so that a trial has the same bits at every width of vectors, and in every batch.
+// Each number of a layer is added up in the order of what it reads, product and sum rounded together; all else is rounded
+// one after the other: so that a trial has the same bits at every width of vectors, and in every batch.
 #include "rows/trials.h"
 
 #include <algorithm>
@@ -20,6 +20,38 @@ constexpr double persistence = 0.7;    // of autoregressive noise, from step to 
 
 enum class Activation : int { none, rectify, square };
 
+// sum + w x, rounded once: by an instruction, which processors without AVX2 lack. There the product is exact in double, and
+// where the sum is not, the digit that it ends in is made odd, so that rounding it once more to float errs on neither side.
+template <int W>
+WORLDFAST_INLINE void add_product(typename Lanes<W>::Float& sum, const typename Lanes<W>::Float& w, float x) {
+    const typename Lanes<W>::Float all = x - typename Lanes<W>::Float{};  // 0 + x would be a sum
+    typename Lanes<W>::Float total = sum;  // a reference in an asm would keep the sums in memory
+#if defined(__x86_64__)
+    if constexpr (W == 16) {
+        asm("vfmadd231ps %2, %1, %0" : "+v"(total) : "v"(w), "v"(all));
+    } else if constexpr (W == 8) {
+        asm("vfmadd231ps %2, %1, %0" : "+x"(total) : "x"(w), "x"(all));
+    } else {
+        using Double = typename Lanes<W, double>::Float;
+        const Double product = __builtin_convertvector(w, Double) * double(x),
+                     old = __builtin_convertvector(sum, Double);
+        Double exact = product + old;
+        const Double of_old = exact - product, error = (product - (exact - of_old)) + (old - of_old);
+        typename Lanes<W, double>::Int bits;
+        std::memcpy(&bits, &exact, sizeof bits);
+        const auto inexact = (error != 0) & ((bits & 1) == 0);
+        bits += inexact & (((error > 0) == (exact > 0)) ? bits - bits + 1 : bits - bits - 1);
+        std::memcpy(&exact, &bits, sizeof exact);
+        total = __builtin_convertvector(exact, typename Lanes<W>::Float);
+    }
+#elif defined(__aarch64__)
+    asm("fmla %0.4s, %1.4s, %2.4s" : "+w"(total) : "w"(w), "w"(all));
+#else
+#error "a product and a sum that are rounded once: of this processor it is not known how"
+#endif
+    sum = total;
+}
+
 // M rows, `line` numbers apart, of 16 outputs: out <- activation(bias + x weight).
 template <int W, int M>
 WORLDFAST_INLINE void unit_tile(const EncoderLayer& layer, const float* x, int64_t line, int64_t unit, float* out,
@@ -38,7 +70,7 @@ WORLDFAST_INLINE void unit_tile(const EncoderLayer& layer, const float* x, int64
         for (int i = 0; i < M; ++i) {
             const float value = x[i * line + k];
             WORLDFAST_UNROLL
-            for (int v = 0; v < V; ++v) sum[i][v] += w[v] * value;
+            for (int v = 0; v < V; ++v) add_product<W>(sum[i][v], w[v], value);
         }
     }
     for (int i = 0; i < M; ++i)
@@ -53,9 +85,10 @@ WORLDFAST_INLINE void unit_tile(const EncoderLayer& layer, const float* x, int64
 template <int W>
 WORLDFAST_INLINE void layer_body(const EncoderLayer& layer, int64_t m, const float* x, float* out, int64_t line,
                                  Activation activation) {
+    constexpr int M = W == 16 ? 10 : 5;  // 10 vectors of sums, which hide the latency of a multiply-add
     for (int64_t unit = 0; unit < layer.writes; unit += unit_block) {  // its weights stay in the first cache
         int64_t i = 0;
-        for (; i + 5 <= m; i += 5) unit_tile<W, 5>(layer, x + i * line, line, unit, out + i * line, activation);
+        for (; i + M <= m; i += M) unit_tile<W, M>(layer, x + i * line, line, unit, out + i * line, activation);
         for (; i < m; ++i) unit_tile<W, 1>(layer, x + i * line, line, unit, out + i * line, activation);
     }
 }

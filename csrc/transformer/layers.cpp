@@ -1,6 +1,7 @@
 #include "transformer/layers.h"
 
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "base/float16.h"
@@ -10,9 +11,10 @@
 namespace worldfast {
 namespace {
 
-constexpr int64_t token_block = 64;        // tokens per partial sum of a weight's gradient
-constexpr int64_t parameter_block = 4096;  // parameters to a partial sum of a norm
-constexpr int64_t grain = 1 << 15;         // numbers that are worth a thread
+constexpr int64_t token_block = 64;           // tokens per partial sum of a weight's gradient
+constexpr int64_t parameter_block = 4096;     // parameters to a partial sum of a norm
+constexpr int64_t grain = 1 << 15;            // numbers that are worth a thread
+constexpr int64_t many_parameters = 1 << 17;  // that are worth one
 constexpr float log2_e = 1.44269504f;
 
 struct Block {
@@ -30,8 +32,8 @@ std::vector<Block> blocks_of(const Members& members, int64_t size) {
 
 // Calls f(i) for each of n items of `width` numbers.
 template <class F>
-void each(int64_t n, int64_t width, int threads, const F& f) {
-    parallel_for(n, 1 + grain / std::max<int64_t>(width, 1), threads, [&f](int64_t begin, int64_t end) {
+void each(int64_t n, int64_t width, int threads, const F& f, int64_t worth = grain) {
+    parallel_for(n, 1 + worth / std::max<int64_t>(width, 1), threads, [&f](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) f(i);
     });
 }
@@ -311,11 +313,12 @@ double cross_entropy(int64_t groups, int64_t classes, const float* logits, const
     return sum;
 }
 
-void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad, float* average,
-           float* average_square, const float* decay_mask, const double* learning_rate, const int64_t* step,
-           const double* grad_scale, int threads) {
+void adamw(const AdamW& adamw, const std::vector<int64_t>& members, int64_t parameters, float* parameter,
+           const float* grad, float* average, float* average_square, const float* decay_mask,
+           const double* learning_rate, const int64_t* step, const double* grad_scale, int threads) {
+    const auto count = static_cast<int64_t>(members.size());
     std::vector<AdamWStep> steps;
-    for (int64_t m = 0; m < members; ++m) {
+    for (int64_t m = 0; m < count; ++m) {
         const double t = static_cast<double>(step[m]);
         const double correction1 = 1 - std::pow(adamw.beta1, t), correction2 = 1 - std::pow(adamw.beta2, t);
         steps.push_back({static_cast<float>(adamw.beta1), static_cast<float>(adamw.beta2),
@@ -324,24 +327,32 @@ void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* param
                          static_cast<float>(learning_rate[m] / correction1), static_cast<float>(grad_scale[m])});
     }
     const int64_t per_member = (parameters + parameter_block - 1) / parameter_block;
-    each(members * per_member, parameter_block, threads, [&](int64_t i) {
-        const int64_t m = i / per_member, first = i % per_member * parameter_block, at = m * parameters + first;
-        adamw_block(steps[static_cast<size_t>(m)], std::min(parameter_block, parameters - first), parameter + at,
-                    grad + at, average + at, average_square + at, decay_mask + first);
-    });
+    each(
+        count * per_member, parameter_block, threads,
+        [&](int64_t i) {
+            const auto m = static_cast<size_t>(i / per_member);
+            const int64_t first = i % per_member * parameter_block, at = members[m] * parameters + first;
+            adamw_block(steps[m], std::min(parameter_block, parameters - first), parameter + at, grad + at,
+                        average + at, average_square + at, decay_mask + first);
+        },
+        many_parameters);
 }
 
-void gradient_norm(int64_t members, int64_t parameters, const float* grad, double* norm, int threads) {
+void gradient_norm(const std::vector<int64_t>& members, int64_t parameters, const float* grad, double* norm,
+                   int threads) {
     const int64_t per_member = (parameters + parameter_block - 1) / parameter_block;
-    std::vector<double> squares(static_cast<size_t>(members * per_member));
-    each(members * per_member, parameter_block, threads, [&](int64_t i) {
-        const int64_t m = i / per_member, first = i % per_member * parameter_block;
-        squares_block(grad + m * parameters + first, std::min(parameter_block, parameters - first), squares.data() + i);
-    });
-    for (int64_t m = 0; m < members; ++m) {
-        double sum = 0;
-        for (int64_t i = m * per_member; i < (m + 1) * per_member; ++i) sum += squares[static_cast<size_t>(i)];
-        norm[m] = std::sqrt(sum);
+    std::vector<double> squares(members.size() * static_cast<size_t>(per_member));
+    each(
+        static_cast<int64_t>(squares.size()), parameter_block, threads,
+        [&](int64_t i) {
+            const int64_t m = members[static_cast<size_t>(i / per_member)], first = i % per_member * parameter_block;
+            squares_block(grad + m * parameters + first, std::min(parameter_block, parameters - first),
+                          squares.data() + i);
+        },
+        many_parameters);
+    for (size_t m = 0; m < members.size(); ++m) {
+        const auto first = squares.begin() + static_cast<int64_t>(m) * per_member;
+        norm[m] = std::sqrt(std::accumulate(first, first + per_member, 0.0));
     }
 }
 

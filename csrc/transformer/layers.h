@@ -60,14 +60,15 @@ struct AdamW {
     double beta1, beta2, eps, weight_decay;
 };
 
-// One decoupled-decay Adam step of members' parameters [M, P], in the order of operations of
-// torch.optim.AdamW. decay_mask [P] scales the decay of each parameter; step [M] counts from 1; grad_scale
-// [M] multiplies the gradient.
-void adamw(const AdamW& adamw, int64_t members, int64_t parameters, float* parameter, const float* grad, float* average,
-           float* average_square, const float* decay_mask, const double* learning_rate, const int64_t* step,
-           const double* grad_scale, int threads);
+// One decoupled-decay Adam step of these members of parameters [M, P], in the order of operations of torch.optim.AdamW.
+// decay_mask [P] scales the decay of each parameter; there is one of the others for each of the members: step counts from
+// 1, grad_scale multiplies the gradient.
+void adamw(const AdamW& adamw, const std::vector<int64_t>& members, int64_t parameters, float* parameter,
+           const float* grad, float* average, float* average_square, const float* decay_mask,
+           const double* learning_rate, const int64_t* step, const double* grad_scale, int threads);
 
-// norm[m] = sqrt(sum of grad[m]^2), grad [M, P].
-void gradient_norm(int64_t members, int64_t parameters, const float* grad, double* norm, int threads);
+// norm[i] = sqrt(sum of grad[members[i]]^2), grad [M, P].
+void gradient_norm(const std::vector<int64_t>& members, int64_t parameters, const float* grad, double* norm,
+                   int threads);
 
 }  // namespace worldfast

@@ -178,14 +178,14 @@ WORLDFAST_INLINE void add_term(typename Lanes<W>::Float& sum, const Pair& a, con
 }
 #endif
 
-// sum [R][2 W] = a b' over so many steps; a_row and a_step count steps, and `second` is the way from b to the
+// sum [R][2 W] = a b' over so many steps; a_row, a_step and b_step count steps, and `second` is the way from b to the
 // second vector.
 template <int W, int R, class Step>
-WORLDFAST_INLINE void tile(const Step* a, int64_t a_row, int64_t a_step, const Step* b, int64_t second, int64_t steps,
-                           typename Lanes<W>::Float (&sum)[R][2]) {
+WORLDFAST_INLINE void tile(const Step* a, int64_t a_row, int64_t a_step, const Step* b, int64_t second, int64_t b_step,
+                           int64_t steps, typename Lanes<W>::Float (&sum)[R][2]) {
     WORLDFAST_UNROLL
     for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = typename Lanes<W>::Float{};
-    for (int64_t k = 0; k < steps; ++k, a += a_step, b += strip) {
+    for (int64_t k = 0; k < steps; ++k, a += a_step, b += b_step) {
         Steps<W, Step> b0, b1;
         load_steps<W>(b, b0);
         load_steps<W>(b + second, b1);
@@ -200,10 +200,12 @@ WORLDFAST_INLINE void tile(const Step* a, int64_t a_row, int64_t a_step, const S
 // As `tile`, in chains of so many steps.
 template <int W, int R, class Step>
 WORLDFAST_INLINE void tile_in_chains(const Step* a, int64_t a_row, int64_t a_step, const Step* b, int64_t second,
-                                     int64_t steps, int64_t chain, typename Lanes<W>::Float (&sum)[R][2]) {
+                                     int64_t b_step, int64_t steps, int64_t chain,
+                                     typename Lanes<W>::Float (&sum)[R][2]) {
     typename Lanes<W>::Float total[R][2];
     for (int64_t done = 0;; done += chain) {
-        tile<W, R>(a + done * a_step, a_row, a_step, b + done * strip, second, std::min(steps - done, chain), sum);
+        tile<W, R>(a + done * a_step, a_row, a_step, b + done * b_step, second, b_step, std::min(steps - done, chain),
+                   sum);
         if (steps <= chain) return;
         WORLDFAST_UNROLL
         for (int r = 0; r < R; ++r) {
@@ -271,7 +273,7 @@ WORLDFAST_INLINE void store_column(const Multiplication<Step, Out>& m, int64_t r
 template <int W, int R, class Step, class Out>
 WORLDFAST_INLINE void multiply_tile(const Multiplication<Step, Out>& m, int64_t row, int64_t line) {
     typename Lanes<W>::Float sum[R][2];
-    tile_in_chains<W, R>(m.a + row * m.a_stride, m.a_stride, 1, m.b.at(line), m.b.template next<W>(), m.b.steps,
+    tile_in_chains<W, R>(m.a + row * m.a_stride, m.a_stride, 1, m.b.at(line), m.b.template next<W>(), strip, m.b.steps,
                          m.chain, sum);
     store_column<0, W>(m, row, line, sum);
     store_column<1, W>(m, row, line, sum);
@@ -288,16 +290,24 @@ WORLDFAST_INLINE void multiply_body(const Multiplication<Step, Out>& m) {
     }
 }
 
-// out [lines of a, b.lines] += a' b for columns `from` to `to` of activations a, which are packed on their way.
+// out [lines of a, b.lines] += a' b for columns `from` to `to` of activations a, which are packed on their way, or read
+// as they stand where `packed` is null; so is b where b_stride is not 0.
 template <class S>
 struct Sums {
     const S* a;
     int64_t a_stride, from, to, depth;
     Strips<step_of<S>> b;
-    int64_t chain;
+    int64_t b_stride, chain;
     S* packed;  // block_lines lines of a
     float* out;
 };
+
+// Whether tiles of so many lines read activations as they stand: their rows lie close together, and lines fill whole tiles.
+constexpr int64_t close_together = 256;  // floats
+template <class S>
+bool stand_well(int64_t lines, int64_t stride, int64_t of_tile) {
+    return sizeof(S) == sizeof(float) && stride <= close_together && lines % of_tile == 0;
+}
 
 // A block of lines stays in the second cache while all columns of the gradient pass it.
 constexpr int64_t block_lines = 96;
@@ -323,14 +333,16 @@ WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
     constexpr int R = tile_rows<W>, N = R == 6 ? 12 : strip;  // lines per strip of a: whole tiles
     for (int64_t block = s.from; block < s.to; block += block_lines) {
         const int64_t lines = std::min(block_lines, s.to - block);
-        pack_columns<W, N>(s.a + block, s.a_stride, lines, s.depth, s.packed);
+        if (s.packed) pack_columns<W, N>(s.a + block, s.a_stride, lines, s.depth, s.packed);
         for (int64_t column = 0; column < s.b.lines; column += 2 * W) {
             for (int64_t i = 0; i < lines; i += R) {
                 const int64_t line = block + i, rows = std::min<int64_t>(R, lines - i);
                 for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
                 typename Lanes<W>::Float sum[R][2];
-                tile_in_chains<W, R>(steps_of(s.packed) + i / N * N * s.b.steps + i % N, 1, N, s.b.at(column),
-                                     s.b.template next<W>(), s.b.steps, s.chain, sum);
+                const auto* a = s.packed ? steps_of(s.packed) + i / N * N * s.b.steps + i % N : steps_of(s.a + line);
+                const auto* b = s.b_stride ? s.b.first + column : s.b.at(column);
+                tile_in_chains<W, R>(a, 1, s.packed ? N : s.a_stride, b, s.b_stride ? W : s.b.template next<W>(),
+                                     s.b_stride ? s.b_stride : strip, s.b.steps, s.chain, sum);
                 add_column<0, W>(s, line, column, rows, sum);
                 add_column<1, W>(s, line, column, rows, sum);
             }
@@ -388,13 +400,16 @@ template <class S>
 void add_gradient_of(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
                      int64_t n, int64_t chain, float* gradient, Arena& arena, int threads) {
     const Arena::Scope scope(arena);
-    S* packed = arena.take<S>(panel_size<S>(b_lines, n));
-    pack_columns_in(b, b_stride, b_lines, n, packed);
+    const int W = vector_width(), R = W == 16 ? tile_rows<16> : W == 8 ? tile_rows<8> : tile_rows<4>;
+    const bool a_stands = stand_well<S>(a_lines, a_stride, R), b_stands = stand_well<S>(b_lines, b_stride, 2 * W);
+    S* packed = b_stands ? nullptr : arena.take<S>(panel_size<S>(b_lines, n));
+    if (packed) pack_columns_in(b, b_stride, b_lines, n, packed);
     const int64_t blocks = (a_lines + block_lines - 1) / block_lines, room = panel_size<S>(block_lines, n);
-    S* of_block = arena.take<S>(blocks * room);
+    S* of_block = a_stands ? nullptr : arena.take<S>(blocks * room);
     parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
         work(Sums<S>{a, a_stride, begin * block_lines, std::min(end * block_lines, a_lines), n,
-                     strips_of(packed, b_lines, n), chain, of_block + begin * room, gradient});
+                     strips_of(packed ? packed : b, b_lines, n), b_stands ? b_stride : 0, chain,
+                     of_block ? of_block + begin * room : nullptr, gradient});
     });
 }
 

@@ -16,6 +16,7 @@ import warm
 
 import worldfast as wf
 from worldfast.errors import TaskError
+from worldfast.processes import Threads
 from worldfast.worlds import cities
 
 SPECS = {
@@ -222,6 +223,7 @@ def test_threads_end_with_their_ensemble(family):
     others = set(threading.enumerate())
     ensemble, rows = built(family)
     ensemble.learn([rows, rows], [0, 1])
+    ensemble.each(lambda _: time.sleep(0.01), range(4))
     own = [thread for thread in set(threading.enumerate()) - others if thread.name.startswith("worldfast")]
     assert own
     del ensemble
@@ -229,3 +231,34 @@ def test_threads_end_with_their_ensemble(family):
     for thread in own:
         thread.join(5)
     assert not any(thread.is_alive() for thread in own)
+
+
+def test_threads_share_jobs_with_their_caller():
+    threads, memories = Threads(3, list), []
+
+    def job(item, memory):
+        memory.append(item)
+        memories.append((threading.get_ident(), memory))
+        time.sleep(0.002)
+        return item**2
+
+    assert threads.run(job, range(40)) == [item**2 for item in range(40)]
+    assert threading.get_ident() in dict(memories) and 1 < len(dict(memories)) <= 3
+    assert len({id(memory) for _, memory in memories}) == len(dict(memories))
+    assert threads.run(job, []) == [] and len(threads.memories()) == 3
+
+
+def test_jobs_end_before_the_first_error_is_raised():
+    done = []
+
+    def job(item, memory):
+        if item in (3, 5):
+            time.sleep(0.02)
+            raise KeyError(item)
+        done.append(item)
+
+    for count in (1, 2, 4):
+        done.clear()
+        with pytest.raises(KeyError, match="3"):
+            Threads(count).run(job, range(9))
+        assert sorted(done) == [0, 1, 2, 4, 6, 7, 8]

@@ -37,12 +37,14 @@ def apart(rows):
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", CASES)
-def test_it_errs_no_more_than_pytorch(name, width):
-    """Of everything that a network gives; and of rows with gaps in memory it gives the same bits."""
+@pytest.mark.parametrize("scored", [0.6, 2])
+def test_it_errs_no_more_than_pytorch(scored, name, width):
+    """Of everything that a network gives, where some or all positions are scored; and of rows with gaps in memory it
+    gives the same bits."""
     spec, shape = CASES[name]
     family = family_of(spec, shape)
     plain, exact = replace(spec, engine="plain").build(shape), family.exact()
-    rows = family.rows(LENGTHS, scored=0.6)
+    rows = family.rows(LENGTHS, scored=scored)
     rows = rows._replace(weights=torch.linspace(0.1, 2, len(rows.scored)))
     with vectors_of(width):
         ensemble = family.build()
@@ -106,7 +108,7 @@ def test_memory_is_bounded_from_above(name):
         family_of(spec, shape).rows((20,) * 60, scored=2),
         core.Arena(),
     )
-    ensemble._arenas.memory = lambda: arena
+    ensemble._threads.memory = lambda: arena
     ensemble.learn([rows], [0])
     bound = spec.cpu_bytes(shape, 1200, 1, "float32", 20)
     assert bound.shared / 8 < arena.bytes < bound.shared

@@ -265,6 +265,18 @@ def test_adamw_members_and_threads():
         assert torch.equal(run(slice(m, m + 1), 1)[0], together[m]) and together[m].isfinite().all()
 
 
+def test_adamw_of_some_members_leaves_the_others():
+    start = randn(4, 50), torch.zeros(4, 50), torch.zeros(4, 50)
+    grad, rest = randn(4, 50, seed=1), (DECAY, 0.9, 0.99, 1e-8)
+    some, every = ([x.clone() for x in start] for _ in range(2))
+    optimizer.adamw_(some[0], grad, *some[1:], torch.ones(50), RATES[:2], [5, 2], *rest, [1, 2], members=[1, 3])
+    rates, steps = [0, RATES[0], 0, RATES[1]], [1, 5, 1, 2]
+    optimizer.adamw_(every[0], grad, *every[1:], torch.ones(50), rates, steps, *rest, [1, 1, 1, 2])
+    for found, all_of_them, before in zip(some, every, start):
+        assert torch.equal(found[[1, 3]], all_of_them[[1, 3]]) and torch.equal(found[[0, 2]], before[[0, 2]])
+        assert not torch.equal(found[1], before[1])
+
+
 @pytest.mark.parametrize("parameters", [1, 100, 4096, 100_001])
 def test_gradient_norm(parameters):
     grad = randn(3, parameters) * torch.tensor([[1e-3], [1.0], [1e4]])
@@ -272,6 +284,7 @@ def test_gradient_norm(parameters):
     torch.testing.assert_close(norm, grad.double().norm(dim=1), rtol=1e-6, atol=0)
     assert torch.equal(optimizer.gradient_norm(grad, threads=5), norm)
     assert torch.equal(optimizer.gradient_norm(grad[1:2]), norm[1:2])
+    assert torch.equal(optimizer.gradient_norm(grad, members=[0, 2]), norm[[0, 2]])
 
 
 # ---- bad input ----

@@ -37,7 +37,7 @@ def test_linear(vector_width, dtype, rows, lines, depth):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("rows,lines,depth", [*SIZES, (256, 40, 33), (777, 9, 5)])
+@pytest.mark.parametrize("rows,lines,depth", [*SIZES, (256, 40, 33), (777, 9, 5), (352, 64, 64), (300, 24, 96)])
 def test_gradient_is_added(vector_width, dtype, rows, lines, depth):
     g, x = with_gaps(drawn(rows, lines, dtype=dtype)), with_gaps(drawn(rows, depth, dtype=dtype, seed=1))
     before = drawn(lines, depth, seed=2)

@@ -165,9 +165,6 @@ class AutogradEnsemble(Ensemble):
 
     def each(self, job: Callable, items: Iterable) -> list:
         """Return [job(item) for item in items], computed on the ensemble's threads; raises the first job's error."""
-        items = list(items)
-        if self.threads == 1 or len(items) < 2:
-            return [job(item) for item in items]
         return self._threads.run(lambda item, _: job(item), items)
 
     def _here(self, rows: Rows) -> Rows:

@@ -275,7 +275,7 @@ def it_learns(family):
     for step in range(1, 101):
         losses.append(float(ensemble.learn([rows], [0])[0]))
         state = ensemble.parameters, ensemble.gradients, average, square, ensemble.decayed
-        core.adamw(*state, [1e-2], [step], 0.01, 0.9, 0.999, 1e-8, [1 / len(rows.scored)], 1)
+        core.adamw(*state, [0], [1e-2], [step], 0.01, 0.9, 0.999, 1e-8, [1 / len(rows.scored)], 1)
     require(losses[-1] < 0.7 * losses[0], f"a loss that falls in 100 steps, got {losses[0]} to {losses[-1]}")
 
 

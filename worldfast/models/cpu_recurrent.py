@@ -1,4 +1,4 @@
-"""Recurrent networks on a CPU, trained and read by the native core: one call for each member and step of training."""
+"""Recurrent networks on a CPU, trained and read by the native core: one call for all members a step."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class CpuRecurrent(Recurrent):
         matmul_dtype: str = "float32",
     ):
         super().__init__(spec, shape, members, threads=threads, matmul_dtype=matmul_dtype)
-        self._arenas, self._native = Threads(self.threads, core.Arena), native(spec, shape)
+        self._native = native(spec, shape)
+        self._threads = Threads(self.threads, core.Arena)
 
     @staticmethod
     def cpu_bytes(spec: RecurrentSpec, shape: Shape, inputs: int, threads: int) -> CpuBytes:
@@ -66,15 +67,9 @@ class CpuRecurrent(Recurrent):
 
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         self._require_targets(rows, members)
-        parameters, gradients = self.parameters.numpy(), self.gradients.numpy()
-
-        def job(slot, arena):
-            member, of_member = members[slot], rows[slot]
-            noise = self.noise(of_member) if self.spec.noise else None
-            given = (*self._arrays(of_member), noise)
-            return self._native.learn(parameters[member], given, gradients[member], arena)
-
-        return torch.tensor(self._arenas.run(job, range(len(rows))), dtype=torch.float64, device="cpu")
+        given = [(*self._arrays(one), self.noise(one) if self.spec.noise else None) for one in rows]
+        arrays = self.parameters.numpy(), members, given, self.gradients.numpy()
+        return torch.from_numpy(np.array(self._native.learn(*arrays, self._threads.memories()), np.float64))
 
     def outputs(self, rows: Rows, member: int) -> Tensor:
         return self._read(rows, member, None, [self.shape.outputs])[0]
@@ -103,7 +98,7 @@ class CpuRecurrent(Recurrent):
             for whole, part in zip(found, parts):
                 whole[here] = part
 
-        self._arenas.run(job, pieces)
+        self._threads.run(job, pieces)
         return [torch.from_numpy(whole) for whole in found]
 
     def _arrays(self, rows: Rows) -> tuple[np.ndarray | None, ...]:
@@ -118,11 +113,14 @@ def native(spec: RecurrentSpec, shape: Shape) -> core.Recurrent:
     """Build the native network of a spec, which computes with a member's parameters, float32 [P].
 
     Its methods take rows as (inputs, row_start, scored, targets, weights, noise), the last three of which may be None;
-    `arena` is reusable memory, one for each calling thread::
+    an arena is reusable memory of a thread::
 
-        learn(parameters, rows, gradients, arena)   returns the summed loss; writes gradients [P]
+        learn(parameters, members, rows, gradients, arenas)
+                                                    returns the summed loss of each of these members of [M, P], whose
+                                                    rows are a list; writes their gradients [M, P]; a thread an arena
         read(parameters, rows, layers, states, outputs, arena)
-                                                    writes states, [K, D] for each layer, and outputs, [K, O] or None
+                                                    of one member's parameters [P]: writes states, [K, D] for each
+                                                    layer, and outputs, [K, O] or None
     """
     offsets = [0]
     for parameter in spec.shapes(shape).values():

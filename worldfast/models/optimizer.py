@@ -29,9 +29,10 @@ def adamw_(
     eps: float,
     grad_scale: Sequence[float],
     *,
+    members: Sequence[int] | None = None,
     threads: int | None = None,
 ) -> None:
-    """Take one AdamW step of every member in place, as torch.optim.AdamW does (decoupled weight decay).
+    """Take one AdamW step of members in place, as torch.optim.AdamW does (decoupled weight decay).
 
     Parameters
     ----------
@@ -43,18 +44,21 @@ def adamw_(
         One for each member; `step` counts from 1; the gradient is multiplied by `grad_scale`.
     weight_decay, beta1, beta2, eps : float
         As in torch.optim.AdamW.
+    members : sequence of int, optional
+        Those that take it, ascending; None means all of them.
     threads : int, optional
 
     Raises
     ------
     NotImplementedError
         The parameters are not on the CPU.
-    TypeError, ValueError
-        An array has the wrong dtype or shape, or there is not one number for each member.
+    TypeError, ValueError, IndexError
+        An array has the wrong dtype or shape, there is not one number for each of these members, or one is not there.
     """
     _cpu(param)
     core.adamw(
         *map(_array, (param, grad, exp_avg, exp_avg_sq, decay_mask)),
+        _members(param, members),
         list(map(float, learning_rate)),
         list(map(int, step)),
         weight_decay,
@@ -66,10 +70,15 @@ def adamw_(
     )
 
 
-def gradient_norm(grad: Tensor, *, threads: int | None = None) -> Tensor:
-    """Return the Euclidean norm of each member's gradient, float32 [M, P] -> float64 [M]."""
+def gradient_norm(grad: Tensor, *, members: Sequence[int] | None = None, threads: int | None = None) -> Tensor:
+    """Return the Euclidean norm of members' gradients, all by default: float32 [M, P] -> float64 [M], or as many."""
     _cpu(grad)
-    return torch.tensor(core.gradient_norm(_array(grad), thread_count(threads)), dtype=torch.float64, device="cpu")
+    norms = core.gradient_norm(_array(grad), _members(grad, members), thread_count(threads))
+    return torch.from_numpy(np.array(norms, np.float64))
+
+
+def _members(x: Tensor, members: Sequence[int] | None) -> list[int]:
+    return list(range(len(x)) if members is None else members)
 
 
 def _array(x: Tensor) -> Tensor | np.ndarray:

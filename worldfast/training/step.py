@@ -7,6 +7,7 @@ another device between two lines.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from worldfast.models import Ensemble, adamw_, gradient_norm
 from worldfast.rows import Rows
 from worldfast.run import Run
+from worldfast.training.ahead import Ahead
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -70,6 +72,7 @@ class Lockstep:
                     raise ValueError(f"runs: {run.name!r} has {what} {came}, the ensemble {expected}")
         self.moments = ensemble.parameters.new_zeros(len(MOMENTS), *ensemble.parameters.shape)  # [2, M, P]
         self.tallies = [Tally(0, 0.0, 0, False)] * ensemble.members
+        self._ahead = [Ahead(stream, run.epochs * run.epoch_rows) for stream, run in zip(self.streams, self.runs)]
 
     def tensors(self, member: int) -> dict[str, Tensor]:
         """Return a member's parameters and moments, float32 [P] each, as views."""
@@ -81,13 +84,24 @@ class Lockstep:
 
     def step(self, members: Sequence[int]) -> None:
         """Take a step with each of these members, except those that have diverged."""
-        members = [m for m in members if not self.tallies[m].diverged]
-        if members:
-            rows = self.ensemble.each(self._next_rows, members)
-            counts = [len(of_member.scored) for of_member in rows]
-            losses = self.ensemble.learn(rows, members).tolist()
-            threads = max(1, self.ensemble.threads // len(members))
-            self.ensemble.each(lambda job: self._update(*job, threads), zip(members, losses, counts))
+        members = [m for m in sorted(members) if not self.tallies[m].diverged]
+        if not members:
+            return
+        rows = self._next_rows(members)
+        counts = [len(of_member.scored) for of_member in rows]
+        losses = self.ensemble.learn(rows, members).tolist()
+        norms = gradient_norm(self.ensemble.gradients, members=members, threads=self.ensemble.threads).tolist()
+        updates = defaultdict(list)
+        for member, summed, norm, count in zip(members, losses, norms, counts):
+            if math.isfinite(summed) and math.isfinite(norm):
+                run, taken = self.runs[member], self.tallies[member].step
+                clip = _factor(run.clip, norm / count)
+                update = _Update(member, run.learning_rate_at(taken), taken + 1, clip / count, summed / count)
+                updates[(run.weight_decay, *run.betas, run.eps)].append(update)
+            else:
+                self.tallies[member] = self.tallies[member]._replace(diverged=True)
+        for settings, alike in updates.items():
+            self._update(settings, alike)
 
     def read(self, member: int) -> Tally:
         """Return the results of a member's steps, once they are taken."""
@@ -97,33 +111,40 @@ class Lockstep:
         """Reset the sum of losses."""
         self.tallies[member] = self.tallies[member]._replace(loss=0.0, steps=0)
 
-    def _next_rows(self, member: int) -> Rows:
-        return self.streams[member].batch(*self.runs[member].rows_at(self.tallies[member].step))
+    def _next_rows(self, members: Sequence[int]) -> list[Rows]:
+        asked = [(self._ahead[m], *self.runs[m].rows_at(self.tallies[m].step)) for m in members]
+        due = [one for one in asked if not one[0].has(*one[1:])]
+        self.ensemble.each(lambda one: one[0].draw(*one[1:]), due)
+        return [ahead.batch(start, n) for ahead, start, n in asked]
 
-    def _update(self, member: int, summed: float, count: int, threads: int) -> None:
-        """Update a member with the ensemble's gradient, that of a loss summed over `count` positions."""
-        run, tally, here = self.runs[member], self.tallies[member], slice(member, member + 1)
-        gradient = self.ensemble.gradients[here]  # [1, P]
-        norm = float(gradient_norm(gradient, threads=threads)[0]) / count
-        if not (math.isfinite(summed) and math.isfinite(norm)):
-            self.tallies[member] = tally._replace(diverged=True)
-            return
-        average, square = self.moments[:, here]  # [1, P] each
+    def _update(self, settings: tuple[float, ...], updates: Sequence[_Update]) -> None:
+        """Update members of one weight decay, betas and eps with the ensemble's gradients."""
+        members, rates, steps, scales, losses = zip(*updates)
         adamw_(
-            self.ensemble.parameters[here],
-            gradient,
-            average,
-            square,
+            self.ensemble.parameters,
+            self.ensemble.gradients,
+            *self.moments,
             self.ensemble.decayed,
-            [run.learning_rate_at(tally.step)],
-            [tally.step + 1],
-            run.weight_decay,
-            *run.betas,
-            run.eps,
-            [_factor(run.clip, norm) / count],
-            threads=threads,
+            rates,
+            steps,
+            *settings,
+            scales,
+            members=members,
+            threads=self.ensemble.threads,
         )
-        self.tallies[member] = Tally(tally.step + 1, tally.loss + summed / count, tally.steps + 1, False)
+        for member, step, loss in zip(members, steps, losses):
+            tally = self.tallies[member]
+            self.tallies[member] = Tally(step, tally.loss + loss, tally.steps + 1, False)
+
+
+class _Update(NamedTuple):
+    """What a member is updated with: its step from 1 on, the factor of its gradient, and the mean loss there."""
+
+    member: int
+    learning_rate: float
+    step: int
+    scale: float
+    loss: float
 
 
 def _factor(clip: float | None, norm: float) -> float:
