@@ -1,12 +1,12 @@
 """Steps of training that recurrent networks take in a second, beside PyTorch: nets of arXiv 2407.11249.
 
-    python benchmarks/recurrent.py [--nets 8] [--steps 20] [--repeats 7] [--threads 2]
+    python benchmarks/recurrent.py [--nets 8] [--steps 100] [--repeats 7] [--threads 2]
 
 A step is of one net: 16 trials of 22 steps through 64 units, 24 answers at each, the gradient, Adam. All begin with the
 same weights and take the same steps on the same trials. worldfast makes its trials as it goes, the others find theirs
 made. torch.nn.RNN and torch.nn.LSTM train one net after another, as does a loop over steps of time that is written as
-the source has it; torch.func and torch.bmm train all nets at once. An error is the largest difference of any step's loss
-from that of torch.nn in float64. The limit is the matrix products of the nets.
+the source has it; torch.func and torch.bmm train all nets at once. An error is the largest difference of a loss of
+the first 20 steps from that of torch.nn in float64: later, rounding has grown. The limit is the matrix products of the nets.
 """
 
 import numpy as np
@@ -20,6 +20,7 @@ from worldfast.training.step import Lockstep, Tally
 from worldfast.worlds import factors
 
 ALLOWED = 1e-5
+COMPARED = 20  # steps
 
 
 class Together:
@@ -169,7 +170,7 @@ def operations(run: wf.Run, outputs: int) -> int:
 
 def main():
     parser = arguments(__doc__, repeats=7, threads=[1, CORES])
-    parser.add_argument("--steps", type=int, default=20, help="steps of a measurement")
+    parser.add_argument("--steps", type=int, default=100, help="steps of a measurement")
     parser.add_argument("--nets", type=int, default=8)
     options = parser.parse_args()
     steps, nets = (2, 2) if options.quick else (options.steps, options.nets)
@@ -182,7 +183,7 @@ def main():
                 start = [{name: x.clone() for name, x in ours.ensemble.tensors(m).items()} for m in range(nets)]
                 with said("the reference, torch.nn in float64"):
                     exact = one_after_another(start, batch, module(kind), torch.float64)()
-                error = lambda losses, exact=exact: np.abs(losses - exact).max()  # noqa: E731
+                error = lambda losses, exact=exact: np.abs(losses - exact)[:, :COMPARED].max()  # noqa: E731
                 limits = (multiplying(nets * steps * operations(runs[0], 24), torch.float32),)
                 name = "torch.nn." + kind.upper()
                 found = {

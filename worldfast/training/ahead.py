@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from worldfast.rows import Rows, Stream
@@ -51,13 +52,14 @@ class Ahead:
 
 
 def _count(rows: Rows | None) -> int:
-    return 0 if rows is None else len(rows.row_start) - 1
+    return 0 if rows is None else rows.row_start.shape[0] - 1
 
 
 def cut(rows: Rows, first: int, n: int) -> Rows:
     """Return rows `first` to `first + n` of these, as views of them where they can be."""
-    row_start, scored = rows.row_start[first : first + n + 1], rows.scored
+    row_start, scored = rows.row_start.numpy()[first : first + n + 1], rows.scored.numpy()  # NumPy cuts them sooner
     begin, end = int(row_start[0]), int(row_start[-1])
-    low, high = torch.searchsorted(scored, torch.tensor([begin, end], dtype=scored.dtype, device="cpu")).tolist()
+    low, high = np.searchsorted(scored, (begin, end)).tolist()
     targets, weights = (None if x is None else x[low:high] for x in (rows.targets, rows.weights))
-    return Rows(rows.inputs[begin:end], row_start - begin, scored[low:high] - begin, targets, weights)
+    starts, positions = (torch.from_numpy(x - x.dtype.type(begin)) for x in (row_start, scored[low:high]))
+    return Rows(rows.inputs[begin:end], starts, positions, targets, weights)
