@@ -25,6 +25,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -302,6 +303,7 @@ class Call:
         partial.unlink()
 
     def summary(self) -> str:
+        """Faults, peers that were left out, what science found, and times: a line for each case, then its contestants."""
         lines = ["DRY RUN: no GPU, and no figure here is one of a GPU's"] if self.options.dry_run else []
         for path in sorted(self.work.glob("*.jsonl")):
             cases = [line for line in read(self.work, path.stem) if "fault" in line]
@@ -310,13 +312,21 @@ class Call:
             lines.append(f"{path.stem}: {len(cases) - len(bad)} of {len(cases)} cases without a fault, {spent:.0f} s")
             lines += [f"  FAULT: {line['case']}: {line['fault']}"[:200] for line in bad]
         lines += [f"FAULT: {fault}" for fault in self.faults]
+        said = "\n".join(path.read_text() for path in sorted(self.work.glob("*.txt")) if path.name != "summary.txt")
+        lines += dict.fromkeys(one[:200] for one in re.findall("left out: .*", said))
+        if (self.work / "science.txt").exists():
+            lines += filter(str.strip, (self.work / "science.txt").read_text().splitlines())
         if (self.work / "results.csv").exists():
+            before = None
             with open(self.work / "results.csv", newline="") as file:
                 for row in csv.DictReader(file):
-                    if not row["contestant"].startswith("limit:"):
-                        share = f", {float(row['limit_share']):.0%} of its limit" if row["limit_share"] else ""
-                        what = f"{row['benchmark']}: {row['case']}: {row['contestant']}"
-                        lines.append(f"{what}: {row['median']} {row['unit']}{share}")
+                    if row["contestant"].startswith("limit:"):
+                        continue
+                    if (case := f"{row['benchmark']}: {row['case']}") != before:
+                        lines.append(case)
+                    share = f", {float(row['limit_share']):.0%} of its limit" if row["limit_share"] else ""
+                    lines.append(f"  {row['median']} {row['unit']}{share}: {row['contestant']}")
+                    before = case
         return "\n".join(lines) + "\n"
 
     def shown(self) -> str:

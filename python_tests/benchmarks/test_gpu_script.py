@@ -153,7 +153,7 @@ def cka(part):
     files = content(tmp_path / "out" / ARCHIVE)
     assert cases(files, "attention") == {"first": "", "killed": "its process ended with signal 9", "last": ""}
     assert "attention,killed,ours,1" in (tmp_path / "out" / "dry-run-results.csv").read_text()
-    assert b"attention: killed: ours: 1 ms" in files["summary.txt"]
+    assert b"attention: killed\n  1 ms: ours\n" in files["summary.txt"]
     assert cases(files, "cka") == {"lost": "RuntimeError: an illegal memory access was encountered", "last": ""}
     assert cases(files, "peers") == {"one": ""}
 
@@ -314,17 +314,24 @@ def test_options_are_refused_before_anything_takes_its_time(gpu, tmp_path, monke
 
 
 def test_faults_are_printed_however_many_times_there_are(gpu, tmp_path):
-    """And each time with the whole name of what took it, in summary.txt."""
+    """So is what was left out and what was found; each time comes with the whole name of what took it."""
     options = {"minutes": 1, "scratch": tmp_path, "dry_run": False, "out": tmp_path}
     call = gpu.Call(SimpleNamespace(**options))
     (call.work / "labels.jsonl").write_text('{"case": "bad", "seconds": 1, "fault": "off"}\n')
-    lines = [f"attention,{'case ' * 30}{i},ours,1,ms," for i in range(200)]
+    (call.work / "peers.txt").write_text("verifying a ... left out: a: no\nverifying a ... left out: a: no\n")
+    (call.work / "science.txt").write_text("3 of 4 runs have ended\n\nA finding.\n")
+    lines = [
+        f"attention,{'case ' * 30}{i},{who},1,ms,{share}"
+        for i in range(200)
+        for who, share in (("ours", 0.5), ("b", ""))
+    ]
     (call.work / "results.csv").write_text("\n".join(["benchmark,case,contestant,median,unit,limit_share", *lines]))
     shown, whole = call.shown().splitlines(), call.summary().splitlines()
-    assert "  FAULT: bad: off" in shown[:2] and len(call.shown()) < 12_000
+    first = ["labels: 0 of 1 cases without a fault, 1 s", "  FAULT: bad: off", "left out: a: no"]
+    assert shown[:5] == [*first, "3 of 4 runs have ended", "A finding."] and len(call.shown()) < 12_000
     assert shown[:-1] == whole[: len(shown) - 1]
     assert shown[-1] == f"... and {len(whole) - len(shown) + 1} more lines in summary.txt"
-    assert whole[-1].endswith("case 199: ours: 1 ms")
+    assert whole[-3].endswith("case 199") and whole[-2:] == ["  1 ms, 50% of its limit: ours", "  1 ms: b"]
 
 
 # ---- who compares what ----
