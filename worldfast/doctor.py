@@ -28,7 +28,7 @@ from worldfast.models import TransformerSpec, adamw_, attention, attention_of_ro
 from worldfast.rows import Rows, Shape
 
 WIDTH = 100
-MOST_LINES = 4  # of one message
+MOST_LINES = 5  # of one message
 PACKAGES = (
     ("torch", "numpy", "scipy", "pandas", "scikit-learn", "h5py", "safetensors", "matplotlib", "tyro"),
     ("transformers", "tokenizers", "triton", "ray"),
@@ -128,7 +128,7 @@ def _installed() -> Iterator[str]:
     except DeviceError as error:
         found = torch.cuda.get_device_name() if torch.cuda.is_available() else f"none; {why_no_gpu()}"
         yield f"CUDA device: {found}"
-        yield f"cuda: not used, {'for this reason' if found.endswith(error.reason) else error.reason}"
+        yield f"cuda: not used, {'for the same reason' if found.endswith(error.reason) else error.reason}"
 
 
 # ---- what kernels compute ----
