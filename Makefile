@@ -47,6 +47,8 @@ bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/capture.py
+	$(BIN)/python benchmarks/recurrent.py
+	$(BIN)/python benchmarks/walks.py
 
 # The table of promises, each shown by breaking things: make torture MINUTES=600 ROWS="kills damage".
 torture: $(VENV)/ready-test

@@ -10,8 +10,8 @@ longest. A part that is over its share of the time is ended, one that dies goes 
 
 After each part the folder --out has worldfast-gpu.tar.gz (all that was printed, figures, tables, page) and results.csv;
 also where the call fails or is stopped. Those of an earlier call are moved to a folder earlier-* beside them, and no
-archive of checkpoints is replaced by one that holds less. Ends with 1 where anything failed. --dry-run takes every step with a stand-in
-for the GPU and tiny sizes: its figures say nothing and are marked.
+archive of checkpoints is replaced by one that holds less. Ends with 1 where anything failed. --dry-run takes every
+step with a stand-in for the GPU and tiny sizes: its figures say nothing and are marked.
 """
 
 import argparse
@@ -20,9 +20,12 @@ import ctypes
 import importlib
 import importlib.util
 import io
+import itertools
 import json
+import math
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -31,7 +34,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gpu_build import ROOT, built, digest_of_sources, install
+from gpu_build import ROOT, architecture_here, built, digest_of_sources, install
 from gpu_jobs import Job, run
 from gpu_part import FAULTS, Part, first_line, read
 from kept_rows import gather
@@ -39,6 +42,8 @@ from kept_rows import gather
 ARCHIVE = "worldfast-gpu"
 PACKING = 12.0  # seconds that are kept for the last archive
 BUILDING = 300.0  # seconds that a build may take
+KEEPING = 0.1  # share of science that is left for writing its checkpoints
+SHOWN = 11_000  # characters of the summary that are printed: whoever runs this elsewhere may see no more
 
 # part -> module, function in it, share of the time of its kind, processes that compare with the CPU
 PARTS = {
@@ -69,8 +74,9 @@ class Call:
         self.end = time.monotonic() + 60 * options.minutes
         self.out = options.out
         self.scratch = options.scratch
-        self.temporary = None if self.scratch else tempfile.TemporaryDirectory(prefix="worldfast-gpu-")
-        self.work = (self.scratch or Path(self.temporary.name)) / ("dry-run" if options.dry_run else "gpu")
+        self.temporary = None if self.scratch else Path(tempfile.mkdtemp(prefix="worldfast-gpu-"))
+        self.unsaved = False  # checkpoints that are nowhere but in the folder where science worked
+        self.work = (self.scratch or self.temporary) / ("dry-run" if options.dry_run else "gpu")
         self.faults: list[str] = []  # of the call itself
         self.out.mkdir(parents=True, exist_ok=True)
         self.set_aside()
@@ -96,9 +102,9 @@ class Call:
         dry, parts = self.options.dry_run, self.runnable()
         if self.options.resume and not self.tried("resume", self.unpack):
             parts = [part for part in parts if part != "science"]  # which would begin anew
+        self.tried("about", self.describe)
         if not dry and not self.tried("build", self.build):
             return
-        self.tried("about", self.describe)
         compared = [] if dry else [part for part in parts if PARTS[part][3]]
         if compared:
             limit = self.share(AGREEMENT, compared + parts)
@@ -106,7 +112,10 @@ class Call:
             self.pack()
         for i, part in enumerate(parts):
             science = self.science() if "science" in parts[i + 1 :] else 0.0
-            limit = self.science() if part == "science" else (self.left() - science) * self.weight(part, parts[i:])
+            if part == "science":
+                limit = self.science() * (1 - KEEPING if self.options.checkpoints else 1)
+            else:
+                limit = (self.left() - science) * self.weight(part, parts[i:])
             if limit < 3:
                 self.faults.append(f"{part}: no time was left for it")
                 continue
@@ -145,12 +154,7 @@ class Call:
         return found
 
     def build(self) -> None:
-        import torch
-
-        if not torch.cuda.is_available():
-            raise RuntimeError("torch finds no CUDA device; --dry-run does without one")
-        major, minor = torch.cuda.get_device_capability()
-        architecture = f"{major}{minor}-real"
+        architecture = architecture_here()
         if not built(architecture):
             begun = time.monotonic()
             install(self.work / "build.log", architecture, min(BUILDING, self.left()))
@@ -163,9 +167,11 @@ class Call:
         import torch
         import triton
 
+        there = torch.cuda.is_available()
         content = {
             "dry_run": self.options.dry_run,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+            "device": torch.cuda.get_device_name() if there else "none",
+            "capability": list(torch.cuda.get_device_capability()) if there else None,
             "torch": torch.__version__,
             "triton": triton.__version__,
             "cuda": torch.version.cuda,
@@ -224,7 +230,7 @@ class Call:
 
         ValueError where an archive is there that holds what this one lacks; this one then stands beside it as .new.
         """
-        path, science = self.options.checkpoints, self.work / "science"
+        path, science, self.unsaved = self.options.checkpoints, self.work / "science", True
         partial = path.with_name(path.name + ".partial")
         try:
             with tarfile.open(partial, "w") as archive:
@@ -235,6 +241,7 @@ class Call:
                         )
             new = path.with_name(path.name + ".new") if path.exists() else path
             partial.replace(new)
+            self.unsaved = False
             if new != path:
                 if lost := kept(path) - kept(new):
                     raise ValueError(f"{path} stays, for it holds {min(lost)}, which this call has not: see {new}")
@@ -246,8 +253,8 @@ class Call:
     # ---- what comes back ----
 
     def pack(self) -> None:
-        """Writes the summary, the archive and results.csv; never raises, so that all three are tried. Rows that a part had
-        timed when its process died are among them."""
+        """Writes the summary, the archive and results.csv; never raises, so that all three are tried. Rows that a part
+        had timed when its process died are among them."""
         self.tried("rows that were kept", gather, self.work / "results.csv")
         self.tried("summary", lambda: (self.work / "summary.txt").write_text(self.summary()))
         self.tried("archive", self.archive)
@@ -296,6 +303,7 @@ class Call:
         partial.unlink()
 
     def summary(self) -> str:
+        """Faults, peers that were left out, what science found, and times: a line for each case, then its contestants."""
         lines = ["DRY RUN: no GPU, and no figure here is one of a GPU's"] if self.options.dry_run else []
         for path in sorted(self.work.glob("*.jsonl")):
             cases = [line for line in read(self.work, path.stem) if "fault" in line]
@@ -304,14 +312,37 @@ class Call:
             lines.append(f"{path.stem}: {len(cases) - len(bad)} of {len(cases)} cases without a fault, {spent:.0f} s")
             lines += [f"  FAULT: {line['case']}: {line['fault']}"[:200] for line in bad]
         lines += [f"FAULT: {fault}" for fault in self.faults]
+        said = "\n".join(path.read_text() for path in sorted(self.work.glob("*.txt")) if path.name != "summary.txt")
+        lines += dict.fromkeys(one[:200] for one in re.findall("left out: .*", said))
+        if (self.work / "science.txt").exists():
+            lines += filter(str.strip, (self.work / "science.txt").read_text().splitlines())
         if (self.work / "results.csv").exists():
+            before = None
             with open(self.work / "results.csv", newline="") as file:
                 for row in csv.DictReader(file):
-                    if not row["contestant"].startswith("limit:"):
-                        share = f", {float(row['limit_share']):.0%} of its limit" if row["limit_share"] else ""
-                        what = f"{row['benchmark']}: {row['case']}: {row['contestant']}"
-                        lines.append(f"{what[:150]}: {row['median']} {row['unit']}{share}")
+                    if row["contestant"].startswith("limit:"):
+                        continue
+                    if (case := f"{row['benchmark']}: {row['case']}") != before:
+                        lines.append(case)
+                    share = f", {float(row['limit_share']):.0%} of its limit" if row["limit_share"] else ""
+                    lines.append(f"  {row['median']} {row['unit']}{share}: {row['contestant']}")
+                    before = case
         return "\n".join(lines) + "\n"
+
+    def shown(self) -> str:
+        """The beginning of the summary, which has the faults."""
+        lines = self.summary().splitlines()
+        sizes = list(itertools.accumulate(len(line) + 1 for line in lines))
+        fit = sum(size <= SHOWN for size in sizes)
+        more = [f"... and {len(lines) - fit:,} more lines in summary.txt"] if fit < len(lines) else []
+        return "\n".join([*lines[:fit], *more]) + "\n"
+
+    def clear(self) -> None:
+        """Removes the temporary folder; not where checkpoints are in it alone."""
+        if self.temporary and self.unsaved:
+            print(f"checkpoints could not be written, and are left in {self.work / 'science'}", flush=True)
+        elif self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
 
     def failed(self) -> bool:
         lines = [line for path in self.work.glob("*.jsonl") for line in read(self.work, path.stem)]
@@ -319,10 +350,33 @@ class Call:
 
 
 def kept(archive: Path) -> set[str]:
-    """Names that an archive of checkpoints must not lose: each file of it, and of each run one checkpoint, the latest."""
+    """Names that an archive of checkpoints must not lose: each file of it, and of each run the latest checkpoint."""
     with tarfile.open(archive) as opened:
         names = [Path(one.name) for one in opened if one.isfile() and Path(one.name).name != "lock"]
     return {str(name.parent if name.parent.name == "checkpoint" else name) for name in names}
+
+
+def check_options(parser, options) -> None:
+    """Ends the call where an option cannot be meant, before anything takes its time."""
+    for name in ("minutes", "science", "scale", "pieces"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < math.inf:
+            parser.error(f"--{name}: expected a number above 0, got {value:g}")
+    if options.science and options.science >= options.minutes:
+        parser.error(
+            f"--science: {options.science:g} minutes are not within the {options.minutes:g} of the whole call: "
+            f"give it more, such as --minutes {math.ceil(options.science) + 5}"
+        )
+    if options.checkpoints:
+        if options.checkpoints.is_dir():
+            parser.error(f"--checkpoints: expected a file, got the folder {options.checkpoints}")
+        try:
+            options.checkpoints.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=options.checkpoints.parent).close()
+        except OSError as error:
+            parser.error(f"--checkpoints: {options.checkpoints} cannot be written: {first_line(error)}")
+    elif "science" in options.parts and not options.scratch:
+        print("without --checkpoints no later call can go on: models are not kept, tables and figures are", flush=True)
 
 
 def here(options) -> None:
@@ -369,6 +423,7 @@ def main() -> None:
     options.parts = options.parts or wanted_by_default
     if "science" in options.parts and not options.science:
         parser.error("science: say with --science how many minutes it may take")
+    check_options(parser, options)
 
     asked = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -388,10 +443,9 @@ def main() -> None:
         for one in asked:
             signal.signal(one, signal.SIG_IGN)
         call.pack()
-        print(call.summary()[-11_000:], flush=True)
+        print(call.shown(), flush=True)
         failed = call.failed()
-        if call.temporary:
-            call.temporary.cleanup()
+        call.clear()
     sys.exit(1 if failed else 0)
 
 

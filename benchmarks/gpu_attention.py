@@ -1,4 +1,5 @@
-"""Attention on a GPU: its errors, the same bits twice, rows that do not depend on their neighbours; then beside all that PyTorch has."""
+"""Attention on a GPU: its errors, the same bits twice, rows that do not depend on their neighbours; then beside all
+that PyTorch has."""
 
 import itertools
 import traceback

@@ -1,7 +1,8 @@
 """The device that parts of benchmarks/gpu.py work on: a GPU, or in a dry run what stands in for one.
 
 The stand-in is the CPU: launches of Triton's kernels are counted, and interpreted where results are compared; a
-recorded graph is the call itself; times are wall-clock times of the CPU and say nothing, and all that is written says so.
+recorded graph is the call itself; times are wall-clock times of the CPU and say nothing, and all that is
+written says so.
 """
 
 import argparse

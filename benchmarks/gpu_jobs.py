@@ -1,5 +1,5 @@
-"""The processes of benchmarks/gpu.py, side by side: each is ended when its time is over, and goes on after the case that
-killed it.
+"""The processes of benchmarks/gpu.py, side by side: each is ended when its time is over, and goes on after the case
+that killed it.
 """
 
 import contextlib

@@ -50,7 +50,7 @@ class Places:
 
 
 def verify_rows(world, tasks, vocabulary, chunk, seed, places):
-    """Rows of a task or of the mix, and labels of their cities, are those of the CPU, bit for bit: the number of rows."""
+    """Rows of a task or of the mix, and labels of their cities, are those of the CPU, bit for bit: their number."""
     stream = stream_of(world, tasks, chunk, seed, vocabulary)
     gpu, cpu = places.of((tasks, vocabulary), stream, chunk)
     gpu = stream.rectangle(0, chunk, out=gpu, check=False)

@@ -1,9 +1,11 @@
-"""As much of the paper's canon as fits in some minutes: trained at full shape and vocabulary on fewer rows, read, drawn.
+"""As much of the paper's canon as fits in some minutes: trained at full shape and vocabulary on fewer rows, read,
+and drawn.
 
     science/  runs/ tables/ studies/paper/ (tables, figures, the page)  science.json (its scale)
 
 Runs train in waves, those that say most first. Where time is up, the wave that trains is saved and what has ended is
-read, and drawn as far as it was read; the next call in the same folder goes on there, as does `worldfast study run paper --scale <its scale>`.
+read, and drawn as far as it was read; the next call in the same folder goes on there, as does `worldfast study run
+paper --scale <its scale>`.
 """
 
 import json
@@ -14,11 +16,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 
 import gpu_device
 import torch
 from gpu_part import first_line, require
-from gpu_training import TINY, lockstep_of, take
+from gpu_training import TINY, lockstep_of
 
 import worldfast as wf
 from worldfast.folder import outcome
@@ -37,7 +40,7 @@ TRAINED = 0.6  # share of the time that training may take; the rest is for readi
 TABLED = 0.6  # share of what is then left that tables may take; the rest is for drawing
 FIRST = 0.6  # share of it that the first two waves should take, as measured
 TEST_ROWS = 500  # of each task and group; 10,000 take minutes a model
-STEPS = 32  # behind which a rate is measured, and of which it is measured
+PIECES, STEPS = 9, 8  # in which a rate is measured, and steps of each
 
 
 def tiny_study() -> Study:
@@ -85,13 +88,17 @@ def waves(study: Study) -> list[list[Run]]:
     return [wave for wave in found if wave]
 
 
-def measured(runs, steps: int = STEPS) -> float:
-    """Seconds of a step of these runs together."""
-    lockstep = lockstep_of(runs, GPU.place + ":0")
-    take(lockstep, steps)
-    begun = time.perf_counter()
-    take(lockstep, steps)
-    return (time.perf_counter() - begun) / steps
+def measured(runs, steps: int = STEPS, pieces: int = PIECES) -> float:
+    """Seconds of a step of these runs together: the median of pieces after the first. A step that records a graph takes
+    as long as a hundred others, and does so once for a number of places."""
+    lockstep, members, taken = lockstep_of(runs, GPU.place + ":0"), list(range(len(runs))), []
+    for _ in range(1 + pieces):
+        begun = time.perf_counter()
+        for _ in range(steps):
+            lockstep.step(members)
+        GPU.wait()
+        taken.append((time.perf_counter() - begun) / steps)
+    return median(taken[1:])
 
 
 def chosen_scale(seconds: float) -> float:
@@ -148,7 +155,7 @@ def study_of(part, out: Path) -> Study:
     if part.dry:
         study = tiny_study()
         with GPU.results_unread():
-            measured(study.canon[:2], 1)
+            measured(study.canon[:2], 1, 1)
         return study
     about = out / "science.json"
     before = json.loads(about.read_text())["scale"] if about.exists() else None

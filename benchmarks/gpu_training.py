@@ -2,9 +2,9 @@
 not faster.
 
 Agreement is with worldfast's CPU ensemble in float32, whose tests hold it to float64: weights after 20 steps,
-by how far they moved. Then 1, 8 and 32 models of the paper's shape in bfloat16, and their answers; the limits are the products of
-real tokens at the rate of a large product, and the bytes that the kernels must move at the rate of a large
-copy.
+by how far they moved. Then 1, 8 and 32 models of the paper's shape in bfloat16, and their answers; the limits are
+the products of real tokens at the rate of a large product, and the bytes that the kernels must move at the rate of
+a large copy.
 """
 
 import time
@@ -281,7 +281,7 @@ def profile(run, path, steps):
 
 
 class Answering:
-    """Models that have learned a little, and two of the fourteen test sets: those of the shortest and the longest rows."""
+    """Models that have learned a little, and two of the fourteen test sets: of the shortest and the longest rows."""
 
     def __init__(self, part, members=32, rows=10_000, steps=300):
         if part.dry:

@@ -165,8 +165,8 @@ def vector_width() -> int:
 
 
 def limit_peers() -> None:
-    """Limits the core to WIDTH, and begins the script anew where the peers' libraries are not held back too. A width that is
-    not to be had ends the script in one line."""
+    """Limits the core to WIDTH, and begins the script anew where the peers' libraries are not held back too. A width
+    that is not to be had ends the script in one line."""
     try:
         width = vector_width()
     except ValueError as error:
@@ -201,7 +201,7 @@ def emulated(dtype: torch.dtype) -> bool:
 
 
 def copying(size: float, device: str = "cpu", threads: int | None = None) -> Contestant:
-    """Return the contestant that moves `size` bytes, reads and writes counted alike, by a copy larger than any cache."""
+    """Return the contestant that moves `size` bytes, reads and writes alike, by a copy larger than any cache."""
     source, target = _large(device)
 
     def run():
@@ -322,7 +322,7 @@ def turn(contestant: Contestant, number: int, repeats: int, clock) -> float:
 
 
 def compare(contestants: list[Contestant], repeats: int, clock=seconds, keep=None) -> dict[Contestant, np.ndarray]:
-    """Seconds [repeats] that each takes for the whole work, measured in turns. `keep` is given all of them after each."""
+    """Seconds [repeats] that each takes for the whole work, measured in turns. `keep` gets all of them after each."""
     taken = {}
     for number in range(repeats):
         for contestant in contestants:
@@ -439,8 +439,9 @@ def record(path: Path | None, benchmark: str, case: str, found: list[Row], unit:
 
 
 def keeping(path: Path | None, benchmark: str, case: str, errors: dict[Contestant, float], unit: Unit, device=None):
-    """A function of the seconds that contestants have taken so far: it returns their rows, which are on disk by then, and
-    stay there if this process is killed. First come the rows that a killed process has left. ValueError as `record`."""
+    """A function of the seconds that contestants have taken so far: it returns their rows, which are on disk by then,
+    and stay there if this process is killed. First come the rows that a killed process has left. ValueError as
+    `record`."""
     if path:
         require_columns(path)
         if killed := kept_rows.gather(path):

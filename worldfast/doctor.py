@@ -10,6 +10,7 @@ import locale
 import math
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -27,6 +28,7 @@ from worldfast.models import TransformerSpec, adamw_, attention, attention_of_ro
 from worldfast.rows import Rows, Shape
 
 WIDTH = 100
+MOST_LINES = 5  # of one message
 PACKAGES = (
     ("torch", "numpy", "scipy", "pandas", "scikit-learn", "h5py", "safetensors", "matplotlib", "tyro"),
     ("transformers", "tokenizers", "triton", "ray"),
@@ -65,7 +67,7 @@ def examine() -> Iterator[str]:
         True if they do.
     """
     for line in _installed():
-        yield line[:WIDTH]
+        yield from _wrapped(line)
     devices = [torch.device("cpu")]
     try:
         devices.append(require_cuda("cuda"))
@@ -77,12 +79,19 @@ def examine() -> Iterator[str]:
         tried = [check for check in CHECKS if check.gpu or device.type == "cpu"]
         wrong = [(check, why) for check in tried if (why := compare(check, device))]
         for check, why in wrong:
-            yield f"DISAGREES on {device}: {check.name}: {why}"[:WIDTH]
+            yield from _wrapped(f"DISAGREES on {device}: {check.name}: {why}")
         seconds = time.perf_counter() - begin
         yield f"kernels on {device}: {len(tried) - len(wrong)} of {len(tried)} agree with float64 ({seconds:.1f} s)"
         whole = whole and not wrong
     yield "Put all of this into a bug report" + ("." if whole else ": something above is wrong.")
     return whole
+
+
+def _wrapped(line: str) -> list[str]:
+    """Return lines of at most WIDTH characters: the end of an error is often what says how to mend it."""
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent="  ", break_on_hyphens=False, max_lines=MOST_LINES, placeholder=" ..."
+    )
 
 
 # ---- what is there ----
@@ -119,7 +128,7 @@ def _installed() -> Iterator[str]:
     except DeviceError as error:
         found = torch.cuda.get_device_name() if torch.cuda.is_available() else f"none; {why_no_gpu()}"
         yield f"CUDA device: {found}"
-        yield f"cuda: not used, {error.reason}"
+        yield f"cuda: not used, {'for the same reason' if found.endswith(error.reason) else error.reason}"
 
 
 # ---- what kernels compute ----

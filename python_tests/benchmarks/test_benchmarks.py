@@ -338,6 +338,13 @@ def test_the_results_that_are_kept_can_be_read(harness):
 # ---- the scripts ----
 
 
+def test_make_bench_runs_every_script_that_the_guide_names():
+    root = BENCHMARKS.parent
+    named = set(re.findall(r"`python benchmarks/(\w+)\.py`", (root / "docs" / "performance.md").read_text()))
+    bench = re.search(r"^bench:.*\n((?:\t.*\n)+)", (root / "Makefile").read_text(), re.MULTILINE)[1]
+    assert len(named) > 9 and named <= set(re.findall(r"benchmarks/(\w+)\.py", bench))
+
+
 def test_gains_of_threads(load):
     """In the order of its contestants: new arrays, and arrays that are there, on 1 and on 2 threads."""
     harness, labels = load("harness"), load("labels")

@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -152,7 +153,7 @@ def cka(part):
     files = content(tmp_path / "out" / ARCHIVE)
     assert cases(files, "attention") == {"first": "", "killed": "its process ended with signal 9", "last": ""}
     assert "attention,killed,ours,1" in (tmp_path / "out" / "dry-run-results.csv").read_text()
-    assert b"attention: killed: ours: 1 ms" in files["summary.txt"]
+    assert b"attention: killed\n  1 ms: ours\n" in files["summary.txt"]
     assert cases(files, "cka") == {"lost": "RuntimeError: an illegal memory access was encountered", "last": ""}
     assert cases(files, "peers") == {"one": ""}
 
@@ -282,7 +283,55 @@ def test_what_an_earlier_call_wrote_is_kept(script, tmp_path):
     done = subprocess.run(real, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1 and "torch finds no CUDA device" in done.stdout
     assert kept() == earlier
-    assert b"torch finds no CUDA device" in content(out / "worldfast-gpu.tar.gz")["summary.txt"]
+    files = content(out / "worldfast-gpu.tar.gz")
+    assert b"torch finds no CUDA device: torch none was built without CUDA" in files["summary.txt"]
+    assert json.loads(files["about.json"])["device"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--minutes", "0"], "--minutes: expected a number above 0, got 0"),
+        (["--scale", "nan"], "--scale: expected a number above 0, got nan"),
+        (["--pieces", "-1"], "--pieces: expected a number above 0, got -1"),
+        (
+            ["--science", "50"],
+            "--science: 50 minutes are not within the 9 of the whole call: give it more, such as --minutes 55",
+        ),
+        (["--checkpoints", "."], "--checkpoints: expected a file, got the folder ."),
+        (["--checkpoints", "file/c.tar"], "--checkpoints: file/c.tar cannot be written: "),
+        (["science"], "science: say with --science how many minutes it may take"),
+    ],
+)
+def test_options_are_refused_before_anything_takes_its_time(gpu, tmp_path, monkeypatch, capsys, options, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", "out", *options])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_faults_are_printed_however_many_times_there_are(gpu, tmp_path):
+    """So is what was left out and what was found; each time comes with the whole name of what took it."""
+    options = {"minutes": 1, "scratch": tmp_path, "dry_run": False, "out": tmp_path}
+    call = gpu.Call(SimpleNamespace(**options))
+    (call.work / "labels.jsonl").write_text('{"case": "bad", "seconds": 1, "fault": "off"}\n')
+    (call.work / "peers.txt").write_text("verifying a ... left out: a: no\nverifying a ... left out: a: no\n")
+    (call.work / "science.txt").write_text("3 of 4 runs have ended\n\nA finding.\n")
+    lines = [
+        f"attention,{'case ' * 30}{i},{who},1,ms,{share}"
+        for i in range(200)
+        for who, share in (("ours", 0.5), ("b", ""))
+    ]
+    (call.work / "results.csv").write_text("\n".join(["benchmark,case,contestant,median,unit,limit_share", *lines]))
+    shown, whole = call.shown().splitlines(), call.summary().splitlines()
+    first = ["labels: 0 of 1 cases without a fault, 1 s", "  FAULT: bad: off", "left out: a: no"]
+    assert shown[:5] == [*first, "3 of 4 runs have ended", "A finding."] and len(call.shown()) < 12_000
+    assert shown[:-1] == whole[: len(shown) - 1]
+    assert shown[-1] == f"... and {len(whole) - len(shown) + 1} more lines in summary.txt"
+    assert whole[-3].endswith("case 199") and whole[-2:] == ["  1 ms, 50% of its limit: ours", "  1 ms: b"]
 
 
 # ---- who compares what ----
@@ -329,7 +378,7 @@ def {name}(part):
 """
     counts = {"labels": 2, "attention": 6}
     parts = {name: compares.format(name=name, processes=count) for name, count in counts.items()}
-    script(parts, "--minutes", "0", "peers").communicate(timeout=60)  # writes the parts
+    script(parts, "--minutes", "0.01", "peers").communicate(timeout=60)  # writes the parts
     monkeypatch.setattr(gpu, "__file__", str(tmp_path / "benchmarks" / "gpu.py"))
     asked = []
     monkeypatch.setattr(gpu, "built", lambda architecture: bool(asked))
@@ -535,6 +584,47 @@ def test_a_build_that_hangs_is_ended_and_counts_as_none(gpu_build, tmp_path, mon
     assert not gpu_build.digest_file().exists()
 
 
+def test_a_build_that_fails_says_why(gpu_build, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_build, "ROOT", tmp_path)
+    pip = tmp_path / "pip"
+    log = "error: subprocess-exited-with-error\nCMake Error at CMakeLists.txt:9: No CUDA compiler\nmore\n"
+    pip.write_text(f"#!/bin/sh\nprintf '{log}'\nexit 1\n")
+    pip.chmod(0o755)
+    monkeypatch.setattr(gpu_build.sys, "executable", str(pip))
+    why = "^pip ended with 1: CMake Error at CMakeLists.txt:9: No CUDA compiler; see build.log$"
+    with pytest.raises(RuntimeError, match=why):
+        gpu_build.install(tmp_path / "build.log", "90-real", 60)
+    assert not gpu_build.digest_file().exists()
+    for text, first in (
+        ("ModuleNotFoundError: pybind11\n", "ModuleNotFoundError: pybind11"),
+        ("a\nb\n\n", "b"),
+        ("", "it said nothing"),
+    ):
+        (tmp_path / "build.log").write_text(text)
+        assert gpu_build.first_error(tmp_path / "build.log") == first
+
+
+def test_a_gpu_that_cannot_be_used_is_said_before_anything_is_built(gpu_build, monkeypatch):
+    def too_old():
+        raise RuntimeError("The NVIDIA driver on your system is too old\n(found version 11040)")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", too_old)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    why = r"no CUDA device: The NVIDIA driver on your system is too old \(found version 11040\), CUDA_VISIBLE_DEVICES is ''; --dry-run"
+    with pytest.raises(RuntimeError, match=why):
+        gpu_build.architecture_here()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Quadro T1000")
+    for capability, name in (((9, 0), "90-real"), ((12, 0), "120-real"), ((8, 0), "80-real")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda found=capability: found)
+        assert gpu_build.architecture_here() == name
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(RuntimeError, match="Quadro T1000 has compute capability 7.5, but 8.0 or later is needed"):
+        gpu_build.architecture_here()
+
+
 # ---- science ----
 
 
@@ -554,6 +644,21 @@ def test_waves_are_the_canon_and_bases_come_first(science):
     for wave in waves:
         assert all(run.start is None or run.start.id in there for run in wave)
         there |= {run.id for run in wave}
+
+
+def test_a_rate_is_not_that_of_steps_that_record_a_graph(science, monkeypatch):
+    """Steps of 1 ms, but the first eight and three later ones, which take 300."""
+    now, steps = [0.0], []
+
+    def step(members):
+        steps.append(members)
+        now[0] += 0.3 if len(steps) <= 8 or len(steps) in (9, 30, 31) else 1e-3
+
+    monkeypatch.setattr(science, "lockstep_of", lambda runs, device: SimpleNamespace(step=step))
+    monkeypatch.setattr(science.GPU, "wait", lambda: None, raising=False)
+    monkeypatch.setattr(science.time, "perf_counter", lambda: now[0])
+    assert science.measured([1, 2]) == pytest.approx(1e-3)
+    assert steps == [[0, 1]] * 80
 
 
 def test_the_scale_is_what_fits(science, monkeypatch):
@@ -752,6 +857,18 @@ def test_checkpoints_are_not_replaced_by_fewer(script, tmp_path, resumes):
     assert kept.read_bytes() == before
     new = files_of(tmp_path / "checkpoints.tar.new")
     assert new["runs/one/checkpoint/step-2.safetensors"] == b"2" and "runs/two/done" not in new
+
+
+def test_checkpoints_that_cannot_be_written_are_left_where_they_are(script, tmp_path):
+    """The disk is full, say: here a folder is in the archive's way. Nothing that was trained is lost."""
+    kept = tmp_path / "there" / "checkpoints.tar"
+    more = f"import pathlib; pathlib.Path({str(kept) + '.partial'!r}).mkdir()"
+    process = script({"science": SCIENCE.format(more=more)}, "--checkpoints", kept, "--science", 1, "science")
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "FAULT: checkpoints: IsADirectoryError" in printed
+    [left] = re.findall("checkpoints could not be written, and are left in (.*)", printed)
+    assert (Path(left) / "runs" / "one" / "checkpoint" / "step-2.safetensors").read_text() == "2"
+    shutil.rmtree(Path(left).parents[1])
 
 
 def test_what_is_no_archive_of_checkpoints(gpu, tmp_path):

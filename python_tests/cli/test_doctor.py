@@ -54,6 +54,26 @@ def test_a_gpu_that_is_not_used_is_said_with_the_reason(monkeypatch, capsys, the
     assert [line for line in lines if line.startswith("kernels on")][0].startswith("kernels on cpu: 1 of 1 agree")
 
 
+@pytest.mark.parametrize("words", [1, 12, 300])
+def test_a_long_reason_goes_on_in_the_next_lines(monkeypatch, words):
+    """What a driver says of itself fills some lines; how to mend it comes last."""
+    reason = " ".join(f"word{i}" for i in range(words))
+
+    def refuses(device):
+        raise DeviceError(device, reason)
+
+    monkeypatch.setattr(doctor, "require_cuda", refuses)
+    monkeypatch.setattr(doctor, "CHECKS", doctor.CHECKS[:1])
+    monkeypatch.setattr(doctor, "compare", lambda *_: reason)
+    lines = list(doctor.examine())
+    assert max(map(len, lines)) <= 100
+    for begin in ("cuda: not used, ", "DISAGREES on cpu: labels: "):
+        at = next(i for i, line in enumerate(lines) if line.startswith(begin))
+        rest = [line for line in lines[at + 1 : at + 5] if line.startswith("  ")]
+        said = " ".join([lines[at].removeprefix(begin), *map(str.strip, rest)])
+        assert said == reason or words == 300 and len(rest) == 4 and said.endswith(" ...") and said[:-4] in reason
+
+
 def _half_a_percent_off(name):
     def wrong(*arguments, **options):
         found = getattr(doctor, name + "_kept")(*arguments, **options)

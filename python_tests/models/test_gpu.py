@@ -734,8 +734,8 @@ def test_answering_and_reading_take_what_is_planned(matmul_dtype, monkeypatch):
     assert 0.8 * planned < taken.most <= planned + states
 
 
-def test_a_plan_counts_answers_and_workspaces():
-    """As many validation rows as are answered at once, and no more."""
+def test_a_plan_counts_answers_and_workspaces(monkeypatch):
+    """As many validation rows as are answered at once, and no more; five workspaces of cuBLAS."""
 
     def shared(validation, **model):
         run = replace(BASE, validation=validation, model=replace(SPEC, **model), matmul_dtype="bfloat16", name="")
@@ -746,6 +746,8 @@ def test_a_plan_counts_answers_and_workspaces():
     assert none < some < all_at_once == more <= none + footprints.ANSWER_BYTES + (64 << 20)
     assert all_at_once > footprints.ANSWER_BYTES
     assert none > memory.GPU_EXTRA + memory.WORKSPACES + footprints.reading(replace(SPEC, **wide), SHAPE)
+    monkeypatch.setattr(memory, "WORKSPACES", 0)
+    assert shared(0, **wide) == none - 5 * (32 << 20)
 
 
 def test_places():
