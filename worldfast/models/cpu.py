@@ -181,7 +181,7 @@ class CpuTransformer(Transformer):
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         self._require_targets(rows, members)
         gradients, lane_sums = self.gradients, self._lane_sums
-        tokens, pieces = zip(*self.each(self._cut, rows)) if rows else ((), ())
+        tokens, pieces = zip(*map(self._cut, rows)) if rows else ((), ())
         transformer, packed = self._pack(members, self.matmul_dtype)
         losses = np.zeros((len(members), self._lanes))
         # gradients at the tokens of each member
