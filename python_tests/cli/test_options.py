@@ -18,11 +18,11 @@ from tiny import TINY
 
 import worldfast as wf
 from worldfast import classes, cli, files, options, study_cli
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.training.step import Lockstep
 from worldfast.worlds import cities
 from worldfast.worlds.cities import Dataset, tasks
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 SMALL = "--rows 32 --batch 16 --hidden 16 --layers 1 --heads 2 --intermediate 24".split()
 SMALL += "--checkpoints 2 --capture-layers 1".split()

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from worldfast import checkpoint, files
 from worldfast.display import count
 from worldfast.errors import MismatchError, UnsafeError, VersionError
-from worldfast.folder import done, ending_of, named_id, prefix, read_spec, require_kept
+from worldfast.folder import named_id, prefix, read_spec, require_kept
 from worldfast.locks import locked
+from worldfast.outcome import done, ending_of
 from worldfast.reading import check_segment, expected_by, segment_path
 from worldfast.run import Run
 
