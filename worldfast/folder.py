@@ -21,7 +21,7 @@ import torch
 
 from worldfast import checkpoint, files
 from worldfast.display import count, first_of
-from worldfast.errors import DamagedError, MismatchError, VersionError, whole
+from worldfast.errors import CodeError, DamagedError, MismatchError, TaskError, VersionError, whole
 from worldfast.models import Ensemble, require_cuda
 from worldfast.outcome import done, ending_of
 from worldfast.run import Run
@@ -265,8 +265,10 @@ def read_spec(folder: str | os.PathLike) -> tuple[Run, dict[str, Any]]:
         The spec is not what was written.
     VersionError
         Another version of worldfast wrote it, and it means something else here.
+    CodeError
+        The class or task that the spec names is not defined in this process, or is another here.
     ValueError
-        The code that the spec names is not here, or is another version of it.
+        The spec is of this version, and has fields that it does not have.
     MismatchError
         The world of the run has changed, or the spec is another run's than the name of the folder says.
     """
@@ -284,7 +286,8 @@ def read_spec(folder: str | os.PathLike) -> tuple[Run, dict[str, Any]]:
         raise MismatchError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         if same:
-            raise ValueError(f"{written}, which cannot read it: {error}") from None
+            kind = CodeError if isinstance(error, CodeError | TaskError) else ValueError
+            raise kind(f"{written}, which cannot read it: {error}") from None
         raise VersionError(f"{written}; this one cannot read it ({error}): {files.advice_on(version)}") from None
     if run.id != content["id"]:
         why = ", as the code or the world that it names has changed" if same else ""
