@@ -33,3 +33,4 @@ def test_counts(said, expected):
 )
 def test_times(seconds, expected):
     assert duration(seconds) == expected
+    assert duration(8.3, 0) == "8 s" and duration(59.6, 0) == "1 min 0 s"

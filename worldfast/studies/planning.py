@@ -281,4 +281,4 @@ def _line(name: str, cells: Sequence[str]) -> str:
 
 
 def _times(least: float, most: float) -> str:
-    return duration(least) if least == most else f"{duration(least)} to {duration(most)}"
+    return " to ".join(dict.fromkeys((duration(least, 0), duration(most, 0))))

@@ -151,7 +151,7 @@ def print_status(folder: Path) -> None:
     counts = {state: sum(one.state == state for one in now) for state in dict.fromkeys(one.state for one in now)}
     rows, every = sum(one.rows for one in now), sum(one.all_rows for one in now)
     print(f"{folder.name}: {count(len(now), 'run')}, " + ", ".join(f"{n} {state}" for state, n in counts.items()))
-    left = f", {rate:,.0f} rows/s, {duration((every - rows) / rate)} left" if rate else ""
+    left = f", {rate:,.0f} rows/s, {duration((every - rows) / rate, 0)} left" if rate else ""
     print(f"{rows:,} of {count(every, 'row')}{left}")
     for one in now:
         if one.state == "running":
