@@ -32,9 +32,9 @@ from harness import (
 from training import Together
 
 import worldfast as wf
+from worldfast.capture import Capture
 from worldfast.locks import Holder
 from worldfast.reading import Writer, segment_path, states
-from worldfast.run import Capture
 from worldfast.training.member import Member
 from worldfast.training.train import _at_checkpoint
 from worldfast.worlds import cities

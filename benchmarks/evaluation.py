@@ -18,8 +18,8 @@ from harness import CORES, Contestant, Unit, arguments, emulated, multiplying, r
 from training import qwen2
 
 import worldfast as wf
+from worldfast.capture import Capture
 from worldfast.models.decoding import share
-from worldfast.run import Capture
 from worldfast.training import load
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import decode

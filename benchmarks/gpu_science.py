@@ -24,7 +24,7 @@ from gpu_part import first_line, require
 from gpu_training import TINY, lockstep_of
 
 import worldfast as wf
-from worldfast.folder import outcome
+from worldfast.outcome import outcome
 from worldfast.report import report
 from worldfast.run import Run
 from worldfast.studies.analyses import made, make, tables_of

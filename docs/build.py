@@ -36,6 +36,7 @@ ROOT = DOCS.parent
 # What scripts and notebooks import by name; an entry stands for its submodules too.
 MODULES = (
     "worldfast",
+    "worldfast.capture",
     "worldfast.run",
     "worldfast.models.spec",
     "worldfast.models.ensemble",
@@ -46,6 +47,7 @@ MODULES = (
     "worldfast.reading.patching",
     "worldfast.reading.representations",
     "worldfast.folder",
+    "worldfast.outcome",
     "worldfast.studies.analyses",
     "worldfast.studies.scene",
     "worldfast.studies.study",
@@ -67,6 +69,7 @@ MODULES = (
     "worldfast.worlds.cities.tokens",
     "worldfast.worlds.cities.transfer",
     "worldfast.worlds.cities.world",
+    "worldfast.worlds.cities.world_spec",
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import worldfast as wf
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.training import cluster
 from worldfast.training.jobs import Job
 from worldfast.worlds.cities import Dataset

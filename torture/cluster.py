@@ -22,7 +22,7 @@ from pathlib import Path
 import worldfast as wf
 from torture.tally import Tally
 from torture.work import differences, left
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.study_cli import UNDONE
 from worldfast.worlds import cities
 

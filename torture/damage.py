@@ -25,11 +25,11 @@ import worldfast as wf
 from torture.forks import Died, forked
 from torture.tally import Tally
 from torture.work import differences, left, study, towns, work
-from worldfast.studies import planning, tables
+from worldfast.studies import standing, tables
 from worldfast.studies.analyses import compute, tables_of
 from worldfast.training import load
 from worldfast.verify import verify
-from worldfast.worlds.cities import world as worlds
+from worldfast.worlds.cities import world_spec
 
 PROMISE = "corruption is found"
 TARGET = 10_000  # damaged files
@@ -140,7 +140,7 @@ def subjects(places: list[Path], worlds_of: list[Path]) -> list[Subject]:
     spec = out / "studies" / mine.name / "study.json"
     alike = [other / "studies" / theirs.name / "study.json"]
     if spec.exists():
-        found.append(Subject("study.json", spec, alike, lambda: digest(planning.status(spec.parent))))
+        found.append(Subject("study.json", spec, alike, lambda: digest(standing.status(spec.parent))))
     for name in ("model.safetensors", "config.json"):
         path = out / "open" / name
         found.append(Subject(f"exported {name}", path, [other / "open" / name], lambda p=path: imported(p.parent)))
@@ -243,12 +243,12 @@ def attempt(subject: Subject, damage: str, expected: str, seed: int) -> tuple[bo
         if not harm(subject, damage, content, random.Random(seed)):
             return None
         if of_world:
-            worlds._build.cache_clear()
+            world_spec._build.cache_clear()
         return verdict(subject, expected, damage)
     finally:
         put(subject.path, content)
         if of_world:
-            worlds._build.cache_clear()
+            world_spec._build.cache_clear()
 
 
 def exchanged(ours: Path, theirs: Path, chance: random.Random) -> tuple[str, set[str]]:

@@ -21,7 +21,7 @@ import worldfast as wf
 from torture.core import RUNTIMES, sanitized
 from torture.tally import Tally
 from worldfast._native import core
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.worlds import cities
 
 PROMISE = "same everywhere"

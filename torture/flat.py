@@ -19,7 +19,7 @@ import numpy as np
 
 import worldfast as wf
 from torture.tally import Tally
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.worlds import cities
 
 PROMISE = "long runs stay flat"

@@ -17,7 +17,7 @@ import numpy as np
 import worldfast as wf
 from torture import faults
 from worldfast import checkpoint
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.studies.engine import run_study
 from worldfast.worlds import cities
 from worldfast.worlds.cities.analyses import ANALYSES

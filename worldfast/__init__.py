@@ -3,9 +3,10 @@
 __version__ = "0.2.0"
 
 from worldfast.analysis import cka, cka_matrix, cka_minibatch, cka_standard_error, gram_statistics
+from worldfast.capture import Capture
 from worldfast.models import RecurrentSpec, TransformerSpec, attention, import_huggingface
 from worldfast.reading import Activations, represent
-from worldfast.run import Capture, OpenCheckpoint, Run
+from worldfast.run import OpenCheckpoint, Run
 from worldfast.studies import Study, run_study
 from worldfast.training import export_huggingface, train
 from worldfast.worlds.cities import TASKS, Batch, Component, World, WorldSpec, label, sample, task

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from worldfast.errors import one_of, typed, unknown_name
+from worldfast.errors import CodeError, one_of, typed, unknown_name
 
 N = TypeVar("N", bound="Named")
 
@@ -168,7 +168,7 @@ def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
 
     Raises
     ------
-    ValueError
+    CodeError
         The path leads to no such dataclass.
     """
     module, _, name = str(path).rpartition(".")
@@ -177,16 +177,16 @@ def class_at(path: str, what: str, fits: Callable[[type], bool]) -> type:
         try:
             importlib.import_module(module)
         except ModuleNotFoundError:
-            raise ValueError(f"class {path!r}: this version of worldfast has no {module}") from None
+            raise CodeError(f"class {path!r}: this version of worldfast has no {module}") from None
     elif module == _main():
         module = "__main__"
     elif module not in sys.modules:
-        raise ValueError(
+        raise CodeError(
             f"class {path!r}: {module or 'its module'} is not imported: import it first, then read its runs; "
             f"on the command line, --load {module.rpartition('.')[2] or 'FILE'}.py"
         )
     found = getattr(sys.modules[module], name, None) if ours else vars(sys.modules[module]).get(name)
     if not (isinstance(found, type) and is_dataclass(found) and fits(found)):
         advice = "; define it here as it was, or in a file that is imported" if module == "__main__" else ""
-        raise ValueError(f"class {path!r}: {module} has no dataclass {name!r} that is {what}{advice}")
+        raise CodeError(f"class {path!r}: {module} has no dataclass {name!r} that is {what}{advice}")
     return found

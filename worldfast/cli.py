@@ -243,7 +243,7 @@ def extract(
     print(represent(run, layers=layers, step=step, **given, **named("readout", readout)).save(out))
 
 
-def verify(folder: Path, /, quiet: Flag = False) -> int:
+def verify(folder: Path, /, quiet: Flag = False, load: Files = ()) -> int:
     """Check the files of a run, a study or a folder of them, a line each; the status is 0 if all are whole, else 1.
 
     Args:
@@ -252,14 +252,17 @@ def verify(folder: Path, /, quiet: Flag = False) -> int:
     """
     from worldfast.verify import verify as checks
 
-    files = wrong = 0
+    load_files(load)
+    files = wrong = unchecked = 0
     for one in checks(folder):
-        files, wrong = files + (one.state != "other"), wrong + (not one.fine)
+        files, unchecked = files + (one.state != "other"), unchecked + (one.state == "unchecked")
+        wrong += not (one.fine or one.state == "unchecked")
         if one.why or not (one.fine and quiet):
             print(shown(f"{one.state:10} {one.path}" + (f": {one.why}" if one.why else "")))
-    if not quiet or wrong:
-        print(f"{count(files, 'file')}, " + (f"{wrong} of them not whole" if wrong else "all whole"))
-    return int(wrong > 0)
+    if not quiet or wrong or unchecked:
+        found = [f"{n} of them {what}" for n, what in ((wrong, "not whole"), (unchecked, "not checked")) if n]
+        print(f"{count(files, 'file')}, {', '.join(found) or 'all whole'}")
+    return int(wrong + unchecked > 0)
 
 
 def doctor() -> int:

@@ -31,3 +31,14 @@ def size_text(size: int) -> str:
         if size >= 1 << power:
             return f"{size / (1 << power):.1f} {letter}iB"
     return count(size, "byte")
+
+
+def duration(seconds: float, digits: int = 1) -> str:
+    """Return a time in words: 171.4 -> "2 min 51 s"; below a minute with this many digits after the point."""
+    if round(seconds, digits) < 60:
+        return f"{seconds:.{digits}f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min {rest} s"
+    return f"{hours} h {left} min" if hours < 48 else f"{hours // 24:,} days {hours % 24} h"

@@ -134,6 +134,10 @@ class TaskError(ValueError):
     """Error of a task written in Python that breaks the contract of a task, or is not the one that was asked for."""
 
 
+class CodeError(ValueError):
+    """Error of a whole file that names a class or a task which is not defined in this process, or is another here."""
+
+
 class DamagedError(ValueError):
     """Error of a file whose content is not what was written."""
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any
 
 from tyro.conf import FlagConversionOff, FlagCreatePairsOff, UseAppendAction, arg
 
+from worldfast.capture import Capture
 from worldfast.dataset import Dataset
 from worldfast.errors import one_of
-from worldfast.folder import done, metrics, spec_of
+from worldfast.folder import metrics, spec_of
 from worldfast.models import RecurrentSpec, TransformerSpec
-from worldfast.run import Capture, Run
+from worldfast.outcome import done
+from worldfast.run import Run
 
 KINDS = ("transformer", "rnn", "lstm")
 

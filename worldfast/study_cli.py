@@ -12,9 +12,9 @@ from tyro.conf import arg
 
 from worldfast import worlds
 from worldfast.classes import load_file
-from worldfast.folder import outcome
 from worldfast.log import logged_to
 from worldfast.options import AnyNumber, AnyText, AnyWhole, Files, Text, Whole
+from worldfast.outcome import outcome
 from worldfast.studies import Study, load_study, print_plan, print_status, run_study
 
 Name = Annotated[str, arg(metavar="STUDY")]

@@ -10,7 +10,8 @@ from scipy.spatial import procrustes as scipy_procrustes
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from worldfast.analysis.cka import cka, cka_matrix, cka_over_training, cka_table
+from worldfast.analysis.cka import cka, cka_matrix
+from worldfast.analysis.cka_tables import cka_over_training, cka_table
 from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
 from worldfast.analysis.knn import chance, mutual_knn, mutual_knn_table, nearest
 from worldfast.analysis.procrustes import procrustes, procrustes_table

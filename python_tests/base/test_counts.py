@@ -1,8 +1,8 @@
-"""Sentences that count things: one of them is singular, and thousands are told apart."""
+"""Sentences that count things or say how long they take: one is singular, and thousands are told apart."""
 
 import pytest
 
-from worldfast.display import count
+from worldfast.display import count, duration
 
 
 @pytest.mark.parametrize(
@@ -17,3 +17,20 @@ from worldfast.display import count
 )
 def test_counts(said, expected):
     assert said == expected
+
+
+@pytest.mark.parametrize(
+    "seconds,expected",
+    [
+        (0.25, "0.2 s"),
+        (59.9, "59.9 s"),
+        (59.96, "1 min 0 s"),
+        (171.4, "2 min 51 s"),
+        (3599.6, "1 h 0 min"),
+        (7384, "2 h 3 min"),
+        (3 * 86400 + 4 * 3600, "3 days 4 h"),
+    ],
+)
+def test_times(seconds, expected):
+    assert duration(seconds) == expected
+    assert duration(8.3, 0) == "8 s" and duration(59.6, 0) == "1 min 0 s"

@@ -18,7 +18,7 @@ ROOT = Path(worldfast.__file__).parent
 RANKS = """
 errors files locks display log processes syntax frames _native arrays
 classes rows dataset
-models analysis run checkpoint folder
+models analysis capture run checkpoint outcome folder
 reading training
 studies
 report verify options
@@ -40,9 +40,12 @@ files -> display
 files -> errors
 folder -> checkpoint
 folder -> models
+folder -> outcome
 folder -> run
 locks -> errors
 locks -> files
+outcome -> run
+run -> capture
 run -> models
 training -> reading
 """

@@ -8,7 +8,7 @@ import worldfast as wf
 from worldfast import files
 from worldfast.errors import file_name, shown, unknown_name
 from worldfast.report.figures import save
-from worldfast.studies import Analysis, planning
+from worldfast.studies import Analysis, standing
 from worldfast.training.jobs import Job
 from worldfast.worlds import cities
 
@@ -77,7 +77,7 @@ def test_a_study_from_a_stranger(field, value, tmp_path):
     run = {"name": "a", "folder": "a-1", "start": "", "steps": 1, "rows": 1}
     files.write_json(folder / "study.json", {"name": "x", "layer": 1, "runs": [run | {field: value}], "tables": None})
     with pytest.raises(ValueError, match=f"study.json: {field} of a run: expected a name"):
-        planning.status(folder)
+        standing.status(folder)
 
 
 def test_texts_of_strangers_move_no_cursor(tmp_path):
@@ -85,4 +85,4 @@ def test_texts_of_strangers_move_no_cursor(tmp_path):
     assert str(unknown_name("region", "a\x1b", ["b\x1b[2J"])).isprintable()
     folder = files.folder(tmp_path / "failed", "out")
     (folder / "x.json").write_text(json.dumps({"about": ["a-1"], "error": "bad\x1b[2J"}))
-    assert planning._failed(folder) == {"a-1": "bad\\x1b[2J"}
+    assert standing._failed(folder) == {"a-1": "bad\\x1b[2J"}

@@ -18,11 +18,11 @@ from tiny import TINY
 
 import worldfast as wf
 from worldfast import classes, cli, files, options, study_cli
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.training.step import Lockstep
 from worldfast.worlds import cities
 from worldfast.worlds.cities import Dataset, tasks
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 SMALL = "--rows 32 --batch 16 --hidden 16 --layers 1 --heads 2 --intermediate 24".split()
 SMALL += "--checkpoints 2 --capture-layers 1".split()
@@ -158,7 +158,9 @@ def test_files_of_ones_own_are_loaded(tmp_path, capsys, monkeypatch):
     classes.LOADED.clear(), tasks._by_name.pop("west")
     other = tmp_path / "nothing_of_mine.py"
     other.write_text("x = 1")
+    assert cli.main(["verify", str(folder)]) == 1 and "damaged" not in capsys.readouterr().out
     assert cli.main([*extract, "--load", str(other), "--load", str(own)]) == 0
+    assert cli.main(["verify", str(folder), "--quiet", "--load", str(own)]) == 0
     assert {"west"} <= set(wf.TASKS) and sys.modules["own_of_mine"].Towns is not towns
     for name in ("own_of_mine", "nothing_of_mine"):
         monkeypatch.delitem(sys.modules, name)
@@ -172,6 +174,10 @@ def test_a_task_of_a_file_that_is_not_loaded(tmp_path, capsys):
     tasks._by_name.pop("eastern")
     assert cli.main(["extract", str(folder), "--out", str(tmp_path / "states.h5")]) == 1
     assert "on the command line, --load its file" in capsys.readouterr().err
+    assert cli.main(["verify", str(folder), "--quiet"]) == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert "spec.json" in lines[0] and "on the command line, --load its file" in lines[0]
+    assert {line.split()[0] for line in lines} == {"unchecked"} and last.endswith(f" {len(lines)} of them not checked")
 
 
 @pytest.mark.parametrize(

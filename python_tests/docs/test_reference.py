@@ -28,7 +28,8 @@ def public():
     """(module, name) of what the package and its analyses offer."""
     yield from (("worldfast", name) for name in worldfast.__all__)
     parts = [part.name for part in pkgutil.walk_packages(analysis.__path__, analysis.__name__ + ".")]
-    parts.remove("worldfast.analysis.gram")  # its public part is among the package's own names
+    for inner in ("gram", "hsic"):  # their public part is among the package's own names
+        parts.remove(f"worldfast.analysis.{inner}")
     for part in [*parts, *ELSEWHERE]:
         yield from ((part, name) for name in getattr(importlib.import_module(part), "__all__", ()))
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import worldfast as wf
+from worldfast.capture import Capture
 from worldfast.checkpoint import newest
 from worldfast.dataset import Dataset, Readout, Score
 from worldfast.errors import DeviceError
@@ -16,7 +17,6 @@ from worldfast.models.check import family_of
 from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.rows import Rows, Shape, Stream
-from worldfast.run import Capture
 from worldfast.training import load
 from worldfast.training.step import Lockstep
 from worldfast.worlds import cities

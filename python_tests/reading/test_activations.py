@@ -7,12 +7,12 @@ import torch
 
 import worldfast as wf
 from worldfast import files
+from worldfast.capture import Capture
 from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, Writer
 from worldfast.reading.readout import states
 from worldfast.reading.segment import segment_path
 from worldfast.rows import Rows, Shape
-from worldfast.run import Capture
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.prompts import Prompt
 from worldfast.worlds.cities.tasks import TASKS

@@ -10,10 +10,10 @@ import torch
 from qwen import qwen2
 
 import worldfast as wf
+from worldfast.capture import Capture
 from worldfast.folder import opened as opened_
 from worldfast.reading import gradients
 from worldfast.reading.gradients import _jackknife
-from worldfast.run import Capture
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.stream import task_stream
 

@@ -10,12 +10,12 @@ import torch
 from qwen import qwen2
 
 import worldfast as wf
+from worldfast.capture import Capture
 from worldfast.folder import opened
 from worldfast.models import PlainTransformer
 from worldfast.reading import Questions, patching
 from worldfast.reading.patching import _ratio
 from worldfast.rows import Rows, Shape
-from worldfast.run import Capture
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.evaluate import decode
 from worldfast.worlds.cities.patching import POSITIONS, questions_of, token_positions

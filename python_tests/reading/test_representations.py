@@ -10,8 +10,8 @@ from qwen import qwen2
 
 import worldfast as wf
 from worldfast import cli
+from worldfast.capture import Capture
 from worldfast.reading import represent
-from worldfast.run import Capture
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.prompts import PUBLISHED
 from worldfast.worlds.cities.tokens import Vocabulary

@@ -12,7 +12,7 @@ import pytest
 from stand_ins import PassingOn
 
 import worldfast as wf
-from worldfast.analysis.cka import cka_over_training
+from worldfast.analysis.cka_tables import cka_over_training
 from worldfast.dataset import require_same_entities
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError
 from worldfast.reading import Activations, segment

@@ -15,9 +15,9 @@ from worldfast import cli, files, locks, study_cli, worlds
 from worldfast import folder as run_folder
 from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
+from worldfast.capture import Capture
 from worldfast.report import report
-from worldfast.run import Capture
-from worldfast.studies import engine, load_study, planning
+from worldfast.studies import engine, load_study, planning, standing
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.studies.engine import run_study
 from worldfast.training.jobs import Outcome
@@ -234,9 +234,9 @@ def test_a_run_that_diverges_is_marked(tiny, tmp_path):
     assert result.tables["runs"].status.tolist() == ["finished", "diverged", "barred"]
     assert not result.tables["runs"].learned.iloc[1]
     assert any("Did not finish: bad (diverged), ft-bad (barred)" in sentence for sentence in result.findings)
-    standing = {one.name: one for one in planning.status(tmp_path / "studies" / "bad")}
-    assert standing["bad"].state == "diverged" and "not finite" in standing["bad"].why
-    assert standing["ft-bad"].state == "barred"
+    found = {one.name: one for one in standing.status(tmp_path / "studies" / "bad")}
+    assert found["bad"].state == "diverged" and "not finite" in found["bad"].why
+    assert found["ft-bad"].state == "barred"
     with pytest.raises(RuntimeError, match="no run finished"):
         run_study(Study("worse", (replace(bad, seed=1, name="worse"),), layer=1), tmp_path, progress=False)
 
@@ -293,27 +293,27 @@ def test_what_a_run_leaves_is_what_the_plan_says(ran, tiny):
 
 def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     out, _ = ran
-    assert {one.state for one in planning.status(out / "studies" / "tiny")} == {"finished"}
+    assert {one.state for one in standing.status(out / "studies" / "tiny")} == {"finished"}
     folder = files.folder(tmp_path / "studies" / "tiny", "out")
     (folder / "study.json").write_text((out / "studies" / "tiny" / "study.json").read_text())
     expected = ["waiting" if run.start else "open" for run in tiny.runs]
-    assert [one.state for one in planning.status(folder)] == expected and {"open", "waiting"} == {*expected}
+    assert [one.state for one in standing.status(folder)] == expected and {"open", "waiting"} == {*expected}
     run = tmp_path / "runs" / tiny.runs[0].folder_name
     files.folder(run, "out")
     (run / "metrics.jsonl").write_text('{"step": 1, "rows": 32, "loss": 2.0}\n{"step": 2, "ro')
-    first = planning.status(folder)[0]
+    first = standing.status(folder)[0]
     assert (first.state, first.step, first.rows, first.all_rows) == ("stopped", 1, 32, 64)
     with locks.lock(run.parent, [run]):
-        assert planning.status(folder)[0].state == "running"
+        assert standing.status(folder)[0].state == "running"
     jobs = files.folder(tmp_path / "runs" / "failed", "out")
     (jobs / "job.json").write_text(json.dumps({"about": [run.name], "error": "OSError: no space"}))
-    first = planning.status(folder)[0]
+    first = standing.status(folder)[0]
     assert (first.state, first.why) == ("failed", "OSError: no space")
-    planning.print_status(folder)
+    standing.print_status(folder)
     n = expected.count("waiting")
     assert f"1 failed, {5 - n} open, {n} waiting" in capsys.readouterr().out
     with pytest.raises(FileNotFoundError, match="not a study's folder"):
-        planning.status(tmp_path)
+        standing.status(tmp_path)
 
 
 # ---- what is refused ----

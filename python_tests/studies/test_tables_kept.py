@@ -11,7 +11,7 @@ import pytest
 import worldfast as wf
 from worldfast import files
 from worldfast.errors import DamagedError, MismatchError
-from worldfast.studies import Analysis, analyses, audit_study, audit_tables, planning
+from worldfast.studies import Analysis, analyses, audit_study, audit_tables, standing
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.worlds import cities
 
@@ -109,7 +109,7 @@ def test_a_studys_folder_is_checked_file_by_file(ran, tmp_path):
         assert (bad.path, bad.state) == (folder / name, state) and str(folder / name) in bad.why
         if name == "study.json":
             with pytest.raises(DamagedError, match=f"'{folder / name}' is damaged"):
-                planning.status(folder)
+                standing.status(folder)
         (folder / name).write_bytes(whole)
 
 
@@ -119,17 +119,17 @@ def test_a_studys_file_is_not_believed_beside_another_studys_tables(ran, tmp_pat
     folder, run = out / "studies" / "kept", out / "runs" / RUN.folder_name
     content = files.read_json(folder / "study.json")
     (folder / "runs.csv").write_text("")
-    assert [one.state for one in planning.status(folder)] == ["finished"]
+    assert [one.state for one in standing.status(folder)] == ["finished"]
     other = {name: sha256[::-1] for name, sha256 in content["tables"].items()}
     files.write_json(folder / "study.json", content | {"tables": other})
     with pytest.raises(MismatchError, match=f"'{folder / 'study.json'}' is of other tables than runs.csv, .*another"):
-        planning.status(folder)
+        standing.status(folder)
     assert [(one.path.name, one.state) for one in audit_study(folder)] == [("study.json", "mistaken")]
     files.write_json(folder / "study.json", content | {"tables": None})  # as while it runs
-    assert [one.state for one in planning.status(folder)] == ["finished"]
+    assert [one.state for one in standing.status(folder)] == ["finished"]
     files.write_json(run / "done", files.read_json(run / "done") | {"run": "0" * 12})
     with pytest.raises(MismatchError, match="done' belongs to run 000000000000"):
-        planning.status(folder)
+        standing.status(folder)
 
 
 def test_cached_tables_are_checked_file_by_file(table):

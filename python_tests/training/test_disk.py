@@ -17,7 +17,7 @@ from tiny import TINY
 
 import worldfast as wf
 from worldfast import checkpoint, files, locks
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.training import memory, metrics, train
 from worldfast.worlds.cities import Dataset
 

@@ -16,8 +16,9 @@ from tiny import RUN
 import worldfast as wf
 from worldfast import checkpoint, files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
-from worldfast.folder import done, metrics, outcome, saved, spec_of
+from worldfast.folder import metrics, saved, spec_of
 from worldfast.locks import locked
+from worldfast.outcome import done, outcome
 from worldfast.reading import segment_path
 from worldfast.studies.analyses import Analysis, compute, made, tables_of
 from worldfast.training import audit, load, start, train

@@ -14,9 +14,9 @@ from tiny import TINY
 
 import worldfast as wf
 from worldfast import checkpoint
+from worldfast.capture import Capture
 from worldfast.errors import DeviceError
 from worldfast.models import GpuTransformer
-from worldfast.run import Capture
 from worldfast.training import memory
 from worldfast.training.step import MOMENTS
 from worldfast.worlds.cities import Dataset

@@ -11,7 +11,7 @@ from tiny import TINY
 
 import worldfast as wf
 from worldfast import checkpoint
-from worldfast.run import Capture
+from worldfast.capture import Capture
 from worldfast.training import memory, train
 from worldfast.training.memory import Need, Plan
 from worldfast.worlds.cities import Dataset

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from tiny import TINY
 
-from worldfast.run import Capture, Run
+from worldfast.capture import Capture
+from worldfast.run import Run
 from worldfast.training import train
 from worldfast.worlds.cities import Dataset
 

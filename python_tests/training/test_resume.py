@@ -15,11 +15,12 @@ import pytest
 from stand_ins import PassingOn
 
 from worldfast import checkpoint, files
+from worldfast.capture import Capture
 from worldfast.errors import DamagedError
 from worldfast.models import TransformerSpec
 from worldfast.reading import segment
 from worldfast.reading.segment import segment_path
-from worldfast.run import Capture, Run
+from worldfast.run import Run
 from worldfast.training import member, metrics, train
 from worldfast.worlds.cities import Dataset
 

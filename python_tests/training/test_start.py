@@ -11,7 +11,7 @@ from tiny import TINY, UNREAD
 
 import worldfast as wf
 from worldfast import checkpoint, errors, files
-from worldfast.folder import outcome
+from worldfast.outcome import outcome
 from worldfast.run import OpenCheckpoint
 from worldfast.training import train
 from worldfast.worlds.cities import Dataset

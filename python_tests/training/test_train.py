@@ -19,17 +19,18 @@ import torch
 from qwen import qwen2
 
 from worldfast import checkpoint, files
+from worldfast.capture import Capture
 from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, readout, segment
 from worldfast.rows import Shape
-from worldfast.run import Capture, Run
+from worldfast.run import Run
 from worldfast.training import load, member, train
 from worldfast.training.step import Lockstep
 from worldfast.worlds.cities import Dataset
 from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.tasks import TASKS
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 training = importlib.import_module("worldfast.training.train")  # the package's own `train` is the function
 

@@ -6,7 +6,7 @@ import worldfast as wf
 from worldfast.worlds.cities import Dataset, paper, world_update
 from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.groups import groups_of
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 BASE = wf.Run(Dataset("distance", among="region != 'Atlantis'", world=WorldSpec(atlantis=20, largest=300)))
 

@@ -271,7 +271,7 @@ def test_a_world_with_hardly_an_answer(small):
     def never(xy):
         return np.zeros(len(xy), np.int64)
 
-    with pytest.raises(ValueError, match="row 0: no never row with the wanted answer"):
+    with pytest.raises(ValueError, match="row 0: no never row with the wanted answer.* each of the choices"):
         wf.sample(small, never, 100, seed=next(s for s in range(9) if wanted(small, never, s)))
 
 
@@ -334,6 +334,11 @@ BAD = {
         lambda xy: xy[:, 0, 0] * 1000,
         dict(digits=6),
         r"gave -?1\d{6}, which has more than 6 digits: declare digits=7",
+    ),
+    "too long": (
+        lambda xy: xy[:, 0, 0].astype(np.int64) * 10**12,
+        dict(),
+        r"more than 9 digits: 15 are the most, so take a larger unit",
     ),
     "raises": (lambda xy: xy[:, 2, 0], dict(), r"raised IndexError: index 2 is out of bounds"),
     "writes": (lambda xy: np.subtract(xy, 1, out=xy)[:, 0, 0], dict(), r"writes into its input"),

@@ -1,7 +1,8 @@
 """Analyses of activations. Each is a function of arrays and works on any model's.
 
-    cka             CKA of pairs, matrices and tables, over training; standard errors over items
-    gram            sums over Gram matrices, of which CKA is made
+    cka             CKA of pairs, matrices and minibatches; standard errors over items
+    cka_tables      tables of CKA for several variants, and over training
+    gram, hsic      sums over Gram matrices; what CKA makes of them
     procrustes      disparity of the first principal components
     knn             mutual k-nearest-neighbour alignment
     dimension       participation ratio, two nearest neighbours
@@ -21,7 +22,8 @@ Analyses of a study's tables, or of any tables with the same columns:
 """
 
 from worldfast.analysis.alone import probe_alone
-from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_over_training, cka_standard_error, cka_table
+from worldfast.analysis.cka import cka, cka_matrix, cka_minibatch, cka_standard_error
+from worldfast.analysis.cka_tables import cka_over_training, cka_table
 from worldfast.analysis.dimension import dimension_table, participation_ratio, two_nn
 from worldfast.analysis.film import film_table
 from worldfast.analysis.fixed_points import FixedPoints, fixed_points, steps_of_return

@@ -19,7 +19,8 @@ from worldfast.dataset import Readout, entity_ids
 from worldfast.display import count, html_facts
 from worldfast.errors import MismatchError, as_path
 from worldfast.files import require_folder
-from worldfast.folder import done, spec_content
+from worldfast.folder import spec_content
+from worldfast.outcome import done
 from worldfast.reading import segment
 from worldfast.reading.segment import segment_path
 from worldfast.run import Run

@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from worldfast import files
-from worldfast.display import count, first_of
+from worldfast.display import count, duration, first_of
 from worldfast.report.colours import CKA_STOPS, INK
 from worldfast.report.figures import learned_map, numbers, save, standard, views_over_training
 from worldfast.report.figures.catalogue import SECTIONS
 from worldfast.report.figures.curves import r2_of
 from worldfast.report.page import citation, comparison, films, gallery, models, provenance, taught
 from worldfast.report.page.drawings import drawings
-from worldfast.report.page.markup import duration, pairs, span
+from worldfast.report.page.markup import pairs, span
 from worldfast.report.page.terms import glossary
 from worldfast.studies import Scene, Study, StudyResult
 

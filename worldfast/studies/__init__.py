@@ -3,10 +3,11 @@
 from worldfast.studies.analyses import Analysis, Some, Table, Trained, each, layer_of, scored, shown
 from worldfast.studies.audit import audit_study, audit_tables
 from worldfast.studies.engine import run_study
-from worldfast.studies.planning import print_plan, print_status
+from worldfast.studies.planning import print_plan
 from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult
 from worldfast.studies.scene import Axis, Scene, Subject, scene_of
 from worldfast.studies.standard import ANALYSES, pca
+from worldfast.studies.standing import print_status
 from worldfast.studies.study import Study, load_study
 from worldfast.studies.tables import common_tables, metrics
 

@@ -24,8 +24,9 @@ import torch
 from worldfast import __version__, files
 from worldfast.display import count
 from worldfast.errors import file_name, one_of, typed, whole
-from worldfast.folder import outcome, require_same
+from worldfast.folder import require_same
 from worldfast.log import tell
+from worldfast.outcome import outcome
 from worldfast.run import Run
 from worldfast.studies.analyses import compute, made, make, tables_of
 from worldfast.studies.results import Findings, RunResult, StudyResult, run_result, square

@@ -26,8 +26,8 @@ MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset(
-    "errors files log display syntax frames _native classes dataset run checkpoint folder training studies".split()
-    + ["report", "options", "cli", "study_cli"]
+    "errors files log display syntax frames _native classes dataset capture run checkpoint outcome folder".split()
+    + ["training", "studies", "report", "options", "cli", "study_cli"]
 )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.folder import metrics as read_metrics
-from worldfast.folder import outcome
+from worldfast.outcome import outcome
 from worldfast.run import Run
 from worldfast.studies.results import tasks_of
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 from worldfast import checkpoint, files
 from worldfast.display import count
-from worldfast.errors import MismatchError, UnsafeError, VersionError
-from worldfast.folder import done, ending_of, named_id, prefix, read_spec, require_kept
+from worldfast.errors import CodeError, MismatchError, UnsafeError, VersionError
+from worldfast.folder import named_id, prefix, read_spec, require_kept
 from worldfast.locks import locked
+from worldfast.outcome import done, ending_of
 from worldfast.reading import check_segment, expected_by, segment_path
 from worldfast.run import Run
 
@@ -23,6 +24,7 @@ STATES = {  # of a file by the error of what reads it, the first that fits
     UnsafeError: "unsafe",
     MismatchError: "mistaken",
     VersionError: "foreign",
+    CodeError: "unchecked",
     FileNotFoundError: "missing",
     OSError: "unreadable",
     ValueError: "damaged",
@@ -41,7 +43,7 @@ class Checked(NamedTuple):
         not ended; "other": no file of a run or a study; "missing", "damaged", "mistaken" (of another run, step or
         model), "foreign" (of another version of worldfast, which this one cannot read), "unsafe" (a link, a FIFO ...),
         "unreadable" (no permission, no descriptor ...); "unchecked", as the file that says what it should be is not
-        whole; of the folder itself: "held".
+        whole, or names code that is not in this process; of the folder itself: "held".
     why : str
         The error or the reason, "" if there is none.
     """
@@ -204,7 +206,7 @@ def _segments(
     present = {int(match[1]): there / match[0] for match in matches if match}
     if run is None:
         for path in sorted(present.values()):
-            yield Checked(path, "unchecked", "spec.json, which says what it should hold, is not whole")
+            yield Checked(path, "unchecked", "spec.json does not say what it should hold")
     else:
         steps = spec["checkpoint_steps"] if spec["captured"]["layers"] else []
         last = end["step"] if end else run.steps

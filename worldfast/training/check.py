@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from worldfast import checkpoint
+from worldfast.capture import Capture
 from worldfast.dataset import Dataset, Readout, Score
 from worldfast.folder import load
 from worldfast.models import FAMILY_CHECKS, Ensemble, TransformerSpec, family_of, import_huggingface
 from worldfast.rows import Rows, Shape
-from worldfast.run import Capture, Run
+from worldfast.run import Run
 from worldfast.training.export import export_huggingface
 from worldfast.training.train import train
 

@@ -23,8 +23,9 @@ from worldfast import files
 from worldfast.classes import LOADED, load_file
 from worldfast.display import count, size_text
 from worldfast.errors import one_of
-from worldfast.folder import outcome, require_kept
+from worldfast.folder import require_kept
 from worldfast.log import LOG, logged_to, tell
+from worldfast.outcome import outcome
 from worldfast.run import Run
 from worldfast.training import start
 from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive

@@ -20,8 +20,9 @@ from pathlib import Path
 from worldfast import checkpoint, files
 from worldfast.dataset import entity_ids
 from worldfast.errors import MismatchError
-from worldfast.folder import done, require_same
+from worldfast.folder import require_same
 from worldfast.locks import Holder
+from worldfast.outcome import done
 from worldfast.reading import Writer, segment_path, states
 from worldfast.run import Run
 from worldfast.training import metrics, start

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import torch
 
+from worldfast.capture import Capture, readout_of
 from worldfast.dataset import Dataset
 from worldfast.display import size_text
 from worldfast.models import gpu_bytes
-from worldfast.run import Capture, Run, readout_of
+from worldfast.run import Run
 from worldfast.training.gpu_step import CHUNK_BYTES
 from worldfast.training.step import MOMENTS
 

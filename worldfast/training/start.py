@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from worldfast.display import count
-from worldfast.folder import done, ended_folder, saved
+from worldfast.folder import saved
 from worldfast.models import import_huggingface
+from worldfast.outcome import done, ended_folder
 from worldfast.run import OpenCheckpoint, Run, require_same_shape
 
 

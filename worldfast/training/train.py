@@ -20,9 +20,10 @@ from worldfast import files
 from worldfast._native import core
 from worldfast.display import size_text
 from worldfast.errors import DeviceError, several, typed, unknown_name, whole
-from worldfast.folder import done, outcome, require_kept, require_same
+from worldfast.folder import require_kept, require_same
 from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
+from worldfast.outcome import done, outcome
 from worldfast.reading import Writer
 from worldfast.run import Family, Run
 from worldfast.training import metrics, start

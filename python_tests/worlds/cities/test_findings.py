@@ -185,7 +185,8 @@ def of_seeds(world, n, **changes):
     """Films of models of all tasks, one a seed; the last one's R2 and error as given."""
     films = [run_result(world, SEVEN, seed, checkpoints=3) for seed in range(n)]
     films = [replace(film, scores={"compass": 0.9 + film.spec["seed"] / 50}) for film in films]
-    tables = {"runs": pd.DataFrame({"tasks": ["+".join(SEVEN)] * n}), "evaluation": evaluation()}
+    runs = pd.DataFrame({"run": [film.name for film in films], "tasks": "+".join(SEVEN), "learned": True})
+    tables = {"runs": runs, "evaluation": evaluation()}
     return [*films[:-1], replace(films[-1], **changes)], 0.5 * np.eye(n) + 0.5, tables
 
 
@@ -204,6 +205,8 @@ def test_seeds_of_one_model_are_said_as_ranges(small):
     )
     assert alike == "Models of 3 seeds arrange the cities alike: linear CKA 0.50 (3 pairs)."
     assert "on average over 3: compass 92% right" in answers
+    tables["runs"].loc[1, "learned"] = False  # which is left out of averages
+    assert [*findings._of_films(films, cka, tables)] == [map_, r2, alike]
 
 
 def test_one_pair_is_no_pairs(small):

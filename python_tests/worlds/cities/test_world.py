@@ -17,7 +17,8 @@ import pytest
 from oracle import tenths
 
 from worldfast.errors import unknown_name
-from worldfast.worlds.cities.world import BOX, CITIES_CSV, World, WorldSpec
+from worldfast.worlds.cities.world import BOX, CITIES_CSV, World
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 LIMIT = 2**20
 FIELDS = ("xy", "city_id", "name", "region", "country", "population")

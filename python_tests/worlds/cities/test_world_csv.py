@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import tenths
 
-from worldfast.worlds.cities.world import World, WorldSpec
+from worldfast.worlds.cities.world import World
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 LIMIT = 2**20
 

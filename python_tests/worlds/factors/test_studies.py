@@ -11,8 +11,8 @@ import pytest
 import worldfast as wf
 from worldfast import worlds
 from worldfast.analysis import held_out
+from worldfast.capture import Capture
 from worldfast.report import publish
-from worldfast.run import Capture
 from worldfast.worlds.factors import figures
 from worldfast.worlds.factors.analyses import half_spaces, published_batches
 from worldfast.worlds.factors.figures import lines_of

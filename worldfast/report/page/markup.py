@@ -10,14 +10,6 @@ import numpy as np
 from worldfast.report.colours import INK
 
 
-def duration(seconds: float) -> str:
-    """Return a duration in words: 171.4 -> "2 min 51 s"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def span(values: Sequence[int]) -> str:
     """Return the range of integers: [5, 5] -> "5"; [5, 9] -> "5 to 9"."""
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"

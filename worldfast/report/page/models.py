@@ -8,10 +8,11 @@ from html import escape
 import numpy as np
 
 from worldfast.analysis import FITTED, HELD_OUT
+from worldfast.display import duration
 from worldfast.report import figures
 from worldfast.report.colours import Tasks, legible, ramp, run_styles
 from worldfast.report.figures.tables import groups
-from worldfast.report.page.markup import duration, named, plain, table
+from worldfast.report.page.markup import named, plain, table
 from worldfast.report.words import number as in_words
 from worldfast.studies import RunResult, StudyResult
 

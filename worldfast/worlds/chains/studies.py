@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldfast import studies
+from worldfast.capture import Capture
 from worldfast.errors import positive
 from worldfast.models import TransformerSpec
-from worldfast.run import Capture, Run
+from worldfast.run import Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
 from worldfast.worlds.chains.analyses import ANALYSES, at_end, whole_rows
 from worldfast.worlds.chains.dataset import Dataset

@@ -12,7 +12,8 @@ from worldfast.worlds.cities.python_task import PythonTask, task
 from worldfast.worlds.cities.sampling import Batch, Stream, sample
 from worldfast.worlds.cities.tasks import BUILT_IN, TASKS, Task, label
 from worldfast.worlds.cities.tokens import Vocabulary
-from worldfast.worlds.cities.world import ATLANTIS, World, WorldSpec
+from worldfast.worlds.cities.world import ATLANTIS, World
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 _DOOR = {  # the other names and their modules, which import all of the instrument, on first use
     "CHECKS": "checks",

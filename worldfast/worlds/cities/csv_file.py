@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import functools
+import os
 import re
 from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
@@ -77,6 +78,12 @@ def read_csv(path: Path) -> tuple[dict[str, Any], int]:
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
     return table, n
+
+
+def no_file(argument: str, path: str | os.PathLike) -> FileNotFoundError:
+    """Return the error for a file that is not there; a relative path is said with its folder."""
+    where = "" if os.path.isabs(path) else f" in '{os.getcwd()}'"
+    return FileNotFoundError(f"{argument}: there is no file '{os.fspath(path)}'{where}")
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> ValueError:

@@ -26,7 +26,8 @@ from worldfast.worlds.cities.stream import LOSSES, LearnedStream
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python, one_or_more, task_from_json
 from worldfast.worlds.cities.tokenizer import tokenizer_of
 from worldfast.worlds.cities.tokens import VOCABULARIES, Vocabulary
-from worldfast.worlds.cities.world import World, WorldSpec
+from worldfast.worlds.cities.world import World
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 
 @dataclass(frozen=True)

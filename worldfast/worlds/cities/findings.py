@@ -81,12 +81,13 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> It
         a, b = (taught(films[k].tasks, known) for k in (j, i))
         if len(pairs) > 1:
             yield (
-                f"Of {len(pairs)} pairs of models, {a} and {b} arrange the cities most alike: linear CKA {value:.2f}; "
-                f"the least alike pair has {min(pairs)[0]:.2f}."
+                f"Of {len(pairs)} pairs of models, one of {a} and one of {b} arrange the cities most alike: linear CKA "
+                f"{value:.2f}; the least alike pair has {min(pairs)[0]:.2f}."
             )
         else:
-            yield f"The one pair of models, {a} and {b}, has linear CKA {value:.2f}."
-    if all(run.scores for run in best):
+            yield f"The one pair of models, of {a} and of {b}, has linear CKA {value:.2f}."
+    learned = set(tables["runs"].run[tables["runs"].learned])  # of others no average is given: _of_failures
+    if all(run.scores and run.name in learned for run in best):
         answers = _answers(
             {task: float(np.mean([run.scores[task] for run in best])) for task in best[0].scores}, tables
         )
@@ -251,12 +252,12 @@ def _last_probes(study: Study, tables: Tables) -> pd.DataFrame:
 
 
 def _scores_of_all(tables: Tables, names: Sequence[str]) -> pd.DataFrame | None:
-    """Return scores of models of all of these tasks on rows without the group taught later; None without any."""
+    """Return scores of models that learned all of these tasks, on rows without the group taught later, or None."""
     if "evaluation" not in tables:
         return None
     runs, scores = tables["runs"], tables["evaluation"]
     whole = runs.tasks.str.split("+").map(set) == set(names)
-    every = runs[(runs.kind == "pt") & whole].run
+    every = runs[(runs.kind == "pt") & whole & runs.learned].run
     scores = scores[scores.run.isin(every) & (scores.group == STANDARD) & scores.task.isin(names)]
     return scores if len(scores) else None
 

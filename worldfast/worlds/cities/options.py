@@ -12,7 +12,7 @@ from worldfast.folder import spec_of
 from worldfast.options import TYPES, AnyText, group
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.tasks import BUILT_IN
-from worldfast.worlds.cities.world import WorldSpec
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 Data = group(
     "Data",

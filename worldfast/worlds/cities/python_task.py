@@ -114,11 +114,11 @@ class PythonTask(Task):
         if not self.answers:
             limit = 10**self.digits - 1
             if least < -limit or most > limit:
-                came = least if least < -limit else most
-                raise self._error(
-                    f"gave {came}, which has more than {count(self.digits, 'digit')}: declare "
-                    f"digits={len(str(abs(came)))}"
-                )
+                came = max(least, most, key=abs)
+                digits = len(str(abs(came)))
+                room = core.most_digits
+                advice = f"declare digits={digits}" if digits <= room else f"{room} are the most, so take a larger unit"
+                raise self._error(f"gave {came}, which has more than {count(self.digits, 'digit')}: {advice}")
         elif least < 0 or most >= len(self.answers):
             came = least if least < 0 else most
             raise self._error(f"gave {came}, but its {len(self.answers)} choices are 0 to {len(self.answers) - 1}")

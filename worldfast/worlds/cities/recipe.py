@@ -16,7 +16,8 @@ from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.groups import any_of, outside
 from worldfast.worlds.cities.tasks import Task, one_or_more
-from worldfast.worlds.cities.world import NEW, WorldSpec
+from worldfast.worlds.cities.world import NEW
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 __all__ = ["Recipe", "world_update"]
 

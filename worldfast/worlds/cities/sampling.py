@@ -328,10 +328,13 @@ class Stream:
     def _require_rows(self, failed: Any) -> None:
         position = int(failed[0])
         if position >= 0:
-            balanced = " or ".join(sorted({task.name for task in self._components if task.balanced}))
+            tasks = [task for task in self._components if task.balanced]
+            balanced = " or ".join(sorted({task.name for task in tasks}))
+            native = any(task.index >= 0 for task in tasks)
+            why = "are its cities all on one line?" if native else "does its function give each of the choices?"
             raise ValueError(
                 f"row {position}: no {balanced} row with the wanted answer in {core.max_tries:,} tries: rows of this "
-                "world can hardly be balanced (are its cities all on one line?)"
+                f"world can hardly be balanced ({why})"
             )
 
 

@@ -9,9 +9,10 @@ from itertools import combinations
 import numpy as np
 
 from worldfast import studies
+from worldfast.capture import Capture
 from worldfast.errors import one_of, positive, several, typed, whole
 from worldfast.models import TransformerSpec
-from worldfast.run import Capture, Run
+from worldfast.run import Run
 from worldfast.studies import Analysis, Scene, Subject
 from worldfast.worlds.cities.doses import DOSES, NOISE, SHARES, grid
 from worldfast.worlds.cities.groups import groups_of
@@ -19,7 +20,8 @@ from worldfast.worlds.cities.recipe import Recipe
 from worldfast.worlds.cities.sampling import sample
 from worldfast.worlds.cities.tasks import BUILT_IN, Task
 from worldfast.worlds.cities.tokens import Vocabulary
-from worldfast.worlds.cities.world import NEW, OLD, WorldSpec
+from worldfast.worlds.cities.world import NEW, OLD
+from worldfast.worlds.cities.world_spec import WorldSpec
 
 __all__ = ["PRESETS", "Study", "cyclic", "demo", "integration", "mini", "paper", "width"]
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from worldfast import studies
+from worldfast.capture import Capture
 from worldfast.display import count
 from worldfast.errors import positive
-from worldfast.run import Capture, Run
+from worldfast.run import Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables, layer_of
 from worldfast.worlds.factors.analyses import ANALYSES
 from worldfast.worlds.factors.dataset import SIGMA, Dataset
