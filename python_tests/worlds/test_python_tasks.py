@@ -669,8 +669,9 @@ def test_a_run_that_was_stopped_has_the_bits_of_one_that_was_not(tmp_path):
         validation=8,
     )
     assert run.steps == 50
+    calls["left"] = many = 1000
     [whole] = wf.train([run], tmp_path / "whole", progress=False)
-    calls["left"] = 60
+    calls["left"] = (many - calls["left"]) * 2 // 3
     with pytest.raises(TaskError, match="stopped"):
         wf.train([run], tmp_path / "stopped", progress=False)
     assert not (tmp_path / "stopped" / run.folder_name / "done").exists()
