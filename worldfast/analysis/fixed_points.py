@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldfast.analysis.left_out import ADAM
-from worldfast.arrays import ArrayLike, numbers
+from worldfast.arrays import ArrayLike, numbers, refuse
 from worldfast.errors import positive, whole
 
 __all__ = ["FixedPoints", "fixed_points", "steps_of_return"]
@@ -117,5 +117,6 @@ def steps_of_return(eigenvalues: ArrayLike) -> np.ndarray:
     ndarray
         float64, of that shape: 1 / |ln |1 + eigenvalue||; infinite where nothing moves, 0 where it returns at once.
     """
+    refuse(eigenvalues, "eigenvalues")
     with np.errstate(divide="ignore"):
         return 1 / np.abs(np.log(np.abs(1 + np.asarray(eigenvalues))))

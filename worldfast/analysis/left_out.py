@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis.probe import fit_map, located
-from worldfast.arrays import ArrayLike, labels, mask, numbers
+from worldfast.arrays import ArrayLike, labels, mask, numbers, refuse
 
 __all__ = ["LeftOut", "adam_decoders", "angles", "left_out", "r2_of"]
 
@@ -53,8 +53,17 @@ def r2_of(y: ArrayLike, predicted: ArrayLike, variance: float) -> np.ndarray:
     -------
     ndarray
         float64 [...].
+
+    Raises
+    ------
+    TypeError, ValueError
+        An array is masked or sparse, or the last two axes of both are not alike.
     """
+    for name, given in (("y", y), ("predicted", predicted)):
+        refuse(given, name)
     y, predicted = np.asarray(y, np.float64), np.asarray(predicted, np.float64)
+    if y.ndim < 2 or y.shape[-2:] != predicted.shape[-2:]:
+        raise ValueError(f"predicted: expected [..., n, k] as y, {list(y.shape)}, got {list(predicted.shape)}")
     return 1 - np.square(y - predicted).mean((-1, -2)) / variance
 
 
@@ -154,14 +163,15 @@ def adam_decoders(
 
     Raises
     ------
-    ValueError, IndexError
-        Shapes disagree, X is not finite, or there is no such item.
+    TypeError, ValueError, IndexError
+        Shapes disagree, X is not finite, an array is masked or sparse, or there is no such item.
 
     Notes
     -----
     Source: the decoders of arXiv 2407.11249: mean square error, Adam with its usual betas, a constant learning rate.
     """
     X, y = (x.astype(np.float32) for x in located(X, y, "k"))
+    refuse(batches, "batches")
     batches = np.asarray(batches)
     if batches.ndim != 3 or not np.issubdtype(batches.dtype, np.integer):
         raise ValueError(f"batches: expected integers [F, S, B], got {batches.dtype} {list(batches.shape)}")

@@ -10,6 +10,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import need_columns
+from worldfast.arrays import refuse
 from worldfast.errors import one_of
 
 __all__ = [
@@ -57,8 +58,10 @@ def normalised_improvement(value, base_group, base_standard, kind: str = "error"
         An error is negative, or the kind is unknown.
     """
     one_of("kind", kind, KINDS)
-    given = (np.asarray(x, dtype=float) for x in (value, base_group, base_standard))
-    v, group, standard = np.broadcast_arrays(*given)
+    given = {"value": value, "base_group": base_group, "base_standard": base_standard}
+    for name, x in given.items():
+        refuse(x, name)
+    v, group, standard = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in given.values()))
     if kind == "accuracy":
         defined, gone, way = standard > group, v - group, standard - group
     else:

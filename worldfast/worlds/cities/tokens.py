@@ -8,6 +8,7 @@ import re
 
 import numpy as np
 
+from worldfast.arrays import refuse
 from worldfast.errors import one_of, typed
 from worldfast.worlds.cities.world import World
 
@@ -76,9 +77,12 @@ class Vocabulary:
 
         Raises
         ------
+        TypeError
+            The ids are masked or sparse.
         ValueError
             An id is outside the vocabulary.
         """
+        refuse(ids, "ids")
         pieces = []
         for i in np.asarray(ids).tolist():
             if not 0 <= i < self.size:
