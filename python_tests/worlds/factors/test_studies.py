@@ -206,3 +206,11 @@ def test_nets_that_differ_are_never_of_one_kind():
     assert kinds_of(runs_table({}, {"family": "gpt"})).nunique() == 2
     alike = kinds_of(runs_table({}))
     assert alike.tolist() == ["rnn, even6"] * 2
+
+
+def test_a_net_of_no_family_or_no_batches():
+    with pytest.raises(ValueError, match="unknown family 'rnnn': did you mean 'rnn'"):
+        net("rnnn")
+    with pytest.raises(ValueError, match="batches: expected at least 1, got 0"):
+        net(batches=0)
+    assert net("gpt").steps == 20_000 and net().steps == 100_000

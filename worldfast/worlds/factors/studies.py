@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import studies
 from worldfast.capture import Capture
 from worldfast.display import count
-from worldfast.errors import positive
+from worldfast.errors import one_of, positive, whole
 from worldfast.run import Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables, layer_of
 from worldfast.worlds.factors.analyses import ANALYSES
@@ -171,7 +171,9 @@ def net(family: str = "rnn", seed: int = 0, batches: int | None = None, checkpoi
     **fields
         Of the dataset.
     """
-    batches = batches or (GPT_BATCHES if family == "gpt" else BATCHES)
+    one_of("family", family, FAMILIES)
+    published = GPT_BATCHES if family == "gpt" else BATCHES
+    batches = published if batches is None else whole("batches", batches, 1)
     data = Dataset(rows=batches * BATCH, draw=seed, **fields)
     marks = [f"{name}{value:g}" for name, value in fields.items() if name in ("sigma", "steps", "correlation")]
     marks += [data.encoder or "bare"] if data.encoder != "relu" else []
