@@ -20,7 +20,7 @@ function drawSide(side) {
   if (c) paintMap(c, side, side.run, side.places, "model");
   const name = study.groups[run.taught[0]].name,
     off = taughtOff(side.run, at),
-    after = short(between(run.rows, at));
+    after = short(Math.round(between(run.rows, at)));
   const done = at > last - 1e-6;
   side.says.replaceChildren(
     make("b", {}, done ? `${name} ${side.verdict}: ` : `${name}: `),

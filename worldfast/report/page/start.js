@@ -164,7 +164,7 @@ function drawWords() {
 
 function drawNumbers() {
   const run = current(),
-    rows = between(run.rows),
+    rows = Math.round(between(run.rows)),
     r2 = between(run.r2),
     each = run.r2_of.map(series => between(series)),
     error = between(run.error);
