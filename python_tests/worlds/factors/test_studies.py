@@ -14,7 +14,7 @@ from worldfast.analysis import held_out
 from worldfast.capture import Capture
 from worldfast.report import publish
 from worldfast.worlds.factors import figures
-from worldfast.worlds.factors.analyses import half_spaces, published_batches
+from worldfast.worlds.factors.analyses import half_spaces, left_out_over_training, published_batches
 from worldfast.worlds.factors.figures import lines_of
 from worldfast.worlds.factors.kinds import OF_RUN, kinds_of
 from worldfast.worlds.factors.studies import net, study
@@ -93,6 +93,7 @@ def test_figures_and_page(made):
     names = {one.name for one in drawn if one.figure is not None}
     assert {"left-out-by-n", "angles-by-n", "left-out-over-training-rnn", "left-out-over-training-gpt"} < names
     assert {"observers", "sparsity", "attractor", "alike-by-left-out", "world"} < names
+    assert {"left-out-over-labels-rnn"} < names
     labels = [axes.get_ylabel() for one in drawn if one.figure for axes in one.figure.axes]
     assert any("held-out trials" in label for label in labels)
     few = replace(tiny, figures=lambda *_: [one for one in drawn if one.name in ("left-out-by-n", "attractor")])
@@ -175,13 +176,60 @@ def test_equal_labels():
     """Twelve times the questions have as many labels after a twelfth of the trials."""
     runs = runs_table({"n": 2}, {"n": 24})
     at = [(run, step, rows) for run in runs.run for step, rows in ((0, 0), (1, 1000), (2, 12_000))]
-    table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=1.0)
+    table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=1.0, bound=0.976)
     table["ood"] = np.where(table.run.str.contains("even24"), 0.1, 0.5) + table.rows / 40_000
     drawn = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "left_out": table}, None)}
     one = drawn["left-out-over-labels"]
     assert one.figure is not None
     assert "nearest to 24,000 labels" in one.caption and "even24 0.12 (24,000)" in one.caption
     assert "even2 0.80 (24,000)" in one.caption
+
+
+def texts(figure):
+    """The words in the axes of a figure."""
+    return [[text.get_text() for text in axes.texts] for axes in figure.axes]
+
+
+def test_the_bound_is_in_every_figure_of_decoders():
+    """With its value: at equal labels and over training as a level, beside CKA as a limit of R2."""
+    runs = runs_table({"n": 2}, {"n": 24})
+    at = [(run, step, rows) for run in runs.run for step, rows in ((0, 0), (1, 1000), (2, 12_000))]
+    table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=0.9, ood=0.5, bound=0.976)
+    few = pd.DataFrame({"run": runs.run, "ood": 0.5, "bound": 0.976}).assign(quadrant=1, fit=0, inside=0.9, angle=90.0)
+    few = few.assign(batches=10)
+    pairs = pd.DataFrame({"step_share": 1.0, "run": runs.run[0], "other": runs.run[1:], "value": 0.3})
+    given = {"runs": runs, "left_out": table, "decoders": few, "cka": pairs}
+    drawn = {one.name: one for one in figures.CATALOGUE.draw(given, None) if one.figure}
+    for name, panels in (("left-out-over-training", 2), ("left-out-over-labels", 1), ("alike-by-left-out", 1)):
+        found = [said for said in texts(drawn[name].figure) if "bound 0.976" in said]
+        assert len(found) == panels and "no unbiased estimate exceeds: 0.976" in drawn[name].caption
+        way = "get_xdata" if name == "alike-by-left-out" else "get_ydata"
+        for axes in drawn[name].figure.axes:
+            assert any(set(getattr(line, way)()) == {0.976} for line in axes.lines)
+    unbounded = given | {"left_out": table.assign(bound=np.nan), "decoders": few.assign(bound=np.nan)}
+    for one in figures.CATALOGUE.draw(unbounded, None):
+        assert one.figure is None or not any("bound" in text for said in texts(one.figure) for text in said)
+        assert "exceeds" not in one.caption
+
+
+@pytest.mark.parametrize(
+    "fields,about,expected",
+    [
+        ({}, {"sigma": 0.2, "steps": [21]}, 0.976),
+        ({}, {"sigma": 0.4, "steps": [21]}, 1 - 12 * 0.16 / 20),
+        ({}, {"sigma": 0.2, "steps": [3]}, 1 - 0.48 / 3),
+        ({}, {"sigma": 0.2, "steps": [0]}, None),  # nothing is seen yet
+        ({"reaction": "free"}, {"sigma": 0.2, "steps": [19]}, 0.976),
+        ({"noise": "ar1"}, {"sigma": 0.2, "steps": [21]}, None),
+    ],
+)
+def test_the_bound_of_states_is_that_at_their_noise_and_step(fields, about, expected):
+    read = Folded()
+    read.steps = [7]
+    read.readout = SimpleNamespace(about=about)
+    run = net(**{"n": 6, "batches": 7} | fields)
+    found = left_out_over_training([SimpleNamespace(activations=read, name="folded", run=run)], 1).bound
+    assert found.isna().all() if expected is None else found.to_numpy() == pytest.approx(expected)
 
 
 def runs_table(*fields):
