@@ -93,7 +93,7 @@ def test_figures_and_page(made):
     names = {one.name for one in drawn if one.figure is not None}
     assert {"left-out-by-n", "angles-by-n", "left-out-over-training-rnn", "left-out-over-training-gpt"} < names
     assert {"observers", "sparsity", "attractor", "alike-by-left-out", "world"} < names
-    assert {"left-out-over-labels-rnn"} < names
+    assert {"mixed-selectivity-rnn", "mixed-selectivity-gpt", "left-out-over-labels-rnn"} < names
     labels = [axes.get_ylabel() for one in drawn if one.figure for axes in one.figure.axes]
     assert any("held-out trials" in label for label in labels)
     few = replace(tiny, figures=lambda *_: [one for one in drawn if one.name in ("left-out-by-n", "attractor")])
@@ -230,6 +230,21 @@ def test_the_bound_of_states_is_that_at_their_noise_and_step(fields, about, expe
     run = net(**{"n": 6, "batches": 7} | fields)
     found = left_out_over_training([SimpleNamespace(activations=read, name="folded", run=run)], 1).bound
     assert found.isna().all() if expected is None else found.to_numpy() == pytest.approx(expected)
+
+
+def test_mixed_selectivity_is_counted():
+    """Of units, and a median over nets; those of more latent numbers have none."""
+    runs = runs_table({})
+    units = pd.DataFrame({"run": np.repeat(runs.run.to_numpy(), 4), "unit": [0, 1, 2, 3] * 2, "sparsity": 0.5})
+    units["x1"], units["x2"] = [0.9, -0.6, 0.9, 0.0] * 2, [0.5, 0.8, 0.1, 0.0] * 2
+    units.loc[7, ["x1", "x2"]] = -1.0  # of the second net three units
+    drawn = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "units": units}, None)}
+    one = drawn["mixed-selectivity"]
+    assert "2 nets in all, even6 62%" in one.caption and len(one.figure.axes) == 1
+    x, y = one.figure.axes[0].lines[0].get_data()
+    np.testing.assert_array_equal(np.stack([x, y], 1), units[["x1", "x2"]])
+    none = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "units": units.assign(x1=np.nan)}, None)}
+    assert none["mixed-selectivity"].figure is None and "two latent numbers" in none["mixed-selectivity"].caption
 
 
 def runs_table(*fields):

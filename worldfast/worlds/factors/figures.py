@@ -19,6 +19,7 @@ from worldfast.report.figures import (
     end_labels,
     need,
     over_rows,
+    panels,
     paper,
     quiet,
     styled,
@@ -36,6 +37,7 @@ FIELDS = {  # of a dataset, along which a study may go, and what they are called
     "stimulus": "steps of stimulus",
     "correlation": "correlation of x1 and x2",
 }
+MIXED = 0.5  # size of both correlations of a unit, from which it counts as selective to a mixture
 
 
 def draw(tables: Mapping, scene, layer: int) -> list[Drawn]:
@@ -332,6 +334,31 @@ def sparsity(units, runs):
     return figure, (
         f"Sparsity of the units at the last step of the stimulus, without noise (Vinje and Gallant): {nets.min():.2f} "
         f"to {nets.max():.2f}, mean over units. A dot is a net, a diamond the median of a kind."
+    )
+
+
+@figure("mixed-selectivity", "know", "units runs", of_training)
+@styled
+def mixed(units, runs, members, kind):
+    """Plot each unit's correlation with x1 against that with x2, a panel for each dataset."""
+    need(units, "units", "run unit sparsity x1 x2")
+    units = units[units["run"].isin(members)].dropna(subset=["x1", "x2"])
+    if not len(units):
+        raise LacksRuns(f"no net of {kind or 'the study'} sees points of two latent numbers")
+    units = units.assign(both=units[["x1", "x2"]].abs().min(axis=1) >= MIXED)
+    units["tasks"] = units["run"].map(runs.set_index("run")["tasks"])
+    tasks, parts, said = Tasks(runs["tasks"]), [*units.groupby("tasks", sort=False)], []
+    figure, grid = panels(len(parts), min(4, len(parts)), 8, 2.2, 0.3)
+    for axes, (name, part) in zip(grid, parts):
+        axes.plot(part["x1"], part["x2"], ".", color=tasks.colour(name), alpha=0.4, markersize=5, markeredgewidth=0)
+        axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", title=name, xlabel="with x1", ylabel="with x2")
+        quiet(axes)
+        said.append(f"{name} {part.groupby('run')['both'].mean().median():.0%}")
+    return figure, (
+        f"{f'{kind}: ' if kind else ''}Correlations of each unit's rate with x1, averaged over x2, and with x2, "
+        "averaged over x1, on a grid without noise (of GPT: of value vectors). Units of mixed selectivity have "
+        f"{MIXED} at least in size of both: median share over nets, {count(units['run'].nunique(), 'net')} in all, "
+        f"{', '.join(said)}."
     )
 
 
