@@ -106,7 +106,7 @@ def test_figures_and_page(made):
 def test_presets():
     names = ("factors-demo", "factors-mini", "factors")
     found = {name: worlds.preset(name) for name in names}
-    assert [len(one.runs) for one in found.values()] == [6, 75, 425]
+    assert [len(one.runs) for one in found.values()] == [6, 75, 390]
     demo, mini, paper = found.values()
     assert {run.data.n for run in demo.runs} == {2, 24}
     assert len({run.steps for run in mini.runs}) == 1  # equal batches
@@ -117,6 +117,24 @@ def test_presets():
     assert published["gpt-even24-s0"].steps == 20_000
     assert rnn.model.parameters(rnn.shape) == 8408
     assert worlds.preset("factors-demo", scale=0.01).runs[0].steps == 50
+    assert worlds.preset("factors", scale=0.01).runs[0].steps == 1000
+
+
+def test_the_sweeps_of_the_paper():
+    """Those of its figures: every N of the source by every D that as many questions can place, and the others."""
+    runs = worlds.preset("factors").runs
+    of = lambda **given: [run for run in runs if all(getattr(run.data, name) == x for name, x in given.items())]  # noqa: E731
+    for family in ("rnn", "gpt"):
+        swept = {(run.data.n, run.data.dims) for run in of(questions="random") if run.name.startswith(family)}
+        assert swept == {(n, d) for n in (3, 6, 9, 12) for d in (2, 4, 6, 8, 10) if n >= d}
+    assert {run.data.sigma for run in of(questions="even", n=6)} == {0.1, 0.2, 0.3, 0.4, 0.6}
+    for reaction in ("free", "fixed"):
+        assert {run.data.steps for run in of(n=24, reaction=reaction)} == {5, 10, 20, 40}
+    assert {run.data.correlation for run in of(n=24)} == {0, 0.25, 0.5, 0.75, 0.9}
+    assert (
+        {run.data.n for run in of(encoder="square")} == {run.data.n for run in of(reaction="free")} == {2, 3, 6, 12, 24}
+    )
+    assert len({run.name for run in runs}) == len({run.id for run in runs}) == len(runs)
 
 
 def test_batches_of_published_decoders():
