@@ -113,6 +113,59 @@ def test_a_studys_folder_is_checked_file_by_file(ran, tmp_path):
         (folder / name).write_bytes(whole)
 
 
+def flips(path, count):
+    """The content of a file with one bit flipped, at `count` places from its beginning to its end, a bit of each."""
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for place in np.unique(np.linspace(0, len(whole) - 1, count).astype(int)).tolist():
+        yield whole[:place] + bytes([whole[place] ^ 1 << random.integers(8)]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("name", ["study.json", "runs.csv", "curves.csv"])
+def test_a_flipped_bit_anywhere_in_a_studys_file_is_named(ran, tmp_path, name):
+    """By whoever reads it: a status reads no table, and of the study's spec both say the same."""
+    out = tmp_path / "out"
+    folder = shutil.copytree(ran[0] / "studies" / "kept", out / "studies" / "kept")
+    shutil.copytree(ran[0] / "runs", out / "runs")
+    path, expected = folder / name, standing.status(folder)
+    for content in flips(path, 200):
+        path.write_bytes(content)
+        if name == "study.json":
+            with pytest.raises(DamagedError, match=f"'{path}' (is damaged|has no checksum)"):
+                standing.status(folder)
+        else:
+            assert standing.status(folder) == expected
+        assert [(bad.path, bad.state) for bad in audit_study(folder) if not bad.fine] == [(path, "damaged")]
+
+
+@pytest.mark.parametrize("how", ["finished", "diverged", "open", "failed"])
+def test_a_flipped_bit_in_a_runs_file_is_named_by_the_status(ran, tmp_path, how):
+    """Or without effect, where a run has ended; the last line of one that is at work is of no checkpoint yet."""
+    out = shutil.copytree(ran[0], tmp_path / "out")
+    run, study = out / "runs" / RUN.folder_name, out / "studies" / "kept"
+    done, failure = run / "done", out / "failed" / "a.json"
+    if how == "diverged":
+        files.write_json(done, files.read_json(done) | {"status": how, "step": 1})
+    elif how != "finished":
+        done.unlink()
+        if how == "failed":
+            files.write_json(files.folder(failure.parent, "out") / failure.name, {"about": [run.name], "error": "full"})
+    expected = standing.status(study)
+    assert [one.state for one in expected] == ["stopped" if how == "open" else how] and expected[0].rows
+    for path in (done, run / "metrics.jsonl", failure):
+        if not path.exists():
+            continue
+        whole, found = path.read_bytes(), 0
+        for flipped in flips(path, 100):
+            path.write_bytes(flipped)
+            try:
+                assert standing.status(study) == expected or how in ("open", "failed")
+            except DamagedError as error:
+                assert str(path) in str(error)
+                found += 1
+        path.write_bytes(whole)
+        assert (found > 0) == (path.name != "metrics.jsonl" or how != "finished")
+
+
 def test_a_studys_file_is_not_believed_beside_another_studys_tables(ran, tmp_path):
     """A study of the same name is told by its tables, and a run's end by its id; one edited table is only damaged."""
     out = shutil.copytree(ran[0], tmp_path / "out")
