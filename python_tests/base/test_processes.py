@@ -9,12 +9,14 @@ import threading
 import time
 import traceback
 
+import native_calls
 import numpy as np
 import pytest
 import torch
 import warm
 
 import worldfast as wf
+from worldfast._native import core
 from worldfast.errors import TaskError
 from worldfast.processes import Threads
 from worldfast.worlds import cities
@@ -155,6 +157,89 @@ def test_a_task_in_python_is_pickled_as_its_name():
 
     with pytest.raises(TaskError, match="'west'.*put it in a module that both import, not in __main__"):
         _found("__main__", content)
+
+
+# ---- Ctrl-C ----
+
+
+# Calls of the core that last for minutes on a thread, and what is still 0 at its end while one has not come to it.
+
+
+def hard_rows():
+    """A stream in whose world hardly a city is inside of others."""
+    turns = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    ring = 1500 * np.stack([np.cos(turns), np.sin(turns)], 1)
+    world = wf.World.from_array(np.append(ring, [[0, 0]], 0).astype(np.int32))
+    return cities.Stream(world, [wf.Component("inside", 10**7)], seed=0)
+
+
+def rows(n=10**7):
+    stream = hard_rows()
+    out = stream.empty_batch(n)
+    out.cities[-1] = 0
+    return lambda: stream.rectangle(0, n, threads=1, out=out), out.cities
+
+
+def packed_rows(n=10**7):
+    stream = hard_rows()
+    out = stream.empty_pack(n)
+    out.row_start[-1] = 0
+    return lambda: stream.pack(0, n, out=out), out.row_start
+
+
+def labels(n=10**8):
+    xy = np.lib.stride_tricks.as_strided(np.arange(10, dtype=np.int32), (n, 5, 2), (0, 8, 4))
+    out = np.zeros(n, np.int64)
+    return lambda: wf.label("perimeter", xy=xy, out=out, threads=1), out
+
+
+def walks(n=10**6):
+    call, given = native_calls.calls()["walks"]
+    tokens, chain, names = (np.zeros((n, *more), np.int32) for more in ((2000,), (), given[9].shape[1:]))
+    return lambda: call(*given[:6], n, tokens, chain, names, 1), tokens
+
+
+def trials(n=10**7):
+    call, given = native_calls.calls()["trials"]
+    outs = [np.zeros((n, *out.shape[1:]), np.float32) for out in given[7:10]]
+    return lambda: call(*given[:6], n, *outs, 1), outs[2]
+
+
+def columns(n=2**36):
+    x = np.lib.stride_tricks.as_strided(np.ones(8, np.float32), (n, 8), (0, 4))
+    return lambda: core.add_columns([x], [np.zeros(8)], [np.zeros(8)], 1), None
+
+
+def gram(n=2 * 10**5):
+    x = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    panel = core.Panel32([x] * 4, [np.zeros(4)] * 4, [1.0] * 4, 1)
+    made = core.GramOfGrams32(4, n, True, [0.5] * 4, [1.0] * 4)
+    return lambda: made.add(panel, 0, panel, 0, 1), None
+
+
+def features(n=5 * 10**6, d=512):
+    numbers = np.random.default_rng(0).normal(size=n + d).astype(np.float32)
+    x, made = np.lib.stride_tricks.as_strided(numbers, (n, d), (4, 4)), core.FeatureProducts32([d])
+    return lambda: made.add([x], [np.zeros(d)], [1.0], 1), None
+
+
+@pytest.mark.parametrize("long", [rows, packed_rows, labels, walks, trials, columns, gram, features])
+def test_ctrl_c_ends_a_native_call(long):
+    """Within the seconds that a child has for it, not once all is done."""
+    call, last = long()
+
+    def interrupted():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            return last is None or not last[-1].any()
+
+    assert in_a_child(interrupted, seconds=20)
+
+
+# ---- integers ----
 
 
 @pytest.mark.parametrize(
