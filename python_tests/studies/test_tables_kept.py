@@ -7,10 +7,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from elsewhere import KINDS, content_of, exchange
 
 import worldfast as wf
 from worldfast import files
-from worldfast.errors import DamagedError, MismatchError
+from worldfast.errors import DamagedError, MismatchError, UnsafeError
 from worldfast.studies import Analysis, analyses, audit_study, audit_tables, standing
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.worlds import cities
@@ -164,6 +165,82 @@ def test_a_flipped_bit_in_a_runs_file_is_named_by_the_status(ran, tmp_path, how)
                 found += 1
         path.write_bytes(whole)
         assert (found > 0) == (path.name != "metrics.jsonl" or how != "finished")
+
+
+def exchanged(table, tmp_path, place, kind):
+    """A copy of the folder of the study, with this in the place of one of its files or folders, and what was there."""
+    out, outside = shutil.copytree(table[1], tmp_path / "out"), tmp_path / "outside"
+    outside.mkdir()
+    if place.endswith("figures"):
+        files.folder(out / place, "out")
+    if (out / place).is_dir():
+        (out / place / f".a.7-1{files.PARTIAL}").write_text("half")
+    exchange(out / place, kind, outside)
+    return out, outside
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["studies/kept", "tables"])
+def test_folders_of_a_study_that_lead_elsewhere(table, tmp_path, place, kind):
+    out, outside = exchanged(table, tmp_path, place, kind)
+    before = content_of(outside)
+    acts = [lambda: wf.run_study(STUDY, out, device="cpu", progress=False)]
+    acts += [lambda: compute(table[0], out)] if place == "tables" else []
+    for act in acts:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a table is made again
+            with pytest.raises(UnsafeError, match=f"{place}' is a (link|FIFO|file), expected a folder"):
+                act()
+    if place == "tables":
+        assert [(one.path, one.state) for one in audit_tables(out)] == [(out / place, "unsafe")]
+    elif kind != "link":  # the user's own link to a study is as good as any
+        with pytest.raises((FileNotFoundError, NotADirectoryError), match=place):
+            standing.status(out / place)
+    assert content_of(outside) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["studies/kept/study.json", "studies/kept/runs.csv", "tables/.csv", "tables/.json"])
+def test_files_of_a_study_that_lead_elsewhere(table, tmp_path, place, kind):
+    """Whoever reads one names it; whoever writes it puts it in the place of what is there, and follows nothing."""
+    place = place.replace("/.", f"/{table[0].name}.")
+    out, outside = exchanged(table, tmp_path, place, kind)
+    before, study = content_of(outside), out / "studies" / "kept"
+    if place.endswith("study.json"):
+        with pytest.raises(UnsafeError, match=f"{place}' is a (link|FIFO|folder), expected a file"):
+            standing.status(study)
+    else:
+        assert [one.state for one in standing.status(study)] == ["finished"]
+    [bad] = [one for one in [*audit_study(study), *audit_tables(out)] if not one.fine]
+    assert bad.state == "unsafe" and f"'{out / place}' is a" in bad.why
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a table is made again
+        if kind == "other":
+            with pytest.raises(IsADirectoryError, match=place):
+                wf.run_study(STUDY, out, device="cpu", progress=False)
+        else:
+            wf.run_study(STUDY, out, device="cpu", progress=False)
+            assert all(one.fine for one in [*audit_study(study), *audit_tables(out)])
+    assert content_of(outside) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["spec.json", "metrics.jsonl", "done", "failed"])
+def test_files_that_a_status_reads_lead_nowhere(ran, tmp_path, name, kind):
+    out = shutil.copytree(ran[0], tmp_path / "out")
+    place, outside = out / "runs" / RUN.folder_name / name, tmp_path / "outside"
+    outside.mkdir()
+    if name == "failed":
+        place = files.folder(out / "failed", "out") / "a.json"
+        files.write_json(place, {"about": ["a"], "error": "full"})
+    elif name != "done":
+        (place.parent / "done").unlink()
+    exchange(place, kind, outside)
+    if name == "spec.json":
+        assert [one.state for one in standing.status(out / "studies" / "kept")] == ["stopped"]
+    else:
+        with pytest.raises(UnsafeError, match=f"{place}' is a (link|FIFO|folder), expected a file"):
+            standing.status(out / "studies" / "kept")
 
 
 def test_a_studys_file_is_not_believed_beside_another_studys_tables(ran, tmp_path):
