@@ -8,11 +8,14 @@ import re
 import numpy as np
 import pytest
 from browser import CHROMIUM, HOSTILE, LINKS, Page, browsed, unpack
+from elsewhere import KINDS, exchange
 from synthetic import SEVEN, run_result, study_result
 
+from worldfast.errors import UnsafeError
 from worldfast.report import report
 from worldfast.report.page.films import pack
 from worldfast.report.page.provenance import flatten
+from worldfast.worlds import cities
 from worldfast.worlds.cities.world import World
 
 
@@ -228,6 +231,30 @@ def test_where_a_page_cannot_be(small, tmp_path):
         report.write(result, tmp_path / "file" / "report.html")
     with pytest.raises(OSError):
         report.write(result, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_drawn_or_written_elsewhere(small, tmp_path, kind):
+    result = study_result(small, [run_result(small)])
+    folder, outside = tmp_path / "page", tmp_path / "outside"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "map-a.png").write_text("kept")
+    (folder / "report.html").write_text("kept")
+    outside.mkdir()
+    exchange(folder / "figures", kind, outside)
+    with pytest.raises(UnsafeError, match="figures' is a (link|FIFO|file), expected a folder"):
+        report.publish(cities.demo(), result, folder)
+    assert (folder / "report.html").read_text() == "kept"
+    exchange(folder / "report.html", kind, outside)
+    if kind == "other":
+        with pytest.raises(IsADirectoryError, match="report.html"):
+            report.write(result, folder / "report.html")
+    else:  # in the place of what was there
+        report.write(result, folder / "report.html")
+        assert (folder / "report.html").read_text().startswith("<!doctype") and not (
+            folder / "report.html"
+        ).is_symlink()
+    assert [path.read_text() for path in sorted(outside.rglob("*.*")) if path.is_file()] == ["kept", "kept"]
 
 
 def test_words_of_the_page():

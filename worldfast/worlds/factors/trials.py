@@ -10,7 +10,7 @@ import torch
 
 from worldfast._native import core, thread_count
 from worldfast.errors import number
-from worldfast.rows import Rows
+from worldfast.rows import Rows, require_batch
 from worldfast.worlds.factors.questions import encoder, key_of
 
 __all__ = ["NOISES", "Drawn", "Trials"]
@@ -86,7 +86,13 @@ class Trials:
         points : ndarray, optional
             [n, D], latent points in place of those that are drawn; noise, and the question asked by context, are those
             of the trials all the same.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As from `worldfast.rows.require_batch`.
         """
+        start, n = require_batch(start, n, self.longest)
         targets = self.longest if self.data.target == "every" or self.data.reaction == "free" else 1
         made = Drawn(
             np.empty((n, self.longest, self.shape.inputs), np.float32),
