@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from sight import unread
 
 import worldfast as wf
 from worldfast import worlds
@@ -101,6 +102,7 @@ def test_figures_and_page(made):
     assert re.findall(r'id="figure-([\w-]+)"', page) == ["left-out-by-n", "attractor"]
     assert "The square inside the net" in page and "quadrant 1" in page
     assert "What fine-tuning does" not in page  # of worlds that have none
+    assert {one.name: off for one in drawn if one.figure is not None and (off := unread(one.figure))} == {}
 
 
 def test_presets():

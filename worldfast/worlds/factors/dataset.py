@@ -13,7 +13,7 @@ from worldfast import dataset
 from worldfast._native import core
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, unknown_name, whole
-from worldfast.rows import Shape
+from worldfast.rows import MOST_INPUTS, Shape
 from worldfast.worlds.factors.questions import CHANNELS, KINDS, THRESHOLDS, Questions, encoder, normals, questions
 from worldfast.worlds.factors.trials import NOISES, Trials, deviation
 
@@ -301,7 +301,7 @@ class Dataset(dataset.Dataset):
         ValueError
             A quadrant has no trial, or there is no such step.
         """
-        n = whole("trials", trials, 1, 2**31 // self.longest)
+        n = whole("trials", trials, 1, MOST_INPUTS // self.longest)
         if (numbers := n * self.longest * self.shape.inputs) > MOST_READ:
             raise ValueError(
                 f"trials: {n:,} of {self.longest:,} steps are {numbers:,} numbers, more than {MOST_READ:,}: take fewer"

@@ -11,7 +11,7 @@ import torch
 from worldfast._native import core, thread_count
 from worldfast.arrays import numbers
 from worldfast.errors import number
-from worldfast.rows import Rows
+from worldfast.rows import Rows, require_batch
 from worldfast.worlds.factors.questions import encoder, key_of
 
 __all__ = ["NOISES", "Drawn", "Trials", "deviation"]
@@ -108,8 +108,9 @@ class Trials:
         Raises
         ------
         TypeError, ValueError
-            There are no such trials, or the points are not so many finite numbers.
+            As from `worldfast.rows.require_batch`, or the points are not so many finite numbers.
         """
+        start, n = require_batch(start, n, self.longest)
         targets = self.longest if self.data.target == "every" or self.data.reaction == "free" else 1
         made = Drawn(
             np.empty((n, self.longest, self.shape.inputs), np.float32),
