@@ -187,8 +187,8 @@ def _require_exported(path: Path, weights: Path, stated: Mapping[str, Any]) -> N
     for name, value in stated.items():
         if config.get(name) != value:
             raise DamagedError(
-                f"{path}: {name} is {config.get(name)!r}, but the weights in {weights.name} beside it were exported "
-                f"with {value!r}: put back the one that was changed"
+                f"{path} and {weights} do not belong together: {name} is {config.get(name)!r}, but the weights were "
+                f"exported with {value!r}: put back the file that was changed"
             )
 
 
