@@ -4,11 +4,10 @@ import dataclasses
 import html
 import os
 import re
-import subprocess
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, HOSTILE, LINKS, Page, unpack
+from browser import CHROMIUM, HOSTILE, LINKS, Page, browsed, unpack
 from elsewhere import KINDS, exchange
 from synthetic import SEVEN, run_result, study_result
 
@@ -275,11 +274,7 @@ def test_the_page_starts_in_a_browser(kind, demo, tmp_path):
         plane = World.from_array(np.random.default_rng(0).integers(-(2**20), 2**20, (50, 2)).astype(np.int32))
         demo = study_result(plane, [run_result(plane, checkpoints=1)])
     path = report.write(demo, tmp_path / "report.html")
-    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
-        --disable-background-networking --disable-component-update --enable-logging=stderr
-        --virtual-time-budget=4000""".split()
-    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = browsed(path.as_uri(), tmp_path, seconds=4)
     assert re.search(r'<html[^>]* data-ready="true"', done.stdout), done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr
     assert 'id="failed" role="alert" hidden' in done.stdout
