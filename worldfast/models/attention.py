@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from worldfast._native import core, expect, thread_count
+from worldfast.arrays import refuse
 
 LONGEST_ON_GPU = 128  # tokens of a row, limit of the GPU's kernels; the CPU's is core.attention_row_limit
 
@@ -81,6 +82,8 @@ def attention(
     >>> torch.equal(out[2], v[2])  # the first token of a row sees itself alone
     True
     """
+    for name, x in (("q", q), ("k", k), ("v", v), ("cu_seqlens", cu_seqlens)):
+        refuse(x, name)
     for name, x in (("q", q), ("k", k), ("v", v)):
         expect(name, x, _DTYPES if x is q else [q.dtype], 3)
         if x.shape != q.shape:

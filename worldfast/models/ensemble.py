@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.arrays import refuse
+from worldfast.arrays import integers
 from worldfast.errors import one_of, whole
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.sampling import Choice, answered
@@ -321,14 +321,10 @@ class Ensemble(Remade, ABC):
 
 def _prompts(tokens: np.ndarray, length: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts of a member as arrays, tokens [N, T] and length [N]."""
-    refuse(tokens, "tokens")
-    refuse(length, "length")
-    tokens, length = np.asarray(tokens), np.asarray(length)
+    tokens, length = integers(tokens, "prompts: tokens", None), integers(length, "prompts: length", None)
     if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
         got = f"{list(tokens.shape)} and {list(length.shape)}"
         raise ValueError(f"prompts: expected tokens [N, T] and length [N], got shapes {got}")
-    if not (np.issubdtype(tokens.dtype, np.integer) and np.issubdtype(length.dtype, np.integer)):
-        raise TypeError(f"prompts: expected integers, got {tokens.dtype} and {length.dtype}")
     for n in length[(length < 1) | (length > tokens.shape[1])]:
         raise ValueError(f"prompts: expected a length of 1 to {tokens.shape[1]}, got {n}")
     read = np.arange(tokens.shape[1]) < length[:, None]

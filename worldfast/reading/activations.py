@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -226,10 +225,11 @@ class Activations:
                 known = list(known)
                 raise KeyError(f"{self.folder} has no {what} {value}: the nearest is {near}, known: {known}")
 
-    def dataset(self, step: int, layer: int) -> Any:
-        """Return the array of a (step, layer) unread, as an HDF5 dataset that reads slices of rows on demand.
+    def dataset(self, step: int, layer: int) -> segment.Unread:
+        """Return the array of a (step, layer) unread: slices of its rows are read on demand.
 
-        For arrays that do not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not verified.
+        For arrays that do not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not verified. The
+        file is open only while rows are read, so any number of these can be there, in other processes too.
 
         Parameters
         ----------
@@ -238,8 +238,8 @@ class Activations:
 
         Returns
         -------
-        h5py.Dataset
-            [n, d].
+        Unread
+            With `shape` [n, d], `dtype`, and rows by [start:stop] and what else selects rows of an HDF5 dataset.
 
         Raises
         ------
@@ -247,7 +247,7 @@ class Activations:
             As for [step, layer].
         """
         self._check(step, layer)
-        return segment.unread(self._segment(step), segment.layer_name(layer), self._expected(step))
+        return segment.Unread(self._segment(step), segment.layer_name(layer), self._expected(step))
 
     def __repr__(self) -> str:
         return f"Activations({str(self.folder)!r}: {count(len(self.steps), 'step')}, layers {list(self.layers)})"

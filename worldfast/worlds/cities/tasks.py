@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
-from worldfast.arrays import refuse
+from worldfast.arrays import integers, refuse
 from worldfast.errors import TaskError, one_of, several, typed, unknown_name
 from worldfast.worlds.cities.world import World
 
@@ -127,13 +127,14 @@ class Task:
         unparsable : int
             Number of answers that cannot be parsed.
         """
+        labels = integers(labels, "labels").tolist()
         answers = [self.parse(text) for text in several("texts", texts, "a sequence of texts")]
         unparsable = sum(answer is None for answer in answers)
         if self.answers:
             scores = [float(answer == label) for answer, label in zip(answers, labels, strict=True)]
         else:
             scores = [
-                self.failure if answer is None else abs(answer - int(label))
+                self.failure if answer is None else abs(answer - label)
                 for answer, label in zip(answers, labels, strict=True)
             ]
         return np.asarray(scores, dtype=np.float64), unparsable
@@ -142,6 +143,7 @@ class Task:
         """Return the score of the best constant answer to these labels: the baseline of a model that has learned
         nothing.
         """
+        labels = integers(labels, "labels")
         if self.answers:
             return float(np.bincount(labels).max() / len(labels))
         return float(np.abs(labels - np.median(labels)).mean())
@@ -317,6 +319,7 @@ def label(
     given, name = (cities, "cities") if by_city else (xy, "xy")
     refuse(given, name)
     refuse(count, "count")
+    refuse(out, "out")
     if not hasattr(given, "__dlpack__"):
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
     if world is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
+from worldfast.arrays import numbers
 from worldfast.errors import number, positive, typed, whole
 from worldfast.worlds.factors.questions import Questions
 
@@ -100,6 +101,8 @@ def trilaterated(yes: np.ndarray, no: np.ndarray, asked: Questions, sigma: float
         raise ValueError(
             f"asked: expected normals that span {normals.shape[1]} dimensions, got {rank}: the point is not determined"
         )
+    shape = ("n", len(normals))
+    yes, no = (numbers(x, name, shape).array(finite=False) for x, name in ((yes, "yes"), (no, "no")))
     scale = 1 / _precision(sigma, t)
     z = np.where(yes < no, ndtri_exp(np.minimum(yes, no)), -ndtri_exp(np.minimum(yes, no)))
     return scale * z @ np.linalg.pinv(normals).T

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from worldfast._native import core, thread_count
+from worldfast.arrays import numbers
 from worldfast.errors import number
 from worldfast.rows import Rows
 from worldfast.worlds.factors.questions import encoder, key_of
@@ -95,7 +96,7 @@ class Trials:
         )
         rule, *given = self._given
         if points is not None:
-            made.latents[:] = points
+            made.latents[:] = numbers(points, "points", made.latents.shape).array()
         core.trials(rule | {"given": points is not None}, *given, start, n, *made, thread_count(None))
         return made
 
