@@ -11,6 +11,7 @@ import numpy as np
 
 from worldfast.analysis.probe import fit_map, located
 from worldfast.arrays import ArrayLike, integers, labels, mask, numbers
+from worldfast.errors import whole
 
 __all__ = ["LeftOut", "adam_decoders", "angles", "left_out", "r2_of"]
 
@@ -123,13 +124,13 @@ def left_out(
     for region in known:
         if not (test & (regions == region)).any():
             raise ValueError(f"test: region {region} has no item to try a decoder on")
-    whole = fit_map(X[~test], y[~test], ridge).predict(X)
+    of_all = fit_map(X[~test], y[~test], ridge).predict(X)
     found = []
     for region in known:
         inside, tried = regions == region, test & (regions == region)
         fit = fit_map(X[~test & ~inside], y[~test & ~inside], ridge)
         pairs = angles(fit.slope) if y.shape[1] > 1 else np.array([np.nan])
-        scores = r2_of(y[tried], fit.predict(X[tried]), variance), r2_of(y[tried], whole[tried], variance)
+        scores = r2_of(y[tried], fit.predict(X[tried]), variance), r2_of(y[tried], of_all[tried], variance)
         found.append((*scores, pairs.mean()))
     ood, inside, angle = np.array(found).T
     return LeftOut(known, ood, inside, angle)
@@ -170,6 +171,7 @@ def adam_decoders(
     """
     X, y = (x.astype(np.float32) for x in located(X, y, "k"))
     batches = integers(batches, "batches", ("F", "S", "B"))
+    seed = whole("seed", seed, 0)
     (F, steps, size), (d, k) = batches.shape, (X.shape[1], y.shape[1])
     X = np.concatenate([X, np.ones((len(X), 1), np.float32)], axis=1)  # the bias is the weight of a 1
     drawn = np.random.default_rng(seed).uniform(-1, 1, (F, d + 1, k)) / np.sqrt(d)

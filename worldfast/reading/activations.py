@@ -16,7 +16,7 @@ import numpy as np
 
 from worldfast.dataset import Readout, entity_ids
 from worldfast.display import count, html_facts
-from worldfast.errors import MismatchError, as_path
+from worldfast.errors import MismatchError, as_path, whole
 from worldfast.files import require_folder
 from worldfast.folder import spec_content
 from worldfast.outcome import done
@@ -110,8 +110,8 @@ class Activations:
     DamagedError, MismatchError, UnsafeError, VersionError
         A segment is damaged, is of another run, step or world, points to another file, or was written by an earlier
         version; the message names it.
-    KeyError
-        The run does not have the step or layer.
+    KeyError, TypeError
+        The run does not have the step or layer, or it is no integer.
 
     Examples
     --------
@@ -215,15 +215,18 @@ class Activations:
         """Return the array [n, d] of a (step, layer); row i belongs to things[i]."""
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError(f"activations are read by [step, layer], got [{key!r}]")
-        self._check(*key)
-        return self._read(key[0], segment.layer_name(key[1]))
+        step, layer = self._checked(*key)
+        return self._read(step, segment.layer_name(layer))
 
-    def _check(self, step: int, layer: int) -> None:
+    def _checked(self, step: int, layer: int) -> tuple[int, int]:
+        """Return a step and a layer as ints; raises a TypeError or KeyError if the run does not have them."""
+        step, layer = whole("step", step), whole("layer", layer)
         for what, value, known in (("step", step, self.steps), ("layer", layer, self.layers)):
             if value not in known:
                 near = min(known, key=lambda other: abs(other - value), default=None)
                 known = list(known)
                 raise KeyError(f"{self.folder} has no {what} {value}: the nearest is {near}, known: {known}")
+        return step, layer
 
     def dataset(self, step: int, layer: int) -> segment.Unread:
         """Return the array of a (step, layer) unread: slices of its rows are read on demand.
@@ -246,7 +249,7 @@ class Activations:
         KeyError, OSError, DamagedError, MismatchError, UnsafeError, VersionError
             As for [step, layer].
         """
-        self._check(step, layer)
+        step, layer = self._checked(step, layer)
         return segment.Unread(self._segment(step), segment.layer_name(layer), self._expected(step))
 
     def __repr__(self) -> str:

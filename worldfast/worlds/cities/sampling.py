@@ -81,6 +81,7 @@ class Batch:
 
     def text(self, i: int) -> str:
         """Return row i as text: "dist(c_0865,c_4879)=769"."""
+        i = whole("i", i)
         return self.vocabulary.decode(self.tokens[i, : int(self.length[i])].tolist())
 
 

@@ -16,7 +16,7 @@ import torch
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
 from worldfast.arrays import integers, refuse
-from worldfast.errors import TaskError, one_of, several, typed, unknown_name
+from worldfast.errors import TaskError, one_of, several, typed, unknown_name, whole
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
@@ -93,11 +93,12 @@ class Task:
         text = f"{self.prompt}("
         for i, city_id in enumerate(city_ids):
             last = i == len(city_ids) - 1
-            text += f"c_{city_id:04d}" + (")" if last else ";" if i == self.semicolon else ",")
+            text += f"c_{whole('city_ids', city_id):04d}" + (")" if last else ";" if i == self.semicolon else ",")
         return text + "="
 
     def answer(self, label: int) -> str:
         """Return the text of a label: answer(0) -> "FALSE" for inside, "0" for distance."""
+        label = whole("label", label)
         return self.answers[label] if self.answers else str(label)
 
     def parse(self, text: str) -> int | None:

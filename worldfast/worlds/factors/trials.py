@@ -10,7 +10,7 @@ import torch
 
 from worldfast._native import core, thread_count
 from worldfast.arrays import numbers
-from worldfast.errors import number
+from worldfast.errors import number, whole
 from worldfast.rows import Rows
 from worldfast.worlds.factors.questions import encoder, key_of
 
@@ -65,7 +65,7 @@ class Trials:
         if data.noise == "anisotropic":
             scale[1] *= 2
         rule = {
-            "key": key_of("trials", seed, split),
+            "key": key_of("trials", whole("seed", seed), split),
             "steps": data.steps,
             "block": data.block if data.questions == "context" else 0,
             "noise": NOISES[data.noise],
@@ -88,6 +88,7 @@ class Trials:
             [n, D], latent points in place of those that are drawn; noise, and the question asked by context, are those
             of the trials all the same.
         """
+        start, n = whole("start", start, 0), whole("n", n, 0)
         targets = self.longest if self.data.target == "every" or self.data.reaction == "free" else 1
         made = Drawn(
             np.empty((n, self.longest, self.shape.inputs), np.float32),
