@@ -17,6 +17,36 @@ def texts(figure) -> str:
     return "\n".join(text.get_text() for text in figure.findobj(matplotlib.text.Text))
 
 
+def unread(figure) -> list[tuple[str, str]]:
+    """(panel, kind of artist) of what a figure draws of its data and its CSV does not hold.
+
+    What a CSV holds, it lacks once the artist is hidden. Nothing is asked of bars and caps of errors, of frames of
+    a matrix, and of wedges and arrows, which are drawings.
+    """
+    from matplotlib.collections import PathCollection
+    from matplotlib.container import ErrorbarContainer
+    from matplotlib.patches import Rectangle
+
+    from worldfast.report.figures import numbers
+
+    found = []
+    for axes in figure.axes:
+        if axes.get_label() == "<colorbar>":
+            continue
+        boxes = [box for box in axes.containers if isinstance(box, ErrorbarContainer)]
+        errors = {part for _, caps, bars in boxes for part in (*caps, *bars)}
+        bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+        lines = [line for line in axes.lines if len(line.get_xdata())]
+        areas = [one for one in axes.collections if not isinstance(one, PathCollection) or len(one.get_offsets())]
+        before = list(numbers._rows(axes))
+        for one in axes.images or (*areas, *bars, *lines[:: len(lines) // 5 + 1]):  # many are alike
+            one.set_visible(one in errors)
+            if one not in errors and list(numbers._rows(axes)) == before:
+                found.append((numbers.title(axes), type(one).__name__))
+            one.set_visible(True)
+    return found
+
+
 def seen_as(colour: str, vision: str) -> np.ndarray:
     """Linear RGB of a colour as an eye sees it."""
     channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
-from sight import apart, beyond, boxes_of, texts
+from sight import apart, beyond, boxes_of, texts, unread
 from synthetic import SEVEN, run_result, tables
 
 from worldfast.report import colours, figures
@@ -512,6 +512,10 @@ def test_the_numbers_of_a_figure_are_those_that_it_draws(study, drawn):
     assert len(pd.read_csv(io.StringIO(numbers.as_csv(drawn["cka-against-improvement"][0])))) == 15
 
 
+def test_every_figure_has_its_numbers(drawn):
+    assert {name: off for name, (figure, _) in drawn.items() if (off := unread(figure))} == {}
+
+
 def test_curves_are_those_that_a_reader_can_point_at(study, drawn):
     charts = {name: numbers.chart(figure) for name, (figure, _) in drawn.items()}
     assert {name for name, chart in charts.items() if chart} == {
@@ -529,6 +533,39 @@ def test_curves_are_those_that_a_reader_can_point_at(study, drawn):
     over = charts["cka-over-training"][0]
     band = next(line for line in over["lines"] if line["name"] == "same task")
     assert over["percent"] and len(band["error"]) == 5 and max(band["error"]) > 0
+    assert charts["cka-trends"][0]["names"] == [(0, "1"), (1, "2"), (2, "3")] and over["names"] == []
+
+
+def test_what_is_drawn_is_read_whatever_its_shape():
+    """Areas, cells that are told, levels and verticals, names of places; and what is not read is noticed."""
+    figure = style.paper(4, 3)
+    left, right, third = figure.subplots(1, 3)
+    left.stackplot([1, 2], [[0.25, 0.5], [0.75, 0.5]], labels=["a", "b"], colors=["#ff0000", "#0000ff"])
+    left.axhline(0.5, color="#00ff00", label="half")
+    left.axvline(2, color="#00ff00")
+    cell = right.fill_between([0, 1], 0, 1, color="#ff0000")
+    numbers.tell(cell, "N = 4", 30, 0.9)
+    third.plot([0, 1.1], [3, 4], label="line")
+    third.plot([0, 0.9], [5, 6], "--", label="other")
+    third.axhline(3.5, color="#00ff00", linestyle=":", label="null")
+    third.set_xticks([0, 1], ["in order", "all"])
+    table = pd.read_csv(io.StringIO(numbers.as_csv(figure)), dtype=str, keep_default_na=False)
+    assert list(table[["series", "x", "y"]].itertuples(index=False, name=None)) == [
+        *(("a", "1", "0.25"), ("a", "2", "0.5"), ("b", "1", "0.75"), ("b", "2", "0.5")),
+        *(("#00ff00", "2", ""), ("half", "", "0.5"), ("N = 4", "30", "0.9")),
+        *(("line", "in order", "3"), ("line", "all", "4"), ("other", "in order", "5"), ("other", "all", "6")),
+        ("null", "", "3.5"),
+    ]
+    assert unread(figure) == [] and numbers.chart(figure) == []
+    third.set_xticks([0, 1], ["64", "1,024"])
+    figure.delaxes(left)
+    figure.delaxes(right)
+    (panel,) = numbers.chart(figure)
+    null = panel["lines"][-1]
+    assert panel["names"] == [(0, "64"), (1, "1,024")]
+    assert (null["name"], null["x"], null["y"], null["dash"]) == ("null", [0, 1.1], [3.5, 3.5], "1.5 4")
+    third.vlines([0.5], 0, 1)
+    assert unread(figure) == [("", "LineCollection")]
 
 
 def test_no_figure_is_wider_than_a_page_or_smaller_printed_than_can_be_read(drawn):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sight import unread
 
 import worldfast as wf
 from worldfast import worlds
@@ -89,7 +90,8 @@ def test_sentences_and_page(made):
     said = " ".join(result.findings)
     assert "Of 3 chains a model ended as" in said and "Of 50 chains a model ended as" in said
     assert "once the order of its context is shuffled" in said and "attends to the state before" in said
-    page = publish(study, result, out / "page").read_text(encoding="utf-8")
+    drawn = study.figures(result.tables, result.world, result.cka_layer)
+    page = publish(replace(study, figures=lambda *_: drawn), result, out / "page").read_text(encoding="utf-8")
     names = set(re.findall(r'id="figure-([\w-]+)"', page))
     own = {
         "weights",
@@ -104,6 +106,7 @@ def test_sentences_and_page(made):
     assert own | {"controls"} <= names
     assert "the posterior mean of what follows the present state" in page and "the state that comes next" in page
     assert "Contexts inside the model" in page and "held-out contexts" in page
+    assert {one.name: off for one in drawn if one.figure is not None and (off := unread(one.figure))} == {}
 
 
 def test_presets():

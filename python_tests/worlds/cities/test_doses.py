@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from sight import beyond
+from sight import beyond, unread
 
 import worldfast as wf
 from worldfast import worlds
@@ -176,6 +176,7 @@ def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
         figure, _ = getattr(figures, draw)(tables[table], tables["runs"])
         assert not beyond(figure)
         assert numbers.chart(figure) or draw == "beside_distance"
+        assert not unread(figure)
     (one, two) = numbers.chart(figures.dose_response(tables["response"], tables["runs"])[0])
     angle = next(line for line in one["lines"] if line["name"] == "angle")
     assert angle["x"] == [0, 10, 20, 40] and angle["y"] == [80, 40, 20, 10] and two["title"] == "Two tasks"

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sight import unread
 
 import worldfast as wf
 from worldfast import worlds
@@ -124,7 +125,8 @@ def test_sentences_and_page(made):
     assert "grid3, 2 layers, 0.5 of rows fixed; in rows with names of their own, R²" in said
     assert "mixed with the name before" in said and "saying the name before would give 1" in said
     assert "of the places that they have elsewhere" in said and "without 2 induction heads" in said
-    page = publish(study, result, out / "page").read_text(encoding="utf-8")
+    drawn = study.figures(result.tables, result.world, result.cka_layer)
+    page = publish(replace(study, figures=lambda *_: drawn), result, out / "page").read_text(encoding="utf-8")
     names = set(re.findall(r'id="figure-([\w.-]+)"', page))
     of_graph = {
         f"{name}-grid3-{kind}" for name in ("context", "learned", "layers", "ablation") for kind in ("own", "fixed")
@@ -132,6 +134,7 @@ def test_sentences_and_page(made):
     assert of_graph | {"homes-grid3", "rule-grid3", "heads", "shares-grid3"} <= names
     assert {f"maps-{run.name}-own".replace(".", "-") for run in study.runs[:2]} <= names
     assert "graph inside the model" in page and "saying what came after the present name before" in page
+    assert {one.name: off for one in drawn if one.figure is not None and (off := unread(one.figure))} == {}
 
 
 def test_presets():

@@ -5,6 +5,7 @@ a RunResult return a Figure only, since their titles say everything. A figure wh
 LacksRuns, a ValueError that names what is missing. A world registers its figures in a `Catalogue`.
 """
 
+from worldfast.report.figures import numbers
 from worldfast.report.figures.canvas import frame, ratio
 from worldfast.report.figures.catalogue import Catalogue, Drawn
 from worldfast.report.figures.curves import dimension, over_training, probes_by_layer, training
@@ -68,6 +69,7 @@ __all__ = [
     "learned_map",
     "need",
     "note",
+    "numbers",
     "over_rows",
     "over_training",
     "pairs",

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 HEADS = ("panel", "series", "x", "y", "error")
+DASHES = {"--": "6 4", ":": "1.5 4", "-.": "6 3 1.5 3"}  # of lines in SVG, by matplotlib's names
 MANY = 80  # lines, beyond which a page draws only those that have a name
+BESIDE = 0.25  # of the step from name to name, in which lines are drawn side by side
+SHORT = 7  # letters, beyond which names of places have no room below a chart
 FAINT = 0.5  # opacity below which a line without a name is one of many
 
 
@@ -32,6 +36,10 @@ class Line(NamedTuple):
         float64 [K], half of the bar or band at each point; None where there is none.
     joined : bool
         False: points alone.
+    dash : str
+        The pattern of dashes as in SVG ("6 4"); "" for a solid line, and for points.
+    level : bool
+        True: a line across the panel, at one y.
     """
 
     name: str
@@ -40,10 +48,12 @@ class Line(NamedTuple):
     y: np.ndarray
     error: np.ndarray | None
     joined: bool
+    dash: str = ""
+    level: bool = False
 
 
 def lines(axes) -> list[Line]:
-    """Return the lines of an Axes that are drawn in its data's coordinates, without bars, caps and lines across it."""
+    """Return the lines of an Axes without bars, caps and verticals; levels last, as wide as what else is drawn."""
     from matplotlib.colors import to_hex
     from matplotlib.container import ErrorbarContainer
 
@@ -52,9 +62,10 @@ def lines(axes) -> list[Line]:
     named: dict[str, list[str]] = {}
     for text in axes.texts:  # names at the ends of lines have the lines' colours
         named.setdefault(to_hex(text.get_color()), []).append(text.get_text())
-    found = []
-    for line in axes.lines:
-        if line in caps or line.get_transform() != axes.transData:
+    found, levels = [], []
+    for line in _shown(axes.lines):
+        across = line.get_transform() == axes.get_yaxis_transform(which="grid")  # as axhline draws
+        if line in caps or not (across or line.get_transform() == axes.transData):
             continue
         box, colour = bars.get(line), to_hex(line.get_color())
         name = str((box or line).get_label())
@@ -63,8 +74,14 @@ def lines(axes) -> list[Line]:
             name = of_colour[0] if len(of_colour) == 1 and (line.get_alpha() or 1) > FAINT else ""
         x, y = (np.asarray(values, dtype=np.float64) for values in line.get_data())
         error = _of_bars(box, x) if box else _of_band(axes, colour, x)
-        found.append(Line(name, colour, x, y, error, line.get_linestyle() not in ("None", "none", " ", "")))
-    return found
+        style = line.get_linestyle()
+        dash = DASHES.get(style, "")
+        one = Line(name, colour, x, y, error, style not in ("None", "none", " ", ""), dash, across)
+        (levels if across else found).append(one)
+    least = 0 if axes.get_xscale() == "log" else -np.inf
+    at = np.concatenate([line.x[(line.x > least) & (line.x < np.inf)] for line in found] or [np.zeros(0)])
+    wide = np.array([at.min(), at.max()]) if len(at) else np.array(axes.get_xlim())
+    return found + [line._replace(x=wide, error=None) for line in levels]
 
 
 def _of_bars(box, x: np.ndarray) -> np.ndarray | None:
@@ -79,17 +96,25 @@ def _of_bars(box, x: np.ndarray) -> np.ndarray | None:
 
 def _of_band(axes, colour: str, x: np.ndarray) -> np.ndarray | None:
     """Return half the height of the band of a colour that has these x."""
-    from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_hex
 
-    for band in axes.collections:
-        if isinstance(band, PolyCollection) and len(band.get_paths()) == 1 and len(band.get_facecolor()):
-            points = band.get_paths()[0].vertices
-            same = to_hex(band.get_facecolor()[0]) == colour and len(points) in (2 * len(x) + 2, 2 * len(x) + 3)
-            if same and np.allclose(points[1 : len(x) + 1, 0], x):
-                upper = points[len(x) + 2 : 2 * len(x) + 2, 1][::-1]
-                return np.abs(upper - points[1 : len(x) + 1, 1]) / 2
+    for band, at, low, high in _filled(axes):
+        if to_hex(band.get_facecolor()[0]) == colour and len(at) == len(x) and np.allclose(at, x):
+            return np.abs(high - low) / 2
     return None
+
+
+def _filled(axes) -> Iterator[tuple[Any, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield what fill_between and stackplot drew: the artist, its x, and both its edges, float64 [K] each."""
+    from matplotlib.collections import PolyCollection
+
+    for band in _shown(axes.collections):
+        if isinstance(band, PolyCollection) and len(band.get_paths()) == 1 and len(band.get_facecolor()):
+            points = band.get_paths()[0].vertices  # a corner, K of one edge, a corner, K of the other backwards
+            K = (len(points) - 2) // 2
+            one, other = points[1 : K + 1], points[K + 2 : 2 * K + 2][::-1]
+            if len(one) == len(other) and np.allclose(one[:, 0], other[:, 0]):
+                yield band, one[:, 0], one[:, 1], other[:, 1]
 
 
 def title(axes) -> str:
@@ -97,11 +122,26 @@ def title(axes) -> str:
     return next((text for place in ("left", "center", "right") if (text := axes.get_title(loc=place))), "")
 
 
+def tell(artist, series: str, x: float, y: float) -> None:
+    """Say which numbers an artist stands for, where its shape does not: a cell whose colour is its value.
+
+    Parameters
+    ----------
+    artist : Artist
+        What a method of an Axes has drawn.
+    series : str
+        Its name in the CSV file.
+    x, y : float
+    """
+    artist.worldfast_numbers = (series, x, y)
+
+
 def as_csv(figure) -> str:
-    """Return what a figure draws as CSV: a row for each point, bar and cell.
+    """Return what a figure draws as CSV: a row for each point, bar, cell and line across.
 
     Columns panel, series, x, y, error. Of a matrix, series and x name the row and the column, and y is the cell; of a
-    histogram, x is the middle of a bar.
+    histogram, x is the middle of a bar; of an area, y is its height; of a line across the panel, x or y is empty. Where
+    an axis has names in place of numbers, they stand here too.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -113,42 +153,115 @@ def as_csv(figure) -> str:
 
 
 def _rows(axes) -> Iterator[tuple]:
-    from matplotlib.collections import PathCollection
-    from matplotlib.patches import Rectangle
+    if axes.images:  # rectangles and lines across a matrix are frames
+        yield from _of_matrices(axes)
+    else:
+        yield from _of_shapes(axes)
+    across, down = _names(axes.xaxis), _names(axes.yaxis)
+    found = lines(axes)
+    for line in found:
+        errors = line.error if line.error is not None else np.full(len(line.x), np.nan)
+        for x, y, error in zip(line.x, line.y, errors) if not line.level else ():
+            yield line.name or line.colour, _at(across, x), _at(down, y), _short(error)
+    for line in found:
+        if line.level and not axes.images:
+            yield line.name or line.colour, "", _short(line.y[0]), ""
+    for dots in _dots(axes):
+        for x, y in np.ma.filled(dots.get_offsets(), np.nan).tolist():
+            yield _label(dots) or "dots", _at(across, x), _at(down, y), ""
 
-    for image in axes.images:
+
+def _of_matrices(axes) -> Iterator[tuple]:
+    for image in _shown(axes.images):
         across, down = ([label.get_text() for label in axis.get_ticklabels()] for axis in (axes.xaxis, axes.yaxis))
         for (i, j), value in np.ndenumerate(np.ma.filled(image.get_array(), np.nan)):
             yield down[i], across[j], _short(value), ""
-    if not axes.images:  # the rectangles of a matrix are frames
-        for bar in axes.patches:
-            if isinstance(bar, Rectangle):
-                yield "", _short(bar.get_x() + bar.get_width() / 2), _short(bar.get_height()), ""
-    for line in lines(axes):
-        errors = line.error if line.error is not None else np.full(len(line.x), np.nan)
-        for x, y, error in zip(line.x, line.y, errors):
-            yield line.name or line.colour, _short(x), _short(y), _short(error)
-    for dots in axes.collections:
-        if isinstance(dots, PathCollection):
-            for x, y in np.ma.filled(dots.get_offsets(), np.nan):
-                yield "dots", _short(x), _short(y), ""
+
+
+def _of_shapes(axes) -> Iterator[tuple]:
+    """Yield bars, what artists were told to say, areas that are not the band of a line, and verticals."""
+    from matplotlib.colors import to_hex
+    from matplotlib.patches import Rectangle
+
+    for bar in _shown(axes.patches):
+        if isinstance(bar, Rectangle):
+            yield "", _short(bar.get_x() + bar.get_width() / 2), _short(bar.get_height()), ""
+    told = [artist for artist in _shown(axes.get_children()) if hasattr(artist, "worldfast_numbers")]
+    for series, x, y in (artist.worldfast_numbers for artist in told):
+        yield series, _short(x), _short(y), ""
+    drawn = {line.colour: line for line in lines(axes) if line.error is not None}
+    for area, at, low, high in _filled(axes):
+        colour = to_hex(area.get_facecolor()[0])
+        if area not in told and not (colour in drawn and len(drawn[colour].x) == len(at)):
+            for x, y in zip(at, np.abs(high - low)):
+                yield _label(area) or colour, _short(x), _short(y), ""
+    for line in _shown(axes.lines):
+        if line.get_transform() == axes.get_xaxis_transform(which="grid"):  # as axvline draws
+            yield _label(line) or to_hex(line.get_color()), _short(line.get_xdata()[0]), "", ""
+
+
+def _dots(axes) -> list:
+    from matplotlib.collections import PathCollection
+
+    return [dots for dots in _shown(axes.collections) if isinstance(dots, PathCollection)]
+
+
+def _shown(artists) -> list:
+    return [artist for artist in artists if artist.get_visible()]
+
+
+def _label(artist) -> str:
+    """Return the name that an artist was given, or ""."""
+    label = str(artist.get_label())
+    return "" if label.startswith("_") else label
+
+
+def _names(axis) -> dict[float, str]:
+    """Return the names that stand at places of an axis; none if it has numbers, or percentages."""
+    from matplotlib.ticker import FixedLocator
+
+    if not isinstance(axis.get_major_locator(), FixedLocator):
+        return {}
+    places = axis.get_majorticklocs()
+    texts = axis.get_major_formatter().format_ticks(places)
+    names = {float(at): " ".join(str(text).split()) for at, text in zip(places, texts)}
+    return {} if all(not text or _said(text) == at for at, text in names.items()) else names
+
+
+def _at(names: dict[float, str], value: float) -> str:
+    """Return the name of the place that a point is drawn at or right beside; a number if there is none."""
+    near = [name for place, name in names.items() if abs(place - value) < BESIDE and name]
+    return near[0] if near else _short(value)
+
+
+def _said(text: str) -> float:
+    """Return the number that the text of a tick says; NaN if it says none."""
+    plain = text.replace(",", "").replace("\N{MINUS SIGN}", "-")
+    try:
+        return float(plain.removesuffix("%")) / (100 if plain.endswith("%") else 1)
+    except ValueError:
+        return np.nan
 
 
 def _short(value: float) -> str:
-    return f"{value:.6g}" if np.isfinite(value) else ""
+    return f"{value:.6g}" if math.isfinite(value) else ""
 
 
 def chart(figure) -> list[dict]:
     """Return the curves of a figure for the page to draw, a panel each; [] if it draws anything else beside them.
 
-    Each panel holds its title, the labels of its axes, if they are logarithmic or percentages, and its lines.
+    Each panel holds its title, the labels of its axes, if they are logarithmic or percentages, names that stand in
+    place of numbers below it, and its lines. Long names are something else.
     """
     panels = []
     for axes in figure.axes:
         found = lines(axes)
-        curves = [line for line in found if line.name and line.joined and np.isfinite(line.y).sum() > 1]
+        curves = [
+            line for line in found if line.name and line.joined and not line.level and np.isfinite(line.y).sum() > 1
+        ]
+        names = _names(axes.xaxis)
         from_others = axes.images or axes.patches or any(len(dots.get_offsets()) > 1 for dots in axes.collections)
-        if not curves or from_others:
+        if not curves or from_others or max(map(len, names.values()), default=0) > SHORT or _names(axes.yaxis):
             return []
         panels.append(
             {
@@ -157,6 +270,7 @@ def chart(figure) -> list[dict]:
                 "y": axes.get_ylabel(),
                 "log": [axes.get_xscale() == "log", axes.get_yscale() == "log"],
                 "percent": _percent(axes.xaxis),
+                "names": list(names.items()),
                 "low": 0 if axes.get_ylim()[0] <= 0 else None,
                 "lines": [_line(line) for line in found if line.name or len(found) <= MANY],
             }

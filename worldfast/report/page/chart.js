@@ -42,8 +42,10 @@ function drawPanel(panel, box, tip) {
       make("line", {class: "grid", x1: area.left, x2: area.right, y1: sy(v), y2: sy(v)}),
       make("text", {x: area.left - 7, y: sy(v) + 4, "text-anchor": "end"}, short(v)),
     );
-  const say = v => (panel.percent ? `${Math.round(100 * v)}%` : short(v));
-  for (const v of ticksOf(sx.a, sx.b, panel.log[0], width < 420 ? 3 : 5))
+  const names = panel.names ?? [],
+    nameOf = v => names.find(([place]) => Math.abs(place - v) < 0.25)?.[1],
+    say = v => nameOf(v) ?? (panel.percent ? `${Math.round(100 * v)}%` : short(v));
+  for (const v of names.length ? names.map(([place]) => place) : ticksOf(sx.a, sx.b, panel.log[0], width < 420 ? 3 : 5))
     svg.append(make("text", {x: sx(v), y: area.bottom + 16, "text-anchor": "middle"}, say(v)));
   svg.append(make("text", {x: area.right, y: height - 4, "text-anchor": "end"}, panel.x));
 
@@ -63,7 +65,7 @@ function drawPanel(panel, box, tip) {
         d += one ? `${pen}${one[0].toFixed(1)} ${one[1].toFixed(1)}` : "";
         pen = one ? "L" : "M";
       }
-      group.append(make("path", {class: "line", d, stroke: colour}));
+      group.append(make("path", {class: "line", d, stroke: colour, "stroke-dasharray": line.dash || "none"}));
     }
     at.forEach((one, k) => {
       if (!one || !line.name) return;

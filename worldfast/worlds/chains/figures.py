@@ -15,6 +15,7 @@ from worldfast.report.figures import (
     LacksRuns,
     end_labels,
     need,
+    numbers,
     over_rows,
     paper,
     plain_log,
@@ -76,7 +77,7 @@ def mixtures(weights, runs):
             axes = panels[line, column]
             mean = table[(table["chains"] == n) & (table["set"] == of)].groupby("rows")[names].mean().fillna(0)
             x = np.maximum(mean.index.to_numpy(dtype=float), 1)
-            axes.stackplot(x, mean.to_numpy().T, colors=[COLOURS[name] for name in names], linewidth=0)
+            axes.stackplot(x, mean.to_numpy().T, labels=names, colors=[COLOURS[name] for name in names], linewidth=0)
             axes.set(xscale="log", ylim=(0, 1), xlim=(x[1] if len(x) > 2 else None, x[-1]))
             quiet(axes)
             if column == 0:
@@ -113,11 +114,10 @@ def phases(weights, runs, of: str):
         mean = mean[mean.index > 0]
         x = np.log10(mean.index.to_numpy(dtype=float))
         ends = np.concatenate([[x[0] - 0.1], (x[1:] + x[:-1]) / 2, [x[-1] + 0.1]])
-        for i, line in enumerate(mean.to_numpy()):
-            at = 10 ** ends[i : i + 2]
-            axes.fill_between(
-                at, y - 0.42, y + 0.42, color=COLOURS[names[line.argmax()]], alpha=line.max(), linewidth=0
-            )
+        for i, (rows, line) in enumerate(zip(mean.index, mean.to_numpy())):
+            at, name = 10 ** ends[i : i + 2], names[line.argmax()]
+            cell = axes.fill_between(at, y - 0.42, y + 0.42, color=COLOURS[name], alpha=line.max(), linewidth=0)
+            numbers.tell(cell, f"N = {n:,}: {name}", rows, line.max())
     axes.set_yticks(range(len(counts)), [f"{n:,}" for n in counts])
     axes.set(xscale="log", ylabel="chains N", title=f"Nearest predictor on {SETS[of]}")
     over_rows(axes)
@@ -148,10 +148,12 @@ def divergences(table, runs):
             mean = table[(table["chains"] == n) & (table["set"] == of)].groupby("rows").mean(numeric_only=True)
             mean = mean[mean.index > 0]
             for name in names:
-                axes.plot(mean.index, mean[f"to {name}"].clip(LEAST), color=COLOURS[name], linewidth=1.5)
-                ends.append((float(mean[f"to {name}"].clip(LEAST).iloc[-1]), name, COLOURS[name]))
-            axes.plot(mean.index, mean["truth"].clip(LEAST), color=MUTED, linewidth=1.2, linestyle="--")
-            ends.append((float(mean["truth"].clip(LEAST).iloc[-1]), "truth", MUTED))
+                values = mean[f"to {name}"].clip(LEAST)
+                axes.plot(mean.index, values, color=COLOURS[name], linewidth=1.5, label=name)
+                ends.append((float(values.iloc[-1]), name, COLOURS[name]))
+            truth = mean["truth"].clip(LEAST)
+            axes.plot(mean.index, truth, color=MUTED, linewidth=1.2, linestyle="--", label="truth")
+            ends.append((float(truth.iloc[-1]), "truth", MUTED))
             axes.set(xscale="log")
             plain_log(axes, "y")
             quiet(axes)
@@ -186,10 +188,11 @@ def context(table, runs):
             mean = table[(table["chains"] == n) & (table["set"] == of)].groupby("context").mean(numeric_only=True)
             for name in names:
                 values = mean[f"truth to {name}"].clip(LEAST)
-                axes.plot(mean.index, values, color=COLOURS[name], linewidth=1, alpha=0.8)
+                axes.plot(mean.index, values, color=COLOURS[name], linewidth=1, alpha=0.8, label=name)
                 ends.append((float(values.iloc[-1]), name, COLOURS[name]))
-            axes.plot(mean.index, mean["truth"].clip(LEAST), color="black", linewidth=2)
-            ends.append((float(mean["truth"].clip(LEAST).iloc[-1]), "model", "black"))
+            truth = mean["truth"].clip(LEAST)
+            axes.plot(mean.index, truth, color="black", linewidth=2, label="model")
+            ends.append((float(truth.iloc[-1]), "model", "black"))
             plain_log(axes, "x")
             plain_log(axes, "y")
             quiet(axes)
@@ -220,9 +223,8 @@ def shuffled(table, runs):
             mean = part.groupby("kind")[names].mean().loc[list(KINDS)]
             for name in names:
                 colour = COLOURS.get(name, "black")
-                axes.plot(
-                    range(4), mean[name], "o-", color=colour, markersize=4, linewidth=2 if name == "model" else 0.8
-                )
+                width = 2 if name == "model" else 0.8
+                axes.plot(range(4), mean[name], "o-", color=colour, markersize=4, linewidth=width, label=name)
             axes.set_xlim(-0.3, 3.3)
             axes.set_xticks(range(4), [kind.replace("all but", "all but\n") for kind in KINDS], rotation=60)
             quiet(axes, "y")
@@ -255,7 +257,7 @@ def nearness(table, runs):
             ratio = (part["trained"] / part["others"]).groupby(part["rows"]).mean()
             ratio = ratio[ratio.index > 0]
             colour = HUES[i]
-            axes.plot(ratio.index, ratio, color=colour, linewidth=1.6)
+            axes.plot(ratio.index, ratio, color=colour, linewidth=1.6, label=f"N = {n:,}")
             ends.append((float(ratio.iloc[-1]), f"N = {n:,}", colour))
         axes.axhline(1, color=MUTED, linewidth=0.9, linestyle="--")
         axes.set(xscale="log", title=f"on {title}", ylim=(0, None))
@@ -289,12 +291,13 @@ def attention(table, runs):
         panels[0, column].set_title(f"N = {n:,}")
         for line, score in enumerate(("previous", "induction")):
             axes, ends = panels[line, column], []
-            for (block, _), part in first[first["rows"] > 0].groupby(["block", "head"]):
-                colour = HUES[3 * (block - 1) % COLUMNS]
-                axes.plot(part["rows"], part[score], color=colour, linewidth=1.2, alpha=0.8)
+            for (block, head), part in first[first["rows"] > 0].groupby(["block", "head"]):
+                colour, name = HUES[3 * (block - 1) % COLUMNS], f"block {block}, head {head}"
+                axes.plot(part["rows"], part[score], color=colour, linewidth=1.2, alpha=0.8, label=name)
                 ends.append((block, colour))
             if score == "induction":
-                axes.axhline(first["chance"].iloc[0], color=MUTED, linewidth=0.9, linestyle="--")
+                even = first["chance"].iloc[0]
+                axes.axhline(even, color=MUTED, linewidth=0.9, linestyle="--", label="even attention")
             axes.set(xscale="log", ylim=(0, 1))
             quiet(axes)
             if column == 0:

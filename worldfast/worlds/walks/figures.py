@@ -78,9 +78,9 @@ def drawn_nulls(axes, nulls, value: str, over_context: bool) -> list[tuple[float
             continue
         mean = part.groupby("context")[value].mean()
         if over_context:
-            axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=1.3)
+            axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=1.3, label=kind)
         else:
-            axes.axhline(mean.iloc[-1], color=colour, linestyle=dashes, linewidth=1.3)
+            axes.axhline(mean.iloc[-1], color=colour, linestyle=dashes, linewidth=1.3, label=kind)
         ends.append((float(mean.iloc[-1]), kind, MUTED if colour == HAIRLINE else colour))
     return ends
 
@@ -92,7 +92,7 @@ def curves(panels, values: Sequence[str], lines, nulls, x: str) -> None:
         for label, colour, dashes, part in lines:
             mean = part.groupby(x)[value].mean()
             mean = mean[mean.index > 0] if x == "rows" else mean
-            axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=2)
+            axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=2, label=label)
             ends.append((float(mean.dropna().iloc[-1]) if mean.notna().any() else np.nan, label, colour))
         axes.set_title(LABELS[value])
         axes.set_ylim(bottom=0, top=None if value == "ratio" else 1)
@@ -295,11 +295,11 @@ def heads(table, runs):
         ends = []
         for label, colour, dashes, part in lines_of(most, runs):
             mean = part[part["rows"] > 0].groupby("rows")[kind].mean()
-            axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=2)
+            axes.plot(mean.index, mean, color=colour, linestyle=dashes, linewidth=2, label=label)
             ends.append((float(mean.iloc[-1]), label, colour))
         if kind == "induction":
             even = float(table["chance"].mean())
-            axes.axhline(even, color=MUTED, linewidth=0.9, linestyle="--")
+            axes.axhline(even, color=MUTED, linewidth=0.9, linestyle="--", label="even attention")
             ends.append((even, "even attention", MUTED))
         axes.set(xscale="log", ylim=(0, 1))
         axes.set_title(
@@ -329,8 +329,9 @@ def shares(table, nulls, runs, layer: int, graph: str):
         ends = drawn_nulls(axes, nulls, "r2" if value == "r2_home" else value, False)
         for i, (depth, part) in enumerate(table.groupby("depth")):
             mean = part.groupby("fixed")[value].mean().reindex(known)
-            axes.plot(range(len(known)), mean, "o-", color=HUES[i % len(HUES)], linewidth=1.6)
-            ends.append((float(mean.iloc[-1]), f"{depth} layers", HUES[i % len(HUES)]))
+            colour, name = HUES[i % len(HUES)], f"{depth} layers"
+            axes.plot(range(len(known)), mean, "o-", color=colour, linewidth=1.6, label=name)
+            ends.append((float(mean.iloc[-1]), name, colour))
         axes.set_xticks(range(len(known)), [f"{share:g}" for share in known])
         axes.set_title(LABELS[value])
         axes.set(xlabel="share of rows with fixed names")
