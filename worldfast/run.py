@@ -384,12 +384,13 @@ class Run(Named):
 
     def rows_at(self, step: int) -> tuple[int, int]:
         """Return the first row of the stream that a step (from 0) takes, and the number of rows."""
-        epoch, within = divmod(step, self.epoch_steps)
+        epoch, within = divmod(whole("step", step), self.epoch_steps)
         first = within * self.batch
         return epoch * self.epoch_rows + first, min(self.batch, self.epoch_rows - first)
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step (from 0), following the schedules of Hugging Face."""
+        step = whole("step", step)
         if step < self.warmup:
             return self.learning_rate * step / self.warmup
         if self.schedule == "constant":
