@@ -4,7 +4,11 @@ import base64
 import functools
 import html.parser
 import json
+import os
 import shutil
+import signal
+import subprocess
+import tempfile
 import zlib
 
 import numpy as np
@@ -21,6 +25,28 @@ HOSTILE = [
     "\"'><b>{{data}}",
     "&amp; \u2028 ]]> <!--",
 ]
+
+
+def browsed(uri: str, folder, size=(1280, 800), seconds: int = 20) -> subprocess.CompletedProcess:
+    """Show a page for so many of its own seconds; the document as it then is, and what was said on the console.
+
+    Chromium now and then hangs in its start and never comes back, so it is asked again.
+    """
+    flags = f"""--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
+        --disable-background-networking --disable-component-update --enable-logging=stderr --window-size={size[0]},{size[1]}
+        --force-prefers-reduced-motion --virtual-time-budget={seconds * 1000}""".split()
+    for patience in (30, 60, 180):
+        profile = tempfile.mkdtemp(prefix="profile", dir=folder)
+        command = [CHROMIUM, *flags, f"--user-data-dir={profile}", uri]
+        made = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        with subprocess.Popen(command, **made) as process:
+            try:
+                out, said = process.communicate(timeout=patience)
+                return subprocess.CompletedProcess(command, process.returncode, out, said)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                if patience == 180:
+                    raise
 
 
 class Page(html.parser.HTMLParser):

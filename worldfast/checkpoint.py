@@ -27,7 +27,7 @@ import torch
 
 from worldfast.display import first_of
 from worldfast.errors import DamagedError, MismatchError, nearest_steps
-from worldfast.files import checksum, read_whole, require_folder, write_whole
+from worldfast.files import checksum, entries, read_whole, require_folder, write_whole
 
 KEPT = 2
 NAME = re.compile(r"step-(-[0-9]{7,}|[0-9]{8,})\.safetensors")  # of a file; others are nobody's, and stay as they are
@@ -269,7 +269,7 @@ def path_of(folder: Path, step: int) -> Path:
 def paths(folder: Path) -> list[Path]:
     """Return the files of a run's checkpoints, by step; raises an UnsafeError if their folder is a link, a file ..."""
     require_folder(folder)
-    return sorted(path for path in folder.glob("step-*.safetensors") if NAME.fullmatch(path.name))
+    return [path for path in entries(folder) if NAME.fullmatch(path.name)]
 
 
 def steps(folder: Path) -> list[int]:

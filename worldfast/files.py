@@ -321,6 +321,23 @@ def inner_folder(path: Path) -> Path:
     return path
 
 
+def entries(path: Path) -> list[Path]:
+    """Return what lies in a folder, by name; nothing of one that is not there.
+
+    `Path.glob` takes a folder that cannot be read for an empty one, in which everything would begin anew.
+
+    Raises
+    ------
+    OSError
+        It cannot be read: no permission, no descriptor ...; the message names it.
+    """
+    with naming(path, "what is in it cannot be listed"):
+        try:
+            return sorted(path / name for name in os.listdir(path))
+        except FileNotFoundError:
+            return []
+
+
 def require_folder(path: Path) -> None:
     """Raise an UnsafeError if what is at a path inside a run's folder is no folder but a link, a file ..."""
     with suppress(FileNotFoundError):

@@ -122,4 +122,5 @@ def ending_of(folder: Path, run: Run) -> dict[str, Any] | None:
 
 def ended_folder(run: Run, out: Path) -> Path | None:
     """Folder below `out` in which a run has ended, whatever its name was then; None if there is none."""
-    return next((folder for folder in sorted(out.glob(f"*-{run.id}")) if done(folder, run.id)), None)
+    named = (folder for folder in files.entries(out) if folder.name.endswith(f"-{run.id}"))
+    return next((folder for folder in named if done(folder, run.id)), None)

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from worldfast.errors import one_of
+from worldfast.errors import one_of, whole
 
 INTEGERS = (torch.int32, torch.int64)
+LAST_ROW = 2**62  # as in csrc/base/limits.h
+MOST_INPUTS = 2**31 - 1  # of a batch
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square")
 
 
@@ -133,6 +135,19 @@ class DeviceStream(Stream, Protocol):
     def pack(self, start: int, n: int, device: Any = None, *, out: Packed | None = None, check: bool = True) -> Packed:
         """Make rows `start` to `start + n`, in `out` if it is given; with check=False the host does not wait."""
         ...
+
+
+def require_batch(start: Any, n: Any, longest: int) -> tuple[int, int]:
+    """Return the first row and the number of rows of a batch as integers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are none, rows are beyond the last one, 2**62, or `n` rows of `longest` inputs are more than `row_start`
+        counts.
+    """
+    n = whole("n", n, 0, MOST_INPUTS // longest)
+    return whole("start", start, 0, LAST_ROW - n), n
 
 
 def require_loss(loss: str) -> str:

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <cstdint>
 
 namespace worldfast {
 
@@ -16,9 +15,8 @@ inline void (*&interruption())() {
 // Of one loop in several threads, of which one asks.
 class Interruption {
 public:
-    // Is called at each round of a loop; now and then `asks` lets this thread ask. True: another has thrown, so end.
-    bool end(int64_t round, bool asks) {
-        if (round % 64) return false;
+    // Is called many times a second in a loop; now and then `asks` lets this thread ask. True: another has thrown, so end.
+    bool end(bool asks) {
         if (asks && interruption() && Clock::now() - asked_ > seldom) {
             asked_ = Clock::now();
             try {

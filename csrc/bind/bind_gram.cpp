@@ -79,7 +79,7 @@ std::vector<double> add_columns_of(const py::list& objects, const Objects& origi
     parallel_for(static_cast<int64_t>(models), 1, threads, [&](int64_t first, int64_t last) {
         for (size_t a = static_cast<size_t>(first); a < static_cast<size_t>(last); ++a)
             for (int64_t row = 0; row < blocks.rows[a].rows; row += at_once) {
-                if (interruption.end(row / at_once, first == 0)) return;
+                if (interruption.end(first == 0)) return;
                 const int64_t count = std::min(at_once, blocks.rows[a].rows - row);
                 const double found = add_columns(blocks.rows[a].from(row, count), origins.data[a], sums.data[a]);
                 if (found > largest[a] || found != found) largest[a] = found;

@@ -46,6 +46,8 @@ void trials(const py::dict& rule_, const std::vector<py::object>& encoder_, cons
     rule.latents = within("latents", boundary.shape(1), 1, most_latents);
     rule.threshold = input<double>(threshold, {rule.questions});
     rule.scale = input<double>(scale, {rule.latents});
+    for (int64_t j = 0; j < rule.latents; ++j)  // anisotropic noise has twice the deviation in one of them
+        if (rule.scale[j] != 0) finite("scale", rule.scale[j], least_noise, 2 * most_noise);
     if (rule.latents < 2) {
         if (rule.correlation != 0) throw py::value_error("correlation: expected 0 of one latent number");
         for (int64_t q = 0; q < rule.questions; ++q)
@@ -91,9 +93,10 @@ void trials(const py::dict& rule_, const std::vector<py::object>& encoder_, cons
 void bind_trials(py::module_& m) {
     m.def("trials", &trials);
     m.attr("unit_block") = unit_block;
-    m.attr("trial_limits") = py::dict(py::arg("latents") = most_latents, py::arg("steps") = most_steps,
-                                      py::arg("questions") = most_questions, py::arg("evidence") = most_evidence,
-                                      py::arg("correlation") = most_correlation);
+    m.attr("trial_limits") =
+        py::dict(py::arg("latents") = most_latents, py::arg("steps") = most_steps,
+                 py::arg("questions") = most_questions, py::arg("evidence") = most_evidence,
+                 py::arg("correlation") = most_correlation, py::arg("sigma") = py::make_tuple(least_noise, most_noise));
 }
 
 }  // namespace worldfast

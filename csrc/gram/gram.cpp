@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "base/interrupt.h"
 #include "base/limits.h"
 #include "base/parallel.h"
 #include "base/random.h"
@@ -42,6 +43,7 @@ struct TileWork {
     double* rbf;       // [shares, M, M]
     double* row_sums;  // [shares, M, n]
     std::vector<Place> tiles;
+    Interruption& interruption;
 
     bool same() const { return &p == &q; }
 };
@@ -188,6 +190,7 @@ WORLDFAST_INLINE void tiles_of_shares(const TileWork<T>& work, int64_t first, in
         if (work.gamma) std::fill_n(rbf_sums.data(), pairs, 0.0);
         double* row_sums = work.row_sums + share * models * work.n;
         for (size_t t = static_cast<size_t>(share); t < work.tiles.size(); t += shares) {
+            if (work.interruption.end(first == 0)) return;
             const auto [row, column] = work.tiles[t];
             const bool diagonal = work.same() && row == column;
             const double weight = diagonal ? 1 : 2;
@@ -227,6 +230,8 @@ struct FeatureWork {
     const FeatureTile* tiles;
     int64_t count;
     double* sums;  // [count, edge, edge]
+    Interruption& interruption;
+    bool asks;
 };
 
 template <int W, class T>
@@ -234,6 +239,7 @@ WORLDFAST_INLINE void feature_tiles(const FeatureWork<T>& work) {
     const Panel<T>& panel = work.panel;
     alignas(64) T products[edge * edge] = {};
     for (int64_t t = 0; t < work.count; ++t) {
+        if (work.interruption.end(work.asks)) return;
         const FeatureTile& tile = work.tiles[t];
         const auto lines = [&panel](int64_t a, int64_t first) {
             return round_up(std::min(edge, panel.lines()[a] - first), Panel<T>::strip);
@@ -258,6 +264,8 @@ struct DistanceWork {
     const Panel<T>& panel;
     int64_t a;
     T* squared;  // [n (n - 1) / 2]
+    Interruption& interruption;
+    bool asks;
 };
 
 template <int W, class T>
@@ -267,6 +275,7 @@ WORLDFAST_INLINE void squared_distances(const DistanceWork<T>& work) {
     alignas(64) T tile[edge * edge];
     T* next = work.squared;
     for (int64_t row = 0; row < panel.rows(); row += edge) {
+        if (work.interruption.end(work.asks)) return;
         for (int64_t column = 0; column <= row; column += edge) {
             const int64_t rows = std::min(edge, panel.rows() - row), columns = std::min(edge, panel.rows() - column);
             const Strips<T> strips{panel.at(work.a, row),           panel.at(work.a, column),
@@ -318,6 +327,7 @@ void GramOfGrams<T>::add(const Panel<T>& p, int64_t p_start, const Panel<T>& q, 
     };
     if (!fits(p, p_start) || !fits(q, q_start) || p.depth() != q.depth() || (&p == &q && p_start != q_start))
         throw std::invalid_argument("Gram of Grams: the panels are not of these representations");
+    Interruption interruption;
     const TileWork<T> work{p,
                            q,
                            p_start,
@@ -328,7 +338,8 @@ void GramOfGrams<T>::add(const Panel<T>& p, int64_t p_start, const Panel<T>& q, 
                            linear_.empty() ? nullptr : linear_.data(),
                            rbf_.data(),
                            row_sums_.data(),
-                           places(p.rows(), q.rows(), &p == &q)};
+                           places(p.rows(), q.rows(), &p == &q),
+                           interruption};
     parallel_for(shares, 1, threads, [&](int64_t first, int64_t last) { run_shares(work, first, last); });
 }
 
@@ -376,6 +387,7 @@ void FeatureProducts<T>::add(const std::vector<Rows>& blocks, const std::vector<
     const auto fits = [](int64_t width, const Rows& block) { return width == block.width; };
     if (!std::equal(widths_.begin(), widths_.end(), blocks.begin(), blocks.end(), fits))
         throw std::invalid_argument("feature products: the rows have other widths");
+    Interruption interruption;
     parallel_for(static_cast<int64_t>(tiles_.size()), 1, threads, [&](int64_t first, int64_t last) {
         Panel<T> panel;
         std::vector<Rows> few = blocks;
@@ -383,7 +395,9 @@ void FeatureProducts<T>::add(const std::vector<Rows>& blocks, const std::vector<
             for (size_t a = 0; a < few.size(); ++a)
                 few[a] = blocks[a].from(begin, std::min(at_once, blocks[a].rows - begin));
             panel.fill(few, centrings, Along::columns, 1);
-            run(FeatureWork<T>{panel, tiles_.data() + first, last - first, sums_.data() + first * edge * edge});
+            if (interruption.end(first == 0)) return;
+            run(FeatureWork<T>{panel, tiles_.data() + first, last - first, sums_.data() + first * edge * edge,
+                               interruption, first == 0});
             if (first == 0)
                 for (int64_t a = 0; a < models(); ++a)
                     std::copy_n(panel.squared_norms(a), panel.rows(), squared_norms + a * stride + begin);
@@ -443,10 +457,12 @@ template <class T>
 std::vector<double> median_distances(const Panel<T>& panel, int threads) {
     const int64_t count = within("rows of a panel", panel.rows(), 2, int64_t{1} << 31) * (panel.rows() - 1) / 2;
     std::vector<double> medians(static_cast<size_t>(panel.models()));
+    Interruption interruption;
     parallel_for(panel.models(), 1, threads, [&](int64_t first, int64_t last) {
         std::vector<T> squared(static_cast<size_t>(count));
         for (int64_t a = first; a < last; ++a) {
-            run(DistanceWork<T>{panel, a, squared.data()});
+            if (interruption.end(first == 0)) return;
+            run(DistanceWork<T>{panel, a, squared.data(), interruption, first == 0});
             medians[a] = std::numeric_limits<double>::quiet_NaN();
             bool some = false;  // numbers that are none have no order
             for (const T x : squared) some |= x != x;

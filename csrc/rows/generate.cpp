@@ -90,7 +90,7 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
         Sampled sampled[block];
         for (int64_t first = begin; first < end; first += block) {
             const int64_t count = std::min(block, end - first);
-            if (interruption.end((first - begin) / block, begin == 0)) return;
+            if (interruption.end(begin == 0)) return;  // a row may take a million tries
             for (int64_t turn = 0; turn < turns; ++turn)
                 for (int64_t b = turn; b < count; b += turns)
                     if (!sample(stream, start + first + b, sampled[b])) return keep_smallest(failed, start + first + b);
@@ -116,7 +116,7 @@ int64_t generate_packed(const StreamView& stream, int64_t start, int64_t n, Toke
     Sampled sampled;
     Interruption interruption;
     for (int64_t i = 0; i < n; ++i) {
-        if (i % 64 == 0) interruption.end(i / 64, true);
+        if (i % 64 == 0) interruption.end(true);
         if (!sample(stream, start + i, sampled)) return start + i;
         place(i, sampled);
     }
@@ -150,10 +150,12 @@ template void packed_in_tiles<int32_t>(const StreamView&, const Start&, int64_t,
 
 LabelResult label_rows(const LabelInput& in, int64_t* out, int threads) {
     std::atomic<int64_t> failed{in.n};
+    Interruption interruption;
     parallel_for(in.n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
         Point points[max_cities];
         int n;
         for (int64_t i = begin; i < end; ++i) {
+            if ((i - begin) % rows_per_thread == 0 && interruption.end(begin == 0)) return;
             const bool bad = read_row(in, i, points, n).fault != Fault::none;
             if (bad) keep_smallest(failed, i);
             out[i] = bad ? -1 : label(in.task, points, n);

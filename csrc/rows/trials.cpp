@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "base/interrupt.h"
 #include "base/normal.h"
 #include "base/parallel.h"
 #include "base/simd.h"
@@ -206,9 +207,11 @@ void make_trials(const TrialRule& rule, int64_t start, int64_t n, float* inputs,
         const float* found = buffers.encode(rule, 1);
         std::copy(found, found + channels, rest.begin());
     }
+    Interruption interruption;
     parallel_for(n, thread_trials, threads, [&](int64_t begin, int64_t end) {
         Buffers buffers(rule);
         for (int64_t i = begin; i < end; ++i) {
+            if (interruption.end(begin == 0)) return;
             const auto row = static_cast<uint64_t>(start + i);
             float* x = latents + i * rule.latents;
             Trial trial(rule, row, rule.given ? x : nullptr);

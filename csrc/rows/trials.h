@@ -9,6 +9,9 @@ namespace worldfast {
 constexpr int64_t most_latents = 64, most_steps = 1 << 16, most_units = 1 << 12, most_questions = 1 << 16;
 constexpr double most_evidence = 5;  // of a question, at free reaction times
 constexpr double most_correlation = 0.999999;
+// Of the noise's deviation: what a model reads is in float, whose rounding in the encoder is 3% of the least; the most
+// hides points, which lie within 1/2 of 0, even from means of 65,536 observations.
+constexpr double least_noise = 1e-5, most_noise = 1e3;
 constexpr int64_t unit_block = 16;  // numbers of outputs of a layer are multiples of it, the last ones padding
 
 enum class TrialNoise : int { isotropic, gumbel, autoregressive, encoded };
@@ -25,7 +28,7 @@ struct TrialRule {
     int64_t latents, steps, channels, questions;  // channels: numbers of an observation as a model sees it
     int64_t block;                                // rows that share a rule; 0: all questions are asked
     TrialNoise noise;
-    const double* scale;  // [latents], of the noise
+    const double* scale;  // [latents], of the noise; 0: none
     double correlation;   // of the first two latents' normal numbers
     int layers;           // of the encoder; 0: none
     EncoderLayer encoder[3];

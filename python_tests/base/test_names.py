@@ -1,7 +1,5 @@
 """Names under which files are written, and names that a terminal shows."""
 
-import json
-
 import pytest
 
 import worldfast as wf
@@ -9,7 +7,7 @@ from worldfast import files
 from worldfast.errors import file_name, shown, unknown_name
 from worldfast.report.figures import save
 from worldfast.studies import Analysis, standing
-from worldfast.training.jobs import Job
+from worldfast.training.jobs import Job, read_failures
 from worldfast.worlds import cities
 
 RUN = wf.Run(cities.Dataset("angle", rows=64))
@@ -84,5 +82,5 @@ def test_texts_of_strangers_move_no_cursor(tmp_path):
     assert shown("a\x1b[2Jb\r\n") == "a\\x1b[2Jb\\r\\n" and shown("Zürich, 東京") == "Zürich, 東京"
     assert str(unknown_name("region", "a\x1b", ["b\x1b[2J"])).isprintable()
     folder = files.folder(tmp_path / "failed", "out")
-    (folder / "x.json").write_text(json.dumps({"about": ["a-1"], "error": "bad\x1b[2J"}))
-    assert standing._failed(folder) == {"a-1": "bad\\x1b[2J"}
+    files.write_json(folder / "x.json", {"about": ["a-1"], "error": "bad\x1b[2J"})
+    assert read_failures(folder) == {"a-1": "bad\\x1b[2J"}

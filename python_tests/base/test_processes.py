@@ -4,20 +4,28 @@ import copy
 import gc
 import os
 import pickle
+import resource
 import signal
 import threading
 import time
 import traceback
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
 
+import native_calls
 import numpy as np
 import pytest
 import torch
 import warm
 
 import worldfast as wf
+from worldfast._native import core
+from worldfast.dataset import Dataset
 from worldfast.errors import TaskError
+from worldfast.models import GPTSpec, Spec
 from worldfast.processes import Threads
-from worldfast.worlds import cities
+from worldfast.worlds import chains, cities, factors, walks
 
 SPECS = {
     "native": wf.TransformerSpec(hidden=32, layers=1, heads=2, intermediate=32),
@@ -157,6 +165,89 @@ def test_a_task_in_python_is_pickled_as_its_name():
         _found("__main__", content)
 
 
+# ---- Ctrl-C ----
+
+
+# Calls of the core that last for minutes on a thread, and what is still 0 at its end while one has not come to it.
+
+
+def hard_rows():
+    """A stream in whose world hardly a city is inside of others."""
+    turns = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    ring = 1500 * np.stack([np.cos(turns), np.sin(turns)], 1)
+    world = wf.World.from_array(np.append(ring, [[0, 0]], 0).astype(np.int32))
+    return cities.Stream(world, [wf.Component("inside", 10**7)], seed=0)
+
+
+def rows(n=10**7):
+    stream = hard_rows()
+    out = stream.empty_batch(n)
+    out.cities[-1] = 0
+    return lambda: stream.rectangle(0, n, threads=1, out=out), out.cities
+
+
+def packed_rows(n=10**7):
+    stream = hard_rows()
+    out = stream.empty_pack(n)
+    out.row_start[-1] = 0
+    return lambda: stream.pack(0, n, out=out), out.row_start
+
+
+def labels(n=10**8):
+    xy = np.lib.stride_tricks.as_strided(np.arange(10, dtype=np.int32), (n, 5, 2), (0, 8, 4))
+    out = np.zeros(n, np.int64)
+    return lambda: wf.label("perimeter", xy=xy, out=out, threads=1), out
+
+
+def long_walks(n=10**6):
+    call, given = native_calls.calls()["walks"]
+    tokens, chain, names = (np.zeros((n, *more), np.int32) for more in ((2000,), (), given[9].shape[1:]))
+    return lambda: call(*given[:6], n, tokens, chain, names, 1), tokens
+
+
+def long_trials(n=10**7):
+    call, given = native_calls.calls()["trials"]
+    outs = [np.zeros((n, *out.shape[1:]), np.float32) for out in given[7:10]]
+    return lambda: call(*given[:6], n, *outs, 1), outs[2]
+
+
+def columns(n=2**36):
+    x = np.lib.stride_tricks.as_strided(np.ones(8, np.float32), (n, 8), (0, 4))
+    return lambda: core.add_columns([x], [np.zeros(8)], [np.zeros(8)], 1), None
+
+
+def gram(n=2 * 10**5):
+    x = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
+    panel = core.Panel32([x] * 4, [np.zeros(4)] * 4, [1.0] * 4, 1)
+    made = core.GramOfGrams32(4, n, True, [0.5] * 4, [1.0] * 4)
+    return lambda: made.add(panel, 0, panel, 0, 1), None
+
+
+def features(n=5 * 10**6, d=512):
+    numbers = np.random.default_rng(0).normal(size=n + d).astype(np.float32)
+    x, made = np.lib.stride_tricks.as_strided(numbers, (n, d), (4, 4)), core.FeatureProducts32([d])
+    return lambda: made.add([x], [np.zeros(d)], [1.0], 1), None
+
+
+@pytest.mark.parametrize("long", [rows, packed_rows, labels, long_walks, long_trials, columns, gram, features])
+def test_ctrl_c_ends_a_native_call(long):
+    """Within the seconds that a child has for it, not once all is done."""
+    call, last = long()
+
+    def interrupted():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        try:
+            call()
+        except KeyboardInterrupt:
+            return last is None or not last[-1].any()
+
+    assert in_a_child(interrupted, seconds=20)
+
+
+# ---- integers ----
+
+
 @pytest.mark.parametrize(
     "name, value",
     [
@@ -169,6 +260,82 @@ def test_a_task_in_python_is_pickled_as_its_name():
 def test_integers_of_a_run_near_their_end(name, value):
     with pytest.raises(ValueError, match=f"{name}: expected at (most|least)"):
         wf.Run(DATA, **{name: value})
+
+
+NEAR = (2**31 - 1, 2**31, 2**32, 2**53, 2**62, 2**62 + 1, 2**63 - 1, 2**63, 2**64, 10**30)
+NEAR = (*NEAR, -1, *(-n for n in NEAR))
+VALUES = (
+    *SPECS.values(),
+    GPTSpec(hidden=16, heads=2, intermediate=16, positions=64),
+    wf.Capture(layers=(1,)),
+    wf.WorldSpec(),
+    wf.Component("angle", 5),
+    wf.Component("crossing", 9, among="index < 99", first=3),
+    DATA,
+    chains.Dataset(chains=4, states=5, length=8, rows=10),
+    chains.Dataset(chains=4, states=5, length=8, law="blocks", permuted=True),
+    factors.Dataset(rows=10),
+    factors.Dataset("context", n=2),
+    factors.Dataset("random", dims=3, encoder=None, reaction="free"),
+    walks.Dataset(rows=10, length=8),
+    walks.Dataset("random16", fixed=0.5, home="ring5", length=8),
+)
+
+
+def use(value):
+    """Do with a value what comes next: build it, or make its first rows and its last ones."""
+    if isinstance(value, wf.Capture):
+        wf.Run(DATA, model=SPECS["recurrent"], capture=value)
+    elif isinstance(value, wf.Component):
+        cities.Stream(wf.World.cities(), [value], seed=0).pack(0, 2)
+    elif hasattr(value, "stream"):
+        stream = wf.Run(value, model=SPECS["recurrent"], capture=wf.Capture(layers=())).stream()
+        for start in (0, value.rows - 2):
+            stream.batch(start, 2)
+    elif isinstance(value, wf.WorldSpec):
+        value.build()
+    else:
+        value.build(DATA.shape, longest=60).initialise(0, 0)
+
+
+def at_once(attempts):
+    """Return True if each attempt, by the name of what it is about, works or ends in an error that says this name.
+
+    All in a minute at most, and in a GiB of memory.
+    """
+    used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, resource.RLIM_INFINITY))
+    for name, attempt in attempts:
+        try:
+            attempt()
+        except (TypeError, ValueError, IndexError) as error:
+            assert name in str(error), error
+    return True
+
+
+def test_every_spec_and_dataset_is_tried():
+    kinds, own = {*Spec.__subclasses__(), *Dataset.__subclasses__()}, ("worldfast.models.", "worldfast.worlds.")
+    assert {type(value) for value in VALUES} >= {kind for kind in kinds if kind.__module__.startswith(own)}
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__module__[10:] + "." + type(value).__name__)
+def test_integers_near_their_end_in_every_field(value):
+    def changed(name, number):
+        use(replace(value, **{name: (number,) if isinstance(value, wf.Capture) and name == "layers" else number}))
+
+    attempts = [(one.name, partial(changed, one.name, number)) for one in fields(value) for number in NEAR]
+    assert in_a_child(lambda: at_once(attempts))
+
+
+@pytest.mark.parametrize("data", [value for value in VALUES if isinstance(value, Dataset)], ids=lambda data: data.label)
+def test_integers_near_their_end_as_rows_of_a_stream(data):
+    stream = data.stream(seed=0)
+    attempts = [("start:", partial(stream.batch, number, 2)) for number in NEAR]
+    attempts += [("n:", partial(stream.batch, start, number)) for start in (0, 2**62 - 1) for number in NEAR]
+    attempts += [("seed", lambda number=number: data.stream(seed=number).batch(0, 2)) for number in NEAR]
+    assert in_a_child(lambda: at_once(attempts))
+    last = stream.batch(2**62 - 2, 2)
+    assert (stream.batch(2**62 - 1, 1).inputs == last.inputs[last.row_start[1] :]).all()
 
 
 def test_integers_of_rows_near_their_end():

@@ -3,13 +3,12 @@
 import html
 import json
 import re
-import subprocess
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM
+from browser import CHROMIUM, browsed
 
 import worldfast as wf
 from worldfast.dataset import Dataset, Readout, Score
@@ -194,11 +193,7 @@ def test_the_page_fits_a_desktop_and_a_phone(columns, made, tmp_path):
     text = html.escape(page.read_text(encoding="utf-8"))
     frames = "".join(f'<iframe srcdoc="{text}" width={w} height={h}></iframe>' for w, h in ((1440, 900), (390, 844)))
     (tmp_path / "both.html").write_text(f"<style>*{{border:0}}</style><body>{frames}<script>{LOOK}</script>", "utf-8")
-    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
-        --disable-background-networking --disable-component-update --enable-logging=stderr --window-size=1600,1900
-        --force-prefers-reduced-motion --virtual-time-budget=20000""".split()
-    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "both.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = browsed((tmp_path / "both.html").as_uri(), tmp_path, (1600, 1900))
     desktop, phone = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
     for seen, width in ((desktop, 1440), (phone, 390)):
         assert seen["width"] == width and seen["ready"] and seen["wide"] <= width, seen

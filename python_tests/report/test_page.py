@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import re
-import subprocess
 import zlib
 from dataclasses import replace
 from math import nan
@@ -13,7 +12,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from browser import CHROMIUM, HOSTILE, LINKS, Page, unpack
+from browser import CHROMIUM, HOSTILE, LINKS, Page, browsed, unpack
 from synthetic import run_result, study_result
 from synthetic_study import PUBLISHED, large_study, spec, taught
 
@@ -329,14 +328,6 @@ addEventListener("error", event => document.title += "ERROR " + event.message);
   document.title = said.join(" | ");
 })();
 """
-
-
-def browsed(uri, folder, size=(1280, 800)):
-    flags = f"""--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
-        --disable-background-networking --disable-component-update --enable-logging=stderr --window-size={size[0]},{size[1]}
-        --force-prefers-reduced-motion --virtual-time-budget=20000""".split()
-    command = [CHROMIUM, *flags, f"--user-data-dir={folder / 'profile'}", uri]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")

@@ -4,16 +4,18 @@ import dataclasses
 import html
 import os
 import re
-import subprocess
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, HOSTILE, LINKS, Page, unpack
+from browser import CHROMIUM, HOSTILE, LINKS, Page, browsed, unpack
+from elsewhere import KINDS, exchange
 from synthetic import SEVEN, run_result, study_result
 
+from worldfast.errors import UnsafeError
 from worldfast.report import report
 from worldfast.report.page.films import pack
 from worldfast.report.page.provenance import flatten
+from worldfast.worlds import cities
 from worldfast.worlds.cities.world import World
 
 
@@ -231,6 +233,30 @@ def test_where_a_page_cannot_be(small, tmp_path):
         report.write(result, tmp_path)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_drawn_or_written_elsewhere(small, tmp_path, kind):
+    result = study_result(small, [run_result(small)])
+    folder, outside = tmp_path / "page", tmp_path / "outside"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "figures" / "map-a.png").write_text("kept")
+    (folder / "report.html").write_text("kept")
+    outside.mkdir()
+    exchange(folder / "figures", kind, outside)
+    with pytest.raises(UnsafeError, match="figures' is a (link|FIFO|file), expected a folder"):
+        report.publish(cities.demo(), result, folder)
+    assert (folder / "report.html").read_text() == "kept"
+    exchange(folder / "report.html", kind, outside)
+    if kind == "other":
+        with pytest.raises(IsADirectoryError, match="report.html"):
+            report.write(result, folder / "report.html")
+    else:  # in the place of what was there
+        report.write(result, folder / "report.html")
+        assert (folder / "report.html").read_text().startswith("<!doctype") and not (
+            folder / "report.html"
+        ).is_symlink()
+    assert [path.read_text() for path in sorted(outside.rglob("*.*")) if path.is_file()] == ["kept", "kept"]
+
+
 def test_words_of_the_page():
     assert flatten({"a": {"b": 1, "c": {}}, "d": (1, 2), "e": None, "f": []}) == {
         "a.b": "1",
@@ -248,11 +274,7 @@ def test_the_page_starts_in_a_browser(kind, demo, tmp_path):
         plane = World.from_array(np.random.default_rng(0).integers(-(2**20), 2**20, (50, 2)).astype(np.int32))
         demo = study_result(plane, [run_result(plane, checkpoints=1)])
     path = report.write(demo, tmp_path / "report.html")
-    flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --dump-dom
-        --disable-background-networking --disable-component-update --enable-logging=stderr
-        --virtual-time-budget=4000""".split()
-    command = [CHROMIUM, *flags, f"--user-data-dir={tmp_path / 'profile'}", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = browsed(path.as_uri(), tmp_path, seconds=4)
     assert re.search(r'<html[^>]* data-ready="true"', done.stdout), done.stderr[-2000:]
     assert "CONSOLE" not in done.stderr, done.stderr
     assert 'id="failed" role="alert" hidden' in done.stdout

@@ -278,6 +278,14 @@ def test_a_plan_counts_what_there_is(tiny):
     assert one.rows == 128 and one.steps == 4 and one.waves == 1 and 0 < one.seconds < 60
 
 
+def test_families_that_would_have_one_name_are_called_by_their_first_runs():
+    """Those of a study whose runs all have one task, of nets and rows that differ."""
+    runs = [factors.net(of, seed, 10, 1, n=n) for of in ("rnn", "gpt") for n in (2, 3) for seed in (0, 1)]
+    found = list(planning.plan_study(wf.Study("nets", tuple(runs)), memory="1GiB", threads=1, measure=False))
+    assert [one.name for one in found] == [run.name for run in runs if run.seed == 0]
+    assert [one.runs for one in found] == [2] * 4
+
+
 def test_what_a_run_leaves_is_what_the_plan_says(ran, tiny):
     out, _ = ran
     folders = [out / "runs" / run.folder_name for run in tiny.runs]

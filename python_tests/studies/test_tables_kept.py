@@ -7,10 +7,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from elsewhere import KINDS, content_of, exchange
 
 import worldfast as wf
 from worldfast import files
-from worldfast.errors import DamagedError, MismatchError
+from worldfast.errors import DamagedError, MismatchError, UnsafeError
 from worldfast.studies import Analysis, analyses, audit_study, audit_tables, standing
 from worldfast.studies.analyses import compute, made, tables_of
 from worldfast.worlds import cities
@@ -111,6 +112,135 @@ def test_a_studys_folder_is_checked_file_by_file(ran, tmp_path):
             with pytest.raises(DamagedError, match=f"'{folder / name}' is damaged"):
                 standing.status(folder)
         (folder / name).write_bytes(whole)
+
+
+def flips(path, count):
+    """The content of a file with one bit flipped, at `count` places from its beginning to its end, a bit of each."""
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for place in np.unique(np.linspace(0, len(whole) - 1, count).astype(int)).tolist():
+        yield whole[:place] + bytes([whole[place] ^ 1 << random.integers(8)]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize("name", ["study.json", "runs.csv", "curves.csv"])
+def test_a_flipped_bit_anywhere_in_a_studys_file_is_named(ran, tmp_path, name):
+    """By whoever reads it: a status reads no table, and of the study's spec both say the same."""
+    out = tmp_path / "out"
+    folder = shutil.copytree(ran[0] / "studies" / "kept", out / "studies" / "kept")
+    shutil.copytree(ran[0] / "runs", out / "runs")
+    path, expected = folder / name, standing.status(folder)
+    for content in flips(path, 200):
+        path.write_bytes(content)
+        if name == "study.json":
+            with pytest.raises(DamagedError, match=f"'{path}' (is damaged|has no checksum)"):
+                standing.status(folder)
+        else:
+            assert standing.status(folder) == expected
+        assert [(bad.path, bad.state) for bad in audit_study(folder) if not bad.fine] == [(path, "damaged")]
+
+
+@pytest.mark.parametrize("how", ["finished", "diverged", "open", "failed"])
+def test_a_flipped_bit_in_a_runs_file_is_named_by_the_status(ran, tmp_path, how):
+    """Or without effect, where a run has ended; the last line of one that is at work is of no checkpoint yet."""
+    out = shutil.copytree(ran[0], tmp_path / "out")
+    run, study = out / "runs" / RUN.folder_name, out / "studies" / "kept"
+    done, failure = run / "done", out / "failed" / "a.json"
+    if how == "diverged":
+        files.write_json(done, files.read_json(done) | {"status": how, "step": 1})
+    elif how != "finished":
+        done.unlink()
+        if how == "failed":
+            files.write_json(files.folder(failure.parent, "out") / failure.name, {"about": [run.name], "error": "full"})
+    expected = standing.status(study)
+    assert [one.state for one in expected] == ["stopped" if how == "open" else how] and expected[0].rows
+    for path in (done, run / "metrics.jsonl", failure):
+        if not path.exists():
+            continue
+        whole, found = path.read_bytes(), 0
+        for flipped in flips(path, 100):
+            path.write_bytes(flipped)
+            try:
+                assert standing.status(study) == expected or how in ("open", "failed")
+            except DamagedError as error:
+                assert str(path) in str(error)
+                found += 1
+        path.write_bytes(whole)
+        assert (found > 0) == (path.name != "metrics.jsonl" or how != "finished")
+
+
+def exchanged(table, tmp_path, place, kind):
+    """A copy of the folder of the study, with this in the place of one of its files or folders, and what was there."""
+    out, outside = shutil.copytree(table[1], tmp_path / "out"), tmp_path / "outside"
+    outside.mkdir()
+    if place.endswith("figures"):
+        files.folder(out / place, "out")
+    if (out / place).is_dir():
+        (out / place / f".a.7-1{files.PARTIAL}").write_text("half")
+    exchange(out / place, kind, outside)
+    return out, outside
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["studies/kept", "tables"])
+def test_folders_of_a_study_that_lead_elsewhere(table, tmp_path, place, kind):
+    out, outside = exchanged(table, tmp_path, place, kind)
+    before = content_of(outside)
+    acts = [lambda: wf.run_study(STUDY, out, device="cpu", progress=False)]
+    acts += [lambda: compute(table[0], out)] if place == "tables" else []
+    for act in acts:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a table is made again
+            with pytest.raises(UnsafeError, match=f"{place}' is a (link|FIFO|file), expected a folder"):
+                act()
+    if place == "tables":
+        assert [(one.path, one.state) for one in audit_tables(out)] == [(out / place, "unsafe")]
+    elif kind != "link":  # the user's own link to a study is as good as any
+        with pytest.raises((FileNotFoundError, NotADirectoryError), match=place):
+            standing.status(out / place)
+    assert content_of(outside) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("place", ["studies/kept/study.json", "studies/kept/runs.csv", "tables/.csv", "tables/.json"])
+def test_files_of_a_study_that_lead_elsewhere(table, tmp_path, place, kind):
+    """Whoever reads one names it; whoever writes it puts it in the place of what is there, and follows nothing."""
+    place = place.replace("/.", f"/{table[0].name}.")
+    out, outside = exchanged(table, tmp_path, place, kind)
+    before, study = content_of(outside), out / "studies" / "kept"
+    if place.endswith("study.json"):
+        with pytest.raises(UnsafeError, match=f"{place}' is a (link|FIFO|folder), expected a file"):
+            standing.status(study)
+    else:
+        assert [one.state for one in standing.status(study)] == ["finished"]
+    [bad] = [one for one in [*audit_study(study), *audit_tables(out)] if not one.fine]
+    assert bad.state == "unsafe" and f"'{out / place}' is a" in bad.why
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a table is made again
+        if kind == "other":
+            with pytest.raises(IsADirectoryError, match=place):
+                wf.run_study(STUDY, out, device="cpu", progress=False)
+        else:
+            wf.run_study(STUDY, out, device="cpu", progress=False)
+            assert all(one.fine for one in [*audit_study(study), *audit_tables(out)])
+    assert content_of(outside) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["spec.json", "metrics.jsonl", "done", "failed"])
+def test_files_that_a_status_reads_lead_nowhere(ran, tmp_path, name, kind):
+    out = shutil.copytree(ran[0], tmp_path / "out")
+    place, outside = out / "runs" / RUN.folder_name / name, tmp_path / "outside"
+    outside.mkdir()
+    if name == "failed":
+        place = files.folder(out / "failed", "out") / "a.json"
+        files.write_json(place, {"about": ["a"], "error": "full"})
+    elif name != "done":
+        (place.parent / "done").unlink()
+    exchange(place, kind, outside)
+    if name == "spec.json":
+        assert [one.state for one in standing.status(out / "studies" / "kept")] == ["stopped"]
+    else:
+        with pytest.raises(UnsafeError, match=f"{place}' is a (link|FIFO|folder), expected a file"):
+            standing.status(out / "studies" / "kept")
 
 
 def test_a_studys_file_is_not_believed_beside_another_studys_tables(ran, tmp_path):

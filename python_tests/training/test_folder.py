@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from elsewhere import KINDS, content_of, exchange
 from tiny import RUN
 
 import worldfast as wf
@@ -316,32 +317,56 @@ def test_without_its_mark_a_run_is_ended_by_its_last_checkpoint(folder):
 # ---- links and the like ----
 
 
-@pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "folder"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["lock", "metrics.jsonl", "done", "spec.json", "checkpoint", "activations"])
 def test_nothing_leads_out_of_a_runs_folder(folder, tmp_path, name, kind):
     """Named at once, without waiting for a FIFO; what is elsewhere stays as it is."""
     outside = tmp_path / "outside"
-    path, is_folder = folder / name, (folder / name).is_dir()
+    outside.mkdir()
     if name != "done":
         (folder / "done").unlink()
-    path.rename(outside)
-    content = {one: one.read_bytes() for one in [outside, *outside.rglob("*")] if one.is_file()}
-    if kind in ("link", "dangling"):
-        path.symlink_to(outside if kind == "link" else tmp_path / "nowhere")
-    elif kind == "fifo":
-        os.mkfifo(path)
-    elif is_folder:
-        path.write_text("a file")
-    else:
-        path.mkdir()
+    exchange(folder / name, kind, outside)
+    content = content_of(outside)
     with pytest.raises(UnsafeError, match=f"{name}' is a (link|FIFO|folder|file), expected a f"):
         go_on(folder.parent)
     readers = {"done": load, "spec.json": load, "metrics.jsonl": metrics, "checkpoint": load}
     if read := readers.get(name):
         with pytest.raises(UnsafeError, match=name):
             read(folder)
-    assert {one: one.read_bytes() for one in [outside, *outside.rglob("*")] if one.is_file()} == content
-    assert not (tmp_path / "nowhere").exists()
+    assert content_of(outside) == content
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_that_leads_elsewhere(folder, tmp_path, kind):
+    """The newest one is named by whoever reads it; an older one, which nobody reads, is in nobody's way."""
+    (older, newest), outside = checkpoint.paths(folder / "checkpoint"), tmp_path / "outside"
+    outside.mkdir()
+    exchange(newest, kind, outside)
+    content = content_of(outside)
+    for act in (load, lambda folder: go_on(folder.parent)):
+        with pytest.raises(UnsafeError, match=f"{newest}' is a (link|FIFO|folder), expected a file"):
+            act(folder)
+        (folder / "done").unlink(missing_ok=True)
+    assert content_of(outside) == content
+    newest.rmdir() if kind == "other" else newest.unlink()
+    (outside / newest.name).rename(newest)
+    exchange(older, kind, outside)
+    content = content_of(outside)
+    assert go_on(folder.parent) == [folder] and outcome(RUN, folder.parent).finished
+    assert content_of(outside) == content
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_that_are_kept_go_nowhere_else(tmp_path, kind):
+    folder, outside = tmp_path / "runs" / RUN.folder_name, tmp_path / "outside"
+    (folder / "weights").mkdir(parents=True)
+    (folder / "weights" / "step-00000000.safetensors").write_text("another's")
+    outside.mkdir()
+    exchange(folder / "weights", kind, outside)
+    content = content_of(outside)
+    with pytest.raises(UnsafeError, match="weights' is a (link|FIFO|file), expected a folder"):
+        train(replace(RUN, keep="all"), folder.parent, device="cpu", progress=False)
+    assert content_of(outside) == content and not (folder / "checkpoint").exists()
 
 
 def test_a_folder_that_the_user_links_is_as_good_as_any(folder, tmp_path):

@@ -297,6 +297,6 @@ def make(table: Table, out: Path) -> None:
         "sha256": hashlib.sha256(content).hexdigest(),
         "origin": files.origin("cpu"),
     }
-    files.folder(path.parent, "out")
+    files.inner_folder(files.folder(out, "out") / path.parent.name)
     files.write_json(path.with_suffix(".json"), json.loads(_as_json(about)))
     files.write_whole(path, content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from worldfast import files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.studies.analyses import read_kept, read_known
 from worldfast.training import Checked, checked, others, tried
+
+STUDY = {"name": str, "runs": list, "tables": dict | None}  # what study.json holds, and each of its runs
+RUN = {"name": str, "folder": str, "start": str, "steps": int, "rows": int}
 
 
 def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
@@ -36,7 +39,8 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
     tables = spec and spec["tables"] or {}
     for name, sha256 in tables.items():
         yield checked(folder / name, read_known, folder / name, sha256)
-    unknown = set() if tables else {path.name for path in folder.glob("*.csv")}  # perhaps its tables
+    there = [] if tables else files.entries(folder)
+    unknown = {path.name for path in there if path.suffix == ".csv"}  # perhaps its tables
     yield from others(folder, {"study.json", "figures", "report.html", *tables, *unknown})
 
 
@@ -47,7 +51,7 @@ def audit_tables(out: str | os.PathLike) -> Iterator[Checked]:
     if not whole.fine:
         yield whole
         return
-    found = [path for path in there.glob("*-*.*") if path.suffix in (".csv", ".json")]
+    found = [path for path in files.entries(there) if "-" in path.stem and path.suffix in (".csv", ".json")]
     for path in sorted({path.with_suffix(".csv") for path in found}):
         yield checked(path, read_kept, path)
     yield from others(there, {path.name for path in found})
@@ -58,6 +62,8 @@ def read_study(folder: Path) -> dict[str, Any]:
 
     Raises
     ------
+    FileNotFoundError
+        The folder is not a study's.
     DamagedError, UnsafeError, OSError
         It is not what was written, or cannot be read.
     MismatchError
@@ -65,7 +71,12 @@ def read_study(folder: Path) -> dict[str, Any]:
         of the same name.
     """
     path = folder / "study.json"
-    content = files.read_json(path)
+    try:
+        content = files.read_json(path)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder} is not a study's folder: it has no study.json") from None
+    if not (_holds(content, STUDY) and all(isinstance(run, dict) and _holds(run, RUN) for run in content["runs"])):
+        raise DamagedError(f"'{path}' was not written by this version of worldfast: it is no list of a study's runs")
     if (named := Path(os.path.abspath(folder)).name) != content["name"]:
         raise MismatchError(
             f"'{path}' is of the study {content['name']!r}, expected {named!r}, as its folder is called"
@@ -80,6 +91,10 @@ def read_study(folder: Path) -> dict[str, Any]:
             "Put it back, or run the study again"
         )
     return content
+
+
+def _holds(content: Mapping[str, Any], kinds: Mapping[str, Any]) -> bool:
+    return all(isinstance(content.get(name), kind) for name, kind in kinds.items())
 
 
 def _is_known(path: Path, sha256: str) -> bool:

@@ -7,7 +7,7 @@ here and now, with as many members as will train together. Of a GPU that is not 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class Family:
     Attributes
     ----------
     name : str
-        Description of the family.
+        Description of the family; the name of its first run, where another family has the same description.
     members : tuple of Run
     rows, steps : int
         Sums over all members.
@@ -124,13 +124,11 @@ def plan_study(
     for run in study.runs:
         key = run.start is not None, len(tasks_of(run)), *run.family, run.batch, getattr(run.data, "loss", "")
         families.setdefault(key, []).append(run)
-    widths = len({run.model.hidden for run in study.runs})
     rates: dict[tuple, float] = {}
-    for (tuned, tasks, *_), runs in families.items():
+    for name, runs in zip(_names(families), families.values()):
         planned = plan(runs, limit, device, threads)
-        width = f", width {runs[0].model.hidden}" if widths > 1 else ""
         family = Family(
-            name=f"{'fine-tuned' if tuned else 'pretrained'}, {count(tasks, 'task')}{width}",
+            name=name,
             members=tuple(runs),
             rows=sum(run.epochs * run.epoch_rows for run in runs),
             steps=sum(run.steps for run in runs),
@@ -140,6 +138,17 @@ def plan_study(
             files=tuple(_files(runs)),
         )
         yield _timed(family, device, threads, rates) if measure else family
+
+
+def _names(families: Mapping[tuple, Sequence[Run]]) -> list[str]:
+    """Return descriptions of families, no two of them alike unless their first runs have one name."""
+    widths = len({run.model.hidden for runs in families.values() for run in runs})
+    found = []
+    for (tuned, tasks, *_), runs in families.items():
+        width = f", width {runs[0].model.hidden}" if widths > 1 else ""
+        found.append(f"{'fine-tuned' if tuned else 'pretrained'}, {count(tasks, 'task')}{width}")
+    firsts = [runs[0].name for runs in families.values()]
+    return [name if found.count(name) == 1 else first for name, first in zip(found, firsts)]
 
 
 def _timed(family: Family, device: str, threads: int, rates: dict[tuple, float]) -> Family:

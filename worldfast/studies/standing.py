@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from worldfast import files
 from worldfast.display import count, duration
-from worldfast.errors import file_name, shown
-from worldfast.files import regular
+from worldfast.errors import DamagedError, file_name
+from worldfast.folder import metrics
 from worldfast.locks import locked
 from worldfast.outcome import RunOutcome, done
 from worldfast.studies.audit import read_study
+from worldfast.training import read_failures
 
 STALE = 60.0  # seconds
+LONGEST_LINE = 1 << 16  # bytes, of metrics
 
 
 @dataclass(frozen=True)
@@ -62,31 +64,28 @@ def status(folder: Path) -> list[Standing]:
     ------
     FileNotFoundError
         It is not a study's folder.
-    DamagedError, UnsafeError
-        study.json, or the end of a run, is not what was written; the message names the file.
+    DamagedError, UnsafeError, OSError
+        study.json, the end of a run, its metrics or the record of a failure is not what was written, or cannot be read;
+        the message names the file.
     MismatchError
         study.json, or the end of a run, is another one's.
     """
-    spec = folder / "study.json"
-    if not spec.exists():
-        raise FileNotFoundError(f"{folder} is not a study's folder: it has no study.json")
-    out = folder.parents[1]
-    failed = _failed(out / "runs" / "failed") | _failed(out / "failed")
+    spec, out = folder / "study.json", folder.parents[1]
     runs = {file_name(f"{spec}: folder of a run", run["folder"]): run for run in read_study(folder)["runs"]}
     starts = {name: run["start"] and file_name(f"{spec}: start of a run", run["start"]) for name, run in runs.items()}
     endings = {name: done(out / "runs" / name, name.rpartition("-")[2]) for name in runs}
+    failed = read_failures(out / "runs" / "failed") | read_failures(out / "failed")
     found = []
     for name, run in runs.items():
         at = out / "runs" / name
-        now, why, step, rows = _outcome(name, starts, endings), "", 0, 0
-        state = now.status
-        last = _last_line(at / "metrics.jsonl")
-        if last:
-            step, rows = last["step"], last["rows"]
-        if now.ended:
-            step = now.step
-            rows = run["rows"] if now.finished else rows
-            why = "" if now.finished else f"its loss or gradient was not finite at step {step + 1:,}"
+        now, why = _outcome(name, starts, endings), ""
+        state, last = now.status, None if now.ended else _progress(at / "metrics.jsonl")
+        step, rows = last or (0, 0)
+        if now.finished:
+            step, rows = now.step, run["rows"]
+        elif now.ended:
+            step, rows = now.step, metrics(at)[-1]["rows"]
+            why = f"its loss or gradient was not finite at step {step + 1:,}"
         elif at.exists() and locked(at):
             state = "running"
         elif name in failed:
@@ -113,29 +112,20 @@ def _outcome(name: str, starts: Mapping[str, str], endings: Mapping[str, Mapping
     return found
 
 
-def _last_line(path: Path) -> dict | None:
+def _progress(path: Path) -> tuple[int, int] | None:
+    """Return the step and the rows of the last whole line of metrics; None before there is one."""
     try:
-        with open(path, "rb", opener=regular) as file:
-            file.seek(max(0, file.seek(0, 2) - 4096))
-            lines = file.read().splitlines()
+        with files.naming(path, "it cannot be read"), open(path, "rb", opener=files.regular) as file:
+            file.seek(max(0, file.seek(0, 2) - LONGEST_LINE))
+            *lines, _ = file.read().split(b"\n")  # the last is being written at this moment, or empty
     except FileNotFoundError:
         return None
-    for line in reversed(lines):
-        try:
-            return json.loads(line)
-        except ValueError:
-            continue  # being written at this moment
-    return None
-
-
-def _failed(folder: Path) -> dict[str, str]:
-    """Return run folder -> error for the jobs that failed on a cluster."""
-    found = {}
-    for path in folder.glob("*.json") if folder.exists() else ():
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for about in content.get("about", ()):
-            found[about] = shown(content["error"])
-    return found
+    if not lines:
+        return None
+    last = files.json_object(path, lines[-1])
+    if not all(isinstance(last.get(name), int) for name in ("step", "rows")):
+        raise DamagedError(f"'{path}' is damaged: its last line has no step and rows")
+    return last["step"], last["rows"]
 
 
 def print_status(folder: Path) -> None:

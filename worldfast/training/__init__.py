@@ -5,7 +5,7 @@ from worldfast.training.audit import OF_A_RUN, Checked, audit, checked, others, 
 from worldfast.training.check import check_family
 from worldfast.training.cluster import connected, run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
-from worldfast.training.jobs import Job
+from worldfast.training.jobs import Job, read_failures
 from worldfast.training.memory import captured_bytes, checkpoint_bytes, limit_of, plan, weights_bytes
 from worldfast.training.packing import pack
 from worldfast.training.progress import STOPPED, ended_by_signals
@@ -34,6 +34,7 @@ __all__ = [
     "others",
     "pack",
     "plan",
+    "read_failures",
     "run_jobs",
     "train",
     "train_on_cluster",

@@ -6,7 +6,6 @@ A job is done if its `done` finds its files on disk, and only then. A pool decid
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from worldfast import files
 from worldfast.display import count
-from worldfast.errors import file_name, number, one_of
+from worldfast.errors import DamagedError, UnsafeError, file_name, number, one_of, shown
 from worldfast.training.progress import Interrupt, Stopped
 
 LOOK = 1.0  # seconds between two looks at endings
@@ -256,7 +255,7 @@ class _Drive:
     def __init__(self, states: dict[str, _State], out: Path, pool: Pool, retries, patience, say):
         self.states, self.pool, self.say = states, pool, say
         self.retries, self.patience = retries, patience
-        self.failures = files.folder(out / "failed", "out")
+        self.failures = files.inner_folder(files.folder(out, "out") / "failed")
         files.remove_partial(self.failures)
         self.failed: dict[str, str] = {}
         self.blocked: dict[str, str] = {}
@@ -376,15 +375,13 @@ class _Drive:
     def _forget(self) -> None:
         """Remove records of earlier failures of the jobs that this call retries."""
         ours = {name for state in self.states.values() for name in state.job.about}
-        for path in self.failures.glob("*.json"):
-            with suppress(FileNotFoundError):  # another call removes its own records
-                about = set(json.loads(path.read_text(encoding="utf-8"))["about"])
-                if path.stem in self.states or (about and about <= ours):
-                    path.unlink()
+        for path in files.entries(self.failures):
+            if path.suffix == ".json" and (path.stem in self.states or _only_of(path, ours)):
+                path.unlink(missing_ok=True)  # another call removes its own records
 
     def _keep(self, job: Job, **what) -> None:
         content = {"job": job.id, "about": list(job.about), **what, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        files.write_whole(self._path(job), json.dumps(content, indent=1).encode())
+        files.write_json(self._path(job), content)
 
     def _fail(self, state: _State, ending: Ending) -> None:
         """Mark a job as failed, and all that wait for it as blocked."""
@@ -402,3 +399,44 @@ class _Drive:
                 waiting.phase = "blocked"
                 self.blocked[waiting.job.id] = state.job.id
                 self._keep(waiting.job, error=f"it needs {state.job.id}, which failed", needs=state.job.id)
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """Return the errors of jobs that failed, in one line each, by the names of their results.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder `failed` of `drive`, which need not be there.
+
+    Raises
+    ------
+    DamagedError, UnsafeError, OSError
+        A record is not what was written, or cannot be read; the message names it.
+    """
+    files.require_folder(folder)
+    found = {}
+    for path in files.entries(folder):
+        if path.suffix == ".json":
+            with suppress(FileNotFoundError):  # a call that retries the job has removed it
+                about, error = _record(path)
+                found |= dict.fromkeys(about, shown(error))
+    return found
+
+
+def _record(path: Path) -> tuple[list[str], str]:
+    """Return the names of a failed job's results, and its error."""
+    content = files.read_json(path)
+    about, error = content.get("about"), content.get("error")
+    if not (isinstance(about, list) and all(isinstance(one, str) for one in about) and isinstance(error, str)):
+        raise DamagedError(f"'{path}' was not written by this version of worldfast: it is no record of a failure")
+    return about, error
+
+
+def _only_of(path: Path, results: set[str]) -> bool:
+    """Return True if a failure concerns these results and no others; of a record that is damaged nobody knows."""
+    try:
+        about, _ = _record(path)
+    except (FileNotFoundError, DamagedError, UnsafeError):
+        return False
+    return bool(about) and set(about) <= results

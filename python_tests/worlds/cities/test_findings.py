@@ -72,7 +72,9 @@ def planted():
             ("held out", 20.0),
             ("Atlantis", 500.0 if "distance" in run.data.tasks else 100.0),
         ):
-            rows += [(run.name, 2, group, error - 1), (run.name, 2, group, error + 1), (run.name, 3, group, 9999.0)]
+            layer = spec.layer
+            rows += [(run.name, layer, group, error - 1), (run.name, layer, group, error + 1)]
+            rows.append((run.name, layer + 1, group, 9999.0))
     table = pd.DataFrame(rows, columns=["run", "layer", "group", "error"])
     deviation = [
         (run.name, "+".join(run.data.tasks), run.seed, task, -0.2 if "distance" in run.data.tasks else 0.1)

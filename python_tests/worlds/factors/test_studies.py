@@ -15,7 +15,7 @@ from worldfast.analysis import held_out
 from worldfast.capture import Capture
 from worldfast.report import publish
 from worldfast.worlds.factors import figures
-from worldfast.worlds.factors.analyses import half_spaces, published_batches
+from worldfast.worlds.factors.analyses import half_spaces, left_out_over_training, published_batches
 from worldfast.worlds.factors.figures import lines_of
 from worldfast.worlds.factors.kinds import OF_RUN, kinds_of
 from worldfast.worlds.factors.studies import net, study
@@ -94,6 +94,7 @@ def test_figures_and_page(made):
     names = {one.name for one in drawn if one.figure is not None}
     assert {"left-out-by-n", "angles-by-n", "left-out-over-training-rnn", "left-out-over-training-gpt"} < names
     assert {"observers", "sparsity", "attractor", "alike-by-left-out", "world"} < names
+    assert {"mixed-selectivity-rnn", "mixed-selectivity-gpt", "left-out-over-labels-rnn"} < names
     labels = [axes.get_ylabel() for one in drawn if one.figure for axes in one.figure.axes]
     assert any("held-out trials" in label for label in labels)
     few = replace(tiny, figures=lambda *_: [one for one in drawn if one.name in ("left-out-by-n", "attractor")])
@@ -107,7 +108,7 @@ def test_figures_and_page(made):
 def test_presets():
     names = ("factors-demo", "factors-mini", "factors")
     found = {name: worlds.preset(name) for name in names}
-    assert [len(one.runs) for one in found.values()] == [6, 75, 425]
+    assert [len(one.runs) for one in found.values()] == [6, 75, 390]
     demo, mini, paper = found.values()
     assert {run.data.n for run in demo.runs} == {2, 24}
     assert len({run.steps for run in mini.runs}) == 1  # equal batches
@@ -118,6 +119,24 @@ def test_presets():
     assert published["gpt-even24-s0"].steps == 20_000
     assert rnn.model.parameters(rnn.shape) == 8408
     assert worlds.preset("factors-demo", scale=0.01).runs[0].steps == 50
+    assert worlds.preset("factors", scale=0.01).runs[0].steps == 1000
+
+
+def test_the_sweeps_of_the_paper():
+    """Those of its figures: every N of the source by every D that as many questions can place, and the others."""
+    runs = worlds.preset("factors").runs
+    of = lambda **given: [run for run in runs if all(getattr(run.data, name) == x for name, x in given.items())]  # noqa: E731
+    for family in ("rnn", "gpt"):
+        swept = {(run.data.n, run.data.dims) for run in of(questions="random") if run.name.startswith(family)}
+        assert swept == {(n, d) for n in (3, 6, 9, 12) for d in (2, 4, 6, 8, 10) if n >= d}
+    assert {run.data.sigma for run in of(questions="even", n=6)} == {0.1, 0.2, 0.3, 0.4, 0.6}
+    for reaction in ("free", "fixed"):
+        assert {run.data.steps for run in of(n=24, reaction=reaction)} == {5, 10, 20, 40}
+    assert {run.data.correlation for run in of(n=24)} == {0, 0.25, 0.5, 0.75, 0.9}
+    assert (
+        {run.data.n for run in of(encoder="square")} == {run.data.n for run in of(reaction="free")} == {2, 3, 6, 12, 24}
+    )
+    assert len({run.name for run in runs}) == len({run.id for run in runs}) == len(runs)
 
 
 def test_batches_of_published_decoders():
@@ -177,13 +196,75 @@ def test_equal_labels():
     """Twelve times the questions have as many labels after a twelfth of the trials."""
     runs = runs_table({"n": 2}, {"n": 24})
     at = [(run, step, rows) for run in runs.run for step, rows in ((0, 0), (1, 1000), (2, 12_000))]
-    table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=1.0)
+    table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=1.0, bound=0.976)
     table["ood"] = np.where(table.run.str.contains("even24"), 0.1, 0.5) + table.rows / 40_000
     drawn = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "left_out": table}, None)}
     one = drawn["left-out-over-labels"]
     assert one.figure is not None
     assert "nearest to 24,000 labels" in one.caption and "even24 0.12 (24,000)" in one.caption
     assert "even2 0.80 (24,000)" in one.caption
+
+
+def texts(figure):
+    """The words in the axes of a figure."""
+    return [[text.get_text() for text in axes.texts] for axes in figure.axes]
+
+
+def test_the_bound_is_in_every_figure_of_decoders():
+    """With its value: at equal labels and over training as a level, beside CKA as a limit of R2."""
+    runs = runs_table({"n": 2}, {"n": 24})
+    at = [(run, step, rows) for run in runs.run for step, rows in ((0, 0), (1, 1000), (2, 12_000))]
+    table = pd.DataFrame(at, columns=["run", "step", "rows"]).assign(quadrant=1, inside=0.9, ood=0.5, bound=0.976)
+    few = pd.DataFrame({"run": runs.run, "ood": 0.5, "bound": 0.976}).assign(quadrant=1, fit=0, inside=0.9, angle=90.0)
+    few = few.assign(batches=10)
+    pairs = pd.DataFrame({"step_share": 1.0, "run": runs.run[0], "other": runs.run[1:], "value": 0.3})
+    given = {"runs": runs, "left_out": table, "decoders": few, "cka": pairs}
+    drawn = {one.name: one for one in figures.CATALOGUE.draw(given, None) if one.figure}
+    for name, panels in (("left-out-over-training", 2), ("left-out-over-labels", 1), ("alike-by-left-out", 1)):
+        found = [said for said in texts(drawn[name].figure) if "bound 0.976" in said]
+        assert len(found) == panels and "no unbiased estimate exceeds: 0.976" in drawn[name].caption
+        way = "get_xdata" if name == "alike-by-left-out" else "get_ydata"
+        for axes in drawn[name].figure.axes:
+            assert any(set(getattr(line, way)()) == {0.976} for line in axes.lines)
+    unbounded = given | {"left_out": table.assign(bound=np.nan), "decoders": few.assign(bound=np.nan)}
+    for one in figures.CATALOGUE.draw(unbounded, None):
+        assert one.figure is None or not any("bound" in text for said in texts(one.figure) for text in said)
+        assert "exceeds" not in one.caption
+
+
+@pytest.mark.parametrize(
+    "fields,about,expected",
+    [
+        ({}, {"sigma": 0.2, "steps": [21]}, 0.976),
+        ({}, {"sigma": 0.4, "steps": [21]}, 1 - 12 * 0.16 / 20),
+        ({}, {"sigma": 0.2, "steps": [3]}, 1 - 0.48 / 3),
+        ({}, {"sigma": 0.2, "steps": [0]}, None),  # nothing is seen yet
+        ({"reaction": "free"}, {"sigma": 0.2, "steps": [19]}, 0.976),
+        ({"noise": "ar1"}, {"sigma": 0.2, "steps": [21]}, None),
+    ],
+)
+def test_the_bound_of_states_is_that_at_their_noise_and_step(fields, about, expected):
+    read = Folded()
+    read.steps = [7]
+    read.readout = SimpleNamespace(about=about)
+    run = net(**{"n": 6, "batches": 7} | fields)
+    found = left_out_over_training([SimpleNamespace(activations=read, name="folded", run=run)], 1).bound
+    assert found.isna().all() if expected is None else found.to_numpy() == pytest.approx(expected)
+
+
+def test_mixed_selectivity_is_counted():
+    """Of units, and a median over nets; those of more latent numbers have none."""
+    runs = runs_table({})
+    units = pd.DataFrame({"run": np.repeat(runs.run.to_numpy(), 4), "unit": [0, 1, 2, 3] * 2, "sparsity": 0.5})
+    units["x1"], units["x2"] = [0.9, -0.6, 0.9, 0.0] * 2, [0.5, 0.8, 0.1, 0.0] * 2
+    units.loc[7, ["x1", "x2"]] = -1.0  # of the second net three units
+    drawn = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "units": units}, None)}
+    one = drawn["mixed-selectivity"]
+    assert "2 nets in all, even6 62%" in one.caption and len(one.figure.axes) == 1
+    x, y = one.figure.axes[0].lines[0].get_data()
+    np.testing.assert_array_equal(np.stack([x, y], 1), units[["x1", "x2"]])
+    none = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "units": units.assign(x1=np.nan)}, None)}
+    assert none["mixed-selectivity"].figure is None and "two latent numbers" in none["mixed-selectivity"].caption
 
 
 def runs_table(*fields):

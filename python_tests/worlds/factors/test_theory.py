@@ -104,15 +104,46 @@ def answers(n):
             "asked: expected half-spaces c . x > 0, got questions of products",
         ),
         (lambda of: of.best_accuracy(np.eye(2), 0.2, 20), TypeError, "asked: expected questions, such as"),
-        (lambda of: of.best_accuracy(of.Dataset(n=2).asked, 0, 20), ValueError, "sigma: expected a number above 0"),
+        (lambda of: of.best_accuracy(of.Dataset(n=2).asked, 0, 20), ValueError, "sigma: expected a number from 1e-05"),
         (lambda of: of.best_accuracy(of.Dataset(n=2).asked, 0.2, 0), ValueError, "t: expected at least 1, got 0"),
         (lambda of: of.bound(0.2, 0), ValueError, "t: expected at least 1, got 0"),
-        (lambda of: of.bound(-0.2, 20), ValueError, "sigma: expected a number of at least 0, got -0.2"),
+        (lambda of: of.bound(-0.2, 20), ValueError, "sigma: expected a number from 1e-05 to 1,000, got -0.2"),
+        (lambda of: of.bound(1e200, 20), ValueError, r"sigma: expected a number from 1e-05 to 1,000, got 1e\+200"),
         (lambda of: of.bound(0.2, 1.5), TypeError, "t: expected an integer, got 1.5"),
         (
             lambda of: of.trilaterated(*answers(2), of.Questions(np.ones((2, 2)), -np.ones(2)), 0.2, 20),
             ValueError,
             "asked: expected normals that span 2 dimensions, got 1: the point is not determined",
+        ),
+        (
+            lambda of: of.best_accuracy(of.Questions(np.array([[1.0, 0], [0, 0]]), -np.ones(2)), 0.2, 20),
+            ValueError,
+            "asked.boundary: question 1 has a normal of length 0: no hyperplane through the points",
+        ),
+        (
+            lambda of: of.best_accuracy(of.Questions(np.full((2, 2), np.nan), -np.ones(2)), 0.2, 20),
+            ValueError,
+            "asked.boundary: holds NaN or infinity",
+        ),
+        (
+            lambda of: of.best_accuracy(of.Questions(np.eye(2), -np.ones(3)), 0.2, 20),
+            ValueError,
+            r"asked.threshold: expected \[2\], got \[3\]",
+        ),
+        (
+            lambda of: of.trilaterated(*answers(24), of.Dataset(n=6).asked, 0.2, 20),
+            ValueError,
+            r"yes: expected \[n, 6\], got \[\d+, 24\]",
+        ),
+        (
+            lambda of: of.trilaterated(*np.exp(answers(24)), of.Dataset(n=24).asked, 0.2, 20),
+            ValueError,
+            "yes: expected logarithms of chances, at most 0, got",
+        ),
+        (
+            lambda of: of.trilaterated(*np.full((2, 1, 24), np.nan), of.Dataset(n=24).asked, 0.2, 20),
+            ValueError,
+            "yes: holds NaN or infinity",
         ),
     ],
 )

@@ -171,6 +171,56 @@ def test_noise_after_the_encoder_is_that_of_the_source():
     assert stats.kstest(noise.ravel() / 0.1, "norm").pvalue > 1e-3
 
 
+def test_the_least_noise_is_still_what_it_says():
+    """Observations have it to 2%, and what the encoder makes of them in float32 is within 4% of what it would be."""
+    points = KINDS["even"].readout(trials=300).attributes
+    bare = factors.Dataset(n=2, encoder=None, sigma=1e-5).stream(0).drawn(0, 300, points)
+    noise = (bare.inputs[:, 1:-1, 1:] - bare.latents[:, None].astype(np.float64)) / 1e-5
+    assert noise.std() == pytest.approx(1, abs=0.02) and stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
+    data = factors.Dataset(n=2, sigma=1e-5)
+    seen = [factors.Trials(data, 0, sigma=sigma).drawn(0, 300, points).inputs[:, 1:-1, 1:] for sigma in (1e-5, 0)]
+    exact = [encoded(x, questions.encoder(2, 0), False)[..., :40] for x in (bare.inputs[:, 1:-1, 1:], points[:, None])]
+    moved, wanted = seen[0].astype(np.float64) - seen[1], exact[0] - exact[1]
+    assert (moved - wanted).std() < 0.04 * wanted.std()
+
+
+def test_the_most_noise_is_learned_from():
+    """A gradient of what it makes of a squaring encoder is finite, and so is its square, which Adam keeps."""
+    data = factors.Dataset(n=2, sigma=1e3, noise="anisotropic", encoder="square", rows=64)
+    ensemble = wf.RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in").build(data.shape)
+    ensemble.initialise(0, 0)
+    assert np.isfinite(float(ensemble.learn([data.stream(0).batch(0, 16)], [0])[0]))
+    assert torch.isfinite(ensemble.gradients**2).all()
+
+
+@pytest.mark.parametrize("deviation", [1e-6, -0.2, 1e9, float("nan")])
+def test_the_core_refuses_noise_beyond_its_limits(deviation):
+    rule, *given, scale = DATA.stream(0)._given
+    made = DATA.stream(0).drawn(0, 2)
+    with pytest.raises(ValueError, match="scale: expected a number from"):
+        core.trials(rule | {"given": False}, *given, np.full_like(scale, deviation), 0, 2, *made, 1)
+
+
+@pytest.mark.parametrize(
+    "points,said",
+    [(np.zeros((3, 5)), r"points: expected \[3, 2\], got \[3, 5\]"), ([[np.nan] * 2] * 3, "points: holds NaN")],
+)
+def test_bad_points(points, said):
+    with pytest.raises(ValueError, match=said):
+        DATA.stream(0).drawn(0, 3, points)
+
+
+def test_a_folder_of_another_encoder_is_not_trained_on(tmp_path):
+    """Of two draws runs have two folders; where one holds the files of the other, training stops before a step."""
+    run = replace(factors.net(batches=2, checkpoints=1, n=3), capture=wf.Capture(layers=()))
+    other = replace(run, data=replace(run.data, draw=run.data.draw + 1))
+    (folder,) = wf.train([run], tmp_path, threads=1)
+    assert folder.name == run.folder_name != other.folder_name
+    folder.rename(tmp_path / other.folder_name)
+    with pytest.raises(MismatchError, match=f"id is {run.id}, but that of this run is {other.id}"):
+        wf.train([other], tmp_path, threads=1)
+
+
 def test_quadrants_are_every_fourth_orthant():
     orthants = np.array(np.meshgrid(*[[-1, 1]] * 4, indexing="ij")).reshape(4, -1).T  # last coordinate fastest
     np.testing.assert_array_equal(quadrants(orthants), np.arange(16) % 4 + 1)
@@ -215,7 +265,11 @@ def test_losses_of_numbers_by_hand(squash):
         ({"truncated": False}, ValueError, "truncated: False is for reaction='free'"),
         ({"block": 8}, ValueError, "block: 8 rows share a question of questions='context' only; 'even' rows are asked"),
         ({"sigma": 0}, ValueError, "sigma: expected a number above 0, got 0: without noise every answer is certain"),
-        ({"sigma": -0.1}, ValueError, "sigma: expected a number above 0, got -0.1"),
+        ({"sigma": -0.1}, ValueError, "sigma: expected a number from 1e-05 to 1,000, got -0.1"),
+        ({"sigma": 1e-50}, ValueError, "got 1e-50: what a model reads is float32, in which smaller noise is lost"),
+        ({"sigma": 1e30}, ValueError, "got 1e.30: .* and larger noise hides the points"),
+        ({"sigma": float("nan")}, ValueError, "sigma: expected a number from 1e-05 to 1,000, got nan"),
+        ({"questions": "random", "n": 4, "dims": 5}, ValueError, "n: expected at least dims, 5, got 4"),
         ({"correlation": 1}, ValueError, "correlation: expected a number from -0.999999 to 0.999999, got 1.0"),
         ({"correlation": "high"}, TypeError, "correlation: expected a number, got 'high'"),
         ({"steps": 2**17}, ValueError, "steps: expected at most 65,536, got 131072"),
@@ -251,7 +305,8 @@ def test_bad_fields(fields, error, said):
         ({"positions": "last"}, ValueError, "unknown positions 'last': known: every, decision"),
         ({"positions": [22]}, ValueError, "positions: expected at most 21, got 22"),
         ({"positions": [3, 1]}, ValueError, "positions: expected ascending steps, each once"),
-        ({"sigma": -1}, ValueError, "sigma: expected a number of at least 0, got -1"),
+        ({"sigma": -1}, ValueError, "sigma: expected a number from 1e-05 to 1,000, got -1"),
+        ({"sigma": 1e-50}, ValueError, "sigma: expected a number from 1e-05 to 1,000, got 1e-50"),
     ],
 )
 def test_bad_readouts(options, error, said):

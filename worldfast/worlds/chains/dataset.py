@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import dataset
 from worldfast.dataset import Readout, Score
 from worldfast.errors import one_of, several, typed, whole
-from worldfast.rows import Shape
+from worldfast.rows import MOST_INPUTS, Shape
 from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of, nested
 from worldfast.worlds.chains.sampler import LIMITS, Drawn, Sampler
 
@@ -194,7 +194,7 @@ class Dataset(dataset.Dataset):
             Attributes are the shares of the next state, p0, p1 ..., that follow from the chain and the state; groups
             are the states, "at 0", "at 1" ...
         """
-        n, t = whole("walks", walks, 1, 2**31 // self.length), self.length - 1
+        n, t = whole("walks", walks, 1, MOST_INPUTS // self.length), self.length - 1
         t = t if position is None else whole("position", position, 0, t)
         stream = Walks(self, 0, "readout", of)
         walked = stream.drawn(0, n)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from worldfast._native import core, thread_count
-from worldfast.rows import Rows, Shape
+from worldfast.rows import Rows, Shape, require_batch
 
 __all__ = ["LIMITS", "Drawn", "Sampler"]
 
@@ -69,7 +69,8 @@ class Sampler:
         self._given = key, table, prior, names, renamed
 
     def drawn(self, start: int, n: int) -> Drawn:
-        """Return walks `start` to `start + n`."""
+        """Return walks `start` to `start + n`; raises as `worldfast.rows.require_batch`."""
+        start, n = require_batch(start, n, self.longest)
         states = self._given[1].shape[2]
         made = Drawn(*(np.empty(shape, np.int32) for shape in ((n, self.longest), (n,), (n, states))))
         core.walks(*self._given, start, n, *made, thread_count(None))

@@ -66,7 +66,7 @@ class Component(Named):
     Raises
     ------
     TypeError, ValueError
-        `rows`, `first` or `noise` is no number, or out of its range.
+        `rows`, `first` or `noise` is no number, or out of its range; or `among` or `must_include` is no selection.
     """
 
     task: str | Task
@@ -80,6 +80,10 @@ class Component(Named):
         task = getattr(self.task, "name", self.task)
         for name in ("rows", "first"):
             object.__setattr__(self, name, row_count(f"mixture: {name} of {task}", getattr(self, name)))
+        for name in ("among", "must_include"):
+            value = getattr(self, name)
+            if not (value is None or hasattr(value, "__len__")):
+                raise TypeError(f"mixture: {name} of {task}: expected an expression or a mask, got {value!r:.100}")
         object.__setattr__(self, "noise", require_noise(f"mixture: noise of {task}", self.noise))
 
 

@@ -234,6 +234,7 @@ class World:
         one_of("layout", layout, LAYOUTS)
         if ATLANTIS in self.region:
             raise ValueError("this world has an Atlantis already: add it once, with the n it should have")
+        ids = _unused_ids(n, self.city_id)  # first: there is no memory for cities that cannot be
         random = np.random.default_rng(seed)
         if layout == "clustered":
             drawn = random.normal(ATLANTIS_CENTRE, ATLANTIS_SPREAD, size=(n, 2))
@@ -243,7 +244,7 @@ class World:
             xy = random.integers(low, high, size=(n, 2), endpoint=True, dtype=np.int32)  # [n, 2]
         return World(
             xy=np.concatenate([self.xy, xy]),
-            city_id=np.concatenate([self.city_id, _unused_ids(n, self.city_id)]),
+            city_id=np.concatenate([self.city_id, ids]),
             name=np.concatenate([self.name, [f"{ATLANTIS} {i:03d}" for i in range(1, n + 1)]]),
             region=np.concatenate([self.region, [ATLANTIS] * n]),
             country=np.concatenate([self.country, [""] * n]),

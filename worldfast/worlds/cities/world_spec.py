@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from worldfast.classes import Named
 from worldfast.errors import one_of, unknown_name, whole
-from worldfast.worlds.cities.csv_file import no_file
+from worldfast.worlds.cities.csv_file import ID_COUNT, no_file
 from worldfast.worlds.cities.world import LAYOUTS, World
 
 __all__ = ["WorldSpec"]
@@ -56,8 +56,8 @@ class WorldSpec(Named):
             raise unknown_name("world source", source, ["cities", "*.csv", "*.tsv"])
         one_of("layout", self.layout, LAYOUTS)
         object.__setattr__(self, "source", source)
-        object.__setattr__(self, "largest", whole("largest", self.largest, 0))
-        object.__setattr__(self, "atlantis", whole("atlantis", self.atlantis, 0))
+        object.__setattr__(self, "largest", whole("largest", self.largest, 0, ID_COUNT))
+        object.__setattr__(self, "atlantis", whole("atlantis", self.atlantis, 0, ID_COUNT))
         object.__setattr__(self, "atlantis_seed", whole("atlantis_seed", self.atlantis_seed, 0))
 
     def build(self) -> World:

@@ -57,6 +57,14 @@ def published_batches(n: int) -> int:
     return BATCHES[min(BATCHES, key=lambda known: (abs(np.log(known / n)), known))]
 
 
+def limit(data: Dataset, sigma: float, t: int) -> float:
+    """Return the bound of `theory.bound` after t observations, NaN where there is none.
+
+    It is for noise that is fresh at every step, alike in all latent numbers and before the encoder.
+    """
+    return theory.bound(sigma, t) if data.noise in ("isotropic", "gumbel") and t > 0 else np.nan
+
+
 # ---- of captured states ----
 
 
@@ -69,19 +77,22 @@ def left_out_over_training(trained: Sequence[Trained], layer: int) -> DataFrame:
     """Decoders by least squares at every checkpoint, tried in the quadrant that they were not fitted on.
 
     Columns run, layer, step, rows, quadrant, ood (R2 there, 1 - 12 MSE), inside (that of a decoder of all quadrants),
-    angle (mean of the pairs of latent numbers' directions, degrees), n_fitted, n_tried.
+    angle (mean of the pairs of latent numbers' directions, degrees), bound (of `limit`, at the noise and the step of
+    the trial at which the model is read), n_fitted, n_tried.
     """
     import pandas as pd
 
     (one,) = trained
     read, regions, table = one.activations, regions_of(one), []
-    test = held_out(len(regions), SHARE)
+    test, about, data = held_out(len(regions), SHARE), read.readout.about, one.run.data
+    last = about["steps"][-1]
+    bound = limit(data, about["sigma"], last + 1 if data.reaction == "free" else min(last, data.steps))
     for step in read.steps:
         found = left_out(read[step, layer], read.attributes, regions, test, VARIANCE)
         at = {"run": one.name, "layer": layer, "step": step, "rows": one.run.rows_at(step)[0]}
         for q, ood, inside, angle in zip(*found):
             counts = {"n_fitted": int((~test & (regions != q)).sum()), "n_tried": int((test & (regions == q)).sum())}
-            table.append(at | {"quadrant": q, "ood": ood, "inside": inside, "angle": angle} | counts)
+            table.append(at | {"quadrant": q, "ood": ood, "inside": inside, "angle": angle, "bound": bound} | counts)
     return pd.DataFrame(table)
 
 
@@ -159,8 +170,7 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
     training, as in the source.
 
     Columns run, layer, quadrant, fit, sigma, steps (of stimulus), batches, ood (R2 there, 1 - 12 MSE), inside (of a
-    decoder that was fitted on all four), angle (mean of the pairs of latent numbers, degrees), bound (1 - 12 sigma^2 /
-    steps; NaN of noise that is not fresh at every step, alike in all latent numbers and before the encoder).
+    decoder that was fitted on all four), angle (mean of the pairs of latent numbers, degrees), bound (of `limit`).
     """
     import pandas as pd
 
@@ -169,7 +179,7 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
     data, table = run.data, []
     data = replace(data, correlation=0.0, steps=data.steps + (data.reaction == "free"))
     stream = Trials(data, run.seed, "decoders", sigma)
-    limit = theory.bound(stream.sigma, data.steps) if data.noise in ("isotropic", "gumbel") else np.nan
+    bound = limit(data, stream.sigma, data.steps)
     S = batches or published_batches(data.n)
     kinds = 1 << min(2, data.dims)
     pool = S * BATCH * kinds // (kinds - 1) * 11 // 10 + 64 * kinds  # of which a quadrant less holds enough
@@ -188,7 +198,7 @@ def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, si
             angle = angles(weight[k]).mean() if data.dims > 1 else np.nan
             at = {"run": one.name, "layer": layer, "quadrant": q, "fit": fit, "sigma": stream.sigma}
             at |= {"steps": data.steps, "batches": S, "ood": ood, "inside": inside, "angle": angle}
-            table.append(at | {"bound": limit})
+            table.append(at | {"bound": bound})
     return pd.DataFrame(table)
 
 

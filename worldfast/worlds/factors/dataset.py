@@ -12,10 +12,10 @@ import numpy as np
 from worldfast import dataset
 from worldfast._native import core
 from worldfast.dataset import Readout, Score
-from worldfast.errors import number, one_of, positive, several, typed, unknown_name, whole
-from worldfast.rows import Shape
+from worldfast.errors import number, one_of, several, typed, unknown_name, whole
+from worldfast.rows import MOST_INPUTS, Shape
 from worldfast.worlds.factors.questions import CHANNELS, KINDS, THRESHOLDS, Questions, encoder, normals, questions
-from worldfast.worlds.factors.trials import NOISES, Trials
+from worldfast.worlds.factors.trials import NOISES, Trials, deviation
 
 __all__ = ["Dataset", "quadrants"]
 
@@ -51,8 +51,9 @@ class Dataset(dataset.Dataset):
     rows : int
         Trials of an epoch; those of later epochs are new.
     sigma : float
-        Standard deviation of the noise, above 0: without it answers are certain, and so do not say how far a point is
-        from a boundary. By default as in the source: 0.2, or 0.1 for noise "encoded".
+        Standard deviation of the noise, from 1e-5, below which it is lost in the rounding of float32, to 1000. It is
+        not 0: without noise answers are certain, and so do not say how far a point is from a boundary. By default as in
+        the source: 0.2, or 0.1 for noise "encoded".
     steps : int
         Steps of stimulus.
     noise : {"isotropic", "anisotropic", "gumbel", "ar1", "encoded"}
@@ -138,7 +139,7 @@ class Dataset(dataset.Dataset):
                 "sigma: expected a number above 0, got 0: without noise every answer is certain, so that no answer "
                 "says how far a point is from a boundary, and no map follows from them"
             )
-        self._set("sigma", positive("sigma", self.sigma))
+        self._set("sigma", deviation(self.sigma))
         self._set("correlation", number("correlation", self.correlation))
         nearest = LIMITS["correlation"]
         if not abs(self.correlation) <= nearest:
@@ -300,7 +301,7 @@ class Dataset(dataset.Dataset):
         ValueError
             A quadrant has no trial, or there is no such step.
         """
-        n = whole("trials", trials, 1, 2**31 // self.longest)
+        n = whole("trials", trials, 1, MOST_INPUTS // self.longest)
         if (numbers := n * self.longest * self.shape.inputs) > MOST_READ:
             raise ValueError(
                 f"trials: {n:,} of {self.longest:,} steps are {numbers:,} numbers, more than {MOST_READ:,}: take fewer"

@@ -19,6 +19,7 @@ from worldfast.report.figures import (
     end_labels,
     need,
     over_rows,
+    panels,
     paper,
     quiet,
     styled,
@@ -36,6 +37,7 @@ FIELDS = {  # of a dataset, along which a study may go, and what they are called
     "stimulus": "steps of stimulus",
     "correlation": "correlation of x1 and x2",
 }
+MIXED = 0.5  # size of both correlations of a unit, from which it counts as selective to a mixture
 
 
 def draw(tables: Mapping, scene, layer: int) -> list[Drawn]:
@@ -111,14 +113,29 @@ def bounds(axes, decoders, runs, field: str) -> bool:
     return bool(drawn)
 
 
+def ceiling(axes, bound, way: str = "y") -> str:
+    """Draw each bound of a column as a dashed line across the axes, "y" or "x", with its value beside it; return what a
+    caption says of it.
+    """
+    found = sorted(set(bound.dropna()))
+    for value in found:
+        line, places = (axes.axhline, (0.01, value)) if way == "y" else (axes.axvline, (value, 0.01))
+        line(value, color=MUTED, linewidth=0.9, linestyle="--")
+        across = axes.get_yaxis_transform() if way == "y" else axes.get_xaxis_transform()
+        turned = {"va": "top"} if way == "y" else {"ha": "right", "va": "bottom", "rotation": 90}
+        axes.text(*places, f"bound {value:.3f}", transform=across, color=MUTED, fontsize=7.5, **turned)
+    values = ", ".join(f"{value:.3f}" for value in found)
+    return f" Dashed: 1 − 12σ²/t, which no unbiased estimate exceeds: {values}." if found else ""
+
+
 @figure("left-out", "know", "decoders runs", varied)
 @styled
 def by_field(decoders, runs, field: str):
     """Plot R2 in the quadrant that was left out, and in those that were not, of decoders as published."""
     need(decoders, "decoders", "run quadrant fit ood inside angle batches bound")
     figure = paper(8, 3.6)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, value, title in zip(panels, ("ood", "inside"), ("in the quadrant left out", "fitted on all quadrants")):
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, value, title in zip(both, ("ood", "inside"), ("in the quadrant left out", "fitted on all quadrants")):
         found = along(axes, decoders, runs, field, value)
         limited = bounds(axes, decoders, runs, field)
         axes.set_title(title)
@@ -127,7 +144,7 @@ def by_field(decoders, runs, field: str):
             ends = [(list(medians.values())[-1], name, colour) for name, medians, colour in found]
             axes.set_ylabel("R², 1 − 12 MSE")
     if len(ends) > 1:
-        end_labels(panels[1], [(y, name, colour) for y, name, colour in ends], height=2.6)
+        end_labels(both[1], [(y, name, colour) for y, name, colour in ends], height=2.6)
     nets, values = decoders["run"].nunique(), len(decoders)
     dashed = " Dashed: 1 − 12σ²/t, which no unbiased estimate exceeds." if limited else ""
     quadrants = count(decoders["quadrant"].nunique(), "quadrant")
@@ -148,13 +165,14 @@ def at_default(decoders, elsewhere, runs):
     figure = paper(5, 3.4)
     axes = figure.subplots()
     found = along(axes, same, runs, "sigma", "ood")
-    axes.axhline(elsewhere["bound"].max(), color=MUTED, linewidth=0.9, linestyle="--")
+    bound = ceiling(axes, elsewhere["bound"])
     axes.set(ylabel="R², 1 − 12 MSE", title=f"In the quadrant left out, decoders at noise {sigma:g}")
     if len(found) > 1:
         end_labels(axes, [([*medians.values()][-1], name, colour) for name, medians, colour in found], height=2.6)
     return figure, (
         f"{said(found, 'sigma', 3)} All decoders were fitted and tried at noise {sigma:g}, whatever the noise in "
         "training; medians, quartiles and dots as in the figure by noise, where decoders see that of training."
+        f"{bound}"
     )
 
 
@@ -189,14 +207,14 @@ def of_training(given, _) -> dict[str, dict]:
 @styled
 def over_training(left_out, runs, members, kind):
     """Plot R2 in the quadrant left out over training: pale lines for nets, strong ones for medians of a dataset."""
-    need(left_out, "left_out", "run step rows quadrant ood inside")
+    need(left_out, "left_out", "run step rows quadrant ood inside bound")
     tasks, of_run = Tasks(runs["tasks"]), runs.set_index("run")["tasks"]
     left_out = left_out[left_out["run"].isin(members)]
     if not len(left_out):
         raise LacksRuns(f"no run of {kind or 'the study'} has states to decode")
     figure = paper(8, 3.6)
-    panels, ends, lowest = figure.subplots(1, 2, sharey=True), [], 1.0
-    for axes, value, title in zip(panels, ("ood", "inside"), ("in the quadrant left out", "fitted on all quadrants")):
+    both, ends, lowest = figure.subplots(1, 2, sharey=True), [], 1.0
+    for axes, value, title in zip(both, ("ood", "inside"), ("in the quadrant left out", "fitted on all quadrants")):
         nets = left_out.groupby(["run", "rows"])[value].median().reset_index()
         nets["tasks"] = nets["run"].map(of_run)
         for _, net in nets.groupby("run"):
@@ -208,14 +226,16 @@ def over_training(left_out, runs, members, kind):
                 ends.append((float(middle.iloc[-1]), name, tasks.colour(name)))
         axes.set_title(title)
         lowest = min(lowest, float(nets[value].min()) - 0.05)
+        bound = ceiling(axes, left_out["bound"])
         over_rows(axes)
         quiet(axes)
-    panels[0].set(ylabel="R², 1 − 12 MSE", ylim=(max(-0.2, lowest), 1.02))
-    end_labels(panels[0], ends, height=2.6)
+    both[0].set(ylabel="R², 1 − 12 MSE", ylim=(max(-0.2, lowest), 1.02))
+    end_labels(both[0], ends, height=2.6)
     last = ", ".join(f"{name} {value:.2f}" for value, name, _ in sorted(ends, reverse=True))
     return figure, (
         f"{f'{kind}: ' if kind else ''}R² of a least-squares decoder in the quadrant that it was not fitted on, at "
-        f"each checkpoint; at the end, median over nets of their medians over quadrants: {last}. Pale lines are nets."
+        f"each checkpoint; at the end, median over nets of their medians over quadrants: {last}. Pale lines are "
+        f"nets.{bound}"
     )
 
 
@@ -223,7 +243,7 @@ def over_training(left_out, runs, members, kind):
 @styled
 def over_labels(left_out, runs, members, kind):
     """Plot R2 in the quadrant left out against the labels seen: those of all questions of a trial count."""
-    need(left_out, "left_out", "run step rows quadrant ood inside")
+    need(left_out, "left_out", "run step rows quadrant ood inside bound")
     about = runs.set_index("run")
     seen = left_out[left_out["run"].isin(members) & (left_out["rows"] > 0)]
     seen = seen.assign(labels=seen["rows"] * seen["run"].map(about["n"]), tasks=seen["run"].map(about["tasks"]))
@@ -242,7 +262,8 @@ def over_labels(left_out, runs, members, kind):
         ends.append((float(middle.iloc[-1]), name, tasks.colour(name)))
         near = middle.index[np.abs(np.log(middle.index / fewest)).argmin()]
         said.append(f"{name} {middle[near]:.2f} ({near:,})")
-    axes.axvline(fewest, color=MUTED, linewidth=0.9, linestyle="--")
+    axes.axvline(fewest, color=MUTED, linewidth=0.9, linestyle=":")
+    bound = ceiling(axes, seen["bound"])
     axes.set(xscale="log", xlabel="labels seen: trials × questions", ylabel="R², 1 − 12 MSE")
     axes.set_ylim(max(-0.2, float(nets["ood"].min()) - 0.05), 1.02)
     axes.set_title("In the quadrant left out, at equal labels")
@@ -251,7 +272,8 @@ def over_labels(left_out, runs, members, kind):
     return figure, (
         f"{f'{kind}: ' if kind else ''}R² of a least-squares decoder in the quadrant that it was not fitted on, "
         f"against labels rather than trials. Medians over nets at the checkpoint nearest to {count(fewest, 'label')}, "
-        f"which every net reaches (dashed), with the labels of that checkpoint: {', '.join(said)}. Pale lines are nets."
+        f"which every net reaches (dotted), with the labels of that checkpoint: {', '.join(said)}. Pale lines are "
+        f"nets.{bound}"
     )
 
 
@@ -315,6 +337,31 @@ def sparsity(units, runs):
     )
 
 
+@figure("mixed-selectivity", "know", "units runs", of_training)
+@styled
+def mixed(units, runs, members, kind):
+    """Plot each unit's correlation with x1 against that with x2, a panel for each dataset."""
+    need(units, "units", "run unit sparsity x1 x2")
+    units = units[units["run"].isin(members)].dropna(subset=["x1", "x2"])
+    if not len(units):
+        raise LacksRuns(f"no net of {kind or 'the study'} sees points of two latent numbers")
+    units = units.assign(both=units[["x1", "x2"]].abs().min(axis=1) >= MIXED)
+    units["tasks"] = units["run"].map(runs.set_index("run")["tasks"])
+    tasks, parts, said = Tasks(runs["tasks"]), [*units.groupby("tasks", sort=False)], []
+    figure, grid = panels(len(parts), min(4, len(parts)), 8, 2.2, 0.3)
+    for axes, (name, part) in zip(grid, parts):
+        axes.plot(part["x1"], part["x2"], ".", color=tasks.colour(name), alpha=0.4, markersize=5, markeredgewidth=0)
+        axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", title=name, xlabel="with x1", ylabel="with x2")
+        quiet(axes)
+        said.append(f"{name} {part.groupby('run')['both'].mean().median():.0%}")
+    return figure, (
+        f"{f'{kind}: ' if kind else ''}Correlations of each unit's rate with x1, averaged over x2, and with x2, "
+        "averaged over x1, on a grid without noise (of GPT: of value vectors). Units of mixed selectivity have "
+        f"{MIXED} at least in size of both: median share over nets, {count(units['run'].nunique(), 'net')} in all, "
+        f"{', '.join(said)}."
+    )
+
+
 @figure("attractor", "know", "attractor runs")
 @styled
 def attractor(table, runs):
@@ -369,11 +416,13 @@ def alike(cka, decoders, runs):
     for i, (kind, part) in enumerate(pairs.groupby("kind")):
         axes.plot(part["r2"], part["value"], "o", color=PALETTE[2 * i], alpha=0.6, markersize=4, label=kind)
         said.append(f"{kind} {part['value'].median():.2f}")
+    compared = decoders["run"].isin([*pairs["run"], *pairs["other"]])
+    bound = ceiling(axes, decoders["bound"][compared], "x")
     axes.set(xlabel="R² in the quadrant left out, mean of both", ylabel="linear CKA", ylim=(-0.02, 1.02))
     axes.set_title("How alike two nets are, and how far their maps reach")
     axes.legend(frameon=False)
     quiet(axes)
     return figure, (
         f"Linear CKA of {count(len(pairs), 'pair')} of nets at the end of training; median by what differs: "
-        f"{', '.join(said)}. R² is the median over quadrants and fits, in the mean of both nets."
+        f"{', '.join(said)}. R² is the median over quadrants and fits, in the mean of both nets.{bound}"
     )

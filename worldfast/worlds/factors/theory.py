@@ -10,8 +10,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import log_ndtr, ndtr, ndtri_exp
 
-from worldfast.errors import number, positive, typed, whole
+from worldfast.arrays import ArrayLike, numbers
+from worldfast.errors import number, typed, whole
 from worldfast.worlds.factors.questions import Questions
+from worldfast.worlds.factors.trials import deviation
 
 __all__ = ["best_accuracy", "bound", "log_shares", "optimal", "trilaterated", "unit_normals"]
 
@@ -26,7 +28,8 @@ def bound(sigma: float, t: int) -> float:
     Parameters
     ----------
     sigma : float
-        Standard deviation of normal noise, or scale of Gumbel noise, alike in each latent number; 0: none.
+        Standard deviation of normal noise, or scale of Gumbel noise, alike in each latent number, as of a dataset; 0:
+        none.
     t : int
         Observations, at least 1.
 
@@ -35,9 +38,7 @@ def bound(sigma: float, t: int) -> float:
     TypeError, ValueError
         An argument is no such number.
     """
-    if not 0 <= number("sigma", sigma) < np.inf:
-        raise ValueError(f"sigma: expected a number of at least 0, got {sigma}")
-    return 1 - 12 * float(sigma) ** 2 / whole("t", t, 1)
+    return 1 - 12 * (number("sigma", sigma) and deviation(sigma)) ** 2 / whole("t", t, 1)
 
 
 def unit_normals(asked: Questions) -> np.ndarray:
@@ -49,22 +50,30 @@ def unit_normals(asked: Questions) -> np.ndarray:
         `asked` is no Questions, or holds questions that are no half-spaces.
     """
     typed("asked", asked, Questions, "questions, such as factors.Dataset(n=6).asked")
-    if (asked.threshold >= 0).any():
+    boundary = numbers(asked.boundary, "asked.boundary", ("N", "D")).array()
+    if (numbers(asked.threshold, "asked.threshold", (len(boundary),)).array() >= 0).any():
         raise ValueError(
             "asked: expected half-spaces c . x > 0, got questions of products, which are true in one quadrant alone: "
             "their answers follow another rule"
         )
-    return asked.boundary / np.linalg.norm(asked.boundary, axis=1, keepdims=True)
+    length = np.linalg.norm(boundary, axis=1, keepdims=True)
+    for q in np.flatnonzero(~((length > 0) & (length < np.inf))):
+        raise ValueError(
+            f"asked.boundary: question {q} has a normal of length {length[q, 0]:g}: no hyperplane through the points, "
+            "so that its answer is the same everywhere"
+        )
+    return boundary / length
 
 
 def _precision(sigma: float, t: int) -> float:
     """Return sqrt(t) / sigma."""
-    return np.sqrt(whole("t", t, 1)) / positive("sigma", sigma)
+    return np.sqrt(whole("t", t, 1)) / deviation(sigma)
 
 
-def optimal(m: np.ndarray, asked: Questions, sigma: float, t: int) -> tuple[np.ndarray, np.ndarray]:
+def optimal(m: ArrayLike, asked: Questions, sigma: float, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the logarithms of the chances of yes and of no, float64 [n, N] each, of an observer of means m [n, D]."""
-    z = m @ unit_normals(asked).T * _precision(sigma, t)
+    normals = unit_normals(asked)
+    z = numbers(m, "m", ("n", normals.shape[1])).array() @ normals.T * _precision(sigma, t)
     return log_ndtr(z), log_ndtr(-z)
 
 
@@ -73,17 +82,18 @@ def log_shares(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
 
 
-def trilaterated(yes: np.ndarray, no: np.ndarray, asked: Questions, sigma: float, t: int) -> np.ndarray:
+def trilaterated(yes: ArrayLike, no: ArrayLike, asked: Questions, sigma: float, t: int) -> np.ndarray:
     """Return the points that follow from answers: (C'C)^-1 C' (sigma / sqrt(t)) Phi^-1(Y).
 
     Parameters
     ----------
-    yes, no : ndarray
-        [n, N], logarithms of the chances of yes and of no: of chances themselves near 0 or 1 too few digits are left.
+    yes, no : array
+        [n, N], finite logarithms of the chances of yes and of no: of chances themselves near 0 or 1 too few digits are
+        left.
     asked : Questions
         Half-spaces through the origin, such as `Dataset.asked`, with normals that span all D latent numbers.
     sigma, t : float, int
-        Noise, above 0, and number of observations.
+        Noise, as of a dataset, and number of observations.
 
     Returns
     -------
@@ -101,7 +111,13 @@ def trilaterated(yes: np.ndarray, no: np.ndarray, asked: Questions, sigma: float
             f"asked: expected normals that span {normals.shape[1]} dimensions, got {rank}: the point is not determined"
         )
     scale = 1 / _precision(sigma, t)
-    z = np.where(yes < no, ndtri_exp(np.minimum(yes, no)), -ndtri_exp(np.minimum(yes, no)))
+    yes = numbers(yes, "yes", ("n", len(normals))).array()
+    no = numbers(no, "no", yes.shape).array()
+    for name, chance in (("yes", yes), ("no", no)):
+        if (chance > 0).any():
+            raise ValueError(f"{name}: expected logarithms of chances, at most 0, got {chance.max():g}")
+    rarer = ndtri_exp(np.minimum(yes, no))
+    z = np.where(yes < no, rarer, -rarer)
     return scale * z @ np.linalg.pinv(normals).T
 
 
@@ -113,7 +129,7 @@ def best_accuracy(asked: Questions, sigma: float, t: int) -> float:
     asked : Questions
         Half-spaces through the origin, such as `Dataset.asked`.
     sigma, t : float, int
-        Noise, above 0, and number of observations.
+        Noise, as of a dataset, and number of observations.
 
     Raises
     ------

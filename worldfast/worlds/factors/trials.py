@@ -9,14 +9,34 @@ import numpy as np
 import torch
 
 from worldfast._native import core, thread_count
+from worldfast.arrays import numbers
 from worldfast.errors import number
-from worldfast.rows import Rows
+from worldfast.rows import Rows, require_batch
 from worldfast.worlds.factors.questions import encoder, key_of
 
-__all__ = ["NOISES", "Drawn", "Trials"]
+__all__ = ["NOISES", "Drawn", "Trials", "deviation"]
 
 NOISES = {"isotropic": 0, "anisotropic": 0, "gumbel": 1, "ar1": 2, "encoded": 3}  # and their numbers in the core
 MOST_EVIDENCE = core.trial_limits["evidence"]
+LEAST_NOISE, MOST_NOISE = core.trial_limits["sigma"]
+
+
+def deviation(sigma: Any) -> float:
+    """Return a standard deviation of noise as a float.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no number, or so small or so large that trials would not say what it is.
+    """
+    found = number("sigma", sigma)
+    if not LEAST_NOISE <= found <= MOST_NOISE:
+        raise ValueError(
+            f"sigma: expected a number from {LEAST_NOISE:g} to {MOST_NOISE:,g}, got {sigma}: what a model reads is "
+            "float32, in which smaller noise is lost in rounding, and larger noise hides the points, which lie within "
+            "1/2 of 0"
+        )
+    return found
 
 
 class Drawn(NamedTuple):
@@ -46,7 +66,7 @@ class Trials:
     seed : int
     split : str
     sigma : float, optional
-        Standard deviation of the noise, from 0 on; by default, that of the dataset.
+        Standard deviation of the noise, as of a dataset, or 0: none; by default, that of the dataset.
 
     Raises
     ------
@@ -56,9 +76,7 @@ class Trials:
 
     def __init__(self, data: Any, seed: int, split: str = "train", sigma: float | None = None):
         self.data, self.shape, self.rows, self.longest = data, data.shape, data.rows, data.longest
-        self.sigma = data.sigma if sigma is None else number("sigma", sigma)
-        if not 0 <= self.sigma < np.inf:
-            raise ValueError(f"sigma: expected a number of at least 0, got {sigma}")
+        self.sigma = data.sigma if sigma is None else number("sigma", sigma) and deviation(sigma)
         asked = data.asked
         scale = np.full(data.dims, self.sigma)
         if data.noise == "anisotropic":
@@ -86,7 +104,13 @@ class Trials:
         points : ndarray, optional
             [n, D], latent points in place of those that are drawn; noise, and the question asked by context, are those
             of the trials all the same.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As from `worldfast.rows.require_batch`, or the points are not so many finite numbers.
         """
+        start, n = require_batch(start, n, self.longest)
         targets = self.longest if self.data.target == "every" or self.data.reaction == "free" else 1
         made = Drawn(
             np.empty((n, self.longest, self.shape.inputs), np.float32),
@@ -95,7 +119,7 @@ class Trials:
         )
         rule, *given = self._given
         if points is not None:
-            made.latents[:] = points
+            made.latents[:] = numbers(points, "points", (n, self.data.dims)).array()
         core.trials(rule | {"given": points is not None}, *given, start, n, *made, thread_count(None))
         return made
 

@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import dataset
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, whole
-from worldfast.rows import Shape
+from worldfast.rows import MOST_INPUTS, Shape
 from worldfast.worlds.chains.laws import WHOLE, Chains, key_of, nested
 from worldfast.worlds.chains.sampler import LIMITS, Sampler
 from worldfast.worlds.walks.graphs import Graph, given, graph_of
@@ -178,7 +178,7 @@ class Dataset(dataset.Dataset):
         """
         one_of("at", at, ("nodes", "positions"))
         one_of("names", names, ROWS_OF[1:])
-        n = whole("walks", walks, 1, 2**31 // self.length)
+        n = whole("walks", walks, 1, MOST_INPUTS // self.length)
         T = self.length if context is None else whole("context", context, 1, self.length)
         graph, read = self.graph_of(names), contexts(self, names, 0, "readout", 1, n)
         tokens, nodes = read.tokens[0, :, :T], read.nodes[0, :, :T]
