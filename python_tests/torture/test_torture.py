@@ -26,6 +26,7 @@ from torture import (
     cluster,
     damage,
     everywhere,
+    faults,
     flat,
     forks,
     fuzz,
@@ -81,6 +82,14 @@ def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     for place in places:
         place.mkdir()
     assert any(tried(kills, 5, place, seed, **how).failed for seed, place in enumerate(places))  # until one notices
+
+
+@needs_compiler
+def test_what_hangs_under_a_fault_is_killed(there, monkeypatch):
+    monkeypatch.setattr(faults, "PATIENCE", 0.1)
+    assert there.call("time:sleep", 60)["status"] == -signal.SIGKILL
+    monkeypatch.undo()
+    assert there.call("time:sleep", 0)["status"] == 0
 
 
 def test_jobs_of_which_some_die(monkeypatch):
