@@ -34,7 +34,7 @@ SPECS = {
     "plain": wf.TransformerSpec(hidden=32, layers=1, heads=2, intermediate=32, engine="plain"),
     "recurrent": wf.RecurrentSpec(hidden=8),
     "recurrent, plain": wf.RecurrentSpec(hidden=8, kind="lstm", layers=2, engine="plain"),
-    "gpt": GPTSpec(hidden=16, heads=2, layers=1, intermediate=32, positions=32),
+    "gpt": GPTSpec(hidden=16, heads=2, layers=1, intermediate=32, positions=64),
 }
 DATA = cities.Dataset("distance", rows=50)
 
