@@ -228,7 +228,7 @@ def test_a_segment_that_another_process_has_locked_is_read(path):
         with pytest.raises(OSError, match="unable to lock file"):
             h5py.File(path, "r", locking=True)
         assert np.array_equal(segment.read(path, "layer_01", EXPECTED), STATES)
-        assert np.array_equal(segment.unread(path, "layer_01", EXPECTED)[3:7], STATES[3:7])
+        assert np.array_equal(segment.Unread(path, "layer_01", EXPECTED)[3:7], STATES[3:7])
         segment.check(path, EXPECTED)
     finally:
         os.kill(child, signal.SIGKILL)
