@@ -18,7 +18,7 @@ def texts(figure) -> str:
 
 
 def unread(figure) -> list[tuple[str, str]]:
-    """(panel, kind of artist) of what a figure draws of its data and its CSV does not hold.
+    """(panel, kind of artist) of what a figure draws of its data and its CSV does not hold, or not by a name of its own.
 
     What a CSV holds, it lacks once the artist is hidden. Nothing is asked of bars and caps of errors, of frames of
     a matrix, and of wedges and arrows, which are drawings.
@@ -30,9 +30,11 @@ def unread(figure) -> list[tuple[str, str]]:
     from worldfast.report.figures import numbers
 
     found = []
-    for axes in figure.axes:
-        if axes.get_label() == "<colorbar>":
-            continue
+    names = numbers.panels(figure)
+    for axes, name in names.items():
+        alike = list(names.values()).count(name) > 1 and not any(numbers._titles(axes))
+        if alike and next(numbers._rows(axes), None):
+            found.append((name, "panel with the name of another"))
         boxes = [box for box in axes.containers if isinstance(box, ErrorbarContainer)]
         errors = {part for _, caps, bars in boxes for part in (*caps, *bars)}
         bars = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
@@ -42,7 +44,7 @@ def unread(figure) -> list[tuple[str, str]]:
         for one in axes.images or (*areas, *bars, *lines[:: len(lines) // 5 + 1]):  # many are alike
             one.set_visible(one in errors)
             if one not in errors and list(numbers._rows(axes)) == before:
-                found.append((numbers.title(axes), type(one).__name__))
+                found.append((name, type(one).__name__))
             one.set_visible(True)
     return found
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from worldfast import files
 from worldfast.capture import Capture, readout_of
 from worldfast.classes import Named, class_at, known_fields, path_of
 from worldfast.dataset import Dataset, Readout, missing_of, require_options
@@ -86,7 +87,9 @@ class OpenCheckpoint(Named):
 
     def sha256_now(self) -> str:
         """Return the SHA-256 of the weights file as it is now."""
-        return hashlib.sha256((Path(self.folder) / "model.safetensors").read_bytes()).hexdigest()
+        path = Path(self.folder) / "model.safetensors"
+        with files.naming(path, "it cannot be read"), open(path, "rb", opener=files.followed) as file:
+            return hashlib.sha256(file.read()).hexdigest()
 
 
 class Family(NamedTuple):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from dataclasses import replace
 
 import h5py
@@ -208,6 +209,31 @@ def test_an_error_while_a_file_is_read_names_it(path, monkeypatch):
     with pytest.raises(OSError, match=f"Input/output error: '{path}'") as caught:
         segment.read(path, "layer_01", EXPECTED)
     assert caught.value.errno == errno.EIO
+
+
+def test_a_segment_that_another_process_has_locked_is_read(path):
+    """As where HDF5 in another process has it open to write: h5py would refuse to open it."""
+    here, there = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with h5py.File(path, "r+", locking=True):
+                os.write(there, b"!")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(there)
+    try:
+        assert os.read(here, 1) == b"!"
+        with pytest.raises(OSError, match="unable to lock file"):
+            h5py.File(path, "r", locking=True)
+        assert np.array_equal(segment.read(path, "layer_01", EXPECTED), STATES)
+        assert np.array_equal(segment.unread(path, "layer_01", EXPECTED)[3:7], STATES[3:7])
+        segment.check(path, EXPECTED)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(here)
 
 
 def test_a_path_that_is_no_utf8(path):

@@ -540,6 +540,8 @@ def test_what_is_drawn_is_read_whatever_its_shape():
     """Areas, cells that are told, levels and verticals, names of places; and what is not read is noticed."""
     figure = style.paper(4, 3)
     left, right, third = figure.subplots(1, 3)
+    for axes, name in zip(figure.axes, ("left", "right", "")):
+        axes.set_title(name)
     left.stackplot([1, 2], [[0.25, 0.5], [0.75, 0.5]], labels=["a", "b"], colors=["#ff0000", "#0000ff"])
     left.axhline(0.5, color="#00ff00", label="half")
     left.axvline(2, color="#00ff00")
@@ -566,6 +568,21 @@ def test_what_is_drawn_is_read_whatever_its_shape():
     assert (null["name"], null["x"], null["y"], null["dash"]) == ("null", [0, 1.1], [3.5, 3.5], "1.5 4")
     third.vlines([0.5], 0, 1)
     assert unread(figure) == [("", "LineCollection")]
+
+
+def test_panels_of_a_grid_are_named_by_their_column_and_row():
+    """Titles stand above columns and labels beside rows: each panel is told by both, in its CSV and on the page."""
+    figure = style.paper(4, 3)
+    grid = figure.subplots(2, 2)
+    for axes in grid.flat:
+        axes.plot([1, 2], [3, 4], label="line")
+    grid[0, 0].set(title="N = 4", ylabel="nats,\ntrained")
+    grid[0, 1].set(title="N = 8")
+    grid[1, 0].set(ylabel="nats,\nfresh")
+    expected = ["N = 4, nats, trained", "N = 8, nats, trained", "N = 4, nats, fresh", "N = 8, nats, fresh"]
+    assert list(numbers.panels(figure).values()) == expected
+    found = [(panel["title"], panel["y"]) for panel in numbers.chart(figure)]
+    assert found == [(a, f"nats,\n{b}") for b in ("trained", "fresh") for a in ("N = 4", "N = 8")]
 
 
 def test_no_figure_is_wider_than_a_page_or_smaller_printed_than_can_be_read(drawn):

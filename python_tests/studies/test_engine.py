@@ -1,7 +1,6 @@
 """A tiny study from end to end with both engines: trained, read, put together, drawn; and the command line around it."""
 
 import importlib.util
-import json
 import re
 from contextlib import nullcontext
 from dataclasses import replace
@@ -314,7 +313,7 @@ def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     with locks.lock(run.parent, [run]):
         assert standing.status(folder)[0].state == "running"
     jobs = files.folder(tmp_path / "runs" / "failed", "out")
-    (jobs / "job.json").write_text(json.dumps({"about": [run.name], "error": "OSError: no space"}))
+    files.write_json(jobs / "job.json", {"about": [run.name], "error": "OSError: no space"})
     first = standing.status(folder)[0]
     assert (first.state, first.why) == ("failed", "OSError: no space")
     standing.print_status(folder)

@@ -118,8 +118,43 @@ def _filled(axes) -> Iterator[tuple[Any, np.ndarray, np.ndarray, np.ndarray]]:
 
 
 def title(axes) -> str:
-    """Return the title of a panel, wherever it stands."""
-    return next((text for place in ("left", "center", "right") if (text := axes.get_title(loc=place))), "")
+    """Return the title of a panel, wherever it stands, or that of the panel above it that has one."""
+    return next((text for one in _beside(axes, "colspan") for text in _titles(one) if text), "")
+
+
+def unit(axes) -> str:
+    """Return the label of a panel's y axis, or that of the panel to its left that has one."""
+    return next((text for one in _beside(axes, "rowspan") if (text := one.get_ylabel())), "")
+
+
+def _titles(axes) -> list[str]:
+    return [axes.get_title(loc=place) for place in ("left", "center", "right")]
+
+
+def _beside(axes, span: str) -> list:
+    """Return a panel, then those of its "colspan" or "rowspan" from it to the first of them."""
+    spec = axes.get_subplotspec()
+    if spec is None:
+        return [axes]
+    grid = [(one.get_subplotspec(), one) for one in axes.figure.axes if one.get_subplotspec() is not None]
+    before = [
+        (other.num1, one)
+        for other, one in grid
+        if other.get_gridspec() is spec.get_gridspec()
+        and getattr(other, span) == getattr(spec, span)
+        and other.num1 < spec.num1
+    ]
+    return [axes, *(one for _, one in sorted(before, key=lambda pair: -pair[0]))]
+
+
+def panels(figure) -> dict[Any, str]:
+    """Return the panels of a figure with their names: titles, and the labels of y axes where titles are the same."""
+    found = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    titles = [title(axes) for axes in found]
+    return {
+        axes: name if titles.count(name) == 1 else ", ".join(filter(None, (name, " ".join(unit(axes).split()))))
+        for axes, name in zip(found, titles)
+    }
 
 
 def tell(artist, series: str, x: float, y: float) -> None:
@@ -146,9 +181,8 @@ def as_csv(figure) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HEADS)
-    for axes in figure.axes:
-        if axes.get_label() != "<colorbar>":
-            writer.writerows((title(axes), *row) for row in _rows(axes))
+    for axes, name in panels(figure).items():
+        writer.writerows((name, *row) for row in _rows(axes))
     return out.getvalue()
 
 
@@ -253,7 +287,7 @@ def chart(figure) -> list[dict]:
     Each panel holds its title, the labels of its axes, if they are logarithmic or percentages, names that stand in
     place of numbers below it, and its lines. Long names are something else.
     """
-    panels = []
+    drawn = []
     for axes in figure.axes:
         found = lines(axes)
         curves = [
@@ -263,11 +297,11 @@ def chart(figure) -> list[dict]:
         from_others = axes.images or axes.patches or any(len(dots.get_offsets()) > 1 for dots in axes.collections)
         if not curves or from_others or max(map(len, names.values()), default=0) > SHORT or _names(axes.yaxis):
             return []
-        panels.append(
+        drawn.append(
             {
                 "title": title(axes),
                 "x": axes.get_xlabel(),
-                "y": axes.get_ylabel(),
+                "y": unit(axes),
                 "log": [axes.get_xscale() == "log", axes.get_yscale() == "log"],
                 "percent": _percent(axes.xaxis),
                 "names": list(names.items()),
@@ -275,9 +309,9 @@ def chart(figure) -> list[dict]:
                 "lines": [_line(line) for line in found if line.name or len(found) <= MANY],
             }
         )
-    for panel in panels:  # panels that share an axis say its name once
-        panel["y"] = panel["y"] or panels[0]["y"]
-    return panels
+    for panel in drawn:  # panels that share an axis say its name once
+        panel["y"] = panel["y"] or drawn[0]["y"]
+    return drawn
 
 
 def _percent(axis) -> bool:

@@ -407,8 +407,7 @@ def sample(
     >>> int(batch.label[0])
     154
     """
-    row_count("start", start)
-    row_count("n", n)
+    start, n = row_count("start", start), row_count("n", n)
     require_noise("noise", noise)
     asked = (task,) if isinstance(task, str | Task) or callable(task) else task
     tasks = [find(one) for one in typed("task", asked, Iterable, "a name or a sequence of names")]
