@@ -464,6 +464,8 @@ URL.createObjectURL = blob => { saved.push(blob); return "#"; };
   chart.dispatchEvent(new PointerEvent("pointermove", {clientX: dot.x + 3, clientY: dot.y + 3}));
   said.pointed = one("[data-chart] .tip").textContent;
   said.chartText = Math.min(...[...chart.querySelectorAll("text")].map(node => parseFloat(getComputedStyle(node).fontSize)));
+  said.dashes = [...chart.querySelectorAll("path.line")].map(node => getComputedStyle(node).strokeDasharray);
+  said.nulls = [...all("#curve-r2 .null"), ...all("#curve-loss .null")].length + one("#curve-r2").textContent;
   const image = one("figure:not(.has-chart) > .enlarge img");
   said.image = image.clientWidth / parseFloat(image.getAttribute("width"));
   for (const button of all("[data-files='dose'] button, #map-files button, #space-files button, #curves-files button"))
@@ -501,9 +503,12 @@ def test_the_head_of_the_page_shows_the_map_and_keeps_its_state_in_the_address(m
     line = {"name": "angle", "colour": "#d55e00", "x": [0, 500, 1000], "y": [90, 20, 10], "error": [1, 2, 3]}
     panel = {"title": "One", "x": "rows", "y": "degrees", "log": [False, False], "percent": False, "low": 0}
     image = SVG.replace(b"<svg", b'<svg xmlns="http://www.w3.org/2000/svg"')
-    chart = [panel | {"lines": [line | {"joined": True}]}]
+    level = {"name": "none", "colour": "#0072b2", "x": [0, 1000], "y": [40, 40], "error": None, "dash": "6 4"}
+    chart = [panel | {"lines": [line | {"joined": True, "dash": ""}, level | {"joined": True}]}]
     one = Drawn("dose", "know", "Dose", (image,), "A sentence.", "panel,x\n", chart)
-    page = report.page(replace(medium, figures=[one, drawn("cka", (SVG,))]))
+    runs = [replace(run, nulls={"recall": 0.25, "undefined": np.nan}) for run in medium.runs]
+    page = report.page(replace(medium, runs=runs, figures=[one, drawn("cka", (SVG,))]))
+    assert "Dashed: what the same probe reads of the shown model’s nulls" in page
     study = Page(page).study
     page = page.replace("<title>", f"<script>{FRAMES}</script><title>")
     (tmp_path / "report.html").write_text(page.replace("</body>", f"<script>{HEAD}</script></body>"))
@@ -532,6 +537,8 @@ def test_the_head_of_the_page_shows_the_map_and_keeps_its_state_in_the_address(m
         assert f"R² ({', '.join(of_each)})".replace("-", "−") in seen["each"]
         assert seen["label"][0] == ("Atlantis" if address else "Atlantis, not taught")
         assert seen["pointed"].startswith("angle") and "degrees: 90 ± 1" in seen["pointed"] and seen["image"] >= 0.9
+        assert seen["dashes"] == ["none", "6px, 4px"]
+        assert seen["nulls"].startswith("1") and "recall" in seen["nulls"] and "undef" not in seen["nulls"]
         assert seen["saved"].split().count("image/svg+xml") == seen["saved"].split().count("image/png") == 5
         assert seen["map"] and seen["csv"][0] == "city,group,x (true),y (true),x (model),y (model)"
         assert seen["printed"] == ["24k rows seen", True] and seen["after"].startswith("0 rows")

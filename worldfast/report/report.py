@@ -222,6 +222,9 @@ def _texts(result: StudyResult, data: dict) -> dict[str, str]:
         else "",
         "layer": str(result.cka_layer),
         "alike": f"from {between.min():.2f} to {between.max():.2f}" if len(between) else "–",
+        "nulls": " Dashed: what the same probe reads of the shown model’s nulls, which have no model."
+        if any(run.nulls for run in runs)
+        else "",
         "test_rows": f"{result.test_rows:,}",
         "command": result.command,
         "citation": citation.bibtex(result),

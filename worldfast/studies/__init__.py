@@ -4,7 +4,7 @@ from worldfast.studies.analyses import Analysis, Some, Table, Trained, each, lay
 from worldfast.studies.audit import audit_study, audit_tables
 from worldfast.studies.engine import run_study
 from worldfast.studies.planning import print_plan
-from worldfast.studies.results import Comparison, Findings, RunResult, StudyResult
+from worldfast.studies.results import NULL, Comparison, Findings, RunResult, StudyResult, null_columns
 from worldfast.studies.scene import Axis, Scene, Subject, scene_of
 from worldfast.studies.standard import ANALYSES, pca
 from worldfast.studies.standing import print_status
@@ -17,6 +17,7 @@ __all__ = [
     "Axis",
     "Comparison",
     "Findings",
+    "NULL",
     "RunResult",
     "Scene",
     "Some",
@@ -32,6 +33,7 @@ __all__ = [
     "layer_of",
     "load_study",
     "metrics",
+    "null_columns",
     "pca",
     "print_plan",
     "print_status",

@@ -131,7 +131,8 @@ class Analysis(Named):
     ----------
     kind : str
         Name of the table. Tables of one kind are concatenated. The page uses the kinds "probes", "films", "pca", "cka"
-        and "cka_shown", as the default analyses make them.
+        and "cka_shown", as the default analyses make them; columns of "probes" that begin with "null " are R2 of the
+        same probe without a model, and are drawn beside the models'.
     make : callable
         (list of Trained, ``**options``) -> DataFrame. A function at the top level of a file: the code it needs is part
         of the table's identity.

@@ -15,6 +15,8 @@ from worldfast.display import count, html_facts
 from worldfast.run import Run
 from worldfast.studies.scene import Scene
 
+NULL = "null "  # before the name of a null, in columns of the table "probes"
+
 
 def _shapes(owner: str, arrays: dict[str, tuple[np.ndarray, tuple[int, ...]]]) -> None:
     """Raise ValueError for the first array that does not have its shape; -1 stands for any length."""
@@ -69,6 +71,8 @@ class RunResult:
         float32 [S, N, 3], coordinates along the probe's directions of the map's axes, and the rest.
     columns : tuple of str
         Attributes that the probe reads.
+    nulls : mapping of str to float
+        R2 of the same probe, mean over the attributes, of what stands beside the model without being one.
 
     Raises
     ------
@@ -94,6 +98,7 @@ class RunResult:
     scores: dict[str, float]
     mixed: np.ndarray | None = None
     columns: tuple[str, ...] = ("x", "y")
+    nulls: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -332,7 +337,13 @@ def run_result(
         scores={task: scores[task] for task in getattr(run.data, "tasks", scores) if task in scores},
         mixed=moving("mixed", "123") if "mixed_1" in film else None,
         columns=scene.columns,
+        nulls={name.removeprefix(NULL): float(probes[name].iloc[-1]) for name in null_columns(probes)},
     )
+
+
+def null_columns(probes: pd.DataFrame) -> list[str]:
+    """Return the columns of the table "probes" that hold R2 of nulls: those of NULL and a name, with any number."""
+    return [name for name in probes if str(name).startswith(NULL) and probes[name].notna().any()]
 
 
 def _off(film: pd.DataFrame, scene: Scene, steps: int) -> np.ndarray:

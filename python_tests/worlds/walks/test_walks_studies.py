@@ -10,9 +10,11 @@ from sight import unread
 import worldfast as wf
 from worldfast import worlds
 from worldfast.report import publish
+from worldfast.report.figures.numbers import lines
 from worldfast.training import load
 from worldfast.worlds import walks
 from worldfast.worlds.chains.analyses import induction
+from worldfast.worlds.walks.analyses import DRAWS, placed_nulls
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import class_means, measures
 from worldfast.worlds.walks.heads import repeated
@@ -76,7 +78,47 @@ def test_tables(made):
     gone = tables["ablation"]
     assert set(gone["heads"]) == {"none", "induction", "previous", "others"} and set(gone.k) == {0, 1, 2}
     assert set(tables["maps"].of) == {"model", "recall", "mixed"}
-    assert tables["probes"].r2.le(1).all() and set(tables["probes"].layer) == {1, 2}
+    placed = tables["probes"]
+    assert placed.r2.le(1).all() and set(placed.layer) == {1, 2}
+    of_nulls = [f"null {kind}" for kind in ("names", "recall", "mixed", "whole graph")]
+    assert placed.groupby("run")[of_nulls].nunique().eq(1).all().all() and placed[of_nulls].lt(1).all().all()
+    assert [run.nulls.keys() for run in result.runs] == [{"names", "recall", "mixed", "whole graph"}] * 2
+
+
+def test_nulls_of_places_are_those_of_random_vectors_read_where_models_are():
+    """By hand, a walk and a visit at a time; and names alone are read no better than a constant is."""
+    run = replace(
+        model(replace(SMALL, length=40), 3, 12, 1, hidden=32, batch=8), capture=wf.Capture(readout={"walks": 9})
+    )
+    readout, n = run.data.readout(walks=9), 9
+    places, test = readout.attributes, np.isin(np.arange(n), [0, 4, 5, 6])
+    found = placed_nulls(run, places, test)
+    assert found == placed_nulls(run, places, test) and set(found) == {
+        f"null {kind}" for kind in ("names", "recall", "mixed", "whole graph")
+    }
+    named = {token: node for node, token in enumerate(readout.about["named"])}
+    tokens, at = readout.rows.inputs.numpy(), readout.rows.scored.numpy()[readout.order].reshape(n, -1)
+    walked = [[named[token] for token in tokens[k // 40 * 40 : k + 1].tolist()] for k in at.ravel()]  # each to a visit
+    visits = [(walk, [b for a, b in zip(walk, walk[1:]) if a == walk[-1]]) for walk in walked]
+    assert [walk[-1] for walk in walked] == np.repeat(range(n), at.shape[1]).tolist()
+    sums = {kind: np.zeros((n, n)) for kind in ("names", "recall", "mixed")}  # of which vectors states are
+    for walk, after in visits:
+        sums["names"][walk[-1], walk[-1]] += 1
+        for node in walk[-2:]:
+            sums["mixed"][walk[-1], node] += 1
+        for node in after or range(n):
+            sums["recall"][walk[-1], node] += 1 / len(after or range(n))
+    random = np.random.default_rng(run.seed)
+    for kind, of_kind in sums.items():
+        scores = []
+        for _ in range(DRAWS):
+            X = of_kind @ random.normal(size=(n, 32))
+            X = X - X.mean(0)
+            two = np.column_stack([X @ np.linalg.svd(X)[2][:2].T, np.ones(n)])
+            off = two @ np.linalg.lstsq(two[~test], places[~test], rcond=None)[0] - places
+            scores.append(1 - ((off[test] ** 2).sum(0) / ((places - places[test].mean(0))[test] ** 2).sum(0)).mean())
+        assert found[f"null {kind}"] == pytest.approx(np.mean(scores))
+    assert found["null names"] < 0 < found["null whole graph"]
 
 
 def test_measures_are_those_of_the_models_states(made):
@@ -133,6 +175,12 @@ def test_sentences_and_page(made):
     }
     assert of_graph | {"homes-grid3", "rule-grid3", "heads", "shares-grid3"} <= names
     assert {f"maps-{run.name}-own".replace(".", "-") for run in study.runs[:2]} <= names
+    (over,) = [one.figure for one in drawn if one.name == "attributes-over-training"]
+    of_nulls = [line for line in lines(over.axes[0]) if line.level]
+    assert [line.name for line in of_nulls] == ["names", "recall", "mixed", "whole graph"]
+    probes = result.tables["probes"]
+    assert of_nulls[1].y[0] == pytest.approx(probes[probes.layer == 1]["null recall"].mean())
+    assert "Dashed: what the same probe reads of the shown model’s nulls" in page and '"nulls":[["names",' in page
     assert "graph inside the model" in page and "saying what came after the present name before" in page
     assert {one.name: off for one in drawn if one.figure is not None and (off := unread(one.figure))} == {}
 

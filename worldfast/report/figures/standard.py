@@ -13,7 +13,7 @@ from worldfast.report.figures.maps import aligned_maps, world_map
 from worldfast.report.figures.style import end_labels, over_rows, paper, quiet
 from worldfast.report.figures.tables import LacksRuns, layer_of, need
 from worldfast.report.words import listed
-from worldfast.studies import StudyResult
+from worldfast.studies import NULL, StudyResult, null_columns
 
 CATALOGUE = Catalogue()
 ROWS = 24  # of a figure, for its labels to be read
@@ -27,7 +27,7 @@ def draw(result: StudyResult, tables: Mapping) -> list[Drawn]:
 
 @CATALOGUE.figure("attributes-over-training", "know", "probes world")
 def attributes(probes, world, layer: int | None = None):
-    """Plot R2 of the probe of each attribute over rows seen: pale lines for runs, strong for their mean."""
+    """Plot R2 of the probe of each attribute over rows seen: pale lines for runs, strong for their mean; nulls."""
     need(probes, "probes", "run layer rows r2")
     layer = layer_of(probes, "probes", layer)
     table = probes[probes["layer"] == layer]
@@ -41,17 +41,23 @@ def attributes(probes, world, layer: int | None = None):
         mean = table.groupby("rows")[f"r2_{name}"].mean()
         axes.plot(mean.index, mean, color=colour, linewidth=1.8, marker="o", markersize=3)
         ends.append((float(mean.iloc[-1]), name, colour))
+    nulls = {name.removeprefix(NULL): float(table[name].mean()) for name in null_columns(table)}
+    for name, level in nulls.items():
+        axes.axhline(level, color=MUTED, linewidth=0.9, linestyle="--", label=name)
+        ends.append((level, name, MUTED))
     axes.set_title(f"What a linear probe of layer {layer} reads")
     axes.set_ylabel(f"R² on held-out {world.many}")
     over_rows(axes)
     quiet(axes)
     end_labels(axes, ends, height=2.6)
-    last = ", ".join(f"{name} {value:.2f}" for value, name, _ in ends)
+    last = ", ".join(f"{name} {value:.2f}" for value, name, _ in ends[: len(hues)])
+    beside = ", ".join(f"{name} {level:.2f}" for name, level in nulls.items())
+    beside = f" Dashed, the same of nulls that are no model, mean over attributes: {beside}." if nulls else ""
     runs = count(table["run"].nunique(), "run")
     penalty = " Ridge regression, since there are too few for least squares." if table["ridge"].any() else ""
     return figure, (
         f"R² of a linear probe of each attribute of the {world.many}, mean over {runs}. At the end: {last}. "
-        f"Fitted on {int(table['n_fitted'].iloc[0]):,}, tried on {int(table['n_held_out'].iloc[0]):,}.{penalty}"
+        f"Fitted on {int(table['n_fitted'].iloc[0]):,}, tried on {int(table['n_held_out'].iloc[0]):,}.{penalty}{beside}"
     )
 
 

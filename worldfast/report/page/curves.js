@@ -1,8 +1,8 @@
 // Loss and probe R2 against rows seen, a line a model, with the moment that the pictures show.
 
 const curves = [
-  {node: byId("curve-r2"), x: run => run.curve_rows, y: run => run.curve_r2, low: 0, high: 1, percent: false},
-  {node: byId("curve-loss"), x: run => run.loss_rows, y: run => run.loss},
+  {node: byId("curve-r2"), x: run => run.curve_rows, y: run => run.curve_r2, low: 0, high: 1, percent: false, nulls: run => run.nulls},
+  {node: byId("curve-loss"), x: run => run.loss_rows, y: run => run.loss, nulls: () => []},
 ];
 
 function niceSteps(low, high, about) {
@@ -22,7 +22,8 @@ function layOut(curve) {
   const which = peers(),
     runs = which.map(r => study.runs[r]),
     many = runs.length > 8;
-  const ys = runs.flatMap(run => curve.y(run).filter(v => v !== null)),
+  const nulls = curve.nulls(current()).filter(([, level]) => level !== null),
+    ys = [...runs.flatMap(run => curve.y(run)), ...nulls.map(([, level]) => level)].filter(v => v !== null),
     end = Math.max(1, ...runs.flatMap(run => curve.x(run)));
   let low = curve.low ?? Math.min(...ys),
     high = curve.high ?? Math.max(...ys);
@@ -30,7 +31,7 @@ function layOut(curve) {
   if (curve.low === undefined && !log) low = Math.min(low, Math.max(0, low - 0.08 * (high - low)));
   if (curve.low === 0) low = Math.max(-0.25, Math.min(-0.04, ...ys)); // a probe can be worse than the mean; far worse is cut off
   if (!(high > low)) [low, high] = [low - 0.5, low + 0.5];
-  const longest = Math.max(...(many ? [current()] : runs).map(run => run.label.length));
+  const longest = Math.max(...(many ? [current()] : runs).map(run => run.label.length), ...nulls.map(([name]) => name.length));
   const right = Math.min(width * 0.3, 18 + 6.6 * longest),
     letters = Math.floor((right - 12) / 6.6);
   const area = {left: 34, right: width - right, top: 8, bottom: height - 22};
@@ -65,6 +66,10 @@ function layOut(curve) {
     ),
   );
   const labels = [];
+  for (const [name, level] of nulls) {
+    svg.append(make("line", {class: "null", x1: area.left, x2: area.right, y1: sy(level), y2: sy(level)}));
+    labels.push({name, fill: "", at: sy(level)});
+  }
   curve.dots = which.map(r => {
     const run = study.runs[r],
       x = curve.x(run),
@@ -88,7 +93,7 @@ function layOut(curve) {
       }),
     );
     const last = y.findLastIndex(v => v !== null);
-    if ((!many || r === state.run) && last >= 0) labels.push({r, at: sy(y[last])});
+    if ((!many || r === state.run) && last >= 0) labels.push({name: run.label, fill: `fill:${ink.run[r]}`, at: sy(y[last])});
     return make("circle", {r: r === state.run ? 5 : 3.5, fill: ink.run[r]});
   });
   labels
@@ -97,14 +102,12 @@ function layOut(curve) {
       if (k) label.at = Math.max(label.at, labels[k - 1].at + 14);
     });
   const over = labels.length ? Math.max(0, labels[labels.length - 1].at - area.bottom) : 0;
-  for (const {r, at} of labels)
+  for (const {name, fill, at} of labels)
     svg.append(
       make(
         "text",
-        {class: "name", x: area.right + 9, y: at - over + 4, style: `fill:${ink.run[r]}`},
-        study.runs[r].label.length > letters
-          ? `${study.runs[r].label.slice(0, letters - 1)}…`
-          : study.runs[r].label,
+        {class: "name", x: area.right + 9, y: at - over + 4, style: fill},
+        name.length > letters ? `${name.slice(0, letters - 1)}…` : name,
       ),
     );
   curve.now = make("line", {class: "now", y1: area.top, y2: area.bottom});

@@ -102,6 +102,7 @@ function curvesCsv() {
     const run = study.runs[r];
     return [
       ...run.curve_rows.map((x, k) => [run.name, "R2", x, run.curve_r2[k] ?? ""]),
+      ...run.nulls.map(([name, level]) => [run.name, `R2 of null: ${name}`, "", level ?? ""]),
       ...run.loss_rows.map((x, k) => [run.name, "loss", x, run.loss[k] ?? ""]),
     ];
   });

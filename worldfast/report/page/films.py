@@ -146,6 +146,7 @@ def _run_data(run: RunResult, style, moments: np.ndarray, film: dict[str, str]) 
         "loss": _numbers(figures.running_mean(run.loss)[some]),
         "curve_rows": run.rows.tolist(),
         "curve_r2": _numbers(run.fit),
+        "nulls": [[name, *_numbers([level])] for name, level in run.nulls.items()],
         **film,
     }
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.analysis import cka_over_training, film_table, held_out, pca_over_training, probe_over_training
+from worldfast.analysis import (
+    cka_over_training,
+    film_table,
+    held_out,
+    linear_probe,
+    pca_over_training,
+    probe_over_training,
+)
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ANALYSES"]
 
+DRAWS = 16  # sets of random vectors, over which nulls of places are averaged
 SHARE, PLACED = 0.5, 8  # of nodes, on which the places that a page draws are tried; and the least number of nodes
 READ = {"namings": 8, "walks": 32, "window": 32}
 
@@ -174,21 +182,59 @@ class Means:
 def probes(trained: Sequence[Trained]) -> DataFrame:
     """Places that follow from two principal components of nodes, at every checkpoint and layer, tried on half of them.
 
-    Columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), n_fitted, n_held_out, ridge (the penalty; 0: none).
+    Columns run, layer, step, rows, r2_x, r2_y, r2 (their mean), n_fitted, n_held_out, ridge (the penalty; 0: none), and
+    "null names", "null recall", "null mixed", "null whole graph": R2 of those nulls (`nulls`) in the same walks.
     """
     import pandas as pd
 
     (one,) = trained
     read, places, table = Means(one, two=True), one.activations.attributes, []
     test = held_out(len(places), SHARE)
+    beside = placed_nulls(one.run, places, test)
     for layer in read.layers:
         for step, found in zip(read.steps, probe_over_training(read, layer, places, test)):
             off = np.square(found.predicted - places)[test].sum(axis=0)
             x, y = 1 - off / np.square(places[test] - places[test].mean(axis=0)).sum(axis=0)
             at = {"run": one.name, "layer": layer, "step": step, "rows": one.run.rows_at(step)[0]}
             counts = {"n_fitted": int((~test).sum()), "n_held_out": int(test.sum()), "ridge": 0.0}
-            table.append(at | {"r2_x": x, "r2_y": y, "r2": (x + y) / 2} | counts)
+            table.append(at | {"r2_x": x, "r2_y": y, "r2": (x + y) / 2} | counts | beside)
     return pd.DataFrame(table)
+
+
+def placed_nulls(run: Run, places: np.ndarray, test: np.ndarray) -> dict[str, float]:
+    """Return R2 of places that follow from two components of nulls, where a run's own states are read.
+
+    Parameters
+    ----------
+    run : Run
+    places : ndarray
+        float64 [n, 2], of the things of its readout.
+    test : ndarray
+        bool [n], things that the places are not fitted on.
+
+    Returns
+    -------
+    dict of str to float
+        "null " and the name of a null -> mean over x, y and DRAWS sets of random vectors as wide as the states.
+    """
+    readout = run.readout()
+    how, scored = readout.about, readout.rows.scored.numpy(force=True)
+    graph = run.data.graph_of(how["names"])
+    nodes = contexts(run.data, how["names"], 0, "readout", 1, how["walks"]).nodes[0, :, : how["context"]]
+    visits = (scored if readout.order is None else scored[readout.order]).reshape(len(places), -1)  # [n, visits]
+    random, found = np.random.default_rng(run.seed), {}
+    for kind in (*NULLS, "whole graph"):
+        each_set = []
+        for _ in range(DRAWS):
+            vectors = random.normal(size=(len(graph.adjacency), run.model.hidden))
+            if kind == "whole graph":
+                X = mixed(vectors, graph)[nodes.ravel()[visits[:, 0]]]
+            else:
+                states = null_states(kind, nodes, vectors, run.data.names)
+                X = states.reshape(nodes.size, -1)[visits].mean(axis=1)
+            each_set.append(float(linear_probe(components(X), places, test).r2.mean()))
+        found[f"null {kind}"] = float(np.mean(each_set))
+    return found
 
 
 def films(trained: Sequence[Trained], layer: int) -> DataFrame:
