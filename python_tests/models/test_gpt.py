@@ -10,6 +10,7 @@ from worldfast.models.chance import generators
 from worldfast.models.check import family_of
 from worldfast.models.gpt import GPTSpec
 from worldfast.rows import Rows, Shape
+from worldfast.worlds import chains
 
 VECTORS = Shape(inputs=5, outputs=7, vectors=True, loss="mean_square")
 SPEC = GPTSpec(hidden=24, layers=2, heads=3, intermediate=40, dropout=0.0)
@@ -88,6 +89,39 @@ def test_learned_positions_are_added_to_what_is_embedded():
     known["position.weight"].zero_()
     after, plain = with_them.outputs(rows, 0), without.outputs(rows, 0)
     assert torch.equal(after, plain) and not torch.allclose(before, plain, atol=1e-3)
+
+
+def test_512_learned_positions_equal_layers_of_pytorch():
+    """Walks of 512 states and a shorter row, beside PyTorch's layers in float64: outputs, loss and gradients."""
+    data = chains.Dataset(chains=4, states=5, length=512)
+    spec = replace(SPEC, hidden=16, heads=2, positions=512)
+    ensemble = spec.build(data.shape, 2, longest=512)
+    ensemble.initialise(1, 3)
+    tensors = ensemble.tensors(1)
+    for name in ("position.weight", "embed.weight"):
+        tensors[name].normal_(generator=torch.Generator().manual_seed(0))
+    walk = data.stream(seed=0).batch(0, 1)
+    rows = Rows(
+        torch.cat([walk.inputs, walk.inputs[:77]]),
+        torch.tensor([0, 512, 589], dtype=torch.int32),
+        torch.arange(1, 588, 3, dtype=torch.int64),
+        torch.arange(196, dtype=torch.int64) % 5,
+    )
+    layers = {name: x for name, x in tensors.items() if name not in ("position.weight", "embed.weight")}
+    D = Shape(inputs=16, outputs=5, vectors=True)  # what is embedded enters by a map that changes nothing
+    nothing = {"embed.weight": torch.eye(16, dtype=torch.float32), "embed.bias": torch.zeros(16, dtype=torch.float32)}
+    reference = Reference(spec, D, layers | nothing).double()
+    table, place = (tensors[name].double().requires_grad_() for name in ("embed.weight", "position.weight"))
+    said = torch.cat([reference(table[rows.inputs[a:b]] + place[: b - a])[0] for a, b in ((0, 512), (512, 589))])
+    torch.testing.assert_close(ensemble.outputs(rows, 1).double(), said[rows.scored], rtol=1e-4, atol=1e-4)
+    loss = torch.nn.functional.cross_entropy(said[rows.scored], rows.targets, reduction="sum")
+    loss.backward()
+    assert float(ensemble.learn([rows], [1])[0]) == pytest.approx(loss.item(), rel=1e-5)
+    found = ensemble._named(ensemble.gradients[1])
+    of_head = reference.head.weight.grad
+    for name, exact in (("position.weight", place.grad), ("embed.weight", table.grad), ("head.weight", of_head)):
+        torch.testing.assert_close(found[name].double(), exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())
+    assert (place.grad[[0, 511]] != 0).any(dim=1).all()
 
 
 def test_rows_longer_than_the_learned_positions():

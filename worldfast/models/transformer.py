@@ -39,7 +39,8 @@ class TransformerSpec(Spec["Transformer"]):
     hidden, layers, heads, intermediate : int
         Widths and depth; hidden / heads is a multiple of 8.
     rope_base : float, optional
-        Base of the rotary position embedding, as in Qwen2; None gives the model no positions.
+        Base of the rotary position embedding, as in Qwen2; None gives the model no positions. A model with learned
+        positions is a `worldfast.models.GPTSpec(positions=longest)`.
     norm_eps : float
         Epsilon of RMSNorm, as in Qwen2.
     init_std : float
