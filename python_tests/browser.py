@@ -45,8 +45,7 @@ def browsed(uri: str, folder, size=(1280, 800), seconds: int = 20) -> subprocess
                 return subprocess.CompletedProcess(command, process.returncode, out, said)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                if patience == 180:
-                    raise
+    raise subprocess.TimeoutExpired(command, patience)
 
 
 class Page(html.parser.HTMLParser):

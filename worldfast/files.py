@@ -14,7 +14,7 @@ import stat
 import subprocess
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -158,13 +158,7 @@ def regular(path: str | os.PathLike, flags: int) -> int:
     with suppress(FileNotFoundError):
         _require_kind(path, os.lstat(path))
     # a link that was put there after the look above is not followed, and a FIFO does not wait
-    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    try:
-        _require_kind(path, os.fstat(handle))
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
+    return _open(path, flags | os.O_NOFOLLOW)
 
 
 KINDS = {
@@ -184,10 +178,14 @@ def _require_kind(path: str | os.PathLike, found: os.stat_result, kind: int = st
 
 def followed(path: str | os.PathLike, flags: int) -> int:
     """Open a file of the user's own, as `regular` does: links are followed, but a FIFO is not waited for."""
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    return _open(path, flags)
+
+
+def _open(path: str | os.PathLike, flags: int) -> int:
     handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
-        if stat.S_ISDIR(os.fstat(handle).st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         _require_kind(path, os.fstat(handle))
     except BaseException:
         os.close(handle)
@@ -195,7 +193,7 @@ def followed(path: str | os.PathLike, flags: int) -> int:
     return handle
 
 
-def read_whole(path: str | os.PathLike, most: int | None = None) -> bytearray:
+def read_whole(path: str | os.PathLike, most: int | None = None, opener: Callable = regular) -> bytearray:
     """Return the bytes of a file, whatever bytes its path has.
 
     Parameters
@@ -203,6 +201,8 @@ def read_whole(path: str | os.PathLike, most: int | None = None) -> bytearray:
     path : path
     most : int, optional
         Bytes that such a file can have.
+    opener : callable
+        `regular`, or `followed` for a file of the user's own.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def read_whole(path: str | os.PathLike, most: int | None = None) -> bytearray:
     OSError
         It is not there, or cannot be read: no permission, no descriptor, no memory ...; the message names the path.
     """
-    with naming(Path(path), "it cannot be read"), open(path, "rb", opener=regular) as file:
+    with naming(Path(path), "it cannot be read"), open(path, "rb", opener=opener) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise UnsafeError(f"'{path}' has {count(size, 'byte')}, such a file at most {most:,}")

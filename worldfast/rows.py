@@ -8,10 +8,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from worldfast._native import core
 from worldfast.errors import one_of, whole
 
 INTEGERS = (torch.int32, torch.int64)
-LAST_ROW = 2**62  # as in csrc/base/limits.h
+LAST_ROW = core.last_row
 MOST_INPUTS = 2**31 - 1  # of a batch
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square")
 
@@ -143,7 +144,7 @@ def require_batch(start: Any, n: Any, longest: int) -> tuple[int, int]:
     Raises
     ------
     TypeError, ValueError
-        They are none, rows are beyond the last one, 2**62, or `n` rows of `longest` inputs are more than `row_start`
+        They are none, rows are beyond the last one, or `n` rows of `longest` inputs are more than `row_start`
         counts.
     """
     n = whole("n", n, 0, MOST_INPUTS // longest)

@@ -87,9 +87,8 @@ class OpenCheckpoint(Named):
 
     def sha256_now(self) -> str:
         """Return the SHA-256 of the weights file as it is now."""
-        path = Path(self.folder) / "model.safetensors"
-        with files.naming(path, "it cannot be read"), open(path, "rb", opener=files.followed) as file:
-            return hashlib.sha256(file.read()).hexdigest()
+        content = files.read_whole(Path(self.folder) / "model.safetensors", opener=files.followed)
+        return hashlib.sha256(content).hexdigest()
 
 
 class Family(NamedTuple):

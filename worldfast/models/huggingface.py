@@ -35,10 +35,11 @@ from typing import Any
 
 import torch
 
+from worldfast import files
 from worldfast.display import count
 from worldfast.errors import DamagedError, UnsafeError, as_path
 from worldfast.models.transformer import Transformer, TransformerSpec
-from worldfast.models.weights import LARGEST_INDEX, content_of, read_weights, require_files
+from worldfast.models.weights import LARGEST_INDEX, read_weights, require_files
 from worldfast.rows import Shape
 
 LONGEST = 128  # tokens: lower bound on what tools should allow for
@@ -183,7 +184,7 @@ def _computes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_exported(path: Path, weights: Path, stated: Mapping[str, Any]) -> None:
     """Raise a DamagedError that names both files if config.json says other than what its weights were exported with."""
-    config = _computes(json.loads(content_of(path, LARGEST_INDEX).decode("utf-8")))
+    config = _computes(json.loads(files.read_whole(path, LARGEST_INDEX, files.followed).decode("utf-8")))
     for name, value in stated.items():
         if config.get(name) != value:
             raise DamagedError(
@@ -204,7 +205,7 @@ def _require_held(path: Path, spec: TransformerSpec, shape: Shape, tensors: Mapp
 
 def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:
     """Return the spec and the shape of its data."""
-    raw = content_of(path, LARGEST_INDEX)
+    raw = files.read_whole(path, LARGEST_INDEX, files.followed)
     try:
         config = dict(json.loads(raw.decode("utf-8")))
     except (RecursionError, TypeError, ValueError):

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from worldfast import files
-from worldfast.display import count
 from worldfast.errors import DamagedError, UnsafeError
 
 # in the order in which transformers looks for them
@@ -115,7 +114,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 def _shards(index: Path) -> tuple[dict[Path, set[str]], int]:
     """Names of the weights in each file that an index names, and the bytes that it claims for all."""
-    raw = content_of(index, LARGEST_INDEX)
+    raw = files.read_whole(index, LARGEST_INDEX, files.followed)
     try:
         content = json.loads(raw)
         named = dict(content["weight_map"])
@@ -138,15 +137,6 @@ def _shards(index: Path) -> tuple[dict[Path, set[str]], int]:
 # ---- files ----
 
 
-def content_of(path: Path, most: int | None = None) -> bytes:
-    """Bytes of a file, by which any path can be read: the libraries would take it as UTF-8."""
-    with files.naming(path, "it cannot be read"):
-        if most is not None and path.stat().st_size > most:
-            raise UnsafeError(f"{path} has {count(path.stat().st_size, 'byte')}, such a file at most {most:,}")
-        with open(path, "rb", opener=files.followed) as file:
-            return file.read()
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     """Tensors and metadata of a file of weights."""
     tensors, metadata = (_read_bin(path), {}) if path.suffix == ".bin" else _read_safetensors(path)
@@ -159,7 +149,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content = content_of(path)
+    with files.naming(path, "it cannot be read"), open(path, "rb", opener=files.followed) as file:
+        content = file.read()
     try:
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")  # of the header, whose metadata the library reads from files alone

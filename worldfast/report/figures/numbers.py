@@ -309,8 +309,6 @@ def chart(figure) -> list[dict]:
                 "lines": [_line(line) for line in found if line.name or len(found) <= MANY],
             }
         )
-    for panel in drawn:  # panels that share an axis say its name once
-        panel["y"] = panel["y"] or drawn[0]["y"]
     return drawn
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import dataset
 from worldfast.dataset import Readout, Score
 from worldfast.errors import one_of, several, typed, whole
-from worldfast.rows import MOST_INPUTS, Shape
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
 from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of, nested
 from worldfast.worlds.chains.sampler import LIMITS, Drawn, Sampler
 
@@ -93,7 +93,7 @@ class Dataset(dataset.Dataset):
                     raise ValueError(f"{name}: transitions have {size:,}, got {getattr(self, name)}")
                 self._set(name, size)
         limits = {name: (2, LIMITS[name]) for name in ("states", "length")}
-        limits |= {"chains": (1, 2**31 - 1), "rows": (1, 2**62)}
+        limits |= {"chains": (1, 2**31 - 1), "rows": (1, LAST_ROW)}
         for name, (least, most) in (limits | {"concentration": (1, 2**10), "draw": (0, 2**63 - 1)}).items():
             self._set(name, whole(name, getattr(self, name), least, most))
         if self.law == "blocks" and self.states % BLOCK:

@@ -16,8 +16,8 @@ from worldfast.dataset import Readout, Score, Tokenizer
 from worldfast.display import count
 from worldfast.errors import one_of, several, typed, whole
 from worldfast.models import Ensemble
-from worldfast.rows import Shape
-from worldfast.worlds.cities.components import CROSSINGS, LAST_ROW, Component
+from worldfast.rows import LAST_ROW, Shape
+from worldfast.worlds.cities.components import CROSSINGS, Component
 from worldfast.worlds.cities.evaluate import evaluate
 from worldfast.worlds.cities.groups import name_of
 from worldfast.worlds.cities.prompts import Prompt, prompt_of

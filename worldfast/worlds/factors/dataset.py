@@ -13,7 +13,7 @@ from worldfast import dataset
 from worldfast._native import core
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, unknown_name, whole
-from worldfast.rows import MOST_INPUTS, Shape
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
 from worldfast.worlds.factors.questions import CHANNELS, KINDS, THRESHOLDS, Questions, encoder, normals, questions
 from worldfast.worlds.factors.trials import NOISES, Trials, deviation
 
@@ -127,9 +127,9 @@ class Dataset(dataset.Dataset):
                 expected = " or ".join(map(repr, OUTPUTS[self.reaction]))
                 raise ValueError(f"output: expected {expected} at {self.reaction} reaction times, got {self.output!r}")
             raise unknown_name("output", self.output, OUTPUTS[self.reaction])
-        sizes = {"n": LIMITS["questions"], "dims": LIMITS["latents"], "steps": LIMITS["steps"], "rows": 2**62}
+        sizes = {"n": LIMITS["questions"], "dims": LIMITS["latents"], "steps": LIMITS["steps"], "rows": LAST_ROW}
         limits = {name: (1, most) for name, most in sizes.items()}
-        for name, (least, most) in (limits | {"draw": (0, 2**63 - 1), "block": (1, 2**62)}).items():
+        for name, (least, most) in (limits | {"draw": (0, 2**63 - 1), "block": (1, LAST_ROW)}).items():
             self._set(name, whole(name, getattr(self, name), least, most))
         typed("truncated", self.truncated, bool, "True or False")
         if self.sigma is None:

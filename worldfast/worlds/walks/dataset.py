@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import dataset
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, whole
-from worldfast.rows import MOST_INPUTS, Shape
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
 from worldfast.worlds.chains.laws import WHOLE, Chains, key_of, nested
 from worldfast.worlds.chains.sampler import LIMITS, Sampler
 from worldfast.worlds.walks.graphs import Graph, given, graph_of
@@ -80,7 +80,7 @@ class Dataset(dataset.Dataset):
     def __post_init__(self):
         for name, (least, most) in {
             "length": (2, LIMITS["length"]),
-            "rows": (1, 2**62),
+            "rows": (1, LAST_ROW),
             "draw": (0, 2**63 - 1),
         }.items():
             self._set(name, whole(name, getattr(self, name), least, most))
