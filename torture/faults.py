@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import traceback
@@ -24,6 +25,7 @@ __all__ = ["CALLS", "DEATHS", "Child", "Nursery", "arm", "nursery_of", "seen"]
 CALLS = ("open", "write", "fsync", "rename", "mkdir", "unlink", "flock")  # in the order of faults.c
 DEATHS = {"before": -1, "halfway": -2, "after": -3}
 SOURCE = Path(__file__).with_name("faults.c")
+PATIENCE = 300.0  # seconds until a process that has not ended hangs, and is killed
 FOREVER = 1 << 40
 
 
@@ -122,6 +124,8 @@ class Child:
 
     def wait(self) -> dict:
         """Return its ending: `status`, negative for a signal, `seen`, and `answer`, or `error`, `errno` and `text`."""
+        if self.alive(PATIENCE):
+            os.kill(self.pid, signal.SIGKILL)
         return json.loads(self.nursery.stdout.readline())
 
 

@@ -162,11 +162,13 @@ class Numbers:
         return wide
 
     def _block(self, rows: slice):
-        block = self._data[rows]
+        block = self._data[rows] if self.shape else self._data
         if isinstance(block, torch.Tensor):
             return block
         refuse(block, self.name)
         block = np.asarray(block)
+        if not self.shape:
+            return _native_order(block)
         begin, end, _ = rows.indices(len(self))
         if block.shape != (end - begin, *self.shape[1:]) or _dtype_name(block.dtype) != self.dtype:
             raise ValueError(
@@ -209,12 +211,64 @@ def numbers(X, name: str, shape: tuple[str | int, ...] | None = ("n", "d")) -> N
     """
     if not isinstance(X, Numbers):
         X = Numbers(X, name)
-    if shape is not None:
-        fits = (isinstance(wanted, str) or wanted == size for wanted, size in zip(shape, X.shape))
-        if len(X.shape) != len(shape) or not all(fits):
-            got = list(X.shape) if X.shape else "a single number"
-            raise ValueError(f"{name}: expected [{', '.join(map(str, shape))}], got {got}")
+    _require_shape(X.shape, name, shape)
     return X
+
+
+def integers(x, name: str, shape: tuple[str | int, ...] | None = ("n",)) -> np.ndarray:
+    """Take an array of integers, such as tokens, steps or indices, as int64.
+
+    Parameters
+    ----------
+    x : array
+        Any that this module takes; of no elements, of any dtype.
+    name : str
+        Name of the argument, for messages.
+    shape : tuple of str or int, optional
+        As in `numbers`.
+
+    Returns
+    -------
+    ndarray
+        int64.
+
+    Raises
+    ------
+    TypeError
+        It is no array, a masked or sparse one, or not of integers.
+    ValueError
+        Another shape, or an integer beyond int64.
+    """
+    found = plain(x, name)
+    if found.dtype.kind not in "iu" and found.size:
+        raise TypeError(f"{name}: expected integers, got {_dtype_name(found.dtype)}")
+    _require_shape(found.shape, name, shape, "integers ")
+    if found.dtype == np.uint64 and found.size and found.max() >= 2**63:
+        raise ValueError(f"{name}: expected integers below 2**63, got {found.max()}")
+    return found.astype(np.int64, copy=False)
+
+
+def plain(x, name: str) -> np.ndarray:
+    """Take an array of any kind, shape and elements into main memory, in native byte order; bfloat16 becomes float32.
+
+    Raises
+    ------
+    TypeError
+        It is no array, or a masked or sparse one.
+    """
+    held = _held(x, name)
+    if isinstance(held, torch.Tensor):
+        return (held.float() if held.dtype == torch.bfloat16 else held).cpu().numpy()
+    return _native_order(np.asarray(held))
+
+
+def _require_shape(found: tuple[int, ...], name: str, shape: tuple[str | int, ...] | None, of: str = "") -> None:
+    if shape is None:
+        return
+    fits = (isinstance(wanted, str) or wanted == size for wanted, size in zip(shape, found))
+    if len(found) != len(shape) or not all(fits):
+        got = list(found) if found else "a single number"
+        raise ValueError(f"{name}: expected {of}[{', '.join(map(str, shape))}], got {got}")
 
 
 def sequence_of(Xs, name: str, expected: str = "a sequence of arrays [n, d]") -> Iterable:
@@ -331,11 +385,10 @@ def labels(x, name: str, n: int | None = None) -> np.ndarray:
     ValueError
         It is not a vector, or has another length.
     """
-    held = _held(x, name)
-    found = held.cpu().numpy() if isinstance(held, torch.Tensor) else np.asarray(held)
+    found = plain(x, name)
     if found.ndim != 1 or (n is not None and len(found) != n):
         raise ValueError(f"{name}: expected [{'n' if n is None else n}], got {list(found.shape)}")
-    return _native_order(found)
+    return found
 
 
 def refuse(X, name: str) -> None:

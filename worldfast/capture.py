@@ -66,6 +66,7 @@ class Capture(Named):
         """Return the layers written of a model with `depth` layers; raises IndexError for a layer that it does not
         have.
         """
+        depth = whole("depth", depth, 0)
         if self.layers is None:
             return tuple(range(max(1, depth // 2), depth + 1))
         for layer in self.layers:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldfast import files
-from worldfast.arrays import refuse
+from worldfast.arrays import integers, refuse
 from worldfast.classes import Named, known_fields
 from worldfast.display import count
 from worldfast.errors import MismatchError, one_of, typed, whole
@@ -196,7 +196,7 @@ class Dataset(Named, ABC):
 
     def decode(self, tokens: np.ndarray) -> str:
         """Return tokens of a row as text, which `worldfast sample` prints; by default as their numbers."""
-        return " ".join(map(str, np.asarray(tokens).tolist()))
+        return " ".join(map(str, integers(tokens, "tokens").tolist()))
 
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer that `export_huggingface` writes beside a model, or None."""
@@ -247,8 +247,8 @@ def require_options(data: Dataset, names: Iterable[str], what: str) -> None:
 def require_readout(readout: Any, data: Dataset) -> None:
     """Raise a TypeError or ValueError naming the field of a readout that does not fit the others or its dataset."""
     typed("readout", readout, Readout, "a worldfast.dataset.Readout")
-    given = {"things": readout.things, "attributes": readout.attributes, **readout.groups}
-    for name, array in given.items():
+    given = {name: getattr(readout, name) for name in ("things", "attributes", "entities", "order")}
+    for name, array in (given | {f"groups: {name!r}": mask for name, mask in readout.groups.items()}).items():
         refuse(array, name)
     things, attributes = np.asarray(readout.things), np.asarray(readout.attributes)
     if things.ndim != 1 or not np.issubdtype(things.dtype, np.integer):

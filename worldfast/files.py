@@ -116,9 +116,14 @@ def sync_folder(path: Path) -> None:
             os.close(handle)
 
 
+def text_bytes(text: str) -> bytes:
+    """Return a text in UTF-8; what no character stands for, as in a path that is not UTF-8, becomes an escape."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def table_bytes(table: Any) -> bytes:
     """Return a pandas DataFrame as CSV, with NaN as "nan", so an empty string stays one."""
-    return table.to_csv(index=False, na_rep="nan").encode("utf-8")
+    return text_bytes(table.to_csv(index=False, na_rep="nan"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
@@ -175,6 +180,19 @@ def _require_kind(path: str | os.PathLike, found: os.stat_result, kind: int = st
     if (came := stat.S_IFMT(found.st_mode)) != kind:
         what = f"'{path}' is {KINDS.get(came, 'a device')}, expected {KINDS[kind]}"
         raise UnsafeError(f"{what}: nothing was read or written through it")
+
+
+def followed(path: str | os.PathLike, flags: int) -> int:
+    """Open a file of the user's own, as `regular` does: links are followed, but a FIFO is not waited for."""
+    handle = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        _require_kind(path, os.fstat(handle))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
 
 
 def read_whole(path: str | os.PathLike, most: int | None = None) -> bytearray:

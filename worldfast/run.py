@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from worldfast import files
 from worldfast.capture import Capture, readout_of
 from worldfast.classes import Named, class_at, known_fields, path_of
 from worldfast.dataset import Dataset, Readout, missing_of, require_options
@@ -86,7 +87,9 @@ class OpenCheckpoint(Named):
 
     def sha256_now(self) -> str:
         """Return the SHA-256 of the weights file as it is now."""
-        return hashlib.sha256((Path(self.folder) / "model.safetensors").read_bytes()).hexdigest()
+        path = Path(self.folder) / "model.safetensors"
+        with files.naming(path, "it cannot be read"), open(path, "rb", opener=files.followed) as file:
+            return hashlib.sha256(file.read()).hexdigest()
 
 
 class Family(NamedTuple):
@@ -381,12 +384,13 @@ class Run(Named):
 
     def rows_at(self, step: int) -> tuple[int, int]:
         """Return the first row of the stream that a step (from 0) takes, and the number of rows."""
-        epoch, within = divmod(step, self.epoch_steps)
+        epoch, within = divmod(whole("step", step), self.epoch_steps)
         first = within * self.batch
         return epoch * self.epoch_rows + first, min(self.batch, self.epoch_rows - first)
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step (from 0), following the schedules of Hugging Face."""
+        step = whole("step", step)
         if step < self.warmup:
             return self.learning_rate * step / self.warmup
         if self.schedule == "constant":

@@ -1,6 +1,7 @@
 // Ctrl-C in loops that may run for minutes.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 
@@ -17,23 +18,33 @@ class Interruption {
 public:
     // Is called many times a second in a loop; now and then `asks` lets this thread ask. True: another has thrown, so end.
     bool end(bool asks) {
-        if (asks && interruption() && Clock::now() - asked_ > seldom) {
-            asked_ = Clock::now();
-            try {
-                interruption()();
-            } catch (...) {
-                ended_ = true;
-                throw;
-            }
-        }
+        if (asks && interruption() && --left_ <= 0) look();
         return ended_.load(std::memory_order_relaxed);
     }
 
 private:
     using Clock = std::chrono::steady_clock;
     static constexpr std::chrono::milliseconds seldom{200};  // to ask may mean to wait for Python's lock
+    static constexpr std::chrono::milliseconds soon{1};
 
-    Clock::time_point asked_ = Clock::now();
+    // To look at the clock takes as long as a row: where rounds are short, it is looked at in every second, fourth ...
+    void look() {
+        const Clock::time_point now = Clock::now();
+        rounds_ = now - looked_ < soon ? std::min(2 * rounds_, 256) : std::max(rounds_ / 2, 1);
+        left_ = rounds_;
+        looked_ = now;
+        if (now - asked_ <= seldom) return;
+        asked_ = now;
+        try {
+            interruption()();
+        } catch (...) {
+            ended_ = true;
+            throw;
+        }
+    }
+
+    Clock::time_point asked_ = Clock::now(), looked_ = asked_;
+    int rounds_ = 1, left_ = 1;
     std::atomic<bool> ended_{false};
 };
 

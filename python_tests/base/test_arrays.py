@@ -9,11 +9,9 @@ import torch
 from stand_ins import OneCheckpoint
 
 import worldfast as wf
-from worldfast import analysis, arrays
+from worldfast import arrays
 from worldfast.analysis import dimension, generalisation, knn, pca, probe, procrustes, stats
 from worldfast.arrays import numbers
-from worldfast.worlds import chains, cities, walks
-from worldfast.worlds.cities.improvement import normalised_improvement
 
 random = np.random.default_rng(3)
 X = (random.integers(-100, 100, (40, 6)) / 8).astype(np.float32)  # every float type but the 8-bit ones holds these
@@ -130,12 +128,6 @@ def test_hdf5_of_every_byte_order(tmp_path, order):
         stored = file.create_dataset("x", data=(X * 8).astype(order), chunks=(7, 6), compression="gzip")
         for entry, made in ENTRIES.items():
             np.testing.assert_allclose(made(stored), made(X * 8), rtol=1e-5, atol=1e-8, err_msg=entry)
-
-
-def test_bfloat16_of_other_libraries():
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    for entry, made in ENTRIES.items():
-        np.testing.assert_allclose(made(X.astype(ml_dtypes.bfloat16)), made(X), rtol=1e-5, atol=1e-8, err_msg=entry)
 
 
 def hidden(array):
@@ -350,38 +342,3 @@ def test_masks_of_labels_worlds_and_readouts_are_refused():
         wf.World.from_array(np.ma.MaskedArray(points[:, 1], mask=points[:, 1] > 3))
     with pytest.raises(TypeError, match="xy: expected a dense array"):
         wf.World.from_array(scipy.sparse.csr_array(points[:, 1]))
-
-
-CHAINS = chains.Dataset(chains=2, states=4).set_of("trained")
-DOORS = {  # of every other entry that takes arrays: the argument, and a call with an array in its place
-    "adam_decoders": ("batches", np.zeros((1, 2, 3), int), lambda x: analysis.adam_decoders(X, XY, x)),
-    "r2_of y": ("y", XY, lambda x: analysis.r2_of(x, XY, 1.0)),
-    "r2_of predicted": ("predicted", XY, lambda x: analysis.r2_of(XY, x, 1.0)),
-    "angles": ("weight", X, analysis.angles),
-    "sparsity": ("X", X, analysis.sparsity),
-    "mixed_selectivity": ("X", X, lambda x: analysis.mixed_selectivity(x, (4, 10))),
-    "left_out X": ("X", X, lambda x: analysis.left_out(x, XY, TEST.astype(int), TEST, 0.5, 1.0)),
-    "left_out y": ("y", XY, lambda x: analysis.left_out(X, x, TEST.astype(int), TEST, 0.5, 1.0)),
-    "steps_of_return": ("eigenvalues", XY[:, 0], analysis.steps_of_return),
-    "improvement": ("value", XY[:, 0] ** 2, lambda x: normalised_improvement(x, 2.0, 1.0)),
-    "predict": ("tokens", np.zeros((2, 3), int), lambda x: chains.predict(CHAINS, x, [1])),
-    "interpolate": ("model", np.full((3, 2, 4), 0.25), lambda x: chains.interpolate(x, np.full((2, 3, 2, 4), 0.25))),
-    "measures": ("X", X[:16], lambda x: walks.measures(x, walks.graph_of("grid4"))),
-    "attention": ("q", np.zeros((4, 1, 8), np.float32), lambda x: wf.attention(x, *[torch.zeros(4, 1, 8)] * 2, [0, 4])),
-    "label": ("cities", np.zeros((3, 2), np.int32), lambda x: wf.label("distance", wf.World.cities(), x)),
-    "decode": ("ids", np.arange(4), lambda x: cities.Vocabulary("character", wf.World.cities()).decode(x)),
-}
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_no_door_takes_a_mask(door):
-    name, x, call = DOORS[door]
-    with pytest.raises(TypeError, match=name):
-        call(np.ma.MaskedArray(x, mask=np.arange(x.size).reshape(x.shape) == 1))
-
-
-def test_a_decoders_r2_is_of_arrays_that_are_alike():
-    assert analysis.r2_of(XY, np.stack([XY, XY + 1]), 2.0).tolist() == [1.0, 0.5]
-    for predicted in (XY[:, :1], XY[:1], XY.T, XY[:, 0]):
-        with pytest.raises(ValueError, match="predicted: expected .* as y"):
-            analysis.r2_of(XY, predicted, 1.0)

@@ -75,11 +75,14 @@ def fork(work):
 def test_a_killed_process_holds_nothing_though_its_fork_lives(folders):
     ready, told = os.pipe()
 
+    def descendant():
+        os.write(told, f"{os.getpid()} ".encode())  # who writes has let go of what a fork inherits
+        signal.pause()
+
     def owner():
         holder = Holder(folders[0].parent)
         holder.hold(folders[0])
-        grandchild = fork(signal.pause)
-        os.write(told, f"{grandchild} ".encode())
+        fork(descendant)
         signal.pause()
 
     child = fork(owner)

@@ -4,7 +4,7 @@ import pytest
 
 import worldfast as wf
 from worldfast import files
-from worldfast.errors import file_name, shown, unknown_name
+from worldfast.errors import DamagedError, file_name, shown, unknown_name
 from worldfast.report.figures import save
 from worldfast.studies import Analysis, standing
 from worldfast.training.jobs import Job, read_failures
@@ -76,6 +76,21 @@ def test_a_study_from_a_stranger(field, value, tmp_path):
     files.write_json(folder / "study.json", {"name": "x", "layer": 1, "runs": [run | {field: value}], "tables": None})
     with pytest.raises(ValueError, match=f"study.json: {field} of a run: expected a name"):
         standing.status(folder)
+
+
+@pytest.mark.parametrize("content", [{}, {"name": "x", "tables": None, "runs": [{}]}, {"name": 3, "runs": 3}])
+def test_a_study_that_is_none(content, tmp_path):
+    """Whole by its checksum, but nothing that a study writes; a record of a failure likewise."""
+    folder = files.folder(tmp_path / "studies" / "x", "out")
+    files.write_json(folder / "study.json", content)
+    with pytest.raises(
+        DamagedError, match="study.json' was not written by this version of worldfast: it is no list of"
+    ):
+        standing.status(folder)
+    files.write_json(folder / "a.json", content)
+    (folder / "study.json").unlink()
+    with pytest.raises(DamagedError, match="a.json' was not written by this version of worldfast: it is no record of"):
+        read_failures(folder)
 
 
 def test_texts_of_strangers_move_no_cursor(tmp_path):

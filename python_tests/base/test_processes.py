@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import importlib
 import os
 import pickle
 import resource
@@ -18,12 +19,13 @@ import numpy as np
 import pytest
 import torch
 import warm
+from tiny import RUN
 
 import worldfast as wf
 from worldfast._native import core
 from worldfast.dataset import Dataset
 from worldfast.errors import TaskError
-from worldfast.models import GPTSpec, Spec
+from worldfast.models import Ensemble, GPTSpec, Spec
 from worldfast.processes import Threads
 from worldfast.worlds import chains, cities, factors, walks
 
@@ -31,6 +33,8 @@ SPECS = {
     "native": wf.TransformerSpec(hidden=32, layers=1, heads=2, intermediate=32),
     "plain": wf.TransformerSpec(hidden=32, layers=1, heads=2, intermediate=32, engine="plain"),
     "recurrent": wf.RecurrentSpec(hidden=8),
+    "recurrent, plain": wf.RecurrentSpec(hidden=8, kind="lstm", layers=2, engine="plain"),
+    "gpt": GPTSpec(hidden=16, heads=2, layers=1, intermediate=32, positions=64),
 }
 DATA = cities.Dataset("distance", rows=50)
 
@@ -147,6 +151,61 @@ def test_streams_datasets_runs_and_worlds_again(again):
         other = again(stream)
         assert type(other) is type(stream)
         assert (other.pack(0, 9).tokens == stream.pack(0, 9).tokens).all()
+
+
+class Work(torch.utils.data.Dataset):
+    """What things say of themselves, one an item: what a DataLoader's workers are given."""
+
+    def __init__(self, things, rows):
+        self.things, self.rows = things, rows
+
+    def __len__(self):
+        return len(self.things)
+
+    def __getitem__(self, i):
+        return said_by(self.things[i], self.rows)
+
+
+def said_by(thing, rows):
+    """Return what tells a thing from others, as tensors: rows of a stream, outputs of a model, states of a run."""
+    if isinstance(thing, wf.Activations):
+        return [torch.tensor(thing[2, 1]), torch.tensor(thing.attributes), torch.tensor(thing.dataset(4, 1)[2:5])]
+    if isinstance(thing, Ensemble):
+        return [thing.parameters, thing.outputs(rows, 1), thing.learn([rows, rows], [0, 1]), thing.gradients]
+    if type(thing) is cities.Stream:
+        return [torch.tensor(thing.rectangle(3, 9).tokens), torch.tensor(thing.rectangle(3, 9).label)]
+    batch = thing.batch(3, 5)
+    return [batch.inputs, batch.row_start, batch.scored, batch.targets]
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver"])
+def test_streams_ensembles_and_activations_in_workers_of_a_dataloader(start, tmp_path, monkeypatch):
+    """A process that has begun anew knows nothing but what it is given, and modules that it can import."""
+    (tmp_path / f"task_of_{start}.py").write_text(
+        "import worldfast as wf\n\n@wf.task('north', cities=2)\ndef north(xy):\n    return abs(xy[:, 0, 1] - xy[:, 1, 1])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    task = importlib.import_module(f"task_of_{start}").north
+    parts = [wf.Component("angle", 9, among=np.arange(5075) < 99), wf.Component(task, 9)]
+    worlds = [
+        DATA,
+        cities.Dataset(("distance", task), rows=50, vocabulary="entity", loss="answer"),
+        chains.Dataset(chains=4, states=4, length=8, permuted=True),
+        walks.Dataset(length=20, fixed=0.5),
+        factors.Dataset(n=6, noise="encoded"),
+        factors.Dataset(n=2, questions="context", block=5),
+    ]
+    streams = [data.stream(3, split) for data in worlds for split in ("train", "validation")]
+    [folder] = wf.train(RUN, tmp_path, device="cpu", progress=False)
+    ensembles = [built(family)[0] for family in SPECS]
+    rectangles = cities.Stream(wf.World.cities(), parts, seed=3)
+    things, (_, rows) = [*streams, rectangles, *ensembles, wf.Activations(folder)], built("native")
+    loader = torch.utils.data.DataLoader(
+        Work(things, rows), batch_size=None, num_workers=1, multiprocessing_context=start, timeout=60
+    )
+    for thing, found in zip(things, loader, strict=True):
+        for there, here in zip(found, said_by(thing, rows), strict=True):
+            assert torch.equal(there, here), thing
 
 
 def test_a_task_in_python_is_pickled_as_its_name():

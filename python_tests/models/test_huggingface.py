@@ -412,7 +412,10 @@ def test_what_decides_the_numbers_is_checked_against_the_weights(copy):
     for values in (dict(rope_theta=10001.0), dict(rms_norm_eps=2e-6), dict(outputs=None)):
         whole = (copy / "config.json").read_text()
         change(copy, **values)
-        with pytest.raises(DamagedError, match=f"{copy}/config.json: {next(iter(values))} is .*were exported with"):
+        with pytest.raises(
+            DamagedError,
+            match=f"^{copy}/config.json and {copy}/model.safetensors .*: {next(iter(values))} is .*were exported with",
+        ):
             wf.import_huggingface(copy)
         (copy / "config.json").write_text(whole)
 
@@ -422,7 +425,7 @@ def test_weights_of_another_run_beside_a_config_are_noticed(copy):
     for name, other in (("id", "0123456789ab"), ("step", about["step"] + 1)):
         change(copy, worldfast=about | {name: other})
         with pytest.raises(
-            DamagedError, match=f"config.json: {name} is .*model.safetensors .*exported with {about[name]!r}"
+            DamagedError, match=f"{copy}/model.safetensors do not .* {name} is .*exported with {about[name]!r}"
         ):
             wf.import_huggingface(copy)
 

@@ -114,6 +114,8 @@ def test_a_fifo_is_no_file_of_weights(bare):
     os.mkfifo(bare[0] / "model.safetensors")
     with pytest.raises(FileNotFoundError, match="it has no model.safetensors"):
         wf.import_huggingface(bare[0])
+    with pytest.raises(UnsafeError, match="model.safetensors' is a FIFO, expected a file"):
+        wf.OpenCheckpoint(bare[0])
 
 
 @pytest.mark.parametrize("name", ["../{}", "/tmp/{}", "below/{}", "..", "", "a\\{}", "a\0{}"])

@@ -1,13 +1,17 @@
 """The representation of a city, and segments that are whole or named."""
 
+import pickle
+
 import h5py
 import numpy as np
 import pytest
 import torch
+import warm
 
 import worldfast as wf
 from worldfast import files
 from worldfast.capture import Capture
+from worldfast.errors import DamagedError, MismatchError
 from worldfast.models import TransformerSpec
 from worldfast.reading import Activations, Writer
 from worldfast.reading.readout import states
@@ -140,13 +144,76 @@ def test_round_trip(folder):
 def test_a_layer_is_read_in_slices(folder):
     activations = Activations(folder)
     unread = activations.dataset(10, 5)
-    assert isinstance(unread, h5py.Dataset) and np.array_equal(unread[1:], arrays(10)[5][1:])
+    assert unread.shape == (3, 8) and unread.dtype == np.float32 and np.array_equal(unread[1:], arrays(10)[5][1:])
     assert wf.cka(unread, activations.dataset(20, 5)) == wf.cka(activations[10, 5], activations[20, 5])
     with pytest.raises(KeyError, match="has no layer 4"):
         activations.dataset(10, 4)
     segment_path(folder, 0).write_bytes(b"")
     with pytest.raises(ValueError, match="step-00000000.h5 is damaged"):
         activations.dataset(0, 5)
+
+
+MANY = """
+import os, resource, sys
+import numpy as np
+import worldfast as wf
+
+activations, steps = wf.Activations(sys.argv[1]), (0, 10, 20)
+opened = lambda: len(os.listdir("/proc/self/fd"))
+wf.cka(activations.dataset(0, 3), activations.dataset(0, 5))  # what is imported opens files
+before = opened()
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 3,) * 2)
+unread = [activations.dataset(steps[i % 3], 3 + i % 2 * 2) for i in range(300)]
+assert opened() == before
+for i in range(0, 300, 7):
+    assert np.array_equal(unread[i][1:], activations[steps[i % 3], 3 + i % 2 * 2][1:])
+assert (wf.cka_matrix(unread[:12])[:6, :6] == wf.cka_matrix([unread[i][:] for i in range(6)])).all()
+try:
+    unread[0]["of no row"]
+except (TypeError, ValueError) as error:
+    assert "damaged" not in str(error)
+assert opened() == before
+"""
+
+
+def test_hundreds_of_layers_unread_take_no_descriptors(folder):
+    """The process may open three files more, and has opened none when all is done."""
+    done = warm.python("-c", MANY, folder)
+    assert not done.returncode, done.stderr
+
+
+def test_what_becomes_of_a_file_that_is_unread(folder):
+    """It is looked at again whenever rows are read, in another process too."""
+    unread = Activations(folder).dataset(10, 5)
+    here, there = arrays(10)[5], pickle.loads(pickle.dumps(unread))
+    for same in (unread, there):
+        assert len(same) == 3 and "layer_05" in repr(same)
+        for rows in (slice(None), slice(1, 3), 2, -1, [0, 2], np.array([True, False, True]), (slice(None), 4)):
+            assert np.array_equal(same[rows], here[rows])
+        assert np.array_equal(np.asarray(same, np.float64), here)
+    for rows in (3, "rows", [0, 9], 1.5):
+        with pytest.raises((IndexError, TypeError, ValueError)) as caught:
+            unread[rows]
+        assert not isinstance(caught.value, DamagedError)
+    path = segment_path(folder, 10)
+    whole, other = path.read_bytes(), segment_path(folder, 20).read_bytes()
+    for content, error, message in (
+        (other, MismatchError, "is of step 20, expected 10"),
+        (whole[:500], DamagedError, "is damaged"),
+        (None, FileNotFoundError, "No such file"),
+    ):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(error, match=message) as caught:
+            unread[:]
+        assert str(path) in str(caught.value)
+    wide = {layer: np.repeat(array, 2, 1) for layer, array in arrays(10).items()}
+    writer = Writer()
+    writer.put(folder, 10, wide, np.array([7, 1, 4]), ABOUT | {"dtype": "float32"}, IDS)
+    writer.flush()
+    with pytest.raises(MismatchError, match=r"layer_05 was float32 \[3, 8\] when it was opened, is float32 \[3, 16\]"):
+        unread[:]
+    path.write_bytes(whole)
+    assert np.array_equal(unread[:], here)
 
 
 def test_half_the_space(tmp_path, folder):

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 from dataclasses import replace
 
 import h5py
@@ -36,7 +37,7 @@ def path(tmp_path):
 def test_what_was_written_is_read(path):
     assert np.array_equal(segment.read(path, "layer_01", EXPECTED), STATES)
     assert segment.read(path, "entity_id", EXPECTED).tolist() == IDS.tolist()
-    assert np.array_equal(segment.unread(path, "layer_01", EXPECTED)[3:7], STATES[3:7])
+    assert np.array_equal(segment.Unread(path, "layer_01", EXPECTED)[3:7], STATES[3:7])
     segment.check(path, segment.Expected("abc", 10, (1,), world="f" * 64))
 
 
@@ -53,7 +54,7 @@ def test_what_was_written_is_read(path):
     ],
 )
 def test_a_file_of_something_else(path, changes, message):
-    for door in (segment.read, segment.unread):
+    for door in (segment.read, segment.Unread):
         with pytest.raises(MismatchError, match=f"{path}.*{message}"):
             door(path, "entity_index", EXPECTED._replace(**changes))
 
@@ -85,7 +86,7 @@ def test_layers_that_changed_places_are_found_out(tmp_path, exchange):
             segment.read(path, name, expected)
     if exchange is places_of:  # nothing but names is read of an array that is left unread
         with pytest.raises(DamagedError, match=f"{path} is damaged: in the place of layer_11 stands 'layer_01'"):
-            segment.unread(path, "layer_11", expected)
+            segment.Unread(path, "layer_11", expected)
     assert np.array_equal(segment.read(path, "layer_02", expected), -STATES)
     with pytest.raises(DamagedError, match=str(path)):
         segment.check(path, expected)
@@ -100,7 +101,7 @@ def test_a_file_whose_checksums_cover_no_names(tmp_path, origin, words):
         for array in file.values():
             del array.attrs["name"]
             array.attrs["crc32"] = np.uint32(segment.checksum(array[()]))
-    for door in (segment.read, segment.unread):
+    for door in (segment.read, segment.Unread):
         with pytest.raises(
             VersionError, match=f"{path} was written by an earlier version of {words}.*train its run again"
         ):
@@ -166,7 +167,7 @@ def test_what_points_elsewhere_or_claims_too_much(path, tmp_path, make):
     with h5py.File(path, "a") as file:
         del file["layer_01"]
         make(file, secret)
-    for door in (segment.read, segment.unread):
+    for door in (segment.read, segment.Unread):
         for name in ("layer_01", "entity_index") if "link" in HOSTILE[make] else ("layer_01",):
             with pytest.raises((UnsafeError, DamagedError), match=f"{path}.*{HOSTILE[make]}") as caught:
                 door(path, name, EXPECTED)
@@ -208,6 +209,31 @@ def test_an_error_while_a_file_is_read_names_it(path, monkeypatch):
     with pytest.raises(OSError, match=f"Input/output error: '{path}'") as caught:
         segment.read(path, "layer_01", EXPECTED)
     assert caught.value.errno == errno.EIO
+
+
+def test_a_segment_that_another_process_has_locked_is_read(path):
+    """As where HDF5 in another process has it open to write: h5py would refuse to open it."""
+    here, there = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with h5py.File(path, "r+", locking=True):
+                os.write(there, b"!")
+                signal.pause()
+        finally:
+            os._exit(1)
+    os.close(there)
+    try:
+        assert os.read(here, 1) == b"!"
+        with pytest.raises(OSError, match="unable to lock file"):
+            h5py.File(path, "r", locking=True)
+        assert np.array_equal(segment.read(path, "layer_01", EXPECTED), STATES)
+        assert np.array_equal(segment.Unread(path, "layer_01", EXPECTED)[3:7], STATES[3:7])
+        segment.check(path, EXPECTED)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(here)
 
 
 def test_a_path_that_is_no_utf8(path):

@@ -1,7 +1,6 @@
 """A tiny study from end to end with both engines: trained, read, put together, drawn; and the command line around it."""
 
 import importlib.util
-import json
 import re
 from contextlib import nullcontext
 from dataclasses import replace
@@ -314,7 +313,7 @@ def test_where_a_study_stands(ran, tiny, tmp_path, capsys):
     with locks.lock(run.parent, [run]):
         assert standing.status(folder)[0].state == "running"
     jobs = files.folder(tmp_path / "runs" / "failed", "out")
-    (jobs / "job.json").write_text(json.dumps({"about": [run.name], "error": "OSError: no space"}))
+    files.write_json(jobs / "job.json", {"about": [run.name], "error": "OSError: no space"})
     first = standing.status(folder)[0]
     assert (first.state, first.why) == ("failed", "OSError: no space")
     standing.print_status(folder)
@@ -413,7 +412,7 @@ def test_study_commands(capsys, tmp_path):
     assert cli.main(["study", "plan", "mini", "--threads", "1", "--scale", "0.01"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "study mini: 100 runs of the canon, 0 more"
-    assert re.match(r"pretrained, 1 task +14 +0\.1 M", lines[3]) and re.match(r"in all +100 ", lines[9])
+    assert re.match(r"pretrained, 1 task +14 +84,000 ", lines[3]) and re.match(r"in all +100 ", lines[9])
     few = studies.mini(0.01).runs[:1]
     planning.print_plan(Study("few", few, layer=1, test_rows=0, shown=[few[0].name]), threads=1, measure=False)
     assert re.search(rf"in all +1 +{few[0].epochs * few[0].epoch_rows:,} ", capsys.readouterr().out)

@@ -1,19 +1,30 @@
 """Cached tables and a study's files: what was written is read, and anything else is named, made again or refused."""
 
+import errno
 import json
+import os
+import re
+import resource
 import shutil
 import warnings
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from elsewhere import KINDS, content_of, exchange
+from synthetic import run_result, study_result
 
 import worldfast as wf
 from worldfast import files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
+from worldfast.folder import spec_of
+from worldfast.outcome import done
+from worldfast.report import write
 from worldfast.studies import Analysis, analyses, audit_study, audit_tables, standing
 from worldfast.studies.analyses import compute, made, tables_of
+from worldfast.verify import verify
 from worldfast.worlds import cities
 
 RUN = wf.Run(
@@ -241,6 +252,95 @@ def test_files_that_a_status_reads_lead_nowhere(ran, tmp_path, name, kind):
     else:
         with pytest.raises(UnsafeError, match=f"{place}' is a (link|FIFO|folder), expected a file"):
             standing.status(out / "studies" / "kept")
+
+
+def test_a_study_below_a_path_that_is_not_utf8(tmp_path):
+    """And a world of a file there: all is made, read again, checked, told, exported, and shown."""
+    out = tmp_path / os.fsdecode(b"caf\xe9 \xff\xfe")
+    out.mkdir()
+    world = out / os.fsdecode(b"towns\xff.csv")
+    world.write_text("\n".join(["x,y", *(f"{37 * i % 101},{53 * i % 97}" for i in range(20))]))
+    run = replace(RUN, data=cities.Dataset("angle", rows=32, world=wf.WorldSpec(world)), name="")
+    study = wf.Study("kept", [run], layer=1, analyses=STUDY.analyses)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            result = wf.run_study(study, out, device="cpu", progress=False)
+        assert set(result.tables["numbers"].run) == {run.name}
+        assert [one.state for one in standing.status(out / "studies" / "kept")] == ["finished"]
+        assert all(one.fine for one in verify(out))
+        folder = out / "runs" / run.folder_name
+        assert spec_of(folder).data.world.source == str(world)
+        wf.import_huggingface(wf.export_huggingface(folder, out / "open", step="all") / "step-00000002")
+        shown = study_result(run.data.world.build(), [run_result(run.data.world.build(), spec=run.to_json())])
+        page = write(replace(shown, command=f"worldfast study run '{world}'"), out / "page" / "report.html")
+    assert "towns\\udcff.csv" in page.read_text(encoding="utf-8")
+    for name, content, error in (
+        (b"none\xff.csv", None, FileNotFoundError),
+        (b"bad\xff.csv", "x,y\n1,q\n", ValueError),
+    ):
+        path = out / os.fsdecode(name)
+        if content:
+            path.write_text(content)
+        with pytest.raises(error, match=re.escape(str(path))):
+            wf.WorldSpec(path).build()
+
+
+@contextmanager
+def failing(monkeypatch, number, path):
+    """No file of this name can be opened; or, with EMFILE, none at all."""
+    real = os.open
+
+    def fail(at, *rest, **how):
+        if os.path.basename(os.fspath(at)) == path.name:
+            raise OSError(number, os.strerror(number), at)
+        return real(at, *rest, **how)
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with monkeypatch.context() as patch:
+        if number == errno.EMFILE:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        else:
+            patch.setattr(os, "open", fail)
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOLCK])
+def test_trouble_of_the_environment_is_no_damage_of_a_study(table, tmp_path, monkeypatch, number):
+    """Whoever reads a file says so by the system's own error, which names it; nothing is made again or removed."""
+    one, out = table[0], shutil.copytree(table[1], tmp_path / "out")
+    study, run = out / "studies" / "kept", out / "runs" / RUN.folder_name
+    opened, world = wf.export_huggingface(run, tmp_path / "open"), tmp_path / "world.csv"
+    world.write_text("x,y\n1,2\n3,4\n")
+    path, before = one.path(out), content_of(out)
+    again = lambda: wf.run_study(STUDY, out, device="cpu", progress=False)  # noqa: E731
+    for file, acts in {
+        path: [lambda: made(one, out), lambda: compute(one, out), again],
+        path.with_suffix(".json"): [lambda: made(one, out), lambda: compute(one, out), again],
+        study / "study.json": [lambda: standing.status(study)],
+        study / "curves.csv": [lambda: analyses.read_known(study / "curves.csv", "0" * 64)],
+        run / "done": [lambda: done(run), lambda: standing.status(study), again],
+        run / "spec.json": [lambda: spec_of(run), again],
+        opened / "config.json": [lambda: wf.import_huggingface(opened)],
+        opened / "model.safetensors": [lambda: wf.import_huggingface(opened), lambda: wf.OpenCheckpoint(opened)],
+        world: [lambda: wf.WorldSpec(world).build()],
+    }.items():
+        for act in acts:
+            if number == errno.EMFILE and act is again:
+                continue  # it begins with other files
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                with failing(monkeypatch, number, file), pytest.raises(OSError) as caught:
+                    act()
+            assert caught.value.errno == number and str(tmp_path) in str(caught.value), file
+            if number != errno.EMFILE:
+                assert str(file) in str(caught.value)
+        changed = {name for name, content in content_of(out).items() if before.get(name) != content}
+        assert changed <= {"studies/kept/study.json"}  # that it runs is said first
+    assert not [name for name in before if not (out / name).exists()]
 
 
 def test_a_studys_file_is_not_believed_beside_another_studys_tables(ran, tmp_path):

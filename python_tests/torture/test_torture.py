@@ -26,6 +26,7 @@ from torture import (
     cluster,
     damage,
     everywhere,
+    faults,
     flat,
     forks,
     fuzz,
@@ -83,13 +84,21 @@ def test_kills_notice_files_written_in_place(tmp_path, there, monkeypatch):
     assert any(tried(kills, 5, place, seed, **how).failed for seed, place in enumerate(places))  # until one notices
 
 
+@needs_compiler
+def test_what_hangs_under_a_fault_is_killed(there, monkeypatch):
+    monkeypatch.setattr(faults, "PATIENCE", 0.1)
+    assert there.call("time:sleep", 60)["status"] == -signal.SIGKILL
+    monkeypatch.undo()
+    assert there.call("time:sleep", 0)["status"] == 0
+
+
 def test_jobs_of_which_some_die(monkeypatch):
     """Each is told, the others go on, and no process is left."""
-    monkeypatch.setattr(forks, "SECONDS", 0.05)
+    monkeypatch.setattr(forks, "SECONDS", 0.5)
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     before = children.read_text()
     jobs = [lambda: 1, lambda: os._exit(3), lambda: [2], lambda: time.sleep(9), lambda: {}]
-    assert list(forks.forked(jobs)) == [1, "died with status 3", [2], "hung for 0.05 s", {}]
+    assert list(forks.forked(jobs)) == [1, "died with status 3", [2], "hung for 0.5 s", {}]
     assert children.read_text() == before
 
 

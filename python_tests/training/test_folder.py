@@ -420,6 +420,29 @@ def test_no_descriptors_is_no_damage(folder):
     assert checkpoint.paths(folder / "checkpoint") == paths
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(folder, monkeypatch, number):
+    """Nothing begins anew in it, and nothing that is there is said to be missing."""
+    (folder / "done").unlink()
+    before, real = content_of(folder), os.listdir
+    for name, act in (
+        ("checkpoint", go_on),
+        ("checkpoint", lambda out: load(folder)),
+        (folder.parent.name, lambda out: train(TUNED, out, device="cpu", progress=False)),
+    ):
+
+        def fail(path, name=name):
+            if os.path.basename(path) == name:
+                raise OSError(number, os.strerror(number), path)
+            return real(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "listdir", fail)
+            with pytest.raises(OSError, match=f"{os.strerror(number)}: what is in it cannot be listed: .*{name}'"):
+                act(folder.parent)
+        assert content_of(folder) == before | {"lock": (folder / "lock").read_bytes()}
+
+
 def test_many_pending_runs_take_few_descriptors(tmp_path, monkeypatch):
     """All are held until they have trained, though the process may open only a few files more."""
     pending = [replace(RUN, seed=seed, name=f"s{seed}") for seed in range(60)]

@@ -73,7 +73,7 @@ def probe_alone(X: ArrayLike, xy: ArrayLike, folds: int = FOLDS, seed: int = 0) 
     from sklearn.preprocessing import StandardScaler
 
     X, xy = located(X, xy)
-    folds = whole("folds", folds, 2)
+    folds, seed = whole("folds", folds, 2), whole("seed", seed, 0)
     if len(X) < folds:
         raise ValueError(f"X: expected at least {folds} items, one for each fold, got {len(X)}")
     X, size = X / magnitude(X, 0), magnitude(xy)

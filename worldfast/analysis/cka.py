@@ -229,7 +229,7 @@ def _drawn(Xs: list, batch: int, seed: int) -> Iterator[tuple[list, list[str]]]:
     if not Xs:
         raise ValueError("Xs: expected at least one representation, got none")
     Xs = sequence(Xs, "Xs")
-    n, names = same_length(*Xs), [X.name for X in Xs]
+    n, names, seed = same_length(*Xs), [X.name for X in Xs], whole("seed", seed)
     ends = np.arange(1, max(n // batch, 1) + 1) * n // max(n // batch, 1)
     together = max(1, GATHERED_BYTES // max(1, sum(X.row_bytes for X in Xs) * int(np.diff(ends, prepend=0).max())))
     order = permuted(n, seed)

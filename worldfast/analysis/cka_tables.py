@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from worldfast.analysis.pca import leading_components
 from worldfast.analysis.tables import labelled, members, pair_table
 from worldfast.arrays import ArrayLike, ByStep, numbers, selection
 from worldfast.dataset import require_same_entities
-from worldfast.errors import typed
+from worldfast.errors import typed, whole
 
 __all__ = ["cka_over_training", "cka_table"]
 
@@ -62,7 +62,8 @@ def cka_table(
     names = members(Xs)
     kernels = kernel_names(kernels)
     debiased = (debiased,) if isinstance(debiased, bool) else tuple(debiased)
-    components = (components,) if isinstance(components, int | np.integer) else tuple(components)
+    ks = components if isinstance(components, Iterable) and not isinstance(components, str) else (components,)
+    components = tuple(whole("components", k, 0) for k in ks)
     for name, given in (("kernels", kernels), ("debiased", debiased), ("components", components)):
         if not given:
             raise ValueError(f"{name}: expected at least one, got none")
@@ -120,7 +121,7 @@ def cka_over_training(
     MismatchError
         Two runs were read on different entities, or on the same in another order: nothing is aligned.
     """
-    shares = list(shares)
+    shares, layer = list(shares), whole("layer", layer, 0)
     for share in shares:
         if not 0 <= share <= 1:
             raise ValueError(f"shares: expected numbers from 0 to 1, got {share}")

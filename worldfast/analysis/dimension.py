@@ -10,7 +10,7 @@ from worldfast import frames as pd
 from worldfast.analysis.knn import nearest
 from worldfast.analysis.scale import centred, lengths, magnitude
 from worldfast.arrays import ArrayLike, numbers
-from worldfast.errors import typed
+from worldfast.errors import typed, whole
 
 __all__ = ["dimension_table", "participation_ratio", "two_nn"]
 
@@ -113,15 +113,15 @@ def dimension_table(Xs: Mapping[str, object], layer: int | None = None, discard:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As in `participation_ratio` and `two_nn`; the message names the representation.
     """
-    rows = []
+    rows, layer = [], None if layer is None else whole("layer", layer, 0)
     for name, X in typed("Xs", Xs, Mapping, "a mapping of name to array [n, d]").items():
         try:
             rows.append((name, layer, participation_ratio(X), two_nn(X, discard)))
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from None
     table = pd.DataFrame(rows, columns=["run", "layer", "participation_ratio", "two_nn"])
     return table.drop(columns="layer") if layer is None else table
 

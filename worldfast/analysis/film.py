@@ -7,7 +7,7 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import probe_over_training
-from worldfast.arrays import ArrayLike, ByStep
+from worldfast.arrays import ArrayLike, ByStep, labels, mask
 
 __all__ = ["film_table"]
 
@@ -15,7 +15,7 @@ __all__ = ["film_table"]
 def film_table(
     activations: ByStep,
     layer: int,
-    test: np.ndarray,
+    test: ArrayLike,
     places: ArrayLike | None = None,
     fit_on: ArrayLike | None = None,
     *,
@@ -53,10 +53,12 @@ def film_table(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As in the functions that compute these.
     """
+    test = mask(test, "test")
     steps, n = list(activations.steps), len(test)
+    things = np.arange(n) if things is None else labels(things, "things", n)
     width = min(3, n, np.shape(activations[steps[-1], layer])[1])
     found = []
     if places is not None:
@@ -69,7 +71,7 @@ def film_table(
     columns = {
         "run": run,
         "step": np.repeat(steps, n),
-        "thing": np.tile(np.arange(n) if things is None else things, len(steps)),
+        "thing": np.tile(things, len(steps)),
         "held_out": np.tile(test, len(steps)),
     }
     for name, values, ends in found:

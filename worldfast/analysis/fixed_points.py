@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from worldfast.analysis.left_out import ADAM
-from worldfast.arrays import ArrayLike, numbers, refuse
+from worldfast.arrays import ArrayLike, numbers, plain
 from worldfast.errors import positive, whole
 
 __all__ = ["FixedPoints", "fixed_points", "steps_of_return"]
@@ -116,7 +116,14 @@ def steps_of_return(eigenvalues: ArrayLike) -> np.ndarray:
     -------
     ndarray
         float64, of that shape: 1 / |ln |1 + eigenvalue||; infinite where nothing moves, 0 where it returns at once.
+
+    Raises
+    ------
+    TypeError
+        It is not of plain numbers, real or complex.
     """
-    refuse(eigenvalues, "eigenvalues")
+    found = plain(eigenvalues, "eigenvalues")
+    if found.dtype.kind != "c":
+        found = numbers(eigenvalues, "eigenvalues", None).array(finite=False)
     with np.errstate(divide="ignore"):
-        return 1 / np.abs(np.log(np.abs(1 + np.asarray(eigenvalues))))
+        return 1 / np.abs(np.log(np.abs(1 + found)))

@@ -16,7 +16,7 @@ import torch
 
 from worldfast._native import core, thread_count
 from worldfast.analysis.hsic import GramStatistics, hsic_of_sums
-from worldfast.arrays import Numbers, same_length, sampled, sequence
+from worldfast.arrays import Numbers, numbers, refuse, same_length, sampled, sequence
 from worldfast.errors import one_of, several, typed, whole
 
 __all__ = ["KERNELS", "gram_blocks", "gram_statistics", "kernel_names"]
@@ -107,8 +107,9 @@ def gram_statistics(
             raise ValueError(f"{X.name}: expected device {first.device} as {first.name}, got {X.device}")
     if n < 2:
         raise ValueError(f"{first.name}: expected at least 2 rows, got {n}")
+    refuse(bandwidth, "bandwidth")
     try:
-        widths = np.asarray(bandwidth, dtype=np.float64)
+        widths = numbers(bandwidth, "bandwidth", None).array(finite=False)
     except (TypeError, ValueError):
         raise TypeError(
             f"bandwidth: expected a positive number, or one for each of {len(Xs)}, got {bandwidth!r}"

@@ -74,7 +74,7 @@ def mutual_knn_table(
     TypeError, ValueError
         As in `mutual_knn`; the message names the representation.
     """
-    names = members(Xs)
+    names, k = members(Xs), whole("k", k, 0)
     found = [nearest(Xs[name], k, metric, name) for name in names]
     table = pair_table(names, lambda i, j: _overlap(found[i], found[j], names[i], names[j]))
     return labelled(table, layer=layer, k=k).assign(chance=chance(len(found[0]), k))
@@ -113,7 +113,8 @@ def nearest(X: ArrayLike, k: int, metric: str = "euclidean", name: str = "X") ->
     X = numbers(X, name)
     if len(X) < 2:
         raise ValueError(f"{name}: expected [n, d] with n at least 2, got {list(X.shape)}")
-    if not 1 <= whole("k", k, 0) < len(X):
+    k = whole("k", k, 0)
+    if not 1 <= k < len(X):
         raise ValueError(f"k: expected 1 to {len(X) - 1} neighbours of {count(len(X), 'row')} of {name}, got {k}")
     X = X.tensor()
     if metric == "cosine":

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.analysis.probe import fit_map, located
-from worldfast.arrays import ArrayLike, labels, mask, numbers, refuse
+from worldfast.arrays import ArrayLike, integers, labels, mask, numbers
+from worldfast.errors import whole
 
 __all__ = ["LeftOut", "adam_decoders", "angles", "left_out", "r2_of"]
 
@@ -57,11 +58,9 @@ def r2_of(y: ArrayLike, predicted: ArrayLike, variance: float) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        An array is masked or sparse, or the last two axes of both are not alike.
+        An array is not of plain real numbers, or the last two axes of both are not alike.
     """
-    for name, given in (("y", y), ("predicted", predicted)):
-        refuse(given, name)
-    y, predicted = np.asarray(y, np.float64), np.asarray(predicted, np.float64)
+    y, predicted = (numbers(x, name, None).array(finite=False) for x, name in ((y, "y"), (predicted, "predicted")))
     if y.ndim < 2 or y.shape[-2:] != predicted.shape[-2:]:
         raise ValueError(f"predicted: expected [..., n, k] as y, {list(y.shape)}, got {list(predicted.shape)}")
     return 1 - np.square(y - predicted).mean((-1, -2)) / variance
@@ -125,13 +124,13 @@ def left_out(
     for region in known:
         if not (test & (regions == region)).any():
             raise ValueError(f"test: region {region} has no item to try a decoder on")
-    whole = fit_map(X[~test], y[~test], ridge).predict(X)
+    of_all = fit_map(X[~test], y[~test], ridge).predict(X)
     found = []
     for region in known:
         inside, tried = regions == region, test & (regions == region)
         fit = fit_map(X[~test & ~inside], y[~test & ~inside], ridge)
         pairs = angles(fit.slope) if y.shape[1] > 1 else np.array([np.nan])
-        scores = r2_of(y[tried], fit.predict(X[tried]), variance), r2_of(y[tried], whole[tried], variance)
+        scores = r2_of(y[tried], fit.predict(X[tried]), variance), r2_of(y[tried], of_all[tried], variance)
         found.append((*scores, pairs.mean()))
     ood, inside, angle = np.array(found).T
     return LeftOut(known, ood, inside, angle)
@@ -164,17 +163,15 @@ def adam_decoders(
     Raises
     ------
     TypeError, ValueError, IndexError
-        Shapes disagree, X is not finite, an array is masked or sparse, or there is no such item.
+        Shapes disagree, X is not finite, `batches` are not integers, or there is no such item.
 
     Notes
     -----
     Source: the decoders of arXiv 2407.11249: mean square error, Adam with its usual betas, a constant learning rate.
     """
     X, y = (x.astype(np.float32) for x in located(X, y, "k"))
-    refuse(batches, "batches")
-    batches = np.asarray(batches)
-    if batches.ndim != 3 or not np.issubdtype(batches.dtype, np.integer):
-        raise ValueError(f"batches: expected integers [F, S, B], got {batches.dtype} {list(batches.shape)}")
+    batches = integers(batches, "batches", ("F", "S", "B"))
+    seed = whole("seed", seed, 0)
     (F, steps, size), (d, k) = batches.shape, (X.shape[1], y.shape[1])
     X = np.concatenate([X, np.ones((len(X), 1), np.float32)], axis=1)  # the bias is the weight of a 1
     drawn = np.random.default_rng(seed).uniform(-1, 1, (F, d + 1, k)) / np.sqrt(d)

@@ -70,10 +70,11 @@ def pca_over_training(
     from sklearn.decomposition import PCA
 
     one_of("fit", fit, ("last", "each"))
+    k, seed = whole("k", k, 0), whole("seed", seed, 0)
     steps, last = _last(activations, layer)
     n, d = last.shape
     chosen = np.random.default_rng(seed).permutation(n)[: max(k, round(share * n))]
-    if not 1 <= whole("k", k, 0) <= min(len(chosen), d):
+    if not 1 <= k <= min(len(chosen), d):
         raise ValueError(f"k: expected 1 to {min(len(chosen), d)} components, got {k}")
     size = magnitude(last)
     last = last / size
@@ -101,6 +102,7 @@ def _last(activations: ByStep, layer: int) -> tuple[list[int], np.ndarray]:
 
 def _at(activations: ByStep, step: int, layer: int, n: str | int = "n", d: str | int = "d") -> np.ndarray:
     """Return the float64 array [n, d] of a step and layer."""
+    layer = whole("layer", layer, 0)
     return numbers(activations[step, layer], f"activations[{step}, {layer}]", (n, d)).array()
 
 
@@ -133,7 +135,8 @@ def leading_components(X: ArrayLike, k: int) -> torch.Tensor:
 
 def leading_directions(X: torch.Tensor, k: int, name: str) -> torch.Tensor:
     """Return the first k principal components of columns that are centred already, in a unit near theirs."""
-    if not 1 <= whole("components", k, 0) <= min(X.shape):
+    k = whole("components", k, 0)
+    if not 1 <= k <= min(X.shape):
         raise ValueError(
             f"{name}: expected [n, d] of at least {k} rows and columns for {count(k, 'component')}, got {list(X.shape)}"
         )

@@ -18,6 +18,7 @@ from worldfast.analysis.scale import CONSTANT, lengths, magnitude, mean, single,
 from worldfast.analysis.tables import labelled
 from worldfast.arrays import ArrayLike, ByStep, mask, numbers
 from worldfast.display import count
+from worldfast.errors import several, whole
 
 __all__ = [
     "Fit",
@@ -81,6 +82,7 @@ def held_out(n: int, share: float = 0.2, seed: int = 0) -> np.ndarray:
     """
     if not 0 < share < 1:
         raise ValueError(f"share: expected a number between 0 and 1, got {share}")
+    n, seed = whole("n", n, 0), whole("seed", seed, 0)
     mask = np.zeros(n, dtype=bool)
     mask[np.random.default_rng(seed).permutation(n)[: round(share * n)]] = True
     return mask
@@ -300,6 +302,7 @@ def probe_over_training(
     ValueError
         As in `linear_probe`.
     """
+    layer = whole("layer", layer, 0)
     work = [(step, layer) for step in activations.steps]
     return _in_parallel(lambda key: linear_probe(activations[key], xy, test, ridge), work)
 
@@ -309,7 +312,7 @@ def penalty(items: int, features: int) -> float | None:
 
     With no more items than features least squares fits anything.
     """
-    return None if items > features + 1 else 1.0
+    return None if whole("items", items) > whole("features", features) + 1 else 1.0
 
 
 def probe_table(
@@ -356,10 +359,12 @@ def probe_table(
     ValueError
         As in `linear_probe`, or `rows` has another length, or a step is unknown.
     """
+    layers = [whole("layers", layer, 0) for layer in several("layers", layers, "integers")]
     known = [int(step) for step in activations.steps]
     if rows is not None and len(rows) != len(known):
         raise ValueError(f"rows: expected {len(known)}, one for each step of the activations, got {len(rows)}")
-    steps = known if steps is None else [int(step) for step in steps]
+    rows = None if rows is None else [whole("rows", row) for row in rows]
+    steps = known if steps is None else [whole("steps", step) for step in steps]
     for step in steps:
         if step not in known:
             raise ValueError(f"steps: {step} is not among the steps of the activations, {known}")
@@ -369,7 +374,7 @@ def probe_table(
         [{"layer": layer, "step": step} | _found(probe, columns) for (layer, step), probe in zip(work, probes)]
     )
     if rows is not None:
-        seen = dict(zip(known, map(int, rows)))
+        seen = dict(zip(known, rows))
         table.insert(2, "rows", table["step"].map(seen))
     test = mask(test, "test")
     return labelled(table.assign(n_fitted=int((~test).sum()), n_held_out=int(test.sum())), run=run)

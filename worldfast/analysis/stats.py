@@ -12,6 +12,7 @@ import numpy as np
 
 from worldfast.analysis.scale import magnitude, mean
 from worldfast.arrays import ArrayLike, labels, numbers
+from worldfast.errors import whole
 
 __all__ = ["Correlation", "Interval", "Mean", "bootstrap", "correlation", "jackknife_error", "mantel", "mean_and_error"]
 
@@ -291,7 +292,7 @@ def bootstrap(
     units = [np.flatnonzero(groups == group) for group in dict.fromkeys(groups.tolist())]
     if len(units) < 2:
         raise ValueError(f"values: expected at least 2 units to draw from, got {len(units)}")
-    random = np.random.default_rng(seed)
+    resamples, random = whole("resamples", resamples, 1), np.random.default_rng(whole("seed", seed, 0))
     draws = random.integers(len(units), size=(resamples, len(units)))
     if statistic is mean:
         found = _means(values, units, draws)
@@ -335,8 +336,7 @@ def _orders(n: int, permutations: int, seed: int, values: int) -> Iterator[np.nd
     """Yield blocks [k, n] of orders of n things, small enough for k times so many values: the given order first, then
     all others if there are no more than `permutations`, else random ones.
     """
-    if permutations < 1:
-        raise ValueError(f"permutations: expected at least 1, got {permutations}")
+    permutations, seed = whole("permutations", permutations, 1), whole("seed", seed, 0)
     if math.factorial(n) <= permutations:
         orders: Iterator[Iterable[int]] = orderings(range(n))
     else:

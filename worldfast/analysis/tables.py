@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 
 from worldfast import frames as pd
-from worldfast.errors import typed, unknown_name
+from worldfast.errors import typed, unknown_name, whole
 
 __all__ = ["labelled", "members", "need_columns", "pair_table"]
 
@@ -34,6 +34,8 @@ def need_columns(table: pd.DataFrame, name: str, columns: Iterable[str]) -> None
 
 def labelled(table: pd.DataFrame, **labels: object) -> pd.DataFrame:
     """Insert constant columns before a table's own, one for each label that is not None, and return the table."""
+    if labels.get("layer") is not None:
+        labels["layer"] = whole("layer", labels["layer"], 0)
     for place, (name, label) in enumerate((k, v) for k, v in labels.items() if v is not None):
         table.insert(place, name, label)
     return table

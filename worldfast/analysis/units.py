@@ -6,6 +6,7 @@ import numpy as np
 
 from worldfast.arrays import ArrayLike, numbers
 from worldfast.display import count
+from worldfast.errors import several, whole
 
 __all__ = ["mixed_selectivity", "sparsity"]
 
@@ -62,7 +63,7 @@ def mixed_selectivity(X: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
         X is not finite, or n is not that of the grid.
     """
     X = numbers(X, "X").array()
-    rows, columns = (int(n) for n in shape)
+    rows, columns = (whole("shape", n) for n in several("shape", shape, "two integers"))
     if min(rows, columns) < 2 or len(X) != rows * columns:
         points = count(len(X), "point")
         raise ValueError(f"shape: expected a grid of {points}, 2 at least along each, got {tuple(shape)}")

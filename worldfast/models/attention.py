@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from worldfast._native import core, expect, thread_count
+from worldfast.arrays import refuse
+from worldfast.errors import whole
 
 LONGEST_ON_GPU = 128  # tokens of a row, limit of the GPU's kernels; the CPU's is core.attention_row_limit
 
@@ -81,6 +83,8 @@ def attention(
     >>> torch.equal(out[2], v[2])  # the first token of a row sees itself alone
     True
     """
+    for name, x in (("q", q), ("k", k), ("v", v), ("cu_seqlens", cu_seqlens)):
+        refuse(x, name)
     for name, x in (("q", q), ("k", k), ("v", v)):
         expect(name, x, _DTYPES if x is q else [q.dtype], 3)
         if x.shape != q.shape:
@@ -92,8 +96,7 @@ def attention(
         raise ValueError(f"cu_seqlens: expected the device of q, {q.device}, got {cu_seqlens.device}")
     if len(cu_seqlens) == 0:
         raise ValueError("cu_seqlens: expected an entry more than there are rows, got none")
-    if max_seqlen is not None and max_seqlen < 0:
-        raise ValueError(f"max_seqlen: expected a number of tokens, or None, got {max_seqlen}")
+    max_seqlen = None if max_seqlen is None else whole("max_seqlen", max_seqlen, 0)
     if q.dtype == torch.float64 and _on_gpu(q):
         raise TypeError("q: expected float32, bfloat16 or float16 on a GPU, got torch.float64")
     if (size := q.shape[2]) % 8 or not 8 <= size <= 128:

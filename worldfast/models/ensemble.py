@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldfast.arrays import refuse
+from worldfast.arrays import integers
 from worldfast.errors import one_of, whole
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.sampling import Choice, answered
@@ -105,6 +105,11 @@ class Ensemble(Remade, ABC):
     def initialise(self, member: int, seed: int) -> None:
         """Draw a member's initial weights."""
 
+    def _random(self, member: int, seed: int) -> np.random.Generator:
+        """Return the generator of a member's initial weights; raises an error if it is no member or no seed."""
+        self._require_members([member])
+        return np.random.Generator(np.random.Philox(whole("seed", seed, 0)))
+
     @abstractmethod
     def learn(self, rows: Sequence[Rows], members: Sequence[int]) -> Tensor:
         """Set members' gradients to those of their summed losses.
@@ -192,7 +197,7 @@ class Ensemble(Remade, ABC):
         matmul_dtype = self.matmul_dtype if matmul_dtype is None else matmul_dtype
         one_of("matmul_dtype", matmul_dtype, MATMUL_DTYPES)
         asked = [_prompts(tokens, length, self.shape.inputs) for tokens, length in prompts]
-        return self._answer(asked, longest, list(members), matmul_dtype, end)
+        return self._answer(asked, longest, list(members), matmul_dtype, whole("end", end))
 
     @abstractmethod
     def _answer(
@@ -310,25 +315,21 @@ class Ensemble(Remade, ABC):
 
     def _require_layers(self, layers: Sequence[int]) -> None:
         for layer in layers:
-            if not 0 <= layer <= self.spec.layers:
+            if not 0 <= whole("layers", layer) <= self.spec.layers:
                 raise IndexError(f"layers: expected 0 to {self.spec.layers}, got {layer}")
 
     def _require_members(self, members: Sequence[int]) -> None:
         for member in members:
-            if not 0 <= member < self.members:
+            if not 0 <= whole("members", member) < self.members:
                 raise IndexError(f"members: expected 0 to {self.members - 1}, got {member}")
 
 
 def _prompts(tokens: np.ndarray, length: np.ndarray, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
     """Return prompts of a member as arrays, tokens [N, T] and length [N]."""
-    refuse(tokens, "tokens")
-    refuse(length, "length")
-    tokens, length = np.asarray(tokens), np.asarray(length)
+    tokens, length = integers(tokens, "prompts: tokens", None), integers(length, "prompts: length", None)
     if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
         got = f"{list(tokens.shape)} and {list(length.shape)}"
         raise ValueError(f"prompts: expected tokens [N, T] and length [N], got shapes {got}")
-    if not (np.issubdtype(tokens.dtype, np.integer) and np.issubdtype(length.dtype, np.integer)):
-        raise TypeError(f"prompts: expected integers, got {tokens.dtype} and {length.dtype}")
     for n in length[(length < 1) | (length > tokens.shape[1])]:
         raise ValueError(f"prompts: expected a length of 1 to {tokens.shape[1]}, got {n}")
     read = np.arange(tokens.shape[1]) < length[:, None]

@@ -136,7 +136,7 @@ class GPT(NamedEnsemble):
     """
 
     def initialise(self, member: int, seed: int) -> None:
-        random = np.random.Generator(np.random.Philox(seed))
+        random = self._random(member, seed)
         for name, view in self.tensors(member).items():
             if name.startswith("head."):
                 drawn = 2 * random.random(view.shape, dtype=np.float32) - 1

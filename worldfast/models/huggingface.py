@@ -38,7 +38,7 @@ import torch
 from worldfast.display import count
 from worldfast.errors import DamagedError, UnsafeError, as_path
 from worldfast.models.transformer import Transformer, TransformerSpec
-from worldfast.models.weights import read_weights, require_files
+from worldfast.models.weights import LARGEST_INDEX, content_of, read_weights, require_files
 from worldfast.rows import Shape
 
 LONGEST = 128  # tokens: lower bound on what tools should allow for
@@ -183,12 +183,12 @@ def _computes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _require_exported(path: Path, weights: Path, stated: Mapping[str, Any]) -> None:
     """Raise a DamagedError that names both files if config.json says other than what its weights were exported with."""
-    config = _computes(json.loads(path.read_text(encoding="utf-8")))
+    config = _computes(json.loads(content_of(path, LARGEST_INDEX).decode("utf-8")))
     for name, value in stated.items():
         if config.get(name) != value:
             raise DamagedError(
-                f"{path}: {name} is {config.get(name)!r}, but the weights in {weights.name} beside it were exported "
-                f"with {value!r}: put back the one that was changed"
+                f"{path} and {weights} do not belong together: {name} is {config.get(name)!r}, but the weights were "
+                f"exported with {value!r}: put back the file that was changed"
             )
 
 
@@ -204,8 +204,9 @@ def _require_held(path: Path, spec: TransformerSpec, shape: Shape, tensors: Mapp
 
 def _read_config(path: Path) -> tuple[TransformerSpec, Shape]:
     """Return the spec and the shape of its data."""
+    raw = content_of(path, LARGEST_INDEX)
     try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
+        config = dict(json.loads(raw.decode("utf-8")))
     except (RecursionError, TypeError, ValueError):
         raise DamagedError(f"{path} is damaged: expected a JSON object in UTF-8") from None
     config |= config.get("rope_parameters") or {}  # where transformers 5 keeps rope_theta

@@ -184,7 +184,7 @@ class Recurrent(NamedEnsemble):
     """
 
     def initialise(self, member: int, seed: int) -> None:
-        random = np.random.Generator(np.random.Philox(seed))
+        random = self._random(member, seed)
         fan_in: dict[str, int] = {}
         for name, view in self.tensors(member).items():
             if name == "embed.weight":

@@ -112,6 +112,7 @@ class Spec(Named, ABC, Generic[E]):
         ValueError
             The engine was chosen by name and cannot compute this, or an argument does not fit.
         """
+        longest = None if longest is None else whole("longest", longest, 0)
         return self._build(shape, members, device, threads, matmul_dtype, longest)
 
     @abstractmethod

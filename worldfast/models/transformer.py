@@ -243,7 +243,7 @@ class Transformer(Ensemble):
 
     def initialise(self, member: int, seed: int) -> None:
         """Draw a member's initial weights: matrices normal(0, init_std), biases 0, norms 1."""
-        random = np.random.Generator(np.random.Philox(seed))
+        random = self._random(member, seed)
         for name, view in self._huggingface(member).items():
             if view.ndim == 2:
                 drawn = random.standard_normal(view.shape, dtype=np.float32) * np.float32(self.spec.init_std)

@@ -115,8 +115,9 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 def _shards(index: Path) -> tuple[dict[Path, set[str]], int]:
     """Names of the weights in each file that an index names, and the bytes that it claims for all."""
+    raw = content_of(index, LARGEST_INDEX)
     try:
-        content = json.loads(_content(index, LARGEST_INDEX))
+        content = json.loads(raw)
         named = dict(content["weight_map"])
         total = (content.get("metadata") or {}).get("total_size", 0)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
@@ -137,12 +138,13 @@ def _shards(index: Path) -> tuple[dict[Path, set[str]], int]:
 # ---- files ----
 
 
-def _content(path: Path, most: int | None = None) -> bytes:
+def content_of(path: Path, most: int | None = None) -> bytes:
     """Bytes of a file, by which any path can be read: the libraries would take it as UTF-8."""
     with files.naming(path, "it cannot be read"):
         if most is not None and path.stat().st_size > most:
             raise UnsafeError(f"{path} has {count(path.stat().st_size, 'byte')}, such a file at most {most:,}")
-        return path.read_bytes()
+        with open(path, "rb", opener=files.followed) as file:
+            return file.read()
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -157,7 +159,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    content = _content(path)
+    content = content_of(path)
     try:
         tensors = load(content)
         size = int.from_bytes(content[:8], "little")  # of the header, whose metadata the library reads from files alone
@@ -169,7 +171,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 
 def _read_bin(path: Path) -> dict[str, Tensor]:
     """Tensors that torch.save wrote: a zip of plain bytes, and a pickle of which nothing but tensors is built."""
-    with files.naming(path, "it cannot be read"), open(path, "rb") as file:
+    with files.naming(path, "it cannot be read"), open(path, "rb", opener=files.followed) as file:
         try:
             with zipfile.ZipFile(file) as parts:
                 packed = [part.filename for part in parts.infolist() if part.file_size > part.compress_size]

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from worldfast.dataset import Readout, entity_ids
 from worldfast.display import count, html_facts
-from worldfast.errors import MismatchError, as_path
+from worldfast.errors import MismatchError, as_path, whole
 from worldfast.files import require_folder
 from worldfast.folder import spec_content
 from worldfast.outcome import done
@@ -111,8 +110,8 @@ class Activations:
     DamagedError, MismatchError, UnsafeError, VersionError
         A segment is damaged, is of another run, step or world, points to another file, or was written by an earlier
         version; the message names it.
-    KeyError
-        The run does not have the step or layer.
+    KeyError, TypeError
+        The run does not have the step or layer, or it is no integer.
 
     Examples
     --------
@@ -216,20 +215,24 @@ class Activations:
         """Return the array [n, d] of a (step, layer); row i belongs to things[i]."""
         if not isinstance(key, tuple) or len(key) != 2:
             raise TypeError(f"activations are read by [step, layer], got [{key!r}]")
-        self._check(*key)
-        return self._read(key[0], segment.layer_name(key[1]))
+        step, layer = self._checked(*key)
+        return self._read(step, segment.layer_name(layer))
 
-    def _check(self, step: int, layer: int) -> None:
+    def _checked(self, step: int, layer: int) -> tuple[int, int]:
+        """Return a step and a layer as ints; raises a TypeError or KeyError if the run does not have them."""
+        step, layer = whole("step", step), whole("layer", layer)
         for what, value, known in (("step", step, self.steps), ("layer", layer, self.layers)):
             if value not in known:
                 near = min(known, key=lambda other: abs(other - value), default=None)
                 known = list(known)
                 raise KeyError(f"{self.folder} has no {what} {value}: the nearest is {near}, known: {known}")
+        return step, layer
 
-    def dataset(self, step: int, layer: int) -> Any:
-        """Return the array of a (step, layer) unread, as an HDF5 dataset that reads slices of rows on demand.
+    def dataset(self, step: int, layer: int) -> segment.Unread:
+        """Return the array of a (step, layer) unread: slices of its rows are read on demand.
 
-        For arrays that do not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not verified.
+        For arrays that do not fit in memory, with `cka_matrix` or `cka_minibatch`. The checksum is not verified. The
+        file is open only while rows are read, so any number of these can be there, in other processes too.
 
         Parameters
         ----------
@@ -238,16 +241,16 @@ class Activations:
 
         Returns
         -------
-        h5py.Dataset
-            [n, d].
+        Unread
+            With `shape` [n, d], `dtype`, and rows by [start:stop] and what else selects rows of an HDF5 dataset.
 
         Raises
         ------
         KeyError, OSError, DamagedError, MismatchError, UnsafeError, VersionError
             As for [step, layer].
         """
-        self._check(step, layer)
-        return segment.unread(self._segment(step), segment.layer_name(layer), self._expected(step))
+        step, layer = self._checked(step, layer)
+        return segment.Unread(self._segment(step), segment.layer_name(layer), self._expected(step))
 
     def __repr__(self) -> str:
         return f"Activations({str(self.folder)!r}: {count(len(self.steps), 'step')}, layers {list(self.layers)})"

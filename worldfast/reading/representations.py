@@ -17,6 +17,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast.dataset import entity_ids, require_options
+from worldfast.errors import whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble
 from worldfast.reading import segment
@@ -137,7 +138,8 @@ def represent(
     run, ensemble = opened(model, step=step)
     require_options(run.data, options, f"option of {type(run.data).__name__}.readout")
     readout = run.data.readout(**options)
-    layers = tuple(range(run.model.layers + 1) if layers is None else layers)
+    depth = run.model.layers
+    layers = tuple(whole("layers", layer) for layer in (range(depth + 1) if layers is None else layers))
     world = run.data.digest
     found = states(readout, ensemble, 0, layers)
     about = dict(readout.about) if step is None else {**readout.about, "step": step}

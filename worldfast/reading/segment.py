@@ -152,28 +152,67 @@ def read(path: Path, name: str, expected: Expected) -> np.ndarray:
     VersionError
         An earlier version wrote it, whose checksums do not say of which array they are.
     """
-    with _opened(path) as raw, _naming(path), _hdf5(raw) as file:
-        _require(path, file, expected)
-        dataset = _dataset(path, file, name, expected, os.fstat(raw.fileno()).st_size)
+    with _unread(path, name, expected) as dataset:
         array, written = dataset[()], int(_attribute(dataset, "crc32"))
         if checksum(name.encode(), array) != written:
             raise DamagedError(f"segment {path} is damaged: the checksum of {name} does not match its content: {MEND}")
         return np.char.decode(array, "utf-8") if name == ID else array
 
 
-def unread(path: Path, name: str, expected: Expected):
-    """Return an array of a segment as an HDF5 dataset, which reads rows on demand. Raises as `read` does, but the
-    checksum is not verified.
+class Unread:
+    """Array of a segment that stays on disk: each slice of rows opens the file, checks whose it is, and closes it.
+
+    Between two reads nothing is held, so that a process may have any number of these, and hand them to others.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        [n, d]
+    dtype : numpy.dtype
     """
-    raw = _opened(path)
-    try:
-        with _naming(path):
-            file = _hdf5(raw)
-            _require(path, file, expected)
-            return _dataset(path, file, name, expected, os.fstat(raw.fileno()).st_size)
-    except BaseException:
-        raw.close()
-        raise
+
+    def __init__(self, path: Path, name: str, expected: Expected) -> None:
+        self._from = path, name, expected
+        with _unread(*self._from) as dataset:
+            self.shape, self.dtype = dataset.shape, dataset.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """Return what `rows` selects, as it does of an HDF5 dataset: slices, integers, masks and lists of indices.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError
+            There are no such rows.
+        OSError, DamagedError, MismatchError, UnsafeError, VersionError
+            The file can no longer be read, or is not what it was.
+        """
+        with _unread(*self._from) as dataset:
+            if (dataset.shape, dataset.dtype) != (self.shape, self.dtype):
+                was, now = (f"{one.dtype} {list(one.shape)}" for one in (self, dataset))
+                raise MismatchError(f"segment {self._from[0]}: {self._from[1]} was {was} when it was opened, is {now}")
+            try:
+                return dataset[rows]
+            except (IndexError, TypeError, ValueError) as error:
+                wrong = error  # of the rows, not of the file
+        raise wrong
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[()], dtype=dtype)
+
+    def __repr__(self) -> str:
+        path, name, _ = self._from
+        return f"Unread({name} of {str(path)!r}: {self.dtype} {list(self.shape)})"
+
+
+@contextmanager
+def _unread(path: Path, name: str, expected: Expected) -> Iterator[Any]:
+    """Open an array of a segment for as long as the context lasts, after all checks but that of its checksum."""
+    with _opened(path) as raw, _naming(path), _hdf5(raw) as file:
+        _require(path, file, expected)
+        yield _dataset(path, file, name, expected, os.fstat(raw.fileno()).st_size)
 
 
 def check(path: Path, expected: Expected) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from worldfast import files
 from worldfast.display import count, duration, first_of
+from worldfast.errors import shown
 from worldfast.report.colours import CKA_STOPS, INK
 from worldfast.report.figures import learned_map, numbers, save, standard, views_over_training
 from worldfast.report.figures.catalogue import SECTIONS
@@ -80,7 +81,7 @@ def write(result: StudyResult, path: str | os.PathLike, film_bytes: int | None =
     path = Path(path)
     text = page(result, film_bytes)
     files.folder(path.parent, "path")
-    return files.write_whole(path, text.encode())
+    return files.write_whole(path, files.text_bytes(text))
 
 
 def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Path:
@@ -109,7 +110,9 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
     _require_films(result)
     folder = files.folder(folder, "folder")
     files.require_folder(folder / "figures")
-    origin = f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
+    origin = shown(
+        f"{result.command}; worldfast {result.version} {result.commit}; {result.machine.get('processor', '')}"
+    )
     drawn = []
     tables = _canon(result.tables)
     figures = study.figures(tables, result.world, result.cka_layer) if study.figures else standard.draw(result, tables)
@@ -117,7 +120,7 @@ def publish(study: Study, result: StudyResult, folder: str | os.PathLike) -> Pat
         if one.figure is not None:
             read = {"numbers": numbers.as_csv(one.figure), "chart": numbers.chart(one.figure)}
             files_of = save(one.figure, folder / "figures", one.name, origin)
-            files.write_whole(folder / "figures" / f"{one.name}.csv", read["numbers"].encode())
+            files.write_whole(folder / "figures" / f"{one.name}.csv", files.text_bytes(read["numbers"]))
             one = one._replace(figure=tuple(path.read_bytes() for path in files_of), **read)
         drawn.append(one)
     if titles := [one.title for one in drawn if one.figure is None]:

@@ -97,7 +97,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
         for one in there:
             (new / _named(one)).mkdir()
             _write(run, spec, saved(run, one)[1], new / _named(one))
-        files.write_whole(new / "README.md", _card(spec, there).encode())
+        files.write_whole(new / "README.md", files.text_bytes(_card(spec, there)))
     return folder
 
 

@@ -177,7 +177,7 @@ def test_answer_refuses(world, ensemble):
     refuses(ValueError, "unknown matmul_dtype 'bfloat': did you mean 'bfloat16'", prompts(), matmul_dtype="bfloat")
     refuses(ValueError, r"got shapes \[2\] and \[1\]", prompts(tokens=(2, 5)))
     refuses(ValueError, r"got shapes \[1, 2\] and \[2\]", prompts(length=(2, 2)))
-    refuses(TypeError, "prompts: expected integers, got float64", prompts(tokens=((2.0, 5.0),)))
+    refuses(TypeError, "prompts: tokens: expected integers, got float64", prompts(tokens=((2.0, 5.0),)))
     for length in (0, 3):
         refuses(ValueError, f"prompts: expected a length of 1 to 2, got {length}", prompts(length=(length,)))
     for token in (-1, 98):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import tenths
 
+from worldfast.errors import UnsafeError
 from worldfast.worlds.cities.world import World
 from worldfast.worlds.cities.world_spec import WorldSpec
 
@@ -178,3 +181,10 @@ def test_csv_that_is_not_there(tmp_path):
         WorldSpec(nowhere).build()
     with pytest.raises(IsADirectoryError):
         World.from_csv(tmp_path)
+    os.mkfifo(tmp_path / "fifo.csv")
+    for read in (World.from_csv, lambda path: WorldSpec(path).build()):
+        with pytest.raises(UnsafeError, match="fifo.csv' is a FIFO, expected a file"):
+            read(tmp_path / "fifo.csv")
+    (tmp_path / "real.csv").write_text("x,y\n1,2\n3,4\n")
+    (tmp_path / "link.csv").symlink_to("real.csv")  # the user's own
+    assert len(World.from_csv(tmp_path / "link.csv")) == 2

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from html import escape
 from urllib.parse import quote
 
+from worldfast.files import text_bytes
 from worldfast.report.figures.catalogue import Drawn, lacks
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -71,7 +72,7 @@ def files(drawn: Iterable[Drawn]) -> dict[str, dict[str, str]]:
             if _kind(shown) == "svg":
                 others.pop("png", None)
             if one.numbers:
-                others["csv"] = one.numbers.encode()
+                others["csv"] = text_bytes(one.numbers)
             found[anchor(one.name)] = {kind: packed(content) for kind, content in others.items()}
     return found
 

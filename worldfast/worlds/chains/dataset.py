@@ -237,7 +237,7 @@ class Walks(Sampler):
     """
 
     def __init__(self, data: Dataset, seed: int, split: str = "train", of: str = "trained"):
-        self.chains = data.set_of(of)
+        self.chains, seed = data.set_of(of), whole("seed", seed)
         key = key_of("walks", seed, split) if of == "trained" else key_of("walks", seed, split, of)
         renamed = np.full(len(self.chains.prior), WHOLE if data.permuted else 0)
         super().__init__(key, *self.chains.thresholds(), data.states, renamed, data.length, data.rows)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.arrays import refuse
+from worldfast.arrays import integers
 from worldfast.errors import one_of, several, typed
 from worldfast.worlds.chains.laws import Chains, stationary
 
@@ -83,24 +83,19 @@ def predict(
 
 def _checked(tokens, positions, names, k: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Return rows of tokens, positions in them and names of predictors, if that is what they are."""
-    for name, values in (("tokens", tokens), ("positions", positions)):
-        refuse(values, name)
-    tokens, positions = np.asarray(tokens), np.asarray(positions)
+    tokens, positions = (integers(x, name, None) for x, name in ((tokens, "tokens"), (positions, "positions")))
     if tokens.ndim != 2 or positions.ndim != 1 or not tokens.shape[1] or not len(positions):
         raise ValueError(
             "tokens, positions: expected rows of tokens [n, l] and some positions [p], got shapes "
             f"{list(tokens.shape)} and {list(positions.shape)}"
         )
-    for name, values in (("tokens", tokens), ("positions", positions)):
-        if not np.issubdtype(values.dtype, np.integer):
-            raise TypeError(f"{name}: expected integers, got {values.dtype}")
     if len(outside := tokens[(tokens < 0) | (tokens >= k)]):
         raise ValueError(f"tokens: expected states of the chains, 0 to {k - 1}, got {outside[0]}")
     last = tokens.shape[1] - 1
     if positions[0] < 0 or positions[-1] > last or (np.diff(positions) <= 0).any():
         raise ValueError(f"positions: expected ascending ones of a row, 0 to {last}, got {positions.tolist()}")
     names = tuple(one_of("predictor", name, NAMES) for name in several("names", names, "names of predictors"))
-    return tokens.astype(np.int64), positions.astype(np.int64), names
+    return tokens, positions, names
 
 
 def _looked_up(prior, logs, shape, positions, mean) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast import studies
 from worldfast.capture import Capture
-from worldfast.errors import positive
+from worldfast.errors import positive, whole
 from worldfast.models import TransformerSpec
 from worldfast.run import Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
@@ -183,6 +183,8 @@ def model(
     **fields
         Further fields of the run, and others of those that it has here.
     """
+    hidden, batch, layers = (whole(*one, 1) for one in (("hidden", hidden), ("batch", batch), ("layers", layers)))
+    steps = whole("steps", steps, 1)
     given = {
         "name": f"{data.label}-s{seed}",
         "model": TransformerSpec(hidden=hidden, layers=layers, heads=4, intermediate=4 * hidden),

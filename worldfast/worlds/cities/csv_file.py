@@ -12,6 +12,7 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
+from worldfast import files
 from worldfast.display import count
 
 COORDINATE_LIMIT = 1 << 20  # |x|, |y|: squares, cross products and their sums stay exact in 64-bit integers
@@ -44,7 +45,10 @@ def read_csv(path: Path) -> tuple[dict[str, Any], int]:
     ValueError
         As from `World.from_csv`.
     """
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with (
+        files.naming(path, "it cannot be read"),
+        open(path, newline="", encoding="utf-8-sig", opener=files.followed) as file,
+    ):
         try:
             separator = _separator(file.readline())
         except UnicodeDecodeError as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import need_columns
-from worldfast.arrays import refuse
+from worldfast.arrays import numbers
 from worldfast.errors import one_of
 
 __all__ = [
@@ -59,9 +59,7 @@ def normalised_improvement(value, base_group, base_standard, kind: str = "error"
     """
     one_of("kind", kind, KINDS)
     given = {"value": value, "base_group": base_group, "base_standard": base_standard}
-    for name, x in given.items():
-        refuse(x, name)
-    v, group, standard = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in given.values()))
+    v, group, standard = np.broadcast_arrays(*(numbers(x, name, None).array(False) for name, x in given.items()))
     if kind == "accuracy":
         defined, gone, way = standard > group, v - group, standard - group
     else:

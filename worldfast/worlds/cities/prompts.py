@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from worldfast.display import count
-from worldfast.errors import one_of, several, typed
+from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import Rows
 from worldfast.worlds.cities.tasks import Task, find
 from worldfast.worlds.cities.tokens import BOS, Vocabulary
@@ -100,6 +100,7 @@ def _position(at: int | str, named: Mapping[str, int], length: int, text: str) -
         one_of("position", at, named)
         number = named[at]
     else:
+        at = whole("positions", at)
         number = at + length if at < 0 else at
     if not 0 <= number < length:
         raise ValueError(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldfast._native import core
+from worldfast.arrays import refuse
 from worldfast.display import count
 from worldfast.errors import TaskError, several, typed
 from worldfast.worlds.cities.rule import rule_of
@@ -82,6 +83,7 @@ class PythonTask(Task):
         TaskError
             The function raised or wrote into its input, or its answers are not integers [n] in the declared range.
         """
+        refuse(xy, "xy")
         xy = xy.view()
         xy.flags.writeable = False
         try:

@@ -80,7 +80,7 @@ class Recipe(Named):
         for name, kind, expected in RECIPE:
             typed(name, getattr(self, name), kind, expected)
         for name in ("standard", "included", "alive"):
-            whole(name, getattr(self, name), 0)
+            object.__setattr__(self, name, whole(name, getattr(self, name), 0))
 
     def pretrain(self, tasks: Sequence[str | Task] | str | Task, seed: int = Run.seed, **changes) -> Run:
         """Return a run on tasks from initial weights, without the group.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu, thread_count
-from worldfast.arrays import ArrayLike
+from worldfast.arrays import ArrayLike, refuse
 from worldfast.errors import one_of, several, typed, unknown_name, whole
 from worldfast.rows import Packed
 from worldfast.worlds.cities.components import CROSSINGS, SPLITS, Component, native_stream, require_noise, row_count
@@ -81,6 +81,7 @@ class Batch:
 
     def text(self, i: int) -> str:
         """Return row i as text: "dist(c_0865,c_4879)=769"."""
+        i = whole("i", i)
         return self.vocabulary.decode(self.tokens[i, : int(self.length[i])].tolist())
 
 
@@ -406,8 +407,7 @@ def sample(
     >>> int(batch.label[0])
     154
     """
-    row_count("start", start)
-    row_count("n", n)
+    start, n = row_count("start", start), row_count("n", n)
     require_noise("noise", noise)
     asked = (task,) if isinstance(task, str | Task) or callable(task) else task
     tasks = [find(one) for one in typed("task", asked, Iterable, "a name or a sequence of names")]
@@ -420,6 +420,7 @@ def sample(
 
 def _position(start: Any) -> Any:
     """Return a start in the form of the native stream: an integer, or an array that is read on its device."""
+    refuse(start, "start")
     return start if hasattr(start, "__dlpack__") else row_count("start", start)
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from worldfast._native import core, cuda_stream, current_device_of, empty, on_gpu, thread_count
-from worldfast.arrays import refuse
-from worldfast.errors import TaskError, one_of, several, typed, unknown_name
+from worldfast.arrays import integers, refuse
+from worldfast.errors import TaskError, one_of, several, typed, unknown_name, whole
 from worldfast.worlds.cities.world import World
 
 __all__ = ["BUILT_IN", "TASKS", "Task", "find", "in_python", "label", "one_or_more", "register", "task_from_json"]
@@ -93,11 +93,12 @@ class Task:
         text = f"{self.prompt}("
         for i, city_id in enumerate(city_ids):
             last = i == len(city_ids) - 1
-            text += f"c_{city_id:04d}" + (")" if last else ";" if i == self.semicolon else ",")
+            text += f"c_{whole('city_ids', city_id):04d}" + (")" if last else ";" if i == self.semicolon else ",")
         return text + "="
 
     def answer(self, label: int) -> str:
         """Return the text of a label: answer(0) -> "FALSE" for inside, "0" for distance."""
+        label = whole("label", label)
         return self.answers[label] if self.answers else str(label)
 
     def parse(self, text: str) -> int | None:
@@ -127,13 +128,14 @@ class Task:
         unparsable : int
             Number of answers that cannot be parsed.
         """
+        labels = integers(labels, "labels").tolist()
         answers = [self.parse(text) for text in several("texts", texts, "a sequence of texts")]
         unparsable = sum(answer is None for answer in answers)
         if self.answers:
             scores = [float(answer == label) for answer, label in zip(answers, labels, strict=True)]
         else:
             scores = [
-                self.failure if answer is None else abs(answer - int(label))
+                self.failure if answer is None else abs(answer - label)
                 for answer, label in zip(answers, labels, strict=True)
             ]
         return np.asarray(scores, dtype=np.float64), unparsable
@@ -142,6 +144,7 @@ class Task:
         """Return the score of the best constant answer to these labels: the baseline of a model that has learned
         nothing.
         """
+        labels = integers(labels, "labels")
         if self.answers:
             return float(np.bincount(labels).max() / len(labels))
         return float(np.abs(labels - np.median(labels)).mean())
@@ -317,6 +320,7 @@ def label(
     given, name = (cities, "cities") if by_city else (xy, "xy")
     refuse(given, name)
     refuse(count, "count")
+    refuse(out, "out")
     if not hasattr(given, "__dlpack__"):
         raise TypeError(f"{name}: expected an int32 array (numpy, torch or cupy), got a {type(given).__name__}")
     if world is not None:

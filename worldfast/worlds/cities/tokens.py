@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from worldfast.arrays import refuse
+from worldfast.arrays import integers
 from worldfast.errors import one_of, typed
 from worldfast.worlds.cities.world import World
 
@@ -78,13 +78,12 @@ class Vocabulary:
         Raises
         ------
         TypeError
-            The ids are masked or sparse.
+            The ids are not integers, or masked.
         ValueError
             An id is outside the vocabulary.
         """
-        refuse(ids, "ids")
         pieces = []
-        for i in np.asarray(ids).tolist():
+        for i in integers(ids, "ids").tolist():
             if not 0 <= i < self.size:
                 raise ValueError(f"token id {i} is outside the {self.name} vocabulary of {self.size}")
             if i not in (PAD, BOS, EOS):
@@ -105,8 +104,9 @@ class Vocabulary:
 
     def tokens_of(self, indices):
         """Return the token ids of many cities: int32 [n, 6], or [n, 1] in the entity vocabulary."""
+        indices = integers(indices, "cities")
         if self.name == "entity":
-            return (self.characters + np.asarray(indices, dtype=np.int32))[:, None]
+            return (self.characters + indices).astype(np.int32)[:, None]
         digits = self._city_id[indices][:, None] // np.array([1000, 100, 10, 1]) % 10
         names = np.empty((len(digits), 6), dtype=np.int32)
         names[:, :2] = self.encode("c_")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast._native import core
+from worldfast.arrays import numbers
 
 __all__ = ["CHANNELS", "KINDS", "THRESHOLDS", "Questions", "encoder", "key_of", "normals", "questions"]
 
@@ -37,6 +38,7 @@ class Questions(NamedTuple):
 
     def answers(self, x: np.ndarray) -> np.ndarray:
         """Return the answers to latent points [n, D], bool [n, N]."""
+        x = numbers(x, "x", ("n", self.boundary.shape[1])).array()
         sides = x[:, None, :2] * self.boundary[:, :2] > 0
         product = sides.all(2) & (np.abs(x[:, 0] * x[:, 1])[:, None] > self.threshold)
         return np.where(self.threshold >= 0, product, (x[:, None] * self.boundary).sum(2) > 0)

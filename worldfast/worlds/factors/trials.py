@@ -10,7 +10,7 @@ import torch
 
 from worldfast._native import core, thread_count
 from worldfast.arrays import numbers
-from worldfast.errors import number
+from worldfast.errors import number, whole
 from worldfast.rows import Rows, require_batch
 from worldfast.worlds.factors.questions import encoder, key_of
 
@@ -82,7 +82,7 @@ class Trials:
         if data.noise == "anisotropic":
             scale[1] *= 2
         rule = {
-            "key": key_of("trials", seed, split),
+            "key": key_of("trials", whole("seed", seed), split),
             "steps": data.steps,
             "block": data.block if data.questions == "context" else 0,
             "noise": NOISES[data.noise],

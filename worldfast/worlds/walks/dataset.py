@@ -302,6 +302,6 @@ class Walks(Sampler):
             steps[i, :n, :n], first[i, :n] = graph.steps, 1 / n
         fixed = {"all": data.fixed, "fixed": 1.0, "own": 0.0}[of]
         thresholds = Chains(steps, first, np.array([fixed, 1 - fixed])).thresholds()
-        key = key_of("walks on graphs", seed, split, of)
+        key = key_of("walks on graphs", whole("seed", seed), split, of)
         renamed = np.array([0, WHOLE], np.int64)
         super().__init__(key, *thresholds, data.names, renamed, data.length, data.rows)

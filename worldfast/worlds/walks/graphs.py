@@ -51,7 +51,7 @@ class Graph(NamedTuple):
         return self.adjacency / self.adjacency.sum(axis=1, keepdims=True)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)  # a draw of 1.0 or True is an error also where 1 has been made
 def graph_of(name: str, draw: int = 0) -> Graph:
     """Return the graph of a name: its kind, and its size.
 
@@ -74,6 +74,7 @@ def graph_of(name: str, draw: int = 0) -> Graph:
         raise error(f"graph: expected a kind and its size, such as 'grid4' or 'ring10', got {name!r}")
     kind = one_of("kind of graph", found[1], KINDS)
     size = whole(f"graph: size of a {kind!r}", int(found[2]), *KINDS[kind])
+    draw = whole("draw", draw)
     made = {"grid": _grid, "ring": _ring, "hexagonal": _hexagonal, "cities": _cities}
     adjacency, places, titles = made[kind](size) if kind in made else _random(size, draw)
     return _graph(adjacency, places, titles)
