@@ -1,4 +1,4 @@
-"""The command line: worldfast demo | sample | train | study | extract | export | verify | doctor."""
+"""The command line: worldfast demo | sample | train | study | generate | extract | export | verify | doctor."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from worldfast.options import (
 from worldfast.run import Run
 from worldfast.study_cli import STUDY, load_files, run_and_publish
 from worldfast.training import STOPPED, ended_by_signals
+from worldfast.training import load as load_run
 from worldfast.training import train as train_runs
 from worldfast.worlds import cities
 
@@ -208,6 +209,48 @@ def export(run: Path, /, to: Text, out: AnyPath = None, step: AnyText = None, lo
     )
 
 
+def generate(
+    run: Path,
+    /,
+    n: Whole = 8,
+    start: Whole = 0,
+    given: AnyWhole = None,
+    longest: AnyWhole = None,
+    draws: Whole = 1,
+    temperature: Number = 1.0,
+    top_k: AnyWhole = None,
+    seed: Whole = 0,
+    split: Text = "test",
+    step: AnyWhole = None,
+    load: Files = (),
+) -> None:
+    """Print how a trained model goes on with rows of its own data: what it is given -> what it says.
+
+    What it says of a row is a function of the seed, the row, the draw and the place, whatever is printed beside it.
+
+    Args:
+        run: Folder of the run.
+        n: Number of rows.
+        start: Index of the first.
+        given: Tokens of each row that are given; by default, up to the first from which it learned to go on.
+        longest: Most tokens that it says; by default, as many as the longest row of its data has left.
+        draws: Times that each row is continued, a line each.
+        temperature: What logits are divided by; 0 takes the likeliest token each time.
+        top_k: Number of likeliest tokens that are drawn from; all by default.
+        seed: Seed of the rows and of the draws.
+        split: train, validation or test.
+        step: Step of an earlier model, of a run that kept it (worldfast train --keep); the newest by default.
+    """
+    from worldfast.reading import continuations
+
+    load_files(load)
+    model = load_run(run, step=step)
+    options = {"given": given, "longest": longest, "draws": draws, "temperature": temperature, "top_k": top_k}
+    for row in continuations(model, n, start, **options, seed=seed, split=split):
+        for said in row.drawn:
+            print(f"{model[0].data.decode(row.given)} -> {model[0].data.decode(said)}")
+
+
 def extract(
     run: Path,
     /,
@@ -277,7 +320,7 @@ def doctor() -> int:
             return int(not ended.value)
 
 
-COMMANDS = {one.__name__: one for one in (demo, sample, train, study, extract, export, verify, doctor)}
+COMMANDS = {one.__name__: one for one in (demo, sample, train, study, generate, extract, export, verify, doctor)}
 OF_FILE = {"sample": sample_file, "train": train_file}  # of a dataset in a Python file
 
 

@@ -329,7 +329,7 @@ def test_a_command_that_is_wrong(capsys):
     assert cli.main(["trian"]) == 2
     assert capsys.readouterr().err == (
         "worldfast: unknown command 'trian': did you mean 'train'? "
-        "known: demo, sample, train, study, extract, export, verify, doctor\n"
+        "known: demo, sample, train, study, generate, extract, export, verify, doctor\n"
     )
 
 

@@ -227,10 +227,13 @@ def test_a_row_beyond_the_limit():
             TransformerSpec(hidden=8, heads=1, layers=1, intermediate=8, engine=engine).build(SHAPE, longest=longest)
     with pytest.raises(ValueError, match="rows of at most 128 tokens on a GPU, not 129"):
         TransformerSpec(engine="native").build(SHAPE, device="cuda", longest=129)
-    native, start = built(), torch.tensor([0, 2049], dtype=torch.int32)
-    rows = Rows(torch.zeros(2049, dtype=torch.int32), start, torch.arange(2049), torch.zeros(2049, dtype=torch.int64))
+    native, start = built(), torch.tensor([0, 3, 2052], dtype=torch.int32)
+    rows = Rows(torch.zeros(2052, dtype=torch.int32), start, torch.arange(2052), torch.zeros(2052, dtype=torch.int64))
     for call in (lambda: native.learn([rows], [0]), lambda: native.outputs(rows, 0)):
-        with pytest.raises(ValueError, match="rows of 0 to 2048 tokens, got 2049 in row 0"):
+        with pytest.raises(
+            ValueError,
+            match="rows: the native engine takes rows of at most 2,048 tokens, got 2,049 in row 1; engine='plain'",
+        ):
             call()
 
 

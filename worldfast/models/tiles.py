@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldfast._native import core
 from worldfast.rows import Rows
 
 LONGEST_SHARED = 16  # tokens at the beginning of rows that are compared
@@ -72,6 +73,11 @@ def cut(rows: Rows, size: int, lanes: int) -> tuple[np.ndarray, list[Piece]]:
     tokens : ndarray
         int32 [U], the computed tokens, tile after tile.
     pieces : list of Piece
+
+    Raises
+    ------
+    ValueError
+        A row is longer than the native engine takes.
     """
     # the types of a tile, whatever integers and floats the rows came in
     inputs, start, scored = (
@@ -83,6 +89,11 @@ def cut(rows: Rows, size: int, lanes: int) -> tuple[np.ndarray, list[Piece]]:
         for x, dtype in ((rows.targets, np.int64), (rows.weights, np.float32))
     ]
     length, L = np.diff(start), len(inputs)
+    if (long := np.flatnonzero(length > core.attention_row_limit)).size:
+        raise ValueError(
+            f"rows: the native engine takes rows of at most {core.attention_row_limit:,} tokens, got "
+            f"{length[long[0]]:,} in row {long[0]}; engine='plain' takes any"
+        )
     column = np.arange(min(LONGEST_SHARED, length.max(initial=1)))
     beginnings = inputs[np.minimum(start[:-1, None] + column, L - 1)]
     order, alike = alike_together(np.where(column < length[:, None], beginnings, -1))

@@ -1,6 +1,7 @@
-"""Reading trained models: activations and hidden states, gradients, and activation patching."""
+"""Reading trained models: activations and hidden states, continued rows, gradients, and activation patching."""
 
 from worldfast.reading.activations import Activations, Writer
+from worldfast.reading.continuations import Continued, continuations
 from worldfast.reading.gradients import gradient_agreement
 from worldfast.reading.patching import Questions, activation_patching
 from worldfast.reading.readout import states
@@ -10,11 +11,13 @@ from worldfast.reading.segment import expected_by, segment_path
 
 __all__ = [
     "Activations",
+    "Continued",
     "Questions",
     "Representations",
     "Writer",
     "activation_patching",
     "check_segment",
+    "continuations",
     "expected_by",
     "gradient_agreement",
     "represent",

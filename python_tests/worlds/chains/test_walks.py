@@ -236,6 +236,14 @@ def test_readouts():
         ({"prior": "uniform"}, ValueError, "unknown prior 'uniform': known: random, equal"),
         ({"permuted": 1}, TypeError, "permuted: expected True or False, got 1"),
         ({"transitions": [[[1, 0], [0.5, 0.5]]]}, ValueError, "transitions: chain 0 cannot leave state 0"),
+        ({"transitions": [[[1, 1e-25], [0.5, 0.5]]]}, ValueError, "chain 0 cannot leave state 0: what a model reads"),
+        ({"transitions": np.eye(3)[None]}, ValueError, "transitions: chain 0 cannot leave state 0"),
+        (
+            {"transitions": [[[1e-20, 1], [0.5, 0.5]], [[0, 1], [1e-20, 1]]]},
+            ValueError,
+            "chain 1 does not lead to every state",
+        ),
+        ({"transitions": np.ma.array([[[0.5, 0.5], [1, 0]]])}, TypeError, "transitions: expected an array without a"),
         (
             {"transitions": [[[0, 1, 0], [1, 0, 0], [0.5, 0, 0.5]]]},
             ValueError,

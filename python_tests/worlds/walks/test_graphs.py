@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.csgraph import laplacian as scipy_laplacian
 
@@ -114,6 +115,16 @@ def test_a_given_graph():
 def test_bad_given_graphs(adjacency, said):
     with pytest.raises(ValueError, match=f"adjacency: expected .*{said}|adjacency: {said}"):
         walks.Dataset(adjacency=adjacency)
+
+
+def test_sparse_and_masked_graphs_are_refused_by_name():
+    A = graph_of("ring5").adjacency
+    with pytest.raises(
+        TypeError, match="adjacency: expected a dense array, got a sparse csr_.*: pass adjacency.toarray"
+    ):
+        walks.Dataset(adjacency=csr_array(A))
+    with pytest.raises(TypeError, match="adjacency: expected an array without a mask"):
+        walks.Dataset(adjacency=np.ma.array(A))
 
 
 @pytest.mark.parametrize(

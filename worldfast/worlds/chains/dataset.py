@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldfast import dataset
+from worldfast.arrays import refuse
 from worldfast.dataset import Readout, Score
 from worldfast.errors import one_of, several, typed, whole
 from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
@@ -86,6 +87,7 @@ class Dataset(dataset.Dataset):
         one_of("law", self.law, LAWS)
         one_of("prior", self.prior, PRIORS)
         typed("permuted", self.permuted, bool, "True or False")
+        refuse(self.transitions, "transitions")
         self._set("transitions", nested(several("transitions", self.transitions, "matrices")))
         if self.transitions:
             for name, size in zip(("chains", "states"), self.set_of("trained").transitions.shape):

@@ -141,12 +141,13 @@ def given(transitions: tuple, prior: str, key: tuple) -> Chains:
             f"transitions: expected shares of at least 0 that sum to 1, got {found[n, i].tolist()} from state {i} of "
             f"chain {n}"
         )
-    reached = found > 0
+    steps = np.diff(_cumulative(found), axis=-1, prepend=0)  # of WHOLE: a share far below 2^-53 is never drawn
+    reached = steps > 0
     for _ in range(int(found.shape[1]).bit_length()):  # twice as many steps each time
         reached = (reached.astype(np.float32) @ reached.astype(np.float32) > 0) | reached
     if not reached.all():
         n, i, j = np.argwhere(~reached)[0]
-        stays = found[n, i, i] == 1
+        stays = steps[n, i, i] == WHOLE
         raise ValueError(
             f"transitions: chain {n} {'cannot leave' if stays else 'does not lead to every state from'} state {i}"
             + ("" if stays else f", such as {j}")

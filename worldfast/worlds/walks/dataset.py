@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldfast import dataset
+from worldfast.arrays import refuse
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, whole
 from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
@@ -84,6 +85,7 @@ class Dataset(dataset.Dataset):
             "draw": (0, 2**63 - 1),
         }.items():
             self._set(name, whole(name, getattr(self, name), least, most))
+        refuse(self.adjacency, "adjacency")
         self._set("adjacency", nested(several("adjacency", self.adjacency, "a square of 0 and 1")))
         if self.adjacency:
             self._set("graph", "given")
