@@ -70,6 +70,12 @@ class Rows(NamedTuple):
     weights: Tensor | None = None
 
 
+class CheckedRows(Rows):
+    """Rows that `require_rows` has let through, or that were cut from such: an ensemble does not check them again."""
+
+    __slots__ = ()
+
+
 @runtime_checkable
 class Stream(Protocol):
     """Rows of a dataset, ordered by a seed and a split: a function of the position.

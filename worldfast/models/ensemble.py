@@ -16,7 +16,7 @@ from worldfast.errors import one_of, whole
 from worldfast.models.buffer import buffer_size, tensors_in
 from worldfast.models.sampling import Choice, answered
 from worldfast.processes import Remade
-from worldfast.rows import Rows, Shape, require_rows
+from worldfast.rows import CheckedRows, Rows, Shape, require_rows
 
 __all__ = ["MATMUL_DTYPES", "Ensemble"]
 
@@ -311,7 +311,8 @@ class Ensemble(Remade, ABC):
         for member, of_member in zip(members, rows):
             if not len(of_member.inputs):
                 raise ValueError(f"rows: member {member} has none")
-            require_rows(of_member, self.shape)
+            if not isinstance(of_member, CheckedRows):
+                require_rows(of_member, self.shape)
 
     def _require_layers(self, layers: Sequence[int]) -> None:
         for layer in layers:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
-from worldfast.rows import Rows, Stream
+from worldfast.rows import CheckedRows, Rows, Shape, Stream, require_rows
 
 __all__ = ["Ahead"]
 
@@ -13,53 +15,66 @@ INPUTS = 4096  # that are drawn at once; larger batches are drawn one by one
 
 
 class Ahead:
-    """Batches of a stream, one after another, up to its row `end`: the rows that the stream gives itself.
+    """Batches of a stream, one after another, up to its row `end`: the rows that the stream gives itself, checked.
 
     Parameters
     ----------
     stream : Stream
     end : int
         Row behind the last one that is wanted.
+    shape : Shape
+        Shape of the model that they are for.
     """
 
-    def __init__(self, stream: Stream, end: int):
-        self.stream, self.end = stream, end
-        self._first = 0
-        self._rows: Rows | None = None
+    def __init__(self, stream: Stream, end: int, shape: Shape):
+        self.stream, self.end, self.shape = stream, end, shape
+        self._first = self._count = 0
+        self._arrays: list[np.ndarray | None] = []
 
     def has(self, start: int, n: int) -> bool:
         """Return whether rows `start` to `start + n` are drawn."""
-        return self._first <= start and start + n <= self._first + _count(self._rows)
+        return self._first <= start and start + n <= self._first + self._count
 
-    def draw(self, start: int, n: int) -> Rows:
-        """Draw rows `start` to `start + n` and some after them, and return them all."""
+    def draw(self, start: int, n: int) -> None:
+        """Draw rows `start` to `start + n` and some after them.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Rows are not those of the shape; and whatever the stream raises.
+        """
         batches = max(1, INPUTS // (n * self.stream.longest))
-        self._first, self._rows = start, self._drawn(start, n, min(batches * n, self.end - start))
-        return self._rows
+        rows = self._drawn(start, n, min(batches * n, self.end - start))
+        self._first, self._count = start, rows.row_start.shape[0] - 1
+        self._arrays = [None if x is None else x.numpy() for x in rows]
 
-    def batch(self, start: int, n: int) -> Rows:
+    def batch(self, start: int, n: int) -> CheckedRows:
         """Return rows `start` to `start + n`, in memory that later batches may share."""
-        rows = self._rows if self._rows and self.has(start, n) else self.draw(start, n)
-        return rows if n == _count(rows) else cut(rows, start - self._first, n)
+        if not self.has(start, n):
+            self.draw(start, n)
+        return cut(self._arrays, start - self._first, n)
 
     def _drawn(self, start: int, n: int, more: int) -> Rows:
         if more > n:
             try:
-                return self.stream.batch(start, more)
+                return self._checked(start, more)
             except Exception:  # it comes again when its row is due, and no step before that is lost
                 pass
-        return self.stream.batch(start, n)
+        return self._checked(start, n)
+
+    def _checked(self, start: int, n: int) -> Rows:
+        rows = self.stream.batch(start, n)
+        require_rows(rows, self.shape)
+        return rows
 
 
-def _count(rows: Rows | None) -> int:
-    return 0 if rows is None else rows.row_start.shape[0] - 1
-
-
-def cut(rows: Rows, first: int, n: int) -> Rows:
-    """Return rows `first` to `first + n` of these, as views of them where they can be."""
-    row_start, scored = rows.row_start.numpy()[first : first + n + 1], rows.scored.numpy()  # NumPy cuts them sooner
-    begin, end = int(row_start[0]), int(row_start[-1])
-    low, high = np.searchsorted(scored, (begin, end)).tolist()
-    targets, weights = (None if x is None else x[low:high] for x in (rows.targets, rows.weights))
-    starts, positions = (torch.from_numpy(x - x.dtype.type(begin)) for x in (row_start, scored[low:high]))
-    return Rows(rows.inputs[begin:end], starts, positions, targets, weights)
+def cut(arrays: Sequence[np.ndarray | None], first: int, n: int) -> CheckedRows:
+    """Return rows `first` to `first + n` of checked ones, given as arrays, as views where they can be."""
+    inputs, row_start, scored, targets, weights = arrays  # NumPy cuts in less time than torch
+    row_start = row_start[first : first + n + 1]
+    begin, end = row_start[0], row_start[-1]
+    low, high = scored.searchsorted((begin, end))
+    scored = scored[low:high]
+    cuts = inputs[begin:end], row_start - begin, scored - scored.dtype.type(begin)
+    of_scored = (None if x is None else torch.from_numpy(x[low:high]) for x in (targets, weights))
+    return CheckedRows(*map(torch.from_numpy, cuts), *of_scored)

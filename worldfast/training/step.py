@@ -72,7 +72,9 @@ class Lockstep:
                     raise ValueError(f"runs: {run.name!r} has {what} {came}, the ensemble {expected}")
         self.moments = ensemble.parameters.new_zeros(len(MOMENTS), *ensemble.parameters.shape)  # [2, M, P]
         self.tallies = [Tally(0, 0.0, 0, False)] * ensemble.members
-        self._ahead = [Ahead(stream, run.epochs * run.epoch_rows) for stream, run in zip(self.streams, self.runs)]
+        self._ahead = [
+            Ahead(stream, run.epochs * run.epoch_rows, ensemble.shape) for stream, run in zip(self.streams, self.runs)
+        ]
 
     def tensors(self, member: int) -> dict[str, Tensor]:
         """Return a member's parameters and moments, float32 [P] each, as views."""
