@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from stand_ins import PassingOn
 
 import worldfast as wf
+from torture.forks import forked
 from worldfast.analysis.cka_tables import cka_over_training
 from worldfast.dataset import require_same_entities
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError
@@ -234,6 +238,40 @@ def test_a_segment_that_another_process_has_locked_is_read(path):
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.close(here)
+
+
+def in_memory_of(room, job):
+    """The name of the error in which a job ends, and its text, with so many bytes of memory left."""
+    used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20) + room, resource.RLIM_INFINITY))
+    spare, taken = bytearray(room), []
+    for size in (1 << 20, 1 << 16, 1 << 12, 1 << 10):  # also what was freed before
+        try:
+            while True:
+                taken.append(bytearray(size))
+        except MemoryError:
+            pass
+    del spare
+    try:
+        job()
+    except Exception as error:
+        taken.clear()
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def test_want_of_memory_is_no_damage_and_ends_no_process(path, tmp_path):
+    """HDF5 would end some of these processes, and find damage in others."""
+    assert np.array_equal(segment.read(path, "layer_01", EXPECTED), STATES)  # HDF5 is loaded
+    read = partial(segment.read, path, "layer_01", EXPECTED)
+    write = partial(segment.write, tmp_path / "w.h5", {1: STATES}, np.arange(N), IDS, ABOUT)
+    for job, name in ((read, path), (write, tmp_path / "w.h5")):
+        rooms = [int(2**14 * 1.2**i) for i in range(40)]  # to 20 MB
+        for ended in forked([partial(in_memory_of, room, job) for room in rooms]):
+            assert ended == ["", ""] or ended[0] == "MemoryError", ended
+        ((kind, text),) = forked([partial(in_memory_of, segment.ROOM // 2, job)])
+        assert kind == "MemoryError" and text.startswith(f"segment {name}: no memory for 16 MiB")
+        assert list(forked([partial(in_memory_of, 2 * segment.ROOM, job)])) == [["", ""]]
 
 
 def test_a_path_that_is_no_utf8(path):

@@ -18,6 +18,7 @@ followed, and no memory is taken before a size is found in the file's own bytes.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionEr
 from worldfast.files import checksum, json_object, regular, version_of, write_whole
 
 INDEX, ID = "entity_index", "entity_id"
+ROOM = 16 << 20  # bytes that HDF5 takes for itself, and more
 MEND = "put a whole one back, or train its run again"
 
 
@@ -108,14 +110,15 @@ def write(
         The file cannot be written.
     ValueError
         A state is beyond the range of the dtype.
+    MemoryError
+        There is not enough memory to make the file in.
     """
-    import h5py
-
+    arrays = {INDEX: np.ascontiguousarray(things, dtype=np.int32), ID: np.char.encode(ids, "utf-8")}
+    for layer, array in layers.items():
+        arrays[layer_name(layer)] = _stored(array, about["dtype"], f"layer {layer} of step {about.get('step')}")
+    size = sum(array.nbytes for array in arrays.values())
     image = io.BytesIO()  # built in memory, so the disk gets a single write that succeeds or fails as a whole
-    with h5py.File(image, "w", libver="latest") as file:
-        arrays = {INDEX: np.ascontiguousarray(things, dtype=np.int32), ID: np.char.encode(ids, "utf-8")}
-        for layer, array in layers.items():
-            arrays[layer_name(layer)] = _stored(array, about["dtype"], f"layer {layer} of step {about.get('step')}")
+    with _hdf5(image, path, "w", 2 * size) as file:  # an image that grows is copied
         for name, array in arrays.items():
             of = file.create_dataset(name, data=array).attrs
             of["name"], of["crc32"] = np.bytes_(name.encode()), np.uint32(checksum(name.encode(), array))
@@ -210,7 +213,7 @@ class Unread:
 @contextmanager
 def _unread(path: Path, name: str, expected: Expected) -> Iterator[Any]:
     """Open an array of a segment for as long as the context lasts, after all checks but that of its checksum."""
-    with _opened(path) as raw, _naming(path), _hdf5(raw) as file:
+    with _opened(path) as raw, _naming(path), _hdf5(raw, path) as file:
         _require(path, file, expected)
         yield _dataset(path, file, name, expected, os.fstat(raw.fileno()).st_size)
 
@@ -226,10 +229,18 @@ def _opened(path: Path) -> BinaryIO:
     return open(path, "rb", opener=regular)
 
 
-def _hdf5(raw: BinaryIO):
+def _hdf5(raw: BinaryIO, path: Path, mode: str = "r", size: int = 0):
+    """Open a file of HDF5 for which there is memory, and for `size` bytes of content.
+
+    HDF5 reads and writes where it was given no memory, which ends the process, or takes the want of it for damage.
+    """
     import h5py
 
-    return h5py.File(raw, "r")
+    try:
+        mmap.mmap(-1, ROOM + size).close()
+    except OSError:
+        raise MemoryError(f"segment {path}: no memory for {(ROOM + size) >> 20:,} MiB, which HDF5 may take") from None
+    return h5py.File(raw, mode, libver="latest" if mode == "w" else None)
 
 
 @contextmanager
