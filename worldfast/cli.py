@@ -349,7 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
                 in_file = any(IN_FILE.match(word) and before != "--load" for before, word in pairwise(arguments))
                 commands = COMMANDS | OF_FILE if in_file else COMMANDS
                 status = _call(commands, "worldfast", "command", arguments) or 0
-            sys.stdout.flush()  # here, where output that cannot be written is an error like any other
+            print(end="", flush=True)  # here, where output that cannot be written is an error like any other
             return status
     except KeyboardInterrupt as stopped:
         print(f"\n{str(stopped) or STOPPED}", file=sys.stderr)
@@ -369,8 +369,8 @@ def _let_go_of_output() -> None:
     The interpreter writes what is left of it once more as it ends, and would print an error and change the exit status.
     """
     try:
-        sys.stdout.flush()
-    except OSError:
+        print(end="", flush=True)
+    except (OSError, ValueError):
         with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
