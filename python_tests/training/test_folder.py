@@ -254,7 +254,8 @@ def test_a_spec_of_another_kind(folder, name, value):
     for read in (load, metrics, lambda at: wf.Activations(at).steps):
         with pytest.raises(ValueError, match="spec.json"):
             read(folder)
-    assert [one.state for one in audit(folder) if one.path.name == "spec.json"] in (["damaged"], ["foreign"])
+    expected = ["mistaken"] if name == "id" else ["damaged"], ["foreign"]
+    assert [one.state for one in audit(folder) if one.path.name == "spec.json"] in expected
 
 
 @pytest.mark.parametrize("layers", [None, "12", [None], [True], {"1": 1}])
@@ -274,7 +275,8 @@ def test_a_run_in_a_run_in_a_run(folder):
     files.write_json(folder / "spec.json", spec)
     with pytest.raises(ValueError, match="spec.json"):
         load(folder)
-    assert [one.state for one in audit(folder) if one.path.name == "spec.json"] == ["damaged"]
+    (state,) = [one.state for one in audit(folder) if one.path.name == "spec.json"]
+    assert state in ("damaged", "mistaken"), "whether Python's depth is enough differs"
 
 
 @pytest.mark.parametrize(
