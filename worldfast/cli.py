@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from itertools import pairwise
@@ -341,17 +342,37 @@ def main(arguments: list[str] | None = None) -> int:
         with ended_by_signals():
             if arguments[:1] == ["--version"]:
                 print(f"worldfast {worldfast.__version__}")
-                return 0
-            if arguments[:1] == ["study"]:
-                return _call(STUDY, "worldfast study", "study command", arguments[1:]) or 0
-            in_file = any(IN_FILE.match(word) and before != "--load" for before, word in pairwise(arguments))
-            return _call(COMMANDS | OF_FILE if in_file else COMMANDS, "worldfast", "command", arguments) or 0
+                status = 0
+            elif arguments[:1] == ["study"]:
+                status = _call(STUDY, "worldfast study", "study command", arguments[1:]) or 0
+            else:
+                in_file = any(IN_FILE.match(word) and before != "--load" for before, word in pairwise(arguments))
+                commands = COMMANDS | OF_FILE if in_file else COMMANDS
+                status = _call(commands, "worldfast", "command", arguments) or 0
+            print(end="", flush=True)  # here, where output that cannot be written is an error like any other
+            return status
     except KeyboardInterrupt as stopped:
         print(f"\n{str(stopped) or STOPPED}", file=sys.stderr)
         return 128 + getattr(stopped, "signum", signal.SIGINT)  # as shells count
-    except (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError) as error:
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
+    except (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError, ImportError) as error:
         print(f"worldfast: {error}", file=sys.stderr)
         return 1
+    finally:
+        _let_go_of_output()
+
+
+def _let_go_of_output() -> None:
+    """Send output that cannot be written to nowhere.
+
+    The interpreter writes what is left of it once more as it ends, and would print an error and change the exit status.
+    """
+    try:
+        print(end="", flush=True)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _call(commands: Mapping[str, Callable], program: str, kind: str, arguments: list[str]) -> int | None:

@@ -24,7 +24,7 @@ from worldfast import files, worlds
 from worldfast._native import core, why_no_gpu
 from worldfast.analysis import cka
 from worldfast.errors import DeviceError
-from worldfast.models import TransformerSpec, adamw_, attention, attention_of_row, require_cuda
+from worldfast.models import RecurrentSpec, TransformerSpec, adamw_, attention, attention_of_row, require_cuda
 from worldfast.rows import Rows, Shape
 
 WIDTH = 100
@@ -161,6 +161,14 @@ def _starts() -> list[int]:
     return [0, *np.cumsum(LENGTHS).tolist()]
 
 
+def _rows() -> Rows:
+    """Rows of random tokens, each of which is answered at its end."""
+    starts = _starts()
+    scored = torch.tensor([end - 1 for end in starts[1:]], **WHOLE)
+    tokens, targets = torch.randint(98, (starts[-1],), **WHOLE), torch.randint(98, (len(scored),), **WHOLE)
+    return Rows(tokens.int(), torch.tensor(starts, dtype=torch.int32, device="cpu"), scored, targets)
+
+
 def _attended(device):
     """Attention of a few rows and its gradients, by the kernel and exactly."""
     starts = _starts()
@@ -178,13 +186,10 @@ def _model(device, matmul_dtype="float32"):
     spec = TransformerSpec(hidden=32, layers=2, heads=2, intermediate=48, init_std=0.2)
     ensemble = spec.build(Shape(98, 98), device=device, matmul_dtype=matmul_dtype)
     ensemble.initialise(0, seed=0)
-    starts = _starts()
-    scored = torch.tensor([end - 1 for end in starts[1:]], **WHOLE)
-    tokens, targets = torch.randint(98, (starts[-1],), **WHOLE), torch.randint(98, (len(scored),), **WHOLE)
-    rows = Rows(tokens.int(), torch.tensor(starts, dtype=torch.int32, device="cpu"), scored, targets)
+    rows, starts = _rows(), _starts()
     exact = {name: w.cpu().double().clone().requires_grad_() for name, w in ensemble.to_huggingface(0).items()}
-    outputs = _exact_outputs(spec, exact, tokens, starts)[scored]
-    torch.nn.functional.cross_entropy(outputs, targets, reduction="sum").backward()
+    outputs = _exact_outputs(spec, exact, rows.inputs.long(), starts)[rows.scored]
+    torch.nn.functional.cross_entropy(outputs, rows.targets, reduction="sum").backward()
     ensemble.learn([rows], [0])
     place = ensemble.offsets()
     ours = torch.cat([ensemble.gradients[0, place[name]].cpu() for name in exact])
@@ -209,6 +214,26 @@ def _exact_outputs(spec, weights, tokens, starts):
         gate = product(normed, at + "mlp.gate_proj")
         x = x + product(gate * gate.sigmoid() * product(normed, at + "mlp.up_proj"), at + "mlp.down_proj")
     return norm(x, "model.norm.weight") @ weights["lm_head.weight"].T
+
+
+def _recurrent(kind, device):
+    """Outputs and gradients of a recurrent network, by the ensemble and by PyTorch's own layers."""
+    ensemble = RecurrentSpec(kind, hidden=24, layers=2).build(Shape(98, 98), device=device)
+    ensemble.initialise(0, seed=0)
+    rows, starts = _rows(), _starts()
+    layers = {"rnn": torch.nn.RNN, "lstm": torch.nn.LSTM}[kind](24, 24, 2, batch_first=True, **EXACT)
+    parts = {"embed": torch.nn.Embedding(98, 24, **EXACT), "rnn": layers, "head": torch.nn.Linear(24, 98, **EXACT)}
+    exact = torch.nn.ModuleDict(parts)
+    exact.load_state_dict({name: weight.cpu().double() for name, weight in ensemble.tensors(0).items()})
+    last = [layers(exact["embed"](rows.inputs[begin:end])[None])[0][0, -1] for begin, end in pairwise(starts)]
+    outputs = exact["head"](torch.stack(last))
+    torch.nn.functional.cross_entropy(outputs, rows.targets, reduction="sum").backward()
+    came = ensemble.outputs(rows, 0)
+    ensemble.learn([rows], [0])
+    ensemble.parameters.copy_(ensemble.gradients)  # so that they are read by their names
+    named = dict(exact.named_parameters())
+    pairs = [(gradient.reshape(-1).cpu(), named[name].grad.flatten()) for name, gradient in ensemble.tensors(0).items()]
+    return [(came, outputs), tuple(map(torch.cat, zip(*pairs)))]
 
 
 def _step(device):
@@ -249,6 +274,8 @@ CHECKS = (
     Check("transformer, outputs", lambda device: [_model(device)[0]], 1e-4),
     Check("transformer, gradients", lambda device: [_model(device)[1]], 1e-4),
     Check("transformer, gradients by bfloat16 products", lambda device: [_model(device, "bfloat16")[1]], 0.1),
+    Check("RNN, outputs and gradients", lambda device: _recurrent("rnn", device), 1e-4, gpu=False),
+    Check("LSTM, outputs and gradients", lambda device: _recurrent("lstm", device), 1e-4, gpu=False),
     Check("AdamW", _step, 1e-5, gpu=False),
     Check("linear CKA", lambda device: _alignment("linear", device), 1e-5),
     Check("RBF CKA", lambda device: _alignment("rbf", device), 1e-4),

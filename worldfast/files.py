@@ -235,7 +235,7 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
     content, whole = parse_json(path)
     if whole is None:
         version = version_of(content)
-        if version not in (None, _this_version()):
+        if version not in (None, this_version()):
             raise VersionError(f"'{path}' was written by worldfast {version}: {advice_on(version)}")
         raise DamagedError(f"'{path}' has no checksum: it is damaged, or of an earlier version of worldfast")
     if not whole:
@@ -252,10 +252,10 @@ def version_of(content: Mapping[str, Any]) -> str | None:
 
 def advice_on(version: str) -> str:
     """Return what to do with what a version of worldfast wrote that this one cannot read."""
-    return f"make it again with this version, {_this_version()}, or read it with {version}"
+    return f"make it again with this version, {this_version()}, or read it with {version}"
 
 
-def _this_version() -> str:
+def this_version() -> str:
     from worldfast import __version__  # imports this module
 
     return __version__
@@ -403,7 +403,7 @@ def digest(value: Any) -> str:
 
 def origin(device: str) -> dict[str, str]:
     """Return the origin of a result: version and commit of worldfast ("" outside a checkout), and the device."""
-    return {"worldfast": _this_version(), "commit": _commit(), "device": f"{device}: {processor(device)}"}
+    return {"worldfast": this_version(), "commit": _commit(), "device": f"{device}: {processor(device)}"}
 
 
 @functools.cache

@@ -42,6 +42,15 @@ __all__ = [
 ]
 
 
+SPEC = {
+    "id": str,
+    "run": dict,
+    "world_sha256": str,
+    "steps": int,
+    "checkpoint_steps": list,
+    "captured": dict,
+    "origin": dict,
+}
 ID_IN_NAME = re.compile(r".*-([0-9a-f]{12})", re.DOTALL)
 
 
@@ -235,8 +244,24 @@ def spec_content(folder: str | os.PathLike) -> dict[str, Any]:
         content = files.read_json(path)
     except FileNotFoundError:
         raise _no_spec(path) from None
+    _require_fields(path, content)
     _require_own_name(path, content)
     return content
+
+
+def _require_fields(path: Path, content: Mapping[str, Any]) -> None:
+    """Raise an error if a spec.json lacks what each has: whoever computes a checksum may have left it out."""
+    lacking = next((name for name, kind in SPEC.items() if not isinstance(content.get(name), kind)), None)
+    if lacking is None:
+        numbers = {"checkpoint_steps": content["checkpoint_steps"], "captured": content["captured"].get("layers")}
+        whole_ones = {name: isinstance(one, list) and all(type(n) is int for n in one) for name, one in numbers.items()}
+        lacking = next((name for name, fine in whole_ones.items() if not fine), None)
+    if lacking is None:
+        return
+    version, why = files.version_of(content), f"no {lacking} of a run is in it"
+    if version not in (None, files.this_version()):
+        raise VersionError(f"'{path}' was written by worldfast {version}, {why}: {files.advice_on(version)}")
+    raise DamagedError(f"'{path}' was not written by this version of worldfast: {why}")
 
 
 def _require_own_name(path: Path, content: Mapping[str, Any]) -> None:
@@ -284,15 +309,16 @@ def read_spec(folder: str | os.PathLike) -> tuple[Run, dict[str, Any]]:
         run = Run.from_json(content["run"])
     except MismatchError as error:
         raise MismatchError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         if same:
             kind = CodeError if isinstance(error, CodeError | TaskError) else ValueError
             raise kind(f"{written}, which cannot read it: {error}") from None
         raise VersionError(f"{written}; this one cannot read it ({error}): {files.advice_on(version)}") from None
-    if run.id != content["id"]:
+    if run.id != content.get("id"):
         why = ", as the code or the world that it names has changed" if same else ""
-        other = f"{written} as run {content['id']}; here the same spec is {run.id}{why}: train it again"
+        other = f"{written} as run {content.get('id')}; here the same spec is {run.id}{why}: train it again"
         raise (MismatchError if same else VersionError)(other)
+    _require_fields(path, content)
     _require_own_name(path, content)
     return run, content
 
@@ -346,7 +372,7 @@ def prefix(path: Path, record: Mapping[str, int], when: str) -> bytearray:
         It is no regular file, or cannot be read.
     """
     advice = "put it back as it was, or remove the checkpoints and `done` to begin again"
-    if not all(isinstance(record.get(name), int) for name in ("bytes", "crc32")):
+    if not (isinstance(record, Mapping) and all(isinstance(record.get(name), int) for name in ("bytes", "crc32"))):
         raise DamagedError(f"{path}: nothing says how long it was {when}: another version of worldfast was here")
     try:
         content = files.read_whole(path)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from worldfast import files
+
 LOG = logging.getLogger("worldfast")
 LINE = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S")
 
@@ -40,15 +42,13 @@ def logged_to(target: Path | TextIO) -> Iterator[None]:
 
     Raises
     ------
+    UnsafeError
+        The file, or the folder that it is in, is a link, a FIFO ...
     OSError
         The file cannot be written.
     """
-    handler: logging.Handler
-    if isinstance(target, Path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(target, encoding="utf-8")
-    else:
-        handler = logging.StreamHandler(target)
+    stream = _appended(target) if isinstance(target, Path) else target
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(LINE)
     level = LOG.level
     LOG.addHandler(handler)
@@ -60,3 +60,13 @@ def logged_to(target: Path | TextIO) -> Iterator[None]:
         LOG.setLevel(level)
         LOG.removeHandler(handler)
         handler.close()
+        if stream is not target:
+            stream.close()
+
+
+def _appended(path: Path) -> TextIO:
+    """Open a file of a run's or a study's folder, which may be a stranger's, to write at its end."""
+    files.folder(path.parent.parent, "out")
+    files.inner_folder(path.parent)
+    with files.naming(path, "it cannot be opened"):
+        return open(path, "a", encoding="utf-8", errors="backslashreplace", opener=files.regular)

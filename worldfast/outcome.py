@@ -106,6 +106,10 @@ def done(folder: Path, run: str | None = None) -> dict[str, Any] | None:
     for name, kind in DONE.items():
         if not isinstance(content.get(name), kind):
             raise DamagedError(f"'{path}' was not written by this version of worldfast: no {name} of a run is in it")
+    if content["status"] not in ("finished", "diverged"):
+        raise DamagedError(
+            f"'{path}' was not written by this version of worldfast: {content['status']!r:.100} is no end"
+        )
     if run is not None and content["run"] != run:
         raise MismatchError(f"'{path}' belongs to run {content['run']}, expected {run}")
     return content

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from worldfast import files
 from worldfast.errors import as_path
 from worldfast.studies import audit_study, audit_tables
-from worldfast.training import OF_A_RUN, Checked, audit
+from worldfast.training import OF_A_RUN, Checked, audit, tried
 
 
 def verify(folder: str | os.PathLike) -> Iterator[Checked]:
@@ -42,12 +43,19 @@ def verify(folder: str | os.PathLike) -> Iterator[Checked]:
 
 def _checks(folder: Path, deeper: int = 2) -> Iterator[Checked]:
     """Check a folder, and those in it: two levels, as runs lie in <out>/runs, so that no link leads in a circle."""
-    if (folder / "study.json").exists() or folder.parent.name == "studies":
+    if os.path.lexists(folder / "study.json") or folder.parent.name == "studies":
         yield from audit_study(folder)
     elif any(os.path.lexists(folder / name) for name in OF_A_RUN):
         yield from audit(folder)
     elif deeper:
         yield from audit_tables(folder)
-        for below in sorted(folder.iterdir()):
-            if below.is_dir():
+        state, paths = tried(folder, files.entries, folder)
+        if not state.fine:
+            yield state
+        for below in paths or ():
+            read = files.require_folder if below.name == "studies" else Path.is_dir
+            state, is_folder = tried(below, read, below)
+            if not state.fine:
+                yield state
+            elif is_folder is not False:
                 yield from _checks(below, deeper - 1)

@@ -66,7 +66,7 @@ def test_angles_of_all_pairs():
     weight = np.array([[1.0, 0, 1], [0, 2, 1], [0, 0, 0]])
     np.testing.assert_allclose(angles(weight), [90, 45, 45])
     np.testing.assert_allclose(angles(np.array([[1.0, -3], [0, 0]])), [180])
-    assert np.isnan(angles(np.zeros((3, 2)))).all()
+    assert np.isnan(angles(np.zeros((3, 2)))).all() and np.isnan(angles(np.zeros((0, 3)))).all()
 
 
 def test_sparsity_of_units():

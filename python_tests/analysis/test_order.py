@@ -142,6 +142,9 @@ LARGE |= {
     "probe_alone": lambda X, xy, **_: probe_alone(X, xy).r2,
     "median bandwidth": lambda X, **_: wf.gram_statistics([X], "rbf").bandwidth / np.abs(X).max(),
     "cka_table": lambda X, Y, **_: wf.analysis.cka_table({"a": X, "b": Y}, debiased=True).value[0],
+    "mixed_selectivity": lambda X, **_: wf.analysis.mixed_selectivity(X, (20, 10)),
+    "sparsity": lambda X, **_: wf.analysis.sparsity(X),
+    "angles": lambda X, **_: wf.analysis.angles(X),
 }
 
 
@@ -156,6 +159,14 @@ def at_one():
 def test_units_near_the_ends_of_float64(name, scale, at_one):
     found = np.asarray(LARGE[name](**few(ROWS, scale)))
     np.testing.assert_allclose(found / scale if name in IN_UNITS else found, at_one[name], rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["mixed_selectivity", "sparsity", "angles"])
+def test_each_unit_of_a_model_in_a_unit_of_its_own(name, at_one):
+    """A unit of small activities is no unit that does not vary."""
+    sizes = np.array([1e-300, 1e-20, 1.0, 1e20, 1e155, 1e300])
+    np.testing.assert_allclose(LARGE[name](**few(ROWS, sizes)), at_one[name], rtol=1e-7)
 
 
 @pytest.mark.filterwarnings("error")

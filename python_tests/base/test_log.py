@@ -5,10 +5,12 @@ import re
 import sys
 
 import pytest
+from elsewhere import KINDS, content_of, exchange
 from tiny import TINY
 
 import worldfast as wf
 from worldfast import cli
+from worldfast.errors import UnsafeError
 from worldfast.log import LOG, logged_to, tell
 from worldfast.worlds import cities
 
@@ -49,6 +51,27 @@ def test_a_file_is_written_to_its_end_with_times(tmp_path):
     tell("later", shown=False)
     assert re.fullmatch(rf"{TIME} erste Zeile: ü\n{TIME} second\n", path.read_text(encoding="utf-8"))
     assert LOG.handlers == [] and LOG.level == logging.NOTSET
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("part", ["logs", "logs/job.log"])
+def test_a_log_that_is_elsewhere_is_left_alone(part, kind, tmp_path):
+    """A cluster's jobs write below the folder of a study, which may be a stranger's: nothing outside, and no FIFO."""
+    (tmp_path / "out" / "logs").mkdir(parents=True)
+    (tmp_path / "out" / "logs" / "job.log").write_text("before\n")
+    (tmp_path / "elsewhere").mkdir()
+    exchange(tmp_path / "out" / part, kind, tmp_path / "elsewhere")
+    before = content_of(tmp_path / "elsewhere")
+    with pytest.raises(UnsafeError, match=f"{part}'? is "), logged_to(tmp_path / "out" / "logs" / "job.log"):
+        tell("outside", shown=False)
+    assert content_of(tmp_path / "elsewhere") == before and LOG.handlers == []
+
+
+def test_a_path_that_is_not_utf8_is_logged(tmp_path, capsys):
+    with logged_to(tmp_path / "logs" / "job.log"):
+        tell("/tmp/\udcff", shown=False)
+    assert (tmp_path / "logs" / "job.log").read_text(encoding="utf-8").endswith(" /tmp/\\udcff\n")
+    assert capsys.readouterr().err == ""
 
 
 def test_training_is_logged_where_nothing_is_shown(tmp_path, capsys, caplog):

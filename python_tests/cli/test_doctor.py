@@ -6,6 +6,7 @@ import torch
 
 from worldfast import cli, doctor
 from worldfast.errors import DeviceError
+from worldfast.models import CpuRecurrent
 from worldfast.worlds.cities import checks
 
 CPU = torch.device("cpu")
@@ -136,3 +137,19 @@ def test_a_model_with_another_weight_is_wrong(monkeypatch):
     monkeypatch.setattr(doctor, "_exact_outputs", other)
     for name in ("transformer, outputs", "transformer, gradients"):
         assert doctor.compare(by_name[name], CPU).startswith("off by")
+
+
+@pytest.mark.parametrize("kind", ["rnn", "lstm"])
+@pytest.mark.parametrize("method", ["outputs", "learn"])
+def test_a_recurrent_network_that_is_wrong(kind, method, monkeypatch):
+    check = next(one for one in doctor.CHECKS if one.name == f"{kind.upper()}, outputs and gradients")
+    assert doctor.compare(check, CPU) == ""
+    real = getattr(CpuRecurrent, method)
+
+    def wrong(self, *arguments):
+        found = real(self, *arguments)
+        (found if method == "outputs" else self.gradients).mul_(1.001)
+        return found
+
+    monkeypatch.setattr(CpuRecurrent, method, wrong)
+    assert doctor.compare(check, CPU).startswith("off by 1.0e-03")

@@ -367,6 +367,39 @@ def test_a_signal_outside_of_training(number, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir()) and signal.getsignal(number) == before
 
 
+def written_to(monkeypatch, handle, *words):
+    """Exit status of a command whose output goes to a descriptor, and what the interpreter's own last flush raises."""
+    with open(handle, "w", encoding="utf-8") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        return cli.main(list(words))  # the file is closed, and so written, after it
+
+
+def test_output_that_nobody_reads_ends_the_command_in_silence(monkeypatch, capsys):
+    """As of `worldfast sample distance | head -1`."""
+    read, write = os.pipe()
+    os.close(read)
+    assert written_to(monkeypatch, write, "sample", "distance", "--n", "3") == 128 + signal.SIGPIPE
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_does_not_fit_is_an_error(monkeypatch, capsys):
+    assert written_to(monkeypatch, "/dev/full", "sample", "distance", "--n", "3") == 1
+    assert capsys.readouterr().err == "worldfast: [Errno 28] No space left on device\n"
+
+
+def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert call("--tasks", "distance", "--rows", "32", "--log", "wandb", "--out", tmp_path) == 1
+    assert "log='wandb' needs wandb, which is not installed: pip install wandb\n" in capsys.readouterr().err
+
+
+def test_a_scale_beyond_all_rows(capsys):
+    for name in ("mini", "paper"):
+        assert cli.main(["study", "plan", name, "--scale", "1e306"]) == 1
+        assert ": expected at most " in capsys.readouterr().err
+
+
 def test_the_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"worldfast {wf.__version__}\n"

@@ -1,6 +1,7 @@
 """`worldfast verify`: a run, a study, a folder of many; a line a file, and 0 only where all is whole."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -96,7 +97,7 @@ def test_what_is_not_of_a_run_is_named_and_is_no_error(out, capsys):
     assert status == 0 and {line.split(": ")[0] for line in lines} == {f"other      {path}" for path in strays}
 
 
-@pytest.mark.parametrize("name", ["tables", "studies/small", "studies/small/figures"])
+@pytest.mark.parametrize("name", ["tables", "studies", "studies/small", "studies/small/figures"])
 def test_a_folder_of_a_study_that_leads_elsewhere(out, tmp_path, name, capsys):
     place = out / name
     place.mkdir(exist_ok=True)
@@ -104,6 +105,29 @@ def test_a_folder_of_a_study_that_leads_elsewhere(out, tmp_path, name, capsys):
     place.symlink_to(tmp_path / "elsewhere")
     status, lines = call(capsys, out, "--quiet")
     assert status == 1 and lines[0].startswith(f"unsafe     {place}: ") and len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["", "runs", "tables", "studies/small", "RUN", "RUN/checkpoint", "RUN/activations"]
+)  # RUN: a run's folder
+def test_a_folder_that_cannot_be_listed_hides_no_other(out, name, monkeypatch, capsys):
+    """It is named once, as unreadable, and everything else is checked."""
+    run, other = sorted((out / "runs").iterdir())
+    (out / "tables").mkdir()
+    place, real = out / name.replace("RUN", f"runs/{run.name}"), os.listdir
+    (other / "metrics.jsonl").unlink()
+
+    def listed(path):
+        if os.fspath(path) == str(place):
+            raise PermissionError(13, "Permission denied", str(place))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listed)
+    status, lines = call(capsys, out, "--quiet")
+    assert status == 1 and [line.split(": ")[0].split() for line in lines if line.startswith("unreadable")] == [
+        ["unreadable", str(place)]
+    ]
+    assert any(str(other / "metrics.jsonl") in line for line in lines) == (name not in ("", "runs"))
 
 
 def test_a_study_under_another_name(out, capsys):

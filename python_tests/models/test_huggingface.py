@@ -420,6 +420,21 @@ def test_what_decides_the_numbers_is_checked_against_the_weights(copy):
         (copy / "config.json").write_text(whole)
 
 
+@pytest.mark.parametrize("said", ["3", "[]", '"a"', '{"config": 3}', "[" * 100_000])
+def test_what_weights_say_of_themselves_is_of_another_kind(copy, said):
+    path = copy / "model.safetensors"
+    save_file(load_file(path), path, {"format": "pt", "worldfast": said})
+    with pytest.raises(DamagedError, match="model.safetensors is damaged: its metadata are not those of an export"):
+        wf.import_huggingface(copy)
+
+
+def test_a_config_that_says_of_worldfast_something_else(copy):
+    content = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(content | {"worldfast": [3]}))
+    with pytest.raises(DamagedError, match="do not belong together: id is None"):
+        wf.import_huggingface(copy)
+
+
 def test_weights_of_another_run_beside_a_config_are_noticed(copy):
     about = json.loads((copy / "config.json").read_text())["worldfast"]
     for name, other in (("id", "0123456789ab"), ("step", about["step"] + 1)):

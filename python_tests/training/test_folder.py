@@ -17,7 +17,7 @@ from tiny import RUN
 import worldfast as wf
 from worldfast import checkpoint, files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError
-from worldfast.folder import metrics, saved, spec_of
+from worldfast.folder import SPEC, metrics, saved, spec_of
 from worldfast.locks import locked
 from worldfast.outcome import done, outcome
 from worldfast.reading import segment_path
@@ -231,12 +231,65 @@ def test_a_step_that_the_run_does_not_have(folder, step):
         go_on(folder.parent)
 
 
-@pytest.mark.parametrize("name,value", [("step", "4"), ("status", None), ("metrics", []), ("metrics", {"bytes": "9"})])
+@pytest.mark.parametrize(
+    "name,value", [("step", "4"), ("status", None), ("status", "well"), ("metrics", []), ("metrics", {"bytes": "9"})]
+)
 def test_a_mark_of_another_kind(folder, name, value):
     """Whole by its checksum, but no record of a run."""
     files.write_json(folder / "done", files.read_json(folder / "done") | {name: value})
-    with pytest.raises(DamagedError, match=f"(done.*no {name}|metrics.jsonl: nothing says how long)"):
+    with pytest.raises(
+        DamagedError, match=f"(done.*no {name}|done.*'well' is no end|metrics.jsonl: nothing says how long)"
+    ):
         metrics(folder)
+
+
+@pytest.mark.parametrize("name", SPEC)
+@pytest.mark.parametrize("value", [None, 3, "text", ["text"]])
+def test_a_spec_of_another_kind(folder, name, value):
+    """Whole by its checksum, which a stranger computes too, and without what each has, or with something else there."""
+    spec = files.read_json(folder / "spec.json")
+    if name in ("id", "world_sha256", "steps") and isinstance(value, SPEC[name]):
+        return
+    files.write_json(folder / "spec.json", spec | {name: value})
+    for read in (load, metrics, lambda at: wf.Activations(at).steps):
+        with pytest.raises(ValueError, match="spec.json"):
+            read(folder)
+    expected = ["mistaken"] if name == "id" else ["damaged"], ["foreign"]
+    assert [one.state for one in audit(folder) if one.path.name == "spec.json"] in expected
+
+
+@pytest.mark.parametrize("layers", [None, "12", [None], [True], {"1": 1}])
+def test_layers_of_another_kind(folder, layers):
+    spec = files.read_json(folder / "spec.json")
+    files.write_json(folder / "spec.json", spec | {"captured": spec["captured"] | {"layers": layers}})
+    with pytest.raises(DamagedError, match="spec.json' was not written by this version of worldfast: no captured"):
+        wf.Activations(folder)
+    assert any(one.state == "damaged" and one.path.name == "spec.json" for one in audit(folder))
+
+
+def test_a_run_in_a_run_in_a_run(folder):
+    """Deeper than Python calls functions."""
+    spec = files.read_json(folder / "spec.json")
+    for _ in range(300):
+        spec["run"] = spec["run"] | {"start": spec["run"]}
+    files.write_json(folder / "spec.json", spec)
+    with pytest.raises(ValueError, match="spec.json"):
+        load(folder)
+    (state,) = [one.state for one in audit(folder) if one.path.name == "spec.json"]
+    assert state in ("damaged", "mistaken"), "whether Python's depth is enough differs"
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"pending": 3}, {"pending": {}}, {"pending": {"loss": "a", "steps": 1}}, {"metrics": [3]}]
+)
+def test_the_state_of_a_checkpoint_of_another_kind(folder, state):
+    found = checkpoint.of_step(folder / "checkpoint", 4, RUN.id)
+    (folder / "done").unlink()
+    checkpoint.save(folder / "checkpoint", replace(found, state=found.state | state if state else {}), RUN.id, {})
+    for read in (metrics, lambda at: go_on(at.parent)) if "pending" not in state else (lambda at: go_on(at.parent),):
+        with pytest.raises(DamagedError, match="was not written by this version|nothing says how long"):
+            read(folder)
+    assert all(isinstance(one.state, str) for one in audit(folder))
 
 
 # ---- bits ----
@@ -482,6 +535,15 @@ def test_tables_that_are_elsewhere_are_left_alone(tmp_path):
     with pytest.raises(UnsafeError, match="tables"):
         wf.run_study(wf.Study("one", [RUN]), tmp_path / "out", train_missing=False, progress=False)
     assert kept.exists()
+
+
+def test_studies_that_are_elsewhere_are_left_alone(tmp_path):
+    (tmp_path / "elsewhere" / "one").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "studies").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnsafeError, match="studies"):
+        wf.run_study(wf.Study("one", [RUN]), tmp_path / "out", train_missing=False, progress=False)
+    assert not list((tmp_path / "elsewhere" / "one").iterdir())
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOMEM, errno.ENOLCK, errno.ENFILE])

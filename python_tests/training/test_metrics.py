@@ -10,6 +10,7 @@ import pytest
 from tiny import TINY
 
 from worldfast.capture import Capture
+from worldfast.errors import UnsafeError
 from worldfast.run import Run
 from worldfast.training import train
 from worldfast.worlds.cities import Dataset
@@ -115,6 +116,20 @@ def test_trackers_get_every_number(tmp_path, monkeypatch, log):
         for options, run in zip(tracker.opened, (BASE, WILD)):
             assert (options["project"], options["resume"]) == ("worldfast", "allow")
             assert Run.from_json(options["config"]) == run
+
+
+@pytest.mark.parametrize("log", ["tensorboard", "wandb"])
+def test_a_tracker_writes_nothing_elsewhere(tmp_path, monkeypatch, log):
+    """They write to a folder of their own in the run's, which may be a stranger's."""
+    tracker = Tracker()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if log == "tensorboard" else log, tracker)
+    folder = tmp_path / "runs" / BASE.folder_name
+    folder.mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (folder / log).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnsafeError, match=f"{log}' is a link"):
+        train(BASE, tmp_path / "runs", progress=False, log=log)
+    assert tracker.opened == []
 
 
 def test_tensorboard_is_purged_of_steps_that_are_taken_again(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis.pca import mixed_over_training, pca_over_training
 from worldfast.analysis.probe import probe_over_training
-from worldfast.arrays import ArrayLike, ByStep, labels, mask
+from worldfast.arrays import ArrayLike, ByStep, labels, mask, numbers
 
 __all__ = ["film_table"]
 
@@ -59,7 +59,8 @@ def film_table(
     test = mask(test, "test")
     steps, n = list(activations.steps), len(test)
     things = np.arange(n) if things is None else labels(things, "things", n)
-    width = min(3, n, np.shape(activations[steps[-1], layer])[1])
+    last = numbers(activations[steps[-1], layer], f"activations[{steps[-1]}, {layer}]")
+    width = min(3, n, last.shape[1])
     found = []
     if places is not None:
         probes = probe_over_training(activations, layer, places, test, ridge)

@@ -80,9 +80,11 @@ def angles(weight: ArrayLike) -> np.ndarray:
         float64 [k (k - 1) / 2], in degrees, 0 to 180, of all pairs; NaN of a direction of length 0.
     """
     weight = numbers(weight, "weight").array()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        unit = weight / np.linalg.norm(weight, axis=0)
-    cosines = (unit.T @ unit)[np.triu_indices(weight.shape[1], 1)]
+    largest = np.abs(weight).max(0, initial=0)
+    there = largest > 0
+    unit = weight / np.where(there, largest, 1)  # first, so that no square overflows or vanishes
+    unit = unit / np.where(there, np.linalg.norm(unit, axis=0), 1)
+    cosines = np.where(there & there[:, None], unit.T @ unit, np.nan)[np.triu_indices(len(there), 1)]
     return np.degrees(np.arccos(np.clip(cosines, -1, 1)))
 
 

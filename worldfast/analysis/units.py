@@ -67,12 +67,13 @@ def mixed_selectivity(X: ArrayLike, shape: tuple[int, int]) -> np.ndarray:
     if min(rows, columns) < 2 or len(X) != rows * columns:
         points = count(len(X), "point")
         raise ValueError(f"shape: expected a grid of {points}, 2 at least along each, got {tuple(shape)}")
-    grid, found = X.reshape(rows, columns, -1), []
+    largest = np.abs(X).max(0)
+    grid, found = (X / np.where(largest > 0, largest, 1)).reshape(rows, columns, -1), []
     for other in (1, 0):
         rate = grid.mean(other)
         at = np.linspace(-1, 1, len(rate))[:, None]
         rate = rate - rate.mean(0)
         size = np.sqrt(np.square(rate).sum(0) * np.square(at).sum())
-        small = size <= 1e-12 * np.abs(X).max(initial=0)
+        small = size <= 1e-12
         found.append(np.where(small, 0.0, (rate * at).sum(0) / np.where(small, 1, size)))
     return np.stack(found, axis=1)

@@ -178,7 +178,8 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def _computes(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of config.json that decide what the weights compute, and whose they are."""
     names = ("model_type", "vocab_size", "num_key_value_heads", *CONFIG.values(), *FIXED)
-    about = config.get("worldfast") or {}
+    about = config.get("worldfast")
+    about = about if isinstance(about, dict) else {}
     return {name: config.get(name) for name in names} | {"id": about.get("id"), "step": about.get("step")}
 
 

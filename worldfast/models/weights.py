@@ -85,9 +85,12 @@ def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any] 
         return path, _read_shards(path), None
     tensors, metadata = _read(path)
     try:
-        return path, tensors, json.loads(metadata.get("worldfast", "null"))
-    except ValueError as error:
-        raise DamagedError(f"{path} is damaged: its metadata are not those of an export: copy it again") from error
+        stated = json.loads(metadata.get("worldfast", "null"))
+    except (ValueError, RecursionError):
+        stated = ()
+    if stated is None or isinstance(stated, dict) and isinstance(stated.get("config", {}), dict):
+        return path, tensors, stated
+    raise DamagedError(f"{path} is damaged: its metadata are not those of an export: copy it again")
 
 
 # ---- shards ----

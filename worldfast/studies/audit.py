@@ -10,7 +10,7 @@ from typing import Any
 from worldfast import files
 from worldfast.errors import DamagedError, MismatchError, UnsafeError, file_name
 from worldfast.studies.analyses import read_kept, read_known
-from worldfast.training import Checked, checked, others, tried
+from worldfast.training import Checked, checked, listed, others, tried
 
 STUDY = {"name": str, "runs": list, "tables": dict | None}  # what study.json holds, and each of its runs
 RUN = {"name": str, "folder": str, "start": str, "steps": int, "rows": int}
@@ -39,7 +39,7 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
     tables = spec and spec["tables"] or {}
     for name, sha256 in tables.items():
         yield checked(folder / name, read_known, folder / name, sha256)
-    there = [] if tables else files.entries(folder)
+    there = [] if tables else tried(folder, files.entries, folder)[1] or []  # if it cannot be listed, `others` says so
     unknown = {path.name for path in there if path.suffix == ".csv"}  # perhaps its tables
     yield from others(folder, {"study.json", "figures", "report.html", *tables, *unknown})
 
@@ -47,11 +47,11 @@ def audit_study(folder: str | os.PathLike) -> Iterator[Checked]:
 def audit_tables(out: str | os.PathLike) -> Iterator[Checked]:
     """Check every cached table below a folder: <out>/tables/<kind>-<id>.csv, each with the .json beside it."""
     there = Path(out) / "tables"
-    whole = checked(there, files.require_folder, there)
+    whole, paths = tried(there, listed, there)
     if not whole.fine:
         yield whole
         return
-    found = [path for path in files.entries(there) if "-" in path.stem and path.suffix in (".csv", ".json")]
+    found = [path for path in paths if "-" in path.stem and path.suffix in (".csv", ".json")]
     for path in sorted({path.with_suffix(".csv") for path in found}):
         yield checked(path, read_kept, path)
     yield from others(there, {path.name for path in found})

@@ -115,7 +115,7 @@ def run_study(
     began = time.perf_counter()
     say = partial(tell, shown=progress)
     where = {"device": device, "memory": memory, "progress": progress}
-    folder = files.inner_folder(files.folder(out / "studies", "out") / study.name)
+    folder = files.inner_folder(files.inner_folder(out / "studies") / study.name)
     for place in (folder, out / "tables"):
         files.require_folder(place)
         files.remove_partial(place)

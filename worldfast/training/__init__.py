@@ -1,7 +1,7 @@
 """Training: runs in lockstep, in their folders, on one machine or a cluster."""
 
 from worldfast.folder import load, opened
-from worldfast.training.audit import OF_A_RUN, Checked, audit, checked, others, tried
+from worldfast.training.audit import OF_A_RUN, Checked, audit, checked, listed, others, tried
 from worldfast.training.check import check_family
 from worldfast.training.cluster import connected, run_jobs, train_on_cluster
 from worldfast.training.export import export_huggingface
@@ -28,6 +28,7 @@ __all__ = [
     "export_huggingface",
     "levels",
     "limit_of",
+    "listed",
     "load",
     "lockstep_of",
     "opened",

@@ -104,10 +104,9 @@ def _checkpoints(
 ) -> tuple[list[Checked], checkpoint.Checkpoint | None]:
     """Return the states of a run's checkpoints, and the newest whole one without its tensors."""
     there = folder / "checkpoint"
-    whole = checked(there, files.require_folder, there)
+    whole, paths = tried(there, checkpoint.paths, there)
     if not whole.fine:
         return [whole], None
-    paths = checkpoint.paths(there)
     size = run.model.build(run.shape).parameters.shape[1] if run and paths else None
 
     def read(path: Path) -> checkpoint.Checkpoint:
@@ -173,11 +172,10 @@ def _kept(folder: Path, known: str | None, run: Run | None, ended_as_written: bo
     there = folder / "weights"
     if not os.path.lexists(there) and not (run and run.kept_steps):
         return
-    whole = checked(there, files.require_folder, there)
+    whole, paths = tried(there, checkpoint.paths, there)
     if not whole.fine:
         yield whole
         return
-    paths = checkpoint.paths(there)
     for path in paths:
         state = checked(path, checkpoint.read, path, known, checkpoint.WEIGHTS)
         if state.fine and run and int(path.stem[5:]) not in run.checkpoint_steps:
@@ -198,11 +196,11 @@ def _segments(
 ) -> Iterator[Checked]:
     """Yield the state of each segment of activations that is there or should be."""
     there = folder / "activations"
-    whole = checked(there, files.require_folder, there)
+    whole, paths = tried(there, listed, there)
     if not whole.fine:
         yield whole
         return
-    matches = [SEGMENT.fullmatch(path.name) for path in there.iterdir()] if there.exists() else []
+    matches = [SEGMENT.fullmatch(path.name) for path in paths]
     present = {int(match[1]): there / match[0] for match in matches if match}
     if run is None:
         for path in sorted(present.values()):
@@ -223,9 +221,24 @@ def _segments(
     yield from others(there, {path.name for path in present.values()})
 
 
+def listed(folder: Path) -> list[Path]:
+    """Return what lies in a folder of a run or a study, nothing of one that is not there.
+
+    Raises
+    ------
+    UnsafeError, OSError
+        It is a link, a file ..., or cannot be listed.
+    """
+    files.require_folder(folder)
+    return files.entries(folder)
+
+
 def others(folder: Path, known: set[str]) -> Iterator[Checked]:
-    """Yield what lies in a folder besides names that are known: nothing of it is read."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    """Yield what lies in a folder besides names that are known, unread, or that the folder cannot be listed."""
+    state, paths = tried(folder, files.entries, folder)
+    if not state.fine:
+        yield state
+    for path in paths or ():
         if path.name.startswith(".") and path.name.endswith(files.PARTIAL):
             yield Checked(path, "other", "half written: by a process that writes it now, or by one that was killed")
         elif path.name not in known:

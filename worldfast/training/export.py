@@ -173,6 +173,7 @@ def _whole_folder(path: Path) -> Iterator[Path]:
             whole.mkdir()
             yield whole
             os.replace(whole, path)
+        files.sync_folder(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from worldfast import checkpoint, files
 from worldfast.dataset import entity_ids
-from worldfast.errors import MismatchError
+from worldfast.errors import DamagedError, MismatchError
 from worldfast.folder import require_same
 from worldfast.locks import Holder
 from worldfast.outcome import done
@@ -124,11 +124,11 @@ class Member:
                 f"{self.folder}: a checkpoint of step {found.step} is none of a run of {self.run.steps}"
             )
         self._require_captured(found.step)
-        self.step, pending = found.step, found.state["pending"]
+        self.step, pending = found.step, _pending(found, self.folder)
         checkpoint.remove_others(self.folder / "checkpoint", self.step)  # a kill may have left them
         self.lockstep.resume(self.index, Tally(found.step, pending["loss"], pending["steps"], False))
         self.seconds = found.state["seconds"]
-        self.lines.cut(found.state["metrics"])
+        self.lines.cut(found.state.get("metrics", {}))
         self.scored = self.step
         captured = self.step not in self.run.checkpoint_steps or segment_path(self.folder, self.step).exists()
         return not captured and bool(self.layers)
@@ -235,6 +235,18 @@ class Member:
             "metrics": self.lines.sync(),
         }
         files.write_json(self.folder / "done", content)
+
+
+def _pending(found: checkpoint.Checkpoint, folder: Path) -> dict:
+    """Return what a checkpoint says of the steps since the last line of metrics, or raise a DamagedError."""
+    pending = found.state.get("pending")
+    numbers = [pending.get(name) for name in ("loss", "steps")] if isinstance(pending, dict) else [None]
+    if not all(isinstance(one, int | float) for one in [*numbers, found.state.get("seconds")]):
+        raise DamagedError(
+            f"the checkpoint of step {found.step} in {folder / 'checkpoint'} was not written by this version of "
+            "worldfast: no seconds and pending loss of a run are in it"
+        )
+    return pending
 
 
 def write_spec(folder: Path, run: Run, origin: dict[str, str]) -> None:

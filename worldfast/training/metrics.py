@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from worldfast.display import count
 from worldfast.errors import DamagedError, one_of, typed
-from worldfast.files import checksum, naming, regular, sync_folder
+from worldfast.files import checksum, inner_folder, naming, regular, require_folder, sync_folder
 from worldfast.folder import prefix
 from worldfast.run import Run
 
@@ -118,7 +118,7 @@ def _scalars(line: dict) -> dict[str, float]:
 @contextmanager
 def _tensorboard(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Log]:
     """Write events below <folder>/tensorboard, and purge those of steps that are repeated."""
-    with module.SummaryWriter(folder / "tensorboard", purge_step=step + 1) as writer:
+    with module.SummaryWriter(inner_folder(folder / "tensorboard"), purge_step=step + 1) as writer:
 
         def log(line):
             for name, value in _scalars(line).items():
@@ -132,6 +132,7 @@ def _wandb(module: ModuleType, run: Run, folder: Path, step: int) -> Iterator[Lo
     """Log to one wandb run for each of ours, found again by its hash; it ignores steps that it has. With
     WANDB_MODE=offline in the environment it stays below <folder>/wandb, for `wandb sync`.
     """
+    require_folder(folder / "wandb")
     with module.init(
         project=PROJECT, id=run.id, name=run.name, config=run.to_json(), dir=folder, resume="allow", reinit="create_new"
     ) as tracked:

@@ -147,6 +147,7 @@ def _named(run: Run, mark: str) -> Run:
 
 # ---- presets ----
 
+LARGEST_SCALE = 2.0**63  # of the rows of a preset: no dataset takes as many
 SEEDS = (42, 43, 44, 45)
 WIDTHS = {64: (12, 2), 256: (3, 8), 512: (3, 16)}  # epochs, heads
 
@@ -207,8 +208,8 @@ def paper(scale: float = 1.0) -> Study:
 
 
 def _rows(scale: float) -> Callable[[int], int]:
-    """Return a function that gives `scale` times as many rows, at least one."""
-    scale = positive("scale", scale)
+    """Return a function that gives `scale` times as many rows, at least one; more than any dataset takes at most."""
+    scale = min(positive("scale", scale), LARGEST_SCALE)
     return lambda rows: max(1, round(rows * scale))
 
 
@@ -216,6 +217,7 @@ def _scaled(rows: int, epochs: int, scale: float) -> tuple[int, int]:
     """Return rows and epochs that give `scale` times as many rows in all. Epochs shrink first: repeated rows teach
     less.
     """
+    scale = min(scale, LARGEST_SCALE)
     fewer = max(1, round(epochs * scale))
     return max(1, round(rows * epochs * scale / fewer)), fewer
 
