@@ -18,6 +18,7 @@ __all__ = ["NAMES", "divergence", "predict"]
 
 NAMES = ("Uni-Ret", "Bi-Ret", "Uni-Inf", "Bi-Inf")
 AT_ONCE = 2**22  # numbers of a posterior: 32 MiB
+NEVER = -1e6  # logarithm of no share: below that of any walk that can come
 
 
 def predict(
@@ -36,7 +37,8 @@ def predict(
     names : sequence of str
         Of NAMES. Uni-Ret: of a posterior p_n prod_i pi_n(s_i) over chains, sum_n u_n pi_n. Bi-Ret: of p_n pi_n(s_1)
         prod_i T_n(s_i, s_i+1), sum_n b_n T_n(s_t, .). Bi-Inf: (c(s_t, j) + 1) / (c(s_t) + k), c the steps of the
-        context. Uni-Inf: the stationary shares of the matrix that these are the rows of.
+        context. Uni-Inf: the stationary shares of the matrix that these are the rows of. Where no chain has a share of
+        every step, those are looked up that lack the fewest: the limit of small shares in place of none.
 
     Returns
     -------
@@ -52,8 +54,7 @@ def predict(
     k = chains.transitions.shape[-1]
     tokens, positions, names = _checked(tokens, positions, names, k)
     found: dict[str, np.ndarray] = {}
-    with np.errstate(divide="ignore"):  # a step without a share rules a chain out
-        first, states, steps = (np.log(x) for x in (chains.prior, chains.stationary, chains.transitions))
+    first, states, steps = (_log(x) for x in (chains.prior, chains.stationary, chains.transitions))
     if "Uni-Ret" in names:
         seen = states.T  # [k, N]
         mean = lambda weight, _: weight @ chains.stationary  # noqa: E731
@@ -96,6 +97,11 @@ def _checked(tokens, positions, names, k: int) -> tuple[np.ndarray, np.ndarray, 
         raise ValueError(f"positions: expected ascending ones of a row, 0 to {last}, got {positions.tolist()}")
     names = tuple(one_of("predictor", name, NAMES) for name in several("names", names, "names of predictors"))
     return tokens, positions, names
+
+
+def _log(shares: np.ndarray) -> np.ndarray:
+    """Return logarithms; of no share a finite one, so that a context that no chain can make has a posterior too."""
+    return np.log(shares, out=np.full_like(shares, NEVER), where=shares > 0)
 
 
 def _looked_up(prior, logs, shape, positions, mean) -> np.ndarray:
