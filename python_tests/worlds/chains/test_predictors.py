@@ -72,6 +72,16 @@ def test_a_chain_that_a_step_rules_out():
     np.testing.assert_allclose(found, other[1])
 
 
+def test_divergences_of_what_are_no_shares():
+    for p, q, said in (
+        ([0.5, 0.5], [1.5, -0.5], "p, q: expected shares of at least 0"),
+        (0.5, 0.5, "p, q: expected shares of at least 0"),
+        (np.ones((2, 3)), np.ones((4, 3)), r"p, q: expected shapes that fit each other, got \[2, 3\] and \[4, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            chains.divergence(p, q)
+
+
 def test_a_context_that_no_chain_can_make_is_looked_up_where_the_fewest_steps_are_missing():
     one, other = (
         [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]],

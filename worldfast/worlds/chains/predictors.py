@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.arrays import integers
+from worldfast.arrays import integers, numbers
 from worldfast.errors import one_of, several, typed
 from worldfast.worlds.chains.laws import Chains, stationary
 
@@ -131,8 +131,20 @@ def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return the Kullback-Leibler divergence of q from p along the last axis, sum_j p_j log(p_j / q_j), in nats.
 
     Infinite where q has no share of what p has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are no arrays of numbers of at least 0 in shapes that fit each other.
     """
-    p, q = np.broadcast_arrays(np.asarray(p, np.float64), np.asarray(q, np.float64))
+    p, q = (numbers(x, name, None).array(finite=False) for x, name in ((p, "p"), (q, "q")))
+    if p.shape != q.shape:
+        try:
+            p, q = np.broadcast_arrays(p, q)
+        except ValueError:
+            raise ValueError(f"p, q: expected shapes that fit each other, got {[*p.shape]} and {[*q.shape]}") from None
+    if not p.ndim or min(p.min(initial=0), q.min(initial=0)) < 0:
+        raise ValueError("p, q: expected shares of at least 0 along the last axis")
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
     return np.maximum(terms.sum(axis=-1), 0.0)
