@@ -113,6 +113,7 @@ def calls():
         "rows of chains": (lambda start, n: CHAINS.stream(0).batch(start, few(n)), [2, 5]),
         "readout of chains": (lambda n, *given: CHAINS.readout(few(n), *given), [8, "fresh", 3]),
         "predict": (chains.predict, [CHAINS.set_of("trained"), random.integers(0, 5, (4, 9)), [0, 8], ["Bi-Ret"]]),
+        "divergence": (chains.divergence, [SHARES[0], SHARES[0]]),
         "interpolate": (chains.interpolate, [SHARES[0], SHARES]),
         "walks.Dataset": spec(walks.Dataset, graph="grid4", fixed=0.5, home="ring10", length=9, names=20, draw=1),
         "walks.Dataset of a graph": spec(walks.Dataset, adjacency=((0, 1, 0), (1, 0, 1), (0, 1, 0)), rows=9),

@@ -15,7 +15,7 @@ from worldfast.worlds import chains
 from worldfast.worlds.chains import analyses
 from worldfast.worlds.chains.analyses import contexts_of, induction, least, shares, shuffled_rows, tried, untold
 from worldfast.worlds.chains.predictors import NAMES, divergence
-from worldfast.worlds.chains.studies import Study, model
+from worldfast.worlds.chains.studies import Study, model, pooled
 
 SMALL = chains.Dataset(states=5, length=16)
 PERMUTED = replace(SMALL, chains=8, permuted=True)
@@ -121,6 +121,23 @@ def test_presets():
     assert worlds.preset("chains-demo", scale=0.1).runs[0].steps == 150
 
 
+def test_means_over_more_than_seeds_are_said():
+    of = [
+        (SMALL, 0, 32),
+        (SMALL, 1, 32),
+        (replace(SMALL, chains=8), 0, 32),
+        (replace(SMALL, chains=8, length=20), 0, 64),
+    ]
+    runs = tuple(
+        model(data, seed, 12, 1, hidden=hidden, batch=8, name=str(i)) for i, (data, seed, hidden) in enumerate(of)
+    )
+    (said,) = pooled(Study("mixed", runs), lambda run: f"{run.data.chains} chains", ("chains",))
+    assert said.startswith("Runs of 8 chains differ in more than their seed (hidden, intermediate, length): ")
+    for name in ("chains-mini", "walks-mini", "chains-demo", "walks-demo", "chains", "walks"):
+        study = worlds.preset(name)
+        assert not any("differ in more than their seed" in one for one in study.findings(study, {}, (), None).sentences)
+
+
 def test_what_is_shuffled():
     tokens = np.arange(24).reshape(1, 24)
     for kind, kept in zip(analyses.KINDS, (slice(None), slice(0), slice(14, None), slice(0, 14))):
@@ -142,6 +159,21 @@ def test_scores_of_heads():
     np.testing.assert_allclose(found["induction"][1:], [1, (1 / 4 + 1 / 5 + 2 / 6) / 3])
     np.testing.assert_allclose(found["chance"], (1 / 4 + 1 / 5 + 2 / 6) / 3)
     assert np.isnan(induction(np.arange(4), np.stack([np.eye(4)]))["induction"]).all()
+
+
+def test_scores_of_heads_leave_out_rows_in_which_no_state_comes_again():
+    ensemble = wf.TransformerSpec(hidden=32, layers=1, heads=2).build(SMALL.shape)
+    ensemble.initialise(0, seed=0)
+
+    def scores(*rows):
+        tokens = np.array(rows, np.int32)
+        packed = SMALL.stream(0).packed(tokens, np.arange(1, len(rows) + 1) * 4 - 1)
+        return analyses.scores_of_heads(ensemble, packed, tokens)
+
+    once, again = [0, 1, 2, 3], [0, 1, 0, 2]
+    both, alone = scores(once, again), scores(again)
+    np.testing.assert_allclose(both["induction"], alone["induction"])
+    assert (both["previous"] != alone["previous"]).all() and np.isnan(scores(once)["induction"]).all()
 
 
 def test_predictors_that_are_equal_are_said_not_to_be_told_apart():

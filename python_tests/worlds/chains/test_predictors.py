@@ -72,6 +72,30 @@ def test_a_chain_that_a_step_rules_out():
     np.testing.assert_allclose(found, other[1])
 
 
+def test_divergences_of_what_are_no_shares():
+    for p, q, said in (
+        ([0.5, 0.5], [1.5, -0.5], "p, q: expected shares of at least 0"),
+        (0.5, 0.5, "p, q: expected shares of at least 0"),
+        (np.ones((2, 3)), np.ones((4, 3)), r"p, q: expected shapes that fit each other, got \[2, 3\] and \[4, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            chains.divergence(p, q)
+
+
+def test_a_context_that_no_chain_can_make_is_looked_up_where_the_fewest_steps_are_missing():
+    one, other = (
+        [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]],
+        [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.5, 0.0]],
+    )
+    of = chains.Dataset(transitions=(one, other)).set_of("trained")
+    rows = np.array([[0, 0, 1, 2, 0], [1, 1, 1, 0, 2]])  # the first lacks a step of `other`, the second two of `one`
+    found = predict(of, rows, [1, 4])
+    assert all(np.isfinite(shares).all() for shares in found.values())
+    np.testing.assert_array_equal(found["Bi-Ret"][:, 1], [other[0], one[2]])
+    tiny = of._replace(transitions=np.maximum(of.transitions, 1e-12))
+    np.testing.assert_allclose(found["Bi-Ret"], predict(tiny, rows, [1, 4])["Bi-Ret"], atol=1e-9)
+
+
 def test_long_contexts_of_many_chains_in_pieces(monkeypatch):
     data = chains.Dataset(chains=40, states=4, length=300)
     of, tokens = data.set_of("trained"), data.stream(0).drawn(0, 9).tokens

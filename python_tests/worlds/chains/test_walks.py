@@ -114,6 +114,8 @@ def test_chains_steps_and_first_states_are_distributed_as_stated():
 def test_transitions_may_be_an_array():
     assert chains.Dataset(transitions=np.array(TWO), length=30, rows=400) == KINDS["given"]
     assert chains.Dataset(transitions=[*np.array(TWO)], length=30, rows=400) == KINDS["given"]
+    whole = chains.Dataset(transitions=[[[0, 1], [1, 0]]])  # whole numbers and others that are equal have one identity
+    assert wf.Run(whole).id == wf.Run(chains.Dataset(transitions=[[[0.0, 1.0], [1.0, 0.0]]])).id
 
 
 def test_steps_are_never_taken_that_have_no_share():

@@ -158,6 +158,7 @@ def test_scores_of_models_that_are_known():
         ({"fixed": float("nan")}, ValueError, "fixed: expected a share from 0 to 1, got nan"),
         ({"home": "sphere3"}, ValueError, "unknown kind of graph 'sphere'"),
         ({"home": 3}, TypeError, "home: expected the name of a graph, or '', got 3"),
+        ({"adjacency": [[0, 1], [1, 0]], "graph": "ring7"}, ValueError, "graph: expected none beside .*, got 'ring7'"),
         ({"adjacency": 3}, TypeError, "adjacency: expected a square of 0 and 1, got 3"),
         ({"draw": -1}, ValueError, "draw: expected at least 0, got -1"),
         ({"rows": 0}, ValueError, "rows: expected at least 1, got 0"),
@@ -183,6 +184,12 @@ def test_bad_readouts(options, error, said):
         DATA.readout(**options)
     with pytest.raises(ValueError, match="unknown rows 'new': known: all, fixed, own"):
         walks.Walks(DATA, 0, of="new")
+
+
+def test_equal_adjacency_matrices_have_one_identity():
+    of = [walks.Dataset(adjacency=np.ones((3, 3), kind) - np.eye(3, dtype=kind)) for kind in (int, float)]
+    of.append(walks.Dataset(adjacency=~np.eye(3, dtype=bool)))
+    assert len({wf.Run(data).id for data in of}) == 1 and of[0].graph == "given"
 
 
 def test_what_a_model_cannot_say_is_said_before_training():

@@ -14,7 +14,7 @@ from worldfast.report.figures.numbers import lines
 from worldfast.training import load
 from worldfast.worlds import walks
 from worldfast.worlds.chains.analyses import induction
-from worldfast.worlds.walks.analyses import DRAWS, placed_nulls
+from worldfast.worlds.walks.analyses import DRAWS, layers_of, placed_nulls
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import class_means, measures
 from worldfast.worlds.walks.heads import repeated
@@ -52,6 +52,16 @@ def made(tmp_path_factory):
     return study, wf.run_study(study, out, threads=1), out
 
 
+def test_runs_of_models_of_any_kind_and_depth():
+    deep, flat = (model(SMALL, 0, 12, 1, hidden=32, batch=8, layers=layers) for layers in (3, 2))
+    spec = wf.RecurrentSpec(hidden=16, layers=1)
+    other = model(SMALL, 0, 12, 1, batch=8, model=spec)
+    assert other.model == spec and other.capture.layers == (1,) and other.name == "grid3-1layers-s0"
+    own = wf.TransformerSpec(hidden=32, layers=1, heads=2, init_std=0.1)
+    assert model(SMALL, 0, 12, 1, batch=8, model=own).model == own  # as it was given, first weights too
+    assert deep.capture.layers == (1, 2, 3) and layers_of(Study("mixed", (deep, flat), layer=2)) == {"layers": [1, 2]}
+
+
 def test_tables(made):
     study, result, out = made
     tables, steps = result.tables, len(study.runs[0].checkpoint_steps)
@@ -67,6 +77,8 @@ def test_tables(made):
         found[(found.names == "own") & (found.run == study.runs[1].name) & (found.context == 24)].r2_home.notna().all()
     )
     null = tables["nulls"]
+    chance = null[(null.run != study.runs[0].name) & (null.names == "own") & (null.context == 24)].r2_home
+    assert chance.notna().all() and chance.lt(0.9).all() and null[null.names == "fixed"].r2_home.isna().all()
     assert set(null.of) == {"names", "recall", "mixed", "whole graph"} and len(null) == 5 * 4 * contexts_read
     assert null[null.of == "whole graph"].groupby(["run", "names"]).r2.nunique().eq(1).all()
     assert null[(null.of == "mixed") & (null.context > 1)].following.min() > 0.9  # the name before

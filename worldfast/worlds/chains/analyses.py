@@ -308,12 +308,27 @@ def induction(tokens: np.ndarray, attended: np.ndarray) -> dict[str, np.ndarray]
 
 
 def scores_of_heads(ensemble, rows: Rows, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Return `induction` of all heads of a transformer, means over rows of tokens [n, T]: [layers, heads] each."""
+    """Return `induction` of all heads of a transformer, means over the rows of tokens [n, T] that have each score.
+
+    Returns
+    -------
+    dict of str to ndarray
+        [layers, heads] each; NaN of a score that no row has.
+    """
     found = [
         [induction(row, weights.numpy(force=True)) for row, weights in zip(tokens, of_rows)]
         for of_rows in attention_weights(ensemble, rows)
     ]
-    return {name: np.array([np.mean([one[name] for one in block], axis=0) for block in found]) for name in found[0][0]}
+    table = {name: np.array([[one[name] for one in block] for block in found]) for name in found[0][0]}
+    return {name: mean_of_some(of, axis=1) for name, of in table.items()}
+
+
+def mean_of_some(X: np.ndarray, axis: int) -> np.ndarray:
+    """Return means of what is not NaN, without the warning of numpy.nanmean where all is."""
+    some = np.isfinite(X)
+    count = some.sum(axis=axis)
+    sums = np.where(some, X, 0).sum(axis=axis)
+    return np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)
 
 
 def of_heads(about: dict, scores: Mapping[str, np.ndarray]) -> list[dict]:

@@ -90,6 +90,7 @@ class Dataset(dataset.Dataset):
         refuse(self.transitions, "transitions")
         self._set("transitions", nested(several("transitions", self.transitions, "matrices")))
         if self.transitions:
+            self._set("transitions", nested(self.set_of("trained").transitions))  # equal ones have one identity
             for name, size in zip(("chains", "states"), self.set_of("trained").transitions.shape):
                 if getattr(self, name) not in (getattr(Dataset, name), size):
                     raise ValueError(f"{name}: transitions have {size:,}, got {getattr(self, name)}")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worldfast.arrays import integers
+from worldfast.arrays import integers, numbers
 from worldfast.errors import one_of, several, typed
 from worldfast.worlds.chains.laws import Chains, stationary
 
@@ -18,6 +18,7 @@ __all__ = ["NAMES", "divergence", "predict"]
 
 NAMES = ("Uni-Ret", "Bi-Ret", "Uni-Inf", "Bi-Inf")
 AT_ONCE = 2**22  # numbers of a posterior: 32 MiB
+NEVER = -1e6  # logarithm of no share: below that of any walk that can come
 
 
 def predict(
@@ -36,7 +37,8 @@ def predict(
     names : sequence of str
         Of NAMES. Uni-Ret: of a posterior p_n prod_i pi_n(s_i) over chains, sum_n u_n pi_n. Bi-Ret: of p_n pi_n(s_1)
         prod_i T_n(s_i, s_i+1), sum_n b_n T_n(s_t, .). Bi-Inf: (c(s_t, j) + 1) / (c(s_t) + k), c the steps of the
-        context. Uni-Inf: the stationary shares of the matrix that these are the rows of.
+        context. Uni-Inf: the stationary shares of the matrix that these are the rows of. Where no chain has a share of
+        every step, those are looked up that lack the fewest: the limit of small shares in place of none.
 
     Returns
     -------
@@ -52,8 +54,7 @@ def predict(
     k = chains.transitions.shape[-1]
     tokens, positions, names = _checked(tokens, positions, names, k)
     found: dict[str, np.ndarray] = {}
-    with np.errstate(divide="ignore"):  # a step without a share rules a chain out
-        first, states, steps = (np.log(x) for x in (chains.prior, chains.stationary, chains.transitions))
+    first, states, steps = (_log(x) for x in (chains.prior, chains.stationary, chains.transitions))
     if "Uni-Ret" in names:
         seen = states.T  # [k, N]
         mean = lambda weight, _: weight @ chains.stationary  # noqa: E731
@@ -98,6 +99,11 @@ def _checked(tokens, positions, names, k: int) -> tuple[np.ndarray, np.ndarray, 
     return tokens, positions, names
 
 
+def _log(shares: np.ndarray) -> np.ndarray:
+    """Return logarithms; of no share a finite one, so that a context that no chain can make has a posterior too."""
+    return np.log(shares, out=np.full_like(shares, NEVER), where=shares > 0)
+
+
 def _looked_up(prior, logs, shape, positions, mean) -> np.ndarray:
     """Weigh chains by a prior [N] and logs(rows) [n, l, N], what each position says, and take a mean of theirs."""
     parts, each = [], max(1, AT_ONCE // (shape[1] * len(prior)))
@@ -125,8 +131,20 @@ def divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Return the Kullback-Leibler divergence of q from p along the last axis, sum_j p_j log(p_j / q_j), in nats.
 
     Infinite where q has no share of what p has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are no arrays of numbers of at least 0 in shapes that fit each other.
     """
-    p, q = np.broadcast_arrays(np.asarray(p, np.float64), np.asarray(q, np.float64))
+    p, q = (numbers(x, name, None).array(finite=False) for x, name in ((p, "p"), (q, "q")))
+    if p.shape != q.shape:
+        try:
+            p, q = np.broadcast_arrays(p, q)
+        except ValueError:
+            raise ValueError(f"p, q: expected shapes that fit each other, got {[*p.shape]} and {[*q.shape]}") from None
+    if not p.ndim or min(p.min(initial=0), q.min(initial=0)) < 0:
+        raise ValueError("p, q: expected shares of at least 0 along the last axis")
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
     return np.maximum(terms.sum(axis=-1), 0.0)

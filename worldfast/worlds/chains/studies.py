@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,41 @@ class Study(studies.Study):
 
 def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
     """Return what was found, in plain sentences."""
-    return Findings([*_mixtures(tables), *_transience(tables), *_untold(tables), *_order(tables), *_heads(tables)])
+    means = pooled(study, lambda run: f"{run.data.chains:,} chains", ("chains",))
+    return Findings(
+        [*_mixtures(tables), *_transience(tables), *_untold(tables), *_order(tables), *_heads(tables), *means]
+    )
+
+
+def pooled(study: studies.Study, kind_of: Callable[[Run], str], told: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each kind of runs of which means are taken, though more than their seeds differ.
+
+    Parameters
+    ----------
+    study : Study
+    kind_of : callable
+        Run -> its kind, in words.
+    told : sequence of str
+        Fields of data and model by which kinds differ.
+    """
+    kinds: dict[str, list[Run]] = {}
+    for run in study.runs:
+        kinds.setdefault(kind_of(run), []).append(run)
+    for kind, runs in kinds.items():
+        of_data = {name for a in runs for name in differing(a.data, runs[0].data)}
+        of_model = {name for a in runs for name in differing(a.model, runs[0].model)}
+        if more := sorted((of_data | of_model) - {*told, "rows"}):
+            yield (
+                f"Runs of {kind} differ in more than their seed ({', '.join(more)}): what is said and drawn of them is "
+                "their mean, while the tables have each run alone."
+            )
+
+
+def differing(a, b) -> list[str]:
+    """Return the fields in which two specs differ; of specs of two kinds, "model"."""
+    if type(a) is not type(b):
+        return ["model"]
+    return [one.name for one in fields(a) if getattr(a, one.name) != getattr(b, one.name)]
 
 
 def _mixtures(tables: Mapping[str, DataFrame]) -> Iterator[str]:
@@ -154,8 +188,8 @@ def _order(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 def _heads(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     if "attention" not in tables:
         return
-    table = tables["attention"]
-    for run, part in at_end(table).groupby("run", sort=False):
+    table = at_end(tables["attention"]).dropna(subset=["induction"])  # NaN of rows too short for a state to come again
+    for run, part in table.groupby("run", sort=False):
         before, after = part.loc[part.previous.idxmax()], part.loc[(part.induction - part.chance).idxmax()]
         yield (
             f"{run}: head {int(before['head'])} of block {int(before.block)} attends to the state before with a "
@@ -169,7 +203,7 @@ def _heads(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 
 
 def model(
-    data: Any, seed: int, steps: int, checkpoints: int, *, hidden: int, batch: int, layers: int = 2, **fields
+    data: Any, seed: int, steps: int, checkpoints: int, *, hidden: int = 64, batch: int, layers: int = 2, **fields
 ) -> Run:
     """Return a run on walks: a transformer, a constant learning rate, log-spaced checkpoints.
 
@@ -178,16 +212,21 @@ def model(
     data : Dataset
         Its rows are set to those of `steps` batches, so that each is new.
     seed, steps, checkpoints : int
-    hidden, batch, layers : int
-        Width of the model, rows of a batch, and depth.
+    hidden, layers : int
+        Width and depth of the transformer; of no account where `model` is given.
+    batch : int
+        Rows of a batch.
     **fields
-        Further fields of the run, and others of those that it has here.
+        Further fields of the run, and others of those that it has here: `model` may be of any kind.
     """
     hidden, batch, layers = (whole(*one, 1) for one in (("hidden", hidden), ("batch", batch), ("layers", layers)))
     steps = whole("steps", steps, 1)
+    spec = fields.pop("model", None)
+    if spec is None:
+        spec = TransformerSpec(hidden=hidden, layers=layers, heads=4, intermediate=4 * hidden)
     given = {
         "name": f"{data.label}-s{seed}",
-        "model": TransformerSpec(hidden=hidden, layers=layers, heads=4, intermediate=4 * hidden),
+        "model": spec,
         "epochs": 1,
         "learning_rate": 3e-3,
         "weight_decay": 0.0,
@@ -197,7 +236,7 @@ def model(
         "checkpoints": checkpoints,
         "checkpoint_spacing": "log",
         "keep": "all",
-        "capture": Capture(layers=tuple(range(1, layers + 1))),
+        "capture": Capture(layers=tuple(range(1, getattr(spec, "layers", layers) + 1))),
     }
     return Run(replace(data, rows=steps * batch), seed=seed, batch=batch, **given | fields)
 

@@ -27,7 +27,7 @@ from worldfast.worlds.chains.analyses import contexts_of, models, transformers, 
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import NULLS, class_means, components, measures, mixed, null_states, placed, recall
 from worldfast.worlds.walks.heads import ablation, heads
-from worldfast.worlds.walks.reading import following, in_context, said_by, states_of
+from worldfast.worlds.walks.reading import at_home, following, in_context, said_by, states_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -82,8 +82,9 @@ def nulls(trained: Sequence[Trained], namings: int, walks: int, window: int) -> 
     """The same measures without a model, of random vectors as wide as the run's states, in the same walks.
 
     Columns run, names, of ("names": vectors alone; "recall" of bigrams; "mixed" with the name before; "whole graph":
-    mixed with all neighbours, at every context), context, nodes, measures as of `geometry`, error, following: the
-    share that recall gives to neighbours; of mixed states the share whose nearest other name is that of a neighbour.
+    mixed with all neighbours, at every context), context, nodes, measures as of `geometry`, r2_home (what chance gives:
+    nulls know nothing of fixed names), error, following: the share that recall gives to neighbours; of mixed states the
+    share whose nearest other name is that of a neighbour.
     """
     import pandas as pd
 
@@ -106,13 +107,15 @@ def nulls(trained: Sequence[Trained], namings: int, walks: int, window: int) -> 
                 follows = float(mass[kind][i]) if kind in mass else np.nan
                 table.append({"run": one.name, "names": of, "of": kind} | found | {"following": follows})
         whole = np.stack([mixed(of_set, graph) for of_set in vectors])
-        each_set = pd.DataFrame([measures(X, graph) for X in whole])
+        each_set = pd.DataFrame(
+            [measures(X, graph) | {"r2_home": at_home(X, names, data, of)} for X, names in zip(whole, read.names)]
+        )
         all_nodes = np.broadcast_to(np.arange(n), (namings, 1, n))
         follows = float(nearest(whole[:, None], vectors, all_nodes, graph.adjacency).mean())
         rest = {"error": each_set["r2"].std() / np.sqrt(namings), "following": follows}
         about = {"run": one.name, "names": of, "of": "whole graph"}
         table += [about | {"context": int(c)} | dict(each_set.mean()) | rest for c in counts]
-    return pd.DataFrame(table).drop(columns="r2_home")
+    return pd.DataFrame(table)
 
 
 def nearest(states: np.ndarray, vectors: np.ndarray, nodes: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
@@ -277,7 +280,8 @@ def mapped_and_shown(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
 
 
 def layers_of(study) -> dict:
-    return {"layers": list(range(1, study.runs[0].model.layers + 1))}
+    """Return the layers that every model has."""
+    return {"layers": list(range(1, min(run.model.layers for run in study.runs) + 1))}
 
 
 def read_by(*names: str, **more):

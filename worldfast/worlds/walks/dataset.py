@@ -88,6 +88,9 @@ class Dataset(dataset.Dataset):
         refuse(self.adjacency, "adjacency")
         self._set("adjacency", nested(several("adjacency", self.adjacency, "a square of 0 and 1")))
         if self.adjacency:
+            self._set("adjacency", nested(given(self.adjacency).adjacency.astype(int)))  # equal ones have one identity
+            if self.graph not in (Dataset.graph, "given"):
+                raise ValueError(f"graph: expected none beside an adjacency matrix, got {self.graph!r}")
             self._set("graph", "given")
         typed("home", self.home, str, "the name of a graph, or ''")
         nodes = {of: len(self.graph_of(of).adjacency) for of in ("own", "fixed")}

@@ -86,9 +86,9 @@ def drawn_nulls(axes, nulls, value: str, over_context: bool) -> list[tuple[float
 
 
 def curves(panels, values: Sequence[str], lines, nulls, x: str) -> None:
-    """Draw a measure in each panel over "context", "rows" or "k", models above nulls, which have no r2_home."""
+    """Draw a measure in each panel over "context", "rows" or "k", models above nulls."""
     for axes, value in zip(panels, values):
-        ends = drawn_nulls(axes, nulls, "r2" if value == "r2_home" else value, x == "context")
+        ends = drawn_nulls(axes, nulls, value, x == "context")
         for label, colour, dashes, part in lines:
             mean = part.groupby(x)[value].mean()
             mean = mean[mean.index > 0] if x == "rows" else mean
@@ -228,8 +228,8 @@ def homes(table, nulls, runs, layer: int, graph: str):
     curves(panels, ("r2", "r2_home"), lines, nulls, "context")
     return made, (
         f"Which map two principal components hold in rows with names of their own on {graph}, layer {layer}: that of "
-        "the context, or that which names have in rows where they are fixed. Nulls know of the former alone. "
-        f"At the end, R² of the latter: {said(lines, nulls[nulls['of'] == ''], 'r2_home')}."
+        "the context, or that which names have in rows where they are fixed. Nulls know nothing of the latter: theirs "
+        f"is what chance gives. After whole rows, R² of it: {said(lines, nulls, 'r2_home')}."
     )
 
 
@@ -326,7 +326,7 @@ def shares(table, nulls, runs, layer: int, graph: str):
     made, panels = panels_of(len(values))
     known = sorted(table["fixed"].unique())
     for axes, value in zip(panels, values):
-        ends = drawn_nulls(axes, nulls, "r2" if value == "r2_home" else value, False)
+        ends = drawn_nulls(axes, nulls, value, False)
         for i, (depth, part) in enumerate(table.groupby("depth")):
             mean = part.groupby("fixed")[value].mean().reindex(known)
             colour, name = HUES[i % len(HUES)], f"{depth} layers"

@@ -11,7 +11,7 @@ from worldfast.worlds.chains.analyses import shares
 from worldfast.worlds.walks.dataset import Contexts, Dataset, Walks
 from worldfast.worlds.walks.geometry import LEAST, class_means, measures, r2_of
 
-__all__ = ["following", "in_context", "packed", "said_by", "states_of"]
+__all__ = ["at_home", "following", "in_context", "packed", "said_by", "states_of"]
 
 
 def packed(data: Dataset, read: Contexts, scored: np.ndarray) -> Rows:
@@ -51,22 +51,29 @@ def states_of(ensemble, data: Dataset, read: Contexts, layers: Sequence[int], **
     return [state.numpy(force=True).reshape(*read.nodes.shape, -1) for state in found]
 
 
+def at_home(X: np.ndarray, names: np.ndarray, data: Dataset, of: str) -> float:
+    """Return R2 of the places that names have where they are fixed, from states of nodes [n, D] with names [n].
+
+    NaN of rows with fixed names, where none are trained on, and of fewer than 4 names that have such a place.
+    """
+    home = data.graph_of("fixed").places
+    known = np.isfinite(X).all(axis=1) & (names < len(home)) & bool(of == "own" and data.fixed)
+    return r2_of(X[known], home[names[known]]) if known.sum() >= LEAST else np.nan
+
+
 def in_context(
     states: np.ndarray, data: Dataset, of: str, read: Contexts, at: Sequence[int], window: int
 ) -> list[dict]:
     """Measure class means of states [g, w, T, D] after some numbers of names: means over the g sets of names.
 
-    "r2_home" is R2 of the places that names have where they are fixed; NaN of rows in which they have those. "error" is
-    the standard error of "r2".
+    "r2_home" is that of `at_home`; "error" is the standard error of "r2".
     """
-    graph, home, found = data.graph_of(of), data.graph_of("fixed"), []
+    graph, found = data.graph_of(of), []
     for context in at:
         each_set = []
         for g, names in enumerate(read.names):
             X = class_means(states[g], read.nodes[g], len(graph.adjacency), context, window)
-            known = np.isfinite(X).all(axis=1) & (names < len(home.places)) & bool(of == "own" and data.fixed)
-            at_home = r2_of(X[known], home.places[names[known]]) if known.sum() >= LEAST else np.nan
-            each_set.append(measures(X, graph) | {"r2_home": at_home})
+            each_set.append(measures(X, graph) | {"r2_home": at_home(X, names, data, of)})
         table = {name: np.array([one[name] for one in each_set], float) for name in each_set[0]}
         error = table["r2"].std(ddof=1) / np.sqrt(len(each_set)) if len(each_set) > 1 else np.nan
         found.append({"context": int(context)} | {k: float(v.mean()) for k, v in table.items()} | {"error": error})

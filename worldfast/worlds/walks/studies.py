@@ -14,7 +14,7 @@ from worldfast.run import Run
 from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
 from worldfast.worlds.chains.analyses import at_end, whole_rows
 from worldfast.worlds.chains.studies import model as of_walks
-from worldfast.worlds.chains.studies import scaled
+from worldfast.worlds.chains.studies import pooled, scaled
 from worldfast.worlds.walks.analyses import ANALYSES
 from worldfast.worlds.walks.dataset import Dataset
 
@@ -87,7 +87,13 @@ class Study(studies.Study):
 
 def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
     """Return what was found, in plain sentences."""
-    return Findings([*_maps(tables, study.layer), *_homes(tables, study.layer), *_rule(tables), *_ablated(tables)])
+    means = pooled(study, _kind, ("graph", "fixed", "layers"))
+    layer = study.layer
+    return Findings([*_maps(tables, layer), *_homes(tables, layer), *_rule(tables), *_ablated(tables), *means])
+
+
+def _kind(run: Run) -> str:
+    return f"{run.data.graph}, {run.model.layers} layers, {run.data.fixed:g} of rows fixed,"
 
 
 def _each(table, tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, DataFrame, DataFrame]]:
@@ -137,7 +143,7 @@ def _homes(tables: Mapping[str, DataFrame], layer: int) -> Iterator[str]:
         if "nulls" in tables:
             null = tables["nulls"]
             null = null[null.run.isin(part.run) & (null.of == "names") & (null.names == "own")]
-            chance = f"; random vectors have {whole_rows(null).r2.mean():.2f}"
+            chance = f"; random vectors have {whole_rows(null).r2_home.mean():.2f}"
         yield (
             f"{graph}, {depth} layers, {fixed:g} of rows fixed: where names are the row’s own, R² of the places that "
             f"they have elsewhere goes from {mean.r2_home[first]:.2f} after {first} names to {mean.r2_home[last]:.2f} "
@@ -162,6 +168,8 @@ def _ablated(tables: Mapping[str, DataFrame]) -> Iterator[str]:
     table = table[table.names == "own"]
     for run, part in table.groupby("run", sort=False):
         k = part[part["heads"].isin(("previous", "induction"))].k.max()
+        if not k > 0:  # of fewer than four heads none are ablated
+            continue
         mean = part[(part.k == k) | (part.k == 0)].groupby("heads")[["following", "r2"]].mean()
         each = ", ".join(
             f"{mean.following[kind]:.2f} and {mean.r2[kind]:.2f} without {words}"
@@ -182,7 +190,8 @@ def _ablated(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 
 
 def model(data: Dataset, seed: int, steps: int, checkpoints: int, *, layers: int = 2, **fields) -> Run:
-    """Return a run on walks as `worldfast.worlds.chains.studies.model` makes it, warmed up, of small first weights.
+    """Return a run on walks as `worldfast.worlds.chains.studies.model` makes it, warmed up, of small first weights
+    unless `model` is given.
 
     Parameters
     ----------
@@ -191,9 +200,11 @@ def model(data: Dataset, seed: int, steps: int, checkpoints: int, *, layers: int
     **fields
         Its others.
     """
+    spec = fields.get("model")
+    layers = layers if spec is None else getattr(spec, "layers", layers)
     given = {"warmup": 50, "name": f"{data.label}-{layers}layers-s{seed}"}
     run = of_walks(data, seed, steps, checkpoints, layers=layers, **given | fields)
-    return replace(run, model=replace(run.model, init_std=INIT))
+    return run if spec is not None else replace(run, model=replace(run.model, init_std=INIT))
 
 
 def demo(scale: float = 1.0) -> Study:
