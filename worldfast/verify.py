@@ -48,11 +48,11 @@ def _checks(folder: Path, deeper: int = 2) -> Iterator[Checked]:
     elif any(os.path.lexists(folder / name) for name in OF_A_RUN):
         yield from audit(folder)
     elif deeper:
-        yield from audit_tables(folder)
+        yield from audit_tables(folder)  # of tables/, which holds nothing else
         state, paths = tried(folder, files.entries, folder)
         if not state.fine:
             yield state
-        for below in paths or ():
+        for below in (path for path in paths or () if path.name != "tables"):
             read = files.require_folder if below.name == "studies" else Path.is_dir
             state, is_folder = tried(below, read, below)
             if not state.fine:

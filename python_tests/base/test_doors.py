@@ -177,6 +177,8 @@ DOORS = {
     "sparsity.X": Door(X, analysis.sparsity),
     "steps_of_return.eigenvalues": Door(XY, analysis.steps_of_return),
     "two_nn.X": Door(X, analysis.two_nn),
+    "divergence.p": Door(SHARES, lambda x: chains.divergence(x, SHARES)),
+    "divergence.q": Door(SHARES, lambda x: chains.divergence(SHARES, x)),
     "interpolate.model": Door(SHARES, lambda x: chains.interpolate(x, np.repeat(SHARES[None], 2, 0))),
     "interpolate.predictors": Door(np.repeat(SHARES[None], 2, 0), lambda x: chains.interpolate(SHARES, x)),
     "predict.tokens": Door(

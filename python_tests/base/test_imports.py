@@ -44,6 +44,7 @@ folder -> outcome
 folder -> run
 locks -> errors
 locks -> files
+log -> files
 outcome -> run
 run -> capture
 run -> models

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import mmap
 import os
 import resource
 import shutil
@@ -244,14 +245,14 @@ def in_memory_of(room, job):
     """The name of the error in which a job ends, and its text, with so many bytes of memory left."""
     used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20) + room, resource.RLIM_INFINITY))
-    spare, taken = bytearray(room), []
+    spare, taken = mmap.mmap(-1, room), []
     for size in (1 << 20, 1 << 16, 1 << 12, 1 << 10):  # also what was freed before
         try:
             while True:
                 taken.append(bytearray(size))
         except MemoryError:
             pass
-    del spare
+    spare.close()
     try:
         job()
     except Exception as error:
