@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,15 @@ def act(action: str, out: str) -> str:
 
 def _run_folder(out: Path) -> Path:
     return next(path for path in sorted((out / "runs").glob("pt-distance-*")))
+
+
+def _verify(out: Path) -> str:
+    from worldfast.verify import verify
+
+    found = [one for one in verify(out) if not one.fine]
+    if not found:
+        raise AssertionError("nothing is found")
+    return repr(found)
 
 
 def _load(out: Path) -> str:
@@ -120,6 +130,7 @@ def _world(out: Path) -> str:
 
 
 ACTIONS: dict[str, Callable[[Path], str]] = {
+    "verify": _verify,
     "load": _load,
     "activations": _activations,
     "dataset": _dataset,
@@ -273,6 +284,33 @@ def many_checkpoints(out, outside):
     _edit(path, run=spec["run"])
 
 
+def _without(name):
+    def make(out, outside):
+        path = _run_folder(out) / "spec.json"
+        content, _ = files.parse_json(path)
+        files.write_json(path, {key: value for key, value in content.items() if key != name})
+
+    return make
+
+
+def run_in_a_run(out, outside):
+    path = _run_folder(out) / "spec.json"
+    run = json.loads(path.read_text())["run"]
+    for _ in range(300):  # deeper than Python calls functions
+        run = run | {"start": run}
+    _edit(path, run=run)
+
+
+def state_of_a_checkpoint(out, outside):
+    from worldfast import checkpoint
+
+    folder, last = _run_folder(out), _last(out, "checkpoint")
+    run = json.loads((folder / "spec.json").read_text())["id"]
+    found = checkpoint.read(last, run)
+    checkpoint.save(last.parent, replace(found, state={"pending": ["text"]}), run, {})
+    (folder / "done").unlink()
+
+
 def _linked(name):
     def make(out, outside):
         path = _run_folder(out) / name
@@ -322,6 +360,11 @@ def linked_tables(out, outside):
     (outside / "tables").mkdir()
     (outside / "tables" / "kept.csv.partial").write_bytes(SECRET)
     (out / "tables").symlink_to(outside / "tables")
+
+
+def linked_studies(out, outside):
+    (out / "studies").rename(outside / "studies")
+    (out / "studies").symlink_to(outside / "studies")
 
 
 def linked_study(out, outside):
@@ -380,6 +423,7 @@ def world_of_large_numbers(out, outside):
     (out / "towns.csv").write_text("city_id,x,y,region\n99999999999999999999,1e308,nan,north\n")
 
 
+FIELDS = ("id", "run", "captured", "steps")
 RUN_FILES = ("lock", "metrics.jsonl", "spec.json", "checkpoint", "activations", "done")
 CASES: dict[str, tuple[Callable, str]] = {
     "checkpoint: a tensor of 10^15": (huge_tensor, "load"),
@@ -400,6 +444,11 @@ CASES: dict[str, tuple[Callable, str]] = {
     "spec: brackets": (deep_spec, "load"),
     "spec: a model of 2^40": (huge_model, "load"),
     "spec: 10^9 checkpoints": (many_checkpoints, "load"),
+    "spec: a run in a run in a run": (run_in_a_run, "load"),
+    "spec: a run in a run in a run, verified": (run_in_a_run, "verify"),
+    **{f"spec: without {name}": (_without(name), "activations") for name in FIELDS},
+    **{f"spec: without {name}, verified": (_without(name), "verify") for name in FIELDS},
+    "checkpoint: a state of something else": (state_of_a_checkpoint, "train"),
     **{f"run folder: {name} is a link": (_linked(name), "train") for name in RUN_FILES},
     **{
         f"run folder: {name} is a FIFO": (_fifo(name), "train")
@@ -410,6 +459,8 @@ CASES: dict[str, tuple[Callable, str]] = {
     "study: escape codes": (escapes_in_a_study, "status"),
     "study: tables/ is a link": (linked_tables, "read"),
     "study: study.json is a link": (linked_study, "read"),
+    "study: studies/ is a link": (linked_studies, "read"),
+    "study: studies/ is a link, verified": (linked_studies, "verify"),
     "Hugging Face: code": (code_in_a_config, "import"),
     "Hugging Face: sizes of 2^40": (huge_config, "import"),
     "Hugging Face: a vocabulary of 2^40": (huge_vocabulary, "import"),
