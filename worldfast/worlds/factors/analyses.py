@@ -223,8 +223,8 @@ def observers(trained: Sequence[Trained], trials: int) -> DataFrame:
     noise = np.random.default_rng(run.seed).normal(size=drawn.latents.shape)
     means = drawn.latents + noise * data.sigma / np.sqrt(data.steps)
     points = {
-        "trilaterated": theory.trilaterated(*theory.log_shares(logits), *given),
-        "optimal": theory.trilaterated(*theory.optimal(means, *given), *given),
+        "trilaterated": theory.trilaterated(*theory.log_chances(logits), *given),
+        "optimal": theory.trilaterated(*theory.best_answers(means, *given), *given),
     }
     at = {"run": one.name, "sigma": data.sigma, "steps": data.steps, "accuracy": float(right.mean())}
     at |= {"best_accuracy": theory.best_accuracy(*given), "bound": theory.bound(data.sigma, data.steps)}
