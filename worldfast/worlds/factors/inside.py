@@ -144,8 +144,8 @@ def trajectories(table, spectrum, attractor, world):
     return figure, (
         "States of an RNN over trials without noise, from fixation to the decision, along the principal components of "
         "them all, in the colour of the point's quadrant. Crosses: where the search for fixed points under fixation "
-        f"ends, dark (fixed) where a step moves a state by at most {STILL:.0%} of its length; of a map of the square that "
-        f"lasts they would cover a sheet. {'; '.join(said)}."
+        f"ends, dark (fixed) where a step moves a state by at most {STILL:.0%} of its length; of a map that lasts they "
+        f"would cover a sheet. {'; '.join(said)}."
     )
 
 
@@ -187,6 +187,6 @@ def attractor(table, runs):
         f"Eigenvalues of the derivative of F(h) − h at {points}, a line for each; a step moves the median one "
         f"by {moved:.1%} of its length. Directions that neither shrink nor grow by more than a tenth "
         f"a step, and those that grow faster, median over nets: {each}. Along the first two "
-        f"directions a state shrinks or grows by a factor of e in {times.iloc[0]:.3g} and {times.iloc[1]:.3g} times the "
-        "time that a unit alone takes, medians over points."
+        f"directions a state shrinks or grows by a factor of e in {times.iloc[0]:.3g} and {times.iloc[1]:.3g} times "
+        "the time that a unit alone takes, medians over points."
     )
