@@ -15,7 +15,7 @@ from worldfast.analysis import held_out
 from worldfast.capture import Capture
 from worldfast.report import publish
 from worldfast.worlds.factors import figures, inside
-from worldfast.worlds.factors.analyses import half_spaces, left_out_over_training, published_batches
+from worldfast.worlds.factors.analyses import films, half_spaces, left_out_over_training, published_batches
 from worldfast.worlds.factors.figures import lines_of
 from worldfast.worlds.factors.kinds import OF_RUN, kinds_of
 from worldfast.worlds.factors.studies import net, study
@@ -222,6 +222,21 @@ def test_decoders_of_half_the_square():
         assert one.ood == pytest.approx(1 - 12 * (4 * x1[left] ** 2).mean() / 2, abs=1e-9)
         assert one.n_tried == left.sum() and one.n_fitted == (~test & (sign * x1 <= 0)).sum()
         assert found.ood["x2", side] > one.ood
+
+
+def test_a_film_of_one_latent_number_has_no_square():
+    states = np.random.default_rng(1).normal(size=(2, 50, 3))
+    x = np.linspace(-0.49, 0.49, 50)[:, None]
+
+    class Line:
+        steps, attributes = [0, 1], x
+
+        def __getitem__(self, key):
+            return states[key[0]]
+
+    found = films([SimpleNamespace(activations=Line(), name="line", things=np.arange(50))], 1)
+    assert len(found) == 100 and "predicted_x" not in found and found.component_1.abs().max() > 0
+    np.testing.assert_array_equal(found.held_out, np.tile(x[:, 0] < 0, 2))
 
 
 def test_equal_labels():

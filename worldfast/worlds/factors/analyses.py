@@ -123,9 +123,13 @@ def probes(trained: Sequence[Trained]) -> DataFrame:
 
 
 def films(trained: Sequence[Trained], layer: int) -> DataFrame:
-    """The square as a model sees it, as of `film_table`: a decoder of three quadrants places the trials of all four."""
+    """The square as a model sees it, as of `film_table`: a decoder of three quadrants places the trials of all four.
+
+    Of one latent number there is no square, and the film has components alone.
+    """
     (one,) = trained
-    places = one.activations.attributes[:, -2:]
+    latents = one.activations.attributes
+    places = latents[:, -2:] if latents.shape[1] > 1 else None
     return film_table(one.activations, layer, regions_of(one) == LEFT, places, things=one.things, run=one.name)
 
 
