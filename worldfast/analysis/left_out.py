@@ -207,7 +207,7 @@ def adam_decoders(
     if not batches.shape[2]:
         raise ValueError(f"batches: expected at least one item a batch, got {list(batches.shape)}")
     for item in batches[(batches < 0) | (batches >= len(X))][:1]:
-        raise ValueError(f"batches: expected items from 0 to {len(X) - 1}, of which X has {len(X)}, got {item}")
+        raise ValueError(f"batches: expected items of X, 0 to {len(X) - 1}, got {item}")
     seed, learning_rate = whole("seed", seed, 0), positive("learning_rate", learning_rate)
     (F, steps, size), (d, k) = batches.shape, (X.shape[1], y.shape[1])
     X = np.concatenate([X, np.ones((len(X), 1), np.float32)], axis=1)  # the bias is the weight of a 1
