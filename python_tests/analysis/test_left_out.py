@@ -62,6 +62,36 @@ def test_decoders_by_adam_reach_least_squares():
     assert float(r2_of(XY, FLAT @ weight[0] + bias[0], 1 / 12)) > 0.999
 
 
+def scores(y, tried, weight, bias, X):
+    return [float(r2_of(y[at], X[at] @ weight[f] + bias[f], 1 / 12)) for f, at in enumerate(tried)]
+
+
+def test_the_published_decoder_agrees_with_least_squares():
+    """Where states are a map behind noise, both find it in a region left out: a bowed one misleads both alike."""
+    random = np.random.default_rng(1)
+    y = random.random((4000, 2)) - 0.5
+    regions, test = (y > 0) @ [2, 1], np.arange(4000) % 4 == 0
+    tried = [test & (regions == q) for q in range(4)]
+    batches = np.stack([random.choice(np.flatnonzero(~test & (regions != q)), (3000, 16)) for q in range(4)])
+    features = np.column_stack([y, y.prod(1), y**2])
+    for bow in (0.0, 2.0):
+        X = features * [1, 1, bow, bow, bow] @ random.normal(size=(5, 12)) + 0.3 * random.normal(size=(4000, 12))
+        exact = left_out(X, y, regions, test, 1 / 12)
+        published = scores(y, tried, *adam_decoders(X, y, batches, seed=3), X)
+        np.testing.assert_allclose(published, exact.ood, atol=0.08 if bow else 0.025)
+        assert exact.ood.max() < 0.6 if bow else exact.ood.min() > 0.8
+
+
+def test_whole_batches_end_at_least_squares():
+    """To the digits of float32: the rule of published decoders has no other end."""
+    random = np.random.default_rng(2)
+    X = random.normal(size=(60, 3))
+    y = X @ random.normal(size=(3, 2)) + 0.5 + 0.1 * random.normal(size=(60, 2))
+    wanted = np.linalg.lstsq(np.column_stack([X, np.ones(60)]), y, rcond=None)[0]
+    weight, bias = adam_decoders(X, y, np.tile(np.arange(60), (1, 2000, 1)))
+    np.testing.assert_allclose(np.vstack([weight[0], bias]), wanted, atol=2e-5)
+
+
 def test_angles_of_all_pairs():
     weight = np.array([[1.0, 0, 1], [0, 2, 1], [0, 0, 0]])
     np.testing.assert_allclose(angles(weight), [90, 45, 45])
@@ -88,6 +118,13 @@ def test_mixed_selectivity_of_units():
         (lambda: left_out(FLAT, XY, REGIONS, TEST & (REGIONS != 3), 1 / 12), "test: region 3 has no item to try"),
         (lambda: left_out(FLAT, XY, REGIONS, np.arange(400) >= 10, 1 / 12), "least-squares probe of 12 features"),
         (lambda: adam_decoders(FLAT, XY, np.zeros((2, 3), int)), r"batches: expected integers \[F, S, B\]"),
+        (lambda: adam_decoders(FLAT, XY, np.full((1, 2, 3), -1)), "batches: expected items of X, 0 to 399, got -1"),
+        (lambda: adam_decoders(FLAT, XY, np.full((1, 2, 3), 400)), "batches: expected items of X, 0 to 399, got 400"),
+        (lambda: adam_decoders(FLAT, XY, np.zeros((1, 2, 0), int)), "batches: expected at least one item a batch"),
+        (lambda: adam_decoders(FLAT, XY, np.zeros((1, 2, 3), int), 0), "learning_rate: expected a number above 0"),
+        (lambda: left_out(FLAT, XY, REGIONS, TEST, 0), "variance: expected a number above 0, got 0"),
+        (lambda: r2_of(XY, XY, -1), "variance: expected a number above 0, got -1"),
+        (lambda: angles(np.ones((3, 1))), "weight: expected a column for each of at least 2 attributes"),
         (lambda: mixed_selectivity(FLAT, (8, 8)), "shape: expected a grid of 400 points"),
         (lambda: sparsity(FLAT[:1]), "X: expected at least 2 items, got 1"),
     ],

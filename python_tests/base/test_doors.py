@@ -190,6 +190,8 @@ DOORS = {
     "measures.X": Door(X[:16], lambda x: list(walks.measures(x, walks.graph_of("grid4")).values())),
     "Questions.answers.x": Door(XY, lambda x: TRIALS.asked.answers(x)),
     "Trials.drawn.points": Door(XY[:3], lambda x: TRIALS.stream(0).drawn(0, 3, x)),
+    "best_answers.m": Door(XY[:, :2], lambda x: factors.best_answers(x, TRIALS.asked, 1.0, 2)),
+    "log_chances.logits": Door(LOGS, factors.log_chances),
     "trilaterated.yes": Door(LOGS, lambda x: factors.trilaterated(x, LOGS + 0.5, TRIALS.asked, 1.0, 2)),
     "trilaterated.no": Door(LOGS, lambda x: factors.trilaterated(LOGS - 0.5, x, TRIALS.asked, 1.0, 2)),
     "Dataset.decode.tokens": Door(INDEX[4:9], lambda x: [ord(c) for c in cities.Dataset("angle").decode(x)], "ids"),

@@ -237,6 +237,7 @@ INTEGERS = {
     "factors.Trials.batch.start": (3, lambda n: TRIALS.stream(0).batch(n, 2).inputs),
     "factors.Trials.batch.n": (3, lambda n: TRIALS.stream(0).batch(0, n).inputs),
     "factors.best_accuracy.t": (2, lambda n: factors.best_accuracy(TRIALS.asked, 1.0, n)),
+    "factors.best_answers.t": (2, lambda n: factors.best_answers([[0.1, 0.2]], TRIALS.asked, 1.0, n)),
     "factors.bound.t": (2, lambda n: factors.bound(0.1, n)),
     **{
         f"factors.net.{name}": (n, lambda n, name=name: factors.net(**{name: n}))

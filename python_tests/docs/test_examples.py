@@ -17,7 +17,7 @@ from worldfast.worlds.cities import tasks
 
 # Public names whose examples import all that they use.
 PUBLIC = "cka cka_matrix cka_minibatch cka_standard_error gram_statistics Activations represent Study run_study".split()
-OTHERS = ("worldfast.capture", "worldfast.dataset", "worldfast.rows", "worldfast.run")
+OTHERS = ("worldfast.analysis.left_out", "worldfast.capture", "worldfast.dataset", "worldfast.rows", "worldfast.run")
 KNOWN = {"wf": wf, "worldfast": wf, "cities": cities, "np": np, "torch": torch}
 
 

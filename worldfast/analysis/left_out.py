@@ -11,7 +11,7 @@ import numpy as np
 
 from worldfast.analysis.probe import fit_map, located
 from worldfast.arrays import ArrayLike, integers, labels, mask, numbers
-from worldfast.errors import whole
+from worldfast.errors import positive, whole
 
 __all__ = ["LeftOut", "adam_decoders", "angles", "left_out", "r2_of"]
 
@@ -47,8 +47,8 @@ def r2_of(y: ArrayLike, predicted: ArrayLike, variance: float) -> np.ndarray:
     y, predicted : array [..., n, k]
         True and decoded attributes.
     variance : float
-        Variance of an attribute in the whole world, 1/12 on a square of side 1. A decoder that knows the region alone
-        then has an R2 above 0.
+        Variance of an attribute in the whole world, above 0: 1/12 on a square of side 1. A decoder that knows the
+        region alone then has an R2 above 0, of a quadrant 0.75.
 
     Returns
     -------
@@ -58,12 +58,17 @@ def r2_of(y: ArrayLike, predicted: ArrayLike, variance: float) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        An array is not of plain real numbers, or the last two axes of both are not alike.
+        An array is not of plain real numbers, the last two axes of both are not alike, or the variance is not above 0.
+
+    Examples
+    --------
+    >>> float(r2_of([[0.25, 0.25]], [[0.25, 0.0]], 1 / 12))
+    0.625
     """
     y, predicted = (numbers(x, name, None).array(finite=False) for x, name in ((y, "y"), (predicted, "predicted")))
     if y.ndim < 2 or y.shape[-2:] != predicted.shape[-2:]:
         raise ValueError(f"predicted: expected [..., n, k] as y, {list(y.shape)}, got {list(predicted.shape)}")
-    return 1 - np.square(y - predicted).mean((-1, -2)) / variance
+    return 1 - np.square(y - predicted).mean((-1, -2)) / positive("variance", variance)
 
 
 def angles(weight: ArrayLike) -> np.ndarray:
@@ -78,8 +83,20 @@ def angles(weight: ArrayLike) -> np.ndarray:
     -------
     ndarray
         float64 [k (k - 1) / 2], in degrees, 0 to 180, of all pairs; NaN of a direction of length 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not of finite real numbers, or has fewer than 2 columns.
+
+    Examples
+    --------
+    >>> angles([[1.0, 1.0], [0.0, 1.0]]).round(6)
+    array([45.])
     """
     weight = numbers(weight, "weight").array()
+    if weight.shape[1] < 2:
+        raise ValueError(f"weight: expected a column for each of at least 2 attributes, got {list(weight.shape)}")
     largest = np.abs(weight).max(0, initial=0)
     there = largest > 0
     unit = weight / np.where(there, largest, 1)  # first, so that no square overflows or vanishes
@@ -93,6 +110,9 @@ def left_out(
 ) -> LeftOut:
     """Leave each region out of a least-squares fit, and try the decoder there.
 
+    Does a map hold where no decoder was fitted? A high `ood` says that it does; a high `inside` alone says that X holds
+    the attributes, in a way that differs from region to region.
+
     Parameters
     ----------
     X : array [n, d]
@@ -100,11 +120,11 @@ def left_out(
     y : array [n, k]
         Attributes.
     regions : array of int [n]
-        Region of each item.
+        Region of each item: any labels, of at least 2 regions.
     test : array of bool [n]
-        Items on which decoders are tried; they are fitted on others.
+        Items on which decoders are tried; they are fitted on others. Some of each region.
     variance : float
-        As in `r2_of`.
+        Variance of an attribute in the whole world, as in `r2_of`.
     ridge : float, optional
         Penalty of a ridge regression on standardised features; by default, ordinary least squares.
 
@@ -114,12 +134,22 @@ def left_out(
 
     Raises
     ------
-    ValueError
-        Shapes disagree, X is not finite, a region has no item to try, all items are of one region, or as in
-        `linear_probe`.
+    TypeError, ValueError
+        Shapes disagree, X is not finite, the variance is not above 0, a region has no item to try, all items are of one
+        region, or as in `linear_probe`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = np.random.default_rng(0).random((400, 2)) - 0.5
+    >>> quadrants = (y > 0) @ [2, 1]
+    >>> found = left_out(y @ [[1, 2, 0], [0, 1, 1]], y, quadrants, np.arange(400) % 4 == 0, variance=1 / 12)
+    >>> found.ood.round(6)
+    array([1., 1., 1., 1.])
     """
     X, y = located(X, y, "k")
     regions, test = labels(regions, "regions", len(X)), mask(test, "test", len(X))
+    positive("variance", variance)
     known = np.unique(regions)
     if len(known) < 2:
         raise ValueError(f"regions: expected at least 2, got {known.tolist()}")
@@ -150,8 +180,10 @@ def adam_decoders(
     y : array [n, k]
         Attributes.
     batches : array of int [F, S, B]
-        Items of each of S steps, for F decoders.
+        Items, 0 to n - 1, of each of S steps of B items, for F decoders: what a decoder is not to see, such as the
+        items of a region, is in none of its batches.
     learning_rate : float
+        Above 0; by default, as published. At a constant rate a decoder ends near least squares rather than at it.
     seed : int
         Seed of initial weights, uniform up to 1 / sqrt(d) as in torch.nn.Linear.
 
@@ -160,12 +192,13 @@ def adam_decoders(
     weight : ndarray
         float32 [F, d, k].
     bias : ndarray
-        float32 [F, k].
+        float32 [F, k]. A decoder f places items at X @ weight[f] + bias[f].
 
     Raises
     ------
-    TypeError, ValueError, IndexError
-        Shapes disagree, X is not finite, `batches` are not integers, or there is no such item.
+    TypeError, ValueError
+        Shapes disagree, X is not finite, `batches` are empty, not integers or none of the items, or the learning rate
+        is not above 0.
 
     Notes
     -----
@@ -173,7 +206,11 @@ def adam_decoders(
     """
     X, y = (x.astype(np.float32) for x in located(X, y, "k"))
     batches = integers(batches, "batches", ("F", "S", "B"))
-    seed = whole("seed", seed, 0)
+    if not batches.shape[2]:
+        raise ValueError(f"batches: expected at least one item a batch, got {list(batches.shape)}")
+    for item in batches[(batches < 0) | (batches >= len(X))][:1]:
+        raise ValueError(f"batches: expected items of X, 0 to {len(X) - 1}, got {item}")
+    seed, learning_rate = whole("seed", seed, 0), positive("learning_rate", learning_rate)
     (F, steps, size), (d, k) = batches.shape, (X.shape[1], y.shape[1])
     X = np.concatenate([X, np.ones((len(X), 1), np.float32)], axis=1)  # the bias is the weight of a 1
     drawn = np.random.default_rng(seed).uniform(-1, 1, (F, d + 1, k)) / np.sqrt(d)

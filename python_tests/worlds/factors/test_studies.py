@@ -14,8 +14,8 @@ from worldfast import worlds
 from worldfast.analysis import held_out
 from worldfast.capture import Capture
 from worldfast.report import publish
-from worldfast.worlds.factors import figures
-from worldfast.worlds.factors.analyses import half_spaces, left_out_over_training, published_batches
+from worldfast.worlds.factors import figures, inside
+from worldfast.worlds.factors.analyses import films, half_spaces, left_out_over_training, published_batches
 from worldfast.worlds.factors.figures import lines_of
 from worldfast.worlds.factors.kinds import OF_RUN, kinds_of
 from worldfast.worlds.factors.studies import net, study
@@ -56,6 +56,30 @@ def test_tables(made):
     assert (points.directions + points.unstable).between(0, 64).all() and (points.length > 0).all()
     units = tables["units"]
     assert len(units) == 4 * 64 and units.sparsity.between(0, 1).all() and units.x1.abs().max() <= 1
+    rates = tables["rates"]
+    assert len(rates) == 64 * 64 and (rates.run == tables["runs"].run[0]).all() and rates.rate.min() >= 0
+    over_x2 = rates.groupby(["unit", "x1"]).rate.mean().unstack()
+    moving = over_x2.std(axis=1) > 1e-6
+    own = units[units.run == rates.run[0]].x1.to_numpy()[moving]
+    np.testing.assert_allclose(
+        [np.corrcoef(rate, rate.index)[0, 1] for _, rate in over_x2[moving].iterrows()], own, atol=1e-4
+    )
+
+
+def test_trajectories_and_fixed_points_are_in_one_frame(made):
+    """Components are uncorrelated, as large as the spectrum says, and rest begins and ends all trials at one state."""
+    tables = made[1].tables
+    states, share = tables["trajectories"], tables["spectrum"].share
+    assert len(states) == 40 * 22 and states.groupby("trial").quadrant.nunique().eq(1).all()
+    along = states[[f"component_{k}" for k in (1, 2, 3)]].to_numpy()
+    np.testing.assert_allclose(along.mean(0), 0, atol=1e-5)
+    moments = along.T @ along
+    np.testing.assert_allclose(moments / moments[0, 0], np.diag(share[:3] / share[0]), atol=1e-4)
+    assert share.is_monotonic_decreasing and len(share) == 10 and share.sum() <= 1 + 1e-9
+    first = along[states.step == 0]
+    np.testing.assert_allclose(first, first[:1].repeat(40, axis=0), atol=1e-6)
+    points = tables["attractor"]
+    assert np.isfinite(points[[f"component_{k}" for k in (1, 2, 3)]]).all().all()
 
 
 def test_the_film_leaves_the_first_quadrant_out(made):
@@ -95,6 +119,14 @@ def test_figures_and_page(made):
     assert {"left-out-by-n", "angles-by-n", "left-out-over-training-rnn", "left-out-over-training-gpt"} < names
     assert {"observers", "sparsity", "attractor", "alike-by-left-out", "world"} < names
     assert {"mixed-selectivity-rnn", "mixed-selectivity-gpt", "left-out-over-labels-rnn"} < names
+    assert {"rates", "trajectories"} < names
+    caption = {one.name: one.caption for one in drawn}
+    size = result.tables["rates"].groupby("unit").rate.max()
+    assert f"{tiny.runs[0].name} {(size > 0).sum()} of 64" in caption["rates"]
+    assert (
+        f"{result.tables['spectrum'].share[:2].sum():.0%} of the variance along two components"
+        in caption["trajectories"]
+    )
     labels = [axes.get_ylabel() for one in drawn if one.figure for axes in one.figure.axes]
     assert any("held-out trials" in label for label in labels)
     few = replace(tiny, figures=lambda *_: [one for one in drawn if one.name in ("left-out-by-n", "attractor")])
@@ -192,6 +224,21 @@ def test_decoders_of_half_the_square():
         assert found.ood["x2", side] > one.ood
 
 
+def test_a_film_of_one_latent_number_has_no_square():
+    states = np.random.default_rng(1).normal(size=(2, 50, 3))
+    x = np.linspace(-0.49, 0.49, 50)[:, None]
+
+    class Line:
+        steps, attributes = [0, 1], x
+
+        def __getitem__(self, key):
+            return states[key[0]]
+
+    found = films([SimpleNamespace(activations=Line(), name="line", things=np.arange(50))], 1)
+    assert len(found) == 100 and "predicted_x" not in found and found.component_1.abs().max() > 0
+    np.testing.assert_array_equal(found.held_out, np.tile(x[:, 0] < 0, 2))
+
+
 def test_equal_labels():
     """Twelve times the questions have as many labels after a twelfth of the trials."""
     runs = runs_table({"n": 2}, {"n": 24})
@@ -258,12 +305,12 @@ def test_mixed_selectivity_is_counted():
     units = pd.DataFrame({"run": np.repeat(runs.run.to_numpy(), 4), "unit": [0, 1, 2, 3] * 2, "sparsity": 0.5})
     units["x1"], units["x2"] = [0.9, -0.6, 0.9, 0.0] * 2, [0.5, 0.8, 0.1, 0.0] * 2
     units.loc[7, ["x1", "x2"]] = -1.0  # of the second net three units
-    drawn = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "units": units}, None)}
+    drawn = {one.name: one for one in inside.CATALOGUE.draw({"runs": runs, "units": units}, None)}
     one = drawn["mixed-selectivity"]
     assert "2 nets in all, even6 62%" in one.caption and len(one.figure.axes) == 1
     x, y = one.figure.axes[0].lines[0].get_data()
     np.testing.assert_array_equal(np.stack([x, y], 1), units[["x1", "x2"]])
-    none = {one.name: one for one in figures.CATALOGUE.draw({"runs": runs, "units": units.assign(x1=np.nan)}, None)}
+    none = {one.name: one for one in inside.CATALOGUE.draw({"runs": runs, "units": units.assign(x1=np.nan)}, None)}
     assert none["mixed-selectivity"].figure is None and "two latent numbers" in none["mixed-selectivity"].caption
 
 

@@ -42,7 +42,7 @@ def test_the_point_follows_from_the_best_answers(questions, n, seen):
     """Exactly the mean of the observations, with an R2 of 0.976."""
     x, m = seen
     given = factors.Dataset(questions, n=n).asked, 0.2, 20
-    found = factors.trilaterated(*theory.optimal(m, *given), *given)
+    found = factors.trilaterated(*factors.best_answers(m, *given), *given)
     np.testing.assert_allclose(found, m, atol=1e-9)
     assert 1 - ((found - x) ** 2).mean() * 12 == pytest.approx(factors.bound(0.2, 20), abs=1e-3)
     assert factors.bound(0.2, 20) == pytest.approx(0.976)
@@ -52,7 +52,7 @@ def test_chances_that_are_clipped_lose_the_point(seen):
     """As published: clipped at 1e-9, R2 falls to 0.878."""
     x, m = seen
     given = factors.Dataset(n=24).asked, 0.2, 20
-    clipped = np.clip(np.exp(theory.optimal(m, *given)), 1e-9, 1 - 1e-9)
+    clipped = np.clip(np.exp(factors.best_answers(m, *given)), 1e-9, 1 - 1e-9)
     found = factors.trilaterated(np.log(clipped[0]), np.log1p(-clipped[0]), *given)
     assert 1 - ((found - x) ** 2).mean() * 12 == pytest.approx(0.878, abs=0.01)
 
@@ -62,16 +62,16 @@ def test_logits_stand_for_distances(seen):
     x, m = seen
     given = factors.Dataset(n=24).asked, 0.2, 20
     z = m @ theory.unit_normals(given[0]).T * np.sqrt(20) / 0.2
-    yes, no = theory.log_shares(z / 0.589)
+    yes, no = factors.log_chances(z / 0.589)
     np.testing.assert_allclose(np.exp(yes) + np.exp(no), 1, rtol=1e-12)
-    assert np.abs(np.exp(yes) - np.exp(theory.optimal(m, *given)[0])).max() < 0.0098
+    assert np.abs(np.exp(yes) - np.exp(factors.best_answers(m, *given)[0])).max() < 0.0098
 
 
 def test_the_loss_of_the_best_observer(seen):
     """(21 ln 2 + 0.0904) / 22 = 0.66575, below which no net falls at 24 questions."""
     x, m = seen
     given = factors.Dataset(n=24).asked, 0.2, 20
-    yes, no = theory.optimal(m, *given)
+    yes, no = factors.best_answers(m, *given)
     decision = -np.where(x @ given[0].boundary.T > 0, yes, no).mean()
     assert (21 * np.log(2) + decision) / 22 == pytest.approx(0.66575, abs=2e-4)
 
@@ -139,6 +139,12 @@ def answers(n):
             lambda of: of.trilaterated(*np.exp(answers(24)), of.Dataset(n=24).asked, 0.2, 20),
             ValueError,
             "yes: expected logarithms of chances, at most 0, got",
+        ),
+        (lambda of: of.log_chances(np.zeros(24)), ValueError, r"logits: expected \[n, N\], got \[24\]"),
+        (
+            lambda of: of.best_answers(np.zeros((5, 3)), of.Dataset(n=6).asked, 0.2, 20),
+            ValueError,
+            r"m: expected \[n, 2\], got \[5, 3\]",
         ),
         (
             lambda of: of.trilaterated(*np.full((2, 1, 24), np.nan), of.Dataset(n=24).asked, 0.2, 20),

@@ -278,6 +278,11 @@ def test_losses_of_numbers_by_hand(squash):
         ({"noise": ["ar1"]}, ValueError, r"unknown noise \['ar1'\]: .*known: isotropic"),
         ({"output": ["tanh"]}, ValueError, r"unknown output \['tanh'\]: "),
         ({"questions": "products", "thresholds": [5] * 6}, ValueError, "thresholds: expected 0 to below 1/4, .* got 5"),
+        (
+            {"questions": "products", "n": 4, "thresholds": [0.2499]},
+            ValueError,
+            "thresholds: expected at most 0.2429, got 0.2499: .* a share of 2.0e-08 of the square, so that next to no",
+        ),
         ({"questions": "products", "n": 12}, ValueError, "n: expected 24 or 48, got 12"),
         ({"questions": "products", "n": 12, "thresholds": [0.1]}, ValueError, "thresholds: expected n / 4 for each"),
         ({"thresholds": [0.1]}, ValueError, "thresholds: those are of 'products', not of 'even'"),

@@ -207,7 +207,9 @@ def _rows(axes) -> Iterator[tuple]:
 
 def _of_matrices(axes) -> Iterator[tuple]:
     for image in _shown(axes.images):
-        across, down = ([label.get_text() for label in axis.get_ticklabels()] for axis in (axes.xaxis, axes.yaxis))
+        across, down = (  # of hidden labels too
+            axis.get_major_formatter().format_ticks(axis.get_majorticklocs()) for axis in (axes.xaxis, axes.yaxis)
+        )
         for (i, j), value in np.ndenumerate(np.ma.filled(image.get_array(), np.nan)):
             yield down[i], across[j], _short(value), ""
 

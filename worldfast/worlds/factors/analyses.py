@@ -10,29 +10,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from worldfast.analysis import (
-    adam_decoders,
-    angles,
-    film_table,
-    fixed_points,
-    held_out,
-    left_out,
-    linear_probe,
-    mixed_selectivity,
-    r2_of,
-    sparsity,
-    steps_of_return,
-)
-from worldfast.models import GPTSpec, RecurrentSpec
-from worldfast.rows import Rows
+from worldfast.analysis import adam_decoders, angles, film_table, held_out, left_out, linear_probe, r2_of
+from worldfast.models import RecurrentSpec
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
 from worldfast.training import load
 from worldfast.worlds.factors import theory
 from worldfast.worlds.factors.dataset import SIGMA, Dataset, quadrants
+from worldfast.worlds.factors.states import attractor, rates, read, spectrum, trajectories, units
 from worldfast.worlds.factors.trials import Trials
 
 if TYPE_CHECKING:
@@ -45,11 +32,6 @@ BATCH, TESTED, RATE = 16, 40 * 16, 3e-3  # trials of a batch and of a test, and 
 BATCHES = {2: 3000, 3: 3000, 6: 2000, 12: 1000, 24: 1000}  # published, by the number of questions
 LEFT = 1  # the quadrant that is left out of films: both of the last two latent numbers below 0
 SHARE = 0.25  # of trials, on which decoders by least squares are tried
-TRIALS = 40  # without noise, from whose states fixed points are sought
-QUIET = 1000  # trials without noise, for sparsity
-GRID = 8  # points along each latent number, for mixed selectivity
-NEUTRAL = 0.1  # share by which a state grows or shrinks in a step, up to which a direction counts as neutral
-AT_ONCE = 4096  # trials that a model reads
 
 
 def published_batches(n: int) -> int:
@@ -141,25 +123,17 @@ def probes(trained: Sequence[Trained]) -> DataFrame:
 
 
 def films(trained: Sequence[Trained], layer: int) -> DataFrame:
-    """The square as a model sees it, as of `film_table`: a decoder of three quadrants places the trials of all four."""
+    """The square as a model sees it, as of `film_table`: a decoder of three quadrants places the trials of all four.
+
+    Of one latent number there is no square, and the film has components alone.
+    """
     (one,) = trained
-    places = one.activations.attributes[:, -2:]
+    latents = one.activations.attributes
+    places = latents[:, -2:] if latents.shape[1] > 1 else None
     return film_table(one.activations, layer, regions_of(one) == LEFT, places, things=one.things, run=one.name)
 
 
 # ---- of models ----
-
-
-def read(ensemble, data: Dataset, stream: Trials, start: int, n: int, layer: int, step: int | None = None):
-    """Return a model's states in new trials, float32 [n, H], at a step or at the decision, and the latents [n, D]."""
-    step = data.decision if step is None else step
-    states, latents = [], []
-    for at in range(start, start + n, AT_ONCE):
-        drawn = stream.drawn(at, min(AT_ONCE, start + n - at))
-        rows: Rows = stream.packed(drawn.inputs, np.arange(len(drawn.inputs)) * data.longest + step)
-        states.append(ensemble.states(rows, 0, [layer])[0].numpy(force=True))
-        latents.append(drawn.latents)
-    return np.concatenate(states), np.concatenate(latents)
 
 
 def decoders(trained: Sequence[Trained], layer: int, batches: int, fits: int, sigma: float | None) -> DataFrame:
@@ -223,77 +197,12 @@ def observers(trained: Sequence[Trained], trials: int) -> DataFrame:
     noise = np.random.default_rng(run.seed).normal(size=drawn.latents.shape)
     means = drawn.latents + noise * data.sigma / np.sqrt(data.steps)
     points = {
-        "trilaterated": theory.trilaterated(*theory.log_shares(logits), *given),
-        "optimal": theory.trilaterated(*theory.optimal(means, *given), *given),
+        "trilaterated": theory.trilaterated(*theory.log_chances(logits), *given),
+        "optimal": theory.trilaterated(*theory.best_answers(means, *given), *given),
     }
     at = {"run": one.name, "sigma": data.sigma, "steps": data.steps, "accuracy": float(right.mean())}
     at |= {"best_accuracy": theory.best_accuracy(*given), "bound": theory.bound(data.sigma, data.steps)}
     return pd.DataFrame([at | {name: float(r2_of(drawn.latents, x, VARIANCE)) for name, x in points.items()}])
-
-
-def units(trained: Sequence[Trained], layer: int) -> DataFrame:
-    """Units at the last step of the stimulus, without noise.
-
-    Columns run, layer, unit, sparsity (over random points), x1 and x2: correlations of the last two latent numbers with
-    its rate averaged over the other, on a grid; NaN of models whose latent numbers are not two. The latter of GPT are
-    those of value vectors, as in the source.
-    """
-    import pandas as pd
-
-    (one,) = trained
-    run, ensemble = load(one.folder)
-    data = run.data
-    stream, last = Trials(data.decorrelated, run.seed, "units", 0.0), data.decision - (data.reaction == "fixed")
-    X, _ = read(ensemble, data, stream, 0, QUIET, layer, last)
-    mixed = np.full((X.shape[1], 2), np.nan)
-    if data.dims == 2:
-        points = _grid()
-        inputs = stream.drawn(0, len(points), points).inputs
-        rows = stream.packed(inputs, np.arange(len(inputs)) * data.longest + last)
-        of_gpt = isinstance(run.model, GPTSpec)
-        responses = ensemble.values(rows, 0, max(layer, 1)) if of_gpt else ensemble.states(rows, 0, [layer])[0]
-        mixed = mixed_selectivity(responses.numpy(force=True), (GRID, GRID))
-    columns = {"unit": np.arange(X.shape[1]), "sparsity": sparsity(X), "x1": mixed[:, 0], "x2": mixed[:, 1]}
-    return pd.DataFrame({"run": one.name, "layer": layer} | columns)
-
-
-def _grid() -> np.ndarray:
-    at = (np.arange(GRID) + 0.5) / GRID - 0.5
-    return np.stack(np.meshgrid(at, at, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.float32)
-
-
-def attractor(trained: Sequence[Trained], starts: int, iterations: int) -> DataFrame:
-    """Fixed points of an RNN under fixation at x = 0, from states of noise-free trials with noise of 0 to 6 a unit.
-
-    Where no fixed point is near a start, the search ends at a point that is merely slow: `speed` says how slow.
-
-    Columns run, point, starts, length (of h), speed (length of F(h) - h), directions (eigenvalues of the derivative of
-    F(h) - h of at most 0.1 in size: along them a state neither returns nor leaves within 10 steps), unstable (those
-    along which it leaves: |1 + eigenvalue| above 1.1), eigenvalue_1 to 4 (real parts, descending), amplification_1 and
-    2 (times along the first two directions in units of a unit's own, dt / |ln |1 + eigenvalue|| / tau, where the leak
-    is dt / tau).
-    """
-    import pandas as pd
-
-    (one,) = trained
-    run, ensemble = load(one.folder)
-    data, random = run.data, np.random.default_rng(run.seed)
-    drawn = Trials(data.decorrelated, run.seed, "attractor", 0.0).drawn(0, TRIALS)
-    rows = Trials(data, run.seed).packed(drawn.inputs, np.arange(TRIALS * data.longest))
-    states = ensemble.states(rows, 0, [1])[0].numpy(force=True)
-    begin = states[random.integers(0, len(states), starts)] + random.uniform(0, 6, (starts, states.shape[1]))
-    at_rest = torch.from_numpy(drawn.inputs[0, 0].copy())  # the step before the stimulus
-    found = fixed_points(ensemble.step_of(0, at_rest), begin, iterations)
-    columns = {"point": np.arange(len(found.points)), "starts": found.starts}
-    columns |= {"length": np.linalg.norm(found.points, axis=1), "speed": found.speed}
-    columns["directions"] = (np.abs(found.eigenvalues) <= NEUTRAL).sum(1)
-    columns["unstable"] = (np.abs(1 + found.eigenvalues) > 1 + NEUTRAL).sum(1)
-    columns |= {f"eigenvalue_{k + 1}": found.eigenvalues.real[:, k] for k in range(min(4, states.shape[1]))}
-    columns |= {
-        f"amplification_{k + 1}": run.model.leak * steps_of_return(found.eigenvalues[:, k])
-        for k in range(min(2, states.shape[1]))
-    }
-    return pd.DataFrame({"run": one.name} | columns)
 
 
 # ---- of a study ----
@@ -303,6 +212,17 @@ def recurrent(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     """Runs of RNNs of one layer at fixed reaction times."""
     plain = (run for run in finished if isinstance(run.model, RecurrentSpec) and run.data.reaction == "fixed")
     return [(run,) for run in plain if run.model.kind == "rnn" and run.model.layers == 1]
+
+
+def drawn_recurrent(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Those of `recurrent` that the page shows."""
+    some = {group[0].id for group in shown(study, finished)}
+    return [group for group in recurrent(study, finished) if group[0].id in some]
+
+
+def on_a_square(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Runs that the page shows, of two latent numbers."""
+    return [group for group in shown(study, finished) if group[0].data.dims == 2]
 
 
 def of_other_noise(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
@@ -336,5 +256,8 @@ ANALYSES = (
     ),
     Analysis("observers", observers, answering, lambda study: {"trials": 20_000}),
     Analysis("units", units, each, layer_of),
+    Analysis("rates", rates, on_a_square, layer_of),
+    Analysis("trajectories", trajectories, drawn_recurrent),
+    Analysis("spectrum", spectrum, drawn_recurrent),
     Analysis("attractor", attractor, recurrent, lambda study: {"starts": 128, "iterations": 10_000}),
 )

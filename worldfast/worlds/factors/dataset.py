@@ -14,7 +14,16 @@ from worldfast._native import core
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, unknown_name, whole
 from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
-from worldfast.worlds.factors.questions import CHANNELS, KINDS, THRESHOLDS, Questions, encoder, normals, questions
+from worldfast.worlds.factors.questions import (
+    CHANNELS,
+    KINDS,
+    THRESHOLDS,
+    Questions,
+    encoder,
+    normals,
+    questions,
+    share_beyond,
+)
 from worldfast.worlds.factors.trials import NOISES, Trials, deviation
 
 __all__ = ["Dataset", "quadrants"]
@@ -26,6 +35,7 @@ SIGMA, SIGMA_ENCODED = 0.2, 0.1  # the source's, of noise before and after the e
 BLOCK = 16  # the source's batches
 OUTPUTS = {"fixed": ("logistic", "tanh"), "free": ("tanh", "linear")}  # by the reaction; the first is the source's
 LIMITS = core.trial_limits  # of sizes and numbers, as the native core has them
+LEAST_YES = 1e-4  # share of the square at which a product is answered with yes; 0.2429 has more, 0.243 less
 MOST_READ = 2**28  # numbers of a readout's inputs: 1 GiB
 
 
@@ -82,7 +92,8 @@ class Dataset(dataset.Dataset):
         Targets at free reaction times are truncated to integers, as in the source, where this was surely unintended.
         At fixed ones there is nothing to truncate, and only the default is accepted.
     thresholds : sequence of float, optional
-        Those of products, of each quadrant; by default the published ones of 24 and 48 questions.
+        Those of products, of each quadrant, from 0 to 0.2429, beyond which less than one point in 10,000 is answered
+        with yes; by default the published ones of 24 and 48 questions.
     block : int
         Consecutive rows that are asked the same one of the two questions of "context": in the source, those of a batch.
         Other questions accept only the default.
@@ -189,6 +200,11 @@ class Dataset(dataset.Dataset):
                 raise ValueError(
                     f"thresholds: expected 0 to below 1/4, the largest |x1 x2|, got {theta}: no point is beyond it, "
                     "and every answer is no"
+                )
+            if (share := share_beyond(theta)) < LEAST_YES:
+                raise ValueError(
+                    f"thresholds: expected at most 0.2429, got {theta}: in a quadrant |x1 x2| is beyond it on a share "
+                    f"of {share:.1e} of the square, so that next to no trial is answered with yes"
                 )
 
     def _check_used(self):

@@ -1,15 +1,14 @@
-"""Figures of a study of trials, beside those of any world."""
+"""Figures of a study of trials, beside those of any world: decoders, answers, and how alike nets are."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import numpy as np
 
 from worldfast import frames as pd
 from worldfast.display import count
-from worldfast.report import INK, PALETTE, Tasks
+from worldfast.report import PALETTE, Tasks
 from worldfast.report.figures import (
     MUTED,
     STANDARD,
@@ -19,12 +18,12 @@ from worldfast.report.figures import (
     end_labels,
     need,
     over_rows,
-    panels,
     paper,
     quiet,
     styled,
 )
-from worldfast.worlds.factors.kinds import OF_RUN, in_words, kinds_of, telling
+from worldfast.worlds.factors import inside
+from worldfast.worlds.factors.kinds import OF_RUN, in_words, kinds_of, of_training, telling
 
 __all__ = ["CATALOGUE", "draw"]
 
@@ -37,12 +36,11 @@ FIELDS = {  # of a dataset, along which a study may go, and what they are called
     "stimulus": "steps of stimulus",
     "correlation": "correlation of x1 and x2",
 }
-MIXED = 0.5  # size of both correlations of a unit, from which it counts as selective to a mixture
 
 
 def draw(tables: Mapping, scene, layer: int) -> list[Drawn]:
     """Draw the figures of a study, and return them with captions."""
-    return [*CATALOGUE.draw(tables, scene, layer), *STANDARD.draw(tables, scene, layer)]
+    return [one for some in (CATALOGUE, inside.CATALOGUE, STANDARD) for one in some.draw(tables, scene, layer)]
 
 
 def varied(given, _) -> dict[str, dict]:
@@ -190,19 +188,6 @@ def by_angle(decoders, runs, field: str):
     return figure, f"{said(found, field, 0)} Angles in degrees, of the decoders with a quadrant left out."
 
 
-def of_training(given, _) -> dict[str, dict]:
-    """Return the sets of runs that differ in their questions and seeds alone, each a variant of a figure."""
-    runs = given["runs"]
-    names = telling(runs, [name for name in OF_RUN if name not in ("questions", "n", "dims", "reaction")])
-    if not names:
-        return {"": {"members": [*runs["run"]], "kind": ""}}
-    found = {}
-    for _, part in runs.groupby(names, sort=False):
-        kind = ", ".join(in_words(name, part[name].iloc[0]) for name in names)
-        found[re.sub(r"[^\w.]+", "-", kind).strip("-")] = {"members": [*part["run"]], "kind": kind}
-    return found
-
-
 @figure("left-out-over-training", "know", "left_out runs", of_training)
 @styled
 def over_training(left_out, runs, members, kind):
@@ -311,88 +296,6 @@ def answers(observers, runs):
         f"Share of right answers, beside the best observer's, and R² of the point that follows from the answers, "
         f"beside the bound. Medians over nets, {len(observers)} in all: {each}; from the best answers it has "
         f"{observers['optimal'].median():.3f}. A dot is a net, in the colour of its questions."
-    )
-
-
-@figure("sparsity", "know", "units runs")
-@styled
-def sparsity(units, runs):
-    """Plot mean sparsity of the units, a dot for each net."""
-    need(units, "units", "run unit sparsity")
-    nets = units.groupby("run", sort=False)["sparsity"].mean()
-    names = kinds_of(runs)
-    groups = list(dict.fromkeys(names[run] for run in nets.index))
-    figure = paper(6, 1.2 + 0.3 * len(groups))
-    axes = figure.subplots()
-    for y, name in enumerate(groups):
-        of_one = [value for run, value in nets.items() if names[run] == name]
-        axes.plot(of_one, np.full(len(of_one), y), "o", color=INK, alpha=0.4, markersize=4)
-        axes.plot(np.median(of_one), y, "D", color=INK, markersize=6)
-    axes.set_yticks(range(len(groups)), groups)
-    axes.set(xlim=(0, 1), ylim=(len(groups) - 0.5, -0.5), xlabel="sparsity, mean over units")
-    quiet(axes, "x")
-    return figure, (
-        f"Sparsity of the units at the last step of the stimulus, without noise (Vinje and Gallant): {nets.min():.2f} "
-        f"to {nets.max():.2f}, mean over units. A dot is a net, a diamond the median of a kind."
-    )
-
-
-@figure("mixed-selectivity", "know", "units runs", of_training)
-@styled
-def mixed(units, runs, members, kind):
-    """Plot each unit's correlation with x1 against that with x2, a panel for each dataset."""
-    need(units, "units", "run unit sparsity x1 x2")
-    units = units[units["run"].isin(members)].dropna(subset=["x1", "x2"])
-    if not len(units):
-        raise LacksRuns(f"no net of {kind or 'the study'} sees points of two latent numbers")
-    units = units.assign(both=units[["x1", "x2"]].abs().min(axis=1) >= MIXED)
-    units["tasks"] = units["run"].map(runs.set_index("run")["tasks"])
-    tasks, parts, said = Tasks(runs["tasks"]), [*units.groupby("tasks", sort=False)], []
-    figure, grid = panels(len(parts), min(4, len(parts)), 8, 2.2, 0.3)
-    for axes, (name, part) in zip(grid, parts):
-        axes.plot(part["x1"], part["x2"], ".", color=tasks.colour(name), alpha=0.4, markersize=5, markeredgewidth=0)
-        axes.set(xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), aspect="equal", title=name, xlabel="with x1", ylabel="with x2")
-        quiet(axes)
-        said.append(f"{name} {part.groupby('run')['both'].mean().median():.0%}")
-    return figure, (
-        f"{f'{kind}: ' if kind else ''}Correlations of each unit's rate with x1, averaged over x2, and with x2, "
-        "averaged over x1, on a grid without noise (of GPT: of value vectors). Units of mixed selectivity have "
-        f"{MIXED} at least in size of both: median share over nets, {count(units['run'].nunique(), 'net')} in all, "
-        f"{', '.join(said)}."
-    )
-
-
-@figure("attractor", "know", "attractor runs")
-@styled
-def attractor(table, runs):
-    """Plot the leading eigenvalues at the points where the search for fixed points ends: 0 is a neutral direction."""
-    need(
-        table,
-        "attractor",
-        "run point length speed directions unstable eigenvalue_1 eigenvalue_2 eigenvalue_3 eigenvalue_4",
-    )
-    tasks, of_run = Tasks(runs["tasks"]), runs.set_index("run")["tasks"]
-    figure = paper(6, 3.2)
-    axes = figure.subplots()
-    for run, points in table.groupby("run"):
-        values = points[[f"eigenvalue_{k}" for k in range(1, 5)]].to_numpy()
-        axes.plot(range(1, 5), values.T, color=tasks.colour(of_run[run]), alpha=0.25, linewidth=0.7)
-    axes.axhline(0, color=MUTED, linewidth=0.9, linestyle="--")
-    axes.set(
-        xticks=range(1, 5),
-        xlabel="eigenvalue, by real part",
-        ylabel="real part",
-        title="At fixed or slow points, x = 0",
-    )
-    quiet(axes)
-    nets = table.groupby("run", sort=False)[["directions", "unstable"]].median().groupby(kinds_of(runs), sort=False)
-    each = "; ".join(f"{name} {one.directions:g} and {one.unstable:g}" for name, one in nets.median().iterrows())
-    moved = (table["speed"] / table["length"]).median()
-    points = f"{count(len(table), 'point')} of {count(table['run'].nunique(), 'RNN')} at fixation"
-    return figure, (
-        f"Eigenvalues of the derivative of F(h) − h at {points}, a line for each; a step moves the median one "
-        f"by {moved:.1%} of its length. Directions that neither shrink nor grow by more than a tenth "
-        f"a step, and those that grow faster, median over nets: {each}."
     )
 
 

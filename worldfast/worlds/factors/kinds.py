@@ -5,7 +5,8 @@ Sentences and figures take medians over the nets of a kind, never over different
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from worldfast.run import Run
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["FAMILIES", "OF_RUN", "in_words", "kinds_of", "telling"]
+__all__ = ["FAMILIES", "OF_RUN", "in_words", "kinds_of", "of_training", "telling"]
 
 FAMILIES: dict[str, Any] = {  # models of the source; GPT learns a fifth as long
     "rnn": RecurrentSpec(hidden=64, nonlinearity="relu", init="fan_in"),
@@ -75,3 +76,16 @@ def kinds_of(runs: DataFrame) -> Series:
     names = telling(runs, [*OF_RUN], ("family", "tasks"))
     said = [", ".join(in_words(name, of_run[name]) for name in names) for _, of_run in runs.iterrows()]
     return runs.set_index("run").assign(kind=said)["kind"]
+
+
+def of_training(given: Mapping[str, DataFrame], _) -> dict[str, dict]:
+    """Return the sets of runs that differ in their questions and seeds alone, each a variant of a figure."""
+    runs = given["runs"]
+    names = telling(runs, [name for name in OF_RUN if name not in ("questions", "n", "dims", "reaction")])
+    if not names:
+        return {"": {"members": [*runs["run"]], "kind": ""}}
+    found = {}
+    for _, part in runs.groupby(names, sort=False):
+        kind = ", ".join(in_words(name, part[name].iloc[0]) for name in names)
+        found[re.sub(r"[^\w.]+", "-", kind).strip("-")] = {"members": [*part["run"]], "kind": kind}
+    return found

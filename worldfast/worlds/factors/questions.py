@@ -11,7 +11,7 @@ import numpy as np
 from worldfast._native import core
 from worldfast.arrays import numbers
 
-__all__ = ["CHANNELS", "KINDS", "THRESHOLDS", "Questions", "encoder", "key_of", "normals", "questions"]
+__all__ = ["CHANNELS", "KINDS", "THRESHOLDS", "Questions", "encoder", "key_of", "normals", "questions", "share_beyond"]
 
 KINDS = ("even", "random", "products", "context")
 THRESHOLDS = {  # of |x1 x2|, by the number of questions: as many for each quadrant
@@ -47,6 +47,12 @@ class Questions(NamedTuple):
 def key_of(*parts: object) -> int:
     """Return 64 bits that no other parts are likely to share."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
+
+
+def share_beyond(theta: float) -> float:
+    """Return the share of the square that is in a given quadrant and has |x1 x2| above theta, 0 to 1/4."""
+    a = 4 * theta  # twice each number is uniform from 0 to 1, and their product is above a with chance 1 - a + a ln a
+    return (1 - a + a * np.log(a or 1)) / 4
 
 
 def normals(n: int, dims: int, draw: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from worldfast.errors import number, typed, whole
 from worldfast.worlds.factors.questions import Questions
 from worldfast.worlds.factors.trials import deviation
 
-__all__ = ["best_accuracy", "bound", "log_shares", "optimal", "trilaterated", "unit_normals"]
+__all__ = ["best_accuracy", "best_answers", "bound", "log_chances", "trilaterated", "unit_normals"]
 
 GRID = 512  # points along each latent number over which accuracy is averaged; of more than two, as many random ones
 
@@ -70,16 +70,53 @@ def _precision(sigma: float, t: int) -> float:
     return np.sqrt(whole("t", t, 1)) / deviation(sigma)
 
 
-def optimal(m: ArrayLike, asked: Questions, sigma: float, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logarithms of the chances of yes and of no, float64 [n, N] each, of an observer of means m [n, D]."""
+def best_answers(m: ArrayLike, asked: Questions, sigma: float, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the answers of the best observer, who knows the mean of the observations and what noise they had.
+
+    Parameters
+    ----------
+    m : array [n, D]
+        Means of t observations.
+    asked : Questions
+        Half-spaces through the origin, such as `Dataset.asked`.
+    sigma, t : float, int
+        Noise, as of a dataset, and number of observations.
+
+    Returns
+    -------
+    yes, no : ndarray
+        float64 [n, N], logarithms of the chances of yes and of no: Phi(c . m sqrt(t) / sigma) and the rest.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument does not fit, or the questions are those of products.
+    """
     normals = unit_normals(asked)
     z = numbers(m, "m", ("n", normals.shape[1])).array() @ normals.T * _precision(sigma, t)
     return log_ndtr(z), log_ndtr(-z)
 
 
-def log_shares(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logarithms of the chances of yes and of no that logits stand for."""
-    return -np.logaddexp(0, -logits), -np.logaddexp(0, logits)
+def log_chances(logits: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return the chances that logits stand for, as `trilaterated` takes them.
+
+    Parameters
+    ----------
+    logits : array [n, N]
+        What a net says before a logistic function. Where it says tanh z, from -1 to 1, logits are 2 z.
+
+    Returns
+    -------
+    yes, no : ndarray
+        float64 [n, N], logarithms of the chances of yes and of no.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are not finite real numbers of this shape.
+    """
+    z = numbers(logits, "logits", ("n", "N")).array()
+    return -np.logaddexp(0, -z), -np.logaddexp(0, z)
 
 
 def trilaterated(yes: ArrayLike, no: ArrayLike, asked: Questions, sigma: float, t: int) -> np.ndarray:
@@ -88,8 +125,8 @@ def trilaterated(yes: ArrayLike, no: ArrayLike, asked: Questions, sigma: float, 
     Parameters
     ----------
     yes, no : array
-        [n, N], finite logarithms of the chances of yes and of no: of chances themselves near 0 or 1 too few digits are
-        left.
+        [n, N], finite logarithms of the chances of yes and of no, as of `log_chances` or `best_answers`: of chances
+        themselves near 0 or 1 too few digits are left.
     asked : Questions
         Half-spaces through the origin, such as `Dataset.asked`, with normals that span all D latent numbers.
     sigma, t : float, int
@@ -104,6 +141,15 @@ def trilaterated(yes: ArrayLike, no: ArrayLike, asked: Questions, sigma: float, 
     ------
     TypeError, ValueError
         An argument does not fit, the questions are those of products, or their normals do not span.
+
+    Examples
+    --------
+    >>> from worldfast.worlds import factors
+    >>> given = factors.Dataset(n=6).asked, 0.2, 20
+    >>> seen = [[0.1, -0.2], [0.4, 0.3]]  # means of 20 observations
+    >>> factors.trilaterated(*factors.best_answers(seen, *given), *given).round(6)
+    array([[ 0.1, -0.2],
+           [ 0.4,  0.3]])
     """
     normals = unit_normals(asked)
     if (rank := np.linalg.matrix_rank(normals)) < normals.shape[1]:
