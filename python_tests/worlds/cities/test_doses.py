@@ -174,6 +174,7 @@ def test_tables_say_what_they_lack():
 
 def tables_of(table) -> dict:
     runs = table.drop_duplicates("run")[["run", "tasks"]].assign(kind="ft", base="base", group="Atlantis")
+    runs = runs.assign(learned=True, status="finished")
     tables = {"runs": runs, "doses": table, "response": response.response(table), "levels": response.levels(table)}
     return tables | {"beside": response.beside(table), "contrast": response.contrast(table)}
 
@@ -207,6 +208,18 @@ def test_findings_have_uncertainties_or_say_why_not():
     alone = said(planted(seeds=(1,)))
     assert "There is one seed of the base, so no standard error is given: nothing was repeated." in alone
     assert "±" not in alone and "p nan" not in alone and "nan" not in alone
+
+
+def test_runs_that_failed_are_named():
+    lines = [
+        ("pt-all-s0", "pt", "distance+angle", False, "finished"),
+        ("ft-angle-s0", "ft", "angle", False, "diverged"),
+    ]
+    runs = pd.DataFrame(lines, columns=["run", "kind", "tasks", "learned", "status"])
+    text = said(planted(), runs=runs)
+    assert (
+        "Did not learn its tasks: pt-all-s0. Fine-tunes" in text and "Did not finish: ft-angle-s0 (diverged)." in text
+    )
 
 
 def test_what_patching_recovers_is_said_with_its_error():

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
-from worldfast.display import count
+from worldfast.display import count, first_of
 from worldfast.report import Tasks
 from worldfast.studies import Findings, Study
 from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
@@ -35,9 +35,23 @@ def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> 
         said.append(
             f"After \u00b1 stand standard errors over {seeds} seeds of the base, each with its own rows and weights."
         )
+    said += _of_failures(tables["runs"])
     for run, group in already_known(study.runs):
         said.append(f"{run} was taught {group}, which its base may have known: its dose-response says nothing.")
     return Findings(said)
+
+
+def _of_failures(runs: pd.DataFrame) -> Iterator[str]:
+    """Name the bases that did not learn, and runs that did not finish."""
+    done = runs.status == "finished"
+    failed, lost = runs[(runs.kind == "pt") & ~runs.learned & done], runs[~done]
+    if len(failed):
+        yield (
+            f"Did not learn its tasks: {first_of(list(failed.run))}. Fine-tunes of such a base count in these means "
+            "all the same."
+        )
+    if len(lost):
+        yield f"Did not finish: {first_of([f'{row.run} ({row.status})' for row in lost.itertuples()])}."
 
 
 def _over_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
