@@ -204,7 +204,7 @@ def test_findings_have_uncertainties_or_say_why_not():
         "before and after: 0.98 \u00b1 0.01 taught with distance, 0.99 \u00b1 0.00 taught without it (difference"
         in text
     )
-    assert "\u22120.01 \u00b1 0.01, t-test over n = 3 seeds, p 0.23)." in text
+    assert "\u22120.01 \u00b1 0.01 of fine-tunes on 1 task, t-test over n = 3 seeds, p 0.23)." in text
     alone = said(planted(seeds=(1,)))
     assert "There is one seed of the base, so no standard error is given: nothing was repeated." in alone
     assert "±" not in alone and "p nan" not in alone and "nan" not in alone

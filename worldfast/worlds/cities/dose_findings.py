@@ -170,10 +170,11 @@ def _difference(tables: Tables, what: str) -> str:
     table = most_tasks(tables["contrast"])
     for row in table[table.what == what].itertuples():
         if row.n > 1:
-            sure = f", p {row.p:.2g}" if np.isfinite(row.p) else ", the same at each"
+            sure = f"t-test over n = {row.n} seeds, p {row.p:.2g}"
+            sure = sure if np.isfinite(row.p) else f"the same at each of {row.n} seeds"
             return (
-                f" (difference {_signed(row.difference)} \u00b1 {row.standard_error:.2f}, t-test over n = {row.n} seeds"
-                f"{sure})"
+                f" (difference {_signed(row.difference)} \u00b1 {row.standard_error:.2f} of fine-tunes on "
+                f"{count(row.n_tasks, 'task')}, {sure})"
             )
     return ""
 
@@ -204,7 +205,7 @@ def _and_error(found: Mean) -> str:
 MOVED = {
     "old_cka": "linear CKA of old cities before and after",
     "old_moved": "the way that old cities move, as a share of their spread",
-    "moved_dimension": "the directions along which new cities move",
+    "moved_dimension": "the directions along which new cities move (participation ratio)",
 }
 
 
