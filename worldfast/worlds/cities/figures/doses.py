@@ -106,7 +106,7 @@ def dose_response(response, runs):
     shown = ", ".join(said if len(said) < 9 else [*said[:3], "...", *said[-3:]])
     return figure, (
         f"Error of {group} by a probe that was fitted on old cities alone, in degrees, at the largest dose: {shown}. "
-        f"In pairs blue is with distance. {uncertain(table).capitalize()}."
+        f"Pairs with distance have its colour. {uncertain(table).capitalize()}."
     )
 
 
@@ -218,12 +218,16 @@ def what_moves(response, contrast, runs):
     there = {what: about for what, about in WHY.items() if (table["what"] == what).any()}
     figure, grid = panels(len(there), 3 if len(there) < 4 else 2, 10, 3.2, 0.5)
     for axes, (what, (title, unit)) in zip(grid, there.items()):
+        ends = []
         for tasks, line in table[table["what"] == what].groupby("tasks", sort=False):
             line, pair, colour = line.sort_values("dose"), "+" in tasks, colour_of(known, tasks)
             _curve(axes, line, colour, "constant", pair, known.label(tasks))
+            if not pair:
+                ends.append((line["mean"].iloc[-1], known.label(tasks), colour))
         axes.set(title=title, ylabel=unit, xlabel="rows of each task")
         axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
         quiet(axes)
+        end_labels(axes, ends, height=2.3)
     group = table["group"].iloc[0]
     heading(figure, f"{group} and the old world inside the models, over rows of fine-tuning")
     note(figure, uncertain(table))
@@ -234,7 +238,8 @@ def what_moves(response, contrast, runs):
     ]
     said = f"At the largest dose, with distance and without: {'; '.join(parts)}. " if parts else ""
     return figure, (
-        f"{said}Thick lines are single tasks, thin ones pairs, blue with distance. {uncertain(table).capitalize()}."
+        f"{said}Thick lines are single tasks, thin ones pairs, those with distance in its colour. "
+        f"{uncertain(table).capitalize()}."
     )
 
 
