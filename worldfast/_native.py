@@ -17,6 +17,7 @@ except ImportError as error:
         "run `pip install -e .`"
     ) from error
 
+INSTRUCTIONS = {4: "SSE or NEON", 8: "AVX2", 16: "AVX-512"}  # by the floats of a vector
 LEAST_CAPABILITY = 8  # CUDA compute capability: bfloat16 in matrix units, and the oldest that the build compiles for
 
 CUDA = (2, 13)  # device types of __dlpack_device__: CUDA memory and managed memory
@@ -64,6 +65,11 @@ def _try(device):
         core.label(distance, xy, None, None, label, None, 1, cuda_stream(xy))
     if label.item() != 50:
         raise RuntimeError("what they give is wrong")
+
+
+def instructions():
+    """Return the name of the vector instructions that the core uses on this processor."""
+    return INSTRUCTIONS[core.vector_width()]
 
 
 def why_no_gpu():

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from worldfast import files, worlds
-from worldfast._native import core, why_no_gpu
+from worldfast._native import core, instructions, why_no_gpu
 from worldfast.analysis import cka
 from worldfast.errors import DeviceError
 from worldfast.models import RecurrentSpec, TransformerSpec, adamw_, attention, attention_of_row, require_cuda
@@ -33,7 +33,6 @@ PACKAGES = (
     ("torch", "numpy", "scipy", "pandas", "scikit-learn", "h5py", "safetensors", "matplotlib", "tyro"),
     ("transformers", "tokenizers", "triton", "ray"),
 )
-SETS = {4: "SSE or NEON", 8: "AVX2", 16: "AVX-512"}
 LENGTHS = (5, 1, 17, 40)  # tokens of the rows that kernels are tried on
 
 
@@ -116,9 +115,9 @@ def _installed() -> Iterator[str]:
         yield ", ".join(map(_version, names[: len(names) // 2 + 1]))
         yield ", ".join(map(_version, names[len(names) // 2 + 1 :]))
     yield f"processor: {files.processor('cpu')}; torch uses {torch.get_num_threads()} of them"
-    width = core.vector_width()
+    vectors = f"vectors of {core.vector_width()} floats ({instructions()})"
     pairs = "two to an instruction" if core.multiplies_pairs() else "multiplied as float32, no faster than float32"
-    yield f"cpu: transformers of tokens, RNNs and LSTMs by the native core, vectors of {width} floats ({SETS[width]})"
+    yield f"cpu: transformers of tokens, RNNs and LSTMs by the native core, {vectors}"
     yield f"cpu: bfloat16 products: {pairs}"
     limit = core.attention_row_limit
     yield f"cpu: transformers of vectors, rows of more than {limit:,} tokens and all other models by PyTorch"

@@ -570,6 +570,17 @@ def test_what_is_drawn_is_read_whatever_its_shape():
     assert unread(figure) == [("", "LineCollection")]
 
 
+def test_of_lines_of_one_colour_each_has_its_own_band():
+    """Pairs of tasks are drawn in two colours: the error of one is not that of another."""
+    axes = style.paper(4, 3).subplots()
+    for name, y, error in (("one", [9, 5], [1, 2]), ("two", [8, 4], [3, 0.5]), ("none", [30, 20], None)):
+        axes.plot([0, 1], y, color="#0072b2", label=name)
+        if error:
+            axes.fill_between([0, 1], np.subtract(y, error), np.add(y, error), color="#0072b2")
+    found = {line.name: line.error for line in numbers.lines(axes)}
+    assert found["one"].tolist() == [1, 2] and found["two"].tolist() == [3, 0.5] and found["none"] is None
+
+
 def test_panels_of_a_grid_are_named_by_their_column_and_row():
     """Titles stand above columns and labels beside rows: each panel is told by both, in its CSV and on the page."""
     figure = style.paper(4, 3)

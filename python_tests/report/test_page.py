@@ -521,8 +521,9 @@ def test_the_head_of_the_page_shows_the_map_and_keeps_its_state_in_the_address(m
     for seen, ((_, high), address) in zip(found, sizes.items(), strict=True):
         assert max(seen["bottoms"]) < high - 60 and not seen["sizes"] and seen["chartText"] >= 9
         near, far = seen["pair"]  # on the slider of the map
-        assert near.startswith("Atlantis: " if address else "Atlantis taken in: ")
-        assert far.startswith("Atlantis: " if address else "Atlantis left out: ")
+        in_the_end = "in the end " if address else ""
+        assert near.startswith(f"Atlantis, {in_the_end}taken in: ")
+        assert far.startswith(f"Atlantis, {in_the_end}left out: ")
         assert f"taught by distance, after {15 if address else 24}k rows" in far
         assert seen["view"] == ("Errors" if address else "As the model has it")
         assert (seen["model"] == "angle, fine-tuned") == seen["numbers"] == bool(address) and seen["taught"]

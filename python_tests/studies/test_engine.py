@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
-from worldfast import cli, files, locks, study_cli, worlds
+from worldfast import _native, cli, files, locks, study_cli, worlds
 from worldfast import folder as run_folder
 from worldfast.analysis.pca import pca_over_training
 from worldfast.analysis.probe import held_out, linear_probe
@@ -504,7 +504,8 @@ def test_a_plan_says_what_is_counted_before_it_measures(tiny, capsys, monkeypatc
     monkeypatch.setattr(planning, "_rate", lambda *_: seen.append(capsys.readouterr().out) or 16.0)
     planning.print_plan(tiny, threads=1)
     rest = capsys.readouterr().out
-    assert re.search(r"^in all +6 ", seen[0], re.MULTILINE) and "measured on 1 thread here" in seen[0]
+    assert re.search(r"^in all +6 ", seen[0], re.MULTILINE) and "measured on 1 thread here, " in seen[0]
+    assert seen[0].splitlines()[-1].endswith(_native.instructions())
     assert len(seen) > 1 and seen[1].startswith("pretrained, 1 task") and seen[1].endswith(" 8 s\n")
     assert rest.splitlines()[-1].startswith("in all")
 

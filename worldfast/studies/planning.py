@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from worldfast._native import instructions
 from worldfast.display import count, duration, size_text
 from worldfast.errors import one_of, whole
 from worldfast.run import Run
@@ -235,7 +236,9 @@ def print_plan(
         of = size_text(_limit(memory, device))
         print(f"\ntime on one GPU, an H200 with {of} for training: counted from operations and bytes, not measured")
     elif measure:
-        where = torch.cuda.get_device_name() if device == "cuda" else f"{count(threads, 'thread')} here"
+        where = (
+            torch.cuda.get_device_name() if device == "cuda" else f"{count(threads, 'thread')} here, {instructions()}"
+        )
         print(f"\ntime of training alone, at the rate of {STEPS} steps measured on {where}")
     else:
         return print("\ntime: not measured")

@@ -139,6 +139,32 @@ def test_what_is_left_beside_another_task_at_equal_rows():
     assert not len(response.beside(longer))  # nothing alone at that dose
 
 
+def test_at_a_falling_rate_nothing_between_two_fine_tunes_counts():
+    """A longer run is not a shorter one continued, so that a straight line between them says nothing."""
+    table = planted().assign(schedule="linear")
+    assert set(response.beside(table).dose) == {40}
+    half = planted(doses=(0, 5, 10, 20)).assign(schedule="linear")
+    pairs = table.tasks.str.contains("+", regex=False)
+    assert not len(response.beside(pd.concat([table[~pairs], half[pairs]])))
+    assert len(response.beside(pd.concat([planted()[~pairs], planted(doses=(0, 5, 10, 20))[pairs]])))
+
+
+def test_measures_with_distance_and_without_are_compared_among_fine_tunes_on_as_many_tasks():
+    table = planted()
+    table.loc[table.tasks == "distance", "alone_r2"] += 0.1 * table.seed - 0.1
+    rows = response.contrast(table).set_index(["n_tasks", "what"])
+    assert set(rows.index.get_level_values(0)) == {1}  # no pair is without distance
+    row = rows.loc[(1, "alone_r2")]
+    assert (row.apart, row.rest, row.difference) == pytest.approx((0.7, 0.9, -0.2))
+    assert (row.n, row.unit) == (3, "seed") and row.standard_error == pytest.approx(0.1 / 3**0.5)
+    assert row.p == pytest.approx(0.0742, abs=1e-3) and row.test == "two-sided, t-test that the difference is 0"
+    assert rows.loc[(1, "error")].difference == 700 and rows.loc[(1, "error")].test == "none: all seeds are equal"
+    without = table[table.tasks == "distance+angle"].assign(tasks="angle+inside", run="other", alone_r2=0.8)
+    both = response.contrast(pd.concat([table, without], ignore_index=True))
+    assert set(both.n_tasks) == {1, 2} and set(response.most_tasks(both).n_tasks) == {2}
+    assert not len(response.contrast(table[table.tasks == "angle"]))
+
+
 def test_tables_say_what_they_lack():
     with pytest.raises(ValueError, match="doses: it has no rows: no fine-tune was taught a group"):
         response.response(planted().iloc[:0])
@@ -148,13 +174,20 @@ def test_tables_say_what_they_lack():
 
 def tables_of(table) -> dict:
     runs = table.drop_duplicates("run")[["run", "tasks"]].assign(kind="ft", base="base", group="Atlantis")
+    runs = runs.assign(learned=True, status="finished")
     tables = {"runs": runs, "doses": table, "response": response.response(table), "levels": response.levels(table)}
-    return tables | {"beside": response.beside(table)}
+    return tables | {"beside": response.beside(table), "contrast": response.contrast(table)}
 
 
-def said(table) -> str:
+def pull_of(table) -> pd.DataFrame:
+    """Rows of a table "response" on a pair's gradients, as if they were what another measure is."""
+    pairs = table.tasks.str.contains("+", regex=False) & (table.what == "alone_r2")
+    return table[pairs].assign(what="cosine")
+
+
+def said(table, **more) -> str:
     study = integration(scale=0.01, seeds=(0,), tasks="angle", doses=(1,))
-    return " ".join(dose_findings.findings(study, tables_of(table), [], np.eye(0)).sentences)
+    return " ".join(dose_findings.findings(study, tables_of(table) | more, [], np.eye(0)).sentences)
 
 
 def test_findings_have_uncertainties_or_say_why_not():
@@ -164,16 +197,49 @@ def test_findings_have_uncertainties_or_say_why_not():
     assert "distance 80.0 ± 0.0, never halved" in text
     assert "1.10 with 0.1, 1.99 with 1 rows of distance for each of angle" in text
     assert "1.99 with 0, 1.00 with 0.9 of distance's answers mistaken" in text
+    varied = planted()
+    varied["old_cka"] -= 0.01 * varied.seed * (varied.tasks == "distance")
+    text = said(varied)
+    assert (
+        "before and after: 0.98 \u00b1 0.01 taught with distance, 0.99 \u00b1 0.00 taught without it (difference"
+        in text
+    )
+    assert "\u22120.01 \u00b1 0.01 of fine-tunes on 1 task, t-test over n = 3 seeds, p 0.23)." in text
     alone = said(planted(seeds=(1,)))
     assert "There is one seed of the base, so no standard error is given: nothing was repeated." in alone
     assert "±" not in alone and "p nan" not in alone and "nan" not in alone
 
 
+def test_runs_that_failed_are_named():
+    lines = [
+        ("pt-all-s0", "pt", "distance+angle", False, "finished"),
+        ("ft-angle-s0", "ft", "angle", False, "diverged"),
+    ]
+    runs = pd.DataFrame(lines, columns=["run", "kind", "tasks", "learned", "status"])
+    text = said(planted(), runs=runs)
+    assert (
+        "Did not learn its tasks: pt-all-s0. Fine-tunes" in text and "Did not finish: ft-angle-s0 (diverged)." in text
+    )
+
+
+def test_what_patching_recovers_is_said_with_its_error():
+    lines = [(1, "included", "angle", 0.3, 0.07), (2, "included", "angle", 0.2, 0.05), (1, "all", "angle", 2.0, 0.9)]
+    table = pd.DataFrame(lines, columns=["layer", "positions", "task", "recovered", "standard_error"])
+    text = said(planted(), patching=table.assign(source="near", target="far", n=200))
+    assert "States of near put into far" in text and "over n = 200 rows of each task" in text
+    assert "the tokens of new cities 0.30 \u00b1 0.07 (angle, layer 1)." in text  # what is not measured is not said
+
+
 def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
-    tables = tables_of(planted())
+    varied = planted()
+    pairs = varied.tasks.str.contains("+", regex=False)
+    varied.loc[pairs, ["alone_r2", "old_cka", "moved_dimension"]] *= 0.9  # pairs are drawn in the colour of distance
+    tables = tables_of(varied)
     tables["response"]["group"] = "country in ['JP'] and region == 'Arm A' or country in ['KR', 'CN']"
-    for draw, table in (("dose_response", "response"), ("beside_distance", "beside"), ("what_moves", "response")):
-        figure, _ = getattr(figures, draw)(tables[table], tables["runs"])
+    tables["response"] = pd.concat([tables["response"], pull_of(tables["response"])], ignore_index=True)
+    drawn = {"dose_response": ["response"], "beside_distance": ["beside"], "what_moves": ["response", "contrast"]}
+    for draw, names in drawn.items():
+        figure, _ = getattr(figures, draw)(*(tables[name] for name in names), tables["runs"])
         assert not beyond(figure)
         assert numbers.chart(figure) or draw == "beside_distance"
         assert not unread(figure)
@@ -194,10 +260,13 @@ def test_figures_say_what_bands_are():
         assert words in caption.lower().replace("\n", " ") and "angle 10.0, distance + angle 20.0" in caption
     _, caption = figures.beside_distance(tables["beside"], tables["runs"])
     assert "angle 2.00. Above 1 distance does harm." in caption
-    assert "a map of its own 0.70 and 0.90" in figures.what_moves(tables["response"], tables["runs"])[1]
+    _, caption = figures.what_moves(tables["response"], tables["contrast"], tables["runs"])
+    assert "a map of its own 0.70 and 0.90 (one task)" in caption
+    _, caption = figures.what_moves(tables["response"], tables["contrast"].iloc[:0], tables["runs"])
+    assert caption.startswith("Thick lines are single tasks")
     falling = response.response(planted().assign(schedule="linear"))
     with pytest.raises(LacksRuns, match="at a constant rate has more than one dose"):
-        figures.what_moves(falling, tables["runs"])
+        figures.what_moves(falling, tables["contrast"], tables["runs"])
     with pytest.raises(LacksRuns, match="no fine-tune of the study has more than one dose"):
         figures.dose_response(falling[falling.dose > 0], tables["runs"])
 
@@ -269,6 +338,11 @@ def test_a_small_study_from_end_to_end(small):
     pairs = [run for run in study.runs if run.keep == "all"]
     assert len(pairs) == 2 and sorted(pull.step.unique()) == sorted(pairs[0].checkpoint_steps)
     assert set(pull.columns) >= {"run", "dose", "task", "other", "cosine", "corrected", "group"}
+    of_pairs = tables["response"][tables["response"].what == "cosine"]
+    assert (
+        set(of_pairs.tasks) == {"distance+angle"} and set(of_pairs.dose) == set(pull.dose) and (of_pairs.n == 2).all()
+    )
+    assert set(tables["contrast"].n_tasks) == {1} and (tables["contrast"].n == 2).all()
     assert set(tables["beside"].schedule) == {"constant", "linear"} and (tables["response"].n <= 2).all()
     assert set(tables["generalisation"].run) == {run.name for run in study.shown_runs}
     text = " ".join(result.findings)

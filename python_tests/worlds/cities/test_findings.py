@@ -94,7 +94,13 @@ def test_atlantis_with_and_without_distance(planted):
     first, second, third = findings._of_taught(spec, tables)
     assert "10.0 degrees off on average (42 fine-tunes)" in first and "50.0 degrees off (14 fine-tunes)" in first
     assert "Held-out cities of the old world are 2.0 degrees off" in first
-    assert "by -0.20 with distance among them and by +0.10 without" in third
+    assert "by -0.20 \u00b1 0.00 with distance among them and by +0.10 \u00b1 0.00 without, not clipped" in third
+    assert "clipped to" not in third
+    both = tables | {"deviation_clipped": tables["deviation"].assign(deviation=tables["deviation"].deviation / 2)}
+    (said,) = findings._of_deviation(both)
+    assert "with both clipped to 0 to 1.5, -0.10 \u00b1 0.00 and +0.05 \u00b1 0.00 (standard errors over seeds)" in said
+    (said,) = findings._of_deviation({"deviation": tables["deviation"].query("seed == 42")})
+    assert said.endswith("by -0.20 with distance among them and by +0.10 without, not clipped, as published.")
 
 
 def test_one_fine_tune_is_one(planted):

@@ -73,7 +73,7 @@ def lines(axes) -> list[Line]:
             of_colour = named.get(colour, [])
             name = of_colour[0] if len(of_colour) == 1 and (line.get_alpha() or 1) > FAINT else ""
         x, y = (np.asarray(values, dtype=np.float64) for values in line.get_data())
-        error = _of_bars(box, x) if box else _of_band(axes, colour, x)
+        error = _of_bars(box, x) if box else _of_band(axes, colour, x, y)
         style = line.get_linestyle()
         dash = DASHES.get(style, "")
         one = Line(name, colour, x, y, error, style not in ("None", "none", " ", ""), dash, across)
@@ -94,14 +94,18 @@ def _of_bars(box, x: np.ndarray) -> np.ndarray | None:
     return None
 
 
-def _of_band(axes, colour: str, x: np.ndarray) -> np.ndarray | None:
-    """Return half the height of the band of a colour that has these x."""
+def _of_band(axes, colour: str, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Return half the height of the band of a colour that lies about a line: several lines may have one colour."""
     from matplotlib.colors import to_hex
 
-    for band, at, low, high in _filled(axes):
+    near, found = np.inf, None
+    for band, at, one, other in _filled(axes):
         if to_hex(band.get_facecolor()[0]) == colour and len(at) == len(x) and np.allclose(at, x):
-            return np.abs(high - low) / 2
-    return None
+            half = np.abs(one - other) / 2
+            off = np.nan_to_num(np.abs((one + other) / 2 - y))
+            if (off <= half + 1e-9 * np.abs(np.nan_to_num(y))).all() and off.sum() < near:
+                near, found = off.sum(), half
+    return found
 
 
 def _filled(axes) -> Iterator[tuple[Any, np.ndarray, np.ndarray, np.ndarray]]:

@@ -23,7 +23,7 @@ function drawSide(side) {
     after = short(Math.round(between(run.rows, at)));
   const done = at > last - 1e-6;
   side.says.replaceChildren(
-    make("b", {}, done ? `${name} ${side.verdict}: ` : `${name}: `),
+    make("b", {}, `${name}, ${done ? "" : "in the end "}${side.verdict}: `), // said before the end, for who looks briefly
     `${length(off)} off, taught by ${run.label.replace(/, fine-tuned$/, "")}, after ${after} rows`,
   );
   side.canvas.setAttribute("aria-label", side.says.textContent);

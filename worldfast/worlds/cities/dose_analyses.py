@@ -119,8 +119,12 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) 
     about = pd.DataFrame([{"run": run.name} | design_of(run) for run in study.runs if run.start])
     whole = found["runs"][["run", "base", "seed"]].merge(about).merge(found["doses"])
     found["doses"] = whole
+    if "pull" in found:
+        of_pairs = found["pull"][found["pull"].task != found["pull"].other]
+        whole = whole.merge(of_pairs[["run", "group", "step", "cosine"]], how="left")
     found["response"] = response.response(whole)
     found["levels"] = response.levels(whole)
+    found["contrast"] = response.contrast(whole)
     beside = response.beside(whole)
     if len(beside):
         found["beside"] = beside

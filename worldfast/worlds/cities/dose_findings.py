@@ -8,15 +8,17 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
-from worldfast.display import count
+from worldfast.display import count, first_of
 from worldfast.report import Tasks
 from worldfast.studies import Findings, Study
 from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
-from worldfast.worlds.cities.response import whole
+from worldfast.worlds.cities.response import most_tasks, whole
 
 Tables = Mapping[str, "pd.DataFrame"]
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
 READ = 0.5  # R2 of a probe above which it reads a map
+TOLD = 0.25  # largest standard error of a recovered share that is said
+POSITIONS = {"included": "the tokens of new cities", "question": "all of the question", "all": "answers too"}
 
 
 def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> Findings:
@@ -25,7 +27,7 @@ def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> 
     parts = [list(part(tables, known)) for part in (_over_pairs, _of_pairs, _of_levels)]
     said = [part[0] for part in parts if part]  # one of each first: the page shows three, and folds the others
     said += [sentence for part in parts for sentence in part[1:]]
-    said += [*_of_shares(tables, known), *_of_place(tables), *_of_old(tables), *_of_pull(tables)]
+    said += [*_of_shares(tables, known), *_of_place(tables), *_of_old(tables), *_of_pull(tables), *_of_patching(tables)]
     seeds = int(tables["response"].n.max())
     if seeds == 1:
         said.append("There is one seed of the base, so no standard error is given: nothing was repeated.")
@@ -33,9 +35,23 @@ def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> 
         said.append(
             f"After \u00b1 stand standard errors over {seeds} seeds of the base, each with its own rows and weights."
         )
+    said += _of_failures(tables["runs"])
     for run, group in already_known(study.runs):
         said.append(f"{run} was taught {group}, which its base may have known: its dose-response says nothing.")
     return Findings(said)
+
+
+def _of_failures(runs: pd.DataFrame) -> Iterator[str]:
+    """Name the bases that did not learn, and runs that did not finish."""
+    done = runs.status == "finished"
+    failed, lost = runs[(runs.kind == "pt") & ~runs.learned & done], runs[~done]
+    if len(failed):
+        yield (
+            f"Did not learn its tasks: {first_of(list(failed.run))}. Fine-tunes of such a base count in these means "
+            "all the same."
+        )
+    if len(lost):
+        yield f"Did not finish: {first_of([f'{row.run} ({row.status})' for row in lost.itertuples()])}."
 
 
 def _over_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
@@ -84,7 +100,8 @@ def _times(row) -> str:
     if row.n == 1:
         return times
     low, high = (np.exp(row.log_ratio + sign * row.standard_error) for sign in (-1, 1))
-    return f"{times} ({low:.2f} to {high:.2f} within one standard error, n = {row.n} seeds, p {row.p:.2g})"
+    sure = f"p {row.p:.2g}" if np.isfinite(row.p) else "all seeds equal"
+    return f"{times} ({low:.2f} to {high:.2f} within one standard error, n = {row.n} seeds, {sure})"
 
 
 def _of_levels(tables: Tables, known: Tasks) -> Iterator[str]:
@@ -122,11 +139,19 @@ def _of_shares(tables: Tables, known: Tasks) -> Iterator[str]:
                 )
 
 
-def _last(tables: Tables, what: str) -> pd.DataFrame:
-    """A measure at the largest dose at a constant rate, a row a fine-tune."""
+def _sides(tables: Tables, what: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield fine-tunes at a constant rate at their largest dose, with distance and without, in words and as rows.
+
+    Those on most tasks of which there are both; all, if there are none.
+    """
     table = whole(tables["doses"])
     table = table[(table.schedule == CONSTANT) & table[what].notna()]
-    return table.loc[table.groupby("run").dose.idxmax()]
+    table = table.loc[table.groupby("run").dose.idxmax()]
+    known = most_tasks(tables["contrast"])
+    sizes = known[known.what == what].n_tasks
+    if len(sizes):
+        table = table[table.tasks.str.count(r"\+") + 1 == sizes.iloc[0]]
+    yield from _with(table)
 
 
 def _with(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -140,34 +165,59 @@ def _over_seeds(some: pd.DataFrame, what: str) -> Mean:
     return mean_and_error(some.groupby("seed")[what].mean(), "seed")
 
 
+def _difference(tables: Tables, what: str) -> str:
+    """Return by how much a measure differs with distance, with its test; "" of one seed."""
+    table = most_tasks(tables["contrast"])
+    for row in table[table.what == what].itertuples():
+        if row.n > 1:
+            sure = f"t-test over n = {row.n} seeds, p {row.p:.2g}"
+            sure = sure if np.isfinite(row.p) else f"the same at each of {row.n} seeds"
+            return (
+                f" (difference {_signed(row.difference)} \u00b1 {row.standard_error:.2f} of fine-tunes on "
+                f"{count(row.n_tasks, 'task')}, {sure})"
+            )
+    return ""
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\u2212")
+
+
 def _of_place(tables: Tables) -> Iterator[str]:
     """Say if a group that the old map misplaces is somewhere else, or nowhere."""
     parts = []
-    for words, some in _with(_last(tables, "alone_r2")):
+    for words, some in _sides(tables, "alone_r2"):
         found = _over_seeds(some, "alone_r2")
         where = "a map of its own can be read" if found.mean > READ else "no map of it can be read"
         parts.append(f"{words}, R\u00b2 {found.mean:.2f}{_and_error(found)}, {where}")
     group = tables["doses"].group.iloc[0]
     if parts:
-        yield f"A probe fitted on {group} alone, and tried on cities of it that were left out: {'; '.join(parts)}."
+        yield (
+            f"A probe fitted on {group} alone, and tried on cities of it that were left out: {'; '.join(parts)}"
+            f"{_difference(tables, 'alone_r2')}."
+        )
 
 
 def _and_error(found: Mean) -> str:
     return f" \u00b1 {found.standard_error:.2f}" if found.n > 1 else ""
 
 
+MOVED = {
+    "old_cka": "linear CKA of old cities before and after",
+    "old_moved": "the way that old cities move, as a share of their spread",
+    "moved_dimension": "the directions along which new cities move (participation ratio)",
+}
+
+
 def _of_old(tables: Tables) -> Iterator[str]:
     """Say what fine-tuning moved: the new cities, and the old map."""
-    parts = []
-    for words, some in _with(_last(tables, "moved_dimension")):
-        kept, moved, wide = (_over_seeds(some, name) for name in ("old_cka", "old_moved", "moved_dimension"))
-        parts.append(
-            f"{words}, linear CKA of old cities before and after is {kept.mean:.2f}{_and_error(kept)}, they move by "
-            f"{moved.mean:.2f}{_and_error(moved)} of their spread, and what is new moves along "
-            f"{wide.mean:.1f}{_and_error(wide)} directions"
-        )
-    if parts:
-        yield f"The old world meanwhile: {'; '.join(parts)}."
+    for what, said in MOVED.items():
+        parts = []
+        for words, some in _sides(tables, what):
+            found = _over_seeds(some, what)
+            parts.append(f"{found.mean:.2f}{_and_error(found)} {words}")
+        if parts:
+            yield f"{said[:1].upper()}{said[1:]}: {', '.join(parts)}{_difference(tables, what)}."
 
 
 def _of_pull(tables: Tables) -> Iterator[str]:
@@ -181,7 +231,31 @@ def _of_pull(tables: Tables) -> Iterator[str]:
         ends = [some.loc[some.groupby("run").dose.agg(which)] for which in ("idxmin", "idxmax")]
         first, last = (_over_seeds(end, "cosine") for end in ends)
         parts.append(
-            f"{words}, {first.mean:+.2f}{_and_error(first)} before and {last.mean:+.2f}{_and_error(last)} after"
+            f"{words}, {_signed(first.mean)}{_and_error(first)} before and {_signed(last.mean)}{_and_error(last)} after"
         )
     if parts:
-        yield f"The cosine of the gradients of a pair's two tasks: {'; '.join(parts)}.".replace("-0.", "\u22120.")
+        yield (
+            f"The cosine of the gradients of a pair's two tasks: {'; '.join(parts)}"
+            f"{_difference(tables, 'cosine').replace('difference', 'difference after', 1)}."
+        )
+
+
+def _of_patching(tables: Tables) -> Iterator[str]:
+    """Say how much of one fine-tune's knowledge another takes over with its states."""
+    if "patching" not in tables:
+        return
+    parts = []
+    for positions, some in tables["patching"].dropna(subset=["recovered"]).groupby("positions", sort=False):
+        some = some[some.standard_error <= TOLD]
+        if len(some):
+            best = some.loc[some.recovered.idxmax()]
+            parts.append(
+                f"at {POSITIONS.get(positions, positions)} {best.recovered:.2f} \u00b1 {best.standard_error:.2f} "
+                f"({best.task}, layer {best.layer})"
+            )
+    if parts:
+        row = tables["patching"].iloc[0]
+        yield (
+            f"States of {row.source} put into {row.target} bring its answers so far at most, from its own (0) to the "
+            f"other's (1): {'; '.join(parts)}. Standard errors are over n = {count(int(row.n), 'row')} of each task."
+        )

@@ -158,18 +158,28 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
                 f"({worst.error / 10:.1f} degrees)."
             )
     if "deviation" in tables:
-        matrix = improvement.seed_averaged(tables["deviation"], "deviation")
-        parts = improvement.deviation_summary(matrix).set_index("what")["mean"]
-        if parts.notna().all() and len(parts) == 2:
-            over = _by_seed(tables["deviation"], "deviation", improvement.deviation_summary)
-            errors = [found.standard_error for found in over.values()]
-            known = len(errors) == 2 and np.isfinite(errors).all()
-            yield (
-                "Two tasks together, beside the better of each alone: normalised improvement differs by "
-                f"{parts['with distance']:+.2f} with distance among them "
-                f"and by {parts['without distance']:+.2f} without"
-                + (f" (standard errors over seeds {errors[0]:.2f} and {errors[1]:.2f})." if known else ".")
+        yield from _of_deviation(tables)
+
+
+def _of_deviation(tables: Tables) -> Iterator[str]:
+    """Say what two tasks teach beside the better of each alone, not clipped as published, and clipped."""
+    said = []
+    for name in ("deviation", "deviation_clipped"):
+        over = _by_seed(tables[name], "deviation", improvement.deviation_summary) if name in tables else {}
+        if len(over) == 2:
+            near, far = (
+                f"{found.mean:+.2f}" + (f" \u00b1 {found.standard_error:.2f}" if found.n > 1 else "")
+                for found in (over["without distance"], over["with distance"])
             )
+            said.append((far, near))
+    if said:
+        (far, near), *clipped = said
+        also = "".join(f"; with both clipped to 0 to {improvement.CEILING:g}, {a} and {b}" for a, b in clipped)
+        yield (
+            "Two tasks together, beside the better of each alone: normalised improvement differs by "
+            f"{far} with distance among them and by {near} without, not clipped, as published{also}"
+            + (" (standard errors over seeds)." if "\u00b1" in far else ".")
+        )
 
 
 def _of_prediction(tables: Tables) -> Iterator[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error, need_columns
 
-__all__ = ["beside", "levels", "response", "tested", "whole"]
+__all__ = ["beside", "contrast", "levels", "most_tasks", "response", "tested", "whole"]
 
 KEYS = ["group", "tasks", "schedule", "share", "noise"]
 NEED = ("base", "seed", "run", *KEYS, "step", "dose", "error")
@@ -27,6 +27,7 @@ MEASURED = (
     "old_moved",
     "moved_dimension",
     "old_moved_dimension",
+    "cosine",
 )
 LATE = 1 / 2  # of the largest dose, from which on an error counts as its level
 ALIKE = 0.05  # as a share: doses that count as one
@@ -158,6 +159,7 @@ def beside(doses: pd.DataFrame) -> pd.DataFrame:
         keys: some.groupby("dose")["error"].mean()
         for keys, some in whole(table[~two]).groupby(["group", "tasks", "schedule", "base"])
     }
+    at = {"constant": _between}  # at a rate that falls, what lies between two fine-tunes was not measured
     for (group, tasks, schedule, share, noise), some in table[two].groupby(KEYS, sort=False):
         names = tasks.split("+")
         for task, other in (names, names[::-1]):
@@ -167,7 +169,7 @@ def beside(doses: pd.DataFrame) -> pd.DataFrame:
             for base, of_base in some.groupby("base"):
                 pair = of_base.groupby("dose")["error"].mean()
                 curve = curves.get((group, task, schedule, base))
-                alone = None if curve is None else _at(curve, pair.index[-1])
+                alone = None if curve is None else at.get(schedule, _nearest)(curve, pair.index[-1])
                 if alone is not None:
                     found.append((pair.index[-1], pair.iloc[0], alone, pair.iloc[-1]))
             if found:
@@ -176,11 +178,17 @@ def beside(doses: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _at(curve: pd.Series, dose: float) -> float | None:
+def _between(curve: pd.Series, dose: float) -> float | None:
     """Return the error of a curve at a dose, between two doses by a straight line; None beyond its largest."""
     if dose > (1 + ALIKE) * curve.index[-1]:
         return None
     return float(np.interp(dose, curve.index.to_numpy(float), curve.to_numpy()))
+
+
+def _nearest(curve: pd.Series, dose: float) -> float | None:
+    """Return the error of a curve at the dose that counts as this one; None if it has none."""
+    away = np.abs(curve.index.to_numpy(float) - dose)
+    return float(curve.iloc[away.argmin()]) if away.min() <= ALIKE * dose else None
 
 
 def _compared(dose: np.ndarray, start: np.ndarray, alone: np.ndarray, together: np.ndarray) -> dict:
@@ -199,6 +207,55 @@ def _compared(dose: np.ndarray, start: np.ndarray, alone: np.ndarray, together: 
     }
 
 
+def contrast(doses: pd.DataFrame, task: str = "distance") -> pd.DataFrame:
+    """Return how fine-tunes with a task among theirs differ from those without, in whatever was measured.
+
+    Of fine-tunes at a constant rate, each at its largest dose, those on as many tasks are compared.
+
+    Parameters
+    ----------
+    doses : DataFrame
+        A table of doses.
+    task : str
+        Task that divides the fine-tunes.
+
+    Returns
+    -------
+    DataFrame
+        Columns group, n_tasks, what ("alone_r2" ...), apart, rest (mean with the task, and without it), difference
+        (apart - rest), standard_error (NaN for one seed), p, test, n, unit ("seed"). What was not measured of both is
+        left out.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or there is no row.
+    """
+    table = whole(usable(doses))
+    table, lines = table[table["schedule"] == "constant"], []
+    table = table.assign(
+        n_tasks=table["tasks"].str.count(r"\+") + 1, far=[task in tasks.split("+") for tasks in table["tasks"]]
+    )
+    for what in (what for what in MEASURED if what in table):
+        there = table[table[what].notna()]
+        there = there.loc[there.groupby(["group", "run"])["dose"].idxmax()]
+        for (group, n_tasks), some in there.groupby(["group", "n_tasks"]):
+            means = some.groupby(["seed", "far"])[what].mean().unstack()
+            if means.shape[1] == 2 and len(means := means.dropna()):
+                found = _tested(means[True] - means[False], "difference")
+                line = {"group": group, "n_tasks": n_tasks, "what": what}
+                lines.append(line | {"apart": means[True].mean(), "rest": means[False].mean()} | found)
+    columns = "group n_tasks what apart rest difference standard_error p test n unit"
+    return pd.DataFrame(lines, columns=columns.split())
+
+
+def most_tasks(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Return of each group and measure the contrast of fine-tunes on most tasks."""
+    if not len(contrasts):
+        return contrasts
+    return contrasts.loc[contrasts.groupby(["group", "what"], sort=False)["n_tasks"].idxmax()]
+
+
 def tested(log_ratios) -> dict:
     """Return the mean of one logarithm of a ratio a seed, its standard error, and a test that it is 0.
 
@@ -210,19 +267,24 @@ def tested(log_ratios) -> dict:
     Returns
     -------
     dict
-        log_ratio, standard_error, p, test, n, unit. p is NaN, and test says why, for one seed.
+        log_ratio, standard_error, p, test, n, unit. p is NaN, and test says why, for one seed or if all are equal.
     """
+    return _tested(log_ratios, "log_ratio", "logarithm of the ratio")
+
+
+def _tested(values, name: str, of: str = "difference") -> dict:
+    """Return what `tested` does, of one value a seed that is called `name`, and `of` in words."""
     from scipy.stats import ttest_1samp
 
-    found = mean_and_error(log_ratios, "seed")
+    found = mean_and_error(values, "seed")
     same = found.n > 1 and found.standard_error == 0
     if found.n == 1:
         p, test = np.nan, "none: one seed, and nothing was repeated"
     elif same:
         p, test = np.nan, "none: all seeds are equal"
     else:
-        p, test = float(ttest_1samp(log_ratios, 0).pvalue), "two-sided, t-test that the logarithm of the ratio is 0"
-    about = {"log_ratio": found.mean, "standard_error": found.standard_error}
+        p, test = float(ttest_1samp(values, 0).pvalue), f"two-sided, t-test that the {of} is 0"
+    about = {name: found.mean, "standard_error": found.standard_error}
     return about | {"p": p, "test": test, "n": found.n, "unit": found.unit}
 
 

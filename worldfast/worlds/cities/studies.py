@@ -258,7 +258,7 @@ def _small(layers: int, **settings) -> dict:
 
 
 def mini(scale: float = 1.0) -> Study:
-    """The whole canon in shape, with two seeds and small models: two hours on two cores.
+    """The whole canon in shape, with two seeds and small models: hours on two cores, which the plan counts.
 
     It has all 5,075 cities, one token each, and models of 2 layers of width 64. Fine-tunes see as many rows of each
     task as integration takes, which `integration` measures: with a quarter of them its findings are blurred.

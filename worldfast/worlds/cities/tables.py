@@ -5,6 +5,7 @@ runs            a row each: what it is, what group it was taught, how it ended, 
 curves          loss over training;  validation: scores over training
 evaluation, probes, generalisation, cka, procrustes, mutual_knn, dimension   as in worldfast.worlds.cities.analyses
 improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, of the runs that they need
+deviation_clipped   deviation of improvements that are clipped, which one answer of many digits does not carry
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) 
             found["improvement"] = improvement.improvement(found["evaluation"], tried)
             if _have_teachers(tried):
                 found["deviation"] = improvement.deviation(found["improvement"], runs)
+                found["deviation_clipped"] = improvement.deviation(found["improvement"], runs, clip=True)
     if "cka" in found and _have_pairs(found["cka"], runs):
         found["trends"] = trends(found["cka"], runs)
         found["matrix"] = task_matrix(found["cka"], runs)

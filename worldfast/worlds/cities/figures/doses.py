@@ -14,6 +14,7 @@ from worldfast.report.figures import (
     heading,
     need,
     note,
+    panels,
     paper,
     plain_log,
     quiet,
@@ -22,7 +23,7 @@ from worldfast.report.figures import (
 )
 from worldfast.worlds.cities.figures.catalogue import CATALOGUE
 from worldfast.worlds.cities.figures.effects import apart
-from worldfast.worlds.cities.response import whole
+from worldfast.worlds.cities.response import most_tasks, whole
 
 DOSES = Catalogue()
 REUSED = ("{group}-maps", "gradient-agreement", "patching", "tasks")
@@ -75,12 +76,12 @@ def dose_response(response, runs):
     table = table[table["what"] == "error"].assign(mean=table["mean"] / 10, error=table["standard_error"] / 10)
     known = Tasks(runs["tasks"])
     two = table["tasks"].str.contains("+", regex=False)
-    panels = [("One task", table[~two]), ("Two tasks", table[two])]
-    panels = [(title, some) for title, some in panels if some["dose"].nunique() > 1]
-    if not panels:
+    parts = [("One task", table[~two]), ("Two tasks", table[two])]
+    parts = [(title, some) for title, some in parts if some["dose"].nunique() > 1]
+    if not parts:
         raise LacksRuns("no fine-tune of the study has more than one dose")
-    figure = paper(10 if len(panels) > 1 else 6, 4.4)
-    for axes, (title, some) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+    figure = paper(10 if len(parts) > 1 else 6, 4.4)
+    for axes, (title, some) in zip(figure.subplots(1, len(parts), sharey=True, squeeze=False)[0], parts):
         ends = []
         for tasks, lines in some.groupby("tasks", sort=False):
             pair, colour = "+" in tasks, colour_of(known, tasks)
@@ -105,7 +106,7 @@ def dose_response(response, runs):
     shown = ", ".join(said if len(said) < 9 else [*said[:3], "...", *said[-3:]])
     return figure, (
         f"Error of {group} by a probe that was fitted on old cities alone, in degrees, at the largest dose: {shown}. "
-        f"In pairs blue is with distance. {uncertain(table).capitalize()}."
+        f"Pairs with distance have its colour. {uncertain(table).capitalize()}."
     )
 
 
@@ -149,13 +150,11 @@ def beside_distance(beside, runs):
     if not len(table):
         raise LacksRuns("no fine-tune of the study has distance beside another task at a constant rate")
     known = Tasks(runs["tasks"])
-    panels = [("share", "Fewer rows of distance", "rows of distance for each of the other task", table["noise"] == 0)]
-    panels.append(("noise", "Distance with wrong answers", "share of wrong answers", table["share"] == 1))
-    panels = [one for one in panels if table[one[3]][one[0]].nunique() > 1] or panels[:1]
-    figure = paper(4.2 * len(panels) + 1.6, 4)
-    for axes, (column, title, unit, there) in zip(
-        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels
-    ):
+    parts = [("share", "Fewer rows of distance", "rows of distance for each of the other task", table["noise"] == 0)]
+    parts.append(("noise", "Distance with wrong answers", "share of wrong answers", table["share"] == 1))
+    parts = [one for one in parts if table[one[3]][one[0]].nunique() > 1] or parts[:1]
+    figure = paper(4.2 * len(parts) + 1.6, 4)
+    for axes, (column, title, unit, there) in zip(figure.subplots(1, len(parts), sharey=True, squeeze=False)[0], parts):
         ends = []
         for task, line in table[there].groupby("task", sort=False):
             line, colour = line.sort_values(column), known.colour(task)
@@ -174,10 +173,10 @@ def beside_distance(beside, runs):
     heading(figure, f"What distance does to {group} beside another task")
     note(figure, f"dotted: no difference; {uncertain(table)}")
     full = whole(table).sort_values("ratio")
-    parts = [f"{known.label(row.task)} {row.ratio:.2f}" for row in full.itertuples()]
+    said = [f"{known.label(row.task)} {row.ratio:.2f}" for row in full.itertuples()]
     return figure, (
         f"Error of {group} with distance beside a task, over that of the task alone at as many rows of it: "
-        f"{', '.join(parts)}. Above 1 distance does harm. {uncertain(table).capitalize()}."
+        f"{', '.join(said)}. Above 1 distance does harm. {uncertain(table).capitalize()}."
     )
 
 
@@ -185,18 +184,18 @@ WHY = {
     "alone_r2": ("A map of its own", "R\u00b2 of a probe of it alone"),
     "old_cka": ("The old map", "linear CKA with before"),
     "moved_dimension": ("What moves", "directions (participation ratio)"),
+    "cosine": ("Gradients of two tasks", "cosine"),
 }
 
 
-@DOSES.figure("what-moves", "tuning", "response runs")
+@DOSES.figure("what-moves", "tuning", "response contrast runs")
 @styled
-def what_moves(response, runs):
-    """Plot what becomes of the new cities and of the old map over the dose, means of fine-tunes with and without
-    distance.
+def what_moves(response, contrast, runs):
+    """Plot what becomes of the new cities, of the old map and of a pair's gradients over the dose.
 
     Parameters
     ----------
-    response, runs : DataFrame
+    response, contrast, runs : DataFrame
         The study's tables of these names.
 
     Returns
@@ -215,26 +214,34 @@ def what_moves(response, runs):
     if table["dose"].nunique() < 2:
         raise LacksRuns("no fine-tune of the study at a constant rate has more than one dose")
     known = Tasks(runs["tasks"])
-    figure = paper(10, 3.6)
+    table = table.assign(error=table["standard_error"])
     there = {what: about for what, about in WHY.items() if (table["what"] == what).any()}
-    for axes, (what, (title, unit)) in zip(figure.subplots(1, len(there), squeeze=False)[0], there.items()):
+    figure, grid = panels(len(there), 3 if len(there) < 4 else 2, 10, 3.2, 0.5)
+    for axes, (what, (title, unit)) in zip(grid, there.items()):
+        ends = []
         for tasks, line in table[table["what"] == what].groupby("tasks", sort=False):
             line, pair, colour = line.sort_values("dose"), "+" in tasks, colour_of(known, tasks)
-            style = {"color": colour, "linewidth": 0.9 if pair else 1.7, "alpha": 0.7 if pair else 1}
-            axes.plot(line["dose"], line["mean"], label=known.label(tasks), **style)
+            _curve(axes, line, colour, "constant", pair, known.label(tasks))
+            if not pair:
+                ends.append((line["mean"].iloc[-1], known.label(tasks), colour))
         axes.set(title=title, ylabel=unit, xlabel="rows of each task")
         axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
         quiet(axes)
+        end_labels(axes, ends, height=2.3)
     group = table["group"].iloc[0]
     heading(figure, f"{group} and the old world inside the models, over rows of fine-tuning")
-    last = table.loc[table.groupby(["tasks", "what"])["dose"].idxmax()]
-    parts = []
-    for what, (title, _) in there.items():
-        some = last[last["what"] == what]
-        far = apart(some["tasks"])
-        means = [f"{some['mean'][rows].mean():.2f}" for rows in (far, ~far) if rows.any()]
-        parts.append(f"{title.lower()} {' and '.join(means)}")
+    note(figure, uncertain(table))
+    parts = [
+        f"{there[row.what][0].lower()} {row.apart:.2f} and {row.rest:.2f} ({known.count(row.n_tasks)}{_sure(row)})"
+        for row in most_tasks(contrast).itertuples()
+        if row.what in there
+    ]
+    said = f"At the largest dose, with distance and without: {'; '.join(parts)}. " if parts else ""
     return figure, (
-        f"At the largest dose, with distance and without: {'; '.join(parts)}. Thick lines are single tasks, thin ones "
-        "pairs, blue with distance."
+        f"{said}Thick lines are single tasks, thin ones pairs, those with distance in its colour. "
+        f"{uncertain(table).capitalize()}."
     )
+
+
+def _sure(row) -> str:
+    return f", p {row.p:.2g}, n = {row.n} seeds" if np.isfinite(row.p) else ""

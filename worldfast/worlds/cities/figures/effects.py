@@ -90,7 +90,7 @@ def deviation(table):
     ]
     return drawing, (
         "Fine-tunes on two tasks against the better of their two one-task teachers: mean deviation of normalised "
-        f"improvement {', '.join(parts)}, {seeds(table)}."
+        f"improvement, not clipped, {', '.join(parts)}, {seeds(table)}."
     )
 
 
