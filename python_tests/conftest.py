@@ -39,14 +39,19 @@ def pytest_collection_modifyitems(items):
         return next((i for i, name in enumerate(LONG) if name in item.nodeid), len(LONG))
 
     items.sort(key=place)
+    forget()
+
+
+def forget():
+    """Forget tasks that are made in Python: those of one test, or file, are not there for others."""
+    for name in set(tasks.TASKS) - set(tasks.BUILT_IN):
+        del tasks._by_name[name]
 
 
 @pytest.fixture(autouse=True)
 def forgotten():
-    """Tasks that a test makes in Python are not there for others."""
     yield
-    for name in set(tasks.TASKS) - set(tasks.BUILT_IN):
-        del tasks._by_name[name]
+    forget()
 
 
 @pytest.fixture(scope="module")
