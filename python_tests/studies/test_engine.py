@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -430,7 +431,8 @@ study = Study("mine", [wf.Run(Dataset("distance", rows=32), seed=seed, batch=16,
 """
 
 
-def test_a_study_of_which_runs_failed_on_a_cluster_is_not_done(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_study_of_which_runs_failed_on_a_cluster_is_not_done(damaged, monkeypatch, tmp_path, capsys):
     """The others are analysed, and the exit status says that not all is; a report, which trains nothing, is done."""
     path, ends = tmp_path / "mine.py", Outcome((), {}, {})
     path.write_text(
@@ -442,7 +444,11 @@ def test_a_study_of_which_runs_failed_on_a_cluster_is_not_done(monkeypatch, tmp_
     trains = []
 
     def some(runs, out, *, address, device, memory, progress):
-        trains.append(wf.train(runs[:1] if failing else runs, out, progress=False))
+        trains.append(wf.train(runs[: None if damaged else 1] if failing else runs, out, progress=False))
+        if failing and damaged:
+            (out / runs[1].folder_name / "done").unlink()
+            for saved in (out / runs[1].folder_name / "checkpoint").iterdir():
+                saved.write_bytes(saved.read_bytes()[:100])
         return ends._replace(failed=failing)
 
     monkeypatch.setattr(engine, "connected", lambda address: nullcontext())
@@ -455,6 +461,8 @@ def test_a_study_of_which_runs_failed_on_a_cluster_is_not_done(monkeypatch, tmp_
     assert "worldfast: 1 of 2 runs have not ended: pt-distance-s2 (see " in said.err and "The tables" in said.out
     assert cli.main(["study", "report", str(path), "--out", str(tmp_path)]) == 0
     failing.clear()
+    if damaged:
+        shutil.rmtree(trains[0][1])
     assert cli.main(run) == 0 and len(trains) == 2
 
 

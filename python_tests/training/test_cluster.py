@@ -23,6 +23,7 @@ from stand_ins import OWN
 import worldfast as wf
 from worldfast import checkpoint, cli, files
 from worldfast.classes import LOADED, load_file
+from worldfast.errors import DamagedError
 from worldfast.training import cluster, jobs, train
 from worldfast.training.cluster import Places, training_jobs
 from worldfast.training.jobs import Ending, Job, drive, order
@@ -350,6 +351,29 @@ def test_training_jobs(tmp_path):
     assert (gpu.gpus, gpu.cpus, gpu.memory, gpu.arguments[2]) == (1, 4, 0, "cuda")
     with pytest.raises(FileNotFoundError, match="is not trained"):
         training_jobs([run(1, start=run(77))], tmp_path, Places("cpu", 2, GIB, 1))
+
+
+def test_a_run_that_is_damaged_keeps_no_other_from_training(tmp_path):
+    """It is a job of its own, which what starts from it waits for; without it, it would have shared one with the others."""
+    bases = [run(seed, steps=8) for seed in range(4)]
+    tunes = [run(9, steps=4, start=bases[i]) for i in (1, 3)]
+    (folder,) = train(bases[1], tmp_path, progress=False)
+    (folder / "done").unlink()
+    for path in (folder / "checkpoint").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    made = training_jobs(bases + tunes, tmp_path, Places("cpu", 1, GIB, 1))
+    (alone,) = [one for one in made if bases[1].folder_name in one.about]
+    assert alone.about == (bases[1].folder_name,)
+    assert [one.needs for one in made if tunes[0].folder_name in one.about] == [(alone.id,)]
+    (others,) = [one for one in made if bases[0].folder_name in one.about]
+    assert set(others.about) == {bases[i].folder_name for i in (0, 2, 3)}
+    with pytest.raises(DamagedError, match=str(folder / "checkpoint")):
+        alone.function(*alone.arguments)
+    (of_other,) = [one for one in made if tunes[1].folder_name in one.about]
+    assert of_other.needs == (others.id,)
+    for one in (others, of_other):
+        one.function(*one.arguments)
+        assert one.is_done()
 
 
 def test_what_starts_from_a_run_that_diverged(tmp_path):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast import frames as pd
+from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError
 from worldfast.folder import metrics as read_metrics
 from worldfast.outcome import outcome
 from worldfast.run import Run
@@ -51,9 +52,16 @@ def common_tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFr
 
 
 def metrics(run: Run, out: Path) -> Iterator[dict]:
-    """Yield the lines of a run's metrics.jsonl, checked as in `worldfast.folder.metrics`; none before it starts."""
+    """Yield the lines of a run's metrics.jsonl, checked as in `worldfast.folder.metrics`; none before it starts.
+
+    Nor of a run that has not ended and is damaged: it keeps no other from being read, and its error comes in training.
+    """
     folder = out / "runs" / run.folder_name
-    yield from read_metrics(folder) if folder.exists() else ()
+    try:
+        yield from read_metrics(folder) if folder.exists() else ()
+    except (DamagedError, MismatchError, UnsafeError, VersionError):
+        if outcome(run, out / "runs").ended:
+            raise
 
 
 def _runs(study: Study, out: Path, curves: pd.DataFrame) -> pd.DataFrame:

@@ -8,6 +8,7 @@ start a cluster: docs/cluster.md.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import pickle
 import platform
@@ -23,7 +24,7 @@ from worldfast import files
 from worldfast.classes import LOADED, load_file
 from worldfast.display import count, size_text
 from worldfast.errors import one_of
-from worldfast.folder import require_kept
+from worldfast.folder import metrics, require_kept
 from worldfast.log import LOG, logged_to, tell
 from worldfast.outcome import outcome
 from worldfast.run import Run
@@ -31,7 +32,7 @@ from worldfast.training import start
 from worldfast.training.jobs import SEEN, Ending, Job, Outcome, drive
 from worldfast.training.memory import USED, available, limit_of, plan
 from worldfast.training.packing import pack, work
-from worldfast.training.schedule import base_of
+from worldfast.training.schedule import base_of, levels
 from worldfast.training.train import train
 
 DEVICES = ("auto", "cuda", "cpu")
@@ -196,14 +197,17 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
     left = [run for run in runs if not outcome(run, out).settled]
     for run in left:
         start.require(run, out, {other.id for other in left})
+    alone: dict[str, Run] = {}  # by id: those that are damaged, and what waits for them
+    for run in itertools.chain(*levels(left)):
+        if base_of(run, alone) or not _goes_on(run, out):
+            alone[run.id] = run
+    others = [run for run in left if run.id not in alone]
+    parts = pack(others, places.count, places.memory, places.device, places.cpus) + [[run] for run in alone.values()]
     jobs: list[Job] = []
-    of_run: dict[str, str] = {}
-    for part in pack(left, places.count, places.memory, places.device, places.cpus):
-        digest = hashlib.sha256(" ".join(run.id for run in part).encode()).hexdigest()[:8]
-        more = f"-and-{len(part) - 1}-more" if len(part) > 1 else ""
-        name = f"train-{part[0].name[:NAME]}{more}-{digest}"
+    of_run = {run.id: _job_name(part) for part in parts for run in part}
+    for part in parts:
+        name = _job_name(part)
         needs = {of_run[base.id] for run in part if (base := base_of(run, of_run))}
-        of_run.update({run.id: name for run in part})
         on_gpu = places.device == "cuda"
         memory = None
         if not on_gpu:
@@ -223,6 +227,23 @@ def training_jobs(runs: Iterable[Run], out: str | os.PathLike, places: Places) -
         )
         jobs.append(job)
     return jobs
+
+
+def _job_name(part: Sequence[Run]) -> str:
+    digest = hashlib.sha256(" ".join(run.id for run in part).encode()).hexdigest()[:8]
+    more = f"-and-{len(part) - 1}-more" if len(part) > 1 else ""
+    return f"train-{part[0].name[:NAME]}{more}-{digest}"
+
+
+def _goes_on(run: Run, out: Path) -> bool:
+    """Return False if what a run has left is damaged: as a job of its own it keeps no other from training."""
+    folder = out / run.folder_name
+    try:
+        if (folder / "checkpoint").exists():
+            metrics(folder)  # as its spec, its newest checkpoint and its own file have them
+    except (ValueError, OSError):
+        return False
+    return True
 
 
 def train_ensemble(runs: Sequence[Run], out: Path, device: str, threads: int, memory: int | None) -> None:
