@@ -22,7 +22,7 @@ BUILD = ROOT / "build" / "fuzz"
 RUNTIMES = {"address,undefined": "libasan.so", "thread": "libtsan.so"}  # by the names of .ci/sanitize
 OPTIONS = {
     "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024:soft_rss_limit_mb=6144"
-    ":alloc_dealloc_mismatch=0:quarantine_size_mb=8:handle_sigill=2",
+    ":alloc_dealloc_mismatch=0:quarantine_size_mb=8:handle_sigill=2:malloc_context_size=2",  # stacks are kept for ever
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": f"halt_on_error=1:exitcode=66:suppressions={ROOT / '.ci' / 'tsan.supp'}",
 }
