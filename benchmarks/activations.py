@@ -21,7 +21,10 @@ from harness import Contestant, Unit, arguments, run, threads
 from worldfast.files import write_json
 from worldfast.reading import Activations, Writer
 
-ABOUT = {"run": "bench", "prompt": "", "spec": "{}", "origin": "{}", "token_positions": (2, 3), "dtype": "float32"}
+WORLD = "0" * 64  # digest of none
+SPEC = {"id": "bench", "run": {}, "world_sha256": WORLD, "origin": {}}
+ABOUT = {"run": "bench", "world": WORLD, "dtype": "float32", "prompt": "", "token_positions": (2, 3)}
+ABOUT |= {"spec": "{}", "origin": "{}"}
 
 
 class Format:
@@ -57,7 +60,7 @@ def synced(path):
 def write_worldfast(folder, data):
     (folder / "activations").mkdir()
     captured = {"layers": list(data[0]), "prompt": ""}
-    spec = {"id": "bench", "checkpoint_steps": list(range(len(data))), "captured": captured}
+    spec = SPEC | {"steps": len(data), "checkpoint_steps": list(range(len(data))), "captured": captured}
     write_json(folder / "spec.json", spec)
     writer = Writer()
     cities = np.arange(len(next(iter(data[0].values()))), dtype=np.int32)

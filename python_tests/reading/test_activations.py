@@ -24,7 +24,9 @@ from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.world import World
 
 ENDED = {"run": "abc", "seconds": 1.0, "metrics": {"bytes": 0, "crc32": 0}}
-ABOUT = {"run": "abc", "prompt": "dist(c_dddd,", "token_positions": (2, 3), "spec": "{}", "origin": "{}"}
+WORLD, PROMPT = "f" * 64, "dist(c_dddd,"
+SPEC = {"id": "abc", "run": {}, "world_sha256": WORLD, "steps": 40, "origin": {}}
+ABOUT = {"run": "abc", "world": WORLD, "prompt": PROMPT, "token_positions": (2, 3), "spec": "{}", "origin": "{}"}
 IDS = np.array(["c_0007 at 1,2", "c_0001 at 3,-4", "Zürich"])
 
 
@@ -108,7 +110,7 @@ def test_prompts_share_all_they_can_with_the_row_above():
 def folder(tmp_path):
     """A run's folder with three segments of the four that there should be."""
     captured = {"layers": [3, 5], "prompt": "dist(c_dddd,"}
-    spec = {"id": "abc", "checkpoint_steps": [0, 10, 20, 30], "captured": captured}
+    spec = SPEC | {"checkpoint_steps": [0, 10, 20, 30], "captured": captured}
     files.write_json(tmp_path / "spec.json", spec)
     (tmp_path / "activations").mkdir()
     writer = Writer()
@@ -296,7 +298,7 @@ def test_a_flipped_bit_anywhere_is_named_or_changes_nothing(folder):
 def test_no_run_and_no_activations(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a run's folder"):
         Activations(tmp_path)
-    spec = {"id": "abc", "checkpoint_steps": [0, 10], "captured": {"layers": [], "prompt": ""}}
+    spec = SPEC | {"checkpoint_steps": [0, 10], "captured": {"layers": [], "prompt": ""}}
     files.write_json(tmp_path / "spec.json", spec)
     assert Activations(tmp_path).steps == []
     with pytest.raises(ValueError, match="holds no activations"):
