@@ -67,7 +67,8 @@ def test_a_log_that_is_elsewhere_is_left_alone(part, kind, tmp_path):
     assert content_of(tmp_path / "elsewhere") == before and LOG.handlers == []
 
 
-def test_a_path_that_is_not_utf8_is_logged(tmp_path, capsys):
+def test_a_path_that_is_not_utf8_is_logged(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("worldfast"), "propagate", False)  # to pytest, which does not pass it on
     with logged_to(tmp_path / "logs" / "job.log"):
         tell("/tmp/\udcff", shown=False)
     assert (tmp_path / "logs" / "job.log").read_text(encoding="utf-8").endswith(" /tmp/\\udcff\n")
