@@ -39,6 +39,9 @@ def pytest_collection_modifyitems(items):
         return next((i for i, name in enumerate(LONG) if name in item.nodeid), len(LONG))
 
     items.sort(key=place)
+
+
+def pytest_collectreport(report):
     forget()
 
 
