@@ -120,9 +120,8 @@ def _of_runs(out: Path, mine: list[wf.Run]) -> dict[str, str]:
     return {name: one for name, one in left(out).items() if name.partition("/")[0] in folders}
 
 
-def spoil(folder: Path, whole: Path) -> None:
-    """Make the folder of a run that was stopped, and whose checkpoints are damaged since."""
-    shutil.copytree(whole, folder)
+def spoil(folder: Path) -> None:
+    """Make the folder of a run that has ended that of one which was stopped, and whose checkpoints are damaged since."""
     (folder / "done").unlink()
     for path in (folder / "checkpoint").iterdir():
         path.write_bytes(path.read_bytes()[:100])
@@ -142,7 +141,8 @@ def run(tally: Tally, count: int = RUNS, rows: int = RUN.data.rows, every: float
         while (studies == 0 or killer.kills < tally.target) and tally.elapsed < tally.seconds:
             out, studies = tally.place / f"study-{studies}", studies + 1
             spoilt = out / "runs" / mine[1].folder_name  # no other starts from it
-            spoil(spoilt, alone / spoilt.name)
+            shutil.copytree(alone / spoilt.name, spoilt)
+            spoil(spoilt)
             start = partial(_started, address, out, file, log)
             for number in range(CALLS):
                 status, made = killer.until_it_ends(start, out / "runs")

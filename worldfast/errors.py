@@ -154,6 +154,9 @@ class UnsafeError(ValueError):
     """Error of a file that reaches outside its folder, claims sizes that its bytes cannot hold, or could run code."""
 
 
+OF_CONTENT = (DamagedError, MismatchError, VersionError, UnsafeError)  # of what a file holds, not of its environment
+
+
 class DeviceError(RuntimeError):
     """Error of a device that cannot be used; `reason` says why, in words that also make sense alone."""
 

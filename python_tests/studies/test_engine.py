@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import worldfast as wf
+from torture.cluster import spoil
 from worldfast import _native, cli, files, locks, study_cli, worlds
 from worldfast import folder as run_folder
 from worldfast.analysis.pca import pca_over_training
@@ -446,9 +447,7 @@ def test_a_study_of_which_runs_failed_on_a_cluster_is_not_done(damaged, monkeypa
     def some(runs, out, *, address, device, memory, progress):
         trains.append(wf.train(runs[: None if damaged else 1] if failing else runs, out, progress=False))
         if failing and damaged:
-            (out / runs[1].folder_name / "done").unlink()
-            for saved in (out / runs[1].folder_name / "checkpoint").iterdir():
-                saved.write_bytes(saved.read_bytes()[:100])
+            spoil(out / runs[1].folder_name)
         return ends._replace(failed=failing)
 
     monkeypatch.setattr(engine, "connected", lambda address: nullcontext())

@@ -21,6 +21,7 @@ from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, read_b
 from stand_ins import OWN
 
 import worldfast as wf
+from torture.cluster import spoil
 from worldfast import checkpoint, cli, files
 from worldfast.classes import LOADED, load_file
 from worldfast.errors import DamagedError
@@ -358,9 +359,7 @@ def test_a_run_that_is_damaged_keeps_no_other_from_training(tmp_path):
     bases = [run(seed, steps=8) for seed in range(4)]
     tunes = [run(9, steps=4, start=bases[i]) for i in (1, 3)]
     (folder,) = train(bases[1], tmp_path, progress=False)
-    (folder / "done").unlink()
-    for path in (folder / "checkpoint").iterdir():
-        path.write_bytes(path.read_bytes()[:100])
+    spoil(folder)
     made = training_jobs(bases + tunes, tmp_path, Places("cpu", 1, GIB, 1))
     (alone,) = [one for one in made if bases[1].folder_name in one.about]
     assert alone.about == (bases[1].folder_name,)

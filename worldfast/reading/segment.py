@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError
+from worldfast.errors import OF_CONTENT, DamagedError, MismatchError, UnsafeError, VersionError
 from worldfast.files import checksum, json_object, regular, version_of, write_whole
 
 INDEX, ID = "entity_index", "entity_id"
@@ -248,7 +248,7 @@ def _naming(path: Path) -> Iterator[None]:
     """Convert errors of HDF5 into ones that name the file; those of the environment, which have a number, stay such."""
     try:
         yield
-    except (DamagedError, MismatchError, UnsafeError, VersionError, MemoryError):
+    except (*OF_CONTENT, MemoryError):
         raise
     except Exception as error:  # HDF5 has one for each kind of damage
         if isinstance(error, OSError) and error.errno:

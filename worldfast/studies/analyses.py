@@ -23,7 +23,7 @@ import numpy as np
 from worldfast import files
 from worldfast import frames as pd
 from worldfast.classes import Named
-from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError, file_name
+from worldfast.errors import OF_CONTENT, DamagedError, MismatchError, file_name
 from worldfast.folder import require_same
 from worldfast.reading import Activations
 from worldfast.run import Run
@@ -280,7 +280,7 @@ def _found(table: Table, out: Path) -> bytes | None:
         return read_table(table, out)
     except FileNotFoundError:
         return None
-    except (DamagedError, MismatchError, UnsafeError, VersionError) as error:
+    except OF_CONTENT as error:
         warnings.warn(f"{error}; the table is made again", stacklevel=3)
         return None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldfast import frames as pd
-from worldfast.errors import DamagedError, MismatchError, UnsafeError, VersionError
+from worldfast.errors import OF_CONTENT
 from worldfast.folder import metrics as read_metrics
 from worldfast.outcome import outcome
 from worldfast.run import Run
@@ -59,7 +59,7 @@ def metrics(run: Run, out: Path) -> Iterator[dict]:
     folder = out / "runs" / run.folder_name
     try:
         yield from read_metrics(folder) if folder.exists() else ()
-    except (DamagedError, MismatchError, UnsafeError, VersionError):
+    except OF_CONTENT:
         if outcome(run, out / "runs").ended:
             raise
 
