@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -265,13 +266,33 @@ def test_flat(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(flat, "RUN", replace(flat.RUN, data=replace(flat.RUN.data, rows=320)))
     monkeypatch.setattr(flat, "EACH", 0.02)
     monkeypatch.setattr(flat, "ASKED", asked)
+    monkeypatch.setattr(flat.Young, "begin", lambda young: None)
+    monkeypatch.setattr(flat.Young, "rate", lambda young, what: 1.0)
     monkeypatch.setattr(flat.Pulse, "judge", lambda pulse, tally, *how: judged.update({how: len(pulse.lines)}))
     tally = Tally(flat.TARGET, 0.5, tmp_path)
     flat.run(tally)
     whole = asked < 1
     assert set(judged) == {(what, whole) for what in ("generation", "short calls", "one long call")}
-    assert all(judged.values()) and tally.elapsed >= 0.5
+    assert all(judged.values()) and tally.elapsed >= 0.5 and not list(tmp_path.iterdir())
     assert ("nothing counts as held: that takes the whole time" in tally.notes) == (not whole)
+
+
+def test_flat_compares_with_young_processes(tmp_path, monkeypatch):
+    """Each does the same work, a piece when it is asked and none before, and makes way for another in an empty folder."""
+    monkeypatch.setattr(flat, "YOUTH", 4)
+    run = replace(flat.RUN, data=replace(flat.RUN.data, rows=320))
+    with flat.Young(partial(flat.many_calls, run, 0.01), tmp_path / "young") as young:
+        rates = [young.rate(what) for _ in range(2) for what in (flat.GENERATION, flat.SHORT)]
+        first = young.process.pid
+        assert young.did == {flat.GENERATION: 4, flat.SHORT: 4}
+        rates.append(young.rate(flat.GENERATION))
+        assert young.process.pid not in (first, os.getpid()) and young.did == {flat.GENERATION: 3, flat.SHORT: 2}
+        assert not young.pipe.poll(0.3)
+        last = young.process
+        assert last.is_alive() and (tmp_path / "young").is_dir()
+    assert all(0 < rate < float("inf") for rate in rates) and not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="closed"):
+        last.is_alive()
 
 
 @pytest.mark.parametrize(
