@@ -347,7 +347,10 @@ def test_a_small_study_from_end_to_end(small):
     assert set(tables["generalisation"].run) == {run.name for run in study.shown_runs}
     text = " ".join(result.findings)
     assert "standard errors over 2 seeds" in text and "nan" not in text
-    assert "ft-distance+angle-constant-s0" in report.page(result)
+    page = report.publish(study, result, out / "page")
+    assert "ft-distance+angle-constant-s0" in page.read_text()
+    drawn = {path.stem for path in (out / "page" / "figures").glob("*.png")}
+    assert drawn >= {"dose-response", "beside-distance", "what-moves", "atlantis-maps", "tasks", "gradient-agreement"}
     assert [entry.name for entry in figures.DOSES.entries] == ["dose-response", "beside-distance", "what-moves"]
     assert set(figures.REUSED) <= {entry.name for entry in CATALOGUE.entries}
 

@@ -21,6 +21,7 @@ from worldfast.report.figures import (
     short_count,
     styled,
 )
+from worldfast.studies import Scene
 from worldfast.worlds.cities.figures.catalogue import CATALOGUE
 from worldfast.worlds.cities.figures.effects import apart
 from worldfast.worlds.cities.response import most_tasks, whole
@@ -31,11 +32,11 @@ RESPONSE = "group tasks schedule share noise dose what mean standard_error n uni
 BESIDE = "group task beside schedule share noise dose alone together ratio log_ratio standard_error n"
 
 
-def draw_doses(tables, world, layer: int | None = None) -> list:
+def draw_doses(tables, scene: Scene, layer: int | None = None) -> list:
     """Draw the figures of a study of doses, its own and those of any study of cities that fit, with captions."""
     both = Catalogue()
     both.entries = [*DOSES.entries, *(entry for entry in CATALOGUE.entries if entry.name in REUSED)]
-    return both.draw(tables, world, layer)
+    return both.draw(tables, scene.world, layer)
 
 
 def colour_of(known: Tasks, tasks: str) -> str:
