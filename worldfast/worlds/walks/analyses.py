@@ -23,7 +23,7 @@ from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
 from worldfast.training import load
-from worldfast.worlds.chains.analyses import contexts_of, models, transformers, where
+from worldfast.worlds.chains.analyses import contexts_of, models, where, with_heads
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import NULLS, class_means, components, measures, mixed, null_states, placed, recall
 from worldfast.worlds.walks.heads import ablation, heads
@@ -300,7 +300,7 @@ ANALYSES = (
     Analysis("rule", rule, each, read_by("namings", "walks")),
     Analysis("geometry", geometry, each, lambda study: READ | layers_of(study)),
     Analysis("nulls", nulls, each, read_by(*ALL)),
-    Analysis("heads", heads, transformers),
-    Analysis("ablation", ablation, transformers, lambda study: READ | {"namings": 4} | layer_of(study)),
+    Analysis("heads", heads, with_heads),
+    Analysis("ablation", ablation, with_heads, lambda study: READ | {"namings": 4} | layer_of(study)),
     Analysis("maps", maps, shown, lambda study: {name: READ[name] for name in ALL[1:]} | layer_of(study)),
 )

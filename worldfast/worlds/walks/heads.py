@@ -36,7 +36,7 @@ def repeated(data: Dataset, seed: int) -> np.ndarray:
 
 
 def heads_of(ensemble, data: Dataset, seed: int) -> dict[str, np.ndarray]:
-    """Return what heads of a transformer score on names that come twice, as of `induction`: [layers, heads] each.
+    """Return what heads of a model score on names that come twice, as of `induction`: [layers, heads] each.
 
     "chance" is what even attention has on what came after the same name.
     """
