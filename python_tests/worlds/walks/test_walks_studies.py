@@ -17,9 +17,9 @@ from worldfast.worlds import walks
 from worldfast.worlds.chains.analyses import induction
 from worldfast.worlds.walks.analyses import DRAWS, layers_of, placed_nulls
 from worldfast.worlds.walks.dataset import contexts
-from worldfast.worlds.walks.geometry import class_means, measures
+from worldfast.worlds.walks.geometry import class_means, following, measures
 from worldfast.worlds.walks.heads import repeated
-from worldfast.worlds.walks.reading import following, said_by, states_of
+from worldfast.worlds.walks.reading import said_by, states_of, to_nodes
 from worldfast.worlds.walks.studies import Study, model
 
 SMALL = walks.Dataset("grid3", length=24)
@@ -236,7 +236,8 @@ def test_scores_of_heads():
 
 def test_who_gives_all_to_neighbours_follows_the_rule():
     data = replace(SMALL, names=14)
-    read, A = contexts(data, "own", 0, "reading", 3, 5), data.graph_of("own").adjacency
+    read, graph = contexts(data, "own", 0, "reading", 3, 5), data.graph_of("own")
+    A = graph.adjacency
     at = np.array([0, 23])
     said = np.zeros((3, 5, 2, 14))
     for g in range(3):
@@ -244,6 +245,7 @@ def test_who_gives_all_to_neighbours_follows_the_rule():
             for c, t in enumerate(at):
                 beside = np.flatnonzero(A[read.nodes[g, w, t]])
                 said[g, w, c, read.names[g, beside]] = 1 / len(beside)
-    np.testing.assert_allclose(following(said, read, at, A), 1)
+    nodes = read.nodes[:, :, at]
+    np.testing.assert_allclose(following(to_nodes(said, read), nodes, graph), 1)
     even = np.full_like(said, 1 / 14)
-    np.testing.assert_allclose(following(even, read, at, A), A.sum(1)[read.nodes[:, :, at]] / 14)
+    np.testing.assert_allclose(following(to_nodes(even, read), nodes, graph), A.sum(1)[nodes] / 14)
