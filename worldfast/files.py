@@ -339,6 +339,34 @@ def inner_folder(path: Path) -> Path:
     return path
 
 
+def there(path: str | os.PathLike) -> bool:
+    """Return True if anything is at a path: a file, a folder, a link, wherever that leads.
+
+    `Path.exists` takes some errors for absence, and from Python 3.14 on any: what cannot be looked at would be made
+    anew, in the place of what is there.
+
+    Raises
+    ------
+    OSError
+        Nobody knows: no permission for the folder that it is in, a broken disk ...; the message names the path.
+    """
+    with naming(Path(path), "whether it is there cannot be told"):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
+
+
+def is_folder(path: str | os.PathLike) -> bool:
+    """Return True if a folder, or a link to one, is at a path; raises an OSError as `there` does."""
+    with naming(Path(path), "whether it is a folder cannot be told"):
+        try:
+            return stat.S_ISDIR(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+
 def entries(path: Path) -> list[Path]:
     """Return what lies in a folder, by name; nothing of one that is not there.
 

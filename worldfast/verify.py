@@ -31,7 +31,7 @@ def verify(folder: str | os.PathLike) -> Iterator[Checked]:
         It is not there, or holds nothing of the kind.
     """
     folder = as_path("folder", folder)
-    if not folder.is_dir():
+    if not files.is_folder(folder):
         raise FileNotFoundError(f"folder: '{folder}' is no folder")
     found = False
     for one in _checks(folder):
@@ -53,7 +53,7 @@ def _checks(folder: Path, deeper: int = 2) -> Iterator[Checked]:
         if not state.fine:
             yield state
         for below in (path for path in paths or () if path.name != "tables"):
-            read = files.require_folder if below.name == "studies" else Path.is_dir
+            read = files.require_folder if below.name == "studies" else files.is_folder
             state, is_folder = tried(below, read, below)
             if not state.fine:
                 yield state

@@ -1,11 +1,13 @@
 """`worldfast verify`: a run, a study, a folder of many; a line a file, and 0 only where all is whole."""
 
+import errno
 import json
 import os
 import shutil
 
 import pytest
 from tiny import TINY
+from unseen import unseen
 
 import worldfast as wf
 from worldfast import cli
@@ -128,6 +130,23 @@ def test_a_folder_that_cannot_be_listed_hides_no_other(out, name, monkeypatch, c
         ["unreadable", str(place)]
     ]
     assert any(str(other / "metrics.jsonl") in line for line in lines) == (name not in ("", "runs"))
+
+
+@pytest.mark.parametrize("name", ["OUT", "runs", "RUN"])  # RUN: a run's folder
+def test_a_folder_that_cannot_be_looked_at_hides_no_other(out, name, capsys):
+    run, other = sorted((out / "runs").iterdir())
+    (other / "metrics.jsonl").unlink()
+    name = {"OUT": out.name, "RUN": run.name}.get(name, name)
+    with unseen(name, errno.EACCES):
+        status, lines = call(capsys, out, "--quiet")
+    if name == out.name:
+        assert status and not any("is no folder" in line for line in lines)
+        return
+    place = out / "runs" / (run.name if name == run.name else "")
+    assert status == 1 and [line.split(": ")[0].split() for line in lines if line.startswith("unreadable")] == [
+        ["unreadable", str(place)]
+    ]
+    assert any(str(other / "metrics.jsonl") in line for line in lines) == (name == run.name)
 
 
 def test_a_study_under_another_name(out, capsys):

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from elsewhere import KINDS, content_of, exchange
 from tiny import RUN
+from unseen import unseen
 
 import worldfast as wf
 from worldfast import checkpoint, files
@@ -22,7 +23,9 @@ from worldfast.locks import locked
 from worldfast.outcome import done, outcome
 from worldfast.reading import segment_path
 from worldfast.studies.analyses import Analysis, compute, made, tables_of
+from worldfast.studies.tables import metrics as lines_of
 from worldfast.training import audit, load, start, train
+from worldfast.training.cluster import _goes_on as goes_on
 
 OTHER = replace(RUN, seed=7, name="")
 TUNED = replace(RUN, start=RUN, name="tuned")
@@ -494,6 +497,41 @@ def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(folder, monkeypatch,
             with pytest.raises(OSError, match=f"{os.strerror(number)}: what is in it cannot be listed: .*{name}'"):
                 act(folder.parent)
         assert content_of(folder) == before | {"lock": (folder / "lock").read_bytes()}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_looked_at_is_not_absent(folder, tmp_path, number):
+    """Nothing is made in its place, and nothing is read as if it were not there."""
+    (folder / "done").unlink()
+    (tmp_path / "open").mkdir()
+    before, activations = content_of(folder), wf.Activations(folder)
+    for name, act in (
+        ("step-00000000.h5", go_on),
+        ("step-00000004.h5", go_on),
+        ("step-00000004.h5", lambda out: wf.Activations(folder)),
+        ("step-00000004.h5", lambda out: activations[4, 1]),
+        (folder.name, lambda out: list(lines_of(RUN, out.parent))),
+        ("open", lambda out: wf.export_huggingface(folder, tmp_path / "open")),
+    ):
+        with unseen(name, number), pytest.raises(OSError, match=f"{name}'") as caught:
+            act(folder.parent)
+        assert caught.value.errno == number
+        assert content_of(folder) == before | {"lock": (folder / "lock").read_bytes()}
+    assert goes_on(RUN, folder.parent)
+    with unseen("checkpoint", number):
+        assert not goes_on(RUN, folder.parent)
+    assert not any((tmp_path / "open").iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENOTDIR])
+def test_what_is_absent(folder, number):
+    with unseen("spec.json", number):
+        assert not files.there(folder / "spec.json") and not files.is_folder(folder / "spec.json")
+    (folder / "dangling").symlink_to("nowhere")
+    assert files.there(folder / "dangling") and not files.is_folder(folder / "dangling")
+    assert files.there(folder / "spec.json") and not files.is_folder(folder / "spec.json")
+    assert files.there(folder) and files.is_folder(folder)
+    assert not files.there(folder / "spec.json" / "inside") and not files.is_folder(folder / "nowhere" / "inside")
 
 
 def test_many_pending_runs_take_few_descriptors(tmp_path, monkeypatch):

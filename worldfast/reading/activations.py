@@ -17,7 +17,7 @@ import numpy as np
 from worldfast.dataset import Readout, entity_ids
 from worldfast.display import count, html_facts
 from worldfast.errors import MismatchError, as_path, whole
-from worldfast.files import require_folder
+from worldfast.files import require_folder, there
 from worldfast.folder import spec_content
 from worldfast.outcome import done
 from worldfast.reading import segment
@@ -143,7 +143,7 @@ class Activations:
         if ending := done(self.folder, self.run):
             self.steps = [step for step in expected if step <= ending["step"]]
         else:
-            self.steps = [step for step in expected if segment_path(self.folder, step).exists()]
+            self.steps = [step for step in expected if there(segment_path(self.folder, step))]
 
     @cached_property
     def readout(self) -> Readout:
@@ -262,7 +262,7 @@ class Activations:
     def _segment(self, step: int) -> Path:
         path = segment_path(self.folder, step)
         require_folder(path.parent)  # a link may have been put there meanwhile
-        if not path.exists():
+        if not there(path):
             raise FileNotFoundError(f"segment {path} is missing: step {step} of this run was written there")
         return path
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.errors import OF_CONTENT
+from worldfast.files import there
 from worldfast.folder import metrics as read_metrics
 from worldfast.outcome import outcome
 from worldfast.run import Run
@@ -58,7 +59,7 @@ def metrics(run: Run, out: Path) -> Iterator[dict]:
     """
     folder = out / "runs" / run.folder_name
     try:
-        yield from read_metrics(folder) if folder.exists() else ()
+        yield from read_metrics(folder) if there(folder) else ()
     except OF_CONTENT:
         if outcome(run, out / "runs").ended:
             raise

@@ -239,7 +239,7 @@ def _goes_on(run: Run, out: Path) -> bool:
     """Return False if what a run has left is damaged: as a job of its own it keeps no other from training."""
     folder = out / run.folder_name
     try:
-        if (folder / "checkpoint").exists():
+        if files.there(folder / "checkpoint"):
             metrics(folder)  # as its spec, its newest checkpoint and its own file have them
     except (ValueError, OSError):
         return False

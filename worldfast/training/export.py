@@ -86,7 +86,7 @@ def export_huggingface(run: str | os.PathLike, folder: str | os.PathLike, step: 
             "those of `worldfast.training.load(folder)[1]`"
         )
     folder = as_path("folder", folder).resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if files.there(folder) and not (files.is_folder(folder) and not files.entries(folder)):
         raise FileExistsError(f"folder: '{folder}' is there already; expected a new or an empty folder")
     files.folder(folder.parent, "folder")
     with _whole_folder(folder) as new:

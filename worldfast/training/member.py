@@ -130,14 +130,14 @@ class Member:
         self.seconds = found.state["seconds"]
         self.lines.cut(found.state.get("metrics", {}))
         self.scored = self.step
-        captured = self.step not in self.run.checkpoint_steps or segment_path(self.folder, self.step).exists()
+        captured = self.step not in self.run.checkpoint_steps or files.there(segment_path(self.folder, self.step))
         return not captured and bool(self.layers)
 
     def _require_captured(self, until: int) -> None:
         """Raise a FileNotFoundError if activations of earlier steps are gone, which no checkpoint makes again."""
         for step in self.run.checkpoint_steps if self.layers else ():
             path = segment_path(self.folder, step)
-            if step < until and not path.exists():
+            if step < until and not files.there(path):
                 raise FileNotFoundError(
                     f"segment {path} is missing, and the run has gone on to step {until}: put it back, or remove "
                     f"{self.folder / 'checkpoint'} to begin again"
@@ -252,8 +252,9 @@ def _pending(found: checkpoint.Checkpoint, folder: Path) -> dict:
 def write_spec(folder: Path, run: Run, origin: dict[str, str]) -> None:
     """Write a run's spec.json if there is none, or one that says of fewer steps that their weights are kept."""
     path = folder / "spec.json"
-    if path.exists() and (done(folder, run.id) or files.read_json(path)["run"].get("keep") == run.to_json()["keep"]):
-        return
+    if files.there(path):
+        if done(folder, run.id) or files.read_json(path)["run"].get("keep") == run.to_json()["keep"]:
+            return
     readout = run.readout()
     captured = {
         "layers": list(run.capture.of(run.model.layers)),

@@ -130,7 +130,7 @@ def train(
         require_kept(folder, run)
     pending = {folder: run for run, folder in zip(runs, folders) if not done(folder, run.id)}
     for folder, run in zip(folders, runs):
-        if folder not in pending and not (folder / "spec.json").exists():
+        if folder not in pending and not files.there(folder / "spec.json"):
             write_spec(folder, run, files.origin(device))
     for run in pending.values():
         start.require(run, out, {other.id for other in pending.values()})
