@@ -103,6 +103,7 @@ class Young:
         self.process: multiprocessing.process.BaseProcess | None = None
 
     def __enter__(self) -> Young:
+        self.begin()
         return self
 
     def __exit__(self, *_) -> None:
@@ -136,7 +137,7 @@ class Young:
 
     def rate(self, what: str) -> float:
         """Return the rate of its next piece of this kind, once it has warmed up."""
-        if self.did[what] >= YOUTH or not self.process:
+        if self.did[what] >= YOUTH:
             self.begin()
         while self.did[what] < WARMING:
             self.piece(what)
@@ -159,9 +160,8 @@ class Pulse:
 
     def __init__(self):
         self.began = time.monotonic()
-        self.lines: list[
-            tuple[float, ...]
-        ] = []  # seconds, RSS in bytes, descriptors, threads, rate beside a young one's
+        # Seconds, RSS in bytes, descriptors, threads, rate beside a young one's.
+        self.lines: list[tuple[float, ...]] = []
 
     def beat(self, rate: float) -> None:
         """Note how things stand; the rate is NaN where no young process did the same."""
@@ -221,7 +221,6 @@ def stretch(work: Callable[[Path, Tell], None], pulses: dict[str, Pulse], place:
     """Work until the monotonic clock says so, with a beat for each piece, one in EVERY beside a young process's."""
     *_, last = pulses
     with Young(work, place / "young") as young:
-        young.begin()
 
         def tell(what: str, rate: float) -> None:
             pulse = pulses[what]

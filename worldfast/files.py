@@ -350,21 +350,22 @@ def there(path: str | os.PathLike) -> bool:
     OSError
         Nobody knows: no permission for the folder that it is in, a broken disk ...; the message names the path.
     """
-    with naming(Path(path), "whether it is there cannot be told"):
-        try:
-            os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        return True
+    return _state(path, os.lstat, "whether it is there cannot be told") is not None
 
 
 def is_folder(path: str | os.PathLike) -> bool:
     """Return True if a folder, or a link to one, is at a path; raises an OSError as `there` does."""
-    with naming(Path(path), "whether it is a folder cannot be told"):
+    state = _state(path, os.stat, "whether it is a folder cannot be told")
+    return state is not None and stat.S_ISDIR(state.st_mode)
+
+
+def _state(path: str | os.PathLike, look: Callable[..., os.stat_result], unknown: str) -> os.stat_result | None:
+    """Return what os.stat or os.lstat says of a path; None where nothing is. Another error says what is `unknown`."""
+    with naming(Path(path), unknown):
         try:
-            return stat.S_ISDIR(os.stat(path).st_mode)
+            return look(path)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
 
 
 def entries(path: Path) -> list[Path]:

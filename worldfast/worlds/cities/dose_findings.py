@@ -17,7 +17,6 @@ from worldfast.worlds.cities.response import most_tasks, whole
 Tables = Mapping[str, "pd.DataFrame"]
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
 READ = 0.5  # R2 of a probe above which it reads a map
-ACCURACY = "accuracy"  # the metric of which more is better
 TOLD = 0.25  # largest standard error of a recovered share that is said
 POSITIONS = {"included": "the tokens of new cities", "question": "all of the question", "all": "answers too"}
 
@@ -250,7 +249,7 @@ def _of_patching(tables: Tables) -> Iterator[str]:
         return
     table = tables["patching"].dropna(subset=["recovered"])
     gained = table.source_value - table.target_value
-    better = (gained > 0) == (table.metric == ACCURACY)
+    better = (gained > 0) == (table.metric == "accuracy")
     every = (table.positions == "all") & (table.layer == table.layer.max())
     parts = []
     for positions, some in table[better & ~every].groupby("positions", sort=False):

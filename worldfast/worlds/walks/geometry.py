@@ -63,9 +63,9 @@ def class_means(states: np.ndarray, nodes: np.ndarray, n: int, context: int, win
     return np.divide(sums, visits, out=np.full_like(sums, np.nan), where=visits > 0)
 
 
-def _visited(nodes: np.ndarray, n: int) -> np.ndarray:
-    """Return walks [w, T] over n nodes, checked, int64."""
-    nodes = integers(nodes, "nodes", ("w", "T"))
+def _visited(nodes: np.ndarray, n: int, shape: tuple[str, ...] | None = ("w", "T")) -> np.ndarray:
+    """Return walks over n nodes, checked, int64; of any shape where that is None."""
+    nodes = integers(nodes, "nodes", shape)
     if len(outside := nodes[(nodes < 0) | (nodes >= n)]):
         raise ValueError(f"nodes: expected 0 to {n - 1}, got {outside[0]}")
     return nodes
@@ -166,9 +166,8 @@ def following(said: np.ndarray, nodes: np.ndarray, graph: Graph) -> np.ndarray:
         The arrays are none of numbers and of nodes in shapes that fit the graph and each other, or there is no graph.
     """
     n = len(_graph(graph).adjacency)
-    nodes = integers(nodes, "nodes", None)
+    nodes = _visited(nodes, n, None)
     said = numbers(said, "said", (*nodes.shape, n)).array(finite=False)
-    _visited(nodes.reshape(1, -1), n)
     return (said * graph.adjacency[nodes]).sum(axis=-1)
 
 
