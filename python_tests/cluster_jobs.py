@@ -27,6 +27,12 @@ def run(seed=0, steps=STEPS, start=None, **other):
     return replace(RUN, seed=seed, data=replace(RUN.data, rows=16 * steps), start=start, name="", **other)
 
 
+def pair():
+    """A run long enough to be stopped on a busy machine before it is done, and a fine-tune of it."""
+    base = run(1, steps=4 * STEPS)
+    return [base, run(2, steps=100, start=base)]
+
+
 def mark(path, *_):
     Path(path).touch()
 

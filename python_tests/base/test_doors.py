@@ -40,6 +40,7 @@ QKV = torch.zeros(4, 1, 8)
 ENDS = torch.tensor([0, 4], dtype=torch.int32)
 LOGS = np.full((3, 6), -0.75, np.float32)
 SHARES = np.full((3, 2, 4), 0.25, np.float32)
+WALKED, VISITS = np.array([[0, 1, 2, 5], [4, 3, 0, 1]]), X[:8].reshape(2, 4, 6)
 
 
 @functools.cache
@@ -187,6 +188,16 @@ DOORS = {
     "predict.positions": Door(
         np.array([1, 2]), lambda x: list(chains.predict(CHAINS.set_of("trained"), np.zeros((2, 3), int), x).values())
     ),
+    "class_means.states": Door(VISITS, lambda x: walks.class_means(x, WALKED, 6, 4, 3)),
+    "class_means.nodes": Door(WALKED, lambda x: walks.class_means(VISITS, x, 6, 4, 3)),
+    "following.said": Door(
+        np.full((2, 4, 9), 0.125, np.float32), lambda x: walks.following(x, WALKED, walks.graph_of("grid3"))
+    ),
+    "following.nodes": Door(WALKED, lambda x: walks.following(np.full((2, 4, 9), 0.125), x, walks.graph_of("grid3"))),
+    "mixed.vectors": Door(X[:16], lambda x: walks.mixed(x, walks.graph_of("grid4"))),
+    "null_states.nodes": Door(WALKED, lambda x: walks.null_states("mixed", x, X[:6], 6)),
+    "null_states.vectors": Door(X[:6], lambda x: walks.null_states("recall", WALKED, x, 6)),
+    "recall.nodes": Door(WALKED, lambda x: walks.recall(x, 6, 9)),
     "measures.X": Door(X[:16], lambda x: list(walks.measures(x, walks.graph_of("grid4")).values())),
     "Questions.answers.x": Door(XY, lambda x: TRIALS.asked.answers(x)),
     "Trials.drawn.points": Door(XY[:3], lambda x: TRIALS.stream(0).drawn(0, 3, x)),

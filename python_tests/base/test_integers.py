@@ -30,6 +30,7 @@ PARTS = [wf.Component("angle", 9)]
 STREAM = cities.Stream(WORLD, PARTS, seed=0)
 CHAINS = chains.Dataset(chains=2, states=4, length=8)
 WALKS = walks.Dataset(length=40)
+NODES = np.array([[0, 1, 2, 0]])
 TRIALS = factors.Dataset(n=6)
 ASKED = (np.array([[3, 1, 4], [1, 5, 0]]), np.array([3, 2]))
 NET = {"seed": 0, "steps": 8, "checkpoints": 2, "hidden": 32, "batch": 8}
@@ -218,6 +219,12 @@ INTEGERS = {
     "walks.Dataset.readout.walks": (9, lambda n: WALKS.readout(walks=n).rows.inputs),
     "walks.Dataset.readout.context": (9, lambda n: WALKS.readout(walks=9, context=n).rows.inputs),
     "walks.Walks.seed": (3, lambda n: walks.Walks(WALKS, n).batch(0, 3).inputs),
+    "walks.class_means.n": (3, lambda n: walks.class_means(np.ones((1, 4, 2)), NODES, n, 4, 4)),
+    "walks.class_means.context": (3, lambda n: walks.class_means(np.ones((1, 4, 2)), NODES, 3, n, 4)),
+    "walks.class_means.window": (3, lambda n: walks.class_means(np.ones((1, 4, 2)), NODES, 3, 4, n)),
+    "walks.null_states.names": (3, lambda n: walks.null_states("recall", NODES, np.ones((3, 2)), n)),
+    "walks.recall.n": (3, lambda n: walks.recall(NODES, n, 4)),
+    "walks.recall.names": (3, lambda n: walks.recall(NODES, 3, n)),
     "walks.graph_of.draw": (3, lambda n: walks.graph_of("grid4", n).adjacency),
     **{
         f"walks.model.{name}": (n, lambda n, name=name: walks.model(WALKS, **NET | {name: n}))

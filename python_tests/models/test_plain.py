@@ -269,7 +269,7 @@ def test_weights_of_attention_mix_values_as_the_heads_do(rope_base):
             value = inner[f"block.{k}.value"][part].reshape(-1, 2, 8).double()
             mixed = torch.einsum("hij,jhd->ihd", weights, value).reshape(-1, 16)
             torch.testing.assert_close(mixed.float(), inner[f"block.{k}.heads"][part], atol=1e-5, rtol=1e-4)
-    with pytest.raises(TypeError, match="ensemble: expected one of a TransformerSpec, got one of a RecurrentSpec"):
+    with pytest.raises(TypeError, match="ensemble: expected models with heads, .* got those of RecurrentSpec"):
         attention_weights(RecurrentSpec(hidden=4).build(Shape(9, 9)), rows)
 
 

@@ -790,6 +790,8 @@ def test_patching_draws_what_can_be_told():
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 4]
     assert [line.get_ydata().tolist() for line in lines] == [[0, 0.25, 0.5, 0.75], [1, 1.25, 1.5, 1.75]]
     assert "half of the way at layer 2" in said and "n = 200" in said
+    table.loc[0, "standard_error"] = 9.0  # of one layer and position; the others tell
+    assert [axes.get_title("left") for axes in figures.patching(table, runs)[0].axes] == ["angle"]
     with pytest.raises(figures.LacksRuns, match="too little"):
         figures.patching(table[table.task == "distance"], runs)
     with pytest.raises(figures.LacksRuns, match="no rows"):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cluster_jobs
 import pytest
-from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, read_back, run, seen, train_and_note
+from cluster_jobs import GIB, RUN, STEPS, fail, job, mark, marked, never, pair, read_back, run, seen, train_and_note
 from stand_ins import OWN
 
 import worldfast as wf
@@ -560,8 +560,7 @@ from dataclasses import replace
 import cluster_jobs as here
 from worldfast.training import cluster
 out = Path(sys.argv[2])
-runs = [here.run(1), here.run(2, steps=100, start=here.run(1))]
-made = cluster.training_jobs(runs, out, cluster.Places("cpu", 1, here.GIB, 1))
+made = cluster.training_jobs(here.pair(), out, cluster.Places("cpu", 1, here.GIB, 1))
 made = [replace(one, function=here.train_and_note) for one in made]
 cluster.run_jobs(made, out, address=sys.argv[1], patience=30)
 """
@@ -574,7 +573,7 @@ def call(head, out):
 
 def test_the_call_stopped_and_killed(head, tmp_path):
     """Ctrl-C saves where it is, kill -9 of the call ends its workers; the same call goes on both times."""
-    at = STEPS // 5
+    at, runs = STEPS // 5, pair()
     for stops in range(1, 11):
         stopped = call(head, tmp_path)
         in_the_middle(tmp_path, after=at)
@@ -586,7 +585,7 @@ def test_the_call_stopped_and_killed(head, tmp_path):
         (folder,) = tmp_path.glob("pt-*")
         steps = [int(path.name[5:].split(".")[0]) for path in (folder / "checkpoint").iterdir()]
         at = max(steps)
-        if at not in run(1).checkpoint_steps or at == STEPS:
+        if at not in runs[0].checkpoint_steps or at == runs[0].steps:
             break  # else it happened to be at a step that is saved anyway: once more
     else:
         raise AssertionError(f"ten stops, and each saved no other step than one that is saved anyway: {at}")
@@ -600,7 +599,6 @@ def test_the_call_stopped_and_killed(head, tmp_path):
     assert "2 of 2 jobs done" in again.communicate(timeout=PATIENCE)[1] and again.returncode == 0
     froms = [line["from"][0] for line in noted(tmp_path) if line["runs"] == [folder.name]]
     assert len(froms) == stops + 2 and froms[0] == "" and "" < froms[1] and froms == sorted(froms)
-    runs = [run(1), run(2, steps=100, start=run(1))]
     for alone, one in zip(train(runs, tmp_path / "alone", device="cpu", threads=1, progress=False), runs):
         assert left(tmp_path / one.folder_name, one) == left(alone, one)
 

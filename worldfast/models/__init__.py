@@ -9,9 +9,10 @@ from worldfast.models.footprint import gpu_bytes, places
 from worldfast.models.gpt import GPTSpec
 from worldfast.models.gpu import GpuTransformer, longest_row, own_stream, require_cuda
 from worldfast.models.gpu_learner import GpuLearner
+from worldfast.models.heads import AttentionEnsemble, AttentionSpec, attention_weights
 from worldfast.models.huggingface import export_metadata, huggingface_config, import_huggingface
 from worldfast.models.optimizer import adamw_, gradient_norm
-from worldfast.models.plain import PlainTransformer, attention_weights
+from worldfast.models.plain import PlainTransformer
 from worldfast.models.recurrent import RecurrentSpec
 from worldfast.models.spec import Spec
 from worldfast.models.transformer import TransformerSpec
@@ -19,6 +20,8 @@ from worldfast.models.transformer import TransformerSpec
 __all__ = [
     "FAMILY_CHECKS",
     "MATMUL_DTYPES",
+    "AttentionEnsemble",
+    "AttentionSpec",
     "CpuRecurrent",
     "CpuTransformer",
     "Ensemble",

@@ -17,6 +17,7 @@ import torch
 
 from worldfast._native import core
 from worldfast.models.ensemble import Ensemble
+from worldfast.models.heads import AttentionEnsemble, attention_weights
 from worldfast.models.losses import summed_loss
 from worldfast.rows import Rows, Shape
 
@@ -315,6 +316,34 @@ def a_position_knows_what_stood_before_it_in_its_row(family):
         require(torch.equal(moved, is_reached), "layer 0 to read its own input, later ones those before it in its row")
 
 
+def heads_look_back_and_can_be_ablated(family):
+    """Of a family with heads: weights are shares of each position and those before it in its row; without all heads a
+    position knows its own input alone; a gain of ones is none, and one of another shape is refused.
+    """
+    ensemble, lengths = family.build(), (6, 9, 4)
+    if not isinstance(ensemble, AttentionEnsemble):
+        return
+    rows = family.rows(lengths, scored=2, targets=False)
+    size = family.spec.layers, family.spec.heads
+    for of_block in attention_weights(ensemble, rows):
+        for weights, n in zip(of_block, lengths, strict=True):
+            right = weights.dtype == torch.float64 and weights.shape == (size[1], n, n)
+            require(right and not weights.triu(1).any(), "weights float64 [H, T, T] of no later position")
+            require(near(weights.sum(2), torch.ones_like(weights[..., 0])), "weights that sum to 1")
+    plain, changed = ensemble.outputs(rows, 0), rows.inputs.clone()
+    require(near(ensemble.outputs(rows, 0, gain=np.ones(size)), plain), "a gain of ones to change nothing")
+    changed[8] = 1 - changed[8] if family.shape.vectors else (changed[8] + 1) % family.shape.inputs
+    none, layers = {"gain": np.zeros(size)}, range(size[0] + 1)
+    before, after = (
+        [*ensemble.states(of, 0, layers, **none), ensemble.outputs(of, 0, **none)]
+        for of in (rows, rows._replace(inputs=changed))
+    )
+    for x, y in zip(before, after):
+        moved = (x != y).any(1).nonzero()
+        require(moved.tolist() == [[8]], "states and outputs without heads that read their own input alone")
+    require_error(lambda: ensemble.outputs(rows, 0, gain=np.ones((size[0] + 1, size[1]))), ValueError, "gain")
+
+
 def rows_are_alone(family):
     """A row's results do not depend on its place among other rows or on their lengths."""
     ensemble, lengths = family.build(), (5, 1, 9, 3, 1, 12, 9, 7)
@@ -383,6 +412,7 @@ FAMILY_CHECKS = (
     it_learns,
     states_are_of_layers,
     a_position_knows_what_stood_before_it_in_its_row,
+    heads_look_back_and_can_be_ablated,
     rows_are_alone,
     bad_rows_are_refused,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +15,15 @@ from torch.nn.functional import embedding, gelu, layer_norm, linear
 from worldfast.errors import number, positive, whole
 from worldfast.models.autograd import NamedEnsemble, autograd_bytes
 from worldfast.models.chance import generators
-from worldfast.models.spec import CpuBytes, Spec, require_sizes
+from worldfast.models.heads import AttentionEnsemble, AttentionSpec
+from worldfast.models.spec import CpuBytes, require_sizes
 from worldfast.rows import Rows, Shape
 
 __all__ = ["GPT", "GPTSpec"]
 
 
 @dataclass(frozen=True)
-class GPTSpec(Spec["GPT"]):
+class GPTSpec(AttentionSpec["GPT"]):
     """GPT-2: pre-norm blocks of causal attention and an MLP with gelu in its tanh form, by default without positions.
 
     Vectors enter through a linear map with a bias, tokens through an embedding. Weights are normal with standard
@@ -122,7 +124,7 @@ class GPTSpec(Spec["GPT"]):
             raise ValueError(f"model.positions: expected at least {longest}, the inputs of a row, got {self.positions}")
 
 
-class GPT(NamedEnsemble):
+class GPT(NamedEnsemble, AttentionEnsemble):
     """M such models of one shape. The last layer's states are those after the final norm.
 
     Parameters
@@ -160,9 +162,32 @@ class GPT(NamedEnsemble):
         self._require_rows([rows], [member])
         if not 1 <= layer <= self.spec.layers:
             raise IndexError(f"layer: expected 1 to {self.spec.layers}, got {layer}")
-        found: list[Tensor] = []
+        return self._mapped(rows, member)[layer - 1][2].index_select(0, rows.scored.to(self.device))
+
+    def _mapped(self, rows: Rows, member: int) -> list[Sequence[Tensor]]:
+        """Return queries, keys and values of each layer, heads side by side, [L, hidden] each."""
+        found: list[Sequence[Tensor]] = []
         self._run(self.parameters[member], self._here(rows), (), None, found)
-        return found[layer - 1].index_select(0, rows.scored.to(self.device))
+        return found
+
+    def _queries_and_keys(self, rows: Rows, member: int) -> list[tuple[Tensor, Tensor]]:
+        self._require_rows([rows], [member])
+        return [(query, key) for query, key, _ in self._mapped(rows, member)]
+
+    def _output_matrices(self, parameters: Tensor) -> Iterable[Tensor]:
+        w = self._named(parameters)
+        return [w[f"block.{k}.mixed.weight"] for k in range(self.spec.layers)]
+
+    @torch.no_grad()
+    def outputs(self, rows: Rows, member: int, *, gain: Any = None) -> Tensor:
+        self._require_rows([rows], [member])
+        return self.forward(self._gained(member, gain), self._here(rows), ())[0]
+
+    @torch.no_grad()
+    def states(self, rows: Rows, member: int, layers: Sequence[int], *, gain: Any = None) -> list[Tensor]:
+        self._require_layers(layers)
+        self._require_rows([rows], [member])
+        return self.forward(self._gained(member, gain), self._here(rows), layers)[1]
 
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         return self._run(parameters, rows, layers, None)
@@ -172,9 +197,14 @@ class GPT(NamedEnsemble):
         return self._run(parameters, rows, (), kept)[0]
 
     def _run(
-        self, parameters, rows: Rows, layers: Sequence[int], kept: _Kept | None, values: list[Tensor] | None = None
-    ):
-        """Compute outputs and states; value vectors of each layer, [L, hidden], go to `values`."""
+        self,
+        parameters: Tensor,
+        rows: Rows,
+        layers: Sequence[int],
+        kept: _Kept | None,
+        each: list[Sequence[Tensor]] | None = None,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Compute outputs and states; queries, keys and values of each layer, [L, hidden], go to `each`."""
         spec, w = self.spec, self._named(parameters)
         drop = kept or (lambda x, *_: x)
 
@@ -198,12 +228,12 @@ class GPT(NamedEnsemble):
         x = drop(x, "embed")
         for k in range(spec.layers):
             block = f"block.{k}"
-            qkv = mapped(norm(x, f"{block}.norm_1"), f"{block}.attention")
+            parts = mapped(norm(x, f"{block}.norm_1"), f"{block}.attention").chunk(3, 1)
+            if each is not None:
+                each.append(parts)
             q, key, value = (
-                part[at].reshape(R, T, spec.heads, -1).transpose(1, 2) for part in qkv.chunk(3, 1)
+                part[at].reshape(R, T, spec.heads, -1).transpose(1, 2) for part in parts
             )  # [R, heads, T, width]
-            if values is not None:
-                values.append(qkv.chunk(3, 1)[2])
             score = q @ key.transpose(2, 3) / math.sqrt(q.shape[-1])
             share = score.masked_fill(hidden_from, -math.inf).softmax(-1)
             mixed = (drop(share, k) @ value).transpose(1, 2).reshape(R, T, -1)[there]

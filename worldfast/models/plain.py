@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, linear
 
 from worldfast.errors import one_of
-from worldfast.models.attention import attention, weights_of_row
+from worldfast.models.attention import attention
 from worldfast.models.autograd import AutogradEnsemble, autograd_bytes
 from worldfast.models.ensemble import Ensemble
 from worldfast.models.spec import CpuBytes
@@ -161,6 +161,11 @@ class PlainTransformer(AutogradEnsemble, Transformer):
             return {}
         return {f"block.{k}.heads": lambda heads, by=by: heads * by for k, by in enumerate(self._gain(gain), 1)}
 
+    def _queries_and_keys(self, rows: Rows, member: int) -> list[tuple[Tensor, Tensor]]:
+        names = [(f"block.{k}.query", f"block.{k}.key") for k in range(1, self.spec.layers + 1)]
+        found = self.run(rows, member, [name for pair in names for name in pair])
+        return [(found[query], found[key]) for query, key in names]
+
     def forward(self, parameters: Tensor, rows: Rows, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         return self._read(parameters, rows, layers, {})
 
@@ -200,35 +205,6 @@ class PlainTransformer(AutogradEnsemble, Transformer):
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.spec.norm_eps) * weight
-
-
-def attention_weights(ensemble: Ensemble, rows: Rows, member: int = 0) -> list[list[Tensor]]:
-    """Return the attention of transformers, which they never hold as a whole: computed from queries and keys.
-
-    Parameters
-    ----------
-    ensemble : Ensemble
-        Of a TransformerSpec.
-    rows : Rows
-    member : int
-
-    Returns
-    -------
-    list of list of Tensor
-        For each block and each row float64 [H, T, T]: weights of each position over those up to it.
-
-    Raises
-    ------
-    TypeError
-        The ensemble is of another family.
-    """
-    plain = PlainTransformer.of(ensemble)
-    spec, start = plain.spec, rows.row_start.tolist()
-    names = [tuple(f"block.{k}.{part}" for part in ("query", "key")) for k in range(1, spec.layers + 1)]
-    with torch.no_grad():
-        found = plain.run(rows, member, [name for pair in names for name in pair])
-        each = [[found[name].reshape(-1, spec.heads, spec.hidden // spec.heads) for name in pair] for pair in names]
-        return [[weights_of_row(q[a:b], k[a:b], spec.rope_base) for a, b in zip(start, start[1:])] for q, k in each]
 
 
 def _replaced(name: str, value: Tensor, given: Replacement) -> Tensor:

@@ -6,23 +6,21 @@ parameters with gaps.
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.arrays import numbers
 from worldfast.errors import one_of, positive
 from worldfast.models.attention import LONGEST_ON_GPU
 from worldfast.models.buffer import tensors_in
-from worldfast.models.ensemble import Ensemble
-from worldfast.models.spec import CpuBytes, Spec, require_sizes
+from worldfast.models.heads import AttentionEnsemble, AttentionSpec
+from worldfast.models.spec import CpuBytes, require_sizes
 from worldfast.rows import Rows, Shape
 
 __all__ = ["Block", "Transformer", "TransformerSpec", "Weights", "views"]
@@ -31,7 +29,7 @@ ENGINES = ("auto", "native", "plain")
 
 
 @dataclass(frozen=True)
-class TransformerSpec(Spec["Transformer"]):
+class TransformerSpec(AttentionSpec["Transformer"]):
     """Shape of a Qwen2 transformer (as many key-value heads as heads, untied head) and its initial scale.
 
     Parameters
@@ -177,7 +175,7 @@ def views(shapes: Weights, buffer: Tensor) -> Weights:
     return Weights(embed, blocks, *each)
 
 
-class Transformer(Ensemble):
+class Transformer(AttentionEnsemble):
     """Ensemble of M transformers on any device: the base class of parameters, import and export of weights.
 
     Attributes
@@ -202,42 +200,13 @@ class Transformer(Ensemble):
     def weights(self) -> list[Weights]:
         return [views(self._shapes, row) for row in self.parameters]
 
-    @abstractmethod
-    def outputs(self, rows: Rows, member: int, *, gain: Any = None) -> Tensor:
-        """Return a member's outputs at the scored positions, float32 [K, outputs].
+    def _queries_and_keys(self, rows: Rows, member: int) -> list[tuple[Tensor, Tensor]]:
+        from worldfast.models import PlainTransformer
 
-        Parameters
-        ----------
-        rows : Rows
-        member : int
-        gain : array, optional
-            [layers, heads], factors of what each head adds to the residual stream: 0 ablates a head. None means ones.
+        return PlainTransformer.of(self)._queries_and_keys(rows, member)
 
-        Raises
-        ------
-        TypeError, ValueError
-            The gain is no finite number for each head.
-        """
-
-    @abstractmethod
-    def states(self, rows: Rows, member: int, layers: Sequence[int], *, gain: Any = None) -> list[Tensor]:
-        """Return a member's hidden states at the scored positions, as `Ensemble.states`; `gain` as in `outputs`."""
-
-    def _gain(self, gain: Any) -> Tensor:
-        """Return a gain, checked, [layers, hidden]: a factor for each number that heads give, side by side."""
-        size = self.spec.layers, self.spec.heads
-        found = numbers(gain, "gain", size).tensor().to(self.device, self.parameters.dtype)
-        return found.repeat_interleave(self.spec.hidden // self.spec.heads, 1)
-
-    def _gained(self, member: int, gain: Any) -> Tensor:
-        """Return the parameters [P] of a member with a gain: its output matrices read heads with these factors."""
-        parameters = self.parameters[member]
-        if gain is None:
-            return parameters
-        factors, parameters = self._gain(gain), parameters.clone()
-        for factor, block in zip(factors, views(self._shapes, parameters).blocks):
-            block.output.mul_(factor)
-        return parameters
+    def _output_matrices(self, parameters: Tensor) -> Iterable[Tensor]:
+        return [block.output for block in views(self._shapes, parameters).blocks]
 
     # ---- weights in and out ----
 

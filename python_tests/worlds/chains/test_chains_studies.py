@@ -9,6 +9,7 @@ from sight import unread
 
 import worldfast as wf
 from worldfast import worlds
+from worldfast.models import GPTSpec
 from worldfast.report import publish
 from worldfast.training import load
 from worldfast.worlds import chains
@@ -19,14 +20,15 @@ from worldfast.worlds.chains.studies import Study, model, pooled
 
 SMALL = chains.Dataset(states=5, length=16)
 PERMUTED = replace(SMALL, chains=8, permuted=True)
+GPT = GPTSpec(hidden=32, layers=2, heads=4, intermediate=64, positions=16)  # learned positions
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A study of three tiny models, its result and its folder."""
+    """A study of three tiny models, of two families, its result and its folder."""
     out = tmp_path_factory.mktemp("chains")
-    sets = [replace(SMALL, chains=3), replace(SMALL, chains=50), PERMUTED]
-    runs = [model(data, 0, 12, 1, hidden=32, batch=8, validation=8) for data in sets]
+    sets = {replace(SMALL, chains=3): None, replace(SMALL, chains=50): None, PERMUTED: GPT}
+    runs = [model(data, 0, 12, 1, hidden=32, batch=8, model=spec, validation=8) for data, spec in sets.items()]
     options = {"attention": lambda study: {"walks": 3}}
     some = tuple(
         replace(one, options=options.get(one.kind, lambda study: {"walks": 24}))
@@ -63,6 +65,7 @@ def test_tables(made):
     near = tables["nearness"]
     assert set(near.run) == {run.name for run in study.runs[:2]} and near.share.between(0, 1).all()
     heads = tables["attention"]
+    assert set(heads.run) == {run.name for run in study.runs}  # of every family with heads
     assert len(heads) == 3 * steps * 2 * 4 and heads.previous.between(0, 1).all()
     assert heads.chance.nunique() == 1  # the same walks, of other names at most
     told = tables["shuffled"]

@@ -1,5 +1,7 @@
 """Predictors beside sums over everything that could have happened, on small chains; divergences by closed form."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -106,6 +108,45 @@ def test_long_contexts_of_many_chains_in_pieces(monkeypatch):
         np.testing.assert_allclose(one.sum(-1), 1)
     chain = data.stream(0).drawn(0, 9).chain  # by 300 steps it is known
     np.testing.assert_allclose(whole["Bi-Ret"][:, 1], of.transitions[chain, tokens[:, 299]], atol=0.05)
+
+
+@pytest.mark.parametrize("positions", [range(11), (4, 10), (10,)])
+def test_predictions_in_pieces_have_the_same_bits(positions, monkeypatch):
+    """Of nine rows, more states than a sum has lanes, and chains that are weighed a few at a time."""
+    data = chains.Dataset(chains=40, states=19, length=11)
+    of, tokens = data.set_of("trained"), data.stream(0).drawn(0, 9).tokens
+    asked = [(tokens, NAMES), (tokens[:1], NAMES)]  # a row of all chains at a time, as of very many
+    monkeypatch.setattr("worldfast.worlds.chains.predictors.AT_ONCE", 11 * 40)
+    expected = [predict(of, rows, positions, NAMES[:2]) for rows, _ in asked]
+    monkeypatch.setattr("worldfast.worlds.chains.predictors.AT_ONCE", 2**22)
+    expected = [found | predict(of, rows, positions, NAMES[2:]) for found, (rows, _) in zip(expected, asked)]
+    for numbers in (1, 8 * 19**2 * 5):
+        monkeypatch.setattr("worldfast.worlds.chains.predictors.AT_ONCE", numbers)
+        for found, whole in zip((predict(of, rows, positions, names) for rows, names in asked), expected):
+            of_inference = NAMES if numbers == 1 else NAMES[2:]  # larger products of posteriors may round otherwise
+            for name in of_inference:
+                np.testing.assert_array_equal(found[name], whole[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "names,states,count,length,positions,whole",
+    [
+        (NAMES[2:], 48, 2, 40, range(40), 3 * 40 * 48**2),  # all matrices of counts, [n, p, k, k]
+        (NAMES[:2], 3, 20_000, 300, [298, 299], 300 * 20_000),  # all that a row says of chains, [l, N]
+    ],
+    ids=["inference", "retrieval"],
+)
+def test_predictors_take_no_table_as_a_whole(names, states, count, length, positions, whole, monkeypatch):
+    monkeypatch.setattr("worldfast.worlds.chains.predictors.AT_ONCE", 2**17)
+    data = chains.Dataset(chains=count, states=states, length=length)
+    of, tokens = data.set_of("trained"), data.stream(0).drawn(0, 3).tokens
+    tracemalloc.start()
+    try:
+        predict(of, tokens, positions, names)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * whole / 2, f"{peak:,}"
 
 
 @pytest.mark.parametrize(

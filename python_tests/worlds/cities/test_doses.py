@@ -223,11 +223,24 @@ def test_runs_that_failed_are_named():
 
 
 def test_what_patching_recovers_is_said_with_its_error():
-    lines = [(1, "included", "angle", 0.3, 0.07), (2, "included", "angle", 0.2, 0.05), (1, "all", "angle", 2.0, 0.9)]
-    table = pd.DataFrame(lines, columns=["layer", "positions", "task", "recovered", "standard_error"])
-    text = said(planted(), patching=table.assign(source="near", target="far", n=200))
-    assert "States of near put into far" in text and "over n = 200 rows of each task" in text
-    assert "the tokens of new cities 0.30 \u00b1 0.07 (angle, layer 1)." in text  # what is not measured is not said
+    lines = [
+        (1, "included", "angle", 0.3, 0.07, 7, 38),
+        (2, "included", "angle", 0.2, 0.05, 7, 38),
+        (1, "included", "distance", 0.8, 0.05, 34, 12),  # on which the source is worse
+        (1, "included", "crossing", 0.6, 0.05, 0.5, 0.9),
+        (1, "all", "angle", 2.0, 0.9, 7, 38),  # not measured
+        (2, "all", "angle", 1.0, 0.0, 7, 38),  # all that answers are made of
+    ]
+    names = "layer positions task recovered standard_error source_value target_value"
+    table = pd.DataFrame(lines, columns=names.split()).assign(source="near", target="far", n=200)
+    table["metric"] = np.where(table.task == "crossing", "accuracy", "absolute error")
+    text = said(planted(), patching=table)
+    assert (
+        "On tasks that near does better, its states put into far bring" in text and "n = 200 rows of each task" in text
+    )
+    assert "the tokens of new cities 0.30 \u00b1 0.07 (angle, layer 1)." in text
+    table["source_value"], table["target_value"] = table.target_value, table.source_value
+    assert "tokens of new cities 0.80 \u00b1 0.05 (distance, layer 1)." in said(planted(), patching=table)
 
 
 def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
@@ -243,6 +256,10 @@ def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
         assert not beyond(figure)
         assert numbers.chart(figure) or draw == "beside_distance"
         assert not unread(figure)
+    gradients = figure.axes[-1]  # a panel of pairs alone names them
+    assert gradients.get_title(loc="left") == "Gradients of two tasks" and "D A" in [
+        t.get_text() for t in gradients.texts
+    ]
     (one, two) = numbers.chart(figures.dose_response(tables["response"], tables["runs"])[0])
     angle = next(line for line in one["lines"] if line["name"] == "angle")
     assert angle["x"] == [0, 10, 20, 40] and angle["y"] == [80, 40, 20, 10] and two["title"] == "Two tasks"
@@ -347,7 +364,10 @@ def test_a_small_study_from_end_to_end(small):
     assert set(tables["generalisation"].run) == {run.name for run in study.shown_runs}
     text = " ".join(result.findings)
     assert "standard errors over 2 seeds" in text and "nan" not in text
-    assert "ft-distance+angle-constant-s0" in report.page(result)
+    page = report.publish(study, result, out / "page")
+    assert "ft-distance+angle-constant-s0" in page.read_text()
+    drawn = {path.stem for path in (out / "page" / "figures").glob("*.png")}
+    assert drawn >= {"dose-response", "beside-distance", "what-moves", "atlantis-maps", "tasks", "gradient-agreement"}
     assert [entry.name for entry in figures.DOSES.entries] == ["dose-response", "beside-distance", "what-moves"]
     assert set(figures.REUSED) <= {entry.name for entry in CATALOGUE.entries}
 

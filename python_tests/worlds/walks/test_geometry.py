@@ -10,6 +10,7 @@ from worldfast.worlds.walks.dataset import Dataset, Walks
 from worldfast.worlds.walks.geometry import (
     class_means,
     energy,
+    following,
     measures,
     mixed,
     null_states,
@@ -108,15 +109,57 @@ def test_bad_input_and_no_states_at_all():
         measures(states(16), "grid4")
 
 
+NODES = np.array([[0, 1, 0, 2, 1], [1, 0, 1, 0, 2]])
+X = np.arange(10.0).reshape(2, 5, 1)
+
+
 def test_class_means_by_hand():
-    nodes = np.array([[0, 1, 0, 2, 1], [1, 0, 1, 0, 2]])
-    X = np.arange(10.0).reshape(2, 5, 1)
+    nodes = NODES
     assert class_means(X, nodes, 4, 5, 5)[:, 0].tolist()[:3] == [(0 + 2 + 6 + 8) / 4, (1 + 4 + 5 + 7) / 4, (3 + 9) / 2]
     assert np.isnan(class_means(X, nodes, 4, 5, 5)[3, 0])
     late = class_means(X, nodes, 4, 4, 2)[:, 0]  # positions 2 and 3
     assert late[:3].tolist() == [(2 + 8) / 2, 7, 3]
     first = class_means(X, nodes, 4, 1, 32)[:, 0]
     assert first[:2].tolist() == [0, 5] and np.isnan(first[2:]).all()
+
+
+@pytest.mark.parametrize(
+    "call,error,said",
+    [
+        (lambda: class_means(X[:, 1:], NODES, 4, 5, 5), ValueError, r"states: expected \[2, 5, D\], got \[2, 4, 1\]"),
+        (lambda: class_means(X, NODES, 2, 5, 5), ValueError, "nodes: expected 0 to 1, got 2"),
+        (lambda: class_means(X, NODES[0], 4, 5, 5), ValueError, r"nodes: expected integers \[w, T\], got \[5\]"),
+        (lambda: class_means(X, NODES, 4, 6, 5), ValueError, "context: expected at most 5, got 6"),
+        (lambda: class_means(X, NODES, 4, 5, 0), ValueError, "window: expected at least 1, got 0"),
+        (lambda: class_means(X, NODES, 513, 5, 5), ValueError, "n: expected at most 512, got 513"),
+        (
+            lambda: following(np.ones((2, 5, 8)) / 8, NODES, graph_of("grid3")),
+            ValueError,
+            r"said: expected \[2, 5, 9\]",
+        ),
+        (
+            lambda: following(np.ones(9) / 9, np.array(-1), graph_of("grid3")),
+            ValueError,
+            "nodes: expected 0 to 8, got -1",
+        ),
+        (lambda: following(np.ones(9) / 9, np.array(0), None), TypeError, "graph: expected a Graph"),
+        (lambda: recall(NODES, 3, 2), ValueError, "names: expected at least 3, got 2"),
+        (lambda: recall(NODES * 1.0, 3, 3), TypeError, "nodes: expected integers, got float64"),
+        (lambda: recall(-NODES, 3, 3), ValueError, "nodes: expected 0 to 2, got -1"),
+        (lambda: null_states("mix", NODES, states(3), 3), ValueError, "unknown null 'mix': did you mean 'mixed'"),
+        (lambda: null_states("names", NODES, states(2), 3), ValueError, "nodes: expected 0 to 1, got 2"),
+        (lambda: null_states("names", NODES, states(3) * np.nan, 3), ValueError, "vectors: holds NaN or infinity"),
+        (lambda: mixed(states(3), graph_of("grid4")), ValueError, r"vectors: expected \[16, D\], got \[3, 7\]"),
+        (
+            lambda: mixed(states(16), "grid4"),
+            TypeError,
+            "graph: expected a Graph, as `graph_of` returns it, got 'grid4'",
+        ),
+    ],
+)
+def test_arrays_that_do_not_fit(call, error, said):
+    with pytest.raises(error, match=said):
+        call()
 
 
 # ---- nulls ----

@@ -9,6 +9,7 @@ from sight import unread
 
 import worldfast as wf
 from worldfast import worlds
+from worldfast.models import GPTSpec
 from worldfast.report import publish
 from worldfast.report.figures.numbers import lines
 from worldfast.training import load
@@ -16,12 +17,13 @@ from worldfast.worlds import walks
 from worldfast.worlds.chains.analyses import induction
 from worldfast.worlds.walks.analyses import DRAWS, layers_of, placed_nulls
 from worldfast.worlds.walks.dataset import contexts
-from worldfast.worlds.walks.geometry import class_means, measures
+from worldfast.worlds.walks.geometry import class_means, following, measures
 from worldfast.worlds.walks.heads import repeated
-from worldfast.worlds.walks.reading import following, said_by, states_of
+from worldfast.worlds.walks.reading import said_by, states_of, to_nodes
 from worldfast.worlds.walks.studies import Study, model
 
 SMALL = walks.Dataset("grid3", length=24)
+GPT = GPTSpec(hidden=32, layers=2, heads=4, intermediate=64, positions=24)  # learned positions
 READ = {"namings": 2, "walks": 4, "window": 12}
 LESS = {  # options of analyses
     "rule": ("namings", "walks"),
@@ -41,11 +43,11 @@ def smaller(one):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A study of three tiny models, its result and its folder."""
+    """A study of three tiny models, of two families, its result and its folder."""
     out = tmp_path_factory.mktemp("walks")
     runs = [
-        model(replace(SMALL, fixed=fixed), 0, 12, 1, hidden=32, batch=8, layers=2, validation=8)
-        for fixed in (0.0, 0.5, 0.9)
+        model(replace(SMALL, fixed=fixed), 0, 12, 1, hidden=32, batch=8, layers=2, model=spec, validation=8)
+        for fixed, spec in {0.0: None, 0.5: None, 0.9: GPT}.items()
     ]
     names = (runs[0].name, runs[1].name)
     study = Study("tiny", tuple(runs), layer=2, shown=names, analyses=tuple(map(smaller, walks.ANALYSES)), test_rows=20)
@@ -85,10 +87,14 @@ def test_tables(made):
     assert null[null.of == "names"].following.isna().all()
     assert len(tables["rule"]) == 5 * steps * contexts_read and tables["rule"].following.between(0, 1).all()
     heads = tables["heads"]
+    assert set(heads.run) == {run.name for run in study.runs}  # of every family with heads
     assert len(heads) == 3 * steps * 2 * 4 and heads.previous.between(0, 1).all()
     np.testing.assert_allclose(heads.chance, np.mean([1 / (t + 1) for t in range(9, 18)]))  # of nine names, twice
     gone = tables["ablation"]
     assert set(gone["heads"]) == {"none", "induction", "previous", "others"} and set(gone.k) == {0, 1, 2}
+    for of, some in gone[gone.names == "own"].groupby("run"):  # of every family, and a head less is another model
+        assert set(some.k) == {0, 1, 2} and some.following.nunique() > 1, of
+    assert set(gone.run) == set(heads.run)
     assert set(tables["maps"].of) == {"model", "recall", "mixed"}
     placed = tables["probes"]
     assert placed.r2.le(1).all() and set(placed.layer) == {1, 2}
@@ -230,7 +236,8 @@ def test_scores_of_heads():
 
 def test_who_gives_all_to_neighbours_follows_the_rule():
     data = replace(SMALL, names=14)
-    read, A = contexts(data, "own", 0, "reading", 3, 5), data.graph_of("own").adjacency
+    read, graph = contexts(data, "own", 0, "reading", 3, 5), data.graph_of("own")
+    A = graph.adjacency
     at = np.array([0, 23])
     said = np.zeros((3, 5, 2, 14))
     for g in range(3):
@@ -238,6 +245,7 @@ def test_who_gives_all_to_neighbours_follows_the_rule():
             for c, t in enumerate(at):
                 beside = np.flatnonzero(A[read.nodes[g, w, t]])
                 said[g, w, c, read.names[g, beside]] = 1 / len(beside)
-    np.testing.assert_allclose(following(said, read, at, A), 1)
+    nodes = read.nodes[:, :, at]
+    np.testing.assert_allclose(following(to_nodes(said, read), nodes, graph), 1)
     even = np.full_like(said, 1 / 14)
-    np.testing.assert_allclose(following(even, read, at, A), A.sum(1)[read.nodes[:, :, at]] / 14)
+    np.testing.assert_allclose(following(to_nodes(even, read), nodes, graph), A.sum(1)[nodes] / 14)

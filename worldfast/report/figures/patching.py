@@ -12,7 +12,7 @@ from worldfast.report.figures.style import MUTED, heading, paper, quiet, styled
 from worldfast.report.figures.tables import LacksRuns, groups, need
 
 LINES = ("-", "--", ":", "-.", (0, (6, 2)), (0, (1, 1)))  # of groups of positions, in their order
-TOLD = 0.25  # largest standard error of the recovered share for a task to be drawn
+TOLD = 0.25  # largest standard error of the recovered share, a median, for a task to be drawn
 
 
 @styled
@@ -83,10 +83,10 @@ def patching(table, runs):
 
 
 def told(table) -> list[str]:
-    """Return the tasks whose recovered share has a standard error of at most TOLD at every position and layer."""
+    """Return the tasks whose recovered share has a standard error of at most TOLD at half of positions and layers."""
     if not len(table):
         raise LacksRuns("table 'patching' holds no rows")
-    errors = table.groupby("task", sort=False)["standard_error"].max()
+    errors = table.groupby("task", sort=False)["standard_error"].median()
     tasks = [task for task, error in errors.items() if np.isfinite(error) and error <= TOLD]
     if not tasks:
         raise LacksRuns("source and target differ too little on every task to measure patching")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from worldfast.models import TransformerSpec, attention_weights
+from worldfast.models import AttentionSpec, attention_weights
 from worldfast.rows import Rows
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
@@ -308,7 +308,7 @@ def induction(tokens: np.ndarray, attended: np.ndarray) -> dict[str, np.ndarray]
 
 
 def scores_of_heads(ensemble, rows: Rows, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Return `induction` of all heads of a transformer, means over the rows of tokens [n, T] that have each score.
+    """Return `induction` of all heads of a model, means over the rows of tokens [n, T] that have each score.
 
     Returns
     -------
@@ -359,8 +359,9 @@ def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
 # ---- of a study ----
 
 
-def transformers(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    return [(run,) for run in finished if isinstance(run.model, TransformerSpec)]
+def with_heads(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Runs of models with heads of attention."""
+    return [(run,) for run in finished if isinstance(run.model, AttentionSpec)]
 
 
 def looking_up(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
@@ -379,7 +380,7 @@ ANALYSES = (
     Analysis("weights", weights, each, tried_on),
     Analysis("shuffled", shuffled, each, tried_on),
     Analysis("nearness", nearness, looking_up, tried_on),
-    Analysis("attention", attention, transformers, lambda study: {"walks": HEADED}),
+    Analysis("attention", attention, with_heads, lambda study: {"walks": HEADED}),
 )
 
 

@@ -7,6 +7,7 @@ infer the next state from counts of the context, of states or of steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from worldfast.worlds.chains.laws import Chains, stationary
 __all__ = ["NAMES", "divergence", "predict"]
 
 NAMES = ("Uni-Ret", "Bi-Ret", "Uni-Inf", "Bi-Inf")
-AT_ONCE = 2**22  # numbers of a posterior: 32 MiB
+AT_ONCE = 2**22  # numbers of a posterior, or of all that matrices of counts become: 32 MiB
 NEVER = -1e6  # logarithm of no share: below that of any walk that can come
 
 
@@ -58,7 +59,8 @@ def predict(
     if "Uni-Ret" in names:
         seen = states.T  # [k, N]
         mean = lambda weight, _: weight @ chains.stationary  # noqa: E731
-        found["Uni-Ret"] = _looked_up(first, lambda rows: seen[tokens[rows]], tokens.shape, positions, mean)
+        said = lambda rows, some: seen[:, some][tokens[rows]]  # noqa: E731
+        found["Uni-Ret"] = _looked_up(first, said, tokens.shape, positions, mean)
     if "Bi-Ret" in names:
         moved = np.ascontiguousarray(np.moveaxis(np.concatenate([steps, states[:, None]], axis=1), 0, -1))
         came = np.concatenate([np.full_like(tokens[:, :1], k), tokens[:, :-1]], axis=1)  # k: from nowhere
@@ -70,15 +72,9 @@ def predict(
                 shares[here == state] = weight[here == state] @ chains.transitions[:, state]
             return shares
 
-        said = lambda rows: moved[came[rows], tokens[rows]]  # noqa: E731
+        said = lambda rows, some: moved[..., some][came[rows], tokens[rows]]  # noqa: E731
         found["Bi-Ret"] = _looked_up(first, said, tokens.shape, positions, of_steps)
-    if "Uni-Inf" in names or "Bi-Inf" in names:
-        matrices = _inferred(tokens, positions, k)
-        if "Uni-Inf" in names:
-            found["Uni-Inf"] = stationary(matrices)
-        if "Bi-Inf" in names:
-            here = tokens[:, positions, None, None]
-            found["Bi-Inf"] = np.take_along_axis(matrices, here, axis=2)[:, :, 0]
+    found |= _inferred(tokens, positions, k, [name for name in NAMES[2:] if name in names])
     return {name: found[name] for name in NAMES if name in found}
 
 
@@ -105,17 +101,43 @@ def _log(shares: np.ndarray) -> np.ndarray:
 
 
 def _looked_up(prior, logs, shape, positions, mean) -> np.ndarray:
-    """Weigh chains by a prior [N] and logs(rows) [n, l, N], what each position says, and take a mean of theirs."""
-    parts, each = [], max(1, AT_ONCE // (shape[1] * len(prior)))
+    """Weigh chains by a prior [N] and logs(rows, some) [n, l, some of N], what each position says of some chains, and
+    take a mean of theirs.
+    """
+    parts, each, some = [], max(1, AT_ONCE // (shape[1] * len(prior))), max(1, AT_ONCE // shape[1])
     for begin in range(0, shape[0], each):
         rows = slice(begin, begin + each)
-        weight = prior + np.cumsum(logs(rows), axis=1)[:, positions]
+        said = [np.cumsum(logs(rows, slice(c, c + some)), axis=1)[:, positions] for c in range(0, len(prior), some)]
+        weight = prior + np.concatenate(said, axis=2)
         weight = np.exp(weight - weight.max(axis=-1, keepdims=True))
         parts.append(mean(weight / weight.sum(axis=-1, keepdims=True), rows))
     return np.concatenate(parts)
 
 
-def _inferred(tokens, positions, k: int) -> np.ndarray:
+def _inferred(tokens, positions, k: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Infer the next state from the matrices of `_counted`, of a few rows and positions at a time."""
+    n, p, most = len(tokens), len(positions), max(2, AT_ONCE // (8 * k**2))
+    found = {name: np.empty((n, p, k)) for name in names}
+    for rows, at in product(_parts(n, max(1, most // p)), _parts(p, most)) if names else ():
+        matrices = _counted(tokens[rows], positions[at], k)
+        if "Uni-Inf" in names:
+            found["Uni-Inf"][rows, at] = stationary(matrices)
+        if "Bi-Inf" in names:
+            here = tokens[rows, positions[at], None, None]
+            found["Bi-Inf"][rows, at] = np.take_along_axis(matrices, here, axis=2)[:, :, 0]
+    return found
+
+
+def _parts(n: int, each: int) -> list[slice]:
+    """Cut n things into parts of `each` or more, below twice as many; fewer are one part.
+
+    No matrix is left alone: the sums of a single one may be rounded in another order than those of several.
+    """
+    parts = max(1, n // each)
+    return [slice(n * i // parts, n * (i + 1) // parts) for i in range(parts)]
+
+
+def _counted(tokens, positions, k: int) -> np.ndarray:
     """Return the matrices of steps counted up to each position, one more of each: float64 [n, p, k, k]."""
     n, length = tokens.shape
     counts = np.zeros((n, len(positions), k, k))

@@ -17,6 +17,7 @@ from worldfast.worlds.cities.response import most_tasks, whole
 Tables = Mapping[str, "pd.DataFrame"]
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
 READ = 0.5  # R2 of a probe above which it reads a map
+ACCURACY = "accuracy"  # the metric of which more is better
 TOLD = 0.25  # largest standard error of a recovered share that is said
 POSITIONS = {"included": "the tokens of new cities", "question": "all of the question", "all": "answers too"}
 
@@ -241,11 +242,18 @@ def _of_pull(tables: Tables) -> Iterator[str]:
 
 
 def _of_patching(tables: Tables) -> Iterator[str]:
-    """Say how much of one fine-tune's knowledge another takes over with its states."""
+    """Say how much of one fine-tune's knowledge another takes over with its states, on tasks that it lacks.
+
+    All states of the last layer are all that answers are made of: that these bring all is not said.
+    """
     if "patching" not in tables:
         return
+    table = tables["patching"].dropna(subset=["recovered"])
+    gained = table.source_value - table.target_value
+    better = (gained > 0) == (table.metric == ACCURACY)
+    every = (table.positions == "all") & (table.layer == table.layer.max())
     parts = []
-    for positions, some in tables["patching"].dropna(subset=["recovered"]).groupby("positions", sort=False):
+    for positions, some in table[better & ~every].groupby("positions", sort=False):
         some = some[some.standard_error <= TOLD]
         if len(some):
             best = some.loc[some.recovered.idxmax()]
@@ -256,6 +264,7 @@ def _of_patching(tables: Tables) -> Iterator[str]:
     if parts:
         row = tables["patching"].iloc[0]
         yield (
-            f"States of {row.source} put into {row.target} bring its answers so far at most, from its own (0) to the "
-            f"other's (1): {'; '.join(parts)}. Standard errors are over n = {count(int(row.n), 'row')} of each task."
+            f"On tasks that {row.source} does better, its states put into {row.target} bring answers so far at most, "
+            f"from those of the second (0) to those of the first (1): {'; '.join(parts)}. Standard errors are over n = "
+            f"{count(int(row.n), 'row')} of each task."
         )

@@ -23,11 +23,21 @@ from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
 from worldfast.studies import Analysis, Trained, each, layer_of, shown
 from worldfast.training import load
-from worldfast.worlds.chains.analyses import contexts_of, models, transformers, where
+from worldfast.worlds.chains.analyses import contexts_of, models, where, with_heads
 from worldfast.worlds.walks.dataset import contexts
-from worldfast.worlds.walks.geometry import NULLS, class_means, components, measures, mixed, null_states, placed, recall
+from worldfast.worlds.walks.geometry import (
+    NULLS,
+    class_means,
+    components,
+    following,
+    measures,
+    mixed,
+    null_states,
+    placed,
+    recall,
+)
 from worldfast.worlds.walks.heads import ablation, heads
-from worldfast.worlds.walks.reading import at_home, following, in_context, said_by, states_of
+from worldfast.worlds.walks.reading import at_home, in_context, said_by, states_of, to_nodes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -71,8 +81,9 @@ def rule(trained: Sequence[Trained], namings: int, walks: int) -> DataFrame:
     counts = contexts_of(data.length)
     for step, ensemble in models(one):
         for of in data.tried:
-            read, adjacency = contexts(data, of, one.run.seed, "reading", namings, walks), data.graph_of(of).adjacency
-            mass = following(said_by(ensemble, data, read, counts - 1), read, counts - 1, adjacency).mean(axis=(0, 1))
+            read, graph = contexts(data, of, one.run.seed, "reading", namings, walks), data.graph_of(of)
+            said = to_nodes(said_by(ensemble, data, read, counts - 1), read)
+            mass = following(said, read.nodes[:, :, counts - 1], graph).mean(axis=(0, 1))
             about = where(one, step) | {"names": of}
             table += [about | {"context": int(c), "following": float(f)} for c, f in zip(counts, mass)]
     return pd.DataFrame(table)
@@ -96,9 +107,8 @@ def nulls(trained: Sequence[Trained], namings: int, walks: int, window: int) -> 
         graph, read = data.graph_of(of), contexts(data, of, one.run.seed, "reading", namings, walks)
         n, nodes = len(graph.adjacency), read.nodes
         vectors = random.normal(size=(namings, n, width))
-        allowed = graph.adjacency[nodes[:, :, counts - 1]]  # [g, w, c, n]
         said = np.stack([recall(of_set, n, data.names)[:, counts - 1] for of_set in nodes])
-        mass = {"recall": (said * allowed).sum(axis=3).mean(axis=(0, 1))}
+        mass = {"recall": following(said, nodes[:, :, counts - 1], graph).mean(axis=(0, 1))}
         for kind in NULLS:
             states = np.stack([null_states(kind, *pair, data.names) for pair in zip(nodes, vectors)])
             if kind == "mixed":
@@ -300,7 +310,7 @@ ANALYSES = (
     Analysis("rule", rule, each, read_by("namings", "walks")),
     Analysis("geometry", geometry, each, lambda study: READ | layers_of(study)),
     Analysis("nulls", nulls, each, read_by(*ALL)),
-    Analysis("heads", heads, transformers),
-    Analysis("ablation", ablation, transformers, lambda study: READ | {"namings": 4} | layer_of(study)),
+    Analysis("heads", heads, with_heads),
+    Analysis("ablation", ablation, with_heads, lambda study: READ | {"namings": 4} | layer_of(study)),
     Analysis("maps", maps, shown, lambda study: {name: READ[name] for name in ALL[1:]} | layer_of(study)),
 )

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from worldfast.analysis import cka
-from worldfast.arrays import numbers
-from worldfast.errors import typed
-from worldfast.worlds.walks.graphs import Graph, sides, spectral
+from worldfast.arrays import integers, numbers, plain
+from worldfast.errors import one_of, typed, whole
+from worldfast.worlds.walks.graphs import MOST, Graph, sides, spectral
 
-__all__ = ["LEAST", "MEASURES", "NULLS", "class_means", "components", "energy", "measures", "mixed", "null_states"]
-__all__ += ["placed", "r2_of", "recall", "wide_limit"]
+__all__ = ["LEAST", "MEASURES", "NULLS", "class_means", "components", "energy", "following", "measures", "mixed"]
+__all__ += ["null_states", "placed", "r2_of", "recall", "wide_limit"]
 
 MEASURES = ("energy", "ratio", "r2", "cka", "sides")
 NULLS = ("names", "recall", "mixed")
@@ -28,24 +28,47 @@ LEAST = 4  # nodes, of fewer of which nothing is measured
 def class_means(states: np.ndarray, nodes: np.ndarray, n: int, context: int, window: int) -> np.ndarray:
     """Return the mean state of each node over its visits among the last `window` of the first `context` names.
 
+    Source: arXiv 2501.00070.
+
     Parameters
     ----------
     states : ndarray
-        [w, T, D].
+        [w, T, D], at each position of the walks.
     nodes : ndarray
-        Integers [w, T].
-    n, context, window : int
+        Integers [w, T], 0 to n - 1.
+    n : int
+        Nodes of the graph, at most 512.
+    context, window : int
+        Positions, the former at most T.
 
     Returns
     -------
     ndarray
-        float64 [n, D]; NaN of nodes that are not visited there.
+        float64 [n, D]; NaN of nodes that are not visited there. `measures` takes it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The arrays are none of numbers and of nodes in shapes that fit each other, or an integer is out of range.
     """
-    part = slice(max(0, context - window), context)
+    n = whole("n", n, 1, MOST)
+    nodes = _visited(nodes, n)
+    numbers(states, "states", (*nodes.shape, "D"))
+    context = whole("context", context, 1, nodes.shape[1])
+    part = slice(max(0, context - whole("window", window, 1)), context)
+    states = numbers(plain(states, "states")[:, part], "states", None).array(finite=False)
     here = nodes[:, part].ravel() == np.arange(n)[:, None]  # [n, w times window]
     visits = here.sum(axis=1, keepdims=True)
-    sums = here @ states[:, part].reshape(here.shape[1], -1).astype(np.float64)
+    sums = here @ states.reshape(here.shape[1], -1)
     return np.divide(sums, visits, out=np.full_like(sums, np.nan), where=visits > 0)
+
+
+def _visited(nodes: np.ndarray, n: int) -> np.ndarray:
+    """Return walks [w, T] over n nodes, checked, int64."""
+    nodes = integers(nodes, "nodes", ("w", "T"))
+    if len(outside := nodes[(nodes < 0) | (nodes >= n)]):
+        raise ValueError(f"nodes: expected 0 to {n - 1}, got {outside[0]}")
+    return nodes
 
 
 def energy(X: np.ndarray, adjacency: np.ndarray) -> float:
@@ -103,8 +126,7 @@ def measures(X: np.ndarray, graph: Graph) -> dict[str, float]:
     TypeError, ValueError
         There is no such array with a row for each node, or no graph.
     """
-    typed("graph", graph, Graph, "a Graph, as `graph_of` returns it")
-    X = numbers(X, "X", (len(graph.adjacency), "D")).array(finite=False)
+    X = numbers(X, "X", (len(_graph(graph).adjacency), "D")).array(finite=False)
     seen = np.isfinite(X).all(axis=1)
     X, adjacency, n = X[seen], graph.adjacency[np.ix_(seen, seen)], int(seen.sum())
     if n < LEAST or not adjacency.any() or not (apart := _apart(X)).max() > 0:
@@ -118,6 +140,40 @@ def measures(X: np.ndarray, graph: Graph) -> dict[str, float]:
         "cka": float(cka(X, spectral(graph.adjacency)[seen])),
         "sides": r2_of(X, sides(graph.adjacency)[seen, None]),
     }
+
+
+def following(said: np.ndarray, nodes: np.ndarray, graph: Graph) -> np.ndarray:
+    """Return the share of the next node that falls to neighbours of the present one: how well the rule is followed.
+
+    Source: the critique of arXiv 2501.00070.
+
+    Parameters
+    ----------
+    said : ndarray
+        [..., n], shares of the next node.
+    nodes : ndarray
+        Integers [...], the present one.
+    graph : Graph
+
+    Returns
+    -------
+    ndarray
+        float64 [...].
+
+    Raises
+    ------
+    TypeError, ValueError
+        The arrays are none of numbers and of nodes in shapes that fit the graph and each other, or there is no graph.
+    """
+    n = len(_graph(graph).adjacency)
+    nodes = integers(nodes, "nodes", None)
+    said = numbers(said, "said", (*nodes.shape, n)).array(finite=False)
+    _visited(nodes.reshape(1, -1), n)
+    return (said * graph.adjacency[nodes]).sum(axis=-1)
+
+
+def _graph(graph: Graph) -> Graph:
+    return typed("graph", graph, Graph, "a Graph, as `graph_of` returns it")
 
 
 def placed(X: np.ndarray, places: np.ndarray) -> np.ndarray:
@@ -142,20 +198,27 @@ def placed(X: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 def recall(nodes: np.ndarray, n: int, names: int) -> np.ndarray:
     """Return what recall of bigrams says of the next node: those that came after the present one before, by how often;
-    where there were none, all names alike.
+    where there were none, all names alike. Source: the critique of arXiv 2501.00070.
 
     Parameters
     ----------
     nodes : ndarray
-        Integers [w, T].
+        Integers [w, T], 0 to n - 1.
     n, names : int
-        Nodes, and names: those that no node has are said too where nothing is recalled.
+        Nodes, at most 512, and names, as many or more: those that no node has are said too where nothing is recalled.
 
     Returns
     -------
     ndarray
-        float64 [w, T, n].
+        float64 [w, T, n]. `following` takes it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There are no such walks, or fewer names than nodes.
     """
+    n = whole("n", n, 1, MOST)
+    nodes, names = _visited(nodes, n), whole("names", names, n)
     w, T = nodes.shape
     row, counts, said = np.arange(w), np.zeros((w, n, n)), np.empty((w, T, n))
     for t in range(T):
@@ -170,22 +233,33 @@ def recall(nodes: np.ndarray, n: int, names: int) -> np.ndarray:
 def null_states(kind: str, nodes: np.ndarray, vectors: np.ndarray, names: int) -> np.ndarray:
     """Return the states of a null at every position, of a random vector for the name of each node.
 
+    "mixed" is the critique's null (worldfast.worlds.walks.geometry) within a walk, "recall" that of bigrams as states.
+
     Parameters
     ----------
     kind : {"names", "recall", "mixed"}
         The vector of the present name; the mean of the vectors that recall of bigrams says; or one round of mixing with
         the neighbour before, the vectors of the present name and of the one before it together.
     nodes : ndarray
-        Integers [w, T].
+        Integers [w, T], 0 to n - 1.
     vectors : ndarray
-        [n, D].
+        [n, D], as wide as the states that the null stands beside.
     names : int
+        As of `recall`.
 
     Returns
     -------
     ndarray
-        [w, T, D].
+        float64 [w, T, D]. `class_means` takes it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The null is unknown, or there are no such walks, vectors or names.
     """
+    one_of("null", kind, NULLS)
+    vectors = numbers(vectors, "vectors", ("n", "D")).array()
+    nodes, names = _visited(nodes, len(vectors)), whole("names", names, len(vectors))
     if kind == "recall":
         return recall(nodes, len(vectors), names) @ vectors
     states = vectors[nodes]
@@ -195,8 +269,29 @@ def null_states(kind: str, nodes: np.ndarray, vectors: np.ndarray, names: int) -
 
 
 def mixed(vectors: np.ndarray, graph: Graph) -> np.ndarray:
-    """Return vectors of nodes after one round of mixing over the whole graph: each with the mean of its neighbours'."""
-    return vectors + graph.steps @ vectors
+    """Return vectors of nodes after one round of mixing over the whole graph: each with the mean of its neighbours'.
+
+    This alone puts random vectors on the map of a graph. Source: the critique of arXiv 2501.00070.
+
+    Parameters
+    ----------
+    vectors : ndarray
+        [n, D].
+    graph : Graph
+
+    Returns
+    -------
+    ndarray
+        float64 [n, D]. `measures` takes it; `wide_limit` is what comes of it for random vectors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such array with a row for each node, or no graph.
+    """
+    steps = _graph(graph).steps
+    vectors = numbers(vectors, "vectors", (len(steps), "D")).array()
+    return vectors + steps @ vectors
 
 
 def wide_limit(graph: Graph) -> dict[str, float]:

@@ -14,8 +14,8 @@ from worldfast.studies import Trained
 from worldfast.training import load
 from worldfast.worlds.chains.analyses import models, of_heads, scores_of_heads, where
 from worldfast.worlds.walks.dataset import Dataset, Walks, contexts
-from worldfast.worlds.walks.geometry import MEASURES
-from worldfast.worlds.walks.reading import following, in_context, said_by, states_of
+from worldfast.worlds.walks.geometry import MEASURES, following
+from worldfast.worlds.walks.reading import in_context, said_by, states_of, to_nodes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +36,7 @@ def repeated(data: Dataset, seed: int) -> np.ndarray:
 
 
 def heads_of(ensemble, data: Dataset, seed: int) -> dict[str, np.ndarray]:
-    """Return what heads of a transformer score on names that come twice, as of `induction`: [layers, heads] each.
+    """Return what heads of a model score on names that come twice, as of `induction`: [layers, heads] each.
 
     "chance" is what even attention has on what came after the same name.
     """
@@ -78,12 +78,13 @@ def ablation(trained: Sequence[Trained], layer: int, namings: int, walks: int, w
         rest = np.setdiff1d(np.arange(total), np.concatenate([rank[kind][:k] for kind in rank]))
         sets += [("others", k, random.choice(rest, k, replace=False)) for _ in range(DRAWS) if len(rest) >= k]
     for of in data.tried:
-        read, adjacency = contexts(data, of, run.seed, "reading", namings, walks), data.graph_of(of).adjacency
+        read, graph = contexts(data, of, run.seed, "reading", namings, walks), data.graph_of(of)
         for kind, k, gone in sets:
             gain = np.ones(total)
             gain[gone] = 0
             how = {"gain": gain.reshape(shape)}
-            mass = following(said_by(ensemble, data, read, last, **how), read, last, adjacency).mean()
+            said = to_nodes(said_by(ensemble, data, read, last, **how), read)
+            mass = following(said, read.nodes[:, :, last], graph).mean()
             (states,) = states_of(ensemble, data, read, [layer], **how)
             (found,) = in_context(states, data, of, read, [data.length], window)
             kept = {name: found[name] for name in MEASURES[1:]}

@@ -11,7 +11,7 @@ from worldfast.worlds.chains.analyses import shares
 from worldfast.worlds.walks.dataset import Contexts, Dataset, Walks
 from worldfast.worlds.walks.geometry import LEAST, class_means, measures, r2_of
 
-__all__ = ["at_home", "following", "in_context", "packed", "said_by", "states_of"]
+__all__ = ["at_home", "in_context", "packed", "said_by", "states_of", "to_nodes"]
 
 
 def packed(data: Dataset, read: Contexts, scored: np.ndarray) -> Rows:
@@ -21,22 +21,10 @@ def packed(data: Dataset, read: Contexts, scored: np.ndarray) -> Rows:
     return Walks(data, 0, "reading").packed(tokens, at)
 
 
-def following(said: np.ndarray, read: Contexts, at: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
-    """Return the shares of the next name that fall to neighbours of the present node, float64 [g, w, c].
-
-    Parameters
-    ----------
-    said : ndarray
-        [g, w, c, names], after positions `at`.
-    read : Contexts
-    at : ndarray
-        Integers [c].
-    adjacency : ndarray
-        bool [n, n].
-    """
+def to_nodes(said: np.ndarray, read: Contexts) -> np.ndarray:
+    """Return what shares of the next name [g, w, c, names] give to each node's: float64 [g, w, c, n]."""
     names = read.names[:, None, None, :]
-    of_nodes = np.take_along_axis(said, np.broadcast_to(names, (*said.shape[:3], names.shape[-1])), axis=3)
-    return (of_nodes * adjacency[read.nodes[:, :, at]]).sum(axis=3)
+    return np.take_along_axis(said, np.broadcast_to(names, (*said.shape[:3], names.shape[-1])), axis=3)
 
 
 def said_by(ensemble, data: Dataset, read: Contexts, at: np.ndarray, **gain) -> np.ndarray:

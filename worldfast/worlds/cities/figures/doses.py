@@ -21,6 +21,7 @@ from worldfast.report.figures import (
     short_count,
     styled,
 )
+from worldfast.studies import Scene
 from worldfast.worlds.cities.figures.catalogue import CATALOGUE
 from worldfast.worlds.cities.figures.effects import apart
 from worldfast.worlds.cities.response import most_tasks, whole
@@ -31,11 +32,11 @@ RESPONSE = "group tasks schedule share noise dose what mean standard_error n uni
 BESIDE = "group task beside schedule share noise dose alone together ratio log_ratio standard_error n"
 
 
-def draw_doses(tables, world, layer: int | None = None) -> list:
+def draw_doses(tables, scene: Scene, layer: int | None = None) -> list:
     """Draw the figures of a study of doses, its own and those of any study of cities that fit, with captions."""
     both = Catalogue()
     both.entries = [*DOSES.entries, *(entry for entry in CATALOGUE.entries if entry.name in REUSED)]
-    return both.draw(tables, world, layer)
+    return both.draw(tables, scene.world, layer)
 
 
 def colour_of(known: Tasks, tasks: str) -> str:
@@ -218,12 +219,13 @@ def what_moves(response, contrast, runs):
     there = {what: about for what, about in WHY.items() if (table["what"] == what).any()}
     figure, grid = panels(len(there), 3 if len(there) < 4 else 2, 10, 3.2, 0.5)
     for axes, (what, (title, unit)) in zip(grid, there.items()):
-        ends = []
-        for tasks, line in table[table["what"] == what].groupby("tasks", sort=False):
+        ends, lines = [], table[table["what"] == what]
+        pairs_alone = lines["tasks"].str.contains("+", regex=False).all()  # else they end in the midst of the panel
+        for tasks, line in lines.groupby("tasks", sort=False):
             line, pair, colour = line.sort_values("dose"), "+" in tasks, colour_of(known, tasks)
             _curve(axes, line, colour, "constant", pair, known.label(tasks))
-            if not pair:
-                ends.append((line["mean"].iloc[-1], known.label(tasks), colour))
+            if pairs_alone or not pair:
+                ends.append((line["mean"].iloc[-1], known.label(tasks, short=pair), colour))
         axes.set(title=title, ylabel=unit, xlabel="rows of each task")
         axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
         quiet(axes)
