@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import local
+from types import GeneratorType
 from typing import Any
 
 import torch
@@ -50,14 +53,22 @@ class Threads:
         return Threads, (self.count, self.memory)
 
     def run(self, job: Callable, items: Iterable) -> list:
-        """Return [job(item, working memory) for item in items]; raises the first job's error when all have ended."""
+        """Return [job(item, working memory) for item in items]; raises the first job's error when all have ended.
+
+        After Ctrl-C no job begins, those that other threads are at end, and then KeyboardInterrupt is raised: no thread
+        is left at work on what the caller may use next. A long job is a generator function, which returns None: it is
+        left at its next `yield`.
+        """
         self._begin()
         jobs = _Jobs(job, list(items), self._own, self.memory)
-        others = [self._pool.submit(jobs.work) for _ in range(min(self.count, len(jobs.items)) - 1)]
         try:
+            others = [self._pool.submit(jobs.help) for _ in range(min(self.count, len(jobs.items)) - 1)]
             jobs.work()
-        finally:
-            wait(others)
+            for other in others:
+                other.result()
+        except BaseException:
+            jobs.end()
+            raise
         for error in filter(None, jobs.errors):
             raise error
         return jobs.found
@@ -82,22 +93,42 @@ class _Jobs:
     def __init__(self, job: Callable, items: list, own: local, memory: Callable[[], Any]):
         self.job, self.items, self.own, self.memory = job, items, own, memory
         self.left = deque(range(len(items)))
+        self.helpers: deque[None] = deque()  # one for each thread besides the caller's that is at work
+        self.ended = False
         self.found: list[Any] = [None] * len(items)
         self.errors: list[BaseException | None] = [None] * len(items)
 
     def work(self) -> None:
-        """Do jobs until none is left."""
+        """Do jobs until none is left, or the call has ended."""
         if not hasattr(self.own, "memory"):
             self.own.memory = self.memory()
-        while self.left:
+        while self.left and not self.ended:
             try:
                 i = self.left.popleft()
             except IndexError:  # another thread has taken the last one
                 return
             try:
-                self.found[i] = self.job(self.items[i], self.own.memory)
-            except BaseException as error:
+                found = self.job(self.items[i], self.own.memory)
+                if isinstance(found, GeneratorType):
+                    found = next((None for _ in found if self.ended), None)
+                self.found[i] = found
+            except Exception as error:
                 self.errors[i] = error
+
+    def help(self) -> None:
+        """Work in a thread that is not the caller's."""
+        self.helpers.append(None)  # before `ended` is looked at: a thread that comes late does nothing
+        try:
+            self.work()
+        finally:
+            self.helpers.pop()
+
+    def end(self) -> None:
+        """Let no job begin, and return once no other thread is at one, however often Ctrl-C is pressed."""
+        self.ended = True
+        while self.helpers:
+            with suppress(KeyboardInterrupt):
+                time.sleep(0.001)
 
 
 class Remade:

@@ -17,9 +17,18 @@ inline void (*&interruption())() {
 class Interruption {
 public:
     // Is called many times a second in a loop; now and then `asks` lets this thread ask. True: another has thrown, so end.
-    bool end(bool asks) {
-        if (asks && interruption() && --left_ <= 0) look();
+    // `heavy`: before what may take as long as all rounds of a while.
+    bool end(bool asks, bool heavy = false) {
+        if (asks && interruption() && (--left_ <= 0 || heavy)) look();
         return ended_.load(std::memory_order_relaxed);
+    }
+
+    // Thrown by `go_on` where another thread has thrown: that one's error is what the caller of both sees.
+    struct Ended {};
+
+    // As `end`, for work too deep to be left by a return.
+    void go_on(bool asks, bool heavy) {
+        if (end(asks, heavy)) throw Ended{};
     }
 
 private:

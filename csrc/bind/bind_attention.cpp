@@ -101,7 +101,8 @@ void cached(Object cache_, Object turn_, Object path_, Object length_, Object fr
                           turn.data<const float>(),
                           threads};
     py::gil_scoped_release nogil;
-    attention_cached(rows, cache.data<float>(), out.data<float>());
+    Interruption interruption;
+    attention_cached(rows, cache.data<float>(), out.data<float>(), interruption);
 }
 
 }  // namespace

@@ -133,15 +133,18 @@ std::vector<double> learn_recurrent(const RecurrentShape& shape, const py::objec
     std::vector<double> losses(members.size());
     std::atomic<size_t> next{0};
     py::gil_scoped_release nogil;
+    Interruption interruption;
     const auto threads = static_cast<int>(std::min(arenas.size(), members.size()));
-    parallel_for(threads, 1, threads, [&](int64_t begin, int64_t end) {
+    const auto range = [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t)
             for (size_t i; (i = next++) < members.size();) {
                 float* gradient = g + members[i] * P;
                 std::fill(gradient, gradient + P, 0.0f);
-                losses[i] = learn_rows(shape, p + members[i] * P, rows[i], gradient, *arenas[static_cast<size_t>(t)]);
+                losses[i] = learn_rows(shape, p + members[i] * P, rows[i], gradient, *arenas[static_cast<size_t>(t)],
+                                       interruption, begin == 0);
             }
-    });
+    };
+    parallel_for(threads, 1, threads, range, &interruption);
     return losses;
 }
 

@@ -236,9 +236,8 @@ void linear(Object x_, Object weight_, Object out_) {
         S* panel = arena.take<S>(panel_size<S>(lines, depth));
         pack_rows(weight.data<float>(), depth, lines, depth, panel);
         const auto [a, stride] = multiplied<S, In>(x, arena);
-        for (int64_t t = 0; t < n; t += block_tokens)
-            multiply(Product<S, float>{a + t * stride, std::min(block_tokens, n - t), stride, panel, lines, depth,
-                                       to + t * lines, lines});
+        Interruption interruption;
+        multiply_rows(Product<S, float>{a, n, stride, panel, lines, depth, to, lines}, 1, interruption);
     });
 }
 
@@ -257,9 +256,10 @@ void linear_gradient(Object grad_out_, Object x_, Object gradient_) {
         Arena arena;
         const auto [a, a_stride] = multiplied<S, In>(grad_out, arena);
         const auto [b, b_stride] = multiplied<S, In>(x, arena);
+        Interruption interruption;
         for (int64_t t = 0; t < n; t += block_tokens)
             add_gradient(a + t * a_stride, a_stride, lines, b + t * b_stride, b_stride, depth,
-                         std::min(block_tokens, n - t), to, arena, 1);
+                         std::min(block_tokens, n - t), to, arena, 1, interruption);
     });
 }
 

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int64_t widest = int64_t{1} << 20, deepest = int64_t{1} << 12;  // as in worldfast/models/ensemble.py
 constexpr int64_t beyond = int64_t{1} << 48;
+constexpr int64_t piece = 24 * 128;  // rows of a product after which it may end; whole register tiles of any height
 
 // Where a layer's parameters stand; biases are -1 where it has none.
 struct LayerAt {
@@ -93,13 +94,16 @@ struct Kept {
 
 class Network {
 public:
-    Network(const RecurrentShape& shape, const float* parameters, const RecurrentRows& rows, Arena& arena)
+    Network(const RecurrentShape& shape, const float* parameters, const RecurrentRows& rows, Arena& arena,
+            Interruption& interruption, bool asks)
         : s(shape),
           w(parameters),
           at(shape),
           rows(rows),
           steps(rows),
           arena(arena),
+          interruption(interruption),
+          asks(asks),
           L(rows.size),
           D(shape.hidden),
           every(all_are_scored()) {}
@@ -126,8 +130,8 @@ public:
     }
 
     void head(const float* states, float* outputs) {
-        multiply(Product<float, float>{states, rows.positions, D, packed(at.head, s.outputs, D), s.outputs, D, outputs,
-                                       s.outputs, w + at.head_bias});
+        product({states, rows.positions, D, packed(at.head, s.outputs, D), s.outputs, D, outputs, s.outputs,
+                 w + at.head_bias});
     }
 
     double learn(float* gradients) {
@@ -138,10 +142,10 @@ public:
         float* outputs = take(K * O);
         head(last, outputs);
         const double loss = loss_and_gradient(outputs);
-        add_gradient(outputs, O, O, last, D, D, K, gradients + at.head, arena, 1);
+        gradient(outputs, O, O, last, D, D, K, gradients + at.head);
         add_sums(outputs, K, O, gradients + at.head_bias);
         float *dh = every ? take(L * D) : zeros(L * D), *of_scored = every ? dh : take(K * D);
-        multiply(Product<float, float>{outputs, K, O, turned(at.head, O, D), D, O, of_scored, D});
+        product({outputs, K, O, turned(at.head, O, D), D, O, of_scored, D});
         if (!every)
             for (int64_t k = 0; k < K; ++k) add(of_scored + k * D, D, dh + place(k) * D);
         for (int64_t layer = s.layers - 1; layer >= 0; --layer)
@@ -157,6 +161,17 @@ private:
         float* p = take(n);
         std::fill(p, p + n, 0.0f);
         return p;
+    }
+    void product(const Product<float, float>& whole) const {
+        for (int64_t r = 0; r < whole.rows; r += piece) {
+            interruption.go_on(asks, heavy(std::min(whole.rows, piece), whole.lines, whole.depth));
+            multiply(part_of(whole, r, std::min(r + piece, whole.rows)));
+        }
+    }
+    void gradient(const float* a, int64_t a_stride, int64_t a_lines, const float* b, int64_t b_stride, int64_t b_lines,
+                  int64_t n, float* to) {
+        interruption.go_on(asks, heavy(n, a_lines, b_lines));
+        add_gradient(a, a_stride, a_lines, b, b_stride, b_lines, n, to, arena, 1, interruption, asks);
     }
     static void copy(const float* from, int64_t n, float* to) { std::copy(from, from + n, to); }
     static void add(const float* from, int64_t n, float* to) {
@@ -191,7 +206,7 @@ private:
             bias = take(G);
             for (int64_t g = 0; g < G; ++g) bias[g] = w[of.input_bias + g] + w[of.recurrent_bias + g];
         }
-        multiply(Product<float, float>{read.first, L, read.stride, packed(of.input, G, I), G, I, kept.gates, G, bias});
+        product({read.first, L, read.stride, packed(of.input, G, I), G, I, kept.gates, G, bias});
         if (rows.noise)
             for (int64_t i = 0; i < L; ++i)
                 add(rows.noise + (position(i) * s.layers + layer) * D, D, kept.gates + i * G);
@@ -203,7 +218,7 @@ private:
             const int64_t first = steps.first(t), n = steps.rows(t);
             float* gates = kept.gates + first * G;
             const float* before = t ? states + steps.first(t - 1) * D : nullptr;
-            if (t) multiply(Product<float, float>{before, n, D, recurrent, G, D, gates, G, nullptr, gates});
+            if (t) product({before, n, D, recurrent, G, D, gates, G, nullptr, gates});
             if (s.lstm)
                 worldfast::forward(cells(kept, t), states + first * D);
             else
@@ -240,24 +255,23 @@ private:
             float* before = dh + steps.first(t - 1) * D;
             if (!s.lstm && s.keep != 0)
                 for (int64_t i = 0; i < n * D; ++i) before[i] += s.keep * here[i];
-            multiply(
-                Product<float, float>{gates + steps.first(t) * G, n, G, recurrent, D, G, before, D, nullptr, before});
+            product({gates + steps.first(t) * G, n, G, recurrent, D, G, before, D, nullptr, before});
         }
         const int64_t stride = kept.read.stride;
         float* of_input = stride == I ? gradients + of.input : zeros(G * stride);
-        add_gradient(gates, G, G, kept.read.first, stride, stride, L, of_input, arena, 1);
+        gradient(gates, G, G, kept.read.first, stride, stride, L, of_input);
         for (int64_t g = 0; stride != I && g < G; ++g) add(of_input + g * stride, I, gradients + of.input + g * I);
         if (steps.count() > 1) {
             const int64_t later = steps.first(1);
-            add_gradient(gates + later * G, G, G, before_each(kept.states.first), D, D, L - later,
-                         gradients + of.recurrent, arena, 1);
+            gradient(gates + later * G, G, G, before_each(kept.states.first), D, D, L - later,
+                     gradients + of.recurrent);
         }
         if (s.bias) {
             add_sums(gates, L, G, gradients + of.input_bias);
             copy(gradients + of.input_bias, G, gradients + of.recurrent_bias);
         }
         if (s.vectors && layer == 0) return nullptr;
-        multiply(Product<float, float>{gates, L, G, turned(of.input, G, I), I, G, dh, I});  // I is D
+        product({gates, L, G, turned(of.input, G, I), I, G, dh, I});  // I is D
         return dh;
     }
 
@@ -303,6 +317,8 @@ private:
     const RecurrentRows& rows;
     const Steps steps;
     Arena& arena;
+    Interruption& interruption;
+    const bool asks;
     const int64_t L, D;
     const bool every;  // position is scored
 };
@@ -319,15 +335,16 @@ RecurrentShape checked(RecurrentShape shape) {
 }
 
 double learn_rows(const RecurrentShape& shape, const float* parameters, const RecurrentRows& rows, float* gradients,
-                  Arena& arena) {
+                  Arena& arena, Interruption& interruption, bool asks) {
     arena.clear();
-    return Network(shape, parameters, rows, arena).learn(gradients);
+    return Network(shape, parameters, rows, arena, interruption, asks).learn(gradients);
 }
 
 void read_rows(const RecurrentShape& shape, const float* parameters, const RecurrentRows& rows,
                const std::vector<int64_t>& layers, const std::vector<float*>& states, float* outputs, Arena& arena) {
     arena.clear();
-    Network network(shape, parameters, rows, arena);
+    Interruption interruption;
+    Network network(shape, parameters, rows, arena, interruption, true);
     const int64_t deepest_read = layers.empty() ? 0 : *std::max_element(layers.begin(), layers.end());
     const std::vector<Kept> kept = network.forward(outputs ? shape.layers : deepest_read);
     for (size_t i = 0; i < layers.size(); ++i)

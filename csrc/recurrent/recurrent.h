@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/arena.h"
+#include "base/interrupt.h"
 
 namespace worldfast {
 
@@ -48,9 +49,10 @@ struct RecurrentRows {
 // The shape with what follows from it. Throws std::invalid_argument where a size or an offset is none.
 RecurrentShape checked(RecurrentShape shape);
 
-// The summed loss at the scored positions; gradients [P] become its gradient.
+// The summed loss at the scored positions; gradients [P] become its gradient. `asks`: the calling thread is the one that
+// asks whether to end; any other throws Interruption::Ended once that one has thrown.
 double learn_rows(const RecurrentShape& shape, const float* parameters, const RecurrentRows& rows, float* gradients,
-                  Arena& arena);
+                  Arena& arena, Interruption& interruption, bool asks);
 
 // outputs [K, O] unless it is null; states[i] [K, D]: what layer layers[i] gives, or [K, I] what the first one reads.
 void read_rows(const RecurrentShape& shape, const float* parameters, const RecurrentRows& rows,

@@ -140,6 +140,7 @@ WORLDFAST_INLINE void forward_body(const Pass<S>& pass, int64_t begin, int64_t e
         if (row.query == row.tokens || row.tokens > attention_short_row) continue;
         const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
+            if (pass.ends(begin)) return;
             load<lanes>(row, pass.q, at, head, q, rope, row.query);
             load<lanes>(row, pass.k, at, head, k, rope, 0);
             load<lanes>(row, pass.v, at, head, v, nullptr, 0);
@@ -172,6 +173,7 @@ WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, int64_t begin, int64
         if (row.query == row.tokens || row.tokens > attention_short_row) continue;
         const Places at = pass.places(start);
         for (int64_t head = 0; head < rows.heads; ++head) {
+            if (pass.ends(begin)) return;
             load<lanes>(row, pass.q, at, head, q, rope, row.query);
             load<lanes>(row, pass.k, at, head, k, rope, 0);
             load<lanes>(row, pass.v, at, head, v, nullptr, 0);
@@ -235,10 +237,12 @@ template <class S>
 void attention_forward(const AttentionRows& rows, Heads<const S> q, Heads<const S> k, Heads<const S> v, Heads<S> out) {
     const Longest longest = check(rows);
     const Rope<arithmetic_of<S>> rope(rows.rope_base, rows.head_dim, longest.row);
-    Pass<S> pass{rows, rope, longest.short_row, q, k, v};
+    Interruption own;
+    Pass<S> pass{rows, rope, longest.short_row, rows.interruption ? *rows.interruption : own, q, k, v};
     pass.out = out;
-    parallel_for(rows.row_start[rows.rows], forward_grain, rows.threads,
-                 [&](int64_t begin, int64_t end) { forward(pass, begin, end); });
+    parallel_for(
+        rows.row_start[rows.rows], forward_grain, rows.threads,
+        [&](int64_t begin, int64_t end) { forward(pass, begin, end); }, pass.asked());
     if (longest.row <= attention_short_row) return;
     pass.longest = longest.row;
     long_rows_forward(pass);
@@ -249,14 +253,16 @@ void attention_backward(const AttentionRows& rows, Heads<const S> q, Heads<const
                         Heads<const S> grad_out, Heads<G> grad_q, Heads<G> grad_k, Heads<G> grad_v) {
     const Longest longest = check(rows);
     const Rope<arithmetic_of<S>> rope(rows.rope_base, rows.head_dim, longest.row);
-    Pass<S, G> pass{rows, rope, longest.short_row, q, k, v};
+    Interruption own;
+    Pass<S, G> pass{rows, rope, longest.short_row, rows.interruption ? *rows.interruption : own, q, k, v};
     pass.grad_out = grad_out;
     pass.grad_q = grad_q;
     pass.grad_k = grad_k;
     pass.grad_v = grad_v;
     if (rows.place) pass.rows.threads = 1;
-    parallel_for(rows.row_start[rows.rows], backward_grain, pass.rows.threads,
-                 [&](int64_t begin, int64_t end) { backward(pass, begin, end); });
+    parallel_for(
+        rows.row_start[rows.rows], backward_grain, pass.rows.threads,
+        [&](int64_t begin, int64_t end) { backward(pass, begin, end); }, pass.asked());
     if (longest.row <= attention_short_row) return;
     pass.longest = longest.row;
     long_rows_backward(pass);

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "base/interrupt.h"
+
 namespace worldfast {
 
 constexpr int64_t attention_row_limit = 2048;  // tokens
@@ -28,6 +30,9 @@ struct AttentionRows {
     // null: at i. A row's tokens before its query[r]-th are keys of the others alone; null: none.
     const int32_t* place = nullptr;  // [tokens]
     const int32_t* query = nullptr;  // [rows]
+    // Of the work that this is part of, and whether the calling thread is the one that asks; null: this is all of it.
+    Interruption* interruption = nullptr;
+    bool asks = true;
 };
 
 // In which numbers of type S are computed with.

@@ -220,12 +220,16 @@ struct Pass {
     AttentionRows rows;
     const Rope<arithmetic_of<S>>& rope;
     int64_t longest;  // of the rows that are gone through
+    Interruption& interruption;
     Heads<const S> q, k, v, grad_out{};
     Heads<S> out{};
     Heads<G> grad_q{}, grad_k{}, grad_v{};
 
     Places places(const int32_t* start) const { return {*start, rows.place ? rows.place + *start : nullptr}; }
     int64_t query(const int32_t* start) const { return rows.query ? rows.query[start - rows.row_start] : 0; }
+    // Whether a thread ends, whose range begins there: that of the caller asks.
+    bool ends(int64_t begin) const { return interruption.end(rows.asks && begin == 0); }
+    Interruption* asked() const { return rows.asks ? &interruption : nullptr; }
 };
 
 // The long rows of a pass, one at a time for each head.

@@ -21,6 +21,7 @@ struct Pass {
     std::vector<int64_t> before;  // [rows + 1]: new tokens in the rows before
     float* cache;
     float* out;
+    Interruption& interruption;
 
     float* token(int64_t place) const { return cache + place * 3 * rows.heads * rows.head_dim; }
 };
@@ -30,6 +31,7 @@ WORLDFAST_INLINE void turn_body(const Pass& pass, int64_t begin, int64_t end) {
     const CachedRows& rows = pass.rows;
     const int64_t half = rows.head_dim / 2;
     for (int64_t row = begin; row < end; ++row) {
+        if (pass.interruption.end(begin == 0)) return;
         for (int64_t i = rows.length[row] - rows.fresh[row]; i < rows.length[row]; ++i) {
             const float* __restrict cosine = rows.turn + i * rows.head_dim;
             const float* __restrict sine = cosine + half;
@@ -99,6 +101,7 @@ WORLDFAST_INLINE void attend_body(const Pass& pass, int64_t begin, int64_t end) 
         const int64_t old = rows.length[row] - rows.fresh[row];
         for (int64_t head = 0; head < rows.heads; ++head) {  // whose keys then stay in the nearest cache
             for (int64_t i = old; i < rows.length[row]; ++i) {
+                if ((i - old) % 16 == 0 && pass.interruption.end(begin == 0)) return;
                 const int64_t keys = i + 1;
                 const float* q = cache + path[i] * stride + head * D;
                 float* to = out + (i - old) * model + head * D;
@@ -172,10 +175,11 @@ std::vector<int64_t> new_tokens_before(const CachedRows& rows) {
     return before;
 }
 
-void attention_cached(const CachedRows& rows, float* cache, float* out) {
-    const Pass pass{rows, new_tokens_before(rows), cache, out};
+void attention_cached(const CachedRows& rows, float* cache, float* out, Interruption& interruption) {
+    const Pass pass{rows, new_tokens_before(rows), cache, out, interruption};
     const auto each = [&](void (*work)(const Pass&, int64_t, int64_t)) {
-        parallel_for(rows.rows, grain, rows.threads, [&](int64_t begin, int64_t end) { work(pass, begin, end); });
+        parallel_for(
+            rows.rows, grain, rows.threads, [&](int64_t begin, int64_t end) { work(pass, begin, end); }, &interruption);
     };
     each(turn);  // all of them first: a row may share new tokens with the one before it
     each(attend);

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/interrupt.h"
+
 namespace worldfast {
 
 // Rows in a cache [places, 3, heads, head_dim] of queries, keys and values. Rows that begin alike share
@@ -28,6 +30,6 @@ std::vector<int64_t> new_tokens_before(const CachedRows& rows);
 // angle of their position in their row; then out [tokens, heads, head_dim] is of each the
 // softmax(q k' / sqrt(head_dim)) v over its row's tokens up to itself. Throws std::invalid_argument where
 // `rows` breaks its terms, before anything is written. A row's result depends on that row alone.
-void attention_cached(const CachedRows& rows, float* cache, float* out);
+void attention_cached(const CachedRows& rows, float* cache, float* out, Interruption& interruption);
 
 }  // namespace worldfast

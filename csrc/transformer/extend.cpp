@@ -7,7 +7,8 @@ namespace {
 template <class S>
 void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, float* caches, int32_t* following,
             float* logits, Arena& arena) {
-    const Forward<S> forward(model, arena, rows.threads);
+    Interruption interruption;
+    const Forward<S> forward(model, arena, rows.threads, interruption);
     const int64_t D = forward.D, H = model.shape.outputs, layers = model.shape.layers;
     std::vector<int64_t> last;  // the last token of each row, among the new ones
     const std::vector<int64_t> before = new_tokens_before(rows);
@@ -24,7 +25,7 @@ void extend(const Model& model, const CachedRows& rows, const int32_t* tokens, f
         float* fresh = cache + rows.first * 3 * D;
         forward.each_block(n,
                            [&](int64_t t, int64_t count) { forward.project(block, x, scale, fresh, 3 * D, t, count); });
-        attention_cached(rows, cache, mixed);
+        attention_cached(rows, cache, mixed, interruption);
         if (i == layers - 1) {
             x = forward.gather(x, last);
             mixed = forward.gather(mixed, last);

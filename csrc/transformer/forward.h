@@ -49,15 +49,13 @@ const S* rounded(const float* a, int64_t n, int64_t width, Arena& arena) {
 }
 
 template <class S, class Out>
-void multiply_rows(Product<S, Out> product, int threads) {
-    parallel_for(product.rows, grain, threads, [&](int64_t begin, int64_t end) {
-        Product<S, Out> part = product;
-        part.a += begin * part.a_stride;
-        part.out += begin * part.out_stride;
-        if (part.onto) part.onto += begin * part.out_stride;
-        part.rows = end - begin;
-        multiply(part);
-    });
+void multiply_rows(const Product<S, Out>& product, int threads, Interruption& interruption) {
+    const auto range = [&](int64_t begin, int64_t end) {
+        const bool large = heavy(std::min(end - begin, block_tokens), product.lines, product.depth);
+        for (int64_t t = begin; t < end && !interruption.end(begin == 0, large); t += block_tokens)
+            multiply(part_of(product, t, std::min(t + block_tokens, end)));
+    };
+    parallel_for(product.rows, grain, threads, range, &interruption);
 }
 
 // What a block's gradient needs of its forward pass; n is K' in the last block, else U.
@@ -105,13 +103,15 @@ struct Forward {
     const Layout<S> layout;
     Arena& arena;
     const int threads;
+    Interruption& interruption;
     const int64_t D, F;
 
-    Forward(const Model& model, Arena& arena, int threads)
+    Forward(const Model& model, Arena& arena, int threads, Interruption& interruption)
         : shape(model.shape),
           layout(model.shape, model.parameters, const_cast<void*>(model.packed)),
           arena(arena),
           threads(threads),
+          interruption(interruption),
           D(shape.hidden),
           F(shape.intermediate) {}
 
@@ -153,7 +153,8 @@ struct Forward {
     }
 
     // mixed [n, D] <- the attention of qkv [n, 3 D]
-    void attend(const AttentionRows& rows, const S* qkv, S* mixed, int64_t n) const {
+    void attend(AttentionRows rows, const S* qkv, S* mixed, int64_t n) const {
+        rows.interruption = &interruption;
         const auto* in = attended_as(qkv);
         auto* out = attended_as(mixed);
         attention_forward(rows, heads_at(in, shape), heads_at(in + D, shape), heads_at(in + 2 * D, shape),
@@ -184,7 +185,7 @@ struct Forward {
         float* logits = arena.take<float>(n * shape.outputs);
         multiply_rows(Product<S, float>{rounded<S>(normed, n, D, arena), n, D, layout.head.forwards, shape.outputs, D,
                                         logits, shape.outputs},
-                      threads);
+                      threads, interruption);
         return logits;
     }
 
@@ -196,21 +197,22 @@ struct Forward {
         norm(x + t * D, block.input_norm, tokens, normed, x_scale + t);
         Product<S, Out> product{normed, tokens, D, block.qkv.forwards, 3 * D, D, qkv + t * qkv_stride, qkv_stride};
         product.bias = block.qkv_bias;
-        multiply_rows(product, threads);
+        multiply_rows(product, threads, interruption);
     }
 
     void add_attention(const Block<S>& block, const S* mixed, const float* before, float* middle,
                        int64_t tokens) const {
         Product<S, float> product{mixed, tokens, D, block.output.forwards, D, D, middle, D};
         product.onto = before;
-        multiply_rows(product, threads);
+        multiply_rows(product, threads, interruption);
     }
 
     void add_mlp(const Block<S>& block, const float* middle, float* middle_scale, S* gate_up, float* following,
                  int64_t tokens) const {
         S* normed = arena.take<S>(tokens * D);
         norm(middle, block.mlp_norm, tokens, normed, middle_scale);
-        multiply_rows(Product<S, S>{normed, tokens, D, block.gate_up.forwards, 2 * F, D, gate_up, 2 * F}, threads);
+        multiply_rows(Product<S, S>{normed, tokens, D, block.gate_up.forwards, 2 * F, D, gate_up, 2 * F}, threads,
+                      interruption);
         const int64_t stride = row_of<S>(F);
         S* gated = arena.take<S>(tokens * stride);
         if (stride > F)
@@ -218,7 +220,7 @@ struct Forward {
         swiglu_forward(tokens, F, gate_up, gated, stride, threads);
         Product<S, float> product{gated, tokens, stride, block.down.forwards, D, F, following, D};
         product.onto = middle;
-        multiply_rows(product, threads);
+        multiply_rows(product, threads, interruption);
     }
 
     template <class Work>

@@ -62,7 +62,7 @@ struct AdamW {
 
 // One decoupled-decay Adam step of these members of parameters [M, P], in the order of operations of torch.optim.AdamW.
 // decay_mask [P] scales the decay of each parameter; there is one of the others for each of the members: step counts from
-// 1, grad_scale multiplies the gradient.
+// 1, grad_scale multiplies the gradient. Nothing ends it midway, as Ctrl-C does other loops: weights are of a whole step.
 void adamw(const AdamW& adamw, const std::vector<int64_t>& members, int64_t parameters, float* parameter,
            const float* grad, float* average, float* average_square, const float* decay_mask,
            const double* learning_rate, const int64_t* step, const double* grad_scale, int threads);

@@ -398,7 +398,8 @@ Strips<step_of<S>> strips_of(const S* panel, int64_t lines, int64_t depth) {
 
 template <class S>
 void add_gradient_of(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
-                     int64_t n, int64_t chain, float* gradient, Arena& arena, int threads) {
+                     int64_t n, int64_t chain, float* gradient, Arena& arena, int threads, Interruption& interruption,
+                     bool asks) {
     const Arena::Scope scope(arena);
     const int W = vector_width(), R = W == 16 ? tile_rows<16> : W == 8 ? tile_rows<8> : tile_rows<4>;
     const bool a_stands = stand_well<S>(a_lines, a_stride, R), b_stands = stand_well<S>(b_lines, b_stride, 2 * W);
@@ -406,11 +407,14 @@ void add_gradient_of(const S* a, int64_t a_stride, int64_t a_lines, const S* b, 
     if (packed) pack_columns_in(b, b_stride, b_lines, n, packed);
     const int64_t blocks = (a_lines + block_lines - 1) / block_lines, room = panel_size<S>(block_lines, n);
     S* of_block = a_stands ? nullptr : arena.take<S>(blocks * room);
-    parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
-        work(Sums<S>{a, a_stride, begin * block_lines, std::min(end * block_lines, a_lines), n,
-                     strips_of(packed ? packed : b, b_lines, n), b_stands ? b_stride : 0, chain,
-                     of_block ? of_block + begin * room : nullptr, gradient});
-    });
+    const auto range = [&](int64_t begin, int64_t end) {
+        const bool large = heavy(n, std::min(a_lines, block_lines), b_lines);
+        for (int64_t block = begin; block < end && !interruption.end(asks && begin == 0, large); ++block)
+            work(Sums<S>{a, a_stride, block * block_lines, std::min((block + 1) * block_lines, a_lines), n,
+                         strips_of(packed ? packed : b, b_lines, n), b_stands ? b_stride : 0, chain,
+                         of_block ? of_block + begin * room : nullptr, gradient});
+    };
+    parallel_for(blocks, 1, threads, range, asks ? &interruption : nullptr);
 }
 
 }  // namespace
@@ -460,19 +464,20 @@ template void multiply(const Product<BFloat16, float>&);
 
 template <class S>
 void add_gradient(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
-                  int64_t n, float* gradient, Arena& arena, int threads) {
+                  int64_t n, float* gradient, Arena& arena, int threads, Interruption& interruption, bool asks) {
     if constexpr (std::is_same_v<S, Rounded>) {
         add_gradient_of(&a->value, a_stride, a_lines, &b->value, b_stride, b_lines, n, chain<S>, gradient, arena,
-                        threads);
+                        threads, interruption, asks);
     } else {
-        add_gradient_of(a, a_stride, a_lines, b, b_stride, b_lines, n, chain<S> / paired<S>, gradient, arena, threads);
+        add_gradient_of(a, a_stride, a_lines, b, b_stride, b_lines, n, chain<S> / paired<S>, gradient, arena, threads,
+                        interruption, asks);
     }
 }
-template void add_gradient(const float*, int64_t, int64_t, const float*, int64_t, int64_t, int64_t, float*, Arena&,
-                           int);
+template void add_gradient(const float*, int64_t, int64_t, const float*, int64_t, int64_t, int64_t, float*, Arena&, int,
+                           Interruption&, bool);
 template void add_gradient(const Rounded*, int64_t, int64_t, const Rounded*, int64_t, int64_t, int64_t, float*, Arena&,
-                           int);
+                           int, Interruption&, bool);
 template void add_gradient(const BFloat16*, int64_t, int64_t, const BFloat16*, int64_t, int64_t, int64_t, float*,
-                           Arena&, int);
+                           Arena&, int, Interruption&, bool);
 
 }  // namespace worldfast

@@ -7,10 +7,12 @@
 // products, in sums of another order.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/arena.h"
 #include "base/float16.h"
+#include "base/interrupt.h"
 
 namespace worldfast {
 
@@ -54,9 +56,25 @@ struct Product {
 template <class S, class Out>
 void multiply(const Product<S, Out>& product);
 
-// gradient [a_lines, b_lines] += a' b of activations [n, ..] whose rows are a_stride and b_stride apart.
+// Of so many products, 0.1 ms or more: the clock may be looked at before them.
+inline bool heavy(int64_t rows, int64_t lines, int64_t depth) {
+    return rows * lines >= (1 << 22) / std::max<int64_t>(depth, 1);
+}
+
+// Rows `begin` to `end` of a product.
+template <class S, class Out>
+Product<S, Out> part_of(Product<S, Out> product, int64_t begin, int64_t end) {
+    product.a += begin * product.a_stride;
+    product.out += begin * product.out_stride;
+    if (product.onto) product.onto += begin * product.out_stride;
+    product.rows = end - begin;
+    return product;
+}
+
+// gradient [a_lines, b_lines] += a' b of activations [n, ..] whose rows are a_stride and b_stride apart. `asks`: the
+// calling thread is the one that asks whether to end.
 template <class S>
 void add_gradient(const S* a, int64_t a_stride, int64_t a_lines, const S* b, int64_t b_stride, int64_t b_lines,
-                  int64_t n, float* gradient, Arena& arena, int threads);
+                  int64_t n, float* gradient, Arena& arena, int threads, Interruption& interruption, bool asks = true);
 
 }  // namespace worldfast

@@ -252,6 +252,7 @@ WORLDFAST_INLINE void forward_body(const Pass<S>& pass, const Starts& starts, in
         scale<lanes>((row.padded - row.first) * width, T(M_LOG2E / std::sqrt(double(row.head_dim))),
                      q + row.first * width);
         for (int64_t i = row.first; i < row.tokens; i += side) {
+            if (pass.ends(begin)) return;
             turn<lanes>(width, q + i * width, q_t);
             std::fill_n(most, side, nothing);
             std::fill_n(total, side, T(0));
@@ -303,6 +304,7 @@ WORLDFAST_INLINE void backward_body(const Pass<S, G>& pass, const Starts& starts
         std::fill_n(grad_k, row.padded * width, T(0));
         std::fill_n(grad_v, row.padded * width, T(0));
         for (int64_t i = row.first; i < row.tokens; i += side) {
+            if (pass.ends(begin)) return;
             turn<lanes>(width, q + i * width, q_t);
             std::fill_n(most, side, nothing);
             std::fill_n(total, side, T(0));
@@ -367,8 +369,9 @@ void each_unit(const P& pass, F&& f) {
         const int64_t tokens = start[1] - start[0];
         if (tokens > attention_short_row && pass.query(start) < tokens) starts.push_back(start);
     }
-    parallel_for(static_cast<int64_t>(starts.size()) * rows.heads, 1, rows.threads,
-                 [&](int64_t begin, int64_t end) { f(starts, begin, end); });
+    parallel_for(
+        static_cast<int64_t>(starts.size()) * rows.heads, 1, rows.threads,
+        [&](int64_t begin, int64_t end) { f(starts, begin, end); }, pass.asked());
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ public:
           layout_(forward.layout),
           arena_(forward.arena),
           threads_(forward.threads),
+          interruption_(forward.interruption),
           D(forward.D),
           F(forward.F) {}
 
@@ -32,10 +33,10 @@ public:
                                   scored.weights.empty() ? nullptr : scored.weights.data(), logits, threads_);
             const S *dlogits = rounded<S>(logits, tokens, H, arena_), *input = rounded<S>(normed, tokens, D, arena_);
             add_gradient(dlogits, row_of<S>(H), H, input, D, D, tokens, gradients + layout_.head.offset, arena_,
-                         threads_);
+                         threads_, interruption_);
             float* dnormed = arena_.take<float>(tokens * D);
             multiply_rows(Product<S, float>{dlogits, tokens, row_of<S>(H), layout_.head.backwards, D, H, dnormed, D},
-                          threads_);
+                          threads_, interruption_);
             std::memset(dx + t * D, 0, static_cast<size_t>(tokens * D) * sizeof *dx);
             norm_backward(dnormed, x + t * D, layout_.norm, scale, dx + t * D, gradients + layout_.norm_at, tokens);
         });
@@ -83,15 +84,18 @@ private:
 
     // Heads share nothing, so that threads may part them.
     void attend_backward(const TileRows& rows, const int32_t* query, const S* qkv, const S* dmixed, float* dqkv) {
-        parallel_for(shape_.heads, 1, threads_, [&](int64_t begin, int64_t end) {
+        const auto range = [&](int64_t begin, int64_t end) {
             AttentionRows attended = attention_rows(shape_, rows, query, 1);
             attended.heads = end - begin;
+            attended.interruption = &interruption_;
+            attended.asks = begin == 0;
             const int64_t at = begin * (D / shape_.heads);
             const auto *in = attended_as(qkv) + at, *grad = attended_as(dmixed) + at;
             attention_backward(attended, heads_at(in, shape_), heads_at(in + D, shape_), heads_at(in + 2 * D, shape_),
                                mixed_at(grad, shape_), heads_at(dqkv + at, shape_), heads_at(dqkv + D + at, shape_),
                                heads_at(dqkv + 2 * D + at, shape_));
-        });
+        };
+        parallel_for(shape_.heads, 1, threads_, range, &interruption_);
     }
 
     // dx += the gradient at the norm's input
@@ -112,14 +116,15 @@ private:
         const S *dout = rounded<S>(dx, tokens, D, arena_), *gate_up = kept.gate_up + t * 2 * F;
         S *dgated = arena_.take<S>(tokens * F), *gated = arena_.take<S>(tokens * F);
         S* dgate_up = arena_.take<S>(tokens * 2 * F);
-        multiply_rows(Product<S, S>{dout, tokens, D, block.down.backwards, F, D, dgated, F}, threads_);
+        multiply_rows(Product<S, S>{dout, tokens, D, block.down.backwards, F, D, dgated, F}, threads_, interruption_);
         swiglu_backward(tokens, F, dgated, gate_up, dgate_up, gated, threads_);
-        add_gradient(dout, D, D, gated, F, F, tokens, gradients + block.down.offset, arena_, threads_);
+        add_gradient(dout, D, D, gated, F, F, tokens, gradients + block.down.offset, arena_, threads_, interruption_);
         const S* normed = norm_again(kept.middle + t * D, block.mlp_norm, kept.middle_scale + t, tokens);
-        add_gradient(dgate_up, 2 * F, 2 * F, normed, D, D, tokens, gradients + block.gate_up.offset, arena_, threads_);
+        add_gradient(dgate_up, 2 * F, 2 * F, normed, D, D, tokens, gradients + block.gate_up.offset, arena_, threads_,
+                     interruption_);
         float* dnormed = arena_.take<float>(tokens * D);
         multiply_rows(Product<S, float>{dgate_up, tokens, 2 * F, block.gate_up.backwards, D, 2 * F, dnormed, D},
-                      threads_);
+                      threads_, interruption_);
         norm_backward(dnormed, kept.middle + t * D, block.mlp_norm, kept.middle_scale + t, dx,
                       gradients + block.mlp_norm_at, tokens);
     }
@@ -127,20 +132,22 @@ private:
     void attention_output_backward(const Block<S>& block, const S* mixed, const float* dx, S* dmixed, int64_t tokens,
                                    float* gradients) {
         const S* dout = rounded<S>(dx, tokens, D, arena_);
-        add_gradient(dout, D, D, mixed, D, D, tokens, gradients + block.output.offset, arena_, threads_);
-        multiply_rows(Product<S, S>{dout, tokens, D, block.output.backwards, D, D, dmixed, D}, threads_);
+        add_gradient(dout, D, D, mixed, D, D, tokens, gradients + block.output.offset, arena_, threads_, interruption_);
+        multiply_rows(Product<S, S>{dout, tokens, D, block.output.backwards, D, D, dmixed, D}, threads_, interruption_);
     }
 
     void project_backward(const Block<S>& block, const Kept<S>& kept, int64_t t, int64_t tokens, const float* dqkv,
                           float* dx, float* gradients) {
         const S* dout = rounded<S>(dqkv, tokens, 3 * D, arena_);
         const S* normed = norm_again(kept.x + t * D, block.input_norm, kept.x_scale + t, tokens);
-        add_gradient(dout, 3 * D, 3 * D, normed, D, D, tokens, gradients + block.qkv.offset, arena_, threads_);
+        add_gradient(dout, 3 * D, 3 * D, normed, D, D, tokens, gradients + block.qkv.offset, arena_, threads_,
+                     interruption_);
         float* bias = gradients + block.qkv_bias_at;
         for (int64_t i = 0; i < tokens; ++i)
             for (int64_t d = 0; d < 3 * D; ++d) bias[d] += dqkv[i * 3 * D + d];
         float* dnormed = arena_.take<float>(tokens * D);
-        multiply_rows(Product<S, float>{dout, tokens, 3 * D, block.qkv.backwards, D, 3 * D, dnormed, D}, threads_);
+        multiply_rows(Product<S, float>{dout, tokens, 3 * D, block.qkv.backwards, D, 3 * D, dnormed, D}, threads_,
+                      interruption_);
         norm_backward(dnormed, kept.x + t * D, block.input_norm, kept.x_scale + t, dx, gradients + block.input_norm_at,
                       tokens);
     }
@@ -150,6 +157,7 @@ private:
     const Layout<S>& layout_;
     Arena& arena_;
     const int threads_;
+    Interruption& interruption_;
     const int64_t D, F;
 };
 
@@ -177,7 +185,8 @@ double learn(const Model& model, const TileRows& rows, float* gradients, float* 
         if (target < 0 || target >= model.shape.outputs)
             throw std::out_of_range("targets: expected 0 to " + std::to_string(model.shape.outputs - 1) + ", got " +
                                     std::to_string(target));
-    const Forward<S> forward(model, arena, threads);
+    Interruption interruption;
+    const Forward<S> forward(model, arena, threads, interruption);
     const float* out;
     const std::vector<Kept<S>> kept = forward.run(rows, scored, out, model.shape.layers);
     Backward<S> backward(forward);
@@ -191,7 +200,8 @@ template <class S>
 void read(const Model& model, const TileRows& rows, const std::vector<int64_t>& layers,
           const std::vector<float*>& states, float* logits, Arena& arena, int threads) {
     const Scored scored(rows);
-    const Forward<S> forward(model, arena, threads);
+    Interruption interruption;
+    const Forward<S> forward(model, arena, threads, interruption);
     const int64_t D = forward.D, H = model.shape.outputs, K = scored.size(), last = model.shape.layers;
     const int64_t deepest = layers.empty() ? 0 : *std::max_element(layers.begin(), layers.end());
     const float* out;

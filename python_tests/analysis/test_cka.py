@@ -256,10 +256,10 @@ def rbf_by_blocks(Xs, sigmas, size=128):
         for a, K in enumerate(blocks):
             rows[a, of] += K.sum(1)
             rows[a, after] += K[:, size:].sum(0)
-            for b, L in enumerate(blocks):
+            for b, L in enumerate(blocks[: a + 1]):
                 both = K * L
                 products[a, b] += both[:, :size].sum() + 2 * both[:, size:].sum()
-    return products, rows
+    return products + np.tril(products, -1).T, rows
 
 
 def hsic_by_sums(products, rows, debiased):
@@ -270,7 +270,7 @@ def hsic_by_sums(products, rows, debiased):
     return products - 2 / np.longdouble(n) * rows @ rows.T + np.outer(total, total) / n**2
 
 
-@pytest.mark.parametrize("n,multiples", [(1500, (0.1, 1, 3_000)), (2177, (30, 1e4))])
+@pytest.mark.parametrize("n,multiples", [(1500, (0.1, 1, 3_000)), (2177, (30, 1e4)), (5000, (1e4,))])
 def test_any_bandwidth_of_many_rows(monkeypatch, n, multiples):
     """Several blocks of rows and, of more than 2,048, the median of some: in both dtypes, plain and debiased."""
     monkeypatch.setattr(gram, "PANEL_BYTES", 1 << 14)

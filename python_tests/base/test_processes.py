@@ -27,6 +27,8 @@ from worldfast.dataset import Dataset
 from worldfast.errors import TaskError
 from worldfast.models import Ensemble, GPTSpec, Spec
 from worldfast.processes import Threads
+from worldfast.rows import Rows
+from worldfast.training.progress import Interrupt
 from worldfast.worlds import chains, cities, factors, walks
 
 SPECS = {
@@ -227,7 +229,8 @@ def test_a_task_in_python_is_pickled_as_its_name():
 # ---- Ctrl-C ----
 
 
-# Calls of the core that last for minutes on a thread, and what is still 0 at its end while one has not come to it.
+# Calls of the core that last for seconds or minutes on a thread, and what is still 0 at its end while one has not come
+# to it.
 
 
 def hard_rows():
@@ -288,7 +291,102 @@ def features(n=5 * 10**6, d=512):
     return lambda: made.add([x], [np.zeros(d)], [1.0], 1), None
 
 
-@pytest.mark.parametrize("long", [rows, packed_rows, labels, long_walks, long_trials, columns, gram, features])
+def attention(length=128, n=2**22):
+    x, out = np.ones((n, 1, 8), np.float32), np.zeros((n, 1, 8), np.float32)
+    start = np.arange(0, n + 1, length, dtype=np.int32)
+    return lambda: core.attention_forward(x, x, x, start, 1e4, out, 1), out
+
+
+def attention_back(length=128, n=2**22):
+    x, outs = np.ones((n, 1, 8), np.float32), [np.zeros((n, 1, 8), np.float32) for _ in range(3)]
+    start = np.arange(0, n + 1, length, dtype=np.int32)
+    return lambda: core.attention_backward(x, x, x, x, start, 1e4, *outs, 1), outs[2]
+
+
+def attention_of_long_rows():
+    return attention(2048)
+
+
+def attention_back_of_long_rows():
+    return attention_back(2048)
+
+
+def attention_over_a_cache(rows=4096, old=2047, heads=8):
+    path = np.tile(np.arange(old + 1, dtype=np.int32), (rows, 1))
+    path[:, -1] = old + np.arange(rows)
+    cache, out = np.ones((old + rows, 3, heads, 64), np.float32), np.zeros((rows, heads, 64), np.float32)
+    lengths = np.full(rows, old + 1, np.int32), np.ones(rows, np.int32)
+    return lambda: core.attention_cached(cache, np.ones((old + 1, 64), np.float32), path, *lengths, old, out, 1), out
+
+
+def linear(n=2**18, depth=4096, lines=64):
+    x = np.lib.stride_tricks.as_strided(np.ones(n + depth, np.float32), (n, depth), (4, 4))
+    weight, out = np.ones((lines, depth), np.float32), np.zeros((n, lines), np.float32)
+    return lambda: core.linear(x, weight, out), out
+
+
+def linear_gradient(n=2**40):
+    x = np.lib.stride_tricks.as_strided(np.ones(64, np.float32), (n, 64), (0, 4))
+    return lambda: core.linear_gradient(x, x, np.zeros((64, 64), np.float32)), None
+
+
+def wide_transformer(n):
+    """A transformer's native part with its weights, and a tile of n tokens."""
+    ensemble = wf.TransformerSpec(hidden=768, layers=1, heads=8, intermediate=2048).build(DATA.shape, threads=1)
+    ensemble.initialise(0, 0)
+    transformer, packed = ensemble._pack([0], "float32")
+    start, last = np.arange(0, n + 1, 64, dtype=np.int32), np.arange(63, n, 64)
+    tokens, place = np.zeros(n, np.int32), np.arange(n, dtype=np.int32)
+    tile = tokens, start, place, np.zeros(len(last), np.int32), last, np.zeros(len(last), np.int64), None
+    return transformer, (ensemble.parameters[0].numpy(), packed[0], tile)
+
+
+def learning(n=2**13):
+    transformer, (parameters, packed, tile) = wide_transformer(n)
+    gradients, embedded = np.zeros_like(parameters), np.zeros((n, 768), np.float32)
+    bias = DATA.shape.inputs * 768 + 768 + 3 * 768 * 768  # where gradients of queries' biases are added up at last
+    call = partial(transformer.learn, parameters, packed, tile, gradients, embedded, core.Arena(), 1)
+    return call, gradients[None, bias : bias + 768]
+
+
+def reading(n=2**14):
+    transformer, model = wide_transformer(n)
+    out = np.zeros((n // 64, DATA.shape.outputs), np.float32)
+    return lambda: transformer.read(*model, [], [], out, core.Arena(), 1), out
+
+
+def wide_recurrent(n, kind):
+    """A recurrent network's native part with its weights, and rows of 128 tokens."""
+    ensemble = wf.RecurrentSpec(hidden=512, kind=kind).build(DATA.shape, threads=1)
+    ensemble.initialise(0, 0)
+    last = np.arange(127, n, 128)
+    given = np.zeros(n, np.int32), np.arange(0, n + 1, 128, dtype=np.int32), last, np.zeros(len(last), np.int64)
+    return ensemble._native, ensemble.parameters.numpy(), (*given, None, None)
+
+
+def recurrent_learning(kind="lstm", n=2**13):
+    network, parameters, given = wide_recurrent(n, kind)
+    gradients = np.zeros_like(parameters)  # that of the embedding is written last
+    return lambda: network.learn(parameters, [0], [given], gradients, [core.Arena()]), gradients[:, :512]
+
+
+def recurrent_learning_of_an_rnn():
+    return recurrent_learning("rnn", 2**14)
+
+
+def recurrent_reading(n=2**14):
+    network, parameters, given = wide_recurrent(n, "lstm")
+    out = np.zeros((n // 128, DATA.shape.outputs), np.float32)
+    return lambda: network.read(parameters[0], given, [], [], out, core.Arena()), out
+
+
+LONG = [rows, packed_rows, labels, long_walks, long_trials, columns, gram, features]
+LONG += [attention, attention_back, attention_of_long_rows, attention_back_of_long_rows, attention_over_a_cache]
+LONG += [linear, linear_gradient, learning, reading]
+LONG += [recurrent_learning, recurrent_learning_of_an_rnn, recurrent_reading]
+
+
+@pytest.mark.parametrize("long", LONG)
 def test_ctrl_c_ends_a_native_call(long):
     """Within the seconds that a child has for it, not once all is done."""
     call, last = long()
@@ -302,6 +400,136 @@ def test_ctrl_c_ends_a_native_call(long):
             return last is None or not last[-1].any()
 
     assert in_a_child(interrupted, seconds=20)
+
+
+def many_rows(n, length=30):
+    random = torch.Generator().manual_seed(0)
+    tokens = torch.randint(DATA.shape.outputs, (n * length,), generator=random, dtype=torch.int32)
+    start, scored = (torch.arange(first, n * length + 1, length) for first in (0, length - 1))
+    return Rows(tokens, start.int(), scored, tokens[scored].long())
+
+
+def interrupt_once(begun):
+    """Press Ctrl-C once something has begun, from a thread of its own."""
+
+    def press():
+        time.sleep(0.05)
+        while not begun():
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=press).start()
+
+
+@pytest.mark.parametrize("family", ["native", "recurrent"])
+def test_ctrl_c_ends_learning_in_all_threads(family):
+    """What was asked for next is computed as if nothing had been before, and nothing is left at work."""
+    spec = wf.RecurrentSpec(hidden=64, kind="lstm") if family == "recurrent" else SPECS[family]
+    ensemble, (_, few) = spec.build(DATA.shape, 2, threads=2), built("native")
+    for member in range(2):
+        ensemble.initialise(member, member)
+    many = many_rows(6000)
+    weights, losses = ensemble.parameters.clone(), ensemble.learn([few, few], [0, 1])
+    gradients = ensemble.gradients.clone()
+    lanes = ensemble._lane_sums if family == "native" else None
+    last = lanes[1][-1][ensemble._inner :] if lanes else ensemble.gradients[1, : spec.hidden].numpy()
+
+    def interrupted():
+        last.fill(0)
+        ensemble.gradients.fill_(0)
+        interrupt_once(lambda: family == "recurrent" or ensemble.gradients.any())
+        try:
+            ensemble.learn([many, many], [0, 1])
+        except KeyboardInterrupt:
+            assert not last.any()
+        left, used = ensemble.gradients.clone(), time.process_time()
+        time.sleep(0.2)
+        assert torch.equal(ensemble.gradients, left) and time.process_time() - used < 0.1
+        assert torch.equal(ensemble.parameters, weights)
+        assert torch.equal(ensemble.learn([few, few], [0, 1]), losses)
+        return torch.equal(ensemble.gradients, gradients)
+
+    assert in_a_child(interrupted)
+
+
+def test_ctrl_c_while_the_caller_waits_for_a_thread_of_the_core():
+    """The caller takes the first member's few rows, and has nothing to do while another thread takes the second's."""
+    spec = wf.RecurrentSpec(hidden=64, kind="lstm")
+    ensemble, few, many = spec.build(DATA.shape, 2, threads=2), many_rows(1), many_rows(12_000)
+    for member in range(2):
+        ensemble.initialise(member, member)
+
+    def interrupted():
+        interrupt_once(lambda: True)
+        try:
+            ensemble.learn([few, many], [0, 1])
+        except KeyboardInterrupt:
+            return not ensemble.gradients[1, : spec.hidden].any()
+
+    assert in_a_child(interrupted)
+
+
+def test_ctrl_c_while_the_caller_waits_for_another_thread():
+    def interrupted():
+        begun, ended = threading.Event(), []
+
+        def job(item, memory):
+            if threading.current_thread() is threading.main_thread():
+                begun.wait()
+                return
+            begun.set()
+            time.sleep(0.5)
+            ended.append(item)
+
+        interrupt_once(begun.is_set)
+        try:
+            Threads(2).run(job, range(2))
+        except KeyboardInterrupt:
+            return len(ended) == 1
+
+    assert in_a_child(interrupted)
+
+
+def test_ctrl_c_goes_before_errors_of_jobs_and_no_job_begins_after_it():
+    threads, done = Threads(1), []
+
+    def job(item, memory):
+        done.append(item)
+        if item == 0:
+            raise ValueError("0")
+        if item == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(job, range(9))
+    assert done == [0, 1, 2]
+
+    def leave(item, memory):
+        if threading.current_thread() is not threading.main_thread():
+            raise SystemExit(3)
+        time.sleep(0.05)
+
+    with pytest.raises(SystemExit):
+        Threads(2).run(leave, range(4))
+
+
+def test_a_signal_that_is_only_noted_ends_no_native_call():
+    """As wf.train does with the first one: the step is finished, and then saved."""
+    transformer, (parameters, packed, tile) = wide_transformer(2**10)
+
+    def learned():
+        gradients, embedded = np.zeros_like(parameters), np.zeros((2**10, 768), np.float32)
+        loss = transformer.learn(parameters, packed, tile, gradients, embedded, core.Arena(), 1)
+        return loss, gradients.tobytes(), embedded.tobytes()
+
+    def noted():
+        with Interrupt() as interrupt:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+            found = learned()
+        return interrupt.requested == signal.SIGINT and found == learned()
+
+    assert in_a_child(noted)
 
 
 # ---- integers ----

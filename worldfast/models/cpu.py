@@ -202,6 +202,7 @@ class CpuTransformer(Transformer):
                     scratch.arena,
                     self._inside,
                 )
+                yield
 
         def gather(slot):
             lanes = lane_sums[members[slot]][: len(pieces[slot])]

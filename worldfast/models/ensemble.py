@@ -125,6 +125,11 @@ class Ensemble(Remade, ABC):
         -------
         Tensor
             Summed losses, float64 [len(members)].
+
+        Raises
+        ------
+        KeyboardInterrupt
+            Ctrl-C: the gradients of these members are then of no use; parameters are as they were.
         """
 
     @abstractmethod
