@@ -277,6 +277,13 @@ def test_flat(asked, tmp_path, monkeypatch):
     assert ("nothing counts as held: that takes the whole time" in tally.notes) == (not whole)
 
 
+def test_the_long_run_of_flat_repeats_its_rows_rather_than_want_more_than_there_are(tmp_path):
+    run = flat.long_run(Tally(flat.TARGET, 1, tmp_path), 1e7)
+    assert run.epochs * run.epoch_rows > 10**8  # there are 20 million pairs of cities to train on
+    run.stream().batch(0, 64)
+    assert not list(tmp_path.iterdir())
+
+
 def test_flat_compares_with_young_processes(tmp_path, monkeypatch):
     """Each does the same work, a piece when it is asked and none before, and makes way for another in an empty folder."""
     monkeypatch.setattr(flat, "YOUTH", 4)
