@@ -27,7 +27,7 @@ HOSTILE = [
 ]
 
 
-def browsed(uri: str, folder, size=(1280, 800), seconds: int = 20) -> subprocess.CompletedProcess:
+def browsed(uri: str, folder, size=(1280, 800), seconds: int = 60) -> subprocess.CompletedProcess:
     """Show a page for so many of its own seconds; the document as it then is, and what was said on the console.
 
     Chromium now and then hangs in its start and never comes back, so it is asked again.
