@@ -291,12 +291,13 @@ WORLDFAST_INLINE void multiply_body(const Multiplication<Step, Out>& m) {
 }
 
 // out [lines of a, b.lines] += a' b for columns `from` to `to` of activations a, which are packed on their way, or read
-// as they stand where `packed` is null; so is b where b_stride is not 0.
+// as they stand where `packed` is null; so is b where `b_stands`.
 template <class S>
 struct Sums {
     const S* a;
     int64_t a_stride, from, to, depth;
     Strips<step_of<S>> b;
+    bool b_stands;
     int64_t b_stride, chain;
     S* packed;  // block_lines lines of a
     float* out;
@@ -340,9 +341,9 @@ WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
                 for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
                 typename Lanes<W>::Float sum[R][2];
                 const auto* a = s.packed ? steps_of(s.packed) + i / N * N * s.b.steps + i % N : steps_of(s.a + line);
-                const auto* b = s.b_stride ? s.b.first + column : s.b.at(column);
-                tile_in_chains<W, R>(a, 1, s.packed ? N : s.a_stride, b, s.b_stride ? W : s.b.template next<W>(),
-                                     s.b_stride ? s.b_stride : strip, s.b.steps, s.chain, sum);
+                const auto* b = s.b_stands ? s.b.first + column : s.b.at(column);
+                tile_in_chains<W, R>(a, 1, s.packed ? N : s.a_stride, b, s.b_stands ? W : s.b.template next<W>(),
+                                     s.b_stands ? s.b_stride : strip, s.b.steps, s.chain, sum);
                 add_column<0, W>(s, line, column, rows, sum);
                 add_column<1, W>(s, line, column, rows, sum);
             }
@@ -411,7 +412,7 @@ void add_gradient_of(const S* a, int64_t a_stride, int64_t a_lines, const S* b, 
         const bool large = heavy(n, std::min(a_lines, block_lines), b_lines);
         for (int64_t block = begin; block < end && !interruption.end(asks && begin == 0, large); ++block)
             work(Sums<S>{a, a_stride, block * block_lines, std::min((block + 1) * block_lines, a_lines), n,
-                         strips_of(packed ? packed : b, b_lines, n), b_stands ? b_stride : 0, chain,
+                         strips_of(packed ? packed : b, b_lines, n), b_stands, b_stride, chain,
                          of_block ? of_block + begin * room : nullptr, gradient});
     };
     parallel_for(blocks, 1, threads, range, asks ? &interruption : nullptr);

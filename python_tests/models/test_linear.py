@@ -49,6 +49,26 @@ def test_gradient_is_added(vector_width, dtype, rows, lines, depth):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows,columns", [(2, 64), (33, 64), (300, 128), (300, 66)])
+def test_rows_that_are_one_row_or_overlap(vector_width, dtype, rows, columns):
+    """Views of which rows are 0 floats, or a few, apart."""
+    apart = {"one row": drawn(1, columns, dtype=dtype).expand(rows, columns)}
+    apart["overlapping"] = drawn(1, columns + 2 * rows, dtype=dtype).as_strided((rows, columns), (2, 1))
+    w = drawn(40, columns, seed=1)
+    for what, x in apart.items():
+        out, copied = torch.empty(2, rows, 40).unbind()
+        core.linear(x, w, out)
+        core.linear(x.contiguous(), w, copied)
+        assert torch.equal(out, copied), what
+        for g in (drawn(rows, columns, dtype=dtype, seed=2), x):
+            for one, other in ((g, x), (x, g)):
+                gradient, copied = torch.zeros(2, columns, columns).unbind()
+                core.linear_gradient(one, other, gradient)
+                core.linear_gradient(one.contiguous(), other.contiguous(), copied)
+                assert torch.equal(gradient, copied), what
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_has_the_same_bits_wherever_it_stands(dtype):
     x, w = drawn(41, 96, dtype=dtype), drawn(70, 96, seed=1)
     whole, alone = torch.empty(41, 70), torch.empty(1, 70)
