@@ -526,8 +526,10 @@ def test_a_signal_that_is_only_noted_ends_no_native_call():
     def noted():
         with Interrupt() as interrupt:
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-            found = learned()
-        return interrupt.requested == signal.SIGINT and found == learned()
+            found = {learned()}
+            while not interrupt.requested:  # a busy machine has let the call end before
+                found.add(learned())
+        return interrupt.requested == signal.SIGINT and found == {learned()}
 
     assert in_a_child(noted)
 
