@@ -273,7 +273,7 @@ def mini(scale: float = 1.0) -> Study:
         Factor of the batches that each model sees.
     """
     runs = [
-        model(Dataset(n), seed, scaled(3000, scale), 24, hidden=64, batch=64)
+        model(Dataset(n), seed, scaled(4000, scale), 24, hidden=32, batch=128, learning_rate=1e-3)
         for n in (4, 16, 64, 256, 1024)
         for seed in range(2)
     ]
