@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from threading import local
 from types import GeneratorType
 from typing import Any
@@ -66,8 +65,10 @@ class Threads:
             jobs.work()
             for other in others:
                 other.result()
-        except BaseException:
-            jobs.end()
+        except BaseException as error:
+            jobs.ended = True
+            if (worse := jobs.joined(error)) is not error:
+                raise worse from error
             raise
         for error in filter(None, jobs.errors):
             raise error
@@ -123,12 +124,18 @@ class _Jobs:
         finally:
             self.helpers.pop()
 
-    def end(self) -> None:
-        """Let no job begin, and return once no other thread is at one, however often Ctrl-C is pressed."""
-        self.ended = True
-        while self.helpers:
-            with suppress(KeyboardInterrupt):
-                time.sleep(0.001)
+    def joined(self, error: BaseException) -> BaseException:
+        """Return what is to be raised once no other thread is at a job, however often Ctrl-C is pressed meanwhile: this
+        error, or the first interruption that says more.
+        """
+        while True:
+            try:
+                while self.helpers:
+                    time.sleep(0.001)
+                return error
+            except KeyboardInterrupt as pressed:
+                if not isinstance(error, KeyboardInterrupt) or type(error) is KeyboardInterrupt:
+                    error = pressed
 
 
 class Remade:

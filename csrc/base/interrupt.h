@@ -19,7 +19,7 @@ public:
     // Is called many times a second in a loop; now and then `asks` lets this thread ask. True: another has thrown, so end.
     // `heavy`: before what may take as long as all rounds of a while.
     bool end(bool asks, bool heavy = false) {
-        if (asks && interruption() && (--left_ <= 0 || heavy)) look();
+        if (asks && interruption() && (--left_ <= 0 || heavy)) look(heavy);
         return ended_.load(std::memory_order_relaxed);
     }
 
@@ -37,9 +37,10 @@ private:
     static constexpr std::chrono::milliseconds soon{1};
 
     // To look at the clock takes as long as a row: where rounds are short, it is looked at in every second, fourth ...
-    void look() {
+    // What is heavy says nothing of rounds.
+    void look(bool heavy) {
         const Clock::time_point now = Clock::now();
-        rounds_ = now - looked_ < soon ? std::min(2 * rounds_, 256) : std::max(rounds_ / 2, 1);
+        if (!heavy) rounds_ = now - looked_ < soon ? std::min(2 * rounds_, 256) : std::max(rounds_ / 2, 1);
         left_ = rounds_;
         looked_ = now;
         if (now - asked_ <= seldom) return;

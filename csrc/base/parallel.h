@@ -69,13 +69,16 @@ void parallel_for(int64_t n, int64_t grain, int threads, F&& f, Interruption* in
     } catch (...) {  // no more threads to be had: the caller does the rest
     }
     run(0);
-    for (int64_t part = started; part < parts; ++part) run(part);
     const auto done = [&] {
         std::unique_lock<std::mutex> lock(mutex);
         return one_less.wait_for(lock, std::chrono::milliseconds(50), [&] { return at_work == 0; });
     };
     try {
-        while (interruption && !errors[0] && !done()) interruption->end(true, true);
+        for (int64_t part = started; part < parts; ++part) {
+            if (interruption) interruption->end(true, true);
+            run(part);
+        }
+        while (interruption && !done()) interruption->end(true, true);
     } catch (...) {
         errors[0] = std::current_exception();
     }

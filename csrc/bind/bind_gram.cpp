@@ -76,7 +76,7 @@ std::vector<double> add_columns_of(const py::list& objects, const Objects& origi
     std::vector<double> largest(models);
     Interruption interruption;
     const py::gil_scoped_release nogil;
-    parallel_for(static_cast<int64_t>(models), 1, threads, [&](int64_t first, int64_t last) {
+    const auto range = [&](int64_t first, int64_t last) {
         for (size_t a = static_cast<size_t>(first); a < static_cast<size_t>(last); ++a)
             for (int64_t row = 0; row < blocks.rows[a].rows; row += at_once) {
                 if (interruption.end(first == 0)) return;
@@ -84,7 +84,8 @@ std::vector<double> add_columns_of(const py::list& objects, const Objects& origi
                 const double found = add_columns(blocks.rows[a].from(row, count), origins.data[a], sums.data[a]);
                 if (found > largest[a] || found != found) largest[a] = found;
             }
-    });
+    };
+    parallel_for(static_cast<int64_t>(models), 1, threads, range, &interruption);
     return largest;
 }
 

@@ -340,7 +340,8 @@ void GramOfGrams<T>::add(const Panel<T>& p, int64_t p_start, const Panel<T>& q, 
                            row_sums_.data(),
                            places(p.rows(), q.rows(), &p == &q),
                            interruption};
-    parallel_for(shares, 1, threads, [&](int64_t first, int64_t last) { run_shares(work, first, last); });
+    parallel_for(
+        shares, 1, threads, [&](int64_t first, int64_t last) { run_shares(work, first, last); }, &interruption);
 }
 
 template <class T>
@@ -388,7 +389,7 @@ void FeatureProducts<T>::add(const std::vector<Rows>& blocks, const std::vector<
     if (!std::equal(widths_.begin(), widths_.end(), blocks.begin(), blocks.end(), fits))
         throw std::invalid_argument("feature products: the rows have other widths");
     Interruption interruption;
-    parallel_for(static_cast<int64_t>(tiles_.size()), 1, threads, [&](int64_t first, int64_t last) {
+    const auto range = [&](int64_t first, int64_t last) {
         Panel<T> panel;
         std::vector<Rows> few = blocks;
         for (int64_t begin = 0; begin < blocks[0].rows; begin += at_once) {
@@ -402,7 +403,8 @@ void FeatureProducts<T>::add(const std::vector<Rows>& blocks, const std::vector<
                 for (int64_t a = 0; a < models(); ++a)
                     std::copy_n(panel.squared_norms(a), panel.rows(), squared_norms + a * stride + begin);
         }
-    });
+    };
+    parallel_for(static_cast<int64_t>(tiles_.size()), 1, threads, range, &interruption);
 }
 
 template <class T>
@@ -458,7 +460,7 @@ std::vector<double> median_distances(const Panel<T>& panel, int threads) {
     const int64_t count = within("rows of a panel", panel.rows(), 2, int64_t{1} << 31) * (panel.rows() - 1) / 2;
     std::vector<double> medians(static_cast<size_t>(panel.models()));
     Interruption interruption;
-    parallel_for(panel.models(), 1, threads, [&](int64_t first, int64_t last) {
+    const auto range = [&](int64_t first, int64_t last) {
         std::vector<T> squared(static_cast<size_t>(count));
         for (int64_t a = first; a < last; ++a) {
             if (interruption.end(first == 0)) return;
@@ -475,7 +477,8 @@ std::vector<double> median_distances(const Panel<T>& panel, int threads) {
             const double upper = root(*middle);
             medians[a] = count % 2 ? upper : (root(*std::max_element(squared.begin(), middle)) + upper) / 2;
         }
-    });
+    };
+    parallel_for(panel.models(), 1, threads, range, &interruption);
     return medians;
 }
 

@@ -180,14 +180,15 @@ void Panel<T>::fill(const std::vector<Rows>& blocks, const std::vector<Centring>
     squared_norms_.resize(static_cast<size_t>(models() * rows_));
     const int64_t pieces = (rows_ + strip - 1) / strip;
     Interruption interruption;
-    parallel_for(models() * pieces, 16, threads, [&](int64_t first, int64_t last) {
+    const auto range = [&](int64_t first, int64_t last) {
         for (int64_t i = first; i < last; ++i) {
             if ((i - first) % 64 == 0 && interruption.end(first == 0)) return;
             const int64_t a = i / pieces, begin = i % pieces * strip;
             run(PackWork<T>{blocks[a], centrings[a], begin, std::min(begin + strip, rows_), along,
                             data_.data() + begin_[a], squared_norms_.data() + a * rows_});
         }
-    });
+    };
+    parallel_for(models() * pieces, 16, threads, range, &interruption);
 }
 
 template class Panel<float>;

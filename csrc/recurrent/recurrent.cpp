@@ -16,7 +16,12 @@ namespace {
 
 constexpr int64_t widest = int64_t{1} << 20, deepest = int64_t{1} << 12;  // as in worldfast/models/ensemble.py
 constexpr int64_t beyond = int64_t{1} << 48;
-constexpr int64_t piece = 24 * 128;  // rows of a product after which it may end; whole register tiles of any height
+
+// Rows of a product after which it may end: whole register tiles of any height, of a tenth of a second and less.
+int64_t piece_of(int64_t lines, int64_t depth) {
+    constexpr int64_t tiles = 24, terms = int64_t{1} << 31;
+    return tiles * std::clamp<int64_t>(terms / (tiles * lines * depth), 1, 128);
+}
 
 // Where a layer's parameters stand; biases are -1 where it has none.
 struct LayerAt {
@@ -163,6 +168,7 @@ private:
         return p;
     }
     void product(const Product<float, float>& whole) const {
+        const int64_t piece = piece_of(whole.lines, whole.depth);
         for (int64_t r = 0; r < whole.rows; r += piece) {
             interruption.go_on(asks, heavy(std::min(whole.rows, piece), whole.lines, whole.depth));
             multiply(part_of(whole, r, std::min(r + piece, whole.rows)));

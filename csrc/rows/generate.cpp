@@ -81,7 +81,7 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
     constexpr int64_t none = std::numeric_limits<int64_t>::max();
     std::atomic<int64_t> failed{none};
     Interruption interruption;
-    parallel_for(n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
+    const auto range = [&](int64_t begin, int64_t end) {
         // Sampling and encoding take turns on small blocks, since each loop alone is short enough for the processor to
         // work on several rows at once; and of tasks that take turns, each is sampled alone, as it can then be foreseen
         // which code is next.
@@ -96,7 +96,8 @@ int64_t generate_rectangle(const StreamView& stream, int64_t start, int64_t n, c
                     if (!sample(stream, start + first + b, sampled[b])) return keep_smallest(failed, start + first + b);
             place_rows(stream, sampled, first, count, end, out);
         }
-    });
+    };
+    parallel_for(n, rows_per_thread, threads, range, &interruption);
     return failed == none ? -1 : failed.load();
 }
 
@@ -151,7 +152,7 @@ template void packed_in_tiles<int32_t>(const StreamView&, const Start&, int64_t,
 LabelResult label_rows(const LabelInput& in, int64_t* out, int threads) {
     std::atomic<int64_t> failed{in.n};
     Interruption interruption;
-    parallel_for(in.n, rows_per_thread, threads, [&](int64_t begin, int64_t end) {
+    const auto range = [&](int64_t begin, int64_t end) {
         Point points[max_cities];
         int n;
         for (int64_t i = begin; i < end; ++i) {
@@ -160,7 +161,8 @@ LabelResult label_rows(const LabelInput& in, int64_t* out, int threads) {
             if (bad) keep_smallest(failed, i);
             out[i] = bad ? -1 : label(in.task, points, n);
         }
-    });
+    };
+    parallel_for(in.n, rows_per_thread, threads, range, &interruption);
     if (failed == in.n) return {};
     Point points[max_cities];
     int n;

@@ -217,7 +217,7 @@ void make_trials(const TrialRule& rule, int64_t start, int64_t n, float* inputs,
         std::copy(found, found + channels, rest.begin());
     }
     Interruption interruption;
-    parallel_for(n, thread_trials, threads, [&](int64_t begin, int64_t end) {
+    const auto range = [&](int64_t begin, int64_t end) {
         Buffers buffers(rule);
         for (int64_t i = begin; i < end; ++i) {
             if (interruption.end(begin == 0)) return;
@@ -249,7 +249,8 @@ void make_trials(const TrialRule& rule, int64_t start, int64_t n, float* inputs,
             std::fill(out, decided, 0.5f);
             for (int64_t q = 0; q < N; ++q) decided[q] = trial.answer(q);
         }
-    });
+    };
+    parallel_for(n, thread_trials, threads, range, &interruption);
 }
 
 }  // namespace worldfast

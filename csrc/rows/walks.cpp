@@ -84,7 +84,7 @@ void walk(const WalkRule& rule, uint64_t first, int32_t* tokens, int32_t* chain,
 void make_walks(const WalkRule& rule, int64_t start, int64_t n, int32_t* tokens, int32_t* chain, int32_t* names,
                 int threads) {
     Interruption interruption;
-    parallel_for(n, thread_walks, threads, [&](int64_t begin, int64_t end) {
+    const auto range = [&](int64_t begin, int64_t end) {
         std::vector<int32_t> all(static_cast<size_t>(rule.names));
         const auto row = [&](int64_t i) { return static_cast<uint64_t>(start + i); };
         const int64_t S = rule.states, T = rule.length;
@@ -94,7 +94,8 @@ void make_walks(const WalkRule& rule, int64_t start, int64_t n, int32_t* tokens,
             walk<together>(rule, row(i), tokens + i * T, chain + i, all, names + i * S);
         }
         for (; i < end; ++i) walk<1>(rule, row(i), tokens + i * T, chain + i, all, names + i * S);
-    });
+    };
+    parallel_for(n, thread_walks, threads, range, &interruption);
 }
 
 }  // namespace worldfast

@@ -28,7 +28,7 @@ from worldfast.errors import TaskError
 from worldfast.models import Ensemble, GPTSpec, Spec
 from worldfast.processes import Threads
 from worldfast.rows import Rows
-from worldfast.training.progress import Interrupt
+from worldfast.training.progress import Interrupt, Stopped
 from worldfast.worlds import chains, cities, factors, walks
 
 SPECS = {
@@ -278,6 +278,12 @@ def columns(n=2**36):
     return lambda: core.add_columns([x], [np.zeros(8)], [np.zeros(8)], 1), None
 
 
+def columns_in_another_thread(n=2**23):
+    """The caller has one column, and then waits for the thread that has all others."""
+    few, many = (np.lib.stride_tricks.as_strided(np.ones(d, np.float32), (n, d), (0, 4)) for d in (1, 4096))
+    return lambda: core.add_columns([few, many], *([np.zeros(1), np.zeros(4096)] for _ in "02"), 2), None
+
+
 def gram(n=2 * 10**5):
     x = np.random.default_rng(0).normal(size=(n, 4)).astype(np.float32)
     panel = core.Panel32([x] * 4, [np.zeros(4)] * 4, [1.0] * 4, 1)
@@ -380,7 +386,7 @@ def recurrent_reading(n=2**14):
     return lambda: network.read(parameters[0], given, [], [], out, core.Arena()), out
 
 
-LONG = [rows, packed_rows, labels, long_walks, long_trials, columns, gram, features]
+LONG = [rows, packed_rows, labels, long_walks, long_trials, columns, columns_in_another_thread, gram, features]
 LONG += [attention, attention_back, attention_of_long_rows, attention_back_of_long_rows, attention_over_a_cache]
 LONG += [linear, linear_gradient, learning, reading]
 LONG += [recurrent_learning, recurrent_learning_of_an_rnn, recurrent_reading]
@@ -512,6 +518,44 @@ def test_ctrl_c_goes_before_errors_of_jobs_and_no_job_begins_after_it():
 
     with pytest.raises(SystemExit):
         Threads(2).run(leave, range(4))
+
+
+@pytest.mark.parametrize(
+    "first, pressed, raised",
+    [
+        (KeyboardInterrupt(), [signal.SIGINT] * 9, KeyboardInterrupt),
+        (KeyboardInterrupt(), [signal.SIGTERM], Stopped),
+        (Stopped("", signal.SIGTERM), [signal.SIGINT] * 3, Stopped),
+        (SystemExit(3), [signal.SIGINT], KeyboardInterrupt),
+        (SystemExit(3), [], SystemExit),
+    ],
+)
+def test_what_is_pressed_while_other_threads_end_is_raised_once_they_have(first, pressed, raised):
+    begun, ended = threading.Event(), []
+
+    def job(item, memory):
+        if threading.current_thread() is threading.main_thread():
+            begun.wait()
+            raise first
+        begun.set()
+        for signum in pressed:
+            time.sleep(0.03)
+            os.kill(os.getpid(), signum)
+        time.sleep(0.1)
+        ended.append(item)
+
+    def stop(signum, _):
+        raise Stopped("", signum)
+
+    def done():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            Threads(2).run(job, range(9))
+        except BaseException as error:
+            return type(error) is raised and len(ended) == 1
+
+    assert in_a_child(done)
 
 
 def test_a_signal_that_is_only_noted_ends_no_native_call():
