@@ -290,8 +290,8 @@ WORLDFAST_INLINE void multiply_body(const Multiplication<Step, Out>& m) {
     }
 }
 
-// out [lines of a, b.lines] += a' b for columns `from` to `to` of activations a, which are packed on their way, or read
-// as they stand where `packed` is null; so is b where `b_stands`.
+// out [lines of a, b.lines] += a' b for a block of activations a, its columns `from` to `to`, which are packed on their
+// way, or read as they stand where `packed` is null; so is b where `b_stands`.
 template <class S>
 struct Sums {
     const S* a;
@@ -332,21 +332,19 @@ WORLDFAST_INLINE void add_column(const Sums<S>& s, int64_t line, int64_t column,
 template <int W, class S>
 WORLDFAST_INLINE void add_products_body(const Sums<S>& s) {
     constexpr int R = tile_rows<W>, N = R == 6 ? 12 : strip;  // lines per strip of a: whole tiles
-    for (int64_t block = s.from; block < s.to; block += block_lines) {
-        const int64_t lines = std::min(block_lines, s.to - block);
-        if (s.packed) pack_columns<W, N>(s.a + block, s.a_stride, lines, s.depth, s.packed);
-        for (int64_t column = 0; column < s.b.lines; column += 2 * W) {
-            for (int64_t i = 0; i < lines; i += R) {
-                const int64_t line = block + i, rows = std::min<int64_t>(R, lines - i);
-                for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
-                typename Lanes<W>::Float sum[R][2];
-                const auto* a = s.packed ? steps_of(s.packed) + i / N * N * s.b.steps + i % N : steps_of(s.a + line);
-                const auto* b = s.b_stands ? s.b.first + column : s.b.at(column);
-                tile_in_chains<W, R>(a, 1, s.packed ? N : s.a_stride, b, s.b_stands ? W : s.b.template next<W>(),
-                                     s.b_stands ? s.b_stride : strip, s.b.steps, s.chain, sum);
-                add_column<0, W>(s, line, column, rows, sum);
-                add_column<1, W>(s, line, column, rows, sum);
-            }
+    const int64_t lines = s.to - s.from;
+    if (s.packed) pack_columns<W, N>(s.a + s.from, s.a_stride, lines, s.depth, s.packed);
+    for (int64_t column = 0; column < s.b.lines; column += 2 * W) {
+        for (int64_t i = 0; i < lines; i += R) {
+            const int64_t line = s.from + i, rows = std::min<int64_t>(R, lines - i);
+            for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(s.out + (line + r) * s.b.lines + column, 1, 3);
+            typename Lanes<W>::Float sum[R][2];
+            const auto* a = s.packed ? steps_of(s.packed) + i / N * N * s.b.steps + i % N : steps_of(s.a + line);
+            const auto* b = s.b_stands ? s.b.first + column : s.b.at(column);
+            tile_in_chains<W, R>(a, 1, s.packed ? N : s.a_stride, b, s.b_stands ? W : s.b.template next<W>(),
+                                 s.b_stands ? s.b_stride : strip, s.b.steps, s.chain, sum);
+            add_column<0, W>(s, line, column, rows, sum);
+            add_column<1, W>(s, line, column, rows, sum);
         }
     }
 }

@@ -281,7 +281,8 @@ def columns(n=2**36):
 def columns_in_another_thread(n=2**23):
     """The caller has one column, and then waits for the thread that has all others."""
     few, many = (np.lib.stride_tricks.as_strided(np.ones(d, np.float32), (n, d), (0, 4)) for d in (1, 4096))
-    return lambda: core.add_columns([few, many], *([np.zeros(1), np.zeros(4096)] for _ in "02"), 2), None
+    origins, sums = ([np.zeros(1), np.zeros(4096)] for _ in range(2))
+    return lambda: core.add_columns([few, many], origins, sums, 2), None
 
 
 def gram(n=2 * 10**5):
@@ -435,7 +436,7 @@ def test_ctrl_c_ends_learning_in_all_threads(family):
     ensemble, (_, few) = spec.build(DATA.shape, 2, threads=2), built("native")
     for member in range(2):
         ensemble.initialise(member, member)
-    many = many_rows(6000)
+    many = many_rows(20_000)
     weights, losses = ensemble.parameters.clone(), ensemble.learn([few, few], [0, 1])
     gradients = ensemble.gradients.clone()
     lanes = ensemble._lane_sums if family == "native" else None
