@@ -15,7 +15,7 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*/*)
 FAST := base analysis models/test_losses studies/test_study training/test_checkpoint training/test_lockstep \
 	training/test_metrics worlds/test_dataset worlds/test_groups \
 	$(addprefix rows/test_,bad_input labels oracle streams tiles tokens) \
-	$(addprefix worlds/cities/test_,world world_csv selection findings published integration prediction)
+	$(addprefix worlds/cities/test_,world world_csv selection findings published prediction)
 FAST := $(foreach test,$(FAST),$(or $(wildcard python_tests/$(test).py),python_tests/$(test)))
 
 .PHONY: demo style check test bench torture docs notebooks clean
