@@ -54,7 +54,7 @@ class FusedPasses(Passes):
         final = self.forward(batch)
         losses, grad_logits = self._loss(final, batch.targets)
         grad_x, grad = self.at("grad_x", C), self.at("grad", C)
-        D, T = spec.hidden, fused.tokens_of_program(self.members, C)
+        D, T = spec.hidden, fused.tokens_of_program(self.members, C, final.device)
         parts = self._parts(self._norm_parts, T, C, 2 * spec.layers, D)
         biases = self._parts(self._bias_parts, T, C, spec.layers, 3 * D)
         last = self._parts(self._last_parts, norm.tokens_of_program(D), C, 1, D)
