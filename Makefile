@@ -49,6 +49,7 @@ bench: $(VENV)/ready-peers
 	$(BIN)/python benchmarks/capture.py
 	$(BIN)/python benchmarks/recurrent.py
 	$(BIN)/python benchmarks/walks.py
+	$(BIN)/python benchmarks/demo.py
 
 # The table of promises, each shown by breaking things: make torture MINUTES=600 ROWS="kills damage".
 torture: $(VENV)/ready-test

@@ -405,6 +405,16 @@ def test_parity(tmp_path):
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
+def test_demo():
+    """Its time, and each of six fine-tunes at two prompts; of one whose first task is perimeter both would be one."""
+    done = warm.python(BENCHMARKS / "demo.py", "--quick", "--no-record", "--threads", "1", "--seeds", "5")
+    assert done.returncode == 0, done.stderr
+    assert "worldfast demo" in done.stdout.split("seeds 5 to 7, 1 threads")[1]
+    found = re.findall(r"^ +([\d.]+) .*   (ft-\S+-s[567]), at (.*)$", done.stdout, re.MULTILINE)
+    assert len({(run, prompt) for _, run, prompt in found}) == len(found) == 12
+    assert len({error for error, *_ in found}) > 6
+
+
 def test_findings_of_parity(load):
     theirs = np.linspace(4, 2, 40)
     seeds = np.stack([theirs + 0.1, theirs + 0.3])

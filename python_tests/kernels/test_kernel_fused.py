@@ -129,9 +129,7 @@ def test_programs_have_more_tokens_where_there_are_many():
         assert 128 % fused.tokens_of_program(members, 128, cpu) == 0
 
 
-@pytest.mark.parametrize(
-    "capability,tokens", [((8, 0), 32), ((8, 9), 32), ((9, 0), 64), ((10, 0), 64), ((12, 0), 32)]
-)
+@pytest.mark.parametrize("capability,tokens", [((8, 0), 32), ((8, 9), 32), ((9, 0), 64), ((10, 0), 64), ((12, 0), 32)])
 def test_programs_have_no_more_tokens_than_registers_hold(capability, tokens, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert fused.tokens_of_program(32, 4_736, torch.device("cuda", 0)) == tokens

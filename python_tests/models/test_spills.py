@@ -32,7 +32,7 @@ LONG = {
 }
 CACHED = {"attend": {4: [{1}], 8: [{1}], 16: [{1}]}}  # keys and values of a decoder, one vector at a time
 TRIALS = {"run_layer": {8: [{10, 2}], 16: [{20, 10, 2, 1}]}}
-EMULATED = "run_layer_4"  # SSE2 has no fused multiply-add: each is many instructions in float64, which take all registers
+EMULATED = "run_layer_4"  # SSE2 has no fused multiply-add: what stands in for it takes all registers
 TILES = LINEAR | GRAM | ATTENTION | LONG | CACHED | TRIALS
 LEAST = {tile: min(min(loops) for found in widths.values() for loops in found) for tile, widths in TILES.items()}
 PRODUCT = re.compile(

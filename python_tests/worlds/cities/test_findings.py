@@ -252,3 +252,19 @@ def test_taught_by_several_seeds(planted):
     assert "12.5 degrees off on average (42 fine-tunes), from 10.0 to 15.0; with distance among the tasks" in first
     assert "52.5 degrees off (14 fine-tunes), from 50.0 to 55.0." in first
     assert first.endswith("It is nearer to its place without distance in 2 of 2 seeds.")
+
+
+def test_taught_at_one_prompt(planted):
+    """At another prompt distance leaves what was taught only twice as far off; one prompt alone says nothing."""
+    spec, tables = planted
+    errors = taught_errors(spec, tables)
+    held = errors.assign(group="held out", error=9999.0)
+    prompts = [
+        errors.assign(prompt=one, error=errors.error / (1 + errors.distance * share))
+        for one, share in (("distance", 0.0), ("angle", 1.5))
+    ]
+    prompts = pd.concat([*prompts, held.assign(prompt="angle")])[["run", "prompt", "group", "error"]]
+    first = next(findings._of_taught(spec, tables | {"prompts": prompts}))
+    assert first.endswith("it is 2.0 to 5.0 times as far off with distance as without (2 prompts).")
+    alone = next(findings._of_taught(spec, tables | {"prompts": prompts[prompts.prompt == "distance"]}))
+    assert alone == next(findings._of_taught(spec, tables))

@@ -69,6 +69,13 @@ def test_arm_c_is_taught_from_end_to_end(recipe, tmp_path):
     assert set(places.group) == {"fitted", "held out", "Arm C"}
     assert set(places[places.group == "Arm C"]["item"]) == set(arm) and len(arm) == 20
     assert not set(places[places.group != "Arm C"]["item"]) & set(arm)
+    asked = tables["prompts"]
+    assert set(asked.run) == set(names) and set(asked.group) == {"held out", "Arm C"}
+    assert set(asked[asked.run == names[0]].prompt) == {"distance", "angle"}  # its own, and what keeps the other alive
+    own = asked[asked.prompt == asked.run.map({run.name: run.data.tasks[0] for run in tuned})]
+    captured = places[places.layer == 1].groupby(["run", "group"]).error.mean()  # at each one's first task's prompt
+    assert own.set_index(["run", "group"]).error.to_dict() == pytest.approx(captured.loc[names].drop("fitted", level=1))
+    assert asked.groupby(["run", "group"]).error.nunique().min() > 1
     assert (tables["probes"].n_fitted == 48).all()  # four fifths of the 60 old cities
     assert set(tables["agreement"].group) == {"Arm C"} and "midx" in set(tables["agreement"].task)
     assert set(tables["patching"].positions) == {"included", "question", "all"}

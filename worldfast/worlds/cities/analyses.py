@@ -25,7 +25,7 @@ from worldfast.analysis import (
 from worldfast.analysis import cka_over_training as table_over_training
 from worldfast.dataset import require_same_entities
 from worldfast.display import count
-from worldfast.reading import activation_patching, gradient_agreement
+from worldfast.reading import activation_patching, gradient_agreement, represent
 from worldfast.run import Run
 from worldfast.studies import Analysis, Some, Study, Trained, pca, scored, shown
 from worldfast.training import load
@@ -136,6 +136,29 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
         ],
         ignore_index=True,
     )
+
+
+def prompts(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
+    """Mean error on what a fine-tune was taught, of a layer read at the prompt of each task in its rows, at the end.
+
+    The capture reads each model at its first task's prompt, as published: a difference between models of other tasks is
+    partly one of prompts, unless it stands at every prompt. The probe is fitted on old cities, read at the same prompt.
+
+    Columns run, prompt (a task), group, n, error (0.1 degree).
+    """
+    (one,) = trained
+    _, ensemble = load(one.folder)
+    fit_on, groups = choose_cities(~chosen(one, old, "old"))
+    groups = taught_cities(one, one.run.data.taught) | {HELD_OUT: groups[HELD_OUT]}
+    how = {"ridge": ridge_of(one, int(fit_on.sum())), "items": one.things}
+    options = {name: value for name, value in one.run.capture.readout if name != "prompt"}
+    parts = []
+    for task in dict.fromkeys(part.task for part in one.run.data.components):
+        states = represent((one.run, ensemble), layers=(layer,), **options | {"task": task})[layer]
+        found = probe_generalisation(states, xy(one), fit_on, groups, **how, run=one.name)
+        found = found[found.group.isin(groups)].groupby(["run", "group"], sort=False).error.agg(["size", "mean"])
+        parts.append(found.reset_index().rename(columns={"size": "n", "mean": "error"}).assign(prompt=task))
+    return pd.concat(parts, ignore_index=True)[["run", "prompt", "group", "n", "error"]]
 
 
 def films(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
@@ -255,6 +278,11 @@ def bases(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [(run,) for run in bases if any(run.data.world.build().select(group).any() for group in taught)]
 
 
+def fine_tuned(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Runs that were taught a group later."""
+    return [(run,) for run in finished if run.start is not None and run.data.taught]
+
+
 def patched(study: Study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
     by_name = {run.name: run for run in finished}
     pair = tuple(by_name[name] for name in study.patched if name in by_name)
@@ -304,6 +332,7 @@ def given(*names: str, most: int | None = None) -> Callable[[Study], dict]:
 ANALYSES = (
     Analysis("probes", probes, options=given("old")),
     Analysis("generalisation", generalisation, options=given("taught", "old")),
+    Analysis("prompts", prompts, fine_tuned, given("layer", "old")),
     Analysis("evaluation", evaluation, scored, given("rows", "taught", "old", "own")),
     Analysis("films", films, shown, given("layer", "old")),
     Analysis("pca", pca, shown, given("layer")),

@@ -148,6 +148,7 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
                 f"{by[True].mean() / 10:.1f} degrees off ({_fine_tunes(by[True])}){_range(by[True])}. Held-out cities "
                 f"of the old world are {world / 10:.1f} degrees off. The probe was fitted on old cities alone."
                 + _of_each_seed(errors.merge(tables["runs"][["run", "seed"]]))
+                + _of_prompts(tables, group, errors[["run", "distance"]])
             )
         order = errors.sort_values("error")
         if len(order) > 1:
@@ -212,6 +213,21 @@ def _of_each_seed(errors: pd.DataFrame) -> str:
         return ""
     near = int((means[False] < means[True]).sum())
     return f" It is nearer to its place without distance in {near} of {len(means)} seeds."
+
+
+def _of_prompts(tables: Tables, group: str, runs: pd.DataFrame) -> str:
+    """Say how much farther off distance leaves what was taught where all models are read at one prompt."""
+    if "prompts" not in tables:
+        return ""
+    found = tables["prompts"][tables["prompts"].group == group].merge(runs)
+    means = found.groupby(["prompt", "distance"]).error.mean().unstack().dropna()
+    if len(means) < 2 or len(means.columns) < 2:
+        return ""
+    return (
+        " Models are read at the prompt of their first task; with all read at one, it is "
+        f"{_span((means[True] / means[False]).tolist(), '.1f')} times as far off with distance as without "
+        f"({count(len(means), 'prompt')})."
+    )
 
 
 def _fine_tunes(some: Sequence) -> str:

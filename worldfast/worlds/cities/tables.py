@@ -3,7 +3,8 @@
 runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks, and
                 whether published numbers may stand beside it (`comparable`)
 curves          loss over training;  validation: scores over training
-evaluation, probes, generalisation, cka, procrustes, mutual_knn, dimension   as in worldfast.worlds.cities.analyses
+evaluation, probes, generalisation, prompts, cka, procrustes, mutual_knn, dimension   as in
+                worldfast.worlds.cities.analyses
 improvement, deviation, trends, matrix, transfer, prediction   as in worldfast.analysis, of the runs that they need
 deviation_clipped   deviation of improvements that are clipped, which one answer of many digits does not carry
 """
