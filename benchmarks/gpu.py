@@ -367,6 +367,11 @@ def check_options(parser, options) -> None:
             f"--science: {options.science:g} minutes are not within the {options.minutes:g} of the whole call: "
             f"give it more, such as --minutes {math.ceil(options.science) + 5}"
         )
+    for name in ("resume", "checkpoints"):
+        if getattr(options, name) and "science" not in options.parts:
+            parser.error(f"--{name}: only the part science has checkpoints: give it too, and --science MINUTES")
+    if options.resume and not options.resume.exists():
+        parser.error(f"--resume: there is no {options.resume}")
     if options.checkpoints:
         if options.checkpoints.is_dir():
             parser.error(f"--checkpoints: expected a file, got the folder {options.checkpoints}")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -41,6 +43,20 @@ def known_fields(kind: type, content: Mapping) -> dict:
     return dict(content)
 
 
+def fields_to_json(owner: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields by name as JSON keeps them; raises a TypeError naming the first that it does not keep."""
+    found = {}
+    for name, value in content.items():
+        try:
+            found[name] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{owner}.{name}: expected a value that JSON keeps, such as a finite number, a text or a tuple, "
+                f"got {value!r:.100}, a {type(value).__name__}"
+            ) from None
+    return found
+
+
 def path_of(kind: type) -> str:
     """Return the path of a class, "worldfast.worlds.cities.Dataset": of a world's class, through its package.
 
@@ -70,6 +86,7 @@ def _main() -> str:
 
 
 LOADED: dict[str, Path] = {}  # files that `load_file` has executed, by the names under which they are imported
+GIVEN: set[Path] = set()  # folders of the files that it was given
 
 
 def load_file(path: str | os.PathLike, name: str = "load") -> ModuleType:
@@ -106,6 +123,7 @@ def load_file(path: str | os.PathLike, name: str = "load") -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader  # a file of this suffix has one
     module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    GIVEN.add(path.parent)
     sys.path.insert(0, str(path.parent))  # as if it were run as a script
     try:
         spec.loader.exec_module(module)
@@ -116,6 +134,25 @@ def load_file(path: str | os.PathLike, name: str = "load") -> ModuleType:
         sys.path.remove(str(path.parent))
     LOADED[path.stem] = path
     return module
+
+
+def place_of(error: BaseException | None) -> str:
+    """Return where in a user's file an error came up, "ring.py:42 in batch"; "" if in none.
+
+    A user's file is one that `load_file` was given or that lies beside one. What it calls counts as the place of the
+    call, unless worldfast itself raises the error.
+    """
+    if isinstance(error, SyntaxError) and Path(error.filename or "").parent in GIVEN:
+        return ""  # its text says it
+    while error is not None:
+        for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+            path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
+            if path.parent in GIVEN:
+                return f"{path.name}:{line}" + ("" if name == "<module>" else f" in {name}")
+            if path.is_relative_to(Path(__file__).parent):
+                break
+        error = error.__context__  # which a room may have put into its own words
+    return ""
 
 
 def load_defined(path: str | os.PathLike, name: str, kind: type, example: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Annotated, get_type_hints
 
 from tyro.conf import OmitArgPrefixes, arg
 
-from worldfast.classes import load_defined
+from worldfast.classes import load_defined, place_of
 from worldfast.dataset import Dataset
 from worldfast.display import count
 from worldfast.errors import one_of, shown, unknown_name, whole
@@ -42,6 +42,7 @@ from worldfast.options import (
     named,
     runs,
 )
+from worldfast.rows import require_split, require_stream, rows_from
 from worldfast.run import Run
 from worldfast.study_cli import STUDY, load_files, run_and_publish
 from worldfast.training import STOPPED, ended_by_signals
@@ -129,7 +130,8 @@ def sample_file(
     """
     load_files(load)
     data = _data(file)
-    rows = data.stream(seed, split).batch(whole("start", start, 0), whole("n", n, 1))
+    stream = require_stream(data.stream(seed, require_split(split)), data)
+    rows = rows_from(stream, whole("start", start, 0), whole("n", n, 1))
     shape, ends = data.shape, rows.row_start.tolist()
     answers_are_tokens = not shape.vectors and shape.loss == "cross_entropy" and shape.outputs == shape.inputs
     for first, end in pairwise(ends):
@@ -323,12 +325,13 @@ def doctor() -> int:
 
 COMMANDS = {one.__name__: one for one in (demo, sample, train, study, generate, extract, export, verify, doctor)}
 OF_FILE = {"sample": sample_file, "train": train_file}  # of a dataset in a Python file
+ERRORS = (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError, ImportError, SyntaxError)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command `worldfast`. Returns the exit status (docs/errors.md).
 
-    What a user got wrong is one line, not a traceback.
+    What a user got wrong is one line, not a traceback; an error in a file of the user's own comes with its place.
     """
     import worldfast
 
@@ -356,8 +359,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 128 + getattr(stopped, "signum", signal.SIGINT)  # as shells count
     except BrokenPipeError:
         return 128 + signal.SIGPIPE
-    except (OSError, ValueError, TypeError, IndexError, RuntimeError, MemoryError, ImportError) as error:
-        print(f"worldfast: {error}", file=sys.stderr)
+    except Exception as error:
+        place, known = place_of(error), isinstance(error, ERRORS)
+        if not (place or known):
+            raise
+        what = (known and str(error)) or repr(error)
+        print(f"worldfast: {what}" + (f" ({place})" if place else ""), file=sys.stderr)
         return 1
     finally:
         _let_go_of_output()
@@ -400,19 +407,28 @@ def _meant(command: Callable, arguments: list[str]) -> list[str]:
     """A line for each unknown option: its nearest name, or the one that it begins or abbreviates (--lr); and one for
     tasks without the option that takes them.
     """
-    known = ["--help"]
-    for name, kind in get_type_hints(command).items():
-        names = [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
-        known += ["--" + one.replace("_", "-") for one in names if one != "return"]
-    known += [name.replace("--", "--no-", 1) for name in known]
+    known = _options(command)
     short = {"--" + "".join(part[0] for part in name[2:].split("-")): name for name in reversed(known)}
     lines = _tasks_meant(arguments) if command is train else []
+    of_cities = [name for one, other in OF_FILE.items() if command is other for name in _options(COMMANDS[one])]
     for given in (word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")):
-        if given not in known:
+        if given not in known and given in of_cities:
+            file = next(word for word in arguments if IN_FILE.match(word))
+            lines.append(f"unknown option '{given}': it is one of cities; what rows there are, {file} says")
+        elif given not in known:
             begins = [name for name in known if name.startswith(given)]
             near = [short[given]] if given in short else begins or difflib.get_close_matches(given, known, n=1)
             lines.append(f"unknown option '{given}'" + (f": did you mean '{near[0]}'?" if near else ""))
     return lines
+
+
+def _options(command: Callable) -> list[str]:
+    """Options of a command as they are written, "--capture-layers"."""
+    known = ["--help"]
+    for name, kind in get_type_hints(command).items():
+        names = [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
+        known += ["--" + one.replace("_", "-") for one in names if one != "return"]
+    return known + [name.replace("--", "--no-", 1) for name in known]
 
 
 def _tasks_meant(arguments: list[str]) -> list[str]:

@@ -14,10 +14,10 @@ import numpy as np
 
 from worldfast import files
 from worldfast.arrays import integers, refuse
-from worldfast.classes import Named, known_fields
+from worldfast.classes import Named, fields_to_json, known_fields
 from worldfast.display import count
-from worldfast.errors import MismatchError, one_of, typed, whole
-from worldfast.rows import Rows, Shape, Stream, require_rows
+from worldfast.errors import MismatchError, number, one_of, typed, whole
+from worldfast.rows import Rows, Shape, Stream, require_rows, require_stream
 
 
 class Readout(NamedTuple):
@@ -116,7 +116,7 @@ class Dataset(Named, ABC):
 
     @abstractmethod
     def stream(self, seed: int, split: str = "train") -> Stream:
-        """Return the rows of a seed and a split."""
+        """Return the rows of a seed and a split, which is one of `worldfast.rows.SPLITS`: another is refused."""
 
     @abstractmethod
     def readout(self, **options: Any) -> Readout:
@@ -143,17 +143,17 @@ class Dataset(Named, ABC):
     @property
     def shape(self) -> Shape:
         """Shape of a model's inputs and outputs."""
-        return self.stream(0).shape
+        return require_stream(self.stream(0), self).shape
 
     @property
     def epoch_rows(self) -> int:
         """Rows of an epoch."""
-        return self.stream(0).rows
+        return require_stream(self.stream(0), self).rows
 
     @cached_property
     def longest(self) -> int:
         """Inputs of the longest row."""
-        return self.stream(0).longest
+        return require_stream(self.stream(0), self).longest
 
     @property
     def stream_bytes(self) -> int:
@@ -203,8 +203,8 @@ class Dataset(Named, ABC):
         return None
 
     def to_json(self) -> dict:
-        """Return the fields as values that JSON keeps."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]  # what derives from it is a dataclass
+        """Return the fields as values that JSON keeps; raises a TypeError naming one that it does not keep."""
+        return fields_to_json(type(self).__name__, asdict(self))  # type: ignore[call-overload]  # it is a dataclass
 
     @classmethod
     def from_json(cls, content: Mapping) -> Dataset:
@@ -229,6 +229,28 @@ def missing_of(data: Any) -> list[str]:
         return []
     names = ("label", "stream", "readout", "score")
     return [*(name for name in names if not hasattr(data, name)), "the base class worldfast.dataset.Dataset"]
+
+
+def scores_of(data: Dataset, ensemble: Any, member: int, n: int, *, seed: int, split: str) -> dict[str, Score]:
+    """Return a member's scores by a dataset, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What the dataset gives are no scores by name, or not of n rows; and what it raises itself.
+    """
+    what = f"score of {type(data).__name__}"
+    found: dict[str, Score] = {}
+    given = data.score(ensemble, member, n, seed=seed, split=split)
+    for name, score in typed(what, given, Mapping, "a Score by name").items():
+        one = f"{what}: {name!r}"
+        typed(one, score, Score, "a worldfast.dataset.Score")
+        value, constant = (number(f"{one}: {of}", getattr(score, of)) for of in ("value", "constant"))
+        rows, unparsable = (whole(f"{one}: {of}", getattr(score, of), 0) for of in ("n", "unparsable"))
+        if rows != n:
+            raise ValueError(f"{one}: expected {count(n, 'row')} of {split}, got {rows:,}")
+        found[str(name)] = Score(value, constant, rows, unparsable)
+    return found
 
 
 def require_options(data: Dataset, names: Iterable[str], what: str) -> None:

@@ -80,7 +80,7 @@ Learning = group(
     clip="Largest gradient norm, 1 by default; None: any.",
     betas="Decay rates of AdamW's two moments.",
     eps="Epsilon of AdamW.",
-    matmul_dtype="float32; or bfloat16, faster: weights stay float32.",
+    matmul_dtype="float32; or bfloat16, faster where the hardware has it.",
 )
 
 

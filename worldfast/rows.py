@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from worldfast._native import core
-from worldfast.errors import one_of, whole
+from worldfast.display import count
+from worldfast.errors import one_of, typed, whole
 
 INTEGERS = (torch.int32, torch.int64)
 LAST_ROW = core.last_row
 MOST_INPUTS = 2**31 - 1  # of a batch
 LOSSES = ("cross_entropy", "binary_cross_entropy", "mean_square", "tanh_square")
+SPLITS = ("train", "validation", "test")
 
 
 class Shape(NamedTuple):
@@ -144,6 +146,42 @@ class DeviceStream(Stream, Protocol):
         ...
 
 
+def require_split(split: Any) -> str:
+    """Return the name of a split; raises ValueError for a name that is not in SPLITS."""
+    return one_of("split", split, SPLITS)
+
+
+def require_stream(stream: Any, data: object) -> Any:
+    """Return a stream of a dataset; raises a TypeError or ValueError that says what it lacks to be a `Stream`."""
+    what = f"stream of {type(data).__name__}"
+    if lacks := [name for name in ("shape", "rows", "longest", "batch") if not hasattr(stream, name)]:
+        raise TypeError(
+            f"{what}: expected shape, rows, longest and batch(start, n), got a {type(stream).__name__}, which lacks "
+            f"{', '.join(lacks)}"
+        )
+    typed(f"{what}: shape", stream.shape, Shape, "a worldfast.rows.Shape")
+    whole(f"{what}: longest", stream.longest, 1)
+    return stream
+
+
+def rows_from(stream: Stream, start: int, n: int, shape: Shape | None = None) -> Rows:
+    """Return rows `start` to `start + n` of a stream, checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What the stream gives are no rows of the shape, by default its own, or not n of them; and what it raises itself.
+    """
+    rows, what = stream.batch(start, n), f"batch({start}, {n}) of {type(stream).__name__}"
+    try:
+        require_rows(rows, shape or stream.shape)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what}: {error}") from None
+    if (given := len(rows.row_start) - 1) != n:
+        raise ValueError(f"{what}: expected {count(n, 'row')}, got {given:,}")
+    return rows
+
+
 def require_batch(start: Any, n: Any, longest: int) -> tuple[int, int]:
     """Return the first row and the number of rows of a batch as integers.
 
@@ -164,6 +202,7 @@ def require_loss(loss: str) -> str:
 
 def require_rows(rows: Rows, shape: Shape) -> None:
     """Raise a TypeError or ValueError naming the field of `rows` that does not fit a model of this shape."""
+    typed("rows", rows, Rows, "worldfast.rows.Rows")
     inputs = ((torch.float32, torch.float64), (None, shape.inputs)) if shape.vectors else (INTEGERS, (None,))
     _require("inputs", rows.inputs, *inputs)
     if not shape.vectors:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from worldfast import files
 from worldfast.capture import Capture, readout_of
-from worldfast.classes import Named, class_at, known_fields, path_of
+from worldfast.classes import Named, class_at, fields_to_json, known_fields, path_of
 from worldfast.dataset import Dataset, Readout, missing_of, require_options
 from worldfast.display import count, html_facts
 from worldfast.errors import (
@@ -32,7 +32,7 @@ from worldfast.errors import (
     whole,
 )
 from worldfast.models import MATMUL_DTYPES, TransformerSpec
-from worldfast.rows import Shape, Stream
+from worldfast.rows import Shape, Stream, require_stream
 
 __all__ = ["Family", "OpenCheckpoint", "Run"]
 
@@ -197,6 +197,7 @@ class Run(Named):
             )
         if not is_dataclass(self.data) or not type(self.data).__dataclass_params__.frozen:
             raise TypeError(f"data: expected a frozen dataclass, got a {type(self.data).__name__}, which is none")
+        _require_identity(self.data)
         for name, (least, most) in INTEGERS.items():
             self._set(name, whole(name, getattr(self, name), least, most))
         for name in ("learning_rate", "eps", *(() if self.clip is None else ("clip",))):
@@ -222,8 +223,7 @@ class Run(Named):
         self._check_keep()
         typed("name", self.name, str, "a text")
         self._set("name", self.name or f"{'ft' if self.start else 'pt'}-{self.data.label}-s{self.seed}")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", self.name):
-            raise ValueError(f"name: expected letters, digits, '.', '_', '+' and '-', got {self.name!r}")
+        _require_letters("name", self.name)
         file_name("name", self.name)
 
     def _set(self, name: str, value: Any) -> None:
@@ -284,8 +284,9 @@ class Run(Named):
         """Return the fields as values that JSON keeps, with this in the place of the run that it starts from."""
         content = {f.name: getattr(self, f.name) for f in fields(self)} | {"start": start}
         content["data"] = {"class": path_of(type(self.data)), "content": self.digests} | self.data.to_json()
-        content["model"] = {"class": path_of(type(self.model))} | asdict(self.model)
-        content["capture"] = asdict(self.capture) | {"readout": dict(self.capture.readout)}
+        content["model"] = {"class": path_of(type(self.model))} | fields_to_json("model", asdict(self.model))
+        readout = fields_to_json("capture.readout", dict(self.capture.readout))
+        content["capture"] = asdict(self.capture) | {"readout": readout}
         return json.loads(json.dumps(content))
 
     @staticmethod
@@ -331,7 +332,7 @@ class Run(Named):
 
     def stream(self, split: str = "train") -> Stream:
         """Return the rows that the run trains on, or those of another split."""
-        return self.data.stream(self.seed, split)
+        return require_stream(self.data.stream(self.seed, split), self.data)
 
     def readout(self) -> Readout:
         """Return the rows at which the run's checkpoints are read.
@@ -398,6 +399,26 @@ class Run(Named):
         if self.schedule == "cosine":
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / falls))
         return self.learning_rate * (self.steps - step) / falls
+
+
+def _require_identity(data: Dataset) -> None:
+    """Raise a TypeError or ValueError if the label or a field of a dataset cannot be part of a run's identity."""
+    typed("label", data.label, str, "a text, as an attribute or a property of the dataset")
+    _require_letters("label", data.label)
+    data.to_json()  # which names a field that JSON does not keep
+    try:
+        hash(data)
+    except TypeError as error:
+        raise TypeError(
+            f"data: expected fields that cannot change, such as a tuple, got {data!r:.100}: {error}"
+        ) from None
+
+
+def _require_letters(what: str, text: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", text):
+        raise ValueError(
+            f"{what}: expected letters, digits, '.', '_', '+' and '-', a letter or digit first, got {text!r:.100}"
+        )
 
 
 SPEC = ("build", "parameters", "layers", "hidden", "cpu_bytes", "on_gpu")  # that a family's spec has

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from worldfast import worlds
+from worldfast import files, worlds
 from worldfast.classes import load_file
 from worldfast.log import logged_to
 from worldfast.options import AnyNumber, AnyText, AnyWhole, Files, Text, Whole
@@ -113,7 +113,12 @@ def status(name: Name, /, out: Path = Path("."), load: Files = ()) -> None:
         out: Folder that holds runs/ and studies/.
     """
     load_files(load)
-    print_status(out / "studies" / (load_study(name).name if _is_file(name) else name.rpartition(".")[2]))
+    folder = out / "studies" / (load_study(name).name if _is_file(name) else name.rpartition(".")[2])
+    if not files.there(folder / "study.json"):
+        known = _is_file(name) or name.rpartition(".")[2] in {one.rpartition(".")[2] for one in worlds.presets()}
+        how = f"; to run it: {_command(name, None, load)}" if known else ""
+        raise FileNotFoundError(f"{folder} is not a study's folder: it has no study.json{how}")
+    print_status(folder)
 
 
 def report(

@@ -298,6 +298,62 @@ def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.glob("runs/*"))
 
 
+TOWNS = """
+from dataclasses import dataclass
+import numpy as np
+import worldfast as wf
+from worldfast.rows import require_split
+from worldfast.worlds import cities
+@dataclass(frozen=True)
+class Towns(cities.Dataset):
+    def stream(self, seed, split="train"):
+        {fault}
+        return super().stream(seed, split)
+    @property
+    def epoch_rows(self):
+        return 32
+{loads}
+data = Towns("angle", rows=32)
+"""
+STUDY = """
+import worldfast as wf
+from towns import data
+study = wf.Study("mine", [wf.Run(data)])
+"""
+RUN = ["sample towns.py", "train towns.py --out runs", "study plan study.py", "sample distance --load study.py"]
+
+
+@pytest.mark.parametrize("command", RUN)
+@pytest.mark.parametrize(
+    "change,said",
+    [
+        ({"fault": "raise ValueError('mine')"}, "mine (towns.py:10 in stream)"),
+        ({"fault": "1 / 0"}, "ZeroDivisionError('division by zero') (towns.py:10 in stream)"),
+        ({"fault": "assert not seed"}, "AssertionError() (towns.py:10 in stream)"),
+        ({"fault": "np.linalg.inv(np.zeros((2, 2)))"}, "Singular matrix (towns.py:10 in stream)"),
+        (
+            {"fault": "require_split('tets')"},
+            "unknown split 'tets': did you mean 'test'? known: train, validation, test",
+        ),
+        ({"loads": "{}['x']"}, "KeyError('x') (towns.py:15)"),
+        ({"loads": "data ="}, "invalid syntax (towns.py, line 15)"),
+    ],
+)
+def test_an_error_in_a_file_of_ones_own_comes_with_its_place(command, change, said, tmp_path, monkeypatch, capsys):
+    """In one line, whatever its kind, also of a file that the given one imports; not where worldfast says what it is."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (("LOADED", {}), ("GIVEN", set())):
+        monkeypatch.setattr(classes, name, value)
+    for name in ("towns", "study"):
+        monkeypatch.setitem(sys.modules, name, None)  # which is undone, whatever the command imports
+        del sys.modules[name]
+    filled = {"fault": "pass", "loads": ""} | change
+    Path("towns.py").write_text(re.sub(r"{(fault|loads)}", lambda found: filled[found[1]], TOWNS))
+    Path("study.py").write_text(STUDY)
+    assert cli.main(command.split()) == 1
+    assert capsys.readouterr().err == f"worldfast: {said}\n" and not list(tmp_path.glob("runs/*"))
+
+
 @pytest.mark.parametrize(
     "words,said",
     [
@@ -316,7 +372,11 @@ def test_values_that_are_wrong(words, said, tmp_path, monkeypatch, capsys):
         (["distnace", "--rows", "32"], "say --tasks distance\n"),
         (["--rows", "32", "compass", "angel"], "say --tasks compass angle\n"),
         (["all"], "say --tasks all\n"),
-        (["own.py", "--tasks", "angle"], "unknown option '--tasks'"),
+        (
+            ["own.py", "--tasks", "angle"],
+            "unknown option '--tasks': it is one of cities; what rows there are, own.py says\n",
+        ),
+        (["own.py", "--lr", "1"], "unknown option '--lr': did you mean '--learning-rate'?"),
     ],
 )
 def test_options_that_are_wrong(words, said, capsys):

@@ -248,6 +248,15 @@ def test_groups_are_disjoint_or_refused():
         gradients.gradient_agreement((run, ensemble), few, rows=4, repeats=2)
 
 
+def test_a_stream_of_fewer_rows_is_named(monkeypatch):
+    run, ensemble = model()
+    streams = streams_of((run, ensemble), ("angle",), 8)
+    batch = streams["angle"].batch
+    monkeypatch.setattr(streams["angle"], "batch", lambda start, n: batch(start, n - 1))
+    with pytest.raises(ValueError, match=r"batch\(0, 4\) of LearnedStream: expected 4 rows, got 3"):
+        gradients.task_gradients((run, ensemble), streams["angle"], rows=4, repeats=2)
+
+
 def test_a_gradient_of_nothing():
     run, ensemble = model()
     ensemble.parameters.zero_()

@@ -28,6 +28,11 @@ def model_of(data, spec=TINY):
     return wf.Run(data, model=spec, capture=wf.Capture(layers=())), ensemble
 
 
+def half_of(batch):
+    """A method `batch` that gives half of the rows."""
+    return lambda self, start, n: batch(self, start, n // 2)
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_rows_are_continued_as_sample_does(world):
     """Each alone and by hand; the same whatever rows and draws stand beside it."""
@@ -66,7 +71,7 @@ def test_a_model_with_learned_positions_has_room_for_a_row():
         continuations(model, 1, longest=21)
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     model, trials = model_of(WORLDS["chains"]), factors.Dataset()
     with pytest.raises(ValueError, match="given: row 3 has 20 tokens, expected at most so many, got 21"):
         continuations(model, 2, 3, given=21)
@@ -82,6 +87,9 @@ def test_what_is_refused():
     ):
         with pytest.raises(ValueError, match=said):
             continuations(model, **wrong)
+    monkeypatch.setattr(chains.Walks, "batch", half_of(chains.Walks.batch))
+    with pytest.raises(ValueError, match=r"batch\(0, 8\) of Walks: expected 8 rows, got 4"):
+        continuations(model)
     net = wf.RecurrentSpec(hidden=8)
     with pytest.raises(ValueError, match="only rows of tokens can be continued; those of .* have vectors, not tokens"):
         continuations((wf.Run(trials, model=net), net.build(trials.shape)))

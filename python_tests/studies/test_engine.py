@@ -465,6 +465,19 @@ def test_a_study_of_which_runs_failed_on_a_cluster_is_not_done(damaged, monkeypa
     assert cli.main(run) == 0 and len(trains) == 2
 
 
+@pytest.mark.parametrize("command", ["report", "status"])
+def test_of_a_study_that_was_never_run_nothing_is_written(command, monkeypatch, tmp_path, capsys):
+    path, out = tmp_path / "mine.py", tmp_path / "out"
+    path.write_text(IN_A_FILE)
+    assert cli.main(["study", command, str(path), "--out", str(out)]) == 1
+    assert capsys.readouterr().err.endswith(f"; to run it: worldfast study run {path}\n")
+    assert [one.name for one in tmp_path.iterdir() if one.name != "__pycache__"] == ["mine.py"]
+    assert cli.main(["study", command, "mini", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("; to run it: worldfast study run mini\n")
+    assert cli.main(["study", "status", "minni", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith("minni is not a study's folder: it has no study.json\n")
+
+
 def test_a_study_of_a_file_is_asked_for_as_a_preset_is(monkeypatch, tmp_path, capsys):
     path = tmp_path / "my study.py"
     path.write_text(IN_A_FILE)

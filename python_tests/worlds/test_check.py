@@ -1,5 +1,6 @@
 """What every world must pass, and what is said of one that does not."""
 
+import json
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,10 +10,11 @@ import torch
 import worldfast as wf
 from worldfast.dataset import Dataset, Readout, Score
 from worldfast.rows import Rows, Shape
-from worldfast.worlds import cities
+from worldfast.worlds import chains, cities, factors, walks
 from worldfast.worlds.check import check_world
 
 N = 20  # entities
+SMALL = {"model": wf.RecurrentSpec(hidden=8), "batch": 32, "checkpoints": 1}
 
 
 def rows_of(entities):
@@ -130,6 +132,10 @@ def test_cities_pass(vocabulary, tmp_path):
         ({"stream": stream_with(batch=lambda *_: 3)}, "stream: it raises "),
         ({"stream": lambda self, seed, split="train": Numbers(seed, 0)}, "its validation rows are its train rows"),
         ({"stream": lambda self, seed, split="train": Numbers(0, len(split))}, "the same for the seeds 0 and 1"),
+        (
+            {"stream": lambda self, seed, split="train": Numbers(seed, len(split))},
+            "it takes the split 'vaildation': refuse what is in no split, as worldfast.rows.require_split does",
+        ),
         ({"stream": stream_with(longest=2)}, "a row has 3 inputs, more than longest, 2"),
         ({"stream": stream_with(shape=Shape(5, 2))}, "stream: it raises ValueError: inputs: expected 0 to 4"),
         ({"stream": lambda *_: [1, 2]}, r"stream: expected shape, rows, longest and batch\(start, n\), got a list"),
@@ -146,6 +152,7 @@ def test_cities_pass(vocabulary, tmp_path):
         ({"readout": readout_with(groups={"low": np.ones(3, bool)})}, r"groups: 'low': expected bool \[20\]"),
         ({"readout": readout_with(rows=rows_of(range(3)))}, "as many scored positions for each of 20 things, got 3"),
         ({"readout": readout_with(order=np.zeros(N, int))}, "order: expected each of 0 to 19 once"),
+        ({"readout": readout_with(rows=tuple(rows_of(range(N))))}, "rows: expected worldfast.rows.Rows"),
         ({"readout": lambda self: 3}, "readout: it raises TypeError: readout: expected a worldfast.dataset.Readout"),
         ({"score": lambda *_, **__: {"even": 0.5}}, "score: 'even': expected a worldfast.dataset.Score, got 0.5"),
         ({"score": lambda *_, **__: {}}, "score: expected a Score by name"),
@@ -192,6 +199,114 @@ def test_a_readout_of_some_entities_is_one_of_a_world_that_says_how_many_it_has(
     kind = type("World", (World,), {"readout": readout_with(things=2 * np.arange(N)), "entity_count": 2 * N})
     kind.__module__ = World.__module__
     check_world(kind())
+
+
+WORLDS = {
+    "cities": cities.Dataset("angle", world=wf.WorldSpec(largest=60)),
+    "chains": chains.Dataset(chains=3, states=5, length=20),
+    "factors": factors.Dataset(steps=4),
+    "walks": walks.Dataset("grid3", length=20),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_no_world_takes_an_unknown_split(name):
+    said = "unknown split 'vaildation': did you mean 'validation'. known: train, validation, test"
+    with pytest.raises(ValueError, match=said):
+        WORLDS[name].stream(0, "vaildation")
+    with pytest.raises(ValueError, match="unknown split 7: known: train, validation, test"):
+        WORLDS[name].stream(0, 7)
+    with pytest.raises(ValueError, match=said):
+        WORLDS[name].score(None, 0, 2, seed=0, split="vaildation")
+
+
+def half_of(self, start, n):
+    return Numbers.batch(self, start, n // 2)
+
+
+def without(name):
+    kind = type("Lacking", (), {key: value for key, value in vars(Numbers).items() if key not in (name, "__dict__")})
+    return lambda self, seed, split="train": kind(seed, 0)
+
+
+def score_with(sound=World.score, **changes):
+    return lambda *given, **how: {name: replace(score, **changes) for name, score in sound(*given, **how).items()}
+
+
+@pytest.mark.parametrize(
+    "changes,error,message",
+    [
+        ({"stream": stream_with(batch=half_of)}, ValueError, r"^batch\(0, 32\) of Changed: expected 32 rows, got 16$"),
+        (
+            {"stream": stream_with(batch=lambda self, start, n: Numbers.batch(self, start, n + 1))},
+            ValueError,
+            r"batch\(0, 32\) of Changed: expected 32 rows, got 33",
+        ),
+        (
+            {"stream": stream_with(batch=lambda self, start, n: tuple(Numbers.batch(self, start, n)))},
+            TypeError,
+            r"batch\(0, 32\) of Changed: rows: expected worldfast.rows.Rows",
+        ),
+        (
+            {"stream": stream_with(batch=lambda self, start, n: Numbers.batch(self, start, n)._replace(targets=None))},
+            ValueError,
+            "rows of 'pt-numbers-s42': expected scored positions with targets, World gives none",
+        ),
+        (
+            {"stream": without("rows")},
+            TypeError,
+            r"stream of World: expected shape, rows, .* got a Lacking, which lacks rows",
+        ),
+        ({"stream": lambda *_: [1, 2]}, TypeError, "stream of World: .* got a list, which lacks shape, rows, longest,"),
+        ({"stream": stream_with(shape=(N, 2))}, TypeError, "stream of World: shape: expected a worldfast.rows.Shape"),
+        ({"stream": stream_with(longest=None)}, TypeError, "stream of World: longest: expected an integer"),
+        ({"score": lambda *_, **__: {"x": 1.0}}, TypeError, "score of World: 'x': expected a worldfast.dataset.Score"),
+        ({"score": lambda *_, **__: 1.0}, TypeError, "score of World: expected a Score by name, got 1.0"),
+        ({"score": score_with(n=5)}, ValueError, "score of World: 'even': expected 9 rows of validation, got 5"),
+        (
+            {"score": score_with(value=torch.tensor(0.5))},
+            TypeError,
+            r"score of World: 'even': value: expected a number, got tensor\(0.5",
+        ),
+        ({"label": "my ring"}, ValueError, "^label: expected letters, digits, .* got 'my ring'"),
+        ({"label": ""}, ValueError, "^label: expected letters, digits, .* got ''"),
+        ({"label": 7}, TypeError, "^label: expected a text, as an attribute or a property of the dataset, got 7"),
+        ({"label": lambda self: "ring"}, TypeError, "^label: expected a text, as an attribute or a property"),
+    ],
+)
+def test_what_a_world_lacks_is_said_before_anything_is_written(changes, error, message, tmp_path):
+    kind = type("World", (World,), changes)
+    kind.__module__ = World.__module__
+    with pytest.raises(error, match=message):
+        wf.train(wf.Run(kind(), **SMALL, validation=9), tmp_path / "runs", progress=False)
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize(
+    "more,message",
+    [
+        (np.ones(3), r"^World.more: expected a value that JSON keeps, .* got array\(.*, a ndarray"),
+        (float("nan"), "^World.more: expected a value that JSON keeps, .* got nan"),
+        ([1], "^data: expected fields that cannot change, such as a tuple, got World.*unhashable type: 'list'"),
+    ],
+)
+def test_a_field_that_is_no_part_of_an_identity_is_named(more, message):
+    with pytest.raises(TypeError, match=message):
+        wf.Run(World(more), **SMALL)
+
+
+@pytest.mark.parametrize("batch", [8, 3000])
+def test_a_stream_that_ends_early_ends_training_where_its_rows_are_due(batch, tmp_path, monkeypatch):
+    """Of batches that are drawn ahead and of those that are not; no step is taken on fewer rows."""
+    end = 2 * batch + batch // 2
+    ends = stream_with(rows=4 * batch, batch=lambda self, start, n: Numbers.batch(self, start, min(n, end - start)))
+    monkeypatch.setattr(World, "stream", ends)
+    run = wf.Run(World(), **SMALL | {"batch": batch, "checkpoints": 4})
+    said = rf"batch\({2 * batch}, {batch}\) of Changed: expected {batch:,} rows, got {batch // 2:,}"
+    with pytest.raises(ValueError, match=said):
+        wf.train(run, tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / run.folder_name / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["rows"] == 2 * batch
 
 
 @pytest.mark.parametrize(

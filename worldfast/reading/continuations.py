@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from worldfast.errors import one_of, whole
+from worldfast.errors import whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble
+from worldfast.rows import require_split, rows_from
 from worldfast.run import Run
 
 __all__ = ["Continued", "continuations"]
-
-SPLITS = ("train", "validation", "test")
 
 
 class Continued(NamedTuple):
@@ -91,8 +90,8 @@ def continuations(
     if shape.vectors or shape.loss != "cross_entropy" or shape.outputs != shape.inputs:
         what = "vectors, not tokens" if shape.vectors else "no tokens as answers"
         raise ValueError(f"run: only rows of tokens can be continued; those of {run.data.label} have {what}")
-    one_of("split", split, SPLITS)
-    rows = run.data.stream(seed, split).batch(whole("start", start, 0), whole("n", n, 1))
+    stream = run.data.stream(seed, require_split(split))
+    rows = rows_from(stream, whole("start", start, 0), whole("n", n, 1), shape)
     ends, scored = rows.row_start.numpy(force=True).astype(np.int64), np.sort(rows.scored.numpy(force=True))
     lengths = np.diff(ends)
     if given is None:

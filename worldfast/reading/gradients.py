@@ -25,7 +25,7 @@ from worldfast.display import count
 from worldfast.errors import typed, unknown_name, whole
 from worldfast.folder import opened
 from worldfast.models import Ensemble, TransformerSpec
-from worldfast.rows import Stream
+from worldfast.rows import Stream, rows_from
 from worldfast.run import Run
 
 __all__ = ["gradient_agreement", "task_gradients"]
@@ -146,7 +146,7 @@ def task_gradients(
     for k in range(repeats):
         positions = 0
         for first in range(0, rows, TOGETHER):
-            batch = stream.batch(k * rows + first, min(TOGETHER, rows - first))
+            batch = rows_from(stream, k * rows + first, min(TOGETHER, rows - first))
             ensemble.learn([batch], [0])
             means[k] += ensemble.gradients[0].cpu()
             positions += len(batch.scored)

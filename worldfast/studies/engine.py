@@ -23,7 +23,7 @@ import torch
 
 from worldfast import __version__, files
 from worldfast.display import count
-from worldfast.errors import file_name, one_of, typed, whole
+from worldfast.errors import as_path, file_name, one_of, typed, whole
 from worldfast.folder import require_same
 from worldfast.log import tell
 from worldfast.outcome import outcome
@@ -86,7 +86,8 @@ def run_study(
     TypeError
         `study` is not a Study.
     RuntimeError
-        No run of the study finished, or a table could not be computed on the cluster.
+        No run of the study finished, or a table could not be computed on the cluster. With `train_missing=False` and no
+        finished run, nothing is written.
     Exception
         Any error of `train`.
 
@@ -111,14 +112,23 @@ def run_study(
     typed("command", command, str, "a text")
     threads = threads if threads is None else whole("threads", threads, 1)
     one_of("engine", engine, ENGINES)
-    out = files.folder(out, "out")
+    out = as_path("out", out)
+    if train_missing or files.there(out):
+        files.folder(out, "out")
     began = time.perf_counter()
     say = partial(tell, shown=progress)
     where = {"device": device, "memory": memory, "progress": progress}
-    folder = files.inner_folder(files.inner_folder(out / "studies") / study.name)
+    folder = out / "studies" / study.name
+    files.require_folder(folder.parent)
     for place in (folder, out / "tables"):
         files.require_folder(place)
         files.remove_partial(place)
+    if not (train_missing or any(outcome(run, out / "runs").finished for run in study.runs)):
+        raise RuntimeError(
+            f"study {study.name!r}: no run finished in '{out / 'runs'}', so there is nothing to report; to run it: "
+            f"{command or study.command}"
+        )
+    files.inner_folder(files.inner_folder(folder.parent) / study.name)
     _write_study(study, folder)
     with connected(address) if engine == "ray" else nullcontext():  # one cluster for training and reading
         if not train_missing:

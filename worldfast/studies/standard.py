@@ -19,6 +19,7 @@ from worldfast.analysis import (
     penalty,
     probe_table,
 )
+from worldfast.dataset import scores_of
 from worldfast.display import count
 from worldfast.run import Run
 from worldfast.studies.analyses import Analysis, Some, Trained, each, layer_of, scored, shown
@@ -78,8 +79,8 @@ def evaluation(trained: Sequence[Trained], rows: int) -> pd.DataFrame:
     """Scores on test rows. Columns run, task, group, metric, unit, value, constant, n, unparsable."""
     (one,) = trained
     run, ensemble = load(one.folder)
-    n = min(rows, run.data.stream(run.seed, "test").rows)
-    scores = run.data.score(ensemble, 0, n, seed=run.seed, split="test")
+    n = min(rows, run.stream("test").rows)
+    scores = scores_of(run.data, ensemble, 0, n, seed=run.seed, split="test")
     about = {"group": "standard", "metric": "", "unit": ""}
     return pd.DataFrame([{"run": one.name, "task": name} | about | asdict(score) for name, score in scores.items()])
 

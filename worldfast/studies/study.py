@@ -134,7 +134,7 @@ class Study(Named):
                 raise ValueError(f"layer: {run.name!r} captures layers {list(captured)}, not {self.layer}")
             names[run.name] = ids[run.id] = run
         for run in {(type(run.data), str(run.data.to_json())): run for run in self.runs}.values():
-            run.data.stream(run.seed)  # what is wrong with its rows is said now, not when the study has begun
+            run.stream()  # what is wrong with its rows is said now, not when the study has begun
         for run in self.runs:
             if isinstance(run.start, Run) and run.start.id not in ids:
                 raise ValueError(

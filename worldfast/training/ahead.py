@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from worldfast.rows import CheckedRows, Rows, Shape, Stream, require_rows
+from worldfast.rows import CheckedRows, Rows, Shape, Stream, rows_from
 
 __all__ = ["Ahead"]
 
@@ -41,11 +41,11 @@ class Ahead:
         Raises
         ------
         TypeError, ValueError
-            Rows are not those of the shape; and whatever the stream raises.
+            As from `rows_from`: rows are not those of the shape, or fewer or more than asked for.
         """
         batches = max(1, INPUTS // (n * self.stream.longest))
         rows = self._drawn(start, n, min(batches * n, self.end - start))
-        self._first, self._count = start, rows.row_start.shape[0] - 1
+        self._first, self._count = start, len(rows.row_start) - 1
         self._arrays = [None if x is None else x.numpy() for x in rows]
 
     def batch(self, start: int, n: int) -> CheckedRows:
@@ -57,15 +57,10 @@ class Ahead:
     def _drawn(self, start: int, n: int, more: int) -> Rows:
         if more > n:
             try:
-                return self._checked(start, more)
+                return rows_from(self.stream, start, more, self.shape)
             except Exception:  # it comes again when its row is due, and no step before that is lost
                 pass
-        return self._checked(start, n)
-
-    def _checked(self, start: int, n: int) -> Rows:
-        rows = self.stream.batch(start, n)
-        require_rows(rows, self.shape)
-        return rows
+        return rows_from(self.stream, start, n, self.shape)
 
 
 def cut(arrays: Sequence[np.ndarray | None], first: int, n: int) -> CheckedRows:

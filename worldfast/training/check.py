@@ -17,12 +17,12 @@ from worldfast.capture import Capture
 from worldfast.dataset import Dataset, Readout, Score
 from worldfast.folder import load
 from worldfast.models import FAMILY_CHECKS, Ensemble, TransformerSpec, family_of, import_huggingface
-from worldfast.rows import Rows, Shape
+from worldfast.rows import SPLITS, Rows, Shape, require_split
 from worldfast.run import Run
 from worldfast.training.export import export_huggingface
 from worldfast.training.train import train
 
-LENGTH, SPLITS = 6, ("train", "validation", "test")
+LENGTH = 6
 
 
 def check_family(spec: Any, shape: Shape, exact: Callable[[], Ensemble] | None = None) -> None:
@@ -108,7 +108,7 @@ class Drawn(Dataset):
         return Shape(self.inputs, self.outputs, self.vectors, self.loss)
 
     def stream(self, seed: int, split: str = "train") -> DrawnRows:
-        return DrawnRows(self.shape, self.classes, (seed, SPLITS.index(split)), self.rows)
+        return DrawnRows(self.shape, self.classes, (seed, SPLITS.index(require_split(split))), self.rows)
 
     def readout(self) -> Readout:
         rows = self.stream(0, "test").batch(0, 2)

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from worldfast import checkpoint, files
-from worldfast.dataset import entity_ids
+from worldfast.dataset import entity_ids, scores_of
 from worldfast.errors import DamagedError, MismatchError
 from worldfast.folder import require_same
 from worldfast.locks import Holder
@@ -202,7 +202,8 @@ class Member:
         if not self.run.validation or self.scored == self.step:
             return
         run, found = self.run, {}
-        scores = run.data.score(self.lockstep.ensemble, self.index, run.validation, seed=run.seed, split="validation")
+        how = {"seed": run.seed, "split": "validation"}
+        scores = scores_of(run.data, self.lockstep.ensemble, self.index, run.validation, **how)
         for name, score in scores.items():
             found |= {f"validation/{name}": score.value, f"unparsable/{name}": score.unparsable}
         self._report(self.step, **found)

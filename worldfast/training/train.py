@@ -18,6 +18,7 @@ import torch
 
 from worldfast import files
 from worldfast._native import core
+from worldfast.dataset import scores_of
 from worldfast.display import size_text
 from worldfast.errors import DeviceError, several, typed, unknown_name, whole
 from worldfast.folder import require_kept, require_same
@@ -25,6 +26,7 @@ from worldfast.locks import Holder, lock, sweep
 from worldfast.models import require_cuda
 from worldfast.outcome import done, outcome
 from worldfast.reading import Writer
+from worldfast.rows import rows_from
 from worldfast.run import Family, Run
 from worldfast.training import metrics, start
 from worldfast.training.gpu_step import GpuLockstep
@@ -136,6 +138,7 @@ def train(
         start.require(run, out, {other.id for other in pending.values()})
         run.stream(), run.readout()  # errors of rows are raised now, not when their wave begins
     waves = list(_waves(pending, limit, device, threads))
+    _try_rows(pending)
     if not pending:
         sweep(out)
         return folders
@@ -174,6 +177,24 @@ def _check_runs(runs: list[Run]) -> None:
                 "whatever makes it another run; its name does not"
             )
         seen[run.id] = i
+
+
+def _try_rows(runs: dict[Path, Run]) -> None:
+    """Draw the first batch of each run, by folder, and score an untrained model of each class of datasets, of runs that
+    have not begun: what is wrong with a world of one's own is said before anything is written.
+    """
+    scored = set()
+    for run in (run for folder, run in runs.items() if not files.there(folder / "spec.json")):
+        rows = rows_from(run.stream(), *run.rows_at(0), run.shape)
+        if rows.targets is None or not len(rows.scored):
+            raise ValueError(
+                f"rows of {run.name!r}: expected scored positions with targets, {type(run.data).__name__} gives none"
+            )
+        if run.validation and type(run.data) not in scored:
+            scored.add(type(run.data))
+            untrained = run.model.build(run.shape)
+            untrained.initialise(0, run.seed)
+            scores_of(run.data, untrained, 0, run.validation, seed=run.seed, split="validation")
 
 
 def _device(device: str | torch.device, runs: Iterable[Run], shown: Progress) -> str:

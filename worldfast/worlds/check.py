@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,10 +13,9 @@ import torch
 from worldfast.dataset import Dataset, Score, missing_of, require_readout
 from worldfast.display import count
 from worldfast.models import RecurrentSpec, TransformerSpec
-from worldfast.rows import Rows, Stream, require_rows
+from worldfast.rows import SPLITS, Rows, Stream, require_rows
 from worldfast.run import Run
 
-SPLITS = ("train", "validation", "test")
 ROWS = 60  # looked at in each split
 TENSORS = ("inputs", "targets", "weights")
 
@@ -88,6 +88,9 @@ def _stream(data: Dataset) -> Iterator[str]:
     for split in SPLITS[1:]:
         if _same(data.stream(0, split).batch(0, n), whole):
             yield f"its {split} rows are its train rows"
+    with suppress(Exception):  # in whatever way it is refused
+        data.stream(0, "vaildation").batch(0, n)
+        yield "it takes the split 'vaildation': refuse what is in no split, as worldfast.rows.require_split does"
     if _same(data.stream(1).batch(0, n), whole):
         yield "its rows are the same for the seeds 0 and 1"
 

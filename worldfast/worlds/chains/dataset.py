@@ -13,7 +13,7 @@ from worldfast import dataset
 from worldfast.arrays import refuse
 from worldfast.dataset import Readout, Score
 from worldfast.errors import one_of, several, typed, whole
-from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, require_split
 from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of, nested
 from worldfast.worlds.chains.sampler import LIMITS, Drawn, Sampler
 
@@ -174,7 +174,7 @@ class Dataset(dataset.Dataset):
     # ---- what it gives ----
 
     def stream(self, seed: int, split: str = "train") -> Walks:
-        return Walks(self, seed, split)
+        return Walks(self, seed, require_split(split))
 
     def readout(  # type: ignore[override]  # the options of this world by name
         self, walks: int = 1000, of: str = "fresh", position: int | None = None
@@ -217,7 +217,7 @@ class Dataset(dataset.Dataset):
         """Score a member's most likely next states in n rows of its chains and of others, "fresh": shares right."""
         found = {}
         for name in ("trained", "fresh"):
-            rows = Walks(self, seed, split, name).batch(0, n)
+            rows = Walks(self, seed, require_split(split), name).batch(0, n)
             targets = rows.targets.numpy()
             right = ensemble.outputs(rows, member).numpy(force=True).argmax(1) == targets
             constant = np.bincount(targets).max() / len(targets)

@@ -21,13 +21,12 @@ from worldfast._native import core
 from worldfast.classes import Named
 from worldfast.display import count
 from worldfast.errors import TaskError, number, whole
-from worldfast.rows import LAST_ROW
+from worldfast.rows import LAST_ROW, SPLITS
 from worldfast.worlds.cities.python_task import PythonTask
 from worldfast.worlds.cities.selection import named, unknown_texts
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
 from worldfast.worlds.cities.world import World
 
-SPLITS = ("train", "validation", "test")
 CROSSINGS = ("balanced", "reshuffled")
 ORDERS = ("sequential", "shuffled", "interleaved")  # as in csrc/rows/generate.h
 KEPT = 16  # interleaved streams of a world

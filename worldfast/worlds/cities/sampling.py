@@ -19,8 +19,8 @@ import torch
 from worldfast._native import core, cuda_device, cuda_stream, current_device_of, on_gpu, thread_count
 from worldfast.arrays import ArrayLike, refuse
 from worldfast.errors import one_of, several, typed, unknown_name, whole
-from worldfast.rows import Packed
-from worldfast.worlds.cities.components import CROSSINGS, SPLITS, Component, native_stream, require_noise, row_count
+from worldfast.rows import Packed, require_split
+from worldfast.worlds.cities.components import CROSSINGS, Component, native_stream, require_noise, row_count
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find, in_python
 from worldfast.worlds.cities.tokens import Vocabulary
 from worldfast.worlds.cities.upload import Ahead, copy_rows
@@ -159,7 +159,7 @@ class Stream:
         crossing: str,
     ) -> None:
         typed("world", world, World, "a World")
-        one_of("split", split, SPLITS)
+        require_split(split)
         one_of("crossing", crossing, CROSSINGS)
         whole("seed", seed, -(2**63), 2**64 - 1)
         if not components:

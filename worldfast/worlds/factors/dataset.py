@@ -13,7 +13,7 @@ from worldfast import dataset
 from worldfast._native import core
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, unknown_name, whole
-from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, require_split
 from worldfast.worlds.factors.questions import (
     CHANNELS,
     KINDS,
@@ -289,7 +289,7 @@ class Dataset(dataset.Dataset):
     # ---- what it gives ----
 
     def stream(self, seed: int, split: str = "train") -> Trials:
-        return Trials(self, seed, split)
+        return Trials(self, seed, require_split(split))
 
     def readout(  # type: ignore[override]  # the options of this world by name
         self, trials: int = 1600, positions: str | Sequence[int] = "decision", sigma: float | None = None

@@ -13,7 +13,7 @@ from worldfast import dataset
 from worldfast.arrays import refuse
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, whole
-from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, require_split
 from worldfast.worlds.chains.laws import WHOLE, Chains, key_of, nested
 from worldfast.worlds.chains.sampler import LIMITS, Sampler
 from worldfast.worlds.walks.graphs import Graph, given, graph_of
@@ -150,7 +150,7 @@ class Dataset(dataset.Dataset):
     # ---- what it gives ----
 
     def stream(self, seed: int, split: str = "train") -> Walks:
-        return Walks(self, seed, split)
+        return Walks(self, seed, require_split(split))
 
     def readout(  # type: ignore[override]  # the options of this world by name
         self, at: str = "nodes", walks: int = 64, names: str = "own", context: int | None = None
@@ -217,7 +217,7 @@ class Dataset(dataset.Dataset):
         """
         found = {}
         for of in self.tried:
-            stream, adjacency = Walks(self, seed, split, of), self.graph_of(of).adjacency
+            stream, adjacency = Walks(self, seed, require_split(split), of), self.graph_of(of).adjacency
             walked, N = stream.drawn(0, n), len(adjacency)
             nodes, names = walked.states[:, :-1], walked.names[:, :N].astype(np.int64)
             scored = np.arange(n * self.length).reshape(n, -1)[:, :-1].ravel()
