@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -142,6 +143,11 @@ class DeviceStream(Stream, Protocol):
     def pack(self, start: int, n: int, device: Any = None, *, out: Packed | None = None, check: bool = True) -> Packed:
         """Make rows `start` to `start + n`, in `out` if it is given; with check=False the host does not wait."""
         ...
+
+
+def key_of(*parts: object) -> int:
+    """Return the key of a stream's random numbers: 64 bits that no other parts are likely to share."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
 
 
 def require_batch(start: Any, n: Any, longest: int) -> tuple[int, int]:

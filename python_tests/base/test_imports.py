@@ -16,7 +16,7 @@ import worldfast
 ROOT = Path(worldfast.__file__).parent
 # From below, a rank on each line. A module without a folder is a room of its own.
 RANKS = """
-errors files locks display log processes syntax frames _native arrays
+errors doors files locks display log processes syntax frames _native arrays
 classes rows dataset
 models analysis capture run checkpoint outcome folder
 reading training

@@ -6,7 +6,6 @@ products, quotients and sorted numbers alone.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,8 +13,9 @@ import numpy as np
 
 from worldfast._native import core
 from worldfast.display import size_text
+from worldfast.rows import key_of
 
-__all__ = ["BLOCK", "LAWS", "PRIORS", "WHOLE", "WITHIN", "Chains", "drawn", "given", "key_of", "nested", "stationary"]
+__all__ = ["BLOCK", "LAWS", "PRIORS", "WHOLE", "WITHIN", "Chains", "drawn", "given", "nested", "stationary"]
 
 LAWS = ("dirichlet", "blocks")
 PRIORS = ("random", "equal")
@@ -54,11 +54,6 @@ def _cumulative(shares: np.ndarray) -> np.ndarray:
     possible = shares > 0  # from the last such state on the threshold is the whole, so that no other is reached
     after = np.cumsum(possible[..., ::-1], axis=-1)[..., ::-1] - possible
     return np.where(after == 0, WHOLE, found)
-
-
-def key_of(*parts: object) -> int:
-    """Return 64 bits that no other parts are likely to share."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
 
 
 def nested(value):

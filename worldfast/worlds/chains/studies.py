@@ -54,6 +54,14 @@ def tables(study: studies.Study, out: Path, made: Mapping[str, Sequence[DataFram
     return found
 
 
+def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
+    """Return what was found, in plain sentences."""
+    means = pooled(study, lambda run: f"{run.data.chains:,} chains", ("chains",))
+    return Findings(
+        [*_mixtures(tables), *_transience(tables), *_untold(tables), *_order(tables), *_heads(tables), *means]
+    )
+
+
 @dataclass(frozen=True)
 class Study(studies.Study):
     """Study of walks: all as in worldfast.studies.Study, with the analyses, figures and findings of this world."""
@@ -61,12 +69,8 @@ class Study(studies.Study):
     analyses: tuple[Analysis, ...] = ANALYSES
     tables: Any = tables
     figures: Any = draw
-    findings: Any = None
+    findings: Any = findings
     subject: Subject = field(default_factory=lambda: Subject("context", "contexts", axes=(), question=QUESTION))
-
-    def __post_init__(self):
-        object.__setattr__(self, "findings", self.findings or findings)
-        super().__post_init__()
 
     def scene_of(self, run: Run) -> Scene:
         scene = super().scene_of(run)
@@ -81,14 +85,6 @@ class Study(studies.Study):
 
 
 # ---- in sentences ----
-
-
-def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
-    """Return what was found, in plain sentences."""
-    means = pooled(study, lambda run: f"{run.data.chains:,} chains", ("chains",))
-    return Findings(
-        [*_mixtures(tables), *_transience(tables), *_untold(tables), *_order(tables), *_heads(tables), *means]
-    )
 
 
 def pooled(study: studies.Study, kind_of: Callable[[Run], str], told: Sequence[str]) -> Iterator[str]:

@@ -13,8 +13,8 @@ from worldfast import dataset
 from worldfast.arrays import refuse
 from worldfast.dataset import Readout, Score
 from worldfast.errors import number, one_of, several, typed, whole
-from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape
-from worldfast.worlds.chains.laws import WHOLE, Chains, key_of, nested
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, key_of
+from worldfast.worlds.chains.laws import WHOLE, Chains, nested
 from worldfast.worlds.chains.sampler import LIMITS, Sampler
 from worldfast.worlds.walks.graphs import Graph, given, graph_of
 

@@ -57,6 +57,13 @@ def tables(study: studies.Study, out: Path, made: Mapping[str, Sequence[DataFram
     return found
 
 
+def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
+    """Return what was found, in plain sentences."""
+    means = pooled(study, _kind, ("graph", "fixed", "layers"))
+    layer = study.layer
+    return Findings([*_maps(tables, layer), *_homes(tables, layer), *_rule(tables), *_ablated(tables), *means])
+
+
 @dataclass(frozen=True)
 class Study(studies.Study):
     """Study of walks: all as in worldfast.studies.Study, with the analyses, figures and findings of this world."""
@@ -64,12 +71,8 @@ class Study(studies.Study):
     analyses: tuple[Analysis, ...] = ANALYSES
     tables: Any = tables
     figures: Any = draw
-    findings: Any = None
+    findings: Any = findings
     subject: Subject = field(default_factory=lambda: Subject("node", "nodes", question=QUESTION))
-
-    def __post_init__(self):
-        object.__setattr__(self, "findings", self.findings or findings)
-        super().__post_init__()
 
     def scene_of(self, run: Run) -> Scene:
         return replace(
@@ -83,13 +86,6 @@ class Study(studies.Study):
 
 
 # ---- in sentences ----
-
-
-def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
-    """Return what was found, in plain sentences."""
-    means = pooled(study, _kind, ("graph", "fixed", "layers"))
-    layer = study.layer
-    return Findings([*_maps(tables, layer), *_homes(tables, layer), *_rule(tables), *_ablated(tables), *means])
 
 
 def _kind(run: Run) -> str:
