@@ -14,6 +14,7 @@ import pytest
 import worldfast
 
 ROOT = Path(worldfast.__file__).parent
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 # From below, a rank on each line. A module without a folder is a room of its own.
 RANKS = """
 errors doors files locks display log processes syntax frames _native arrays
@@ -120,6 +121,13 @@ def test_imports_go_down():
     assert sorted(f"{a} -> {b}" for a, b in beside) == BESIDE.split("\n")[1:-1], "imports within a rank"
     graph = {a: {b for other, b in beside if other == a} for a, _ in beside}
     tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_contributors_read_the_ranks_that_are_tested():
+    """CONTRIBUTING.md: a row for each rank, from above."""
+    table = re.findall(r"^\| (`worldfast/.*?) \|", CONTRIBUTING.read_text("utf-8"), re.MULTILINE)
+    rows = [set(re.findall(r"(?:worldfast/|`)(\w+)(?:\.py|/)?`", row)) for row in table]
+    assert rows[::-1] == [set(rank.split()) for rank in RANKS.strip().splitlines()]
 
 
 def test_worlds_are_imported_by_the_top_alone():
