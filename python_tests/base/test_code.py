@@ -1,4 +1,4 @@
-"""The package's code as text: no function stands in two places."""
+"""The package's code as text: no function stands in two places, and docstrings begin with a noun or a verb."""
 
 import ast
 from collections import defaultdict
@@ -19,3 +19,11 @@ def test_no_function_stands_twice():
                 body = node.body[ast.get_docstring(node) is not None :]
                 places[ast.dump(ast.Module(body, []))].append(f"{name}: {node.name}")
     assert [where for body, where in places.items() if len(where) > 1 and len(body) > SHORT] == []
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb():
+    begin = ("What ", "How ", "Of ", "Where ", "Whether ", "Whose ", "Who ", "Which ", "Why ", "When ", "If ")
+    kinds = ast.Module, ast.ClassDef, ast.FunctionDef
+    nodes = [(name, node) for name, tree in TREES.items() for node in ast.walk(tree) if isinstance(node, kinds)]
+    said = [f"{name}: {text}" for name, node in nodes if (text := ast.get_docstring(node) or "").startswith(begin)]
+    assert said == []

@@ -70,7 +70,7 @@ def geometry(trained: Sequence[Trained], layers: Sequence[int], namings: int, wa
 
 
 def rule(trained: Sequence[Trained], namings: int, walks: int) -> DataFrame:
-    """How well a model follows the rule: the share that it gives to neighbours, over training and context.
+    """Share of the next name that a model gives to neighbours, which the rule asks for, over training and context.
 
     Columns run, step, rows, names, context, following.
     """

@@ -58,7 +58,7 @@ def heads(trained: Sequence[Trained]) -> DataFrame:
 
 
 def ablation(trained: Sequence[Trained], layer: int, namings: int, walks: int, window: int) -> DataFrame:
-    """What is left without some heads, at the end: those of the highest scores, and as many others at random.
+    """Models without some heads, at the end: without those of the highest scores, or without as many others at random.
 
     Columns run, names, heads ("none", "induction", "previous", "others"), k (how many give nothing), following, ratio,
     r2, cka after the whole row; of others means over 4 draws.

@@ -1,4 +1,4 @@
-"""What a model says and holds at every position of walks, with the labels of each walk's own nodes."""
+"""Answers and states of a model at every position of walks, with the labels of each walk's own nodes."""
 
 from __future__ import annotations
 
