@@ -51,6 +51,10 @@ run -> capture
 run -> models
 training -> reading
 """
+# Worlds that import another one, through its door.
+WORLDS_BESIDE = """
+walks -> cities
+"""
 CALL_KERNELS = (
     "models.attention",
     "analysis.gram",
@@ -138,6 +142,20 @@ def test_worlds_are_imported_by_the_top_alone():
 def test_only_doors_are_imported_from_outside():
     past = [f"{a} -> {b}" for a, b in imports() if room(a) != room(b) and "." in b and b not in DOORS]
     assert past == [], "imports past the door of another room"
+
+
+def world(module):
+    """Return the folder of a world that a module lies in; None of all others, such as those that worlds share."""
+    name = ".".join(module.split(".")[:2])
+    return name.removeprefix("worlds.") if room(name) == "worlds" != name and name in DOORS else None
+
+
+def test_worlds_import_each_other_only_where_listed_and_through_doors():
+    """What two of them share is a module beside them, which imports neither."""
+    between = [(a, b) for a, b in imports() if room(a) == "worlds" and world(b) not in (None, world(a))]
+    past = [f"{a} -> {b}" for a, b in between if b not in DOORS]
+    assert past == [], "imports past the door of another world"
+    assert sorted({f"{world(a)} -> {world(b)}" for a, b in between}) == WORLDS_BESIDE.split("\n")[1:-1]
 
 
 # Two things that are each made of the other: what is in the first part names all that is in the second when it is called.

@@ -18,7 +18,8 @@ from worldfast.report.figures import (
     plain_log,
     quiet,
 )
-from worldfast.worlds.chains.analyses import CONTROLS, KINDS, at_end, whole_rows
+from worldfast.studies import at_end, whole_rows
+from worldfast.worlds.chains.analyses import CONTROLS, KINDS
 from worldfast.worlds.chains.predictors import NAMES
 
 __all__ = ["CATALOGUE", "draw"]

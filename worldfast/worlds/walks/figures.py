@@ -20,7 +20,7 @@ from worldfast.report.figures import (
     plain_log,
     quiet,
 )
-from worldfast.worlds.chains.analyses import at_end, whole_rows
+from worldfast.studies import at_end, whole_rows
 from worldfast.worlds.walks.heads import KINDS
 
 __all__ = ["CATALOGUE", "draw"]

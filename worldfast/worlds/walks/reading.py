@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldfast.reading import shares
 from worldfast.rows import Rows
-from worldfast.worlds.chains.analyses import shares
 from worldfast.worlds.walks.dataset import Contexts, Dataset, Walks
 from worldfast.worlds.walks.geometry import LEAST, class_means, measures, r2_of
 

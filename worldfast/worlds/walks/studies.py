@@ -11,10 +11,9 @@ import numpy as np
 
 from worldfast import studies
 from worldfast.run import Run
-from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
-from worldfast.worlds.chains.analyses import at_end, whole_rows
-from worldfast.worlds.chains.studies import model as of_walks
-from worldfast.worlds.chains.studies import pooled, scaled
+from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, at_end, common_tables, pooled, whole_rows
+from worldfast.worlds.walk_runs import model as of_walks
+from worldfast.worlds.walk_runs import scaled
 from worldfast.worlds.walks.analyses import ANALYSES
 from worldfast.worlds.walks.dataset import Dataset
 
@@ -186,7 +185,7 @@ def _ablated(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 
 
 def model(data: Dataset, seed: int, steps: int, checkpoints: int, *, layers: int = 2, **fields) -> Run:
-    """Return a run on walks as `worldfast.worlds.chains.studies.model` makes it, warmed up, of small first weights
+    """Return a run on walks as `worldfast.worlds.walk_runs.model` makes it, warmed up, of small first weights
     unless `model` is given.
 
     Parameters
