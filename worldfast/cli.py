@@ -51,7 +51,8 @@ from worldfast.training import train as train_runs
 from worldfast.worlds import cities
 
 IN_FILE = re.compile(r"(?!-).*\.py(:\w+)?$")
-InFile = Annotated[str, arg(metavar="FILE.py")]
+OF_DATA = "A Python file that defines `data`; FILE.py:NAME takes another name."
+InFile = Annotated[str, arg(metavar="FILE.py", help=OF_DATA)]
 ABOUT = "Train ensembles of tiny models on a world, and read the world back out of them. --version prints the version."
 
 
@@ -120,8 +121,6 @@ def sample_file(
 ) -> None:
     """Print rows of the dataset `data` of a Python file: inputs -> targets, as text if the dataset decodes them.
 
-    FILE.py:NAME takes another name than `data`.
-
     Args:
         n: Number of rows.
         start: Index of the first.
@@ -179,8 +178,8 @@ def train_file(
 ) -> None:
     """Train a model for each seed on the dataset `data` of a Python file, all of them together.
 
-    FILE.py:NAME takes another name than `data`. Run it again to go on where it stopped: what is done is not done
-    again. Defaults are those of arXiv 2602.00533; what rows there are, the file says (docs/worlds.md).
+    Run it again to go on where it stopped: what is done is not done again. Defaults are those of arXiv
+    2602.00533; what rows there are, the file says (docs/worlds.md).
     """
     load_files(machine.load)
     _train(runs(_data(file), learning, model, kept), machine)
@@ -237,8 +236,8 @@ def generate(
         start: Index of the first.
         given: Tokens of each row that are given; by default, up to the first from which it learned to go on.
         longest: Most tokens that it says; by default, as many as the longest row of its data has left.
-        draws: Times that each row is continued, a line each.
-        temperature: What logits are divided by; 0 takes the likeliest token each time.
+        draws: Number of continuations of each row, a line each.
+        temperature: Divisor of the logits; 0 takes the likeliest token each time.
         top_k: Number of likeliest tokens that are drawn from; all by default.
         seed: Seed of the rows and of the draws.
         split: train, validation or test.

@@ -92,6 +92,12 @@ class Tokenizer(NamedTuple):
     files: dict[str, dict]
 
 
+def nested(value: Any) -> Any:
+    """Return arrays and lists as nested tuples, which a dataset can have as a field."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    return tuple(map(nested, value)) if isinstance(value, (list, tuple)) else value
+
+
 class Dataset(Named, ABC):
     """Rows that models learn, as a function of a seed and a split. A world subclasses it as a frozen dataclass.
 

@@ -1,4 +1,4 @@
-"""How a run's training stands, and how it ended: `done` in its folder, which is written last (worldfast.folder)."""
+"""State of a run's training, and its ending: `done` in its folder, which is written last (worldfast.folder)."""
 
 from __future__ import annotations
 

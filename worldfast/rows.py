@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -180,6 +181,11 @@ def rows_from(stream: Stream, start: int, n: int, shape: Shape | None = None) ->
     if (given := len(rows.row_start) - 1) != n:
         raise ValueError(f"{what}: expected {count(n, 'row')}, got {given:,}")
     return rows
+
+
+def key_of(*parts: object) -> int:
+    """Return the key of a stream's random numbers: 64 bits that no other parts are likely to share."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
 
 
 def require_batch(start: Any, n: Any, longest: int) -> tuple[int, int]:

@@ -14,9 +14,10 @@ import pytest
 import worldfast
 
 ROOT = Path(worldfast.__file__).parent
+CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 # From below, a rank on each line. A module without a folder is a room of its own.
 RANKS = """
-errors files locks display log processes syntax frames _native arrays
+errors doors files locks display log processes syntax frames _native arrays
 classes rows dataset
 models analysis capture run checkpoint outcome folder
 reading training
@@ -49,6 +50,10 @@ outcome -> run
 run -> capture
 run -> models
 training -> reading
+"""
+# Worlds that import another one, through its door.
+WORLDS_BESIDE = """
+walks -> cities
 """
 CALL_KERNELS = (
     "models.attention",
@@ -122,6 +127,13 @@ def test_imports_go_down():
     tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
+def test_contributors_read_the_ranks_that_are_tested():
+    """CONTRIBUTING.md: a row for each rank, from above."""
+    table = re.findall(r"^\| (`worldfast/.*?) \|", CONTRIBUTING.read_text("utf-8"), re.MULTILINE)
+    rows = [set(re.findall(r"(?:worldfast/|`)(\w+)(?:\.py|/)?`", row)) for row in table]
+    assert rows[::-1] == [set(rank.split()) for rank in RANKS.strip().splitlines()]
+
+
 def test_worlds_are_imported_by_the_top_alone():
     importing = {room(a) for a, b in imports() if room(b) == "worlds" != room(a)}
     assert importing == set(RANKS.strip().splitlines()[-2].split())  # all of it but __main__, which calls cli
@@ -130,6 +142,20 @@ def test_worlds_are_imported_by_the_top_alone():
 def test_only_doors_are_imported_from_outside():
     past = [f"{a} -> {b}" for a, b in imports() if room(a) != room(b) and "." in b and b not in DOORS]
     assert past == [], "imports past the door of another room"
+
+
+def world(module):
+    """Return the folder of a world that a module lies in; None of all others, such as those that worlds share."""
+    name = ".".join(module.split(".")[:2])
+    return name.removeprefix("worlds.") if room(name) == "worlds" != name and name in DOORS else None
+
+
+def test_worlds_import_each_other_only_where_listed_and_through_doors():
+    """What two of them share is a module beside them, which imports neither."""
+    between = [(a, b) for a, b in imports() if room(a) == "worlds" and world(b) not in (None, world(a))]
+    past = [f"{a} -> {b}" for a, b in between if b not in DOORS]
+    assert past == [], "imports past the door of another world"
+    assert sorted({f"{world(a)} -> {world(b)}" for a, b in between}) == WORLDS_BESIDE.split("\n")[1:-1]
 
 
 # Two things that are each made of the other: what is in the first part names all that is in the second when it is called.

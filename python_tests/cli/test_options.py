@@ -479,6 +479,13 @@ def test_help_says_no_python(words, capsys):
     assert not re.search(r"\b(STR|INT|FLOAT|BOOL)\b|[{}]", metavars), "expected N, X, TEXT, PATH or the name of a thing"
 
 
+@pytest.mark.parametrize("name", cli.OF_FILE)
+def test_help_says_what_a_file_is(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help", "own.py"])
+    assert re.search(r"FILE\.py +A Python file that defines `data`", capsys.readouterr().out)
+
+
 def test_help_is_a_line_an_option(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "110")
     with pytest.raises(SystemExit):

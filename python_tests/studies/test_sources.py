@@ -10,11 +10,17 @@ import pytest
 
 from worldfast.studies import Study, load_study, sources
 from worldfast.studies.sources import code_of
+from worldfast.worlds import handed
 from worldfast.worlds.cities.analyses import ANALYSES
 
 KINDS = {one.kind for one in ANALYSES}
 OF_PAIRS = {"cka", "cka_over_training", "cka_shown"}
 ANSWER = {"evaluation", "agreement", "patching"}  # the kinds for which a model computes
+CAPTURED = {  # of other worlds, the kinds for which none does: of states that are kept, or of the world alone
+    "chains": {"probes", "films", "pca", "dimension", "cka", "apart"},
+    "factors": {"films", "pca", "dimension", "cka"},
+    "walks": {"probes", "films", "pca", "cka"},
+}
 
 
 def once_a_text(function):
@@ -261,3 +267,11 @@ def test_functions_whose_code_cannot_be_found():
     exec("def typed(trained): return trained", space)
     with pytest.raises(ValueError, match="typed at .* has no source file: define it in a file"):
         code_of(space["typed"])
+
+
+@pytest.mark.parametrize("world", CAPTURED)
+def test_tables_count_the_models_that_compute_them_and_no_other_world(world):
+    modules = {one.kind: code_of(one.make).modules for one in handed("ANALYSES")[world]}
+    assert {kind for kind, some in modules.items() if "worldfast.models.cpu" not in some} == CAPTURED[world]
+    others = tuple(f"worldfast.worlds.{other}." for other in CAPTURED if other != world)
+    assert not [name for some in modules.values() for name in some if name.startswith(others)]

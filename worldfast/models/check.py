@@ -317,7 +317,7 @@ def a_position_knows_what_stood_before_it_in_its_row(family):
 
 
 def heads_look_back_and_can_be_ablated(family):
-    """Of a family with heads: weights are shares of each position and those before it in its row; without all heads a
+    """Heads, where a family has some: weights are shares of a position and those before it in its row; without heads a
     position knows its own input alone; a gain of ones is none, and one of another shape is refused.
     """
     ensemble, lengths = family.build(), (6, 9, 4)

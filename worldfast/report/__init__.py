@@ -1,6 +1,6 @@
 """The page of a study, and its figures."""
 
-import importlib
+from worldfast.doors import on_first_use
 
 _DOOR = {  # name -> its module, imported on first use
     "CKA_STOPS": "colours",
@@ -18,9 +18,4 @@ _DOOR = {  # name -> its module, imported on first use
     "number": "words",
 }
 __all__ = sorted(_DOOR)
-
-
-def __getattr__(name):
-    if name not in _DOOR:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)
+__getattr__ = on_first_use(__name__, _DOOR)

@@ -1,15 +1,26 @@
 """Studies: lists of runs that are trained, analysed and compared together."""
 
-from worldfast.studies.analyses import Analysis, Some, Table, Trained, each, layer_of, scored, shown
+from worldfast.studies.analyses import (
+    Analysis,
+    Some,
+    Table,
+    Trained,
+    each,
+    layer_of,
+    models_of,
+    scored,
+    shown,
+    with_heads,
+)
 from worldfast.studies.audit import audit_study, audit_tables
 from worldfast.studies.engine import run_study
 from worldfast.studies.planning import print_plan
 from worldfast.studies.results import NULL, Comparison, Findings, RunResult, StudyResult, null_columns
 from worldfast.studies.scene import Axis, Scene, Subject, scene_of
-from worldfast.studies.standard import ANALYSES, pca
+from worldfast.studies.standard import ANALYSES, pca, pooled
 from worldfast.studies.standing import print_status
 from worldfast.studies.study import Study, load_study
-from worldfast.studies.tables import common_tables, metrics
+from worldfast.studies.tables import at_end, common_tables, metrics, whole_rows
 
 __all__ = [
     "ANALYSES",
@@ -26,6 +37,7 @@ __all__ = [
     "Subject",
     "Table",
     "Trained",
+    "at_end",
     "audit_study",
     "audit_tables",
     "common_tables",
@@ -33,12 +45,16 @@ __all__ = [
     "layer_of",
     "load_study",
     "metrics",
+    "models_of",
     "null_columns",
     "pca",
+    "pooled",
     "print_plan",
     "print_status",
     "run_study",
     "scene_of",
     "scored",
     "shown",
+    "whole_rows",
+    "with_heads",
 ]

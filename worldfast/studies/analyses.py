@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,11 @@ from worldfast import frames as pd
 from worldfast.classes import Named
 from worldfast.errors import OF_CONTENT, DamagedError, MismatchError, file_name
 from worldfast.folder import require_same
+from worldfast.models import AttentionSpec, Ensemble
 from worldfast.reading import Activations
 from worldfast.run import Run
 from worldfast.studies.sources import Code, code_of
+from worldfast.training import load
 
 __all__ = [
     "Analysis",
@@ -39,12 +41,14 @@ __all__ = [
     "layer_of",
     "made",
     "make",
+    "models_of",
     "read_kept",
     "read_known",
     "read_table",
     "scored",
     "shown",
     "tables_of",
+    "with_heads",
 ]
 
 
@@ -82,6 +86,10 @@ class Trained:
         """Identities of those entities in any world, str [n]."""
         return self.activations.entities
 
+    def where(self, step: int) -> dict[str, str | int]:
+        """Return run, step and rows seen by then: how the line of a table about a checkpoint begins."""
+        return {"run": self.name, "step": step, "rows": self.run.rows_at(step)[0]}
+
 
 class Some:
     """Activations of some of the things, at some of the steps."""
@@ -98,6 +106,12 @@ class Some:
         return self.activations[key][self.things]
 
 
+def models_of(one: Trained) -> Iterator[tuple[int, Ensemble]]:
+    """Yield (step, model as member 0) of every checkpoint whose weights a run kept, or of the last one."""
+    for step in one.run.kept_steps or (one.run.steps,):
+        yield step, load(one.folder, step=step)[1]
+
+
 def each(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
     """Return the groups of an analysis of single runs: each finished run alone."""
     return [(run,) for run in finished]
@@ -111,6 +125,11 @@ def scored(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
 def shown(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
     """Return each run that the page shows alone."""
     return [(run,) for run in study.shown_of(finished)]
+
+
+def with_heads(study, finished: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
+    """Return each finished run alone whose model has heads of attention."""
+    return [(run,) for run in finished if isinstance(run.model, AttentionSpec)]
 
 
 def layer_of(study) -> dict:

@@ -24,6 +24,7 @@ KERNELS = Path(str(find_spec(f"{PACKAGE}.kernels").origin)).parent  # beside the
 NATIVE = "csrc"
 MODELS = f"{PACKAGE}.models"
 ENSEMBLE = f"{MODELS}.ensemble"
+LOADS = ((f"{PACKAGE}.training", "load"), (f"{PACKAGE}.studies", "models_of"))  # whoever takes one has models compute
 # Rooms that carry, store or show numbers but do not compute any: they are neither counted nor followed.
 WITHOUT_NUMBERS = frozenset(
     "errors files log display syntax frames _native classes dataset capture run checkpoint outcome folder".split()
@@ -222,6 +223,8 @@ def _provider(module: str, name: str, folder: Path) -> str | None:
     """Return the module that defines a name imported from another one; None outside the package."""
     if (module, name) == (f"{PACKAGE}._native", "core"):
         return NATIVE
+    if (module, name) in LOADS:
+        return ENSEMBLE
     if _path(f"{module}.{name}", folder):
         return f"{module}.{name}"
     path = _path(module, folder)

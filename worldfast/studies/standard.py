@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from itertools import combinations
 
 import numpy as np
@@ -202,3 +202,34 @@ def _alike(films: Sequence[RunResult], matrix: np.ndarray, study) -> Iterator[st
         value, a, b = max(pairs)
         least = f"; the least alike pair has {min(pairs)[0]:.2f}" if len(pairs) > 1 else ""
         yield f"Linear CKA at layer {study.layer} of {a} and {b} is {value:.2f}{least}."
+
+
+def pooled(study, kind_of: Callable[[Run], str], told: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence for each kind of runs of which means are taken, though more than their seeds differ.
+
+    Parameters
+    ----------
+    study : Study
+    kind_of : callable
+        Run -> its kind, in words.
+    told : sequence of str
+        Fields of data and model by which kinds differ.
+    """
+    kinds: dict[str, list[Run]] = {}
+    for run in study.runs:
+        kinds.setdefault(kind_of(run), []).append(run)
+    for kind, runs in kinds.items():
+        of_data = {name for a in runs for name in _differing(a.data, runs[0].data)}
+        of_model = {name for a in runs for name in _differing(a.model, runs[0].model)}
+        if more := sorted((of_data | of_model) - {*told, "rows"}):
+            yield (
+                f"Runs of {kind} differ in more than their seed ({', '.join(more)}): what is said and drawn of them is "
+                "their mean, while the tables have each run alone."
+            )
+
+
+def _differing(a, b) -> list[str]:
+    """Return the fields in which two specs differ; of specs of two kinds, "model"."""
+    if type(a) is not type(b):
+        return ["model"]
+    return [one.name for one in fields(a) if getattr(a, one.name) != getattr(b, one.name)]

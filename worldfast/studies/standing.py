@@ -1,4 +1,4 @@
-"""How the runs of a study stand, also while it runs."""
+"""State of the runs of a study, also while it runs."""
 
 from __future__ import annotations
 

@@ -92,3 +92,16 @@ def _runs(study: Study, out: Path, curves: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(table)
+
+
+# ---- lines of tables ----
+
+
+def at_end(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of each run's last checkpoint, by the column "step"."""
+    return table[table["step"] == table.groupby("run")["step"].transform("max")]
+
+
+def whole_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the lines of each run's whole rows: of the most tokens read, by the column "context"."""
+    return table[table["context"] == table.groupby("run")["context"].transform("max")]

@@ -21,7 +21,7 @@ class Ahead:
     ----------
     stream : Stream
     end : int
-        Row behind the last one that is wanted.
+        Row after the last one that is wanted.
     shape : Shape
         Shape of the model that they are for.
     """

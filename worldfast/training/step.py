@@ -140,7 +140,7 @@ class Lockstep:
 
 
 class _Update(NamedTuple):
-    """What a member is updated with: its step from 1 on, the factor of its gradient, and the mean loss there."""
+    """Update of a member: its step from 1 on, the factor of its gradient, and the mean loss there."""
 
     member: int
     learning_rate: float

@@ -10,13 +10,16 @@ from sight import unread
 import worldfast as wf
 from worldfast import worlds
 from worldfast.models import GPTSpec
+from worldfast.reading import induction, scores_of_heads, shares
 from worldfast.report import publish
+from worldfast.studies import pooled
 from worldfast.training import load
 from worldfast.worlds import chains
 from worldfast.worlds.chains import analyses
-from worldfast.worlds.chains.analyses import contexts_of, induction, least, shares, shuffled_rows, tried, untold
+from worldfast.worlds.chains.analyses import least, shuffled_rows, tried, untold
 from worldfast.worlds.chains.predictors import NAMES, divergence
-from worldfast.worlds.chains.studies import Study, model, pooled
+from worldfast.worlds.chains.studies import Study, model
+from worldfast.worlds.walk_rows import contexts_of
 
 SMALL = chains.Dataset(states=5, length=16)
 PERMUTED = replace(SMALL, chains=8, permuted=True)
@@ -171,7 +174,7 @@ def test_scores_of_heads_leave_out_rows_in_which_no_state_comes_again():
     def scores(*rows):
         tokens = np.array(rows, np.int32)
         packed = SMALL.stream(0).packed(tokens, np.arange(1, len(rows) + 1) * 4 - 1)
-        return analyses.scores_of_heads(ensemble, packed, tokens)
+        return scores_of_heads(ensemble, packed, tokens)
 
     once, again = [0, 1, 2, 3], [0, 1, 0, 2]
     both, alone = scores(once, again), scores(again)

@@ -10,11 +10,11 @@ from sight import unread
 import worldfast as wf
 from worldfast import worlds
 from worldfast.models import GPTSpec
+from worldfast.reading import induction
 from worldfast.report import publish
 from worldfast.report.figures.numbers import lines
 from worldfast.training import load
 from worldfast.worlds import walks
-from worldfast.worlds.chains.analyses import induction
 from worldfast.worlds.walks.analyses import DRAWS, layers_of, placed_nulls
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import class_means, following, measures

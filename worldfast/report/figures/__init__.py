@@ -13,7 +13,7 @@ from worldfast.report.figures.maps import aligned_maps, learned_map, world_map
 from worldfast.report.figures.matrices import cka_matrix, sheet, similarity
 from worldfast.report.figures.patching import patching
 from worldfast.report.figures.saving import save
-from worldfast.report.figures.standard import CATALOGUE as STANDARD
+from worldfast.report.figures.standard import beside_standard
 from worldfast.report.figures.style import (
     HAIRLINE,
     MUTED,
@@ -53,8 +53,8 @@ __all__ = [
     "HAIRLINE",
     "LacksRuns",
     "MUTED",
-    "STANDARD",
     "aligned_maps",
+    "beside_standard",
     "chosen",
     "cka_matrix",
     "cka_over_training",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -17,6 +17,15 @@ from worldfast.studies import NULL, StudyResult, null_columns
 
 CATALOGUE = Catalogue()
 ROWS = 24  # of a figure, for its labels to be read
+
+
+def beside_standard(*catalogues: Catalogue) -> Callable[..., list[Drawn]]:
+    """Return a function (tables, scene, layer) that draws a world's catalogues, then the figures of any world."""
+
+    def draw(tables: Mapping, scene, layer: int) -> list[Drawn]:
+        return [one for some in (*catalogues, CATALOGUE) for one in some.draw(tables, scene, layer)]
+
+    return draw
 
 
 def draw(result: StudyResult, tables: Mapping) -> list[Drawn]:

@@ -1,7 +1,6 @@
 """Walks through Markov chains, to be looked up or inferred from context: arXiv 2412.01003."""
 
-import importlib
-
+from worldfast.doors import on_first_use
 from worldfast.worlds.chains.dataset import Dataset, Walks
 
 _DOOR = {  # the other names and their modules, which import all of the instrument, on first use
@@ -30,9 +29,4 @@ __all__ = [
     "paper",
     "predict",
 ]
-
-
-def __getattr__(name):
-    if name not in _DOOR:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)
+__getattr__ = on_first_use(__name__, _DOOR)

@@ -11,35 +11,29 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
-from worldfast.models import AttentionSpec, attention_weights
+from worldfast.reading import lines_of_heads, scores_of_heads, shares
 from worldfast.rows import Rows
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
-from worldfast.studies import Analysis, Trained, each
+from worldfast.studies import Analysis, Trained, each, models_of, with_heads
 from worldfast.training import load
 from worldfast.worlds.chains.dataset import SETS, Dataset, Walks
 from worldfast.worlds.chains.interpolation import interpolate
 from worldfast.worlds.chains.laws import BLOCK, Chains, drawn
 from worldfast.worlds.chains.predictors import NAMES, divergence, predict
+from worldfast.worlds.walk_rows import contexts_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["ALIKE", "ANALYSES", "CONTROLS", "KINDS", "basis_of", "contexts_of", "induction", "shuffled_rows"]
+__all__ = ["ALIKE", "ANALYSES", "CONTROLS", "KINDS", "basis_of", "shuffled_rows"]
 
 CONTROLS = ("uniform", "Uni-Ret of others", "Bi-Ret of others")
 KINDS = ("in order", "all", "all but the last", "only the last")  # of the context, what is shuffled
 LAST = 10  # states that are the last ones
 ALIKE = 0.01  # nats, nearer than which two predictors are not told apart
 WALKS, HEADED = 256, 32  # rows of a set that are tried, and at which attention is read
-
-
-def contexts_of(length: int) -> np.ndarray:
-    """Return numbers of states that are read before the next one is asked for: 1, 2, 5, 10 ... and the whole row."""
-    steps = [m * 10**e for e in range(4) for m in (1, 2, 5) if m * 10**e < length]
-    return np.array([*steps, length])
 
 
 def basis_of(data: Dataset) -> tuple[str, ...]:
@@ -75,22 +69,6 @@ def others(data: Dataset) -> Chains:
     return drawn(data.chains, data.states, data.law, data.concentration, "equal", ("others", data.draw))
 
 
-def shares(ensemble, rows: Rows, n: int, **gain) -> np.ndarray:
-    """Return what a model says of the next state at the scored positions of n rows: float64 [n, c, k]."""
-    logits = ensemble.outputs(rows, 0, **gain).to(torch.float64)
-    return torch.softmax(logits, 1).numpy(force=True).reshape(n, -1, logits.shape[1])
-
-
-def models(one: Trained):
-    """Yield (step, model) of every checkpoint whose weights a run kept."""
-    for step in one.run.kept_steps or (one.run.steps,):
-        yield step, load(one.folder, step=step)[1]
-
-
-def where(one: Trained, step: int) -> dict:
-    return {"run": one.name, "step": step, "rows": one.run.rows_at(step)[0]}
-
-
 # ---- over training and context ----
 
 
@@ -104,7 +82,7 @@ def divergences(trained: Sequence[Trained], walks: int) -> DataFrame:
 
     (one,) = trained
     data, table = one.run.data, []
-    for step, ensemble in models(one):
+    for step, ensemble in models_of(one):
         for of in sets_of(data):
             found = tried(data, of, one.run.seed, walks)
             said = shares(ensemble, found.rows, walks)
@@ -113,7 +91,7 @@ def divergences(trained: Sequence[Trained], walks: int) -> DataFrame:
                 columns |= {f"truth to {name}": divergence(found.truth, p), f"to {name}": divergence(said, p)}
                 columns |= {f"from {name}": divergence(p, said)}
             means = {name: value.mean(axis=0) for name, value in columns.items()}
-            at = where(one, step) | {"set": of, "context": contexts_of(data.length), "n": walks}
+            at = one.where(step) | {"set": of, "context": contexts_of(data.length), "n": walks}
             table.append(pd.DataFrame(at | means))
     return pd.concat(table, ignore_index=True)
 
@@ -164,7 +142,7 @@ def weights(trained: Sequence[Trained], walks: int) -> DataFrame:
 
     (one,) = trained
     data, table = one.run.data, []
-    for step, ensemble in models(one):
+    for step, ensemble in models_of(one):
         of_trained = {}
         for of in SETS[:2]:
             found = tried(data, of, one.run.seed, walks)
@@ -176,7 +154,7 @@ def weights(trained: Sequence[Trained], walks: int) -> DataFrame:
                 fit = interpolate(said, stack)
                 of_trained.setdefault(basis, fit.weights)
                 moved = divergence(said, np.einsum("ca,anck->nck", of_trained[basis], stack)).mean(axis=0)
-                at = where(one, step) | {"set": of, "context": contexts_of(data.length), "basis": basis}
+                at = one.where(step) | {"set": of, "context": contexts_of(data.length), "basis": basis}
                 own = {name: fit.weights[:, i] for i, name in enumerate(parts)}
                 rest = {"divergence": fit.divergence, "gap": fit.gap, "transferred": moved}
                 rest |= {"untold": alike_of(data, of, one.run.seed, walks)[basis]}
@@ -260,12 +238,12 @@ def nearness(trained: Sequence[Trained], walks: int) -> DataFrame:
         order = np.argsort(last, axis=1)
         scored = np.arange(len(tokens))[:, None] * data.length + np.take_along_axis(last, order, 1)
         rows = stream.packed(tokens, scored.ravel())
-        for step, ensemble in models(one) if len(tokens) else ():
+        for step, ensemble in models_of(one) if len(tokens) else ():
             matrix = np.empty((len(tokens), data.states, data.states))
             np.put_along_axis(matrix, order[:, :, None], shares(ensemble, rows, len(tokens)), axis=1)
             near = [least(matrix, chains) for chains in (data.set_of("trained"), others(data))]
             found = {"n": len(tokens), "trained": near[0].mean(), "others": near[1].mean()}
-            table.append(where(one, step) | {"set": of} | found | {"share": (near[0] < near[1]).mean()})
+            table.append(one.where(step) | {"set": of} | found | {"share": (near[0] < near[1]).mean()})
     return pd.DataFrame(table, columns=["run", "step", "rows", "set", "n", "trained", "others", "share"])
 
 
@@ -281,64 +259,6 @@ def least(matrix: np.ndarray, chains: Chains) -> np.ndarray:
 # ---- attention ----
 
 
-def induction(tokens: np.ndarray, attended: np.ndarray) -> dict[str, np.ndarray]:
-    """Score heads by whom they attend to.
-
-    Parameters
-    ----------
-    tokens : ndarray
-        Integers [T].
-    attended : ndarray
-        float64 [H, T, T], weights of each position over those up to it.
-
-    Returns
-    -------
-    dict of str to ndarray
-        [H]: "previous", mean weight on the state before; "induction", mean weight on states that came after the present
-        state earlier, where there are such; "chance", what even attention would have there.
-    """
-    T = len(tokens)
-    before = attended[:, np.arange(1, T), np.arange(T - 1)].mean(axis=1)
-    after = np.zeros((T, T), dtype=bool)
-    after[:, 1:] = (tokens[:, None] == tokens[None, :-1]) & (np.arange(T)[:, None] > np.arange(T - 1))
-    some = after.any(axis=1)
-    even = (after.sum(axis=1) / np.arange(1, T + 1))[some].mean() if some.any() else np.nan
-    found = (attended * after).sum(axis=2)[:, some].mean(axis=1) if some.any() else np.full(len(attended), np.nan)
-    return {"previous": before, "induction": found, "chance": np.full(len(attended), even)}
-
-
-def scores_of_heads(ensemble, rows: Rows, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """Return `induction` of all heads of a model, means over the rows of tokens [n, T] that have each score.
-
-    Returns
-    -------
-    dict of str to ndarray
-        [layers, heads] each; NaN of a score that no row has.
-    """
-    found = [
-        [induction(row, weights.numpy(force=True)) for row, weights in zip(tokens, of_rows)]
-        for of_rows in attention_weights(ensemble, rows)
-    ]
-    table = {name: np.array([[one[name] for one in block] for block in found]) for name in found[0][0]}
-    return {name: mean_of_some(of, axis=1) for name, of in table.items()}
-
-
-def mean_of_some(X: np.ndarray, axis: int) -> np.ndarray:
-    """Return means of what is not NaN, without the warning of numpy.nanmean where all is."""
-    some = np.isfinite(X)
-    count = some.sum(axis=axis)
-    sums = np.where(some, X, 0).sum(axis=axis)
-    return np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)
-
-
-def of_heads(about: dict, scores: Mapping[str, np.ndarray]) -> list[dict]:
-    """Return a line for each head, counted from 1, with its scores."""
-    return [
-        about | {"block": block + 1, "head": head + 1} | {name: float(of[block, head]) for name, of in scores.items()}
-        for block, head in np.ndindex(next(iter(scores.values())).shape)
-    ]
-
-
 def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
     """Scores of heads over training, on rows of fresh chains, as of `induction`.
 
@@ -351,17 +271,12 @@ def attention(trained: Sequence[Trained], walks: int) -> DataFrame:
     stream = Walks(data, one.run.seed, "attention", "fresh")
     tokens = stream.drawn(0, walks).tokens
     rows = stream.packed(tokens, np.arange(1, walks + 1) * data.length - 1)
-    for step, ensemble in models(one):
-        table += of_heads(where(one, step), scores_of_heads(ensemble, rows, tokens))
+    for step, ensemble in models_of(one):
+        table += lines_of_heads(one.where(step), scores_of_heads(ensemble, rows, tokens))
     return pd.DataFrame(table)
 
 
 # ---- of a study ----
-
-
-def with_heads(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
-    """Runs of models with heads of attention."""
-    return [(run,) for run in finished if isinstance(run.model, AttentionSpec)]
 
 
 def looking_up(study, finished: Sequence[Run]) -> list[tuple[Run, ...]]:
@@ -382,16 +297,3 @@ ANALYSES = (
     Analysis("nearness", nearness, looking_up, tried_on),
     Analysis("attention", attention, with_heads, lambda study: {"walks": HEADED}),
 )
-
-
-# ---- lines of tables ----
-
-
-def whole_rows(table):
-    """Return the lines of whole rows."""
-    return table[table["context"] == table.groupby("run")["context"].transform("max")]
-
-
-def at_end(table):
-    """Return the lines of the last checkpoint."""
-    return table[table["step"] == table.groupby("run")["step"].transform("max")]

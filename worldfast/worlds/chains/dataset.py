@@ -11,11 +11,11 @@ import numpy as np
 
 from worldfast import dataset
 from worldfast.arrays import refuse
-from worldfast.dataset import Readout, Score
+from worldfast.dataset import Readout, Score, nested
 from worldfast.errors import one_of, several, typed, whole
-from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, require_split
-from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WHOLE, WITHIN, Chains, drawn, given, key_of, nested
-from worldfast.worlds.chains.sampler import LIMITS, Drawn, Sampler
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, key_of, require_split
+from worldfast.worlds.chains.laws import BLOCK, LAWS, PRIORS, WITHIN, Chains, drawn, given
+from worldfast.worlds.walk_rows import LIMITS, WHOLE, Drawn, Sampler
 
 __all__ = ["SETS", "Dataset", "Walks"]
 

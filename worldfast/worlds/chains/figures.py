@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from worldfast.report import PALETTE
 from worldfast.report.figures import (
     MUTED,
-    STANDARD,
     Catalogue,
-    Drawn,
     LacksRuns,
+    beside_standard,
     end_labels,
     need,
     numbers,
@@ -21,23 +18,20 @@ from worldfast.report.figures import (
     plain_log,
     quiet,
 )
-from worldfast.worlds.chains.analyses import CONTROLS, KINDS, at_end, whole_rows
+from worldfast.studies import at_end, whole_rows
+from worldfast.worlds.chains.analyses import CONTROLS, KINDS
 from worldfast.worlds.chains.predictors import NAMES
 
 __all__ = ["CATALOGUE", "draw"]
 
 CATALOGUE = Catalogue()
 figure = CATALOGUE.figure
+draw = beside_standard(CATALOGUE)
 COLUMNS = 6  # of panels, for their labels to be read
 HUES = tuple(PALETTE[i * len(PALETTE) // COLUMNS] for i in range(COLUMNS))
 COLOURS = dict(zip(NAMES, (HUES[0], HUES[1], HUES[3], HUES[4])))
 SETS = {"trained": "chains that were trained on", "fresh": "chains never seen"}
 LEAST = 1e-3  # nats, below which a line is drawn as if it were there
-
-
-def draw(tables: Mapping, scene, layer: int) -> list[Drawn]:
-    """Draw the figures of a study, and return them with captions."""
-    return [*CATALOGUE.draw(tables, scene, layer), *STANDARD.draw(tables, scene, layer)]
 
 
 def by_chains(table, runs):

@@ -6,21 +6,20 @@ products, quotients and sorted numbers alone.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from worldfast._native import core
 from worldfast.display import size_text
+from worldfast.rows import key_of
+from worldfast.worlds.walk_rows import WHOLE, cumulative, thresholds
 
-__all__ = ["BLOCK", "LAWS", "PRIORS", "WHOLE", "WITHIN", "Chains", "drawn", "given", "key_of", "nested", "stationary"]
+__all__ = ["BLOCK", "LAWS", "PRIORS", "WITHIN", "Chains", "drawn", "given", "stationary"]
 
 LAWS = ("dirichlet", "blocks")
 PRIORS = ("random", "equal")
 BLOCK, WITHIN = 5, 5  # states of a block, and the Dirichlet parameter of steps within one
-WHOLE = 1 << core.walk_bits
 SHARE_BYTES = 68  # at most, of a number that is drawn, while chains and their thresholds are made
 PLANNED = 2**20  # shares, from which on their memory is planned
 REST = 1e-9  # by which the shares of a row that is given may miss 1
@@ -45,26 +44,7 @@ class Chains(NamedTuple):
 
     def thresholds(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the native sampler reads: int64 [N, k + 1, k] and int64 [N], cumulative shares of 2^53."""
-        steps = np.concatenate([self.transitions, self.stationary[:, None]], axis=1)
-        return _cumulative(steps), _cumulative(self.prior)
-
-
-def _cumulative(shares: np.ndarray) -> np.ndarray:
-    found = np.rint(np.minimum(np.cumsum(shares, axis=-1), 1) * WHOLE).astype(np.int64)
-    possible = shares > 0  # from the last such state on the threshold is the whole, so that no other is reached
-    after = np.cumsum(possible[..., ::-1], axis=-1)[..., ::-1] - possible
-    return np.where(after == 0, WHOLE, found)
-
-
-def key_of(*parts: object) -> int:
-    """Return 64 bits that no other parts are likely to share."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
-
-
-def nested(value):
-    """Return arrays and lists as nested tuples, which a dataset can have as a field."""
-    value = value.tolist() if hasattr(value, "tolist") else value
-    return tuple(map(nested, value)) if isinstance(value, (list, tuple)) else value
+        return thresholds(*self)
 
 
 @lru_cache(maxsize=32)
@@ -141,7 +121,7 @@ def given(transitions: tuple, prior: str, key: tuple) -> Chains:
             f"transitions: expected shares of at least 0 that sum to 1, got {found[n, i].tolist()} from state {i} of "
             f"chain {n}"
         )
-    steps = np.diff(_cumulative(found), axis=-1, prepend=0)  # of WHOLE: a share far below 2^-53 is never drawn
+    steps = np.diff(cumulative(found), axis=-1, prepend=0)  # of WHOLE: a share far below 2^-53 is never drawn
     reached = steps > 0
     for _ in range(int(found.shape[1]).bit_length()):  # twice as many steps each time
         reached = (reached.astype(np.float32) @ reached.astype(np.float32) > 0) | reached

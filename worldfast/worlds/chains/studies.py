@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from worldfast import studies
-from worldfast.capture import Capture
-from worldfast.errors import positive, whole
-from worldfast.models import TransformerSpec
 from worldfast.run import Run
-from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
-from worldfast.worlds.chains.analyses import ANALYSES, at_end, whole_rows
+from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, at_end, common_tables, pooled, whole_rows
+from worldfast.worlds.chains.analyses import ANALYSES
 from worldfast.worlds.chains.dataset import Dataset
 from worldfast.worlds.chains.predictors import NAMES
+from worldfast.worlds.walk_runs import model, scaled
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -54,6 +52,14 @@ def tables(study: studies.Study, out: Path, made: Mapping[str, Sequence[DataFram
     return found
 
 
+def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
+    """Return what was found, in plain sentences."""
+    means = pooled(study, lambda run: f"{run.data.chains:,} chains", ("chains",))
+    return Findings(
+        [*_mixtures(tables), *_transience(tables), *_untold(tables), *_order(tables), *_heads(tables), *means]
+    )
+
+
 @dataclass(frozen=True)
 class Study(studies.Study):
     """Study of walks: all as in worldfast.studies.Study, with the analyses, figures and findings of this world."""
@@ -61,12 +67,8 @@ class Study(studies.Study):
     analyses: tuple[Analysis, ...] = ANALYSES
     tables: Any = tables
     figures: Any = draw
-    findings: Any = None
+    findings: Any = findings
     subject: Subject = field(default_factory=lambda: Subject("context", "contexts", axes=(), question=QUESTION))
-
-    def __post_init__(self):
-        object.__setattr__(self, "findings", self.findings or findings)
-        super().__post_init__()
 
     def scene_of(self, run: Run) -> Scene:
         scene = super().scene_of(run)
@@ -81,45 +83,6 @@ class Study(studies.Study):
 
 
 # ---- in sentences ----
-
-
-def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
-    """Return what was found, in plain sentences."""
-    means = pooled(study, lambda run: f"{run.data.chains:,} chains", ("chains",))
-    return Findings(
-        [*_mixtures(tables), *_transience(tables), *_untold(tables), *_order(tables), *_heads(tables), *means]
-    )
-
-
-def pooled(study: studies.Study, kind_of: Callable[[Run], str], told: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence for each kind of runs of which means are taken, though more than their seeds differ.
-
-    Parameters
-    ----------
-    study : Study
-    kind_of : callable
-        Run -> its kind, in words.
-    told : sequence of str
-        Fields of data and model by which kinds differ.
-    """
-    kinds: dict[str, list[Run]] = {}
-    for run in study.runs:
-        kinds.setdefault(kind_of(run), []).append(run)
-    for kind, runs in kinds.items():
-        of_data = {name for a in runs for name in differing(a.data, runs[0].data)}
-        of_model = {name for a in runs for name in differing(a.model, runs[0].model)}
-        if more := sorted((of_data | of_model) - {*told, "rows"}):
-            yield (
-                f"Runs of {kind} differ in more than their seed ({', '.join(more)}): what is said and drawn of them is "
-                "their mean, while the tables have each run alone."
-            )
-
-
-def differing(a, b) -> list[str]:
-    """Return the fields in which two specs differ; of specs of two kinds, "model"."""
-    if type(a) is not type(b):
-        return ["model"]
-    return [one.name for one in fields(a) if getattr(a, one.name) != getattr(b, one.name)]
 
 
 def _mixtures(tables: Mapping[str, DataFrame]) -> Iterator[str]:
@@ -200,50 +163,6 @@ def _heads(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 
 
 # ---- runs ----
-
-
-def model(
-    data: Any, seed: int, steps: int, checkpoints: int, *, hidden: int = 64, batch: int, layers: int = 2, **fields
-) -> Run:
-    """Return a run on walks: a transformer, a constant learning rate, log-spaced checkpoints.
-
-    Parameters
-    ----------
-    data : Dataset
-        Its rows are set to those of `steps` batches, so that each is new.
-    seed, steps, checkpoints : int
-    hidden, layers : int
-        Width and depth of the transformer; of no account where `model` is given.
-    batch : int
-        Rows of a batch.
-    **fields
-        Further fields of the run, and others of those that it has here: `model` may be of any kind.
-    """
-    hidden, batch, layers = (whole(*one, 1) for one in (("hidden", hidden), ("batch", batch), ("layers", layers)))
-    steps = whole("steps", steps, 1)
-    spec = fields.pop("model", None)
-    if spec is None:
-        spec = TransformerSpec(hidden=hidden, layers=layers, heads=4, intermediate=4 * hidden)
-    given = {
-        "name": f"{data.label}-s{seed}",
-        "model": spec,
-        "epochs": 1,
-        "learning_rate": 3e-3,
-        "weight_decay": 0.0,
-        "clip": 1.0,
-        "warmup": 0,
-        "schedule": "constant",
-        "checkpoints": checkpoints,
-        "checkpoint_spacing": "log",
-        "keep": "all",
-        "capture": Capture(layers=tuple(range(1, getattr(spec, "layers", layers) + 1))),
-    }
-    return Run(replace(data, rows=steps * batch), seed=seed, batch=batch, **given | fields)
-
-
-def scaled(number: int, scale: float) -> int:
-    """Return a number of steps by a factor, of which there are at least 10."""
-    return max(10, round(number * positive("scale", scale)))
 
 
 def _study(name: str, runs: Sequence[Run], shown: Sequence[int]) -> Study:

@@ -1,10 +1,6 @@
 """Cities on a plane, which a model knows only through answers to questions: arXiv 2602.00533."""
 
-from __future__ import annotations
-
-import importlib
-from typing import Any
-
+from worldfast.doors import on_first_use
 from worldfast.worlds.cities.components import Component
 from worldfast.worlds.cities.dataset import Dataset
 from worldfast.worlds.cities.prompts import Prompt
@@ -63,9 +59,4 @@ __all__ = [
     "width",
     "world_update",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _DOOR:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)
+__getattr__ = on_first_use(__name__, _DOOR)

@@ -21,7 +21,7 @@ from worldfast._native import core
 from worldfast.classes import Named
 from worldfast.display import count
 from worldfast.errors import TaskError, number, whole
-from worldfast.rows import LAST_ROW, SPLITS
+from worldfast.rows import LAST_ROW, SPLITS, key_of
 from worldfast.worlds.cities.python_task import PythonTask
 from worldfast.worlds.cities.selection import named, unknown_texts
 from worldfast.worlds.cities.tasks import BUILT_IN, Task, find
@@ -119,7 +119,7 @@ def native_stream(
     """
     native = [_native_component(world, c, seed, split, crossing, tasks) for c in components]
     make = _kept if order == "interleaved" else _made
-    return make(world, entity, own, native, ORDERS.index(order), _key(seed, "shuffle", split))
+    return make(world, entity, own, native, ORDERS.index(order), key_of(seed, "shuffle", split))
 
 
 def _made(
@@ -226,14 +226,14 @@ def _native_component(
         "pool": None if pool.all() else _indices(pool),
         "group": _indices(group) if group.any() else None,
         "rest": _indices(pool & ~group) if group.any() else None,
-        "key": _key(seed, task.name, split, cities),
+        "key": key_of(seed, task.name, split, cities),
         "first": c.first,
         "rows": c.rows,
-        "pair_key": _key(seed, task.name, "pairs", cities),
+        "pair_key": key_of(seed, task.name, "pairs", cities),
         "pair_count": pair_count,
         "pair_offset": pair_offset,
         "noise": int(c.noise * 2.0**64),  # exact: only the exponent changes
-        "noise_key": _key(seed, task.name, "noise", split, cities),
+        "noise_key": key_of(seed, task.name, "noise", split, cities),
         "reshuffled": task.name == "crossing" and crossing == "reshuffled",
     }
 
@@ -247,8 +247,3 @@ def _pair_share(count: int, split: str) -> tuple[int, int]:
 
 def _indices(mask: np.ndarray) -> np.ndarray:
     return np.flatnonzero(mask).astype(np.int32)
-
-
-def _key(*parts: object) -> int:
-    """Return 64 bits that no other combination of parts is likely to share."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")

@@ -142,7 +142,7 @@ def _share(value: object) -> float:
 
 def _changed(run: Run, mark: str, share: float = 1.0, noise: float = 0.0) -> Run:
     """Return a pair with a share of distance's rows, or with noise in their answers."""
-    own = 2 * len(run.data.tasks)  # the first parts of a mixture; behind them are the rows that keep tasks alive
+    own = 2 * len(run.data.tasks)  # the first parts of a mixture; after them come the rows that keep tasks alive
     mixture = tuple(
         replace(part, rows=max(1, round(part.rows * share)), noise=noise) if i < own and part.task == APART else part
         for i, part in enumerate(run.data.mixture)

@@ -1,7 +1,6 @@
 """Latent points behind noise and a random encoder, and yes-no questions about them: arXiv 2407.11249."""
 
-import importlib
-
+from worldfast.doors import on_first_use
 from worldfast.worlds.factors.dataset import Dataset
 from worldfast.worlds.factors.questions import Questions
 from worldfast.worlds.factors.trials import Trials
@@ -39,9 +38,4 @@ __all__ = [
     "paper",
     "trilaterated",
 ]
-
-
-def __getattr__(name):
-    if name not in _DOOR:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)
+__getattr__ = on_first_use(__name__, _DOOR)

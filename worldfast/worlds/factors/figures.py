@@ -11,10 +11,9 @@ from worldfast.display import count
 from worldfast.report import PALETTE, Tasks
 from worldfast.report.figures import (
     MUTED,
-    STANDARD,
     Catalogue,
-    Drawn,
     LacksRuns,
+    beside_standard,
     end_labels,
     need,
     over_rows,
@@ -29,6 +28,7 @@ __all__ = ["CATALOGUE", "draw"]
 
 CATALOGUE = Catalogue()
 figure = CATALOGUE.figure
+draw = beside_standard(CATALOGUE, inside.CATALOGUE)
 FIELDS = {  # of a dataset, along which a study may go, and what they are called
     "n": "questions N",
     "dims": "latent numbers D",
@@ -36,11 +36,6 @@ FIELDS = {  # of a dataset, along which a study may go, and what they are called
     "stimulus": "steps of stimulus",
     "correlation": "correlation of x1 and x2",
 }
-
-
-def draw(tables: Mapping, scene, layer: int) -> list[Drawn]:
-    """Draw the figures of a study, and return them with captions."""
-    return [one for some in (CATALOGUE, inside.CATALOGUE, STANDARD) for one in some.draw(tables, scene, layer)]
 
 
 def varied(given, _) -> dict[str, dict]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -10,8 +9,9 @@ import numpy as np
 
 from worldfast._native import core
 from worldfast.arrays import numbers
+from worldfast.rows import key_of
 
-__all__ = ["CHANNELS", "KINDS", "THRESHOLDS", "Questions", "encoder", "key_of", "normals", "questions", "share_beyond"]
+__all__ = ["CHANNELS", "KINDS", "THRESHOLDS", "Questions", "encoder", "normals", "questions", "share_beyond"]
 
 KINDS = ("even", "random", "products", "context")
 THRESHOLDS = {  # of |x1 x2|, by the number of questions: as many for each quadrant
@@ -42,11 +42,6 @@ class Questions(NamedTuple):
         sides = x[:, None, :2] * self.boundary[:, :2] > 0
         product = sides.all(2) & (np.abs(x[:, 0] * x[:, 1])[:, None] > self.threshold)
         return np.where(self.threshold >= 0, product, (x[:, None] * self.boundary).sum(2) > 0)
-
-
-def key_of(*parts: object) -> int:
-    """Return 64 bits that no other parts are likely to share."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little")
 
 
 def share_beyond(theta: float) -> float:

@@ -52,6 +52,11 @@ def tables(study: studies.Study, out: Path, made: Mapping[str, Sequence[DataFram
     return found
 
 
+def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
+    """Return what was found, in plain sentences."""
+    return Findings([*_maps(tables), *_answers(tables), *_angles(tables), *_attractors(tables)])
+
+
 @dataclass(frozen=True)
 class Study(studies.Study):
     """Study of trials: all as in worldfast.studies.Study, with the analyses, figures and findings of this world."""
@@ -59,12 +64,8 @@ class Study(studies.Study):
     analyses: tuple[Analysis, ...] = ANALYSES
     tables: Any = tables
     figures: Any = draw
-    findings: Any = None
+    findings: Any = findings
     subject: Subject = field(default_factory=lambda: Subject("trial", "trials", question=QUESTION))
-
-    def __post_init__(self):
-        object.__setattr__(self, "findings", self.findings or findings)
-        super().__post_init__()
 
     def scene_of(self, run: Run) -> Scene:
         scene = super().scene_of(run)
@@ -72,11 +73,6 @@ class Study(studies.Study):
 
 
 # ---- in sentences ----
-
-
-def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
-    """Return what was found, in plain sentences."""
-    return Findings([*_maps(tables), *_answers(tables), *_angles(tables), *_attractors(tables)])
 
 
 def _maps(tables: Mapping[str, DataFrame]) -> Iterator[str]:

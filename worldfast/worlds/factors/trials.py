@@ -11,8 +11,8 @@ import torch
 from worldfast._native import core, thread_count
 from worldfast.arrays import numbers
 from worldfast.errors import number, whole
-from worldfast.rows import Rows, require_batch
-from worldfast.worlds.factors.questions import encoder, key_of
+from worldfast.rows import Rows, key_of, require_batch
+from worldfast.worlds.factors.questions import encoder
 
 __all__ = ["NOISES", "Drawn", "Trials", "deviation"]
 

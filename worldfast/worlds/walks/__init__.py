@@ -1,7 +1,6 @@
 """Walks on graphs, whose nodes carry fixed names or names of the row: arXiv 2501.00070."""
 
-import importlib
-
+from worldfast.doors import on_first_use
 from worldfast.worlds.walks.dataset import Dataset, Walks
 from worldfast.worlds.walks.graphs import Graph, graph_of
 
@@ -41,9 +40,4 @@ __all__ = [
     "recall",
     "wide_limit",
 ]
-
-
-def __getattr__(name):
-    if name not in _DOOR:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_DOOR[name]}"), name)
+__getattr__ = on_first_use(__name__, _DOOR)

@@ -21,9 +21,9 @@ from worldfast.analysis import (
 )
 from worldfast.run import Run
 from worldfast.studies import ANALYSES as OF_ANY_WORLD
-from worldfast.studies import Analysis, Trained, each, layer_of, shown
+from worldfast.studies import Analysis, Trained, each, layer_of, models_of, shown, with_heads
 from worldfast.training import load
-from worldfast.worlds.chains.analyses import contexts_of, models, where, with_heads
+from worldfast.worlds.walk_rows import contexts_of
 from worldfast.worlds.walks.dataset import contexts
 from worldfast.worlds.walks.geometry import (
     NULLS,
@@ -60,17 +60,17 @@ def geometry(trained: Sequence[Trained], layers: Sequence[int], namings: int, wa
     (one,) = trained
     data, table = one.run.data, []
     at = contexts_of(data.length)
-    for step, ensemble in models(one):
+    for step, ensemble in models_of(one):
         for of in data.tried:
             read = contexts(data, of, one.run.seed, "reading", namings, walks)
             for layer, states in zip(layers, states_of(ensemble, data, read, layers)):
-                about = where(one, step) | {"layer": layer, "names": of}
+                about = one.where(step) | {"layer": layer, "names": of}
                 table += [about | found for found in in_context(states, data, of, read, at, window)]
     return pd.DataFrame(table)
 
 
 def rule(trained: Sequence[Trained], namings: int, walks: int) -> DataFrame:
-    """How well a model follows the rule: the share that it gives to neighbours, over training and context.
+    """Share of the next name that a model gives to neighbours, which the rule asks for, over training and context.
 
     Columns run, step, rows, names, context, following.
     """
@@ -79,12 +79,12 @@ def rule(trained: Sequence[Trained], namings: int, walks: int) -> DataFrame:
     (one,) = trained
     data, table = one.run.data, []
     counts = contexts_of(data.length)
-    for step, ensemble in models(one):
+    for step, ensemble in models_of(one):
         for of in data.tried:
             read, graph = contexts(data, of, one.run.seed, "reading", namings, walks), data.graph_of(of)
             said = to_nodes(said_by(ensemble, data, read, counts - 1), read)
             mass = following(said, read.nodes[:, :, counts - 1], graph).mean(axis=(0, 1))
-            about = where(one, step) | {"names": of}
+            about = one.where(step) | {"names": of}
             table += [about | {"context": int(c), "following": float(f)} for c, f in zip(counts, mass)]
     return pd.DataFrame(table)
 

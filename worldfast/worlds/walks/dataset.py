@@ -11,11 +11,10 @@ import numpy as np
 
 from worldfast import dataset
 from worldfast.arrays import refuse
-from worldfast.dataset import Readout, Score
+from worldfast.dataset import Readout, Score, nested
 from worldfast.errors import number, one_of, several, typed, whole
-from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, require_split
-from worldfast.worlds.chains.laws import WHOLE, Chains, key_of, nested
-from worldfast.worlds.chains.sampler import LIMITS, Sampler
+from worldfast.rows import LAST_ROW, MOST_INPUTS, Shape, key_of, require_split
+from worldfast.worlds.walk_rows import LIMITS, WHOLE, Sampler, thresholds
 from worldfast.worlds.walks.graphs import Graph, given, graph_of
 
 __all__ = ["ROWS_OF", "Contexts", "Dataset", "Walks", "contexts"]
@@ -304,7 +303,7 @@ class Walks(Sampler):
             n = len(graph.adjacency)
             steps[i, :n, :n], first[i, :n] = graph.steps, 1 / n
         fixed = {"all": data.fixed, "fixed": 1.0, "own": 0.0}[of]
-        thresholds = Chains(steps, first, np.array([fixed, 1 - fixed])).thresholds()
+        followed = thresholds(steps, first, np.array([fixed, 1 - fixed]))
         key = key_of("walks on graphs", whole("seed", seed), split, of)
         renamed = np.array([0, WHOLE], np.int64)
-        super().__init__(key, *thresholds, data.names, renamed, data.length, data.rows)
+        super().__init__(key, *followed, data.names, renamed, data.length, data.rows)

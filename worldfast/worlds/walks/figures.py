@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,10 +10,9 @@ from worldfast.report import PALETTE
 from worldfast.report.figures import (
     HAIRLINE,
     MUTED,
-    STANDARD,
     Catalogue,
-    Drawn,
     LacksRuns,
+    beside_standard,
     end_labels,
     need,
     over_rows,
@@ -21,13 +20,14 @@ from worldfast.report.figures import (
     plain_log,
     quiet,
 )
-from worldfast.worlds.chains.analyses import at_end, whole_rows
+from worldfast.studies import at_end, whole_rows
 from worldfast.worlds.walks.heads import KINDS
 
 __all__ = ["CATALOGUE", "draw"]
 
 CATALOGUE = Catalogue()
 figure = CATALOGUE.figure
+draw = beside_standard(CATALOGUE)
 HUES = tuple(PALETTE[i * len(PALETTE) // 6] for i in range(6))
 NULLS = {  # colour and line of each
     "names": (HAIRLINE, "-"),
@@ -48,11 +48,6 @@ BESIDE = (
     "Nulls without a model: random vectors of names alone (pale), recall of bigrams (dotted grey), each name mixed "
     "with the one before it (dashed), and with all its neighbours in the graph (dotted black)."
 )
-
-
-def draw(tables: Mapping, scene, layer: int) -> list[Drawn]:
-    """Draw the figures of a study, and return them with captions."""
-    return [*CATALOGUE.draw(tables, scene, layer), *STANDARD.draw(tables, scene, layer)]
 
 
 # ---- parts ----

@@ -1,4 +1,4 @@
-"""What is measured of the states of nodes beside their graph, and nulls that need no model.
+"""Measures of the states of nodes beside their graph, and nulls that need no model.
 
 Source: arXiv 2501.00070, and the critique of it (the ICLR 2026 blog post by Arditi) after which the nulls are modelled.
 

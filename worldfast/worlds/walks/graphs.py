@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldfast.errors import one_of, whole
-from worldfast.worlds.chains.laws import key_of
+from worldfast.rows import key_of
 
 __all__ = ["KINDS", "MOST", "Graph", "given", "graph_of", "laplacian", "sides", "spectral"]
 

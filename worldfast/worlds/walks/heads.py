@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from worldfast.studies import Trained
+from worldfast.reading import lines_of_heads, scores_of_heads
+from worldfast.studies import Trained, models_of
 from worldfast.training import load
-from worldfast.worlds.chains.analyses import models, of_heads, scores_of_heads, where
 from worldfast.worlds.walks.dataset import Dataset, Walks, contexts
 from worldfast.worlds.walks.geometry import MEASURES, following
 from worldfast.worlds.walks.reading import in_context, said_by, states_of, to_nodes
@@ -52,13 +52,13 @@ def heads(trained: Sequence[Trained]) -> DataFrame:
 
     (one,) = trained
     table = []
-    for step, ensemble in models(one):
-        table += of_heads(where(one, step), heads_of(ensemble, one.run.data, one.run.seed))
+    for step, ensemble in models_of(one):
+        table += lines_of_heads(one.where(step), heads_of(ensemble, one.run.data, one.run.seed))
     return pd.DataFrame(table)
 
 
 def ablation(trained: Sequence[Trained], layer: int, namings: int, walks: int, window: int) -> DataFrame:
-    """What is left without some heads, at the end: those of the highest scores, and as many others at random.
+    """Models without some heads, at the end: without those of the highest scores, or without as many others at random.
 
     Columns run, names, heads ("none", "induction", "previous", "others"), k (how many give nothing), following, ratio,
     r2, cka after the whole row; of others means over 4 draws.

@@ -1,4 +1,4 @@
-"""What a model says and holds at every position of walks, with the labels of each walk's own nodes."""
+"""Answers and states of a model at every position of walks, with the labels of each walk's own nodes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worldfast.reading import shares
 from worldfast.rows import Rows
-from worldfast.worlds.chains.analyses import shares
 from worldfast.worlds.walks.dataset import Contexts, Dataset, Walks
 from worldfast.worlds.walks.geometry import LEAST, class_means, measures, r2_of
 

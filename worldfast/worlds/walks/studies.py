@@ -11,10 +11,9 @@ import numpy as np
 
 from worldfast import studies
 from worldfast.run import Run
-from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, common_tables
-from worldfast.worlds.chains.analyses import at_end, whole_rows
-from worldfast.worlds.chains.studies import model as of_walks
-from worldfast.worlds.chains.studies import pooled, scaled
+from worldfast.studies import Analysis, Findings, RunResult, Scene, Subject, at_end, common_tables, pooled, whole_rows
+from worldfast.worlds.walk_runs import model as of_walks
+from worldfast.worlds.walk_runs import scaled
 from worldfast.worlds.walks.analyses import ANALYSES
 from worldfast.worlds.walks.dataset import Dataset
 
@@ -57,6 +56,13 @@ def tables(study: studies.Study, out: Path, made: Mapping[str, Sequence[DataFram
     return found
 
 
+def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
+    """Return what was found, in plain sentences."""
+    means = pooled(study, _kind, ("graph", "fixed", "layers"))
+    layer = study.layer
+    return Findings([*_maps(tables, layer), *_homes(tables, layer), *_rule(tables), *_ablated(tables), *means])
+
+
 @dataclass(frozen=True)
 class Study(studies.Study):
     """Study of walks: all as in worldfast.studies.Study, with the analyses, figures and findings of this world."""
@@ -64,12 +70,8 @@ class Study(studies.Study):
     analyses: tuple[Analysis, ...] = ANALYSES
     tables: Any = tables
     figures: Any = draw
-    findings: Any = None
+    findings: Any = findings
     subject: Subject = field(default_factory=lambda: Subject("node", "nodes", question=QUESTION))
-
-    def __post_init__(self):
-        object.__setattr__(self, "findings", self.findings or findings)
-        super().__post_init__()
 
     def scene_of(self, run: Run) -> Scene:
         return replace(
@@ -83,13 +85,6 @@ class Study(studies.Study):
 
 
 # ---- in sentences ----
-
-
-def findings(study, tables: Mapping[str, DataFrame], films: Sequence[RunResult], matrix: np.ndarray) -> Findings:
-    """Return what was found, in plain sentences."""
-    means = pooled(study, _kind, ("graph", "fixed", "layers"))
-    layer = study.layer
-    return Findings([*_maps(tables, layer), *_homes(tables, layer), *_rule(tables), *_ablated(tables), *means])
 
 
 def _kind(run: Run) -> str:
@@ -190,7 +185,7 @@ def _ablated(tables: Mapping[str, DataFrame]) -> Iterator[str]:
 
 
 def model(data: Dataset, seed: int, steps: int, checkpoints: int, *, layers: int = 2, **fields) -> Run:
-    """Return a run on walks as `worldfast.worlds.chains.studies.model` makes it, warmed up, of small first weights
+    """Return a run on walks as `worldfast.worlds.walk_runs.model` makes it, warmed up, of small first weights
     unless `model` is given.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Walks by the native sampler as rows: states of chains are the tokens, or are named anew in some of the rows."""
+"""Walks by the native sampler as rows: states are the tokens, or are named anew in some of the rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from worldfast._native import core, thread_count
 from worldfast.rows import Rows, Shape, require_batch
 
-__all__ = ["LIMITS", "Drawn", "Sampler"]
+__all__ = ["LIMITS", "WHOLE", "Drawn", "Sampler", "contexts_of", "cumulative", "thresholds"]
 
 LIMITS = core.walk_limits  # of sizes, as the native core has them
+WHOLE = 1 << core.walk_bits  # the share of all
 
 
 class Drawn(NamedTuple):
@@ -86,6 +87,40 @@ class Sampler:
         """Return walks [n, l] as rows, scored at positions of them all."""
         n, length = tokens.shape
         return Rows(torch.from_numpy(tokens.reshape(-1)), _row_start(n, length), torch.as_tensor(scored, device="cpu"))
+
+
+def thresholds(transitions: np.ndarray, first: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `Sampler` reads of N chains of k states, cumulative shares of WHOLE.
+
+    Parameters
+    ----------
+    transitions : ndarray
+        float64 [N, k, k], shares of the next state from each.
+    first : ndarray
+        float64 [N, k], shares of the first state.
+    prior : ndarray
+        float64 [N], shares of the rows that follow each chain.
+
+    Returns
+    -------
+    (ndarray, ndarray)
+        int64 [N, k + 1, k] and int64 [N].
+    """
+    return cumulative(np.concatenate([transitions, first[:, None]], axis=1)), cumulative(prior)
+
+
+def cumulative(shares: np.ndarray) -> np.ndarray:
+    """Return cumulative shares along the last axis, int64: of WHOLE, from the last one above 0 on WHOLE itself."""
+    found = np.rint(np.minimum(np.cumsum(shares, axis=-1), 1) * WHOLE).astype(np.int64)
+    possible = shares > 0  # from the last such state on the threshold is the whole, so that no other is reached
+    after = np.cumsum(possible[..., ::-1], axis=-1)[..., ::-1] - possible
+    return np.where(after == 0, WHOLE, found)
+
+
+def contexts_of(length: int) -> np.ndarray:
+    """Return numbers of tokens that are read before the next one is asked for: 1, 2, 5, 10 ... and the whole row."""
+    steps = [m * 10**e for e in range(4) for m in (1, 2, 5) if m * 10**e < length]
+    return np.array([*steps, length])
 
 
 # What batches of one size share.
