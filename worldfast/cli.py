@@ -44,7 +44,7 @@ from worldfast.options import (
 )
 from worldfast.rows import require_split, require_stream, rows_from
 from worldfast.run import Run
-from worldfast.study_cli import STUDY, load_files, run_and_publish
+from worldfast.study_cli import STUDY, into, load_files, run_and_publish
 from worldfast.training import STOPPED, ended_by_signals
 from worldfast.training import load as load_run
 from worldfast.training import train as train_runs
@@ -67,7 +67,8 @@ def demo(out: Path = Path("."), scale: Number = 1.0, seed: Whole = 0, threads: A
         seed: First of three seeds for data and initial weights.
         threads: CPU threads; torch's number by default.
     """
-    command = "worldfast demo" + (f" --scale {scale:g}" if scale != 1 else "") + (f" --seed {seed}" if seed else "")
+    scaled, seeded = f" --scale {scale:g}" if scale != 1 else "", f" --seed {seed}" if seed else ""
+    command = f"worldfast demo{scaled}{seeded}{into(out)}"
     run_and_publish(cities.demo(scale, seed), out, command, threads=threads)
 
 

@@ -86,7 +86,7 @@ def run(
     """
     load_files(load)
     how = {"engine": engine, "address": address, "device": device, "threads": threads, "memory": memory}
-    return run_and_publish(_study(name, scale), out, _command(name, scale, load), **how)
+    return run_and_publish(_study(name, scale), out, _command(name, scale, out, load), **how)
 
 
 def _left_undone(spec: Study, out: Path) -> int:
@@ -143,7 +143,7 @@ def report(
     """
     load_files(load)
     how = {"engine": engine, "address": address, "threads": threads, "train_missing": False}
-    run_and_publish(_study(name, scale), out, _command(name, scale, load), **how)
+    run_and_publish(_study(name, scale), out, _command(name, scale, out, load), **how)
 
 
 STUDY = {"list": list_presets, "plan": plan, "run": run, "status": status, "report": report}
@@ -168,10 +168,16 @@ def _study(name: str, scale: float | None) -> Study:
     return load_study(name)
 
 
-def _command(name: str, scale: float | None, load: Iterable[Path]) -> str:
+def _command(name: str, scale: float | None, out: Path, load: Iterable[Path]) -> str:
     """The command that makes the page of a study again."""
     loads = "".join(f" --load {shlex.quote(str(path))}" for path in load)
-    return f"worldfast study run {shlex.quote(name)}" + (f" --scale {scale:g}" if scale is not None else "") + loads
+    scaled = f" --scale {scale:g}" if scale is not None else ""
+    return f"worldfast study run {shlex.quote(name)}{scaled}{into(out)}{loads}"
+
+
+def into(out: Path) -> str:
+    """The option that names the folder of a study, unless it is the one that one is in."""
+    return f" --out {shlex.quote(str(out))}" if out != Path(".") else ""
 
 
 def run_and_publish(spec: Study, out: Path, command: str, *, train_missing: bool = True, **how) -> int:

@@ -789,7 +789,15 @@ def test_patching_draws_what_can_be_told():
     assert [axes.get_title("left") for axes in figure.axes] == ["angle"]  # distance: noise
     lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 4]
     assert [line.get_ydata().tolist() for line in lines] == [[0, 0.25, 0.5, 0.75], [1, 1.25, 1.5, 1.75]]
-    assert "half of the way at layer 2" in said and "n = 200" in said
+    assert "half of the way at layer 2" in said and "n = 200" in said and "standard errors over rows" in said
+    assert "Above 1, answers go past the source's" in said
+    below = table.assign(recovered=table.recovered / 2)
+    assert "Above 1" not in figures.patching(below, runs)[1]
+    legend = city_figures.patching(table, runs)[0].axes[-1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "the tokens of new cities",
+        "the question and the answer so far",
+    ]
     table.loc[0, "standard_error"] = 9.0  # of one layer and position; the others tell
     assert [axes.get_title("left") for axes in figures.patching(table, runs)[0].axes] == ["angle"]
     with pytest.raises(figures.LacksRuns, match="too little"):

@@ -19,7 +19,7 @@ from synthetic_study import PUBLISHED, large_study, spec, taught
 from worldfast.report import report
 from worldfast.report.figures.catalogue import SECTIONS, Drawn, title
 from worldfast.report.page import comparison, gallery, models, provenance
-from worldfast.report.page.taught import known_groups, pair
+from worldfast.report.page.taught import known_groups, off, pair
 from worldfast.report.page.terms import glossary
 from worldfast.studies import Comparison
 from worldfast.worlds.cities.scene import scene_of
@@ -201,7 +201,7 @@ def test_the_table_of_all_runs(large, text):
     last = probes[(probes.layer == large.cka_layer) & (probes.step > 0)].set_index("run")
     assert list(columns["probe R²"]) == [f"{last.r2[run]:.3f}" for run in runs.run]
     at = runs.run.tolist().index("ft-distance-s1")
-    assert columns["Atlantis, median error"][at] == "40.1°" and columns["Atlantis, median error"][0] == "–"
+    assert columns["Atlantis, mean error"][at] == "40.1°" and columns["Atlantis, mean error"][0] == "–"
     assert (columns["improvement, trained"][at], columns["improvement, transfer"][at]) == ("0.90", "0.40")
     assert len(re.findall("data-film=", text)) == len(large.runs)
 
@@ -319,7 +319,7 @@ addEventListener("error", event => document.title += "ERROR " + event.message);
   all("#kinds input")[2].click(); said.push(one("#left").textContent, rows().length);
   rows().find(row => row.dataset.film).querySelector("button").click();
   await until(() => one("#peers").textContent.includes("fine-tuned"));
-  said.push(one("#numbers").textContent.includes("Atlantis, median error"), one("#peers").textContent.trim());
+  said.push(one("#numbers").textContent.includes("Atlantis, mean error"), one("#peers").textContent.trim());
   said.push(one("#directions").hidden); all("#directions input")[1].click();
   await until(() => one("#space-what").textContent.includes("probe"));
   said.push(one("#space-what").textContent.includes("linear probe reads x and y"));
@@ -427,6 +427,22 @@ def test_three_drawings_say_how_it_was_set_up(page):
     assert "a row" in page.text and "linear probe, fitted on" in drawings[2]
 
 
+def test_the_page_says_of_which_rows_fine_tunes_learn_only_where_the_study_does(medium):
+    assert "Fine-tunes then learn Atlantis." in Page(report.page(medium)).text
+    told = replace(medium, world=replace(medium.world, taught_by="each from rows of x & y"))
+    assert "Fine-tunes then learn Atlantis, each from rows of x & y." in Page(report.page(told)).text
+
+
+def test_the_error_of_what_was_taught_is_a_mean(medium):
+    """As in findings and figures: one city that is far off counts."""
+    run = next(run for run in medium.runs if run.kind == "ft")
+    new = medium.world.group == ATLANTIS
+    predicted = run.predicted.copy()
+    predicted[-1, new] = medium.world.xy[new]
+    predicted[-1, np.flatnonzero(new)[0], 0] += 20 * new.sum()
+    assert off(medium.world, replace(run, predicted=predicted), [ATLANTIS]) == pytest.approx(20)
+
+
 # What a page's head shows, at 1440 x 900 with an address and at 390 x 844 without, put in the document's title.
 HEAD = """
 const wait = () => new Promise(done => setTimeout(done, 50));
@@ -444,12 +460,16 @@ URL.createObjectURL = blob => { saved.push(blob); return "#"; };
   const low = node => Math.round(node.getBoundingClientRect().bottom + scrollY), said = {};
   said.bottoms = [low(one(".lede")), low(one("#map")), low(one("#far"))];
   said.pair = [one("#near-says").textContent, one("#far-says").textContent];
+  const find = text => { one("#find").value = text; one("#find").dispatchEvent(new Event("input")); };
+  find(JSON.parse(one("#study").textContent).names.pop());
+  said.new = one("#said").textContent;
+  find("");
   said.sizes = [...new Set(all("body *").filter(node => node.getClientRects().length && node.textContent.trim() && !node.closest("script, svg"))
     .map(node => parseFloat(getComputedStyle(node).fontSize)))].filter(size => size < 9 && size > 0);
   said.clock = one("#clock").textContent;
   said.model = one("#models select").selectedOptions[0].textContent;
   said.view = one("#view input:checked + span").textContent;
-  said.numbers = one("#numbers").textContent.includes("Atlantis, median error");
+  said.numbers = one("#numbers").textContent.includes("Atlantis, mean error");
   said.each = one("#numbers").textContent;
   said.label = labels.filter(([text]) => text.startsWith("Atlantis")).pop();
   all("#view input")[0].click();
@@ -457,7 +477,7 @@ URL.createObjectURL = blob => { saved.push(blob); return "#"; };
   one("#models select").dispatchEvent(new Event("change"));
   await until(() => location.hash.includes("ft-distance"));
   said.hash = location.hash;
-  said.taught = one("#numbers").textContent.includes("Atlantis, median error");
+  said.taught = one("#numbers").textContent.includes("Atlantis, mean error");
   all("details.fold").forEach(node => (node.open = true));
   const chart = one("[data-chart] svg") ?? (await until(() => one("[data-chart] svg")), one("[data-chart] svg"));
   const box = chart.getBoundingClientRect(), dot = chart.querySelector("circle").getBoundingClientRect();
@@ -525,6 +545,12 @@ def test_the_head_of_the_page_shows_the_map_and_keeps_its_state_in_the_address(m
         assert near.startswith(f"Atlantis, {in_the_end}taken in: ")
         assert far.startswith(f"Atlantis, {in_the_end}left out: ")
         assert f"taught by distance, after {15 if address else 24}k rows" in far
+        for says, run in zip((near, far), study["pair"]):  # the end's number is beside the verdict
+            end = float(re.match(r"[^:]*: (\S+) off on average", says)[1].replace(",", ""))
+            assert end == pytest.approx(off(medium.world, medium.runs[run], [ATLANTIS]), abs=1)
+            assert ("; now " in says) == bool(address)
+        assert (" off, " in seen["new"]) == bool(address)
+        assert ("not taught to this model" in seen["new"]) != bool(address)
         assert seen["view"] == ("Errors" if address else "As the model has it")
         assert (seen["model"] == "angle, fine-tuned") == seen["numbers"] == bool(address) and seen["taught"]
         assert seen["hash"] == "#model=ft-distance-s1&step=" + ("150" if address else "240") + "&view=model"

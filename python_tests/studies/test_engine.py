@@ -404,10 +404,10 @@ def test_a_study_of_fewer_rows_is_asked_for_by_name(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(study_cli, "run_and_publish", lambda spec, out, command, **how: asked.append((spec, command)))
     assert cli.main(["study", "run", "paper", "--scale", "0.05", "--out", str(tmp_path)]) == 0
-    assert asked == [(studies.paper(0.05), "worldfast study run paper --scale 0.05")]
+    assert asked == [(studies.paper(0.05), f"worldfast study run paper --scale 0.05 --out {tmp_path}")]
     monkeypatch.setattr(cli, "run_and_publish", study_cli.run_and_publish)
     assert cli.main(["demo", "--scale", "0.01", "--seed", "2", "--out", str(tmp_path)]) == 0
-    assert asked[1:] == [(studies.demo(0.01, 2), "worldfast demo --scale 0.01 --seed 2")]
+    assert asked[1:] == [(studies.demo(0.01, 2), f"worldfast demo --scale 0.01 --seed 2 --out {tmp_path}")]
 
 
 def test_study_commands(capsys, tmp_path):

@@ -155,7 +155,8 @@ def test_gradients_and_patching_at_any_step(folder):
     asked = questions_of(RUN, "distance", rows=8, positions="all")
     early, late = (load(folder, step=step) for step in (0, 12))
     table = activation_patching(early, late, asked, layers=[0, 1])
-    assert table.layer.tolist() == [0, 1] and set(table.source) == set(table.target) == {RUN.name}
+    assert table.layer.tolist() == [0, 1] and set(table.source) == {f"{RUN.name} (source)"}
+    assert set(table.target) == {f"{RUN.name} (target)"}
     alone, patched = (
         patched_answers(giving[1], late[1], asked["distance"], layer, asked["distance"].positions["all"], answer=True)
         for giving, layer in ((late, None), (early, 1))

@@ -96,7 +96,8 @@ def activation_patching(
     Returns
     -------
     DataFrame
-        One row for each layer, positions and task. Columns: layer, positions, task; source, target (names of the runs);
+        One row for each layer, positions and task. Columns: layer, positions, task; source, target (names of the runs;
+        of one run at two steps, "NAME (source)" and "NAME (target)");
         metric; value (score of the patched target); recovered ((value - target_value) / (source_value - target_value):
         0 like the target by itself, 1 like the source; beyond if answers are worse than one's or better than the
         other's; NaN if the two are equal, and noisy if they nearly are); standard_error (of `recovered`, a ratio of
@@ -128,6 +129,9 @@ def activation_patching(
     for asked in questions.values():
         for group in chosen or ():
             one_of("positions", group, asked.positions)
+    names = [source_run.name, target_run.name]
+    if names[0] == names[1]:
+        names = [f"{name} ({role})" for name, role in zip(names, ("source", "target"))]
     lines = []
     for task, asked in questions.items():
         alone = [asked.score(patched_answers(one, one, asked, longest=longest))[0] for one in (giving, taking)]
@@ -141,8 +145,7 @@ def activation_patching(
                         layer,
                         group,
                         task,
-                        source_run.name,
-                        target_run.name,
+                        *names,
                         asked.metric,
                         scores.mean(),
                         *_ratio(scores - alone[1], alone[0] - alone[1]),

@@ -16,6 +16,7 @@ _DOOR = {  # name -> its module, imported on first use
     "write": "report",
     "listed": "words",
     "number": "words",
+    "plain": "words",
 }
 __all__ = sorted(_DOOR)
 __getattr__ = on_first_use(__name__, _DOOR)

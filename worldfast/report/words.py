@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".split()
 
@@ -10,6 +11,14 @@ NUMBERS = "no one two three four five six seven eight nine ten eleven twelve".sp
 def number(n: int) -> str:
     """Return a number as a word up to twelve, then in digits: "seven", "21"."""
     return NUMBERS[n] if n < len(NUMBERS) else f"{n:,}"
+
+
+def plain(value: float, form: str) -> str:
+    """Format a number with a true minus sign, but for a 0; "–" if it is not finite."""
+    if not isfinite(value):
+        return "–"
+    text = format(value, form)
+    return text.replace("-", "\u2212" if text.strip("-0.,%") else "")
 
 
 def joined(names: Sequence[str]) -> str:

@@ -91,6 +91,8 @@ class Scene:
         Name of the loss, with its unit.
     title, question : str
         Heading of the page; what the study asks, or "".
+    taught_by : str
+        Rows from which fine-tunes learn `new`, in words; "" if nothing is said of them.
     example : (str, str)
         A row of the world: what a model reads, and the answer that it learns.
     notes : str
@@ -120,6 +122,7 @@ class Scene:
     loss: str = "loss"
     title: str = "Inside the model"
     question: str = ""
+    taught_by: str = ""
     example: tuple[str, str] = ("a row", "its answer")
     notes: str = ""
     terms: Mapping[str, str] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from worldfast.worlds.cities import doses as doses_module
 from worldfast.worlds.cities.doses import design_of, dose_at, dose_runs
 from worldfast.worlds.cities.figures import CATALOGUE
 from worldfast.worlds.cities.figures import doses as figures
+from worldfast.worlds.cities.scene import read_at, taught_by
 from worldfast.worlds.cities.studies import integration
 
 
@@ -37,6 +38,41 @@ def test_the_study_has_every_task_and_pair_at_several_doses():
     assert sorted(about.share.unique()) == [0.1, 0.25, 0.5, 1] and sorted(about.noise.unique()) == [0, 0.5, 0.9]
     assert set(about[(about.share < 1) | (about.noise > 0)].tasks.str.contains("distance")) == {True}
     assert all(run.checkpoint_steps[:2] == (0, round(run.steps / 64)) for run in of_seed if run.schedule == "constant")
+
+
+def test_models_are_read_at_one_prompt_where_asked_else_each_at_that_of_its_own_first_task():
+    small = {"seeds": (0,), "tasks": ("perimeter", "angle"), "doses": (1,)}
+    studies = integration(**small), integration(**small, read_at="angle")
+    published, one = (
+        {run.name: run.readout().about["prompt"] for run in study.runs if not run.start or "constant" in run.name}
+        for study in studies
+    )
+    assert set(one.values()) == {"angle(c_dddd,"} and len(one) == 4
+    assert published == {
+        "pt-all-s0": "dist(c_dddd,",
+        "ft-perimeter-constant-s0": "perimeter(c_dddd,",
+        "ft-angle-constant-s0": "angle(c_dddd,",
+        "ft-perimeter+angle-constant-s0": "perimeter(c_dddd,",
+    }
+    published, one = studies
+    said = "Each model is read at the prompt of the first of its own tasks, such as \u201cdist(c_dddd,\u201d."
+    assert read_at(published.runs) == said and published.scene_of(published.runs[0]).notes.endswith(said)
+    assert read_at(one.runs) == "Models are read at the prompt \u201cangle(c_dddd,\u201d."
+    assert (
+        read_at([*one.runs, *published.runs]) == "Models are read at 3 prompts, the first at \u201cangle(c_dddd,\u201d."
+    )
+
+
+def test_the_page_says_of_which_rows_fine_tunes_learn():
+    base = cities.Recipe().pretrain(("distance", "angle"))
+    tuned, alone = (cities.Recipe(alive=alive).finetune(base, "angle") for alive in (256, 0))
+    assert taught_by([base, tuned]) == (
+        "each from rows of its own tasks and, in every epoch, 256 of each other task of its base, which have new cities "
+        "too"
+    )
+    assert taught_by([base, alone]) == "each from rows of its own tasks alone" and taught_by([base]) == ""
+    scene = cities.Study("one", [base, tuned], layer=5).scene_of(base)
+    assert scene.taught_by == taught_by([base, tuned])
 
 
 def test_a_dose_is_rows_of_each_task():
@@ -62,7 +98,13 @@ def test_what_is_refused():
         "tasks=()": "tasks: expected at least one, got none",
         "tasks='angel'": "unknown task 'angel': did you mean 'angle'",
         "shares=(1,)": "shares: expected numbers above 0 and below 1",
+        "shares=(0.5, 0.5)": r"shares: expected each once to two digits, got \[0.5, 0.5\]",
+        "shares=(0.101, 0.104)": "shares: expected each once to two digits",
+        "shares=(0.004,)": "shares: expected 0.01 to 0.99, since tables round them to two digits, got 0.004",
+        "shares=(0.996,)": "shares: expected 0.01 to 0.99",
         "noise=(1,)": "noise",
+        "noise=(0.5, 0.5)": r"noise: expected each once, got \[0.5, 0.5\]",
+        "read_at='distence'": "unknown read_at 'distence': did you mean 'distance'",
         "scale=0": "scale: expected a number above 0",
     }.items():
         with pytest.raises(ValueError, match=message):
@@ -139,6 +181,57 @@ def test_what_is_left_beside_another_task_at_equal_rows():
     assert not len(response.beside(longer))  # nothing alone at that dose
 
 
+def three_tasks(seeds=(0, 1, 2), of_task=(1, 1), of_seed=(1, 1, 1)):
+    """Angle and perimeter by themselves, and in pairs: with distance 2 times as far off, times a factor for the task
+    and one for the seed, beside each other half as far.
+    """
+    lines = []
+    for seed in seeds:
+        pairs = {f"distance+{task}": 2 * by * of_seed[seed] for task, by in zip(("angle", "perimeter"), of_task)}
+        ends = {"angle": 1, "perimeter": 1, "distance": 8, "angle+perimeter": 0.5} | pairs
+        for tasks, end in ends.items():
+            for dose, error in ((0, 800), (20, 120 * end), (40, 100 * end)):
+                where = (
+                    f"{tasks}-s{seed}",
+                    f"base-s{seed}",
+                    seed,
+                    "Atlantis",
+                    tasks,
+                    "constant",
+                    1,
+                    0,
+                    dose // 20,
+                    dose,
+                )
+                lines.append((*where, error))
+    columns = "run base seed group tasks schedule share noise step dose error"
+    measured = {"alone_r2": 0.9, "old_cka": 0.99, "old_moved": 0.2, "moved_dimension": 8.0}
+    return pd.DataFrame(lines, columns=columns.split()).assign(**measured)
+
+
+def test_over_tasks_the_error_is_that_of_seeds():
+    """Ratios of 1, 2 and 4 in three seeds, alike for both tasks, are uncertain; other ratios for each task, alike in
+    all seeds, are not.
+    """
+    varied = response.beside_over_tasks(three_tasks(of_seed=(0.5, 1, 2))).set_index("beside").loc["distance"]
+    assert varied.ratio == pytest.approx(2) and (varied.n, varied.unit, varied.n_tasks) == (3, "seed", 2)
+    assert varied.standard_error == pytest.approx(np.log(2) / 3**0.5)
+    assert varied.p == pytest.approx(0.225, abs=1e-3)
+    alike = response.beside_over_tasks(three_tasks(of_task=(0.5, 2))).set_index("beside")
+    assert alike.ratio.to_dict() == pytest.approx({"distance": 2, "another task": 0.5})
+    assert alike.standard_error.max() < 1e-9 and set(alike.test) == {"none: all seeds are equal"}
+    lacking = three_tasks(of_seed=(0.5, 1, 2))
+    lacking = lacking[lacking.run != "distance+angle-s0"]  # a seed without one of the tasks is no mean over tasks
+    assert response.beside_over_tasks(lacking).set_index("beside").n.to_dict() == {"distance": 2, "another task": 3}
+    assert not len(response.beside_over_tasks(planted().query("tasks == 'angle'")))
+
+
+def test_seeds_that_are_equal_up_to_rounding_have_no_test():
+    found = response.tested([0.1 + 0.2, 0.3, 0.3])
+    assert found["standard_error"] > 0 and np.isnan(found["p"]) and found["test"] == "none: all seeds are equal"
+    assert response.tested([0.1, 0.3, 0.3])["p"] > 0
+
+
 def test_at_a_falling_rate_nothing_between_two_fine_tunes_counts():
     """A longer run is not a shorter one continued, so that a straight line between them says nothing."""
     table = planted().assign(schedule="linear")
@@ -176,7 +269,8 @@ def tables_of(table) -> dict:
     runs = table.drop_duplicates("run")[["run", "tasks"]].assign(kind="ft", base="base", group="Atlantis")
     runs = runs.assign(learned=True, status="finished")
     tables = {"runs": runs, "doses": table, "response": response.response(table), "levels": response.levels(table)}
-    return tables | {"beside": response.beside(table), "contrast": response.contrast(table)}
+    over_tasks = {"beside_over_tasks": response.beside_over_tasks(table), "contrast": response.contrast(table)}
+    return tables | {"beside": response.beside(table)} | over_tasks
 
 
 def pull_of(table) -> pd.DataFrame:
@@ -205,24 +299,58 @@ def test_findings_have_uncertainties_or_say_why_not():
         in text
     )
     assert "\u22120.01 \u00b1 0.01 of fine-tunes on 1 task, t-test over n = 3 seeds, p 0.23)." in text
+    assert (
+        "%" not in text and "angle with distance 20.0: 1.99 times" in text and "Before, it was 80.0 degrees off" in text
+    )
     alone = said(planted(seeds=(1,)))
-    assert "There is one seed of the base, so no standard error is given: nothing was repeated." in alone
+    assert "There is one seed of the base, so no standard error over seeds is given: nothing was repeated." in alone
     assert "±" not in alone and "p nan" not in alone and "nan" not in alone
+
+
+def test_findings_lead_with_where_curves_level_off_and_say_what_is_worse():
+    study = integration(scale=0.01, seeds=(0,), tasks="angle", doses=(1,))
+    table = three_tasks(of_seed=(0.5, 1, 2))
+    first, second, *_ = dose_findings.findings(study, tables_of(table), [], np.eye(0)).sentences
+    assert first.startswith("At a constant learning rate, Atlantis levels off at so many degrees from its place (")
+    assert "more is worse" in first and "angle 11.0 ± 0.0, halved after" in first
+    assert second == (
+        "At a constant learning rate, distance beside another task leaves Atlantis 2.00 times (1.34 to 2.98 within one "
+        "standard error, n = 3 seeds, p 0.23) as far off as that task alone at as many rows of it, and another task in "
+        "the place of distance 0.50 times (0.50 to 0.50 within one standard error, n = 3 seeds, all seeds equal): above "
+        "1 is worse (means over 2 tasks)."
+    )
+
+
+def test_one_seed_has_no_range_and_patching_has_errors_over_rows():
+    text = said(three_tasks(seeds=(0,), of_task=(1, 3)), patching=patched())
+    assert (
+        "no standard error over seeds is given" in text
+        and "distance beside another task leaves Atlantis 3.46 times as" in text
+    )
+    assert "±" not in text and "within one standard error" not in text and "nan" not in text
+    assert "standard error over rows 0.07" in text
 
 
 def test_runs_that_failed_are_named():
     lines = [
-        ("pt-all-s0", "pt", "distance+angle", False, "finished"),
-        ("ft-angle-s0", "ft", "angle", False, "diverged"),
+        ("pt-all-s0", "pt", "distance+angle", False, "angle", "finished"),
+        ("pt-all-s1", "pt", "distance+angle", True, "", "finished"),
+        ("ft-angle-s0", "ft", "angle", False, "", "diverged"),
     ]
-    runs = pd.DataFrame(lines, columns=["run", "kind", "tasks", "learned", "status"])
-    text = said(planted(), runs=runs)
-    assert (
-        "Did not learn its tasks: pt-all-s0. Fine-tunes" in text and "Did not finish: ft-angle-s0 (diverged)." in text
-    )
+    runs = pd.DataFrame(lines, columns=["run", "kind", "tasks", "learned", "unlearned", "status"])
+    study = integration(scale=0.01, seeds=(0,), tasks="angle", doses=(1,))
+    tables = tables_of(planted()) | {"runs": runs, "evaluation": None}
+    first, *others = dose_findings.findings(study, tables, [], np.eye(0)).sentences
+    assert first.endswith(" Of 2 bases, 1 learned all tasks.")
+    text = " ".join(others)
+    assert "Not learned, and left out of averages of scores and CKA over models: pt-all-s0 (angle);" in text
+    assert "Fine-tunes of such a model count in averages all the same." in text
+    assert "Did not finish: ft-angle-s0 (diverged)." in text
+    del tables["evaluation"]  # without scores, what a base learned is not known
+    assert "earned" not in " ".join(dose_findings.findings(study, tables, [], np.eye(0)).sentences)
 
 
-def test_what_patching_recovers_is_said_with_its_error():
+def patched():
     lines = [
         (1, "included", "angle", 0.3, 0.07, 7, 38),
         (2, "included", "angle", 0.2, 0.05, 7, 38),
@@ -234,13 +362,20 @@ def test_what_patching_recovers_is_said_with_its_error():
     names = "layer positions task recovered standard_error source_value target_value"
     table = pd.DataFrame(lines, columns=names.split()).assign(source="near", target="far", n=200)
     table["metric"] = np.where(table.task == "crossing", "accuracy", "absolute error")
+    return table
+
+
+def test_what_patching_recovers_is_said_with_its_error():
+    table = patched()
     text = said(planted(), patching=table)
     assert (
         "On tasks that near does better, its states put into far bring" in text and "n = 200 rows of each task" in text
     )
-    assert "the tokens of new cities 0.30 \u00b1 0.07 (angle, layer 1)." in text
+    assert "at most, over layers," in text and "one pair of models" in text
+    assert "the tokens of new cities 0.30 (angle, layer 1; standard error over rows 0.07)." in text
     table["source_value"], table["target_value"] = table.target_value, table.source_value
-    assert "tokens of new cities 0.80 \u00b1 0.05 (distance, layer 1)." in said(planted(), patching=table)
+    text = said(planted(), patching=table)
+    assert "tokens of new cities 0.80 (distance, layer 1; standard error over rows 0.05)." in text
 
 
 def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
@@ -260,6 +395,8 @@ def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
     assert gradients.get_title(loc="left") == "Gradients of two tasks" and "D A" in [
         t.get_text() for t in gradients.texts
     ]
+    assert "; A: angle; D: distance" in gradients.figure.get_supxlabel()
+    assert "; A: angle; D: distance" in figures.dose_response(tables["response"], tables["runs"])[0].get_supxlabel()
     (one, two) = numbers.chart(figures.dose_response(tables["response"], tables["runs"])[0])
     angle = next(line for line in one["lines"] if line["name"] == "angle")
     assert angle["x"] == [0, 10, 20, 40] and angle["y"] == [80, 40, 20, 10] and two["title"] == "Two tasks"
@@ -268,6 +405,23 @@ def test_no_title_of_a_figure_is_cut_and_its_curves_can_be_pointed_at():
     alone = tables_of(planted((1,)))
     for panel in numbers.chart(figures.dose_response(alone["response"], alone["runs"])[0]):
         assert all(line["error"] is None for line in panel["lines"])  # one seed
+
+
+def test_what_distance_does_has_ticks_within_a_decade_and_bars_alone():
+    tables = tables_of(planted())
+    figure, _ = figures.beside_distance(tables["beside"], tables["runs"])
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    ticks = {tick.label1.get_text() for tick in axis.get_major_ticks() if tick.label1.get_text()}
+    assert {"1", "1.5", "2"} <= ticks and "bars: standard errors over 3 seeds" in figure.get_supxlabel()
+    assert "bands" not in figure.get_supxlabel()
+    ratios = 1 + np.arange(len(tables["beside"])) / 100
+    near = tables["beside"].assign(ratio=ratios, log_ratio=np.log(ratios), standard_error=0.001)
+    axis = figures.beside_distance(near, tables["runs"])[0].axes[0].yaxis
+    low, high = axis.get_view_interval()
+    assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) > 2
+    moves, _ = figures.what_moves(tables["response"], tables["contrast"], tables["runs"])
+    assert moves.get_supxlabel() == "bands: standard errors over 3 seeds"
 
 
 def test_figures_say_what_bands_are():

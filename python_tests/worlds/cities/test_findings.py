@@ -11,7 +11,7 @@ import worldfast as wf
 from worldfast.report import report
 from worldfast.worlds.cities import Dataset, findings, studies
 from worldfast.worlds.cities.scene import scene_of
-from worldfast.worlds.cities.tables import comparable, learned, taught_errors
+from worldfast.worlds.cities.tables import comparable, learned, taught_errors, unlearned
 from worldfast.worlds.cities.tasks import TASKS
 
 
@@ -31,6 +31,12 @@ def scores(run, **values):
 def test_a_run_has_learned_when_it_answers_each_of_its_tasks(values, expected):
     run = wf.Run(Dataset(("distance", "inside")))
     assert learned(run, scores(run.name, angle=999, **values)) is expected  # angle is none of its tasks
+
+
+def test_the_tasks_that_a_run_did_not_learn_are_named():
+    run = wf.Run(Dataset(("distance", "inside", "angle")))
+    assert unlearned(run, scores(run.name, distance=201, inside=0.68, angle=250)) == ["distance", "angle"]
+    assert unlearned(run, scores(run.name, distance=199, inside=0.68, angle=150)) == []
 
 
 def test_without_answers_a_map_is_what_counts():
@@ -94,13 +100,34 @@ def test_atlantis_with_and_without_distance(planted):
     first, second, third = findings._of_taught(spec, tables)
     assert "10.0 degrees off on average (42 fine-tunes)" in first and "50.0 degrees off (14 fine-tunes)" in first
     assert "Held-out cities of the old world are 2.0 degrees off" in first
-    assert "by -0.20 \u00b1 0.00 with distance among them and by +0.10 \u00b1 0.00 without, not clipped" in third
+    assert "by \u22120.20 \u00b1 0.00 with distance among them and by +0.10 \u00b1 0.00 without, not clipped" in third
     assert "clipped to" not in third
     both = tables | {"deviation_clipped": tables["deviation"].assign(deviation=tables["deviation"].deviation / 2)}
     (said,) = findings._of_deviation(both)
-    assert "with both clipped to 0 to 1.5, -0.10 \u00b1 0.00 and +0.05 \u00b1 0.00 (standard errors over seeds)" in said
+    assert (
+        "with both clipped to 0 to 1.5, \u22120.10 \u00b1 0.00 and +0.05 \u00b1 0.00 (standard errors over seeds)"
+        in said
+    )
     (said,) = findings._of_deviation({"deviation": tables["deviation"].query("seed == 42")})
-    assert said.endswith("by -0.20 with distance among them and by +0.10 without, not clipped, as published.")
+    assert said.endswith("by \u22120.20 with distance among them and by +0.10 without, not clipped, as published.")
+
+
+def test_the_best_and_the_worst_set_of_tasks_are_those_of_means_over_seeds(planted):
+    """One seed of perimeter is the best fine-tune of all, and one of angle the worst: neither is the best set."""
+    spec, tables = planted
+    table = tables["generalisation"].copy()
+    moved = {"ft-perimeter-s42": -90, "ft-perimeter-s43": 390, "ft-angle-s42": 500, "ft-angle-s43": -50}
+    late = table.group == "Atlantis"
+    table.loc[late, "error"] += table.run[late].map(moved).fillna(0) - table.run[late].eq("ft-inside-s42") * 20
+    _, order, *_ = findings._of_taught(spec, tables | {"generalisation": table})
+    assert order.startswith(
+        "Atlantis lies best on the map of the models taught it by inside (9.0 degrees off, on average)"
+    )
+    only = tables["runs"].tasks == "perimeter"
+    alone = tables | {"runs": tables["runs"][only], "generalisation": table}
+    assert not [
+        one for one in findings._of_taught(spec, {k: alone[k] for k in ("runs", "generalisation")}) if "best" in one
+    ]
 
 
 def test_one_fine_tune_is_one(planted):
@@ -170,11 +197,13 @@ def test_the_page_names_geonames_as_the_source_of_its_own_cities_alone(tmp_path)
 
 def test_failures_are_named(planted):
     _, tables = planted
-    runs = tables["runs"].copy()
-    runs.loc[0, "learned"] = False
-    runs.loc[1, "status"] = "diverged"
-    said = findings._of_failures({"runs": runs, "evaluation": None})
-    assert "pt-distance-s42" in said[0] and "pt-distance-s43 (diverged)" in said[1]
+    runs = tables["runs"].copy().assign(unlearned="")
+    runs.loc[0, ["learned", "unlearned"]] = False, "distance+inside"
+    runs.loc[1, ["learned", "status"]] = False, "diverged"
+    said = findings.of_failures({"runs": runs, "evaluation": None})
+    assert "pt-distance-s42 (distance, inside);" in said[0] and "pt-distance-s43 (diverged)" in said[1]
+    assert "pt-distance-s43" not in said[0] and said[0].endswith("count in averages all the same.")
+    assert "Fine-tunes" not in findings.of_failures({"runs": runs[runs.kind == "pt"], "evaluation": None})[0]
 
 
 def test_figures_are_of_the_canon():

@@ -43,7 +43,7 @@ def patching(table, runs):
     need(table, "patching", "layer positions task source target recovered standard_error")
     tasks, colours = told(table), Tasks(runs["tasks"]).colours
     parts = []
-    figure = paper(3.4 * len(tasks) + 1.2, 3.4)
+    figure = paper(3.4 * len(tasks) + 2.6, 3.4)
     for axes, task in zip(figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0], tasks):
         of_task = table[table["task"] == task]
         for (positions, part), line in zip(of_task.groupby("positions", sort=False), cycle(LINES)):
@@ -71,14 +71,19 @@ def patching(table, runs):
         parts.append(f"{task}: half of the way at {where}")
     first = figure.axes[0]
     first.set_ylabel("0: as the target, 1: as the source")
-    figure.axes[-1].legend(frameon=False, fontsize=8, title="positions", title_fontsize=8)
+    about = {"frameon": False, "fontsize": 8, "title": "positions", "title_fontsize": 8}
+    figure.axes[-1].legend(loc="upper left", bbox_to_anchor=(1, 1), **about)
+    drawn = table[table["task"].isin(tasks)]
+    above = drawn["recovered"] - 2 * drawn["standard_error"] > 1
+    beyond = " Above 1, answers go past the source's: a mixture of two models' states can answer worse than either."
     row = table.iloc[0]
     heading(figure, f"States of {row['source']} put into {row['target']}")
     group = groups(runs[runs["run"].isin([row["source"], row["target"]])])
     return figure, (
         f"Rows that include {group}, answered by {row['target']} with states of {row['source']} at the tokens of "
         f"{group} and at all tokens; {'; '.join(parts)} from {group}'s tokens alone "
-        f"(n = {count(int(row['n']), 'row')} a task)."
+        f"(one pair of models, n = {count(int(row['n']), 'row')} a task; bars: standard errors over rows)."
+        f"{beyond if above.any() else ''}"
     )
 
 

@@ -134,12 +134,20 @@ def over_rows(axes) -> None:
 
 
 def plain_log(axes, which: str) -> None:
-    """Make the "x" or "y" axis logarithmic, with ticks at 1, 3, 10, 30 ... as plain numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter
+    """Make the "x" or "y" axis logarithmic, with ticks as plain numbers: 1, 3, 10, 30 ..., or more within a decade."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    class Plain(LogLocator):
+        def tick_values(self, vmin, vmax):
+            times = max(vmin, vmax) / min(vmin, vmax)
+            if 1 < times < 2:
+                return MaxNLocator(5).tick_values(vmin, vmax)
+            self.set_params(subs=(1, 3) if times >= 10 else (1, 1.5, 2, 3, 5, 7))
+            return super().tick_values(vmin, vmax)
 
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_locator(Plain())
     axis.set_major_formatter(lambda value, _: f"{value:,.4g}")
     axis.set_minor_formatter(NullFormatter())
 

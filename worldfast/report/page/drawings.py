@@ -26,7 +26,7 @@ def drawings(result: StudyResult, fitted: str, held: str) -> str:
     learns = f"What a model learns from: {rows} rows such as this one, and nothing else."
     if new:
         world_says += f" {new} (the diamonds) is left out at first."
-        learns += f" Fine-tunes then learn {new}, each from rows of its own tasks."
+        learns += f" Fine-tunes then learn {new}{', ' if world.taught_by else ''}{world.taught_by}."
     reads = (
         f"Its activations at layer {result.cka_layer} are read at every checkpoint: a linear probe, fitted on {fitted} "
         f"{world.many}, says where the other {held} are. The dashed line is its error."

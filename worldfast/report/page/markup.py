@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-import numpy as np
-
 from worldfast.report.colours import INK
 
 
 def span(values: Sequence[int]) -> str:
     """Return the range of integers: [5, 5] -> "5"; [5, 9] -> "5 to 9"."""
     return f"{min(values):,}" if min(values) == max(values) else f"{min(values):,} to {max(values):,}"
-
-
-def plain(value: float, form: str) -> str:
-    """Format a number with a true minus sign; "–" if it is not finite."""
-    return format(value, form).replace("-", "\u2212") if np.isfinite(value) else "–"
 
 
 def named(style: tuple[str, str, str]) -> str:

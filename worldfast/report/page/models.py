@@ -12,8 +12,9 @@ from worldfast.display import duration
 from worldfast.report import figures
 from worldfast.report.colours import Tasks, legible, ramp, run_styles
 from worldfast.report.figures.tables import groups
-from worldfast.report.page.markup import named, plain, table
+from worldfast.report.page.markup import named, table
 from worldfast.report.words import number as in_words
+from worldfast.report.words import plain
 from worldfast.studies import RunResult, StudyResult
 
 ACCURACY = "accuracy"  # the metric that is a share
@@ -140,7 +141,7 @@ def every(result: StudyResult) -> str:
         "loss": number("loss", ".3f"),
         "probe R²": number("r2", ".3f"),
         "median error": measure("median_error", lambda value: result.world.distance(value)),
-        f"{groups(frame)}, median error": measure("taught", lambda value: result.world.distance(value)),
+        f"{groups(frame)}, mean error": measure("taught", lambda value: result.world.distance(value)),
         "improvement, trained": number("trained", ".2f"),
         "improvement, transfer": number("transfer", ".2f"),
     }
@@ -191,7 +192,7 @@ def _found(result: StudyResult) -> dict[str, dict[str, float]]:
         runs = tables["runs"]
         knows = runs["run"][runs["group"] != ""]  # of others the table may say where a probe puts what they never saw
         taught = places[(places.layer == layer) & ~places.group.isin((FITTED, HELD_OUT)) & places.run.isin(knows)]
-        found["taught"] = taught.groupby("run").error.median().to_dict()
+        found["taught"] = taught.groupby("run").error.mean().to_dict()
     if (gains := tables.get("improvement")) is not None:
         for name, chosen in (("trained", gains.trained), ("transfer", ~gains.trained.astype(bool))):
             found[name] = gains[chosen.astype(bool)].groupby("run").improvement.mean().to_dict()

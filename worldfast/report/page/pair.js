@@ -19,12 +19,13 @@ function drawSide(side) {
   const c = fit(side, heightOf(side.canvas.clientWidth, 0.6));
   if (c) paintMap(c, side, side.run, side.places, "model");
   const name = study.groups[run.taught[0]].name,
-    off = taughtOff(side.run, at),
     after = short(Math.round(between(run.rows, at)));
-  const done = at > last - 1e-6;
+  const done = at > last - 1e-6,
+    now = done ? "" : `; now ${length(taughtOff(side.run, at))}`;
   side.says.replaceChildren(
     make("b", {}, `${name}, ${done ? "" : "in the end "}${side.verdict}: `), // said before the end, for who looks briefly
-    `${length(off)} off, taught by ${run.label.replace(/, fine-tuned$/, "")}, after ${after} rows`,
+    `${length(taughtOff(side.run, last))} off on average${now}, ` +
+      `taught by ${run.label.replace(/, fine-tuned$/, "")}, after ${after} rows`,
   );
   side.canvas.setAttribute("aria-label", side.says.textContent);
 }

@@ -181,7 +181,7 @@ function drawNumbers() {
   }
   const off = taughtOff(state.run, state.at),
     names = run.taught.map(r => study.groups[r].name).join(" and ");
-  if (off !== null) facts.push([length(off), `${names}, median error`]);
+  if (off !== null) facts.push([length(off), `${names}, mean error`]);
   byId("numbers").replaceChildren(
     ...facts.map(([value, name]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
   );

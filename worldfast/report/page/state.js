@@ -282,14 +282,15 @@ function describe(i) {
     low = Math.round(state.at) * 2 * count;
   const px = value(map[low + i], 0),
     py = value(map[low + count + i], 1);
-  const seen = held[i] ? "not seen by the probe" : "the probe was fitted on it",
+  const unknown = isTaught(groupOf[i]) && !knows(state.run, i), // its distance would be no error of the model
+    seen = held[i] ? "not seen by the probe" : "the probe was fitted on it",
     off = study.metric ? `${length(Math.hypot(px - x, py - y))} off, ` : "";
   return {
     name: study.names[i] || `${study.one} ${i}`,
     group: groupOf[i],
     px,
     py,
-    lines: mapped ? [`is at ${place(x, y)}`, `placed at ${place(px, py)}`, off + seen] : [],
+    lines: mapped ? [`is at ${place(x, y)}`, `placed at ${place(px, py)}`, unknown ? "not taught to this model" : off + seen] : [],
   };
 }
 

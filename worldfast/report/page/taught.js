@@ -67,12 +67,12 @@ function nameGroup(c, view, r, known, members, x, y) {
   view.taken.push([left, above, wide]); // no other name goes there
 }
 
-// How far the probe of a run puts the entities that it was taught from where they are, at a moment: the median, or null
-// if it was taught none, or the map has no unit.
+// How far the probe of a run puts the entities that it was taught from where they are, at a moment: the mean, as in
+// findings and figures, or null if it was taught none, or the map has no unit.
 function taughtOff(run, at) {
   const known = taught.filter(i => knows(run, i));
   if (!known.length || !study.metric || !films[run]) return null;
   const place = placedAt(run, at);
   const off = i => Math.hypot(place(i) - truth[i], place(count + i) - truth[count + i]);
-  return median(known.map(off)) * study.quantum[0];
+  return (known.reduce((sum, i) => sum + off(i), 0) / known.length) * study.quantum[0];
 }

@@ -26,9 +26,9 @@ def _among(name: str, said: str) -> bool:
 
 
 def off(world: Scene, run: RunResult, groups: Sequence[str]) -> float:
-    """Return the median distance of groups' entities from where the probe puts them at the last checkpoint."""
+    """Return the mean distance of groups' entities from where the probe puts them at the last checkpoint."""
     members = np.isin(world.group, list(groups))
-    return float(np.median(np.linalg.norm(run.predicted[-1][members] - world.xy[members], axis=1)))
+    return float(np.mean(np.linalg.norm(run.predicted[-1][members] - world.xy[members], axis=1)))
 
 
 def pair(world: Scene, runs: Sequence[RunResult], known: Sequence[Sequence[str]]) -> list[int]:

@@ -128,4 +128,5 @@ def tables(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]]) 
     beside = response.beside(whole)
     if len(beside):
         found["beside"] = beside
+        found["beside_over_tasks"] = response.beside_over_tasks(whole)
     return found

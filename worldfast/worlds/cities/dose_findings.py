@@ -8,75 +8,62 @@ import numpy as np
 
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
-from worldfast.display import count, first_of
-from worldfast.report import Tasks
+from worldfast.display import count
+from worldfast.report import Tasks, plain
 from worldfast.studies import Findings, Study
 from worldfast.worlds.cities.doses import APART, CONSTANT, already_known
+from worldfast.worlds.cities.findings import of_failures
+from worldfast.worlds.cities.patching import POSITIONS
 from worldfast.worlds.cities.response import most_tasks, whole
 
 Tables = Mapping[str, "pd.DataFrame"]
 SCHEDULES = {CONSTANT: "at a constant learning rate", "linear": "at a rate that falls to 0"}
 READ = 0.5  # R2 of a probe above which it reads a map
 TOLD = 0.25  # largest standard error of a recovered share that is said
-POSITIONS = {"included": "the tokens of new cities", "question": "all of the question", "all": "answers too"}
 
 
 def findings(study: Study, tables: Tables, films: Sequence, cka: np.ndarray) -> Findings:
     """Return what a study of doses found, in sentences; errors are in degrees."""
     known = Tasks(tables["runs"].tasks)
-    parts = [list(part(tables, known)) for part in (_over_pairs, _of_pairs, _of_levels)]
+    parts = [list(part(tables, known)) for part in (_of_levels, _over_pairs, _of_pairs)]
     said = [part[0] for part in parts if part]  # one of each first: the page shows three, and folds the others
     said += [sentence for part in parts for sentence in part[1:]]
     said += [*_of_shares(tables, known), *_of_place(tables), *_of_old(tables), *_of_pull(tables), *_of_patching(tables)]
     seeds = int(tables["response"].n.max())
     if seeds == 1:
-        said.append("There is one seed of the base, so no standard error is given: nothing was repeated.")
+        said.append("There is one seed of the base, so no standard error over seeds is given: nothing was repeated.")
     else:
         said.append(
             f"After \u00b1 stand standard errors over {seeds} seeds of the base, each with its own rows and weights."
         )
-    said += _of_failures(tables["runs"])
+    said += of_failures(tables)
     for run, group in already_known(study.runs):
         said.append(f"{run} was taught {group}, which its base may have known: its dose-response says nothing.")
     return Findings(said)
 
 
-def _of_failures(runs: pd.DataFrame) -> Iterator[str]:
-    """Name the bases that did not learn, and runs that did not finish."""
-    done = runs.status == "finished"
-    failed, lost = runs[(runs.kind == "pt") & ~runs.learned & done], runs[~done]
-    if len(failed):
-        yield (
-            f"Did not learn its tasks: {first_of(list(failed.run))}. Fine-tunes of such a base count in these means "
-            "all the same."
-        )
-    if len(lost):
-        yield f"Did not finish: {first_of([f'{row.run} ({row.status})' for row in lost.itertuples()])}."
+def _bases(tables: Tables) -> str:
+    """Say how many bases learned their tasks; "" if they were not asked."""
+    bases = tables["runs"]
+    bases = bases[(bases.kind == "pt") & (bases.status == "finished")]
+    if not len(bases) or "evaluation" not in tables:
+        return ""
+    return f" Of {count(len(bases), 'base')}, {int(bases.learned.sum())} learned all tasks."
 
 
 def _over_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
     """Say what distance does beside other tasks, and these beside each other, on average over tasks."""
-    if "beside" not in tables:
+    if "beside_over_tasks" not in tables:
         return
-    table = whole(tables["beside"])
-    for schedule, some in table[table.task != APART].groupby("schedule", sort=False):
-        ours, others = some[some.beside == APART], some[some.beside != APART]
-        if len(ours) and len(others):
-            far, near = (_times_of_tasks(part) for part in (ours, others))
+    for (group, schedule), some in tables["beside_over_tasks"].groupby(["group", "schedule"], sort=False):
+        rows = {row.beside: row for row in some.itertuples()}
+        if APART in rows and len(rows) == 2:
+            far, near = rows.pop(APART), *rows.values()
             yield (
-                f"{SCHEDULES[schedule].capitalize()}, over tasks: beside {APART} the error of the others is {far} what "
-                f"each leaves alone, beside another task {near}."
+                f"{SCHEDULES[schedule].capitalize()}, {APART} beside another task leaves {group} {_times(far)} as far "
+                f"off as that task alone at as many rows of it, and another task in the place of {APART} "
+                f"{_times(near)}: above 1 is worse (means over {count(far.n_tasks, 'task')}).{_bases(tables)}"
             )
-
-
-def _times_of_tasks(some: pd.DataFrame) -> str:
-    """The mean ratio of two errors over tasks, with its range of one standard error."""
-    found = mean_and_error(some.groupby("task").log_ratio.mean(), "task")
-    times = f"{np.exp(found.mean):.2f} times"
-    if found.n == 1:
-        return times
-    low, high = (np.exp(found.mean + sign * found.standard_error) for sign in (-1, 1))
-    return f"{times} ({low:.2f} to {high:.2f} within one standard error over {count(found.n, 'task')})"
 
 
 def _of_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
@@ -90,7 +77,7 @@ def _of_pairs(tables: Tables, known: Tasks) -> Iterator[str]:
             yield (
                 f"{SCHEDULES[schedule].capitalize()}, after {row.dose:,.0f} rows of each task, {known.label(row.task)} "
                 f"alone leaves {row.group} {row.alone / 10:.1f} degrees off, and {known.label(row.task)} with {APART} "
-                f"{row.together / 10:.1f}: {_times(row)}; {row.kept:.0%} of its effect is left."
+                f"{row.together / 10:.1f}: {_times(row)}. Before, it was {row.start / 10:.1f} degrees off."
             )
 
 
@@ -107,14 +94,18 @@ def _times(row) -> str:
 def _of_levels(tables: Tables, known: Tasks) -> Iterator[str]:
     """Say where each task by itself levels off, and how many rows halve its error."""
     table = whole(tables["levels"])
-    for schedule, some in table[~table.tasks.str.contains("+", regex=False)].groupby("schedule", sort=False):
+    table = table[~table.tasks.str.contains("+", regex=False)]
+    for (group, schedule), some in table.groupby(["group", "schedule"], sort=False):
         parts = []
         for row in some.sort_values("level").itertuples():
             half = f"halved after {row.half_dose:,.0f} rows" if row.reached else "never halved"
             if 0 < row.reached < row.n:
                 half += f" in {row.reached} of {count(row.n, 'seed')}"
             parts.append(f"{known.label(row.tasks)} {_degrees(row.level, row.level_standard_error)}, {half}")
-        yield f"{SCHEDULES[schedule].capitalize()}, one task levels off at: {'; '.join(parts)} (degrees of error)."
+        yield (
+            f"{SCHEDULES[schedule].capitalize()}, {group} levels off at so many degrees from its place (mean from half "
+            f"of the rows on; more is worse), by the task that teaches it: {'; '.join(parts)}.{_bases(tables)}"
+        )
 
 
 def _degrees(mean: float, error: float) -> str:
@@ -133,9 +124,10 @@ def _of_shares(tables: Tables, known: Tasks) -> Iterator[str]:
             line = some[some[other] == (0 if other == "noise" else 1)].sort_values(column)
             if line[column].nunique() > 1:
                 parts = [f"{row.ratio:.2f} with {getattr(row, column):g}" for row in line.itertuples()]
+                untested = "" if line.n.max() == 1 else " (geometric means over seeds; the trend was not tested)"
                 yield (
                     f"At equal rows of {known.label(task)}, the error beside {APART} is so many times that without it: "
-                    f"{', '.join(parts)} {what.format(known.label(task))}."
+                    f"{', '.join(parts)} {what.format(known.label(task))}{untested}."
                 )
 
 
@@ -173,14 +165,10 @@ def _difference(tables: Tables, what: str) -> str:
             sure = f"t-test over n = {row.n} seeds, p {row.p:.2g}"
             sure = sure if np.isfinite(row.p) else f"the same at each of {row.n} seeds"
             return (
-                f" (difference {_signed(row.difference)} \u00b1 {row.standard_error:.2f} of fine-tunes on "
+                f" (difference {plain(row.difference, '+.2f')} \u00b1 {row.standard_error:.2f} of fine-tunes on "
                 f"{count(row.n_tasks, 'task')}, {sure})"
             )
     return ""
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\u2212")
 
 
 def _of_place(tables: Tables) -> Iterator[str]:
@@ -189,7 +177,7 @@ def _of_place(tables: Tables) -> Iterator[str]:
     for words, some in _sides(tables, "alone_r2"):
         found = _over_seeds(some, "alone_r2")
         where = "a map of its own can be read" if found.mean > READ else "no map of it can be read"
-        parts.append(f"{words}, R\u00b2 {found.mean:.2f}{_and_error(found)}, {where}")
+        parts.append(f"{words}, R\u00b2 {plain(found.mean, '.2f')}{_and_error(found)}, {where}")
     group = tables["doses"].group.iloc[0]
     if parts:
         yield (
@@ -231,7 +219,8 @@ def _of_pull(tables: Tables) -> Iterator[str]:
         ends = [some.loc[some.groupby("run").dose.agg(which)] for which in ("idxmin", "idxmax")]
         first, last = (_over_seeds(end, "cosine") for end in ends)
         parts.append(
-            f"{words}, {_signed(first.mean)}{_and_error(first)} before and {_signed(last.mean)}{_and_error(last)} after"
+            f"{words}, {plain(first.mean, '+.2f')}{_and_error(first)} before and {plain(last.mean, '+.2f')}"
+            f"{_and_error(last)} after"
         )
     if parts:
         yield (
@@ -257,13 +246,13 @@ def _of_patching(tables: Tables) -> Iterator[str]:
         if len(some):
             best = some.loc[some.recovered.idxmax()]
             parts.append(
-                f"at {POSITIONS.get(positions, positions)} {best.recovered:.2f} \u00b1 {best.standard_error:.2f} "
-                f"({best.task}, layer {best.layer})"
+                f"at {POSITIONS[positions]} {plain(best.recovered, '.2f')} ({best.task}, layer "
+                f"{best.layer}; standard error over rows {best.standard_error:.2f})"
             )
     if parts:
         row = tables["patching"].iloc[0]
         yield (
             f"On tasks that {row.source} does better, its states put into {row.target} bring answers so far at most, "
-            f"from those of the second (0) to those of the first (1): {'; '.join(parts)}. Standard errors are over n = "
-            f"{count(int(row.n), 'row')} of each task."
+            f"over layers, from those of the second (0) to those of the first (1): {'; '.join(parts)}. These are one "
+            f"pair of models and n = {count(int(row.n), 'row')} of each task."
         )

@@ -75,9 +75,9 @@ def dose_runs(
     doses : sequence of int
         Epochs of the fine-tunes at a falling rate; the largest is that of all others, and of pairs half of it.
     shares : sequence of float
-        Rows of distance in a pair, as shares of the other task's.
+        Rows of distance in a pair, as shares of the other task's: 0.01 to 0.99, each once to two digits.
     noise : sequence of float
-        Label noise of distance in a pair; see Component.
+        Label noise of distance in a pair, each once; see Component.
 
     Returns
     -------
@@ -88,7 +88,8 @@ def dose_runs(
     Raises
     ------
     ValueError
-        There is no task or dose, a dose is 0, a share or noise is out of its range, or the base knows the group.
+        There is no task or dose, a dose is 0, a share or noise is out of its range or given twice, or the base knows
+        the group.
     """
     tasks, doses = one_or_more(tasks), several("doses", doses, "numbers of epochs")
     for dose in doses:
@@ -105,8 +106,8 @@ def dose_runs(
             f"group: {base.name!r} already knows {name_of(recipe.group)}: rows of its pretraining may hold it, so that "
             "no dose would teach it. Leave it out, as Recipe.pretrain does, or name another group"
         )
-    shares = [_share(share) for share in several("shares", shares, "numbers")]
-    noise = [require_noise("noise", one) for one in several("noise", noise, "numbers")]
+    shares = _each_once("shares", [_share(share) for share in several("shares", shares, "numbers")], ".2f")
+    noise = _each_once("noise", [require_noise("noise", one) for one in several("noise", noise, "numbers")], "g")
     most, half = max(doses), max(1, max(doses) // 2)
     steady = {"schedule": CONSTANT, "checkpoints": CHECKPOINTS, "checkpoint_spacing": "sqrt"}
     pairs = list(combinations(tasks, 2))
@@ -137,7 +138,17 @@ def _share(value: object) -> float:
     found = number("shares", value)
     if not 0 < found < 1:
         raise ValueError(f"shares: expected numbers above 0 and below 1, which a pair by itself has, got {value!r}")
+    if not 0 < round(found, 2) < 1:
+        raise ValueError(f"shares: expected 0.01 to 0.99, since tables round them to two digits, got {value!r}")
     return found
+
+
+def _each_once(name: str, values: list[float], form: str) -> list[float]:
+    """Return the values. ValueError if two are equal in the form in which tables or names of runs give them."""
+    if len({f"{value:{form}}" for value in values}) < len(values):
+        digits = " to two digits" if form == ".2f" else ""
+        raise ValueError(f"{name}: expected each once{digits}, got {values}")
+    return values
 
 
 def _changed(run: Run, mark: str, share: float = 1.0, noise: float = 0.0) -> Run:

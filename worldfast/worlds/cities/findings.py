@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error
 from worldfast.display import count, first_of
-from worldfast.report import Tasks
+from worldfast.report import Tasks, plain
 from worldfast.studies import Comparison, Findings, RunResult, Study
 from worldfast.worlds.cities import improvement, published
 from worldfast.worlds.cities.groups import STANDARD
@@ -41,7 +41,7 @@ def findings(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.n
 
 
 def _sentences(study: Study, tables: Tables, films: Sequence[RunResult], cka: np.ndarray) -> list[str]:
-    said = [*_of_taught(study, tables), *_of_failures(tables)]
+    said = [*_of_taught(study, tables), *of_failures(tables)]
     if len(study.runs) > len(films):
         said += [*_of_many(study, tables), *_of_prediction(tables)]
     else:
@@ -86,7 +86,7 @@ def _of_films(films: Sequence[RunResult], cka: np.ndarray, tables: Tables) -> It
             )
         else:
             yield f"The one pair of models, of {a} and of {b}, has linear CKA {value:.2f}."
-    learned = set(tables["runs"].run[tables["runs"].learned])  # of others no average is given: _of_failures
+    learned = set(tables["runs"].run[tables["runs"].learned])  # of others no average is given: of_failures
     if all(run.scores and run.name in learned for run in best):
         answers = _answers(
             {task: float(np.mean([run.scores[task] for run in best])) for task in best[0].scores}, tables
@@ -150,13 +150,14 @@ def _of_taught(study: Study, tables: Tables) -> Iterator[str]:
                 + _of_each_seed(errors.merge(tables["runs"][["run", "seed"]]))
                 + _of_prompts(tables, group, errors[["run", "distance"]])
             )
-        order = errors.sort_values("error")
+        order = errors.groupby("tasks", sort=False).error.mean().sort_values(kind="stable")
         if len(order) > 1:
-            best, worst = order.iloc[0], order.iloc[-1]
+            best, worst = (taught(order.index[end].split("+"), known) for end in (0, -1))
+            several = len(errors) > len(order)
             yield (
-                f"{group} lies best on the map of the model taught it by {taught(best.tasks.split('+'), known)} "
-                f"({best.error / 10:.1f} degrees off), and worst on that of {taught(worst.tasks.split('+'), known)} "
-                f"({worst.error / 10:.1f} degrees)."
+                f"{group} lies best on the map of the model{'s' * several} taught it by {best} "
+                f"({order.iloc[0] / 10:.1f} degrees off{', on average' * several}), and worst on that of {worst} "
+                f"({order.iloc[-1] / 10:.1f} degrees)."
             )
     if "deviation" in tables:
         yield from _of_deviation(tables)
@@ -169,7 +170,7 @@ def _of_deviation(tables: Tables) -> Iterator[str]:
         over = _by_seed(tables[name], "deviation", improvement.deviation_summary) if name in tables else {}
         if len(over) == 2:
             near, far = (
-                f"{found.mean:+.2f}" + (f" \u00b1 {found.standard_error:.2f}" if found.n > 1 else "")
+                plain(found.mean, "+.2f") + (f" \u00b1 {found.standard_error:.2f}" if found.n > 1 else "")
                 for found in (over["without distance"], over["with distance"])
             )
             said.append((far, near))
@@ -191,8 +192,7 @@ def _of_prediction(tables: Tables) -> Iterator[str]:
     parts = []
     for row in table.itertuples():
         apart = "" if row.what == "all tasks" else f", {row.what}"
-        r = f"{row.r:+.2f}".replace("-", "\u2212")
-        parts.append(f"{row.predicted}{apart}: r {r}, p {row.p:.2f}, {count(row.n, 'pair')}")
+        parts.append(f"{row.predicted}{apart}: r {plain(row.r, '+.2f')}, p {row.p:.2f}, {count(row.n, 'pair')}")
     if parts:
         yield (
             "How far the gradients of two tasks agree at the pretrained models, before any fine-tuning, against what "
@@ -288,15 +288,18 @@ def _scores_of_all(tables: Tables, names: Sequence[str]) -> pd.DataFrame | None:
     return scores if len(scores) else None
 
 
-def _of_failures(tables: Tables) -> list[str]:
+def of_failures(tables: Tables) -> list[str]:
+    """Name the pretrained runs that did not learn, with the tasks, and runs that did not finish."""
     runs = tables["runs"]
-    failed = runs[(runs.kind == "pt") & ~runs.learned]
-    lost = runs[runs.status != "finished"]
+    done = runs.status == "finished"
+    failed, lost = runs[(runs.kind == "pt") & ~runs.learned & done], runs[~done]
     said = []
     if len(failed) and "evaluation" in tables:
+        names = [f"{row.run} ({row.unlearned.replace('+', ', ')})" for row in failed.itertuples()]
         said.append(
-            f"Not learned, and left out of averages over models: {first_of(list(failed.run))} (an answer to one "
-            "of its tasks is less than a third of the way from the best constant answer to a perfect one)."
+            f"Not learned, and left out of averages of scores and CKA over models: {first_of(names)}; an answer to "
+            "such a task is less than a third of the way from the best constant answer to a perfect one."
+            + (" Fine-tunes of such a model count in averages all the same." if (runs.kind == "ft").any() else "")
         )
     if len(lost):
         said.append(f"Did not finish: {first_of([f'{row.run} ({row.status})' for row in lost.itertuples()])}.")

@@ -19,7 +19,14 @@ from worldfast.worlds.cities.world import World
 
 __all__ = ["POSITIONS", "questions_of", "token_positions"]
 
-POSITIONS = ("entity", "included", "last", "equals", "question", "all")
+POSITIONS = {  # name -> in words
+    "entity": "the tokens of cities",
+    "included": "the tokens of new cities",
+    "last": "the last tokens of cities",
+    "equals": "the equals sign",
+    "question": "all of the question",
+    "all": "the question and the answer so far",
+}
 
 
 def questions_of(

@@ -12,7 +12,7 @@ import numpy as np
 from worldfast import frames as pd
 from worldfast.analysis import Mean, mean_and_error, need_columns
 
-__all__ = ["beside", "contrast", "levels", "most_tasks", "response", "tested", "whole"]
+__all__ = ["beside", "beside_over_tasks", "contrast", "levels", "most_tasks", "response", "tested", "whole"]
 
 KEYS = ["group", "tasks", "schedule", "share", "noise"]
 NEED = ("base", "seed", "run", *KEYS, "step", "dose", "error")
@@ -31,6 +31,7 @@ MEASURED = (
 )
 LATE = 1 / 2  # of the largest dose, from which on an error counts as its level
 ALIKE = 0.05  # as a share: doses that count as one
+ROUNDED = 1e-9  # values that differ by no more are equal, of numbers around 1
 
 
 def usable(doses: pd.DataFrame) -> pd.DataFrame:
@@ -141,17 +142,72 @@ def beside(doses: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns group, task, beside (the second task), schedule, share and noise (of the second task); dose; alone,
-        together (mean error of the task by itself, and of the pair); ratio (together / alone, geometric mean over
-        seeds: above 1 the second task does harm), log_ratio, standard_error (of log_ratio, NaN for one seed); kept
-        (mean of log(start / together) / log(start / alone): the share of the first task's effect that is left),
-        kept_standard_error; p, test, n, unit ("seed"). A pair without its first task by itself at that dose is left
-        out.
+        Columns group, task, beside (the second task), schedule, share and noise (of the second task); dose; start,
+        alone, together (mean error of the pair at dose 0, of the task by itself, and of the pair); ratio (together /
+        alone, geometric mean over seeds: above 1 the second task does harm), log_ratio, standard_error (of log_ratio,
+        NaN for one seed); kept (mean of log(start / together) / log(start / alone): the share of the first task's
+        effect that is left), kept_standard_error; p, test, n, unit ("seed"). A pair without its first task by itself
+        at that dose is left out.
 
     Raises
     ------
     ValueError
         A column is missing, or there is no row.
+    """
+    lines = []
+    for keys, some in _pairs(doses).groupby(["group", "task", "beside", "schedule", "share", "noise"], sort=False):
+        line = dict(zip(("group", "task", "beside", "schedule", "share", "noise"), keys))
+        lines.append(line | _compared(*some[["dose", "start", "alone", "together"]].to_numpy(float).T))
+    return pd.DataFrame(lines)
+
+
+def beside_over_tasks(doses: pd.DataFrame, task: str = "distance") -> pd.DataFrame:
+    """Return what a task does beside others, and what these do beside each other: over tasks, then over seeds.
+
+    The logarithms of the ratios of `beside`, at equal shares and without noise, are averaged over tasks within each
+    seed, since seeds are what was repeated; bases that lack one of the tasks are left out.
+
+    Parameters
+    ----------
+    doses : DataFrame
+        A table of doses.
+    task : str
+        Task whose effect on the others is asked for.
+
+    Returns
+    -------
+    DataFrame
+        Columns group, schedule, beside (`task`, or "another task"), n_tasks; ratio, log_ratio, standard_error, p, test,
+        n, unit ("seed"), as of `beside`.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or there is no row.
+    """
+    pairs, lines = whole(_pairs(doses)), []
+    pairs = pairs[pairs["task"] != task]
+    of = pairs.assign(
+        beside=np.where(pairs["beside"] == task, task, "another task"),
+        log_ratio=np.log(pairs["together"] / pairs["alone"]),
+    )
+    for (group, schedule, beside), some in of.groupby(["group", "schedule", "beside"], sort=False):
+        of_seed = some.groupby(["base", "task"])["log_ratio"].mean().unstack().dropna().mean(axis=1)
+        if len(of_seed):
+            found = tested(of_seed)
+            line = {"group": group, "schedule": schedule, "beside": beside, "n_tasks": some["task"].nunique()}
+            lines.append(line | {"ratio": float(np.exp(found["log_ratio"]))} | found)
+    columns = "group schedule beside n_tasks ratio log_ratio standard_error p test n unit"
+    return pd.DataFrame(lines, columns=columns.split())
+
+
+PAIR = ["group", "task", "beside", "schedule", "share", "noise", "base", "dose", "start", "alone", "together"]
+
+
+def _pairs(doses: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each base, pair and first task of it: errors of the task by itself and of the pair, at one dose.
+
+    Columns are PAIR.
     """
     table, lines = usable(doses), []
     two = table["tasks"].str.count(r"\+") == 1
@@ -165,17 +221,14 @@ def beside(doses: pd.DataFrame) -> pd.DataFrame:
         for task, other in (names, names[::-1]):
             if (share < 1 or noise > 0) and other != "distance":
                 continue  # the rows that were taken away, or mistaken, are those of distance
-            found = []
             for base, of_base in some.groupby("base"):
                 pair = of_base.groupby("dose")["error"].mean()
                 curve = curves.get((group, task, schedule, base))
                 alone = None if curve is None else at.get(schedule, _nearest)(curve, pair.index[-1])
                 if alone is not None:
-                    found.append((pair.index[-1], pair.iloc[0], alone, pair.iloc[-1]))
-            if found:
-                line = {"group": group, "task": task, "beside": other, "schedule": schedule}
-                lines.append(line | {"share": share, "noise": noise} | _compared(*np.array(found, dtype=float).T))
-    return pd.DataFrame(lines)
+                    of_pair = (pair.index[-1], pair.iloc[0], alone, pair.iloc[-1])
+                    lines.append((group, task, other, schedule, share, noise, base, *of_pair))
+    return pd.DataFrame(lines, columns=PAIR)
 
 
 def _between(curve: pd.Series, dose: float) -> float | None:
@@ -198,6 +251,7 @@ def _compared(dose: np.ndarray, start: np.ndarray, alone: np.ndarray, together: 
     left = mean_and_error(kept, "seed") if np.isfinite(kept).all() else Mean(np.nan, np.nan, len(kept), "seed")
     return {
         "dose": dose.mean(),
+        "start": start.mean(),
         "alone": alone.mean(),
         "together": together.mean(),
         "ratio": float(np.exp(ratio["log_ratio"])),
@@ -267,7 +321,8 @@ def tested(log_ratios) -> dict:
     Returns
     -------
     dict
-        log_ratio, standard_error, p, test, n, unit. p is NaN, and test says why, for one seed or if all are equal.
+        log_ratio, standard_error, p, test, n, unit. p is NaN, and test says why, for one seed or if all
+        are equal up to rounding.
     """
     return _tested(log_ratios, "log_ratio", "logarithm of the ratio")
 
@@ -276,8 +331,9 @@ def _tested(values, name: str, of: str = "difference") -> dict:
     """Return what `tested` does, of one value a seed that is called `name`, and `of` in words."""
     from scipy.stats import ttest_1samp
 
+    values = np.asarray(values, dtype=float)
     found = mean_and_error(values, "seed")
-    same = found.n > 1 and found.standard_error == 0
+    same = found.n > 1 and np.ptp(values) <= ROUNDED * max(1.0, np.abs(values).max())
     if found.n == 1:
         p, test = np.nan, "none: one seed, and nothing was repeated"
     elif same:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from worldfast.report import INK, NEW, PALETTE, spread_hues
+from worldfast.run import Run
 from worldfast.studies import Axis, Scene
+from worldfast.worlds.cities.prompts import CITY, prompt_of
 from worldfast.worlds.cities.world import ATLANTIS, World
 
 GLOBE = (-1800, -900), (1800, 900)  # 0.1 degree
@@ -119,6 +121,37 @@ def scene_of(world: World, new: Sequence[str] = ()) -> Scene:
         cite=CITE,
         world=world,
     )
+
+
+def read_at(runs: Sequence[Run]) -> str:
+    """Say at which prompt the models of a study are read."""
+    prompts: dict[str, None] = {}
+    own = True
+    for run in runs:
+        options = dict(run.capture.readout)
+        text = options.get("prompt") or prompt_of(run.data.task(options.get("task") or run.data.tasks[0]))
+        prompts[text.replace(CITY, "c_dddd")] = None
+        own &= not options.keys() & {"prompt", "task"}
+    first, *others = prompts
+    if not others:
+        return f"Models are read at the prompt \u201c{first}\u201d."
+    if own:
+        return f"Each model is read at the prompt of the first of its own tasks, such as \u201c{first}\u201d."
+    return f"Models are read at {len(prompts)} prompts, the first at \u201c{first}\u201d."
+
+
+def taught_by(runs: Sequence[Run]) -> str:
+    """Say of which rows fine-tunes learn their groups; "" if there are none."""
+    tuned = [run for run in runs if run.start and run.data.taught]
+    if not tuned:
+        return ""
+    others = [part for run in tuned for part in run.data.mixture if part.task not in run.data.tasks]
+    if not others:
+        return "each from rows of its own tasks alone"
+    sizes = sorted({part.rows for part in others})
+    about = ", which have new cities too" if any(part.must_include for part in others) else ""
+    rows = " to ".join(f"{size:,}" for size in dict.fromkeys((sizes[0], sizes[-1])))
+    return f"each from rows of its own tasks and, in every epoch, {rows} of each other task of its base{about}"
 
 
 def _question(new: Sequence[str]) -> str:

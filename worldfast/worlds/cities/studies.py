@@ -16,6 +16,7 @@ from worldfast.run import Run
 from worldfast.studies import Analysis, Scene, Subject
 from worldfast.worlds.cities.doses import DOSES, NOISE, SHARES, grid
 from worldfast.worlds.cities.groups import groups_of
+from worldfast.worlds.cities.prompts import prompt_of
 from worldfast.worlds.cities.recipe import Recipe
 from worldfast.worlds.cities.sampling import sample
 from worldfast.worlds.cities.tasks import BUILT_IN, Task
@@ -102,7 +103,7 @@ class Study(studies.Study):
 
     def scene_of(self, run: Run) -> Scene:
         """The world of a run on a map, in which every group that fine-tunes are taught is a region."""
-        from worldfast.worlds.cities.scene import scene_of  # imports the report, so only for results
+        from worldfast.worlds.cities.scene import read_at, scene_of, taught_by  # import the report: only for results
 
         world, first = run.data.world.build(), run.data.task(run.data.tasks[0])
         read, _, answer = sample(world, first, n=1, seed=run.seed, among=run.data.among).text(0).partition("=")
@@ -112,7 +113,8 @@ class Study(studies.Study):
         world = world if (region == world.region).all() else replace(world, region=region)
         known = [name for run in self.runs for name in groups.of(run)]
         scene = scene_of(world, [name for name in groups.taught if name in known])
-        return replace(scene, example=(f"{read}=", answer))
+        says = {"notes": f"{scene.notes} {read_at(self.runs)}", "taught_by": taught_by(self.runs)}
+        return replace(scene, example=(f"{read}=", answer), **says)
 
 
 # ---- runs ----
@@ -322,6 +324,7 @@ def integration(
     doses: Sequence[int] = DOSES,
     shares: Sequence[float] = SHARES,
     noise: Sequence[float] = NOISE,
+    read_at: str | None = None,
 ) -> Study:
     """Error of Atlantis over rows of fine-tuning, by task and pair, and what distance does beside them: for a night.
 
@@ -339,6 +342,9 @@ def integration(
         Cities that pretraining leaves out and fine-tunes teach, an expression for World.select.
     tasks, doses, shares, noise
         As for `worldfast.worlds.cities.dose_runs`; an epoch has 120,000 rows of each task.
+    read_at : str, optional
+        Built-in task at whose prompt all models are read. None, as published: each at that of the first of its own
+        tasks, so that pairs with distance are read at another prompt than pairs without.
 
     Raises
     ------
@@ -353,13 +359,14 @@ def integration(
     seeds = tuple(whole("seeds", seed, 0) for seed in several("seeds", seeds, "integers"))
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds: expected at least one, each once, got {list(seeds)}")
+    readout = {} if read_at is None else {"prompt": prompt_of(one_of("read_at", read_at, BUILT_IN))}
     recipe = Recipe(
         group=group,
         standard=rows(20_000),
         included=rows(100_000),
         alive=rows(256),
         update_rate=1.2e-3,
-        **_small(2, checkpoints=10, capture=Capture(layers=(1,), dtype="float16")),
+        **_small(2, checkpoints=10, capture=Capture(layers=(1,), dtype="float16", readout=readout)),
     )
     bases = [recipe.pretrain(BUILT_IN, seed, rows=rows(140_000), epochs=1) for seed in seeds]
     runs, shown, patched = grid(recipe, bases, tasks, doses, shares, noise)

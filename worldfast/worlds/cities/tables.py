@@ -1,7 +1,7 @@
 """The tables of a study of cities: those that its analyses made, and those that follow from them.
 
-runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks, and
-                whether published numbers may stand beside it (`comparable`)
+runs            a row each: what it is, what group it was taught, how it ended, whether it learned its tasks, which of
+                them it did not (`unlearned`), and whether published numbers may stand beside it (`comparable`)
 curves          loss over training;  validation: scores over training
 evaluation, probes, generalisation, prompts, cka, procrustes, mutual_knn, dimension   as in
                 worldfast.worlds.cities.analyses
@@ -67,7 +67,10 @@ def described(study: Study, out: Path, made: Mapping[str, Sequence[pd.DataFrame]
     groups = groups_of(study.runs)
     runs["group"] = [" and ".join(groups.of(run)) for run in study.runs]
     runs["comparable"] = comparable(study)
-    runs["learned"] = [done and learned(run, found) for run, done in zip(study.runs, runs.status == "finished")]
+    done = [*zip(study.runs, runs.status == "finished")]
+    runs["learned"] = [finished and learned(run, found) for run, finished in done]
+    scored = "evaluation" in found
+    runs["unlearned"] = ["+".join(unlearned(run, found)) if finished and scored else "" for run, finished in done]
     return found
 
 
@@ -170,11 +173,16 @@ def learned(run: Run, found: Mapping[str, pd.DataFrame]) -> bool:
     if "evaluation" not in found:
         probes = found["probes"][found["probes"].run == run.name]
         return bool(probes[probes.step == probes.step.max()].r2.max() > R2)
+    return not unlearned(run, found)
+
+
+def unlearned(run: Run, found: Mapping[str, pd.DataFrame]) -> list[str]:
+    """Return the tasks of a run to which its answers are less than a third of the way to perfect ones."""
     scores = found["evaluation"]
     scores = scores[(scores.run == run.name) & (scores.group == STANDARD)].set_index("task")
-    for task in run.data.tasks:
-        perfect = 1.0 if run.data.task(task).answers else 0.0
-        row = scores.loc[task]
-        if (row.value - row.constant) / (perfect - row.constant) < LEARNED:
-            return False
-    return True
+
+    def way(task: str) -> float:
+        perfect, row = 1.0 if run.data.task(task).answers else 0.0, scores.loc[task]
+        return (row.value - row.constant) / (perfect - row.constant)
+
+    return [task for task in run.data.tasks if way(task) < LEARNED]

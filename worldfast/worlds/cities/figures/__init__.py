@@ -7,7 +7,7 @@ from worldfast.worlds.cities.figures.drawings import task_drawings
 from worldfast.worlds.cities.figures.effects import deviation, improvement
 from worldfast.worlds.cities.figures.histograms import deviation_histogram, error_histograms
 from worldfast.worlds.cities.figures.taught import taught_map, taught_maps
-from worldfast.worlds.cities.figures.transfer import agreement, cka_against_improvement
+from worldfast.worlds.cities.figures.transfer import agreement, cka_against_improvement, patching
 
 draw_study = CATALOGUE.draw
 
@@ -26,6 +26,7 @@ __all__ = [
     "draw_study",
     "error_histograms",
     "improvement",
+    "patching",
     "task_drawings",
     "taught_map",
     "taught_maps",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldfast.report import INK, Tasks
+from worldfast.report import INK, Tasks, plain
 from worldfast.report.figures import (
     MUTED,
     Catalogue,
@@ -46,10 +46,16 @@ def colour_of(known: Tasks, tasks: str) -> str:
     return known.colour("distance") if apart([tasks])[0] else MUTED
 
 
-def uncertain(table) -> str:
-    """Say what bands and bars are, or why there are none."""
+def uncertain(table, marks: str) -> str:
+    """Say what the marks of errors are, such as "bars", or why there are none."""
     n = int(table["n"].max())
-    return f"bands and bars: standard errors over {n} seeds" if n > 1 else "one seed: there is no standard error"
+    return f"{marks}: standard errors over {n} seeds" if n > 1 else "one seed: there is no standard error"
+
+
+def key(known: Tasks, sets) -> str:
+    """Say which tasks the letters of some sets stand for; "" without sets."""
+    names = [name for name in known.names if any(name in tasks.split("+") for tasks in sets)]
+    return "".join(f"; {known.letters[name]}: {name}" for name in names)
 
 
 @DOSES.figure("dose-response", "tuning", "response runs")
@@ -100,14 +106,15 @@ def dose_response(response, runs):
     figure.axes[0].set_ylabel(fitted(f"error of {group}, degrees", 2.6, 10))
     heading(figure, f"{group} on the map: a probe of old cities, over rows of fine-tuning")
     marks = "lines: constant rate; rings: fine-tunes of their own at a rate that falls to 0; "
-    note(figure, marks + uncertain(table))
+    sure = uncertain(table, "bands and bars")
+    note(figure, marks + sure + key(known, table["tasks"][two]))
     ends = table[table["schedule"] == "constant"]
     ends = ends.loc[ends.groupby("tasks")["dose"].idxmax()].sort_values("mean") if len(ends) else table.iloc[:0]
     said = [f"{known.label(row.tasks)} {row.mean:.1f}" for row in ends.itertuples()]
     shown = ", ".join(said if len(said) < 9 else [*said[:3], "...", *said[-3:]])
     return figure, (
         f"Error of {group} by a probe that was fitted on old cities alone, in degrees, at the largest dose: {shown}. "
-        f"Pairs with distance have its colour. {uncertain(table).capitalize()}."
+        f"Pairs with distance have its colour. {sure.capitalize()}."
     )
 
 
@@ -172,12 +179,13 @@ def beside_distance(beside, runs):
     figure.axes[0].set_ylabel("error with distance / without, equal rows")
     group = table["group"].iloc[0]
     heading(figure, f"What distance does to {group} beside another task")
-    note(figure, f"dotted: no difference; {uncertain(table)}")
+    sure = uncertain(table, "bars")
+    note(figure, f"dotted: no difference; {sure}")
     full = whole(table).sort_values("ratio")
     said = [f"{known.label(row.task)} {row.ratio:.2f}" for row in full.itertuples()]
     return figure, (
         f"Error of {group} with distance beside a task, over that of the task alone at as many rows of it: "
-        f"{', '.join(said)}. Above 1 distance does harm. {uncertain(table).capitalize()}."
+        f"{', '.join(said)}. Above 1 distance does harm. {sure.capitalize()}."
     )
 
 
@@ -218,6 +226,7 @@ def what_moves(response, contrast, runs):
     table = table.assign(error=table["standard_error"])
     there = {what: about for what, about in WHY.items() if (table["what"] == what).any()}
     figure, grid = panels(len(there), 3 if len(there) < 4 else 2, 10, 3.2, 0.5)
+    short = []
     for axes, (what, (title, unit)) in zip(grid, there.items()):
         ends, lines = [], table[table["what"] == what]
         pairs_alone = lines["tasks"].str.contains("+", regex=False).all()  # else they end in the midst of the panel
@@ -226,22 +235,24 @@ def what_moves(response, contrast, runs):
             _curve(axes, line, colour, "constant", pair, known.label(tasks))
             if pairs_alone or not pair:
                 ends.append((line["mean"].iloc[-1], known.label(tasks, short=pair), colour))
+                short += [tasks] * pair
         axes.set(title=title, ylabel=unit, xlabel="rows of each task")
         axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
         quiet(axes)
         end_labels(axes, ends, height=2.3)
     group = table["group"].iloc[0]
     heading(figure, f"{group} and the old world inside the models, over rows of fine-tuning")
-    note(figure, uncertain(table))
+    sure = uncertain(table, "bands")
+    note(figure, sure + key(known, short))
     parts = [
-        f"{there[row.what][0].lower()} {row.apart:.2f} and {row.rest:.2f} ({known.count(row.n_tasks)}{_sure(row)})"
+        f"{there[row.what][0].lower()} {plain(row.apart, '.2f')} and {plain(row.rest, '.2f')} "
+        f"({known.count(row.n_tasks)}{_sure(row)})"
         for row in most_tasks(contrast).itertuples()
         if row.what in there
     ]
     said = f"At the largest dose, with distance and without: {'; '.join(parts)}. " if parts else ""
     return figure, (
-        f"{said}Thick lines are single tasks, thin ones pairs, those with distance in its colour. "
-        f"{uncertain(table).capitalize()}."
+        f"{said}Thick lines are single tasks, thin ones pairs, those with distance in its colour. {sure.capitalize()}."
     )
 
 

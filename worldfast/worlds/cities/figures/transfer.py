@@ -19,13 +19,14 @@ from worldfast.report.figures import (
     note,
     pairs,
     paper,
-    patching,
     quiet,
     sheet,
 )
+from worldfast.report.figures import patching as of_positions
 from worldfast.worlds.cities import published
 from worldfast.worlds.cities.figures.catalogue import figure, is_comparable
 from worldfast.worlds.cities.figures.effects import WITH, over_seeds
+from worldfast.worlds.cities.patching import POSITIONS
 from worldfast.worlds.cities.transfer import likeness_against_transfer, transfer_points
 
 
@@ -143,7 +144,10 @@ def agreement(table, runs, base: str | None = None):
     )
 
 
-figure("patching", "tuning", "patching runs")(patching)
+@figure("patching", "tuning", "patching runs")
+def patching(table, runs):
+    """Plot what `worldfast.report.figures.patching` does, with positions in words."""
+    return of_positions(table.assign(positions=table["positions"].map(POSITIONS)), runs)
 
 
 def _beside(axes, points, letters) -> None:
