@@ -77,6 +77,7 @@ def spills(disassembly, machine):
     """(tile, function, products, vectors that go to the stack or come from it) of each tile's loop."""
     vector = r"%[xyz]mm" if machine == "x86_64" else r"\b[qv]\d"
     for name, instructions in functions(disassembly):
+        name = name.partition(" [clone")[0]  # of a constant argument
         tile = re.match(r"(?:.*::)?(\w+?)((?:_(?:4|8|16))?)\(", name)
         if not tile or tile[1] not in TILES:
             continue
