@@ -150,7 +150,7 @@ def test_the_page_speaks_of_the_studys_tasks_and_region(arm):
     runs = [run_result(world, tasks, 0) for tasks in (("midpoint",), EIGHT)]
     of_eight = tables(world, seeds=(0,), names=EIGHT, group="Arm C") | {"evaluation": evaluation()}
     page = report.page(study_result(world, runs, tables=of_eight, cka_layer=5))
-    assert "Diamonds are the cities of Arm C:" in page and "Arm C, median error" in page
+    assert "Diamonds are the cities of Arm C:" in page and "Arm C, mean error" in page
     assert "all 8 tasks" in page and "<td>all eight</td>" in page
     colour = Tasks(of_eight["runs"].tasks).colour("midpoint")
     assert page.count(f"--c:{colour}") >= 2  # in the tables of those shown and of all runs
