@@ -89,7 +89,9 @@ def exactly(qkv, grad_out, *args):
 
 
 def assert_as_good(qkv, grad_out, *args):
-    """Output and gradients err at most twice what PyTorch errs in that dtype, or by the result's rounding."""
+    """Output and gradients err at most three times what PyTorch errs in that dtype, which depends on the processor, or
+    by the result's rounding.
+    """
     exact = exactly(qkv, grad_out, *args)
     plain = both_ways(attention_reference, qkv, grad_out, *args)
     rounding = torch.finfo(qkv.dtype).eps / 2
@@ -100,5 +102,5 @@ def assert_as_good(qkv, grad_out, *args):
         for i, name in enumerate(("out", "grad_q", "grad_k", "grad_v")):
             e, p, o = (x[0] if i == 0 else x[1][:, i - 1] for x in (exact, plain, ours))
             p, o = (np.abs(x.double().numpy() - e).max() for x in (p, o))
-            allowed = 2 * p + rounding * np.abs(e).max()
+            allowed = 3 * p + rounding * np.abs(e).max()
             assert o <= allowed, f"{name}, width {width}: errs by {o:.2e}, allowed {allowed:.2e}"

@@ -229,7 +229,8 @@ DOORS = {
 }
 
 
-INNER = {"Trials.packed", "Walks.packed", "Walks.truth"}  # called by a world's own code, with what it has just made
+# called by a world's own code, or by a study, with what it has just made
+INNER = {"Trials.packed", "Walks.packed", "Walks.truth", "Study.findings"}
 KINDS = re.compile(r"ArrayLike|ByStep|Mapping\[str, object\]|ndarray|Tensor|\barrays?\b")
 
 

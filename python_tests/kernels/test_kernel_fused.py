@@ -40,7 +40,7 @@ class Case:
         self.norm = empty(M, D + 16)[:, :D].copy_(drawn(M, D, seed=9))
         self.x, self.mixed = drawn(M, C, D, seed=10), drawn(M, C, D, dtype=DTYPE, seed=11)
         self.M, self.C, self.D, self.F = M, C, D, F
-        self.B = -(-C // fused.tokens_of_program(M, C))
+        self.B = -(-C // fused.tokens_of_program(M, C, torch.device(DEVICE)))
 
     def exact(self, *names):
         """These as float64, whose gradients are wanted."""

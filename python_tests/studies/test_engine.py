@@ -470,10 +470,10 @@ def test_of_a_study_that_was_never_run_nothing_is_written(command, monkeypatch, 
     path, out = tmp_path / "mine.py", tmp_path / "out"
     path.write_text(IN_A_FILE)
     assert cli.main(["study", command, str(path), "--out", str(out)]) == 1
-    assert capsys.readouterr().err.endswith(f"; to run it: worldfast study run {path}\n")
+    assert capsys.readouterr().err.endswith(f"; to run it: worldfast study run {path} --out {out}\n")
     assert [one.name for one in tmp_path.iterdir() if one.name != "__pycache__"] == ["mine.py"]
     assert cli.main(["study", command, "mini", "--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.endswith("; to run it: worldfast study run mini\n")
+    assert capsys.readouterr().err.endswith(f"; to run it: worldfast study run mini --out {tmp_path}\n")
     assert cli.main(["study", "status", "minni", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err.endswith("minni is not a study's folder: it has no study.json\n")
 

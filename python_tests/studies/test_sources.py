@@ -15,7 +15,7 @@ from worldfast.worlds.cities.analyses import ANALYSES
 
 KINDS = {one.kind for one in ANALYSES}
 OF_PAIRS = {"cka", "cka_over_training", "cka_shown"}
-ANSWER = {"evaluation", "agreement", "patching"}  # the kinds for which a model computes
+ANSWER = {"evaluation", "agreement", "patching", "prompts"}  # the kinds for which a model computes
 CAPTURED = {  # of other worlds, the kinds for which none does: of states that are kept, or of the world alone
     "chains": {"probes", "films", "pca", "dimension", "cka", "apart"},
     "factors": {"films", "pca", "dimension", "cka"},
@@ -150,6 +150,7 @@ def test_of_its_own_file_only_what_an_analysis_needs_counts(copy, before):
         ("    return world_of(one).xy[one.things]", "    return world_of(one).xy[one.things] + 1"): {
             "probes",
             "generalisation",
+            "prompts",
             "films",
         },
     }.items():

@@ -132,9 +132,9 @@ def test_labels_of_a_built_in_task(name, world):
 @pytest.mark.parametrize("name", AGAIN)
 def test_rows_of_a_built_in_task(name, noise, vocabulary, world, monkeypatch):
     """Where the random numbers are those of its name: cities, answers, noise and text."""
-    task, key = again(name), components._key
+    task, key = again(name), components.key_of
     monkeypatch.setattr(
-        components, "_key", lambda *parts: key(*(name if part == task.name else part for part in parts))
+        components, "key_of", lambda *parts: key(*(name if part == task.name else part for part in parts))
     )
     chosen = dict(seed=5, start=11, noise=noise, vocabulary=vocabulary, among="index < 900", must_include="index < 90")
     rows, expected = (wf.sample(world, which, 9000, **chosen) for which in (task, name))
