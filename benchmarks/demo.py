@@ -14,7 +14,7 @@ from pathlib import Path
 from harness import CORES, Row, arguments, record, show, threads
 
 from worldfast.report import publish
-from worldfast.studies.engine import run_study
+from worldfast.studies import run_study
 from worldfast.worlds import cities
 from worldfast.worlds.cities.tables import taught_errors
 

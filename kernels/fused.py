@@ -247,8 +247,8 @@ def part(F: int, most: int) -> int:
 
 
 def plan(tokens: int, backward: bool = False) -> dict:
-    """Return launch settings that avoid register spills (checked in the code compiled for 8.0 and 9.0). 32 tokens are used when a
-    multiprocessor has only one or two programs, which then prefetch by themselves.
+    """Return launch settings that avoid register spills (checked in the code compiled for 8.0 and 9.0). 32 tokens are
+    used when a multiprocessor has only one or two programs, which then prefetch by themselves, or has no room for 64.
     """
     few = tokens == 32
     warps, stages = 8 if few and backward else 4, 2 if few else 1

@@ -114,11 +114,13 @@ def status(name: Name, /, out: Path = Path("."), load: Files = ()) -> None:
     """
     load_files(load)
     folder = out / "studies" / (load_study(name).name if _is_file(name) else name.rpartition(".")[2])
-    if not files.there(folder / "study.json"):
-        known = _is_file(name) or name.rpartition(".")[2] in {one.rpartition(".")[2] for one in worlds.presets()}
-        how = f"; to run it: {_command(name, None, out, load)}" if known else ""
-        raise FileNotFoundError(f"{folder} is not a study's folder: it has no study.json{how}")
-    print_status(folder)
+    known = _is_file(name) or name.rpartition(".")[2] in {one.rpartition(".")[2] for one in worlds.presets()}
+    try:
+        print_status(folder)
+    except FileNotFoundError as error:
+        if not known or files.there(folder / "study.json"):
+            raise
+        raise FileNotFoundError(f"{error}; to run it: {_command(name, None, out, load)}") from None
 
 
 def report(

@@ -78,6 +78,13 @@ def ridge_of(one: Trained, fitted: int) -> float | None:
     return penalty(fitted, max(one.activations[last, layer].shape[1] for layer in one.activations.layers))
 
 
+def tried(one: Trained, taught: Mapping[str, str], old: str) -> tuple[np.ndarray, dict[str, np.ndarray], dict]:
+    """Cities on which a probe of places is fitted, bool [n]; groups on which it is tried; other options of it."""
+    fit_on, groups = choose_cities(~chosen(one, old, "old"))
+    groups = {HELD_OUT: groups[HELD_OUT]} | taught_cities(one, taught)
+    return fit_on, groups, {"ridge": ridge_of(one, int(fit_on.sum())), "items": one.things, "run": one.name}
+
+
 # ---- of one run ----
 
 
@@ -123,15 +130,11 @@ def generalisation(trained: Sequence[Trained], taught: Mapping[str, str], old: s
     Of a fine-tune, the groups that it was taught; of a pretrained model, all.
     """
     (one,) = trained
-    fit_on, groups = choose_cities(~chosen(one, old, "old"))
-    own = one.run.data.taught if one.run.start else taught
-    groups = {HELD_OUT: groups[HELD_OUT]} | taught_cities(one, own)
-    last, how = one.activations.steps[-1], {"ridge": ridge_of(one, int(fit_on.sum())), "items": one.things}
+    fit_on, groups, how = tried(one, one.run.data.taught if one.run.start else taught, old)
+    last = one.activations.steps[-1]
     return pd.concat(
         [
-            probe_generalisation(
-                one.activations[last, layer], xy(one), fit_on, groups, **how, run=one.name, layer=layer
-            )
+            probe_generalisation(one.activations[last, layer], xy(one), fit_on, groups, **how, layer=layer)
             for layer in one.activations.layers
         ],
         ignore_index=True,
@@ -148,14 +151,12 @@ def prompts(trained: Sequence[Trained], layer: int, old: str) -> pd.DataFrame:
     """
     (one,) = trained
     _, ensemble = load(one.folder)
-    fit_on, groups = choose_cities(~chosen(one, old, "old"))
-    groups = taught_cities(one, one.run.data.taught) | {HELD_OUT: groups[HELD_OUT]}
-    how = {"ridge": ridge_of(one, int(fit_on.sum())), "items": one.things}
+    fit_on, groups, how = tried(one, one.run.data.taught, old)
     options = {name: value for name, value in one.run.capture.readout if name != "prompt"}
     parts = []
     for task in dict.fromkeys(part.task for part in one.run.data.components):
         states = represent((one.run, ensemble), layers=(layer,), **options | {"task": task})[layer]
-        found = probe_generalisation(states, xy(one), fit_on, groups, **how, run=one.name)
+        found = probe_generalisation(states, xy(one), fit_on, groups, **how)
         found = found[found.group.isin(groups)].groupby(["run", "group"], sort=False).error.agg(["size", "mean"])
         parts.append(found.reset_index().rename(columns={"size": "n", "mean": "error"}).assign(prompt=task))
     return pd.concat(parts, ignore_index=True)[["run", "prompt", "group", "n", "error"]]

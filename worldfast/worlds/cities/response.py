@@ -155,9 +155,10 @@ def beside(doses: pd.DataFrame) -> pd.DataFrame:
         A column is missing, or there is no row.
     """
     lines = []
-    for keys, some in _pairs(doses).groupby(["group", "task", "beside", "schedule", "share", "noise"], sort=False):
-        line = dict(zip(("group", "task", "beside", "schedule", "share", "noise"), keys))
-        lines.append(line | _compared(*some[["dose", "start", "alone", "together"]].to_numpy(float).T))
+    for keys, some in _pairs(doses).groupby(OF_PAIR, sort=False):
+        lines.append(
+            dict(zip(OF_PAIR, keys)) | _compared(*some[["dose", "start", "alone", "together"]].to_numpy(float).T)
+        )
     return pd.DataFrame(lines)
 
 
@@ -201,7 +202,8 @@ def beside_over_tasks(doses: pd.DataFrame, task: str = "distance") -> pd.DataFra
     return pd.DataFrame(lines, columns=columns.split())
 
 
-PAIR = ["group", "task", "beside", "schedule", "share", "noise", "base", "dose", "start", "alone", "together"]
+OF_PAIR = ["group", "task", "beside", "schedule", "share", "noise"]
+PAIR = [*OF_PAIR, "base", "dose", "start", "alone", "together"]
 
 
 def _pairs(doses: pd.DataFrame) -> pd.DataFrame:
